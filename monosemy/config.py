@@ -1,0 +1,206 @@
+"""What a run is: frozen dataclasses, to and from JSON, with a fingerprint.
+
+Unknown keys and wrong types are errors. Nothing here acts: building a configuration opens no file, loads no
+model and talks to no service. Counts start with `n_`, durations end in `_tokens` or `_steps`, coefficients in
+`_coef`; sparsity is always an L0 (active latents per token), losses are in nats per token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from monosemy.errors import UserError, unknown
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The language model whose activations are taken apart."""
+
+    source: str = "embedded"
+    """`embedded` (SmolLM2-135M-Instruct, from the package index), a hub id, a local folder, or a .gguf file."""
+    revision: str | None = None
+    """Commit or branch on the hub; ignored for local sources."""
+    dtype: Dtype = "float32"
+    """Number format of the model's weights and activations; keep float32 on CPUs without bfloat16 units."""
+    device: str = "auto"
+    """`auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text that flows through the model, split into training and validation by document."""
+
+    source: str = "embedded"
+    """`embedded`, `embedded:english,french,spanish,speeches,code,german`, a hub dataset id, or a path
+    (.txt, .jsonl, .parquet, or a folder of them)."""
+    column: str = "text"
+    """Field that holds the text in JSON lines, Parquet and hub datasets."""
+    subset: str | None = None
+    """Configuration name of a hub dataset."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    context_length: int = 256
+    """Tokens per packed sequence."""
+    n_tokens: int = 300_000
+    """Training tokens."""
+    n_validation_tokens: int = 65_536
+    """Validation tokens, from documents that training never sees."""
+    seed: int = 0
+    """Order of the documents and the choice of validation documents."""
+
+
+@dataclass(frozen=True)
+class ActivationsConfig:
+    """Where activations are read, what is dropped, and how they are kept."""
+
+    sites: tuple[str, ...] = ("layers.12.resid_post",)
+    """Site names, e.g. `layers.12.resid_post`, `.resid_mid`, `.resid_pre`, `.attn_out`, `.attn_heads`,
+    `.mlp_in`, `.mlp_out`; TransformerLens names are accepted."""
+    storage: Literal["disk", "stream"] = "disk"
+    """`disk`: harvested once, kept and reused; `stream`: harvested while training, never kept."""
+    dtype: Dtype = "bfloat16"
+    """Number format on disk."""
+    drop_first_positions: int = 1
+    """Leading positions of every sequence left out of training and evaluation (massive activations)."""
+    drop_special_tokens: bool = True
+    """Leave out positions that hold a special token (BOS, EOS, PAD, chat markers)."""
+    outlier_multiple: float = 6.0
+    """Leave out tokens whose norm exceeds this multiple of the site's median norm; 0 keeps all."""
+    batch_sequences: int = 8
+    """Sequences per pass of the model."""
+    buffer_tokens: int = 131_072
+    """`stream` only: size of the shuffle buffer in tokens."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the SAEs are trained; None leaves the choice to each architecture's recipe."""
+
+    batch_tokens: int = 1024
+    """Token rows per step."""
+    n_passes: int = 1
+    """Times each training token is used (`disk` storage only)."""
+    learning_rate: float | None = None
+    """Peak learning rate; None takes the architecture's own."""
+    warmup_fraction: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+    decay_fraction: float = 0.2
+    """Share of the steps, at the end, over which the learning rate falls to zero."""
+    dead_fraction: float = 0.1
+    """A latent counts as dead for revival when silent for this share of the training tokens (at most 10M tokens)."""
+    checkpoint_tokens: int = 200_000
+    """Tokens between checkpoints."""
+    log_tokens: int = 10_000
+    """Tokens between metric records."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on validation documents."""
+
+    n_loss_tokens: int = 8_192
+    """Tokens over which the spliced language-model loss is measured."""
+    n_bootstrap: int = 1_000
+    """Resamples behind each interval."""
+    frozen_random: bool = True
+    """Train a control with a frozen random decoder at each site and L0."""
+    pca: bool = True
+    """PCA with as many components as the L0, at each site."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run: every architecture × L0 × seed at every site, trained on one stream."""
+
+    recipe: str = "custom"
+    """Name of the recipe this configuration started from (a label)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    activations: ActivationsConfig = field(default_factory=ActivationsConfig)
+    architectures: tuple[str, ...] = ("relu", "topk", "batch_topk", "gated", "jumprelu")
+    """Architectures to train."""
+    l0: tuple[float, ...] = (16.0, 32.0, 64.0)
+    """Sparsity levels: active latents per token that every SAE must land on."""
+    d_sae: int = 2304
+    """Latents per SAE."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of initialisation; each gives a further SAE."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of architecture options, `{"jumprelu.bandwidth": 0.02}`; `monosemy info` lists them."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_json(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Builds the dataclass `kind` from JSON values.
+
+    Missing keys take their defaults. Raises UserError for an unknown key (with near matches) or a value of the
+    wrong type, naming its place as `training.batch_tokens`.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where or kind.__name__} must be an object of named values, got {values!r}")
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            raise unknown("setting", f"{where}.{key}".lstrip("."), [f"{where}.{n}".lstrip(".") for n in names])
+    read = {key: _convert(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in values.items()}
+    return kind(**read)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value, where)  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise unknown(f"value for {where}", str(value), [str(a) for a in arguments])
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where} must be a list, got {value!r}")
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if origin is Mapping or hint is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where} must be an object, got {value!r}")
+        return dict(value)
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{where} must be of type {hint.__name__}, got {value!r}")
+    return value
+
+
+def fingerprint(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of the canonical JSON of a dataclass or of plain JSON values."""
+    plain = to_json(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def positive(**named: float) -> None:
+    """Raises UserError for the first value that is not above zero."""
+    for name, value in named.items():
+        if not value > 0:
+            raise UserError(f"{name} must be above 0, got {value}")

@@ -1,0 +1,29 @@
+"""Errors meant for users: one line that names the value, the rule, the valid choices and the fix.
+
+The command line prints a `UserError` as its one line and exits with status 2; every other exception
+is a fault of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input. The message is a single line: value, rule, valid choices, fix."""
+
+
+def near_matches(value: str, choices: Iterable[str], n: int = 3) -> list[str]:
+    """Up to `n` choices that look like `value`, best first; empty when none comes close."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    return [by_lower[hit] for hit in difflib.get_close_matches(value.lower(), by_lower, n=n, cutoff=0.5)]
+
+
+def unknown(kind: str, value: str, choices: Iterable[str], *, fix: str = "") -> UserError:
+    """The error for a name outside a closed set: `unknown site 'x'; did you mean …; choices: …`."""
+    listed = list(choices)
+    near = near_matches(value, listed)
+    hint = f" did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    shown = ", ".join(listed[:24]) + (f", … ({len(listed)} in all)" if len(listed) > 24 else "")
+    return UserError(f"unknown {kind} {value!r};{hint} valid choices: {shown}" + (f"; {fix}" if fix else ""))

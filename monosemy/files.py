@@ -1,0 +1,136 @@
+"""Durable writes and hashes: nothing on disk is ever half-written under its final name.
+
+A write goes to a new name in the same folder, is flushed to the device (fsync), then renamed over the
+final name, and the folder itself is flushed: after a kill or a power cut, the final name holds either the
+old content or the new, whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from monosemy.errors import UserError
+
+
+def cache_folder() -> Path:
+    """Where downloads, converted models, tokens and activations are kept: $MONOSEMY_CACHE, else
+    $XDG_CACHE_HOME/monosemy, else ~/.cache/monosemy."""
+    if chosen := os.environ.get("MONOSEMY_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "monosemy"
+
+
+def explain_os_error(error: OSError, path: Path) -> UserError:
+    """A full disk, a read-only or missing folder, as one line a user can act on."""
+    reason = {
+        errno.ENOSPC: "the disk is full; free space or choose another folder",
+        errno.EDQUOT: "the disk quota is used up; free space or choose another folder",
+        errno.EACCES: "permission denied; choose a folder you may write to",
+        errno.EPERM: "permission denied; choose a folder you may write to",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+        errno.EEXIST: "a file of that name is in the way; choose another path",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return UserError(f"cannot write {path}: {reason} (what was there before is untouched)")
+
+
+@contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `final`; on success it is fsynced and renamed to `final`.
+
+    Raises UserError for a full disk or an unwritable folder; the previous content of `final` stays.
+    """
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, final)
+        sync(final.parent)
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """As `atomic_path` for a whole folder: all its files are fsynced, then it is renamed into place.
+
+    An existing `final` is replaced only once the new folder is complete.
+    """
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    discarded = final.with_name(f".{final.name}.{os.getpid()}.old")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            sync(path)
+        if final.exists():
+            os.replace(final, discarded)
+        os.replace(temporary, final)
+        sync(final.parent)
+    except OSError as error:
+        raise explain_os_error(error, final) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(discarded, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON durably; NaN and infinities are refused (they are not JSON)."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; a missing, truncated or non-JSON file is a UserError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it or delete it to redo that stage") from None
+
+
+def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Hex SHA-256 of a file's bytes; `progress` receives the bytes read so far."""
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            done += len(block)
+            if progress:
+                progress(done)
+    return digest.hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free on the file system that would hold `path` (which need not exist yet)."""
+    path = path.expanduser().absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
