@@ -1,0 +1,186 @@
+"""How far a long stage has come: rate and time left, on a terminal or in a log.
+
+Place on the data's path: beside all of it; every stage that can take more than a second reports here. On a
+terminal a bar is drawn by rich (imported only then); elsewhere one plain line is printed about every ten
+seconds, and one at the end, so that a log file stays readable. `MONOSEMY_QUIET=1` silences both.
+
+The rate is the mean since the stage began, counting only what was done here: work restored from an earlier,
+interrupted run enters through `start=` and so never flatters the rate.
+
+Limits: stages do not nest; a stage opened inside another prints plain lines.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Protocol
+
+PLAIN_INTERVAL_SECONDS = 10.0
+_REDRAWS_PER_SECOND = 5.0
+_live = False  # rich allows one live display at a time
+
+
+class Bar(Protocol):
+    """What `stage` yields."""
+
+    def advance(self, n: float = 1) -> None:
+        """Counts `n` more units as done."""
+
+    def note(self, text: str) -> None:
+        """A short remark shown behind the numbers, e.g. the current loss."""
+
+
+class _Quiet:
+    def advance(self, n: float = 1) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class _Plain:
+    """One line every `interval` seconds: `harvest: 12,288/300,000 tokens (4%), 2,041 tokens/s, 2 min 21 s left`."""
+
+    def __init__(self, name: str, total: float | None, unit: str, start: float, stream: IO[str], interval: float):
+        self.name, self.total, self.unit, self.stream, self.interval = name, total, unit, stream, interval
+        self.start = self.done = start
+        self.remark = ""
+        self.began = self.printed = time.monotonic()
+
+    def advance(self, n: float = 1) -> None:
+        self.done += n
+        if time.monotonic() - self.printed >= self.interval:
+            self.print_line(finished=False)
+
+    def note(self, text: str) -> None:
+        self.remark = text
+
+    def print_line(self, *, finished: bool) -> None:
+        self.printed = time.monotonic()
+        seconds = self.printed - self.began
+        rate = (self.done - self.start) / max(seconds, 1e-9)
+        parts = [progress_text(self.done, self.total, self.unit)]
+        if rate > 0:
+            parts.append(f"{number_text(rate)} {self.unit}/s")
+        if finished:
+            parts.append(f"took {duration_text(seconds)}")
+        elif self.total is not None and rate > 0:
+            parts.append(f"{duration_text(max(self.total - self.done, 0) / rate)} left")
+        if self.remark:
+            parts.append(self.remark)
+        print(f"{self.name}: {', '.join(parts)}", file=self.stream, flush=True)
+
+
+class _Drawn:
+    """A bar drawn by rich."""
+
+    def __init__(self, display: Any, task: Any, unit: str, total: float | None, start: float):
+        self.display, self.task, self.unit, self.total = display, task, unit, total
+        self.start = self.done = start
+        self.began = time.monotonic()
+        self.drawn = 0.0
+
+    def advance(self, n: float = 1) -> None:
+        self.done += n
+        if time.monotonic() - self.drawn >= 1 / _REDRAWS_PER_SECOND:
+            self.draw()
+
+    def note(self, text: str) -> None:
+        self.display.update(self.task, remark=text)
+
+    def draw(self) -> None:
+        self.drawn = time.monotonic()
+        seconds = self.drawn - self.began
+        rate = (self.done - self.start) / max(seconds, 1e-9)
+        left = "" if self.total is None or rate <= 0 else duration_text(max(self.total - self.done, 0) / rate)
+        self.display.update(
+            self.task,
+            completed=self.done,
+            counts=progress_text(self.done, self.total, self.unit),
+            rate=f"{number_text(rate)} {self.unit}/s" if rate > 0 else "",
+            left=f"{left} left" if left else "",
+            spent=duration_text(seconds),
+        )
+
+
+@contextmanager
+def stage(name: str, total: float | None = None, unit: str = "steps", *, start: float = 0) -> Iterator[Bar]:
+    """Reports on one stage of work.
+
+    `total` units in all (None when unknown), of which `start` were done before this process. Everything goes to
+    standard error, so that standard output holds results only.
+
+        with stage("harvest", total=300_000, unit="tokens") as bar:
+            bar.advance(2048)
+    """
+    global _live
+    if os.environ.get("MONOSEMY_QUIET", "") not in ("", "0"):
+        yield _Quiet()
+        return
+    if _live or not _is_terminal(sys.stderr):
+        plain = _Plain(name, total, unit, start, sys.stderr, PLAIN_INTERVAL_SECONDS)
+        yield plain
+        plain.print_line(finished=True)
+        return
+    _live = True
+    try:
+        with _rich_display() as display:
+            task = display.add_task(
+                name, total=total, completed=start, counts="", rate="", left="", spent="", remark=""
+            )
+            bar = _Drawn(display, task, unit, total, start)
+            yield bar
+            bar.draw()
+            display.update(task, left="", remark="")
+    finally:
+        _live = False
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    return stream.isatty() and os.environ.get("TERM", "") != "dumb"
+
+
+def _rich_display() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[counts]}"),
+        TextColumn("{task.fields[rate]}", style="cyan"),
+        TextColumn("{task.fields[spent]}", style="dim"),
+        TextColumn("{task.fields[left]}", style="green"),
+        TextColumn("{task.fields[remark]}", style="dim"),
+        console=Console(stderr=True),
+        refresh_per_second=_REDRAWS_PER_SECOND,
+    )
+
+
+def progress_text(done: float, total: float | None, unit: str) -> str:
+    """`12,288/300,000 tokens (4%)`, or `12,288 tokens` when the total is unknown."""
+    if total is None:
+        return f"{number_text(done)} {unit}"
+    share = f" ({done / total:.0%})" if total > 0 else ""
+    return f"{number_text(done)}/{number_text(total)} {unit}{share}"
+
+
+def number_text(value: float) -> str:
+    """Thousands separated; three significant digits below 100."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def duration_text(seconds: float) -> str:
+    """`0.4 s`, `48 s`, `2 min 21 s`, `3 h 04 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
