@@ -1,0 +1,73 @@
+# Every command sets itself up: `make demo` on a fresh machine needs only Python 3.11-3.13 and the package index.
+#
+#   make demo PYTHON=python3.12        another interpreter
+#   make demo TORCH_INSTALL="--extra-index-url ADDRESS"
+#                                      another build of torch, e.g. the CPU-only one for x86 Linux (200 MB rather than
+#                                      several GB); ADDRESS is on PyTorch's install page
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INSTALL ?=
+DEMO ?=
+
+BIN := $(VENV)/bin
+LOCK := requirements/lock.txt
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(CI),--quiet)
+# One thread a worker: two workers already fill two cores.
+WORKERS ?= 2
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 MONOSEMY_QUIET=1
+
+.PHONY: help setup demo test test-unit test-integration check format bench clean clean-all
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 26
+
+setup: $(STAMP) ## virtual environment with everything at the locked versions
+
+$(STAMP): $(LOCK) pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+	  echo "error: no '$(PYTHON)' on the PATH; install Python 3.11, 3.12 or 3.13, or name it: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "error: $(PYTHON) is $$("$(PYTHON)" --version 2>&1); monosemy needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(BIN)/python -c 'import pip' >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear "$(VENV)" || { \
+	  echo "error: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	@echo "setting up $(VENV) (torch first, then the locked packages)"
+	$(PIP) --constraint $(LOCK) $(TORCH_INSTALL) torch
+	$(PIP) --requirement $(LOCK)
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## 15 SAEs on one site of SmolLM2-135M, compared in one report (DEMO="..." adds flags)
+	$(BIN)/monosemy demo $(DEMO)
+
+test: test-unit test-integration ## the whole suite
+
+test-unit: $(STAMP) ## tests on tiny random models
+	$(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest tests/unit -n $(WORKERS)
+
+test-integration: $(STAMP) ## tests on the real embedded model
+	$(OFFLINE) $(BIN)/python -m pytest tests/integration
+
+check: $(STAMP) ## formatter, linter, type checker, import directions (changes nothing)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## formats the code and mends what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## lists the benchmarks and how to run each
+	@$(BIN)/python -c 'import ast, pathlib; \
+	  found = sorted(pathlib.Path("benchmarks").glob("*.py")); \
+	  [print(f"  $(BIN)/python {p}    {(ast.get_docstring(ast.parse(p.read_text())) or str()).partition(chr(10))[0]}") for p in found]; \
+	  found or print("  no benchmarks yet")'
+
+clean: ## removes caches and build products; keeps .venv and runs
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	find monosemy tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean ## removes the virtual environment too
+	rm -rf "$(VENV)"
