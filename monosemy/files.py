@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.errors import UserError
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>tmp|old)")
 
 
 def cache_folder() -> Path:
@@ -84,6 +87,24 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(discarded, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Clears away what killed writes left anywhere under `folder`: unfinished temporaries are removed, and a folder
+    that had been moved aside for a replacement that never arrived is put back.
+
+    Only for a folder that no other process is writing to.
+    """
+    leftovers = [path for path in folder.rglob(".*") if _LEFTOVER.fullmatch(path.name)]
+    for path in leftovers:
+        found = _LEFTOVER.fullmatch(path.name)
+        final = path.with_name(found["name"]) if found else path
+        if found and found["kind"] == "old" and not final.exists():
+            os.replace(path, final)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

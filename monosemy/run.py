@@ -1,0 +1,324 @@
+"""A run is a folder: what was asked (run.json), what is finished (stages.json), and what came out.
+
+Place on the data's path: beside all of it. `cli` opens a run, passes its paths to the stages, and marks each
+finished stage, so that the same command given again redoes nothing and continues what was interrupted.
+
+    run.json          {"format", "config": the resolved RunConfig, "provenance": versions, machine, seconds per stage}
+    stages.json       {"format", "stages": {name: {"fingerprint", "seconds", "finished", "record"}}}
+    metrics.jsonl     one training record a line
+    evaluation.json   report.html   figures/*.png   checkpoints/
+    saes/<site>/<name>/   sae.safetensors, config.json, latents.safetensors
+
+Provenance describes the machine in words (system, cores, memory); it holds no paths, host or user names.
+The lock is a POSIX record lock on `run.lock`: the kernel frees it with the process that holds it, so a killed
+run never blocks its own resumption, and worker processes forked by the dead run don't keep it.
+
+Limits: no lock across machines on file systems without POSIX locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from monosemy import files
+from monosemy.config import RunConfig, from_json, to_json
+from monosemy.errors import UserError
+from monosemy.metrics import MetricsWriter
+
+FORMAT = 1
+_PACKAGES = ("monosemy", "torch", "transformers", "tokenizers", "interp-engine", "numpy", "numba", "safetensors")
+_LABELS = frozenset({"recipe"})  # settings that name a configuration without changing what it does
+_held: set[Path] = set()  # record locks don't exclude the process that holds them
+
+
+class Run:
+    """An open run folder, locked against other writers. Made by `open_run`; use as a context manager or `close`."""
+
+    def __init__(self, folder: Path, config: RunConfig, provenance: dict[str, Any], lock: int):
+        self.folder, self.config, self.provenance = folder, config, provenance
+        self._lock = lock
+        self._stages: dict[str, Any] = {}
+        if self.stages_path.exists():
+            self._stages = dict(_read_format(self.stages_path)["stages"])
+
+    @property
+    def stages_path(self) -> Path:
+        return self.folder / "stages.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def evaluation_path(self) -> Path:
+        return self.folder / "evaluation.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    def sae_folder(self, site: str, name: str) -> Path:
+        """Where the SAE `name` at `site` is kept."""
+        return sae_folder(self.folder, site, name)
+
+    def metrics(self) -> MetricsWriter:
+        return MetricsWriter(self.metrics_path)
+
+    def stage_done(self, name: str, fingerprint: str) -> bool:
+        """Whether the stage was finished for exactly these inputs.
+
+        `fingerprint` must cover everything the stage's result depends on, the fingerprints of the stages before
+        it included; a stage finished with another fingerprint counts as not done.
+        """
+        return self._stages.get(name, {}).get("fingerprint") == fingerprint
+
+    def stage_record(self, name: str) -> dict[str, Any]:
+        """What `mark_done` was given for a finished stage; empty when it is not finished."""
+        return dict(self._stages.get(name, {}).get("record", {}))
+
+    def mark_done(self, name: str, fingerprint: str, seconds: float, record: Mapping[str, Any] | None = None) -> None:
+        """Notes, durably, that a stage is finished; its results must be on disk by then.
+
+        `seconds` is the stage's own wall time (a resumed stage adds up its parts); it enters the provenance.
+        """
+        self.provenance["seconds"][name] = round(seconds, 3)
+        self._write_run_json()
+        self._stages[name] = {
+            "fingerprint": fingerprint,
+            "seconds": round(seconds, 3),
+            "finished": _now(),
+            "record": dict(record or {}),
+        }
+        files.write_json(self.stages_path, {"format": FORMAT, "stages": self._stages})
+
+    def add_provenance(self, **facts: Any) -> None:
+        """Adds facts to the provenance, e.g. `model={"name": …, "fingerprint": …}`; a repeated name is replaced."""
+        self.provenance.update(facts)
+        self._write_run_json()
+
+    def _write_run_json(self) -> None:
+        document = {"format": FORMAT, "config": to_json(self.config), "provenance": self.provenance}
+        files.write_json(self.folder / "run.json", document)
+
+    def close(self) -> None:
+        """Frees the lock; calling it twice is harmless."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            _held.discard(self.folder.resolve())
+            self._lock = -1
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_run(folder: Path, config: RunConfig) -> Run:
+    """Creates the run folder, or reopens it to continue.
+
+    Raises UserError, having written nothing, when the folder holds a run of another configuration (naming the
+    first setting that differs), files that are no run, or is open in another process; and when it cannot be
+    written to.
+    """
+    folder = folder.expanduser()
+    _refuse_foreign(folder)
+    if (folder / "run.json").exists():
+        _refuse_difference(folder, read_run(folder)[0], config)
+    lock = _acquire(folder)
+    try:
+        files.clear_leftovers(folder)
+        if not (folder / "run.json").exists():
+            run = Run(folder, config, _new_provenance(), lock)
+        else:
+            kept, provenance = read_run(folder)
+            _refuse_difference(folder, kept, config)  # again, now that nobody else can write
+            provenance.setdefault("seconds", {})
+            if changed := _changed_versions(provenance):
+                provenance.setdefault("continued_with", []).append({"at": _now(), "versions": changed})
+            run = Run(folder, kept, provenance, lock)
+        run._write_run_json()
+    except BaseException:
+        os.close(lock)
+        _held.discard(folder.resolve())
+        raise
+    return run
+
+
+def read_run(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """Configuration and provenance of a run, without opening it for writing.
+
+    Raises UserError when the folder holds no run, or one of a newer format.
+    """
+    path = folder.expanduser() / "run.json"
+    if not path.exists():
+        raise UserError(f"{folder} is not a run folder (it has no run.json); give the folder a run was written to")
+    document = _read_format(path)
+    return from_json(RunConfig, document.get("config", {})), dict(document.get("provenance", {}))
+
+
+def load_config(path: Path) -> RunConfig:
+    """The configuration in a run folder, in its run.json, or in a JSON file that holds the settings alone."""
+    path = path.expanduser()
+    if path.is_dir():
+        return read_run(path)[0]
+    document = files.read_json(path)
+    if not isinstance(document, dict):
+        raise UserError(f"{path} must hold a JSON object of settings, got {type(document).__name__}")
+    if "config" in document:
+        _check_format(document, path)
+        document = document["config"]
+    return from_json(RunConfig, document)
+
+
+def sae_folder(folder: Path, site: str, name: str) -> Path:
+    """`<folder>/saes/<site>/<name>`; a site or name that is no plain folder name raises UserError."""
+    for what, value in (("site", site), ("SAE name", name)):
+        if not value or value.startswith(".") or any(c in value for c in '/\\\0:*?"<>|'):
+            raise UserError(f"{what} {value!r} cannot be a folder name; use letters, digits, '.', '-' and '_'")
+    return folder / "saes" / site / name
+
+
+def list_saes(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """(site, name, folder) of every SAE saved in a run, in order of name."""
+    for path in sorted((folder.expanduser() / "saes").glob("*/*/config.json")):
+        if not path.parent.name.startswith("."):
+            yield path.parent.parent.name, path.parent.name, path.parent
+
+
+def first_difference(there: RunConfig, here: RunConfig) -> tuple[str, Any, Any] | None:
+    """The first setting, in the order of the configuration, with two values: (`training.batch_tokens`, 1024, 2048)."""
+    left, right = dict(_leaves(to_json(there))), dict(_leaves(to_json(here)))
+    for name in [*left, *(n for n in right if n not in left)]:
+        if name not in _LABELS and left.get(name) != right.get(name):
+            return name, left.get(name), right.get(name)
+    return None
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _refuse_difference(folder: Path, there: RunConfig, here: RunConfig) -> None:
+    if difference := first_difference(there, here):
+        name, old, new = difference
+        raise UserError(
+            f"run folder {folder} holds another configuration: {name} is {_shown(old)} there and {_shown(new)} here; "
+            "choose another folder, or give the same settings to continue that run, or delete the folder to start again"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else repr(value)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """A folder with other things in it is not ours to write to; our own leftovers of an early kill are."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run folder {folder} is a file; choose another folder")
+    if not folder.exists() or (folder / "run.json").exists():
+        return
+    foreign = sorted(p.name for p in folder.iterdir() if p.name != "run.lock" and not p.name.startswith(".run.json."))
+    if foreign:
+        raise UserError(
+            f"{folder} is not empty and holds no run ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); "
+            "choose a new or empty folder"
+        )
+
+
+def _acquire(folder: Path) -> int:
+    """Takes the folder's lock and returns its file descriptor."""
+    path = folder / "run.lock"
+    if folder.resolve() in _held:
+        raise UserError(f"run folder {folder} is already open in this process; close it first")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise files.explain_os_error(error, path) from error
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise files.explain_os_error(error, path) from error
+        raise UserError(
+            f"run folder {folder} is in use by process {holder}; wait for it or stop it, or choose another folder"
+        ) from None
+    _held.add(folder.resolve())
+    return lock
+
+
+def _new_provenance() -> dict[str, Any]:
+    return {"created": _now(), "versions": versions(), "machine": machine(), "seconds": {}}
+
+
+def _changed_versions(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Versions that differ from those the run was last continued with."""
+    known = dict(provenance.get("versions", {}))
+    for later in provenance.get("continued_with", []):
+        known.update(later["versions"])
+    return {name: version for name, version in versions().items() if known.get(name) != version}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape results; read from metadata, importing nothing."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def machine() -> str:
+    """This machine in words: `Linux x86_64, 2 cores, 23.5 GiB memory`."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{platform.system()} {platform.machine()}, {cores} cores, {memory:.1f} GiB memory"
+
+
+def _read_format(path: Path) -> dict[str, Any]:
+    document = files.read_json(path)
+    if not isinstance(document, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(document).__name__}; restore it or delete it")
+    _check_format(document, path)
+    return document
+
+
+def _check_format(document: Mapping[str, Any], path: Path) -> None:
+    version = document.get("format")
+    if version != FORMAT:
+        raise UserError(f"{path} has format {version!r}, this version of monosemy reads {FORMAT}; upgrade monosemy")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
