@@ -1,0 +1,127 @@
+"""Controls with no learning in them: PCA and the residual channels, behind the interface of a SAE.
+
+Place on the data's path: evaluation, beside trained SAEs of the same L0; a trained dictionary that these match has
+found nothing that counting variance does not find.
+
+  PCA:       f = V_k (x − x̄),  x̂ = x̄ + V_kᵀ f,   V_k [k, d] the k leading eigenvectors of the covariance
+  channels:  f = (x − x̄) on the k channels where |x − x̄| is largest,   x̂ = x̄ + f
+
+PCA is dense: all k components are active on every token, with either sign, so L0 = k and each "fires" everywhere.
+It is the best linear map of rank k but cannot choose other components for other tokens; the channels choose, but
+have no directions of their own. Both are fitted on training rows and evaluated on validation rows.
+
+Source: the definitions; PCA as a baseline of dictionaries follows Bricken et al., Towards Monosemanticity (2023).
+Limits: fitting holds a [d, d] covariance in float64 and needs one eigendecomposition, O(d³): seconds at d = 4,096.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosemy.errors import UserError
+from monosemy.latents import SparseLatents
+
+
+@dataclass(frozen=True)
+class PcaBasis:
+    """Mean and covariance eigenvectors of a site's training rows; dictionaries of any k are cut from it."""
+
+    mean: Float[Tensor, " d"]
+    components: Float[Tensor, "d d"]
+    """Unit rows, by decreasing variance; float64."""
+    variances: Float[Tensor, " d"]
+    """Variance along each component, raw units squared."""
+    n_tokens: int
+
+    def dictionary(self, k: int) -> PcaDictionary:
+        """The first k components. Raises UserError unless 1 ≤ k ≤ d."""
+        d = len(self.mean)
+        if not 1 <= k <= d:
+            raise UserError(f"PCA with {k} components: the site is {d} wide; choose 1 to {d}")
+        return PcaDictionary(self.mean, self.components[:k])
+
+
+def fit_pca(batches: Iterable[Float[Tensor, "n d"]]) -> PcaBasis:
+    """Streams training rows once; the covariance is summed in float64 around the first batch's mean.
+
+    Raises UserError when there are fewer than two rows or a value is not finite.
+    """
+    n = 0
+    shift = total = product = torch.empty(0)  # take the site's width with the first rows
+    for batch in batches:
+        rows = batch.detach().to(torch.float64)
+        if not torch.isfinite(rows).all():
+            raise UserError("PCA: a training row holds NaN or infinity; rebuild the activations")
+        if not len(rows):
+            continue
+        if not n:
+            shift = rows.mean(0)
+            total, product = torch.zeros_like(shift), rows.new_zeros(len(shift), len(shift))
+        rows = rows - shift
+        n += len(rows)
+        total += rows.sum(0)
+        product += rows.T @ rows
+    if n < 2:
+        raise UserError(f"PCA needs at least 2 training rows, got {n}")
+    covariance = (product - torch.outer(total, total) / n) / n
+    variances, vectors = torch.linalg.eigh(covariance)
+    return PcaBasis(shift + total / n, vectors.T.flip(0).contiguous(), variances.flip(0).clamp(min=0), n)
+
+
+class PcaDictionary:
+    """k principal components: encode → all k coefficients of every row, decode → their sum plus the mean."""
+
+    def __init__(self, mean: Float[Tensor, " d"], components: Float[Tensor, "k d"]):
+        self.b_dec = mean.to(torch.float32)
+        self.W_dec = components.to(torch.float32).contiguous()
+
+    @property
+    def d_in(self) -> int:
+        return self.W_dec.shape[1]
+
+    @property
+    def d_sae(self) -> int:
+        return self.W_dec.shape[0]
+
+    def encode(self, x: Float[Tensor, "n d"]) -> SparseLatents:
+        n, k = len(x), self.d_sae
+        values_NK = (x - self.b_dec) @ self.W_dec.T
+        offsets = torch.arange(0, (n + 1) * k, k, device=x.device)
+        indices = torch.arange(k, dtype=torch.int32, device=x.device).repeat(n)
+        return SparseLatents(offsets, indices, values_NK.reshape(-1), k)
+
+    def decode(self, latents: SparseLatents) -> Float[Tensor, "n d"]:
+        return latents.values.view(-1, self.d_sae) @ self.W_dec + self.b_dec
+
+
+class ChannelDictionary:
+    """The residual channels themselves: the k coordinates farthest from their mean, kept as they are."""
+
+    def __init__(self, mean: Float[Tensor, " d"], k: int):
+        if not 1 <= k <= len(mean):
+            raise UserError(f"{k} channels: the site is {len(mean)} wide; choose 1 to {len(mean)}")
+        self.b_dec = mean.to(torch.float32)
+        self.k = k
+
+    @property
+    def d_in(self) -> int:
+        return len(self.b_dec)
+
+    @property
+    def d_sae(self) -> int:
+        return len(self.b_dec)
+
+    def encode(self, x: Float[Tensor, "n d"]) -> SparseLatents:
+        centred = x - self.b_dec
+        indices_NK = centred.abs().topk(self.k, dim=1).indices.sort(dim=1).values
+        offsets = torch.arange(0, (len(x) + 1) * self.k, self.k, device=x.device)
+        values = centred.gather(1, indices_NK).reshape(-1)
+        return SparseLatents(offsets, indices_NK.reshape(-1).to(torch.int32), values, self.d_sae)
+
+    def decode(self, latents: SparseLatents) -> Float[Tensor, "n d"]:
+        return latents.to_dense() + self.b_dec

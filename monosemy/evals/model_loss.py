@@ -1,0 +1,314 @@
+"""What a language model loses when dictionaries' reconstructions replace its activations.
+
+Place on the data's path: evaluation, the only part of it that runs the model. Per batch of sequences the layers
+before the site run once; from there the model goes on once as it is (clean), once with zeros, once per SAE.
+
+  Δloss     = CE(spliced) − CE(clean)                                    nats per token
+  recovered = (CE(zero) − CE(spliced)) / (CE(zero) − CE(clean))          1: nothing lost, 0: as bad as zeros
+  KL        = mean over tokens of Σ_v p_clean(v) log(p_clean(v) / p_spliced(v))
+
+Positions dropped from training (first position, special tokens, norm outliers) keep their true activation in
+*every* splice, zeros included: a SAE is not asked about them, and damage there would drown everything else. The
+losses counted are those of the predictions made *at kept positions* (each of its next token, so never at a
+sequence's last position), the same tokens for clean, zeros and SAEs. This is the field's choice (SAELens, SAEBench:
+positions holding an ignored token are masked out of the mean); damage that reaches dropped positions by attention
+is not counted.
+
+`check_splice` runs first: an identity dictionary must leave every logit bit-identical (Δloss exactly 0), and zeros
+must change some, or the site is not wired as thought.
+
+Intervals: per-document sums of the paired per-token differences are resampled (intervals.py); pairing makes the
+interval of Δloss far tighter than the losses' own. Per-token losses are computed in float32, summed in float64.
+
+Limits: two arrays of logits [batch, T, V] are alive at once; log-softmax works on few rows at a time, so no
+normalised copy of them is. Cost: tokens × (1 + (2 + number of SAEs) × the share of the model after the site).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from monosemy.errors import UserError
+from monosemy.evals.intervals import Blocks, Interval, bootstrap_weights, ratio_interval
+from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, reconstruct
+
+Edit = Callable[[Tensor], Tensor]
+_LOGIT_BYTES = 2**28  # size aimed at for one array of logits
+_CHUNK_ENTRIES = 2**21  # logits handled together by the log-softmax: few enough to stay near the processor
+
+
+class Model(Protocol):
+    """What is needed of `models.adapter.LanguageModel`."""
+
+    def site_width(self, site: str, /) -> int: ...
+
+    def prefix(self, tokens: Tensor, site: str, /) -> Any: ...
+
+    def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None, start: Any = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ModelLossRecord:
+    """One dictionary's effect on the model; every `_interval` is (low, high), or None with one document."""
+
+    delta_loss: float
+    """Nats per token."""
+    delta_loss_interval: Interval
+    loss_recovered: float | None
+    """None when zeros do no damage, so that nothing is to be recovered."""
+    loss_recovered_interval: Interval
+    kl: float
+    """Nats per token, clean against spliced."""
+    kl_interval: Interval
+    n_loss_tokens: int
+
+
+@dataclass(frozen=True)
+class ModelLosses:
+    """The model's own loss, its loss with zeros at the site, and what each dictionary does."""
+
+    clean_loss: float
+    clean_loss_interval: Interval
+    zero_loss: float
+    zero_loss_interval: Interval
+    n_loss_tokens: int
+    records: dict[str, ModelLossRecord]
+
+
+def splice(
+    dictionary: Dictionary | None, keep: Bool[Tensor, "batch position"], *, name: str = "", site: str = ""
+) -> Edit:
+    """The edit that puts the dictionary's reconstruction (None: zeros) at kept positions and leaves the others.
+
+    Rows are read in float32 and written back in the model's own dtype. Raises UserError, naming the SAE, for a
+    reconstruction that is not finite.
+    """
+
+    def edit(x_BTD: Tensor) -> Tensor:
+        at = keep.to(x_BTD.device)
+        spliced = x_BTD.clone()
+        rows = x_BTD[at]
+        if dictionary is None or not len(rows):
+            spliced[at] = 0
+        else:
+            spliced[at] = reconstruct(name, dictionary, rows.to(torch.float32), site)[1].to(x_BTD.dtype)
+        return spliced
+
+    return edit
+
+
+class IdentityDictionary:
+    """encode and decode hand the activation through: the splice with nothing lost (its code is dense and no code)."""
+
+    def __init__(self, d_in: int):
+        self.d_in = self.d_sae = d_in
+
+    def encode(self, x: Tensor) -> Any:
+        return x
+
+    def decode(self, latents: Any) -> Tensor:
+        return latents
+
+
+def check_splice(
+    model: Model, site: str, tokens: Int[Tensor, "batch position"], keep: Bool[Tensor, "batch position"]
+) -> float:
+    """Δloss of an identity dictionary, always exactly 0.0, over the first sequence with a kept position.
+
+    Raises RuntimeError when splicing the activation itself changes a logit, or splicing zeros changes none: the
+    adapter's fault, never the user's.
+    """
+    row = int(keep.any(dim=1).to(torch.int64).argmax())
+    tokens, keep = tokens[row : row + 1], keep[row : row + 1]
+    start = model.prefix(tokens, site)
+    clean = model.logits(tokens, start=start)
+    identity = splice(IdentityDictionary(model.site_width(site)), keep, name="identity", site=site)
+    spliced = model.logits(tokens, edits={site: identity}, start=start)
+    if not torch.equal(clean, spliced):
+        difference = float((clean - spliced).abs().max())
+        raise RuntimeError(
+            f"splice check at {site}: an identity dictionary changed the logits by up to {difference:.3g}"
+        )
+    if bool(keep.any()) and torch.equal(clean, model.logits(tokens, edits={site: splice(None, keep)}, start=start)):
+        raise RuntimeError(
+            f"splice check at {site}: zeros at the site changed no logit, so edits do not reach the model"
+        )
+    return float((spliced - clean).abs().max())
+
+
+def n_passes(saes: Mapping[str, Dictionary]) -> int:
+    """Passes over the tokens that `evaluate_model_loss` reports to `advance`: clean, zeros, each SAE."""
+    return len(saes) + 2
+
+
+def evaluate_model_loss(
+    model: Model,
+    site: str,
+    saes: Mapping[str, Dictionary],
+    tokens: Int[Tensor, "batch position"],
+    keep: Bool[Tensor, "batch position"],
+    *,
+    documents: Int[Tensor, "batch position"] | None = None,
+    n_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    batch_sequences: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> ModelLosses:
+    """Splices every SAE in turn at `site` of `model` over `tokens`.
+
+    `keep` is True where the activation is replaced and the prediction counted. `documents` numbers each token's
+    document, the block of the bootstrap; without it each sequence is one. `batch_sequences` goes together through
+    the model (None: as many as 256 MB of logits allow). `advance` receives tokens.numel() × `n_passes(saes)` in all.
+
+    Raises UserError when no position is counted, for a SAE of another width, for a reconstruction that is not finite.
+    """
+    tokens, keep = torch.as_tensor(tokens, dtype=torch.int64), torch.as_tensor(keep, dtype=torch.bool)
+    if tokens.shape != keep.shape:
+        raise UserError(f"tokens are {tuple(tokens.shape)} but the kept positions {tuple(keep.shape)}: they must match")
+    if not bool(keep[:, :-1].any()):
+        raise UserError(f"no validation rows for the loss at {site}: every position that predicts a token was dropped")
+    for name, sae in saes.items():
+        check_width(name, sae, site, model.site_width(site))
+    if documents is None:
+        documents = torch.arange(len(tokens))[:, None].expand_as(tokens)
+    blocks = Blocks()
+    sums = _LossSums(list(saes), blocks.limit)
+    with torch.no_grad():
+        check_splice(model, site, tokens, keep)
+        for part in _batches(model, tokens, batch_sequences):
+            counted = keep[part][:, :-1].nonzero(as_tuple=True)
+            if len(counted[0]):
+                block = blocks.rows(documents[part][counted])  # the predicting token's document
+                _measure_batch(model, site, saes, tokens[part], keep[part], counted, block, sums, advance)
+            elif advance:
+                advance(tokens[part].numel() * n_passes(saes))
+    weights = bootstrap_weights(blocks.n, n_bootstrap, seed)
+    return sums.finish(weights, confidence)
+
+
+def _batches(model: Model, tokens: Tensor, batch_sequences: int | None) -> Iterator[slice]:
+    if batch_sequences is None:
+        vocabulary = int(getattr(model, "vocab_size", 50_000))
+        batch_sequences = max(1, _LOGIT_BYTES // (4 * vocabulary * tokens.shape[1]))
+    for first in range(0, len(tokens), batch_sequences):
+        yield slice(first, first + batch_sequences)
+
+
+def _measure_batch(
+    model: Model,
+    site: str,
+    saes: Mapping[str, Dictionary],
+    tokens: Int[Tensor, "batch position"],
+    keep: Bool[Tensor, "batch position"],
+    counted: tuple[Tensor, ...],
+    block: Int[Tensor, " n"],
+    sums: _LossSums,
+    advance: Callable[[int], object] | None,
+) -> None:
+    """Adds one batch to `sums`; `counted` are (sequence, position) of the counted predictions, `block` theirs."""
+    start = model.prefix(tokens, site)
+    base = _TokenLosses(model.logits(tokens, start=start), counted, tokens[:, 1:][counted])
+    sums.add_clean(base.loss, block)
+    if advance:
+        advance(tokens.numel())
+    spliced: list[tuple[str | None, Dictionary | None]] = [(None, None), *saes.items()]
+    for name, sae in spliced:
+        edit = splice(sae, keep, name=name or "zeros", site=site)
+        logits = model.logits(tokens, edits={site: edit}, start=start)
+        sums.add(name, *base.against(logits, with_kl=name is not None), block)
+        del logits  # before the next pass makes its own
+        if advance:
+            advance(tokens.numel())
+
+
+class _TokenLosses:
+    """Cross-entropy of the clean logits at the counted positions, and the comparison of other logits with them."""
+
+    def __init__(self, clean_BTV: Tensor, counted: tuple[Tensor, ...], targets: Int[Tensor, " n"]):
+        self.clean, self.targets = clean_BTV, targets.to(clean_BTV.device)
+        self.counted = [each.to(clean_BTV.device) for each in counted]
+        self.chunk = max(1, _CHUNK_ENTRIES // clean_BTV.shape[-1])
+        rows = [self._loss(logits, target) for logits, target in self._chunks(clean_BTV)]
+        self.loss = torch.cat([loss for loss, _ in rows])
+        self.lse = torch.cat([lse for _, lse in rows])
+
+    def _chunks(self, logits_BTV: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, len(self.targets), self.chunk):
+            part = slice(first, first + self.chunk)
+            yield logits_BTV[self.counted[0][part], self.counted[1][part]].to(torch.float32), self.targets[part]
+
+    @staticmethod
+    def _loss(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+        lse = logits_NV.logsumexp(dim=1)
+        return lse - logits_NV.gather(1, target_N[:, None])[:, 0], lse
+
+    def against(self, logits_BTV: Tensor, *, with_kl: bool) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"] | None]:
+        """(CE − CE_clean, KL) per counted token; both exactly 0 for identical logits."""
+        deltas, kls = [], []
+        for i, (logits, target) in enumerate(self._chunks(logits_BTV)):
+            part = slice(i * self.chunk, (i + 1) * self.chunk)
+            loss, lse = self._loss(logits, target)
+            deltas.append(loss - self.loss[part])
+            if with_kl:
+                clean = self.clean[self.counted[0][part], self.counted[1][part]].to(torch.float32)
+                difference = torch.sub(clean, logits, out=logits)
+                p_clean = clean.sub_(self.lse[part, None]).exp_()
+                kls.append(torch.linalg.vecdot(p_clean, difference) - (self.lse[part] - lse))
+        return torch.cat(deltas), torch.cat(kls) if with_kl else None
+
+
+class _LossSums:
+    """Per block: counted tokens, clean loss, the zeros' Δloss; per SAE Δloss and KL. float64."""
+
+    def __init__(self, names: list[str], limit: int):
+        self.limit = limit
+        self.clean = np.zeros((limit, 2))  # tokens, loss
+        self.zero = np.zeros((limit, 1))  # Δloss
+        self.saes = {name: np.zeros((limit, 2)) for name in names}  # Δloss, KL
+
+    def add_clean(self, loss: Float[Tensor, " n"], block: Int[Tensor, " n"]) -> None:
+        loss = loss.cpu().to(torch.float64)
+        self.clean += block_sums(torch.stack([torch.ones_like(loss), loss], dim=1), block, self.limit)
+
+    def add(self, name: str | None, delta: Tensor, kl: Tensor | None, block: Int[Tensor, " n"]) -> None:
+        columns = torch.stack([delta] if kl is None else [delta, kl], dim=1).cpu()
+        total = block_sums(columns, block, self.limit)
+        if name is None:
+            self.zero += total
+        else:
+            self.saes[name] += total
+
+    def finish(self, weights: np.ndarray, confidence: float) -> ModelLosses:
+        used = slice(0, weights.shape[1])
+        n, clean = self.clean[used].T
+        zero = self.zero[used, 0]
+        n_tokens = n.sum()
+        records = {}
+        for name, total in self.saes.items():
+            delta, kl = total[used].T
+            damaged = zero.sum() > 0
+            records[name] = ModelLossRecord(
+                delta_loss=float(delta.sum() / n_tokens),
+                delta_loss_interval=ratio_interval(delta, n, weights, confidence),
+                loss_recovered=float((zero - delta).sum() / zero.sum()) if damaged else None,
+                loss_recovered_interval=ratio_interval(zero - delta, zero, weights, confidence) if damaged else None,
+                kl=float(kl.sum() / n_tokens),
+                kl_interval=ratio_interval(kl, n, weights, confidence),
+                n_loss_tokens=int(n_tokens),
+            )
+        return ModelLosses(
+            clean_loss=float(clean.sum() / n_tokens),
+            clean_loss_interval=ratio_interval(clean, n, weights, confidence),
+            zero_loss=float((clean + zero).sum() / n_tokens),
+            zero_loss_interval=ratio_interval(clean + zero, n, weights, confidence),
+            n_loss_tokens=int(n_tokens),
+            records=records,
+        )

@@ -1,0 +1,331 @@
+"""How well, how sparsely and with which latents dictionaries reconstruct validation activations: one pass, many SAEs.
+
+Place on the data's path: evaluation; rows of one site stream by once, in raw units, and every SAE of that site reads
+each batch.
+
+  FVU = Σ‖x − x̂‖² / Σ‖x − x̄‖²      x̄ the mean over *all* evaluated tokens, not over a batch
+  γ   = E‖x̂‖² / E[x̂·x]              1: no shrinkage; the factor by which x̂ is too short (not centred, as defined)
+  L0  = active latents per token     dead = no firing on any evaluated token
+
+One pass is enough: with c the first batch's mean, q_b = Σ‖x − c‖² and s_b = Σ(x − c) over the tokens of block b,
+Σ‖x − x̄‖² = Σ_b q_b − ‖Σ_b s_b‖²/N, in float64; the shift by c keeps a large mean from cancelling digits. The same
+sums, weighted, give the denominator of every bootstrap resample, each centred at its own mean.
+
+Source: γ is the relative reconstruction bias of Rajamanoharan et al. 2024 (arXiv 2404.16014); FVU the textbook
+1 − R². A latent fires where its value is not zero. Intervals: see intervals.py; shares of latents over a firing
+rate resample the documents behind the rates; the dead share has a delete-one-document jackknife, because resampling
+with replacement leaves documents out and would count more latents dead.
+
+Limits: shares and rates refer to the evaluated tokens alone: a latent dead on 60,000 tokens may fire once in a
+million. Memory: blocks × d_sae counts per SAE, at most 64 MB each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from monosemy.errors import UserError
+from monosemy.evals.intervals import (
+    Blocks,
+    Interval,
+    bootstrap_weights,
+    jackknife_interval,
+    percentiles,
+    ratio_interval,
+    resampled_ratio,
+)
+from monosemy.files import atomic_path
+from monosemy.latents import SparseLatents
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_MAX_COUNTS = 2**24  # entries of a SAE's table of firing counts per block and latent
+
+
+class Dictionary(Protocol):
+    """What evaluation needs of a SAE or a control; `d_in` (or `config.d_in`) is checked where present."""
+
+    @property
+    def d_sae(self) -> int: ...
+
+    def encode(self, x: Float[Tensor, "n d"], /) -> SparseLatents: ...
+
+    def decode(self, latents: SparseLatents, /) -> Float[Tensor, "n d"]: ...
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Per latent, over the evaluated tokens."""
+
+    firing_count: Int[Tensor, " d_sae"]
+    """Tokens on which the latent's value is not zero (int64)."""
+    sum: Float[Tensor, " d_sae"]
+    """Sum of its values, raw units (float32)."""
+    max: Float[Tensor, " d_sae"]
+    """Largest value where it fires; 0 for a dead latent (float32)."""
+    n_tokens: int
+
+    def save(self, path: Path) -> None:
+        """Writes a safetensors file, durably; n_tokens stands in its metadata."""
+        tensors = {"firing_count": self.firing_count, "sum": self.sum, "max": self.max}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": "1", "n_tokens": str(self.n_tokens)})
+
+    @classmethod
+    def load(cls, path: Path) -> LatentStatistics:
+        """Raises UserError for a missing, truncated or foreign file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in ("firing_count", "sum", "max")}
+                return cls(**tensors, n_tokens=int((file.metadata() or {})["n_tokens"]))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{path} is not a file of latent statistics ({error}); run the evaluation again") from None
+
+
+@dataclass(frozen=True)
+class ReconstructionRecord:
+    """The numbers of one dictionary on one site; every `_interval` is (low, high), or None with one document."""
+
+    n_tokens: int
+    n_documents: int
+    d_sae: int
+    l0: float
+    l0_interval: Interval
+    l0_quantiles: dict[str, int]
+    fvu: float
+    fvu_interval: Interval
+    gamma: float | None
+    """None when x̂·x sums to zero (a SAE that never fires and has no bias)."""
+    gamma_interval: Interval
+    dead_fraction: float
+    dead_fraction_interval: Interval
+    over_1pct_fraction: float
+    over_1pct_fraction_interval: Interval
+    over_10pct_fraction: float
+    over_10pct_fraction_interval: Interval
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    record: ReconstructionRecord
+    latents: LatentStatistics
+
+
+def evaluate_reconstruction(
+    saes: Mapping[str, Dictionary],
+    batches: Iterable[tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]],
+    *,
+    site: str = "",
+    n_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    chunk_tokens: int = 4096,
+    advance: Callable[[int], object] | None = None,
+) -> dict[str, Reconstruction]:
+    """One pass over `batches` of (rows in raw units, document or sequence number of each row), all SAEs at once.
+
+    `chunk_tokens` bounds the rows encoded together; `advance` receives the rows done. Raises UserError when there
+    are no rows, when a SAE's width is not the site's, and when rows or a reconstruction hold NaN or infinity.
+    """
+    blocks = Blocks()
+    rows_sums: _RowSums | None = None
+    sums: dict[str, _DictionarySums] = {}
+    with torch.no_grad():
+        for batch, ids in batches:
+            for x, block in zip(batch.split(chunk_tokens), blocks.rows(torch.as_tensor(ids)).split(chunk_tokens)):
+                x = x.detach().to(torch.float32)
+                if rows_sums is None:
+                    if not len(x):
+                        continue
+                    for name, sae in saes.items():
+                        check_width(name, sae, site, x.shape[1])
+                    rows_sums = _RowSums(x)
+                    sums = {name: _DictionarySums(sae.d_sae, x.device) for name, sae in saes.items()}
+                block = block.to(x.device)
+                if not torch.isfinite(x).all():
+                    raise UserError(
+                        f"validation activations at {site or 'the site'} hold NaN or infinity; rebuild them"
+                    )
+                rows_sums.add(x, block)
+                for name, sae in saes.items():
+                    sums[name].add(x, *reconstruct(name, sae, x, site), block)
+                if advance:
+                    advance(len(x))
+    if rows_sums is None:
+        raise UserError(f"no validation rows at {site or 'the site'}: every token was dropped or none was given")
+    weights = bootstrap_weights(blocks.n, n_bootstrap, seed)
+    denominator = rows_sums.finish(weights)
+    return {name: each.finish(denominator, blocks, weights, confidence, seed) for name, each in sums.items()}
+
+
+def check_width(name: str, sae: Dictionary, site: str, width: int) -> None:
+    """Raises UserError, naming both widths, for a SAE of another site's width."""
+    d_in = getattr(sae, "d_in", None) or getattr(getattr(sae, "config", None), "d_in", None)
+    if d_in is not None and d_in != width:
+        raise UserError(
+            f"SAE {name!r} reads activations {d_in} wide, but {site or 'the site'} is {width} wide; "
+            "choose the site that it was trained on"
+        )
+
+
+def reconstruct(
+    name: str, sae: Dictionary, x: Float[Tensor, "n d"], site: str = ""
+) -> tuple[SparseLatents, Float[Tensor, "n d"]]:
+    """encode, decode; raises UserError that names the SAE when the result is not finite."""
+    latents = sae.encode(x)
+    x_hat = sae.decode(latents)
+    if not torch.isfinite(x_hat).all():
+        n_bad = int((~torch.isfinite(x_hat)).any(dim=1).sum())
+        raise UserError(
+            f"SAE {name!r}{f' at {site}' if site else ''}: the reconstruction of {n_bad} of {len(x)} tokens holds NaN "
+            "or infinity; leave this SAE out or train it again with a lower learning rate"
+        )
+    return latents, x_hat
+
+
+class _RowSums:
+    """Per block: tokens, Σ‖x − c‖², Σ(x − c); shared by all SAEs of the site."""
+
+    def __init__(self, first: Float[Tensor, "n d"]):
+        self.shift = first.to(torch.float64).mean(0)
+        self.n = np.zeros(Blocks().limit)
+        self.square = np.zeros(Blocks().limit)
+        self.linear = torch.zeros(Blocks().limit, first.shape[1], dtype=torch.float64, device=first.device)
+
+    def add(self, x: Float[Tensor, "n d"], block: Int[Tensor, " n"]) -> None:
+        centred = x.to(torch.float64) - self.shift
+        self.n += block_sums(torch.ones(len(x), 1), block, len(self.n))[:, 0]
+        self.square += block_sums(centred.square().sum(1, keepdim=True), block, len(self.n))[:, 0]
+        self.linear.index_add_(0, block, centred)
+
+    def finish(self, weights: np.ndarray) -> _Denominator:
+        linear = self.linear.cpu().numpy()[: weights.shape[1]]
+        n, square = self.n[: weights.shape[1]], self.square[: weights.shape[1]]
+        total = float(square.sum() - np.square(linear.sum(0)).sum() / n.sum())
+        resampled = weights @ square - np.square(weights @ linear).sum(1) / (weights @ n)
+        return _Denominator(n, total, resampled)
+
+
+@dataclass(frozen=True)
+class _Denominator:
+    n: np.ndarray
+    """Tokens per block."""
+    total: float
+    """Σ‖x − x̄‖²."""
+    resampled: np.ndarray
+
+
+class _DictionarySums:
+    """What one SAE leaves behind: sums per block and per latent, and the histogram of L0."""
+
+    def __init__(self, d_sae: int, device: torch.device):
+        self.d_sae = d_sae
+        self.per_block = np.zeros((Blocks().limit, 4))  # Σ‖x − x̂‖², Σ‖x̂‖², Σ x̂·x, Σ L0
+        self.l0_histogram = np.zeros(d_sae + 1, dtype=np.int64)
+        self.n_count_blocks = max(16, min(Blocks().limit, _MAX_COUNTS // d_sae))
+        self.counts = torch.zeros(self.n_count_blocks, d_sae, dtype=torch.int32, device=device)
+        self.sum = torch.zeros(d_sae, dtype=torch.float64, device=device)
+        self.max = torch.full((d_sae,), -torch.inf, device=device)
+
+    def add(
+        self, x: Float[Tensor, "n d"], latents: SparseLatents, x_hat: Float[Tensor, "n d"], block: Int[Tensor, " n"]
+    ) -> None:
+        token, index, value = active_entries(latents)
+        l0 = torch.bincount(token, minlength=len(x))
+        self.l0_histogram += torch.bincount(l0, minlength=self.d_sae + 1).cpu().numpy()
+        x_hat = x_hat.to(torch.float32)
+        columns = [(x - x_hat).square(), x_hat.square(), x_hat * x]
+        per_token = torch.stack([c.sum(1, dtype=torch.float64) for c in columns] + [l0.to(torch.float64)], dim=1)
+        self.per_block += block_sums(per_token, block, len(self.per_block))
+        present, local = torch.unique(block % self.n_count_blocks, return_inverse=True)
+        cells = torch.bincount(local[token] * self.d_sae + index, minlength=len(present) * self.d_sae)
+        self.counts[present] += cells.view(len(present), self.d_sae).to(torch.int32)
+        self.sum += torch.bincount(index, weights=value.to(torch.float64), minlength=self.d_sae)
+        self.max.scatter_reduce_(0, index, value.to(torch.float32), "amax")
+
+    def finish(
+        self, denominator: _Denominator, blocks: Blocks, weights: np.ndarray, confidence: float, seed: int
+    ) -> Reconstruction:
+        n, n_tokens = denominator.n, int(denominator.n.sum())
+        error, square, dot, l0 = self.per_block[: blocks.n].T
+        counts = self.counts[: min(blocks.n, self.n_count_blocks)].cpu()
+        firing = counts.sum(0, dtype=torch.int64)
+        n_folded = np.bincount(np.arange(blocks.n) % self.n_count_blocks, weights=n)
+        shares = _firing_shares(counts, n_folded, len(weights), confidence, seed)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fvu_resampled = (weights @ error) / denominator.resampled
+        several = blocks.n >= 2
+        record = ReconstructionRecord(
+            n_tokens=n_tokens,
+            n_documents=blocks.n_documents,
+            d_sae=self.d_sae,
+            l0=float(l0.sum() / n_tokens),
+            l0_interval=ratio_interval(l0, n, weights, confidence),
+            l0_quantiles=_quantiles(self.l0_histogram),
+            fvu=float(error.sum() / denominator.total) if denominator.total > 0 else float("inf"),
+            fvu_interval=percentiles(fvu_resampled, confidence) if several else None,
+            gamma=float(square.sum() / dot.sum()) if dot.sum() != 0 else None,
+            gamma_interval=percentiles(resampled_ratio(square, dot, weights), confidence) if several else None,
+            **shares,
+        )
+        largest = self.max.cpu().masked_fill(firing == 0, 0.0)
+        return Reconstruction(record, LatentStatistics(firing, self.sum.cpu().to(torch.float32), largest, n_tokens))
+
+
+def active_entries(latents: SparseLatents) -> tuple[Tensor, Tensor, Tensor]:
+    """(token, latent, value) of every entry whose value is not zero, int64 numbers, in row order."""
+    token, index, value = latents.rows(), latents.indices.to(torch.int64), latents.values.detach()
+    active = value != 0  # not > 0: the codes of PCA and of other controls have either sign
+    if bool(active.all()):
+        return token, index, value
+    return token[active], index[active], value[active]
+
+
+def block_sums(per_token: Float[Tensor, "n s"], block: Int[Tensor, " n"], limit: int) -> np.ndarray:
+    """Sums of the columns over the tokens of each block, float64 [limit, s]."""
+    total = torch.zeros(limit, per_token.shape[1], dtype=torch.float64, device=block.device)
+    return total.index_add_(0, block, per_token.to(block.device, torch.float64)).cpu().numpy()
+
+
+def _quantiles(histogram: np.ndarray) -> dict[str, int]:
+    """The smallest L0 that at least a share q of the tokens do not exceed, for each q."""
+    share = np.cumsum(histogram) / histogram.sum()
+    return {str(q): int(np.searchsorted(share, q - 1e-12)) for q in QUANTILES}
+
+
+def _firing_shares(
+    counts: Int[Tensor, "block d_sae"], n: np.ndarray, n_bootstrap: int, confidence: float, seed: int
+) -> dict[str, Any]:
+    """Shares of latents that are dead, or fire on more than 1% or 10% of the tokens, with their intervals."""
+    n_blocks, d_sae = counts.shape
+    firing = counts.sum(0, dtype=torch.int64)
+    once = (counts > 0).sum(0) == 1  # the latents that one block alone keeps alive
+    dead = float((firing == 0).double().mean())
+    without = dead + ((counts > 0) & once).sum(1).double().numpy() / d_sae
+    values: dict[str, Any] = {
+        "dead_fraction": dead,
+        "dead_fraction_interval": jackknife_interval(dead, without, confidence, low=0.0, high=1.0),
+    }
+    weights = torch.from_numpy(bootstrap_weights(n_blocks, n_bootstrap, seed))
+    n_resampled = weights @ torch.from_numpy(n)
+    n_over = {"over_1pct_fraction": torch.zeros(n_bootstrap), "over_10pct_fraction": torch.zeros(n_bootstrap)}
+    rates = {"over_1pct_fraction": 0.01, "over_10pct_fraction": 0.10}
+    for part in counts.split(8192, dim=1):
+        resampled = weights.to(torch.float32) @ part.to(torch.float32)  # exact: whole numbers below 2²⁴
+        for name, rate in rates.items():
+            n_over[name] += (resampled > rate * n_resampled[:, None]).sum(1)
+    for name, rate in rates.items():
+        values[name] = float((firing > rate * n.sum()).double().mean())
+        values[f"{name}_interval"] = (
+            percentiles(n_over[name].double().numpy() / d_sae, confidence) if n_blocks > 1 else None
+        )
+    return values
