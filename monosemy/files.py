@@ -149,9 +149,14 @@ def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
     return digest.hexdigest()
 
 
-def free_bytes(path: Path) -> int:
-    """Bytes free on the file system that would hold `path` (which need not exist yet)."""
+def existing_parent(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
     path = path.expanduser().absolute()
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    return path
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free on the file system that would hold `path` (which need not exist yet)."""
+    return shutil.disk_usage(existing_parent(path)).free
