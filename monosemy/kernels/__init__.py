@@ -1,0 +1,1 @@
+"""Sparse kernels: `reference` defines them, `cpu` compiles them, `dispatch` chooses, `ops` differentiates them."""

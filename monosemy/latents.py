@@ -1,0 +1,98 @@
+"""SparseLatents: the code of a batch, kept sparse from the encoder to the feature database.
+
+Compressed rows: row n's active latents are `indices[offsets[n]:offsets[n+1]]` with activations
+`values[offsets[n]:offsets[n+1]]`. `values` may carry a gradient; the sparsity pattern never does. Entries may hold
+the value zero (a latent inside JumpReLU's kernel window, say): statistics count positive values only.
+
+Source: DESIGN decision 1. Limits: rows are not guaranteed to be sorted by latent index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SparseLatents:
+    """Latent activations of N token rows over d_sae latents, as compressed rows.
+
+    Fields: offsets int64 [N+1], indices int32 [Z], values float [Z] (gradient flows through these), d_sae.
+    """
+
+    offsets: Tensor
+    indices: Tensor
+    values: Tensor
+    d_sae: int
+
+    @classmethod
+    def from_dense(cls, dense: Tensor) -> SparseLatents:
+        """The non-zero entries of a dense code [N, F]; the gradient flows through the values."""
+        rows, columns = dense.detach().nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=dense.shape[0])
+        offsets = torch.zeros(dense.shape[0] + 1, dtype=torch.int64, device=dense.device)
+        torch.cumsum(counts, 0, out=offsets[1:])
+        return cls(offsets, columns.to(torch.int32), dense[rows, columns], dense.shape[1])
+
+    @property
+    def n_tokens(self) -> int:
+        return self.offsets.shape[0] - 1
+
+    @property
+    def n_entries(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def density(self) -> float:
+        """Stored entries as a share of the dense [N, F] code."""
+        return self.n_entries / max(1, self.n_tokens * self.d_sae)
+
+    def rows(self) -> Tensor:
+        """Row number of every stored entry, int64 [Z]."""
+        return torch.repeat_interleave(
+            torch.arange(self.n_tokens, device=self.offsets.device),
+            self.offsets.diff(),
+            output_size=self.n_entries,
+        )
+
+    def with_values(self, values: Tensor) -> SparseLatents:
+        """The same pattern with other values [Z]."""
+        return replace(self, values=values)
+
+    def to_dense(self) -> Tensor:
+        """Dense code [N, F]; the gradient flows to `values`."""
+        flat = self.rows() * self.d_sae + self.indices.long()
+        dense = self.values.new_zeros(self.n_tokens * self.d_sae)
+        return dense.index_add(0, flat, self.values).view(self.n_tokens, self.d_sae)
+
+    @property
+    def n_active(self) -> Tensor:
+        """Latents with a positive value per token row, int64 [N]."""
+        positive = torch.zeros(self.n_entries + 1, dtype=torch.int64, device=self.offsets.device)
+        torch.cumsum(self.values.detach() > 0, 0, out=positive[1:])
+        return positive[self.offsets].diff()
+
+    @property
+    def l0(self) -> float:
+        """Mean number of positive latents per token row."""
+        return float((self.values.detach() > 0).sum()) / max(1, self.n_tokens)
+
+    def firing_counts(self) -> Tensor:
+        """Token rows on which each latent is positive, int64 [F]."""
+        active = self.indices[self.values.detach() > 0].long()
+        return torch.bincount(active, minlength=self.d_sae)
+
+    def sums(self) -> Tensor:
+        """Sum of each latent's values over the rows, float64 [F]."""
+        return torch.bincount(self.indices.long(), self.values.detach().double(), minlength=self.d_sae)
+
+    def row(self, n: int) -> tuple[Tensor, Tensor]:
+        """(indices, values) of token row n, strongest first."""
+        span = slice(int(self.offsets[n]), int(self.offsets[n + 1]))
+        order = self.values[span].argsort(descending=True)
+        return self.indices[span][order], self.values[span][order]
+
+    def scaled(self, factor: float) -> SparseLatents:
+        return self.with_values(self.values * factor)

@@ -1,0 +1,113 @@
+"""BatchTopK: the k·N largest pre-activations of the whole batch, so that tokens share a budget.
+
+    training:   f = ReLU(π) on the k·N largest of the batch
+    inference:  f = π ⊙ H(π − θ), one threshold θ for all latents (a JumpReLU with constant θ)
+    L = mean‖x − x̂‖² / mean‖x − x̄‖² + aux_coef · AuxK
+
+θ is the bias-corrected moving average of the smallest kept pre-activation once k has been annealed (observe), and is
+calibrated at the end of training on held-in tokens. Gradient: to the selected latents' pre-activations only.
+Source: Bussmann et al. 2024 (arXiv 2412.06410). Deviations: k annealing; bias correction (a plain average with β = 0.999
+keeps most of its start in runs of hundreds of steps); final calibration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from monosemy.kernels import dispatch, ops
+from monosemy.latents import SparseLatents
+from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
+from monosemy.saes.losses import dead_latent_error, squared_error, variance
+
+
+@dataclass(frozen=True)
+class BatchTopKOptions:
+    learning_rate: float = 1e-3
+    """Peak Adam learning rate at E‖x‖² = 1."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    k_start_factor: float = 4.0
+    """k starts at this multiple of the asked k."""
+    k_anneal_fraction: float = 0.3
+    """Share of training over which k falls to the asked one."""
+    aux_coef: float = 1 / 32
+    k_aux: int = 256
+    """Dead latents that reconstruct the residual."""
+    threshold_beta: float = 0.99
+    """Decay of the threshold's moving average per step."""
+
+
+@final
+class BatchTopK(SparseAutoencoder):
+    """f = ReLU(π) on the batch's k·N largest; at inference π ⊙ H(π − θ)."""
+
+    name = "batch_topk"
+    Options = BatchTopKOptions
+    coefficient = False
+    scaled = ("b_enc", "b_dec", "threshold")
+
+    threshold: Tensor
+    threshold_weight: Tensor
+
+    def __init__(self, config: SaeConfig) -> None:
+        super().__init__(config)
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("threshold_weight", torch.zeros((), dtype=torch.float64))
+
+    def _pre(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> SparseLatents:
+        pre, _ = self._pre(x)
+        pattern = dispatch.select_above(pre, self.threshold.clamp_min(0).to(pre).expand(self.d_sae))
+        return SparseLatents(pattern.offsets, pattern.indices, dispatch.take(pre, pattern), self.d_sae)
+
+    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+        pre, centred = self._pre(x)
+        pattern, cut = dispatch.select_batch_topk(pre, round(step.l0 * len(x)))
+        selection = ops.Selection(
+            pattern, x=x, pre=pre, centred=centred, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec
+        )
+        reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
+        error = squared_error(x, reconstruction) / variance(x)
+        terms = {"error": error.detach()}
+        total = error
+        if step.dead is not None and self.options.aux_coef > 0:
+            aux = dead_latent_error(
+                x, reconstruction, pre, centred, self.W_enc, self.W_dec, self.b_enc, self.b_dec,
+                step.dead, self.options.k_aux,
+            )  # fmt: skip
+            terms["aux"] = aux.detach()
+            total = total + self.options.aux_coef * aux
+        latents = selection.latents(selection.pre_acts.detach())
+        return StepOutput(total, terms, reconstruction.detach(), latents, statistic=cut)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, l0: float) -> None:
+        self.b_dec.copy_(x.mean(0))
+
+    @torch.no_grad()
+    def observe(self, output: StepOutput, step: StepInfo) -> None:
+        """Moves θ's average by one step's cut; earlier cuts count for nothing while k is still annealed."""
+        assert output.statistic is not None
+        if step.l0 > self.config.l0:
+            self.threshold.fill_(output.statistic)
+            self.threshold_weight.zero_()
+            return
+        weight = self.options.threshold_beta * self.threshold_weight + 1 - self.options.threshold_beta
+        self.threshold.lerp_(torch.as_tensor(output.statistic).to(self.threshold),
+                             ((1 - self.options.threshold_beta) / weight).to(self.threshold))  # fmt: skip
+        self.threshold_weight.copy_(weight)
+
+    def margins(self, x: Tensor) -> Tensor:
+        pre, _ = self._pre(x)
+        return torch.where(pre > 0, pre - self.threshold, -torch.inf)
+
+    def shift_margins(self, amount: float) -> None:
+        self.threshold.add_(amount).clamp_min_(0)

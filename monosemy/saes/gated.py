@@ -1,0 +1,102 @@
+"""Gated: one affine map decides which latents fire, a rescaled copy of it how strongly.
+
+    π_gate = (x − b_dec) W_enc + b_gate;  π_mag = e^{r_mag} ⊙ ((x − b_dec) W_enc) + b_mag
+    f = 1[π_gate > 0] ⊙ ReLU(π_mag),  x̂ = b_dec + f W_dec
+    L = mean‖x − x̂‖² + λ mean Σ_f ReLU(π_gate)_f ‖d_f‖ + aux_coef · mean‖x − x̂_frozen(ReLU(π_gate))‖²
+
+x̂_frozen decodes with the decoder detached. λ is steered by a controller so that the L0 lands where asked. Gradient:
+every term is exactly zero off {π_gate > 0}; W_enc gets it through the magnitudes (where π_mag > 0), the L1 and the
+auxiliary error; b_gate through the latter two only. Source: Rajamanoharan et al. 2024 (arXiv 2404.16014).
+Deviation: b_gate starts at the quantile that gives the starting L0, so the step is sparse from the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from monosemy.kernels import dispatch, ops
+from monosemy.latents import SparseLatents
+from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
+from monosemy.saes.losses import squared_error
+
+
+@dataclass(frozen=True)
+class GatedOptions:
+    learning_rate: float = 1e-3
+    """Peak Adam learning rate at E‖x‖² = 1."""
+    beta1: float = 0.0
+    beta2: float = 0.999
+    k_start_factor: float = 4.0
+    """The L0 starts at this multiple of the asked one."""
+    k_anneal_fraction: float = 0.3
+    """Share of training over which the controller's target falls to the asked L0."""
+    aux_coef: float = 1.0
+    """Weight of the frozen-decoder reconstruction by the gate."""
+    sparsity_coef: float = 0.0
+    """A fixed λ; 0 lets the controller choose it."""
+    sparsity_coef_start: float = 0.01
+    """λ from which the controller starts."""
+
+
+@final
+class Gated(SparseAutoencoder):
+    """f = 1[π_gate > 0] ⊙ ReLU(e^{r_mag} ⊙ ((x − b_dec) W_enc) + b_mag)."""
+
+    name = "gated"
+    Options = GatedOptions
+    coefficient = True
+    scaled = ("b_gate", "b_mag", "b_dec")
+
+    def __init__(self, config: SaeConfig) -> None:
+        super().__init__(config)
+        self.b_gate = nn.Parameter(torch.zeros(config.d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(config.d_sae))
+        self.r_mag = nn.Parameter(torch.zeros(config.d_sae))
+
+    def _linear(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.pre_activations(x, self.W_enc, None, self.b_dec)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> SparseLatents:
+        linear, _ = self._linear(x)
+        pattern = dispatch.select_above(linear, -self.b_gate)
+        latents = pattern.indices.long()
+        magnitude = dispatch.take(linear, pattern) * self.r_mag.exp()[latents] + self.b_mag[latents]
+        return SparseLatents(pattern.offsets, pattern.indices, magnitude.relu(), self.d_sae)
+
+    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+        linear, centred = self._linear(x)
+        selection = ops.Selection(
+            dispatch.select_above(linear, -self.b_gate),
+            x=x, pre=linear, centred=centred, W_enc=self.W_enc, b_enc=None, b_dec=self.b_dec,
+        )  # fmt: skip
+        gate = selection.pre_acts + selection.per_latent(self.b_gate)
+        magnitude = selection.pre_acts * selection.per_latent(self.r_mag.exp()) + selection.per_latent(self.b_mag)
+        values = magnitude.relu()
+        reconstruction = selection.decode(values, self.W_dec, self.b_dec)
+        by_gate = selection.decode(gate, self.W_dec.detach(), self.b_dec.detach())
+        error, aux = squared_error(x, reconstruction), squared_error(x, by_gate)
+        l1 = gate.sum() / len(x)  # decoder rows have unit length
+        terms = {"error": error.detach(), "l1": l1.detach(), "aux": aux.detach()}
+        total = error + step.sparsity_coef * l1 + self.options.aux_coef * aux
+        return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, l0: float) -> None:
+        self.b_dec.copy_(x.mean(0))
+        threshold = max(0.0, quantile_of_l0(self._linear(x)[0], l0))
+        self.b_gate.fill_(-threshold)
+
+    @torch.no_grad()
+    def margins(self, x: Tensor) -> Tensor:
+        linear, _ = self._linear(x)
+        on = linear * self.r_mag.exp() + self.b_mag > 0
+        return torch.where(on, linear + self.b_gate, -torch.inf)
+
+    @torch.no_grad()
+    def shift_margins(self, amount: float) -> None:
+        self.b_gate.sub_(amount)

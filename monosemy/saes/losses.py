@@ -1,0 +1,46 @@
+"""Loss terms shared by the architectures. Squared errors are *summed* over d_in and averaged over tokens: at
+E‖x‖² = 1 they are of the size of the FVU, and papers that average over d_in quote coefficients d_in times smaller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monosemy.kernels import dispatch, ops
+
+
+def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """mean_n ‖x_n − x̂_n‖², a scalar."""
+    return (x - reconstruction).square().sum() / x.shape[0]
+
+
+def variance(x: Tensor) -> Tensor:
+    """mean_n ‖x_n − x̄‖² of a batch, a scalar without gradient."""
+    with torch.no_grad():
+        return (x - x.mean(0)).square().sum() / x.shape[0]
+
+
+def dead_latent_error(
+    x: Tensor,
+    reconstruction: Tensor,
+    pre: Tensor,
+    centred: Tensor,
+    W_enc: Tensor,
+    W_dec: Tensor,
+    b_enc: Tensor,
+    b_dec: Tensor,
+    dead: Tensor,
+    k_aux: int,
+) -> Tensor:
+    """AuxK (Gao et al. 2024): ‖e − ê‖² / ‖e‖², the error of reconstructing the residual e = x − x̂ (no gradient) from
+    the k_aux strongest dead latents; a scalar of order 1, normalised by the residual's own energy.
+
+    Gradient to W_enc, b_enc, b_dec (through the pre-activations) and W_dec, of dead latents only.
+    """
+    residual = (x - reconstruction).detach()
+    of_dead = torch.where(dead, pre, -torch.inf)
+    pattern = dispatch.select_topk(of_dead, min(k_aux, int(dead.sum())))
+    selection = ops.Selection(pattern, x=x, pre=pre, centred=centred, W_enc=W_enc, b_enc=b_enc, b_dec=b_dec)
+    estimate = selection.decode(selection.pre_acts, W_dec, torch.zeros_like(b_dec))
+    return (residual - estimate).square().sum() / residual.square().sum().clamp_min(1e-30)

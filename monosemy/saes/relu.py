@@ -1,0 +1,86 @@
+"""ReLU + L1: the vanilla sparse autoencoder, kept as the baseline it is.
+
+    f = ReLU(π),  π = (x − b_dec) W_enc + b_enc,  x̂ = b_dec + f W_dec,  unit decoder rows
+    L = mean‖x − x̂‖² + λ mean Σ_f f_f
+
+λ is steered by a controller so that the L0 lands where asked. Gradient: to latents with π > 0; the sparse path is used
+once their density allows it. b_enc starts at the quantile of π that gives the starting L0, so it is sparse from the
+first step. Source: Bricken et al. 2023; Cunningham et al. 2023. Known fault: shrinkage (γ < 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from monosemy.kernels import dispatch, ops
+from monosemy.latents import SparseLatents
+from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
+from monosemy.saes.losses import squared_error
+
+
+@dataclass(frozen=True)
+class ReluOptions:
+    learning_rate: float = 1e-3
+    """Peak Adam learning rate at E‖x‖² = 1."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    k_start_factor: float = 4.0
+    """The L0 starts at this multiple of the asked one."""
+    k_anneal_fraction: float = 0.3
+    """Share of training over which the controller's target falls to the asked L0."""
+    sparsity_coef: float = 0.0
+    """A fixed λ; 0 lets the controller choose it."""
+    sparsity_coef_start: float = 0.01
+    """λ from which the controller starts."""
+
+
+@final
+class Relu(SparseAutoencoder):
+    """f = ReLU(π) with an L1 penalty whose weight a controller steers."""
+
+    name = "relu"
+    Options = ReluOptions
+    coefficient = True
+
+    def __init__(self, config: SaeConfig) -> None:
+        super().__init__(config)
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+
+    def _pre(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> SparseLatents:
+        pre, _ = self._pre(x)
+        pattern = dispatch.select_above(pre, pre.new_zeros(self.d_sae))
+        return SparseLatents(pattern.offsets, pattern.indices, dispatch.take(pre, pattern), self.d_sae)
+
+    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+        pre, centred = self._pre(x)
+        selection = ops.Selection(
+            dispatch.select_above(pre, pre.new_zeros(self.d_sae)),
+            x=x, pre=pre, centred=centred, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec,
+        )  # fmt: skip
+        reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
+        error = squared_error(x, reconstruction)
+        l1 = selection.pre_acts.sum() / len(x)
+        terms = {"error": error.detach(), "l1": l1.detach()}
+        total = error + step.sparsity_coef * l1
+        return StepOutput(total, terms, reconstruction.detach(), selection.latents(selection.pre_acts.detach()))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, l0: float) -> None:
+        self.b_dec.copy_(x.mean(0))
+        self.b_enc.zero_()
+        self.b_enc.fill_(-max(0.0, quantile_of_l0(self._pre(x)[0], l0)))
+
+    def margins(self, x: Tensor) -> Tensor:
+        return self._pre(x)[0]
+
+    @torch.no_grad()
+    def shift_margins(self, amount: float) -> None:
+        self.b_enc.sub_(amount)

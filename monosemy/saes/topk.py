@@ -1,0 +1,82 @@
+"""TopK: the k largest pre-activations of every token, then ReLU.
+
+    f = ReLU(TopK_k(π)),  π = (x − b_dec) W_enc + b_enc,  x̂ = b_dec + f W_dec
+    L = mean‖x − x̂‖² / mean‖x − x̄‖² + aux_coef · AuxK      (AuxK: losses.dead_latent_error)
+
+Gradient: to the selected latents' pre-activations only. k is annealed from `k_start_factor`·k to k over the first
+`k_anneal_fraction` of training. Source: Gao et al. 2024 (arXiv 2406.04093). Deviations: k annealing; AuxK is normalised by
+the residual's energy with coefficient 1/32 as there; b_dec starts at the mean, not the geometric median.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from monosemy.kernels import dispatch, ops
+from monosemy.latents import SparseLatents
+from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
+from monosemy.saes.losses import dead_latent_error, squared_error, variance
+
+
+@dataclass(frozen=True)
+class TopKOptions:
+    learning_rate: float = 1e-3
+    """Peak Adam learning rate at E‖x‖² = 1."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    k_start_factor: float = 4.0
+    """k starts at this multiple of the asked k."""
+    k_anneal_fraction: float = 0.3
+    """Share of training over which k falls to the asked one."""
+    aux_coef: float = 1 / 32
+    k_aux: int = 256
+    """Dead latents that reconstruct the residual."""
+
+
+@final
+class TopK(SparseAutoencoder):
+    """f = ReLU(TopK_k(π)): exactly k latents per token (fewer where fewer pre-activations are positive)."""
+
+    name = "topk"
+    Options = TopKOptions
+    coefficient = False
+
+    def __init__(self, config: SaeConfig) -> None:
+        super().__init__(config)
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+
+    def _pre(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> SparseLatents:
+        pre, _ = self._pre(x)
+        pattern = dispatch.select_topk(pre, round(self.config.l0))
+        return SparseLatents(pattern.offsets, pattern.indices, dispatch.take(pre, pattern), self.d_sae)
+
+    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+        pre, centred = self._pre(x)
+        selection = ops.Selection(
+            dispatch.select_topk(pre, round(step.l0)),
+            x=x, pre=pre, centred=centred, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec,
+        )  # fmt: skip
+        reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
+        error = squared_error(x, reconstruction) / variance(x)
+        terms = {"error": error.detach()}
+        total = error
+        if step.dead is not None and self.options.aux_coef > 0:
+            aux = dead_latent_error(
+                x, reconstruction, pre, centred, self.W_enc, self.W_dec, self.b_enc, self.b_dec,
+                step.dead, self.options.k_aux,
+            )  # fmt: skip
+            terms["aux"] = aux.detach()
+            total = total + self.options.aux_coef * aux
+        return StepOutput(total, terms, reconstruction.detach(), selection.latents(selection.pre_acts.detach()))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, l0: float) -> None:
+        self.b_dec.copy_(x.mean(0))

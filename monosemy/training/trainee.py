@@ -1,0 +1,96 @@
+"""One SAE in training: its optimizer, sparsity controller and firing counts, advanced one batch at a time.
+
+`step` is the only place where training changes anything. Its order: what the step should be (L0, λ, dead latents) →
+pure loss → gradients → Adam → the SAE's own `observe` → controller and firing counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosemy.config import TrainingConfig
+from monosemy.saes.base import SparseAutoencoder, StepInfo
+from monosemy.saes.losses import variance
+from monosemy.training.dead import FiringTracker
+from monosemy.training.optim import Adam, schedule
+from monosemy.training.sparsity import SparsityController, annealed_l0
+
+
+class Diverged(Exception):
+    """A NaN or an infinity in a batch, loss or gradient; the message says which, at which step and site."""
+
+
+class Trainee:
+    """An SAE and everything that changes while it is trained for `n_steps` steps on `n_train_tokens` tokens."""
+
+    def __init__(self, sae: SparseAutoencoder, config: TrainingConfig, n_steps: int, n_train_tokens: int) -> None:
+        self.sae, self.config, self.n_steps = sae, config, n_steps
+        options = sae.options
+        self.learning_rate = config.learning_rate or options.learning_rate
+        self.optimizer = Adam(sae, options.beta1, options.beta2)
+        dead_after = max(config.batch_tokens, min(10_000_000, int(config.dead_fraction * n_train_tokens)))
+        self.tracker = FiringTracker(sae.d_sae, dead_after, sae.W_dec.device)
+        self.controller: SparsityController | None = None
+        if sae.coefficient and options.sparsity_coef == 0:
+            # The gain lets λ change by e³ over a tenth of the run: fast enough to follow the annealed target.
+            self.controller = SparsityController(options.sparsity_coef_start, gain=min(0.2, 30 / n_steps))
+        self.stopped: str | None = None
+
+    def target_l0(self, progress: float) -> float:
+        options, config = self.sae.options, self.sae.config
+        return annealed_l0(config.l0, progress, options.k_start_factor, options.k_anneal_fraction, config.d_sae)
+
+    def step(self, x: Tensor, index: int) -> dict[str, float]:
+        """One training step on x [N, d_in] at E‖x‖² = 1; `index` counts from 0. Returns the step's metrics.
+
+        Raises Diverged, with nothing changed, when the loss or a gradient is not finite.
+        """
+        progress = index / self.n_steps
+        target = self.target_l0(progress)
+        coef = self.controller.used(target) if self.controller else getattr(self.sae.options, "sparsity_coef", 0.0)
+        dead = self.tracker.dead()
+        n_dead = int(dead.sum())
+        info = StepInfo(progress, target, coef, dead if n_dead else None)
+        output = self.sae.losses(x, info)
+        loss = float(output.total.detach())
+        if not torch.isfinite(output.total.detach()):
+            raise Diverged(f"the loss became {loss} at step {index}")
+        output.total.backward()
+        for name, parameter in self.optimizer.parameters.items():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
+                raise Diverged(f"the gradient of {name} is not finite at step {index}")
+        rate = self.learning_rate * schedule(progress, self.config.warmup_fraction, self.config.decay_fraction)
+        self.optimizer.step(rate)
+        self.sae.observe(output, info)
+        self.tracker.observe(output.latents)
+        l0 = output.latents.l0
+        if self.controller:
+            self.controller.observe(l0, target)
+        error = float((x - output.reconstruction).square().sum() / len(x))
+        metrics = {"loss": loss, "fvu": error / float(variance(x)), "l0": l0, "asked_l0": target}
+        metrics |= {"dead_fraction": n_dead / self.sae.d_sae, "learning_rate": rate, "sparsity_coef": coef}
+        return metrics | {f"loss_{name}": float(term) for name, term in output.terms.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything with a shape that a checkpoint needs: parameters, buffers, moments, firing counts."""
+        own = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
+        return (
+            own | {f"adam.{n}": t for n, t in self.optimizer.tensors().items()} | {"silent": self.tracker.silent_tokens}
+        )
+
+    def state(self) -> dict[str, Any]:
+        """The rest, as JSON values."""
+        controller = self.controller.state() if self.controller else None
+        return {"n_steps": self.optimizer.n_steps, "controller": controller, "stopped": self.stopped}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Continues exactly where `tensors` and `state` were taken. Memory layouts stay this object's own."""
+        for name, mine in self.tensors().items():
+            mine.copy_(tensors[name])
+        self.optimizer.n_steps, self.stopped = state["n_steps"], state["stopped"]
+        if self.controller:
+            self.controller.restore(state["controller"])
