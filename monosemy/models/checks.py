@@ -1,0 +1,137 @@
+"""Self-checks when a model is loaded: every site is what its name says, or it is taken out of service.
+
+Place on the path: `sources.load_model` → [checks] → everything that reads or replaces activations. With 16 random
+tokens, at every layer:
+
+    shape           a site's activation is [B, T, site_width]
+    replacement     activations at all sites replaced by copies of themselves: logits equal to the last bit
+    residual sum    pre + attention = mid and mid + MLP = post; without a mid (parallel blocks, OPT) their sum
+                    pre + attention + MLP = post; contributions behind the post-norm where there is one
+    late start      layers skipped: logits equal to the last bit, else layers are never skipped
+
+Tolerance of the sums: 16 units of the dtype's precision, relative to the largest term of the token's vector (models
+add in their own dtype, perhaps in another order). A site that fails is refused with the reason; shape and residual sums
+are per site and layer, the replacement is bisected by kind. Limits: 16 tokens show wrong wiring, not rare numerics.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monosemy.errors import UserError
+from monosemy.models.adapter import LanguageModel
+from monosemy.models.sites import KINDS
+
+N_SEQUENCES, N_POSITIONS = 2, 8
+TOLERANCE_UNITS = 16
+
+
+def check_model(model: LanguageModel) -> dict[str, str]:
+    """Runs all checks; takes failing sites out of service and returns {site: reason}.
+
+    Raises UserError when the model's own logits are not repeatable or not finite, or no site is left.
+    """
+    tokens = sample_tokens(model)
+    plain = model.logits(tokens)
+    if not bool(torch.isfinite(plain).all()):
+        raise UserError(f"{model.name} gives NaN or infinite logits in {model.dtype}; load it with another dtype")
+    if not torch.equal(plain, model.logits(tokens)):
+        raise UserError(f"{model.name} gives other logits each time for the same tokens, so nothing can be verified")
+    read = model.all_activations(tokens)
+    failed = wrong_shapes(model, tokens, read) | wrong_sums(model, read)
+    _refuse(model, failed)
+    failed |= wrong_replacements(model, tokens, plain)
+    _refuse(model, failed)
+    if not model.site_names():
+        raise UserError(f"no site of {model.name} passes the self-checks: {next(iter(failed.values()), 'none found')}")
+    model.can_start_late = model.can_start_late and late_start_is_exact(model, tokens, plain)
+    return failed
+
+
+def sample_tokens(model: LanguageModel) -> Tensor:
+    """[2, 8] random token ids, the same at every load."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (N_SEQUENCES, min(N_POSITIONS, model.max_positions))
+    return torch.randint(model.vocab_size, shape, generator=generator)
+
+
+def wrong_shapes(model: LanguageModel, tokens: Tensor, read: dict[str, Tensor]) -> dict[str, str]:
+    """Sites that are never computed, not of shape [B, T, site_width], or overwritten later in the same pass."""
+    failed: dict[str, str] = {}
+    for name in model.site_names():
+        wanted = [*tokens.shape, model.site_width(name)]
+        if name not in read:
+            failed[name] = "its module is never run"
+        elif list(read[name].shape) != wanted:
+            failed[name] = f"its activation has shape {list(read[name].shape)} instead of {wanted}"
+    kept = model.activations(tokens, [name for name in model.site_names() if name not in failed])
+    overwritten = [name for name, value in kept.items() if not torch.equal(value, read[name])]
+    return failed | dict.fromkeys(overwritten, "a later step of the same pass overwrites its activation in place")
+
+
+def wrong_sums(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
+    """Contributions (and resid_mid) of layers whose residual stream does not add up."""
+    failed: dict[str, str] = {}
+    suffix = "_post" if model.post_norms else ""
+    for layer in range(model.n_layers):
+        here = {kind: read[name] for kind in KINDS if (name := f"layers.{layer}.{kind}") in read}
+        for out, scale in zip((f"attn_out{suffix}", f"mlp_out{suffix}"), model.residual_multipliers, strict=True):
+            if out in here:
+                here[f"{out} scaled"] = here[out] * scale
+        attention, mlp = f"attn_out{suffix} scaled", f"mlp_out{suffix} scaled"
+        sums = [(("resid_pre", attention), "resid_mid"), (("resid_mid", mlp), "resid_post")]
+        if "resid_mid" not in here:
+            sums = [(("resid_pre", attention, mlp), "resid_post")]
+        for terms, total in sums:
+            if not {*terms, total} <= here.keys():
+                continue
+            error = sum_error([here[term] for term in terms], here[total])
+            if error > TOLERANCE_UNITS * torch.finfo(here[total].dtype).eps:
+                reason = f"{' + '.join(terms)} = {total} does not hold at this layer (relative error {error:.1e})"
+                suspects = {term.removesuffix(" scaled").removesuffix("_post") for term in terms if "out" in term}
+                suspects |= {f"{kind}_post" for kind in suspects} | {"resid_mid"}
+                failed |= {f"layers.{layer}.{kind}": reason for kind in sorted(suspects & here.keys())}
+    return failed
+
+
+def sum_error(terms: list[Tensor], total: Tensor) -> float:
+    """Largest |Σ terms − total| of any token, relative to the largest entry among that token's terms."""
+    left = torch.stack([term.double() for term in terms])
+    gap = (left.sum(0) - total.double()).abs().amax(-1)
+    size = torch.maximum(left.abs().amax((0, -1)), total.double().abs().amax(-1))
+    return float((gap / size.clamp_min(1e-30)).max())
+
+
+def wrong_replacements(model: LanguageModel, tokens: Tensor, plain: Tensor) -> dict[str, str]:
+    """Sites of the kinds whose replacement by itself changes the logits."""
+    if _is_unchanged(model, tokens, plain, model.site_names()):
+        return {}
+    failed: dict[str, str] = {}
+    for kind in KINDS:
+        sites = [name for name in model.site_names() if name.endswith(f".{kind}")]
+        if sites and not _is_unchanged(model, tokens, plain, sites):
+            failed |= dict.fromkeys(sites, "replacing its activation by itself changes the logits")
+    return failed
+
+
+def late_start_is_exact(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
+    """Whether skipping half of the layers, and all of them, leaves the logits equal to the last bit."""
+    for layer in {model.n_layers // 2, model.n_layers - 1}:
+        site = f"layers.{layer}.resid_post"
+        if site in model.site_names():
+            try:
+                if not torch.equal(model.logits(tokens, start=model.prefix(tokens, site)), plain):
+                    return False
+            except (TypeError, ValueError, AttributeError, IndexError, KeyError):
+                return False  # later layers need more of the skipped ones than the residual stream
+    return True
+
+
+def _is_unchanged(model: LanguageModel, tokens: Tensor, plain: Tensor, sites: list[str]) -> bool:
+    return torch.equal(model.logits(tokens, dict.fromkeys(sites, torch.clone)), plain)
+
+
+def _refuse(model: LanguageModel, failed: dict[str, str]) -> None:
+    for name, reason in failed.items():
+        model.refuse(name, f"it fails the self-check on load: {reason}")

@@ -1,0 +1,283 @@
+"""Loading a language model: from the embedded package, a local folder, a GGUF file, or the Hugging Face hub.
+
+Place on the path: a name → [model with named, self-checked sites] → tokens and activations. Everything is loaded by
+transformers with the weights in the dtype asked for; hub ids go through huggingface_hub's own cache, tokens and
+environment. Nothing global is set, no code of a model's repository is run, a checkpoint that lacks weights is refused.
+
+Deviation: models that cap their attention scores (Gemma 2) run transformers' `eager` attention, since the fused kernel
+drops the cap; all others take transformers' default, the fused `sdpa` kernel. Limits: causal decoders that transformers
+itself implements; one device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monosemy import files
+from monosemy.config import fingerprint as hash_json
+from monosemy.errors import UserError, near_matches, unknown
+from monosemy.models import embedded
+
+if TYPE_CHECKING:
+    import torch
+
+    from monosemy.models.adapter import LanguageModel
+
+EMBEDDED = "embedded"
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+LOCAL_CHOICES = f"`{EMBEDDED}`, a local folder, or a .gguf file"
+
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w.-]+)?")
+_WEIGHT_SUFFIXES = (".safetensors", ".bin")
+
+
+def load_model(
+    source: str = EMBEDDED,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    checks: bool = True,
+) -> LanguageModel:
+    """A causal language model, ready to read and replace activations.
+
+    source: `embedded` (SmolLM2-135M-Instruct out of the Python package index), a local folder in transformers' format,
+    a .gguf file, or a hub id with an optional `revision`. dtype: float32, bfloat16 or float16, of weights and
+    activations. device: `auto` takes cuda, else mps, else cpu. `checks=False` skips the self-checks of `checks.py`.
+    Raises UserError for anything that cannot be loaded, on one line.
+    """
+    if dtype not in DTYPE_BYTES:
+        raise unknown("dtype", dtype, DTYPE_BYTES)
+    kind = source_kind(source)
+    where = choose_device(device)
+
+    from monosemy.models.adapter import LanguageModel
+    from monosemy.models.checks import check_model
+
+    name = embedded.NAME if kind == "embedded" else source
+    if kind == "gguf":
+        module, tokenizer = _load_gguf(Path(source).expanduser(), dtype, where)
+    elif kind == "hub":
+        module, tokenizer = _load(source, dtype, where, revision=revision, hub=True)
+    else:
+        folder = embedded.embedded_folder() if kind == "embedded" else Path(source).expanduser()
+        module, tokenizer = _load(str(folder), dtype, where)
+    fingerprint = hash_json({"model": identity(source, kind, module.config), "dtype": dtype})
+    model = LanguageModel(module, tokenizer, name=name, fingerprint=fingerprint)
+    if checks:
+        check_model(model)
+    return model
+
+
+def source_kind(source: str) -> str:
+    """`embedded`, `gguf`, `folder` or `hub`; UserError for a path that is not there or a name that can be neither."""
+    if source == EMBEDDED:
+        return "embedded"
+    path = Path(source).expanduser()
+    if source.lower().endswith(".gguf"):
+        if not path.is_file():
+            raise UserError(f"GGUF file {source!r} does not exist; give the path of a .gguf file, or {LOCAL_CHOICES}")
+        return "gguf"
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"folder {source!r} holds no config.json, so it is no model in transformers' format")
+        return "folder"
+    if path.is_file():
+        raise UserError(f"{source!r} is a file but not a .gguf file; valid sources: {LOCAL_CHOICES}, or a hub id")
+    if not _HUB_ID.fullmatch(source):
+        raise UserError(
+            f"model {source!r} is no existing folder and no hub id (name or owner/name); {_suggest(source)}"
+        )
+    return "hub"
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device of a name; `auto` takes cuda, else mps, else cpu. UserError when this machine lacks it."""
+    import torch
+
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    has_mps = torch.backends.mps.is_available()
+    choices = [f"cuda:{i}" for i in range(n_cuda)] + ["mps"] * has_mps + ["cpu"]
+    if device == "auto":
+        return torch.device(choices[0])
+    if device in choices or (device == "cuda" and n_cuda):
+        return torch.device("cuda:0" if device == "cuda" else device)
+    raise unknown("device", device, ["auto", *choices], fix="these are the devices of this machine")
+
+
+def estimate_model_bytes(source: str = EMBEDDED, dtype: str = "float32", revision: str | None = None) -> int:
+    """Bytes that the model's weights will occupy in `dtype`, without loading them.
+
+    Counted on a model without storage built from the configuration (hub: fetches config.json only).
+    """
+    if dtype not in DTYPE_BYTES:
+        raise unknown("dtype", dtype, DTYPE_BYTES)
+    kind = source_kind(source)
+    if kind == "embedded":
+        return embedded.N_PARAMETERS * DTYPE_BYTES[dtype]
+    if kind == "gguf":
+        from gguf import GGUFReader
+
+        return sum(int(tensor.n_elements) for tensor in GGUFReader(source).tensors) * DTYPE_BYTES[dtype]
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with _explained(source, hub=kind == "hub"), torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(_read_config(source, revision, hub=kind == "hub"))
+    return sum(parameter.numel() for parameter in module.parameters()) * DTYPE_BYTES[dtype]
+
+
+def _load(
+    source: str, dtype: str, device: torch.device, *, revision: str | None = None, hub: bool = False, **options: Any
+) -> tuple[Any, Any]:
+    """transformers' model and fast tokenizer of a folder or a hub id."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _explained(source, hub=hub):
+        config = None if "gguf_file" in options else _read_config(source, revision, hub=hub)
+        if getattr(config, "attn_logit_softcapping", None) is not None:
+            options["attn_implementation"] = "eager"
+        if device.type != "cpu":
+            options["device_map"] = {"": str(device)}  # weights go straight to the device
+        # the commit that the configuration came from, so that weights and tokenizer are of the same one
+        commit = getattr(config, "_commit_hash", None) or revision
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=commit, **{key: options[key] for key in ("gguf_file",) if key in options}
+        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, revision=commit, dtype=getattr(torch, dtype), output_loading_info=True, **options
+        )
+        module, report = loaded
+        if hub:
+            module.config._commit_hash = commit
+    lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys") or ())
+    if lacking:
+        raise UserError(f"the weights of {source} lack {len(lacking)} tensors of its model, first {lacking[0]!r}")
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"{source} has no fast tokenizer (tokenizer.json); convert it with transformers and save it there"
+        )
+    return module, tokenizer
+
+
+def _load_gguf(path: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
+    """A GGUF file by transformers' own loader, dequantised; digits split as the file's pre-tokenizer says."""
+    import transformers
+    from gguf import GGUFReader
+
+    options: dict[str, Any] = {"gguf_file": path.name}
+    if hasattr(transformers, "GgufConfig"):  # older releases always dequantise
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    module, tokenizer = _load(str(path.parent), dtype, device, **options)
+    found = GGUFReader(path).get_field("tokenizer.ggml.pre")
+    if found is not None and found.contents() == "smollm":
+        # transformers' conversion loses this pre-tokenizer's splitting of digits
+        tokenizer.backend_tokenizer.pre_tokenizer = embedded.digits_apart()
+    return module, tokenizer
+
+
+def _read_config(source: str, revision: str | None, *, hub: bool) -> Any:
+    """The model's configuration, refusing architectures that transformers does not implement itself."""
+    from transformers import AutoConfig
+
+    if hub:
+        from huggingface_hub import hf_hub_download
+
+        hf_hub_download(source, "config.json", revision=revision)  # its errors tell an unknown id from no network
+    return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+
+
+@contextmanager
+def _explained(source: str, *, hub: bool) -> Iterator[None]:
+    """What transformers and the hub raise, as one line that says what to do."""
+    from huggingface_hub import errors as hub_errors
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except hub_errors.GatedRepoError as error:
+        raise UserError(
+            f"model {source!r} is gated: accept its licence on the hub, then log in (`hf auth login` or HF_TOKEN)"
+        ) from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise UserError(f"model {source!r} has no such revision on the hub; leave it out or name a branch") from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise UserError(f"unknown model {source!r}: the hub has none of that name; {_suggest(source)}") from error
+    except hub_errors.LocalEntryNotFoundError as error:
+        raise UserError(
+            f"cannot fetch model {source!r} from the hub: no network, and it is not in the local cache; "
+            f"{_suggest(source)}"
+        ) from error
+    except hub_errors.HfHubHTTPError as error:
+        raise UserError(f"the hub does not serve model {source!r}: {_line(error)}") from error
+    except SafetensorError as error:
+        raise UserError(
+            f"the weights of {source} are corrupted or truncated ({_line(error)}); fetch them again"
+        ) from error
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        what = "the hub model" if hub else "the model"
+        raise UserError(f"{what} {source!r} cannot be loaded as a causal language model: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _suggest(source: str) -> str:
+    """Sources that work on this machine, those that look like `source` first."""
+    cached = cached_models()
+    near = near_matches(source, [EMBEDDED, *cached])
+    hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
+    also = f"; in the local cache: {', '.join(cached[:8])}" if cached else ""
+    return f"{hint}without a network these work: {LOCAL_CHOICES}{also}"
+
+
+def cached_models() -> list[str]:
+    """Hub ids of the models in huggingface_hub's local cache."""
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*")
+    return sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def identity(source: str, kind: str, config: Any) -> dict[str, Any]:
+    """JSON values that change when the model's weights or configuration may have changed.
+
+    Embedded: the package's hash; hub: id and commit; folder and GGUF: SHA-256 of the weight files and config.json.
+    """
+    if kind == "embedded":
+        return {"package": embedded.PACKAGE.sha256, "conversion": embedded.CONVERSION}
+    if kind == "hub":
+        return {"id": source, "commit": config._commit_hash}
+    path = Path(source).expanduser()
+    if kind == "gguf":
+        return {"gguf": cached_sha256(path)}
+    parts = sorted(part for part in path.iterdir() if part.suffix in _WEIGHT_SUFFIXES or part.name == "config.json")
+    return {part.name: cached_sha256(part) for part in parts}
+
+
+def cached_sha256(path: Path) -> str:
+    """SHA-256 of a file, remembered in the cache folder for as long as its path, size and time of change stay."""
+    path = path.resolve()
+    status = path.stat()
+    key = hash_json([str(path), status.st_size, status.st_mtime_ns])
+    note = files.cache_folder() / "models" / "hashes" / f"{key}.json"
+    if note.exists():
+        try:
+            return str(files.read_json(note)["sha256"])
+        except (UserError, KeyError, TypeError):
+            pass  # damaged: computed anew
+    digest = files.sha256(path)
+    files.write_json(note, {"path": str(path), "sha256": digest})
+    return digest
