@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def atomic_path(final: Path) -> Iterator[Path]:
     except OSError as error:
         raise explain_os_error(error, final) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing may hide the error on its way out
+            temporary.unlink()
 
 
 @contextmanager

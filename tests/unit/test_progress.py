@@ -1,0 +1,122 @@
+"""What a long stage shows, on a terminal and in a log."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from monosemy import progress
+
+STAGE = """
+import time
+from monosemy import progress
+progress.PLAIN_INTERVAL_SECONDS = 0.1
+with progress.stage("harvest", total=3000, unit="tokens") as bar:
+    for _ in range(15):
+        time.sleep(0.03)
+        bar.advance(200)
+        bar.note("loss 1.25")
+print("result")
+"""
+
+
+@pytest.fixture(autouse=True)
+def loud(monkeypatch):
+    monkeypatch.delenv("MONOSEMY_QUIET", raising=False)
+
+
+def test_log_has_a_line_now_and_then_and_one_at_the_end():
+    done = subprocess.run([sys.executable, "-c", STAGE], capture_output=True, text=True, check=True)
+    assert done.stdout == "result\n"
+    lines = done.stderr.splitlines()
+    assert 3 <= len(lines) <= 6
+    between = r"harvest: [\d,]+/3,000 tokens \(\d+%\), [\d,]+ tokens/s, [\d.]+ s left(, loss 1\.25)?"
+    assert all(re.fullmatch(between, line) for line in lines[:-1])
+    last = r"harvest: 3,000/3,000 tokens \(100%\), [\d,]+ tokens/s, took [\d.]+ s, loss 1\.25"
+    assert re.fullmatch(last, lines[-1])
+    assert "\x1b" not in done.stderr
+
+
+def test_quiet_says_nothing():
+    environment = {**os.environ, "MONOSEMY_QUIET": "1"}
+    done = subprocess.run([sys.executable, "-c", STAGE], capture_output=True, text=True, check=True, env=environment)
+    assert (done.stdout, done.stderr) == ("result\n", "")
+
+
+def on_terminal(program: str, **variables: str) -> str:
+    """What the program shows on a real (pseudo-)terminal of 120 columns."""
+    main, side = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", **variables}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=side, stderr=side, env=environment)
+    os.close(side)
+    shown = b""
+    try:
+        while block := os.read(main, 65536):
+            shown += block
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    os.close(main)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_terminal_has_a_bar_with_rate_and_time_left():
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(STAGE))
+    assert "━" in shown
+    assert re.search(r"[\d,]+/3,000 tokens \(\d+%\) +[\d,]+ tokens/s +[\d.]+ s +[\d.]+ s left +loss 1\.25", shown)
+    assert "3,000/3,000 tokens (100%)" in shown
+
+
+def test_dumb_terminal_gets_plain_lines():
+    assert "\x1b" not in on_terminal(STAGE, TERM="dumb")
+
+
+def test_failure_inside_a_terminal_stage_restores_the_terminal():
+    program = STAGE.replace('bar.note("loss 1.25")', "raise SystemExit(0)")
+    shown = on_terminal(program)
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+def test_rate_counts_only_what_was_done_here(capsys):
+    """A resumed stage: 900 of 1000 were done by an earlier process."""
+    bar = progress._Plain("train", 1000, "steps", 900, sys.stderr, interval=1e9)
+    bar.began -= 10
+    bar.advance(50)
+    bar.print_line(finished=False)
+    assert capsys.readouterr().err == "train: 950/1,000 steps (95%), 5 steps/s, 10 s left\n"
+
+
+def test_unknown_total(capsys):
+    with progress.stage("count", unit="documents") as bar:
+        bar.advance(3)
+    assert re.fullmatch(r"count: 3 documents, .* documents/s, took 0\.0 s\n", capsys.readouterr().err)
+
+
+def test_import_is_light():
+    program = "import sys, monosemy.progress; print([m for m in ('rich', 'torch', 'numpy') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 00 s"),
+        (141, "2 min 21 s"),
+        (11040, "3 h 04 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert progress.duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.123456, "0.123"), (12.34, "12.3"), (1234567.8, "1,234,568")])
+def test_numbers(value, text):
+    assert progress.number_text(value) == text
