@@ -1,0 +1,123 @@
+"""From a `TextConfig` to documents: the embedded corpus, local files, or a dataset of the Hugging Face hub.
+
+First stage of the data's path (text -> tokens). `TextConfig.source` is
+  `embedded` or `embedded:english,code`   see `embedded`
+  a path (.txt, .jsonl, .parquet or a folder of them)   see `local`
+  `owner/name` or `owner/name@revision`   a hub dataset, streamed: only what is used is downloaded
+
+A hub dataset without a revision is pinned at its first use to the commit then current, and the pin is kept in
+the cache (`datasets/`), so that a later run or a resumed one sees the same text, offline too once tokenised.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from monosemy.config import TextConfig
+from monosemy.data.documents import Document, TextSource, section_chars
+from monosemy.data.embedded import embedded_sources
+from monosemy.data.local import SUFFIXES, local_source, text_of_row
+from monosemy.errors import UserError, near_matches
+from monosemy.files import cache_folder, read_json, write_json
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+
+
+def open_sources(text: TextConfig) -> list[TextSource]:
+    """The text sources of a configuration; their shares add up to 1.
+
+    Raises UserError for an unknown source, a missing or empty file, a dataset that can't be reached.
+    """
+    source, limit = text.source, section_chars(text.context_length)
+    if source == "embedded" or source.startswith("embedded:"):
+        return embedded_sources(source, limit)
+    path = Path(source).expanduser()
+    if path.exists() or _looks_like_path(source):
+        return [local_source(path, text.column, limit)]
+    if "/" not in source and near_matches(source.partition(":")[0], ["embedded"]):
+        raise UserError(f"unknown text source {source!r}; did you mean 'embedded'?{_CHOICES}")
+    if not _HUB_ID.fullmatch(source):
+        raise UserError(f"unknown text source {source!r};{_CHOICES}")
+    return [hub_source(text)]
+
+
+_CHOICES = (
+    " valid: embedded, embedded:english,code,…, a path to a .txt, .jsonl or .parquet file or a folder of them, "
+    "or a hub dataset (owner/name)"
+)
+
+
+def open_documents(text: TextConfig) -> Iterator[Document]:
+    """Every document of every source, one source after the other, in reading order (not shuffled)."""
+    for source in open_sources(text):
+        yield from source.read()
+
+
+def _looks_like_path(source: str) -> bool:
+    """A name that can only be meant as a file: a known ending, or a leading `.`, `/` or `~`, or `\\`."""
+    return source.lower().endswith(SUFFIXES) or source.startswith((".", "/", "~")) or "\\" in source
+
+
+def hub_source(text: TextConfig) -> TextSource:
+    """A streamed dataset of the hub, pinned to a commit."""
+    name, _, asked = text.source.partition("@")
+    commit = _pinned_commit(name, asked or None)
+
+    def read() -> Iterator[Document]:
+        return stream_documents(name, text, revision=commit)
+
+    identity = {"dataset": name, "commit": commit, "subset": text.subset, "split": text.split, "column": text.column}
+    return TextSource("hub", read, identity, licence="see the dataset's card", facts={"dataset": name})
+
+
+def stream_documents(dataset: str, text: TextConfig, **arguments: Any) -> Iterator[Document]:
+    """Rows of `datasets.load_dataset(dataset, subset, split=…, streaming=True, **arguments)` as documents.
+
+    The dataset's own shards come in an order drawn from the seed. Raises UserError for an unknown subset, split or
+    column, and when the connection fails.
+    """
+    import datasets
+
+    where = f"dataset {dataset} ({text.split})"
+    try:
+        rows = datasets.load_dataset(dataset, text.subset, split=text.split, streaming=True, **arguments)
+        rows = rows.shuffle(seed=text.seed, buffer_size=1)  # shards only; documents are shuffled when packing
+        for index, row in enumerate(rows):
+            yield Document(text_of_row(row, text.column, where), "hub", index, str(index))
+    except UserError:
+        raise
+    except Exception as error:  # the library's failures share no base class
+        raise _hub_error(dataset, error) from error
+
+
+def _pinned_commit(name: str, revision: str | None) -> str:
+    """The commit that `revision` (or, without one, the main branch at first use) stands for."""
+    pin = cache_folder() / "datasets" / f"{name.replace('/', '--')}@{(revision or 'main').replace('/', '--')}.json"
+    if pin.exists():
+        return str(read_json(pin)["commit"])
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(name, revision=revision, timeout=30).sha
+    except Exception as error:  # connection errors come from two libraries, refusals from a third
+        raise _hub_error(name, error) from error
+    write_json(pin, {"dataset": name, "revision": revision, "commit": commit})
+    return str(commit)
+
+
+def _hub_error(name: str, error: Exception) -> UserError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    kind = type(error).__name__
+    if kind in ("RepositoryNotFoundError", "DatasetNotFoundError", "RevisionNotFoundError"):
+        return UserError(
+            f"no dataset {name!r} on the hub that you may read ({reason[:200]}); check its spelling{_CHOICES}"
+        )
+    if isinstance(error, ConnectionError | TimeoutError) or "Connect" in kind or "Timeout" in kind or "Offline" in kind:
+        return UserError(
+            f"dataset {name!r}: no connection to the hub ({kind}: {reason[:200]}), and it is not in the cache; "
+            "check the network, or use embedded or local text"
+        )
+    return UserError(f"cannot read dataset {name!r}: {kind}: {reason[:400]}")
