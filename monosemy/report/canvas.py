@@ -1,0 +1,191 @@
+"""Small drawing tools that all figures share: rendering in two themes, L0 axes, labels at the ends of lines.
+
+Place on the data's path: between matplotlib and `figures.py`. Uses matplotlib's Agg canvas without pyplot, so
+nothing global is touched and no display is needed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from monosemy.report.compare import number
+from monosemy.report.theme import DARK, LIGHT, Style, Theme, matplotlib_settings
+
+DPI = 200
+Draw = Callable[[Theme], Figure]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure in both themes, with the words that go with it."""
+
+    file: str
+    """Name under figures/, without extension."""
+    alt: str
+    """What the picture shows, for readers who cannot see it."""
+    caption: str
+    width: float
+    """Inches; the page shows 100 CSS pixels an inch."""
+    light: bytes
+    dark: bytes
+    """PNG."""
+
+
+def render(file: str, alt: str, caption: str, draw: Draw) -> Drawing:
+    """Draws in both themes."""
+    pictures = {}
+    for theme in (LIGHT, DARK):
+        with matplotlib.rc_context(matplotlib_settings(theme)):  # type: ignore[arg-type]
+            figure = draw(theme)
+            FigureCanvasAgg(figure)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+            pictures[theme.name] = buffer.getvalue()
+            width = float(figure.get_size_inches()[0])
+    return Drawing(file, alt, caption, width, pictures["light"], pictures["dark"])
+
+
+def l0_axis(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None:
+    """A logarithmic L0 axis around `values` with a tick at each asked L0 and nowhere else."""
+    low, high = min(values), max(values)
+    margin = max((high / low) ** 0.08, 1.12)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(low / margin, high * margin)
+    shown = thin_ticks(sorted(set(ticks)), high * margin / (low / margin))
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def thin_ticks(ticks: Sequence[float], span: float) -> list[float]:
+    """Ticks that keep at least 7% of the logarithmic axis between neighbours, from the first on."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or np.log(tick / kept[-1]) >= 0.07 * np.log(span):
+            kept.append(tick)
+    return kept
+
+
+def value_axis(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> None:
+    """Logarithmic when all values are positive and span more than a factor of 4, else linear from 0.
+
+    `ends` are interval ends; they widen the axis, except non-positive ones on a logarithmic axis.
+    """
+    finite = np.array([v for v in values if np.isfinite(v)])
+    everything = np.array([v for v in [*finite, *ends] if np.isfinite(v)])
+    if len(finite) and finite.min() > 0 and finite.max() > 4 * finite.min():
+        positive = everything[everything > finite.min() / 4]
+        axes.set_yscale("log")
+        axes.set_ylim(positive.min() / 1.18, positive.max() * 1.18)
+        decades = np.log10(positive.max() / positive.min())
+        subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=20))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        return
+    low, high = (everything.min(), everything.max()) if len(everything) else (0.0, 1.0)
+    axes.set_ylim(min(low * 1.08, 0.0), high * 1.08 if high > 0 else 1.0)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, Style]], *, gap: float = 0.062) -> None:
+    """Writes each series' name at the right of the axes, at the height of its last point, none on another.
+
+    `ends`: (x, y) of the last point in data units and the style. `gap`: least distance of two labels in shares of
+    the axes' height. A thin line joins a label that had to move.
+    """
+    if not ends:
+        return
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = np.array([to_axes.transform((x, y))[1] for x, y, _ in ends])
+    placed = spread_apart(heights, gap)
+    for (x, y, style), height in zip(ends, placed, strict=True):
+        axes.annotate(
+            style.label,
+            xy=(x, y),
+            xycoords="data",
+            xytext=(1.035, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8.5,
+            color=style.colour,
+            fontweight="normal" if style.control else "bold",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": style.colour,
+                "linewidth": 0.6,
+                "alpha": 0.55,
+                "shrinkA": 1,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def spread_apart(heights: np.ndarray, gap: float) -> np.ndarray:
+    """Heights moved as little as needed so that neighbours are `gap` apart: clusters grow around their mean."""
+    by_height = np.argsort(heights, kind="stable")
+    clusters = [[float(heights[i])] for i in by_height]  # wished heights of members, bottom up
+    merged = True
+    while merged:
+        merged = False
+        for i in range(len(clusters) - 1):
+            below, above = clusters[i], clusters[i + 1]
+            top = np.mean(below) + gap * (len(below) - 1) / 2
+            bottom = np.mean(above) - gap * (len(above) - 1) / 2
+            if bottom - top < gap - 1e-9:
+                clusters[i : i + 2] = [below + above]
+                merged = True
+                break
+    placed = np.concatenate([np.mean(c) + gap * (np.arange(len(c)) - (len(c) - 1) / 2) for c in clusters])
+    result = np.empty_like(heights, dtype=float)
+    result[by_height] = placed
+    return result
+
+
+def legend_row(figure: Figure, styles: Sequence[Style], *, y: float, lines: bool = True, columns: int = 8) -> None:
+    """One legend for a whole figure, in a row at height `y` (share of the figure)."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], color=s.colour, marker=s.marker, linestyle=s.line if lines else "none", label=s.label,  # type: ignore[arg-type]
+            **face(s, figure),
+        )
+        for s in styles
+    ]  # fmt: skip
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.005, y), ncols=min(columns, len(handles) or 1),
+        handlelength=3.4, columnspacing=1.4, borderaxespad=0,
+    )  # fmt: skip
+
+
+def face(style: Style, figure: Figure) -> dict[str, Any]:
+    """Marker face: hollow for controls."""
+    background = figure.get_facecolor()
+    return {"markerfacecolor": background if style.control else style.colour, "markeredgecolor": style.colour}
+
+
+def tokens_axis(axes: Axes) -> None:
+    """Training tokens with k, M or B."""
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def short(value: float) -> str:
+    """`300k`, `1.5M`."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return number(value) if value else "0"

@@ -1,0 +1,158 @@
+"""Which architecture is ahead at each sparsity, said no louder than the intervals allow.
+
+Place on the data's path: from evaluation records to the points of the frontier plots and to sentences.
+
+Points. Records of one architecture and one asked L0 that differ only in seed make one point: the mean over seeds.
+With one seed its interval is the record's own (bootstrap over validation documents); with several it reaches from
+the lowest lower end to the highest upper end of the seeds' intervals, so it covers both kinds of chance.
+
+Verdicts. At each asked L0, architectures whose reached L0 lies within 5% of it are ranked (lower is better for
+delta loss and FVU). One is ahead only when its interval ends below where every other's begins; otherwise those
+that overlap the best are named as not told apart. Since all SAEs are measured on the same tokens, the test is
+cautious: a paired comparison could still separate overlapping ones.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from monosemy.report.read import Evaluated, Measure
+from monosemy.report.theme import label, order
+
+L0_TOLERANCE = 0.05
+"""Largest |reached / asked − 1| at which SAEs count as equally sparse."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One architecture at one asked L0: all its seeds."""
+
+    architecture: str
+    target_l0: float | None
+    control: bool
+    records: tuple[Evaluated, ...]
+
+    def __getitem__(self, measure: str) -> Measure:
+        """Mean over seeds with its interval (see the module's docstring); seeds without a value are left out."""
+        measured = [m for r in self.records if math.isfinite((m := r[measure]).value)]
+        if not measured:
+            return Measure(math.nan)
+        if len(measured) == 1:
+            return measured[0]
+        lows = [m.low if math.isfinite(m.low) else m.value for m in measured]
+        highs = [m.high if math.isfinite(m.high) else m.value for m in measured]
+        return Measure(float(np.mean([m.value for m in measured])), min(lows), max(highs))
+
+    def spread(self, measure: str) -> float:
+        """Standard deviation over seeds (n − 1 in the denominator); NaN for fewer than two."""
+        values = [v for r in self.records if math.isfinite(v := r[measure].value)]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+    @property
+    def on_target(self) -> bool:
+        """Whether the mean reached L0 is within 5% of the asked one."""
+        if not self.target_l0:
+            return False
+        return abs(self["l0"].value / self.target_l0 - 1) <= L0_TOLERANCE
+
+
+def points(records: Iterable[Evaluated]) -> list[Point]:
+    """Records of one site grouped over seeds, by architecture (in the report's order), then by L0.
+
+    SAEs whose training stopped early are left out: their weights are not a result.
+    """
+    groups: dict[tuple[str, float | None, str], list[Evaluated]] = {}
+    for record in records:
+        if record.stopped:
+            continue
+        without_seed = "" if record.target_l0 is not None else re.sub(r"-s\d+$", "", record.name)
+        groups.setdefault((record.architecture, record.target_l0, without_seed), []).append(record)
+    found = [Point(key[0], key[1], group[0].control, tuple(group)) for key, group in groups.items()]
+    rank = {name: number for number, name in enumerate(order(p.architecture for p in found))}
+    return sorted(found, key=lambda p: (rank[p.architecture], p["l0"].value))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The ranking of architectures at one asked L0 on one measure (lower is better)."""
+
+    target_l0: float
+    measure: str
+    ranked: tuple[Point, ...]
+    """On-target points, best first; controls are not ranked."""
+    off_target: tuple[Point, ...]
+    """Points left out because their reached L0 is more than 5% from the asked one."""
+
+    @property
+    def best(self) -> Point | None:
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def tied(self) -> tuple[Point, ...]:
+        """Points not told apart from the best: overlapping intervals, or no interval to judge by."""
+        if not self.ranked:
+            return ()
+        edge = self.ranked[0][self.measure].high
+        return tuple(p for p in self.ranked[1:] if not p[self.measure].low > edge)
+
+
+def verdicts(found: Sequence[Point], measure: str) -> list[Verdict]:
+    """One verdict per asked L0 at which at least one architecture (not a control) was measured."""
+    able = [p for p in found if not p.control and p.target_l0 and math.isfinite(p[measure].value)]
+    result = []
+    for target in sorted({p.target_l0 for p in able if p.target_l0}):
+        here = [p for p in able if p.target_l0 == target]
+        ranked = sorted((p for p in here if p.on_target), key=lambda p: p[measure].value)
+        result.append(Verdict(target, measure, tuple(ranked), tuple(p for p in here if not p.on_target)))
+    return result
+
+
+def beaten_by_control(found: Sequence[Point], control: str, measure: str) -> tuple[list[Point], list[Point]]:
+    """(SAEs compared with `control` at the same asked L0, those of them that are not clearly better).
+
+    Clearly better: the SAE's interval ends below where the control's begins.
+    """
+    floor = {p.target_l0: p[measure] for p in found if p.architecture == control}
+    compared = [p for p in found if not p.control and p.target_l0 in floor and math.isfinite(p[measure].value)]
+    return compared, [p for p in compared if not p[measure].high < floor[p.target_l0].low]
+
+
+def names(found: Iterable[Point]) -> str:
+    """`TopK, Gated and JumpReLU`."""
+    listed = [label(name) for name in dict.fromkeys(p.architecture for p in found)]
+    return listed[0] if len(listed) == 1 else ", ".join(listed[:-1]) + f" and {listed[-1]}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`digits` significant digits without an exponent where that stays readable; `–` for NaN."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    if size < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{digits - 1 - math.floor(math.log10(size))}f}"
+
+
+def with_interval(measure: Measure, *, percent: bool = False) -> str:
+    """`0.213 [0.201, 0.226]`, all with the decimals of the value; without an interval the value alone."""
+    scale = 100.0 if percent else 1.0
+    value, low, high = measure.value * scale, measure.low * scale, measure.high * scale
+    if not math.isfinite(value):
+        return "–"
+    shown = number(value)
+    mark = "%" if percent else ""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return shown + mark
+    if "e" in shown or value == 0:
+        return f"{shown}{mark} [{number(low)}, {number(high)}]"
+    decimals = len(shown.partition(".")[2])
+    return f"{shown}{mark} [{low:,.{decimals}f}, {high:,.{decimals}f}]"

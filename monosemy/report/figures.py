@@ -1,0 +1,182 @@
+"""The figures of a run, per site: frontiers, shares of dead and over-active latents, firing rates, usage, training.
+
+Place on the data's path: from a `Run` to pictures. `site_figures` returns them all; `write_figures` keeps the PNG
+files. Every drawing carries its alternative text and a caption that says what was measured, on how many tokens,
+and what was done to the data for display.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from monosemy.files import atomic_path
+from monosemy.report.canvas import Drawing, face, l0_axis, label_ends, legend_row, render, value_axis
+from monosemy.report.compare import Point, names, points, verdicts, with_interval
+from monosemy.report.latent_figures import firing_rates, usage
+from monosemy.report.power_law import PowerLaw
+from monosemy.report.read import Key, Run
+from monosemy.report.theme import FROZEN_RANDOM, Style, Theme, label, styles
+from monosemy.report.training_figures import training
+
+INTERVAL = "95% bootstrap interval"
+FRONTIERS = {
+    "delta_loss": ("Delta loss", "Delta loss (nats per token)"),
+    "fvu": ("FVU", "Fraction of variance unexplained"),
+}
+SHARES = {
+    "dead_fraction": "Dead (never active)",
+    "over_1pct_fraction": "Active on > 1% of tokens",
+    "over_10pct_fraction": "Active on > 10% of tokens",
+}
+
+
+def site_figures(run: Run, site: str, laws: dict[Key, PowerLaw | None]) -> Iterator[tuple[str, Drawing]]:
+    """(kind, drawing) of one site: delta_loss, fvu, shares, firing_rates, usage, training; without data, left out."""
+    found = [p for p in points(run.at(site)) if p["l0"].value > 0]
+    for measure in FRONTIERS:
+        if any(math.isfinite(p[measure].value) for p in found):
+            yield measure, frontier(found, site, measure)
+    if dictionaries(found):
+        yield "shares", shares(found, site)
+    statistics = [(r, run.latents[r.site, r.name]) for r in run.at(site) if (r.site, r.name) in run.latents]
+    if statistics:
+        yield "firing_rates", firing_rates(statistics, site)
+        yield "usage", usage(statistics, site, laws)
+    if curves := [curve for curve in run.curves.values() if curve.site == site]:
+        yield "training", training(curves, site)
+
+
+def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
+    """Writes figures/<file>.png (light theme). Raises UserError when the folder cannot be written."""
+    for drawing in drawings:
+        with atomic_path(folder / "figures" / f"{drawing.file}.png") as temporary:
+            temporary.write_bytes(drawing.light)
+
+
+def frontier(found: Sequence[Point], site: str, measure: str) -> Drawing:
+    """One measure against the reached L0: a line per architecture, interval bars, controls in grey."""
+    short, axis = FRONTIERS[measure]
+    shown = [p for p in found if math.isfinite(p[measure].value)]
+
+    def draw(theme: Theme) -> Figure:
+        figure = Figure(figsize=(5.4, 4.1))
+        axes = figure.add_axes((0.125, 0.125, 0.585, 0.775))
+        looks = styles([p.architecture for p in shown], theme)
+        value_axis(axes, [p[measure].value for p in shown], [e for p in shown for e in _ends(p, measure)])
+        l0_axis(axes, [p["l0"].value for p in shown], _l0_ticks(shown))
+        ends = [_series(axes, shown, name, measure, looks) for name in looks]
+        axes.set_title(f"{short} at {site}")
+        axes.set_xlabel("L0 (active latents per token, log scale)")
+        axes.set_ylabel(axis + (", log scale" if axes.get_yscale() == "log" else ""))
+        label_ends(axes, ends)
+        return figure
+
+    best = "; ".join(
+        f"at L0 {v.target_l0:g} the lowest is {names([v.best])} with {with_interval(v.best[measure])}"
+        for v in verdicts(shown, measure)
+        if v.best
+    )
+    seeds = max(len(p.records) for p in shown)
+    bars = f"Bars: {INTERVAL} over validation documents" + (
+        f"; lines join means over up to {seeds} seeds, small dots are single seeds, and bars reach from the lowest to "
+        "the highest end of the seeds' intervals" if seeds > 1 else ""
+    )  # fmt: skip
+    tokens = max(r.n_loss_tokens if measure == "delta_loss" else r.n_tokens for p in shown for r in p.records)
+    caption = (
+        f"{short} against L0, lower is better; {tokens:,} validation tokens. {bars}. Points lie at the reached L0, "
+        f"moved sideways by at most 5% so that bars do not hide each other; ticks mark the asked L0. Grey: controls."
+    )
+    alt = f"{axis} against L0 at {site} for {names(shown)}; {best or 'no SAE reached its asked L0'}. Table below."
+    return render(f"{measure}-{site}", alt, caption, draw)
+
+
+def _series(
+    axes: Axes, found: Sequence[Point], name: str, measure: str, looks: dict[str, Style]
+) -> tuple[float, float, Style]:
+    """Draws one architecture; returns its last point."""
+    style, figure = looks[name], axes.figure
+    assert isinstance(figure, Figure)
+    mine = sorted((p for p in found if p.architecture == name), key=lambda p: p["l0"].value)
+    n, place = len(looks), list(looks).index(name)
+    shift = 1.05 ** (2 * place / (n - 1) - 1) if n > 1 else 1.0
+    x = np.array([p["l0"].value for p in mine]) * shift
+    y = np.array([p[measure].value for p in mine])
+    bottom = axes.get_ylim()[0]
+    for position, point in zip(x, mine, strict=True):
+        low, high = _ends(point, measure)
+        if math.isfinite(low) and math.isfinite(high):
+            axes.plot([position] * 2, [max(low, bottom), high], color=style.colour, linewidth=1.1, zorder=2)
+            axes.plot([position], [high], marker="_", color=style.colour, markersize=5, zorder=2)
+            if low > bottom:
+                axes.plot([position], [low], marker="_", color=style.colour, markersize=5, zorder=2)
+        if len(point.records) > 1:
+            single = [r[measure].value for r in point.records]
+            axes.plot([position] * len(single), single, ".", color=style.colour, markersize=3, alpha=0.6, zorder=2)
+    axes.plot(
+        x, y, color=style.colour, linestyle=style.line, marker=style.marker, zorder=3 if style.control else 4,  # type: ignore[arg-type]
+        **face(style, figure),  # type: ignore[arg-type]
+    )  # fmt: skip
+    return float(x[-1]), float(y[-1]), style
+
+
+def _ends(point: Point, measure: str) -> tuple[float, float]:
+    return point[measure].low, point[measure].high
+
+
+def _l0_ticks(found: Sequence[Point]) -> list[float]:
+    """Asked L0s, or reached ones where none was asked."""
+    asked = {p.target_l0 for p in found if p.target_l0}
+    return sorted(asked) if asked else sorted({float(f"{p['l0'].value:.2g}") for p in found})
+
+
+def dictionaries(found: Sequence[Point]) -> list[Point]:
+    """Points with shares to show: SAEs and the frozen-random control (PCA components fire always, by construction)."""
+    able = [p for p in found if not p.control or p.architecture == FROZEN_RANDOM]
+    return [p for p in able if any(math.isfinite(p[s].value) for s in SHARES)]
+
+
+def shares(found: Sequence[Point], site: str) -> Drawing:
+    """Dead and over-active shares of latents against L0, one panel each, for dictionaries that choose latents."""
+    shown = dictionaries(found)
+
+    def draw(theme: Theme) -> Figure:
+        figure = Figure(figsize=(10.4, 3.7))
+        looks = styles([p.architecture for p in shown], theme)
+        panels = figure.subplots(1, len(SHARES))
+        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.14, top=0.8, wspace=0.2)
+        for axes, (measure, title) in zip(panels, SHARES.items(), strict=True):
+            here = [p for p in shown if math.isfinite(p[measure].value)]
+            if here:
+                ends = [e for p in here for e in _ends(p, measure)]
+                high = max([e for e in ends if math.isfinite(e)] + [p[measure].value for p in here] + [0.01])
+                axes.set_ylim(-0.02 * high, min(1.08 * high, 1.02))
+                l0_axis(axes, [p["l0"].value for p in shown], _l0_ticks(shown))
+                for name in looks:
+                    if any(p.architecture == name for p in here):
+                        _series(axes, here, name, measure, looks)
+            axes.set_title(title)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+            axes.set_xlabel("L0 (log scale)")
+        panels[0].set_ylabel("Share of latents")
+        legend_row(figure, list(looks.values()), y=0.985)
+        return figure
+
+    worst = max(shown, key=lambda p: p["dead_fraction"].value if math.isfinite(p["dead_fraction"].value) else -1)
+    alt = (
+        f"Shares of dead and over-active latents against L0 at {site}. Largest dead share: {label(worst.architecture)} "
+        f"at L0 {worst['l0'].value:.3g}, {with_interval(worst['dead_fraction'], percent=True)}. Table below."
+    )
+    tokens = max(r.n_tokens for p in shown for r in p.records)
+    caption = (
+        f"Wasted latents, lower is better. Dead: not active once in {tokens:,} validation tokens (a latent "
+        f"rarer than that counts as dead too). Latents active on more than 10% of tokens seldom stand for one thing. "
+        f"Bars where measured: {INTERVAL}. The three panels have scales of their own."
+    )
+    return render(f"shares-{site}", alt, caption, draw)

@@ -1,0 +1,195 @@
+"""Pictures of single latents: how often they fire (histograms), and how often against how strongly (usage plot).
+
+Place on the data's path: from firing statistics to two figures per site. Captions say which latents are drawn and
+which are only counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from monosemy.report.canvas import Drawing, render
+from monosemy.report.power_law import PowerLaw
+from monosemy.report.read import Evaluated, Key, Latents
+from monosemy.report.theme import Style, Theme, label, order, styles
+
+_SHADE_LINES: tuple[object, ...] = ((0, (1, 1)), (0, (4, 1.5)), "-", (0, (5, 1, 1, 1)))
+Statistics = Sequence[tuple[Evaluated, Latents]]
+
+
+def firing_rates(statistics: Statistics, site: str) -> Drawing:
+    """Histograms of the firing rate, a panel per architecture, a line per L0 (seeds pooled)."""
+    names_ = order(r.architecture for r, _ in statistics)
+    n_tokens = max(latents.n_tokens for _, latents in statistics)
+    edges = rate_edges(n_tokens)
+    columns = min(3, len(names_))
+    rows = math.ceil(len(names_) / columns)
+
+    def draw(theme: Theme) -> Figure:
+        figure = Figure(figsize=(10.4 if columns > 1 else 5.6, 0.75 + 2.35 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        looks = styles(names_, theme)
+        for axes, name in zip(panels, names_, strict=False):
+            mine = [(r, latents) for r, latents in statistics if r.architecture == name]
+            _rate_panel(axes, mine, edges, looks[name], theme)
+            axes.set_title(looks[name].label, color=looks[name].colour)
+        for axes in panels[len(names_) :]:
+            axes.set_visible(False)
+        for number_, axes in enumerate(panels[: len(names_)]):
+            if number_ + columns >= len(names_):
+                axes.set_xlabel("Firing rate (share of tokens, log scale)")
+                axes.tick_params(labelbottom=True)
+        figure.supylabel("% of latents per decade", fontsize=9)
+        return figure
+
+    alt = f"Histograms of log10 firing rate of live latents at {site}, one panel each for {_list(names_)}. Table below."
+    caption = (
+        f"How often latents fire, over {n_tokens:,} validation tokens. Dead latents have no rate: they are counted in "
+        "the legends, not drawn, so a curve's area is the live share. Bins hold whole counts and widths differ, hence "
+        "% of latents per decade. Vertical lines: 1% and 10% of tokens."
+    )
+    return render(f"firing_rates-{site}", alt, caption, draw)
+
+
+def rate_edges(n_tokens: int) -> np.ndarray:
+    """Bin edges of the firing rate: half-way between whole counts, about 9 a decade where counts allow."""
+    decades = max(math.log10(n_tokens), 0.5)
+    counts = np.unique(np.round(np.geomspace(1, n_tokens, max(int(9 * decades), 4))))
+    return np.append(counts - 0.5, n_tokens + 0.5) / n_tokens
+
+
+def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, theme: Theme) -> None:
+    levels = list(dict.fromkeys(_level(r) for r, _ in sorted(mine, key=lambda pair: pair[0]["l0"].value)))
+    width = np.diff(np.log10(edges))
+    axes.set_xscale("log")
+    for mark in (0.01, 0.1):
+        axes.axvline(mark, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)  # type: ignore[arg-type]
+    for place, level in enumerate(levels):
+        group = [latents for r, latents in mine if _level(r) == level]
+        n_latents = sum(len(g.firing_count) for g in group)
+        n_dead = sum(g.n_dead for g in group)
+        rates = np.concatenate([g.firing_rate[g.firing_count > 0] for g in group])
+        height = 100 * np.histogram(rates, edges)[0] / n_latents / width
+        fade = 0.5 + 0.5 * (place + 1) / len(levels)
+        colour = _blend(style.colour, theme.background, fade)
+        axes.stairs(height, edges, fill=True, color=colour, alpha=0.09)
+        axes.stairs(
+            height, edges, color=colour, linewidth=1.4, label=f"{level}: {n_dead:,} dead ({n_dead / n_latents:.1%})",
+            linestyle=_SHADE_LINES[place % len(_SHADE_LINES)],  # type: ignore[arg-type]
+        )  # fmt: skip
+    axes.xaxis.set_major_locator(LogLocator(base=10, numticks=12))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(edges[0], 1.5)
+    axes.margins(y=0.35)
+    axes.legend(loc="upper left", fontsize=7.5, handlelength=2.6, borderaxespad=0.1)
+
+
+def _level(record: Evaluated) -> str:
+    return f"L0 {record['l0'].value:.3g}" if record.target_l0 is None else f"L0 {record.target_l0:g}"
+
+
+def _blend(colour: str, background: str, share: float) -> tuple[float, float, float]:
+    front, back = np.array(to_rgb(colour)), np.array(to_rgb(background))
+    red, green, blue = share * front + (1 - share) * back
+    return float(red), float(green), float(blue)
+
+
+def _list(architectures: Sequence[str]) -> str:
+    return ", ".join(label(name) for name in architectures)
+
+
+def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]) -> Drawing:
+    """Firing frequency against mean activation when active: a panel per architecture (row) and L0 (column)."""
+    firsts: dict[tuple[str, str], tuple[Evaluated, Latents]] = {}
+    for record, latents in sorted(statistics, key=lambda pair: (pair[0]["l0"].value, pair[0].seed)):
+        firsts.setdefault((record.architecture, _level(record)), (record, latents))
+    rows = order(name for name, _ in firsts)
+    levels = _levels(statistics)
+    seeds = len({r.seed for r, _ in statistics})
+    n_tokens = max(latents.n_tokens for _, latents in statistics)
+
+    def draw(theme: Theme) -> Figure:
+        size = (max(10.4 if len(levels) > 1 else 5.6, 2.6 * len(levels)), 0.7 + 2.05 * len(rows))
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(len(rows), len(levels), sharex=True, sharey=True, squeeze=False)
+        looks = styles(rows, theme)
+        for i, name in enumerate(rows):
+            for j, level in enumerate(levels):
+                axes = panels[i, j]
+                if (name, level) not in firsts:
+                    axes.set_axis_off()
+                    continue
+                record, latents = firsts[name, level]
+                _usage_panel(axes, latents, laws.get((record.site, record.name)), looks[name], theme)
+                axes.set_title(f"{label(name)}, {level}", fontsize=8.5)
+        _usage_limits(panels[0, 0], [latents for _, latents in firsts.values()])
+        figure.supxlabel("Mean activation when active (units of the site's activations, log scale)", fontsize=9)
+        figure.supylabel(f"Firing frequency (share of {n_tokens:,} tokens, log scale)", fontsize=9)
+        return figure
+
+    fitted = [f"{label(r.architecture)} {_level(r)}: {law_text(law)}" for r, _ in firsts.values()
+              if (law := laws.get((r.site, r.name)))]  # fmt: skip
+    exponents = "; ".join(fitted) or "none could be fitted"
+    alt = f"Firing frequency against mean activation at {site}, one point per live latent. Exponents: {exponents}."
+    caption = (
+        "Feature usage: one point per latent that fired at least once; dead latents are counted in the table. Line: "
+        "frequency = A · activation^β, least squares on the logarithms; band and brackets: 95% bootstrap over latents "
+        "(1,000 resamples). The line describes the cloud and does not prove a power law: see R². Rare latents line up "
+        "in rows because counts are whole numbers."
+        + (" Points are those of the lowest seed; the table has every seed." if seeds > 1 else "")
+    )
+    return render(f"usage-{site}", alt, caption, draw)
+
+
+def law_text(law: PowerLaw) -> str:
+    """`β = −0.42 [−0.45, −0.39]`."""
+    low, high = law.interval
+    return f"β = {law.exponent:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+
+
+def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Style, theme: Theme) -> None:
+    live = latents.firing_count > 0
+    x, y = latents.mean_when_active[live], latents.firing_rate[live]
+    alpha = float(np.clip(400 / max(len(x), 1), 0.12, 0.7))
+    axes.plot(x, y, ".", color=style.colour, markersize=3, markeredgewidth=0, alpha=alpha, rasterized=True)
+    if law is not None:
+        span = np.geomspace(x.min(), x.max(), 60)
+        low, high = law.band(span)
+        axes.fill_between(span, low, high, color=theme.ink, alpha=0.18, linewidth=0)
+        axes.plot(span, law.line(span), color=theme.ink, linewidth=1.3)
+        text = f"{law_text(law)}\nR² = {law.r_squared:.2f}, {law.n_latents:,} latents"
+    elif len(x):
+        text = f"{len(x):,} live latents: too few, or too alike, to fit"
+    else:
+        text = f"no latent fired\n({len(live):,} dead)"
+    axes.text(
+        0.97, 0.96, text, transform=axes.transAxes, fontsize=7.5, ha="right", va="top", linespacing=1.35,
+        bbox={"facecolor": theme.background, "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+    )  # fmt: skip
+
+
+def _usage_limits(axes: Axes, everything: Sequence[Latents]) -> None:
+    """Shared logarithmic limits, with room at the top for the text."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    live = [latents.mean_when_active[latents.firing_count > 0] for latents in everything]
+    x = np.concatenate(live)
+    x = x[x > 0]
+    if len(x):
+        axes.set_xlim(x.min() / 1.3, x.max() * 1.3)
+    axes.set_ylim(0.6 / max(latents.n_tokens for latents in everything), 12)
+    axes.yaxis.set_major_locator(LogLocator(base=10, numticks=12))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _levels(statistics: Statistics) -> list[str]:
+    """L0 levels, sparsest first."""
+    ordered = sorted(statistics, key=lambda pair: pair[0].target_l0 or pair[0]["l0"].value)
+    return list(dict.fromkeys(_level(record) for record, _ in ordered))

@@ -1,0 +1,92 @@
+r"""The power law between how often latents fire and how strongly: frequency = A · activation^β.
+
+Place on the data's path: from the firing statistics of one SAE to one line of its usage plot.
+
+Estimator: ordinary least squares of log₁₀(firing frequency) on log₁₀(mean activation when active), every latent
+that fired at least once counting once:
+
+    β = Σ (u − ū)(v − v̄) / Σ (u − ū)²,   u = log₁₀ activation,  v = log₁₀ frequency,   log₁₀ A = v̄ − β ū
+
+Interval: percentile bootstrap over latents (latents drawn with replacement, 2.5th and 97.5th percentiles of β), so
+it covers which latents the dictionary holds, not the finite number of validation tokens.
+
+Limits. Dead latents have no logarithm and are left out. The mean activation of a rarely firing latent is itself
+noisy, which pulls β towards 0, and frequencies below 1/n_tokens cannot be seen. A straight line on log–log axes
+describes the cloud; it does not show that a power law generated it: read R² beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_LATENTS = 20
+"""Below this many usable latents no law is fitted."""
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """frequency = 10^log10_scale · activation^exponent."""
+
+    exponent: float
+    interval: tuple[float, float]
+    """95% bootstrap interval of the exponent."""
+    log10_scale: float
+    r_squared: float
+    """Share of the variance of log₁₀ frequency that the line explains, in [0, 1]."""
+    n_latents: int
+    resampled: np.ndarray
+    """float64 [n_bootstrap, 2]: (exponent, log10_scale) of every resample."""
+
+    def line(self, activation: np.ndarray) -> np.ndarray:
+        """Fitted frequency at each activation."""
+        return 10 ** (self.log10_scale + self.exponent * np.log10(activation))
+
+    def band(self, activation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """95% pointwise bootstrap interval of the fitted line at each activation."""
+        lines = self.resampled[:, 1:] + self.resampled[:, :1] * np.log10(activation)
+        low, high = np.percentile(lines, [2.5, 97.5], axis=0)
+        return 10**low, 10**high
+
+
+def fit_power_law(
+    activation: np.ndarray, frequency: np.ndarray, *, n_bootstrap: int = 1000, seed: int = 0
+) -> PowerLaw | None:
+    """Fits frequency = A · activation^β over latents.
+
+    activation, frequency: [F]; entries that are not finite and positive (dead latents) are left out. Returns None
+    when fewer than `MIN_LATENTS` remain or when all activations are equal: then no slope can be estimated.
+    """
+    activation, frequency = np.asarray(activation, np.float64), np.asarray(frequency, np.float64)
+    usable = np.isfinite(activation) & np.isfinite(frequency) & (activation > 0) & (frequency > 0)
+    u, v = np.log10(activation[usable]), np.log10(frequency[usable])
+    if len(u) < MIN_LATENTS or np.ptp(u) < 1e-9:
+        return None
+    exponent, log10_scale = _least_squares(u, v)
+    random = np.random.default_rng(seed)
+    draws = (random.integers(len(u), size=len(u)) for _ in range(n_bootstrap))
+    resampled = np.array([_least_squares(u[draw], v[draw]) for draw in draws])
+    resampled = resampled[np.isfinite(resampled).all(axis=1)]
+    low, high = np.percentile(resampled[:, 0], [2.5, 97.5])
+    variance = float(((v - v.mean()) ** 2).sum())
+    residual = float(((v - log10_scale - exponent * u) ** 2).sum())
+    return PowerLaw(
+        exponent=exponent,
+        interval=(float(low), float(high)),
+        log10_scale=log10_scale,
+        r_squared=1 - residual / variance if variance > 0 else 0.0,
+        n_latents=len(u),
+        resampled=resampled,
+    )
+
+
+def _least_squares(u: np.ndarray, v: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of v on u; NaN when all of u is equal."""
+    u_mean, v_mean = u.mean(), v.mean()
+    centred = u - u_mean
+    spread = centred @ centred
+    if spread <= 0:
+        return float("nan"), float("nan")
+    slope = float(centred @ (v - v_mean) / spread)
+    return slope, float(v_mean - slope * u_mean)

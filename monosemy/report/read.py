@@ -1,0 +1,338 @@
+"""A run folder, read and checked for the report.
+
+Place on the data's path: after training and evaluation, before figures and page. Reads `run.json` (configuration
+and provenance), `metrics.jsonl` (training curves), `evaluation.json` (one record per SAE and control) and
+`saes/<site>/<name>/latents.safetensors` (firing statistics per latent); reads no weights and needs no torch.
+
+A value that was not measured is NaN here, never a guess. An SAE that training stopped (NaN or Inf in a batch or
+loss) has a curve and a reason but no evaluation record; it is kept and shown as stopped.
+
+Limits: everything is held in memory (three numbers per latent and one row per metric record).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from monosemy.config import RunConfig
+from monosemy.errors import UserError
+from monosemy.files import read_json
+from monosemy.metrics import read_metrics
+from monosemy.report.theme import CONTROLS, FROZEN_RANDOM
+from monosemy.run import read_run as read_config
+
+MEASURES = (
+    "l0",
+    "fvu",
+    "delta_loss",
+    "loss_recovered",
+    "kl",
+    "dead_fraction",
+    "over_1pct_fraction",
+    "over_10pct_fraction",
+    "gamma",
+)
+CURVES = ("step", "n_tokens", "loss", "fvu", "l0", "dead_fraction", "learning_rate")
+EVALUATION_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measured value and the ends of its interval; NaN where nothing was measured."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One record of evaluation.json."""
+
+    name: str
+    architecture: str
+    site: str
+    target_l0: float | None
+    seed: int
+    d_sae: int
+    control: bool
+    n_tokens: int
+    n_loss_tokens: int
+    measures: Mapping[str, Measure]
+    l0_quantiles: Mapping[str, float] = field(default_factory=dict)
+    stopped: str | None = None
+    """Why its training stopped early; None for one that ran to its end and for controls that are not trained."""
+
+    def __getitem__(self, measure: str) -> Measure:
+        return self.measures[measure]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Firing statistics of every latent of one SAE over `n_tokens` validation tokens."""
+
+    firing_count: np.ndarray
+    """int64 [F]: tokens on which the latent is active."""
+    mean_when_active: np.ndarray
+    """float64 [F]: mean activation over those tokens, in units of the site's activations; NaN for a dead latent."""
+    n_tokens: int
+
+    @property
+    def firing_rate(self) -> np.ndarray:
+        """float64 [F]: share of tokens on which the latent is active."""
+        return self.firing_count / self.n_tokens
+
+    @property
+    def n_dead(self) -> int:
+        return int((self.firing_count == 0).sum())
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The training record of one SAE: one array per quantity of CURVES, in order of steps."""
+
+    site: str
+    name: str
+    architecture: str
+    target_l0: float | None
+    seed: int
+    columns: Mapping[str, np.ndarray]
+    stopped: str | None = None
+    """Why training stopped early; None for an SAE that ran to its end."""
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        return self.columns[column]
+
+
+Key = tuple[str, str]
+"""(site, name) of an SAE."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the report shows."""
+
+    folder: Path
+    config: RunConfig
+    provenance: Mapping[str, Any]
+    stages: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    records: tuple[Evaluated, ...]
+    curves: Mapping[Key, Curve]
+    latents: Mapping[Key, Latents]
+
+    @property
+    def sites(self) -> list[str]:
+        """Sites in the order of evaluation.json, then those that only have curves."""
+        return list(dict.fromkeys([r.site for r in self.records] + [c.site for c in self.curves.values()]))
+
+    def at(self, site: str) -> list[Evaluated]:
+        return [record for record in self.records if record.site == site]
+
+    @property
+    def stopped(self) -> list[str]:
+        """One line per SAE whose training stopped early."""
+        kept = [curve.stopped for curve in self.curves.values() if curve.stopped]
+        said = [str(message) for message in self.provenance.get("stopped") or []]
+        return list(dict.fromkeys(kept + said))
+
+    @property
+    def unrecorded(self) -> list[str]:
+        """SAEs that run.json asks for and of which neither metrics nor evaluation know anything."""
+        known = {(c.site, c.architecture, c.target_l0, c.seed) for c in self.curves.values()}
+        known |= {(r.site, r.architecture, r.target_l0, r.seed) for r in self.records}
+        asked = itertools.product(self.sites, self.config.architectures, self.config.l0, self.config.seeds)
+        return [f"{name}-l0_{l0:g}-s{seed} at {site}" for site, name, l0, seed in asked
+                if (site, name, l0, seed) not in known]  # fmt: skip
+
+
+def read_run(folder: Path) -> Run:
+    """Reads and checks a run folder.
+
+    Raises UserError naming the file and the command that makes it, for a folder, file or field that is missing,
+    truncated or of the wrong kind.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a run folder; `monosemy train` makes one, `monosemy demo` a small one")
+    try:
+        config, provenance = read_config(folder)
+    except UserError as error:
+        raise UserError(f"{folder / 'run.json'}: {error}; `monosemy train` writes this file") from None
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'run.json'} is damaged ({error}); `monosemy train` writes it") from None
+    stages = folder / "stages.json"
+    evaluation = _object(folder / "evaluation.json", f"monosemy evaluate {folder}")
+    records = _records(evaluation, folder / "evaluation.json", f"monosemy evaluate {folder}")
+    messages = [str(message) for message in provenance.get("stopped") or []]
+    curves = _curves(folder / "metrics.jsonl", {(r.site, r.name): r for r in records}, messages)
+    records = [replace(r, stopped=c.stopped) if (c := curves.get((r.site, r.name))) else r for r in records]
+    return Run(
+        folder=folder,
+        config=config,
+        provenance=provenance,
+        stages=_mapping(_object(stages, "monosemy train").get("stages")) if stages.exists() else {},
+        evaluation={key: value for key, value in evaluation.items() if key != "records"},
+        records=tuple(records),
+        curves=curves,
+        latents={(r.site, r.name): found for r in records if (found := _latents(folder, r)) is not None},
+    )
+
+
+def _object(path: Path, command: str) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; `{command}` writes it") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); `{command}` writes it") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}; `{command}` writes it")
+    return value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _records(evaluation: dict[str, Any], path: Path, command: str) -> list[Evaluated]:
+    if evaluation.get("format") != EVALUATION_FORMAT:
+        raise UserError(
+            f"{path} has format {evaluation.get('format')!r}, this version reads {EVALUATION_FORMAT}; "
+            f"`{command}` writes it anew"
+        )
+    values = evaluation.get("records")
+    if not isinstance(values, list):
+        raise UserError(f"{path} has no list 'records'; `{command}` writes it anew")
+    records = []
+    for number, value in enumerate(values):
+        try:
+            records.append(_record(value))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
+            raise UserError(f"{path}: record {number} {what}; `{command}` writes it anew") from None
+    keys = [(record.site, record.name) for record in records]
+    for site, name in keys:
+        if keys.count((site, name)) > 1:
+            raise UserError(f"{path} has two records of {name!r} at {site}; `{command}` writes it anew")
+    return records
+
+
+def _record(value: Mapping[str, Any]) -> Evaluated:
+    target = value.get("target_l0")
+    return Evaluated(
+        name=str(value["name"]),
+        architecture=str(value["architecture"]),
+        site=str(value["site"]),
+        target_l0=None if target is None else float(target),
+        seed=int(value.get("seed") or 0),
+        d_sae=int(value["d_sae"]),
+        control=bool(value.get("control", False)),
+        n_tokens=int(value.get("n_tokens") or 0),
+        n_loss_tokens=int(value.get("n_loss_tokens") or 0),
+        measures={measure: _measure(value, measure) for measure in MEASURES},
+        l0_quantiles={str(k): _number(v) for k, v in (value.get("l0_quantiles") or {}).items()},
+    )
+
+
+def _measure(value: Mapping[str, Any], measure: str) -> Measure:
+    if measure in ("l0", "fvu") and measure not in value:
+        raise KeyError(measure)
+    ends = value.get(f"{measure}_interval")
+    low, high = (math.nan, math.nan) if ends is None else ends
+    return Measure(_number(value.get(measure)), _number(low), _number(high))
+
+
+def _number(value: Any) -> float:
+    """None (how a NaN is written in JSON) and infinities become NaN."""
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else math.nan
+
+
+def _curves(path: Path, records: Mapping[Key, Evaluated], messages: list[str]) -> dict[Key, Curve]:
+    """Training curves; of several records of one step (a resumed run may repeat some) the last counts."""
+    command = "`monosemy train` writes it, and continues a run that was interrupted"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; {command}")
+    try:
+        lines = read_metrics(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {command}") from None
+    rows: dict[Key, dict[int, dict[str, Any]]] = {}
+    for number, value in enumerate(lines, start=1):
+        try:
+            key, step = (str(value["site"]), str(value["name"])), int(value["step"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: record {number} lacks a usable site, name or step; {command}") from None
+        rows.setdefault(key, {}).setdefault(step, {}).update(value)
+    last_step = max((max(steps) for steps in rows.values()), default=0)
+    try:
+        return {key: _curve(key, steps, last_step, records.get(key), messages) for key, steps in rows.items()}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: a record holds a value of the wrong kind ({error}); {command}") from None
+
+
+def _curve(
+    key: Key, steps: Mapping[int, dict[str, Any]], last_step: int, record: Evaluated | None, messages: list[str]
+) -> Curve:
+    ordered = [steps[step] for step in sorted(steps)]
+    last = ordered[-1]
+    family = key[1].partition("-l0_")[0]  # a control may train as the architecture it is a control of
+    target = last.get("target_l0")
+    return Curve(
+        site=key[0],
+        name=key[1],
+        architecture=record.architecture if record else family if family in CONTROLS else str(last["architecture"]),
+        target_l0=None if target is None else float(target),
+        seed=int(last.get("seed") or 0),
+        columns={name: np.array([_number(row.get(name)) for row in ordered]) for name in CURVES},
+        stopped=_stopped(key, last, last_step, messages),
+    )
+
+
+def _stopped(key: Key, last: Mapping[str, Any], last_step: int, messages: list[str]) -> str | None:
+    """The trainer's own message where it was kept, else what the metrics show."""
+    step = last["step"]
+    for message in [*messages, last.get("stopped")]:
+        if isinstance(message, str) and key[1] in message and key[0] in message:
+            return message
+    if last.get("stopped"):
+        return f"{key[1]} at {key[0]} stopped at step {step}: {last['stopped']}"
+    if math.isnan(_number(last.get("loss"))):
+        return f"{key[1]} at {key[0]} stopped at step {step}: its loss was not finite"
+    if step < last_step:
+        return f"{key[1]} at {key[0]} stopped after its record of step {step}; others went on to step {last_step}"
+    return None
+
+
+def _latents(folder: Path, record: Evaluated) -> Latents | None:
+    """Statistics of one SAE; None for controls without latents of their own (PCA: every component always fires)."""
+    if record.control and record.architecture != FROZEN_RANDOM:
+        return None
+    path = folder / "saes" / record.site / record.name / "latents.safetensors"
+    command = f"`monosemy evaluate {folder}` writes it"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; {command}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            n_tokens = int((file.metadata() or {}).get("n_tokens") or record.n_tokens)
+            counts, total = file.get_tensor("firing_count"), file.get_tensor("sum")
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); {command} anew") from None
+    if counts.shape != (record.d_sae,) or total.shape != (record.d_sae,) or n_tokens <= 0:
+        raise UserError(
+            f"{path} holds statistics of {counts.shape} latents over {n_tokens} tokens, the record has "
+            f"{record.d_sae} latents; {command} anew"
+        )
+    active = counts > 0
+    mean = np.full(record.d_sae, np.nan)
+    mean[active] = total[active].astype(np.float64) / counts[active]
+    return Latents(counts.astype(np.int64), mean, n_tokens)

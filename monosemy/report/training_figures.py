@@ -1,0 +1,108 @@
+"""Training curves: loss, FVU, L0, dead share and learning rate against training tokens.
+
+Place on the data's path: from metrics.jsonl to one figure per site. One column per asked L0 keeps the lines of a
+panel few; an SAE that training stopped ends in a cross.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from monosemy.report.canvas import Drawing, legend_row, render, tokens_axis
+from monosemy.report.read import Curve
+from monosemy.report.theme import Style, Theme, label, styles
+
+PANELS = {
+    "loss": "Training loss\n(each its own, log)",
+    "fvu": "FVU (log)",
+    "l0": "L0 (log)",
+    "dead_fraction": "Dead latents",
+    "learning_rate": "Learning rate",
+}
+_LOGARITHMIC = ("loss", "fvu", "l0")
+
+
+def training(curves: Sequence[Curve], site: str) -> Drawing:
+    """A row per quantity, a column per asked L0, a line per SAE."""
+    targets = sorted({curve.target_l0 or 0.0 for curve in curves})
+    rows = [name for name in PANELS if any(np.isfinite(curve[name]).any() for curve in curves)]
+    stopped = [curve for curve in curves if curve.stopped]
+
+    def draw(theme: Theme) -> Figure:
+        size = (max(10.4 if len(targets) > 1 else 6.4, 2.6 * len(targets)), 1.1 + 1.65 * max(len(rows), 1))
+        figure = Figure(figsize=size)
+        looks = styles([curve.architecture for curve in curves], theme)
+        panels = figure.subplots(max(len(rows), 1), len(targets), sharex=True, sharey="row", squeeze=False)
+        figure.subplots_adjust(
+            left=0.95 / size[0], right=1 - 0.12 / size[0], bottom=0.5 / size[1], top=1 - 0.72 / size[1],
+            hspace=0.14, wspace=0.06,
+        )  # fmt: skip
+        for i, quantity in enumerate(rows):
+            for j, target in enumerate(targets):
+                mine = [curve for curve in curves if (curve.target_l0 or 0.0) == target]
+                _panel(panels[i, j], mine, quantity, target, looks, theme)
+            panels[i, 0].set_ylabel(PANELS[quantity])
+        figure.align_ylabels(panels[:, 0])
+        for j, target in enumerate(targets):
+            panels[0, j].set_title(f"asked L0 {target:g}" if target else "no asked L0")
+            panels[-1, j].set_xlabel("Training tokens")
+            tokens_axis(panels[-1, j])
+        legend_row(figure, list(looks.values()), y=1 - 0.06 / size[1])
+        return figure
+
+    ends = "; ".join(f"{label(c.architecture)} L0 {c.target_l0 or 0:g} seed {c.seed}: {c.stopped}" for c in stopped)
+    alt = (
+        f"Training curves of {len(curves)} SAEs at {site}. "
+        + (f"Stopped: {ends}. " if stopped else "")
+        + "Table below."
+    )
+    caption = (
+        "Training curves. Losses of different architectures are different sums and cannot be compared; FVU and L0 can. "
+        "Dashed lines: asked L0. FVU, L0 and dead share here are those of training batches, the results above those of "
+        "validation text." + (f" A cross marks training that stopped early ({ends})." if stopped else "")
+    )
+    return render(f"training-{site}", alt, caption, draw)
+
+
+def _panel(
+    axes: Axes, curves: Sequence[Curve], quantity: str, target: float, looks: dict[str, Style], theme: Theme
+) -> None:
+    if quantity in _LOGARITHMIC:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    elif quantity == "dead_fraction":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    if quantity == "l0" and target:
+        axes.axhline(target, color=theme.ink, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)  # type: ignore[arg-type]
+    for curve in curves:
+        style, x, y = looks[curve.architecture], curve["n_tokens"], curve[quantity]
+        usable = np.isfinite(x) & np.isfinite(y)
+        if quantity in _LOGARITHMIC:
+            usable &= y > 0
+        if not usable.any():
+            continue
+        x, y = x[usable], y[usable]
+        axes.plot(
+            x, y, color=style.colour, linestyle=style.line, linewidth=1.3, marker=style.marker, markersize=3.5,  # type: ignore[arg-type]
+            markevery=(int(0.06 * len(x)), max(math.ceil(len(x) / 5), 1)), markerfacecolor=_face(style, theme),
+        )  # fmt: skip
+        if curve.stopped:
+            axes.add_line(
+                Line2D([x[-1]], [y[-1]], marker="x", color=theme.ink, markersize=8, markeredgewidth=2, zorder=6)
+            )
+
+
+def _face(style: Style, theme: Theme) -> str:
+    return theme.background if style.control else style.colour
