@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from monosemy.errors import UserError
 from monosemy.latents import SparseLatents
@@ -73,12 +73,19 @@ def fit_pca(batches: Iterable[Float[Tensor, "n d"]]) -> PcaBasis:
     return PcaBasis(shift + total / n, vectors.T.flip(0).contiguous(), variances.flip(0).clamp(min=0), n)
 
 
-class PcaDictionary:
-    """k principal components: encode → all k coefficients of every row, decode → their sum plus the mean."""
+class PcaDictionary(nn.Module):
+    """k principal components: encode → all k coefficients of every row, decode → their sum plus the mean.
+
+    A module without parameters, so that `.to(device)` works as it does for a SAE.
+    """
+
+    b_dec: Tensor
+    W_dec: Tensor
 
     def __init__(self, mean: Float[Tensor, " d"], components: Float[Tensor, "k d"]):
-        self.b_dec = mean.to(torch.float32)
-        self.W_dec = components.to(torch.float32).contiguous()
+        super().__init__()
+        self.register_buffer("b_dec", mean.to(torch.float32))
+        self.register_buffer("W_dec", components.to(torch.float32).contiguous())
 
     @property
     def d_in(self) -> int:
@@ -99,13 +106,16 @@ class PcaDictionary:
         return latents.values.view(-1, self.d_sae) @ self.W_dec + self.b_dec
 
 
-class ChannelDictionary:
+class ChannelDictionary(nn.Module):
     """The residual channels themselves: the k coordinates farthest from their mean, kept as they are."""
+
+    b_dec: Tensor
 
     def __init__(self, mean: Float[Tensor, " d"], k: int):
         if not 1 <= k <= len(mean):
             raise UserError(f"{k} channels: the site is {len(mean)} wide; choose 1 to {len(mean)}")
-        self.b_dec = mean.to(torch.float32)
+        super().__init__()
+        self.register_buffer("b_dec", mean.to(torch.float32))
         self.k = k
 
     @property

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from monosemy.errors import UserError
@@ -30,17 +33,32 @@ from monosemy.files import read_json, write_json
 FORMAT = 1
 Record: TypeAlias = dict[str, Any]
 
-_COLUMNS = (  # field, heading, decimals, factor
-    ("l0", "L0", 1, 1),
-    ("fvu", "FVU", 3, 1),
-    ("delta_loss", "Δ loss", 3, 1),
-    ("loss_recovered", "recovered", 3, 1),
-    ("kl", "KL", 3, 1),
-    ("gamma", "γ", 3, 1),
-    ("dead_fraction", "dead %", 1, 100),
-    ("over_1pct_fraction", ">1% %", 1, 100),
-    ("over_10pct_fraction", ">10% %", 1, 100),
+_PLAIN_WIDTH = 120  # columns of text where output is no terminal
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the terminal table."""
+
+    field: str
+    heading: str
+    decimals: int = 3
+    factor: float = 1
+    with_interval: bool = False
+
+
+_COLUMNS = (
+    Column("l0", "L0", 1, with_interval=True),
+    Column("fvu", "FVU", with_interval=True),
+    Column("delta_loss", "Δ loss", with_interval=True),
+    Column("loss_recovered", "recovered", with_interval=True),
+    Column("kl", "KL"),
+    Column("gamma", "γ"),
+    Column("dead_fraction", "dead %", 1, 100),
+    Column("over_1pct_fraction", ">1%", 1, 100),
+    Column("over_10pct_fraction", ">10%", 1, 100),
 )
+_LEFT_OUT_FIRST = ("over_1pct_fraction", "gamma", "kl", "over_10pct_fraction", "loss_recovered", "dead_fraction")
 _MODEL_LOSS_FIELDS = tuple(f.name for f in dataclasses.fields(ModelLossRecord))
 
 
@@ -145,49 +163,79 @@ def _compare(record: Record, control: Record, measure: str) -> dict[str, Any]:
     }
 
 
-def evaluation_table(records: Iterable[Record]) -> Table:
-    """A rich table: site by site, L0 by L0, controls after the SAEs of their L0, each value ± half its interval."""
+def print_evaluation(records: Iterable[Record], console: Console | None = None) -> None:
+    """Prints one table per site to standard output (or `console`).
+
+    L0 by L0, controls after the SAEs of their L0, values ± half their interval. Columns that a narrow terminal cannot
+    hold are left out, least important first, and named; nothing is cut off.
+    """
     ordered = sorted(records, key=sort_key)
-    tokens = sorted({record["n_tokens"] for record in ordered})
-    loss_tokens = sorted({record["n_loss_tokens"] for record in ordered if record["n_loss_tokens"]})
-    counted = f"{_range(tokens)} validation tokens" + (f", losses over {_range(loss_tokens)}" if loss_tokens else "")
-    caption = f"{counted}; ± half the 95% bootstrap interval over documents; losses in nats per token"
-    shown = [c for c in _COLUMNS if any(record[c[0]] is not None for record in ordered)]
-    table = Table(title="Dictionaries and controls", caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("site · asked L0", no_wrap=True)
+    if console is None:
+        console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    columns = [column for column in _COLUMNS if any(record[column.field] is not None for record in ordered)]
+    by_site: dict[str, list[Record]] = {}
+    for record in ordered:
+        by_site.setdefault(record["site"], []).append(record)
+    unbounded = console.options.update(max_width=10_000)  # a table measured within a width never exceeds it
+    hidden = []
+    for field in _LEFT_OUT_FIRST:
+        tables = [_table(site, of_site, columns) for site, of_site in by_site.items()]
+        if all(console.measure(table, options=unbounded).maximum <= console.width for table in tables):
+            break
+        hidden += [column.heading for column in columns if column.field == field]
+        columns = [column for column in columns if column.field != field]
+    for site, of_site in by_site.items():
+        console.print(_table(site, of_site, columns))
+    console.print(_caption(ordered, hidden), style="dim")
+
+
+def _table(site: str, records: list[Record], columns: list[Column]) -> Table:
+    table = Table(title=site, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("asked", justify="right", no_wrap=True)
     table.add_column("dictionary", no_wrap=True)
-    for _, heading, _, _ in shown:
-        table.add_column(heading, justify="right", no_wrap=True)
-    previous = None
-    for i, record in enumerate(ordered):
-        group = (record["site"], record["target_l0"])
-        last = i + 1 == len(ordered) or (ordered[i + 1]["site"], ordered[i + 1]["target_l0"]) != group
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
+    previous: float | None = None
+    for i, record in enumerate(records):
+        target = record["target_l0"]
+        last = i + 1 == len(records) or records[i + 1]["target_l0"] != target
         label = record["architecture"] + (f" s{record['seed']}" if record["seed"] else "")
-        where = "" if group == previous else f"{group[0]} · {_number(group[1], 0)}"
-        cells = [format_value(record, *column) for column in shown]
-        table.add_row(where, label, *cells, style="dim" if record["control"] else None, end_section=last)
-        previous = group
+        asked = "" if target is None or (i and target == previous) else f"{target:g}"
+        style = "dim" if record["control"] else None
+        table.add_row(
+            asked, label, *(format_value(record, column) for column in columns), style=style, end_section=last
+        )
+        previous = target
     return table
 
 
-def format_value(record: Record, field: str, heading: str, decimals: int, factor: float) -> str:
-    """`0.231 ±.004`; the value alone without an interval, a dash without a value."""
-    value, interval = record[field], record.get(f"{field}_interval")
+def _caption(records: list[Record], hidden: list[str]) -> str:
+    tokens = _range({record["n_tokens"] for record in records})
+    loss_tokens = _range({record["n_loss_tokens"] for record in records if record["n_loss_tokens"]})
+    return (
+        f"{tokens} validation tokens"
+        + (f", losses over {loss_tokens} (nats per token)" if loss_tokens else "")
+        + "; asked: L0 asked for; ± half the bootstrap interval over documents; dead, >1%, >10%: per cent of the latents that fire "
+        "on no token, on more than 1%, on more than 10% of them"
+        + (f"; too narrow for {', '.join(hidden)}: see evaluation.json" if hidden else "")
+    )
+
+
+def format_value(record: Record, column: Column) -> str:
+    """`0.231 ±.004`; the value alone where no interval is asked for or known, a dash without a value."""
+    value, interval = record[column.field], record.get(f"{column.field}_interval")
     if value is None:
         return "–"
-    text = _number(value * factor, decimals)
-    if not interval:
+    text = f"{value * column.factor:.{column.decimals}f}"
+    if not column.with_interval or interval is None or None in interval:
         return text
-    half = _number((interval[1] - interval[0]) / 2 * factor, decimals)
-    return f"{text} ±{half.removeprefix('0') if half.startswith('0.') else half}"
+    half = f"{(interval[1] - interval[0]) / 2 * column.factor:.{column.decimals}f}"
+    return f"{text} ±{half.removeprefix('0')}"
 
 
-def _number(value: float | None, decimals: int) -> str:
-    return "–" if value is None else f"{value:.{decimals}f}"
-
-
-def _range(values: list[int]) -> str:
-    return f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,}–{values[-1]:,}" if values else "no"
+def _range(values: set[int]) -> str:
+    """`4,096`, `4,000–4,096`, or nothing."""
+    return "–".join(f"{value:,}" for value in sorted({min(values), max(values)})) if values else ""
 
 
 def _plain(value: Any) -> Any:

@@ -170,7 +170,7 @@ def evaluate_model_loss(
 
     Raises UserError when no position is counted, for a SAE of another width, for a reconstruction that is not finite.
     """
-    tokens, keep = torch.as_tensor(tokens, dtype=torch.int64), torch.as_tensor(keep, dtype=torch.bool)
+    tokens, keep = torch.as_tensor(tokens, dtype=torch.int64).cpu(), torch.as_tensor(keep, dtype=torch.bool).cpu()
     if tokens.shape != keep.shape:
         raise UserError(f"tokens are {tuple(tokens.shape)} but the kept positions {tuple(keep.shape)}: they must match")
     if not bool(keep[:, :-1].any()):
@@ -179,6 +179,7 @@ def evaluate_model_loss(
         check_width(name, sae, site, model.site_width(site))
     if documents is None:
         documents = torch.arange(len(tokens))[:, None].expand_as(tokens)
+    documents = torch.as_tensor(documents).cpu()
     blocks = Blocks()
     sums = _LossSums(list(saes), blocks.limit)
     with torch.no_grad():

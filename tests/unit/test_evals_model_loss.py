@@ -1,0 +1,232 @@
+"""Spliced losses of a small hand-made language model against direct computation with torch's own functions."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from monosemy.errors import UserError
+from monosemy.evals.model_loss import IdentityDictionary, check_splice, evaluate_model_loss, n_passes, splice
+from monosemy.latents import SparseLatents
+
+SITE = "layers.0.resid_post"
+D, V, B, T = 8, 31, 9, 14
+
+
+class CausalModel:
+    """logits = tanh(x + running mean of x) U at a site x = embedding: each position sees itself and those before."""
+
+    vocab_size = V
+
+    def __init__(self, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(0)
+        self.embedding = torch.randn(V, D, generator=generator).to(dtype)
+        self.unembedding = (2 * torch.randn(D, V, generator=generator)).to(dtype)
+        self.n_prefixes, self.batches = 0, []
+
+    def site_width(self, site):
+        return D
+
+    def prefix(self, tokens, site):
+        self.n_prefixes += 1
+        return self.embedding[tokens]
+
+    def logits(self, tokens, edits=None, start=None):
+        self.batches.append(len(tokens))
+        x = self.embedding[tokens] if start is None else start
+        if edits and SITE in edits:
+            x = edits[SITE](x)
+        running = x.float().cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]
+        return torch.tanh(x + running.to(x.dtype)) @ self.unembedding
+
+
+class Rounding:
+    """x̂ = x rounded to `step`: the coarser, the more is lost."""
+
+    d_sae = d_in = D
+
+    def __init__(self, step):
+        self.step = step
+
+    def encode(self, x):
+        return SparseLatents.from_dense((x / self.step).round() * self.step)
+
+    def decode(self, latents):
+        return latents.to_dense()
+
+
+@pytest.fixture
+def data():
+    """Text that the model itself wrote, so that it predicts it well and zeros do harm; and random kept positions."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, V, (B, 1), generator=generator)
+    while tokens.shape[1] < T:
+        following = CausalModel().logits(tokens)[:, -1].softmax(-1)
+        tokens = torch.cat([tokens, torch.multinomial(following, 1, generator=generator)], dim=1)
+    keep = torch.rand(B, T, generator=generator) > 0.2
+    keep[:, 0] = False
+    return tokens, keep
+
+
+def direct(model, sae, tokens, keep):
+    """(CE, KL) over predictions made at kept positions, from one full pass per sequence."""
+    losses, kls = [], []
+    for tokens_T, keep_T in zip(tokens, keep):
+        x = model.embedding[tokens_T[None]].clone()
+        x_hat = torch.zeros_like(x[0]) if sae is None else sae.decode(sae.encode(x[0]))
+        edited = torch.where(keep_T[:, None], x_hat, x[0])[None]
+        clean = model.logits(tokens_T[None])[0, :-1].double().log_softmax(-1)
+        spliced = model.logits(tokens_T[None], {SITE: lambda _, edited=edited: edited})[0, :-1].double().log_softmax(-1)
+        at = keep_T[:-1]
+        losses.append(functional.nll_loss(spliced[at], tokens_T[1:][at], reduction="none"))
+        kls.append(functional.kl_div(spliced[at], clean[at], log_target=True, reduction="none").sum(-1))
+    return float(torch.cat(losses).mean()), float(torch.cat(kls).mean())
+
+
+def test_losses_match_direct_computation(data):
+    model, saes = CausalModel(), {"fine": Rounding(0.3), "coarse": Rounding(2.0)}
+    found = evaluate_model_loss(model, SITE, saes, *data)
+    clean, _ = direct(model, IdentityDictionary(D), *data)
+    zero, _ = direct(model, None, *data)
+    assert found.clean_loss == pytest.approx(clean, rel=1e-6)
+    assert found.zero_loss == pytest.approx(zero, rel=1e-6)
+    assert found.n_loss_tokens == int(data[1][:, :-1].sum())
+    for name, sae in saes.items():
+        loss, kl = direct(model, sae, *data)
+        record = found.records[name]
+        assert record.delta_loss == pytest.approx(loss - clean, rel=1e-4, abs=1e-6)
+        assert record.kl == pytest.approx(kl, rel=1e-4, abs=1e-6)
+        assert record.loss_recovered == pytest.approx((zero - loss) / (zero - clean), rel=1e-4)
+        assert record.n_loss_tokens == found.n_loss_tokens
+    assert 0 < found.records["fine"].kl < found.records["coarse"].kl
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_identity_changes_nothing_at_all(data, dtype):
+    record = evaluate_model_loss(CausalModel(dtype), SITE, {"identity": IdentityDictionary(D)}, *data).records[
+        "identity"
+    ]
+    assert record.delta_loss == 0.0
+    assert record.kl == 0.0
+    assert record.delta_loss_interval == (0.0, 0.0)
+    assert record.loss_recovered == 1.0
+    assert check_splice(CausalModel(dtype), SITE, *data) == 0.0
+
+
+def test_dropped_positions_keep_their_activation_in_every_splice(data):
+    _, keep = data
+    x = torch.randn(B, T, D)
+    for dictionary in (None, Rounding(1.0)):
+        edited = splice(dictionary, keep)(x)
+        assert torch.equal(edited[~keep], x[~keep])
+        assert not torch.equal(edited[keep], x[keep])
+    assert (splice(None, keep)(x)[keep] == 0).all()
+
+
+def test_batching_changes_nothing_and_shares_the_prefix(data):
+    whole, parts = CausalModel(), CausalModel()
+    saes = {"a": Rounding(0.5), "b": Rounding(1.5)}
+    one = evaluate_model_loss(whole, SITE, saes, *data, batch_sequences=B)
+    many = evaluate_model_loss(parts, SITE, saes, *data, batch_sequences=2)
+    for name in saes:
+        assert many.records[name].delta_loss == pytest.approx(one.records[name].delta_loss, rel=1e-5)
+        assert many.records[name].kl_interval == pytest.approx(one.records[name].kl_interval, rel=1e-5)
+    assert parts.n_prefixes == 1 + 5  # the splice check, then once per batch
+    assert max(parts.batches) == 2
+
+
+def test_documents_are_the_blocks_and_those_without_counted_tokens_are_none(data):
+    tokens, keep = data
+    documents = torch.arange(B * T).view(B, T) // 9  # boundaries inside sequences
+    keep = keep & (documents != 3)
+    by_document = evaluate_model_loss(CausalModel(), SITE, {"a": Rounding(1.0)}, tokens, keep, documents=documents)
+    renumbered = documents.clone()
+    renumbered[documents == 3] = 2  # no token counts there, so whose it is must not matter
+    same = evaluate_model_loss(CausalModel(), SITE, {"a": Rounding(1.0)}, tokens, keep, documents=renumbered)
+    assert by_document == same
+    by_sequence = evaluate_model_loss(CausalModel(), SITE, {"a": Rounding(1.0)}, tokens, keep)
+    assert by_sequence.records["a"].delta_loss == by_document.records["a"].delta_loss
+    assert by_sequence.records["a"].delta_loss_interval != by_document.records["a"].delta_loss_interval
+
+
+def test_paired_differences_give_tight_intervals(data):
+    found = evaluate_model_loss(CausalModel(), SITE, {"fine": Rounding(0.05)}, *data)
+    record = found.records["fine"]
+    low, high = record.delta_loss_interval
+    assert low <= record.delta_loss <= high
+    assert high - low < 0.05 * (found.clean_loss_interval[1] - found.clean_loss_interval[0])
+    assert record.loss_recovered_interval[0] <= record.loss_recovered <= record.loss_recovered_interval[1]
+
+
+def test_sequences_with_nothing_counted_are_skipped(data):
+    tokens, keep = data
+    keep = keep.clone()
+    keep[2:5] = False
+    keep[5] = torch.tensor([False] * (T - 1) + [True])  # the last position predicts nothing
+    done = []
+    found = evaluate_model_loss(
+        CausalModel(), SITE, {"a": Rounding(1.0)}, tokens, keep, batch_sequences=1, advance=done.append
+    )
+    rest = [0, 1, 6, 7, 8]
+    alone = evaluate_model_loss(CausalModel(), SITE, {"a": Rounding(1.0)}, tokens[rest], keep[rest])
+    assert found.records["a"].delta_loss == pytest.approx(alone.records["a"].delta_loss, rel=1e-6)
+    assert found.records["a"].delta_loss_interval == pytest.approx(alone.records["a"].delta_loss_interval, rel=1e-6)
+    assert sum(done) == tokens.numel() * n_passes({"a": None})
+
+
+def test_loss_recovered_is_unknown_when_zeros_do_no_damage(data):
+    """A model that predicts the opposite of the text: zeros help it, so there is nothing to recover."""
+    tokens, keep = data
+    tokens = (torch.arange(T) % 2).expand(B, T).contiguous()
+    model = CausalModel()
+    model.embedding[:2] = 0
+    model.embedding[0, 0] = model.embedding[1, 1] = 5.0
+    model.unembedding = torch.zeros(D, V)
+    model.unembedding[0, 2] = model.unembedding[1, 3] = 9.0
+    found = evaluate_model_loss(model, SITE, {"a": Rounding(1.0)}, tokens, keep)
+    assert found.zero_loss < found.clean_loss
+    assert found.records["a"].loss_recovered is None
+    assert found.records["a"].loss_recovered_interval is None
+
+
+class TestSpliceCheck:
+    def test_a_model_that_ignores_edits_is_found_out(self, data):
+        class Deaf(CausalModel):
+            def logits(self, tokens, edits=None, start=None):
+                return super().logits(tokens, None, start)
+
+        with pytest.raises(RuntimeError, match="edits do not reach the model"):
+            evaluate_model_loss(Deaf(), SITE, {"a": Rounding(1.0)}, *data)
+
+    def test_a_splice_that_is_not_exact_is_found_out(self, data):
+        class Inexact(CausalModel):
+            def logits(self, tokens, edits=None, start=None):
+                edits = {SITE: lambda x: edits_before[SITE](x) * 1.000001} if (edits_before := edits) else None
+                return super().logits(tokens, edits, start)
+
+        with pytest.raises(RuntimeError, match="identity dictionary changed the logits by up to"):
+            check_splice(Inexact(), SITE, *data)
+
+
+class TestBadInput:
+    def test_nothing_kept(self, data):
+        tokens, keep = data
+        last_only = torch.zeros_like(keep)
+        last_only[:, -1] = True
+        for nothing in (torch.zeros_like(keep), last_only):
+            with pytest.raises(UserError, match="no validation rows"):
+                evaluate_model_loss(CausalModel(), SITE, {"a": Rounding(1.0)}, tokens, nothing)
+
+    def test_shapes(self, data):
+        with pytest.raises(UserError, match=r"\(9, 14\) but the kept positions \(9, 13\)"):
+            evaluate_model_loss(CausalModel(), SITE, {}, data[0], data[1][:, 1:])
+
+    def test_not_finite_reconstruction_names_the_sae(self, data):
+        with pytest.raises(UserError, match=r"SAE 'broken' at layers\.0\.resid_post.*NaN"):
+            evaluate_model_loss(CausalModel(), SITE, {"fine": Rounding(1.0), "broken": Rounding(np.nan)}, *data)
+
+    def test_width(self, data):
+        wide = Rounding(1.0)
+        wide.d_in = 5
+        with pytest.raises(UserError, match=r"'wide' reads activations 5 wide, but layers\.0\.resid_post is 8 wide"):
+            evaluate_model_loss(CausalModel(), SITE, {"wide": wide}, *data)
