@@ -6,10 +6,11 @@ m = d_sae, S number of SAEs at a site (controls included), V vocabulary.
 
     activations on disk   n (Σ_sites d · bytes(dtype) + 12)          12 bytes: token id, position, sequence
     one SAE               P = 2dm + 3m + d float32 parameters (gated has 3m, the others fewer)
-    training, memory      4 P a SAE (weights, gradients, two Adam moments) + 4 batch × m float32 arrays for the one
-                          SAE that is stepped at a time
+    training, memory      4.5 P a SAE (weights, two Adam moments, and a row-ordered copy of the encoder's three while a
+                          checkpoint is written), and P of gradients + 4 arrays [batch, m] for the one SAE that is
+                          stepped at a time
     checkpoint, disk      3 P a SAE (weights, two moments), twice: the old one stays until the new one is whole
-    evaluation, memory    3 logit arrays of batch_sequences × context_length × V in float32
+    evaluation, memory    3 float32 arrays of logits, of 256 MiB or of one sequence, whichever is more
 
 Limits: upper estimates, meant to refuse what cannot work rather than to predict a peak; sparse codes, the
 tokenizer and the report are covered by a fixed allowance.
@@ -28,6 +29,7 @@ from monosemy.errors import UserError
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BASE_MEMORY = 1 << 30
 """Interpreter, libraries, tokenizer, report: measured at about 0.7 GiB, with room."""
+LOGIT_BYTES = 1 << 28
 ROW_RECORD_BYTES = 12
 MARGIN = 1.05
 
@@ -36,7 +38,7 @@ _LOWER = {
     "SAEs in training": "lower d_sae, or train fewer architectures, l0, seeds or sites at a time",
     "training step": "lower training.batch_tokens or d_sae",
     "shuffle buffer": "lower activations.buffer_tokens or use fewer sites",
-    "logits": "lower activations.batch_sequences or text.context_length",
+    "logits": "lower text.context_length or choose a smaller model",
     "model pass": "lower activations.batch_sequences or text.context_length",
     "activations": "lower text.n_tokens, use fewer sites, or set activations.storage to stream",
     "token shards": "lower text.n_tokens",
@@ -87,15 +89,16 @@ def estimate(
     memory already and take no more of it.
     """
     width = sum(widths.values())
-    parameters = n_saes_per_site(config) * sum(2 * d * config.d_sae + 3 * config.d_sae + d for d in widths.values())
+    by_site = [2 * d * config.d_sae + 3 * config.d_sae + d for d in widths.values()]
+    largest, parameters = max(by_site), n_saes_per_site(config) * sum(by_site)
     n_tokens = config.text.n_tokens + config.text.n_validation_tokens
     pass_tokens = config.activations.batch_sequences * config.text.context_length
     memory = {
         "model": 0 if model_loaded else model.n_parameters * BYTES[config.model.dtype],
         "model pass": pass_tokens * (16 * model.d_model + width) * 4,
-        "logits": 3 * pass_tokens * model.vocab_size * 4,
-        "SAEs in training": 4 * parameters * 4,
-        "training step": config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4,
+        "logits": 3 * max(LOGIT_BYTES, config.text.context_length * model.vocab_size * 4),
+        "SAEs in training": 18 * parameters,
+        "training step": 4 * largest + config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4,
         "libraries": BASE_MEMORY,
     }
     cache_disk = {"token shards": 2 * 4 * n_tokens}

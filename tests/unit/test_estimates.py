@@ -43,9 +43,13 @@ def test_parts_against_counts_by_hand():
     assert plan.cache_disk["activations"] == 10_000 * (150 * 2 + 12)
     assert plan.cache_disk["token shards"] == 8 * 11_000
     assert plan.run_disk == {"SAEs": 4 * parameters, "checkpoints": 24 * parameters}
-    assert plan.memory["SAEs in training"] == 16 * parameters
+    assert plan.memory["SAEs in training"] == 18 * parameters
+    one = 2 * 100 * 1000 + 3000 + 100
+    assert plan.memory["training step"] == 4 * one + config.training.batch_tokens * (4 * 1000 + 2 * 150) * 4
     assert plan.memory["model"] == 4 * SMOL.n_parameters
-    assert plan.memory["logits"] == 3 * 2 * 128 * 49_152 * 4
+    assert plan.memory["logits"] == 3 * 2**28
+    long = dataclasses.replace(config, text=TextConfig(context_length=2048))
+    assert estimate(long, {"a": 100}, SMOL).memory["logits"] == 3 * 2048 * 49_152 * 4
 
 
 def test_controls_count():
@@ -61,8 +65,9 @@ def test_controls_count():
         ("SAEs in training", "memory", {"seeds": (0, 1)}),
         ("activations", "cache_disk", {"text": TextConfig(n_tokens=600_000)}),
         ("activations", "cache_disk", {"activations": ActivationsConfig(dtype="float32")}),
-        ("training step", "memory", {"training": TrainingConfig(batch_tokens=2048)}),
-        ("logits", "memory", {"activations": ActivationsConfig(batch_sequences=16)}),
+        ("training step", "memory", {"training": TrainingConfig(batch_tokens=4096)}),
+        ("model pass", "memory", {"activations": ActivationsConfig(batch_sequences=16)}),
+        ("logits", "memory", {"text": TextConfig(context_length=4096)}),
     ],
 )
 def test_what_is_told_to_be_lowered_lowers(part, where, more):
