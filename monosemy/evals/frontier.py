@@ -186,11 +186,14 @@ def print_evaluation(records: Iterable[Record], console: Console | None = None) 
         columns = [column for column in columns if column.field != field]
     for site, of_site in by_site.items():
         console.print(_table(site, of_site, columns))
+        console.print()
     console.print(_caption(ordered, hidden), style="dim")
 
 
 def _table(site: str, records: list[Record], columns: list[Column]) -> Table:
-    table = Table(title=site, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(
+        title=site, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
     table.add_column("asked", justify="right", no_wrap=True)
     table.add_column("dictionary", no_wrap=True)
     for column in columns:
@@ -215,8 +218,8 @@ def _caption(records: list[Record], hidden: list[str]) -> str:
     return (
         f"{tokens} validation tokens"
         + (f", losses over {loss_tokens} (nats per token)" if loss_tokens else "")
-        + "; asked: L0 asked for; ± half the bootstrap interval over documents; dead, >1%, >10%: per cent of the latents that fire "
-        "on no token, on more than 1%, on more than 10% of them"
+        + "; asked: L0 asked for; ± half the bootstrap interval over documents; "
+        "dead, >1%, >10%: per cent of the latents that fire on no token, on more than 1%, on more than 10% of them"
         + (f"; too narrow for {', '.join(hidden)}: see evaluation.json" if hidden else "")
     )
 

@@ -140,7 +140,7 @@ def test_narrow_terminals_lose_columns_not_digits(records, width):
     text = rendered(records, width)
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= width
-    assert "too narrow for" in text.replace("\n", " ")
+    assert "too narrow for" in " ".join(text.split())
     assert text.count("0.250 ±.050") == len(records)
 
 
@@ -155,4 +155,4 @@ def test_output_that_is_no_terminal_is_wide_enough(records, capsys):
     print_evaluation(records)
     text = capsys.readouterr().out
     assert "γ" in text
-    assert "too narrow" not in text
+    assert "too narrow" not in " ".join(text.split())
