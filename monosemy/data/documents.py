@@ -40,6 +40,8 @@ class TextSource:
     """Share of the tokens this source gets in its mix; the shares of a mix add up to 1."""
     facts: dict[str, Any] = field(default_factory=dict)
     """More for the record (origin, files), outside the fingerprint."""
+    prepare: Callable[[], None] = lambda: None
+    """Downloads what `read` needs, once; `read` does it too, but then inside the tokenising stage."""
 
 
 def section_chars(context_length: int) -> int:

@@ -143,7 +143,12 @@ def _source(name: str, share: float, limit: int) -> TextSource:
     if name == "german":
         identity["folder"] = _content_hash(_german_folder())
     facts = {"description": part.description, "packages": [p.requirement for p in part.packages] or [GERMAN_PACKAGE]}
-    return TextSource(name, read, identity, part.licence, share, facts)
+
+    def prepare() -> None:
+        for package in part.packages:
+            fetch(package)
+
+    return TextSource(name, read, identity, part.licence, share, facts, prepare)
 
 
 def _german_folder() -> Path:

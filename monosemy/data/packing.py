@@ -37,7 +37,7 @@ from monosemy.errors import UserError
 WINDOW_DOCUMENTS = 20_000
 WINDOW_CHARS = 128 << 20
 _BATCH_DOCUMENTS = 256
-_BATCH_CHARS = 400_000
+_BATCH_CHARS = 200_000
 _BLOCK_TOKENS = 1 << 20
 
 TokenIds = NDArray[np.int32]

@@ -162,7 +162,7 @@ def prepare_tokens(
     identity = {
         "format": FORMAT,
         "sources": {s.name: {"identity": s.identity, "share": s.share} for s in sources},
-        "tokenizer": tokenizer_fingerprint,
+        "tokenizer": [tokenizer_fingerprint, *separator_and_bos(tokenizer)],
         "settings": [text.context_length, text.n_tokens, text.n_validation_tokens, text.seed],
     }
     key = fingerprint(identity)
@@ -184,10 +184,13 @@ def shard_names(kind: str, n: int) -> list[str]:
 def separator_and_bos(tokenizer: Any) -> tuple[int | None, int | None]:
     """(token id between documents, token id at the start of every sequence or None).
 
-    The separator is EOS, else the separator token, else BOS, else nothing. BOS starts sequences when the tokenizer
-    itself puts it before a text.
+    The separator is `<|endoftext|>` where the vocabulary has it, else EOS, else SEP, else BOS, else nothing: chat
+    models declare the end of a turn as their EOS, but were pre-trained with `<|endoftext|>` between documents
+    (SmolLM2-135M-Instruct on packed Wikipedia: 3.23 nats per token with it, 3.35 with its EOS).
+    BOS starts sequences when the tokenizer itself puts it before a text.
     """
-    candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id)
+    pretraining = tokenizer.get_added_vocab().get("<|endoftext|>")
+    candidates = (pretraining, tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id)
     separator = next((token for token in candidates if token is not None), None)
     bos = tokenizer.bos_token_id
     starts = bos is not None and tokenizer("a")["input_ids"][0] == bos
@@ -224,6 +227,8 @@ class _ShardWriter:
 def _build(
     text: TextConfig, tokenizer: Any, sources: list[TextSource], identity: dict[str, Any], key: str, target: Path
 ) -> None:
+    for source in sources:
+        source.prepare()
     separator, bos = separator_and_bos(tokenizer)
     tokenise = tokeniser(tokenizer)
     queues = [SourceQueue(s, ShuffledDocuments(s.read(), f"{text.seed}/{s.name}"), tokenise) for s in sources]
@@ -232,9 +237,10 @@ def _build(
     n_documents = 0
     wanted = {"validation": text.n_validation_tokens, "train": text.n_tokens}
     n_sequences = {side: -(-n // text.context_length) for side, n in wanted.items()}
+    left = {side: n * width for side, n in n_sequences.items()}
     with (
         (target / "documents.jsonl").open("w", encoding="utf-8") as listing,
-        progress.stage("tokenise", total=sum(n_sequences.values()) * width, unit="tokens") as bar,
+        progress.stage("tokenise", total=sum(left.values()), unit="tokens") as bar,
     ):
         for side in ("validation", "train"):
             if side == "train":
@@ -247,7 +253,8 @@ def _build(
                 for document, ids in mixed(queues, n_sequences[side] * width, n_separators, side == "validation"):
                     entry = {"source": document.source, "origin": document.origin, "side": side, "n_tokens": len(ids)}
                     listing.write(json.dumps(entry, ensure_ascii=False) + "\n")
-                    bar.advance(len(ids) + n_separators)
+                    bar.advance(min(len(ids) + n_separators, left[side]))
+                    left[side] -= min(len(ids) + n_separators, left[side])
                     yield n_documents, ids
                     n_documents += 1
 
