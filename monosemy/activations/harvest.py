@@ -1,0 +1,320 @@
+"""Activations of many sites from one pass of the model, and the one rule on which positions count.
+
+Place on the data's path: tokens -> [harvest] -> activation rows, for the disk store (store.py), the on-the-fly
+stream (stream.py) and evaluation, which all drop the same positions because all of them call `drop_reasons`.
+
+A position is dropped for the first of these reasons that holds:
+  1. first_position     position < drop_first_positions (position 0 carries massive activations: residual norms
+                        of some 23,000 against a median of 137-676 in SmolLM2-135M);
+  2. special_token      the token is a special one (BOS, EOS, PAD, chat markers);
+  3. norm_outlier       ||x|| > outlier_multiple * median ||x||, at ANY of the harvested sites.
+A position dropped at one site is dropped at all, so that row i is the same token at every site.
+
+The median is measured at every site over the ordinary positions (reasons 1 and 2 left out) of the first
+`n_tokens` training tokens. Training and evaluation must use the same numbers: they travel as `DropRules`.
+
+Source: shared practice of SAE training (special tokens and norm outliers out); the multiple of the median is
+the field's usual form. Limits: the median is of a sample, so the limit moves by a per cent or two with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosemy.config import ActivationsConfig
+from monosemy.errors import UserError
+
+REASONS = ("first_position", "special_token", "norm_outlier")
+"""Names of the reasons, in the order they are tested; code i + 1 in `drop_reasons`."""
+KEPT = 0
+
+
+class ActivationModel(Protocol):
+    """What harvesting needs of a language model (models.adapter.LanguageModel has it)."""
+
+    name: str
+    fingerprint: str
+    special_token_ids: frozenset[int]
+
+    def resolve(self, site: str) -> str: ...
+    def site_width(self, site: str) -> int: ...
+    def activations(self, tokens: Tensor, sites: Sequence[str]) -> Mapping[str, Tensor]: ...
+
+
+class Tokens(Protocol):
+    """What harvesting needs of packed tokens (data.tokens.TokenShards has it)."""
+
+    n_sequences: int
+    context_length: int
+    fingerprint: str
+
+    def sequences(self, start: int, stop: int) -> np.ndarray: ...
+    def documents(self, start: int, stop: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class SiteStatistics:
+    """One site on the held-in sample. Lengths are in the model's own (raw) units."""
+
+    median_norm: float
+    """Median of ||x|| over ordinary positions."""
+    scale: float
+    """C = sqrt(E ||x||^2) over the kept positions of the sample; the stream divides by it."""
+    n_tokens: int
+    """Tokens read."""
+    n_ordinary: int
+    """Of them neither first positions nor special tokens: those behind the median."""
+    n_outliers: int
+    """Ordinary positions dropped as outliers (of any site, since rows stay aligned)."""
+
+    def to_json(self) -> dict[str, float | int]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class DropRules:
+    """Everything `drop_reasons` needs, as plain values that fit into a record."""
+
+    first_positions: int
+    """Leading positions of each sequence that are dropped."""
+    special_token_ids: frozenset[int]
+    """Token ids that are dropped; empty when special tokens are kept."""
+    norm_limits: Mapping[str, float]
+    """Largest norm that is kept, per site; infinity keeps all."""
+
+    def only(self, sites: Sequence[str]) -> DropRules:
+        """The rules with the norm limits of these sites alone, for use where the other sites are not at hand."""
+        return DropRules(self.first_positions, self.special_token_ids, {s: self.norm_limits[s] for s in sites})
+
+    def to_json(self) -> dict[str, Any]:
+        limits = {site: None if math.isinf(limit) else limit for site, limit in self.norm_limits.items()}
+        return {
+            "first_positions": self.first_positions,
+            "special_token_ids": sorted(self.special_token_ids),
+            "norm_limits": limits,
+        }
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> DropRules:
+        limits = {site: math.inf if limit is None else float(limit) for site, limit in values["norm_limits"].items()}
+        return DropRules(int(values["first_positions"]), frozenset(values["special_token_ids"]), limits)
+
+
+@dataclass(frozen=True)
+class HarvestedRows:
+    """The kept rows of a few sequences; row i is the same token at every site."""
+
+    activations: dict[str, Tensor]
+    """Site -> [n, d], the model's dtype and device, raw units."""
+    token_ids: Tensor
+    """[n] int32, on the CPU like the three below."""
+    sequence: Tensor
+    """[n] int32: which sequence of the shards."""
+    position: Tensor
+    """[n] int32: which position of that sequence."""
+    document: Tensor
+    """[n] int32: which document of the text."""
+    n_tokens: int
+    """Positions read, kept or not."""
+    n_dropped: dict[str, int]
+    """Reason -> positions dropped for it; n_tokens = n + their sum."""
+
+
+def drop_reasons(tokens: Tensor, activations: Mapping[str, Tensor], rules: DropRules) -> Tensor:
+    """Why each position is dropped: [B, T] uint8 on the tokens' device, 0 kept, i + 1 for REASONS[i].
+
+    `tokens` [B, T]; `activations` must hold [B, T, d] of every site in `rules.norm_limits`.
+    """
+    missing = sorted(set(rules.norm_limits) - set(activations))
+    if missing:
+        raise ValueError(f"the drop rules need sites {missing}; use rules.only({sorted(activations)})")
+    return _reasons(tokens, {site: norms(activations[site]) for site in rules.norm_limits}, rules)
+
+
+def keep_mask(tokens: Tensor, activations: Mapping[str, Tensor], rules: DropRules) -> Tensor:
+    """[B, T] bool: the positions that count in training and in evaluation. Arguments as `drop_reasons`."""
+    return drop_reasons(tokens, activations, rules) == KEPT
+
+
+def norms(activations: Tensor) -> Tensor:
+    """||x|| over the last dimension in float32 (half formats would overflow on massive activations)."""
+    return torch.linalg.vector_norm(activations, dim=-1, dtype=torch.float32)
+
+
+def _reasons(tokens: Tensor, lengths: Mapping[str, Tensor], rules: DropRules) -> Tensor:
+    """`drop_reasons` from the norms [B, T] of every site that has a limit."""
+    reasons = torch.zeros(tokens.shape, dtype=torch.uint8, device=tokens.device)
+    for site, limit in rules.norm_limits.items():
+        reasons[(lengths[site] > limit).to(tokens.device)] = 1 + REASONS.index("norm_outlier")
+    if rules.special_token_ids:
+        special = torch.tensor(sorted(rules.special_token_ids), device=tokens.device, dtype=tokens.dtype)
+        reasons[torch.isin(tokens, special)] = 1 + REASONS.index("special_token")
+    reasons[:, : rules.first_positions] = 1 + REASONS.index("first_position")
+    return reasons
+
+
+def check_config(config: ActivationsConfig, context_length: int) -> None:
+    """Raises UserError for a rule that makes no sense."""
+    if not 0 <= config.drop_first_positions < context_length:
+        raise UserError(
+            f"drop_first_positions must be from 0 to {context_length - 1} (the context length minus 1), "
+            f"got {config.drop_first_positions}"
+        )
+    if config.outlier_multiple != 0 and not config.outlier_multiple > 1:
+        raise UserError(
+            f"outlier_multiple must be above 1 (a multiple of the median norm) or 0 to keep all, "
+            f"got {config.outlier_multiple}"
+        )
+    if config.batch_sequences < 1:
+        raise UserError(f"batch_sequences must be at least 1, got {config.batch_sequences}")
+
+
+def resolve_sites(model: ActivationModel, sites: Sequence[str]) -> tuple[str, ...]:
+    """Canonical names in the order given, each once; UserError for none, or from the model for unknown ones."""
+    names = tuple(dict.fromkeys(model.resolve(site) for site in sites))
+    if not names:
+        raise UserError("no sites given; name at least one, e.g. layers.12.resid_post")
+    return names
+
+
+def drop_rules(
+    model: ActivationModel, config: ActivationsConfig, statistics: Mapping[str, SiteStatistics]
+) -> DropRules:
+    """The rules of this configuration, with the limits that follow from the measured medians."""
+    multiple = config.outlier_multiple
+    limits = {s: multiple * stats.median_norm if multiple else math.inf for s, stats in statistics.items()}
+    return DropRules(config.drop_first_positions, _special(model, config), limits)
+
+
+def _special(model: ActivationModel, config: ActivationsConfig) -> frozenset[int]:
+    return frozenset(model.special_token_ids) if config.drop_special_tokens else frozenset()
+
+
+@torch.no_grad()
+def measure_sites(
+    model: ActivationModel, shards: Tokens, sites: Sequence[str], config: ActivationsConfig, n_tokens: int = 8192
+) -> dict[str, SiteStatistics]:
+    """Median norm, scale and outliers of every site over the first `n_tokens` training tokens.
+
+    Only norms are kept, so memory is 4 bytes per token and site. Raises UserError when no ordinary position is
+    among them, or all activations of a site are zero.
+    """
+    check_config(config, shards.context_length)
+    names = resolve_sites(model, sites)
+    n_sequences = min(shards.n_sequences, max(1, -(-n_tokens // shards.context_length)))
+    rules = DropRules(config.drop_first_positions, _special(model, config), {})
+    collected: dict[str, list[Tensor]] = {site: [] for site in names}
+    ordinary_parts = []
+    for first, _, tokens in _batches(shards, config, 0, n_sequences):
+        lengths = checked_norms(model.activations(tokens, names), names, first)
+        ordinary_parts.append(_reasons(tokens, lengths, rules) == KEPT)
+        for site in names:
+            collected[site].append(lengths[site].cpu())
+    ordinary = torch.cat(ordinary_parts)
+    if not ordinary.any():
+        raise UserError(
+            f"none of the first {ordinary.numel()} tokens counts: all are first positions or special tokens; "
+            "check the text and drop_first_positions"
+        )
+    lengths = {site: torch.cat(parts)[ordinary].double() for site, parts in collected.items()}
+    return _site_statistics(lengths, config.outlier_multiple, ordinary.numel())
+
+
+def _site_statistics(
+    lengths: Mapping[str, Tensor], outlier_multiple: float, n_tokens: int
+) -> dict[str, SiteStatistics]:
+    """From the norms [n_ordinary] of every site at the same positions."""
+    medians = {site: float(length.median()) for site, length in lengths.items()}
+    kept = torch.ones_like(next(iter(lengths.values())), dtype=torch.bool)
+    for site, length in lengths.items():
+        if medians[site] == 0:
+            raise UserError(f"most activations at {site} are zero vectors; choose another site")
+        if outlier_multiple:
+            kept &= length <= outlier_multiple * medians[site]
+    if not kept.any():
+        raise UserError(
+            f"every token of the sample is a norm outlier at some site; raise outlier_multiple (now {outlier_multiple})"
+        )
+    return {
+        site: SiteStatistics(
+            median_norm=medians[site],
+            scale=float(length[kept].square().mean().sqrt()),
+            n_tokens=n_tokens,
+            n_ordinary=len(kept),
+            n_outliers=int((~kept).sum()),
+        )
+        for site, length in lengths.items()
+    }
+
+
+def harvest_rows(
+    model: ActivationModel,
+    shards: Tokens,
+    sites: Sequence[str],
+    config: ActivationsConfig,
+    statistics: Mapping[str, SiteStatistics] | DropRules,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[HarvestedRows]:
+    """The kept rows of sequences start..stop, one item per pass of `config.batch_sequences` sequences.
+
+    Raises UserError naming site and sequence when an activation is NaN or infinite, dropped or not: a model that
+    makes them is broken, or its dtype too narrow.
+    """
+    names = resolve_sites(model, sites)
+    rules = statistics if isinstance(statistics, DropRules) else drop_rules(model, config, statistics)
+    stop = shards.n_sequences if stop is None else min(stop, shards.n_sequences)
+    for first, last, tokens in _batches(shards, config, start, stop):
+        with torch.no_grad():
+            found = model.activations(tokens, names)
+        yield _kept_rows(tokens, found, rules, names, first, shards.documents(first, last))
+
+
+def _kept_rows(
+    tokens: Tensor,
+    found: Mapping[str, Tensor],
+    rules: DropRules,
+    names: Sequence[str],
+    first: int,
+    documents: np.ndarray,
+) -> HarvestedRows:
+    reasons = _reasons(tokens, checked_norms(found, names, first), rules)
+    keep = reasons == KEPT
+    sequence, position = keep.nonzero(as_tuple=True)
+    counts = Counter(reasons[~keep].tolist())
+    return HarvestedRows(
+        activations={site: found[site][keep.to(found[site].device)] for site in names},
+        token_ids=tokens[keep].int(),
+        sequence=(sequence + first).int(),
+        position=position.int(),
+        document=torch.from_numpy(np.array(documents, dtype=np.int32))[keep],
+        n_tokens=tokens.numel(),
+        n_dropped={reason: counts.get(code + 1, 0) for code, reason in enumerate(REASONS)},
+    )
+
+
+def checked_norms(found: Mapping[str, Tensor], names: Sequence[str], first: int) -> dict[str, Tensor]:
+    """[B, T] norms per site; UserError naming site, sequence and position where one is not finite."""
+    lengths = {site: norms(found[site]) for site in names}
+    for site, length in lengths.items():
+        if not bool(torch.isfinite(length).all()):
+            row, position = (~torch.isfinite(length)).nonzero()[0].tolist()
+            raise UserError(
+                f"activations at {site} are NaN or infinite in sequence {first + row}, position {position}; "
+                "check the model's weights, or load it in float32 or bfloat16"
+            )
+    return lengths
+
+
+def _batches(shards: Tokens, config: ActivationsConfig, start: int, stop: int) -> Iterator[tuple[int, int, Tensor]]:
+    for first in range(start, stop, config.batch_sequences):
+        last = min(first + config.batch_sequences, stop)
+        yield first, last, torch.from_numpy(np.array(shards.sequences(first, last), dtype=np.int64))
