@@ -3,6 +3,7 @@
 Place on the path: `sources.load_model` → [checks] → everything that reads or replaces activations. With 16 random
 tokens, at every layer:
 
+    causality       later tokens leave earlier logits as they are
     shape           a site's activation is [B, T, site_width]
     replacement     activations at all sites replaced by copies of themselves: logits equal to the last bit
     residual sum    pre + attention = mid and mid + MLP = post; without a mid (parallel blocks, OPT) their sum
@@ -30,7 +31,7 @@ TOLERANCE_UNITS = 16
 def check_model(model: LanguageModel) -> dict[str, str]:
     """Runs all checks; takes failing sites out of service and returns {site: reason}.
 
-    Raises UserError when the model's own logits are not repeatable or not finite, or no site is left.
+    Raises UserError when the model's logits are not finite, not repeatable or not causal, or no site is left.
     """
     tokens = sample_tokens(model)
     plain = model.logits(tokens)
@@ -38,8 +39,11 @@ def check_model(model: LanguageModel) -> dict[str, str]:
         raise UserError(f"{model.name} gives NaN or infinite logits in {model.dtype}; load it with another dtype")
     if not torch.equal(plain, model.logits(tokens)):
         raise UserError(f"{model.name} gives other logits each time for the same tokens, so nothing can be verified")
+    if not is_causal(model, tokens, plain):
+        raise UserError(f"{model.name} lets later tokens change earlier predictions: it is no causal decoder")
     read = model.all_activations(tokens)
-    failed = wrong_shapes(model, tokens, read) | wrong_sums(model, read)
+    failed = wrong_shapes(model, tokens, read)
+    failed |= wrong_sums(model, {name: value for name, value in read.items() if name not in failed})
     _refuse(model, failed)
     failed |= wrong_replacements(model, tokens, plain)
     _refuse(model, failed)
@@ -54,6 +58,14 @@ def sample_tokens(model: LanguageModel) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     shape = (N_SEQUENCES, min(N_POSITIONS, model.max_positions))
     return torch.randint(model.vocab_size, shape, generator=generator)
+
+
+def is_causal(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
+    """Whether other last tokens leave the logits before them (nearly: kernels may round otherwise) as they were."""
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % model.vocab_size
+    difference = (model.logits(changed)[:, :-1] - plain[:, :-1]).abs().max()
+    return bool(difference <= 1e-2 * plain.abs().max())
 
 
 def wrong_shapes(model: LanguageModel, tokens: Tensor, read: dict[str, Tensor]) -> dict[str, str]:
@@ -80,6 +92,7 @@ def wrong_sums(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
             if out in here:
                 here[f"{out} scaled"] = here[out] * scale
         attention, mlp = f"attn_out{suffix} scaled", f"mlp_out{suffix} scaled"
+        sums: list[tuple[tuple[str, ...], str]]
         sums = [(("resid_pre", attention), "resid_mid"), (("resid_mid", mlp), "resid_post")]
         if "resid_mid" not in here:
             sums = [(("resid_pre", attention, mlp), "resid_post")]
@@ -116,15 +129,21 @@ def wrong_replacements(model: LanguageModel, tokens: Tensor, plain: Tensor) -> d
 
 
 def late_start_is_exact(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
-    """Whether skipping half of the layers, and all of them, leaves the logits equal to the last bit."""
-    for layer in {model.n_layers // 2, model.n_layers - 1}:
+    """Whether skipping half of the layers, and all of them, leaves the logits equal to the last bit.
+
+    Between the prefix and the pass that continues it, other tokens run: what layers leave behind must not matter.
+    """
+    for layer in sorted({model.n_layers // 2, model.n_layers - 1}):
         site = f"layers.{layer}.resid_post"
-        if site in model.site_names():
-            try:
-                if not torch.equal(model.logits(tokens, start=model.prefix(tokens, site)), plain):
-                    return False
-            except (TypeError, ValueError, AttributeError, IndexError, KeyError):
-                return False  # later layers need more of the skipped ones than the residual stream
+        if site not in model.site_names():
+            return False
+        start = model.prefix(tokens, site)
+        model.logits(tokens.flip(1))
+        try:
+            if not torch.equal(model.logits(tokens, start=start), plain):
+                return False
+        except (TypeError, ValueError, AttributeError, IndexError, KeyError):
+            return False  # later layers need more of the skipped ones than the residual stream
     return True
 
 

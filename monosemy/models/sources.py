@@ -61,12 +61,19 @@ def load_model(
     name = embedded.NAME if kind == "embedded" else source
     if kind == "gguf":
         module, tokenizer = _load_gguf(Path(source).expanduser(), dtype, where)
+        identity = {"gguf": cached_sha256(Path(source).expanduser())}
     elif kind == "hub":
-        module, tokenizer = _load(source, dtype, where, revision=revision, hub=True)
+        commit, offline = hub_commit(source, revision)
+        module, tokenizer = _load(source, dtype, where, revision=commit, local_files_only=offline)
+        identity = {"id": source, "commit": commit}
+    elif kind == "folder":
+        module, tokenizer = _load(str(Path(source).expanduser()), dtype, where)
+        identity = folder_identity(Path(source).expanduser())
     else:
-        folder = embedded.embedded_folder() if kind == "embedded" else Path(source).expanduser()
-        module, tokenizer = _load(str(folder), dtype, where)
-    fingerprint = hash_json({"model": identity(source, kind, module.config), "dtype": dtype})
+        with _quiet_transformers():
+            module, tokenizer = _load(str(embedded.embedded_folder()), dtype, where)
+        identity = {"package": embedded.PACKAGE.sha256, "conversion": str(embedded.CONVERSION)}
+    fingerprint = hash_json({"model": identity, "dtype": dtype})
     model = LanguageModel(module, tokenizer, name=name, fingerprint=fingerprint)
     if checks:
         check_model(model)
@@ -125,37 +132,58 @@ def estimate_model_bytes(source: str = EMBEDDED, dtype: str = "float32", revisio
         return sum(int(tensor.n_elements) for tensor in GGUFReader(source).tensors) * DTYPE_BYTES[dtype]
 
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    with _explained(source, hub=kind == "hub"), torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(_read_config(source, revision, hub=kind == "hub"))
+    options: dict[str, Any] = {}
+    if kind == "hub":
+        options["revision"], options["local_files_only"] = hub_commit(source, revision)
+    with _explained(source):
+        config = AutoConfig.from_pretrained(source, **options)
+        with torch.device("meta"):
+            module = AutoModelForCausalLM.from_config(config)
     return sum(parameter.numel() for parameter in module.parameters()) * DTYPE_BYTES[dtype]
 
 
-def _load(
-    source: str, dtype: str, device: torch.device, *, revision: str | None = None, hub: bool = False, **options: Any
-) -> tuple[Any, Any]:
-    """transformers' model and fast tokenizer of a folder or a hub id."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def hub_commit(source: str, revision: str | None = None) -> tuple[str, bool]:
+    """The commit that `revision` (default: main) of a hub model stands for, and whether there is no connection.
 
-    with _explained(source, hub=hub):
-        config = None if "gguf_file" in options else _read_config(source, revision, hub=hub)
+    Without a connection it is the commit in the local cache. One request that is not repeated: huggingface_hub's own
+    downloads try for half a minute per file before they give up.
+    Raises UserError: unknown id or revision, gated, or no connection and nothing cached.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with _explained(source):
+        try:
+            commit = str(HfApi().model_info(source, revision=revision, timeout=15).sha)
+        except HfHubHTTPError:
+            raise
+        except Exception:  # no connection; its class is that of whichever HTTP library the hub's release uses
+            path = hf_hub_download(source, "config.json", revision=revision, local_files_only=True)
+            return Path(path).parent.name, True
+        hf_hub_download(source, "config.json", revision=commit)  # says it clearly when the model is gated
+        return commit, False
+
+
+def _load(source: str, dtype: str, device: torch.device, **options: Any) -> tuple[Any, Any]:
+    """transformers' model and fast tokenizer of a folder or a hub id; `options` go to both."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    placement: dict[str, Any] = {}
+    if device.type != "cpu":
+        placement["device_map"] = {"": str(device)}  # weights go straight to the device
+    quantization = {key: options.pop(key) for key in ("quantization_config",) if key in options}
+    with _explained(source):
+        config = AutoConfig.from_pretrained(source, **options)
         if getattr(config, "attn_logit_softcapping", None) is not None:
-            options["attn_implementation"] = "eager"
-        if device.type != "cpu":
-            options["device_map"] = {"": str(device)}  # weights go straight to the device
-        # the commit that the configuration came from, so that weights and tokenizer are of the same one
-        commit = getattr(config, "_commit_hash", None) or revision
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=commit, **{key: options[key] for key in ("gguf_file",) if key in options}
-        )
+            placement["attn_implementation"] = "eager"
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, revision=commit, dtype=getattr(torch, dtype), output_loading_info=True, **options
+            source, dtype=getattr(torch, dtype), output_loading_info=True, **options, **placement, **quantization
         )
-        module, report = loaded
-        if hub:
-            module.config._commit_hash = commit
+    module, report = loaded
     lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys") or ())
     if lacking:
         raise UserError(f"the weights of {source} lack {len(lacking)} tensors of its model, first {lacking[0]!r}")
@@ -182,19 +210,22 @@ def _load_gguf(path: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
     return module, tokenizer
 
 
-def _read_config(source: str, revision: str | None, *, hub: bool) -> Any:
-    """The model's configuration, refusing architectures that transformers does not implement itself."""
-    from transformers import AutoConfig
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without transformers' own progress bar, for a load that takes a fraction of a second."""
+    from transformers.utils import logging
 
-    if hub:
-        from huggingface_hub import hf_hub_download
-
-        hf_hub_download(source, "config.json", revision=revision)  # its errors tell an unknown id from no network
-    return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager
-def _explained(source: str, *, hub: bool) -> Iterator[None]:
+def _explained(source: str) -> Iterator[None]:
     """What transformers and the hub raise, as one line that says what to do."""
     from huggingface_hub import errors as hub_errors
     from safetensors import SafetensorError
@@ -223,8 +254,7 @@ def _explained(source: str, *, hub: bool) -> Iterator[None]:
             f"the weights of {source} are corrupted or truncated ({_line(error)}); fetch them again"
         ) from error
     except (OSError, ValueError, KeyError, ImportError) as error:
-        what = "the hub model" if hub else "the model"
-        raise UserError(f"{what} {source!r} cannot be loaded as a causal language model: {_line(error)}") from error
+        raise UserError(f"model {source!r} cannot be loaded as a causal language model: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:
@@ -248,22 +278,9 @@ def cached_models() -> list[str]:
     return sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)
 
 
-# --- identity ---------------------------------------------------------------------------------------------------------
-
-
-def identity(source: str, kind: str, config: Any) -> dict[str, Any]:
-    """JSON values that change when the model's weights or configuration may have changed.
-
-    Embedded: the package's hash; hub: id and commit; folder and GGUF: SHA-256 of the weight files and config.json.
-    """
-    if kind == "embedded":
-        return {"package": embedded.PACKAGE.sha256, "conversion": embedded.CONVERSION}
-    if kind == "hub":
-        return {"id": source, "commit": config._commit_hash}
-    path = Path(source).expanduser()
-    if kind == "gguf":
-        return {"gguf": cached_sha256(path)}
-    parts = sorted(part for part in path.iterdir() if part.suffix in _WEIGHT_SUFFIXES or part.name == "config.json")
+def folder_identity(folder: Path) -> dict[str, str]:
+    """SHA-256 of every weight file and of config.json."""
+    parts = sorted(part for part in folder.iterdir() if part.suffix in _WEIGHT_SUFFIXES or part.name == "config.json")
     return {part.name: cached_sha256(part) for part in parts}
 
 
