@@ -1,0 +1,73 @@
+"""The worked example of CONTRIBUTING.md, run as written."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from monosemy.config import TrainingConfig
+from monosemy.saes import registry
+from monosemy.saes.base import SaeConfig
+from monosemy.training.trainee import Trainee
+
+PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ARCHITECTURE, TESTS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+NAME, PLACE = re.search(r'^    "(\w+)": "(monosemy\.saes\.\w+:\w+)",$', PAGE, flags=re.MULTILINE).groups()  # type: ignore[union-attr]
+
+
+def module_of(source: str, name: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compile(source, "CONTRIBUTING.md", "exec"), module.__dict__)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    """The example's file in its place and its line in the registry, for one test."""
+    name = PLACE.split(":")[0]
+    monkeypatch.setitem(registry.ARCHITECTURES, NAME, PLACE)
+    yield module_of(ARCHITECTURE, name)
+    del sys.modules[name]
+    sys.modules.pop("test_of_the_page", None)
+
+
+def test_every_test_of_the_page_passes():
+    torch.manual_seed(0)
+    tests = module_of(TESTS, "test_of_the_page")
+    found = [getattr(tests, name) for name in dir(tests) if name.startswith("test_")]
+    assert len(found) == 3
+    for test in found:
+        test()
+
+
+def test_it_trains():
+    """On a planted dictionary its FVU falls, and the L0 is the asked one by construction."""
+    generator = torch.Generator().manual_seed(0)
+    planted = torch.nn.functional.normalize(torch.randn(32, 16, generator=generator), dim=1)
+    config = TrainingConfig(batch_tokens=256)
+    sae = registry.build_sae(SaeConfig(NAME, d_in=16, d_sae=64, l0=4, options={"n_groups": 4}))
+    trainee = Trainee(sae, config, n_steps=200, n_train_tokens=200 * 256)
+    history = []
+    for index in range(200):
+        code = torch.rand(256, 32, generator=generator) * (torch.rand(256, 32, generator=generator) < 0.08)
+        x = code @ planted
+        x = x / x.square().sum(1).mean().sqrt()
+        if index == 0:
+            sae.initialise(x, trainee.target_l0(0.0))
+        history.append(trainee.step(x, index))
+    late, target = history[-1], history[70]["fvu"]  # from step 60 on the L0 is the asked one
+    assert 3 <= late["l0"] <= 4
+    assert late["fvu"] < 0.7 * target
+
+
+def test_files_named_on_the_page_exist():
+    """Except those that the example would add."""
+    named = set(re.findall(r"`((?:monosemy|tests)/[\w/]+\.py)`", PAGE))
+    missing = {path for path in named if not (Path(__file__).parents[2] / path).exists()}
+    assert missing == {"monosemy/saes/group_topk.py", "tests/unit/test_group_topk.py"}
