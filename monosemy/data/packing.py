@@ -154,6 +154,11 @@ class SourceQueue:
             self._share_of_works *= 2
             self._ready, self._deferred = self._deferred, deque()
 
+    @property
+    def n_kept_tokens(self) -> int:
+        """Tokens (without separators) that validation has passed over and kept for training."""
+        return sum(len(ids) for _, ids in [*self._deferred, *self._ready])
+
     def begin_training(self) -> None:
         """Puts what the split kept back for training first in the queue."""
         self._ready = self._deferred + self._ready

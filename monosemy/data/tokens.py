@@ -275,8 +275,10 @@ def _build(
 def _too_small(text: TextConfig, queues: Sequence[SourceQueue], shortage: Shortage, side: str) -> UserError:
     asked = f"{text.n_tokens:,} training and {text.n_validation_tokens:,} validation tokens were asked"
     fix = "lower n_tokens or n_validation_tokens, or add text"
-    if side == "validation":
-        has = f"{shortage.n_tokens:,} tokens in all" if len(queues) == 1 else f"{shortage.n_tokens:,} validation tokens"
+    if side == "validation" and len(queues) == 1:
+        has = f"{shortage.n_tokens + queues[0].n_kept_tokens:,} tokens in all"
+    elif side == "validation":
+        has = f"{shortage.n_tokens:,} validation tokens"
     else:
         n_validation = sum(q.validation.n_tokens for q in queues)
         has = f"{shortage.n_tokens:,} training tokens beside {n_validation:,} for validation"
