@@ -67,7 +67,7 @@ bench: $(STAMP) ## lists the benchmarks and how to run each
 
 clean: ## removes caches and build products; keeps .venv and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
-	find monosemy tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 clean-all: clean ## removes the virtual environment too
 	rm -rf "$(VENV)"
