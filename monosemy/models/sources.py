@@ -129,7 +129,9 @@ def estimate_model_bytes(source: str = EMBEDDED, dtype: str = "float32", revisio
     if kind == "gguf":
         from gguf import GGUFReader
 
-        return sum(int(tensor.n_elements) for tensor in GGUFReader(source).tensors) * DTYPE_BYTES[dtype]
+        with _explained(source):
+            n_parameters = sum(int(tensor.n_elements) for tensor in GGUFReader(Path(source).expanduser()).tensors)
+        return n_parameters * DTYPE_BYTES[dtype]
 
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -166,8 +168,8 @@ def hub_commit(source: str, revision: str | None = None) -> tuple[str, bool]:
         return commit, False
 
 
-def _load(source: str, dtype: str, device: torch.device, **options: Any) -> tuple[Any, Any]:
-    """transformers' model and fast tokenizer of a folder or a hub id; `options` go to both."""
+def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **options: Any) -> tuple[Any, Any]:
+    """transformers' model and fast tokenizer of a folder or a hub id, called `label` in errors; `options` go to both."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -175,7 +177,8 @@ def _load(source: str, dtype: str, device: torch.device, **options: Any) -> tupl
     if device.type != "cpu":
         placement["device_map"] = {"": str(device)}  # weights go straight to the device
     quantization = {key: options.pop(key) for key in ("quantization_config",) if key in options}
-    with _explained(source):
+    label = label or source
+    with _explained(label):
         config = AutoConfig.from_pretrained(source, **options)
         if getattr(config, "attn_logit_softcapping", None) is not None:
             placement["attn_implementation"] = "eager"
@@ -186,10 +189,10 @@ def _load(source: str, dtype: str, device: torch.device, **options: Any) -> tupl
     module, report = loaded
     lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys") or ())
     if lacking:
-        raise UserError(f"the weights of {source} lack {len(lacking)} tensors of its model, first {lacking[0]!r}")
+        raise UserError(f"the weights of {label} lack {len(lacking)} tensors of its model, first {lacking[0]!r}")
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
-            f"{source} has no fast tokenizer (tokenizer.json); convert it with transformers and save it there"
+            f"{label} has no fast tokenizer (tokenizer.json); convert it with transformers and save it there"
         )
     return module, tokenizer
 
@@ -202,7 +205,7 @@ def _load_gguf(path: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
     options: dict[str, Any] = {"gguf_file": path.name}
     if hasattr(transformers, "GgufConfig"):  # older releases always dequantise
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    module, tokenizer = _load(str(path.parent), dtype, device, **options)
+    module, tokenizer = _load(str(path.parent), dtype, device, label=str(path), **options)
     found = GGUFReader(path).get_field("tokenizer.ggml.pre")
     if found is not None and found.contents() == "smollm":
         # transformers' conversion loses this pre-tokenizer's splitting of digits
@@ -253,7 +256,7 @@ def _explained(source: str) -> Iterator[None]:
         raise UserError(
             f"the weights of {source} are corrupted or truncated ({_line(error)}); fetch them again"
         ) from error
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # readers of damaged files raise all sorts, the tokenizers library bare Exceptions
         raise UserError(f"model {source!r} cannot be loaded as a causal language model: {_line(error)}") from error
 
 
