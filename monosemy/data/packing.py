@@ -32,7 +32,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monosemy.data.documents import Document, TextSource
-from monosemy.errors import UserError
 
 WINDOW_DOCUMENTS = 20_000
 WINDOW_CHARS = 128 << 20
@@ -79,19 +78,23 @@ class ShuffledDocuments:
     def __init__(self, documents: Iterable[Document], key: str) -> None:
         self.documents = iter(documents)
         self.key = key.encode()
-        self.sections = Counter[str]()
-        """Documents read so far of each origin."""
+        self.n_works = 0
+        """Different origins read so far (one that lies across windows counts in each)."""
+        self.cut_works: set[str] = set()
+        """Origins of which more than one document was read in a window."""
         self.single_work: str | None = None
         """The origin of a corpus of one work, whose sections then count as works of their own."""
-        self.n_read = 0
 
     def __iter__(self) -> Iterator[Document]:
         while window := self._window():
-            if self.n_read == len(window) and len(self.sections) == 1 and len(window) > 1:
+            works = Counter(d.origin for d in window)
+            if self.n_works == 0 and len(works) == 1 and len(window) > 1:
                 self.single_work = window[0].origin
             if self.single_work is not None:
                 window = [self._own_work(d) for d in window]
-                self.sections = Counter(d.origin for d in window)
+                works = Counter(d.origin for d in window)
+            self.n_works += len(works)
+            self.cut_works.update(origin for origin, n in works.items() if n > 1)
             yield from sorted(window, key=self._order)
 
     def _window(self) -> list[Document]:
@@ -99,11 +102,9 @@ class ShuffledDocuments:
         n_chars = 0
         for document in self.documents:
             window.append(document)
-            self.sections[document.origin] += 1
             n_chars += len(document.text)
             if len(window) == WINDOW_DOCUMENTS or n_chars >= WINDOW_CHARS:
                 break
-        self.n_read += len(window)
         return window
 
     def _own_work(self, document: Document) -> Document:
@@ -172,10 +173,10 @@ class SourceQueue:
         return None
 
     def _serves_validation(self, origin: str) -> bool:
-        works = self.shuffled.sections
-        if works[origin] == 1 or origin in self.validation_origins:
+        if origin not in self.shuffled.cut_works or origin in self.validation_origins:
             return True
-        n_allowed = min(max(1, int(self._share_of_works * len(works))), max(1, len(works) - 1))
+        n_works = self.shuffled.n_works
+        n_allowed = min(max(1, int(self._share_of_works * n_works)), max(1, n_works - 1))
         return len(self.validation_origins) < n_allowed
 
     def _pop(self) -> tuple[Document, TokenIds] | None:
@@ -201,8 +202,8 @@ class SourceQueue:
         return batch
 
 
-class Shortage(UserError):
-    """The corpus ended before the asked number of tokens."""
+class Shortage(Exception):
+    """The corpus ended before the asked number of tokens; `tokens` turns it into words."""
 
     def __init__(self, queue: SourceQueue, n_tokens: int) -> None:
         super().__init__(f"{queue.source.name} ended after {n_tokens} tokens")

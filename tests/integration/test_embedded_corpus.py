@@ -6,20 +6,17 @@ Tokenised with a byte tokenizer, so that only the text packages are needed.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_text import byte_tokenizer
 
 from monosemy.config import TextConfig
 from monosemy.data.corpora import open_documents
 from monosemy.data.embedded import PARTS
 from monosemy.data.tokens import prepare_tokens
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from tiny_text import byte_tokenizer
 
 pytestmark = pytest.mark.integration
 

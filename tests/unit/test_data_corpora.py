@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -151,8 +152,9 @@ def test_names_of_sources() -> None:
     assert some[1].share / some[0].share == pytest.approx(PARTS["english"].share / PARTS["code"].share)
 
 
-def test_streamed_dataset(tmp_path: Path) -> None:
+def test_streamed_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real streaming loader, on a dataset in a local folder."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)  # 5 s in some versions
     write_parquet(tmp_path / "train-00000.parquet", [f"text {i}" for i in range(5)])
     text = TextConfig(source="owner/name")
     documents = list(stream_documents(str(tmp_path), text))

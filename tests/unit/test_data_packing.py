@@ -108,6 +108,27 @@ def test_a_single_work_is_split_by_section() -> None:
     assert not {d.index for d in validation} & {d.index for d in train}
 
 
+def test_a_single_work_longer_than_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "WINDOW_DOCUMENTS", 7)
+    q = queue("w", [30])
+    validation = drain([q], 100, True)
+    q.begin_training()
+    train = drain([q], 200, False)
+    assert len(validation) + len(train) == 29
+    assert len({d.index for d in validation + train}) == 29
+
+
+def test_works_across_windows_do_not_cross_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "WINDOW_DOCUMENTS", 3)
+    q = queue("w", [5, 4, 1, 7, 2, 6, 4])
+    validation, _ = drain_all(q, 60, True)
+    q.begin_training()
+    train, _ = drain_all(q, 10**9, False)
+    assert validation
+    assert train
+    assert not {d.origin for d in validation} & {d.origin for d in train}
+
+
 def test_order_depends_on_the_seed_alone() -> None:
     def order(seed: int) -> list[int]:
         return [d.index for d in drain([queue("w", [1] * 50, seed)], 540, True)]

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from monosemy.errors import UserError
+from monosemy.evals.controls import fit_pca
 from monosemy.evals.model_loss import IdentityDictionary, check_splice, evaluate_model_loss, n_passes, splice
 from monosemy.latents import SparseLatents
 
@@ -230,3 +231,27 @@ class TestBadInput:
         wide.d_in = 5
         with pytest.raises(UserError, match=r"'wide' reads activations 5 wide, but layers\.0\.resid_post is 8 wide"):
             evaluate_model_loss(CausalModel(), SITE, {"wide": wide}, *data)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "gpt2", "opt"])
+def test_transformers_models_at_every_kind_of_site(tiny_model, family):
+    """Identity changes nothing, and sparser principal components lose more, wherever the model can be read."""
+    model = tiny_model(family)
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randint(0, 256, (6, 20), generator=generator)
+    keep = torch.ones(6, 20, dtype=torch.bool)
+    keep[:, 0] = False
+    sites = [site for site in model.site_names() if site.startswith("layers.2.")]
+    assert len(sites) >= 5
+    for site in sites:
+        rows = model.activations(tokens, [site])[site][keep]
+        basis = fit_pca([rows])
+        saes = {
+            "identity": IdentityDictionary(rows.shape[1]),
+            "all": basis.dictionary(rows.shape[1]),
+            "few": basis.dictionary(2),
+        }
+        found = evaluate_model_loss(model, site, saes, tokens, keep, batch_sequences=4).records
+        assert found["identity"].delta_loss == found["identity"].kl == 0.0
+        assert abs(found["all"].delta_loss) < 1e-4
+        assert found["all"].kl < 1e-5 < found["few"].kl
