@@ -1,0 +1,383 @@
+"""Batches of shuffled activation rows for training, with a position that is saved and restored bit for bit.
+
+Place on the data's path: store.py or harvest.py -> [stream] -> training. A stream is an iterator of
+{site: float32 [batch_tokens, d]}, row i the same token at every site, divided by the site's scale C so that
+E ||x||^2 = 1 (C is folded back into the weights when an SAE is saved).
+
+StoredStream (storage "disk"): a full, exact shuffle. Pass p visits the rows of the store in the order
+permutation(PCG64(seed, p)); passes follow one another without a gap, so a batch may hold the end of one and the start
+of the next, and only what is left after the last pass (fewer than batch_tokens rows) is not used. Its state is the
+step. Cost: 8 bytes of memory per stored row for the permutation, and one random read per row and site.
+
+MixingStream (storage "stream"): nothing is kept on disk. A buffer of `buffer_tokens` rows, in the dtype of the
+configuration, is filled from the model whenever it is less than half full; each batch is drawn from it at random
+without replacement. Its state holds the buffer, the cursor in the text and the random generator. A buffer mixes
+rows only as far as it reaches: `shuffle_quality` says what that leaves (docs of shuffle_quality.py).
+
+Number of steps of a MixingStream: known before the first one, because schedules need it. First positions and special
+tokens are counted exactly; the share of outliers is taken at the upper end of its interval on the held-in sample
+(Wilson, 99.9%), so that the text outlasts the steps by about 0.1%. Were the share higher still, the text is begun
+again, which the record tells (`n_text_passes`).
+
+Limits: bit-exact on one machine and one number of threads, since the model's own sums depend on them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosemy.activations.harvest import (
+    REASONS,
+    ActivationModel,
+    SiteStatistics,
+    Tokens,
+    check_config,
+    drop_rules,
+    harvest_rows,
+    resolve_sites,
+)
+from monosemy.activations.shards import DTYPES, narrowed
+from monosemy.activations.shuffle_quality import ROWS_PER_BATCH, NeighbourMeter, ShuffleQuality, measure_shuffle
+from monosemy.activations.store import ActivationStore, store_identity
+from monosemy.config import ActivationsConfig, fingerprint, positive
+from monosemy.errors import UserError
+
+Batch = dict[str, Tensor]
+
+
+class StoredStream:
+    """Every row of a store once per pass, in an order drawn afresh for each pass."""
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        sites: Sequence[str],
+        *,
+        batch_tokens: int,
+        n_passes: int = 1,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        prefetch: bool | None = None,
+    ) -> None:
+        """`prefetch` reads the next batch in a thread meanwhile (by default when `device` is not the CPU); the
+        batches are the same either way. Raises UserError for fewer rows than one batch, or a site not kept."""
+        _check_sizes(batch_tokens=batch_tokens, n_passes=n_passes, seed=seed)
+        for site in sites:
+            store.width(site)
+        self.store, self.sites = store, tuple(sites)
+        self.batch_tokens, self.n_passes, self.seed = batch_tokens, n_passes, seed
+        self.device = torch.device(device)
+        self.n_steps = store.n_rows * n_passes // batch_tokens
+        if self.n_steps == 0:
+            raise UserError(
+                f"batch_tokens {batch_tokens} is more than the {store.n_rows * n_passes} rows of {n_passes} pass(es) "
+                "of the store; lower training.batch_tokens or give more text"
+            )
+        self.step = 0
+        self._permutations: dict[int, np.ndarray] = {}
+        threaded = self.device.type != "cpu" if prefetch is None else prefetch
+        self._reader = ThreadPoolExecutor(1, "activations") if threaded else None
+        self._ahead: tuple[int, Future[Batch]] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self.step >= self.n_steps:
+            raise StopIteration
+        batch = self._read(self.step) if self._reader is None else self._read_ahead(self._reader)
+        self.step += 1
+        return {site: rows.to(self.device) for site, rows in batch.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON; what is read ahead is no part of it."""
+        return {**self._identity(), "step": self.step}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state`; UserError when it is of another stream."""
+        _check_state(self._identity(), state)
+        if not 0 <= state["step"] <= self.n_steps:
+            raise UserError(
+                f"the checkpoint's stream is at step {state['step']}, beyond the {self.n_steps} of this run"
+            )
+        self.step = state["step"]
+
+    def shuffle_quality(self, site: str, n_batches: int = 64, *, shuffled: bool = True) -> ShuffleQuality | None:
+        """Neighbour correlation over batches spread evenly over the first pass; nothing of the stream moves.
+
+        `shuffled=False` gives that of the stored order, for comparison. None for fewer than two batches.
+        """
+        n_available = max(1, self.store.n_rows // self.batch_tokens)
+        steps = np.unique(np.linspace(0, n_available - 1, min(n_batches, n_available)).astype(int))
+
+        def batches() -> Iterator[Tensor]:
+            for step in steps.tolist():
+                first = step * self.batch_tokens
+                in_order = np.arange(first, min(first + self.batch_tokens, self.store.n_rows))
+                chosen = self._indices(step) if shuffled else in_order
+                yield self.store.rows(site, chosen[:ROWS_PER_BATCH])
+
+        return measure_shuffle(batches(), self.store.mean[site])
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON for a run's provenance."""
+        qualities = {
+            site: {
+                "shuffled": _json(self.shuffle_quality(site)),
+                "stored_order": _json(self.shuffle_quality(site, shuffled=False)),
+            }
+            for site in self.sites
+        }
+        return {**self._identity(), "n_steps": self.n_steps, "shuffle_quality": qualities}
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "storage": "disk",
+            "fingerprint": self.store.fingerprint,
+            "n_rows": self.store.n_rows,
+            "sites": list(self.sites),
+            "batch_tokens": self.batch_tokens,
+            "n_passes": self.n_passes,
+            "seed": self.seed,
+        }
+
+    def _read(self, step: int) -> Batch:
+        indices = self._indices(step)
+        return {site: self.store.rows(site, indices).div_(self.store.scale[site]) for site in self.sites}
+
+    def _read_ahead(self, reader: ThreadPoolExecutor) -> Batch:
+        ahead, self._ahead = self._ahead, None
+        batch = ahead[1].result() if ahead is not None and ahead[0] == self.step else self._read(self.step)
+        if self.step + 1 < self.n_steps:
+            self._ahead = (self.step + 1, reader.submit(self._read, self.step + 1))
+        return batch
+
+    def _indices(self, step: int) -> np.ndarray:
+        """Row numbers of a step: batch_tokens of the passes' permutations, one after the other."""
+        n = self.store.n_rows
+        first, last = step * self.batch_tokens, (step + 1) * self.batch_tokens
+        passes = range(first // n, (last - 1) // n + 1)
+        return np.concatenate([self._permutation(p)[max(first - p * n, 0) : last - p * n] for p in passes])
+
+    def _permutation(self, p: int) -> np.ndarray:
+        found = self._permutations.get(p)
+        if found is None:
+            random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, p])))
+            found = random.permutation(self.store.n_rows)
+            self._permutations = {key: kept for key, kept in self._permutations.items() if key == p - 1} | {p: found}
+        return found
+
+
+class MixingStream:
+    """Rows straight from the model through a shuffle buffer; each token of the text is used once."""
+
+    def __init__(
+        self,
+        model: ActivationModel,
+        shards: Tokens,
+        sites: Sequence[str],
+        config: ActivationsConfig,
+        statistics: Mapping[str, SiteStatistics],
+        *,
+        batch_tokens: int,
+        buffer_tokens: int | None = None,
+        scale: Mapping[str, float] | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`buffer_tokens` defaults to the configuration's, `scale` to that of the held-in sample in `statistics`.
+
+        Raises UserError for a buffer smaller than two batches or two passes of the model, or text for less than one
+        step.
+        """
+        check_config(config, shards.context_length)
+        capacity = config.buffer_tokens if buffer_tokens is None else buffer_tokens
+        _check_sizes(batch_tokens=batch_tokens, seed=seed)
+        self._per_pass = config.batch_sequences * shards.context_length
+        if capacity < (least := 2 * max(batch_tokens, self._per_pass)):
+            raise UserError(
+                f"buffer_tokens must be at least {least} (two batches of {batch_tokens}, two model passes of "
+                f"{self._per_pass}), got {capacity}; raise activations.buffer_tokens or lower batch_sequences"
+            )
+        self.sites = resolve_sites(model, sites)
+        self.model, self.shards, self.config = model, shards, config
+        self.statistics = {site: statistics[site] for site in self.sites}
+        self.rules = drop_rules(model, config, self.statistics)
+        self.scale = {site: float((scale or {}).get(site, self.statistics[site].scale)) for site in self.sites}
+        self.batch_tokens, self.buffer_tokens, self.seed = batch_tokens, capacity, seed
+        self.device = torch.device(device)
+        self.n_steps = _usable_rows(shards, self.rules, self.statistics) // batch_tokens
+        if self.n_steps == 0:
+            raise UserError(
+                f"the text holds fewer usable tokens than one batch of {batch_tokens}; lower training.batch_tokens "
+                "or give more text"
+            )
+        dtype = DTYPES[config.dtype]
+        self._buffer = {site: torch.empty(capacity, model.site_width(site), dtype=dtype) for site in self.sites}
+        self._meters: dict[str, NeighbourMeter] = {}
+        self._generator = torch.Generator().manual_seed(seed)
+        self._dropped: Counter[str] = Counter()
+        self.step = self._n_buffered = self._cursor = self._n_read = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self.step >= self.n_steps:
+            raise StopIteration
+        if self._n_buffered < self.buffer_tokens // 2:
+            self._refill()
+        batch = self._draw()
+        for site, rows in batch.items():
+            self._meters[site].update(rows)
+        self.step += 1
+        return {site: rows.to(self.device) for site, rows in batch.items()}
+
+    def state(self) -> dict[str, Any]:
+        """JSON values and, at the top level, tensors: all that the following batches depend on."""
+        n = self._n_buffered
+        state: dict[str, Any] = {
+            **self._identity(),
+            "step": self.step,
+            "cursor": self._cursor,
+            "n_read": self._n_read,
+            "n_dropped": self._counts(),
+            "generator": self._generator.get_state(),
+        }
+        state |= {f"buffer/{site}": buffer[:n].clone() for site, buffer in self._buffer.items()}
+        for site, meter in self._meters.items():
+            state |= {f"meter/{site}/{name}": tensor for name, tensor in meter.state().items()}
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state`, bit for bit; UserError when it is of another stream."""
+        _check_state(self._identity(), state)
+        self.step, self._cursor, self._n_read = state["step"], state["cursor"], state["n_read"]
+        self._dropped = Counter(state["n_dropped"])
+        self._generator.set_state(state["generator"])
+        self._meters = {}
+        for site, buffer in self._buffer.items():
+            held = state[f"buffer/{site}"]
+            self._n_buffered = len(held)
+            buffer[: len(held)] = held
+            if f"meter/{site}/mean" in state:
+                saved = {name: state[f"meter/{site}/{name}"] for name in ("mean", "direction_sum", "totals")}
+                self._meters[site] = NeighbourMeter(saved["mean"])
+                self._meters[site].restore(saved)
+
+    def shuffle_quality(self, site: str) -> ShuffleQuality | None:
+        """Neighbour correlation over all batches so far (over interruptions too); None before the second."""
+        return self._meters[site].result() if site in self._meters else None
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON for a run's provenance, as of now."""
+        return {
+            **self._identity(),
+            "n_steps": self.n_steps,
+            "n_tokens": self._n_read,
+            "n_text_passes": self._n_read / (self.shards.n_sequences * self.shards.context_length),
+            "n_dropped": self._counts(),
+            "rules": self.rules.to_json(),
+            "statistics": {site: stats.to_json() for site, stats in self.statistics.items()},
+            "shuffle_quality": {site: {"shuffled": _json(self.shuffle_quality(site))} for site in self.sites},
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "storage": "stream",
+            "fingerprint": fingerprint(store_identity(self.model, self.shards, self.sites, self.config)),
+            "rules": fingerprint(self.rules.to_json()),
+            "sites": list(self.sites),
+            "scale": dict(self.scale),
+            "batch_tokens": self.batch_tokens,
+            "batch_sequences": self.config.batch_sequences,
+            "buffer_tokens": self.buffer_tokens,
+            "seed": self.seed,
+        }
+
+    def _counts(self) -> dict[str, int]:
+        return {reason: self._dropped[reason] for reason in REASONS}
+
+    def _refill(self) -> None:
+        """Harvests until the next pass of the model might not fit, or the text ends with a batch still buffered."""
+        while self._n_buffered + self._per_pass <= self.buffer_tokens:
+            if self._cursor >= self.shards.n_sequences:
+                if self._n_buffered >= self.batch_tokens:
+                    break
+                self._cursor = 0
+            stop = min(self._cursor + self.config.batch_sequences, self.shards.n_sequences)
+            for rows in harvest_rows(self.model, self.shards, self.sites, self.config, self.rules, self._cursor, stop):
+                first, last = self._n_buffered, self._n_buffered + len(rows.token_ids)
+                for site, buffer in self._buffer.items():
+                    buffer[first:last] = narrowed(rows.activations[site], buffer.dtype, site, rows.sequence)
+                self._n_buffered = last
+                self._n_read += rows.n_tokens
+                self._dropped.update(rows.n_dropped)
+            self._cursor = stop
+        if not self._meters:
+            for site, buffer in self._buffer.items():
+                # the first full buffer stands for the text when rows are centred
+                mean = buffer[: self._n_buffered].mean(0, dtype=torch.float64)
+                self._meters[site] = NeighbourMeter(mean / self.scale[site])
+
+    def _draw(self) -> Batch:
+        """Takes batch_tokens random rows out; rows from the buffer's end move into their places."""
+        n, left = self._n_buffered, self._n_buffered - self.batch_tokens
+        chosen = torch.randperm(n, generator=self._generator)[: self.batch_tokens]
+        taken = torch.zeros(n, dtype=torch.bool)
+        taken[chosen] = True
+        holes, movers = taken[:left].nonzero()[:, 0], left + (~taken[left:]).nonzero()[:, 0]
+        batch = {}
+        for site, buffer in self._buffer.items():
+            batch[site] = buffer.index_select(0, chosen).float().div_(self.scale[site])
+            buffer[holes] = buffer[movers]
+        self._n_buffered = left
+        return batch
+
+
+def _usable_rows(shards: Tokens, rules: Any, statistics: Mapping[str, SiteStatistics]) -> int:
+    """Rows that are sure to be kept but for one chance in 2,000: exact counts less the upper share of outliers."""
+    special = np.array(sorted(rules.special_token_ids), dtype=np.int64)
+    ordinary = 0
+    for first in range(0, shards.n_sequences, 4096):
+        tokens = np.asarray(shards.sequences(first, min(first + 4096, shards.n_sequences)))
+        ordinary += int((~np.isin(tokens[:, rules.first_positions :], special)).sum())
+    measured = next(iter(statistics.values()))
+    limited = any(np.isfinite(limit) for limit in rules.norm_limits.values())
+    share = _wilson_upper(measured.n_outliers, measured.n_ordinary) if limited else 0.0
+    return int(ordinary * (1 - share))
+
+
+def _wilson_upper(count: int, n: int, z: float = 3.29) -> float:
+    """Upper end of Wilson's interval of a share (z = 3.29: 99.9%)."""
+    p = count / n
+    spread = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return (p + z * z / (2 * n) + spread) / (1 + z * z / n)
+
+
+def _check_sizes(*, seed: int, **sizes: int) -> None:
+    positive(**sizes)
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more, got {seed}")
+
+
+def _check_state(mine: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    different = [
+        f"{key} {state.get(key)} there, {value} here" for key, value in mine.items() if state.get(key) != value
+    ]
+    if different:
+        raise UserError(
+            f"the checkpoint belongs to another stream ({'; '.join(different)}); use the configuration it was made "
+            "with, or another run folder"
+        )
+
+
+def _json(quality: ShuffleQuality | None) -> dict[str, Any] | None:
+    return quality.to_json() if quality is not None else None
