@@ -34,12 +34,18 @@ def test_log_has_a_line_now_and_then_and_one_at_the_end():
     done = subprocess.run([sys.executable, "-c", STAGE], capture_output=True, text=True, check=True)
     assert done.stdout == "result\n"
     lines = done.stderr.splitlines()
-    assert 3 <= len(lines) <= 6
+    assert len(lines) >= 3
     between = r"harvest: [\d,]+/3,000 tokens \(\d+%\), [\d,]+ tokens/s, [\d.]+ s left(, loss 1\.25)?"
     assert all(re.fullmatch(between, line) for line in lines[:-1])
     last = r"harvest: 3,000/3,000 tokens \(100%\), [\d,]+ tokens/s, took [\d.]+ s, loss 1\.25"
     assert re.fullmatch(last, lines[-1])
     assert "\x1b" not in done.stderr
+
+
+def test_log_of_a_short_stage_has_one_line():
+    seldom = STAGE.replace("progress.PLAIN_INTERVAL_SECONDS = 0.1", "")
+    done = subprocess.run([sys.executable, "-c", seldom], capture_output=True, text=True, check=True)
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_quiet_says_nothing():
@@ -94,7 +100,7 @@ def test_rate_counts_only_what_was_done_here(capsys):
 def test_unknown_total(capsys):
     with progress.stage("count", unit="documents") as bar:
         bar.advance(3)
-    assert re.fullmatch(r"count: 3 documents, .* documents/s, took 0\.0 s\n", capsys.readouterr().err)
+    assert re.fullmatch(r"count: 3 documents, .* documents/s, took [\d.]+ s\n", capsys.readouterr().err)
 
 
 def test_import_is_light():
