@@ -152,7 +152,7 @@ def _download(package: PackageFile, into: Path) -> Path:
 
 
 def _run_with_progress(command: list[str], environment: dict[str, str], folder: Path, name: str) -> tuple[int, str]:
-    """(exit status, standard error); the progress is the size of the files that appear in `folder`."""
+    """(exit status, standard error); the progress is the size of the largest file in `folder`."""
     errors = folder / "errors.log"
     with errors.open("w") as log, progress.stage(name, unit="MB") as bar:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
@@ -162,7 +162,9 @@ def _run_with_progress(command: list[str], environment: dict[str, str], folder: 
                 status = process.wait(timeout=0.3)
             except subprocess.TimeoutExpired:
                 status = None
-            size = sum(_size(path) for path in folder.rglob("*")) // 1_000_000
+            size = (
+                max((_size(path) for path in folder.rglob("*")), default=0) // 1_000_000
+            )  # pip keeps two copies for a moment
             bar.advance(max(0, size - shown))
             shown = max(shown, size)
             if status is not None:
