@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from monosemy.report.compare import number
 from monosemy.report.theme import DARK, LIGHT, Style, Theme, matplotlib_settings
@@ -47,12 +48,20 @@ def render(file: str, alt: str, caption: str, draw: Draw) -> Drawing:
     for theme in (LIGHT, DARK):
         with matplotlib.rc_context(matplotlib_settings(theme)):  # type: ignore[arg-type]
             figure = draw(theme)
-            FigureCanvasAgg(figure)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-            pictures[theme.name] = buffer.getvalue()
+            pictures[theme.name] = _png(figure)
             width = float(figure.get_size_inches()[0])
     return Drawing(file, alt, caption, width, pictures["light"], pictures["dark"])
+
+
+def _png(figure: Figure) -> bytes:
+    """PNG with a palette of 256 colours: a third of the size, and no difference that an eye can find."""
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", dpi=(DPI, DPI))
+    return buffer.getvalue()
 
 
 def l0_axis(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None:
@@ -152,6 +161,20 @@ def spread_apart(heights: np.ndarray, gap: float) -> np.ndarray:
     result = np.empty_like(heights, dtype=float)
     result[by_height] = placed
     return result
+
+
+def margins(
+    figure: Figure, *, left: float, right: float, bottom: float, top: float, hspace: float, wspace: float
+) -> None:
+    """Room around and between panels, in inches."""
+    width, height = figure.get_size_inches()
+    rows, columns = figure.axes[0].get_gridspec().get_geometry()  # type: ignore[union-attr]
+    inner_height = (height - bottom - top - hspace * (rows - 1)) / rows
+    inner_width = (width - left - right - wspace * (columns - 1)) / columns
+    figure.subplots_adjust(
+        left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height,
+        hspace=hspace / inner_height, wspace=wspace / inner_width,
+    )  # fmt: skip
 
 
 def legend_row(figure: Figure, styles: Sequence[Style], *, y: float, lines: bool = True, columns: int = 8) -> None:

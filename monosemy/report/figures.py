@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from monosemy.files import atomic_path
-from monosemy.report.canvas import Drawing, face, l0_axis, label_ends, legend_row, render, value_axis
+from monosemy.report.canvas import Drawing, face, l0_axis, label_ends, legend_row, margins, render, value_axis
 from monosemy.report.compare import Point, names, points, verdicts, with_interval
 from monosemy.report.latent_figures import firing_rates, usage
 from monosemy.report.power_law import PowerLaw
@@ -67,7 +67,7 @@ def frontier(found: Sequence[Point], site: str, measure: str) -> Drawing:
 
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(5.4, 4.1))
-        axes = figure.add_axes((0.125, 0.125, 0.585, 0.775))
+        axes = figure.add_axes((0.125, 0.125, 0.56, 0.775))
         looks = styles([p.architecture for p in shown], theme)
         value_axis(axes, [p[measure].value for p in shown], [e for p in shown for e in _ends(p, measure)])
         l0_axis(axes, [p["l0"].value for p in shown], _l0_ticks(shown))
@@ -150,7 +150,7 @@ def shares(found: Sequence[Point], site: str) -> Drawing:
         figure = Figure(figsize=(10.4, 3.7))
         looks = styles([p.architecture for p in shown], theme)
         panels = figure.subplots(1, len(SHARES))
-        figure.subplots_adjust(left=0.055, right=0.99, bottom=0.14, top=0.8, wspace=0.2)
+        margins(figure, left=0.6, right=0.1, bottom=0.52, top=0.72, hspace=0, wspace=0.55)
         for axes, (measure, title) in zip(panels, SHARES.items(), strict=True):
             here = [p for p in shown if math.isfinite(p[measure].value)]
             if here:

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from monosemy.report.canvas import Drawing, render
+from monosemy.report.canvas import Drawing, margins, render
 from monosemy.report.power_law import PowerLaw
 from monosemy.report.read import Evaluated, Key, Latents
 from monosemy.report.theme import Style, Theme, label, order, styles
@@ -33,20 +33,23 @@ def firing_rates(statistics: Statistics, site: str) -> Drawing:
     rows = math.ceil(len(names_) / columns)
 
     def draw(theme: Theme) -> Figure:
-        figure = Figure(figsize=(10.4 if columns > 1 else 5.6, 0.75 + 2.35 * rows), layout="constrained")
+        figure = Figure(figsize=(10.4 if columns > 1 else 5.6, 0.8 + 2.4 * rows))
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        margins(figure, left=0.62, right=0.12, bottom=0.52, top=0.28, hspace=0.34, wspace=0.16)
         looks = styles(names_, theme)
         for axes, name in zip(panels, names_, strict=False):
             mine = [(r, latents) for r, latents in statistics if r.architecture == name]
             _rate_panel(axes, mine, edges, looks[name], theme)
             axes.set_title(looks[name].label, color=looks[name].colour)
+        top = max((axes.dataLim.ymax for axes in panels[: len(names_)]), default=0.0)
+        panels[0].set_ylim(0, 1.45 * top if top > 0 else 100)
         for axes in panels[len(names_) :]:
             axes.set_visible(False)
         for number_, axes in enumerate(panels[: len(names_)]):
             if number_ + columns >= len(names_):
                 axes.set_xlabel("Firing rate (share of tokens, log scale)")
                 axes.tick_params(labelbottom=True)
-        figure.supylabel("% of latents per decade", fontsize=9)
+        figure.supylabel("% of latents per decade", fontsize=9, x=0.08 / figure.get_figwidth(), ha="left")
         return figure
 
     alt = f"Histograms of log10 firing rate of live latents at {site}, one panel each for {_list(names_)}. Table below."
@@ -69,6 +72,7 @@ def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, t
     levels = list(dict.fromkeys(_level(r) for r, _ in sorted(mine, key=lambda pair: pair[0]["l0"].value)))
     width = np.diff(np.log10(edges))
     axes.set_xscale("log")
+    axes.set_xlim(edges[0], 1.5)
     for mark in (0.01, 0.1):
         axes.axvline(mark, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)  # type: ignore[arg-type]
     for place, level in enumerate(levels):
@@ -86,8 +90,6 @@ def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, t
         )  # fmt: skip
     axes.xaxis.set_major_locator(LogLocator(base=10, numticks=12))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(edges[0], 1.5)
-    axes.margins(y=0.35)
     axes.legend(loc="upper left", fontsize=7.5, handlelength=2.6, borderaxespad=0.1)
 
 
@@ -116,9 +118,10 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]
     n_tokens = max(latents.n_tokens for _, latents in statistics)
 
     def draw(theme: Theme) -> Figure:
-        size = (max(10.4 if len(levels) > 1 else 5.6, 2.6 * len(levels)), 0.7 + 2.05 * len(rows))
-        figure = Figure(figsize=size, layout="constrained")
+        size = (max(10.4 if len(levels) > 1 else 5.6, 2.6 * len(levels)), 0.8 + 2.1 * len(rows))
+        figure = Figure(figsize=size)
         panels = figure.subplots(len(rows), len(levels), sharex=True, sharey=True, squeeze=False)
+        margins(figure, left=0.78, right=0.12, bottom=0.55, top=0.28, hspace=0.3, wspace=0.14)
         looks = styles(rows, theme)
         for i, name in enumerate(rows):
             for j, level in enumerate(levels):
@@ -130,8 +133,14 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]
                 _usage_panel(axes, latents, laws.get((record.site, record.name)), looks[name], theme)
                 axes.set_title(f"{label(name)}, {level}", fontsize=8.5)
         _usage_limits(panels[0, 0], [latents for _, latents in firsts.values()])
-        figure.supxlabel("Mean activation when active (units of the site's activations, log scale)", fontsize=9)
-        figure.supylabel(f"Firing frequency (share of {n_tokens:,} tokens, log scale)", fontsize=9)
+        figure.supxlabel(
+            "Mean activation when active (units of the site's activations, log scale)",
+            fontsize=9,
+            y=0.1 / size[1],
+            va="bottom",
+        )
+        where = {"x": 0.06 / size[0], "ha": "left", "fontsize": 9}
+        figure.supylabel(f"Firing frequency\n(share of {n_tokens:,} tokens, log scale)", **where)
         return figure
 
     fitted = [f"{label(r.architecture)} {_level(r)}: {law_text(law)}" for r, _ in firsts.values()
@@ -157,8 +166,8 @@ def law_text(law: PowerLaw) -> str:
 def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Style, theme: Theme) -> None:
     live = latents.firing_count > 0
     x, y = latents.mean_when_active[live], latents.firing_rate[live]
-    alpha = float(np.clip(400 / max(len(x), 1), 0.12, 0.7))
-    axes.plot(x, y, ".", color=style.colour, markersize=3, markeredgewidth=0, alpha=alpha, rasterized=True)
+    alpha = float(np.clip(600 / max(len(x), 1), 0.12, 0.7))
+    axes.plot(x, y, ".", color=style.colour, markersize=3.4, markeredgewidth=0, alpha=alpha, rasterized=True)
     if law is not None:
         span = np.geomspace(x.min(), x.max(), 60)
         low, high = law.band(span)
@@ -185,7 +194,8 @@ def _usage_limits(axes: Axes, everything: Sequence[Latents]) -> None:
     if len(x):
         axes.set_xlim(x.min() / 1.3, x.max() * 1.3)
     axes.set_ylim(0.6 / max(latents.n_tokens for latents in everything), 12)
-    axes.yaxis.set_major_locator(LogLocator(base=10, numticks=12))
+    lowest = math.floor(math.log10(0.6 / max(latents.n_tokens for latents in everything)))
+    axes.yaxis.set_major_locator(FixedLocator([10.0**power for power in range(lowest + 1, 1)]))
     axes.yaxis.set_minor_locator(NullLocator())
 
 

@@ -172,7 +172,7 @@ def read_run(folder: Path) -> Run:
     stages = folder / "stages.json"
     evaluation = _object(folder / "evaluation.json", f"monosemy evaluate {folder}")
     records = _records(evaluation, folder / "evaluation.json", f"monosemy evaluate {folder}")
-    messages = [str(message) for message in provenance.get("stopped") or []]
+    messages = [str(message) for message in provenance.get("stopped") or []]  # the trainer's, when the run kept them
     curves = _curves(folder / "metrics.jsonl", {(r.site, r.name): r for r in records}, messages)
     records = [replace(r, stopped=c.stopped) if (c := curves.get((r.site, r.name))) else r for r in records]
     return Run(

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from monosemy.report.canvas import Drawing, legend_row, render, tokens_axis
+from monosemy.report.canvas import Drawing, legend_row, margins, render, tokens_axis
 from monosemy.report.read import Curve
 from monosemy.report.theme import Style, Theme, label, styles
 
@@ -40,10 +40,7 @@ def training(curves: Sequence[Curve], site: str) -> Drawing:
         figure = Figure(figsize=size)
         looks = styles([curve.architecture for curve in curves], theme)
         panels = figure.subplots(max(len(rows), 1), len(targets), sharex=True, sharey="row", squeeze=False)
-        figure.subplots_adjust(
-            left=0.95 / size[0], right=1 - 0.12 / size[0], bottom=0.5 / size[1], top=1 - 0.72 / size[1],
-            hspace=0.14, wspace=0.06,
-        )  # fmt: skip
+        margins(figure, left=0.95, right=0.12, bottom=0.5, top=0.72, hspace=0.19, wspace=0.18)
         for i, quantity in enumerate(rows):
             for j, target in enumerate(targets):
                 mine = [curve for curve in curves if (curve.target_l0 or 0.0) == target]
@@ -76,14 +73,15 @@ def _panel(
 ) -> None:
     if quantity in _LOGARITHMIC:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     elif quantity == "dead_fraction":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         axes.yaxis.set_major_locator(MaxNLocator(4))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if quantity == "l0" and target:
         axes.axhline(target, color=theme.ink, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)  # type: ignore[arg-type]
     for curve in curves:
@@ -94,9 +92,10 @@ def _panel(
         if not usable.any():
             continue
         x, y = x[usable], y[usable]
+        stagger = 0.03 + 0.16 * list(looks).index(curve.architecture) / max(len(looks), 1)
         axes.plot(
             x, y, color=style.colour, linestyle=style.line, linewidth=1.3, marker=style.marker, markersize=3.5,  # type: ignore[arg-type]
-            markevery=(int(0.06 * len(x)), max(math.ceil(len(x) / 5), 1)), markerfacecolor=_face(style, theme),
+            markevery=(int(stagger * len(x)), max(math.ceil(len(x) / 5), 1)), markerfacecolor=_face(style, theme),
         )  # fmt: skip
         if curve.stopped:
             axes.add_line(

@@ -1,0 +1,194 @@
+"""The report of a run: figures/*.png and one self-contained report.html.
+
+Place on the data's path: the end of the main job. `write_report` reads the run folder, draws, and writes; it never
+touches anything else in the folder and can be run again at any time. The page opens offline: pictures are inlined
+as PNG in a light and a dark rendering, and nothing is loaded from elsewhere.
+
+Limits: a run of many sites makes a long page and a file of some megabytes (about 1 MB a site).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monosemy.config import to_json
+from monosemy.files import write_text
+from monosemy.progress import duration_text, stage
+from monosemy.report import tables
+from monosemy.report.canvas import Drawing
+from monosemy.report.compare import names, number, points, verdicts, with_interval
+from monosemy.report.figures import site_figures, write_figures
+from monosemy.report.markup import Cell, bullets, details, escape, facts, figure, page, table
+from monosemy.report.power_law import PowerLaw, fit_power_law
+from monosemy.report.read import Key, Run, read_run
+from monosemy.report.summary import HOW_TO_READ, MEASURES, findings, headline, title, warnings, what_was_run
+
+
+def write_report(run_folder: Path) -> Path:
+    """Writes figures/*.png and report.html into a run folder and returns the path of report.html.
+
+    Raises UserError naming the file and the command that makes it when an input is missing or damaged, before
+    anything is written; and when the folder cannot be written.
+    """
+    run = read_run(Path(run_folder))
+    with stage("report", total=len(run.sites), unit="sites") as bar:
+        laws = {k: fit_power_law(found.mean_when_active, found.firing_rate) for k, found in run.latents.items()}
+        drawings: dict[str, dict[str, Drawing]] = {}
+        for site in run.sites:
+            drawings[site] = dict(site_figures(run, site, laws))
+            bar.advance()
+    write_figures(run.folder, [drawing for drawn in drawings.values() for drawing in drawn.values()])
+    path = run.folder / "report.html"
+    write_text(path, _document(run, drawings, laws))
+    return path
+
+
+def _document(run: Run, drawings: Mapping[str, Mapping[str, Drawing]], laws: Mapping[Key, PowerLaw | None]) -> str:
+    lede = f'<p class="lede">{escape(what_was_run(run))}</p>'
+    body = ['<section id="summary"><h2>Which architecture is ahead</h2>']
+    several = len(run.sites) > 1
+    short = [f"At {site}, {line}" for site in run.sites if (line := headline(run, site))]
+    body += [f'<p class="short">{escape(line)}</p>' for line in short]
+    body.append(f"<p>{escape(HOW_TO_READ)}</p>")
+    for site in run.sites:
+        heading = f"<h3>{escape(site)}</h3>" if several else ""
+        body.append(heading + _wins(run, site) + bullets(findings(run, site)))
+    if notes := warnings(run):
+        body.append(f'<div class="note" role="note"><h3>Keep in mind</h3>{bullets(notes)}</div>')
+    body.append("</section>")
+    contents = [("summary", "Which architecture is ahead")]
+    for number_, site in enumerate(run.sites):
+        body.append(_site(run, site, f"site-{number_}", drawings[site], laws))
+        contents.append((f"site-{number_}", site))
+    body.append(_provenance(run))
+    contents.append(("provenance", "Provenance"))
+    version = _flat(run.provenance.get("versions", {})).get("monosemy", "")
+    foot = (
+        f"Made by monosemy {version} from run.json, metrics.jsonl, evaluation.json and the statistics of the latents; "
+        "figures/ holds the pictures."
+    )
+    return page(title(run), lede, contents, "\n".join(body), foot)
+
+
+def _wins(run: Run, site: str) -> str:
+    """The answer as a table: per asked L0 and measure, the lowest and those not told apart from it."""
+    found = points(run.at(site))
+    judged = {m: {v.target_l0: v for v in verdicts(found, m)} for m in MEASURES}
+    rows: list[list[Cell | str]] = []
+    for target in sorted({level for by_level in judged.values() for level in by_level}):
+        row: list[Cell | str] = [f"{target:g}"]
+        for measure, by_level in judged.items():
+            verdict = by_level.get(target)
+            if verdict is None or verdict.best is None:
+                row += ["–", Cell("–", float("nan")), "–"]
+                continue
+            value = verdict.best[measure]
+            row += [names([verdict.best]), Cell(with_interval(value), value.value),
+                    names(verdict.tied) if verdict.tied else "–"]  # fmt: skip
+        rows.append(row)
+    if not rows:
+        return ""
+    headings = ["Asked L0", "Lowest delta loss", "nats per token", "Not told apart from it",
+                "Lowest FVU", "FVU", "Not told apart"]  # fmt: skip
+    return table(f"Best at each sparsity at {site}: lower is better, 95% intervals in brackets", headings, rows)
+
+
+def _site(run: Run, site: str, anchor: str, drawn: Mapping[str, Drawing], laws: Mapping[Key, PowerLaw | None]) -> str:
+    def shown(kind: str) -> str:
+        return figure(drawn[kind]) if kind in drawn else ""
+
+    parts = [f'<section id="{anchor}"><h2>{escape(site)}</h2>']
+    if run.at(site):
+        parts += ["<h3>Reconstruction against sparsity</h3>", f"<p>{escape(_losses(run, site))}</p>"]
+        parts += ['<div class="pair">', shown("delta_loss"), shown("fvu"), "</div>", tables.frontier(run, site)]
+        if len(run.config.seeds) > 1:
+            parts.append(details("Every SAE, seed by seed", tables.by_seed(run, site)))
+        parts += ["<h3>Dead and over-active latents</h3>", shown("shares"), tables.shares(run, site)]
+    if "usage" in drawn:
+        parts += ["<h3>How often latents fire</h3>", shown("firing_rates"), tables.firing_rates(run, site)]
+        parts += ["<h3>How often against how strongly</h3>", shown("usage"), tables.usage(run, site, laws)]
+    if "training" in drawn:
+        parts += ["<h3>Training</h3>", shown("training"), tables.training(run, site)]
+    return "\n".join([*parts, "</section>"])
+
+
+def _losses(run: Run, site: str) -> str:
+    """The model's own loss and that of deleting the site, which bound delta loss; empty when not measured."""
+    clean, zero = run.evaluation.get("clean_loss"), run.evaluation.get("zero_loss")
+    zero = zero.get(site) if isinstance(zero, Mapping) else zero
+    if not isinstance(clean, int | float):
+        return ""
+    said = f"For scale: the model's own loss on these tokens is {number(clean)} nats per token"
+    if isinstance(zero, int | float):
+        said += (
+            f"; with the site's activations set to zero it is {number(zero)}, a delta loss of {number(zero - clean)}"
+        )
+    return said + "."
+
+
+def _provenance(run: Run) -> str:
+    """Where every number comes from: inputs, versions, machine, seconds; the whole configuration folded away."""
+    known = dict(run.provenance)
+    seconds = {str(k): float(v) for k, v in dict(known.pop("seconds", {})).items()}
+    versions = known.pop("versions", {})
+    asked = to_json(run.config)
+    rows = [
+        ("Recipe", run.config.recipe),
+        ("Sites", ", ".join(run.sites)),
+        ("Training tokens asked for", f"{run.config.text.n_tokens:,}"),
+        ("Activations trained on, per SAE", _trained(run)),
+        ("Validation tokens (FVU, L0, firing)", _range([r.n_tokens for r in run.records])),
+        ("Validation tokens (losses)", _range([r.n_loss_tokens for r in run.records if r.n_loss_tokens])),
+        *_flat(known).items(),
+    ]
+    parts = ['<section id="provenance"><h2>Provenance</h2>', facts("What was used", rows)]
+    if seconds:
+        timed = [
+            *((name, duration_text(s)) for name, s in seconds.items()),
+            ("total", duration_text(sum(seconds.values()))),
+        ]
+        parts.append(facts("Time by stage", timed))
+    parts.append(facts("Versions", list(_flat(versions).items())))
+    if measured := _flat(run.evaluation.get("provenance", {})):
+        parts.append(facts("How it was measured", list(measured.items())))
+    if noted := _flat({name: done.get("record") for name, done in run.stages.items() if isinstance(done, Mapping)}):
+        parts.append(details("What the stages noted", facts("Records of the stages", list(noted.items()))))
+    parts.append(details("The whole configuration", facts("Configuration (run.json)", list(_flat(asked).items()))))
+    return "\n".join([*parts, "</section>"])
+
+
+def _trained(run: Run) -> str:
+    return _range([int(c["n_tokens"][-1]) for c in run.curves.values() if c["n_tokens"][-1] > 0])
+
+
+def _range(values: list[int]) -> str:
+    if not values:
+        return "none"
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested values as `name · part → text`, in readable words; empty ones left out."""
+    if isinstance(value, Mapping):
+        parts = [_flat(item, f"{prefix} · {key}" if prefix else str(key)) for key, item in value.items()]
+        return {name: text for part in parts for name, text in part.items()}
+    if value is None or value == [] or value == "":
+        return {}
+    name = prefix.replace("_", " ")
+    if isinstance(value, list):
+        if any(isinstance(item, Mapping) for item in value):
+            parts = [_flat(item, f"{prefix} · {i + 1}") for i, item in enumerate(value)]
+            return {key: text for part in parts for key, text in part.items()}
+        return {name: ", ".join(_text(item) for item in value)}
+    return {name: _text(value)}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)

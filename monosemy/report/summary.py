@@ -1,0 +1,171 @@
+"""The opening of the report in plain words: what was run, which architecture is ahead, and what to be wary of.
+
+Place on the data's path: from verdicts to sentences. Every sentence is worked out from the run's numbers; none
+claims more than the intervals allow (see compare.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from monosemy.report.compare import Point, Verdict, beaten_by_control, names, points, verdicts, with_interval
+from monosemy.report.read import Run
+from monosemy.report.theme import label, order
+
+MEASURES = {"delta_loss": ("delta loss", " nats per token"), "fvu": ("FVU", "")}
+MANY_DEAD = 0.3
+"""Share of dead latents from which the opening mentions them."""
+
+
+def model_name(run: Run) -> str:
+    """The model's name from the provenance, else what the configuration calls it."""
+    return _name(run.provenance.get("model"), run.config.model.source)
+
+
+def text_name(run: Run) -> str:
+    """Likewise for the text."""
+    return _name(run.provenance.get("text"), run.config.text.source)
+
+
+def _name(found: object, otherwise: str) -> str:
+    if isinstance(found, Mapping):
+        found = found.get("name") or found.get("source")
+    return str(found) if found else otherwise
+
+
+def title(run: Run) -> str:
+    return f"Sparse autoencoders of {model_name(run)}: {_and(run.sites)}"
+
+
+def what_was_run(run: Run) -> str:
+    """One paragraph: how many SAEs of which kinds, on what, measured on what."""
+    saes = [r for r in run.records if not r.control]
+    curves = [c for c in run.curves.values() if c.architecture in run.config.architectures]
+    n_trained = len({(r.site, r.name) for r in saes} | {(c.site, c.name) for c in curves})
+    kinds = order([r.architecture for r in saes] + [c.architecture for c in curves])
+    widths = sorted({r.d_sae for r in saes}) or [run.config.d_sae]
+    levels = sorted({r.target_l0 for r in saes if r.target_l0} or set(run.config.l0))
+    trained_on = max((c["n_tokens"].max() for c in run.curves.values()), default=math.nan)
+    tokens = f"{trained_on:,.0f} activations" if math.isfinite(trained_on) else "activations"
+    seeds = len(run.config.seeds)
+    measured = max((r.n_tokens for r in run.records), default=0)
+    return (
+        f"{n_trained} sparse {_plural('autoencoder', n_trained)} ({_and([label(k) for k in kinds])}; "
+        f"{' or '.join(f'{w:,}' for w in widths)} latents; {_plural('sparsity level', len(levels))} L0 "
+        f"{_and([f'{v:g}' for v in levels])}; {seeds} {_plural('seed', seeds)}) learnt to rebuild the activations of "
+        f"{model_name(run)} at {_and(run.sites)}. Each was trained on {tokens} and measured on "
+        f"{measured:,} tokens from documents that training never saw."
+    )
+
+
+HOW_TO_READ = (
+    "Delta loss is how much worse the model predicts the next token, in nats per token, when the site's activations "
+    "are replaced by the SAE's reconstruction. FVU is the fraction of the activations' variance that the "
+    "reconstruction misses. Lower is better for both, and only SAEs that are equally sparse (the same L0, the mean "
+    "number of latents active on a token) should be compared. Brackets are 95% bootstrap intervals over validation "
+    "documents; where two overlap, this run does not tell the SAEs apart."
+)
+
+
+def headline(run: Run, site: str) -> str:
+    """The answer in two sentences: who is lowest in delta loss (else in FVU) where, and where that lead is sure."""
+    found = points(run.at(site))
+    for measure, (words, _) in MEASURES.items():
+        judged = [v for v in verdicts(found, measure) if v.best and len(v.ranked) > 1]
+        if not judged:
+            continue
+        leaders = order(v.best.architecture for v in judged if v.best)
+        levels = {name: [v for v in judged if v.best and v.best.architecture == name] for name in leaders}
+        lead = f"lowest {words}: {_and([f'{label(name)} at {_levels(where)}' for name, where in levels.items()])}."
+        sure = [v for v in judged if not v.tied]
+        if not sure:
+            return f"{lead} At none of these is the lead larger than the 95% intervals."
+        if len(sure) == len(judged):
+            return f"{lead} Everywhere the lead is larger than the 95% intervals."
+        return f"{lead} The lead is larger than the 95% intervals only at {_levels(sure)}."
+    return ""
+
+
+def _levels(judged: Sequence[Verdict]) -> str:
+    return f"L0 {_and([f'{v.target_l0:g}' for v in judged])}"
+
+
+def findings(run: Run, site: str) -> list[str]:
+    """One sentence per asked L0 and measure, then how the SAEs fare against the controls."""
+    found = points(run.at(site))
+    said = []
+    by_level = {m: {v.target_l0: v for v in verdicts(found, m)} for m in MEASURES}
+    for target in sorted({level for judged in by_level.values() for level in judged}):
+        sentences = [verdict_sentence(judged[target]) for judged in by_level.values() if target in judged]
+        said.append(f"L0 {target:g}: " + " ".join(sentences))
+    if not said:
+        said.append("No SAE here was asked for an L0 and measured, so none is ranked; compare them in the plots.")
+    for control, words in (("frozen_random", "a dictionary of frozen random directions"), ("pca", "PCA")):
+        if sentence := control_sentence(found, control, words):
+            said.append(sentence)
+    return said
+
+
+def verdict_sentence(verdict: Verdict) -> str:
+    """Who is lowest, and whether the intervals tell it apart from the others."""
+    measure, unit = MEASURES[verdict.measure]
+    if verdict.best is None:
+        return f"No SAE reached this L0 within 5%, so none is ranked on {measure}."
+    best, value = label(verdict.best.architecture), with_interval(verdict.best[verdict.measure]) + unit
+    others = verdict.ranked[1:]
+    if not others:
+        return f"{best} alone can be ranked here: {measure} {value}."
+    lead = f"{best} has the lowest {measure}, {value}"
+    if not math.isfinite(verdict.best[verdict.measure].high):
+        return f"{lead}, but without an interval (too few documents) the order may be chance."
+    if not verdict.tied:
+        return f"{lead}, and its interval lies below {'that' if len(others) == 1 else 'those'} of {names(others)}."
+    return f"{lead}, not told apart from {names(verdict.tied)} (the intervals overlap)."
+
+
+def control_sentence(found: Sequence[Point], control: str, words: str) -> str | None:
+    """Whether every SAE rebuilds better than a control at the same asked L0; None without that control."""
+    compared, unclear = beaten_by_control(found, control, "fvu")
+    if not compared:
+        return None
+    if not unclear:
+        return f"Every SAE has a lower FVU than {words} at the same L0, with intervals apart."
+    listed = _and([f"{label(p.architecture)} at L0 {p.target_l0:g}" for p in unclear])
+    return (
+        f"Not clearly lower in FVU than {words} at the same L0: {listed}. The other {len(compared) - len(unclear)} are."
+    )
+
+
+def warnings(run: Run) -> list[str]:
+    """What a reader must know before trusting the numbers; empty when there is nothing."""
+    said = [f"Training stopped early: {line}. It is not ranked and not in the frontier plots." for line in run.stopped]
+    said += [f"{name} was asked for, but there is no record of its training." for name in run.unrecorded]
+    unevaluated = [
+        c for key, c in run.curves.items() if not c.stopped and key not in {(r.site, r.name) for r in run.records}
+    ]
+    said += [f"{c.name} at {c.site} was trained but not evaluated." for c in unevaluated]
+    for site in run.sites:
+        found = points(run.at(site))
+        for p in found:
+            if p.target_l0 and not p.on_target and not p.control:
+                said.append(
+                    f"{label(p.architecture)} at {site} was asked for L0 {p.target_l0:g} and reached "
+                    f"{p['l0'].value:.3g}, more than 5% away: it is plotted where it landed, but not ranked."
+                )
+            if p["dead_fraction"].value >= MANY_DEAD and not p.control:
+                dead = with_interval(p["dead_fraction"], percent=True)
+                said.append(
+                    f"{label(p.architecture)} at {site}, L0 {p['l0'].value:.3g}: {dead} of its latents are dead."
+                )
+        if found and not any(p.control for p in found):
+            said.append(f"No control was measured at {site}: how much any dictionary would explain is not known.")
+    return said
+
+
+def _and(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
+
+
+def _plural(word: str, n: int) -> str:
+    return word if n == 1 else f"{word}s"

@@ -1,0 +1,194 @@
+"""The tables beside the figures: every plotted number, to be read, sorted and copied.
+
+Place on the data's path: from records, curves and latent statistics to HTML tables (markup.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from monosemy.report.compare import Point, number, points, with_interval
+from monosemy.report.latent_figures import law_text
+from monosemy.report.markup import Cell, table
+from monosemy.report.power_law import PowerLaw
+from monosemy.report.read import Curve, Evaluated, Key, Latents, Measure, Run
+from monosemy.report.theme import CONTROLS, label, order
+
+Rows: TypeAlias = list[list[Cell | str]]
+FRONTIER = {
+    "l0": "Reached L0",
+    "fvu": "FVU",
+    "delta_loss": "Delta loss (nats/token)",
+    "loss_recovered": "Loss recovered",
+    "kl": "KL (nats/token)",
+    "gamma": "Shrinkage γ",
+}
+SHARES = {
+    "dead_fraction": "Dead",
+    "over_1pct_fraction": "Active on > 1% of tokens",
+    "over_10pct_fraction": "Active on > 10% of tokens",
+}
+
+
+def _value(measure: Measure, *, percent: bool = False) -> Cell:
+    return Cell(with_interval(measure, percent=percent), measure.value)
+
+
+def _level(target: float | None) -> Cell:
+    return Cell("–" if target is None else f"{target:g}", math.nan if target is None else target)
+
+
+def _number(value: float) -> Cell:
+    return Cell(number(value), value)
+
+
+def _share(value: float) -> Cell:
+    return Cell(f"{100 * value:.2g}%" if math.isfinite(value) else "–", value)
+
+
+def _count(n: float) -> Cell:
+    return Cell(f"{n:,.0f}" if math.isfinite(n) else "–", n)
+
+
+def frontier(run: Run, site: str) -> str:
+    """Everything measured, one row per architecture and asked L0, with the spread over seeds where there is one."""
+    found = points(run.at(site))
+    measured = {m: h for m, h in FRONTIER.items() if any(math.isfinite(p[m].value) for p in found)}
+    several = any(len(p.records) > 1 for p in found)
+    stopped = [c for c in run.curves.values() if c.site == site and c.stopped]
+    spread = [m for m in ("fvu", "delta_loss") if several and m in measured]
+    headings = ["Architecture", "Asked L0", *measured.values(), "L0 of 5% to 95% of tokens"]
+    headings += ["Seeds", *(f"SD over seeds, {FRONTIER[m]}" for m in spread)] if several else []
+    rows: Rows = []
+    for p in found:
+        row: list[Cell | str] = [
+            label(p.architecture),
+            _level(p.target_l0),
+            *(_value(p[m]) for m in measured),
+            _quantiles(p),
+        ]
+        if several:
+            row += [_count(len(p.records)), *(_number(p.spread(m)) for m in spread)]
+        rows.append(row)
+    for c in stopped:
+        empty = len(headings) - 3
+        rows.append(
+            [label(c.architecture), _level(c.target_l0), Cell("stopped", math.nan), *[Cell("–", math.nan)] * empty]
+        )
+    over = " (of several seeds: lowest to highest end)" if several else ""
+    caption = f"Results at {site}; brackets: 95% intervals{over}; controls last"
+    return table(caption, headings, rows, muted=[i for i, p in enumerate(found) if p.control])
+
+
+def _quantiles(point: Point) -> Cell:
+    low = [r.l0_quantiles[k] for r in point.records if math.isfinite(r.l0_quantiles.get((k := "0.05"), math.nan))]
+    high = [r.l0_quantiles[k] for r in point.records if math.isfinite(r.l0_quantiles.get((k := "0.95"), math.nan))]
+    if not (low and high):
+        return Cell("–", math.nan)
+    return Cell(f"{np.mean(low):.3g} to {np.mean(high):.3g}", float(np.mean(high) - np.mean(low)))
+
+
+def by_seed(run: Run, site: str) -> str:
+    """One row per SAE, for runs of several seeds."""
+    records = _ordered(run.at(site))
+    rows: Rows = [
+        [r.name, _level(r.target_l0), _count(r.seed), *(_value(r[m]) for m in FRONTIER), r.stopped or "complete"]
+        for r in records
+    ]
+    headings = ["SAE", "Asked L0", "Seed", *FRONTIER.values(), "Training"]
+    return table(f"Every SAE at {site}", headings, rows, muted=[i for i, r in enumerate(records) if r.control])
+
+
+def shares(run: Run, site: str) -> str:
+    """Dead and over-active latents."""
+    found = [p for p in points(run.at(site)) if not p.control or p.architecture == "frozen_random"]
+    rows: Rows = [
+        [label(p.architecture), _level(p.target_l0), _count(p.records[0].d_sae),
+         *(_value(p[m], percent=True) for m in SHARES)]
+        for p in found
+    ]  # fmt: skip
+    caption = f"Dead and over-active latents at {site}: share of all latents, 95% intervals in brackets"
+    headings = ["Architecture", "Asked L0", "Latents", *SHARES.values()]
+    return table(caption, headings, rows, muted=[i for i, p in enumerate(found) if p.control])
+
+
+def firing_rates(run: Run, site: str) -> str:
+    """Counts of dead latents and quantiles of the firing rate of live ones."""
+
+    def row(record: Evaluated, latents: Latents) -> list[Cell | str]:
+        live = latents.firing_rate[latents.firing_count > 0]
+        marks = np.quantile(live, [0.1, 0.5, 0.9]) if len(live) else [math.nan] * 3
+        cells: list[Cell | str] = [_count(len(latents.firing_count)), _count(latents.n_dead), _count(len(live))]
+        return [*cells, *(_share(float(v)) for v in marks)]
+
+    headings = ["Latents", "Dead", "Live", "Rate, 10th percentile", "Median rate", "Rate, 90th percentile"]
+    return _latent_table(run, site, f"Firing rates of live latents at {site}", headings, row)
+
+
+def usage(run: Run, site: str, laws: Mapping[Key, PowerLaw | None]) -> str:
+    """The fitted power laws."""
+
+    def row(record: Evaluated, latents: Latents) -> list[Cell | str]:
+        law = laws.get((record.site, record.name))
+        live = latents.mean_when_active[latents.firing_count > 0]
+        typical = _number(float(np.median(live)) if len(live) else math.nan)
+        if law is None:
+            return [typical, Cell("not fitted", math.nan), Cell("–", math.nan), _count(len(live))]
+        return [typical, Cell(law_text(law).removeprefix("β = "), law.exponent), _number(law.r_squared),
+                _count(law.n_latents)]  # fmt: skip
+
+    headings = ["Median of mean activation", "Exponent β [95% interval]", "R²", "Live latents (fitted)"]
+    caption = f"Power laws of usage at {site}: firing frequency = A · mean activation^β"
+    return _latent_table(run, site, caption, headings, row)
+
+
+def _latent_table(
+    run: Run, site: str, caption: str, headings: Sequence[str], row: Callable[[Evaluated, Latents], list[Cell | str]]
+) -> str:
+    records = [r for r in _ordered(run.at(site)) if (r.site, r.name) in run.latents]
+    rows: Rows = [
+        [label(r.architecture), _level(r.target_l0), _count(r.seed), *row(r, run.latents[r.site, r.name])]
+        for r in records
+    ]
+    muted = [i for i, r in enumerate(records) if r.control]
+    return table(caption, ["Architecture", "Asked L0", "Seed", *headings], rows, muted=muted)
+
+
+def training(run: Run, site: str) -> str:
+    """The last record of every training curve, and whether it ran to its end."""
+    rank = order(c.architecture for c in run.curves.values())
+    curves = sorted(
+        (c for c in run.curves.values() if c.site == site),
+        key=lambda c: (rank.index(c.architecture), c.target_l0 or 0, c.seed),
+    )
+    rows: Rows = [
+        [label(c.architecture), _level(c.target_l0), _count(c.seed),
+         *(_count(_last(c, name)) for name in ("step", "n_tokens")),
+         *(_number(_last(c, name)) for name in ("loss", "fvu", "l0")),
+         _share(_last(c, "dead_fraction")),
+         Cell(f"{_peak(c):.3g}", _peak(c)), c.stopped or "complete"]
+        for c in curves
+    ]  # fmt: skip
+    headings = ["Architecture", "Asked L0", "Seed", "Steps", "Training tokens", "Last loss", "Last FVU", "Last L0",
+                "Last dead share", "Peak learning rate", "Training"]  # fmt: skip
+    caption = f"Training at {site}: last finite values of the metrics, on training batches"
+    return table(caption, headings, rows, muted=[i for i, c in enumerate(curves) if c.architecture in CONTROLS])
+
+
+def _last(curve: Curve, column: str) -> float:
+    finite = curve[column][np.isfinite(curve[column])]
+    return float(finite[-1]) if len(finite) else math.nan
+
+
+def _peak(curve: Curve) -> float:
+    finite = curve["learning_rate"][np.isfinite(curve["learning_rate"])]
+    return float(finite.max()) if len(finite) else math.nan
+
+
+def _ordered(records: Sequence[Evaluated]) -> list[Evaluated]:
+    rank = order(r.architecture for r in records)
+    return sorted(records, key=lambda r: (rank.index(r.architecture), r["l0"].value, r.seed))
