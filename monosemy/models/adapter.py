@@ -18,10 +18,12 @@ stream (keys shared between layers) are run whole.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +93,13 @@ class LanguageModel:
     def dtype(self) -> torch.dtype:
         return next(self.module.parameters()).dtype
 
-    @property
+    @cached_property
     def tokenizer_fingerprint(self) -> str:
-        """Changes whenever the same text could become other tokens."""
-        special = sorted(self.special_token_ids)
-        return hash_json([self.tokenizer.backend_tokenizer.to_str(), special, self.tokenizer.eos_token_id])
+        """Differs between tokenizers that could turn the same text into other tokens."""
+        rules = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # left behind by the last call that padded or truncated, not properties of the tokenizer
+        rules |= {"padding": None, "truncation": None}
+        return hash_json([rules, sorted(self.special_token_ids), self.tokenizer.eos_token_id])
 
     # --- sites ----------------------------------------------------------------------------------------------------
 

@@ -169,7 +169,7 @@ def hub_commit(source: str, revision: str | None = None) -> tuple[str, bool]:
 
 
 def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **options: Any) -> tuple[Any, Any]:
-    """transformers' model and fast tokenizer of a folder or a hub id, called `label` in errors; `options` go to both."""
+    """transformers' model and fast tokenizer of a folder or a hub id, `label` in errors; `options` go to both."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

@@ -220,6 +220,11 @@ def test_the_tokenizer_is_left_alone(tiny_model):
     assert model.tokenizer.pad_token is None
     assert model.special_token_ids == {256}
     assert model.tokenizer_fingerprint == tiny_model("llama").tokenizer_fingerprint
+    padded = byte_tokenizer()
+    padded.pad_token = padded.eos_token
+    padded(["a", "longer"], padding=True)
+    same = LanguageModel(model.module, padded, name="x", fingerprint="x")
+    assert same.tokenizer_fingerprint == model.tokenizer_fingerprint
     other = byte_tokenizer()
     other.add_special_tokens({"additional_special_tokens": ["<x>"]})
     changed = LanguageModel(model.module, other, name="x", fingerprint="x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import gguf
@@ -102,6 +103,9 @@ def test_converted_folder_is_the_model(file, module, tmp_path, monkeypatch):
     assert model.special_token_ids == {256}
     sizes = read_json(folder / embedded.ORIGIN)["bytes"]
     assert sizes["model.safetensors"] == (folder / "model.safetensors").stat().st_size
+    assert embedded._is_whole(folder)
+    os.truncate(folder / "model.safetensors", 100)  # so it is converted again
+    assert not embedded._is_whole(folder)
 
 
 def test_general_loader_gives_the_same_model(file, module, tmp_path, monkeypatch):
