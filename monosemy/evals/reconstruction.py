@@ -243,8 +243,9 @@ class _DictionarySums:
         l0 = torch.bincount(token, minlength=len(x))
         self.l0_histogram += torch.bincount(l0, minlength=self.d_sae + 1).cpu().numpy()
         x_hat = x_hat.to(torch.float32)
-        columns = [(x - x_hat).square(), x_hat.square(), x_hat * x]
-        per_token = torch.stack([c.sum(1, dtype=torch.float64) for c in columns] + [l0.to(torch.float64)], dim=1)
+        error = x - x_hat
+        squares = [torch.linalg.vecdot(*pair) for pair in ((error, error), (x_hat, x_hat), (x_hat, x))]
+        per_token = torch.stack([*squares, l0.to(torch.float32)], dim=1)  # summed over tokens in float64
         self.per_block += block_sums(per_token, block, len(self.per_block))
         present, local = torch.unique(block % self.n_count_blocks, return_inverse=True)
         cells = torch.bincount(local[token] * self.d_sae + index, minlength=len(present) * self.d_sae)

@@ -9,6 +9,8 @@ from monosemy.evals.controls import PcaDictionary
 from monosemy.evals.intervals import bootstrap_weights, percentiles
 from monosemy.evals.reconstruction import LatentStatistics, evaluate_reconstruction
 from monosemy.latents import SparseLatents
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.registry import ARCHITECTURES, build_sae
 
 D, F = 12, 40
 
@@ -253,3 +255,20 @@ class TestBadInput:
         x, documents = rows_and_documents()
         with pytest.raises(UserError, match=rf"'wide' reads activations 64 wide, but layers\.2\.resid_pre is {D} wide"):
             evaluate_reconstruction({"wide": Thresholded(d_in=64)}, [(x, documents)], site="layers.2.resid_pre")
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_every_architecture_is_evaluated_as_its_own_dense_code_says(architecture):
+    """Raw units, a large mean, the code and reconstruction of the SAE itself."""
+    x, documents = rows_and_documents(n=400, mean=5.0)
+    sae = build_sae(SaeConfig(architecture, d_in=D, d_sae=F, l0=4.0))
+    sae.initialise(x, 4.0)
+    found = evaluate_reconstruction({"sae": sae}, batches(x, documents, 128))["sae"]
+    with torch.no_grad():
+        code = sae.encode(x).to_dense()
+        x_hat = sae(x)
+    assert torch.equal(found.latents.firing_count, (code > 0).sum(0))
+    assert found.record.l0 == pytest.approx(float((code > 0).sum(1).double().mean()))
+    assert found.record.l0 > 1
+    assert found.record.fvu == pytest.approx(direct_fvu(x, x_hat), rel=1e-5)
+    assert found.record.gamma == pytest.approx(float(x_hat.square().sum() / (x_hat * x).sum()), rel=1e-5)
