@@ -264,6 +264,8 @@ def _curves(path: Path, records: Mapping[Key, Evaluated], messages: list[str]) -
         raise UserError(f"{path} does not exist; {command}")
     try:
         lines = read_metrics(path)
+    except UserError as error:
+        raise UserError(f"{error}; {command}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {command}") from None
     rows: dict[Key, dict[int, dict[str, Any]]] = {}

@@ -153,11 +153,11 @@ def warnings(run: Run) -> list[str]:
                     f"{label(p.architecture)} at {site} was asked for L0 {p.target_l0:g} and reached "
                     f"{p['l0'].value:.3g}, more than 5% away: it is plotted where it landed, but not ranked."
                 )
-            if p["dead_fraction"].value >= MANY_DEAD and not p.control:
-                dead = with_interval(p["dead_fraction"], percent=True)
-                said.append(
-                    f"{label(p.architecture)} at {site}, L0 {p['l0'].value:.3g}: {dead} of its latents are dead."
-                )
+        if dead := [p for p in found if not p.control and p["dead_fraction"].value >= MANY_DEAD]:
+            listed = [
+                f"{label(p.architecture)} at L0 {p['l0'].value:.3g} ({p['dead_fraction'].value:.0%})" for p in dead
+            ]
+            said.append(f"{MANY_DEAD:.0%} or more of the latents are dead at {site}: {_and(listed)}.")
         if found and not any(p.control for p in found):
             said.append(f"No control was measured at {site}: how much any dictionary would explain is not known.")
     return said

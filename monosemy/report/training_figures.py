@@ -46,6 +46,8 @@ def training(curves: Sequence[Curve], site: str) -> Drawing:
                 mine = [curve for curve in curves if (curve.target_l0 or 0.0) == target]
                 _panel(panels[i, j], mine, quantity, target, looks, theme)
             panels[i, 0].set_ylabel(PANELS[quantity])
+            if quantity in _LOGARITHMIC:
+                panels[i, 0].set_ylim(*_limits(curves, quantity))
         figure.align_ylabels(panels[:, 0])
         for j, target in enumerate(targets):
             panels[0, j].set_title(f"asked L0 {target:g}" if target else "no asked L0")
@@ -66,6 +68,16 @@ def training(curves: Sequence[Curve], site: str) -> Drawing:
         "validation text." + (f" A cross marks training that stopped early ({ends})." if stopped else "")
     )
     return render(f"training-{site}", alt, caption, draw)
+
+
+def _limits(curves: Sequence[Curve], quantity: str) -> tuple[float, float]:
+    """Logarithmic limits around all positive values of a row, at least a factor of 1.5 apart."""
+    values = np.concatenate([curve[quantity] for curve in curves])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
+        return 0.1, 1.0
+    margin = max((values.max() / values.min()) ** 0.06, 1.25)
+    return float(values.min() / margin), float(values.max() * margin)
 
 
 def _panel(
