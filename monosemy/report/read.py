@@ -275,8 +275,9 @@ def _curves(path: Path, records: Mapping[Key, Evaluated], messages: list[str]) -
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: record {number} lacks a usable site, name or step; {command}") from None
         rows.setdefault(key, {}).setdefault(step, {}).update(value)
-    last_step = max((max(steps) for steps in rows.values()), default=0)
     try:
+        healthy = (n for steps in rows.values() for n, row in steps.items() if not math.isnan(_number(row.get("loss"))))
+        last_step = max(healthy, default=0)
         return {key: _curve(key, steps, last_step, records.get(key), messages) for key, steps in rows.items()}
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: a record holds a value of the wrong kind ({error}); {command}") from None

@@ -144,7 +144,8 @@ def _curve(
         lines.append({
             "site": site, "name": name, "architecture": architecture, "target_l0": target, "seed": seed,
             "step": 10 * (i + 1), "n_tokens": 10_240 * (i + 1),
-            "loss": None if broken else now * (1.1 + 0.2 * (seed + 1)), "fvu": None if broken else now, "l0": target + (start - target) * float(np.exp(-9 * t)),
+            "loss": None if broken else now * (1.1 + 0.2 * (seed + 1)), "fvu": None if broken else now,
+            "l0": target + (start - target) * float(np.exp(-9 * t)),
             "dead_fraction": 0.08 * t, "learning_rate": 3e-4 * min(t / 0.05, 1, (1 - t) / 0.2 + 0.01),
         })  # fmt: skip
         if broken:
