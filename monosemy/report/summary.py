@@ -47,7 +47,8 @@ def what_was_run(run: Run) -> str:
     widths = sorted({r.d_sae for r in saes}) or [run.config.d_sae]
     levels = sorted({r.target_l0 for r in saes if r.target_l0} or set(run.config.l0))
     trained_on = max((c["n_tokens"].max() for c in run.curves.values()), default=math.nan)
-    tokens = f"{trained_on:,.0f} activations" if math.isfinite(trained_on) else "activations"
+    most = "up to " if run.stopped else ""
+    tokens = f"{most}{trained_on:,.0f} activations" if math.isfinite(trained_on) else "activations"
     seeds = len(run.config.seeds)
     measured = max((r.n_tokens for r in run.records), default=0)
     return (
