@@ -1,0 +1,61 @@
+"""Checkpoints: everything a run needs to continue as if it had never stopped.
+
+A checkpoint is a folder `step-00000123` with `tensors.safetensors` (parameters, moments, firing counts, the stream's
+tensors) and `state.json` (the rest, with the hash of the tensors). It is written whole under another name, flushed and
+renamed; the one before it stays until then. Limits: bit-for-bit on the same machine, library versions and thread count.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from monosemy import files
+from monosemy.errors import UserError
+
+FORMAT = 1
+
+
+def checkpoint_folders(parent: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(p for p in parent.glob("step-*") if (p / "state.json").exists())
+
+
+def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Writes a checkpoint and removes those before it.
+
+    Raises UserError for a full disk or an unwritable folder; the last checkpoint is then intact.
+    """
+    final = parent / f"step-{step:08d}"
+    with files.atomic_folder(final) as temporary:
+        path = temporary / "tensors.safetensors"
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+        files.write_json(
+            temporary / "state.json",
+            {"format": FORMAT, "step": step, "sha256": files.sha256(path), "threads": torch.get_num_threads(), **state},
+        )
+    for old in checkpoint_folders(parent):
+        if old.name < final.name:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and state of a checkpoint. Raises UserError when it is damaged, naming the file and the way out."""
+    state = files.read_json(folder / "state.json")
+    path = folder / "tensors.safetensors"
+    way_out = f"delete {folder} to continue from an earlier checkpoint or from the start"
+    if not path.exists() or files.sha256(path) != state.get("sha256"):
+        raise UserError(f"checkpoint {path} is damaged (its SHA-256 is not the recorded one); {way_out}")
+    if state.get("format") != FORMAT:
+        raise UserError(f"checkpoint {folder} has format {state.get('format')!r}, expected {FORMAT}; {way_out}")
+    try:
+        return load_file(path), state
+    except SafetensorError as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}); {way_out}") from None

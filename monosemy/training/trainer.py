@@ -1,0 +1,185 @@
+"""The trainer: a dict of SAEs per site on one stream of activations, with checkpoints.
+
+Place on the path: activation stream → **trainer** → saved SAEs. It needs only a stream: `next(stream)` gives
+{site: [N, d] at E‖x‖² = 1}, `stream.n_steps`, `stream.state()` and `stream.restore(state)`. An SAE whose batch, loss or
+gradient is not finite stops there, with a message; the others go on. A run stopped at any instant and started again ends
+in the same weights, bit for bit, as one that was never stopped: the checkpoint holds every changing thing, and metrics
+written after it are cut off.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from monosemy.config import TrainingConfig
+from monosemy.errors import UserError
+from monosemy.metrics import MetricsWriter
+from monosemy.training.checkpoint import checkpoint_folders, load_checkpoint, save_checkpoint
+from monosemy.training.trainee import Diverged, Trainee
+
+Key = tuple[str, str]
+"""(site, name) of an SAE."""
+
+
+class Stream(Protocol):
+    """What the trainer needs of a stream of activations."""
+
+    n_steps: int
+
+    def __next__(self) -> Mapping[str, Tensor]: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived; a checkpoint was written first."""
+
+
+class Trainer:
+    """Trains {(site, name): Trainee} on one stream.
+
+    `fingerprint` names the configuration: a checkpoint of another one is refused. `on_step(n_tokens, metrics)` is called
+    after every step, for progress and loggers; it cannot change training.
+    """
+
+    def __init__(
+        self,
+        trainees: Mapping[Key, Trainee],
+        stream: Stream,
+        config: TrainingConfig,
+        *,
+        checkpoints: Path,
+        metrics: MetricsWriter,
+        fingerprint: str,
+        on_step: Callable[[int, Mapping[Key, Mapping[str, float]]], None] | None = None,
+    ) -> None:
+        self.trainees, self.stream, self.config = dict(trainees), stream, config
+        self.checkpoints, self.metrics, self.fingerprint = checkpoints, metrics, fingerprint
+        self.on_step = on_step
+        self.index = 0
+        self.n_tokens = 0
+        self.messages: list[str] = []
+
+    def resume(self) -> int:
+        """Continues from the newest checkpoint; returns the tokens already done (0 at the start)."""
+        folders = checkpoint_folders(self.checkpoints)
+        if not folders:
+            self.metrics.truncate(0)
+            return 0
+        tensors, state = load_checkpoint(folders[-1])
+        if state["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"checkpoint {folders[-1]} belongs to another configuration or to other activations; "
+                "delete it to train from the start"
+            )
+        for (site, name), trainee in self.trainees.items():
+            prefix = f"{site}/{name}/"
+            own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+            trainee.restore(own, state["trainees"][f"{site}/{name}"])
+        stream_tensors = {k.removeprefix("stream/"): t for k, t in tensors.items() if k.startswith("stream/")}
+        self.stream.restore({**state["stream"], **stream_tensors})
+        self.index, self.n_tokens, self.messages = state["step"], state["n_tokens"], list(state["messages"])
+        self.metrics.truncate(state["metrics_offset"])
+        return self.n_tokens
+
+    def save(self) -> Path:
+        """Writes a checkpoint of this instant."""
+        tensors = {f"{s}/{n}/{key}": t for (s, n), one in self.trainees.items() for key, t in one.tensors().items()}
+        stream = self.stream.state()
+        tensors |= {f"stream/{key}": value for key, value in stream.items() if isinstance(value, Tensor)}
+        state = {
+            "fingerprint": self.fingerprint,
+            "n_tokens": self.n_tokens,
+            "messages": self.messages,
+            "trainees": {f"{s}/{n}": one.state() for (s, n), one in self.trainees.items()},
+            "stream": {key: value for key, value in stream.items() if not isinstance(value, Tensor)},
+            "metrics_offset": self.metrics.offset(),
+        }
+        return save_checkpoint(self.checkpoints, self.index, tensors, state)
+
+    def train(self) -> None:
+        """Trains to the end of the stream.
+
+        Raises Interrupted after a checkpoint when SIGINT or SIGTERM arrives.
+        """
+        with _watch_signals() as stop_asked:
+            while self.index < self.stream.n_steps:
+                batch = next(self.stream)
+                n_rows = len(next(iter(batch.values())))
+                before = self.n_tokens
+                metrics = self._step(batch)
+                self.index += 1
+                self.n_tokens += n_rows
+                last = self.index == self.stream.n_steps
+                if last or self.n_tokens // self.config.log_tokens > before // self.config.log_tokens or before == 0:
+                    self._record(metrics)
+                if self.on_step:
+                    self.on_step(n_rows, metrics)
+                if stop_asked():
+                    folder = self.save()
+                    raise Interrupted(f"interrupted at step {self.index}; saved as {folder}")
+                every = self.config.checkpoint_tokens
+                if not last and self.n_tokens // every > before // every:
+                    self.save()
+
+    def _step(self, batch: Mapping[str, Tensor]) -> dict[Key, dict[str, float]]:
+        finite = {site: bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()) for site, x in batch.items()}
+        metrics: dict[Key, dict[str, float]] = {}
+        for (site, name), trainee in self.trainees.items():
+            if trainee.stopped:
+                continue
+            try:
+                if not finite[site]:
+                    raise Diverged(f"the batch holds NaN or infinity at step {self.index}")
+                metrics[site, name] = trainee.step(batch[site], self.index)
+            except Diverged as reason:
+                trainee.stopped = f"{name} at {site} stopped: {reason}; the other SAEs go on"
+                self.messages.append(trainee.stopped)
+        return metrics
+
+    def _record(self, metrics: Mapping[Key, Mapping[str, float]]) -> None:
+        records = []
+        for (site, name), values in metrics.items():
+            config = self.trainees[site, name].sae.config
+            records.append(
+                {
+                    "site": site,
+                    "name": name,
+                    "architecture": config.architecture,
+                    "target_l0": config.l0,
+                    "seed": config.seed,
+                    "step": self.index,
+                    "n_tokens": self.n_tokens,
+                    **values,
+                }
+            )
+        self.metrics.append(records)
+
+
+@contextmanager
+def _watch_signals() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into a question the training loop asks after each step; a second SIGINT acts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def note(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
