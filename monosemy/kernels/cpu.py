@@ -328,4 +328,5 @@ def adam(
     arrays = [t.view(shape).numpy() for t in (parameter, gradient, first, second)]
     kind = arrays[0].dtype.type
     scalars = (learning_rate / (1 - beta1**step), beta1, beta2, 1 / (1 - beta2**step), epsilon)
-    _adam(*arrays, *(kind(s) for s in scalars), unit_rows)
+    arguments = (*arrays, *(kind(s) for s in scalars), unit_rows)
+    _adam(*arguments)

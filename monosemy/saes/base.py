@@ -77,9 +77,9 @@ class StepOutput:
 class SparseAutoencoder(nn.Module, ABC):
     """x → latents → x̂ = b_dec + Σ_f latents_f W_dec[f].
 
-    Class attributes of an architecture: `name`; `Options` (a frozen dataclass of its knobs, with defaults); `coefficient`
-    (True when a controller must steer λ to land the L0, False when the L0 holds by construction); `scaled` (parameters
-    in units of the input, multiplied by C on folding).
+    Class attributes of an architecture: `name`; `Options` (a frozen dataclass of its knobs, with defaults);
+    `coefficient` (True when a controller must steer λ to land the L0, False when the L0 holds by construction);
+    `scaled` (parameters in units of the input, multiplied by C on folding).
     """
 
     name: ClassVar[str]

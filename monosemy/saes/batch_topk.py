@@ -6,8 +6,8 @@
 
 θ is the bias-corrected moving average of the smallest kept pre-activation once k has been annealed (observe), and is
 calibrated at the end of training on held-in tokens. Gradient: to the selected latents' pre-activations only.
-Source: Bussmann et al. 2024 (arXiv 2412.06410). Deviations: k annealing; bias correction (a plain average with β = 0.999
-keeps most of its start in runs of hundreds of steps); final calibration.
+Source: Bussmann et al. 2024 (arXiv 2412.06410). Deviations: k annealing; bias correction (a plain average with β =
+0.999 keeps most of its start in runs of hundreds of steps); final calibration.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     L = mean‖x − x̂‖² / mean‖x − x̄‖² + aux_coef · AuxK      (AuxK: losses.dead_latent_error)
 
 Gradient: to the selected latents' pre-activations only. k is annealed from `k_start_factor`·k to k over the first
-`k_anneal_fraction` of training. Source: Gao et al. 2024 (arXiv 2406.04093). Deviations: k annealing; AuxK is normalised by
-the residual's energy with coefficient 1/32 as there; b_dec starts at the mean, not the geometric median.
+`k_anneal_fraction` of training. Source: Gao et al. 2024 (arXiv 2406.04093). Deviations: k annealing; AuxK is normalised
+by the residual's energy with coefficient 1/32 as there; b_dec starts at the mean, not the geometric median.
 """
 
 from __future__ import annotations

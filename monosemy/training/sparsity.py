@@ -1,8 +1,8 @@
 """Sparsity targets and the controller that lands them.
 
-The user asks for an L0; the schedule says which L0 each step should have (it falls from a multiple of the asked one over
-the first part of training: a dense start keeps latents alive), and for architectures whose L0 follows from a coefficient
-λ, the controller moves log λ against the measured excess:
+The user asks for an L0; the schedule says which L0 each step should have (it falls from a multiple of the asked one
+over the first part of training: a dense start keeps latents alive), and for architectures whose L0 follows from a
+coefficient λ, the controller moves log λ against the measured excess:
 
     log λ ← log λ + gain · clip(log(L0 / target), ±1),   λ used = λ · (L0̄ / target)^proportional
 
