@@ -3,8 +3,8 @@
 Place on the path: activation stream → **trainer** → saved SAEs. It needs only a stream: `next(stream)` gives
 {site: [N, d] at E‖x‖² = 1}, `stream.n_steps`, `stream.state()` and `stream.restore(state)`. An SAE whose batch, loss or
 gradient is not finite stops there, with a message; the others go on. A run stopped at any instant and started again
-ends in the same weights, bit for bit, as one that was never stopped: the checkpoint holds every changing thing, and metrics
-written after it are cut off.
+ends in the same weights, bit for bit, as one that was never stopped: the checkpoint holds every changing thing, and
+metrics written after it are cut off.
 """
 
 from __future__ import annotations
