@@ -1,3 +1,31 @@
 """monosemy: sparse autoencoders of language models, from text to a compared dictionary."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_model": "monosemy.models.sources",
+    "load_sae": "monosemy.saes.storage",
+    "save_sae": "monosemy.saes.storage",
+    "SparseLatents": "monosemy.latents",
+    "SaeConfig": "monosemy.saes.base",
+    "build_sae": "monosemy.saes.registry",
+    "RunConfig": "monosemy.config",
+    "UserError": "monosemy.errors",
+    "splice": "monosemy.evals.model_loss",
+    "evaluate_reconstruction": "monosemy.evals.reconstruction",
+    "evaluate_model_loss": "monosemy.evals.model_loss",
+    "whole_run": "monosemy.pipeline",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported at first use, so that `import monosemy` is light."""
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'monosemy' has no attribute {name!r}")

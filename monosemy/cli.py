@@ -1,0 +1,161 @@
+"""The command line: `monosemy demo | train | evaluate | report | info`.
+
+Bad input ends in one line on standard error and status 2; an interrupted training run saves a checkpoint and ends with
+status 130. Imports are lazy: `--help` and `info` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+from monosemy import __version__
+from monosemy.config import RunConfig
+from monosemy.errors import UserError, unknown
+
+COMMANDS = {
+    "demo": "train and compare 15 SAEs on SmolLM2-135M, offline; ends with a table and a report",
+    "train": "train, evaluate and report a run: a recipe or run.json, and flags that override it",
+    "evaluate": "measure the SAEs of a run on validation documents",
+    "report": "write a run's report.html and figures again",
+    "info": "what is installed here: architectures, recipes, a run's settings",
+}
+SHORT = {
+    "--model": "--model.source",
+    "--text": "--text.source",
+    "--tokens": "--text.n-tokens",
+    "--sites": "--activations.sites",
+    "--dtype": "--model.dtype",
+    "--device": "--model.device",
+}
+UNITS = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; exits with 0, 2 (bad input) or 130 (interrupted, checkpoint written)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        dispatch(words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command to continue", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__name__ != "Interrupted":
+            raise
+        print(f"{error}; run the same command to continue", file=sys.stderr)
+        sys.exit(130)
+
+
+def dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        listed = "\n".join(f"  {name:10s}{what}" for name, what in COMMANDS.items())
+        print(f"usage: monosemy COMMAND …\n\n{listed}\n\nmonosemy COMMAND --help tells more; version {__version__}")
+        return
+    if words[0] == "--version":
+        print(__version__)
+        return
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        raise unknown("command", command, COMMANDS)
+    globals()[f"run_{command}"](rest)
+
+
+def run_demo(words: list[str]) -> None:
+    run_train(["demo", *words], default_folder="runs/demo")
+
+
+def run_train(words: list[str], default_folder: str = "") -> None:
+    """[RECIPE or run.json] [--run FOLDER] [settings]"""
+    start = "demo"
+    if words and not words[0].startswith("-"):
+        start, words = words[0], words[1:]
+    folder, words = _take(words, "--run")
+    base = _base(start)
+    config = _parse(base, words)
+    from monosemy import pipeline
+
+    target = Path(folder or default_folder or f"runs/{Path(start).stem if start.endswith('.json') else start}")
+    page = pipeline.whole_run(config, target)
+    print(f"report: {page}")
+
+
+def run_evaluate(words: list[str]) -> None:
+    folder = _folder("evaluate", words)
+    from monosemy import pipeline
+
+    pipeline.evaluate_folder(folder)
+
+
+def run_report(words: list[str]) -> None:
+    folder = _folder("report", words)
+    from monosemy import pipeline
+
+    print(f"report: {pipeline.report(folder)}")
+
+
+def run_info(words: list[str]) -> None:
+    parser = argparse.ArgumentParser("monosemy info", description=COMMANDS["info"])
+    parser.add_argument("run", nargs="?", help="a run folder, whose settings and finished stages are shown")
+    chosen = parser.parse_args(words)
+    from monosemy.recipes import RECIPES
+    from monosemy.run import list_saes, machine, read_run, versions
+
+    if chosen.run:
+        config, provenance = read_run(Path(chosen.run))
+        for name, value in dataclasses.asdict(config).items():
+            print(f"{name}: {value}")
+        print(f"seconds: {provenance.get('seconds', {})}")
+        for site, name, _ in list_saes(Path(chosen.run)):
+            print(f"SAE: {site}/{name}")
+        return
+    print(f"monosemy {__version__} on {machine()}")
+    print("versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()))
+    print("architectures: relu, topk, batch_topk, gated, jumprelu")
+    for name, make in RECIPES.items():
+        print(f"recipe {name}: {(make.__doc__ or '').strip()}")
+
+
+def _folder(command: str, words: list[str]) -> Path:
+    parser = argparse.ArgumentParser(f"monosemy {command}", description=COMMANDS[command])
+    parser.add_argument("run", help="a run folder, e.g. runs/demo")
+    return Path(parser.parse_args(words).run)
+
+
+def _base(start: str) -> RunConfig:
+    from monosemy.recipes import recipe
+    from monosemy.run import load_config
+
+    if start.endswith(".json") or Path(start).is_dir():
+        return load_config(Path(start))
+    return recipe(start)
+
+
+def _parse(base: RunConfig, words: list[str]) -> RunConfig:
+    """Flags over a base configuration; every setting of config.py is a flag, the common ones have short names."""
+    import tyro
+
+    expanded = [SHORT.get(word.split("=")[0], word.split("=")[0]) + word[len(word.split("=")[0]) :] for word in words]
+    for i in range(1, len(expanded)):
+        word = expanded[i]
+        if "token" in expanded[i - 1] and word[:-1].replace(".", "", 1).isdigit() and word[-1] in UNITS:
+            expanded[i] = str(round(float(word[:-1]) * UNITS[word[-1]]))
+    return tyro.cli(RunConfig, args=expanded, default=base, prog="monosemy train [RECIPE | run.json] [--run FOLDER]")
+
+
+def _take(words: list[str], flag: str) -> tuple[str, list[str]]:
+    """Removes `flag VALUE` (or `flag=VALUE`) from the words."""
+    for i, word in enumerate(words):
+        if word == flag:
+            if i + 1 == len(words):
+                raise UserError(f"{flag} needs a value, e.g. {flag} runs/mine")
+            return words[i + 1], words[:i] + words[i + 2 :]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1], words[:i] + words[i + 1 :]
+    return "", words
