@@ -189,7 +189,7 @@ def build_trainees(prepared: Prepared) -> dict[tuple[str, str], Trainee]:
                             seed=seed,
                             frozen_decoder=frozen,
                             options=options_of(config, architecture),
-                        )  # fmt: skip
+                        )
                     ).to(prepared.model.device)
                     trainee = Trainee(sae, config.training, n_steps, n_steps * config.training.batch_tokens)
                     sae.initialise(rows, trainee.target_l0(0.0))
