@@ -189,6 +189,7 @@ def calibrate(sae: SparseAutoencoder, batches: list[Tensor]) -> dict[str, float]
 
     Returns what was done: l0_before, l0_after, shift (in units of the SAE's input), n_tokens; an empty dict when the
     L0 holds by construction. Exact up to ties: the shift is the margin of the (l0·N)-th strongest (row, latent) pair.
+    Where fewer pairs than that can fire, all but the weakest of them do.
     """
     if sae.margins(batches[0][:1]) is None:
         return {}
@@ -204,8 +205,9 @@ def calibrate(sae: SparseAutoencoder, batches: list[Tensor]) -> dict[str, float]
         # Per batch four times its share is kept: a batch that needs more would need an L0 four times the mean.
         strongest.append(flat.topk(min(flat.numel(), 4 * math.ceil(sae.config.l0 * len(x)) + 1), sorted=False).values)
     ranked = torch.cat(strongest).sort(descending=True).values
+    ranked = ranked[ranked > -torch.inf]  # pairs at −∞ cannot fire whatever the shift
     n_keep = min(n_keep, len(ranked) - 1)
-    shift = float((ranked[n_keep - 1].double() + ranked[n_keep].double()) / 2)
+    shift = float((ranked[n_keep - 1].double() + ranked[n_keep].double()) / 2) if n_keep > 0 else 0.0
     sae.shift_margins(shift)
     after = sum(sae.encode(x).l0 * len(x) for x in batches) / n_tokens
     return {"l0_before": n_active / n_tokens, "l0_after": after, "shift": shift, "n_tokens": float(n_tokens)}
