@@ -1,13 +1,12 @@
 """Planted dictionary: does each architecture find known directions? Mean max cosine and F1 over three seeds.
 
-Data: x = Σ_i a_i u_i + noise, d_in 128, 256 unit directions u_i in random position (so they overlap). Feature i belongs to
-one of 32 groups of 8; a group switches on with a Zipf-tailed probability and then each member fires with probability
-½, so firing is correlated inside groups and spread over two orders of magnitude; amplitudes are |N(1, 0.3)|. SAEs have
-d_sae 256 and are asked for the true mean L0.
+Data: x = Σ_i a_i u_i + noise, d_in 128, 256 unit directions u_i in random position (so they overlap). Feature i
+belongs to one of 32 groups of 8; a group switches on with a Zipf-tailed probability and then each member fires with
+probability ½, so firing is correlated inside groups and spread over two orders of magnitude; amplitudes are
+|N(1, 0.3)|. SAEs have d_sae 256 and are asked for the true mean L0.
 
-Mean max cosine: over true directions, the largest cosine with a decoder row. F1: a true direction counts as found, and a
-learned one as true, from cosine 0.9 on. Controls: a random dictionary (weak) and a frozen random decoder with a trained
-encoder (its decoder is the same random dictionary).
+Mean max cosine: over true directions, the largest cosine with a decoder row. F1: a true direction counts as found, and
+a learned one as true, from cosine 0.9 on. Control: a random dictionary.
 
 Run: python benchmarks/planted.py [--steps 4000] [--out docs/results/planted.json]
 """
