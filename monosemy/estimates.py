@@ -4,7 +4,7 @@ Place on the data's path: between the configuration and the first stage. The est
 configuration and on a few sizes of the model; it allocates nothing. Symbols: n tokens, d width of a site,
 m = d_sae, S number of SAEs at a site (controls included), V vocabulary.
 
-    activations on disk   n (Σ_sites d · bytes(dtype) + 12)          12 bytes: token id, position, sequence
+    activations on disk   n (Σ_sites d · bytes(dtype) + 16)          16 bytes: token id, position, sequence, document
     one SAE               P = 2dm + 3m + d float32 parameters (gated has 3m, the others fewer)
     training, memory      4.5 P a SAE (weights, two Adam moments, and a row-ordered copy of the encoder's three while a
                           checkpoint is written), and P of gradients + 4 arrays [batch, m] for the one SAE that is
@@ -30,7 +30,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BASE_MEMORY = 1 << 30
 """Interpreter, libraries, tokenizer, report: measured at about 0.7 GiB, with room."""
 LOGIT_BYTES = 1 << 28
-ROW_RECORD_BYTES = 12
+ROW_RECORD_BYTES = 16
 MARGIN = 1.05
 
 _LOWER = {

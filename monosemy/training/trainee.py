@@ -70,7 +70,7 @@ class Trainee:
         if self.controller:
             self.controller.observe(l0, target)
         error = float((x - output.reconstruction).square().sum() / len(x))
-        metrics = {"loss": loss, "fvu": error / float(variance(x)), "l0": l0, "asked_l0": target}
+        metrics = {"loss": loss, "fvu": error / max(float(variance(x)), 1e-30), "l0": l0, "asked_l0": target}
         metrics |= {"dead_fraction": n_dead / self.sae.d_sae, "learning_rate": rate, "sparsity_coef": coef}
         return metrics | {f"loss_{name}": float(term) for name, term in output.terms.items()}
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from monosemy import files
 from monosemy.config import TrainingConfig
 from monosemy.errors import UserError
 from monosemy.metrics import MetricsWriter
@@ -70,6 +71,8 @@ class Trainer:
 
     def resume(self) -> int:
         """Continues from the newest checkpoint; returns the tokens already done (0 at the start)."""
+        if self.checkpoints.exists():
+            files.clear_leftovers(self.checkpoints)
         folders = checkpoint_folders(self.checkpoints)
         if not folders:
             self.metrics.truncate(0)
@@ -127,7 +130,7 @@ class Trainer:
                     folder = self.save()
                     raise Interrupted(f"interrupted at step {self.index}; saved as {folder}")
                 every = self.config.checkpoint_tokens
-                if not last and self.n_tokens // every > before // every:
+                if last or self.n_tokens // every > before // every:
                     self.save()
 
     def _step(self, batch: Mapping[str, Tensor]) -> dict[Key, dict[str, float]]:

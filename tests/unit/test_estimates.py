@@ -40,7 +40,7 @@ def test_parts_against_counts_by_hand():
     )
     plan = estimate(config, {"a": 100, "b": 50}, SMOL)
     parameters = (2 * 100 * 1000 + 3000 + 100) + (2 * 50 * 1000 + 3000 + 50)
-    assert plan.cache_disk["activations"] == 10_000 * (150 * 2 + 12)
+    assert plan.cache_disk["activations"] == 10_000 * (150 * 2 + 16)
     assert plan.cache_disk["token shards"] == 8 * 11_000
     assert plan.run_disk == {"SAEs": 4 * parameters, "checkpoints": 24 * parameters}
     assert plan.memory["SAEs in training"] == 18 * parameters
