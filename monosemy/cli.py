@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ COMMANDS = {
     "train": "train, evaluate and report a run: a recipe or run.json, and flags that override it",
     "evaluate": "measure the SAEs of a run on validation documents",
     "report": "write a run's report.html and figures again",
-    "info": "what is installed here: architectures, recipes, a run's settings",
+    "info": "what is here: architectures and their options, recipes, a run's settings",
 }
 SHORT = {
     "--model": "--model.source",
@@ -102,24 +103,47 @@ def run_report(words: list[str]) -> None:
 
 def run_info(words: list[str]) -> None:
     parser = argparse.ArgumentParser("monosemy info", description=COMMANDS["info"])
-    parser.add_argument("run", nargs="?", help="a run folder, whose settings and finished stages are shown")
-    chosen = parser.parse_args(words)
+    parser.add_argument("what", nargs="?", help="a run folder (its settings and SAEs) or an architecture (its options)")
+    what = parser.parse_args(words).what
     from monosemy.recipes import RECIPES
-    from monosemy.run import list_saes, machine, read_run, versions
+    from monosemy.run import machine, versions
+    from monosemy.saes.registry import ARCHITECTURES
 
-    if chosen.run:
-        config, provenance = read_run(Path(chosen.run))
-        for name, value in dataclasses.asdict(config).items():
-            print(f"{name}: {value}")
-        print(f"seconds: {provenance.get('seconds', {})}")
-        for site, name, _ in list_saes(Path(chosen.run)):
-            print(f"SAE: {site}/{name}")
-        return
-    print(f"monosemy {__version__} on {machine()}")
-    print("versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()))
-    print("architectures: relu, topk, batch_topk, gated, jumprelu")
-    for name, make in RECIPES.items():
-        print(f"recipe {name}: {(make.__doc__ or '').strip()}")
+    if what in ARCHITECTURES:
+        _print_architecture(what)
+    elif what and Path(what).is_dir():
+        _print_run(Path(what))
+    elif what:
+        raise unknown("run folder or architecture", what, ARCHITECTURES)
+    else:
+        print(f"monosemy {__version__} on {machine()}")
+        print("versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()))
+        print("architectures: " + ", ".join(ARCHITECTURES))
+        for name, make in RECIPES.items():
+            print(f"recipe {name}: {(make.__doc__ or '').strip()}")
+
+
+def _print_run(folder: Path) -> None:
+    from monosemy.run import list_saes, read_run
+
+    config, provenance = read_run(folder)
+    for name, value in dataclasses.asdict(config).items():
+        print(f"{name}: {value}")
+    print(f"seconds: {provenance.get('seconds', {})}")
+    for site, name, _ in list_saes(folder):
+        print(f"SAE: {site}/{name}")
+
+
+def _print_architecture(name: str) -> None:
+    from monosemy.saes.registry import architecture
+
+    cls = architecture(name)
+    print((sys.modules[cls.__module__].__doc__ or "").strip())
+    print("\noptions, with their defaults; set one by, e.g.:")
+    fields = dataclasses.fields(cls.Options)
+    print(f"  monosemy train quick --{name}.{fields[0].name.replace('_', '-')} {fields[0].default}\n")
+    for field in fields:
+        print(f"  {name}.{field.name} = {field.default!r}")
 
 
 def _folder(command: str, words: list[str]) -> Path:
@@ -141,12 +165,34 @@ def _parse(base: RunConfig, words: list[str]) -> RunConfig:
     """Flags over a base configuration; every setting of config.py is a flag, the common ones have short names."""
     import tyro
 
+    base, words = _take_options(base, words)
     expanded = [SHORT.get(word.split("=")[0], word.split("=")[0]) + word[len(word.split("=")[0]) :] for word in words]
     for i in range(1, len(expanded)):
         word = expanded[i]
         if "token" in expanded[i - 1] and word[:-1].replace(".", "", 1).isdigit() and word[-1] in UNITS:
             expanded[i] = str(round(float(word[:-1]) * UNITS[word[-1]]))
     return tyro.cli(RunConfig, args=expanded, default=base, prog="monosemy train [RECIPE | run.json] [--run FOLDER]")
+
+
+def _take_options(base: RunConfig, words: list[str]) -> tuple[RunConfig, list[str]]:
+    """Removes `--ARCHITECTURE.OPTION VALUE` pairs from the words and puts them into the configuration."""
+    from monosemy.saes.registry import ARCHITECTURES
+
+    options, kept = dict(base.options), []
+    rest = iter(words)
+    for word in rest:
+        flag, _, value = word.partition("=")
+        if not flag.startswith("--") or flag[2:].split(".")[0] not in ARCHITECTURES or "." not in flag:
+            kept.append(word)
+            continue
+        value = value or next(rest, "")
+        if not value:
+            raise UserError(f"{flag} needs a value; monosemy info {flag[2:].split('.')[0]} lists the options")
+        try:
+            options[flag[2:].replace("-", "_")] = json.loads(value)
+        except ValueError:
+            options[flag[2:].replace("-", "_")] = value
+    return dataclasses.replace(base, options=options), kept
 
 
 def _take(words: list[str], flag: str) -> tuple[str, list[str]]:

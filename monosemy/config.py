@@ -18,6 +18,8 @@ from typing import Any, Literal, TypeVar
 
 from monosemy.errors import UserError, unknown
 
+LABELS = frozenset({"recipe", "log_to"})
+"""Settings of a run that change nothing in what it computes."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 T = TypeVar("T")
 
@@ -124,6 +126,8 @@ class RunConfig:
 
     recipe: str = "custom"
     """Name of the recipe this configuration started from (a label)."""
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Live views of training besides metrics.jsonl; install monosemy[tensorboard] or monosemy[wandb]."""
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
     activations: ActivationsConfig = field(default_factory=ActivationsConfig)
@@ -136,7 +140,8 @@ class RunConfig:
     seeds: tuple[int, ...] = (0,)
     """Seeds of initialisation; each gives a further SAE."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides of architecture options, `{"jumprelu.bandwidth": 0.02}`; `monosemy info` lists them."""
+    """Architecture options, `{"jumprelu.bandwidth": 0.02}`, or flags `--jumprelu.bandwidth 0.02`; `monosemy info
+    jumprelu` lists them."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -197,6 +202,11 @@ def fingerprint(value: Any) -> str:
     plain = to_json(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def identity(config: RunConfig) -> str:
+    """Fingerprint of all that a run computes: its labels left out."""
+    return fingerprint({key: value for key, value in to_json(config).items() if key not in LABELS})
 
 
 def positive(**named: float) -> None:

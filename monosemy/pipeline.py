@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monosemy import progress
-from monosemy.config import RunConfig, fingerprint, positive, to_json
+from monosemy.config import RunConfig, fingerprint, identity, positive, to_json
 from monosemy.errors import UserError, unknown
 from monosemy.run import Run, list_saes, open_run, read_run
 
@@ -149,15 +149,13 @@ def prepare(run: Run) -> Prepared:
 
 def check_resources(run: Run) -> None:
     """Memory and disk of the plan against what is there. Raises UserError before anything is started."""
-    from monosemy.estimates import ModelSize, estimate, require_resources
-    from monosemy.models.sources import estimate_model_bytes
+    from monosemy.estimates import estimate, require_resources
+    from monosemy.models.sources import model_size
 
     config = run.config
-    n_parameters = estimate_model_bytes(config.model.source, "float32", config.model.revision) // 4
-    # The width is known only once the model is loaded; √(parameters) bounds it closely enough for a refusal.
-    width = 576 if config.model.source == "embedded" else round(math.sqrt(n_parameters / 100))
-    size = ModelSize(n_parameters, 30, width, 49_152)
-    plan = estimate(config, dict.fromkeys(config.activations.sites, width), size)
+    size, d_heads = model_size(config.model.source, config.model.revision)
+    widths = {site: d_heads if site.endswith("attn_heads") else size.d_model for site in config.activations.sites}
+    plan = estimate(config, widths, size)
     require_resources(plan, run.folder)
 
 
@@ -202,8 +200,9 @@ def train(run: Run) -> None:
     from monosemy.saes.base import calibrate
     from monosemy.saes.storage import save_sae
     from monosemy.training.trainer import Trainer
+    from monosemy.training.viewers import open_viewer
 
-    source = fingerprint([to_json(dataclasses.replace(run.config, recipe=""))])
+    source = identity(run.config)
     if run.stage_done("training", source):
         return
     prepared = prepare(run)
@@ -215,6 +214,7 @@ def train(run: Run) -> None:
         fingerprint=fingerprint([source, prepared.fingerprint]),
     )  # fmt: skip
     done = trainer.resume()
+    trainer.viewers = [open_viewer(kind, run.folder, to_json(run.config)) for kind in run.config.log_to]
     with progress.stage(f"training {len(trainees)} SAEs", total=total, unit="tokens", start=done) as bar:
         trainer.on_step = lambda n, metrics: bar.advance(n)
         trainer.train()
@@ -249,7 +249,7 @@ def evaluate(run: Run) -> None:
     from monosemy.evals.model_loss import evaluate_model_loss, n_passes
     from monosemy.evals.reconstruction import evaluate_reconstruction
 
-    if not run.stage_done("training", source := fingerprint([to_json(dataclasses.replace(run.config, recipe=""))])):
+    if not run.stage_done("training", source := identity(run.config)):
         raise UserError(f"{run.folder} has no trained SAEs yet; train it first: monosemy train --run {run.folder}")
     if run.stage_done("evaluation", source):
         return

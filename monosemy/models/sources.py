@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from monosemy import files
 from monosemy.config import fingerprint as hash_json
 from monosemy.errors import UserError, near_matches, unknown
+from monosemy.estimates import ModelSize
 from monosemy.models import embedded
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
 
 EMBEDDED = "embedded"
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPES = ("float32", "bfloat16", "float16")
 LOCAL_CHOICES = f"`{EMBEDDED}`, a local folder, or a .gguf file"
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w.-]+)?")
@@ -50,8 +51,8 @@ def load_model(
     activations. device: `auto` takes cuda, else mps, else cpu. `checks=False` skips the self-checks of `checks.py`.
     Raises UserError for anything that cannot be loaded, on one line.
     """
-    if dtype not in DTYPE_BYTES:
-        raise unknown("dtype", dtype, DTYPE_BYTES)
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
     kind = source_kind(source)
     where = choose_device(device)
 
@@ -116,34 +117,33 @@ def choose_device(device: str) -> torch.device:
     raise unknown("device", device, ["auto", *choices], fix="these are the devices of this machine")
 
 
-def estimate_model_bytes(source: str = EMBEDDED, dtype: str = "float32", revision: str | None = None) -> int:
-    """Bytes that the model's weights will occupy in `dtype`, without loading them.
+def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[ModelSize, int]:
+    """(sizes of a model, width of its concatenated head outputs), without loading the weights.
 
     Counted on a model without storage built from the configuration (hub: fetches config.json only).
     """
-    if dtype not in DTYPE_BYTES:
-        raise unknown("dtype", dtype, DTYPE_BYTES)
     kind = source_kind(source)
     if kind == "embedded":
-        return embedded.N_PARAMETERS * DTYPE_BYTES[dtype]
-    if kind == "gguf":
-        from gguf import GGUFReader
-
-        with _explained(source):
-            n_parameters = sum(int(tensor.n_elements) for tensor in GGUFReader(Path(source).expanduser()).tensors)
-        return n_parameters * DTYPE_BYTES[dtype]
+        return embedded.SIZE, embedded.SIZE.d_model
 
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    options: dict[str, Any] = {}
+    place, options = source, dict[str, Any]()
     if kind == "hub":
         options["revision"], options["local_files_only"] = hub_commit(source, revision)
+    if kind == "gguf":
+        path = Path(source).expanduser()
+        place, options["gguf_file"] = str(path.parent), path.name
     with _explained(source):
-        config = AutoConfig.from_pretrained(source, **options)
+        config = AutoConfig.from_pretrained(place, **options)
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in module.parameters()) * DTYPE_BYTES[dtype]
+    text = config.get_text_config()
+    width, n_heads = text.hidden_size, text.num_attention_heads
+    d_heads = n_heads * (getattr(text, "head_dim", None) or width // n_heads)
+    n_parameters = sum(parameter.numel() for parameter in module.parameters())
+    return ModelSize(n_parameters, text.num_hidden_layers, width, text.vocab_size), d_heads
 
 
 def hub_commit(source: str, revision: str | None = None) -> tuple[str, bool]:

@@ -1,11 +1,17 @@
-"""The architectures there are. A new one is one file, one test and one line here."""
+"""The architectures there are. A new one is one file, one test and one line here.
+
+None is imported until it is asked for.
+"""
 
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from monosemy.errors import unknown
-from monosemy.saes.base import SaeConfig, SparseAutoencoder
+
+if TYPE_CHECKING:
+    from monosemy.saes.base import SaeConfig, SparseAutoencoder
 
 ARCHITECTURES: dict[str, str] = {
     "relu": "monosemy.saes.relu:Relu",

@@ -25,6 +25,7 @@ from monosemy.errors import UserError
 from monosemy.metrics import MetricsWriter
 from monosemy.training.checkpoint import checkpoint_folders, load_checkpoint, save_checkpoint
 from monosemy.training.trainee import Diverged, Trainee
+from monosemy.training.viewers import Viewer
 
 Key = tuple[str, str]
 """(site, name) of an SAE."""
@@ -68,6 +69,7 @@ class Trainer:
         self.index = 0
         self.n_tokens = 0
         self.messages: list[str] = []
+        self.viewers: list[Viewer] = []
 
     def resume(self) -> int:
         """Continues from the newest checkpoint; returns the tokens already done (0 at the start)."""
@@ -165,6 +167,8 @@ class Trainer:
                 }
             )
         self.metrics.append(records)
+        for view in self.viewers:
+            view(records)
 
 
 @contextmanager

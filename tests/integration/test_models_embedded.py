@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monosemy.models import embedded
-from monosemy.models.sources import estimate_model_bytes, load_model
+from monosemy.estimates import ModelSize
+from monosemy.models.sources import load_model, model_size
 
 pytestmark = pytest.mark.integration
 
@@ -23,8 +23,7 @@ def test_shape_and_identity(embedded_model):
     assert model.special_token_ids == frozenset(range(17))
     assert model.tokenizer.eos_token_id == 2
     n_parameters = sum(parameter.numel() for parameter in model.module.parameters())
-    assert n_parameters == embedded.N_PARAMETERS
-    assert estimate_model_bytes("embedded", "bfloat16") == 2 * n_parameters
+    assert model_size("embedded") == (ModelSize(n_parameters, 30, 576, 49_152), 576)
 
 
 def test_fingerprint_is_the_same_at_every_load(embedded_model):

@@ -12,9 +12,10 @@ import torch
 from tiny_models import byte_tokenizer, random_module
 
 from monosemy.errors import UserError
+from monosemy.estimates import ModelSize
 from monosemy.files import read_json
 from monosemy.models import embedded
-from monosemy.models.sources import estimate_model_bytes, load_model
+from monosemy.models.sources import load_model, model_size
 
 N_HEADS, N_KV_HEADS = 4, 2
 TEXT = "In 1997, 12 things"
@@ -115,7 +116,8 @@ def test_general_loader_gives_the_same_model(file, module, tmp_path, monkeypatch
     assert torch.equal(model.logits(tokens), module(input_ids=tokens).logits)
     assert len(model.tokenizer(TEXT).input_ids) == len(TEXT)
     assert len(model.site_names()) == 7 * model.n_layers
-    assert estimate_model_bytes(str(file), "bfloat16") == 2 * sum(p.numel() for p in module.parameters())
+    n_parameters = sum(p.numel() for p in module.parameters())
+    assert model_size(str(file))[0] == ModelSize(n_parameters, model.n_layers, model.d_model, model.vocab_size)
 
 
 def test_rows_of_queries_and_keys_return_to_their_order():

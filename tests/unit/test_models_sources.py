@@ -16,8 +16,9 @@ import torch
 from tiny_models import byte_tokenizer, random_module
 
 from monosemy.errors import UserError
+from monosemy.estimates import ModelSize
 from monosemy.models import sources
-from monosemy.models.sources import choose_device, estimate_model_bytes, load_model, source_kind
+from monosemy.models.sources import choose_device, load_model, model_size, source_kind
 
 
 @pytest.fixture(autouse=True)
@@ -106,11 +107,12 @@ def test_remembered_hash_is_dropped_when_damaged_or_when_the_file_changes(tmp_pa
     assert sources.cached_sha256(file) != first
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_bytes_are_estimated_without_loading(saved, dtype):
-    model = load_model(str(saved), dtype=dtype, device="cpu", checks=False)
-    loaded = sum(parameter.numel() * parameter.element_size() for parameter in model.module.parameters())
-    assert estimate_model_bytes(str(saved), dtype) == loaded
+def test_sizes_are_known_without_loading(saved):
+    model = load_model(str(saved), device="cpu", checks=False)
+    n_parameters = sum(parameter.numel() for parameter in model.module.parameters())
+    size, d_heads = model_size(str(saved))
+    assert size == ModelSize(n_parameters, model.n_layers, model.d_model, model.vocab_size)
+    assert d_heads == model.site_width("layers.0.attn_heads")
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -212,6 +214,7 @@ def load_in_subprocess(tmp_path: Path, *names: str, **environment: str) -> list[
     code = """
 import sys
 from monosemy.errors import UserError
+from monosemy.estimates import ModelSize
 from monosemy.models.sources import load_model
 for name in sys.argv[1:]:
     try:

@@ -269,3 +269,22 @@ import sys, monosemy.run, monosemy.estimates
 print([name for name in ("torch", "numpy", "rich") if name in sys.modules])
 """
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
+
+
+def test_a_run_refused_before_it_began_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="layer 40"), open_run(tmp_path / "run", CONFIG):
+        raise UserError("layer 40 is out of range")
+    assert not (tmp_path / "run").exists()
+    with open_run(tmp_path / "run", RunConfig(d_sae=64)) as run:  # the mended command
+        run.mark_done("activations", "f", 1.0)
+    with pytest.raises(UserError), open_run(tmp_path / "run", RunConfig(d_sae=64)):
+        raise UserError("too late to withdraw")
+    assert read_run(tmp_path / "run")[0].d_sae == 64
+
+
+def test_a_first_run_in_a_folder_that_was_there_keeps_other_files(tmp_path):
+    open_run(tmp_path, CONFIG).close()
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    with pytest.raises(UserError), open_run(tmp_path, CONFIG):
+        raise UserError("stopped with something written")
+    assert {"run.json", "metrics.jsonl"} <= {path.name for path in tmp_path.iterdir()}

@@ -1,0 +1,75 @@
+"""Live views of training in TensorBoard or Weights & Biases; metrics.jsonl stays the record.
+
+Place on the path: beside training, behind the settings' `log_to`. A resumed run goes on in the same view: TensorBoard
+overwrites the steps that are trained again, Weights & Biases continues the run whose id is kept in the run's folder.
+Both packages are optional and imported only here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monosemy import files
+from monosemy.errors import UserError, unknown
+
+Viewer = Callable[[Sequence[Mapping[str, Any]]], None]
+KINDS = ("tensorboard", "wandb")
+LABELS = ("site", "name", "architecture", "target_l0", "seed", "step", "n_tokens")
+
+
+def open_viewer(kind: str, folder: Path, config: Mapping[str, Any]) -> Viewer:
+    """A function that shows one batch of metric records. Raises UserError when the package is not installed."""
+    if kind not in KINDS:
+        raise unknown("value for log_to", kind, KINDS)
+    try:
+        importlib.import_module(kind)
+    except ImportError:
+        raise UserError(f"log_to {kind} needs its package: pip install 'monosemy[{kind}]', or leave it out") from None
+    return _tensorboard(folder / "tensorboard") if kind == "tensorboard" else _wandb(folder, config)
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """`site/name/metric` -> value of one record, labels left out."""
+    prefix = f"{record['site']}/{record['name']}"
+    return {f"{prefix}/{key}": value for key, value in record.items() if key not in LABELS and value is not None}
+
+
+def _tensorboard(folder: Path) -> Viewer:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer: Any = None
+
+    def view(records: Sequence[Mapping[str, Any]]) -> None:
+        nonlocal writer
+        if not records:
+            return
+        if writer is None:  # steps from here on are trained again after a resume: their older points are dropped
+            writer = SummaryWriter(str(folder), purge_step=records[0]["step"])
+        for record in records:
+            for name, value in scalars(record).items():
+                writer.add_scalar(name, value, record["step"])
+        writer.flush()
+
+    return view
+
+
+def _wandb(folder: Path, config: Mapping[str, Any]) -> Viewer:
+    import wandb
+
+    note = folder / "wandb.json"
+    if not note.exists():
+        files.write_json(note, {"id": secrets.token_hex(8)})
+    run = wandb.init(
+        project="monosemy", id=files.read_json(note)["id"], resume="allow", dir=str(folder), config=dict(config)
+    )
+
+    def view(records: Sequence[Mapping[str, Any]]) -> None:
+        if records:
+            merged = {key: value for record in records for key, value in scalars(record).items()}
+            run.log({**merged, "n_tokens": records[0]["n_tokens"]}, step=records[0]["step"])
+
+    return view
