@@ -26,7 +26,7 @@ from monosemy.saes.losses import dead_latent_error, squared_error, variance
 
 @dataclass(frozen=True)
 class BatchTopKOptions:
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: float = 0.9
     beta2: float = 0.999

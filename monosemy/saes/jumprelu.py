@@ -13,7 +13,8 @@ In "step" only θ feels the sparsity term; in "tanh" it reaches every parameter 
 
 Deviations, for runs of hundreds of steps: θ starts at the quantile of π that gives the starting L0; ε is a share of θ's
 running mean (`bandwidth` relative) rather than an absolute 0.001; θ is trained raw, float32, clamped at zero (log θ
-under Adam barely moves in short runs). Set `bandwidth_relative = 0` and `bandwidth`, `threshold_start` for the paper's.
+under Adam barely moves in short runs); Adam has β₁ 0.9 (the paper's is 0). The paper's: `bandwidth_relative = 0`,
+`bandwidth`, `threshold_start`, `beta1 = 0`.
 """
 
 # mypy: disable-error-code="override"
@@ -36,9 +37,9 @@ from monosemy.saes.losses import squared_error
 
 @dataclass(frozen=True)
 class JumpReluOptions:
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
-    beta1: float = 0.0
+    beta1: float = 0.9
     beta2: float = 0.999
     recipe: Literal["step", "tanh"] = "step"
     """Which sparsity loss."""

@@ -24,7 +24,7 @@ from monosemy.saes.losses import squared_error
 
 @dataclass(frozen=True)
 class ReluOptions:
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: float = 0.9
     beta2: float = 0.999
