@@ -3,7 +3,8 @@
 Data: x = Σ_i a_i u_i + noise, d_in 128, 256 unit directions u_i in random position (so they overlap). Feature i
 belongs to one of 32 groups of 8; a group switches on with a Zipf-tailed probability and then each member fires with
 probability ½, so firing is correlated inside groups and spread over two orders of magnitude; amplitudes are
-|N(1, 0.3)|. SAEs have d_sae 256 and are asked for the true mean L0.
+|N(1, 0.3)|. SAEs have d_sae 256 (as many
+latents as features) and 512, and are asked for the true mean L0, rounded.
 
 Mean max cosine: over true directions, the largest cosine with a decoder row. F1: a true direction counts as found, and
 a learned one as true, from cosine 0.9 on. Control: a random dictionary.
@@ -28,6 +29,8 @@ from monosemy.saes.registry import ARCHITECTURES, build_sae
 from monosemy.training.trainee import Trainee
 
 D_IN, N_TRUE, GROUP, BATCH = 128, 256, 8, 1024
+WIDTHS = (256, 512)
+LEARNING_RATE = 4e-3
 FOUND = 0.9
 
 
@@ -65,10 +68,10 @@ def scores(truth: Tensor, learned: Tensor) -> dict[str, float]:
     return {"mean_max_cosine": mean_max, "precision": precision, "recall": recall, "f1": f1}
 
 
-def train(architecture: str, seed: int, n_steps: int) -> dict[str, float]:
+def train(architecture: str, seed: int, n_steps: int, d_sae: int) -> dict[str, float]:
     data = Planted(seed)
-    sae = build_sae(SaeConfig(architecture, D_IN, N_TRUE, data.l0, seed=seed + 1000))
-    trainee = Trainee(sae, TrainingConfig(batch_tokens=BATCH), n_steps, n_steps * BATCH)
+    sae = build_sae(SaeConfig(architecture, D_IN, d_sae, round(data.l0), seed=seed + 1000))
+    trainee = Trainee(sae, TrainingConfig(batch_tokens=BATCH, learning_rate=LEARNING_RATE), n_steps, n_steps * BATCH)
     sae.initialise(data.batch(4096), trainee.target_l0(0.0))
     last: dict[str, float] = {}
     for step in range(n_steps):
@@ -84,11 +87,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     results: dict[str, list[dict[str, float]]] = {}
-    with stage("planted", total=len(ARCHITECTURES) * chosen.seeds, unit="SAEs") as bar:
-        for architecture in ARCHITECTURES:
-            for seed in range(chosen.seeds):
-                results.setdefault(architecture, []).append(train(architecture, seed, chosen.steps))
-                bar.advance()
+    with stage("planted", total=len(ARCHITECTURES) * chosen.seeds * len(WIDTHS), unit="SAEs") as bar:
+        for d_sae in WIDTHS:
+            for architecture in ARCHITECTURES:
+                for seed in range(chosen.seeds):
+                    name = f"{architecture} {d_sae}"
+                    results.setdefault(name, []).append(train(architecture, seed, chosen.steps, d_sae))
+                    bar.advance()
     for seed in range(chosen.seeds):
         data = Planted(seed)
         random = torch.randn(N_TRUE, D_IN, generator=torch.Generator().manual_seed(seed + 2000))

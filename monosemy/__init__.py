@@ -17,6 +17,7 @@ _PUBLIC = {
     "RunConfig": "monosemy.config",
     "UserError": "monosemy.errors",
     "splice": "monosemy.evals.model_loss",
+    "evaluate": "monosemy.evals.evaluate",
     "evaluate_reconstruction": "monosemy.evals.reconstruction",
     "evaluate_model_loss": "monosemy.evals.model_loss",
     "whole_run": "monosemy.pipeline",

@@ -82,9 +82,19 @@ def run_train(words: list[str], default_folder: str = "") -> None:
     config = _parse(base, words)
     from monosemy import pipeline
 
-    target = Path(folder or default_folder or f"runs/{Path(start).stem if start.endswith('.json') else start}")
+    target = Path(folder or default_folder or _default_folder(start))
     page = pipeline.whole_run(config, target)
     print(f"report: {page}")
+
+
+def _default_folder(start: str) -> Path:
+    """A run folder (or its run.json) is continued; a recipe or a file of settings gets runs/NAME."""
+    path = Path(start)
+    if path.is_dir():
+        return path
+    if path.suffix == ".json":
+        return path.parent if path.name == "run.json" else Path("runs") / path.stem
+    return Path("runs") / start
 
 
 def run_evaluate(words: list[str]) -> None:
@@ -166,12 +176,36 @@ def _parse(base: RunConfig, words: list[str]) -> RunConfig:
     import tyro
 
     base, words = _take_options(base, words)
-    expanded = [SHORT.get(word.split("=")[0], word.split("=")[0]) + word[len(word.split("=")[0]) :] for word in words]
+    if "--help" in words or "-h" in words:
+        _print_train_help()
+    apart = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    expanded = [SHORT.get(word, word) for word in apart]
     for i in range(1, len(expanded)):
-        word = expanded[i]
-        if "token" in expanded[i - 1] and word[:-1].replace(".", "", 1).isdigit() and word[-1] in UNITS:
-            expanded[i] = str(round(float(word[:-1]) * UNITS[word[-1]]))
+        if expanded[i - 1].startswith("--") and "token" in expanded[i - 1]:
+            expanded[i] = _count(expanded[i - 1], expanded[i])
     return tyro.cli(RunConfig, args=expanded, default=base, prog="monosemy train [RECIPE | run.json] [--run FOLDER]")
+
+
+def _print_train_help() -> None:
+    from monosemy.recipes import RECIPES
+
+    print("recipes (the settings that a run starts from):")
+    for name, make in RECIPES.items():
+        print(f"  {name:8s}{(make.__doc__ or '').strip()}")
+    print("short names: " + ", ".join(f"{short} = {full}" for short, full in SHORT.items()))
+    print("counts of tokens take k, M and G: --tokens 1.5M")
+    print("options of an architecture: --jumprelu.bandwidth-relative 0.3; monosemy info jumprelu lists them\n")
+
+
+def _count(flag: str, word: str) -> str:
+    """`1.5M` as `1500000`."""
+    if word in ("-h", "--help"):
+        return word
+    number, unit = (word[:-1], UNITS[word[-1]]) if word[-1:] in UNITS else (word, 1)
+    try:
+        return str(round(float(number.replace("_", "").replace(",", "")) * unit))
+    except (ValueError, OverflowError):
+        raise UserError(f"{flag} takes a count such as 300000, 300k or 1.5M, got {word!r}") from None
 
 
 def _take_options(base: RunConfig, words: list[str]) -> tuple[RunConfig, list[str]]:

@@ -35,7 +35,7 @@ class ModelConfig:
     dtype: Dtype = "float32"
     """Number format of the model's weights and activations; keep float32 on CPUs without bfloat16 units."""
     device: str = "auto"
-    """`auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`."""
 
 
 @dataclass(frozen=True)

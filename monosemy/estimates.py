@@ -112,7 +112,12 @@ def estimate(
 
 
 def require_resources(
-    plan: Plan, folder: Path, *, cache: Path | None = None, memory_available: int | None = None
+    plan: Plan,
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    memory_available: int | None = None,
+    kind: str = "memory",
 ) -> None:
     """Raises UserError when the plan does not fit this machine.
 
@@ -121,7 +126,7 @@ def require_resources(
     one file system, their needs are added up.
     """
     available = available_memory() if memory_available is None else memory_available
-    _require("memory", plan.memory, available, "")
+    _require(kind, plan.memory, available, "")
     cache = files.cache_folder() if cache is None else cache
     if _same_disk(folder, cache):
         both = {**plan.cache_disk, **plan.run_disk}

@@ -96,7 +96,17 @@ def exclusive(final: Path) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # network file systems without locks
                     raise
+        _clear_unfinished(final)
         yield
+
+
+def _clear_unfinished(final: Path) -> None:
+    """What a killed builder left beside `final`; nobody else is building, the lock being held."""
+    for path in final.parent.glob(f".{final.name}.*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

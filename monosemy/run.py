@@ -19,6 +19,7 @@ Limits: no lock across machines on file systems without POSIX locks.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import fcntl
@@ -45,6 +46,8 @@ class Run:
 
     def __init__(self, folder: Path, config: RunConfig, provenance: dict[str, Any], lock: int):
         self.folder, self.config, self.provenance = folder, config, provenance
+        self.created = False
+        """Whether this process began the run."""
         self._lock = lock
         self._stages: dict[str, Any] = {}
         if self.stages_path.exists():
@@ -159,13 +162,14 @@ def open_run(folder: Path, config: RunConfig) -> Run:
         files.clear_leftovers(folder)
         if not (folder / "run.json").exists():
             run = Run(folder, config, _new_provenance(), lock)
+            run.created = True
         else:
             kept, provenance = read_run(folder)
             _refuse_difference(folder, kept, config)  # again, now that nobody else can write
             provenance.setdefault("seconds", {})
             if changed := _changed_versions(provenance):
                 provenance.setdefault("continued_with", []).append({"at": _now(), "versions": changed})
-            run = Run(folder, kept, provenance, lock)
+            run = Run(folder, dataclasses.replace(kept, log_to=config.log_to), provenance, lock)
         run._write_run_json()
     except BaseException:
         os.close(lock)

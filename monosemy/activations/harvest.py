@@ -269,11 +269,13 @@ def harvest_rows(
     statistics: Mapping[str, SiteStatistics] | DropRules,
     start: int = 0,
     stop: int | None = None,
+    *,
+    finite: bool = True,
 ) -> Iterator[HarvestedRows]:
     """The kept rows of sequences start..stop, one item per pass of `config.batch_sequences` sequences.
 
-    Raises UserError naming site and sequence when an activation is NaN or infinite, dropped or not: a model that
-    makes them is broken, or its dtype too narrow.
+    With `finite`, raises UserError naming site and sequence when an activation is NaN or infinite, dropped or not: a
+    model that makes them is broken, or its dtype too narrow.
     """
     names = resolve_sites(model, sites)
     rules = statistics if isinstance(statistics, DropRules) else drop_rules(model, config, statistics)
@@ -281,18 +283,20 @@ def harvest_rows(
     for first, last, tokens in _batches(shards, config, start, stop):
         with torch.no_grad():
             found = model.activations(tokens, names)
-        yield _kept_rows(tokens, found, rules, names, first, shards.documents(first, last))
+        lengths = checked_norms(found, names, first) if finite else {site: norms(found[site]) for site in names}
+        yield _kept_rows(tokens, found, lengths, rules, names, first, shards.documents(first, last))
 
 
 def _kept_rows(
     tokens: Tensor,
     found: Mapping[str, Tensor],
+    lengths: Mapping[str, Tensor],
     rules: DropRules,
     names: Sequence[str],
     first: int,
     documents: np.ndarray,
 ) -> HarvestedRows:
-    reasons = _reasons(tokens, checked_norms(found, names, first), rules)
+    reasons = _reasons(tokens, lengths, rules)
     keep = reasons == KEPT
     sequence, position = keep.nonzero(as_tuple=True)
     counts = Counter(reasons[~keep].tolist())

@@ -316,7 +316,10 @@ class MixingStream:
                     break
                 self._cursor = 0
             stop = min(self._cursor + self.config.batch_sequences, self.shards.n_sequences)
-            for rows in harvest_rows(self.model, self.shards, self.sites, self.config, self.rules, self._cursor, stop):
+            # what is not finite goes on to the trainer, which stops the SAEs of that site and no others
+            for rows in harvest_rows(
+                self.model, self.shards, self.sites, self.config, self.rules, self._cursor, stop, finite=False
+            ):
                 first, last = self._n_buffered, self._n_buffered + len(rows.token_ids)
                 for site, buffer in self._buffer.items():
                     buffer[first:last] = narrowed(rows.activations[site], buffer.dtype, site, rows.sequence)

@@ -87,16 +87,26 @@ class ModelLosses:
 
 
 def splice(
-    dictionary: Dictionary | None, keep: Bool[Tensor, "batch position"], *, name: str = "", site: str = ""
+    dictionary: Dictionary | None,
+    keep: Bool[Tensor, "batch position"] | None = None,
+    *,
+    name: str = "",
+    site: str = "",
 ) -> Edit:
-    """The edit that puts the dictionary's reconstruction (None: zeros) at kept positions and leaves the others.
+    """The edit that puts the dictionary's reconstruction (None: zeros) at kept positions, and only there.
+
+    `keep` None keeps all but the first position of each sequence, whose massive activation no SAE is trained on.
 
     Rows are read in float32 and written back in the model's own dtype. Raises UserError, naming the SAE, for a
     reconstruction that is not finite.
     """
 
     def edit(x_BTD: Tensor) -> Tensor:
-        at = keep.to(x_BTD.device)
+        if keep is None:
+            at = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
+            at[:, 0] = False
+        else:
+            at = keep.to(x_BTD.device)
         spliced = x_BTD.clone()
         rows = x_BTD[at]
         if dictionary is None or not len(rows):

@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from monosemy.errors import UserError
@@ -46,6 +45,7 @@ from monosemy.evals.intervals import (
 )
 from monosemy.files import atomic_path
 from monosemy.latents import SparseLatents
+from monosemy.tensors import save_tensors
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MAX_COUNTS = 2**24  # entries of a SAE's table of firing counts per block and latent
@@ -78,7 +78,7 @@ class LatentStatistics:
         """Writes a safetensors file, durably; n_tokens stands in its metadata."""
         tensors = {"firing_count": self.firing_count, "sum": self.sum, "max": self.max}
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": "1", "n_tokens": str(self.n_tokens)})
+            save_tensors(temporary, tensors, {"n_tokens": str(self.n_tokens)})
 
     @classmethod
     def load(cls, path: Path) -> LatentStatistics:
@@ -136,35 +136,52 @@ def evaluate_reconstruction(
     `chunk_tokens` bounds the rows encoded together; `advance` receives the rows done. Raises UserError when there
     are no rows, when a SAE's width is not the site's, and when rows or a reconstruction hold NaN or infinity.
     """
-    blocks = Blocks()
-    rows_sums: _RowSums | None = None
-    sums: dict[str, _DictionarySums] = {}
-    with torch.no_grad():
-        for batch, ids in batches:
-            for x, block in zip(batch.split(chunk_tokens), blocks.rows(torch.as_tensor(ids)).split(chunk_tokens)):
-                x = x.detach().to(torch.float32)
-                if rows_sums is None:
-                    if not len(x):
-                        continue
-                    for name, sae in saes.items():
-                        check_width(name, sae, site, x.shape[1])
-                    rows_sums = _RowSums(x)
-                    sums = {name: _DictionarySums(sae.d_sae, x.device) for name, sae in saes.items()}
-                block = block.to(x.device)
-                if not torch.isfinite(x).all():
-                    raise UserError(
-                        f"validation activations at {site or 'the site'} hold NaN or infinity; rebuild them"
-                    )
-                rows_sums.add(x, block)
-                for name, sae in saes.items():
-                    sums[name].add(x, *reconstruct(name, sae, x, site), block)
-                if advance:
-                    advance(len(x))
-    if rows_sums is None:
-        raise UserError(f"no validation rows at {site or 'the site'}: every token was dropped or none was given")
-    weights = bootstrap_weights(blocks.n, n_bootstrap, seed)
-    denominator = rows_sums.finish(weights)
-    return {name: each.finish(denominator, blocks, weights, confidence, seed) for name, each in sums.items()}
+    meter = ReconstructionMeter(saes, site, chunk_tokens)
+    for rows, ids in batches:
+        meter.add(rows, ids)
+        if advance:
+            advance(len(rows))
+    return meter.finish(n_bootstrap, confidence, seed)
+
+
+class ReconstructionMeter:
+    """The sums behind `evaluate_reconstruction`, filled batch by batch, so that several sites share one model pass."""
+
+    def __init__(self, saes: Mapping[str, Dictionary], site: str = "", chunk_tokens: int = 4096) -> None:
+        self.saes, self.site, self.chunk_tokens = saes, site, chunk_tokens
+        self._blocks = Blocks()
+        self._rows: _RowSums | None = None
+        self._sums: dict[str, _DictionarySums] = {}
+
+    @torch.no_grad()
+    def add(self, batch: Float[Tensor, "n d"], ids: Int[Tensor, " n"]) -> None:
+        """Counts rows in raw units, each with the number of its document or sequence. Raises UserError."""
+        blocks = self._blocks.rows(torch.as_tensor(ids))
+        for x, block in zip(batch.split(self.chunk_tokens), blocks.split(self.chunk_tokens)):
+            if len(x):
+                self._add_chunk(x.detach().to(torch.float32), block.to(x.device))
+
+    def _add_chunk(self, x: Float[Tensor, "n d"], block: Int[Tensor, " n"]) -> None:
+        if self._rows is None:
+            for name, sae in self.saes.items():
+                check_width(name, sae, self.site, x.shape[1])
+            self._rows = _RowSums(x)
+            self._sums = {name: _DictionarySums(sae.d_sae, x.device) for name, sae in self.saes.items()}
+        if not torch.isfinite(x).all():
+            raise UserError(f"validation activations at {self.site or 'the site'} hold NaN or infinity; rebuild them")
+        self._rows.add(x, block)
+        for name, sae in self.saes.items():
+            self._sums[name].add(x, *reconstruct(name, sae, x, self.site), block)
+
+    def finish(self, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> dict[str, Reconstruction]:
+        """The results by name. Raises UserError when no row was counted."""
+        if self._rows is None:
+            where = self.site or "the site"
+            raise UserError(f"no validation rows at {where}: every token was dropped or none was given")
+        weights = bootstrap_weights(self._blocks.n, n_bootstrap, seed)
+        denominator = self._rows.finish(weights)
+        finished = {n: s.finish(denominator, self._blocks, weights, confidence, seed) for n, s in self._sums.items()}
+        return finished
 
 
 def check_width(name: str, sae: Dictionary, site: str, width: int) -> None:

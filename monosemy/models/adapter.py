@@ -64,11 +64,15 @@ class LanguageModel:
     frozen parameters.
     """
 
-    def __init__(self, module: nn.Module, tokenizer: Any, *, name: str, fingerprint: str) -> None:
+    def __init__(
+        self, module: nn.Module, tokenizer: Any, *, name: str, fingerprint: str, commit: str | None = None
+    ) -> None:
         self.module = module
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint
+        self.commit = commit
+        """The hub's commit that was loaded; None for a model from elsewhere."""
         self._engine = _engine(module, name)
         self._blocks: list[nn.Module] = list(self._engine.arch.decoder_layers)
         self.d_model: int = self._engine.d_model

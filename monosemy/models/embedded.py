@@ -95,15 +95,18 @@ def find_gguf(package: Path) -> Path:
 
 def convert(source: Path, folder: Path) -> None:
     """Writes config.json, model.safetensors (float32), the tokenizer's files and a record of their origin."""
+    import torch
     from gguf import GGUFReader
-    from safetensors.numpy import save_file
+
+    from monosemy.tensors import save_tensors
 
     reader = GGUFReader(source)
     config = llama_config(reader)
     files.write_json(folder / "config.json", config)
     build_tokenizer(reader).save_pretrained(folder)
     weights = read_weights(reader, config["num_attention_heads"], config["num_key_value_heads"])
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors = {name: torch.from_numpy(np.require(weight, requirements="W")) for name, weight in weights.items()}
+    save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     record = {"package": PACKAGE.requirement, "package_sha256": PACKAGE.sha256, "conversion": CONVERSION}
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     files.write_json(folder / ORIGIN, {"name": NAME, "file": source.name, **record, "bytes": sizes})

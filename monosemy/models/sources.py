@@ -48,7 +48,7 @@ def load_model(
 
     source: `embedded` (SmolLM2-135M-Instruct out of the Python package index), a local folder in transformers' format,
     a .gguf file, or a hub id with an optional `revision`. dtype: float32, bfloat16 or float16, of weights and
-    activations. device: `auto` takes cuda, else mps, else cpu. `checks=False` skips the self-checks of `checks.py`.
+    activations. device: `auto` takes cuda, else cpu. `checks=False` skips the self-checks of `checks.py`.
     Raises UserError for anything that cannot be loaded, on one line.
     """
     if dtype not in DTYPES:
@@ -75,7 +75,7 @@ def load_model(
             module, tokenizer = _load(str(embedded.embedded_folder()), dtype, where)
         identity = {"package": embedded.PACKAGE.sha256, "conversion": str(embedded.CONVERSION)}
     fingerprint = hash_json({"model": identity, "dtype": dtype})
-    model = LanguageModel(module, tokenizer, name=name, fingerprint=fingerprint)
+    model = LanguageModel(module, tokenizer, name=name, fingerprint=fingerprint, commit=identity.get("commit"))
     if checks:
         check_model(model)
     return model
@@ -104,12 +104,12 @@ def source_kind(source: str) -> str:
 
 
 def choose_device(device: str) -> torch.device:
-    """The torch device of a name; `auto` takes cuda, else mps, else cpu. UserError when this machine lacks it."""
+    """The torch device of a name; `auto` takes cuda, else cpu (mps lacks the float64 that
+    statistics are summed in). UserError when this machine lacks it."""
     import torch
 
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    has_mps = torch.backends.mps.is_available()
-    choices = [f"cuda:{i}" for i in range(n_cuda)] + ["mps"] * has_mps + ["cpu"]
+    choices = [f"cuda:{i}" for i in range(n_cuda)] + ["cpu"]
     if device == "auto":
         return torch.device(choices[0])
     if device in choices or (device == "cuda" and n_cuda):

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from monosemy import files
 from monosemy.config import from_json
 from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, describe
 from monosemy.saes.registry import build_sae
+from monosemy.tensors import save_tensors
 
 FORMAT, FORMAT_VERSION = "monosemy-sae", 1
 WEIGHTS, CONFIG = "sae.safetensors", "config.json"
@@ -30,10 +31,9 @@ def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
 
     Raises UserError when the folder cannot be written to; an SAE that was there stays loadable until then.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in sae.state_dict().items()}
     folder = Path(folder)
     with files.atomic_path(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
+        save_tensors(temporary, sae.state_dict())
         digest = files.sha256(temporary)
     document = {
         "format": FORMAT,
@@ -53,15 +53,20 @@ def load_sae(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | No
     config = read_sae_config(folder)
     path = folder / WEIGHTS
     if not path.exists():
-        raise UserError(f"{path} is missing; restore it or train again")
+        raise UserError(f"{path} is missing; restore it, or delete {folder} and train again")
     expected = files.read_json(folder / CONFIG)["weights_sha256"]
     if files.sha256(path) != expected:
-        raise UserError(f"{path} is damaged (its SHA-256 is not the one in {CONFIG}); restore it or train again")
+        raise UserError(
+            f"{path} is damaged (its SHA-256 is not the one in {CONFIG}); "
+            f"restore it, or delete {folder} and train again"
+        )
     sae = build_sae(config)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file ({error}); restore it or train again") from None
+        raise UserError(
+            f"{path} is not a safetensors file ({error}); restore it, or delete {folder} and train"
+        ) from None
     own = sae.state_dict()
     for name in own.keys() | tensors.keys():
         theirs = tuple(tensors[name].shape) if name in tensors else "missing"

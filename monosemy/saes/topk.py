@@ -16,6 +16,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from monosemy.errors import UserError
 from monosemy.kernels import dispatch, ops
 from monosemy.latents import SparseLatents
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
@@ -47,6 +48,10 @@ class TopK(SparseAutoencoder):
 
     def __init__(self, config: SaeConfig) -> None:
         super().__init__(config)
+        if config.l0 != round(config.l0):
+            raise UserError(
+                f"topk keeps a whole number of latents, got l0 {config.l0:g}; choose {max(1, round(config.l0))}"
+            )
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
 
     def _pre(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from monosemy import files
 from monosemy.errors import UserError
+from monosemy.tensors import save_tensors
 
 FORMAT = 1
 
@@ -35,7 +36,7 @@ def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: 
     final = parent / f"step-{step:08d}"
     with files.atomic_folder(final) as temporary:
         path = temporary / "tensors.safetensors"
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+        save_tensors(path, tensors)
         files.write_json(
             temporary / "state.json",
             {"format": FORMAT, "step": step, "sha256": files.sha256(path), "threads": torch.get_num_threads(), **state},

@@ -10,7 +10,9 @@ metrics written after it are cut off.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +72,9 @@ class Trainer:
         self.n_tokens = 0
         self.messages: list[str] = []
         self.viewers: list[Viewer] = []
+        self.seconds = 0.0
+        """Spent in training, over all resumptions."""
+        self._clock = time.perf_counter()
 
     def resume(self) -> int:
         """Continues from the newest checkpoint; returns the tokens already done (0 at the start)."""
@@ -92,7 +97,14 @@ class Trainer:
         stream_tensors = {k.removeprefix("stream/"): t for k, t in tensors.items() if k.startswith("stream/")}
         self.stream.restore({**state["stream"], **stream_tensors})
         self.index, self.n_tokens, self.messages = state["step"], state["n_tokens"], list(state["messages"])
+        self.seconds = state["seconds"]
         self.metrics.truncate(state["metrics_offset"])
+        if state["threads"] != torch.get_num_threads():
+            print(
+                f"continuing with {torch.get_num_threads()} threads what began with {state['threads']}: sums are taken "
+                "in another order, so the result will agree to rounding, not bit for bit",
+                file=sys.stderr,
+            )
         return self.n_tokens
 
     def save(self) -> Path:
@@ -104,6 +116,7 @@ class Trainer:
             "fingerprint": self.fingerprint,
             "n_tokens": self.n_tokens,
             "messages": self.messages,
+            "seconds": self._tick(),
             "trainees": {f"{s}/{n}": one.state() for (s, n), one in self.trainees.items()},
             "stream": {key: value for key, value in stream.items() if not isinstance(value, Tensor)},
             "metrics_offset": self.metrics.offset(),
@@ -115,6 +128,7 @@ class Trainer:
 
         Raises Interrupted after a checkpoint when SIGINT or SIGTERM arrives.
         """
+        self._clock = time.perf_counter()
         with _watch_signals() as stop_asked:
             while self.index < self.stream.n_steps:
                 batch = next(self.stream)
@@ -134,6 +148,11 @@ class Trainer:
                 every = self.config.checkpoint_tokens
                 if last or self.n_tokens // every > before // every:
                     self.save()
+
+    def _tick(self) -> float:
+        now = time.perf_counter()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+        return self.seconds
 
     def _step(self, batch: Mapping[str, Tensor]) -> dict[Key, dict[str, float]]:
         finite = {site: bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()) for site, x in batch.items()}

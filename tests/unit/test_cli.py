@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from monosemy import cli
@@ -57,3 +59,36 @@ def test_info_lists_an_architectures_options(capsys):
     shown = capsys.readouterr().out
     assert "jumprelu.bandwidth_relative = 0.5" in shown
     assert "L0" in shown
+
+
+def test_counts_take_units_in_either_form(capsys):
+    assert cli._parse(quick(), ["--tokens=300k"]).text.n_tokens == 300_000
+    assert cli._parse(quick(), ["--training.log-tokens", "2k"]).training.log_tokens == 2_000
+    with pytest.raises(UserError, match=r"takes a count such as .*, got '1.5X'"):
+        cli._parse(quick(), ["--tokens", "1.5X"])
+    with pytest.raises(SystemExit):
+        cli._parse(quick(), ["--help"])
+    shown = capsys.readouterr().out
+    assert "--tokens = --text.n-tokens" in shown
+    assert "quick" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--training.log-tokens", "0"], "log_tokens must be above 0"),
+        (["--l0", "32", "32"], "holds 32.0 twice"),
+        (["--l0", "2.5"], "whole number"),
+        (["--text.seed", "-1"], "0 or more"),
+        (["--activations.storage", "stream"], "n_passes 2 needs activations kept on disk"),
+    ],
+)
+def test_settings_that_would_fail_later_are_refused_at_once(words, message):
+    with pytest.raises(UserError, match=message):
+        check_config(cli._parse(quick(), words))
+
+
+def test_a_run_folder_is_continued_in_place():
+    assert cli._default_folder("demo") == Path("runs/demo")
+    assert cli._default_folder("elsewhere/settings.json") == Path("runs/settings")
+    assert cli._default_folder("elsewhere/mine/run.json") == Path("elsewhere/mine")

@@ -71,3 +71,11 @@ def test_files_named_on_the_page_exist():
     named = set(re.findall(r"`((?:monosemy|tests)/[\w/]+\.py)`", PAGE))
     missing = {path for path in named if not (Path(__file__).parents[2] / path).exists()}
     assert missing == {"monosemy/saes/group_topk.py", "tests/unit/test_group_topk.py"}
+
+
+def test_the_command_line_accepts_it():
+    from monosemy.cli import _parse
+    from monosemy.pipeline import check_config
+    from monosemy.recipes import demo
+
+    check_config(_parse(demo(), ["--architectures", "topk", NAME, f"--{NAME}.n-groups", "4"]))

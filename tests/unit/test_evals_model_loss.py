@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from monosemy.config import ActivationsConfig
 from monosemy.errors import UserError
 from monosemy.evals.controls import fit_pca
 from monosemy.evals.model_loss import IdentityDictionary, check_splice, evaluate_model_loss, n_passes, splice
@@ -255,3 +256,27 @@ def test_transformers_models_at_every_kind_of_site(tiny_model, family):
         assert found["identity"].delta_loss == found["identity"].kl == 0.0
         assert abs(found["all"].delta_loss) < 1e-4
         assert found["all"].kl < 1e-5 < found["few"].kl
+
+
+def test_evaluate_in_one_call_agrees_with_its_parts(tiny_model):
+    from monosemy import SaeConfig, build_sae, evaluate
+    from monosemy.evals.reconstruction import evaluate_reconstruction
+
+    model = tiny_model("llama")
+    site = "layers.1.resid_post"
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 200, (6, 24))
+    sae = build_sae(SaeConfig("topk", model.site_width(site), 64, 4, site=site))
+    rules = ActivationsConfig(drop_first_positions=2, outlier_multiple=0)
+    record = evaluate(model, sae, tokens, rules=rules, n_bootstrap=20)
+    x = model.activations(tokens, [site])[site][:, 2:]
+    rows = torch.arange(6)[:, None].expand(6, 22)
+    by_hand = evaluate_reconstruction({"topk": sae}, [(x.reshape(-1, x.shape[-1]), rows.reshape(-1))])["topk"].record
+    assert record["fvu"] == pytest.approx(by_hand.fvu, rel=1e-6)
+    assert record["n_tokens"] == 6 * 22
+    keep = torch.ones_like(tokens, dtype=torch.bool)
+    keep[:, :2] = False
+    loss = evaluate_model_loss(model, site, {"topk": sae}, tokens, keep, n_bootstrap=20).records["topk"]
+    assert record["delta_loss"] == pytest.approx(loss.delta_loss, abs=1e-6)
+    with pytest.raises(UserError, match="positions ≥ 2"):
+        evaluate(model, sae, tokens[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import pytest
 
@@ -59,5 +60,7 @@ def test_wandb_keeps_one_run_over_a_resume(tmp_path, monkeypatch):
         view = open_viewer("wandb", tmp_path, {"d_sae": 8})
         view([record(1, 0.5)])
         __import__("wandb").finish()
+    known = json.loads((tmp_path / "wandb.json").read_text())["id"]
     folders = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
-    assert len({name.split("-")[-1] for name in folders}) == 1
+    assert len(folders) == 2
+    assert all(known in name for name in folders)

@@ -1,0 +1,148 @@
+"""The evaluation stage: every SAE and control of a run on validation documents, at the positions training kept.
+
+One pass of the model over the validation text feeds the reconstruction measures of all sites; the loss is then measured
+site by site, over one set of sequences and one mask of kept positions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from monosemy import progress
+from monosemy.config import identity
+from monosemy.errors import UserError
+from monosemy.pipeline.prepare import Prepared, prepare
+from monosemy.pipeline.training import CALIBRATION_TOKENS, trained
+from monosemy.run import Run, list_saes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from monosemy.evals.frontier import Candidate
+    from monosemy.evals.reconstruction import Reconstruction
+
+Sets = dict[str, dict[str, Any]]
+"""site -> name -> dictionary."""
+
+
+def evaluated(run: Run) -> bool:
+    """Whether the evaluation is done and its results are still there."""
+    from monosemy.evals.frontier import read_evaluation
+
+    if not run.stage_done("evaluation", identity(run.config)):
+        return False
+    try:
+        read_evaluation(run.evaluation_path)
+    except UserError:
+        return False
+    latents = [path / "latents.safetensors" for _, _, path in list_saes(run.folder)]
+    stopped = run.provenance.get("stopped", [])
+    return stopped != [] or all(path.exists() for path in latents)
+
+
+def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False) -> None:
+    """Measures the run and writes evaluation.json; `again` also when that was done. Raises UserError, untrained."""
+    from monosemy.evals.frontier import build_evaluation, build_record, write_evaluation
+    from monosemy.evals.model_loss import evaluate_model_loss, n_passes
+
+    if not trained(run):
+        raise UserError(f"{run.folder} has no complete set of trained SAEs; train it: monosemy train {run.folder}")
+    if evaluated(run) and not again:
+        return
+    prepared = prepared or prepare(run)
+    started = time.perf_counter()
+    settings = run.config.evaluation
+    saes, candidates = _dictionaries(run, prepared)
+    found = _reconstructions(run, prepared, saes)
+    tokens, documents, keep = loss_tokens(prepared, settings.n_loss_tokens)
+    records, losses = [], {}
+    for site in prepared.sites:
+        total = tokens.numel() * n_passes(saes[site])
+        with progress.stage(f"model loss at {site}", total=total, unit="tokens") as bar:
+            losses[site] = evaluate_model_loss(
+                prepared.model, site, saes[site], tokens, keep, documents=documents,
+                n_bootstrap=settings.n_bootstrap, advance=bar.advance,
+            )  # fmt: skip
+        for name in saes[site]:
+            records.append(build_record(candidates[site, name], found[site][name].record, losses[site].records[name]))
+    write_evaluation(run.evaluation_path, build_evaluation(records, losses, run.provenance))
+    run.mark_done("evaluation", identity(run.config), time.perf_counter() - started)
+
+
+def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, str], Candidate]]:
+    """The trained SAEs (those that stopped left out) and PCA, by site and name."""
+    from monosemy.evals.controls import fit_pca
+    from monosemy.evals.frontier import Candidate
+    from monosemy.saes.storage import load_sae
+
+    device = prepared.model.device
+    saes: Sets = {site: {} for site in prepared.sites}
+    candidates: dict[tuple[str, str], Candidate] = {}
+    for site, name, folder in list_saes(run.folder):
+        sae = load_sae(folder)
+        if site in saes and not sae.config.record.get("stopped"):
+            label = name.split("-")[0]
+            saes[site][name] = sae.to(device)
+            candidates[site, name] = Candidate(
+                name, label, site, sae.config.l0, sae.config.seed, control=sae.config.frozen_decoder
+            )
+    if run.config.evaluation.pca:
+        for site, rows in prepared.held_in(CALIBRATION_TOKENS, seed=2).items():
+            basis = fit_pca((rows * prepared.scale[site]).split(4096))
+            for l0 in run.config.l0:
+                if l0 <= rows.shape[1]:
+                    name = f"pca-l0_{l0:g}"
+                    saes[site][name] = basis.dictionary(round(l0)).to(device)
+                    candidates[site, name] = Candidate(name, "pca", site, float(l0), control=True)
+    return saes, candidates
+
+
+def _reconstructions(run: Run, prepared: Prepared, saes: Sets) -> dict[str, dict[str, Reconstruction]]:
+    """One pass over the validation text for all sites; keeps each SAE's latent statistics beside it."""
+    from monosemy.activations.harvest import harvest_rows
+    from monosemy.evals.reconstruction import ReconstructionMeter
+
+    meters = {site: ReconstructionMeter(saes[site], site) for site in prepared.sites}
+    validation = prepared.tokens.validation
+    with progress.stage("reconstruction", total=validation.n_tokens, unit="tokens") as bar:
+        for part in harvest_rows(
+            prepared.model, validation, prepared.sites, prepared.config.activations, prepared.rules
+        ):
+            for site, meter in meters.items():
+                meter.add(part.activations[site], part.document)
+            bar.advance(part.n_tokens)
+    found = {site: meter.finish(run.config.evaluation.n_bootstrap) for site, meter in meters.items()}
+    for site, results in found.items():
+        for name, result in results.items():
+            if (folder := run.sae_folder(site, name)).exists():
+                result.latents.save(folder / "latents.safetensors")
+    return found
+
+
+def loss_tokens(prepared: Prepared, n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Validation sequences for the loss, spread over the text: tokens, documents, keep, each [B, T]."""
+    import numpy as np
+    import torch
+
+    from monosemy.activations.harvest import keep_mask
+
+    shards = prepared.tokens.validation
+    n_sequences = max(1, min(shards.n_sequences, math.ceil(n_tokens / shards.context_length)))
+    chosen = np.linspace(0, shards.n_sequences - 1, n_sequences).astype(int)
+
+    def stacked(read: Any) -> Tensor:
+        parts: list[np.ndarray] = [read(i, i + 1) for i in chosen]
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+    tokens = stacked(shards.sequences)
+    size = prepared.config.activations.batch_sequences
+    keep = torch.cat(
+        [
+            keep_mask(part, prepared.model.activations(part, prepared.sites), prepared.rules).cpu()
+            for part in tokens.split(size)
+        ]
+    )
+    return tokens, stacked(shards.documents), keep

@@ -1,0 +1,148 @@
+"""What training and evaluation stand on: the model, the tokens, the activations, and which positions count."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from monosemy.config import RunConfig, fingerprint, to_json
+from monosemy.errors import UserError
+from monosemy.pipeline.checks import check_resources
+from monosemy.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from monosemy.activations.harvest import DropRules
+    from monosemy.activations.store import ActivationStore
+    from monosemy.activations.stream import MixingStream, StoredStream
+    from monosemy.data.tokens import TokenSet
+    from monosemy.models.adapter import LanguageModel
+
+
+@dataclass
+class Prepared:
+    """A loaded model, its tokens and its activations, on disk (`store`) or made while training (`stream` alone)."""
+
+    model: LanguageModel
+    tokens: TokenSet
+    sites: tuple[str, ...]
+    store: ActivationStore | None
+    stream: StoredStream | MixingStream
+    rules: DropRules
+    scale: Mapping[str, float]
+    config: RunConfig
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model, all of the text, and how activations are made of them."""
+        if self.store is not None:
+            return fingerprint([self.store.fingerprint, self.tokens.fingerprint])
+        return fingerprint([self.model.fingerprint, self.tokens.fingerprint, to_json(self.config.activations)])
+
+    def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
+        """About n_tokens training rows, spread over the text, per site at E‖x‖² = 1, [n, d]."""
+        import numpy as np
+
+        if self.store is not None:
+            n = min(n_tokens, self.store.n_rows)
+            chosen = np.sort(np.random.default_rng(seed).choice(self.store.n_rows, n, replace=False))
+            rows = {site: self.store.rows(site, chosen) for site in self.sites}
+        else:
+            rows = self._harvested(n_tokens, seed)
+        return {site: (x / self.scale[site]).to(self.model.device) for site, x in rows.items()}
+
+    def _harvested(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
+        import numpy as np
+        import torch
+
+        from monosemy.activations.harvest import harvest_rows
+
+        shards, settings = self.tokens.train, self.config.activations
+        n_passes = math.ceil(n_tokens / (shards.context_length * settings.batch_sequences))
+        firsts = np.arange(0, shards.n_sequences, settings.batch_sequences)
+        chosen = np.sort(np.random.default_rng(seed).choice(firsts, min(n_passes, len(firsts)), replace=False))
+        parts = [
+            part
+            for first in chosen.tolist()
+            for part in harvest_rows(
+                self.model, shards, self.sites, settings, self.rules, first, first + settings.batch_sequences
+            )
+        ]
+        return {site: torch.cat([part.activations[site].float().cpu() for part in parts]) for site in self.sites}
+
+
+def prepare(run: Run) -> Prepared:
+    """Loads the model, tokenises the text, harvests the activations; reuses whatever the cache holds.
+
+    Raises UserError where memory or disk cannot hold the run, and when the model or the text are no longer what this
+    run began with.
+    """
+    from monosemy.data.tokens import prepare_tokens
+    from monosemy.models.sources import load_model
+
+    config = run.config
+    check_resources(run)
+    started = time.perf_counter()
+    known = run.provenance.get("model", {})
+    model = load_model(
+        config.model.source, revision=config.model.revision or known.get("commit"), dtype=config.model.dtype,
+        device=config.model.device,
+    )  # fmt: skip
+    _refuse_change("the model", known.get("fingerprint"), model.fingerprint, run)
+    if config.text.context_length > model.max_positions:
+        raise UserError(
+            f"text.context_length {config.text.context_length} is above the {model.max_positions} positions of "
+            f"{model.name}; lower it"
+        )
+    sites = tuple(dict.fromkeys(model.resolve(site) for site in config.activations.sites))
+    tokens = prepare_tokens(config.text, model.tokenizer, model.tokenizer_fingerprint)
+    _refuse_change("the text", run.provenance.get("text", {}).get("fingerprint"), tokens.fingerprint, run)
+    prepared, dropped = _activations(config, model, tokens, sites)
+    source = prepared.fingerprint
+    if not run.stage_done("activations", source):
+        run.add_provenance(
+            model={"name": model.name, "fingerprint": model.fingerprint, "commit": model.commit},
+            text={"fingerprint": tokens.fingerprint, **tokens.record},
+            dropped_positions=dropped,
+            scale=dict(prepared.scale),
+        )
+        run.mark_done("activations", source, time.perf_counter() - started)
+    return prepared
+
+
+def _activations(
+    config: RunConfig, model: LanguageModel, tokens: TokenSet, sites: tuple[str, ...]
+) -> tuple[Prepared, dict[str, int]]:
+    """The prepared stream, and how many positions were dropped for each reason (streams: not known yet)."""
+    from monosemy.activations.harvest import measure_sites
+    from monosemy.activations.store import build_store
+    from monosemy.activations.stream import MixingStream, StoredStream
+
+    settings, training = config.activations, config.training
+    if settings.storage == "disk":
+        store = build_store(model, tokens.train, sites, settings)
+        stored = StoredStream(
+            store, sites, batch_tokens=training.batch_tokens, n_passes=training.n_passes, seed=config.text.seed,
+            device=model.device,
+        )  # fmt: skip
+        scale = {site: float(store.scale[site]) for site in sites}
+        return Prepared(model, tokens, sites, store, stored, store.rules, scale, config), store.record["n_dropped"]
+    statistics = measure_sites(model, tokens.train, sites, settings)
+    mixing = MixingStream(
+        model, tokens.train, sites, settings, statistics, batch_tokens=training.batch_tokens, seed=config.text.seed,
+        device=model.device,
+    )  # fmt: skip
+    scale = {site: float(mixing.scale[site]) for site in sites}
+    return Prepared(model, tokens, sites, None, mixing, mixing.rules, scale, config), {}
+
+
+def _refuse_change(what: str, before: str | None, now: str, run: Run) -> None:
+    if before not in (None, now):
+        raise UserError(
+            f"{what} has changed since run {run.folder} began (fingerprint {before} then, {now} now); restore it, or "
+            "choose another run folder"
+        )

@@ -1,0 +1,137 @@
+"""A whole run from the command line on a tiny model, killed at any moment, on disk and streamed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_models import byte_tokenizer, random_module
+
+from monosemy.config import (
+    ActivationsConfig,
+    EvaluationConfig,
+    ModelConfig,
+    RunConfig,
+    TextConfig,
+    TrainingConfig,
+    to_json,
+)
+
+SITES = ("layers.1.resid_post", "layers.2.mlp_out")
+WORDS = [
+    "a",
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "and",
+    "it",
+    "was",
+    "not",
+    "so",
+    "late",
+    "when",
+    "rain",
+    "came",
+    "down",
+    "over",
+    "old",
+    "stone",
+    "walls",
+    "by",
+    "sea",
+]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> RunConfig:
+    """Two sites of a random Llama, four architectures, on made-up sentences; small enough for seconds."""
+    folder = tmp_path_factory.mktemp("inputs")
+    random_module("llama").save_pretrained(folder / "model")
+    byte_tokenizer().save_pretrained(folder / "model")
+    words = random.Random(0)
+    with open(folder / "text.jsonl", "w", encoding="utf-8") as file:
+        for _ in range(400):
+            file.write(json.dumps({"text": " ".join(words.choices(WORDS, k=60))}) + "\n")
+    return RunConfig(
+        model=ModelConfig(source=str(folder / "model"), device="cpu"),
+        text=TextConfig(
+            source=str(folder / "text.jsonl"), context_length=64, n_tokens=30_000, n_validation_tokens=2048
+        ),
+        activations=ActivationsConfig(sites=SITES, dtype="float32", buffer_tokens=4096),
+        architectures=("topk", "batch_topk", "gated", "jumprelu"),
+        l0=(4.0,),
+        d_sae=64,
+        training=TrainingConfig(batch_tokens=128, n_passes=2, checkpoint_tokens=3000, log_tokens=1000),
+        evaluation=EvaluationConfig(n_loss_tokens=512, n_bootstrap=50),
+    )
+
+
+def start(config: RunConfig, folder: Path, cache: Path) -> subprocess.Popen[str]:
+    """`monosemy train` in a process of its own, one thread."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = folder.parent / f"{folder.name}.json"
+    file.write_text(json.dumps(to_json(config)))
+    one = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    env = {**os.environ, **one, "MONOSEMY_CACHE": str(cache), "MONOSEMY_QUIET": "1"}
+    command = [sys.executable, "-c", "from monosemy.cli import main; main()", "train", str(file), "--run", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, error = process.communicate(timeout=250)
+    assert process.returncode == 0, error
+
+
+def results(folder: Path) -> dict[str, bytes | list]:
+    """What must not depend on kills: weights, settings, training metrics, evaluation."""
+    kept: dict[str, bytes | list] = {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("saes/*/*/*"))
+    }
+    kept["metrics"] = (folder / "metrics.jsonl").read_bytes()
+    kept["evaluation"] = json.loads((folder / "evaluation.json").read_text())["records"]
+    return kept
+
+
+@pytest.mark.parametrize("storage", ["disk", "stream"])
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_run(settings, storage, tmp_path):
+    n_passes = 2 if storage == "disk" else 1
+    config = dataclasses.replace(
+        settings,
+        activations=dataclasses.replace(settings.activations, storage=storage),
+        training=dataclasses.replace(settings.training, n_passes=n_passes),
+    )
+    whole = tmp_path / "whole" / "run"
+    started = time.monotonic()
+    finish(start(config, whole, tmp_path / "whole-cache"))
+    seconds = time.monotonic() - started
+
+    seed = random.SystemRandom().randrange(10**6)
+    moments = random.Random(seed)
+    killed = tmp_path / "killed" / "run"
+    died = []
+    for _ in range(3):
+        process = start(config, killed, tmp_path / "killed-cache")
+        wait = moments.uniform(0.35, 1.0) * seconds
+        try:
+            process.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            died.append(round(wait, 2))
+        process.communicate()
+        left = sorted(p.name for p in killed.iterdir()) if killed.exists() else []
+        print(f"seed {seed}: killed after {wait:.2f} of {seconds:.2f} s, left {left}")
+    assert died
+    finish(start(config, killed, tmp_path / "killed-cache"))
+    assert results(killed) == results(whole)
+    assert not (killed / "checkpoints").exists()
+    assert {path.parent.parent.name for path in killed.glob("saes/*/*/config.json")} == set(SITES)
