@@ -233,5 +233,5 @@ def adam(
     grid = (triton.cdiv(parameter.numel(), width),)
     _adam[grid](
         parameter, gradient.contiguous(), first, second, parameter.numel(), width, *(float(s) for s in scalars),
-        UNIT_ROWS=unit_rows, BLOCK=block, num_warps=min(32, max(4, block // 512)),
+        UNIT_ROWS=unit_rows, BLOCK=block, num_warps=min(32, max(4, block // 256)),
     )  # fmt: skip

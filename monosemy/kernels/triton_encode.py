@@ -9,17 +9,20 @@ by column makes a chunk a contiguous slice; a hand-written product would lose mo
 and each chunk is folded into what is kept so far before the next one overwrites it:
 - top-k: the k largest of (kept ∪ chunk), per row. The k-th largest is found by bisection on the float's bits, which
   ascend with a positive float. Kept latents precede the chunk's, so the earliest of equal values are kept: the order
-  (value, then lower index) is total and taking its first k in stages is exact.
+  (value, then lower index) is total and taking its first k in stages is exact. After the first chunk only what exceeds
+  a row's k-th value so far is listed (about k entries while the latents seen double), and the lists are merged each
+  time they have doubled; if a list overflowed, which needs pre-activations that grow with the index, the product is
+  repeated and every chunk merged whole.
 - threshold: entries above θ are appended to a list per row. The counts go on past a full list; if any row overflowed,
   the product is repeated and writes straight to the places which the counts give.
 - batch top-k: a cut guessed from a sample of rows bounds the entries worth holding; if fewer than n pass, the guess is
   loosened and the product repeated. Among those that passed the cut is exact, ties in row-major order.
-Memory: O(N·CHUNK + kept entries + N·list). Everything is deterministic: one program per row, no atomics.
-The `select_*` functions are the same code on chunks of a dense matrix.
+Memory: O(N·CHUNK + kept entries + N·list). Everything is deterministic: one program per row, no atomics. The
+`select_*` functions are the same code on chunks of a dense matrix.
 
 Limits: no NaN (they are never selected); top-k holds a row of next_power_of_2(k) entries in registers, so k beyond
-some thousands is slow; batch top-k holds all entries that tie at the guess.
-float32 products follow PyTorch's setting of float32 matmul precision.
+some thousands is slow; batch top-k holds all entries that tie at the guess. float32 products follow PyTorch's setting
+of float32 matmul precision.
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -42,6 +45,8 @@ BLOCK = 1024
 """Latents a program compares with its thresholds at once."""
 LIST_SHARE, LIST_LEAST = 64, 256
 """A row's list has room for 1/64 of the latents, but for at least 256."""
+ROOM_LEAST = 64
+"""Room for a row's top-k candidates between two merges: 4 k, but at least this."""
 SAMPLE_ROWS = 128
 """Rows from which batch top-k guesses its cut."""
 
@@ -98,16 +103,24 @@ _Scores = _Dense | _Product
 
 @triton.jit
 def _merge_topk(
-    scores, row_stride, column_stride, bias, start, n_columns, held_values, held_indices, values, indices, k,
-    CHUNK: tl.constexpr, HELD: tl.constexpr,
+    scores, row_stride, column_stride, bias, start, n_columns, list_indices, counts,
+    held_values, held_indices, values, indices, k,
+    LISTED: tl.constexpr, CHUNK: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
+    # Merges a chunk of scores, or with LISTED the row's list of candidates, into the row's k largest.
     # A value's bits as an integer are its key; 0 marks what cannot be selected (not positive, or an empty place).
     n = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, CHUNK)
-    inside = column < n_columns
+    if LISTED:
+        inside = column < tl.load(counts + n)
+        index = tl.load(list_indices + n * row_stride + column, mask=inside, other=0)
+    else:
+        inside = column < n_columns
+        index = start + column
     at = n * row_stride + column.to(tl.int64) * column_stride
     score = tl.load(scores + at, mask=inside, other=0.0).to(tl.float32)
-    score += tl.load(bias + start + column, mask=inside, other=0.0)
+    if not LISTED:
+        score += tl.load(bias + index, mask=inside, other=0.0)
     key = tl.where(inside & (score > 0), score, 0.0).to(tl.int32, bitcast=True)
     place = tl.arange(0, HELD)
     held = tl.load(held_values + n * k + place, mask=place < k, other=0.0)
@@ -138,13 +151,13 @@ def _merge_topk(
     tl.store(values + to_held, held, mask=held_keep)
     tl.store(indices + to_held, held_index, mask=held_keep)
     tl.store(values + to_new, score, mask=keep)
-    tl.store(indices + to_new, start + column, mask=keep)
+    tl.store(indices + to_new, index, mask=keep)
 
 
 @triton.jit
 def _append_above(
     scores, row_stride, column_stride, bias, threshold, start, n_columns,
-    bases, counts, new_counts, capacity, values, indices, BLOCK: tl.constexpr,
+    bases, counts, new_counts, capacity, values, indices, BY_ROW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64)
     base, count = tl.load(bases + n), tl.load(counts + n)
@@ -154,12 +167,18 @@ def _append_above(
         at = n * row_stride + column.to(tl.int64) * column_stride
         score = tl.load(scores + at, mask=inside, other=0.0).to(tl.float32)
         score += tl.load(bias + start + column, mask=inside, other=0.0)
-        above = inside & (score > tl.load(threshold + start + column, mask=inside, other=0.0))
-        place = count + tl.cumsum(above.to(tl.int32), 0) - 1
-        fits = above & (place < capacity)
-        tl.store(values + base + place, score, mask=fits)
-        tl.store(indices + base + place, start + column, mask=fits)
-        count += tl.sum(above.to(tl.int32), 0)
+        if BY_ROW:
+            bound = tl.load(threshold + n)
+        else:
+            bound = tl.load(threshold + start + column, mask=inside, other=0.0)
+        above = (inside & (score > bound)).to(tl.int32)
+        n_above = tl.sum(above, 0)
+        if n_above > 0:
+            place = count + tl.cumsum(above, 0) - 1
+            fits = (above > 0) & (place < capacity)
+            tl.store(values + base + place, score, mask=fits)
+            tl.store(indices + base + place, start + column, mask=fits)
+        count += n_above
     tl.store(new_counts + n, count)
 
 
@@ -177,39 +196,104 @@ def _pack(offsets: Tensor, n_entries: int, values: Tensor, indices: Tensor) -> t
     return Pattern(offsets, indices.view(-1)[at]), values.view(-1)[at]
 
 
-def _topk(source: _Scores, k: int) -> tuple[Pattern, Tensor]:
-    n_rows, n_latents = source.shape
-    # Programs read one list and write the other: their threads are not in step.
-    values = source.bias.new_zeros(2, n_rows, k)
-    indices = torch.zeros_like(values, dtype=torch.int32)
-    width = triton.next_power_of_2(min(CHUNK, n_latents))
-    for turn, (start, block) in enumerate(source.chunks()):
-        old, new = turn % 2, 1 - turn % 2
+class _Largest:
+    """The k largest positive entries of every row so far: values and indices [N, k], empty places 0."""
+
+    def __init__(self, n_rows: int, k: int, device: torch.device) -> None:
+        # Programs read one list and write the other: their threads are not in step.
+        self._values = torch.zeros(2, n_rows, k, device=device)
+        self._indices = torch.zeros(2, n_rows, k, dtype=torch.int32, device=device)
+        self._now = 0
+
+    @property
+    def values(self) -> Tensor:
+        return self._values[self._now]
+
+    @property
+    def indices(self) -> Tensor:
+        return self._indices[self._now]
+
+    def merge_chunk(self, block: Tensor, bias: Tensor, start: int) -> None:
+        self._merge(block, bias, start, self.indices, self.indices, listed=False)  # lists: unused
+
+    def merge_lists(self, values: Tensor, indices: Tensor, counts: Tensor) -> None:
+        self._merge(values, values, 0, indices, counts, listed=True)
+
+    def _merge(  # lists: the first counts[n] candidates of row n, all of higher index than what is kept
+        self, block: Tensor, bias: Tensor, start: int, list_indices: Tensor, counts: Tensor, *, listed: bool
+    ) -> None:
+        n_rows, k = self.values.shape
+        width, held = triton.next_power_of_2(block.shape[1]), triton.next_power_of_2(k)
+        new = 1 - self._now
         _merge_topk[(n_rows,)](
-            block, *block.stride(), source.bias, start, block.shape[1],
-            values[old], indices[old], values[new], indices[new], k,
-            CHUNK=width, HELD=triton.next_power_of_2(k), num_warps=min(16, max(1, width // 512)),
+            block, *block.stride(), bias, start, block.shape[1], list_indices, counts,
+            self.values, self.indices, self._values[new], self._indices[new], k,
+            LISTED=listed, CHUNK=width, HELD=held, num_warps=min(16, max(1, max(width, held) // 512)),
         )  # fmt: skip
-    counts = (values[new] > 0).sum(1)
-    offsets = _offsets_of(counts)
+        self._now = new
+
+
+def _topk(source: _Scores, k: int) -> tuple[Pattern, Tensor]:
+    room = triton.next_power_of_2(max(4 * k, ROOM_LEAST))
+    largest = _largest_by_lists(source, k, room) if room < CHUNK else None
+    if largest is None:
+        largest = _Largest(source.shape[0], k, source.bias.device)
+        for start, block in source.chunks():
+            largest.merge_chunk(block, source.bias, start)
+    offsets = _offsets_of((largest.values > 0).sum(1))
     n_entries = int(offsets[-1])
-    if n_entries == n_rows * k:
-        return Pattern(offsets, indices[new].view(-1)), values[new].view(-1)
-    return _pack(offsets, n_entries, values[new], indices[new])
+    if n_entries == largest.values.numel():
+        return Pattern(offsets, largest.indices.view(-1)), largest.values.view(-1)
+    return _pack(offsets, n_entries, largest.values, largest.indices)
+
+
+def _largest_by_lists(source: _Scores, k: int, room: int) -> _Largest | None:
+    """The k largest of every row; None if a list overflowed."""
+    (n_rows, n_latents), device = source.shape, source.bias.device
+    largest, values = _Largest(n_rows, k, device), torch.empty(n_rows, room, device=device)
+    indices = torch.empty_like(values, dtype=torch.int32)
+    bases = torch.arange(n_rows, device=device) * room
+    counts = torch.zeros(n_rows, dtype=torch.int32, device=device)
+    most, n_merged = counts, 0
+    for start, block in source.chunks():
+        end = start + block.shape[1]
+        if start == 0:
+            largest.merge_chunk(block, source.bias, start)
+            bound, n_merged = largest.values.amin(1), end
+            continue
+        counts = _append(block, start, source.bias, bound, bases, counts, room, values, indices, by_row=True)
+        if end >= min(2 * n_merged, n_latents):
+            largest.merge_lists(values, indices, counts)
+            most = torch.maximum(most, counts)
+            bound, n_merged = largest.values.amin(1), end
+            counts = torch.zeros_like(counts)
+    return None if bool((most > room).any()) else largest
 
 
 def _append(
+    block: Tensor, start: int, bias: Tensor, threshold: Tensor,
+    bases: Tensor, counts: Tensor, capacity: int, values: Tensor, indices: Tensor, *, by_row: bool,
+) -> Tensor:  # fmt: skip
+    """Writes a chunk's entries above their thresholds from places bases[n] + counts[n] on, while there are fewer than
+    `capacity`; returns how many there are with the chunk's."""
+    new_counts = torch.empty_like(counts)
+    _append_above[(bases.shape[0],)](
+        block, *block.stride(), bias, threshold, start, block.shape[1],
+        bases, counts, new_counts, capacity, values, indices,
+        BY_ROW=by_row, BLOCK=min(BLOCK, triton.next_power_of_2(block.shape[1])),
+    )  # fmt: skip
+    return new_counts
+
+
+def _list_above(
     source: _Scores, threshold: Tensor, bases: Tensor, capacity: int, values: Tensor, indices: Tensor
 ) -> Tensor:
     """Writes row n's entries above their thresholds from place bases[n] on, at most `capacity`; how many there are."""
-    counts = torch.zeros(2, bases.shape[0], dtype=torch.int32, device=bases.device)
-    for turn, (start, block) in enumerate(source.chunks()):
-        _append_above[(bases.shape[0],)](
-            block, *block.stride(), source.bias, threshold, start, block.shape[1],
-            bases, counts[turn % 2], counts[1 - turn % 2], capacity, values, indices,
-            BLOCK=min(BLOCK, triton.next_power_of_2(block.shape[1])),
-        )  # fmt: skip
-    return counts[1 - turn % 2]
+    counts = torch.zeros(bases.shape[0], dtype=torch.int32, device=bases.device)
+    for start, block in source.chunks():
+        lists = (bases, counts, capacity, values, indices)
+        counts = _append(block, start, source.bias, threshold, *lists, by_row=False)
+    return counts
 
 
 def _above(source: _Scores, threshold: Tensor) -> tuple[Pattern, Tensor]:
@@ -219,13 +303,13 @@ def _above(source: _Scores, threshold: Tensor) -> tuple[Pattern, Tensor]:
     values = source.bias.new_empty(n_rows, capacity)
     indices = torch.empty_like(values, dtype=torch.int32)
     bases = torch.arange(n_rows, device=values.device) * capacity
-    counts = _append(source, threshold, bases, capacity, values, indices)
+    counts = _list_above(source, threshold, bases, capacity, values, indices)
     offsets = _offsets_of(counts)
     n_entries, most = torch.stack([offsets[-1], counts.max().long()]).tolist()
     if most <= capacity:
         return _pack(offsets, n_entries, values, indices)
     values, indices = values.new_empty(n_entries), indices.new_empty(n_entries)
-    _append(source, threshold, offsets[:-1], n_latents, values, indices)
+    _list_above(source, threshold, offsets[:-1], n_latents, values, indices)
     return Pattern(offsets, indices), values
 
 

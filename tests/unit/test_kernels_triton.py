@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -35,6 +37,7 @@ def small_chunks(monkeypatch):
     """Several chunks and blocks at the sizes of these tests."""
     monkeypatch.setattr(triton_encode, "CHUNK", 64)
     monkeypatch.setattr(triton_encode, "BLOCK", 32)
+    monkeypatch.setattr(triton_encode, "ROOM_LEAST", 8)
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -81,6 +84,16 @@ def test_topk_of_equal_ascending_infinite_and_transposed_scores():
     for scores in (torch.ones(2, 150, device=DEVICE), ascending, ascending.flip(1), infinite, random(130, 5).T):
         for k in (1, 9, 130):
             assert_same(backend.select_topk(scores, k), reference.select_topk(scores, k))
+
+
+@pytest.mark.parametrize("scores", ["falling", "mixed", "rising"])
+def test_lists_that_overflow_are_given_up(scores):
+    rising = torch.arange(320.0, device=DEVICE).expand(3, -1)
+    made = {"falling": rising.flip(1), "mixed": random(3, 320), "rising": rising}[scores]
+    largest = triton_encode._largest_by_lists(triton_encode._dense(made), 3, 16)
+    assert (largest is None) == (scores == "rising")
+    if largest is not None:
+        assert largest.indices.tolist() == made.topk(3).indices.sort(1).values.tolist()
 
 
 @pytest.mark.parametrize("sample_rows", [1, 128])
@@ -274,6 +287,42 @@ def test_a_training_step_equals_the_definition_in_double_precision(monkeypatch, 
     for (name, parameter), theirs in zip(sae.named_parameters(), exact.parameters(), strict=True):
         assert parameter.grad is not None, name
         torch.testing.assert_close(parameter.grad.double(), theirs.grad, rtol=2e-4, atol=1e-5, msg=name)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from monosemy.kernels import triton as products, triton_encode as encode
+
+types = dict.fromkeys(["offsets", "bases"], "*i64")
+types |= dict.fromkeys(["indices", "rows", "order", "counts", "new_counts", "held_indices", "list_indices"], "*i32")
+types |= dict.fromkeys(["held_values", "threshold", "bias"], "*fp32")
+types |= dict.fromkeys(["rate", "beta1", "rest1", "beta2", "rest2", "scale2", "epsilon"], "fp32")
+types |= dict.fromkeys(["n_inputs", "n_elements", "width", "row_stride", "column_stride"], "i32")
+types |= dict.fromkeys(["start", "n_columns", "k", "capacity"], "i32")
+blocks = {"BLOCK_Z": 16, "BLOCK_D": 256, "BLOCK": 1024, "CHUNK": 4096, "HELD": 32}
+kernels = [(kernel, flag) for kernel in (encode._merge_topk, encode._append_above) for flag in (False, True)]
+for name in ("_take", "_decode", "_gather_dot", "_accumulate", "_sum_by_latent", "_adam"):
+    kernels.append((getattr(products, name), True))
+for kernel, flag in kernels:
+    blocks |= dict.fromkeys(["LISTED", "BY_ROW", "UNIT_ROWS"], flag)
+    # What is in neither table is a tensor in the caller's number format.
+    signature = {a: "constexpr" if a in blocks else types.get(a, "*bf16") for a in kernel.arg_names}
+    constants = {(i,): blocks[a] for i, a in enumerate(kernel.arg_names) if a in blocks}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    print(len(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]))
+"""
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the other tests compile the kernels")
+def test_every_kernel_compiles_for_a_gpu(tmp_path):
+    # The interpreter takes Python that the compiler refuses; compiling needs no GPU.
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 10
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
