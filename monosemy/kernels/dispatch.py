@@ -1,13 +1,17 @@
-"""One point that chooses the backend of every kernel: compiled for CPU tensors, the PyTorch definition elsewhere.
+"""One point that chooses the backend of a kernel: numba on the CPU, Triton on CUDA, the PyTorch definition elsewhere.
 
-Inputs are made contiguous here, so callers may pass views. float32 and float64 run compiled on the CPU; anything
-else (other devices, other number formats) runs the reference.
+Inputs are made contiguous here, so callers may pass views. The CPU kernels take float32 and float64, the Triton ones
+float32, bfloat16 and float16; anything else (other devices, other number formats, no Triton) runs the reference.
+
+`encode_*` are the encoder's product and the selection in one: (pattern, π on it), without gradient. On CUDA the
+pre-activations [N, F] are never held; on the CPU they live until the selection is done.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TypeVar
 
@@ -30,16 +34,82 @@ def _compiled() -> ModuleType:
     return cpu
 
 
+@functools.cache
+def _triton() -> ModuleType | None:
+    try:
+        from monosemy.kernels import triton
+    except ImportError:
+        return None
+    return triton
+
+
 def _backend(tensor: Tensor) -> ModuleType:
     if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
         return _compiled()
+    if tensor.is_cuda and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        return _triton() or reference
     return reference
+
+
+def _on_device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be the tensor's."""
+    return torch.cuda.device_of(tensor) if tensor.is_cuda else nullcontext()
 
 
 def _run(name: str, deciding: Tensor, *arguments: object, **options: object) -> object:
     kernel: Callable[..., object] = getattr(_backend(deciding), name)
-    with torch.no_grad():
+    with torch.no_grad(), _on_device(deciding):
         return kernel(*(a.detach().contiguous() if isinstance(a, Tensor) else a for a in arguments), **options)
+
+
+def pre_activations(centred: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Tensor:
+    """π = centred W_enc + b_enc, [N, F], without gradient; `None` leaves the bias out."""
+    with torch.no_grad():
+        return centred @ W_enc if b_enc is None else torch.addmm(b_enc, centred, W_enc)
+
+
+def _fused(tensor: Tensor) -> ModuleType | None:
+    """The backend that selects while it multiplies, where there is one."""
+    backend = _backend(tensor)
+    return backend if hasattr(backend, "encode_topk") else None
+
+
+def _detached(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.detach() for t in tensors]
+
+
+def encode_topk(centred: Tensor, W_enc: Tensor, b_enc: Tensor | None, k: int) -> tuple[Pattern, Tensor]:
+    """`select_topk` of π and its values there, [Z]."""
+    k = min(k, W_enc.shape[1])
+    if fused := _fused(centred):
+        with torch.no_grad(), _on_device(centred):
+            return fused.encode_topk(*_detached(centred, W_enc, b_enc), k)
+    pre = pre_activations(centred, W_enc, b_enc)
+    pattern = select_topk(pre, k)
+    return pattern, take(pre, pattern)
+
+
+def encode_above(centred: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor) -> tuple[Pattern, Tensor]:
+    """`select_above` of π with thresholds [F] and its values there, [Z]."""
+    if fused := _fused(centred):
+        with torch.no_grad(), _on_device(centred):
+            return fused.encode_above(*_detached(centred, W_enc, b_enc, threshold))
+    pre = pre_activations(centred, W_enc, b_enc)
+    pattern = select_above(pre, threshold)
+    return pattern, take(pre, pattern)
+
+
+def encode_batch_topk(
+    centred: Tensor, W_enc: Tensor, b_enc: Tensor | None, n_keep: int
+) -> tuple[Pattern, Tensor, float]:
+    """`select_batch_topk` of π, its values there [Z], and the smallest kept."""
+    n_keep = min(n_keep, len(centred) * W_enc.shape[1])
+    if fused := _fused(centred):
+        with torch.no_grad(), _on_device(centred):
+            return fused.encode_batch_topk(*_detached(centred, W_enc, b_enc), n_keep)
+    pre = pre_activations(centred, W_enc, b_enc)
+    pattern, cut = select_batch_topk(pre, n_keep)
+    return pattern, take(pre, pattern), cut
 
 
 def select_topk(scores: Tensor, k: int) -> Pattern:
@@ -67,7 +137,7 @@ def gather_dot(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
 
 
 def transpose(pattern: Pattern, n_latents: int) -> Columns:
-    backend = _compiled() if pattern.indices.device.type == "cpu" else reference
+    backend = _compiled() if pattern.indices.device.type == "cpu" else reference  # a stable sort, on CUDA too
     return backend.transpose(pattern, n_latents)
 
 
@@ -86,5 +156,5 @@ def adam(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, **o
         tensors = [t.T for t in tensors]
     if not tensors[1].is_contiguous():
         tensors[1] = tensors[1].contiguous()
-    with torch.no_grad():
+    with torch.no_grad(), _on_device(parameter):
         _backend(parameter).adam(*(t.detach() for t in tensors), **options)

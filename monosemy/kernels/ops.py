@@ -1,10 +1,10 @@
 """Differentiable sparse operations: what an architecture composes its loss from.
 
-A training step is: one dense product (`pre_activations`, no gradient), a selection (`dispatch.select_*`), the
-pre-activations on the selection with their gradient (`on_selection`), element-wise work on its values, and `decode`.
+A training step is: one dense product and a selection of its entries (`dispatch.encode_*`, no gradient), the
+pre-activations on the selection with their gradient (`Selection`), element-wise work on its values, and `decode`.
 For every architecture here the gradient with respect to pre-activations is exactly zero off the selection, so this
 is the exact gradient. Above `dispatch.DENSE_ABOVE` the same operations run as dense products: callers see no
-difference. Gradients flow to: on_selection → W_enc, b_enc, b_dec, x; decode → values, W_dec, b_dec;
+difference. Gradients flow to: pre_acts → W_enc, b_enc, b_dec, x; decode → values, W_dec, b_dec;
 per_latent → its parameter.
 """
 
@@ -22,13 +22,15 @@ from monosemy.kernels.reference import Columns, Pattern
 from monosemy.latents import SparseLatents
 
 
-def pre_activations(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(π, x − b_dec): π = (x − b_dec) W_enc + b_enc, [N, F], without gradient. `None` leaves a bias out."""
+def centre(x: Tensor, b_dec: Tensor | None) -> Tensor:
+    """x − b_dec, without gradient; `None` leaves x as it is."""
     with torch.no_grad():
-        centred = x if b_dec is None else x - b_dec
-        if b_enc is None:
-            return centred @ W_enc, centred
-        return torch.addmm(b_enc, centred, W_enc), centred
+        return x if b_dec is None else x - b_dec
+
+
+def pre_activations(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Tensor | None) -> Tensor:
+    """π = (x − b_dec) W_enc + b_enc, [N, F], without gradient; `None` leaves a bias out."""
+    return dispatch.pre_activations(centre(x, b_dec), W_enc, b_enc)
 
 
 class _OnSelection(Function):
@@ -39,14 +41,14 @@ class _OnSelection(Function):
         W_enc: Tensor,
         b_enc: Tensor | None,
         b_dec: Tensor | None,
-        pre: Tensor,
+        values: Tensor,
         centred: Tensor,
         pattern: Pattern,
         columns: Columns,
     ) -> Tensor:
         ctx.save_for_backward(centred, W_enc)
         ctx.pattern, ctx.columns = pattern, columns
-        return dispatch.take(pre, pattern)
+        return values.view_as(values)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -102,17 +104,18 @@ class _PerLatent(Function):
 class Selection:
     """A pattern of selected (row, latent) pairs with its transpose, on which pre-activations are known.
 
-    `pre_acts` [Z] carries the gradient to the encoder; `per_latent(p)` spreads a parameter [F] over the entries;
+    `values` [Z] are π on the pattern and `centred` is x − b_dec [N, D], as `dispatch.encode_*` gives them. `pre_acts`
+    [Z] are those values with their gradient to the encoder; `per_latent(p)` spreads a parameter [F] over the entries;
     `latents(values)` makes a code of them and `decode(values, …)` reconstructs.
     """
 
     def __init__(
         self,
         pattern: Pattern,
+        values: Tensor,
+        centred: Tensor,
         *,
         x: Tensor,
-        pre: Tensor,
-        centred: Tensor,
         W_enc: Tensor,
         b_enc: Tensor | None,
         b_dec: Tensor | None,
@@ -120,7 +123,7 @@ class Selection:
         self.pattern = pattern
         self.d_sae = W_enc.shape[1]
         self.columns = dispatch.transpose(pattern, self.d_sae)
-        self.pre_acts: Tensor = _OnSelection.apply(x, W_enc, b_enc, b_dec, pre, centred, pattern, self.columns)
+        self.pre_acts: Tensor = _OnSelection.apply(x, W_enc, b_enc, b_dec, values, centred, pattern, self.columns)
 
     def per_latent(self, parameter: Tensor) -> Tensor:
         """parameter[f] at every entry, [Z]; its gradient is summed by latent."""

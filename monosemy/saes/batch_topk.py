@@ -59,30 +59,26 @@ class BatchTopK(SparseAutoencoder):
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("threshold_weight", torch.zeros((), dtype=torch.float64))
 
-    def _pre(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
-
     @torch.no_grad()
     def encode(self, x: Tensor) -> SparseLatents:
-        pre, _ = self._pre(x)
-        pattern = dispatch.select_above(pre, self.threshold.clamp_min(0).to(pre).expand(self.d_sae))
-        return SparseLatents(pattern.offsets, pattern.indices, dispatch.take(pre, pattern), self.d_sae)
+        threshold = self.threshold.clamp_min(0).to(x).expand(self.d_sae)
+        centred = ops.centre(x, self.b_dec)
+        pattern, values = dispatch.encode_above(centred, self.W_enc, self.b_enc, threshold)
+        return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
     def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
-        pre, centred = self._pre(x)
-        pattern, cut = dispatch.select_batch_topk(pre, round(step.l0 * len(x)))
-        selection = ops.Selection(
-            pattern, x=x, pre=pre, centred=centred, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec
-        )
+        centred = ops.centre(x, self.b_dec)
+        n_keep = round(step.l0 * len(x))
+        pattern, values, cut = dispatch.encode_batch_topk(centred, self.W_enc, self.b_enc, n_keep)
+        selection = ops.Selection(pattern, values, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec)
         reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
         error = squared_error(x, reconstruction) / variance(x)
         terms = {"error": error.detach()}
         total = error
         if step.dead is not None and self.options.aux_coef > 0:
             aux = dead_latent_error(
-                x, reconstruction, pre, centred, self.W_enc, self.W_dec, self.b_enc, self.b_dec,
-                step.dead, self.options.k_aux,
-            )  # fmt: skip
+                x, reconstruction, self.W_enc, self.W_dec, self.b_enc, self.b_dec, step.dead, self.options.k_aux
+            )
             terms["aux"] = aux.detach()
             total = total + self.options.aux_coef * aux
         latents = selection.latents(selection.pre_acts.detach())
@@ -106,7 +102,7 @@ class BatchTopK(SparseAutoencoder):
         self.threshold_weight.copy_(weight)
 
     def margins(self, x: Tensor) -> Tensor:
-        pre, _ = self._pre(x)
+        pre = ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
         return torch.where(pre > 0, pre - self.threshold, -torch.inf)
 
     def shift_margins(self, amount: float) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from monosemy.kernels import dispatch, ops
+from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
 from monosemy.saes.losses import squared_error
@@ -58,23 +59,23 @@ class Gated(SparseAutoencoder):
         self.b_mag = nn.Parameter(torch.zeros(config.d_sae))
         self.r_mag = nn.Parameter(torch.zeros(config.d_sae))
 
-    def _linear(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _linear(self, x: Tensor) -> Tensor:
         return ops.pre_activations(x, self.W_enc, None, self.b_dec)
+
+    def _encode(self, x: Tensor) -> tuple[Pattern, Tensor, Tensor]:
+        """Where the gate is open, (x − b_dec) W_enc there, and x − b_dec."""
+        centred = ops.centre(x, self.b_dec)
+        return *dispatch.encode_above(centred, self.W_enc, None, -self.b_gate), centred
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> SparseLatents:
-        linear, _ = self._linear(x)
-        pattern = dispatch.select_above(linear, -self.b_gate)
+        pattern, linear, _ = self._encode(x)
         latents = pattern.indices.long()
-        magnitude = dispatch.take(linear, pattern) * self.r_mag.exp()[latents] + self.b_mag[latents]
+        magnitude = linear * self.r_mag.exp()[latents] + self.b_mag[latents]
         return SparseLatents(pattern.offsets, pattern.indices, magnitude.relu(), self.d_sae)
 
     def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
-        linear, centred = self._linear(x)
-        selection = ops.Selection(
-            dispatch.select_above(linear, -self.b_gate),
-            x=x, pre=linear, centred=centred, W_enc=self.W_enc, b_enc=None, b_dec=self.b_dec,
-        )  # fmt: skip
+        selection = ops.Selection(*self._encode(x), x=x, W_enc=self.W_enc, b_enc=None, b_dec=self.b_dec)
         gate = selection.pre_acts + selection.per_latent(self.b_gate)
         magnitude = selection.pre_acts * selection.per_latent(self.r_mag.exp()) + selection.per_latent(self.b_mag)
         values = magnitude.relu()
@@ -89,12 +90,12 @@ class Gated(SparseAutoencoder):
     @torch.no_grad()
     def initialise(self, x: Tensor, l0: float) -> None:
         self.b_dec.copy_(x.mean(0))
-        threshold = max(0.0, quantile_of_l0(self._linear(x)[0], l0))
+        threshold = max(0.0, quantile_of_l0(self._linear(x), l0))
         self.b_gate.fill_(-threshold)
 
     @torch.no_grad()
     def margins(self, x: Tensor) -> Tensor:
-        linear, _ = self._linear(x)
+        linear = self._linear(x)
         on = linear * self.r_mag.exp() + self.b_mag > 0
         return torch.where(on, linear + self.b_gate, -torch.inf)
 

@@ -146,8 +146,13 @@ class JumpRelu(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.threshold = nn.Parameter(torch.full((config.d_sae,), self.options.threshold_start))
 
-    def _pre(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _pre(self, x: Tensor) -> Tensor:
         return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+
+    def _encode(self, x: Tensor, threshold: Tensor) -> tuple[Pattern, Tensor, Tensor]:
+        """Pattern above the threshold, its pre-activations, and x − b_dec."""
+        centred = ops.centre(x, self.b_dec)
+        return *dispatch.encode_above(centred, self.W_enc, self.b_enc, threshold), centred
 
     def rate_factors(self) -> Mapping[str, float]:
         return {"threshold": self.options.threshold_rate_factor}
@@ -160,18 +165,14 @@ class JumpRelu(SparseAutoencoder):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> SparseLatents:
-        pre, _ = self._pre(x)
-        pattern = dispatch.select_above(pre, self.threshold.clamp_min(0))
-        return SparseLatents(pattern.offsets, pattern.indices, dispatch.take(pre, pattern), self.d_sae)
+        pattern, values, _ = self._encode(x, self.threshold.clamp_min(0))
+        return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
     def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
-        pre, centred = self._pre(x)
         bandwidth = max(self.bandwidth, 1e-12)
         # The window's lower edge may lie below zero; what lies there still moves θ.
-        window = dispatch.select_above(pre, self.threshold.detach() - bandwidth / 2)
-        selection = ops.Selection(
-            window, x=x, pre=pre, centred=centred, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec
-        )
+        window, pre_acts, centred = self._encode(x, self.threshold.detach() - bandwidth / 2)
+        selection = ops.Selection(window, pre_acts, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec)
         threshold = selection.per_latent(self.threshold)
         values = JumpReluFunction.apply(selection.pre_acts, threshold, bandwidth)
         reconstruction = selection.decode(values, self.W_dec, self.b_dec)
@@ -184,12 +185,13 @@ class JumpRelu(SparseAutoencoder):
         terms["sparsity"] = sparsity.detach()
         total = error + step.sparsity_coef * sparsity
         if self.options.recipe == "tanh" and self.options.pre_act_coef > 0:
-            below = self._below(pre, centred)
+            below = self._below(x, centred)
             terms["below"] = below.detach()
             total = total + self.options.pre_act_coef * below
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
 
-    def _below(self, pre: Tensor, centred: Tensor) -> Tensor:
+    def _below(self, x: Tensor, centred: Tensor) -> Tensor:
+        pre = self._pre(x)
         above = dispatch.select_above(pre, torch.nextafter(self.threshold.detach(), torch.tensor(-torch.inf).to(pre)))
         columns = dispatch.transpose(above, self.d_sae)
         return BelowThreshold.apply(
@@ -200,7 +202,7 @@ class JumpRelu(SparseAutoencoder):
     def initialise(self, x: Tensor, l0: float) -> None:
         self.b_dec.copy_(x.mean(0))
         if self.options.threshold_start == 0:
-            self.threshold.fill_(max(0.0, quantile_of_l0(self._pre(x)[0], l0)))
+            self.threshold.fill_(max(0.0, quantile_of_l0(self._pre(x), l0)))
 
     @torch.no_grad()
     def observe(self, output: StepOutput, step: StepInfo) -> None:
@@ -209,7 +211,7 @@ class JumpRelu(SparseAutoencoder):
 
     @torch.no_grad()
     def margins(self, x: Tensor) -> Tensor:
-        pre, _ = self._pre(x)
+        pre = self._pre(x)
         return torch.where(pre > 0, pre - self.threshold, -torch.inf)
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from monosemy.kernels import dispatch, ops
+from monosemy.kernels.reference import Pattern
 
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
@@ -24,8 +25,6 @@ def variance(x: Tensor) -> Tensor:
 def dead_latent_error(
     x: Tensor,
     reconstruction: Tensor,
-    pre: Tensor,
-    centred: Tensor,
     W_enc: Tensor,
     W_dec: Tensor,
     b_enc: Tensor,
@@ -39,8 +38,10 @@ def dead_latent_error(
     Gradient to W_enc, b_enc, b_dec (through the pre-activations) and W_dec, of dead latents only.
     """
     residual = (x - reconstruction).detach()
-    of_dead = torch.where(dead, pre, -torch.inf)
-    pattern = dispatch.select_topk(of_dead, min(k_aux, int(dead.sum())))
-    selection = ops.Selection(pattern, x=x, pre=pre, centred=centred, W_enc=W_enc, b_enc=b_enc, b_dec=b_dec)
+    centred, latents = ops.centre(x, b_dec), dead.nonzero()[:, 0]
+    W_dead = W_enc.detach().T[latents].T  # the product again, but of the dead alone: the first one's is not kept
+    pattern, values = dispatch.encode_topk(centred, W_dead, b_enc.detach()[latents], k_aux)
+    pattern = Pattern(pattern.offsets, latents.to(torch.int32)[pattern.indices.long()])
+    selection = ops.Selection(pattern, values, centred, x=x, W_enc=W_enc, b_enc=b_enc, b_dec=b_dec)
     estimate = selection.decode(selection.pre_acts, W_dec, torch.zeros_like(b_dec))
     return (residual - estimate).square().sum() / residual.square().sum().clamp_min(1e-30)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from monosemy.kernels import dispatch, ops
+from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
 from monosemy.saes.losses import squared_error
@@ -50,21 +51,18 @@ class Relu(SparseAutoencoder):
         super().__init__(config)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
 
-    def _pre(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+    def _encode(self, x: Tensor) -> tuple[Pattern, Tensor, Tensor]:
+        """Pattern, its pre-activations, and x − b_dec."""
+        centred = ops.centre(x, self.b_dec)
+        return *dispatch.encode_above(centred, self.W_enc, self.b_enc, x.new_zeros(self.d_sae)), centred
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> SparseLatents:
-        pre, _ = self._pre(x)
-        pattern = dispatch.select_above(pre, pre.new_zeros(self.d_sae))
-        return SparseLatents(pattern.offsets, pattern.indices, dispatch.take(pre, pattern), self.d_sae)
+        pattern, values, _ = self._encode(x)
+        return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
     def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
-        pre, centred = self._pre(x)
-        selection = ops.Selection(
-            dispatch.select_above(pre, pre.new_zeros(self.d_sae)),
-            x=x, pre=pre, centred=centred, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec,
-        )  # fmt: skip
+        selection = ops.Selection(*self._encode(x), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec)
         reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
         error = squared_error(x, reconstruction)
         l1 = selection.pre_acts.sum() / len(x)
@@ -76,10 +74,10 @@ class Relu(SparseAutoencoder):
     def initialise(self, x: Tensor, l0: float) -> None:
         self.b_dec.copy_(x.mean(0))
         self.b_enc.zero_()
-        self.b_enc.fill_(-max(0.0, quantile_of_l0(self._pre(x)[0], l0)))
+        self.b_enc.fill_(-max(0.0, quantile_of_l0(self.margins(x), l0)))
 
     def margins(self, x: Tensor) -> Tensor:
-        return self._pre(x)[0]
+        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
 
     @torch.no_grad()
     def shift_margins(self, amount: float) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from monosemy.errors import UserError
 from monosemy.kernels import dispatch, ops
+from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
@@ -54,30 +55,28 @@ class TopK(SparseAutoencoder):
             )
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
 
-    def _pre(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+    def _encode(self, x: Tensor, k: int) -> tuple[Pattern, Tensor, Tensor]:
+        """Pattern, its pre-activations, and x − b_dec."""
+        centred = ops.centre(x, self.b_dec)
+        return *dispatch.encode_topk(centred, self.W_enc, self.b_enc, k), centred
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> SparseLatents:
-        pre, _ = self._pre(x)
-        pattern = dispatch.select_topk(pre, round(self.config.l0))
-        return SparseLatents(pattern.offsets, pattern.indices, dispatch.take(pre, pattern), self.d_sae)
+        pattern, values, _ = self._encode(x, round(self.config.l0))
+        return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
     def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
-        pre, centred = self._pre(x)
         selection = ops.Selection(
-            dispatch.select_topk(pre, round(step.l0)),
-            x=x, pre=pre, centred=centred, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec,
-        )  # fmt: skip
+            *self._encode(x, round(step.l0)), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec
+        )
         reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
         error = squared_error(x, reconstruction) / variance(x)
         terms = {"error": error.detach()}
         total = error
         if step.dead is not None and self.options.aux_coef > 0:
             aux = dead_latent_error(
-                x, reconstruction, pre, centred, self.W_enc, self.W_dec, self.b_enc, self.b_dec,
-                step.dead, self.options.k_aux,
-            )  # fmt: skip
+                x, reconstruction, self.W_enc, self.W_dec, self.b_enc, self.b_dec, step.dead, self.options.k_aux
+            )
             terms["aux"] = aux.detach()
             total = total + self.options.aux_coef * aux
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(selection.pre_acts.detach()))

@@ -147,9 +147,11 @@ def test_every_gradient_of_the_sparse_path_equals_autograd_through_a_dense_code(
     b_in = b_dec if with_biases else None
     leaves = [t for t in (x, W_enc, W_dec, b_dec, scale, b_enc) if t is not None]
 
-    pre, centred = ops.pre_activations(x, W_enc, b_enc, b_in)
+    pre = ops.pre_activations(x, W_enc, b_enc, b_in)
     pattern = dispatch.select_topk(pre, 5)
-    selection = ops.Selection(pattern, x=x, pre=pre, centred=centred, W_enc=W_enc, b_enc=b_enc, b_dec=b_in)
+    selection = ops.Selection(
+        pattern, dispatch.take(pre, pattern), ops.centre(x, b_in), x=x, W_enc=W_enc, b_enc=b_enc, b_dec=b_in
+    )
     values = torch.sin(selection.pre_acts) * selection.per_latent(scale)
     (selection.decode(values, W_dec, b_dec).pow(3).sum() + values.pow(2).sum()).backward()
     sparse = [t.grad.clone() for t in leaves]

@@ -245,8 +245,8 @@ def test_every_gradient_of_the_fused_path_equals_autograd_through_a_dense_code(m
     leaves = [t.requires_grad_() for t in (x, W_enc, W_dec, b_dec, b_enc, scale)]
     pattern, _ = backend.encode_topk((x - b_dec).detach(), W_enc.detach(), b_enc.detach(), 7)
 
-    pre, centred = ops.pre_activations(x, W_enc, b_enc, b_dec)
-    selection = ops.Selection(pattern, x=x, pre=pre, centred=centred, W_enc=W_enc, b_enc=b_enc, b_dec=b_dec)
+    values = dispatch.take(ops.pre_activations(x, W_enc, b_enc, b_dec), pattern)
+    selection = ops.Selection(pattern, values, ops.centre(x, b_dec), x=x, W_enc=W_enc, b_enc=b_enc, b_dec=b_dec)
     values = torch.sin(selection.pre_acts) * selection.per_latent(scale)
     (selection.decode(values, W_dec, b_dec).pow(2).sum() + values.pow(2).sum()).backward()
     sparse = [t.grad.clone() for t in leaves]
