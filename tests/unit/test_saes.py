@@ -249,7 +249,6 @@ def test_jumprelu_tanh_recipe_equals_dense_autograd(pre_act_coef: float) -> None
 @pytest.mark.usefixtures("density")
 def test_below_threshold_term_alone_equals_dense_autograd() -> None:
     sae, x = jumprelu(recipe="tanh", pre_act_coef=1.0), rows(50)
-    pre = sae._pre(x)
     ours = sae._below(x, x - sae.b_dec.detach())
     dense = (sae.threshold - ((x - sae.b_dec) @ sae.W_enc + sae.b_enc)).relu().sum(1).mean()
     assert ours.item() == pytest.approx(dense.item(), abs=1e-12)
