@@ -57,11 +57,10 @@ def rounds_of(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_
 
 
 def bandwidth(n_bytes: int = 1 << 28) -> float:
-    """Bytes per second that a large copy moves (read + write), best of five."""
+    """Bytes per second that a large copy moves (read + write), median of nine."""
     source = torch.ones(n_bytes // 4)
     target = torch.empty_like(source)
-    best = min(medians({"copy": lambda: target.copy_(source)}, rounds=5)["copy"] for _ in range(1))
-    return 2 * n_bytes / best
+    return 2 * n_bytes / medians({"copy": lambda: target.copy_(source)})["copy"]
 
 
 def save(path: Path | None, results: Mapping[str, Any]) -> None:

@@ -27,6 +27,8 @@ from monosemy.training.trainee import Trainee
 
 L0 = 32
 N_STEPS = 100_000
+LARGE = ("topk", "jumprelu")
+"""Architectures measured beyond 36,864 latents."""
 
 
 def trainee(architecture: str, x: Tensor, d_sae: int, *, l0: float = L0, dead: float = 0.0) -> Trainee:
@@ -35,6 +37,8 @@ def trainee(architecture: str, x: Tensor, d_sae: int, *, l0: float = L0, dead: f
     sae = build_sae(SaeConfig(architecture, x.shape[1], d_sae, l0, options=options))
     made = Trainee(sae, TrainingConfig(batch_tokens=len(x)), N_STEPS, N_STEPS * len(x))
     sae.initialise(x, l0)
+    if made.controller:
+        made.controller.gain = 0.2  # so that λ finds its level within the warm-up
     made.tracker.silent_tokens[: int(dead * d_sae)] = 1 << 40
     return made
 
@@ -55,14 +59,18 @@ def least_bytes(n: int, d: int, m: int) -> int:
     return 4 * (2 * n * m + 2 * d * m * 8)
 
 
-def measure(d_sae: int, batches: list[Tensor], peers: bool, rounds: int) -> list[dict[str, object]]:
+def measure(d_sae: int, batches: list[Tensor], peers: bool, rounds: int, settle: int) -> list[dict[str, object]]:
     x = batches[0]
     weights = torch.randn(d_sae, x.shape[1]).T
     contenders: dict[str, Callable[[], object]] = {"product": lambda: x @ weights}
     reached: dict[str, list[float]] = {}
     for name in ARCHITECTURES:
+        if d_sae > 36_864 and name not in LARGE:
+            continue
         reached[name] = []
         contenders[name] = stepper(trainee(name, x, d_sae), batches, reached[name])
+        for _ in range(settle):
+            contenders[name]()
     if d_sae <= 36_864:
         for name in ("topk", "batch_topk"):
             reached[f"{name} + aux"] = []
@@ -92,6 +100,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[9216])
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--settle", type=int, default=60, help="steps before the timed ones, for the controllers")
     parser.add_argument("--peers", action="store_true", help="sae-lens, dictionary-learning, eai-sparsify beside ours")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
@@ -99,7 +108,7 @@ def main() -> None:
     batches = list(rows[: len(rows) // chosen.batch * chosen.batch].split(chosen.batch))
     found = []
     for d_sae in chosen.widths:
-        for row in measure(d_sae, batches, chosen.peers and d_sae <= 36_864, chosen.rounds):
+        for row in measure(d_sae, batches, chosen.peers and d_sae <= 36_864, chosen.rounds, chosen.settle):
             l0 = f"L0 {row['l0']:.0f}" if row["l0"] else ""
             print(
                 f"m {row['d_sae']:7d}  {row['name']:32s} {row['milliseconds']:8.1f} ms  {row['ratio']:6.2f} "

@@ -249,11 +249,19 @@ def select_batch_topk(scores: Tensor, n_keep: int) -> tuple[Pattern, float]:
         if candidates.indices.shape[0] >= n_keep or guess <= 0:
             break
         share *= 2
-    n_candidates = candidates.indices.shape[0]
+    pattern, _, cut = cut_batch(candidates, take(scores, candidates), n_keep)
+    return pattern, cut
+
+
+def cut_batch(candidates: Pattern, values: Tensor, n_keep: int) -> tuple[Pattern, Tensor, float]:
+    """The n_keep largest of the candidates' values [Z]: their pattern, values, and the smallest (0 if there are fewer).
+
+    Ties at the cut: the earlier entry wins.
+    """
+    taken = values.numpy()
+    n_candidates = len(taken)
     if n_candidates <= n_keep:
-        values = take(scores, candidates).numpy()
-        return candidates, float(values.min()) if n_candidates == n_keep and n_keep > 0 else 0.0
-    taken = take(scores, candidates).numpy()
+        return candidates, values, float(taken.min()) if n_candidates == n_keep and n_keep > 0 else 0.0
     cut = np.partition(taken, n_candidates - n_keep)[n_candidates - n_keep]
     offsets = candidates.offsets.numpy()
     ties = np.add.reduceat(np.append(taken == cut, False), np.minimum(offsets[:-1], n_candidates))
@@ -263,7 +271,8 @@ def select_batch_topk(scores: Tensor, n_keep: int) -> tuple[Pattern, float]:
     _keep_cut(taken, cut, left, offsets, keep)
     kept_before = np.zeros(n_candidates + 1, np.int64)
     np.cumsum(keep, out=kept_before[1:])
-    return _pattern(kept_before[offsets], candidates.indices.numpy()[keep]), float(cut)
+    pattern = _pattern(kept_before[offsets], candidates.indices.numpy()[keep])
+    return pattern, torch.from_numpy(taken[keep]), float(cut)
 
 
 def take(scores: Tensor, pattern: Pattern) -> Tensor:

@@ -74,6 +74,15 @@ def _fused(tensor: Tensor) -> ModuleType | None:
     return backend if hasattr(backend, "encode_topk") else None
 
 
+def _screen(centred: Tensor, W_enc: Tensor) -> ModuleType | None:
+    """The 8-bit screen, where the processor has it and the product is large enough."""
+    if _backend(centred) is not _compiled():
+        return None
+    from monosemy.kernels import screen
+
+    return screen if screen.worth_trying(centred, W_enc.shape[1]) else None
+
+
 def _detached(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.detach() for t in tensors]
 
@@ -84,6 +93,8 @@ def encode_topk(centred: Tensor, W_enc: Tensor, b_enc: Tensor | None, k: int) ->
     if fused := _fused(centred):
         with torch.no_grad(), _on_device(centred):
             return fused.encode_topk(*_detached(centred, W_enc, b_enc), k)
+    if (screen := _screen(centred, W_enc)) and (found := screen.encode_topk(centred, W_enc, b_enc, k)):
+        return found
     pre = pre_activations(centred, W_enc, b_enc)
     pattern = select_topk(pre, k)
     return pattern, take(pre, pattern)
@@ -94,6 +105,8 @@ def encode_above(centred: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold
     if fused := _fused(centred):
         with torch.no_grad(), _on_device(centred):
             return fused.encode_above(*_detached(centred, W_enc, b_enc, threshold))
+    if (screen := _screen(centred, W_enc)) and (found := screen.encode_above(centred, W_enc, b_enc, threshold)):
+        return found
     pre = pre_activations(centred, W_enc, b_enc)
     pattern = select_above(pre, threshold)
     return pattern, take(pre, pattern)
@@ -107,6 +120,8 @@ def encode_batch_topk(
     if fused := _fused(centred):
         with torch.no_grad(), _on_device(centred):
             return fused.encode_batch_topk(*_detached(centred, W_enc, b_enc), n_keep)
+    if (screen := _screen(centred, W_enc)) and (found := screen.encode_batch_topk(centred, W_enc, b_enc, n_keep)):
+        return found
     pre = pre_activations(centred, W_enc, b_enc)
     pattern, cut = select_batch_topk(pre, n_keep)
     return pattern, take(pre, pattern), cut
