@@ -67,11 +67,15 @@ format: $(STAMP) ## formats the code and mends what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## lists the benchmarks and how to run each
-	@$(BIN)/python -c 'import ast, pathlib; \
-	  found = sorted(pathlib.Path("benchmarks").glob("*.py")); \
-	  [print(f"  $(BIN)/python {p}    {(ast.get_docstring(ast.parse(p.read_text())) or str()).partition(chr(10))[0]}") for p in found]; \
-	  found or print("  no benchmarks yet")'
+BENCHES ?= step frontier harvest memory encode store
+# The step benchmark compares with other libraries where they are installed: make bench STEP="--peers" after
+# .venv/bin/pip install -e '.[bench]'
+STEP ?=
+
+bench: $(STAMP) ## speed and memory on this machine, about 10 minutes (BENCHES="step encode" chooses)
+	@mkdir -p runs/bench
+	@for name in $(BENCHES); do echo "== $$name"; \
+	  $(BIN)/python benchmarks/$$name.py --out runs/bench/$$name.json $$(test $$name = step && echo $(STEP)) || exit 1; done
 
 clean: ## removes caches and build products; keeps .venv and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

@@ -39,8 +39,8 @@ from monosemy.kernels.reference import Pattern
 WORTH = 0.10
 """Share of selected entries up to which the screen is worth its while; with candidates, about two to three times that
 is computed in gathered dot products, each four times the cost of an entry of the dense product."""
-SLACK = 1e-4
-"""Float32 rounding of norms and dot products, as a share of ‖x‖‖w‖ (d·2⁻²⁴ for d up to 1,600)."""
+SLACK = 2**-23
+"""Float32 rounding of a sum of d terms: at most d·2⁻²⁴ of ‖x‖‖w‖; twice that, for the norms' own rounding."""
 BUFFER = 2**25
 """Entries of the integer products held at a time."""
 SAMPLE_ROWS = 32
@@ -80,7 +80,7 @@ class _Screen(NamedTuple):
             at = slice(first, min(first + size, n_rows))
             products = _buffer(at.stop - first, n_latents)
             torch._int_mm(self.rows.codes[at], latents.codes.T, out=products)
-            rows = (self.rows.scale[at], self.rows.kept[at], self.rows.lost[at], self.rows.norm[at])
+            rows = (self.rows.scale[at], self.rows.kept[at], self.rows.lost[at])
             yield at, (products.numpy(), self.bias, *rows, latents.scale, latents.lost, latents.norm)
 
 
@@ -138,9 +138,9 @@ def _dot(a, b):
 
 
 @_inline
-def _reach_row(n, out, products, bias, row_scale, row_kept, row_lost, row_norm, scale, lost, norm):
+def _reach_row(n, out, products, bias, row_scale, row_kept, row_lost, scale, lost, norm):
     # The largest that π can be, for all latents of a row: π̃ + B
-    step, kept, spread = row_scale[n], row_kept[n], row_lost[n] + np.float32(SLACK) * row_norm[n]
+    step, kept, spread = row_scale[n], row_kept[n], row_lost[n]
     row = products[n]
     for f in range(row.shape[0]):
         out[f] = np.float32(row[f]) * (step * scale[f]) + bias[f] + kept * lost[f] + spread * norm[f]
@@ -149,12 +149,12 @@ def _reach_row(n, out, products, bias, row_scale, row_kept, row_lost, row_norm, 
 @_compile
 def _above_rows(
     threshold, room, indices, values, counts, x, weights,
-    products, bias, row_scale, row_kept, row_lost, row_norm, scale, lost, norm,
+    products, bias, row_scale, row_kept, row_lost, scale, lost, norm,
 ):  # fmt: skip
     n_latents = products.shape[1]
     for n in numba.prange(products.shape[0]):
         reach = np.empty(n_latents, np.float32)
-        _reach_row(n, reach, products, bias, row_scale, row_kept, row_lost, row_norm, scale, lost, norm)
+        _reach_row(n, reach, products, bias, row_scale, row_kept, row_lost, scale, lost, norm)
         found = np.empty(n_latents + 1, np.int32)
         n_found = 0
         for f in range(n_latents):  # without a branch: always written, counted only if it passes
@@ -174,14 +174,14 @@ def _above_rows(
 @_compile
 def _topk_rows(
     k, indices, values, counts, x, weights,
-    products, bias, row_scale, row_kept, row_lost, row_norm, scale, lost, norm,
+    products, bias, row_scale, row_kept, row_lost, scale, lost, norm,
 ):  # fmt: skip
     n_rows, n_latents = products.shape
     n_groups = min(n_latents, max(64, 4 * k))
     for n in numba.prange(n_rows):
         reach = np.empty(n_latents, np.float32)
         maxima = np.full(n_groups, -np.inf, np.float32)
-        _reach_row(n, reach, products, bias, row_scale, row_kept, row_lost, row_norm, scale, lost, norm)
+        _reach_row(n, reach, products, bias, row_scale, row_kept, row_lost, scale, lost, norm)
         for start in range(0, n_latents - n_groups + 1, n_groups):
             for g in range(n_groups):
                 value = reach[start + g]  # as a comparison, which becomes one vector instruction
@@ -259,6 +259,7 @@ def _screen(x: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> _Screen | None:
     rows, latents = _rounded(x.numpy(), (1 / smooth).numpy()), _rounded(weights.numpy(), smooth.numpy())
     if not (np.isfinite(rows.norm).all() and np.isfinite(latents.norm).all() and bool(torch.isfinite(bias).all())):
         return None
+    rows = rows._replace(lost=rows.lost + np.float32(SLACK * max(64, x.shape[1])) * rows.norm)
     return _Screen(x.numpy(), weights.numpy(), bias.numpy(), rows, latents)
 
 

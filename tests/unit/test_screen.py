@@ -1,5 +1,5 @@
-"""The 8-bit screen selects what the float32 pre-activations select: on whole numbers, where float32 sums are exact in any
-order, identical to the last tie; on real-valued data, up to rounding; and it steps aside where it cannot help."""
+"""The 8-bit screen selects what the float32 pre-activations select: on whole numbers, where float32 sums are exact in
+any order, identical to the last tie; on real-valued data, up to rounding; it steps aside where it cannot help."""
 
 from __future__ import annotations
 
