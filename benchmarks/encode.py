@@ -28,7 +28,7 @@ def main() -> None:
     for name in ARCHITECTURES:
         sae = single.trainee(name, x, chosen.width).sae
         if name == "batch_topk":
-            sae.threshold.fill_(float(single.trainee("jumprelu", x, chosen.width).sae.threshold[0]))
+            sae.threshold.copy_(single.trainee("jumprelu", x, chosen.width).sae.threshold[0].detach())
         latents = sae.encode(x)
         contenders[f"encode {name}"] = lambda sae=sae: sae.encode(x)
         contenders[f"decode {name}"] = lambda sae=sae, latents=latents: sae.decode(latents)
