@@ -17,9 +17,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(CI),--qui
 # One thread a worker: two workers already fill two cores.
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
-OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 MONOSEMY_QUIET=1
+# Threads that wait sleep: on a busy machine spinning ones cost several times as much.
+OFFLINE := OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 MONOSEMY_QUIET=1
 
-.PHONY: help setup demo test test-unit test-integration check format bench clean clean-all
+.PHONY: help setup demo test test-unit test-integration test-browser web check format bench clean clean-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 26
@@ -42,7 +43,8 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: $(STAMP) ## 15 SAEs on one site of SmolLM2-135M, compared in one report (DEMO="..." adds flags)
 	$(BIN)/monosemy demo $(DEMO)
 
-test: test-unit test-integration ## the whole suite
+test: test-unit test-integration ## the whole suite but for the browser's
+	@echo "left out: the pages in a real browser; run them with make test-browser"
 
 # The Triton kernels are tested in Triton's interpreter where there is no GPU. CUDA builds of torch bring their own
 # Triton; elsewhere it is needed for these tests alone.
@@ -57,6 +59,21 @@ test-unit: $(STAMP) $(VENV)/.triton ## tests on tiny random models
 test-integration: $(STAMP) ## tests on the real embedded model
 	$(OFFLINE) $(BIN)/python -m pytest tests/integration
 
+# Chromium comes from the system's packages: Playwright's own download is not needed.
+$(VENV)/.browser: $(STAMP) requirements/browser.txt
+	@command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null 2>&1 && echo "installing Chromium" && \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+	  { echo "error: no Chromium; install it (Debian, Ubuntu: apt-get install chromium) or set MONOSEMY_CHROMIUM to its path" >&2; exit 2; }
+	$(PIP) --requirement requirements/browser.txt
+	@touch $@
+
+test-browser: $(STAMP) $(VENV)/.browser ## the pages in a real Chromium
+	$(OFFLINE) $(BIN)/python -m pytest tests/browser
+
+web: ## builds the pages of monosemy browse again (needs Node 18 or later)
+	cd monosemy/app/web && npm ci --no-audit --no-fund && npm run build
+
 check: $(STAMP) ## formatter, linter, type checker, import directions (changes nothing)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -67,12 +84,12 @@ format: $(STAMP) ## formats the code and mends what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-BENCHES ?= step frontier harvest memory encode store
+BENCHES ?= step frontier harvest memory encode store features browser
 # The step benchmark compares with other libraries where they are installed: make bench STEP="--peers" after
 # .venv/bin/pip install -e '.[bench]'
 STEP ?=
 
-bench: $(STAMP) ## speed and memory on this machine, about 10 minutes (BENCHES="step encode" chooses)
+bench: $(STAMP) ## speed and memory on this machine, about 25 minutes (BENCHES="step encode" chooses)
 	@mkdir -p runs/bench
 	@for name in $(BENCHES); do echo "== $$name"; \
 	  $(BIN)/python benchmarks/$$name.py --out runs/bench/$$name.json $$(test $$name = step && echo $(STEP)) || exit 1; done

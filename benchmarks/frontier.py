@@ -1,5 +1,7 @@
 """1, 4 and 12 SAEs on one stream: the cost of a step of all of them, against as many single steps.
 
+As the trainer takes them: some at a time, each on its share of the threads; a single step has all threads.
+
 Run: python benchmarks/frontier.py [--width 4608] [--out docs/results/frontier.json]
 """
 
@@ -14,6 +16,7 @@ import step as single
 import torch
 
 from monosemy.saes.registry import ARCHITECTURES
+from monosemy.training.workers import Workers
 
 
 def main() -> None:
@@ -28,16 +31,12 @@ def main() -> None:
 
     def together(n: int) -> Callable[[], None]:
         steps = [single.stepper(single.trainee(kinds[i % 4], batches[0], chosen.width), batches, []) for i in range(n)]
-
-        def run() -> None:
-            for one in steps:
-                one()
-
-        return run
+        workers = Workers(n, torch.device("cpu"))
+        return lambda: workers.run(steps)
 
     weights = torch.randn(chosen.width, rows.shape[1]).T
     contenders: dict[str, Callable[[], object]] = {"product": lambda: batches[0] @ weights}
-    contenders |= {f"{n} SAEs": together(n) for n in (4, 12)}
+    contenders |= {f"{n} SAEs": together(n) for n in (1, 4, 12)}
     contenders |= {
         f"one {kind}": single.stepper(single.trainee(kind, batches[0], chosen.width), batches, []) for kind in kinds
     }
@@ -45,8 +44,8 @@ def main() -> None:
     alone = sum(seconds[f"one {kind}"] for kind in kinds) / 4
     print(f"product {1e3 * seconds['product']:.1f} ms; a single step, mean of four kinds: {1e3 * alone:.1f} ms")
     found = {"product": seconds["product"], "single": alone}
-    for n in (4, 12):
-        ratio = seconds[f"{n} SAEs"] / (n * alone)
+    for n in (1, 4, 12):
+        ratio = seconds[f"{n} SAEs"] / (n * (seconds[f"one {kinds[0]}"] if n == 1 else alone))
         found[f"{n}"] = ratio
         print(f"{n:3d} SAEs: {1e3 * seconds[f'{n} SAEs']:.0f} ms = {ratio:.3f} × {n} single steps")
     common.save(chosen.out, {"d_sae": chosen.width, "batch": chosen.batch, **found})

@@ -1,4 +1,4 @@
-"""The command line: `monosemy demo | train | evaluate | report | info`.
+"""The command line: `monosemy COMMAND …`; `COMMANDS` lists them.
 
 Bad input ends in one line on standard error and status 2; an interrupted training run saves a checkpoint and ends with
 status 130. Imports are lazy: `--help` and `info` answer at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -22,8 +23,28 @@ COMMANDS = {
     "train": "train, evaluate and report a run: a recipe or run.json, and flags that override it",
     "evaluate": "measure the SAEs of a run on validation documents",
     "report": "write a run's report.html and figures again",
+    "features": "find out what the latents of an SAE respond to: contexts, labels, neighbours",
+    "browse": "look at a run's latents in a web browser, offline: search, compare, test texts, steer",
+    "show": "a latent's page in the terminal",
+    "steer": "write text with latents changed, beside the unchanged model and controls",
+    "explain": "have a chat model explain latents, and score the explanations",
+    "export-html": "a few latents as one HTML file that opens anywhere",
+    "export-neuronpedia": "features in Neuronpedia's import or upload format",
+    "export-circuit-tracer": "features as circuit-tracer's frontend reads them",
+    "export-parquet": "features as Parquet tables",
     "info": "what is here: architectures and their options, recipes, a run's settings",
 }
+ELSEWHERE = {
+    "browse": "monosemy.app.server:run_browse",
+    "show": "monosemy.features.commands:run_show",
+    "steer": "monosemy.steering.command:run_steer",
+    "explain": "monosemy.features.explain:run_explain",
+    "export-html": "monosemy.features.commands:run_export_html",
+    "export-neuronpedia": "monosemy.features.commands:run_export_neuronpedia",
+    "export-circuit-tracer": "monosemy.features.commands:run_export_circuit_tracer",
+    "export-parquet": "monosemy.features.commands:run_export_parquet",
+}
+"""Commands that their own part of the code reads the words of."""
 SHORT = {
     "--model": "--model.source",
     "--text": "--text.source",
@@ -39,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point; exits with 0, 2 (bad input) or 130 (interrupted, checkpoint written)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Threads that wait sleep rather than spin: as fast on a free machine, many times faster on a busy one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         dispatch(words)
     except UserError as error:
@@ -56,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def dispatch(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
-        listed = "\n".join(f"  {name:10s}{what}" for name, what in COMMANDS.items())
+        listed = "\n".join(f"  {name:23s}{what}" for name, what in COMMANDS.items())
         print(f"usage: monosemy COMMAND …\n\n{listed}\n\nmonosemy COMMAND --help tells more; version {__version__}")
         return
     if words[0] == "--version":
@@ -65,14 +88,20 @@ def dispatch(words: list[str]) -> None:
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
         raise unknown("command", command, COMMANDS)
-    globals()[f"run_{command}"](rest)
+    if command in ELSEWHERE:
+        module, function = ELSEWHERE[command].split(":")
+        getattr(importlib.import_module(module), function)(rest)
+    else:
+        globals()[f"run_{command}"](rest)
 
 
 def run_demo(words: list[str]) -> None:
-    run_train(["demo", *words], default_folder="runs/demo")
+    """A training run, and the features of one of its SAEs."""
+    folder = run_train(["demo", *words], default_folder="runs/demo", features=True)
+    print(f"look at the latents: monosemy browse {folder}")
 
 
-def run_train(words: list[str], default_folder: str = "") -> None:
+def run_train(words: list[str], default_folder: str = "", features: bool = False) -> Path:
     """[RECIPE or run.json] [--run FOLDER] [settings]"""
     start = "demo"
     if words and not words[0].startswith("-"):
@@ -83,8 +112,9 @@ def run_train(words: list[str], default_folder: str = "") -> None:
     from monosemy import pipeline
 
     target = Path(folder or default_folder or _default_folder(start))
-    page = pipeline.whole_run(config, target)
+    page = pipeline.whole_run(config, target, features=features)
     print(f"report: {page}")
+    return target
 
 
 def _default_folder(start: str) -> Path:
@@ -109,6 +139,26 @@ def run_report(words: list[str]) -> None:
     from monosemy import pipeline
 
     print(f"report: {pipeline.report(folder)}")
+
+
+def run_features(words: list[str]) -> None:
+    parser = argparse.ArgumentParser("monosemy features", description=COMMANDS["features"])
+    parser.add_argument("run", help="a run folder, e.g. runs/demo")
+    parser.add_argument(
+        "--saes", nargs="+", metavar="SITE/NAME", help="by default the JumpReLU SAE at the middle L0 of the first site"
+    )
+    parser.add_argument("--tokens", help="training tokens to read, e.g. 150k (the default) or 1.5M")
+    parser.add_argument(
+        "--embedding-model", metavar="NAME", help="also score labels by a sentence-embedding model: hub id or folder"
+    )
+    chosen = parser.parse_args(words)
+    n_tokens = int(_count("--tokens", chosen.tokens)) if chosen.tokens else None
+    from monosemy.pipeline.features import build_features
+
+    folder = Path(chosen.run).expanduser()
+    for built in build_features(folder, chosen.saes, n_tokens, chosen.embedding_model):
+        print(f"features: {built}")
+    print(f"look at them: monosemy browse {folder}")
 
 
 def run_info(words: list[str]) -> None:

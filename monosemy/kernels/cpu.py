@@ -16,9 +16,9 @@ from torch import Tensor
 
 from monosemy.kernels.reference import Columns, Pattern
 
-_compile = numba.njit(parallel=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True)
-_compile_strict = numba.njit(parallel=True, cache=True)
-_compile_serial = numba.njit(cache=True)
+_compile = numba.njit(parallel=True, nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True)
+_compile_strict = numba.njit(parallel=True, nogil=True, cache=True)
+_compile_serial = numba.njit(nogil=True, cache=True)
 
 
 @_compile_strict
@@ -118,15 +118,31 @@ def _take(scores, offsets, indices, out):
             out[z] = scores[n, indices[z]]
 
 
+# Entries of value zero (inside a kernel window, say) add nothing and are left out; four at a time share the loads and
+# stores of the row they are summed into.
+
+
 @_compile
 def _decode(offsets, indices, values, W_dec, b_dec, out):
     for n in numba.prange(offsets.shape[0] - 1):
         row = out[n]
         for d in range(row.shape[0]):
             row[d] = b_dec[d]
-        for z in range(offsets[n], offsets[n + 1]):
-            value = values[z]
-            direction = W_dec[indices[z]]
+        first, last = offsets[n], offsets[n + 1]
+        kept = np.empty(last - first, np.int64)
+        n_kept = 0
+        for z in range(first, last):
+            kept[n_kept] = z
+            n_kept += values[z] != 0
+        n_fours = n_kept - n_kept % 4
+        for s in range(0, n_fours, 4):
+            z0, z1, z2, z3 = kept[s], kept[s + 1], kept[s + 2], kept[s + 3]
+            v0, v1, v2, v3 = values[z0], values[z1], values[z2], values[z3]
+            w0, w1, w2, w3 = W_dec[indices[z0]], W_dec[indices[z1]], W_dec[indices[z2]], W_dec[indices[z3]]
+            for d in range(row.shape[0]):
+                row[d] += v0 * w0[d] + v1 * w1[d] + v2 * w2[d] + v3 * w3[d]
+        for s in range(n_fours, n_kept):
+            value, direction = values[kept[s]], W_dec[indices[kept[s]]]
             for d in range(row.shape[0]):
                 row[d] += value * direction[d]
 
@@ -135,7 +151,18 @@ def _decode(offsets, indices, values, W_dec, b_dec, out):
 def _gather_dot(offsets, indices, left, right, out):
     for n in numba.prange(offsets.shape[0] - 1):
         row = left[n]
-        for z in range(offsets[n], offsets[n + 1]):
+        first, last = offsets[n], offsets[n + 1]
+        fours = last - (last - first) % 4
+        for z in range(first, fours, 4):
+            w0, w1, w2, w3 = right[indices[z]], right[indices[z + 1]], right[indices[z + 2]], right[indices[z + 3]]
+            t0 = t1 = t2 = t3 = left.dtype.type(0)
+            for d in range(row.shape[0]):
+                t0 += row[d] * w0[d]
+                t1 += row[d] * w1[d]
+                t2 += row[d] * w2[d]
+                t3 += row[d] * w3[d]
+            out[z], out[z + 1], out[z + 2], out[z + 3] = t0, t1, t2, t3
+        for z in range(fours, last):
             direction = right[indices[z]]
             total = left.dtype.type(0)
             for d in range(row.shape[0]):
@@ -164,9 +191,21 @@ def _accumulate(offsets, rows, order, values, inputs, out):
         row = out[f]
         for d in range(row.shape[0]):
             row[d] = 0
-        for z in range(offsets[f], offsets[f + 1]):
-            value = values[order[z]]
-            source = inputs[rows[z]]
+        first, last = offsets[f], offsets[f + 1]
+        kept = np.empty(last - first, np.int64)
+        n_kept = 0
+        for z in range(first, last):
+            kept[n_kept] = z
+            n_kept += values[order[z]] != 0
+        n_fours = n_kept - n_kept % 4
+        for s in range(0, n_fours, 4):
+            z0, z1, z2, z3 = kept[s], kept[s + 1], kept[s + 2], kept[s + 3]
+            v0, v1, v2, v3 = values[order[z0]], values[order[z1]], values[order[z2]], values[order[z3]]
+            x0, x1, x2, x3 = inputs[rows[z0]], inputs[rows[z1]], inputs[rows[z2]], inputs[rows[z3]]
+            for d in range(row.shape[0]):
+                row[d] += v0 * x0[d] + v1 * x1[d] + v2 * x2[d] + v3 * x3[d]
+        for s in range(n_fours, n_kept):
+            value, source = values[order[kept[s]]], inputs[rows[kept[s]]]
             for d in range(row.shape[0]):
                 row[d] += value * source[d]
 
@@ -178,6 +217,17 @@ def _sum_by_latent(offsets, order, values, out):
         for z in range(offsets[f], offsets[f + 1]):
             total += values[order[z]]
         out[f] = total
+
+
+@_compile
+def _squared_error(x, reconstruction, sums, residual):
+    for n in numba.prange(x.shape[0]):
+        total = x.dtype.type(0)
+        for d in range(x.shape[1]):
+            difference = reconstruction[n, d] - x[n, d]
+            residual[n, d] = difference
+            total += difference * difference
+        sums[n] = total
 
 
 @_compile
@@ -318,6 +368,12 @@ def sum_by_latent(columns: Columns, values: Tensor) -> Tensor:
     out = torch.empty(columns.offsets.shape[0] - 1, dtype=values.dtype)
     _sum_by_latent(columns.offsets.numpy(), columns.order.numpy(), values.numpy(), out.numpy())
     return out
+
+
+def squared_error(x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    sums, residual = torch.empty(len(x), dtype=x.dtype), torch.empty_like(x)
+    _squared_error(x.numpy(), reconstruction.numpy(), sums.numpy(), residual.numpy())
+    return sums, residual
 
 
 def adam(

@@ -164,6 +164,10 @@ def sum_by_latent(columns: Columns, values: Tensor) -> Tensor:
     return _run("sum_by_latent", values, columns, values)  # type: ignore[return-value]
 
 
+def squared_error(x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    return _run("squared_error", x, x, reconstruction)  # type: ignore[return-value]
+
+
 def adam(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, **options: float | bool) -> None:
     """In place; a [D, F] tensor stored column by column is stepped through its [F, D] transpose."""
     tensors = [parameter, gradient, first, second]

@@ -101,6 +101,20 @@ class _PerLatent(Function):
         return dispatch.sum_by_latent(ctx.columns, grad), None, None
 
 
+class _SquaredError(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, reconstruction: Tensor) -> Tensor:
+        sums, residual = dispatch.squared_error(x, reconstruction)
+        ctx.save_for_backward(residual)
+        return sums.sum() / len(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (residual,) = ctx.saved_tensors
+        slope = residual * (2 * grad / len(residual))
+        return -slope if ctx.needs_input_grad[0] else None, slope
+
+
 class Selection:
     """A pattern of selected (row, latent) pairs with its transpose, on which pre-activations are known.
 
@@ -135,6 +149,11 @@ class Selection:
     def decode(self, values: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
         """x̂ = b_dec + codes W_dec, [N, D]."""
         return _Decode.apply(values, W_dec, b_dec, self.pattern, self.columns)
+
+
+def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """mean_n ‖x_n − x̂_n‖², a scalar; gradient to both. The difference is made once, for the loss and its gradient."""
+    return _SquaredError.apply(x, reconstruction)
 
 
 def decode(latents: SparseLatents, W_dec: Tensor, b_dec: Tensor) -> Tensor:

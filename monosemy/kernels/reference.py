@@ -110,6 +110,16 @@ def sum_by_latent(columns: Columns, values: Tensor) -> Tensor:
     return out.index_add_(0, latents, values[columns.order.long()])
 
 
+def squared_error(x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    """(‖x_n − x̂_n‖² [N], x̂ − x [N, D]): the loss of every row, and its gradient up to a factor.
+
+    The losses are float32 at least.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    residual = reconstruction.to(wide) - x.to(wide)
+    return residual.square().sum(1), residual.to(x.dtype)
+
+
 def adam(
     parameter: Tensor,
     gradient: Tensor,

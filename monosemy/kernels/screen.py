@@ -9,14 +9,15 @@ w̃ + e_w:
 
 whose norms are measured, not bounded, while rounding. A latent whose π̃ + B does not reach the threshold cannot be
 selected; every other is computed in float32. So the selection is that of the float32 pre-activations, always: nothing
-is guessed and nothing can be missed (`SLACK` covers float32's own rounding).
+is guessed and nothing can be missed (`SLACK` covers float32's own rounding of the sums; adding a bias much larger than
+‖x‖‖w‖ rounds once more, in the dense product as here).
 - above: candidates are π̃ + B > θ.
 - top-k: float32 values of about the k largest π̃ give a lower bound t of the k-th largest π; candidates are π̃ + B ≥ t.
 - batch top-k: candidates above a cut guessed from π̃; if fewer than n of them truly pass it, the guess is lowered.
 Where more than `WORTH` of a row is selected the functions return None, and the dense product is taken.
 
 Float32 sums run in another order than the dense product's: values agree to rounding, and so do selections up to ties.
-Limits: CPU, float32, both matrices finite (None otherwise).
+Limits: CPU, float32, both matrices finite and no row so small that its norm underflows (None otherwise).
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -43,12 +44,16 @@ SLACK = 2**-23
 """Float32 rounding of a sum of d terms: at most d·2⁻²⁴ of ‖x‖‖w‖; twice that, for the norms' own rounding."""
 BUFFER = 2**25
 """Entries of the integer products held at a time."""
+TINY = np.float32(1e-24)
+"""Squared norm of a row below which float32 squares underflow and nothing is proven; such matrices are left alone."""
+WIDEST = 2**17
+"""Inputs up to which sums of products of two 8-bit numbers fit 32 bits."""
 SAMPLE_ROWS = 32
 """Rows whose true pre-activations tell the density beforehand."""
 LEAST = 2**20
 """Entries [N, F] below which the dense product is quick enough."""
 
-_compile = numba.njit(parallel=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True)
+_compile = numba.njit(parallel=True, nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True)
 _inline = numba.njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True, inline="always")
 
 
@@ -91,7 +96,8 @@ def _buffer(n_rows: int, n_latents: int) -> Tensor:
     """int32 [n_rows, n_latents] of memory that stays: fresh pages would cost as much as the product itself."""
     needed = n_rows * n_latents
     if getattr(_held, "buffer", None) is None or _held.buffer.numel() < needed:
-        _held.buffer = torch.empty(needed, dtype=torch.int32)
+        with torch.inference_mode(False):  # what inference mode makes could not be written to outside of it
+            _held.buffer = torch.empty(needed, dtype=torch.int32)
     return _held.buffer[:needed].view(n_rows, n_latents)
 
 
@@ -105,7 +111,8 @@ def available() -> bool:
 
 
 def worth_trying(x: Tensor, n_latents: int) -> bool:
-    return x.dtype == torch.float32 and len(x) >= 32 and len(x) * n_latents >= LEAST and available()
+    large = len(x) >= 32 and len(x) * n_latents >= LEAST
+    return x.dtype == torch.float32 and large and x.shape[1] <= WIDEST and available()
 
 
 @_compile
@@ -126,6 +133,8 @@ def _round(matrix, smooth, codes, scale, kept, lost, norm):
             kept_square += back * back
             lost_square += (value - back) * (value - back)
             square += value * value
+        if largest > 0 and square < TINY:
+            square = np.float32(np.inf)  # its norms are lost to underflow: no bound
         scale[r], kept[r], lost[r], norm[r] = step, np.sqrt(kept_square), np.sqrt(lost_square), np.sqrt(square)
 
 
@@ -255,7 +264,8 @@ def _screen(x: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> _Screen | None:
     weights = W_enc.detach().T.contiguous()  # no copy: stored column by column
     bias = torch.zeros(len(weights)) if b_enc is None else b_enc.detach().contiguous()
     smooth = x.square().mean(0).sqrt_().sqrt_()
-    smooth = smooth.clamp_min(1e-6 * float(smooth.max()) + 1e-30)
+    largest = float(smooth.max())
+    smooth = smooth.clamp_min(1e-6 * largest) if largest > 0 else torch.ones_like(smooth)
     rows, latents = _rounded(x.numpy(), (1 / smooth).numpy()), _rounded(weights.numpy(), smooth.numpy())
     if not (np.isfinite(rows.norm).all() and np.isfinite(latents.norm).all() and bool(torch.isfinite(bias).all())):
         return None

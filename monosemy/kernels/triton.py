@@ -6,6 +6,7 @@ holds the pre-activations [N, F], are in `triton_encode` and offered here under 
     decode       x̂_n  = b_dec + Σ_f values[n, f] W_dec[f]       one program per row × block of D
     gather_dot   g_nf = left[n] · right[f]                      one program per row, over its entries
     accumulate   G_f  = Σ_n values[n, f] inputs[n]              one program per latent × block of D, by columns
+    squared_error  ‖x̂_n − x_n‖² and x̂ − x                       one program per row
     adam         moments, projection, step and unit rows        one program per row (or block of elements)
 
 Deterministic: every output is summed by one program in a fixed order; there are no atomics, so a run can be resumed
@@ -44,6 +45,7 @@ __all__ = [
     "select_above",
     "select_batch_topk",
     "select_topk",
+    "squared_error",
     "sum_by_latent",
     "take",
     "transpose",
@@ -160,6 +162,21 @@ def _adam(
     tl.store(parameter + at, p, mask=inside)
 
 
+@triton.jit
+def _squared_error(x, reconstruction, sums, residual, n_inputs, BLOCK_D: tl.constexpr):
+    n = tl.program_id(0).to(tl.int64)
+    total = tl.zeros([BLOCK_D], tl.float32)
+    for start in range(0, n_inputs, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)
+        inside = d < n_inputs
+        at = n * n_inputs + d
+        wanted = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        difference = tl.load(reconstruction + at, mask=inside, other=0.0).to(tl.float32) - wanted
+        tl.store(residual + at, difference, mask=inside)
+        total += difference * difference
+    tl.store(sums + n, tl.sum(total, 0))
+
+
 def _grid(n_programs: int, n_inputs: int) -> tuple[tuple[int, int], dict[str, int]]:
     """(launch grid, block sizes) of a product whose programs own a block of D."""
     width = min(WIDTH, triton.next_power_of_2(n_inputs))
@@ -211,6 +228,14 @@ def sum_by_latent(columns: Columns, values: Tensor) -> Tensor:
     grid = (out.shape[0],)
     _sum_by_latent[grid](columns.offsets, columns.order, values.contiguous(), out, BLOCK=128, num_warps=1)
     return out
+
+
+def squared_error(x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    sums = torch.empty(len(x), dtype=torch.float32, device=x.device)
+    x, reconstruction = x.contiguous(), reconstruction.contiguous()
+    residual = torch.empty_like(x)
+    _squared_error[(len(x),)](x, reconstruction, sums, residual, x.shape[1], BLOCK_D=WIDTH)
+    return sums, residual
 
 
 def adam(

@@ -1,4 +1,4 @@
-"""The stages of a run, in order: model → tokens → activations → training → evaluation → report.
+"""The stages of a run, in order: model → tokens → activations → training → evaluation (→ features) → report.
 
 Place on the path: all of it; only `cli` stands above. A finished stage is noted in the run's stages.json with the
 fingerprint of everything it depends on and is not redone while its results are there; tokens and activations live in
@@ -8,23 +8,31 @@ the shared cache folder.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
-from monosemy.config import RunConfig
+from monosemy.config import RunConfig, identity
+from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
+from monosemy.pipeline.prepare import Prepared
 from monosemy.pipeline.training import train
-from monosemy.run import open_run, read_run
+from monosemy.run import Run, open_run, read_run
 
 __all__ = ["check_config", "evaluate_folder", "report", "whole_run"]
 
 
-def whole_run(config: RunConfig, folder: Path) -> Path:
-    """Trains, evaluates and reports; what is already done is not redone. Returns the report's path."""
+def whole_run(config: RunConfig, folder: Path, *, features: bool = False) -> Path:
+    """Trains, evaluates and reports; what is already done is not redone. Returns the report's path.
+
+    `features` also finds out what the latents of one SAE respond to, for `monosemy browse`.
+    """
     check_config(config)
     with open_run(folder, config) as run:
         prepared = train(run)
         evaluate(run, prepared)
+        if features:
+            default_features(run, prepared)
     page = report(folder)
     print_results(folder)
     return page
@@ -37,6 +45,24 @@ def evaluate_folder(folder: Path) -> None:
         evaluate(run, again=True)
     report(folder)
     print_results(folder)
+
+
+def default_features(run: Run, prepared: Prepared | None = None) -> None:
+    """The feature database of the default SAE, unless it is there."""
+    from monosemy.features.database import list_features, open_features
+    from monosemy.pipeline.features import build_for_run
+
+    there = list_features(run.folder)
+    if there and run.stage_done("features", identity(run.config)):
+        try:
+            for site, name in there:
+                open_features(run.folder, site, name)
+            return
+        except UserError:
+            pass  # damaged: built again
+    started = time.perf_counter()
+    build_for_run(run, prepared=prepared)
+    run.mark_done("features", identity(run.config), time.perf_counter() - started)
 
 
 def report(folder: Path) -> Path:

@@ -195,22 +195,36 @@ def calibrate(sae: SparseAutoencoder, batches: list[Tensor]) -> dict[str, float]
         return {}
     n_tokens = sum(len(x) for x in batches)
     n_keep = round(sae.config.l0 * n_tokens)
-    strongest: list[Tensor] = []
-    n_active = 0
-    for x in batches:
-        margins = sae.margins(x)
-        assert margins is not None
-        flat = margins.flatten()
-        n_active += int((flat > 0).sum())
-        # Per batch four times its share is kept: a batch that needs more would need an L0 four times the mean.
-        strongest.append(flat.topk(min(flat.numel(), 4 * math.ceil(sae.config.l0 * len(x)) + 1), sorted=False).values)
-    ranked = torch.cat(strongest).sort(descending=True).values
-    ranked = ranked[ranked > -torch.inf]  # pairs at −∞ cannot fire whatever the shift
+    strongest, n_active = _strongest_margins(sae, batches, n_keep)
+    ranked = strongest.sort(descending=True).values
     n_keep = min(n_keep, len(ranked) - 1)
     shift = float((ranked[n_keep - 1].double() + ranked[n_keep].double()) / 2) if n_keep > 0 else 0.0
     sae.shift_margins(shift)
     after = sum(sae.encode(x).l0 * len(x) for x in batches) / n_tokens
     return {"l0_before": n_active / n_tokens, "l0_after": after, "shift": shift, "n_tokens": float(n_tokens)}
+
+
+def _strongest_margins(sae: SparseAutoencoder, batches: list[Tensor], n_keep: int) -> tuple[Tensor, int]:
+    """Margins that hold the n_keep + 1 largest of all rows (all finite ones where there are fewer), and how many of
+    all are positive. Only those above a bound are kept; the bound is guessed from the first batch, and lowered until
+    enough pass."""
+    share = n_keep / sum(len(x) for x in batches)
+    room = 1.5
+    while True:
+        bound, kept, n_active = -torch.inf, [], 0
+        for i, x in enumerate(batches):
+            margins = sae.margins(x)
+            assert margins is not None
+            flat = margins.flatten()
+            rank = math.ceil(room * share * len(x)) + 64
+            if i == 0 and rank < flat.numel():
+                bound = float(flat.kthvalue(flat.numel() - rank + 1).values)
+            n_active += int((flat > 0).sum())
+            kept.append(flat[flat > bound])
+        strongest = torch.cat(kept)
+        if len(strongest) > n_keep or bound == -torch.inf:
+            return strongest[strongest > -torch.inf], n_active  # pairs at −∞ cannot fire whatever the shift
+        room *= 4
 
 
 def describe(sae: SparseAutoencoder) -> dict[str, Any]:

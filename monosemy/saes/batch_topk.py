@@ -30,7 +30,7 @@ class BatchTopKOptions:
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: float = 0.9
     beta2: float = 0.999
-    k_start_factor: float = 4.0
+    k_start_factor: float = 2.0
     """k starts at this multiple of the asked k."""
     k_anneal_fraction: float = 0.3
     """Share of training over which k falls to the asked one."""

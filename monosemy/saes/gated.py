@@ -32,7 +32,7 @@ class GatedOptions:
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: float = 0.9
     beta2: float = 0.999
-    k_start_factor: float = 4.0
+    k_start_factor: float = 2.0
     """The L0 starts at this multiple of the asked one."""
     k_anneal_fraction: float = 0.3
     """Share of training over which the controller's target falls to the asked L0."""

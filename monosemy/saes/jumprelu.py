@@ -51,7 +51,7 @@ class JumpReluOptions:
     """θ at the start; 0 takes the quantile of π that gives the starting L0."""
     threshold_rate_factor: float = 1.0
     """θ's learning rate as a multiple of the others'."""
-    k_start_factor: float = 4.0
+    k_start_factor: float = 2.0
     """The L0 starts at this multiple of the asked one."""
     k_anneal_fraction: float = 0.3
     """Share of training over which the controller's target falls to the asked L0."""

@@ -13,7 +13,7 @@ from monosemy.kernels.reference import Pattern
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
     """mean_n ‖x_n − x̂_n‖², a scalar."""
-    return (x - reconstruction).square().sum() / x.shape[0]
+    return ops.squared_error(x, reconstruction)
 
 
 def variance(x: Tensor) -> Tensor:

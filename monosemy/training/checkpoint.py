@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -39,7 +38,7 @@ def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: 
         save_tensors(path, tensors)
         files.write_json(
             temporary / "state.json",
-            {"format": FORMAT, "step": step, "sha256": files.sha256(path), "threads": torch.get_num_threads(), **state},
+            {"format": FORMAT, "step": step, "sha256": files.sha256(path), **state},
         )
     for old in checkpoint_folders(parent):
         if old.name < final.name:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from monosemy.metrics import MetricsWriter
 from monosemy.training.checkpoint import checkpoint_folders, load_checkpoint, save_checkpoint
 from monosemy.training.trainee import Diverged, Trainee
 from monosemy.training.viewers import Viewer
+from monosemy.training.workers import Workers
 
 Key = tuple[str, str]
 """(site, name) of an SAE."""
@@ -99,12 +101,13 @@ class Trainer:
         self.index, self.n_tokens, self.messages = state["step"], state["n_tokens"], list(state["messages"])
         self.seconds = state["seconds"]
         self.metrics.truncate(state["metrics_offset"])
-        if state["threads"] != torch.get_num_threads():
-            print(
-                f"continuing with {torch.get_num_threads()} threads what began with {state['threads']}: sums are taken "
-                "in another order, so the result will agree to rounding, not bit for bit",
-                file=sys.stderr,
-            )
+        for what, before in state.get("arithmetic", {}).items():
+            if (now := self.arithmetic()[what]) != before:
+                print(
+                    f"continuing with {what} {now} what began with {before}: sums are taken in another order, so the "
+                    "result will agree to rounding, not bit for bit",
+                    file=sys.stderr,
+                )
         return self.n_tokens
 
     def save(self) -> Path:
@@ -117,6 +120,7 @@ class Trainer:
             "n_tokens": self.n_tokens,
             "messages": self.messages,
             "seconds": self._tick(),
+            "arithmetic": self.arithmetic(),
             "trainees": {f"{s}/{n}": one.state() for (s, n), one in self.trainees.items()},
             "stream": {key: value for key, value in stream.items() if not isinstance(value, Tensor)},
             "metrics_offset": self.metrics.offset(),
@@ -129,12 +133,12 @@ class Trainer:
         Raises Interrupted after a checkpoint when SIGINT or SIGTERM arrives.
         """
         self._clock = time.perf_counter()
-        with _watch_signals() as stop_asked:
+        with _watch_signals() as stop_asked, self._workers() as workers:
             while self.index < self.stream.n_steps:
                 batch = next(self.stream)
                 n_rows = len(next(iter(batch.values())))
                 before = self.n_tokens
-                metrics = self._step(batch)
+                metrics = self._step(batch, workers)
                 self.index += 1
                 self.n_tokens += n_rows
                 last = self.index == self.stream.n_steps
@@ -149,24 +153,50 @@ class Trainer:
                 if last or self.n_tokens // every > before // every:
                     self.save()
 
+    def arithmetic(self) -> dict[str, int | bool]:
+        """What the order of floating-point sums depends on, besides the machine's kind."""
+        from monosemy.kernels import screen
+
+        with self._workers() as workers:
+            return {"threads per SAE": workers.n_threads, "8-bit screen": screen.available()}
+
+    def _workers(self) -> Workers:
+        sae = next(iter(self.trainees.values())).sae
+        return Workers(len(self.trainees), sae.W_dec.device, self._most_at_a_time())
+
     def _tick(self) -> float:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         return self.seconds
 
-    def _step(self, batch: Mapping[str, Tensor]) -> dict[Key, dict[str, float]]:
+    def _most_at_a_time(self) -> int:
+        """Steps that may run side by side before their buffers, two of [N, d_sae], take an eighth of the memory."""
+        import psutil
+
+        widest = max(one.sae.d_sae for one in self.trainees.values())
+        buffers = 2 * 4 * self.config.batch_tokens * widest
+        return max(1, psutil.virtual_memory().total // 8 // buffers)
+
+    def _step(self, batch: Mapping[str, Tensor], workers: Workers) -> dict[Key, dict[str, float]]:
         finite = {site: bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()) for site, x in batch.items()}
-        metrics: dict[Key, dict[str, float]] = {}
-        for (site, name), trainee in self.trainees.items():
-            if trainee.stopped:
-                continue
+        going = [(key, trainee) for key, trainee in self.trainees.items() if not trainee.stopped]
+
+        def advance(site: str, trainee: Trainee) -> dict[str, float] | Diverged:
+            if not finite[site]:
+                return Diverged(f"the batch holds NaN or infinity at step {self.index}")
             try:
-                if not finite[site]:
-                    raise Diverged(f"the batch holds NaN or infinity at step {self.index}")
-                metrics[site, name] = trainee.step(batch[site], self.index)
+                return trainee.step(batch[site], self.index)
             except Diverged as reason:
-                trainee.stopped = f"{name} at {site} stopped: {reason}; the other SAEs go on"
+                return reason
+
+        results = workers.run([partial(advance, site, trainee) for (site, _), trainee in going])
+        metrics: dict[Key, dict[str, float]] = {}
+        for ((site, name), trainee), result in zip(going, results, strict=True):
+            if isinstance(result, Diverged):
+                trainee.stopped = f"{name} at {site} stopped: {result}; the other SAEs go on"
                 self.messages.append(trainee.stopped)
+            else:
+                metrics[site, name] = result
         return metrics
 
     def _record(self, metrics: Mapping[Key, Mapping[str, float]]) -> None:

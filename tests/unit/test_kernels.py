@@ -81,6 +81,9 @@ def test_products_agree_with_the_definition(scores, d_in):
         "sum_by_latent": (columns, values),
     }.items():
         torch.testing.assert_close(getattr(cpu, name)(*arguments), getattr(reference, name)(*arguments), **close)
+    target = torch.randn(n_rows, d_in, generator=generator, dtype=scores.dtype)
+    for mine, theirs in zip(cpu.squared_error(target, inputs), reference.squared_error(target, inputs), strict=True):
+        torch.testing.assert_close(mine, theirs, **close)
 
 
 @pytest.mark.parametrize("unit_rows", [False, True])
@@ -169,3 +172,19 @@ def test_every_gradient_of_the_sparse_path_equals_autograd_through_a_dense_code(
 def test_non_contiguous_inputs_are_taken_as_they_are():
     scores = torch.randn(12, 20).T
     assert_same(dispatch.select_topk(scores, 3), reference.select_topk(scores, 3))
+
+
+def test_the_squared_error_and_its_gradients_equal_autograd():
+    generator = torch.Generator().manual_seed(0)
+    x, estimate = (torch.randn(7, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    found, wanted = [], []
+    for kept, loss in (
+        (found, ops.squared_error),
+        (wanted, lambda x, estimate: (x - estimate).square().sum() / len(x)),
+    ):
+        leaves = [x.clone().requires_grad_(), estimate.T.contiguous().T.clone().requires_grad_()]
+        total = loss(*leaves)
+        (3 * total).backward()
+        kept += [total.detach(), *(leaf.grad for leaf in leaves)]
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-14)

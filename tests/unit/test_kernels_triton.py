@@ -185,6 +185,12 @@ def test_products_agree_with_the_definition(shape, d_in, dtype):
         mine = getattr(backend, name)(*arguments)
         assert mine.is_contiguous()
         torch.testing.assert_close(mine, exact.to(dtype), **CLOSE[dtype])
+    target = random(n_rows, d_in, seed=2, dtype=dtype)
+    sums, residual = backend.squared_error(target, inputs)
+    exact_sums, exact_residual = reference.squared_error(target.double(), inputs.double())
+    assert sums.dtype == torch.float32
+    torch.testing.assert_close(sums, exact_sums.float(), **CLOSE[torch.float32])
+    torch.testing.assert_close(residual, exact_residual.to(dtype), **CLOSE[dtype])
 
 
 def test_a_pattern_without_entries():
@@ -297,13 +303,13 @@ from monosemy.kernels import triton as products, triton_encode as encode
 
 types = dict.fromkeys(["offsets", "bases"], "*i64")
 types |= dict.fromkeys(["indices", "rows", "order", "counts", "new_counts", "held_indices", "list_indices"], "*i32")
-types |= dict.fromkeys(["held_values", "threshold", "bias"], "*fp32")
+types |= dict.fromkeys(["held_values", "threshold", "bias", "sums"], "*fp32")
 types |= dict.fromkeys(["rate", "beta1", "rest1", "beta2", "rest2", "scale2", "epsilon"], "fp32")
 types |= dict.fromkeys(["n_inputs", "n_elements", "width", "row_stride", "column_stride"], "i32")
 types |= dict.fromkeys(["start", "n_columns", "k", "capacity"], "i32")
 blocks = {"BLOCK_Z": 16, "BLOCK_D": 256, "BLOCK": 1024, "CHUNK": 4096, "HELD": 32}
 kernels = [(kernel, flag) for kernel in (encode._merge_topk, encode._append_above) for flag in (False, True)]
-for name in ("_take", "_decode", "_gather_dot", "_accumulate", "_sum_by_latent", "_adam"):
+for name in ("_take", "_decode", "_gather_dot", "_accumulate", "_sum_by_latent", "_squared_error", "_adam"):
     kernels.append((getattr(products, name), True))
 for kernel, flag in kernels:
     blocks |= dict.fromkeys(["LISTED", "BY_ROW", "UNIT_ROWS"], flag)
@@ -322,7 +328,7 @@ def test_every_kernel_compiles_for_a_gpu(tmp_path):
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 10
+    assert len(done.stdout.split()) == 11
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")

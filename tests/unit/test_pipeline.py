@@ -111,26 +111,21 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_run(settings, st
         training=dataclasses.replace(settings.training, n_passes=n_passes),
     )
     whole = tmp_path / "whole" / "run"
-    started = time.monotonic()
     finish(start(config, whole, tmp_path / "whole-cache"))
-    seconds = time.monotonic() - started
 
     seed = random.SystemRandom().randrange(10**6)
     moments = random.Random(seed)
     killed = tmp_path / "killed" / "run"
-    died = []
-    for _ in range(3):
+    for pattern in ("run.json", "checkpoints/step-*/state.json", "saes/*/*/config.json"):
         process = start(config, killed, tmp_path / "killed-cache")
-        wait = moments.uniform(0.35, 1.0) * seconds
-        try:
-            process.wait(timeout=wait)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            died.append(round(wait, 2))
-        process.communicate()
-        left = sorted(p.name for p in killed.iterdir()) if killed.exists() else []
-        print(f"seed {seed}: killed after {wait:.2f} of {seconds:.2f} s, left {left}")
-    assert died
+        while process.poll() is None and not any(killed.glob(pattern)):
+            time.sleep(0.005)
+        delay = moments.uniform(0, 0.3)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        _, error = process.communicate()
+        print(f"seed {seed}: killed {delay:.3f} s after {pattern}")
+        assert process.returncode == -signal.SIGKILL, error  # it had not finished by itself
     finish(start(config, killed, tmp_path / "killed-cache"))
     assert results(killed) == results(whole)
     assert not (killed / "checkpoints").exists()

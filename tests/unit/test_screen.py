@@ -3,6 +3,8 @@ any order, identical to the last tie; on real-valued data, up to rounding; it st
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -74,16 +76,87 @@ def test_batch_topk_is_the_definition(encoder, share):
     pre = pre_activations(*encoder)
     n_keep = max(1, int(share * pre.numel()))
     found = screen.encode_batch_topk(*encoder, n_keep)
-    if found is None:
+    if found is None:  # few distinct values: no guess lets enough and not too much through
         return
     pattern, cut = reference.select_batch_topk(pre, n_keep)
     assert_same(found[:2], pattern, pre)
     assert found[2] == cut
 
 
-def test_batch_topk_is_mostly_found_by_the_screen():
-    x, weights = torch.randn(64, 24), torch.randn(900, 24)
-    assert screen.encode_batch_topk(x, weights.T, None, 64 * 9) is not None
+@settings(deadline=None, max_examples=30)
+@given(encoders(), st.integers(1, 12))
+def test_rows_taken_block_by_block_are_the_same_rows(encoder, k):
+    found = screen.encode_topk(*encoder, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(screen, "BUFFER", 1)  # 32 rows a block, the least
+        again = screen.encode_topk(*encoder, k)
+        above = screen.encode_above(*encoder, torch.full((encoder[1].shape[1],), 1e9))
+    assert (found is None) == (again is None)
+    if found is not None:
+        assert_same(again, found[0], pre_activations(*encoder))
+    assert above is None or len(above[1]) == 0
+
+
+def test_what_rounding_takes_from_the_input_is_in_the_bound():
+    """x rounds down by 0.49 of a step in every input, the weights not at all: only ‖e_x‖‖w‖ bounds what is lost."""
+    d = 64
+    x = torch.full((64, d), 127 * (126.49 / 127) ** 2)  # in steps of √rms, 126.49
+    x[:, 0] = 127
+    weights = torch.full((200, d), -1.0)
+    weights[0] = 1
+    weights[:, 0] = 0
+    pre = x @ weights.T
+    threshold = torch.full((200,), 0.998 * float(pre[0, 0]))  # the rounded product is 0.996 of the true one
+    found = screen.encode_above(x, weights.T, None, threshold)
+    assert found is not None
+    assert found[0].indices.tolist() == [0] * 64
+    torch.testing.assert_close(found[1], pre[:, 0], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("which", ["a row", "a latent", "every row"])
+def test_rows_whose_norm_underflows_are_left_to_the_dense_product(which):
+    torch.manual_seed(0)
+    x, weights = torch.randn(600, 64), torch.randn(4000, 64)
+    if which == "a latent":
+        weights[7] *= 1e-26
+    else:
+        x[1 if which == "a row" else 0 :] *= 1e-26
+    assert screen.encode_topk(x, weights.T, None, 32) is None
+
+
+@pytest.mark.skipif(not screen.available(), reason="this processor has no fast 8-bit products")
+def test_an_encoder_used_in_inference_mode_works_outside_of_it_afterwards():
+    x, weights = torch.randn(300, 32), torch.randn(4000, 32)
+    with torch.inference_mode():
+        dispatch.encode_topk(x, weights.T, None, 8)
+    pattern, _ = dispatch.encode_topk(x, weights.T, None, 8)
+    assert len(pattern.indices) == 300 * 8
+
+
+@pytest.mark.skipif(not screen.available(), reason="this processor has no fast 8-bit products")
+def test_threads_do_not_share_the_buffer():
+    torch.manual_seed(0)
+    x = torch.randint(-8, 9, (8, 256, 48)).float()
+    weights = torch.randint(-8, 9, (8, 4200, 48)).float()
+    wanted = [reference.select_topk(x[i] @ weights[i].T, 16).indices for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            jobs = [pool.submit(dispatch.encode_topk, x[i], weights[i].T, None, 16) for i in range(8)]
+            for job, indices in zip(jobs, wanted, strict=True):
+                assert torch.equal(job.result()[0].indices, indices)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_batch_topk_is_found_by_the_screen_where_values_differ(seed):
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randint(-8, 9, (64, 40), generator=random).float()
+    weights = torch.randint(-8, 9, (900, 40), generator=random).float()
+    found = screen.encode_batch_topk(x, weights.T, None, 64 * 9)
+    assert found is not None
+    pre = x @ weights.T
+    pattern, cut = reference.select_batch_topk(pre, 64 * 9)
+    assert_same(found[:2], pattern, pre)
+    assert found[2] == cut
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])

@@ -196,6 +196,55 @@ def test_resumed_training_equals_unbroken_training(stop: int, unbroken: tuple[Tr
     assert (tmp_path / "metrics.jsonl").read_bytes() == unbroken[1]
 
 
+def test_training_on_several_threads_resumes_exactly(tmp_path: Path) -> None:
+    """Two SAEs at a time, batches large enough for the 8-bit screen where the processor has it."""
+
+    class Stream(PlantedStream):
+        def __next__(self) -> dict[str, Tensor]:
+            self.index += 1
+            return {"site.a": torch.randn(300, 16, generator=self.generator) / 4}
+
+    def trainer(folder: Path, n_steps: int = 12) -> Trainer:
+        stream = Stream(12)
+        trainees = {}
+        for kind in ("topk", "jumprelu", "batch_topk", "relu"):
+            sae = build_sae(SaeConfig(kind, d_in=16, d_sae=4096, l0=8, site="site.a"))
+            one = Trainee(sae, CONFIG, 12, 12 * 300)
+            sae.initialise(next(Stream(1))["site.a"], one.target_l0(0))
+            trainees["site.a", kind] = one
+        made = Trainer(
+            trainees, stream, dataclasses.replace(CONFIG, checkpoint_tokens=300 * 5),
+            checkpoints=folder / "checkpoints", metrics=MetricsWriter(folder / "metrics.jsonl"), fingerprint="threads",
+        )  # fmt: skip
+        made.resume()
+        made.stream.n_steps = n_steps
+        return made
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        whole, first = trainer(tmp_path / "whole"), trainer(tmp_path / "broken", 7)
+        assert whole.arithmetic()["threads per SAE"] == 1
+        whole.train()
+        first.train()
+        second = trainer(tmp_path / "broken")
+        assert second.index == 7
+        second.train()
+    finally:
+        torch.set_num_threads(before)
+    assert_same_tensors(tensors_of(second), tensors_of(whole))
+
+
+def test_continuing_with_other_arithmetic_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted(tmp_path, 12)
+    folder = checkpoint_folders(tmp_path / "checkpoints")[-1]
+    state = json.loads((folder / "state.json").read_text())
+    state["arithmetic"]["threads per SAE"] += 1
+    (folder / "state.json").write_text(json.dumps(state))
+    make_trainer(tmp_path).resume()
+    assert "threads per SAE" in capsys.readouterr().err
+
+
 def test_a_sigterm_writes_a_checkpoint_of_that_step(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     trainer = interrupted(tmp_path, 7)

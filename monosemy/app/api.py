@@ -1,0 +1,277 @@
+"""The HTTP API: addresses, checks of what comes in, and errors as JSON. Its types are in web/src/api.ts.
+
+Place on the path: server → [routes] → lists, pages, compare, live, notes. Handlers are thin: a request's words are
+looked up or checked, one function answers, orjson writes it (missing numbers become null).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from monosemy import __version__
+from monosemy.app import lists, live, pages
+from monosemy.app.assets import REPORT_POLICY, Asset, load_assets, matches_tag
+from monosemy.app.catalogue import Catalogue, Dictionary, NotFoundError
+from monosemy.app.compare import Comparisons
+from monosemy.app.live import BusyError, LiveModel, ModelError
+from monosemy.app.security import TooLargeError
+from monosemy.app.streams import stream_events
+from monosemy.errors import UserError
+from monosemy.features import notes
+
+STATUS: dict[type[UserError], int] = {
+    UserError: 400,
+    NotFoundError: 404,
+    BusyError: 409,
+    notes.ChangedError: 409,
+    TooLargeError: 413,
+    ModelError: 503,
+}
+_LIST_LIMIT = 50
+
+
+def make_app(catalogue: Catalogue) -> FastAPI:
+    """The application over one run; `security.Guard` goes around it."""
+    app = FastAPI(title="monosemy", openapi_url=None, docs_url=None, redoc_url=None)
+    model = LiveModel(catalogue)
+    for kind, status in STATUS.items():
+        app.add_exception_handler(kind, _error_handler(status))
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _nobody)
+    app.add_exception_handler(Exception, _fault)
+    _add_run(app, catalogue, model)
+    _add_latents(app, catalogue)
+    _add_text(app, catalogue, model)
+    _add_compare(app, catalogue)
+    _add_steering(app, catalogue, model)
+    _add_notes(app, catalogue)
+    _add_pages(app, catalogue)  # last: it answers every address that is left
+    return app
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, media_type="application/json")
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """The object in a request's body. Raises UserError when there is none."""
+    try:
+        value = orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"the request is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"the request must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def field(body: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    """A value of the body. Raises UserError when it is missing (without default) or of another type."""
+    value = body.get(name, default)
+    # True is an int to Python, not to people
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"{name} must be {kind.__name__}, got {'nothing' if value is None else repr(value)[:40]}")
+    return value
+
+
+def latent_number(sae: Dictionary, word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) <= 10):
+        raise NotFoundError(f"a latent is a number from 0 to {sae.d_sae - 1}, got {word[:40]!r}")
+    return sae.check_latent(int(word))
+
+
+def _error_handler(status: int) -> Any:
+    async def handle(request: Request, error: Exception) -> Response:
+        return answer({"error": str(error)}, status)
+
+    return handle
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the framework refuses by itself, a method that an address lacks, say."""
+    assert isinstance(error, HTTPException)
+    return answer({"error": str(error.detail)}, error.status_code)
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    """The client left before its request was whole: nothing is wrong here, and nobody reads this."""
+    return Response(status_code=400)
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    return answer({"error": f"a fault of the server: {type(error).__name__}; its terminal says more"}, 500)
+
+
+def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    @app.get("/api/run")
+    async def run() -> Response:
+        saes = [sae.entry() for sae in catalogue.refresh()]
+        evaluation, clean_loss = catalogue.evaluation()
+        return answer(
+            {
+                "name": catalogue.folder.resolve().name,
+                "version": __version__,
+                "saes": saes,
+                "evaluation": evaluation,
+                "clean_loss": clean_loss,
+                "model": model.status(),
+                "build_command": catalogue.build_command,
+                "has_report": (catalogue.folder / "report.html").exists(),
+                "limits": {
+                    "text_characters": live.MAX_TEXT,
+                    "note_characters": notes.MAX_CHARACTERS,
+                    "new_tokens": live.MAX_NEW_TOKENS,
+                    "edits": live.MAX_EDITS,
+                    "sweep_values": live.MAX_SWEEP,
+                    "page_rows": lists.PAGE_ROWS,
+                },
+            }
+        )
+
+    @app.get("/api/model")
+    async def model_state() -> Response:
+        return answer(model.status())
+
+    @app.post("/api/model/load")
+    async def load_model() -> Response:
+        model.start()
+        return answer(model.status())
+
+
+def _add_latents(app: FastAPI, catalogue: Catalogue) -> None:
+    @app.get("/api/f/{site}/{name}/info")
+    async def info(site: str, name: str) -> Response:
+        return answer(catalogue.features(site, name)[1].info)
+
+    @app.get("/api/f/{site}/{name}/columns")
+    async def columns(site: str, name: str, names: str = "") -> Response:
+        return Response(lists.column_bytes(catalogue.sae(site, name), names), media_type="application/octet-stream")
+
+    @app.get("/api/f/{site}/{name}/latents")
+    async def latents(request: Request, site: str, name: str) -> Response:
+        return answer(lists.latent_list(catalogue.sae(site, name), request.query_params))
+
+    @app.get("/api/f/{site}/{name}/latent/{latent}")
+    async def latent(request: Request, site: str, name: str, latent: str) -> Response:
+        sae, _ = catalogue.features(site, name)
+        window = lists.whole_number(request.query_params, "window", pages.WINDOW)
+        return answer(pages.latent_page(sae, latent_number(sae, latent), window))
+
+    @app.get("/api/f/{site}/{name}/search")
+    async def search(request: Request, site: str, name: str, q: str = "") -> Response:
+        sae, _ = catalogue.features(site, name)
+        return answer(lists.search_labels(sae, q, _limit(request)))
+
+    @app.get("/api/f/{site}/{name}/token")
+    async def token(request: Request, site: str, name: str, text: str = "") -> Response:
+        sae, _ = catalogue.features(site, name)
+        return answer(lists.search_token(sae, text, _limit(request)))
+
+
+def _limit(request: Request) -> int:
+    return max(1, lists.whole_number(request.query_params, "limit", _LIST_LIMIT, lists.PAGE_ROWS))
+
+
+def _add_text(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    @app.post("/api/f/{site}/{name}/text")
+    async def text(request: Request, site: str, name: str) -> Response:
+        sae, body = catalogue.sae(site, name), await json_body(request)
+        words, top = field(body, "text", str), field(body, "top", int, 8)
+        latent = None if body.get("latent") is None else field(body, "latent", int)
+        found = await asyncio.to_thread(live.read_text, model, sae, words, top=top, latent=latent)
+        firing = [entry for listed in (*found["top"], found["summary"]) for entry in listed]
+        for entry, label in zip(firing, sae.labels([entry["latent"] for entry in firing]), strict=True):
+            entry["label"] = label
+        return answer(found)
+
+
+def _add_compare(app: FastAPI, catalogue: Catalogue) -> None:
+    comparisons = Comparisons()
+
+    @app.get("/api/compare")
+    async def compare(request: Request, a: str = "", b: str = "", by: str = "", view: str = "matched") -> Response:
+        query, pair = request.query_params, (catalogue.sae_of(a), catalogue.sae_of(b))
+        threshold = lists.number("threshold", query["threshold"]) if query.get("threshold") else None
+        offset = lists.whole_number(query, "offset", 0)
+        return answer(await comparisons.page(*pair, by, view, threshold, offset, _limit(request)))
+
+
+def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    def asked(body: dict[str, Any]) -> Dictionary:
+        return catalogue.sae(field(body, "site", str), field(body, "name", str))
+
+    @app.post("/api/steer")
+    async def steer(request: Request) -> Response:
+        body = await json_body(request)
+        sae = asked(body)
+        wanted = live.steering_request(sae, body)
+        return await stream_events(model, lambda: live.steer_events(model, sae, wanted))
+
+    @app.post("/api/sweep")
+    async def sweep(request: Request) -> Response:
+        body = await json_body(request)
+        sae, values = asked(body), field(body, "values", list)
+        wanted = live.steering_request(sae, body)
+        return await stream_events(model, lambda: live.sweep_events(model, sae, wanted, values))
+
+
+def _add_notes(app: FastAPI, catalogue: Catalogue) -> None:
+    def listed(found: list[notes.Note]) -> Response:
+        return answer({"notes": [vars(note) | {"label": label(note)} for note in found]})
+
+    def label(note: notes.Note) -> str:
+        try:
+            sae = catalogue.sae(note.site, note.name)
+            return sae.labels([sae.check_latent(note.latent)])[0]
+        except NotFoundError:  # of an SAE that is no longer there
+            return ""
+
+    @app.get("/api/notes")
+    async def read_notes() -> Response:
+        return listed(notes.read_notes(catalogue.folder))
+
+    @app.put("/api/notes")
+    async def put_note(request: Request) -> Response:
+        body = await json_body(request)
+        sae = catalogue.sae(field(body, "site", str), field(body, "name", str))
+        latent = sae.check_latent(field(body, "latent", int))
+        kinds = {"bookmark": bool, "text": str, "before": str}
+        change = {key: field(body, key, kind) for key, kind in kinds.items() if key in body}
+        return listed(notes.put_note(catalogue.folder, sae.site, sae.name, latent, **change))
+
+
+def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:
+    assets = load_assets()
+
+    def serve(request: Request, asset: Asset) -> Response:
+        headers = {"Cache-Control": "no-cache", "ETag": asset.tag}
+        if matches_tag(request.headers.get("if-none-match", ""), asset.tag):
+            return Response(status_code=304, headers=headers)
+        return Response(asset.content, media_type=asset.media_type, headers=headers)
+
+    @app.get("/report")
+    async def report() -> Response:
+        path = catalogue.folder / "report.html"
+        if not path.exists():
+            raise NotFoundError(f"this run has no report yet; write it: monosemy report {catalogue.folder}")
+        headers = {"Content-Security-Policy": REPORT_POLICY}
+        return Response(path.read_bytes(), media_type="text/html; charset=utf-8", headers=headers)
+
+    @app.get("/static/{name:path}")
+    async def static(request: Request, name: str) -> Response:
+        if name not in assets:
+            raise NotFoundError("no such file")
+        return serve(request, assets[name])
+
+    @app.get("/{place:path}")
+    async def page(request: Request, place: str) -> Response:
+        if place.startswith("api/"):
+            raise NotFoundError("no such address in the API")
+        return serve(request, assets["index.html"])

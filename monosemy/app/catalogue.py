@@ -1,0 +1,217 @@
+"""What a run holds, as the browser sees it: its SAEs, its evaluation, and the feature databases, opened at first use.
+
+Place on the path: run folder → [catalogue] → lists, pages, compare, live → server. The table of SAEs is read from the
+folder; a request names an SAE by site and name, which are looked up here and never become part of a path.
+
+Columns are float32 [d_sae], one value a latent. An SAE without a feature database still has those that the evaluation
+kept in latents.safetensors: n_fired, firing_rate, mean (of the positive activations, raw units) and max.
+Limits: a run that trains on while it is browsed is read again at each reload of the overview.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosemy import files
+from monosemy.errors import UserError
+from monosemy.features.database import FeatureDatabase
+from monosemy.run import list_saes, read_run
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class NotFoundError(UserError):
+    """Something the address names is not in this run (answered with status 404)."""
+
+
+@dataclass
+class Dictionary:
+    """One SAE of the run; `database` is None where no features were built."""
+
+    site: str
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    database: FeatureDatabase | None = None
+    stamp: tuple[int, int] | None = None
+    """What tells one build of the features from the next."""
+    problem: str = ""
+    """Why a database that is there cannot be read; empty when all is well."""
+    orders: dict[str, Array] = field(default_factory=dict)
+    """Latents sorted by a column, made by `lists` at first use."""
+    built_columns: Mapping[str, Array] = field(default_factory=dict)
+    """The database's columns as plain arrays: indexing a memory-mapped one takes five times as long."""
+
+    @property
+    def d_sae(self) -> int:
+        return int(self.config["d_sae"])
+
+    @cached_property
+    def statistics(self) -> tuple[dict[str, Array], int | None]:
+        """Columns from the evaluation, and its tokens; empty where the SAE was not evaluated."""
+        path = self.folder / "latents.safetensors"
+        if not path.exists():
+            return {}, None
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as tensors:
+            count, total, peak = (tensors.get_tensor(key) for key in ("firing_count", "sum", "max"))
+            n_tokens = int((tensors.metadata() or {}).get("n_tokens", 0)) or None
+        fired = count.astype(np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            columns = {
+                "n_fired": fired,
+                "firing_rate": fired / np.float32(n_tokens or np.nan),
+                "mean": np.where(count > 0, total / count, np.nan).astype(np.float32),
+                "max": np.where(count > 0, peak, np.nan).astype(np.float32),
+            }
+        return columns, n_tokens
+
+    @property
+    def columns(self) -> Mapping[str, Array]:
+        """Of the features, or of the evaluation where there are none."""
+        return self.built_columns or self.statistics[0]
+
+    @property
+    def n_tokens(self) -> int | None:
+        return int(self.database.info["n_tokens"]) if self.database is not None else self.statistics[1]
+
+    def check_latent(self, latent: int) -> int:
+        """Raises NotFoundError unless 0 ≤ latent < d_sae."""
+        if not 0 <= latent < self.d_sae:
+            raise NotFoundError(f"latent {latent} is out of range: {self.name} has latents 0 to {self.d_sae - 1}")
+        return latent
+
+    def steering_max(self, latent: int) -> tuple[float, str] | None:
+        """(maximum, the text it was measured on) that steering's unit `max` multiplies.
+
+        That of the evaluation, on "validation" text; where the latent is silent there, or nothing was evaluated, that
+        of the "features". None where it fired on neither.
+        """
+        for columns, text in ((self.statistics[0], "validation"), (self.built_columns, "features")):
+            value = float(columns["max"][latent]) if "max" in columns else 0.0
+            if value > 0:  # NaN is not
+                return value, text
+        return None
+
+    def labels(self, latents: Array | list[int]) -> list[str]:
+        """Labels of some latents; empty strings without features."""
+        if self.database is None:
+            return [""] * len(latents)
+        return self.database.labels(np.asarray(latents, dtype=np.int64))
+
+    def entry(self) -> dict[str, Any]:
+        """The SaeEntry of web/src/api.ts."""
+        columns = list(self.columns)
+        source = "features" if self.database is not None else "evaluation" if columns else "none"
+        return {
+            "site": self.site,
+            "name": self.name,
+            "architecture": self.config["architecture"],
+            "d_sae": self.d_sae,
+            "d_in": int(self.config["d_in"]),
+            "target_l0": self.config.get("l0"),
+            "seed": self.config.get("seed"),
+            "has_features": self.database is not None,
+            "problem": self.problem,
+            "n_tokens": self.n_tokens,
+            "column_source": source,
+            "columns": columns,
+        }
+
+
+class Catalogue:
+    """The SAEs of one run folder. Raises UserError when the folder is no run or holds no SAE."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser()
+        self.config, self.provenance = read_run(self.folder)
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], Dictionary] = {}
+        self.refresh()
+        if not self._known:
+            raise UserError(f"{folder} holds no trained SAE yet; train it first: monosemy train {folder}")
+
+    @property
+    def build_command(self) -> str:
+        return f"monosemy features {self.folder}"
+
+    def refresh(self) -> list[Dictionary]:
+        """Reads the folder's table of SAEs again; new SAEs and new feature builds appear. In order of site and name."""
+        with self._lock:
+            found: dict[tuple[str, str], Dictionary] = {}
+            for site, name, folder in list_saes(self.folder):
+                known = self._known.get((site, name))
+                if known is None:
+                    known = Dictionary(site, name, folder, files.read_json(folder / "config.json")["sae"])
+                found[site, name] = known
+                self._open_features(known)
+            self._known = found
+        return list(found.values())
+
+    def _open_features(self, sae: Dictionary) -> None:
+        folder = self.folder / "features" / sae.site / sae.name
+        stamp = _stamp(folder / "features.json")
+        if stamp == sae.stamp:
+            return
+        sae.database, sae.problem = None, ""
+        if stamp is not None:
+            try:
+                sae.database = FeatureDatabase.open(folder)
+            except UserError as error:  # damaged or of another format: the run's other SAEs can still be looked at
+                sae.problem = str(error)
+        built = sae.database.columns if sae.database is not None else {}
+        sae.built_columns = {column: np.asarray(values) for column, values in built.items()}
+        sae.stamp, sae.orders = stamp, {}
+
+    def saes(self) -> list[Dictionary]:
+        """As they were at the last `refresh`."""
+        return list(self._known.values())
+
+    def sae(self, site: str, name: str) -> Dictionary:
+        """The SAE of that site and name. Raises NotFoundError with the names there are."""
+        found = self._known.get((site, name))
+        if found is None:
+            known = ", ".join("/".join(key) for key in list(self._known)[:24])
+            raise NotFoundError(f"this run has no SAE {site}/{name}; it has: {known}")
+        return found
+
+    def sae_of(self, key: str) -> Dictionary:
+        """The SAE called `site/name`."""
+        site, _, name = key.partition("/")
+        return self.sae(site, name)
+
+    def features(self, site: str, name: str) -> tuple[Dictionary, FeatureDatabase]:
+        """The SAE and its feature database. Raises NotFoundError, with the command that builds it, without one."""
+        sae = self.sae(site, name)
+        if sae.problem:
+            raise UserError(sae.problem)
+        if sae.database is None:
+            raise NotFoundError(
+                f"no features were built for {site}/{name}; build them: {self.build_command} --saes {site}/{name}"
+            )
+        return sae, sae.database
+
+    def evaluation(self) -> tuple[list[dict[str, Any]], float | None]:
+        """Records of evaluation.json and the model's own loss (nats per token); nothing before the evaluation."""
+        path = self.folder / "evaluation.json"
+        if not path.exists():
+            return [], None
+        document = files.read_json(path)
+        return list(document.get("records", [])), document.get("clean_loss")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Identity of a file's present content; None when there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

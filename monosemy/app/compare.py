@@ -1,0 +1,230 @@
+"""Two SAEs side by side: each latent of one beside its best match in the other, and what has no match.
+
+Place on the path: two dictionaries of a run → [matches] → server. Two measures, either of which may order the pairs:
+
+    cosine        W_dec_a[i] · W_dec_b[j] / (‖·‖ ‖·‖)       both SAEs must read activations of the same width
+    correlation   of the activations over one text, estimated from the sketches that a feature build keeps for each
+                  latent (features/coactivation.py); both must be built on the same tokens. Error about 1/√k
+
+The best j of every i and the best i of every j are found over the whole dictionaries in blocks, once per pair of SAEs;
+pages and thresholds are cut from the result. Only the matches are kept (24 bytes a latent): the vectors of the pairs on
+a page are read again from the SAEs' files.
+Limits: d_sae_a × d_sae_b up to `MAX_PAIRS`; cosines near 0.3 are common by chance at small widths, so a threshold says
+how alike is alike, not that a match means anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monosemy.app.catalogue import Array, Dictionary
+from monosemy.app.lists import at
+from monosemy.errors import UserError, unknown
+from monosemy.features.database import FeatureDatabase
+from monosemy.features.weights import read_rows
+
+MAX_PAIRS = 2**31
+"""Most pairs of latents that are compared: 46,000 by 46,000."""
+THRESHOLDS = {"cosine": 0.7, "correlation": 0.5}
+VIEWS = ("matched", "only_a", "only_b")
+KEPT_COMPARISONS = 4
+_BLOCK = 1024
+_BINS = 40
+
+
+Reader = Callable[[slice | Array], Array]
+"""Vectors of some latents, float32 [n, d], rows of length 1."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The best match of every latent in either direction: partner int64 and value float32, [d_sae] each."""
+
+    partner_a: Array
+    value_a: Array
+    partner_b: Array
+    value_b: Array
+
+
+class Comparison:
+    """One pair of SAEs: which measures there are, and their matches, found at first use."""
+
+    def __init__(self, a: Dictionary, b: Dictionary) -> None:
+        if a is b:
+            raise UserError(f"{a.site}/{a.name} is on both sides; choose another SAE for one of them")
+        if a.d_sae * b.d_sae > MAX_PAIRS:
+            raise UserError(
+                f"{a.d_sae:,} by {b.d_sae:,} latents are more than are compared here (at most {MAX_PAIRS:,} pairs)"
+            )
+        self.a, self.b = a, b
+        self.notes: dict[str, str] = {}
+        self._readers: dict[str, tuple[Reader, Reader]] = {}
+        self._matches: dict[str, Matches] = {}
+        self._find_cosine()
+        self._find_correlation()
+
+    @property
+    def measures(self) -> list[str]:
+        return list(self._readers)
+
+    def matches(self, by: str) -> Matches:
+        """Found at the first call, in seconds for large dictionaries. Raises UserError for a damaged SAE file."""
+        if by not in self._matches:
+            left, right = self._readers[by]
+            self._matches[by] = best_matches(left(slice(None)), right(slice(None)))
+        return self._matches[by]
+
+    def value(self, by: str, rows: Array, partners: Array) -> Array | None:
+        """The measure of given pairs [n]; None where it is not available."""
+        if by not in self._readers:
+            return None
+        left, right = self._readers[by]
+        return np.einsum("nd,nd->n", left(rows), right(partners))
+
+    def _find_cosine(self) -> None:
+        if self.a.config["d_in"] != self.b.config["d_in"]:
+            self.notes["cosine"] = "decoder directions cannot be compared: the two SAEs read vectors of different width"
+            return
+        self._readers["cosine"] = _decoder_reader(self.a), _decoder_reader(self.b)
+
+    def _find_correlation(self) -> None:
+        first, second = self.a.database, self.b.database
+        without = [sae.name for sae in (self.a, self.b) if sae.database is None]
+        if first is None or second is None:
+            self.notes["correlation"] = (
+                f"activations cannot be correlated: no features were built for {' and '.join(without)}"
+            )
+        elif first.info.get("text_sha256") != second.info.get("text_sha256"):
+            self.notes["correlation"] = "activations cannot be correlated: the features were built on different tokens"
+        else:
+            self._readers["correlation"] = _sketch_reader(first), _sketch_reader(second)
+
+    def page(self, by: str, view: str, threshold: float | None, offset: int, limit: int) -> dict[str, Any]:
+        """One page of a view (Comparison in web/src/api.ts). Raises UserError for an unknown measure or view."""
+        if not self.measures:
+            raise UserError("; ".join(self.notes.values()))
+        by = by or self.measures[0]
+        if by not in THRESHOLDS:
+            raise unknown("measure", by[:40], THRESHOLDS)
+        if by not in self.measures:
+            raise UserError(self.notes[by])
+        if view not in VIEWS:
+            raise unknown("view", view[:40], VIEWS)
+        found, cut = self.matches(by), THRESHOLDS[by] if threshold is None else threshold
+        edges = np.linspace(-1.0 if by == "correlation" else 0.0, 1.0, _BINS + 1)
+        rows, partners = _rows(found, view, cut)
+        page = slice(offset, offset + limit)
+        return {
+            "a": self.a.entry(),
+            "b": self.b.entry(),
+            "by": by,
+            "available": {name: name in self.measures for name in THRESHOLDS},
+            "notes": list(self.notes.values()),
+            "threshold": cut,
+            "n_matched_a": int((found.value_a >= cut).sum()),
+            "n_matched_b": int((found.value_b >= cut).sum()),
+            "n_mutual": int((_mutual(found) & (found.value_a >= cut)).sum()),
+            "distribution": {
+                "edges": edges,
+                "a": np.histogram(found.value_a.clip(edges[0], 1), edges)[0],
+                "b": np.histogram(found.value_b.clip(edges[0], 1), edges)[0],
+            },
+            "view": view,
+            "total": len(rows),
+            "offset": offset,
+            "rows": self._pairs(found, rows[page], partners[page]),
+        }
+
+    def _pairs(self, found: Matches, rows: Array, partners: Array) -> list[dict[str, Any]]:
+        values = {by: self.value(by, rows, partners) for by in THRESHOLDS}
+        labels = self.a.labels(rows), self.b.labels(partners)
+        mutual = (found.partner_a[rows] == partners) & (found.partner_b[partners] == rows)
+        return [
+            {
+                "a": int(a), "b": int(b), "label_a": labels[0][n], "label_b": labels[1][n],
+                **{by: None if value is None else float(value[n]) for by, value in values.items()},
+                "firing_rate_a": at(self.a.columns, "firing_rate", int(a)),
+                "firing_rate_b": at(self.b.columns, "firing_rate", int(b)),
+                "mutual": bool(mutual[n]),
+            }
+            for n, (a, b) in enumerate(zip(rows, partners, strict=True))
+        ]  # fmt: skip
+
+
+def best_matches(left: Array, right: Array) -> Matches:
+    """The largest inner product of every row of `left` [m, d] with a row of `right` [n, d], and the other way round.
+
+    Ties go to the lower number. Memory: one block of rows times n.
+    """
+    partner_a, value_a = np.zeros(len(left), np.int64), np.zeros(len(left), np.float32)
+    partner_b, value_b = np.zeros(len(right), np.int64), np.full(len(right), -np.inf, np.float32)
+    for start in range(0, len(left), _BLOCK):
+        products = left[start : start + _BLOCK] @ right.T
+        rows = slice(start, start + len(products))
+        partner_a[rows] = products.argmax(axis=1)
+        value_a[rows] = products.max(axis=1)
+        better = products.max(axis=0) > value_b
+        partner_b[better] = products.argmax(axis=0)[better] + start
+        value_b[better] = products.max(axis=0)[better]
+    return Matches(partner_a, value_a, partner_b, value_b)
+
+
+def unit_rows(vectors: Array) -> Array:
+    """float32 rows of length 1; zero rows stay zero."""
+    rows = np.asarray(vectors, dtype=np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
+
+
+def _decoder_reader(sae: Dictionary) -> Reader:
+    """Reads rows of W_dec [d_sae, d_in] as saved, at length 1."""
+    return lambda rows: unit_rows(read_rows(sae.folder / "sae.safetensors", "W_dec", rows))
+
+
+def _sketch_reader(database: FeatureDatabase) -> Reader:
+    return lambda rows: unit_rows(np.asarray(database.sketches[rows]))
+
+
+class Comparisons:
+    """The comparisons of a server: found in threads, one at a time, equal ones once; the last few are kept."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, Comparison] = {}
+        self._turn = asyncio.Lock()
+
+    async def page(
+        self, a: Dictionary, b: Dictionary, by: str, view: str, threshold: float | None, offset: int, limit: int
+    ) -> dict[str, Any]:
+        """`Comparison.page`. Raises UserError as it does, and for one SAE on both sides or too many pairs."""
+        async with self._turn:  # one at a time: memory holds the vectors of one pair, and who asks the same then has it
+            pair = self._pair(a, b)
+            return await asyncio.to_thread(pair.page, by, view, threshold, offset, limit)
+
+    def _pair(self, a: Dictionary, b: Dictionary) -> Comparison:
+        key = (a.site, a.name, a.stamp, b.site, b.name, b.stamp)
+        pair = self._kept.pop(key, None) or Comparison(a, b)
+        self._kept[key] = pair  # last again
+        while len(self._kept) > KEPT_COMPARISONS:
+            self._kept.pop(next(iter(self._kept)))
+        return pair
+
+
+def _rows(found: Matches, view: str, cut: float) -> tuple[Array, Array]:
+    """(latents of a, latents of b) of a view: matches best first, unmatched worst first."""
+    if view == "only_b":
+        latents = np.flatnonzero(found.value_b < cut)
+        latents = latents[np.argsort(found.value_b[latents], kind="stable")]
+        return found.partner_b[latents], latents
+    chosen = found.value_a >= cut if view == "matched" else found.value_a < cut
+    latents = np.flatnonzero(chosen)
+    sign = -1 if view == "matched" else 1
+    latents = latents[np.argsort(sign * found.value_a[latents], kind="stable")]
+    return latents, found.partner_a[latents]
+
+
+def _mutual(found: Matches) -> Array:
+    return found.partner_b[found.partner_a] == np.arange(len(found.partner_a))

@@ -1,0 +1,176 @@
+"""Sorting, filtering and searching latents over whole columns: the lists of the browser.
+
+Place on the path: feature database → [lists] → server. A filter is a mask over float32 columns [d_sae]; the order of a
+column is sorted once and kept, so that a page costs one pass over the dictionary, however the pages are turned.
+Missing values (NaN) come last in either order and pass no bound. Ties are in order of latent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from monosemy.app.catalogue import Array, Dictionary
+from monosemy.app.label_match import matching
+from monosemy.errors import UserError, unknown
+
+PAGE_ROWS = 500
+"""Most rows that one call answers."""
+MAX_QUERY = 200
+"""Longest search text, in characters."""
+BROAD = 20_000
+_OPTIONS = ("sort", "order", "q", "offset", "limit")
+
+
+def latent_list(sae: Dictionary, query: Mapping[str, str]) -> dict[str, Any]:
+    """A page of latents (LatentList in web/src/api.ts).
+
+    query: sort (a column or "latent"), order (asc, desc), min_COLUMN and max_COLUMN (inclusive), q (words of the
+    label), offset, limit. Raises UserError for an unknown name or a value that is no number.
+    """
+    columns = sae.columns
+    chosen = _mask(sae, query)
+    order = _order(sae, query.get("sort") or "latent", query.get("order") or "asc")
+    kept = order if chosen is None else order[chosen[order]]
+    offset, limit = whole_number(query, "offset", 0), whole_number(query, "limit", 50, PAGE_ROWS)
+    page = kept[offset : offset + limit]
+    values = np.stack([np.asarray(column)[page] for column in columns.values()], axis=1) if columns else None
+    labels = sae.labels(page)
+    rows = [
+        {"latent": int(latent), "label": label, "values": values[row] if values is not None else []}
+        for row, (latent, label) in enumerate(zip(page, labels, strict=True))
+    ]
+    return {"total": len(kept), "offset": offset, "columns": list(columns), "rows": rows}
+
+
+def column_bytes(sae: Dictionary, names: str) -> bytes:
+    """Whole columns, float32 little-endian [d_sae] each, one after another. Raises UserError for an unknown name."""
+    asked = [name for name in names.split(",") if name]
+    if not asked or len(asked) > len(sae.columns):
+        raise UserError(f"name the columns once each, of: {', '.join(sae.columns) or 'none, nothing was measured yet'}")
+    return b"".join(np.ascontiguousarray(_column(sae, name), dtype="<f4").tobytes() for name in asked)
+
+
+def search_labels(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
+    """Latents whose label has the words (LabelSearch in web/src/api.ts), by relevance.
+
+    Words that more than `BROAD` labels have say nothing: then the labels that hold best come first, at score 0.
+    """
+    assert sae.database is not None
+    latents = matching(sae.database, checked_query(text))
+    if len(latents) <= BROAD:
+        found = sae.database.search_labels(text, limit)
+        texts = sae.labels([latent for latent, _, _ in found])  # what every list shows, whichever text was matched
+        return {"hits": [hit(sae, one[0], text, -float(one[2])) for one, text in zip(found, texts, strict=True)]}
+    trusted = sae.columns.get("label_auroc", np.full(sae.d_sae, np.nan))[latents]
+    best = latents[np.argsort(-trusted, kind="stable")][:limit]
+    return {"hits": [hit(sae, latent, label, 0.0) for latent, label in zip(best, sae.labels(best), strict=True)]}
+
+
+def search_token(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
+    """Vocabulary tokens that match the text, and the latents that peak on them (TokenSearch in web/src/api.ts)."""
+    database = sae.database
+    assert database is not None
+    if not text or len(text) > MAX_QUERY:
+        raise UserError(f"a token search takes 1 to {MAX_QUERY} characters, got {len(text)}")
+    tokens = [int(token) for token in database.tokens_matching(text)][:20]
+    best: dict[int, tuple[float, int]] = {}
+    for token in tokens:
+        for latent, score in database.latents_of_token(token, limit):
+            if latent not in best or score > best[latent][0]:
+                best[latent] = float(score), token
+    ranked = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:limit]
+    labels = sae.labels([latent for latent, _ in ranked])
+    return {
+        "tokens": [{"id": token, "text": database.tokens.text(token)} for token in tokens],
+        "hits": [
+            hit(sae, latent, label, score) | {"token": token}
+            for (latent, (score, token)), label in zip(ranked, labels, strict=True)
+        ],
+    }
+
+
+def hit(sae: Dictionary, latent: int, label: str, score: float) -> dict[str, Any]:
+    """A SearchHit of web/src/api.ts."""
+    return {
+        "latent": int(latent),
+        "label": label,
+        "score": score,
+        "firing_rate": at(sae.columns, "firing_rate", latent),
+        "label_auroc": at(sae.columns, "label_auroc", latent),
+    }
+
+
+def at(columns: Mapping[str, Array], name: str, latent: int) -> float | None:
+    """One value of a column; None where the column or the value is missing."""
+    if name not in columns:
+        return None
+    value = float(columns[name][latent])
+    return value if math.isfinite(value) else None
+
+
+def checked_query(text: str) -> str:
+    if not text.strip() or len(text) > MAX_QUERY:
+        raise UserError(f"a search takes 1 to {MAX_QUERY} characters, got {len(text)}")
+    return text
+
+
+def whole_number(query: Mapping[str, str], name: str, default: int, most: int = 2**31 - 1) -> int:
+    """The option `name` as an integer of 0 to `most`; `default` when it is not given."""
+    word = query.get(name)
+    if word is None or word == "":
+        return default
+    if not (word.isascii() and word.isdigit() and len(word) <= 10 and int(word) <= most):
+        raise UserError(f"{name} must be a whole number from 0 to {most}, got {word[:40]!r}")
+    return int(word)
+
+
+def number(name: str, word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{name} must be a number, got {word[:40]!r}")
+    return value
+
+
+def _mask(sae: Dictionary, query: Mapping[str, str]) -> Array | None:
+    """bool [d_sae] of the latents that pass every filter; None when there is no filter."""
+    passed: Array | None = None
+    for key, word in query.items():
+        bound, _, name = key.partition("_")
+        if key in _OPTIONS:
+            continue
+        if bound not in ("min", "max") or not name:
+            raise unknown("option", key[:40], [*_OPTIONS, "min_COLUMN", "max_COLUMN"])
+        column, limit = _column(sae, name), number(key, word)
+        here = column >= np.float32(limit) if bound == "min" else column <= np.float32(limit)
+        passed = here if passed is None else passed & here
+    if words := query.get("q", "").strip():
+        found = np.zeros(sae.d_sae, dtype=bool)
+        if sae.database is not None:
+            found[matching(sae.database, checked_query(words))] = True
+        passed = found if passed is None else passed & found
+    return passed
+
+
+def _order(sae: Dictionary, sort: str, order: str) -> Array:
+    """int64 [d_sae]: the latents in the order asked for."""
+    if order not in ("asc", "desc"):
+        raise unknown("order", order[:40], ("asc", "desc"))
+    key = f"{sort} {order}"
+    if key not in sae.orders:
+        column = np.arange(sae.d_sae) if sort == "latent" else _column(sae, sort)
+        # numpy sorts NaN last, and a stable sort keeps ties in order of latent
+        sae.orders[key] = np.argsort(-column if order == "desc" else column, kind="stable")
+    return sae.orders[key]
+
+
+def _column(sae: Dictionary, name: str) -> Array:
+    if name not in sae.columns:
+        raise unknown("column", name[:40], ["latent", *sae.columns])
+    return np.asarray(sae.columns[name])

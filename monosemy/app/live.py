@@ -1,0 +1,246 @@
+"""The language model behind the browser: loaded at first need, one pass at a time.
+
+Place on the path: run folder → [model and SAEs, in memory] → the user's own text and steering. torch is imported by the
+loading thread, never at the start of the server.
+
+States: absent → loading → ready, or failed with a reason; a failed load is tried again at the next need. Passes of the
+model are taken one at a time by a lock; a stream of steering holds it for one event only, so that a text is answered
+while an answer is being written. There is one steering stream at a time.
+Limits: everything runs on the device of the run's own configuration; SAEs, once used, stay loaded (the last four).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from monosemy.app.catalogue import Catalogue, Dictionary
+from monosemy.errors import UserError
+from monosemy.steering.request import SteeringRequest, request_from_json
+
+if TYPE_CHECKING:
+    from monosemy.models.adapter import LanguageModel
+    from monosemy.saes.base import SparseAutoencoder
+    from monosemy.steering.edits import LatentScales
+
+MAX_TEXT = 20_000
+"""Longest text of one's own and longest prompt, in characters."""
+MAX_TOKENS = 1_024
+"""Tokens of one's own text that are read; the rest is left out and counted."""
+MAX_NEW_TOKENS = 256
+MAX_EDITS = 16
+MAX_SWEEP = 24
+SWEEP_BATCH = 4
+"""Strengths that are answered together: a small batch costs little more than one text, and results come early."""
+MAX_TOP = 50
+KEPT_SAES = 4
+WAIT_SECONDS = 30.0
+"""How long a text waits for the model while a pass runs."""
+
+
+class BusyError(UserError):
+    """The model is taken (status 409)."""
+
+
+class ModelError(UserError):
+    """The model cannot be loaded (status 503)."""
+
+
+class LiveModel:
+    """The run's language model and SAEs, loaded in the background at first need."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.name = str(catalogue.provenance.get("model", {}).get("name") or catalogue.config.model.source)
+        self.state, self.message = "absent", ""
+        self._started: float | None = None
+        self._model: LanguageModel | None = None
+        self._saes: dict[tuple[str, str], SparseAutoencoder] = {}
+        self._change = threading.Condition()
+        self._passes = threading.Lock()
+        self._stream = threading.Lock()
+
+    def status(self) -> dict[str, Any]:
+        """The ModelStatus of web/src/api.ts."""
+        seconds = time.monotonic() - self._started if self._started is not None and self.state == "loading" else None
+        chat = bool(getattr(self._model.tokenizer, "chat_template", None)) if self._model is not None else None
+        return {"state": self.state, "name": self.name, "message": self.message, "seconds": seconds, "chat": chat}
+
+    def start(self) -> None:
+        """Begins to load unless it is loaded or loading."""
+        with self._change:
+            if self.state in ("loading", "ready"):
+                return
+            self.state, self.message, self._started = "loading", "reading the model's weights", time.monotonic()
+        threading.Thread(target=self._load, name="model", daemon=True).start()
+
+    def model(self) -> LanguageModel:
+        """The model; waits while it loads. Raises ModelError with the reason when it cannot be loaded."""
+        self.start()
+        with self._change:
+            self._change.wait_for(lambda: self.state != "loading")
+            if self._model is None:
+                raise ModelError(self.message)
+            return self._model
+
+    def _load(self) -> None:
+        loaded, message = None, ""
+        try:
+            loaded = _load_run_model(self.catalogue)
+        except UserError as error:
+            message = str(error)
+        except Exception as error:  # a fault of ours must not leave the page waiting for ever
+            message = f"loading failed: {type(error).__name__}: {error}"
+        with self._change:
+            self._model, self.message = loaded, message
+            self.state = "ready" if loaded is not None else "failed"
+            self._change.notify_all()
+
+    def sae(self, entry: Dictionary) -> SparseAutoencoder:
+        """The SAE on the model's device. Raises UserError when its files are damaged."""
+        from monosemy.saes.storage import load_sae
+
+        model, key = self.model(), (entry.site, entry.name)
+        if key not in self._saes:
+            loaded = load_sae(entry.folder, device=str(model.device))
+            while len(self._saes) >= KEPT_SAES:
+                self._saes.pop(next(iter(self._saes)))
+            self._saes[key] = loaded
+        return self._saes[key]
+
+    @contextmanager
+    def passes(self) -> Iterator[None]:
+        """Sole use of the model, for a moment. Raises BusyError after `WAIT_SECONDS`."""
+        if not self._passes.acquire(timeout=WAIT_SECONDS):
+            raise BusyError("the model is busy with another request; try again in a moment")
+        try:
+            yield
+        finally:
+            self._passes.release()
+
+    def hold_stream(self) -> None:
+        """Takes the one steering stream; `free_stream` gives it back. Raises BusyError while another one runs."""
+        if not self._stream.acquire(blocking=False):
+            raise BusyError("another text is being written; stop it first, or wait for its end")
+
+    def free_stream(self) -> None:
+        self._stream.release()
+
+
+def _load_run_model(catalogue: Catalogue) -> LanguageModel:
+    """The model the run was made with. Raises UserError when it is no longer that model."""
+    from monosemy.models.sources import load_model
+
+    settings, known = catalogue.config.model, catalogue.provenance.get("model", {})
+    model = load_model(
+        settings.source, revision=settings.revision or known.get("commit"), dtype=settings.dtype, device=settings.device
+    )
+    if known.get("fingerprint") not in (None, model.fingerprint):
+        raise UserError(
+            f"{model.name} has changed since this run was made (fingerprint {known['fingerprint']} then, "
+            f"{model.fingerprint} now); restore it to test texts and to steer"
+        )
+    return model
+
+
+def read_text(live: LiveModel, entry: Dictionary, text: str, *, top: int = 8, latent: int | None = None) -> Any:
+    """The SAE's code of the user's own text (TextResult in web/src/api.ts, labels left out).
+
+    The text stands behind the separator that begins a document in training. Positions that training dropped (the
+    first one, special tokens, norms above the outlier multiple) have no active latents. Blocks; run it in a thread.
+    Raises UserError for an empty or too long text or a latent out of range, ModelError, BusyError.
+    """
+    if not text or len(text) > MAX_TEXT:
+        raise UserError(f"a text takes 1 to {MAX_TEXT:,} characters, got {len(text):,}")
+    if latent is not None:
+        entry.check_latent(latent)
+    top = min(max(top, 1), MAX_TOP)
+    from monosemy.app.own_text import encode_text
+
+    model, sae = live.model(), live.sae(entry)
+    run, limit = live.catalogue, steering_scales(entry, sae).outlier_norm
+    with live.passes():
+        return encode_text(model, sae, text, run.config, run.provenance, top=top, latent=latent, outlier_norm=limit)
+
+
+def steering_request(entry: Dictionary, body: Mapping[str, Any]) -> SteeringRequest:
+    """The checked request in a body of `POST /api/steer`. Raises UserError for anything it does not take."""
+    request = request_from_json({k: v for k, v in body.items() if k not in ("site", "name", "values")})
+    for what, length in (("prompt", request.prompt), ("instruction", request.instruction), ("system", request.system)):
+        if len(length) > MAX_TEXT:
+            raise UserError(f"the {what} takes at most {MAX_TEXT:,} characters, got {len(length):,}")
+    if request.n_tokens > MAX_NEW_TOKENS:
+        raise UserError(
+            f"n_tokens takes at most {MAX_NEW_TOKENS} here, got {request.n_tokens}; monosemy steer has no cap"
+        )
+    if len(request.edits) > MAX_EDITS:
+        raise UserError(f"at most {MAX_EDITS} latents are edited together, got {len(request.edits)}")
+    for edit in request.edits:
+        entry.check_latent(edit.latent)
+    return request
+
+
+def steer_events(live: LiveModel, entry: Dictionary, request: SteeringRequest) -> Iterator[dict[str, Any]]:
+    """The events of one steered generation; each `next` blocks for one event and holds the model only that long."""
+    from monosemy.steering.generate import stream
+
+    model, sae = live.model(), live.sae(entry)
+    return _one_at_a_time(live, stream(model, sae, request, steering_scales(entry, sae)))
+
+
+def steering_scales(entry: Dictionary, sae: SparseAutoencoder) -> LatentScales:
+    """The scales of steering's units, with `Dictionary.steering_max` as every latent's maximum."""
+    import torch
+
+    from monosemy.steering.edits import read_scales
+
+    scales, built = read_scales(entry.folder, sae), entry.built_columns.get("max")
+    if built is None:
+        return scales
+    maximum = torch.from_numpy(built).nan_to_num()
+    if scales.maximum is not None:
+        maximum = torch.where(scales.maximum > 0, scales.maximum, maximum.to(scales.maximum))
+    return replace(scales, maximum=maximum)
+
+
+def sweep_events(
+    live: LiveModel, entry: Dictionary, request: SteeringRequest, values: list[Any]
+) -> Iterator[dict[str, Any]]:
+    """The steered column at several strengths, `SWEEP_BATCH` at a time, then {"kind": "end", "seconds"}.
+
+    An event comes with every token that these texts grow by, so that whoever leaves is noticed between two of them.
+    Raises UserError for strengths that are no finite numbers, or too many of them.
+    """
+    if not 1 <= len(values) <= MAX_SWEEP:
+        raise UserError(f"a sweep takes 1 to {MAX_SWEEP} strengths, got {len(values)}")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"a strength must be a finite number, got {str(value)[:40]!r}")
+    model, sae = live.model(), live.sae(entry)
+    return _one_at_a_time(live, _sweep(model, sae, entry, request, [float(value) for value in values]))
+
+
+def _sweep(
+    model: LanguageModel, sae: SparseAutoencoder, entry: Dictionary, request: SteeringRequest, values: list[float]
+) -> Iterator[dict[str, Any]]:
+    from monosemy.steering import sweep
+
+    started, scales = time.perf_counter(), steering_scales(entry, sae)
+    for first in range(0, len(values), SWEEP_BATCH):
+        for event in sweep.sweep_events(model, sae, request, values[first : first + SWEEP_BATCH], scales):
+            yield event | {"done": first} if event["kind"] == "progress" else event
+    yield {"kind": "end", "seconds": time.perf_counter() - started}
+
+
+def _one_at_a_time(live: LiveModel, events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    while True:
+        with live.passes():
+            event = next(events, None)
+        if event is None:
+            return
+        yield event

@@ -1,0 +1,148 @@
+"""Everything the page of one latent shows, gathered from the feature database in about a millisecond.
+
+Place on the path: feature database → [latent page] → server. A page holds some 2,000 tokens; their texts come from a
+table made once per database (`Vocabulary`), since asking token by token would take longer than all the rest.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from monosemy.app.catalogue import Dictionary
+from monosemy.app.lists import at
+from monosemy.features.database import Example, FeatureDatabase
+from monosemy.features.token_texts import TokenTexts
+
+WINDOW = 24
+"""Tokens shown on each side of a peak, unless asked otherwise."""
+
+
+class Vocabulary:
+    """Texts of token ids, looked up by the thousand."""
+
+    def __init__(self, tokens: TokenTexts) -> None:
+        self._tokens = tokens
+        self._special = frozenset(token for token in range(len(tokens)) if tokens.is_special(token))
+        self._whole: list[str | None] = [_whole(tokens.bytes(token)) for token in range(len(tokens))]
+
+    def text(self, token: int) -> str:
+        """The text of one token alone."""
+        return self._whole[token] or self._tokens.text(token)
+
+    def texts(self, token_ids: list[int]) -> list[str]:
+        """One text a token; a character cut over several tokens is the text of the first, the others get ""."""
+        known = [*map(self._whole.__getitem__, token_ids)]
+        stop = 0
+        while None in known:
+            start = known.index(None, stop)
+            stop = next((i for i in range(start, len(known)) if known[i] is not None), len(known))
+            known[start:stop] = [""] * (stop - start)
+            for piece in self._tokens.pieces(token_ids[start:stop]):
+                known[start + piece.start] = piece.text
+        return known  # type: ignore[return-value]
+
+    def special(self, token_ids: list[int]) -> list[int]:
+        """Positions of the special tokens."""
+        if self._special.isdisjoint(token_ids):
+            return []
+        return [i for i, token in enumerate(token_ids) if token in self._special]
+
+
+def _whole(data: bytes) -> str | None:
+    """The token's text; None where it is a part of a character."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+_vocabularies: weakref.WeakKeyDictionary[TokenTexts, Vocabulary] = weakref.WeakKeyDictionary()
+
+
+def vocabulary(database: FeatureDatabase) -> Vocabulary:
+    """The database's table of texts, made at first use and freed with it."""
+    tokens = database.tokens
+    found = _vocabularies.get(tokens)
+    if found is None:
+        found = _vocabularies[tokens] = Vocabulary(tokens)
+    return found
+
+
+def latent_page(sae: Dictionary, latent: int, window: int = WINDOW) -> dict[str, Any]:
+    """The page of one latent (LatentPage in web/src/api.ts); `window` tokens on each side of a peak, 0: all.
+
+    Raises NotFoundError for a latent out of range.
+    """
+    sae.check_latent(latent)
+    database = sae.database
+    assert database is not None
+    words = vocabulary(database)
+    edges, counts = database.histogram(latent)
+    levels, values = database.quantiles(latent)
+    raised, lowered = database.output_tokens(latent)
+    return {
+        "latent": latent,
+        "d_sae": sae.d_sae,
+        "label": _label(words, database.label(latent)),
+        "stats": {name: at(sae.columns, name, latent) for name in sae.columns},
+        "steering_max": _steering_max(sae, latent),
+        "histogram": {"edges": edges, "counts": counts},
+        "quantiles": {"levels": levels, "values": values},
+        "positions": database.positions(latent),
+        "raised": _output(words, raised),
+        "lowered": _output(words, lowered),
+        "no_output_tokens": database.info.get("no_output_tokens") or None,
+        "neighbours": _neighbours(sae, database, latent),
+        "examples": [_example(words, example, window) for example in database.examples(latent)],
+    }
+
+
+def _output(words: Vocabulary, tokens: list[tuple[int, float]]) -> list[dict[str, Any]]:
+    return [{"id": token, "text": words.text(token), "value": value} for token, value in tokens]
+
+
+def _label(words: Vocabulary, label: dict[str, Any]) -> dict[str, Any]:
+    """The label with its tokens as texts, and an explanation with every key whoever wrote it."""
+    if label["explanation"] is not None:
+        label["explanation"] = {"model": "", "n_passages": None, "scores": {}, "skipped": {}} | label["explanation"]
+    for key in ("peak_tokens", "before_tokens"):
+        if key in label:
+            label[key] = _output(words, label[key])
+    return label
+
+
+def _steering_max(sae: Dictionary, latent: int) -> dict[str, Any] | None:
+    found = sae.steering_max(latent)
+    return None if found is None else {"value": found[0], "text": found[1]}
+
+
+def _neighbours(sae: Dictionary, database: FeatureDatabase, latent: int) -> dict[str, Any]:
+    found = database.neighbours(latent)
+    labels = iter(sae.labels([other for listed in found.values() for other, _ in listed]))
+    return {
+        kind: [{"latent": other, "label": next(labels), "value": value} for other, value in listed]
+        for kind, listed in found.items()
+    }
+
+
+def _example(words: Vocabulary, example: Example, window: int) -> dict[str, Any]:
+    length = len(example.token_ids)
+    start = max(0, example.peak - window) if window else 0
+    stop = min(length, example.peak + window + 1) if window else length
+    ids = example.token_ids[start:stop].tolist()
+    activations = example.activations[start:stop]
+    fired = activations.nonzero()[0]  # none is negative
+    return {
+        "group": example.group,
+        "context": example.context,
+        "start": start,
+        "length": length,
+        "peak": example.peak - start,
+        "value": example.value,
+        "tokens": words.texts(ids),
+        "special": words.special(ids),
+        "activations": list(zip(fired.tolist(), activations[fired].tolist(), strict=True)),
+        "source": example.source,
+        "origin": example.origin,
+    }

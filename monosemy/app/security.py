@@ -1,0 +1,224 @@
+"""Who may talk to the local server, and what a page of it may do.
+
+Place on the path: browser → [security] → server; an ASGI layer around all of it.
+
+    Host      must be one of the server's own names and its port: a foreign name that resolves to this machine
+              (DNS rebinding) gets 403
+    Origin    where a browser sends one it must be this server's own; a page of another site can neither call the API
+              nor make the browser call it (403)
+    token     on any address but loopback: `/?token=…`, printed at the start, is exchanged for a cookie (HttpOnly,
+              SameSite=Strict); everything without that cookie gets 403
+    body      at most MAX_BODY bytes, whatever its declared length (413)
+    headers   a content-security policy without exceptions ('self' only, no frames, no inline script or style),
+              nosniff, no-referrer, same-origin opener and resources; nothing is cached but assets
+
+Source: the usual defences of local servers (Jupyter's token, the Fetch standard's Origin and Sec-Fetch-Site).
+Limits: plain HTTP. On a network that is not trusted, leave it at loopback and come by an SSH tunnel.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+import orjson
+
+from monosemy.errors import UserError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+MAX_BODY = 256 * 1024
+"""Largest request body, in bytes."""
+_TOO_LARGE = f"the request is larger than the {MAX_BODY // 1024} KiB that are taken"
+POLICY = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_HEADERS = {
+    b"content-security-policy": POLICY.encode(),
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"x-frame-options": b"DENY",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
+}
+
+
+class TooLargeError(UserError):
+    """A body above `MAX_BODY`, noticed while it is read (status 413)."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Under which names the server answers, and whether a token is needed (always, but for loopback alone)."""
+
+    host: str
+    port: int
+    token: str | None
+    session: str
+    names: tuple[str, ...] = ()
+    """Further host names it answers to, at any port: those of a proxy."""
+
+    @staticmethod
+    def to(host: str, port: int, names: tuple[str, ...] = ()) -> Access:
+        """Access to a server bound to `host`; fresh random secrets each time."""
+        token = None if is_loopback(host) and not names else secrets.token_urlsafe(32)
+        return Access(host, port, token, secrets.token_urlsafe(32), names)
+
+    @property
+    def cookie(self) -> str:
+        """Cookies know no ports, so the port is in the name."""
+        return f"monosemy_{self.port}"
+
+    def knows_host(self, header: str) -> bool:
+        """Whether a Host header is this server's. Bound to all interfaces it takes any literal IP address: rebinding
+        needs a name."""
+        try:
+            parts = urlsplit(f"//{header}")
+            name, port = (parts.hostname or "").lower(), parts.port or 80
+        except ValueError:
+            return False
+        if "@" in header or "/" in header:
+            return False
+        if name in (known.lower() for known in self.names):
+            return True
+        if port != self.port:
+            return False
+        if name in LOOPBACK or name == self.host.lower():
+            return True
+        return not is_loopback(self.host) and (_is_address(name) or name == socket.gethostname().lower())
+
+    def knows_origin(self, origin: str, host: str) -> bool:
+        """Whether an Origin header is the page that this very Host served."""
+        return origin in (f"http://{host}", f"https://{host}")
+
+    def admits(self, cookie_header: str) -> bool:
+        """Whether the cookie is the one handed out for the token; always, where no token is needed."""
+        if self.token is None:
+            return True
+        try:
+            morsel = SimpleCookie(cookie_header).get(self.cookie)
+        except CookieError:
+            return False
+        return morsel is not None and hmac.compare_digest(morsel.value.encode(), self.session.encode())
+
+    def opens(self, token: str) -> bool:
+        return self.token is not None and hmac.compare_digest(token.encode(), self.token.encode())
+
+
+def is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class Guard:
+    """The ASGI layer: refuses what `Access` does not admit, caps bodies, adds the headers to every answer."""
+
+    def __init__(self, app: App, access: Access) -> None:
+        self.app, self.access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":  # no websockets here
+            return await send({"type": "websocket.close", "code": 1008})
+        send = _with_headers(send)
+        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
+        hosts = [value for key, value in scope["headers"] if key == b"host"]
+        if refusal := self._refusal(scope, headers, len(hosts)):
+            return await _answer(send, *refusal)
+        if self.access.token is not None:
+            query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+            if scope["method"] == "GET" and self.access.opens(query.pop("token", "")):
+                return await self._exchange(scope, send, query)
+            if not self.access.admits(headers.get(b"cookie", "")):
+                return await _answer(send, 403, "open the address with the token that monosemy browse printed")
+        await self.app(scope, _capped(receive), send)
+
+    def _refusal(self, scope: Scope, headers: dict[bytes, str], n_hosts: int) -> tuple[int, str] | None:
+        host = headers.get(b"host", "")
+        if n_hosts != 1 or not self.access.knows_host(host):
+            return 403, f"this server does not answer to the host name {host[:80]!r}"
+        origin = headers.get(b"origin")
+        if origin is not None and not self.access.knows_origin(origin, host):
+            return 403, f"requests from {origin[:80]!r} are refused"
+        # a link from elsewhere may open a page, no other site may call the API
+        elsewhere = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
+        if elsewhere and (scope["method"] != "GET" or scope["path"].startswith("/api/")):
+            return 403, "requests from other sites are refused"
+        if scope["method"] in ("POST", "PUT"):
+            if headers.get(b"content-type", "").partition(";")[0].strip().lower() != "application/json":
+                return 415, "send application/json"
+            length = headers.get(b"content-length", "0")
+            if not length.isdigit() or int(length) > MAX_BODY:
+                return 413, _TOO_LARGE
+        return None
+
+    async def _exchange(self, scope: Scope, send: Send, query: dict[str, str]) -> None:
+        """The token for a cookie, and on to the same page without the token in its address."""
+        place = quote("/" + scope["path"].lstrip("/"))  # "//name" would lead to another host
+        place += f"?{urlencode(query)}" if query else ""
+        cookie = f"{self.access.cookie}={self.access.session}; HttpOnly; SameSite=Strict; Path=/"
+        headers = [(b"location", place.encode()), (b"set-cookie", cookie.encode())]
+        await send({"type": "http.response.start", "status": 303, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _capped(receive: Receive) -> Receive:
+    """A body whose reading ends in TooLargeError once it is too long, whatever length it declared."""
+    read = 0
+
+    async def capped() -> MutableMapping[str, Any]:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > MAX_BODY:
+            raise TooLargeError(_TOO_LARGE)
+        return message
+
+    return capped
+
+
+def _with_headers(send: Send) -> Send:
+    """Adds the security headers; a header that the answer sets itself stays."""
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            own: Headers = list(message.get("headers", []))
+            present = {key.lower() for key, _ in own}
+            message["headers"] = own + [pair for pair in _HEADERS.items() if pair[0] not in present]
+        await send(message)
+
+    return sending
+
+
+async def _answer(send: Send, status: int, error: str) -> None:
+    body = orjson.dumps({"error": error})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

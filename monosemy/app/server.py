@@ -1,0 +1,124 @@
+"""`monosemy browse RUN`: the local server behind the pages.
+
+Place on the path: run folder and feature databases → [HTTP API, see web/src/api.ts] → the page in a browser.
+
+Everything but the model runs in the event loop (a latent's page takes about a millisecond); the model's passes and
+comparisons run in threads. Nothing here imports torch: the model is loaded at first need (`live`).
+Limits: one run a server; for one person or a few, not for the internet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import socket
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from monosemy.app.api import make_app
+from monosemy.app.catalogue import Catalogue
+from monosemy.app.connections import MAX_CONNECTIONS, PromptProtocol
+from monosemy.app.pages import vocabulary
+from monosemy.app.security import Access, Guard
+from monosemy.errors import UserError
+
+DEFAULT_PORT = 8321
+
+
+def run_browse(words: list[str]) -> None:
+    """RUN [--host 127.0.0.1] [--port 8321] [--no-open]; serves until interrupted. Raises UserError for bad input."""
+    parser = argparse.ArgumentParser("monosemy browse", description="look at a run's latents in a web browser, offline")
+    parser.add_argument("run", help="a run folder, e.g. runs/demo")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="another address than loopback asks visitors for a token")
+    parser.add_argument(
+        "--name", action="append", default=[], help="a host name that a proxy passes on; asks visitors for a token too"
+    )
+    parser.add_argument("--no-open", action="store_true", help="do not open the page")
+    asked = parser.parse_args(words)
+    catalogue = Catalogue(Path(asked.run))
+    listener = bind(asked.host, asked.port)
+    port = listener.getsockname()[1]
+    access = Access.to(asked.host, port, tuple(asked.name))
+    address = page_address(access)
+    print(f"browse {catalogue.folder.name}: {address}  (Ctrl-C stops)")
+    saes = catalogue.refresh()
+    for problem in filter(None, (sae.problem for sae in saes)):
+        print(f"warning: {problem}")
+    if not any(sae.database for sae in saes):
+        print(f"no latent pages yet: no features were built; build them: {catalogue.build_command}")
+    sys.stdout.flush()
+    if not asked.no_open and can_open():
+        webbrowser.open(address)
+    threading.Thread(target=warm, args=(catalogue,), daemon=True).start()
+    serve(catalogue, access, listener)
+
+
+def warm(catalogue: Catalogue) -> None:
+    """Makes the tables that the first page and the first token search would otherwise wait for."""
+    for sae in catalogue.saes():
+        if sae.database is not None:
+            vocabulary(sae.database)
+            sae.database.tokens_matching("a", limit=1)
+
+
+def serve(catalogue: Catalogue, access: Access, listener: socket.socket) -> None:
+    """Serves until interrupted, which is how it ends."""
+    with contextlib.suppress(KeyboardInterrupt):
+        make_server(catalogue, access).run(sockets=[listener])
+
+
+def make_server(catalogue: Catalogue, access: Access) -> uvicorn.Server:
+    """The server, ready to run on a socket that is bound already."""
+    app: Any = Guard(make_app(catalogue), access)
+    settings = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2, ws="none",
+        lifespan="off", http=PromptProtocol, limit_concurrency=MAX_CONNECTIONS,
+    )  # fmt: skip
+    return uvicorn.Server(settings)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises UserError for a port out of range or in use, or an address not ours."""
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port must be from 0 to 65535, got {port}; {DEFAULT_PORT} is the default")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(f"unknown host {host!r} ({error.strerror}); give an address of this machine") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(place)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise UserError(_refused(host, port, error)) from None
+    return listener
+
+
+def _refused(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use, perhaps by another monosemy browse; choose another: --port {port + 1}, or 0"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs more rights than you have; choose one from 1024 up"
+    return f"cannot listen on {host}: {error.strerror}; give an address of this machine, e.g. 127.0.0.1 or 0.0.0.0"
+
+
+def page_address(access: Access) -> str:
+    """What to type into a browser, the token included."""
+    host = access.host if access.host not in ("0.0.0.0", "::") else socket.gethostname()
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{access.port}/" + (f"?token={access.token}" if access.token else "")
+
+
+def can_open() -> bool:
+    """Whether there is a screen to open a page on."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,115 @@
+"""Answers that arrive line by line: events of a worker thread as newline-delimited JSON, stopped when nobody listens.
+
+Place on the path: steering's iterator of events → [worker thread → event loop] → browser. The first two events are
+waited for before anything is answered (the first one describes, the second one needs a pass), so that bad input is an
+ordinary error with its status. The worker looks for a cancellation after each event; closing the connection is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from monosemy.app.live import LiveModel
+from monosemy.errors import UserError
+
+Events = Iterator[dict[str, Any]]
+_END: Any = object()
+_log = logging.getLogger("monosemy")
+
+
+async def stream_events(live: LiveModel, make: Callable[[], Events]) -> Response:
+    """The response that streams `make()`'s events, as the one stream there may be.
+
+    Raises BusyError while another stream runs, and whatever `make` or its first event raises.
+    """
+    live.hold_stream()
+    try:
+        events = await asyncio.to_thread(_begin, make)
+    except BaseException:
+        live.free_stream()
+        raise
+    return EventStream(live, events)
+
+
+def _begin(make: Callable[[], Events]) -> Generator[dict[str, Any], None, None]:
+    events = make()
+    begun = [*itertools.islice(events, 2)]
+    return _continued(begun, events)
+
+
+def _continued(begun: list[dict[str, Any]], events: Events) -> Generator[dict[str, Any], None, None]:
+    try:
+        yield from begun
+        yield from events
+    finally:
+        if close := getattr(events, "close", None):
+            close()
+
+
+class EventStream(Response):
+    """One JSON object a line, until the events end or the client goes."""
+
+    media_type = "application/x-ndjson"
+
+    def __init__(self, live: LiveModel, events: Generator[dict[str, Any], None, None]) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._live, self._events = live, events
+        self._cancelled = threading.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        worker = threading.Thread(target=self._work, args=(asyncio.get_running_loop(), queue), daemon=True)
+        worker.start()
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            while True:
+                waiting = asyncio.ensure_future(queue.get())
+                await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    waiting.cancel()
+                    return
+                event = waiting.result()
+                if event is _END:
+                    await send({"type": "http.response.body", "body": b""})
+                    return
+                line = orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+                await send({"type": "http.response.body", "body": line, "more_body": True})
+        finally:
+            self._cancelled.set()
+            gone.cancel()
+
+    def _work(self, loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any]) -> None:
+        def put(event: Any) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(queue.put_nowait, event)
+
+        try:
+            for event in self._events:
+                put(event)
+                if self._cancelled.is_set():
+                    break
+        except UserError as error:
+            put({"kind": "error", "error": str(error)})
+        except Exception as error:
+            _log.exception("a stream failed")
+            put({"kind": "error", "error": f"{type(error).__name__}: {error}"})
+        finally:
+            self._events.close()
+            self._live.free_stream()
+            put(_END)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,113 @@
+/** Error against sparsity, one curve per architecture, with intervals; every point leads to its SAE. */
+import type { EvaluationRecord } from "../api";
+import { DataTable } from "../parts/bits";
+import { architecture, hue, interval, num } from "../format";
+import { useWidth } from "../state";
+import { Axes } from "./axes";
+import type { Frame } from "./axes";
+import { domainOf, scale } from "./scale";
+
+type Measure = "delta_loss" | "fvu";
+interface FrontierProps {
+  title: string;
+  measure: Measure;
+  yName: string;
+  records: EvaluationRecord[];
+  href: (record: EvaluationRecord) => string | null;
+}
+
+const ORDER = ["relu", "topk", "batch_topk", "gated", "jumprelu", "matryoshka"];
+const SHAPES: Record<string, string> = {
+  relu: "M-5,-4H5L0,5Z",
+  topk: "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0Z",
+  batch_topk: "M-4,-4H4V4H-4Z",
+  gated: "M0,-5.5L5.5,0L0,5.5L-5.5,0Z",
+  jumprelu: "M-5,4H5L0,-5Z",
+};
+const PLUS = "M-1.8,-5H1.8V-1.8H5V1.8H1.8V5H-1.8V1.8H-5V-1.8H-1.8Z";
+const DASHES: Record<string, string> = { batch_topk: "7 2", gated: "5 2 1.5 2", jumprelu: "3 1.5", pca: "6 4", frozen_random: "1.5 3" };
+
+/** Names down the right edge, each as near to its curve's end as its neighbours allow. */
+function spread(wanted: number[], gap: number, low: number, high: number): number[] {
+  const order = wanted.map((y, i) => ({ y, i })).sort((a, b) => a.y - b.y);
+  let floor = low - gap;
+  for (const item of order) floor = item.y = Math.max(item.y, floor + gap);
+  let ceiling = high + gap;
+  for (const item of order.toReversed()) ceiling = item.y = Math.min(item.y, ceiling - gap);
+  return order.sort((a, b) => a.i - b.i).map((item) => item.y);
+}
+
+export function Frontier({ title, measure, yName, records, href }: FrontierProps) {
+  const [ref, width] = useWidth<HTMLDivElement>();
+  const shown = records.filter((r) => (r.l0 ?? 0) > 0 && (r[measure] ?? 0) > 0);
+  const names = [...new Set(shown.map((r) => r.architecture))].sort(
+    (a, b) => (ORDER.indexOf(a) + 1 || 99) - (ORDER.indexOf(b) + 1 || 99) || a.localeCompare(b),
+  );
+  const frame: Frame = { width, height: 330, left: 38, right: 112, top: 24, bottom: 38 };
+  const ends = shown.flatMap((r) => (r[`${measure}_interval`] as [number, number] | null) ?? [r[measure] ?? null]);
+  const x = scale(true, domainOf(shown.map((r) => r.l0), true, 0.08), [frame.left, width - frame.right]);
+  const y = scale(true, domainOf(ends, true, 0.04), [frame.height - frame.bottom, frame.top]);
+  const targets = [...new Set(shown.map((r) => r.target_l0).filter((t): t is number => t !== null))].sort((a, b) => a - b);
+  const curves = names.map((name) => ({
+    name,
+    control: shown.some((r) => r.architecture === name && r.control),
+    points: shown.filter((r) => r.architecture === name).sort((a, b) => (a.l0 ?? 0) - (b.l0 ?? 0)),
+  }));
+  const heights = spread(curves.map((c) => y.at(c.points.at(-1)?.[measure] ?? 1)), 15, frame.top + 4, frame.height - frame.bottom - 2);
+  return (
+    <figure class="chart" ref={ref} aria-label={title}>
+      {width > 0 && shown.length > 0 && (
+        <svg viewBox={`0 0 ${width} ${frame.height}`} height={frame.height}>
+          <Axes frame={frame} x={x} y={y} xName="Active latents per token (L0), log scale" yName={yName} xTicks={targets.length > 1 ? targets : undefined} />
+          {curves.map(({ name, control, points }, i) => {
+            const last = points.at(-1);
+            return (
+              <g class={hue(name, control)} key={name}>
+                <path class="curve" stroke-dasharray={DASHES[name]} d={points.map((p, k) => `${k ? "L" : "M"}${x.at(p.l0 ?? 1)},${y.at(p[measure] ?? 1)}`).join("")} />
+                {points.map((p) => (
+                  <Point key={p.name} record={p} measure={measure} x={x.at(p.l0 ?? 1)} y={y.at} shape={SHAPES[name] ?? PLUS} href={href(p)} />
+                ))}
+                {last && (
+                  <g aria-hidden="true">
+                    <path class="leader" fill="none" d={`M${x.at(last.l0 ?? 1) + 8},${y.at(last[measure] ?? 1)}L${width - frame.right + 8},${heights[i]}`} />
+                    <text class="series-label" x={width - frame.right + 12} y={heights[i]} dy="0.34em">
+                      {architecture(name)}
+                    </text>
+                  </g>
+                )}
+              </g>
+            );
+          })}
+        </svg>
+      )}
+      <DataTable
+        title={title}
+        head={["SAE", "L0", yName, "95% interval"]}
+        rows={shown.map((r) => [r.name, num(r.l0), num(r[measure]), interval(r[`${measure}_interval`] as [number, number] | null)])}
+      />
+    </figure>
+  );
+}
+
+function Point(props: { record: EvaluationRecord; measure: Measure; x: number; y: (value: number) => number; shape: string; href: string | null }) {
+  const { record, measure, x, y } = props;
+  const ends = record[`${measure}_interval`] as [number, number] | null;
+  const words = `${record.name}: L0 ${num(record.l0)}, ${num(record[measure])} ${interval(ends)}`;
+  const mark = (
+    <path class={`mark${record.control ? " hollow" : ""}`} d={props.shape} transform={`translate(${x},${y(record[measure] ?? 1)})`}>
+      <title>{words}</title>
+    </path>
+  );
+  return (
+    <>
+      {ends && <line class="whisker" x1={x} x2={x} y1={y(Math.max(ends[0], 1e-9))} y2={y(ends[1])} />}
+      {props.href ? (
+        <a href={props.href} aria-label={words}>
+          {mark}
+        </a>
+      ) : (
+        mark
+      )}
+    </>
+  );
+}

@@ -1,0 +1,185 @@
+/** Two SAEs side by side: latents of one beside their best match in the other, and those without a match. */
+import { useEffect } from "preact/hooks";
+import { api } from "../api";
+import type { Comparison, SaeEntry } from "../api";
+import { Bars } from "../charts/bars";
+import { count, num, saeTitle, share } from "../format";
+import { ROW_KEYS, useKeys } from "../keys";
+import { Await, Choice, Message, Named, Pager } from "../parts/bits";
+import { setQuery, to } from "../router";
+import { sameSae, useLoad, useSettled, useShared } from "../state";
+
+const LIMIT = 50;
+const key = (sae: { site: string; name: string }) => `${sae.site}/${sae.name}`;
+
+/** Opens with the SAE at hand beside another that has features, else beside another at all. */
+function choices(saes: SaeEntry[], at: SaeEntry, query: URLSearchParams): [SaeEntry, SaeEntry] {
+  const find = (name: string | null) => saes.find((sae) => key(sae) === name);
+  const a = find(query.get("a")) ?? at;
+  const others = saes.filter((sae) => !sameSae(sae, a));
+  return [a, find(query.get("b")) ?? others.find((sae) => sae.has_features) ?? others[0] ?? a];
+}
+
+export function ComparePage({ query }: { query: URLSearchParams }) {
+  const { run, sae } = useShared();
+  const [a, b] = choices(run.saes, sae, query);
+  const by = query.get("by") === "correlation" ? ("correlation" as const) : query.get("by") === "cosine" ? ("cosine" as const) : undefined;
+  const asked = Number(query.get("threshold")) || undefined;
+  const threshold = useSettled(asked, 200);
+  const view = (["matched", "only_a", "only_b"] as const).find((one) => one === query.get("view")) ?? "matched";
+  const offset = Number(query.get("offset")) || 0;
+  const found = useLoad(
+    (signal) => api.compare({ a: key(a), b: key(b), by, threshold, view, offset, limit: LIMIT }, signal),
+    [a, b, by, threshold, view, offset],
+  );
+  useEffect(() => {
+    document.title = "Compare · monosemy";
+  }, []);
+  useKeys(ROW_KEYS);
+  const pick = (side: "a" | "b", sae: SaeEntry) => (
+    <label class="field">
+      <span>{side === "a" ? "First" : "Second"}</span>
+      <select value={key(sae)} onChange={(event) => setQuery({ [side]: event.currentTarget.value, offset: null, by: null }, false)}>
+        {run.saes.map((one) => (
+          <option value={key(one)} key={key(one)}>
+            {saeTitle(one)} · {one.site}{one.seed ? `, seed ${one.seed}` : ""}{one.has_features ? "" : " (no features)"}
+          </option>
+        ))}
+      </select>
+    </label>
+  );
+  return (
+    <>
+      <div class="head">
+        <div>
+          <h1>Compare two SAEs</h1>
+          <p class="lead">Each latent beside the one in the other SAE that is most like it.</p>
+        </div>
+      </div>
+      <div class="stack">
+        <section class="card" aria-label="Which SAEs">
+          <div class="row end">
+            {pick("a", a)}
+            <button type="button" class="icon" aria-label="Swap the two" title="Swap the two" onClick={() => setQuery({ a: key(b), b: key(a), offset: null }, false)}>⇄</button>
+            {pick("b", b)}
+          </div>
+        </section>
+        <Await of={found}>{(value) => <Compared found={value} a={a} b={b} asked={asked} offset={offset} />}</Await>
+      </div>
+    </>
+  );
+}
+
+function Compared({ found, a, b, asked, offset }: { found: Comparison; a: SaeEntry; b: SaeEntry; asked?: number; offset: number }) {
+  const part = (n: number, of: number) => `${count(n)} of ${count(of)} (${share(n / of)})`;
+  const views = [
+    { value: "matched" as const, text: `Matched (${count(found.n_matched_a)})` },
+    { value: "only_a" as const, text: `Only in the first (${count(a.d_sae - found.n_matched_a)})` },
+    { value: "only_b" as const, text: `Only in the second (${count(b.d_sae - found.n_matched_b)})` },
+  ];
+  const { distribution: d } = found;
+  const unit = found.by === "cosine" ? "decoder cosine" : "correlation";
+  return (
+    <div class="usage">
+      <section class="card stack" aria-labelledby="match">
+        <h2 id="match">How alike they are</h2>
+        <div class="row between">
+          <Choice
+            name="Match by"
+            value={found.by}
+            options={[
+              { value: "cosine", text: "Decoder cosine" },
+              { value: "correlation", text: "Correlation", title: "Of activations over the same tokens" },
+            ]}
+            onPick={(by) => setQuery({ by, offset: null })}
+          />
+        </div>
+        {found.notes.map((note) => (
+          <Message key={note}>{note}</Message>
+        ))}
+        <label class="field">
+          <span>
+            Counts as a match from {unit} <b>{num(asked ?? found.threshold, 2)}</b>
+          </span>
+          <input
+            type="range"
+            min={0.05}
+            max={0.99}
+            step={0.01}
+            value={asked ?? found.threshold}
+            onInput={(event) => setQuery({ threshold: event.currentTarget.value, offset: null })}
+          />
+        </label>
+        <dl class="facts">
+          <div>
+            <dt>First, matched</dt>
+            <dd>{part(found.n_matched_a, a.d_sae)}</dd>
+          </div>
+          <div>
+            <dt>Second, matched</dt>
+            <dd>{part(found.n_matched_b, b.d_sae)}</dd>
+          </div>
+          <div>
+            <dt>Each other's best</dt>
+            <dd>{count(found.n_mutual)} pairs</dd>
+          </div>
+        </dl>
+        <Bars
+          title="Best match of every latent"
+          xName={unit}
+          yName="Latents: first (bars), second (line)"
+          name="First"
+          edges={d.edges}
+          counts={d.a}
+          other={{ name: "Second", counts: d.b }}
+          line={{ at: asked ?? found.threshold, name: "match" }}
+        />
+      </section>
+      <section class="card stack" aria-label="Latents">
+        <Choice name="Which latents" value={found.view} options={views} onPick={(view) => setQuery({ view: view === "matched" ? null : view, offset: null })} />
+        <Pairs found={found} a={a} b={b} />
+        <Pager total={found.total} offset={offset} limit={LIMIT} onMove={(next) => setQuery({ offset: next || null })} />
+      </section>
+    </div>
+  );
+}
+
+function Pairs({ found, a, b }: { found: Comparison; a: SaeEntry; b: SaeEntry }) {
+  if (!found.rows.length) return <p class="empty">None at this threshold.</p>;
+  const cell = (sae: SaeEntry, latent: number, label: string) => (
+    <td class="half">
+      <a data-row href={to.latent(sae.site, sae.name, latent)}>
+        <Named latent={latent} label={label} />
+      </a>
+    </td>
+  );
+  const swapped = found.view === "only_b";
+  return (
+    <div class="scroll">
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">{swapped ? "Second" : "First"}</th>
+            <th scope="col">{found.view === "matched" ? "Best match in the second" : `Nearest in the ${swapped ? "first" : "second"}`}</th>
+            <th scope="col" class="n">Cosine</th>
+            <th scope="col" class="n">Correlation</th>
+            <th scope="col" class="n">Fires on</th>
+          </tr>
+        </thead>
+        <tbody>
+          {found.rows.map((row) => (
+            <tr key={`${row.a}-${row.b}`}>
+              {swapped ? cell(b, row.b, row.label_b) : cell(a, row.a, row.label_a)}
+              {swapped ? cell(a, row.a, row.label_a) : cell(b, row.b, row.label_b)}
+              <td class="n">{num(row.cosine, 2)}</td>
+              <td class="n">{num(row.correlation, 2)}</td>
+              <td class="n">
+                {share(swapped ? row.firing_rate_b : row.firing_rate_a)} · {share(swapped ? row.firing_rate_a : row.firing_rate_b)}
+              </td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}

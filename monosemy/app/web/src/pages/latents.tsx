@@ -1,0 +1,282 @@
+/** All latents of one SAE: usage scatter with a brush, triage, and the list that both narrow. */
+import { useEffect, useMemo } from "preact/hooks";
+import { api } from "../api";
+import { Usage } from "../charts/usage";
+import type { Box } from "../charts/usage";
+import { SHARES, architecture, columnHelp, columnTitle, columnValue, count, num, saeTitle } from "../format";
+import { ROW_KEYS, useKeys } from "../keys";
+import { Await, Message, Pager, SortHead } from "../parts/bits";
+import { go, setQuery, to } from "../router";
+import { useLoad, useSettled, useShared } from "../state";
+
+const LIMIT = 50;
+const SHOWN = ["firing_rate", "mean", "max", "top_cosine", "label_auroc"];
+
+interface Bounds {
+  min: Record<string, number>;
+  max: Record<string, number>;
+}
+interface Triage {
+  name: string;
+  help: string;
+  needs: string;
+  min?: number;
+  max?: number;
+}
+const TRIAGE: Triage[] = [
+  { name: "Dead", help: "Never fired on the text", needs: "firing_rate", max: 0 },
+  { name: "Over-active", help: "Fire on at least 10% of tokens", needs: "firing_rate", min: 0.1 },
+  { name: "First token", help: "At least half of their firing falls on the first token of a document", needs: "first_share", min: 0.5 },
+  { name: "Near copies", help: "Decoder cosine of at least 0.9 with another latent", needs: "top_cosine", min: 0.9 },
+  { name: "One token", help: "Almost always the same token: entropy below 0.5 bits", needs: "token_entropy", max: 0.5 },
+  { name: "Label fits", help: "The label tells where it fires with AUROC of at least 0.95", needs: "label_auroc", min: 0.95 },
+  { name: "Label fails", help: "The label tells where it fires with AUROC below 0.7", needs: "label_auroc", max: 0.7 },
+];
+
+/** Bounds are written in the address as min_NAME and max_NAME. */
+function boundsOf(query: URLSearchParams): Bounds {
+  const found: Bounds = { min: {}, max: {} };
+  for (const [key, text] of query) {
+    const value = Number(text);
+    if (!Number.isFinite(value)) continue;
+    if (key.startsWith("min_")) found.min[key.slice(4)] = value;
+    if (key.startsWith("max_")) found.max[key.slice(4)] = value;
+  }
+  return found;
+}
+
+function passes(bounds: Bounds, columns: Record<string, Float32Array>, i: number): boolean {
+  for (const [name, low] of Object.entries(bounds.min)) if (!((columns[name]?.[i] ?? NaN) >= low)) return false;
+  for (const [name, high] of Object.entries(bounds.max)) if (!((columns[name]?.[i] ?? NaN) <= high)) return false;
+  return true;
+}
+
+export function LatentsPage({ query }: { query: URLSearchParams }) {
+  const { run, sae } = useShared();
+  const wanted = useMemo(
+    () => [...new Set(["mean", "firing_rate", ...TRIAGE.map((one) => one.needs)])].filter((name) => sae.columns.includes(name)),
+    [sae],
+  );
+  const columns = useLoad(sae.column_source === "none" ? null : (signal) => api.columns(sae.site, sae.name, wanted, signal), [sae]);
+  useEffect(() => {
+    document.title = `Latents of ${sae.name} · monosemy`;
+  }, [sae]);
+  useKeys(ROW_KEYS);
+  return (
+    <>
+      <div class="head">
+        <div>
+          <h1>Latents of {saeTitle(sae)}</h1>
+          <p class="lead">
+            {count(sae.d_sae)} latents of the {architecture(sae.architecture)} autoencoder at {sae.site}
+            {sae.n_tokens !== null && `, seen on ${count(sae.n_tokens)} tokens`}.
+          </p>
+        </div>
+      </div>
+      <div class="stack">
+        {!sae.has_features && (
+          <Message>
+            No features are built for this SAE: its latents have statistics but no contexts or labels. Build them with{" "}
+            <code>{run.build_command}</code>
+          </Message>
+        )}
+        {sae.column_source === "none" ? null : (
+          <Await of={columns}>{(found) => <Usable columns={found} query={query} />}</Await>
+        )}
+      </div>
+    </>
+  );
+}
+
+function Usable({ columns, query }: { columns: Record<string, Float32Array>; query: URLSearchParams }) {
+  const { sae } = useShared();
+  const address = query.toString();
+  const bounds = useMemo(() => boundsOf(query), [address]);
+  const inside = useMemo(() => (i: number) => passes(bounds, columns, i), [bounds, columns]);
+  const box: Box | null = useMemo(() => {
+    const { min, max } = bounds;
+    if ([min.mean, max.mean, min.firing_rate, max.firing_rate].some((one) => one === undefined)) return null;
+    return { x: [min.mean ?? 0, max.mean ?? 0], y: [min.firing_rate ?? 0, max.firing_rate ?? 0] };
+  }, [bounds]);
+  const setBox = (next: Box | null) =>
+    setQuery({
+      min_mean: next?.x[0] ?? null,
+      max_mean: next?.x[1] ?? null,
+      min_firing_rate: next?.y[0] ?? null,
+      max_firing_rate: next?.y[1] ?? null,
+      offset: null,
+    });
+  const { mean, firing_rate: rate } = columns;
+  return (
+    <>
+      <TriageRow columns={columns} bounds={bounds} />
+      <div class="usage">
+        {mean && rate && (
+          <section class="card" aria-labelledby="usage">
+            <header>
+              <h2 id="usage">Usage</h2>
+              <button type="button" class="quiet" disabled={!box} onClick={() => setBox(null)}>
+                Clear range
+              </button>
+            </header>
+            <Usage mean={mean} rate={rate} box={box} inside={inside} onBox={setBox} onOpen={(latent) => go(to.latent(sae.site, sae.name, latent))} />
+            <p class="small muted">Drag over the dots to choose a range; the list beside shows what is in it.</p>
+          </section>
+        )}
+        <List bounds={bounds} query={query} />
+      </div>
+    </>
+  );
+}
+
+function TriageRow({ columns, bounds }: { columns: Record<string, Float32Array>; bounds: Bounds }) {
+  const usable = TRIAGE.filter((one) => columns[one.needs]);
+  const counts = useMemo(
+    () =>
+      usable.map((one) => {
+        const only: Bounds = { min: {}, max: {} };
+        if (one.min !== undefined) only.min[one.needs] = one.min;
+        if (one.max !== undefined) only.max[one.needs] = one.max;
+        let n = 0;
+        for (let i = 0; i < (columns[one.needs]?.length ?? 0); i++) n += Number(passes(only, columns, i));
+        return n;
+      }),
+    [columns],
+  );
+  const on = (one: Triage) => bounds.min[one.needs] === one.min && bounds.max[one.needs] === one.max;
+  const none = Object.keys(bounds.min).length + Object.keys(bounds.max).length === 0;
+  const clear = Object.fromEntries([...Object.keys(bounds.min).map((k) => [`min_${k}`, null]), ...Object.keys(bounds.max).map((k) => [`max_${k}`, null])]);
+  return (
+    <div class="chips" role="group" aria-label="Triage">
+      <button type="button" aria-pressed={none} onClick={() => setQuery({ ...clear, offset: null })}>
+        All <span class="count">{count(Object.values(columns)[0]?.length)}</span>
+      </button>
+      {usable.map((one, i) => (
+        <button
+          type="button"
+          key={one.name}
+          title={one.help}
+          aria-pressed={on(one)}
+          onClick={() => setQuery({ ...clear, ...(on(one) ? {} : { [`min_${one.needs}`]: one.min ?? null, [`max_${one.needs}`]: one.max ?? null }), offset: null })}
+        >
+          {one.name} <span class="count">{count(counts[i])}</span>
+        </button>
+      ))}
+    </div>
+  );
+}
+
+function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
+  const { sae } = useShared();
+  const q = query.get("q") ?? "";
+  const settled = useSettled(q, 120);
+  const sort = query.get("sort") ?? "firing_rate";
+  const order = query.get("order") === "asc" ? "asc" : "desc";
+  const offset = Number(query.get("offset") ?? 0) || 0;
+  const list = useLoad(
+    (signal) => api.latents(sae.site, sae.name, { sort, order, ...bounds, q: settled, offset, limit: LIMIT }, signal),
+    [sae, sort, order, bounds, settled, offset],
+  );
+  const shown = SHOWN.filter((name) => sae.columns.includes(name));
+  const onSort = (name: string, next: string) => setQuery({ sort: name, order: next, offset: null });
+  return (
+    <section class="card" aria-labelledby="list">
+      <header>
+        <h2 id="list" aria-live="polite">
+          {list.value ? `${count(list.value.total)} ${list.value.total === 1 ? "latent" : "latents"}` : "Latents"}
+        </h2>
+        {sae.has_features && (
+          <input
+            type="search"
+            data-search
+            aria-label="Words in the label"
+            placeholder="Words in the label  /"
+            value={q}
+            onInput={(event) => setQuery({ q: event.currentTarget.value, offset: null })}
+          />
+        )}
+      </header>
+      <BoundFields bounds={bounds} />
+      <Await of={list}>
+        {(found) =>
+          found.total === 0 ? (
+            <p class="empty">No latent passes these filters.</p>
+          ) : (
+            <>
+              <div class="scroll">
+                <table>
+                  <thead>
+                    <tr>
+                      <SortHead name="latent" sort={sort} order={order} help={columnHelp("latent")} wide onSort={onSort} />
+                      {sae.has_features && <th scope="col">Label</th>}
+                      {shown.map((name) => (
+                        <SortHead key={name} name={name} sort={sort} order={order} help={columnHelp(name)} onSort={onSort} />
+                      ))}
+                    </tr>
+                  </thead>
+                  <tbody>
+                    {found.rows.map((row) => (
+                      <tr key={row.latent}>
+                        <td>
+                          <a data-row={sae.has_features ? undefined : true} href={to.latent(sae.site, sae.name, row.latent)}>
+                            {row.latent}
+                          </a>
+                        </td>
+                        {sae.has_features && (
+                          <td class="w">
+                            <a data-row class="plain" href={to.latent(sae.site, sae.name, row.latent)}>
+                              {row.label || "no label"}
+                            </a>
+                          </td>
+                        )}
+                        {shown.map((name) => (
+                          <td class="n" key={name}>
+                            {columnValue(name, row.values[found.columns.indexOf(name)])}
+                          </td>
+                        ))}
+                      </tr>
+                    ))}
+                  </tbody>
+                </table>
+              </div>
+              <Pager total={found.total} offset={offset} limit={LIMIT} onMove={(next) => setQuery({ offset: next || null })} />
+            </>
+          )
+        }
+      </Await>
+    </section>
+  );
+}
+
+/** Lower and upper bound of any column. */
+function BoundFields({ bounds }: { bounds: Bounds }) {
+  const { sae } = useShared();
+  const n = new Set([...Object.keys(bounds.min), ...Object.keys(bounds.max)]).size;
+  const field = (kind: "min" | "max", name: string) => (
+    <input
+      type="number"
+      step="any"
+      aria-label={`${columnTitle(name)}, ${kind === "min" ? "at least" : "at most"}`}
+      placeholder={kind === "min" ? "at least" : "at most"}
+      value={bounds[kind][name] ?? ""}
+      onChange={(event) => setQuery({ [`${kind}_${name}`]: event.currentTarget.value, offset: null })}
+    />
+  );
+  return (
+    <details class="data">
+      <summary>{n ? `Filters (${n} in force)` : "Filters"}</summary>
+      <div class="bounds">
+        {sae.columns.map((name) => (
+          <>
+            <span title={columnHelp(name)}>
+              {columnTitle(name)}
+              {SHARES.has(name) && bounds.min[name] !== undefined && <span class="muted"> ≥ {num((bounds.min[name] ?? 0) * 100)}%</span>}
+            </span>
+            {field("min", name)}
+            {field("max", name)}
+          </>
+        ))}
+      </div>
+    </details>
+  );
+}

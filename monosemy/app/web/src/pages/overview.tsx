@@ -1,0 +1,187 @@
+/** The run at a glance: error against sparsity, and every SAE with its numbers. */
+import { useEffect } from "preact/hooks";
+import type { EvaluationRecord, SaeEntry } from "../api";
+import { Frontier } from "../charts/frontier";
+import { architecture, count, interval, num, share } from "../format";
+import { ROW_KEYS, useKeys } from "../keys";
+import { Choice, Message } from "../parts/bits";
+import { setQuery, to, useRoute } from "../router";
+import { useShared } from "../state";
+
+const COLUMNS = ["l0", "fvu", "delta_loss", "loss_recovered", "kl", "dead_fraction", "over_10pct_fraction"] as const;
+type Column = (typeof COLUMNS)[number];
+const TITLES: Record<Column, [string, string]> = {
+  l0: ["L0", "Active latents per token"],
+  fvu: ["FVU", "Fraction of variance unexplained by the reconstruction"],
+  delta_loss: ["Δ loss", "Rise of the model's loss with the reconstruction spliced in, nats per token"],
+  loss_recovered: ["Loss recovered", "1 is the clean model, 0 the activation replaced by zero"],
+  kl: ["KL", "From the clean model's predictions, nats per token"],
+  dead_fraction: ["Dead", "Latents that never fired on the validation text"],
+  over_10pct_fraction: ["Over-active", "Latents that fire on more than 10% of tokens"],
+};
+const SHARES = new Set<Column>(["dead_fraction", "over_10pct_fraction"]);
+
+export function OverviewPage() {
+  const { run, model } = useShared();
+  const { query } = useRoute();
+  const sites = [...new Set([...run.saes, ...run.evaluation].map((one) => one.site))];
+  const site = sites.find((one) => one === query.get("site")) ?? sites[0] ?? "";
+  const records = run.evaluation.filter((record) => record.site === site);
+  const entry = (record: EvaluationRecord) => run.saes.find((sae) => sae.site === record.site && sae.name === record.name);
+  const href = (record: EvaluationRecord) => {
+    const sae = entry(record);
+    return sae ? to.latents(sae.site, sae.name) : null;
+  };
+  useEffect(() => {
+    document.title = `${run.name} · monosemy`;
+  }, [run]);
+  useKeys(ROW_KEYS);
+  const ready = run.saes.filter((sae) => sae.has_features);
+  return (
+    <>
+      <div class="head">
+        <div>
+          <h1>{run.name}</h1>
+          <p class="lead">
+            {run.saes.length} sparse autoencoders of {model.name}
+            {sites.length === 1 ? ` at ${site}` : ` at ${sites.length} sites`}, {count(run.saes[0]?.d_sae)} latents each
+            {run.clean_loss !== null && `; the clean model's loss is ${num(run.clean_loss)} nats per token`}.
+          </p>
+        </div>
+        <div class="row">
+          {sites.length > 1 && (
+            <label class="field">
+              <span>Site</span>
+              <select value={site} onChange={(event) => setQuery({ site: event.currentTarget.value })}>
+                {sites.map((one) => (
+                  <option key={one}>{one}</option>
+                ))}
+              </select>
+            </label>
+          )}
+          {run.has_report && (
+            <a class="button" href="/report" target="_blank">
+              Full report
+            </a>
+          )}
+        </div>
+      </div>
+      <div class="stack">
+        {ready.length === 0 && (
+          <Message>
+            No features are built for this run, so latents have statistics but no contexts, labels or search. Build them with{" "}
+            <code>{run.build_command}</code>
+          </Message>
+        )}
+        {ready.length > 0 && (
+          <section class="card" aria-labelledby="ready">
+            <header>
+              <h2 id="ready">Ready to browse</h2>
+              <span class="sub">SAEs whose latents have contexts and labels</span>
+            </header>
+            <div class="chips">
+              {ready.map((sae) => (
+                <a class="button" key={`${sae.site}/${sae.name}`} href={to.latents(sae.site, sae.name)}>
+                  {architecture(sae.architecture)}, L0 {num(sae.target_l0)}
+                  <span class="muted">{sites.length > 1 ? sae.site : `${count(sae.n_tokens)} tokens`}</span>
+                </a>
+              ))}
+            </div>
+          </section>
+        )}
+        {records.length > 0 && (
+          <div class="two">
+            <section class="card">
+              <h2>What it costs the model</h2>
+              <Frontier title="Rise of the model's loss against sparsity" measure="delta_loss" yName="Δ loss, nats per token, log scale" records={records} href={href} />
+            </section>
+            <section class="card">
+              <h2>What it leaves unexplained</h2>
+              <Frontier title="Unexplained variance against sparsity" measure="fvu" yName="Fraction of variance unexplained, log scale" records={records} href={href} />
+            </section>
+          </div>
+        )}
+        <SaeTable records={records} saes={run.saes.filter((sae) => sae.site === site)} />
+      </div>
+    </>
+  );
+}
+
+function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEntry[] }) {
+  const { query } = useRoute();
+  const sort = query.get("sort") ?? "";
+  const order = query.get("order") ?? "asc";
+  const controls = query.get("controls") === "without" ? "without" : "with";
+  const key = (record: EvaluationRecord) => (record[sort as Column] as number | null) ?? Infinity;
+  const rows = records.filter((record) => controls === "with" || !record.control);
+  if (sort) rows.sort((a, b) => (key(a) - key(b)) * (order === "desc" ? -1 : 1));
+  const unevaluated = saes.filter((sae) => !records.some((record) => record.name === sae.name));
+  const first = records[0];
+  return (
+    <section class="card" aria-labelledby="saes">
+      <header>
+        <h2 id="saes">SAEs</h2>
+        <Choice name="Controls" value={controls} options={[{ value: "with", text: "With controls" }, { value: "without", text: "Without" }]} onPick={(next) => setQuery({ controls: next === "with" ? null : next })} />
+      </header>
+      <div class="scroll" tabIndex={0} role="region" aria-label="SAEs, table">
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">SAE</th>
+              {COLUMNS.map((name) => (
+                <th scope="col" class="n" key={name} aria-sort={sort === name ? (order === "desc" ? "descending" : "ascending") : undefined}>
+                  <button type="button" title={TITLES[name][1]} onClick={() => setQuery({ sort: name, order: sort === name && order === "asc" ? "desc" : null })}>
+                    {TITLES[name][0]}
+                    <span class="arrow" aria-hidden="true">{sort === name ? (order === "desc" ? "↓" : "↑") : ""}</span>
+                  </button>
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {rows.map((record) => {
+              const sae = saes.find((one) => one.name === record.name);
+              return (
+                <tr key={record.name} class={record.control ? "off" : undefined}>
+                  <td class="nowrap">
+                    {sae ? (
+                      <a data-row href={to.latents(sae.site, sae.name)}>
+                        {record.name}
+                      </a>
+                    ) : (
+                      record.name
+                    )}{" "}
+                    {record.control ? <span class="tag">control</span> : sae?.has_features && <span class="tag">features</span>}
+                  </td>
+                  {COLUMNS.map((name) => (
+                    <td class="n" key={name}>
+                      {SHARES.has(name) ? share(record[name] as number | null) : num(record[name] as number | null)}
+                      {record[`${name}_interval`] ? <span class="ends">{interval(record[`${name}_interval`] as [number, number], SHARES.has(name) ? share : num)}</span> : null}
+                    </td>
+                  ))}
+                </tr>
+              );
+            })}
+            {unevaluated.map((sae) => (
+              <tr key={sae.name}>
+                <td class="nowrap">
+                  <a data-row href={to.latents(sae.site, sae.name)}>
+                    {sae.name}
+                  </a>
+                </td>
+                <td colSpan={COLUMNS.length} class="muted">
+                  not evaluated
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {first && (
+        <p class="small muted">
+          Measured on {count(first.n_tokens)} validation tokens from {count(first.n_documents)} documents; in brackets 95% intervals over documents.
+        </p>
+      )}
+    </section>
+  );
+}

@@ -1,0 +1,161 @@
+/** Finding latents: by words of their label, by a token at which they peak, or by the reader's own text. */
+import { useEffect, useState } from "preact/hooks";
+import { api } from "../api";
+import type { SearchHit } from "../api";
+import { num, saeTitle, share } from "../format";
+import { ROW_KEYS, stepRow, useKeys } from "../keys";
+import { Await, Choice, Message } from "../parts/bits";
+import { OwnText } from "../parts/own-text";
+import { Token } from "../parts/token";
+import { setQuery, to } from "../router";
+import { useLoad, useSettled, useShared } from "../state";
+
+type Mode = "label" | "token" | "text";
+const MODES: { value: Mode; text: string; about: string; hint: string }[] = [
+  { value: "label", text: "Label", about: "Words anywhere in a latent's label or explanation.", hint: "month, France, bracket…" },
+  { value: "token", text: "Token", about: "A piece of text as the model sees it; latents that peak there most come first.", hint: "July" },
+  { value: "text", text: "Your text", about: "The model reads your text, and you see which latents fire at each token.", hint: "" },
+];
+
+export function SearchPage({ query }: { query: URLSearchParams }) {
+  const { run, sae } = useShared();
+  const mode = MODES.find((one) => one.value === query.get("mode")) ?? MODES[0]!;
+  const q = query.get("q") ?? "";
+  useEffect(() => {
+    document.title = `${q ? `${q} · ` : ""}Search · monosemy`;
+  }, [q]);
+  useKeys(ROW_KEYS);
+  const usable = sae.has_features || mode.value === "text";
+  return (
+    <>
+      <div class="head">
+        <div>
+          <h1>Search</h1>
+          <p class="lead">in {saeTitle(sae)} at {sae.site}</p>
+        </div>
+      </div>
+      <section class="card stack" aria-label="Search">
+        <div class="row">
+          <Choice name="Search by" value={mode.value} options={MODES} onPick={(next) => setQuery({ mode: next === "label" ? null : next })} />
+          <span class="small muted">{mode.about}</span>
+        </div>
+        {!usable && (
+          <Message>
+            No features are built for this SAE, so labels and tokens can't be searched. Build them with <code>{run.build_command}</code>
+          </Message>
+        )}
+        {usable && mode.value === "text" && <OwnText sae={sae} />}
+        {usable && mode.value !== "text" && (
+          <>
+            <Box q={q} hint={mode.hint} name={mode.text} />
+            {mode.value === "label" ? <Labels q={q} /> : <Tokens q={q} />}
+          </>
+        )}
+      </section>
+    </>
+  );
+}
+
+function Box({ q, hint, name }: { q: string; hint: string; name: string }) {
+  const [text, setText] = useState(q);
+  const settled = useSettled(text, 150);
+  useEffect(() => setText(q), [q]);
+  useEffect(() => {
+    if (settled === text) setQuery({ q: settled });
+  }, [settled]);
+  return (
+    <div class="search">
+      <input
+        type="search"
+        data-search
+        aria-label={`Search by ${name.toLowerCase()}`}
+        placeholder={hint}
+        value={text}
+        onInput={(event) => setText(event.currentTarget.value)}
+        onKeyDown={(event) => {
+          if (event.key === "ArrowDown" || event.key === "Enter") {
+            event.preventDefault();
+            stepRow(1);
+          }
+        }}
+        ref={(input) => {
+          if (input && document.activeElement?.tagName === "MAIN" && !text) input.focus();
+        }}
+      />
+    </div>
+  );
+}
+
+function Labels({ q }: { q: string }) {
+  const { sae } = useShared();
+  const found = useLoad(q.trim() ? (signal) => api.search(sae.site, sae.name, q, 100, signal) : null, [sae, q]);
+  if (!q.trim()) return null;
+  return <Await of={found}>{(value) => <Hits hits={value.hits} none={`No label has “${q}”.`} />}</Await>;
+}
+
+function Tokens({ q }: { q: string }) {
+  const { sae } = useShared();
+  const found = useLoad(q ? (signal) => api.token(sae.site, sae.name, q, 100, signal) : null, [sae, q]);
+  if (!q) return null;
+  return (
+    <Await of={found}>
+      {(value) => (
+        <>
+          {value.tokens.length > 0 && (
+            <div class="row small">
+              <span class="muted">Tokens that match:</span>
+              {value.tokens.slice(0, 16).map((token) => (
+                <button type="button" class="quiet" key={token.id} aria-pressed={token.text === q} onClick={() => setQuery({ q: token.text })}>
+                  <Token text={token.text} />
+                </button>
+              ))}
+            </div>
+          )}
+          <Hits
+            hits={value.hits}
+            none={value.tokens.length ? "No latent peaks on these tokens." : `The model has no token that begins with “${q}”.`}
+            token={(hit) => value.tokens.find((one) => one.id === (hit as { token?: number }).token)?.text ?? ""}
+          />
+        </>
+      )}
+    </Await>
+  );
+}
+
+function Hits({ hits, none, token }: { hits: SearchHit[]; none: string; token?: (hit: SearchHit) => string }) {
+  const { sae } = useShared();
+  if (!hits.length) return <p class="empty">{none}</p>;
+  return (
+    <div class="scroll">
+      <p class="small muted" role="status">{hits.length === 100 ? "The best 100" : `${hits.length} found`}</p>
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">Latent</th>
+            <th scope="col">Label</th>
+            {token && <th scope="col">Peaks on</th>}
+            {token && <th scope="col" class="n" title="How strongly the token stands for this latent">Score</th>}
+            <th scope="col" class="n">Fires on</th>
+            <th scope="col" class="n">Label score</th>
+          </tr>
+        </thead>
+        <tbody>
+          {hits.map((hit, i) => (
+            <tr key={`${hit.latent}-${i}`}>
+              <td>
+                <a href={to.latent(sae.site, sae.name, hit.latent)}>{hit.latent}</a>
+              </td>
+              <td class="w">
+                <a data-row class="plain" href={to.latent(sae.site, sae.name, hit.latent)}>{hit.label || "no label"}</a>
+              </td>
+              {token && <td class="nowrap"><Token text={token(hit)} /></td>}
+              {token && <td class="n">{num(hit.score, 2)}</td>}
+              <td class="n">{share(hit.firing_rate)}</td>
+              <td class="n">{num(hit.label_auroc)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}

@@ -1,0 +1,77 @@
+/** A run of tokens as it is shown: units of text, with byte fragments merged and white space made visible. */
+import type { TokenRun } from "../api";
+
+export interface Unit {
+  /** Index of the first token and how many tokens are merged here. */
+  from: number;
+  n: number;
+  text: string;
+  special: boolean;
+}
+
+/** Tokens whose text is "" belong to the one before: a character's bytes cut over several tokens. */
+export function units(run: TokenRun): Unit[] {
+  const special = new Set(run.special);
+  const found: Unit[] = [];
+  run.tokens.forEach((text, i) => {
+    const last = found.at(-1);
+    if (text === "" && last && !special.has(i)) last.n += 1;
+    else found.push({ from: i, n: 1, text, special: special.has(i) });
+  });
+  return found;
+}
+
+/** The largest of a unit's token values. */
+export function unitValue(unit: Unit, values: ArrayLike<number>): number {
+  let best = values[unit.from] ?? 0;
+  for (let i = 1; i < unit.n; i++) best = Math.max(best, values[unit.from + i] ?? 0);
+  return best;
+}
+
+/** Sparse activations as one value per token. */
+export function dense(n: number, activations: [number, number][]): Float64Array {
+  const values = new Float64Array(n);
+  for (const [at, value] of activations) values[at] = value;
+  return values;
+}
+
+/** Shade 1–10 of a value on the scale 0..max; 0 for none. */
+export function shade(value: number, max: number): number {
+  if (!(value > 0) || !(max > 0)) return 0;
+  return Math.min(10, Math.max(1, Math.ceil((10 * value) / max)));
+}
+
+export interface Piece {
+  text: string;
+  /** Stands for white space or a control character. */
+  visible: boolean;
+}
+
+/**
+ * Characters that would not be seen, drawn: ↵ for a new line, → for a tab, · for a space where `spaces` is set. Where it is
+ * not, a run of spaces (an indentation) takes the width of two.
+ */
+export function pieces(text: string, spaces: boolean): Piece[] {
+  const found: Piece[] = [];
+  const add = (piece: string, visible: boolean) => {
+    const last = found.at(-1);
+    if (last && last.visible === visible) last.text += piece;
+    else found.push({ text: piece, visible });
+  };
+  for (const character of spaces ? text : text.replace(/ {3,}/g, "  ")) {
+    const code = character.codePointAt(0) ?? 0;
+    if (character === "\n") add("↵", true);
+    else if (character === "\t") add("→", true);
+    else if (character === " " && spaces) add("·", true);
+    else if (code === 0xa0) add(spaces ? "⍽" : " ", spaces);
+    else if (code < 0x20) add(String.fromCodePoint(0x2400 + code), true);
+    else if (code === 0x7f) add("␡", true);
+    else if (code === 0x200b || code === 0xfeff || code === 0xad) add("∅", true);
+    else add(character, false);
+  }
+  return found;
+}
+
+/** For a sentence read aloud or a title: white space visible, in quotes. */
+export const quoted = (text: string): string =>
+  `“${pieces(text, true).map((piece) => piece.text).join("")}”`;

@@ -1,0 +1,1 @@
+"""What every latent responds to: the feature database, labels, explanations and exports."""

@@ -1,0 +1,144 @@
+"""The commands that show and export features: their flags, and nothing else.
+
+Place on the data's path: `cli.py` hands the words after the command's name to one of the `run_…` functions here.
+Exporters are imported when they are called, so that a missing latent is said at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from pathlib import Path
+
+from monosemy.features.choose import open_chosen, parse_latents
+from monosemy.features.database import FeatureDatabase
+from monosemy.features.excerpt import GROUPS
+
+COMMANDS = {
+    "show": "a latent's page in the terminal",
+    "export-html": "a few latents as one HTML file that opens anywhere",
+    "export-neuronpedia": "features in Neuronpedia's import or upload format",
+    "export-circuit-tracer": "features as circuit-tracer's frontend reads them",
+    "export-parquet": "features as Parquet tables",
+}
+
+
+def run_show(words: list[str]) -> None:
+    """RUN LATENT [--sae SITE/NAME] [-n 6] [--group top …] [--whole]"""
+    parser = _parser("show")
+    parser.add_argument("latent", type=int, help="number of the latent, from 0")
+    parser.add_argument(
+        "-n", type=_positive, default=6, help="strongest examples at most, a third as many of the others (default 6)"
+    )
+    parser.add_argument(
+        "--group", action="append", choices=list(GROUPS), help="only this group of examples; repeatable"
+    )
+    parser.add_argument("--whole", action="store_true", help="contexts uncut")
+    chosen = parser.parse_args(words)
+    database = open_chosen(Path(chosen.run), chosen.sae)
+    database.check(chosen.latent)
+    from rich.console import Console
+
+    from monosemy.features.show import latent_page
+
+    page = latent_page(database, chosen.latent, n=chosen.n, groups=chosen.group or tuple(GROUPS), whole=chosen.whole)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(page)
+        return
+    console = Console(file=io.StringIO(), width=100, highlight=False)
+    with console.capture() as captured:
+        console.print(page)
+    _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))  # rich pads lines
+
+
+def run_export_html(words: list[str]) -> None:
+    """RUN LATENT … [--sae SITE/NAME] --out FILE.html [-n 8]"""
+    parser = _parser("export-html")
+    parser.add_argument("latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")
+    parser.add_argument("--out", required=True, help="the file to write, e.g. latents.html")
+    parser.add_argument("-n", type=_positive, default=8, help="examples a group at most (default 8)")
+    chosen = parser.parse_args(words)
+    database = open_chosen(Path(chosen.run), chosen.sae)
+    from monosemy.features.export_html import export_html
+
+    latents = parse_latents(chosen.latents, database)
+    print(f"written: {export_html(database, latents, Path(chosen.out), n=chosen.n)}")
+
+
+def run_export_neuronpedia(words: list[str]) -> None:
+    """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER [--layout bulk|upload] [--model-id …] [--source-set …]"""
+    parser = _export_parser("export-neuronpedia")
+    from monosemy.features.export_neuronpedia import CONTEXT, CREATOR, export_neuronpedia
+
+    parser.add_argument(
+        "--layout", choices=("bulk", "upload"), default="bulk",
+        help="bulk: files for the site's importer (default); upload: bodies of its upload call",
+    )  # fmt: skip
+    parser.add_argument("--context", type=_positive, default=CONTEXT, help=f"tokens an example (default {CONTEXT})")
+    parser.add_argument("--model-id", help="the model's name on the site (default: from the run)")
+    parser.add_argument("--source-set", help="the set's name on the site (default: from site and SAE)")
+    parser.add_argument("--creator-id", default=CREATOR, help="the user that the import is filed under")
+    chosen = parser.parse_args(words)
+    database = open_chosen(Path(chosen.run), chosen.sae)
+    written = export_neuronpedia(
+        database, Path(chosen.out), _latents(chosen, database), layout=chosen.layout, context=chosen.context,
+        model=chosen.model_id, source_set=chosen.source_set, creator=chosen.creator_id,
+    )  # fmt: skip
+    print(f"written: {written}")
+
+
+def run_export_circuit_tracer(words: list[str]) -> None:
+    """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER [--context 32]"""
+    parser = _export_parser("export-circuit-tracer")
+    from monosemy.features.export_circuit_tracer import CONTEXT, export_circuit_tracer
+
+    parser.add_argument("--context", type=_positive, default=CONTEXT, help=f"tokens an example (default {CONTEXT})")
+    chosen = parser.parse_args(words)
+    database = open_chosen(Path(chosen.run), chosen.sae)
+    written = export_circuit_tracer(database, Path(chosen.out), _latents(chosen, database), context=chosen.context)
+    print(f"written: {written}")
+
+
+def run_export_parquet(words: list[str]) -> None:
+    """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER"""
+    chosen = _export_parser("export-parquet").parse_args(words)
+    database = open_chosen(Path(chosen.run), chosen.sae)
+    from monosemy.features.export_parquet import export_parquet
+
+    print(f"written: {export_parquet(database, Path(chosen.out), _latents(chosen, database))}")
+
+
+def _write(text: str) -> None:
+    """To standard output; a reader that has seen enough (`| head`) is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit succeeds
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"monosemy {command}", description=COMMANDS[command])
+    parser.add_argument("run", help="a run folder, e.g. runs/demo")
+    parser.add_argument("--sae", metavar="SITE/NAME", help="which SAE (needed when features of several are built)")
+    return parser
+
+
+def _export_parser(command: str) -> argparse.ArgumentParser:
+    parser = _parser(command)
+    parser.add_argument("latents", nargs="*", help="latents: numbers and ranges (default: all)")
+    parser.add_argument("--out", required=True, help="the folder to make; it must be new or empty")
+    return parser
+
+
+def _latents(chosen: argparse.Namespace, database: FeatureDatabase) -> list[int] | None:
+    return parse_latents(chosen.latents, database) if chosen.latents else None
+
+
+def _positive(word: str) -> int:
+    value = int(word) if word.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no positive number")
+    return value

@@ -1,0 +1,123 @@
+"""Over-represented items: log-odds of counts against a background, with an informative Dirichlet prior.
+
+Place on the data's path: token groups at and around a latent's peaks → the few that mark it, for `labels`.
+
+For an item with count c among n, background count b among N, and prior α = a·b/N (a items of the background's mix):
+    δ = ln((c + α)/(n + a − c − α)) − ln((b + α)/(N + a − b − α)),   z = δ / √(1/(c + α) + 1/(b + α))
+Source: Monroe, Colaresi & Quinn, "Fightin' Words" (2008), equations 15–22. Deviation: counts are weighted by the
+square root of the activation (weights that average 1 over a latent's sample): strong activations speak louder, and a
+few extreme ones don't drown the rest (held-out AUROC of labels is best between no weight and the root).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_compile = numba.njit(parallel=True, cache=True)
+_compile_serial = numba.njit(cache=True)
+
+PRIOR = 50.0
+"""a: size of the prior, in items."""
+
+
+@_compile_serial
+def log_odds(count: float, n: float, background: float, n_background: float, prior: float) -> tuple[float, float]:
+    """(δ, z) of one item; see the module."""
+    alpha = prior * max(background, 0.5) / n_background
+    first = math.log((count + alpha) / max(n + prior - count - alpha, 1e-3))
+    second = math.log((background + alpha) / max(n_background + prior - background - alpha, 1e-3))
+    delta = first - second
+    return delta, delta / math.sqrt(1 / (count + alpha) + 1 / (max(background, 0.5) + alpha))
+
+
+@_compile
+def over_represented(
+    items: Array,
+    weights: Array,
+    offsets: Array,
+    totals: Array,
+    background: Array,
+    n_background: float,
+    minimum: float,
+    found: Array,
+    odds: Array,
+    z: Array,
+    share: Array,
+) -> None:
+    """The K items of each latent with the largest z, best first.
+
+    items int32 [Z] (negative: no item there), weights float32 [Z], offsets int64 [m + 1]; totals float32 [m]: n of
+    each latent; background float64 [items]; items below z = `minimum` or seen once in a larger sample are left out.
+    Writes found int32 [m, K] (−1 after the last), odds, z, share (of n) float32 [m, K].
+    """
+    n_kept = found.shape[1]
+    for i in numba.prange(len(offsets) - 1):
+        found[i], odds[i], z[i], share[i] = -1, 0, 0, 0
+        here = items[offsets[i] : offsets[i + 1]]
+        order = np.argsort(here)
+        start = 0
+        while start < len(order):
+            item = here[order[start]]
+            stop = start
+            count = 0.0
+            while stop < len(order) and here[order[stop]] == item:
+                count += weights[offsets[i] + order[stop]]
+                stop += 1
+            repeated = stop - start > 1 or totals[i] < 8
+            start = stop
+            if item < 0 or not repeated:
+                continue
+            delta, score = log_odds(count, totals[i], background[item], n_background, PRIOR)
+            if score < minimum or score <= z[i, n_kept - 1]:
+                continue
+            k = n_kept - 1
+            while k > 0 and z[i, k - 1] < score:
+                found[i, k], odds[i, k], z[i, k], share[i, k] = (
+                    found[i, k - 1],
+                    odds[i, k - 1],
+                    z[i, k - 1],
+                    share[i, k - 1],
+                )
+                k -= 1
+            found[i, k], odds[i, k], z[i, k], share[i, k] = item, delta, score, count / totals[i]
+
+
+@_compile
+def kind_log_odds(
+    kinds: Array,
+    weights: Array,
+    offsets: Array,
+    totals: Array,
+    background: Array,
+    n_background: float,
+    odds: Array,
+    share: Array,
+) -> None:
+    """δ and share of every kind at each latent's positions. kinds int8 [Z] (negative: none); odds, share [m, kinds]."""
+    n_kinds = odds.shape[1]
+    for i in numba.prange(len(offsets) - 1):
+        counts = np.zeros(n_kinds)
+        for e in range(offsets[i], offsets[i + 1]):
+            if kinds[e] >= 0:
+                counts[kinds[e]] += weights[e]
+        for k in range(n_kinds):
+            odds[i, k] = log_odds(counts[k], totals[i], background[k], n_background, PRIOR)[0] if totals[i] > 0 else 0.0
+            share[i, k] = counts[k] / totals[i] if totals[i] > 0 else 0.0
+
+
+@_compile
+def distinct_in_windows(tokens: Array, window: int, groups: Array, windows: Array, out: Array) -> None:
+    """out int32 [Z, window]: the distinct groups of each window, −1 where a group repeats an earlier one."""
+    for z in numba.prange(len(windows)):
+        for j in range(window):
+            group = groups[tokens[windows[z] * window + j]]
+            out[z, j] = group
+            for earlier in range(j):
+                if out[z, earlier] == group:
+                    out[z, j] = -1
+                    break

@@ -1,0 +1,122 @@
+"""Which output tokens a latent raises and lowers, read off its decoder direction.
+
+Place on the path: SAE, model → [logit effects] → database.
+
+    effect of latent f on token v = (d_f ⊙ γ) · U_v / σ, minus its mean over the vocabulary
+
+d_f the decoder row, γ the gain of the final norm, U the unembedding, σ the median size that the final norm divides by,
+measured on a few sequences of the text (root mean square; standard deviation, with d_f centred, for a LayerNorm). Unit:
+logits per unit of activation. The centring changes no probability.
+
+This is the direct path alone ("logit lens"): what later layers make of the direction is left out, the norm's σ is taken
+as constant, and so are a family's own scaling or capping of logits. Sites that don't write into the residual stream
+(inputs of the MLP, attention heads before their projection) have no direct path: `reason` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monosemy.models.adapter import LanguageModel
+from monosemy.models.sites import parse_site
+
+_BLOCK = 256
+_DIRECT = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+
+@dataclass(frozen=True)
+class OutputMap:
+    """The final norm with its size frozen, then the unembedding."""
+
+    gain: Tensor
+    """γ / σ, float32 [d_model]."""
+    centred: bool
+    """Whether the norm subtracts the mean first (LayerNorm)."""
+    unembedding: Tensor
+    """[V, d_model]."""
+
+    def effects(self, directions: Tensor) -> Tensor:
+        """Centred effects [m, V] of directions [m, d_model] in the residual stream, float32."""
+        d = directions.float()
+        if self.centred:
+            d = d - d.mean(dim=1, keepdim=True)
+        effects = (d * self.gain) @ self.unembedding.float().T
+        return effects - effects.mean(dim=1, keepdim=True)
+
+
+def no_direct_path(model: LanguageModel, site: str) -> str | None:
+    """Why latents at a site have no direct path to the logits; None when they have one."""
+    kind = parse_site(model.resolve(site), model.n_layers, post_norms=model.post_norms).kind
+    if kind in _DIRECT:
+        return None
+    return f"{kind} is not written into the residual stream, so its directions have no direct path to the output"
+
+
+@torch.no_grad()
+def output_map(model: LanguageModel, tokens: Tensor) -> OutputMap | str:
+    """The model's frozen final norm and unembedding, σ measured on tokens [B, T]; or why there is none, as text."""
+    head = model.module.get_output_embeddings()  # type: ignore[operator]
+    weight = getattr(head, "weight", None)
+    if not isinstance(weight, Tensor) or weight.shape[1] != model.d_model:
+        return f"{model.name} has no unembedding of the residual stream's width"
+    made: dict[int, tuple[nn.Module, Tensor]] = {}
+    found: list[tuple[nn.Module, Tensor]] = []
+
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if inputs and isinstance(output, Tensor) and isinstance(inputs[0], Tensor):
+            made[output.data_ptr()] = (module, inputs[0])
+
+    def before_head(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        found.extend([made[inputs[0].data_ptr()]] if inputs[0].data_ptr() in made else [])
+
+    leaves = [module for module in model.module.modules() if not any(module.children()) and module is not head]
+    handles = [leaf.register_forward_hook(after) for leaf in leaves] + [head.register_forward_pre_hook(before_head)]
+    try:
+        model.logits(tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found or isinstance(found[0][0], nn.Linear) or found[0][1].shape[-1] != model.d_model:
+        return f"{model.name} has no final norm right before its unembedding"
+    norm, stream = found[0]
+    gain, centred = _gain(norm, model.d_model, stream)
+    sizes = _deviation(stream.float(), centred)
+    return OutputMap(gain / sizes.median(), centred, weight)
+
+
+def _deviation(x: Tensor, centred: bool) -> Tensor:
+    if centred:
+        x = x - x.mean(dim=-1, keepdim=True)
+    return x.square().mean(dim=-1).sqrt()
+
+
+def _gain(norm: Callable[[Tensor], Tensor], width: int, like: Tensor) -> tuple[Tensor, bool]:
+    """γ [d] and whether the norm centres, found by calling it: families keep γ as w, as 1 + w, or nowhere."""
+    signs = torch.where(torch.arange(width, device=like.device) % 2 == 0, 1.0, -1.0).to(like.dtype)
+    large = 100 * signs  # far above any epsilon
+    centred = bool(torch.allclose(norm(large + 50).float(), norm(large).float(), rtol=1e-2, atol=1e-2))
+    unit = large.float() - (large.float().mean() if centred else 0)
+    unit = unit / unit.square().mean().sqrt()
+    gain = (norm(large) - norm(-large)).float() / 2 / unit
+    return gain, centred
+
+
+@torch.no_grad()
+def top_effects(outputs: OutputMap, directions: Tensor, n: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """((ids, effects) most raised, (ids, effects) most lowered), each [m, n], strongest first."""
+    n = min(n, len(outputs.unembedding))
+    raised, lowered = [], []
+    for block in directions.to(outputs.gain.device).split(_BLOCK):
+        effects = outputs.effects(block)
+        raised.append(effects.topk(n, dim=1))
+        lowered.append(effects.topk(n, dim=1, largest=False))
+
+    def joined(parts: list[Any]) -> tuple[Tensor, Tensor]:
+        return torch.cat([p.indices for p in parts]).cpu(), torch.cat([p.values for p in parts]).cpu()
+
+    return joined(raised), joined(lowered)

@@ -1,0 +1,34 @@
+"""The latents whose decoder directions are closest, over the whole dictionary.
+
+Place on the path: SAE → [decoder neighbours] → database. cos(d_i, d_j) in blocks of rows: nothing of size d_sae² is
+held. Cost: 2 · d_sae² · d_in operations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_BLOCK = 2048
+
+
+@torch.no_grad()
+def decoder_neighbours(W_dec: Tensor, n_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest other latents of each latent: int32 [m, k], cosines float32 [m, k], best first; k at most m − 1.
+
+    W_dec [m, d], any row norms. Missing places (k above m − 1) hold −1 and 0.
+    """
+    rows = torch.nn.functional.normalize(W_dec.float(), dim=1)
+    n = len(rows)
+    k = min(n_neighbours, n - 1)
+    latents = np.full((n, n_neighbours), -1, np.int32)
+    cosines = np.zeros((n, n_neighbours), np.float32)
+    for start in range(0, n if k else 0, _BLOCK):
+        block = rows[start : start + _BLOCK] @ rows.T
+        here = torch.arange(len(block))
+        block[here, here + start] = -torch.inf
+        best = block.topk(k, dim=1)
+        latents[start : start + _BLOCK, :k] = best.indices.cpu().numpy()
+        cosines[start : start + _BLOCK, :k] = best.values.cpu().numpy()
+    return latents, cosines

@@ -1,0 +1,327 @@
+"""The feature stage: which SAEs, which text, one pass, one database each.
+
+`monosemy features RUN` and the last stage of `monosemy demo`. The text is the run's training text (its validation text
+is a tenth of what a latent needs), read from the start, at the positions training kept. Where the run's activations are
+on disk they are read from there, in the number format they were kept in; else the model runs. All SAEs asked for share
+one pass. A database that was built from the same SAE, text and settings is not built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monosemy import files, progress
+from monosemy.config import fingerprint
+from monosemy.errors import UserError, unknown
+from monosemy.pipeline.prepare import Prepared, prepare
+from monosemy.run import Run, list_saes, open_run, read_run, versions
+
+if TYPE_CHECKING:
+    from monosemy.features.build import FeatureInputs
+    from monosemy.features.by_latent import Text
+    from monosemy.features.embeddings import Encoder
+    from monosemy.features.encode_pass import EncodePass, ShardRows
+    from monosemy.saes.base import SparseAutoencoder
+
+N_TOKENS = 150_000
+_SIGMA_SEQUENCES = 8
+Key = tuple[str, str]
+
+
+def build_features(
+    folder: Path,
+    saes: list[str] | None = None,
+    n_tokens: int | None = None,
+    embedding_model: str | Encoder | None = None,
+) -> list[Path]:
+    """Builds the databases of the SAEs named as SITE/NAME or NAME; returns their folders.
+
+    saes: by default the JumpReLU SAE with the middle L0 of the first site, else the middle of what is there.
+    n_tokens: about 150,000 unless given; all of the training text if it is shorter.
+    embedding_model: a hub id or a folder of sentence-transformers (or an object like it), whose vectors of windows are
+    scored beside the labels.
+    Raises UserError for no run, an unknown SAE, an embedding model that cannot be loaded, too few tokens, too little
+    disk, features that are being built or explained at this moment.
+    """
+    config, _ = read_run(folder)
+    with open_run(folder, config) as run:
+        return build_for_run(run, saes, n_tokens, embedding_model=embedding_model)
+
+
+def build_for_run(
+    run: Run,
+    saes: list[str] | None = None,
+    n_tokens: int | None = None,
+    prepared: Prepared | None = None,
+    embedding_model: str | Encoder | None = None,
+) -> list[Path]:
+    """As `build_features`, for a run that is open already."""
+    from monosemy.features.database import features_folder
+    from monosemy.features.lock import writing
+
+    keys = choose_saes(run.folder, saes)
+    n_tokens = N_TOKENS if n_tokens is None else n_tokens
+    if n_tokens < 1:
+        raise UserError(f"n_tokens must be at least 1, got {n_tokens}")
+    folders = [features_folder(run.folder, *key) for key in keys]
+    prepared = prepared or prepare(run)
+    stage = _Stage(run, prepared, n_tokens, embedding_model)
+    missing = [key for key in keys if not stage.built(key)]
+    if missing:
+        with contextlib.ExitStack() as held:
+            for key in missing:
+                held.enter_context(writing(features_folder(run.folder, *key)))
+            stage.build(missing)
+    return folders
+
+
+def choose_saes(folder: Path, names: Sequence[str] | None) -> list[Key]:
+    """(site, name) of the SAEs asked for. Raises UserError for a run without SAEs, an unknown or ambiguous name."""
+    there = [(site, name) for site, name, _ in list_saes(folder)]
+    if not there:
+        raise UserError(f"{folder} has no trained SAEs; train it: monosemy train {folder}")
+    if not names:
+        return [_default(folder, there)]
+    chosen: list[Key] = []
+    for asked in names:
+        found = [key for key in there if asked in (f"{key[0]}/{key[1]}", key[1])]
+        if not found:
+            raise unknown("SAE", asked, [f"{site}/{name}" for site, name in there])
+        if len(found) > 1:
+            sites = ", ".join(site for site, _ in found)
+            raise UserError(f"SAE {asked!r} is at several sites: {sites}; write SITE/{asked}")
+        chosen.append(found[0])
+    return list(dict.fromkeys(chosen))
+
+
+def _default(folder: Path, there: list[Key]) -> Key:
+    """JumpReLU at the middle L0 of the first site, else the middle of what is no control."""
+    from monosemy.saes.storage import read_sae_config
+
+    first = [key for key in there if key[0] == there[0][0]]
+    configs = {key: read_sae_config(folder / "saes" / key[0] / key[1]) for key in first}
+    trained = [key for key in first if not configs[key].frozen_decoder] or first
+    jumprelu = [key for key in trained if configs[key].architecture == "jumprelu"]
+    ordered = sorted(jumprelu or trained, key=lambda key: (configs[key].l0, key))
+    return ordered[(len(ordered) - 1) // 2]
+
+
+class _Stage:
+    """One call's work: the shared pass, then a database for each SAE."""
+
+    def __init__(
+        self, run: Run, prepared: Prepared, n_tokens: int, embedding_model: str | Encoder | None = None
+    ) -> None:
+        from monosemy.features.embeddings import model_name
+        from monosemy.features.settings import FeatureSettings
+
+        self.run, self.prepared = run, prepared
+        shards = prepared.tokens.train
+        self.length = shards.context_length
+        self.n_sequences = min(shards.n_sequences, -(-n_tokens // self.length))
+        window = next(w for w in range(min(FeatureSettings.window, self.length), 0, -1) if self.length % w == 0)
+        self.settings = FeatureSettings(window=window)
+        self.embedding_model = embedding_model
+        self.embedding_name = model_name(embedding_model) if isinstance(embedding_model, str) else None
+        if embedding_model is not None and not isinstance(embedding_model, str):
+            self.embedding_name = embedding_model.name
+        self.work = run.folder / "features" / ".work"
+
+    def fingerprint(self, key: Key) -> str:
+        """Of everything a database depends on."""
+        from monosemy.features.labels import LABELS_VERSION
+        from monosemy.features.settings import FORMAT
+
+        settings = [asdict(self.settings), LABELS_VERSION, self.embedding_name]
+        return fingerprint([FORMAT, self.prepared.fingerprint, self.n_sequences, *settings, self._sha(key)])
+
+    def _sha(self, key: Key) -> str:
+        from monosemy.saes.storage import CONFIG
+
+        return str(files.read_json(self.run.sae_folder(*key) / CONFIG)["weights_sha256"])
+
+    def built(self, key: Key) -> bool:
+        from monosemy.features.database import FeatureDatabase, features_folder
+
+        try:
+            database = FeatureDatabase.open(features_folder(self.run.folder, *key))
+        except UserError:
+            return False
+        return bool(database.info.get("fingerprint") == self.fingerprint(key))
+
+    def build(self, keys: list[Key]) -> None:
+        from monosemy.features.build import N_STEPS, build_database
+        from monosemy.features.database import features_folder
+        from monosemy.features.encode_pass import EncodePass
+        from monosemy.saes.storage import load_sae
+
+        self._check_disk(keys)
+        encoder = self._encoder()
+        saes = {key: load_sae(self.run.sae_folder(*key)).to(self.prepared.model.device) for key in keys}
+        identity = {key: self.fingerprint(key) for key in keys}
+        encoded = EncodePass(
+            self.work, identity, saes, self.prepared.scale, n_sequences=self.n_sequences,
+            context_length=self.length, window=self.settings.window,
+        )  # fmt: skip
+        total, done = self.n_sequences * self.length, encoded.done * self.length
+        with progress.stage("features: reading the text", total=total, unit="tokens", start=done) as bar:
+            encoded.run(self._reader(sorted({site for site, _ in keys})), bar.advance)
+        shared = _Shared(self.prepared, self.n_sequences, self.settings.window)
+        if encoder is not None:
+            shared.embed(encoder)
+        for key, sae in saes.items():
+            inputs = shared.inputs(encoded, key, sae, self._info(key, sae))
+            with progress.stage(f"features: {key[1]} at {key[0]}", total=N_STEPS, unit="steps") as bar:
+
+                def advance(what: str, bar: Any = bar) -> None:
+                    bar.note(what)
+                    bar.advance(1)
+
+                build_database(inputs, features_folder(self.run.folder, *key), self.settings, advance=advance)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _encoder(self) -> Encoder | None:
+        """The embedding model, loaded before the long work begins."""
+        from monosemy.features.embeddings import SentenceModel
+
+        named = self.embedding_model
+        return SentenceModel(named) if isinstance(named, str) else named
+
+    def _reader(self, sites: list[str]) -> Callable[[int, int], Iterable[ShardRows]]:
+        """Kept rows of a range of sequences: from the store, or from the model."""
+        from monosemy.features.encode_pass import ShardRows
+
+        prepared, store = self.prepared, self.prepared.store
+        if store is not None:
+            ends = np.searchsorted(store.sequences, np.arange(self.n_sequences + 1))
+            token = store.sequences.astype(np.int64) * self.length + store.positions
+
+            def stored(start: int, stop: int) -> Iterable[ShardRows]:
+                here = slice(int(ends[start]), int(ends[stop]))
+                yield ShardRows({site: store.rows(site, here) for site in sites}, token[here])
+
+            return stored
+
+        from monosemy.activations.harvest import harvest_rows
+
+        def harvested(start: int, stop: int) -> Iterable[ShardRows]:
+            settings = prepared.config.activations
+            shards = prepared.tokens.train
+            for part in harvest_rows(prepared.model, shards, prepared.sites, settings, prepared.rules, start, stop):
+                token = part.sequence.numpy().astype(np.int64) * self.length + part.position.numpy()
+                yield ShardRows({site: part.activations[site] for site in sites}, token)
+
+        return harvested
+
+    def _info(self, key: Key, sae: SparseAutoencoder) -> dict[str, Any]:
+        prepared, (site, name) = self.prepared, key
+        multiple = prepared.config.activations.outlier_multiple
+        limit = prepared.rules.norm_limits[site]
+        return {
+            "fingerprint": self.fingerprint(key),
+            "site": site,
+            "name": name,
+            "architecture": sae.config.architecture,
+            "l0": sae.config.l0,
+            "d_sae": sae.d_sae,
+            "d_in": sae.d_in,
+            "seed": sae.config.seed,
+            "frozen_decoder": sae.config.frozen_decoder,
+            "model": {
+                "name": prepared.model.name,
+                "fingerprint": prepared.model.fingerprint,
+                "n_layers": prepared.model.n_layers,
+                "post_norms": prepared.model.post_norms,
+            },
+            "sae_sha256": self._sha(key),
+            "scale": float(prepared.scale[site]),
+            "median_norm": limit / multiple if multiple else float(prepared.scale[site]),
+            "text": {
+                "source": prepared.config.text.source,
+                "side": "train",
+                "why": "the validation text is too short to show what a latent responds to",
+                "fingerprint": prepared.tokens.fingerprint,
+            },
+            "embedding_model": self.embedding_name,
+            "activation_dtype": prepared.store.dtype if prepared.store is not None else prepared.config.model.dtype,
+            "versions": versions(),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+
+    def _check_disk(self, keys: list[Key]) -> None:
+        """Codes cost 4 + 8·L0 bytes a token, the databases some 4 KB a latent."""
+        from monosemy.saes.storage import read_sae_config
+
+        configs = [read_sae_config(self.run.sae_folder(*key)) for key in keys]
+        n_tokens = self.n_sequences * self.length
+        needed = sum(n_tokens * (4 + 8 * config.l0) + 4096 * config.d_sae + 6 * n_tokens for config in configs)
+        if needed > (free := files.free_bytes(self.run.folder)):
+            raise UserError(
+                f"the features need {needed / 1e9:.2f} GB in {self.run.folder} and {free / 1e9:.2f} GB are free; free "
+                "space, or ask for fewer SAEs or tokens"
+            )
+
+
+class _Shared:
+    """What all databases of one pass have in common: the text, its documents, the vocabulary."""
+
+    def __init__(self, prepared: Prepared, n_sequences: int, window: int) -> None:
+        from monosemy.features.token_texts import token_bytes
+
+        self.prepared, self.window = prepared, window
+        self.embeddings: np.ndarray | None = None
+        shards = prepared.tokens.train
+        self.tokens = np.array(shards.sequences(0, n_sequences), np.int32)
+        self.documents = np.array(shards.documents(0, n_sequences), np.int32)
+        wanted = set(np.unique(self.documents).tolist())
+        self.names = {
+            number: (str(entry["source"]), str(entry["origin"]))
+            for number, entry in enumerate(prepared.tokens.documents())
+            if number in wanted
+        }
+        self.token_bytes = token_bytes(prepared.model.tokenizer, prepared.model.vocab_size)
+        self.special = np.zeros(prepared.model.vocab_size, bool)
+        self.special[[t for t in prepared.model.special_token_ids if t < len(self.special)]] = True
+
+    def embed(self, encoder: Encoder) -> None:
+        from monosemy.features.embeddings import embed, window_texts
+
+        with progress.stage(f"features: embedding by {encoder.name}"):
+            texts = window_texts(self.tokens, self.window, self.token_bytes, self.special)
+            self.embeddings = embed(encoder, texts)
+
+    def text(self, kept: np.ndarray) -> Text:
+        from monosemy.features.by_latent import Text, document_ends
+
+        first, last = document_ends(self.documents.reshape(-1), kept)
+        return Text(self.tokens, self.window, first, last, kept, self.prepared.model.vocab_size)
+
+    def inputs(self, encoded: EncodePass, key: Key, sae: SparseAutoencoder, info: dict[str, Any]) -> FeatureInputs:
+        import torch
+
+        from monosemy.features.build import FeatureInputs
+        from monosemy.features.logit_effects import no_direct_path, output_map
+
+        model = self.prepared.model
+        outputs = no_direct_path(model, key[0]) or output_map(model, torch.from_numpy(self.tokens[:_SIGMA_SEQUENCES]))
+        return FeatureInputs(
+            codes=encoded.codes(key),
+            text=self.text(encoded.kept()),
+            documents=self.documents,
+            document_names=self.names,
+            hidden=encoded.hidden(key[0]),
+            W_dec=sae.W_dec.detach(),
+            outputs=outputs,
+            token_bytes=self.token_bytes,
+            special=self.special,
+            info=info,
+            embeddings=self.embeddings,
+        )

@@ -1,0 +1,335 @@
+"""`monosemy steer RUN --latent 12 --set 8 --unit max --prompt "…"`: steering in the terminal.
+
+Place on the path: words of the command line → request → generate, sweep, output_score → columns and tables of text.
+Works on any evaluated run; it needs no feature database.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monosemy.errors import UserError, unknown
+from monosemy.run import list_saes, read_run
+from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
+
+if TYPE_CHECKING:
+    from monosemy.models.adapter import LanguageModel
+    from monosemy.saes.base import SparseAutoencoder
+    from monosemy.steering.edits import LatentScales
+
+DESCRIPTION = """Write text with a model whose latents are changed, beside the unchanged model and a random control.
+
+  monosemy steer runs/demo --latent 12 --set 8 --unit max --prompt "What should I do this weekend?"
+  monosemy steer runs/demo --edit 12:set:8:max --edit 40:ablate --prompt "…" --instruction "Talk about music."
+  monosemy steer runs/demo --latent 12 --sweep 0 2 4 8 --unit max --prompt "…"
+  monosemy steer runs/demo --find July August      which latents make the model say these words
+"""
+
+
+def run_steer(words: list[str]) -> None:
+    """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
+    given = _parser().parse_args(words)
+    folder = Path(given.run).expanduser()
+    sae_folder = choose_sae(folder, given.sae)
+    request = None if given.find else _request(given)
+    _check_latents(sae_folder, request)
+    model, sae, scales = load_run(folder, sae_folder)
+    if given.find:
+        _find(model, sae, scales, given.find)
+        return
+    assert request is not None
+    if given.sweep:
+        from monosemy.steering.sweep import sweep_events
+
+        _show_sweep(sweep_events(model, sae, request, given.sweep, scales), request, as_json=given.json)
+        return
+    from monosemy.steering.generate import stream
+
+    events = stream(model, sae, request, scales)
+    if given.json:
+        for event in events:
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+    else:
+        _show(events, request)
+
+
+def choose_sae(folder: Path, wanted: str | None) -> Path:
+    """The folder of the SAE `SITE/NAME` (or NAME, where it is the only one); by default JumpReLU at the middle L0 of
+    the first site, else the middle of what is no control: the one whose features are built by default.
+
+    Raises UserError when the folder is no run, holds no SAE, or not the one asked for.
+    """
+    read_run(folder)
+    found = {f"{site}/{name}": path for site, name, path in list_saes(folder)}
+    if not found:
+        raise UserError(f"{folder} has no trained SAE; train it: monosemy train {folder}")
+    if wanted:
+        matches = [key for key in found if wanted in (key, key.split("/", 1)[1])]
+        if len(matches) == 1:
+            return found[matches[0]]
+        if matches:
+            raise UserError(f"{wanted!r} is at several sites; give one of: {', '.join(matches)}")
+        raise unknown("SAE", wanted, found)
+    from monosemy.saes.storage import read_sae_config
+
+    first = next(iter(found)).split("/", 1)[0]
+    configs = {key: read_sae_config(path) for key, path in found.items() if key.split("/", 1)[0] == first}
+    usable = [key for key, config in configs.items() if not config.frozen_decoder] or list(configs)
+    jump = [key for key in usable if configs[key].architecture == "jumprelu"] or usable
+    jump.sort(key=lambda key: (configs[key].l0, key))
+    return found[jump[(len(jump) - 1) // 2]]
+
+
+def _check_latents(sae_folder: Path, request: SteeringRequest | None) -> None:
+    """Refuses a latent that the SAE lacks while nothing heavy is loaded."""
+    from monosemy.saes.storage import read_sae_config
+
+    n = read_sae_config(sae_folder).d_sae
+    for edit in request.edits if request else ():
+        if not 0 <= edit.latent < n:
+            raise UserError(f"latent {edit.latent} is out of range; this SAE has latents 0 to {n - 1}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "monosemy steer", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("run", help="a run folder, e.g. runs/demo")
+    add("--sae", help="SITE/NAME of the SAE (default: JumpReLU at the middle L0 of the first site)")
+    add("--prompt", default="", help="what to answer or to continue")
+    add("--latent", type=int, nargs="+", default=[], help="latents to edit, all by the same operation")
+    for name, what in OPERATIONS.items():
+        add(f"--{name}", type=float, nargs="?", const=0.0, metavar="VALUE", help=what)
+    add("--unit", default="raw", help="; ".join(f"{name}: {what}" for name, what in UNITS.items()))
+    add("--edit", action="append", default=[], metavar="LATENT:OPERATION[:VALUE[:UNIT]]", help="one more edit")
+    add("--positions", default="all", help=f"{', '.join(PLACES[:-1])}, or START-STOP (token numbers of the prompt)")
+    add("--no-error", action="store_true", help="leave out what the SAE does not reconstruct")
+    add("--columns", nargs="+", metavar="COLUMN", help=f"of: {', '.join(COLUMNS)}")
+    add("--instruction", default="", help="adds a column: the unsteered model told this before the prompt")
+    add("--control", type=int, help="latent of the random column")
+    add("--plain", action="store_true", help="continue the text itself, without the model's chat template")
+    add("--system", default="", help="the chat's system message")
+    add("--tokens", type=int, default=60, help="tokens to write at most (default 60)")
+    add("--temperature", type=float, default=0.0, help="0: the most probable token each time")
+    add("--top-p", type=float, default=1.0)
+    add("--seed", type=int, default=0)
+    add("--sweep", type=float, nargs="+", metavar="VALUE", help="answer at each of these strengths instead")
+    add("--find", nargs="+", metavar="WORD", help="list the latents that make these words most probable")
+    add("--json", action="store_true", help="events as JSON, one a line")
+    return parser
+
+
+def _request(given: argparse.Namespace) -> SteeringRequest:
+    columns = given.columns
+    if columns is None:
+        columns = ["default", "steered", *(["prompted"] if given.instruction else []), "random"]
+    return SteeringRequest(
+        prompt=given.prompt,
+        edits=_edits(given),
+        positions=_positions(given.positions),
+        keep_error=not given.no_error,
+        columns=tuple(columns),
+        instruction=given.instruction,
+        control=given.control,
+        chat=False if given.plain else None,
+        system=given.system,
+        n_tokens=given.tokens,
+        temperature=given.temperature,
+        top_p=given.top_p,
+        seed=given.seed,
+    )
+
+
+def _edits(given: argparse.Namespace) -> tuple[Edit, ...]:
+    asked = [name for name in OPERATIONS if getattr(given, name) is not None]
+    if len(asked) > 1:
+        raise UserError(f"--latent takes one operation, got --{' and --'.join(asked)}; use --edit for several")
+    if asked and not given.latent:
+        raise UserError(f"--{asked[0]} needs --latent")
+    if given.latent and not asked and not given.sweep:
+        raise UserError(f"what to do with the latent? give one of: {', '.join('--' + name for name in OPERATIONS)}")
+    operation = asked[0] if asked else "set"
+    value = getattr(given, operation) if asked else 0.0
+    edits = [Edit(latent, operation, value, given.unit) for latent in given.latent]
+    return (*edits, *(_written_edit(text) for text in given.edit))
+
+
+def _written_edit(text: str) -> Edit:
+    """`12:set:8:max`"""
+    parts = text.split(":")
+    rule = "an edit is written LATENT:OPERATION[:VALUE[:UNIT]], e.g. 12:set:8:max"
+    if not 2 <= len(parts) <= 4:
+        raise UserError(f"{rule}; got {text!r}")
+    try:
+        latent, value = int(parts[0]), float(parts[2]) if len(parts) > 2 else 0.0
+    except ValueError:
+        raise UserError(f"{rule}; got {text!r}") from None
+    return Edit(latent, parts[1], value, parts[3] if len(parts) > 3 else "raw")
+
+
+def _positions(text: str) -> Positions:
+    start, dash, stop = text.partition("-")
+    if dash and start.isdigit() and (stop.isdigit() or not stop):
+        return Positions("range", int(start), int(stop) if stop else None)
+    if text == "range":
+        raise UserError("give the range itself: --positions START-STOP, e.g. 3-10, or 3- for no end")
+    return Positions(text)
+
+
+def load_run(folder: Path, sae_folder: Path) -> tuple[LanguageModel, SparseAutoencoder, LatentScales]:
+    from monosemy.models.sources import load_model
+    from monosemy.saes.storage import load_sae
+    from monosemy.steering.edits import read_scales
+
+    config, provenance = read_run(folder)
+    known = provenance.get("model", {})
+    model = load_model(
+        config.model.source, revision=config.model.revision or known.get("commit"), dtype=config.model.dtype,
+        device=config.model.device,
+    )  # fmt: skip
+    if known.get("fingerprint") not in (None, model.fingerprint):
+        raise UserError(
+            f"the model has changed since run {folder} was made (fingerprint {known['fingerprint']} then, "
+            f"{model.fingerprint} now); restore it"
+        )
+    sae = load_sae(sae_folder, device=str(model.device))
+    print(f"{sae_folder.parent.name}/{sae_folder.name} on {model.name}", file=sys.stderr)
+    return model, sae, read_scales(sae_folder, sae)
+
+
+def _show(events: Iterator[dict[str, Any]], request: SteeringRequest) -> None:
+    """The columns as they grow, on a terminal; finished ones, elsewhere; then the measures."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    texts: dict[str, str] = dict.fromkeys(request.columns, "")
+    measures: dict[str, dict[str, Any]] = {}
+    names: dict[str, str] = {}
+    with Live(console=console, refresh_per_second=8, transient=False) as live:
+        for event in events:
+            if event["kind"] == "start":
+                names = {c["column"]: _heading(c) for c in event["columns"]}
+            elif event["kind"] == "token":
+                texts[event["column"]] += event["text"]
+            elif event["kind"] == "done":
+                texts[event["column"]] = event["text"]
+            elif event["kind"] == "measure":
+                measures[event["column"]] = event
+            if event["kind"] != "token" or console.is_terminal:
+                live.update(_columns(texts, names))
+    if measures:
+        console.print()
+        console.print(_measures(measures))
+        if request.edits:
+            console.print(_traces(measures, request))
+
+
+def _heading(column: dict[str, Any]) -> str:
+    edits = ", ".join(f"{e['latent']} {e['operation']} {e['value']:.4g}" for e in column["edits"])
+    return f"{column['column']}: latent {edits}" if edits else column["column"]
+
+
+def _columns(texts: dict[str, str], names: dict[str, str]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(expand=True, show_lines=False)
+    for name in texts:
+        table.add_column(Text(names.get(name, name)), ratio=1, overflow="fold")
+    table.add_row(*(Text(text) for text in texts.values()))
+    return table
+
+
+def _measures(measures: dict[str, dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    headings = (
+        "column", "tokens", "perplexity (unsteered model)", "KL, nats/token", "log-prob change", "distinct 1 / 2 / 3",
+    )  # fmt: skip
+    table = Table(*headings)
+    for name, found in measures.items():
+        table.add_row(
+            name,
+            str(found["n_tokens"]),
+            _number(found["perplexity"], ".1f"),
+            _number(found["mean_kl"], ".2f"),
+            _number(found["mean_log_prob_change"], "+.2f"),
+            " / ".join(_number(share, ".2f") for share in found["distinct"]),
+        )
+    return table
+
+
+def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest) -> Any:
+    """Each edited latent's mean over the answers, read again after the edits: a row a latent, a column a column."""
+    from rich.table import Table
+
+    table = Table("latent, mean over the answer", *measures)
+    at = {edit.latent: place for place, edit in reversed(list(enumerate(request.edits)))}
+    for latent, place in sorted(at.items(), key=lambda pair: pair[1]):
+        row = []
+        for found in measures.values():
+            values = [token["edited_activations"][place] for token in found["tokens"]]
+            row.append(_number(sum(values) / len(values) if values else None, ".1f"))
+        table.add_row(str(latent), *row)
+    return table
+
+
+def _show_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    edit = request.edits[0]
+    table = Table(
+        f"{edit.operation}, {edit.unit}",
+        "perplexity",
+        "KL",
+        "distinct-2",
+        f"latent {edit.latent}",
+        "text",
+        show_lines=True,
+    )
+    for event in events:
+        if event["kind"] != "strength":
+            continue
+        if as_json:
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+        numbers = [
+            (event["perplexity"], ".1f"), (event["mean_kl"], ".2f"), (event["distinct"][1], ".2f"),
+            (event["mean_activation"], ".1f"),
+        ]  # fmt: skip
+        table.add_row(f"{event['value']:g}", *(_number(*pair) for pair in numbers), Text(event["text"]))
+    if not as_json:
+        Console().print(table)
+
+
+def _find(model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, words: list[str], n: int = 15) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from monosemy import progress
+    from monosemy.steering.output_score import NEUTRAL_PROMPT, output_scores
+
+    with progress.stage("push each latent", total=sae.d_sae, unit="latents") as bar:
+        found = output_scores(model, sae, scales, words=[words], advance=bar.advance)
+    print(f"after {NEUTRAL_PROMPT!r} these words have probability {float(found.words_before):.2%} unsteered")
+    table = Table("latent", "words", "output score", "without push", "its direction raises")
+    for row in found.words[:, 0].argsort(descending=True)[:n].tolist():
+        raised = " ".join(repr(model.tokenizer.decode([token])) for token in found.tokens[row, :6].tolist())
+        table.add_row(
+            str(int(found.latents[row])), f"{float(found.words[row, 0]):.2%}", f"{float(found.score[row]):.3f}",
+            f"{float(found.score_before[row]):.3f}", Text(raised),
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)

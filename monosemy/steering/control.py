@@ -1,0 +1,61 @@
+"""The random control: the same edits to latents that nobody chose.
+
+Place on the path: request → [edits of the random column] → generate. A control must be able to act: it is drawn from
+the latents that fire about as often as the one it stands for (ablating a latent that never fires does nothing), and
+its strength is the same in raw units, which for unit-norm decoder rows is the same distance in activation space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from monosemy.errors import UserError
+from monosemy.saes.base import SparseAutoencoder
+from monosemy.steering.edits import LatentScales
+from monosemy.steering.request import FACTORS, Edit
+
+N_CANDIDATES = 50
+"""The control is drawn from this many latents whose firing counts are nearest."""
+
+
+def control_edits(
+    edits: tuple[Edit, ...], sae: SparseAutoencoder, scales: LatentScales, seed: int, control: int | None = None
+) -> tuple[Edit, ...]:
+    """The edits (raw units) moved to other latents; `control` names the first one's, else `seed` draws all.
+
+    Raises UserError when `control` is out of range or among the edited latents, or no other latent is left.
+    """
+    taken = {edit.latent for edit in edits}
+    if control is not None:
+        if not 0 <= control < sae.d_sae:
+            raise UserError(f"control latent {control} is out of range; this SAE has latents 0 to {sae.d_sae - 1}")
+        if control in taken:
+            raise UserError(f"control latent {control} is among the steered ones; name another or leave it out")
+    moved: list[Edit] = []
+    partner: dict[int, int] = {}
+    for edit in edits:
+        if edit.latent not in partner:
+            given = control if control is not None and not partner else None
+            partner[edit.latent] = given if given is not None else _draw(edit.latent, taken, sae, scales, seed)
+            taken.add(partner[edit.latent])
+        other = partner[edit.latent]
+        value = edit.value
+        if edit.operation not in FACTORS:
+            value *= float(sae.W_dec[edit.latent].norm() / sae.W_dec[other].norm())
+        moved.append(replace(edit, latent=other, value=value))
+    return tuple(moved)
+
+
+def _draw(latent: int, taken: set[int], sae: SparseAutoencoder, scales: LatentScales, seed: int) -> int:
+    candidates = torch.tensor([i for i in range(sae.d_sae) if i not in taken], dtype=torch.int64)
+    if scales.n_fired is not None:
+        counts = scales.n_fired.cpu().float()
+        candidates = candidates[counts[candidates] > 0]
+        distance = (counts[candidates].log() - counts[latent].clamp(min=1).log()).abs()
+        candidates = candidates[distance.argsort(stable=True)[:N_CANDIDATES]]
+    if not len(candidates):
+        raise UserError("no other latent is left for the random column; leave that column out")
+    random = torch.Generator().manual_seed(1_000_003 * seed + latent)
+    return int(candidates[torch.randint(len(candidates), (1,), generator=random)])

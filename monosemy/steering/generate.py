@@ -1,0 +1,276 @@
+"""Text from a steered model beside its controls, streamed token by token.
+
+Place on the path: request → edits → [text in columns] → measure. Every column is one row of a single batch, so that
+four columns cost hardly more than one, and all columns use the same random numbers at the same step: what differs
+between them is what was done to them.
+
+    default    the model as it is            prompted   as it is, with an instruction before the prompt
+    steered    the edits of the request      random     the same edits, equally strong, to other latents
+
+Sampling: greedy at temperature 0; else argmax of logits / temperature + Gumbel noise over the most probable tokens
+that hold `top_p` of the probability, which draws from exactly that distribution.
+Limits: log-probabilities are the model's own (temperature 1, no top_p). Hooks are set only during a pass, so a
+stream that is dropped half way leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from monosemy.models.adapter import LanguageModel
+from monosemy.models.generation import Decoding, check_room
+from monosemy.saes.base import SparseAutoencoder
+from monosemy.steering.control import control_edits
+from monosemy.steering.edits import LatentScales, SiteEdit, Steering, resolve
+from monosemy.steering.measure import measure_answer
+from monosemy.steering.prompts import GrowingText, end_ids, prompt_ids, prompt_text, token_pieces, with_instruction
+from monosemy.steering.request import SteeringRequest
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. Texts of one `group` share their random numbers."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    groups: tuple[int, ...] | None = None
+    """Per text; None: all in group 0."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one text was continued with."""
+
+    ids: list[int]
+    text: str
+    ended: bool
+    """It ended by itself, before the limit."""
+    log_probs: list[float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its prompt and its edits (None: none)."""
+
+    name: str
+    prompt: str
+    prompt_ids: list[int]
+    steering: Steering | None
+
+
+def stream(
+    model: LanguageModel, sae: SparseAutoencoder, request: SteeringRequest, scales: LatentScales | None = None
+) -> Iterator[dict[str, Any]]:
+    """The events of a request (request.py lists them), as they come.
+
+    `sae` reads `sae.config.site` of `model`. `scales` (`edits.read_scales`) are needed for the units max and norm.
+    Raises UserError before the first event for a latent out of range, an unknown scale, or a prompt that leaves no
+    room for `n_tokens` more.
+    """
+    scales = scales or LatentScales()
+    started = time.perf_counter()
+    columns, control = make_columns(model, sae, request, scales)
+    check_room(model, [column.prompt_ids for column in columns], request.n_tokens)
+    yield {"kind": "start", "columns": [_describe(model, column) for column in columns], "control": control}
+    rows = SiteEdit(sae, scales, [column.steering for column in columns])
+    sampling = Sampling(request.temperature, request.top_p, request.seed)
+    texts = [GrowingText(model.tokenizer) for _ in columns]
+    for step, chosen in enumerate(
+        decode(model, sae.config.site, [c.prompt_ids for c in columns], rows, request.n_tokens, sampling)
+    ):
+        for b, (token, log_prob, ended) in chosen.items():
+            name = columns[b].name
+            if not ended:
+                piece = texts[b].add(token)
+                yield {
+                    "kind": "token", "column": name, "step": step, "token": token, "text": piece, "log_prob": log_prob,
+                }  # fmt: skip
+            if ended or step + 1 == request.n_tokens:
+                yield {
+                    "kind": "done", "column": name, "text": texts[b].finish(), "n_tokens": len(texts[b].ids),
+                    "stopped": "end" if ended else "length",
+                }  # fmt: skip
+    if request.measure:
+        yield from _measures(model, sae, request, scales, columns, [text.ids for text in texts])
+    yield {"kind": "end", "seconds": time.perf_counter() - started}
+
+
+def make_columns(
+    model: LanguageModel, sae: SparseAutoencoder, request: SteeringRequest, scales: LatentScales
+) -> tuple[list[Column], int | None]:
+    """The columns asked for, with edits in raw units, and the random column's first latent."""
+    edits = tuple(resolve(edit, sae, scales) for edit in request.edits)
+    others = control_edits(edits, sae, scales, request.seed, request.control) if "random" in request.columns else ()
+    steering = {
+        "steered": Steering(edits, request.positions, request.keep_error),
+        "random": Steering(others, request.positions, request.keep_error),
+    }
+    columns = []
+    for name in request.columns:
+        words = with_instruction(request.prompt, request.instruction) if name == "prompted" else request.prompt
+        options = {"chat": request.chat, "system": request.system}
+        text, ids = prompt_text(model, words, **options), prompt_ids(model, words, **options)  # type: ignore[arg-type]
+        columns.append(Column(name, text, ids, steering.get(name)))
+    return columns, others[0].latent if others else None
+
+
+def decode(
+    model: LanguageModel,
+    site: str,
+    prompts: Sequence[Sequence[int]],
+    rows: SiteEdit | None,
+    n_tokens: int,
+    sampling: Sampling,
+    *,
+    use_cache: bool = True,
+) -> Iterator[dict[int, tuple[int, float, bool]]]:
+    """Continues all prompts together; per step {text: (token, log-probability, ended)} of those still going.
+
+    Raises UserError before the first step for prompts that leave no room for `n_tokens` more.
+    """
+    check_room(model, prompts, n_tokens)
+    decoding = Decoding(model, prompts, None if rows is None else {site: rows}, use_cache=use_cache)
+    ends = end_ids(model)
+    choose = _Chooser(sampling, len(prompts))
+    going = set(range(len(prompts)))
+    for step in range(n_tokens):
+        tokens = choose(decoding.logits)
+        log_probs = decoding.logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        listed = tokens.tolist()
+        yield {b: (listed[b], float(log_probs[b]), listed[b] in ends) for b in sorted(going)}
+        going -= {b for b in going if listed[b] in ends}
+        if not going or step + 1 == n_tokens:
+            return
+        decoding.append(tokens)
+
+
+def generate(
+    model: LanguageModel,
+    site: str,
+    prompts: Sequence[Sequence[int]],
+    rows: SiteEdit | None = None,
+    *,
+    n_tokens: int = 60,
+    sampling: Sampling | None = None,
+    use_cache: bool = True,
+) -> list[Answer]:
+    """All prompts continued in one batch, with `rows` editing `site`."""
+    sampling = sampling or Sampling()
+    return finished(generating(model, site, prompts, rows, n_tokens=n_tokens, sampling=sampling, use_cache=use_cache))
+
+
+def generating(
+    model: LanguageModel,
+    site: str,
+    prompts: Sequence[Sequence[int]],
+    rows: SiteEdit | None,
+    *,
+    n_tokens: int,
+    sampling: Sampling,
+    use_cache: bool = True,
+) -> Generator[int, None, list[Answer]]:
+    """As `generate`, a token at a time: yields how many steps are done, returns the answers."""
+    ids: list[list[int]] = [[] for _ in prompts]
+    log_probs: list[list[float]] = [[] for _ in prompts]
+    ended = [False] * len(prompts)
+    for step, chosen in enumerate(decode(model, site, prompts, rows, n_tokens, sampling, use_cache=use_cache)):
+        for b, (token, log_prob, end) in chosen.items():
+            ended[b] = end
+            if not end:
+                ids[b].append(token)
+                log_probs[b].append(log_prob)
+        yield step + 1
+    texts = [model.tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in ids]
+    return [Answer(*parts) for parts in zip(ids, texts, ended, log_probs, strict=True)]
+
+
+def finished(steps: Generator[Any, None, Result]) -> Result:
+    """What a generator returns, its steps passed over."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+class _Chooser:
+    """The next token of every text."""
+
+    def __init__(self, sampling: Sampling, n_texts: int) -> None:
+        self.sampling = sampling
+        self.groups = list(sampling.groups or [0] * n_texts)
+        if len(self.groups) != n_texts:
+            raise ValueError(f"{len(self.groups)} groups for {n_texts} texts")
+        # one generator a group: what a text draws does not depend on what else is in the batch
+        self.random = {
+            group: torch.Generator().manual_seed(1_000_003 * sampling.seed + group) for group in set(self.groups)
+        }
+
+    def __call__(self, logits_BV: Tensor) -> Tensor:
+        if self.sampling.temperature == 0:
+            return logits_BV.argmax(-1)
+        scaled = logits_BV.cpu() / self.sampling.temperature
+        if self.sampling.top_p < 1:
+            scaled = _top_p(scaled, self.sampling.top_p)
+        noise = {
+            group: -torch.empty(scaled.shape[1]).exponential_(generator=self.random[group]).log()
+            for group in sorted(self.random)
+        }
+        return (scaled + torch.stack([noise[group] for group in self.groups])).argmax(-1).to(logits_BV.device)
+
+
+def _top_p(logits_BV: Tensor, top_p: float) -> Tensor:
+    """Logits with −∞ outside the smallest set of tokens that holds `top_p` of the probability."""
+    ranked, order = logits_BV.softmax(-1).sort(dim=-1, descending=True)
+    outside = ranked.cumsum(-1) - ranked >= top_p
+    return logits_BV.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+
+
+def _describe(model: LanguageModel, column: Column) -> dict[str, Any]:
+    edits = column.steering.edits if column.steering else ()
+    return {
+        "column": column.name,
+        "prompt": column.prompt,
+        "prompt_tokens": token_pieces(model.tokenizer, column.prompt_ids),
+        "edits": [{"latent": e.latent, "operation": e.operation, "value": e.value} for e in edits],
+    }
+
+
+def _measures(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    request: SteeringRequest,
+    scales: LatentScales,
+    columns: list[Column],
+    answers: list[list[int]],
+) -> Iterator[dict[str, Any]]:
+    plain = prompt_ids(model, request.prompt, chat=request.chat, system=request.system)
+    watch = [edit.latent for edit in request.edits]
+    for column, ids in zip(columns, answers, strict=True):
+        found = measure_answer(
+            model, sae, scales, column.prompt_ids, ids, column.steering, plain_prompt=plain, watch=watch
+        )
+        yield {"kind": "measure", "column": column.name, **found.to_json(model.tokenizer, column.prompt_ids, ids)}
+
+
+def steer(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    request: SteeringRequest,
+    scales: LatentScales | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The finished columns of a request: {column: {"text", "stopped", and the values of its measure event}}."""
+    found: dict[str, dict[str, Any]] = {}
+    for event in stream(model, sae, request, scales):
+        if event["kind"] in ("done", "measure"):
+            found.setdefault(event["column"], {}).update({k: v for k, v in event.items() if k != "kind"})
+    return found

@@ -1,0 +1,138 @@
+"""What steering did to an answer: token by token, and in sum.
+
+Place on the path: generate → [measures of a finished text] → page, sweep. For an answer a_1 … a_n, with q the
+distribution that wrote it (edits, instruction) and p the unsteered model's after the user's own prompt:
+
+    log-probability change   log q(a_t | a_<t) − log p(a_t | a_<t)
+    KL                       Σ_v q(v | a_<t) log (q(v | a_<t) / p(v | a_<t))              nats per token
+    perplexity               exp(−1/n Σ_t log p(a_t | a_<t))
+    distinct-n               different n-grams of tokens / all n-grams
+
+Both distributions come from one pass over the finished text each, so any text can be measured, not only fresh ones. A
+text that repeats itself is cheap to predict: read the perplexity together with distinct-n.
+
+Source: distinct-n, Li et al. 2016. Limits: a single answer is one draw; intervals need several prompts (sweep.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosemy.models.adapter import LanguageModel, Start
+from monosemy.models.generation import whole_text
+from monosemy.saes.base import SparseAutoencoder
+from monosemy.steering.edits import LatentScales, SiteEdit, Steering
+from monosemy.steering.prompts import token_pieces
+
+
+@dataclass(frozen=True)
+class AnswerMeasures:
+    """One answer of n tokens; tensors on the CPU."""
+
+    log_probs: Tensor
+    """log q(a_t | …), [n]."""
+    unsteered_log_probs: Tensor
+    """log p(a_t | …), [n]."""
+    kl: Tensor
+    """[n]."""
+    before: Tensor
+    """Activations of the watched latents as the model brought them, [prompt + n, k]."""
+    after: Tensor
+    """The same read again after the edit, [prompt + n, k]."""
+    distinct: tuple[float | None, float | None, float | None]
+    """Shares of different 1-, 2- and 3-grams; None where the answer is too short to have one."""
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.kl)
+
+    @property
+    def perplexity(self) -> float | None:
+        """None for an empty answer."""
+        return math.exp(-float(self.unsteered_log_probs.double().mean())) if self.n_tokens else None
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the whole answer, as JSON; means are None for an empty one."""
+        change = self.log_probs - self.unsteered_log_probs
+        return {
+            "n_tokens": self.n_tokens,
+            "perplexity": self.perplexity,
+            "mean_kl": float(self.kl.mean()) if self.n_tokens else None,
+            "mean_log_prob_change": float(change.mean()) if self.n_tokens else None,
+            "distinct": list(self.distinct),
+        }
+
+    def to_json(self, tokenizer: Any, prompt: Sequence[int], answer: Sequence[int]) -> dict[str, Any]:
+        """The fields of a `measure` event (request.py)."""
+        pieces = token_pieces(tokenizer, answer)
+        before, after = self.before.tolist(), self.after.tolist()
+        tokens = [
+            {
+                "token": token, "text": pieces[t], "log_prob": float(self.log_probs[t]),
+                "unsteered_log_prob": float(self.unsteered_log_probs[t]), "kl": float(self.kl[t]),
+                "activations": before[len(prompt) + t], "edited_activations": after[len(prompt) + t],
+            }
+            for t, token in enumerate(answer)
+        ]  # fmt: skip
+        prompt_tokens = [
+            {"text": text, "activations": before[t], "edited_activations": after[t]}
+            for t, text in enumerate(token_pieces(tokenizer, prompt))
+        ]
+        return {**self.summary(), "tokens": tokens, "prompt_tokens": prompt_tokens}
+
+
+def measure_answer(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scales: LatentScales,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    steering: Steering | None,
+    *,
+    plain_prompt: Sequence[int] | None = None,
+    watch: Sequence[int] = (),
+) -> AnswerMeasures:
+    """Measures `answer`, written after `prompt` under `steering`, against the unsteered model after `plain_prompt`
+    (None: the same prompt); `watch` names latents to trace."""
+    edit = SiteEdit(sae, scales, [steering], watch)
+    plain = list(prompt if plain_prompt is None else plain_prompt)
+    tokens = torch.tensor([[*prompt, *answer]])
+    # both passes share what lies before the site
+    start = model.prefix(tokens, sae.config.site)
+    log_q = _answer_log_probs(model, tokens, len(prompt), edit, start)
+    if plain == list(prompt):
+        log_p = log_q if steering is None else _answer_log_probs(model, tokens, len(prompt), None, start)
+    else:
+        log_p = _answer_log_probs(model, torch.tensor([[*plain, *answer]]), len(plain), None, None)
+    targets = torch.tensor(list(answer), dtype=torch.int64)[:, None]
+    untraced = torch.zeros(len(prompt) + len(answer), 0)
+    return AnswerMeasures(
+        log_probs=log_q.gather(1, targets)[:, 0],
+        unsteered_log_probs=log_p.gather(1, targets)[:, 0],
+        kl=torch.linalg.vecdot(log_q.exp(), log_q - log_p).clamp(min=0),  # rounding can leave −1e-8
+        before=edit.before[0][0].cpu() if watch else untraced,
+        after=edit.after[0][0].cpu() if watch else untraced,
+        distinct=(distinct_n(answer, 1), distinct_n(answer, 2), distinct_n(answer, 3)),
+    )
+
+
+def _answer_log_probs(
+    model: LanguageModel, tokens: Tensor, n_prompt: int, edit: SiteEdit | None, start: Start | None
+) -> Tensor:
+    """Log-probabilities [n, V] of every next token along the answer, from one pass over the whole text [1, T]."""
+    place = whole_text(tokens.to(model.device), n_prompt)
+    edits = None if edit is None else {edit.sae.config.site: lambda x: edit(x, place)}
+    logits = model.logits(tokens, edits, start)[0, n_prompt - 1 : -1]
+    return logits.float().log_softmax(-1).cpu()
+
+
+def distinct_n(ids: Sequence[int], n: int) -> float | None:
+    """Different n-grams as a share of all; None when the text has none."""
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else None

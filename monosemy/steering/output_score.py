@@ -1,0 +1,177 @@
+"""Which latents are worth steering: what pushing each one does to the next token.
+
+Place on the path: SAE, model → [scores] → the choice of a latent to steer. A latent that fires on a concept need not
+write it. Each latent is pushed at the last token of a neutral prompt, and the score asks whether the tokens that its
+direction stands for come out on top:
+
+    score = (1 − r / V) · p       p: the highest probability among its tokens after the push, r: the best of their ranks
+
+Its tokens are the `N_TOKENS` most raised when the direction is added, slightly, to the residual stream right before the
+final norm ("logit lens", by running the model's own last step). With `words`, p_words is the probability of any of
+them after the push, and before it: the direct way to find a latent for a wish.
+
+Source: Arad, Mueller and Belinkov 2025 (arXiv 2505.20063), where latents with a high output score steer two to three
+times better. Deviations: they add 10 × the strongest activation at that token, here the push is a multiple of the
+site's typical norm, the same for every latent; and because tokens that are likely anyway score high without any push,
+latents are to be ranked by `gain`, the score minus the score before it. Limits: at early sites the logit lens says
+little about what later layers make of a direction, and `words` is the better guide. Cost: one pass of the
+layers after the site per latent, over the prompt's few tokens: n → 10n latents is 10 times the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from monosemy.errors import UserError
+from monosemy.models.adapter import LanguageModel, Start
+from monosemy.saes.base import SparseAutoencoder
+from monosemy.steering.edits import LatentScales, resolve
+from monosemy.steering.request import Edit
+
+NEUTRAL_PROMPT = "From my experience,"
+N_TOKENS = 20
+STRENGTH = 1.0
+"""Of the push, in units of the typical norm."""
+_BATCH = 64
+_SLIGHT = 0.02
+"""Size of the logit lens' push against the last residual stream's norm: small, so that the norm's size stays."""
+
+
+@dataclass(frozen=True)
+class OutputScores:
+    """One row per latent, on the CPU."""
+
+    latents: Tensor
+    """[n]"""
+    score: Tensor
+    """After the push, [n]."""
+    score_before: Tensor
+    """The same tokens without a push, [n]."""
+    tokens: Tensor
+    """The tokens that a latent's direction raises most, strongest first, [n, N_TOKENS]."""
+    words: Tensor
+    """Probability of each group of words after the push, by their first tokens, [n, number of groups]."""
+    words_before: Tensor
+    """The same without a push, [number of groups]."""
+
+    @property
+    def gain(self) -> Tensor:
+        """What the push added to the score, [n]."""
+        return self.score - self.score_before
+
+
+def word_tokens(model: LanguageModel, words: Sequence[str]) -> list[int]:
+    """The first tokens of each word, with and without a space before it, as written and capitalised.
+
+    Raises UserError when there is no word.
+    """
+    forms = {form for word in words if word.strip() for form in (word.strip(), word.strip().capitalize())}
+    if not forms:
+        raise UserError("give at least one word to look for")
+    encode = model.tokenizer
+    found = {encode(space + form, add_special_tokens=False)["input_ids"][0] for form in forms for space in ("", " ")}
+    bare = set(encode(" ", add_special_tokens=False)["input_ids"])
+    return sorted(found - bare)
+
+
+@torch.no_grad()
+def output_scores(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scales: LatentScales,
+    latents: Sequence[int] | None = None,
+    *,
+    prompt: str = NEUTRAL_PROMPT,
+    strength: float = STRENGTH,
+    words: Sequence[Sequence[str]] = (),
+    advance: Callable[[int], object] | None = None,
+) -> OutputScores:
+    """Scores of the latents (None: all that fired, where that is known). `words` are groups of words to look for, such
+    as those of one topic each; `advance` receives latents as they are done.
+
+    Raises UserError for a latent out of range or a site whose typical norm is not known.
+    """
+    chosen = torch.tensor(_default_latents(sae, scales) if latents is None else list(latents), dtype=torch.int64)
+    amounts = [resolve(Edit(int(i), "add", strength, "norm"), sae, scales).value for i in chosen]
+    ids = model.tokenizer(prompt)["input_ids"]
+    groups = [word_tokens(model, group) for group in words]
+    tokens = torch.tensor([ids], device=model.device)
+    start = model.prefix(tokens, sae.config.site)
+    before = model.logits(tokens, start=start)[0, -1].float().softmax(-1)
+    lens = _LogitLens(model, ids)
+    parts: list[tuple[Tensor, ...]] = []
+    for rows in torch.arange(len(chosen)).split(_BATCH):
+        directions = sae.W_dec[chosen[rows]].float()
+        raised = lens.raised(directions)
+        push = directions * torch.tensor([amounts[i] for i in rows.tolist()], device=directions.device)[:, None]
+        after = _pushed(model, sae.config.site, start, push).float().softmax(-1)
+        parts.append(
+            (
+                _score(after, raised),
+                _score(before.expand_as(after), raised),
+                raised,
+                _in_groups(after, groups),
+            )
+        )
+        if advance:
+            advance(len(rows))
+    score, score_before, raised, in_words = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return OutputScores(chosen, score, score_before, raised, in_words, _in_groups(before[None], groups)[0].cpu())
+
+
+def _in_groups(probabilities_NV: Tensor, groups: list[list[int]]) -> Tensor:
+    """Probability of each group's tokens together, [N, G]."""
+    sums = [probabilities_NV[:, group].sum(1) for group in groups]
+    return torch.stack(sums, dim=1) if sums else probabilities_NV.new_zeros(len(probabilities_NV), 0)
+
+
+def _default_latents(sae: SparseAutoencoder, scales: LatentScales) -> list[int]:
+    if scales.n_fired is None:
+        return list(range(sae.d_sae))
+    return scales.n_fired.nonzero()[:, 0].tolist()
+
+
+def _score(probabilities_NV: Tensor, tokens_NK: Tensor) -> Tensor:
+    best = probabilities_NV.gather(1, tokens_NK).max(1).values
+    rank = (probabilities_NV > best[:, None]).sum(1)
+    return (1 - rank / probabilities_NV.shape[1]) * best
+
+
+def _pushed(model: LanguageModel, site: str, start: Start, push_ND: Tensor) -> Tensor:
+    """Logits [N, V] after the last token with each push added there; the pass begins at the site."""
+    n = len(push_ND)
+    many = Start(
+        start.tokens.expand(n, -1), start.layer, None if start.resid is None else start.resid.expand(n, -1, -1)
+    )
+
+    def add(x_NTD: Tensor) -> Tensor:
+        x_NTD = x_NTD.clone()
+        x_NTD[:, -1] += push_ND.to(x_NTD)
+        return x_NTD
+
+    return model.logits(many.tokens, {site: add}, many)[:, -1]
+
+
+class _LogitLens:
+    """What a direction does to the logits by itself: the model's own final norm and unembedding, nothing before."""
+
+    def __init__(self, model: LanguageModel, ids: list[int]) -> None:
+        self.model = model
+        self.site = f"layers.{model.n_layers - 1}.resid_post"
+        tokens = torch.tensor([ids], device=model.device)
+        whole = model.prefix(tokens, self.site)
+        # after the last layer positions no longer mix, so the last one is enough
+        last = None if whole.resid is None else whole.resid[:, -1:]
+        self.start = whole if last is None else Start(tokens[:, -1:], whole.layer, last)
+        self.plain = model.logits(self.start.tokens, start=self.start)[0, -1].float()
+        self.norm = float(model.activations(tokens, [self.site])[self.site][0, -1].float().norm())
+
+    def raised(self, directions_ND: Tensor) -> Tensor:
+        """The tokens [N, N_TOKENS] whose logits rise most."""
+        unit = torch.nn.functional.normalize(directions_ND, dim=1)
+        logits = _pushed(self.model, self.site, self.start, unit * (_SLIGHT * self.norm)).float()
+        return (logits - self.plain).topk(min(N_TOKENS, logits.shape[1]), dim=1).indices

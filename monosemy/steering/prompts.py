@@ -1,0 +1,76 @@
+"""From what the user typed to the tokens the model is given, and back to text as it grows.
+
+Place on the path: request → [token ids] → generate. A model with a chat template gets the prompt as the user's turn,
+ready for the assistant's answer; any other gets the text as its tokenizer makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from monosemy.errors import UserError
+from monosemy.models.adapter import LanguageModel
+
+
+def prompt_text(model: LanguageModel, prompt: str, *, chat: bool | None = None, system: str = "") -> str:
+    """The text given to the model. Raises UserError when a chat is asked of a model without a chat template."""
+    tokenizer = model.tokenizer
+    template = getattr(tokenizer, "chat_template", None)
+    if chat and not template:
+        raise UserError(f"{model.name} has no chat template; leave the chat option off to continue the text itself")
+    if chat is False or not template:
+        if system:
+            raise UserError("a system message needs a chat; turn the chat option on or leave the message out")
+        return prompt
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def prompt_ids(model: LanguageModel, prompt: str, *, chat: bool | None = None, system: str = "") -> list[int]:
+    """Token ids of `prompt_text`; a template writes its special tokens itself."""
+    text = prompt_text(model, prompt, chat=chat, system=system)
+    as_chat = chat is not False and bool(getattr(model.tokenizer, "chat_template", None))
+    return list(model.tokenizer(text, add_special_tokens=not as_chat)["input_ids"])
+
+
+def with_instruction(prompt: str, instruction: str) -> str:
+    """The prompted baseline's prompt: the instruction, then the user's own words."""
+    return f"{instruction.strip()}\n\n{prompt}"
+
+
+def end_ids(model: LanguageModel) -> frozenset[int]:
+    """Tokens that end an answer: the tokenizer's and the model's end of sequence, and the end of a document."""
+    configured: Any = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
+    found = {model.tokenizer.eos_token_id, model.tokenizer.get_added_vocab().get("<|endoftext|>")}
+    found |= set(configured) if isinstance(configured, list | tuple) else {configured}
+    return frozenset(number for number in found if number is not None)
+
+
+class GrowingText:
+    """Token ids to text, piece by piece: a character of several tokens appears with its last."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.text = ""
+
+    def add(self, token: int) -> str:
+        """What this token adds to the text; empty while a character is incomplete."""
+        self.ids.append(token)
+        whole = self.tokenizer.decode(self.ids, clean_up_tokenization_spaces=False)
+        if whole.endswith("\ufffd"):
+            return ""
+        piece, self.text = whole[len(self.text) :], whole
+        return piece
+
+    def finish(self) -> str:
+        """The whole text; bytes that never made a character are shown as the replacement character."""
+        return self.tokenizer.decode(self.ids, clean_up_tokenization_spaces=False)
+
+
+def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text each token adds, in order."""
+    text = GrowingText(tokenizer)
+    return [text.add(token) for token in ids]

@@ -1,0 +1,177 @@
+"""What can be asked of steering, as plain values that survive JSON: no torch here, so that a server can check a request
+before any model is loaded.
+
+Place on the path: [request] → edits (the activation's change) → generate (text in columns) → measure.
+
+The events that `generate.stream` answers with, one dict each, in order; every value is JSON:
+
+  start    {"kind": "start", "columns": [{"column", "prompt": the text given to the model, "prompt_tokens": [str],
+           "edits": [{"latent", "operation", "value": raw units, or a factor for scale and project}]}],
+           "control": the random column's latent (of the first edit) or null}
+  token    {"kind": "token", "column", "step": 0, 1, …, "token": id, "text": what this token adds to the text (empty
+           while a character is incomplete), "log_prob": of the token where it was written}
+  done     {"kind": "done", "column", "text": the whole answer, "n_tokens", "stopped": "end" | "length"}
+  measure  {"kind": "measure", "column", "n_tokens", "perplexity": of the answer under the unsteered model after the
+           user's own prompt, "mean_kl", "mean_log_prob_change": nats per token, "distinct": [1-, 2-, 3-gram shares],
+           "tokens": [{"token", "text", "log_prob", "unsteered_log_prob", "kl", "activations": one per asked latent,
+           "edited_activations": the same after the edit}],
+           "prompt_tokens": [{"text", "activations", "edited_activations"}]}
+  end      {"kind": "end", "seconds"}
+
+`token` events of all columns come step by step together; `done` as each column ends; then `measure` per column.
+"activations" list the latents of the request's edits in their order, the same latents in every column (so the random
+column's control latent is not among them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from monosemy.config import from_json
+from monosemy.errors import UserError, unknown
+
+OPERATIONS = {
+    "add": "adds the value to the latent",
+    "set": "sets (clamps) the latent to the value",
+    "scale": "multiplies the latent by the factor",
+    "cap": "lowers the latent to the value where it is above",
+    "ablate": "sets the latent to 0",
+    "project": "multiplies the activation's component along the latent's direction by the factor",
+}
+UNITS = {
+    "raw": "as the latent's own activations",
+    "max": "multiples of the latent's maximum activation",
+    "norm": "multiples of the site's typical activation norm",
+}
+PLACES = ("all", "prompt", "generated", "range")
+COLUMNS = ("default", "steered", "prompted", "random")
+FACTORS = ("scale", "project")
+"""Operations whose value is a factor without a unit."""
+DECIDING = ("set", "ablate", "cap", "scale", "project")
+"""Operations that say what becomes of the latent: one of them a latent; `add` may stand beside any of them."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change to one latent."""
+
+    latent: int
+    operation: str = "set"
+    """One of `OPERATIONS`."""
+    value: float = 0.0
+    """In `unit`; a factor for scale and project; not used by ablate."""
+    unit: str = "raw"
+    """One of `UNITS`; not used by scale, project and ablate."""
+
+    def __post_init__(self) -> None:
+        if self.operation not in OPERATIONS:
+            raise unknown("operation", self.operation, OPERATIONS)
+        if self.unit not in UNITS:
+            raise unknown("unit", self.unit, UNITS)
+        if not math.isfinite(self.value):
+            raise UserError(f"the strength of latent {self.latent} must be a finite number, got {self.value}")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Which tokens' activations are edited.
+
+    `where`: all; prompt (the tokens of the prompt, its chat markers included); generated (the tokens that the model
+    wrote, so that the first of them is not yet affected); range (token numbers start ≤ p < stop, counted from 0 at the
+    prompt's first token; stop None: no end). Left alone in every case: the first token, and tokens whose activation is
+    an outlier (`edits.read_scales`), on which no SAE was trained.
+    """
+
+    where: str = "all"
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.where not in PLACES:
+            raise unknown("positions", self.where, PLACES)
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            raise UserError(f"a range of positions needs 0 <= start < stop, got {self.start} to {self.stop}")
+
+
+@dataclass(frozen=True)
+class SteeringRequest:
+    """Everything one steered generation depends on, beside model and SAE."""
+
+    prompt: str
+    edits: tuple[Edit, ...]
+    """At most one of `DECIDING` per latent; any number of `add`."""
+    positions: Positions = field(default_factory=Positions)
+    keep_error: bool = True
+    """Keep what the SAE does not reconstruct; False replaces edited positions by the edited reconstruction."""
+    columns: tuple[str, ...] = ("default", "steered", "random")
+    """Of `COLUMNS`. `prompted` is the unsteered model with `instruction` before the prompt; `random` makes the same
+    edits, of the same raw strength, to another latent that fires about as often."""
+    instruction: str = ""
+    """For the prompted column, e.g. `Talk about July.`"""
+    control: int | None = None
+    """The latent of the random column; None draws one from `seed`."""
+    chat: bool | None = None
+    """Wrap the prompt by the model's chat template; None: when the model has one."""
+    system: str = ""
+    """The chat's system message; empty leaves the template's own."""
+    n_tokens: int = 60
+    """Tokens to write at most."""
+    temperature: float = 0.0
+    """0 takes the most probable token (greedy)."""
+    top_p: float = 1.0
+    """Sample among the most probable tokens that hold this share of the probability."""
+    seed: int = 0
+    """Of sampling and of the drawn control. All columns share the random numbers of a step."""
+    measure: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise UserError("the prompt is empty; give some text to start from")
+        for column in self.columns:
+            if column not in COLUMNS:
+                raise unknown("column", column, COLUMNS)
+        if not self.columns or len(set(self.columns)) < len(self.columns):
+            raise UserError(f"name each column once, of: {', '.join(COLUMNS)}")
+        if "prompted" in self.columns and not self.instruction.strip():
+            raise UserError("the prompted column needs an instruction, e.g. 'Talk about July.'")
+        if not self.edits and {"steered", "random"} & set(self.columns):
+            raise UserError("nothing to steer: name at least one latent to edit")
+        check_agreement(self.edits)
+        if self.n_tokens < 1:
+            raise UserError(f"n_tokens must be at least 1, got {self.n_tokens}")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"temperature must be 0 or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+
+def check_agreement(edits: Sequence[Edit]) -> None:
+    """Raises UserError for two operations that each decide what becomes of one latent: their changes would add up.
+
+    `set 8` twice would make 16 of it, `set 8` and `ablate` 8 − 2f. A push on top (`set` and `add`) is no contradiction.
+    """
+    decided: dict[int, str] = {}
+    for edit in edits:
+        if edit.operation not in DECIDING:
+            continue
+        if edit.latent in decided:
+            first, second = decided[edit.latent], edit.operation
+            how = f"{first} twice" if first == second else f"{first} and {second}"
+            raise UserError(
+                f"latent {edit.latent} is edited by {how}, which would add up; give it one of {', '.join(DECIDING)} "
+                "(add may stand beside it)"
+            )
+        decided[edit.latent] = edit.operation
+
+
+def request_from_json(values: Any) -> SteeringRequest:
+    """The request in a JSON object of the fields above. Raises UserError for unknown keys, wrong types, bad values."""
+    if not isinstance(values, dict):
+        raise UserError(f"a steering request must be an object of named values, got {type(values).__name__}")
+    for key in ("prompt", "edits"):
+        if key not in values:
+            raise UserError(f"a steering request needs {key!r}")
+    return from_json(SteeringRequest, values, "steer")

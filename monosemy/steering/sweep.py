@@ -1,0 +1,204 @@
+"""How the strength of an edit changes the answers: more of the latent, until the text falls apart.
+
+Place on the path: generate, measure → [one point per strength]. Every prompt is answered at every strength in one
+batch, all with the same random numbers, and each answer is measured (measure.py). Means over prompts have a bootstrap
+interval in which prompts are resampled; with one prompt there is none.
+
+Source: strength chosen by a sweep, as in AxBench (Wu et al. 2025). Limits: answers to the same prompt at two strengths
+are not independent; compare points by `paired_difference`, not by whether their intervals overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from monosemy.errors import UserError
+from monosemy.evals.intervals import Interval, bootstrap_weights, ratio_interval
+from monosemy.models.adapter import LanguageModel
+from monosemy.models.generation import check_room
+from monosemy.saes.base import SparseAutoencoder
+from monosemy.steering.edits import LatentScales, SiteEdit, Steering, resolve
+from monosemy.steering.generate import Answer, Sampling, finished, generating
+from monosemy.steering.measure import AnswerMeasures, measure_answer
+from monosemy.steering.prompts import prompt_ids
+from monosemy.steering.request import Edit, SteeringRequest
+
+BATCH_TEXTS = 64
+MAX_POINTS = 32
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """All answers at one strength, in the order of the prompts."""
+
+    value: float
+    answers: list[Answer]
+    measures: list[AnswerMeasures]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over prompts; `interval` is None with fewer than two, `mean` is None with none."""
+
+    mean: float | None
+    interval: Interval
+    n: int
+
+
+def mean_over_prompts(values: Sequence[float | None], *, n_bootstrap: int = 2000, seed: int = 0) -> Estimate:
+    """Mean of the values that exist, with a 95% bootstrap interval over them."""
+    known = np.array([value for value in values if value is not None], dtype=np.float64)
+    if not len(known):
+        return Estimate(None, None, 0)
+    weights = bootstrap_weights(len(known), n_bootstrap, seed)
+    return Estimate(float(known.mean()), ratio_interval(known, np.ones(len(known)), weights), len(known))
+
+
+def paired_difference(
+    left: Sequence[float | None], right: Sequence[float | None], *, n_bootstrap: int = 2000, seed: int = 0
+) -> Estimate:
+    """Mean of left − right over the prompts where both exist."""
+    pairs = zip(left, right, strict=True)
+    return mean_over_prompts(
+        [a - b for a, b in pairs if a is not None and b is not None], n_bootstrap=n_bootstrap, seed=seed
+    )
+
+
+def answer_all(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scales: LatentScales,
+    prompts: Sequence[Sequence[int]],
+    steerings: Sequence[Steering | None],
+    *,
+    n_tokens: int = 60,
+    sampling: Sampling | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> list[list[Answer]]:
+    """[steering][prompt]: every prompt continued under every steering, `BATCH_TEXTS` texts at a time.
+
+    `sampling.groups` is ignored: the same prompt draws the same random numbers under every steering. `advance`
+    receives the number of answers as they are finished. Raises UserError for a prompt that leaves no room.
+    """
+    return finished(_answering(model, sae, scales, prompts, steerings, n_tokens, sampling or Sampling(), advance))
+
+
+def _answering(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scales: LatentScales,
+    prompts: Sequence[Sequence[int]],
+    steerings: Sequence[Steering | None],
+    n_tokens: int,
+    sampling: Sampling,
+    advance: Callable[[int], object] | None = None,
+) -> Generator[int, None, list[list[Answer]]]:
+    """As `answer_all`; yields the number of tokens that the present texts have, after each."""
+    check_room(model, prompts, n_tokens)
+    jobs = [(s, p) for s in range(len(steerings)) for p in range(len(prompts))]
+    found: dict[tuple[int, int], Answer] = {}
+    for first in range(0, len(jobs), BATCH_TEXTS):
+        part = jobs[first : first + BATCH_TEXTS]
+        rows = SiteEdit(sae, scales, [steerings[s] for s, _ in part])
+        shared = replace(sampling, groups=tuple(p for _, p in part))
+        answers = yield from generating(
+            model, sae.config.site, [prompts[p] for _, p in part], rows, n_tokens=n_tokens, sampling=shared
+        )
+        found.update(zip(part, answers, strict=True))
+        if advance:
+            advance(len(part))
+    return [[found[s, p] for p in range(len(prompts))] for s in range(len(steerings))]
+
+
+def sweep(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scales: LatentScales,
+    prompts: Sequence[Sequence[int]],
+    steering: Steering,
+    values: Sequence[float],
+    *,
+    n_tokens: int = 60,
+    sampling: Sampling | None = None,
+) -> Iterator[SweepPoint]:
+    """One point per value, which replaces the value of the first edit (in that edit's unit).
+
+    Raises UserError for no value, too many of them, or an edit that cannot be made.
+    """
+    steps = _sweeping(model, sae, scales, prompts, steering, values, n_tokens, sampling or Sampling())
+    yield from (step for step in steps if isinstance(step, SweepPoint))
+
+
+def _sweeping(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scales: LatentScales,
+    prompts: Sequence[Sequence[int]],
+    steering: Steering,
+    values: Sequence[float],
+    n_tokens: int,
+    sampling: Sampling,
+) -> Iterator[SweepPoint | int]:
+    """As `sweep`; between the points, after every token, the number of tokens written."""
+    steerings = [_at(steering, value) for value in _checked(values)]
+    for each in steerings:
+        for edit in each.edits:
+            resolve(edit, sae, scales)
+    watch = [steering.edits[0].latent]
+    answers = yield from _answering(model, sae, scales, prompts, steerings, n_tokens, sampling)
+    for value, each, row in zip(values, steerings, answers, strict=True):
+        measures = [
+            measure_answer(model, sae, scales, prompt, answer.ids, each, watch=watch)
+            for prompt, answer in zip(prompts, row, strict=True)
+        ]
+        yield SweepPoint(value, row, measures)
+
+
+def sweep_events(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    request: SteeringRequest,
+    values: Sequence[float],
+    scales: LatentScales | None = None,
+) -> Iterator[dict[str, Any]]:
+    """The sweep of a request's steered column as JSON events, after every token one of
+
+    {"kind": "progress", "step": tokens written so far at all strengths, "n_tokens": the most there can be}
+
+    so that whoever reads them can stop between two tokens, and then one per value:
+
+    {"kind": "strength", "value", "text", "n_tokens", "perplexity", "mean_kl", "mean_log_prob_change", "distinct",
+    "mean_activation": of the first edit's latent over the answer, after the edit; null for an empty answer}
+    """
+    if not request.edits:
+        raise UserError("nothing to steer: name at least one latent to edit")
+    prompt = prompt_ids(model, request.prompt, chat=request.chat, system=request.system)
+    steering = Steering(request.edits, request.positions, request.keep_error)
+    sampling = Sampling(request.temperature, request.top_p, request.seed)
+    steps = _sweeping(model, sae, scales or LatentScales(), [prompt], steering, values, request.n_tokens, sampling)
+    for point in steps:
+        if isinstance(point, int):
+            yield {"kind": "progress", "step": point, "n_tokens": request.n_tokens}
+            continue
+        answer, measures = point.answers[0], point.measures[0]
+        summed = measures.summary()
+        active = measures.after[len(prompt) :, 0]
+        yield {
+            "kind": "strength", "value": point.value, "text": answer.text, **summed,
+            "mean_activation": float(active.mean()) if len(active) else None,
+        }  # fmt: skip
+
+
+def _checked(values: Sequence[float]) -> Sequence[float]:
+    if not 1 <= len(values) <= MAX_POINTS:
+        raise UserError(f"a sweep takes 1 to {MAX_POINTS} strengths, got {len(values)}")
+    return values
+
+
+def _at(steering: Steering, value: float) -> Steering:
+    first: Edit = replace(steering.edits[0], value=value)
+    return replace(steering, edits=(first, *steering.edits[1:]))

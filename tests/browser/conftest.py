@@ -1,0 +1,143 @@
+"""A real Chromium on the real server: the quick recipe's run with features of both its SAEs, and a hand-made run whose
+texts are hostile. Nothing is skipped: without a browser or a built page these tests fail and say what to install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+
+from app_cases import model_run, page_run
+
+SITE, NAME, OTHER = "layers.6.resid_post", "jumprelu-l0_32-s0", "topk-l0_32-s0"
+SERVE = "import sys; from monosemy.app.server import run_browse; run_browse(sys.argv[1:])"
+TRAIN = """
+import sys
+from pathlib import Path
+from monosemy.cli import main
+from monosemy.pipeline.features import build_features
+main(["train", "quick", "--run", sys.argv[1]])
+build_features(Path(sys.argv[1]), sys.argv[2:], 30_000)
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "browser: drives the pages in a real Chromium")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/browser/" in item.path.as_posix():
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(900))  # the first one waits for the run to be trained
+
+
+def chromium_path() -> str:
+    """The browser: MONOSEMY_CHROMIUM, else one on the PATH."""
+    names = (os.environ.get("MONOSEMY_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found is None:
+        pytest.fail("these tests need Chromium: apt-get install chromium, or set MONOSEMY_CHROMIUM to its path")
+    return found
+
+
+class Server:
+    """`monosemy browse FOLDER` in a process of its own, on a free port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        command = [sys.executable, "-c", SERVE, str(folder), "--port", "0", "--no-open"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "http://" in line, f"the server did not start: {line}"
+        self.address = next(word for word in line.split() if word.startswith("http://")).rstrip("/")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quick recipe, trained on the embedded model, with features of both SAEs; a copy of MONOSEMY_BROWSER_RUN
+    where that names such a run, which saves two minutes while working on the pages."""
+    folder = tmp_path_factory.mktemp("browser") / "quick"
+    if ready := os.environ.get("MONOSEMY_BROWSER_RUN"):
+        return Path(shutil.copytree(ready, folder))
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, str(folder), f"{SITE}/{NAME}", f"{SITE}/{OTHER}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(run_folder: Path) -> Iterator[Server]:
+    running = Server(run_folder)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Tokens and labels that are markup, cut characters, line breaks and tabs; a latent that never fires."""
+    running = Server(page_run(tmp_path_factory.mktemp("browser") / "hostile"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A run without features and without an evaluation, its model a tiny random one."""
+    running = Server(model_run(tmp_path_factory.mktemp("browser") / "bare"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Inside a container Chromium's own sandbox can't be set up; the pages come from this machine alone.
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(chromium):
+    """Opens a page; the test fails if any page logged an error, threw one or asked another host for something.
+    `expected` are words of errors that the test provokes."""
+    contexts, wrong = [], []
+
+    def open_page(width: int = 1440, height: int = 900, dark: bool = False, expected: str | None = None):
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: wrong.append(f"threw: {error}"))
+
+        def logged(said) -> None:
+            if said.type == "error" and not (expected and expected in said.text):
+                wrong.append(f"logged: {said.text}")
+
+        page.on("console", logged)
+        page.on("request", lambda r: None if r.url.startswith("http://127.0.0.1:") else wrong.append(f"asked {r.url}"))
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []

@@ -1,0 +1,141 @@
+"""What needs the language model: the visitor's own text, steering in four columns, the strength sweep."""
+
+from __future__ import annotations
+
+import json
+import re
+from urllib.request import Request, urlopen
+
+import pytest
+from conftest import NAME, SITE
+from playwright.sync_api import expect
+
+SLOW = 180_000
+STEER = f"/steer/{SITE}/{NAME}"
+
+
+def test_own_text_shows_which_latents_fire_at_each_token(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}/search/{SITE}/{NAME}?mode=text")
+    page.get_by_label("Your text").fill("On 4 July the café in Paris was closed. 日本")
+    page.get_by_role("button", name="Show which latents fire").click()
+    tokens = page.locator(".tokbutton")
+    expect(tokens.first).to_be_visible(timeout=SLOW)
+    expect(page.get_by_role("button", name="Model ready")).to_be_visible(timeout=SLOW)
+    assert "café" in "".join(tokens.all_inner_texts()).replace("·", " ")
+    page.get_by_role("button", name="·July").click()
+    expect(page.get_by_text("Latents at “·July”")).to_be_visible()
+    page.locator("tbody tr a").first.click()
+    expect(page).to_have_url(re.compile(rf"/latent/{re.escape(SITE)}/{NAME}/\d+"))
+
+
+def test_a_latent_is_traced_over_own_text(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}/latent/{SITE}/{NAME}/5")
+    context = page.locator(".ctx").first.inner_text()
+    page.get_by_label("Your text").fill(context)
+    page.get_by_role("button", name="Test text").click()
+    trace = page.locator("[data-trace]")
+    expect(trace).to_be_visible(timeout=SLOW)
+    expect(trace).to_contain_text("Fires on")  # its own strongest context fires it
+    expect(page).to_have_url(re.compile("text="))
+
+
+def test_steering_streams_four_columns_and_measures_them(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{STEER}?n=12&say=Talk+about+the+sea.&prompt=Tell+me+about+your+day.")
+    expect(page.get_by_role("button", name="Write")).to_be_disabled()
+    page.get_by_label("Latent to steer").fill("5")
+    page.get_by_role("button", name="Add latent 5").click()
+    page.get_by_label("Strength for latent 5, exactly").fill("3")
+    page.keyboard.press("Tab")
+    expect(page).to_have_url(re.compile("e=5%3Aset%3A3%3Amax"))
+    page.get_by_role("button", name="Write").click()
+    for column in ("default", "steered", "prompted", "random"):
+        expect(page.locator(f"[data-column={column}] dl")).to_contain_text("Perplexity", timeout=SLOW)
+    answers = {c: page.locator(f"[data-column={c}] .generated .ctx").inner_text() for c in ("default", "steered")}
+    assert answers["default"] != answers["steered"]
+    kl = page.locator("[data-column=default] dd").nth(2)
+    assert float(kl.inner_text()) == 0
+    assert float(page.locator("[data-column=steered] dd").nth(2).inner_text()) > 0
+    page.locator("[data-column=steered] summary", has_text="Prompt as the model read it").click()
+    expect(page.locator("[data-column=steered] details[open] .ctx")).to_contain_text("Tell me about your day.")
+    page.locator("[data-column=steered] summary", has_text="Tokens").click()
+    after = page.locator("[data-column=steered] tbody tr td:nth-child(7)").all_inner_texts()
+    assert float(after[-1]) > 0
+    page.get_by_role("button", name="KL", exact=True).click()
+    expect(page).to_have_url(re.compile("shade=kl"))
+
+    again = new_page()
+    again.goto(page.url)  # the address holds the whole request
+    expect(again.get_by_label("Strength for latent 5, exactly")).to_have_value("3")
+    expect(again.get_by_label("Instruction for the prompted column")).to_have_value("Talk about the sea.")
+
+
+def test_any_of_several_latents_is_traced_and_the_control_is_in_the_address(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{STEER}?e=5:set:3:max,6:ablate:0:max&n=4&columns=steered%2Brandom&control=7")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("[data-column=random] dl")).to_contain_text("Perplexity", timeout=SLOW)
+    expect(page.locator("[data-column=random]")).to_contain_text("(latent 7)")
+    steered = page.locator("[data-column=steered]")
+    steered.locator("summary", has_text="Tokens").click()
+    last = steered.locator("tbody tr td:nth-child(7)")
+    assert float(last.last.inner_text()) > 0
+    page.get_by_label("Traced latent").select_option("6")
+    expect(page).to_have_url(re.compile("trace=6"))
+    expect(steered).to_contain_text("Latent 6 before")
+    after = [float(text) for text in last.all_inner_texts()]
+    page.get_by_label("Traced latent").select_option("5")
+    assert after != [float(text) for text in last.all_inner_texts()]
+    page.get_by_text("More settings").click()
+    expect(page.get_by_label("Latent of the random column")).to_have_value("7")
+    page.get_by_label("Latent of the random column").fill("8")
+    page.keyboard.press("Tab")
+    expect(page).to_have_url(re.compile("control=8"))
+
+
+def test_the_strength_in_numbers_is_the_one_that_is_applied(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{STEER}?e=5:set:2:max&n=1&columns=steered")
+    found = json.loads(page.evaluate(f"fetch('/api/f/{SITE}/{NAME}/latent/5').then(r => r.text())"))
+    assert found["steering_max"]["text"] == "validation"
+    assert found["steering_max"]["value"] != found["stats"]["max"]
+    told = page.get_by_text("its maximum on the validation text")
+    shown = float(told.inner_text().split(" = ")[1].split(",")[0])
+    assert abs(shown / (2 * found["steering_max"]["value"]) - 1) < 0.005  # shown to three figures
+    with page.expect_request("**/api/steer") as asked:
+        page.get_by_role("button", name="Write").click()
+    expect(page.locator("[data-column=steered] dl")).to_contain_text("Perplexity", timeout=SLOW)
+    headers = {"Content-Type": "application/json"}
+    again = Request(f"{server.address}/api/steer", asked.value.post_data.encode(), headers)
+    with urlopen(again, timeout=60) as answer:
+        start = json.loads(answer.readline())
+    assert start["columns"][0]["edits"][0]["value"] == pytest.approx(2 * found["steering_max"]["value"])
+
+
+def test_steering_can_be_stopped_and_run_again(server, new_page):
+    page = new_page(expected="409 (Conflict)")  # the stopped answer ends at its next token; the page asks again
+    page.goto(f"{server.address}{STEER}?e=5:set:1:max&n=200&columns=default%2Bsteered")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("[data-column=steered] .generated .ctx")).not_to_be_empty(timeout=SLOW)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Write")).to_be_enabled()
+    written = page.locator("[data-column=steered] .generated .ctx").inner_text()
+    page.wait_for_timeout(1_500)
+    assert page.locator("[data-column=steered] .generated .ctx").inner_text() == written
+    expect(page.get_by_role("button", name="Write")).to_be_enabled()
+    page.goto(f"{server.address}{STEER}?e=5:ablate:0:max&n=4&columns=default%2Bsteered")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("[data-column=steered] dl")).to_contain_text("Perplexity", timeout=SLOW)
+
+
+def test_a_sweep_shows_the_answer_at_each_strength(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{STEER}?e=5:set:1:max&n=8&sweep=0,2,4")
+    page.get_by_role("button", name="Run sweep").click()
+    rows = page.locator("td.answer")
+    expect(rows).to_have_count(3, timeout=SLOW)
+    expect(page.locator("figure.chart svg")).to_have_count(2)
+    page.get_by_label("Strengths, at most").fill("0, much")
+    expect(page.get_by_role("alert")).to_contain_text("must be numbers")

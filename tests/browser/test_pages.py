@@ -1,0 +1,392 @@
+"""What a visitor does: look over the run, narrow the latents, open one, search, compare, write a note."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from conftest import NAME, OTHER, SITE
+from playwright.sync_api import expect
+
+LATENTS = f"/latents/{SITE}/{NAME}"
+LATENT = f"/latent/{SITE}/{NAME}"
+
+
+def number(text: str) -> int:
+    return int(re.sub(r"\D", "", text))
+
+
+def test_the_overview_shows_every_sae_and_leads_to_its_latents(server, new_page):
+    page = new_page()
+    page.goto(server.address)
+    rows = page.locator("section[aria-labelledby=saes] tbody tr")
+    expect(rows).to_have_count(4)  # two SAEs, two controls
+    expect(page.locator("figure.chart svg")).to_have_count(2)
+    page.get_by_text("Rise of the model's loss against sparsity as a table").click()
+    expect(page.locator("figure.chart").first.get_by_role("cell", name=NAME)).to_be_visible()
+    rows.get_by_role("link", name=NAME).click()
+    expect(page).to_have_url(server.address + LATENTS)
+    expect(page.get_by_role("heading", name="1,152 latents")).to_be_visible()
+
+
+def test_the_overview_shows_intervals_and_keeps_its_choice_in_the_address(server, new_page):
+    page = new_page()
+    page.goto(server.address)
+    table = page.locator("section[aria-labelledby=saes]")
+    ends = table.locator("tbody tr").first.locator(".ends").all_inner_texts()
+    assert len(ends) >= 3
+    assert all(re.fullmatch(r"\[[^,]+, [^,]+\]", text) for text in ends)
+    assert re.fullmatch(r"\[[\d.]+%, [\d.]+%\]", ends[-1])  # of a share, as shares
+    table.get_by_role("button", name="Without").click()
+    expect(table.locator("tbody tr")).to_have_count(2)
+    again = new_page()
+    again.goto(page.url)
+    expect(again.locator("section[aria-labelledby=saes] tbody tr")).to_have_count(2)
+
+
+def test_plain_arrows_scroll_until_a_row_is_chosen(server, new_page):
+    page = new_page(height=600)
+    page.goto(server.address + LATENTS)
+    page.locator("tbody tr").first.wait_for()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("scrollY > 0")
+    assert page.evaluate("document.activeElement.matches('[data-row]')") is False
+    page.keyboard.press("j")
+    first = page.evaluate("document.activeElement.href")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.href") != first
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate("document.activeElement.href") == first
+
+
+def test_triage_says_the_unit_of_its_column(server, new_page):
+    page = new_page()
+    page.goto(server.address + LATENTS)
+    expect(page.get_by_role("button", name="One token")).to_have_attribute("title", re.compile("below 0.5 bits"))
+
+
+def test_first_paint_comes_within_a_second(server, new_page):
+    page = new_page()
+    page.goto(server.address + LATENTS)
+    page.locator("tbody tr").first.wait_for()
+    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert painted < 1000
+
+
+def test_a_brush_over_the_scatter_narrows_the_list(server, new_page):
+    page = new_page()
+    page.goto(server.address + LATENTS)
+    heading = page.locator("#list")
+    expect(heading).to_have_text("1,152 latents")
+    box = page.locator(".scatter").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6, steps=4)
+    page.mouse.up()
+    expect(page).to_have_url(re.compile("min_mean=.*max_mean=.*min_firing_rate=.*max_firing_rate="))
+    expect(heading).not_to_have_text("1,152 latents")
+    chosen = number(heading.inner_text())
+    assert 0 < chosen < 1152
+    low, high = (float(re.search(f"{end}_firing_rate=([0-9.e-]+)", page.url)[1]) for end in ("min", "max"))
+    shares = page.locator("tbody tr td:nth-child(3)").all_inner_texts()
+    assert len(shares) == min(50, chosen)
+    assert all(low * 95 <= float(text.strip("%")) <= high * 105 for text in shares)  # shown to two figures
+    page.get_by_role("button", name="Clear range").click()
+    expect(heading).to_have_text("1,152 latents")
+
+
+def test_the_brush_works_by_keyboard(server, new_page):
+    page = new_page()
+    page.goto(server.address + LATENTS)
+    page.locator(".scatter").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".brush")).to_be_visible()
+    expect(page).to_have_url(re.compile("min_mean="))
+    before = page.url
+    page.keyboard.press("ArrowRight")
+    expect(page).not_to_have_url(before)
+    page.keyboard.press("Escape")
+    expect(page).not_to_have_url(re.compile("min_mean="))
+
+
+def test_triage_filters_and_sorting_go_over_the_whole_dictionary(server, new_page):
+    page = new_page()
+    page.goto(server.address + LATENTS)
+    chip = page.get_by_role("button", name="Over-active")
+    n = number(chip.inner_text())
+    chip.click()
+    expect(page.locator("#list")).to_have_text(f"{n:,} latent{'' if n == 1 else 's'}")
+    page.get_by_role("button", name="All", exact=False).first.click()
+    page.get_by_role("button", name="Max").click()
+    expect(page.locator("th[aria-sort=descending]")).to_contain_text("Max")
+    largest = [float(text.replace(",", "")) for text in page.locator("tbody tr td:nth-child(5)").all_inner_texts()]
+    assert largest == sorted(largest, reverse=True)
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_text("51–100 of 1,152")).to_be_visible()
+
+
+def test_the_address_brings_back_the_whole_view(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{LATENTS}?sort=mean&order=asc&min_firing_rate=0.01&offset=50")
+    page.locator("tbody tr").first.wait_for()
+    rows, words = page.locator("tbody tr").all_inner_texts(), page.locator("#list").inner_text()
+    again = new_page()
+    again.goto(page.url)
+    again.locator("tbody tr").first.wait_for()
+    assert again.locator("tbody tr").all_inner_texts() == rows
+    assert again.locator("#list").inner_text() == words
+
+    page.goto(f"{server.address}{LATENT}/5")
+    page.get_by_role("button", name="By strength").click()
+    page.get_by_role("button", name="Passage").click()
+    page.get_by_role("button", name="a·b").click()
+    again.goto(page.url)
+    expect(again.get_by_role("button", name="By strength")).to_have_attribute("aria-pressed", "true")
+    expect(again.get_by_role("button", name="Passage")).to_have_attribute("aria-pressed", "true")
+    assert again.locator(".contexts").first.inner_text() == page.locator(".contexts").first.inner_text()
+    page.go_back()  # changes of one view don't pile up in the history
+    expect(page).to_have_url(re.compile("/latents/"))
+
+
+def test_a_latent_page_has_contexts_numbers_and_neighbours(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{LATENT}/5")
+    peaks = page.locator(".contexts .value").all_inner_texts()
+    assert [float(text) for text in peaks] == sorted((float(text) for text in peaks), reverse=True)
+    for heading in ("Contexts", "Firing", "Activations", "Output tokens", "Nearest latents", "Note"):
+        expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
+    line = len(page.locator(".ctx").first.inner_text())
+    page.get_by_role("button", name="Whole").click()
+    page.wait_for_function("n => document.querySelector('.ctx').innerText.length > n", arg=line)
+    page.get_by_text("Activations above zero as a table").click()
+    counts = page.locator("section[aria-labelledby=activations] details[open] td.n").all_inner_texts()
+    fired = json.loads(page.evaluate(f"fetch('/api/f/{SITE}/{NAME}/latent/5').then(r => r.text())"))["stats"]["n_fired"]
+    assert sum(map(number, counts)) == fired
+
+
+def test_an_address_shows_the_same_contexts_whatever_a_browser_remembers(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{LATENT}/5")
+    pressed = page.locator("[aria-label='Length of contexts'] [aria-pressed=true]")
+    expect(pressed).to_have_text("Line")
+    page.get_by_role("button", name="Passage").click()
+    page.goto(f"{server.address}{LATENT}/5")  # as someone else wrote it
+    expect(pressed).to_have_text("Line")
+    page.goto(server.address + LATENTS)
+    page.locator("tbody tr a").first.click()
+    expect(page).to_have_url(re.compile("ctx=passage"))  # one's own way on keeps the choice, in the address
+    expect(pressed).to_have_text("Passage")
+
+
+def test_every_score_has_its_interval_and_what_it_counts(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{LATENTS}?sort=label_auroc")
+    page.locator("tbody tr a").first.click()
+    scores = page.locator(".scores")
+    expect(scores).to_contain_text("Top token alone")
+    latent = int(re.search(r"/(\d+)", page.url.split(NAME)[1])[1])
+    stats = json.loads(page.evaluate(f"fetch('/api/f/{SITE}/{NAME}/latent/{latent}').then(r => r.text())"))["stats"]
+    named = [name for name in stats if name.endswith("_auroc") and stats[name] is not None]
+    assert len(named) >= 3
+    spans = scores.locator("span:has(b)").all_inner_texts()
+    assert len(spans) == len(named)
+    assert sum("[" in text for text in spans) == sum(stats.get(f"{name}_low") is not None for name in named) >= 3
+    expect(scores).to_contain_text(f"{stats['label_n']:,.0f} firing")
+    expect(scores).to_contain_text(f"documents, {stats['label_n_documents']:,.0f} firing")
+
+
+def test_values_show_on_hover_and_by_keyboard(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{LATENT}/5")
+    peak = page.locator(".ctx .at .u").first
+    peak.hover()
+    expect(page.locator(".tip")).to_contain_text(page.locator(".contexts .value").first.inner_text())
+    page.mouse.move(5, 5)
+    expect(page.locator(".tip")).to_have_count(0)
+    page.locator(".ctx").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".tip")).to_contain_text(page.locator(".contexts .value").first.inner_text())
+    first = page.locator(".tip").inner_text()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".tip")).not_to_have_text(first)
+    expect(page).to_have_url(f"{server.address}{LATENT}/5")  # the arrows did not turn the page
+    expect(page.locator("[aria-live=polite].sr")).not_to_be_empty()
+
+
+def test_keys_lead_everywhere_but_not_while_typing(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{LATENT}/5")
+    page.locator(".contexts").first.wait_for()
+    page.keyboard.press("j")
+    expect(page).to_have_url(f"{server.address}{LATENT}/6")
+    page.keyboard.press("ArrowRight")
+    expect(page).to_have_url(f"{server.address}{LATENT}/7")
+    page.keyboard.press("k")
+    page.keyboard.press("ArrowLeft")
+    expect(page).to_have_url(f"{server.address}{LATENT}/5")
+    page.keyboard.press("r")
+    expect(page).not_to_have_url(f"{server.address}{LATENT}/5")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("g")  # nothing while the dialog is open
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).not_to_be_visible()
+    page.keyboard.press("g")
+    expect(page).to_have_url(f"{server.address}/")
+    page.keyboard.press("/")
+    expect(page).to_have_url(re.compile("/search/"))
+    page.keyboard.press("/")
+    page.get_by_role("searchbox").fill("")
+    page.keyboard.type("jrg?")
+    expect(page.get_by_role("searchbox")).to_have_value("jrg?")
+    expect(page.get_by_role("dialog")).not_to_be_visible()
+
+
+def test_search_by_label_and_by_token(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{LATENTS}?sort=label_auroc")
+    page.locator("tbody tr").first.wait_for()
+    labels = " ".join(page.locator("tbody tr a.plain").all_inner_texts())
+    word = max(re.findall(r"[a-z]{4,}", labels), key=len)
+    page.keyboard.press("g")
+    page.keyboard.press("/")
+    page.get_by_role("searchbox").fill(word)
+    hits = page.locator("tbody tr")
+    expect(hits.first).to_be_visible()
+    assert all(word.lower() in text.lower() for text in hits.locator("a.plain").all_inner_texts())
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(rf"/latent/{re.escape(SITE)}/{NAME}/\d+"))
+
+    page.goto(f"{server.address}/search/{SITE}/{NAME}?mode=token")
+    page.get_by_role("searchbox").fill(" the")
+    expect(hits.first).to_be_visible()
+    expect(hits.first).to_contain_text("·the")
+    page.get_by_role("searchbox").fill("qqzzqq")
+    expect(page.get_by_text("The model has no token")).to_be_visible()
+
+
+def test_compare_matches_two_saes(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}/compare?a={SITE}/{NAME}&b={SITE}/{OTHER}&threshold=0.5")
+    tab = page.get_by_role("button", name=re.compile(r"^Matched"))
+    matched = number(tab.inner_text())
+    assert 0 < matched <= 1152
+    rows = page.locator("section[aria-label=Latents] tbody tr")
+    rows.first.wait_for()
+    cosines = [float(text) for text in rows.locator("td:nth-child(3)").all_inner_texts()]
+    assert min(cosines) >= 0.495
+    page.get_by_role("button", name=re.compile(r"^Only in the first")).click()
+    expect(page).to_have_url(re.compile("view=only_a"))
+    expect(page.get_by_role("button", name=re.compile(r"^Only in the first"))).to_contain_text(f"{1152 - matched:,}")
+    page.get_by_role("button", name="Correlation").click()
+    expect(page).to_have_url(re.compile("by=correlation"))
+    expect(page.get_by_role("button", name="Correlation")).to_have_attribute("aria-pressed", "true")
+
+
+def test_notes_and_bookmarks_outlive_the_page(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{LATENT}/11")
+    page.get_by_label("Note on latent 11").wait_for()
+    page.keyboard.press("b")
+    expect(page.get_by_role("button", name="Bookmarked")).to_be_visible()
+    note = page.get_by_label("Note on latent 11")
+    note.fill("Fires on <b>this</b>, not on that.")
+    page.get_by_role("button", name="Save note").click()
+    expect(page.get_by_text("Saved in the run's folder")).to_be_visible()
+    kept = (server.folder / "notes.json").read_text()
+    assert "not on that" in kept
+    other = new_page()
+    other.goto(f"{server.address}/notes")
+    expect(other.get_by_label("Note on latent 11")).to_have_value("Fires on <b>this</b>, not on that.")
+    other.get_by_role("link", name=re.compile("11")).first.click()
+    expect(other.get_by_role("button", name="Bookmarked")).to_be_visible()
+    other.keyboard.press("b")
+    expect(other.get_by_role("button", name="Bookmark", exact=False)).to_have_attribute("aria-pressed", "false")
+
+
+def kept_note(server, latent):
+    listed = json.loads((server.folder / "notes.json").read_text())["notes"]
+    return next(((note["bookmark"], note["text"]) for note in listed if note["latent"] == latent), None)
+
+
+def test_a_bookmark_from_a_page_that_knows_no_notes_keeps_the_note(server, new_page):
+    stale = new_page()  # opened before the note was written
+    stale.goto(f"{server.address}{LATENT}/21")
+    stale.get_by_label("Note on latent 21").wait_for()
+    writer = new_page()
+    writer.goto(f"{server.address}{LATENT}/21")
+    writer.get_by_label("Note on latent 21").fill("an hour's work")
+    writer.get_by_role("button", name="Save note").click()
+    expect(writer.get_by_text("Saved in the run's folder")).to_be_visible()
+    stale.keyboard.press("b")
+    expect(stale.get_by_role("button", name="Bookmarked")).to_be_visible()
+    assert kept_note(server, 21) == (True, "an hour's work")
+
+    deaf = new_page(expected="500")  # one whose reading of the notes fails
+    deaf.route(
+        "**/api/notes", lambda r: r.fulfill(status=500, body="{}") if r.request.method == "GET" else r.fallback()
+    )
+    deaf.goto(f"{server.address}{LATENT}/21")
+    expect(deaf.get_by_role("button", name="Read the notes again")).to_be_visible()
+    expect(deaf.get_by_label("Note on latent 21")).to_be_disabled()
+    deaf.keyboard.press("b")
+    expect(deaf.get_by_label("Note on latent 21")).to_have_value("an hour's work")  # the answer brought the notes
+    assert kept_note(server, 21) == (True, "an hour's work")
+
+
+def test_a_note_that_was_changed_elsewhere_is_shown_before_it_is_replaced(server, new_page):
+    first, second = new_page(expected="409"), new_page()
+    for page in (first, second):
+        page.goto(f"{server.address}{LATENT}/22")
+        page.get_by_label("Note on latent 22").wait_for()
+    second.get_by_label("Note on latent 22").fill("theirs")
+    second.get_by_role("button", name="Save note").click()
+    expect(second.get_by_text("Saved in the run's folder")).to_be_visible()
+    first.get_by_label("Note on latent 22").fill("mine")
+    first.get_by_role("button", name="Save note").click()
+    expect(first.get_by_text("changed elsewhere meanwhile")).to_be_visible()
+    expect(first.locator("q")).to_have_text("theirs")
+    assert kept_note(server, 22) == (False, "theirs")
+    first.get_by_role("button", name="Save note").click()
+    expect(first.get_by_text("Saved in the run's folder")).to_be_visible()
+    assert kept_note(server, 22) == (False, "mine")
+
+
+def test_a_draft_waits_while_another_latent_is_looked_at(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}{LATENT}/23")
+    page.get_by_label("Note on latent 23").fill("half a thought")
+    page.get_by_role("button", name="Next latent").click()
+    expect(page.get_by_label("Note on latent 24")).to_have_value("")
+    page.get_by_role("button", name="Previous latent").click()
+    expect(page.get_by_label("Note on latent 23")).to_have_value("half a thought")
+    expect(page.get_by_text("Not saved yet")).to_be_visible()
+    page.get_by_role("button", name="Save note").click()
+    expect(page.get_by_text("Saved in the run's folder")).to_be_visible()
+
+
+def test_the_colour_scheme_follows_the_system_and_can_be_chosen(server, new_page):
+    page = new_page(dark=True)
+    page.goto(server.address)
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+    page.get_by_role("button", name="Colours: system").click()
+    light = page.evaluate(background)
+    assert dark != light
+    page.reload()
+    page.get_by_role("button", name="Colours: light").wait_for()
+    assert page.evaluate(background) == light
+
+
+def test_wrong_addresses_say_what_is_wrong(server, new_page):
+    page = new_page()
+    for address, words in (
+        (f"{LATENT}/1152", "latents 0 to 1151"),
+        ("/latents/layers.6.resid_post/nothing", "no SAE"),
+        ("/nowhere", "no page at this address"),
+    ):
+        page.goto(server.address + address)
+        expect(page.get_by_role("alert")).to_contain_text(words)

@@ -1,0 +1,163 @@
+"""What `monosemy steer` understands and what it refuses, before any model is loaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monosemy.config import ModelConfig, RunConfig
+from monosemy.errors import UserError
+from monosemy.run import open_run
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.registry import build_sae
+from monosemy.saes.storage import save_sae
+from monosemy.steering import command
+from monosemy.steering.request import Edit, Positions
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with four untrained SAEs of a tiny model."""
+    folder = tmp_path / "run"
+    with open_run(folder, RunConfig(model=ModelConfig(source="embedded"))) as opened:
+        for architecture, l0 in (("topk", 4), ("jumprelu", 2), ("jumprelu", 4), ("jumprelu", 8)):
+            sae = build_sae(SaeConfig(architecture, 16, 32, l0, site="layers.2.resid_post"))
+            save_sae(sae, opened.sae_folder("layers.2.resid_post", f"{architecture}-l0_{l0}-s0"))
+    return folder
+
+
+def read(*words: str):
+    return command._request(command._parser().parse_args(["RUN", "--prompt", "Hello", *words]))
+
+
+def test_the_default_sae_is_jumprelu_at_the_middle_l0(run):
+    assert command.choose_sae(run, None).name == "jumprelu-l0_4-s0"
+    assert command.choose_sae(run, "topk-l0_4-s0").name == "topk-l0_4-s0"
+    assert command.choose_sae(run, "layers.2.resid_post/jumprelu-l0_8-s0").name == "jumprelu-l0_8-s0"
+
+
+def test_the_default_sae_is_of_the_first_site_and_the_one_that_has_features_by_default(run):
+    from monosemy.pipeline.features import choose_saes
+
+    sites = ("layers.1.resid_post", "layers.3.resid_post")  # around layers.2, where the fixture's SAEs are
+    for site, architecture, l0 in (
+        (sites[0], "topk", 2), (sites[0], "topk", 8), (sites[0], "topk", 16),
+        (sites[1], "jumprelu", 3), (sites[1], "jumprelu", 16), (sites[1], "jumprelu", 32),
+    ):  # fmt: skip
+        sae = build_sae(SaeConfig(architecture, 16, 32, l0, site=site))
+        save_sae(sae, run / "saes" / site / f"{architecture}-l0_{l0}-s0")
+    chosen = command.choose_sae(run, None)
+    assert (chosen.parent.name, chosen.name) == (sites[0], "topk-l0_8-s0")
+    assert choose_saes(run, None) == [(chosen.parent.name, chosen.name)]
+
+
+def test_one_operation_for_named_latents_and_more_edits_beside(run):
+    asked = read("--latent", "12", "14", "--set", "8", "--unit", "max", "--edit", "3:ablate", "--edit", "4:add:-2:norm")
+    assert asked.edits == (
+        Edit(12, "set", 8.0, "max"),
+        Edit(14, "set", 8.0, "max"),
+        Edit(3, "ablate", 0.0, "raw"),
+        Edit(4, "add", -2.0, "norm"),
+    )
+    assert asked.columns == ("default", "steered", "random")
+    assert read("--latent", "1", "--ablate", "--instruction", "Talk.").columns == (
+        "default",
+        "steered",
+        "prompted",
+        "random",
+    )
+
+
+def test_positions(run):
+    assert read("--latent", "1", "--ablate", "--positions", "generated").positions == Positions("generated")
+    assert read("--latent", "1", "--ablate", "--positions", "3-10").positions == Positions("range", 3, 10)
+    assert read("--latent", "1", "--ablate", "--positions", "3-").positions == Positions("range", 3, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--latent", "1"], "what to do with the latent.*--add, --set"),
+        (["--set", "1"], "--set needs --latent"),
+        (["--latent", "1", "--set", "1", "--add", "2"], "takes one operation, got --add and --set"),
+        (["--latent", "1", "--set", "1", "--unit", "maxx"], "unknown unit 'maxx'; did you mean 'max'"),
+        (["--edit", "12"], r"an edit is written LATENT:OPERATION\[:VALUE\[:UNIT\]\].*got '12'"),
+        (["--edit", "x:set:1"], "got 'x:set:1'"),
+        (["--edit", "1:sett:1"], "unknown operation 'sett'"),
+        (["--latent", "1", "--ablate", "--positions", "range"], "give the range itself"),
+        (["--latent", "1", "--ablate", "--positions", "al"], "unknown positions 'al'"),
+        (["--latent", "3", "--set", "8", "--edit", "3:ablate"], "latent 3 is edited by set and ablate"),
+        ([], "nothing to steer"),
+    ],
+)
+def test_bad_words_are_refused_in_one_line(words, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read(*words)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_runs_saes_and_latents_are_refused_without_loading_the_model(run, tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(command, "load_run", never)
+    steer = ["--latent", "1", "--set", "1", "--prompt", "Hello"]
+    for words, message in (
+        ([str(tmp_path), *steer], "is not a run folder"),
+        ([str(run), "--sae", "jumprelu-l0_3-s0", *steer], "unknown SAE 'jumprelu-l0_3-s0'; did you mean"),
+        ([str(run), "--latent", "32", "--set", "1", "--prompt", "Hello"], "latent 32 is out of range; .* 0 to 31"),
+        ([str(run), "--latent", "1", "--set", "1"], "the prompt is empty"),
+    ):
+        with pytest.raises(UserError, match=message):
+            command.run_steer(words)
+    empty = tmp_path / "empty"
+    open_run(empty, RunConfig()).close()
+    with pytest.raises(UserError, match="has no trained SAE; train it: monosemy train"):
+        command.run_steer([str(empty), *steer])
+
+
+def test_columns_measures_and_sweeps_are_printed(run, monkeypatch, tiny_model, capsys):
+    from steering_cases import scales_of, tiny_sae
+
+    model = tiny_model("llama")
+    sae = tiny_sae(model)
+    scales = scales_of(sae, torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(command, "load_run", lambda *_: (model, sae, scales))
+    steer = [str(run), "--latent", "5", "--unit", "norm", "--prompt", "The mill", "--tokens", "5"]
+    command.run_steer([*steer, "--set", "2"])
+    shown = capsys.readouterr().out
+    for words in ("default", "steered", "random", "tokens", "nats"):
+        assert words in shown
+    command.run_steer([*steer, "--set", "2", "--json"])
+    assert [line[:8] for line in capsys.readouterr().out.splitlines()][:1] == ['{"kind":']
+    command.run_steer([*steer, "--sweep", "0", "2"])
+    assert "0.00" in capsys.readouterr().out
+    command.run_steer([str(run), "--find", "mill"])
+    assert "unsteered" in capsys.readouterr().out
+
+
+def test_every_edited_latent_is_traced(run, monkeypatch, tiny_model, capsys):
+    from steering_cases import scales_of, tiny_sae
+
+    from monosemy.steering.generate import steer
+
+    model = tiny_model("llama")
+    sae = tiny_sae(model)
+    scales = scales_of(sae, torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(command, "load_run", lambda *_: (model, sae, scales))
+    words = ["--prompt", "The mill", "--tokens", "5", "--edit", "5:add:30", "--edit", "9:add:60", "--edit", "5:set:1"]
+    command.run_steer([str(run), *words])
+    table = capsys.readouterr().out.split("latent, mean over the answer")[1].splitlines()
+    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if line.startswith("│")]
+    request = command._request(command._parser().parse_args(["RUN", *words]))
+    columns = steer(model, sae, request, scales)
+    expected = [
+        [str(latent)]
+        + [
+            format(sum(token["edited_activations"][place] for token in found["tokens"]) / found["n_tokens"], ".1f")
+            for found in columns.values()
+        ]
+        for place, latent in enumerate((5, 9))
+    ]
+    assert shown == expected
+    assert shown[0][1:] != shown[1][1:]
