@@ -121,6 +121,32 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class JacobianConfig:
+    """Pairs of SAEs around one MLP, trained together so that few input latents move few output latents.
+
+    loss of a pair = both SAEs' own losses + (λ / k²) Σ |∂ output latent / ∂ input latent|, latents at E‖x‖² = 1.
+    One pair for every λ × L0 × seed, beside the SAEs of `architectures` (which may then be empty); both sites of the
+    layer, `layers.N.mlp_in` and `layers.N.mlp_out`, must be among `activations.sites`. A pair is saved as two SAEs of
+    one name, `jsae_<λ>-l0_<L0>-s<seed>`, one at each site, and evaluated as any other.
+    """
+
+    lambdas: tuple[float, ...] = ()
+    """λ of each pair, 0 for the pair without penalty; empty trains no pairs."""
+    layer: int | None = None
+    """The MLP's layer; None takes the one layer whose two sites are among activations.sites."""
+    architecture: Literal["topk", "batch_topk", "jumprelu"] = "topk"
+    """Architecture of both SAEs."""
+    at: Literal["input", "reconstruction"] = "input"
+    """Where the MLP's slopes and the active output latents are taken: at the true input, or at its reconstruction."""
+    warmup_fraction: float = 0.05
+    """Share of the steps over which λ rises from 0."""
+    token_share: float = 1.0
+    """Share of each batch's tokens, drawn anew every step, that the penalty is measured on (an unbiased estimate)."""
+    max_memory_mb: int = 2048
+    """Most memory for the penalty's temporary arrays, in 10⁶ bytes; less of it costs time."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run: every architecture × L0 × seed at every site, trained on one stream."""
 
@@ -144,6 +170,7 @@ class RunConfig:
     jumprelu` lists them."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    jacobian: JacobianConfig = field(default_factory=JacobianConfig)
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -205,8 +232,9 @@ def fingerprint(value: Any) -> str:
 
 
 def identity(config: RunConfig) -> str:
-    """Fingerprint of all that a run computes: its labels left out."""
-    return fingerprint({key: value for key, value in to_json(config).items() if key not in LABELS})
+    """Fingerprint of all that a run computes: its labels left out, and the settings of pairs that it doesn't train."""
+    idle = LABELS if config.jacobian.lambdas else LABELS | {"jacobian"}
+    return fingerprint({key: value for key, value in to_json(config).items() if key not in idle})
 
 
 def positive(**named: float) -> None:

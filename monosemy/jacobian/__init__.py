@@ -1,0 +1,1 @@
+"""Jacobian SAEs: pairs of SAEs around an MLP between whose latents the derivatives are sparse."""
