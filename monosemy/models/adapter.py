@@ -9,18 +9,20 @@ Place on the path: tokens → [activations at sites] → SAE; and back: reconstr
 The late start replaces the forward of every layer before the site by a pass-through, the last of which hands on the
 stored residual stream: embeddings, masks, rotary tables, remaining layers and head run as always, so the logits are
 those of the whole pass to the last bit (`checks.py` makes sure of it on load, else layers are never skipped).
+With `gradients`, logits carry the gradient to whatever tensors the edits brought in (never to parameters: frozen).
 
 Source: which module and which side is which site comes from interp-engine (`resolve_point`) on the plain transformers
 model; reading and replacing are torch's forward hooks. Deviations: interp-engine's own capture runs the whole model,
-ours stops early. Limits: no gradients; one process, one device; models whose layers pass state beside the residual
+ours stops early. Limits: one process, one device; models whose layers pass state beside the residual
 stream (keys shared between layers) are run whole.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,8 +62,8 @@ class _PassEnded(Exception):
 class LanguageModel:
     """A causal transformer of Hugging Face's library with named sites.
 
-    Build it with `monosemy.models.sources.load_model`. Never computes gradients; `module` is in evaluation mode with
-    frozen parameters.
+    Build it with `monosemy.models.sources.load_model`. No gradients but where asked; `module` is in evaluation mode
+    with frozen parameters.
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class LanguageModel:
         self.parallel: bool = bool(self._engine.arch.quirks.parallel_attn_mlp)
         self.residual_multipliers: tuple[float, float] = self._engine.arch.quirks.residual_multipliers
         self.can_start_late = len(self._blocks) == self.n_layers
+        # most families can leave out the product with the vocabulary at positions nobody asks for
+        self._keeps_logits = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._places: dict[str, tuple[nn.Module, str]] = {}
         self._refused: dict[str, str] = {}
         self._find_sites()
@@ -135,6 +139,22 @@ class LanguageModel:
         # GPT-2 keeps its projections as Conv1D, with weight [d_in, d_out]
         return int(width if width is not None else projection.get_parameter("weight").shape[0])
 
+    def output_weights(self, layer: int) -> Tensor:
+        """W_O of a layer by query head [H, d_head, d_model]: head h adds z_h @ W_O[h] to `layers.N.attn_out`, z_h its
+        part of `layers.N.attn_heads`; a bias, where there is one, belongs to no head. Raises UserError without heads.
+        """
+        name = self.resolve(f"layers.{layer}.attn_heads")
+        weight: Tensor = self._places[name][0].get_parameter("weight")
+        width = self.site_width(name)
+        if not hasattr(self._places[name][0], "in_features"):  # GPT-2's Conv1D is [d_in, d_out]
+            weight = weight.T
+        if tuple(weight.shape) != (self.d_model, width) or width % self.n_heads:
+            raise UserError(
+                f"{self.name}: the output projection of layer {layer} has shape {list(weight.shape)}, which does not "
+                f"split into {self.n_heads} heads that write {self.d_model} dimensions"
+            )
+        return weight.T.reshape(self.n_heads, width // self.n_heads, self.d_model)
+
     def refuse(self, site: str, reason: str) -> None:
         """Takes a site out of service, e.g. when a self-check failed on it; `resolve` then gives the reason."""
         if self._places.pop(site, None) is not None:
@@ -153,14 +173,19 @@ class LanguageModel:
     # --- passes ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def activations(self, tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+    def activations(self, tokens: Tensor, sites: Sequence[str], start: Start | None = None) -> dict[str, Tensor]:
         """Activations [B, T, d] at each site, by canonical name, in the model's dtype on its device.
 
-        tokens [B, T] integers. One pass that ends as soon as the last of the sites has been read.
-        Raises UserError for a site the model lacks or tokens it cannot take.
+        tokens [B, T] integers. One pass that ends as soon as the last of the sites has been read; with `start`, one
+        that begins there. Raises UserError for a site the model lacks or tokens it cannot take, ValueError for a
+        `start` that does not fit.
         """
         names = [self.resolve(site) for site in sites]
-        read = self._read(self._checked(tokens), set(names), whole=False)
+        tokens = self._checked(tokens)
+        if start is not None:
+            self._check_start(start, tokens, names)
+        with self._skipping(start):
+            read = self._read(tokens, set(names), whole=False)
         if missing := sorted(set(names) - set(read)):
             raise UserError(f"{self.name} never computed {', '.join(missing)}: its layers bypass that module")
         return {name: read[name] for name in names}
@@ -194,13 +219,21 @@ class LanguageModel:
             self._run(tokens)
         return read
 
-    @torch.no_grad()
-    def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None, start: Start | None = None) -> Tensor:
+    def logits(
+        self,
+        tokens: Tensor,
+        edits: Mapping[str, Edit] | None = None,
+        start: Start | None = None,
+        *,
+        last_only: bool = False,
+        gradients: bool = False,
+    ) -> Tensor:
         """Next-token logits [B, T, V], with the activation at each site of `edits` replaced as the pass runs.
 
         An edit's result is cast to the model's dtype. With `start`, layers before `start.layer` are skipped: the same
-        tokens, no edits among the skipped layers. Raises UserError for unknown sites, ValueError for a broken edit
-        (changed shape) or a `start` that does not fit.
+        tokens, no edits among the skipped layers. `last_only` gives those of the last position, [B, 1, V]; `gradients`
+        lets gradients reach the tensors that edits bring in. Raises UserError for unknown sites, ValueError for a
+        broken edit (changed shape) or a `start` that does not fit.
         """
         tokens = self._checked(tokens)
         edited = {self.resolve(site): edit for site, edit in (edits or {}).items()}
@@ -218,11 +251,11 @@ class LanguageModel:
 
             return replace
 
-        with self._hooks() as hooks, self._skipping(start):
+        with torch.set_grad_enabled(gradients), self._hooks() as hooks, self._skipping(start):
             for name, edit in edited.items():
                 module, side = self._places[name]
                 hooks.write(module, writer(name, edit), point=side)
-            logits = self._run(tokens)
+            logits = self._run(tokens, last_only=last_only)
         if missing := sorted(set(edited) - done):
             raise UserError(f"{self.name} never computed {', '.join(missing)}: nothing was replaced there")
         return logits
@@ -251,8 +284,11 @@ class LanguageModel:
             self._run(tokens)
         return found[0]
 
-    def _run(self, tokens: Tensor) -> Tensor:
-        return self.module(input_ids=tokens, use_cache=False, return_dict=True).logits
+    def _run(self, tokens: Tensor, *, last_only: bool = False) -> Tensor:
+        if last_only and self._keeps_logits:
+            return self.module(input_ids=tokens, use_cache=False, return_dict=True, logits_to_keep=1).logits
+        logits = self.module(input_ids=tokens, use_cache=False, return_dict=True).logits
+        return logits[:, -1:] if last_only else logits
 
     def _hooks(self) -> Any:
         from interp_engine.hooks import HookManager
@@ -276,13 +312,13 @@ class LanguageModel:
                 if own is not None:  # an instance's own forward, as accelerate sets it
                     block.__dict__["forward"] = own
 
-    def _check_start(self, start: Start, tokens: Tensor, edited: Mapping[str, Edit]) -> None:
+    def _check_start(self, start: Start, tokens: Tensor, wanted: Iterable[str]) -> None:
         if not torch.equal(start.tokens, tokens):
             raise ValueError("this start was made from other tokens")
-        for name in edited:
+        for name in wanted:
             site = parse_site(name, self.n_layers, post_norms=self.post_norms)
             if site.layer + (site.kind == "resid_post") < start.layer:
-                raise ValueError(f"the start at layer {start.layer} skips the edited site {name}")
+                raise ValueError(f"the start at layer {start.layer} skips the site {name}")
 
     def _checked(self, tokens: Tensor) -> Tensor:
         """Tokens on the model's device; UserError when the model cannot take them."""

@@ -150,7 +150,7 @@ def test_start_that_does_not_fit_is_an_error(tiny_model, tokens):
     start = model.prefix(tokens, "layers.2.resid_pre")
     with pytest.raises(ValueError, match="other tokens"):
         model.logits(tokens.flip(0), start=start)
-    with pytest.raises(ValueError, match=r"skips the edited site layers.1.mlp_out"):
+    with pytest.raises(ValueError, match=r"skips the site layers.1.mlp_out"):
         model.logits(tokens, {"layers.1.mlp_out": torch.clone}, start=start)
     assert model.prefix(tokens, "layers.0.mlp_in").layer == 0
     # the output of layer 1 is where layer 2 starts, so an edit there is not skipped
