@@ -1,0 +1,96 @@
+"""Heads of every supported family: outputs add up to the attention's, replacing a head by itself changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import FAMILIES, N_HEADS, N_LAYERS, make_tiny_model
+
+from monosemy.circuits.heads import LanguageModelHeads, as_heads, mask_edit, replace_edit
+from monosemy.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tokens() -> torch.Tensor:
+    return torch.randint(256, (3, 9), generator=torch.Generator().manual_seed(0))
+
+
+def _bias(model, layer: int) -> torch.Tensor:
+    projection = model._places[f"layers.{layer}.attn_heads"][0]
+    found = getattr(projection, "bias", None)
+    return torch.zeros(model.d_model) if found is None else found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_of_all_heads_add_up_to_the_attention(family, tokens):
+    model = make_tiny_model(family)
+    heads = as_heads(model)
+    outputs = heads.head_outputs(tokens)
+    assert outputs.shape == (*tokens.shape, N_LAYERS * N_HEADS, model.d_model)
+    read = model.activations(tokens, [f"layers.{layer}.attn_out" for layer in range(N_LAYERS)])
+    for layer in range(N_LAYERS):
+        total = outputs[:, :, layer * N_HEADS : (layer + 1) * N_HEADS].sum(2) + _bias(model, layer)
+        torch.testing.assert_close(total, read[f"layers.{layer}.attn_out"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replacing_heads_by_themselves_changes_nothing(family, tokens):
+    heads = as_heads(make_tiny_model(family))
+    plain = heads.run(tokens, residual=True)
+    assert torch.equal(plain.logits, heads.logits(tokens))
+    same = replace_edit(plain.values, range(N_LAYERS * N_HEADS), N_HEADS)
+    assert torch.equal(heads.logits(tokens, same), plain.logits)
+    one = replace_edit(plain.values, [2 * N_HEADS + 1], N_HEADS)
+    assert torch.equal(heads.logits(tokens, one, layers=[2], clean=plain), plain.logits)
+    assert torch.equal(heads.logits(tokens, inputs=heads.inputs(tokens)), plain.logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_from_elsewhere_changes_logits_and_late_starts_agree(family, tokens):
+    heads = as_heads(make_tiny_model(family))
+    plain, other = heads.run(tokens, residual=True), heads.run(tokens.flip(1))
+    for index in (N_HEADS + 2, 3 * N_HEADS):
+        edit = replace_edit(other.values, [index], N_HEADS)
+        patched = heads.logits(tokens, edit)
+        assert not torch.allclose(patched, plain.logits)
+        assert torch.equal(patched, heads.logits(tokens, edit, layers=[index // N_HEADS], clean=plain))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
+def test_mask_derivative_is_the_finite_difference(family, tokens):
+    heads = as_heads(make_tiny_model(family))
+    other = heads.run(tokens.flip(1)).values
+    n = N_LAYERS * N_HEADS
+    mask = torch.ones(n, requires_grad=True)
+    heads.logits(tokens, mask_edit(mask, other, N_HEADS), gradients=True)[:, 7].sum().backward()
+    assert mask.grad is not None
+    for index in (1, n - 2):
+        step = torch.zeros(n)
+        step[index] = 1e-2
+        up, down = (heads.logits(tokens, mask_edit(1 + sign * step, other, N_HEADS))[:, 7].sum() for sign in (1, -1))
+        assert float((up - down) / 2e-2) == pytest.approx(float(mask.grad[index]), rel=0.05, abs=2e-4)
+
+
+def test_query_heads_that_share_a_key_are_patched_alone(tokens):
+    heads = as_heads(make_tiny_model("llama"))  # 4 query heads, 2 key/value heads
+    plain, other = heads.run(tokens), heads.run(tokens.flip(1))
+    seen = {}
+
+    def edit(layer, values):
+        new = replace_edit(other.values, [N_HEADS], N_HEADS)(layer, values)
+        if layer == 1:
+            seen["values"] = new
+        return new
+
+    heads.logits(tokens, edit)
+    torch.testing.assert_close(seen["values"][:, :, 1:], plain.values[:, :, N_HEADS + 1 : 2 * N_HEADS])
+    assert torch.equal(seen["values"][:, :, 0], other.values[:, :, N_HEADS])
+
+
+def test_model_without_heads_is_refused():
+    model = make_tiny_model("opt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "_places", {k: v for k, v in model._places.items() if not k.endswith("3.attn_heads")})
+        patch.setattr(model, "_refused", {"layers.3.attn_heads": "its layers have no output projection"})
+        with pytest.raises(UserError, match="no attention heads to look at in 1 of its 4 layers"):
+            LanguageModelHeads(model)
