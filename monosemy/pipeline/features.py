@@ -25,10 +25,12 @@ from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.run import Run, list_saes, open_run, read_run, versions
 
 if TYPE_CHECKING:
+    from monosemy.data.tokens import TokenSet
     from monosemy.features.build import FeatureInputs
     from monosemy.features.by_latent import Text
     from monosemy.features.embeddings import Encoder
     from monosemy.features.encode_pass import EncodePass, ShardRows
+    from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
 
 N_TOKENS = 150_000
@@ -174,7 +176,7 @@ class _Stage:
         total, done = self.n_sequences * self.length, encoded.done * self.length
         with progress.stage("features: reading the text", total=total, unit="tokens", start=done) as bar:
             encoded.run(self._reader(sorted({site for site, _ in keys})), bar.advance)
-        shared = _Shared(self.prepared, self.n_sequences, self.settings.window)
+        shared = SharedText(self.prepared.model, self.prepared.tokens, self.n_sequences, self.settings.window)
         if encoder is not None:
             shared.embed(encoder)
         for key, sae in saes.items():
@@ -270,26 +272,26 @@ class _Stage:
             )
 
 
-class _Shared:
+class SharedText:
     """What all databases of one pass have in common: the text, its documents, the vocabulary."""
 
-    def __init__(self, prepared: Prepared, n_sequences: int, window: int) -> None:
+    def __init__(self, model: LanguageModel, tokens: TokenSet, n_sequences: int, window: int) -> None:
         from monosemy.features.token_texts import token_bytes
 
-        self.prepared, self.window = prepared, window
+        self.model, self.window = model, window
         self.embeddings: np.ndarray | None = None
-        shards = prepared.tokens.train
+        shards = tokens.train
         self.tokens = np.array(shards.sequences(0, n_sequences), np.int32)
         self.documents = np.array(shards.documents(0, n_sequences), np.int32)
         wanted = set(np.unique(self.documents).tolist())
         self.names = {
             number: (str(entry["source"]), str(entry["origin"]))
-            for number, entry in enumerate(prepared.tokens.documents())
+            for number, entry in enumerate(tokens.documents())
             if number in wanted
         }
-        self.token_bytes = token_bytes(prepared.model.tokenizer, prepared.model.vocab_size)
-        self.special = np.zeros(prepared.model.vocab_size, bool)
-        self.special[[t for t in prepared.model.special_token_ids if t < len(self.special)]] = True
+        self.token_bytes = token_bytes(model.tokenizer, model.vocab_size)
+        self.special = np.zeros(model.vocab_size, bool)
+        self.special[[t for t in model.special_token_ids if t < len(self.special)]] = True
 
     def embed(self, encoder: Encoder) -> None:
         from monosemy.features.embeddings import embed, window_texts
@@ -302,7 +304,7 @@ class _Shared:
         from monosemy.features.by_latent import Text, document_ends
 
         first, last = document_ends(self.documents.reshape(-1), kept)
-        return Text(self.tokens, self.window, first, last, kept, self.prepared.model.vocab_size)
+        return Text(self.tokens, self.window, first, last, kept, self.model.vocab_size)
 
     def inputs(self, encoded: EncodePass, key: Key, sae: SparseAutoencoder, info: dict[str, Any]) -> FeatureInputs:
         import torch
@@ -310,7 +312,7 @@ class _Shared:
         from monosemy.features.build import FeatureInputs
         from monosemy.features.logit_effects import no_direct_path, output_map
 
-        model = self.prepared.model
+        model = self.model
         outputs = no_direct_path(model, key[0]) or output_map(model, torch.from_numpy(self.tokens[:_SIGMA_SEQUENCES]))
         return FeatureInputs(
             codes=encoded.codes(key),
