@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from monosemy.config import ActivationsConfig, TextConfig
-from monosemy.files import write_json
+from monosemy.files import atomic_path, write_json
 from monosemy.run import machine, versions
+from monosemy.tensors import save_tensors
 
 SITE = "layers.12.resid_post"
 
@@ -37,6 +38,34 @@ def real_rows(n_tokens: int) -> Tensor:
     parts = harvest_rows(model, tokens.train, [SITE], config, statistics)
     rows = torch.cat([part.activations[SITE].float() for part in parts])
     return rows / rows.square().sum(1).mean().sqrt()
+
+
+def save_real_split(path: Path, n_tokens: int, n_validation_tokens: int) -> None:
+    """Rows as `real_rows` (bfloat16), with rows and document numbers of validation documents, in one file.
+
+    Tensors: train [n, 576] and validation [v, 576] at the training rows' E‖x‖² = 1, documents [v], scale (C).
+    Both sides drop the same positions: the first of each sequence, special tokens, norms beyond six medians.
+    """
+    from monosemy.activations.harvest import harvest_rows
+    from monosemy.activations.store import build_store
+    from monosemy.data.tokens import prepare_tokens
+    from monosemy.models.sources import load_model
+
+    model = load_model("embedded", device="cpu", checks=False)
+    text = TextConfig(n_tokens=n_tokens, n_validation_tokens=n_validation_tokens)
+    tokens = prepare_tokens(text, model.tokenizer, model.tokenizer_fingerprint)
+    config = ActivationsConfig(sites=(SITE,))
+    store = build_store(model, tokens.train, [SITE], config)
+    scale = store.scale[SITE]
+    parts = list(harvest_rows(model, tokens.validation, [SITE], config, store.rules))
+    tensors = {
+        "train": (store.rows(SITE, slice(None)) / scale).bfloat16(),
+        "validation": torch.cat([part.activations[SITE].float() for part in parts]) / scale,
+        "documents": torch.cat([torch.as_tensor(part.document) for part in parts]),
+        "scale": torch.tensor(scale),
+    }
+    with atomic_path(path) as temporary:
+        save_tensors(temporary, tensors)
 
 
 def medians(contenders: Mapping[str, Callable[[], object]], *, rounds: int = 9, warm_up: int = 3) -> dict[str, float]:
