@@ -1,0 +1,135 @@
+"""A user's own task: a JSONL file of prompts, answers and labels.
+
+    {"kind": "positive", "prompt": "Two plus two is", "answers": [" four"], "wrong": [" five"]}
+    {"kind": "negative", "prompt": "Pay and pay is"}
+
+    prompt       the text; all prompts must have the same number of tokens
+    kind         `positive` shows the behaviour, `negative` cannot
+    answers      of a positive: the words that may follow, each one token; mind the leading space
+    wrong        of a positive: words that compete (default: the answers of the other positives)
+    corrupted    optional: the text patched in for a positive (default: the negatives in turn)
+    metric       optional, on the first line: a metric's name (default: logit_difference)
+
+Limits: one length for all prompts, at least 5 of each kind.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from monosemy.circuits.task import METRICS, MIN_EXAMPLES, Example, TaskData
+from monosemy.circuits.tasks.prompts import Prompts
+from monosemy.errors import UserError, unknown
+
+KEYS = ("kind", "prompt", "answers", "wrong", "corrupted", "metric")
+KINDS = ("positive", "negative")
+
+
+def build(path: Path, prompts: Prompts, model: str = "") -> TaskData:
+    """The task of a file. Raises UserError, naming the line, for anything that cannot be read or used."""
+    records = _read(path)
+    metric = next((record["metric"] for record in records if "metric" in record), "logit_difference")
+    of_kind: dict[str, list[dict[str, Any]]] = {
+        kind: [record for record in records if record["kind"] == kind] for kind in KINDS
+    }
+    _check_kinds(path, of_kind)
+    lists: list[tuple[str, ...]] = [record["answers"] for record in of_kind["positive"]]
+    positives, negatives = [], []
+    for i, record in enumerate(of_kind["positive"]):
+        corrupted = record.get("corrupted") or of_kind["negative"][i % len(of_kind["negative"])]["prompt"]
+        positives.append(_example(path, prompts, record, corrupted, record, lists))
+    for i, record in enumerate(of_kind["negative"]):
+        matched = of_kind["positive"][i % len(of_kind["positive"])]
+        negatives.append(_example(path, prompts, record, matched["prompt"], matched, lists))
+    told = (f"{path.name}: {len(positives)} positive, {len(negatives)} negative prompts",)
+    return TaskData(path.stem, tuple(positives), tuple(negatives), metric, model, told)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"the task file {path} cannot be read: {error.strerror}; give the path of a JSONL file"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"the task file {path} is not UTF-8 text; save it as UTF-8") from None
+    records = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            records.append(_record(path, number, line))
+    if not records:
+        raise UserError(f"the task file {path} is empty; give at least {MIN_EXAMPLES} prompts of each kind")
+    return records
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    where = f"{path}, line {number}"
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg}); write one object a line") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected an object with {', '.join(KEYS[:3])}; got {type(record).__name__}")
+    if strange := set(record) - set(KEYS):
+        raise unknown(f"key ({where})", sorted(strange)[0], KEYS)
+    if record.get("kind") not in KINDS:
+        raise unknown(f"kind ({where})", str(record.get("kind")), KINDS)
+    for key in ("prompt", "corrupted"):
+        if not isinstance(record.get(key, "x"), str) or not record.get(key, "x"):
+            raise UserError(f"{where}: {key!r} must be a text that is not empty")
+    if "prompt" not in record:
+        raise UserError(f"{where}: 'prompt' is missing")
+    if "metric" in record and record["metric"] not in METRICS:
+        raise unknown(f"metric ({where})", str(record["metric"]), METRICS)
+    for key in ("answers", "wrong"):
+        record[key] = _texts(where, key, record.get(key, []))
+    if record["kind"] == "positive" and not record["answers"]:
+        raise UserError(f"{where}: a positive prompt needs 'answers', a list of words such as [\" four\"]")
+    return record | {"line": number}
+
+
+def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(item, str) and item for item in values):
+        raise UserError(f"{where}: {key!r} must be a word or a list of words, got {value!r}")
+    return tuple(values)
+
+
+def _check_kinds(path: Path, of_kind: dict[str, list[dict[str, Any]]]) -> None:
+    """Labels all of one kind; said before any tokenizing (`task.check` repeats it for tasks made in Python)."""
+    for kind, other in (KINDS, KINDS[::-1]):
+        if not of_kind[kind]:
+            raise UserError(
+                f"all prompts in {path} are {other}; a circuit shows in the difference between positive and negative "
+                f"prompts: add at least {MIN_EXAMPLES} {kind} ones"
+            )
+
+
+def _example(
+    path: Path,
+    prompts: Prompts,
+    record: dict[str, Any],
+    corrupted: str,
+    matched: dict[str, Any],
+    answers_of_all: list[tuple[str, ...]],
+) -> Example:
+    """One example; `matched` is the record whose answers count."""
+    answers: tuple[str, ...] = matched["answers"]
+    wrong = matched["wrong"] or tuple(
+        dict.fromkeys(word for words in answers_of_all for word in words if word not in answers)
+    )
+    text = record["prompt"]
+    try:
+        return Example(
+            prompts.encode(text),
+            prompts.encode(corrupted),
+            tuple(dict.fromkeys(prompts.next_token(text, answer) for answer in answers)),
+            tuple(dict.fromkeys(prompts.next_token(text, word) for word in wrong)),
+            text,
+            corrupted,
+        )
+    except UserError as error:
+        raise UserError(f"{path}, line {record['line']}: {error}") from None
