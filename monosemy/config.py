@@ -36,6 +36,9 @@ class ModelConfig:
     """Number format of the model's weights and activations; keep float32 on CPUs without bfloat16 units."""
     device: str = "auto"
     """`auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`."""
+    randomise: Literal["none", "published", "reinitialised", "matched"] = "none"
+    """A control: the same model with its weights redrawn (`published`: matrices from N(0, (0.8/√d)²); `matched`: with
+    each matrix's own mean and variance; `reinitialised`: as before training)."""
 
 
 @dataclass(frozen=True)
@@ -232,9 +235,13 @@ def fingerprint(value: Any) -> str:
 
 
 def identity(config: RunConfig) -> str:
-    """Fingerprint of all that a run computes: its labels left out, and the settings of pairs that it doesn't train."""
+    """Fingerprint of all that a run computes: its labels left out, and settings of what it does not do (pairs of SAEs,
+    random weights)."""
     idle = LABELS if config.jacobian.lambdas else LABELS | {"jacobian"}
-    return fingerprint({key: value for key, value in to_json(config).items() if key not in idle})
+    computed = {key: value for key, value in to_json(config).items() if key not in idle}
+    if config.model.randomise == "none":
+        computed["model"].pop("randomise")
+    return fingerprint(computed)
 
 
 def positive(**named: float) -> None:

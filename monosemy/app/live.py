@@ -138,8 +138,9 @@ def _load_run_model(catalogue: Catalogue) -> LanguageModel:
 
     settings, known = catalogue.config.model, catalogue.provenance.get("model", {})
     model = load_model(
-        settings.source, revision=settings.revision or known.get("commit"), dtype=settings.dtype, device=settings.device
-    )
+        settings.source, revision=settings.revision or known.get("commit"), dtype=settings.dtype,
+        device=settings.device, randomise=settings.randomise,
+    )  # fmt: skip
     if known.get("fingerprint") not in (None, model.fingerprint):
         raise UserError(
             f"{model.name} has changed since this run was made (fingerprint {known['fingerprint']} then, "

@@ -74,8 +74,8 @@ class PairAverages:
         """What `save` kept; `over` stands in the measures, not here. Raises UserError for a damaged file."""
         try:
             with safe_open(path, framework="numpy") as file:
-                columns = [file.get_tensor(name) for name in _COLUMNS]
-                return cls(*columns, n_tokens=int((file.metadata() or {})["n_tokens"]), over={})
+                out, inp, mean_abs, mean_effect, n_active = (file.get_tensor(name) for name in _COLUMNS)
+                return cls(out, inp, mean_abs, mean_effect, n_active, int((file.metadata() or {})["n_tokens"]), {})
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UserError(f"{path} is no file of averaged Jacobians ({error}); measure the run again") from None
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 DTYPES = ("float32", "bfloat16", "float16")
+RANDOMISATIONS = ("published", "reinitialised", "matched")
 LOCAL_CHOICES = f"`{EMBEDDED}`, a local folder, or a .gguf file"
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w.-]+)?")
@@ -42,17 +43,21 @@ def load_model(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    randomise: str = "none",
     checks: bool = True,
 ) -> LanguageModel:
     """A causal language model, ready to read and replace activations.
 
     source: `embedded` (SmolLM2-135M-Instruct out of the Python package index), a local folder in transformers' format,
     a .gguf file, or a hub id with an optional `revision`. dtype: float32, bfloat16 or float16, of weights and
-    activations. device: `auto` takes cuda, else cpu. `checks=False` skips the self-checks of `checks.py`.
+    activations. device: `auto` takes cuda, else cpu. randomise: `none`, or how to redraw the weights (randomise.py): a
+    control, with a fingerprint and a name of its own. `checks=False` skips the self-checks of `checks.py`.
     Raises UserError for anything that cannot be loaded, on one line.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
+    if randomise not in ("none", *RANDOMISATIONS):
+        raise unknown("way to randomise a model", randomise, ("none", *RANDOMISATIONS))
     kind = source_kind(source)
     where = choose_device(device)
 
@@ -74,8 +79,14 @@ def load_model(
         with _quiet_transformers():
             module, tokenizer = _load(str(embedded.embedded_folder()), dtype, where)
         identity = {"package": embedded.PACKAGE.sha256, "conversion": str(embedded.CONVERSION)}
+    revised = identity.get("commit")
+    if randomise != "none":
+        from monosemy.models.randomise import randomise_module
+
+        randomise_module(module, randomise, module.config.get_text_config().hidden_size)
+        identity, name = {**identity, "randomised": randomise}, f"{name} ({randomise})"
     fingerprint = hash_json({"model": identity, "dtype": dtype})
-    model = LanguageModel(module, tokenizer, name=name, fingerprint=fingerprint, commit=identity.get("commit"))
+    model = LanguageModel(module, tokenizer, name=name, fingerprint=fingerprint, commit=revised)
     if checks:
         check_model(model)
     return model

@@ -90,7 +90,7 @@ def prepare(run: Run) -> Prepared:
     known = run.provenance.get("model", {})
     model = load_model(
         config.model.source, revision=config.model.revision or known.get("commit"), dtype=config.model.dtype,
-        device=config.model.device,
+        device=config.model.device, randomise=config.model.randomise,
     )  # fmt: skip
     _refuse_change("the model", known.get("fingerprint"), model.fingerprint, run)
     if config.text.context_length > model.max_positions:

@@ -191,7 +191,7 @@ def load_run(folder: Path, sae_folder: Path) -> tuple[LanguageModel, SparseAutoe
     known = provenance.get("model", {})
     model = load_model(
         config.model.source, revision=config.model.revision or known.get("commit"), dtype=config.model.dtype,
-        device=config.model.device,
+        device=config.model.device, randomise=config.model.randomise,
     )  # fmt: skip
     if known.get("fingerprint") not in (None, model.fingerprint):
         raise UserError(
