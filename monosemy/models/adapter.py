@@ -155,6 +155,14 @@ class LanguageModel:
             )
         return weight.T.reshape(self.n_heads, width // self.n_heads, self.d_model)
 
+    def place(self, site: str) -> tuple[nn.Module, str]:
+        """The module a site belongs to, and whether it is that module's `input` or `output`."""
+        return self._places[self.resolve(site)]
+
+    def block(self, layer: int) -> nn.Module:
+        """The module of a whole layer."""
+        return self._blocks[layer]
+
     def refuse(self, site: str, reason: str) -> None:
         """Takes a site out of service, e.g. when a self-check failed on it; `resolve` then gives the reason."""
         if self._places.pop(site, None) is not None:

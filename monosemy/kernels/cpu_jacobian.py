@@ -1,0 +1,244 @@
+"""`kernels.jacobian` compiled for CPUs by numba: gathered rows stay in the cache, nothing padded, no copies in memory.
+
+`slices` shares the tokens among the threads: a token's rows R_n are made block by block of the hidden width and
+multiplied in tiles of 4×4 rows, sixteen sums at a time. `gradients` shares the hidden width among the threads instead:
+each task owns `COLUMNS` columns of all tables and their gradients, small enough for the cache, and passes over all
+tokens, so that no two threads add to the same place and every sum has one order (exact resume).
+Definitions: `jacobian`. Limits: contiguous float32 or float64 tensors on the CPU.
+"""
+
+# mypy: disable-error-code="untyped-decorator,call-arg"
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+
+from monosemy.kernels.jacobian import Factors, Gradients
+
+BLOCK, COLUMNS = 256, 64
+_FAST = {"reassoc", "contract", "arcp", "nsz"}
+_parallel = numba.njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
+_inner = numba.njit(nogil=True, fastmath=_FAST, cache=True)
+
+
+@_inner
+def _tile(R, Q0, Q1, Q2, Q3, out, i, j, n_columns):
+    # out[i..i+3, j..j+3] += Q · R over the block's columns
+    r0, r1, r2, r3 = R[j], R[j + 1], R[j + 2], R[j + 3]
+    zero = R.dtype.type(0)
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = e0 = e1 = e2 = e3 = zero
+    for d in range(n_columns):
+        q0, q1, q2, q3 = Q0[d], Q1[d], Q2[d], Q3[d]
+        x0, x1, x2, x3 = r0[d], r1[d], r2[d], r3[d]
+        a0 += q0 * x0
+        a1 += q0 * x1
+        a2 += q0 * x2
+        a3 += q0 * x3
+        b0 += q1 * x0
+        b1 += q1 * x1
+        b2 += q1 * x2
+        b3 += q1 * x3
+        c0 += q2 * x0
+        c1 += q2 * x1
+        c2 += q2 * x2
+        c3 += q2 * x3
+        e0 += q3 * x0
+        e1 += q3 * x1
+        e2 += q3 * x2
+        e3 += q3 * x3
+    out[i, j] += a0
+    out[i, j + 1] += a1
+    out[i, j + 2] += a2
+    out[i, j + 3] += a3
+    out[i + 1, j] += b0
+    out[i + 1, j + 1] += b1
+    out[i + 1, j + 2] += b2
+    out[i + 1, j + 3] += b3
+    out[i + 2, j] += c0
+    out[i + 2, j + 1] += c1
+    out[i + 2, j + 2] += c2
+    out[i + 2, j + 3] += c3
+    out[i + 3, j] += e0
+    out[i + 3, j + 1] += e1
+    out[i + 3, j + 2] += e2
+    out[i + 3, j + 3] += e3
+
+
+@_inner
+def _dot(left, right, n_columns):
+    total = left.dtype.type(0)
+    for d in range(n_columns):
+        total += left[d] * right[d]
+    return total
+
+
+@_parallel
+def _slices(in_offsets, in_indices, out_offsets, out_indices, pairs, a, b, T_in, T_up, T_out, gated, result):
+    width = T_in.shape[1]
+    for n in numba.prange(in_offsets.shape[0] - 1):
+        inputs = in_indices[in_offsets[n] : in_offsets[n + 1]]
+        outputs = out_indices[out_offsets[n] : out_offsets[n + 1]]
+        n_in, n_out = inputs.shape[0], outputs.shape[0]
+        J = result[pairs[n] : pairs[n + 1]].reshape((n_out, n_in))
+        R = np.empty((n_in, BLOCK), T_in.dtype)
+        whole_in, whole_out = n_in - n_in % 4, n_out - n_out % 4
+        for start in range(0, width, BLOCK):
+            stop = min(width, start + BLOCK)
+            size = stop - start
+            first = a[n, start:stop]
+            for j in range(n_in):
+                row, source = R[j], T_in[inputs[j], start:stop]
+                if gated:
+                    second, other = b[n, start:stop], T_up[inputs[j], start:stop]
+                    for d in range(size):
+                        row[d] = first[d] * source[d] + second[d] * other[d]
+                else:
+                    for d in range(size):
+                        row[d] = first[d] * source[d]
+            for i in range(0, whole_out, 4):
+                Q0, Q1 = T_out[outputs[i], start:stop], T_out[outputs[i + 1], start:stop]
+                Q2, Q3 = T_out[outputs[i + 2], start:stop], T_out[outputs[i + 3], start:stop]
+                for j in range(0, whole_in, 4):
+                    _tile(R, Q0, Q1, Q2, Q3, J, i, j, size)
+                for j in range(whole_in, n_in):
+                    J[i, j] += _dot(Q0, R[j], size)
+                    J[i + 1, j] += _dot(Q1, R[j], size)
+                    J[i + 2, j] += _dot(Q2, R[j], size)
+                    J[i + 3, j] += _dot(Q3, R[j], size)
+            for i in range(whole_out, n_out):
+                Q0 = T_out[outputs[i], start:stop]
+                for j in range(n_in):
+                    J[i, j] += _dot(Q0, R[j], size)
+
+
+@_inner
+def _combine(weights, rows, out, n_out, n_rows):
+    # out[i] = Σ_j weights[i, j] rows[j], four rows into four at a time
+    size = rows.shape[1]
+    whole_out, whole_rows = n_out - n_out % 4, n_rows - n_rows % 4
+    out[:n_out] = 0
+    for i in range(0, whole_out, 4):
+        o0, o1, o2, o3 = out[i], out[i + 1], out[i + 2], out[i + 3]
+        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        for j in range(0, whole_rows, 4):
+            x0, x1, x2, x3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+            p0, p1, p2, p3 = w0[j], w0[j + 1], w0[j + 2], w0[j + 3]
+            q0, q1, q2, q3 = w1[j], w1[j + 1], w1[j + 2], w1[j + 3]
+            s0, s1, s2, s3 = w2[j], w2[j + 1], w2[j + 2], w2[j + 3]
+            t0, t1, t2, t3 = w3[j], w3[j + 1], w3[j + 2], w3[j + 3]
+            for d in range(size):
+                y0, y1, y2, y3 = x0[d], x1[d], x2[d], x3[d]
+                o0[d] += p0 * y0 + p1 * y1 + p2 * y2 + p3 * y3
+                o1[d] += q0 * y0 + q1 * y1 + q2 * y2 + q3 * y3
+                o2[d] += s0 * y0 + s1 * y1 + s2 * y2 + s3 * y3
+                o3[d] += t0 * y0 + t1 * y1 + t2 * y2 + t3 * y3
+        for j in range(whole_rows, n_rows):
+            row = rows[j]
+            for d in range(size):
+                o0[d] += w0[j] * row[d]
+                o1[d] += w1[j] * row[d]
+                o2[d] += w2[j] * row[d]
+                o3[d] += w3[j] * row[d]
+    for i in range(whole_out, n_out):
+        target = out[i]
+        for j in range(n_rows):
+            weight, row = weights[i, j], rows[j]
+            for d in range(size):
+                target[d] += weight * row[d]
+
+
+@_parallel
+def _gradients(
+    in_offsets, in_indices, out_offsets, out_indices, pairs, slope, a, b, T_in, T_up, T_out, gated, diagonals,
+    most_in, most_out, d_in, d_up, d_out, d_a, d_b,
+):  # fmt: skip
+    width = T_in.shape[1]
+    for task in numba.prange((width + COLUMNS - 1) // COLUMNS):
+        start = task * COLUMNS
+        stop = min(width, start + COLUMNS)
+        size = stop - start
+        own_in, own_out = T_in[:, start:stop].copy(), T_out[:, start:stop].copy()
+        own_up = T_up[:, start:stop].copy()
+        sum_in, sum_out = np.zeros_like(own_in), np.zeros_like(own_out)
+        sum_up = np.zeros_like(own_up)
+        R, d_R = np.empty((most_in, size), T_in.dtype), np.empty((most_in, size), T_in.dtype)
+        Q, d_Q = np.empty((most_out, size), T_in.dtype), np.empty((most_out, size), T_in.dtype)
+        turned = np.empty((most_in, most_out), T_in.dtype)
+        for n in range(in_offsets.shape[0] - 1):
+            inputs = in_indices[in_offsets[n] : in_offsets[n + 1]]
+            outputs = out_indices[out_offsets[n] : out_offsets[n + 1]]
+            n_in, n_out = inputs.shape[0], outputs.shape[0]
+            S = slope[pairs[n] : pairs[n + 1]].reshape((n_out, n_in))
+            first, second = a[n, start:stop], b[n if gated else 0, start:stop]
+            for j in range(n_in):
+                row, source, other = R[j], own_in[inputs[j]], own_up[inputs[j] if gated else 0]
+                if gated:
+                    for d in range(size):
+                        row[d] = first[d] * source[d] + second[d] * other[d]
+                else:
+                    for d in range(size):
+                        row[d] = first[d] * source[d]
+                for i in range(n_out):
+                    turned[j, i] = S[i, j]
+            for i in range(n_out):
+                Q[i] = own_out[outputs[i]]
+            _combine(S, R, d_Q, n_out, n_in)
+            _combine(turned, Q, d_R, n_in, n_out)
+            for i in range(n_out):
+                target, row = sum_out[outputs[i]], d_Q[i]
+                for d in range(size):
+                    target[d] += row[d]
+            for j in range(n_in):
+                target, row = sum_in[inputs[j]], d_R[j]
+                for d in range(size):
+                    target[d] += first[d] * row[d]
+                if gated:
+                    target = sum_up[inputs[j]]
+                    for d in range(size):
+                        target[d] += second[d] * row[d]
+                if diagonals:
+                    slope_a, source = d_a[n, start:stop], own_in[inputs[j]]
+                    for d in range(size):
+                        slope_a[d] += source[d] * row[d]
+                    if gated:
+                        slope_b, other = d_b[n, start:stop], own_up[inputs[j]]
+                        for d in range(size):
+                            slope_b[d] += other[d] * row[d]
+        d_in[:, start:stop] = sum_in
+        d_out[:, start:stop] = sum_out
+        if gated:
+            d_up[:, start:stop] = sum_up
+
+
+def _arrays(factors: Factors) -> tuple[list[np.ndarray], bool]:
+    """Patterns, then a, b, T_in, T_up, T_out; one row stands in for what a plain MLP lacks."""
+    gated = factors.b is not None
+    b = factors.b if factors.b is not None else factors.T_in[:1]
+    T_up = factors.T_up if factors.T_up is not None else factors.T_in[:1]
+    tensors = [factors.a, b, factors.T_in, T_up, factors.T_out]
+    patterns = [*factors.inputs, *factors.outputs]
+    return [t.detach().contiguous().numpy() for t in (*patterns, *tensors)], gated
+
+
+def slices(factors: Factors, pairs: torch.Tensor, out: torch.Tensor) -> None:
+    arrays, gated = _arrays(factors)
+    _slices(*arrays[:4], pairs.numpy(), *arrays[4:], gated, out.numpy())
+
+
+def gradients(factors: Factors, pairs: torch.Tensor, slope: torch.Tensor, *, diagonals: bool) -> Gradients:
+    arrays, gated = _arrays(factors)
+    a, b, T_in, T_up, T_out = arrays[4:]
+    d_in, d_out, d_up = np.empty_like(T_in), np.empty_like(T_out), np.empty_like(T_up)
+    d_a = np.zeros_like(a) if diagonals else np.zeros((1, T_in.shape[1]), a.dtype)
+    d_b = np.zeros_like(b) if diagonals else d_a
+    most = [int(p.offsets.diff().max()) if len(p.offsets) > 1 else 0 for p in (factors.inputs, factors.outputs)]
+    _gradients(
+        *arrays[:4], pairs.numpy(), slope.numpy(), a, b, T_in, T_up, T_out, gated, diagonals, *most,
+        d_in, d_up, d_out, d_a, d_b,
+    )  # fmt: skip
+    made = [torch.from_numpy(array) for array in (d_in, d_up, d_out, d_a, d_b)]
+    return Gradients(
+        made[0], made[1] if gated else None, made[2], made[3] if diagonals else None,
+        made[4] if diagonals and gated else None,
+    )  # fmt: skip
