@@ -80,8 +80,19 @@ def simultaneous_differences(
     Raises ValueError for a cluster without values.
     """
     pairs = list(combinations(groups, 2)) if pairs is None else list(pairs)
-    means, resampled = group_means(groups), resampled_means(groups, n_resamples, seed)
-    estimate = np.array([means[a] - means[b] for a, b in pairs])
+    return simultaneous(group_means(groups), resampled_means(groups, n_resamples, seed), pairs, confidence=confidence)
+
+
+def simultaneous(
+    estimates: Mapping[str, float],
+    resampled: Mapping[str, ndarray],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    confidence: float = 0.95,
+) -> list[Difference]:
+    """Differences of estimates from resamples made elsewhere, [n_resamples] each; where the r-th of all groups rests on
+    the same draw (of documents, say), the differences are paired."""
+    estimate = np.array([estimates[a] - estimates[b] for a, b in pairs])
     deviation = np.array([resampled[a] - resampled[b] for a, b in pairs]) - estimate[:, None]
     error = deviation.std(1, ddof=1)
     studentised = np.abs(deviation) / np.where(error > 0, error, 1)[:, None]

@@ -1,0 +1,95 @@
+"""SAEs of finished runs, gathered for a comparison: which there are, and the model and text that they share."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from monosemy.config import RunConfig, fingerprint, to_json
+from monosemy.errors import UserError
+from monosemy.run import list_saes, read_run
+from monosemy.saes.base import SparseAutoencoder
+from monosemy.saes.storage import load_sae, read_sae_config
+
+FROZEN = "frozen_random"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One saved SAE. kind: its architecture, or `frozen_random` for that control."""
+
+    folder: Path
+    kind: str
+    site: str
+    name: str
+    l0: float
+    seed: int
+    d_sae: int
+
+    def load(self) -> SparseAutoencoder:
+        return load_sae(self.folder)
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The flags that all comparisons of trained SAEs have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders of one model and text")
+    parser.add_argument("--site", help="default: the site with the most SAEs of the asked L0")
+    parser.add_argument("--l0", type=float, default=32)
+    parser.add_argument("--out", type=Path, help="result file, e.g. docs/results/NAME.json")
+    parser.add_argument("--figures", type=Path, help="folder for the figure, e.g. docs/figures")
+    return parser
+
+
+def gather(folders: Sequence[Path], site: str | None, l0: float) -> list[Entry]:
+    """Every SAE of the asked L0 at one site, by kind and seed; of several alike, the first.
+
+    Raises UserError when there is none, or the runs are of different models or texts.
+    """
+    shared_config(folders)
+    found: dict[tuple[str, str, int], Entry] = {}
+    for folder in folders:
+        for where, name, path in list_saes(folder):
+            config = read_sae_config(path)
+            if config.l0 == l0 and site in (None, where):
+                kind = FROZEN if config.frozen_decoder else config.architecture
+                entry = Entry(path, kind, where, name, config.l0, config.seed, config.d_sae)
+                found.setdefault((where, kind, config.seed), entry)
+    if not found:
+        raise UserError(f"no SAE of L0 {l0:g}{f' at {site}' if site else ''} in {', '.join(map(str, folders))}")
+    chosen = site or Counter(where for where, _, _ in found).most_common(1)[0][0]
+    return [entry for (where, _, _), entry in sorted(found.items()) if where == chosen]
+
+
+def shared_config(folders: Sequence[Path]) -> RunConfig:
+    """The configuration of the first run. Raises UserError when another has another model or text."""
+    configs = [read_run(folder)[0] for folder in folders]
+    for folder, config in zip(folders, configs):
+        if (config.model, config.text) != (configs[0].model, configs[0].text):
+            raise UserError(f"{folder} is of another model or text than {folders[0]}; compare runs of one kind")
+    return configs[0]
+
+
+def provenance(folders: Sequence[Path], entries: Sequence[Entry]) -> dict[str, object]:
+    """What the compared SAEs are, for a result file."""
+    config = shared_config(folders)
+    passes = {read_run(folder)[0].training.n_passes for folder in folders}
+    return {
+        "model": read_run(folders[0])[1].get("model", {}).get("name"),
+        "site": entries[0].site,
+        "l0": entries[0].l0,
+        "d_sae": sorted({entry.d_sae for entry in entries}),
+        "training_tokens": config.text.n_tokens,
+        "passes": sorted(passes),
+        "text": config.text.source,
+        "seeds": {kind: [e.seed for e in entries if e.kind == kind] for kind in dict.fromkeys(e.kind for e in entries)},
+    }
+
+
+def identity(entries: Sequence[Entry], **settings: object) -> str:
+    """A name for cached work on these SAEs with these settings."""
+    config = [to_json(read_sae_config(entry.folder)) for entry in entries]
+    return fingerprint([config, [[entry.site, entry.name] for entry in entries], settings])
