@@ -1,0 +1,280 @@
+"""Tasks: what positives and negatives are, what the tokenizer leaves, metrics by hand, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+from circuit_words import word_tokenizer
+
+from monosemy.circuits.task import (
+    METRICS,
+    Edge,
+    Example,
+    TaskData,
+    accuracy,
+    logit_difference,
+    logit_minus_best_wrong,
+    probability_difference,
+)
+from monosemy.circuits.tasks import TASKS, check_name, task_accuracy, task_of
+from monosemy.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return word_tokenizer(digits=2)
+
+
+@pytest.fixture(scope="module")
+def single():
+    return word_tokenizer(digits=1)
+
+
+def words(tokenizer, tokens):
+    return tokenizer.convert_ids_to_tokens(list(tokens))
+
+
+# --- the tasks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_task_is_matched_of_one_length_and_the_same_for_the_same_seed(name, pairs, single):
+    tokenizer = single if name.startswith("greater-than-") else pairs
+    data = task_of(name, tokenizer, 40, 0)
+    assert data == task_of(name, tokenizer, 40, 0)
+    assert data.positives != task_of(name, tokenizer, 40, 1).positives
+    assert len(data.positives) == len(data.negatives) == 40
+    for example in (*data.positives, *data.negatives):
+        assert len(example.tokens) == len(example.corrupted) == data.n_tokens
+        assert example.tokens[0] == tokenizer.eos_token_id
+        assert not set(example.answers) & set(example.wrong)
+    positive = {example.tokens for example in data.positives}
+    assert not positive & {example.tokens for example in data.negatives}
+
+
+def test_ioi_repeats_the_subject_in_both_orders_and_abc_repeats_no_name(pairs):
+    data = task_of("ioi", pairs, 60, 0)
+    orders = set()
+    for example, negative in zip(data.positives, data.negatives):
+        answer, wrong = example.answers[0], example.wrong[0]
+        assert example.tokens.count(answer) == 1
+        assert example.tokens.count(wrong) == 2
+        orders.add(example.tokens.index(answer) < example.tokens.index(wrong))
+        changed = [i for i, (a, b) in enumerate(zip(example.tokens, negative.tokens)) if a != b]
+        assert len(changed) == 3
+        assert len({negative.tokens[i] for i in changed} | {answer, wrong}) == 5
+        assert negative.corrupted == example.tokens
+    assert orders == {True, False}
+
+
+def test_greater_than_counts_years_up_to_the_start_as_wrong(pairs):
+    data = task_of("greater-than", pairs, 60, 0)
+    assert data.name == "greater-than"
+    for example, negative in zip(data.positives, data.negatives):
+        year = re.search(r"year \d\d(\d\d) to", example.text)[1]
+        assert words(pairs, example.answers) == [f"{y:02d}" for y in range(int(year) + 1, 100)]
+        assert words(pairs, example.wrong) == [f"{y:02d}" for y in range(int(year) + 1)]
+        assert re.search(r"year \d\d01 to the year \d\d$", negative.text)
+
+
+def test_greater_than_is_asked_digit_by_digit_where_years_split_so(single, pairs):
+    units = task_of("greater-than", single, 60, 0)
+    assert units.name == "greater-than-units"
+    for example, negative in zip(units.positives, units.negatives):
+        start, end = re.search(r"year (\d{4}) to the year (\d{3})$", example.text).groups()
+        assert start[:3] == end
+        assert words(single, example.answers) == [str(d) for d in range(int(start[3]) + 1, 10)]
+        assert words(single, example.wrong) == [str(d) for d in range(int(start[3]) + 1)]
+        assert negative.text == example.text.replace(f"year {start} to", f"year {start[:3]}0 to")
+    for example in task_of("greater-than-tens", single, 60, 0).positives:
+        start, end = re.search(r"year (\d{4}) to the year (\d{2})$", example.text).groups()
+        assert start[:2] == end
+        assert words(single, example.answers) == [str(d) for d in range(int(start[2]) + 1, 10)]
+        assert words(single, example.wrong) == [str(d) for d in range(int(start[2]))]
+    with pytest.raises(UserError, match=r"does not split years into digits \(1743 is 17\|43\)"):
+        task_of("greater-than-units", pairs, 10, 0)
+
+
+def test_docstring_asks_for_the_third_described_argument(pairs):
+    for example in task_of("docstring", pairs, 20, 0).positives:
+        arguments = re.search(r"self, (.*)\)", example.text)[1].split(", ")
+        described = re.findall(r":param (\w+):", example.text)
+        assert described == arguments[2:4]
+        assert words(pairs, example.answers) == [f" {arguments[4]}"]
+        assert sorted(words(pairs, example.wrong)) == sorted(f" {word}" for word in arguments if word != arguments[4])
+        other = re.search(r"self, (.*)\)", example.corrupted_text)[1].split(", ")
+        assert not {*other, *re.findall(r":param (\w+):", example.corrupted_text)} & set(arguments)
+
+
+def test_induction_continues_the_repetition_that_the_counterpart_lacks(pairs):
+    for example in task_of("induction", pairs, 20, 0).positives:
+        *before, last = example.tokens
+        assert before[before.index(last) + 1] == example.answers[0]
+        assert last not in example.corrupted[:-4]
+        assert example.corrupted[-1] == last
+
+
+def test_subject_verb_counterparts_change_the_number_and_negatives_have_none(pairs):
+    data = task_of("subject-verb", pairs, 40, 0)
+    answers = {example.answers for example in data.positives}
+    assert len(answers) == 2
+    for example, negative in zip(data.positives, data.negatives):
+        several = " are" in words(pairs, example.answers)
+        assert example.text.split()[1].endswith("s") == several
+        assert example.corrupted_text.split()[1].endswith("s") != several
+        assert negative.text.split()[2:] == example.text.split()[2:]
+
+
+def test_words_of_several_tokens_are_left_out_and_counted(pairs):
+    tokenizer = word_tokenizer(digits=2, leave_out=("Mary", "Paul", "garden"))
+    data = task_of("ioi", tokenizer, 200, 0)
+    assert not any(re.search("Mary|Paul|garden", example.text) for example in data.positives)
+    everything = int(re.match(r"(\d+) of", task_of("ioi", pairs, 5, 0).provenance[0])[1])
+    assert data.provenance[0].startswith(f"{everything - 2} of {everything} names")
+    many = word_tokenizer(digits=2, leave_out=tuple(name for name in _names() if name > "Alice"))
+    with pytest.raises(UserError, match=r"only \d names are single tokens .* ioi needs 10"):
+        task_of("ioi", many, 10, 0)
+
+
+def _names():
+    from monosemy.circuits.tasks.words import NAMES
+
+    return NAMES
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+ONE = Example((1, 2), (1, 3), (0,), (1, 2))
+TWO = Example((1, 2), (1, 3), (0, 1), (3,))
+
+
+def test_metrics_by_hand():
+    logits = torch.tensor([[2.0, 1.0, -1.0, 0.0], [0.5, 1.5, 9.0, 3.0]], dtype=torch.float64)
+    p = logits.softmax(1)
+    examples = [ONE, TWO]
+    assert logit_difference(logits, examples).tolist() == [2.0 - 0.0, 1.0 - 3.0]
+    assert logit_minus_best_wrong(logits, examples).tolist() == [1.0, -2.0]
+    expected = torch.stack([p[0, 0] - p[0, 1] - p[0, 2], p[1, 0] + p[1, 1] - p[1, 3]])
+    torch.testing.assert_close(probability_difference(logits, examples), expected)
+    assert accuracy(logits, examples).tolist() == [1.0, 0.0]
+    assert accuracy(torch.zeros(2, 4), examples).tolist() == [0.0, 0.0]  # a tie is no success
+
+
+def test_logit_difference_is_linear():
+    a, b = torch.randn(2, 4, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    both = logit_difference(2 * a - b, [ONE, TWO])
+    torch.testing.assert_close(both, 2 * logit_difference(a, [ONE, TWO]) - logit_difference(b, [ONE, TWO]))
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_metrics_are_differentiable(metric):
+    logits = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: METRICS[metric](x, [ONE, TWO]), (logits,))
+
+
+def test_accuracy_says_when_the_model_does_not_do_the_task():
+    examples = tuple(ONE for _ in range(8))
+    logits = torch.tensor([[2.0, 1.0, 0.0, 3.0]] * 6 + [[0.0, 1.0, 0.0, 0.0]] * 2)
+    found = task_accuracy(logits, examples)
+    assert (found.share, found.top1, found.enough) == (0.75, 0.0, True)
+    low, high = found.interval
+    assert low < 0.75 < high
+    worse = task_accuracy(logits[2:], examples[2:])
+    assert not worse.enough
+    assert "less than 75%" in str(worse)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def five(**changes):
+    return tuple(dataclasses.replace(ONE, **changes) for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "metric", "message"),
+    [
+        (five(), (), "logit_difference", "has only positive prompts"),
+        ((), five(), "logit_difference", "has only negative prompts"),
+        (five()[:4], five(), "logit_difference", "has 4 positive prompts; at least 5 are needed"),
+        (five(), five(tokens=(1, 2, 3), corrupted=(1, 2, 4)), "logit_difference", "same number of tokens"),
+        (five(corrupted=(1,)), five(), "logit_difference", "same number of tokens"),
+        (five(answers=()), five(), "logit_difference", "has no answer"),
+        (five(wrong=()), five(), "logit_difference", "has no wrong answer"),
+        (five(wrong=(0,)), five(), "logit_difference", "both right and wrong"),
+        (five(corrupted=(1, 2)), five(), "logit_difference", "equals its counterpart"),
+        (five(), five(), "logit_differenc", "did you mean 'logit_difference'"),
+    ],
+)
+def test_tasks_that_cannot_serve_are_refused(positives, negatives, metric, message):
+    with pytest.raises(UserError, match=message):
+        TaskData("mine", positives, negatives, metric)
+
+
+def test_unknown_tasks_and_missing_files_are_refused_before_a_model_is_loaded():
+    with pytest.raises(UserError, match="did you mean 'docstring'"):
+        check_name("docstrings")
+    with pytest.raises(UserError, match="does not exist"):
+        check_name("nowhere.jsonl")
+
+
+# --- a user's own -----------------------------------------------------------------------------------------------------
+
+
+def write(folder, records):
+    path = folder / "mine.jsonl"
+    path.write_text("\n".join(record if isinstance(record, str) else json.dumps(record) for record in records))
+    return str(path)
+
+
+def own(n=6, **changes):
+    names = ("Anna", "Mark", "Paul", "Mary", "John", "Lucy")
+    positives = [{"kind": "positive", "prompt": f"The {n} met", "answers": [f" {n}"], **changes} for n in names[:n]]
+    return positives + [{"kind": "negative", "prompt": f"The {n} went"} for n in names[:n]]
+
+
+def test_a_task_of_ones_own_takes_negatives_as_counterparts(tmp_path, pairs):
+    data = task_of(write(tmp_path, own()), pairs, 250, 0)
+    assert data.name == "mine"
+    assert len(data.positives) == len(data.negatives) == 6
+    first = data.positives[0]
+    assert first.corrupted_text == "The Anna went"
+    assert words(pairs, first.answers) == [" Anna"]
+    assert words(pairs, first.wrong) == [" Mark", " Paul", " Mary", " John", " Lucy"]
+    assert data.negatives[1].corrupted_text == "The Mark met"
+    told = task_of(write(tmp_path, own(wrong=[" met"], corrupted="The garden met")), pairs, 250, 0)
+    assert words(pairs, told.positives[0].wrong) == [" met"]
+    assert told.positives[0].corrupted_text == "The garden met"
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (["not json"], "line 1: not JSON"),
+        ([], "is empty"),
+        ([{"kind": "positive", "prompt": "The Anna met"}], "needs 'answers'"),
+        ([{"kind": "positiv", "prompt": "x", "answers": ["x"]}], "did you mean 'positive'"),
+        ([{"kind": "positive", "answer": "x"}], "did you mean 'answers'"),
+        ([{"kind": "positive", "answers": ["x"]}], "'prompt' is missing"),
+        ([{"kind": "negative", "prompt": ""}], "not empty"),
+        (own()[:6], "all prompts in .* are positive"),
+        (own()[6:], "all prompts in .* are negative"),
+        (own(4), "has 4 positive prompts"),
+        ([*own(), {"kind": "negative", "prompt": "The Anna and Mark went"}], "same number of tokens"),
+        (own(answers=[" Anna and"]), r"line 1: the answer ' Anna and' is 2 tokens"),
+        (own(answers=[" zebra"]), r"line 1: the answer ' zebra' is 6 tokens"),
+    ],
+)
+def test_files_that_cannot_be_used_name_the_line_and_the_fix(tmp_path, pairs, records, message):
+    with pytest.raises(UserError, match=message):
+        task_of(write(tmp_path, records), pairs, 250, 0)
+
+
+def test_edges_read_as_they_are_drawn():
+    assert str(Edge((0, 3), (2, 1), "k")) == "0.3 → 2.1 (k)"
+    assert str(Edge("input", (2, 1), "q")) == "input → 2.1 (q)"
+    assert str(Edge((2, 1), "output")) == "2.1 → output"
