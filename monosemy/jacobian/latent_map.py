@@ -28,6 +28,7 @@ At = Literal["input", "reconstruction"]
 class Sae(Protocol):
     """What is needed of an SAE; `config.scale` is the C that was folded in."""
 
+    W_enc: Any
     W_dec: Any
     config: Any
 
@@ -48,6 +49,7 @@ class LatentMap:
     mlp: Callable[[Tensor], Tensor]
     at: At = "input"
 
+    @torch.no_grad()
     def base(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Where the map is evaluated: x itself, or its reconstruction."""
         return x if self.at == "input" else self.sae_in.decode(self.sae_in.encode(x))
@@ -56,10 +58,14 @@ class LatentMap:
         """The input latents of rows x."""
         return self.sae_in.encode(x).scaled(1 / self.sae_in.config.scale)
 
+    def codes_of(self, y: Float[Tensor, "n d"]) -> SparseLatents:
+        """The output latents of MLP outputs y."""
+        return self.sae_out.encode(y).scaled(1 / self.sae_out.config.scale)
+
     @torch.no_grad()
     def outputs(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n m"]:
         """The output latents of MLP inputs, as a dense code."""
-        return self.sae_out.encode(self.mlp(rows)).scaled(1 / self.sae_out.config.scale).to_dense()
+        return self.codes_of(self.mlp(rows)).to_dense()
 
     def moved(
         self, base: Float[Tensor, "n d"], latents: Int[Tensor, " n"], change: Float[Tensor, " n"]

@@ -46,11 +46,11 @@ def one_hot_map(mlp: Callable[[Tensor], Tensor], d: int, k: int, **scales: float
 
 
 def autograd_slices(latent_map: LatentMap, x: Tensor) -> JacobianSlices:
-    """The slices of a one-hot map by automatic differentiation, row by row."""
+    """The slices of a one-hot map by automatic differentiation."""
     d = x.shape[1]
     c_in, c_out = latent_map.sae_in.config.scale, latent_map.sae_out.config.scale
     s, f = latent_map.inputs(x).to_dense(), latent_map.outputs(x)
-    J = torch.stack([torch.autograd.functional.jacobian(lambda r: latent_map.mlp(r[None])[0], row) for row in x])
+    J = torch.func.vmap(torch.func.jacrev(lambda row: latent_map.mlp(row[None])[0]))(x)
     J = J * c_in / c_out * (f > 0)[:, :, None] * (s > 0)[:, None, :]
     order = torch.arange(d).expand(len(x), -1)
     return JacobianSlices(J, order.masked_fill(f <= 0, -1), order.masked_fill(s <= 0, -1), f, s)
