@@ -1,0 +1,169 @@
+"""Prompts beside their counterparts, both run once: what every causal method starts from; and what methods return.
+
+Place on the path: positives → [values, residual stream and metric of prompt and counterpart] → patching, attribution.
+
+    m_clean, m_corrupt   the metric on prompt and counterpart (with the prompt's answers)
+    replacement of a head's values:   resample: the counterpart's;   mean: of all counterparts, per position;   zero
+
+Limits: everything is kept in memory (three times prompts × tokens × heads × d_value numbers), so tens to hundreds of
+prompts, not thousands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosemy.circuits.heads import Heads, Pass, batches, n_all
+from monosemy.circuits.task import METRICS, Edge, Example, clean_tokens, corrupted_tokens
+from monosemy.errors import unknown
+from monosemy.evals.intervals import bootstrap_weights
+
+Ablation: TypeAlias = Literal["resample", "mean", "zero"]
+ABLATIONS = ("resample", "mean", "zero")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of one pass."""
+
+    examples: Sequence[Example]
+    clean: Pass
+    corrupted: Pass
+    metric: Callable[[Tensor, Sequence[Example]], Tensor]
+    m_clean: Float[Tensor, " B"]
+    m_corrupt: Float[Tensor, " B"]
+
+    def measure(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
+        return self.metric(logits, self.examples)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """All prompts of a causal method; build it with `read_contrast`."""
+
+    heads: Heads
+    batches: list[Batch]
+    seconds: float
+    """What the passes over prompts and counterparts took."""
+
+    @property
+    def n_examples(self) -> int:
+        return sum(len(batch.examples) for batch in self.batches)
+
+    @property
+    def m_clean(self) -> Float[Tensor, " E"]:
+        return torch.cat([batch.m_clean for batch in self.batches])
+
+    @property
+    def m_corrupt(self) -> Float[Tensor, " E"]:
+        return torch.cat([batch.m_corrupt for batch in self.batches])
+
+    def replacements(self, ablation: Ablation) -> list[Float[Tensor, "B T n d_value"]]:
+        """For every batch, what ablated heads take. Raises UserError for an unknown ablation."""
+        if ablation not in ABLATIONS:
+            raise unknown("ablation", ablation, ABLATIONS)
+        if ablation == "resample":
+            return [batch.corrupted.values for batch in self.batches]
+        if ablation == "zero":
+            return [torch.zeros_like(batch.clean.values) for batch in self.batches]
+        total = torch.stack([batch.corrupted.values.sum(0) for batch in self.batches]).sum(0)
+        mean = total / self.n_examples
+        return [mean.expand_as(batch.clean.values) for batch in self.batches]
+
+
+def read_contrast(heads: Heads, examples: Sequence[Example], metric: str) -> Contrast:
+    """Runs prompts and counterparts once each."""
+    clean, corrupted = clean_tokens(examples), corrupted_tokens(examples)
+    measure = METRICS[metric]
+    found = []
+    began = time.perf_counter()
+    for rows in batches(heads, clean):
+        chosen = examples[rows]
+        one, other = (heads.run(tokens[rows], residual=True) for tokens in (clean, corrupted))
+        found.append(Batch(chosen, one, other, measure, measure(one.logits, chosen), measure(other.logits, chosen)))
+    return Contrast(heads, found, time.perf_counter() - began)
+
+
+# --- what methods return ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """One number per head. Positive supports the behaviour, negative works against it; methods that cannot tell
+    (`signed` false) give numbers from 0 up. Heads are ranked by `importance`."""
+
+    method: str
+    scores: Float[Tensor, " n"]
+    signed: bool
+    seconds: float
+    """The method's own."""
+    reading_seconds: float = 0.0
+    """Of passes that it shares with other methods, counted whole."""
+    per_example: Float[Tensor, "E n"] | None = None
+    intervals: Float[Tensor, "n 2"] | None = None
+    """95%, where prompts can be resampled."""
+    n_passes: float = 0.0
+    """Forward passes over all its prompts, a backward pass counted as two; skipped layers not counted."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def importance(self) -> Float[Tensor, " n"]:
+        """|score|: what heads are ranked by."""
+        return self.scores.abs()
+
+    @property
+    def total_seconds(self) -> float:
+        return self.seconds + self.reading_seconds
+
+
+@dataclass(frozen=True)
+class EdgeScores:
+    """One number per edge, in the sign convention of `HeadScores`."""
+
+    method: str
+    edges: list[Edge]
+    scores: Float[Tensor, " edges"]
+    signed: bool
+    seconds: float
+    reading_seconds: float = 0.0
+    intervals: Float[Tensor, "edges 2"] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def importance(self) -> Float[Tensor, " edges"]:
+        return self.scores.abs()
+
+
+def mean_intervals(per_example: Float[Tensor, "E n"], n_resamples: int = 1000) -> Float[Tensor, "n 2"]:
+    """95% bootstrap intervals of the means over prompts."""
+    weights = torch.from_numpy(bootstrap_weights(len(per_example), n_resamples)) / len(per_example)
+    means = weights @ per_example.double().cpu()
+    return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T
+
+
+def from_examples(
+    method: str, contrast: Contrast, per_example: Float[Tensor, "E n"], began: float, n_passes: float
+) -> HeadScores:
+    """Signed scores that are means over prompts, with their intervals; `began`: when the method's own work did."""
+    seconds = time.perf_counter() - began
+    per_example = per_example.double().cpu()
+    return HeadScores(
+        method, per_example.mean(0), True, seconds, contrast.seconds, per_example, mean_intervals(per_example), n_passes
+    )
+
+
+def layers_of(heads: Heads, indices: Sequence[int]) -> list[int]:
+    """The layers of these heads, in order."""
+    return sorted({index // heads.n_heads for index in indices})
+
+
+def all_heads(heads: Heads) -> range:
+    return range(n_all(heads))
+

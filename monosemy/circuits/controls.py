@@ -1,0 +1,137 @@
+"""What any score of heads must beat: scores that know nothing of circuits, or nothing of SAEs.
+
+Place on the path: pooled head outputs x [E, n, d], labels → [controls] → the same table as the methods.
+
+    random             numbers by seed
+    shuffled labels    the code method's node scores with positives and negatives mixed up
+    distinct codes     how many codes a head has at all
+    k-means codes      node scores with the nearest of k centres as the code, no SAE
+    mean difference    ‖mean x⁺ − mean x⁻‖ per head
+    linear probe       held-out accuracy of ridge regression on a head's outputs
+
+All are unsigned. Source: ours, for the comparison; k-means by Lloyd's steps from k-means++ seeds. Limits: the probe
+reads values rather than outputs (W_O is one to one in practice); two halves of the prompts, each tested on the other.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosemy.circuits.code_scores import distinct_codes, node_scores
+from monosemy.circuits.contrast import HeadScores
+from monosemy.circuits.discrete import Codes, DiscreteConfig
+from monosemy.circuits.pooled import PooledHeads
+from monosemy.errors import UserError
+
+N_STEPS = 10
+"""Lloyd's steps of k-means."""
+
+
+def all_controls(pooled: PooledHeads, codes: Codes, config: DiscreteConfig, seed: int = 0) -> list[HeadScores]:
+    """Every control; those of codes use the codes and the settings of the method they stand beside."""
+    return [
+        random_scores(codes.codes.shape[1], seed),
+        shuffled_labels(codes, config, seed),
+        _timed("distinct codes (control)", pooled, lambda: distinct_codes(codes)),
+        _timed("k-means codes (control)", pooled, lambda: kmeans_scores(pooled, config, seed)),
+        _timed("mean difference (control)", pooled, lambda: mean_difference(pooled, config)),
+        _timed("linear probe (control)", pooled, lambda: probe_accuracy(pooled, config, seed)),
+    ]
+
+
+def random_scores(n: int, seed: int = 0) -> HeadScores:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(n, generator=generator, dtype=torch.float64)
+    return HeadScores("random (control)", scores, False, 0.0)
+
+
+def shuffled_labels(codes: Codes, config: DiscreteConfig, seed: int = 0) -> HeadScores:
+    """Node scores of the same codes, labels permuted."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = codes.labelled(codes.positive[torch.randperm(len(codes.positive), generator=generator)])
+    scores = node_scores(mixed, break_ties=config.break_ties)
+    return HeadScores("shuffled labels (control)", scores, False, 0.0)
+
+
+def mean_difference(pooled: PooledHeads, config: DiscreteConfig) -> Float[Tensor, " n"]:
+    """‖mean x⁺ − mean x⁻‖."""
+    x, positive = pooled.outputs(config.pooling), pooled.positive
+    return (x[positive].mean(0) - x[~positive].mean(0)).norm(dim=-1).double()
+
+
+def probe_accuracy(
+    pooled: PooledHeads, config: DiscreteConfig, seed: int = 0, penalty: float = 0.1
+) -> Float[Tensor, " n"]:
+    """Share of held-out prompts on the right side of a ridge regression on labels ±1, prompts in two random halves.
+
+    Solved in the space of prompts: with K = x xᵀ of centred x, predictions K_test (K_train + penalty · tr K / E)⁻¹ y.
+    A prompt's prediction of exactly 0 (a head that says nothing) counts as half right.
+    """
+    values = pooled.values[config.pooling].float()
+    y = torch.where(pooled.positive, 1.0, -1.0)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    halves = order[: len(y) // 2], order[len(y) // 2 :]
+    if any(len(set(y[half].tolist())) < 2 for half in halves):
+        raise UserError(f"{len(y)} prompts are too few for a probe: a half of them has labels of one kind")
+    right = torch.zeros(values.shape[1], dtype=torch.float64)
+    for fitted, tested in (halves, halves[::-1]):
+        mean = values[fitted].mean(0)
+        a, b = ((values[half] - mean).transpose(0, 1).double() for half in (fitted, tested))  # [n, E/2, d_value]
+        kernel = a @ a.transpose(1, 2)
+        size = kernel.diagonal(dim1=1, dim2=2).mean(1)
+        ridge = (penalty * size).clamp_min(1e-30)[:, None, None] * torch.eye(len(fitted), dtype=torch.float64)
+        offset = y[fitted].mean().double()
+        weights = torch.linalg.solve(kernel + ridge, (y[fitted].double() - offset).expand(len(kernel), -1))
+        predicted = (b @ a.transpose(1, 2) @ weights[..., None])[..., 0] + offset
+        agreement = (predicted * y[tested]).sign()
+        right += ((agreement + 1) / 2).sum(1)
+    return right / len(y)
+
+
+def kmeans_scores(pooled: PooledHeads, config: DiscreteConfig, seed: int = 0) -> Float[Tensor, " n"]:
+    """Node scores with codes from k-means: as many centres as the SAE has latents, fitted on as many examples."""
+    return node_scores(kmeans_codes(pooled, config, seed), break_ties=config.break_ties)
+
+
+def kmeans_codes(pooled: PooledHeads, config: DiscreteConfig, seed: int = 0) -> Codes:
+    """code = argmin_c ‖x − μ_c‖ with μ fitted on the samples (example, head) that the SAE would be trained on."""
+    x = pooled.outputs(config.pooling)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(x), generator=generator)[: config.n_training]
+    samples = x[chosen].flatten(0, 1)
+    centres = _seeds(samples, min(config.d_sae, len(samples)), generator)
+    for _ in range(N_STEPS):
+        nearest = _nearest(samples, centres)
+        total = torch.zeros_like(centres).index_add_(0, nearest, samples)
+        size = torch.bincount(nearest, minlength=len(centres)).float()[:, None]
+        centres = torch.where(size > 0, total / size.clamp_min(1), centres)
+    codes = torch.cat([_nearest(part.flatten(0, 1), centres).view(len(part), -1) for part in x.split(64)])
+    return Codes(codes, pooled.positive, len(centres))
+
+
+def _seeds(samples: Float[Tensor, "N d"], k: int, generator: torch.Generator) -> Float[Tensor, "k d"]:
+    """k-means++: each further centre drawn with probability in proportion to its squared distance from the nearest."""
+    first = int(torch.randint(len(samples), (1,), generator=generator))
+    chosen = [first]
+    distance = (samples - samples[first]).square().sum(1)
+    for _ in range(k - 1):
+        if float(distance.max()) <= 0:  # fewer distinct samples than centres
+            break
+        index = int(torch.multinomial(distance.double(), 1, generator=generator))
+        chosen.append(index)
+        distance = torch.minimum(distance, (samples - samples[index]).square().sum(1))
+    return samples[chosen].clone()
+
+
+def _nearest(x: Float[Tensor, "N d"], centres: Float[Tensor, "k d"]) -> Int[Tensor, " N"]:
+    return (centres.square().sum(1) - 2 * x @ centres.T).argmin(1)
+
+
+def _timed(method: str, pooled: PooledHeads, score) -> HeadScores:  # type: ignore[no-untyped-def]
+    began = time.perf_counter()
+    scores = score()
+    return HeadScores(method, scores.double(), False, time.perf_counter() - began, pooled.seconds)
