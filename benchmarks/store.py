@@ -1,6 +1,7 @@
-"""Reading stored activations: shuffled batches as training takes them, against a plain copy of as many bytes.
+"""Stored activations. Reading: shuffled batches as training takes them, against a plain copy of as many bytes. Writing:
+one shard, summed, hashed and flushed to the disk, against a flushed file of as many bytes.
 
-Writing is measured by `harvest.py` (its `to disk` row). Run: python benchmarks/store.py [--out docs/results/store.json]
+Run: python benchmarks/store.py [--out docs/results/store.json]
 """
 
 from __future__ import annotations
@@ -14,11 +15,36 @@ import common
 import numpy as np
 import torch
 
+from monosemy import files
+from monosemy.activations.harvest import REASONS, HarvestedRows
+from monosemy.activations.shards import ShardWriter
 from monosemy.activations.store import build_store
 from monosemy.activations.stream import StoredStream
 from monosemy.config import ActivationsConfig, TextConfig
 from monosemy.data.tokens import prepare_tokens
 from monosemy.models.sources import load_model
+
+WRITTEN = 65_536
+"""Rows of the shard that is written."""
+
+
+def writers(folder: Path, width: int) -> dict[str, Callable[[], object]]:
+    site = "layers.0.resid_post"
+    label = torch.zeros(WRITTEN, dtype=torch.int32)
+    activations = {site: torch.randn(WRITTEN, width)}
+    rows = HarvestedRows(activations, label, label, label, label, WRITTEN, dict.fromkeys(REASONS, 0))
+    content = bytes(2 * width * WRITTEN)
+
+    def shard() -> None:
+        writer = ShardWriter({site: width}, torch.bfloat16)
+        writer.add(rows)
+        writer.write(folder / "shard.safetensors")
+
+    def plain() -> None:
+        with files.atomic_path(folder / "plain") as temporary:
+            temporary.write_bytes(content)
+
+    return {"plain flushed file": plain, "shard written": shard}
 
 
 def main() -> None:
@@ -43,12 +69,16 @@ def main() -> None:
             "shuffled stream": lambda: next(stream),
         }
         seconds = common.medians(contenders, rounds=41, warm_up=5)
+        writing = common.medians(writers(Path(folder), width), rounds=9, warm_up=2)
     found = {}
     for name, time in seconds.items():
         found[name] = chosen.batch / time
         print(
             f"{name:22s} {chosen.batch / time:10.0f} tokens/s  {2 * width * chosen.batch / time / 1e9:6.2f} GB/s stored"
         )
+    for name, time in writing.items():
+        found[name] = WRITTEN / time
+        print(f"{name:22s} {WRITTEN / time:10.0f} tokens/s  {2 * width * WRITTEN / time / 1e9:6.2f} GB/s stored")
     common.save(chosen.out, {"batch": chosen.batch, "d": width, "tokens_per_second": found})
 
 

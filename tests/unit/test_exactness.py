@@ -1,13 +1,16 @@
-"""Sparse training is exact: over 200 steps in float64 it makes the weights that dense products make."""
+"""Sparse training is exact: 200 steps in float64 make the weights that dense products make, and the gradients of one step
+in float32 are the float64 ones to rounding."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 
 from monosemy.config import TrainingConfig
 from monosemy.kernels import dispatch, reference
-from monosemy.saes.base import SaeConfig
+from monosemy.saes.base import SaeConfig, StepInfo
 from monosemy.saes.registry import ARCHITECTURES, build_sae
 from monosemy.training.trainee import Trainee
 
@@ -43,3 +46,36 @@ def test_two_hundred_steps_equal_the_dense_reference(architecture, monkeypatch):
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(dense_losses), rtol=1e-8, atol=1e-10)
     for name, tensor in dense.items():
         torch.testing.assert_close(sparse[name], tensor, rtol=1e-7, atol=1e-9)
+
+
+def gradients(sae: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    dead = torch.zeros(sae.d_sae, dtype=torch.bool)
+    dead[: sae.d_sae // 8] = True
+    output = sae.losses(x, StepInfo(0.5, 12.0, 1e-3, dead))
+    output.total.backward()
+    return output.latents.to_dense() > 0, {name: p.grad for name, p in sae.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_of_one_step_in_float32_are_the_float64_reference_to_rounding(architecture, monkeypatch):
+    """Wide enough for the 8-bit screen where the processor has it; AuxK active in those that have it."""
+    random = torch.Generator().manual_seed(3)
+    d, m, n = 96, 2048, 512
+    planted = torch.nn.functional.normalize(torch.randn(400, d, generator=random), dim=1)
+    x = (torch.rand(n, 400, generator=random) * (torch.rand(n, 400, generator=random) < 0.03)) @ planted
+    x /= x.square().sum(1).mean().sqrt()
+    sae = build_sae(SaeConfig(architecture, d, m, 12, options={"k_start_factor": 1.0}))
+    sae.initialise(x, 12.0)
+    for parameter in sae.parameters():  # no two alike, and no threshold on a pre-activation that it was read from
+        parameter.data *= 1 + 0.01 * torch.rand(parameter.shape, generator=random)
+    exact = copy.deepcopy(sae).double()
+    monkeypatch.setattr(dispatch, "DENSE_ABOVE", 2.0)
+    selected, found = gradients(sae, x)
+    monkeypatch.setattr(dispatch, "DENSE_ABOVE", -1.0)
+    monkeypatch.setattr(dispatch, "_backend", lambda tensor: reference)
+    wanted_selected, wanted = gradients(exact, x.double())
+    assert torch.equal(selected, wanted_selected)  # with this seed no pre-activation is within rounding of its threshold
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        error = (found[name].double() - gradient).norm() / gradient.norm().clamp(min=1e-12)
+        assert error < 3e-6, (name, float(error))
