@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from monosemy import __version__
-from monosemy.config import RunConfig
+from monosemy.config import RunConfig, count
 from monosemy.errors import UserError, unknown
 
 COMMANDS = {
@@ -27,6 +27,7 @@ COMMANDS = {
     "browse": "look at a run's latents in a web browser, offline: search, compare, test texts, steer",
     "show": "a latent's page in the terminal",
     "steer": "write text with latents changed, beside the unchanged model and controls",
+    "jacobian": "pairs of SAEs around an MLP that compute sparsely: train a frontier, measure, pairs, graphs",
     "explain": "have a chat model explain latents, and score the explanations",
     "export-html": "a few latents as one HTML file that opens anywhere",
     "export-neuronpedia": "features in Neuronpedia's import or upload format",
@@ -39,6 +40,7 @@ ELSEWHERE = {
     "show": "monosemy.features.commands:run_show",
     "steer": "monosemy.steering.command:run_steer",
     "explain": "monosemy.features.explain:run_explain",
+    "jacobian": "monosemy.pipeline.jacobian_commands:run_jacobian",
     "export-html": "monosemy.features.commands:run_export_html",
     "export-neuronpedia": "monosemy.features.commands:run_export_neuronpedia",
     "export-circuit-tracer": "monosemy.features.commands:run_export_circuit_tracer",
@@ -53,7 +55,6 @@ SHORT = {
     "--dtype": "--model.dtype",
     "--device": "--model.device",
 }
-UNITS = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -152,7 +153,7 @@ def run_features(words: list[str]) -> None:
         "--embedding-model", metavar="NAME", help="also score labels by a sentence-embedding model: hub id or folder"
     )
     chosen = parser.parse_args(words)
-    n_tokens = int(_count("--tokens", chosen.tokens)) if chosen.tokens else None
+    n_tokens = count("--tokens", chosen.tokens) if chosen.tokens else None
     from monosemy.pipeline.features import build_features
 
     folder = Path(chosen.run).expanduser()
@@ -231,8 +232,8 @@ def _parse(base: RunConfig, words: list[str]) -> RunConfig:
     apart = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     expanded = [SHORT.get(word, word) for word in apart]
     for i in range(1, len(expanded)):
-        if expanded[i - 1].startswith("--") and "token" in expanded[i - 1]:
-            expanded[i] = _count(expanded[i - 1], expanded[i])
+        if expanded[i - 1].startswith("--") and "token" in expanded[i - 1] and expanded[i] not in ("-h", "--help"):
+            expanded[i] = str(count(expanded[i - 1], expanded[i]))
     return tyro.cli(RunConfig, args=expanded, default=base, prog="monosemy train [RECIPE | run.json] [--run FOLDER]")
 
 
@@ -245,17 +246,6 @@ def _print_train_help() -> None:
     print("short names: " + ", ".join(f"{short} = {full}" for short, full in SHORT.items()))
     print("counts of tokens take k, M and G: --tokens 1.5M")
     print("options of an architecture: --jumprelu.bandwidth-relative 0.3; monosemy info jumprelu lists them\n")
-
-
-def _count(flag: str, word: str) -> str:
-    """`1.5M` as `1500000`."""
-    if word in ("-h", "--help"):
-        return word
-    number, unit = (word[:-1], UNITS[word[-1]]) if word[-1:] in UNITS else (word, 1)
-    try:
-        return str(round(float(number.replace("_", "").replace(",", "")) * unit))
-    except (ValueError, OverflowError):
-        raise UserError(f"{flag} takes a count such as 300000, 300k or 1.5M, got {word!r}") from None
 
 
 def _take_options(base: RunConfig, words: list[str]) -> tuple[RunConfig, list[str]]:

@@ -244,6 +244,18 @@ def identity(config: RunConfig) -> str:
     return fingerprint(computed)
 
 
+UNITS = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+
+
+def count(flag: str, word: str) -> int:
+    """`1.5M` as 1500000. Raises UserError, naming the flag, for what is no count."""
+    number, unit = (word[:-1], UNITS[word[-1]]) if word[-1:] in UNITS else (word, 1)
+    try:
+        return round(float(number.replace("_", "").replace(",", "")) * unit)
+    except (ValueError, OverflowError):
+        raise UserError(f"{flag} takes a count such as 300000, 300k or 1.5M, got {word!r}") from None
+
+
 def positive(**named: float) -> None:
     """Raises UserError for the first value that is not above zero."""
     for name, value in named.items():

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from monosemy.errors import UserError
 from monosemy.evals.intervals import Blocks, bootstrap_weights
 from monosemy.jacobian.latent_map import LatentMap
 from monosemy.jacobian.measures import Estimate, Sums, estimated
+from monosemy.jacobian.rows import Rows
 from monosemy.jacobian.slices import JacobianSlices
 
 
@@ -46,26 +47,26 @@ class AblationRecord:
 
 def measure_ablation(
     latent_map: LatentMap,
-    slices_of: Callable[[Float[Tensor, "n d"]], JacobianSlices],
-    batches: Iterable[tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]],
+    slices_of: Callable[[Rows], JacobianSlices],
+    batches: Iterable[Rows],
     *,
     n_bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> AblationRecord:
-    """All active pairs of every row in `batches` (rows with document numbers); `slices_of` gives their Jacobians.
+    """All active pairs of every row in `batches`; `slices_of` gives their Jacobians.
 
     Raises UserError when no pair is active.
     """
     blocks = Blocks()
     predicted, measured, block, n_tokens = [], [], [], 0
-    for rows, documents in batches:
+    for rows in batches:
         slices = slices_of(rows)
-        effects = ablation_effects(latent_map, rows, slices)
+        effects = ablation_effects(latent_map, rows.x.to(slices.in_values), slices)
         pairs = slices.active
         predicted.append((slices.values * slices.in_values[:, None, :])[pairs].double().cpu().numpy())
         measured.append(effects[pairs].double().cpu().numpy())
-        of_row = blocks.rows(torch.as_tensor(documents)).to(pairs.device)
+        of_row = blocks.rows(rows.documents).to(pairs.device)
         block.append(of_row[:, None, None].expand_as(pairs)[pairs].cpu().numpy())
         n_tokens += len(rows)
     x, y, b = (np.concatenate(parts) if parts else np.empty(0) for parts in (predicted, measured, block))

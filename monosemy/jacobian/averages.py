@@ -33,6 +33,7 @@ from monosemy.jacobian.slices import JacobianSlices
 from monosemy.tensors import save_tensors
 
 BYTES_PER_ENTRY = 22
+MAX_BYTES = 1 << 30
 _COLUMNS = ("out", "in", "mean_abs", "mean_effect", "n_tokens")
 
 
@@ -83,7 +84,7 @@ class PairAverages:
 class AveragesMeter:
     """Collects the entries behind PairAverages. m_out, m_in: widths of the two SAEs."""
 
-    def __init__(self, m_out: int, m_in: int, max_bytes: int = 1 << 30) -> None:
+    def __init__(self, m_out: int, m_in: int, max_bytes: int = MAX_BYTES) -> None:
         self.m_out, self.m_in, self.max_bytes = m_out, m_in, max_bytes
         self._blocks = Blocks()
         self._tokens = np.zeros(self._blocks.limit)

@@ -11,6 +11,7 @@ from monosemy.errors import UserError
 from monosemy.jacobian.ablation import ablation_effects, measure_ablation, ranks
 from monosemy.jacobian.latent_map import padded
 from monosemy.jacobian.linearity import measure_linearity, shape_of, sweep
+from monosemy.jacobian.rows import Rows
 from monosemy.latents import SparseLatents
 
 T = np.linspace(0, 5, 100)
@@ -42,6 +43,11 @@ def test_shapes_of_known_curves(curve, shape):
 
 def rows(n: int, d: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
+
+
+def as_rows(x: torch.Tensor) -> Rows:
+    """Every row a document of its own."""
+    return Rows(x, x, torch.arange(len(x)), torch.arange(len(x)))
 
 
 def test_a_sweep_is_the_map_itself():
@@ -84,8 +90,8 @@ def test_ablation_agrees_exactly_where_the_map_is_linear():
     )
     record = measure_ablation(
         latent_map,
-        lambda part: autograd_slices(latent_map, part),
-        [(x[:20], torch.arange(20)), (x[20:], torch.arange(10))],
+        lambda part: autograd_slices(latent_map, part.x),
+        [as_rows(x[:20]), as_rows(x[20:])],
     )
     assert record.n_pairs == 30 * 36
     assert record.n_tokens == 30
@@ -97,7 +103,7 @@ def test_ablation_agrees_exactly_where_the_map_is_linear():
 def test_ablation_disagrees_where_the_map_bends():
     latent_map = one_hot_map(lambda r: r**2 + 1, 6, 6)
     x = rows(30, 6)
-    record = measure_ablation(latent_map, lambda part: autograd_slices(latent_map, part), [(x, torch.arange(30))])
+    record = measure_ablation(latent_map, lambda part: autograd_slices(latent_map, part.x), [as_rows(x)])
     # Δ = s² on the diagonal, J s = 2 s²: twice too much, in the right order
     assert record.correlation.value == pytest.approx(1, abs=1e-5)
     assert record.rank_correlation.value == pytest.approx(1, abs=1e-3)
@@ -126,4 +132,4 @@ def test_nothing_active_is_said():
     with pytest.raises(UserError, match="no output latent"):
         measure_linearity(mute, [(torch.ones(4, 3), torch.arange(4))])
     with pytest.raises(UserError, match="no pair"):
-        measure_ablation(mute, lambda part: autograd_slices(mute, part), [(torch.ones(4, 3), torch.arange(4))])
+        measure_ablation(mute, lambda part: autograd_slices(mute, part.x), [as_rows(torch.ones(4, 3))])

@@ -1,0 +1,355 @@
+"""Jacobian studies of a run: which pairs of SAEs it trained, and what is measured, shown and exported of them.
+
+Place on the path: a trained and evaluated run with pairs (`jacobian.lambdas`) → jacobian/ in its folder, for the report
+and the terminal. Every result is written as soon as it is there, and not made again while the SAEs and the settings it
+was made from are the same, so that an interrupted study goes on where it stopped.
+
+    jacobian/frontier.json             every pair: variance explained, CE score, sparsity, linearity, ablation
+    jacobian/<pair>/measures.json      one pair's measures; averages.safetensors: its strongest pairs of latents
+    jacobian/<pair>/pairs.json         max-activating pairs with contexts; graph.json, graph-text.json: latent graphs
+    jacobian/random/<kind>/            a whole run on the randomised model; jacobian/random.json: the comparison
+    jacobian/interpretability.json     label scores of the latents of the chosen pair and of the pair without penalty
+
+Measures are taken on validation text, pairs and graphs on training text (as feature databases are).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monosemy import files, progress
+from monosemy.config import fingerprint
+from monosemy.errors import UserError, unknown
+from monosemy.pipeline.prepare import Prepared, prepare
+from monosemy.run import Run, list_saes
+
+if TYPE_CHECKING:
+    from monosemy.jacobian.averages import PairAverages
+    from monosemy.jacobian.latent_map import LatentMap
+    from monosemy.jacobian.mlp import MlpWeights
+    from monosemy.jacobian.rows import Rows
+    from monosemy.jacobian.slices import JacobianSlices
+    from monosemy.saes.base import SparseAutoencoder
+
+FORMAT = 1
+SHARE_OF_MEMORY = 4
+"""Rows held in memory may take one part in this many of what is free."""
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How much of the validation text each measure reads."""
+
+    n_tokens: int = 32_768
+    """Tokens for the shares."""
+    n_average_tokens: int = 16_384
+    """Tokens for the averages over pairs of latents; fewer where those would take over 1 GB."""
+    n_sweeps: int = 500
+    """(token, input latent) pairs along which output latents are drawn as curves."""
+    n_ablation_tokens: int = 512
+    """Tokens on which every active input latent is ablated."""
+    n_bootstrap: int = 1000
+
+
+@dataclass(frozen=True)
+class PairEntry:
+    """A trained pair of a run."""
+
+    name: str
+    sites: tuple[str, str]
+    coef: float
+    """λ"""
+    l0: float
+    seed: int
+    layer: int
+    at: str
+    folders: tuple[Path, Path]
+    weights: tuple[str, str]
+    """SHA-256 of both SAEs' weights."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "lambda": self.coef, "l0": self.l0, "seed": self.seed, "layer": self.layer,
+            "at": self.at, "sites": list(self.sites),
+        }  # fmt: skip
+
+
+def results_folder(run: Path) -> Path:
+    return run / "jacobian"
+
+
+def find_pairs(folder: Path) -> list[PairEntry]:
+    """The trained pairs of a run, by L0, seed and λ; those that stopped are left out. Raises UserError for none."""
+    from monosemy.models.sites import parse_site
+    from monosemy.saes.storage import CONFIG, read_sae_config
+
+    found: list[PairEntry] = []
+    there = {(site, name): path for site, name, path in list_saes(folder)}
+    for (site, name), path in there.items():
+        config = read_sae_config(path)
+        record = config.record.get("jacobian")
+        if not isinstance(record, Mapping) or config.record.get("stopped") or record["sites"][0] != site:
+            continue
+        first, second = record["sites"]
+        if (second, name) not in there:
+            raise UserError(f"pair {name} lacks its SAE at {second}; train it again: monosemy train {folder}")
+        paths = (path, there[second, name])
+        shas = [str(files.read_json(place / CONFIG)["weights_sha256"]) for place in paths]
+        layer = parse_site(site, 10**6, post_norms=True).layer
+        found.append(
+            PairEntry(
+                name, (first, second), float(record["lambda"]), config.l0, config.seed, layer, str(record["at"]),
+                paths, (shas[0], shas[1]),
+            )
+        )  # fmt: skip
+    if not found:
+        raise UserError(f"{folder} has no trained pairs of SAEs; train some: monosemy jacobian train --run {folder}")
+    return sorted(found, key=lambda pair: (pair.layer, pair.l0, pair.seed, pair.coef))
+
+
+def choose_pair(pairs: Sequence[PairEntry], name: str | None) -> PairEntry:
+    """The pair of that name; None takes the only one. Raises UserError for an unknown name."""
+    if name is None:
+        if len(pairs) > 1:
+            raise UserError(f"this run has several pairs; name one by --pair: {', '.join(p.name for p in pairs)}")
+        return pairs[0]
+    for pair in pairs:
+        if pair.name == name:
+            return pair
+    raise unknown("pair", name, [pair.name for pair in pairs])
+
+
+class Study:
+    """A run's model and text, and its pairs loaded one at a time. The model is loaded when it is first needed."""
+
+    def __init__(self, run: Run, prepared: Prepared | None = None) -> None:
+        self.run = run
+        self.pairs = find_pairs(run.folder)
+        self.folder = results_folder(run.folder)
+        self._prepared = prepared
+        self._weights: dict[int, MlpWeights] = {}
+        self._rows: dict[tuple[Any, ...], Rows] = {}
+
+    @property
+    def prepared(self) -> Prepared:
+        if self._prepared is None:
+            self._prepared = prepare(self.run)
+        return self._prepared
+
+    def pair_folder(self, pair: PairEntry) -> Path:
+        return self.folder / pair.name
+
+    def weights(self, layer: int) -> MlpWeights:
+        from monosemy.jacobian.mlp import mlp_weights
+
+        if layer not in self._weights:
+            self._weights[layer] = mlp_weights(self.prepared.model, layer)
+        return self._weights[layer]
+
+    def load(self, pair: PairEntry) -> LoadedPair:
+        from monosemy.saes.storage import load_sae
+
+        device = self.prepared.model.device
+        sae_in, sae_out = (load_sae(folder).to(device).eval() for folder in pair.folders)
+        return LoadedPair(pair, sae_in, sae_out, self.weights(pair.layer))
+
+    def rows(self, pair: PairEntry, n_tokens: int, side: str = "validation") -> Rows:
+        """Kept rows of the pair's sites, from the first about n_tokens tokens of a side of the text.
+
+        Raises UserError where they do not fit in memory.
+        """
+        key = (pair.sites, n_tokens, side)
+        if key not in self._rows:
+            self._rows[key] = self._read(pair.sites, n_tokens, side)
+        return self._rows[key]
+
+    def _read(self, sites: tuple[str, str], n_tokens: int, side: str) -> Rows:
+        import torch
+
+        from monosemy.activations.harvest import harvest_rows
+        from monosemy.estimates import available_memory, size_text
+        from monosemy.jacobian.rows import Rows
+
+        prepared = self.prepared
+        shards = getattr(prepared.tokens, side)
+        length = shards.context_length
+        stop = min(shards.n_sequences, -(-n_tokens // length))
+        needed = 8 * prepared.model.d_model * stop * length
+        if needed > (room := available_memory() // SHARE_OF_MEMORY):
+            raise UserError(
+                f"{stop * length:,} tokens of activations take {size_text(needed)} and {size_text(room)} may be used; "
+                "read fewer tokens"
+            )
+        parts = []
+        if side == "train" and prepared.store is not None:
+            store = prepared.store
+            last = int(np.searchsorted(store.sequences, stop))
+            place = store.sequences[:last].astype(np.int64) * length + store.positions[:last]
+            x, y = (store.rows(site, slice(0, last)) for site in sites)
+            return Rows(x, y, torch.from_numpy(store.documents[:last].astype(np.int64)), torch.from_numpy(place))
+        with progress.stage(f"jacobian: reading the {side} text", total=stop * length, unit="tokens") as bar:
+            for part in harvest_rows(
+                prepared.model, shards, prepared.sites, prepared.config.activations, prepared.rules, 0, stop
+            ):
+                x, y = (part.activations[site].float() for site in sites)
+                place = part.sequence.long() * length + part.position.long()
+                parts.append((x, y, part.document.long(), place))
+                bar.advance(part.n_tokens)
+        return Rows(*(torch.cat(one) for one in zip(*parts, strict=True)))
+
+    def tokens(self, side: str, n_sequences: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and document numbers [sequence, position]."""
+        shards = getattr(self.prepared.tokens, side)
+        n = min(n_sequences, shards.n_sequences)
+        return np.array(shards.sequences(0, n), np.int64), np.array(shards.documents(0, n), np.int64)
+
+    def done(self, path: Path, wanted: str) -> bool:
+        """Whether a result is there and was made from what `wanted` names."""
+        if not path.exists():
+            return False
+        try:
+            return bool(files.read_json(path).get("fingerprint") == wanted)
+        except UserError:
+            return False  # damaged: made again
+
+    def identity(self, pair: PairEntry, settings: Any) -> str:
+        """Of everything a result depends on."""
+        asked = asdict(settings) if dataclasses.is_dataclass(settings) and not isinstance(settings, type) else settings
+        known = self.run.provenance
+        text = [known.get(key, {}).get("fingerprint") for key in ("model", "text")]
+        return fingerprint([FORMAT, pair.identity, list(pair.weights), text, asked])
+
+
+@dataclass
+class LoadedPair:
+    """Two SAEs and the MLP between them, ready to be measured."""
+
+    entry: PairEntry
+    sae_in: SparseAutoencoder
+    sae_out: SparseAutoencoder
+    weights: MlpWeights
+
+    @property
+    def latent_map(self) -> LatentMap:
+        from monosemy.jacobian.latent_map import LatentMap
+
+        return LatentMap(self.sae_in, self.sae_out, self.weights.output, self.entry.at)  # type: ignore[arg-type]
+
+    def slicer(self) -> Slicer:
+        """The slices of any number of rows, with the products of weights made once."""
+        from monosemy.jacobian.mlp import weight_tables
+
+        return Slicer(self, weight_tables(self.weights, self.sae_in, self.sae_out))
+
+
+@dataclass
+class Slicer:
+    pair: LoadedPair
+    tables: Any
+
+    def __call__(self, rows: Rows) -> JacobianSlices:
+        from monosemy.jacobian.mlp import jacobian_slices
+
+        pair = self.pair
+        return jacobian_slices(
+            pair.weights, pair.sae_in, pair.sae_out, rows.x.to(pair.sae_in.W_dec), rows.y.to(pair.sae_in.W_dec),
+            at=pair.entry.at, tables=self.tables,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def batches(self, rows: Rows) -> Iterator[tuple[Rows, JacobianSlices]]:
+        for chunk in rows.chunks():
+            yield chunk, self(chunk)
+
+
+def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> list[dict[str, Any]]:
+    """Measures every pair that is not measured yet and writes frontier.json; returns its rows."""
+    from monosemy.evals.frontier import read_evaluation
+    from monosemy.jacobian.studies import frontier
+
+    for pair in study.pairs:
+        path = study.pair_folder(pair) / "measures.json"
+        wanted = study.identity(pair, settings)
+        if again or not study.done(path, wanted):
+            found = _measure_pair(study, pair, settings)
+            files.write_json(path, {"format": FORMAT, "fingerprint": wanted, **pair.identity, **found})
+    measured = [files.read_json(study.pair_folder(pair) / "measures.json") for pair in study.pairs]
+    evaluation = read_evaluation(study.run.evaluation_path)
+    rows = frontier(measured, evaluation["records"])
+    files.write_json(study.folder / "frontier.json", {"format": FORMAT, "rows": rows, "settings": asdict(settings)})
+    return rows
+
+
+def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> dict[str, Any]:
+    """All measures of one pair as JSON values; writes its averages."""
+    from monosemy.jacobian.ablation import measure_ablation
+    from monosemy.jacobian.linearity import measure_linearity
+    from monosemy.jacobian.measures import JacobianMeter
+
+    rows = study.rows(pair, settings.n_tokens)
+    loaded = study.load(pair)
+    slicer, latent_map = loaded.slicer(), loaded.latent_map
+    meter = JacobianMeter()
+    n_average = min(len(rows), settings.n_average_tokens)
+    with progress.stage(f"jacobian: {pair.name}", total=len(rows) + n_average, unit="tokens") as bar:
+        for chunk, slices in slicer.batches(rows):
+            meter.add(slices, chunk.documents)
+            bar.advance(len(chunk))
+        averages = average(loaded, slicer, rows, n_average, settings.n_bootstrap, bar)
+        averages.save(study.pair_folder(pair) / "averages.safetensors")
+        record = meter.finish(settings.n_bootstrap)
+        some = rows.take(_spread(len(rows), settings.n_ablation_tokens))
+        bar.note("curves")
+        linearity = measure_linearity(
+            latent_map, [(chunk.x.to(loaded.sae_in.W_dec), chunk.documents) for chunk in some.chunks()],
+            n_sweeps=settings.n_sweeps, n_bootstrap=settings.n_bootstrap,
+        )  # fmt: skip
+        bar.note("ablation")
+        ablation = measure_ablation(latent_map, slicer, some.chunks(256), n_bootstrap=settings.n_bootstrap)
+    return {
+        **_plain(asdict(record)),
+        "average_over": _plain({name: asdict(one) for name, one in averages.over.items()}),
+        "n_average_tokens": averages.n_tokens,
+        "linearity": _plain(asdict(linearity)),
+        "ablation": _plain(asdict(ablation)),
+    }
+
+
+def average(
+    loaded: LoadedPair, slicer: Slicer, rows: Rows, n_tokens: int, n_bootstrap: int, bar: progress.Bar | None = None
+) -> PairAverages:
+    """Averages over rows spread over the text: n_tokens, or as many as fit."""
+    from monosemy.jacobian.averages import BYTES_PER_ENTRY, MAX_BYTES, AveragesMeter
+
+    meter = AveragesMeter(loaded.sae_out.d_sae, loaded.sae_in.d_sae)
+    per_token = BYTES_PER_ENTRY * max(1.0, loaded.entry.l0) ** 2 * 1.5  # L0s vary; a token's product more so
+    n_tokens = min(len(rows), n_tokens, max(1, int(MAX_BYTES / per_token)))
+    for chunk, slices in slicer.batches(rows.take(_spread(len(rows), n_tokens))):
+        meter.add(slices, chunk.documents)
+        if bar is not None:
+            bar.advance(len(chunk))
+    return meter.finish(n_bootstrap)
+
+
+def _spread(n: int, wanted: int) -> Any:
+    """Indices of at most `wanted` of n rows, spread evenly."""
+    import torch
+
+    return torch.from_numpy(np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(np.int64)))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

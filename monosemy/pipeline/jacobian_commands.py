@@ -1,0 +1,348 @@
+"""`monosemy jacobian …`: pairs of SAEs whose latents compute sparsely; flags, and nothing else.
+
+Place on the path: words of the command line → a run (train) or its studies (jacobian.py, jacobian_studies.py) → tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from monosemy.config import (
+    ActivationsConfig,
+    EvaluationConfig,
+    JacobianConfig,
+    ModelConfig,
+    RunConfig,
+    TextConfig,
+    TrainingConfig,
+    count,
+)
+from monosemy.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from monosemy.pipeline.jacobian import PairEntry, Study
+
+T = TypeVar("T")
+LAMBDAS = (0.0, 0.01, 0.1, 1.0)
+DESCRIPTION = """Jacobian SAEs: two SAEs around one MLP, trained so that few input latents move few output latents.
+
+  train       a λ frontier: pairs for several λ on one stream, then measured and reported
+  measure     sparsity, linearity and ablation of a run's pairs, again or with other settings
+  pairs       which input latents drive which output latents, with texts
+  graph       the graph of latents, of a text or on average, as JSON
+  random      the same on randomised models, compared at the same variance explained
+  interpret   how well automatic labels describe the latents, with and without the penalty
+
+A first look, in a few minutes on two cores:
+
+  monosemy jacobian train --run runs/jsae --tokens 50k --d-sae 1152 --l0 16 --lambda 0 0.1 1
+  monosemy jacobian pairs runs/jsae --pair jsae_1-l0_16-s0
+  open runs/jsae/report.html
+
+monosemy jacobian COMMAND --help tells more; docs/jacobian.md says what the numbers mean."""
+
+
+def run_jacobian(words: list[str]) -> None:
+    """The command. Raises UserError for bad input."""
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: monosemy jacobian COMMAND …\n\n{DESCRIPTION}")
+        return
+    if words[0] not in SUBCOMMANDS:
+        raise unknown("command of monosemy jacobian", words[0], SUBCOMMANDS)
+    SUBCOMMANDS[words[0]](words[1:])
+
+
+def run_train(words: list[str]) -> None:
+    parser = _parser(
+        "train", "Trains a pair for every λ, L0 and seed, and measures them.",
+        "monosemy jacobian train --run runs/jsae --layer 15 --l0 32 --d-sae 4608 --tokens 500k --passes 2 "
+        "--lambda 0 0.01 0.1 1",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--run", required=True, help="the run folder to make or to continue, e.g. runs/jsae")
+    add("--model", default="embedded", help="embedded, a hub id, a folder, or a .gguf file (default: embedded)")
+    add("--text", default="embedded", help="embedded, a hub dataset, or a path (default: embedded)")
+    add("--layer", type=int, help="the MLP's layer (default: the middle one)")
+    add("--lambda", dest="lambdas", type=float, nargs="+", default=list(LAMBDAS), metavar="λ",
+        help=f"strengths of the penalty, 0 for none (default: {' '.join(f'{v:g}' for v in LAMBDAS)})")  # fmt: skip
+    add("--l0", type=float, nargs="+", default=[32.0], help="active latents per token (default 32)")
+    add("--d-sae", type=int, default=4608, help="latents of each SAE (default 4608)")
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--tokens", default="300k", help="training tokens, e.g. 500k or 1.5M (default 300k)")
+    add("--validation-tokens", default="65k", help="default 65k")
+    add("--passes", type=int, default=1, help="times each token is used (default 1)")
+    add("--batch", type=int, default=1024, help="tokens per step (default 1024)")
+    add("--learning-rate", type=float, help="default: the architecture's own")
+    add("--architecture", choices=("topk", "batch_topk", "jumprelu"), default="topk")
+    add("--at", choices=("input", "reconstruction"), default="input",
+        help="where the MLP's slopes are taken (default: input, as published)")  # fmt: skip
+    add(
+        "--token-share", type=float, default=1.0, help="share of each batch that the penalty is measured on (default 1)"
+    )
+    add("--memory", type=int, default=2048, metavar="MB", help="bound on the penalty's arrays (default 2048)")
+    add("--randomise", choices=("none", "published", "reinitialised", "matched"), default="none",
+        help="train on the model with redrawn weights; `monosemy jacobian random` does that and compares")  # fmt: skip
+    add("--device", default="auto")
+    add("--loss-tokens", default="8k", help="validation tokens for the CE score (default 8k)")
+    _add_measures(parser)
+    given = parser.parse_args(words)
+    from monosemy import pipeline
+
+    config, folder = _config(given), Path(given.run).expanduser()
+    pipeline.whole_run(config, folder)
+    _measure(folder, given)
+
+
+def _config(given: argparse.Namespace) -> RunConfig:
+    """The run that the flags ask for."""
+    layer = given.layer
+    if layer is None:
+        from monosemy.models.sources import model_size
+
+        layer = model_size(given.model)[0].n_layers // 2
+    if layer < 0:
+        raise UserError(f"--layer must be 0 or more, got {layer}")
+    return RunConfig(
+        recipe="jacobian",
+        model=ModelConfig(source=given.model, device=given.device, randomise=given.randomise),
+        text=TextConfig(
+            source=given.text,
+            n_tokens=count("--tokens", given.tokens),
+            n_validation_tokens=count("--validation-tokens", given.validation_tokens),
+        ),
+        activations=ActivationsConfig(sites=(f"layers.{layer}.mlp_in", f"layers.{layer}.mlp_out")),
+        architectures=(),
+        l0=tuple(given.l0),
+        d_sae=given.d_sae,
+        seeds=tuple(given.seeds),
+        training=TrainingConfig(
+            batch_tokens=given.batch, n_passes=given.passes, learning_rate=given.learning_rate
+        ),
+        evaluation=EvaluationConfig(
+            n_loss_tokens=count("--loss-tokens", given.loss_tokens), frozen_random=False, pca=False
+        ),
+        jacobian=JacobianConfig(
+            lambdas=tuple(given.lambdas), layer=layer, architecture=given.architecture, at=given.at,
+            token_share=given.token_share, max_memory_mb=given.memory,
+        ),
+    )  # fmt: skip
+
+
+def run_measure(words: list[str]) -> None:
+    parser = _run_parser(
+        "measure", "Measures a run's pairs on validation text; what is measured already is shown.",
+        "monosemy jacobian measure runs/jsae --measure-tokens 65k",
+    )  # fmt: skip
+    parser.add_argument("--again", action="store_true", help="measure anew")
+    _add_measures(parser)
+    given = parser.parse_args(words)
+    _measure(Path(given.run).expanduser(), given, again=given.again)
+
+
+def _measure(folder: Path, given: argparse.Namespace, *, again: bool = False) -> None:
+    from monosemy import pipeline
+    from monosemy.jacobian.show import frontier_table, show
+    from monosemy.pipeline.jacobian import MeasureSettings, measure
+
+    settings = MeasureSettings(
+        n_tokens=count("--measure-tokens", given.measure_tokens),
+        n_average_tokens=count("--average-tokens", given.average_tokens),
+        n_sweeps=given.curves,
+        n_ablation_tokens=given.ablation_tokens,
+    )
+    rows = _with_study(folder, lambda study: measure(study, settings, again=again))
+    show(frontier_table(rows))
+    print(f"report: {pipeline.report(folder)}")
+
+
+def run_pairs(words: list[str]) -> None:
+    parser = _run_parser(
+        "pairs", "Shows which input latents drive which output latents, and in which texts.",
+        "monosemy jacobian pairs runs/jsae --pair jsae_1-l0_32-s0 --output 12 40",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--pair", help="name of the pair (needed when the run has several)")
+    add(
+        "--output",
+        type=int,
+        nargs="+",
+        default=[],
+        help="output latents to take apart (default: chosen by concentration)",
+    )
+    add("--latents", nargs="+", default=[], metavar="INPUT:OUTPUT", help="pairs of latents to show, e.g. 5:12")
+    add("--tokens", default="65k", help="training tokens to read (default 65k)")
+    add("-n", type=int, default=20, help="output latents where none is named (default 20)")
+    add("--inputs", type=int, default=3, help="input latents of each (default 3)")
+    add("--examples", type=int, default=4, help="texts of each pair of latents (default 4; two are printed)")
+    add("--out", help="also write everything to this JSON file")
+    given = parser.parse_args(words)
+    from monosemy import pipeline
+    from monosemy.files import write_json
+    from monosemy.jacobian.show import pairs_page, show
+    from monosemy.pipeline.jacobian_studies import PairSettings, pairs_study
+
+    settings = PairSettings(count("--tokens", given.tokens), given.n, given.inputs, given.examples)
+    latents = [_latent_pair(word) for word in given.latents]
+    folder = Path(given.run).expanduser()
+    document = _with_pair(
+        folder, given.pair, lambda study, pair: pairs_study(study, pair, settings, given.output, latents)
+    )
+    show(pairs_page(document))
+    if given.out:
+        write_json(Path(given.out), document)
+    if not given.output and not latents:
+        print(f"report: {pipeline.report(folder)}")
+
+
+def _latent_pair(word: str) -> tuple[int, int]:
+    first, colon, second = word.partition(":")
+    if not (colon and first.isdigit() and second.isdigit()):
+        raise UserError(f"--latents takes pairs written INPUT:OUTPUT, e.g. 5:12, got {word!r}")
+    return int(first), int(second)
+
+
+def run_graph(words: list[str]) -> None:
+    parser = _run_parser(
+        "graph", "Writes the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out.",
+        'monosemy jacobian graph runs/jsae --pair jsae_1-l0_32-s0 --text "In July we went to Paris." --out graph.json',
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--pair", help="name of the pair (needed when the run has several)")
+    add("--text", help="a text, for a graph at each of its tokens (default: the average over training text)")
+    add("--tokens", default="32k", help="training tokens to average over (default 32k)")
+    add("--edges", type=int, default=2000, help="strongest edges of the average (default 2000)")
+    add("--out", required=True, help="the JSON file to write")
+    given = parser.parse_args(words)
+    n_tokens = count("--tokens", given.tokens)
+    if given.edges < 1:
+        raise UserError(f"--edges must be at least 1, got {given.edges}")
+    from monosemy.files import write_json
+    from monosemy.pipeline.jacobian_studies import graph_of_averages, graph_of_text
+
+    def make(study: Study, pair: PairEntry) -> object:
+        if given.text is not None:
+            return graph_of_text(study, pair, given.text)
+        return graph_of_averages(study, pair, n_tokens, given.edges)
+
+    write_json(Path(given.out), _with_pair(Path(given.run).expanduser(), given.pair, make))
+    print(f"written: {given.out}")
+
+
+def run_random(words: list[str]) -> None:
+    parser = _run_parser(
+        "random", "Trains the pairs on randomised models and compares them at the same variance explained.",
+        "monosemy jacobian random runs/jsae --kinds published --lambda 0 1 --l0 16 32 64",
+    )  # fmt: skip
+    add = parser.add_argument
+    kinds = ("published", "reinitialised", "matched")
+    add("--kinds", nargs="+", choices=kinds, default=list(kinds), help="how weights are redrawn (default: all three)")
+    add("--lambda", dest="lambdas", type=float, nargs="+", metavar="λ", help="default: 0 and the chosen one")
+    add(
+        "--l0",
+        type=float,
+        nargs="+",
+        help="L0s to enclose the variance explained (default: half, once, twice the run's)",
+    )
+    _add_measures(parser)
+    given = parser.parse_args(words)
+    from monosemy import pipeline
+    from monosemy.jacobian.show import comparison_table, show
+    from monosemy.jacobian.studies import choose
+    from monosemy.pipeline.jacobian import MeasureSettings, measure
+    from monosemy.pipeline.jacobian_studies import random_study
+
+    settings = MeasureSettings(
+        count("--measure-tokens", given.measure_tokens), count("--average-tokens", given.average_tokens), given.curves,
+        given.ablation_tokens,
+    )  # fmt: skip
+    folder = Path(given.run).expanduser()
+
+    def compared(study: Study) -> list[dict[str, object]]:
+        first = study.pairs[0]
+        lambdas = given.lambdas or sorted({0.0, choose(measure(study, settings))["lambda"]})
+        levels = given.l0 or [max(1, round(first.l0 / 2)), first.l0, 2 * first.l0]
+        return random_study(study, given.kinds, lambdas, [float(l0) for l0 in levels], settings)
+
+    show(comparison_table(_with_study(folder, compared)))
+    print(f"report: {pipeline.report(folder)}")
+
+
+def run_interpret(words: list[str]) -> None:
+    parser = _run_parser(
+        "interpret", "Scores automatic labels of the latents: the pair without penalty against another.",
+        "monosemy jacobian interpret runs/jsae --pair jsae_1-l0_32-s0",
+    )  # fmt: skip
+    parser.add_argument("--pair", nargs="+", help="pairs to score (default: λ = 0 and the chosen λ)")
+    parser.add_argument("--tokens", help="training tokens to read (default 150k)")
+    given = parser.parse_args(words)
+    from monosemy import pipeline
+    from monosemy.jacobian.show import scores_table, show
+    from monosemy.jacobian.studies import choose
+    from monosemy.pipeline.jacobian import choose_pair, find_pairs
+    from monosemy.pipeline.jacobian_studies import frontier_rows, interpretability_study
+    from monosemy.run import open_run, read_run
+
+    folder = Path(given.run).expanduser()
+    pairs = find_pairs(folder)
+    if given.pair:
+        names = [choose_pair(pairs, name).name for name in given.pair]
+    else:
+        chosen = choose(frontier_rows(folder))
+        names = [
+            pair.name for pair in pairs
+            if (pair.l0, pair.seed) == (chosen["l0"], chosen["seed"]) and pair.coef in (0.0, chosen["lambda"])
+        ]  # fmt: skip
+    n_tokens = count("--tokens", given.tokens) if given.tokens else None
+    with open_run(folder, read_run(folder)[0]) as run:
+        rows = interpretability_study(run, names, n_tokens)
+    show(scores_table(rows))
+    print(f"report: {pipeline.report(folder)}")
+
+
+def _with_study(folder: Path, use: Callable[[Study], T]) -> T:
+    from monosemy.pipeline.jacobian import Study
+    from monosemy.run import open_run, read_run
+
+    with open_run(folder, read_run(folder)[0]) as run:
+        return use(Study(run))
+
+
+def _with_pair(folder: Path, name: str | None, use: Callable[[Study, PairEntry], T]) -> T:
+    from monosemy.pipeline.jacobian import choose_pair, find_pairs
+
+    choose_pair(find_pairs(folder), name)  # says it before anything is loaded
+    return _with_study(folder, lambda study: use(study, choose_pair(study.pairs, name)))
+
+
+def _parser(command: str, what: str, example: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        f"monosemy jacobian {command}", description=what, epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
+def _run_parser(command: str, what: str, example: str) -> argparse.ArgumentParser:
+    parser = _parser(command, what, example)
+    parser.add_argument("run", help="a run folder with pairs, e.g. runs/jsae")
+    return parser
+
+
+def _add_measures(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how much is measured")
+    group.add_argument("--measure-tokens", default="32k", help="validation tokens for the shares (default 32k)")
+    group.add_argument("--average-tokens", default="16k", help="for the averages over pairs of latents (default 16k)")
+    group.add_argument("--curves", type=int, default=500, help="sweeps of an input latent (default 500)")
+    group.add_argument("--ablation-tokens", type=int, default=512, help="tokens for ablation (default 512)")
+
+
+SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": run_train,
+    "measure": run_measure,
+    "pairs": run_pairs,
+    "graph": run_graph,
+    "random": run_random,
+    "interpret": run_interpret,
+}
