@@ -51,7 +51,8 @@ class DiscreteConfig:
     n_components: int | None = None
     """Principal components that outputs are projected on first; None keeps all dimensions."""
     scale_heads: bool = False
-    """Divide each head's outputs by their root mean square about its mean, so that quiet heads get codes too."""
+    """Divide each head's outputs by their root mean square, so that quiet heads get codes too. (About zero, not about
+    the mean: a head that nearly always writes the same would otherwise get codes for its noise.)"""
     dead_code: bool = False
     """A code of its own for samples without an active latent, instead of code 0."""
     break_ties: bool = False
@@ -130,7 +131,7 @@ class CodeSae:
         residual = torch.addmm(self.b, f, self.W_d).sub_(x)
         loss = residual.square().mean() + l1_coef * f.sum() / n
         g = residual.mul_(2 / (n * d))
-        by_pre = torch.addmm(torch.tensor(l1_coef / n), g, self.W_d.T).mul_(f > 0)
+        by_pre = torch.addmm(x.new_tensor(l1_coef / n), g, self.W_d.T).mul_(f > 0)
         by_b_e = by_pre.sum(0)
         return loss, [by_pre.T @ centred, f.T @ g, by_b_e, g.sum(0) - by_b_e @ self.W_e]
 
@@ -165,7 +166,6 @@ def discrete_codes(pooled: PooledHeads, config: DiscreteConfig) -> Codes:
     order = torch.randperm(n_examples, generator=generator)
     trained = order[: config.n_training]
     if config.scale_heads:
-        x = x - x.mean(0)
         x = x / x.square().mean((0, 2), keepdim=True).sqrt().clamp_min(1e-6 * float(x.square().mean().sqrt()) + 1e-30)
     if config.n_components is not None and config.n_components < min(d, n * len(trained)):
         x = _project(x, x[trained].flatten(0, 1), config.n_components)

@@ -49,7 +49,7 @@ class Pass:
     logits: Float[Tensor, "B V"]
     """At the last position."""
     residual: tuple[Tensor, ...] | None = None
-    """The residual stream [B, T, d_model] entering each layer, where asked for."""
+    """The residual stream [B, T, d_model] entering each layer, and leaving the last one, where asked for."""
 
 
 class Heads(Protocol):
@@ -213,8 +213,10 @@ class LanguageModelHeads:
     def run(self, tokens: Tensor, *, residual: bool = False) -> Pass:
         kept: dict[str, Tensor] = {}
         sites = [_site(layer) for layer in range(self.n_layers)]
+        stream_sites = [_residual_site(layer) for layer in range(self.n_layers)]
+        stream_sites.append(f"layers.{self.n_layers - 1}.resid_post")
         if residual and self.model.can_start_late:
-            sites += [_residual_site(layer) for layer in range(self.n_layers)]
+            sites += stream_sites
 
         def keeper(site: str) -> Callable[[Tensor], Tensor]:
             def keep(value: Tensor) -> Tensor:
@@ -228,7 +230,7 @@ class LanguageModelHeads:
         values = torch.cat([self._split(kept[_site(layer)]) for layer in range(self.n_layers)], dim=2)
         stream = None
         if residual and self.model.can_start_late:
-            stream = tuple(kept[_residual_site(layer)] for layer in range(self.n_layers))
+            stream = tuple(kept[site] for site in stream_sites)
         return Pass(tokens, values, logits, stream)
 
     def logits(
@@ -263,6 +265,35 @@ class LanguageModelHeads:
     def head_outputs(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T n d_model"]:
         """What each head adds to its attention layer's output, after W_O."""
         return self.outputs(self.run(tokens).values)
+
+    def added(self, index: int, values: Float[Tensor, "B T d_value"]) -> Float[Tensor, "B T d_model"]:
+        """What one head with these values adds to the residual stream. UserError behind post-norms, where no head's
+        part can be told from the others'."""
+        if self.model.post_norms:
+            raise UserError(
+                f"{self.name} puts a norm behind its attention: what one head adds to the residual stream depends on "
+                "the others, so single edges are not defined; ask for heads only"
+            )
+        layer, head = divmod(index, self.n_heads)
+        return values.float() @ self._W_O[layer][head] * self.model.residual_multipliers[0]
+
+    def values_from(self, clean: Pass, layer: int, pushed: Float[Tensor, "B T d_model"]) -> Tensor:
+        """Values [B, T, H, d_value] of a layer that reads the clean residual stream plus `pushed`."""
+        site = _site(layer)
+        start = Start(clean.tokens, layer, self._stream(clean, layer) + pushed)
+        return self._split(self.model.activations(clean.tokens, [site], start)[site])
+
+    def logits_from(self, clean: Pass, pushed: Float[Tensor, "B T d_model"]) -> Float[Tensor, "B V"]:
+        """Logits at the last position when the final residual stream is the clean one plus `pushed`."""
+        start = Start(clean.tokens, self.n_layers, self._stream(clean, self.n_layers) + pushed)
+        return self.model.logits(clean.tokens, {}, start, last_only=True)[:, -1].float()
+
+    def _stream(self, clean: Pass, layer: int) -> Tensor:
+        if clean.residual is None:
+            raise UserError(
+                f"{self.name} cannot be run from a layer in its middle, so no single edge can be held; ask for heads"
+            )
+        return clean.residual[layer]
 
     def _split(self, value: Tensor) -> Tensor:
         """[B, T, H · d_value] as [B, T, H, d_value]."""

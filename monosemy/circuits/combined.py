@@ -1,0 +1,161 @@
+"""Our own method: codes and gradients propose heads, patching the few proposed confirms or rejects them.
+
+Place on the path: `Contrast` → [propose → confirm → edges] → the circuit that `monosemy circuits` prints.
+
+    1  codes        node scores |P_h \\ N_h| of the `fast` discrete method; positives are the prompts, negatives their
+                    counterparts
+    2  attribution  EAP for all heads, from one backward pass
+    3  propose      the first heads of 2, and the first of 1 that 2 has not named
+    4  confirm      exact patching of the proposed: effect = m(clean) − m(head replaced)
+    5  restore      proposed heads without effect, by attribution: m(corrupted, head ← clean) − m(corrupted); finds
+                    heads that stand in for each other, of which removing one shows nothing
+    6  score        of a checked head: the larger of 4 and 5 by size; of any other: its attribution
+
+What differs between prompts and counterparts but is read by nothing is proposed by codes in step 1 and gets its exact
+effect, zero, in step 4. Everything is in units of the metric, positive when the head supports the behaviour.
+
+The passes over prompts and counterparts that the other causal methods start from are all that codes need here, so
+reading is paid once. Budget: `share` of the heads are checked, at least `min_checks`.
+
+Source: ours; parts as named in `discrete.py`, `attribution.py`, `patching.py`. Limits: a head that neither codes nor
+gradients propose is judged by its gradient alone; heads both of which are needed, and both of which have understudies,
+stay hidden.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosemy.circuits.attribution import attribution_patching, integrated_attribution
+from monosemy.circuits.code_scores import node_scores
+from monosemy.circuits.contrast import Ablation, Contrast, HeadScores, mean_intervals
+from monosemy.circuits.discrete import PRESETS, DiscreteConfig, discrete_codes
+from monosemy.circuits.heads import n_all
+from monosemy.circuits.patching import exhaustive_patching
+from monosemy.circuits.pooled import PooledHeads
+from monosemy.errors import UserError
+
+
+@dataclass(frozen=True)
+class CombinedConfig:
+    """Settings of the combined method."""
+
+    share: float = 0.06
+    """Heads that are checked exactly, as a share of all."""
+    min_checks: int = 8
+    """Checked at least."""
+    code_share: float = 0.33
+    """Of the checks, those that codes propose; 0 leaves the codes out."""
+    n_steps: int = 1
+    """Points of the attribution's path: 1 is EAP, more is EAP-IG."""
+    weak: float = 0.02
+    """A proposed head whose effect is below this share of m(clean) − m(corrupt) is also restored."""
+    codes: DiscreteConfig = field(default_factory=lambda: PRESETS["fast"])
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1 or not 0 <= self.code_share <= 1:
+            raise UserError(
+                f"share must be above 0 and at most 1, code_share from 0 to 1; got {self.share} and {self.code_share}"
+            )
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What the combined method found."""
+
+    heads: HeadScores
+    by_codes: list[int]
+    """Proposed by codes alone, best first."""
+    by_attribution: list[int]
+    """Proposed by attribution, best first."""
+    restored: list[int]
+    """Scored by restoring, because replacing them changed little."""
+    code_scores: Float[Tensor, " n"]
+
+
+def combined_circuit(
+    contrast: Contrast, config: CombinedConfig | None = None, ablation: Ablation = "resample"
+) -> Combined:
+    """Scores of all heads, with what proposed them."""
+    config = config or CombinedConfig()
+    began = time.perf_counter()
+    n = n_all(contrast.heads)
+    if config.n_steps == 1:
+        estimate = attribution_patching(contrast, ablation)
+    else:
+        estimate = integrated_attribution(contrast, ablation, config.n_steps)
+    codes = torch.zeros(n, dtype=torch.float64)
+    if config.code_share:
+        codes = node_scores(discrete_codes(pooled_contrast(contrast), config.codes), break_ties=True)
+    n_checks = min(n, max(config.min_checks, math.ceil(config.share * n)))
+    by_attribution, by_codes = propose(estimate.importance, codes, n_checks, round(config.code_share * n_checks))
+    proposed = [*by_attribution, *by_codes]
+    effect = exhaustive_patching(contrast, ablation, indices=proposed)
+    assert estimate.per_example is not None
+    assert effect.per_example is not None
+    per_example = estimate.per_example.clone()
+    per_example[:, proposed] = effect.per_example[:, proposed]
+    restored = _restore(contrast, config, ablation, estimate, effect, proposed, per_example)
+    layers = contrast.heads.n_layers
+    passes = 3 * config.n_steps + sum(layers - i // contrast.heads.n_heads for i in [*proposed, *restored]) / layers
+    scores = HeadScores(
+        "combined", per_example.mean(0), True, time.perf_counter() - began, contrast.seconds, per_example,
+        mean_intervals(per_example), passes,
+    )  # fmt: skip
+    return Combined(scores, by_codes, by_attribution, restored, codes)
+
+
+def propose(
+    attribution: Float[Tensor, " n"], codes: Float[Tensor, " n"], n_checks: int, n_codes: int
+) -> tuple[list[int], list[int]]:
+    """The first of both rankings, without repetition: `n_codes` by codes that attribution has not named, the rest by
+    attribution. Heads whose codes show nothing are not proposed by codes."""
+    by_codes = [i for i in codes.argsort(descending=True, stable=True).tolist() if codes[i] > 0]
+    by_attribution = attribution.argsort(descending=True, stable=True).tolist()[: n_checks - n_codes]
+    named = set(by_attribution)
+    return by_attribution, [i for i in by_codes if i not in named][:n_codes]
+
+
+def _restore(
+    contrast: Contrast,
+    config: CombinedConfig,
+    ablation: Ablation,
+    estimate: HeadScores,
+    effect: HeadScores,
+    proposed: Sequence[int],
+    per_example: Tensor,
+) -> list[int]:
+    """Restores proposed heads without effect, half as many as are proposed at most, and puts larger effects into
+    `per_example`. Returns the heads whose score changed."""
+    limit = config.weak * abs(float((contrast.m_clean - contrast.m_corrupt).mean()))
+    weak = [i for i in proposed if effect.importance[i] < limit and estimate.importance[i] > 0]
+    weak = sorted(weak, key=lambda i: -float(estimate.importance[i]))[: max(2, len(proposed) // 2)]
+    if not weak:
+        return []
+    found = exhaustive_patching(contrast, ablation, "denoise", weak)
+    assert found.per_example is not None
+    assert found.intervals is not None
+    changed = []
+    for i in weak:
+        clear = bool((found.intervals[i, 0] > 0) | (found.intervals[i, 1] < 0))
+        if clear and found.importance[i] > max(limit, float(effect.importance[i])):
+            per_example[:, i] = found.per_example[:, i]
+            changed.append(i)
+    return changed
+
+
+def pooled_contrast(contrast: Contrast) -> PooledHeads:
+    """Prompts as positives and counterparts as negatives, pooled over positions, from the passes already made."""
+    sides = [[batch.clean for batch in contrast.batches], [batch.corrupted for batch in contrast.batches]]
+    every = [p.values.float() for side in sides for p in side]
+    values = {"mean": torch.cat([v.mean(1) for v in every]), "last": torch.cat([v[:, -1] for v in every])}
+    metric = torch.cat([contrast.m_clean, contrast.m_corrupt]).cpu()
+    values = {name: value.cpu() for name, value in values.items()}
+    return PooledHeads(contrast.heads, values, metric, (metric > 0).float(), contrast.n_examples, contrast.seconds)

@@ -1,0 +1,146 @@
+"""Every method by name, on the same heads and the same prompts.
+
+Place on the path: a task's prompts, read once → [a name → HeadScores] → tables, benchmarks, `find_circuit`.
+
+Causal methods start from `Contrast` (prompts and counterparts, position by position), code methods and controls from
+`PooledHeads` (positives and negatives, pooled). Both are read at most once, at first need, and their seconds are
+counted for every method that uses them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from monosemy.circuits import attribution, code_scores, controls, masks, patching
+from monosemy.circuits.combined import Combined, CombinedConfig, combined_circuit
+from monosemy.circuits.contrast import ABLATIONS, Ablation, Contrast, HeadScores, read_contrast
+from monosemy.circuits.discrete import Codes, DiscreteConfig, discrete_codes, preset
+from monosemy.circuits.heads import Heads
+from monosemy.circuits.pooled import PooledHeads, pooled_heads
+from monosemy.circuits.task import TaskData
+from monosemy.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model and a task, with what the methods read of them."""
+
+    heads: Heads
+    data: TaskData
+    n_prompts: int = 64
+    """Positives that causal methods run on."""
+    ablation: Ablation = "resample"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ablation not in ABLATIONS:
+            raise unknown("ablation", self.ablation, ABLATIONS)
+        if self.n_prompts < 2:
+            raise UserError(f"{self.n_prompts} prompts give no interval; take at least 2")
+
+    @cached_property
+    def contrast(self) -> Contrast:
+        return read_contrast(self.heads, self.data.positives[: self.n_prompts], self.data.metric)
+
+    @cached_property
+    def pooled(self) -> PooledHeads:
+        """Positives that the model gets right, and all negatives; all positives when too few are right."""
+        every = pooled_heads(self.heads, self.data)
+        right = every.correct.bool() | ~every.positive
+        return every.choose(right) if int((right & every.positive).sum()) >= 5 else every
+
+    @cached_property
+    def combined(self) -> Combined:
+        return combined_circuit(self.contrast, CombinedConfig(), self.ablation)
+
+    def config(self, name: str) -> DiscreteConfig:
+        return preset(name, self.data.name, seed=self.seed)
+
+    def codes(self, name: str) -> tuple[Codes, float]:
+        """Codes of a preset and the seconds they took, each preset once."""
+        cache: dict[str, tuple[Codes, float]] = self.__dict__.setdefault("_codes", {})
+        if name not in cache:
+            pooled = self.pooled  # its reading is counted apart
+            began = time.perf_counter()
+            cache[name] = discrete_codes(pooled, self.config(name)), time.perf_counter() - began
+        return cache[name]
+
+
+def codes_by_node(bench: Bench, name: str) -> HeadScores:
+    """The discrete method: |P_h \\ N_h|, with intervals over prompts."""
+    codes, seconds = bench.codes(name)
+    ties = bench.config(name).break_ties
+    began = time.perf_counter()
+    scores = code_scores.node_scores(codes, break_ties=ties)
+    seconds += time.perf_counter() - began
+    intervals = code_scores.node_intervals(codes, break_ties=ties)
+    return HeadScores(
+        f"codes, {name}", scores, False, seconds, bench.pooled.seconds, intervals=intervals, n_passes=0
+    )  # fmt: skip
+
+
+def codes_by_pairs(bench: Bench, name: str) -> HeadScores:
+    """The source's "edge-level" method: how often a head is in the top pairs."""
+    codes, seconds = bench.codes(name)
+    began = time.perf_counter()
+    counts = code_scores.pair_counts(codes, break_ties=bench.config(name).break_ties)
+    scores = code_scores.head_scores_by_pairs(counts, bench.heads.n_heads)
+    seconds += time.perf_counter() - began
+    return HeadScores(f"code pairs, {name}", scores, False, seconds, bench.pooled.seconds)
+
+
+def _combined(bench: Bench) -> HeadScores:
+    return bench.combined.heads
+
+
+def _control(name: str, bench: Bench) -> HeadScores:
+    codes, _ = bench.codes("paper")
+    return next(c for c in _all_controls(bench, codes) if c.method == name)
+
+
+def _all_controls(bench: Bench, codes: Codes) -> list[HeadScores]:
+    cache: dict[str, list[HeadScores]] = bench.__dict__.setdefault("_controls", {})
+    if "all" not in cache:
+        cache["all"] = controls.all_controls(bench.pooled, codes, bench.config("paper"), bench.seed)
+    return cache["all"]
+
+
+CONTROLS = {
+    "random": "random (control)",
+    "shuffled": "shuffled labels (control)",
+    "distinct": "distinct codes (control)",
+    "kmeans": "k-means codes (control)",
+    "mean-difference": "mean difference (control)",
+    "probe": "linear probe (control)",
+}
+METHODS: dict[str, Callable[[Bench], HeadScores]] = {
+    "combined": _combined,
+    "codes": partial(codes_by_node, name="fast"),
+    "codes-paper": partial(codes_by_node, name="paper"),
+    "pairs": partial(codes_by_pairs, name="fast"),
+    "pairs-paper": partial(codes_by_pairs, name="paper"),
+    "patching": lambda bench: patching.exhaustive_patching(bench.contrast, bench.ablation),
+    "patching-resample": lambda bench: patching.exhaustive_patching(bench.contrast, "resample"),
+    "patching-mean": lambda bench: patching.exhaustive_patching(bench.contrast, "mean"),
+    "patching-zero": lambda bench: patching.exhaustive_patching(bench.contrast, "zero"),
+    "restoring": lambda bench: patching.exhaustive_patching(bench.contrast, direction="denoise"),
+    "eap": lambda bench: attribution.attribution_patching(bench.contrast, bench.ablation),
+    "eap-ig": lambda bench: attribution.integrated_attribution(bench.contrast, bench.ablation),
+    "hisp": lambda bench: attribution.head_importance(bench.contrast, bench.ablation),
+    "acdc": lambda bench: masks.acdc(bench.contrast, ablation=bench.ablation),
+    "sp": lambda bench: masks.subnetwork_probing(bench.contrast, ablation=bench.ablation),
+    **{name: partial(_control, shown) for name, shown in CONTROLS.items()},
+}
+"""Name → scores of all heads."""
+NEEDS_NEGATIVES = ("codes", "codes-paper", "pairs", "pairs-paper", *CONTROLS)
+"""Methods that read the task's negatives."""
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Raises UserError for an unknown method, before anything is loaded."""
+    for name in names:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
