@@ -24,6 +24,7 @@ stay hidden.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -93,7 +94,9 @@ def combined_circuit(
         estimate = integrated_attribution(contrast, ablation, config.n_steps)
     codes = torch.zeros(n, dtype=torch.float64)
     if config.code_share:
-        codes = node_scores(discrete_codes(pooled_contrast(contrast), config.codes), break_ties=True)
+        n_training = min(config.codes.n_training, max(1, contrast.n_examples // 2))
+        settings = dataclasses.replace(config.codes, n_training=n_training)
+        codes = node_scores(discrete_codes(pooled_contrast(contrast), settings), break_ties=True)
     n_checks = min(n, max(config.min_checks, math.ceil(config.share * n)))
     by_attribution, by_codes = propose(estimate.importance, codes, n_checks, round(config.code_share * n_checks))
     proposed = [*by_attribution, *by_codes]

@@ -12,7 +12,8 @@ because one small product less per step is a quarter of the time:
 
 Presets. `paper`: 200 latents, λ 0.02, 500 epochs, 10 training examples drawn from positives and negatives together,
 codes of all examples, mean pooling; a sample with no active latent silently gets code 0. `fast`: our own: every head
-scaled to one mean square, 64 principal components, 120 epochs, a code of its own for "no latent active", counting on examples that were not trained on, as many negatives as positives, ties broken.
+scaled to one mean square, 64 principal components, 120 epochs, a code of its own for "no latent active", counting on
+examples that were not trained on, as many negatives as positives, ties broken.
 
 Source: O'Neill and Bui 2024 (arXiv 2405.12522), their equations and public code. Deviation: rows are brought to unit
 length after each step, without first projecting the gradient. Limits: the method is correlational: a head that differs
@@ -190,7 +191,7 @@ def _counted(is_positive: Tensor, trained: Tensor, config: DiscreteConfig, gener
     if config.held_out:
         counted[trained] = False
     n_each = [int((counted & is_positive).sum()), int((counted & ~is_positive).sum())]
-    if min(n_each) < 2:
+    if min(n_each) < 1:
         raise UserError(
             f"{config.n_training} training examples leave {n_each[0]} positives and {n_each[1]} negatives to count "
             "codes on; give more prompts or a smaller n_training"

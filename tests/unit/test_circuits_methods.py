@@ -1,0 +1,286 @@
+"""Methods against circuits that are known exactly: truth, signs, linear paths, cuts, inert heads, determinism."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import pytest
+import torch
+
+from monosemy.circuits.attention_only import AttentionOnly
+from monosemy.circuits.attribution import attribution_patching, head_importance, integrated_attribution
+from monosemy.circuits.combined import CombinedConfig, combined_circuit, propose
+from monosemy.circuits.compiled import CIRCUITS, CompiledCircuit, compile_circuit
+from monosemy.circuits.contrast import Contrast, read_contrast
+from monosemy.circuits.edges import (
+    EdgeGraph,
+    acdc_edges,
+    all_edges,
+    attribute_edges,
+    integrate_edges,
+    patch_edges,
+    probe_edges,
+)
+from monosemy.circuits.find import find_circuit
+from monosemy.circuits.heads import AttentionOnlyHeads
+from monosemy.circuits.kept_edges import kept_edges
+from monosemy.circuits.masks import ProbeConfig, acdc, opening, prune, subnetwork_probing
+from monosemy.circuits.methods import METHODS, Bench, check_methods
+from monosemy.circuits.patching import exhaustive_patching, pairwise_patching
+from monosemy.circuits.scores import labels_of, roc_auc
+from monosemy.circuits.task import OUTPUT
+from monosemy.errors import UserError
+
+NOTHING = 1e-4
+"""Effects below this are rounding: attention of finite sharpness leaves e^-10 of weight elsewhere."""
+CAUSAL = ("patching-resample", "patching-mean", "patching-zero", "eap", "eap-ig", "hisp", "combined", "acdc", "sp")
+
+
+@cache
+def circuit(name: str) -> CompiledCircuit:
+    return compile_circuit(name, seed=0, n_examples=32)
+
+
+@cache
+def contrast(name: str, n: int = 8) -> Contrast:
+    found = circuit(name)
+    return read_contrast(AttentionOnlyHeads(found.model), found.data.positives[:n], found.data.metric)
+
+
+@cache
+def bench(name: str) -> Bench:
+    return Bench(AttentionOnlyHeads(circuit(name).model), circuit(name).data, 8)
+
+
+def indices(name: str, heads) -> list[int]:
+    return [layer * circuit(name).model.n_heads + head for layer, head in heads]
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean", "zero"])
+@pytest.mark.parametrize("name", ["induction", "ioi"])
+def test_exhaustive_patching_is_the_truth(name, ablation):
+    scores = exhaustive_patching(contrast(name), ablation).importance
+    inside = indices(name, circuit(name).heads)
+    outside = sorted(set(range(len(scores))) - set(inside))
+    assert float(scores[inside].min()) > 1.0
+    assert float(scores[outside].max()) < NOTHING
+
+
+def test_redundant_heads_show_when_restored_or_replaced_together():
+    inside = indices("or_pair", circuit("or_pair").heads)
+    pair = [i for i in inside if i < circuit("or_pair").model.n_heads]
+    single = exhaustive_patching(contrast("or_pair"))
+    assert float(single.importance[pair].max()) < 0.05
+    both = pairwise_patching(contrast("or_pair"), single, pair)
+    assert float(both[pair[0], pair[1]]) > 4.0
+    restored = exhaustive_patching(contrast("or_pair"), direction="denoise").scores
+    assert float(restored[pair].min()) > 4.0
+    outside = sorted(set(range(len(restored))) - set(inside))
+    assert float(restored[outside].abs().max()) < NOTHING
+
+
+@pytest.mark.parametrize("name", ["induction", "ioi"])
+def test_exact_edges_are_the_truth(name):
+    found = circuit(name)
+    edges = all_edges(found.model.n_layers, found.model.n_heads)
+    truth = [i for i, edge in enumerate(edges) if edge in found.edges]
+    others = [i for i, edge in enumerate(edges) if edge not in found.edges]
+    probed = others[:: max(1, len(others) // 60)]
+    scores = patch_edges(contrast(name), [*truth, *probed]).importance
+    assert len(truth) == len(found.edges)
+    assert float(scores[truth].min()) > 0.02
+    assert float(scores[probed].max()) < NOTHING
+
+
+@pytest.mark.parametrize("name", list(CIRCUITS))
+def test_the_mask_of_ones_is_the_model_and_that_of_zeros_the_counterpart(name):
+    graph = EdgeGraph(contrast(name))
+    batch = contrast(name).batches[0]
+    n = len(graph.edges)
+    torch.testing.assert_close(graph.metric(batch, torch.ones(n)), batch.m_clean)
+    torch.testing.assert_close(graph.metric(batch, torch.zeros(n)), batch.m_corrupt, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(graph.metric(batch, torch.ones(len(batch.examples), n)), batch.m_clean)
+
+
+@pytest.mark.parametrize("name", list(CIRCUITS))
+def test_eap_is_exact_on_linear_paths(name):
+    """From the last heads to the logits everything is linear: gradients are differences."""
+    found = circuit(name)
+    exact, estimate = exhaustive_patching(contrast(name)), attribution_patching(contrast(name))
+    readers = indices(name, {edge.sender for edge in found.edges if edge.receiver == OUTPUT})
+    torch.testing.assert_close(estimate.per_example[:, readers], exact.per_example[:, readers], rtol=1e-4, atol=1e-4)
+    edges = all_edges(found.model.n_layers, found.model.n_heads)
+    last = [i for i, edge in enumerate(edges) if edge.receiver == OUTPUT]
+    by_patching, by_gradient = patch_edges(contrast(name), last), attribute_edges(contrast(name))
+    torch.testing.assert_close(by_gradient.scores[last], by_patching.scores[last], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(CIRCUITS))
+@pytest.mark.parametrize("n_steps", [1, 4])
+def test_edges_into_the_output_sum_to_the_whole_difference(name, n_steps):
+    assert circuit(name).data.metric == "logit_difference"  # linear in the logits
+    found = attribute_edges(contrast(name), n_steps)
+    total = sum(float(s) for edge, s in zip(found.edges, found.scores, strict=True) if edge.receiver == OUTPUT)
+    difference = float((contrast(name).m_clean - contrast(name).m_corrupt).double().mean())
+    assert total == pytest.approx(difference, rel=1e-4)
+
+
+def test_gradients_of_edges_are_derivatives_of_the_mask():
+    graph, batch = EdgeGraph(contrast("ioi")), contrast("ioi").batches[0]
+    mask = torch.ones(len(graph.edges), requires_grad=True)
+    (expected,) = torch.autograd.grad(graph.metric(batch, mask).mean(), mask)
+    torch.testing.assert_close(attribute_edges(contrast("ioi")).scores.float(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_one_sign_for_all_methods():
+    """The negative mover works against the behaviour: negative wherever there is a sign; the movers are positive."""
+    found = circuit("ioi")
+    last = found.model.n_layers - 1
+    (negative,) = indices("ioi", {head for head in found.heads if head[0] == last})
+    movers = indices("ioi", {head for head in found.heads if head[0] == last - 1})
+    signed = [
+        *(exhaustive_patching(contrast("ioi"), ablation) for ablation in ("resample", "mean", "zero")),
+        exhaustive_patching(contrast("ioi"), direction="denoise"),
+        attribution_patching(contrast("ioi")),
+        integrated_attribution(contrast("ioi")),
+        combined_circuit(contrast("ioi")).heads,
+    ]
+    for scores in signed:
+        assert scores.signed
+        assert float(scores.scores[negative]) < -1, scores.method
+        assert float(scores.scores[movers].min()) > 1, scores.method
+    for edges in (attribute_edges(contrast("ioi")), integrate_edges(contrast("ioi"))):
+        by_edge = dict(zip(edges.edges, edges.scores.tolist(), strict=True))
+        into = {edge.sender: by_edge[edge] for edge in found.edges if edge.receiver == OUTPUT}
+        assert {head for head, score in into.items() if score < 0} == {divmod(negative, found.model.n_heads)}
+    for scores in (head_importance(contrast("ioi")), acdc(contrast("ioi"), [0.1])):
+        assert not scores.signed
+        assert float(scores.scores.min()) >= 0
+
+
+@pytest.mark.parametrize("name", list(CIRCUITS))
+def test_causal_methods_give_inert_heads_no_place(name):
+    inert = indices(name, circuit(name).inert)
+    for method in CAUSAL:
+        if method in ("acdc", "sp"):
+            continue
+        scores = METHODS[method](bench(name))
+        assert float(scores.importance[inert].max()) < NOTHING, method
+    members = find_circuit(circuit(name).model, circuit(name).data, n_prompts=8, edges=False).members
+    assert set(members) == set(indices(name, circuit(name).heads))
+
+
+def test_searches_over_sets_drop_inert_heads():
+    found = circuit("induction")
+    inside, inert = indices("induction", found.heads), indices("induction", found.inert)
+    pruned = acdc(contrast("induction"), [0.01])
+    assert float(pruned.scores[inert].max()) == 0
+    assert float(pruned.scores[inside].min()) == 0.01
+    probed = subnetwork_probing(contrast("induction"), ProbeConfig(n_steps=60, l0_coef=1.0)).scores
+    assert float(probed[inside].min()) > float(probed[inert].max())
+
+
+@pytest.mark.parametrize("name", list(CIRCUITS))
+def test_the_plain_code_method_does_flag_inert_heads(name):
+    """It is correlational: what differs between positives and negatives scores, read or not."""
+    found = circuit(name)
+    for method in ("codes", "codes-paper", "kmeans"):
+        scores = METHODS[method](bench(name)).scores
+        inert, dead = indices(name, found.inert), indices(name, found.dead)
+        assert float(scores[inert].min()) >= 1, method
+        assert float(scores[dead].max()) < 1, method
+        labels = labels_of(found.heads, found.model.n_layers, found.model.n_heads)
+        assert roc_auc(scores, labels) < roc_auc(METHODS["combined"](bench(name)).importance, labels)
+
+
+def test_proposals_leave_out_what_shows_nothing():
+    attribution = torch.tensor([0.0, 5, 1, 0, 3, 0, 0, 0])
+    codes = torch.tensor([7.0, 9, 0, 8, 0, 0, 0, 0])
+    assert propose(attribution, codes, 5, 3) == ([1, 4], [3, 0])
+    assert propose(attribution, codes, 3, 0) == ([1, 4, 2], [])
+
+
+def test_without_codes_only_gradients_propose():
+    found = combined_circuit(contrast("induction"), CombinedConfig(code_share=0.0))
+    assert found.by_codes == []
+    assert len(found.by_attribution) == 8
+
+
+def test_edges_of_a_tiny_graph_by_search():
+    found = circuit("induction")
+    few = read_contrast(AttentionOnlyHeads(found.model), found.data.positives[:5], found.data.metric)
+    pruned = acdc_edges(few, [0.01])
+    kept = {edge for edge, score in zip(pruned.edges, pruned.scores, strict=True) if score > 0}
+    assert kept
+    assert kept <= found.edges  # greedy: of edges that stand in for each other some go
+    probed = probe_edges(few, ProbeConfig(n_steps=3))
+    assert len(probed.scores) == len(pruned.edges)
+    assert bool(((probed.scores > 0) & (probed.scores < 1)).all())
+
+
+def test_edges_among_kept_heads_are_the_graphs_own():
+    found = circuit("induction")
+    inside = indices("induction", found.heads)
+    edges = kept_edges(contrast("induction"), inside)
+    assert found.edges <= set(edges.edges)
+    strong = {edge for edge, score in zip(edges.edges, edges.scores, strict=True) if abs(score) > NOTHING}
+    assert strong == found.edges
+
+
+def _permuted(model: AttentionOnly, order: list[int]) -> AttentionOnly:
+    """The same model with the heads of every layer in another order."""
+    other = AttentionOnly(model.shape, model.name)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            per_head = name in ("W_Q", "W_K", "W_V", "W_O")
+            getattr(other, name).copy_(parameter[:, order] if per_head else parameter)
+    return other.requires_grad_(False)
+
+
+def test_permuting_heads_permutes_scores():
+    found = circuit("ioi")
+    order = torch.randperm(found.model.n_heads, generator=torch.Generator().manual_seed(5)).tolist()
+    moved = Bench(AttentionOnlyHeads(_permuted(found.model, order)), found.data, 8)
+    where = [layer * len(order) + head for layer in range(found.model.n_layers) for head in order]
+    for method in ("patching", "eap", "eap-ig", "hisp", "combined", "mean-difference", "probe"):
+        ours, theirs = METHODS[method](bench("ioi")).scores[where], METHODS[method](moved).scores
+        torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3, msg=method)
+
+
+def test_same_seed_same_result():
+    found = circuit("induction")
+    data = dataclasses.replace(found.data, positives=found.data.positives[:16], negatives=found.data.negatives[:16])
+    fresh = [Bench(AttentionOnlyHeads(found.model), data, 6) for _ in range(2)]
+    for method in METHODS:
+        if method in ("acdc", "sp", "patching-zero", "patching-mean"):
+            continue
+        first, second = (METHODS[method](one).scores for one in fresh)
+        assert torch.equal(first, second), method
+
+
+def test_gates_and_greedy_pruning():
+    assert float(opening(torch.tensor(0.0))) == pytest.approx(0.8318, abs=1e-4)
+    weights = {0: 1.0, 1: 0.05, 2: 0.5}
+
+    def divergence(dropped):
+        return sum(weights[i] for i in dropped)
+
+    assert prune([2, 1, 0], divergence, 0.1, lambda: None) == [2, 0]
+    assert prune([2, 1, 0], divergence, 0.01, lambda: None) == [2, 1, 0]
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(UserError, match="unknown method 'eap_ig'; did you mean 'eap-ig'"):
+        check_methods(["eap_ig"])
+    with pytest.raises(UserError, match="unknown ablation 'noise'"):
+        Bench(AttentionOnlyHeads(circuit("ioi").model), circuit("ioi").data, 8, "noise")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="unknown direction 'forward'"):
+        exhaustive_patching(contrast("ioi"), direction="forward")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="share must be above 0"):
+        CombinedConfig(share=0)
+    with pytest.raises(UserError, match="has no tokenizer"):
+        find_circuit(circuit("ioi").model, "ioi")
+    silent = AttentionOnly(circuit("ioi").model.shape, "silent").requires_grad_(False)
+    with pytest.raises(UserError, match="is the same on prompts and counterparts"):
+        find_circuit(silent, circuit("ioi").data)
