@@ -73,13 +73,14 @@ class AttentionOnly(nn.Module):
 
     def heads(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B T H d_model"]:
         """The outputs of one layer's heads; q, k, v [B, T, H, d_model] (or H = 1) are what each of them reads."""
-        queries = torch.einsum("bthd,hde->bhte", q.expand(-1, -1, self.n_heads, -1), self.W_Q[layer])
-        keys = torch.einsum("bthd,hde->bhte", k.expand(-1, -1, self.n_heads, -1), self.W_K[layer])
-        values = torch.einsum("bthd,hde->bhte", v.expand(-1, -1, self.n_heads, -1), self.W_V[layer])
+        return torch.einsum("bhte,hed->bthd", self._attend(layer, q, k, v), self.W_O[layer])
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T d_head"]:
+        """What the heads collect, before W_O."""
+        queries, keys, values = _read(q, self.W_Q[layer]), _read(k, self.W_K[layer]), _read(v, self.W_V[layer])
         scores = queries @ keys.transpose(-1, -2) * self.shape.d_head**-0.5
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        mixed = scores.masked_fill(later, -torch.inf).softmax(-1) @ values
-        return torch.einsum("bhte,hed->bthd", mixed, self.W_O[layer])
+        return scores.masked_fill(later, -torch.inf).softmax(-1) @ values
 
     def residual(
         self, embeddings: Float[Tensor, "B T d_model"], edit: HeadEdit | None = None, reads: Reads | None = None
@@ -87,15 +88,14 @@ class AttentionOnly(nn.Module):
         """What the logits read, from given embeddings (so that gradients and straight paths can start there)."""
         residual = embeddings
         for layer in range(self.n_layers):
-            read = residual.unsqueeze(2)
-            if reads is None:
-                outputs = self.heads(layer, read, read, read)
-            else:
-                wide = read.expand(-1, -1, self.n_heads, -1)
-                outputs = self.heads(layer, reads(layer, "q", wide), reads(layer, "k", wide), reads(layer, "v", wide))
+            q = k = v = residual.unsqueeze(2)
+            if reads is not None:
+                wide = q.expand(-1, -1, self.n_heads, -1)
+                q, k, v = reads(layer, "q", wide), reads(layer, "k", wide), reads(layer, "v", wide)
             if edit is not None:
-                outputs = edit(layer, outputs)
-            residual = residual + outputs.sum(2)
+                residual = residual + edit(layer, self.heads(layer, q, k, v)).sum(2)
+            else:  # the same sum, heads not told apart
+                residual = residual + torch.einsum("bhte,hed->btd", self._attend(layer, q, k, v), self.W_O[layer])
         return residual if reads is None else reads(self.n_layers, "", residual.unsqueeze(2)).squeeze(2)
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -124,3 +124,10 @@ class AttentionOnly(nn.Module):
 
         self.residual(self.embed(tokens), keep)
         return torch.cat(kept, dim=2)
+
+
+def _read(read: Float[Tensor, "B T h d_model"], weight: Float[Tensor, "H d_model d_head"]) -> Tensor:
+    """[B, H, T, d_head]: each head's projection of what it reads, or of what all of them read (h = 1)."""
+    if read.shape[2] == 1:
+        return torch.einsum("btd,hde->bhte", read.squeeze(2), weight)
+    return torch.einsum("bthd,hde->bhte", read, weight)
