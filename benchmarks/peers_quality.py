@@ -3,7 +3,7 @@
 Rows: SmolLM2-135M, layers.12.resid_post, E‖x‖² = 1; validation documents that training never saw, half of them to
 choose among tries, the other half reported. Every library trains by its own trainer and losses (`peers_training.py`:
 what was set in proportion to the run). Tries: three learning rates on both sides; where a peer's L0 follows from a
-coefficient, five tries, each coefficient set from what the ones before it reached. FVU and dead share are ours
+coefficient, four tries, each coefficient set from what the ones before it reached. FVU and dead share are ours
 (`evals.reconstruction`) on the library's own encode and decode, as its users have them at inference.
 
 The comparison that counts is at equal L0: for the chosen try of each peer row, ours is trained once more for the very
@@ -170,8 +170,8 @@ def search(bench: Bench, library: str, architecture: str) -> list[Record]:
     """The tries of a row."""
     rates = RATES[library]
     if architecture == "jumprelu" and library == "dictionary-learning":
-        tries = [(rates[0], 1.0, 0.001), (rates[1], 1.0, 0.001), (rates[1], 1.0, 0.01), (rates[2], 1.0, 0.01)]
-        found = [bench.tried(library, architecture, L0, r, c, bandwidth=b) for r, c, b in tries]
+        tries = [(rates[1], 0.001), (rates[1], 0.01), (rates[2], 0.01)]
+        found = [bench.tried(library, architecture, L0, rate, 1.0, bandwidth=b) for rate, b in tries]
         best = best_of(found)["settings"]
         more = {"bandwidth": 3 * best["bandwidth"]}
         return [*found, bench.tried(library, architecture, L0, best["learning_rate"], best["coef"], **more)]
@@ -186,9 +186,9 @@ def search(bench: Bench, library: str, architecture: str) -> list[Record]:
 
 
 def landed(bench: Bench, library: str, architecture: str, rates: tuple[float, ...], coef: float) -> list[Record]:
-    """Three learning rates, each with a coefficient corrected by what came before; then two more at the best rate."""
+    """The two higher learning rates, each with a coefficient corrected by what came before; two more at the better."""
     found: list[Record] = []
-    for rate in (rates[1], rates[2], rates[0]):
+    for rate in rates[1:]:
         found.append(bench.tried(library, architecture, L0, rate, coef))
         coef = next_coef(found)
     rate = min(found, key=at_l0)["settings"]["learning_rate"]

@@ -14,6 +14,7 @@ import contextlib
 import io
 import itertools
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ def sae_lens(
 ) -> Trained:
     """ReLU and Gated: `coef` the L1 coefficient; JumpReLU: the recipe its documentation recommends for ease (tanh loss,
     bandwidth 2, threshold 0.1, pre-activation loss, the coefficient rising over the whole run). Its batch-topk becomes
-    a JumpReLU on saving, as its users get it. `_train_step`, scaling and folding are its trainer's."""
+    a JumpReLU on saving, as its users get it; that threshold's average forgets within a tenth of the run."""
     from sae_lens import SAE, saes
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -104,7 +105,11 @@ def sae_lens(
     cls, config, own = {
         "relu": (saes.StandardTrainingSAE, saes.StandardTrainingSAEConfig, warm),
         "topk": (saes.TopKTrainingSAE, saes.TopKTrainingSAEConfig, {"k": int(l0)}),
-        "batch_topk": (saes.BatchTopKTrainingSAE, saes.BatchTopKTrainingSAEConfig, {"k": l0}),
+        "batch_topk": (
+            saes.BatchTopKTrainingSAE,
+            saes.BatchTopKTrainingSAEConfig,
+            {"k": l0, "topk_threshold_lr": 10 / n},
+        ),
         "gated": (saes.GatedTrainingSAE, saes.GatedTrainingSAEConfig, warm),
         "jumprelu": (saes.JumpReLUTrainingSAE, saes.JumpReLUTrainingSAEConfig, tanh),
     }[architecture]
@@ -112,6 +117,7 @@ def sae_lens(
     sae = cls(config(**common, **(own | extra)))
     settings = SAETrainerConfig(
         total_training_samples=n * data.batch_tokens, train_batch_size_samples=data.batch_tokens, lr=learning_rate,
+        lr_end=learning_rate / 10,
         lr_warm_up_steps=round(WARMUP * n), lr_decay_steps=round(DECAY * n), dead_feature_window=round(DEAD * n),
         n_batches_for_norm_estimate=NORM_BATCHES,
     )  # fmt: skip
@@ -216,6 +222,8 @@ def sparsify(
 ) -> Trained:
     """TopK by its trainer as it comes: sign descent with momentum, schedule-free averaging. `extra` goes to its
     TrainConfig (k_decay_steps, auxk_alpha)."""
+    if not torch.cuda.is_available():
+        os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # it would choose Triton where that is installed, GPU or not
     from sparsify import SparseCoderConfig, TrainConfig
     from sparsify import Trainer as SparsifyTrainer
 
