@@ -42,6 +42,7 @@ _LOWER = {
     "model pass": "lower activations.batch_sequences or text.context_length",
     "activations": "lower text.n_tokens, use fewer sites, or set activations.storage to stream",
     "token shards": "lower text.n_tokens",
+    "Jacobian penalty": "lower jacobian.max_memory_mb",
     "SAEs": "lower d_sae, or train fewer architectures, l0, seeds or sites",
     "checkpoints": "lower d_sae, or train fewer architectures, l0, seeds or sites",
 }
@@ -70,9 +71,15 @@ class Plan:
 
 
 def n_saes_per_site(config: RunConfig) -> int:
-    """SAEs trained at each site: architectures × L0 × seeds, and a frozen-random control for each L0 and seed."""
+    """SAEs trained at each site: architectures × L0 × seeds, and a frozen-random control for each L0 and seed; without
+    those of pairs, which stand at two sites alone."""
     controls = 1 if config.evaluation.frozen_random else 0
     return (len(config.architectures) + controls) * len(config.l0) * len(config.seeds)
+
+
+def n_pairs(config: RunConfig) -> int:
+    """Pairs of SAEs around an MLP: λ × L0 × seeds."""
+    return len(config.jacobian.lambdas) * len(config.l0) * len(config.seeds)
 
 
 def estimate(
@@ -91,6 +98,7 @@ def estimate(
     width = sum(widths.values())
     by_site = [2 * d * config.d_sae + 3 * config.d_sae + d for d in widths.values()]
     largest, parameters = max(by_site), n_saes_per_site(config) * sum(by_site)
+    parameters += n_pairs(config) * 2 * (2 * model.d_model * config.d_sae + 3 * config.d_sae + model.d_model)
     n_tokens = config.text.n_tokens + config.text.n_validation_tokens
     pass_tokens = config.activations.batch_sequences * config.text.context_length
     memory = {
@@ -101,6 +109,8 @@ def estimate(
         "training step": 4 * largest + config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4,
         "libraries": BASE_MEMORY,
     }
+    if any(config.jacobian.lambdas):
+        memory["Jacobian penalty"] = config.jacobian.max_memory_mb * 1_000_000
     cache_disk = {"token shards": 2 * 4 * n_tokens}
     if config.activations.storage == "stream":
         memory["shuffle buffer"] = config.activations.buffer_tokens * width * 4

@@ -61,6 +61,15 @@ class SparseLatents:
         """The same pattern with other values [Z]."""
         return replace(self, values=values)
 
+    def positive(self) -> SparseLatents:
+        """The code without its entries of value zero."""
+        keep = self.values.detach() > 0
+        if bool(keep.all()):
+            return self
+        kept = torch.zeros(self.n_entries + 1, dtype=torch.int64, device=keep.device)
+        torch.cumsum(keep, 0, out=kept[1:])
+        return SparseLatents(kept[self.offsets], self.indices[keep], self.values[keep], self.d_sae)
+
     def to_dense(self) -> Tensor:
         """Dense code [N, F]; the gradient flows to `values`."""
         flat = self.rows() * self.d_sae + self.indices.long()

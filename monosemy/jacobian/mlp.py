@@ -45,7 +45,6 @@ from monosemy.jacobian.products import (
     whole_tables_pay,
 )
 from monosemy.jacobian.slices import JacobianSlices
-from monosemy.kernels.jacobian import pair_offsets
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 
@@ -270,15 +269,15 @@ def jacobian_slices(
     check_pair(weights, sae_in, sae_out)
     weights = weights.to(sae_in.W_dec)
     x = x.to(sae_in.W_dec)
-    code_in = _active(sae_in.encode(x))
+    code_in = sae_in.encode(x).positive()
     middle = x if at == "input" else sae_in.decode(code_in)
     y = weights.output(middle) if y is None or at == "reconstruction" else y.to(sae_in.W_dec)
-    code_out = _active(sae_out.encode(y))
+    code_out = sae_out.encode(y).positive()
     inputs, outputs = (Pattern(code.offsets, code.indices) for code in (code_in, code_out))
     sizes = batch_sizes(weights, sae_in.W_dec, sae_out.W_enc, inputs, outputs)
     _require_result(sizes, weights.name)
     cut, tables = _cut(weights, sae_in, sae_out, sizes, max_memory, tables)
-    J, pairs = x.new_zeros(len(x), sizes.k_out, sizes.k_in), pair_offsets(inputs, outputs)
+    J = x.new_zeros(len(x), sizes.k_out, sizes.k_in)
     in_indices, in_values = _padded(code_in, sizes.k_in)
     out_indices, out_values = _padded(code_out, sizes.k_out)
     for first in range(0, len(x), cut.n_tokens):
@@ -289,7 +288,6 @@ def jacobian_slices(
             width=cut.width, tables=tables,
         )  # fmt: skip
         mask = (out_indices[first:last] >= 0)[:, :, None] & (in_indices[first:last] >= 0)[:, None, :]
-        assert len(flat) == int(pairs[last] - pairs[first])
         J[first:last][mask] = flat
     scale_in, scale_out = sae_in.config.scale, sae_out.config.scale
     return JacobianSlices(
@@ -301,16 +299,6 @@ def weight_tables(weights: MlpWeights, sae_in: SparseAutoencoder, sae_out: Spars
     """The products of weights of all latents, for many calls of `jacobian_slices` with the same SAEs: worth it from
     about m / k tokens on (`products.whole_tables_pay`), and (2·m_x + m_y)·d_ff numbers of memory."""
     return whole_tables(weights.to(sae_in.W_dec), sae_in.W_dec, sae_out.W_enc)
-
-
-def _active(code: SparseLatents) -> SparseLatents:
-    """The code without entries of value zero: those have no derivative."""
-    if bool((code.values > 0).all()):
-        return code
-    keep = code.values > 0
-    kept = torch.zeros(len(keep) + 1, dtype=torch.int64, device=keep.device)
-    torch.cumsum(keep, 0, out=kept[1:])
-    return SparseLatents(kept[code.offsets], code.indices[keep], code.values[keep], code.d_sae)
 
 
 def _padded(code: SparseLatents, width: int) -> tuple[Tensor, Tensor]:

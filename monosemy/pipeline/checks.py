@@ -23,6 +23,8 @@ def check_config(config: RunConfig) -> None:
     if text.seed < 0:
         raise UserError(f"text.seed must be 0 or more, got {text.seed}")
     named = {"architectures": config.architectures, "l0": config.l0, "seeds": config.seeds}
+    if config.jacobian.lambdas and not config.architectures:
+        named.pop("architectures")
     for name, values in {**named, "activations.sites": config.activations.sites}.items():
         _distinct(name, values)
     if config.activations.storage == "stream" and training.n_passes > 1:
@@ -30,6 +32,29 @@ def check_config(config: RunConfig) -> None:
             f"training.n_passes {training.n_passes} needs activations kept on disk; set it to 1, or storage to disk"
         )
     _check_architectures(config)
+    if config.jacobian.lambdas:
+        _check_jacobian(config)
+
+
+def _check_jacobian(config: RunConfig) -> None:
+    """Settings of pairs; that the MLP is one the formula covers shows when the model is there."""
+    from monosemy.jacobian.pair import pair_sites
+    from monosemy.models.sites import parse_site
+
+    settings = config.jacobian
+    _distinct("jacobian.lambdas", settings.lambdas)
+    for value in settings.lambdas:
+        if not 0 <= value < float("inf"):
+            raise UserError(f"jacobian.lambdas must be 0 or more, got {value:g}; 0 trains the pair without penalty")
+    positive(**{"jacobian.max_memory_mb": settings.max_memory_mb})
+    if not 0 < settings.token_share <= 1:
+        raise UserError(
+            f"jacobian.token_share must be above 0 and at most 1, got {settings.token_share:g}; 1 takes every token"
+        )
+    if not 0 <= settings.warmup_fraction <= 1:
+        raise UserError(f"jacobian.warmup_fraction must lie between 0 and 1, got {settings.warmup_fraction:g}")
+    sites = [str(parse_site(name, 1_000_000, post_norms=False)) for name in config.activations.sites]
+    pair_sites(sites, settings.layer)
 
 
 def _distinct(name: str, values: Iterable[Any]) -> None:
@@ -48,7 +73,8 @@ def _check_architectures(config: RunConfig) -> None:
     for key in config.options:
         if key.split(".")[0] not in ARCHITECTURES:
             raise unknown("architecture in options", key, [f"{name}.…" for name in ARCHITECTURES])
-    for architecture in config.architectures:
+    paired = (config.jacobian.architecture,) if config.jacobian.lambdas else ()
+    for architecture in dict.fromkeys((*config.architectures, *paired)):
         if architecture not in ARCHITECTURES:
             raise unknown("architecture", architecture, ARCHITECTURES)
         options = options_of(config, architecture)

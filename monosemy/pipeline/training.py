@@ -1,28 +1,27 @@
-"""The training stage: every architecture × L0 × seed at every site, and the frozen-random control, on one stream."""
+"""The training stage: every architecture × L0 × seed at every site, the frozen-random control, and pairs around an MLP
+(λ × L0 × seed), on one stream."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monosemy import progress
 from monosemy.config import fingerprint, identity, to_json
-from monosemy.pipeline.checks import options_of
 from monosemy.pipeline.prepare import Prepared, prepare
+from monosemy.pipeline.trainees import build_pairs, build_trainees
 from monosemy.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from monosemy.training.trainee import Trainee
-    from monosemy.training.trainer import Trainer
+    from monosemy.training.trainer import Trainer, Unit
 
 CALIBRATION_TOKENS = 32_768
-INITIAL_TOKENS = 4_096
-CONTROL = "frozen_random"
 
 
 def trained(run: Run) -> bool:
@@ -40,11 +39,14 @@ def train(run: Run) -> Prepared | None:
         return None
     prepared = prepare(run)
     trainees = build_trainees(prepared)
-    trainer = _train(run, prepared, trainees)
+    pairs = build_pairs(prepared)
+    trainees |= {key: trainee for pair in pairs for key, trainee in zip(pair.keys, pair.trainees, strict=True)}
+    trainer = _train(run, prepared, trainees, pairs)
     rows = prepared.held_in(CALIBRATION_TOKENS, seed=2)
+    joined = {key: pair.record() for pair in pairs for key in pair.keys}
     with progress.stage("calibrating and saving", total=len(trainees), unit="SAEs") as bar:
         for (site, name), trainee in trainees.items():
-            _finish(run, prepared, trainee, site, name, rows[site], trainer.n_tokens)
+            _finish(run, prepared, trainee, site, name, rows[site], trainer.n_tokens, joined.get((site, name)))
             bar.advance()
     stream = prepared.stream.record()
     run.add_provenance(stopped=trainer.messages, shuffle=stream)
@@ -56,14 +58,14 @@ def train(run: Run) -> Prepared | None:
     return prepared
 
 
-def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee]) -> Trainer:
+def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee], units: Sequence[Unit]) -> Trainer:
     from monosemy.training.trainer import Trainer
     from monosemy.training.viewers import open_viewer
 
     total = prepared.stream.n_steps * run.config.training.batch_tokens
     trainer = Trainer(
         trainees, prepared.stream, run.config.training, checkpoints=run.checkpoints, metrics=run.metrics(),
-        fingerprint=fingerprint([identity(run.config), prepared.fingerprint]),
+        fingerprint=fingerprint([identity(run.config), prepared.fingerprint]), units=units,
     )  # fmt: skip
     done = trainer.resume()
     trainer.viewers = [open_viewer(kind, run.folder, to_json(run.config)) for kind in run.config.log_to]
@@ -82,54 +84,23 @@ def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee
     return trainer
 
 
-def build_trainees(prepared: Prepared) -> dict[tuple[str, str], Trainee]:
-    """One trainee for every SAE and control of the run, initialised from held-in rows."""
-    from monosemy.saes.base import SaeConfig
-    from monosemy.saes.registry import build_sae
-    from monosemy.training.trainee import Trainee
-
-    config = prepared.config
-    n_steps = prepared.stream.n_steps
-    wanted = [(name, name, False) for name in config.architectures]
-    if config.evaluation.frozen_random:
-        wanted.append((CONTROL, "topk", True))
-    trainees: dict[tuple[str, str], Trainee] = {}
-    for site, rows in prepared.held_in(INITIAL_TOKENS, seed=1).items():
-        for label, architecture, frozen in wanted:
-            options = options_of(config, architecture)
-            for l0 in config.l0:
-                for seed in config.seeds:
-                    sae = build_sae(
-                        SaeConfig(
-                            architecture,
-                            rows.shape[1],
-                            config.d_sae,
-                            float(l0),
-                            site=site,
-                            model=prepared.model.name,
-                            seed=seed,
-                            frozen_decoder=frozen,
-                            options=options,
-                        )
-                    ).to(prepared.model.device)
-                    trainee = Trainee(sae, config.training, n_steps, n_steps * config.training.batch_tokens)
-                    sae.initialise(rows, trainee.target_l0(0.0))
-                    trainees[site, f"{label}-l0_{l0:g}-s{seed}"] = trainee
-    return trainees
-
-
-def _finish(run: Run, prepared: Prepared, trainee: Trainee, site: str, name: str, rows: Tensor, n_tokens: int) -> None:
-    """Lands the L0, folds the scale in, saves."""
+def _finish(
+    run: Run, prepared: Prepared, trainee: Trainee, site: str, name: str, rows: Tensor, n_tokens: int,
+    paired: Mapping[str, Any] | None,
+) -> None:  # fmt: skip
+    """Lands the L0, folds the scale in, saves; `paired` tells what pair the SAE belongs to."""
     from monosemy.saes.base import calibrate
     from monosemy.saes.storage import save_sae
 
     sae = trainee.sae.eval()
-    record = {
+    record: dict[str, Any] = {
         "calibration": {} if trainee.stopped else calibrate(sae, list(rows.split(4096))),
         "n_tokens": n_tokens,
         "stopped": trainee.stopped,
         "control": name.split("-")[0],
     }
+    if paired is not None:
+        record["jacobian"] = paired
     sae.fold_scale(prepared.scale[site])
     sae.config = dataclasses.replace(sae.config, record=record)
     save_sae(sae, run.sae_folder(site, name))

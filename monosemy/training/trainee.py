@@ -1,18 +1,19 @@
 """One SAE in training: its optimizer, sparsity controller and firing counts, advanced one batch at a time.
 
 `step` is the only place where training changes anything. Its order: what the step should be (L0, λ, dead latents) →
-pure loss → gradients → Adam → the SAE's own `observe` → controller and firing counts.
+pure loss (`forward`) → gradients (`differentiate`) → Adam → the SAE's own `observe` → controller and firing counts
+(`update`). SAEs with a loss in common take the three parts of their steps side by side.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from monosemy.config import TrainingConfig
-from monosemy.saes.base import SparseAutoencoder, StepInfo
+from monosemy.saes.base import SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import variance
 from monosemy.training.dead import FiringTracker
 from monosemy.training.optim import Adam, schedule
@@ -21,6 +22,13 @@ from monosemy.training.sparsity import SparsityController, annealed_l0
 
 class Diverged(Exception):
     """A NaN or an infinity in a batch, loss or gradient; the message says which, at which step and site."""
+
+
+class Forward(NamedTuple):
+    """What a step was told, and its loss before anything changes."""
+
+    info: StepInfo
+    output: StepOutput
 
 
 class Trainee:
@@ -48,30 +56,47 @@ class Trainee:
 
         Raises Diverged, with nothing changed, when the loss or a gradient is not finite.
         """
+        one = self.forward(x, index)
+        self.differentiate(one.output.total, index)
+        return self.update(x, index, one)
+
+    def forward(self, x: Tensor, index: int) -> Forward:
+        """The loss of step `index` on x; changes nothing."""
         progress = index / self.n_steps
         target = self.target_l0(progress)
         coef = self.controller.used(target) if self.controller else getattr(self.sae.options, "sparsity_coef", 0.0)
         dead = self.tracker.dead()
-        n_dead = int(dead.sum())
-        info = StepInfo(progress, target, coef, dead if n_dead else None)
-        output = self.sae.losses(x, info)
-        loss = float(output.total.detach())
-        if not torch.isfinite(output.total.detach()):
-            raise Diverged(f"the loss became {loss} at step {index}")
-        output.total.backward()
-        for name, parameter in self.optimizer.parameters.items():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
-                raise Diverged(f"the gradient of {name} is not finite at step {index}")
-        rate = self.learning_rate * schedule(progress, self.config.warmup_fraction, self.config.decay_fraction)
+        info = StepInfo(progress, target, coef, dead if bool(dead.any()) else None)
+        return Forward(info, self.sae.losses(x, info))
+
+    def differentiate(self, total: Tensor, index: int, also: Trainee | None = None) -> None:
+        """Gradients of a loss, this SAE's own or one shared with `also`.
+
+        Raises Diverged when the loss or a gradient is not finite.
+        """
+        if not torch.isfinite(total.detach()):
+            raise Diverged(f"the loss became {float(total.detach())} at step {index}")
+        total.backward()
+        for trainee in (self, also) if also is not None else (self,):
+            for name, parameter in trainee.optimizer.parameters.items():
+                if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
+                    raise Diverged(f"the gradient of {name} is not finite at step {index}")
+
+    def update(self, x: Tensor, index: int, one: Forward) -> dict[str, float]:
+        """Moves everything by the step whose gradients are there; returns the step's metrics."""
+        info, output = one
+        rate = self.learning_rate * schedule(info.progress, self.config.warmup_fraction, self.config.decay_fraction)
         self.optimizer.step(rate)
         self.sae.observe(output, info)
         self.tracker.observe(output.latents)
         l0 = output.latents.l0
         if self.controller:
-            self.controller.observe(l0, target)
+            self.controller.observe(l0, info.l0)
         error = float((x - output.reconstruction).square().sum() / len(x))
-        metrics = {"loss": loss, "fvu": error / max(float(variance(x)), 1e-30), "l0": l0, "asked_l0": target}
-        metrics |= {"dead_fraction": n_dead / self.sae.d_sae, "learning_rate": rate, "sparsity_coef": coef}
+        dead_fraction = 0.0 if info.dead is None else int(info.dead.sum()) / self.sae.d_sae
+        loss = float(output.total.detach())
+        metrics = {"loss": loss, "fvu": error / max(float(variance(x)), 1e-30), "l0": l0, "asked_l0": info.l0}
+        metrics |= {"dead_fraction": dead_fraction, "learning_rate": rate, "sparsity_coef": info.sparsity_coef}
         return metrics | {f"loss_{name}": float(term) for name, term in output.terms.items()}
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The trainer: a dict of SAEs per site on one stream of activations, with checkpoints.
 
-Place on the path: activation stream → **trainer** → saved SAEs. It needs only a stream: `next(stream)` gives
+Place on the path: activation stream → **trainer** → saved SAEs. What advances by itself is a `Unit`: one SAE, or
+several whose gradients belong together. It needs only a stream: `next(stream)` gives
 {site: [N, d] at E‖x‖² = 1}, `stream.n_steps`, `stream.state()` and `stream.restore(state)`. An SAE whose batch, loss or
 gradient is not finite stops there, with a message; the others go on. A run stopped at any instant and started again
 ends in the same weights, bit for bit, as one that was never stopped: the checkpoint holds every changing thing, and
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,32 @@ class Stream(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
+class Unit(Protocol):
+    """SAEs that take their steps together.
+
+    `step` takes the batch of every site, moves the trainees of all `keys` and returns their metrics; it raises Diverged
+    with nothing changed. `n_bytes`: temporary memory it takes beside the buffers of one SAE's step.
+    """
+
+    @property
+    def keys(self) -> tuple[Key, ...]: ...
+    @property
+    def n_bytes(self) -> int: ...
+    def step(self, batch: Mapping[str, Tensor], index: int) -> Mapping[Key, dict[str, float]]: ...
+
+
+class _Alone:
+    """The unit of one SAE."""
+
+    def __init__(self, key: Key, trainee: Trainee) -> None:
+        self.keys: tuple[Key, ...] = (key,)
+        self.n_bytes, self._trainee = 0, trainee
+
+    def step(self, batch: Mapping[str, Tensor], index: int) -> Mapping[Key, dict[str, float]]:
+        (key,) = self.keys
+        return {key: self._trainee.step(batch[key[0]], index)}
+
+
 class Interrupted(Exception):
     """SIGINT or SIGTERM arrived; a checkpoint was written first."""
 
@@ -52,6 +79,7 @@ class Interrupted(Exception):
 class Trainer:
     """Trains {(site, name): Trainee} on one stream.
 
+    `units` say which of them take their steps together; those in none of them go alone.
     `fingerprint` names the configuration: a checkpoint of another one is refused. `on_step(n_tokens, metrics)` is
     called after every step, for progress and loggers; it cannot change training.
     """
@@ -65,9 +93,13 @@ class Trainer:
         checkpoints: Path,
         metrics: MetricsWriter,
         fingerprint: str,
+        units: Sequence[Unit] = (),
         on_step: Callable[[int, Mapping[Key, Mapping[str, float]]], None] | None = None,
     ) -> None:
         self.trainees, self.stream, self.config = dict(trainees), stream, config
+        joined = {key for unit in units for key in unit.keys}
+        alone: list[Unit] = [_Alone(key, trainee) for key, trainee in self.trainees.items() if key not in joined]
+        self.units: list[Unit] = [*alone, *units]
         self.checkpoints, self.metrics, self.fingerprint = checkpoints, metrics, fingerprint
         self.on_step = on_step
         self.index = 0
@@ -162,7 +194,7 @@ class Trainer:
 
     def _workers(self) -> Workers:
         sae = next(iter(self.trainees.values())).sae
-        return Workers(len(self.trainees), sae.W_dec.device, self._most_at_a_time())
+        return Workers(len(self.units), sae.W_dec.device, self._most_at_a_time())
 
     def _tick(self) -> float:
         now = time.perf_counter()
@@ -170,33 +202,36 @@ class Trainer:
         return self.seconds
 
     def _most_at_a_time(self) -> int:
-        """Steps that may run side by side before their buffers, two of [N, d_sae], take an eighth of the memory."""
+        """Units that may step side by side before their buffers, two of [N, d_sae] and their own, take an eighth of the
+        memory."""
         import psutil
 
         widest = max(one.sae.d_sae for one in self.trainees.values())
-        buffers = 2 * 4 * self.config.batch_tokens * widest
+        buffers = 2 * 4 * self.config.batch_tokens * widest + max(unit.n_bytes for unit in self.units)
         return max(1, psutil.virtual_memory().total // 8 // buffers)
 
     def _step(self, batch: Mapping[str, Tensor], workers: Workers) -> dict[Key, dict[str, float]]:
         finite = {site: bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()) for site, x in batch.items()}
-        going = [(key, trainee) for key, trainee in self.trainees.items() if not trainee.stopped]
+        going = [unit for unit in self.units if not any(self.trainees[key].stopped for key in unit.keys)]
 
-        def advance(site: str, trainee: Trainee) -> dict[str, float] | Diverged:
-            if not finite[site]:
+        def advance(unit: Unit) -> Mapping[Key, dict[str, float]] | Diverged:
+            if not all(finite[site] for site, _ in unit.keys):
                 return Diverged(f"the batch holds NaN or infinity at step {self.index}")
             try:
-                return trainee.step(batch[site], self.index)
+                return unit.step(batch, self.index)
             except Diverged as reason:
                 return reason
 
-        results = workers.run([partial(advance, site, trainee) for (site, _), trainee in going])
+        results = workers.run([partial(advance, unit) for unit in going])
         metrics: dict[Key, dict[str, float]] = {}
-        for ((site, name), trainee), result in zip(going, results, strict=True):
-            if isinstance(result, Diverged):
-                trainee.stopped = f"{name} at {site} stopped: {result}; the other SAEs go on"
-                self.messages.append(trainee.stopped)
-            else:
-                metrics[site, name] = result
+        for unit, result in zip(going, results, strict=True):
+            if not isinstance(result, Diverged):
+                metrics |= result
+                continue
+            for site, name in unit.keys:
+                stopped = f"{name} at {site} stopped: {result}; the other SAEs go on"
+                self.trainees[site, name].stopped = stopped
+                self.messages.append(stopped)
         return metrics
 
     def _record(self, metrics: Mapping[Key, Mapping[str, float]]) -> None:

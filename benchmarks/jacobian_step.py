@@ -1,0 +1,190 @@
+"""A whole training step of a pair with the Jacobian penalty, as a multiple of one dense TopK step of sae-lens.
+
+Real activations around the SwiGLU MLP in layer 15 of SmolLM2-135M (d 576, d_ff 1536), both SAEs TopK with k 32 from the
+first step, m 4608, AuxK idle. In the same rounds: sae-lens' TopK step by its own trainer on the MLP's input, the pair
+without penalty (two of our SAEs), with it, and with it on a share of the tokens. The breakdown times the parts of the
+penalty by themselves; `rest` is what the step takes beyond the pair without penalty and these parts. Extra memory is
+the highest resident size during a step of the penalty above that before it, sampled.
+
+Run: python benchmarks/jacobian_step.py [--batches 512 2048 8192] [--out docs/results/jacobian_step.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import peers
+import psutil
+import torch
+from torch import Tensor
+
+from monosemy.config import ActivationsConfig, JacobianConfig, TextConfig, TrainingConfig
+from monosemy.jacobian import products
+from monosemy.jacobian.mlp import MlpWeights, mlp_weights
+from monosemy.jacobian.pair import Pair
+from monosemy.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, training_code
+from monosemy.kernels import jacobian as kernels
+from monosemy.kernels.reference import Pattern
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.registry import build_sae
+from monosemy.training.trainee import Trainee
+
+LAYER, D_SAE, K, N_STEPS = 15, 4608, 32, 100_000
+SITES = (f"layers.{LAYER}.mlp_in", f"layers.{LAYER}.mlp_out")
+SHARES = (1.0, 0.25, 0.125)
+
+
+def real_ends(n_tokens: int) -> tuple[dict[str, Tensor], MlpWeights]:
+    """Rows at both ends of the MLP at E‖x‖² = 1, and the MLP between them."""
+    from monosemy.activations.harvest import harvest_rows, measure_sites
+    from monosemy.data.tokens import prepare_tokens
+    from monosemy.models.sources import load_model
+
+    model = load_model("embedded", device="cpu", checks=False)
+    text = TextConfig(n_tokens=max(n_tokens, 16_384), n_validation_tokens=4_096)
+    tokens = prepare_tokens(text, model.tokenizer, model.tokenizer_fingerprint)
+    config = ActivationsConfig(sites=SITES)
+    measured = measure_sites(model, tokens.train, list(SITES), config)
+    parts = list(harvest_rows(model, tokens.train, list(SITES), config, measured))
+    rows = {site: torch.cat([part.activations[site].float() for part in parts]) for site in SITES}
+    scale = {site: float(x.square().sum(1).mean().sqrt()) for site, x in rows.items()}
+    weights = mlp_weights(model, LAYER).between_scaled(*(scale[site] for site in SITES))
+    return {site: x / scale[site] for site, x in rows.items()}, weights
+
+
+def make_pair(weights: MlpWeights, batch: dict[str, Tensor], coef: float, share: float, max_memory: int | None) -> Pair:
+    trainees = []
+    for site in SITES:
+        config = SaeConfig("topk", batch[site].shape[1], D_SAE, K, site=site, options={"k_start_factor": 1.0})
+        sae = build_sae(config)
+        n = len(batch[site])
+        trainees.append(Trainee(sae, TrainingConfig(batch_tokens=n), N_STEPS, N_STEPS * n))
+        sae.initialise(batch[site], K)
+    settings = JacobianConfig(token_share=share)
+    keys = ((SITES[0], "pair"), (SITES[1], "pair"))
+    slopes = SlopesAtInput(weights)
+    return Pair(keys, (trainees[0], trainees[1]), slopes, coef, settings, max_memory=max_memory)
+
+
+def stepper(pair: Pair, batches: list[dict[str, Tensor]]) -> Callable[[], None]:
+    index = N_STEPS // 2
+
+    def step() -> None:
+        nonlocal index
+        index += 1
+        pair.step(batches[index % len(batches)], index)
+
+    return step
+
+
+def parts_of(pair: Pair, batch: dict[str, Tensor]) -> dict[str, Callable[[], object]]:
+    """The penalty's parts, each by itself, on the whole batch."""
+    weights = pair.slopes.weights
+    inputs, outputs = (t.sae.requires_grad_(False) for t in pair.trainees)
+    codes = [training_code(sae, batch[site], K) for sae, site in zip((inputs, outputs), SITES)]
+    patterns = [Pattern(code.offsets, code.indices) for code in codes]
+    a, b = weights.slopes(batch[SITES[0]])
+    tables = products.whole_tables(weights, inputs.W_dec, outputs.W_enc)
+    factors = kernels.Factors(a, b, tables.T_in, tables.T_up, tables.T_out, *patterns)
+    pairs = kernels.pair_offsets(*patterns)
+    J = torch.zeros(int(pairs[-1]))
+    kernels.slices(factors, pairs, J)
+    signs = J.sign()
+    found = kernels.gradients(factors, pairs, signs, diagonals=False)
+
+    def back() -> None:
+        d_left = found.T_in @ weights.W_in.T
+        if found.T_up is not None and weights.W_up is not None:
+            d_left.addmm_(found.T_up, weights.W_up.T)
+        found.T_out @ weights.W_out
+
+    return {
+        "slopes of the MLP": lambda: weights.slopes(batch[SITES[0]]),
+        "products of weights": lambda: products.whole_tables(weights, inputs.W_dec, outputs.W_enc),
+        "slices": lambda: kernels.slices(factors, pairs, torch.zeros_like(J)),
+        "gradient of the tables": lambda: kernels.gradients(factors, pairs, signs, diagonals=False),
+        "gradient of the weights": back,
+    }
+
+
+def extra_memory(pair: Pair, batch: dict[str, Tensor]) -> int:
+    """Bytes that the penalty's value and gradient take at their peak."""
+    inputs, outputs = (t.sae for t in pair.trainees)
+    codes = [Code(sae, batch[s], training_code(sae, batch[s], K), K) for sae, s in zip((inputs, outputs), SITES)]
+    gc.collect()
+    process, done, peak = psutil.Process(), threading.Event(), [0]
+
+    def watch() -> None:
+        while not done.wait(0.0005):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    before = process.memory_info().rss
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    mean_magnitude(pair.slopes, *codes, 1, max_memory=pair.max_memory)
+    done.set()
+    watcher.join()
+    return max(0, peak[0] - before)
+
+
+def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -> dict[str, Any]:
+    whole = [{site: x[i : i + n] for site, x in ends.items()} for i in range(0, len(ends[SITES[0]]) - n + 1, n)][:10]
+    pairs = {share: make_pair(weights, whole[0], 1.0, share, None) for share in SHARES}
+    contenders: dict[str, Callable[[], object]] = {
+        "pair without penalty": stepper(make_pair(weights, whole[0], 0.0, 1.0, None), whole)
+    }
+    contenders |= {f"pair, penalty on {share:g} of the tokens": stepper(p, whole) for share, p in pairs.items()}
+    bounds = (64_000_000, 16_000_000 + 4 * n * (K * K + 5 * weights.d_ff))
+    narrow = {bound: make_pair(weights, whole[0], 1.0, 1.0, bound) for bound in bounds if bound < pairs[1.0].n_bytes}
+    contenders |= {f"pair, penalty within {bound / 1e6:.0f} MB": stepper(p, whole) for bound, p in narrow.items()}
+    dense = peers.sae_lens(ends[SITES[0]].shape[1], D_SAE, K, [batch[SITES[0]] for batch in whole], N_STEPS)
+    contenders["sae-lens topk"] = dense["sae-lens topk"]
+    parts = parts_of(make_pair(weights, whole[0], 1.0, 1.0, None), whole[0])
+    seconds = common.rounds_of({**contenders, **parts}, rounds, warm_up=2)
+    reference = seconds["sae-lens topk"]
+    rows = []
+    for name, times in seconds.items():
+        ratios = sorted(t / r for t, r in zip(times, reference))
+        rows.append({
+            "name": name, "milliseconds": 1e3 * statistics.median(times), "ratio": statistics.median(ratios),
+            "ratio_low": ratios[0], "ratio_high": ratios[-1], "part": name in parts,
+        })  # fmt: skip
+    memory = [
+        {"bound": p.max_memory, "planned": p.n_bytes, "measured": extra_memory(p, whole[0])}
+        for p in (pairs[1.0], *narrow.values())
+    ]
+    return {"batch": n, "rows": rows, "memory": memory}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[512, 2048, 8192])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    ends, weights = real_ends(4 * max(chosen.batches))
+    found = []
+    for n in chosen.batches:
+        one = measure(n, ends, weights, chosen.rounds)
+        found.append(one)
+        for row in one["rows"]:
+            print(
+                f"N {n:5d}  {'  ' if row['part'] else ''}{row['name']:42s} {row['milliseconds']:8.1f} ms  "
+                f"{row['ratio']:5.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}] × sae-lens topk",
+                flush=True,
+            )
+        for row in one["memory"]:
+            print(f"N {n:5d}  memory: " + ", ".join(f"{k} {v / 1e6:.0f} MB" for k, v in row.items()), flush=True)
+    sizes = {"layer": LAYER, "d_in": 576, "d_ff": weights.d_ff, "d_sae": D_SAE, "k": K, "rounds": chosen.rounds}
+    common.save(chosen.out, {**sizes, "results": found})
+
+
+if __name__ == "__main__":
+    main()
