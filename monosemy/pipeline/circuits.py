@@ -1,0 +1,116 @@
+"""`monosemy circuits TASK --model …`: the command and its tables in the terminal.
+
+Place on the path: words of the command line → `find_circuit` → ranked heads and a table of methods on the terminal, and
+the page (`circuits_page.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monosemy.errors import UserError
+
+if TYPE_CHECKING:
+    from monosemy.circuits.find import Circuit
+
+DESCRIPTION = """Find the attention heads, and the edges between them, that carry a behaviour.
+
+  monosemy circuits ioi                                    on the embedded SmolLM2-135M, about a minute
+  monosemy circuits induction --model gpt2 --prompts 128
+  monosemy circuits mine.jsonl --compare eap eap-ig codes  your own prompts, other methods beside
+  monosemy circuits --list                                 tasks and methods
+"""
+
+
+def run_circuits(words: list[str]) -> None:
+    """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
+    chosen = _parser().parse_args(words)
+    from monosemy.circuits.methods import METHODS, check_methods
+    from monosemy.circuits.tasks import TASKS, check_name
+
+    if chosen.list:
+        print("tasks:   " + ", ".join(TASKS) + ", or a .jsonl file\nmethods: " + ", ".join(METHODS))
+        return
+    if not chosen.task:
+        raise UserError(f"which task? give one of: {', '.join(TASKS)}, or a .jsonl file of your own prompts")
+    check_name(chosen.task)
+    compare = list(METHODS) if chosen.compare == ["all"] else chosen.compare
+    check_methods([chosen.method, *compare])
+    if chosen.prompts < 5:
+        raise UserError(f"--prompts must be at least 5, got {chosen.prompts}")
+    from monosemy.circuits.find import find_circuit
+    from monosemy.models.sources import load_model
+
+    model = load_model(chosen.model, revision=chosen.revision, dtype=chosen.dtype, device=chosen.device)
+    circuit = find_circuit(
+        model, chosen.task, method=chosen.method, compare=compare, n_prompts=chosen.prompts,
+        n_examples=chosen.examples, ablation=chosen.ablation, edges=not chosen.no_edges, seed=chosen.seed,
+    )  # fmt: skip
+    from monosemy.pipeline.circuits_page import write_circuit
+
+    folder = Path(chosen.out or Path("runs") / f"circuit-{circuit.task.name}").expanduser()
+    _show(circuit)
+    print(f"page: {write_circuit(circuit, folder)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "monosemy circuits", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("task", nargs="?", help="a task's name, or a .jsonl file of your own prompts")
+    add("--list", action="store_true", help="tasks and methods")
+    add("--model", default="embedded", help="hub id, folder, .gguf file, or `embedded` (the default)")
+    add("--revision", help="commit or branch on the hub")
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add("--device", default="auto", help="auto, cpu, cuda, …")
+    add("--method", default="combined", help="what ranks the heads (default: combined)")
+    add("--compare", nargs="+", default=[], metavar="METHOD", help="further methods in the table; `all` for every one")
+    add("--prompts", type=int, default=64, help="prompts that causal methods run on (default 64)")
+    add("--examples", type=int, help="positives made, and negatives (default 250 where codes are counted)")
+    add("--ablation", default="resample", choices=("resample", "mean", "zero"), help="what replaces a head's output")
+    add("--no-edges", action="store_true", help="heads only")
+    add("--seed", type=int, default=0)
+    add("--out", help="folder for circuit.html, .svg, .png and .json (default runs/circuit-TASK)")
+    return parser
+
+
+# --- terminal ---------------------------------------------------------------------------------------------------------
+
+
+def _show(circuit: Circuit) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from monosemy.pipeline.circuits_page import (
+        METHOD_HEADING,
+        N_SHOWN,
+        edge_rows,
+        head_rows,
+        heads_heading,
+        method_rows,
+    )
+
+    console = Console()
+    console.print(f"{circuit.task.name} on {circuit.model}: {circuit.accuracy}", highlight=False)
+    console.print(
+        f"{circuit.task.metric}: {circuit.m_clean:.3g} on {circuit.n_prompts} prompts, {circuit.m_corrupt:.3g} on "
+        f"their counterparts; {len(circuit.members)} heads in the circuit",
+        highlight=False,
+    )
+    table = Table(*heads_heading(circuit), title=f"heads by {circuit.heads.method}", title_justify="left")
+    for row in head_rows(circuit):
+        table.add_row(*row)
+    console.print(table)
+    if circuit.edges is not None and circuit.edges.edges:
+        table = Table("edge", "effect", "95%", title="strongest edges", title_justify="left")
+        for row in edge_rows(circuit)[:N_SHOWN]:
+            table.add_row(*row[:3])
+        console.print(table)
+    if circuit.others:
+        table = Table(*METHOD_HEADING, title="methods", title_justify="left")
+        for row in method_rows(circuit):
+            table.add_row(*row)
+        console.print(table)

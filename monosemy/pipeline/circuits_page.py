@@ -1,0 +1,190 @@
+"""The page of a circuit, and the rows of its tables, which the terminal shows too.
+
+Place on the path: `Circuit` → [circuit.json, circuit.svg, circuit.png, circuit.html] in one folder. The page is one
+self-contained file, drawn in a light and a dark rendering.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+
+from monosemy import __version__
+from monosemy.circuits.drawing import Palette, draw_circuit, drawn_edges
+from monosemy.files import atomic_path, write_json, write_text
+from monosemy.report.canvas import Drawing, render
+from monosemy.report.markup import Cell, bullets, escape, facts, figure, page, table
+from monosemy.report.theme import LIGHT, Theme, matplotlib_settings
+
+if TYPE_CHECKING:
+    from monosemy.circuits.contrast import HeadScores
+    from monosemy.circuits.find import Circuit
+
+N_SHOWN = 20
+"""Heads listed, where the circuit has no more."""
+METHOD_HEADING = ("method", "seconds", "of it reading", "rank correlation", "shared among the first", "first heads")
+
+
+def heads_heading(circuit: Circuit) -> tuple[str, ...]:
+    return ("head", "effect" if circuit.heads.signed else "score", "95%", "share of the difference", "in the circuit")
+
+
+def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
+    """The first heads: name, score, interval, score over m(clean) − m(corrupt), membership."""
+    difference = circuit.m_clean - circuit.m_corrupt
+    rows: list[tuple[str, ...]] = []
+    for index in circuit.ranked()[: max(N_SHOWN, len(circuit.members))]:
+        score = float(circuit.heads.scores[index])
+        if score == 0:
+            break
+        share = f"{score / difference:+.1%}" if circuit.heads.signed else "–"
+        member = "yes" if index in circuit.members else "no" if circuit.heads.signed else "–"
+        rows.append((circuit.name_of(index), f"{score:.3g}", _interval(circuit.heads.intervals, index), share, member))
+    return rows
+
+
+def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
+    """All measured edges, strongest first: name, effect, interval, co-occurrence of the ends' codes."""
+    edges = circuit.edges
+    if edges is None:
+        return []
+    by_codes = {}
+    if circuit.code_edges is not None:
+        by_codes = {e.ends: s for e, s in zip(circuit.code_edges.edges, circuit.code_edges.scores.tolist())}
+    rows: list[tuple[str, ...]] = []
+    for i in edges.importance.argsort(descending=True, stable=True).tolist():
+        edge, count = edges.edges[i], by_codes.get(edges.edges[i].ends)
+        shown = "–" if count is None else f"{count:.0f}"
+        rows.append((str(edge), f"{float(edges.scores[i]):.3g}", _interval(edges.intervals, i), shown))
+    return rows
+
+
+def method_rows(circuit: Circuit) -> list[tuple[str, ...]]:
+    """The main method and those beside it: time, and how far they agree with the main one."""
+    k = len(circuit.members) or 10
+    first = set(circuit.ranked()[:k])
+    rows: list[tuple[str, ...]] = []
+    for scores in (circuit.heads, *circuit.others):
+        order = scores.importance.argsort(descending=True, stable=True).tolist()
+        rows.append(
+            (
+                scores.method,
+                f"{scores.total_seconds:.1f}",
+                f"{scores.reading_seconds:.1f}",
+                f"{rank_correlation(circuit.heads, scores):.2f}",
+                f"{len(first & set(order[:k]))} of {k}",
+                " ".join(circuit.name_of(i) for i in order[:6]),
+            )
+        )
+    return rows
+
+
+def rank_correlation(first: HeadScores, second: HeadScores) -> float:
+    """Spearman's correlation of the importances, ties sharing their mean rank; 0 where a ranking is constant."""
+    ranks = []
+    for scores in (first, second):
+        values = scores.importance.numpy()
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts + 1) / 2)[inverse])
+    one, other = (r - r.mean() for r in ranks)
+    size = float(np.sqrt((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / size if size else 0.0
+
+
+def _interval(intervals: Any, index: int) -> str:
+    return "–" if intervals is None else f"{float(intervals[index][0]):.3g} to {float(intervals[index][1]):.3g}"
+
+
+def write_circuit(circuit: Circuit, folder: Path) -> Path:
+    """Writes circuit.json, circuit.svg, circuit.png and circuit.html; returns the page's path."""
+
+    def palette(theme: Theme) -> Palette:
+        orange, blue = theme.series[0], theme.series[1]
+        return Palette(theme.background, theme.ink, theme.muted, theme.grid, supports=blue, opposes=orange)
+
+    shown, n_edges = drawn_edges(circuit), len(circuit.edges.edges) if circuit.edges else 0
+    names = ", ".join(circuit.name_of(i) for i in circuit.members) or "none named"
+    caption = (
+        "Discs: heads of the circuit, larger the stronger; filled they support the behaviour, ringed they work against "
+        f"it. Lines: the strongest of {n_edges} measured edges ({len(shown)} pairs drawn), dashed where negative."
+    )
+    drawing = render(
+        "circuit",
+        f"Layers by heads; heads of the circuit: {names}.",
+        caption,
+        lambda theme: draw_circuit(circuit, palette(theme)),
+    )
+    write_json(folder / "circuit.json", circuit.to_json())
+    with atomic_path(folder / "circuit.png") as temporary:
+        temporary.write_bytes(drawing.light)
+    vector = io.StringIO()
+    settings = {**matplotlib_settings(LIGHT), "svg.hashsalt": "monosemy"}
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+        draw_circuit(circuit, palette(LIGHT)).savefig(vector, format="svg", metadata={"Date": None})
+    write_text(folder / "circuit.svg", vector.getvalue())
+    write_text(folder / "circuit.html", _document(circuit, drawing))
+    return folder / "circuit.html"
+
+
+def _document(circuit: Circuit, drawing: Drawing) -> str:
+    lede = (
+        f'<p class="lede">{escape(circuit.model)} is {escape(circuit.accuracy)}. The metric ({circuit.task.metric}) is '
+        f"{circuit.m_clean:.3g} on the prompts and {circuit.m_corrupt:.3g} on their counterparts; an effect is what "
+        "the metric loses when a head's or an edge's value is replaced by the counterpart's.</p>"
+    )
+    body = ['<section id="circuit"><h2>Circuit</h2>', figure(drawing), _heads_table(circuit), "</section>"]
+    contents = [("circuit", "Circuit")]
+    if circuit.edges is not None and circuit.edges.edges:
+        body += ['<section id="edges"><h2>Edges</h2>', _edges_table(circuit), "</section>"]
+        contents.append(("edges", "Edges"))
+    body += ['<section id="methods"><h2>Methods</h2>', _methods_table(circuit), bullets(_limits(circuit)), "</section>"]
+    rows = [("Task", circuit.task.name), ("Model", circuit.model), ("Prompts", str(circuit.n_prompts))]
+    rows += [("Prompts of the task", line) for line in circuit.task.provenance]
+    body += ['<section id="provenance"><h2>Provenance</h2>', facts("What was used", rows), "</section>"]
+    contents += [("methods", "Methods"), ("provenance", "Provenance")]
+    title = f"Circuit: {circuit.task.name} in {circuit.model}"
+    return page(
+        title, lede, contents, "\n".join(body), f"Made by monosemy {__version__}; circuit.json holds the numbers."
+    )
+
+
+def _heads_table(circuit: Circuit) -> str:
+    return _table(f"Heads by {circuit.heads.method}", heads_heading(circuit), head_rows(circuit), numeric=(1, 3))
+
+
+def _edges_table(circuit: Circuit) -> str:
+    heading = ("edge", "effect", "95%", "code pairs only on positives")
+    return _table("Edges among the circuit's heads", heading, edge_rows(circuit), numeric=(1, 3))
+
+
+def _methods_table(circuit: Circuit) -> str:
+    return _table("Methods on the same heads", METHOD_HEADING, method_rows(circuit), numeric=(1, 2, 3))
+
+
+def _table(caption: str, heading: tuple[str, ...], rows: list[tuple[str, ...]], numeric: tuple[int, ...]) -> str:
+    def cell(column: int, text: str) -> Any:
+        if column not in numeric:
+            return text
+        number = text.rstrip("%")
+        return Cell(text, float("nan") if text == "–" else float(number))
+
+    return table(caption, heading, [[cell(i, text) for i, text in enumerate(row)] for row in rows])
+
+
+def _limits(circuit: Circuit) -> list[str]:
+    lines = [
+        "Heads are in the circuit when their effect is at least 5% of the difference between prompts and counterparts "
+        "and its interval excludes 0.",
+        "Seconds include reading the model's activations, whether or not they were kept from before.",
+    ]
+    if circuit.edges is not None:
+        lines.append(
+            "Edges count the direct way through the residual stream; what passes through MLPs belongs to no edge."
+        )
+    if not circuit.accuracy.enough:
+        lines.insert(0, f"Careful: {circuit.accuracy}.")
+    return lines
