@@ -1,9 +1,10 @@
 """A whole training step of each architecture, as a multiple of the encoder's product; beside other libraries.
 
 One step = loss, gradients, optimizer, unit rows, firing counts, metrics. The product is x [N, d] × W_enc [d, m]
-alone, into a reused buffer, timed in the same rounds. Real activations (SmolLM2-135M, layer 12), L0 32 from the first
-step (no annealing), AuxK and revival idle in the headline rows and active in `+ aux`. The bound is the product's time
-plus the bytes a step cannot avoid moving (pre-activations written and read once; parameters and moments read and
+alone, into a reused buffer, timed in the same rounds. Real activations (SmolLM2-135M, layer 12), L0 32 (no annealing;
+where thresholds decide, they are shifted to L0 32 after the settling steps and the controller is slowed, so that the
+timed steps stay near it), AuxK and revival idle in the headline rows and active in `+ aux`. The bound is the product's
+time plus the bytes a step cannot avoid moving (pre-activations written and read once; parameters and moments read and
 written, gradients written and read), divided by the measured bandwidth.
 
 Run: python benchmarks/step.py [--widths 4608 9216 36864] [--peers] [--out docs/results/step.json]
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from monosemy.config import TrainingConfig
-from monosemy.saes.base import SaeConfig
+from monosemy.saes.base import SaeConfig, calibrate
 from monosemy.saes.registry import ARCHITECTURES, build_sae
 from monosemy.training.trainee import Trainee
 
@@ -41,6 +42,13 @@ def trainee(architecture: str, x: Tensor, d_sae: int, *, l0: float = L0, dead: f
         made.controller.gain = 0.2  # so that λ finds its level within the warm-up
     made.tracker.silent_tokens[: int(dead * d_sae)] = 1 << 40
     return made
+
+
+def land(one: Trainee, rows: Tensor) -> None:
+    """Brings the L0 to the asked one and slows its controller."""
+    calibrate(one.sae, list(rows[:1024].split(128)))
+    if one.controller:
+        one.controller.gain = 0.005
 
 
 def stepper(one: Trainee, batches: list[Tensor], l0: list[float]) -> Callable[[], None]:
@@ -69,9 +77,11 @@ def measure(d_sae: int, batches: list[Tensor], peers: bool, rounds: int, settle:
         if d_sae > 36_864 and name not in LARGE:
             continue
         reached[name] = []
-        contenders[name] = stepper(trainee(name, x, d_sae), batches, reached[name])
+        made = trainee(name, x, d_sae)
+        contenders[name] = stepper(made, batches, reached[name])
         for _ in range(settle):
             contenders[name]()
+        land(made, x)
     if d_sae <= 36_864:
         for name in ("topk", "batch_topk"):
             reached[f"{name} + aux"] = []
