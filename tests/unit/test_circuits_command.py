@@ -1,0 +1,149 @@
+"""`monosemy circuits`: a user's own task on a tiny real model, the page and the drawing, bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny_models import make_tiny_model
+
+from monosemy.circuits.compiled import compile_circuit
+from monosemy.circuits.contrast import read_contrast
+from monosemy.circuits.drawing import draw_circuit, drawn_edges
+from monosemy.circuits.find import find_circuit
+from monosemy.circuits.heads import as_heads, replace_edit
+from monosemy.circuits.kept_edges import kept_edges
+from monosemy.circuits.tasks import build_task
+from monosemy.cli import main
+from monosemy.pipeline.circuits_page import edge_rows, head_rows, method_rows, rank_correlation, write_circuit
+
+
+@pytest.fixture(scope="module")
+def task_file(tmp_path_factory):
+    lines = []
+    for number in range(8):
+        letter, other = "abcdefgh"[number], "hgfedcba"[number]
+        lines.append({"kind": "positive", "prompt": f"{letter}x{other}{letter}", "answers": ["x"], "wrong": [other]})
+        lines.append({"kind": "negative", "prompt": f"{other}y{letter}z"})
+    path = tmp_path_factory.mktemp("task") / "mine.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    found = compile_circuit("ioi", n_examples=16)
+    circuit = find_circuit(found.model, found.data, n_prompts=8, compare=["eap", "codes", "mean-difference"])
+    return found, circuit
+
+
+def test_the_known_circuit_comes_out_with_its_edges(compiled):
+    found, circuit = compiled
+    assert {divmod(i, circuit.n_heads) for i in circuit.members} == found.heads
+    strong = {e for e, s in zip(circuit.edges.edges, circuit.edges.scores, strict=True) if abs(s) > 1e-3}
+    assert strong == found.edges
+    assert len(circuit.code_edges.edges) > 0
+    assert circuit.accuracy.share == 1
+    assert head_rows(circuit)[0][4] == "yes"
+    assert {row[0] for row in edge_rows(circuit)[: len(strong)]} == {str(edge) for edge in strong}
+    rows = method_rows(circuit)
+    assert rows[0][3] == "1.00"
+    assert [row[0] for row in rows] == ["combined", "EAP", "codes, fast", "mean difference (control)"]
+    assert rank_correlation(circuit.heads, circuit.others[0]) > 0.8
+
+
+def test_page_and_drawing(compiled, tmp_path):
+    _, circuit = compiled
+    page = write_circuit(circuit, tmp_path / "out")
+    text = page.read_text()
+    assert "Layers by heads" in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert "<svg" in (tmp_path / "out/circuit.svg").read_text()
+    assert (tmp_path / "out/circuit.png").read_bytes().startswith(b"\x89PNG")
+    saved = json.loads((tmp_path / "out/circuit.json").read_text())
+    assert saved["members"] == [circuit.name_of(i) for i in circuit.members]
+    assert saved["methods"][0]["method"] == "combined"
+    figure = draw_circuit(circuit)
+    labels = {t.get_text() for t in figure.axes[0].texts}
+    assert {circuit.name_of(i) for i in circuit.members} <= labels
+    assert {"input", "output"} <= labels
+    strongest = abs(drawn_edges(circuit)[-1][1])
+    assert all(abs(score) >= 0.1 * strongest for _, score in drawn_edges(circuit))
+
+
+def test_the_command_on_a_tiny_model(task_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("monosemy.models.sources.load_model", lambda *a, **k: make_tiny_model("llama"))
+    words = ["circuits", str(task_file), "--out", str(tmp_path / "c"), "--compare", "codes", "eap-ig", "random"]
+    main(words)
+    told = capsys.readouterr().out
+    assert "heads by combined" in told
+    assert "codes, fast" in told
+    assert "right on" in told
+    first = json.loads((tmp_path / "c/circuit.json").read_text())
+    main(words)
+    again = json.loads((tmp_path / "c/circuit.json").read_text())
+    assert [m["scores"] for m in again["methods"]] == [m["scores"] for m in first["methods"]]
+    assert len(list((tmp_path / "cache/circuits").glob("heads-*.safetensors"))) == 1  # read once, kept
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
+def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(family, task_file):
+    """Behind the last layer's attention only its MLP stands between a head and the logits."""
+    model = make_tiny_model(family)
+    heads = as_heads(model)
+    data = build_task(str(task_file), model, 5)
+    contrast = read_contrast(heads, data.positives, data.metric)
+    early, late = 2, 3 * heads.n_heads + 1
+    found = kept_edges(contrast, [early, late])
+    assert [str(edge) for edge in found.edges] == ["0.2 → 3.1", "0.2 → output", "3.1 → output"]
+    batch = contrast.batches[0]
+    # by hand: the last residual stream with this head's part exchanged
+    added = heads.outputs(batch.corrupted.values - batch.clean.values)[:, :, late]
+    edited = model.logits(batch.clean.tokens, {"layers.3.resid_post": lambda x: x + added})[:, -1]
+    expected = float((batch.m_clean - batch.measure(edited)).mean())
+    assert float(found.scores[2]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    # by hand: what the receiver reads with the sender's part exchanged, the rest of the stream as it was
+    added = heads.outputs(batch.corrupted.values - batch.clean.values)[:, :, early]
+    site = "layers.3.attn_heads"
+    seen = {}
+
+    def keep(value):
+        seen["values"] = value.unflatten(-1, (heads.n_heads, -1))
+        return value
+
+    model.logits(batch.clean.tokens, {"layers.3.resid_pre": lambda x: x + added, site: keep})
+    values = batch.clean.values.clone()
+    values[:, :, late] = seen["values"][:, :, late % heads.n_heads]
+    patched = heads.logits(batch.clean.tokens, replace_edit(values, [late], heads.n_heads))
+    expected = float((batch.m_clean - batch.measure(patched)).mean())
+    assert float(found.scores[0]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_families_with_post_norms_have_heads_but_no_edges(task_file):
+    circuit = find_circuit(make_tiny_model("gemma3"), str(task_file), n_prompts=8)
+    assert len(circuit.heads.scores) == 16
+    assert bool(torch.isfinite(circuit.heads.scores).all())
+    assert circuit.edges is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["circuits"], "which task"),
+        (["circuits", "io"], "unknown task 'io'"),
+        (["circuits", "missing.jsonl"], "does not exist"),
+        (["circuits", "ioi", "--method", "acdcc"], "unknown method 'acdcc'; did you mean 'acdc'"),
+        (["circuits", "ioi", "--compare", "eap", "nothing"], "unknown method 'nothing'"),
+        (["circuits", "ioi", "--prompts", "3"], "--prompts must be at least 5"),
+    ],
+)
+def test_bad_words_end_in_one_line(words, message, capsys, monkeypatch):
+    monkeypatch.setattr("monosemy.models.sources.load_model", lambda *a, **k: pytest.fail("the model was loaded"))
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
