@@ -1,0 +1,84 @@
+"""Figures of the circuits benchmark: AUC of every method by model, and the discrete method's sensitivity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from monosemy.files import atomic_path
+from monosemy.report.theme import LIGHT, matplotlib_settings
+
+SETTINGS = {
+    "d_sae": "latents",
+    "l1_coef": "λ",
+    "n_training": "training examples",
+    "n_counting": "counting examples of each kind",
+}
+MARKERS = "osD^vP"
+
+
+def write_figures(table: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:
+    """circuits_auc.png and circuits_sensitivity.png, where there is something to draw."""
+    sensitivity = {name.removeprefix("sensitivity-"): p for name, p in parts.items() if name.startswith("sensitivity")}
+    with matplotlib.rc_context(matplotlib_settings(LIGHT)):  # type: ignore[arg-type]
+        if table:
+            _save(auc_figure(table), folder / "circuits_auc.png")
+        if sensitivity:
+            _save(sensitivity_figure(sensitivity), folder / "circuits_sensitivity.png")
+
+
+def auc_figure(table: dict[str, Any]) -> Figure:
+    """One row a method, one mark a model; lines join least and largest over seeds, or the interval's ends."""
+    methods = list(dict.fromkeys(method for group in table.values() for method in group))
+    figure = Figure(figsize=(7.2, 0.27 * len(methods) + 1.3))
+    axes = figure.add_axes((0.2, 0.1, 0.5, 0.86))
+    for number, (group, rows) in enumerate(table.items()):
+        colour, marker = LIGHT.series[number % len(LIGHT.series)], MARKERS[number % len(MARKERS)]
+        shift = 0.6 * (number / max(1, len(table) - 1) - 0.5)
+        for method, row in rows.items():
+            y = len(methods) - methods.index(method) + shift
+            ends = row["interval"] or (row["least"], row["largest"])
+            axes.plot(ends, [y, y], color=colour, linewidth=0.9, alpha=0.6)
+            axes.plot([row["auc"]], [y], marker=marker, color=colour, markersize=3.8, linestyle="none")
+        axes.plot([], [], marker=marker, color=colour, linestyle="none", label=group)
+    axes.axvline(0.5, color=LIGHT.muted, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(1, len(methods) + 1), methods[::-1])
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("ROC AUC of heads")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return figure
+
+
+def sensitivity_figure(found: dict[str, Any]) -> Figure:
+    """A panel a setting, a line a model; bands from least to largest over three seeds."""
+    figure = Figure(figsize=(7.2, 5.0))
+    axes = figure.subplots(2, 2, sharey=True).ravel()
+    for panel, (setting, label) in zip(axes, SETTINGS.items()):
+        for number, (where, rows) in enumerate(found.items()):
+            _line(panel, rows[setting], where, number)
+        panel.set_xscale("log")
+        panel.set_xlabel(label)
+        panel.axhline(0.5, color=LIGHT.muted, linewidth=0.8, linestyle=":")
+    axes[0].set_ylabel("AUC of node scores")
+    axes[2].set_ylabel("AUC of node scores")
+    axes[0].legend()
+    figure.tight_layout()
+    return figure
+
+
+def _line(axes: Axes, rows: list[dict[str, Any]], where: str, number: int) -> None:
+    shown = [row for row in rows if row["auc"] is not None]
+    values, auc = [row["value"] for row in shown], [row["auc"] for row in shown]
+    colour = LIGHT.series[number % len(LIGHT.series)]
+    axes.plot(values, auc, marker=MARKERS[number], color=colour, markersize=4, label=where)
+    if shown and "least" in shown[0]:
+        axes.fill_between(values, [r["least"] for r in shown], [r["largest"] for r in shown], color=colour, alpha=0.15)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        figure.savefig(file, format="png", dpi=160)
