@@ -1,7 +1,7 @@
 """A transformer of attention heads alone, without norms, MLPs or biases, whose every wire can be held.
 
 Place on the path: the model under the hand-compiled circuits (`compiled.py`) and the small trained ones (`trained.py`);
-offers the methods the protocol `task.HeadModel`, as real models do.
+the methods see it through `heads.AttentionOnlyHeads`.
 
     r_0 = W_E[token] + W_pos[position]
     o_lh = softmax(causal((r_l W_Q)(r_l W_K)ᵀ / √d_head)) r_l W_V W_O          r_{l+1} = r_l + Σ_h o_lh

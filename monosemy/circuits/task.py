@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -212,25 +212,5 @@ def _candidates(logits: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Te
     return found[0], found[1], found[2], found[3]
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
-
 HeadEdit: TypeAlias = Callable[[int, Tensor], Tensor]
-"""(layer, outputs [B, T, H, d_model] of its heads) → their replacement; called in layer order while the pass runs."""
-
-
-class HeadModel(Protocol):
-    """What the methods need of a model: compiled, trained and real ones alike."""
-
-    name: str
-    n_layers: int
-    n_heads: int
-    """Query heads in each layer."""
-    d_model: int
-
-    def head_outputs(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T n d_model"]:
-        """What each head adds to the residual stream (after W_O, no bias); heads counted layer by layer."""
-        ...
-
-    def logits(self, tokens: Int[Tensor, "B T"], edit: HeadEdit | None = None) -> Float[Tensor, "B V"]:
-        """Logits at the last position, with the heads' outputs replaced by `edit` as the pass runs."""
-        ...
+"""(layer, outputs [B, T, H, d] of its heads) → their replacement; called in layer order while the pass runs."""
