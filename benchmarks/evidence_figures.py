@@ -16,6 +16,7 @@ from monosemy.report.theme import LABELS, Style, Theme, order, styles
 
 OWN_UNITS = {"neurons": "MLP neurons", "residual": "Residual channels", "pca": "PCA", "random": "Random latents"}
 _UNIT_LINES: tuple[Any, ...] = ((0, (1, 1)), (0, (7, 2, 1, 2)), (0, (3, 2)))
+_UNIT_MARKERS = ("*", "d", "<")
 
 
 def looks(kinds: Sequence[str], theme: Theme) -> dict[str, Style]:
@@ -24,7 +25,9 @@ def looks(kinds: Sequence[str], theme: Theme) -> dict[str, Style]:
     found = styles(known, theme)
     for number, kind in enumerate(kind for kind in kinds if kind not in LABELS):
         line = _UNIT_LINES[number % len(_UNIT_LINES)]
-        found[kind] = Style(OWN_UNITS.get(kind, kind), theme.muted, "*", line, True)
+        found[kind] = Style(
+            OWN_UNITS.get(kind, kind), theme.muted, _UNIT_MARKERS[number % len(_UNIT_MARKERS)], line, True
+        )
     return {kind: found[kind] for kind in [*order(known), *(kind for kind in kinds if kind not in LABELS)]}
 
 

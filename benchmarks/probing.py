@@ -90,12 +90,12 @@ class Snippets:
 class Material:
     """The texts, their activations on disk, and the tasks."""
 
-    def __init__(self, folders: Sequence[Path], site: str) -> None:
+    def __init__(self, folders: Sequence[Path], site: str, share: float) -> None:
         config = runs.shared_config(folders)
         model = load_model(config.model.source, revision=config.model.revision, dtype=config.model.dtype)
         tokens = prepare_tokens(config.text, model.tokenizer, model.tokenizer_fingerprint)
         used = {(d["source"], d["origin"]) for d in tokens.documents() if d["side"] == "train"}
-        self.snippets = read_snippets(model.tokenizer, used)
+        self.snippets = read_snippets(model.tokenizer, used, share=share)
         separator, _ = separator_and_bos(model.tokenizer)
         assert separator is not None
         sequences = Snippets(self.snippets, separator)
@@ -339,10 +339,11 @@ def differences(means: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[st
 def main() -> None:
     parser = runs.arguments(__doc__)
     parser.add_argument("--rule", choices=RULES, default=RULES[0], help="how the k features of the table are chosen")
+    parser.add_argument("--share", type=float, default=1, help="of the usual amount of text, to try the script out")
     chosen = parser.parse_args()
     entries = runs.gather(chosen.runs, chosen.site, chosen.l0)
     started = time.perf_counter()
-    material = Material(chosen.runs, entries[0].site)
+    material = Material(chosen.runs, entries[0].site, chosen.share)
     by_kind, random, full = ask_all(material, entries)
     found = summarise(material, by_kind, random, full)
     results = {

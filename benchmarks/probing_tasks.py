@@ -64,8 +64,8 @@ class Task:
     """bool [n]."""
 
 
-def read_snippets(tokenizer: Any, used: set[tuple[str, str]], seed: int = 0) -> list[Snippet]:
-    """Snippets of texts whose (part, origin) is not in `used`."""
+def read_snippets(tokenizer: Any, used: set[tuple[str, str]], *, share: float = 1, seed: int = 0) -> list[Snippet]:
+    """Snippets of texts whose (part, origin) is not in `used`; `share` of the usual number."""
     random = np.random.default_rng(seed)
 
     def texts(part: str) -> Iterator[tuple[str, str]]:
@@ -87,7 +87,7 @@ def read_snippets(tokenizer: Any, used: set[tuple[str, str]], seed: int = 0) -> 
                 n += 1
 
     found: list[Snippet] = []
-    topics, left = article_topics(), dict.fromkeys(sorted(set(article_topics().values())), PER_TOPIC)
+    topics, left = article_topics(), dict.fromkeys(sorted(set(article_topics().values())), round(share * PER_TOPIC))
 
     def topic(title: str) -> Mapping[str, str] | None:
         name = topics.get(title)
@@ -97,11 +97,12 @@ def read_snippets(tokenizer: Any, used: set[tuple[str, str]], seed: int = 0) -> 
         return {"topic": name}
 
     take("english", 10**9, lambda n: 0, topic)
-    take("french", PER_LANGUAGE, lambda n: 0, lambda origin: {})
-    take("spanish", PER_LANGUAGE, lambda n: 0, lambda origin: {})
-    take("code", N_FILES, lambda n: n // 3, lambda origin: {"library": origin.split("/")[0]})
+    take("french", round(share * PER_LANGUAGE), lambda n: 0, lambda origin: {})
+    take("spanish", round(share * PER_LANGUAGE), lambda n: 0, lambda origin: {})
+    take("code", round(share * N_FILES), lambda n: n // 3, lambda origin: {"library": origin.split("/")[0]})
     facts = speech_facts()
-    for origin, text in texts("speeches"):
+    speeches = list(texts("speeches"))
+    for origin, text in speeches[: round(share * len(speeches))]:
         tokens = ids(text)
         for start in np.linspace(0, max(0, len(tokens) - LENGTH), PER_SPEECH).astype(int).tolist():
             found.append(Snippet("speeches", origin, tuple(tokens[start : start + LENGTH]), facts[origin]))
@@ -226,17 +227,18 @@ def ends_with(words: np.ndarray, endings: Sequence[str]) -> np.ndarray:
 
 def token_kinds(pieces: Sequence[str]) -> list[tuple[str, str]]:
     """(kind, word) of every token: number, punctuation, lower, capital (inside a sentence), or "" for parts of words
-    and what begins a sentence."""
+    or characters and what begins a sentence."""
     found: list[tuple[str, str]] = []
     after_stop = True
     for number, piece in enumerate(pieces):
         bare = piece.strip()
         following = pieces[number + 1] if number + 1 < len(pieces) else "x"  # cut words are no words
-        whole = piece[:1] == " " and bare.isalpha() and bare.isascii() and not following[:1].isalpha()
+        goes_on = following[:1].isalpha() or following[:1] == "�"
+        whole = piece[:1] == " " and bare.isalpha() and bare.isascii() and not goes_on
         kind = ""
         if bare.isdigit():
             kind = "number"
-        elif bare and all(not c.isalnum() for c in bare):
+        elif bare and all(not c.isalnum() and c != "�" for c in bare):  # no parts of cut characters
             kind = "punctuation"
         elif whole and bare.islower():
             kind = "lower"

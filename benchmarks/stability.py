@@ -32,7 +32,6 @@ import common
 import numpy as np
 import runs
 import torch
-from safetensors.torch import load_file
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -40,6 +39,7 @@ from monosemy import progress
 from monosemy.errors import UserError
 from monosemy.evals.differences import resampled_means, simultaneous_differences
 from monosemy.evals.intervals import percentiles
+from monosemy.evals.reconstruction import LatentStatistics
 from monosemy.evals.stability import Twins, chance_rows, find_twins, one_to_one
 from monosemy.saes.registry import ARCHITECTURES
 
@@ -57,10 +57,8 @@ class Decoder:
 
     @staticmethod
     def read(entry: runs.Entry) -> Decoder:
-        path = entry.folder / "latents.safetensors"
-        if not path.exists():
-            raise UserError(f"{path} is missing; evaluate the run first: monosemy evaluate RUN")
-        rates = load_file(path)["firing_rate"].numpy()
+        statistics = LatentStatistics.load(entry.folder / "latents.safetensors")  # evaluation writes it
+        rates = (statistics.firing_count.double() / statistics.n_tokens).numpy()
         living = rates > 0
         return Decoder(entry.load().W_dec.detach()[torch.from_numpy(living)], rates[living], int((~living).sum()))
 

@@ -73,9 +73,9 @@ def test_restricted_codes_are_the_columns_of_the_drawn_latents(scripts):
 
 
 def test_kinds_of_tokens(scripts):
-    """A cut word is no word; what begins a sentence is not called a capital inside one."""
-    text = "The| dog| quickly| ran| to| Paris|.| It| un|seen| 1|9| Bob|'| end"
-    kinds = "|lower|lower|lower|lower|capital|punctuation||||number|number|capital|punctuation|"
+    """A cut word is no word, a cut character no punctuation; what begins a sentence is no capital inside one."""
+    text = "The| dog| quickly| ran| to| Paris|.| It| un|seen| 1|9| Bob|'| caf|�|�| end"
+    kinds = "|lower|lower|lower|lower|capital|punctuation||||number|number|capital|punctuation||||"
     assert [kind for kind, _ in scripts("probing_tasks").token_kinds(text.split("|"))] == kinds.split("|")
 
 
