@@ -43,6 +43,14 @@ class Batch:
     def measure(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
         return self.metric(logits, self.examples)
 
+    def first(self, n: int) -> Batch:
+        """The first n prompts."""
+        sides = [
+            Pass(p.tokens[:n], p.values[:n], p.logits[:n], p.residual and tuple(x[:n] for x in p.residual))
+            for p in (self.clean, self.corrupted)
+        ]
+        return Batch(self.examples[:n], sides[0], sides[1], self.metric, self.m_clean[:n], self.m_corrupt[:n])
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -64,6 +72,15 @@ class Contrast:
     @property
     def m_corrupt(self) -> Float[Tensor, " E"]:
         return torch.cat([batch.m_corrupt for batch in self.batches])
+
+    def first(self, n: int) -> Contrast:
+        """The first n prompts, without running them again."""
+        kept, left = [], n
+        for batch in self.batches:
+            if left > 0:
+                kept.append(batch.first(left))
+            left -= len(batch.examples)
+        return Contrast(self.heads, kept, self.seconds)
 
     def replacements(self, ablation: Ablation) -> list[Float[Tensor, "B T n d_value"]]:
         """For every batch, what ablated heads take. Raises UserError for an unknown ablation."""
@@ -166,4 +183,3 @@ def layers_of(heads: Heads, indices: Sequence[int]) -> list[int]:
 
 def all_heads(heads: Heads) -> range:
     return range(n_all(heads))
-

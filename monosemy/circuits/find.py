@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 MEMBER_SHARE = 0.05
 MAX_KEPT = 12
 """Heads between which edges are measured, at most: edges grow with the square."""
+EDGE_PROMPTS = 16
+"""Prompts that edges are measured on, at most: there are several times more of them than heads that were checked."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def find_circuit(
     kept = members[:MAX_KEPT]
     measured = by_codes = None
     if edges and kept:
-        measured = kept_edges(contrast, kept) if _has_edges(heads) else None
+        measured = kept_edges(contrast.first(EDGE_PROMPTS), kept) if _has_edges(heads) else None
         by_codes = _code_edges(bench, method, measured)
     others = [METHODS[name](bench) for name in compare if name != method]
     return Circuit(
