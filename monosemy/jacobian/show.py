@@ -19,24 +19,44 @@ _LEVELS = ("", "on color(194)", "on color(157)", "on color(120)", "on color(83)"
 """Backgrounds from weak to strong; the text is black on them."""
 
 
-def frontier_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a pair: what it explains, what it costs, how sparse its Jacobian is."""
-    headings = ["λ", "L0", "seed", "VE in", "VE out", "CE in", "CE out", "CE cost", "|J|>.01", "÷", "scaled >.1", "÷",
-                "90% in", "kurtosis", "linear+flat", "abl. ρ", "R²"]  # fmt: skip
-    table = _table("Pairs: λ against what is explained and how sparse the Jacobian is", headings)
+def frontier_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """One line a pair: what it explains and costs and how sparse its Jacobian is; then how it behaves."""
+    headings = [
+        "λ",
+        "L0",
+        "seed",
+        "VE in",
+        "VE out",
+        "CE in",
+        "CE out",
+        "cost",
+        "|J|>.01",
+        "÷",
+        ">.1 RMS",
+        "÷",
+        "90% in",
+    ]
+    first = _table("Pairs: variance explained, CE score (loss recovered), share of elements", headings)
+    headings = ["λ", "L0", "seed", "kurtosis", "linear", "jump", "flat", "other", "ablation ρ", "R²", "pairs > .01"]
+    second = _table(
+        "Their Jacobian: shapes of curves, J·s against ablation, averages over all pairs of latents", headings
+    )
     for row in rows:
-        found, reduction = row["estimates"], row["reduction"]
-        table.add_row(
-            f"{row['lambda']:g}", f"{row['l0']:g}", str(row["seed"]),
-            number(row["variance_explained_in"]), number(row["variance_explained_out"]),
-            number(row["ce_score_in"]), number(row["ce_score_out"]), number({"value": row["ce_cost"]}),
-            percent(found["over_0.01"]), factor(reduction.get("over_0.01")),
-            percent(found["scaled_over_0.1"]), factor(reduction.get("scaled_over_0.1")),
-            percent(found["share_of_90"]), number(found["kurtosis"], 1),
-            percent(row["linearity"].get("linear_or_flat", {"value": None})),
-            number(row["ablation"]["rank_correlation"]), number(row["ablation"]["r_squared"]),
+        found, fewer, shapes = row["estimates"], row["reduction"], row["linearity"]
+        who = (f"{row['lambda']:g}", f"{row['l0']:g}", str(row["seed"]))
+        sides = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out")
+        first.add_row(
+            *who, *(number(row[side]) for side in sides), number({"value": row["ce_cost"]}),
+            percent(found["over_0.01"]), factor(fewer.get("over_0.01")),
+            percent(found["scaled_over_0.1"]), factor(fewer.get("scaled_over_0.1")), percent(found["share_of_90"]),
         )  # fmt: skip
-    return table
+        second.add_row(
+            *who, number(found["kurtosis"], 1),
+            *(percent(shapes[shape]) for shape in ("linear", "jumprelu", "flat", "other")),
+            number(row["ablation"]["rank_correlation"]), number(row["ablation"]["r_squared"]),
+            percent(row["average_over"]["0.01"]),
+        )  # fmt: skip
+    return Group(first, second)
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -111,12 +131,12 @@ def number(estimate: Mapping[str, Any], decimals: int = 3) -> str:
 
 
 def percent(estimate: Mapping[str, Any]) -> str:
-    """`6.2% [5.9, 6.4]`."""
+    """`6.2 ±.2%`, half the interval behind."""
     if estimate["value"] is None:
         return "–"
     ends = estimate.get("interval")
-    shown = f"{100 * estimate['value']:.3g}%"
-    return shown if not ends else f"{shown} [{100 * ends[0]:.3g}, {100 * ends[1]:.3g}]"
+    shown = f"{100 * estimate['value']:.3g}"
+    return f"{shown}%" if not ends else f"{shown} ±{50 * (ends[1] - ends[0]):.1g}%"
 
 
 def factor(value: float | None) -> str:

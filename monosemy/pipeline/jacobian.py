@@ -24,10 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monosemy import files, progress
-from monosemy.config import fingerprint
+from monosemy.config import RunConfig, fingerprint
 from monosemy.errors import UserError, unknown
+from monosemy.pipeline.checks import check_config
+from monosemy.pipeline.evaluation import evaluate
 from monosemy.pipeline.prepare import Prepared, prepare
-from monosemy.run import Run, list_saes
+from monosemy.pipeline.training import train
+from monosemy.run import Run, list_saes, open_run
 
 if TYPE_CHECKING:
     from monosemy.jacobian.averages import PairAverages
@@ -268,10 +271,22 @@ class Slicer:
             yield chunk, self(chunk)
 
 
+def train_and_measure(config: RunConfig, folder: Path, settings: MeasureSettings) -> list[dict[str, Any]]:
+    """Trains, evaluates and measures the pairs of a run; what is done is not done again. Returns the frontier's rows.
+
+    Raises UserError for settings that cannot work.
+    """
+    check_config(config)
+    with open_run(folder, config) as run:
+        prepared = train(run)
+        evaluate(run, prepared)
+        return measure(Study(run, prepared), settings)
+
+
 def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> list[dict[str, Any]]:
     """Measures every pair that is not measured yet and writes frontier.json; returns its rows."""
     from monosemy.evals.frontier import read_evaluation
-    from monosemy.jacobian.studies import frontier
+    from monosemy.jacobian.studies import choose, frontier
 
     for pair in study.pairs:
         path = study.pair_folder(pair) / "measures.json"
@@ -282,7 +297,12 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
     measured = [files.read_json(study.pair_folder(pair) / "measures.json") for pair in study.pairs]
     evaluation = read_evaluation(study.run.evaluation_path)
     rows = frontier(measured, evaluation["records"])
-    files.write_json(study.folder / "frontier.json", {"format": FORMAT, "rows": rows, "settings": asdict(settings)})
+    try:
+        chosen = choose(rows)["name"]
+    except UserError:
+        chosen = None  # no pair without penalty to compare with
+    document = {"format": FORMAT, "chosen": chosen, "rows": rows, "settings": asdict(settings)}
+    files.write_json(study.folder / "frontier.json", document)
     return rows
 
 

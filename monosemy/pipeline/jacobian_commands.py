@@ -19,11 +19,12 @@ from monosemy.config import (
     TextConfig,
     TrainingConfig,
     count,
+    positive,
 )
 from monosemy.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from monosemy.pipeline.jacobian import PairEntry, Study
+    from monosemy.pipeline.jacobian import MeasureSettings, PairEntry, Study
 
 T = TypeVar("T")
 LAMBDAS = (0.0, 0.01, 0.1, 1.0)
@@ -65,6 +66,7 @@ def run_train(words: list[str]) -> None:
     add("--run", required=True, help="the run folder to make or to continue, e.g. runs/jsae")
     add("--model", default="embedded", help="embedded, a hub id, a folder, or a .gguf file (default: embedded)")
     add("--text", default="embedded", help="embedded, a hub dataset, or a path (default: embedded)")
+    add("--context", type=int, default=256, help="tokens per sequence (default 256)")
     add("--layer", type=int, help="the MLP's layer (default: the middle one)")
     add("--lambda", dest="lambdas", type=float, nargs="+", default=list(LAMBDAS), metavar="λ",
         help=f"strengths of the penalty, 0 for none (default: {' '.join(f'{v:g}' for v in LAMBDAS)})")  # fmt: skip
@@ -89,11 +91,12 @@ def run_train(words: list[str]) -> None:
     add("--loss-tokens", default="8k", help="validation tokens for the CE score (default 8k)")
     _add_measures(parser)
     given = parser.parse_args(words)
-    from monosemy import pipeline
+    from monosemy.jacobian.show import frontier_tables, show
+    from monosemy.pipeline.jacobian import train_and_measure
 
-    config, folder = _config(given), Path(given.run).expanduser()
-    pipeline.whole_run(config, folder)
-    _measure(folder, given)
+    folder = Path(given.run).expanduser()
+    show(frontier_tables(train_and_measure(_config(given), folder, _settings(given))))
+    _report(folder, given)
 
 
 def _config(given: argparse.Namespace) -> RunConfig:
@@ -110,6 +113,7 @@ def _config(given: argparse.Namespace) -> RunConfig:
         model=ModelConfig(source=given.model, device=given.device, randomise=given.randomise),
         text=TextConfig(
             source=given.text,
+            context_length=given.context,
             n_tokens=count("--tokens", given.tokens),
             n_validation_tokens=count("--validation-tokens", given.validation_tokens),
         ),
@@ -139,23 +143,13 @@ def run_measure(words: list[str]) -> None:
     parser.add_argument("--again", action="store_true", help="measure anew")
     _add_measures(parser)
     given = parser.parse_args(words)
-    _measure(Path(given.run).expanduser(), given, again=given.again)
+    from monosemy.jacobian.show import frontier_tables, show
+    from monosemy.pipeline.jacobian import measure
 
-
-def _measure(folder: Path, given: argparse.Namespace, *, again: bool = False) -> None:
-    from monosemy import pipeline
-    from monosemy.jacobian.show import frontier_table, show
-    from monosemy.pipeline.jacobian import MeasureSettings, measure
-
-    settings = MeasureSettings(
-        n_tokens=count("--measure-tokens", given.measure_tokens),
-        n_average_tokens=count("--average-tokens", given.average_tokens),
-        n_sweeps=given.curves,
-        n_ablation_tokens=given.ablation_tokens,
-    )
-    rows = _with_study(folder, lambda study: measure(study, settings, again=again))
-    show(frontier_table(rows))
-    print(f"report: {pipeline.report(folder)}")
+    folder, settings = Path(given.run).expanduser(), _settings(given)
+    rows = _with_study(folder, lambda study: measure(study, settings, again=given.again))
+    show(frontier_tables(rows))
+    _report(folder, given)
 
 
 def run_pairs(words: list[str]) -> None:
@@ -179,7 +173,6 @@ def run_pairs(words: list[str]) -> None:
     add("--examples", type=int, default=4, help="texts of each pair of latents (default 4; two are printed)")
     add("--out", help="also write everything to this JSON file")
     given = parser.parse_args(words)
-    from monosemy import pipeline
     from monosemy.files import write_json
     from monosemy.jacobian.show import pairs_page, show
     from monosemy.pipeline.jacobian_studies import PairSettings, pairs_study
@@ -194,7 +187,7 @@ def run_pairs(words: list[str]) -> None:
     if given.out:
         write_json(Path(given.out), document)
     if not given.output and not latents:
-        print(f"report: {pipeline.report(folder)}")
+        _report(folder, given)
 
 
 def _latent_pair(word: str) -> tuple[int, int]:
@@ -248,17 +241,12 @@ def run_random(words: list[str]) -> None:
     )
     _add_measures(parser)
     given = parser.parse_args(words)
-    from monosemy import pipeline
     from monosemy.jacobian.show import comparison_table, show
     from monosemy.jacobian.studies import choose
-    from monosemy.pipeline.jacobian import MeasureSettings, measure
+    from monosemy.pipeline.jacobian import measure
     from monosemy.pipeline.jacobian_studies import random_study
 
-    settings = MeasureSettings(
-        count("--measure-tokens", given.measure_tokens), count("--average-tokens", given.average_tokens), given.curves,
-        given.ablation_tokens,
-    )  # fmt: skip
-    folder = Path(given.run).expanduser()
+    settings, folder = _settings(given), Path(given.run).expanduser()
 
     def compared(study: Study) -> list[dict[str, object]]:
         first = study.pairs[0]
@@ -267,7 +255,7 @@ def run_random(words: list[str]) -> None:
         return random_study(study, given.kinds, lambdas, [float(l0) for l0 in levels], settings)
 
     show(comparison_table(_with_study(folder, compared)))
-    print(f"report: {pipeline.report(folder)}")
+    _report(folder, given)
 
 
 def run_interpret(words: list[str]) -> None:
@@ -278,7 +266,6 @@ def run_interpret(words: list[str]) -> None:
     parser.add_argument("--pair", nargs="+", help="pairs to score (default: λ = 0 and the chosen λ)")
     parser.add_argument("--tokens", help="training tokens to read (default 150k)")
     given = parser.parse_args(words)
-    from monosemy import pipeline
     from monosemy.jacobian.show import scores_table, show
     from monosemy.jacobian.studies import choose
     from monosemy.pipeline.jacobian import choose_pair, find_pairs
@@ -299,7 +286,7 @@ def run_interpret(words: list[str]) -> None:
     with open_run(folder, read_run(folder)[0]) as run:
         rows = interpretability_study(run, names, n_tokens)
     show(scores_table(rows))
-    print(f"report: {pipeline.report(folder)}")
+    _report(folder, given)
 
 
 def _with_study(folder: Path, use: Callable[[Study], T]) -> T:
@@ -317,11 +304,31 @@ def _with_pair(folder: Path, name: str | None, use: Callable[[Study, PairEntry],
     return _with_study(folder, lambda study: use(study, choose_pair(study.pairs, name)))
 
 
+def _settings(given: argparse.Namespace) -> MeasureSettings:
+    from monosemy.pipeline.jacobian import MeasureSettings
+
+    positive(curves=given.curves, ablation_tokens=given.ablation_tokens)
+    return MeasureSettings(
+        count("--measure-tokens", given.measure_tokens), count("--average-tokens", given.average_tokens),
+        given.curves, given.ablation_tokens,
+    )  # fmt: skip
+
+
+def _report(folder: Path, given: argparse.Namespace) -> None:
+    """Writes the run's report again, with what is new in it."""
+    from monosemy import pipeline
+
+    if not given.no_report:
+        print(f"report: {pipeline.report(folder)}")
+
+
 def _parser(command: str, what: str, example: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         f"monosemy jacobian {command}", description=what, epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("--no-report", action="store_true", help="leave report.html as it is")
+    return parser
 
 
 def _run_parser(command: str, what: str, example: str) -> argparse.ArgumentParser:

@@ -16,8 +16,18 @@ import numpy as np
 from monosemy import files, progress
 from monosemy.config import ModelConfig, RunConfig
 from monosemy.errors import UserError
-from monosemy.pipeline.jacobian import FORMAT, MeasureSettings, PairEntry, Study, average, measure
-from monosemy.run import Run, open_run
+from monosemy.pipeline.jacobian import (
+    FORMAT,
+    MeasureSettings,
+    PairEntry,
+    Study,
+    average,
+    find_pairs,
+    measure,
+    results_folder,
+    train_and_measure,
+)
+from monosemy.run import Run
 
 if TYPE_CHECKING:
     from monosemy.jacobian.pairs import Text
@@ -188,7 +198,6 @@ def random_study(
 
     Each is a run of its own in jacobian/random/<kind>; what is done there already is not done again.
     """
-    from monosemy import pipeline
     from monosemy.jacobian.studies import compare
 
     trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]
@@ -197,13 +206,10 @@ def random_study(
     for kind in kinds:
         folder = study.folder / "random" / kind
         config = random_config(study.run.config, kind, lambdas, l0)
-        pipeline.whole_run(config, folder)
-        with open_run(folder, config) as run:
-            inner = Study(run)
-            found[kind] = measure(inner, settings)
-            for pair in inner.pairs:
-                one = files.read_json(inner.pair_folder(pair) / "measures.json")
-                histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})
+        found[kind] = train_and_measure(config, folder, settings)
+        for pair in find_pairs(folder):
+            one = files.read_json(results_folder(folder) / pair.name / "measures.json")
+            histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})
     rows = compare(trained, found)
     document = {"format": FORMAT, "rows": rows, "frontiers": found, "histograms": histograms}
     files.write_json(study.folder / "random.json", document)

@@ -166,6 +166,11 @@ tbody tr:hover,tbody tr:hover th{background:var(--soft)}
 th button{all:unset;cursor:pointer;font-weight:600}
 th[aria-sort=ascending] button::after{content:" \\2191"}
 th[aria-sort=descending] button::after{content:" \\2193"}
+.pairs td.text{white-space:normal;min-width:30rem;font-size:.9rem}.pairs .label{display:block;color:var(--muted);
+white-space:normal;max-width:14rem;font-weight:400}.pairs td{border-bottom-color:var(--soft)}
+:is(.a1,.a2,.a3,.a4,.a5){background:color-mix(in srgb,var(--accent) var(--part),transparent)}
+.a1{--part:10%}.a2{--part:18%}.a3{--part:26%}.a4{--part:34%}.a5{--part:42%}
+.u1,.u2,.u3,.u4,.u5{border-bottom:2px solid var(--warn)}.u1,.u2{border-bottom-width:1px}.u5{border-bottom-width:3px}
 details{margin:1rem 0}summary{cursor:pointer;color:var(--accent)}
 footer{margin-top:3rem;border-top:1px solid var(--line);color:var(--muted);font-size:.88rem}
 @media print{nav,.skip{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}body{max-width:none}}

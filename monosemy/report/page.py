@@ -20,6 +20,9 @@ from monosemy.report import tables
 from monosemy.report.canvas import Drawing
 from monosemy.report.compare import names, number, points, verdicts, with_interval
 from monosemy.report.figures import site_figures, write_figures
+from monosemy.report.jacobian_section import ANCHOR, TITLE, Jacobian, read_jacobian
+from monosemy.report.jacobian_section import drawings as jacobian_drawings
+from monosemy.report.jacobian_section import section as jacobian_section
 from monosemy.report.markup import Cell, bullets, details, escape, facts, figure, page, table
 from monosemy.report.power_law import PowerLaw, fit_power_law
 from monosemy.report.read import Key, Run, read_run
@@ -33,19 +36,27 @@ def write_report(run_folder: Path) -> Path:
     anything is written; and when the folder cannot be written.
     """
     run = read_run(Path(run_folder))
+    pairs = read_jacobian(run.folder)
     with stage("report", total=len(run.sites), unit="sites") as bar:
         laws = {k: fit_power_law(found.mean_when_active, found.firing_rate) for k, found in run.latents.items()}
         drawings: dict[str, dict[str, Drawing]] = {}
         for site in run.sites:
             drawings[site] = dict(site_figures(run, site, laws))
             bar.advance()
-    write_figures(run.folder, [drawing for drawn in drawings.values() for drawing in drawn.values()])
+    about_pairs = jacobian_drawings(pairs) if pairs else {}
+    everything = [*drawings.values(), about_pairs]
+    write_figures(run.folder, [drawing for drawn in everything for drawing in drawn.values()])
     path = run.folder / "report.html"
-    write_text(path, _document(run, drawings, laws))
+    write_text(path, _document(run, drawings, laws, (pairs, about_pairs)))
     return path
 
 
-def _document(run: Run, drawings: Mapping[str, Mapping[str, Drawing]], laws: Mapping[Key, PowerLaw | None]) -> str:
+def _document(
+    run: Run,
+    drawings: Mapping[str, Mapping[str, Drawing]],
+    laws: Mapping[Key, PowerLaw | None],
+    pairs: tuple[Jacobian | None, Mapping[str, Drawing]],
+) -> str:
     lede = f'<p class="lede">{escape(what_was_run(run))}</p>'
     body = ['<section id="summary"><h2>Which architecture is ahead</h2>']
     several = len(run.sites) > 1
@@ -59,6 +70,9 @@ def _document(run: Run, drawings: Mapping[str, Mapping[str, Drawing]], laws: Map
         body.append(f'<div class="note" role="note"><h3>Keep in mind</h3>{bullets(notes)}</div>')
     body.append("</section>")
     contents = [("summary", "Which architecture is ahead")]
+    if pairs[0] is not None:
+        body.append(jacobian_section(pairs[0], pairs[1]))
+        contents.append((ANCHOR, TITLE))
     for number_, site in enumerate(run.sites):
         body.append(_site(run, site, f"site-{number_}", drawings[site], laws))
         contents.append((f"site-{number_}", site))

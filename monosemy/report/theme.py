@@ -75,6 +75,8 @@ class Style:
 
 def label(architecture: str) -> str:
     """The name readers know: `batch_topk` → `BatchTopK`; an unlisted architecture keeps its own."""
+    if architecture.startswith("jsae_"):
+        return f"Pair, λ = {architecture.removeprefix('jsae_')}"
     return LABELS.get(architecture, architecture.replace("_", " "))
 
 

@@ -1,0 +1,299 @@
+"""The report's section on pairs of SAEs: the frontier, the Jacobian's sizes, random models, strongest pairs with texts.
+
+Place on the data's path: jacobian/*.json of a run folder → HTML and figures. A run without pairs has no such section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monosemy.errors import UserError
+from monosemy.files import read_json
+from monosemy.report.canvas import Drawing
+from monosemy.report.jacobian_figures import magnitudes, trade_off
+from monosemy.report.markup import Cell, bullets, details, escape, figure, table
+
+ANCHOR, TITLE = "jacobian", "Pairs around the MLP: sparse computation"
+N_OUTPUTS, N_EXAMPLES, LEVELS = 12, 2, 5
+Estimate = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """What the studies of a run left behind."""
+
+    rows: Sequence[Mapping[str, Any]]
+    chosen: str | None
+    histograms: Mapping[str, Sequence[int]]
+    """Pair → elements per bin of |J|."""
+    random: Mapping[str, Any] = field(default_factory=dict)
+    pairs: Sequence[Mapping[str, Any]] = ()
+    scores: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def main(self) -> list[Mapping[str, Any]]:
+        """The rows of the first L0 and seed, by λ."""
+        first = self.rows[0]
+        return [row for row in self.rows if (row["l0"], row["seed"]) == (first["l0"], first["seed"])]
+
+
+def read_jacobian(run_folder: Path) -> Jacobian | None:
+    """The studies of a run; None where its pairs were not measured. Raises UserError for a damaged file."""
+    folder = run_folder / "jacobian"
+    if not (folder / "frontier.json").exists():
+        return None
+    again = f"`monosemy jacobian measure {run_folder} --again` writes it anew"
+    try:
+        found = read_json(folder / "frontier.json")
+        names = [row["name"] for row in found["rows"]]
+        return Jacobian(
+            rows=found["rows"],
+            chosen=found["chosen"],
+            histograms={name: read_json(folder / name / "measures.json")["histogram"] for name in names},
+            random=read_json(folder / "random.json") if (folder / "random.json").exists() else {},
+            pairs=[read_json(p) for name in names if (p := folder / name / "pairs.json").exists()],
+            scores=read_json(p)["rows"] if (p := folder / "interpretability.json").exists() else (),
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"a file in {folder} is damaged ({type(error).__name__}: {error}); {again}") from None
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from None
+
+
+def drawings(found: Jacobian) -> dict[str, Drawing]:
+    """trade_off, magnitudes."""
+    shown: list[tuple[str, Sequence[int]]] = []
+    names = {row["name"]: row["lambda"] for row in found.main}
+    wanted = [name for name, coef in names.items() if coef == 0 or name == found.chosen]
+    for name in wanted or list(names)[:2]:
+        kind = "no penalty" if names[name] == 0 else f"λ = {names[name]:g}"
+        shown.append((f"trained model, {kind}", found.histograms[name]))
+    l0 = found.main[0]["l0"]
+    for kind, ones in found.random.get("histograms", {}).items():
+        for one in ones:
+            if one["l0"] == l0 and one["lambda"] == 0:
+                shown.append((f"{kind} random model, no penalty", one["histogram"]))
+    drawn = {"magnitudes": magnitudes(shown)}
+    if len(found.main) > 1:
+        drawn["trade_off"] = trade_off(found.main)
+    return drawn
+
+
+def section(found: Jacobian, drawn: Mapping[str, Drawing]) -> str:
+    """The section's HTML."""
+    first = found.rows[0]
+    parts = [
+        f'<section id="{ANCHOR}"><h2>{escape(TITLE)}</h2>',
+        f"<p>{escape(_what(found))}</p>",
+        bullets(_findings(found)),
+        figure(drawn["trade_off"]) if "trade_off" in drawn else "",
+        _frontier(found),
+        details("Linearity, ablation and averages over all pairs of latents", _behaviour(found)),
+        "<h3>Size of the elements</h3>",
+        figure(drawn["magnitudes"]),
+    ]
+    if found.random.get("rows"):
+        parts += ["<h3>Trained against randomised models</h3>", _random(found.random["rows"])]
+    if found.scores:
+        parts += ["<h3>Do labels describe the latents?</h3>", _scores(found.scores)]
+    for document in found.pairs:
+        parts.append(_pairs(document))
+    if not found.pairs:
+        parts.append(
+            f"<p>Strongest pairs of latents, with texts: monosemy jacobian pairs RUN --pair {first['name']}</p>"
+        )
+    return "\n".join([*parts, "</section>"])
+
+
+def _what(found: Jacobian) -> str:
+    first = found.rows[0]
+    return (
+        f"Each pair is an SAE at {first['sites'][0]} and one at {first['sites'][1]}, trained together. J is the "
+        "derivative of an active output latent by an active input latent, through the MLP; λ is the weight of its mean "
+        f"size in the loss. Measured on {first['n_tokens']:,} validation tokens of {first['n_documents']:,} documents."
+    )
+
+
+def _findings(found: Jacobian) -> list[str]:
+    """What the chosen pair gives, worked out from the numbers."""
+    row = next((row for row in found.rows if row["name"] == found.chosen), None)
+    base = next((one for one in found.main if one["lambda"] == 0), None)
+    if row is None or base is None:
+        return ["There is no pair without penalty (λ = 0), so nothing says what the penalty changes."]
+    if row is base:
+        return ["Every λ > 0 that was trained costs more than .02 of the CE score."]
+    said = []
+    for measure, what in (("over_0.01", "|J| > .01"), ("scaled_over_0.1", "|J| > .1 of the token's RMS")):
+        factor = row["reduction"][measure]
+        said.append(
+            f"λ = {row['lambda']:g} is the largest that costs at most .02 of the CE score (it costs "
+            f"{row['ce_cost']:.3f}): elements with {what} go from {_percent(base['estimates'][measure])} to "
+            f"{_percent(row['estimates'][measure])}" + (f", {factor:.1f} times fewer." if factor else ".")
+        )
+    return said
+
+
+def _frontier(found: Jacobian) -> str:
+    headings = ["λ", "L0", "Seed", "Variance explained, in", "out", "CE score, in", "out", "|J| > .01", "fewer by",
+                "|J| > .1 RMS", "fewer by", "90% of Σ|J| in", "Kurtosis", "Kurtosis, scaled"]  # fmt: skip
+    rows: list[list[Cell | str]] = []
+    for row in found.rows:
+        known, fewer = row["estimates"], row["reduction"]
+        cells: list[Cell | str] = [f"{row['lambda']:g}", Cell(f"{row['l0']:g}", row["l0"]), str(row["seed"])]
+        cells += [_number(row[key]) for key in ("variance_explained_in", "variance_explained_out")]
+        cells += [_number(row[key]) for key in ("ce_score_in", "ce_score_out")]
+        cells += [_share(known["over_0.01"]), _factor(fewer.get("over_0.01"))]
+        cells += [_share(known["scaled_over_0.1"]), _factor(fewer.get("scaled_over_0.1"))]
+        cells += [_share(known["share_of_90"]), _number(known["kurtosis"], 1), _number(known["scaled_kurtosis"], 1)]
+        rows.append(cells)
+    return table(
+        "Every pair: what it explains, what it costs, how sparse its Jacobian is (95% intervals)", headings, rows
+    )
+
+
+def _behaviour(found: Jacobian) -> str:
+    headings = ["λ", "L0", "Seed", "Linear", "JumpReLU-shaped", "Flat", "Other", "Ablation: rank correlation", "R²",
+                "Pairs of latents with mean |J| > .01"]  # fmt: skip
+    rows: list[list[Cell | str]] = []
+    for row in found.rows:
+        shapes, ablation = row["linearity"], row["ablation"]
+        cells: list[Cell | str] = [f"{row['lambda']:g}", Cell(f"{row['l0']:g}", row["l0"]), str(row["seed"])]
+        cells += [_share(shapes[shape]) for shape in ("linear", "jumprelu", "flat", "other")]
+        cells += [_number(ablation["rank_correlation"]), _number(ablation["r_squared"])]
+        cells.append(_share(row["average_over"].get("0.01", {"value": None})))
+        rows.append(cells)
+    return table(
+        "An output latent along one input latent; J·s against the effect of ablating; averages over the data",
+        headings, rows,
+    )  # fmt: skip
+
+
+def _random(rows: Sequence[Mapping[str, Any]]) -> str:
+    headings = ["Random model", "λ", "Variance explained", "L0 there"]
+    for what in ("|J| > .01", "|J| > .1 RMS", "90% of Σ|J| in", "Kurtosis"):
+        headings += [f"{what}, trained", "random"]
+    cells: list[list[Cell | str]] = []
+    for row in rows:
+        explained = f"{row['variance_explained']:.3f}"
+        if not row["matched"]:
+            explained += f", not matched: {row['variance_explained_random']:.3f}"
+        line: list[Cell | str] = [row["kind"], f"{row['lambda']:g}", explained]
+        line.append(" to ".join(f"{l0:g}" for l0 in row["l0_random"]))
+        for measure in ("over_0.01", "scaled_over_0.1", "share_of_90"):
+            line += [_share(row["measures"][measure][side]) for side in ("trained", "random")]
+        line += [_number(row["measures"]["kurtosis"][side], 1) for side in ("trained", "random")]
+        cells.append(line)
+    said = (
+        "The random model's pairs were trained at several L0s and are compared where they explain as much of the "
+        "variance as the trained model's pair."
+    )
+    return f"<p>{escape(said)}</p>" + table("Trained against randomised models", headings, cells)
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
+    headings = [
+        "λ",
+        "Site",
+        "Latents scored",
+        "Label AUROC",
+        "above .8",
+        "with hidden state",
+        "above .8",
+        "Top token alone",
+    ]
+    cells: list[list[Cell | str]] = [
+        [f"{row['lambda']:g}", row["site"], Cell(f"{row['n_label']:,}", row["n_label"]), _number(row["label_auroc"]),
+         _share(row["label_good"]), _number(row["combined_auroc"]), _share(row["combined_good"]),
+         _number(row["top_token_auroc"])]
+        for row in rows
+    ]  # fmt: skip
+    return table("Label scores on held-out documents, mean over latents (95% over latents)", headings, cells)
+
+
+def _pairs(document: Mapping[str, Any]) -> str:
+    """Strongest pairs as a table; tokens are shaded by the input latent, underlined by the output latent."""
+    head = (
+        f"Strongest pairs of {document['name']}: output latents most of whose effect comes through one input latent, "
+        f"on {document['n_tokens']:,} training tokens"
+    )
+    rows = "".join(_pair_rows(output) for output in document["outputs"][:N_OUTPUTS])
+    legend = (
+        '<p class="short">Background: <span class="a5">input latent</span>; underline: <span class="u5">output latent'
+        "</span>; bold: the token with the largest |J|·s.</p>"
+    )
+    headings = ("Output latent", "Input latent", "Share of its effect", "J·s", "Text")
+    cells = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    return (
+        f"<h3>{escape(head)}</h3>{legend}"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(head)}"><table class="pairs"><thead>'
+        f"<tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _pair_rows(output: Mapping[str, Any]) -> str:
+    lines = []
+    for one in output["inputs"]:
+        for place, example in enumerate(one["examples"][:N_EXAMPLES]):
+            first = place == 0
+            lines.append(
+                f'<tr><th scope="row">{_latent(output) if first else ""}</th><td>{_latent(one) if first else ""}</td>'
+                f'<td class="n">{one["share"]:.0%}</td><td class="n">{example["effect"]:+.2f}</td>'
+                f'<td class="text">{_tokens(example)}</td></tr>'
+            )
+    return "".join(lines)
+
+
+def _latent(one: Mapping[str, Any]) -> str:
+    label = f' <span class="label">{escape(one["label"])}</span>' if one.get("label") else ""
+    return f"{one['latent']}{label}"
+
+
+def _tokens(example: Mapping[str, Any]) -> str:
+    top_in, top_out = max(example["in_values"]) or 1.0, max(example["out_values"]) or 1.0
+    shown = []
+    columns = zip(example["tokens"], example["in_values"], example["out_values"], strict=True)
+    for place, (token, s_in, s_out) in enumerate(columns):
+        text = escape(token.replace("\n", "⏎"))
+        classes = [f"{letter}{level}" for letter, level in (("a", _level(s_in, top_in)), ("u", _level(s_out, top_out)))
+                   if level]  # fmt: skip
+        inner = f"<b>{text}</b>" if place == example["at"] else text
+        if classes:
+            told = f"input latent {s_in:.2g}, output latent {s_out:.2g}"
+            inner = f'<span class="{" ".join(classes)}" title="{told}">{inner}</span>'
+        shown.append(inner)
+    return "".join(shown)
+
+
+def _level(value: float, top: float) -> int:
+    return 0 if value <= 0 else max(1, round(value / top * LEVELS))
+
+
+def _number(estimate: Estimate, decimals: int = 3) -> Cell:
+    return _cell(estimate, 1, decimals, "")
+
+
+def _share(estimate: Estimate) -> Cell:
+    return _cell(estimate, 100, 3, "%")
+
+
+def _cell(estimate: Estimate, factor: float, digits: int, unit: str) -> Cell:
+    if estimate["value"] is None:
+        return Cell("–", float("nan"))
+
+    def text(value: float) -> str:
+        return f"{factor * value:.{digits}g}" if unit else f"{value:.{digits}f}"
+
+    ends = estimate.get("interval")
+    shown = f"{text(estimate['value'])}{unit}" + (f" [{text(ends[0])}, {text(ends[1])}]" if ends else "")
+    return Cell(shown, factor * estimate["value"])
+
+
+def _factor(value: float | None) -> Cell:
+    return Cell("–", float("nan")) if value is None else Cell(f"{value:.1f}×", value)
+
+
+def _percent(estimate: Estimate) -> str:
+    return _share(estimate).text
