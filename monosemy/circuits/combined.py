@@ -24,7 +24,6 @@ stay hidden.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -37,7 +36,7 @@ from torch import Tensor
 from monosemy.circuits.attribution import attribution_patching, integrated_attribution
 from monosemy.circuits.code_scores import node_scores
 from monosemy.circuits.contrast import Ablation, Contrast, HeadScores, mean_intervals
-from monosemy.circuits.discrete import PRESETS, DiscreteConfig, discrete_codes
+from monosemy.circuits.discrete import PRESETS, Codes, DiscreteConfig, discrete_codes, fitted
 from monosemy.circuits.heads import n_all
 from monosemy.circuits.patching import exhaustive_patching
 from monosemy.circuits.pooled import PooledHeads
@@ -79,6 +78,8 @@ class Combined:
     restored: list[int]
     """Scored by restoring, because replacing them changed little."""
     code_scores: Float[Tensor, " n"]
+    codes: Codes | None
+    """None where the codes were left out."""
 
 
 def combined_circuit(
@@ -92,13 +93,13 @@ def combined_circuit(
         estimate = attribution_patching(contrast, ablation)
     else:
         estimate = integrated_attribution(contrast, ablation, config.n_steps)
-    codes = torch.zeros(n, dtype=torch.float64)
+    codes, code_scores = None, torch.zeros(n, dtype=torch.float64)
     if config.code_share:
-        n_training = min(config.codes.n_training, max(1, contrast.n_examples // 2))
-        settings = dataclasses.replace(config.codes, n_training=n_training)
-        codes = node_scores(discrete_codes(pooled_contrast(contrast), settings), break_ties=True)
+        pooled = pooled_contrast(contrast)
+        codes = discrete_codes(pooled, fitted(config.codes, len(pooled.metric)))
+        code_scores = node_scores(codes, break_ties=True)
     n_checks = min(n, max(config.min_checks, math.ceil(config.share * n)))
-    by_attribution, by_codes = propose(estimate.importance, codes, n_checks, round(config.code_share * n_checks))
+    by_attribution, by_codes = propose(estimate.importance, code_scores, n_checks, round(config.code_share * n_checks))
     proposed = [*by_attribution, *by_codes]
     effect = exhaustive_patching(contrast, ablation, indices=proposed)
     assert estimate.per_example is not None
@@ -112,7 +113,7 @@ def combined_circuit(
         "combined", per_example.mean(0), True, time.perf_counter() - began, contrast.seconds, per_example,
         mean_intervals(per_example), passes,
     )  # fmt: skip
-    return Combined(scores, by_codes, by_attribution, restored, codes)
+    return Combined(scores, by_codes, by_attribution, restored, code_scores, codes)
 
 
 def propose(

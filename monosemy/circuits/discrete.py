@@ -93,6 +93,13 @@ def preset(name: str, task: str = "", **changes: object) -> DiscreteConfig:
     return dataclasses.replace(PRESETS[name], **changes)  # type: ignore[arg-type]
 
 
+def fitted(config: DiscreteConfig, n_examples: int) -> DiscreteConfig:
+    """The settings for a task of few prompts: where codes are counted on held-out ones, at most a quarter trains."""
+    if not config.held_out:
+        return config
+    return dataclasses.replace(config, n_training=min(config.n_training, max(1, n_examples // 4)))
+
+
 @dataclass(frozen=True)
 class Codes:
     """One code per example and head, ready to be counted."""

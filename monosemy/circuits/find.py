@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from monosemy.circuits.code_scores import edge_scores, pair_counts
-from monosemy.circuits.combined import pooled_contrast
 from monosemy.circuits.contrast import Ablation, EdgeScores, HeadScores
-from monosemy.circuits.discrete import discrete_codes
 from monosemy.circuits.heads import Heads, LanguageModelHeads, as_heads
 from monosemy.circuits.kept_edges import kept_edges
 from monosemy.circuits.methods import METHODS, NEEDS_NEGATIVES, Bench, check_methods
@@ -172,13 +170,11 @@ def _has_edges(heads: Heads) -> bool:
 
 
 def _code_edges(bench: Bench, method: str, measured: EdgeScores | None) -> EdgeScores | None:
-    """Co-occurrence scores of the measured edges between heads, where the main method has codes."""
-    if measured is None or method not in (*NEEDS_NEGATIVES, "combined"):
+    """Co-occurrence scores of the measured edges between heads."""
+    if measured is None:
         return None
-    if method == "combined":
-        codes = discrete_codes(pooled_contrast(bench.contrast), bench.config("fast"))
-    else:
-        codes, _ = bench.codes("paper" if method.endswith("-paper") else "fast")
+    codes = bench.combined.codes if method == "combined" else bench.codes("fast")[0]
+    assert codes is not None
     n_heads = bench.heads.n_heads
     table = edge_scores(pair_counts(codes, break_ties=True), n_heads)
     edges, scores = [], []

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from monosemy.circuits import attribution, code_scores, controls, masks, patching
 from monosemy.circuits.combined import Combined, CombinedConfig, combined_circuit
 from monosemy.circuits.contrast import ABLATIONS, Ablation, Contrast, HeadScores, read_contrast
-from monosemy.circuits.discrete import Codes, DiscreteConfig, discrete_codes, preset
+from monosemy.circuits.discrete import Codes, DiscreteConfig, discrete_codes, fitted, preset
 from monosemy.circuits.heads import Heads
 from monosemy.circuits.pooled import PooledHeads, pooled_heads
 from monosemy.circuits.task import TaskData
@@ -65,7 +65,8 @@ class Bench:
         if name not in cache:
             pooled = self.pooled  # its reading is counted apart
             began = time.perf_counter()
-            cache[name] = discrete_codes(pooled, self.config(name)), time.perf_counter() - began
+            settings = fitted(self.config(name), len(pooled.metric))
+            cache[name] = discrete_codes(pooled, settings), time.perf_counter() - began
         return cache[name]
 
 
