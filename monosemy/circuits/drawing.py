@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.patheffects import withStroke
 
 from monosemy.circuits.find import Circuit
 from monosemy.circuits.task import INPUT, OUTPUT, Edge
@@ -59,7 +60,8 @@ def draw_circuit(circuit: Circuit, palette: Palette | None = None) -> Figure:
     height = min(9.0, max(3.4, 0.36 * layers + 1.6))
     width = min(11.0, max(4.6, 0.62 * heads + 1.8))
     figure = Figure(figsize=(width, height), facecolor=palette.background)
-    axes = figure.add_axes((0.09, 0.06, 0.88, 0.86), facecolor=palette.background)
+    left, bottom, top = 0.6 / width, 0.5 / height, 0.35 / height
+    axes = figure.add_axes((left, bottom, 0.98 - left, 1 - bottom - top), facecolor=palette.background)
     places: dict[object, Place] = {
         (layer, head): (float(head), float(layer)) for layer in range(layers) for head in range(heads)
     }
@@ -113,6 +115,7 @@ def _discs(axes: Axes, circuit: Circuit, places: dict[object, Place], palette: P
     """The circuit's heads; where the method names no members, the ten most important ones."""
     shown = circuit.members or [i for i in circuit.ranked()[:10] if circuit.heads.importance[i] > 0]
     strongest = max((float(circuit.heads.importance[i]) for i in shown), default=1.0)
+    halo = [withStroke(linewidth=2, foreground=palette.background)]
     for index in reversed(shown):
         score = float(circuit.heads.scores[index])
         x, y = places[divmod(index, circuit.n_heads)]
@@ -124,5 +127,5 @@ def _discs(axes: Axes, circuit: Circuit, places: dict[object, Place], palette: P
         )  # fmt: skip
         axes.annotate(
             circuit.name_of(index), (x, y), xytext=(0, -10), textcoords="offset points", ha="center", va="top",
-            fontsize=6.5, color=palette.ink, zorder=5,
+            fontsize=6.5, color=palette.ink, zorder=5, path_effects=halo,
         )  # fmt: skip
