@@ -80,11 +80,11 @@ class Plan:
 
 def peak_bytes(sizes: Sizes, n_tokens: int, width: int, *, gradient: bool) -> int:
     """Temporary arrays of a batch cut like that: J, the diagonals with what they are made of, tables, and, for a
-    gradient, the tables' gradients and the columns that each thread works on."""
+    gradient, its slopes, the tables' gradients and the columns that each thread works on."""
     rows = sizes.table_rows(n_tokens)
     numbers = n_tokens * sizes.k_in * sizes.k_out + 5 * n_tokens * sizes.d_ff + rows * width
     if gradient:
-        numbers += rows * width + 2 * rows * COLUMNS * torch.get_num_threads()
+        numbers += n_tokens * sizes.k_in * sizes.k_out + rows * width + 2 * rows * COLUMNS * torch.get_num_threads()
     return sizes.n_bytes * numbers
 
 

