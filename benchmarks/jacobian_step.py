@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     ends, weights = real_ends(4 * max(chosen.batches))
+    sizes = {"layer": LAYER, "d_in": 576, "d_ff": weights.d_ff, "d_sae": D_SAE, "k": K, "rounds": chosen.rounds}
     found = []
     for n in chosen.batches:
         one = measure(n, ends, weights, chosen.rounds)
@@ -182,8 +183,7 @@ def main() -> None:
             )
         for row in one["memory"]:
             print(f"N {n:5d}  memory: " + ", ".join(f"{k} {v / 1e6:.0f} MB" for k, v in row.items()), flush=True)
-    sizes = {"layer": LAYER, "d_in": 576, "d_ff": weights.d_ff, "d_sae": D_SAE, "k": K, "rounds": chosen.rounds}
-    common.save(chosen.out, {**sizes, "results": found})
+        common.save(chosen.out, {**sizes, "results": found})
 
 
 if __name__ == "__main__":
