@@ -259,6 +259,13 @@ def test_same_seed_same_result():
         assert torch.equal(first, second), method
 
 
+def test_the_first_prompts_are_those_read_alone():
+    some, alone = contrast("ioi").first(3), contrast("ioi", 3)
+    assert some.n_examples == 3
+    torch.testing.assert_close(some.m_clean, alone.m_clean)
+    torch.testing.assert_close(attribution_patching(some).scores, attribution_patching(alone).scores)
+
+
 def test_gates_and_greedy_pruning():
     assert float(opening(torch.tensor(0.0))) == pytest.approx(0.8318, abs=1e-4)
     weights = {0: 1.0, 1: 0.05, 2: 0.5}
