@@ -47,7 +47,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def gather(folders: Sequence[Path], site: str | None, l0: float) -> list[Entry]:
     """Every SAE of the asked L0 at one site, by kind and seed; of several alike, the first.
 
-    Raises UserError when there is none, or the runs are of different models or texts.
+    Raises UserError when there is none, or the runs were trained on other terms.
     """
     shared_config(folders)
     found: dict[tuple[str, str, int], Entry] = {}
@@ -65,25 +65,40 @@ def gather(folders: Sequence[Path], site: str | None, l0: float) -> list[Entry]:
 
 
 def shared_config(folders: Sequence[Path]) -> RunConfig:
-    """The configuration of the first run. Raises UserError when another has another model or text."""
+    """The configuration of the first run. Raises UserError when another differs in what makes SAEs comparable."""
     configs = [read_run(folder)[0] for folder in folders]
+    first = comparable(configs[0])
     for folder, config in zip(folders, configs):
-        if (config.model, config.text) != (configs[0].model, configs[0].text):
-            raise UserError(f"{folder} is of another model or text than {folders[0]}; compare runs of one kind")
+        for name, value in comparable(config).items():
+            if value != first[name]:
+                raise UserError(f"{folder} has another {name} than {folders[0]}; compare runs that differ in none")
     return configs[0]
+
+
+def comparable(config: RunConfig) -> dict[str, object]:
+    """What runs must share for their SAEs to be compared at equal budgets."""
+    training = config.training
+    return {
+        "model": config.model,
+        "text": config.text,
+        "d_sae": config.d_sae,
+        "training.n_passes": training.n_passes,
+        "training.batch_tokens": training.batch_tokens,
+        "training.learning_rate": training.learning_rate,
+    }
 
 
 def provenance(folders: Sequence[Path], entries: Sequence[Entry]) -> dict[str, object]:
     """What the compared SAEs are, for a result file."""
     config = shared_config(folders)
-    passes = {read_run(folder)[0].training.n_passes for folder in folders}
     return {
         "model": read_run(folders[0])[1].get("model", {}).get("name"),
         "site": entries[0].site,
         "l0": entries[0].l0,
         "d_sae": sorted({entry.d_sae for entry in entries}),
         "training_tokens": config.text.n_tokens,
-        "passes": sorted(passes),
+        "passes": config.training.n_passes,
+        "batch_tokens": config.training.batch_tokens,
         "text": config.text.source,
         "seeds": {kind: [e.seed for e in entries if e.kind == kind] for kind in dict.fromkeys(e.kind for e in entries)},
     }

@@ -15,9 +15,9 @@ left out.
 Controls: random unit rows with the decoders' second moment, as many (`evals.stability.chance_rows`), and the SAEs with
 frozen random decoders, whose directions no training touched.
 
-Intervals: "latents" resamples the latents of each SAE (they are not independent, so it is too narrow); "pairs" is
-Student's t over the pairs of seeds (three for three seeds, which share SAEs: approximate). The differences between
-architectures hold together (max-t over latents).
+Intervals: "latents" is Wilson's for shares, with each latent counted once, and resamples latents for the mean cosine
+(latents of one SAE are not independent, so it is too narrow); "pairs" is Student's t over the pairs of seeds (three for
+three seeds, which share SAEs: approximate). The differences between architectures hold together (max-t over latents).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from monosemy.evals.differences import resampled_means, simultaneous_differences
 from monosemy.evals.intervals import percentiles
 from monosemy.evals.reconstruction import LatentStatistics
 from monosemy.evals.stability import Twins, chance_rows, find_twins, one_to_one
+from monosemy.features.explain_scores import wilson
 from monosemy.saes.registry import ARCHITECTURES
 
 THRESHOLDS = (0.7, 0.9)
@@ -116,14 +117,17 @@ def measures(pair: Pair) -> dict[str, np.ndarray]:
 def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Every measure: mean, by pair, both intervals; shares by firing rate."""
     values = [measures(pair) for pair in pairs]
+    n_appearances = len({seed for pair in pairs for seed in pair.seeds}) - 1  # a SAE is in so many pairs
     found: dict[str, Any] = {}
     for name in values[0]:
         clusters = [v[name] for v in values]
         by_pair = np.array([cluster.mean() for cluster in clusters])
+        mean, n = float(by_pair.mean()), sum(map(len, clusters)) // n_appearances
+        resampled = percentiles(resampled_means({"": clusters}, 1000)[""]) if name == "cosine" else wilson(mean, n)
         found[name] = {
-            "mean": float(by_pair.mean()),
+            "mean": mean,
             "by_pair": by_pair.tolist(),
-            "interval_latents": percentiles(resampled_means({"": clusters}, 1000)[""]),
+            "interval_latents": resampled,
             "interval_pairs": over_pairs(by_pair),
         }
     rates = np.concatenate([pair.rates for pair in pairs])
