@@ -84,7 +84,6 @@ def drawings(found: Jacobian) -> dict[str, Drawing]:
 
 def section(found: Jacobian, drawn: Mapping[str, Drawing]) -> str:
     """The section's HTML."""
-    first = found.rows[0]
     parts = [
         f'<section id="{ANCHOR}"><h2>{escape(TITLE)}</h2>',
         f"<p>{escape(_what(found))}</p>",
@@ -102,9 +101,8 @@ def section(found: Jacobian, drawn: Mapping[str, Drawing]) -> str:
     for document in found.pairs:
         parts.append(_pairs(document))
     if not found.pairs:
-        parts.append(
-            f"<p>Strongest pairs of latents, with texts: monosemy jacobian pairs RUN --pair {first['name']}</p>"
-        )
+        command = f"monosemy jacobian pairs RUN --pair {found.chosen or found.rows[0]['name']}"
+        parts.append(f"<p>Strongest pairs of latents, with texts: <code>{escape(command)}</code></p>")
     return "\n".join([*parts, "</section>"])
 
 

@@ -1,0 +1,199 @@
+"""`monosemy jacobian …` on a tiny model: train, measure, pairs, graph, random; what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from tiny_models import byte_tokenizer, random_module
+
+from monosemy.cli import main
+from monosemy.errors import UserError
+from monosemy.files import read_json
+from monosemy.pipeline.jacobian import choose_pair, find_pairs
+from monosemy.pipeline.jacobian_commands import SUBCOMMANDS, run_jacobian
+from monosemy.report.jacobian_section import Jacobian, drawings, read_jacobian, section
+
+SENTENCE = "a the cat sat on mat and it was not so late when rain came down over old stone walls by sea"
+FIRST, SECOND = "jsae_0-l0_4-s0", "jsae_2-l0_4-s0"
+FEW = ["--measure-tokens", "512", "--average-tokens", "256", "--curves", "20", "--ablation-tokens", "32"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """Two pairs around the second MLP of a random Llama, λ = 0 and 2."""
+    folder = tmp_path_factory.mktemp("jacobian")
+    random_module("llama").save_pretrained(folder / "model")
+    byte_tokenizer().save_pretrained(folder / "model")
+    words = random.Random(0)
+    lines = [json.dumps({"text": " ".join(words.choices(SENTENCE.split(), k=60))}) + "\n" for _ in range(300)]
+    (folder / "text.jsonl").write_text("".join(lines), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MONOSEMY_CACHE", str(folder / "cache"))
+        patch.setenv("MONOSEMY_QUIET", "1")
+        main(["jacobian", "train", "--run", str(folder / "run"), "--model", str(folder / "model"), "--device", "cpu",
+              "--text", str(folder / "text.jsonl"), "--context", "64", "--layer", "1", "--lambda", "0", "2", "--l0",
+              "4", "--d-sae", "48", "--tokens", "20k", "--validation-tokens", "2k", "--batch", "256", "--loss-tokens",
+              "256", "--no-report", *FEW])  # fmt: skip
+        yield folder / "run"
+
+
+def command(*words: str | Path) -> None:
+    main(["jacobian", *map(str, words)])
+
+
+def test_a_run_has_its_pairs_and_their_measures(run):
+    pairs = find_pairs(run)
+    assert [pair.name for pair in pairs] == [FIRST, SECOND]
+    assert [(pair.coef, pair.l0, pair.seed, pair.layer) for pair in pairs] == [(0, 4, 0, 1), (2, 4, 0, 1)]
+    assert choose_pair(pairs, SECOND) is pairs[1]
+    rows = read_json(run / "jacobian" / "frontier.json")["rows"]
+    assert [row["lambda"] for row in rows] == [0, 2]
+    for row in rows:
+        for key in ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out"):
+            assert row[key]["value"] is not None
+            assert row[key]["interval"][0] <= row[key]["value"] <= row[key]["interval"][1]
+        assert 0 <= row["estimates"]["over_0.01"]["value"] <= 1
+        assert row["estimates"]["elements_per_token"]["value"] <= 16
+        assert sum(
+            row["linearity"][shape]["value"] for shape in ("flat", "linear", "jumprelu", "other")
+        ) == pytest.approx(1)
+        assert -1 <= row["ablation"]["rank_correlation"]["value"] <= 1
+    dense, sparse = rows
+    assert sparse["estimates"]["mean_abs"]["value"] < 0.5 * dense["estimates"]["mean_abs"]["value"]
+    assert sparse["reduction"]["over_0.02"] > 1
+
+
+def test_what_is_measured_is_not_measured_again(run, capsys):
+    path = run / "jacobian" / FIRST / "measures.json"
+    before = path.stat().st_mtime_ns
+    command("measure", run, "--no-report", *FEW)
+    assert path.stat().st_mtime_ns == before
+    shown = capsys.readouterr().out
+    assert "|J|>.01" in shown
+    path.write_text("{")
+    command("measure", run, "--no-report", *FEW)
+    assert json.loads(path.read_text())["lambda"] == 0
+
+
+def test_pairs_are_shown_and_kept(run, capsys):
+    command("pairs", run, "--no-report", "--pair", SECOND, "--tokens", "8k", "-n", "4")
+    shown = capsys.readouterr().out
+    document = read_json(run / "jacobian" / SECOND / "pairs.json")
+    assert 1 <= len(document["outputs"]) <= 4
+    for output in document["outputs"]:
+        assert f"output latent {output['latent']}" in shown
+        for one in output["inputs"]:
+            for example in one["examples"]:
+                assert len(example["tokens"]) == len(example["in_values"]) == len(example["out_values"])
+                assert example["in_values"][example["at"]] == pytest.approx(example["in_value"], rel=1e-3, abs=1e-4)
+                assert example["out_values"][example["at"]] == pytest.approx(example["out_value"], rel=1e-3, abs=1e-4)
+    latent, other = document["outputs"][0]["latent"], document["outputs"][0]["inputs"][0]["latent"]
+    out = run.parent / "pairs.json"
+    command(
+        "pairs", run, "--no-report", "--pair", SECOND, "--tokens", "8k", "--latents", f"{other}:{latent}", "--out", out
+    )
+    (only,) = read_json(out)["outputs"]
+    assert (only["latent"], [one["latent"] for one in only["inputs"]]) == (latent, [other])
+
+
+def test_graphs_are_written(run, tmp_path):
+    command("graph", run, "--pair", SECOND, "--text", "the cat sat", "--out", tmp_path / "text.json")
+    graph = read_json(tmp_path / "text.json")
+    assert graph["tokens"][1:] == list("the cat sat")
+    assert [one["position"] for one in graph["graphs"]] == list(range(1, 12))
+    for one in graph["graphs"]:
+        values = {node["id"]: node["value"] for node in one["nodes"] if node["kind"] == "output"}
+        for target, value in values.items():
+            into = sum(edge["weight"] for edge in one["edges"] if edge["target"] == target)
+            assert into == pytest.approx(value, abs=1e-4)
+    command("graph", run, "--pair", FIRST, "--tokens", "4k", "--edges", "30", "--out", tmp_path / "average.json")
+    average = read_json(tmp_path / "average.json")
+    assert len([edge for edge in average["edges"] if edge["source"] != "error:in"]) == 30
+
+
+def test_randomised_models_are_trained_apart_and_compared(run, capsys):
+    words = ["random", run, "--no-report", "--kinds", "published", "--lambda", "0", "--l0", "2", "4", *FEW]
+    command(*words)
+    assert "published" in capsys.readouterr().out
+    document = read_json(run / "jacobian" / "random.json")
+    (row,) = document["rows"]
+    assert row["kind"] == "published"
+    assert row["measures"]["over_0.01"]["random"]["value"] is not None
+    inner = run / "jacobian" / "random" / "published"
+    models = [read_json(folder / "run.json")["provenance"]["model"]["fingerprint"] for folder in (run, inner)]
+    assert models[0] != models[1]
+    before = (inner / "stages.json").read_bytes()
+    command(*words)
+    assert (inner / "stages.json").read_bytes() == before, "nothing is trained again"
+
+
+def test_the_report_has_a_section_on_them(run):
+    command("pairs", run, "--no-report", "--pair", SECOND, "--tokens", "8k", "-n", "4")
+    found = read_jacobian(run)
+    drawn = drawings(found)
+    assert set(drawn) == {"trade_off", "magnitudes"}
+    html = section(found, drawn)
+    assert "Strongest pairs" in html
+    assert html.count("<tr>") > 2 * len(found.rows)
+    for row in found.rows:
+        assert f"{100 * row['estimates']['over_0.01']['value']:.3g}%" in html
+    (run / "jacobian" / "frontier.json").write_text('{"rows": [{}]}')
+    with pytest.raises(UserError, match="monosemy jacobian measure"):
+        read_jacobian(run)
+    command("measure", run, "--no-report", *FEW)
+    assert read_jacobian(run).rows == found.rows
+    assert read_jacobian(run.parent) is None
+
+
+def test_texts_in_the_report_are_escaped_and_shaded():
+    example = {"tokens": ["<b>", "x", "\n"], "at": 1, "in_values": [0, 2, 1], "out_values": [0.5, 1, 0], "effect": -0.5}
+    one = {"latent": 3, "share": 0.5, "label": "<i>", "examples": [example]}
+    document = {"name": FIRST, "n_tokens": 10, "outputs": [{"latent": 7, "label": None, "inputs": [one]}]}
+    row = {"name": FIRST, "lambda": 0.0, "l0": 4.0, "seed": 0, "sites": ["a", "b"], "n_tokens": 1, "n_documents": 1}
+    empty = {"value": None, "interval": None}
+    names = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out")
+    measures = ("over_0.01", "scaled_over_0.1", "share_of_90", "kurtosis", "scaled_kurtosis")
+    row |= dict.fromkeys(names, empty) | {"estimates": dict.fromkeys(measures, empty), "reduction": {}}
+    row |= {"linearity": dict.fromkeys(("linear", "jumprelu", "flat", "other"), empty), "average_over": {}}
+    row |= {"ablation": {"rank_correlation": empty, "r_squared": empty}, "ce_cost": None}
+    histogram = [0] * 562
+    histogram[300] = 5
+    found = Jacobian([row], None, {FIRST: histogram}, pairs=[document])
+    html = section(found, drawings(found))
+    assert "<b>x</b>" in html, "the token of the hit"
+    assert "&lt;b&gt;" in html
+    assert "&lt;i&gt;" in html
+    assert 'class="a5 u5"' in html
+    assert "<i>" not in html
+
+
+def test_mistakes_are_refused_at_once(run, tmp_path, capsys):
+    for words, said in [
+        (["measur", run], "did you mean"),
+        (["pairs", run], "several pairs"),
+        (["pairs", run, "--pair", "jsae_3"], "unknown pair"),
+        (["pairs", run, "--pair", FIRST, "--latents", "5-12"], "INPUT:OUTPUT"),
+        (["pairs", run, "--pair", FIRST, "--output", "48"], "out of range"),
+        (["measure", tmp_path], "run"),
+        (["measure", run, "--measure-tokens", "many"], "300k"),
+        (["graph", run, "--pair", FIRST, "--text", " ", "--out", "g.json"], "empty"),
+        (["graph", run, "--pair", FIRST, "--text", "x" * 500, "--out", "g.json"], "shorten"),
+        (["train", "--run", tmp_path / "r", "--lambda", "0", "-1"], "lambdas"),
+        (["train", "--run", tmp_path / "r", "--layer", "-3"], "layer"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            run_jacobian([str(word) for word in words])
+    capsys.readouterr()
+
+
+def test_every_command_has_an_example(capsys):
+    run_jacobian(["--help"])
+    overview = capsys.readouterr().out
+    for name in SUBCOMMANDS:
+        assert f"  {name} " in overview
+        with pytest.raises(SystemExit):
+            run_jacobian([name, "--help"])
+        assert f"example:\n  monosemy jacobian {name}" in capsys.readouterr().out
