@@ -101,8 +101,8 @@ def pairs_page(document: Mapping[str, Any], n_examples: int = 2) -> RenderableTy
         for one in output["inputs"]:
             parts.append(
                 Text(
-                    f"  ← input latent {one['latent']}{_label(one)}: {one['share']:.0%} of its effect, mean |J| s "
-                    f"{one['mean_effect']:.2g}, both active on {one['n_tokens']} tokens"
+                    f"  ← input latent {one['latent']}, {one['share']:.0%} of its effect, both active on "
+                    f"{one['n_tokens']} tokens{_label(one)}"
                 )
             )
             parts += [_context(example) for example in one["examples"][:n_examples]]
@@ -110,7 +110,7 @@ def pairs_page(document: Mapping[str, Any], n_examples: int = 2) -> RenderableTy
 
 
 def _label(one: Mapping[str, Any]) -> str:
-    return f" “{one['label']}”" if one.get("label") else ""
+    return f": {one['label']}" if one.get("label") else ""
 
 
 def _context(example: Mapping[str, Any]) -> Text:
@@ -136,7 +136,7 @@ def percent(estimate: Mapping[str, Any]) -> str:
         return "–"
     ends = estimate.get("interval")
     shown = f"{100 * estimate['value']:.3g}"
-    return f"{shown}%" if not ends else f"{shown} ±{50 * (ends[1] - ends[0]):.1g}%"
+    return f"{shown}%" if not ends else f"{shown} ±{50 * (ends[1] - ends[0]):.2g}%"
 
 
 def factor(value: float | None) -> str:

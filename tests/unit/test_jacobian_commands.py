@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_models import byte_tokenizer, random_module
 
@@ -14,6 +15,7 @@ from monosemy.errors import UserError
 from monosemy.files import read_json
 from monosemy.pipeline.jacobian import choose_pair, find_pairs
 from monosemy.pipeline.jacobian_commands import SUBCOMMANDS, run_jacobian
+from monosemy.pipeline.jacobian_studies import summarise_scores
 from monosemy.report.jacobian_section import Jacobian, drawings, read_jacobian, section
 
 SENTENCE = "a the cat sat on mat and it was not so late when rain came down over old stone walls by sea"
@@ -168,6 +170,17 @@ def test_texts_in_the_report_are_escaped_and_shaded():
     assert "&lt;i&gt;" in html
     assert 'class="a5 u5"' in html
     assert "<i>" not in html
+
+
+def test_scores_of_labels_are_means_over_the_latents_that_have_one():
+    values = np.array([0.9, 0.7, np.nan, 0.5, 0.85, np.nan])
+    found = summarise_scores({"label": values, "combined": np.full(6, np.nan)})
+    assert found["n_label"] == 4
+    assert found["label_auroc"]["value"] == pytest.approx(np.mean([0.9, 0.7, 0.5, 0.85]))
+    low, high = found["label_auroc"]["interval"]
+    assert 0.5 <= low < found["label_auroc"]["value"] < high <= 0.9
+    assert found["label_good"]["value"] == 0.5
+    assert found["combined_auroc"] == {"value": None, "interval": None}
 
 
 def test_mistakes_are_refused_at_once(run, tmp_path, capsys):
