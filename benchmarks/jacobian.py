@@ -120,15 +120,15 @@ def collect(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
         "frontier": read_json(results / "frontier.json")["rows"],
         "chosen": chosen(folder)["name"],
     }
-    for name in ("main", "seeds", *(f"main/jacobian/random/{kind.name}" for kind in (results / "random").glob("*"))):
+    random = read_json(results / "random.json") if (results / "random.json").exists() else {"folders": {}}
+    for name in ("main", "seeds", *(f"main/jacobian/random/{place}" for place in random["folders"].values())):
         if (folder / name / "run.json").exists():
             document["training_seconds"][name.rsplit("/", 1)[-1]] = read_run(folder / name)[1].get("seconds", {})
     document["config"] = read_json(folder / "main" / "run.json")["config"]
     if (path := folder / "seeds" / "jacobian" / "frontier.json").exists():
         document["seeds"] = read_json(path)["rows"]
-    if (path := results / "random.json").exists():
-        document["random"] = read_json(path)["rows"]
-        document["random_frontiers"] = read_json(path)["frontiers"]
+    if random["folders"]:
+        document["random"], document["random_frontiers"] = random["rows"], random["frontiers"]
     if (path := results / "interpretability.json").exists():
         document["interpretability"] = read_json(path)["rows"]
     document["checks"] = checks(document)

@@ -7,7 +7,7 @@ was made from are the same, so that an interrupted study goes on where it stoppe
     jacobian/frontier.json             every pair: variance explained, CE score, sparsity, linearity, ablation
     jacobian/<pair>/measures.json      one pair's measures; averages.safetensors: its strongest pairs of latents
     jacobian/<pair>/pairs.json         max-activating pairs with contexts; graph.json, graph-text.json: latent graphs
-    jacobian/random/<kind>/            a whole run on the randomised model; jacobian/random.json: the comparison
+    jacobian/random/<kind>-<hash>/     a whole run on the randomised model; jacobian/random.json: the comparison
     jacobian/interpretability.json     label scores of the latents of the chosen pair and of the pair without penalty
 
 Measures are taken on validation text, pairs and graphs on training text (as feature databases are).
@@ -246,10 +246,13 @@ class LoadedPair:
         return LatentMap(self.sae_in, self.sae_out, self.weights.output, self.entry.at)  # type: ignore[arg-type]
 
     def slicer(self) -> Slicer:
-        """The slices of any number of rows, with the products of weights made once."""
+        """The slices of any number of rows, with the products of weights made once where they fit."""
         from monosemy.jacobian.mlp import weight_tables
+        from monosemy.jacobian.products import DEFAULT_MEMORY
 
-        return Slicer(self, weight_tables(self.weights, self.sae_in, self.sae_out))
+        n_rows = self.sae_in.d_sae * (2 if self.weights.gated else 1) + self.sae_out.d_sae
+        fits = 4 * n_rows * self.weights.d_ff <= DEFAULT_MEMORY
+        return Slicer(self, weight_tables(self.weights, self.sae_in, self.sae_out) if fits else None)
 
 
 @dataclass

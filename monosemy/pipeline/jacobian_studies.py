@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monosemy import files, progress
-from monosemy.config import ModelConfig, RunConfig
+from monosemy.config import ModelConfig, RunConfig, identity
 from monosemy.errors import UserError
 from monosemy.pipeline.jacobian import (
     FORMAT,
@@ -196,22 +196,24 @@ def random_study(
 ) -> list[dict[str, Any]]:
     """Trains and measures the pairs on each kind of random model, compares, and writes random.json; returns its rows.
 
-    Each is a run of its own in jacobian/random/<kind>; what is done there already is not done again.
+    Each is a run of its own in jacobian/random, named by its kind and settings; what is done there is not done again.
     """
     from monosemy.jacobian.studies import compare
 
     trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]
     found: dict[str, Any] = {}
     histograms: dict[str, Any] = {}
+    folders: dict[str, str] = {}
     for kind in kinds:
-        folder = study.folder / "random" / kind
         config = random_config(study.run.config, kind, lambdas, l0)
+        folder = study.folder / "random" / f"{kind}-{identity(config)[:8]}"
+        folders[kind] = folder.name
         found[kind] = train_and_measure(config, folder, settings)
         for pair in find_pairs(folder):
             one = files.read_json(results_folder(folder) / pair.name / "measures.json")
             histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})
     rows = compare(trained, found)
-    document = {"format": FORMAT, "rows": rows, "frontiers": found, "histograms": histograms}
+    document = {"format": FORMAT, "rows": rows, "frontiers": found, "histograms": histograms, "folders": folders}
     files.write_json(study.folder / "random.json", document)
     return rows
 

@@ -124,7 +124,7 @@ def test_randomised_models_are_trained_apart_and_compared(run, capsys):
     (row,) = document["rows"]
     assert row["kind"] == "published"
     assert row["measures"]["over_0.01"]["random"]["value"] is not None
-    inner = run / "jacobian" / "random" / "published"
+    inner = run / "jacobian" / "random" / document["folders"]["published"]
     models = [read_json(folder / "run.json")["provenance"]["model"]["fingerprint"] for folder in (run, inner)]
     assert models[0] != models[1]
     before = (inner / "stages.json").read_bytes()
