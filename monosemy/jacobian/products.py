@@ -55,6 +55,8 @@ class Sizes:
     gated: bool
     n_bytes: int = 4
     """Per number."""
+    d_model: int = 0
+    """Width of the decoder's and encoder's rows."""
 
     @property
     def n_tables_in(self) -> int:
@@ -79,11 +81,15 @@ class Plan:
 
 
 def peak_bytes(sizes: Sizes, n_tokens: int, width: int, *, gradient: bool) -> int:
-    """Temporary arrays of a batch cut like that: J, the diagonals with what they are made of, tables, and, for a
-    gradient, its slopes, the tables' gradients and the columns that each thread works on."""
+    """Temporary arrays of a batch cut like that: J, the diagonals with what they are made of, the active rows of both
+    SAEs, tables; for a gradient its slopes, the tables' gradients, the columns that each thread works on, and the
+    weights' gradients."""
     rows = sizes.table_rows(n_tokens)
+    own_rows = min(sizes.m_in, n_tokens * sizes.k_in) + min(sizes.m_out, n_tokens * sizes.k_out)
     numbers = n_tokens * sizes.k_in * sizes.k_out + 5 * n_tokens * sizes.d_ff + rows * width
+    numbers += own_rows * sizes.d_model
     if gradient:
+        numbers += (own_rows + sizes.m_in + sizes.m_out) * sizes.d_model
         numbers += n_tokens * sizes.k_in * sizes.k_out + rows * width + 2 * rows * COLUMNS * torch.get_num_threads()
     return sizes.n_bytes * numbers
 
@@ -142,7 +148,7 @@ def batch_sizes(weights: MlpWeights, W_dec: Tensor, W_enc: Tensor, inputs: Patte
     n_tokens = len(inputs.offsets) - 1
     k_in, k_out = (int(p.offsets.diff().max()) if n_tokens else 0 for p in (inputs, outputs))
     m_in, m_out = len(W_dec), W_enc.shape[1]
-    return Sizes(n_tokens, k_in, k_out, m_in, m_out, weights.d_ff, weights.gated, W_dec.element_size())
+    return Sizes(n_tokens, k_in, k_out, m_in, m_out, weights.d_ff, weights.gated, W_dec.element_size(), weights.d_in)
 
 
 class _Part:

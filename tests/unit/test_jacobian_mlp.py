@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,7 +222,7 @@ def test_penalty_and_gradient_are_autograds(architecture: str, gated: bool, cut_
     a, b = weights.slopes(x)
     leaves = [sae_in.W_dec.clone(), sae_out.W_enc.clone(), a, *([] if b is None else [b])]
     leaves = [leaf.requires_grad_() for leaf in leaves]
-    sizes = Sizes(9, *(int(p.offsets.diff().max()) for p in (inputs, outputs)), M, M, 150, gated, 8)
+    sizes = Sizes(9, *(int(p.offsets.diff().max()) for p in (inputs, outputs)), M, M, 150, gated, 8, D)
     n_tokens, width = {"whole batch": (9, 150), "narrow parts": (9, COLUMNS), "single tokens": (1, COLUMNS)}[cut_to]
     max_memory = peak_bytes(sizes, n_tokens, width, gradient=True)
     assert plan(sizes, max_memory, gradient=True) == Plan(n_tokens, width, max_memory)
@@ -290,7 +294,7 @@ def test_rows_subset() -> None:
 def test_chunked_is_unchunked(at: Any) -> None:
     weights, sae_in, sae_out, x = make_weights("silu", True, d_ff=200), make_sae(1), make_sae(2), rows(40)
     whole = jacobian_slices(weights, sae_in, sae_out, x, at=at)
-    sizes = Sizes(40, K, K, M, M, 200, True, 8)
+    sizes = Sizes(40, K, K, M, M, 200, True, 8, D)
     for bound in (peak_bytes(sizes, 1, COLUMNS, gradient=False), peak_bytes(sizes, 7, COLUMNS, gradient=False)):
         assert plan(sizes, bound, gradient=False).n_tokens < 40
         part = jacobian_slices(weights, sae_in, sae_out, x, at=at, max_memory=bound)
@@ -301,10 +305,10 @@ def test_chunked_is_unchunked(at: Any) -> None:
 
 
 def test_plan_prefers_narrow_parts_to_few_tokens_and_stays_within_the_bound() -> None:
-    sizes = Sizes(2048, 32, 32, 4608, 4608, 1536, True)
+    sizes = Sizes(2048, 32, 32, 4608, 4608, 1536, True, 4, 576)
     whole = peak_bytes(sizes, 2048, 1536, gradient=True)
     assert plan(sizes, whole, gradient=True).width == 1536
-    bounds = [whole, whole // 2, whole // 3, whole // 8, whole // 40]
+    bounds = [whole, whole // 2, whole // 3, whole // 8, whole // 12]
     cuts = [plan(sizes, bound, gradient=True) for bound in bounds]
     for bound, cut in zip(bounds, cuts):
         assert cut.n_bytes <= bound
@@ -424,3 +428,41 @@ def test_refusals_of_models() -> None:
     ):
         with pytest.raises(UserError, match=message):
             mlp_weights(_Model(mlp), 0)  # type: ignore[arg-type]
+
+
+_MEASURED = """
+import resource, sys, torch
+sys.path[:0] = {paths!r}
+from test_jacobian_mlp import make_weights
+from monosemy.jacobian.products import absolute_sum
+from monosemy.kernels import dispatch
+torch.set_num_threads(1)
+weights = make_weights("silu", True, 64, 2048).to(torch.zeros(1))
+draw = torch.Generator().manual_seed(0)
+W_dec, W_enc = torch.randn(3000, 64, generator=draw), torch.randn(3000, 64, generator=draw).T
+
+def once(n, bound):
+    x = torch.randn(n, 64, generator=draw)
+    code = dispatch.encode_topk(x, W_enc, None, 16)[0]
+    a, b = weights.slopes(x)
+    leaf = W_dec.clone().requires_grad_()
+    absolute_sum(weights, leaf, W_enc, a, b, code, code, max_memory=bound)
+
+once(2, 1 << 40)  # compiles
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+once(1000, {bound})
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def test_peak_memory_stays_within_the_bound() -> None:
+    def peak(bound: int) -> int:
+        here = Path(__file__)
+        script = _MEASURED.format(paths=[str(here.parent), str(here.parents[1])], bound=bound)
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True)
+        return int(done.stdout)
+
+    bound = 80_000_000
+    assert peak(bound) < bound
+    assert peak(1 << 40) > 1.5 * bound  # it would take more if it could
