@@ -409,6 +409,18 @@ class _Odd(nn.Module):
         return 2 * self.fc2(self.act(self.fc1(x)))
 
 
+class _Fused(nn.Module):
+    """Gate and up projection in one matrix, as in Phi-3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj, self.down_proj, self.act_fn = nn.Linear(8, 32), nn.Linear(16, 8), nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(up * self.act_fn(gate))
+
+
 class _Model:
     name = "odd"
 
@@ -417,6 +429,14 @@ class _Model:
 
     def place(self, site: str) -> tuple[nn.Module, str]:
         return self.mlp, "input" if site.endswith("mlp_in") else "output"
+
+
+def test_a_fused_gate_is_taken_apart() -> None:
+    mlp, x = _Fused().double(), rows(5, 8)
+    weights = mlp_weights(_Model(mlp), 0)  # type: ignore[arg-type]
+    assert weights.gated
+    assert weights.activation == "silu"
+    torch.testing.assert_close(weights.output(x), mlp(x).detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_refusals_of_models() -> None:
