@@ -15,7 +15,7 @@ from monosemy.circuits.task import TaskData
 from monosemy.circuits.tasks import words
 from monosemy.circuits.tasks.prompts import Draft, Prompts, drawn, enough, share
 
-N_WORDS, N_REPEATED = 10, 4
+N_WORDS, N_REPEATED = 8, 6
 
 
 def build(prompts: Prompts, n: int, seed: int, model: str = "") -> TaskData:
