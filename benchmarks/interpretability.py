@@ -1,6 +1,6 @@
 """Are architectures equally interpretable? Scores of labels on latents drawn at random, against neurons and controls.
 
-Run: python benchmarks/interpretability.py RUN [RUN …] [--chat 20] [--out docs/results/interpretability.json]
+Run: python benchmarks/interpretability.py RUN [RUN …] [--chat 12] [--out docs/results/interpretability.json]
      --chat N adds the chat tier with the local model on N latents: its agreement with itself (`chat_agreement`).
 
 One pass of the model over the run's training text feeds every dictionary: the SAEs of one L0 and all their seeds, the
@@ -27,6 +27,7 @@ architectures have the same firing rates (fifths of the pooled rates).
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,7 +212,8 @@ def compare(scored: Scored, measure: str) -> dict[str, Any]:
         if len(seeds) > 1:
             table = [[float(np.nanmean(scored[kind][seed][measure])) for kind in trained] for seed in seeds]
             _, p = blocked_permutation(np.array(table))
-            found["permutation"] = {"p": p, "seeds": seeds, "architectures": trained}
+            smallest = 1 / math.factorial(len(trained)) ** (len(seeds) - 1)
+            found["permutation"] = {"p": p, "smallest_p": smallest, "seeds": seeds, "architectures": trained}
     return found
 
 
@@ -274,8 +276,8 @@ def show(results: dict[str, Any]) -> None:
             )
         for d in found.get("differences", []):
             print(f"  {d['first']} − {d['second']}: {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]")
-        if "permutation" in found:
-            print(f"  permutation over seeds: p = {found['permutation']['p']:.4f}")
+        if test := found.get("permutation"):
+            print(f"  permutation over seeds: p = {test['p']:.4f}, {test['smallest_p']:.2g} the least possible")
     if "chat" in results:
         print("\nchat tier:", results["chat"])
 
