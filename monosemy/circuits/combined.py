@@ -4,7 +4,7 @@ Place on the path: `Contrast` → [propose → confirm → edges] → the circui
 
     1  codes        node scores |P_h \\ N_h| of the `fast` discrete method; positives are the prompts, negatives their
                     counterparts
-    2  attribution  EAP for all heads, from one backward pass
+    2  attribution  EAP-IG with two points for all heads, from two backward passes
     3  propose      the first heads of 2, and the first of 1 that 2 has not named
     4  confirm      exact patching of the proposed: effect = m(clean) − m(head replaced)
     5  restore      proposed heads without effect, by attribution: m(corrupted, head ← clean) − m(corrupted); finds
@@ -24,10 +24,10 @@ stay hidden.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil, isclose
 
 import torch
 from jaxtyping import Float
@@ -47,13 +47,13 @@ from monosemy.errors import UserError
 class CombinedConfig:
     """Settings of the combined method."""
 
-    share: float = 0.06
-    """Heads that are checked exactly, as a share of all."""
+    share: float = 0.05
+    """Heads that are checked exactly, as a share of all; a quarter of the checks is kept for restoring."""
     min_checks: int = 8
     """Checked at least."""
-    code_share: float = 0.33
-    """Of the checks, those that codes propose; 0 leaves the codes out."""
-    n_steps: int = 1
+    code_share: float = 0.3
+    """Of the heads proposed, those that codes propose; 0 leaves the codes out."""
+    n_steps: int = 2
     """Points of the attribution's path: 1 is EAP, more is EAP-IG."""
     weak: float = 0.02
     """A proposed head whose effect is below this share of m(clean) − m(corrupt) is also restored."""
@@ -98,15 +98,18 @@ def combined_circuit(
         pooled = pooled_contrast(contrast)
         codes = discrete_codes(pooled, fitted(config.codes, len(pooled.metric)))
         code_scores = node_scores(codes, break_ties=True)
-    n_checks = min(n, max(config.min_checks, math.ceil(config.share * n)))
-    by_attribution, by_codes = propose(estimate.importance, code_scores, n_checks, round(config.code_share * n_checks))
+    n_checks = min(n, max(config.min_checks, ceil(config.share * n)))
+    n_restored = n_checks // 4
+    n_proposed = n_checks - n_restored
+    n_by_codes = round(config.code_share * n_proposed)
+    by_attribution, by_codes = propose(estimate.importance, code_scores, n_proposed, n_by_codes)
     proposed = [*by_attribution, *by_codes]
     effect = exhaustive_patching(contrast, ablation, indices=proposed)
     assert estimate.per_example is not None
     assert effect.per_example is not None
     per_example = estimate.per_example.clone()
     per_example[:, proposed] = effect.per_example[:, proposed]
-    restored = _restore(contrast, config, ablation, estimate, effect, proposed, per_example)
+    restored = _restore(contrast, config, estimate, effect, proposed, n_restored, per_example)
     layers = contrast.heads.n_layers
     passes = 3 * config.n_steps + sum(layers - i // contrast.heads.n_heads for i in [*proposed, *restored]) / layers
     scores = HeadScores(
@@ -117,33 +120,42 @@ def combined_circuit(
 
 
 def propose(
-    attribution: Float[Tensor, " n"], codes: Float[Tensor, " n"], n_checks: int, n_codes: int
+    attribution: Float[Tensor, " n"], codes: Float[Tensor, " n"], n_proposed: int, n_codes: int
 ) -> tuple[list[int], list[int]]:
-    """The first of both rankings, without repetition: `n_codes` by codes that attribution has not named, the rest by
-    attribution. Heads whose codes show nothing are not proposed by codes."""
-    by_codes = [i for i in codes.argsort(descending=True, stable=True).tolist() if codes[i] > 0]
-    by_attribution = attribution.argsort(descending=True, stable=True).tolist()[: n_checks - n_codes]
-    named = set(by_attribution)
-    return by_attribution, [i for i in by_codes if i not in named][:n_codes]
+    """The first of both rankings, without repetition: `n_codes` by codes (equal ones by attribution) that attribution
+    has not named, the rest by attribution. Heads whose score is 0 are not proposed. Heads equal to the last one
+    proposed come too, so that no head's number decides."""
+    moving = [i for i in range(len(attribution)) if attribution[i] > 0]
+    by_attribution = _first(moving, n_proposed - n_codes, [attribution.tolist()])
+    left = [i for i in range(len(codes)) if codes[i] > 0 and i not in set(by_attribution)]
+    return by_attribution, _first(left, n_codes, [codes.tolist(), attribution.tolist()])
+
+
+def _first(indices: list[int], k: int, keys: list[list[float]]) -> list[int]:
+    """The k indices with the largest keys, and those equal (to 1 in 10,000) to the last of them."""
+    order = sorted(indices, key=lambda i: tuple(-key[i] for key in keys))
+    while 0 < k < len(order) and all(isclose(key[order[k]], key[order[k - 1]], rel_tol=1e-4) for key in keys):
+        k += 1
+    return order[:k]
 
 
 def _restore(
     contrast: Contrast,
     config: CombinedConfig,
-    ablation: Ablation,
     estimate: HeadScores,
     effect: HeadScores,
     proposed: Sequence[int],
+    n_restored: int,
     per_example: Tensor,
 ) -> list[int]:
-    """Restores proposed heads without effect, half as many as are proposed at most, and puts larger effects into
-    `per_example`. Returns the heads whose score changed."""
+    """Restores up to `n_restored` of the proposed heads without effect, those with the largest estimates, and puts
+    larger effects into `per_example`. Returns the heads whose score changed."""
     limit = config.weak * abs(float((contrast.m_clean - contrast.m_corrupt).mean()))
     weak = [i for i in proposed if effect.importance[i] < limit and estimate.importance[i] > 0]
-    weak = sorted(weak, key=lambda i: -float(estimate.importance[i]))[: max(2, len(proposed) // 2)]
+    weak = _first(weak, n_restored, [estimate.importance.tolist()])
     if not weak:
         return []
-    found = exhaustive_patching(contrast, ablation, "denoise", weak)
+    found = exhaustive_patching(contrast, direction="denoise", indices=weak)
     assert found.per_example is not None
     assert found.intervals is not None
     changed = []
