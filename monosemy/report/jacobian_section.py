@@ -67,8 +67,8 @@ def drawings(found: Jacobian) -> dict[str, Drawing]:
     """trade_off, magnitudes."""
     shown: list[tuple[str, Sequence[int]]] = []
     names = {row["name"]: row["lambda"] for row in found.main}
-    wanted = [name for name, coef in names.items() if coef == 0 or name == found.chosen]
-    for name in wanted or list(names)[:2]:
+    other = found.chosen if names.get(found.chosen or "", 0) > 0 else next((n for n, c in names.items() if c > 0), None)
+    for name in (name for name, coef in names.items() if coef == 0 or name == other):
         kind = "no penalty" if names[name] == 0 else f"λ = {names[name]:g}"
         shown.append((f"trained model, {kind}", found.histograms[name]))
     l0 = found.main[0]["l0"]
@@ -219,7 +219,7 @@ def _pairs(document: Mapping[str, Any]) -> str:
     )
     rows = "".join(_pair_rows(output) for output in document["outputs"][:N_OUTPUTS])
     legend = (
-        '<p class="short">Background: <span class="a5">input latent</span>; underline: <span class="u5">output latent'
+        '<p>Background: <span class="a5">input latent</span>; underline: <span class="u5">output latent'
         "</span>; bold: the token with the largest |J|·s.</p>"
     )
     headings = ("Output latent", "Input latent", "Share of its effect", "J·s", "Text")
