@@ -47,11 +47,11 @@ from monosemy.errors import UserError
 class CombinedConfig:
     """Settings of the combined method."""
 
-    share: float = 0.05
+    share: float = 0.075
     """Heads that are checked exactly, as a share of all; a quarter of the checks is kept for restoring."""
     min_checks: int = 8
     """Checked at least."""
-    code_share: float = 0.3
+    code_share: float = 0.2
     """Of the heads proposed, those that codes propose; 0 leaves the codes out."""
     n_steps: int = 2
     """Points of the attribution's path: 1 is EAP, more is EAP-IG."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from monosemy.circuits import attribution, code_scores, controls, masks, patching
@@ -97,6 +97,12 @@ def _combined(bench: Bench) -> HeadScores:
     return bench.combined.heads
 
 
+def _combined_without_codes(bench: Bench) -> HeadScores:
+    """The combined method's own control: gradients alone propose."""
+    found = combined_circuit(bench.contrast, CombinedConfig(code_share=0.0), bench.ablation).heads
+    return replace(found, method="combined, no codes")
+
+
 def _control(name: str, bench: Bench) -> HeadScores:
     codes, _ = bench.codes("paper")
     return next(c for c in _all_controls(bench, codes) if c.method == name)
@@ -119,6 +125,7 @@ CONTROLS = {
 }
 METHODS: dict[str, Callable[[Bench], HeadScores]] = {
     "combined": _combined,
+    "combined-no-codes": _combined_without_codes,
     "codes": partial(codes_by_node, name="fast"),
     "codes-paper": partial(codes_by_node, name="paper"),
     "pairs": partial(codes_by_pairs, name="fast"),
