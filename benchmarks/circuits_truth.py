@@ -6,7 +6,7 @@
                the mean over counterparts, 64 prompts, bootstrap intervals, one task after the other; what is done is
                kept in the results file and not done again
 
-Time on two cores: trained, 30 s a model to train and 30 s for its pairs; real, about 6 minutes for each task and
+Time on two cores: trained, a minute a model, with its pairs; real, about 6 minutes for each task and
 ablation of 15 tokens (270 heads × 64 prompts × half a pass).
 
 Run: python benchmarks/circuits_truth.py [--only trained real] [--tasks ioi …] [--out docs/results/circuits-truth.json]
