@@ -9,8 +9,8 @@ The behaviour: cross-entropy at the positions whose next symbol it determines (t
 Chores, at every position, read by a matrix that is thrown away afterwards: the symbol two places before, and whether
 the current symbol came before. They keep heads busy with what the logits never read, some of it different between
 positive and negative prompts. The penalty (group lasso) lets a task settle in few heads: without it every head takes
-part a little, and there is no circuit to find. Adam, cosine to zero, weights drawn at the scale that keeps the residual
-stream's variance, one thread: on the same machine a recipe gives the same weights, bit for bit. The cache is keyed by it.
+part a little, and there is no circuit to find. Adam, cosine to zero, weights drawn at the scale that keeps the
+residual stream's variance, one thread: on the same machine a recipe gives the same weights, bit for bit.
 
 Source: Olsson et al. 2022 (2209.11895) for two layers and induction; InterpBench (2407.14494) for small models as
 benchmarks. Deviation: trained on the task and its chores alone. Limits: what they learn is not known beforehand, and
