@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import byte_tokenizer, random_module
 
 from monosemy.cli import main
 from monosemy.errors import UserError
 from monosemy.files import read_json
-from monosemy.pipeline.jacobian import choose_pair, find_pairs
+from monosemy.pipeline.jacobian import Study, choose_pair, find_pairs
 from monosemy.pipeline.jacobian_commands import SUBCOMMANDS, run_jacobian
 from monosemy.pipeline.jacobian_studies import summarise_scores
 from monosemy.report.jacobian_section import Jacobian, drawings, read_jacobian, section
+from monosemy.run import open_run, read_run
 
 SENTENCE = "a the cat sat on mat and it was not so late when rain came down over old stone walls by sea"
 FIRST, SECOND = "jsae_0-l0_4-s0", "jsae_2-l0_4-s0"
@@ -66,6 +68,30 @@ def test_a_run_has_its_pairs_and_their_measures(run):
     dense, sparse = rows
     assert sparse["estimates"]["mean_abs"]["value"] < 0.5 * dense["estimates"]["mean_abs"]["value"]
     assert sparse["reduction"]["over_0.02"] > 1
+
+
+def test_slices_of_finished_runs_are_the_slopes_of_the_map(run):
+    """Central differences through the saved SAEs, which read raw activations, against J, which is at unit scale."""
+    config, _ = read_run(run)
+    with open_run(run, config) as opened:
+        study = Study(opened)
+        entry = study.pairs[1]
+        rows = study.rows(entry, 256).take(slice(0, 40))
+        loaded = study.load(entry)
+    slices, latent_map = loaded.slicer()(rows), loaded.latent_map
+    assert loaded.sae_in.config.scale != 1
+    step, checked = 1e-2, 0
+    for place in range(slices.in_indices.shape[1]):
+        latents = slices.in_indices[:, place].clamp_min(0)
+        change = torch.full((len(rows),), step)
+        ends = [latent_map.outputs(latent_map.moved(rows.x, latents, sign * change)) for sign in (1, -1)]
+        outputs = slices.out_indices.clamp_min(0)
+        slopes = (ends[0].gather(1, outputs) - ends[1].gather(1, outputs)) / (2 * step)
+        # latents that stay among the active ones on both sides: elsewhere the map jumps
+        stays = slices.active[:, :, place] & (ends[0].gather(1, outputs) > 0) & (ends[1].gather(1, outputs) > 0)
+        torch.testing.assert_close(slopes[stays], slices.values[:, :, place][stays], rtol=0.05, atol=2e-3)
+        checked += int(stays.sum())
+    assert checked > 400
 
 
 def test_what_is_measured_is_not_measured_again(run, capsys):
