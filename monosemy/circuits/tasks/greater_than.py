@@ -81,8 +81,7 @@ def _allows(prompts: Prompts, form: Form) -> bool:
     ends = {"two digits": "17", "tens": "17", "units": "174"}
     numbers = [f"{y:02d}" for y in range(100)] if form == "two digits" else [str(d) for d in range(10)]
     try:
-        for number in numbers:
-            prompts.next_token(f"to the year {ends[form]}", number)
+        prompts.next_tokens(f"to the year {ends[form]}", numbers)
     except UserError:
         return False
     years = {len(prompts.encode(f"the year {c}{y:02d}")) for c in CENTURIES for y in (1, 10, 43, 90, 99)}

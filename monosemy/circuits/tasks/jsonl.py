@@ -126,8 +126,8 @@ def _example(
         return Example(
             prompts.encode(text),
             prompts.encode(corrupted),
-            tuple(dict.fromkeys(prompts.next_token(text, answer) for answer in answers)),
-            tuple(dict.fromkeys(prompts.next_token(text, word) for word in wrong)),
+            prompts.next_tokens(text, answers),
+            prompts.next_tokens(text, wrong),
             text,
             corrupted,
         )

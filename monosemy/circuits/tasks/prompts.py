@@ -53,28 +53,33 @@ class Prompts:
         """Those that are one token after a space."""
         return tuple(word for word in words if self.single(f" {word}") is not None)
 
-    def next_token(self, prompt: str, answer: str) -> int:
-        """The token that continues `prompt` with `answer`. Raises UserError when the answer is several tokens."""
-        before, after = self.encode(prompt), self.encode(prompt + answer)
-        if after[: len(before)] != before or len(after) <= len(before):
-            raise UserError(
-                f"the answer {answer!r} melts into the last token of the prompt {prompt!r}; move the space that "
-                "parts them to the answer's front"
-            )
-        if len(after) > len(before) + 1:
-            raise UserError(
-                f"the answer {answer!r} is {len(after) - len(before)} tokens in this model's tokenizer; answers must "
-                "be one token: choose another word"
-            )
-        return after[-1]
+    def next_tokens(self, prompt: str, answers: Sequence[str]) -> tuple[int, ...]:
+        """The token that continues `prompt` with each answer, every token once. Raises UserError when an answer is
+        several tokens, or none of its own."""
+        if not answers:
+            return ()
+        before = self.encode(prompt)
+        texts = [prompt + answer for answer in answers]
+        continued = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for answer, ids in zip(answers, continued):
+            n_more = len(self.start) + len(ids) - len(before)
+            if n_more < 1 or (*self.start, *ids)[: len(before)] != before:
+                raise UserError(
+                    f"the answer {answer!r} melts into the last token of the prompt {prompt!r}; move the space that "
+                    "parts them to the answer's front"
+                )
+            if n_more > 1:
+                raise UserError(
+                    f"the answer {answer!r} is {n_more} tokens in this model's tokenizer; answers must be one token: "
+                    "choose another word"
+                )
+        return tuple(dict.fromkeys(ids[-1] for ids in continued))
 
     def example(self, draft: Draft) -> Example:
         """Raises UserError when an answer is several tokens."""
-        answers = tuple(dict.fromkeys(self.next_token(draft.text, answer) for answer in draft.answers))
-        wrong = tuple(dict.fromkeys(self.next_token(draft.text, answer) for answer in draft.wrong))
-        return Example(
-            self.encode(draft.text), self.encode(draft.corrupted), answers, wrong, draft.text, draft.corrupted
-        )
+        answers, wrong = (self.next_tokens(draft.text, words) for words in (draft.answers, draft.wrong))
+        tokens = self.encode(draft.text), self.encode(draft.corrupted)
+        return Example(*tokens, answers, wrong, draft.text, draft.corrupted)
 
 
 def enough(task: str, kind: str, kept: Sequence[Any], needed: int) -> None:
