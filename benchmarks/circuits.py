@@ -1,13 +1,14 @@
 """Circuits: every method against known circuits, trained models and a real one; the discrete method's sensitivity.
 
     compiled      three hand-compiled models, exact truth, 5 seeds (places of heads, prompts)
-    trained       attention-only models trained on induction and IOI, 5 seeds; truth: exhaustive ablation, pairs included
+    trained       attention-only models trained on induction and IOI, 5 seeds; truth: exhaustive ablation, also of pairs
     real          SmolLM2-135M on four tasks; agreement with exhaustive resample ablation on 64 prompts no method saw
     sensitivity   the discrete method over width, λ, training and counting examples, on trained models and one real task
     speed         the discrete presets on 270 heads × 500 examples of 576 dimensions, beyond the model's passes
 
 Written part by part to --work, so that a run broken off continues; put together in --out, with figures beside.
-About 15 minutes for compiled, trained and speed, 15 for sensitivity, 20 to 60 for each real task, on two free cores.
+On two free cores about 15 minutes for compiled, 20 for trained (and minutes to train each model first), 15 for
+sensitivity, 30 for each real task and 75 for docstring, whose prompts are longer.
 
 Run: python benchmarks/circuits.py [--parts compiled trained …] [--out docs/results/circuits.json]
 """
@@ -48,11 +49,11 @@ from monosemy.files import read_json, write_json
 SEEDS = range(5)
 TRAINED = ("induction", "ioi")
 REAL = ("ioi", "docstring", "greater-than-units", "induction")
-FAITHFUL = ("combined", "patching", "eap", "eap-ig", "codes", "codes-paper", "random")
+FAITHFUL = ("combined", "patching-resample", "patching", "eap", "eap-ig", "codes", "codes-paper", "random")
 """Methods whose faithfulness curve is measured: ten passes each."""
 SEARCH_THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 """ACDC's on the real model."""
-N_REFERENCE, N_PROMPTS, N_FEW, N_SEARCH = 64, 64, 32, 16
+N_REFERENCE, N_PROMPTS, N_FEW, N_SEARCH = 64, 64, 16, 16
 WIDTHS = (50, 100, 200, 400, 800, 1600)
 LAMBDAS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 N_TRAINING = (2, 5, 10, 25, 50, 100)
