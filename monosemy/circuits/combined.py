@@ -114,7 +114,7 @@ def combined_circuit(
     passes = 3 * config.n_steps + sum(layers - i // contrast.heads.n_heads for i in [*proposed, *restored]) / layers
     scores = HeadScores(
         "combined", per_example.mean(0), True, time.perf_counter() - began, contrast.seconds, per_example,
-        mean_intervals(per_example), passes,
+        mean_intervals(per_example), passes, frozenset(proposed),
     )  # fmt: skip
     return Combined(scores, by_codes, by_attribution, restored, code_scores, codes)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -128,7 +128,8 @@ class HeadScores:
     """95%, where prompts can be resampled."""
     n_passes: float = 0.0
     """Forward passes over all its prompts, a backward pass counted as two; skipped layers not counted."""
-    notes: tuple[str, ...] = ()
+    checked: frozenset[int] | None = None
+    """Heads whose score is exact where the others' is an estimate; None where all are of one kind."""
 
     @property
     def importance(self) -> Float[Tensor, " n"]:
@@ -151,7 +152,6 @@ class EdgeScores:
     seconds: float
     reading_seconds: float = 0.0
     intervals: Float[Tensor, "edges 2"] | None = None
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def importance(self) -> Float[Tensor, " edges"]:

@@ -43,6 +43,8 @@ def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
             break
         share = f"{score / difference:+.1%}" if circuit.heads.signed else "–"
         member = "yes" if index in circuit.members else "no" if circuit.heads.signed else "–"
+        if circuit.heads.checked is not None and index not in circuit.heads.checked:
+            member += ", by estimate"
         rows.append((circuit.name_of(index), f"{score:.3g}", _interval(circuit.heads.intervals, index), share, member))
     return rows
 
@@ -179,6 +181,7 @@ def _limits(circuit: Circuit) -> list[str]:
     lines = [
         "Heads are in the circuit when their effect is at least 5% of the difference between prompts and counterparts "
         "and its interval excludes 0.",
+        "“By estimate”: the combined method did not check this head; its effect is a gradient's estimate.",
         "Seconds include reading the model's activations, whether or not they were kept from before.",
     ]
     if circuit.edges is not None:
