@@ -1,5 +1,5 @@
-"""Sparse training is exact: 200 steps in float64 make the weights that dense products make, and the gradients of one step
-in float32 are the float64 ones to rounding."""
+"""Sparse training is exact: 200 steps in float64 make the weights that dense products make; the gradients of one step in
+float32 are the float64 ones to rounding."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_gradients_of_one_step_in_float32_are_the_float64_reference_to_rounding(
     monkeypatch.setattr(dispatch, "DENSE_ABOVE", -1.0)
     monkeypatch.setattr(dispatch, "_backend", lambda tensor: reference)
     wanted_selected, wanted = gradients(exact, x.double())
-    assert torch.equal(selected, wanted_selected)  # with this seed no pre-activation is within rounding of its threshold
+    assert torch.equal(selected, wanted_selected)  # no pre-activation of this seed is on its threshold
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         error = (found[name].double() - gradient).norm() / gradient.norm().clamp(min=1e-12)
