@@ -41,7 +41,7 @@ def main() -> None:
     add("--folder", type=Path, default=Path("runs/jacobian"))
     add("--out", type=Path, default=ROOT / "docs" / "results" / "jacobian.json")
     add("--figures", type=Path, default=ROOT / "docs" / "figures")
-    add("--lambda", dest="lambdas", nargs="+", default=["0", "0.03", "0.1", "0.3", "1", "3", "10", "30"])
+    add("--lambda", dest="lambdas", nargs="+", default=["0", "0.1", "0.3", "1", "3", "10", "30", "100"])
     add("--layer", default="15")
     add("--l0", type=float, default=32)
     add("--d-sae", default="4608")

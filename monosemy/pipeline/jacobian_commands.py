@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from monosemy.pipeline.jacobian import MeasureSettings, PairEntry, Study
 
 T = TypeVar("T")
-LAMBDAS = (0.0, 0.01, 0.1, 1.0)
+LAMBDAS = (0.0, 0.3, 3.0, 30.0)
 DESCRIPTION = """Jacobian SAEs: two SAEs around one MLP, trained so that few input latents move few output latents.
 
   train       a λ frontier: pairs for several λ on one stream, then measured and reported
@@ -39,8 +39,8 @@ DESCRIPTION = """Jacobian SAEs: two SAEs around one MLP, trained so that few inp
 
 A first look, in a few minutes on two cores:
 
-  monosemy jacobian train --run runs/jsae --tokens 50k --d-sae 1152 --l0 16 --lambda 0 0.1 1
-  monosemy jacobian pairs runs/jsae --pair jsae_1-l0_16-s0
+  monosemy jacobian train --run runs/jsae --tokens 50k --d-sae 1152 --l0 16 --lambda 0 3 30
+  monosemy jacobian pairs runs/jsae --pair jsae_3-l0_16-s0
   open runs/jsae/report.html
 
 monosemy jacobian COMMAND --help tells more; docs/jacobian.md says what the numbers mean."""
@@ -60,7 +60,7 @@ def run_train(words: list[str]) -> None:
     parser = _parser(
         "train", "Trains a pair for every λ, L0 and seed, and measures them.",
         "monosemy jacobian train --run runs/jsae --layer 15 --l0 32 --d-sae 4608 --tokens 500k --passes 2 "
-        "--lambda 0 0.01 0.1 1",
+        "--lambda 0 0.3 3 30",
     )  # fmt: skip
     add = parser.add_argument
     add("--run", required=True, help="the run folder to make or to continue, e.g. runs/jsae")
@@ -155,7 +155,7 @@ def run_measure(words: list[str]) -> None:
 def run_pairs(words: list[str]) -> None:
     parser = _run_parser(
         "pairs", "Shows which input latents drive which output latents, and in which texts.",
-        "monosemy jacobian pairs runs/jsae --pair jsae_1-l0_32-s0 --output 12 40",
+        "monosemy jacobian pairs runs/jsae --pair jsae_3-l0_32-s0 --output 12 40",
     )  # fmt: skip
     add = parser.add_argument
     add("--pair", help="name of the pair (needed when the run has several)")
@@ -200,7 +200,7 @@ def _latent_pair(word: str) -> tuple[int, int]:
 def run_graph(words: list[str]) -> None:
     parser = _run_parser(
         "graph", "Writes the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out.",
-        'monosemy jacobian graph runs/jsae --pair jsae_1-l0_32-s0 --text "In July we went to Paris." --out graph.json',
+        'monosemy jacobian graph runs/jsae --pair jsae_3-l0_32-s0 --text "In July we went to Paris." --out graph.json',
     )  # fmt: skip
     add = parser.add_argument
     add("--pair", help="name of the pair (needed when the run has several)")
@@ -227,7 +227,7 @@ def run_graph(words: list[str]) -> None:
 def run_random(words: list[str]) -> None:
     parser = _run_parser(
         "random", "Trains the pairs on randomised models and compares them at the same variance explained.",
-        "monosemy jacobian random runs/jsae --kinds published --lambda 0 1 --l0 16 32 64",
+        "monosemy jacobian random runs/jsae --kinds published --lambda 0 3 --l0 16 32 64",
     )  # fmt: skip
     add = parser.add_argument
     kinds = ("published", "reinitialised", "matched")
@@ -261,7 +261,7 @@ def run_random(words: list[str]) -> None:
 def run_interpret(words: list[str]) -> None:
     parser = _run_parser(
         "interpret", "Scores automatic labels of the latents: the pair without penalty against another.",
-        "monosemy jacobian interpret runs/jsae --pair jsae_1-l0_32-s0",
+        "monosemy jacobian interpret runs/jsae --pair jsae_3-l0_32-s0",
     )  # fmt: skip
     parser.add_argument("--pair", nargs="+", help="pairs to score (default: λ = 0 and the chosen λ)")
     parser.add_argument("--tokens", help="training tokens to read (default 150k)")
