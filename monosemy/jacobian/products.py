@@ -32,12 +32,13 @@ from torch.autograd import Function
 from monosemy.errors import UserError
 from monosemy.estimates import size_text
 from monosemy.kernels import jacobian as kernels
-from monosemy.kernels.cpu_jacobian import COLUMNS
 from monosemy.kernels.reference import Pattern
 
 if TYPE_CHECKING:
     from monosemy.jacobian.mlp import MlpWeights
 
+NARROWEST = 64
+"""Fewest hidden columns held at a time."""
 DEFAULT_MEMORY = 2_000_000_000
 """Bytes of temporary arrays where the caller sets no bound."""
 
@@ -82,15 +83,14 @@ class Plan:
 
 def peak_bytes(sizes: Sizes, n_tokens: int, width: int, *, gradient: bool) -> int:
     """Temporary arrays of a batch cut like that: J, the diagonals with what they are made of, the active rows of both
-    SAEs, tables; for a gradient its slopes, the tables' gradients, the columns that each thread works on, and the
-    weights' gradients."""
+    SAEs, tables; for a gradient its slopes, the tables' gradients, and the weights' gradients."""
     rows = sizes.table_rows(n_tokens)
     own_rows = min(sizes.m_in, n_tokens * sizes.k_in) + min(sizes.m_out, n_tokens * sizes.k_out)
     numbers = n_tokens * sizes.k_in * sizes.k_out + 5 * n_tokens * sizes.d_ff + rows * width
-    numbers += own_rows * sizes.d_model
+    numbers += own_rows * sizes.d_model + (2 * n_tokens * width if width < sizes.d_ff else 0)
     if gradient:
         numbers += (own_rows + sizes.m_in + sizes.m_out) * sizes.d_model
-        numbers += n_tokens * sizes.k_in * sizes.k_out + rows * width + 2 * rows * COLUMNS * torch.get_num_threads()
+        numbers += n_tokens * sizes.k_in * sizes.k_out + rows * width
     return sizes.n_bytes * numbers
 
 
@@ -98,14 +98,14 @@ def plan(sizes: Sizes, max_memory: int, *, gradient: bool) -> Plan:
     """The cheapest cut within max_memory bytes: the whole batch if it fits, else a narrower part of the hidden width,
     else fewer tokens as well.
 
-    Raises UserError, naming both sizes, when one token and `COLUMNS` hidden columns do not fit.
+    Raises UserError, naming both sizes, when one token and `NARROWEST` hidden columns do not fit.
     """
     n_tokens = max(1, sizes.n_tokens)
-    least = min(COLUMNS, sizes.d_ff)
+    least = min(NARROWEST, sizes.d_ff)
     while True:
         width = sizes.d_ff
         while peak_bytes(sizes, n_tokens, width, gradient=gradient) > max_memory and width > least:
-            width = max(least, (width // 2 + COLUMNS - 1) // COLUMNS * COLUMNS)
+            width = max(least, (width // 2 + NARROWEST - 1) // NARROWEST * NARROWEST)
         needed = peak_bytes(sizes, n_tokens, width, gradient=gradient)
         if needed <= max_memory:
             return Plan(n_tokens, width, needed)
@@ -248,6 +248,7 @@ def _add_part(
         factors = _factors(weights, left, right, a, b, part, columns)
         kernels.slices(factors, part.pairs, J)
         kept = factors if len(all_columns) == 1 else None
+        del factors  # before the next part's are made
     total = float(J.abs().sum(dtype=torch.float64))
     signs = J.sign_()
     d_left, d_right = torch.zeros_like(left), torch.zeros_like(right)
@@ -258,9 +259,11 @@ def _add_part(
         if weights.W_up is not None and found.T_up is not None:
             d_left.addmm_(found.T_up, weights.W_up[:, columns].T)
         d_right.addmm_(found.T_out, weights.W_out[columns])
+        del factors
         for whole, own in ((slopes.a, found.a), (slopes.b, found.b)):
             if whole is not None and own is not None:
                 whole[rows, columns] = own
+        del found, own
     for target, latents, found_rows in (
         (slopes.W_dec, part.in_latents, d_left),
         (slopes.W_enc_rows, part.out_latents, d_right),

@@ -1,10 +1,11 @@
-"""`kernels.jacobian` compiled for CPUs by numba: gathered rows stay in the cache, nothing padded, no copies in memory.
+"""`kernels.jacobian` compiled for CPUs by numba: gathered rows stay in the cache, nothing padded, no copies of tables.
 
 `slices` shares the tokens among the threads: a token's rows R_n are made block by block of the hidden width and
 multiplied in tiles of 4×4 rows, sixteen sums at a time. `gradients` shares the hidden width among the threads instead:
-each task owns `COLUMNS` columns of all tables and their gradients, small enough for the cache, and passes over all
-tokens, so that no two threads add to the same place and every sum has one order (exact resume).
-Definitions: `jacobian`. Limits: contiguous float32 or float64 tensors on the CPU.
+each task owns `COLUMNS` columns of the tables' gradients and passes over all tokens, so that no two threads add to the
+same place and every sum has one order (exact resume). Much narrower tasks are bound by cache misses (64 columns: a half
+slower). Definitions: `jacobian`. Limits: contiguous float32 or float64 tensors on the CPU; no more threads than hidden
+width / `COLUMNS` are used for the gradient.
 """
 
 # mypy: disable-error-code="untyped-decorator,call-arg"
@@ -16,7 +17,7 @@ import torch
 
 from monosemy.kernels.jacobian import Factors, Gradients
 
-BLOCK, COLUMNS = 256, 64
+BLOCK, COLUMNS = 256, 256
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 _parallel = numba.njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
 _inner = numba.njit(nogil=True, fastmath=_FAST, cache=True)
@@ -156,26 +157,26 @@ def _combine(weights, at, rows, out, n_out, n_rows):
 
 
 @_inner
-def _gather(record, source, first, second, gated):
-    # source[:] = first ⊙ T_in + second ⊙ T_up of one latent's record
-    for d in range(COLUMNS):
-        source[d] = first[d] * record[d]
+def _gather(row, source, other, first, second, gated):
+    # row = first ⊙ source (+ second ⊙ other)
     if gated:
-        other = record[COLUMNS : 2 * COLUMNS]
-        for d in range(COLUMNS):
-            source[d] += second[d] * other[d]
-
-
-@_inner
-def _scatter(total, row, weights):
-    for d in range(COLUMNS):
-        total[d] += weights[d] * row[d]
+        for d in range(first.shape[0]):
+            row[d] = first[d] * source[d] + second[d] * other[d]
+    else:
+        for d in range(first.shape[0]):
+            row[d] = first[d] * source[d]
 
 
 @_inner
 def _add(total, row):
-    for d in range(COLUMNS):
+    for d in range(total.shape[0]):
         total[d] += row[d]
+
+
+@_inner
+def _add_times(total, row, weights):
+    for d in range(total.shape[0]):
+        total[d] += weights[d] * row[d]
 
 
 @_parallel
@@ -194,57 +195,40 @@ def _gradients(
     in_offsets, in_indices, out_offsets, out_indices, pairs, slope, turned, a, b, T_in, T_up, T_out, gated, diagonals,
     most_in, most_out, d_in, d_up, d_out, d_a, d_b,
 ):  # fmt: skip
-    # A latent's columns of the tables and of their gradients stand side by side in one record: two misses, not six.
-    width, n_tables = T_in.shape[1], 2 if gated else 1
+    width, kind = T_in.shape[1], T_in.dtype
     for task in numba.prange((width + COLUMNS - 1) // COLUMNS):
         start = task * COLUMNS
-        size = min(width, start + COLUMNS) - start
-        stop, kind = start + size, T_in.dtype
-        sums = n_tables * COLUMNS
-        inputs_own = np.zeros((T_in.shape[0], 2 * sums), kind)
-        outputs_own = np.zeros((T_out.shape[0], 2 * COLUMNS), kind)
-        inputs_own[:, :size] = T_in[:, start:stop]
+        stop = min(width, start + COLUMNS)
+        size = stop - start
+        d_in[:, start:stop] = 0
+        d_out[:, start:stop] = 0
         if gated:
-            inputs_own[:, COLUMNS : COLUMNS + size] = T_up[:, start:stop]
-        outputs_own[:, :size] = T_out[:, start:stop]
-        R, d_R = np.empty(most_in * COLUMNS, kind), np.empty(most_in * COLUMNS, kind)
-        Q, d_Q = np.empty(most_out * COLUMNS, kind), np.empty(most_out * COLUMNS, kind)
-        first, second = np.zeros(COLUMNS, kind), np.zeros(COLUMNS, kind)
-        slope_a, slope_b = np.zeros(COLUMNS, kind), np.zeros(COLUMNS, kind)
+            d_up[:, start:stop] = 0
+        R, d_R = np.zeros(most_in * COLUMNS, kind), np.zeros(most_in * COLUMNS, kind)
+        Q, d_Q = np.zeros(most_out * COLUMNS, kind), np.zeros(most_out * COLUMNS, kind)
         for n in range(in_offsets.shape[0] - 1):
             inputs = in_indices[in_offsets[n] : in_offsets[n + 1]]
             outputs = out_indices[out_offsets[n] : out_offsets[n + 1]]
             n_in, n_out = inputs.shape[0], outputs.shape[0]
-            first[:size] = a[n, start:stop]
-            if gated:
-                second[:size] = b[n, start:stop]
+            first, second = a[n, start:stop], b[n if gated else 0, start:stop]
             for j in range(n_in):
-                _gather(inputs_own[inputs[j]], R[j * COLUMNS : (j + 1) * COLUMNS], first, second, gated)
+                other = T_up[inputs[j] if gated else 0, start:stop]
+                _gather(R[j * COLUMNS : j * COLUMNS + size], T_in[inputs[j], start:stop], other, first, second, gated)
             for i in range(n_out):
-                Q[i * COLUMNS : (i + 1) * COLUMNS] = outputs_own[outputs[i], :COLUMNS]
+                Q[i * COLUMNS : i * COLUMNS + size] = T_out[outputs[i], start:stop]
             _combine(slope, pairs[n], R, d_Q, n_out, n_in)
             _combine(turned, pairs[n], Q, d_R, n_in, n_out)
             for i in range(n_out):
-                _add(outputs_own[outputs[i], COLUMNS:], d_Q[i * COLUMNS : (i + 1) * COLUMNS])
+                _add(d_out[outputs[i], start:stop], d_Q[i * COLUMNS : i * COLUMNS + size])
             for j in range(n_in):
-                record, row = inputs_own[inputs[j]], d_R[j * COLUMNS : (j + 1) * COLUMNS]
-                _scatter(record[sums:], row, first)
+                row = d_R[j * COLUMNS : j * COLUMNS + size]
+                _add_times(d_in[inputs[j], start:stop], row, first)
                 if gated:
-                    _scatter(record[sums + COLUMNS :], row, second)
+                    _add_times(d_up[inputs[j], start:stop], row, second)
                 if diagonals:
-                    _scatter(slope_a, row, record)
+                    _add_times(d_a[n, start:stop], row, T_in[inputs[j], start:stop])
                     if gated:
-                        _scatter(slope_b, row, record[COLUMNS:])
-            if diagonals:
-                d_a[n, start:stop] = slope_a[:size]
-                slope_a[:] = 0
-                if gated:
-                    d_b[n, start:stop] = slope_b[:size]
-                    slope_b[:] = 0
-        d_in[:, start:stop] = inputs_own[:, sums : sums + size]
-        d_out[:, start:stop] = outputs_own[:, COLUMNS : COLUMNS + size]
-        if gated:
-            d_up[:, start:stop] = inputs_own[:, sums + COLUMNS : sums + COLUMNS + size]
+                        _add_times(d_b[n, start:stop], row, T_up[inputs[j], start:stop])
 
 
 def _arrays(factors: Factors) -> tuple[list[np.ndarray], bool]:

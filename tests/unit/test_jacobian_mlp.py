@@ -20,7 +20,7 @@ from torch.autograd.functional import jacobian
 from monosemy.errors import UserError
 from monosemy.jacobian.activation import ACTIVATIONS, recognise, value_and_slope
 from monosemy.jacobian.mlp import MlpWeights, jacobian_slices, mlp_weights, weight_tables
-from monosemy.jacobian.products import COLUMNS, Plan, Sizes, absolute_sum, peak_bytes, plan, whole_tables_pay
+from monosemy.jacobian.products import NARROWEST, Plan, Sizes, absolute_sum, peak_bytes, plan, whole_tables_pay
 from monosemy.jacobian.slices import JacobianSlices
 from monosemy.kernels import jacobian as kernels
 from monosemy.kernels.reference import Pattern
@@ -223,7 +223,7 @@ def test_penalty_and_gradient_are_autograds(architecture: str, gated: bool, cut_
     leaves = [sae_in.W_dec.clone(), sae_out.W_enc.clone(), a, *([] if b is None else [b])]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     sizes = Sizes(9, *(int(p.offsets.diff().max()) for p in (inputs, outputs)), M, M, 150, gated, 8, D)
-    n_tokens, width = {"whole batch": (9, 150), "narrow parts": (9, COLUMNS), "single tokens": (1, COLUMNS)}[cut_to]
+    n_tokens, width = {"whole batch": (9, 150), "narrow parts": (9, NARROWEST), "single tokens": (1, NARROWEST)}[cut_to]
     max_memory = peak_bytes(sizes, n_tokens, width, gradient=True)
     assert plan(sizes, max_memory, gradient=True) == Plan(n_tokens, width, max_memory)
     total = absolute_sum(weights, *leaves[:3], leaves[3] if gated else None, inputs, outputs, max_memory=max_memory)
@@ -243,7 +243,7 @@ def test_penalty_and_gradient_are_autograds(architecture: str, gated: bool, cut_
         assert (ours - theirs).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("width", [1, 63, 64, 65, 257, 300])
+@pytest.mark.parametrize("width", [1, 63, 64, 257, 600])
 @pytest.mark.parametrize("gated", [True, False])
 def test_compiled_kernels_are_pytorchs(width: int, gated: bool) -> None:
     draw = torch.Generator().manual_seed(width)
@@ -295,7 +295,7 @@ def test_chunked_is_unchunked(at: Any) -> None:
     weights, sae_in, sae_out, x = make_weights("silu", True, d_ff=200), make_sae(1), make_sae(2), rows(40)
     whole = jacobian_slices(weights, sae_in, sae_out, x, at=at)
     sizes = Sizes(40, K, K, M, M, 200, True, 8, D)
-    for bound in (peak_bytes(sizes, 1, COLUMNS, gradient=False), peak_bytes(sizes, 7, COLUMNS, gradient=False)):
+    for bound in (peak_bytes(sizes, 1, NARROWEST, gradient=False), peak_bytes(sizes, 7, NARROWEST, gradient=False)):
         assert plan(sizes, bound, gradient=False).n_tokens < 40
         part = jacobian_slices(weights, sae_in, sae_out, x, at=at, max_memory=bound)
         for field in dataclasses.fields(JacobianSlices):
@@ -484,5 +484,6 @@ def test_peak_memory_stays_within_the_bound() -> None:
         return int(done.stdout)
 
     bound = 80_000_000
-    assert peak(bound) < bound
+    within = peak(bound)
+    assert within < bound, within
     assert peak(1 << 40) > 1.5 * bound  # it would take more if it could
