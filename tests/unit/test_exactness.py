@@ -1,5 +1,5 @@
-"""Sparse training is exact: 200 steps in float64 make the weights that dense products make; the gradients of one step in
-float32 are the float64 ones to rounding."""
+"""Sparse training is exact: 200 float64 steps make the weights that dense products make, and the gradients of a float32
+step are the float64 ones to rounding."""
 
 from __future__ import annotations
 
