@@ -35,7 +35,7 @@ from typing import Any
 
 import common
 import numpy as np
-import runs
+import run_folders
 import torch
 from dictionaries import Channels, Neurons
 
@@ -66,7 +66,7 @@ class Material:
     """The pass: model, text and the codes of every dictionary, on disk and reused."""
 
     def __init__(self, folders: Sequence[Path], entries: Sequence[runs.Entry], n_tokens: int) -> None:
-        config = runs.shared_config(folders)
+        config = run_folders.shared_config(folders)
         self.model = load_model(config.model.source, revision=config.model.revision, dtype=config.model.dtype)
         self.tokens = prepare_tokens(config.text, self.model.tokenizer, self.model.tokenizer_fingerprint)
         self.site, k = entries[0].site, round(entries[0].l0)
@@ -86,7 +86,7 @@ class Material:
         self.kinds |= {(self.site, "channels"): ("channels", 0), (mlp_in, "neurons"): ("neurons", 0)}
         self.n_sequences = min(shards.n_sequences, -(-n_tokens // shards.context_length))
         self.window = FeatureSettings.window
-        self.identity = runs.identity(entries, text=self.tokens.fingerprint, n=self.n_sequences, k=k, version=2)
+        self.identity = run_folders.identity(entries, text=self.tokens.fingerprint, n=self.n_sequences, k=k, version=2)
         self.folder = cache_folder() / "benchmarks" / f"interpretability-{self.identity}"
         scale = {site: found.scale for site, found in statistics.items()}
         self.pass_ = EncodePass(
@@ -218,12 +218,12 @@ def compare(scored: Scored, measure: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = runs.arguments(__doc__)
+    parser = run_folders.arguments(__doc__)
     parser.add_argument("--tokens", type=int, default=150_000, help="of the run's training text")
     parser.add_argument("--latents", type=int, default=1000, help="drawn of each dictionary")
     parser.add_argument("--chat", type=int, default=0, metavar="N", help="latents for the chat tier's self-agreement")
     chosen = parser.parse_args()
-    entries = runs.gather(chosen.runs, chosen.site, chosen.l0)
+    entries = run_folders.gather(chosen.runs, chosen.site, chosen.l0)
     started = time.perf_counter()
     material = Material(chosen.runs, entries, chosen.tokens)
     material.encode()
@@ -241,7 +241,7 @@ def main() -> None:
             "l0": len(material.pass_.codes(key).indices) / max(1, int(material.pass_.kept().sum())),
         }
     results = {
-        **runs.provenance(chosen.runs, entries),
+        **run_folders.provenance(chosen.runs, entries),
         "n_tokens": material.n_sequences * material.tokens.train.context_length,
         "seconds": round(time.perf_counter() - started, 1),
         "dictionaries": counts,

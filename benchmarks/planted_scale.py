@@ -54,7 +54,6 @@ GROUP = PARENTS * (1 + CHILDREN)
 FOUND = 0.9
 FACTORS = (0.5, 1.0, 2.0)
 FINE, FINE_FACTORS = "batch_topk", (0.7, 1.4)
-"""Further L0s for the diagnostic."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,14 @@ class Size:
     n_steps: int
     n_seeds: int
     learning_rate: float
-    batch: int = 1024
+    fine: bool = True
+    """Further L0s of one architecture for the diagnostic."""
+    batch: int = 512
 
 
 SIZES = {
-    "small": Size(1024, 256, 1024, 0.5, n_steps=2000, n_seeds=3, learning_rate=4e-3),
-    "large": Size(16_384, 768, 4096, 0.35, n_steps=1200, n_seeds=1, learning_rate=4e-3),
+    "small": Size(1024, 256, 1024, 0.5, n_steps=1500, n_seeds=3, learning_rate=4e-3),
+    "large": Size(16_384, 768, 4096, 0.35, n_steps=800, n_seeds=1, learning_rate=4e-3, fine=False),
 }
 
 
@@ -145,9 +146,9 @@ def scores(matches: list[dict[str, Tensor]], n_resamples: int = 500) -> dict[str
     return found | {f"{name}_interval": percentiles(value.numpy()) for name, value in resampled.items()}
 
 
-def asked(name: str, true_l0: float) -> dict[str, tuple[str, float, float]]:
+def asked(name: str, true_l0: float, fine: bool) -> dict[str, tuple[str, float, float]]:
     """{label: (architecture, factor, L0)} of one architecture."""
-    factors = sorted({*FACTORS, *(FINE_FACTORS if name == FINE else ())})
+    factors = sorted({*FACTORS, *(FINE_FACTORS if fine and name == FINE else ())})
     return {f"{name} {factor:g}": (name, factor, float(max(1, round(factor * true_l0)))) for factor in factors}
 
 
@@ -159,7 +160,7 @@ def by_frequency(data: Planted) -> Tensor:
 def run(size: Size, seed: int) -> dict[str, Any]:
     """Trains every SAE of a size on one stream; returns its records and matches."""
     data = Planted(size, seed)
-    wanted = {key: value for name in ARCHITECTURES for key, value in asked(name, data.l0).items()}
+    wanted = {key: value for name in ARCHITECTURES for key, value in asked(name, data.l0, size.fine).items()}
     config = TrainingConfig(batch_tokens=size.batch, learning_rate=size.learning_rate)
     held_in = data.batch(8192)
     trainees: dict[str, Trainee] = {}

@@ -33,7 +33,7 @@ from typing import Any
 import common
 import numpy as np
 import probing_tasks
-import runs
+import run_folders
 import torch
 from probing_tasks import FAMILIES, LENGTH, Task, document_numbers, make_tasks, read_snippets
 
@@ -91,7 +91,7 @@ class Material:
     """The texts, their activations on disk, and the tasks."""
 
     def __init__(self, folders: Sequence[Path], site: str, share: float) -> None:
-        config = runs.shared_config(folders)
+        config = run_folders.shared_config(folders)
         model = load_model(config.model.source, revision=config.model.revision, dtype=config.model.dtype)
         tokens = prepare_tokens(config.text, model.tokenizer, model.tokenizer_fingerprint)
         used = {(d["source"], d["origin"]) for d in tokens.documents() if d["side"] == "train"}
@@ -224,7 +224,7 @@ def ask_all(
     random: dict[str, Said] = {}
     with progress.stage("probes", len(entries) + 3, "dictionaries") as bar:
         for entry in entries:
-            own = runs.identity([entry])
+            own = run_folders.identity([entry])
             found: list[tuple[np.ndarray, np.ndarray]] = []
 
             def features(entry: runs.Entry = entry, found: list[Any] = found) -> tuple[np.ndarray, np.ndarray]:
@@ -337,17 +337,17 @@ def differences(means: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[st
 
 
 def main() -> None:
-    parser = runs.arguments(__doc__)
+    parser = run_folders.arguments(__doc__)
     parser.add_argument("--rule", choices=RULES, default=RULES[0], help="how the k features of the table are chosen")
     parser.add_argument("--share", type=float, default=1, help="of the usual amount of text, to try the script out")
     chosen = parser.parse_args()
-    entries = runs.gather(chosen.runs, chosen.site, chosen.l0)
+    entries = run_folders.gather(chosen.runs, chosen.site, chosen.l0)
     started = time.perf_counter()
     material = Material(chosen.runs, entries[0].site, chosen.share)
     by_kind, random, full = ask_all(material, entries)
     found = summarise(material, by_kind, random, full)
     results = {
-        **runs.provenance(chosen.runs, entries),
+        **run_folders.provenance(chosen.runs, entries),
         "n_snippets": len(material.snippets),
         "n_documents": material.n_documents,
         "n_rows": material.store.n_rows,

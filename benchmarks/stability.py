@@ -30,7 +30,7 @@ from typing import Any
 
 import common
 import numpy as np
-import runs
+import run_folders
 import torch
 from scipy.stats import t as student
 from torch import Tensor
@@ -155,8 +155,8 @@ def compare(by_kind: Mapping[str, Sequence[Pair]], name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    chosen = runs.arguments(__doc__).parse_args()
-    entries = runs.gather(chosen.runs, chosen.site, chosen.l0)
+    chosen = run_folders.arguments(__doc__).parse_args()
+    entries = run_folders.gather(chosen.runs, chosen.site, chosen.l0)
     kinds = [kind for kind in dict.fromkeys(e.kind for e in entries) if sum(e.kind == kind for e in entries) > 1]
     if not kinds:
         raise UserError(f"stability needs two seeds at least of an architecture at L0 {chosen.l0:g}")
@@ -174,7 +174,7 @@ def main() -> None:
             bar.advance(1)
     trained = {kind: pairs for kind, pairs in by_kind.items() if kind in ARCHITECTURES}
     results = {
-        **runs.provenance(chosen.runs, entries),
+        **run_folders.provenance(chosen.runs, entries),
         "seconds": round(time.perf_counter() - started, 1),
         "dead": dead,
         "architectures": {kind: summary(pairs) for kind, pairs in by_kind.items()},

@@ -99,15 +99,15 @@ def test_words_of_the_test_half_are_never_learned(scripts):
 
 
 def test_runs_on_other_terms_are_not_compared(scripts, tmp_path):
-    runs = scripts("runs")
+    run_folders = scripts("run_folders")
     for name, n_tokens in (("a", 1000), ("b", 1000), ("c", 2000)):
         with open_run(tmp_path / name, RunConfig(text=TextConfig(n_tokens=n_tokens))) as run:
             for seed in (0, 1):
                 sae = build_sae(SaeConfig("topk", 4, 8, 2, site="layers.1.resid_post", seed=seed))
                 save_sae(sae, run.sae_folder("layers.1.resid_post", f"topk-l0_2-s{seed}"))
-    found = runs.gather([tmp_path / "a", tmp_path / "b"], None, 2)
+    found = run_folders.gather([tmp_path / "a", tmp_path / "b"], None, 2)
     assert [(entry.kind, entry.seed) for entry in found] == [("topk", 0), ("topk", 1)]
     with pytest.raises(UserError, match="another text than"):
-        runs.gather([tmp_path / "a", tmp_path / "c"], None, 2)
+        run_folders.gather([tmp_path / "a", tmp_path / "c"], None, 2)
     with pytest.raises(UserError, match="no SAE of L0 3"):
-        runs.gather([tmp_path / "a"], None, 3)
+        run_folders.gather([tmp_path / "a"], None, 3)
