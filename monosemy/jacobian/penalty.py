@@ -126,14 +126,9 @@ def _reached(weights: MlpWeights, inputs: Code, outputs: Code, middle: Tensor, r
     """Active output latents at MLP(x̂), selected as the output SAE selects in training."""
     sae = outputs.sae
     if sae.name == "batch_topk" and rows is not None:  # latents compete over the whole batch
-        latents = inputs.latents.positive()
-        middle = sae_decode(inputs.sae, latents)
+        middle = inputs.sae.decode(inputs.latents.positive())
         return _taken(training_code(sae, weights.output(middle), outputs.l0), rows)[0]
     return _taken(training_code(sae, weights.output(middle), outputs.l0), None)[0]
-
-
-def sae_decode(sae: SparseAutoencoder, latents: SparseLatents) -> Tensor:
-    return ops.decode(latents, sae.W_dec.detach(), sae.b_dec.detach())
 
 
 @torch.no_grad()
