@@ -18,7 +18,7 @@ MEASURES = ["--measure-tokens", "2k", "--average-tokens", "1k", "--curves", "40"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "pairs"
-    main(["jacobian", "train", "--run", str(folder), "--layer", "3", "--l0", "8", "--d-sae", "384", "--tokens", "12k",
+    main(["jacobian", "train", "--run", str(folder), "--layer", "3", "--l0", "8", "--d-sae", "384", "--tokens", "16k",
           "--validation-tokens", "4k", "--batch", "256", "--lambda", "0", "10", "--loss-tokens", "256", "--no-report",
           *MEASURES])  # fmt: skip
     return folder
