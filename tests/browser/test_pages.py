@@ -33,6 +33,7 @@ def test_the_overview_shows_intervals_and_keeps_its_choice_in_the_address(server
     page = new_page()
     page.goto(server.address)
     table = page.locator("section[aria-labelledby=saes]")
+    expect(table.locator("tbody tr")).to_have_count(4)
     ends = table.locator("tbody tr").first.locator(".ends").all_inner_texts()
     assert len(ends) >= 3
     assert all(re.fullmatch(r"\[[^,]+, [^,]+\]", text) for text in ends)
@@ -151,6 +152,7 @@ def test_the_address_brings_back_the_whole_view(server, new_page):
 def test_a_latent_page_has_contexts_numbers_and_neighbours(server, new_page):
     page = new_page()
     page.goto(f"{server.address}{LATENT}/5")
+    page.locator(".contexts .value").first.wait_for()
     peaks = page.locator(".contexts .value").all_inner_texts()
     assert [float(text) for text in peaks] == sorted((float(text) for text in peaks), reverse=True)
     for heading in ("Contexts", "Firing", "Activations", "Output tokens", "Nearest latents", "Note"):
