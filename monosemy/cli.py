@@ -60,7 +60,7 @@ SHORT = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; exits with 0, 2 (bad input) or 130 (interrupted, checkpoint written)."""
+    """Entry point; exits with 0, 2 (bad input), 130 (interrupted, checkpoint written) or 141 (nobody reads on)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # Threads that wait sleep rather than spin: as fast on a free machine, many times faster on a busy one.
@@ -73,6 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command to continue", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # `monosemy … | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         if type(error).__name__ != "Interrupted":
             raise

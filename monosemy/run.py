@@ -6,7 +6,7 @@ finished stage, so that the same command given again redoes nothing and continue
     run.json          {"format", "config": the resolved RunConfig, "provenance": versions, machine, seconds per stage}
     stages.json       {"format", "stages": {name: {"fingerprint", "seconds", "finished", "record"}}}
     metrics.jsonl     one training record a line
-    evaluation.json   report.html   figures/*.png   checkpoints/
+    evaluation.json   documents.safetensors   report.html   figures/*.png   checkpoints/
     saes/<site>/<name>/   sae.safetensors, config.json, latents.safetensors
 
 Provenance describes the machine in words (system, cores, memory); it holds no paths, host or user names.

@@ -45,6 +45,11 @@ class Blocks:
     def n_documents(self) -> int:
         return len(self._number)
 
+    @property
+    def documents(self) -> list[int]:
+        """The documents in the order first seen: number i of them lies in block i modulo `n`."""
+        return list(self._number)
+
     def rows(self, ids: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The block of every id."""
         distinct, inverse = torch.unique(ids, return_inverse=True)

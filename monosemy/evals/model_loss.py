@@ -37,6 +37,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosemy.errors import UserError
+from monosemy.evals.documents import DocumentSums
 from monosemy.evals.intervals import Blocks, Interval, bootstrap_weights, ratio_interval
 from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, reconstruct
 
@@ -84,6 +85,8 @@ class ModelLosses:
     zero_loss_interval: Interval
     n_loss_tokens: int
     records: dict[str, ModelLossRecord]
+    documents: DocumentSums
+    """Σ CE(spliced) − CE(clean) of each SAE by blocks of documents, for paired comparisons."""
 
 
 def splice(
@@ -207,7 +210,7 @@ def evaluate_model_loss(
             elif advance:
                 advance(tokens[part].numel() * n_passes(saes))
     weights = bootstrap_weights(blocks.n, n_bootstrap, seed)
-    return sums.finish(weights, confidence)
+    return sums.finish(weights, confidence, blocks.documents)
 
 
 def _batches(model: Model, tokens: Tensor, batch_sequences: int | None) -> Iterator[slice]:
@@ -301,7 +304,7 @@ class _LossSums:
         else:
             self.saes[name] += total
 
-    def finish(self, weights: np.ndarray, confidence: float) -> ModelLosses:
+    def finish(self, weights: np.ndarray, confidence: float, documents: list[int]) -> ModelLosses:
         used = slice(0, weights.shape[1])
         n, clean = self.clean[used].T
         zero = self.zero[used, 0]
@@ -326,4 +329,5 @@ class _LossSums:
             zero_loss_interval=ratio_interval(clean + zero, n, weights, confidence),
             n_loss_tokens=int(n_tokens),
             records=records,
+            documents=DocumentSums(np.array(documents), n, {name: s[used, 0] for name, s in self.saes.items()}),
         )

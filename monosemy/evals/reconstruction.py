@@ -34,6 +34,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from monosemy.errors import UserError
+from monosemy.evals.documents import DocumentSums
 from monosemy.evals.intervals import (
     Blocks,
     Interval,
@@ -118,6 +119,8 @@ class ReconstructionRecord:
 class Reconstruction:
     record: ReconstructionRecord
     latents: LatentStatistics
+    error: Float[np.ndarray, " block"]
+    """Σ‖x − x̂‖² over the tokens of each block of documents."""
 
 
 def evaluate_reconstruction(
@@ -172,6 +175,12 @@ class ReconstructionMeter:
         self._rows.add(x, block)
         for name, sae in self.saes.items():
             self._sums[name].add(x, *reconstruct(name, sae, x, self.site), block)
+
+    def documents(self, found: Mapping[str, Reconstruction]) -> DocumentSums:
+        """The errors of what `finish` gave, for paired comparisons."""
+        assert self._rows is not None, "finish comes first, and raises without rows"
+        n_tokens = self._rows.n[: self._blocks.n]
+        return DocumentSums(np.array(self._blocks.documents), n_tokens, {name: r.error for name, r in found.items()})
 
     def finish(self, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> dict[str, Reconstruction]:
         """The results by name. Raises UserError when no row was counted."""
@@ -296,7 +305,8 @@ class _DictionarySums:
             **shares,
         )
         largest = self.max.cpu().masked_fill(firing == 0, 0.0)
-        return Reconstruction(record, LatentStatistics(firing, self.sum.cpu().to(torch.float32), largest, n_tokens))
+        statistics = LatentStatistics(firing, self.sum.cpu().to(torch.float32), largest, n_tokens)
+        return Reconstruction(record, statistics, error)
 
 
 def active_entries(latents: SparseLatents) -> tuple[Tensor, Tensor, Tensor]:

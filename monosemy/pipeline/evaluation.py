@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from monosemy.evals.documents import DocumentSums
     from monosemy.evals.frontier import Candidate
     from monosemy.evals.reconstruction import Reconstruction
 
@@ -45,6 +46,8 @@ def evaluated(run: Run) -> bool:
 
 def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False) -> None:
     """Measures the run and writes evaluation.json; `again` also when that was done. Raises UserError, untrained."""
+    from monosemy.evals.documents import FILE as DOCUMENTS
+    from monosemy.evals.documents import save_documents
     from monosemy.evals.frontier import build_evaluation, build_record, write_evaluation
     from monosemy.evals.model_loss import evaluate_model_loss, n_passes
 
@@ -56,7 +59,7 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
     started = time.perf_counter()
     settings = run.config.evaluation
     saes, candidates = _dictionaries(run, prepared)
-    found = _reconstructions(run, prepared, saes)
+    found, errors = _reconstructions(run, prepared, saes)
     tokens, documents, keep = loss_tokens(prepared, settings.n_loss_tokens)
     records, losses = [], {}
     for site in prepared.sites:
@@ -68,6 +71,8 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
             )  # fmt: skip
         for name in saes[site]:
             records.append(build_record(candidates[site, name], found[site][name].record, losses[site].records[name]))
+    sums = {site: {"error": errors[site], "delta_loss": losses[site].documents} for site in prepared.sites}
+    save_documents(run.folder / DOCUMENTS, sums)
     write_evaluation(run.evaluation_path, build_evaluation(records, losses, run.provenance))
     run.mark_done("evaluation", identity(run.config), time.perf_counter() - started)
 
@@ -100,7 +105,9 @@ def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, s
     return saes, candidates
 
 
-def _reconstructions(run: Run, prepared: Prepared, saes: Sets) -> dict[str, dict[str, Reconstruction]]:
+def _reconstructions(
+    run: Run, prepared: Prepared, saes: Sets
+) -> tuple[dict[str, dict[str, Reconstruction]], dict[str, DocumentSums]]:
     """One pass over the validation text for all sites; keeps each SAE's latent statistics beside it."""
     from monosemy.activations.harvest import harvest_rows
     from monosemy.evals.reconstruction import ReconstructionMeter
@@ -119,7 +126,7 @@ def _reconstructions(run: Run, prepared: Prepared, saes: Sets) -> dict[str, dict
         for name, result in results.items():
             if (folder := run.sae_folder(site, name)).exists():
                 result.latents.save(folder / "latents.safetensors")
-    return found
+    return found, {site: meter.documents(found[site]) for site, meter in meters.items()}
 
 
 def loss_tokens(prepared: Prepared, n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = Server(model_run(tmp_path_factory.mktemp("browser") / "bare"))
     yield running
     running.stop()
+
+
+def wait_until(page, expression: str, seconds: float = 20.0) -> None:
+    """Waits for a JavaScript expression to hold. Playwright's own `wait_for_function` calls `eval` inside the page,
+    which the page's content security policy refuses."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"{expression}: not within {seconds:g} s"
+        page.wait_for_timeout(20)
 
 
 @pytest.fixture(scope="session")

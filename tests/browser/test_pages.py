@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from conftest import NAME, OTHER, SITE
+from conftest import NAME, OTHER, SITE, wait_until
 from playwright.sync_api import expect
 
 LATENTS = f"/latents/{SITE}/{NAME}"
@@ -50,7 +50,7 @@ def test_plain_arrows_scroll_until_a_row_is_chosen(server, new_page):
     page.goto(server.address + LATENTS)
     page.locator("tbody tr").first.wait_for()
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("scrollY > 0")
+    wait_until(page, "scrollY > 0")
     assert page.evaluate("document.activeElement.matches('[data-row]')") is False
     page.keyboard.press("j")
     first = page.evaluate("document.activeElement.href")
@@ -159,7 +159,7 @@ def test_a_latent_page_has_contexts_numbers_and_neighbours(server, new_page):
         expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
     line = len(page.locator(".ctx").first.inner_text())
     page.get_by_role("button", name="Whole").click()
-    page.wait_for_function("n => document.querySelector('.ctx').innerText.length > n", arg=line)
+    wait_until(page, f"document.querySelector('.ctx').innerText.length > {line}")
     page.get_by_text("Activations above zero as a table").click()
     counts = page.locator("section[aria-labelledby=activations] details[open] td.n").all_inner_texts()
     fired = json.loads(page.evaluate(f"fetch('/api/f/{SITE}/{NAME}/latent/5').then(r => r.text())"))["stats"]["n_fired"]

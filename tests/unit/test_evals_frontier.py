@@ -3,12 +3,14 @@
 import io
 import json
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from monosemy.errors import UserError
 from monosemy.evals.controls import fit_pca
+from monosemy.evals.documents import DocumentSums
 from monosemy.evals.frontier import (
     Candidate,
     build_evaluation,
@@ -77,7 +79,8 @@ def test_unmeasured_and_infinite_values_are_null(reconstructions):
 
 
 def test_file_round_trip_sorted(tmp_path, records):
-    losses = {"layers.1.resid_post": ModelLosses(3.0, (2.9, 3.1), 9.0, (8.0, 10.0), 4000, {})}
+    sums = DocumentSums(np.arange(2), np.array([2000.0, 2000.0]), {})
+    losses = {"layers.1.resid_post": ModelLosses(3.0, (2.9, 3.1), 9.0, (8.0, 10.0), 4000, {}, sums)}
     evaluation = build_evaluation(records, losses, {"model": "tiny"})
     path = tmp_path / "evaluation.json"
     write_evaluation(path, evaluation)

@@ -98,6 +98,7 @@ def results(folder: Path) -> dict[str, bytes | list]:
         str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("saes/*/*/*"))
     }
     kept["metrics"] = (folder / "metrics.jsonl").read_bytes()
+    kept["documents"] = (folder / "documents.safetensors").read_bytes()
     kept["evaluation"] = json.loads((folder / "evaluation.json").read_text())["records"]
     return kept
 

@@ -1,0 +1,176 @@
+"""What every dictionary got wrong on each document: the sums that paired comparisons rest on.
+
+Place on the data's path: written by evaluation beside evaluation.json (documents.safetensors), read by comparisons of
+SAEs within a run or across runs over the same validation text.
+
+All dictionaries are measured on the same documents, and hard documents are hard for all of them: a difference drawn
+from the same resampled documents is far better known than either number.
+
+    error        e_ab  Σ ‖x − x̂‖² of dictionary a over the tokens of block b
+                 ratio of two FVUs = Σ_b w_b e_1b / Σ_b w_b e_2b       (the variance of x cancels)
+    delta_loss   l_ab  Σ CE(spliced) − CE(clean)
+                 difference of two delta losses = Σ_b w_b (l_1b − l_2b) / Σ_b w_b n_b     nats per token
+
+w: the bootstrap's weights (intervals.py). Of a group (an architecture's seeds) the sums are averaged. Intervals hold
+together over all pairs asked for (max-t, differences.py).
+
+Limits: the intervals are over documents; how seeds differ is not in them. Groups must have reached the same L0 for a
+comparison to mean anything, which is the caller's to see to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from safetensors import SafetensorError, safe_open
+
+from monosemy.errors import UserError
+from monosemy.evals.differences import Difference, simultaneous
+from monosemy.evals.intervals import bootstrap_weights
+from monosemy.files import atomic_path
+from monosemy.tensors import save_tensors
+
+FILE = "documents.safetensors"
+FORMAT = 1
+QUANTITIES = ("error", "delta_loss")
+
+
+@dataclass(frozen=True)
+class DocumentSums:
+    """One quantity of several dictionaries of one site, summed over the tokens of each block of documents."""
+
+    documents: Int[ndarray, " document"]
+    """The documents in the order first seen; document i lies in block i modulo the number of blocks."""
+    n_tokens: Float[ndarray, " block"]
+    sums: Mapping[str, Float[ndarray, " block"]]
+    """By the dictionary's name."""
+
+    def joined(self, other: DocumentSums) -> DocumentSums:
+        """Both sets of dictionaries. Raises UserError when they were measured on other documents or tokens."""
+        same = np.array_equal(self.documents, other.documents) and np.array_equal(self.n_tokens, other.n_tokens)
+        if not same:
+            raise UserError(
+                f"cannot pair evaluations over other tokens ({int(self.n_tokens.sum()):,} of {len(self.documents)} "
+                f"documents, {int(other.n_tokens.sum()):,} of {len(other.documents)}); evaluate both runs with the "
+                "same text, sites and evaluation settings"
+            )
+        return DocumentSums(self.documents, self.n_tokens, {**self.sums, **other.sums})
+
+
+Sites = Mapping[str, Mapping[str, DocumentSums]]
+"""site → quantity → sums."""
+
+
+def save_documents(path: Path, sites: Sites) -> None:
+    """Writes documents.safetensors, durably."""
+    tensors: dict[str, torch.Tensor] = {}
+    names: dict[str, dict[str, list[str]]] = {}
+    for site, quantities in sites.items():
+        names[site] = {quantity: list(found.sums) for quantity, found in quantities.items()}
+        for quantity, found in quantities.items():
+            place = f"{site}/{quantity}"
+            tensors[f"{place}/documents"] = torch.from_numpy(np.asarray(found.documents, np.int64))
+            tensors[f"{place}/n_tokens"] = torch.from_numpy(np.asarray(found.n_tokens, np.float64))
+            sums = np.stack(list(found.sums.values())) if found.sums else np.zeros((0, len(found.n_tokens)))
+            tensors[f"{place}/sums"] = torch.from_numpy(sums.astype(np.float64))
+    with atomic_path(path) as temporary:
+        save_tensors(temporary, tensors, {"format": str(FORMAT), "names": json.dumps(names)})
+
+
+def load_documents(path: Path) -> dict[str, dict[str, DocumentSums]]:
+    """Reads documents.safetensors; raises UserError for a missing, damaged or foreign file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = file.metadata() or {}
+            if about.get("format") != str(FORMAT):
+                raise ValueError(f"format {about.get('format')!r}, this version reads {FORMAT}")
+            return {
+                site: {
+                    quantity: DocumentSums(
+                        file.get_tensor(f"{site}/{quantity}/documents"),
+                        file.get_tensor(f"{site}/{quantity}/n_tokens"),
+                        dict(zip(listed, file.get_tensor(f"{site}/{quantity}/sums"), strict=True)),
+                    )
+                    for quantity, listed in quantities.items()
+                }
+                for site, quantities in json.loads(about["names"]).items()
+            }
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a file of document sums ({error}); run `monosemy evaluate {path.parent}` again"
+        ) from None
+
+
+def joined(found: Iterable[DocumentSums]) -> DocumentSums:
+    """All dictionaries of several evaluations. Raises UserError for none, or for other documents."""
+    parts = list(found)
+    if not parts:
+        raise UserError("no evaluation to compare; give a run folder that was evaluated")
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.joined(part)
+    return whole
+
+
+def paired_differences(
+    found: DocumentSums,
+    groups: Mapping[str, Sequence[str]],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[Difference]:
+    """Differences per token between groups of dictionaries (mean of first − mean of second), simultaneous intervals.
+
+    `pairs` None takes all. Raises UserError for a name that is not there, and with fewer than two blocks.
+    """
+    totals, weights = _prepared(found, groups, n_resamples, seed)
+    tokens, n = weights @ found.n_tokens, found.n_tokens.sum()
+    estimates = {name: float(total.sum() / n) for name, total in totals.items()}
+    resampled = {name: weights @ total / tokens for name, total in totals.items()}
+    return simultaneous(estimates, resampled, pairs or list(combinations(groups, 2)), confidence=confidence)
+
+
+def paired_ratios(
+    found: DocumentSums,
+    groups: Mapping[str, Sequence[str]],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[Difference]:
+    """Ratios of the groups' sums, first / second, minus one (−0.02: 2% less), simultaneous intervals.
+
+    Intervals are made on the logarithm. Raises UserError as `paired_differences`, and for a sum that is not positive.
+    """
+    totals, weights = _prepared(found, groups, n_resamples, seed)
+    if wrong := [name for name, total in totals.items() if not total.sum() > 0]:
+        raise UserError(f"{wrong[0]!r} sums to {totals[wrong[0]].sum():g}; only positive sums have a ratio")
+    estimates = {name: float(np.log(total.sum())) for name, total in totals.items()}
+    resampled = {name: np.log(weights @ total) for name, total in totals.items()}
+    logs = simultaneous(estimates, resampled, pairs or list(combinations(groups, 2)), confidence=confidence)
+    return [
+        Difference(d.first, d.second, *(float(np.expm1(value)) for value in (d.estimate, d.low, d.high))) for d in logs
+    ]
+
+
+def _prepared(
+    found: DocumentSums, groups: Mapping[str, Sequence[str]], n_resamples: int, seed: int
+) -> tuple[dict[str, ndarray], ndarray]:
+    for name in (name for names in groups.values() for name in names):
+        if name not in found.sums:
+            raise UserError(f"no dictionary {name!r} in this evaluation; there are {', '.join(found.sums)}")
+    if len(found.n_tokens) < 2:
+        raise UserError("a paired comparison needs validation text of two documents or more")
+    totals = {group: np.mean([found.sums[name] for name in names], axis=0) for group, names in groups.items()}
+    return totals, bootstrap_weights(len(found.n_tokens), n_resamples, seed)
