@@ -103,6 +103,9 @@ class TrainingConfig:
     """Share of the steps, at the end, over which the learning rate falls to zero."""
     dead_fraction: float = 0.1
     """A latent counts as dead for revival when silent for this share of the training tokens (at most 10M tokens)."""
+    outlier_error: float = 100.0
+    """Rows whose squared error exceeds this multiple of the batch's median, and that are reconstructed worse than by
+    zeros, are left out of the step; 0 keeps all."""
     checkpoint_tokens: int = 200_000
     """Tokens between checkpoints."""
     log_tokens: int = 10_000

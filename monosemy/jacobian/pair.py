@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from monosemy.config import JacobianConfig
@@ -101,6 +102,11 @@ class Pair:
         inputs, outputs = self.trainees
         x, y = (batch[site] for site, _ in self.keys)
         first, second = inputs.forward(x, index), outputs.forward(y, index)
+        kept = [keep for keep in (inputs.ordinary(x, first), outputs.ordinary(y, second)) if keep is not None]
+        if kept:
+            keep = torch.stack(kept).all(0)
+            x, y = x[keep], y[keep]
+            first, second = inputs.forward(x, index), outputs.forward(y, index)
         total, coef = first.output.total + second.output.total, self.coef_at(index)
         more: dict[str, float] = {"jacobian_coef": coef}
         if coef > 0:
@@ -116,9 +122,11 @@ class Pair:
             more["jacobian_magnitude"] = float(magnitude.detach())
             total = total + coef * magnitude
         inputs.differentiate(total, index, also=outputs)
+        for trainee in self.trainees if kept else ():
+            trainee.n_left_out += int((~keep).sum())
         return {
-            key: trainee.update(batch[key[0]], index, one) | more
-            for key, trainee, one in zip(self.keys, self.trainees, (first, second), strict=True)
+            key: trainee.update(rows, index, one) | more
+            for key, trainee, rows, one in zip(self.keys, self.trainees, (x, y), (first, second), strict=True)
         }
 
 

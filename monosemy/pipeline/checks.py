@@ -20,6 +20,11 @@ def check_config(config: RunConfig) -> None:
     positive(n_tokens=text.n_tokens, n_validation_tokens=text.n_validation_tokens, context_length=text.context_length)
     positive(n_loss_tokens=evaluation.n_loss_tokens, n_bootstrap=evaluation.n_bootstrap)
     positive(batch_sequences=config.activations.batch_sequences)
+    if training.outlier_error != 0 and not training.outlier_error > 1:
+        raise UserError(
+            f"training.outlier_error must be above 1 (a multiple of the median error) or 0 to keep all rows, "
+            f"got {training.outlier_error:g}"
+        )
     if text.seed < 0:
         raise UserError(f"text.seed must be 0 or more, got {text.seed}")
     named = {"architectures": config.architectures, "l0": config.l0, "seeds": config.seeds}

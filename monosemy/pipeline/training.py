@@ -96,6 +96,7 @@ def _finish(
     record: dict[str, Any] = {
         "calibration": {} if trainee.stopped else calibrate(sae, list(rows.split(4096))),
         "n_tokens": n_tokens,
+        "rows_left_out": trainee.n_left_out,
         "stopped": trainee.stopped,
         "control": name.split("-")[0],
     }

@@ -1,8 +1,8 @@
 """One SAE in training: its optimizer, sparsity controller and firing counts, advanced one batch at a time.
 
 `step` is the only place where training changes anything. Its order: what the step should be (L0, λ, dead latents) →
-pure loss (`forward`) → gradients (`differentiate`) → Adam → the SAE's own `observe` → controller and firing counts
-(`update`). SAEs with a loss in common take the three parts of their steps side by side.
+pure loss (`forward`), again without the rows that would wreck the SAE (`ordinary`) → gradients (`differentiate`) →
+Adam → the SAE's own `observe` → controller and firing counts (`update`). SAEs with a loss in common take the three parts of their steps side by side.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from monosemy.saes.base import SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import variance
 from monosemy.training.dead import FiringTracker
 from monosemy.training.optim import Adam, schedule
+from monosemy.training.outliers import ordinary_rows
 from monosemy.training.sparsity import SparsityController, annealed_l0
 
 
@@ -46,6 +47,7 @@ class Trainee:
             # The gain lets λ change by e³ over a tenth of the run: fast enough to follow the annealed target.
             self.controller = SparsityController(options.sparsity_coef_start, gain=min(0.2, 30 / n_steps))
         self.stopped: str | None = None
+        self.n_left_out = 0
 
     def target_l0(self, progress: float) -> float:
         options, config = self.sae.options, self.sae.config
@@ -57,8 +59,17 @@ class Trainee:
         Raises Diverged, with nothing changed, when the loss or a gradient is not finite.
         """
         one = self.forward(x, index)
+        if (keep := self.ordinary(x, one)) is not None:
+            x = x[keep]
+            one = self.forward(x, index)
         self.differentiate(one.output.total, index)
+        if keep is not None:
+            self.n_left_out += int((~keep).sum())
         return self.update(x, index, one)
+
+    def ordinary(self, x: Tensor, one: Forward) -> Tensor | None:
+        """The rows that the step may learn from, [N] of bool; None for all (outliers.py)."""
+        return ordinary_rows(x, one.output.reconstruction, self.config.outlier_error)
 
     def forward(self, x: Tensor, index: int) -> Forward:
         """The loss of step `index` on x; changes nothing."""
@@ -97,6 +108,7 @@ class Trainee:
         loss = float(output.total.detach())
         metrics = {"loss": loss, "fvu": error / max(float(variance(x)), 1e-30), "l0": l0, "asked_l0": info.l0}
         metrics |= {"dead_fraction": dead_fraction, "learning_rate": rate, "sparsity_coef": info.sparsity_coef}
+        metrics["rows_left_out"] = self.n_left_out
         return metrics | {f"loss_{name}": float(term) for name, term in output.terms.items()}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -109,7 +121,8 @@ class Trainee:
     def state(self) -> dict[str, Any]:
         """The rest, as JSON values."""
         controller = self.controller.state() if self.controller else None
-        return {"n_steps": self.optimizer.n_steps, "controller": controller, "stopped": self.stopped}
+        progress = {"n_steps": self.optimizer.n_steps, "stopped": self.stopped, "n_left_out": self.n_left_out}
+        return {**progress, "controller": controller}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -117,5 +130,6 @@ class Trainee:
         for name, mine in self.tensors().items():
             mine.copy_(tensors[name])
         self.optimizer.n_steps, self.stopped = state["n_steps"], state["stopped"]
+        self.n_left_out = state["n_left_out"]
         if self.controller:
             self.controller.restore(state["controller"])
