@@ -2,7 +2,8 @@
 
 `step` is the only place where training changes anything. Its order: what the step should be (L0, λ, dead latents) →
 pure loss (`forward`), again without the rows that would wreck the SAE (`ordinary`) → gradients (`differentiate`) →
-Adam → the SAE's own `observe` → controller and firing counts (`update`). SAEs with a loss in common take the three parts of their steps side by side.
+Adam → the SAE's own `observe` → controller and firing counts (`update`). SAEs with a loss in common take the three
+parts of their steps side by side.
 """
 
 from __future__ import annotations

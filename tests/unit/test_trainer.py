@@ -426,18 +426,3 @@ def test_lost_metrics_are_noticed(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     child(Path(sys.argv[1]))
-
-
-# --- rows that would wreck a SAE ------------------------------------------------------------------------------------
-
-
-def wrecked(trainee: Trainee, n_steps: int = 60) -> list[float]:
-    """FVU of every step; at step 40 one row is twelve times as long as the others."""
-    stream, found = PlantedStream(), []
-    for index in range(n_steps):
-        x = next(stream)["site.a"]
-        if index == 40:
-            x = x.clone()
-            x[3] *= 12 / x[3].norm()
-        found.append(trainee.step(x, index)["fvu"])
-    return found
