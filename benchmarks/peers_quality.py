@@ -42,7 +42,7 @@ from monosemy.training.trainee import Trainee
 
 L0 = 32
 OURS = "monosemy"
-RATES = {OURS: (1e-3, 2e-3, 4e-3), "sae-lens": (5e-4, 1.5e-3, 4e-3), "dictionary-learning": (5e-4, 1.5e-3, 4e-3),
+RATES = {OURS: (2e-3, 4e-3, 8e-3), "sae-lens": (5e-4, 1.5e-3, 4e-3), "dictionary-learning": (5e-4, 1.5e-3, 4e-3),
          "eai-sparsify": (3.3e-3, 6.7e-3, 1.33e-2)}  # fmt: skip
 """Their defaults for these widths are 3e-4, 5.3e-4 and 1.33e-2, chosen for runs a hundred times longer."""
 FIRST_COEF = {
