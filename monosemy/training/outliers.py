@@ -8,7 +8,7 @@ Why: one row several times as long as any before it drives thousands of latents 
 architectures but TopK, whose k is fixed). Most of these fire seldom, so Adam's second moment expects little of them,
 and each moves by up to lr·(1 − β₁)/√(1 − β₂) in that step and ten times as much while the momentum fades: one row
 turns whole dictionaries. docs/results.md has the measurement: one such row in 850,000 took JumpReLU's FVU from 0.18 to
-0.31, and at twice the learning rate killed 73–81% of the latents of four architectures. Its error was 5,000 to 16,000
+0.31, and at twice the learning rate killed 68–81% of the latents of four architectures. Its error was 5,000 to 16,000
 times the median; among 300,000 other rows the largest was 20 times.
 
 Limits: the batch's median stands for ordinary rows, so more than half of a batch cannot be outliers. A row that is
