@@ -4,7 +4,9 @@
 
 Place on the path: stream at `mlp_in` and `mlp_out` → **pair** → two SAEs, saved and evaluated as any other. λ_t rises
 from 0 to λ over the first `jacobian.warmup_fraction` of the steps. At λ = 0 both are, to the last bit, the SAEs that
-would be trained alone. Everything that changes is in the two trainees, so checkpoints and resumption are theirs.
+would be trained alone. Everything that changes is in the two trainees, so checkpoints and resumption are theirs. Rows
+that would wreck one of the SAEs (`training.outliers`) are left out for both, J needing both ends; at λ = 0 for that SAE
+alone.
 
 Source: Farnik et al. 2025 (arXiv 2502.18147). Deviations: the errors are those of our SAEs (E‖x‖² = 1, summed over d,
 as a share of the variance), so λ is on another scale than the published one; k, in λ/k², is the L0 of the step while
@@ -102,11 +104,16 @@ class Pair:
         inputs, outputs = self.trainees
         x, y = (batch[site] for site, _ in self.keys)
         first, second = inputs.forward(x, index), outputs.forward(y, index)
-        kept = [keep for keep in (inputs.ordinary(x, first), outputs.ordinary(y, second)) if keep is not None]
-        if kept:
-            keep = torch.stack(kept).all(0)
-            x, y = x[keep], y[keep]
-            first, second = inputs.forward(x, index), outputs.forward(y, index)
+        keep_x, keep_y = inputs.ordinary(x, first), outputs.ordinary(y, second)
+        if self.coef > 0:
+            both = [keep for keep in (keep_x, keep_y) if keep is not None]
+            keep_x = keep_y = torch.stack(both).all(0) if both else None
+        if keep_x is not None:
+            x = x[keep_x]
+            first = inputs.forward(x, index)
+        if keep_y is not None:
+            y = y[keep_y]
+            second = outputs.forward(y, index)
         total, coef = first.output.total + second.output.total, self.coef_at(index)
         more: dict[str, float] = {"jacobian_coef": coef}
         if coef > 0:
@@ -122,8 +129,8 @@ class Pair:
             more["jacobian_magnitude"] = float(magnitude.detach())
             total = total + coef * magnitude
         inputs.differentiate(total, index, also=outputs)
-        for trainee in self.trainees if kept else ():
-            trainee.n_left_out += int((~keep).sum())
+        for trainee, keep in zip(self.trainees, (keep_x, keep_y)):
+            trainee.n_left_out += 0 if keep is None else int((~keep).sum())
         return {
             key: trainee.update(rows, index, one) | more
             for key, trainee, rows, one in zip(self.keys, self.trainees, (x, y), (first, second), strict=True)

@@ -45,21 +45,25 @@ def drawn_rows(index: int, n_rows: int, share: float) -> Tensor | None:
 
 @dataclass
 class SlopesAtInput:
-    """The MLP's slopes at a batch's true input, made once a step for all pairs around it."""
+    """The MLP's slopes at a batch's true input, made once a step for all pairs around it.
+
+    A pair that leaves rows out of its step (`training.outliers`) has a batch, and slopes, of its own.
+    """
 
     weights: MlpWeights
     """Between scaled activations (`MlpWeights.between_scaled`)."""
     _step: int = -1
+    _x: Tensor | None = None
     _made: tuple[Tensor, Tensor | None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @torch.no_grad()
     def at(self, index: int, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """a, b of the drawn rows of step `index`; every call of one step must mean the same batch and rows."""
+        """a, b of the drawn rows of step `index`; calls of one step with the same x must mean the same rows."""
         with self._lock:
-            if self._step != index or self._made is None:
+            if self._step != index or self._x is not x or self._made is None:
                 self._made = self.weights.slopes(x if rows is None else x[rows])
-                self._step = index
+                self._step, self._x = index, x
             return self._made
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ D, M, ROWS, STEPS, L0 = 12, 48, 64, 30, 4
 CONFIG = TrainingConfig(
     batch_tokens=ROWS, checkpoint_tokens=10 * ROWS, log_tokens=ROWS, dead_fraction=0.05, warmup_fraction=0.1
 )
+KEEP_ALL = dataclasses.replace(CONFIG, outlier_error=0.0)
 
 
 # --- the penalty --------------------------------------------------------------------------------------------------
@@ -128,10 +130,13 @@ def test_the_random_share_is_a_mean_over_uniformly_drawn_tokens() -> None:
 
 
 class Stream:
-    """x sparse combinations of a hidden dictionary; y what the MLP makes of it, both near E‖·‖² = 1."""
+    """x sparse combinations of a hidden dictionary; y what the MLP makes of it, both near E‖·‖² = 1.
 
-    def __init__(self, n_steps: int = STEPS, nan_at: int | None = None) -> None:
-        self.n_steps, self.index, self.nan_at = n_steps, 0, nan_at
+    `long_at`: steps in which one x is a thousand times as long; its y is left as it was.
+    """
+
+    def __init__(self, n_steps: int = STEPS, nan_at: int | None = None, long_at: Sequence[int] = ()) -> None:
+        self.n_steps, self.index, self.nan_at, self.long_at = n_steps, 0, nan_at, long_at
         self.generator = torch.Generator().manual_seed(5)
         self.weights = make_weights("silu", True).to(torch.zeros(1)).between_scaled(1.5, 0.8)
         planted = torch.randn(40, D, generator=torch.Generator().manual_seed(6))
@@ -141,6 +146,8 @@ class Stream:
         on = torch.rand(ROWS, 40, generator=self.generator) < 0.06
         x = (on * (torch.rand(ROWS, 40, generator=self.generator) + 0.5)) @ self.dictionary / 1.6
         batch = {SITES[0]: x, SITES[1]: self.weights.output(x)}
+        if self.index in self.long_at:
+            x[5] *= 1000
         if self.nan_at == self.index:
             batch[SITES[1]][3, 2] = torch.nan
         self.index += 1
@@ -174,14 +181,15 @@ def make_trainee(site: str, architecture: str, n_steps: int, config: TrainingCon
 def make_trainer(
     folder: Path, stream: Stream | None = None, on_step: OnStep | None = None, config: TrainingConfig = CONFIG
 ) -> Trainer:
-    """All kinds of pairs, and two SAEs that stand alone."""
+    """All kinds of pairs, one of which learns from every row, and two SAEs that stand alone."""
     stream = stream or Stream()
-    slopes = {name: SlopesAtInput(stream.weights) for name, _, _ in PAIRS}
+    slopes = {settings.token_share: SlopesAtInput(stream.weights) for _, _, settings in PAIRS}
     trainees, pairs = {}, []
     for name, coef, settings in PAIRS:
         keys = ((SITES[0], name), (SITES[1], name))
-        own = tuple(make_trainee(site, settings.architecture, stream.n_steps, config) for site in SITES)
-        pairs.append(Pair(keys, own, slopes[name], coef, settings))  # type: ignore[arg-type]
+        own_config = dataclasses.replace(config, outlier_error=0.0) if name == "topk" else config
+        own = tuple(make_trainee(site, settings.architecture, stream.n_steps, own_config) for site in SITES)
+        pairs.append(Pair(keys, own, slopes[settings.token_share], coef, settings))  # type: ignore[arg-type]
         trainees |= dict(zip(keys, own))
     for site in SITES:
         trainees[site, "alone"] = make_trainee(site, "topk", stream.n_steps, config)
@@ -247,6 +255,43 @@ def test_a_diverging_step_changes_neither_sae() -> None:
         assert_same_tensors(one.tensors(), was)
 
 
+def test_pairs_that_leave_out_other_rows_share_no_slopes() -> None:
+    """With one SlopesAtInput for both, a pair ends where it does with one of its own."""
+    ends: dict[bool, list[Trainee]] = {}
+    for shared in (True, False):
+        stream = Stream(long_at=(4, 9))
+        common, pairs = SlopesAtInput(stream.weights), []
+        for name, config in (("all", KEEP_ALL), ("ordinary", CONFIG), ("all again", KEEP_ALL)):
+            own = [make_trainee(site, "topk", STEPS, config) for site in SITES]
+            slopes = common if shared else SlopesAtInput(stream.weights)
+            keys = ((SITES[0], name), (SITES[1], name))
+            pairs.append(Pair(keys, (own[0], own[1]), slopes, 20.0, JacobianConfig()))
+        for index in range(12):
+            batch = next(stream)
+            for pair in pairs:
+                pair.step(batch, index)
+        ends[shared] = [one for pair in pairs for one in pair.trainees]
+    assert [one.n_left_out for one in ends[True]] == [0, 0, 2, 2, 0, 0]
+    for one, two in zip(*ends.values(), strict=True):
+        assert_same_tensors(one.tensors(), two.tensors())
+
+
+def test_without_penalty_each_side_leaves_out_its_own_rows() -> None:
+    stream = Stream(long_at=(4, 9))
+    trainees = [make_trainee(site, "jumprelu", STEPS, one) for site, one in zip(SITES, (CONFIG, KEEP_ALL))]
+    alone = [make_trainee(site, "jumprelu", STEPS, one) for site, one in zip(SITES, (CONFIG, KEEP_ALL))]
+    keys = ((SITES[0], "pair"), (SITES[1], "pair"))
+    pair = Pair(keys, (trainees[0], trainees[1]), SlopesAtInput(stream.weights), 0.0, JacobianConfig())
+    for index in range(12):
+        batch = next(stream)
+        pair.step(batch, index)
+        for site, one in zip(SITES, alone):
+            one.step(batch[site], index)
+    assert [one.n_left_out > 0 for one in trainees] == [True, False]
+    for one, two in zip(trainees, alone, strict=True):
+        assert_same_tensors(one.tensors(), two.tensors())
+
+
 # --- exact resume -------------------------------------------------------------------------------------------------
 
 KILLED_STEPS = 45
@@ -255,7 +300,8 @@ KILLED_STEPS = 45
 def child(folder: Path) -> None:
     torch.set_num_threads(1)
     trainer = make_trainer(
-        folder, Stream(KILLED_STEPS), on_step=lambda n_rows, metrics: print(trainer.index, flush=True),
+        folder, Stream(KILLED_STEPS, long_at=(7, 18, 31)),
+        on_step=lambda n_rows, metrics: print(trainer.index, flush=True),
         config=dataclasses.replace(CONFIG, checkpoint_tokens=3 * ROWS),
     )  # fmt: skip
     print(trainer.resume() // ROWS, flush=True)
@@ -292,6 +338,9 @@ def test_two_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     assert resumed_at[3] == 0
     assert (killed / "hash").read_text() == (whole / "hash").read_text()
     assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    left_out = {r["name"]: r["rows_left_out"] for r in read_metrics(whole / "metrics.jsonl")}
+    assert left_out["jumprelu"] > 0
+    assert left_out["topk"] == 0, "so two pairs with common slopes learnt from other rows"
 
 
 # --- planted features ---------------------------------------------------------------------------------------------
