@@ -118,7 +118,7 @@ def patch_edges(contrast: Contrast, indices: Sequence[int] | None = None) -> Edg
         for batch in contrast.batches:
             rows = slice(done, done := done + len(batch.examples))
             for index in asked:
-                mask = torch.ones(len(graph.edges))
+                mask = torch.ones(len(graph.edges), device=contrast.heads.device)
                 mask[index] = 0
                 found[rows, index] = (batch.m_clean - graph.metric(batch, mask)).double()
                 bar.advance()
@@ -135,7 +135,7 @@ def attribute_edges(contrast: Contrast, n_steps: int = 1) -> EdgeScores:
         clean, corrupted = (contrast.heads.inputs(p.tokens) for p in (batch.clean, batch.corrupted))
         for step in range(1, n_steps + 1):
             inputs = None if step == n_steps else corrupted + step / n_steps * (clean - corrupted)
-            total += _edge_derivatives(graph, batch, inputs)
+            total += _edge_derivatives(graph, batch, inputs).cpu()
         found.append(total / n_steps)
     return _signed("EAP" if n_steps == 1 else "EAP-IG", graph, torch.cat(found), began)
 
@@ -182,7 +182,7 @@ def acdc_edges(contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS) -> 
     score = torch.zeros(n, dtype=torch.float64)
 
     def divergence(dropped: list[int]) -> float:
-        mask = torch.ones(n)
+        mask = torch.ones(n, device=contrast.heads.device)
         mask[dropped] = 0
         with torch.no_grad():
             return sum(float(kl(b, graph.logits(b, mask)).sum()) for b in contrast.batches) / contrast.n_examples

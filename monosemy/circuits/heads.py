@@ -35,8 +35,8 @@ from monosemy.models.adapter import Start
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
 
-PASS_TOKENS = 768
-"""Tokens in one pass of a real model: more are no faster on a CPU and take more memory."""
+PASS_TOKENS = {"cpu": 768, "cuda": 8192}
+"""Tokens in one pass of a real model: more are no faster on a CPU, where memory is short too."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Heads(Protocol):
         ...
 
     def outputs(self, values: Float[Tensor, "... n d_value"]) -> Float[Tensor, "... n d_model"]:
-        """What all heads write, from their values (or means of these)."""
+        """What all heads write, from their values (or means of these), on the device of the values."""
         ...
 
 
@@ -138,7 +138,7 @@ class AttentionOnlyHeads:
         return self.model.device
 
     def batch_size(self, n_tokens: int) -> int:
-        return max(1, 64 * PASS_TOKENS // n_tokens)
+        return max(1, 64 * PASS_TOKENS["cpu"] // n_tokens)
 
     def inputs(self, tokens: Tensor) -> Tensor:
         with torch.no_grad():
@@ -205,7 +205,7 @@ class LanguageModelHeads:
         return self.model.device
 
     def batch_size(self, n_tokens: int) -> int:
-        return max(1, PASS_TOKENS // n_tokens)
+        return max(1, PASS_TOKENS.get(self.device.type, PASS_TOKENS["cpu"]) // n_tokens)
 
     def inputs(self, tokens: Tensor) -> Tensor:
         return self.model.activations(tokens, [_residual_site(0)])[_residual_site(0)]
@@ -258,7 +258,7 @@ class LanguageModelHeads:
         return logits[:, -1].float()
 
     def outputs(self, values: Tensor) -> Tensor:
-        stacked = torch.cat(self._W_O)  # [n, d_value, d_model]
+        stacked = torch.cat(self._W_O).to(values.device)  # [n, d_value, d_model]; pooled values are kept on the CPU
         flat = values.float().reshape(-1, len(stacked), self.d_value)
         return torch.einsum("xne,ned->xnd", flat, stacked).reshape(*values.shape[:-1], self.d_model)
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_models import FAMILIES, N_HEADS, N_LAYERS, make_tiny_model
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from monosemy.circuits.compiled import compile_circuit
+from monosemy.circuits.contrast import read_contrast
+from monosemy.circuits.edges import acdc_edges, attribute_edges, probe_edges
+from monosemy.circuits.find import find_circuit
 from monosemy.circuits.heads import LanguageModelHeads, as_heads, mask_edit, replace_edit
+from monosemy.circuits.masks import ProbeConfig
+from monosemy.circuits.methods import METHODS, Bench
 from monosemy.errors import UserError
 
 
@@ -94,3 +101,25 @@ def test_model_without_heads_is_refused():
         patch.setattr(model, "_refused", {"layers.3.attn_heads": "its layers have no output projection"})
         with pytest.raises(UserError, match="no attention heads to look at in 1 of its 4 layers"):
             LanguageModelHeads(model)
+
+
+def test_pooled_values_on_the_cpu_meet_weights_elsewhere():
+    """Values are pooled on the CPU, the weights stay on the model's device; fake tensors check devices without one."""
+    heads = as_heads(make_tiny_model("llama"))
+    with FakeTensorMode():
+        values = torch.empty(3, N_LAYERS * N_HEADS, heads.d_value)
+        heads._W_O = [torch.empty(weight.shape, device="cuda") for weight in heads._W_O]
+        assert heads.outputs(values).device == values.device
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_every_method_runs_on_a_gpu():
+    circuit = compile_circuit("induction", n_examples=8)
+    small = Bench(as_heads(circuit.model.to("cuda")), circuit.data, 6)
+    for name, method in METHODS.items():
+        assert bool(torch.isfinite(method(small).scores).all()), name
+    found = find_circuit(circuit.model, circuit.data, n_prompts=6)
+    assert {divmod(i, found.n_heads) for i in found.members} == circuit.heads
+    few = read_contrast(small.heads, circuit.data.positives[:5], circuit.data.metric)
+    for scores in (attribute_edges(few), acdc_edges(few, [0.01]), probe_edges(few, ProbeConfig(n_steps=2))):
+        assert bool(torch.isfinite(scores.scores).all())

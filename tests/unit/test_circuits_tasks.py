@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 from circuit_words import word_tokenizer
+from tokenizers import AddedToken
 
 from monosemy.circuits.task import (
     METRICS,
@@ -97,6 +98,31 @@ def test_greater_than_is_asked_digit_by_digit_where_years_split_so(single, pairs
         assert words(single, example.wrong) == [str(d) for d in range(int(start[2]))]
     with pytest.raises(UserError, match=r"does not split years into digits \(1743 is 17\|43\)"):
         task_of("greater-than-units", pairs, 10, 0)
+
+
+def test_years_that_are_one_token_are_left_out_and_counted():
+    """As in GPT-2's vocabulary, which splits most years in pairs and holds 1500 whole."""
+    whole = word_tokenizer(digits=2)
+    whole.add_tokens([AddedToken(year, normalized=False) for year in (" 1500", " 1550", " 1776", " 1601")])
+    data = task_of("greater-than", whole, 500, 0)
+    assert data.name == "greater-than"
+    n = 679 - 2 - 97  # 1601 is the counterpart of all years from 1602 to 1698
+    split = f"1743 is 17|43: form two digits; {n} of 679 years split so, the others are left out"
+    assert data.provenance[1] == split
+    for example in data.positives:
+        start = re.search(r"year (\d{4}) to", example.text)[1]
+        assert start not in ("1550", "1776")
+        assert not start.startswith("16")
+        assert words(whole, example.tokens[-1:]) == [f" {start[:2]}"]
+        assert words(whole, example.answers) == [f"{y:02d}" for y in range(int(start[2:]) + 1, 100)]
+    assert any(example.text.endswith("the year 15") for example in data.positives)
+
+
+def test_tokenizers_that_split_years_otherwise_are_told_of_both_forms():
+    whole = word_tokenizer(digits=2)
+    whole.add_tokens([AddedToken(f" {y}", normalized=False) for y in range(1100, 1800)])
+    with pytest.raises(UserError, match=r"into pairs of digits, nor into single ones \(1743 is 1743\)"):
+        task_of("greater-than", whole, 10, 0)
 
 
 def test_docstring_asks_for_the_third_described_argument(pairs):
