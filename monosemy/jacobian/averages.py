@@ -16,25 +16,20 @@ whose mean is below a quarter of the lowest threshold are counted as under it in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.evals.intervals import Blocks, bootstrap_weights, percentiles
-from monosemy.files import atomic_path
 from monosemy.jacobian.measures import THRESHOLDS, Estimate
 from monosemy.jacobian.slices import JacobianSlices
-from monosemy.tensors import save_tensors
 
 BYTES_PER_ENTRY = 22
 MAX_BYTES = 1 << 30
-_COLUMNS = ("out", "in", "mean_abs", "mean_effect", "n_tokens")
 
 
 @dataclass(frozen=True)
@@ -62,23 +57,6 @@ class PairAverages:
         """Place of a pair; None when it was never active."""
         found = np.flatnonzero((self.out == out) & (self.inp == inp))
         return int(found[0]) if len(found) else None
-
-    def save(self, path: Path, limit: int = 500_000) -> None:
-        """Writes the `limit` strongest pairs to a safetensors file, durably."""
-        values = (self.out, self.inp, self.mean_abs, self.mean_effect, self.n_active)
-        tensors = {name: torch.from_numpy(value[:limit].copy()) for name, value in zip(_COLUMNS, values)}
-        with atomic_path(path) as temporary:
-            save_tensors(temporary, tensors, {"n_tokens": str(self.n_tokens)})
-
-    @classmethod
-    def load(cls, path: Path) -> PairAverages:
-        """What `save` kept; `over` stands in the measures, not here. Raises UserError for a damaged file."""
-        try:
-            with safe_open(path, framework="numpy") as file:
-                out, inp, mean_abs, mean_effect, n_active = (file.get_tensor(name) for name in _COLUMNS)
-                return cls(out, inp, mean_abs, mean_effect, n_active, int((file.metadata() or {})["n_tokens"]), {})
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UserError(f"{path} is no file of averaged Jacobians ({error}); measure the run again") from None
 
 
 class AveragesMeter:

@@ -66,6 +66,8 @@ class JacobianRecord:
     """mean_abs, rms, kurtosis, scaled_kurtosis, share_of_90, token_share_of_90, over_0.01, scaled_over_0.01, …"""
     histogram: list[int]
     """Elements per bin of |J|: below 1e-10, 40 bins a decade, 1e4 and above."""
+    draws: dict[str, Float[ndarray, " resample"]]
+    """Each estimate on every resample of the documents (draws.py)."""
 
     def __getitem__(self, measure: str) -> Estimate:
         return self.estimates[measure]
@@ -112,35 +114,40 @@ class JacobianMeter:
         sums: Sums = {name: self._sums[:n, place] for place, name in enumerate(_COLUMNS)}
         sums |= {"counts": self._counts[:n], "totals": self._totals[:n]}
         weights = bootstrap_weights(n, n_bootstrap, seed) if n > 1 else np.zeros((0, n))
-        estimates = {name: estimated(measure, sums, weights, confidence) for name, measure in _MEASURES.items()}
+        found = {name: _evaluated(measure, sums, weights) for name, measure in _MEASURES.items()}
+        estimates = {name: Estimate(value, percentiles(drawn, confidence)) for name, (value, drawn) in found.items()}
         return JacobianRecord(
             n_tokens=int(sums["tokens"].sum()),
             n_documents=self._blocks.n_documents,
             n_elements=int(sums["elements"].sum()),
             estimates=estimates,
             histogram=sums["counts"].sum(0).astype(np.int64).tolist(),
+            draws={name: drawn for name, (_, drawn) in found.items()},
         )
 
 
 def estimated(
     measure: Callable[[Sums], Float[ndarray, " r"]], sums: Sums, weights: Float[ndarray, "r block"], confidence: float
 ) -> Estimate:
-    """A function of sums over documents, at the data (one row) and at each resample (a row of `weights`)."""
+    """A function of sums over documents, with the interval that resampling them gives."""
+    value, drawn = _evaluated(measure, sums, weights)
+    return Estimate(value, percentiles(drawn, confidence))
+
+
+def _evaluated(
+    measure: Callable[[Sums], Float[ndarray, " r"]], sums: Sums, weights: Float[ndarray, "r block"]
+) -> tuple[float | None, Float[ndarray, " r"]]:
+    """The measure at the data (None: not finite) and at each resample (a row of `weights`)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(measure({name: part.sum(0, keepdims=True) for name, part in sums.items()})[0])
         resampled = measure({name: weights @ part for name, part in sums.items()}) if len(weights) else np.empty(0)
-    return Estimate(value if math.isfinite(value) else None, percentiles(resampled, confidence))
+    return value if math.isfinite(value) else None, resampled
 
 
 def bins(magnitude: Float[Tensor, " z"]) -> Int[Tensor, " z"]:
     """The bin of each |J|: 0 below 1e-10, the last from 1e4 on."""
     place = torch.floor((torch.log10(magnitude.clamp_min(1e-300)) - LOWEST) * BINS_PER_DECADE) + 1
     return place.clamp(0, N_BINS - 1).long()
-
-
-def bin_edges() -> Float[ndarray, " bins_minus_1"]:
-    """The N_BINS − 1 edges between the bins of `JacobianRecord.histogram`."""
-    return 10.0 ** (LOWEST + np.arange(N_BINS - 1) / BINS_PER_DECADE)
 
 
 def share_holding(counts: Float[ndarray, "r bin"], totals: Float[ndarray, "r bin"], held: float = HELD) -> ndarray:

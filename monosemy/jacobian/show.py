@@ -15,30 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 _PLAIN_WIDTH = 160
+SHOWN = (("over_0.01", "|J|>.01"), ("scaled_over_0.1", ">.1 RMS"), ("share_of_90", "90% in"))
+"""Measures that are compared in the terminal, with their headings."""
 _LEVELS = ("", "on color(194)", "on color(157)", "on color(120)", "on color(83)")
 """Backgrounds from weak to strong; the text is black on them."""
 
 
 def frontier_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
-    """One line a pair: what it explains and costs and how sparse its Jacobian is; then how it behaves."""
-    headings = [
-        "λ",
-        "L0",
-        "seed",
-        "VE in",
-        "VE out",
-        "CE in",
-        "CE out",
-        "cost",
-        "|J|>.01",
-        "÷",
-        ">.1 RMS",
-        "÷",
-        "90% in",
-    ]
-    first = _table("Pairs: variance explained, CE score (loss recovered), share of elements", headings)
+    """One line a pair: what it explains and costs; how sparse its Jacobian is; how it behaves."""
+    headings = ["λ", "L0", "seed", "VE in", "VE out", "CE in", "CE out", "CE cost"]
+    first = _table("Pairs: variance explained, CE score (loss recovered) and what it costs", headings)
+    headings = ["λ", "L0", "seed", "|J|>.01", "fewer by", ">.1 RMS", "fewer by", "90% in"]
+    second = _table("Share of the elements of J between active latents, against λ = 0", headings)
     headings = ["λ", "L0", "seed", "kurtosis", "linear", "jump", "flat", "other", "ablation ρ", "R²", "pairs > .01"]
-    second = _table(
+    third = _table(
         "Their Jacobian: shapes of curves, J·s against ablation, averages over all pairs of latents", headings
     )
     for row in rows:
@@ -46,38 +36,52 @@ def frontier_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
         who = (f"{row['lambda']:g}", f"{row['l0']:g}", str(row["seed"]))
         sides = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out")
         first.add_row(
-            *who, *(number(row[side]) for side in sides), number({"value": row["ce_cost"]}),
-            percent(found["over_0.01"]), factor(fewer.get("over_0.01")),
-            percent(found["scaled_over_0.1"]), factor(fewer.get("scaled_over_0.1")), percent(found["share_of_90"]),
+            *who, *(number(row[side]) for side in sides), spanned(row["ce_cost"])
         )  # fmt: skip
         second.add_row(
+            *who, percent(found["over_0.01"]), factor(fewer.get("over_0.01")),
+            percent(found["scaled_over_0.1"]), factor(fewer.get("scaled_over_0.1")), percent(found["share_of_90"]),
+        )  # fmt: skip
+        third.add_row(
             *who, number(found["kurtosis"], 1),
             *(percent(shapes[shape]) for shape in ("linear", "jumprelu", "flat", "other")),
             number(row["ablation"]["rank_correlation"]), number(row["ablation"]["r_squared"]),
             percent(row["average_over"]["0.01"]),
         )  # fmt: skip
-    return Group(first, second)
+    return Group(first, second, third)
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Trained against randomised models at matched variance explained."""
-    headings = ["random model", "λ", "VE", "its L0", "matched"]
-    headings += ["|J|>.01 trained", "random", "scaled >.1 trained", "random", "90% in, trained", "random"]
-    headings += ["kurtosis trained", "random"]
-    table = _table("Trained against randomised, at the same variance explained", headings)
+def comparison_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """Trained against randomised models at matched variance explained: what was matched, the measures, the factors."""
+    headings = ["random model", "λ", "its L0", "matched", "VE in", "random", "VE out", "random"]
+    first = _table("Trained against randomised, matched on the mean variance explained (VE) of both SAEs", headings)
+    headings = ["random model", "λ", "matched", "measure", "trained", "random", ""]
+    second = _table("The same measures, one random draw and one seed each", headings)
+    headings = ["random model", "λ", "matched", "times fewer than at λ = 0", "trained", "random", ""]
+    third = _table("What the penalty does to each", headings)
     for row in rows:
-        shares = [
-            percent(row["measures"][name][side])
-            for name in ("over_0.01", "scaled_over_0.1", "share_of_90")
-            for side in ("trained", "random")
-        ]
-        kurtoses = [number(row["measures"]["kurtosis"][side], 1) for side in ("trained", "random")]
+        who = (row["kind"], f"{row['lambda']:g}")
+        sides = [row["explained"][side] for side in ("in", "out")]
         levels = " to ".join(f"{l0:g}" for l0 in row["l0_random"])
-        table.add_row(
-            row["kind"], f"{row['lambda']:g}", f"{row['variance_explained']:.3f}", levels,
-            "yes" if row["matched"] else f"no: {row['variance_explained_random']:.3f}", *shares, *kurtoses,
-        )  # fmt: skip
-    return table
+        matched = "yes" if row["matched"] else f"no: {row['variance_explained']:.3f}, {_random_ve(row)}"
+        first.add_row(*who, levels, matched, *(f"{one[model]:.3f}" for one in sides for model in ("trained", "random")))
+        yes = "yes" if row["matched"] else "no"
+        for name, what in (*SHOWN, ("kurtosis", "kurtosis")):
+            one = row["measures"][name]
+            shown = [number(one[model], 1) if name == "kurtosis" else percent(one[model])
+                     for model in ("trained", "random")]  # fmt: skip
+            second.add_row(*who, yes, what, *shown, one["verdict"])
+        both = "yes" if row["reduction_matched"] else "no"
+        for name, what in SHOWN if row["lambda"] > 0 and row["reduction"] else ():
+            one = row["reduction"][name]
+            said = {"trained below": "random falls more", "random below": "trained falls more"}
+            third.add_row(*who, both, what, *(factor(one[model]) for model in ("trained", "random")),
+                          said.get(one["verdict"], one["verdict"]))  # fmt: skip
+    return Group(first, second, third)
+
+
+def _random_ve(row: Mapping[str, Any]) -> str:
+    return f"random {row['variance_explained_random']:.3f}"
 
 
 def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -139,8 +143,19 @@ def percent(estimate: Mapping[str, Any]) -> str:
     return f"{shown}%" if not ends else f"{shown} ±{50 * (ends[1] - ends[0]):.2g}%"
 
 
-def factor(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}×"
+def spanned(estimate: Mapping[str, Any], decimals: int = 3) -> str:
+    """`0.012 [0.009, 0.016]`."""
+    ends = estimate.get("interval")
+    shown = number(estimate, decimals)
+    return shown if not ends else f"{shown} [{ends[0]:.{decimals}f}, {ends[1]:.{decimals}f}]"
+
+
+def factor(estimate: Mapping[str, Any] | None) -> str:
+    """`4.1× [3.8, 4.4]`."""
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    ends = estimate["interval"]
+    return f"{estimate['value']:.2g}×" + (f" [{ends[0]:.2g}, {ends[1]:.2g}]" if ends else "")
 
 
 def _table(title: str, headings: Iterable[str]) -> Table:
@@ -151,11 +166,24 @@ def _table(title: str, headings: Iterable[str]) -> Table:
 
 
 def show(page: RenderableType) -> None:
-    """To standard output; wide and without colour where that is no terminal."""
+    """To standard output; wide and without colour where that is no terminal. A table is never cut: where the terminal
+    is too narrow, lines run on."""
     if sys.stdout.isatty():
-        Console(highlight=False).print(page)
+        console = Console(highlight=False)
+        console.width = max(console.width, needed_width(page))
+        console.print(page)
         return
-    console = Console(file=sys.stdout, width=_PLAIN_WIDTH, highlight=False)
+    console = Console(file=sys.stdout, width=max(_PLAIN_WIDTH, needed_width(page)), highlight=False)
     with console.capture() as captured:
         console.print(page)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def needed_width(page: RenderableType) -> int:
+    """The widest table on the page."""
+    if isinstance(page, Group):
+        return max((needed_width(part) for part in page.renderables), default=0)
+    if not isinstance(page, Table):
+        return 0
+    console = Console(width=10_000)
+    return console.measure(page).maximum

@@ -5,7 +5,7 @@ and the terminal. Every result is written as soon as it is there, and not made a
 was made from are the same, so that an interrupted study goes on where it stopped.
 
     jacobian/frontier.json             every pair: variance explained, CE score, sparsity, linearity, ablation
-    jacobian/<pair>/measures.json      one pair's measures; averages.safetensors: its strongest pairs of latents
+    jacobian/<pair>/measures.json      one pair's measures; draws.safetensors: the same on every resample
     jacobian/<pair>/pairs.json         max-activating pairs with contexts; graph.json, graph-text.json: latent graphs
     jacobian/random/<kind>-<hash>/     a whole run on the randomised model; jacobian/random.json: the comparison
     jacobian/interpretability.json     label scores of the latents of the chosen pair and of the pair without penalty
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from monosemy.jacobian.slices import JacobianSlices
     from monosemy.saes.base import SparseAutoencoder
 
-FORMAT = 1
+FORMAT = 2
 SHARE_OF_MEMORY = 4
 """Rows held in memory may take one part in this many of what is free."""
 
@@ -289,17 +289,21 @@ def train_and_measure(config: RunConfig, folder: Path, settings: MeasureSettings
 def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> list[dict[str, Any]]:
     """Measures every pair that is not measured yet and writes frontier.json; returns its rows."""
     from monosemy.evals.frontier import read_evaluation
+    from monosemy.jacobian.costs import read_losses
+    from monosemy.jacobian.draws import FILE
     from monosemy.jacobian.studies import choose, frontier
 
     for pair in study.pairs:
         path = study.pair_folder(pair) / "measures.json"
         wanted = study.identity(pair, settings)
-        if again or not study.done(path, wanted):
+        if again or not (study.done(path, wanted) and path.with_name(FILE).exists()):
             found = _measure_pair(study, pair, settings)
             files.write_json(path, {"format": FORMAT, "fingerprint": wanted, **pair.identity, **found})
     measured = [files.read_json(study.pair_folder(pair) / "measures.json") for pair in study.pairs]
     evaluation = read_evaluation(study.run.evaluation_path)
-    rows = frontier(measured, evaluation["records"])
+    rows = frontier(
+        measured, evaluation["records"], read_draws(study.run.folder), read_losses(study.run.folder, evaluation)
+    )
     try:
         chosen = choose(rows)["name"]
     except UserError:
@@ -309,9 +313,17 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
     return rows
 
 
+def read_draws(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Pair → measure → its value on every resample, of a measured run."""
+    from monosemy.jacobian.draws import FILE, load_draws
+
+    return {pair.name: load_draws(results_folder(folder) / pair.name / FILE) for pair in find_pairs(folder)}
+
+
 def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> dict[str, Any]:
-    """All measures of one pair as JSON values; writes its averages."""
+    """All measures of one pair as JSON values; writes them on every resample."""
     from monosemy.jacobian.ablation import measure_ablation
+    from monosemy.jacobian.draws import FILE, save_draws
     from monosemy.jacobian.linearity import measure_linearity
     from monosemy.jacobian.measures import JacobianMeter
 
@@ -325,7 +337,6 @@ def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> d
             meter.add(slices, chunk.documents)
             bar.advance(len(chunk))
         averages = average(loaded, slicer, rows, n_average, settings.n_bootstrap, bar)
-        averages.save(study.pair_folder(pair) / "averages.safetensors")
         record = meter.finish(settings.n_bootstrap)
         some = rows.take(_spread(len(rows), settings.n_ablation_tokens))
         bar.note("curves")
@@ -335,8 +346,10 @@ def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> d
         )  # fmt: skip
         bar.note("ablation")
         ablation = measure_ablation(latent_map, slicer, some.chunks(256), n_bootstrap=settings.n_bootstrap)
+    values = asdict(record)
+    save_draws(study.pair_folder(pair) / FILE, values.pop("draws"))
     return {
-        **_plain(asdict(record)),
+        **_plain(values),
         "average_over": _plain({name: asdict(one) for name, one in averages.over.items()}),
         "n_average_tokens": averages.n_tokens,
         "linearity": _plain(asdict(linearity)),

@@ -241,7 +241,7 @@ def run_random(words: list[str]) -> None:
     )
     _add_measures(parser)
     given = parser.parse_args(words)
-    from monosemy.jacobian.show import comparison_table, show
+    from monosemy.jacobian.show import comparison_tables, show
     from monosemy.jacobian.studies import choose
     from monosemy.pipeline.jacobian import measure
     from monosemy.pipeline.jacobian_studies import random_study
@@ -254,7 +254,7 @@ def run_random(words: list[str]) -> None:
         levels = given.l0 or [max(1, round(first.l0 / 2)), first.l0, 2 * first.l0]
         return random_study(study, given.kinds, lambdas, [float(l0) for l0 in levels], settings)
 
-    show(comparison_table(_with_study(folder, compared)))
+    show(comparison_tables(_with_study(folder, compared)))
     _report(folder, given)
 
 

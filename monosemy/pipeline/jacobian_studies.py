@@ -24,6 +24,7 @@ from monosemy.pipeline.jacobian import (
     average,
     find_pairs,
     measure,
+    read_draws,
     results_folder,
     train_and_measure,
 )
@@ -181,10 +182,12 @@ def graph_of_averages(study: Study, entry: PairEntry, n_tokens: int, n_edges: in
 
 
 def random_config(config: RunConfig, kind: str, lambdas: Sequence[float], l0: Sequence[float]) -> RunConfig:
-    """The run of a random model: the same text, width and training, one seed."""
+    """The run of a random model: the same text, width and training, one seed. Its CE scores, which nothing is compared
+    by, are taken on at most 8,192 tokens."""
     model = ModelConfig(**{**vars(config.model), "randomise": kind})
     jacobian = dataclasses.replace(config.jacobian, lambdas=tuple(lambdas))
-    evaluation = dataclasses.replace(config.evaluation, frozen_random=False, pca=False)
+    n_loss_tokens = min(config.evaluation.n_loss_tokens, 8192)
+    evaluation = dataclasses.replace(config.evaluation, n_loss_tokens=n_loss_tokens, frozen_random=False, pca=False)
     return dataclasses.replace(
         config, model=model, jacobian=jacobian, evaluation=evaluation, l0=tuple(l0), architectures=(),
         seeds=config.seeds[:1],
@@ -212,7 +215,8 @@ def random_study(
         for pair in find_pairs(folder):
             one = files.read_json(results_folder(folder) / pair.name / "measures.json")
             histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})
-    rows = compare(trained, found)
+    draws = {kind: read_draws(study.folder / "random" / name) for kind, name in folders.items()}
+    rows = compare(trained, found, read_draws(study.run.folder), draws)
     document = {"format": FORMAT, "rows": rows, "frontiers": found, "histograms": histograms, "folders": folders}
     files.write_json(study.folder / "random.json", document)
     return rows

@@ -18,6 +18,7 @@ from monosemy.report.markup import Cell, bullets, details, escape, figure, table
 
 ANCHOR, TITLE = "jacobian", "Pairs around the MLP: sparse computation"
 N_OUTPUTS, N_EXAMPLES, LEVELS = 12, 2, 5
+MEASURES = (("over_0.01", "|J| > .01"), ("scaled_over_0.1", "|J| > .1 RMS"), ("share_of_90", "90% of Σ|J| in"))
 Estimate = Mapping[str, Any]
 
 
@@ -117,32 +118,43 @@ def _what(found: Jacobian) -> str:
 
 def _findings(found: Jacobian) -> list[str]:
     """What the chosen pair gives, worked out from the numbers."""
-    row = next((row for row in found.rows if row["name"] == found.chosen), None)
     base = next((one for one in found.main if one["lambda"] == 0), None)
-    if row is None or base is None:
+    if base is None:
         return ["There is no pair without penalty (λ = 0), so nothing says what the penalty changes."]
+    row = next((row for row in found.rows if row["name"] == found.chosen), None)
+    if row is None:
+        return ["The CE scores of some pairs are missing, so no λ was chosen."]
     if row is base:
         return ["Every λ > 0 that was trained costs more than .02 of the CE score."]
-    said = []
+    said = [f"λ = {row['lambda']:g} is the largest that costs at most .02 of the CE score: it costs "
+            f"{_number(row['ce_cost']).text}."]  # fmt: skip
     for measure, what in (("over_0.01", "|J| > .01"), ("scaled_over_0.1", "|J| > .1 of the token's RMS")):
-        factor = row["reduction"][measure]
-        said.append(
-            f"λ = {row['lambda']:g} is the largest that costs at most .02 of the CE score (it costs "
-            f"{row['ce_cost']:.3f}): elements with {what} go from {_percent(base['estimates'][measure])} to "
-            f"{_percent(row['estimates'][measure])}" + (f", {factor:.1f} times fewer." if factor else ".")
-        )
+        ends = f"{_percent(base['estimates'][measure])} to {_percent(row['estimates'][measure])}"
+        said.append(f"There, elements with {what} go from {ends}{_times(row['reduction'][measure])}.")
     return said
 
 
+def _times(reduction: Estimate) -> str:
+    """`, 4.1 [3.9, 4.4] times fewer`, or more."""
+    value, ends = reduction["value"], reduction["interval"]
+    if value is None:
+        return ""
+    if value < 1:
+        value, ends = 1 / value, ends and [1 / ends[1], 1 / ends[0]]
+    span = f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else ""
+    return f", {value:.3g}{span} times {'fewer' if reduction['value'] >= 1 else 'more'}"
+
+
 def _frontier(found: Jacobian) -> str:
-    headings = ["λ", "L0", "Seed", "Variance explained, in", "out", "CE score, in", "out", "|J| > .01", "fewer by",
-                "|J| > .1 RMS", "fewer by", "90% of Σ|J| in", "Kurtosis", "Kurtosis, scaled"]  # fmt: skip
+    headings = ["λ", "L0", "Seed", "Variance explained, in", "out", "CE score, in", "out", "CE cost",
+                "|J| > .01", "fewer by", "|J| > .1 RMS", "fewer by", "90% of Σ|J| in", "Kurtosis",
+                "Kurtosis, scaled"]  # fmt: skip
     rows: list[list[Cell | str]] = []
     for row in found.rows:
         known, fewer = row["estimates"], row["reduction"]
         cells: list[Cell | str] = [f"{row['lambda']:g}", Cell(f"{row['l0']:g}", row["l0"]), str(row["seed"])]
         cells += [_number(row[key]) for key in ("variance_explained_in", "variance_explained_out")]
-        cells += [_number(row[key]) for key in ("ce_score_in", "ce_score_out")]
+        cells += [_number(row[key]) for key in ("ce_score_in", "ce_score_out", "ce_cost")]
         cells += [_share(known["over_0.01"]), _factor(fewer.get("over_0.01"))]
         cells += [_share(known["scaled_over_0.1"]), _factor(fewer.get("scaled_over_0.1"))]
         cells += [_share(known["share_of_90"]), _number(known["kurtosis"], 1), _number(known["scaled_kurtosis"], 1)]
@@ -170,25 +182,51 @@ def _behaviour(found: Jacobian) -> str:
 
 
 def _random(rows: Sequence[Mapping[str, Any]]) -> str:
-    headings = ["Random model", "λ", "Variance explained", "L0 there"]
-    for what in ("|J| > .01", "|J| > .1 RMS", "90% of Σ|J| in", "Kurtosis"):
-        headings += [f"{what}, trained", "random"]
+    headings = ["Random model", "λ", "Variance explained", "in, trained", "random", "out, trained", "random"]
+    headings.append("L0 there")
+    measures = (*MEASURES, ("kurtosis", "Kurtosis"))
+    for _, what in measures:
+        headings += [f"{what}, trained", "random", "Which"]
     cells: list[list[Cell | str]] = []
     for row in rows:
         explained = f"{row['variance_explained']:.3f}"
         if not row["matched"]:
             explained += f", not matched: {row['variance_explained_random']:.3f}"
         line: list[Cell | str] = [row["kind"], f"{row['lambda']:g}", explained]
+        line += [f"{row['explained'][side][model]:.3f}" for side in ("in", "out") for model in ("trained", "random")]
         line.append(" to ".join(f"{l0:g}" for l0 in row["l0_random"]))
-        for measure in ("over_0.01", "scaled_over_0.1", "share_of_90"):
-            line += [_share(row["measures"][measure][side]) for side in ("trained", "random")]
-        line += [_number(row["measures"]["kurtosis"][side], 1) for side in ("trained", "random")]
+        for measure, _ in measures:
+            one = row["measures"][measure]
+            shown = _share if measure != "kurtosis" else _kurtosis
+            line += [shown(one["trained"]), shown(one["random"]), one["verdict"]]
         cells.append(line)
     said = (
         "The random model's pairs were trained at several L0s and are compared where they explain as much of the "
-        "variance as the trained model's pair."
+        "variance, as the mean of both SAEs, as the trained model's pair. Intervals resample documents; each row rests "
+        "on one draw of the random weights and one seed."
     )
-    return f"<p>{escape(said)}</p>" + table("Trained against randomised models", headings, cells)
+    first = table("Trained against randomised models", headings, cells)
+    return f"<p>{escape(said)}</p>{first}{_random_reductions(rows)}"
+
+
+def _random_reductions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """By how much the penalty lowers each measure, in both models."""
+    headings = ["Random model", "λ", "Matched at both λ"]
+    for _, what in MEASURES:
+        headings += [f"{what} fewer by, trained", "random", "Falls more"]
+    more = {"trained below": "random", "random below": "trained"}
+    cells: list[list[Cell | str]] = []
+    for row in (row for row in rows if row["lambda"] > 0 and row["reduction"]):
+        line: list[Cell | str] = [row["kind"], f"{row['lambda']:g}", "yes" if row["reduction_matched"] else "no"]
+        for measure, _ in MEASURES:
+            one = row["reduction"][measure]
+            line += [_factor(one["trained"]), _factor(one["random"]), more.get(one["verdict"], one["verdict"])]
+        cells.append(line)
+    return table("What the penalty changes, against λ = 0 of the same model", headings, cells) if cells else ""
+
+
+def _kurtosis(estimate: Estimate) -> Cell:
+    return _number(estimate, 1)
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -289,8 +327,12 @@ def _cell(estimate: Estimate, factor: float, digits: int, unit: str) -> Cell:
     return Cell(shown, factor * estimate["value"])
 
 
-def _factor(value: float | None) -> Cell:
-    return Cell("–", float("nan")) if value is None else Cell(f"{value:.1f}×", value)
+def _factor(estimate: Estimate | None) -> Cell:
+    if estimate is None or estimate["value"] is None:
+        return Cell("–", float("nan"))
+    ends = estimate["interval"]
+    span = f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else ""
+    return Cell(f"{estimate['value']:.3g}×{span}", estimate["value"])
 
 
 def _percent(estimate: Estimate) -> str:

@@ -67,7 +67,11 @@ def test_a_run_has_its_pairs_and_their_measures(run):
         assert -1 <= row["ablation"]["rank_correlation"]["value"] <= 1
     dense, sparse = rows
     assert sparse["estimates"]["mean_abs"]["value"] < 0.5 * dense["estimates"]["mean_abs"]["value"]
-    assert sparse["reduction"]["over_0.02"] > 1
+    low, high = sparse["reduction"]["over_0.02"]["interval"]
+    assert 1 < low <= sparse["reduction"]["over_0.02"]["value"] <= high
+    low, high = sparse["ce_cost"]["interval"]
+    assert low <= sparse["ce_cost"]["value"] <= high
+    assert dense["ce_cost"] == {"value": 0, "interval": [0, 0]}
 
 
 def test_slices_of_finished_runs_are_the_slopes_of_the_map(run):
@@ -186,7 +190,7 @@ def test_texts_in_the_report_are_escaped_and_shaded():
     measures = ("over_0.01", "scaled_over_0.1", "share_of_90", "kurtosis", "scaled_kurtosis")
     row |= dict.fromkeys(names, empty) | {"estimates": dict.fromkeys(measures, empty), "reduction": {}}
     row |= {"linearity": dict.fromkeys(("linear", "jumprelu", "flat", "other"), empty), "average_over": {}}
-    row |= {"ablation": {"rank_correlation": empty, "r_squared": empty}, "ce_cost": None}
+    row |= {"ablation": {"rank_correlation": empty, "r_squared": empty}, "ce_cost": empty}
     histogram = [0] * 562
     histogram[300] = 5
     found = Jacobian([row], None, {FIRST: histogram}, pairs=[document])

@@ -11,7 +11,9 @@ from jacobian_slices import make_slices
 
 from monosemy.errors import UserError
 from monosemy.jacobian.averages import AveragesMeter, PairAverages
-from monosemy.jacobian.measures import JacobianMeter, bin_edges, bins
+from monosemy.jacobian.draws import load_draws, ratio, save_draws
+from monosemy.jacobian.measures import BINS_PER_DECADE, LOWEST, N_BINS, JacobianMeter, bins
+from monosemy.report import jacobian_figures
 
 
 def record_of(values: torch.Tensor, documents: torch.Tensor | None = None, **indices: torch.Tensor):
@@ -113,10 +115,11 @@ def test_histogram_counts_every_element_in_its_bin():
     assert sum(histogram) == 6
     assert histogram[0] == 2
     assert histogram[-1] == 1
-    edges = bin_edges()
+    edges = 10.0 ** (LOWEST + np.arange(N_BINS - 1) / BINS_PER_DECADE)
     place = int(bins(torch.tensor([0.02], dtype=torch.float64))[0])
     assert edges[place - 1] <= 0.02 < edges[place]
     assert histogram[place] == 2
+    assert (jacobian_figures.LOWEST, jacobian_figures.PER_DECADE) == (LOWEST, BINS_PER_DECADE), "the report's bins"
 
 
 def test_intervals_follow_documents_not_tokens():
@@ -127,6 +130,28 @@ def test_intervals_follow_documents_not_tokens():
     wide = record_of(values, few)["over_0.01"].interval
     assert many[1] - many[0] < 0.15
     assert wide[1] - wide[0] > 0.3
+
+
+def test_ratios_of_pairs_over_the_same_documents_are_known_better_than_either(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    documents = torch.arange(400) // 10
+    hard = torch.rand(40, generator=generator)[documents][:, None, None]  # documents differ, alike for both pairs
+    draw = torch.rand(400, 4, 4, generator=generator)
+    first, second = (record_of((draw < share * hard).double(), documents) for share in (0.8, 0.4))
+    for name, one in (("first", first), ("second", second)):
+        save_draws(tmp_path / name, one.draws)
+    before, after = (load_draws(tmp_path / name)["over_0.01"] for name in ("first", "second"))
+    np.testing.assert_array_equal(before, first.draws["over_0.01"])
+    low, high = np.quantile(before, 0.025), np.quantile(before, 0.975)
+    assert (low, high) == pytest.approx(first["over_0.01"].interval)
+    factors = ratio(before, after)
+    true = first["over_0.01"].value / second["over_0.01"].value
+    assert np.quantile(factors, 0.025) < true < np.quantile(factors, 0.975)
+    assert np.std(np.log(factors)) < 0.5 * np.hypot(np.std(np.log(before)), np.std(np.log(after)))
+    assert ratio(before, None) is None
+    (tmp_path / "first").write_bytes(b"short")
+    with pytest.raises(UserError, match="measure the run again"):
+        load_draws(tmp_path / "first")
 
 
 def test_a_zero_jacobian_has_no_kurtosis_and_no_share():
@@ -182,7 +207,7 @@ def test_averages_equal_the_dense_ones(planted):
         assert estimate.interval[0] <= estimate.value <= estimate.interval[1]
 
 
-def test_averages_find_the_planted_pairs(planted, tmp_path):
+def test_averages_find_the_planted_pairs(planted):
     averages, _ = planted
     assert set(averages.out[:10].tolist()) == set(range(10))
     assert (averages.out[:10] == averages.inp[:10]).all()
@@ -190,10 +215,3 @@ def test_averages_find_the_planted_pairs(planted, tmp_path):
     assert averages.inp[first] == 7
     assert averages.place(7, 7) == first
     assert averages.place(7, 99) is None
-    averages.save(tmp_path / "averages.safetensors", limit=20)
-    again = PairAverages.load(tmp_path / "averages.safetensors")
-    assert len(again.out) == 20
-    np.testing.assert_array_equal(again.mean_effect, averages.mean_effect[:20])
-    (tmp_path / "averages.safetensors").write_bytes(b"short")
-    with pytest.raises(UserError, match="measure the run again"):
-        PairAverages.load(tmp_path / "averages.safetensors")

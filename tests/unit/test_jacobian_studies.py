@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 
+import numpy as np
 import pytest
 
 from monosemy.errors import UserError
-from monosemy.jacobian.studies import SPARSITY, choose, compare, explained, frontier
+from monosemy.evals.documents import DocumentSums
+from monosemy.jacobian import show
+from monosemy.jacobian.costs import Losses
+from monosemy.jacobian.studies import COMPARED, SPARSITY, choose, compare, explained, frontier, verdict
 
 SITES = ["layers.1.mlp_in", "layers.1.mlp_out"]
 
@@ -31,9 +37,13 @@ def evaluated(coef: float, fvu: float, score: float, l0: float = 16.0, seed: int
     ]
 
 
+PAIRS = [(1.0, 0.5, 0.30, 0.95), (0.0, 0.8, 0.20, 0.96), (0.1, 0.2, 0.21, 0.945), (9.0, 0.0, 0.60, 0.5)]
+"""λ, share over every threshold, FVU, CE score."""
+
+
 @pytest.fixture
 def rows() -> list[dict]:
-    pairs = [(1.0, 0.5, 0.30, 0.95), (0.0, 0.8, 0.20, 0.96), (0.1, 0.2, 0.21, 0.945), (9.0, 0.0, 0.60, 0.5)]
+    pairs = PAIRS
     return frontier([measured(c, s) for c, s, _, _ in pairs], [r for c, _, f, ce in pairs for r in evaluated(c, f, ce)])
 
 
@@ -43,10 +53,42 @@ def test_frontier_joins_measures_and_evaluation(rows):
     assert first["variance_explained_in"]["value"] == pytest.approx(0.8)
     assert first["variance_explained_in"]["interval"] == pytest.approx([0.78, 0.81])
     assert second["ce_score_out"]["value"] == pytest.approx(0.944)
-    assert second["ce_cost"] == pytest.approx(0.015)
-    assert second["reduction"]["over_0.01"] == pytest.approx(4)
-    assert first["reduction"]["over_0.01"] == 1
-    assert rows[3]["reduction"]["over_0.01"] is None, "nothing is left: no factor"
+    assert second["ce_cost"]["value"] == pytest.approx(0.015)
+    assert second["ce_cost"]["interval"] is None, "no losses by document were given"
+    assert second["reduction"]["over_0.01"]["value"] == pytest.approx(4)
+    assert first["reduction"]["over_0.01"]["value"] == 1
+    assert rows[3]["reduction"]["over_0.01"] == {"value": None, "interval": None}, "nothing is left: no factor"
+
+
+def drawn(share: float, noise: np.ndarray) -> dict[str, np.ndarray]:
+    return dict.fromkeys(COMPARED, share * noise)
+
+
+def test_reductions_and_costs_are_paired_over_documents():
+    """Documents that are hard for all make each number uncertain and leave ratios and differences exact."""
+    generator = np.random.default_rng(0)
+    noise = np.exp(generator.normal(size=500))
+    tokens, hard = np.full(50, 20.0), generator.random(50)
+    names = {f"jsae_{c:g}-l0_16-s0": c for c, *_ in PAIRS}
+    loss = {name: 20 * (0.1 * hard + 0.05 * (c == 1) + 0.06 * (c == 9)) for name, c in names.items()}
+    extra = {name: total + 20 * 0.02 * (names[name] > 0) for name, total in loss.items()}
+    sums = {SITES[0]: DocumentSums(np.arange(50), tokens, loss), SITES[1]: DocumentSums(np.arange(50), tokens, extra)}
+    scores = {site: {name: 1 - total.sum() / 1000 / 2 for name, total in sums[site].sums.items()} for site in SITES}
+    records = [
+        {"site": site, "name": name, "fvu": 0.2, "fvu_interval": [0.1, 0.3], "loss_recovered": scores[site][name]}
+        for site in SITES
+        for name in names
+    ]
+    found = frontier(
+        [measured(c, s) for c, s, *_ in PAIRS], records,
+        {f"jsae_{c:g}-l0_16-s0": drawn(s, noise) for c, s, *_ in PAIRS}, Losses(sums, dict.fromkeys(SITES, 2.0)),
+    )  # fmt: skip
+    for row, cost, factor in zip(found, (0, 0.01, 0.035, 0.04), (1, 4, 1.6, None), strict=True):
+        assert row["ce_cost"]["value"] == pytest.approx(cost, abs=1e-12), "of the side that loses more"
+        assert row["ce_cost"]["interval"] == pytest.approx([cost, cost], abs=1e-9)
+        reduction = row["reduction"]["over_0.01"]
+        assert reduction["value"] == pytest.approx(factor)
+        assert reduction["interval"] == (pytest.approx([factor, factor]) if factor else None)
 
 
 def test_the_largest_affordable_lambda_is_chosen(rows):
@@ -70,13 +112,21 @@ def random_rows(coef: float, shares: dict[float, tuple[float, float]]) -> list[d
 
 def test_random_pairs_are_interpolated_to_the_same_variance_explained(rows):
     others = random_rows(0.0, {8: (0.4, 0.4), 16: (0.3, 0.6), 32: (0.1, 0.9)})
-    (found,) = compare(rows, {"published": others})
+    noise = np.exp(np.random.default_rng(0).normal(size=500))
+    draws = {row["name"]: drawn(row["estimates"]["over_0.01"]["value"], noise) for row in others}
+    (found,) = compare(rows, {"published": others}, {}, {"published": draws})
     assert found["matched"]
     assert found["l0_random"] == [16, 32]
     assert found["variance_explained"] == found["variance_explained_random"] == pytest.approx(0.8)
     expected = math.sqrt(0.6 * 0.9)  # half-way between FVU .3 and .1, on a logarithmic scale
     assert found["measures"]["over_0.01"]["random"]["value"] == pytest.approx(expected)
-    assert found["measures"]["over_0.01"]["random"]["interval"] == pytest.approx([0.9 * expected, 1.1 * expected])
+    assert found["measures"]["over_0.01"]["random"]["interval"] == pytest.approx(
+        list(expected * np.quantile(noise, [0.025, 0.975]))
+    )
+    assert found["explained"]["out"] == {"trained": pytest.approx(0.8), "random": pytest.approx(0.8)}
+    (bare,) = compare(rows, {"published": others})
+    assert bare["measures"]["over_0.01"]["random"]["interval"] is None, "no resamples, no interval"
+    assert bare["measures"]["over_0.01"]["verdict"] == "unknown"
     assert found["measures"]["over_0.01"]["trained"]["value"] == 0.8
 
 
@@ -92,8 +142,50 @@ def test_what_cannot_be_matched_is_said(rows, fvus, nearest):
 
 def test_reductions_of_both_models(rows):
     others = random_rows(0.0, {16: (0.2, 0.9)}) + random_rows(1.0, {16: (0.3, 0.3)})
-    found = {row["lambda"]: row for row in compare(rows, {"matched": others})}
+    noise = np.exp(np.random.default_rng(0).normal(size=500))
+    draws = [{row["name"]: drawn(row["estimates"]["over_0.01"]["value"], noise) for row in part}
+             for part in (rows, others)]  # fmt: skip
+    found = {row["lambda"]: row for row in compare(rows, {"matched": others}, draws[0], {"matched": draws[1]})}
     assert set(found) == {0, 1}
-    assert all(row["matched"] for row in found.values()), "the same variance explained to the digit"
-    assert found[1]["reduction"]["over_0.01"] == {"trained": pytest.approx(1.6), "random": pytest.approx(3)}
+    assert all(row["matched"] and row["reduction_matched"] for row in found.values()), "the same to the digit"
+    factors = found[1]["reduction"]["over_0.01"]
+    for model, factor in (("trained", 1.6), ("random", 3)):
+        assert factors[model]["value"] == pytest.approx(factor)
+        assert factors[model]["interval"] == pytest.approx([factor, factor]), "paired over documents"
+    assert factors["verdict"] == "trained below"
     assert explained(others[0]) == pytest.approx(0.8)
+    apart = random_rows(0.0, {16: (0.2, 0.9)}) + random_rows(1.0, {16: (0.5, 0.3)})
+    unmatched = {row["lambda"]: row["reduction_matched"] for row in compare(rows, {"matched": apart})}
+    assert unmatched == {0: True, 1: False}
+
+
+def test_verdicts_rest_on_intervals():
+    def of(low: float, high: float) -> dict:
+        return {"value": (low + high) / 2, "interval": [low, high]}
+
+    assert verdict(of(1, 2), of(3, 4)) == "trained below"
+    assert verdict(of(3, 4), of(1, 2)) == "random below"
+    assert verdict(of(1, 3), of(2, 4)) == "intervals overlap"
+    assert verdict(of(1, 3), {"value": 9, "interval": None}) == "unknown"
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_tables_are_whole_in_every_width(rows, width, terminal, monkeypatch):
+    others = random_rows(0.0, {8: (0.4, 0.4), 32: (0.1, 0.9)}) + random_rows(1.0, {16: (0.5, 0.3)})
+    shapes = {key: {"value": 0.25, "interval": [0.2, 0.3]} for key in ("linear", "jumprelu", "flat", "other")}
+    estimate = {"value": 0.5, "interval": [0.4, 0.6]}
+    for row in rows:
+        row |= {"linearity": shapes, "average_over": {"0.01": estimate}}
+        row |= {"ablation": {"rank_correlation": estimate, "r_squared": estimate}}
+    out = io.StringIO()
+    out.isatty = lambda: terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(show, "_PLAIN_WIDTH", width)
+    monkeypatch.setenv("COLUMNS", str(width))
+    show.show(show.comparison_tables(compare(rows, {"published": others})))
+    show.show(show.frontier_tables(rows))
+    text = out.getvalue()
+    assert "…" not in text
+    for word in ("published", "its L0", "8 to 32", "no: 0.700, random 0.500", "80 ±8%", "1.6×", "other", "CE cost"):
+        assert word in text
