@@ -22,7 +22,7 @@ from torch import Tensor
 
 from monosemy.circuits.heads import Heads, Pass, batches, n_all
 from monosemy.circuits.task import METRICS, Edge, Example, clean_tokens, corrupted_tokens
-from monosemy.errors import unknown
+from monosemy.errors import UserError, unknown
 from monosemy.evals.intervals import bootstrap_weights
 
 Ablation: TypeAlias = Literal["resample", "mean", "zero"]
@@ -95,6 +95,18 @@ class Contrast:
         return [mean.expand_as(batch.clean.values) for batch in self.batches]
 
 
+def metric_difference(contrast: Contrast, task: str = "") -> float:
+    """D: mean m(clean) − m(corrupted). Raises UserError where it is not above 0, so that no share of it can be told."""
+    clean, corrupt = float(contrast.m_clean.double().mean()), float(contrast.m_corrupt.double().mean())
+    if clean - corrupt <= 1e-6 * max(1.0, abs(clean)):
+        raise UserError(
+            f"the metric{f' of task {task!r}' if task else ''} is no larger on the prompts ({clean:.3g}) than on their "
+            f"counterparts ({corrupt:.3g}): {contrast.heads.name} does not show this behaviour, or positives and "
+            "negatives are the wrong way round; choose another task or other counterparts"
+        )
+    return clean - corrupt
+
+
 def read_contrast(heads: Heads, examples: Sequence[Example], metric: str) -> Contrast:
     """Runs prompts and counterparts once each."""
     clean, corrupted = clean_tokens(examples), corrupted_tokens(examples)
@@ -129,7 +141,7 @@ class HeadScores:
     n_passes: float = 0.0
     """Forward passes over all its prompts, a backward pass counted as two; skipped layers not counted."""
     checked: frozenset[int] | None = None
-    """Heads whose score is exact where the others' is an estimate; None where all are of one kind."""
+    """Heads whose score is exact where the others' is an estimate; None where none is an estimate."""
 
     @property
     def importance(self) -> Float[Tensor, " n"]:

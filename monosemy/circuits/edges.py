@@ -5,8 +5,8 @@ Place on the path: `Contrast` of an attention-only model → [a mask on every ed
     receiver r (a head's q, k or v, or the output) reads   x_r − Σ_s (1 − z_sr) (o_s − o'_s)
 
 x_r is the residual stream as it runs, o_s what sender s (the embeddings or an earlier head) writes now, o'_s what it
-writes on the counterpart, z the mask: z = 1 is the model itself, z_sr = 0 cuts one edge by resampling, z = 0 everywhere
-is the counterpart. One sign for all, effect = m(clean) − m(edge replaced):
+writes on the counterpart (or the mean of that, or nothing: `ablation`), z the mask: z = 1 is the model itself, z_sr = 0
+cuts one edge; by resampling, z = 0 everywhere is the counterpart. One sign for all, m(clean) − m(edge replaced):
 
     exact     m(1) − m(z_sr = 0)                      one pass per edge
     EAP       ∂m/∂z_sr at z = 1                        = Σ (o_s − o'_s) · ∂m/∂x_r, one backward pass for all edges
@@ -33,12 +33,11 @@ from torch import Tensor
 
 from monosemy import progress
 from monosemy.circuits.attention_only import AttentionOnly
-from monosemy.circuits.attribution import N_STEPS
-from monosemy.circuits.contrast import Batch, Contrast, EdgeScores, mean_intervals
-from monosemy.circuits.heads import AttentionOnlyHeads
+from monosemy.circuits.contrast import ABLATIONS, Ablation, Batch, Contrast, EdgeScores, mean_intervals
+from monosemy.circuits.heads import AttentionOnlyHeads, Pass
 from monosemy.circuits.masks import THRESHOLDS, ProbeConfig, kl, prune, train_gates
 from monosemy.circuits.task import INPUT, OUTPUT, Channel, Edge, Head
-from monosemy.errors import UserError
+from monosemy.errors import UserError, unknown
 
 CHANNELS: tuple[Channel, ...] = ("q", "k", "v")
 
@@ -49,7 +48,7 @@ class EdgeGraph:
     Masks are [.., edges], in the order of `edges`. Raises UserError for another kind of model.
     """
 
-    def __init__(self, contrast: Contrast) -> None:
+    def __init__(self, contrast: Contrast, ablation: Ablation = "resample") -> None:
         if not isinstance(contrast.heads, AttentionOnlyHeads):
             raise UserError(
                 f"edges of the whole graph need an attention-only model, {contrast.heads.name} is not one; "
@@ -60,17 +59,23 @@ class EdgeGraph:
         self.edges = all_edges(self.model.n_layers, self.model.n_heads)
         sizes = [3 * self.model.n_heads * (1 + layer * self.model.n_heads) for layer in range(self.model.n_layers)]
         self._starts = [0, *accumulate(sizes)]
+        self._fixed = _fixed(self.model, contrast, ablation)
 
-    def metric(self, batch: Batch, mask: Tensor, inputs: Tensor | None = None) -> Float[Tensor, " B"]:
+    def replaced(self, batch: Batch) -> Float[Tensor, "B T senders d_model"]:
+        """What the receiver of a cut edge reads, of the embeddings and of every head."""
+        if self._fixed is not None:
+            return self._fixed.expand(len(batch.examples), -1, -1, -1)
+        return written(self.model, batch.corrupted)
+
+    def metric(self, batch: Batch, mask: Tensor) -> Float[Tensor, " B"]:
         """m under the mask; differentiable in it where it asks for a gradient."""
-        return batch.measure(self.logits(batch, mask, inputs))
+        return batch.measure(self.logits(batch, mask))
 
-    def logits(self, batch: Batch, mask: Float[Tensor, "*B edges"], inputs: Tensor | None = None) -> Tensor:
+    def logits(self, batch: Batch, mask: Float[Tensor, "*B edges"]) -> Tensor:
         """Logits at the last position under a mask for all prompts or one for each."""
         tokens = batch.clean.tokens
         with torch.no_grad():
-            start = self.model.embed(tokens) if inputs is None else inputs
-            other = torch.cat([self.model.embed(batch.corrupted.tokens).unsqueeze(2), batch.corrupted.values], dim=2)
+            start, other = self.model.embed(tokens), self.replaced(batch)
         now = [start.unsqueeze(2)]
 
         def keep(layer: int, outputs: Tensor) -> Tensor:
@@ -97,6 +102,23 @@ class EdgeGraph:
         return mask[..., start : start + width].unflatten(-1, (n_senders, self.model.n_heads))
 
 
+@torch.no_grad()
+def written(model: AttentionOnly, side: Pass) -> Float[Tensor, "B T senders d_model"]:
+    """What the embeddings and all heads write in a plain pass."""
+    return torch.cat([model.embed(side.tokens).unsqueeze(2), side.values], dim=2)
+
+
+def _fixed(model: AttentionOnly, contrast: Contrast, ablation: Ablation) -> Float[Tensor, "1 T senders d_model"] | None:
+    """What replaces on every prompt alike: the mean over counterparts, or nothing; None where each has its own."""
+    if ablation not in ABLATIONS:
+        raise unknown("ablation", ablation, ABLATIONS)
+    if ablation == "resample":
+        return None
+    sides = [written(model, batch.corrupted) for batch in contrast.batches]
+    mean = torch.stack([side.sum(0) for side in sides]).sum(0, keepdim=True) / contrast.n_examples
+    return mean if ablation == "mean" else torch.zeros_like(mean)
+
+
 def all_edges(n_layers: int, n_heads: int) -> list[Edge]:
     """Every edge: by the receiver's layer, channel, then sender, then receiving head; those into the output last."""
     edges: list[Edge] = []
@@ -107,10 +129,12 @@ def all_edges(n_layers: int, n_heads: int) -> list[Edge]:
     return edges + [Edge(sender, OUTPUT) for sender in senders]
 
 
-def patch_edges(contrast: Contrast, indices: Sequence[int] | None = None) -> EdgeScores:
+def patch_edges(
+    contrast: Contrast, indices: Sequence[int] | None = None, ablation: Ablation = "resample"
+) -> EdgeScores:
     """Exact effect of every edge (or of those numbered; the others get 0), by one pass each."""
     began = time.perf_counter()
-    graph = EdgeGraph(contrast)
+    graph = EdgeGraph(contrast, ablation)
     asked = list(range(len(graph.edges)) if indices is None else indices)
     found = torch.zeros(contrast.n_examples, len(graph.edges), dtype=torch.float64)
     done = 0
@@ -125,10 +149,11 @@ def patch_edges(contrast: Contrast, indices: Sequence[int] | None = None) -> Edg
     return _signed("patching", graph, found, began)
 
 
-def attribute_edges(contrast: Contrast, n_steps: int = 1) -> EdgeScores:
-    """EAP (one step) or EAP-IG (several): forward and backward passes for all edges at once."""
+def attribute_edges(contrast: Contrast, n_steps: int = 1, ablation: Ablation = "resample") -> EdgeScores:
+    """EAP (one step) or EAP-IG (several; its path starts at the counterpart's embeddings whatever the ablation):
+    forward and backward passes for all edges at once."""
     began = time.perf_counter()
-    graph = EdgeGraph(contrast)
+    graph = EdgeGraph(contrast, ablation)
     found = []
     for batch in contrast.batches:
         total = torch.zeros(len(batch.examples), len(graph.edges), dtype=torch.float64)
@@ -138,11 +163,6 @@ def attribute_edges(contrast: Contrast, n_steps: int = 1) -> EdgeScores:
             total += _edge_derivatives(graph, batch, inputs).cpu()
         found.append(total / n_steps)
     return _signed("EAP" if n_steps == 1 else "EAP-IG", graph, torch.cat(found), began)
-
-
-def integrate_edges(contrast: Contrast, n_steps: int = N_STEPS) -> EdgeScores:
-    """EAP-IG over the whole graph."""
-    return attribute_edges(contrast, n_steps)
 
 
 def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> Float[Tensor, "B edges"]:
@@ -162,11 +182,7 @@ def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> 
         start = model.embed(batch.clean.tokens).detach() if inputs is None else inputs
         total = batch.measure(model.logits(batch.clean.tokens, reads=read, embeddings=start)).sum()
         gradients = torch.autograd.grad(total, reads)
-    senders = [
-        torch.cat([model.embed(p.tokens).detach().unsqueeze(2), p.values], dim=2)
-        for p in (batch.clean, batch.corrupted)
-    ]
-    difference = senders[0] - senders[1]
+    difference = written(model, batch.clean) - graph.replaced(batch)
     found = []
     for number, gradient in enumerate(gradients):
         n_senders = 1 + min(number // 3, model.n_layers) * model.n_heads
@@ -174,10 +190,12 @@ def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> 
     return torch.cat(found, dim=1).double()
 
 
-def acdc_edges(contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS) -> EdgeScores:
+def acdc_edges(
+    contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation: Ablation = "resample"
+) -> EdgeScores:
     """ACDC: from the output back, every incoming edge tried in turn. Unsigned: the largest τ that keeps the edge."""
     began = time.perf_counter()
-    graph = EdgeGraph(contrast)
+    graph = EdgeGraph(contrast, ablation)
     n = len(graph.edges)
     score = torch.zeros(n, dtype=torch.float64)
 
@@ -194,10 +212,10 @@ def acdc_edges(contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS) -> 
     return EdgeScores("ACDC", graph.edges, score, False, time.perf_counter() - began, contrast.seconds)
 
 
-def probe_edges(contrast: Contrast, config: ProbeConfig | None = None) -> EdgeScores:
+def probe_edges(contrast: Contrast, config: ProbeConfig | None = None, ablation: Ablation = "resample") -> EdgeScores:
     """Subnetwork probing with a gate on every edge. Unsigned."""
     began = time.perf_counter()
-    graph = EdgeGraph(contrast)
+    graph = EdgeGraph(contrast, ablation)
     n = len(graph.edges)
 
     def loss(batch: int, gates: Tensor) -> Tensor:

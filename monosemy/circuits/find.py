@@ -3,23 +3,37 @@
 Place on the path: model, task → [method → members → edges] → page, drawing, JSON.
 
 A head is a member when its effect is at least `share` of m(clean) − m(corrupt) and its 95% interval excludes 0; methods
-without signs or intervals have a ranking and no members. Edges are measured exactly among the members (the strongest
-`max_kept` of them).
+without signs or intervals have a ranking and no members. Heads that the combined method did not check, but whose
+estimate is as large, are patched too: its members are all exact. Edges are measured exactly among the members (the
+strongest `MAX_KEPT` of them). Where papers report a circuit of this task in this model, every method is scored on it.
 """
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from monosemy import __version__
 from monosemy.circuits.code_scores import edge_scores, pair_counts
-from monosemy.circuits.contrast import Ablation, EdgeScores, HeadScores
+from monosemy.circuits.contrast import (
+    Ablation,
+    Contrast,
+    EdgeScores,
+    HeadScores,
+    mean_intervals,
+    metric_difference,
+)
+from monosemy.circuits.ground_truth import PublishedCircuit, published
 from monosemy.circuits.heads import Heads, LanguageModelHeads, as_heads
 from monosemy.circuits.kept_edges import kept_edges
 from monosemy.circuits.methods import METHODS, NEEDS_NEGATIVES, Bench, check_methods
+from monosemy.circuits.patching import exhaustive_patching
+from monosemy.circuits.scores import Agreement, agreement, labels_of
 from monosemy.circuits.task import Edge, TaskData
 from monosemy.circuits.tasks import N_EXAMPLES, TaskAccuracy, build_task, task_accuracy
 from monosemy.errors import UserError
@@ -40,7 +54,11 @@ class Circuit:
     """What one method found, and what other methods say."""
 
     model: str
+    fingerprint: str
+    """Of the model's weights."""
     task: TaskData
+    ablation: Ablation
+    seed: int
     n_layers: int
     n_heads: int
     accuracy: TaskAccuracy
@@ -52,10 +70,16 @@ class Circuit:
     members: list[int]
     """Heads of the circuit by number, strongest first; empty where the method cannot say."""
     edges: EdgeScores | None
+    n_edge_prompts: int
+    """Prompts that edges were measured on."""
+    no_edges: str
+    """Why there are none, where that is no choice of the caller's."""
     code_edges: EdgeScores | None
     """Edges between members scored by the co-occurrence of their codes."""
     others: list[HeadScores]
     """The methods asked for in comparison, the main one not among them."""
+    known: tuple[PublishedCircuit, ...]
+    """What papers report for this task in this model."""
 
     def name_of(self, index: int) -> str:
         """`7.3`"""
@@ -65,10 +89,18 @@ class Circuit:
         """All heads by number, most important first."""
         return self.heads.importance.argsort(descending=True, stable=True).tolist()
 
+    def agreement_with(self, known: PublishedCircuit, scores: HeadScores) -> Agreement:
+        """Of a method's ranking with a reported circuit."""
+        return agreement(scores.importance, labels_of(known.heads, self.n_layers, self.n_heads))
+
     def to_json(self) -> dict[str, Any]:
         return {
+            "version": __version__,
             "model": self.model,
+            "fingerprint": self.fingerprint,
             "task": self.task.name,
+            "ablation": self.ablation,
+            "seed": self.seed,
             "provenance": list(self.task.provenance),
             "metric": self.task.metric,
             "n_prompts": self.n_prompts,
@@ -77,7 +109,10 @@ class Circuit:
             "m_corrupt": self.m_corrupt,
             "members": [self.name_of(i) for i in self.members],
             "methods": [self._method(scores) for scores in (self.heads, *self.others)],
+            "published": [self._published(known) for known in self.known],
             "edges": _edges(self.edges),
+            "n_edge_prompts": self.n_edge_prompts,
+            "no_edges": self.no_edges or None,
             "edges_by_codes": _edges(self.code_edges),
         }
 
@@ -87,10 +122,24 @@ class Circuit:
             "signed": scores.signed,
             "seconds": scores.seconds,
             "reading_seconds": scores.reading_seconds,
+            "n_passes": scores.n_passes,
+            "checked": None if scores.checked is None else [self.name_of(i) for i in sorted(scores.checked)],
             "scores": {self.name_of(i): float(v) for i, v in enumerate(scores.scores)},
             "intervals": None
             if scores.intervals is None
             else {self.name_of(i): pair for i, pair in enumerate(scores.intervals.tolist())},
+        }
+
+    def _published(self, known: PublishedCircuit) -> dict[str, Any]:
+        found = [(scores.method, self.agreement_with(known, scores)) for scores in (self.heads, *self.others)]
+        return {
+            "version": known.version,
+            "source": known.source,
+            "heads": [f"{layer}.{head}" for layer, head in sorted(known.heads)],
+            "agreement": {
+                method: {"auc": a.auc, "interval": a.auc_interval, "average_precision": a.average_precision}
+                for method, a in found
+            },
         }
 
 
@@ -111,33 +160,66 @@ def find_circuit(
     task: a task's name, the path of a JSONL file, or prompts already made. method, compare: names in
     `methods.METHODS`; `compare` gives further rankings beside the main one. n_prompts: prompts of causal methods;
     n_examples: positives (and negatives) made, by default 250 where a method counts codes, else `n_prompts`.
-    Raises UserError: unknown names, a task that does not fit the model, a model without attention heads, or a metric
-    that does not differ between prompts and counterparts.
+    Warns, before any method runs, when the model is right on too few prompts. Raises UserError: unknown names, a task
+    that does not fit the model, a model without attention heads, or a metric that is no larger on prompts than on
+    counterparts.
     """
     check_methods([method, *compare])
+    if n_examples is not None and n_examples < n_prompts:
+        raise UserError(
+            f"n_examples ({n_examples}) must be at least n_prompts ({n_prompts}), which are taken from them"
+        )
     heads = as_heads(model)
     data = task if isinstance(task, TaskData) else _made(heads, task, [method, *compare], n_prompts, n_examples, seed)
     bench = Bench(heads, data, min(n_prompts, len(data.positives)), ablation, seed)
     contrast = bench.contrast
-    m_clean, m_corrupt = float(contrast.m_clean.mean()), float(contrast.m_corrupt.mean())
-    if abs(m_clean - m_corrupt) < 1e-6 * max(1.0, abs(m_clean)):
-        raise UserError(
-            f"the metric of task {data.name!r} is the same on prompts and counterparts ({m_clean:.3g}): {heads.name} "
-            "does not tell them apart; choose another task or other counterparts"
-        )
+    difference = metric_difference(contrast, data.name)
     accuracy = _accuracy(bench)
-    found = METHODS[method](bench)
-    members = members_of(found, m_clean - m_corrupt)
-    kept = members[:MAX_KEPT]
-    measured = by_codes = None
-    if edges and kept:
-        measured = kept_edges(contrast.first(EDGE_PROMPTS), kept) if _has_edges(heads) else None
-        by_codes = _code_edges(bench, method, measured)
-    others = [METHODS[name](bench) for name in compare if name != method]
+    if not accuracy.enough:
+        warnings.warn(f"{data.name} on {heads.name}: {accuracy}", stacklevel=2)
+    found = confirmed(contrast, METHODS[method](bench), difference, ablation)
+    members = members_of(found, difference)
+    kept, few = members[:MAX_KEPT], contrast.first(EDGE_PROMPTS)
+    why = _no_edges(heads) if edges else ""
+    measured = kept_edges(few, kept, ablation) if edges and kept and not why else None
+    others = [METHODS[name](bench) for name in dict.fromkeys(compare) if name != method]
     return Circuit(
-        heads.name, data, heads.n_layers, heads.n_heads, accuracy, m_clean, m_corrupt, contrast.n_examples, found,
-        members, measured, by_codes, others,
+        heads.name, heads.fingerprint, data, ablation, seed, heads.n_layers, heads.n_heads, accuracy,
+        float(contrast.m_clean.mean()), float(contrast.m_corrupt.mean()), contrast.n_examples, found, members,
+        measured, few.n_examples if measured else 0, why, _code_edges(bench, method, measured), others,
+        _known(heads, task, data),
     )  # fmt: skip
+
+
+def confirmed(
+    contrast: Contrast,
+    scores: HeadScores,
+    difference: float,
+    ablation: Ablation = "resample",
+    share: float = MEMBER_SHARE,
+) -> HeadScores:
+    """The scores, with exact effects in place of estimates as large as a member's. (Of methods that check no head at
+    all nothing changes: their ranking is theirs.)"""
+    if not scores.checked or scores.per_example is None:
+        return scores
+    large = (scores.importance >= share * difference).nonzero()[:, 0].tolist()
+    doubtful = [i for i in large if i not in scores.checked]
+    if not doubtful:
+        return scores
+    began = time.perf_counter()
+    exact = exhaustive_patching(contrast, ablation, indices=doubtful)
+    assert exact.per_example is not None
+    per_example = scores.per_example.clone()
+    per_example[:, doubtful] = exact.per_example[:, doubtful]
+    return replace(
+        scores,
+        scores=per_example.mean(0),
+        per_example=per_example,
+        intervals=mean_intervals(per_example),
+        checked=scores.checked | set(doubtful),
+        n_passes=scores.n_passes + exact.n_passes,
+        seconds=scores.seconds + time.perf_counter() - began,
+    )
 
 
 def members_of(scores: HeadScores, difference: float, share: float = MEMBER_SHARE) -> list[int]:
@@ -165,8 +247,27 @@ def _accuracy(bench: Bench) -> TaskAccuracy:
     return task_accuracy(torch.cat([batch.clean.logits for batch in bench.contrast.batches]), examples)
 
 
-def _has_edges(heads: Heads) -> bool:
-    return not (isinstance(heads, LanguageModelHeads) and (heads.model.post_norms or not heads.model.can_start_late))
+def _no_edges(heads: Heads) -> str:
+    """Why single edges of this model cannot be held; empty where they can."""
+    if not isinstance(heads, LanguageModelHeads):
+        return ""
+    if heads.model.post_norms:
+        return (
+            f"{heads.name} puts a norm behind its attention: what one head adds to the residual stream depends on the "
+            "others, so single edges are not defined"
+        )
+    if not heads.model.can_start_late:
+        return f"{heads.name} cannot be run from a layer in its middle, so no single edge can be held"
+    return ""
+
+
+def _known(heads: Heads, task: str | TaskData, data: TaskData) -> tuple[PublishedCircuit, ...]:
+    """Reported circuits of the library's own tasks, where the model has the heads they name."""
+    if isinstance(task, str) and task.endswith(".jsonl"):
+        return ()
+    shape = (heads.n_layers, heads.n_heads)
+    fits = [k for k in published(data.name, heads.name) if all(h[0] < shape[0] and h[1] < shape[1] for h in k.heads)]
+    return tuple(fits)
 
 
 def _code_edges(bench: Bench, method: str, measured: EdgeScores | None) -> EdgeScores | None:

@@ -22,10 +22,9 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from monosemy.circuits.contrast import Ablation, Contrast, HeadScores
+from monosemy.circuits.contrast import Ablation, Contrast, HeadScores, metric_difference
 from monosemy.circuits.patching import exhaustive_patching, pairwise_patching
 from monosemy.circuits.task import Head
-from monosemy.errors import UserError
 
 SHARE = 0.05
 """s: the part of D that counts as mattering."""
@@ -78,12 +77,7 @@ def find_reference(
 
     Raises UserError when the metric does not fall from prompts to counterparts, so that no share of it can be told.
     """
-    difference = float((contrast.m_clean - contrast.m_corrupt).mean())
-    if difference <= 0:
-        raise UserError(
-            f"the metric is no larger on the prompts ({float(contrast.m_clean.mean()):.3g}) than on their counterparts "
-            f"({float(contrast.m_corrupt.mean()):.3g}); the model does not show this behaviour, choose another task"
-        )
+    difference = metric_difference(contrast)
     single = exhaustive_patching(contrast, ablation)
     synergy = None
     if pairs:

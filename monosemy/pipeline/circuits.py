@@ -7,6 +7,10 @@ the page (`circuits_page.py`).
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +44,19 @@ def run_circuits(words: list[str]) -> None:
     check_methods([chosen.method, *compare])
     if chosen.prompts < 5:
         raise UserError(f"--prompts must be at least 5, got {chosen.prompts}")
+    if chosen.examples is not None and chosen.examples < chosen.prompts:
+        raise UserError(
+            f"--examples ({chosen.examples}) must be at least --prompts ({chosen.prompts}), which are taken from them"
+        )
     from monosemy.circuits.find import find_circuit
     from monosemy.models.sources import load_model
 
     model = load_model(chosen.model, revision=chosen.revision, dtype=chosen.dtype, device=chosen.device)
-    circuit = find_circuit(
-        model, chosen.task, method=chosen.method, compare=compare, n_prompts=chosen.prompts,
-        n_examples=chosen.examples, ablation=chosen.ablation, edges=not chosen.no_edges, seed=chosen.seed,
-    )  # fmt: skip
+    with _warnings_in_a_line():
+        circuit = find_circuit(
+            model, chosen.task, method=chosen.method, compare=compare, n_prompts=chosen.prompts,
+            n_examples=chosen.examples, ablation=chosen.ablation, edges=not chosen.no_edges, seed=chosen.seed,
+        )  # fmt: skip
     from monosemy.pipeline.circuits_page import write_circuit
 
     folder = Path(chosen.out or Path("runs") / f"circuit-{circuit.task.name}").expanduser()
@@ -77,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Warnings as they come, one line each, without the line of code that gave them."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"monosemy: {message}", file=sys.stderr)
+        yield
+
+
 # --- terminal ---------------------------------------------------------------------------------------------------------
 
 
@@ -85,11 +102,11 @@ def _show(circuit: Circuit) -> None:
     from rich.table import Table
 
     from monosemy.pipeline.circuits_page import (
-        METHOD_HEADING,
         N_SHOWN,
         edge_rows,
         head_rows,
         heads_heading,
+        method_heading,
         method_rows,
     )
 
@@ -109,8 +126,10 @@ def _show(circuit: Circuit) -> None:
         for row in edge_rows(circuit)[:N_SHOWN]:
             table.add_row(*row[:3])
         console.print(table)
-    if circuit.others:
-        table = Table(*METHOD_HEADING, title="methods", title_justify="left")
+    if circuit.no_edges:
+        console.print(f"no edges: {circuit.no_edges}", highlight=False)
+    if circuit.others or circuit.known:
+        table = Table(*method_heading(circuit), title="methods", title_justify="left")
         for row in method_rows(circuit):
             table.add_row(*row)
         console.print(table)

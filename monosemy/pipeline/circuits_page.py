@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 N_SHOWN = 20
 """Heads listed, where the circuit has no more."""
-METHOD_HEADING = ("method", "seconds", "of it reading", "rank correlation", "shared among the first", "first heads")
+REPLACED_BY = {"resample": "the counterpart's", "mean": "its mean over all counterparts", "zero": "nothing"}
+"""What stands in for an ablated value."""
+
+
+def method_heading(circuit: Circuit) -> tuple[str, ...]:
+    known = [f"AUC, {version.version}" for version in circuit.known]
+    seconds = ("seconds", "of it reading")
+    return ("method", *seconds, "rank correlation", *known, "shared among the first", "first heads")
 
 
 def heads_heading(circuit: Circuit) -> tuple[str, ...]:
@@ -66,7 +73,7 @@ def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
 
 
 def method_rows(circuit: Circuit) -> list[tuple[str, ...]]:
-    """The main method and those beside it: time, and how far they agree with the main one."""
+    """The main method and those beside it: time, how far they agree with the main one and with reported circuits."""
     k = len(circuit.members) or 10
     first = set(circuit.ranked()[:k])
     rows: list[tuple[str, ...]] = []
@@ -78,6 +85,7 @@ def method_rows(circuit: Circuit) -> list[tuple[str, ...]]:
                 f"{scores.total_seconds:.1f}",
                 f"{scores.reading_seconds:.1f}",
                 f"{rank_correlation(circuit.heads, scores):.2f}",
+                *(f"{circuit.agreement_with(known, scores).auc:.3f}" for known in circuit.known),
                 f"{len(first & set(order[:k]))} of {k}",
                 " ".join(circuit.name_of(i) for i in order[:6]),
             )
@@ -136,7 +144,7 @@ def _document(circuit: Circuit, drawing: Drawing) -> str:
     lede = (
         f'<p class="lede">{escape(circuit.model)} is {escape(circuit.accuracy)}. The metric ({circuit.task.metric}) is '
         f"{circuit.m_clean:.3g} on the prompts and {circuit.m_corrupt:.3g} on their counterparts; an effect is what "
-        "the metric loses when a head's or an edge's value is replaced by the counterpart's.</p>"
+        f"the metric loses when a head's or an edge's value is replaced by {REPLACED_BY[circuit.ablation]}.</p>"
     )
     body = ['<section id="circuit"><h2>Circuit</h2>', figure(drawing), _heads_table(circuit), "</section>"]
     contents = [("circuit", "Circuit")]
@@ -144,7 +152,9 @@ def _document(circuit: Circuit, drawing: Drawing) -> str:
         body += ['<section id="edges"><h2>Edges</h2>', _edges_table(circuit), "</section>"]
         contents.append(("edges", "Edges"))
     body += ['<section id="methods"><h2>Methods</h2>', _methods_table(circuit), bullets(_limits(circuit)), "</section>"]
-    rows = [("Task", circuit.task.name), ("Model", circuit.model), ("Prompts", str(circuit.n_prompts))]
+    rows = [("Task", circuit.task.name), ("Model", f"{circuit.model} ({circuit.fingerprint})")]
+    rows += [("Prompts", str(circuit.n_prompts)), ("Ablation", circuit.ablation), ("Seed", str(circuit.seed))]
+    rows += [("Reported circuit", f"{known.version}: {known.source}") for known in circuit.known]
     rows += [("Prompts of the task", line) for line in circuit.task.provenance]
     body += ['<section id="provenance"><h2>Provenance</h2>', facts("What was used", rows), "</section>"]
     contents += [("methods", "Methods"), ("provenance", "Provenance")]
@@ -164,7 +174,8 @@ def _edges_table(circuit: Circuit) -> str:
 
 
 def _methods_table(circuit: Circuit) -> str:
-    return _table("Methods on the same heads", METHOD_HEADING, method_rows(circuit), numeric=(1, 2, 3))
+    numeric = tuple(range(1, 4 + len(circuit.known)))
+    return _table("Methods on the same heads", method_heading(circuit), method_rows(circuit), numeric=numeric)
 
 
 def _table(caption: str, heading: tuple[str, ...], rows: list[tuple[str, ...]], numeric: tuple[int, ...]) -> str:
@@ -181,13 +192,16 @@ def _limits(circuit: Circuit) -> list[str]:
     lines = [
         "Heads are in the circuit when their effect is at least 5% of the difference between prompts and counterparts "
         "and its interval excludes 0.",
-        "“By estimate”: the combined method did not check this head; its effect is a gradient's estimate.",
+        "“By estimate”: this head was not patched; its effect is a gradient's estimate.",
         "Seconds include reading the model's activations, whether or not they were kept from before.",
     ]
     if circuit.edges is not None:
         lines.append(
-            "Edges count the direct way through the residual stream; what passes through MLPs belongs to no edge."
+            f"Edges are measured on {circuit.n_edge_prompts} prompts and count the direct way through the residual "
+            "stream; what passes through MLPs belongs to no edge."
         )
+    if circuit.no_edges:
+        lines.append(f"No edges: {circuit.no_edges}.")
     if not circuit.accuracy.enough:
         lines.insert(0, f"Careful: {circuit.accuracy}.")
     return lines

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
 from tiny_models import make_tiny_model
 
+from monosemy import __version__
+from monosemy.circuits.attention_only import AttentionOnly, Shape
 from monosemy.circuits.compiled import compile_circuit
 from monosemy.circuits.contrast import read_contrast
 from monosemy.circuits.drawing import draw_circuit, drawn_edges
 from monosemy.circuits.find import find_circuit
 from monosemy.circuits.heads import as_heads, replace_edit
 from monosemy.circuits.kept_edges import kept_edges
+from monosemy.circuits.scores import labels_of, roc_auc
+from monosemy.circuits.symbolic import INDUCTION, induction_task
 from monosemy.circuits.tasks import build_task
 from monosemy.cli import main
-from monosemy.pipeline.circuits_page import edge_rows, head_rows, method_rows, rank_correlation, write_circuit
+from monosemy.pipeline.circuits_page import (
+    edge_rows,
+    head_rows,
+    method_heading,
+    method_rows,
+    rank_correlation,
+    write_circuit,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +37,7 @@ def task_file(tmp_path_factory):
     lines = []
     for number in range(8):
         letter, other = "abcdefgh"[number], "hgfedcba"[number]
-        lines.append({"kind": "positive", "prompt": f"{letter}x{other}{letter}", "answers": ["x"], "wrong": [other]})
+        lines.append({"kind": "positive", "prompt": f"{letter}x{other}{letter}", "answers": [other], "wrong": ["x"]})
         lines.append({"kind": "negative", "prompt": f"{other}y{letter}z"})
     path = tmp_path_factory.mktemp("task") / "mine.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines))
@@ -53,6 +66,42 @@ def test_the_known_circuit_comes_out_with_its_edges(compiled):
     assert rank_correlation(circuit.heads, circuit.others[0]) > 0.8
 
 
+def shown(model, data):
+    """The task, or the one of the wrong answers: random weights show one of them."""
+    read = read_contrast(as_heads(model), data.positives, data.metric)
+    if float(read.m_clean.mean()) > float(read.m_corrupt.mean()):
+        return data
+    flipped = tuple(dataclasses.replace(e, answers=e.wrong, wrong=e.answers) for e in data.positives)
+    return dataclasses.replace(data, positives=flipped)
+
+
+def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
+    """A model of the shape and name that the list of the induction heads is for."""
+    model = AttentionOnly(Shape(2, 8, 24, 8, INDUCTION.size, INDUCTION.n_positions), "redwood_attn_2l")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+    data = dataclasses.replace(induction_task(24), name="induction", metric="probability_difference")
+    data = shown(model, data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        circuit = find_circuit(model, data, method="patching", compare=["eap"], edges=False)
+    (known,) = circuit.known
+    expected = roc_auc(circuit.heads.importance, labels_of(known.heads, 2, 8))
+    assert method_rows(circuit)[0][4] == f"{expected:.3f}"
+    assert method_heading(circuit)[4] == "AUC, two layers"
+    write_circuit(circuit, tmp_path)
+    (saved,) = json.loads((tmp_path / "circuit.json").read_text())["published"]
+    assert saved["heads"] == ["0.0", "1.5", "1.6"]
+    assert saved["agreement"]["patching, resample"]["auc"] == expected
+    assert set(saved["agreement"]) == {"patching, resample", "EAP"}
+    mine = dataclasses.replace(data, name="another")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert find_circuit(model, mine, method="eap", edges=False).known == ()
+
+
 def test_page_and_drawing(compiled, tmp_path):
     _, circuit = compiled
     page = write_circuit(circuit, tmp_path / "out")
@@ -64,6 +113,11 @@ def test_page_and_drawing(compiled, tmp_path):
     saved = json.loads((tmp_path / "out/circuit.json").read_text())
     assert saved["members"] == [circuit.name_of(i) for i in circuit.members]
     assert saved["methods"][0]["method"] == "combined"
+    assert {circuit.name_of(i) for i in circuit.members} <= set(saved["methods"][0]["checked"])
+    assert (saved["ablation"], saved["seed"], saved["n_edge_prompts"]) == ("resample", 0, 8)
+    assert saved["fingerprint"] == as_heads(compiled[0].model).fingerprint
+    assert saved["version"] == __version__
+    assert "replaced by the counterpart's." in text
     figure = draw_circuit(circuit)
     labels = {t.get_text() for t in figure.axes[0].texts}
     assert {circuit.name_of(i) for i in circuit.members} <= labels
@@ -122,10 +176,14 @@ def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(fa
 
 
 def test_families_with_post_norms_have_heads_but_no_edges(task_file):
-    circuit = find_circuit(make_tiny_model("gemma3"), str(task_file), n_prompts=8)
+    model = make_tiny_model("gemma3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        circuit = find_circuit(model, shown(model, build_task(str(task_file), model, 8)), n_prompts=8)
     assert len(circuit.heads.scores) == 16
     assert bool(torch.isfinite(circuit.heads.scores).all())
     assert circuit.edges is None
+    assert "puts a norm behind its attention" in circuit.no_edges
 
 
 @pytest.mark.parametrize(
@@ -137,6 +195,7 @@ def test_families_with_post_norms_have_heads_but_no_edges(task_file):
         (["circuits", "ioi", "--method", "acdcc"], "unknown method 'acdcc'; did you mean 'acdc'"),
         (["circuits", "ioi", "--compare", "eap", "nothing"], "unknown method 'nothing'"),
         (["circuits", "ioi", "--prompts", "3"], "--prompts must be at least 5"),
+        (["circuits", "ioi", "--examples", "20"], "--examples (20) must be at least --prompts (64)"),
     ],
 )
 def test_bad_words_end_in_one_line(words, message, capsys, monkeypatch):

@@ -9,20 +9,19 @@ import pytest
 import torch
 
 from monosemy.circuits.attention_only import AttentionOnly
-from monosemy.circuits.attribution import attribution_patching, head_importance, integrated_attribution
+from monosemy.circuits.attribution import N_STEPS, attribution_patching, head_importance, integrated_attribution
 from monosemy.circuits.combined import CombinedConfig, combined_circuit, propose
 from monosemy.circuits.compiled import CIRCUITS, CompiledCircuit, compile_circuit
-from monosemy.circuits.contrast import Contrast, read_contrast
+from monosemy.circuits.contrast import Contrast, mean_intervals, read_contrast
 from monosemy.circuits.edges import (
     EdgeGraph,
     acdc_edges,
     all_edges,
     attribute_edges,
-    integrate_edges,
     patch_edges,
     probe_edges,
 )
-from monosemy.circuits.find import find_circuit
+from monosemy.circuits.find import confirmed, find_circuit, members_of
 from monosemy.circuits.heads import AttentionOnlyHeads
 from monosemy.circuits.kept_edges import kept_edges
 from monosemy.circuits.masks import ProbeConfig, acdc, opening, prune, subnetwork_probing
@@ -150,7 +149,7 @@ def test_one_sign_for_all_methods():
         assert scores.signed
         assert float(scores.scores[negative]) < -1, scores.method
         assert float(scores.scores[movers].min()) > 1, scores.method
-    for edges in (attribute_edges(contrast("ioi")), integrate_edges(contrast("ioi"))):
+    for edges in (attribute_edges(contrast("ioi")), attribute_edges(contrast("ioi"), N_STEPS)):
         by_edge = dict(zip(edges.edges, edges.scores.tolist(), strict=True))
         into = {edge.sender: by_edge[edge] for edge in found.edges if edge.receiver == OUTPUT}
         assert {head for head, score in into.items() if score < 0} == {divmod(negative, found.model.n_heads)}
@@ -192,6 +191,71 @@ def test_the_plain_code_method_does_flag_inert_heads(name):
         assert float(scores[dead].max()) < 1, method
         labels = labels_of(found.heads, found.model.n_layers, found.model.n_heads)
         assert roc_auc(scores, labels) < roc_auc(METHODS["combined"](bench(name)).importance, labels)
+
+
+def test_reversed_tasks_are_refused_and_poor_accuracy_is_told_before_any_method_runs(monkeypatch):
+    found = circuit("ioi")
+    data = dataclasses.replace(found.data, positives=found.data.negatives, negatives=found.data.positives)
+    with pytest.raises(UserError, match="positives and negatives are the wrong way round"):
+        find_circuit(found.model, data, n_prompts=8)
+    turned = [dataclasses.replace(e, answers=e.wrong, wrong=e.answers) for e in found.data.positives[:3]]
+    data = dataclasses.replace(found.data, positives=(*turned, *found.data.positives[3:10]))
+    monkeypatch.setitem(METHODS, "eap", lambda bench: pytest.fail("ran before the warning"))
+    with pytest.warns(UserWarning, match="right on 70%"), pytest.raises(pytest.fail.Exception):
+        find_circuit(found.model, data, method="eap")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_members_are_heads_whose_effect_was_measured(seed):
+    found = compile_circuit("ioi", seed, 16)
+    result = find_circuit(found.model, found.data, n_prompts=8, edges=False)
+    assert set(result.members) <= result.heads.checked
+    assert {divmod(i, result.n_heads) for i in result.members} == found.heads
+    by_gradient = find_circuit(found.model, found.data, n_prompts=8, method="eap", edges=False)
+    assert by_gradient.heads.checked == frozenset()
+
+
+def test_a_large_estimate_is_patched_before_it_counts():
+    inside, (inert, *_) = (indices("ioi", heads) for heads in (circuit("ioi").heads, circuit("ioi").inert))
+    exact = exhaustive_patching(contrast("ioi"))
+    wrong = exact.per_example.clone()
+    wrong[:, inert] = 9.0
+    difference = float((contrast("ioi").m_clean - contrast("ioi").m_corrupt).mean())
+    guessed = dataclasses.replace(
+        exact, scores=wrong.mean(0), per_example=wrong, intervals=mean_intervals(wrong), checked=frozenset(inside)
+    )
+    assert inert in members_of(guessed, difference)
+    found = confirmed(contrast("ioi"), guessed, difference)
+    torch.testing.assert_close(found.scores, exact.scores)
+    assert set(members_of(found, difference)) == set(inside)
+    assert found.checked == {*inside, inert}
+    assert found.n_passes > guessed.n_passes
+
+
+@pytest.mark.parametrize("ablation", ["mean", "zero"])
+def test_edges_follow_the_ablation(ablation):
+    """Into the output of one layer's heads everything is linear: edges by hand, and EAP equal to patching."""
+    found, some = circuit("ioi"), contrast("ioi")
+    graph, batch = EdgeGraph(some, ablation), some.batches[0]
+    n = len(graph.edges)
+    torch.testing.assert_close(graph.metric(batch, torch.ones(n)), batch.m_clean)
+    last = [i for i, edge in enumerate(graph.edges) if edge.receiver == OUTPUT and edge.sender in found.heads]
+    exact, estimate = patch_edges(some, last, ablation), attribute_edges(some, 1, ablation)
+    torch.testing.assert_close(estimate.scores[last], exact.scores[last], rtol=1e-4, atol=1e-4)
+    for number in last:
+        layer, head = graph.edges[number].sender
+        index = layer * found.model.n_heads + head
+        gone = some.replacements(ablation)[0][:, -1, index] - batch.clean.values[:, -1, index]
+        moved = batch.measure(batch.clean.logits + gone @ found.model.W_U)
+        assert float(exact.scores[number]) == pytest.approx(float((batch.m_clean - moved).mean()), rel=1e-4, abs=1e-4)
+    inside = indices("ioi", found.heads)
+    kept = kept_edges(some, inside, ablation)
+    assert {str(e): s for e, s in zip(kept.edges, kept.scores.tolist(), strict=True)} == pytest.approx(
+        {str(graph.edges[i]): s for i, s in enumerate(patch_edges(some, None, ablation).scores.tolist())
+         if graph.edges[i] in set(kept.edges)}
+    )  # fmt: skip
+    with pytest.raises(UserError, match="unknown ablation 'noise'"):
+        EdgeGraph(some, "noise")
 
 
 def test_proposals_leave_out_what_shows_nothing():
@@ -293,5 +357,5 @@ def test_bad_input_is_refused():
     with pytest.raises(UserError, match="has no tokenizer"):
         find_circuit(circuit("ioi").model, "ioi")
     silent = AttentionOnly(circuit("ioi").model.shape, "silent").requires_grad_(False)
-    with pytest.raises(UserError, match="is the same on prompts and counterparts"):
+    with pytest.raises(UserError, match="is no larger on the prompts"):
         find_circuit(silent, circuit("ioi").data)
