@@ -74,9 +74,12 @@ def pair_counts(codes: Codes, *, break_ties: bool = False) -> Float[Tensor, "n n
     return counts + counts.T
 
 
-def head_scores_by_pairs(counts: Float[Tensor, "n n"], n_heads: int, n_pairs: int | None = None) -> Float[Tensor, " n"]:
+def head_scores_by_pairs(
+    counts: Float[Tensor, "n n"], n_heads: int, n_pairs: int | None = None, *, break_ties: bool = False
+) -> Float[Tensor, " n"]:
     """How often each head is in the `n_pairs` pairs with the largest U (default H²/8, at least 1); equal pairs in order
-    of their heads, pairs with U = 0 never."""
+    of their heads, pairs with U = 0 never. With `break_ties` plus Σ_g U_gh scaled below 1: with few heads a layer and
+    many layers nearly all heads are in none of so few pairs."""
     n = len(counts)
     first, second = torch.triu_indices(n, n, 1)
     values = counts[first, second]
@@ -84,7 +87,8 @@ def head_scores_by_pairs(counts: Float[Tensor, "n n"], n_heads: int, n_pairs: in
     order = order[values[order] > 0]
     score = torch.zeros(n, dtype=torch.float64)
     score.index_add_(0, torch.cat([first[order], second[order]]), torch.ones(2 * len(order), dtype=torch.float64))
-    return score
+    total = counts.sum(1)
+    return score + total / (1 + float(total.max())) if break_ties else score
 
 
 def edge_scores(counts: Float[Tensor, "n n"], n_heads: int) -> Float[Tensor, "n n"]:

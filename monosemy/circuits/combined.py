@@ -35,7 +35,7 @@ from torch import Tensor
 
 from monosemy.circuits.attribution import attribution_patching, integrated_attribution
 from monosemy.circuits.code_scores import node_scores
-from monosemy.circuits.contrast import Ablation, Contrast, HeadScores, mean_intervals
+from monosemy.circuits.contrast import Ablation, Contrast, HeadScores, mean_intervals, passes_of
 from monosemy.circuits.discrete import PRESETS, Codes, DiscreteConfig, discrete_codes, fitted
 from monosemy.circuits.heads import n_all
 from monosemy.circuits.patching import exhaustive_patching
@@ -109,9 +109,8 @@ def combined_circuit(
     assert effect.per_example is not None
     per_example = estimate.per_example.clone()
     per_example[:, proposed] = effect.per_example[:, proposed]
-    restored = _restore(contrast, config, estimate, effect, proposed, n_restored, per_example)
-    layers = contrast.heads.n_layers
-    passes = 3 * config.n_steps + sum(layers - i // contrast.heads.n_heads for i in [*proposed, *restored]) / layers
+    tried, restored = _restore(contrast, config, estimate, effect, proposed, n_restored, per_example)
+    passes = 3 * config.n_steps + passes_of(contrast.heads, [*proposed, *tried])
     scores = HeadScores(
         "combined", per_example.mean(0), True, time.perf_counter() - began, contrast.seconds, per_example,
         mean_intervals(per_example), passes, frozenset(proposed),
@@ -147,14 +146,14 @@ def _restore(
     proposed: Sequence[int],
     n_restored: int,
     per_example: Tensor,
-) -> list[int]:
+) -> tuple[list[int], list[int]]:
     """Restores up to `n_restored` of the proposed heads without effect, those with the largest estimates, and puts
-    larger effects into `per_example`. Returns the heads whose score changed."""
+    larger effects into `per_example`. Returns the heads restored, and those of them whose score changed."""
     limit = config.weak * abs(float((contrast.m_clean - contrast.m_corrupt).mean()))
     weak = [i for i in proposed if effect.importance[i] < limit and estimate.importance[i] > 0]
     weak = _first(weak, n_restored, [estimate.importance.tolist()])
     if not weak:
-        return []
+        return [], []
     found = exhaustive_patching(contrast, direction="denoise", indices=weak)
     assert found.per_example is not None
     assert found.intervals is not None
@@ -164,7 +163,7 @@ def _restore(
         if clear and found.importance[i] > max(limit, float(effect.importance[i])):
             per_example[:, i] = found.per_example[:, i]
             changed.append(i)
-    return changed
+    return weak, changed
 
 
 def pooled_contrast(contrast: Contrast) -> PooledHeads:

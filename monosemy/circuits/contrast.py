@@ -139,7 +139,8 @@ class HeadScores:
     intervals: Float[Tensor, "n 2"] | None = None
     """95%, where prompts can be resampled."""
     n_passes: float = 0.0
-    """Forward passes over all its prompts, a backward pass counted as two; skipped layers not counted."""
+    """Forward passes over all its prompts beyond the two of reading (prompts and counterparts), a backward pass
+    counted as two; layers that are skipped are not counted."""
     checked: frozenset[int] | None = None
     """Heads whose score is exact where the others' is an estimate; None where none is an estimate."""
 
@@ -191,6 +192,13 @@ def from_examples(
 def layers_of(heads: Heads, indices: Sequence[int]) -> list[int]:
     """The layers of these heads, in order."""
     return sorted({index // heads.n_heads for index in indices})
+
+
+def passes_of(heads: Heads, indices: Sequence[int]) -> float:
+    """Passes that it takes to patch these heads one by one, from the layer of each on where passes can start there."""
+    if not heads.starts_late:
+        return float(len(indices))
+    return sum(heads.n_layers - index // heads.n_heads for index in indices) / heads.n_layers
 
 
 def all_heads(heads: Heads) -> range:

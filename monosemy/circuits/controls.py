@@ -5,7 +5,8 @@ Place on the path: pooled head outputs x [E, n, d], labels → [controls] → th
     random             numbers by seed
     shuffled labels    the code method's node scores with positives and negatives mixed up
     distinct codes     how many codes a head has at all
-    k-means codes      node scores with the nearest of k centres as the code, no SAE
+    k-means codes      node scores with the nearest of k centres as the code, no SAE; scaled, projected and counted as
+                       the preset beside it says (no sample is silent here, so none has a code for that)
     mean difference    ‖mean x⁺ − mean x⁻‖ per head
     linear probe       held-out accuracy of ridge regression on a head's outputs
 
@@ -15,32 +16,18 @@ reads values rather than outputs (W_O is one to one in practice); two halves of 
 
 from __future__ import annotations
 
-import time
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from monosemy.circuits.code_scores import distinct_codes, node_scores
+from monosemy.circuits.code_scores import node_scores
 from monosemy.circuits.contrast import HeadScores
-from monosemy.circuits.discrete import Codes, DiscreteConfig
+from monosemy.circuits.discrete import Codes, DiscreteConfig, prepared
 from monosemy.circuits.pooled import PooledHeads
 from monosemy.errors import UserError
 
 N_STEPS = 10
 """Lloyd's steps of k-means."""
-
-
-def all_controls(pooled: PooledHeads, codes: Codes, config: DiscreteConfig, seed: int = 0) -> list[HeadScores]:
-    """Every control; those of codes use the codes and the settings of the method they stand beside."""
-    return [
-        random_scores(codes.codes.shape[1], seed),
-        shuffled_labels(codes, config, seed),
-        _timed("distinct codes (control)", pooled, lambda: distinct_codes(codes)),
-        _timed("k-means codes (control)", pooled, lambda: kmeans_scores(pooled, config, seed)),
-        _timed("mean difference (control)", pooled, lambda: mean_difference(pooled, config)),
-        _timed("linear probe (control)", pooled, lambda: probe_accuracy(pooled, config, seed)),
-    ]
 
 
 def random_scores(n: int, seed: int = 0) -> HeadScores:
@@ -49,12 +36,11 @@ def random_scores(n: int, seed: int = 0) -> HeadScores:
     return HeadScores("random (control)", scores, False, 0.0)
 
 
-def shuffled_labels(codes: Codes, config: DiscreteConfig, seed: int = 0) -> HeadScores:
+def shuffled_labels(codes: Codes, config: DiscreteConfig, seed: int = 0) -> Float[Tensor, " n"]:
     """Node scores of the same codes, labels permuted."""
     generator = torch.Generator().manual_seed(seed)
     mixed = codes.labelled(codes.positive[torch.randperm(len(codes.positive), generator=generator)])
-    scores = node_scores(mixed, break_ties=config.break_ties)
-    return HeadScores("shuffled labels (control)", scores, False, 0.0)
+    return node_scores(mixed, break_ties=config.break_ties)
 
 
 def mean_difference(pooled: PooledHeads, config: DiscreteConfig) -> Float[Tensor, " n"]:
@@ -92,25 +78,24 @@ def probe_accuracy(
     return right / len(y)
 
 
-def kmeans_scores(pooled: PooledHeads, config: DiscreteConfig, seed: int = 0) -> Float[Tensor, " n"]:
-    """Node scores with codes from k-means: as many centres as the SAE has latents, fitted on as many examples."""
-    return node_scores(kmeans_codes(pooled, config, seed), break_ties=config.break_ties)
+def kmeans_scores(pooled: PooledHeads, config: DiscreteConfig) -> Float[Tensor, " n"]:
+    """Node scores with codes from k-means."""
+    return node_scores(kmeans_codes(pooled, config), break_ties=config.break_ties)
 
 
-def kmeans_codes(pooled: PooledHeads, config: DiscreteConfig, seed: int = 0) -> Codes:
-    """code = argmin_c ‖x − μ_c‖ with μ fitted on the samples (example, head) that the SAE would be trained on."""
-    x = pooled.outputs(config.pooling)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(x), generator=generator)[: config.n_training]
-    samples = x[chosen].flatten(0, 1)
+def kmeans_codes(pooled: PooledHeads, config: DiscreteConfig) -> Codes:
+    """code = argmin_c ‖x − μ_c‖: as many centres as the SAE has latents, fitted on the samples (example, head) that it
+    would be trained on, counted on the examples that it would be counted on."""
+    prepared_samples = prepared(pooled, config)
+    samples = prepared_samples.training
+    generator = torch.Generator().manual_seed(config.seed)
     centres = _seeds(samples, min(config.d_sae, len(samples)), generator)
     for _ in range(N_STEPS):
         nearest = _nearest(samples, centres)
         total = torch.zeros_like(centres).index_add_(0, nearest, samples)
         size = torch.bincount(nearest, minlength=len(centres)).float()[:, None]
         centres = torch.where(size > 0, total / size.clamp_min(1), centres)
-    codes = torch.cat([_nearest(part.flatten(0, 1), centres).view(len(part), -1) for part in x.split(64)])
-    return Codes(codes, pooled.positive, len(centres))
+    return prepared_samples.coded(lambda x: _nearest(x, centres), len(centres))
 
 
 def _seeds(samples: Float[Tensor, "N d"], k: int, generator: torch.Generator) -> Float[Tensor, "k d"]:
@@ -129,9 +114,3 @@ def _seeds(samples: Float[Tensor, "N d"], k: int, generator: torch.Generator) ->
 
 def _nearest(x: Float[Tensor, "N d"], centres: Float[Tensor, "k d"]) -> Int[Tensor, " N"]:
     return (centres.square().sum(1) - 2 * x @ centres.T).argmin(1)
-
-
-def _timed(method: str, pooled: PooledHeads, score) -> HeadScores:  # type: ignore[no-untyped-def]
-    began = time.perf_counter()
-    scores = score()
-    return HeadScores(method, scores.double(), False, time.perf_counter() - began, pooled.seconds)

@@ -23,6 +23,7 @@ between positives and negatives gets a high score whether or not anything reads 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -168,19 +169,45 @@ def discrete_codes(pooled: PooledHeads, config: DiscreteConfig) -> Codes:
 
     Raises UserError when training takes so many examples that too few are left to count on.
     """
+    samples = prepared(pooled, config)
+    sae = train(samples.training, config)
+    return samples.coded(lambda x: sae.encode(x, dead_code=config.dead_code), config.d_sae + 1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Head outputs as a coder sees them: scaled and projected as the settings say, and which examples are for what."""
+
+    x: Float[Tensor, "E n d"]
+    trained: Int[Tensor, " k"]
+    """Examples to train on."""
+    positive: Tensor
+    """[E] booleans."""
+    counted: Tensor
+    """[E] booleans: examples whose codes are counted."""
+
+    @property
+    def training(self) -> Float[Tensor, "N d"]:
+        return self.x[self.trained].flatten(0, 1).contiguous()
+
+    def coded(self, encode: Callable[[Float[Tensor, "N d"]], Int[Tensor, " N"]], n_codes: int) -> Codes:
+        """The codes of all counted examples."""
+        n = self.x.shape[1]
+        codes = torch.cat([encode(part.flatten(0, 1)).view(-1, n) for part in self.x[self.counted].split(64)])
+        return Codes(codes, self.positive[self.counted], n_codes)
+
+
+def prepared(pooled: PooledHeads, config: DiscreteConfig) -> Samples:
+    """What the SAE, and k-means beside it, train on and count. Raises UserError when too few examples are left."""
     x = pooled.outputs(config.pooling)
     n_examples, n, d = x.shape
     generator = torch.Generator().manual_seed(config.seed)
-    order = torch.randperm(n_examples, generator=generator)
-    trained = order[: config.n_training]
+    trained = torch.randperm(n_examples, generator=generator)[: config.n_training]
     if config.scale_heads:
         x = x / x.square().mean((0, 2), keepdim=True).sqrt().clamp_min(1e-6 * float(x.square().mean().sqrt()) + 1e-30)
     if config.n_components is not None and config.n_components < min(d, n * len(trained)):
         x = _project(x, x[trained].flatten(0, 1), config.n_components)
-    sae = train(x[trained].flatten(0, 1).contiguous(), config)
-    codes = torch.cat([sae.encode(part.flatten(0, 1), dead_code=config.dead_code).view(-1, n) for part in x.split(64)])
-    counted = _counted(pooled.positive, trained, config, generator)
-    return Codes(codes[counted], pooled.positive[counted], config.d_sae + 1)
+    return Samples(x, trained, pooled.positive, _counted(pooled.positive, trained, config, generator))
 
 
 def _project(x: Tensor, samples: Tensor, n_components: int) -> Tensor:

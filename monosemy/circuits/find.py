@@ -31,7 +31,7 @@ from monosemy.circuits.contrast import (
 from monosemy.circuits.ground_truth import PublishedCircuit, published
 from monosemy.circuits.heads import Heads, LanguageModelHeads, as_heads
 from monosemy.circuits.kept_edges import kept_edges
-from monosemy.circuits.methods import METHODS, NEEDS_NEGATIVES, Bench, check_methods
+from monosemy.circuits.methods import METHODS, NEEDS_NEGATIVES, Bench, check_methods, expected_seconds
 from monosemy.circuits.patching import exhaustive_patching
 from monosemy.circuits.scores import Agreement, agreement, labels_of
 from monosemy.circuits.task import Edge, TaskData
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
 
 MEMBER_SHARE = 0.05
+TOLD_MINUTES = 3
+"""Methods expected to take longer are announced with the time."""
 MAX_KEPT = 12
 """Heads between which edges are measured, at most: edges grow with the square."""
 EDGE_PROMPTS = 16
@@ -177,16 +179,19 @@ def find_circuit(
     accuracy = _accuracy(bench)
     if not accuracy.enough:
         warnings.warn(f"{data.name} on {heads.name}: {accuracy}", stacklevel=2)
+    others = [name for name in dict.fromkeys(compare) if name != method]
+    if (minutes := expected_seconds(bench, [method, *others]) / 60) > TOLD_MINUTES:
+        warnings.warn(f"about {minutes:.0f} minutes for {', '.join([method, *others])}", stacklevel=2)
     found = confirmed(contrast, METHODS[method](bench), difference, ablation)
     members = members_of(found, difference)
     kept, few = members[:MAX_KEPT], contrast.first(EDGE_PROMPTS)
     why = _no_edges(heads) if edges else ""
     measured = kept_edges(few, kept, ablation) if edges and kept and not why else None
-    others = [METHODS[name](bench) for name in dict.fromkeys(compare) if name != method]
     return Circuit(
         heads.name, heads.fingerprint, data, ablation, seed, heads.n_layers, heads.n_heads, accuracy,
         float(contrast.m_clean.mean()), float(contrast.m_corrupt.mean()), contrast.n_examples, found, members,
-        measured, few.n_examples if measured else 0, why, _code_edges(bench, method, measured), others,
+        measured, few.n_examples if measured else 0, why, _code_edges(bench, method, measured),
+        [METHODS[name](bench) for name in others],
         _known(heads, task, data),
     )  # fmt: skip
 

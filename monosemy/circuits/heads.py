@@ -60,6 +60,8 @@ class Heads(Protocol):
     n_heads: int
     """Query heads in each layer."""
     d_model: int
+    starts_late: bool
+    """Whether a pass can start behind the layers that an edit does not reach."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -124,6 +126,7 @@ class AttentionOnlyHeads:
         self.model = model
         self.name = model.name
         self.n_layers, self.n_heads, self.d_model = model.n_layers, model.n_heads, model.d_model
+        self.starts_late = False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -182,6 +185,7 @@ class LanguageModelHeads:
         self.model = model
         self.name = model.name
         self.n_layers, self.n_heads, self.d_model = model.n_layers, model.n_heads, model.d_model
+        self.starts_late = model.can_start_late
         known = set(model.site_names())
         if missing := [layer for layer in range(self.n_layers) if _site(layer) not in known]:
             try:

@@ -16,7 +16,8 @@ Neither tells a head that supports the behaviour from one that works against it:
 ≥ 0 and unsigned.
 
 Source: Conmy et al. 2023 (2304.14997), Cao et al. 2021 (2104.03514), Louizos et al. 2018 (1712.01312). Deviation: heads
-instead of edges (`edges.py` has edges, on small models), a grid of τ in one score. Limits: ACDC is greedy.
+instead of edges (`edges.py` has edges, on small models), a grid of τ in one score. Limits: ACDC is greedy, and tries
+the heads of a layer from the last to the first, so that of heads that stand in for each other a number decides.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosemy import progress
-from monosemy.circuits.contrast import Ablation, Batch, Contrast, HeadScores, layers_of
+from monosemy.circuits.contrast import Ablation, Batch, Contrast, HeadScores, layers_of, passes_of
 from monosemy.circuits.heads import mask_edit, n_all, replace_edit
 
-THRESHOLDS = tuple(10.0**x for x in (-4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0))
+THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 """τ of ACDC, nats."""
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 
@@ -60,7 +61,7 @@ def acdc(contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation:
         for threshold in sorted(thresholds):
             for index in prune(range(n - 1, -1, -1), divergence, threshold, bar.advance):
                 score[index] = threshold
-    passes = len(thresholds) * sum(heads.n_layers - index // heads.n_heads for index in range(n)) / heads.n_layers
+    passes = len(thresholds) * passes_of(heads, range(n))
     return HeadScores("ACDC", score, False, time.perf_counter() - began, contrast.seconds, n_passes=passes)
 
 

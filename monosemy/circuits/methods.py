@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
+from torch import Tensor
+
 from monosemy.circuits import attribution, code_scores, controls, masks, patching
 from monosemy.circuits.combined import Combined, CombinedConfig, combined_circuit
-from monosemy.circuits.contrast import ABLATIONS, Ablation, Contrast, HeadScores, read_contrast
+from monosemy.circuits.contrast import ABLATIONS, Ablation, Contrast, HeadScores, all_heads, passes_of, read_contrast
 from monosemy.circuits.discrete import Codes, DiscreteConfig, discrete_codes, fitted, preset
-from monosemy.circuits.heads import Heads
+from monosemy.circuits.heads import Heads, n_all
 from monosemy.circuits.pooled import PooledHeads, pooled_heads
 from monosemy.circuits.task import TaskData
 from monosemy.errors import UserError, unknown
@@ -54,7 +56,7 @@ class Bench:
 
     @cached_property
     def combined(self) -> Combined:
-        return combined_circuit(self.contrast, CombinedConfig(), self.ablation)
+        return combined_circuit(self.contrast, CombinedConfig(codes=self.config("fast")), self.ablation)
 
     def config(self, name: str) -> DiscreteConfig:
         return preset(name, self.data.name, seed=self.seed)
@@ -87,8 +89,9 @@ def codes_by_pairs(bench: Bench, name: str) -> HeadScores:
     """The source's "edge-level" method: how often a head is in the top pairs."""
     codes, seconds = bench.codes(name)
     began = time.perf_counter()
-    counts = code_scores.pair_counts(codes, break_ties=bench.config(name).break_ties)
-    scores = code_scores.head_scores_by_pairs(counts, bench.heads.n_heads)
+    ties = bench.config(name).break_ties
+    counts = code_scores.pair_counts(codes, break_ties=ties)
+    scores = code_scores.head_scores_by_pairs(counts, bench.heads.n_heads, break_ties=ties)
     seconds += time.perf_counter() - began
     return HeadScores(f"code pairs, {name}", scores, False, seconds, bench.pooled.seconds)
 
@@ -103,25 +106,42 @@ def _combined_without_codes(bench: Bench) -> HeadScores:
     return replace(found, method="combined, no codes")
 
 
-def _control(name: str, bench: Bench) -> HeadScores:
-    codes, _ = bench.codes("paper")
-    return next(c for c in _all_controls(bench, codes) if c.method == name)
+def _control(
+    name: str, bench: Bench, score: Callable[[PooledHeads], Tensor], coding_seconds: float = 0.0
+) -> HeadScores:
+    """A control that reads pooled outputs; `coding_seconds`: of codes made before."""
+    pooled = bench.pooled
+    began = time.perf_counter()
+    scores = score(pooled)
+    seconds = time.perf_counter() - began + coding_seconds
+    return HeadScores(f"{name} (control)", scores.double(), False, seconds, pooled.seconds)
 
 
-def _all_controls(bench: Bench, codes: Codes) -> list[HeadScores]:
-    cache: dict[str, list[HeadScores]] = bench.__dict__.setdefault("_controls", {})
-    if "all" not in cache:
-        cache["all"] = controls.all_controls(bench.pooled, codes, bench.config("paper"), bench.seed)
-    return cache["all"]
+def _of_codes(name: str, bench: Bench, score: Callable[[Codes], Tensor]) -> HeadScores:
+    """A control that reads the codes of preset `paper`."""
+    codes, seconds = bench.codes("paper")
+    return _control(name, bench, lambda _: score(codes), seconds)
 
 
-CONTROLS = {
-    "random": "random (control)",
-    "shuffled": "shuffled labels (control)",
-    "distinct": "distinct codes (control)",
-    "kmeans": "k-means codes (control)",
-    "mean-difference": "mean difference (control)",
-    "probe": "linear probe (control)",
+def _kmeans(bench: Bench, name: str) -> HeadScores:
+    config = fitted(bench.config(name), len(bench.pooled.metric))
+    return _control(f"k-means codes, {name}", bench, lambda pooled: controls.kmeans_scores(pooled, config))
+
+
+CONTROLS: dict[str, Callable[[Bench], HeadScores]] = {
+    "random": lambda bench: controls.random_scores(n_all(bench.heads), bench.seed),
+    "shuffled": lambda bench: _of_codes(
+        "shuffled labels", bench, lambda codes: controls.shuffled_labels(codes, bench.config("paper"), bench.seed)
+    ),
+    "distinct": lambda bench: _of_codes("distinct codes", bench, code_scores.distinct_codes),
+    "kmeans": partial(_kmeans, name="fast"),
+    "kmeans-paper": partial(_kmeans, name="paper"),
+    "mean-difference": lambda bench: _control(
+        "mean difference", bench, lambda pooled: controls.mean_difference(pooled, bench.config("paper"))
+    ),
+    "probe": lambda bench: _control(
+        "linear probe", bench, lambda pooled: controls.probe_accuracy(pooled, bench.config("paper"), bench.seed)
+    ),
 }
 METHODS: dict[str, Callable[[Bench], HeadScores]] = {
     "combined": _combined,
@@ -139,12 +159,39 @@ METHODS: dict[str, Callable[[Bench], HeadScores]] = {
     "eap-ig": lambda bench: attribution.integrated_attribution(bench.contrast, bench.ablation),
     "hisp": lambda bench: attribution.head_importance(bench.contrast, bench.ablation),
     "acdc": lambda bench: masks.acdc(bench.contrast, ablation=bench.ablation),
-    "sp": lambda bench: masks.subnetwork_probing(bench.contrast, ablation=bench.ablation),
-    **{name: partial(_control, shown) for name, shown in CONTROLS.items()},
+    "sp": lambda bench: masks.subnetwork_probing(bench.contrast, masks.ProbeConfig(seed=bench.seed), bench.ablation),
+    **CONTROLS,
 }
 """Name → scores of all heads."""
-NEEDS_NEGATIVES = ("codes", "codes-paper", "pairs", "pairs-paper", *CONTROLS)
+NEEDS_NEGATIVES = ("codes", "codes-paper", "pairs", "pairs-paper", *(name for name in CONTROLS if name != "random"))
 """Methods that read the task's negatives."""
+
+
+def all_methods(ablation: Ablation, main: str) -> list[str]:
+    """Every method but those that would repeat another one's scores: `main`, and patching under its second name."""
+    left_out = {main, f"patching-{ablation}"} | ({"patching"} if main == f"patching-{ablation}" else set())
+    return [name for name in METHODS if name not in left_out]
+
+
+def expected_passes(name: str, heads: Heads, n_batches: int) -> float:
+    """Passes over the prompts that a causal method will make, about; 0 for those that only read."""
+    every = passes_of(heads, all_heads(heads))
+    share = CombinedConfig().share
+    return {
+        "combined": 3 * CombinedConfig().n_steps + share * every,
+        "combined-no-codes": 3 * CombinedConfig().n_steps + share * every,
+        "eap": 3,
+        "hisp": 3,
+        "eap-ig": 3 * attribution.N_STEPS,
+        "acdc": len(masks.THRESHOLDS) * every,
+        "sp": 3 * masks.ProbeConfig().n_steps / n_batches,
+    }.get(name, every if name.startswith("patching") or name == "restoring" else 0.0)
+
+
+def expected_seconds(bench: Bench, names: Sequence[str]) -> float:
+    """What the methods will take, from the time that reading prompts and counterparts took."""
+    n_batches = len(bench.contrast.batches)
+    return bench.contrast.seconds / 2 * sum(expected_passes(name, bench.heads, n_batches) for name in names)
 
 
 def check_methods(names: Sequence[str]) -> None:

@@ -26,7 +26,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosemy import progress
-from monosemy.circuits.contrast import Ablation, Batch, Contrast, HeadScores, all_heads, from_examples, layers_of
+from monosemy.circuits.contrast import (
+    Ablation,
+    Batch,
+    Contrast,
+    HeadScores,
+    all_heads,
+    from_examples,
+    layers_of,
+    passes_of,
+)
 from monosemy.circuits.heads import Heads, n_all, replace_edit
 from monosemy.errors import unknown
 
@@ -57,9 +66,7 @@ def exhaustive_patching(
                 effects[rows, index] = _effect(contrast.heads, batch, replacement, (index,), direction)
                 bar.advance(len(batch.examples))
     name = {"noise": f"patching, {ablation}", "denoise": "patching, restored"}[direction]
-    n_layers = contrast.heads.n_layers
-    layers_run = sum(n_layers - index // contrast.heads.n_heads for index in asked) / n_layers
-    return from_examples(name, contrast, effects, began, layers_run)
+    return from_examples(name, contrast, effects, began, passes_of(contrast.heads, asked))
 
 
 def pairwise_patching(

@@ -147,14 +147,14 @@ def _check_example(name: str, example: Example, first: Example) -> None:
         raise UserError(f"task {name!r}: the prompt {shown} equals its counterpart; make the counterpart differ")
 
 
-def clean_tokens(examples: Sequence[Example], device: torch.device | str = "cpu") -> Int[Tensor, "B T"]:
+def clean_tokens(examples: Sequence[Example]) -> Int[Tensor, "B T"]:
     """The prompts as one batch."""
-    return torch.tensor([example.tokens for example in examples], device=device)
+    return torch.tensor([example.tokens for example in examples])
 
 
-def corrupted_tokens(examples: Sequence[Example], device: torch.device | str = "cpu") -> Int[Tensor, "B T"]:
+def corrupted_tokens(examples: Sequence[Example]) -> Int[Tensor, "B T"]:
     """Their counterparts as one batch, in the same order."""
-    return torch.tensor([example.corrupted for example in examples], device=device)
+    return torch.tensor([example.corrupted for example in examples])
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ DESCRIPTION = """Find the attention heads, and the edges between them, that carr
 def run_circuits(words: list[str]) -> None:
     """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
     chosen = _parser().parse_args(words)
-    from monosemy.circuits.methods import METHODS, check_methods
+    from monosemy.circuits.methods import METHODS, all_methods, check_methods
     from monosemy.circuits.tasks import TASKS, check_name
 
     if chosen.list:
@@ -40,7 +40,7 @@ def run_circuits(words: list[str]) -> None:
     if not chosen.task:
         raise UserError(f"which task? give one of: {', '.join(TASKS)}, or a .jsonl file of your own prompts")
     check_name(chosen.task)
-    compare = list(METHODS) if chosen.compare == ["all"] else chosen.compare
+    compare = all_methods(chosen.ablation, chosen.method) if chosen.compare == ["all"] else chosen.compare
     check_methods([chosen.method, *compare])
     if chosen.prompts < 5:
         raise UserError(f"--prompts must be at least 5, got {chosen.prompts}")

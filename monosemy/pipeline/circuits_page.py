@@ -37,7 +37,10 @@ def method_heading(circuit: Circuit) -> tuple[str, ...]:
 
 
 def heads_heading(circuit: Circuit) -> tuple[str, ...]:
-    return ("head", "effect" if circuit.heads.signed else "score", "95%", "share of the difference", "in the circuit")
+    signed = circuit.heads.signed
+    return ("head", "effect", "95%", "share of the difference", "in the circuit") if signed else (
+        "head", "score", "95%, low by construction", "share of the difference", "in the circuit"
+    )  # fmt: skip
 
 
 def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
@@ -199,6 +202,11 @@ def _limits(circuit: Circuit) -> list[str]:
         lines.append(
             f"Edges are measured on {circuit.n_edge_prompts} prompts and count the direct way through the residual "
             "stream; what passes through MLPs belongs to no edge."
+        )
+    if not circuit.heads.signed and circuit.heads.intervals is not None:
+        lines.append(
+            "Intervals of counted codes lie low: prompts drawn again with repetition show fewer distinct codes than "
+            "the prompts themselves."
         )
     if circuit.no_edges:
         lines.append(f"No edges: {circuit.no_edges}.")

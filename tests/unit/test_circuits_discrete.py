@@ -117,6 +117,9 @@ def test_pairs_name_heads_and_edges_point_forward():
     assert head_scores_by_pairs(counts, 2, n_pairs=2).tolist() == [1, 1, 1, 1]
     assert head_scores_by_pairs(counts, 2, n_pairs=3).tolist() == [2, 2, 1, 1]
     assert head_scores_by_pairs(counts, 2, n_pairs=6).sum() == 8  # pairs never seen are not named
+    ties = head_scores_by_pairs(counts, 2, n_pairs=2, break_ties=True)
+    assert torch.equal(ties.floor(), head_scores_by_pairs(counts, 2, n_pairs=2))
+    assert ties[0] == ties[1] > ties[2] == ties[3]  # Σ_g U_gh is 9, 9, 6, 6
     edges = edge_scores(counts, 2)
     assert edges[0, 3] == 5
     assert edges[3, 0] == 0
