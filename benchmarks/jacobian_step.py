@@ -143,7 +143,7 @@ def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -
         "pair without penalty": stepper(make_pair(weights, whole[0], 0.0, 1.0, None), whole)
     }
     contenders |= {f"pair, penalty on {share:g} of the tokens": stepper(p, whole) for share, p in pairs.items()}
-    bounds = (100_000_000, 200_000_000)
+    bounds = (150_000_000, 250_000_000)
     narrow = {bound: make_pair(weights, whole[0], 1.0, 1.0, bound) for bound in bounds if bound < pairs[1.0].n_bytes}
     contenders |= {f"pair, penalty within {bound / 1e6:.0f} MB": stepper(p, whole) for bound, p in narrow.items()}
     dense = peers.sae_lens(ends[SITES[0]].shape[1], D_SAE, K, [batch[SITES[0]] for batch in whole], N_STEPS)

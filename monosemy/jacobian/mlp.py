@@ -32,6 +32,8 @@ from torch import Tensor, nn
 from monosemy.errors import UserError
 from monosemy.estimates import available_memory, size_text
 from monosemy.jacobian.activation import recognise, value_and_slope
+from monosemy.jacobian.diagonals import diagonals
+from monosemy.jacobian.diagonals import outputs as outputs_of
 from monosemy.jacobian.products import (
     DEFAULT_MEMORY,
     Plan,
@@ -271,7 +273,7 @@ def jacobian_slices(
     x = x.to(sae_in.W_dec)
     code_in = sae_in.encode(x).positive()
     middle = x if at == "input" else sae_in.decode(code_in)
-    y = weights.output(middle) if y is None or at == "reconstruction" else y.to(sae_in.W_dec)
+    y = outputs_of(weights, middle, max_memory) if y is None or at == "reconstruction" else y.to(sae_in.W_dec)
     code_out = sae_out.encode(y).positive()
     inputs, outputs = (Pattern(code.offsets, code.indices) for code in (code_in, code_out))
     sizes = batch_sizes(weights, sae_in.W_dec, sae_out.W_enc, inputs, outputs)
@@ -282,13 +284,14 @@ def jacobian_slices(
     out_indices, out_values = _padded(code_out, sizes.k_out)
     for first in range(0, len(x), cut.n_tokens):
         last = min(len(x), first + cut.n_tokens)
-        a, b = weights.slopes(middle[first:last])
+        a, b = diagonals(weights, middle[first:last])
         flat = flat_slices(
             weights, sae_in.W_dec, sae_out.W_enc, a, b, between(inputs, first, last), between(outputs, first, last),
             width=cut.width, tables=tables,
         )  # fmt: skip
         mask = (out_indices[first:last] >= 0)[:, :, None] & (in_indices[first:last] >= 0)[:, None, :]
-        J[first:last][mask] = flat
+        J[first:last].masked_scatter_(mask, flat)
+        del a, b, flat, mask  # before the next part's are made
     scale_in, scale_out = sae_in.config.scale, sae_out.config.scale
     return JacobianSlices(
         J.mul_(scale_in / scale_out), out_indices, in_indices, out_values / scale_out, in_values / scale_in

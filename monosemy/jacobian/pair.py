@@ -140,13 +140,14 @@ class Pair:
 def step_bytes(weights: MlpWeights, trainees: tuple[Trainee, Trainee], config: JacobianConfig, max_memory: int) -> int:
     """Temporary arrays that the penalty of one step takes at most: all it can use, or the bound.
 
-    Raises UserError where even one token's do not fit in the bound.
+    Raises UserError where the batch's slopes and one token's Jacobian do not fit in the bound.
     """
     inputs, outputs = trainees
     k_in, k_out = (min(t.sae.d_sae, round(t.target_l0(0.0)) + 1) for t in trainees)
     n_rows = max(1, round(config.token_share * inputs.config.batch_tokens))
     sizes = Sizes(
-        n_rows, k_in, k_out, inputs.sae.d_sae, outputs.sae.d_sae, weights.d_ff, weights.gated, 4, weights.d_in
-    )
+        n_rows, k_in, k_out, inputs.sae.d_sae, outputs.sae.d_sae, weights.d_ff, weights.gated, 4, weights.d_in,
+        config.at,
+    )  # fmt: skip
     plan(sizes, max_memory, gradient=True)
     return min(max_memory, peak_bytes(sizes, n_rows, weights.d_ff, gradient=True))

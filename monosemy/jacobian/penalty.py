@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from monosemy.jacobian.diagonals import diagonals
+from monosemy.jacobian.diagonals import outputs as mlp_outputs
 from monosemy.jacobian.mlp import At, MlpWeights
 from monosemy.jacobian.products import DEFAULT_MEMORY, absolute_sum
 from monosemy.kernels import dispatch, ops
@@ -62,7 +64,7 @@ class SlopesAtInput:
         """a, b of the drawn rows of step `index`; calls of one step with the same x must mean the same rows."""
         with self._lock:
             if self._step != index or self._x is not x or self._made is None:
-                self._made = self.weights.slopes(x if rows is None else x[rows])
+                self._made = diagonals(self.weights, x if rows is None else x[rows])
                 self._step, self._x = index, x
             return self._made
 
@@ -100,8 +102,8 @@ def mean_magnitude(
         reached, _ = _taken(outputs.latents, rows)
     else:
         middle = _reconstruction(inputs, active, values, rows)
-        a, b = slopes.weights.slopes(middle)
-        reached = _reached(slopes.weights, inputs, outputs, middle.detach(), rows)
+        a, b = diagonals(slopes.weights, middle)
+        reached = _reached(slopes.weights, inputs, outputs, middle.detach(), rows, max_memory)
     total = absolute_sum(
         slopes.weights, inputs.sae.W_dec, outputs.sae.W_enc, a, b, active, reached, max_memory=max_memory
     )  # fmt: skip
@@ -126,13 +128,15 @@ def _reconstruction(inputs: Code, active: Pattern, values: Tensor, rows: Tensor 
 
 
 @torch.no_grad()
-def _reached(weights: MlpWeights, inputs: Code, outputs: Code, middle: Tensor, rows: Tensor | None) -> Pattern:
+def _reached(
+    weights: MlpWeights, inputs: Code, outputs: Code, middle: Tensor, rows: Tensor | None, max_memory: int
+) -> Pattern:
     """Active output latents at MLP(x̂), selected as the output SAE selects in training."""
     sae = outputs.sae
     if sae.name == "batch_topk" and rows is not None:  # latents compete over the whole batch
         middle = inputs.sae.decode(inputs.latents.positive())
-        return _taken(training_code(sae, weights.output(middle), outputs.l0), rows)[0]
-    return _taken(training_code(sae, weights.output(middle), outputs.l0), None)[0]
+        return _taken(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), rows)[0]
+    return _taken(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), None)[0]
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ says when the tables of all latents, made once, are cheaper than those of each c
 The gradient of Σ|J| is closed: ∂T from sign(J), then ∂W_dec = ∂T_in W_inᵀ + ∂T_up W_upᵀ, ∂W_enc = W_outᵀ ∂T_outᵀ. It is
 made in the forward pass, while tables are at hand, and scaled in the backward pass.
 
-Memory: J takes n·k² numbers; tables and their gradients 2·(2·U + V)·h, U and V active latents. Where that exceeds the
-bound, the hidden width h is cut (`Plan.width`): J sums over the parts, and for a gradient every part's tables are
+Memory: the diagonals of all N tokens are held while the penalty is made (2·N·h numbers; where they need a gradient
+twice that); J takes n·k² numbers; tables and their gradients 2·(2·U + V)·h, U and V active latents. Where that exceeds
+the bound, the hidden width h is cut (`Plan.width`): J sums over the parts, and for a gradient every part's tables are
 multiplied out a second time, half as many operations again, however many parts. Only where J itself is too large are
 the tokens cut, and then every part of them multiplies its own tables.
 """
@@ -22,8 +23,9 @@ the tokens cut, and then every part of them multiplies its own tables.
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ from torch.autograd import Function
 
 from monosemy.errors import UserError
 from monosemy.estimates import size_text
+from monosemy.jacobian.diagonals import ROWS, SCRATCH, SCRATCH_BACK
 from monosemy.kernels import jacobian as kernels
 from monosemy.kernels.reference import Pattern
 
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 NARROWEST = 64
 """Fewest hidden columns held at a time."""
+OVERHEAD = 1.3
+"""What products of matrices and the allocator take beside the arrays (measured: 1.0 to 1.27)."""
 DEFAULT_MEMORY = 2_000_000_000
 """Bytes of temporary arrays where the caller sets no bound."""
 
@@ -58,6 +63,8 @@ class Sizes:
     """Per number."""
     d_model: int = 0
     """Width of the decoder's and encoder's rows."""
+    at: Literal["input", "reconstruction"] | None = None
+    """Where the penalty takes the slopes, whose diagonals are then there for all tokens; None: made part by part."""
 
     @property
     def n_tables_in(self) -> int:
@@ -86,12 +93,27 @@ def peak_bytes(sizes: Sizes, n_tokens: int, width: int, *, gradient: bool) -> in
     SAEs, tables; for a gradient its slopes, the tables' gradients, and the weights' gradients."""
     rows = sizes.table_rows(n_tokens)
     own_rows = min(sizes.m_in, n_tokens * sizes.k_in) + min(sizes.m_out, n_tokens * sizes.k_out)
-    numbers = n_tokens * sizes.k_in * sizes.k_out + 5 * n_tokens * sizes.d_ff + rows * width
-    numbers += own_rows * sizes.d_model + (2 * n_tokens * width if width < sizes.d_ff else 0)
+    numbers = 2 * n_tokens * sizes.k_in * sizes.k_out + rows * width + own_rows * sizes.d_model
+    numbers += 2 * n_tokens * width if width < sizes.d_ff or sizes.at == "reconstruction" else 0
     if gradient:
-        numbers += (own_rows + sizes.m_in + sizes.m_out) * sizes.d_model
-        numbers += n_tokens * sizes.k_in * sizes.k_out + rows * width
-    return sizes.n_bytes * numbers
+        numbers += own_rows * sizes.d_model + rows * width
+    held, scratch = _diagonal_numbers(sizes, n_tokens)
+    numbers = held + max(scratch, numbers)
+    if gradient:
+        numbers += (sizes.m_in + sizes.m_out) * sizes.d_model
+    return int(OVERHEAD * sizes.n_bytes * numbers)
+
+
+def _diagonal_numbers(sizes: Sizes, n_tokens: int) -> tuple[int, int]:
+    """Numbers that are held beside everything else, the diagonals among them, and what making them takes before."""
+    all_tokens, made = sizes.n_tokens, min(ROWS, sizes.n_tokens) * sizes.d_ff
+    if sizes.at is None:  # x, x̂, MLP(x̂) beside the part's diagonals
+        return 2 * n_tokens * sizes.d_ff + 3 * all_tokens * sizes.d_model, SCRATCH * min(ROWS, n_tokens) * sizes.d_ff
+    if sizes.at == "input":
+        return 2 * all_tokens * sizes.d_ff, SCRATCH * made
+    # with their gradients, and those of x̂ and of what it is made of
+    through = (2 * sizes.m_in + 8 * all_tokens) * sizes.d_model
+    return 4 * all_tokens * sizes.d_ff + through, SCRATCH_BACK * made
 
 
 def plan(sizes: Sizes, max_memory: int, *, gradient: bool) -> Plan:
@@ -111,9 +133,9 @@ def plan(sizes: Sizes, max_memory: int, *, gradient: bool) -> Plan:
             return Plan(n_tokens, width, needed)
         if n_tokens == 1:
             raise UserError(
-                f"the Jacobian of one token between {sizes.m_in} and {sizes.m_out} latents ({sizes.k_in} × "
-                f"{sizes.k_out} active) takes {size_text(needed)} and {size_text(max_memory)} are allowed; raise "
-                "max_memory, or lower the L0"
+                f"the Jacobian of one token of {sizes.n_tokens} between {sizes.m_in} and {sizes.m_out} latents "
+                f"({sizes.k_in} × {sizes.k_out} active) takes {size_text(needed)} and {size_text(max_memory)} are "
+                "allowed; raise max_memory, or lower the L0 or the number of tokens at a time"
             )
         n_tokens = (n_tokens + 1) // 2
 
@@ -280,8 +302,10 @@ class _AbsoluteSum(Function):
         ctx: Any, W_dec: Tensor, W_enc: Tensor, a: Tensor, b: Tensor | None, weights: MlpWeights, inputs: Pattern,
         outputs: Pattern, max_memory: int,
     ) -> Tensor:  # fmt: skip
-        cut = plan(batch_sizes(weights, W_dec, W_enc, inputs, outputs), max_memory, gradient=True)
         diagonals = ctx.needs_input_grad[2]
+        sizes = batch_sizes(weights, W_dec, W_enc, inputs, outputs)
+        sizes = dataclasses.replace(sizes, at="reconstruction" if diagonals else "input")
+        cut = plan(sizes, max_memory, gradient=True)
         slopes = _Slopes(
             torch.zeros_like(W_dec),
             torch.zeros_like(W_enc.T),
