@@ -281,16 +281,30 @@ class LanguageModelHeads:
         layer, head = divmod(index, self.n_heads)
         return values.float() @ self._W_O[layer][head] * self.model.residual_multipliers[0]
 
-    def values_from(self, clean: Pass, layer: int, pushed: Float[Tensor, "B T d_model"]) -> Tensor:
-        """Values [B, T, H, d_value] of a layer that reads the clean residual stream plus `pushed`."""
+    def values_from(
+        self, clean: Pass, layer: int, pushed: Float[Tensor, "B T d_model"], *, gradients: bool = False
+    ) -> Tensor:
+        """Values [B, T, H, d_value] of a layer that reads the clean residual stream plus `pushed`; with `gradients`
+        (which takes a pass to the end) differentiable in it."""
         site = _site(layer)
         start = Start(clean.tokens, layer, self._stream(clean, layer) + pushed)
-        return self._split(self.model.activations(clean.tokens, [site], start)[site])
+        if not gradients:
+            return self._split(self.model.activations(clean.tokens, [site], start)[site])
+        found: list[Tensor] = []
 
-    def logits_from(self, clean: Pass, pushed: Float[Tensor, "B T d_model"]) -> Float[Tensor, "B V"]:
+        def keep(value: Tensor) -> Tensor:
+            found.append(value)
+            return value
+
+        self.model.logits(clean.tokens, {site: keep}, start, last_only=True, gradients=True)
+        return self._split(found[0])
+
+    def logits_from(
+        self, clean: Pass, pushed: Float[Tensor, "B T d_model"], *, gradients: bool = False
+    ) -> Float[Tensor, "B V"]:
         """Logits at the last position when the final residual stream is the clean one plus `pushed`."""
         start = Start(clean.tokens, self.n_layers, self._stream(clean, self.n_layers) + pushed)
-        return self.model.logits(clean.tokens, {}, start, last_only=True)[:, -1].float()
+        return self.model.logits(clean.tokens, {}, start, last_only=True, gradients=gradients)[:, -1].float()
 
     def _stream(self, clean: Pass, layer: int) -> Tensor:
         if clean.residual is None:

@@ -1,4 +1,4 @@
-"""Direct edges between the few heads that are kept: exact on any model without post-norms.
+"""Direct edges between the few heads that are kept: exact, or by gradients, on any model without post-norms.
 
 Place on the path: `Contrast`, kept heads → [each edge held to the replacement's value] → a score per edge.
 
@@ -19,7 +19,8 @@ attention layer and a pass from the receiver on. Limits: effects through MLPs be
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from monosemy import progress
 from monosemy.circuits.contrast import Ablation, Batch, Contrast, EdgeScores, mean_intervals
-from monosemy.circuits.edges import all_edges, patch_edges
+from monosemy.circuits.edges import all_edges, attribute_edges, patch_edges
 from monosemy.circuits.heads import AttentionOnlyHeads, LanguageModelHeads, replace_edit
 from monosemy.circuits.task import INPUT, OUTPUT, Edge
 
@@ -39,23 +40,75 @@ def kept_edges(contrast: Contrast, kept: Sequence[int], ablation: Ablation = "re
     """
     heads = contrast.heads
     if isinstance(heads, AttentionOnlyHeads):
-        return _restricted(contrast, kept, ablation)
+        return _restricted(contrast, kept, lambda chosen: patch_edges(contrast, chosen, ablation))
     assert isinstance(heads, LanguageModelHeads)
     began = time.perf_counter()
-    pairs = [(s, r) for s, r in product(sorted(kept), sorted(kept)) if s // heads.n_heads < r // heads.n_heads]
-    edges = [Edge(divmod(s, heads.n_heads), divmod(r, heads.n_heads)) for s, r in pairs]
-    edges += [Edge(divmod(s, heads.n_heads), OUTPUT) for s in sorted(kept)]
-    found = torch.zeros(contrast.n_examples, len(edges), dtype=torch.float64)
+    places = edges_among(kept, heads.n_heads)
+    found = torch.zeros(contrast.n_examples, len(places), dtype=torch.float64)
     done = 0
-    with progress.stage("patch edges", total=len(edges) * contrast.n_examples, unit="passes") as bar:
+    with progress.stage("patch edges", total=len(places) * contrast.n_examples, unit="passes") as bar:
         for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
             rows = slice(done, done := done + len(batch.examples))
-            for number, (sender, receiver) in enumerate([*pairs, *((s, None) for s in sorted(kept))]):
+            for number, (sender, receiver) in enumerate(places):
                 found[rows, number] = _effect(heads, batch, replacement, sender, receiver).double().cpu()
                 bar.advance(len(batch.examples))
+    return _scores("patching", contrast, places, found, began)
+
+
+def attribute_kept_edges(contrast: Contrast, kept: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
+    """EAP of the same edges: Σ (o_s − o'_s) · ∂m/∂x_r, with x_r what the receiver alone reads; a backward pass for
+    every receiver. Raises UserError as `kept_edges` does."""
+    heads = contrast.heads
+    if isinstance(heads, AttentionOnlyHeads):
+        return _restricted(contrast, kept, lambda _: attribute_edges(contrast, 1, ablation))
+    assert isinstance(heads, LanguageModelHeads)
+    began = time.perf_counter()
+    places = edges_among(kept, heads.n_heads)
+    found = []
+    for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
+        lost = batch.clean.values - replacement
+        differences = {s: heads.added(s, lost[:, :, s]) for s in sorted(kept)}
+        gradients = {r: _gradient(heads, batch, r) for r in dict.fromkeys(receiver for _, receiver in places)}
+        columns = [(differences[s] * gradients[r]).sum((1, 2)) for s, r in places]
+        found.append(torch.stack(columns, 1).double().cpu() if columns else torch.zeros(len(batch.examples), 0))
+    return _scores("EAP", contrast, places, torch.cat(found), began)
+
+
+def edges_among(kept: Sequence[int], n_heads: int) -> list[tuple[int, int | None]]:
+    """(sender, receiver) by number, receivers in later layers; then every head to the output (None)."""
+    pairs = [(s, r) for s, r in product(sorted(kept), sorted(kept)) if s // n_heads < r // n_heads]
+    return [*pairs, *((s, None) for s in sorted(kept))]
+
+
+def _scores(
+    method: str, contrast: Contrast, places: Sequence[tuple[int, int | None]], found: Tensor, began: float
+) -> EdgeScores:
+    n_heads = contrast.heads.n_heads
+    edges = [Edge(divmod(s, n_heads), OUTPUT if r is None else divmod(r, n_heads)) for s, r in places]
     intervals = mean_intervals(found) if edges else torch.zeros(0, 2, dtype=torch.float64)
     seconds = time.perf_counter() - began
-    return EdgeScores("patching", edges, found.mean(0), True, seconds, contrast.seconds, intervals)
+    return EdgeScores(method, edges, found.mean(0), True, seconds, contrast.seconds, intervals)
+
+
+def _gradient(heads: LanguageModelHeads, batch: Batch, receiver: int | None) -> Tensor:
+    """∂m/∂(what the receiver reads) [B, T, d_model], at the prompt itself."""
+    push = torch.zeros(*batch.clean.tokens.shape, heads.d_model, device=heads.device, requires_grad=True)
+    if receiver is None:
+        logits = heads.logits_from(batch.clean, push, gradients=True)
+    else:
+        layer, head = divmod(receiver, heads.n_heads)
+        with torch.enable_grad():
+            values = heads.values_from(batch.clean, layer, push, gradients=True)
+            of_head = values[:, :, head : head + 1]
+            every = torch.cat(
+                [batch.clean.values[:, :, :receiver], of_head, batch.clean.values[:, :, receiver + 1 :]], 2
+            )
+        edit = replace_edit(every, [receiver], heads.n_heads)
+        logits = heads.logits(batch.clean.tokens, edit, layers=[layer], clean=batch.clean, gradients=True)
+    with torch.enable_grad():
+        total = batch.measure(logits).sum()
+    (gradient,) = torch.autograd.grad(total, push)
+    return gradient
 
 
 def _effect(heads: LanguageModelHeads, batch: Batch, replacement: Tensor, sender: int, receiver: int | None) -> Tensor:
@@ -71,20 +124,14 @@ def _effect(heads: LanguageModelHeads, batch: Batch, replacement: Tensor, sender
     return batch.m_clean - batch.measure(heads.logits(batch.clean.tokens, edit, layers=[layer], clean=batch.clean))
 
 
-def _restricted(contrast: Contrast, kept: Sequence[int], ablation: Ablation) -> EdgeScores:
-    """The exact edges of an attention-only model among kept heads, the input and the output."""
+def _restricted(contrast: Contrast, kept: Sequence[int], method: Callable[[list[int]], EdgeScores]) -> EdgeScores:
+    """The edges of an attention-only model among kept heads, the input and the output: `method` is given their numbers
+    and scores all edges."""
     n_heads = contrast.heads.n_heads
     ends = {INPUT, OUTPUT, *(divmod(index, n_heads) for index in kept)}
     every = all_edges(contrast.heads.n_layers, n_heads)
     chosen = [number for number, edge in enumerate(every) if edge.sender in ends and edge.receiver in ends]
-    found = patch_edges(contrast, chosen, ablation)
+    found = method(chosen)
     assert found.intervals is not None
-    return EdgeScores(
-        found.method,
-        [every[number] for number in chosen],
-        found.scores[chosen],
-        True,
-        found.seconds,
-        found.reading_seconds,
-        found.intervals[chosen],
-    )
+    edges = [every[number] for number in chosen]
+    return replace(found, edges=edges, scores=found.scores[chosen], intervals=found.intervals[chosen])

@@ -17,7 +17,7 @@ from monosemy.circuits.contrast import read_contrast
 from monosemy.circuits.drawing import draw_circuit, drawn_edges
 from monosemy.circuits.find import find_circuit
 from monosemy.circuits.heads import as_heads, replace_edit
-from monosemy.circuits.kept_edges import kept_edges
+from monosemy.circuits.kept_edges import attribute_kept_edges, kept_edges
 from monosemy.circuits.scores import labels_of, roc_auc
 from monosemy.circuits.symbolic import INDUCTION, induction_task
 from monosemy.circuits.tasks import build_task
@@ -173,6 +173,15 @@ def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(fa
     patched = heads.logits(batch.clean.tokens, replace_edit(values, [late], heads.n_heads))
     expected = float((batch.m_clean - batch.measure(patched)).mean())
     assert float(found.scores[0]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    # EAP is the slope of the same: a thousandth of the sender's difference
+    by_gradient = attribute_kept_edges(contrast, [early, late])
+    assert by_gradient.edges == found.edges
+    nearly = batch.clean.values + 1e-3 * (batch.corrupted.values - batch.clean.values)
+    corrupted = dataclasses.replace(batch.corrupted, values=nearly)
+    slope = kept_edges(dataclasses.replace(contrast, batches=[dataclasses.replace(batch, corrupted=corrupted)]),
+                       [early, late])  # fmt: skip
+    torch.testing.assert_close(by_gradient.scores, 1e3 * slope.scores, rtol=0.05, atol=5e-3)
+    assert float(by_gradient.scores.abs().max()) > 0.02
 
 
 def test_families_with_post_norms_have_heads_but_no_edges(task_file):
