@@ -135,7 +135,8 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def rate_factors(self) -> Mapping[str, float]:
         """Learning-rate multipliers by parameter name (default 1)."""
-        return {}
+        biases = [name for name, _ in self.named_parameters() if name.startswith("b_")]
+        return dict.fromkeys(biases, getattr(self.options, "bias_rate_factor", 1.0))
 
     def decode(self, latents: SparseLatents) -> Tensor:
         """x̂ [N, d_in] of a code. Raises UserError when the code has another width."""

@@ -41,6 +41,8 @@ class JumpReluOptions:
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: float = 0.9
     beta2: float = 0.999
+    bias_rate_factor: float = 1.0
+    """Learning rate of all biases as a multiple of the weights'."""
     recipe: Literal["step", "tanh"] = "step"
     """Which sparsity loss."""
     bandwidth_relative: float = 0.5
@@ -155,7 +157,7 @@ class JumpRelu(SparseAutoencoder):
         return *dispatch.encode_above(centred, self.W_enc, self.b_enc, threshold), centred
 
     def rate_factors(self) -> Mapping[str, float]:
-        return {"threshold": self.options.threshold_rate_factor}
+        return {**super().rate_factors(), "threshold": self.options.threshold_rate_factor}
 
     @property
     def bandwidth(self) -> float:

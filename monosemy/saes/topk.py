@@ -30,6 +30,8 @@ class TopKOptions:
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: float = 0.9
     beta2: float = 0.999
+    bias_rate_factor: float = 1.0
+    """Learning rate of all biases as a multiple of the weights'."""
     k_start_factor: float = 2.0
     """k starts at this multiple of the asked k."""
     k_anneal_fraction: float = 0.3
