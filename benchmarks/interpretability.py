@@ -65,7 +65,7 @@ Key = tuple[str, str]
 class Material:
     """The pass: model, text and the codes of every dictionary, on disk and reused."""
 
-    def __init__(self, folders: Sequence[Path], entries: Sequence[runs.Entry], n_tokens: int) -> None:
+    def __init__(self, folders: Sequence[Path], entries: Sequence[run_folders.Entry], n_tokens: int) -> None:
         config = run_folders.shared_config(folders)
         self.model = load_model(config.model.source, revision=config.model.revision, dtype=config.model.dtype)
         self.tokens = prepare_tokens(config.text, self.model.tokenizer, self.model.tokenizer_fingerprint)

@@ -216,7 +216,7 @@ def measured(folder: Path, name: str, work: Any) -> Said:
 
 
 def ask_all(
-    material: Material, entries: Sequence[runs.Entry]
+    material: Material, entries: Sequence[run_folders.Entry]
 ) -> tuple[dict[str, dict[str, Said]], dict[str, Said], Said]:
     """(kind → name → answers, random latents by SAE, the full probe's)."""
     folder = cache_folder() / "benchmarks" / f"probing-{fingerprint([material.store.fingerprint, VERSION])}"
@@ -227,7 +227,7 @@ def ask_all(
             own = run_folders.identity([entry])
             found: list[tuple[np.ndarray, np.ndarray]] = []
 
-            def features(entry: runs.Entry = entry, found: list[Any] = found) -> tuple[np.ndarray, np.ndarray]:
+            def features(entry: run_folders.Entry = entry, found: list[Any] = found) -> tuple[np.ndarray, np.ndarray]:
                 if not found:
                     with torch.no_grad():
                         found.append(material.features(entry.load()))

@@ -57,7 +57,7 @@ class Decoder:
     n_dead: int
 
     @staticmethod
-    def read(entry: runs.Entry) -> Decoder:
+    def read(entry: run_folders.Entry) -> Decoder:
         statistics = LatentStatistics.load(entry.folder / "latents.safetensors")  # evaluation writes it
         rates = (statistics.firing_count.double() / statistics.n_tokens).numpy()
         living = rates > 0
@@ -169,7 +169,7 @@ def main() -> None:
             decoders = {entry.seed: Decoder.read(entry) for entry in entries if entry.kind == kind}
             dead[kind] = {seed: decoder.n_dead for seed, decoder in decoders.items()}
             by_kind[kind] = pairs_of(decoders)
-            if kind != runs.FROZEN:
+            if kind != run_folders.FROZEN:
                 chance[kind] = chance_pairs(decoders)
             bar.advance(1)
     trained = {kind: pairs for kind, pairs in by_kind.items() if kind in ARCHITECTURES}
