@@ -8,8 +8,9 @@ Place on the path: slices → [averages] → strong pairs (pairs.py, graph.py), 
 
 Source: Farnik et al. 2025 (arXiv 2502.18147), the average over all pairs of latents. Units: those of slices.py.
 
-Only pairs that are active together somewhere are kept, one entry a token and pair until `finish`: 22 bytes each, so
-16,384 tokens of 1,024 pairs take 370 MB. `max_bytes` bounds that. Intervals of the shares resample documents; pairs
+Only pairs that are active together somewhere are kept, one entry a token and pair until `finish`, which sorts them: 16
+bytes each, at the peak of sorting and summing `BYTES_PER_ENTRY`, so 16,384 tokens of 1,024 pairs take up to 840 MB.
+`max_bytes` bounds that. Intervals of the shares resample documents; pairs
 whose mean is below a quarter of the lowest threshold are counted as under it in every resample.
 """
 
@@ -28,8 +29,11 @@ from monosemy.evals.intervals import Blocks, bootstrap_weights, percentiles
 from monosemy.jacobian.measures import THRESHOLDS, Estimate
 from monosemy.jacobian.slices import JacobianSlices
 
-BYTES_PER_ENTRY = 22
-MAX_BYTES = 1 << 30
+BYTES_PER_ENTRY = 50
+"""At the peak of `AveragesMeter.finish`, measured where hardly two tokens share a pair; about 30 where many do."""
+MAX_BYTES = 1_500_000_000
+_PAIRS = 2048
+"""Pairs that are resampled together."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class AveragesMeter:
         self.m_out, self.m_in, self.max_bytes = m_out, m_in, max_bytes
         self._blocks = Blocks()
         self._tokens = np.zeros(self._blocks.limit)
-        self._parts: list[tuple[ndarray, ndarray, ndarray, ndarray]] = []
+        self._parts: dict[str, list[ndarray]] = {"key": [], "size": [], "effect": []}
         self._n = 0
 
     @torch.no_grad()
@@ -81,40 +85,57 @@ class AveragesMeter:
             )
         block = self._blocks.rows(torch.as_tensor(documents))
         self._tokens += np.bincount(block.cpu().numpy(), minlength=len(self._tokens))
-        key = (slices.out_indices[:, :, None].long() * self.m_in + slices.in_indices[:, None, :].long())[pairs]
+        limit = self._blocks.limit
+        pair = slices.out_indices[:, :, None].long() * self.m_in + slices.in_indices[:, None, :].long()
         size = slices.values.abs()
         effect = size * slices.in_values[:, None, :]
-        where = block.to(pairs.device)[:, None, None].expand_as(pairs)[pairs].short()
-        self._parts.append(
-            tuple(part.cpu().numpy() for part in (key, size[pairs].float(), effect[pairs].float(), where))  # type: ignore[arg-type]
-        )
+        key = pair * limit + block.to(pairs.device)[:, None, None]
+        for name, part in (("key", key), ("size", size.float()), ("effect", effect.float())):
+            self._parts[name].append(part[pairs].cpu().numpy())
 
     def finish(self, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> PairAverages:
         """The averages. Raises UserError when no token was counted."""
         n_tokens = int(self._tokens.sum())
         if not n_tokens:
             raise UserError("no validation tokens to average the Jacobian on: every token was dropped")
-        key, size, effect, block = (np.concatenate(parts) for parts in zip(*self._parts))
-        self._parts.clear()
-        pairs, which = np.unique(key, return_inverse=True)
-        n_active = np.bincount(which, minlength=len(pairs))
-        mean_abs = np.bincount(which, size, minlength=len(pairs)) / n_tokens
-        mean_effect = np.bincount(which, effect, minlength=len(pairs)) / n_tokens
-        over = self._shares(which, size, block, mean_abs, n_bootstrap, confidence, seed)
+        key = self._joined("key")
+        order = np.argsort(key)
+        key = key[order]
+        size, effect = (self._joined(name)[order] for name in ("size", "effect"))
+        del order
+        block = (key % self._blocks.limit).astype(np.int16)
+        key //= self._blocks.limit
+        starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]]))
+        pairs = key[starts]
+        del key
+        mean_effect = (_sums(effect, starts) / n_tokens).astype(np.float32)
+        del effect
+        mean_abs = _sums(size, starts) / n_tokens
+        over = self._shares(starts, size, block, mean_abs, n_bootstrap, confidence, seed)
+        mean_abs = mean_abs.astype(np.float32)
+        n_active = np.diff(starts, append=len(size)).astype(np.int32)
+        del size, block, starts
         order = np.argsort(-mean_effect, kind="stable")
+        pairs = pairs[order]
         return PairAverages(
-            out=(pairs[order] // self.m_in).astype(np.int32),
-            inp=(pairs[order] % self.m_in).astype(np.int32),
-            mean_abs=mean_abs[order].astype(np.float32),
-            mean_effect=mean_effect[order].astype(np.float32),
-            n_active=n_active[order].astype(np.int32),
+            out=(pairs // self.m_in).astype(np.int32),
+            inp=(pairs % self.m_in).astype(np.int32),
+            mean_abs=mean_abs[order],
+            mean_effect=mean_effect[order],
+            n_active=n_active[order],
             n_tokens=n_tokens,
             over=over,
         )
 
+    def _joined(self, name: str) -> ndarray:
+        """A column of all entries; its parts are given up."""
+        whole = np.concatenate(self._parts[name])
+        self._parts[name].clear()
+        return whole
+
     def _shares(
         self,
-        which: ndarray,
+        starts: ndarray,
         size: ndarray,
         block: ndarray,
         mean: ndarray,
@@ -122,19 +143,24 @@ class AveragesMeter:
         confidence: float,
         seed: int,
     ) -> dict[str, Estimate]:
-        """Shares of all pairs over each threshold; resamples look at the pairs that come near the lowest one."""
+        """Shares of all pairs over each threshold; resamples look at the pairs that come near the lowest one.
+
+        size, block: of the entries, pair by pair; each pair's begin at `starts`.
+        """
         n_blocks, everything = self._blocks.n, self.m_out * self.m_in
         near = np.flatnonzero(mean > min(THRESHOLDS) / 4)
-        place = np.full(len(mean), -1)
-        place[near] = np.arange(len(near))
-        kept = place[which] >= 0
-        flat = place[which[kept]] * n_blocks + block[kept]
-        by_block = np.bincount(flat, size[kept], minlength=len(near) * n_blocks).reshape(len(near), n_blocks)
         weights = bootstrap_weights(n_blocks, n_bootstrap, seed) if n_blocks > 1 else np.zeros((0, n_blocks))
         tokens = weights @ self._tokens[:n_blocks]
         counts = np.zeros((len(THRESHOLDS), len(weights)))
-        for start in range(0, len(near), 4096):
-            means = (weights @ by_block[start : start + 4096].T) / tokens[:, None]
+        for first in range(0, len(near), _PAIRS):
+            some = near[first : first + _PAIRS]
+            ends = np.where(some + 1 < len(starts), starts[np.minimum(some + 1, len(starts) - 1)], len(size))
+            lengths = ends - starts[some]
+            which = np.repeat(np.arange(len(some)), lengths)
+            entries = np.arange(len(which)) + np.repeat(starts[some] - (np.cumsum(lengths) - lengths), lengths)
+            flat = which * n_blocks + block[entries]
+            by_block = np.bincount(flat, size[entries], minlength=len(some) * n_blocks).reshape(-1, n_blocks)
+            means = (weights @ by_block.T) / tokens[:, None]
             counts += np.array([(means > threshold).sum(1) for threshold in THRESHOLDS])
         return {
             f"{threshold:g}": Estimate(
@@ -142,3 +168,8 @@ class AveragesMeter:
             )
             for threshold, row in zip(THRESHOLDS, counts)
         }
+
+
+def _sums(values: ndarray, starts: ndarray) -> Float[ndarray, " part"]:
+    """Sums between successive starts, in float64."""
+    return np.add.reduceat(values, starts, dtype=np.float64) if len(starts) else np.zeros(0)

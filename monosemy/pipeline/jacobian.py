@@ -52,7 +52,7 @@ class MeasureSettings:
     n_tokens: int = 32_768
     """Tokens for the shares."""
     n_average_tokens: int = 16_384
-    """Tokens for the averages over pairs of latents; fewer where those would take over 1 GB."""
+    """Tokens for the averages over pairs of latents; fewer where those would take over 1.5 GB."""
     n_sweeps: int = 500
     """(token, input latent) pairs along which output latents are drawn as curves."""
     n_ablation_tokens: int = 512

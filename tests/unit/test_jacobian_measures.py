@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from jacobian_slices import make_slices
 
 from monosemy.errors import UserError
-from monosemy.jacobian.averages import AveragesMeter, PairAverages
+from monosemy.jacobian.averages import BYTES_PER_ENTRY, AveragesMeter, PairAverages
 from monosemy.jacobian.draws import load_draws, ratio, save_draws
 from monosemy.jacobian.measures import BINS_PER_DECADE, LOWEST, N_BINS, JacobianMeter, bins
 from monosemy.report import jacobian_figures
@@ -215,3 +216,23 @@ def test_averages_find_the_planted_pairs(planted):
     assert averages.inp[first] == 7
     assert averages.place(7, 7) == first
     assert averages.place(7, 99) is None
+
+
+@pytest.mark.parametrize("size", [0.01, 5.0])
+def test_averages_take_the_memory_that_is_promised(size):
+    """Latents drawn evenly, so that hardly two tokens share a pair; all of `size` 5 come near the thresholds."""
+    n, k, m = 2000, 16, 4608
+    generator = torch.Generator().manual_seed(0)
+    out, inp = (torch.rand(n, m, generator=generator).topk(k).indices for _ in range(2))
+    values = size * torch.rand(n, k, k, generator=generator)
+    meter = AveragesMeter(m, m)
+    for start in range(0, n, 250):
+        part = slice(start, start + 250)
+        meter.add(make_slices(values[part], out[part], inp[part]), torch.arange(n)[part] // 20)
+    tracemalloc.start()
+    averages = meter.finish(100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(averages.out) > 0.95 * n * k * k
+    assert 0.8 * BYTES_PER_ENTRY < peak / (n * k * k) < 1.1 * BYTES_PER_ENTRY
+    assert averages.over["0.005"].value == pytest.approx((averages.mean_abs > 0.005).mean() * len(averages.out) / m**2)
