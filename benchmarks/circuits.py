@@ -1,273 +1,297 @@
 """Circuits: every method against known circuits, trained models and a real one; the discrete method's sensitivity.
 
-    compiled      three hand-compiled models, exact truth, 5 seeds (places of heads, prompts)
-    trained       attention-only models trained on induction and IOI, 5 seeds; truth: exhaustive ablation, also of pairs
-    real          SmolLM2-135M on four tasks; agreement with exhaustive resample ablation on 64 prompts no method saw
-    sensitivity   the discrete method over width, λ, training and counting examples, on trained models and one real task
-    speed         the discrete presets on 270 heads × 500 examples of 576 dimensions, beyond the model's passes
+    compiled         three hand-compiled models, exact truth, 5 seeds (places of heads, prompts)
+    trained          attention-only models trained on induction and IOI, 5 seeds; truth: exhaustive ablation, also of
+                     pairs, on 64 other prompts
+    real             SmolLM2-135M on four tasks; agreement with exhaustive resample ablation on 64 prompts that no
+                     method saw (and, in a column, with mean ablation on 32); edges among the twelve strongest heads
+    sensitivity      the discrete method over width, λ, training and counting examples, on trained models and one real
+                     task
+    speed            the discrete presets on 270 heads × 500 examples of 576 dimensions, beyond the model's passes
+    published-gpt2   IOI and greater-than against the reported circuits, where GPT-2's weights can be had
 
-Written part by part to --work, so that a run broken off continues; put together in --out, with figures beside.
-On two free cores about 15 minutes for compiled, 20 for trained (and minutes to train each model first), 15 for
-sensitivity, 30 for each real task and 75 for docstring, whose prompts are longer.
+Every row says how many prompts it used. On the small models all methods have the same 32 (codes and probes 250
+positives and as many negatives). On the real model the methods that cost most (ACDC, subnetwork probing, restoring,
+mean and zero ablation) have 8, and so have `combined-8`, `eap-8`, `eap-ig-8`, `patching-8`, to compare with. Docstring
+prompts are three times as long as the others: there the reference has 32 prompts (mean ablation 16), methods 16, and
+the costly 4.
 
-Run: python benchmarks/circuits.py [--parts compiled trained …] [--out docs/results/circuits.json]
+Finished pieces lie in --work (one file for each model and seed, named after its settings and the version), so that a
+run broken off continues where it was; put together in --out, with figures beside. On two free cores, about:
+
+    speed 1 minute, compiled 25 (15 pieces), trained 20 (10 pieces, and a minute more for each model not yet trained),
+    sensitivity 20 (3 pieces), real 25 for each of three tasks and 40 for docstring; published-gpt2 20 a task
+
+These are sums of single passes timed on one core, not of a whole run.
+
+Run: python benchmarks/circuits.py [--parts compiled real …] [--only ioi] [--out docs/results/circuits.json]
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from circuits_figures import write_figures
+from circuits_rows import compare, edge_rows, enough, entries, print_table, summary, timed
+from circuits_sensitivity import sensitivity_rows, speed_part
 from common import save
 
-from monosemy import progress
-from monosemy.circuits.code_scores import node_scores
+from monosemy import __version__, progress
+from monosemy.circuits.attribution import N_STEPS
+from monosemy.circuits.code_scores import edge_scores, pair_counts
 from monosemy.circuits.compiled import CIRCUITS, compile_circuit
-from monosemy.circuits.contrast import HeadScores, read_contrast
-from monosemy.circuits.discrete import PRESETS, Codes, DiscreteConfig, discrete_codes, preset
-from monosemy.circuits.edges import acdc_edges, attribute_edges, integrate_edges, patch_edges, probe_edges
+from monosemy.circuits.contrast import Contrast, EdgeScores, read_contrast
+from monosemy.circuits.edges import acdc_edges, attribute_edges, patch_edges, probe_edges
+from monosemy.circuits.find import MAX_KEPT, MEMBER_SHARE
+from monosemy.circuits.ground_truth import published
 from monosemy.circuits.heads import as_heads
-from monosemy.circuits.masks import acdc, subnetwork_probing
+from monosemy.circuits.kept_edges import attribute_kept_edges, kept_edges
+from monosemy.circuits.masks import THRESHOLDS, ProbeConfig
 from monosemy.circuits.methods import METHODS, Bench
-from monosemy.circuits.patching import exhaustive_patching
-from monosemy.circuits.pooled import PooledHeads
-from monosemy.circuits.reference import find_reference
-from monosemy.circuits.scores import agreement, auc_difference, completeness, faithfulness, labels_of
+from monosemy.circuits.reference import Reference, find_reference
+from monosemy.circuits.scores import labels_of
+from monosemy.circuits.task import MIN_ACCURACY, TaskData
 from monosemy.circuits.tasks import build_task, task_accuracy
 from monosemy.circuits.trained import trained_model
+from monosemy.config import fingerprint
 from monosemy.errors import UserError
 from monosemy.files import read_json, write_json
 
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Numbers of prompts, and what searches over edges take."""
+
+    n_examples: int = 250
+    """Positives that methods may see, and as many negatives."""
+    n_reference: int = 64
+    """Others, for the reference."""
+    n_mean_reference: int = 32
+    n_prompts: int = 32
+    """Of the causal methods."""
+    n_few: int = 8
+    """Of the costly ones, on the real model."""
+    n_edge_prompts: int = 16
+    edge_thresholds: tuple[float, ...] = THRESHOLDS
+    n_gate_steps: int = 150
+
+    @property
+    def n_made(self) -> int:
+        return self.n_examples + self.n_reference
+
+
 SEEDS = range(5)
 TRAINED = ("induction", "ioi")
-REAL = ("ioi", "docstring", "greater-than-units", "induction")
-FAITHFUL = ("combined", "patching-resample", "patching", "eap", "eap-ig", "codes", "codes-paper", "random")
-"""Methods whose faithfulness curve is measured: ten passes each."""
-SEARCH_THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-"""ACDC's on the real model."""
-N_REFERENCE, N_PROMPTS, N_FEW, N_SEARCH = 64, 64, 16, 16
-WIDTHS = (50, 100, 200, 400, 800, 1600)
-LAMBDAS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-N_TRAINING = (2, 5, 10, 25, 50, 100)
-N_COUNTING = (5, 10, 25, 50, 100, 250)
+REAL = ("ioi", "docstring", "induction", "greater-than-units")
+SIZES = {"docstring": Sizes(n_reference=32, n_mean_reference=16, n_prompts=16, n_few=4, n_edge_prompts=8)}
+"""Where they differ from the usual ones."""
 SENSITIVITY_TASK = "greater-than-units"
+GPT2_TASKS = ("ioi", "greater-than")
+COSTLY = ("patching-mean", "patching-zero", "restoring", "acdc", "sp")
+ALSO_FEW = ("combined", "combined-no-codes", "eap", "eap-ig", "patching")
+ONCE = tuple(name for name in METHODS if name != "patching-resample")
+"""Every method, none under two names."""
 
 
-def judged(scores: HeadScores, labels: np.ndarray) -> dict[str, Any]:
-    found = agreement(scores.importance, labels)
+class SkippedError(Exception):
+    """A piece that cannot be made now; the message says why."""
+
+
+def split(data: TaskData, sizes: Sizes) -> tuple[TaskData, tuple]:
+    """What methods see, and the reference's positives, which none of them does."""
+    seen = {kind: getattr(data, kind)[: sizes.n_examples] for kind in ("positives", "negatives")}
+    return dataclasses.replace(data, **seen), data.positives[sizes.n_examples : sizes.n_made]
+
+
+def accuracy_of(contrast: Contrast) -> dict[str, Any]:
+    """Raises SkippedError for a model that does not do the task."""
+    examples = tuple(e for batch in contrast.batches for e in batch.examples)
+    found = task_accuracy(torch.cat([batch.clean.logits for batch in contrast.batches]), examples)
+    if not found.enough:
+        raise SkippedError(f"right on {found.share:.0%} of {found.n} prompts, less than {MIN_ACCURACY:.0%}")
+    return dataclasses.asdict(found)
+
+
+def told_of(reference: Reference) -> dict[str, Any]:
+    """Raises SkippedError for a reference circuit that no ranking can be scored against."""
+    if not enough(reference.labels):
+        raise SkippedError(f"the reference circuit has {int(reference.labels.sum())} of {len(reference.labels)} heads")
     return {
-        "auc": found.auc,
-        "auc_interval": found.auc_interval,
-        "average_precision": found.average_precision,
-        "precision_at_c": found.precision,
-        "seconds": scores.seconds,
-        "reading_seconds": scores.reading_seconds,
-        "n_passes": scores.n_passes,
+        "difference": reference.difference,
+        "members": [f"{layer}.{head}" for layer, head in sorted(reference.heads)],
+        "reference_seconds": reference.single.total_seconds,
     }
 
 
-def compare(
-    bench: Bench, labels: np.ndarray, methods: dict[str, Callable[[], HeadScores]], faithful: Sequence[str] = FAITHFUL
-) -> dict[str, Any]:
-    """Every method's agreement, time and (of some) faithfulness, each beside the combined one's AUC."""
-    rows, scores = {}, {}
-    for name, method in methods.items():
-        scores[name] = method()
-        rows[name] = judged(scores[name], labels)
-    for name, found in scores.items():
-        difference, interval = auc_difference(scores["combined"].importance, found.importance, labels)
-        rows[name] |= {"combined_minus_this": difference, "combined_minus_this_interval": interval}
-        if name in faithful:
-            curve = faithfulness(bench.contrast, found.importance, bench.ablation)
-            rows[name] |= {"cpr": curve.cpr, "cpr_interval": curve.cpr_interval, "cmd": curve.cmd}
-            rows[name] |= {"cmd_interval": curve.cmd_interval, "kept": curve.kept, "faithfulness": curve.values}
-    best = scores["combined"].importance.argsort(descending=True, stable=True)[: int(labels.sum())].tolist()
-    missed = completeness(bench.contrast, best)
-    return {
-        "n_heads": len(labels),
-        "n_members": int(labels.sum()),
-        "methods": rows,
-        "completeness_of_combined": dataclasses.asdict(missed),
-    }
+# --- small models -----------------------------------------------------------------------------------------------------
 
 
-def small_edges(bench: Bench, truth: np.ndarray | None) -> dict[str, Any]:
-    """Edge methods; without `truth` the exact patching of other prompts is it (5% of the metric's difference)."""
-    contrast = read_contrast(bench.heads, bench.data.positives[:16], bench.data.metric)
-    exact = patch_edges(contrast)
-    if truth is None:
-        other = patch_edges(read_contrast(bench.heads, bench.data.positives[16:32], bench.data.metric))
-        truth = (other.importance >= 0.05 * float((contrast.m_clean - contrast.m_corrupt).mean())).numpy()
-    found = [exact, attribute_edges(contrast), integrate_edges(contrast)]
-    found += [acdc_edges(contrast, (0.01, 0.1)), probe_edges(contrast)]
-    return {
-        "n_edges": len(truth),
-        "n_true": int(truth.sum()),
-        "methods": {
-            scores.method: {
-                **dataclasses.asdict(agreement(scores.importance, truth, 200)),
-                "seconds": scores.seconds + scores.reading_seconds,
-            }
-            for scores in found
-        },
-    }
-
-
-def compiled_part(name: str, seed: int) -> dict[str, Any]:
-    circuit = compile_circuit(name, seed, n_examples=250)
-    bench = Bench(as_heads(circuit.model), circuit.data, 64, seed=seed)
+def compiled_part(name: str, seed: int, sizes: Sizes = Sizes(), methods: tuple[str, ...] = ONCE) -> dict[str, Any]:
+    circuit = compile_circuit(name, seed, n_examples=sizes.n_examples)
+    bench = Bench(as_heads(circuit.model), circuit.data, sizes.n_prompts, seed=seed)
     labels = labels_of(circuit.heads, circuit.model.n_layers, circuit.model.n_heads)
-    found = compare(bench, labels, {name: _of(name, bench) for name in METHODS if name != "patching"}, ())
-    edges = attribute_edges(bench.contrast).edges
-    counted = [edge not in circuit.constant_edges for edge in edges]
-    truth = np.array([edge in circuit.edges for edge in edges])
-    found["edges"] = small_edges(bench, truth)
-    found["edges"]["n_neither"] = len(edges) - sum(counted)
+    found = compare(bench, labels, entries(bench, methods), ())
+    contrast = read_contrast(bench.heads, bench.data.positives[: sizes.n_edge_prompts], bench.data.metric)
+    exact = patch_edges(contrast)
+    counted = np.array([edge not in circuit.constant_edges for edge in exact.edges])
+    truth = np.array([edge in circuit.edges for edge in exact.edges])
+    found["edges"] = small_edges(contrast, exact, truth[counted], counted, sizes)
+    found["edges"]["n_neither"] = int((~counted).sum())
+    found["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(contrast)}, truth)
     return found
 
 
 def trained_part(task: str, seed: int) -> dict[str, Any]:
-    trained = trained_model(task, seed, n_examples=250)
+    sizes = Sizes()
+    trained = trained_model(task, seed, n_examples=sizes.n_made)
     heads = as_heads(trained.model)
-    reference = find_reference(read_contrast(heads, trained.data.positives[64:128], trained.data.metric))
-    bench = Bench(heads, trained.data, 64, seed=seed)
-    found = compare(bench, reference.labels, {name: _of(name, bench) for name in METHODS if name != "patching"})
-    return found | {"difference": reference.difference, "edges": small_edges(bench, None)}
+    data, others = split(trained.data, sizes)
+    contrast = read_contrast(heads, others, data.metric)
+    accuracy = accuracy_of(contrast)
+    reference = find_reference(contrast)
+    told = told_of(reference) | {"accuracy": accuracy}
+    bench = Bench(heads, data, sizes.n_prompts, seed=seed)
+    found = compare(bench, reference.labels, entries(bench, ONCE))
+    some = read_contrast(heads, data.positives[: sizes.n_edge_prompts], data.metric)
+    exact, truth = patch_edges(some), matters(patch_edges(contrast.first(sizes.n_edge_prompts)), reference.difference)
+    found["edges"] = small_edges(some, exact, truth, np.ones(len(truth), dtype=bool), sizes)
+    found["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(some)}, truth)
+    return told | found
+
+
+def matters(exact: EdgeScores, difference: float) -> np.ndarray:
+    """Edges of at least 5% of the metric's difference whose interval excludes 0."""
+    assert exact.intervals is not None
+    clear = (exact.intervals[:, 0] > 0) | (exact.intervals[:, 1] < 0)
+    return ((exact.importance >= MEMBER_SHARE * difference) & clear).numpy()
+
+
+def small_edges(
+    contrast: Contrast, exact: EdgeScores, truth: np.ndarray, counted: np.ndarray, sizes: Sizes
+) -> dict[str, Any]:
+    """Edge methods on the whole graph; edges that are neither right nor wrong are not counted."""
+    if not enough(truth):
+        return edge_rows({}, truth)
+    found = {"patching": exact, "EAP": attribute_edges(contrast), "EAP-IG": attribute_edges(contrast, N_STEPS)}
+    found["ACDC"] = acdc_edges(contrast, sizes.edge_thresholds)
+    found["SP"] = probe_edges(contrast, ProbeConfig(n_steps=sizes.n_gate_steps))
+    return edge_rows({name: timed(scores, counted) for name, scores in found.items()}, truth)
+
+
+# --- edges from head to head ------------------------------------------------------------------------------------------
+
+
+def pair_rows(bench: Bench, methods: dict[str, EdgeScores], truth: np.ndarray) -> dict[str, Any]:
+    """Edges from head to head, channels added up: the methods' and the codes' co-occurrence scores. A pair is true
+    when one of its channels is."""
+    edges = next(iter(methods.values())).edges
+    n_heads = bench.heads.n_heads
+    numbers: dict[tuple[int, int], list[int]] = {}
+    for i, edge in enumerate(edges):
+        if isinstance(edge.sender, tuple) and isinstance(edge.receiver, tuple):
+            ends = [layer * n_heads + head for layer, head in (edge.sender, edge.receiver)]
+            numbers.setdefault((ends[0], ends[1]), []).append(i)
+    senders, receivers = (list(side) for side in zip(*numbers)) if numbers else ([], [])
+    of_pair = np.array([bool(truth[rows].any()) for rows in numbers.values()], dtype=bool)
+    found = {}
+    for name, scores in methods.items():
+        total = np.array([abs(float(scores.scores[rows].sum())) for rows in numbers.values()])
+        found[name] = total, scores.seconds + scores.reading_seconds
+    for name, kind in (("codes", "fast"), ("codes-paper", "paper")):
+        codes, seconds = bench.codes(kind)
+        table = edge_scores(pair_counts(codes, break_ties=bench.config(kind).break_ties), n_heads)
+        found[name] = table[senders, receivers].numpy(), seconds + bench.pooled.seconds
+    found["random"] = np.random.default_rng(bench.seed).random(len(numbers)), 0.0
+    return edge_rows(found, of_pair)
+
+
+def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int) -> dict[str, Any]:
+    """Edges among the reference's strongest heads; truth: exact patching of prompts that no method saw."""
+    order = reference.single.importance.argsort(descending=True, stable=True).tolist()
+    kept = [i for i in order if reference.labels[i]][:MAX_KEPT]
+    truth = matters(kept_edges(other.first(n), kept), reference.difference)
+    mine = read_contrast(bench.heads, bench.data.positives[:n], bench.data.metric)
+    found = {"patching": kept_edges(mine, kept), "EAP": attribute_kept_edges(mine, kept)}
+    every = np.ones(len(truth), dtype=bool)
+    with_output = edge_rows({name: timed(scores, every) for name, scores in found.items()}, truth)
+    return {"edges": with_output, "head_pairs": pair_rows(bench, found, truth)}
+
+
+# --- real models ------------------------------------------------------------------------------------------------------
 
 
 @cache
-def real_model() -> Any:
+def real_model(name: str = "embedded") -> Any:
     from monosemy.models.sources import load_model
 
-    return load_model("embedded")
+    return load_model(name)
 
 
-@cache
-def real_bench(task: str) -> tuple[Bench, np.ndarray, dict[str, Any]]:
-    """The bench of a task, the reference circuit, and what the reference cost."""
-    model = real_model()
-    data = build_task(task, model, 250)
+@lru_cache(maxsize=1)  # passes of a task are hundreds of megabytes
+def real_bench(task: str) -> tuple[Bench, Contrast, Reference]:
+    """The bench of a task, and the reference on prompts that it does not have."""
+    model, sizes = real_model(), SIZES.get(task, Sizes())
     heads = as_heads(model)
-    contrast = read_contrast(heads, data.positives[-N_REFERENCE:], data.metric)
-    reference = find_reference(contrast, pairs=False)
-    examples = tuple(e for batch in contrast.batches for e in batch.examples)
-    accuracy = task_accuracy(torch.cat([batch.clean.logits for batch in contrast.batches]), examples)
-    told = {
-        "accuracy": dataclasses.asdict(accuracy),
-        "difference": reference.difference,
-        "members": [f"{layer}.{head}" for layer, head in sorted(reference.heads)],
-        "reference_seconds": reference.single.total_seconds,
-        "n_prompts": N_REFERENCE,
-        "n_tokens": data.n_tokens,
-    }
-    return Bench(heads, data, N_PROMPTS), reference.labels, told
+    data, others = split(build_task(task, model, sizes.n_made), sizes)
+    contrast = read_contrast(heads, others, data.metric)
+    return Bench(heads, data, sizes.n_prompts), contrast, find_reference(contrast, pairs=False)
 
 
 def real_part(task: str) -> dict[str, Any]:
-    bench, labels, told = real_bench(task)
-    if not 2 <= labels.sum() <= len(labels) - 2:
-        return told | {"skipped": f"the reference circuit has {int(labels.sum())} heads"}
-    few, search = (read_contrast(bench.heads, bench.data.positives[:n], bench.data.metric) for n in (N_FEW, N_SEARCH))
-    chosen = {name: _of(name, bench) for name in METHODS if not name.startswith(("patching", "acdc", "sp", "rest"))}
-    chosen |= {
-        "patching": lambda: exhaustive_patching(few),
-        "patching-mean": lambda: exhaustive_patching(few, "mean"),
-        "patching-zero": lambda: exhaustive_patching(few, "zero"),
-        "restoring": lambda: exhaustive_patching(few, direction="denoise"),
-        "acdc": lambda: acdc(search, SEARCH_THRESHOLDS),
-        "sp": lambda: subnetwork_probing(search),
-    }
-    found = told | compare(bench, labels, chosen)
-    seconds = {name: row["seconds"] + row["reading_seconds"] for name, row in found["methods"].items()}
-    found["combined_seconds_of_reference"] = seconds["combined"] / told["reference_seconds"]
-    return found
+    sizes = SIZES.get(task, Sizes())
+    bench, contrast, reference = real_bench(task)
+    told = {"accuracy": accuracy_of(contrast)} | told_of(reference)
+    by_mean = find_reference(contrast.first(sizes.n_mean_reference), "mean", pairs=False)
+    few = Bench(bench.heads, bench.data, sizes.n_few)
+    names = [name for name in ONCE if name not in COSTLY]
+    rows = entries(bench, names) | entries(few, [*ALSO_FEW, *COSTLY], f"-{sizes.n_few}")
+    found = compare(bench, reference.labels, rows, others={"mean_reference": by_mean.labels})
+    told |= {"n_reference": sizes.n_reference, "n_tokens": bench.data.n_tokens, "sizes": dataclasses.asdict(sizes)}
+    told["members_by_mean"] = [f"{layer}.{head}" for layer, head in sorted(by_mean.heads)]
+    return told | found | real_pairs(bench, contrast, reference, sizes.n_edge_prompts)
+
+
+def published_part(task: str) -> dict[str, Any]:
+    """Against what papers report of GPT-2; raises SkippedError where its weights cannot be had."""
+    try:
+        model = real_model("gpt2")
+    except UserError as error:
+        raise SkippedError(f"no weights of gpt2: {error}") from None
+    heads, sizes = as_heads(model), Sizes()
+    data = build_task(task, model, sizes.n_examples)
+    bench, few = Bench(heads, data, sizes.n_prompts), Bench(heads, data, sizes.n_few)
+    accuracy = accuracy_of(bench.contrast)
+    versions = published(data.name, "gpt2")
+    if not versions:
+        raise SkippedError(f"no circuit is reported of {data.name}")
+    labels = {known.version: labels_of(known.heads, heads.n_layers, heads.n_heads) for known in versions}
+    rows = entries(bench, [name for name in ONCE if name not in COSTLY])
+    rows |= entries(few, [*ALSO_FEW, *COSTLY], f"-{sizes.n_few}")
+    first, *others = labels
+    found = compare(bench, labels[first], rows, others={version: labels[version] for version in others})
+    return found | {"accuracy": accuracy, "version": first, "source": versions[0].source}
 
 
 def sensitivity_part(where: str) -> dict[str, Any]:
-    """AUC of the discrete method's node scores, preset `paper` with one setting changed at a time."""
     if where in TRAINED:
-        trained = trained_model(where, 0, n_examples=500)
+        sizes = Sizes()
+        trained = trained_model(where, 0, n_examples=sizes.n_made)
         heads = as_heads(trained.model)
-        kept = {kind: getattr(trained.data, kind)[:250] for kind in ("positives", "negatives")}
-        data = dataclasses.replace(trained.data, **kept)
-        labels = find_reference(read_contrast(heads, trained.data.positives[400:464], data.metric)).labels
-        bench = Bench(heads, data, 64)
-    else:
-        bench, labels, _ = real_bench(where)
-    pooled = bench.pooled
-    paper = preset("paper", where)
-    rows: dict[str, list[dict[str, Any]]] = {}
-    settings = (
-        [("d_sae", v) for v in WIDTHS] + [("l1_coef", v) for v in LAMBDAS] + [("n_training", v) for v in N_TRAINING]
-    )
-    for setting, value in settings:
-        rows.setdefault(setting, []).append({"value": value, **_auc(pooled, labels, paper, **{setting: value})})
-    codes = discrete_codes(pooled, paper)
-    for n in N_COUNTING:
-        subset = _first(codes, n)
-        rows.setdefault("n_counting", []).append({"value": n, "auc": agreement(node_scores(subset), labels, 2).auc})
-    for name in PRESETS:
-        rows.setdefault("preset", []).append({"value": name, **_auc(pooled, labels, preset(name, where))})
-    for fix in ("dead_code", "break_ties", "equal_sizes", "held_out"):
-        rows.setdefault("fix", []).append({"value": fix, **_auc(pooled, labels, paper, **{fix: True})})
-    rows["fix"].append({"value": "last token", **_auc(pooled, labels, paper, pooling="last")})
-    return rows
+        data, others = split(trained.data, sizes)
+        labels = find_reference(read_contrast(heads, others, data.metric)).labels
+        return sensitivity_rows(Bench(heads, data, sizes.n_prompts).pooled, labels, where, seeds=range(3))
+    bench, _, reference = real_bench(where)
+    return sensitivity_rows(bench.pooled, reference.labels, where, seeds=range(2), most=50, widest=800)
 
 
-def _auc(pooled: PooledHeads, labels: np.ndarray, config: DiscreteConfig, **changes: Any) -> dict[str, Any]:
-    """Over three seeds: mean, least and largest AUC."""
-    found = []
-    for seed in range(3):
-        settings = dataclasses.replace(config, seed=seed, **changes)
-        try:
-            codes = discrete_codes(pooled, settings)
-        except UserError as error:
-            return {"auc": None, "why": str(error)}
-        found.append(agreement(node_scores(codes, break_ties=settings.break_ties), labels, 2).auc)
-    return {"auc": float(np.mean(found)), "least": min(found), "largest": max(found)}
-
-
-def _first(codes: Codes, n: int) -> Codes:
-    """The first n positives and n negatives."""
-    rows = torch.cat([codes.positive.nonzero()[:n, 0], (~codes.positive).nonzero()[:n, 0]])
-    return Codes(codes.codes[rows], codes.positive[rows], codes.n_codes)
-
-
-def speed_part() -> dict[str, Any]:
-    """Seconds of the presets with values [500, 270, 64] and W_O [270, 64, 576] of random numbers: nothing of the time
-    depends on what the numbers are, but on how many latents are active, which random data has more of."""
-    generator = torch.Generator().manual_seed(0)
-    heads = _Synthetic(torch.randn(270, 64, 576, generator=generator) / 24)
-    values = torch.randn(500, 270, 64, generator=generator)
-    pooled = PooledHeads(heads, {"mean": values}, torch.ones(500), torch.ones(500), 250, 0.0)  # type: ignore[arg-type]
-    rows = {}
-    for name in PRESETS:
-        began = time.perf_counter()
-        node_scores(discrete_codes(pooled, preset(name)), break_ties=PRESETS[name].break_ties)
-        rows[name] = {"seconds": time.perf_counter() - began}
-    return rows | {"threads": {"n": torch.get_num_threads()}}
-
-
-class _Synthetic:
-    """The one thing that codes need of a model."""
-
-    def __init__(self, W_O: torch.Tensor) -> None:
-        self.W_O = W_O
-
-    def outputs(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.einsum("xne,ned->xnd", values, self.W_O)
-
-
-def _of(name: str, bench: Bench) -> Callable[[], HeadScores]:
-    return lambda: METHODS[name](bench)
+# --- all of it --------------------------------------------------------------------------------------------------------
 
 
 def all_parts() -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
@@ -279,69 +303,60 @@ def all_parts() -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
     for task in TRAINED:
         for seed in SEEDS:
             yield "trained", f"trained-{task}-{seed}", lambda t=task, s=seed: trained_part(t, s)
-    for where in (*TRAINED, SENSITIVITY_TASK):
-        yield "sensitivity", f"sensitivity-{where}", lambda w=where: sensitivity_part(w)
     for task in REAL:
         yield "real", f"real-{task}", lambda t=task: real_part(t)
+    for where in (SENSITIVITY_TASK, *TRAINED):  # the first right behind `real`, which has its reference in memory
+        yield "sensitivity", f"sensitivity-{where}", lambda w=where: sensitivity_part(w)
+    for task in GPT2_TASKS:
+        yield "published-gpt2", f"published-{task}", lambda t=task: published_part(t)
 
 
-def summary(parts: dict[str, Any]) -> dict[str, Any]:
-    """Mean, least and largest AUC of every method over the seeds of a model; of the real one, its own row."""
-    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for file, found in parts.items():
-        if "methods" in found:
-            group = file if file.startswith("real-") else file.rsplit("-", 1)[0]
-            for method, row in found["methods"].items():
-                groups.setdefault(group, {}).setdefault(method, []).append(row)
-    return {
-        group: {
-            method: {
-                "auc": float(np.mean([r["auc"] for r in rows])),
-                "least": min(r["auc"] for r in rows),
-                "largest": max(r["auc"] for r in rows),
-                "interval": rows[0]["auc_interval"] if len(rows) == 1 else None,
-                "average_precision": float(np.mean([r["average_precision"] for r in rows])),
-                "precision_at_c": float(np.mean([r["precision_at_c"] for r in rows])),
-                "seconds": float(np.mean([r["seconds"] + r["reading_seconds"] for r in rows])),
-                "n": len(rows),
-            }
-            for method, rows in methods.items()
-        }
-        for group, methods in groups.items()
-    }
+def settings() -> str:
+    """What finished pieces are named after: numbers of prompts, methods, thresholds and the version."""
+    sizes = {task: dataclasses.asdict(SIZES.get(task, Sizes())) for task in ("", *REAL)}
+    return fingerprint([sizes, ONCE, COSTLY, ALSO_FEW, THRESHOLDS, __version__])[:10]
 
 
-def print_table(table: dict[str, Any]) -> None:
-    groups = list(table)
-    methods = list(dict.fromkeys(method for group in table.values() for method in group))
-    print("AUC (seconds)".ljust(20) + "".join(group.rjust(30) for group in groups))
-    for method in methods:
-        cells = [table[group].get(method) for group in groups]
-        shown = [f"{c['auc']:.3f} ({c['seconds']:.1f})".rjust(30) if c else " " * 30 for c in cells]
-        print(method.ljust(20) + "".join(shown))
+def made(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The piece, from its file or now. One that is skipped is not kept: it may succeed another time."""
+    if path.is_file():
+        return dict(read_json(path))
+    try:
+        found = make()
+    except SkippedError as error:
+        print(f"{path.stem}: skipped, {error}", flush=True)
+        return {"skipped": str(error)}
+    write_json(path, found)
+    return found
 
 
 def main() -> None:
+    names = ["speed", "compiled", "trained", "real", "sensitivity", "published-gpt2"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["speed", "compiled", "trained", "sensitivity", "real"])
-    parser.add_argument("--work", type=Path, default=Path("runs/bench/circuits"), help="finished parts")
+    parser.add_argument("--parts", nargs="+", default=names, choices=names)
+    parser.add_argument("--only", default="", help="pieces whose name has this in it, such as ioi or induction-3")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench/circuits"), help="finished pieces")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--figures", type=Path, default=Path("docs/figures"))
     chosen = parser.parse_args()
     parts: dict[str, Any] = {}
-    listed = [entry for entry in all_parts() if entry[0] in chosen.parts]
-    with progress.stage("circuits", total=len(listed), unit="parts") as bar:
+    listed = [entry for entry in all_parts() if entry[0] in chosen.parts and chosen.only in entry[1]]
+    with progress.stage("circuits", total=len(listed), unit="pieces") as bar:
         for _, name, make in listed:
-            path = chosen.work / f"{name}.json"
-            if not path.is_file():
-                write_json(path, make())
-            parts[name] = read_json(path)
+            parts[name] = made(chosen.work / f"{name}-{settings()}.json", make)
             bar.advance()
     table = summary(parts)
     print_table(table)
-    save(chosen.out, {"summary": table, "parts": parts})
+    save(chosen.out, {"summary": table, "parts": without_scores(parts)})
     if chosen.out:
         write_figures(table, parts, chosen.figures)
+
+
+def without_scores(value: Any) -> Any:
+    """The parts without every head's and edge's score and label, which stay in --work."""
+    if isinstance(value, dict):
+        return {key: without_scores(item) for key, item in value.items() if key not in ("importance", "labels")}
+    return [without_scores(item) for item in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

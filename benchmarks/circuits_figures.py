@@ -16,23 +16,28 @@ SETTINGS = {
     "d_sae": "latents",
     "l1_coef": "λ",
     "n_training": "training examples",
-    "n_counting": "counting examples of each kind",
+    "n_counting": "positives counted, and as many negatives",
 }
 MARKERS = "osD^vP"
 
 
 def write_figures(table: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:
     """circuits_auc.png and circuits_sensitivity.png, where there is something to draw."""
-    sensitivity = {name.removeprefix("sensitivity-"): p for name, p in parts.items() if name.startswith("sensitivity")}
+    sensitivity = {
+        name.removeprefix("sensitivity-"): p
+        for name, p in parts.items()
+        if name.startswith("sensitivity") and "d_sae" in p
+    }
     with matplotlib.rc_context(matplotlib_settings(LIGHT)):  # type: ignore[arg-type]
-        if table:
-            _save(auc_figure(table), folder / "circuits_auc.png")
+        methods = {group: rows["methods"] for group, rows in table.items() if "methods" in rows}
+        if methods:
+            _save(auc_figure(methods), folder / "circuits_auc.png")
         if sensitivity:
             _save(sensitivity_figure(sensitivity), folder / "circuits_sensitivity.png")
 
 
 def auc_figure(table: dict[str, Any]) -> Figure:
-    """One row a method, one mark a model; lines join least and largest over seeds, or the interval's ends."""
+    """One row a method, one mark a model; lines are 95% intervals (of the mean over seeds where there are several)."""
     methods = list(dict.fromkeys(method for group in table.values() for method in group))
     figure = Figure(figsize=(7.2, 0.27 * len(methods) + 1.3))
     axes = figure.add_axes((0.2, 0.1, 0.5, 0.86))
@@ -41,7 +46,7 @@ def auc_figure(table: dict[str, Any]) -> Figure:
         shift = 0.6 * (number / max(1, len(table) - 1) - 0.5)
         for method, row in rows.items():
             y = len(methods) - methods.index(method) + shift
-            ends = row["interval"] or (row["least"], row["largest"])
+            ends = row["interval"]
             axes.plot(ends, [y, y], color=colour, linewidth=0.9, alpha=0.6)
             axes.plot([row["auc"]], [y], marker=marker, color=colour, markersize=3.8, linestyle="none")
         axes.plot([], [], marker=marker, color=colour, linestyle="none", label=group)

@@ -108,11 +108,6 @@ def n_all(heads: Heads) -> int:
     return heads.n_layers * heads.n_heads
 
 
-def head_name(heads: Heads, index: int) -> str:
-    """`7.3`: layer and head."""
-    return f"{index // heads.n_heads}.{index % heads.n_heads}"
-
-
 def batches(heads: Heads, tokens: Int[Tensor, "B T"]) -> Iterator[slice]:
     """Slices of the examples, one pass each."""
     size = heads.batch_size(tokens.shape[1])

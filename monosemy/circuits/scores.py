@@ -73,7 +73,7 @@ def agreement(
     scores = _checked(importance, labels)
     return Agreement(
         roc_auc(scores, labels),
-        percentiles(_resampled_auc(scores, labels, n_resamples, seed)) if _resamplable(labels) else None,
+        percentiles(resampled_auc(scores, labels, n_resamples, seed)) if _resamplable(labels) else None,
         average_precision(scores, labels),
         precision_recall_at(scores, labels, int(labels.sum()))[0],
         len(labels),
@@ -95,7 +95,7 @@ def auc_difference(
     difference = roc_auc(one, labels) - roc_auc(other, labels)
     if not _resamplable(labels):
         return difference, None
-    resampled = [_resampled_auc(scores, labels, n_resamples, seed) for scores in (one, other)]
+    resampled = [resampled_auc(scores, labels, n_resamples, seed) for scores in (one, other)]
     return difference, percentiles(resampled[0] - resampled[1])
 
 
@@ -129,7 +129,8 @@ def _order(scores: ndarray, labels: ndarray) -> Float[ndarray, "members others"]
     return (members > others) + 0.5 * (members == others)
 
 
-def _resampled_auc(scores: ndarray, labels: ndarray, n_resamples: int, seed: int) -> Float[ndarray, " resample"]:
+def resampled_auc(scores: ndarray, labels: ndarray, n_resamples: int, seed: int) -> Float[ndarray, " resample"]:
+    """AUC in every resample of members and of others. The same labels and seed give the same resamples."""
     order = _order(scores, labels)
     members = bootstrap_weights(order.shape[0], n_resamples, seed)
     others = bootstrap_weights(order.shape[1], n_resamples, seed + 1)

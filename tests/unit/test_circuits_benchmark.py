@@ -1,0 +1,158 @@
+"""The circuits benchmark: a tiny compiled piece, its summary over seeds, pieces that are kept, skipped or told."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_tiny_model
+
+from monosemy.circuits.tasks.prompts import Prompts
+
+FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+METHODS = ("combined", "combined-no-codes", "eap", "codes", "kmeans", "mean-difference", "patching")
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """`scripts(name)`: a script of benchmarks/ as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        yield importlib.import_module
+        for name in ("circuits", "circuits_rows", "circuits_sensitivity", "circuits_figures", "common"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def parts(scripts):
+    circuits = scripts("circuits")
+    sizes = circuits.Sizes(n_examples=24, n_prompts=6, n_edge_prompts=4, edge_thresholds=(0.1,), n_gate_steps=3)
+    return {f"compiled-induction-{seed}": circuits.compiled_part("induction", seed, sizes, METHODS) for seed in (0, 1)}
+
+
+def test_every_row_says_what_it_used_and_constant_edges_are_not_counted(parts):
+    part = parts["compiled-induction-0"]
+    rows = part["methods"]
+    assert set(rows) == set(METHODS)
+    assert (rows["eap"]["n_prompts"], rows["codes"]["n_prompts"]) == (6, 48)
+    assert rows["combined"]["n_checked"] < rows["combined"]["n_heads"] == 18
+    assert rows["patching"]["n_checked"] is None
+    assert rows["patching"]["auc"] == 1
+    edges = part["edges"]
+    assert edges["n_neither"] == 8  # input → previous (q, k), input → induction (k, v): two heads each
+    assert edges["n_edges"] + edges["n_neither"] == 3 * 6 * (1 + 7 + 13) + 19
+    assert edges["methods"]["patching"]["auc"] == 1
+    assert set(part["head_pairs"]["methods"]) == {"patching", "EAP", "codes", "codes-paper", "random"}
+    assert part["head_pairs"]["n_true"] == 4  # two previous-token heads, two induction heads
+    assert part["head_pairs"]["methods"]["patching"]["auc"] == 1
+    assert set(part["combined_seconds_of_patching"]) == {"combined"}
+
+
+def test_summary_is_over_seeds_with_paired_differences(parts, scripts, capsys):
+    rows = scripts("circuits_rows")
+    found = rows.summary(parts)["compiled-induction"]
+    for method in METHODS:
+        each = [part["methods"][method]["auc"] for part in parts.values()]
+        row = found["methods"][method]
+        assert (row["auc"], row["least"], row["largest"], row["n"]) == (
+            pytest.approx(np.mean(each)),
+            min(each),
+            max(each),
+            2,
+        )
+        low, high = row["interval"]
+        assert low <= row["auc"] <= high
+    gap = found["differences"]["codes − kmeans"]
+    aucs = [found["methods"][method]["auc"] for method in ("codes", "kmeans")]
+    assert gap["difference"] == pytest.approx(aucs[0] - aucs[1])
+    assert gap["interval"][0] <= gap["difference"] <= gap["interval"][1]
+    assert {"combined − eap", "combined − combined-no-codes", "codes − mean-difference"} <= set(found["differences"])
+    assert found["best_baselines"] == {"": "patching"} or found["methods"]["eap"]["auc"] == 1
+    assert found["edges"]["EAP"]["n"] == 2
+    rows.print_table({"compiled-induction": found})
+    assert "codes − kmeans" in capsys.readouterr().out
+    assert (
+        rows.pairs_of(["combined", "combined-8", "eap", "eap-8"])
+        == [("combined-8", "eap-8"), ("combined", "eap")][::-1]
+    )
+
+
+def test_pieces_are_kept_unless_skipped(scripts, tmp_path, capsys):
+    circuits = scripts("circuits")
+    path = tmp_path / "piece.json"
+
+    def skipped():
+        raise circuits.SkippedError("right on 50% of 64 prompts")
+
+    assert circuits.made(path, skipped) == {"skipped": "right on 50% of 64 prompts"}
+    assert not path.exists()
+    assert circuits.made(path, lambda: {"n": 1}) == {"n": 1}
+    assert circuits.made(path, lambda: pytest.fail("made again")) == {"n": 1}
+    assert "skipped, right on 50%" in capsys.readouterr().out
+    assert circuits.without_scores({"a": [{"importance": [1], "b": 2}], "labels": [0]}) == {"a": [{"b": 2}]}
+
+
+def test_references_that_cannot_be_scored_are_skipped(scripts):
+    circuits, rows = scripts("circuits"), scripts("circuits_rows")
+    from monosemy.circuits.compiled import compile_circuit
+    from monosemy.circuits.contrast import read_contrast
+    from monosemy.circuits.heads import as_heads
+
+    assert not rows.enough(np.array([True, False, False, False]))
+    assert rows.enough(np.array([True, True, False, False]))
+    assert "no ranking" in rows.edge_rows({}, np.array([True, False, False]))["skipped"]
+    found = compile_circuit("ioi", 0, 8)
+    turned = tuple(e.reversed() for e in found.data.positives)
+    contrast = read_contrast(as_heads(found.model), turned, found.data.metric)
+    with pytest.raises(circuits.SkippedError, match="less than 75%"):
+        circuits.accuracy_of(contrast)
+
+
+def test_a_piece_of_a_real_model(scripts, tmp_path, monkeypatch):
+    """The whole piece on a tiny model, asked for what it prefers anyway, so that it does its task."""
+    circuits = scripts("circuits")
+    monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path / "cache"))
+    model = make_tiny_model("llama")
+    prompts = Prompts(model.tokenizer)
+    random = np.random.default_rng(0)
+    texts = ["".join(random.choice(list("abcdefgh"), 6)) for _ in range(60)]
+    logits = model.logits(torch.tensor([prompts.encode(text) for text in texts]), last_only=True)[:, -1]
+    ids = [prompts.next_tokens(texts[0], [letter])[0] for letter in "xy"]
+    lines = []
+    for text, other, prefers in zip(texts[:30], texts[30:], (logits[:, ids[0]] > logits[:, ids[1]]).tolist()):
+        answer, wrong = "xy" if prefers else "yx"
+        lines += [{"kind": "positive", "prompt": text, "answers": [answer], "wrong": [wrong], "corrupted": other}]
+        lines += [{"kind": "negative", "prompt": other}]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    sizes = circuits.Sizes(20, 10, 6, 8, 4, 4)
+    monkeypatch.setattr(circuits, "real_model", lambda: model)
+    monkeypatch.setitem(circuits.SIZES, str(path), sizes)
+    try:
+        found = circuits.real_part(str(path))
+    finally:
+        circuits.real_bench.cache_clear()
+    rows = found["methods"]
+    assert {"combined-4", "eap-ig-4", "patching-4", "acdc-4", "patching-zero-4"} <= set(rows)
+    assert (rows["combined"]["n_prompts"], rows["acdc-4"]["n_prompts"]) == (8, 4)
+    assert "auc_mean_reference" in rows["combined"]
+    assert set(found["combined_seconds_of_patching"]) == {"combined", "combined-4"}
+    assert found["n_members"] == len(found["members"])
+    assert found["edges"]["n_edges"] >= found["head_pairs"]["n_edges"]
+    assert "real-mine" in scripts("circuits_rows").summary({"real-mine": found})
+
+
+def test_what_methods_see_the_reference_does_not(scripts):
+    circuits = scripts("circuits")
+    from monosemy.circuits.symbolic import induction_task
+
+    sizes = circuits.Sizes(n_examples=10, n_reference=6)
+    data, others = circuits.split(induction_task(sizes.n_made), sizes)
+    assert (len(data.positives), len(data.negatives), len(others)) == (10, 10, 6)
+    assert not {e.tokens for e in others} & {e.tokens for e in data.positives}
+    assert json.loads(json.dumps(circuits.settings())) == circuits.settings()
