@@ -97,7 +97,7 @@ def stability(folder: Path, curves: Mapping[str, Sequence[np.ndarray]], chance: 
         left.set_xlabel("cosine of decoder rows")
         left.set_ylabel("share of living latents above")
         left.set_xlim(0, 1)
-        left.legend()
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=7)
         for kind, style in styled.items():
             rows = results["architectures"][kind]["by_rate"]
             right.plot(
