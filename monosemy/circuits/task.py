@@ -125,10 +125,11 @@ def check(data: TaskData) -> None:
             )
     first = data.positives[0]
     for example in (*data.positives, *data.negatives):
-        _check_example(data.name, example, first)
+        check_example(data.name, example, first)
 
 
-def _check_example(name: str, example: Example, first: Example) -> None:
+def check_example(name: str, example: Example, first: Example) -> None:
+    """Raises UserError for an example that cannot stand beside the first one."""
     shown = repr(example.text or example.tokens)
     for tokens, text in ((example.tokens, example.text), (example.corrupted, example.corrupted_text)):
         if len(tokens) != len(first.tokens):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -290,7 +291,18 @@ def test_a_task_of_ones_own_takes_negatives_as_counterparts(tmp_path, pairs):
         (own()[:6], "all prompts in .* are positive"),
         (own()[6:], "all prompts in .* are negative"),
         (own(4), "has 4 positive prompts"),
-        ([*own(), {"kind": "negative", "prompt": "The Anna and Mark went"}], "same number of tokens"),
+        ([*own(), {"kind": "negative", "prompt": "The Anna and Mark went"}], "line 13: .* same number of tokens"),
+        ([*own()[:3], own(wrong=[" Mary"])[3], *own()[4:]], "line 4: .* both right and wrong"),
+        ([*own()[:2], own(corrupted="The Paul met")[2], *own()[3:]], "line 3: .* equals its counterpart"),
+        (own(answers=[" Anna"]), "line 1: .* has no wrong answer"),
+        (
+            [*own(), {"kind": "negative", "prompt": "The Paul went", "answers": ["x"]}],
+            "line 13: .* no 'answers' of its",
+        ),
+        (
+            [*own(1, metric="logit_difference"), *own()[1:5], own(metric="probability_difference")[5], *own()[6:]],
+            "line .*: metric 'probability_difference', but line 1 says 'logit_difference'",
+        ),
         (own(answers=[" Anna and"]), r"line 1: the answer ' Anna and' is 2 tokens"),
         (own(answers=[" zebra"]), r"line 1: the answer ' zebra' is 6 tokens"),
     ],
@@ -298,6 +310,12 @@ def test_a_task_of_ones_own_takes_negatives_as_counterparts(tmp_path, pairs):
 def test_files_that_cannot_be_used_name_the_line_and_the_fix(tmp_path, pairs, records, message):
     with pytest.raises(UserError, match=message):
         task_of(write(tmp_path, records), pairs, 250, 0)
+
+
+def test_a_mark_of_byte_order_is_no_fault(tmp_path, pairs):
+    path = Path(write(tmp_path, own()))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(task_of(str(path), pairs, 250, 0).positives) == 6
 
 
 def test_edges_read_as_they_are_drawn():

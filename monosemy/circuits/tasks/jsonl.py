@@ -8,7 +8,7 @@
     answers      of a positive: the words that may follow, each one token; mind the leading space
     wrong        of a positive: words that compete (default: the answers of the other positives)
     corrupted    optional: the text patched in for a positive (default: the negatives in turn)
-    metric       optional, on the first line: a metric's name (default: logit_difference)
+    metric       optional, on any line, the same wherever it is given: a metric's name (default: logit_difference)
 
 Limits: one length for all prompts, at least 5 of each kind.
 """
@@ -19,7 +19,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from monosemy.circuits.task import METRICS, MIN_EXAMPLES, Example, TaskData
+from monosemy.circuits.task import METRICS, MIN_EXAMPLES, Example, TaskData, check_example
 from monosemy.circuits.tasks.prompts import Prompts
 from monosemy.errors import UserError, unknown
 
@@ -30,26 +30,27 @@ KINDS = ("positive", "negative")
 def build(path: Path, prompts: Prompts, model: str = "") -> TaskData:
     """The task of a file. Raises UserError, naming the line, for anything that cannot be read or used."""
     records = _read(path)
-    metric = next((record["metric"] for record in records if "metric" in record), "logit_difference")
+    metric = _metric(path, records)
     of_kind: dict[str, list[dict[str, Any]]] = {
         kind: [record for record in records if record["kind"] == kind] for kind in KINDS
     }
     _check_kinds(path, of_kind)
     lists: list[tuple[str, ...]] = [record["answers"] for record in of_kind["positive"]]
-    positives, negatives = [], []
+    positives: list[Example] = []
+    negatives: list[Example] = []
     for i, record in enumerate(of_kind["positive"]):
         corrupted = record.get("corrupted") or of_kind["negative"][i % len(of_kind["negative"])]["prompt"]
-        positives.append(_example(path, prompts, record, corrupted, record, lists))
+        positives.append(_example(path, prompts, record, corrupted, record, lists, positives))
     for i, record in enumerate(of_kind["negative"]):
         matched = of_kind["positive"][i % len(of_kind["positive"])]
-        negatives.append(_example(path, prompts, record, matched["prompt"], matched, lists))
+        negatives.append(_example(path, prompts, record, matched["prompt"], matched, lists, positives))
     told = (f"{path.name}: {len(positives)} positive, {len(negatives)} negative prompts",)
     return TaskData(path.stem, tuple(positives), tuple(negatives), metric, model, told)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # with or without a mark of byte order
     except OSError as error:
         raise UserError(
             f"the task file {path} cannot be read: {error.strerror}; give the path of a JSONL file"
@@ -88,7 +89,25 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
         record[key] = _texts(where, key, record.get(key, []))
     if record["kind"] == "positive" and not record["answers"]:
         raise UserError(f"{where}: a positive prompt needs 'answers', a list of words such as [\" four\"]")
+    if record["kind"] == "negative":
+        for key in ("answers", "wrong", "corrupted"):
+            if record.get(key):
+                raise UserError(
+                    f"{where}: a negative prompt has no {key!r} of its own (it is measured by those of a positive, in "
+                    "turn); leave it out"
+                )
     return record | {"line": number}
+
+
+def _metric(path: Path, records: list[dict[str, Any]]) -> str:
+    named = [record for record in records if "metric" in record]
+    for record in named[1:]:
+        if record["metric"] != named[0]["metric"]:
+            raise UserError(
+                f"{path}, line {record['line']}: metric {record['metric']!r}, but line {named[0]['line']} says "
+                f"{named[0]['metric']!r}; a task has one metric, name it once"
+            )
+    return str(named[0]["metric"]) if named else "logit_difference"
 
 
 def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
@@ -115,15 +134,16 @@ def _example(
     corrupted: str,
     matched: dict[str, Any],
     answers_of_all: list[tuple[str, ...]],
+    before: list[Example],
 ) -> Example:
-    """One example; `matched` is the record whose answers count."""
+    """One example; `matched` is the record whose answers count, the first of `before` the one whose length counts."""
     answers: tuple[str, ...] = matched["answers"]
     wrong = matched["wrong"] or tuple(
         dict.fromkeys(word for words in answers_of_all for word in words if word not in answers)
     )
     text = record["prompt"]
     try:
-        return Example(
+        example = Example(
             prompts.encode(text),
             prompts.encode(corrupted),
             prompts.next_tokens(text, answers),
@@ -131,5 +151,7 @@ def _example(
             text,
             corrupted,
         )
+        check_example(path.stem, example, before[0] if before else example)
     except UserError as error:
         raise UserError(f"{path}, line {record['line']}: {error}") from None
+    return example
