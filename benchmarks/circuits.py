@@ -4,7 +4,7 @@
     trained          attention-only models trained on induction and IOI, 5 seeds; truth: exhaustive ablation, also of
                      pairs, on 64 other prompts
     real             SmolLM2-135M on four tasks; agreement with exhaustive resample ablation on 64 prompts that no
-                     method saw (and, in a column, with mean ablation on 32); edges among the twelve strongest heads
+                     method saw (and, in a column, with mean ablation on 16); edges among the twelve strongest heads
     sensitivity      the discrete method over width, λ, training and counting examples, on trained models and one real
                      task
     speed            the discrete presets on 270 heads × 500 examples of 576 dimensions, beyond the model's passes
@@ -13,16 +13,16 @@
 Every row says how many prompts it used. On the small models all methods have the same 32 (codes and probes 250
 positives and as many negatives). On the real model the methods that cost most (ACDC, subnetwork probing, restoring,
 mean and zero ablation) have 8, and so have `combined-8`, `eap-8`, `eap-ig-8`, `patching-8`, to compare with. Docstring
-prompts are three times as long as the others: there the reference has 32 prompts (mean ablation 16), methods 16, and
-the costly 4.
+prompts are 40 tokens where the others are 15 or 16: there the reference has 32 prompts, methods 16, and the costly 4.
 
 Finished pieces lie in --work (one file for each model and seed, named after its settings and the version), so that a
 run broken off continues where it was; put together in --out, with figures beside. On two free cores, about:
 
-    speed 1 minute, compiled 25 (15 pieces), trained 20 (10 pieces, and a minute more for each model not yet trained),
-    sensitivity 20 (3 pieces), real 25 for each of three tasks and 40 for docstring; published-gpt2 20 a task
+    speed 1 minute, compiled 25 (15 pieces), trained 15 (10 pieces, and a minute more for each model not yet trained),
+    real 27 a task (4 pieces), sensitivity 20 (3 pieces): 2¾ hours in all; published-gpt2 20 a task
 
-These are sums of single passes timed on one core, not of a whole run.
+Not of a whole run, but from passes timed on one core (SmolLM2: 0.075 s a prompt of 16 tokens, 0.15 s one of 40, a pass
+with its gradient 2.3 times that) and the assumption that two are 1.6 times as fast.
 
 Run: python benchmarks/circuits.py [--parts compiled real …] [--only ioi] [--out docs/results/circuits.json]
 """
@@ -73,7 +73,7 @@ class Sizes:
     """Positives that methods may see, and as many negatives."""
     n_reference: int = 64
     """Others, for the reference."""
-    n_mean_reference: int = 32
+    n_mean_reference: int = 16
     n_prompts: int = 32
     """Of the causal methods."""
     n_few: int = 8

@@ -34,7 +34,6 @@ from torch import Tensor
 from monosemy.circuits.attention_only import AttentionOnly, Shape
 from monosemy.circuits.symbolic import INDUCTION, IOI, induction_task, ioi_task
 from monosemy.circuits.task import INPUT, OUTPUT, Channel, Edge, Head, TaskData
-from monosemy.config import fingerprint
 from monosemy.errors import unknown
 
 SHARPNESS = 10.0
@@ -214,7 +213,7 @@ def _induction_circuit(
         *_edges(induction, [OUTPUT], ""),
     ]
     same_on_both = [*_edges([INPUT], previous, "qk"), *_edges([INPUT], induction, "kv")]
-    data = induction_task(n_examples, seed, _fingerprint(name, seed))
+    data = induction_task(n_examples, seed)
     return _finish(plan, name, data, [*previous, *induction], edges, same_on_both, inert, constant)
 
 
@@ -257,7 +256,7 @@ def _ioi(seed: int, n_examples: int) -> CompiledCircuit:
         *_edges(movers, [OUTPUT], ""),
     ]
     same_on_both = [*_edges([INPUT], inhibition, "qk"), *_edges([INPUT], movers, "q")]
-    data = ioi_task(n_examples, seed, _fingerprint("ioi", seed))
+    data = ioi_task(n_examples, seed)
     return _finish(plan, "ioi", data, [*duplicate, *inhibition, *movers], edges, same_on_both, inert, constant)
 
 
@@ -287,10 +286,6 @@ def _edges(
 ) -> list[Edge]:
     found: tuple[Channel, ...] = tuple(c for c in CHANNELS if c in channels) if channels else ("",)
     return [Edge(s, r, channel) for s in senders for r in receivers for channel in found]
-
-
-def _fingerprint(name: str, seed: int) -> str:
-    return fingerprint(["compiled", name, seed, SHARPNESS, LOGIT_GAIN])
 
 
 def _finish(

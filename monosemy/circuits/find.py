@@ -173,6 +173,7 @@ def find_circuit(
         )
     heads = as_heads(model)
     data = task if isinstance(task, TaskData) else _made(heads, task, [method, *compare], n_prompts, n_examples, seed)
+    _check_tokens(heads, data)
     bench = Bench(heads, data, min(n_prompts, len(data.positives)), ablation, seed)
     contrast = bench.contrast
     difference = metric_difference(contrast, data.name)
@@ -245,6 +246,16 @@ def _made(
     if n_examples is None:
         n_examples = N_EXAMPLES if any(name in NEEDS_NEGATIVES for name in methods) else n_prompts
     return build_task(task, heads.model, max(n_examples, n_prompts), seed)
+
+
+def _check_tokens(heads: Heads, data: TaskData) -> None:
+    if not isinstance(heads, LanguageModelHeads) or not data.tokenizer:
+        return
+    if data.tokenizer != heads.model.tokenizer_fingerprint:
+        raise UserError(
+            f"task {data.name!r} was made with another tokenizer than that of {heads.name}: its tokens mean other "
+            "words there; make the task with this model"
+        )
 
 
 def _accuracy(bench: Bench) -> TaskAccuracy:

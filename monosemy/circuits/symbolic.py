@@ -95,19 +95,19 @@ def ioi_prompts(symbols: Symbols, n: int, seed: int, orders: Sequence[str] = FIR
     return tuple(examples)
 
 
-def induction_task(n: int = 64, seed: int = 0, model: str = "") -> TaskData:
+def induction_task(n: int = 64, seed: int = 0) -> TaskData:
     """n positives and their n counterparts as negatives."""
-    return _task("symbolic-induction", induction_prompts(INDUCTION, n, seed), model)
+    return _task("symbolic-induction", induction_prompts(INDUCTION, n, seed))
 
 
-def ioi_task(n: int = 64, seed: int = 0, model: str = "", orders: Sequence[str] = FIRST_ORDERS) -> TaskData:
+def ioi_task(n: int = 64, seed: int = 0, orders: Sequence[str] = FIRST_ORDERS) -> TaskData:
     """n positives and their n counterparts as negatives."""
-    return _task("symbolic-ioi", ioi_prompts(IOI, n, seed, orders), model)
+    return _task("symbolic-ioi", ioi_prompts(IOI, n, seed, orders))
 
 
-def _task(name: str, positives: tuple[Example, ...], model: str) -> TaskData:
+def _task(name: str, positives: tuple[Example, ...]) -> TaskData:
     negatives = tuple(example.reversed() for example in positives)
-    return TaskData(name, positives, negatives, "logit_difference", model, ("random symbols, no tokenizer",))
+    return TaskData(name, positives, negatives, "logit_difference", provenance=("random symbols, no tokenizer",))
 
 
 def _example(

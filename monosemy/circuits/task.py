@@ -91,8 +91,8 @@ class TaskData:
     """Prompts without the behaviour; `answers` and `wrong` as in the matched positive."""
     metric: str
     """A name in `METRICS`."""
-    model: str = ""
-    """Fingerprint of the model whose tokenizer made the tokens."""
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer that made the tokens; empty for symbols that none made."""
     provenance: tuple[str, ...] = ()
     """Where the prompts come from and what was left out, one sentence each."""
 

@@ -107,9 +107,9 @@ def trained_model(task: str, seed: int = 0, n_examples: int = 64) -> TrainedMode
     # other prompts for every model, none drawn with the numbers that training draws
     seeded = 1000 + seed
     if task == "ioi":
-        data = ioi_task(n_examples, seeded, recipe.fingerprint, ALL_ORDERS)
+        data = ioi_task(n_examples, seeded, ALL_ORDERS)
     else:
-        data = induction_task(n_examples, seeded, recipe.fingerprint)
+        data = induction_task(n_examples, seeded)
     return TrainedModel(model.requires_grad_(False), data, recipe)
 
 

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from tiny_models import make_tiny_model
 
 from monosemy.circuits.attention_only import AttentionOnly
 from monosemy.circuits.attribution import N_STEPS, attribution_patching, head_importance, integrated_attribution
@@ -30,7 +31,7 @@ from monosemy.circuits.masks import ProbeConfig, acdc, opening, prune, subnetwor
 from monosemy.circuits.methods import METHODS, Bench, all_methods, check_methods, expected_passes
 from monosemy.circuits.patching import exhaustive_patching, pairwise_patching
 from monosemy.circuits.scores import labels_of, roc_auc
-from monosemy.circuits.task import OUTPUT
+from monosemy.circuits.task import OUTPUT, Example, TaskData
 from monosemy.errors import UserError
 
 NOTHING = 1e-4
@@ -423,6 +424,11 @@ def test_bad_input_is_refused():
         CombinedConfig(share=0)
     with pytest.raises(UserError, match="has no tokenizer"):
         find_circuit(circuit("ioi").model, "ioi")
+    tokens = [[97, 98, 99], [98, 99, 97]]
+    example = Example(tuple(tokens[0]), tuple(tokens[1]), (100,), (101,))
+    foreign = TaskData("mine", (example,) * 5, (example.reversed(),) * 5, "logit_difference", "another tokenizer")
+    with pytest.raises(UserError, match="was made with another tokenizer than that of tiny llama"):
+        find_circuit(make_tiny_model("llama"), foreign, n_prompts=5)
     silent = AttentionOnly(circuit("ioi").model.shape, "silent").requires_grad_(False)
     with pytest.raises(UserError, match="is no larger on the prompts"):
         find_circuit(silent, circuit("ioi").data)

@@ -45,7 +45,7 @@ def build_task(name: str, model: LanguageModel, n_examples: int = N_EXAMPLES, se
     check_name(name)
     if n_examples < MIN_EXAMPLES:
         raise UserError(f"{n_examples} examples of each kind are too few; ask for at least {MIN_EXAMPLES}")
-    return task_of(name, model.tokenizer, n_examples, seed, model.fingerprint)
+    return task_of(name, model.tokenizer, n_examples, seed, model.tokenizer_fingerprint)
 
 
 def check_name(name: str) -> None:
@@ -57,12 +57,12 @@ def check_name(name: str) -> None:
         raise unknown("task", name, TASKS, fix="or give the path of a .jsonl file of your own prompts")
 
 
-def task_of(name: str, tokenizer: Any, n_examples: int, seed: int, model: str = "") -> TaskData:
-    """As `build_task`, for a tokenizer without its model."""
+def task_of(name: str, tokenizer: Any, n_examples: int, seed: int, fingerprint: str = "") -> TaskData:
+    """As `build_task`, for a tokenizer (and its fingerprint) without the model."""
     prompts = Prompts(tokenizer)
     if name.endswith(".jsonl"):
-        return jsonl.build(Path(name).expanduser(), prompts, model)
-    return TASKS[name](prompts, n_examples, seed, model)
+        return jsonl.build(Path(name).expanduser(), prompts, fingerprint)
+    return TASKS[name](prompts, n_examples, seed, fingerprint)
 
 
 @dataclass(frozen=True)

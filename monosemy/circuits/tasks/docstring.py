@@ -29,7 +29,7 @@ N_BEFORE, N_MATCHING, N_AFTER = 2, 3, 1
 QUOTES = '"""'
 
 
-def build(prompts: Prompts, n: int, seed: int, model: str = "") -> TaskData:
+def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     """n positives and their counterparts as negatives. Raises UserError for a tokenizer with too few words."""
     nouns = prompts.kept(words.NOUNS)
     enough("docstring", "nouns", nouns, 40)
@@ -40,7 +40,7 @@ def build(prompts: Prompts, n: int, seed: int, model: str = "") -> TaskData:
     positives = tuple(prompts.example(_draft(random, nouns, openings)) for _ in range(n))
     told = (share(nouns, words.NOUNS, "nouns"),)
     negatives = tuple(example.reversed() for example in positives)
-    return TaskData("docstring", positives, negatives, "logit_minus_best_wrong", model, told)
+    return TaskData("docstring", positives, negatives, "logit_minus_best_wrong", tokenizer, told)
 
 
 def _draft(random: np.random.Generator, nouns: tuple[str, ...], openings: tuple[str, ...]) -> Draft:

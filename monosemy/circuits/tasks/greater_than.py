@@ -36,7 +36,7 @@ DEFAULT_DIGIT: Form = "units"
 _FROM = "The {noun} lasted from the year {start} to the year {end}"
 
 
-def build(prompts: Prompts, n: int, seed: int, model: str = "", form: Form | None = None) -> TaskData:
+def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "", form: Form | None = None) -> TaskData:
     """n positives and their counterparts as negatives, in the form that the tokenizer allows.
 
     Raises UserError when the tokenizer allows none, or not the one asked for.
@@ -66,7 +66,7 @@ def build(prompts: Prompts, n: int, seed: int, model: str = "", form: Form | Non
     name = "greater-than" if pairs is not None else f"greater-than-{form}"
     negatives = tuple(example.reversed() for example in positives)
     provenance = (share(nouns, words.EVENTS, "nouns"), told)
-    return TaskData(name, positives, negatives, "probability_difference", model, provenance)
+    return TaskData(name, positives, negatives, "probability_difference", tokenizer, provenance)
 
 
 # --- years as pairs of digits -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from monosemy.circuits.tasks.prompts import Draft, Prompts, drawn, enough, share
 N_WORDS, N_REPEATED = 8, 6
 
 
-def build(prompts: Prompts, n: int, seed: int, model: str = "") -> TaskData:
+def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     """n positives and their counterparts as negatives. Raises UserError for a tokenizer with too few words."""
     nouns = prompts.kept(words.NOUNS)
     enough("induction", "nouns", nouns, 40)
@@ -34,7 +34,7 @@ def build(prompts: Prompts, n: int, seed: int, model: str = "") -> TaskData:
     positives = tuple(prompts.example(draft) for draft in drafts)
     told = (share(nouns, words.NOUNS, "nouns"),)
     negatives = tuple(example.reversed() for example in positives)
-    return TaskData("induction", positives, negatives, "logit_difference", model, told)
+    return TaskData("induction", positives, negatives, "logit_difference", tokenizer, told)
 
 
 def _text(chosen: list[str]) -> str:

@@ -35,7 +35,7 @@ TEMPLATES = (
 )
 
 
-def build(prompts: Prompts, n: int, seed: int, model: str = "") -> TaskData:
+def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     """n positives and their n counterparts as negatives. Raises UserError for a tokenizer with too few names."""
     names, places, objects = (prompts.kept(of) for of in (words.NAMES, words.PLACES, words.OBJECTS))
     enough("ioi", "names", names, 10)
@@ -51,7 +51,7 @@ def build(prompts: Prompts, n: int, seed: int, model: str = "") -> TaskData:
         positives,
         tuple(example.reversed() for example in positives),
         "logit_difference",
-        model,
+        tokenizer,
         (
             share(names, words.NAMES, "names"),
             f"{len(templates)} of {len(TEMPLATES)} templates have {n_tokens} tokens",

@@ -27,7 +27,7 @@ KEYS = ("kind", "prompt", "answers", "wrong", "corrupted", "metric")
 KINDS = ("positive", "negative")
 
 
-def build(path: Path, prompts: Prompts, model: str = "") -> TaskData:
+def build(path: Path, prompts: Prompts, tokenizer: str = "") -> TaskData:
     """The task of a file. Raises UserError, naming the line, for anything that cannot be read or used."""
     records = _read(path)
     metric = _metric(path, records)
@@ -45,7 +45,7 @@ def build(path: Path, prompts: Prompts, model: str = "") -> TaskData:
         matched = of_kind["positive"][i % len(of_kind["positive"])]
         negatives.append(_example(path, prompts, record, matched["prompt"], matched, lists, positives))
     told = (f"{path.name}: {len(positives)} positive, {len(negatives)} negative prompts",)
-    return TaskData(path.stem, tuple(positives), tuple(negatives), metric, model, told)
+    return TaskData(path.stem, tuple(positives), tuple(negatives), metric, tokenizer, told)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

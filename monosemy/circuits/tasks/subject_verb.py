@@ -20,7 +20,7 @@ VERBS = ((" is", " was", " has"), (" are", " were", " have"))
 PREPOSITIONS = ("near", "behind", "beside", "with", "by")
 
 
-def build(prompts: Prompts, n: int, seed: int, model: str = "") -> TaskData:
+def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     """n positives and n negatives. Raises UserError for a tokenizer with too few nouns."""
     whole = set(prompts.kept([form for pair in words.COUNTED for form in pair]))
     counted = [pair for pair in words.COUNTED if whole.issuperset(pair)]
@@ -44,6 +44,6 @@ def build(prompts: Prompts, n: int, seed: int, model: str = "") -> TaskData:
         tuple(prompts.example(draft) for draft in positives),
         tuple(prompts.example(draft) for draft in negatives),
         "logit_difference",
-        model,
+        tokenizer,
         (share(counted, words.COUNTED, "nouns"), share(neutral, words.UNCOUNTED, "nouns without number")),
     )
