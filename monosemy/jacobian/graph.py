@@ -12,7 +12,8 @@ One token, at the true input x (x̂ the input SAE's reconstruction), for every a
   nodes    in:j, out:i with their activations; error:in, error:out with the share ‖x − x̂‖² / ‖x‖² of what is left out
 
 At the reconstruction the error has no slope: its edge is s_y,i minus what f_s gives, and constant makes up the rest.
-On average over tokens: nodes with the share of tokens they are active on, edges with (1/N) Σ_n |J_ij| s_j.
+On average over tokens: edges with the share of tokens they are active on and the weight (1/N) Σ_n |J_ij| s_j, errors
+with the share of the tokens' squared norm. `error:out` has no edges: what the output SAE leaves out reaches no latent of it.
 
 Weights are in units of the output latents at E‖y‖² = 1. Limit: to first order at one point; ablation.py measures how
 far that carries.
@@ -20,6 +21,7 @@ far that carries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,15 +85,20 @@ def token_graph(
     return {"nodes": nodes, "edges": edges}
 
 
-def average_graph(averages: PairAverages, mean_error: Float[np.ndarray, " m"], n_edges: int) -> dict[str, Any]:
-    """The n_edges strongest pairs as a graph; `mean_error` [m_y] is the mean |error effect| of every output latent."""
+def average_graph(
+    averages: PairAverages, mean_error: Float[np.ndarray, " m"], left_out: Sequence[float], n_edges: int
+) -> dict[str, Any]:
+    """The n_edges strongest pairs as a graph.
+
+    mean_error [m_y]: the mean |error effect| of every output latent; left_out: Σ‖x − x̂‖² / Σ‖x‖² of both SAEs.
+    """
     out, inp = averages.out[:n_edges], averages.inp[:n_edges]
     nodes: list[dict[str, Any]] = [
         {"id": f"{side}:{latent}", "kind": kind, "latent": int(latent)}
         for side, kind, latents in (("in", "input", inp), ("out", "output", out))
         for latent in np.unique(latents)
     ]
-    nodes.append({"id": ERROR_IN, "kind": "error"})
+    nodes += [{"id": i, "kind": "error", "share": share} for i, share in zip((ERROR_IN, ERROR_OUT), left_out)]
     edges = [
         {
             "source": f"in:{averages.inp[p]}",
@@ -110,5 +117,12 @@ def average_graph(averages: PairAverages, mean_error: Float[np.ndarray, " m"], n
 
 def _left_out(sae: Any, rows: Float[Tensor, "1 d"]) -> float:
     """‖x − x̂‖² / ‖x‖² of one row."""
+    error, whole = squares(sae, rows)
+    return error / whole
+
+
+@torch.no_grad()
+def squares(sae: Any, rows: Float[Tensor, "n d"]) -> tuple[float, float]:
+    """Σ‖x − x̂‖² and Σ‖x‖²."""
     error = rows - sae.decode(sae.encode(rows))
-    return float(error.double().square().sum() / rows.double().square().sum())
+    return float(error.double().square().sum()), float(rows.double().square().sum())

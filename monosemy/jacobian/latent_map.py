@@ -14,15 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosemy.jacobian.slices import At
 from monosemy.latents import SparseLatents
-
-At = Literal["input", "reconstruction"]
 
 
 class Sae(Protocol):

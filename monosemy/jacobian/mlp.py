@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ from monosemy.jacobian.products import (
     whole_tables,
     whole_tables_pay,
 )
-from monosemy.jacobian.slices import JacobianSlices
+from monosemy.jacobian.slices import At, JacobianSlices
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
 
-At = Literal["input", "reconstruction"]
 EXACT = ("topk", "batch_topk", "jumprelu", "relu")
 """Architectures whose active latents have derivative 1 with respect to their pre-activations, the others 0."""
 

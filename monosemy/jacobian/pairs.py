@@ -7,7 +7,8 @@ browser, tables for terminal and report.
   an output latent: its input latents by mean_effect_ij, with the share Σ_n |J_ij| s_j / Σ_n Σ_j' |J_ij'| s_j' of each
 
 Chosen unless latents are named: the output latents most of whose effect comes through one input latent, among those
-where that pair is active on at least `MIN_TOKENS` tokens of at least `MIN_DOCUMENTS` documents.
+where that pair is active on at least `MIN_TOKENS` tokens and its strongest ones, as many as are shown, lie in at least
+`MIN_DOCUMENTS` documents (fewer where fewer are shown).
 
 Source: the max-activating pairs of Farnik et al. 2025 (arXiv 2502.18147). Limits: what is strong on the tokens read; a
 latent that fires once in a million tokens is not among them.
@@ -93,7 +94,7 @@ def pair_study(
     _check(latent_map, outputs, pairs)
     chosen = [*outputs]
     if not outputs and not pairs:
-        # chosen generously: some fall away because they live in too few documents
+        # chosen generously: some fall away because their strongest tokens lie in too few documents
         chosen = choose_outputs(averages, 4 * n_outputs)
     wanted = {i: [int(averages.inp[p]) for p in averages.inputs_of(i, n_inputs)] for i in chosen}
     for j, i in pairs:
@@ -201,8 +202,8 @@ def _example(hit: Hit, i: int, j: int, rows: Rows, latent_map: LatentMap, text: 
     around = rows.take(slice(first, last))
     in_values, out_values = np.zeros(stop - start), np.zeros(stop - start)
     places = (around.tokens.cpu() - sequence * length - start).numpy()
-    in_values[places] = latent_map.inputs(around.x).to_dense()[:, j].cpu()
-    out_values[places] = latent_map.codes_of(around.y).to_dense()[:, i].cpu()
+    in_values[places] = latent_map.inputs(around.x.to(latent_map.sae_in.W_dec)).to_dense()[:, j].cpu()
+    out_values[places] = latent_map.codes_of(around.y.to(latent_map.sae_out.W_dec)).to_dense()[:, i].cpu()
     return {
         "sequence": sequence,
         "position": position,

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from monosemy.jacobian.diagonals import diagonals
 from monosemy.jacobian.diagonals import outputs as mlp_outputs
-from monosemy.jacobian.mlp import At, MlpWeights
+from monosemy.jacobian.mlp import MlpWeights
 from monosemy.jacobian.products import DEFAULT_MEMORY, absolute_sum
+from monosemy.jacobian.slices import At
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.jacobian import rows_subset
 from monosemy.kernels.reference import Pattern

@@ -99,14 +99,15 @@ def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def pairs_page(document: Mapping[str, Any], n_examples: int = 2) -> RenderableType:
     """Output latents, their strongest inputs, and texts coloured by the input latent's activation."""
-    parts: list[RenderableType] = []
+    read = f"averaged over {document['n_average_tokens']:,} training tokens, texts out of {document['n_tokens']:,}"
+    parts: list[RenderableType] = [Text(f"{document['name']}: {read}", style="dim")]
     for output in document["outputs"]:
         parts.append(Text(f"\noutput latent {output['latent']}{_label(output)}", style="bold"))
         for one in output["inputs"]:
             parts.append(
                 Text(
                     f"  ← input latent {one['latent']}, {one['share']:.0%} of its effect, both active on "
-                    f"{one['n_tokens']} tokens{_label(one)}"
+                    f"{one['n_tokens']} of them{_label(one)}"
                 )
             )
             parts += [_context(example) for example in one["examples"][:n_examples]]

@@ -17,8 +17,12 @@ Limits: padded to the largest number of active latents of the rows; the padding 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
+
+At = Literal["input", "reconstruction"]
+"""Where a Jacobian is taken (mlp.py)."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ was made from are the same, so that an interrupted study goes on where it stoppe
 
     jacobian/frontier.json             every pair: variance explained, CE score, sparsity, linearity, ablation
     jacobian/<pair>/measures.json      one pair's measures; draws.safetensors: the same on every resample
-    jacobian/<pair>/pairs.json         max-activating pairs with contexts; graph.json, graph-text.json: latent graphs
+    jacobian/<pair>/pairs.json         max-activating pairs with contexts, where no latents were named
     jacobian/random/<kind>-<hash>/     a whole run on the randomised model; jacobian/random.json: the comparison
     jacobian/interpretability.json     label scores of the latents of the chosen pair and of the pair without penalty
 
-Measures are taken on validation text, pairs and graphs on training text (as feature databases are).
+Latent graphs are written where the caller says. Measures are taken on validation text, pairs and graphs on training
+text (as feature databases are).
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ class Study:
 
         device = self.prepared.model.device
         sae_in, sae_out = (load_sae(folder).to(device).eval() for folder in pair.folders)
-        return LoadedPair(pair, sae_in, sae_out, self.weights(pair.layer))
+        max_memory = self.run.config.jacobian.max_memory_mb * 1_000_000
+        return LoadedPair(pair, sae_in, sae_out, self.weights(pair.layer), max_memory)
 
     def rows(self, pair: PairEntry, n_tokens: int, side: str = "validation") -> Rows:
         """Kept rows of the pair's sites, from the first about n_tokens tokens of a side of the text.
@@ -238,6 +240,8 @@ class LoadedPair:
     sae_in: SparseAutoencoder
     sae_out: SparseAutoencoder
     weights: MlpWeights
+    max_memory: int
+    """Bytes that slices may take, tables included (`jacobian.max_memory_mb`)."""
 
     @property
     def latent_map(self) -> LatentMap:
@@ -246,19 +250,22 @@ class LoadedPair:
         return LatentMap(self.sae_in, self.sae_out, self.weights.output, self.entry.at)  # type: ignore[arg-type]
 
     def slicer(self) -> Slicer:
-        """The slices of any number of rows, with the products of weights made once where they fit."""
+        """The slices of any number of rows, with the products of weights made once where they fit in half the bound."""
         from monosemy.jacobian.mlp import weight_tables
-        from monosemy.jacobian.products import DEFAULT_MEMORY
 
         n_rows = self.sae_in.d_sae * (2 if self.weights.gated else 1) + self.sae_out.d_sae
-        fits = 4 * n_rows * self.weights.d_ff <= DEFAULT_MEMORY
-        return Slicer(self, weight_tables(self.weights, self.sae_in, self.sae_out) if fits else None)
+        n_bytes = self.sae_in.W_dec.element_size() * n_rows * self.weights.d_ff
+        if n_bytes > self.max_memory // 2:
+            return Slicer(self, None, self.max_memory)
+        return Slicer(self, weight_tables(self.weights, self.sae_in, self.sae_out), self.max_memory - n_bytes)
 
 
 @dataclass
 class Slicer:
     pair: LoadedPair
     tables: Any
+    max_memory: int
+    """Bytes beside the tables."""
 
     def __call__(self, rows: Rows) -> JacobianSlices:
         from monosemy.jacobian.mlp import jacobian_slices
@@ -266,7 +273,7 @@ class Slicer:
         pair = self.pair
         return jacobian_slices(
             pair.weights, pair.sae_in, pair.sae_out, rows.x.to(pair.sae_in.W_dec), rows.y.to(pair.sae_in.W_dec),
-            at=pair.entry.at, tables=self.tables,  # type: ignore[arg-type]
+            at=pair.entry.at, tables=self.tables, max_memory=self.max_memory,  # type: ignore[arg-type]
         )  # fmt: skip
 
     def batches(self, rows: Rows) -> Iterator[tuple[Rows, JacobianSlices]]:
@@ -336,7 +343,7 @@ def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> d
         for chunk, slices in slicer.batches(rows):
             meter.add(slices, chunk.documents)
             bar.advance(len(chunk))
-        averages = average(loaded, slicer, rows, n_average, settings.n_bootstrap, bar)
+        averages = average(loaded, slicer, for_averages(loaded, rows, n_average), settings.n_bootstrap, bar)
         record = meter.finish(settings.n_bootstrap)
         some = rows.take(_spread(len(rows), settings.n_ablation_tokens))
         bar.note("curves")
@@ -357,16 +364,22 @@ def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> d
     }
 
 
+def for_averages(loaded: LoadedPair, rows: Rows, n_tokens: int) -> Rows:
+    """n_tokens rows spread over the text, or as many as averages have memory for."""
+    from monosemy.jacobian.averages import BYTES_PER_ENTRY, MAX_BYTES
+
+    per_token = BYTES_PER_ENTRY * max(1.0, loaded.entry.l0) ** 2 * 1.5  # L0s vary; a token's product more so
+    return rows.take(_spread(len(rows), min(n_tokens, max(1, int(MAX_BYTES / per_token)))))
+
+
 def average(
-    loaded: LoadedPair, slicer: Slicer, rows: Rows, n_tokens: int, n_bootstrap: int, bar: progress.Bar | None = None
+    loaded: LoadedPair, slicer: Slicer, rows: Rows, n_bootstrap: int, bar: progress.Bar | None = None
 ) -> PairAverages:
-    """Averages over rows spread over the text: n_tokens, or as many as fit."""
-    from monosemy.jacobian.averages import BYTES_PER_ENTRY, MAX_BYTES, AveragesMeter
+    """Averages over all rows, which `for_averages` chose."""
+    from monosemy.jacobian.averages import AveragesMeter
 
     meter = AveragesMeter(loaded.sae_out.d_sae, loaded.sae_in.d_sae)
-    per_token = BYTES_PER_ENTRY * max(1.0, loaded.entry.l0) ** 2 * 1.5  # L0s vary; a token's product more so
-    n_tokens = min(len(rows), n_tokens, max(1, int(MAX_BYTES / per_token)))
-    for chunk, slices in slicer.batches(rows.take(_spread(len(rows), n_tokens))):
+    for chunk, slices in slicer.batches(rows):
         meter.add(slices, chunk.documents)
         if bar is not None:
             bar.advance(len(chunk))

@@ -177,7 +177,8 @@ def run_pairs(words: list[str]) -> None:
     from monosemy.jacobian.show import pairs_page, show
     from monosemy.pipeline.jacobian_studies import PairSettings, pairs_study
 
-    settings = PairSettings(count("--tokens", given.tokens), given.n, given.inputs, given.examples)
+    positive(**{"-n": given.n, "--inputs": given.inputs, "--examples": given.examples})
+    settings = PairSettings(_tokens("--tokens", given.tokens), given.n, given.inputs, given.examples)
     latents = [_latent_pair(word) for word in given.latents]
     folder = Path(given.run).expanduser()
     document = _with_pair(
@@ -201,6 +202,7 @@ def run_graph(words: list[str]) -> None:
     parser = _run_parser(
         "graph", "Writes the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out.",
         'monosemy jacobian graph runs/jsae --pair jsae_3-l0_32-s0 --text "In July we went to Paris." --out graph.json',
+        reports=False,
     )  # fmt: skip
     add = parser.add_argument
     add("--pair", help="name of the pair (needed when the run has several)")
@@ -209,9 +211,8 @@ def run_graph(words: list[str]) -> None:
     add("--edges", type=int, default=2000, help="strongest edges of the average (default 2000)")
     add("--out", required=True, help="the JSON file to write")
     given = parser.parse_args(words)
-    n_tokens = count("--tokens", given.tokens)
-    if given.edges < 1:
-        raise UserError(f"--edges must be at least 1, got {given.edges}")
+    n_tokens = _tokens("--tokens", given.tokens)
+    positive(**{"--edges": given.edges})
     from monosemy.files import write_json
     from monosemy.pipeline.jacobian_studies import graph_of_averages, graph_of_text
 
@@ -282,7 +283,7 @@ def run_interpret(words: list[str]) -> None:
             pair.name for pair in pairs
             if (pair.l0, pair.seed) == (chosen["l0"], chosen["seed"]) and pair.coef in (0.0, chosen["lambda"])
         ]  # fmt: skip
-    n_tokens = count("--tokens", given.tokens) if given.tokens else None
+    n_tokens = None if given.tokens is None else _tokens("--tokens", given.tokens)
     with open_run(folder, read_run(folder)[0]) as run:
         rows = interpretability_study(run, names, n_tokens)
     show(scores_table(rows))
@@ -307,11 +308,18 @@ def _with_pair(folder: Path, name: str | None, use: Callable[[Study, PairEntry],
 def _settings(given: argparse.Namespace) -> MeasureSettings:
     from monosemy.pipeline.jacobian import MeasureSettings
 
-    positive(curves=given.curves, ablation_tokens=given.ablation_tokens)
+    positive(**{"--curves": given.curves, "--ablation-tokens": given.ablation_tokens})
     return MeasureSettings(
-        count("--measure-tokens", given.measure_tokens), count("--average-tokens", given.average_tokens),
+        _tokens("--measure-tokens", given.measure_tokens), _tokens("--average-tokens", given.average_tokens),
         given.curves, given.ablation_tokens,
     )  # fmt: skip
+
+
+def _tokens(flag: str, word: str) -> int:
+    """A count above zero."""
+    n = count(flag, word)
+    positive(**{flag: n})
+    return n
 
 
 def _report(folder: Path, given: argparse.Namespace) -> None:
@@ -322,17 +330,18 @@ def _report(folder: Path, given: argparse.Namespace) -> None:
         print(f"report: {pipeline.report(folder)}")
 
 
-def _parser(command: str, what: str, example: str) -> argparse.ArgumentParser:
+def _parser(command: str, what: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         f"monosemy jacobian {command}", description=what, epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--no-report", action="store_true", help="leave report.html as it is")
+    if reports:
+        parser.add_argument("--no-report", action="store_true", help="leave report.html as it is")
     return parser
 
 
-def _run_parser(command: str, what: str, example: str) -> argparse.ArgumentParser:
-    parser = _parser(command, what, example)
+def _run_parser(command: str, what: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
+    parser = _parser(command, what, example, reports=reports)
     parser.add_argument("run", help="a run folder with pairs, e.g. runs/jsae")
     return parser
 

@@ -23,6 +23,7 @@ from monosemy.pipeline.jacobian import (
     Study,
     average,
     find_pairs,
+    for_averages,
     measure,
     read_draws,
     results_folder,
@@ -71,7 +72,7 @@ def pairs_study(
     loaded = study.load(entry)
     slicer = loaded.slicer()
     with progress.stage(f"jacobian: strongest pairs of {entry.name}", total=len(rows), unit="tokens") as bar:
-        averages = average(loaded, slicer, rows, len(rows), 0, bar)
+        averages = average(loaded, slicer, for_averages(loaded, rows, len(rows)), 0, bar)
         found = pair_study(
             rows, slicer, loaded.latent_map, averages, _text(study, rows.tokens), outputs=outputs, pairs=pairs,
             n_outputs=settings.n_outputs, n_inputs=settings.n_inputs, n_examples=settings.n_examples,
@@ -164,20 +165,24 @@ def graph_of_text(study: Study, entry: PairEntry, text: str) -> dict[str, Any]:
 
 
 def graph_of_averages(study: Study, entry: PairEntry, n_tokens: int, n_edges: int) -> dict[str, Any]:
-    """The n_edges strongest pairs over training text as a graph, with the mean size of the error's edges."""
-    from monosemy.jacobian.graph import average_graph, error_effects
+    """The n_edges strongest pairs over training text as a graph, with what the SAEs leave out of the same tokens."""
+    from monosemy.jacobian.graph import average_graph, error_effects, squares
 
-    rows = study.rows(entry, n_tokens, "train")
     loaded = study.load(entry)
+    rows = for_averages(loaded, study.rows(entry, n_tokens, "train"), n_tokens)
     slicer, errors = loaded.slicer(), np.zeros(loaded.sae_out.d_sae)
+    left_out, whole = np.zeros(2), np.zeros(2)
     with progress.stage(f"jacobian: graph of {entry.name}", total=len(rows), unit="tokens") as bar:
-        averages = average(loaded, slicer, rows, len(rows), 0, bar)
+        averages = average(loaded, slicer, rows, 0, bar)
         for chunk, slices in slicer.batches(rows):
             x, y = chunk.x.to(loaded.sae_in.W_dec), chunk.y.to(loaded.sae_in.W_dec)
             effects = error_effects(loaded.latent_map, x, y, slices).abs()[slices.out_active]
             latents = slices.out_indices[slices.out_active].cpu().numpy()
             errors += np.bincount(latents, effects.cpu().numpy(), minlength=len(errors)) / len(rows)
-    graph = average_graph(averages, errors, n_edges)
+            sums = [squares(loaded.sae_in, x), squares(loaded.sae_out, y)]
+            left_out += [error for error, _ in sums]
+            whole += [total for _, total in sums]
+    graph = average_graph(averages, errors, (left_out / whole).tolist(), n_edges)
     return {"format": FORMAT, **entry.identity, "n_tokens": averages.n_tokens, **graph}
 
 
@@ -203,6 +208,12 @@ def random_study(
     """
     from monosemy.jacobian.studies import compare
 
+    known = sorted({pair.coef for pair in study.pairs})
+    if missing := [coef for coef in lambdas if coef not in known]:
+        raise UserError(
+            f"this run has no pair with λ = {missing[0]:g} to compare a random model's with; choose among its own: "
+            f"{', '.join(f'{coef:g}' for coef in known)}"
+        )
     trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]
     found: dict[str, Any] = {}
     histograms: dict[str, Any] = {}

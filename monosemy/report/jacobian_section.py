@@ -253,7 +253,7 @@ def _pairs(document: Mapping[str, Any]) -> str:
     """Strongest pairs as a table; tokens are shaded by the input latent, underlined by the output latent."""
     head = (
         f"Strongest pairs of {document['name']}: output latents most of whose effect comes through one input latent, "
-        f"on {document['n_tokens']:,} training tokens"
+        f"averaged over {document['n_average_tokens']:,} training tokens, with texts out of {document['n_tokens']:,}"
     )
     rows = "".join(_pair_rows(output) for output in document["outputs"][:N_OUTPUTS])
     legend = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -14,6 +15,7 @@ from tiny_models import byte_tokenizer, random_module
 from monosemy.cli import main
 from monosemy.errors import UserError
 from monosemy.files import read_json
+from monosemy.jacobian import mlp
 from monosemy.pipeline.jacobian import Study, choose_pair, find_pairs
 from monosemy.pipeline.jacobian_commands import SUBCOMMANDS, run_jacobian
 from monosemy.pipeline.jacobian_studies import summarise_scores
@@ -98,6 +100,24 @@ def test_slices_of_finished_runs_are_the_slopes_of_the_map(run):
     assert checked > 400
 
 
+def test_slices_and_their_tables_share_the_memory_bound_of_the_run(run, monkeypatch):
+    calls = []
+    real = mlp.jacobian_slices
+    monkeypatch.setattr(mlp, "jacobian_slices", lambda *a, **k: calls.append(k["max_memory"]) or real(*a, **k))
+    config, _ = read_run(run)
+    with open_run(run, config) as opened:
+        study = Study(opened)
+        rows = study.rows(study.pairs[0], 256).take(slice(0, 40))
+        loaded = study.load(study.pairs[0])
+    tables = 4 * 3 * 48 * loaded.weights.d_ff
+    assert loaded.max_memory == config.jacobian.max_memory_mb * 10**6
+    wide, narrow = loaded.slicer(), dataclasses.replace(loaded, max_memory=2 * tables - 1).slicer()
+    assert narrow.tables is None, "they would take more than half"
+    found = [one(rows) for one in (wide, narrow)]
+    assert calls == [loaded.max_memory - tables, 2 * tables - 1]
+    torch.testing.assert_close(found[0].values, found[1].values, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_measured_is_not_measured_again(run, capsys):
     path = run / "jacobian" / FIRST / "measures.json"
     before = path.stat().st_mtime_ns
@@ -114,6 +134,7 @@ def test_pairs_are_shown_and_kept(run, capsys):
     command("pairs", run, "--no-report", "--pair", SECOND, "--tokens", "8k", "-n", "4")
     shown = capsys.readouterr().out
     document = read_json(run / "jacobian" / SECOND / "pairs.json")
+    assert f"averaged over {document['n_average_tokens']:,} training tokens" in shown
     assert 1 <= len(document["outputs"]) <= 4
     for output in document["outputs"]:
         assert f"output latent {output['latent']}" in shown
@@ -144,6 +165,9 @@ def test_graphs_are_written(run, tmp_path):
     command("graph", run, "--pair", FIRST, "--tokens", "4k", "--edges", "30", "--out", tmp_path / "average.json")
     average = read_json(tmp_path / "average.json")
     assert len([edge for edge in average["edges"] if edge["source"] != "error:in"]) == 30
+    shares = {node["id"]: node["share"] for node in average["nodes"] if node["kind"] == "error"}
+    assert all(0 < shares[name] < 1 for name in ("error:in", "error:out"))
+    assert 0 < average["n_tokens"] <= 4096
 
 
 def test_randomised_models_are_trained_apart_and_compared(run, capsys):
@@ -183,7 +207,12 @@ def test_the_report_has_a_section_on_them(run):
 def test_texts_in_the_report_are_escaped_and_shaded():
     example = {"tokens": ["<b>", "x", "\n"], "at": 1, "in_values": [0, 2, 1], "out_values": [0.5, 1, 0], "effect": -0.5}
     one = {"latent": 3, "share": 0.5, "label": "<i>", "examples": [example]}
-    document = {"name": FIRST, "n_tokens": 10, "outputs": [{"latent": 7, "label": None, "inputs": [one]}]}
+    document = {
+        "name": FIRST,
+        "n_tokens": 10,
+        "n_average_tokens": 5,
+        "outputs": [{"latent": 7, "label": None, "inputs": [one]}],
+    }
     row = {"name": FIRST, "lambda": 0.0, "l0": 4.0, "seed": 0, "sites": ["a", "b"], "n_tokens": 1, "n_documents": 1}
     empty = {"value": None, "interval": None}
     names = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out")
@@ -220,6 +249,14 @@ def test_mistakes_are_refused_at_once(run, tmp_path, capsys):
         (["pairs", run, "--pair", "jsae_3"], "unknown pair"),
         (["pairs", run, "--pair", FIRST, "--latents", "5-12"], "INPUT:OUTPUT"),
         (["pairs", run, "--pair", FIRST, "--output", "48"], "out of range"),
+        (["pairs", run, "--pair", FIRST, "--inputs", "0"], "--inputs must be above 0"),
+        (["pairs", run, "--pair", FIRST, "--examples", "0"], "--examples must be above 0"),
+        (["pairs", run, "--pair", FIRST, "-n", "-1"], "-n must be above 0"),
+        (["pairs", run, "--pair", FIRST, "--tokens", "0"], "--tokens must be above 0"),
+        (["graph", run, "--pair", FIRST, "--edges", "0", "--out", "g.json"], "--edges must be above 0"),
+        (["measure", run, "--measure-tokens", "0"], "--measure-tokens must be above 0"),
+        (["measure", run, "--average-tokens", "0"], "--average-tokens must be above 0"),
+        (["random", run, "--lambda", "0", "5"], "no pair with λ = 5 .* its own: 0, 2"),
         (["measure", tmp_path], "run"),
         (["measure", run, "--measure-tokens", "many"], "300k"),
         (["graph", run, "--pair", FIRST, "--text", " ", "--out", "g.json"], "empty"),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from monosemy.errors import UserError
-from monosemy.jacobian import products
+from monosemy.jacobian import mlp, products
 from monosemy.jacobian.activation import ACTIVATIONS, recognise, value_and_slope
 from monosemy.jacobian.mlp import MlpWeights, jacobian_slices, mlp_weights, weight_tables
 from monosemy.jacobian.products import NARROWEST, Plan, Sizes, absolute_sum, peak_bytes, plan, whole_tables_pay
@@ -304,6 +304,20 @@ def test_chunked_is_unchunked(at: Any) -> None:
             torch.testing.assert_close(getattr(part, field.name), getattr(whole, field.name), rtol=1e-11, atol=1e-13)
     given = jacobian_slices(weights, sae_in, sae_out, x, at=at, tables=weight_tables(weights, sae_in, sae_out))
     torch.testing.assert_close(given.values, whole.values, rtol=1e-11, atol=1e-13)
+
+
+def test_whole_tables_are_made_where_they_are_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many small parts under a tight bound: the products of all latents' weights are made once, unasked."""
+    weights, sae_in, sae_out, x = make_weights("silu", True), make_sae(1), make_sae(2), rows(1500)
+    made = []
+    real = mlp.weight_tables
+    monkeypatch.setattr(mlp, "weight_tables", lambda *given: made.append(1) or real(*given))
+    whole = jacobian_slices(weights, sae_in, sae_out, x)
+    assert not made, "one part: its own tables are never larger"
+    tight = jacobian_slices(weights, sae_in, sae_out, x, max_memory=1_000_000)
+    assert made == [1]
+    assert (tight.values - whole.values).abs().max() < 1e-13
+    assert torch.equal(tight.out_indices, whole.out_indices)
 
 
 def test_plan_prefers_narrow_parts_to_few_tokens_and_stays_within_the_bound() -> None:

@@ -11,7 +11,7 @@ from jacobian_slices import Linear, autograd_slices, one_hot_map
 
 from monosemy.errors import UserError
 from monosemy.jacobian.averages import AveragesMeter
-from monosemy.jacobian.graph import average_graph, error_effects, token_graph
+from monosemy.jacobian.graph import average_graph, error_effects, squares, token_graph
 from monosemy.jacobian.pairs import Text, choose_outputs, pair_study, strongest_hits
 from monosemy.jacobian.rows import Rows
 from monosemy.jacobian.slices import JacobianSlices
@@ -87,6 +87,17 @@ def test_contexts_stay_in_their_sequence_and_document_and_show_both_latents(plan
                 row = (rows.tokens == n).nonzero()
                 assert s_in == pytest.approx(float(dense_in[row[0, 0], j]) if len(row) else 0.0, abs=1e-5)
                 assert s_out == pytest.approx(float(dense_out[row[0, 0], i]) if len(row) else 0.0, abs=1e-5)
+
+
+def test_rows_are_read_in_the_format_of_the_saes(planted):
+    """As on another device: rows stay where they are read, and what an SAE reads is moved to it."""
+    latent_map, rows, text, averages = planted
+    wide = Rows(rows.x.double(), rows.y.double(), rows.documents, rows.tokens)
+    found = [
+        pair_study(one, lambda chunk: autograd_slices(latent_map, chunk.x.float()), latent_map, averages, text)
+        for one in (rows, wide)
+    ]
+    assert found[0] == found[1]
 
 
 def test_named_latents_and_pairs(planted):
@@ -166,7 +177,13 @@ def test_the_average_graph_has_the_planted_edges(planted):
         effects = error_effects(latent_map, chunk.x, chunk.y, slices).abs() / len(rows)
         np.add.at(errors, slices.out_indices[slices.out_active].numpy(), effects[slices.out_active].numpy())
     assert (errors > 0).all(), "four of eight coordinates are left out of every token"
-    graph = average_graph(averages, errors, n_edges=D)
+    left_out = np.array([squares(latent_map.sae_in, rows.x), squares(latent_map.sae_out, rows.y)])
+    graph = average_graph(averages, errors, (left_out[:, 0] / left_out[:, 1]).tolist(), n_edges=D)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    kept = latent_map.outputs(rows.x) * latent_map.sae_out.config.scale  # y's coordinates that stay
+    share = 1 - float(kept.square().sum() / rows.y.square().sum())
+    assert 0 < nodes["error:out"]["share"] == pytest.approx(share, rel=1e-4)
+    assert not [edge for edge in graph["edges"] if "error:out" in (edge["source"], edge["target"])]
     pairs = {(e["source"], e["target"]) for e in graph["edges"] if e["source"] != "error:in"}
     assert pairs == {(f"in:{j}", f"out:{i}") for i, j in enumerate(ORDER)}
     ids = {node["id"] for node in graph["nodes"]}
