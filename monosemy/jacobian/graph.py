@@ -13,7 +13,7 @@ One token, at the true input x (x̂ the input SAE's reconstruction), for every a
 
 At the reconstruction the error has no slope: its edge is s_y,i minus what f_s gives, and constant makes up the rest.
 On average over tokens: edges with the share of tokens they are active on and the weight (1/N) Σ_n |J_ij| s_j, errors
-with the share of the tokens' squared norm. `error:out` has no edges: what the output SAE leaves out reaches no latent of it.
+with the share of the tokens' squared norm. `error:out` has no edges: what the output SAE leaves out reaches no latent.
 
 Weights are in units of the output latents at E‖y‖² = 1. Limit: to first order at one point; ablation.py measures how
 far that carries.

@@ -449,21 +449,21 @@ class _Model:
 
 def test_a_fused_gate_is_taken_apart() -> None:
     mlp, x = _Fused().double(), rows(5, 8)
-    weights = mlp_weights(_Model(mlp), 0)  # type: ignore[arg-type]
+    weights = mlp_weights(_Model(module), 0)  # type: ignore[arg-type]
     assert weights.gated
     assert weights.activation == "silu"
     torch.testing.assert_close(weights.output(x), mlp(x).detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_refusals_of_models() -> None:
-    for mlp, message in (
+    for module, message in (
         (_Experts(), "mixture of experts"),
         (_Odd(nn.Mish()), "activation Mish"),
         (_Odd(nn.GELU()), "not what its modules' names promise"),
         (nn.Sequential(nn.Linear(8, 8)), "neither a plain nor a gated MLP"),
     ):
         with pytest.raises(UserError, match=message):
-            mlp_weights(_Model(mlp), 0)  # type: ignore[arg-type]
+            mlp_weights(_Model(module), 0)  # type: ignore[arg-type]
 
 
 _MEASURED = """

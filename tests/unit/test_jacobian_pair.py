@@ -21,9 +21,11 @@ from torch import Tensor
 
 from monosemy.config import ActivationsConfig, JacobianConfig, RunConfig, TrainingConfig, identity
 from monosemy.errors import UserError
+from monosemy.jacobian.measures import JacobianMeter
 from monosemy.jacobian.mlp import jacobian_slices
 from monosemy.jacobian.pair import Pair, pair_name, pair_sites
 from monosemy.jacobian.penalty import Code, SlopesAtInput, drawn_rows, mean_magnitude, training_code
+from monosemy.jacobian.slices import JacobianSlices
 from monosemy.metrics import MetricsWriter, read_metrics
 from monosemy.pipeline.checks import check_config
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
@@ -351,6 +353,21 @@ def fvu(sae: SparseAutoencoder, x: Tensor) -> Tensor:
     return (x - sae(x)).square().sum() / (x - x.mean(0)).square().sum()
 
 
+@torch.no_grad()
+def own_share(
+    slices: JacobianSlices, sae_in: SparseAutoencoder, sae_out: SparseAutoencoder, U: Tensor, V: Tensor
+) -> float:
+    """Of the output latents that carry 90% of a token's Σ|J|, the share whose strongest input latent is of the same
+    planted feature (the nearest direction of each)."""
+    of_in, of_out = ((sae.W_dec @ planted.T).abs().argmax(1) for sae, planted in ((sae_in, U), (sae_out, V)))
+    same = of_out[slices.out_indices.clamp_min(0)][:, :, None] == of_in[slices.in_indices.clamp_min(0)][:, None, :]
+    size = slices.values.abs()
+    total, order = size.sum(2).sort(1, descending=True)
+    carrying = total.cumsum(1) - total < 0.9 * total.sum(1, keepdim=True)
+    strongest = same.gather(2, size.argmax(2, keepdim=True))[:, :, 0].gather(1, order)
+    return float(strongest[carrying].float().mean())
+
+
 def test_planted_one_to_one_features_are_found_sparser_at_equal_variance_explained() -> None:
     """y's features are relu of single x features, in random directions: a permutation Jacobian is there to be found."""
     d, n_features, k, m, n_steps, n = 24, 24, 3, 48, 400, 256
@@ -383,12 +400,20 @@ def test_planted_one_to_one_features_are_found_sparser_at_equal_variance_explain
         saes = [t.sae for t in trainees]
         explained = [1 - float(fvu(sae, held_out[site])) for site, sae in zip(SITES, saes)]
         slices = jacobian_slices(weights, saes[0], saes[1], held_out[SITES[0]], held_out[SITES[1]])
-        elements = slices.elements()
-        found[coef] = explained, float((elements.abs() > 0.05).float().mean())
+        meter = JacobianMeter()
+        meter.add(slices, torch.arange(n))
+        record = meter.finish(50)
+        measures = {name: record[name].value for name in ("over_0.02", "scaled_over_0.1", "token_share_of_90")}
+        found[coef] = explained, measures | {"own": own_share(slices, *saes, U, V)}
     for before, after in zip(found[0.0][0], found[1.0][0]):
         assert before > 0.9
         assert after > before - 0.02
-    assert found[1.0][1] < 0.7 * found[0.0][1]
+    dense, sparse = found[0.0][1], found[1.0][1]
+    assert sparse["over_0.02"] < 0.7 * dense["over_0.02"]
+    for name in ("scaled_over_0.1", "token_share_of_90"):
+        assert sparse[name] < 0.8 * dense[name], f"{name}: sparser, not only smaller"
+    assert sparse["own"] > 0.8
+    assert 1 - sparse["own"] < 0.5 * (1 - dense["own"])
 
 
 # --- names, settings, refusals ------------------------------------------------------------------------------------
