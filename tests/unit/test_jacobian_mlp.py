@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from monosemy.errors import UserError
-from monosemy.jacobian import mlp, products
+from monosemy.jacobian import mlp as jacobian_mlp
+from monosemy.jacobian import products
 from monosemy.jacobian.activation import ACTIVATIONS, recognise, value_and_slope
 from monosemy.jacobian.mlp import MlpWeights, jacobian_slices, mlp_weights, weight_tables
 from monosemy.jacobian.products import NARROWEST, Plan, Sizes, absolute_sum, peak_bytes, plan, whole_tables_pay
@@ -310,8 +311,8 @@ def test_whole_tables_are_made_where_they_are_cheaper(monkeypatch: pytest.Monkey
     """Many small parts under a tight bound: the products of all latents' weights are made once, unasked."""
     weights, sae_in, sae_out, x = make_weights("silu", True), make_sae(1), make_sae(2), rows(1500)
     made = []
-    real = mlp.weight_tables
-    monkeypatch.setattr(mlp, "weight_tables", lambda *given: made.append(1) or real(*given))
+    real = jacobian_mlp.weight_tables
+    monkeypatch.setattr(jacobian_mlp, "weight_tables", lambda *given: made.append(1) or real(*given))
     whole = jacobian_slices(weights, sae_in, sae_out, x)
     assert not made, "one part: its own tables are never larger"
     tight = jacobian_slices(weights, sae_in, sae_out, x, max_memory=1_000_000)
@@ -449,7 +450,7 @@ class _Model:
 
 def test_a_fused_gate_is_taken_apart() -> None:
     mlp, x = _Fused().double(), rows(5, 8)
-    weights = mlp_weights(_Model(module), 0)  # type: ignore[arg-type]
+    weights = mlp_weights(_Model(mlp), 0)  # type: ignore[arg-type]
     assert weights.gated
     assert weights.activation == "silu"
     torch.testing.assert_close(weights.output(x), mlp(x).detach(), rtol=1e-12, atol=1e-12)

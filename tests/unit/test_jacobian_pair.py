@@ -413,7 +413,7 @@ def test_planted_one_to_one_features_are_found_sparser_at_equal_variance_explain
     for name in ("scaled_over_0.1", "token_share_of_90"):
         assert sparse[name] < 0.8 * dense[name], f"{name}: sparser, not only smaller"
     assert sparse["own"] > 0.8
-    assert 1 - sparse["own"] < 0.5 * (1 - dense["own"])
+    assert 1 - sparse["own"] < 0.7 * (1 - dense["own"])
 
 
 # --- names, settings, refusals ------------------------------------------------------------------------------------
