@@ -4,7 +4,7 @@
     trained          attention-only models trained on induction and IOI, 5 seeds; truth: exhaustive ablation, also of
                      pairs, on 64 other prompts
     real             SmolLM2-135M on four tasks; agreement with exhaustive resample ablation on 64 prompts that no
-                     method saw (and, in a column, with mean ablation on 16); edges among the twelve strongest heads
+                     method saw (and, in a column, with mean ablation on 16); edges among the eight strongest heads
     sensitivity      the discrete method over width, λ, training and counting examples, on trained models and one real
                      task
     speed            the discrete presets on 270 heads × 500 examples of 576 dimensions, beyond the model's passes
@@ -19,7 +19,7 @@ Finished pieces lie in --work (one file for each model and seed, named after its
 run broken off continues where it was; put together in --out, with figures beside. On two free cores, about:
 
     speed 1 minute, compiled 25 (15 pieces), trained 15 (10 pieces, and a minute more for each model not yet trained),
-    real 27 a task (4 pieces), sensitivity 20 (3 pieces): 2¾ hours in all; published-gpt2 20 a task
+    real 30 a task (4 pieces), sensitivity 15 (3 pieces): just under 3 hours in all; published-gpt2 20 a task
 
 Not of a whole run, but from passes timed on one core (SmolLM2: 0.075 s a prompt of 16 tokens, 0.15 s one of 40, a pass
 with its gradient 2.3 times that) and the assumption that two are 1.6 times as fast.
@@ -49,10 +49,11 @@ from monosemy.circuits.code_scores import edge_scores, pair_counts
 from monosemy.circuits.compiled import CIRCUITS, compile_circuit
 from monosemy.circuits.contrast import Contrast, EdgeScores, read_contrast
 from monosemy.circuits.edges import acdc_edges, attribute_edges, patch_edges, probe_edges
-from monosemy.circuits.find import MAX_KEPT, MEMBER_SHARE
+from monosemy.circuits.find import MEMBER_SHARE
 from monosemy.circuits.ground_truth import published
 from monosemy.circuits.heads import as_heads
 from monosemy.circuits.kept_edges import attribute_kept_edges, kept_edges
+from monosemy.circuits.kept_graph import acdc_kept_edges, probe_kept_edges
 from monosemy.circuits.masks import THRESHOLDS, ProbeConfig
 from monosemy.circuits.methods import METHODS, Bench
 from monosemy.circuits.reference import Reference, find_reference
@@ -92,6 +93,8 @@ TRAINED = ("induction", "ioi")
 REAL = ("ioi", "docstring", "induction", "greater-than-units")
 SIZES = {"docstring": Sizes(n_reference=32, n_mean_reference=16, n_prompts=16, n_few=4, n_edge_prompts=8)}
 """Where they differ from the usual ones."""
+N_KEPT = 8
+"""Heads of the real model between which edges are scored."""
 SENSITIVITY_TASK = "greater-than-units"
 GPT2_TASKS = ("ioi", "greater-than")
 COSTLY = ("patching-mean", "patching-zero", "restoring", "acdc", "sp")
@@ -212,13 +215,16 @@ def pair_rows(bench: Bench, methods: dict[str, EdgeScores], truth: np.ndarray) -
     return edge_rows(found, of_pair)
 
 
-def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int) -> dict[str, Any]:
-    """Edges among the reference's strongest heads; truth: exact patching of prompts that no method saw."""
+def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int, n_few: int) -> dict[str, Any]:
+    """Edges among the reference's strongest heads; truth: exact patching of prompts that no method saw. ACDC and
+    subnetwork probing have `n_few` prompts."""
     order = reference.single.importance.argsort(descending=True, stable=True).tolist()
-    kept = [i for i in order if reference.labels[i]][:MAX_KEPT]
+    kept = [i for i in order if reference.labels[i]][:N_KEPT]
     truth = matters(kept_edges(other.first(n), kept), reference.difference)
     mine = read_contrast(bench.heads, bench.data.positives[:n], bench.data.metric)
     found = {"patching": kept_edges(mine, kept), "EAP": attribute_kept_edges(mine, kept)}
+    few = mine.first(n_few)
+    found |= {"ACDC": acdc_kept_edges(few, kept), "SP": probe_kept_edges(few, kept)}
     every = np.ones(len(truth), dtype=bool)
     with_output = edge_rows({name: timed(scores, every) for name, scores in found.items()}, truth)
     return {"edges": with_output, "head_pairs": pair_rows(bench, found, truth)}
@@ -255,7 +261,7 @@ def real_part(task: str) -> dict[str, Any]:
     found = compare(bench, reference.labels, rows, others={"mean_reference": by_mean.labels})
     told |= {"n_reference": sizes.n_reference, "n_tokens": bench.data.n_tokens, "sizes": dataclasses.asdict(sizes)}
     told["members_by_mean"] = [f"{layer}.{head}" for layer, head in sorted(by_mean.heads)]
-    return told | found | real_pairs(bench, contrast, reference, sizes.n_edge_prompts)
+    return told | found | real_pairs(bench, contrast, reference, sizes.n_edge_prompts, sizes.n_few // 2)
 
 
 def published_part(task: str) -> dict[str, Any]:
@@ -288,7 +294,7 @@ def sensitivity_part(where: str) -> dict[str, Any]:
         labels = find_reference(read_contrast(heads, others, data.metric)).labels
         return sensitivity_rows(Bench(heads, data, sizes.n_prompts).pooled, labels, where, seeds=range(3))
     bench, _, reference = real_bench(where)
-    return sensitivity_rows(bench.pooled, reference.labels, where, seeds=range(2), most=50, widest=800)
+    return sensitivity_rows(bench.pooled, reference.labels, where, seeds=range(2), most=25, widest=800)
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------

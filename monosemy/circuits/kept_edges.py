@@ -13,7 +13,8 @@ are replaced together. Attention-only models have exact edges by channel, and ed
 them, restricted to the kept heads.
 
 Source: path patching (Wang et al. 2022, 2211.00593; Goldowsky-Dill et al. 2023, 2304.05969). Cost: for an edge, one
-attention layer and a pass from the receiver on. Limits: effects through MLPs belong to no edge here.
+attention layer and a pass from the receiver on. Limits: effects through MLPs belong to no edge here; one edge at a time
+(many at once: `kept_graph.py`).
 """
 
 from __future__ import annotations
@@ -80,11 +81,15 @@ def edges_among(kept: Sequence[int], n_heads: int) -> list[tuple[int, int | None
     return [*pairs, *((s, None) for s in sorted(kept))]
 
 
+def edge_of(sender: int, receiver: int | None, n_heads: int) -> Edge:
+    return Edge(divmod(sender, n_heads), OUTPUT if receiver is None else divmod(receiver, n_heads))
+
+
 def _scores(
     method: str, contrast: Contrast, places: Sequence[tuple[int, int | None]], found: Tensor, began: float
 ) -> EdgeScores:
     n_heads = contrast.heads.n_heads
-    edges = [Edge(divmod(s, n_heads), OUTPUT if r is None else divmod(r, n_heads)) for s, r in places]
+    edges = [edge_of(sender, receiver, n_heads) for sender, receiver in places]
     intervals = mean_intervals(found) if edges else torch.zeros(0, 2, dtype=torch.float64)
     seconds = time.perf_counter() - began
     return EdgeScores(method, edges, found.mean(0), True, seconds, contrast.seconds, intervals)

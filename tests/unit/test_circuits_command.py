@@ -18,10 +18,13 @@ from monosemy.circuits.drawing import draw_circuit, drawn_edges
 from monosemy.circuits.find import find_circuit
 from monosemy.circuits.heads import as_heads, replace_edit
 from monosemy.circuits.kept_edges import attribute_kept_edges, kept_edges
+from monosemy.circuits.kept_graph import KeptGraph, acdc_kept_edges, probe_kept_edges
+from monosemy.circuits.masks import ProbeConfig
 from monosemy.circuits.scores import labels_of, roc_auc
 from monosemy.circuits.symbolic import INDUCTION, induction_task
 from monosemy.circuits.tasks import build_task
 from monosemy.cli import main
+from monosemy.errors import UserError
 from monosemy.pipeline.circuits_page import (
     edge_rows,
     head_rows,
@@ -182,6 +185,37 @@ def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(fa
                        [early, late])  # fmt: skip
     torch.testing.assert_close(by_gradient.scores, 1e3 * slope.scores, rtol=0.05, atol=5e-3)
     assert float(by_gradient.scores.abs().max()) > 0.02
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_masks_on_kept_edges(family, task_file):
+    model = make_tiny_model(family)
+    heads = as_heads(model)
+    data = shown(model, build_task(str(task_file), model, 5))
+    contrast = read_contrast(heads, data.positives, data.metric)
+    kept = [1, heads.n_heads + 2, 2 * heads.n_heads, 2 * heads.n_heads + 3, 3 * heads.n_heads + 1]
+    graph, batch = KeptGraph(contrast, kept), contrast.batches[0]
+    n = len(graph.edges)
+    torch.testing.assert_close(graph.metric(0, torch.ones(n)), batch.m_clean, rtol=1e-4, atol=1e-5)
+    exact = kept_edges(contrast, kept)
+    assert graph.edges == exact.edges
+    for number in range(n):  # a single 0 is the exact effect
+        mask = torch.ones(n)
+        mask[number] = 0
+        effect = float((batch.m_clean - graph.metric(0, mask)).double().mean())
+        assert effect == pytest.approx(float(exact.scores[number]), rel=1e-3, abs=2e-5), str(graph.edges[number])
+    # the slope at 1 is EAP, for all edges at once, two receivers of one layer among them
+    gates = torch.ones(n, requires_grad=True)
+    (slope,) = torch.autograd.grad(graph.metric(0, gates).mean(), gates)
+    torch.testing.assert_close(slope.double(), attribute_kept_edges(contrast, kept).scores, rtol=1e-3, atol=1e-5)
+    pruned = acdc_kept_edges(contrast, kept, [1e-9, 10.0])
+    assert float(pruned.scores.max()) <= 1e-9  # nothing is worth ten nats
+    probed = probe_kept_edges(contrast, kept, ProbeConfig(n_steps=3))
+    assert bool(((probed.scores > 0) & (probed.scores < 1)).all())
+    small = compile_circuit("induction", n_examples=5)
+    other = read_contrast(as_heads(small.model), small.data.positives, small.data.metric)
+    with pytest.raises(UserError, match="has edges of its own"):
+        KeptGraph(other, [0])
 
 
 def test_families_with_post_norms_have_heads_but_no_edges(task_file):

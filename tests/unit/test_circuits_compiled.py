@@ -143,7 +143,7 @@ def test_inert_heads_tell_positives_from_negatives_and_dead_heads_do_not(name):
         else:
             # a previous-token head sees nothing of a changed last symbol
             assert (moved.min() if head in circuit.inert else moved.mean()) > 0.01, head
-    # the mean outputs differ too, beyond what random halves of the negatives differ by
+    # how large the mean outputs are differs too, which is what the controls read
     inert = [layer * model.n_heads + head for layer, head in circuit.inert]
     means = [outputs[:, :, inert].mean(1).norm(dim=-1).mean(0) for outputs in (positive, negative)]
     assert bool((means[0] - means[1]).abs().max() > 0.01)
