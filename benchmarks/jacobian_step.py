@@ -3,8 +3,9 @@
 Real activations around the SwiGLU MLP in layer 15 of SmolLM2-135M (d 576, d_ff 1536), both SAEs TopK with k 32 from the
 first step, m 4608, AuxK idle. In the same rounds: sae-lens' TopK step by its own trainer on the MLP's input, the pair
 without penalty (two of our SAEs), with it, and with it on a share of the tokens. The breakdown times the parts of the
-penalty by themselves; `rest` is what the step takes beyond the pair without penalty and these parts. Extra memory is
-the highest resident size during a step of the penalty above that before it, sampled.
+penalty by themselves; `rest` is what the step takes, round by round, beyond the pair without penalty and these parts
+(below zero where the parts run faster inside the step). Extra memory is the kernel's high-water mark of the resident
+size during the penalty, value and gradient, above the size before it (Linux).
 
 Run: python benchmarks/jacobian_step.py [--batches 512 2048 8192] [--out docs/results/jacobian_step.json]
 """
@@ -15,14 +16,12 @@ import argparse
 import ctypes
 import gc
 import statistics
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import common
 import peers
-import psutil
 import torch
 from torch import Tensor
 
@@ -121,19 +120,20 @@ def extra_memory(pair: Pair, batch: dict[str, Tensor]) -> int:
     codes = [Code(sae, batch[s], training_code(sae, batch[s], K), K) for sae, s in zip((inputs, outputs), SITES)]
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would hide what is taken
-    process, done, peak = psutil.Process(), threading.Event(), [0]
+    before = kilobytes("VmRSS")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # resets the high-water mark
+    mean_magnitude(pair.slopes, *codes, 1, at=pair.config.at, max_memory=pair.max_memory).backward()
+    peak = kilobytes("VmHWM")
+    for sae in (inputs, outputs):
+        sae.zero_grad()
+    return max(0, 1024 * (peak - before))
 
-    def watch() -> None:
-        while not done.wait(0.0005):
-            peak[0] = max(peak[0], process.memory_info().rss)
 
-    before = process.memory_info().rss
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    mean_magnitude(pair.slopes, *codes, 1, max_memory=pair.max_memory)
-    done.set()
-    watcher.join()
-    return max(0, peak[0] - before)
+def kilobytes(name: str) -> int:
+    """A size out of this process's status."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(name))
 
 
 def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -> dict[str, Any]:
@@ -150,13 +150,18 @@ def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -
     contenders["sae-lens topk"] = dense["sae-lens topk"]
     parts = parts_of(make_pair(weights, whole[0], 1.0, 1.0, None), whole[0])
     seconds = common.rounds_of({**contenders, **parts}, rounds, warm_up=2)
+    whole_step, bare = seconds["pair, penalty on 1 of the tokens"], seconds["pair without penalty"]
+    seconds["rest"] = [
+        step - without - sum(pieces)
+        for step, without, *pieces in zip(whole_step, bare, *(seconds[name] for name in parts), strict=True)
+    ]
     reference = seconds["sae-lens topk"]
     rows = []
     for name, times in seconds.items():
         ratios = sorted(t / r for t, r in zip(times, reference))
         rows.append({
             "name": name, "milliseconds": 1e3 * statistics.median(times), "ratio": statistics.median(ratios),
-            "ratio_low": ratios[0], "ratio_high": ratios[-1], "part": name in parts,
+            "ratio_low": ratios[0], "ratio_high": ratios[-1], "part": name in parts or name == "rest",
         })  # fmt: skip
     memory = [
         {"bound": p.max_memory, "planned": p.n_bytes, "measured": extra_memory(p, whole[0])}

@@ -15,6 +15,8 @@ are positive; `n_elements` over `n_tokens` tells how many there were. J is that 
 E‖x‖² = E‖y‖² = 1 (slices.py), so the raw thresholds are not the published ones, which belong to unscaled activations.
 
 Every measure is a ratio, or a function, of sums over documents; intervals resample documents (evals/intervals.py).
+Given k (TopK's), `short_in` and `short_out` are the shares of tokens with fewer than k active input and output latents:
+there fewer pre-activations than k are positive, J has fewer than k² elements, and the penalty's mean over k² is lower.
 share_of_90 is read off a histogram with 40 bins a decade: it is off by less than 3% of its value.
 """
 
@@ -74,9 +76,10 @@ class JacobianRecord:
 
 
 class JacobianMeter:
-    """The sums behind a JacobianRecord, filled batch by batch."""
+    """The sums behind a JacobianRecord, filled batch by batch. `k`: latents that both SAEs select, if that is fixed."""
 
-    def __init__(self) -> None:
+    def __init__(self, k: int | None = None) -> None:
+        self.k = k
         self._blocks = Blocks()
         limit = self._blocks.limit
         self._sums = np.zeros((limit, len(_COLUMNS)))
@@ -94,6 +97,8 @@ class JacobianMeter:
         if not torch.isfinite(J).all():
             raise UserError("the Jacobian holds NaN or infinity; leave this pair out or train it again")
         columns = _per_token(J, pairs)
+        for side, active in (("in", slices.in_active), ("out", slices.out_active)):
+            columns[f"short_{side}"] = (active.sum(1) < (self.k or 0)).double()
         limit = len(self._sums)
         self._sums += block_sums(torch.stack([columns[name] for name in _COLUMNS], 1), block, limit)
         element_block = block[:, None, None].expand_as(J)[pairs]
@@ -114,7 +119,8 @@ class JacobianMeter:
         sums: Sums = {name: self._sums[:n, place] for place, name in enumerate(_COLUMNS)}
         sums |= {"counts": self._counts[:n], "totals": self._totals[:n]}
         weights = bootstrap_weights(n, n_bootstrap, seed) if n > 1 else np.zeros((0, n))
-        found = {name: _evaluated(measure, sums, weights) for name, measure in _MEASURES.items()}
+        measures = _MEASURES if self.k is None else {**_MEASURES, **_SHORT}
+        found = {name: _evaluated(measure, sums, weights) for name, measure in measures.items()}
         estimates = {name: Estimate(value, percentiles(drawn, confidence)) for name, (value, drawn) in found.items()}
         return JacobianRecord(
             n_tokens=int(sums["tokens"].sum()),
@@ -205,7 +211,7 @@ def _ratio(top: str, bottom: str = "elements") -> Callable[[Sums], ndarray]:
 
 _OVER = [f"over_{t:g}" for t in THRESHOLDS] + [f"scaled_over_{t:g}" for t in SCALED_THRESHOLDS]
 _COLUMNS: Sequence[str] = (
-    "tokens", "elements", "abs", "share_tokens", "share", *_OVER,
+    "tokens", "elements", "abs", "share_tokens", "share", "short_in", "short_out", *_OVER,
     *(f"{prefix}power_{power}" for prefix in ("", "scaled_") for power in range(1, 5)),
 )  # fmt: skip
 _MEASURES: dict[str, Callable[[Sums], ndarray]] = {
@@ -218,3 +224,4 @@ _MEASURES: dict[str, Callable[[Sums], ndarray]] = {
     "token_share_of_90": _ratio("share", "share_tokens"),
     **{name: _ratio(name) for name in _OVER},
 }
+_SHORT = {name: _ratio(name, "tokens") for name in ("short_in", "short_out")}

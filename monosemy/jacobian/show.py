@@ -14,6 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from monosemy.jacobian.studies import short_notes
+
 _PLAIN_WIDTH = 160
 SHOWN = (("over_0.01", "|J|>.01"), ("scaled_over_0.1", ">.1 RMS"), ("share_of_90", "90% in"))
 """Measures that are compared in the terminal, with their headings."""
@@ -48,7 +50,7 @@ def frontier_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
             number(row["ablation"]["rank_correlation"]), number(row["ablation"]["r_squared"]),
             percent(row["average_over"]["0.01"]),
         )  # fmt: skip
-    return Group(first, second, third)
+    return Group(first, second, third, *(Text(note) for note in short_notes(rows)))
 
 
 def comparison_tables(rows: Sequence[Mapping[str, Any]]) -> Group:

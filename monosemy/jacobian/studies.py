@@ -35,6 +35,8 @@ SPARSITY = ("over_0.005", "over_0.01", "over_0.02", "scaled_over_0.01", "scaled_
 """Measures that fall as the Jacobian becomes sparser."""
 COMPARED = (*SPARSITY, "kurtosis", "scaled_kurtosis")
 SIDES = ("in", "out")
+MANY_SHORT = 0.01
+"""Share of tokens with fewer than k active latents from which it is said."""
 UNKNOWN: Mapping[str, None] = {"value": None, "interval": None}
 
 
@@ -76,6 +78,19 @@ def frontier(
 def baseline(rows: Iterable[Row], row: Row) -> Row | None:
     """The pair with λ = 0 of the same L0 and seed."""
     return next((r for r in rows if r["lambda"] == 0 and (r["l0"], r["seed"]) == (row["l0"], row["seed"])), None)
+
+
+def short_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each pair of which many tokens have fewer than k active latents on a side."""
+    said = []
+    for row in rows:
+        shares = {side: (row["estimates"].get(f"short_{side}") or UNKNOWN)["value"] or 0.0 for side in SIDES}
+        if max(shares.values()) > MANY_SHORT:
+            said.append(
+                f"{row['name']}: {shares['in']:.1%} of the tokens have fewer than {row['l0']:g} positive input latents "
+                f"and {shares['out']:.1%} fewer output latents; their J is smaller, and is exact on what is active"
+            )
+    return said
 
 
 def choose(rows: Sequence[Row], max_cost: float = MAX_COST) -> Row:

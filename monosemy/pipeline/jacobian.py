@@ -84,6 +84,11 @@ class PairEntry:
             "at": self.at, "sites": list(self.sites),
         }  # fmt: skip
 
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """The identity, and which weights exactly."""
+        return {**self.identity, "weights": list(self.weights)}
+
 
 def results_folder(run: Path) -> Path:
     return run / "jacobian"
@@ -224,6 +229,11 @@ class Study:
         except UserError:
             return False  # damaged: made again
 
+    @property
+    def of(self) -> str:
+        """Of all trained pairs: results over several of them belong to these."""
+        return fingerprint([FORMAT, *([pair.identity, list(pair.weights)] for pair in self.pairs)])
+
     def identity(self, pair: PairEntry, settings: Any) -> str:
         """Of everything a result depends on."""
         asked = asdict(settings) if dataclasses.is_dataclass(settings) and not isinstance(settings, type) else settings
@@ -298,14 +308,14 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
     from monosemy.evals.frontier import read_evaluation
     from monosemy.jacobian.costs import read_losses
     from monosemy.jacobian.draws import FILE
-    from monosemy.jacobian.studies import choose, frontier
+    from monosemy.jacobian.studies import choose, frontier, short_notes
 
     for pair in study.pairs:
         path = study.pair_folder(pair) / "measures.json"
         wanted = study.identity(pair, settings)
         if again or not (study.done(path, wanted) and path.with_name(FILE).exists()):
             found = _measure_pair(study, pair, settings)
-            files.write_json(path, {"format": FORMAT, "fingerprint": wanted, **pair.identity, **found})
+            files.write_json(path, {"format": FORMAT, "fingerprint": wanted, **pair.made_of, **found})
     measured = [files.read_json(study.pair_folder(pair) / "measures.json") for pair in study.pairs]
     evaluation = read_evaluation(study.run.evaluation_path)
     rows = frontier(
@@ -315,7 +325,8 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
         chosen = choose(rows)["name"]
     except UserError:
         chosen = None  # no pair without penalty to compare with
-    document = {"format": FORMAT, "chosen": chosen, "rows": rows, "settings": asdict(settings)}
+    document = {"format": FORMAT, "of": study.of, "chosen": chosen, "rows": rows, "settings": asdict(settings)}
+    document["notes"] = short_notes(rows)
     files.write_json(study.folder / "frontier.json", document)
     return rows
 
@@ -337,7 +348,8 @@ def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> d
     rows = study.rows(pair, settings.n_tokens)
     loaded = study.load(pair)
     slicer, latent_map = loaded.slicer(), loaded.latent_map
-    meter = JacobianMeter()
+    topk = loaded.sae_in.name == loaded.sae_out.name == "topk"
+    meter = JacobianMeter(round(pair.l0) if topk else None)
     n_average = min(len(rows), settings.n_average_tokens)
     with progress.stage(f"jacobian: {pair.name}", total=len(rows) + n_average, unit="tokens") as bar:
         for chunk, slices in slicer.batches(rows):

@@ -80,7 +80,7 @@ def pairs_study(
     document = {
         "format": FORMAT,
         "fingerprint": wanted,
-        **entry.identity,
+        **entry.made_of,
         "n_tokens": len(rows),
         "n_average_tokens": averages.n_tokens,
         "outputs": found,
@@ -205,6 +205,7 @@ def random_study(
     """Trains and measures the pairs on each kind of random model, compares, and writes random.json; returns its rows.
 
     Each is a run of its own in jacobian/random, named by its kind and settings; what is done there is not done again.
+    Kinds that were compared before with the same pairs stay. Raises UserError for a λ that the run has no pair of.
     """
     from monosemy.jacobian.studies import compare
 
@@ -215,9 +216,12 @@ def random_study(
             f"{', '.join(f'{coef:g}' for coef in known)}"
         )
     trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]
-    found: dict[str, Any] = {}
-    histograms: dict[str, Any] = {}
-    folders: dict[str, str] = {}
+    path = study.folder / "random.json"
+    before = _kept(study, path)
+    found, histograms, folders = (
+        {kind: one for kind, one in before.get(part, {}).items() if kind not in kinds}
+        for part in ("frontiers", "histograms", "folders")
+    )
     for kind in kinds:
         config = random_config(study.run.config, kind, lambdas, l0)
         folder = study.folder / "random" / f"{kind}-{identity(config)[:8]}"
@@ -228,13 +232,25 @@ def random_study(
             histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})
     draws = {kind: read_draws(study.folder / "random" / name) for kind, name in folders.items()}
     rows = compare(trained, found, read_draws(study.run.folder), draws)
-    document = {"format": FORMAT, "rows": rows, "frontiers": found, "histograms": histograms, "folders": folders}
-    files.write_json(study.folder / "random.json", document)
+    document = {"format": FORMAT, "of": study.of, "rows": rows}
+    files.write_json(path, {**document, "frontiers": found, "histograms": histograms, "folders": folders})
     return rows
 
 
+def _kept(study: Study, path: Path) -> dict[str, Any]:
+    """An earlier result over the run's pairs as they are now; empty where there is none."""
+    try:
+        document = files.read_json(path) if path.exists() else {}
+    except UserError:
+        return {}  # damaged: made again
+    return document if document.get("of") == study.of else {}
+
+
 def interpretability_study(run: Run, names: Sequence[str], n_tokens: int | None = None) -> list[dict[str, Any]]:
-    """Label scores of the latents of pairs' SAEs, one row a SAE; builds the feature databases that are missing."""
+    """Label scores of the latents of pairs' SAEs, one row a SAE; builds the feature databases that are missing.
+
+    interpretability.json keeps the rows of other pairs that were scored before.
+    """
     from monosemy.features.database import FeatureDatabase
     from monosemy.pipeline.features import build_for_run
 
@@ -247,7 +263,9 @@ def interpretability_study(run: Run, names: Sequence[str], n_tokens: int | None 
         database = FeatureDatabase.open(folder)
         scores = {reader: database.columns[f"{reader}_auroc"] for reader in ("label", "combined", "top_token")}
         rows.append({**entry.identity, "site": site, **summarise_scores(scores)})
-    files.write_json(study.folder / "interpretability.json", {"format": FORMAT, "rows": rows})
+    path = study.folder / "interpretability.json"
+    kept = [row for row in _kept(study, path).get("rows", []) if row["name"] not in names]
+    files.write_json(path, {"format": FORMAT, "of": study.of, "rows": [*kept, *rows]})
     return rows
 
 

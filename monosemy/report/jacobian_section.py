@@ -33,6 +33,8 @@ class Jacobian:
     random: Mapping[str, Any] = field(default_factory=dict)
     pairs: Sequence[Mapping[str, Any]] = ()
     scores: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    """What a reader must know of single pairs."""
 
     @property
     def main(self) -> list[Mapping[str, Any]]:
@@ -42,7 +44,10 @@ class Jacobian:
 
 
 def read_jacobian(run_folder: Path) -> Jacobian | None:
-    """The studies of a run; None where its pairs were not measured. Raises UserError for a damaged file."""
+    """The studies of a run; None where its pairs were not measured. Raises UserError for a damaged file.
+
+    What was made of other SAEs than those measured last, before the run was trained anew, is left out.
+    """
     folder = run_folder / "jacobian"
     if not (folder / "frontier.json").exists():
         return None
@@ -50,13 +55,19 @@ def read_jacobian(run_folder: Path) -> Jacobian | None:
     try:
         found = read_json(folder / "frontier.json")
         names = [row["name"] for row in found["rows"]]
+        measures = {name: read_json(folder / name / "measures.json") for name in names}
+        pairs = {name: read_json(p) for name in names if (p := folder / name / "pairs.json").exists()}
+        more = {name: read_json(p) if (p := folder / f"{name}.json").exists() else {}
+                for name in ("random", "interpretability")}  # fmt: skip
+        random, scores = (one if one.get("of") == found["of"] else {} for one in more.values())
         return Jacobian(
             rows=found["rows"],
             chosen=found["chosen"],
-            histograms={name: read_json(folder / name / "measures.json")["histogram"] for name in names},
-            random=read_json(folder / "random.json") if (folder / "random.json").exists() else {},
-            pairs=[read_json(p) for name in names if (p := folder / name / "pairs.json").exists()],
-            scores=read_json(p)["rows"] if (p := folder / "interpretability.json").exists() else (),
+            histograms={name: one["histogram"] for name, one in measures.items()},
+            random=random,
+            pairs=[one for name, one in pairs.items() if one["weights"] == measures[name]["weights"]],
+            scores=scores.get("rows", ()),
+            notes=found.get("notes", ()),
         )
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"a file in {folder} is damaged ({type(error).__name__}: {error}); {again}") from None
@@ -88,7 +99,7 @@ def section(found: Jacobian, drawn: Mapping[str, Drawing]) -> str:
     parts = [
         f'<section id="{ANCHOR}"><h2>{escape(TITLE)}</h2>',
         f"<p>{escape(_what(found))}</p>",
-        bullets(_findings(found)),
+        bullets([*_findings(found), *found.notes]),
         figure(drawn["trade_off"]) if "trade_off" in drawn else "",
         _frontier(found),
         details("Linearity, ablation and averages over all pairs of latents", _behaviour(found)),

@@ -181,9 +181,37 @@ def test_randomised_models_are_trained_apart_and_compared(run, capsys):
     inner = run / "jacobian" / "random" / document["folders"]["published"]
     models = [read_json(folder / "run.json")["provenance"]["model"]["fingerprint"] for folder in (run, inner)]
     assert models[0] != models[1]
+    html = section(read_jacobian(run), drawings(read_jacobian(run)))
+    assert "published" in html
+    assert f"{row['explained']['in']['trained']:.3f}" in html
     before = (inner / "stages.json").read_bytes()
+    path = run / "jacobian" / "random.json"
+    other = {"matched": document["frontiers"]["published"]}  # as if another kind had been compared before
+    earlier = document | {"frontiers": other, "histograms": {}, "folders": {"matched": inner.name}}
+    path.write_text(json.dumps(earlier))
     command(*words)
     assert (inner / "stages.json").read_bytes() == before, "nothing is trained again"
+    assert {one["kind"] for one in read_json(path)["rows"]} == {"published", "matched"}, "the other kind stays"
+    path.write_text(json.dumps(earlier | {"of": "other SAEs"}))
+    assert not read_jacobian(run).random, "made of other SAEs than those measured"
+    command(*words)
+    assert {one["kind"] for one in read_json(path)["rows"]} == {"published"}
+
+
+def test_labels_of_both_pairs_are_scored(run, capsys):
+    command("interpret", run, "--no-report", "--tokens", "4k", "--pair", FIRST)
+    command("interpret", run, "--no-report", "--tokens", "4k", "--pair", SECOND)
+    shown = capsys.readouterr().out
+    rows = read_json(run / "jacobian" / "interpretability.json")["rows"]
+    sites = ["layers.1.mlp_in", "layers.1.mlp_out"]
+    assert [(one["name"], one["site"]) for one in rows] == [(name, site) for name in (FIRST, SECOND) for site in sites]
+    html = section(read_jacobian(run), drawings(read_jacobian(run)))
+    for one in rows:
+        assert 0 < one["n_label"] <= 48
+        low, high = one["label_auroc"]["interval"]
+        assert 0 <= low <= one["label_auroc"]["value"] <= high <= 1
+        assert f"{one['label_auroc']['value']:.3f} [{low:.3f}, {high:.3f}]" in html
+    assert f"{rows[-1]['label_auroc']['value']:.3f}" in shown
 
 
 def test_the_report_has_a_section_on_them(run):

@@ -14,6 +14,7 @@ from monosemy.errors import UserError
 from monosemy.jacobian.averages import BYTES_PER_ENTRY, AveragesMeter, PairAverages
 from monosemy.jacobian.draws import load_draws, ratio, save_draws
 from monosemy.jacobian.measures import BINS_PER_DECADE, LOWEST, N_BINS, JacobianMeter, bins
+from monosemy.jacobian.studies import short_notes
 from monosemy.report import jacobian_figures
 
 
@@ -161,6 +162,25 @@ def test_a_zero_jacobian_has_no_kurtosis_and_no_share():
     assert record["share_of_90"].value is None
     assert record["over_0.01"].value == 0
     assert record["scaled_over_0.005"].value == 0
+
+
+def test_tokens_with_fewer_active_latents_than_k_are_counted():
+    """Of 10 tokens 3 lack an input latent and 1 two output latents."""
+    inputs, outputs = torch.arange(4).expand(10, -1).clone(), torch.arange(4).expand(10, -1).clone()
+    inputs[:3, 3] = -1
+    outputs[9, 2:] = -1
+    meter = JacobianMeter(k=4)
+    meter.add(make_slices(torch.ones(10, 4, 4), outputs, inputs), torch.arange(10))
+    record = meter.finish()
+    assert (record["short_in"].value, record["short_out"].value) == (0.3, 0.1)
+    estimates = {name: {"value": one.value} for name, one in record.estimates.items()}
+    (note,) = short_notes([{"name": "pair", "l0": 4.0, "estimates": estimates}])
+    assert "30.0% of the tokens have fewer than 4 positive input latents and 10.0% fewer output latents" in note
+    full = JacobianMeter(k=4)
+    full.add(make_slices(torch.ones(10, 4, 4)), torch.arange(10))
+    estimates = {name: {"value": one.value} for name, one in full.finish().estimates.items()}
+    assert short_notes([{"name": "pair", "l0": 4.0, "estimates": estimates}]) == []
+    assert "short_in" not in record_of(torch.ones(3, 2, 2)).estimates, "no fixed k, nothing to fall short of"
 
 
 def test_bad_input_is_refused():
