@@ -150,7 +150,7 @@ def shares(found: Sequence[Point], site: str) -> Drawing:
         figure = Figure(figsize=(10.4, 3.7))
         looks = styles([p.architecture for p in shown], theme)
         panels = figure.subplots(1, len(SHARES))
-        margins(figure, left=0.6, right=0.1, bottom=0.52, top=0.72, hspace=0, wspace=0.55)
+        margins(figure, left=0.74, right=0.1, bottom=0.52, top=0.72, hspace=0, wspace=0.55)
         for axes, (measure, title) in zip(panels, SHARES.items(), strict=True):
             here = [p for p in shown if math.isfinite(p[measure].value)]
             if here:
