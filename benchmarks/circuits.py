@@ -18,8 +18,8 @@ prompts are 40 tokens where the others are 15 or 16: there the reference has 32 
 Finished pieces lie in --work (one file for each model and seed, named after its settings and the version), so that a
 run broken off continues where it was; put together in --out, with figures beside. On two free cores, about:
 
-    speed 1 minute, compiled 25 (15 pieces), trained 15 (10 pieces, and a minute more for each model not yet trained),
-    real 30 a task (4 pieces), sensitivity 15 (3 pieces): just under 3 hours in all; published-gpt2 20 a task
+    speed 1 minute, compiled 18 (15 pieces), trained 10 (10 pieces, and a minute more for each model not yet trained),
+    real 30 a task (4 pieces), sensitivity 15 (3 pieces): 2¾ hours in all; published-gpt2 20 a task
 
 Not of a whole run, but from passes timed on one core (SmolLM2: 0.075 s a prompt of 16 tokens, 0.15 s one of 40, a pass
 with its gradient 2.3 times that) and the assumption that two are 1.6 times as fast.
@@ -151,8 +151,7 @@ def compiled_part(name: str, seed: int, sizes: Sizes = Sizes(), methods: tuple[s
     return found
 
 
-def trained_part(task: str, seed: int) -> dict[str, Any]:
-    sizes = Sizes()
+def trained_part(task: str, seed: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
     trained = trained_model(task, seed, n_examples=sizes.n_made)
     heads = as_heads(trained.model)
     data, others = split(trained.data, sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -13,6 +14,7 @@ import torch
 from tiny_models import make_tiny_model
 
 from monosemy.circuits.tasks.prompts import Prompts
+from monosemy.circuits.trained import RECIPES
 
 FOLDER = str(Path(__file__).parents[2] / "benchmarks")
 METHODS = ("combined", "combined-no-codes", "eap", "codes", "kmeans", "mean-difference", "patching")
@@ -95,6 +97,15 @@ def test_pieces_are_kept_unless_skipped(scripts, tmp_path, capsys):
     assert circuits.made(path, lambda: pytest.fail("made again")) == {"n": 1}
     assert "skipped, right on 50%" in capsys.readouterr().out
     assert circuits.without_scores({"a": [{"importance": [1], "b": 2}], "labels": [0]}) == {"a": [{"b": 2}]}
+
+
+def test_trained_models_that_do_not_do_their_task_are_skipped(scripts, tmp_path, monkeypatch):
+    circuits = scripts("circuits")
+    monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path))
+    small = dataclasses.replace(RECIPES["induction"], n_steps=2, batch_size=4, d_model=16, n_heads=2)
+    monkeypatch.setitem(RECIPES, "induction", small)
+    with pytest.raises(circuits.SkippedError, match="less than 75%"):
+        circuits.trained_part("induction", 0, circuits.Sizes(10, 10))
 
 
 def test_references_that_cannot_be_scored_are_skipped(scripts):
