@@ -24,7 +24,8 @@ from monosemy.config import (
 from monosemy.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from monosemy.pipeline.jacobian import MeasureSettings, PairEntry, Study
+    from monosemy.pipeline.jacobian import PairEntry, Study
+    from monosemy.pipeline.jacobian_measures import MeasureSettings
 
 T = TypeVar("T")
 LAMBDAS = (0.0, 0.3, 3.0, 30.0)
@@ -92,7 +93,7 @@ def run_train(words: list[str]) -> None:
     _add_measures(parser)
     given = parser.parse_args(words)
     from monosemy.jacobian.show import frontier_tables, show
-    from monosemy.pipeline.jacobian import train_and_measure
+    from monosemy.pipeline.jacobian_measures import train_and_measure
 
     folder = Path(given.run).expanduser()
     show(frontier_tables(train_and_measure(_config(given), folder, _settings(given))))
@@ -144,7 +145,7 @@ def run_measure(words: list[str]) -> None:
     _add_measures(parser)
     given = parser.parse_args(words)
     from monosemy.jacobian.show import frontier_tables, show
-    from monosemy.pipeline.jacobian import measure
+    from monosemy.pipeline.jacobian_measures import measure
 
     folder, settings = Path(given.run).expanduser(), _settings(given)
     rows = _with_study(folder, lambda study: measure(study, settings, again=given.again))
@@ -244,7 +245,7 @@ def run_random(words: list[str]) -> None:
     given = parser.parse_args(words)
     from monosemy.jacobian.show import comparison_tables, show
     from monosemy.jacobian.studies import choose
-    from monosemy.pipeline.jacobian import measure
+    from monosemy.pipeline.jacobian_measures import measure
     from monosemy.pipeline.jacobian_studies import random_study
 
     settings, folder = _settings(given), Path(given.run).expanduser()
@@ -306,7 +307,7 @@ def _with_pair(folder: Path, name: str | None, use: Callable[[Study, PairEntry],
 
 
 def _settings(given: argparse.Namespace) -> MeasureSettings:
-    from monosemy.pipeline.jacobian import MeasureSettings
+    from monosemy.pipeline.jacobian_measures import MeasureSettings
 
     positive(**{"--curves": given.curves, "--ablation-tokens": given.ablation_tokens})
     return MeasureSettings(

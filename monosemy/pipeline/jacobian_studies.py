@@ -16,17 +16,13 @@ import numpy as np
 from monosemy import files, progress
 from monosemy.config import ModelConfig, RunConfig, identity
 from monosemy.errors import UserError
-from monosemy.pipeline.jacobian import (
-    FORMAT,
+from monosemy.pipeline.jacobian import FORMAT, PairEntry, Study, find_pairs, results_folder
+from monosemy.pipeline.jacobian_measures import (
     MeasureSettings,
-    PairEntry,
-    Study,
     average,
-    find_pairs,
     for_averages,
     measure,
     read_draws,
-    results_folder,
     train_and_measure,
 )
 from monosemy.run import Run
