@@ -53,7 +53,7 @@ def _estimates(scores: HeadScores) -> HeadScores:
 def head_importance(contrast: Contrast, ablation: Ablation = "resample") -> HeadScores:
     """HISP: unsigned, and comparable only within a layer before the division."""
     began = time.perf_counter()
-    size = _attribute(contrast, ablation, n_steps=1).abs().mean(0).double().cpu()
+    size = _attribute(contrast, ablation, n_steps=1).abs().mean(0).cpu().double()
     by_layer = size.view(contrast.heads.n_layers, -1)
     scores = (by_layer / by_layer.norm(dim=1, keepdim=True).clamp_min(1e-30)).flatten()
     return HeadScores("HISP", scores, False, time.perf_counter() - began, contrast.seconds, n_passes=3)

@@ -97,7 +97,7 @@ class Contrast:
 
 def metric_difference(contrast: Contrast, task: str = "") -> float:
     """D: mean m(clean) − m(corrupted). Raises UserError where it is not above 0, so that no share of it can be told."""
-    clean, corrupt = float(contrast.m_clean.double().mean()), float(contrast.m_corrupt.double().mean())
+    clean, corrupt = float(contrast.m_clean.cpu().double().mean()), float(contrast.m_corrupt.cpu().double().mean())
     if clean - corrupt <= 1e-6 * max(1.0, abs(clean)):
         raise UserError(
             f"the metric{f' of task {task!r}' if task else ''} is no larger on the prompts ({clean:.3g}) than on their "
@@ -174,7 +174,7 @@ class EdgeScores:
 def mean_intervals(per_example: Float[Tensor, "E n"], n_resamples: int = 1000) -> Float[Tensor, "n 2"]:
     """95% bootstrap intervals of the means over prompts."""
     weights = torch.from_numpy(bootstrap_weights(len(per_example), n_resamples)) / len(per_example)
-    means = weights @ per_example.double().cpu()
+    means = weights @ per_example.cpu().double()
     return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T
 
 
@@ -183,7 +183,7 @@ def from_examples(
 ) -> HeadScores:
     """Signed scores that are means over prompts, with their intervals; `began`: when the method's own work did."""
     seconds = time.perf_counter() - began
-    per_example = per_example.double().cpu()
+    per_example = per_example.cpu().double()
     return HeadScores(
         method, per_example.mean(0), True, seconds, contrast.seconds, per_example, mean_intervals(per_example), n_passes
     )

@@ -144,7 +144,7 @@ def patch_edges(
             for index in asked:
                 mask = torch.ones(len(graph.edges), device=contrast.heads.device)
                 mask[index] = 0
-                found[rows, index] = (batch.m_clean - graph.metric(batch, mask)).double()
+                found[rows, index] = (batch.m_clean - graph.metric(batch, mask)).cpu().double()
                 bar.advance()
     return _signed("patching", graph, found, began)
 
@@ -160,7 +160,7 @@ def attribute_edges(contrast: Contrast, n_steps: int = 1, ablation: Ablation = "
         clean, corrupted = (contrast.heads.inputs(p.tokens) for p in (batch.clean, batch.corrupted))
         for step in range(1, n_steps + 1):
             inputs = None if step == n_steps else corrupted + step / n_steps * (clean - corrupted)
-            total += _edge_derivatives(graph, batch, inputs).cpu()
+            total += _edge_derivatives(graph, batch, inputs)
         found.append(total / n_steps)
     return _signed("EAP" if n_steps == 1 else "EAP-IG", graph, torch.cat(found), began)
 
@@ -187,7 +187,7 @@ def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> 
     for number, gradient in enumerate(gradients):
         n_senders = 1 + min(number // 3, model.n_layers) * model.n_heads
         found.append(torch.einsum("btsd,bthd->bsh", difference[:, :, :n_senders], gradient).flatten(1))
-    return torch.cat(found, dim=1).double()
+    return torch.cat(found, dim=1).cpu().double()
 
 
 def acdc_edges(

@@ -51,7 +51,7 @@ def kept_edges(contrast: Contrast, kept: Sequence[int], ablation: Ablation = "re
         for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
             rows = slice(done, done := done + len(batch.examples))
             for number, (sender, receiver) in enumerate(places):
-                found[rows, number] = _effect(heads, batch, replacement, sender, receiver).double().cpu()
+                found[rows, number] = _effect(heads, batch, replacement, sender, receiver).cpu().double()
                 bar.advance(len(batch.examples))
     return _scores("patching", contrast, places, found, began)
 
@@ -71,7 +71,7 @@ def attribute_kept_edges(contrast: Contrast, kept: Sequence[int], ablation: Abla
         differences = {s: heads.added(s, lost[:, :, s]) for s in sorted(kept)}
         gradients = {r: _gradient(heads, batch, r) for r in dict.fromkeys(receiver for _, receiver in places)}
         columns = [(differences[s] * gradients[r]).sum((1, 2)) for s, r in places]
-        found.append(torch.stack(columns, 1).double().cpu() if columns else torch.zeros(len(batch.examples), 0))
+        found.append(torch.stack(columns, 1).cpu().double() if columns else torch.zeros(len(batch.examples), 0))
     return _scores("EAP", contrast, places, torch.cat(found), began)
 
 

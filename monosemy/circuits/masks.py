@@ -134,7 +134,7 @@ def train_gates(
             total.backward()
             optimizer.step()
             bar.advance()
-    return opening(a).detach().double().cpu()
+    return opening(a).detach().cpu().double()
 
 
 def opening(a: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -63,7 +63,7 @@ def exhaustive_patching(
         for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
             rows = slice(done, done := done + len(batch.examples))
             for index in asked:
-                effects[rows, index] = _effect(contrast.heads, batch, replacement, (index,), direction)
+                effects[rows, index] = _effect(contrast.heads, batch, replacement, (index,), direction).cpu().double()
                 bar.advance(len(batch.examples))
     name = {"noise": f"patching, {ablation}", "denoise": "patching, restored"}[direction]
     return from_examples(name, contrast, effects, began, passes_of(contrast.heads, asked))

@@ -190,7 +190,7 @@ def faithfulness(
 def curve(metric: Sequence[Float[Tensor, " E"]], kept: Sequence[int]) -> Faithfulness:
     """Faithfulness from the metric on every prompt with `kept` parts (heads or edges) kept; the first none, the last
     all of them."""
-    m = torch.stack(list(metric), 1).double().cpu().numpy()
+    m = torch.stack(list(metric), 1).cpu().double().numpy()
     gained = m - m[:, :1]
     whole = gained[:, -1:]
     if abs(whole.mean()) <= 1e-6 * max(1.0, float(np.abs(m).mean())):

@@ -91,7 +91,7 @@ class TaskAccuracy:
 
 def task_accuracy(logits: Tensor, examples: tuple[Example, ...]) -> TaskAccuracy:
     """From the logits [B, V] at the last position of the examples' prompts."""
-    right = accuracy(logits, examples).double().cpu().numpy()
+    right = accuracy(logits, examples).cpu().double().numpy()
     top = logits.argmax(1).tolist()
     top1 = float(np.mean([token in example.answers for token, example in zip(top, examples)]))
     interval = ratio_interval(right, np.ones(len(right)), bootstrap_weights(len(right), 1000))
