@@ -82,15 +82,16 @@ def save_documents(path: Path, sites: Sites) -> None:
             sums = np.stack(list(found.sums.values())) if found.sums else np.zeros((0, len(found.n_tokens)))
             tensors[f"{place}/sums"] = torch.from_numpy(sums.astype(np.float64))
     with atomic_path(path) as temporary:
-        save_tensors(temporary, tensors, {"format": str(FORMAT), "names": json.dumps(names)})
+        # one entry: safetensors writes several in an order of its own, and the same run must give the same bytes
+        save_tensors(temporary, tensors, {"about": json.dumps({"format": FORMAT, "names": names})})
 
 
 def load_documents(path: Path) -> dict[str, dict[str, DocumentSums]]:
     """Reads documents.safetensors; raises UserError for a missing, damaged or foreign file."""
     try:
         with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
-            if about.get("format") != str(FORMAT):
+            about = json.loads((file.metadata() or {})["about"])
+            if about.get("format") != FORMAT:
                 raise ValueError(f"format {about.get('format')!r}, this version reads {FORMAT}")
             return {
                 site: {
@@ -101,7 +102,7 @@ def load_documents(path: Path) -> dict[str, dict[str, DocumentSums]]:
                     )
                     for quantity, listed in quantities.items()
                 }
-                for site, quantities in json.loads(about["names"]).items()
+                for site, quantities in about["names"].items()
             }
     except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
         raise UserError(

@@ -28,7 +28,7 @@ losses and KL add about 4% to that on a CPU (135M parameters, vocabulary 49,152)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,7 +85,7 @@ class ModelLosses:
     zero_loss_interval: Interval
     n_loss_tokens: int
     records: dict[str, ModelLossRecord]
-    documents: DocumentSums
+    documents: DocumentSums = field(compare=False, repr=False)
     """Σ CE(spliced) − CE(clean) of each SAE by blocks of documents, for paired comparisons."""
 
 
