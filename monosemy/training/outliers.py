@@ -31,6 +31,7 @@ def ordinary_rows(
     so."""
     if multiple == 0:
         return None
-    error = torch.linalg.vecdot(x - reconstruction, x - reconstruction)
+    missed = x - reconstruction
+    error = torch.linalg.vecdot(missed, missed)
     wrecking = (error > multiple * error.median()) & (error > torch.linalg.vecdot(x, x))
     return ~wrecking if bool(wrecking.any()) else None
