@@ -19,6 +19,9 @@ from app_cases import model_run, page_run
 
 SITE, NAME, OTHER = "layers.6.resid_post", "jumprelu-l0_32-s0", "topk-l0_32-s0"
 SERVE = "import sys; from monosemy.app.server import run_browse; run_browse(sys.argv[1:])"
+# Seconds by which every answer of the server is held back, as on a busy machine: `MONOSEMY_BROWSER_SLOW=0.4 make
+# test-browser` finds tests that look too early.
+SLOW = float(os.environ.get("MONOSEMY_BROWSER_SLOW", 0))
 TRAIN = """
 import sys
 from pathlib import Path
@@ -113,10 +116,19 @@ def wait_until(page, expression: str, seconds: float = 20.0) -> None:
         page.wait_for_timeout(20)
 
 
+def wait_for_answers(page) -> None:
+    """Waits until everything in view answers the address: older answers stay in view, marked, until the new are in."""
+    from playwright.sync_api import expect
+
+    page.locator("main h1, main .message").first.wait_for()
+    expect(page.locator("[aria-busy=true], .empty.busy")).to_have_count(0)
+
+
 @pytest.fixture(scope="session")
 def chromium():
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         # Inside a container Chromium's own sandbox can't be set up; the pages come from this machine alone.
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
@@ -137,6 +149,10 @@ def new_page(chromium):
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
+        if SLOW:
+            slow = context.new_cdp_session(page)
+            line = {"offline": False, "latency": 1000 * SLOW, "downloadThroughput": -1, "uploadThroughput": -1}
+            slow.send("Network.emulateNetworkConditions", line)
         page.on("pageerror", lambda error: wrong.append(f"threw: {error}"))
 
         def logged(said) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import NAME, OTHER, SITE
+from conftest import NAME, OTHER, SITE, wait_for_answers
 
 PAGES = {
     "overview": "/",
@@ -29,7 +29,7 @@ def test_pages_are_accessible_and_fit(server, new_page, width, dark):
     found = []
     for name, address in PAGES.items():
         page.goto(server.address + address)
-        page.wait_for_load_state("networkidle")
+        wait_for_answers(page)
         page.evaluate("document.querySelectorAll('main details').forEach(one => one.open = true)")
         for violation in Axe().run(page).response["violations"]:
             targets = [node["target"] for node in violation["nodes"][:3]]

@@ -58,12 +58,18 @@ function useModel(first: ModelStatus): [ModelStatus, () => void] {
 function useNotes(): Pick<Shared, "notes" | "setNotes" | "notesState" | "readNotes"> {
   const [notes, setAll] = useState<Note[]>([]);
   const [notesState, setState] = useState<Shared["notesState"]>({ known: false, error: null });
+  const written = useRef(0);
   const setNotes = useCallback((found: Note[]) => {
+    written.current += 1;
     setAll(found);
     setState({ known: true, error: null });
   }, []);
   const readNotes = useCallback(() => {
-    api.notes().then(setNotes, (reason: unknown) => setState((old) => ({ ...old, error: sentence(reason) })));
+    const before = written.current;
+    api.notes().then(
+      (found) => before === written.current && setNotes(found), // else a saved note's answer is newer
+      (reason: unknown) => setState((old) => ({ ...old, error: sentence(reason) })),
+    );
   }, []);
   useEffect(readNotes, []);
   return useMemo(() => ({ notes, setNotes, notesState, readNotes }), [notes, notesState]);

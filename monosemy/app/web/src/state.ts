@@ -1,6 +1,6 @@
 /** What every page shares: the run, the SAE at hand, the model's state, notes; and loading with errors. */
 import { createContext } from "preact";
-import { useContext, useEffect, useRef, useState } from "preact/hooks";
+import { useContext, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Inputs } from "preact/hooks";
 import type { ModelStatus, Note, RunInfo, SaeEntry } from "./api";
 
@@ -32,23 +32,25 @@ export interface Loaded<T> {
   busy: boolean;
 }
 
-/** Loads at first and whenever `inputs` change; an older answer stays in view until the new one is there. */
+/** Loads at first and whenever `inputs` change; an older answer stays in view until the new one is there, `busy` from
+ * the very render that has the new inputs: a heading may already name them. */
 export function useLoad<T>(load: ((signal: AbortSignal) => Promise<T>) | null, inputs: Inputs): Loaded<T> {
-  const [state, setState] = useState<Loaded<T>>({ value: null, error: null, busy: load !== null });
+  const asked = useMemo(() => ({}), inputs);
+  const [state, setState] = useState<{ value: T | null; error: string | null; of: object | null }>({ value: null, error: null, of: null });
   useEffect(() => {
     if (!load) {
-      setState({ value: null, error: null, busy: false });
+      setState({ value: null, error: null, of: asked });
       return;
     }
     const abort = new AbortController();
-    setState((old) => ({ ...old, busy: true, error: null }));
+    setState((old) => ({ ...old, error: null }));
     load(abort.signal).then(
-      (value) => abort.signal.aborted || setState({ value, error: null, busy: false }),
-      (error: unknown) => abort.signal.aborted || setState({ value: null, error: sentence(error), busy: false }),
+      (value) => abort.signal.aborted || setState({ value, error: null, of: asked }),
+      (error: unknown) => abort.signal.aborted || setState({ value: null, error: sentence(error), of: asked }),
     );
     return () => abort.abort();
-  }, inputs);
-  return state;
+  }, [asked]);
+  return { value: state.value, error: state.error, busy: load !== null && state.of !== asked };
 }
 
 export function sentence(error: unknown): string {

@@ -11,11 +11,15 @@ export function Message({ bad, children }: { bad?: boolean; children: ComponentC
   );
 }
 
-/** What was loaded, or why it was not, or that it is on its way. */
+/** What was loaded, or why it was not, or that it is on its way; what is shown is marked while a newer answer is. */
 export function Await<T>({ of, children }: { of: Loaded<T>; children: (value: T) => ComponentChildren }) {
   if (of.error) return <Message bad>{of.error}</Message>;
   if (of.value === null) return of.busy ? <p class="empty busy">Loading…</p> : null;
-  return <>{children(of.value)}</>;
+  return (
+    <div class="awaited" aria-busy={of.busy}>
+      {children(of.value)}
+    </div>
+  );
 }
 
 export interface Option<V extends string> {
