@@ -40,11 +40,12 @@ def real_rows(n_tokens: int) -> Tensor:
     return rows / rows.square().sum(1).mean().sqrt()
 
 
-def save_real_split(path: Path, n_tokens: int, n_validation_tokens: int) -> None:
+def save_real_split(path: Path, n_tokens: int, n_validation_tokens: int, seed: int = 0) -> None:
     """Rows as `real_rows` (bfloat16), with rows and document numbers of validation documents, in one file.
 
     Tensors: train [n, 576] and validation [v, 576] at the training rows' E‖x‖² = 1, documents [v], scale (C).
-    Both sides drop the same positions: the first of each sequence, special tokens, norms beyond six medians.
+    Both sides drop the same positions: the first of each sequence, special tokens, norms beyond six medians. `seed`
+    draws the documents.
     """
     from monosemy.activations.harvest import harvest_rows
     from monosemy.activations.store import build_store
@@ -52,7 +53,7 @@ def save_real_split(path: Path, n_tokens: int, n_validation_tokens: int) -> None
     from monosemy.models.sources import load_model
 
     model = load_model("embedded", device="cpu", checks=False)
-    text = TextConfig(n_tokens=n_tokens, n_validation_tokens=n_validation_tokens)
+    text = TextConfig(n_tokens=n_tokens, n_validation_tokens=n_validation_tokens, seed=seed)
     tokens = prepare_tokens(text, model.tokenizer, model.tokenizer_fingerprint)
     config = ActivationsConfig(sites=(SITE,))
     store = build_store(model, tokens.train, [SITE], config)

@@ -20,13 +20,14 @@ TICKS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def write(path: Path, results: Mapping[str, Any]) -> None:
-    """Writes the PNG. Filled: the tries that the table compares; hollow: the others. Bars: 95% over documents."""
+    """Writes the PNG. Hollow: tries, on the first draw; filled: the chosen settings on the second, bars 95% over
+    documents and seeds; ours also at each L0 that a peer reached."""
     groups = {("monosemy", name): (one["tries"], one) for name, one in results["ours"].items()}
     groups |= {(row["library"], row["architecture"]): (row["tries"], row) for row in results["peers"]}
 
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(11.0, 3.1))
-        panels = figure.subplots(1, len(results["ours"]), sharey=True)
+        panels = figure.subplots(1, len(results["ours"]), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, results["ours"], strict=True):
             for (library, architecture), (tries, chosen) in groups.items():
                 if architecture != name:
@@ -38,6 +39,9 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
                 low, high = chosen["fvu_interval"]
                 bars = [[chosen["fvu"] - low], [high - chosen["fvu"]]]
                 axes.errorbar([chosen["l0"]], [chosen["fvu"]], bars, fmt=marker, color=colour, markersize=6)
+                if "ours" in chosen:
+                    marker, slot = LOOKS["monosemy"]
+                    axes.plot([chosen["ours"]["l0"]], [chosen["ours"]["fvu"]], marker, color=theme.series[slot])
             axes.axvline(results["l0"], color=theme.muted, linewidth=0.8, linestyle=":")
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")

@@ -1,48 +1,45 @@
 """Our SAEs beside other libraries': the same activations, width, steps and batch, compared at the L0 each one reaches.
 
-Rows: SmolLM2-135M, layers.12.resid_post, E‖x‖² = 1; validation documents that training never saw, half of them to
-choose among tries, the other half reported. Every library trains by its own trainer and losses (`peers_training.py`:
-what was set in proportion to the run). Tries: of ours four for each architecture (two learning rates; at the better one
-`OPTIONS`); of a peer three learning rates, or four tries where its L0 follows from a coefficient, each coefficient set
-from what the ones before it reached. FVU and dead share are ours
-(`evals.reconstruction`) on the library's own encode and decode, as its users have them at inference.
+SmolLM2-135M, layers.12.resid_post, E‖x‖² = 1. Two draws of the corpus: on the first all tries are made and chosen
+among, on the second the chosen settings are trained again, with every seed (weights and order of the rows), and
+measured on its validation documents. Every library trains by its own trainer and losses (`peers_training.py`: what was
+set in proportion to the run). FVU and dead share are ours (`evals.reconstruction`) on the library's own encode and
+decode, as its users have them at inference.
 
-The comparison that counts is at equal L0: for the chosen try of each peer row, ours is trained once more for the very
-L0 which that peer reached, and the ratio of the two errors has an interval over the same resampled documents.
+Tries: ours have four (two learning rates at the defaults; at the better one `OPTIONS`). A peer has three learning rates
+and a fourth beyond the best where that is at an end, between the best two where it is not (eai-sparsify one more, with
+its options for dead latents); where its L0 follows from a coefficient it has five, each coefficient set from what the
+ones before it reached. All are chosen by one rule (`best_of`). `OPTIONS` themselves came out of a dozen earlier runs of
+our TopK and BatchTopK on the first draw, so our defaults have a row of their own.
 
-Run, with the extra `bench` installed (about half an hour on two quiet cores; every try is kept, so that it can be
-stopped and started again; --rows limits it to some, the last call makes the table):
+The comparison that counts is at equal L0: for each peer row ours is trained for the very L0 which that peer reached,
+and the ratio of the two errors has an interval over the same resampled documents, seeds pooled; each seed's stands
+beside it.
+
+Run, with the extra `bench` installed (about 1½ hours on two quiet cores, with two processes at a time of different
+architectures; every run is kept, so that it can be stopped and started again; --rows limits it to some and makes no
+table):
   python benchmarks/peers_quality.py [--rows "sae-lens topk" …] [--out docs/results/peers_quality.json]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import common
 import peers_figure
-import peers_training
 import torch
-from peers_training import Clock, Data, Trained
-from safetensors.torch import load_file
-from torch import Tensor
+from peers_bench import OURS, Bench, Record
 
-from monosemy.config import TrainingConfig
-from monosemy.evals.intervals import Blocks, bootstrap_weights, ratio_interval
-from monosemy.evals.reconstruction import block_sums, evaluate_reconstruction
-from monosemy.saes.base import SaeConfig, calibrate
-from monosemy.saes.registry import ARCHITECTURES, build_sae
-from monosemy.training.trainee import Trainee
+from monosemy.evals.intervals import bootstrap_weights, ratio_interval
+from monosemy.saes.base import calibrate
+from monosemy.saes.registry import ARCHITECTURES
 
 L0 = 32
-OURS = "monosemy"
 RATES = {OURS: (2e-3, 4e-3), "sae-lens": (5e-4, 1.5e-3, 4e-3), "dictionary-learning": (5e-4, 1.5e-3, 4e-3),
          "eai-sparsify": (3.3e-3, 6.7e-3, 1.33e-2)}  # fmt: skip
 """Their defaults for these widths are 3e-4, 5.3e-4 and 1.33e-2, chosen for runs a hundred times longer."""
@@ -61,97 +58,6 @@ PEERS = [
 STEEPNESS = 0.28
 """FVU falls about as L0^−0.28 here (our frontier): only ranks tries that reached different L0s."""
 
-Record = dict[str, Any]
-Run = Callable[..., Record]
-
-
-class Bench:
-    """Rows, and every try made so far (one JSON line each)."""
-
-    def __init__(self, folder: Path, d_sae: int, batch: int, n_steps: int) -> None:
-        path = folder / "rows.safetensors"
-        if not path.exists():
-            common.save_real_split(path, n_tokens=300_000, n_validation_tokens=32_768)
-        rows = load_file(path)
-        train, validation, documents = rows["train"], rows["validation"].float(), rows["documents"]
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: n_steps * batch]
-        self.data = Data(list(train[order].float().split(batch)), float(rows["scale"]))
-        self.held_in = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(1))[:32_768]].float()
-        reported = documents % 2 == 1
-        self.sides = {
-            "tuning": (validation[~reported], documents[~reported]),
-            "reported": (validation[reported], documents[reported]),
-        }
-        self.d_sae = d_sae
-        self.size = {"d_sae": d_sae, "batch": batch, "n_steps": n_steps}
-        self.log = folder / "tries.jsonl"
-        self.warm: set[str] = set()
-        self.known: dict[str, Record] = {}
-        if self.log.exists():
-            self.known = {r["key"]: r for r in map(json.loads, self.log.read_text().splitlines())}
-
-    def tried(
-        self, library: str, architecture: str, l0: float, rate: float, coef: float | None = None, **extra: Any
-    ) -> Record:
-        """The record of one training run, made now unless it was before."""
-        settings = {"learning_rate": rate, "coef": coef, **extra}
-        about = {"library": library, "architecture": architecture, "asked_l0": l0, "settings": settings}
-        key = json.dumps({**about, **self.size})
-        if key not in self.known:
-            trained = (
-                self._ours(architecture, l0, rate, extra)
-                if library == OURS
-                else peers_training.LIBRARIES[library](
-                    architecture, self.data, self.d_sae, float(l0), rate, coef, **extra
-                )
-            )
-            record = {"key": key, **about, "seconds": trained.seconds, "cpu_seconds": trained.cpu_seconds}
-            record |= {side: self._measured(trained, *rows) for side, rows in self.sides.items()}
-            with self.log.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            self.known[key] = record
-            self._tell(record)
-        return self.known[key]
-
-    def _ours(self, architecture: str, l0: float, rate: float, options: Mapping[str, float]) -> Trained:
-        data = self.data
-        if architecture not in self.warm:  # compiles the kernels: no part of a step
-            self.warm.add(architecture)
-            self._trainee(architecture, l0, rate, options).step(data.batches[0], 0)
-        trainee = self._trainee(architecture, l0, rate, options)
-        clock = Clock()
-        for index, x in enumerate(data.batches):
-            trainee.step(x, index)
-        seconds = clock.seconds()
-        calibrate(trainee.sae, list(self.held_in.split(4096)))
-        return Trained(trainee.sae, *seconds)
-
-    def _trainee(self, architecture: str, l0: float, rate: float, options: Mapping[str, float]) -> Trainee:
-        data = self.data
-        sae = build_sae(SaeConfig(architecture, data.d_in, self.d_sae, l0, options=dict(options)))
-        settings = TrainingConfig(batch_tokens=data.batch_tokens, learning_rate=rate)
-        trainee = Trainee(sae, settings, data.n_steps, data.n_steps * data.batch_tokens)
-        sae.initialise(self.held_in[:4096], trainee.target_l0(0.0))
-        return trainee
-
-    @staticmethod
-    def _measured(trained: Trained, rows: Tensor, documents: Tensor) -> Record:
-        found = evaluate_reconstruction({"": trained.dictionary}, [(rows, documents)])[""].record
-        block = Blocks().rows(documents)
-        with torch.no_grad():
-            parts = [trained.dictionary.decode(trained.dictionary.encode(x)) for x in rows.split(4096)]
-        errors = block_sums((rows - torch.cat(parts)).square().sum(1, keepdim=True), block, int(block.max()) + 1)
-        return asdict(found) | {"errors": errors[:, 0].tolist()}
-
-    @staticmethod
-    def _tell(record: Record) -> None:
-        found, settings = record["reported"], {k: v for k, v in record["settings"].items() if v is not None}
-        print(
-            f"{record['library']:20s} {record['architecture']:11s} {settings!s:60s} L0 {found['l0']:7.2f}  "
-            f"FVU {found['fvu']:.4f}  dead {found['dead_fraction']:.3f}  {record['seconds']:.0f} s",
-            flush=True,
-        )
-
 
 def at_l0(record: Record, l0: float = L0) -> float:
     """Tuning FVU carried to `l0` along the usual slope: for ranking tries."""
@@ -169,16 +75,19 @@ def best_of(records: list[Record]) -> Record:
     return min(near, key=at_l0) if near else min(records, key=misses)
 
 
+def rate_of(record: Record) -> float:
+    return float(record["settings"]["learning_rate"])
+
+
 def our_tries(bench: Bench, architecture: str) -> list[Record]:
     found = [bench.tried(OURS, architecture, L0, rate) for rate in RATES[OURS]]
-    rate = min(found, key=lambda r: r["tuning"]["fvu"])["settings"]["learning_rate"]
+    rate = rate_of(best_of(found))
     return found + [bench.tried(OURS, architecture, L0, rate, **options) for options in OPTIONS]
 
 
-def our_settings(record: Record) -> dict[str, Any]:
-    """What trains such a SAE again, at another L0."""
-    settings = dict(record["settings"])
-    return {"rate": settings.pop("learning_rate"), **settings}
+def our_defaults(tries: list[Record]) -> Record:
+    """The better of the tries without options."""
+    return best_of(tries[: len(RATES[OURS])])
 
 
 def search(bench: Bench, library: str, architecture: str) -> list[Record]:
@@ -189,28 +98,38 @@ def search(bench: Bench, library: str, architecture: str) -> list[Record]:
         found = [bench.tried(library, architecture, L0, rate, 1.0, bandwidth=b) for rate, b in tries]
         best = best_of(found)["settings"]
         more = {"bandwidth": 3 * best["bandwidth"]}
-        return [*found, bench.tried(library, architecture, L0, best["learning_rate"], best["coef"], **more)]
+        found.append(bench.tried(library, architecture, L0, best["learning_rate"], best["coef"], **more))
+        best = best_of(found)["settings"]
+        faster = {"bandwidth": best["bandwidth"]}
+        return [*found, bench.tried(library, architecture, L0, 2 * rates[2], best["coef"], **faster)]
     if (library, architecture) in FIRST_COEF:
         return landed(bench, library, architecture, rates, FIRST_COEF[library, architecture])
     found = [bench.tried(library, architecture, L0, rate) for rate in rates]
+    found.append(bench.tried(library, architecture, L0, next_rate(rates, best_of(found))))
     if library == "eai-sparsify":
-        rate = best_of(found)["settings"]["learning_rate"]
-        extra = {"k_decay_steps": bench.data.n_steps // 10, "auxk_alpha": 1 / 32}
-        found.append(bench.tried(library, architecture, L0, rate, **extra))
+        extra = {"k_decay_steps": bench.n_steps // 10, "auxk_alpha": 1 / 32}
+        found.append(bench.tried(library, architecture, L0, rate_of(best_of(found)), **extra))
     return found
+
+
+def next_rate(rates: tuple[float, ...], best: Record) -> float:
+    """Twice or half the best rate where it is the last or first of the grid, else half way to the next larger one."""
+    rate = rate_of(best)
+    if rate == rates[-1]:
+        return 2 * rate
+    return rate / 2 if rate == rates[0] else float(f"{math.sqrt(rate * rates[-1]):.4g}")
 
 
 def landed(bench: Bench, library: str, architecture: str, rates: tuple[float, ...], coef: float) -> list[Record]:
-    """The two higher learning rates, each with a coefficient corrected by what came before; two more at the better."""
+    """Each of the two higher learning rates twice, with a coefficient corrected by what came before; one more at the
+    better."""
     found: list[Record] = []
-    for rate in rates[1:]:
-        found.append(bench.tried(library, architecture, L0, rate, coef))
-        coef = next_coef(found)
-    rate = min(found, key=at_l0)["settings"]["learning_rate"]
-    for _ in range(2):
-        mine = [r for r in found if r["settings"]["learning_rate"] == rate]
-        found.append(bench.tried(library, architecture, L0, rate, next_coef(mine)))
-    return found
+    for rate in rates[1:] * 2:
+        same = [r for r in found if rate_of(r) == rate]
+        found.append(bench.tried(library, architecture, L0, rate, next_coef(same or found) if found else coef))
+    rate = rate_of(best_of(found))
+    same = [r for r in found if rate_of(r) == rate]
+    return [*found, bench.tried(library, architecture, L0, rate, next_coef(same))]
 
 
 def next_coef(found: list[Record]) -> float:
@@ -226,104 +145,113 @@ def next_coef(found: list[Record]) -> float:
     return float(f"{math.exp(points[0][0] + max(-math.log(8), min(math.log(8), move))):.4g}")
 
 
-def interpolated(records: list[Record], chosen: Record) -> float | None:
-    """Reported FVU at the asked L0, linear in log L0 between the chosen rate's tries on both sides of it."""
-    rate = chosen["settings"]["learning_rate"]
-    same = [r["reported"] for r in records if r["settings"]["learning_rate"] == rate]
-    below = max((r for r in same if r["l0"] <= L0), key=lambda r: r["l0"], default=None)
-    above = min((r for r in same if r["l0"] >= L0), key=lambda r: r["l0"], default=None)
-    if below is None or above is None:
-        return None
-    if above["l0"] == below["l0"]:
-        return float(below["fvu"])
-    share = math.log(L0 / below["l0"]) / math.log(above["l0"] / below["l0"])
-    return float(below["fvu"] + share * (above["fvu"] - below["fvu"]))
+def pooled(records: list[Record]) -> Record:
+    """Means over the seeds, intervals from the lowest to the highest end of theirs."""
+    found = [r["reported"] for r in records]
+    told: Record = {"settings": records[0]["settings"], "asked_l0": records[0]["asked_l0"]}
+    for measure in ("l0", "fvu", "dead_fraction"):
+        ends = [one[f"{measure}_interval"] for one in found]
+        told[measure] = statistics.fmean(one[measure] for one in found)
+        told[f"{measure}_interval"] = [min(low for low, _ in ends), max(high for _, high in ends)]
+        told[f"{measure}_by_seed"] = [one[measure] for one in found]
+    return told | {key: found[0][key] for key in ("n_tokens", "n_documents")}
+
+
+def brief(record: Record) -> Record:
+    """A try."""
+    kept = {key: record["tuning"][key] for key in ("l0", "fvu", "dead_fraction")}
+    return {"settings": record["settings"], **kept}
 
 
 def compare(bench: Bench, library: str, architecture: str, ours: Record) -> Record:
     """One row of a peer: its tries, its chosen one, and ours at the L0 that it reached."""
     tries = search(bench, library, architecture)
-    chosen = best_of(tries)
-    reached = chosen["reported"]["l0"]
-    asked = round(reached) if architecture == "topk" else round(reached, 1)
-    same = abs(math.log(reached / ours["reported"]["l0"])) < 0.02
-    equal = ours if same else bench.tried(OURS, architecture, max(1, asked), **our_settings(ours))
-    top, bottom = (torch.tensor(r["reported"]["errors"]).double().numpy() for r in (equal, chosen))
-    weights = bootstrap_weights(len(top), 2000)
+    theirs = bench.reported(best_of(tries))
+    mine = bench.reported(ours)
+    reached = pooled(theirs)["l0"]
+    if abs(math.log(reached / pooled(mine)["l0"])) > 0.01:
+        mine = bench.reported(ours, max(1, round(reached) if architecture == "topk" else round(reached, 1)))
+    top, bottom = (torch.tensor([r["errors"] for r in rows]).double().numpy() for rows in (mine, theirs))
+    weights = bootstrap_weights(top.shape[1], 2000)
     return {
-        "library": library, "architecture": architecture, "tries": [brief(r) for r in tries], **brief(chosen),
-        "fvu_at_32": interpolated(tries, chosen), "ours_l0": equal["reported"]["l0"],
-        "ours_fvu": equal["reported"]["fvu"], "ratio": float(top.sum() / bottom.sum()),
-        "ratio_interval": ratio_interval(top, bottom, weights),
+        "library": library, "architecture": architecture, "tries": [brief(r) for r in tries], **pooled(theirs),
+        "ours": pooled(mine), "ratio": float(top.sum() / bottom.sum()),
+        "ratio_interval": ratio_interval(top.sum(0), bottom.sum(0), weights),
+        "ratio_by_seed": (top.sum(1) / bottom.sum(1)).tolist(),
     }  # fmt: skip
 
 
-def brief(record: Record) -> Record:
-    found = record["reported"]
-    kept = ("l0", "l0_interval", "fvu", "fvu_interval", "dead_fraction", "dead_fraction_interval", "n_tokens",
-            "n_documents")  # fmt: skip
-    shown = {key: record[key] for key in ("settings", "seconds", "cpu_seconds")}
-    return shown | {key: found[key] for key in kept} | {"tuning_fvu": record["tuning"]["fvu"]}
-
-
 def step_times(bench: Bench, rounds: int) -> dict[str, float]:
-    """Milliseconds a step at this size, medians of interleaved rounds (needs a quiet machine)."""
+    """Milliseconds a step at this size, medians of interleaved rounds (needs a quiet machine); and of the whole
+    calibration of ours, which is no part of a step."""
     import peers
     import step as single
 
     batches = bench.data.batches[:10]
     contenders: dict[str, Callable[[], object]] = {}
     for name in ARCHITECTURES:
-        contenders[f"{OURS} {name}"] = single.stepper(single.trainee(name, batches[0], bench.d_sae), batches, [])
+        trainee = single.trainee(name, batches[0], bench.d_sae)
+        contenders[f"{OURS} {name}"] = single.stepper(trainee, batches, [])
         for _ in range(60):
             contenders[f"{OURS} {name}"]()
+    held_in = list(bench.first.held_in.split(4096))
+    contenders[f"{OURS} calibration"] = lambda: calibrate(trainee.sae, held_in)
     contenders |= peers.steppers(bench.data.d_in, bench.d_sae, L0, batches, 100_000)
     return {name: 1e3 * seconds for name, seconds in common.medians(contenders, rounds=rounds).items()}
 
 
-def table(ours: Mapping[str, Record], rows: list[Record]) -> None:
-    print("\narchitecture  library               L0 (asked 32)  FVU              dead %   ours at that L0  ours/theirs")
+def table(ours: Mapping[str, Record], rows: list[Record]) -> str:
+    """In Markdown. ±: half of the 95% interval over documents, lowest to highest of the seeds."""
+
+    def cells(one: Record) -> str:
+        low, high = one["fvu_interval"]
+        half = f"{(high - low) / 2:.3f}".lstrip("0")
+        return f"{one['l0']:.1f} | {one['fvu']:.4f} ±{half} | {100 * one['dead_fraction']:.1f}"
+
+    lines = [
+        "| | | tries | L0 | FVU | dead % | ours at that L0 | its dead % | ours ÷ theirs | by seed |",
+        "|---" * 10 + "|",
+    ]
     for name, record in ours.items():
-        low, high = record["fvu_interval"]
-        print(f"{name:13s} {OURS:21s} {record['l0']:8.2f}       {record['fvu']:.4f} ±{(high - low) / 2:.4f}  "
-              f"{100 * record['dead_fraction']:6.2f}")  # fmt: skip
+        lines.append(f"| {name} | {OURS} | {len(record['tries'])} | {cells(record)} | | | | |")
+        lines.append(f"| | {OURS}, defaults | | {cells(record['defaults'])} | | | | |")
         for row in (r for r in rows if r["architecture"] == name):
-            low, high = row["fvu_interval"]
-            print(f"{'':13s} {row['library']:21s} {row['l0']:8.2f}       {row['fvu']:.4f} ±{(high - low) / 2:.4f}  "
-                  f"{100 * row['dead_fraction']:6.2f}   {row['ours_fvu']:.4f}           {row['ratio']:.3f} "
-                  f"[{row['ratio_interval'][0]:.3f}, {row['ratio_interval'][1]:.3f}]")  # fmt: skip
+            low, high = row["ratio_interval"]
+            seeds = " ".join(f"{ratio:.3f}" for ratio in row["ratio_by_seed"])
+            lines.append(f"| | {row['library']} | {len(row['tries'])} | {cells(row)} | {row['ours']['fvu']:.4f} | "
+                         f"{100 * row['ours']['dead_fraction']:.1f} | {row['ratio']:.3f} [{low:.3f}, {high:.3f}] | "
+                         f"{seeds} |")  # fmt: skip
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("runs/peers_quality"), help="rows and finished tries")
+    parser.add_argument("--folder", type=Path, default=Path("runs/peers_quality"), help="rows and finished runs")
     parser.add_argument("--rows", nargs="+", help='rows to run now, e.g. "sae-lens topk"; no table then')
     parser.add_argument("--width", type=int, default=2304)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--time", type=int, default=0, metavar="ROUNDS", help="also time steps in interleaved rounds")
     parser.add_argument("--figure", type=Path, help="PNG of every try")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    bench = Bench(chosen.folder, chosen.width, chosen.batch, chosen.steps)
-    tuned: dict[str, list[Record]] = {}
-    for name in ARCHITECTURES:
-        if not chosen.rows or any(name == row.split()[-1] for row in chosen.rows):
-            tuned[name] = our_tries(bench, name)
-    ours = {name: min(records, key=lambda r: r["tuning"]["fvu"]) for name, records in tuned.items()}
-    rows = [
-        compare(bench, library, name, ours[name])
-        for library, name in PEERS
-        if not chosen.rows or f"{library} {name}" in chosen.rows
-    ]
-    brief_ours = {name: brief(r) | {"tries": [brief(t) for t in tuned[name]]} for name, r in ours.items()}
-    table(brief_ours, rows)
-    results: Record = {**bench.size, "l0": L0, "ours": brief_ours, "peers": rows}
+    bench = Bench(chosen.folder, chosen.width, chosen.batch, chosen.steps, chosen.seeds)
+    wanted = [(library, name) for library, name in PEERS if not chosen.rows or f"{library} {name}" in chosen.rows]
+    tuned = {name: our_tries(bench, name) for name in ARCHITECTURES if name in {name for _, name in wanted}}
+    rows = [compare(bench, library, name, best_of(tuned[name])) for library, name in wanted]
+    ours: dict[str, Record] = {}
+    for name, tries in tuned.items():
+        best, plain = (pooled(bench.reported(one)) for one in (best_of(tries), our_defaults(tries)))
+        ours[name] = best | {"defaults": plain, "tries": [brief(one) for one in tries]}
+    if chosen.rows:
+        return
+    print(table(ours, rows))
+    results: Record = {**bench.size, "l0": L0, "seeds": chosen.seeds, "ours": ours, "peers": rows}
     if chosen.time:
         results["step_milliseconds"] = step_times(bench, chosen.time)
         for name, value in results["step_milliseconds"].items():
             print(f"{name:32s} {value:8.1f} ms")
-    results["median_ratio"] = statistics.median(r["ratio"] for r in rows) if rows else None
     if chosen.figure:
         peers_figure.write(chosen.figure, results)
     common.save(chosen.out, results)

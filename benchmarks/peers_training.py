@@ -38,6 +38,8 @@ class Data:
 
     batches: list[Tensor]
     scale: float
+    seed: int = 0
+    """Of the starting weights."""
 
     @property
     def n_steps(self) -> int:
@@ -113,7 +115,7 @@ def sae_lens(
         "gated": (saes.GatedTrainingSAE, saes.GatedTrainingSAEConfig, warm),
         "jumprelu": (saes.JumpReLUTrainingSAE, saes.JumpReLUTrainingSAEConfig, tanh),
     }[architecture]
-    torch.manual_seed(0)
+    torch.manual_seed(data.seed)
     sae = cls(config(**common, **(own | extra)))
     settings = SAETrainerConfig(
         total_training_samples=n * data.batch_tokens, train_batch_size_samples=data.batch_tokens, lr=learning_rate,
@@ -162,9 +164,9 @@ def dictionary_learning(
     }[architecture]
     common = {
         "steps": n, "activation_dim": data.d_in, "dict_size": d_sae, "layer": 0, "lm_name": "", "device": "cpu",
-        "warmup_steps": round(WARMUP * n), "decay_start": n - round(DECAY * n), "seed": 0, "lr": learning_rate,
+        "warmup_steps": round(WARMUP * n), "decay_start": n - round(DECAY * n), "seed": data.seed, "lr": learning_rate,
     }  # fmt: skip
-    torch.manual_seed(0)
+    torch.manual_seed(data.seed)
     trainer = cls(**common, **(own | extra))
     trainer.dead_feature_threshold = DEAD * n * data.batch_tokens
     clock = Clock()
@@ -235,7 +237,7 @@ def sparsify(
         settings = TrainConfig(
             SparseCoderConfig(num_latents=d_sae, k=int(l0)), batch_size=1, lr=learning_rate, hookpoints=["site"],
             dead_feature_threshold=round(DEAD * len(model.rows)), save_every=10**9, save_dir=folder,
-            log_to_wandb=False, **extra,
+            init_seeds=[data.seed], log_to_wandb=False, **extra,
         )  # fmt: skip
         trainer = SparsifyTrainer(settings, dataset, model)
         with contextlib.redirect_stderr(io.StringIO()):
