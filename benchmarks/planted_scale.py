@@ -8,42 +8,49 @@ parents of a group are correlated) and, only where its parent fires, every child
   1,024 features in 256 dimensions, SAEs of 1,024 latents; 16,384 in 768, SAEs of 4,096 (the truth is wider than the
   SAE, as it is in a language model); all SAEs of a size and seed train side by side on one generated stream.
 
-Each architecture is asked for half, one and two times the true mean L0. Scores, over the d_sae most frequent features
-(all of them at the small size):
+Each architecture is asked for half, one and two times the true mean L0; with --far, in a further run of the small
+size's first seed, on the same rows, for four times. Scores, over the d_sae most frequent features (all of them at the
+small size):
   mean max cosine  largest cosine of a true direction with any decoder row, mean
   recall           share of true directions with a cosine of at least 0.9 to a decoder row
   precision        share of decoder rows with a cosine of at least 0.9 to any true direction
   F1               harmonic mean of the two
   uniqueness       share of decoder rows that are the best match of exactly one true feature (random: about 1/e)
-Intervals: bootstrap over features and latents of all seeds together. Control: a random dictionary.
+Intervals: bootstrap over features and latents of all seeds together; how seeds differ is not in them, it is in
+`by_seed`. Control: a random dictionary.
 The L0-choice diagnostic (`evals.l0_choice`) runs on fresh rows for every SAE; for one architecture on a finer grid.
 
-Run (about half an hour on two quiet cores; every size and seed is kept, so that it can be stopped and started again):
-  python benchmarks/planted_scale.py [--sizes small large] [--out docs/results/planted_scale.json]
+Run (about half an hour of one core; every size and seed is kept with the threads and seconds it took, so that the
+script can be stopped and started again):
+  python benchmarks/planted_scale.py [--sizes small large] [--far] [--out docs/results/planted_scale.json]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import common
+import run_folders
 import torch
 from torch import Tensor
 
 from monosemy.config import TrainingConfig
+from monosemy.errors import UserError
 from monosemy.evals.intervals import bootstrap_weights, percentiles
-from monosemy.evals.l0_choice import choose_l0, tail_projection
+from monosemy.evals.l0_choice import TailProjection, choose_l0, tail_projection
 from monosemy.evals.reconstruction import evaluate_reconstruction
 from monosemy.files import read_json, write_json
 from monosemy.kernels import dispatch
 from monosemy.kernels.reference import Pattern
 from monosemy.progress import stage
+from monosemy.run import machine
 from monosemy.saes.base import SaeConfig, calibrate
 from monosemy.saes.registry import ARCHITECTURES, build_sae
 from monosemy.training.trainee import Trainee
@@ -54,6 +61,11 @@ GROUP = PARENTS * (1 + CHILDREN)
 FOUND = 0.9
 FACTORS = (0.5, 1.0, 2.0)
 FINE, FINE_FACTORS = "batch_topk", (0.7, 1.4)
+FAR = {"small-0": (4.0,)}
+"""--far: factors of a further run of a size and seed, for the diagnostic beyond the grid that all seeds share."""
+COST = ("seed", "seconds", "processor_seconds", "threads", "machine")
+"""What a run records of itself; null where a file of an earlier version lacks it."""
+SCORES = ("mean_max_cosine", "recall", "precision", "f1", "uniqueness")
 
 
 @dataclass(frozen=True)
@@ -146,9 +158,9 @@ def scores(matches: list[dict[str, Tensor]], n_resamples: int = 500) -> dict[str
     return found | {f"{name}_interval": percentiles(value.numpy()) for name, value in resampled.items()}
 
 
-def asked(name: str, true_l0: float, fine: bool) -> dict[str, tuple[str, float, float]]:
-    """{label: (architecture, factor, L0)} of one architecture."""
-    factors = sorted({*FACTORS, *(FINE_FACTORS if fine and name == FINE else ())})
+def asked(name: str, true_l0: float, fine: bool, factors: Sequence[float] = ()) -> dict[str, tuple[str, float, float]]:
+    """{label: (architecture, factor, L0)} of one architecture; without `factors`, the grid of all seeds."""
+    factors = factors or sorted({*FACTORS, *(FINE_FACTORS if fine and name == FINE else ())})
     return {f"{name} {factor:g}": (name, factor, float(max(1, round(factor * true_l0)))) for factor in factors}
 
 
@@ -157,10 +169,10 @@ def by_frequency(data: Planted) -> Tensor:
     return data.rates.argsort(descending=True, stable=True)
 
 
-def run(size: Size, seed: int) -> dict[str, Any]:
-    """Trains every SAE of a size on one stream; returns its records and matches."""
+def run(size: Size, seed: int, factors: Sequence[float] = ()) -> dict[str, Any]:
+    """Trains every SAE of a size on one stream, the same for all `factors`; returns its records and matches."""
     data = Planted(size, seed)
-    wanted = {key: value for name in ARCHITECTURES for key, value in asked(name, data.l0, size.fine).items()}
+    wanted = {key: value for name in ARCHITECTURES for key, value in asked(name, data.l0, size.fine, factors).items()}
     config = TrainingConfig(batch_tokens=size.batch, learning_rate=size.learning_rate)
     held_in = data.batch(8192)
     trainees: dict[str, Trainee] = {}
@@ -168,7 +180,7 @@ def run(size: Size, seed: int) -> dict[str, Any]:
         sae = build_sae(SaeConfig(architecture, size.d_in, size.d_sae, l0, seed=seed + 1000))
         trainees[key] = Trainee(sae, config, size.n_steps, size.n_steps * size.batch)
         sae.initialise(held_in[:4096], trainees[key].target_l0(0.0))
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     with (
         stage(f"{size.n_true} features, seed {seed}", total=size.n_steps, unit="steps") as bar,
         Workers(len(trainees), torch.device("cpu")) as workers,
@@ -177,7 +189,8 @@ def run(size: Size, seed: int) -> dict[str, Any]:
             x = data.batch(size.batch)
             workers.run([partial(trainee.step, x, index) for trainee in trainees.values()])
             bar.advance()
-    seconds = time.perf_counter() - started
+    cost = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - used,
+            "threads": torch.get_num_threads(), "machine": machine()}  # fmt: skip
     for trainee in trainees.values():
         calibrate(trainee.sae, list(held_in.split(4096)))
     saes = {key: trainee.sae for key, trainee in trainees.items()}
@@ -189,7 +202,7 @@ def run(size: Size, seed: int) -> dict[str, Any]:
     records: dict[str, Any] = {}
     for key, (architecture, factor, l0) in wanted.items():
         found = measured[key].record
-        tails = [asdict(tail_projection(saes[key], fresh[:4096], n, l0=l0)) for n in ranks]
+        tails = [asdict(tail_projection(saes[key], fresh[:4096], n, l0=l0)) for n in ranks if n > l0]
         matches = best_matches(truth, saes[key].W_dec.detach(), size.d_sae)
         records[key] = {
             "architecture": architecture, "factor": factor, "asked_l0": l0, "l0": found.l0, "fvu": found.fvu,
@@ -198,61 +211,82 @@ def run(size: Size, seed: int) -> dict[str, Any]:
         }  # fmt: skip
     random = torch.randn(size.d_sae, size.d_in, generator=torch.Generator().manual_seed(seed + 2000))
     control = {name: values.tolist() for name, values in best_matches(truth, random, size.d_sae).items()}
-    return {"seed": seed, "true_l0": data.l0, "seconds": seconds, "saes": records, "random": control}
+    return {"seed": seed, "true_l0": data.l0, **cost, "saes": records, "random": control}
 
 
-def together(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Scores over all seeds of a size, and what the diagnostic says."""
+def scored(matches: Sequence[Mapping[str, list[float]]], n_resamples: int = 500) -> dict[str, Any]:
+    return scores([{name: torch.tensor(values) for name, values in m.items()} for m in matches], n_resamples)
 
-    def scored(matches: list[Mapping[str, list[float]]]) -> dict[str, Any]:
-        return scores([{name: torch.tensor(values) for name, values in m.items()} for m in matches])
 
-    rows = {}
-    for key, first in runs[0]["saes"].items():
-        same = [one["saes"][key] for one in runs]
-        means = {name: sum(s[name] for s in same) / len(same) for name in ("asked_l0", "l0", "fvu", "dead_fraction")}
-        about = {"architecture": first["architecture"], "factor": first["factor"]}
-        rows[key] = about | means | scored([s["matches"] for s in same])
+def together(runs: Sequence[dict[str, Any]], far: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Scores over all seeds of a size, each seed's own, what every run took, and what the diagnostic says.
+
+    `far`: further runs of some of the seeds, at other factors.
+    """
+    rows: dict[str, Any] = {}
+    for group in (runs, far):
+        for key in group[0]["saes"] if group else ():
+            rows[key] = row({one["seed"]: one["saes"][key] for one in group})
+    took = [{name: one.get(name) for name in COST} | {"factors": sorted({s["factor"] for s in one["saes"].values()})}
+            for one in (*runs, *far)]  # fmt: skip
+    further = {one["seed"]: one["saes"] for one in far}
+    whole = [one | {"saes": one["saes"] | further.get(one["seed"], {})} for one in runs]
     return {
-        "true_l0": runs[0]["true_l0"], "seconds": [one["seconds"] for one in runs], "saes": rows,
-        "random": scored([one["random"] for one in runs]), "choices": [c for one in runs for c in choices(one)],
+        "true_l0": runs[0]["true_l0"], "runs": took, "saes": rows,
+        "random": scored([one["random"] for one in runs]), "choices": [c for one in whole for c in choices(one)],
     }  # fmt: skip
+
+
+def row(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """One dictionary over its seeds: means, pooled scores with intervals, and single seeds."""
+    same = list(by_seed.values())
+    plain = ("asked_l0", "l0", "fvu", "dead_fraction")
+    means = {name: sum(s[name] for s in same) / len(same) for name in plain}
+    single = []
+    for seed, one in by_seed.items():
+        own = scored([one["matches"]], 1)
+        single.append({"seed": seed} | {name: one[name] for name in plain[1:]} | {name: own[name] for name in SCORES})
+    about = {"architecture": same[0]["architecture"], "factor": same[0]["factor"]}
+    return about | means | scored([s["matches"] for s in same]) | {"by_seed": single}
 
 
 def choices(one: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For every architecture and rank n: s_n against L0, and the L0 with the lowest."""
-    from monosemy.evals.l0_choice import TailProjection
-
     found = []
     for architecture in ARCHITECTURES:
         saes = [s for s in one["saes"].values() if s["architecture"] == architecture]
-        for place in range(len(saes[0]["tails"])):
-            tails = [TailProjection(**s["tails"][place]) for s in saes]
+        by_f1 = max(saes, key=lambda s: scored([s["matches"]], 1)["f1"])
+        for n in sorted({tail["n"] for s in saes for tail in s["tails"]}):
+            tails = [TailProjection(**tail) for s in saes for tail in s["tails"] if tail["n"] == n]
             choice = choose_l0(tails)
-            by_f1 = max(saes, key=lambda s: scores([{k: torch.tensor(v) for k, v in s["matches"].items()}], 1)["f1"])
             found.append({
                 "seed": one["seed"], "architecture": architecture, "n": tails[0].n, "chosen_l0": choice.l0,
                 "at_edge": choice.at_edge, "not_told_apart": choice.not_told_apart, "best_f1_l0": by_f1["asked_l0"],
-                "values": [[t.l0, t.value] for t in tails],
+                "values": [[t.l0, t.value] for t in sorted(tails, key=lambda t: t.l0)],
             })  # fmt: skip
     return found
 
 
+def cells(found: Mapping[str, Any], measure: str) -> str:
+    """`0.275 [0.263, 0.286], .252–.301`: pooled, its interval, single seeds from lowest to highest."""
+    low, high = found[f"{measure}_interval"]
+    text = f"{found[measure]:.3f} [{low:.3f}, {high:.3f}]"
+    each = [one[measure] for one in found.get("by_seed", ())]
+    return text + (f", {min(each):.3f}–{max(each):.3f}" if len(each) > 1 else "")
+
+
 def show(name: str, size: Size, found: Mapping[str, Any]) -> None:
+    """The table of docs/results.md, and the diagnostic line by line."""
     print(f"\n{name}: {size.n_true} features in {size.d_in} dimensions, {size.d_sae} latents, true L0 "
-          f"{found['true_l0']:.1f}")  # fmt: skip
-    print(
-        f"{'dictionary':18s} L0 asked/reached  FVU     dead    mean max cosine       F1                    uniqueness"
-    )
-    for key, row in [*found["saes"].items(), ("random (control)", found["random"])]:
-        line = f"{key:18s} "
-        line += " " * 32
-        if "l0" in row:
-            line = f"{key:18s} {row['asked_l0']:5.0f}/{row['l0']:6.2f}     {row['fvu']:.4f}  {row['dead_fraction']:.3f}"
-        for measure in ("mean_max_cosine", "f1", "uniqueness"):
-            low, high = row[f"{measure}_interval"]
-            line += f"   {row[measure]:.3f} [{low:.3f}, {high:.3f}]"
-        print(line)
+          f"{found['true_l0']:.1f}; {json.dumps(found['runs'])}\n")  # fmt: skip
+    print("| asked | dictionary | L0 | FVU | mean max cosine | F1 | uniqueness | dead % |\n" + "|---" * 8 + "|")
+    for one in sorted(found["saes"].values(), key=lambda r: r["factor"]):
+        print(f"| {one['asked_l0']:g} | {one['architecture']} | {one['l0']:.1f} | {one['fvu']:.3f} | "
+              f"{cells(one, 'mean_max_cosine')} | {cells(one, 'f1')} | {one['uniqueness']:.3f} | "
+              f"{100 * one['dead_fraction']:.0f} |")  # fmt: skip
+    random = found["random"]
+    print(f"| | random directions (control) | | | {cells(random, 'mean_max_cosine')} | {random['f1']:.3g} | "
+          f"{random['uniqueness']:.3f} | |")  # fmt: skip
     for choice in found["choices"]:
         values = "  ".join(f"{l0:g}: {value:.4f}" for l0, value in choice["values"])
         print(f"seed {choice['seed']} {choice['architecture']:11s} n {choice['n']:5d}  lowest at L0 "
@@ -260,27 +294,36 @@ def show(name: str, size: Size, found: Mapping[str, Any]) -> None:
               f"{values}")  # fmt: skip
 
 
+def kept(folder: Path, name: str, seed: int, factors: Sequence[float] = ()) -> dict[str, Any]:
+    """The run of a size and seed, from its file or trained now. Raises UserError for a file of other settings."""
+    size = SIZES[name]
+    path = folder / f"{name}-{seed}{'-far' if factors else ''}.json"
+    if not path.exists():
+        write_json(path, {"size": asdict(size), **run(size, seed, factors)})
+    found: dict[str, Any] = read_json(path)
+    if found["size"] != asdict(size):
+        raise UserError(f"{path} is of other settings; delete it")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
     parser.add_argument("--folder", type=Path, default=Path("runs/planted_scale"), help="finished sizes and seeds")
+    parser.add_argument("--far", action="store_true", help="with the further run at four times the true L0")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     results: dict[str, Any] = {}
     for name in chosen.sizes:
-        size, runs = SIZES[name], []
-        for seed in range(size.n_seeds):
-            path = chosen.folder / f"{name}-{seed}.json"
-            if not path.exists():
-                write_json(path, {"size": asdict(size), **run(size, seed)})
-            one = read_json(path)
-            if one["size"] != asdict(size):
-                raise SystemExit(f"{path} is of other settings; delete it")
-            runs.append(one)
-        results[name] = {"size": asdict(size), **together(runs)}
+        size = SIZES[name]
+        seeds = range(size.n_seeds)
+        runs = [kept(chosen.folder, name, seed) for seed in seeds]
+        keys = [f"{name}-{seed}" for seed in seeds] if chosen.far else []
+        far = [kept(chosen.folder, name, seed, FAR[key]) for seed, key in enumerate(keys) if key in FAR]
+        results[name] = {"size": asdict(size), **together(runs, far)}
         show(name, size, results[name])
     common.save(chosen.out, {"found_from": FOUND, **results})
 
 
 if __name__ == "__main__":
-    main()
+    run_folders.run(main)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from monosemy.config import RunConfig, fingerprint, to_json
 from monosemy.errors import UserError
+from monosemy.files import read_json
 from monosemy.run import list_saes, read_run
 from monosemy.saes.base import SparseAutoencoder
-from monosemy.saes.storage import load_sae, read_sae_config
+from monosemy.saes.storage import CONFIG, load_sae, read_sae_config
 
 FROZEN = "frozen_random"
+FREE = frozenset({"sites", "checkpoint_tokens", "log_tokens"})
+"""Settings of activations and training in which compared runs may differ."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,15 @@ def shared_config(folders: Sequence[Path]) -> RunConfig:
 
 
 def comparable(config: RunConfig) -> dict[str, object]:
-    """What runs must share for their SAEs to be compared at equal budgets."""
-    training = config.training
-    return {
-        "model": config.model,
-        "text": config.text,
-        "d_sae": config.d_sae,
-        "training.n_passes": training.n_passes,
-        "training.batch_tokens": training.batch_tokens,
-        "training.learning_rate": training.learning_rate,
-    }
+    """What runs must share for their SAEs to be compared: all that bears on training, except what tells SAEs apart.
+
+    As plain values, for result files.
+    """
+    settings = to_json(config)
+    shared = {name: settings[name] for name in ("model", "text", "d_sae", "options")}
+    for section in ("activations", "training"):
+        shared |= {f"{section}.{name}": value for name, value in settings[section].items() if name not in FREE}
+    return shared
 
 
 def provenance(folders: Sequence[Path], entries: Sequence[Entry]) -> dict[str, object]:
@@ -100,11 +103,25 @@ def provenance(folders: Sequence[Path], entries: Sequence[Entry]) -> dict[str, o
         "passes": config.training.n_passes,
         "batch_tokens": config.training.batch_tokens,
         "text": config.text.source,
+        "settings": comparable(config),
         "seeds": {kind: [e.seed for e in entries if e.kind == kind] for kind in dict.fromkeys(e.kind for e in entries)},
     }
 
 
 def identity(entries: Sequence[Entry], **settings: object) -> str:
-    """A name for cached work on these SAEs with these settings."""
-    config = [to_json(read_sae_config(entry.folder)) for entry in entries]
-    return fingerprint([config, [[entry.site, entry.name] for entry in entries], settings])
+    """A name for cached work on these SAEs with these settings. It holds the hash of the weights, which loading checks:
+    a SAE trained anew has another name, even where its configuration is the same."""
+    saes = [
+        [to_json(read_sae_config(entry.folder)), read_json(entry.folder / CONFIG)["weights_sha256"]]
+        for entry in entries
+    ]
+    return fingerprint([saes, [[entry.site, entry.name] for entry in entries], settings])
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script; bad input ends it with one line and status 2, as in `monosemy`."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -7,9 +7,9 @@ Place on the data's path: inside a training step, between the loss and its gradi
 Why: one row several times as long as any before it drives thousands of latents over their thresholds at once (all
 architectures but TopK, whose k is fixed). Most of these fire seldom, so Adam's second moment expects little of them,
 and each moves by up to lr·(1 − β₁)/√(1 − β₂) in that step and ten times as much while the momentum fades: one row
-turns whole dictionaries. docs/results.md has the measurement: one such row in 850,000 took JumpReLU's FVU from 0.18 to
-0.31, and at twice the learning rate killed 68–81% of the latents of four architectures. Its error was 5,000 to 16,000
-times the median; among 300,000 other rows the largest was 20 times.
+turns whole dictionaries. docs/results.md has the measurement: three rows of 525,509, 3.7 to 5.1 times as long as the
+median; a run at learning rate 4e-3 that kept them ended with 68–81% of the latents of four architectures dead. In a
+trial with one of them its error was 5,000 to 16,000 times the median; of 300,000 others the largest was 20 times.
 
 Limits: the batch's median stands for ordinary rows, so more than half of a batch cannot be outliers. A row that is
 merely hard (not reconstructed: e_n ≈ ‖x_n‖²) is never left out. The rows' count is in the metrics, and evaluation

@@ -55,13 +55,6 @@ def test_a_try_near_the_asked_l0_beats_a_better_one_far_away(quality: ModuleType
     assert quality.best_of([tried(100, 0.05), tried(60, 0.3)])["tuning"]["l0"] == 60
 
 
-def test_fvu_at_the_asked_l0_is_interpolated_in_log_l0_at_one_learning_rate(quality: ModuleType) -> None:
-    tries = [tried(16, 0.3), tried(64, 0.1), tried(30, 0.01, rate=2e-3)]
-    assert quality.interpolated(tries, tries[0]) == pytest.approx(0.2)
-    assert quality.interpolated(tries[:1], tries[0]) is None
-    assert quality.interpolated(tries, tries[2]) is None
-
-
 def test_planted_rows_have_the_rates_the_hierarchy_and_the_scale_they_claim(planted: ModuleType) -> None:
     size = planted.Size(64, 32, 64, 0.4, n_steps=1, n_seeds=1, learning_rate=1e-3)
     data = planted.Planted(size, 0)
