@@ -6,7 +6,7 @@ as many firing as random passages); the second repeat the other way round: other
 other passages. The wrong explanation is another latent's first one, judged on the first repeat's passages.
 
     agreement       rank correlation over latents of the two repeats' AUROCs, interval from resampling latents
-    right − wrong   AUROC of the latent's own explanation minus the wrong one's: what the explanation is worth
+    right − wrong   AUROC of the latent's own explanation in the first repeat minus the wrong one's: what it is worth
 
 Questions and answers are kept beside the database, so that a second run asks nothing.
 """
@@ -66,6 +66,7 @@ def agreement(folder: Path, name: str, n_latents: int) -> dict[str, Any]:
         "auroc_interval": percentiles(((first + second) / 2)[draws].mean(1)),
         "agreement": None if np.isnan(found := rank_correlation(first, second)) else found,
         "agreement_interval": percentiles(np.array([rank_correlation(first[d], second[d]) for d in draws])),
+        "first_auroc": float(first.mean()),
         "wrong_auroc": float(np.mean(wrong)),
         "right_minus_wrong": float(right_minus_wrong.mean()),
         "right_minus_wrong_interval": percentiles(right_minus_wrong[draws].mean(1)),

@@ -15,7 +15,7 @@ from monosemy.report.canvas import Draw, render
 from monosemy.report.theme import LABELS, Style, Theme, order, styles
 
 OWN_UNITS = {"neurons": "MLP neurons", "residual": "Residual channels", "pca": "PCA", "random": "Random latents"}
-_UNIT_LINES: tuple[Any, ...] = ((0, (1, 1)), (0, (7, 2, 1, 2)), (0, (3, 2)))
+_UNIT_LINES: tuple[Any, ...] = ("-", (0, (7, 2, 1, 2)), (0, (3, 2)))  # no dots: those are the frozen control's
 _UNIT_MARKERS = ("*", "d", "<")
 
 
@@ -52,12 +52,22 @@ def bars(
     axes.grid(axis="y", visible=False)
 
 
+def handle(style: Style) -> Any:
+    """The legend's entry: line and marker as in the panels, controls hollow."""
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [], [], color=style.colour, marker=style.marker, linestyle=style.line, label=style.label,  # type: ignore[arg-type]
+        markerfacecolor="none" if style.control else style.colour,
+    )  # fmt: skip
+
+
 def interpretability(folder: Path, scored: Mapping[str, Mapping[int, Mapping[str, Any]]], results: Any) -> None:
     """Means with intervals for all windows and for the strongest quarter, and the distribution over latents."""
 
     def draw(theme: Theme) -> Figure:
         styled = looks(list(scored), theme)
-        figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
         for axes, measure, title in ((left, "label", "All firing"), (middle, "label_strong", "Strongest quarter")):
             means = results["measures"][measure]["means"]
@@ -73,36 +83,45 @@ def interpretability(folder: Path, scored: Mapping[str, Mapping[int, Mapping[str
         right.set_xlabel("AUROC of the label, held out")
         right.set_ylabel("share of latents below")
         right.set_xlim(0.3, 1)
+        figure.legend(handles=[handle(style) for style in styled.values()], loc="outside lower center", ncols=4)
         return figure
 
     save(folder, "interpretability", draw)
 
 
-def stability(folder: Path, curves: Mapping[str, Sequence[np.ndarray]], chance: np.ndarray, results: Any) -> None:
-    """Distribution of the nearest cosine, with chance; share of twins by firing rate."""
+def stability(folder: Path, curves: Mapping[str, np.ndarray], chance: Mapping[str, np.ndarray], results: Any) -> None:
+    """Distribution of the nearest cosine, with the range of all chance curves; share of twins by firing rate."""
 
     def draw(theme: Theme) -> Figure:
         styled = looks(list(curves), theme)
         figure = Figure(figsize=(9.6, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         for kind, style in styled.items():
-            values = np.sort(np.concatenate(curves[kind]))
+            values = np.sort(curves[kind])
             above = 1 - np.linspace(0, 1, len(values))
             left.plot(values, above, color=style.colour, linestyle=style.line, label=style.label, linewidth=1.4)  # type: ignore[arg-type]
-        values = np.sort(chance)
-        left.plot(values, 1 - np.linspace(0, 1, len(values)), color=theme.muted, linewidth=1.2, label="Chance")
+        above = np.linspace(1, 0, 400)
+        every = np.array([np.quantile(values, 1 - above) for values in chance.values()])
+        band = left.fill_betweenx(
+            above, every.min(0), every.max(0), color=theme.muted, alpha=0.4, linewidth=0.8,
+            label=f"Chance, of the {len(chance)} architectures",
+        )  # fmt: skip
         for threshold in (0.7, 0.9):
             left.axvline(threshold, color=theme.grid, linewidth=1.2, zorder=0)
         left.set_title("Nearest latent of another seed")
         left.set_xlabel("cosine of decoder rows")
         left.set_ylabel("share of living latents above")
         left.set_xlim(0, 1)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=7)
+        handles = [handle(style) for style in styled.values()]
+        figure.legend(handles=[*handles, band], loc="outside lower center", ncols=4)
         for kind, style in styled.items():
             rows = results["architectures"][kind]["by_rate"]
-            right.plot(
-                [row["median_rate"] for row in rows], [row["share_0.7"] for row in rows], color=style.colour,
-                linestyle=style.line, marker=style.marker,  # type: ignore[arg-type]
+            shares = np.array([row["share_0.7"] for row in rows])
+            ends = np.array([row["interval_latents"] for row in rows]).T
+            right.errorbar(
+                [row["median_rate"] for row in rows], shares, np.abs(ends - shares), color=style.colour,
+                linestyle=style.line, marker=style.marker, elinewidth=1,  # type: ignore[arg-type]
+                markerfacecolor="none" if style.control else style.colour,
             )  # fmt: skip
         right.set_xscale("log")
         right.set_title("Twins (cosine ≥ 0.7) by firing rate")
@@ -119,18 +138,24 @@ def probing(folder: Path, results: Any) -> None:
 
     def draw(theme: Theme) -> Figure:
         styled = looks(list(results["summary"]), theme)
-        figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+        figure = Figure(figsize=(10.6, 6.2), layout="constrained")
         panels = figure.subplots(2, 3, sharex=True).flatten()
         for axes, family in zip(panels, families):
-            for kind, style in styled.items():
+            for number, (kind, style) in enumerate(styled.items()):
                 found = results["summary"][kind][family]
                 ks = [k for k in ("1", "2", "5") if k in found]
-                places = range(len(ks))
-                axes.plot(
-                    places, [found[k]["mean"] for k in ks], color=style.colour, linestyle=style.line,
-                    marker=style.marker, markerfacecolor="none" if style.control else style.colour, linewidth=1.3,
+                aside = 0.045 * (number - (len(styled) - 1) / 2)  # intervals side by side, not on each other
+                places = np.arange(len(ks)) + aside
+                means = np.array([found[k]["mean"] for k in ks])
+                ends = np.array([found[k]["interval"] for k in ks]).T
+                face = "none" if style.control else style.colour
+                axes.errorbar(
+                    places, means, np.abs(ends - means), color=style.colour, linestyle=style.line, linewidth=1,  # type: ignore[arg-type]
+                    elinewidth=0.9, marker=style.marker, markerfacecolor=face, markersize=4,
                 )  # fmt: skip
-            axes.axhline(results["full_probe"][family]["mean"], color=theme.ink, linewidth=1)
+            full = axes.axhline(
+                results["full_probe"][family]["mean"], color=theme.ink, linewidth=1, label="Full logistic probe"
+            )
             axes.set_title(f"{family} ({results['n_tasks'][family]} tasks)")
             axes.set_xticks(range(3), ["1", "2", "5"])
         for axes in panels[3:]:
@@ -139,14 +164,8 @@ def probing(folder: Path, results: Any) -> None:
             axes.set_ylabel("balanced accuracy")
         for axes in panels[len(families) :]:
             axes.set_visible(False)
-        from matplotlib.lines import Line2D
-
-        handles: list[Any] = [
-            Line2D([], [], color=s.colour, marker=s.marker, linestyle=s.line, label=s.label)
-            for s in styled.values()  # type: ignore[arg-type]
-        ]
-        handles.append(Line2D([], [], color=theme.ink, linewidth=1, label="Full logistic probe"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=5)
+        handles = [handle(style) for style in styled.values()]
+        figure.legend(handles=[*handles, full], loc="outside lower center", ncols=6)
         return figure
 
     save(folder, "probing", draw)

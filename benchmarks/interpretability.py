@@ -15,13 +15,15 @@ same feature build, restricted to the drawn latents: labels are made from 60% of
     hidden        AUROC of a linear reader of the window's mean hidden state
 
 Drawing: latents uniformly among those that fire on at least one token of the pass; dead ones are counted and left out.
-A drawn latent that fires too seldom to be scored (fewer than ten windows, or five of held-out documents) is counted and
-left out too; `unscored at 0.5` is the mean with such latents at chance.
+A drawn latent that fires too seldom to be scored (fewer than ten windows, or five of held-out documents) is counted
+(`n_scored`, by measure: the strongest quarter scores fewer) and left out too; `with_unscored_at_chance` holds the same
+numbers with such latents at 0.5.
 
 Intervals resample latents within a SAE; a group's mean is the mean over its seeds. Differences of architectures hold
 together (max-t); the blocked permutation test takes the SAE as the unit. All dictionaries are scored on the same
 documents, whose choice the intervals leave out. `matched`: the same differences with latents weighted so that all
-architectures have the same firing rates (fifths of the pooled rates).
+architectures have the same firing rates (fifths of the pooled rates); `matched_control`: those against the
+frozen-random control, whose rates are more spread, weighted alike together with it, and again in tenths.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +44,15 @@ from dictionaries import Channels, Neurons
 
 from monosemy import progress
 from monosemy.activations.harvest import drop_rules, harvest_rows, measure_sites
-from monosemy.config import fingerprint
+from monosemy.config import fingerprint, to_json
 from monosemy.data.tokens import prepare_tokens
-from monosemy.evals.differences import blocked_permutation, group_means, resampled_means, simultaneous_differences
+from monosemy.evals.differences import (
+    Groups,
+    blocked_permutation,
+    group_means,
+    resampled_means,
+    simultaneous_differences,
+)
 from monosemy.evals.intervals import percentiles
 from monosemy.features.build import FeatureInputs, build_database
 from monosemy.features.database import FeatureDatabase
@@ -59,6 +68,7 @@ from monosemy.saes.registry import ARCHITECTURES
 MEASURES = ("label", "label_strong", "top_token", "hidden")
 COLUMNS = {"label_strong": "label_auroc_strong"} | {m: f"{m}_auroc" for m in MEASURES if m != "label_strong"}
 N_STRATA = 5
+CHANCE = 0.5
 Key = tuple[str, str]
 
 
@@ -86,7 +96,10 @@ class Material:
         self.kinds |= {(self.site, "channels"): ("channels", 0), (mlp_in, "neurons"): ("neurons", 0)}
         self.n_sequences = min(shards.n_sequences, -(-n_tokens // shards.context_length))
         self.window = FeatureSettings.window
-        self.identity = run_folders.identity(entries, text=self.tokens.fingerprint, n=self.n_sequences, k=k, version=2)
+        self.identity = run_folders.identity(
+            entries, model=self.model.fingerprint, text=self.tokens.fingerprint, rules=to_json(self.settings),
+            n=self.n_sequences, k=k, version=2,
+        )  # fmt: skip
         self.folder = cache_folder() / "benchmarks" / f"interpretability-{self.identity}"
         scale = {site: found.scale for site, found in statistics.items()}
         self.pass_ = EncodePass(
@@ -173,47 +186,68 @@ def groups_of(scored: Scored, kinds: Sequence[str], measure: str) -> dict[str, l
     return {kind: [v[measure][np.isfinite(v[measure])] for v in scored[kind].values()] for kind in kinds}
 
 
-def matched_groups(scored: Scored, kinds: Sequence[str], measure: str) -> dict[str, list[np.ndarray]] | None:
-    """As `groups_of`, a cluster for each seed and fifth of the firing rates; None where one is empty."""
+def matched_groups(
+    scored: Scored, kinds: Sequence[str], measure: str, n_strata: int = N_STRATA
+) -> dict[str, list[np.ndarray]] | None:
+    """As `groups_of`, a cluster for each seed and class of the firing rates; None where one is empty."""
     every = np.concatenate([v["firing_rate"][np.isfinite(v[measure])] for k in kinds for v in scored[k].values()])
-    edges = np.quantile(every, np.linspace(0, 1, N_STRATA + 1)[1:-1])
+    edges = np.quantile(every, np.linspace(0, 1, n_strata + 1)[1:-1])
     groups: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     for kind in kinds:
         for columns in scored[kind].values():
             there = np.isfinite(columns[measure])
             stratum = np.searchsorted(edges, columns["firing_rate"][there], side="right")
-            groups[kind] += [columns[measure][there][stratum == s] for s in range(N_STRATA)]
+            groups[kind] += [columns[measure][there][stratum == s] for s in range(n_strata)]
     return groups if all(len(cell) for cells in groups.values() for cell in cells) else None
 
 
-def compare(scored: Scored, measure: str) -> dict[str, Any]:
-    """Means with intervals, differences that hold together, and the test over seeds."""
+def at_chance(scored: Scored, measure: str) -> Scored:
+    """The same with unscored latents at chance in that measure."""
+    return {
+        kind: {seed: v | {measure: np.nan_to_num(v[measure], nan=CHANCE)} for seed, v in by_seed.items()}
+        for kind, by_seed in scored.items()
+    }
+
+
+def contrasts(scored: Scored, measure: str) -> dict[str, Any]:
+    """Means with intervals, and differences that hold together: against controls, of architectures, at equal rates."""
     every = groups_of(scored, list(scored), measure)
     means, resampled = group_means(every), resampled_means(every)
     trained = [kind for kind in scored if kind in ARCHITECTURES]
     controls = [kind for kind in scored if kind not in ARCHITECTURES]
+
+    def differences(groups: Groups | None, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(d) for d in simultaneous_differences(groups, pairs)] if groups and pairs else []
+
+    own, against = list(combinations(trained, 2)), [(kind, control) for control in controls for kind in trained]
     found: dict[str, Any] = {
         "means": {kind: {"mean": means[kind], "interval": percentiles(resampled[kind])} for kind in scored},
         "by_seed": {kind: [float(v.mean()) for v in clusters] for kind, clusters in every.items()},
-        "with_unscored_at_chance": {
-            kind: float(np.mean([np.nan_to_num(v[measure], nan=0.5).mean() for v in scored[kind].values()]))
-            for kind in scored
-        },
+        "against_controls": differences(every, against),
+        "differences": differences({kind: every[kind] for kind in trained}, own),
+        "matched": differences(matched_groups(scored, trained, measure) if own else None, own),
     }
-    own = {kind: every[kind] for kind in trained}
-    pairs = [(kind, control) for control in controls for kind in trained]
-    found["against_controls"] = [dataclasses.asdict(d) for d in simultaneous_differences(every, pairs)]
-    if len(trained) > 1:
-        found["differences"] = [dataclasses.asdict(d) for d in simultaneous_differences(own)]
-        matched = matched_groups(scored, trained, measure)
-        if matched:
-            found["matched"] = [dataclasses.asdict(d) for d in simultaneous_differences(matched)]
-        seeds = sorted(set.intersection(*(set(scored[kind]) for kind in trained)))
-        if len(seeds) > 1:
-            table = [[float(np.nanmean(scored[kind][seed][measure])) for kind in trained] for seed in seeds]
-            _, p = blocked_permutation(np.array(table))
-            smallest = 1 / math.factorial(len(trained)) ** (len(seeds) - 1)
-            found["permutation"] = {"p": p, "smallest_p": smallest, "seeds": seeds, "architectures": trained}
+    if run_folders.FROZEN in controls and trained:
+        pairs, kinds = [(kind, run_folders.FROZEN) for kind in trained], [*trained, run_folders.FROZEN]
+        for name, n_strata in (("matched_control", N_STRATA), ("matched_control_tenths", 2 * N_STRATA)):
+            found[name] = differences(matched_groups(scored, kinds, measure, n_strata), pairs)
+    return found
+
+
+def compare(scored: Scored, measure: str) -> dict[str, Any]:
+    """What `contrasts` says of the scored latents and with the unscored at chance, and the test over seeds."""
+    trained = [kind for kind in scored if kind in ARCHITECTURES]
+    found = contrasts(scored, measure)
+    found["n_scored"] = {
+        kind: sum(int(np.isfinite(v[measure]).sum()) for v in by_seed.values()) for kind, by_seed in scored.items()
+    }
+    found["with_unscored_at_chance"] = contrasts(at_chance(scored, measure), measure)
+    seeds = sorted(set.intersection(*(set(scored[kind]) for kind in trained))) if len(trained) > 1 else []
+    if len(seeds) > 1:
+        table = [[float(np.nanmean(scored[kind][seed][measure])) for kind in trained] for seed in seeds]
+        _, p = blocked_permutation(np.array(table))
+        smallest = 1 / math.factorial(len(trained)) ** (len(seeds) - 1)
+        found["permutation"] = {"p": p, "smallest_p": smallest, "seeds": seeds, "architectures": trained}
     return found
 
 
@@ -274,8 +308,12 @@ def show(results: dict[str, Any]) -> None:
             print(
                 f"  {kind:16s} {row['mean']:.4f} [{low:.4f}, {high:.4f}]  by seed {np.round(found['by_seed'][kind], 4)}"
             )
-        for d in found.get("differences", []):
-            print(f"  {d['first']} − {d['second']}: {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]")
+        print("  scored:", found["n_scored"])
+        for name in ("differences", "matched_control"):
+            for d in found.get(name, []):
+                print(
+                    f"  {name}: {d['first']} − {d['second']}: {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
+                )
         if test := found.get("permutation"):
             print(f"  permutation over seeds: p = {test['p']:.4f}, {test['smallest_p']:.2g} the least possible")
     if "chat" in results:
@@ -283,4 +321,4 @@ def show(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_folders.run(main)

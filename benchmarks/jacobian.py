@@ -5,7 +5,7 @@
 One command, resumable: every stage is one `monosemy jacobian …` whose results are kept in the folder. Writes
 docs/results/jacobian.json (tables, checks, seconds) and docs/figures/jacobian-*.png.
 
-  frontier   λ = 0 and the others, seed 0, L0 32, 4,608 latents, two passes over 500k tokens around layer 15's MLP
+  frontier   λ = 0 and the others, seed 0, L0 32, 4,608 latents, two passes over 260k tokens around layer 15's MLP
   seeds      λ = 0 and the chosen λ with two more seeds
   share      the chosen λ once more, its penalty on a random quarter of each batch's tokens
   random     the three kinds of random model at half, once and twice the L0, λ = 0 and the chosen one
@@ -51,10 +51,10 @@ def main() -> None:
     add("--layer", default="15")
     add("--l0", type=float, default=32)
     add("--d-sae", default="4608")
-    add("--tokens", default="500k")
+    add("--tokens", default="260k")
     add("--passes", default="2")
     add("--batch", default="2048")
-    add("--loss-tokens", default="65k", help="validation tokens for the CE score")
+    add("--loss-tokens", default="16k", help="validation tokens for the CE score")
     add("--token-share", default="0.25", help="share of each batch that the penalty is measured on in stage share")
     add("--seeds", nargs="+", default=["1", "2"], help="further seeds at λ = 0 and the chosen λ")
     add("--kinds", nargs="+", default=["published", "reinitialised", "matched"])

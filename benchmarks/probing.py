@@ -17,16 +17,16 @@ k features are chosen by the difference of class means, as SAEBench does, and a 
 standard deviations, which is kinder to channels and components; `--rule` says which the table shows, the file has both.
 
 Intervals: 95%, over documents of the test half, the same resamples for all dictionaries and tasks, so that differences
-are paired; differences between architectures hold together (max-t). Seeds are averaged.
+are paired; differences between architectures hold together (max-t), and those against channels family by family. Seeds
+are averaged; the intervals know nothing of their spread, so `by_seed` gives each SAE's mean and each seed's difference.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import numpy as np
 import probing_tasks
 import run_folders
 import torch
+from probing_table import KS, RULES, Said, summarise
 from probing_tasks import FAMILIES, LENGTH, Task, document_numbers, make_tasks, read_snippets
 
 from monosemy import progress
@@ -42,8 +43,6 @@ from monosemy.activations.store import build_store
 from monosemy.config import fingerprint
 from monosemy.data.tokens import prepare_tokens, separator_and_bos
 from monosemy.evals.controls import fit_pca
-from monosemy.evals.differences import simultaneous
-from monosemy.evals.intervals import bootstrap_weights, percentiles
 from monosemy.evals.probing import (
     Answers,
     answers_by_document,
@@ -58,8 +57,6 @@ from monosemy.files import atomic_path, cache_folder
 from monosemy.models.sources import load_model
 from monosemy.saes.registry import ARCHITECTURES
 
-KS = (1, 2, 5)
-RULES = ("difference", "standardised")
 N_DRAWS = 5
 BLOCK = 128
 """Snippets encoded at once."""
@@ -162,10 +159,6 @@ def kept(task: Task, row_of: np.ndarray) -> Task:
     return Task(task.family, task.name, True, task.examples[there], task.labels[there], task.train[there])
 
 
-Said = dict[str, np.ndarray]
-"""`task/k/rule` → bool [draws, test examples]."""
-
-
 def probe_all(material: Material, features: tuple[np.ndarray, np.ndarray]) -> Said:
     """The k best features on every task, by both rules."""
     said: Said = {}
@@ -252,90 +245,6 @@ VERSION = 1
 """Raised when the same texts would get other answers."""
 
 
-class Table:
-    """Balanced accuracy of every kind on every task, as estimates and as resamples over documents."""
-
-    def __init__(self, material: Material, n_resamples: int = 1000) -> None:
-        self.material = material
-        self.weights = bootstrap_weights(material.n_documents, n_resamples)
-
-    def task(self, task: Task, said: Sequence[np.ndarray]) -> tuple[float, np.ndarray, list[float]]:
-        """(estimate, resamples, by draw) of one task; said: [draws, n] each. Draws and seeds are averaged."""
-        every = [self.material.answers(row, task) for rows in said for row in rows]
-        together = Answers(*(np.sum([getattr(a, f) for a in every], 0) for f in vars(every[0])))
-        return together.balanced_accuracy, together.resampled(self.weights), [a.balanced_accuracy for a in every]
-
-    def kind(self, answers: Sequence[Said], key: str) -> dict[str, tuple[float, np.ndarray, list[float]]]:
-        """Task → the above. key: how a task's answers are called, with {} for its name."""
-        return {
-            task.name: self.task(task, [said[key.format(task.name)] for said in answers])
-            for task in self.material.tasks
-        }
-
-
-def averaged(tasks: Sequence[Task], found: Mapping[str, tuple[float, np.ndarray, list[float]]]) -> dict[str, Any]:
-    """Family, and `all` (the mean over families) → (mean, resamples)."""
-    means: dict[str, Any] = {}
-    for family in FAMILIES:
-        names = [task.name for task in tasks if task.family == family]
-        if names:
-            means[family] = (np.mean([found[n][0] for n in names]), np.mean([found[n][1] for n in names], 0))
-    return means | {"all": tuple(np.mean([pair[i] for pair in means.values()], 0) for i in (0, 1))}
-
-
-def summarise(
-    material: Material, by_kind: Mapping[str, Mapping[str, Said]], random: Mapping[str, Said], full: Said
-) -> dict[str, Any]:
-    table, tasks = Table(material), material.tasks
-    out: dict[str, Any] = {"rules": {}}
-    for rule in RULES:
-        cells = {
-            kind: {k: table.kind(list(named.values()), f"{{}}/{k}/{rule}") for k in KS}
-            for kind, named in by_kind.items()
-        }
-        cells["random"] = {k: table.kind(list(random.values()), f"{{}}/{k}") for k in KS}
-        means = {kind: {k: averaged(tasks, found) for k, found in by_k.items()} for kind, by_k in cells.items()}
-        out["rules"][rule] = {
-            "summary": {
-                kind: {
-                    family: {str(k): row(by_k[k][family]) for k in KS} for family in by_k[KS[0]]
-                } for kind, by_k in means.items()
-            },
-            "tasks": {
-                task.name: {kind: {str(k): row(by_k[k][task.name]) for k in KS} for kind, by_k in cells.items()}
-                for task in tasks
-            },
-            "differences": differences(means),
-        }  # fmt: skip
-    whole = table.kind([full], "{}")
-    out["full_probe"] = {family: row(found) for family, found in averaged(tasks, whole).items()}
-    out["full_probe_tasks"] = {name: row(found) for name, found in whole.items()}
-    return out
-
-
-def row(found: Sequence[Any]) -> dict[str, Any]:
-    return {"mean": float(found[0]), "interval": percentiles(found[1])} | (
-        {"by_seed": found[2]} if len(found) > 2 and len(found[2]) <= 3 else {}
-    )
-
-
-def differences(means: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of the mean over families: architectures among themselves, and each against residual, PCA, random and frozen."""
-    trained = [kind for kind in means if kind in ARCHITECTURES]
-    others = [kind for kind in means if kind not in ARCHITECTURES]
-    against = [(kind, other) for other in others for kind in trained]
-    found: dict[str, Any] = {}
-    for k in KS:
-        estimate = {kind: float(by_k[k]["all"][0]) for kind, by_k in means.items()}
-        resampled = {kind: by_k[k]["all"][1] for kind, by_k in means.items()}
-        found[str(k)] = {
-            "architectures": [asdict(d) for d in simultaneous(estimate, resampled, list(combinations(trained, 2)))]
-            if len(trained) > 1 else [],
-            "controls": [asdict(d) for d in simultaneous(estimate, resampled, against)],
-        }  # fmt: skip
-    return found
-
-
 def main() -> None:
     parser = run_folders.arguments(__doc__)
     parser.add_argument("--rule", choices=RULES, default=RULES[0], help="how the k features of the table are chosen")
@@ -379,9 +288,12 @@ def show(results: Mapping[str, Any], rule: str) -> None:
         low, high = found["all"][str(KS[-1])]["interval"]
         print(f"{kind:15s}" + "".join(f"{cell:>20s}" for cell in cells) + f"   [{low:.3f}, {high:.3f}]")
     print(f"{'full probe':15s}" + "".join(f"{results['full_probe'][f]['mean']:>20.3f}" for f in families))
-    for d in results["rules"][rule]["differences"]["1"]["architectures"]:
-        print(f"  k = 1, {d['first']} − {d['second']}: {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]")
+    for k, found in results["rules"][rule]["differences"].items():
+        for d in found["architectures"]:
+            seeds = f"  by seed {np.round(d['by_seed'], 3)}" if "by_seed" in d else ""
+            interval = f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
+            print(f"  k = {k}, {d['first']} − {d['second']}: {interval}{seeds}")
 
 
 if __name__ == "__main__":
-    main()
+    run_folders.run(main)

@@ -9,15 +9,18 @@ left out.
 
     share ≥ 0.7, ≥ 0.9    of living latents whose nearest row is that near
     mutual                the nearest row's nearest row is the latent itself, and the cosine is ≥ 0.7
-    one to one            the same shares when no row may serve twice (Hungarian matching of the living latents)
+    one to one            the same shares when no row may serve twice (Hungarian matching of the living latents); who is
+                          left over has no twin
     by rate               share ≥ 0.7 in fifths of the firing rates of the architecture's own latents
 
 Controls: random unit rows with the decoders' second moment, as many (`evals.stability.chance_rows`), and the SAEs with
 frozen random decoders, whose directions no training touched.
 
-Intervals: "latents" is Wilson's for shares, with each latent counted once, and resamples latents for the mean cosine
-(latents of one SAE are not independent, so it is too narrow); "pairs" is Student's t over the pairs of seeds (three for
-three seeds, which share SAEs: approximate). The differences between architectures hold together (max-t over latents).
+Intervals: each latent counts once, its values averaged over the SAEs that it is held against. "latents" is Wilson's for
+shares (two latents matched with each other count as one) and resamples latents for the mean cosine; the differences
+between architectures hold together (max-t over latents). All these are too narrow: the latents of one SAE are not
+independent, and twins are near each other from both sides. "pairs" is Student's t over the pairs of seeds (three for
+three seeds, which share SAEs: approximate), for differences one by one.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from monosemy.features.explain_scores import wilson
 from monosemy.saes.registry import ARCHITECTURES
 
 THRESHOLDS = (0.7, 0.9)
-CHANCE = "chance"
+COMPARED = ("share_0.7", "share_0.9", "cosine")
 
 
 @dataclass(frozen=True)
@@ -70,27 +73,26 @@ class Pair:
 
     seeds: tuple[int, int]
     twins: Twins
-    matched: np.ndarray
-    rates: np.ndarray
-    """Of a's latents, then b's."""
+    matched: tuple[np.ndarray, np.ndarray]
+    """Cosines of a's latents with their partners in the matching, then of b's; 0 for one left over."""
+    rates: tuple[np.ndarray, np.ndarray]
 
     @property
-    def cosines(self) -> np.ndarray:
-        """Of a's latents with their nearest in b, then of b's."""
-        return np.concatenate([self.twins.cosine_a, self.twins.cosine_b])
+    def cosines(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of a's latents with their nearest in b, and of b's in a."""
+        return self.twins.cosine_a, self.twins.cosine_b
 
     @property
-    def mutual(self) -> np.ndarray:
-        return np.concatenate([self.twins.mutual_a, self.twins.mutual_b])
+    def mutual(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.twins.mutual_a, self.twins.mutual_b
 
 
 def pairs_of(decoders: Mapping[int, Decoder]) -> list[Pair]:
     found = []
     for a, b in combinations(sorted(decoders), 2):
         first, second = decoders[a], decoders[b]
-        rates = np.concatenate([first.rates, second.rates])
         twins = find_twins(first.rows, second.rows)
-        found.append(Pair((a, b), twins, one_to_one(first.rows, second.rows), rates))
+        found.append(Pair((a, b), twins, one_to_one(first.rows, second.rows), (first.rates, second.rates)))
     return found
 
 
@@ -100,45 +102,70 @@ def chance_pairs(decoders: Mapping[int, Decoder]) -> list[Pair]:
     for number, (a, b) in enumerate(combinations(sorted(decoders), 2)):
         one, two = decoders[a], decoders[b]
         rows = [chance_rows(one.rows, two.rows, len(d.rows), 2 * number + i) for i, d in enumerate((one, two))]
-        rates = np.concatenate([one.rates, two.rates])
-        found.append(Pair((a, b), find_twins(*rows), one_to_one(*rows), rates))
+        found.append(Pair((a, b), find_twins(*rows), one_to_one(*rows), (one.rates, two.rates)))
     return found
 
 
-def measures(pair: Pair) -> dict[str, np.ndarray]:
+Sides = tuple[np.ndarray, np.ndarray]
+"""One value a latent: of the first SAE's latents, of the second's."""
+
+
+def measures(pair: Pair) -> dict[str, Sides]:
     """Name → one value a latent of the pair."""
-    cosines = pair.cosines
-    found = {f"share_{t}": (cosines >= t).astype(float) for t in THRESHOLDS}
-    found |= {"mutual_0.7": ((cosines >= THRESHOLDS[0]) & pair.mutual).astype(float), "cosine": cosines.astype(float)}
-    found |= {f"one_to_one_{t}": (pair.matched >= t).astype(float) for t in THRESHOLDS}
-    return found
+    low = THRESHOLDS[0]
+    found: dict[str, list[np.ndarray]] = {}
+    for cosines, mutual, matched in zip(pair.cosines, pair.mutual, pair.matched, strict=True):
+        own = {f"share_{t}": cosines >= t for t in THRESHOLDS}
+        own |= {f"mutual_{low}": (cosines >= low) & mutual, "cosine": cosines}
+        own |= {f"one_to_one_{t}": matched >= t for t in THRESHOLDS}
+        for name, values in own.items():
+            found.setdefault(name, []).append(values.astype(float))
+    return {name: (sides[0], sides[1]) for name, sides in found.items()}
+
+
+def per_latent(pairs: Sequence[Pair], values: Sequence[Sides]) -> dict[int, np.ndarray]:
+    """Seed → one value a latent: the mean over the SAEs it is held against."""
+    found: dict[int, list[np.ndarray]] = {}
+    for pair, sides in zip(pairs, values, strict=True):
+        for seed, side in zip(pair.seeds, sides, strict=True):
+            found.setdefault(seed, []).append(side)
+    return {seed: np.mean(held_against, 0) for seed, held_against in sorted(found.items())}
 
 
 def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Every measure: mean, by pair, both intervals; shares by firing rate."""
     values = [measures(pair) for pair in pairs]
-    n_appearances = len({seed for pair in pairs for seed in pair.seeds}) - 1  # a SAE is in so many pairs
     found: dict[str, Any] = {}
     for name in values[0]:
-        clusters = [v[name] for v in values]
-        by_pair = np.array([cluster.mean() for cluster in clusters])
-        mean, n = float(by_pair.mean()), sum(map(len, clusters)) // n_appearances
-        resampled = percentiles(resampled_means({"": clusters}, 1000)[""]) if name == "cosine" else wilson(mean, n)
+        latents = list(per_latent(pairs, [v[name] for v in values]).values())
+        by_pair = np.array([np.concatenate(v[name]).mean() for v in values])
+        mean, n = float(np.mean([v.mean() for v in latents])), sum(map(len, latents))
+        if name.startswith(("mutual", "one_to_one")):
+            n //= 2  # both of a pair say the same
+        resampled = percentiles(resampled_means({"": latents}, 1000)[""]) if name == "cosine" else wilson(mean, n)
         found[name] = {
             "mean": mean,
             "by_pair": by_pair.tolist(),
             "interval_latents": resampled,
             "interval_pairs": over_pairs(by_pair),
         }
-    rates = np.concatenate([pair.rates for pair in pairs])
-    twin = np.concatenate([pair.cosines >= THRESHOLDS[0] for pair in pairs])
-    fifth = np.searchsorted(np.quantile(rates, [0.2, 0.4, 0.6, 0.8]), rates, side="right")
-    found["by_rate"] = [
-        {"median_rate": float(np.median(rates[fifth == k])), "share_0.7": float(twin[fifth == k].mean())}
-        for k in range(5)
-        if (fifth == k).any()
+    twin = per_latent(pairs, [v[f"share_{THRESHOLDS[0]}"] for v in values])
+    return found | {"by_rate": by_rate(per_latent(pairs, [pair.rates for pair in pairs]), twin)}
+
+
+def by_rate(rates: Mapping[int, np.ndarray], twin: Mapping[int, np.ndarray]) -> list[dict[str, Any]]:
+    """Shares of latents with a twin in fifths of the firing rates; seed → value of each latent."""
+    rate, share = np.concatenate([rates[seed] for seed in twin]), np.concatenate(list(twin.values()))
+    fifth = np.searchsorted(np.quantile(rate, [0.2, 0.4, 0.6, 0.8]), rate, side="right")
+    cells = [(rate[fifth == k], share[fifth == k]) for k in range(5) if (fifth == k).any()]
+    return [
+        {
+            "median_rate": float(np.median(own)),
+            f"share_{THRESHOLDS[0]}": float(twins.mean()),
+            "interval_latents": wilson(float(twins.mean()), len(twins)),
+        }
+        for own, twins in cells
     ]
-    return found
 
 
 def over_pairs(values: np.ndarray) -> tuple[float, float] | None:
@@ -149,9 +176,19 @@ def over_pairs(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def compare(by_kind: Mapping[str, Sequence[Pair]], name: str) -> dict[str, Any]:
-    """Differences between trained architectures in one measure."""
-    groups = {kind: [measures(pair)[name] for pair in pairs] for kind, pairs in by_kind.items()}
-    return {"differences": [asdict(d) for d in simultaneous_differences(groups, n_resamples=1000)]}
+    """Differences between trained architectures in one measure: over latents, all together; over pairs of seeds."""
+    values = {kind: [measures(pair)[name] for pair in pairs] for kind, pairs in by_kind.items()}
+    groups = {kind: list(per_latent(pairs, values[kind]).values()) for kind, pairs in by_kind.items()}
+    by_pair = {
+        kind: {pair.seeds: float(np.concatenate(v).mean()) for pair, v in zip(pairs, values[kind])}
+        for kind, pairs in by_kind.items()
+    }
+    found = []
+    for d in simultaneous_differences(groups, n_resamples=1000):
+        shared = sorted(by_pair[d.first].keys() & by_pair[d.second].keys())
+        own = np.array([by_pair[d.first][seeds] - by_pair[d.second][seeds] for seeds in shared])
+        found.append(asdict(d) | {"by_pair": own.tolist(), "interval_pairs": over_pairs(own)})
+    return {"differences": found}
 
 
 def main() -> None:
@@ -179,16 +216,18 @@ def main() -> None:
         "dead": dead,
         "architectures": {kind: summary(pairs) for kind, pairs in by_kind.items()},
         "chance": {kind: summary(pairs) for kind, pairs in chance.items()},
-        "compared": {name: compare(trained, name) for name in ("share_0.7", "cosine")} if len(trained) > 1 else {},
+        "compared": {name: compare(trained, name) for name in COMPARED} if len(trained) > 1 else {},
     }
     show(results)
     common.save(chosen.out, results)
     if chosen.figures:
         from evidence_figures import stability
 
-        curves = {kind: [pair.cosines for pair in pairs] for kind, pairs in by_kind.items()}
-        widest = max(chance, key=lambda kind: results["chance"][kind]["cosine"]["mean"])
-        stability(chosen.figures, curves, np.concatenate([pair.cosines for pair in chance[widest]]), results)
+        curves, by_chance = (
+            {kind: np.concatenate([side for pair in pairs for side in pair.cosines]) for kind, pairs in found.items()}
+            for found in (by_kind, chance)
+        )
+        stability(chosen.figures, curves, by_chance, results)
 
 
 def show(results: Mapping[str, Any]) -> None:
@@ -208,4 +247,4 @@ def show(results: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_folders.run(main)

@@ -25,7 +25,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from monosemy.evals.intervals import Interval, percentiles
 from monosemy.latents import SparseLatents
 
 
@@ -50,10 +49,6 @@ class Answers:
             positive = (weights @ self.found) / (weights @ self.positives)
             negative = (weights @ self.spared) / (weights @ self.negatives)
         return (positive + negative) / 2
-
-    def interval(self, weights: Float[ndarray, "resample document"], confidence: float = 0.95) -> Interval:
-        """Percentile interval of the balanced accuracy over resampled documents."""
-        return percentiles(self.resampled(weights), confidence)
 
 
 def pool_rows(

@@ -72,13 +72,18 @@ def find_twins(a: Float[Tensor, "m d"], b: Float[Tensor, "n d"]) -> Twins:
     )  # fmt: skip
 
 
-def one_to_one(a: Float[Tensor, "m d"], b: Float[Tensor, "n d"]) -> Float[ndarray, " min(m, n)"]:
-    """Cosines of the matched pairs of the best one-to-one matching, in the order of a's matched rows."""
+def one_to_one(a: Float[Tensor, "m d"], b: Float[Tensor, "n d"]) -> tuple[Float[ndarray, " m"], Float[ndarray, " n"]]:
+    """Cosine of every row of a, and of every row of b, with its partner in the best one-to-one matching.
+
+    Rows left over, where one decoder has more, have 0.
+    """
     from scipy.optimize import linear_sum_assignment
 
     cosine = (unit_rows(a) @ unit_rows(b).T).numpy()
     rows, columns = linear_sum_assignment(cosine, maximize=True)
-    return cosine[rows, columns]
+    matched = np.zeros(len(a), np.float32), np.zeros(len(b), np.float32)
+    matched[0][rows] = matched[1][columns] = cosine[rows, columns]
+    return matched
 
 
 def chance_rows(a: Float[Tensor, "m d"], b: Float[Tensor, "n d"], n: int, seed: int) -> Float[Tensor, "n d"]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from monosemy.evals.intervals import bootstrap_weights
+from monosemy.evals.intervals import bootstrap_weights, percentiles
 from monosemy.evals.probing import (
     answers_by_document,
     best_features,
@@ -42,7 +42,7 @@ def test_the_planted_latent_is_chosen_and_read(planted):
     chosen, answers = accuracy(*planted, k=1)
     assert chosen.tolist() == [PLANTED]
     assert answers.balanced_accuracy == pytest.approx(0.925, abs=0.06)
-    low, high = answers.interval(bootstrap_weights(N // 4, 1000))
+    low, high = percentiles(answers.resampled(bootstrap_weights(N // 4, 1000)))
     assert low < 0.925 < high
     assert 0.01 < high - low < 0.2
 

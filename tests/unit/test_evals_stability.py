@@ -47,7 +47,9 @@ def test_the_matching_is_the_best_of_all():
     a, b = torch.randn(5, 4, generator=generator), torch.randn(5, 4, generator=generator)
     cosine = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=-1)
     best = max(float(cosine[range(5), list(order)].sum()) for order in itertools.permutations(range(5)))
-    assert one_to_one(a, b).sum() == pytest.approx(best, abs=1e-5)
+    ours, theirs = one_to_one(a, b)
+    assert ours.sum() == pytest.approx(best, abs=1e-5)
+    assert sorted(ours) == sorted(theirs)
 
 
 def test_two_rows_cannot_share_a_match():
@@ -55,7 +57,13 @@ def test_two_rows_cannot_share_a_match():
     a = torch.cat([row, row])
     b = torch.cat([row, other])
     assert (find_twins(a, b).cosine_a == 1).all()
-    assert sorted(one_to_one(a, b).tolist()) == pytest.approx([0.0, 1.0])
+    assert sorted(one_to_one(a, b)[0].tolist()) == pytest.approx([0.0, 1.0])
+
+
+def test_a_row_left_over_has_no_match():
+    ours, theirs = one_to_one(torch.eye(3)[[1, 0, 2]], 2 * torch.eye(3)[[0, 1]])
+    assert ours.tolist() == [1.0, 1.0, 0.0]
+    assert theirs.tolist() == [1.0, 1.0]
 
 
 def test_chance_rows_follow_the_spread_of_the_decoders():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -111,3 +111,192 @@ def test_runs_on_other_terms_are_not_compared(scripts, tmp_path):
         run_folders.gather([tmp_path / "a", tmp_path / "c"], None, 2)
     with pytest.raises(UserError, match="no SAE of L0 3"):
         run_folders.gather([tmp_path / "a"], None, 3)
+
+
+def decoders(stability, *rows_of_seeds):
+    """Seed → decoder of such rows, the first latent firing least."""
+    return {
+        seed: stability.Decoder(torch.tensor(rows, dtype=torch.float32), (1 + np.arange(len(rows))) / 100, 0)
+        for seed, rows in enumerate(rows_of_seeds)
+    }
+
+
+def test_a_latent_counts_once_however_many_seeds_it_is_held_against(scripts):
+    stability = scripts("stability")
+    e = torch.eye(4).tolist()
+    pairs = stability.pairs_of(decoders(stability, [e[0], e[1]], [e[0], e[2]], [e[0], e[1], e[3]]))
+    values = [stability.measures(pair)["share_0.7"] for pair in pairs]
+    shares = stability.per_latent(pairs, values)
+    assert {seed: v.tolist() for seed, v in shares.items()} == {0: [1, 0.5], 1: [1, 0], 2: [1, 0.5, 0]}
+    found = stability.summary(pairs)["share_0.7"]
+    assert found["mean"] == pytest.approx((0.75 + 0.5 + 0.5) / 3)
+    assert found["by_pair"] == pytest.approx([2 / 4, 4 / 5, 2 / 5])
+    assert found["interval_latents"] == stability.wilson(found["mean"], 7)
+
+
+def test_measures_of_a_pair_by_hand(scripts):
+    """Two rows of one SAE have the same nearest row: both are twins, one is mutual, one is left over."""
+    stability = scripts("stability")
+    (pair,) = stability.pairs_of(decoders(stability, [[1, 0.0], [1, 0.1]], [[2.0, 0]]))
+    found = {name: [side.tolist() for side in sides] for name, sides in stability.measures(pair).items()}
+    assert found["share_0.9"] == [[1, 1], [1]]
+    assert found["mutual_0.7"] == [[1, 0], [1]]
+    assert found["one_to_one_0.7"] == [[1, 0], [1]]
+    assert found["cosine"][0] == pytest.approx([1, 1 / 1.01**0.5])
+
+
+def test_shares_by_rate_follow_the_latents(scripts):
+    stability = scripts("stability")
+    e = torch.eye(10).tolist()
+    pairs = stability.pairs_of(decoders(stability, e[:5] + e[5:10], e[:5] + [e[0]] * 5))
+    shares = [row["share_0.7"] for row in stability.summary(pairs)["by_rate"]]
+    assert shares == pytest.approx([1, 1, 0.75, 0.5, 0.5])
+    medians = [row["median_rate"] for row in stability.summary(pairs)["by_rate"]]
+    assert medians == sorted(medians)
+
+
+def test_differences_of_stability_are_no_narrower_for_counting_pairs(scripts):
+    """Three copies of one SAE: every pair tells the same, so an interval must be that of the latents themselves."""
+    stability = scripts("stability")
+    random = np.random.default_rng(0)
+    cosines = random.random(400).astype(np.float32)
+    nothing = np.zeros(400, bool)
+
+    class Same:
+        cosine_a = cosine_b = cosines
+        mutual_a = mutual_b = nothing
+
+    seeds = [(0, 1), (0, 2), (1, 2)]
+    pairs = [stability.Pair(s, Same(), (cosines, cosines), (cosines, cosines)) for s in seeds]
+    others = [stability.Pair(s, Same(), (cosines, cosines), (cosines, cosines)) for s in seeds]
+    (found,) = stability.compare({"topk": pairs, "gated": others}, "cosine")["differences"]
+    half = (found["high"] - found["low"]) / 2
+    alone = 1.96 * cosines.std() * np.sqrt(2 / 1200)  # 1,200 latents a side, each once
+    assert found["estimate"] == 0
+    assert half == pytest.approx(alone, rel=0.1)
+    assert found["by_pair"] == [0, 0, 0]
+
+
+def latents(label, rate):
+    return {"label": np.array(label, float), "firing_rate": np.array(rate, float)}
+
+
+@pytest.fixture
+def confounded():
+    """Scores that follow the firing rate alone, rates of other spread in each kind; the rarest latents are unscored."""
+    random = np.random.default_rng(0)
+
+    def drawn(*shape):
+        rate = 0.1 * random.beta(*shape, 2000)
+        label = 0.5 + 5 * rate + random.normal(0, 0.01, 2000)
+        return latents(np.where(rate < 0.002, np.nan, label), rate)
+
+    trained = {"topk": {0: drawn(2, 4), 1: drawn(2, 4)}, "relu": {0: drawn(3, 3)}}
+    return trained | {"frozen_random": {0: drawn(1, 1), 1: drawn(1, 1)}}
+
+
+def test_equal_rates_take_away_what_the_rates_alone_make(scripts, confounded):
+    found = scripts("interpretability").compare(confounded, "label")
+    plain = {(d["first"], d["second"]): d["estimate"] for d in found["differences"] + found["against_controls"]}
+    assert plain["topk", "relu"] < -0.05
+    assert plain["topk", "frozen_random"] < -0.05
+    (matched,) = found["matched"]
+    assert abs(matched["estimate"]) < 0.2 * abs(plain["topk", "relu"])
+    for name, left in (("matched_control", 0.3), ("matched_control_tenths", 0.15)):
+        of = {(d["first"], d["second"]): d["estimate"] for d in found[name]}
+        assert set(of) == {("topk", "frozen_random"), ("relu", "frozen_random")}
+        assert abs(of["topk", "frozen_random"]) < left * abs(plain["topk", "frozen_random"])
+
+
+def test_cells_of_equal_rates_hold_every_scored_latent_once(scripts, confounded):
+    module = scripts("interpretability")
+    apart = {"topk": {0: latents([0.5, 0.6], [1, 2])}, "gated": {0: latents([0.5, 0.6], [8, 9])}}
+    assert module.matched_groups(apart, list(apart), "label") is None, "no rate is in both"
+    alike = {"topk": confounded["frozen_random"], "gated": confounded["frozen_random"]}
+    groups = module.matched_groups(alike, list(alike), "label", 4)
+    scored = [np.isfinite(v["label"]).sum() for v in alike["topk"].values()]
+    assert [len(cells) for cells in groups.values()] == [8, 8]
+    assert [sum(map(len, groups["topk"][:4])), sum(map(len, groups["topk"][4:]))] == scored
+    assert max(groups["topk"][0]) < min(groups["topk"][3])
+
+
+def test_unscored_latents_count_as_chance_by_measure(scripts):
+    module = scripts("interpretability")
+    scored = {
+        "topk": {0: latents([0.9, np.nan], [1, 2]), 1: latents([0.7, 0.7], [1, 2])},
+        "frozen_random": {0: latents([0.8, np.nan, np.nan, np.nan], [1, 2, 3, 4])},
+    }
+    found = module.compare(scored, "label")
+    assert found["n_scored"] == {"topk": 3, "frozen_random": 1}
+    assert found["means"]["topk"]["mean"] == pytest.approx(0.8)
+    filled = found["with_unscored_at_chance"]
+    assert filled["means"]["topk"]["mean"] == pytest.approx(0.7)
+    assert filled["means"]["frozen_random"]["mean"] == pytest.approx((0.8 + 3 * 0.5) / 4)
+    assert filled["against_controls"][0]["estimate"] == pytest.approx(0.7 - 0.575)
+    assert np.isnan(scored["topk"][0]["label"][1]), "the scores themselves stay"
+
+
+@pytest.fixture
+def probed(scripts):
+    """(material of two tasks of one family and one of another, says(n): answers right on n of each class's 20)."""
+    tasks, probing = scripts("probing_tasks"), scripts("probing")
+    labels, every, nowhere = np.repeat([True, False], 20), np.arange(40), np.zeros(40, bool)
+    first, second = tasks.FAMILIES[:2]
+    material = SimpleNamespace(
+        n_documents=40,
+        tasks=[
+            tasks.Task(f, name, False, every, labels, nowhere)
+            for f, name in ((first, "a"), (first, "b"), (second, "c"))
+        ],
+        answers=lambda said, task: probing.answers_by_document(said, labels, every, 40),
+    )
+    return material, lambda right: (every % 20 < right) == labels
+
+
+def said_of(table, says, **right):
+    """The answers of one SAE: task → how many are right, whatever k and rule."""
+    return {f"{task}/{k}/{rule}": says(n)[None] for task, n in right.items() for k in table.KS for rule in table.RULES}
+
+
+def test_seeds_are_averaged_and_listed(scripts, probed):
+    table = scripts("probing_table")
+    material, says = probed
+    topk = {
+        "s0": said_of(table, says, a=20, b=10, c=20),
+        "s1": said_of(table, says, a=10, b=10, c=10),
+    }
+    gated = {
+        "s0": said_of(table, says, a=15, b=15, c=15),
+        "s1": said_of(table, says, a=15, b=15, c=15),
+    }
+    residual = {"residual": said_of(table, says, a=10, b=10, c=10)}
+    random = {"s0": {f"{task}/{k}": says(10)[None] for task in "abc" for k in table.KS}}
+    full = {task: says(20)[None] for task in "abc"}
+    found = table.summarise(material, {"topk": topk, "gated": gated, "residual": residual}, random, full)
+    rule = found["rules"]["difference"]
+    first, second = material.tasks[0].family, material.tasks[2].family
+    assert rule["tasks"]["a"]["topk"]["1"]["by_seed"] == pytest.approx([1, 0.5])
+    assert rule["summary"]["topk"][first]["1"]["by_seed"] == pytest.approx([0.75, 0.5])
+    assert rule["summary"]["topk"]["all"]["1"]["by_seed"] == pytest.approx([0.875, 0.5])
+    assert rule["summary"]["topk"]["all"]["1"]["mean"] == pytest.approx(0.6875)
+    (difference,) = rule["differences"]["5"]["architectures"]
+    assert difference["by_seed"] == pytest.approx([0.125, -0.25])
+    assert difference["estimate"] == pytest.approx(-0.0625)
+    leads = {d["first"]: d["estimate"] for d in rule["against_channels"][second]["2"]}
+    assert leads == pytest.approx({"topk": 0.25, "gated": 0.25})
+    assert found["full_probe"]["all"]["mean"] == 1
+
+
+def test_weights_trained_anew_have_another_identity(scripts, tmp_path):
+    """The configuration may stay the same: answers of the old weights must not be served for the new."""
+    run_folders = scripts("run_folders")
+    names = []
+    for shift in (0.0, 0.0, 1e-3):
+        sae = build_sae(SaeConfig("topk", 4, 8, 2, site="layers.1.resid_post"))
+        with torch.no_grad():
+            sae.W_dec.copy_(torch.arange(32.0).reshape(8, 4) + shift)
+        save_sae(sae, tmp_path / "sae")
+        entry = run_folders.Entry(tmp_path / "sae", "topk", "layers.1.resid_post", "topk-l0_2-s0", 2, 0, 8)
+        names.append(run_folders.identity([entry]))
+    assert names[0] == names[1] != names[2]
+    assert run_folders.identity([entry], n=1) != names[2]
