@@ -8,9 +8,9 @@ decode, as its users have them at inference.
 
 Tries: ours have four (two learning rates at the defaults; at the better one `OPTIONS`). A peer has three learning rates
 and a fourth beyond the best where that is at an end, between the best two where it is not (eai-sparsify one more, with
-its options for dead latents); where its L0 follows from a coefficient it has five, each coefficient set from what the
-ones before it reached. All are chosen by one rule (`best_of`). `OPTIONS` themselves came out of a dozen earlier runs of
-our TopK and BatchTopK on the first draw, so our defaults have a row of their own.
+its options for dead latents); where its L0 follows from a coefficient it has four to seven, until one lands, each
+coefficient set from what the ones before it reached. All are chosen by one rule (`best_of`). `OPTIONS` themselves came
+out of a dozen earlier runs of our TopK and BatchTopK on the first draw, so our defaults have a row of their own.
 
 The comparison that counts is at equal L0: for each peer row ours is trained for the very L0 which that peer reached,
 and the ratio of the two errors has an interval over the same resampled documents, seeds pooled; each seed's stands
@@ -121,15 +121,19 @@ def next_rate(rates: tuple[float, ...], best: Record) -> float:
 
 
 def landed(bench: Bench, library: str, architecture: str, rates: tuple[float, ...], coef: float) -> list[Record]:
-    """Each of the two higher learning rates twice, with a coefficient corrected by what came before; one more at the
-    better."""
+    """Each of the two higher learning rates twice, with a coefficient corrected by what came before; at the better, all
+    carried to the asked L0, up to three more until one is within a tenth of it."""
     found: list[Record] = []
     for rate in rates[1:] * 2:
         same = [r for r in found if rate_of(r) == rate]
         found.append(bench.tried(library, architecture, L0, rate, next_coef(same or found) if found else coef))
-    rate = rate_of(best_of(found))
-    same = [r for r in found if rate_of(r) == rate]
-    return [*found, bench.tried(library, architecture, L0, rate, next_coef(same))]
+    rate = rate_of(min(found, key=at_l0))
+    for _ in range(3):
+        same = [r for r in found if rate_of(r) == rate]
+        if min(map(misses, same)) < math.log(1.1):
+            break
+        found.append(bench.tried(library, architecture, L0, rate, next_coef(same)))
+    return found
 
 
 def next_coef(found: list[Record]) -> float:
