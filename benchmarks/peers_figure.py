@@ -43,7 +43,9 @@ def write(path: Path, results: Mapping[str, Any]) -> None:
                     marker, slot = LOOKS["monosemy"]
                     axes.plot([chosen["ours"]["l0"]], [chosen["ours"]["fvu"]], marker, color=theme.series[slot])
             axes.axvline(results["l0"], color=theme.muted, linewidth=0.8, linestyle=":")
+            reached = [t["l0"] for (_, other), (tries, _) in groups.items() if other == name for t in tries]
             axes.set_xscale("log", base=2)
+            axes.set_xlim(0.9 * min(26, *reached), 1.1 * max(40, *reached))
             axes.set_yscale("log")
             axes.xaxis.set_major_locator(FixedLocator(TICKS))
             axes.yaxis.set_major_locator(FixedLocator((0.1, 0.15, 0.2, 0.3, 0.5, 1.0)))

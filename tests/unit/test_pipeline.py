@@ -88,7 +88,7 @@ def start(config: RunConfig, folder: Path, cache: Path) -> subprocess.Popen[str]
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    _, error = process.communicate(timeout=250)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
 
 
@@ -103,6 +103,7 @@ def results(folder: Path) -> dict[str, bytes | list]:
     return kept
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("storage", ["disk", "stream"])
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_run(settings, storage, tmp_path):
     n_passes = 2 if storage == "disk" else 1
