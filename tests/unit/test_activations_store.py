@@ -269,7 +269,7 @@ def test_rows_and_sites_outside_the_store_are_refused(tmp_path: Path) -> None:
 
 def run_build(folder: Path, before: str = "", seconds_per_pass: float = 0.0) -> subprocess.CompletedProcess[str]:
     process = start_build(folder, before, seconds_per_pass)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

@@ -341,7 +341,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(tmp_path, 
     names = [f"{SITES[0]}/jumprelu-l0_4-s0", f"{SITES[0]}/topk-l0_4-s0"]
     whole = make_run(tmp_path / "whole", "disk")
     process = start(whole, names, cache)
-    _, error = process.communicate(timeout=250)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
 
     killed = tmp_path / "killed"
@@ -373,7 +373,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(tmp_path, 
         print(f"seed {seed}: killed {delay:.3f} s after the moment")
         assert process.returncode == -signal.SIGKILL, error  # it had not finished by itself
     process = start(killed, names, cache)
-    _, error = process.communicate(timeout=250)
+    _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     for name in ("jumprelu-l0_4-s0", "topk-l0_4-s0"):
         one, two = contents(whole / "features" / SITES[0] / name), contents(built / name)
