@@ -244,20 +244,22 @@ def test_comparisons_are_found_beside_the_event_loop_and_equal_ones_once(
     run: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ):
     reads: list[str] = []
+    answered = threading.Event()
 
     def slow(path: Path, tensor: str, rows: slice | np.ndarray) -> np.ndarray:
         reads.append(threading.current_thread().name)
-        time.sleep(0.3)
+        assert answered.wait(30)
         return read_rows(path, tensor, rows)
 
     monkeypatch.setattr("monosemy.app.compare.read_rows", slow)
     pair = f"/api/compare?a={SITE}/{OTHER}&b={SITE}/{NAME}&by=cosine&threshold=2"  # no pair on the page
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(server.get, pair) for _ in range(4)]
-        time.sleep(0.1)
-        started = time.perf_counter()
-        server.get("/api/model")
-        assert time.perf_counter() - started < 0.15  # answered while vectors are read
+        while not reads:
+            time.sleep(0.01)
+        server.get("/api/model")  # answered while vectors are read
+        time.sleep(0.1)  # the other three have come too
+        answered.set()
         assert len({json.dumps(one.result()) for one in asked}) == 1
     whole = 2  # each side's vectors, once
     pages = 2 * 4  # an empty list of rows of each side for every page
