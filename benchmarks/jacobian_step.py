@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from monosemy.config import ActivationsConfig, JacobianConfig, TextConfig, TrainingConfig
+from monosemy.errors import UserError
 from monosemy.jacobian import products
 from monosemy.jacobian.mlp import MlpWeights, mlp_weights
 from monosemy.jacobian.pair import Pair
@@ -136,6 +137,20 @@ def kilobytes(name: str) -> int:
     return next(int(line.split()[1]) for line in status if line.startswith(name))
 
 
+def narrower_pairs(weights: MlpWeights, batch: dict[str, Tensor], free: int) -> dict[int, Pair]:
+    """Pairs by a memory bound that makes them work in pieces: below what they take unbounded, and not refused."""
+    narrow = {}
+    for bound in (150_000_000, 250_000_000):
+        try:
+            pair = make_pair(weights, batch, 1.0, 1.0, bound)
+        except UserError as error:
+            print(f"N {len(batch[SITES[0]])}  within {bound / 1e6:.0f} MB: refused, {error}", flush=True)
+            continue
+        if bound < free:
+            narrow[bound] = pair
+    return narrow
+
+
 def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -> dict[str, Any]:
     whole = [{site: x[i : i + n] for site, x in ends.items()} for i in range(0, len(ends[SITES[0]]) - n + 1, n)][:10]
     pairs = {share: make_pair(weights, whole[0], 1.0, share, None) for share in SHARES}
@@ -143,8 +158,7 @@ def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -
         "pair without penalty": stepper(make_pair(weights, whole[0], 0.0, 1.0, None), whole)
     }
     contenders |= {f"pair, penalty on {share:g} of the tokens": stepper(p, whole) for share, p in pairs.items()}
-    bounds = (150_000_000, 250_000_000)
-    narrow = {bound: make_pair(weights, whole[0], 1.0, 1.0, bound) for bound in bounds if bound < pairs[1.0].n_bytes}
+    narrow = narrower_pairs(weights, whole[0], pairs[1.0].n_bytes)
     contenders |= {f"pair, penalty within {bound / 1e6:.0f} MB": stepper(p, whole) for bound, p in narrow.items()}
     dense = peers.sae_lens(ends[SITES[0]].shape[1], D_SAE, K, [batch[SITES[0]] for batch in whole], N_STEPS)
     contenders["sae-lens topk"] = dense["sae-lens topk"]
