@@ -5,9 +5,10 @@
 One command, resumable: every stage is one `monosemy jacobian …` whose results are kept in the folder. Writes
 docs/results/jacobian.json (tables, checks, seconds) and docs/figures/jacobian-*.png.
 
-  frontier   λ = 0 and the others, seed 0, L0 32, 4,608 latents, two passes over 260k tokens around layer 15's MLP
+  frontier   λ = 0 and the others, seed 0, L0 32, 4,608 latents, two passes over 260k tokens around layer 15's MLP, the
+             penalty on a random quarter of each batch's tokens
   seeds      λ = 0 and the chosen λ with two more seeds
-  share      the chosen λ once more, its penalty on a random quarter of each batch's tokens
+  whole      the chosen λ once more, its penalty on every token
   random     the three kinds of random model at half, once and twice the L0, λ = 0 and the chosen one
   pairs, interpret   of the chosen pair; labels against those of the pair without penalty, which is two TopK SAEs of
              the same L0 trained alone, to the last bit
@@ -35,7 +36,7 @@ from monosemy.files import read_json, write_json
 from monosemy.run import machine, read_run, versions
 
 ROOT = Path(__file__).parents[1]
-FREE_OF_SCALE = ("scaled_over_0.1", "scaled_over_1", "share_of_90", "token_share_of_90")
+FREE_OF_SCALE = ("scaled_over_0.01", "scaled_over_0.1", "scaled_over_1", "share_of_90", "token_share_of_90")
 COMPARED = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out", "over_0.01",
             *FREE_OF_SCALE)  # fmt: skip
 """What is held against the spread of seeds."""
@@ -53,9 +54,10 @@ def main() -> None:
     add("--d-sae", default="4608")
     add("--tokens", default="260k")
     add("--passes", default="2")
-    add("--batch", default="2048")
+    add("--batch", default="1024")
+    add("--learning-rate", default="4e-3")
     add("--loss-tokens", default="16k", help="validation tokens for the CE score")
-    add("--token-share", default="0.25", help="share of each batch that the penalty is measured on in stage share")
+    add("--token-share", default="0.25", help="share of each batch that the penalty is measured on")
     add("--seeds", nargs="+", default=["1", "2"], help="further seeds at λ = 0 and the chosen λ")
     add("--kinds", nargs="+", default=["published", "reinitialised", "matched"])
     add("--device", default="auto")
@@ -75,12 +77,13 @@ def main() -> None:
 
 
 def train(
-    given: argparse.Namespace, name: str, lambdas: Sequence[str], seeds: Sequence[str], token_share: str = "1"
+    given: argparse.Namespace, name: str, lambdas: Sequence[str], seeds: Sequence[str], token_share: str | None = None
 ) -> None:
     monosemy(
         ["jacobian", "train", "--run", str(given.folder / name), "--layer", given.layer, "--l0", f"{given.l0:g}",
          "--d-sae", given.d_sae, "--tokens", given.tokens, "--passes", given.passes, "--batch", given.batch,
-         "--loss-tokens", given.loss_tokens, "--device", given.device, "--token-share", token_share,
+         "--learning-rate", given.learning_rate, "--loss-tokens", given.loss_tokens, "--device", given.device,
+         "--token-share", token_share or given.token_share,
          "--lambda", *lambdas, "--seeds", *seeds]
     )  # fmt: skip
 
@@ -93,8 +96,8 @@ def seeds(given: argparse.Namespace) -> None:
     train(given, "seeds", ["0", f"{chosen(given.folder)['lambda']:g}"], given.seeds)
 
 
-def share(given: argparse.Namespace) -> None:
-    train(given, "share", [f"{chosen(given.folder)['lambda']:g}"], ["0"], given.token_share)
+def whole(given: argparse.Namespace) -> None:
+    train(given, "whole", [f"{chosen(given.folder)['lambda']:g}"], ["0"], "1")
 
 
 def random(given: argparse.Namespace) -> None:
@@ -113,7 +116,7 @@ def interpret(given: argparse.Namespace) -> None:
 
 
 STAGES = {
-    "frontier": frontier, "seeds": seeds, "share": share, "random": random, "pairs": pairs, "interpret": interpret,
+    "frontier": frontier, "seeds": seeds, "whole": whole, "random": random, "pairs": pairs, "interpret": interpret,
 }  # fmt: skip
 
 
@@ -138,11 +141,11 @@ def collect(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
         "chosen": chosen(folder)["name"],
     }
     random = read_json(results / "random.json") if (results / "random.json").exists() else {"folders": {}}
-    for name in ("main", "seeds", "share", *(f"main/jacobian/random/{place}" for place in random["folders"].values())):
+    for name in ("main", "seeds", "whole", *(f"main/jacobian/random/{place}" for place in random["folders"].values())):
         if (folder / name / "run.json").exists():
             document["training_seconds"][name.rsplit("/", 1)[-1]] = read_run(folder / name)[1].get("seconds", {})
     document["config"] = read_json(folder / "main" / "run.json")["config"]
-    for name in ("seeds", "share"):
+    for name in ("seeds", "whole"):
         if (path := folder / name / "jacobian" / "frontier.json").exists():
             document[name] = read_json(path)["rows"]
     if random["folders"]:
@@ -181,9 +184,9 @@ def checks(document: dict[str, Any]) -> dict[str, Any]:
             }
             for coef in (0.0, row["lambda"])
         }  # fmt: skip
-        if shared := document.get("share"):
+        if every := document.get("whole"):
             found["a random share of the tokens against all, and seeds"] = {
-                name: _against_seeds(_value(shared[0], name), _value(row, name),
+                name: _against_seeds(_value(row, name), _value(every[0], name),
                                      found["seeds"][f"λ = {row['lambda']:g}"][name]["sd"])
                 for name in COMPARED
             }  # fmt: skip
