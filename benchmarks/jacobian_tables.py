@@ -64,7 +64,9 @@ def sparsity_table(rows: Iterable[Row]) -> str:
         for name in names:
             cells.append(cell(row["estimates"][name], percent))
             if name in ("over_0.01", "scaled_over_0.1", "scaled_over_1"):
-                cells.append(cell(row["reduction"].get(name), times, (row["reduction"].get(name) or {}).get("interval")))
+                cells.append(
+                    cell(row["reduction"].get(name), times, (row["reduction"].get(name) or {}).get("interval"))
+                )
         body.append((*cells, cell(row["estimates"]["scaled_kurtosis"], lambda v: f"{v:.1f}")))
     heads = ["λ"]
     for name in names:

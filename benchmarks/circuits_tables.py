@@ -1,0 +1,115 @@
+"""The tables of docs/results.md about circuits, from docs/results/circuits.json (written by circuits.py).
+
+    python benchmarks/circuits_tables.py [docs/results/circuits.json]
+
+Cells: ROC AUC [95% interval over heads, of the mean over seeds where there are several], seconds with reading counted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monosemy.files import read_json
+
+ROOT = Path(__file__).parents[1]
+Row = Mapping[str, Any]
+SHOWN = ("combined − combined-no-codes", "codes − kmeans", "codes-paper − kmeans-paper", "codes − mean-difference",
+         "codes-paper − mean-difference", "codes − probe", "codes − distinct", "codes − codes-paper")  # fmt: skip
+"""Differences of AUC that the questions are about; `combined` against the best baseline is added."""
+SETTINGS = {"d_sae": "latents", "l1_coef": "λ", "n_training": "training examples", "n_counting": "counted",
+            "preset": "preset", "fix": "one fix"}  # fmt: skip
+
+
+def main() -> None:
+    document = read_json(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "results" / "circuits.json")
+    for title, table in tables(document).items():
+        print(f"\n{title}\n\n{table}")
+
+
+def tables(document: Row) -> dict[str, str]:
+    summary, parts = document["summary"], document["parts"]
+    found: dict[str, str] = {}
+    for kind in ("compiled", "trained", "real", "published"):
+        groups = {name: row for name, row in summary.items() if name.startswith(f"{kind}-")}
+        if not groups:
+            continue
+        for key, what in (("methods", "heads"), ("edges", "edges"), ("head_pairs", "edges from head to head")):
+            chosen = {name.removeprefix(f"{kind}-"): row[key] for name, row in groups.items() if key in row}
+            if chosen:
+                found[f"{kind}, {what}"] = auc_table(chosen)
+        found[f"{kind}, differences of AUC"] = difference_table(groups)
+    sensitivity = {name.removeprefix("sensitivity-"): part for name, part in parts.items() if "d_sae" in part}
+    if sensitivity:
+        found["sensitivity of the discrete method"] = sensitivity_table(sensitivity)
+    return found
+
+
+def auc_table(groups: Mapping[str, Row]) -> str:
+    names = list(dict.fromkeys(name for rows in groups.values() for name in rows))
+    body = []
+    for name in names:
+        cells = []
+        for rows in groups.values():
+            row = rows.get(name)
+            cells.append("–" if row is None else f"{auc(row['auc'])}{ends(row['interval'])} {seconds(row['seconds'])}")
+        body.append((f"`{name}`", *cells))
+    return markdown(("", *groups), body)
+
+
+def difference_table(groups: Mapping[str, Row]) -> str:
+    body = []
+    for name in SHOWN:
+        cells = [difference(row["differences"].get(name)) for row in groups.values()]
+        if any(cell != "–" for cell in cells):
+            body.append((name, *cells))
+    best = []
+    for row in groups.values():
+        baseline = row["best_baselines"].get("")
+        told = difference(row["differences"].get(f"combined − {baseline}"))
+        best.append("–" if told == "–" else f"{told} (`{baseline}`)")
+    return markdown(("", *groups), [*body, ("combined − the best baseline", *best)])
+
+
+def sensitivity_table(found: Mapping[str, Row]) -> str:
+    body = []
+    for setting, label in SETTINGS.items():
+        for where, rows in found.items():
+            told = [f"{_name(row['value'])}: {'–' if row['auc'] is None else auc(row['auc'])}" for row in rows[setting]]
+            body.append((label, where, ", ".join(told)))
+    return markdown(("", "model", "value: AUC"), body)
+
+
+def _name(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def auc(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"[1:]
+
+
+def ends(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" [{auc(interval[0])}, {auc(interval[1])}]"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.0f} s" if value >= 9.5 else f"{value:.1f} s"
+
+
+def difference(found: Row | None) -> str:
+    if found is None:
+        return "–"
+    signed = [f"{value:+.3f}".replace("0.", ".", 1).replace("-", "−") for value in
+              (found["difference"], *(found["interval"] or ()))]  # fmt: skip
+    return signed[0] + (f" [{signed[1]}, {signed[2]}]" if len(signed) > 1 else "")
+
+
+def markdown(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
