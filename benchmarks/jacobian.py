@@ -7,11 +7,14 @@ docs/results/jacobian.json (tables, checks, seconds) and docs/figures/jacobian-*
 
   frontier   λ = 0 and the others, seed 0, L0 32, 4,608 latents, two passes over 260k tokens around layer 15's MLP, the
              penalty on a random quarter of each batch's tokens
-  seeds      λ = 0 and the chosen λ with two more seeds
-  whole      the chosen λ once more, its penalty on every token
-  random     the three kinds of random model at half, once and twice the L0, λ = 0 and the chosen one
-  pairs, interpret   of the chosen pair; labels against those of the pair without penalty, which is two TopK SAEs of
-             the same L0 trained alone, to the last bit
+  seeds      λ = 0, the chosen λ and --study-lambda with two more seeds
+  whole      --study-lambda once more, its penalty on every token
+  random     the three kinds of random model at half, once and twice the L0, λ = 0 and --study-lambda
+  pairs, interpret   of the pair of --study-lambda; labels against those of the pair without penalty, which is two TopK
+             SAEs of the same L0 trained alone, to the last bit
+
+The chosen λ is the largest that costs at most .02 of the CE score; where that is one whose penalty hardly shows,
+--study-lambda (default: the chosen one) names another to look into.
 
 What it checks is said either way, with intervals paired over documents: share of |J| > .01 and its scale-free sibling
 down at least 4× at a CE cost of at most .02; shares falling with λ; whether the random share of the tokens changes the
@@ -58,18 +61,22 @@ def main() -> None:
     add("--learning-rate", default="4e-3")
     add("--loss-tokens", default="16k", help="validation tokens for the CE score")
     add("--token-share", default="0.25", help="share of each batch that the penalty is measured on")
-    add("--seeds", nargs="+", default=["1", "2"], help="further seeds at λ = 0 and the chosen λ")
+    add("--study-lambda", type=float, help="λ of stages whole, random, pairs and interpret (default: the chosen one)")
+    add("--random-l0", type=float, nargs="+", default=[0.5, 1, 2], help="L0s of the random models, in units of --l0")
+    add("--seeds", nargs="+", default=["1", "2"], help="further seeds at λ = 0 and the two others")
     add("--kinds", nargs="+", default=["published", "reinitialised", "matched"])
     add("--device", default="auto")
     add("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     given = parser.parse_args()
-    seconds = dict(read_json(given.folder / "seconds.json")) if (given.folder / "seconds.json").exists() else {}
+    file = given.folder / "seconds.json"
+    seconds: dict[str, float] = {}
     for stage in given.stages:
         started = time.perf_counter()
         STAGES[stage](given)
+        seconds = dict(read_json(file)) if file.exists() else {}  # read now: another stage may run beside this one
         seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - started, 1)
-        write_json(given.folder / "seconds.json", seconds)
-    write_json(given.out, collect(given.folder, seconds))
+        write_json(file, seconds)
+    write_json(given.out, collect(given.folder, seconds, studied(given)["name"]))
     for picture in sorted((given.folder / "main" / "figures").glob("jacobian-*.png")):
         given.figures.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, given.figures / picture.name)
@@ -93,26 +100,28 @@ def frontier(given: argparse.Namespace) -> None:
 
 
 def seeds(given: argparse.Namespace) -> None:
-    train(given, "seeds", ["0", f"{chosen(given.folder)['lambda']:g}"], given.seeds)
+    lambdas = sorted({0.0, chosen(given.folder)["lambda"], studied(given)["lambda"]})
+    train(given, "seeds", [f"{coef:g}" for coef in lambdas], given.seeds)
 
 
 def whole(given: argparse.Namespace) -> None:
-    train(given, "whole", [f"{chosen(given.folder)['lambda']:g}"], ["0"], "1")
+    train(given, "whole", [f"{studied(given)['lambda']:g}"], ["0"], "1")
 
 
 def random(given: argparse.Namespace) -> None:
-    levels = [f"{given.l0 * factor:g}" for factor in (0.5, 1, 2)]
-    lambdas = ["0", f"{chosen(given.folder)['lambda']:g}"]
+    levels = [f"{given.l0 * factor:g}" for factor in given.random_l0]
+    lambdas = ["0", f"{studied(given)['lambda']:g}"]
     monosemy(["jacobian", "random", str(given.folder / "main"), "--kinds", *given.kinds, "--lambda", *lambdas,
               "--l0", *levels])  # fmt: skip
 
 
 def pairs(given: argparse.Namespace) -> None:
-    monosemy(["jacobian", "pairs", str(given.folder / "main"), "--pair", chosen(given.folder)["name"]])
+    monosemy(["jacobian", "pairs", str(given.folder / "main"), "--pair", studied(given)["name"]])
 
 
 def interpret(given: argparse.Namespace) -> None:
-    monosemy(["jacobian", "interpret", str(given.folder / "main")])
+    both = [row["name"] for row in frontier_rows(given.folder) if row["lambda"] in (0, studied(given)["lambda"])]
+    monosemy(["jacobian", "interpret", str(given.folder / "main"), "--pair", *both])
 
 
 STAGES = {
@@ -120,16 +129,27 @@ STAGES = {
 }  # fmt: skip
 
 
+def frontier_rows(folder: Path) -> list[dict[str, Any]]:
+    return list(read_json(folder / "main" / "jacobian" / "frontier.json")["rows"])
+
+
 def chosen(folder: Path) -> dict[str, Any]:
     """The row of the chosen λ; the smallest λ > 0 where every one costs more than .02."""
-    found = read_json(folder / "main" / "jacobian" / "frontier.json")
-    row = next(row for row in found["rows"] if row["name"] == found["chosen"])
+    name = read_json(folder / "main" / "jacobian" / "frontier.json")["chosen"]
+    row = next(row for row in frontier_rows(folder) if row["name"] == name)
     if row["lambda"] > 0:
         return row
-    return min((row for row in found["rows"] if row["lambda"] > 0), key=lambda row: row["lambda"])
+    return min((row for row in frontier_rows(folder) if row["lambda"] > 0), key=lambda row: row["lambda"])
 
 
-def collect(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
+def studied(given: argparse.Namespace) -> dict[str, Any]:
+    """The row that the later stages look into."""
+    if given.study_lambda is None:
+        return chosen(given.folder)
+    return next(row for row in frontier_rows(given.folder) if row["lambda"] == given.study_lambda)
+
+
+def collect(folder: Path, seconds: dict[str, float], studied: str) -> dict[str, Any]:
     """Everything measured so far, without the histograms and texts."""
     results = folder / "main" / "jacobian"
     document: dict[str, Any] = {
@@ -139,6 +159,7 @@ def collect(folder: Path, seconds: dict[str, float]) -> dict[str, Any]:
         "training_seconds": {},
         "frontier": read_json(results / "frontier.json")["rows"],
         "chosen": chosen(folder)["name"],
+        "studied": studied,
     }
     random = read_json(results / "random.json") if (results / "random.json").exists() else {"folders": {}}
     for name in ("main", "seeds", "whole", *(f"main/jacobian/random/{place}" for place in random["folders"].values())):
@@ -161,18 +182,20 @@ def checks(document: dict[str, Any]) -> dict[str, Any]:
     rows = document["frontier"]
     row = next(one for one in rows if one["name"] == document["chosen"])
     shares = [one["estimates"]["over_0.01"]["value"] for one in rows]
+    other = next(one for one in rows if one["name"] == document["studied"])
     base = next(one for one in rows if one["lambda"] == 0)
     found: dict[str, Any] = {
         "share over .01 falls with every step of λ": bool(np.all(np.diff(shares) <= 0)),
         "λ chosen": row["lambda"],
+        "λ studied": other["lambda"],
         "CE cost": row["ce_cost"],
         "CE cost at most .02": _compared(row["ce_cost"], 0.02, "below", "above"),
         "times fewer": {name: row["reduction"][name] for name in ("over_0.01", *FREE_OF_SCALE)},
         "at least 4 times fewer": {
             name: _compared(row["reduction"][name], 4, "no", "yes") for name in ("over_0.01", *FREE_OF_SCALE)
         },
-        "linear or flat": [one["linearity"]["linear_or_flat"] for one in (base, row)],
-        "linear": [one["linearity"]["linear"] for one in (base, row)],
+        "linear or flat": [one["linearity"]["linear_or_flat"] for one in (base, row, other)],
+        "linear": [one["linearity"]["linear"] for one in (base, row, other)],
         "CE score at the largest λ": [rows[-1][key]["value"] for key in ("ce_score_in", "ce_score_out")],
     }
     if extra := document.get("seeds"):
@@ -182,12 +205,12 @@ def checks(document: dict[str, Any]) -> dict[str, Any]:
                                and (value := _value(one, name)) is not None])
                 for name in COMPARED
             }
-            for coef in (0.0, row["lambda"])
+            for coef in sorted({0.0, row["lambda"], other["lambda"]})
         }  # fmt: skip
         if every := document.get("whole"):
             found["a random share of the tokens against all, and seeds"] = {
-                name: _against_seeds(_value(row, name), _value(every[0], name),
-                                     found["seeds"][f"λ = {row['lambda']:g}"][name]["sd"])
+                name: _against_seeds(_value(other, name), _value(every[0], name),
+                                     found["seeds"][f"λ = {other['lambda']:g}"][name]["sd"])
                 for name in COMPARED
             }  # fmt: skip
     if compared := document.get("random"):
