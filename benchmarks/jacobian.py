@@ -36,6 +36,7 @@ import numpy as np
 
 from monosemy.cli import main as monosemy
 from monosemy.files import read_json, write_json
+from monosemy.jacobian.measures import BINS_PER_DECADE, LOWEST
 from monosemy.run import machine, read_run, versions
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,8 @@ FREE_OF_SCALE = ("scaled_over_0.01", "scaled_over_0.1", "scaled_over_1", "share_
 COMPARED = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out", "over_0.01",
             *FREE_OF_SCALE)  # fmt: skip
 """What is held against the spread of seeds."""
+PUBLISHED = {"pythia-410m": (0.583, 0.062), "pythia-70m": (0.690, 0.113)}
+"""Reported shares of |J| > .01 without and with the penalty (arXiv 2502.18147), on activations of another scale."""
 
 
 def main() -> None:
@@ -161,6 +164,7 @@ def collect(folder: Path, seconds: dict[str, float], studied: str) -> dict[str, 
         "chosen": chosen(folder)["name"],
         "studied": studied,
     }
+    document["published_starts"] = published_starts(results, document["frontier"])
     random = read_json(results / "random.json") if (results / "random.json").exists() else {"folders": {}}
     for name in ("main", "seeds", "whole", *(f"main/jacobian/random/{place}" for place in random["folders"].values())):
         if (folder / name / "run.json").exists():
@@ -175,6 +179,24 @@ def collect(folder: Path, seconds: dict[str, float], studied: str) -> dict[str, 
         document["interpretability"] = read_json(path)["rows"]
     document["checks"] = checks(document)
     return document
+
+
+def published_starts(results: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Shares above the size that as many elements exceed at λ = 0 as exceeded .01 in a paper's model.
+
+    .01 is another size on other activations; this is the same place in the distribution. To a bin of the histograms
+    (a fortieth of a decade), no intervals.
+    """
+    counts = {row["name"]: np.array(read_json(results / row["name"] / "measures.json")["histogram"]) for row in rows}
+    shares = {name: c[::-1].cumsum()[::-1] / c.sum() for name, c in counts.items()}
+    base = shares[next(row["name"] for row in rows if row["lambda"] == 0)]
+    found = {}
+    for model, (without, reported) in PUBLISHED.items():
+        bin_ = int(np.abs(base - without).argmin())
+        told = {f"{row['lambda']:g}": float(shares[row["name"]][bin_]) for row in rows}
+        size = 10 ** (LOWEST + (bin_ - 1) / BINS_PER_DECADE)
+        found[model] = {"size": size, "shares": told, "reported": [without, reported]}
+    return found
 
 
 def checks(document: dict[str, Any]) -> dict[str, Any]:

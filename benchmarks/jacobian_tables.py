@@ -33,6 +33,7 @@ def tables(document: Row) -> dict[str, str]:
     found = {
         "What the pairs cost": cost_table(rows),
         "How sparse J is": sparsity_table(rows),
+        "At the published starting shares": start_table(document["published_starts"], rows),
         "How J behaves": behaviour_table(rows),
     }
     if "seeds" in document["checks"]:
@@ -73,6 +74,23 @@ def sparsity_table(rows: Iterable[Row]) -> str:
         heads.append(MEASURES[name])
         heads += ["fewer"] if name in ("over_0.01", "scaled_over_0.1", "scaled_over_1") else []
     return markdown((*heads, "scaled kurtosis"), body)
+
+
+def start_table(starts: Row, rows: Sequence[Row]) -> str:
+    """Shares above the size that as many exceed at λ = 0 as exceeded .01 in a paper's model."""
+    heads = ("λ", *(f"{percent(one['reported'][0])} as in {model}" for model, one in starts.items()),
+             "CE score lost: in", "out")  # fmt: skip
+    base = next(row for row in rows if row["lambda"] == 0)
+    body = []
+    for row in rows:
+        key = f"{row['lambda']:g}"
+        told = [f"{percent(one['shares'][key])} ({times(one['shares']['0'] / one['shares'][key])})"
+                for one in starts.values()]  # fmt: skip
+        lost = [number(base[side]["value"] - row[side]["value"]) for side in ("ce_score_in", "ce_score_out")]
+        body.append((key, *told, *lost))
+    reported = [f"{percent(one['reported'][1])} ({times(one['reported'][0] / one['reported'][1])})"
+                for one in starts.values()]  # fmt: skip
+    return markdown(heads, [*body, ("reported, λ 0.5 and 1", *reported, "", "")])
 
 
 def behaviour_table(rows: Iterable[Row]) -> str:
