@@ -170,13 +170,16 @@ def test_subnetwork_probing_closes_inert_heads_and_keeps_the_others(name):
 
 @pytest.mark.parametrize("name", list(CIRCUITS))
 def test_the_plain_code_method_does_flag_inert_heads(name):
-    """It is correlational: what differs between positives and negatives scores, read or not."""
+    """It is correlational: what differs between positives and negatives scores, read or not. With the paper's settings
+    inert heads are above or among the members everywhere, with ours on the induction circuit."""
     found = circuit(name)
     for method in ("codes", "codes-paper", "kmeans-paper"):
         scores = METHODS[method](bench(name)).scores
         inert, dead = indices(name, found.inert), indices(name, found.dead)
         assert float(scores[inert].min()) >= 1, method
         assert float(scores[dead].max()) < 1, method
+        if method == "codes" and name != "induction":
+            continue
         labels = labels_of(found.heads, found.model.n_layers, found.model.n_heads)
         assert roc_auc(scores, labels) < roc_auc(METHODS["combined"](bench(name)).importance, labels)
         either = [*indices(name, found.heads), *inert]  # members against inert heads alone
