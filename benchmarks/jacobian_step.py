@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import importlib.metadata
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -85,16 +86,19 @@ def stepper(pair: Pair, batches: list[dict[str, Tensor]]) -> Callable[[], None]:
     return step
 
 
-def parts_of(pair: Pair, batch: dict[str, Tensor]) -> dict[str, Callable[[], object]]:
-    """The penalty's parts, each by itself, on the whole batch."""
+def parts_of(pair: Pair, batch: dict[str, Tensor]) -> tuple[dict[str, Callable[[], object]], list[int]]:
+    """The penalty's parts, each by itself, over the latents that are active in the whole batch, as in a step; how many
+    those are at either end."""
     weights = pair.slopes.weights
     inputs, outputs = (t.sae.requires_grad_(False) for t in pair.trainees)
     codes = [training_code(sae, batch[site], K) for sae, site in zip((inputs, outputs), SITES)]
     patterns = [Pattern(code.offsets, code.indices) for code in codes]
     a, b = weights.slopes(batch[SITES[0]])
-    tables = products.whole_tables(weights, inputs.W_dec, outputs.W_enc)
-    factors = kernels.Factors(a, b, tables.T_in, tables.T_up, tables.T_out, *patterns)
-    pairs = kernels.pair_offsets(*patterns)
+    part = products._Part(*patterns, len(inputs.W_dec), outputs.W_enc.shape[1], renumber=True)
+    left = products._rows(inputs.W_dec, part.in_latents)
+    right = products._rows(outputs.W_enc.T, part.out_latents)
+    every = slice(0, weights.d_ff)
+    factors, pairs = products._factors(weights, left, right, a, b, part, every), part.pairs
     J = torch.zeros(int(pairs[-1]))
     kernels.slices(factors, pairs, J)
     signs = J.sign()
@@ -108,11 +112,11 @@ def parts_of(pair: Pair, batch: dict[str, Tensor]) -> dict[str, Callable[[], obj
 
     return {
         "slopes of the MLP": lambda: weights.slopes(batch[SITES[0]]),
-        "products of weights": lambda: products.whole_tables(weights, inputs.W_dec, outputs.W_enc),
+        "products of weights": lambda: products._factors(weights, left, right, a, b, part, every),
         "slices": lambda: kernels.slices(factors, pairs, torch.zeros_like(J)),
         "gradient of the tables": lambda: kernels.gradients(factors, pairs, signs, diagonals=False),
         "gradient of the weights": back,
-    }
+    }, [len(left), len(right)]
 
 
 def extra_memory(pair: Pair, batch: dict[str, Tensor]) -> int:
@@ -137,18 +141,19 @@ def kilobytes(name: str) -> int:
     return next(int(line.split()[1]) for line in status if line.startswith(name))
 
 
-def narrower_pairs(weights: MlpWeights, batch: dict[str, Tensor], free: int) -> dict[int, Pair]:
-    """Pairs by a memory bound that makes them work in pieces: below what they take unbounded, and not refused."""
-    narrow = {}
+def narrower_pairs(weights: MlpWeights, batch: dict[str, Tensor], free: int) -> tuple[dict[int, Pair], dict[int, str]]:
+    """Pairs by a memory bound that makes them work in pieces, below what they take unbounded; bounds that are refused,
+    with what is said."""
+    narrow, refused = {}, {}
     for bound in (150_000_000, 250_000_000):
         try:
             pair = make_pair(weights, batch, 1.0, 1.0, bound)
         except UserError as error:
-            print(f"N {len(batch[SITES[0]])}  within {bound / 1e6:.0f} MB: refused, {error}", flush=True)
+            refused[bound] = str(error)
             continue
         if bound < free:
             narrow[bound] = pair
-    return narrow
+    return narrow, refused
 
 
 def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -> dict[str, Any]:
@@ -158,11 +163,11 @@ def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -
         "pair without penalty": stepper(make_pair(weights, whole[0], 0.0, 1.0, None), whole)
     }
     contenders |= {f"pair, penalty on {share:g} of the tokens": stepper(p, whole) for share, p in pairs.items()}
-    narrow = narrower_pairs(weights, whole[0], pairs[1.0].n_bytes)
+    narrow, refused = narrower_pairs(weights, whole[0], pairs[1.0].n_bytes)
     contenders |= {f"pair, penalty within {bound / 1e6:.0f} MB": stepper(p, whole) for bound, p in narrow.items()}
     dense = peers.sae_lens(ends[SITES[0]].shape[1], D_SAE, K, [batch[SITES[0]] for batch in whole], N_STEPS)
     contenders["sae-lens topk"] = dense["sae-lens topk"]
-    parts = parts_of(make_pair(weights, whole[0], 1.0, 1.0, None), whole[0])
+    parts, n_active = parts_of(make_pair(weights, whole[0], 1.0, 1.0, None), whole[0])
     seconds = common.rounds_of({**contenders, **parts}, rounds, warm_up=2)
     whole_step, bare = seconds["pair, penalty on 1 of the tokens"], seconds["pair without penalty"]
     seconds["rest"] = [
@@ -181,7 +186,7 @@ def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -
         {"bound": p.max_memory, "planned": p.n_bytes, "measured": extra_memory(p, whole[0])}
         for p in (pairs[1.0], *narrow.values())
     ]
-    return {"batch": n, "rows": rows, "memory": memory}
+    return {"batch": n, "rows": rows, "memory": memory, "refused": refused, "active": n_active}
 
 
 def main() -> None:
@@ -191,7 +196,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     ends, weights = real_ends(4 * max(chosen.batches))
-    sizes = {"layer": LAYER, "d_in": 576, "d_ff": weights.d_ff, "d_sae": D_SAE, "k": K, "rounds": chosen.rounds}
+    sizes = {"layer": LAYER, "d_in": 576, "d_ff": weights.d_ff, "d_sae": D_SAE, "k": K, "rounds": chosen.rounds,
+             "sae-lens": importlib.metadata.version("sae-lens")}  # fmt: skip
     found = []
     for n in chosen.batches:
         one = measure(n, ends, weights, chosen.rounds)
@@ -202,6 +208,8 @@ def main() -> None:
                 f"{row['ratio']:5.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}] × sae-lens topk",
                 flush=True,
             )
+        for bound, said in one["refused"].items():
+            print(f"N {n:5d}  within {bound / 1e6:.0f} MB: refused, {said}", flush=True)
         for row in one["memory"]:
             print(f"N {n:5d}  memory: " + ", ".join(f"{k} {v / 1e6:.0f} MB" for k, v in row.items()), flush=True)
         common.save(chosen.out, {**sizes, "results": found})

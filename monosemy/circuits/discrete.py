@@ -14,7 +14,8 @@ Presets. `paper`: 200 latents, λ 0.02, 500 epochs, 10 training examples drawn f
 codes of all examples, mean pooling; a sample with no active latent silently gets code 0. `fast`: our own: 100 latents,
 outputs scaled to E‖x‖² = 1 and projected on 64 principal components, λ 0.05, 250 epochs at twice the learning rate, a
 code of its own for "no latent active", counting on examples that were not trained on, as many negatives as positives,
-ties broken. Scale matters: λ weighs lengths against squared lengths over d, so one λ is another one on every model.
+ties broken. Scale matters: λ weighs lengths against squared lengths over d, so one λ is another one on every model. The
+numbers of `fast` were picked on attention-only models trained on induction and IOI (seeds 0 to 2 of each).
 
 Source: O'Neill and Bui 2024 (arXiv 2405.12522), their equations and public code. Deviation: rows are brought to unit
 length after each step, without first projecting the gradient. Limits: the method is correlational: a head that differs
@@ -55,7 +56,8 @@ class DiscreteConfig:
     """Principal components that outputs are projected on first; None keeps all dimensions."""
     scale: bool = False
     """Divide all outputs by one number, so that E‖x‖² = 1 over heads and examples: λ then weighs the same on every
-    model. (Not head by head: heads that write next to nothing would get codes for their noise.)"""
+    model, for one number of dimensions (`n_components`, which the error is a mean over). Not head by head: heads that
+    write next to nothing would get codes for their noise."""
     dead_code: bool = False
     """A code of its own for samples without an active latent, instead of code 0."""
     break_ties: bool = False

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LAMBDAS = (0.0, 0.3, 3.0, 30.0)
-DESCRIPTION = """Jacobian SAEs: two SAEs around one MLP, trained so that few input latents move few output latents.
+DESCRIPTION = """Jacobian SAEs: two SAEs around one MLP, trained so that input latents move output latents little.
 
   train       a λ frontier: pairs for several λ on one stream, then measured and reported
   measure     sparsity, linearity and ablation of a run's pairs, again or with other settings

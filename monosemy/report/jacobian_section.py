@@ -77,21 +77,42 @@ def read_jacobian(run_folder: Path) -> Jacobian | None:
 
 def drawings(found: Jacobian) -> dict[str, Drawing]:
     """trade_off, magnitudes."""
-    shown: list[tuple[str, Sequence[int]]] = []
-    names = {row["name"]: row["lambda"] for row in found.main}
-    other = found.chosen if names.get(found.chosen or "", 0) > 0 else next((n for n, c in names.items() if c > 0), None)
-    for name in (name for name, coef in names.items() if coef == 0 or name == other):
-        kind = "no penalty" if names[name] == 0 else f"λ = {names[name]:g}"
-        shown.append((f"trained model, {kind}", found.histograms[name]))
-    l0 = found.main[0]["l0"]
-    for kind, ones in found.random.get("histograms", {}).items():
-        for one in ones:
-            if one["l0"] == l0 and one["lambda"] == 0:
-                shown.append((f"{kind} random model, no penalty", one["histogram"]))
-    drawn = {"magnitudes": magnitudes(shown)}
+    drawn = {"magnitudes": magnitudes(_drawn_histograms(found))}
     if len(found.main) > 1:
         drawn["trade_off"] = trade_off(found.main)
     return drawn
+
+
+def _drawn_histograms(found: Jacobian) -> list[tuple[str, Sequence[int]]]:
+    """Without penalty and with one λ: the largest that random models have too, else the chosen or the smallest one.
+    Random models without penalty, the first kind also with it: at most six curves. Their L0 is the trained one, or, where
+    they have none of that, the lower of the two between which they were matched."""
+    names = {row["lambda"]: row["name"] for row in found.main}
+    l0 = found.main[0]["l0"]
+    levels = {(row["kind"], row["lambda"]): min(row["l0_random"]) for row in found.random.get("rows", ())}
+    random: dict[tuple[str, float], tuple[float, Sequence[int]]] = {}
+    for kind, ones in found.random.get("histograms", {}).items():
+        level = l0 if l0 in {one["l0"] for one in ones} else None
+        for one in ones:
+            if one["l0"] == (level or levels.get((kind, one["lambda"]))):
+                random[kind, one["lambda"]] = one["l0"], one["histogram"]
+    shared = [coef for _, coef in random if coef > 0 and coef in names]
+    chosen = [coef for coef, name in names.items() if coef > 0 and name == found.chosen]
+    others = [max(shared)] if shared else chosen or sorted(coef for coef in names if coef > 0)[:1]
+    shown = [(f"trained model, {_penalty(coef)}", found.histograms[names[coef]])
+             for coef in (0, *others) if coef in names]  # fmt: skip
+    kinds = list(dict.fromkeys(kind for kind, _ in random))
+    wanted = [*((kind, 0) for kind in kinds), *((kind, coef) for kind in kinds[:1] for coef in others)]
+    for kind, coef in wanted:
+        if (kind, coef) in random:
+            own, histogram = random[kind, coef]
+            at = "" if own == l0 else f", L0 {own:g}"
+            shown.append((f"{kind} random model{at}, {_penalty(coef)}", histogram))
+    return shown
+
+
+def _penalty(coef: float) -> str:
+    return "no penalty" if coef == 0 else f"λ = {coef:g}"
 
 
 def section(found: Jacobian, drawn: Mapping[str, Drawing]) -> str:

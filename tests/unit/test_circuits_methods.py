@@ -179,6 +179,8 @@ def test_the_plain_code_method_does_flag_inert_heads(name):
         assert float(scores[inert].min()) >= 1, method
         assert float(scores[dead].max()) < 1, method
         if method == "codes" and name != "induction":
+            above = float(scores[inert].max()) > float(scores[indices(name, found.heads)].min())
+            assert above == (name == "ioi")
             continue
         labels = labels_of(found.heads, found.model.n_layers, found.model.n_heads)
         assert roc_auc(scores, labels) < roc_auc(METHODS["combined"](bench(name)).importance, labels)
