@@ -85,8 +85,8 @@ def drawings(found: Jacobian) -> dict[str, Drawing]:
 
 def _drawn_histograms(found: Jacobian) -> list[tuple[str, Sequence[int]]]:
     """Without penalty and with one λ: the largest that random models have too, else the chosen or the smallest one.
-    Random models without penalty, the first kind also with it: at most six curves. Their L0 is the trained one, or, where
-    they have none of that, the lower of the two between which they were matched."""
+    Random models without penalty, the first kind also with it: at most six curves. Their L0 is the trained one, or,
+    where they have none of that, the lower of the two between which they were matched."""
     names = {row["lambda"]: row["name"] for row in found.main}
     l0 = found.main[0]["l0"]
     levels = {(row["kind"], row["lambda"]): min(row["l0_random"]) for row in found.random.get("rows", ())}
