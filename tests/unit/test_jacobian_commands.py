@@ -19,7 +19,7 @@ from monosemy.jacobian import mlp
 from monosemy.pipeline.jacobian import Study, choose_pair, find_pairs
 from monosemy.pipeline.jacobian_commands import SUBCOMMANDS, run_jacobian
 from monosemy.pipeline.jacobian_studies import summarise_scores
-from monosemy.report.jacobian_section import Jacobian, drawings, read_jacobian, section
+from monosemy.report.jacobian_section import Jacobian, _drawn_histograms, drawings, read_jacobian, section
 from monosemy.run import open_run, read_run
 
 SENTENCE = "a the cat sat on mat and it was not so late when rain came down over old stone walls by sea"
@@ -257,6 +257,27 @@ def test_texts_in_the_report_are_escaped_and_shaded():
     assert "&lt;i&gt;" in html
     assert 'class="a5 u5"' in html
     assert "<i>" not in html
+
+
+def test_histograms_of_random_models_are_drawn_where_they_were_matched():
+    histogram = [0] * 562
+    histogram[300] = 5
+    rows = [{"name": f"p{coef:g}", "lambda": coef, "l0": 16.0, "seed": 0} for coef in (0.0, 0.3, 3.0)]
+    kinds = ("published", "matched")
+    random = {
+        "rows": [{"kind": kind, "lambda": coef, "l0_random": [32.0, 64.0]} for kind in kinds for coef in (0.0, 3.0)],
+        "histograms": {
+            kind: [{"l0": l0, "lambda": coef, "histogram": histogram} for l0 in (32.0, 64.0) for coef in (0.0, 3.0)]
+            for kind in kinds
+        },
+    }
+    found = Jacobian(rows, "p0.3", {row["name"]: histogram for row in rows}, random=random)
+    assert [name for name, _ in _drawn_histograms(found)] == [
+        "trained model, no penalty", "trained model, λ = 3", "published random model, L0 32, no penalty",
+        "matched random model, L0 32, no penalty", "published random model, L0 32, λ = 3",
+    ]  # fmt: skip
+    alone = [name for name, _ in _drawn_histograms(Jacobian(rows, "p0.3", found.histograms))]
+    assert alone == ["trained model, no penalty", "trained model, λ = 0.3"]
 
 
 def test_scores_of_labels_are_means_over_the_latents_that_have_one():
