@@ -8,7 +8,7 @@ docs/results/jacobian.json (tables, checks, seconds) and docs/figures/jacobian-*
   frontier   λ = 0 and the others, seed 0, L0 32, 4,608 latents, two passes over 260k tokens around layer 15's MLP, the
              penalty on a random quarter of each batch's tokens
   seeds      λ = 0, the chosen λ and --study-lambda with two more seeds
-  whole      --study-lambda once more, its penalty on every token
+  whole      --study-lambda once more at all these seeds, its penalty on every token
   random     the trained model at half the L0 and the three kinds of random model at once and twice the L0, where they
              explain about as much: λ = 0 and --study-lambda
   pairs, interpret   of the pair of --study-lambda; labels against those of the pair without penalty, which is two TopK
@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jacobian_results import AGAINST_RANDOM, chosen, collect, frontier_rows, smallest
+from jacobian_results import AGAINST_RANDOM, WHOLE, chosen, collect, frontier_rows, smallest
 
 from monosemy.cli import main as monosemy
 from monosemy.files import read_json, write_json
@@ -108,7 +108,8 @@ def seeds(given: argparse.Namespace) -> None:
 
 
 def whole(given: argparse.Namespace) -> None:
-    train(given, "whole", [f"{studied(given)['lambda']:g}"], ["0"], "1")
+    for name, some in zip(WHOLE, (["0"], given.seeds), strict=True):
+        train(given, name, [f"{studied(given)['lambda']:g}"], some, "1")
 
 
 def random(given: argparse.Namespace) -> None:

@@ -117,16 +117,18 @@ def behaviour_table(rows: Iterable[Row]) -> str:
 
 
 def seeds_table(checks: Row, token_share: float) -> str:
-    """Mean ± standard deviation over seeds; at the studied λ also what measuring on every token changes."""
+    """Mean ± standard deviation over seeds; at the studied λ also what measuring on a share of the tokens changes, ±
+    its standard error."""
     both = checks["seeds"]
-    against = checks.get("a random share of the tokens against all (one pair of runs)", {})
+    against = checks.get("a random share of the tokens against all", {})
     heads = ["measure", *(f"{at} ({next(iter(one.values()))['n']} seeds)" for at, one in both.items())]
     body = []
     for name in next(iter(both.values())):
         said = [f"{one['mean']:.4f} ± {one['sd']:.4f}" if one["sd"] is not None else "–"
                 for one in (at[name] for at in both.values())]  # fmt: skip
         one = against.get(name, {})
-        told = ["–" if one.get(key) is None else f"{one[key]:+.4f}" for key in ("change",)]
+        told = ["–" if one.get("change") is None else f"{one['change']:+.4f}"]
+        told[0] += "" if one.get("standard error") is None else f" ± {one['standard error']:.4f}"
         told += ["–" if one.get("difference of two seeds") is None else f"{one['difference of two seeds']:.4f}"]
         body.append((MEASURES.get(name, name.replace("_", " ")), *said, *told))
     return markdown((*heads, f"a share of {token_share:g} less every token", "two seeds differ by"), body)

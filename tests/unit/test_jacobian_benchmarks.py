@@ -51,9 +51,13 @@ def test_a_share_of_the_tokens_is_held_against_what_two_seeds_differ_by(scripts)
     assert found["change"] == pytest.approx(0.005)
     assert found["difference of two seeds"] == pytest.approx(2**0.5 * 0.004)
     assert found["less than seeds"] is True
+    assert (found["seeds"], found["standard error"]) == (1, None)
     document["whole"] = [row(results, 3, 0, 0.018)]
     assert results.share_against_whole(document)["over_0.01"]["less than seeds"] is False
     assert results.share_against_whole({**document, "seeds": []})["over_0.01"]["less than seeds"] is None
+    document["whole"] = [row(results, 3, 1, 0.011), row(results, 3, 0, 0.005)]  # each against its own seed: .003, .005
+    found = results.share_against_whole(document)["over_0.01"]
+    assert (found["change"], found["standard error"], found["seeds"]) == (pytest.approx(0.004), pytest.approx(0.001), 2)
 
 
 @pytest.mark.parametrize(
