@@ -18,7 +18,7 @@ prompts are 40 tokens where the others are 15 or 16: there the reference has 32 
 Finished pieces lie in --work (one file for each model and seed, named after its settings and the version), so that a
 run broken off continues where it was; put together in --out, with figures beside. On two free cores, about:
 
-    speed 1 minute, compiled 18 (15 pieces), trained 10 (10 pieces, and a minute more for each model not yet trained),
+    speed 3 minutes, compiled 18 (15 pieces), trained 10 (10 pieces, and a minute more for each model not yet trained),
     real 30 a task (4 pieces), sensitivity 15 (3 pieces): 2¾ hours in all; published-gpt2 20 a task
 
 Not of a whole run, but from passes timed on one core (SmolLM2: 0.075 s a prompt of 16 tokens, 0.15 s one of 40, a pass
@@ -48,6 +48,7 @@ from monosemy.circuits.attribution import N_STEPS
 from monosemy.circuits.code_scores import edge_scores, pair_counts
 from monosemy.circuits.compiled import CIRCUITS, compile_circuit
 from monosemy.circuits.contrast import Contrast, EdgeScores, read_contrast
+from monosemy.circuits.discrete import PRESETS
 from monosemy.circuits.edges import acdc_edges, attribute_edges, patch_edges, probe_edges
 from monosemy.circuits.find import MEMBER_SHARE
 from monosemy.circuits.ground_truth import published
@@ -317,9 +318,10 @@ def all_parts() -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
 
 
 def settings() -> str:
-    """What finished pieces are named after: numbers of prompts, methods, thresholds and the version."""
+    """What finished pieces are named after: numbers of prompts, methods, thresholds, presets and the version."""
+    presets = {name: dataclasses.asdict(settings) for name, settings in PRESETS.items()}
     sizes = {task: dataclasses.asdict(SIZES.get(task, Sizes())) for task in ("", *REAL)}
-    return fingerprint([sizes, ONCE, COSTLY, ALSO_FEW, THRESHOLDS, __version__])[:10]
+    return fingerprint([sizes, ONCE, COSTLY, ALSO_FEW, THRESHOLDS, presets, __version__])[:10]
 
 
 def made(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
