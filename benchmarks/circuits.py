@@ -13,10 +13,14 @@
 Every row says how many prompts it used. On the small models all methods have the same 32 (codes and probes 250
 positives and as many negatives). On the real model the methods that cost most (ACDC, subnetwork probing, restoring,
 mean and zero ablation) have 8, and so have `combined-8`, `eap-8`, `eap-ig-8`, `patching-8`, to compare with. Docstring
-prompts are 40 tokens where the others are 15 or 16: there the reference has 32 prompts, methods 16, and the costly 4.
+prompts are 40 tokens where the others are 15 to 19: there the reference has 32 prompts, methods 16, and the costly 4.
+Edges have 16 (docstring 8), and on the real model ACDC and subnetwork probing 4 (2), as have `patching-4` and `EAP-4`.
+Faithfulness and completeness are measured on prompts of the reference, which no method saw (compiled and published: on
+the methods' own). Heads of the real model are read afresh for every piece, so that its seconds are of this run.
 
-Finished pieces lie in --work (one file for each model and seed, named after its settings and the version), so that a
-run broken off continues where it was; put together in --out, with figures beside. On two free cores, about:
+Finished pieces lie in --work (one file for each model and seed, named after the code of circuits and of this
+benchmark), so that a run broken off continues where it was; put together in --out, with figures beside. On two free
+cores, about:
 
     speed 3 minutes, compiled 18 (15 pieces), trained 10 (10 pieces, and a minute more for each model not yet trained),
     real 30 a task (4 pieces), sensitivity 15 (3 pieces): 2¾ hours in all; published-gpt2 20 a task
@@ -31,7 +35,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,18 +43,17 @@ from typing import Any
 import numpy as np
 import torch
 from circuits_figures import write_figures
+from circuits_pieces import SkippedError, made, settings, without_scores
 from circuits_rows import compare, edge_rows, enough, entries, print_table, summary, timed
 from circuits_sensitivity import sensitivity_rows, speed_part
 from common import save
 
-from monosemy import __version__, progress
+from monosemy import progress
 from monosemy.circuits.attribution import N_STEPS
 from monosemy.circuits.code_scores import edge_scores, pair_counts
 from monosemy.circuits.compiled import CIRCUITS, compile_circuit
-from monosemy.circuits.contrast import Contrast, EdgeScores, read_contrast
-from monosemy.circuits.discrete import PRESETS
+from monosemy.circuits.contrast import MEMBER_SHARE, Contrast, EdgeScores, read_contrast
 from monosemy.circuits.edges import acdc_edges, attribute_edges, patch_edges, probe_edges
-from monosemy.circuits.find import MEMBER_SHARE
 from monosemy.circuits.ground_truth import published
 from monosemy.circuits.heads import as_heads
 from monosemy.circuits.kept_edges import attribute_kept_edges, kept_edges
@@ -62,9 +65,7 @@ from monosemy.circuits.scores import labels_of
 from monosemy.circuits.task import MIN_ACCURACY, TaskData
 from monosemy.circuits.tasks import build_task, task_accuracy
 from monosemy.circuits.trained import trained_model
-from monosemy.config import fingerprint
 from monosemy.errors import UserError
-from monosemy.files import read_json, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Sizes:
     n_few: int = 8
     """Of the costly ones, on the real model."""
     n_edge_prompts: int = 16
+    n_faithful: int = 16
+    """Of the reference's, for faithfulness."""
     edge_thresholds: tuple[float, ...] = THRESHOLDS
     n_gate_steps: int = 150
 
@@ -102,10 +105,6 @@ COSTLY = ("patching-mean", "patching-zero", "restoring", "acdc", "sp")
 ALSO_FEW = ("combined", "combined-no-codes", "eap", "eap-ig", "patching")
 ONCE = tuple(name for name in METHODS if name != "patching-resample")
 """Every method, none under two names."""
-
-
-class SkippedError(Exception):
-    """A piece that cannot be made now; the message says why."""
 
 
 def split(data: TaskData, sizes: Sizes) -> tuple[TaskData, tuple]:
@@ -141,14 +140,15 @@ def compiled_part(name: str, seed: int, sizes: Sizes = Sizes(), methods: tuple[s
     circuit = compile_circuit(name, seed, n_examples=sizes.n_examples)
     bench = Bench(as_heads(circuit.model), circuit.data, sizes.n_prompts, seed=seed)
     labels = labels_of(circuit.heads, circuit.model.n_layers, circuit.model.n_heads)
-    found = compare(bench, labels, entries(bench, methods), ())
+    found = compare(bench, labels, entries(bench, methods), bench.contrast)
     contrast = read_contrast(bench.heads, bench.data.positives[: sizes.n_edge_prompts], bench.data.metric)
     exact = patch_edges(contrast)
     counted = np.array([edge not in circuit.constant_edges for edge in exact.edges])
     truth = np.array([edge in circuit.edges for edge in exact.edges])
     found["edges"] = small_edges(contrast, exact, truth[counted], counted, sizes)
     found["edges"]["n_neither"] = int((~counted).sum())
-    found["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(contrast)}, truth)
+    n_used = dict.fromkeys(("patching", "EAP"), contrast.n_examples)
+    found["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(contrast)}, truth, n_used)
     return found
 
 
@@ -161,11 +161,12 @@ def trained_part(task: str, seed: int, sizes: Sizes = Sizes()) -> dict[str, Any]
     reference = find_reference(contrast)
     told = told_of(reference) | {"accuracy": accuracy}
     bench = Bench(heads, data, sizes.n_prompts, seed=seed)
-    found = compare(bench, reference.labels, entries(bench, ONCE))
+    found = compare(bench, reference.labels, entries(bench, ONCE), contrast.first(sizes.n_faithful))
     some = read_contrast(heads, data.positives[: sizes.n_edge_prompts], data.metric)
     exact, truth = patch_edges(some), matters(patch_edges(contrast.first(sizes.n_edge_prompts)), reference.difference)
     found["edges"] = small_edges(some, exact, truth, np.ones(len(truth), dtype=bool), sizes)
-    found["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(some)}, truth)
+    n_used = dict.fromkeys(("patching", "EAP"), some.n_examples)
+    found["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(some)}, truth, n_used)
     return told | found
 
 
@@ -185,15 +186,17 @@ def small_edges(
     found = {"patching": exact, "EAP": attribute_edges(contrast), "EAP-IG": attribute_edges(contrast, N_STEPS)}
     found["ACDC"] = acdc_edges(contrast, sizes.edge_thresholds)
     found["SP"] = probe_edges(contrast, ProbeConfig(n_steps=sizes.n_gate_steps))
-    return edge_rows({name: timed(scores, counted) for name, scores in found.items()}, truth)
+    return edge_rows({name: timed(scores, counted, contrast) for name, scores in found.items()}, truth)
 
 
 # --- edges from head to head ------------------------------------------------------------------------------------------
 
 
-def pair_rows(bench: Bench, methods: dict[str, EdgeScores], truth: np.ndarray) -> dict[str, Any]:
+def pair_rows(
+    bench: Bench, methods: dict[str, EdgeScores], truth: np.ndarray, prompts: Mapping[str, int]
+) -> dict[str, Any]:
     """Edges from head to head, channels added up: the methods' and the codes' co-occurrence scores. A pair is true
-    when one of its channels is."""
+    when one of its channels is. prompts: how many each method had."""
     edges = next(iter(methods.values())).edges
     n_heads = bench.heads.n_heads
     numbers: dict[tuple[int, int], list[int]] = {}
@@ -206,28 +209,33 @@ def pair_rows(bench: Bench, methods: dict[str, EdgeScores], truth: np.ndarray) -
     found = {}
     for name, scores in methods.items():
         total = np.array([abs(float(scores.scores[rows].sum())) for rows in numbers.values()])
-        found[name] = total, scores.seconds + scores.reading_seconds
+        found[name] = total, scores.seconds + scores.reading_seconds, prompts[name]
     for name, kind in (("codes", "fast"), ("codes-paper", "paper")):
         codes, seconds = bench.codes(kind)
         table = edge_scores(pair_counts(codes, break_ties=bench.config(kind).break_ties), n_heads)
-        found[name] = table[senders, receivers].numpy(), seconds + bench.pooled.seconds
-    found["random"] = np.random.default_rng(bench.seed).random(len(numbers)), 0.0
+        found[name] = table[senders, receivers].numpy(), seconds + bench.pooled.seconds, len(codes.positive)
+    found["random"] = np.random.default_rng(bench.seed).random(len(numbers)), 0.0, 0
     return edge_rows(found, of_pair)
 
 
 def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int, n_few: int) -> dict[str, Any]:
     """Edges among the reference's strongest heads; truth: exact patching of prompts that no method saw. ACDC and
-    subnetwork probing have `n_few` prompts."""
+    subnetwork probing have `n_few` prompts, the others both numbers."""
     order = reference.single.importance.argsort(descending=True, stable=True).tolist()
     kept = [i for i in order if reference.labels[i]][:N_KEPT]
     truth = matters(kept_edges(other.first(n), kept), reference.difference)
     mine = read_contrast(bench.heads, bench.data.positives[:n], bench.data.metric)
-    found = {"patching": kept_edges(mine, kept), "EAP": attribute_kept_edges(mine, kept)}
+    found, used = {}, {}
     few = mine.first(n_few)
-    found |= {"ACDC": acdc_kept_edges(few, kept), "SP": probe_kept_edges(few, kept)}
+    for some, suffix in ((mine, ""), (few, f"-{n_few}")):
+        found |= {f"patching{suffix}": kept_edges(some, kept), f"EAP{suffix}": attribute_kept_edges(some, kept)}
+        used |= dict.fromkeys((f"patching{suffix}", f"EAP{suffix}"), some)
+    found |= {f"ACDC-{n_few}": acdc_kept_edges(few, kept), f"SP-{n_few}": probe_kept_edges(few, kept)}
+    used |= dict.fromkeys((f"ACDC-{n_few}", f"SP-{n_few}"), few)
     every = np.ones(len(truth), dtype=bool)
-    with_output = edge_rows({name: timed(scores, every) for name, scores in found.items()}, truth)
-    return {"edges": with_output, "head_pairs": pair_rows(bench, found, truth)}
+    with_output = edge_rows({name: timed(scores, every, used[name]) for name, scores in found.items()}, truth)
+    n_used = {name: contrast.n_examples for name, contrast in used.items()}
+    return {"edges": with_output, "head_pairs": pair_rows(bench, found, truth, n_used)}
 
 
 # --- real models ------------------------------------------------------------------------------------------------------
@@ -247,7 +255,7 @@ def real_bench(task: str) -> tuple[Bench, Contrast, Reference]:
     heads = as_heads(model)
     data, others = split(build_task(task, model, sizes.n_made), sizes)
     contrast = read_contrast(heads, others, data.metric)
-    return Bench(heads, data, sizes.n_prompts), contrast, find_reference(contrast, pairs=False)
+    return Bench(heads, data, sizes.n_prompts, fresh=True), contrast, find_reference(contrast, pairs=False)
 
 
 def real_part(task: str) -> dict[str, Any]:
@@ -255,10 +263,11 @@ def real_part(task: str) -> dict[str, Any]:
     bench, contrast, reference = real_bench(task)
     told = {"accuracy": accuracy_of(contrast)} | told_of(reference)
     by_mean = find_reference(contrast.first(sizes.n_mean_reference), "mean", pairs=False)
-    few = Bench(bench.heads, bench.data, sizes.n_few)
+    few = Bench(bench.heads, bench.data, sizes.n_few, fresh=True)
     names = [name for name in ONCE if name not in COSTLY]
     rows = entries(bench, names) | entries(few, [*ALSO_FEW, *COSTLY], f"-{sizes.n_few}")
-    found = compare(bench, reference.labels, rows, others={"mean_reference": by_mean.labels})
+    unseen = contrast.first(sizes.n_faithful)
+    found = compare(bench, reference.labels, rows, unseen, {"mean_reference": by_mean.labels})
     told |= {"n_reference": sizes.n_reference, "n_tokens": bench.data.n_tokens, "sizes": dataclasses.asdict(sizes)}
     told["members_by_mean"] = [f"{layer}.{head}" for layer, head in sorted(by_mean.heads)]
     return told | found | real_pairs(bench, contrast, reference, sizes.n_edge_prompts, sizes.n_few // 2)
@@ -272,7 +281,7 @@ def published_part(task: str) -> dict[str, Any]:
         raise SkippedError(f"no weights of gpt2: {error}") from None
     heads, sizes = as_heads(model), Sizes()
     data = build_task(task, model, sizes.n_examples)
-    bench, few = Bench(heads, data, sizes.n_prompts), Bench(heads, data, sizes.n_few)
+    bench, few = (Bench(heads, data, n, fresh=True) for n in (sizes.n_prompts, sizes.n_few))
     accuracy = accuracy_of(bench.contrast)
     versions = published(data.name, "gpt2")
     if not versions:
@@ -281,7 +290,7 @@ def published_part(task: str) -> dict[str, Any]:
     rows = entries(bench, [name for name in ONCE if name not in COSTLY])
     rows |= entries(few, [*ALSO_FEW, *COSTLY], f"-{sizes.n_few}")
     first, *others = labels
-    found = compare(bench, labels[first], rows, others={version: labels[version] for version in others})
+    found = compare(bench, labels[first], rows, bench.contrast, {version: labels[version] for version in others})
     return found | {"accuracy": accuracy, "version": first, "source": versions[0].source}
 
 
@@ -291,9 +300,14 @@ def sensitivity_part(where: str) -> dict[str, Any]:
         trained = trained_model(where, 0, n_examples=sizes.n_made)
         heads = as_heads(trained.model)
         data, others = split(trained.data, sizes)
-        labels = find_reference(read_contrast(heads, others, data.metric)).labels
-        return sensitivity_rows(Bench(heads, data, sizes.n_prompts).pooled, labels, where, seeds=range(3))
-    bench, _, reference = real_bench(where)
+        contrast = read_contrast(heads, others, data.metric)
+        accuracy_of(contrast)
+        reference = find_reference(contrast)
+        told_of(reference)
+        return sensitivity_rows(Bench(heads, data, sizes.n_prompts).pooled, reference.labels, where, seeds=range(3))
+    bench, contrast, reference = real_bench(where)
+    accuracy_of(contrast)
+    told_of(reference)
     return sensitivity_rows(bench.pooled, reference.labels, where, seeds=range(2), most=25, widest=800)
 
 
@@ -317,26 +331,6 @@ def all_parts() -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
         yield "published-gpt2", f"published-{task}", lambda t=task: published_part(t)
 
 
-def settings() -> str:
-    """What finished pieces are named after: numbers of prompts, methods, thresholds, presets and the version."""
-    presets = {name: dataclasses.asdict(settings) for name, settings in PRESETS.items()}
-    sizes = {task: dataclasses.asdict(SIZES.get(task, Sizes())) for task in ("", *REAL)}
-    return fingerprint([sizes, ONCE, COSTLY, ALSO_FEW, THRESHOLDS, presets, __version__])[:10]
-
-
-def made(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The piece, from its file or now. One that is skipped is not kept: it may succeed another time."""
-    if path.is_file():
-        return dict(read_json(path))
-    try:
-        found = make()
-    except SkippedError as error:
-        print(f"{path.stem}: skipped, {error}", flush=True)
-        return {"skipped": str(error)}
-    write_json(path, found)
-    return found
-
-
 def main() -> None:
     names = ["speed", "compiled", "trained", "real", "sensitivity", "published-gpt2"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -357,13 +351,6 @@ def main() -> None:
     save(chosen.out, {"summary": table, "parts": without_scores(parts)})
     if chosen.out:
         write_figures(table, parts, chosen.figures)
-
-
-def without_scores(value: Any) -> Any:
-    """The parts without every head's and edge's score and label, which stay in --work."""
-    if isinstance(value, dict):
-        return {key: without_scores(item) for key, item in value.items() if key not in ("importance", "labels")}
-    return [without_scores(item) for item in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ SETTINGS = {
     "n_counting": "positives counted, and as many negatives",
 }
 MARKERS = "osD^vP"
+KINDS = ("compiled", "trained", "real", "published")
 
 
 def write_figures(table: dict[str, Any], parts: dict[str, Any], folder: Path) -> None:
@@ -37,29 +38,38 @@ def write_figures(table: dict[str, Any], parts: dict[str, Any], folder: Path) ->
 
 
 def auc_figure(table: dict[str, Any]) -> Figure:
-    """One row a method, one mark a model; lines are 95% intervals (of the mean over seeds where there are several)."""
+    """A panel a kind of model, in it one row a method, one mark a model; lines are 95% intervals over heads."""
     methods = list(dict.fromkeys(method for group in table.values() for method in group))
-    figure = Figure(figsize=(7.2, 0.27 * len(methods) + 1.3))
-    axes = figure.add_axes((0.2, 0.1, 0.5, 0.86))
-    for number, (group, rows) in enumerate(table.items()):
-        colour, marker = LIGHT.series[number % len(LIGHT.series)], MARKERS[number % len(MARKERS)]
-        shift = 0.6 * (number / max(1, len(table) - 1) - 0.5)
-        for method, row in rows.items():
-            y = len(methods) - methods.index(method) + shift
-            ends = row["interval"]
-            axes.plot(ends, [y, y], color=colour, linewidth=0.9, alpha=0.6)
-            axes.plot([row["auc"]], [y], marker=marker, color=colour, markersize=3.8, linestyle="none")
-        axes.plot([], [], marker=marker, color=colour, linestyle="none", label=group)
-    axes.axvline(0.5, color=LIGHT.muted, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(1, len(methods) + 1), methods[::-1])
-    axes.set_xlim(0, 1.02)
-    axes.set_xlabel("ROC AUC of heads")
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    kinds = [kind for kind in KINDS if any(name.startswith(f"{kind}-") for name in table)]
+    figure = Figure(figsize=(2.0 + 2.7 * len(kinds), 0.27 * len(methods) + 1.6))
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for panel, kind in zip(panels, kinds):
+        groups = {name.removeprefix(f"{kind}-"): rows for name, rows in table.items() if name.startswith(f"{kind}-")}
+        _panel(panel, groups, methods)
+        panel.set_title(kind)
+    panels[0].set_yticks(range(1, len(methods) + 1), methods[::-1])
+    figure.tight_layout()
     return figure
 
 
+def _panel(axes: Axes, groups: dict[str, Any], methods: list[str]) -> None:
+    for number, (group, rows) in enumerate(groups.items()):
+        colour, marker = LIGHT.series[number % len(LIGHT.series)], MARKERS[number % len(MARKERS)]
+        shift = 0.6 * (number / max(1, len(groups) - 1) - 0.5)
+        for method, row in rows.items():
+            y = len(methods) - methods.index(method) + shift
+            if row["interval"] is not None:
+                axes.plot(row["interval"], [y, y], color=colour, linewidth=0.9, alpha=0.6)
+            axes.plot([row["auc"]], [y], marker=marker, color=colour, markersize=3.8, linestyle="none")
+        axes.plot([], [], marker=marker, color=colour, linestyle="none", label=group)
+    axes.axvline(0.5, color=LIGHT.muted, linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("ROC AUC of heads")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), fontsize="small")
+
+
 def sensitivity_figure(found: dict[str, Any]) -> Figure:
-    """A panel a setting, a line a model; bands from least to largest over three seeds."""
+    """A panel a setting, a line a model; bands from least to largest over seeds (three; two on the real model)."""
     figure = Figure(figsize=(7.2, 5.0))
     axes = figure.subplots(2, 2, sharey=True).ravel()
     for panel, (setting, label) in zip(axes, SETTINGS.items()):

@@ -1,7 +1,9 @@
 """Rows of the circuits benchmark: one method against one truth, pairs of methods on the same heads, means over seeds.
 
-A part (one model, one seed) keeps every method's importances and the truth, so that over five seeds the interval is
-that of the mean: each seed's heads are resampled (members and others apart), AUCs averaged draw by draw.
+A part (one model, one seed) keeps every method's importances and the truth. Intervals resample each seed's heads
+(members and others apart). Trained models differ from seed to seed: AUCs are averaged draw by draw, the interval is
+that of the mean over these models (it does not say how models differ; least and largest do). Compiled models are the
+same but for the places of heads and the prompts: draws of all seeds lie in one heap, the interval is that of one model.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.circuits.contrast import EdgeScores, HeadScores
+from monosemy.circuits.contrast import Contrast, EdgeScores, HeadScores
 from monosemy.circuits.methods import METHODS, NEEDS_NEGATIVES, Bench
 from monosemy.circuits.scores import (
     agreement,
@@ -26,8 +28,6 @@ from monosemy.evals.intervals import percentiles
 
 Entry = tuple[Callable[[], HeadScores], int]
 """What makes a row, and the prompts that it uses (positives and negatives for methods that count both)."""
-FAITHFUL = ("combined", "patching", "eap", "eap-ig", "codes", "random")
-"""Methods whose faithfulness curve is measured: nine passes each."""
 BASELINES = ("eap", "eap-ig", "hisp", "acdc", "sp", "patching", "patching-mean", "patching-zero", "restoring")
 DIFFERENCES = (
     ("combined", "combined-no-codes"),
@@ -77,20 +77,20 @@ def compare(
     bench: Bench,
     labels: np.ndarray,
     rows: Mapping[str, Entry],
-    faithful: Sequence[str] = FAITHFUL,
+    unseen: Contrast,
     others: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Every method's agreement, time and (of some) faithfulness; `others`: further truths, for their AUC alone."""
+    """Every method's agreement, time and faithfulness; `unseen`: prompts that faithfulness and completeness are
+    measured on (nine passes a method); `others`: further truths, for their AUC alone."""
     found, scores = {}, {}
     for name, (method, n_prompts) in rows.items():
         scores[name] = method()
         found[name] = judged(scores[name], labels, n_prompts)
         for other, truth in (others or {}).items():
             found[name][f"auc_{other}"] = roc_auc(scores[name].importance, truth) if enough(truth) else None
-        if name in faithful:
-            curve = faithfulness(bench.contrast, scores[name].importance, bench.ablation)
-            found[name] |= {"cpr": curve.cpr, "cpr_interval": curve.cpr_interval, "cmd": curve.cmd}
-            found[name] |= {"cmd_interval": curve.cmd_interval, "kept": curve.kept, "faithfulness": curve.values}
+        curve = faithfulness(unseen, scores[name].importance, bench.ablation)
+        found[name] |= {"cpr": curve.cpr, "cpr_interval": curve.cpr_interval, "cmd": curve.cmd}
+        found[name] |= {"cmd_interval": curve.cmd_interval, "kept": curve.kept, "faithfulness": curve.values}
     best = scores["combined"].importance.argsort(descending=True, stable=True)[: int(labels.sum())].tolist()
     differences = {}
     for first, second in pairs_of(list(scores)):
@@ -99,10 +99,11 @@ def compare(
     return {
         "n_heads": len(labels),
         "n_members": int(labels.sum()),
+        "n_faithful": unseen.n_examples,
         "labels": labels.astype(int).tolist(),
         "methods": found,
         "differences": differences,
-        "completeness_of_combined": dataclasses.asdict(completeness(bench.contrast, best)),
+        "completeness_of_combined": dataclasses.asdict(completeness(unseen, best)),
         "combined_seconds_of_patching": of_patching(found),
     }
 
@@ -127,13 +128,14 @@ def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def edge_rows(found: Mapping[str, tuple[Any, float]], truth: np.ndarray) -> dict[str, Any]:
-    """Agreement of edges' importances (with their seconds) with the true ones; said why where none can be told."""
+def edge_rows(found: Mapping[str, tuple[Any, float, int]], truth: np.ndarray) -> dict[str, Any]:
+    """Agreement of edges' importances (with their seconds and prompts) with the true ones; said why where none can be
+    told."""
     told = {"n_edges": len(truth), "n_true": int(truth.sum()), "labels": truth.astype(int).tolist()}
     if not enough(truth):
         return told | {"skipped": f"{int(truth.sum())} of {len(truth)} edges are true: no ranking to score"}
     rows = {}
-    for name, (importance, seconds) in found.items():
+    for name, (importance, seconds, n_prompts) in found.items():
         agreed = agreement(importance, truth, 200)
         rows[name] = {
             "auc": agreed.auc,
@@ -141,13 +143,15 @@ def edge_rows(found: Mapping[str, tuple[Any, float]], truth: np.ndarray) -> dict
             "average_precision": agreed.average_precision,
             "precision_at_c": agreed.precision,
             "seconds": seconds,
+            "n_prompts": n_prompts,
             "importance": _short(importance),
         }
     return told | {"methods": rows}
 
 
-def timed(scores: EdgeScores, chosen: np.ndarray) -> tuple[Any, float]:
-    return scores.importance.numpy()[chosen], scores.seconds + scores.reading_seconds
+def timed(scores: EdgeScores, chosen: np.ndarray, contrast: Contrast) -> tuple[Any, float, int]:
+    """A row of `edge_rows`; `contrast`: what the method had."""
+    return scores.importance.numpy()[chosen], scores.seconds + scores.reading_seconds, contrast.n_examples
 
 
 def _short(values: Any) -> list[float]:
@@ -169,11 +173,11 @@ def grouped(parts: Mapping[str, Any], key: str = "") -> dict[str, list[dict[str,
     return groups
 
 
-def mean_row(group: Sequence[dict[str, Any]], method: str) -> dict[str, Any]:
+def mean_row(group: Sequence[dict[str, Any]], method: str, one_model: bool) -> dict[str, Any]:
     """One method over the seeds of a model."""
     with_it = [(seed, part) for seed, part in enumerate(group) if method in part["methods"]]
     rows = [part["methods"][method] for _, part in with_it]
-    draws = np.mean([_draws(part, method, seed) for seed, part in with_it], axis=0)
+    draws = _over_seeds([_draws(part, method, seed) for seed, part in with_it], one_model)
     row = {"auc": _mean(rows, "auc"), "interval": percentiles(draws), "n": len(rows)}
     row |= {"least": min(r["auc"] for r in rows), "largest": max(r["auc"] for r in rows)}
     row |= {name: _mean(rows, name) for name in ("average_precision", "precision_at_c")}
@@ -187,12 +191,17 @@ def mean_row(group: Sequence[dict[str, Any]], method: str) -> dict[str, Any]:
     return row
 
 
-def mean_difference(group: Sequence[dict[str, Any]], first: str, second: str) -> dict[str, Any]:
+def mean_difference(group: Sequence[dict[str, Any]], first: str, second: str, one_model: bool) -> dict[str, Any]:
     """AUC of one method minus another's over the seeds, both on the same resamples of heads."""
     both = [(seed, part) for seed, part in enumerate(group) if {first, second} <= set(part["methods"])]
     gaps = [part["methods"][first]["auc"] - part["methods"][second]["auc"] for _, part in both]
-    draws = np.mean([_draws(part, first, seed) - _draws(part, second, seed) for seed, part in both], axis=0)
+    draws = _over_seeds([_draws(part, first, seed) - _draws(part, second, seed) for seed, part in both], one_model)
     return {"difference": float(np.mean(gaps)), "interval": percentiles(draws)}
+
+
+def _over_seeds(draws: Sequence[np.ndarray], one_model: bool) -> np.ndarray:
+    """Of the mean over models, or, where all seeds are of one model, of any one of them."""
+    return np.concatenate(draws) if one_model else np.mean(draws, axis=0)
 
 
 def _draws(part: dict[str, Any], method: str, seed: int) -> np.ndarray:
@@ -210,13 +219,15 @@ def summary(parts: Mapping[str, Any]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for group, found in grouped(parts).items():
         names = list(dict.fromkeys(name for part in found for name in part["methods"]))
-        rows = {name: mean_row(found, name) for name in names}
-        told = {f"{a} − {b}": mean_difference(found, a, b) for a, b in pairs_of(names)}
+        one_model = group.startswith("compiled-")
+        rows = {name: mean_row(found, name, one_model) for name in names}
+        told = {f"{a} − {b}": mean_difference(found, a, b, one_model) for a, b in pairs_of(names)}
         table[group] = {"methods": rows, "differences": told, "best_baselines": best_baselines(rows)}
     for key in ("edges", "head_pairs"):
         for group, found in grouped(parts, key).items():
             names = list(dict.fromkeys(name for part in found for name in part["methods"]))
-            table.setdefault(group, {})[key] = {name: mean_row(found, name) for name in names}
+            one_model = group.startswith("compiled-")
+            table.setdefault(group, {})[key] = {name: mean_row(found, name, one_model) for name in names}
     return table
 
 

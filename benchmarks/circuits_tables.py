@@ -40,6 +40,9 @@ def tables(document: Row) -> dict[str, str]:
             chosen = {name.removeprefix(f"{kind}-"): row[key] for name, row in groups.items() if key in row}
             if chosen:
                 found[f"{kind}, {what}"] = auc_table(chosen)
+        found[f"{kind}, more of heads"] = more_table(
+            {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items() if "methods" in row}
+        )
         found[f"{kind}, differences of AUC"] = difference_table(groups)
     sensitivity = {name.removeprefix("sensitivity-"): part for name, part in parts.items() if "d_sae" in part}
     if sensitivity:
@@ -55,6 +58,23 @@ def auc_table(groups: Mapping[str, Row]) -> str:
         for rows in groups.values():
             row = rows.get(name)
             cells.append("–" if row is None else f"{auc(row['auc'])}{ends(row['interval'])} {seconds(row['seconds'])}")
+        body.append((f"`{name}`", *cells))
+    return markdown(("", *groups), body)
+
+
+def more_table(groups: Mapping[str, Row]) -> str:
+    """AP, precision at |C|, CPR, CMD, and the prompts used."""
+    names = list(dict.fromkeys(name for rows in groups.values() for name in rows))
+    body = []
+    for name in names:
+        found = [rows.get(name) for rows in groups.values()]
+        cells = [
+            "–"
+            if row is None
+            else f"{auc(row['average_precision'])} {auc(row['precision_at_c'])} "
+            f"{row['cpr']:.2f} {row['cmd']:.2f} ({row['n_prompts']:.0f})"
+            for row in found
+        ]
         body.append((f"`{name}`", *cells))
     return markdown(("", *groups), body)
 
@@ -87,7 +107,8 @@ def _name(value: float | str) -> str:
 
 
 def auc(value: float) -> str:
-    return f"{value:.2f}" if value >= 1 else f"{value:.3f}"[1:]
+    """Three digits, without the zero before the point; 1.00 where these would be 1."""
+    return f"{value:.2f}" if round(value, 3) >= 1 else f"{value:.3f}"[1:]
 
 
 def ends(interval: Sequence[float] | None) -> str:

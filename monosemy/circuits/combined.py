@@ -9,13 +9,15 @@ Place on the path: `Contrast` → [propose → confirm → edges] → the circui
     4  confirm      exact patching of the proposed: effect = m(clean) − m(head replaced)
     5  restore      proposed heads without effect, by attribution: m(corrupted, head ← clean) − m(corrupted); finds
                     heads that stand in for each other, of which removing one shows nothing
-    6  score        of a checked head: the larger of 4 and 5 by size; of any other: its attribution
+    6  again        heads that nobody proposed but whose attribution is as large as a member's are checked as in 4
+    7  score        of a checked head: the larger of 4 and 5 by size; of any other: its attribution
 
 What differs between prompts and counterparts but is read by nothing is proposed by codes in step 1 and gets its exact
 effect, zero, in step 4. Everything is in units of the metric, positive when the head supports the behaviour.
 
 The passes over prompts and counterparts that the other causal methods start from are all that codes need here, so
-reading is paid once. Budget: `share` of the heads are checked, at least `min_checks`.
+reading is paid once. Budget: `share` of the heads are checked in 4 and 5, at least `min_checks`; a member's size in 6
+is `MEMBER_SHARE` of m(clean) − m(corrupted).
 
 Source: ours; parts as named in `discrete.py`, `attribution.py`, `patching.py`. Limits: a head that neither codes nor
 gradients propose is judged by its gradient alone; heads both of which are needed, and both of which have understudies,
@@ -35,11 +37,19 @@ from torch import Tensor
 
 from monosemy.circuits.attribution import attribution_patching, integrated_attribution
 from monosemy.circuits.code_scores import node_scores
-from monosemy.circuits.contrast import Ablation, Contrast, HeadScores, mean_intervals, passes_of
+from monosemy.circuits.contrast import (
+    MEMBER_SHARE,
+    Ablation,
+    Contrast,
+    HeadScores,
+    mean_intervals,
+    passes_of,
+)
 from monosemy.circuits.discrete import PRESETS, Codes, DiscreteConfig, discrete_codes, fitted
 from monosemy.circuits.heads import n_all
 from monosemy.circuits.patching import exhaustive_patching
 from monosemy.circuits.pooled import PooledHeads
+from monosemy.circuits.task import accuracy
 from monosemy.errors import UserError
 
 
@@ -75,8 +85,6 @@ class Combined:
     """Proposed by codes alone, best first."""
     by_attribution: list[int]
     """Proposed by attribution, best first."""
-    restored: list[int]
-    """Scored by restoring, because replacing them changed little."""
     code_scores: Float[Tensor, " n"]
     codes: Codes | None
     """None where the codes were left out."""
@@ -109,13 +117,25 @@ def combined_circuit(
     assert effect.per_example is not None
     per_example = estimate.per_example.clone()
     per_example[:, proposed] = effect.per_example[:, proposed]
-    tried, restored = _restore(contrast, config, estimate, effect, proposed, n_restored, per_example)
-    passes = 3 * config.n_steps + passes_of(contrast.heads, [*proposed, *tried])
+    tried, replaced = _restore(contrast, config, estimate, effect, proposed, n_restored, per_example)
+    again = _doubtful(contrast, estimate, proposed)
+    if again:
+        found = exhaustive_patching(contrast, ablation, indices=again).per_example
+        assert found is not None
+        per_example[:, again] = found[:, again]
+    passes = 3 * config.n_steps + passes_of(contrast.heads, [*proposed, *tried, *again])
     scores = HeadScores(
         "combined", per_example.mean(0), True, time.perf_counter() - began, contrast.seconds, per_example,
-        mean_intervals(per_example), passes, frozenset(proposed),
+        mean_intervals(per_example), passes, frozenset([*proposed, *again]), replaced,
     )  # fmt: skip
-    return Combined(scores, by_codes, by_attribution, restored, code_scores, codes)
+    return Combined(scores, by_codes, by_attribution, code_scores, codes)
+
+
+def _doubtful(contrast: Contrast, estimate: HeadScores, proposed: Sequence[int]) -> list[int]:
+    """Heads not proposed whose estimate would make them members."""
+    limit = MEMBER_SHARE * abs(float((contrast.m_clean - contrast.m_corrupt).mean()))
+    large = (estimate.importance >= limit).nonzero()[:, 0].tolist() if limit else []
+    return [i for i in large if i not in set(proposed)]
 
 
 def propose(
@@ -146,23 +166,24 @@ def _restore(
     proposed: Sequence[int],
     n_restored: int,
     per_example: Tensor,
-) -> tuple[list[int], list[int]]:
+) -> tuple[list[int], dict[int, float]]:
     """Restores up to `n_restored` of the proposed heads without effect, those with the largest estimates, and puts
-    larger effects into `per_example`. Returns the heads restored, and those of them whose score changed."""
+    larger effects into `per_example`. Returns the heads restored, and of those whose score changed the effect of
+    replacing them."""
     limit = config.weak * abs(float((contrast.m_clean - contrast.m_corrupt).mean()))
     weak = [i for i in proposed if effect.importance[i] < limit and estimate.importance[i] > 0]
     weak = _first(weak, n_restored, [estimate.importance.tolist()])
     if not weak:
-        return [], []
+        return [], {}
     found = exhaustive_patching(contrast, direction="denoise", indices=weak)
     assert found.per_example is not None
     assert found.intervals is not None
-    changed = []
+    changed = {}
     for i in weak:
         clear = bool((found.intervals[i, 0] > 0) | (found.intervals[i, 1] < 0))
         if clear and found.importance[i] > max(limit, float(effect.importance[i])):
             per_example[:, i] = found.per_example[:, i]
-            changed.append(i)
+            changed[i] = float(effect.scores[i])
     return weak, changed
 
 
@@ -173,4 +194,6 @@ def pooled_contrast(contrast: Contrast) -> PooledHeads:
     values = {"mean": torch.cat([v.mean(1) for v in every]), "last": torch.cat([v[:, -1] for v in every])}
     metric = torch.cat([contrast.m_clean, contrast.m_corrupt]).cpu()
     values = {name: value.cpu() for name, value in values.items()}
-    return PooledHeads(contrast.heads, values, metric, (metric > 0).float(), contrast.n_examples, contrast.seconds)
+    right = [accuracy(b.clean.logits, b.examples) for b in contrast.batches]
+    right += [accuracy(b.corrupted.logits, b.examples) for b in contrast.batches]
+    return PooledHeads(contrast.heads, values, metric, torch.cat(right).cpu(), contrast.n_examples, contrast.seconds)

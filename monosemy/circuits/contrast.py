@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
@@ -27,6 +27,8 @@ from monosemy.evals.intervals import bootstrap_weights
 
 Ablation: TypeAlias = Literal["resample", "mean", "zero"]
 ABLATIONS = ("resample", "mean", "zero")
+MEMBER_SHARE = 0.05
+"""Part of m(clean) − m(corrupted) from which on an effect counts as mattering."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,14 @@ class Contrast:
         return torch.cat([batch.m_corrupt for batch in self.batches])
 
     def first(self, n: int) -> Contrast:
-        """The first n prompts, without running them again."""
+        """The first n prompts, without running them again; of the seconds their share."""
         kept, left = [], n
         for batch in self.batches:
             if left > 0:
                 kept.append(batch.first(left))
             left -= len(batch.examples)
-        return Contrast(self.heads, kept, self.seconds)
+        n_kept = sum(len(batch.examples) for batch in kept)
+        return Contrast(self.heads, kept, self.seconds * n_kept / self.n_examples)
 
     def replacements(self, ablation: Ablation) -> list[Float[Tensor, "B T n d_value"]]:
         """For every batch, what ablated heads take. Raises UserError for an unknown ablation."""
@@ -143,6 +146,9 @@ class HeadScores:
     counted as two; layers that are skipped are not counted."""
     checked: frozenset[int] | None = None
     """Heads whose score is exact where the others' is an estimate; None where none is an estimate."""
+    replaced: dict[int, float] = field(default_factory=dict)
+    """Heads whose score is what restoring them in the counterpart gives → the effect of replacing them, which others
+    make up for."""
 
     @property
     def importance(self) -> Float[Tensor, " n"]:

@@ -3,37 +3,28 @@
 Place on the path: model, task → [method → members → edges] → page, drawing, JSON.
 
 A head is a member when its effect is at least `share` of m(clean) − m(corrupt) and its 95% interval excludes 0; methods
-without signs or intervals have a ranking and no members. Heads that the combined method did not check, but whose
-estimate is as large, are patched too: its members are all exact. Edges are measured exactly among the members (the
-strongest `MAX_KEPT` of them). Where papers report a circuit of this task in this model, every method is scored on it.
+without signs or intervals have a ranking and no members. What the members carry alone, and what is left without them,
+is measured on the same prompts. Edges are measured exactly among the members (the strongest `MAX_KEPT` of them). Where
+papers report a circuit of this task in this model, every method is scored on it.
 """
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from monosemy import __version__
 from monosemy.circuits.code_scores import edge_scores, pair_counts
-from monosemy.circuits.contrast import (
-    Ablation,
-    Contrast,
-    EdgeScores,
-    HeadScores,
-    mean_intervals,
-    metric_difference,
-)
+from monosemy.circuits.contrast import MEMBER_SHARE, Ablation, EdgeScores, HeadScores, metric_difference
 from monosemy.circuits.ground_truth import PublishedCircuit, published
 from monosemy.circuits.heads import Heads, LanguageModelHeads, as_heads
 from monosemy.circuits.kept_edges import kept_edges
 from monosemy.circuits.methods import METHODS, NEEDS_NEGATIVES, Bench, check_methods, expected_seconds
-from monosemy.circuits.patching import exhaustive_patching
-from monosemy.circuits.scores import Agreement, agreement, labels_of
+from monosemy.circuits.scores import Agreement, Carried, agreement, carried, labels_of
 from monosemy.circuits.task import Edge, TaskData
 from monosemy.circuits.tasks import N_EXAMPLES, TaskAccuracy, build_task, task_accuracy
 from monosemy.errors import UserError
@@ -42,7 +33,6 @@ if TYPE_CHECKING:
     from monosemy.circuits.attention_only import AttentionOnly
     from monosemy.models.adapter import LanguageModel
 
-MEMBER_SHARE = 0.05
 TOLD_MINUTES = 3
 """Methods expected to take longer are announced with the time."""
 MAX_KEPT = 12
@@ -71,6 +61,8 @@ class Circuit:
     heads: HeadScores
     members: list[int]
     """Heads of the circuit by number, strongest first; empty where the method cannot say."""
+    carried: Carried | None
+    """What the members carry of the behaviour; None where there are none."""
     edges: EdgeScores | None
     n_edge_prompts: int
     """Prompts that edges were measured on."""
@@ -110,6 +102,7 @@ class Circuit:
             "m_clean": self.m_clean,
             "m_corrupt": self.m_corrupt,
             "members": [self.name_of(i) for i in self.members],
+            "carried": None if self.carried is None else asdict(self.carried),
             "methods": [self._method(scores) for scores in (self.heads, *self.others)],
             "published": [self._published(known) for known in self.known],
             "edges": _edges(self.edges),
@@ -126,6 +119,10 @@ class Circuit:
             "reading_seconds": scores.reading_seconds,
             "n_passes": scores.n_passes,
             "checked": None if scores.checked is None else [self.name_of(i) for i in sorted(scores.checked)],
+            "restored_and_replaced": {
+                self.name_of(i): {"restored": float(scores.scores[i]), "replaced": v}
+                for i, v in scores.replaced.items()
+            },
             "scores": {self.name_of(i): float(v) for i, v in enumerate(scores.scores)},
             "intervals": None
             if scores.intervals is None
@@ -167,6 +164,8 @@ def find_circuit(
     counterparts.
     """
     check_methods([method, *compare])
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more, got {seed}")
     if n_examples is not None and n_examples < n_prompts:
         raise UserError(
             f"n_examples ({n_examples}) must be at least n_prompts ({n_prompts}), which are taken from them"
@@ -183,49 +182,19 @@ def find_circuit(
     others = [name for name in dict.fromkeys(compare) if name != method]
     if (minutes := expected_seconds(bench, [method, *others]) / 60) > TOLD_MINUTES:
         warnings.warn(f"about {minutes:.0f} minutes for {', '.join([method, *others])}", stacklevel=2)
-    found = confirmed(contrast, METHODS[method](bench), difference, ablation)
+    found = METHODS[method](bench)
     members = members_of(found, difference)
+    alone = carried(contrast, members, ablation) if members else None
     kept, few = members[:MAX_KEPT], contrast.first(EDGE_PROMPTS)
     why = _no_edges(heads) if edges else ""
     measured = kept_edges(few, kept, ablation) if edges and kept and not why else None
     return Circuit(
         heads.name, heads.fingerprint, data, ablation, seed, heads.n_layers, heads.n_heads, accuracy,
         float(contrast.m_clean.mean()), float(contrast.m_corrupt.mean()), contrast.n_examples, found, members,
-        measured, few.n_examples if measured else 0, why, _code_edges(bench, method, measured),
+        alone, measured, few.n_examples if measured else 0, why, _code_edges(bench, method, measured),
         [METHODS[name](bench) for name in others],
         _known(heads, task, data),
     )  # fmt: skip
-
-
-def confirmed(
-    contrast: Contrast,
-    scores: HeadScores,
-    difference: float,
-    ablation: Ablation = "resample",
-    share: float = MEMBER_SHARE,
-) -> HeadScores:
-    """The scores, with exact effects in place of estimates as large as a member's. (Of methods that check no head at
-    all nothing changes: their ranking is theirs.)"""
-    if not scores.checked or scores.per_example is None:
-        return scores
-    large = (scores.importance >= share * difference).nonzero()[:, 0].tolist()
-    doubtful = [i for i in large if i not in scores.checked]
-    if not doubtful:
-        return scores
-    began = time.perf_counter()
-    exact = exhaustive_patching(contrast, ablation, indices=doubtful)
-    assert exact.per_example is not None
-    per_example = scores.per_example.clone()
-    per_example[:, doubtful] = exact.per_example[:, doubtful]
-    return replace(
-        scores,
-        scores=per_example.mean(0),
-        per_example=per_example,
-        intervals=mean_intervals(per_example),
-        checked=scores.checked | set(doubtful),
-        n_passes=scores.n_passes + exact.n_passes,
-        seconds=scores.seconds + time.perf_counter() - began,
-    )
 
 
 def members_of(scores: HeadScores, difference: float, share: float = MEMBER_SHARE) -> list[int]:

@@ -48,8 +48,6 @@ def acdc(contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation:
     score = torch.zeros(n, dtype=torch.float64)
 
     def divergence(dropped: list[int]) -> float:
-        if not dropped:
-            return 0.0
         total = 0.0
         for batch, replacement in zip(contrast.batches, replacements):
             edit = replace_edit(replacement, dropped, heads.n_heads)

@@ -36,6 +36,8 @@ class Bench:
     """Positives that causal methods run on."""
     ablation: Ablation = "resample"
     seed: int = 0
+    fresh: bool = False
+    """Read heads now, whatever was kept from before; for timings."""
 
     def __post_init__(self) -> None:
         if self.ablation not in ABLATIONS:
@@ -50,7 +52,7 @@ class Bench:
     @cached_property
     def pooled(self) -> PooledHeads:
         """Positives that the model gets right, and all negatives; all positives when too few are right."""
-        every = pooled_heads(self.heads, self.data)
+        every = pooled_heads(self.heads, self.data, fresh=self.fresh)
         right = every.correct.bool() | ~every.positive
         return every.choose(right) if int((right & every.positive).sum()) >= 5 else every
 
@@ -178,7 +180,7 @@ def expected_passes(name: str, heads: Heads, n_batches: int) -> float:
     every = passes_of(heads, all_heads(heads))
     share = CombinedConfig().share
     return {
-        "combined": 3 * CombinedConfig().n_steps + share * every,
+        "combined": 3 * CombinedConfig().n_steps + share * every,  # what its step 6 adds shows only then
         "combined-no-codes": 3 * CombinedConfig().n_steps + share * every,
         "eap": 3,
         "hisp": 3,

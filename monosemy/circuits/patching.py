@@ -71,19 +71,22 @@ def exhaustive_patching(
 
 def pairwise_patching(
     contrast: Contrast, single: HeadScores, indices: Sequence[int] | None = None, ablation: Ablation = "resample"
-) -> Float[Tensor, "n n"]:
-    """Effect of replacing two heads at once, mean over prompts; the diagonal holds `single`'s effects."""
+) -> Float[Tensor, "E n n"]:
+    """Effect of replacing two heads at once on every prompt; the diagonal holds `single`'s effects."""
+    assert single.per_example is not None
     asked = list(all_heads(contrast.heads) if indices is None else indices)
     n = n_all(contrast.heads)
-    total = torch.zeros(n, n, dtype=torch.float64)
+    effects = torch.zeros(contrast.n_examples, n, n, dtype=torch.float64)
+    done = 0
     pairs = list(combinations(sorted(asked), 2))
     with progress.stage("patch pairs", total=len(pairs) * contrast.n_examples, unit="passes") as bar:
         for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
-            for pair in pairs:
-                total[pair] += float(_effect(contrast.heads, batch, replacement, pair, "noise").sum())
+            rows = slice(done, done := done + len(batch.examples))
+            for g, h in pairs:
+                effect = _effect(contrast.heads, batch, replacement, (g, h), "noise").cpu().double()
+                effects[rows, g, h] = effects[rows, h, g] = effect
                 bar.advance(len(batch.examples))
-    total = (total + total.T) / contrast.n_examples
-    return total + torch.diag(single.scores)
+    return effects + torch.diag_embed(single.per_example)
 
 
 def _effect(

@@ -66,8 +66,9 @@ class PooledHeads:
         return PooledHeads(self.heads, kept, self.metric[rows], self.correct[rows], n, self.seconds)
 
 
-def pooled_heads(heads: Heads, data: TaskData) -> PooledHeads:
-    """Reads what all heads write on the task's positives and negatives; a real model's is kept on disk."""
+def pooled_heads(heads: Heads, data: TaskData, *, fresh: bool = False) -> PooledHeads:
+    """Reads what all heads write on the task's positives and negatives; a real model's is kept on disk. `fresh`: reads
+    now, whatever was kept."""
     examples = [*data.positives, *data.negatives]
     if not isinstance(heads, LanguageModelHeads):
         return _read(heads, data, examples)
@@ -79,7 +80,7 @@ def pooled_heads(heads: Heads, data: TaskData) -> PooledHeads:
         "prompts": [[list(e.tokens), list(e.answers), list(e.wrong)] for e in examples],
     }
     path = cache_folder() / "circuits" / f"heads-{fingerprint(identity)}.safetensors"
-    if path.is_file():
+    if path.is_file() and not fresh:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         values = {name.removeprefix("values."): v for name, v in found.items() if name.startswith("values.")}

@@ -5,11 +5,15 @@ Place on the path: `Contrast` → [every head replaced, every pair replaced] →
 With D = mean m(clean) − m(corrupted), a head is in the reference circuit when
 
     |mean effect| ≥ s·D, its 95% interval over prompts excludes 0                        (alone), or
-    |effect(g and h) − effect(g) − effect(h)| ≥ s·D for some h                          (together with another)
+    effect(g and h) − effect(g) − effect(h) ≥ s·D for some h, its interval clear of 0   (together with another)
 
-The second finds heads that stand in for each other, whose single effects are nothing.
+both sides of the second in the direction of effect(g and h). It finds heads that stand in for each other, whose single
+effects are nothing. Pairs that do less than the sum of both are heads in series, of which one is enough to break the
+path: that makes no new member (of a head with no clear effect of its own it says that its noise goes with the path).
 
-Limits: three or more heads of which one is enough stay hidden; the share s is a choice, so report it with the result.
+Limits: three or more heads of which one is enough stay hidden; the share s is a choice, so report it with the result;
+intervals are of one pair each, so of many pairs without synergy, 2.5 in 100 are clear of 0 upwards: s·D is what keeps
+them out.
 This is agreement with exhaustive ablation, not ground truth.
 """
 
@@ -18,16 +22,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from monosemy.circuits.contrast import Ablation, Contrast, HeadScores, metric_difference
+from monosemy.circuits.contrast import (
+    MEMBER_SHARE,
+    Ablation,
+    Contrast,
+    HeadScores,
+    mean_intervals,
+    metric_difference,
+)
 from monosemy.circuits.patching import exhaustive_patching, pairwise_patching
 from monosemy.circuits.task import Head
-
-SHARE = 0.05
-"""s: the part of D that counts as mattering."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,9 @@ class Reference:
     single: HeadScores
     """Effect of each head, with intervals."""
     synergy: Float[Tensor, "n n"] | None
-    """effect(g and h) − effect(g) − effect(h), 0 on the diagonal; None when pairs were not tried."""
+    """effect(g and h) − effect(g) − effect(h), positive where the pair does more than both alone, 0 on the diagonal;
+    None when pairs were not tried."""
+    synergy_intervals: Float[Tensor, "n n 2"] | None
     difference: float
     """D: mean m(clean) − m(corrupted)."""
     share: float
@@ -55,10 +66,11 @@ class Reference:
 
     @property
     def together(self) -> Bool[ndarray, " n"]:
-        """Heads that matter in some pair beyond the sum of both."""
-        if self.synergy is None:
+        """Heads that do more in some pair than the two alone."""
+        if self.synergy is None or self.synergy_intervals is None:
             return np.zeros(len(self.single.scores), dtype=bool)
-        return (self.synergy.abs().amax(1) >= self.share * abs(self.difference)).numpy()
+        large = self.synergy >= self.share * abs(self.difference)
+        return (large & (self.synergy_intervals[..., 0] > 0)).any(1).numpy()
 
     @property
     def labels(self) -> Bool[ndarray, " n"]:
@@ -71,7 +83,7 @@ class Reference:
 
 
 def find_reference(
-    contrast: Contrast, ablation: Ablation = "resample", *, pairs: bool = True, share: float = SHARE
+    contrast: Contrast, ablation: Ablation = "resample", *, pairs: bool = True, share: float = MEMBER_SHARE
 ) -> Reference:
     """Replaces every head, and every pair of heads if asked: n + n(n − 1)/2 passes over the prompts.
 
@@ -79,8 +91,18 @@ def find_reference(
     """
     difference = metric_difference(contrast)
     single = exhaustive_patching(contrast, ablation)
-    synergy = None
-    if pairs:
-        both = pairwise_patching(contrast, single, ablation=ablation)
-        synergy = (both - single.scores[:, None] - single.scores[None, :]).fill_diagonal_(0.0)
-    return Reference(single, synergy, difference, share, contrast.heads.n_heads)
+    synergy, intervals = pair_synergy(contrast, single, ablation) if pairs else (None, None)
+    return Reference(single, synergy, intervals, difference, share, contrast.heads.n_heads)
+
+
+def pair_synergy(
+    contrast: Contrast, single: HeadScores, ablation: Ablation
+) -> tuple[Float[Tensor, "n n"], Float[Tensor, "n n 2"]]:
+    """Synergy of every pair, its sign turned where the pair's effect is negative, with intervals over prompts."""
+    assert single.per_example is not None
+    both = pairwise_patching(contrast, single, ablation=ablation)
+    alone = single.per_example
+    each = (both - alone[:, :, None] - alone[:, None, :]) * both.mean(0).sign()
+    each.diagonal(dim1=1, dim2=2).zero_()
+    n = each.shape[1]
+    return each.mean(0), torch.stack([mean_intervals(each[:, g]) for g in range(n)])

@@ -42,6 +42,8 @@ def run_circuits(words: list[str]) -> None:
     check_name(chosen.task)
     compare = all_methods(chosen.ablation, chosen.method) if chosen.compare == ["all"] else chosen.compare
     check_methods([chosen.method, *compare])
+    if chosen.seed < 0:
+        raise UserError(f"--seed must be 0 or more, got {chosen.seed}")
     if chosen.prompts < 5:
         raise UserError(f"--prompts must be at least 5, got {chosen.prompts}")
     if chosen.examples is not None and chosen.examples < chosen.prompts:
@@ -108,13 +110,14 @@ def _show(circuit: Circuit) -> None:
         heads_heading,
         method_heading,
         method_rows,
+        summary,
     )
 
     console = Console()
     console.print(f"{circuit.task.name} on {circuit.model}: {circuit.accuracy}", highlight=False)
     console.print(
         f"{circuit.task.metric}: {circuit.m_clean:.3g} on {circuit.n_prompts} prompts, {circuit.m_corrupt:.3g} on "
-        f"their counterparts; {len(circuit.members)} heads in the circuit",
+        f"their counterparts; {summary(circuit)}",
         highlight=False,
     )
     table = Table(*heads_heading(circuit), title=f"heads by {circuit.heads.method}", title_justify="left")

@@ -30,6 +30,22 @@ REPLACED_BY = {"resample": "the counterpart's", "mean": "its mean over all count
 """What stands in for an ablated value."""
 
 
+def summary(circuit: Circuit) -> str:
+    """How many heads, and what they carry; or that the method names none."""
+    if not circuit.heads.signed or circuit.heads.intervals is None:
+        return f"{circuit.heads.method} ranks heads and names no circuit, so no edges were measured"
+    if circuit.carried is None:
+        return "no head's effect is large and clear enough to count as the circuit's"
+    found = circuit.carried
+    sides = [
+        f"{value:.0%}" + ("" if ends is None else f" [{ends[0]:.0%}, {ends[1]:.0%}]")
+        for value, ends in ((found.alone, found.alone_interval), (found.without, found.without_interval))
+    ]
+    n = len(circuit.members)
+    heads = f"{n} heads" if n > 1 else "1 head"
+    return f"{heads} in the circuit, with {sides[0]} of the difference when all others are replaced; {sides[1]} without"
+
+
 def method_heading(circuit: Circuit) -> tuple[str, ...]:
     known = [f"AUC, {version.version}" for version in circuit.known]
     seconds = ("seconds", "of it reading")
@@ -55,6 +71,8 @@ def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
         member = "yes" if index in circuit.members else "no" if circuit.heads.signed else "–"
         if circuit.heads.checked is not None and index not in circuit.heads.checked:
             member += ", by estimate"
+        if index in circuit.heads.replaced:
+            member += f", restored (replaced: {circuit.heads.replaced[index]:.3g})"
         rows.append((circuit.name_of(index), f"{score:.3g}", _interval(circuit.heads.intervals, index), share, member))
     return rows
 
@@ -70,7 +88,7 @@ def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for i in edges.importance.argsort(descending=True, stable=True).tolist():
         edge, count = edges.edges[i], by_codes.get(edges.edges[i].ends)
-        shown = "–" if count is None else f"{count:.0f}"
+        shown = "–" if count is None else f"{int(count)}"  # below 1: what breaks ties
         rows.append((str(edge), f"{float(edges.scores[i]):.3g}", _interval(edges.intervals, i), shown))
     return rows
 
@@ -121,8 +139,9 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
 
     shown, n_edges = drawn_edges(circuit), len(circuit.edges.edges) if circuit.edges else 0
     names = ", ".join(circuit.name_of(i) for i in circuit.members) or "none named"
+    drawn = "heads of the circuit" if circuit.members else "the first heads of the ranking, which names no circuit"
     caption = (
-        "Discs: heads of the circuit, larger the stronger; filled they support the behaviour, ringed they work against "
+        f"Discs: {drawn}, larger the stronger; filled they support the behaviour, ringed they work against "
         f"it. Lines: the strongest of {n_edges} measured edges ({len(shown)} pairs drawn), dashed where negative."
     )
     drawing = render(
@@ -147,7 +166,8 @@ def _document(circuit: Circuit, drawing: Drawing) -> str:
     lede = (
         f'<p class="lede">{escape(circuit.model)} is {escape(circuit.accuracy)}. The metric ({circuit.task.metric}) is '
         f"{circuit.m_clean:.3g} on the prompts and {circuit.m_corrupt:.3g} on their counterparts; an effect is what "
-        f"the metric loses when a head's or an edge's value is replaced by {REPLACED_BY[circuit.ablation]}.</p>"
+        f"the metric loses when a head's or an edge's value is replaced by {REPLACED_BY[circuit.ablation]}. "
+        f"{escape(summary(circuit))}.</p>"
     )
     body = ['<section id="circuit"><h2>Circuit</h2>', figure(drawing), _heads_table(circuit), "</section>"]
     contents = [("circuit", "Circuit")]
@@ -196,6 +216,8 @@ def _limits(circuit: Circuit) -> list[str]:
         "Heads are in the circuit when their effect is at least 5% of the difference between prompts and counterparts "
         "and its interval excludes 0.",
         "“By estimate”: this head was not patched; its effect is a gradient's estimate.",
+        "“Restored”: replacing this head changes little, because others stand in for it; its effect is what the "
+        "metric gains when it alone is restored in the counterpart.",
         "Seconds include reading the model's activations, whether or not they were kept from before.",
     ]
     if circuit.edges is not None:

@@ -26,7 +26,14 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
         yield importlib.import_module
-        for name in ("circuits", "circuits_rows", "circuits_sensitivity", "circuits_figures", "common"):
+        for name in (
+            "circuits",
+            "circuits_pieces",
+            "circuits_rows",
+            "circuits_sensitivity",
+            "circuits_figures",
+            "common",
+        ):
             sys.modules.pop(name, None)
 
 
@@ -45,10 +52,13 @@ def test_every_row_says_what_it_used_and_constant_edges_are_not_counted(parts):
     assert rows["combined"]["n_checked"] < rows["combined"]["n_heads"] == 18
     assert rows["patching"]["n_checked"] is None
     assert rows["patching"]["auc"] == 1
+    assert part["n_faithful"] == 6
+    assert rows["patching"]["cpr"] > rows["mean-difference"]["cpr"]  # every method has a curve
     edges = part["edges"]
     assert edges["n_neither"] == 8  # input → previous (q, k), input → induction (k, v): two heads each
     assert edges["n_edges"] + edges["n_neither"] == 3 * 6 * (1 + 7 + 13) + 19
     assert edges["methods"]["patching"]["auc"] == 1
+    assert {row["n_prompts"] for row in edges["methods"].values()} == {4}
     assert set(part["head_pairs"]["methods"]) == {"patching", "EAP", "codes", "codes-paper", "random"}
     assert part["head_pairs"]["n_true"] == 4  # two previous-token heads, two induction heads
     assert part["head_pairs"]["methods"]["patching"]["auc"] == 1
@@ -74,7 +84,7 @@ def test_summary_is_over_seeds_with_paired_differences(parts, scripts, capsys):
     assert gap["difference"] == pytest.approx(aucs[0] - aucs[1])
     assert gap["interval"][0] <= gap["difference"] <= gap["interval"][1]
     assert {"combined − eap", "combined − combined-no-codes", "codes − mean-difference"} <= set(found["differences"])
-    assert found["best_baselines"] == {"": "patching"} or found["methods"]["eap"]["auc"] == 1
+    assert found["best_baselines"] == {"": "eap"}  # first of those at 1
     assert found["edges"]["EAP"]["n"] == 2
     rows.print_table({"compiled-induction": found})
     assert "codes − kmeans" in capsys.readouterr().out
@@ -82,6 +92,45 @@ def test_summary_is_over_seeds_with_paired_differences(parts, scripts, capsys):
         rows.pairs_of(["combined", "combined-8", "eap", "eap-8"])
         == [("combined-8", "eap-8"), ("combined", "eap")][::-1]
     )
+
+
+def test_seeds_of_one_model_do_not_narrow_its_interval(parts, scripts):
+    """Compiled models differ only in the places of heads; five copies of a model are no more heads than one."""
+    rows = scripts("circuits_rows")
+    part = parts["compiled-induction-0"]
+    copies = {f"{kind}-induction-{seed}": part for kind in ("compiled", "trained") for seed in range(5)}
+    table = rows.summary(copies)
+    method = next(name for name in METHODS if 0.5 < part["methods"][name]["auc"] < 0.95)
+
+    def width(group):
+        low, high = group["methods"][method]["interval"]
+        return high - low
+
+    alone = rows.summary({"compiled-induction-0": part})["compiled-induction"]
+    assert width(table["compiled-induction"]) == pytest.approx(width(alone), rel=0.15)
+    assert width(table["trained-induction"]) < 0.7 * width(alone)  # as of five different models
+
+
+def test_tables_show_what_rounds_to_one_as_one(parts, scripts):
+    tables = scripts("circuits_tables")
+    assert [tables.auc(value) for value in (1.0, 0.9996, 0.9994, 0.5)] == ["1.00", "1.00", ".999", ".500"]
+    document = {"summary": scripts("circuits_rows").summary(parts), "parts": {}}
+    found = tables.tables(document)
+    assert set(found) == {
+        "compiled, heads", "compiled, edges", "compiled, edges from head to head", "compiled, more of heads",
+        "compiled, differences of AUC",
+    }  # fmt: skip
+    row = document["summary"]["compiled-induction"]["methods"]["patching"]
+    assert f"| `patching` | 1.00 [1.00, 1.00] {tables.seconds(row['seconds'])} |" in found["compiled, heads"]
+    assert f"| `patching` | 1.00 1.00 {row['cpr']:.2f} {row['cmd']:.2f} (6) |" in found["compiled, more of heads"]
+
+
+def test_pieces_are_named_after_code_not_after_words(scripts):
+    code_of = scripts("circuits_pieces").code_of
+    plain = 'def f(x):\n    """Doc."""\n    return x + 1  # why\n'
+    assert code_of(plain) == code_of("def f(x):\n    return x + 1\n")
+    assert code_of(plain) != code_of(plain.replace("+ 1", "+ 2"))
+    assert code_of("class A:\n    'Only words.'\n") == code_of("class A:\n    'Others.'\n")
 
 
 def test_pieces_are_kept_unless_skipped(scripts, tmp_path, capsys):
@@ -93,8 +142,10 @@ def test_pieces_are_kept_unless_skipped(scripts, tmp_path, capsys):
 
     assert circuits.made(path, skipped) == {"skipped": "right on 50% of 64 prompts"}
     assert not path.exists()
-    assert circuits.made(path, lambda: {"n": 1}) == {"n": 1}
-    assert circuits.made(path, lambda: pytest.fail("made again")) == {"n": 1}
+    made = circuits.made(path, lambda: {"n": 1})
+    assert made["n"] == 1
+    assert made["made_on"]["threads"] == torch.get_num_threads()
+    assert circuits.made(path, lambda: pytest.fail("made again")) == made
     assert "skipped, right on 50%" in capsys.readouterr().out
     assert circuits.without_scores({"a": [{"importance": [1], "b": 2}], "labels": [0]}) == {"a": [{"b": 2}]}
 
@@ -155,6 +206,10 @@ def test_a_piece_of_a_real_model(scripts, tmp_path, monkeypatch):
     assert set(found["combined_seconds_of_patching"]) == {"combined", "combined-4"}
     assert found["n_members"] == len(found["members"])
     assert found["edges"]["n_edges"] >= found["head_pairs"]["n_edges"]
+    if "methods" in found["edges"]:
+        assert {name: row["n_prompts"] for name, row in found["edges"]["methods"].items()} == {
+            "patching": 4, "EAP": 4, "patching-2": 2, "EAP-2": 2, "ACDC-2": 2, "SP-2": 2
+        }  # fmt: skip
     assert "real-mine" in scripts("circuits_rows").summary({"real-mine": found})
 
 

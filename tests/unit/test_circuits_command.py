@@ -237,6 +237,7 @@ def test_families_with_post_norms_have_heads_but_no_edges(task_file):
         (["circuits", "missing.jsonl"], "does not exist"),
         (["circuits", "ioi", "--method", "acdcc"], "unknown method 'acdcc'; did you mean 'acdc'"),
         (["circuits", "ioi", "--compare", "eap", "nothing"], "unknown method 'nothing'"),
+        (["circuits", "ioi", "--seed", "-1"], "--seed must be 0 or more, got -1"),
         (["circuits", "ioi", "--prompts", "3"], "--prompts must be at least 5"),
         (["circuits", "ioi", "--examples", "20"], "--examples (20) must be at least --prompts (64)"),
     ],

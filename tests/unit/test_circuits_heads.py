@@ -79,19 +79,21 @@ def test_mask_derivative_is_the_finite_difference(family, tokens):
 
 
 def test_query_heads_that_share_a_key_are_patched_alone(tokens):
-    heads = as_heads(make_tiny_model("llama"))  # 4 query heads, 2 key/value heads
+    """The attention layer's own output moves by (v' − v) W_O of that one head, and by nothing of the head beside it."""
+    model = make_tiny_model("llama")  # 4 query heads, 2 key/value heads
+    heads = as_heads(model)
     plain, other = heads.run(tokens), heads.run(tokens.flip(1))
-    seen = {}
-
-    def edit(layer, values):
-        new = replace_edit(other.values, [N_HEADS], N_HEADS)(layer, values)
-        if layer == 1:
-            seen["values"] = new
-        return new
-
-    heads.logits(tokens, edit)
-    torch.testing.assert_close(seen["values"][:, :, 1:], plain.values[:, :, N_HEADS + 1 : 2 * N_HEADS])
-    assert torch.equal(seen["values"][:, :, 0], other.values[:, :, N_HEADS])
+    seen = []
+    hook = model.module.model.layers[1].self_attn.register_forward_hook(lambda *a: seen.append(a[2][0]))
+    try:
+        for edit in (None, replace_edit(other.values, [N_HEADS], N_HEADS)):
+            heads.logits(tokens, edit)
+    finally:
+        hook.remove()
+    before, after = seen
+    moved = other.values[:, :, N_HEADS] - plain.values[:, :, N_HEADS]
+    torch.testing.assert_close(after - before, moved @ model.output_weights(1)[0], rtol=1e-4, atol=1e-6)
+    assert float((after - before).abs().max()) > 1e-3
 
 
 def test_model_without_heads_is_refused():

@@ -13,7 +13,7 @@ from monosemy.circuits.attention_only import AttentionOnly
 from monosemy.circuits.attribution import N_STEPS, attribution_patching, head_importance, integrated_attribution
 from monosemy.circuits.combined import CombinedConfig, combined_circuit, propose
 from monosemy.circuits.compiled import CIRCUITS, compile_circuit
-from monosemy.circuits.contrast import mean_intervals, read_contrast
+from monosemy.circuits.contrast import read_contrast
 from monosemy.circuits.edges import (
     EdgeGraph,
     acdc_edges,
@@ -22,15 +22,16 @@ from monosemy.circuits.edges import (
     patch_edges,
     probe_edges,
 )
-from monosemy.circuits.find import confirmed, find_circuit, members_of
+from monosemy.circuits.find import find_circuit, members_of
 from monosemy.circuits.heads import AttentionOnlyHeads
 from monosemy.circuits.kept_edges import kept_edges
 from monosemy.circuits.masks import ProbeConfig, acdc, opening, prune
 from monosemy.circuits.methods import METHODS, Bench, check_methods
 from monosemy.circuits.patching import exhaustive_patching, pairwise_patching
-from monosemy.circuits.scores import labels_of, roc_auc
+from monosemy.circuits.scores import carried, labels_of, roc_auc
 from monosemy.circuits.task import OUTPUT, Example, TaskData
 from monosemy.errors import UserError
+from monosemy.pipeline.circuits_page import head_rows
 
 NOTHING = 1e-4
 """Effects below this are rounding: attention of finite sharpness leaves e^-10 of weight elsewhere."""
@@ -56,7 +57,8 @@ def test_redundant_heads_show_when_restored_or_replaced_together():
     single = exhaustive_patching(contrast("or_pair"))
     assert float(single.importance[pair].max()) < 0.05
     both = pairwise_patching(contrast("or_pair"), single, pair)
-    assert float(both[pair[0], pair[1]]) > 4.0
+    assert float(both.mean(0)[pair[0], pair[1]]) > 4.0
+    assert torch.equal(both[:, pair[0], pair[0]], single.per_example[:, pair[0]])
     restored = exhaustive_patching(contrast("or_pair"), direction="denoise").scores
     assert float(restored[pair].min()) > 4.0
     outside = sorted(set(range(len(restored))) - set(inside))
@@ -160,7 +162,7 @@ def test_searches_over_sets_drop_inert_heads():
     assert float(pruned.scores[inside].min()) == 0.01
 
 
-@pytest.mark.parametrize("name", ["or_pair", "ioi"])
+@pytest.mark.parametrize("name", list(CIRCUITS))
 def test_subnetwork_probing_closes_inert_heads_and_keeps_the_others(name):
     inside, inert = indices(name, circuit(name).heads), indices(name, circuit(name).inert)
     probed = METHODS["sp"](bench(name)).scores  # as by default
@@ -210,21 +212,50 @@ def test_members_are_heads_whose_effect_was_measured(seed):
     assert by_gradient.heads.checked == frozenset()
 
 
-def test_a_large_estimate_is_patched_before_it_counts():
+def test_a_large_estimate_is_patched_before_it_counts(monkeypatch):
+    """Two heads are proposed; all others that the gradient calls large are checked too, the inert one as well."""
     inside, (inert, *_) = (indices("ioi", heads) for heads in (circuit("ioi").heads, circuit("ioi").inert))
     exact = exhaustive_patching(contrast("ioi"))
-    wrong = exact.per_example.clone()
-    wrong[:, inert] = 9.0
     difference = float((contrast("ioi").m_clean - contrast("ioi").m_corrupt).mean())
-    guessed = dataclasses.replace(
-        exact, scores=wrong.mean(0), per_example=wrong, intervals=mean_intervals(wrong), checked=frozenset(inside)
-    )
-    assert inert in members_of(guessed, difference)
-    found = confirmed(contrast("ioi"), guessed, difference)
-    torch.testing.assert_close(found.scores, exact.scores)
-    assert set(members_of(found, difference)) == set(inside)
-    assert found.checked == {*inside, inert}
-    assert found.n_passes > guessed.n_passes
+    wrong = exact.per_example.clone()
+    wrong[:, inert] = 0.06 * difference
+    estimate = dataclasses.replace(exact, scores=wrong.mean(0), per_example=wrong, checked=frozenset())
+    monkeypatch.setattr("monosemy.circuits.combined.integrated_attribution", lambda *_: estimate)
+    found = combined_circuit(contrast("ioi"), CombinedConfig(share=0.01, min_checks=2, code_share=0))
+    assert (len(found.by_attribution), found.by_codes) == (2, [])
+    torch.testing.assert_close(found.heads.scores, exact.scores)
+    assert set(members_of(found.heads, difference)) == set(inside)
+    assert found.heads.checked == {*inside, inert}
+    assert found.heads.n_passes == 6 + len(inside) + 1
+
+
+def test_a_restored_head_says_what_replacing_it_does():
+    inside = indices("or_pair", circuit("or_pair").heads)
+    pair = [i for i in inside if i < circuit("or_pair").model.n_heads]
+    found = find_circuit(circuit("or_pair").model, circuit("or_pair").data, n_prompts=8, edges=False)
+    assert set(found.heads.replaced) == set(pair)
+    exact = exhaustive_patching(contrast("or_pair")).scores
+    for i in pair:
+        assert found.heads.replaced[i] == pytest.approx(float(exact[i]), abs=1e-6)
+        assert float(found.heads.scores[i]) > 4
+        row = next(row for row in head_rows(found) if row[0] == found.name_of(i))
+        assert row[-1].startswith("yes, restored (replaced: ")
+        told = found.to_json()["methods"][0]["restored_and_replaced"][found.name_of(i)]
+        assert told == {"restored": float(found.heads.scores[i]), "replaced": found.heads.replaced[i]}
+    other = next(row for row in head_rows(found) if row[0] not in {found.name_of(i) for i in pair})
+    assert other[-1] == "yes"
+
+
+@pytest.mark.parametrize("name", ["induction", "ioi"])
+def test_the_circuit_carries_the_behaviour_and_nothing_is_left_without_it(name):
+    found = find_circuit(circuit(name).model, circuit(name).data, n_prompts=8, edges=False)
+    assert found.carried.alone == pytest.approx(1, abs=1e-3)
+    assert found.carried.without == pytest.approx(0, abs=1e-3)
+    assert found.carried.alone_interval[0] <= found.carried.alone <= found.carried.alone_interval[1]
+    half = carried(bench(name).contrast, found.members[:1])
+    assert half.alone < 0.5
+    ranking = find_circuit(circuit(name).model, circuit(name).data, n_prompts=8, method="codes", edges=False)
+    assert ranking.carried is None
 
 
 @pytest.mark.parametrize("ablation", ["mean", "zero"])

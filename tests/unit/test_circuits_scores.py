@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from monosemy.circuits.compiled import compile_circuit
-from monosemy.circuits.contrast import read_contrast
+from monosemy.circuits.contrast import from_examples, read_contrast
 from monosemy.circuits.ground_truth import PUBLISHED, published
 from monosemy.circuits.heads import AttentionOnlyHeads
 from monosemy.circuits.patching import exhaustive_patching
@@ -188,6 +188,27 @@ def test_the_reference_by_ablation_is_the_compiled_circuit(name):
     assert reference.heads == circuit.heads
     assert reference.synergy is None
     assert not reference.together.any()
+
+
+def test_a_pair_adds_members_only_when_it_does_more_than_both_alone(monkeypatch):
+    """Head 0 carries everything; 1 only adds noise to that path; 2 and 3 stand in for each other; 4 does nothing.
+    Replacing 0 with 1 undoes 1's noise, a change that is no sign of 1 mattering."""
+    _, contrast, *_ = measured("ioi")
+    n, d = contrast.n_examples, float((contrast.m_clean - contrast.m_corrupt).double().mean())
+    noise = torch.linspace(-1.0, 1.2, n, dtype=torch.float64) * d
+    alone = torch.zeros(n, 5, dtype=torch.float64)
+    alone[:, 0], alone[:, 1] = d, noise
+    both = alone[:, :, None] + alone[:, None, :]
+    both[:, 0, 1] = both[:, 1, 0] = d
+    both[:, 2, 3] = both[:, 3, 2] = 0.5 * d
+    single = from_examples("by hand", contrast, alone, 0.0, 0)
+    monkeypatch.setattr("monosemy.circuits.reference.exhaustive_patching", lambda *_: single)
+    monkeypatch.setattr("monosemy.circuits.reference.pairwise_patching", lambda *_, **__: both)
+    found = find_reference(contrast)
+    assert float(single.scores[1]) > 0.05 * d
+    assert float(found.synergy[0, 1]) < -0.05 * d
+    assert found.alone.tolist() == [True, False, False, False, False]
+    assert found.together.tolist() == [False, False, True, True, False]
 
 
 def test_a_reference_needs_a_difference():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -22,7 +23,7 @@ from monosemy.circuits.task import (
     logit_minus_best_wrong,
     probability_difference,
 )
-from monosemy.circuits.tasks import TASKS, check_name, task_accuracy, task_of
+from monosemy.circuits.tasks import TASKS, check_name, greater_than, jsonl, task_accuracy, task_of
 from monosemy.errors import UserError
 
 
@@ -99,6 +100,15 @@ def test_greater_than_is_asked_digit_by_digit_where_years_split_so(single, pairs
         assert words(single, example.wrong) == [str(d) for d in range(int(start[2]))]
     with pytest.raises(UserError, match=r"does not split years into digits \(1743 is 17\|43\)"):
         task_of("greater-than-units", pairs, 10, 0)
+
+
+def test_no_two_prompts_of_greater_than_are_alike(single, pairs):
+    for tokenizer, name in ((single, "greater-than-units"), (single, "greater-than-tens"), (pairs, "greater-than")):
+        data = task_of(name, tokenizer, 400, 0)
+        assert len({example.tokens for example in data.positives}) == 400
+    few = itertools.cycle(data.positives[:7])
+    with pytest.raises(UserError, match="about 7 different prompts, not 10; ask for fewer"):
+        greater_than._distinct(10, lambda: next(few))
 
 
 def test_years_that_are_one_token_are_left_out_and_counted():
@@ -322,3 +332,17 @@ def test_edges_read_as_they_are_drawn():
     assert str(Edge((0, 3), (2, 1), "k")) == "0.3 → 2.1 (k)"
     assert str(Edge("input", (2, 1), "q")) == "input → 2.1 (q)"
     assert str(Edge((2, 1), "output")) == "2.1 → output"
+
+
+def test_what_json_allows_is_read_and_what_it_does_not_is_told(tmp_path, pairs):
+    separated = own(prompt="The Anna\u2028met")  # a separator that is no end of a line
+    lines = [json.dumps(record, ensure_ascii=False) for record in separated]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert len(jsonl._read(tmp_path / "mine.jsonl")) == len(lines)
+    for record, message in (
+        ({"kind": "positive", "prompt": "The", "metric": ["logit_difference"]}, "line 1: 'metric' must be a text"),
+        ({"kind": ["positive"], "prompt": "The"}, "line 1: 'kind' must be a text"),
+        ("[" * 100_000, "line 1: not JSON"),
+    ):
+        with pytest.raises(UserError, match=message):
+            task_of(write(tmp_path, [record]), pairs, 250, 0)

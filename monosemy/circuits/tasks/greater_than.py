@@ -15,6 +15,7 @@ which inflates what sets of codes differ by.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,8 @@ FIRST_YEARS = range(2, 99)
 """YY of a positive: above the counterpart's 01, below 99."""
 MIN_YEARS = 50
 """Years that must split in pairs for the form of two digits."""
+MAX_DRAWS = 50
+"""Draws for every prompt, before it is said that there are too few different ones."""
 DEFAULT_DIGIT: Form = "units"
 """The per-digit form taken where years do not split in pairs."""
 
@@ -48,9 +51,7 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "", form: Form |
     pairs = None if form in ("tens", "units") else _pairs(prompts)
     if pairs is not None:
         numbers, years = pairs
-        positives = tuple(
-            _in_pairs(prompts, drawn(random, nouns, 1)[0], _one(random, years), numbers) for _ in range(n)
-        )
+        positives = _distinct(n, lambda: _in_pairs(prompts, drawn(random, nouns, 1)[0], _one(random, years), numbers))
         n_years = len(CENTURIES) * len(FIRST_YEARS)
         told = f"{split}: form two digits; {len(years)} of {n_years} years split so, the others are left out"
     else:
@@ -61,12 +62,23 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "", form: Form |
                 f"this model's tokenizer does not split years into {parts} ({split}), which greater-than needs; "
                 "choose another task"
             )
-        positives = tuple(prompts.example(_draft(random, nouns, form)) for _ in range(n))
+        positives = _distinct(n, lambda: prompts.example(_draft(random, nouns, form)))
         told = f"{split}: form {form}"
     name = "greater-than" if pairs is not None else f"greater-than-{form}"
     negatives = tuple(example.reversed() for example in positives)
     provenance = (share(nouns, words.EVENTS, "nouns"), told)
     return TaskData(name, positives, negatives, "probability_difference", tokenizer, provenance)
+
+
+def _distinct(n: int, draw: Callable[[], Example]) -> tuple[Example, ...]:
+    """n examples, no two prompts alike. Raises UserError where the words do not allow so many."""
+    found: dict[tuple[int, ...], Example] = {}
+    for _ in range(MAX_DRAWS * n):
+        if len(found) == n:
+            return tuple(found.values())
+        example = draw()
+        found.setdefault(example.tokens, example)
+    raise UserError(f"the words of greater-than make about {len(found)} different prompts, not {n}; ask for fewer")
 
 
 # --- years as pairs of digits -----------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def build(path: Path, prompts: Prompts, tokenizer: str = "") -> TaskData:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # with or without a mark of byte order
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # with or without a mark of byte order
     except OSError as error:
         raise UserError(
             f"the task file {path} cannot be read: {error.strerror}; give the path of a JSONL file"
@@ -70,12 +70,16 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
     where = f"{path}, line {number}"
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg}); write one object a line") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        told = getattr(error, "msg", "too deeply nested")
+        raise UserError(f"{where}: not JSON ({told}); write one object a line") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected an object with {', '.join(KEYS[:3])}; got {type(record).__name__}")
     if strange := set(record) - set(KEYS):
         raise unknown(f"key ({where})", sorted(strange)[0], KEYS)
+    for key in ("kind", "metric"):
+        if not isinstance(record.get(key, ""), str):
+            raise UserError(f"{where}: {key!r} must be a text, got {record[key]!r}")
     if record.get("kind") not in KINDS:
         raise unknown(f"kind ({where})", str(record.get("kind")), KINDS)
     for key in ("prompt", "corrupted"):
