@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jacobian_results import shapes
+
 from monosemy.files import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +48,7 @@ def tables(document: Row) -> dict[str, str]:
         found["Random models: what was matched"] = matched_table(document["random"])
         found["Trained against random"] = random_table(document["random"])
         found["What the penalty does to each"] = reduction_table(document["random"])
+        found["Without penalty at every L0"] = level_table(document["against_random"], document["random_frontiers"])
     if document.get("interpretability"):
         found["Labels"] = label_table(document["interpretability"])
     if document.get("pairs"):
@@ -168,6 +171,23 @@ def reduction_table(rows: Sequence[Row]) -> str:
                 for one in (row["reduction"][name] for name in AGAINST_RANDOM)]  # fmt: skip
         body.append((row["kind"], f"{row['lambda']:g}", "yes" if row["reduction_matched"] else "no", *told))
     return markdown(("random model", "λ", "matched", *(MEASURES[name] for name in AGAINST_RANDOM)), body)
+
+
+def level_table(trained: Iterable[Row], random: Mapping[str, Sequence[Row]]) -> str:
+    """Every pair without penalty, of the trained and of the random models: what is free of scale, and curves."""
+    body = []
+    for model, rows in {"trained": trained, **random}.items():
+        for row in (row for row in rows if row["lambda"] == 0):
+            explained = [number(row[f"variance_explained_{side}"]["value"]) for side in SIDES]
+            told = row["estimates"]
+            body.append((
+                model, f"{row['l0']:g}", *explained, spread(told["scaled_over_1"], percent),
+                spread(told["share_of_90"], percent), span(told["scaled_kurtosis"], lambda v: f"{v:.1f}"),
+                percent(shapes(row)["linear of those not flat"]),
+            ))  # fmt: skip
+    heads = ("model", "L0", "VE in", "VE out", "> 1 RMS", "90% of Σ\\|J\\| in", "scaled kurtosis",
+             "linear of those not flat")  # fmt: skip
+    return markdown(heads, body)
 
 
 def label_table(rows: Iterable[Row]) -> str:

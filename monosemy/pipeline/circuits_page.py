@@ -43,7 +43,10 @@ def summary(circuit: Circuit) -> str:
     ]
     n = len(circuit.members)
     heads = f"{n} heads" if n > 1 else "1 head"
-    return f"{heads} in the circuit, with {sides[0]} of the difference when all others are replaced; {sides[1]} without"
+    return (
+        f"{heads} in the circuit: {sides[0]} of the difference is there when all other heads are replaced, {sides[1]} is "
+        "left when the circuit is"
+    )
 
 
 def method_heading(circuit: Circuit) -> tuple[str, ...]:
@@ -215,6 +218,8 @@ def _limits(circuit: Circuit) -> list[str]:
     lines = [
         "Heads are in the circuit when their effect is at least 5% of the difference between prompts and counterparts "
         "and its interval excludes 0.",
+        "The heads outside have small effects one by one, and together they can carry most of the behaviour: the share "
+        "at the top says how much of it the circuit has alone.",
         "“By estimate”: this head was not patched; its effect is a gradient's estimate.",
         "“Restored”: replacing this head changes little, because others stand in for it; its effect is what the "
         "metric gains when it alone is restored in the counterpart.",
