@@ -44,8 +44,8 @@ def summary(circuit: Circuit) -> str:
     n = len(circuit.members)
     heads = f"{n} heads" if n > 1 else "1 head"
     return (
-        f"{heads} in the circuit: {sides[0]} of the difference is there when all other heads are replaced, {sides[1]} is "
-        "left when the circuit is"
+        f"{heads} in the circuit: {sides[0]} of the difference is there when all other heads are replaced, {sides[1]} "
+        "is left when the circuit is"
     )
 
 
