@@ -67,12 +67,13 @@ def probe_accuracy(
     for fitted, tested in (halves, halves[::-1]):
         mean = values[fitted].mean(0)
         a, b = ((values[half] - mean).transpose(0, 1).double() for half in (fitted, tested))  # [n, E/2, d_value]
-        kernel = a @ a.transpose(1, 2)
-        size = kernel.diagonal(dim1=1, dim2=2).mean(1)
-        ridge = (penalty * size).clamp_min(1e-30)[:, None, None] * torch.eye(len(fitted), dtype=torch.float64)
+        size = a.square().sum((1, 2), keepdim=True) / len(fitted)
+        a = a / torch.where(size > 0, size, 1.0).sqrt()  # every head at one scale; one that says nothing stays 0
+        ridge = penalty * torch.eye(len(fitted), dtype=torch.float64)
         offset = y[fitted].mean().double()
-        weights = torch.linalg.solve(kernel + ridge, (y[fitted].double() - offset).expand(len(kernel), -1))
-        predicted = (b @ a.transpose(1, 2) @ weights[..., None])[..., 0] + offset
+        wanted = (y[fitted].double() - offset)[:, None].repeat(len(a), 1, 1)
+        weights = torch.cholesky_solve(wanted, torch.linalg.cholesky(a @ a.transpose(1, 2) + ridge))
+        predicted = (b @ (a.transpose(1, 2) @ weights))[..., 0] / torch.where(size > 0, size, 1.0)[:, 0].sqrt() + offset
         agreement = (predicted * y[tested]).sign()
         right += ((agreement + 1) / 2).sum(1)
     return right / len(y)

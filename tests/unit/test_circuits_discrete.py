@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from monosemy.circuits.code_scores import (
     node_scores,
     pair_counts,
 )
+from monosemy.circuits.controls import probe_accuracy
 from monosemy.circuits.discrete import Codes, CodeSae, DiscreteConfig, discrete_codes, preset, train
 from monosemy.circuits.heads import AttentionOnlyHeads
 from monosemy.circuits.pooled import PooledHeads
@@ -177,3 +179,27 @@ def test_bad_settings_are_refused():
     with pytest.raises(UserError, match="training examples leave"):
         discrete_codes(_pooled(5), DiscreteConfig(d_sae=4, n_epochs=1, n_training=10, held_out=True))
     assert preset("paper", "docstring").l1_coef == 0.05
+
+
+def test_a_probe_is_ridge_regression_on_halves_whatever_a_heads_scale():
+    """Against the same regression in the space of features; a head at 1e-16 counts as one at 1, a silent one
+    is even."""
+    generator = torch.Generator().manual_seed(0)
+    n, d = 41, 6
+    x = torch.randn(n, 1, d, generator=generator)
+    x[:20, 0, 0] += 1.0
+    values = torch.cat([x, x * 2.0**-53, torch.zeros_like(x)], 1)
+    pooled = PooledHeads(None, {"mean": values}, torch.ones(n), torch.ones(n), 20, 0.0)
+    found = probe_accuracy(pooled, preset("paper"), seed=3)
+    y = np.where(np.arange(n) < 20, 1.0, -1.0)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(3)).numpy()
+    right = 0
+    for fitted, tested in ((order[: n // 2], order[n // 2 :]), (order[n // 2 :], order[: n // 2])):
+        a, b = (x[torch.from_numpy(half), 0].double().numpy() for half in (fitted, tested))
+        mean, offset = a.mean(0), y[fitted].mean()
+        ridge = 0.1 * ((a - mean) ** 2).sum() / len(a)
+        w = np.linalg.solve((a - mean).T @ (a - mean) + ridge * np.eye(d), (a - mean).T @ (y[fitted] - offset))
+        right += int((np.sign((b - mean) @ w + offset) == y[tested]).sum())
+    assert found[0] == found[1] == pytest.approx(right / n)
+    assert found[0] > 0.6
+    assert 0.3 < float(found[2]) < 0.6
