@@ -48,7 +48,9 @@ def tables(document: Row) -> dict[str, str]:
         found["Random models: what was matched"] = matched_table(document["random"])
         found["Trained against random"] = random_table(document["random"])
         found["What the penalty does to each"] = reduction_table(document["random"])
-        found["Without penalty at every L0"] = level_table(document["against_random"], document["random_frontiers"])
+        found["Without penalty at every L0"] = level_table(
+            [*document["against_random"], *rows], document["random_frontiers"]
+        )
     if document.get("interpretability"):
         found["Labels"] = label_table(document["interpretability"])
     if document.get("pairs"):
