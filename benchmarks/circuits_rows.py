@@ -34,6 +34,7 @@ DIFFERENCES = (
     ("codes", "kmeans"),
     ("codes-paper", "kmeans-paper"),
     ("codes", "codes-paper"),
+    ("codes-paper", "shuffled"),
     *((codes, control) for codes in ("codes", "codes-paper") for control in ("mean-difference", "probe", "distinct")),
 )
 """Pairs whose AUCs are subtracted, on the same resamples; besides `combined` minus every method."""

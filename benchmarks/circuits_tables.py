@@ -16,8 +16,11 @@ from monosemy.files import read_json
 
 ROOT = Path(__file__).parents[1]
 Row = Mapping[str, Any]
-SHOWN = ("combined − combined-no-codes", "codes − kmeans", "codes-paper − kmeans-paper", "codes − mean-difference",
-         "codes-paper − mean-difference", "codes − probe", "codes − distinct", "codes − codes-paper")  # fmt: skip
+SHOWN = (
+    "combined − combined-no-codes", "codes − kmeans", "codes-paper − kmeans-paper", "codes − mean-difference",
+    "codes-paper − mean-difference", "codes-paper − shuffled", "codes-paper − distinct", "codes − probe",
+    "codes − distinct", "codes − codes-paper",
+)  # fmt: skip
 """Differences of AUC that the questions are about; `combined` against the best baseline is added."""
 SETTINGS = {"d_sae": "latents", "l1_coef": "λ", "n_training": "training examples", "n_counting": "counted",
             "preset": "preset", "fix": "one fix"}  # fmt: skip

@@ -17,6 +17,8 @@ from monosemy.circuits.tasks.prompts import Prompts
 from monosemy.circuits.trained import RECIPES
 
 FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+IN_THE_FILE = ("compiled, more of heads",)
+"""Tables that the page leaves out."""
 METHODS = ("combined", "combined-no-codes", "eap", "codes", "kmeans", "mean-difference", "patching")
 
 
@@ -222,3 +224,12 @@ def test_what_methods_see_the_reference_does_not(scripts):
     assert (len(data.positives), len(data.negatives), len(others)) == (10, 10, 6)
     assert not {e.tokens for e in others} & {e.tokens for e in data.positives}
     assert json.loads(json.dumps(circuits.settings())) == circuits.settings()
+
+
+def test_the_recorded_document_is_what_the_page_shows(scripts):
+    """Every table of docs/results.md about circuits is the script's, of the document beside it."""
+    docs = Path(FOLDER).parent / "docs"
+    page = (docs / "results.md").read_text()
+    found = scripts("circuits_tables").tables(json.loads((docs / "results" / "circuits.json").read_text()))
+    for title, table in found.items():
+        assert table in page or title in IN_THE_FILE, title
