@@ -22,11 +22,11 @@ Finished pieces lie in --work (one file for each model and seed, named after the
 benchmark), so that a run broken off continues where it was; put together in --out, with figures beside. On two free
 cores, about:
 
-    speed 3 minutes, compiled 18 (15 pieces), trained 10 (10 pieces, and a minute more for each model not yet trained),
-    real 30 a task (4 pieces), sensitivity 15 (3 pieces): 2¾ hours in all; published-gpt2 20 a task
+    speed 2 minutes, compiled 20 (15 pieces), trained 11 (10 pieces, and a minute more for each model not yet trained),
+    real 32 a task (4 pieces), sensitivity 2 a trained model and 10 the real one: 2¾ hours; published-gpt2 20 a task
 
-Not of a whole run, but from passes timed on one core (SmolLM2: 0.075 s a prompt of 16 tokens, 0.15 s one of 40, a pass
-with its gradient 2.3 times that) and the assumption that two are 1.6 times as fast.
+Measured on the small models and on IOI; the rest from passes timed on one core (0.075 s a prompt of 16 tokens, 0.15 s
+one of 40, a pass with its gradient 2.3 times that) and the assumption that two are 1.6 times as fast.
 
 Run: python benchmarks/circuits.py [--parts compiled real …] [--only ioi] [--out docs/results/circuits.json]
 """
