@@ -4,7 +4,7 @@ Place on the path: `Contrast` → [propose → confirm → edges] → the circui
 
     1  codes        node scores |P_h \\ N_h| of the `fast` discrete method; positives are the prompts, negatives their
                     counterparts
-    2  attribution  EAP-IG with two points for all heads, from two backward passes
+    2  attribution  EAP for all heads, from one backward pass (`n_steps` above 1: EAP-IG)
     3  propose      the first heads of 2, and the first of 1 that 2 has not named
     4  confirm      exact patching of the proposed: effect = m(clean) − m(head replaced)
     5  restore      proposed heads without effect, by attribution: m(corrupted, head ← clean) − m(corrupted); finds
@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosemy.circuits.attribution import attribution_patching, integrated_attribution
+from monosemy.circuits.attribution import integrated_attribution
 from monosemy.circuits.code_scores import node_scores
 from monosemy.circuits.contrast import (
     MEMBER_SHARE,
@@ -63,8 +63,8 @@ class CombinedConfig:
     """Checked at least."""
     code_share: float = 0.2
     """Of the heads proposed, those that codes propose; 0 leaves the codes out."""
-    n_steps: int = 2
-    """Points of the attribution's path: 1 is EAP, more is EAP-IG."""
+    n_steps: int = 1
+    """Points of the attribution's path: 1 is EAP, more is EAP-IG, each for the time of about two passes."""
     weak: float = 0.02
     """A proposed head whose effect is below this share of m(clean) − m(corrupt) is also restored."""
     codes: DiscreteConfig = field(default_factory=lambda: PRESETS["fast"])
@@ -97,10 +97,7 @@ def combined_circuit(
     config = config or CombinedConfig()
     began = time.perf_counter()
     n = n_all(contrast.heads)
-    if config.n_steps == 1:
-        estimate = attribution_patching(contrast, ablation)
-    else:
-        estimate = integrated_attribution(contrast, ablation, config.n_steps)
+    estimate = integrated_attribution(contrast, ablation, config.n_steps)
     codes, code_scores = None, torch.zeros(n, dtype=torch.float64)
     if config.code_share:
         pooled = pooled_contrast(contrast)
