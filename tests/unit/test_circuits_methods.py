@@ -226,7 +226,7 @@ def test_a_large_estimate_is_patched_before_it_counts(monkeypatch):
     torch.testing.assert_close(found.heads.scores, exact.scores)
     assert set(members_of(found.heads, difference)) == set(inside)
     assert found.heads.checked == {*inside, inert}
-    assert found.heads.n_passes == 6 + len(inside) + 1
+    assert found.heads.n_passes == 3 + len(inside) + 1
 
 
 def test_a_restored_head_says_what_replacing_it_does():
