@@ -47,6 +47,11 @@ def tables(document: Row) -> dict[str, str]:
             {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items() if "methods" in row}
         )
         found[f"{kind}, differences of AUC"] = difference_table(groups)
+        of_kind = {name.removeprefix(f"{kind}-"): part for name, part in parts.items() if name.startswith(f"{kind}-")}
+        found[f"{kind}, the circuit of combined"] = circuit_table(of_kind)
+        by_mean = {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items()}
+        if any("auc_mean_reference" in row for rows in by_mean.values() for row in rows.values()):
+            found[f"{kind}, heads against mean ablation"] = mean_table(by_mean)
     sensitivity = {name.removeprefix("sensitivity-"): part for name, part in parts.items() if "d_sae" in part}
     if sensitivity:
         found["sensitivity of the discrete method"] = sensitivity_table(sensitivity)
@@ -63,6 +68,55 @@ def auc_table(groups: Mapping[str, Row]) -> str:
             cells.append("–" if row is None else f"{auc(row['auc'])}{ends(row['interval'])} {seconds(row['seconds'])}")
         body.append((f"`{name}`", *cells))
     return markdown(("", *groups), body)
+
+
+def circuit_table(parts: Mapping[str, Row]) -> str:
+    """What the first |C| heads of `combined` leave behind, and its time; over seeds mean and range."""
+    groups: dict[str, list[Row]] = {}
+    for name, part in parts.items():
+        if "completeness_of_combined" in part:
+            stem = name.rsplit("-", 1)[0] if name.rsplit("-", 1)[-1].isdigit() else name
+            groups.setdefault(stem, []).append(part)
+    body = []
+    for name, seeds in groups.items():
+        found = [part["completeness_of_combined"] for part in seeds]
+        rows = [part["methods"]["combined"] for part in seeds]
+        times = [part.get("combined_seconds_of_patching", {}).get("combined") for part in seeds]
+        body.append(
+            (
+                name,
+                _range([float(part["n_members"]) for part in seeds], ".0f") + f" of {seeds[0]['n_heads']}",
+                _range([float(row["n_checked"]) for row in rows], ".0f"),
+                _range([one["without"] for one in found], ".2f") + interval_of(found),
+                _range([one["incompleteness"] for one in found], ".2f"),
+                "–" if None in times else _range([100 * time for time in times], ".1f") + "%",
+            )
+        )
+    return markdown(
+        ("", "heads in the reference", "checked", "left without them", "incompleteness", "time of patching's"), body
+    )
+
+
+def interval_of(found: Sequence[Row]) -> str:
+    if len(found) > 1 or found[0]["without_interval"] is None:
+        return ""
+    low, high = (f"{value:.2f}".replace("-", "−") for value in found[0]["without_interval"])
+    return f" [{low}, {high}]"
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    mean, low, high = (
+        format(value, form).replace("-", "−") for value in (sum(values) / len(values), min(values), max(values))
+    )
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+def mean_table(groups: Mapping[str, Row]) -> str:
+    """AUC against the circuit that mean ablation tells."""
+    names = list(dict.fromkeys(name for rows in groups.values() for name in rows))
+    found = [[rows.get(name, {}).get("auc_mean_reference") for rows in groups.values()] for name in names]
+    cells = [["–" if value is None else auc(value) for value in row] for row in found]
+    return markdown(("", *groups), [(f"`{name}`", *row) for name, row in zip(names, cells, strict=True)])
 
 
 def more_table(groups: Mapping[str, Row]) -> str:

@@ -49,6 +49,8 @@ ELSEWHERE = {
     "export-parquet": "monosemy.features.commands:run_export_parquet",
 }
 """Commands that their own part of the code reads the words of."""
+FROM_THE_START = ("browse", "show", "steer", "circuits")
+"""Commands that keep nothing of what they had done when interrupted."""
 SHORT = {
     "--model": "--model.source",
     "--text": "--text.source",
@@ -71,7 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; run the same command to continue", file=sys.stderr)
+        continues = words[:1] and words[0] not in FROM_THE_START
+        print("interrupted" + ("; run the same command to continue" if continues else ""), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `monosemy … | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

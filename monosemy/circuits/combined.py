@@ -17,7 +17,7 @@ effect, zero, in step 4. Everything is in units of the metric, positive when the
 
 The passes over prompts and counterparts that the other causal methods start from are all that codes need here, so
 reading is paid once. Budget: `share` of the heads are checked in 4 and 5, at least `min_checks`; a member's size in 6
-is `MEMBER_SHARE` of m(clean) − m(corrupted).
+is `MEMBER_SHARE` of m(clean) − m(corrupted); step 6 has no budget, and warns when it takes more than 4 and 5 may.
 
 Source: ours; parts as named in `discrete.py`, `attribution.py`, `patching.py`. Limits: a head that neither codes nor
 gradients propose is judged by its gradient alone; heads both of which are needed, and both of which have understudies,
@@ -27,6 +27,7 @@ stay hidden.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil, isclose
@@ -116,6 +117,13 @@ def combined_circuit(
     per_example[:, proposed] = effect.per_example[:, proposed]
     tried, replaced = _restore(contrast, config, estimate, effect, proposed, n_restored, per_example)
     again = _doubtful(contrast, estimate, proposed)
+    if len(again) > n_checks:
+        minutes = passes_of(contrast.heads, again) * contrast.seconds / 2 / 60
+        warnings.warn(
+            f"{len(again)} more heads than the {n_checks} of the budget look like members and are patched too, about "
+            f"{minutes:.1f} minutes",
+            stacklevel=2,
+        )
     if again:
         found = exhaustive_patching(contrast, ablation, indices=again).per_example
         assert found is not None

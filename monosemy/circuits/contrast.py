@@ -5,8 +5,8 @@ Place on the path: positives → [values, residual stream and metric of prompt a
     m_clean, m_corrupt   the metric on prompt and counterpart (with the prompt's answers)
     replacement of a head's values:   resample: the counterpart's;   mean: of all counterparts, per position;   zero
 
-Limits: everything is kept in memory (three times prompts × tokens × heads × d_value numbers), so tens to hundreds of
-prompts, not thousands.
+Limits: everything is kept in memory (for both sides prompts × tokens × (heads × d_value + layers × d_model) numbers),
+so tens to hundreds of prompts, not thousands; more than fit are refused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, TypeAlias
 
 import torch
@@ -23,12 +24,15 @@ from torch import Tensor
 from monosemy.circuits.heads import Heads, Pass, batches, n_all
 from monosemy.circuits.task import METRICS, Edge, Example, clean_tokens, corrupted_tokens
 from monosemy.errors import UserError, unknown
+from monosemy.estimates import available_memory, size_text
 from monosemy.evals.intervals import bootstrap_weights
 
 Ablation: TypeAlias = Literal["resample", "mean", "zero"]
 ABLATIONS = ("resample", "mean", "zero")
 MEMBER_SHARE = 0.05
 """Part of m(clean) − m(corrupted) from which on an effect counts as mattering."""
+MEMORY_MARGIN = 1.25
+"""What methods need beside the values that are kept."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,14 @@ class Contrast:
 
 
 def metric_difference(contrast: Contrast, task: str = "") -> float:
-    """D: mean m(clean) − m(corrupted). Raises UserError where it is not above 0, so that no share of it can be told."""
+    """D: mean m(clean) − m(corrupted). Raises UserError where it is not above 0, so that no share of it can be told,
+    or not finite."""
     clean, corrupt = float(contrast.m_clean.cpu().double().mean()), float(contrast.m_corrupt.cpu().double().mean())
+    if not isfinite(clean - corrupt):
+        raise UserError(
+            f"the metric{f' of task {task!r}' if task else ''} is {clean:.3g} on the prompts and {corrupt:.3g} on "
+            f"their counterparts: numbers overflow in {contrast.heads.name}; load it as float32"
+        )
     if clean - corrupt <= 1e-6 * max(1.0, abs(clean)):
         raise UserError(
             f"the metric{f' of task {task!r}' if task else ''} is no larger on the prompts ({clean:.3g}) than on their "
@@ -111,7 +121,7 @@ def metric_difference(contrast: Contrast, task: str = "") -> float:
 
 
 def read_contrast(heads: Heads, examples: Sequence[Example], metric: str) -> Contrast:
-    """Runs prompts and counterparts once each."""
+    """Runs prompts and counterparts once each. Raises UserError, after the first batch, when memory cannot hold all."""
     clean, corrupted = clean_tokens(examples), corrupted_tokens(examples)
     measure = METRICS[metric]
     found = []
@@ -120,7 +130,25 @@ def read_contrast(heads: Heads, examples: Sequence[Example], metric: str) -> Con
         chosen = examples[rows]
         one, other = (heads.run(tokens[rows], residual=True) for tokens in (clean, corrupted))
         found.append(Batch(chosen, one, other, measure, measure(one.logits, chosen), measure(other.logits, chosen)))
+        if len(found) == 1:
+            _require_memory(found[0], len(examples))
     return Contrast(heads, found, time.perf_counter() - began)
+
+
+def _require_memory(batch: Batch, n_examples: int, available: int | None = None) -> None:
+    """Raises UserError when the prompts behind this first batch do not fit; `available`: bytes, by default what this
+    machine (or the GPU that holds the batch) has free."""
+    values = batch.clean.values
+    if available is None:
+        available = torch.cuda.mem_get_info(values.device)[0] if values.is_cuda else available_memory()
+    tensors = [x for p in (batch.clean, batch.corrupted) for x in (p.values, p.logits, *(p.residual or ()))]
+    each = MEMORY_MARGIN * sum(x.nbytes for x in tensors) / len(batch.examples)
+    left = n_examples - len(batch.examples)
+    if each * left > available:
+        raise UserError(
+            f"{n_examples} prompts of {values.shape[1]} tokens need about {size_text(each * n_examples)} of memory and "
+            f"{size_text(available)} are free; use at most {len(batch.examples) + int(available / each)} prompts"
+        )
 
 
 # --- what methods return ----------------------------------------------------------------------------------------------

@@ -41,10 +41,11 @@ class Palette:
 
 def drawn_edges(circuit: Circuit) -> list[tuple[Edge, float]]:
     """Edges that the drawing shows, channels of one pair of nodes added up, weakest first."""
-    if circuit.edges is None:
+    edges = circuit.shown_edges
+    if edges is None:
         return []
     total: dict[tuple, float] = {}
-    for edge, score in zip(circuit.edges.edges, circuit.edges.scores.tolist()):
+    for edge, score in zip(edges.edges, edges.scores.tolist()):
         total[edge.ends] = total.get(edge.ends, 0.0) + score
     strongest = max((abs(score) for score in total.values()), default=0.0)
     kept = [(Edge(*ends), score) for ends, score in total.items() if abs(score) >= LEAST_EDGE * strongest > 0]

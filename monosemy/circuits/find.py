@@ -23,7 +23,15 @@ from monosemy.circuits.contrast import MEMBER_SHARE, Ablation, EdgeScores, HeadS
 from monosemy.circuits.ground_truth import PublishedCircuit, published
 from monosemy.circuits.heads import Heads, LanguageModelHeads, as_heads
 from monosemy.circuits.kept_edges import kept_edges
-from monosemy.circuits.methods import METHODS, NEEDS_NEGATIVES, Bench, check_methods, expected_seconds
+from monosemy.circuits.methods import (
+    CODE_PRESETS,
+    METHODS,
+    NEEDS_NEGATIVES,
+    Bench,
+    check_methods,
+    check_seed,
+    expected_seconds,
+)
 from monosemy.circuits.scores import Agreement, Carried, agreement, carried, labels_of
 from monosemy.circuits.task import Edge, TaskData
 from monosemy.circuits.tasks import N_EXAMPLES, TaskAccuracy, build_task, task_accuracy
@@ -69,11 +77,17 @@ class Circuit:
     no_edges: str
     """Why there are none, where that is no choice of the caller's."""
     code_edges: EdgeScores | None
-    """Edges between members scored by the co-occurrence of their codes."""
+    """Edges between members scored by the co-occurrence of their codes; where codes rank the heads and name no members,
+    between the first `MAX_KEPT` of them."""
     others: list[HeadScores]
     """The methods asked for in comparison, the main one not among them."""
     known: tuple[PublishedCircuit, ...]
     """What papers report for this task in this model."""
+
+    @property
+    def shown_edges(self) -> EdgeScores | None:
+        """Measured edges; without them those that codes give."""
+        return self.code_edges if self.edges is None else self.edges
 
     def name_of(self, index: int) -> str:
         """`7.3`"""
@@ -161,14 +175,18 @@ def find_circuit(
     n_examples: positives (and negatives) made, by default 250 where a method counts codes, else `n_prompts`.
     Warns, before any method runs, when the model is right on too few prompts. Raises UserError: unknown names, a task
     that does not fit the model, a model without attention heads, or a metric that is no larger on prompts than on
-    counterparts.
+    counterparts, a seed out of range, `n_examples` with prompts of your own, more prompts than fit into memory.
     """
     check_methods([method, *compare])
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more, got {seed}")
+    check_seed(seed)
     if n_examples is not None and n_examples < n_prompts:
         raise UserError(
             f"n_examples ({n_examples}) must be at least n_prompts ({n_prompts}), which are taken from them"
+        )
+    if n_examples is not None and (isinstance(task, TaskData) or task.endswith(".jsonl")):
+        raise UserError(
+            f"n_examples ({n_examples}) says how many prompts of a task of the library to make; your own prompts are "
+            "all read: leave it out, or give fewer prompts"
         )
     heads = as_heads(model)
     data = task if isinstance(task, TaskData) else _made(heads, task, [method, *compare], n_prompts, n_examples, seed)
@@ -191,7 +209,8 @@ def find_circuit(
     return Circuit(
         heads.name, heads.fingerprint, data, ablation, seed, heads.n_layers, heads.n_heads, accuracy,
         float(contrast.m_clean.mean()), float(contrast.m_corrupt.mean()), contrast.n_examples, found, members,
-        alone, measured, few.n_examples if measured else 0, why, _code_edges(bench, method, measured),
+        alone, measured, few.n_examples if measured else 0, why,
+        _code_edges(bench, method, found, measured) if edges else None,
         [METHODS[name](bench) for name in others],
         _known(heads, task, data),
     )  # fmt: skip
@@ -255,21 +274,28 @@ def _known(heads: Heads, task: str | TaskData, data: TaskData) -> tuple[Publishe
     return tuple(fits)
 
 
-def _code_edges(bench: Bench, method: str, measured: EdgeScores | None) -> EdgeScores | None:
-    """Co-occurrence scores of the measured edges between heads."""
-    if measured is None:
-        return None
-    codes = bench.combined.codes if method == "combined" else bench.codes("fast")[0]
-    assert codes is not None
+def _code_edges(bench: Bench, method: str, found: HeadScores, measured: EdgeScores | None) -> EdgeScores | None:
+    """Co-occurrence scores of the measured edges between heads; of a method that counts codes, of the edges among its
+    first heads."""
     n_heads = bench.heads.n_heads
+    if measured is not None:
+        edges = dict.fromkeys(Edge(e.sender, e.receiver) for e in measured.edges)  # channels share one score
+    elif method in CODE_PRESETS:
+        first = found.importance.argsort(descending=True, stable=True).tolist()[:MAX_KEPT]
+        ends = sorted(divmod(i, n_heads) for i in first if found.importance[i] > 0)
+        edges = dict.fromkeys(Edge(one, other) for one in ends for other in ends if one[0] < other[0])
+    else:
+        return None
+    codes = bench.combined.codes if method == "combined" else bench.codes(CODE_PRESETS.get(method, "fast"))[0]
+    assert codes is not None
     table = edge_scores(pair_counts(codes, break_ties=True), n_heads)
-    edges, scores = [], []
-    for edge in dict.fromkeys(Edge(e.sender, e.receiver) for e in measured.edges):  # channels share one score
+    kept, scores = [], []
+    for edge in edges:
         if isinstance(edge.sender, tuple) and isinstance(edge.receiver, tuple):
             sender, receiver = (layer * n_heads + head for layer, head in (edge.sender, edge.receiver))
-            edges.append(edge)
+            kept.append(edge)
             scores.append(float(table[sender, receiver]))
-    return EdgeScores("codes", edges, torch.tensor(scores, dtype=torch.float64), False, 0.0)
+    return EdgeScores("codes", kept, torch.tensor(scores, dtype=torch.float64), False, 0.0)
 
 
 def _edges(found: EdgeScores | None) -> list[dict[str, Any]] | None:

@@ -12,6 +12,7 @@ Limits: an accepted circuit is an opinion with evidence, not truth: heads outsid
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from monosemy.circuits.task import INPUT, OUTPUT, Channel, Edge, Head
 
@@ -125,5 +126,7 @@ PUBLISHED: tuple[PublishedCircuit, ...] = (
 
 
 def published(task: str, model: str) -> tuple[PublishedCircuit, ...]:
-    """The reported circuits of a task in a model, the usual version first; empty where none is known."""
-    return tuple(circuit for circuit in PUBLISHED if circuit.task == task and model in circuit.models)
+    """The reported circuits of a task in a model, the usual version first; empty where none is known. A model is known
+    by its hub id, or by the name of its folder."""
+    names = {model, PurePath(model).name}
+    return tuple(circuit for circuit in PUBLISHED if circuit.task == task and names & set(circuit.models))

@@ -169,6 +169,11 @@ NEEDS_NEGATIVES = ("codes", "codes-paper", "pairs", "pairs-paper", *(name for na
 """Methods that read the task's negatives."""
 
 
+CODE_PRESETS = {"codes": "fast", "pairs": "fast", "codes-paper": "paper", "pairs-paper": "paper"}
+"""Methods that rank by codes, and the preset that makes them."""
+MAX_SEED = 2**63
+
+
 def all_methods(ablation: Ablation, main: str) -> list[str]:
     """Every method but those that would repeat another one's scores: `main`, and patching under its second name."""
     left_out = {main, f"patching-{ablation}"} | ({"patching"} if main == f"patching-{ablation}" else set())
@@ -194,6 +199,12 @@ def expected_seconds(bench: Bench, names: Sequence[str]) -> float:
     """What the methods will take, from the time that reading prompts and counterparts took."""
     n_batches = len(bench.contrast.batches)
     return bench.contrast.seconds / 2 * sum(expected_passes(name, bench.heads, n_batches) for name in names)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that generators cannot take."""
+    if not 0 <= seed < MAX_SEED:
+        raise UserError(f"the seed must be from 0 to 2^63 − 1, got {seed}")
 
 
 def check_methods(names: Sequence[str]) -> None:

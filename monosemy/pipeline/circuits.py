@@ -31,7 +31,7 @@ DESCRIPTION = """Find the attention heads, and the edges between them, that carr
 def run_circuits(words: list[str]) -> None:
     """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
     chosen = _parser().parse_args(words)
-    from monosemy.circuits.methods import METHODS, all_methods, check_methods
+    from monosemy.circuits.methods import METHODS, all_methods, check_methods, check_seed
     from monosemy.circuits.tasks import TASKS, check_name
 
     if chosen.list:
@@ -42,8 +42,7 @@ def run_circuits(words: list[str]) -> None:
     check_name(chosen.task)
     compare = all_methods(chosen.ablation, chosen.method) if chosen.compare == ["all"] else chosen.compare
     check_methods([chosen.method, *compare])
-    if chosen.seed < 0:
-        raise UserError(f"--seed must be 0 or more, got {chosen.seed}")
+    check_seed(chosen.seed)
     if chosen.prompts < 5:
         raise UserError(f"--prompts must be at least 5, got {chosen.prompts}")
     if chosen.examples is not None and chosen.examples < chosen.prompts:
@@ -106,6 +105,7 @@ def _show(circuit: Circuit) -> None:
     from monosemy.pipeline.circuits_page import (
         N_SHOWN,
         edge_rows,
+        edges_heading,
         head_rows,
         heads_heading,
         method_heading,
@@ -124,10 +124,13 @@ def _show(circuit: Circuit) -> None:
     for row in head_rows(circuit):
         table.add_row(*row)
     console.print(table)
-    if circuit.edges is not None and circuit.edges.edges:
-        table = Table("edge", "effect", "95%", title="strongest edges", title_justify="left")
-        for row in edge_rows(circuit)[:N_SHOWN]:
-            table.add_row(*row[:3])
+    if rows := edge_rows(circuit):
+        measured = circuit.edges is not None
+        title = "strongest edges" if measured else "strongest edges by codes that occur together"
+        columns = slice(0, 3) if measured else slice(0, None)
+        table = Table(*edges_heading(circuit)[columns], title=title, title_justify="left")
+        for row in rows[:N_SHOWN]:
+            table.add_row(*row[columns])
         console.print(table)
     if circuit.no_edges:
         console.print(f"no edges: {circuit.no_edges}", highlight=False)

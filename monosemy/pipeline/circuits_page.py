@@ -33,7 +33,9 @@ REPLACED_BY = {"resample": "the counterpart's", "mean": "its mean over all count
 def summary(circuit: Circuit) -> str:
     """How many heads, and what they carry; or that the method names none."""
     if not circuit.heads.signed or circuit.heads.intervals is None:
-        return f"{circuit.heads.method} ranks heads and names no circuit, so no edges were measured"
+        return f"{circuit.heads.method} ranks heads and names no circuit, so no edges were measured" + (
+            "; those shown are of codes that occur together on positives only" if circuit.code_edges else ""
+        )
     if circuit.carried is None:
         return "no head's effect is large and clear enough to count as the circuit's"
     found = circuit.carried
@@ -44,8 +46,8 @@ def summary(circuit: Circuit) -> str:
     n = len(circuit.members)
     heads = f"{n} heads" if n > 1 else "1 head"
     return (
-        f"{heads} in the circuit: {sides[0]} of the difference is there when all other heads are replaced, {sides[1]} "
-        "is left when the circuit is"
+        f"{heads} in the circuit: of what replacing every head takes away, {sides[0]} is there when all other heads "
+        f"are replaced, {sides[1]} is left when the circuit is"
     )
 
 
@@ -80,11 +82,20 @@ def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
     return rows
 
 
+def edges_heading(circuit: Circuit) -> tuple[str, ...]:
+    count = "code pairs only on positives"
+    return ("edge", count) if circuit.edges is None else ("edge", "effect", "95%", count)
+
+
 def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
-    """All measured edges, strongest first: name, effect, interval, co-occurrence of the ends' codes."""
-    edges = circuit.edges
+    """All measured edges, strongest first: name, effect, interval, co-occurrence of the ends' codes. Where none were
+    measured, those that codes give: name, co-occurrence."""
+    edges = circuit.shown_edges
     if edges is None:
         return []
+    if circuit.edges is None:
+        order = edges.importance.argsort(descending=True, stable=True).tolist()
+        return [(str(edges.edges[i]), f"{int(edges.scores[i])}") for i in order]
     by_codes = {}
     if circuit.code_edges is not None:
         by_codes = {e.ends: s for e, s in zip(circuit.code_edges.edges, circuit.code_edges.scores.tolist())}
@@ -140,12 +151,13 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
         orange, blue = theme.series[0], theme.series[1]
         return Palette(theme.background, theme.ink, theme.muted, theme.grid, supports=blue, opposes=orange)
 
-    shown, n_edges = drawn_edges(circuit), len(circuit.edges.edges) if circuit.edges else 0
+    shown, n_edges = drawn_edges(circuit), len(circuit.shown_edges.edges) if circuit.shown_edges else 0
+    kind = "measured edges" if circuit.edges is not None else "edges by codes that occur together"
     names = ", ".join(circuit.name_of(i) for i in circuit.members) or "none named"
     drawn = "heads of the circuit" if circuit.members else "the first heads of the ranking, which names no circuit"
     caption = (
         f"Discs: {drawn}, larger the stronger; filled they support the behaviour, ringed they work against "
-        f"it. Lines: the strongest of {n_edges} measured edges ({len(shown)} pairs drawn), dashed where negative."
+        f"it. Lines: the strongest of {n_edges} {kind} ({len(shown)} pairs drawn), dashed where negative."
     )
     drawing = render(
         "circuit",
@@ -174,7 +186,7 @@ def _document(circuit: Circuit, drawing: Drawing) -> str:
     )
     body = ['<section id="circuit"><h2>Circuit</h2>', figure(drawing), _heads_table(circuit), "</section>"]
     contents = [("circuit", "Circuit")]
-    if circuit.edges is not None and circuit.edges.edges:
+    if edge_rows(circuit):
         body += ['<section id="edges"><h2>Edges</h2>', _edges_table(circuit), "</section>"]
         contents.append(("edges", "Edges"))
     body += ['<section id="methods"><h2>Methods</h2>', _methods_table(circuit), bullets(_limits(circuit)), "</section>"]
@@ -195,8 +207,9 @@ def _heads_table(circuit: Circuit) -> str:
 
 
 def _edges_table(circuit: Circuit) -> str:
-    heading = ("edge", "effect", "95%", "code pairs only on positives")
-    return _table("Edges among the circuit's heads", heading, edge_rows(circuit), numeric=(1, 3))
+    measured = circuit.edges is not None
+    caption = "Edges among the circuit's heads" if measured else "Edges by codes, among the first heads"
+    return _table(caption, edges_heading(circuit), edge_rows(circuit), numeric=(1, 3) if measured else (1,))
 
 
 def _methods_table(circuit: Circuit) -> str:

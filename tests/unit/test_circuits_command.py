@@ -105,6 +105,42 @@ def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
         assert find_circuit(model, mine, method="eap", edges=False).known == ()
 
 
+def test_codes_alone_show_the_edges_that_they_give(tmp_path):
+    found = compile_circuit("ioi", n_examples=16)
+    circuit = find_circuit(found.model, found.data, n_prompts=8, method="codes")
+    assert (circuit.members, circuit.edges) == ([], None)
+    first = {circuit.name_of(i) for i in circuit.ranked()[:12]}
+    rows = edge_rows(circuit)
+    assert len(rows) == len(circuit.code_edges.edges) > 0
+    assert all(set(name.split(" → ")) <= first for name, _ in rows)
+    counts = [int(count) for _, count in rows]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > 0
+    assert drawn_edges(circuit)
+    text = write_circuit(circuit, tmp_path).read_text()
+    assert "Edges by codes, among the first heads" in text
+    assert json.loads((tmp_path / "circuit.json").read_text())["edges_by_codes"]
+    assert find_circuit(found.model, found.data, n_prompts=8, method="codes", edges=False).code_edges is None
+
+
+def test_prompts_of_ones_own_are_all_read():
+    found = compile_circuit("induction", n_examples=16)
+    with pytest.raises(UserError, match=r"n_examples \(12\) says how many prompts of a task of the library"):
+        find_circuit(found.model, found.data, n_prompts=8, n_examples=12)
+
+
+def test_an_interrupted_circuit_starts_over(capsys, monkeypatch):
+    def stop(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("monosemy.cli.dispatch", stop)
+    for words, told in ((["circuits", "ioi"], "interrupted\n"), (["demo"], "interrupted; run the same command")):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 130
+        assert capsys.readouterr().err.startswith(told)
+
+
 def test_page_and_drawing(compiled, tmp_path):
     _, circuit = compiled
     page = write_circuit(circuit, tmp_path / "out")
@@ -237,7 +273,8 @@ def test_families_with_post_norms_have_heads_but_no_edges(task_file):
         (["circuits", "missing.jsonl"], "does not exist"),
         (["circuits", "ioi", "--method", "acdcc"], "unknown method 'acdcc'; did you mean 'acdc'"),
         (["circuits", "ioi", "--compare", "eap", "nothing"], "unknown method 'nothing'"),
-        (["circuits", "ioi", "--seed", "-1"], "--seed must be 0 or more, got -1"),
+        (["circuits", "ioi", "--seed", "-1"], "the seed must be from 0 to 2^63 − 1, got -1"),
+        (["circuits", "ioi", "--seed", "9" * 20], "the seed must be from 0 to 2^63 − 1"),
         (["circuits", "ioi", "--prompts", "3"], "--prompts must be at least 5"),
         (["circuits", "ioi", "--examples", "20"], "--examples (20) must be at least --prompts (64)"),
     ],

@@ -345,6 +345,21 @@ def test_permuting_heads_permutes_scores():
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3, msg=method)
 
 
+@pytest.mark.parametrize("name", ["induction", "ioi", "or_pair"])
+def test_permuting_heads_permutes_what_combined_measures(name):
+    """Codes may propose other heads then: members are the same, and so is the score of what both sides check."""
+    found = circuit(name)
+    order = torch.randperm(found.model.n_heads, generator=torch.Generator().manual_seed(5)).tolist()
+    moved = Bench(AttentionOnlyHeads(_permuted(found.model, order)), found.data, 8)
+    where = [layer * len(order) + head for layer in range(found.model.n_layers) for head in order]  # theirs → ours
+    ours, theirs = METHODS["combined"](bench(name)), METHODS["combined"](moved)
+    difference = float((contrast(name).m_clean - contrast(name).m_corrupt).mean())
+    assert {where[i] for i in members_of(theirs, difference)} == set(members_of(ours, difference)) != set()
+    both = [i for i in theirs.checked if where[i] in ours.checked]
+    assert len(both) >= len(members_of(ours, difference))
+    torch.testing.assert_close(theirs.scores[both], ours.scores[[where[i] for i in both]], rtol=1e-3, atol=1e-3)
+
+
 def test_same_seed_same_result():
     found = circuit("induction")
     data = dataclasses.replace(found.data, positives=found.data.positives[:16], negatives=found.data.negatives[:16])

@@ -63,6 +63,6 @@ def test_passes_follow_one_convention():
     assert acdc(some, [0.1]).n_passes == every
     found = combined_circuit(some)
     n_patched = len(found.by_attribution) + len(found.by_codes)
-    assert found.heads.n_passes in [6 + n_patched + n for n in range(len(found.heads.replaced), 3)]
+    assert found.heads.n_passes in [3 + n_patched + n for n in range(len(found.heads.replaced), 3)]
     assert expected_passes("patching-mean", some.heads, 1) == every
     assert expected_passes("codes", some.heads, 1) == 0

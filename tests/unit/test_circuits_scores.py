@@ -223,7 +223,8 @@ def test_published_lists_are_versioned_and_their_edges_run_forward():
     first, other = published("greater-than", "gpt2")
     assert (len(first.heads), len(other.heads)) == (9, 10)
     assert first.heads - other.heads == {(6, 1)}
-    assert published("ioi", "embedded") == ()
+    assert published("ioi", "/somewhere/gpt2") == published("ioi", "openai-community/gpt2") == published("ioi", "gpt2")
+    assert published("ioi", "embedded") == published("ioi", "somebody/my-gpt2") == ()
     for circuit in PUBLISHED:
         ends = {end for edge in circuit.edges for end in edge.ends if isinstance(end, tuple)}
         assert ends <= circuit.heads

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,22 @@ def test_files_that_cannot_be_used_name_the_line_and_the_fix(tmp_path, pairs, re
         task_of(write(tmp_path, records), pairs, 250, 0)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answer", "glued"),
+    [("The Anna met", "Mark", True), ("The Anna met ", "Mark", False), ("The Anna met", " Mark", False),
+     ("17", "3", False), ("ฉันรักคุณ", "ครับ", False)],
+)  # fmt: skip
+def test_an_answer_that_continues_a_word_is_pointed_out_once(prompt, answer, glued):
+    records = [{"line": n, "prompt": prompt, "answers": (answer,), "wrong": ()} for n in (1, 2)]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        jsonl._warn_of_glued(Path("mine.jsonl"), records)
+    assert [str(w.message) for w in told] == glued * [
+        "mine.jsonl, line 1: the answer 'Mark' is read as part of the word before it ('metMark'); if a new word is "
+        "meant, begin it with a space: ' Mark'"
+    ]
+
+
 def test_a_mark_of_byte_order_is_no_fault(tmp_path, pairs):
     path = Path(write(tmp_path, own()))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -343,6 +360,8 @@ def test_what_json_allows_is_read_and_what_it_does_not_is_told(tmp_path, pairs):
         ({"kind": "positive", "prompt": "The", "metric": ["logit_difference"]}, "line 1: 'metric' must be a text"),
         ({"kind": ["positive"], "prompt": "The"}, "line 1: 'kind' must be a text"),
         ("[" * 100_000, "line 1: not JSON"),
+        ('{"kind": "positive", "prompt": "The", "n": ' + "9" * 5000 + "}", "line 1: not JSON .a number too long"),
+        ('{"kind": "positive", "prompt": "The \\ud800", "answers": [" x"]}', "line 1: .* half a surrogate pair"),
     ):
         with pytest.raises(UserError, match=message):
             task_of(write(tmp_path, [record]), pairs, 250, 0)

@@ -5,7 +5,7 @@
 
     prompt       the text; all prompts must have the same number of tokens
     kind         `positive` shows the behaviour, `negative` cannot
-    answers      of a positive: the words that may follow, each one token; mind the leading space
+    answers      of a positive: the words that may follow, each one token; mind the leading space (there is a warning)
     wrong        of a positive: words that compete (default: the answers of the other positives)
     corrupted    optional: the text patched in for a positive (default: the negatives in turn)
     metric       optional, on any line, the same wherever it is given: a metric's name (default: logit_difference)
@@ -16,6 +16,7 @@ Limits: one length for all prompts, at least 5 of each kind.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def build(path: Path, prompts: Prompts, tokenizer: str = "") -> TaskData:
         kind: [record for record in records if record["kind"] == kind] for kind in KINDS
     }
     _check_kinds(path, of_kind)
+    _warn_of_glued(path, of_kind["positive"])
     lists: list[tuple[str, ...]] = [record["answers"] for record in of_kind["positive"]]
     positives: list[Example] = []
     negatives: list[Example] = []
@@ -70,8 +72,10 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
     where = f"{path}, line {number}"
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        told = getattr(error, "msg", "too deeply nested")
+    except RecursionError:
+        raise UserError(f"{where}: not JSON (too deeply nested); write one object a line") from None
+    except ValueError as error:  # not JSON, or a number of thousands of digits
+        told = getattr(error, "msg", "a number too long")
         raise UserError(f"{where}: not JSON ({told}); write one object a line") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected an object with {', '.join(KEYS[:3])}; got {type(record).__name__}")
@@ -91,6 +95,8 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
         raise unknown(f"metric ({where})", str(record["metric"]), METRICS)
     for key in ("answers", "wrong"):
         record[key] = _texts(where, key, record.get(key, []))
+    for text in (record["prompt"], record.get("corrupted", ""), *record["answers"], *record["wrong"]):
+        _check_text(where, text)
     if record["kind"] == "positive" and not record["answers"]:
         raise UserError(f"{where}: a positive prompt needs 'answers', a list of words such as [\" four\"]")
     if record["kind"] == "negative":
@@ -101,6 +107,13 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
                     "turn); leave it out"
                 )
     return record | {"line": number}
+
+
+def _check_text(where: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {text!r} has half a surrogate pair in it, which is no character; mend it") from None
 
 
 def _metric(path: Path, records: list[dict[str, Any]]) -> str:
@@ -129,6 +142,22 @@ def _check_kinds(path: Path, of_kind: dict[str, list[dict[str, Any]]]) -> None:
                 f"all prompts in {path} are {other}; a circuit shows in the difference between positive and negative "
                 f"prompts: add at least {MIN_EXAMPLES} {kind} ones"
             )
+
+
+def _warn_of_glued(path: Path, positives: list[dict[str, Any]]) -> None:
+    """One warning where an answer continues the prompt's last word. Letters from Thai on are left out: those scripts
+    mostly write words without spaces."""
+    for record in positives:
+        for answer in (*record["answers"], *record["wrong"]):
+            ends = record["prompt"][-1], answer[0]
+            if all(end.isalpha() and end < "\u0e00" for end in ends):
+                last = record["prompt"].split()[-1]
+                warnings.warn(
+                    f"{path}, line {record['line']}: the answer {answer!r} is read as part of the word before it "
+                    f"({last + answer!r}); if a new word is meant, begin it with a space: {' ' + answer!r}",
+                    stacklevel=2,
+                )
+                return
 
 
 def _example(
