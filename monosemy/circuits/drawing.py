@@ -4,7 +4,8 @@ Place on the path: `Circuit` → [matplotlib figure] → SVG and PNG in the page
 
 Every head of the model is a dot; those of the circuit are discs named layer.head, larger the stronger, filled when they
 support the behaviour and ringed when they work against it, so that colour is never the only sign. Lines are edges,
-thicker the stronger, dashed when negative; edges below a tenth of the strongest are left out, and the caption says so.
+thicker the stronger, dashed when negative; edges below a tenth of the strongest (of those that codes give, all but 20)
+are left out, and the caption says how many are drawn.
 
 Limits: lines of models with many layers cross; the table beside the drawing has every number.
 """
@@ -19,11 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.patheffects import withStroke
 
-from monosemy.circuits.find import Circuit
+from monosemy.circuits.find import MAX_KEPT, Circuit
 from monosemy.circuits.task import INPUT, OUTPUT, Edge
 
 LEAST_EDGE = 0.1
 """Share of the strongest edge below which an edge is not drawn."""
+MOST_CODE_EDGES = 20
+"""Of edges that codes give, nearly all of which are there, the strongest drawn."""
 Place = tuple[float, float]
 
 
@@ -49,7 +52,8 @@ def drawn_edges(circuit: Circuit) -> list[tuple[Edge, float]]:
         total[edge.ends] = total.get(edge.ends, 0.0) + score
     strongest = max((abs(score) for score in total.values()), default=0.0)
     kept = [(Edge(*ends), score) for ends, score in total.items() if abs(score) >= LEAST_EDGE * strongest > 0]
-    return sorted(kept, key=lambda pair: abs(pair[1]))
+    kept = sorted(kept, key=lambda pair: abs(pair[1]))
+    return kept if circuit.edges is not None else kept[-MOST_CODE_EDGES:]
 
 
 def draw_circuit(circuit: Circuit, palette: Palette | None = None) -> Figure:
@@ -113,8 +117,8 @@ def _lines(axes: Axes, edges: list[tuple[Edge, float]], places: dict[object, Pla
 
 
 def _discs(axes: Axes, circuit: Circuit, places: dict[object, Place], palette: Palette) -> None:
-    """The circuit's heads; where the method names no members, the ten most important ones."""
-    shown = circuit.members or [i for i in circuit.ranked()[:10] if circuit.heads.importance[i] > 0]
+    """The circuit's heads; where the method names no members, the most important ones."""
+    shown = circuit.members or [i for i in circuit.ranked()[:MAX_KEPT] if circuit.heads.importance[i] > 0]
     strongest = max((float(circuit.heads.importance[i]) for i in shown), default=1.0)
     halo = [withStroke(linewidth=2, foreground=palette.background)]
     for index in reversed(shown):
