@@ -38,7 +38,9 @@ def _pooled(n: int = 20, n_heads: int = 6, d: int = 8, seed: int = 0) -> PooledH
     return PooledHeads(heads, {"mean": values, "last": values.flip(2)}, torch.ones(2 * n), torch.ones(2 * n), n, 0.0)
 
 
-def test_gradients_are_those_of_the_loss():
+@pytest.mark.parametrize("n_dimensions", [None, 20])
+def test_gradients_are_those_of_the_loss(n_dimensions):
+    """Of samples projected from 20 dimensions the error is still divided by 20."""
     generator = torch.Generator().manual_seed(1)
     sae = CodeSae(7, DiscreteConfig(d_sae=9))
     for name in ("W_e", "W_d", "b_e", "b"):
@@ -48,10 +50,11 @@ def test_gradients_are_those_of_the_loss():
         setattr(sae, name, parameter.requires_grad_())
     x = torch.randn(11, 7, generator=generator, dtype=torch.float64)
     f = torch.relu((x - sae.b) @ sae.W_e.T + sae.b_e)
-    wanted = (f @ sae.W_d + sae.b - x).square().mean() + 0.3 * f.abs().sum(1).mean()
+    share = 7 / n_dimensions if n_dimensions else 1
+    wanted = share * (f @ sae.W_d + sae.b - x).square().mean() + 0.3 * f.abs().sum(1).mean()
     expected = torch.autograd.grad(wanted, [sae.W_e, sae.W_d, sae.b_e, sae.b])
     with torch.no_grad():
-        loss, gradients = sae.loss_and_gradients(x, 0.3)
+        loss, gradients = sae.loss_and_gradients(x, 0.3, n_dimensions)
     torch.testing.assert_close(loss, wanted.detach())
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
