@@ -5,6 +5,7 @@
                      pairs, on 64 other prompts
     real             SmolLM2-135M on four tasks; agreement with exhaustive resample ablation on 64 prompts that no
                      method saw (and, in a column, with mean ablation on 16); edges among the eight strongest heads
+    cost             the combined method's time over exhaustive patching's, in turn, on the real model's tasks
     sensitivity      the discrete method over width, λ, training and counting examples, on trained models and one real
                      task
     speed            the discrete presets on 270 heads × 500 examples of 576 dimensions, beyond the model's passes
@@ -42,6 +43,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from circuits_cost import cost_part
 from circuits_figures import write_figures
 from circuits_pieces import SkippedError, made, settings, without_scores
 from circuits_rows import compare, edge_rows, enough, entries, print_table, summary, timed
@@ -258,6 +260,15 @@ def real_bench(task: str) -> tuple[Bench, Contrast, Reference]:
     return Bench(heads, data, sizes.n_prompts, fresh=True), contrast, find_reference(contrast, pairs=False)
 
 
+def real_data_bench(task: str) -> Bench:
+    """The bench of a task without its reference. Raises SkippedError for a task that the model does not do."""
+    model, sizes = real_model(), SIZES.get(task, Sizes())
+    data, _ = split(build_task(task, model, sizes.n_made), sizes)
+    bench = Bench(as_heads(model), data, sizes.n_prompts, fresh=True)
+    accuracy_of(bench.contrast)
+    return bench
+
+
 def real_part(task: str) -> dict[str, Any]:
     sizes = SIZES.get(task, Sizes())
     bench, contrast, reference = real_bench(task)
@@ -325,6 +336,8 @@ def all_parts() -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
             yield "trained", f"trained-{task}-{seed}", lambda t=task, s=seed: trained_part(t, s)
     for task in REAL:
         yield "real", f"real-{task}", lambda t=task: real_part(t)
+    for task in REAL:
+        yield "cost", f"cost-{task}", lambda t=task: cost_part(real_data_bench(t))
     for where in (SENSITIVITY_TASK, *TRAINED):  # the first right behind `real`, which has its reference in memory
         yield "sensitivity", f"sensitivity-{where}", lambda w=where: sensitivity_part(w)
     for task in GPT2_TASKS:
@@ -332,7 +345,7 @@ def all_parts() -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
 
 
 def main() -> None:
-    names = ["speed", "compiled", "trained", "real", "sensitivity", "published-gpt2"]
+    names = ["speed", "compiled", "trained", "real", "cost", "sensitivity", "published-gpt2"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=names, choices=names)
     parser.add_argument("--only", default="", help="pieces whose name has this in it, such as ioi or induction-3")

@@ -24,7 +24,7 @@ class SkippedError(Exception):
 def settings() -> str:
     """What finished pieces are named after: all code of circuits and of this benchmark, comments and docstrings left
     out (tables and figures are made of the pieces, so theirs is not in it)."""
-    own = [Path(__file__).with_name(f"circuits{name}.py") for name in ("", "_rows", "_sensitivity")]
+    own = [Path(__file__).with_name(f"circuits{name}.py") for name in ("", "_cost", "_rows", "_sensitivity")]
     files = [*sorted(Path(monosemy.circuits.__file__).parent.rglob("*.py")), *own]
     return fingerprint([code_of(file.read_text(encoding="utf-8")) for file in files])[:10]
 

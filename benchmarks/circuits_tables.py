@@ -35,6 +35,7 @@ def main() -> None:
 def tables(document: Row) -> dict[str, str]:
     summary, parts = document["summary"], document["parts"]
     found: dict[str, str] = {}
+    costs = {name.removeprefix("cost-"): part for name, part in parts.items() if name.startswith("cost-")}
     for kind in ("compiled", "trained", "real", "published"):
         groups = {name: row for name, row in summary.items() if name.startswith(f"{kind}-")}
         if not groups:
@@ -48,7 +49,8 @@ def tables(document: Row) -> dict[str, str]:
         )
         found[f"{kind}, differences of AUC"] = difference_table(groups)
         of_kind = {name.removeprefix(f"{kind}-"): part for name, part in parts.items() if name.startswith(f"{kind}-")}
-        found[f"{kind}, the circuit of combined"] = circuit_table(of_kind)
+        if of_kind:
+            found[f"{kind}, the circuit of combined"] = circuit_table(of_kind, costs)
         by_mean = {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items()}
         if any("auc_mean_reference" in row for rows in by_mean.values() for row in rows.values()):
             found[f"{kind}, heads against mean ablation"] = mean_table(by_mean)
@@ -70,10 +72,11 @@ def auc_table(groups: Mapping[str, Row]) -> str:
     return markdown(("", *groups), body)
 
 
-def circuit_table(parts: Mapping[str, Row]) -> str:
-    """What the first |C| heads of `combined` leave behind, and its time; over seeds mean and range."""
+def circuit_table(of_kind: Mapping[str, Row], costs: Mapping[str, Row]) -> str:
+    """What the first |C| heads of `combined` leave behind, over seeds mean and range; its time over patching's, over
+    rounds median and range."""
     groups: dict[str, list[Row]] = {}
-    for name, part in parts.items():
+    for name, part in of_kind.items():
         if "completeness_of_combined" in part:
             stem = name.rsplit("-", 1)[0] if name.rsplit("-", 1)[-1].isdigit() else name
             groups.setdefault(stem, []).append(part)
@@ -81,7 +84,7 @@ def circuit_table(parts: Mapping[str, Row]) -> str:
     for name, seeds in groups.items():
         found = [part["completeness_of_combined"] for part in seeds]
         rows = [part["methods"]["combined"] for part in seeds]
-        times = [part.get("combined_seconds_of_patching", {}).get("combined") for part in seeds]
+        cost = costs.get(name, {}).get("combined")
         body.append(
             (
                 name,
@@ -89,7 +92,7 @@ def circuit_table(parts: Mapping[str, Row]) -> str:
                 _range([float(row["n_checked"]) for row in rows], ".0f"),
                 _range([one["without"] for one in found], ".2f") + interval_of(found),
                 _range([one["incompleteness"] for one in found], ".2f"),
-                "–" if None in times else _range([100 * time for time in times], ".1f") + "%",
+                "–" if cost is None else f"{cost['share']:.1%} ({cost['range'][0]:.1%} to {cost['range'][1]:.1%})",
             )
         )
     return markdown(

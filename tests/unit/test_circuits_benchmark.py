@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import statistics
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from known_circuits import bench
 from tiny_models import make_tiny_model
 
 from monosemy.circuits.tasks.prompts import Prompts
@@ -213,6 +215,17 @@ def test_a_piece_of_a_real_model(scripts, tmp_path, monkeypatch):
             "patching": 4, "EAP": 4, "patching-2": 2, "EAP-2": 2, "ACDC-2": 2, "SP-2": 2
         }  # fmt: skip
     assert "real-mine" in scripts("circuits_rows").summary({"real-mine": found})
+
+
+def test_the_cost_counts_every_head_once_and_reading_on_both_sides(scripts):
+    found = scripts("circuits_cost").cost_part(bench("ioi"), n_rounds=3)
+    rounds, reading = found["seconds_of_rounds"], statistics.median(found["seconds_of_rounds"]["reading"])
+    assert found["n_passes"]["patching"] == 32.0  # heads, each a whole pass here
+    assert found["patching_seconds"] == pytest.approx(reading + sum(rounds["patching"]))
+    seconds = reading + statistics.median(rounds["combined"])
+    assert found["combined"]["seconds"] == pytest.approx(seconds)
+    assert found["combined"]["share"] == pytest.approx(seconds / found["patching_seconds"])
+    assert found["combined"]["range"][0] <= found["combined"]["share"] <= found["combined"]["range"][1]
 
 
 def test_what_methods_see_the_reference_does_not(scripts):
