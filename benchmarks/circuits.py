@@ -24,10 +24,10 @@ benchmark), so that a run broken off continues where it was; put together in --o
 cores, about:
 
     speed 2 minutes, compiled 20 (15 pieces), trained 11 (10 pieces, and a minute more for each model not yet trained),
-    real 32 a task (4 pieces), sensitivity 2 a trained model and 10 the real one: 2¾ hours; published-gpt2 20 a task
+    real 32 a task (a task that the model does not do is left out after its reference), cost 5 a task, sensitivity 2 a
+    trained model and 12 the real one: 2½ hours; published-gpt2 20 a task
 
-Measured on the small models and on IOI; the rest from passes timed on one core (0.075 s a prompt of 16 tokens, 0.15 s
-one of 40, a pass with its gradient 2.3 times that) and the assumption that two are 1.6 times as fast.
+Measured, but for published-gpt2, which is reckoned from passes.
 
 Run: python benchmarks/circuits.py [--parts compiled real …] [--only ioi] [--out docs/results/circuits.json]
 """
