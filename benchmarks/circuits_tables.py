@@ -50,7 +50,7 @@ def tables(document: Row) -> dict[str, str]:
         found[f"{kind}, differences of AUC"] = difference_table(groups)
         of_kind = {name.removeprefix(f"{kind}-"): part for name, part in parts.items() if name.startswith(f"{kind}-")}
         if of_kind:
-            found[f"{kind}, the circuit of combined"] = circuit_table(of_kind, costs)
+            found[f"{kind}, the circuit of combined"] = circuit_table(of_kind, costs if kind == "real" else {})
         by_mean = {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items()}
         if any("auc_mean_reference" in row for rows in by_mean.values() for row in rows.values()):
             found[f"{kind}, heads against mean ablation"] = mean_table(by_mean)
