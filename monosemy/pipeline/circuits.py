@@ -49,6 +49,11 @@ def run_circuits(words: list[str]) -> None:
         raise UserError(
             f"--examples ({chosen.examples}) must be at least --prompts ({chosen.prompts}), which are taken from them"
         )
+    if chosen.examples is not None and chosen.task.endswith(".jsonl"):
+        raise UserError(
+            f"--examples ({chosen.examples}) says how many prompts of a task of the library to make; {chosen.task} is "
+            "read whole: leave it out, or give a shorter file"
+        )
     from monosemy.circuits.find import find_circuit
     from monosemy.models.sources import load_model
 

@@ -25,6 +25,7 @@ from monosemy.circuits.symbolic import INDUCTION, induction_task
 from monosemy.circuits.tasks import build_task
 from monosemy.cli import main
 from monosemy.errors import UserError
+from monosemy.pipeline.circuits import run_circuits
 from monosemy.pipeline.circuits_page import (
     edge_rows,
     head_rows,
@@ -264,6 +265,11 @@ def test_families_with_post_norms_have_heads_but_no_edges(task_file):
     assert bool(torch.isfinite(circuit.heads.scores).all())
     assert circuit.edges is None
     assert "puts a norm behind its attention" in circuit.no_edges
+
+
+def test_a_file_is_read_whole(task_file):
+    with pytest.raises(UserError, match=r"^--examples \(100\) says how many .*mine.jsonl is read whole"):
+        run_circuits([str(task_file), "--examples", "100"])
 
 
 @pytest.mark.parametrize(
