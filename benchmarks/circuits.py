@@ -336,10 +336,10 @@ def all_parts() -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
             yield "trained", f"trained-{task}-{seed}", lambda t=task, s=seed: trained_part(t, s)
     for task in REAL:
         yield "real", f"real-{task}", lambda t=task: real_part(t)
-    for task in REAL:
-        yield "cost", f"cost-{task}", lambda t=task: cost_part(real_data_bench(t))
     for where in (SENSITIVITY_TASK, *TRAINED):  # the first right behind `real`, which has its reference in memory
         yield "sensitivity", f"sensitivity-{where}", lambda w=where: sensitivity_part(w)
+    for task in REAL:
+        yield "cost", f"cost-{task}", lambda t=task: cost_part(real_data_bench(t))
     for task in GPT2_TASKS:
         yield "published-gpt2", f"published-{task}", lambda t=task: published_part(t)
 

@@ -41,20 +41,23 @@ def auc_figure(table: dict[str, Any]) -> Figure:
     """A panel a kind of model, in it one row a method, one mark a model; lines are 95% intervals over heads."""
     methods = list(dict.fromkeys(method for group in table.values() for method in group))
     kinds = [kind for kind in KINDS if any(name.startswith(f"{kind}-") for name in table)]
+    tasks = list(dict.fromkeys(name.split("-", 1)[1] for name in table if name.split("-", 1)[0] in kinds))
     figure = Figure(figsize=(2.0 + 2.7 * len(kinds), 0.27 * len(methods) + 1.6))
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for panel, kind in zip(panels, kinds):
         groups = {name.removeprefix(f"{kind}-"): rows for name, rows in table.items() if name.startswith(f"{kind}-")}
-        _panel(panel, groups, methods)
+        _panel(panel, groups, methods, tasks)
         panel.set_title(kind)
     panels[0].set_yticks(range(1, len(methods) + 1), methods[::-1])
     figure.tight_layout()
     return figure
 
 
-def _panel(axes: Axes, groups: dict[str, Any], methods: list[str]) -> None:
+def _panel(axes: Axes, groups: dict[str, Any], methods: list[str], tasks: list[str]) -> None:
+    """`tasks`: of all panels, so that a task looks the same in each."""
     for number, (group, rows) in enumerate(groups.items()):
-        colour, marker = LIGHT.series[number % len(LIGHT.series)], MARKERS[number % len(MARKERS)]
+        look = tasks.index(group)
+        colour, marker = LIGHT.series[look % len(LIGHT.series)], MARKERS[look % len(MARKERS)]
         shift = 0.6 * (number / max(1, len(groups) - 1) - 0.5)
         for method, row in rows.items():
             y = len(methods) - methods.index(method) + shift

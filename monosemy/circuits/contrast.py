@@ -139,8 +139,11 @@ def _require_memory(batch: Batch, n_examples: int, available: int | None = None)
     """Raises UserError when the prompts behind this first batch do not fit; `available`: bytes, by default what this
     machine (or the GPU that holds the batch) has free."""
     values = batch.clean.values
-    if available is None:
-        available = torch.cuda.mem_get_info(values.device)[0] if values.is_cuda else available_memory()
+    if available is None and values.is_cuda:
+        kept_free = torch.cuda.memory_reserved(values.device) - torch.cuda.memory_allocated(values.device)
+        available = torch.cuda.mem_get_info(values.device)[0] + kept_free
+    elif available is None:
+        available = available_memory()
     tensors = [x for p in (batch.clean, batch.corrupted) for x in (p.values, p.logits, *(p.residual or ()))]
     each = MEMORY_MARGIN * sum(x.nbytes for x in tensors) / len(batch.examples)
     left = n_examples - len(batch.examples)

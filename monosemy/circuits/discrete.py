@@ -16,7 +16,7 @@ outputs projected on 64 principal components (d in the loss stays that of the ou
 learning rate, a code of its own for "no latent active", counting on examples that were not trained on, as many
 negatives as positives, ties broken. Its numbers were picked on the benchmark's own models: compiled, trained, and three
 tasks of SmolLM2-135M. Outputs are not scaled: λ weighs lengths against squared lengths over d, so one λ is another one
-on every model; scaled to one length they did no better on small models and lost greater-than on SmolLM2.
+on every model; scaled to one length they did about as well on small models and lost greater-than on SmolLM2.
 
 Source: O'Neill and Bui 2024 (arXiv 2405.12522), their equations and public code. Deviation: rows are brought to unit
 length after each step, without first projecting the gradient. Limits: the method is correlational: a head that differs
