@@ -81,7 +81,7 @@ def split_text(model: LanguageModel, text: str, record: Mapping[str, Any]) -> tu
 
     A character cut over several tokens is the piece of the first of them; the others get "".
     """
-    tokenizer = model.tokenizer
+    tokenizer = model.tokenizer_for("a text of your own")
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, pieces, end = list(encoded["input_ids"]), [], 0
     for start, stop in encoded["offset_mapping"]:

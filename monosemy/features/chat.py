@@ -88,7 +88,7 @@ class LocalChat:
         from monosemy.models.sources import load_model
 
         self._model = load_model(source, checks=False)
-        self._tokenizer = self._model.tokenizer
+        self._tokenizer = self._model.tokenizer_for("writing explanations")
         self.name = self._model.name.rstrip("/").rsplit("/", 1)[-1]
         template = self._tokenizer.chat_template
         self.identity = fingerprint([self._model.fingerprint, self._model.tokenizer_fingerprint, template])

@@ -93,7 +93,12 @@ class TokenTexts:
 
 
 def token_bytes(tokenizer: Any, n_vocabulary: int) -> list[bytes]:
-    """UTF-8 bytes of every token id below n_vocabulary of a transformers tokenizer; empty for ids without a token."""
+    """UTF-8 bytes of every token id below n_vocabulary of a transformers tokenizer; empty for ids without a token.
+
+    Without a tokenizer a token is shown as its number behind a space.
+    """
+    if tokenizer is None:
+        return [f" {number}".encode() for number in range(n_vocabulary)]
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     decoder = json.dumps(rules.get("decoder"))
     whole = {number: token.content for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}

@@ -63,7 +63,7 @@ class LanguageModel:
     """A causal transformer of Hugging Face's library with named sites.
 
     Build it with `monosemy.models.sources.load_model`. No gradients but where asked; `module` is in evaluation mode
-    with frozen parameters.
+    with frozen parameters. `tokenizer` is None for a model that came without one: its texts are token ids.
     """
 
     def __init__(
@@ -82,7 +82,9 @@ class LanguageModel:
         self.n_heads: int = self._engine.n_heads
         self.vocab_size: int = self._engine.vocab_size
         self.max_positions: int = _max_positions(module.config)
-        self.special_token_ids = frozenset(_special_token_ids(tokenizer))
+        self.special_token_ids = frozenset(
+            _configured_special_ids(module) if tokenizer is None else _special_token_ids(tokenizer)
+        )
         self.post_norms: bool = bool(self._engine.arch.quirks.sandwich_norms)
         self.parallel: bool = bool(self._engine.arch.quirks.parallel_attn_mlp)
         self.residual_multipliers: tuple[float, float] = self._engine.arch.quirks.residual_multipliers
@@ -103,11 +105,23 @@ class LanguageModel:
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
-        """Differs between tokenizers that could turn the same text into other tokens."""
+        """Differs between tokenizers that could turn the same text into other tokens; without one, between
+        vocabularies and special tokens."""
+        if self.tokenizer is None:
+            return hash_json(["token ids", self.vocab_size, sorted(self.special_token_ids)])
         rules = json.loads(self.tokenizer.backend_tokenizer.to_str())
         # left behind by the last call that padded or truncated, not properties of the tokenizer
         rules |= {"padding": None, "truncation": None}
         return hash_json([rules, sorted(self.special_token_ids), self.tokenizer.eos_token_id])
+
+    def tokenizer_for(self, work: str) -> Any:
+        """The tokenizer that `work` ("steering by a prompt") needs. Raises UserError when the model has none."""
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.name} has no tokenizer, which {work} needs; save its tokenizer (tokenizer.json, "
+                "tokenizer_config.json) beside its weights"
+            )
+        return self.tokenizer
 
     # --- sites ----------------------------------------------------------------------------------------------------
 
@@ -379,6 +393,16 @@ def _as_sequences(value: Tensor, tokens: Tensor) -> Tensor:
 def _special_token_ids(tokenizer: Any) -> set[int]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return set(tokenizer.all_special_ids) | {number for number, token in added.items() if token.special}
+
+
+def _configured_special_ids(module: nn.Module) -> set[int]:
+    """Begin, end and padding as the model's own configurations name them: all that is known without a tokenizer."""
+    config: Any = module.config
+    places = (config, config.get_text_config(), getattr(module, "generation_config", None))
+    fields = ("bos_token_id", "eos_token_id", "pad_token_id")
+    values = [getattr(place, field, None) for place in places for field in fields]
+    lists = [value if isinstance(value, list | tuple) else [value] for value in values]
+    return {number for numbers in lists for number in numbers if number is not None}
 
 
 def _max_positions(config: Any) -> int:

@@ -34,6 +34,7 @@ RANDOMISATIONS = ("published", "reinitialised", "matched")
 LOCAL_CHOICES = f"`{EMBEDDED}`, a local folder, or a .gguf file"
 
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w.-]+)?")
+_TOKENIZER_FILE = re.compile(r"(tokenizer|vocab|merges|tekken).*|.*\.(model|tiktoken)")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
@@ -180,7 +181,10 @@ def hub_commit(source: str, revision: str | None = None) -> tuple[str, bool]:
 
 
 def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **options: Any) -> tuple[Any, Any]:
-    """transformers' model and fast tokenizer of a folder or a hub id, `label` in errors; `options` go to both."""
+    """transformers' model and fast tokenizer of a folder or a hub id, `label` in errors; `options` go to both.
+
+    Without any file of a tokenizer, the tokenizer is None: what needs one says so.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -193,7 +197,9 @@ def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **o
         config = AutoConfig.from_pretrained(source, **options)
         if getattr(config, "attn_logit_softcapping", None) is not None:
             placement["attn_implementation"] = "eager"
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = None
+        if "gguf_file" in options or _has_tokenizer(source, options):
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, dtype), output_loading_info=True, **options, **placement, **quantization
         )
@@ -201,11 +207,30 @@ def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **o
     lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys") or ())
     if lacking:
         raise UserError(f"the weights of {label} lack {len(lacking)} tensors of its model, first {lacking[0]!r}")
-    if not getattr(tokenizer, "is_fast", False):
+    if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"{label} has no fast tokenizer (tokenizer.json); convert it with transformers and save it there"
         )
     return module, tokenizer
+
+
+def _has_tokenizer(source: str, options: dict[str, Any]) -> bool:
+    """Whether a folder or a hub model holds a file of a tokenizer.
+
+    Asked of the names, since transformers makes an empty tokenizer of some families when the files are missing.
+    """
+    if (folder := Path(source)).is_dir():
+        names = [path.name for path in folder.iterdir()]
+    elif options.get("local_files_only"):
+        from huggingface_hub import hf_hub_download
+
+        config = hf_hub_download(source, "config.json", revision=options.get("revision"), local_files_only=True)
+        names = [path.name for path in Path(config).parent.iterdir()]
+    else:
+        from huggingface_hub import list_repo_files
+
+        names = list_repo_files(source, revision=options.get("revision"))
+    return any(_TOKENIZER_FILE.fullmatch(name) for name in names)
 
 
 def _load_gguf(path: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:

@@ -131,9 +131,10 @@ def graph_of_text(study: Study, entry: PairEntry, text: str) -> dict[str, Any]:
     from monosemy.jacobian.rows import Rows
 
     model, prepared = study.prepared.model, study.prepared
-    separator, bos = separator_and_bos(model.tokenizer)
+    tokenizer = model.tokenizer_for("a text of your own")
+    separator, bos = separator_and_bos(tokenizer)
     first = separator if bos is None else bos
-    ids = ([] if first is None else [first]) + model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = ([] if first is None else [first]) + tokenizer(text, add_special_tokens=False)["input_ids"]
     if not text.strip():
         raise UserError("the text is empty; give some words")
     length = prepared.config.text.context_length

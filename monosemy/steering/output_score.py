@@ -72,7 +72,7 @@ def word_tokens(model: LanguageModel, words: Sequence[str]) -> list[int]:
     forms = {form for word in words if word.strip() for form in (word.strip(), word.strip().capitalize())}
     if not forms:
         raise UserError("give at least one word to look for")
-    encode = model.tokenizer
+    encode = model.tokenizer_for("looking for words")
     found = {encode(space + form, add_special_tokens=False)["input_ids"][0] for form in forms for space in ("", " ")}
     bare = set(encode(" ", add_special_tokens=False)["input_ids"])
     return sorted(found - bare)
@@ -97,7 +97,7 @@ def output_scores(
     """
     chosen = torch.tensor(_default_latents(sae, scales) if latents is None else list(latents), dtype=torch.int64)
     amounts = [resolve(Edit(int(i), "add", strength, "norm"), sae, scales).value for i in chosen]
-    ids = model.tokenizer(prompt)["input_ids"]
+    ids = model.tokenizer_for("the score's prompt")(prompt)["input_ids"]
     groups = [word_tokens(model, group) for group in words]
     tokens = torch.tensor([ids], device=model.device)
     start = model.prefix(tokens, sae.config.site)

@@ -15,7 +15,7 @@ from monosemy.models.adapter import LanguageModel
 
 def prompt_text(model: LanguageModel, prompt: str, *, chat: bool | None = None, system: str = "") -> str:
     """The text given to the model. Raises UserError when a chat is asked of a model without a chat template."""
-    tokenizer = model.tokenizer
+    tokenizer = model.tokenizer_for("a prompt")
     template = getattr(tokenizer, "chat_template", None)
     if chat and not template:
         raise UserError(f"{model.name} has no chat template; leave the chat option off to continue the text itself")

@@ -86,3 +86,7 @@ def test_tokens_are_found_exact_first_then_by_beginning_then_inside():
 def test_a_token_outside_the_vocabulary_is_an_error():
     with pytest.raises(IndexError, match="token id 257 of 257"):
         one_byte_a_token().bytes(257)
+
+
+def test_without_a_tokenizer_tokens_are_shown_as_their_numbers():
+    assert [piece.text for piece in texts(token_bytes(None, 12)).pieces([3, 11, 0])] == [" 3", " 11", " 0"]

@@ -15,10 +15,13 @@ import pytest
 import torch
 from tiny_models import byte_tokenizer, random_module
 
+from monosemy.circuits.tasks import build_task
 from monosemy.errors import UserError
 from monosemy.estimates import ModelSize
 from monosemy.models import sources
+from monosemy.models.adapter import LanguageModel
 from monosemy.models.sources import choose_device, load_model, model_size, source_kind
+from monosemy.steering.prompts import prompt_ids
 
 
 @pytest.fixture(autouse=True)
@@ -125,9 +128,8 @@ def refusal(source, **options) -> str:
     return str(caught.value)
 
 
-def test_a_folder_without_configuration_weights_or_tokenizer(folder):
+def test_a_folder_without_configuration_weights_or_vocabulary(folder):
     (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").unlink()
     assert "tokenizer" in refusal(folder)
     (folder / "model.safetensors").unlink()
     assert "cannot be loaded" in refusal(folder)
@@ -213,6 +215,7 @@ def load_in_subprocess(tmp_path: Path, *names: str, **environment: str) -> list[
     """Loads each name in one new process (the hub's settings are read at import); fingerprints or error lines."""
     code = """
 import sys
+from monosemy.circuits.tasks import build_task
 from monosemy.errors import UserError
 from monosemy.estimates import ModelSize
 from monosemy.models.sources import load_model
@@ -274,3 +277,29 @@ def test_hub_answers_and_no_connection(saved, tmp_path):
     cached, absent = load_in_subprocess(tmp_path, "tiny/llama", "tiny/other", HF_ENDPOINT=url)
     assert not cached.startswith("UserError")
     assert "no network, and it is not in the local cache" in absent
+
+
+def test_a_folder_without_a_tokenizer_takes_token_ids(tmp_path):
+    # transformers would make an empty tokenizer for GPT-2 and raise for Llama
+    for family in ("gpt2", "llama"):
+        random_module(family).save_pretrained(tmp_path / family)
+        model = load_model(str(tmp_path / family), device="cpu")
+        assert model.tokenizer is None
+        tokens = torch.arange(8).reshape(1, 8)
+        assert torch.equal(model.logits(tokens), random_module(family)(input_ids=tokens).logits)
+        assert model.tokenizer_fingerprint == load_model(str(tmp_path / family), device="cpu").tokenizer_fingerprint
+        with pytest.raises(UserError, match="has no tokenizer, which a prompt needs; save its tokenizer"):
+            prompt_ids(model, "some words")
+        with pytest.raises(UserError, match="has no tokenizer, which task 'ioi' needs"):
+            build_task("ioi", model)
+
+
+def test_special_tokens_without_a_tokenizer_are_those_of_the_configurations(tmp_path):
+    module = random_module("llama", bos_token_id=1, eos_token_id=[2, 3], pad_token_id=None)
+    module.generation_config.eos_token_id = [2, 4]
+    module.save_pretrained(tmp_path / "model")
+    model = load_model(str(tmp_path / "model"), device="cpu")
+    assert model.special_token_ids == {1, 2, 3, 4}
+    other = LanguageModel(random_module("llama"), None, name="other", fingerprint="other")
+    assert other.special_token_ids == {256}
+    assert other.tokenizer_fingerprint != model.tokenizer_fingerprint

@@ -45,7 +45,7 @@ def build_task(name: str, model: LanguageModel, n_examples: int = N_EXAMPLES, se
     check_name(name)
     if n_examples < MIN_EXAMPLES:
         raise UserError(f"{n_examples} examples of each kind are too few; ask for at least {MIN_EXAMPLES}")
-    return task_of(name, model.tokenizer, n_examples, seed, model.tokenizer_fingerprint)
+    return task_of(name, model.tokenizer_for(f"task {name!r}"), n_examples, seed, model.tokenizer_fingerprint)
 
 
 def check_name(name: str) -> None:
