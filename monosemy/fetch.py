@@ -24,7 +24,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256 as sha256_of_bytes
 from pathlib import Path, PurePosixPath
@@ -172,9 +172,7 @@ def _run_with_progress(command: list[str], environment: dict[str, str], folder: 
                 status = process.wait(timeout=0.3)
             except subprocess.TimeoutExpired:
                 status = None
-            size = (
-                max((_size(path) for path in folder.rglob("*")), default=0) // 1_000_000
-            )  # pip keeps two copies for a moment
+            size = _largest_file(folder) // 1_000_000  # pip keeps two copies for a moment
             bar.advance(max(0, size - shown))
             shown = max(shown, size)
             if status is not None:
@@ -182,12 +180,14 @@ def _run_with_progress(command: list[str], environment: dict[str, str], folder: 
     return status, errors.read_text(errors="replace")
 
 
-def _size(path: Path) -> int:
-    """Size of a file; 0 for what is not a file, or no longer there."""
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except FileNotFoundError:
-        return 0
+def _largest_file(folder: Path) -> int:
+    """Bytes of the largest file below a folder in which another process makes and removes files at any moment."""
+    largest = 0
+    for parent, _, names in os.walk(folder):  # passes over folders that are gone by the time it gets there
+        for name in names:
+            with suppress(OSError):
+                largest = max(largest, os.lstat(os.path.join(parent, name)).st_size)
+    return largest
 
 
 def _reason(stderr: str) -> str:

@@ -2,7 +2,8 @@
 
 Place on the data's path: beside all of it; every stage that can take more than a second reports here. On a
 terminal a bar is drawn by rich (imported only then); elsewhere one plain line is printed about every ten
-seconds, and one at the end, so that a log file stays readable. `MONOSEMY_QUIET=1` silences both.
+seconds, and one at the end, so that a log file stays readable. `MONOSEMY_QUIET=1` silences both. A display that
+fails (its terminal closed, the disk under its log full) falls silent; the work it shows goes on.
 
 The rate is the mean since the stage began, counting only what was done here: work restored from an earlier,
 interrupted run enters through `start=` and so never flatters the rate.
@@ -15,8 +16,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, Any, Protocol
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -41,6 +42,40 @@ class _Quiet:
     def note(self, text: str) -> None:
         pass
 
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Shielded:
+    """Passes every call on until one fails, then none: what is shown can never end the work."""
+
+    def __init__(self, open_bar: Callable[[], Any]) -> None:
+        self.bar: Any = _Quiet()
+        self._attempt(lambda: setattr(self, "bar", open_bar()))
+
+    def advance(self, n: float = 1) -> None:
+        self._attempt(lambda: self.bar.advance(n))
+
+    def note(self, text: str) -> None:
+        self._attempt(lambda: self.bar.note(text))
+
+    def finish(self) -> None:
+        self._attempt(lambda: self.bar.finish())
+
+    def close(self) -> None:
+        self._attempt(lambda: self.bar.close())
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception:  # whatever a terminal, a pipe or a drawing library comes up with
+            broken, self.bar = self.bar, _Quiet()
+            with suppress(Exception):
+                broken.close()
+
 
 class _Plain:
     """One line every `interval` seconds: `harvest: 12,288/300,000 tokens (4%), 2,041 tokens/s, 2 min 21 s left`."""
@@ -58,6 +93,12 @@ class _Plain:
 
     def note(self, text: str) -> None:
         self.remark = text
+
+    def finish(self) -> None:
+        self.print_line(finished=True)
+
+    def close(self) -> None:
+        pass
 
     def print_line(self, *, finished: bool) -> None:
         self.printed = time.monotonic()
@@ -78,11 +119,18 @@ class _Plain:
 class _Drawn:
     """A bar drawn by rich."""
 
-    def __init__(self, display: Any, task: Any, unit: str, total: float | None, start: float):
-        self.display, self.task, self.unit, self.total = display, task, unit, total
+    def __init__(self, name: str, total: float | None, unit: str, start: float):
+        global _live
+        _live = True
+        self.unit, self.total = unit, total
         self.start = self.done = start
         self.began = time.monotonic()
         self.drawn = 0.0
+        self.display = _rich_display()
+        self.task = self.display.add_task(
+            name, total=total, completed=start, counts="", rate="", left="", spent="", remark=""
+        )
+        self.display.start()
 
     def advance(self, n: float = 1) -> None:
         self.done += n
@@ -91,6 +139,15 @@ class _Drawn:
 
     def note(self, text: str) -> None:
         self.display.update(self.task, remark=text)
+
+    def finish(self) -> None:
+        self.draw()
+        self.display.update(self.task, left="", remark="")
+
+    def close(self) -> None:
+        global _live
+        _live = False
+        self.display.stop()
 
     def draw(self) -> None:
         self.drawn = time.monotonic()
@@ -117,27 +174,20 @@ def stage(name: str, total: float | None = None, unit: str = "steps", *, start: 
         with stage("harvest", total=300_000, unit="tokens") as bar:
             bar.advance(2048)
     """
-    global _live
-    if os.environ.get("MONOSEMY_QUIET", "") not in ("", "0"):
-        yield _Quiet()
-        return
-    if _live or not _is_terminal(sys.stderr):
-        plain = _Plain(name, total, unit, start, sys.stderr, PLAIN_INTERVAL_SECONDS)
-        yield plain
-        plain.print_line(finished=True)
-        return
-    _live = True
+    bar = _Shielded(lambda: _open(name, total, unit, start))
     try:
-        with _rich_display() as display:
-            task = display.add_task(
-                name, total=total, completed=start, counts="", rate="", left="", spent="", remark=""
-            )
-            bar = _Drawn(display, task, unit, total, start)
-            yield bar
-            bar.draw()
-            display.update(task, left="", remark="")
+        yield bar
+        bar.finish()
     finally:
-        _live = False
+        bar.close()
+
+
+def _open(name: str, total: float | None, unit: str, start: float) -> _Quiet | _Plain | _Drawn:
+    if os.environ.get("MONOSEMY_QUIET", "") not in ("", "0"):
+        return _Quiet()
+    if _live or not _is_terminal(sys.stderr):
+        return _Plain(name, total, unit, start, sys.stderr, PLAIN_INTERVAL_SECONDS)
+    return _Drawn(name, total, unit, start)
 
 
 def _is_terminal(stream: IO[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from monosemy.errors import UserError
-from monosemy.fetch import CONTENTS, PackageFile, fetch
+from monosemy.fetch import CONTENTS, PackageFile, _largest_file, fetch
 
 METADATA = "Metadata-Version: 2.1\nName: tiny-text\nVersion: 1.0\nRequires-Python: >=99\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -140,3 +141,27 @@ def test_threads_that_fetch_together_all_get_it(index: Path) -> None:
         thread.join()
     assert folders == [package.folder] * 3
     assert (package.folder / "tiny_text" / "a.txt").read_text() == "one"
+
+
+def test_progress_of_a_download_survives_folders_that_vanish_under_it(tmp_path: Path) -> None:
+    """pip makes and removes temporary folders all the time; a walk that meets one half removed must go on."""
+    (tmp_path / "archive.part").write_bytes(b"x" * 5000)
+    stop = threading.Event()
+
+    def churn(k: int) -> None:
+        while not stop.is_set():
+            inner = tmp_path / f"pip-{k}" / "unpack" / "metadata"
+            inner.mkdir(parents=True, exist_ok=True)
+            (inner / "file").write_bytes(b"y")
+            shutil.rmtree(tmp_path / f"pip-{k}")
+
+    workers = [threading.Thread(target=churn, args=(k,)) for k in range(3)]
+    for worker in workers:
+        worker.start()
+    try:
+        assert {_largest_file(tmp_path) for _ in range(2000)} == {5000}
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+    assert _largest_file(tmp_path / "gone") == 0

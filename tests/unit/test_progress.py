@@ -88,6 +88,43 @@ def test_failure_inside_a_terminal_stage_restores_the_terminal():
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device that is always full is Linux's")
+def test_full_disk_under_the_log_does_not_end_the_work():
+    with open("/dev/full", "w") as log:
+        done = subprocess.run([sys.executable, "-c", STAGE], stdout=subprocess.PIPE, stderr=log, text=True)
+    assert done.stdout == "result\n"
+
+
+def test_closed_log_does_not_end_the_work():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", STAGE], stdout=subprocess.PIPE, stderr=writer, text=True)
+    os.close(writer)
+    assert done.stdout == "result\n"
+
+
+def test_terminal_that_hangs_up_does_not_end_the_work():
+    main, side = pty.openpty()
+    program = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + STAGE
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=side,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(side)
+    os.read(main, 1)  # the first drawing has come
+    os.close(main)
+    assert process.communicate(timeout=60)[0] == "result\n"
+
+
+def test_failures_of_the_work_itself_are_not_hidden():
+    with pytest.raises(ZeroDivisionError), progress.stage("divide"):
+        _ = 1 / 0
+
+
 def test_rate_counts_only_what_was_done_here(capsys):
     """A resumed stage: 900 of 1000 were done by an earlier process."""
     bar = progress._Plain("train", 1000, "steps", 900, sys.stderr, interval=1e9)
