@@ -17,7 +17,7 @@ from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
 from monosemy.pipeline.prepare import Prepared
 from monosemy.pipeline.training import train
-from monosemy.run import Run, open_run, read_run
+from monosemy.run import Run, list_saes, open_run, read_run
 
 __all__ = ["check_config", "evaluate_folder", "report", "whole_run"]
 
@@ -26,12 +26,13 @@ def whole_run(config: RunConfig, folder: Path, *, features: bool = False) -> Pat
     """Trains, evaluates and reports; what is already done is not redone. Returns the report's path.
 
     `features` also finds out what the latents of one SAE respond to, for `monosemy browse`.
+    Raises UserError, once controls are measured and the report is written, when the training of every SAE stopped.
     """
     check_config(config)
     with open_run(folder, config) as run:
         prepared = train(run)
         evaluate(run, prepared)
-        if features:
+        if features and not all_stopped(folder):
             default_features(run, prepared)
     page = report(folder)
     print_results(folder)
@@ -73,9 +74,27 @@ def report(folder: Path) -> Path:
 
 
 def print_results(folder: Path) -> None:
-    """The evaluation as a table in the terminal, and what stopped on the way."""
+    """The evaluation as a table in the terminal, and below it what stopped on the way.
+
+    Raises UserError instead when the training of every SAE stopped.
+    """
     from monosemy.evals.frontier import print_evaluation, read_evaluation
 
+    messages = [str(message).partition("; the other SAEs")[0] for message in read_run(folder)[1].get("stopped", [])]
+    if all_stopped(folder):
+        raise UserError(
+            f"the training of every SAE of {folder} stopped early ({messages[0] if messages else 'none is whole'}); "
+            f"{folder / 'report.html'} shows how it went; train again in a new folder, e.g. with a lower "
+            "--training.learning-rate"
+        )
     print_evaluation(read_evaluation(folder / "evaluation.json")["records"])
-    for message in read_run(folder)[1].get("stopped", []):
-        print(message, file=sys.stderr)
+    for message in messages:
+        print(f"not in the table: {message}", file=sys.stderr)
+
+
+def all_stopped(folder: Path) -> bool:
+    """Whether no SAE of the run, controls aside, was trained to its end."""
+    from monosemy.saes.storage import read_sae_config, stopped_early
+
+    configs = [read_sae_config(path) for _, _, path in list_saes(folder)]
+    return all(stopped_early(config) for config in configs if not config.frozen_decoder)

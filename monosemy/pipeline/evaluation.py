@@ -81,15 +81,14 @@ def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, s
     """The trained SAEs (those that stopped left out) and PCA, by site and name."""
     from monosemy.evals.controls import fit_pca
     from monosemy.evals.frontier import Candidate
-    from monosemy.saes.storage import load_sae
+    from monosemy.saes.storage import load_sae, read_sae_config, stopped_early
 
     device = prepared.model.device
     saes: Sets = {site: {} for site in prepared.sites}
     candidates: dict[tuple[str, str], Candidate] = {}
     for site, name, folder in list_saes(run.folder):
-        sae = load_sae(folder)
-        if site in saes and not sae.config.record.get("stopped"):
-            label = name.split("-")[0]
+        if site in saes and not stopped_early(read_sae_config(folder)):
+            sae, label = load_sae(folder), name.split("-")[0]
             saes[site][name] = sae.to(device)
             candidates[site, name] = Candidate(
                 name, label, site, sae.config.l0, sae.config.seed, control=sae.config.frozen_decoder

@@ -79,14 +79,14 @@ def results_folder(run: Path) -> Path:
 def find_pairs(folder: Path) -> list[PairEntry]:
     """The trained pairs of a run, by L0, seed and λ; those that stopped are left out. Raises UserError for none."""
     from monosemy.models.sites import parse_site
-    from monosemy.saes.storage import CONFIG, read_sae_config
+    from monosemy.saes.storage import CONFIG, read_sae_config, stopped_early
 
     found: list[PairEntry] = []
     there = {(site, name): path for site, name, path in list_saes(folder)}
     for (site, name), path in there.items():
         config = read_sae_config(path)
         record = config.record.get("jacobian")
-        if not isinstance(record, Mapping) or config.record.get("stopped") or record["sites"][0] != site:
+        if not isinstance(record, Mapping) or stopped_early(config) or record["sites"][0] != site:
             continue
         first, second = record["sites"]
         if (second, name) not in there:

@@ -44,13 +44,18 @@ def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
     files.write_json(folder / CONFIG, document)
 
 
-def load_sae(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> SparseAutoencoder:
+def load_sae(
+    folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None, even_stopped: bool = False
+) -> SparseAutoencoder:
     """The SAE in `folder`, ready to encode raw activations of its site; in evaluation mode, without gradients.
 
-    Raises UserError when the folder is no saved SAE, of a newer format, or its weights are damaged (hash, shapes).
+    Raises UserError when the folder is no saved SAE, of a newer format, its weights are damaged (hash, shapes), or its
+    training stopped early; `even_stopped` loads such a one as it was when it stopped.
     """
     folder = Path(folder).expanduser()
     config = read_sae_config(folder)
+    if not even_stopped:
+        check_complete(folder, config)
     path = folder / WEIGHTS
     if not path.exists():
         raise UserError(f"{path} is missing; restore it, or delete {folder} and train again")
@@ -77,6 +82,21 @@ def load_sae(folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | No
         for name, tensor in own.items():
             tensor.copy_(tensors[name])  # in place: W_enc keeps its column-by-column storage
     return sae.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def stopped_early(config: SaeConfig) -> str:
+    """Why the SAE's training stopped before its end, in the trainer's words; empty for one that was trained whole."""
+    return str(config.record.get("stopped") or "")
+
+
+def check_complete(folder: Path, config: SaeConfig | None = None) -> None:
+    """Raises UserError when the training of the SAE in `folder` stopped early: its numbers would mean nothing."""
+    if message := stopped_early(config or read_sae_config(folder)):
+        reason = message.partition(" stopped: ")[2].partition(";")[0] or message
+        raise UserError(
+            f"the training of SAE {folder.parent.name}/{folder.name} stopped early ({reason}), so that nothing is made "
+            "of it; choose another SAE, or train again in a new folder, e.g. with a lower --training.learning-rate"
+        )
 
 
 def read_sae_config(folder: Path) -> SaeConfig:

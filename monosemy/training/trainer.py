@@ -160,20 +160,20 @@ class Trainer:
         return save_checkpoint(self.checkpoints, self.index, tensors, state)
 
     def train(self) -> None:
-        """Trains to the end of the stream.
+        """Trains to the end of the stream, or until every SAE has stopped.
 
         Raises Interrupted after a checkpoint when SIGINT or SIGTERM arrives.
         """
         self._clock = time.perf_counter()
         with _watch_signals() as stop_asked, self._workers() as workers:
-            while self.index < self.stream.n_steps:
+            while self.index < self.stream.n_steps and not self.all_stopped:
                 batch = next(self.stream)
                 n_rows = len(next(iter(batch.values())))
                 before = self.n_tokens
                 metrics = self._step(batch, workers)
                 self.index += 1
                 self.n_tokens += n_rows
-                last = self.index == self.stream.n_steps
+                last = self.index == self.stream.n_steps or self.all_stopped
                 if last or self.n_tokens // self.config.log_tokens > before // self.config.log_tokens or before == 0:
                     self._record(metrics)
                 if self.on_step:
@@ -184,6 +184,11 @@ class Trainer:
                 every = self.config.checkpoint_tokens
                 if last or self.n_tokens // every > before // every:
                     self.save()
+
+    @property
+    def all_stopped(self) -> bool:
+        """Whether there is nothing left to train."""
+        return all(trainee.stopped for trainee in self.trainees.values())
 
     def arithmetic(self) -> dict[str, int | bool]:
         """What the order of floating-point sums depends on, besides the machine's kind."""

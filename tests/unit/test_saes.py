@@ -401,6 +401,16 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         load_sae(tmp_path)
 
 
+def test_an_sae_whose_training_stopped_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    message = "topk at layers.1.resid_post stopped: the loss became nan at step 3; the other SAEs go on"
+    sae, folder = make("topk", record={"stopped": message}).float(), tmp_path / "layers.1.resid_post" / "topk-l0_4-s0"
+    save_sae(sae, folder)
+    refused = r"SAE layers\.1\.resid_post/topk-l0_4-s0 stopped early \(the loss became nan at step 3\)"
+    with pytest.raises(UserError, match=refused):
+        load_sae(folder)
+    assert torch.equal(load_sae(folder, even_stopped=True).W_dec, sae.W_dec)
+
+
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     save_sae(make("topk").float(), tmp_path)
     document = json.loads((tmp_path / "config.json").read_text())
