@@ -10,12 +10,12 @@ Non-finite numbers become null (JSON has no NaN).
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from monosemy import json_text
 from monosemy.errors import UserError
 from monosemy.files import explain_os_error
 
@@ -28,10 +28,7 @@ class MetricsWriter:
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Appends one JSON line per record. Raises UserError when they cannot be written."""
-        lines = [
-            json.dumps(_finite(dict(r)), allow_nan=False, ensure_ascii=False, separators=(",", ":")) for r in records
-        ]
-        data = "".join(line + "\n" for line in lines).encode()
+        data = "".join(json_text.dumps(r, separators=(",", ":")) + "\n" for r in records).encode()
         if not data:
             return
         try:
@@ -90,13 +87,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise UserError(f"{path} is damaged at line {number} ({error}); restore it or train again") from None
     return records
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
