@@ -9,7 +9,9 @@ Source: DESIGN decision 1. Limits: rows are not guaranteed to be sorted by laten
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -35,6 +37,15 @@ class SparseLatents:
         offsets = torch.zeros(dense.shape[0] + 1, dtype=torch.int64, device=dense.device)
         torch.cumsum(counts, 0, out=offsets[1:])
         return cls(offsets, columns.to(torch.int32), dense[rows, columns], dense.shape[1])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[SparseLatents]) -> SparseLatents:
+        """The codes of consecutive parts of a batch as one; at least one part, all of one d_sae."""
+        ends = [part.offsets[1:] for part in parts]
+        shifts = accumulate((part.n_entries for part in parts), initial=0)
+        offsets = torch.cat([parts[0].offsets[:1], *(end + shift for end, shift in zip(ends, shifts, strict=False))])
+        indices, values = (torch.cat([getattr(part, name) for part in parts]) for name in ("indices", "values"))
+        return cls(offsets, indices, values, parts[0].d_sae)
 
     @property
     def n_tokens(self) -> int:

@@ -270,10 +270,10 @@ def jacobian_slices(
     check_pair(weights, sae_in, sae_out)
     weights = weights.to(sae_in.W_dec)
     x = x.to(sae_in.W_dec)
-    code_in = sae_in.encode(x).positive()
+    code_in = _encoded(sae_in, x, max_memory)
     middle = x if at == "input" else sae_in.decode(code_in)
     y = outputs_of(weights, middle, max_memory) if y is None or at == "reconstruction" else y.to(sae_in.W_dec)
-    code_out = sae_out.encode(y).positive()
+    code_out = _encoded(sae_out, y, max_memory)
     inputs, outputs = (Pattern(code.offsets, code.indices) for code in (code_in, code_out))
     sizes = batch_sizes(weights, sae_in.W_dec, sae_out.W_enc, inputs, outputs)
     _require_result(sizes, weights.name)
@@ -301,6 +301,13 @@ def weight_tables(weights: MlpWeights, sae_in: SparseAutoencoder, sae_out: Spars
     """The products of weights of all latents, for many calls of `jacobian_slices` with the same SAEs: worth it from
     about m / k tokens on (`products.whole_tables_pay`), and (2·m_x + m_y)·d_ff numbers of memory."""
     return whole_tables(weights.to(sae_in.W_dec), sae_in.W_dec, sae_out.W_enc)
+
+
+def _encoded(sae: SparseAutoencoder, x: Tensor, max_memory: int) -> SparseLatents:
+    """The positive part of the code of x, encoded in as many parts as keep the pre-activations [rows, F] (all of them,
+    where the processor has no 8-bit screen) and the selection's scratch within max_memory bytes."""
+    n_rows = max(1, max_memory // (3 * sae.d_sae * x.element_size()))
+    return SparseLatents.concatenate([sae.encode(part).positive() for part in x.split(n_rows)])
 
 
 def _padded(code: SparseLatents, width: int) -> tuple[Tensor, Tensor]:
