@@ -28,7 +28,7 @@ from monosemy.circuits.kept_edges import kept_edges
 from monosemy.circuits.masks import ProbeConfig, acdc, opening, prune
 from monosemy.circuits.methods import METHODS, Bench, check_methods
 from monosemy.circuits.patching import exhaustive_patching, pairwise_patching
-from monosemy.circuits.scores import carried, labels_of, roc_auc
+from monosemy.circuits.scores import carried
 from monosemy.circuits.task import OUTPUT, Example, TaskData
 from monosemy.errors import UserError
 from monosemy.pipeline.circuits_page import head_rows
@@ -170,25 +170,23 @@ def test_subnetwork_probing_closes_inert_heads_and_keeps_the_others(name):
     assert float(probed[inside].min()) > 0.5
 
 
+@pytest.mark.parametrize("method", ["codes-paper", "kmeans-paper"])
 @pytest.mark.parametrize("name", list(CIRCUITS))
-def test_the_plain_code_method_does_flag_inert_heads(name):
-    """It is correlational: what differs between positives and negatives scores, read or not. With the paper's settings
-    inert heads are above or among the members everywhere, with ours on the induction circuit."""
-    found = circuit(name)
-    for method in ("codes", "codes-paper", "kmeans-paper"):
-        scores = METHODS[method](bench(name)).scores
-        inert, dead = indices(name, found.inert), indices(name, found.dead)
-        of_inert = scores[inert].max() if method == "codes" else scores[inert].min()  # with ours at least one
-        assert float(of_inert) >= 1, method
-        assert float(scores[dead].max()) < 1, method
-        if method == "codes" and name != "induction":
-            above = float(scores[inert].max()) > float(scores[indices(name, found.heads)].min())
-            assert above == (name == "ioi")
-            continue
-        labels = labels_of(found.heads, found.model.n_layers, found.model.n_heads)
-        assert roc_auc(scores, labels) < roc_auc(METHODS["combined"](bench(name)).importance, labels)
-        either = [*indices(name, found.heads), *inert]  # members against inert heads alone
-        assert roc_auc(scores[either], labels[either]) <= (0.75 if name == "ioi" else 0.5), method
+def test_codes_with_the_papers_settings_flag_inert_heads(name, method):
+    """The method is correlational: what differs between positives and negatives scores, whether anything reads it or
+    not. At six seeds and three circuits every inert head had at least two codes of its own, and the strongest inert
+    head stood at least three codes above the weakest member."""
+    scores = METHODS[method](bench(name)).scores
+    members, inert = (scores[indices(name, heads)] for heads in (circuit(name).heads, circuit(name).inert))
+    assert float(inert.min()) >= 1
+    assert float(inert.max()) > float(members.min())
+
+
+@pytest.mark.parametrize("method", ["codes", "codes-paper", "kmeans-paper"])
+@pytest.mark.parametrize("name", list(CIRCUITS))
+def test_heads_that_write_the_same_everywhere_have_no_codes_of_their_own(name, method):
+    """By construction. That the preset `fast` flags inert heads is no such fact: it did at four to six of six seeds."""
+    assert float(METHODS[method](bench(name)).scores[indices(name, circuit(name).dead)].max()) == 0
 
 
 def test_reversed_tasks_are_refused_and_poor_accuracy_is_told_before_any_method_runs(monkeypatch):
