@@ -274,7 +274,7 @@ class LanguageModelHeads:
                 "the others, so single edges are not defined; ask for heads only"
             )
         layer, head = divmod(index, self.n_heads)
-        return values.float() @ self._W_O[layer][head] * self.model.residual_multipliers[0]
+        return values.float() @ self._W_O[layer][head]
 
     def values_from(
         self, clean: Pass, layer: int, pushed: Float[Tensor, "B T d_model"], *, gradients: bool = False

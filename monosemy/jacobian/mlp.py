@@ -155,7 +155,7 @@ def mlp_weights(model: LanguageModel, layer: int) -> MlpWeights:
         holder = model.block(layer)
     weights = _extract(holder, what)
     _check(weights, entry, leave, holder)
-    return weights
+    return weights.between_scaled(1.0, 1 / model.contribution_scale(f"layers.{layer}.mlp_out"))
 
 
 def _extract(holder: nn.Module, what: str) -> MlpWeights:

@@ -11,6 +11,9 @@ stored residual stream: embeddings, masks, rotary tables, remaining layers and h
 those of the whole pass to the last bit (`checks.py` makes sure of it on load, else layers are never skipped).
 With `gradients`, logits carry the gradient to whatever tensors the edits brought in (never to parameters: frozen).
 
+Attention's and the MLP's contributions are what the layer adds to the residual stream: where it scales a sublayer's
+output first (Granite), the site holds the scaled tensor, in reading and in replacing (`contribution_scale`).
+
 Source: which module and which side is which site comes from interp-engine (`resolve_point`) on the plain transformers
 model; reading and replacing are torch's forward hooks. Deviations: interp-engine's own capture runs the whole model,
 ours stops early. Limits: one process, one device; models whose layers pass state beside the residual
@@ -34,6 +37,7 @@ from torch import Tensor, nn
 
 from monosemy.config import fingerprint as hash_json
 from monosemy.errors import UserError
+from monosemy.models.heads import find_projection, layer_heads, projection_matrix, projection_width
 from monosemy.models.sites import KINDS, POST_NORM_KINDS, Site, parse_site
 
 if TYPE_CHECKING:
@@ -78,8 +82,8 @@ class LanguageModel:
         self._engine = _engine(module, name)
         self._blocks: list[nn.Module] = list(self._engine.arch.decoder_layers)
         self.d_model: int = self._engine.d_model
-        self.n_layers: int = self._engine.n_layers
-        self.n_heads: int = self._engine.n_heads
+        # the configuration may count another stack's layers (the encoder's, in BART's family)
+        self.n_layers: int = len(self._engine.arch.layer_slots) or len(self._blocks)
         self.vocab_size: int = self._engine.vocab_size
         self.max_positions: int = _max_positions(module.config)
         self.special_token_ids = frozenset(
@@ -87,13 +91,16 @@ class LanguageModel:
         )
         self.post_norms: bool = bool(self._engine.arch.quirks.sandwich_norms)
         self.parallel: bool = bool(self._engine.arch.quirks.parallel_attn_mlp)
-        self.residual_multipliers: tuple[float, float] = self._engine.arch.quirks.residual_multipliers
+        self._multipliers: tuple[float, float] = self._engine.arch.quirks.residual_multipliers
         self.can_start_late = len(self._blocks) == self.n_layers
         # most families can leave out the product with the vocabulary at positions nobody asks for
         self._keeps_logits = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._places: dict[str, tuple[nn.Module, str]] = {}
         self._refused: dict[str, str] = {}
         self._find_sites()
+        counts = [count for count in map(self.heads_in, range(self.n_layers)) if count]
+        self.n_heads: int = max(set(counts), key=counts.count) if counts else self._engine.n_heads
+        """Attention heads of a layer, in most of the layers that have any (see `heads_in`)."""
 
     @property
     def device(self) -> torch.device:
@@ -148,26 +155,51 @@ class LanguageModel:
         name = self.resolve(site)
         if not name.endswith(".attn_heads"):
             return self.d_model
+        width = projection_width(self._places[name][0])
+        assert width is not None, name  # else _find_sites left the site out
+        return width
+
+    def contribution_scale(self, site: str) -> float:
+        """What the layer multiplies this site's module output by before it adds it to the residual stream.
+
+        1 but for the contributions (attn_out and mlp_out, or those behind post-norms) of a few families. Activations
+        and edits are those of the scaled tensor already; needed by what computes with a module's own weights.
+        """
+        kind = self.resolve(site).rsplit(".", 1)[-1]
+        suffix = "_post" if self.post_norms else ""
+        return dict(zip((f"attn_out{suffix}", f"mlp_out{suffix}"), self._multipliers, strict=True)).get(kind, 1.0)
+
+    def heads_in(self, layer: int) -> int:
+        """Attention heads whose values lie side by side in `layers.N.attn_heads`; 0 for a layer without."""
+        if (name := f"layers.{layer}.attn_heads") not in self._places:
+            return 0
+        return layer_heads(self._engine, layer, self.site_width(name))
+
+    def output_matrix(self, layer: int) -> Tensor:
+        """W_O of a layer [d_heads, d_model]: `attn_heads @ W_O` plus a bias is `attn_out`. Raises UserError for a layer
+        without `attn_heads`, or whose projection is no plain matrix (quantised)."""
+        name = self.resolve(f"layers.{layer}.attn_heads")
         projection = self._places[name][0]
-        width = getattr(projection, "in_features", None)
-        # GPT-2 keeps its projections as Conv1D, with weight [d_in, d_out]
-        return int(width if width is not None else projection.get_parameter("weight").shape[0])
+        matrix = projection_matrix(projection)
+        if matrix is None or not matrix.is_floating_point() or matrix.shape[1] != self.d_model:
+            raise UserError(
+                f"{self.name}: the output projection of layer {layer} ({type(projection).__name__}) is no plain matrix "
+                f"that writes {self.d_model} dimensions; load the model unquantised"
+            )
+        return matrix if self.post_norms else matrix * self._multipliers[0]
 
     def output_weights(self, layer: int) -> Tensor:
         """W_O of a layer by query head [H, d_head, d_model]: head h adds z_h @ W_O[h] to `layers.N.attn_out`, z_h its
-        part of `layers.N.attn_heads`; a bias, where there is one, belongs to no head. Raises UserError without heads.
+        part of `layers.N.attn_heads`; a bias, where there is one, belongs to no head. Raises UserError without heads,
+        or where this layer has another number of them than the others.
         """
-        name = self.resolve(f"layers.{layer}.attn_heads")
-        weight: Tensor = self._places[name][0].get_parameter("weight")
-        width = self.site_width(name)
-        if not hasattr(self._places[name][0], "in_features"):  # GPT-2's Conv1D is [d_in, d_out]
-            weight = weight.T
-        if tuple(weight.shape) != (self.d_model, width) or width % self.n_heads:
+        matrix, count = self.output_matrix(layer), self.heads_in(layer)
+        if count != self.n_heads or len(matrix) % count:
             raise UserError(
-                f"{self.name}: the output projection of layer {layer} has shape {list(weight.shape)}, which does not "
-                f"split into {self.n_heads} heads that write {self.d_model} dimensions"
+                f"{self.name}: layer {layer} has {count} heads over {len(matrix)} dimensions, other layers have "
+                f"{self.n_heads} heads"
             )
-        return weight.T.reshape(self.n_heads, width // self.n_heads, self.d_model)
+        return matrix.reshape(count, -1, self.d_model)
 
     def place(self, site: str) -> tuple[nn.Module, str]:
         """The module a site belongs to, and whether it is that module's `input` or `output`."""
@@ -188,9 +220,23 @@ class LanguageModel:
             for kind in kinds:
                 name = str(Site(layer, kind.name))
                 try:
-                    self._places[name] = self._engine.resolve_point(kind.point, layer)
-                except (ValueError, RuntimeError, AttributeError) as error:
+                    self._places[name] = self._resolve(kind.point, layer)
+                except (ValueError, RuntimeError, AttributeError, IndexError) as error:
                     self._refused[name] = _first_sentence(error)
+
+    def _resolve(self, point: str, layer: int) -> tuple[nn.Module, str]:
+        """Module and side of a point. Raises what interp-engine raises where there is none."""
+        if point != "z":
+            return self._engine.resolve_point(point, layer)
+        try:
+            projection, side = self._engine.resolve_point(point, layer)
+        except (ValueError, RuntimeError, AttributeError):
+            projection, side = find_projection(self._engine.arch.attn_module(layer)), "input"
+            if projection is None:
+                raise
+        if projection_width(projection) is None:
+            raise ValueError(f"its output projection ({type(projection).__name__}) does not tell its width")
+        return projection, side
 
     # --- passes ---------------------------------------------------------------------------------------------------
 
@@ -227,8 +273,11 @@ class LanguageModel:
             return read
 
         def reader(name: str) -> Callable[[Tensor], None]:
+            scale = self.contribution_scale(name)
+
             def keep(value: Tensor) -> None:
-                read[name] = _as_sequences(value.clone() if whole else value, tokens)
+                value = value * scale if scale != 1 else value.clone() if whole else value
+                read[name] = _as_sequences(value, tokens)
                 if not whole and len(read) == len(names):
                     raise _PassEnded
 
@@ -261,26 +310,38 @@ class LanguageModel:
         edited = {self.resolve(site): edit for site, edit in (edits or {}).items()}
         if start is not None:
             self._check_start(start, tokens, edited)
+        with torch.set_grad_enabled(gradients), self._skipping(start), self.editing(edited, tokens):
+            return self._run(tokens, last_only=last_only)
+
+    @contextmanager
+    def editing(self, edits: Mapping[str, Edit], tokens: Tensor) -> Iterator[None]:
+        """While it lasts, passes over tokens [B, T] have the activations at these sites (canonical names) replaced.
+
+        Raises UserError at the end when a site was never computed, ValueError for an edit that changes the shape.
+        """
         done: set[str] = set()
 
         def writer(name: str, edit: Edit) -> Edit:
+            scale = self.contribution_scale(name)
+
             def replace(value: Tensor) -> Tensor:
                 done.add(name)
-                new = edit(_as_sequences(value, tokens))
+                given = _as_sequences(value * scale if scale != 1 else value, tokens)
+                new = edit(given)
                 if new.numel() != value.numel() or new.shape[-1] != value.shape[-1]:
                     raise ValueError(f"the edit at {name} turned shape {tuple(value.shape)} into {tuple(new.shape)}")
-                return new.to(value.dtype).reshape(value.shape)
+                new = new.to(value.dtype).reshape(value.shape)
+                return new if scale == 1 else _unscaled(new, value, scale)
 
             return replace
 
-        with torch.set_grad_enabled(gradients), self._hooks() as hooks, self._skipping(start):
-            for name, edit in edited.items():
+        with self._hooks() as hooks:
+            for name, edit in edits.items():
                 module, side = self._places[name]
                 hooks.write(module, writer(name, edit), point=side)
-            logits = self._run(tokens, last_only=last_only)
-        if missing := sorted(set(edited) - done):
+            yield
+        if missing := sorted(set(edits) - done):
             raise UserError(f"{self.name} never computed {', '.join(missing)}: nothing was replaced there")
-        return logits
 
     @torch.no_grad()
     def prefix(self, tokens: Tensor, site: str) -> Start:
@@ -321,18 +382,44 @@ class LanguageModel:
     def _skipping(self, start: Start | None) -> Iterator[None]:
         """Layers before `start.layer` hand their input on; the last of them hands on `start.resid` instead."""
         skipped = self._blocks[: start.layer] if start is not None else []
+        extras = self._block_extras if skipped else []
         replaced: list[tuple[nn.Module, Any]] = []
         try:
             for index, block in enumerate(skipped):
                 last = index == len(skipped) - 1
                 replaced.append((block, block.__dict__.get("forward")))
-                block.__dict__["forward"] = _pass_through(start.resid if start is not None and last else None)
+                block.__dict__["forward"] = _pass_through(
+                    start.resid if start is not None and last else None, extras[index]
+                )
             yield
         finally:
             for block, own in replaced:
                 del block.__dict__["forward"]
                 if own is not None:  # an instance's own forward, as accelerate sets it
                     block.__dict__["forward"] = own
+
+    @cached_property
+    def _block_extras(self) -> list[int | None]:
+        """How many values each layer's module returns behind the residual stream; None where it returns that alone.
+
+        Seen on a pass over one token, since families and releases of transformers differ in it.
+        """
+        extras: list[int | None] = [None] * len(self._blocks)
+
+        def note(index: int) -> Callable[..., None]:
+            def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+                extras[index] = len(output) - 1 if isinstance(output, tuple) else None
+
+            return hook
+
+        handles = [block.register_forward_hook(note(index)) for index, block in enumerate(self._blocks)]
+        try:
+            with torch.no_grad():
+                self._run(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return extras
 
     def _check_start(self, start: Start, tokens: Tensor, wanted: Iterable[str]) -> None:
         if not torch.equal(start.tokens, tokens):
@@ -369,19 +456,29 @@ def _engine(module: nn.Module, name: str) -> EagerModel:
     no_tokenizer = SimpleNamespace(pad_token="", encode=lambda text: [])
     try:
         return EagerModel(name, hf_model=module, tokenizer=no_tokenizer)
-    except (ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # it meets modules that it was not written for, and raises all sorts
         raise UserError(
             f"{name} ({type(module).__name__}) is not a decoder whose layers can be found: {_first_sentence(error)}"
         ) from error
 
 
-def _pass_through(resid: Tensor | None) -> Callable[..., Tensor]:
-    """A layer's forward that hands on its input, or `resid` when given."""
+def _pass_through(resid: Tensor | None, n_extras: int | None) -> Callable[..., Any]:
+    """A layer's forward that hands on its input, or `resid` when given, before `n_extras` empty values."""
 
-    def forward(*args: Any, **kwargs: Any) -> Tensor:
-        return resid if resid is not None else kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        value = resid if resid is not None else kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        return value if n_extras is None else (value, *[None] * n_extras)
 
     return forward
+
+
+def _unscaled(new: Tensor, value: Tensor, scale: float) -> Tensor:
+    """What a module must put out for its contribution to be `new`: new / scale, and to the bit its own `value` where
+    the contribution is left as it was. Gradients are those of new / scale."""
+    divided = new / scale
+    with torch.no_grad():
+        correction = torch.where(new == value * scale, value, divided) - divided
+    return divided + correction
 
 
 def _as_sequences(value: Tensor, tokens: Tensor) -> Tensor:

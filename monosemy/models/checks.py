@@ -8,14 +8,19 @@ tokens, at every layer:
     replacement     activations at all sites replaced by copies of themselves: logits equal to the last bit
     residual sum    pre + attention = mid and mid + MLP = post; without a mid (parallel blocks, OPT) their sum
                     pre + attention + MLP = post; contributions behind the post-norm where there is one
+    writing         the same sums while every contribution is replaced by another one
+    heads           attn_heads @ W_O plus the projection's bias = attn_out
     late start      layers skipped: logits equal to the last bit, else layers are never skipped
 
 Tolerance of the sums: 16 units of the dtype's precision, relative to the largest term of the token's vector (models
-add in their own dtype, perhaps in another order). A site that fails is refused with the reason; shape and residual sums
-are per site and layer, the replacement is bisected by kind. Limits: 16 tokens show wrong wiring, not rare numerics.
+add in their own dtype, perhaps in another order). A site that fails is refused with the reason; shape, sums and heads
+are per site and layer, the replacement is bisected by kind. A late start that raises an error of any kind is none.
+Limits: 16 tokens show wrong wiring, not rare numerics.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,8 +48,12 @@ def check_model(model: LanguageModel) -> dict[str, str]:
         raise UserError(f"{model.name} lets later tokens change earlier predictions: it is no causal decoder")
     read = model.all_activations(tokens)
     failed = wrong_shapes(model, tokens, read)
+    failed |= wrong_heads(model, {name: value for name, value in read.items() if name not in failed})
     failed |= wrong_sums(model, {name: value for name, value in read.items() if name not in failed})
     _refuse(model, failed)
+    written = wrong_writes(model, tokens)
+    _refuse(model, written)
+    failed |= written
     failed |= wrong_replacements(model, tokens, plain)
     _refuse(model, failed)
     if not model.site_names():
@@ -88,10 +97,7 @@ def wrong_sums(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
     suffix = "_post" if model.post_norms else ""
     for layer in range(model.n_layers):
         here = {kind: read[name] for kind in KINDS if (name := f"layers.{layer}.{kind}") in read}
-        for out, scale in zip((f"attn_out{suffix}", f"mlp_out{suffix}"), model.residual_multipliers, strict=True):
-            if out in here:
-                here[f"{out} scaled"] = here[out] * scale
-        attention, mlp = f"attn_out{suffix} scaled", f"mlp_out{suffix} scaled"
+        attention, mlp = f"attn_out{suffix}", f"mlp_out{suffix}"
         sums: list[tuple[tuple[str, ...], str]]
         sums = [(("resid_pre", attention), "resid_mid"), (("resid_mid", mlp), "resid_post")]
         if "resid_mid" not in here:
@@ -102,9 +108,51 @@ def wrong_sums(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
             error = sum_error([here[term] for term in terms], here[total])
             if error > TOLERANCE_UNITS * torch.finfo(here[total].dtype).eps:
                 reason = f"{' + '.join(terms)} = {total} does not hold at this layer (relative error {error:.1e})"
-                suspects = {term.removesuffix(" scaled").removesuffix("_post") for term in terms if "out" in term}
-                suspects |= {f"{kind}_post" for kind in suspects} | {"resid_mid"}
+                suspects = {term.removesuffix("_post") for term in terms if "out" in term}
+                suspects |= {f"{kind}_post" for kind in suspects}
+                if total == "resid_mid" or attention not in here:  # else the first sum vouches for it
+                    suspects.add("resid_mid")
                 failed |= {f"layers.{layer}.{kind}": reason for kind in sorted(suspects & here.keys())}
+    return failed
+
+
+def wrong_writes(model: LanguageModel, tokens: Tensor) -> dict[str, str]:
+    """Contributions (and resid_mid) whose replacement is not what reaches the residual stream."""
+    suffix = "_post" if model.post_norms else ""
+    kinds = (f".attn_out{suffix}", f".mlp_out{suffix}")
+    sites = [name for name in model.site_names() if name.endswith(kinds)]
+    written: dict[str, Tensor] = {}
+
+    def other(name: str) -> Callable[[Tensor], Tensor]:
+        def edit(value: Tensor) -> Tensor:
+            written[name] = value.flip(-1) + 0.5 * value
+            return written[name]
+
+        return edit
+
+    with model.editing({name: other(name) for name in sites}, tokens.to(model.device)):
+        read = model.all_activations(tokens)
+    return wrong_sums(model, {**read, **written})
+
+
+def wrong_heads(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
+    """attn_heads of layers whose output projection does not make attn_out of them."""
+    failed: dict[str, str] = {}
+    for layer in range(model.n_layers):
+        site, out = f"layers.{layer}.attn_heads", f"layers.{layer}.attn_out"
+        if not {site, out} <= read.keys():
+            continue
+        try:
+            matrix = model.output_matrix(layer).double()
+        except UserError:
+            continue  # quantised weights: the site is there, its heads are refused where they are needed
+        heads, total = read[site].double(), read[out].double()
+        gap = heads @ matrix - total
+        gap = gap - gap[:1, :1]  # a bias is the same at every token
+        size = (heads.abs() @ matrix.abs()).amax() + total.abs().amax()
+        error = float(gap.abs().amax() / size.clamp_min(1e-30))
+        if error > TOLERANCE_UNITS * torch.finfo(read[out].dtype).eps:
+            failed[site] = f"attn_heads @ W_O = attn_out does not hold at this layer (relative error {error:.1e})"
     return failed
 
 
@@ -142,8 +190,8 @@ def late_start_is_exact(model: LanguageModel, tokens: Tensor, plain: Tensor) -> 
         try:
             if not torch.equal(model.logits(tokens, start=start), plain):
                 return False
-        except (TypeError, ValueError, AttributeError, IndexError, KeyError):
-            return False  # later layers need more of the skipped ones than the residual stream
+        except Exception:  # of any kind: later layers need more of the skipped ones than the residual stream
+            return False
     return True
 
 

@@ -2,23 +2,31 @@
 
 Place on the path: tokens → [next-token logits with edited activations] → steering's text.
 
-    decoding = Decoding(model, prompts, {site: edit})      prompts of any lengths, padded on the left
+    decoding = Decoding(model, prompts, {site: edit})      prompts of any lengths
     decoding.logits                                        [B, V] for the next token of every text
     decoding.append(tokens)                                one more token each
 
-Each pass computes only the new tokens: keys and values of earlier ones are kept (`use_cache=False` computes all again,
-with the same edits, and gives the same logits up to rounding). An edit is told the number of each token in its own
-text, so that padding and caching are invisible to it. Hooks are set for the length of a pass and no longer: between
-passes the model is everybody's.
+With a cache, texts are padded on the left and each pass computes only the new tokens: what earlier ones left behind is
+kept, keys and values of attention or the states of a state-space model, whichever the model hands out. Without, texts
+are padded on the right, where a causal model never looks, and each pass computes all tokens again, with the same edits;
+no mask, position or cache of the model is relied on. Both give the same logits up to rounding: a model for which they
+don't (`cache_is_exact`: no cache, or padding that leaks into a text) is not given a cache.
 
-Source: transformers' own cache. Limits: no beam search; a text that has ended goes on being computed with its batch.
+An edit is told the number of each token in its own text, so that padding and caching are invisible to it. Hooks are set
+for the length of a pass and no longer: between passes the model is everybody's.
+
+Source: transformers' own caches. Limits: no beam search; a text that has ended goes on being computed with its batch.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -59,8 +67,17 @@ def check_room(model: LanguageModel, prompts: Sequence[Sequence[int]], n_tokens:
         )
 
 
+_CACHES = ("past_key_values", "cache_params")
+"""What families call their cache, as an argument and in the output."""
+_PROBE = ((5, 1, 3, 2, 4, 6), (3, 2, 4))
+_PROBE_TOLERANCE = {torch.float32: 1e-3}
+"""Of the largest logit; other number formats: 5e-2."""
+_exact: WeakKeyDictionary[LanguageModel, bool] = WeakKeyDictionary()
+
+
 class Decoding:
-    """A batch of texts. Raises UserError for an empty prompt, too long a text, unknown sites."""
+    """A batch of texts. Raises UserError for an empty prompt, too long a text, tokens beyond the vocabulary, unknown
+    sites. `use_cache=False`, or a model whose cache is not exact, computes every pass whole."""
 
     def __init__(
         self,
@@ -72,16 +89,20 @@ class Decoding:
     ) -> None:
         if not prompts or not all(prompts):
             raise UserError("a prompt without tokens cannot be continued; give some text")
+        check_tokens(model, prompts)
         self.model = model
-        self.use_cache = use_cache
         self._edits = {model.resolve(site): edit for site, edit in (edits or {}).items()}
+        self.use_cache = use_cache and cache_is_exact(model)
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         width = int(lengths.max())
-        rows = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        self._padding = (width - lengths)[:, None].to(model.device)
-        self._lengths = lengths.to(model.device)
+        padding = [[0] * (width - len(prompt)) for prompt in prompts]
+        texts = [list(prompt) for prompt in prompts]
+        left, right = (padding, texts) if self.use_cache else (texts, padding)
+        rows = [before + behind for before, behind in zip(left, right, strict=True)]
+        self._prompt_lengths = lengths.to(model.device)
         self._tokens = torch.tensor(rows, device=model.device)
-        self._cache: Any = None
+        self._cache: dict[str, Any] = {}
+        self._n_new = 0
         self._n_done = 0
         self.logits: Tensor = self._pass()
 
@@ -90,9 +111,17 @@ class Decoding:
         """Tokens of the longest text so far."""
         return self._tokens.shape[1]
 
+    @property
+    def _lengths(self) -> Tensor:
+        return self._prompt_lengths + self._n_new
+
     def append(self, tokens: Tensor) -> None:
         """Adds one token [B] to every text and computes `logits` anew."""
-        self._tokens = torch.cat([self._tokens, tokens.to(self._tokens)[:, None]], dim=1)
+        column = tokens.to(self._tokens)[:, None]
+        self._tokens = torch.cat([self._tokens, column], dim=1)
+        if not self.use_cache:  # the padding is on the right
+            self._tokens.scatter_(1, self._lengths[:, None], column)
+        self._n_new += 1
         self.logits = self._pass()
 
     @torch.no_grad()
@@ -102,44 +131,83 @@ class Decoding:
                 f"{self.n_positions} tokens exceed the {self.model.max_positions} positions of {self.model.name}; "
                 "shorten the prompt or ask for fewer tokens"
             )
-        first = self._n_done if self.use_cache else 0
+        return self._cached_pass() if self.use_cache else self._whole_pass()
+
+    def _whole_pass(self) -> Tensor:
+        """All tokens, padded on the right."""
         columns = torch.arange(self.n_positions, device=self._tokens.device)
-        positions = columns - self._padding
+        positions = torch.where(columns < self._lengths[:, None], columns, -1)
+        with self._editing(self._tokens, positions):
+            logits = self.model._run(self._tokens)
+        return logits[torch.arange(len(logits)), self._lengths - 1].float()
+
+    def _cached_pass(self) -> Tensor:
+        """The new tokens alone, padded on the left."""
+        columns = torch.arange(self.n_positions, device=self._tokens.device)
+        positions = columns + (self._lengths - self.n_positions)[:, None]
+        new = slice(self._n_done, None)
         arguments: dict[str, Any] = {
-            "input_ids": self._tokens[:, first:],
             "attention_mask": (positions >= 0).long(),
-            "position_ids": positions[:, first:].clamp(min=0),
-            "use_cache": self.use_cache,
-            "return_dict": True,
+            "position_ids": positions[:, new].clamp(min=0),
             "logits_to_keep": 1,
         }
-        if self._cache is not None:
-            arguments["past_key_values"] = self._cache
-        place = Place(positions[:, first:].clamp(min=-1), self._lengths)
-        output = self._run_edited(arguments, place)
-        if self.use_cache:
-            self._cache = output.past_key_values
-            self._n_done = self.n_positions
+        if "cache_params" in self._cache:
+            del arguments["attention_mask"]  # the states hold the padding's effect already
+        taken = inspect.signature(self.model.module.forward).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+            arguments = {name: value for name, value in arguments.items() if name in taken}
+        tokens = self._tokens[:, new]
+        with self._editing(tokens, positions[:, new].clamp(min=-1)):
+            output = self.model.module(input_ids=tokens, use_cache=True, return_dict=True, **arguments, **self._cache)
+        self._cache = {name: state for name in _CACHES if (state := getattr(output, name, None)) is not None}
+        self._n_done = self.n_positions
         return output.logits[:, -1].float()
 
-    def _run_edited(self, arguments: dict[str, Any], place: Place) -> Any:
-        model = self.model
-        done: set[str] = set()
+    def _editing(self, tokens: Tensor, positions: Tensor) -> AbstractContextManager[None]:
+        place = Place(positions, self._prompt_lengths)
+        return self.model.editing({name: partial(_at, place, edit) for name, edit in self._edits.items()}, tokens)
 
-        def writer(name: str, edit: PlacedEdit) -> Callable[[Tensor], Tensor]:
-            def replace(value: Tensor) -> Tensor:
-                done.add(name)
-                n_texts, n_tokens = place.positions.shape
-                new = edit(value.reshape(n_texts, n_tokens, -1), place)
-                return new.to(value.dtype).reshape(value.shape)
 
-            return replace
+def _at(place: Place, edit: PlacedEdit, value: Tensor) -> Tensor:
+    return edit(value, place)
 
-        with model._hooks() as hooks:
-            for name, edit in self._edits.items():
-                module, side = model._places[name]
-                hooks.write(module, writer(name, edit), point=side)
-            output = model.module(**arguments)
-        if missing := sorted(set(self._edits) - done):
-            raise UserError(f"{model.name} never computed {', '.join(missing)}: nothing was edited there")
-        return output
+
+def check_tokens(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> None:
+    """Raises UserError for a token beyond the model's embedding, as a padding token that only the tokenizer got is."""
+    beyond = sorted({token for prompt in prompts for token in prompt if not 0 <= token < model.vocab_size})
+    if beyond:
+        text = f" ({model.tokenizer.convert_ids_to_tokens(beyond[0])!r})" if model.tokenizer is not None else ""
+        raise UserError(
+            f"token {beyond[0]}{text} lies beyond the {model.vocab_size} tokens that {model.name} embeds: its "
+            "tokenizer has a token that the model never got; leave it out of the text"
+        )
+
+
+def cache_is_exact(model: LanguageModel) -> bool:
+    """Whether short texts of different lengths, continued with the cache, get the logits of whole passes.
+
+    Tried once for each model, since families differ in what they keep and in how they treat padding.
+    """
+    if model not in _exact:
+        _exact[model] = True  # for the trial itself
+        try:
+            _exact[model] = _cache_agrees(model)
+        except Exception:  # of any kind: its cache or its padding works in some other way
+            _exact[model] = False
+    return _exact[model]
+
+
+def _cache_agrees(model: LanguageModel) -> bool:
+    prompts = [[token % model.vocab_size for token in prompt[: model.max_positions - 2]] for prompt in _PROBE]
+    whole = Decoding(model, prompts, use_cache=False)
+    cached = Decoding(model, prompts, use_cache=True)
+    tolerance = _PROBE_TOLERANCE.get(model.dtype, 5e-2)
+    for token in (1, 2, None):
+        if float((cached.logits - whole.logits).abs().max()) > tolerance * float(whole.logits.abs().max()):
+            return False
+        if not cached._cache:
+            return False
+        if token is not None:
+            cached.append(torch.full((len(prompts),), token % model.vocab_size))
+            whole.append(torch.full((len(prompts),), token % model.vocab_size))
+    return True

@@ -113,6 +113,7 @@ def test_late_start_equals_the_whole_pass(family, tiny_model, tokens):
 def test_late_start_skips_layers_and_puts_them_back(tokens):
     model = LanguageModel(random_module("llama"), byte_tokenizer(), name="tiny", fingerprint="tiny")
     start = model.prefix(tokens, "layers.2.mlp_out")
+    model.logits(tokens, start=start)  # the first one looks at what layers return
     ran = []
     handles = [block.mlp.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(model._blocks)]
     model.logits(tokens, start=start)
@@ -135,6 +136,7 @@ def test_late_start_skips_layers_and_puts_them_back(tokens):
 def test_a_layers_own_forward_survives_a_late_start(tokens):
     """accelerate replaces the forward of instances; skipping must put that one back."""
     model = LanguageModel(random_module("llama"), byte_tokenizer(), name="tiny", fingerprint="tiny")
+    model.logits(tokens, start=model.prefix(tokens, "layers.1.mlp_in"))  # the first one looks at what layers return
     block = model._blocks[0]
     original, calls = block.forward, []
     block.forward = lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)

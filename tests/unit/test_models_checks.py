@@ -21,8 +21,8 @@ def test_a_layer_that_adds_more_than_its_parts(model):
     original = block.forward
     block.forward = lambda *args, **kwargs: original(*args, **kwargs) * 1.001
     failed = check_model(model)
-    assert set(failed) == {"layers.1.resid_mid", "layers.1.mlp_out"}
-    with pytest.raises(UserError, match=r"fails the self-check on load: resid_mid \+ mlp_out scaled = resid_post"):
+    assert set(failed) == {"layers.1.mlp_out"}  # resid_pre + attn_out = resid_mid still holds
+    with pytest.raises(UserError, match=r"fails the self-check on load: resid_mid \+ mlp_out = resid_post"):
         model.resolve("layers.1.mlp_out")
     assert model.resolve("layers.1.resid_post") == "layers.1.resid_post"
     assert model.resolve("layers.2.mlp_out") == "layers.2.mlp_out"
@@ -59,7 +59,7 @@ def test_layers_that_share_state_are_never_skipped(model):
     first.mlp.register_forward_hook(lambda module, args, output: setattr(first, "left", output))
     original = last.forward
     last.forward = lambda *args, **kwargs: original(*args, **kwargs) + first.left
-    assert set(check_model(model)) == {"layers.3.resid_mid", "layers.3.mlp_out"}  # it does not add up there either
+    assert set(check_model(model)) == {"layers.3.mlp_out"}  # it does not add up there either
     assert not model.can_start_late
     tokens = torch.arange(6).reshape(1, 6)
     start = model.prefix(tokens, "layers.2.resid_post")
