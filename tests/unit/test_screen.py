@@ -15,6 +15,15 @@ from monosemy.saes.base import SaeConfig, StepInfo
 from monosemy.saes.registry import ARCHITECTURES, build_sae
 
 
+@pytest.fixture
+def forced(monkeypatch):
+    """The screen in use, whatever the processor: without fast 8-bit products it is slow, not wrong."""
+    monkeypatch.setenv("MONOSEMY_SCREEN", "1")
+    screen.available.cache_clear()
+    yield
+    screen.available.cache_clear()
+
+
 @st.composite
 def encoders(draw):
     """x [N, D], W_enc [D, F] stored column by column, b_enc: whole numbers, ties, outlying inputs, zero rows."""
@@ -124,7 +133,7 @@ def test_rows_whose_norm_underflows_are_left_to_the_dense_product(which):
     assert screen.encode_topk(x, weights.T, None, 32) is None
 
 
-@pytest.mark.skipif(not screen.available(), reason="this processor has no fast 8-bit products")
+@pytest.mark.usefixtures("forced")
 def test_an_encoder_used_in_inference_mode_works_outside_of_it_afterwards():
     x, weights = torch.randn(300, 32), torch.randn(4000, 32)
     with torch.inference_mode():
@@ -133,7 +142,7 @@ def test_an_encoder_used_in_inference_mode_works_outside_of_it_afterwards():
     assert len(pattern.indices) == 300 * 8
 
 
-@pytest.mark.skipif(not screen.available(), reason="this processor has no fast 8-bit products")
+@pytest.mark.usefixtures("forced")
 def test_threads_do_not_share_the_buffer():
     torch.manual_seed(0)
     x = torch.randint(-8, 9, (8, 256, 48)).float()
@@ -182,7 +191,7 @@ def test_what_is_not_finite_is_left_to_the_dense_product(bad):
     assert screen.encode_topk(x, W_enc, None, 4) is None
 
 
-@pytest.mark.skipif(not screen.available(), reason="this processor has no fast 8-bit products")
+@pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_training_step_takes_the_screen_and_agrees_with_the_dense_one(architecture, monkeypatch):
     torch.manual_seed(0)
@@ -214,6 +223,7 @@ def test_a_training_step_takes_the_screen_and_agrees_with_the_dense_one(architec
         torch.testing.assert_close(mine[name], gradient, rtol=1e-3, atol=1e-6 + 1e-4 * float(gradient.abs().max()))
 
 
+@pytest.mark.usefixtures("forced")
 def test_it_is_left_out_where_it_makes_no_sense(monkeypatch):
     small, wide = torch.randn(8, 16), torch.randn(4096, 16)
     assert not screen.worth_trying(small, 100)
