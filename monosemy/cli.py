@@ -193,14 +193,15 @@ def run_info(words: list[str]) -> None:
 
 
 def _print_run(folder: Path) -> None:
-    from monosemy.run import list_saes, read_run
+    from monosemy.run import read_run
+    from monosemy.saes.listing import saved_saes
 
     config, provenance = read_run(folder)
     for name, value in dataclasses.asdict(config).items():
         print(f"{name}: {value}")
     print(f"seconds: {provenance.get('seconds', {})}")
-    for site, name, _ in list_saes(folder):
-        print(f"SAE: {site}/{name}")
+    for sae in saved_saes(folder):
+        print(f"SAE: {sae.label}{sae.remark}")
 
 
 def _print_architecture(name: str) -> None:

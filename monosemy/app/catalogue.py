@@ -22,7 +22,8 @@ import numpy as np
 from monosemy import files
 from monosemy.errors import UserError
 from monosemy.features.database import FeatureDatabase
-from monosemy.run import list_saes, read_run
+from monosemy.run import read_run
+from monosemy.saes.listing import SavedSae, refuse_stopped, saved_saes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,10 +36,7 @@ class NotFoundError(UserError):
 class Dictionary:
     """One SAE of the run; `database` is None where no features were built."""
 
-    site: str
-    name: str
-    folder: Path
-    config: Mapping[str, Any]
+    saved: SavedSae
     database: FeatureDatabase | None = None
     stamp: tuple[int, int] | None = None
     """What tells one build of the features from the next."""
@@ -48,6 +46,22 @@ class Dictionary:
     """Latents sorted by a column, made by `lists` at first use."""
     built_columns: Mapping[str, Array] = field(default_factory=dict)
     """The database's columns as plain arrays: indexing a memory-mapped one takes five times as long."""
+
+    @property
+    def site(self) -> str:
+        return self.saved.site
+
+    @property
+    def name(self) -> str:
+        return self.saved.name
+
+    @property
+    def folder(self) -> Path:
+        return self.saved.folder
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.saved.config
 
     @property
     def d_sae(self) -> int:
@@ -114,7 +128,9 @@ class Dictionary:
         return {
             "site": self.site,
             "name": self.name,
-            "architecture": self.config["architecture"],
+            "architecture": self.saved.kind,
+            "control": self.saved.control,
+            "stopped": self.saved.stopped,
             "d_sae": self.d_sae,
             "d_in": int(self.config["d_in"]),
             "target_l0": self.config.get("l0"),
@@ -143,15 +159,19 @@ class Catalogue:
     def build_command(self) -> str:
         return f"monosemy features {self.folder}"
 
+    def build_command_of(self, sae: Dictionary) -> str:
+        """The command that builds the features of this SAE; without a name it would build another one's."""
+        return f"{self.build_command} --saes {sae.saved.label}"
+
     def refresh(self) -> list[Dictionary]:
-        """Reads the folder's table of SAEs again; new SAEs and new feature builds appear. In order of site and name."""
+        """Reads the folder's table of SAEs again; new SAEs and new feature builds appear. Controls come last."""
         with self._lock:
             found: dict[tuple[str, str], Dictionary] = {}
-            for site, name, folder in list_saes(self.folder):
-                known = self._known.get((site, name))
+            for saved in saved_saes(self.folder):
+                known = self._known.get(saved.key)
                 if known is None:
-                    known = Dictionary(site, name, folder, files.read_json(folder / "config.json")["sae"])
-                found[site, name] = known
+                    known = Dictionary(saved)
+                found[saved.key] = known
                 self._open_features(known)
             self._known = found
         return list(found.values())
@@ -162,7 +182,7 @@ class Catalogue:
         if stamp == sae.stamp:
             return
         sae.database, sae.problem = None, ""
-        if stamp is not None:
+        if stamp is not None and not sae.saved.stopped:
             try:
                 sae.database = FeatureDatabase.open(folder)
             except UserError as error:  # damaged or of another format: the run's other SAEs can still be looked at
@@ -191,12 +211,11 @@ class Catalogue:
     def features(self, site: str, name: str) -> tuple[Dictionary, FeatureDatabase]:
         """The SAE and its feature database. Raises NotFoundError, with the command that builds it, without one."""
         sae = self.sae(site, name)
+        refuse_stopped(sae.saved.label, sae.saved.stopped)
         if sae.problem:
             raise UserError(sae.problem)
         if sae.database is None:
-            raise NotFoundError(
-                f"no features were built for {site}/{name}; build them: {self.build_command} --saes {site}/{name}"
-            )
+            raise NotFoundError(f"no features were built for {site}/{name}; build them: {self.build_command_of(sae)}")
         return sae, sae.database
 
     def evaluation(self) -> tuple[list[dict[str, Any]], float | None]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monosemy import files
-from monosemy.errors import UserError, unknown
+from monosemy.errors import UserError
 from monosemy.features.database import FeatureDatabase, list_features, open_features
 from monosemy.run import read_run
+from monosemy.saes.listing import choose_sae, saved_saes
 
 _SITE = re.compile(r"layers\.(\d+)\.(.+)")
 _HOOKS = {
@@ -53,31 +54,28 @@ def place_of(site: str, *, post_norms: bool = False) -> Place:
     return Place(layer, f"blocks.{layer}.{hook}", short)
 
 
-def built(run: Path) -> list[str]:
-    """`SITE/NAME` of every SAE of the run whose features are built. Raises UserError when it is no run."""
-    read_run(run)
-    return [f"{site}/{name}" for site, name in list_features(run)]
-
-
 def open_chosen(run: Path, sae: str | None) -> FeatureDatabase:
     """The feature database of `sae` (`SITE/NAME`, or the name alone where that is enough), or of the only one built.
 
-    Raises UserError when the run has no features (naming the command that builds them), when `sae` is unknown, and
-    when there are several and none is named.
+    Raises UserError when the run or the SAE has no features (naming the command that builds them), when `sae` is
+    unknown or its training stopped early, and when there are several and none is named.
     """
-    names = built(run)
-    if not names:
-        raise UserError(f"{run} has no features yet; build them: monosemy features {run}")
+    read_run(run)
+    features = list_features(run)
+    saes = [saved for saved in saved_saes(run) if saved.key in features]
     if sae is None:
-        if len(names) > 1:
-            raise UserError(f"{run} has features of {len(names)} SAEs; choose one: --sae {' or --sae '.join(names)}")
-        return open_features(run, *names[0].split("/", 1))
-    matches = [name for name in names if sae in (name, name.split("/", 1)[1])]
+        usable = [saved for saved in saes if not saved.stopped]
+        if len(usable) > 1:
+            listed = " or ".join(f"--sae {saved.label}{saved.remark}" for saved in usable)
+            raise UserError(f"{run} has features of {len(usable)} SAEs; choose one: {listed}")
+        if not usable:
+            raise UserError(f"{run} has no features yet; build them: monosemy features {run}")
+        return open_features(run, *usable[0].key)
+    matches = [saved for saved in saes if sae in (saved.label, saved.name)]
     if len(matches) > 1:
-        raise UserError(f"SAE name {sae!r} is at several sites; choose one: --sae {' or --sae '.join(matches)}")
-    if not matches:
-        raise unknown("SAE", sae, names, fix=f"for another SAE: monosemy features {run} --saes SITE/NAME")
-    return open_features(run, *matches[0].split("/", 1))
+        listed = " or ".join(f"--sae {saved.label}" for saved in matches)
+        raise UserError(f"SAE name {sae!r} is at several sites; choose one: {listed}")
+    return open_features(run, *(matches[0] if matches else choose_sae(run, sae)).key)
 
 
 def parse_latents(words: Sequence[str], database: FeatureDatabase) -> list[int]:

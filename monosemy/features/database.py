@@ -31,7 +31,8 @@ from monosemy.features.settings import FORMAT, GROUPS, LEVELS
 from monosemy.features.token_texts import TokenTexts
 from monosemy.features.weights import read_rows
 from monosemy.features.write import INFO, SQLITE, replace_explanation
-from monosemy.run import list_saes, read_run
+from monosemy.run import read_run
+from monosemy.saes.listing import refuse_stopped, saved_saes
 
 _WEIGHTS = "sae.safetensors"
 
@@ -334,18 +335,21 @@ def list_features(run: Path) -> list[tuple[str, str]]:
 
 
 def open_features(run: Path, site: str | None = None, name: str | None = None) -> FeatureDatabase:
-    """The database of one SAE of a run; without a name, the only or first one there is.
+    """The database of one SAE of a run; without a name, the only or first one there is, controls last.
 
-    Raises UserError for a folder that is no run, an unknown SAE, or one without features (with the command that builds
-    them).
+    Raises UserError for a folder that is no run, an unknown SAE, one whose training stopped early, or one without
+    features (with the command that builds them).
     """
     read_run(run)
-    there = [one for one in list_features(run) if site in (None, one[0]) and name in (None, one[1])]
-    if there:
-        return FeatureDatabase.open(features_folder(run, *there[0]))
-    saes = [f"{s}/{n}" for s, n, _ in list_saes(run)]
-    if site and name and f"{site}/{name}" not in saes:
-        raise unknown("SAE", f"{site}/{name}", saes)
+    asked = [sae for sae in saved_saes(run) if site in (None, sae.site) and name in (None, sae.name)]
+    if site and name:
+        if not asked:
+            raise unknown("SAE", f"{site}/{name}", [sae.label for sae in saved_saes(run)])
+        refuse_stopped(asked[0].label, asked[0].stopped)
+    features = list_features(run)
+    for sae in asked:
+        if sae.key in features and not sae.stopped:
+            return FeatureDatabase.open(features_folder(run, *sae.key))
     which = f" --saes {site}/{name}" if site and name else ""
     what = f"SAE {site}/{name} of run {run}" if site and name else f"run {run}"
     raise UserError(f"{what} has no features yet; build them: monosemy features {run}{which}")

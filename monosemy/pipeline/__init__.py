@@ -17,7 +17,8 @@ from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
 from monosemy.pipeline.prepare import Prepared
 from monosemy.pipeline.training import train
-from monosemy.run import Run, list_saes, open_run, read_run
+from monosemy.run import Run, open_run, read_run
+from monosemy.saes.listing import saved_saes
 
 __all__ = ["check_config", "evaluate_folder", "report", "whole_run"]
 
@@ -94,7 +95,4 @@ def print_results(folder: Path) -> None:
 
 def all_stopped(folder: Path) -> bool:
     """Whether no SAE of the run, controls aside, was trained to its end."""
-    from monosemy.saes.storage import read_sae_config, stopped_early
-
-    configs = [read_sae_config(path) for _, _, path in list_saes(folder)]
-    return all(stopped_early(config) for config in configs if not config.frozen_decoder)
+    return all(sae.stopped for sae in saved_saes(folder) if not sae.control)

@@ -20,9 +20,10 @@ import numpy as np
 
 from monosemy import files, progress
 from monosemy.config import fingerprint
-from monosemy.errors import UserError, unknown
+from monosemy.errors import UserError
 from monosemy.pipeline.prepare import Prepared, prepare
-from monosemy.run import Run, list_saes, open_run, read_run, versions
+from monosemy.run import Run, open_run, read_run, versions
+from monosemy.saes.listing import Key, choose_sae
 
 if TYPE_CHECKING:
     from monosemy.data.tokens import TokenSet
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 N_TOKENS = 150_000
 _SIGMA_SEQUENCES = 8
-Key = tuple[str, str]
 
 
 def build_features(
@@ -86,34 +86,9 @@ def build_for_run(
 
 
 def choose_saes(folder: Path, names: Sequence[str] | None) -> list[Key]:
-    """(site, name) of the SAEs asked for. Raises UserError for a run without SAEs, an unknown or ambiguous name."""
-    there = [(site, name) for site, name, _ in list_saes(folder)]
-    if not there:
-        raise UserError(f"{folder} has no trained SAEs; train it: monosemy train {folder}")
-    if not names:
-        return [_default(folder, there)]
-    chosen: list[Key] = []
-    for asked in names:
-        found = [key for key in there if asked in (f"{key[0]}/{key[1]}", key[1])]
-        if not found:
-            raise unknown("SAE", asked, [f"{site}/{name}" for site, name in there])
-        if len(found) > 1:
-            sites = ", ".join(site for site, _ in found)
-            raise UserError(f"SAE {asked!r} is at several sites: {sites}; write SITE/{asked}")
-        chosen.append(found[0])
-    return list(dict.fromkeys(chosen))
-
-
-def _default(folder: Path, there: list[Key]) -> Key:
-    """JumpReLU at the middle L0 of the first site, else the middle of what is no control."""
-    from monosemy.saes.storage import read_sae_config
-
-    first = [key for key in there if key[0] == there[0][0]]
-    configs = {key: read_sae_config(folder / "saes" / key[0] / key[1]) for key in first}
-    trained = [key for key in first if not configs[key].frozen_decoder] or first
-    jumprelu = [key for key in trained if configs[key].architecture == "jumprelu"]
-    ordered = sorted(jumprelu or trained, key=lambda key: (configs[key].l0, key))
-    return ordered[(len(ordered) - 1) // 2]
+    """(site, name) of the SAEs asked for, or of the default one. Raises UserError as `choose_sae` does."""
+    chosen = [choose_sae(folder, name) for name in names] if names else [choose_sae(folder)]
+    return list(dict.fromkeys(sae.key for sae in chosen))
 
 
 class _Stage:

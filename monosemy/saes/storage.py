@@ -19,6 +19,7 @@ from monosemy import files
 from monosemy.config import from_json
 from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, describe
+from monosemy.saes.listing import refuse_stopped
 from monosemy.saes.registry import build_sae
 from monosemy.tensors import save_tensors
 
@@ -55,7 +56,7 @@ def load_sae(
     folder = Path(folder).expanduser()
     config = read_sae_config(folder)
     if not even_stopped:
-        check_complete(folder, config)
+        refuse_stopped(f"{folder.parent.name}/{folder.name}", stopped_early(config))
     path = folder / WEIGHTS
     if not path.exists():
         raise UserError(f"{path} is missing; restore it, or delete {folder} and train again")
@@ -87,16 +88,6 @@ def load_sae(
 def stopped_early(config: SaeConfig) -> str:
     """Why the SAE's training stopped before its end, in the trainer's words; empty for one that was trained whole."""
     return str(config.record.get("stopped") or "")
-
-
-def check_complete(folder: Path, config: SaeConfig | None = None) -> None:
-    """Raises UserError when the training of the SAE in `folder` stopped early: its numbers would mean nothing."""
-    if message := stopped_early(config or read_sae_config(folder)):
-        reason = message.partition(" stopped: ")[2].partition(";")[0] or message
-        raise UserError(
-            f"the training of SAE {folder.parent.name}/{folder.name} stopped early ({reason}), so that nothing is made "
-            "of it; choose another SAE, or train again in a new folder, e.g. with a lower --training.learning-rate"
-        )
 
 
 def read_sae_config(folder: Path) -> SaeConfig:

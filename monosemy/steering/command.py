@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosemy.errors import UserError, unknown
-from monosemy.run import list_saes, read_run
+from monosemy.errors import UserError
+from monosemy.run import read_run
+from monosemy.saes.listing import choose_sae
 from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run_steer(words: list[str]) -> None:
     """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
     given = _parser().parse_args(words)
     folder = Path(given.run).expanduser()
-    sae_folder = choose_sae(folder, given.sae)
+    sae_folder = choose_sae(folder, given.sae).folder
     request = None if given.find else _request(given)
     _check_latents(sae_folder, request)
     model, sae, scales = load_run(folder, sae_folder)
@@ -56,33 +57,6 @@ def run_steer(words: list[str]) -> None:
             print(json.dumps(event, ensure_ascii=False), flush=True)
     else:
         _show(events, request)
-
-
-def choose_sae(folder: Path, wanted: str | None) -> Path:
-    """The folder of the SAE `SITE/NAME` (or NAME, where it is the only one); by default JumpReLU at the middle L0 of
-    the first site, else the middle of what is no control: the one whose features are built by default.
-
-    Raises UserError when the folder is no run, holds no SAE, or not the one asked for.
-    """
-    read_run(folder)
-    found = {f"{site}/{name}": path for site, name, path in list_saes(folder)}
-    if not found:
-        raise UserError(f"{folder} has no trained SAE; train it: monosemy train {folder}")
-    if wanted:
-        matches = [key for key in found if wanted in (key, key.split("/", 1)[1])]
-        if len(matches) == 1:
-            return found[matches[0]]
-        if matches:
-            raise UserError(f"{wanted!r} is at several sites; give one of: {', '.join(matches)}")
-        raise unknown("SAE", wanted, found)
-    from monosemy.saes.storage import read_sae_config
-
-    first = next(iter(found)).split("/", 1)[0]
-    configs = {key: read_sae_config(path) for key, path in found.items() if key.split("/", 1)[0] == first}
-    usable = [key for key, config in configs.items() if not config.frozen_decoder] or list(configs)
-    jump = [key for key in usable if configs[key].architecture == "jumprelu"] or usable
-    jump.sort(key=lambda key: (configs[key].l0, key))
-    return found[jump[(len(jump) - 1) // 2]]
 
 
 def _check_latents(sae_folder: Path, request: SteeringRequest | None) -> None:

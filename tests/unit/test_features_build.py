@@ -420,7 +420,7 @@ def test_a_folder_that_is_no_run_or_has_no_saes_is_refused(tmp_path):
         build_features(tmp_path)
     with open_run(tmp_path / "new", RunConfig()):
         pass
-    with pytest.raises(UserError, match="has no trained SAEs; train it: monosemy train"):
+    with pytest.raises(UserError, match="has no trained SAE; train it: monosemy train"):
         build_features(tmp_path / "new")
 
 

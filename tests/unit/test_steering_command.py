@@ -47,8 +47,8 @@ def test_the_default_sae_is_of_the_first_site_and_the_one_that_has_features_by_d
         sae = build_sae(SaeConfig(architecture, 16, 32, l0, site=site))
         save_sae(sae, run / "saes" / site / f"{architecture}-l0_{l0}-s0")
     chosen = command.choose_sae(run, None)
-    assert (chosen.parent.name, chosen.name) == (sites[0], "topk-l0_8-s0")
-    assert choose_saes(run, None) == [(chosen.parent.name, chosen.name)]
+    assert chosen.key == (sites[0], "topk-l0_8-s0")
+    assert choose_saes(run, None) == [chosen.key]
 
 
 def test_one_operation_for_named_latents_and_more_edits_beside(run):
