@@ -46,10 +46,11 @@ class TextConfig:
     """The text that flows through the model, split into training and validation by document."""
 
     source: str = "embedded"
-    """`embedded`, `embedded:english,french,spanish,speeches,code,german`, a hub dataset id, or a path
-    (.txt, .jsonl, .parquet, or a folder of them)."""
+    """`embedded`, `embedded:english,french,spanish,speeches,code,german`, a hub dataset id, or a path: .txt, .jsonl,
+    .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet, or a folder of them."""
     column: str = "text"
-    """Field that holds the text in JSON lines, Parquet and hub datasets."""
+    """Column that holds the text, chat messages (written out by the model's chat template) or token ids; `meta.body`
+    and `messages[].content` are paths into nested ones."""
     subset: str | None = None
     """Configuration name of a hub dataset."""
     split: str = "train"

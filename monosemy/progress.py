@@ -183,11 +183,22 @@ def stage(name: str, total: float | None = None, unit: str = "steps", *, start: 
 
 
 def _open(name: str, total: float | None, unit: str, start: float) -> _Quiet | _Plain | _Drawn:
-    if os.environ.get("MONOSEMY_QUIET", "") not in ("", "0"):
+    if _quiet():
         return _Quiet()
     if _live or not _is_terminal(sys.stderr):
         return _Plain(name, total, unit, start, sys.stderr, PLAIN_INTERVAL_SECONDS)
     return _Drawn(name, total, unit, start)
+
+
+def say(text: str) -> None:
+    """One line beside the progress, for what a user should know and no result says. Not inside a stage."""
+    if not _quiet():
+        with suppress(Exception):  # no display may fail the work it belongs to
+            print(text, file=sys.stderr, flush=True)
+
+
+def _quiet() -> bool:
+    return os.environ.get("MONOSEMY_QUIET", "") not in ("", "0")
 
 
 def _is_terminal(stream: IO[str]) -> bool:

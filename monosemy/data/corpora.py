@@ -2,7 +2,7 @@
 
 First stage of the data's path (text -> tokens). `TextConfig.source` is
   `embedded` or `embedded:english,code`   see `embedded`
-  a path (.txt, .jsonl, .parquet or a folder of them)   see `local`
+  a path to a file or a folder of them    see `local` and `formats`
   `owner/name` or `owner/name@revision`   a hub dataset, streamed: only what is used is downloaded
 
 A hub dataset without a revision is pinned at its first use to the commit then current, and the pin is kept in
@@ -13,40 +13,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from monosemy.config import TextConfig
+from monosemy.data.chats import ChatTemplate
+from monosemy.data.columns import content_of
 from monosemy.data.documents import Document, TextSource, section_chars
 from monosemy.data.embedded import embedded_sources
-from monosemy.data.local import SUFFIXES, local_source, text_of_row
+from monosemy.data.local import documents_of, is_text_file, local_source
 from monosemy.errors import UserError, near_matches
 from monosemy.files import cache_folder, read_json, write_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
 
-def open_sources(text: TextConfig) -> list[TextSource]:
-    """The text sources of a configuration; their shares add up to 1.
+def open_sources(text: TextConfig, tokenizer: Any = None) -> list[TextSource]:
+    """The text sources of a configuration; their shares add up to 1. `tokenizer` has the template that chats need.
 
     Raises UserError for an unknown source, a missing or empty file, a dataset that can't be reached.
     """
     source, limit = text.source, section_chars(text.context_length)
+    chat = ChatTemplate(tokenizer)
     if source == "embedded" or source.startswith("embedded:"):
         return embedded_sources(source, limit)
     path = Path(source).expanduser()
     if path.exists() or _looks_like_path(source):
-        return [local_source(path, text.column, limit)]
+        return [local_source(path, text.column, limit, chat)]
     if "/" not in source and near_matches(source.partition(":")[0], ["embedded"]):
         raise UserError(f"unknown text source {source!r}; did you mean 'embedded'?{_CHOICES}")
     if not _HUB_ID.fullmatch(source):
         raise UserError(f"unknown text source {source!r};{_CHOICES}")
-    return [hub_source(text)]
+    return [hub_source(text, chat)]
 
 
 _CHOICES = (
-    " valid: embedded, embedded:english,code,…, a path to a .txt, .jsonl or .parquet file or a folder of them, "
-    "or a hub dataset (owner/name)"
+    " valid: embedded, embedded:english,code,…, a path to a .txt, .jsonl, .json, .csv, .tsv or .parquet file "
+    "(.gz or .zst too) or a folder of them, or a hub dataset (owner/name)"
 )
 
 
@@ -58,22 +62,22 @@ def open_documents(text: TextConfig) -> Iterator[Document]:
 
 def _looks_like_path(source: str) -> bool:
     """A name that can only be meant as a file: a known ending, or a leading `.`, `/` or `~`, or `\\`."""
-    return source.lower().endswith(SUFFIXES) or source.startswith((".", "/", "~")) or "\\" in source
+    return is_text_file(source) or source.startswith((".", "/", "~")) or "\\" in source
 
 
-def hub_source(text: TextConfig) -> TextSource:
+def hub_source(text: TextConfig, chat: ChatTemplate) -> TextSource:
     """A streamed dataset of the hub, pinned to a commit."""
     name, _, asked = text.source.partition("@")
     commit = _pinned_commit(name, asked or None)
 
     def read() -> Iterator[Document]:
-        return stream_documents(name, text, revision=commit)
+        return stream_documents(name, text, chat, revision=commit)
 
     identity = {"dataset": name, "commit": commit, "subset": text.subset, "split": text.split, "column": text.column}
     return TextSource("hub", read, identity, licence="see the dataset's card", facts={"dataset": name})
 
 
-def stream_documents(dataset: str, text: TextConfig, **arguments: Any) -> Iterator[Document]:
+def stream_documents(dataset: str, text: TextConfig, chat: ChatTemplate, **arguments: Any) -> Iterator[Document]:
     """Rows of `datasets.load_dataset(dataset, subset, split=…, streaming=True, **arguments)` as documents.
 
     The dataset's own shards come in an order drawn from the seed. Raises UserError for an unknown subset, split or
@@ -81,12 +85,16 @@ def stream_documents(dataset: str, text: TextConfig, **arguments: Any) -> Iterat
     """
     import datasets
 
-    where = f"dataset {dataset} ({text.split})"
+    where, limit = f"dataset {dataset} ({text.split})", section_chars(text.context_length)
     try:
         rows = datasets.load_dataset(dataset, text.subset, split=text.split, streaming=True, **arguments)
         rows = rows.shuffle(seed=text.seed, buffer_size=1)  # shards only; documents are shuffled when packing
-        for index, row in enumerate(rows):
-            yield Document(text_of_row(row, text.column, where), "hub", index, str(index))
+        index = 0
+        for number, row in enumerate(rows):
+            content = content_of(row, text.column, f"{where} row {number}")
+            for document in documents_of(content, "hub", str(number), limit, chat):
+                yield replace(document, index=index)
+                index += 1
     except UserError:
         raise
     except Exception as error:  # the library's failures share no base class

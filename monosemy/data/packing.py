@@ -1,45 +1,27 @@
-"""Documents -> packed sequences: shuffle, tokenise, split by document, mix, pack.
+"""Documents -> token ids -> packed sequences.
 
-Place on the data's path: between the text sources and the token shards of `tokens`.
+Place on the data's path: after the split (`split`), before the token shards of `tokens`.
 
-  shuffle   documents are read in windows (20,000 documents or 128 M characters); a window is ordered by a keyed
-            hash of each document's number, so that the order is the same with every version of every library.
-            Corpora smaller than a window are shuffled whole.
-  split     the first documents fill the validation set, the next ones the training set: the validation set does
-            not depend on the number of training tokens, and a longer training set begins with the shorter one.
-            All sections of one origin go to one side; where works are cut into sections, at most a tenth of the
-            works serve validation (more only if they don't suffice). A corpus of one single work is split by
-            section instead (`split_unit` in the record says so).
-  mix       the next document comes from the source that lags most behind its share of the tokens so far, so
-            every prefix keeps the shares.
+  tokenise  special tokens are not added; the text's own (`<s>` in it is BOS to most tokenizers) are special tokens.
   pack      tokens of all documents back to back, each document followed by the separator (EOS), cut to sequences
             of T = context_length; with a tokenizer that starts texts with BOS, each sequence is BOS and T − 1 tokens.
-
-Only as many documents are tokenised as the asked tokens need (and the rest of a batch of each source).
+            Documents that bring their own (`without_frame`: token ids, chats) get no second BOS or separator.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from monosemy.data.documents import Document, TextSource
+from monosemy.data.documents import TokenIds
+from monosemy.errors import UserError
 
-WINDOW_DOCUMENTS = 20_000
-WINDOW_CHARS = 128 << 20
-_BATCH_DOCUMENTS = 256
-_BATCH_CHARS = 200_000
 _BLOCK_TOKENS = 1 << 20
 
-TokenIds = NDArray[np.int32]
 Tokenise = Callable[[Sequence[str]], list[TokenIds]]
 
 
@@ -60,9 +42,19 @@ def parallel_tokenizer() -> Iterator[None]:
 
 
 def tokeniser(tokenizer: Any) -> Tokenise:
-    """Batch encoder of a transformers tokenizer: token ids without special tokens, one int32 array a text."""
+    """Batch encoder of a transformers tokenizer: token ids without special tokens, one int32 array a text.
+
+    Without a tokenizer (None) it raises UserError for any text.
+    """
 
     def tokenise(texts: Sequence[str]) -> list[TokenIds]:
+        if not texts:
+            return []
+        if tokenizer is None:
+            raise UserError(
+                "the model has no tokenizer and the text holds words; choose a column of token ids, e.g. "
+                "--text.column input_ids, or put the tokenizer's files beside the model"
+            )
         with parallel_tokenizer():
             ids = tokenizer(
                 list(texts), add_special_tokens=False, return_attention_mask=False, padding=False, verbose=False
@@ -72,167 +64,18 @@ def tokeniser(tokenizer: Any) -> Tokenise:
     return tokenise
 
 
-class ShuffledDocuments:
-    """A source's documents, window by window in an order drawn from the seed (see the module's docstring)."""
-
-    def __init__(self, documents: Iterable[Document], key: str) -> None:
-        self.documents = iter(documents)
-        self.key = key.encode()
-        self.n_works = 0
-        """Different origins read so far (one that lies across windows counts in each)."""
-        self.cut_works: set[str] = set()
-        """Origins of which more than one document was read in a window."""
-        self.single_work: str | None = None
-        """The origin of a corpus of one work, whose sections then count as works of their own."""
-
-    def __iter__(self) -> Iterator[Document]:
-        while window := self._window():
-            works = Counter(d.origin for d in window)
-            if self.n_works == 0 and len(works) == 1 and len(window) > 1:
-                self.single_work = window[0].origin
-            if self.single_work is not None:
-                window = [self._own_work(d) for d in window]
-                works = Counter(d.origin for d in window)
-            self.n_works += len(works)
-            self.cut_works.update(origin for origin, n in works.items() if n > 1)
-            yield from sorted(window, key=self._order)
-
-    def _window(self) -> list[Document]:
-        window: list[Document] = []
-        n_chars = 0
-        for document in self.documents:
-            window.append(document)
-            n_chars += len(document.text)
-            if len(window) == WINDOW_DOCUMENTS or n_chars >= WINDOW_CHARS:
-                break
-        return window
-
-    def _own_work(self, document: Document) -> Document:
-        if document.origin != self.single_work:
-            return document
-        return Document(document.text, document.source, document.index, f"{document.origin}, section {document.index}")
-
-    def _order(self, document: Document) -> bytes:
-        return hashlib.blake2b(str(document.index).encode(), key=self.key, digest_size=16).digest()
-
-
-@dataclass
-class Counts:
-    """What one source gave to one side of the split."""
-
-    n_documents: int = 0
-    n_tokens: int = 0
-
-
-@dataclass
-class SourceQueue:
-    """The tokenised documents of one source, in shuffled order, with the rule of the split."""
-
-    source: TextSource
-    shuffled: ShuffledDocuments
-    tokenise: Tokenise
-    n_empty: int = 0
-    validation_origins: set[str] = field(default_factory=set)
-    validation: Counts = field(default_factory=Counts)
-    train: Counts = field(default_factory=Counts)
-
-    def __post_init__(self) -> None:
-        self._documents = iter(self.shuffled)
-        self._ready: deque[tuple[Document, TokenIds]] = deque()
-        self._deferred: deque[tuple[Document, TokenIds]] = deque()
-        self._share_of_works = 0.1
-
-    def next_validation(self) -> tuple[Document, TokenIds] | None:
-        """The next document the split allows for validation; None when the source has no more."""
-        while True:
-            while (item := self._pop()) is not None:
-                if self._serves_validation(item[0].origin):
-                    self.validation_origins.add(item[0].origin)
-                    return item
-                self._deferred.append(item)
-            if not self._deferred or self._share_of_works >= 1:
-                return None
-            self._share_of_works *= 2
-            self._ready, self._deferred = self._deferred, deque()
-
-    @property
-    def n_kept_tokens(self) -> int:
-        """Tokens (without separators) that validation has passed over and kept for training."""
-        return sum(len(ids) for _, ids in [*self._deferred, *self._ready])
-
-    def begin_training(self) -> None:
-        """Puts what the split kept back for training first in the queue."""
-        self._ready = self._deferred + self._ready
-        self._deferred = deque()
-
-    def next_training(self) -> tuple[Document, TokenIds] | None:
-        """The next document of a work that validation has not touched; None when the source has no more."""
-        while (item := self._pop()) is not None:
-            if item[0].origin not in self.validation_origins:
-                return item
-        return None
-
-    def _serves_validation(self, origin: str) -> bool:
-        if origin not in self.shuffled.cut_works or origin in self.validation_origins:
-            return True
-        n_works = self.shuffled.n_works
-        n_allowed = min(max(1, int(self._share_of_works * n_works)), max(1, n_works - 1))
-        return len(self.validation_origins) < n_allowed
-
-    def _pop(self) -> tuple[Document, TokenIds] | None:
-        while not self._ready:
-            batch = self._batch()
-            if not batch:
-                return None
-            for document, ids in zip(batch, self.tokenise([d.text for d in batch]), strict=True):
-                if len(ids):
-                    self._ready.append((document, ids))
-                else:
-                    self.n_empty += 1
-        return self._ready.popleft()
-
-    def _batch(self) -> list[Document]:
-        batch: list[Document] = []
-        n_chars = 0
-        for document in self._documents:
-            batch.append(document)
-            n_chars += len(document.text)
-            if len(batch) == _BATCH_DOCUMENTS or n_chars >= _BATCH_CHARS:
-                break
-        return batch
-
-
-class Shortage(Exception):
-    """The corpus ended before the asked number of tokens; `tokens` turns it into words."""
-
-    def __init__(self, queue: SourceQueue, n_tokens: int) -> None:
-        super().__init__(f"{queue.source.name} ended after {n_tokens} tokens")
-        self.queue = queue
-        self.n_tokens = n_tokens
-
-
-def mixed(
-    queues: Sequence[SourceQueue], n_tokens: int, n_separators: int, validation: bool
-) -> Iterator[tuple[Document, TokenIds]]:
-    """Documents of all sources at their shares until `n_tokens` (with `n_separators` per document) are reached.
-
-    Raises Shortage when the source whose turn it is has no more.
-    """
-    total = 0
-    while total < n_tokens:
-        queue = max(queues, key=lambda q: q.source.share * (total + 1) - _taken(q, validation).n_tokens)
-        item = queue.next_validation() if validation else queue.next_training()
-        if item is None:
-            raise Shortage(queue, total)
-        taken = _taken(queue, validation)
-        taken.n_documents += 1
-        taken.n_tokens += len(item[1]) + n_separators
-        total += len(item[1]) + n_separators
-        yield item
-
-
-def _taken(queue: SourceQueue, validation: bool) -> Counts:
-    return queue.validation if validation else queue.train
+def without_frame(ids: TokenIds, bos: int | None, separator: int | None, padding: int | None) -> TokenIds:
+    """The ids without padding at either end, one BOS at the start and one separator at the end, which packing puts
+    there again."""
+    start, end = 0, len(ids)
+    if padding is not None:
+        inner = np.flatnonzero(ids != padding)
+        start, end = (int(inner[0]), int(inner[-1]) + 1) if len(inner) else (0, 0)
+    if bos is not None and start < end and ids[start] == bos:
+        start += 1
+    if separator is not None and start < end and ids[end - 1] == separator:
+        end -= 1
+    return ids[start:end]
 
 
 def pack(

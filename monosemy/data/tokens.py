@@ -1,14 +1,14 @@
 """Token shards: packed, memory-mapped, hash-checked, built once for each text and tokenizer.
 
 Place on the data's path: text -> **tokens** -> activations. `prepare_tokens` tokenises and packs the documents of a
-`TextConfig` (see `packing` for order, split and mix) into a folder named by the fingerprint of text, tokenizer and
+`TextConfig` (see `split` and `packing`) into a folder named by the fingerprint of text, tokenizer and
 settings, or opens that folder when it is already there:
 
   manifest.json                        fingerprint, record, {file: SHA-256 and number of sequences}
   train-00000.npy, …                   token ids, int32 [sequences, T]
   train-documents-00000.npy, …         document number of every token, int32 [sequences, T]
   validation-….npy                     the same for validation
-  documents.jsonl                      line k: source, origin and side of document k
+  documents.jsonl                      line k: source, origin and side of document k (copies of a text have one number)
 
 The folder appears only when complete. Every file's hash is checked when it is opened.
 Cost: n → 10n tokens is 10 times the time and disk (8 bytes a token), at constant memory (one shard).
@@ -17,6 +17,8 @@ Cost: n → 10n tokens is 10 times the time and disk (8 bytes a token), at const
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,17 +30,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monosemy import progress
 from monosemy.config import TextConfig, fingerprint, positive
+from monosemy.data.build import Tokenizer, build_tokens, check_largest_id, shard_names
+from monosemy.data.chats import ChatTemplate
 from monosemy.data.corpora import open_sources
 from monosemy.data.documents import TextSource
-from monosemy.data.packing import Shortage, ShuffledDocuments, SourceQueue, mixed, pack, tokeniser
 from monosemy.errors import UserError
 from monosemy.fetch import exclusive
-from monosemy.files import atomic_folder, cache_folder, free_bytes, read_json, sha256, write_json
+from monosemy.files import atomic_folder, cache_folder, free_bytes, read_json, sha256, sync, write_json
 
 FORMAT = 1
-_SHARD_TOKENS = 1 << 24
+RULES = 2
+"""Raised with any change of how documents are read, cut or split that gives other tokens."""
 _BYTES_PER_TOKEN = 8
 
 Tokens = NDArray[np.int32]
@@ -146,11 +149,19 @@ class TokenSet:
 
 
 def prepare_tokens(
-    text: TextConfig, tokenizer: Any, tokenizer_fingerprint: str, *, folder: Path | None = None
+    text: TextConfig,
+    tokenizer: Any,
+    tokenizer_fingerprint: str,
+    *,
+    vocab_size: int | None = None,
+    began_with: str | None = None,
+    folder: Path | None = None,
 ) -> TokenSet:
     """The packed tokens of a text: opened when they are there, else built.
 
-    `tokenizer` is a transformers tokenizer; `tokenizer_fingerprint` identifies it (and may cover the model too).
+    `tokenizer` is a transformers tokenizer, or None for a text of token ids; `tokenizer_fingerprint` identifies it (and
+    may cover the model too). `vocab_size` is what token ids in the text are held against. `began_with` is the
+    fingerprint of the tokens that an older run stands on: they are opened as that run made them.
     `folder` holds one sub-folder per fingerprint, by default `cache_folder()/tokens`.
 
     Raises UserError for bad settings or text, a corpus smaller than asked, too little disk, corrupted shards.
@@ -158,27 +169,67 @@ def prepare_tokens(
     positive(n_tokens=text.n_tokens, n_validation_tokens=text.n_validation_tokens)
     if text.context_length < 2:
         raise UserError(f"context_length must be at least 2, got {text.context_length}")
-    sources = open_sources(text)
+    sources = open_sources(text, tokenizer)
+    frame = Tokenizer(tokenizer, *separator_and_bos(tokenizer), vocab_size)
     identity = {
         "format": FORMAT,
         "sources": {s.name: {"identity": s.identity, "share": s.share} for s in sources},
-        "tokenizer": [tokenizer_fingerprint, *separator_and_bos(tokenizer)],
+        "tokenizer": [tokenizer_fingerprint, frame.separator, frame.bos],
         "settings": [text.context_length, text.n_tokens, text.n_validation_tokens, text.seed],
     }
-    key = fingerprint(identity)
-    final = (folder or cache_folder() / "tokens") / key
-    if not final.exists():
-        with exclusive(final):
-            if not final.exists():
-                _check_disk(text, final)
-                with atomic_folder(final) as target:
-                    _build(text, tokenizer, sources, identity, key, target)
-    return TokenSet.open(final)
+    folder = folder or cache_folder() / "tokens"
+    identities = _identities(identity, tokenizer)
+    if (final := _built(folder, identities, began_with)) is None:
+        first = folder / fingerprint(identity)
+        with exclusive(first):
+            if (final := _built(folder, identities, began_with)) is None:
+                _check_disk(text, first)
+                final = _build(text, frame, sources, identities, folder)
+    tokens = TokenSet.open(final)
+    if (largest := tokens.record.get("largest_given_id")) is not None:
+        check_largest_id(largest, vocab_size, f"text {text.source!r}")
+    return tokens
 
 
-def shard_names(kind: str, n: int) -> list[str]:
-    """File names of the shards of `train`, `train-documents`, …"""
-    return [f"{kind}-{i:05d}.npy" for i in range(n)]
+def _identities(identity: dict[str, Any], tokenizer: Any) -> list[dict[str, Any]]:
+    """What the tokens of a text may be named by: as the package's first version made them; where a later rule changed
+    them; where they depend on the chat template too. Which it is shows when the text is read."""
+    later = {**identity, "rules": RULES}
+    template = ChatTemplate(tokenizer).fingerprint
+    return [identity, later] + ([{**later, "chat_template": template}] if template else [])
+
+
+def _built(folder: Path, identities: list[dict[str, Any]], began_with: str | None) -> Path | None:
+    """The folder that holds the tokens already.
+
+    Folders of the first version do not say whether the rules of today give the same tokens, and are only taken for a
+    run that began with them.
+    """
+    keys = [fingerprint(identity) for identity in identities]
+    for key in sorted(keys, key=lambda key: key != began_with):
+        if (manifest := folder / key / "manifest.json").exists():
+            content = read_json(manifest)
+            if key == began_with or not isinstance(content, dict) or content.get("rules") == RULES:
+                return folder / key
+    return None
+
+
+def _build(
+    text: TextConfig, tokenizer: Tokenizer, sources: list[TextSource], identities: list[dict[str, Any]], folder: Path
+) -> Path:
+    staging = folder / f".{fingerprint(identities[0])}.built"
+    with atomic_folder(staging) as target:
+        built = build_tokens(text, tokenizer, sources, target)
+        has_chats = any("chat" in source["reader"] for source in built["record"]["sources"].values())
+        identity = identities[2] if has_chats else identities[1] if built["later_rules"] else identities[0]
+        key = fingerprint(identity)
+        manifest = {"format": FORMAT, "rules": RULES, "fingerprint": key, "identity": identity, **built}
+        write_json(target / "manifest.json", manifest)
+    final = folder / key
+    shutil.rmtree(final, ignore_errors=True)  # the same tokens as the first version made them
+    os.replace(staging, final)
+    sync(folder)
+    return final
 
 
 def separator_and_bos(tokenizer: Any) -> tuple[int | None, int | None]:
@@ -187,133 +238,16 @@ def separator_and_bos(tokenizer: Any) -> tuple[int | None, int | None]:
     The separator is `<|endoftext|>` where the vocabulary has it, else EOS, else SEP, else BOS, else nothing: chat
     models declare the end of a turn as their EOS, but were pre-trained with `<|endoftext|>` between documents
     (SmolLM2-135M-Instruct on packed Wikipedia: 3.23 nats per token with it, 3.35 with its EOS).
-    BOS starts sequences when the tokenizer itself puts it before a text.
+    BOS starts sequences when the tokenizer itself puts it before a text. Without a tokenizer there is neither.
     """
+    if tokenizer is None:
+        return None, None
     pretraining = tokenizer.get_added_vocab().get("<|endoftext|>")
     candidates = (pretraining, tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id)
     separator = next((token for token in candidates if token is not None), None)
     bos = tokenizer.bos_token_id
     starts = bos is not None and tokenizer("a")["input_ids"][0] == bos
     return separator, bos if starts else None
-
-
-class _ShardWriter:
-    """Collects packed sequences and writes a shard each time one is full."""
-
-    def __init__(self, folder: Path, side: str, context_length: int, n_sequences: int) -> None:
-        self.folder, self.side, self.n_wanted = folder, side, n_sequences
-        self.per_shard = max(1, _SHARD_TOKENS // context_length)
-        self.held: list[tuple[Tokens, Tokens]] = []
-        self.written: list[int] = []
-
-    def add(self, tokens: Tokens, documents: Tokens) -> None:
-        room = self.n_wanted - sum(self.written) - sum(len(t) for t, _ in self.held)
-        self.held.append((tokens[:room], documents[:room]))
-        while sum(len(t) for t, _ in self.held) >= self.per_shard:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self.held:
-            return
-        tokens = np.concatenate([t for t, _ in self.held])
-        documents = np.concatenate([d for _, d in self.held])
-        n = min(len(tokens), self.per_shard)
-        for kind, rows in ((self.side, tokens), (f"{self.side}-documents", documents)):
-            np.save(self.folder / f"{kind}-{len(self.written):05d}.npy", rows[:n], allow_pickle=False)
-        self.written.append(n)
-        self.held = [(tokens[n:], documents[n:])] if n < len(tokens) else []
-
-
-def _build(
-    text: TextConfig, tokenizer: Any, sources: list[TextSource], identity: dict[str, Any], key: str, target: Path
-) -> None:
-    for source in sources:
-        source.prepare()
-    separator, bos = separator_and_bos(tokenizer)
-    tokenise = tokeniser(tokenizer)
-    queues = [SourceQueue(s, ShuffledDocuments(s.read(), f"{text.seed}/{s.name}"), tokenise) for s in sources]
-    manifest: dict[str, Any] = {"format": FORMAT, "fingerprint": key, "identity": identity, "shards": {}}
-    width = text.context_length - (bos is not None)
-    n_documents = 0
-    wanted = {"validation": text.n_validation_tokens, "train": text.n_tokens}
-    n_sequences = {side: -(-n // text.context_length) for side, n in wanted.items()}
-    left = {side: n * width for side, n in n_sequences.items()}
-    with (
-        (target / "documents.jsonl").open("w", encoding="utf-8") as listing,
-        progress.stage("tokenise", total=sum(left.values()), unit="tokens") as bar,
-    ):
-        for side in ("validation", "train"):
-            if side == "train":
-                for queue in queues:
-                    queue.begin_training()
-
-            def numbered(side: str = side) -> Iterator[tuple[int, Tokens]]:
-                nonlocal n_documents
-                n_separators = int(separator is not None)
-                for document, ids in mixed(queues, n_sequences[side] * width, n_separators, side == "validation"):
-                    entry = {"source": document.source, "origin": document.origin, "side": side, "n_tokens": len(ids)}
-                    listing.write(json.dumps(entry, ensure_ascii=False) + "\n")
-                    bar.advance(min(len(ids) + n_separators, left[side]))
-                    left[side] -= min(len(ids) + n_separators, left[side])
-                    yield n_documents, ids
-                    n_documents += 1
-
-            writer = _ShardWriter(target, side, text.context_length, n_sequences[side])
-            try:
-                for tokens, documents in pack(numbered(), text.context_length, separator, bos):
-                    writer.add(tokens, documents)
-            except Shortage as shortage:
-                raise _too_small(text, queues, shortage, side) from None
-            writer.flush()
-            manifest["shards"][side] = writer.written
-    manifest["record"] = _record(text, sources, queues, separator, bos)
-    manifest["context_length"] = text.context_length
-    manifest["files"] = {path.name: sha256(path) for path in sorted(target.iterdir())}
-    write_json(target / "manifest.json", manifest)
-
-
-def _too_small(text: TextConfig, queues: Sequence[SourceQueue], shortage: Shortage, side: str) -> UserError:
-    asked = f"{text.n_tokens:,} training and {text.n_validation_tokens:,} validation tokens were asked"
-    fix = "lower n_tokens or n_validation_tokens, or add text"
-    if side == "validation" and len(queues) == 1:
-        has = f"{shortage.n_tokens + queues[0].n_kept_tokens:,} tokens in all"
-    elif side == "validation":
-        has = f"{shortage.n_tokens:,} validation tokens"
-    else:
-        n_validation = sum(q.validation.n_tokens for q in queues)
-        has = f"{shortage.n_tokens:,} training tokens beside {n_validation:,} for validation"
-    first = "" if len(queues) == 1 else f" at its fixed shares ({shortage.queue.source.name!r} ends first)"
-    return UserError(f"text {text.source!r} holds only {has}{first}, but {asked}; {fix}")
-
-
-def _record(
-    text: TextConfig, sources: list[TextSource], queues: list[SourceQueue], separator: int | None, bos: int | None
-) -> dict[str, Any]:
-    def facts(queue: SourceQueue) -> dict[str, Any]:
-        source = queue.source
-        return {
-            "licence": source.licence,
-            "share": source.share,
-            **source.facts,
-            "train_documents": queue.train.n_documents,
-            "train_tokens": queue.train.n_tokens,
-            "validation_documents": queue.validation.n_documents,
-            "validation_tokens": queue.validation.n_tokens,
-            "empty_documents": queue.n_empty,
-            "split_unit": "section" if queue.shuffled.single_work else "document",
-        }
-
-    return {
-        "source": text.source,
-        "context_length": text.context_length,
-        "seed": text.seed,
-        "separator_token": separator,
-        "bos_token": bos,
-        "train_documents": sum(q.train.n_documents for q in queues),
-        "validation_documents": sum(q.validation.n_documents for q in queues),
-        "sources": {queue.source.name: facts(queue) for queue in queues},
-        "identity": {source.name: source.identity for source in sources},
-    }
 
 
 def _check_disk(text: TextConfig, final: Path) -> None:

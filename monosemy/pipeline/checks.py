@@ -25,6 +25,7 @@ def check_config(config: RunConfig) -> None:
             f"training.outlier_error must be above 1 (a multiple of the median error) or 0 to keep all rows, "
             f"got {training.outlier_error:g}"
         )
+    check_context(config)
     if text.seed < 0:
         raise UserError(f"text.seed must be 0 or more, got {text.seed}")
     named = {"architectures": config.architectures, "l0": config.l0, "seeds": config.seeds}
@@ -39,6 +40,18 @@ def check_config(config: RunConfig) -> None:
     _check_architectures(config)
     if config.jacobian.lambdas:
         _check_jacobian(config)
+
+
+def check_context(config: RunConfig, *, starts_with_bos: bool = False) -> None:
+    """Refuses sequences of which no position counts and predicts a token. Raises UserError."""
+    settings, length = config.activations, config.text.context_length
+    n_left_out = max(settings.drop_first_positions, int(starts_with_bos and settings.drop_special_tokens))
+    if length < n_left_out + 2:
+        reasons = "activations.drop_first_positions" + (", BOS" if starts_with_bos else "")
+        raise UserError(
+            f"text.context_length {length} leaves no position that counts and predicts a token, for the first "
+            f"{n_left_out} are left out ({reasons}); set --text.context-length to {n_left_out + 2} or more"
+        )
 
 
 def _check_jacobian(config: RunConfig) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from monosemy import progress
 from monosemy.config import RunConfig, fingerprint, to_json
 from monosemy.errors import UserError
-from monosemy.pipeline.checks import check_resources
+from monosemy.pipeline.checks import check_context, check_resources
 from monosemy.run import Run
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def prepare(run: Run) -> Prepared:
     Raises UserError where memory or disk cannot hold the run, and when the model or the text are no longer what this
     run began with.
     """
-    from monosemy.data.tokens import prepare_tokens
+    from monosemy.data.tokens import prepare_tokens, separator_and_bos
     from monosemy.models.sources import load_model
 
     config = run.config
@@ -99,8 +100,14 @@ def prepare(run: Run) -> Prepared:
             f"{model.name}; lower it"
         )
     sites = tuple(dict.fromkeys(model.resolve(site) for site in config.activations.sites))
-    tokens = prepare_tokens(config.text, model.tokenizer, model.tokenizer_fingerprint)
-    _refuse_change("the text", run.provenance.get("text", {}).get("fingerprint"), tokens.fingerprint, run)
+    check_context(config, starts_with_bos=separator_and_bos(model.tokenizer)[1] is not None)
+    began_with = run.provenance.get("text", {}).get("fingerprint")
+    tokens = prepare_tokens(
+        config.text, model.tokenizer, model.tokenizer_fingerprint, vocab_size=model.vocab_size, began_with=began_with
+    )
+    _refuse_change("the text", began_with, tokens.fingerprint, run)
+    for remark in tokens.record.get("remarks", []):
+        progress.say(f"text: {remark}")
     prepared, dropped = _activations(config, model, tokens, sites)
     source = prepared.fingerprint
     if not run.stage_done("activations", source):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tiny_text import write_jsonl, write_parquet
 
 from monosemy.config import TextConfig
+from monosemy.data.chats import ChatTemplate
 from monosemy.data.corpora import open_documents, open_sources, stream_documents
 from monosemy.data.documents import cut_sections
 from monosemy.data.embedded import PARTS, html_text
@@ -68,6 +69,13 @@ def test_long_text_files_are_cut_at_blank_lines_and_keep_their_origin(tmp_path: 
     assert "".join(d.text for d in documents) == "".join(paragraphs)
 
 
+@given(st.text(alphabet="ab é", max_size=300), st.integers(1, 40))
+def test_long_lines_are_cut_too(text: str, limit: int) -> None:
+    sections = list(cut_sections([text], limit))
+    assert "".join(sections) == text
+    assert all(len(s) <= 3 * limit for s in sections)
+
+
 def test_separator_lines_end_documents(tmp_path: Path) -> None:
     (tmp_path / "stories.txt").write_text("one\ntwo\n<|endoftext|>\nthree\n<|endoftext|>\n")
     documents = list(open_documents(TextConfig(source=str(tmp_path / "stories.txt"))))
@@ -89,7 +97,7 @@ def test_files_that_are_missing_empty_or_of_another_kind(tmp_path: Path) -> None
     assert f"did you mean {tmp_path}/corpus.txt" in failure(tmp_path / "corpu.txt")
     assert "is empty" in failure(tmp_path / "corpus.txt")
     assert "so is every text file in it" in failure(tmp_path)
-    assert ".txt, .jsonl, .parquet" in failure(tmp_path / "x.docx")
+    assert ".txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet (" in failure(tmp_path / "x.docx")
     assert "holds no .txt" in failure(tmp_path / "folder")
     assert "does not exist" in failure("./nowhere/else.jsonl")
 
@@ -157,13 +165,13 @@ def test_streamed_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)  # 5 s in some versions
     write_parquet(tmp_path / "train-00000.parquet", [f"text {i}" for i in range(5)])
     text = TextConfig(source="owner/name")
-    documents = list(stream_documents(str(tmp_path), text))
+    documents = list(stream_documents(str(tmp_path), text, ChatTemplate(None)))
     assert [d.text for d in documents] == [f"text {i}" for i in range(5)]
     assert len({d.origin for d in documents}) == 5
     with pytest.raises(UserError, match="no column 'body'; columns: id, text"):
-        list(stream_documents(str(tmp_path), TextConfig(column="body")))
+        list(stream_documents(str(tmp_path), TextConfig(column="body"), ChatTemplate(None)))
     with pytest.raises(UserError, match="test"):
-        list(stream_documents(str(tmp_path), TextConfig(split="test")))
+        list(stream_documents(str(tmp_path), TextConfig(split="test"), ChatTemplate(None)))
 
 
 def test_no_network_for_a_hub_dataset(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_text import byte_tokenizer
 
-from monosemy.data import packing
+from monosemy.data import packing, split
+from monosemy.data.copies import TextNumbers
 from monosemy.data.documents import Document, TextSource
-from monosemy.data.packing import Shortage, ShuffledDocuments, SourceQueue, mixed, pack, parallel_tokenizer, tokeniser
+from monosemy.data.packing import pack, parallel_tokenizer, tokeniser, without_frame
+from monosemy.data.split import Shortage, ShuffledDocuments, SourceQueue, mixed
 
 BYTES = tokeniser(byte_tokenizer())
 
@@ -50,12 +52,14 @@ def test_packing_in_blocks_is_packing_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert np.array_equal(np.concatenate([d for _, d in blocks]), numbers)
 
 
-def queue(name: str, sections: list[int], seed: int = 0, share: float = 1.0, size: int = 10) -> SourceQueue:
+def queue(
+    name: str, sections: list[int], seed: int = 0, share: float = 1.0, size: int = 10, by_section: bool = False
+) -> SourceQueue:
     """A source of works with `sections[k]` sections each; every text is unique and `size` bytes long."""
     works = [(f"{name}{k}", j) for k, n in enumerate(sections) for j in range(n)]
     documents = [Document(f"{work}.{j}".ljust(size, "_"), name, i, work) for i, (work, j) in enumerate(works)]
     source = TextSource(name, lambda: iter(documents), {}, share=share)
-    return SourceQueue(source, ShuffledDocuments(source.read(), f"{seed}/{name}"), BYTES)
+    return SourceQueue(source, ShuffledDocuments(source.read(), f"{seed}/{name}", by_section), BYTES)
 
 
 def drain(queues: list[SourceQueue], n: int, validation: bool) -> list[Document]:
@@ -75,6 +79,7 @@ def drain_all(q: SourceQueue, n: int, validation: bool) -> tuple[list[Document],
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=25), st.integers(1, 200), st.integers(0, 3))
 def test_works_never_cross_the_split(sections: list[int], n_validation: int, seed: int) -> None:
+    assume(not any(n > 1 and 2 * n > sum(sections) for n in sections))  # such a work is split by section, see below
     q = queue("w", sections, seed)
     validation, n_short = drain_all(q, n_validation, True)
     if n_short is not None:
@@ -104,12 +109,103 @@ def test_a_single_work_is_split_by_section() -> None:
     validation = drain([q], 50, True)
     q.begin_training()
     train = drain([q], 200, False)
-    assert q.shuffled.single_work == "w0"
+    assert q.shuffled.divided_work == "w0"
     assert not {d.index for d in validation} & {d.index for d in train}
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 60))
+def test_a_work_of_more_than_half_the_text_is_split_by_section(
+    others: list[int], extra: int, n_validation: int
+) -> None:
+    """No token of it is lost, and no section is on both sides; the other works stay whole."""
+    sections = [sum(others) + extra, *others]
+    assume(sections[0] > 1)
+    q = queue("w", sections)
+    validation, _ = drain_all(q, n_validation, True)
+    q.begin_training()
+    train, _ = drain_all(q, 10**9, False)
+    assert q.shuffled.divided_work == "w0"
+    assert not {d.origin for d in validation} & {d.origin for d in train}
+    used = [d.index for d in validation + train]
+    assert set(range(sections[0])) <= set(used)
+    assert len(set(used)) == len(used)
+
+
+def test_works_split_by_section_when_asked() -> None:
+    whole, divided = queue("w", [8, 8]), queue("w", [8, 8], by_section=True)
+    for q in (whole, divided):
+        drain([q], 60, True)
+        q.begin_training()
+    assert len(drain_all(whole, 10**9, False)[0]) == 8
+    assert len(drain_all(divided, 10**9, False)[0]) == 16 - divided.validation.n_documents
+
+
+def copied(texts: list[str]) -> SourceQueue:
+    documents = [Document(text, "s", i, str(i)) for i, text in enumerate(texts)]
+    source = TextSource("s", lambda: iter(documents), {})
+    return SourceQueue(source, ShuffledDocuments(source.read(), "k"), BYTES)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=40), st.integers(1, 20), st.integers(1, 9))
+def test_no_text_is_on_both_sides_however_often_it_stands_there(
+    texts: list[str], n_validation: int, window: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "WINDOW_DOCUMENTS", window)
+        q = copied(texts)
+        validation, _ = drain_all(q, n_validation, True)
+        q.begin_training()
+        train, _ = drain_all(q, 10**9, False)
+    assert not {d.text for d in validation} & {d.text for d in train}
+    assert len({d.text for d in validation}) == len(validation)  # each once
+    used = Counter(d.text for d in train)
+    assert used == Counter(t for t in texts if t not in {d.text for d in validation})  # training keeps its copies
+    assert q.n_copies == len(texts) - len(set(texts))
+    assert len(validation) + len(train) + q.n_left_out == len(texts)
+
+
+def test_validation_takes_texts_without_copies_while_they_last() -> None:
+    texts = ["x"] * 50 + [f"{i}" for i in range(10, 30)]
+    q = copied(texts)
+    assert "x" not in {d.text for d in drain([q], 30, True)}
+    q.begin_training()
+    assert sum(d.text == "x" for d in drain_all(q, 10**9, False)[0]) == 50
+    assert q.n_left_out == 0
+
+
+def test_copies_share_a_number() -> None:
+    """Against a dictionary; far more texts than the table first has places."""
+    numbers, expected = TextNumbers(), {}
+    drawn = np.random.default_rng(0).integers(0, 2**64, 5000, np.uint64)[
+        np.random.default_rng(1).integers(0, 5000, 20_000)
+    ]
+    for digest in map(int, drawn):
+        assert numbers.get(digest) == expected.get(digest)
+        assert numbers.add(digest) == expected.setdefault(digest, len(expected))
+    assert len(numbers) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("ids", "left"),
+    [
+        ([1, 5, 6, 2], [5, 6]),
+        ([0, 0, 1, 5, 2, 0, 0], [5]),
+        ([5, 1, 2, 6], [5, 1, 2, 6]),
+        ([1, 1, 5, 2, 2], [1, 5, 2]),
+        ([0, 0], []),
+        ([], []),
+        ([1], []),
+    ],
+)
+def test_special_tokens_that_documents_bring_themselves(ids: list[int], left: list[int]) -> None:
+    assert without_frame(np.array(ids, np.int32), 1, 2, 0).tolist() == left
+    assert without_frame(np.array(ids, np.int32), None, None, None).tolist() == ids
+
+
 def test_a_single_work_longer_than_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "WINDOW_DOCUMENTS", 7)
+    monkeypatch.setattr(split, "WINDOW_DOCUMENTS", 7)
     q = queue("w", [30])
     validation = drain([q], 100, True)
     q.begin_training()
@@ -119,7 +215,7 @@ def test_a_single_work_longer_than_a_window(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_works_across_windows_do_not_cross_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "WINDOW_DOCUMENTS", 3)
+    monkeypatch.setattr(split, "WINDOW_DOCUMENTS", 3)
     q = queue("w", [5, 4, 1, 7, 2, 6, 4])
     validation, _ = drain_all(q, 60, True)
     q.begin_training()
@@ -146,7 +242,7 @@ def test_order_is_the_same_on_every_machine() -> None:
 
 
 def test_windows_hold_every_document_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "WINDOW_DOCUMENTS", 7)
+    monkeypatch.setattr(split, "WINDOW_DOCUMENTS", 7)
     documents = [Document("x", "s", i, str(i)) for i in range(40)]
     order = [d.index for d in ShuffledDocuments(documents, "k")]
     assert sorted(order) == list(range(40))

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_text import byte_tokenizer, write_jsonl
+from tiny_text import byte_tokenizer, write_jsonl, write_parquet
 
 from monosemy.config import TextConfig
+from monosemy.data import build
 from monosemy.data import tokens as tokens_module
 from monosemy.data.tokens import TokenSet, prepare_tokens, separator_and_bos
 from monosemy.errors import UserError
+from monosemy.files import read_json, write_json
 
 TOKENIZER = byte_tokenizer()
 EOS = TOKENIZER.eos_token_id
@@ -71,7 +73,7 @@ def test_built_once_and_named_by_what_it_is(text: TextConfig, monkeypatch: pytes
         prepare_tokens(text, TOKENIZER, "other"),
     ]
     assert len({s.fingerprint for s in [first, longer, *other]}) == 5
-    monkeypatch.setattr(tokens_module, "_build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(tokens_module, "build_tokens", lambda *_: pytest.fail("built again"))
     assert prepare_tokens(text, TOKENIZER, "t").train.fingerprint == first.train.fingerprint
     with pytest.raises(pytest.fail.Exception):
         prepare_tokens(replace(text, seed=2), TOKENIZER, "t")
@@ -87,7 +89,7 @@ def test_same_seed_same_bytes(text: TextConfig, tmp_path: Path) -> None:
 
 def test_many_shards_read_as_one(text: TextConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare_tokens(text, TOKENIZER, "t")
-    monkeypatch.setattr(tokens_module, "_SHARD_TOKENS", 16 * 5)
+    monkeypatch.setattr(build, "_SHARD_TOKENS", 16 * 5)
     parts = prepare_tokens(text, TOKENIZER, "t", folder=tmp_path / "parts")
     assert parts.train.shard_sequences == (5,) * 7 + (3,)
     for start, stop in [(0, 38), (0, 0), (4, 6), (5, 10), (3, 17), (37, 38), (38, 38)]:
@@ -138,16 +140,99 @@ def test_corpus_smaller_than_asked(text: TextConfig) -> None:
     assert [p.name for p in tokens.folder.parent.iterdir() if not p.name.startswith(".")] == [tokens.folder.name]
 
 
-def test_two_books_too_small_for_validation(tmp_path: Path, text: TextConfig) -> None:
+def sides_of(tokens: TokenSet) -> dict[str, list[str]]:
+    listed = list(tokens.documents())
+    return {side: [d["origin"] for d in listed if d["side"] == side] for side in ("train", "validation")}
+
+
+def test_two_books(tmp_path: Path, text: TextConfig) -> None:
     (tmp_path / "books").mkdir()
-    for name in ("a", "b"):
-        (tmp_path / "books" / f"{name}.txt").write_text((("x" * 99 + "\n") * 100 + "\n") * 2)  # 20,002 characters
-    books = replace(text, source=str(tmp_path / "books"), n_validation_tokens=30_000)
-    with pytest.raises(UserError, match=r"holds only 40,00. tokens in all"):  # one book, of 20,003, must train
-        prepare_tokens(books, TOKENIZER, "t")
-    tokens = prepare_tokens(replace(books, n_validation_tokens=15_000), TOKENIZER, "t")
+    for name in ("ab", "cd"):  # two sections of 10,001 characters each
+        (tmp_path / "books" / f"{name}.txt").write_text("".join((letter * 99 + "\n") * 100 + "\n" for letter in name))
+    books = replace(text, source=str(tmp_path / "books"), n_validation_tokens=15_000)
+    tokens = prepare_tokens(books, TOKENIZER, "t")  # a whole book suffices
     assert tokens.record["sources"]["local"]["split_unit"] == "document"
-    assert {d["origin"] for d in tokens.documents() if d["side"] == "train"} < {"a.txt", "b.txt"}
+    assert set(sides_of(tokens)["train"]) < {"ab.txt", "cd.txt"}
+    tokens = prepare_tokens(replace(books, n_validation_tokens=25_000), TOKENIZER, "t")  # more than one, less than two
+    assert tokens.record["sources"]["local"]["split_unit"] == "section"
+    assert {len(sides_of(tokens)[side]) for side in ("train", "validation")} == {1, 3}
+    assert "split by section" in tokens.record["remarks"][0]
+    with pytest.raises(UserError, match=r"holds only 40,00. tokens in all"):
+        prepare_tokens(replace(books, n_validation_tokens=50_000), TOKENIZER, "t")
+
+
+def words(n: int, seed: int) -> str:
+    random = np.random.default_rng(seed)
+    return " ".join(f"w{number}" for number in random.integers(0, 10_000, n))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("sizes", [[20_000], [20_000, 10], [10, 20_000, 10], [9_000, 9_000], [20_000, *[20] * 1000]])
+def test_long_rows_are_cut_and_serve_both_sides(tmp_path: Path, text: TextConfig, sizes: list[int], kind: str) -> None:
+    texts = [words(n, seed) for seed, n in enumerate(sizes)]
+    path = (write_jsonl if kind == "jsonl" else write_parquet)(tmp_path / f"long.{kind}", texts)
+    asked = replace(text, source=str(path), n_tokens=30_000, n_validation_tokens=10_000)
+    tokens = prepare_tokens(asked, TOKENIZER, "t")
+    sides = sides_of(tokens)
+    assert not set(sides["train"]) & set(sides["validation"])
+    longest = max(d["n_tokens"] for d in tokens.documents())
+    assert longest <= 3 * 8192
+    whole = {
+        number: found
+        for shards in (tokens.train, tokens.validation)
+        for number, found in whole_documents(shards).items()
+    }
+    assert all(any(found in text for text in texts) for found in list(whole.values())[:50])
+    if len(sizes) > 5:
+        assert any("section" not in origin for origin in sides["validation"])  # not the long one alone
+
+
+def test_copies_are_one_document(tmp_path: Path, text: TextConfig) -> None:
+    texts = [f"text {i} " * 5 for i in range(60)]
+    repeated = texts[:20] * 10 + texts[20:]
+    path = write_jsonl(tmp_path / "copies.jsonl", repeated)
+    tokens = prepare_tokens(replace(text, source=str(path), n_tokens=5_000, n_validation_tokens=500), TOKENIZER, "t")
+    train, validation = (set(whole_documents(shards).values()) for shards in (tokens.train, tokens.validation))
+    assert train
+    assert validation
+    assert not train & validation
+    listed = list(tokens.documents())
+    documents = tokens.train.documents(0, tokens.train.n_sequences)
+    assert documents.max() < len(listed) < len(repeated)
+    assert len(set(documents.ravel().tolist())) <= 60  # of more than a hundred copies
+    facts = tokens.record["sources"]["local"]
+    assert facts["copies"] > 50
+    n_used = facts["train_documents"] + facts["validation_documents"] + facts["copies_left_out"]
+    assert f"{facts['copies']:,} of {n_used:,} documents are copies of another" in tokens.record["remarks"][0]
+
+
+def test_nothing_but_copies(tmp_path: Path, text: TextConfig) -> None:
+    path = write_jsonl(tmp_path / "copies.jsonl", ["the same text again"] * 200)
+    with pytest.raises(UserError, match="199 copies of validation's documents left out"):
+        prepare_tokens(replace(text, source=str(path)), TOKENIZER, "t")
+
+
+def test_tokens_of_the_first_version_serve_the_runs_that_began_with_them(text: TextConfig) -> None:
+    """Its manifests name no rules: a new run makes the tokens again, an older one keeps them."""
+    tokens = prepare_tokens(text, TOKENIZER, "t")
+    manifest = read_json(tokens.folder / "manifest.json")
+    manifest.pop("rules")
+    write_json(tokens.folder / "manifest.json", manifest)
+    before = (tokens.folder / "manifest.json").stat().st_mtime_ns
+    opened = prepare_tokens(text, TOKENIZER, "t", began_with=tokens.fingerprint)
+    assert opened.fingerprint == tokens.fingerprint
+    assert (tokens.folder / "manifest.json").stat().st_mtime_ns == before
+    again = prepare_tokens(text, TOKENIZER, "t")
+    assert read_json(tokens.folder / "manifest.json")["rules"] == tokens_module.RULES
+    assert (again.fingerprint, again.train.fingerprint) == (tokens.fingerprint, tokens.train.fingerprint)
+
+
+def test_rules_that_change_the_tokens_change_their_name(tmp_path: Path, text: TextConfig) -> None:
+    path = write_jsonl(tmp_path / "copies.jsonl", [f"text {i % 50} and more" for i in range(100)])
+    tokens = prepare_tokens(replace(text, source=str(path)), TOKENIZER, "t")
+    assert read_json(tokens.folder / "manifest.json")["identity"]["rules"] == tokens_module.RULES
+    plain = prepare_tokens(text, TOKENIZER, "t")
+    assert "rules" not in read_json(plain.folder / "manifest.json")["identity"]
 
 
 def test_one_book(tmp_path: Path, text: TextConfig) -> None:

@@ -1,0 +1,205 @@
+"""The rows of a text file, whatever its format.
+
+Place on the data's path: lines (`opened`) or a Parquet file -> **(origin, content)** -> documents (`local`).
+
+  .txt                plain text; a line holding only `<|endoftext|>` ends a document, as in published story corpora
+  .jsonl, .ndjson     an object a line
+  .json               a list of objects, an object of lists (one of each column), one object, or JSON lines
+  .csv, .tsv          fields quoted with ", column names in the first line; a .csv whose names are separated by ; is
+                      read so
+  .parquet            any layout of strings, bytes, lists and structs
+
+All are read as a stream but .json, which is read whole and may hold 1 GiB of text. A row is whole in memory always.
+The origin of a row is `file#number`: the line of a .jsonl or .csv file, counted from 1; the row of a .parquet or .json
+file, counted from 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from monosemy.data.columns import Content, content_of, missing_column
+from monosemy.data.documents import cut_sections
+from monosemy.data.opened import lines, shown
+from monosemy.errors import UserError
+
+SEPARATOR_LINE = "<|endoftext|>"
+_MOST_JSON_CHARS = 1 << 30
+
+
+def plain_sections(path: Path, name: str, limit: int) -> Iterator[tuple[str, str, bool]]:
+    """(origin, section, whether a line was cut) of a .txt file, cut from `limit` characters on."""
+    all_lines = lines(path)
+    ended = False
+    cut_line = False
+    part = 0
+
+    def until_separator() -> Iterator[str]:
+        nonlocal ended, cut_line
+        for line in all_lines:
+            if line.strip() == SEPARATOR_LINE:
+                return
+            cut_line |= len(line) > 2 * limit
+            yield line
+        ended = True
+
+    while not ended:
+        for section in cut_sections(until_separator(), limit):
+            yield (name if part == 0 else f"{name}#{part}"), section, cut_line
+        part += 1
+
+
+def json_lines(path: Path, name: str, column: str) -> Iterator[tuple[str, Content]]:
+    for number, line in enumerate(lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{shown(path)} line {number}"
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON ({error}); each line must be one JSON object") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{where} is not a JSON object but a {type(row).__name__}; write one per line")
+        yield f"{name}#{number}", content_of(row, column, where)
+
+
+def json_file(path: Path, name: str, column: str) -> Iterator[tuple[str, Content]]:
+    pieces: list[str] = []
+    n_chars = 0
+    for line in lines(path):
+        pieces.append(line)
+        n_chars += len(line)
+        if n_chars > _MOST_JSON_CHARS:
+            raise UserError(
+                f"{shown(path)} holds more than 1 GiB, and a .json file is read whole; "
+                "write it as JSON lines, e.g. `jq -c '.[]' file.json > file.jsonl`"
+            )
+    text = "".join(pieces)
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        if _holds_lines(pieces):
+            yield from json_lines(path, name, column)
+            return
+        raise UserError(f"{shown(path)} is not JSON ({error}); correct it, or name JSON lines .jsonl") from None
+    del pieces, text
+    for number, row in enumerate(_rows(value, column, path)):
+        where = f"{shown(path)} row {number}"
+        if not isinstance(row, dict):
+            raise UserError(f"{where} is not a JSON object but a {type(row).__name__}; a list must hold objects")
+        yield f"{name}#{number}", content_of(row, column, where)
+
+
+def _holds_lines(pieces: list[str]) -> bool:
+    """Whether the first line that is not blank is an object of its own."""
+    first = next((line for line in pieces if line.strip()), "")
+    try:
+        return isinstance(json.loads(first), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+def _rows(value: Any, column: str, path: Path) -> Iterator[Any]:
+    """The rows of a whole file's value: a list of them, a list for each column, or one row."""
+    if isinstance(value, list):
+        yield from value
+        return
+    if not isinstance(value, dict):
+        raise UserError(f"{shown(path)} holds {type(value).__name__}; give a list of objects or one object")
+    top = column if column in value else _first_step(column)
+    asked = value.get(top)
+    if isinstance(asked, list) and asked and all(isinstance(item, str | list | None) for item in asked):
+        for item in asked:
+            yield {top: item}
+    else:
+        yield value
+
+
+def _first_step(column: str) -> str:
+    """The name that the path of a nested column begins with."""
+    return column.split(".")[0].split("[")[0]
+
+
+def table(path: Path, name: str, column: str, delimiter: str) -> Iterator[tuple[str, Content]]:
+    """Rows of a .csv or .tsv file."""
+    csv.field_size_limit(sys.maxsize)
+    all_lines = lines(path)
+    first = next(all_lines, "")
+    if delimiter == "," and "," not in first and ";" in first:
+        delimiter = ";"
+
+    def given() -> Iterator[str]:
+        yield first
+        yield from all_lines
+
+    reader = csv.reader(given(), delimiter=delimiter, strict=True)
+    number = 1
+    try:
+        header = next(reader, [])
+        for fields in _numbered_from(reader):
+            number, values = fields
+            if values:
+                yield f"{name}#{number}", _field(header, values, column, f"{shown(path)} line {number}")
+    except csv.Error as error:
+        raise UserError(
+            f"{shown(path)} line {max(number, reader.line_num)} is not {path.suffix} ({error}); "
+            "fields that hold quotes or line ends must be quoted"
+        ) from None
+
+
+def _numbered_from(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """(line on which it begins, fields) of the remaining rows."""
+    begins = reader.line_num + 1
+    for fields in reader:
+        yield begins, fields
+        begins = reader.line_num + 1
+
+
+def _field(header: list[str], values: list[str], column: str, where: str) -> str:
+    if column not in header:
+        raise missing_column(column, header, where)
+    if len(values) != len(header):
+        raise UserError(
+            f"{where} has {len(values)} fields, and the first line names {len(header)}; "
+            "quote fields that hold the separator"
+        )
+    return values[header.index(column)]
+
+
+def parquet(path: Path, name: str, column: str) -> Iterator[tuple[str, Content]]:
+    try:
+        with path.open("rb") as opened_file:
+            file = pq.ParquetFile(opened_file)
+            names = file.schema_arrow.names
+            top = column if column in names else _first_step(column)
+            if top not in names:
+                raise missing_column(column, names, shown(path))
+            kind = file.schema_arrow.field(top).type
+            if pa.types.is_primitive(kind):
+                raise UserError(f"{shown(path)}: column {top!r} holds {kind}, not text; choose a column of text")
+            row = 0
+            for batch in file.iter_batches(batch_size=1024, columns=[top]):
+                for value in batch.column(0).to_pylist():
+                    yield f"{name}#{row}", content_of({top: value}, column, f"{shown(path)} row {row}")
+                    row += 1
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown(path)} column {column!r} is not UTF-8 ({error.reason}); rewrite it as text") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise UserError(f"cannot read {shown(path)}: {error.strerror}") from error
+        raise _unreadable(path, error) from None
+    except pa.ArrowException as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    first = str(error).splitlines()[0]
+    return UserError(f"{shown(path)} is not a readable Parquet file ({first}); restore or replace it")
