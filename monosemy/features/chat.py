@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from monosemy.config import fingerprint
 from monosemy.errors import UserError
+from monosemy.models import prompts
+from monosemy.models.prompts import Messages
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Messages = list[dict[str, str]]
-"""[{"role": "system" | "user" | "assistant", "content": …}, …]"""
 DIGITS = "0123456789"
+FOLDED = "{} takes no system message; ours stands at the start of the first user message"
+"""A chat model's note."""
 
 
 class ChatModel(Protocol):
@@ -32,6 +34,8 @@ class ChatModel(Protocol):
     """Which model, for the record: no keys, no paths."""
     identity: str
     """What tells this model from any other whose answers may differ: a hash, or an address with a name."""
+    note: str
+    """How it is asked otherwise than usual, for the reader; empty where it is not."""
 
     def fits(self, messages: Messages, n_reply_tokens: int) -> bool:
         """Whether prompt and reply fit into the model's context, as far as can be known beforehand."""
@@ -91,6 +95,8 @@ class LocalChat:
         self._tokenizer = self._model.tokenizer_for("writing explanations")
         self.name = self._model.name.rstrip("/").rsplit("/", 1)[-1]
         template = self._tokenizer.chat_template
+        self._folds_system = prompts.has_template(self._tokenizer) and self._lacks_system_role()
+        self.note = FOLDED.format(self.name) if self._folds_system else ""
         self.identity = fingerprint([self._model.fingerprint, self._model.tokenizer_fingerprint, template])
         texts = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
         bare = [text.strip().casefold() for text in texts]
@@ -117,6 +123,8 @@ class LocalChat:
         return str(self._tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True)).strip()
 
     def yes(self, messages: Messages) -> tuple[float | None, str]:
+        if not self.fits(messages, 1):
+            return None, ""
         probabilities = self._probabilities(self._prompt(messages), None)[-1]
         first = self._tokenizer.decode([int(probabilities.argmax())])
         return answer_probability([(text, float(probabilities[token])) for token, text in self._answers]), first
@@ -128,9 +136,9 @@ class LocalChat:
         """
         tokens, asked = self._prompt(messages), []
         for piece in pieces:
-            tokens += self._tokenizer.encode(f"{piece}\t", add_special_tokens=False)
+            tokens += prompts.plain_ids(self._tokenizer, f"{piece}\t")
             asked.append(len(tokens) - 1)
-            tokens += self._tokenizer.encode("unknown\n", add_special_tokens=False)
+            tokens += prompts.plain_ids(self._tokenizer, "unknown\n")
         if len(tokens) > self._model.max_positions:
             return None
         rows = self._probabilities(tokens, asked)
@@ -138,11 +146,27 @@ class LocalChat:
         return [digit for digit in read if digit is not None] if None not in read else None
 
     def _prompt(self, messages: Messages) -> list[int]:
-        if self._tokenizer.chat_template:
-            given = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            return list(self._tokenizer.encode(given, add_special_tokens=False))
-        lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
-        return list(self._tokenizer.encode("\n\n".join([*lines, "Assistant:"])))
+        if prompts.has_template(self._tokenizer):
+            given = prompts.fold_system(messages) if self._folds_system else messages
+            ids = prompts.chat_ids(self._tokenizer, self._chat_text(given))
+        else:
+            lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
+            ids = prompts.text_ids(self._tokenizer, "\n\n".join([*lines, "Assistant:"]))
+        prompts.check_vocabulary(ids, self._tokenizer, self._model.vocab_size, self.name)
+        return ids
+
+    def _chat_text(self, messages: Messages) -> str:
+        return prompts.chat_text(self._tokenizer, messages, self.name, "choose another --chat")
+
+    def _lacks_system_role(self) -> bool:
+        """Whether system messages have to be folded. Raises UserError when the template fails on our kind of chat."""
+        probe = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
+        try:
+            self._chat_text(probe)
+        except prompts.NoSystemRole:
+            self._chat_text(prompts.fold_system(probe))
+            return True
+        return False
 
     def _probabilities(self, tokens: list[int], positions: list[int] | None) -> Tensor:
         """Next-token probabilities [n, V] at positions, by default at the last one alone."""

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from monosemy.errors import UserError
-from monosemy.features.chat import Messages, answer_probability, expected_digit
+from monosemy.features.chat import FOLDED, answer_probability, expected_digit
+from monosemy.models.prompts import Messages, fold_system
 
 _TIMEOUT_SECONDS = 120.0
 _WAITS = (1.0, 4.0, 15.0)
@@ -37,6 +38,7 @@ class ServerChat:
         self._url = _base(url)
         self._key = _key_for(self._url)
         self._alternatives = list(_ALTERNATIVES)
+        self.note = ""
         self._opener = urllib.request.build_opener(_NoRedirect)
         self.name = self._choose(model)
         self.identity = f"{self._url} {self.name}"
@@ -81,8 +83,16 @@ class ServerChat:
         raise AssertionError("unreachable")
 
     def _ask(self, messages: Messages, n_tokens: int, **extra: Any) -> Any:
-        body = {"model": self.name, "messages": messages, "max_tokens": n_tokens, "temperature": 0, **extra}
-        found = self._request("/chat/completions", body)
+        body = {"model": self.name, "max_tokens": n_tokens, "temperature": 0, **extra}
+        try:
+            found = self._request("/chat/completions", body | {"messages": self._given(messages)})
+        except _Refused as refused:
+            told = any(message["role"] == "system" for message in messages)
+            if self.note or not told or "system" not in refused.reason.lower():
+                raise
+            # as servers of Gemma's and old Mistral's templates answer
+            found = self._request("/chat/completions", body | {"messages": fold_system(messages)})
+            self.note = FOLDED.format(self.name)
         try:
             choice = found["choices"][0]
             if not isinstance(choice["message"], dict):
@@ -92,6 +102,9 @@ class ServerChat:
                 f"{self._url} answered without a reply; is it a server of OpenAI's chat interface?"
             ) from None
         return choice
+
+    def _given(self, messages: Messages) -> Messages:
+        return fold_system(messages) if self.note else messages
 
     def _choose(self, model: str | None) -> str:
         if model:
@@ -135,7 +148,7 @@ class _Refused(UserError):
     """The server answered with an error."""
 
     def __init__(self, url: str, status: int, reason: str) -> None:
-        self.status = status
+        self.status, self.reason = status, reason
         fixes = {401: "set OPENAI_API_KEY", 403: "set OPENAI_API_KEY", 404: "check --chat and --model"}
         super().__init__(f"chat server {url} refuses (HTTP {status}: {reason}); {fixes.get(status, 'see its log')}")
 

@@ -36,7 +36,11 @@ def run_explain(words: list[str]) -> None:
     latents = parse_latents(given.latents, database) if given.latents else choose_latents(database, given.n or 50)
     chat = open_chat(given.chat, given.model)
     print(f"{len(latents)} latents of {database.info['site']}/{database.info['name']}, explained by {chat.name}")
+    noted = ""
     for found in explain_latents(database, latents, chat):
+        if chat.note != noted:  # a server's is known once it was asked
+            noted = chat.note
+            print(f"note: {noted}")
         print(f"\n{found.latent:>6}  {found.text or 'not explained'}", flush=True)
         for line in score_lines(found.record):
             print(f"        {line}", flush=True)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from monosemy.features.chat import Messages
+from monosemy.models.prompts import Messages
 
 N_EXPLAIN_TOKENS = 60
 _MAX_CHARACTERS = 200

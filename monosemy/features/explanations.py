@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from monosemy.errors import UserError
 from monosemy.features import explain_prompts as prompts
 from monosemy.features.chat import ChatModel
 from monosemy.features.database import Example, FeatureDatabase
@@ -56,9 +57,14 @@ def explain_latents(
 ) -> Iterator[Explained]:
     """Explains and scores latents one by one; each is written to the database before it is handed out.
 
-    Raises UserError for a latent out of range, a server that fails, a folder that cannot be written, or features that
-    are being built or explained already; what was asked by then is kept, and the same call goes on from there.
+    Raises UserError for a latent out of range, a chat model too short for any question, a server that fails, a folder
+    that cannot be written, or features that are being built or explained already; what was asked by then is kept, and
+    the same call goes on from there.
     """
+    if not chat.fits(prompts.explain_messages([], 0.0, []), prompts.N_EXPLAIN_TOKENS):
+        raise UserError(
+            f"the positions of {chat.name} do not hold even the question; choose a --chat model that reads longer texts"
+        )
     with writing(database.folder):
         database = FeatureDatabase.open(database.folder)  # a build may have ended since it was opened
         journal = Journal(database.folder / NAME)
@@ -91,6 +97,8 @@ def explain_latent(
             break
         written_from = written_from[:-1]  # dealt over the quantiles in turn: the rest still covers them
     record["n_passages"] = len(written_from)
+    if not chat.fits(messages, prompts.N_EXPLAIN_TOKENS):
+        return Explained(latent, "", record | {"skipped": {"explanation": "its contexts are too long for the model"}})
     reply = ask("explanation", messages, lambda: chat.reply(messages, prompts.N_EXPLAIN_TOKENS))
     text = prompts.read_explanation(reply)
     if not text:

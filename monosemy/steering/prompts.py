@@ -1,7 +1,7 @@
 """From what the user typed to the tokens the model is given, and back to text as it grows.
 
 Place on the path: request → [token ids] → generate. A model with a chat template gets the prompt as the user's turn,
-ready for the assistant's answer; any other gets the text as its tokenizer makes it.
+ready for the assistant's answer; any other gets the text as its tokenizer begins it (models/prompts.py).
 """
 
 from __future__ import annotations
@@ -10,29 +10,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from monosemy.errors import UserError
+from monosemy.models import prompts
 from monosemy.models.adapter import LanguageModel
 
 
 def prompt_text(model: LanguageModel, prompt: str, *, chat: bool | None = None, system: str = "") -> str:
-    """The text given to the model. Raises UserError when a chat is asked of a model without a chat template."""
+    """The text given to the model. Raises UserError when a chat is asked of a model without a chat template, or its
+    template fails or takes no system message."""
     tokenizer = model.tokenizer_for("a prompt")
-    template = getattr(tokenizer, "chat_template", None)
-    if chat and not template:
+    if chat and not prompts.has_template(tokenizer):
         raise UserError(f"{model.name} has no chat template; leave the chat option off to continue the text itself")
-    if chat is False or not template:
+    if chat is False or not prompts.has_template(tokenizer):
         if system:
             raise UserError("a system message needs a chat; turn the chat option on or leave the message out")
         return prompt
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return prompts.chat_text(
+        tokenizer, messages, model.name, "continue the text itself (--plain; in the browser, without the chat option)"
+    )
 
 
 def prompt_ids(model: LanguageModel, prompt: str, *, chat: bool | None = None, system: str = "") -> list[int]:
-    """Token ids of `prompt_text`; a template writes its special tokens itself."""
+    """Token ids of `prompt_text`, ready to be continued. Raises UserError for a token without an embedding."""
     text = prompt_text(model, prompt, chat=chat, system=system)
-    as_chat = chat is not False and bool(getattr(model.tokenizer, "chat_template", None))
-    return list(model.tokenizer(text, add_special_tokens=not as_chat)["input_ids"])
+    as_chat = chat is not False and prompts.has_template(model.tokenizer)
+    ids = prompts.chat_ids(model.tokenizer, text) if as_chat else prompts.text_ids(model.tokenizer, text)
+    prompts.check_vocabulary(ids, model.tokenizer, model.vocab_size, model.name)
+    return ids
 
 
 def with_instruction(prompt: str, instruction: str) -> str:

@@ -162,6 +162,8 @@ def server(**settings: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             seen.append({"body": body, "authorization": self.headers.get("Authorization")})
             if status := settings.get("status"):
                 self._send(status, {"error": {"message": "not with me"}})
+            elif settings.get("no_system") and body["messages"][0]["role"] == "system":
+                self._send(400, {"error": {"message": "System role not supported"}})
             elif body.get("top_logprobs", 0) > settings.get("most_alternatives", 20):
                 self._send(400, {"error": {"message": "too many logprobs"}})
             else:
@@ -242,6 +244,18 @@ def test_a_server_without_log_probabilities_is_read_by_its_words(database: Featu
     assert any("read from words" in line for line in score_lines(found.record))
 
 
+def test_a_server_whose_template_takes_no_system_message_is_asked_without(
+    run: Path, database: FeatureDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server(no_system=True) as (url, seen):
+        run_explain([str(run), "--chat", url, "--latents", "0"])
+    assert sum(request["body"]["messages"][0]["role"] == "system" for request in seen) == 1  # refused once
+    assert seen[1]["body"]["messages"][0]["content"].startswith("You study a unit inside a language model.")
+    shown = capsys.readouterr().out
+    assert "note: word-chat takes no system message; ours stands at the start of the first user message" in shown
+    assert "July" in shown
+
+
 def test_servers_that_fail_are_explained_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with server() as (url, _):
         pass
@@ -303,6 +317,33 @@ def test_a_local_models_answers_are_its_own_probabilities(folder: Path) -> None:
     assert chat.reply(messages, 6) == chat.reply(messages, 6)
     assert not chat.fits([{"role": "user", "content": "x" * 390}], 20)
     assert chat.digits([{"role": "user", "content": "x" * 390}], ["a"]) is None
+
+
+def with_template(folder: Path, target: Path, template: str) -> str:
+    shutil.copytree(folder, target)
+    (target / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return str(target)
+
+
+def test_a_template_without_a_system_role_gets_ours_in_the_first_user_message(folder: Path, tmp_path: Path) -> None:
+    turns = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}"
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + turns
+    told = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it?"}]
+    folded = [{"role": "user", "content": "Be brief.\n\nIs it?"}]
+    chat = open_chat(with_template(folder, tmp_path / "refuses", refuses))
+    assert chat.note == "refuses takes no system message; ours stands at the start of the first user message"
+    assert chat.yes(told) == open_chat(with_template(folder, tmp_path / "takes", turns)).yes(folded)
+    with pytest.raises(UserError, match=r"the chat template of broken fails \(TemplateSyntaxError.*another --chat"):
+        open_chat(with_template(folder, tmp_path / "broken", "{% for m in messages %}"))
+
+
+def test_a_chat_model_too_short_for_any_question_is_refused_before_one_is_asked(
+    folder: Path, database: FeatureDatabase
+) -> None:
+    chat = open_chat(str(folder))  # 400 positions, one a byte
+    with pytest.raises(UserError, match=r"the positions of .* do not hold even the question; choose a --chat model"):
+        next(explain_latents(database, [0], chat))
+    assert chat.yes([{"role": "user", "content": "x" * 390}]) == (None, "")
 
 
 def test_two_models_of_one_name_share_no_answers(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from monosemy.features.chat import Messages
+from monosemy.models.prompts import Messages
 
 
 class WordChat:
@@ -14,6 +14,7 @@ class WordChat:
 
     def __init__(self, name: str = "word-chat", limit: int | None = None) -> None:
         self.name = self.identity = name
+        self.note = ""
         self.limit = limit
         """Questions it answers before it is interrupted."""
         self.n_questions = 0
