@@ -42,7 +42,47 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("Gemma3TextConfig", {**_GEMMA, "layer_types": _ALTERNATING}),
     "opt": ("OPTConfig", {**_SIZES, "ffn_dim": 48, "word_embed_proj_dim": D_MODEL}),
     "phi": ("PhiConfig", _SIZES),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        {
+            "hidden_size": D_MODEL,
+            "num_layers": N_LAYERS,
+            "num_heads": N_HEADS,
+            "vocab_size": VOCABULARY,
+            "attention_types": [[["global", "local"], N_LAYERS // 2]],
+            "window_size": 5,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "granite": ("GraniteConfig", {**_GROUPED, "residual_multiplier": 0.22, "embedding_multiplier": 12.0}),
 }
+
+
+HYBRID: dict[str, Any] = {
+    **_GROUPED,
+    "head_dim": 16,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "mamba_d_state": 4,
+    "mamba_dt_rank": 4,
+}
+"""Sizes of models whose layers differ: linear attention or state spaces beside attention."""
+GEMMA4: dict[str, Any] = {
+    **_GROUPED,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "sliding_window": 5,
+    "layer_types": _ALTERNATING,
+    "hidden_size_per_layer_input": 8,
+    "num_kv_shared_layers": 0,
+}
+"""Sizes of a model with heads of two widths, and with a second contribution to each layer besides the MLP's."""
 
 
 def byte_tokenizer() -> Any:
@@ -58,12 +98,17 @@ def byte_tokenizer() -> Any:
 
 
 def random_module(family: str, **changes: Any) -> torch.nn.Module:
-    """A tiny transformers model with every parameter random, norms and biases included."""
+    """A tiny transformers model of a family."""
+    config_class, values = FAMILIES[family]
+    return build_module(config_class, {**values, **changes})
+
+
+def build_module(config_class: str, values: dict[str, Any]) -> torch.nn.Module:
+    """A model of transformers' configuration of that name, with every parameter random, norms and biases included."""
     import transformers
 
-    config_class, values = FAMILIES[family]
-    config = getattr(transformers, config_class)(**{**values, **changes})
-    attention = "eager" if family == "gemma2" else None
+    config = getattr(transformers, config_class)(**values)
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) is not None else None
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         module = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()

@@ -83,6 +83,8 @@ class Circuit:
     """The methods asked for in comparison, the main one not among them."""
     known: tuple[PublishedCircuit, ...]
     """What papers report for this task in this model."""
+    left_out: str = ""
+    """Which layers are left out, and why; empty where none is."""
 
     @property
     def shown_edges(self) -> EdgeScores | None:
@@ -122,6 +124,7 @@ class Circuit:
             "edges": _edges(self.edges),
             "n_edge_prompts": self.n_edge_prompts,
             "no_edges": self.no_edges or None,
+            "left_out": self.left_out or None,
             "edges_by_codes": _edges(self.code_edges),
         }
 
@@ -212,7 +215,7 @@ def find_circuit(
         alone, measured, few.n_examples if measured else 0, why,
         _code_edges(bench, method, found, measured) if edges else None,
         [METHODS[name](bench) for name in others],
-        _known(heads, task, data),
+        _known(heads, task, data), heads.left_out,
     )  # fmt: skip
 
 

@@ -12,6 +12,11 @@ Grouped-query attention: heads are *query* heads; the keys and values they share
 Post-norms (Gemma 2 and 3): outputs are those before the norm behind the attention; a replacement passes through that
 norm as the pass runs, so causal effects are exact, but outputs don't add up to the residual stream's change.
 
+Heads of two widths (Gemma 4) are padded with zeros to the wider one, and W_O with rows of zeros: values that nothing
+reads. Layers without attention heads, or with another number of them (state-space and linear-attention layers of hybrid
+models), are left out: their places are counted, so that layers keep their numbers, but hold zeros, write nothing and
+are never edited. `left_out` names them.
+
 Source: the sites of `models/adapter.py`. Limits: decoders whose output projection is one matrix of n_heads blocks.
 """
 
@@ -26,6 +31,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from monosemy.circuits.attention_only import AttentionOnly
 from monosemy.circuits.task import HeadEdit
@@ -62,6 +68,8 @@ class Heads(Protocol):
     d_model: int
     starts_late: bool
     """Whether a pass can start behind the layers that an edit does not reach."""
+    left_out: str
+    """Which layers are left out, and why; empty where none is."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -122,6 +130,7 @@ class AttentionOnlyHeads:
         self.name = model.name
         self.n_layers, self.n_heads, self.d_model = model.n_layers, model.n_heads, model.d_model
         self.starts_late = False
+        self.left_out = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -174,26 +183,34 @@ class AttentionOnlyHeads:
 
 
 class LanguageModelHeads:
-    """`Heads` of a real model of any supported family. Raises UserError for a model without attention heads."""
+    """`Heads` of a real model of any supported family. Raises UserError when no layer has heads."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.name = model.name
         self.n_layers, self.n_heads, self.d_model = model.n_layers, model.n_heads, model.d_model
         self.starts_late = model.can_start_late
-        known = set(model.site_names())
-        if missing := [layer for layer in range(self.n_layers) if _site(layer) not in known]:
+        weights: dict[int, Tensor] = {}
+        reasons: dict[int, UserError] = {}
+        for layer in range(self.n_layers):
             try:
-                model.resolve(_site(missing[0]))
+                weights[layer] = model.output_weights(layer).float()
             except UserError as error:
-                raise UserError(
-                    f"{model.name} has no attention heads to look at in {len(missing)} of its {self.n_layers} layers "
-                    f"({error}); circuits of heads need a transformer with attention in every layer"
-                ) from error
-        self._W_O = [model.output_weights(layer).float() for layer in range(self.n_layers)]
-        if len(widths := {weight.shape[1] for weight in self._W_O}) > 1:
-            raise UserError(f"the heads of {model.name} differ in width between layers ({sorted(widths)})")
-        self.d_value = self._W_O[0].shape[1]
+                reasons[layer] = error
+        if not weights:
+            raise UserError(f"{model.name} has no attention heads to look at in any layer: {reasons[0]}")
+        self.left_out = _left_out(model, reasons)
+        self._widths = {layer: weight.shape[1] for layer, weight in weights.items()}
+        self.d_value = max(self._widths.values())
+        nothing = next(iter(weights.values())).new_zeros(self.n_heads, self.d_value, self.d_model)
+        self._W_O = [nothing] * self.n_layers
+        for layer, weight in weights.items():
+            self._W_O[layer] = pad(weight, (0, 0, 0, self.d_value - weight.shape[1]))
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers whose heads are looked at."""
+        return list(self._widths)
 
     @property
     def fingerprint(self) -> str:
@@ -211,7 +228,7 @@ class LanguageModelHeads:
 
     def run(self, tokens: Tensor, *, residual: bool = False) -> Pass:
         kept: dict[str, Tensor] = {}
-        sites = [_site(layer) for layer in range(self.n_layers)]
+        sites = [_site(layer) for layer in self.layers]
         stream_sites = [_residual_site(layer) for layer in range(self.n_layers)]
         stream_sites.append(f"layers.{self.n_layers - 1}.resid_post")
         if residual and self.model.can_start_late:
@@ -226,7 +243,9 @@ class LanguageModelHeads:
 
         tokens = tokens.to(self.device)
         logits = self.model.logits(tokens, {site: keeper(site) for site in sites}, last_only=True)[:, -1].float()
-        values = torch.cat([self._split(kept[_site(layer)]) for layer in range(self.n_layers)], dim=2)
+        by_layer = {layer: self.split(layer, kept[_site(layer)]) for layer in self.layers}
+        nothing = torch.zeros_like(next(iter(by_layer.values())))
+        values = torch.cat([by_layer.get(layer, nothing) for layer in range(self.n_layers)], dim=2)
         stream = None
         if residual and self.model.can_start_late:
             stream = tuple(kept[site] for site in stream_sites)
@@ -242,10 +261,10 @@ class LanguageModelHeads:
         inputs: Tensor | None = None,
         gradients: bool = False,
     ) -> Tensor:
-        asked = range(self.n_layers) if layers is None else sorted(layers)
+        asked = [layer for layer in self.layers if layers is None or layer in layers]
 
         def editor(layer: int, edit: HeadEdit) -> Callable[[Tensor], Tensor]:
-            return lambda value: edit(layer, self._split(value)).flatten(2)
+            return lambda value: self.join(layer, edit(layer, self.split(layer, value)))
 
         edits = {_site(layer): editor(layer, edit) for layer in asked} if edit is not None else {}
         if inputs is not None:
@@ -281,10 +300,13 @@ class LanguageModelHeads:
     ) -> Tensor:
         """Values [B, T, H, d_value] of a layer that reads the clean residual stream plus `pushed`; with `gradients`
         (which takes a pass to the end) differentiable in it."""
+        if layer not in self._widths:
+            block = slice(layer * self.n_heads, (layer + 1) * self.n_heads)
+            return clean.values[:, :, block] + 0 * pushed[..., :1, None].to(clean.values)
         site = _site(layer)
         start = Start(clean.tokens, layer, self._stream(clean, layer) + pushed)
         if not gradients:
-            return self._split(self.model.activations(clean.tokens, [site], start)[site])
+            return self.split(layer, self.model.activations(clean.tokens, [site], start)[site])
         found: list[Tensor] = []
 
         def keep(value: Tensor) -> Tensor:
@@ -292,7 +314,7 @@ class LanguageModelHeads:
             return value
 
         self.model.logits(clean.tokens, {site: keep}, start, last_only=True, gradients=True)
-        return self._split(found[0])
+        return self.split(layer, found[0])
 
     def logits_from(
         self, clean: Pass, pushed: Float[Tensor, "B T d_model"], *, gradients: bool = False
@@ -308,9 +330,25 @@ class LanguageModelHeads:
             )
         return clean.residual[layer]
 
-    def _split(self, value: Tensor) -> Tensor:
-        """[B, T, H · d_value] as [B, T, H, d_value]."""
-        return value.unflatten(-1, (self.n_heads, self.d_value))
+    def split(self, layer: int, value: Tensor) -> Tensor:
+        """A layer's `attn_heads` [B, T, H · width] as [B, T, H, d_value], zeros behind its width."""
+        width = self._widths[layer]
+        heads = value.unflatten(-1, (self.n_heads, width))
+        return heads if width == self.d_value else pad(heads, (0, self.d_value - width))
+
+    def join(self, layer: int, values: Tensor) -> Tensor:
+        """The reverse of `split`."""
+        return values[..., : self._widths[layer]].flatten(2)
+
+
+def _left_out(model: LanguageModel, reasons: dict[int, UserError]) -> str:
+    if not reasons:
+        return ""
+    layers, few = ", ".join(map(str, list(reasons)[:8])), len(reasons) <= 8
+    return (
+        f"layers {layers}{'' if few else f' and {len(reasons) - 8} more'} of {model.name} have no {model.n_heads} "
+        f"attention heads and are left out (layer {min(reasons)}: {reasons[min(reasons)]})"
+    )
 
 
 def as_heads(model: AttentionOnly | LanguageModel | Heads) -> Heads:

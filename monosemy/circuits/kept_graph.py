@@ -79,10 +79,11 @@ class _MaskedPass:
     def logits(self) -> Tensor:
         heads, tokens = self.graph.heads, self.batch.clean.tokens
         senders = {sender // self.n_heads for sender, _ in self.graph.places}
+        with_heads = (senders | set(self.receivers)) & set(heads.layers)
         edits: dict[str, Callable[[Tensor], Tensor]] = {}
-        for layer in sorted(senders | set(self.receivers)):
+        for layer in sorted(with_heads):
             edits[f"layers.{layer}.attn_heads"] = partial(self._values, layer)
-        for layer in self.receivers:
+        for layer in with_heads & set(self.receivers):
             edits[f"layers.{layer}.resid_pre"] = partial(self._read, layer)
         if self.graph.cut(None, self.mask):
             edits[f"layers.{heads.n_layers - 1}.resid_post"] = self._final
@@ -94,7 +95,7 @@ class _MaskedPass:
 
     def _values(self, layer: int, value: Tensor) -> Tensor:
         """Takes the receivers' values from their copies; notes what this layer's senders write."""
-        split = value.unflatten(-1, (self.n_heads, -1))
+        split = self.graph.heads.split(layer, value)
         columns = list(split[: self.n].unbind(2))
         for place, receiver in enumerate(self.receivers.get(layer, []), 1):
             head = receiver % self.n_heads
@@ -102,7 +103,7 @@ class _MaskedPass:
         for sender in {s for s, _ in self.graph.places if s // self.n_heads == layer}:
             gone = self.replacement[:, :, sender] - columns[sender % self.n_heads]
             self.lost[sender] = self.graph.heads.added(sender, gone)
-        return torch.cat([torch.stack(columns, 2), split[self.n :]]).flatten(2)
+        return self.graph.heads.join(layer, torch.cat([torch.stack(columns, 2), split[self.n :]]))
 
     def _read(self, layer: int, value: Tensor) -> Tensor:
         main = value[: self.n]

@@ -87,6 +87,10 @@ def stream_documents(dataset: str, text: TextConfig, chat: ChatTemplate, **argum
 
     where, limit = f"dataset {dataset} ({text.split})", section_chars(text.context_length)
     try:
+        if (
+            int(datasets.__version__.split(".")[0]) < 4
+        ):  # later releases run no code of a dataset, and know no such word
+            arguments["trust_remote_code"] = False
         rows = datasets.load_dataset(dataset, text.subset, split=text.split, streaming=True, **arguments)
         rows = rows.shuffle(seed=text.seed, buffer_size=1)  # shards only; documents are shuffled when packing
         index = 0

@@ -46,7 +46,9 @@ class SentenceModel:
             ) from None
         folder = Path(source).expanduser()
         try:
-            self._model = library.SentenceTransformer(str(folder) if folder.exists() else source)
+            self._model = library.SentenceTransformer(
+                str(folder) if folder.exists() else source, trust_remote_code=False
+            )
         except Exception as error:  # the library, transformers and the hub raise what they like
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(

@@ -99,8 +99,9 @@ class LanguageModel:
         self._refused: dict[str, str] = {}
         self._find_sites()
         counts = [count for count in map(self.heads_in, range(self.n_layers)) if count]
-        self.n_heads: int = max(set(counts), key=counts.count) if counts else self._engine.n_heads
-        """Attention heads of a layer, in most of the layers that have any (see `heads_in`)."""
+        configured = self._engine.n_heads
+        self.n_heads: int = configured if configured in counts or not counts else max(set(counts), key=counts.count)
+        """Attention heads of a layer: as configured where a layer has that many, else as most layers have."""
 
     @property
     def device(self) -> torch.device:

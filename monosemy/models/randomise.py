@@ -48,7 +48,7 @@ def _reinitialise(module: Any, seed: int) -> None:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = AutoModelForCausalLM.from_config(module.config)
+        fresh = AutoModelForCausalLM.from_config(module.config, trust_remote_code=False)
     for (name, parameter), (other, drawn) in zip(module.named_parameters(), fresh.named_parameters(), strict=True):
         assert name == other
         parameter.copy_(drawn)

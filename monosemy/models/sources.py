@@ -77,8 +77,7 @@ def load_model(
         module, tokenizer = _load(str(Path(source).expanduser()), dtype, where)
         identity = folder_identity(Path(source).expanduser())
     else:
-        with _quiet_transformers():
-            module, tokenizer = _load(str(embedded.embedded_folder()), dtype, where)
+        module, tokenizer = _load(str(embedded.embedded_folder()), dtype, where)
         identity = {"package": embedded.PACKAGE.sha256, "conversion": str(embedded.CONVERSION)}
     revised = identity.get("commit")
     if randomise != "none":
@@ -103,6 +102,8 @@ def source_kind(source: str) -> str:
             raise UserError(f"GGUF file {source!r} does not exist; give the path of a .gguf file, or {LOCAL_CHOICES}")
         return "gguf"
     if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise UserError(_adapter_folder(path))
         if not (path / "config.json").is_file():
             raise UserError(f"folder {source!r} holds no config.json, so it is no model in transformers' format")
         return "folder"
@@ -130,9 +131,10 @@ def choose_device(device: str) -> torch.device:
 
 
 def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[ModelSize, int]:
-    """(sizes of a model, width of its concatenated head outputs), without loading the weights.
+    """(sizes of a model, width of its concatenated head outputs: the largest of any layer), without the weights.
 
-    Counted on a model without storage built from the configuration (hub: fetches config.json only).
+    Counted on a model without storage built from the configuration (hub: fetches config.json only). The width of a
+    model without heads is that of its residual stream.
     """
     kind = source_kind(source)
     if kind == "embedded":
@@ -141,6 +143,8 @@ def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[Mod
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from monosemy.models.adapter import LanguageModel
+
     place, options = source, dict[str, Any]()
     if kind == "hub":
         options["revision"], options["local_files_only"] = hub_commit(source, revision)
@@ -148,14 +152,28 @@ def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[Mod
         path = Path(source).expanduser()
         place, options["gguf_file"] = str(path.parent), path.name
     with _explained(source):
-        config = AutoConfig.from_pretrained(place, **options)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
         with torch.device("meta"):
-            module = AutoModelForCausalLM.from_config(config)
-    text = config.get_text_config()
-    width, n_heads = text.hidden_size, text.num_attention_heads
-    d_heads = n_heads * (getattr(text, "head_dim", None) or width // n_heads)
-    n_parameters = sum(parameter.numel() for parameter in module.parameters())
-    return ModelSize(n_parameters, text.num_hidden_layers, width, text.vocab_size), d_heads
+            module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        n_parameters = sum(parameter.numel() for parameter in module.parameters())
+        model = LanguageModel(module, None, name=source, fingerprint="")
+    widths = [model.site_width(site) for site in model.site_names() if site.endswith(".attn_heads")]
+    size = ModelSize(n_parameters, model.n_layers, model.d_model, model.vocab_size)
+    return size, max(widths, default=model.d_model)
+
+
+def _adapter_folder(folder: Path) -> str:
+    """What to do with a folder of low-rank changes (LoRA, as PEFT saves them) to a model that lies elsewhere."""
+    try:
+        base = files.read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    except (UserError, AttributeError):
+        base = None
+    of = f"model {base!r}" if base else "a model that its adapter_config.json does not name"
+    return (
+        f"folder {str(folder)!r} holds a LoRA (PEFT) adapter to {of}, not a model: merge them with PEFT "
+        "(PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)), save the base model's "
+        "tokenizer there too, and give that folder"
+    )
 
 
 def hub_commit(source: str, revision: str | None = None) -> tuple[str, bool]:
@@ -193,7 +211,8 @@ def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **o
         placement["device_map"] = {"": str(device)}  # weights go straight to the device
     quantization = {key: options.pop(key) for key in ("quantization_config",) if key in options}
     label = label or source
-    with _explained(label):
+    options["trust_remote_code"] = False  # unset, transformers asks at the terminal and runs it on a "y"
+    with _explained(label), _quiet_transformers():
         config = AutoConfig.from_pretrained(source, **options)
         if getattr(config, "attn_logit_softcapping", None) is not None:
             placement["attn_implementation"] = "eager"
@@ -251,14 +270,16 @@ def _load_gguf(path: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Without transformers' own progress bar, for a load that takes a fraction of a second."""
+    """Without transformers' own bars and notices; what is wrong with a model is raised, or checked on load."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 
@@ -292,6 +313,13 @@ def _explained(source: str) -> Iterator[None]:
         raise UserError(
             f"the weights of {source} are corrupted or truncated ({_line(error)}); fetch them again"
         ) from error
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"model {source!r} needs code of its own repository, which is never run here; take a model that "
+                "transformers itself implements"
+            ) from error
+        raise UserError(f"model {source!r} cannot be loaded as a causal language model: {_line(error)}") from error
     except Exception as error:  # readers of damaged files raise all sorts, the tokenizers library bare Exceptions
         raise UserError(f"model {source!r} cannot be loaded as a causal language model: {_line(error)}") from error
 

@@ -139,6 +139,8 @@ def _show(circuit: Circuit) -> None:
         console.print(table)
     if circuit.no_edges:
         console.print(f"no edges: {circuit.no_edges}", highlight=False)
+    if circuit.left_out:
+        console.print(circuit.left_out, highlight=False)
     if circuit.others or circuit.known:
         table = Table(*method_heading(circuit), title="methods", title_justify="left")
         for row in method_rows(circuit):

@@ -250,6 +250,8 @@ def _limits(circuit: Circuit) -> list[str]:
         )
     if circuit.no_edges:
         lines.append(f"No edges: {circuit.no_edges}.")
+    if circuit.left_out:
+        lines.append(f"{circuit.left_out[0].upper()}{circuit.left_out[1:]}.")
     if not circuit.accuracy.enough:
         lines.insert(0, f"Careful: {circuit.accuracy}.")
     return lines

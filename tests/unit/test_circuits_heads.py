@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import FAMILIES, N_HEADS, N_LAYERS, make_tiny_model
+from tiny_models import FAMILIES, HYBRID, N_HEADS, N_LAYERS, build_module, byte_tokenizer, make_tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monosemy.circuits.compiled import compile_circuit
@@ -15,6 +15,10 @@ from monosemy.circuits.heads import LanguageModelHeads, as_heads, mask_edit, rep
 from monosemy.circuits.masks import ProbeConfig
 from monosemy.circuits.methods import METHODS, Bench
 from monosemy.errors import UserError
+from monosemy.models.adapter import LanguageModel
+from monosemy.models.checks import check_model
+
+LINEAR_AND_FULL = ["linear_attention", "full_attention"] * (N_LAYERS // 2)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,8 @@ def tokens() -> torch.Tensor:
 def _bias(model, layer: int) -> torch.Tensor:
     projection = model._places[f"layers.{layer}.attn_heads"][0]
     found = getattr(projection, "bias", None)
-    return torch.zeros(model.d_model) if found is None else found
+    scale = model.contribution_scale(f"layers.{layer}.attn_out")
+    return torch.zeros(model.d_model) if found is None else found * scale
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -98,11 +103,47 @@ def test_query_heads_that_share_a_key_are_patched_alone(tokens):
 
 def test_model_without_heads_is_refused():
     model = make_tiny_model("opt")
+    names = [f"layers.{layer}.attn_heads" for layer in range(N_LAYERS)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "_places", {k: v for k, v in model._places.items() if not k.endswith("3.attn_heads")})
-        patch.setattr(model, "_refused", {"layers.3.attn_heads": "its layers have no output projection"})
-        with pytest.raises(UserError, match="no attention heads to look at in 1 of its 4 layers"):
+        patch.setattr(model, "_places", {k: v for k, v in model._places.items() if k not in names})
+        patch.setattr(model, "_refused", dict.fromkeys(names, "its layers have no output projection"))
+        with pytest.raises(UserError, match=r"no attention heads to look at in any layer: .* no output projection"):
             LanguageModelHeads(model)
+
+
+UNEQUAL = {
+    # heads of 16 dimensions in full attention, of 8 in linear attention; as many of them, or twice as many
+    "two widths": ("Qwen3NextConfig", {"linear_num_value_heads": N_HEADS, "layer_types": LINEAR_AND_FULL}, []),
+    "two counts": ("Qwen3NextConfig", {"linear_num_value_heads": 8, "layer_types": LINEAR_AND_FULL}, [0, 2]),
+    "none in half of the layers": ("JambaConfig", {"attn_layer_period": 2, "attn_layer_offset": 1}, [0, 2]),
+}
+
+
+@pytest.mark.parametrize("kind", UNEQUAL)
+def test_unequal_layers_are_padded_or_left_out(kind, tokens):
+    config_class, changes, without = UNEQUAL[kind]
+    module = build_module(config_class, {**HYBRID, **changes})
+    model = LanguageModel(module, byte_tokenizer(), name=kind, fingerprint=kind)
+    assert check_model(model) == {}
+    heads = LanguageModelHeads(model)
+    assert heads.layers == [layer for layer in range(N_LAYERS) if layer not in without]
+    assert heads.left_out.startswith("layers 0, 2 of" if without else "")
+    plain, other = heads.run(tokens, residual=True), heads.run(tokens.flip(1))
+    outputs = heads.outputs(plain.values)
+    read = model.activations(tokens, [f"layers.{layer}.attn_out" for layer in heads.layers])
+    for layer in range(N_LAYERS):
+        total = outputs[:, :, layer * N_HEADS : (layer + 1) * N_HEADS].sum(2)
+        expected = read.get(f"layers.{layer}.attn_out", torch.zeros_like(total))
+        torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
+    everything = range(N_LAYERS * N_HEADS)
+    assert torch.equal(heads.logits(tokens, replace_edit(plain.values, everything, N_HEADS)), plain.logits)
+    one = replace_edit(other.values, [3 * N_HEADS], N_HEADS)
+    assert torch.equal(heads.logits(tokens, one, layers=[3], clean=plain), heads.logits(tokens, one))
+    assert not torch.allclose(heads.logits(tokens, one), plain.logits)
+    for layer in range(N_LAYERS):
+        same = heads.values_from(plain, layer, torch.zeros(*tokens.shape, model.d_model), gradients=True)
+        block = plain.values[:, :, layer * N_HEADS : (layer + 1) * N_HEADS]
+        torch.testing.assert_close(same.detach(), block, rtol=1e-4, atol=1e-5)
 
 
 def test_pooled_values_on_the_cpu_meet_weights_elsewhere():

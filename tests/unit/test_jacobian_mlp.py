@@ -367,7 +367,7 @@ def test_every_family_is_exact(family: str) -> None:
 
     def own(row: Tensor) -> Tensor:
         if entry is leave:
-            return leave(row[None, None])[0, 0]
+            return leave(row[None, None])[0, 0] * model.contribution_scale(sites[1])
         return leave(model.block(layer).activation_fn(entry(row)))
 
     sae_in, sae_out = (make_sae(seed, d=d).float() for seed in (1, 2))
@@ -446,6 +446,9 @@ class _Model:
 
     def place(self, site: str) -> tuple[nn.Module, str]:
         return self.mlp, "input" if site.endswith("mlp_in") else "output"
+
+    def contribution_scale(self, site: str) -> float:
+        return 1.0
 
 
 def test_a_fused_gate_is_taken_apart() -> None:

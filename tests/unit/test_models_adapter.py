@@ -64,7 +64,8 @@ def test_attn_heads_times_output_matrix_is_attn_out(family, tiny_model, tokens):
     assert heads.shape[-1] == model.site_width("layers.2.attn_heads")
     projection = model._places["layers.2.attn_heads"][0]
     weight = projection.weight.T if isinstance(projection, torch.nn.Linear) else projection.weight
-    expected = heads @ weight + (projection.bias if projection.bias is not None else 0)
+    module_out = heads @ weight + (projection.bias if projection.bias is not None else 0)
+    expected = module_out * model.contribution_scale("layers.2.attn_out")
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -87,7 +88,7 @@ def test_replacing_acts_and_replacing_by_itself_does_not(family, tiny_model, tok
     model = tiny_model(family)
     plain = model.logits(tokens)
     with torch.no_grad():
-        assert torch.equal(plain, model.module(input_ids=tokens).logits)
+        assert torch.equal(plain, model.module(input_ids=tokens, use_cache=False).logits)
     for site in (name for name in model.site_names() if name.startswith("layers.2.")):
         seen = []
         same = model.logits(tokens, {site: lambda x, seen=seen: seen.append(x) or x.clone()})

@@ -96,3 +96,57 @@ def test_sum_error_is_relative_to_each_tokens_own_size():
     terms = [torch.tensor([[1e4, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0]])]
     total = torch.tensor([[1e4, 0.0], [1.0, 1.0 + 1e-2]])
     assert sum_error(terms, total) == pytest.approx(1e-2 / 1.01, rel=1e-3)
+
+
+def test_a_layer_that_scales_its_sublayers_outputs():
+    """Granite's layer adds 0.22 of each module's output: the sites hold what is added, reading and writing."""
+    model = LanguageModel(random_module("granite"), byte_tokenizer(), name="granite", fingerprint="granite")
+    assert check_model(model) == {}
+    tokens = torch.arange(14).reshape(2, 7)
+    read = model.all_activations(tokens)
+    module_out: list[torch.Tensor] = []
+    attention = model.place("layers.1.attn_out")[0]
+    with_hook = attention.register_forward_hook(lambda *arguments: module_out.append(arguments[2][0]))
+    model.logits(tokens)
+    with_hook.remove()
+    torch.testing.assert_close(read["layers.1.attn_out"], 0.22 * module_out[0])
+    other = read["layers.1.attn_out"].flip(-1)
+    mids: list[torch.Tensor] = []
+    edits = {"layers.1.attn_out": lambda x: other, "layers.1.resid_mid": lambda x: mids.append(x) or x}
+    model.logits(tokens, edits)
+    torch.testing.assert_close(mids[0], read["layers.1.resid_pre"] + other)
+    weights = model.output_weights(1)
+    heads = read["layers.1.attn_heads"].unflatten(-1, weights.shape[:2])
+    torch.testing.assert_close(torch.einsum("bthe,hed->btd", heads, weights), read["layers.1.attn_out"])
+
+
+def test_gradients_of_a_scaled_contribution_are_those_of_what_is_added():
+    model = LanguageModel(random_module("granite"), byte_tokenizer(), name="granite", fingerprint="granite")
+    tokens = torch.arange(5).reshape(1, 5)
+    plain = model.activations(tokens, ["layers.3.mlp_out"])["layers.3.mlp_out"]
+    push = torch.zeros_like(plain, requires_grad=True)
+    logits = model.logits(tokens, {"layers.3.mlp_out": lambda x: x + push}, gradients=True)
+    assert torch.equal(logits.detach(), model.logits(tokens))
+    logits[0, -1, 3].backward()
+    step = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0)) * 1e-2
+    up, down = (model.logits(tokens, {"layers.3.mlp_out": lambda x, s=s: x + s * step})[0, -1, 3] for s in (1, -1))
+    assert float((up - down) / 2) == pytest.approx(float((push.grad * step).sum()), rel=0.02)
+
+
+def test_a_replacement_that_does_not_reach_the_residual_stream():
+    """Reading alone cannot tell: the layer adds the same numbers again, computed beside the module that is read."""
+    model = LanguageModel(random_module("llama"), byte_tokenizer(), name="tiny", fingerprint="tiny")
+    block = model._blocks[2]
+    original, mlp = block.forward, block.mlp
+    seen: dict[str, torch.Tensor] = {}
+    block.post_attention_layernorm.register_forward_hook(
+        lambda _, args, output: seen.update(mid=args[0], normed=output)
+    )
+
+    def beside(*args, **kwargs):
+        original(*args, **kwargs)
+        return seen["mid"] + type(mlp).forward(mlp, seen["normed"])
+
+    block.forward = beside
+    failed = check_model(model)
+    assert set(failed) == {"layers.2.mlp_out"}

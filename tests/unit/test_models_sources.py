@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import byte_tokenizer, random_module
+import transformers
+from tiny_models import GEMMA4, HYBRID, build_module, byte_tokenizer, random_module
 
 from monosemy.circuits.tasks import build_task
 from monosemy.errors import UserError
@@ -303,3 +304,47 @@ def test_special_tokens_without_a_tokenizer_are_those_of_the_configurations(tmp_
     other = LanguageModel(random_module("llama"), None, name="other", fingerprint="other")
     assert other.special_token_ids == {256}
     assert other.tokenizer_fingerprint != model.tokenizer_fingerprint
+
+
+def test_a_lora_folder_is_named_as_such(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base", "peft_type": "LORA"}')
+    message = refusal(tmp_path)
+    assert "holds a LoRA (PEFT) adapter to model 'owner/base', not a model: merge them" in message
+    (tmp_path / "adapter_config.json").write_text("[]")
+    assert "does not name" in refusal(tmp_path)
+
+
+def test_code_of_a_models_repository_is_neither_run_nor_asked_about(folder, monkeypatch):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()\nraise SystemExit\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    assert "needs code of its own repository, which is never run here" in refusal(folder)
+    with pytest.raises(UserError, match="which is never run here"):
+        model_size(str(folder))
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("family", ["gemma4", "mamba", "qwen3_next"])
+def test_model_size_takes_widths_from_the_modules(family, tmp_path):
+    config_class, changes, width = {
+        "gemma4": ("Gemma4TextConfig", GEMMA4, 4 * 16),
+        "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 257, "state_size": 4}, 32),
+        "qwen3_next": ("Qwen3NextConfig", {**HYBRID, "linear_num_value_heads": 16}, 16 * 8),
+    }[family]
+    if not hasattr(transformers, config_class):
+        pytest.skip(f"this release of transformers has no {config_class}")
+    module = build_module(config_class, changes)
+    module.save_pretrained(tmp_path)
+    size, d_heads = model_size(str(tmp_path))
+    model = load_model(str(tmp_path), device="cpu", checks=False)
+    assert size.n_parameters == sum(parameter.numel() for parameter in model.module.parameters())
+    assert (size.n_layers, size.d_model) == (model.n_layers, model.d_model)
+    assert d_heads == width
+
+
+def test_loading_prints_nothing_of_transformers(saved, capfd):
+    load_model(str(saved), device="cpu", dtype="bfloat16")
+    model_size(str(saved))
+    assert capfd.readouterr() == ("", "")
