@@ -33,7 +33,7 @@ class ChatTemplate:
     def write(self, chat: Chat, where: str) -> tuple[str, tuple[str, ...]]:
         """(text, notes) of a chat. Raises UserError, beginning with `where`, when the template cannot write it."""
         if not self._template:
-            lacking = "a tokenizer" if self._tokenizer is None else "a chat template"
+            lacking = "tokenizer" if self._tokenizer is None else "chat template"
             raise UserError(
                 f"{where} holds a chat, and the model has no {lacking} to write it out; ask for the bare text of "
                 "the messages, e.g. --text.column 'messages[].content', or choose a chat model"

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from tiny_text import byte_tokenizer, write_jsonl, write_parquet
 
-from monosemy.config import TextConfig
+from monosemy.config import ActivationsConfig, RunConfig, TextConfig
 from monosemy.data import build
 from monosemy.data import tokens as tokens_module
 from monosemy.data.tokens import TokenSet, prepare_tokens, separator_and_bos
 from monosemy.errors import UserError
 from monosemy.files import read_json, write_json
+from monosemy.pipeline.checks import check_context
 
 TOKENIZER = byte_tokenizer()
 EOS = TOKENIZER.eos_token_id
@@ -274,3 +275,31 @@ def test_separator_and_bos(text: TextConfig) -> None:
     chat.add_special_tokens({"unk_token": "<|endoftext|>"})
     assert separator_and_bos(chat) == (chat.unk_token_id, None)
     assert separator_and_bos(byte_tokenizer(eos=None)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("length", "first", "bos", "specials", "refused"),
+    [
+        (2, 1, False, True, True),
+        (3, 1, False, True, False),
+        (2, 0, False, True, False),
+        (2, 0, True, True, True),
+        (2, 0, True, False, False),
+        (3, 1, True, True, False),
+        (5, 4, False, True, True),
+        (6, 4, True, True, False),
+    ],
+)
+def test_sequences_of_which_nothing_would_count(
+    length: int, first: int, bos: bool, specials: bool, refused: bool
+) -> None:
+    """Against the rule itself: position i < T − 1 predicts, and counts unless it is among the first or is BOS."""
+    counting = [i for i in range(length - 1) if i >= first and not (bos and specials and i == 0)]
+    assert (not counting) == refused
+    settings = ActivationsConfig(drop_first_positions=first, drop_special_tokens=specials)
+    config = RunConfig(text=TextConfig(context_length=length), activations=settings)
+    if not refused:
+        check_context(config, starts_with_bos=bos)
+        return
+    with pytest.raises(UserError, match=f"set --text.context-length to {length + 1} or more"):
+        check_context(config, starts_with_bos=bos)
