@@ -20,7 +20,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_N
 # Threads that wait sleep: on a busy machine spinning ones cost several times as much.
 OFFLINE := OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 MONOSEMY_QUIET=1
 
-.PHONY: help setup demo test test-unit test-integration test-browser web check format bench clean clean-all
+.PHONY: help setup demo test test-unit test-integration test-browser test-processors web check format bench clean clean-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 26
@@ -58,6 +58,17 @@ test-unit: $(STAMP) $(VENV)/.triton ## tests on tiny random models
 
 test-integration: $(STAMP) ## tests on the real embedded model
 	$(OFFLINE) $(BIN)/python -m pytest tests/integration
+
+# What floats, kernels and memory could decide otherwise elsewhere: the tests of the numerical core again without vector
+# instructions, and as on a processor with AVX2 alone and four threads. Which of these a machine hides differs by machine.
+NUMERICAL := $(patsubst %,tests/unit/test_%.py,kernels saes optim outliers latents exactness trainer jacobian_pair fetch)
+NO_VECTORS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 NUMBA_CPU_NAME=generic MONOSEMY_SCREEN=0
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 MONOSEMY_SCREEN=0
+FOUR_THREADS := OMP_NUM_THREADS=4 MKL_NUM_THREADS=4 OPENBLAS_NUM_THREADS=4 NUMBA_NUM_THREADS=4
+
+test-processors: $(STAMP) ## the numerical tests as other processors run them: no vector instructions; AVX2 alone
+	$(NO_VECTORS) $(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest $(NUMERICAL) -n $(WORKERS)
+	$(AVX2) $(FOUR_THREADS) $(OFFLINE) $(BIN)/python -m pytest $(NUMERICAL)
 
 # Chromium comes from the system's packages: Playwright's own download is not needed.
 $(VENV)/.browser: $(STAMP) requirements/browser.txt

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from monosemy.config import ActivationsConfig, TextConfig
 from monosemy.files import atomic_path, write_json
+from monosemy.kernels import screen
 from monosemy.run import machine, versions
 from monosemy.tensors import save_tensors
 
@@ -94,6 +95,9 @@ def bandwidth(n_bytes: int = 1 << 28) -> float:
 
 
 def save(path: Path | None, results: Mapping[str, Any]) -> None:
+    """Writes the results beside what they depend on: machine, vector instructions, the 8-bit screen, threads, versions."""
     if path:
-        packages = versions()
-        write_json(path, {"machine": machine(), "threads": torch.get_num_threads(), "versions": packages, **results})
+        write_json(path, {
+            "machine": machine(), "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+            "screen": screen.available(), "threads": torch.get_num_threads(), "versions": versions(), **results,
+        })  # fmt: skip
