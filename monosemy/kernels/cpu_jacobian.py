@@ -249,17 +249,20 @@ def slices(factors: Factors, pairs: torch.Tensor, out: torch.Tensor) -> None:
 def gradients(factors: Factors, pairs: torch.Tensor, slope: torch.Tensor, *, diagonals: bool) -> Gradients:
     arrays, gated = _arrays(factors)
     a, b, T_in, T_up, T_out = arrays[4:]
-    d_in, d_out, d_up = np.empty_like(T_in), np.empty_like(T_out), np.empty_like(T_up)
-    d_a = np.zeros_like(a) if diagonals else np.zeros((1, T_in.shape[1]), a.dtype)
-    d_b = np.zeros_like(b) if diagonals else d_a
+    d_in, d_out, d_up = (torch.empty(table.shape, dtype=slope.dtype) for table in (T_in, T_out, T_up))
+    d_a = torch.zeros(a.shape if diagonals else (1, T_in.shape[1]), dtype=slope.dtype)
+    d_b = torch.zeros(b.shape, dtype=slope.dtype) if diagonals else d_a
     most = [int(p.offsets.diff().max()) if len(p.offsets) > 1 else 0 for p in (factors.inputs, factors.outputs)]
-    turned = np.empty_like(slope.numpy())
-    _turn(arrays[0], arrays[2], pairs.numpy(), slope.numpy(), turned)
+    turned = torch.empty_like(slope)
+    _turn(arrays[0], arrays[2], pairs.numpy(), slope.numpy(), turned.numpy())
+    made = (d_in, d_up, d_out, d_a, d_b)
     _gradients(
-        *arrays[:4], pairs.numpy(), slope.numpy(), turned, a, b, T_in, T_up, T_out, gated, diagonals, *most,
-        d_in, d_up, d_out, d_a, d_b,
-    )  # fmt: skip
-    made = [torch.from_numpy(array) for array in (d_in, d_up, d_out, d_a, d_b)]
+        *arrays[:4],
+        *(pairs.numpy(), slope.numpy(), turned.numpy()),
+        *(a, b, T_in, T_up, T_out, gated, diagonals),
+        *most,
+        *(tensor.numpy() for tensor in made),
+    )
     return Gradients(
         made[0], made[1] if gated else None, made[2], made[3] if diagonals else None,
         made[4] if diagonals and gated else None,

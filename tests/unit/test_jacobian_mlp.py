@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +20,9 @@ from monosemy.jacobian import mlp as jacobian_mlp
 from monosemy.jacobian import products
 from monosemy.jacobian.activation import ACTIVATIONS, recognise, value_and_slope
 from monosemy.jacobian.mlp import MlpWeights, jacobian_slices, mlp_weights, weight_tables
+from monosemy.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, training_code
 from monosemy.jacobian.products import NARROWEST, Plan, Sizes, absolute_sum, peak_bytes, plan, whole_tables_pay
-from monosemy.jacobian.slices import JacobianSlices
+from monosemy.jacobian.slices import At, JacobianSlices
 from monosemy.kernels import jacobian as kernels
 from monosemy.kernels.reference import Pattern
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
@@ -470,65 +468,53 @@ def test_refusals_of_models() -> None:
             mlp_weights(_Model(module), 0)  # type: ignore[arg-type]
 
 
-_MEASURED = """
-import ctypes, gc, json, sys, torch
-sys.path[:0] = {paths!r}
-from test_jacobian_mlp import make_sae, make_weights
-from monosemy.jacobian.mlp import jacobian_slices
-from monosemy.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, training_code
-torch.set_num_threads(1)
-weights = make_weights("silu", True, 64, 2048).to(torch.zeros(1))
-saes = [make_sae(seed, m=3000, d=64, l0=16).float() for seed in (1, 2)]
-draw = torch.Generator().manual_seed(0)
-
-def ends(n):
-    x = torch.randn(n, 64, generator=draw)
-    return x, torch.cat([weights.output(part) for part in x.split(20)])
-
-def once(what, at, x, y, bound):
-    if what == "slices":
-        return jacobian_slices(weights, *saes, x, y if at == "input" else None, at=at, max_memory=bound)
-    codes = [Code(sae, rows, training_code(sae, rows, 16), 16) for sae, rows in zip(saes, (x, y))]
-    mean_magnitude(SlopesAtInput(weights), *codes, 0, at=at, max_memory=bound).backward()
-
-def kilobytes(name):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
-
-def peak(what, at, n, bound):
-    "Bytes beside the result."
-    for sae in saes:
-        sae.requires_grad_(what == "penalty").zero_grad()
-    once(what, at, *ends(2), 1 << 40)  # compiles
-    rows = ends(n)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would hide what is taken
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    before = kilobytes("VmRSS")
-    found = once(what, at, *rows, bound)
-    result = 0 if found is None else sum(t.numel() * t.element_size() for t in vars(found).values())
-    return 1024 * (kilobytes("VmHWM") - before) - result
-
-def least(*case):
-    "Of three: pages that the kernel took away and gives back count as new ones."
-    return min(peak(*case) for _ in range(3))
-
-print(json.dumps([[peak(*case[:3], 1 << 40), least(*case)] for case in {cases!r}]))  # the first warms up
-"""
+def most_bytes(run: Callable[[], object], trace: Path) -> int:
+    """Most bytes of tensors alive at once beyond those before, as PyTorch's allocator counts them: unlike the memory of
+    the process, the same on every machine, and without the scratch of the libraries that multiply matrices."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    profiler.export_chrome_trace(str(trace))
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    events.sort(key=lambda event: event["ts"])
+    return max(accumulate(event["args"]["Bytes"] for event in events))
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the high-water mark is reset as Linux does it")
-def test_peak_memory_stays_within_the_bound() -> None:
-    cases = [
+def test_allocations_are_counted(tmp_path: Path) -> None:
+    def run() -> None:
+        for _ in range(3):
+            first = torch.empty(1000, dtype=torch.float64)
+            second = first + 1
+            del first, second
+
+    assert 16_000 <= most_bytes(run, tmp_path / "trace.json") < 16_100  # and the number 1
+
+
+@pytest.mark.parametrize(
+    ("what", "at", "n_tokens", "bound"),
+    [
         ("penalty", "input", 1000, 60_000_000),
         ("penalty", "reconstruction", 1000, 120_000_000),
         ("slices", "input", 2000, 30_000_000),
         ("slices", "reconstruction", 2000, 30_000_000),
-    ]
-    here = Path(__file__)
-    script = _MEASURED.format(paths=[str(here.parent), str(here.parents[1])], cases=cases)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True)
-    for case, (unbounded, within) in zip(cases, json.loads(done.stdout), strict=True):
-        assert within < case[3], (case, within)
-        assert unbounded > 1.5 * case[3], "it would take more if it could"
+    ],
+)
+def test_peak_memory_stays_within_the_bound(what: str, at: At, n_tokens: int, bound: int, tmp_path: Path) -> None:
+    weights = make_weights("silu", True, 64, 2048).to(torch.zeros(1))
+    saes = [make_sae(seed, m=3000, d=64, l0=16).float().requires_grad_(what == "penalty") for seed in (1, 2)]
+    x = torch.randn(n_tokens, 64, generator=torch.Generator().manual_seed(0))
+    y = torch.cat([weights.output(part) for part in x.split(20)])
+
+    def peak(max_memory: int) -> int:
+        """Beside the result."""
+        made = []
+        if what == "slices":
+            given = y if at == "input" else None
+            run = lambda: made.append(jacobian_slices(weights, *saes, x, given, at=at, max_memory=max_memory))  # noqa: E731
+        else:
+            codes = [Code(sae, rows, training_code(sae, rows, 16), 16) for sae, rows in zip(saes, (x, y), strict=True)]
+            run = lambda: mean_magnitude(SlopesAtInput(weights), *codes, 0, at=at, max_memory=max_memory).backward()  # noqa: E731
+        highest = most_bytes(run, tmp_path / "trace.json")
+        return highest - sum(tensor.nbytes for slices in made for tensor in vars(slices).values())
+
+    assert peak(bound) < bound
+    assert peak(1 << 40) > 1.5 * bound, "it would take more if it could"
