@@ -494,8 +494,8 @@ def test_allocations_are_counted(tmp_path: Path) -> None:
     [
         ("penalty", "input", 1000, 60_000_000),
         ("penalty", "reconstruction", 1000, 120_000_000),
-        ("slices", "input", 2000, 30_000_000),
-        ("slices", "reconstruction", 2000, 30_000_000),
+        ("slices", "input", 2000, 20_000_000),
+        ("slices", "reconstruction", 2000, 20_000_000),
     ],
 )
 def test_peak_memory_stays_within_the_bound(what: str, at: At, n_tokens: int, bound: int, tmp_path: Path) -> None:
