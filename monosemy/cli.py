@@ -6,17 +6,19 @@ status 130. Imports are lazy: `--help` and `info` answer at once.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib
-import json
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from monosemy import __version__
-from monosemy.config import RunConfig, count
+from monosemy.arguments import Parser, amount
+from monosemy.config import RunConfig
 from monosemy.errors import UserError, unknown
+from monosemy.flags import SHORT, parse_settings
+from monosemy.ranges import Range
 
 COMMANDS = {
     "demo": "train and compare 15 SAEs on SmolLM2-135M, offline; ends with a table and a report",
@@ -51,14 +53,6 @@ ELSEWHERE = {
 """Commands that their own part of the code reads the words of."""
 FROM_THE_START = ("browse", "show", "steer", "circuits")
 """Commands that keep nothing of what they had done when interrupted."""
-SHORT = {
-    "--model": "--model.source",
-    "--text": "--text.source",
-    "--tokens": "--text.n-tokens",
-    "--sites": "--activations.sites",
-    "--dtype": "--model.dtype",
-    "--device": "--model.device",
-}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -151,27 +145,29 @@ def run_report(words: list[str]) -> None:
 
 
 def run_features(words: list[str]) -> None:
-    parser = argparse.ArgumentParser("monosemy features", description=COMMANDS["features"])
+    parser = Parser("monosemy features", description=COMMANDS["features"])
     parser.add_argument("run", help="a run folder, e.g. runs/demo")
     parser.add_argument(
         "--saes", nargs="+", metavar="SITE/NAME", help="by default the JumpReLU SAE at the middle L0 of the first site"
     )
-    parser.add_argument("--tokens", help="training tokens to read, e.g. 150k (the default) or 1.5M")
+    parser.add_argument(
+        "--tokens", type=amount(Range(1, example=150_000)),
+        help="training tokens to read, e.g. 150k (the default) or 1.5M",
+    )  # fmt: skip
     parser.add_argument(
         "--embedding-model", metavar="NAME", help="also score labels by a sentence-embedding model: hub id or folder"
     )
     chosen = parser.parse_args(words)
-    n_tokens = count("--tokens", chosen.tokens) if chosen.tokens else None
     from monosemy.pipeline.features import build_features
 
     folder = Path(chosen.run).expanduser()
-    for built in build_features(folder, chosen.saes, n_tokens, chosen.embedding_model):
+    for built in build_features(folder, chosen.saes, chosen.tokens, chosen.embedding_model):
         print(f"features: {built}")
     print(f"look at them: monosemy browse {folder}")
 
 
 def run_info(words: list[str]) -> None:
-    parser = argparse.ArgumentParser("monosemy info", description=COMMANDS["info"])
+    parser = Parser("monosemy info", description=COMMANDS["info"])
     parser.add_argument("what", nargs="?", help="a run folder (its settings and SAEs) or an architecture (its options)")
     what = parser.parse_args(words).what
     from monosemy.recipes import RECIPES
@@ -217,7 +213,7 @@ def _print_architecture(name: str) -> None:
 
 
 def _folder(command: str, words: list[str]) -> Path:
-    parser = argparse.ArgumentParser(f"monosemy {command}", description=COMMANDS[command])
+    parser = Parser(f"monosemy {command}", description=COMMANDS[command])
     parser.add_argument("run", help="a run folder, e.g. runs/demo")
     return Path(parser.parse_args(words).run)
 
@@ -231,51 +227,31 @@ def _base(start: str) -> RunConfig:
     return recipe(start)
 
 
-def _parse(base: RunConfig, words: list[str]) -> RunConfig:
+def _parse(base: RunConfig, words: list[str], command: str = "train") -> RunConfig:
     """Flags over a base configuration; every setting of config.py is a flag, the common ones have short names."""
+    from monosemy.saes.registry import ARCHITECTURES
+
+    if "--help" in words or "-h" in words:
+        _print_settings(base, command)
+    return parse_settings(base, words, ARCHITECTURES)
+
+
+def _print_settings(base: RunConfig, command: str) -> NoReturn:
+    """The help of train and demo."""
     import tyro
 
-    base, words = _take_options(base, words)
-    if "--help" in words or "-h" in words:
-        _print_train_help()
-    apart = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    expanded = [SHORT.get(word, word) for word in apart]
-    for i in range(1, len(expanded)):
-        if expanded[i - 1].startswith("--") and "token" in expanded[i - 1] and expanded[i] not in ("-h", "--help"):
-            expanded[i] = str(count(expanded[i - 1], expanded[i]))
-    return tyro.cli(RunConfig, args=expanded, default=base, prog="monosemy train [RECIPE | run.json] [--run FOLDER]")
-
-
-def _print_train_help() -> None:
     from monosemy.recipes import RECIPES
 
-    print("recipes (the settings that a run starts from):")
-    for name, make in RECIPES.items():
-        print(f"  {name:8s}{(make.__doc__ or '').strip()}")
+    if command == "train":
+        print("recipes (the settings that a run starts from):")
+        for name, make in RECIPES.items():
+            print(f"  {name:8s}{(make.__doc__ or '').strip()}")
     print("short names: " + ", ".join(f"{short} = {full}" for short, full in SHORT.items()))
     print("counts of tokens take k, M and G: --tokens 1.5M")
     print("options of an architecture: --jumprelu.bandwidth-relative 0.3; monosemy info jumprelu lists them\n")
-
-
-def _take_options(base: RunConfig, words: list[str]) -> tuple[RunConfig, list[str]]:
-    """Removes `--ARCHITECTURE.OPTION VALUE` pairs from the words and puts them into the configuration."""
-    from monosemy.saes.registry import ARCHITECTURES
-
-    options, kept = dict(base.options), []
-    rest = iter(words)
-    for word in rest:
-        flag, _, value = word.partition("=")
-        if not flag.startswith("--") or flag[2:].split(".")[0] not in ARCHITECTURES or "." not in flag:
-            kept.append(word)
-            continue
-        value = value or next(rest, "")
-        if not value:
-            raise UserError(f"{flag} needs a value; monosemy info {flag[2:].split('.')[0]} lists the options")
-        try:
-            options[flag[2:].replace("-", "_")] = json.loads(value)
-        except ValueError:
-            options[flag[2:].replace("-", "_")] = value
-    return dataclasses.replace(base, options=options), kept
+    usage = {"train": "train [RECIPE | run.json | RUN]", "demo": "demo"}[command]
+    tyro.cli(RunConfig, args=["--help"], default=base, prog=f"monosemy {usage} [--run FOLDER]")
+    sys.exit(0)
 
 
 def _take(words: list[str], flag: str) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses, to and from JSON, with a fingerprint.
+"""What a run is: frozen dataclasses, to and from JSON, with a fingerprint; every number declares its range.
 
 Unknown keys and wrong types are errors. Nothing here acts: building a configuration opens no file, loads no
 model and talks to no service. Counts start with `n_`, durations end in `_tokens` or `_steps`, coefficients in
@@ -14,14 +14,17 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from monosemy.errors import UserError, unknown
+from monosemy.ranges import SHARE, Range
 
 LABELS = frozenset({"recipe", "log_to"})
 """Settings of a run that change nothing in what it computes."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 T = TypeVar("T")
+
+SEED = Range(0, 2**63 - 1, example=0)
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,13 @@ class TextConfig:
     """Configuration name of a hub dataset."""
     split: str = "train"
     """Split of a hub dataset."""
-    context_length: int = 256
+    context_length: Annotated[int, Range(2, example=256)] = 256
     """Tokens per packed sequence."""
-    n_tokens: int = 300_000
+    n_tokens: Annotated[int, Range(1, example=300_000)] = 300_000
     """Training tokens."""
-    n_validation_tokens: int = 65_536
+    n_validation_tokens: Annotated[int, Range(1, example=65_536)] = 65_536
     """Validation tokens, from documents that training never sees."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Order of the documents and the choice of validation documents."""
 
 
@@ -76,15 +79,15 @@ class ActivationsConfig:
     """`disk`: harvested once, kept and reused; `stream`: harvested while training, never kept."""
     dtype: Dtype = "bfloat16"
     """Number format on disk."""
-    drop_first_positions: int = 1
+    drop_first_positions: Annotated[int, Range(0, example=1)] = 1
     """Leading positions of every sequence left out of training and evaluation (massive activations)."""
     drop_special_tokens: bool = True
     """Leave out positions that hold a special token (BOS, EOS, PAD, chat markers)."""
-    outlier_multiple: float = 6.0
+    outlier_multiple: Annotated[float, Range(1, example=6, above_low=True, or_zero="keeps all")] = 6.0
     """Leave out tokens whose norm exceeds this multiple of the site's median norm; 0 keeps all."""
-    batch_sequences: int = 8
+    batch_sequences: Annotated[int, Range(1, example=8)] = 8
     """Sequences per pass of the model."""
-    buffer_tokens: int = 131_072
+    buffer_tokens: Annotated[int, Range(1, example=131_072)] = 131_072
     """`stream` only: size of the shuffle buffer in tokens."""
 
 
@@ -92,24 +95,24 @@ class ActivationsConfig:
 class TrainingConfig:
     """How the SAEs are trained; None leaves the choice to each architecture's recipe."""
 
-    batch_tokens: int = 1024
+    batch_tokens: Annotated[int, Range(1, example=1024)] = 1024
     """Token rows per step."""
-    n_passes: int = 1
+    n_passes: Annotated[int, Range(1, 100_000, example=1)] = 1
     """Times each training token is used (`disk` storage only)."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, Range(0, 1, example=2e-3, above_low=True)] = None
     """Peak learning rate; None takes the architecture's own."""
-    warmup_fraction: float = 0.05
+    warmup_fraction: Annotated[float, SHARE] = 0.05
     """Share of the steps over which the learning rate rises."""
-    decay_fraction: float = 0.2
+    decay_fraction: Annotated[float, SHARE] = 0.2
     """Share of the steps, at the end, over which the learning rate falls to zero."""
-    dead_fraction: float = 0.1
+    dead_fraction: Annotated[float, SHARE] = 0.1
     """A latent counts as dead for revival when silent for this share of the training tokens (at most 10M tokens)."""
-    outlier_error: float = 100.0
+    outlier_error: Annotated[float, Range(1, example=100, above_low=True, or_zero="keeps all")] = 100.0
     """Rows whose squared error exceeds this multiple of the batch's median, and that are reconstructed worse than by
     zeros, are left out of the step; 0 keeps all."""
-    checkpoint_tokens: int = 200_000
+    checkpoint_tokens: Annotated[int, Range(1, example=200_000)] = 200_000
     """Tokens between checkpoints."""
-    log_tokens: int = 10_000
+    log_tokens: Annotated[int, Range(1, example=10_000)] = 10_000
     """Tokens between metric records."""
 
 
@@ -117,9 +120,9 @@ class TrainingConfig:
 class EvaluationConfig:
     """What is measured on validation documents."""
 
-    n_loss_tokens: int = 8_192
+    n_loss_tokens: Annotated[int, Range(1, example=8_192)] = 8_192
     """Tokens over which the spliced language-model loss is measured."""
-    n_bootstrap: int = 1_000
+    n_bootstrap: Annotated[int, Range(1, 100_000, example=1_000)] = 1_000
     """Resamples behind each interval."""
     frozen_random: bool = True
     """Train a control with a frozen random decoder at each site and L0."""
@@ -137,19 +140,19 @@ class JacobianConfig:
     one name, `jsae_<λ>-l0_<L0>-s<seed>`, one at each site, and evaluated as any other.
     """
 
-    lambdas: tuple[float, ...] = ()
+    lambdas: Annotated[tuple[float, ...], Range(0, 1e9, example=3)] = ()
     """λ of each pair, 0 for the pair without penalty; empty trains no pairs."""
-    layer: int | None = None
+    layer: Annotated[int | None, Range(0, example=12)] = None
     """The MLP's layer; None takes the one layer whose two sites are among activations.sites."""
     architecture: Literal["topk", "batch_topk", "jumprelu"] = "topk"
     """Architecture of both SAEs."""
     at: Literal["input", "reconstruction"] = "input"
     """Where the MLP's slopes and the active output latents are taken: at the true input, or at its reconstruction."""
-    warmup_fraction: float = 0.05
+    warmup_fraction: Annotated[float, SHARE] = 0.05
     """Share of the steps over which λ rises from 0."""
-    token_share: float = 1.0
+    token_share: Annotated[float, Range(0, 1, example=0.5, above_low=True)] = 1.0
     """Share of each batch's tokens, drawn anew every step, that the penalty is measured on (an unbiased estimate)."""
-    max_memory_mb: int = 2048
+    max_memory_mb: Annotated[int, Range(1, example=2048)] = 2048
     """Most memory for the penalty's temporary arrays, in 10⁶ bytes; less of it costs time."""
 
 
@@ -166,11 +169,11 @@ class RunConfig:
     activations: ActivationsConfig = field(default_factory=ActivationsConfig)
     architectures: tuple[str, ...] = ("relu", "topk", "batch_topk", "gated", "jumprelu")
     """Architectures to train."""
-    l0: tuple[float, ...] = (16.0, 32.0, 64.0)
+    l0: Annotated[tuple[float, ...], Range(0, example=32, above_low=True)] = (16.0, 32.0, 64.0)
     """Sparsity levels: active latents per token that every SAE must land on."""
-    d_sae: int = 2304
+    d_sae: Annotated[int, Range(1, 10**12, example=2304)] = 2304
     """Latents per SAE."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[int, ...], SEED] = (0,)
     """Seeds of initialisation; each gives a further SAE."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Architecture options, `{"jumprelu.bandwidth": 0.02}`, or flags `--jumprelu.bandwidth 0.02`; `monosemy info

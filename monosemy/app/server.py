@@ -9,7 +9,6 @@ Limits: one run a server; for one person or a few, not for the internet.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import os
@@ -27,6 +26,7 @@ from monosemy.app.catalogue import Catalogue
 from monosemy.app.connections import MAX_CONNECTIONS, PromptProtocol
 from monosemy.app.pages import vocabulary
 from monosemy.app.security import Access, Guard
+from monosemy.arguments import Parser
 from monosemy.errors import UserError
 
 DEFAULT_PORT = 8321
@@ -34,7 +34,7 @@ DEFAULT_PORT = 8321
 
 def run_browse(words: list[str]) -> None:
     """RUN [--host 127.0.0.1] [--port 8321] [--no-open]; serves until interrupted. Raises UserError for bad input."""
-    parser = argparse.ArgumentParser("monosemy browse", description="look at a run's latents in a web browser, offline")
+    parser = Parser("monosemy browse", description="look at a run's latents in a web browser, offline")
     parser.add_argument("run", help="a run folder, e.g. runs/demo")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
     parser.add_argument("--host", default="127.0.0.1", help="another address than loopback asks visitors for a token")

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from monosemy.arguments import Parser
 from monosemy.features.choose import open_chosen, parse_latents
 from monosemy.features.database import FeatureDatabase
 from monosemy.features.excerpt import GROUPS
@@ -119,8 +120,8 @@ def _write(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit succeeds
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"monosemy {command}", description=COMMANDS[command])
+def _parser(command: str) -> Parser:
+    parser = Parser(f"monosemy {command}", description=COMMANDS[command])
     parser.add_argument("run", help="a run folder, e.g. runs/demo")
     parser.add_argument("--sae", metavar="SITE/NAME", help="which SAE (needed when features of several are built)")
     return parser

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from monosemy.arguments import Parser
 from monosemy.errors import UserError
 from monosemy.features.choose import open_chosen, parse_latents
 
@@ -82,9 +83,7 @@ def interval(score: dict[str, Any], name: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "monosemy explain", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("monosemy explain", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run folder with features, e.g. runs/demo")
     parser.add_argument("--sae", metavar="SITE/NAME", help="which SAE (needed when features of several are built)")
     parser.add_argument("--latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from monosemy.config import RunConfig, positive
+from monosemy.config import RunConfig, from_json
 from monosemy.errors import UserError, unknown
+from monosemy.flags import flag_of
+from monosemy.ranges import check_ranges, number_name
 
 if TYPE_CHECKING:
     from monosemy.run import Run
 
 
 def check_config(config: RunConfig) -> None:
-    """Refuses settings that cannot work together. Raises UserError; opens nothing."""
-    text, training, evaluation = config.text, config.training, config.evaluation
-    positive(d_sae=config.d_sae, batch_tokens=training.batch_tokens, n_passes=training.n_passes)
-    positive(log_tokens=training.log_tokens, checkpoint_tokens=training.checkpoint_tokens)
-    positive(n_tokens=text.n_tokens, n_validation_tokens=text.n_validation_tokens, context_length=text.context_length)
-    positive(n_loss_tokens=evaluation.n_loss_tokens, n_bootstrap=evaluation.n_bootstrap)
-    positive(batch_sequences=config.activations.batch_sequences)
-    if training.outlier_error != 0 and not training.outlier_error > 1:
+    """Refuses settings out of range or that cannot work together. Raises UserError; opens nothing."""
+    check_ranges(config, flag_of)
+    training = config.training
+    if training.warmup_fraction + training.decay_fraction > 1:
         raise UserError(
-            f"training.outlier_error must be above 1 (a multiple of the median error) or 0 to keep all rows, "
-            f"got {training.outlier_error:g}"
+            f"--training.warmup-fraction {training.warmup_fraction:g} and --training.decay-fraction "
+            f"{training.decay_fraction:g} must add up to at most 1; e.g. 0.05 and 0.2"
         )
     check_context(config)
-    if text.seed < 0:
-        raise UserError(f"text.seed must be 0 or more, got {text.seed}")
     named = {"architectures": config.architectures, "l0": config.l0, "seeds": config.seeds}
     if config.jacobian.lambdas and not config.architectures:
         named.pop("architectures")
     for name, values in {**named, "activations.sites": config.activations.sites}.items():
-        _distinct(name, values)
+        _distinct(flag_of(name), values)
     if config.activations.storage == "stream" and training.n_passes > 1:
         raise UserError(
             f"training.n_passes {training.n_passes} needs activations kept on disk; set it to 1, or storage to disk"
@@ -60,17 +57,7 @@ def _check_jacobian(config: RunConfig) -> None:
     from monosemy.models.sites import parse_site
 
     settings = config.jacobian
-    _distinct("jacobian.lambdas", settings.lambdas)
-    for value in settings.lambdas:
-        if not 0 <= value < float("inf"):
-            raise UserError(f"jacobian.lambdas must be 0 or more, got {value:g}; 0 trains the pair without penalty")
-    positive(**{"jacobian.max_memory_mb": settings.max_memory_mb})
-    if not 0 < settings.token_share <= 1:
-        raise UserError(
-            f"jacobian.token_share must be above 0 and at most 1, got {settings.token_share:g}; 1 takes every token"
-        )
-    if not 0 <= settings.warmup_fraction <= 1:
-        raise UserError(f"jacobian.warmup_fraction must lie between 0 and 1, got {settings.warmup_fraction:g}")
+    _distinct(flag_of("jacobian.lambdas"), settings.lambdas)
     sites = [str(parse_site(name, 1_000_000, post_norms=False)) for name in config.activations.sites]
     pair_sites(sites, settings.layer)
 
@@ -85,28 +72,36 @@ def _distinct(name: str, values: Iterable[Any]) -> None:
 
 
 def _check_architectures(config: RunConfig) -> None:
-    from monosemy.saes.base import SaeConfig
-    from monosemy.saes.registry import ARCHITECTURES, build_sae
+    import torch
 
-    for key in config.options:
-        if key.split(".")[0] not in ARCHITECTURES:
+    from monosemy.saes.base import SaeConfig
+    from monosemy.saes.registry import ARCHITECTURES, architecture, build_sae
+
+    named = [key.split(".")[0] for key in config.options]
+    for key, name in zip(config.options, named, strict=True):
+        if name not in ARCHITECTURES:
             raise unknown("architecture in options", key, [f"{name}.…" for name in ARCHITECTURES])
-    paired = (config.jacobian.architecture,) if config.jacobian.lambdas else ()
-    for architecture in dict.fromkeys((*config.architectures, *paired)):
-        if architecture not in ARCHITECTURES:
-            raise unknown("architecture", architecture, ARCHITECTURES)
-        options = options_of(config, architecture)
-        for l0 in config.l0:
-            if not 0 < l0 <= config.d_sae:
-                raise UserError(f"l0 {l0:g} must be above 0 and at most d_sae {config.d_sae}; lower it or raise d_sae")
-            build_sae(SaeConfig(architecture, 1, config.d_sae, float(l0), options=options))
+    trained = [*config.architectures, *([config.jacobian.architecture] if config.jacobian.lambdas else [])]
+    for name in dict.fromkeys((*trained, *named)):
+        options: Any = from_json(architecture(name).Options, options_of(config, name), f"--{name}")
+        check_ranges(options, functools.partial(_option_flag, name))
+    for l0 in config.l0:
+        if l0 > config.d_sae:
+            raise UserError(f"--l0 {number_name(l0)} must be at most d_sae {config.d_sae}; lower it or raise --d-sae")
+        for name in dict.fromkeys(trained):
+            with torch.device("meta"):  # the architecture's own checks, at any width without its memory
+                build_sae(SaeConfig(name, 1, config.d_sae, float(l0), options=options_of(config, name)))
     if config.evaluation.frozen_random or config.evaluation.pca:
         for l0 in config.l0:
             if l0 != round(l0):
                 raise UserError(
-                    f"l0 {l0:g} is no whole number, which evaluation.frozen_random and evaluation.pca need; "
-                    f"choose {max(1, round(l0))} or turn both off"
+                    f"--l0 {number_name(l0)} is no whole number, which evaluation.frozen_random and evaluation.pca "
+                    f"need; choose {max(1, round(l0))} or turn both off"
                 )
+
+
+def _option_flag(architecture: str, option: str) -> str:
+    return flag_of(f"{architecture}.{option}")
 
 
 def options_of(config: RunConfig, architecture: str) -> dict[str, Any]:

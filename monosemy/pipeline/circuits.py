@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monosemy.arguments import Parser
 from monosemy.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,9 +72,7 @@ def run_circuits(words: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "monosemy circuits", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("monosemy circuits", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("task", nargs="?", help="a task's name, or a .jsonl file of your own prompts")
     add("--list", action="store_true", help="tasks and methods")

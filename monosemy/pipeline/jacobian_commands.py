@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from monosemy.arguments import Parser
 from monosemy.config import (
     ActivationsConfig,
     EvaluationConfig,
@@ -332,7 +333,7 @@ def _report(folder: Path, given: argparse.Namespace) -> None:
 
 
 def _parser(command: str, what: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         f"monosemy jacobian {command}", description=what, epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

@@ -13,33 +13,35 @@ Source: Bussmann et al. 2024 (arXiv 2412.06410). Deviations: k annealing; bias c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor, nn
 
 from monosemy.kernels import dispatch, ops
 from monosemy.latents import SparseLatents
+from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
+from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
 
 
 @dataclass(frozen=True)
 class BatchTopKOptions:
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, RATE] = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
-    beta1: float = 0.9
-    beta2: float = 0.999
-    bias_rate_factor: float = 1.0
+    beta1: Annotated[float, DECAY] = 0.9
+    beta2: Annotated[float, DECAY] = 0.999
+    bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
-    k_start_factor: float = 2.0
+    k_start_factor: Annotated[float, START_FACTOR] = 2.0
     """k starts at this multiple of the asked k."""
-    k_anneal_fraction: float = 0.3
+    k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which k falls to the asked one."""
-    aux_coef: float = 1 / 32
-    k_aux: int = 256
+    aux_coef: Annotated[float, COEF] = 1 / 32
+    k_aux: Annotated[int, Range(1, example=256)] = 256
     """Dead latents that reconstruct the residual."""
-    threshold_beta: float = 0.99
+    threshold_beta: Annotated[float, DECAY] = 0.99
     """Decay of the threshold's moving average per step."""
 
 

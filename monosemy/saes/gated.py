@@ -14,7 +14,7 @@ Deviations: b_gate starts at the quantile that gives the starting L0, so the ste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor, nn
@@ -22,27 +22,29 @@ from torch import Tensor, nn
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
+from monosemy.ranges import SHARE
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
 from monosemy.saes.losses import squared_error
+from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
 
 
 @dataclass(frozen=True)
 class GatedOptions:
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, RATE] = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
-    beta1: float = 0.9
-    beta2: float = 0.999
-    bias_rate_factor: float = 1.0
+    beta1: Annotated[float, DECAY] = 0.9
+    beta2: Annotated[float, DECAY] = 0.999
+    bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
-    k_start_factor: float = 2.0
+    k_start_factor: Annotated[float, START_FACTOR] = 2.0
     """The L0 starts at this multiple of the asked one."""
-    k_anneal_fraction: float = 0.3
+    k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which the controller's target falls to the asked L0."""
-    aux_coef: float = 1.0
+    aux_coef: Annotated[float, COEF] = 1.0
     """Weight of the frozen-decoder reconstruction by the gate."""
-    sparsity_coef: float = 0.0
+    sparsity_coef: Annotated[float, COEF] = 0.0
     """A fixed λ; 0 lets the controller choose it."""
-    sparsity_coef_start: float = 0.01
+    sparsity_coef_start: Annotated[float, FIRST_COEF] = 0.01
     """λ from which the controller starts."""
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -31,39 +31,41 @@ from torch.autograd import Function
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Columns, Pattern
 from monosemy.latents import SparseLatents
+from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
 from monosemy.saes.losses import squared_error
+from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
 
 
 @dataclass(frozen=True)
 class JumpReluOptions:
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, RATE] = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
-    beta1: float = 0.9
-    beta2: float = 0.999
-    bias_rate_factor: float = 1.0
+    beta1: Annotated[float, DECAY] = 0.9
+    beta2: Annotated[float, DECAY] = 0.999
+    bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     recipe: Literal["step", "tanh"] = "step"
     """Which sparsity loss."""
-    bandwidth_relative: float = 0.5
+    bandwidth_relative: Annotated[float, Range(0, 100, example=0.5)] = 0.5
     """ε as a share of the mean threshold; 0 uses `bandwidth`."""
-    bandwidth: float = 0.001
+    bandwidth: Annotated[float, Range(0, 100, example=0.001, above_low=True)] = 0.001
     """ε at E‖x‖² = 1, when `bandwidth_relative` is 0."""
-    threshold_start: float = 0.0
+    threshold_start: Annotated[float, Range(0, 1e6, example=0.01)] = 0.0
     """θ at the start; 0 takes the quantile of π that gives the starting L0."""
-    threshold_rate_factor: float = 1.0
+    threshold_rate_factor: Annotated[float, FACTOR] = 1.0
     """θ's learning rate as a multiple of the others'."""
-    k_start_factor: float = 2.0
+    k_start_factor: Annotated[float, START_FACTOR] = 2.0
     """The L0 starts at this multiple of the asked one."""
-    k_anneal_fraction: float = 0.3
+    k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which the controller's target falls to the asked L0."""
-    sparsity_coef: float = 0.0
+    sparsity_coef: Annotated[float, COEF] = 0.0
     """A fixed λ; 0 lets the controller choose it."""
-    sparsity_coef_start: float = 1e-3
+    sparsity_coef_start: Annotated[float, FIRST_COEF] = 1e-3
     """λ from which the controller starts."""
-    tanh_scale: float = 96.0
+    tanh_scale: Annotated[float, Range(0, 1e6, example=96, above_low=True)] = 96.0
     """c in "tanh" at E‖x‖² = 1 (4·√d for d = 576)."""
-    pre_act_coef: float = 0.0
+    pre_act_coef: Annotated[float, COEF] = 0.0
     """λ_P in "tanh"."""
 
 

@@ -11,7 +11,7 @@ by the residual's energy with coefficient 1/32 as there; b_dec starts at the mea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +20,26 @@ from monosemy.errors import UserError
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
+from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
+from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
 
 
 @dataclass(frozen=True)
 class TopKOptions:
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, RATE] = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
-    beta1: float = 0.9
-    beta2: float = 0.999
-    bias_rate_factor: float = 1.0
+    beta1: Annotated[float, DECAY] = 0.9
+    beta2: Annotated[float, DECAY] = 0.999
+    bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
-    k_start_factor: float = 2.0
+    k_start_factor: Annotated[float, START_FACTOR] = 2.0
     """k starts at this multiple of the asked k."""
-    k_anneal_fraction: float = 0.3
+    k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which k falls to the asked one."""
-    aux_coef: float = 1 / 32
-    k_aux: int = 256
+    aux_coef: Annotated[float, COEF] = 1 / 32
+    k_aux: Annotated[int, Range(1, example=256)] = 256
     """Dead latents that reconstruct the residual."""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monosemy.arguments import Parser
 from monosemy.errors import UserError
 from monosemy.run import read_run
 from monosemy.saes.listing import choose_sae
@@ -70,9 +71,7 @@ def _check_latents(sae_folder: Path, request: SteeringRequest | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "monosemy steer", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("monosemy steer", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("run", help="a run folder, e.g. runs/demo")
     add("--sae", help="SITE/NAME of the SAE (default: JumpReLU at the middle L0 of the first site)")

@@ -29,12 +29,12 @@ def test_short_names_units_and_options():
     ("words", "message"),
     [
         (["--jumprelu.bandwidth-relativ", "0.3"], "did you mean .*bandwidth_relative"),
-        (["--jumprelu.bandwidth", "wide"], "must be of type float, got 'wide'"),
+        (["--jumprelu.bandwidth", "wide"], "--jumprelu.bandwidth must be of type float, got 'wide'"),
         (["--jumprelu.recipe", "tan"], "did you mean 'tanh'"),
         (["--architectures", "jumprel"], "did you mean 'jumprelu'"),
         (["--l0", "4000"], "at most d_sae 1152"),
         (["--l0", "0"], "above 0"),
-        (["--d-sae", "0"], "d_sae must be above 0"),
+        (["--d-sae", "0"], "--d-sae 0 must be at least 1 and .*; e.g. 2304"),
         (["--topk.k"], "needs a value"),
     ],
 )
@@ -76,10 +76,10 @@ def test_counts_take_units_in_either_form(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--training.log-tokens", "0"], "log_tokens must be above 0"),
-        (["--l0", "32", "32"], "holds 32.0 twice"),
+        (["--training.log-tokens", "0"], "--training.log-tokens 0 must be at least 1; e.g. 10000"),
+        (["--l0", "32", "32"], "--l0 holds 32.0 twice"),
         (["--l0", "2.5"], "whole number"),
-        (["--text.seed", "-1"], "0 or more"),
+        (["--text.seed", "-1"], "--text.seed -1 must be at least 0"),
         (["--activations.storage", "stream"], "n_passes 2 needs activations kept on disk"),
     ],
 )
