@@ -22,13 +22,14 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are UserErrors."""
 
     def error(self, message: str) -> NoReturn:
-        """`argument --port: invalid int value: 'x'` as `--port: invalid int value: 'x'; monosemy browse --help …`"""
+        """argparse's words as one line, without the usage before it."""
         message = re.sub(r"^argument (\S+?): (?=(invalid|expected|not allowed))", r"\1: ", message)
         message = re.sub(r"^argument (\S+?): ", r"\1 ", message)
         message = message.replace("the following arguments are required", "missing").replace(
             "unrecognized arguments", "unknown"
         )
-        raise UserError(f"{message}; {self.prog} --help lists what there is")
+        hint = "" if "; e.g. " in message else f"; {self.prog} --help tells more"
+        raise UserError(message + hint)
 
 
 def whole(allowed: Range) -> Callable[[str], int]:

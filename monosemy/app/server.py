@@ -26,8 +26,9 @@ from monosemy.app.catalogue import Catalogue
 from monosemy.app.connections import MAX_CONNECTIONS, PromptProtocol
 from monosemy.app.pages import vocabulary
 from monosemy.app.security import Access, Guard
-from monosemy.arguments import Parser
+from monosemy.arguments import Parser, whole
 from monosemy.errors import UserError
+from monosemy.ranges import Range
 
 DEFAULT_PORT = 8321
 
@@ -36,7 +37,9 @@ def run_browse(words: list[str]) -> None:
     """RUN [--host 127.0.0.1] [--port 8321] [--no-open]; serves until interrupted. Raises UserError for bad input."""
     parser = Parser("monosemy browse", description="look at a run's latents in a web browser, offline")
     parser.add_argument("run", help="a run folder, e.g. runs/demo")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
+    parser.add_argument(
+        "--port", type=whole(Range(0, 65535, example=DEFAULT_PORT)), default=DEFAULT_PORT, help="0 takes a free one"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="another address than loopback asks visitors for a token")
     parser.add_argument(
         "--name", action="append", default=[], help="a host name that a proxy passes on; asks visitors for a token too"

@@ -12,10 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-from monosemy.arguments import Parser
+from monosemy.arguments import Parser, whole
 from monosemy.features.choose import open_chosen, parse_latents
 from monosemy.features.database import FeatureDatabase
 from monosemy.features.excerpt import GROUPS
+from monosemy.ranges import Range
 
 COMMANDS = {
     "show": "a latent's page in the terminal",
@@ -29,9 +30,12 @@ COMMANDS = {
 def run_show(words: list[str]) -> None:
     """RUN LATENT [--sae SITE/NAME] [-n 6] [--group top …] [--whole]"""
     parser = _parser("show")
-    parser.add_argument("latent", type=int, help="number of the latent, from 0")
+    parser.add_argument("latent", type=whole(Range(0, example=12)), help="number of the latent, from 0")
     parser.add_argument(
-        "-n", type=_positive, default=6, help="strongest examples at most, a third as many of the others (default 6)"
+        "-n",
+        type=whole(Range(1, example=6)),
+        default=6,
+        help="strongest examples at most, a third as many of the others (default 6)",
     )
     parser.add_argument(
         "--group", action="append", choices=list(GROUPS), help="only this group of examples; repeatable"
@@ -59,7 +63,7 @@ def run_export_html(words: list[str]) -> None:
     parser = _parser("export-html")
     parser.add_argument("latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")
     parser.add_argument("--out", required=True, help="the file to write, e.g. latents.html")
-    parser.add_argument("-n", type=_positive, default=8, help="examples a group at most (default 8)")
+    parser.add_argument("-n", type=whole(Range(1, example=8)), default=8, help="examples a group at most (default 8)")
     chosen = parser.parse_args(words)
     database = open_chosen(Path(chosen.run), chosen.sae)
     from monosemy.features.export_html import export_html
@@ -77,7 +81,9 @@ def run_export_neuronpedia(words: list[str]) -> None:
         "--layout", choices=("bulk", "upload"), default="bulk",
         help="bulk: files for the site's importer (default); upload: bodies of its upload call",
     )  # fmt: skip
-    parser.add_argument("--context", type=_positive, default=CONTEXT, help=f"tokens an example (default {CONTEXT})")
+    parser.add_argument(
+        "--context", type=whole(Range(1, example=32)), default=CONTEXT, help=f"tokens an example (default {CONTEXT})"
+    )
     parser.add_argument("--model-id", help="the model's name on the site (default: from the run)")
     parser.add_argument("--source-set", help="the set's name on the site (default: from site and SAE)")
     parser.add_argument("--creator-id", default=CREATOR, help="the user that the import is filed under")
@@ -95,7 +101,9 @@ def run_export_circuit_tracer(words: list[str]) -> None:
     parser = _export_parser("export-circuit-tracer")
     from monosemy.features.export_circuit_tracer import CONTEXT, export_circuit_tracer
 
-    parser.add_argument("--context", type=_positive, default=CONTEXT, help=f"tokens an example (default {CONTEXT})")
+    parser.add_argument(
+        "--context", type=whole(Range(1, example=32)), default=CONTEXT, help=f"tokens an example (default {CONTEXT})"
+    )
     chosen = parser.parse_args(words)
     database = open_chosen(Path(chosen.run), chosen.sae)
     written = export_circuit_tracer(database, Path(chosen.out), _latents(chosen, database), context=chosen.context)
@@ -136,10 +144,3 @@ def _export_parser(command: str) -> argparse.ArgumentParser:
 
 def _latents(chosen: argparse.Namespace, database: FeatureDatabase) -> list[int] | None:
     return parse_latents(chosen.latents, database) if chosen.latents else None
-
-
-def _positive(word: str) -> int:
-    value = int(word) if word.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is no positive number")
-    return value

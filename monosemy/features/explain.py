@@ -9,9 +9,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from monosemy.arguments import Parser
+from monosemy.arguments import Parser, whole
 from monosemy.errors import UserError
 from monosemy.features.choose import open_chosen, parse_latents
+from monosemy.ranges import Range
 
 DESCRIPTION = """Let a chat model say in a phrase what latents fire on, and score each phrase.
 
@@ -32,8 +33,6 @@ def run_explain(words: list[str]) -> None:
 
     if given.latents and given.n is not None:
         raise UserError("give --latents or --n, not both")
-    if given.n is not None and given.n < 1:
-        raise UserError(f"--n must be at least 1, got {given.n}")
     latents = parse_latents(given.latents, database) if given.latents else choose_latents(database, given.n or 50)
     chat = open_chat(given.chat, given.model)
     print(f"{len(latents)} latents of {database.info['site']}/{database.info['name']}, explained by {chat.name}")
@@ -87,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", help="a run folder with features, e.g. runs/demo")
     parser.add_argument("--sae", metavar="SITE/NAME", help="which SAE (needed when features of several are built)")
     parser.add_argument("--latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")
-    parser.add_argument("--n", type=int, help="how many latents, drawn at random (default 50)")
+    parser.add_argument("--n", type=whole(Range(1, example=50)), help="how many latents, drawn at random (default 50)")
     parser.add_argument(
         "--chat", required=True, metavar="MODEL",
         help="embedded (tiny: to try it out), a model folder, a hub id, or http://HOST:PORT/v1",

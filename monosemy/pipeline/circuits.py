@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monosemy.arguments import Parser
+from monosemy.arguments import Parser, whole
+from monosemy.config import SEED
 from monosemy.errors import UserError
+from monosemy.ranges import Range
 
 if TYPE_CHECKING:
     from monosemy.circuits.find import Circuit
@@ -44,8 +46,6 @@ def run_circuits(words: list[str]) -> None:
     compare = all_methods(chosen.ablation, chosen.method) if chosen.compare == ["all"] else chosen.compare
     check_methods([chosen.method, *compare])
     check_seed(chosen.seed)
-    if chosen.prompts < 5:
-        raise UserError(f"--prompts must be at least 5, got {chosen.prompts}")
     if chosen.examples is not None and chosen.examples < chosen.prompts:
         raise UserError(
             f"--examples ({chosen.examples}) must be at least --prompts ({chosen.prompts}), which are taken from them"
@@ -82,11 +82,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda, …")
     add("--method", default="combined", help="what ranks the heads (default: combined)")
     add("--compare", nargs="+", default=[], metavar="METHOD", help="further methods in the table; `all` for every one")
-    add("--prompts", type=int, default=64, help="prompts that causal methods run on (default 64)")
-    add("--examples", type=int, help="positives made, and negatives (default 250 where codes are counted)")
+    add(
+        "--prompts",
+        type=whole(Range(5, 1_000_000, example=64)),
+        default=64,
+        help="prompts that causal methods run on (default 64)",
+    )
+    add(
+        "--examples",
+        type=whole(Range(1, 1_000_000, example=250)),
+        help="positives made, and negatives (default 250 where codes are counted)",
+    )
     add("--ablation", default="resample", choices=("resample", "mean", "zero"), help="what replaces a head's output")
     add("--no-edges", action="store_true", help="heads only")
-    add("--seed", type=int, default=0)
+    add("--seed", type=whole(SEED), default=0)
     add("--out", help="folder for circuit.html, .svg, .png and .json (default runs/circuit-TASK)")
     return parser
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from monosemy.arguments import Parser
+from monosemy.arguments import Parser, amount, real, whole
 from monosemy.config import (
     ActivationsConfig,
     EvaluationConfig,
@@ -19,16 +19,16 @@ from monosemy.config import (
     RunConfig,
     TextConfig,
     TrainingConfig,
-    count,
-    positive,
 )
 from monosemy.errors import UserError, unknown
+from monosemy.ranges import Range, range_of
 
 if TYPE_CHECKING:
     from monosemy.pipeline.jacobian import PairEntry, Study
     from monosemy.pipeline.jacobian_measures import MeasureSettings
 
 T = TypeVar("T")
+TOKENS = amount(Range(1, example=32_000))
 LAMBDAS = (0.0, 0.3, 3.0, 30.0)
 DESCRIPTION = """Jacobian SAEs: two SAEs around one MLP, trained so that input latents move output latents little.
 
@@ -68,29 +68,60 @@ def run_train(words: list[str]) -> None:
     add("--run", required=True, help="the run folder to make or to continue, e.g. runs/jsae")
     add("--model", default="embedded", help="embedded, a hub id, a folder, or a .gguf file (default: embedded)")
     add("--text", default="embedded", help="embedded, a hub dataset, or a path (default: embedded)")
-    add("--context", type=int, default=256, help="tokens per sequence (default 256)")
-    add("--layer", type=int, help="the MLP's layer (default: the middle one)")
-    add("--lambda", dest="lambdas", type=float, nargs="+", default=list(LAMBDAS), metavar="λ",
+    add(
+        "--context",
+        type=whole(range_of(TextConfig, "context_length")),
+        default=256,
+        help="tokens per sequence (default 256)",
+    )
+    add("--layer", type=whole(range_of(JacobianConfig, "layer")), help="the MLP's layer (default: the middle one)")
+    add("--lambda", dest="lambdas", type=real(range_of(JacobianConfig, "lambdas")), nargs="+", default=list(LAMBDAS),
+        metavar="λ",
         help=f"strengths of the penalty, 0 for none (default: {' '.join(f'{v:g}' for v in LAMBDAS)})")  # fmt: skip
-    add("--l0", type=float, nargs="+", default=[32.0], help="active latents per token (default 32)")
-    add("--d-sae", type=int, default=4608, help="latents of each SAE (default 4608)")
-    add("--seeds", type=int, nargs="+", default=[0])
-    add("--tokens", default="300k", help="training tokens, e.g. 500k or 1.5M (default 300k)")
-    add("--validation-tokens", default="65k", help="default 65k")
-    add("--passes", type=int, default=1, help="times each token is used (default 1)")
-    add("--batch", type=int, default=1024, help="tokens per step (default 1024)")
-    add("--learning-rate", type=float, help="default: the architecture's own")
+    add(
+        "--l0",
+        type=real(range_of(RunConfig, "l0")),
+        nargs="+",
+        default=[32.0],
+        help="active latents per token (default 32)",
+    )
+    add("--d-sae", type=whole(range_of(RunConfig, "d_sae")), default=4608, help="latents of each SAE (default 4608)")
+    add("--seeds", type=whole(range_of(RunConfig, "seeds")), nargs="+", default=[0])
+    add("--tokens", type=TOKENS, default="300k", help="training tokens, e.g. 500k or 1.5M (default 300k)")
+    add("--validation-tokens", type=TOKENS, default="65k", help="default 65k")
+    add(
+        "--passes",
+        type=whole(range_of(TrainingConfig, "n_passes")),
+        default=1,
+        help="times each token is used (default 1)",
+    )
+    add(
+        "--batch",
+        type=whole(range_of(TrainingConfig, "batch_tokens")),
+        default=1024,
+        help="tokens per step (default 1024)",
+    )
+    add("--learning-rate", type=real(range_of(TrainingConfig, "learning_rate")), help="default: the architecture's own")
     add("--architecture", choices=("topk", "batch_topk", "jumprelu"), default="topk")
     add("--at", choices=("input", "reconstruction"), default="input",
         help="where the MLP's slopes are taken (default: input, as published)")  # fmt: skip
     add(
-        "--token-share", type=float, default=1.0, help="share of each batch that the penalty is measured on (default 1)"
+        "--token-share",
+        type=real(range_of(JacobianConfig, "token_share")),
+        default=1.0,
+        help="share of each batch that the penalty is measured on (default 1)",
     )
-    add("--memory", type=int, default=2048, metavar="MB", help="bound on the penalty's arrays (default 2048)")
+    add(
+        "--memory",
+        type=whole(range_of(JacobianConfig, "max_memory_mb")),
+        default=2048,
+        metavar="MB",
+        help="bound on the penalty's arrays (default 2048)",
+    )
     add("--randomise", choices=("none", "published", "reinitialised", "matched"), default="none",
         help="train on the model with redrawn weights; `monosemy jacobian random` does that and compares")  # fmt: skip
     add("--device", default="auto")
-    add("--loss-tokens", default="8k", help="validation tokens for the CE score (default 8k)")
+    add("--loss-tokens", type=TOKENS, default="8k", help="validation tokens for the CE score (default 8k)")
     _add_measures(parser)
     given = parser.parse_args(words)
     from monosemy.jacobian.show import frontier_tables, show
@@ -108,16 +139,14 @@ def _config(given: argparse.Namespace) -> RunConfig:
         from monosemy.models.sources import model_size
 
         layer = model_size(given.model)[0].n_layers // 2
-    if layer < 0:
-        raise UserError(f"--layer must be 0 or more, got {layer}")
     return RunConfig(
         recipe="jacobian",
         model=ModelConfig(source=given.model, device=given.device, randomise=given.randomise),
         text=TextConfig(
             source=given.text,
             context_length=given.context,
-            n_tokens=count("--tokens", given.tokens),
-            n_validation_tokens=count("--validation-tokens", given.validation_tokens),
+            n_tokens=given.tokens,
+            n_validation_tokens=given.validation_tokens,
         ),
         activations=ActivationsConfig(sites=(f"layers.{layer}.mlp_in", f"layers.{layer}.mlp_out")),
         architectures=(),
@@ -128,7 +157,7 @@ def _config(given: argparse.Namespace) -> RunConfig:
             batch_tokens=given.batch, n_passes=given.passes, learning_rate=given.learning_rate
         ),
         evaluation=EvaluationConfig(
-            n_loss_tokens=count("--loss-tokens", given.loss_tokens), frozen_random=False, pca=False
+            n_loss_tokens=given.loss_tokens, frozen_random=False, pca=False
         ),
         jacobian=JacobianConfig(
             lambdas=tuple(given.lambdas), layer=layer, architecture=given.architecture, at=given.at,
@@ -163,24 +192,33 @@ def run_pairs(words: list[str]) -> None:
     add("--pair", help="name of the pair (needed when the run has several)")
     add(
         "--output",
-        type=int,
+        type=whole(Range(0, example=12)),
         nargs="+",
         default=[],
         help="output latents to take apart (default: chosen by concentration)",
     )
     add("--latents", nargs="+", default=[], metavar="INPUT:OUTPUT", help="pairs of latents to show, e.g. 5:12")
-    add("--tokens", default="65k", help="training tokens to read (default 65k)")
-    add("-n", type=int, default=20, help="output latents where none is named (default 20)")
-    add("--inputs", type=int, default=3, help="input latents of each (default 3)")
-    add("--examples", type=int, default=4, help="texts of each pair of latents (default 4; two are printed)")
+    add("--tokens", type=TOKENS, default="65k", help="training tokens to read (default 65k)")
+    add(
+        "-n",
+        type=whole(Range(1, 100_000, example=20)),
+        default=20,
+        help="output latents where none is named (default 20)",
+    )
+    add("--inputs", type=whole(Range(1, 100_000, example=3)), default=3, help="input latents of each (default 3)")
+    add(
+        "--examples",
+        type=whole(Range(1, 100_000, example=4)),
+        default=4,
+        help="texts of each pair of latents (default 4; two are printed)",
+    )
     add("--out", help="also write everything to this JSON file")
     given = parser.parse_args(words)
     from monosemy.files import write_json
     from monosemy.jacobian.show import pairs_page, show
     from monosemy.pipeline.jacobian_studies import PairSettings, pairs_study
 
-    positive(**{"-n": given.n, "--inputs": given.inputs, "--examples": given.examples})
-    settings = PairSettings(_tokens("--tokens", given.tokens), given.n, given.inputs, given.examples)
+    settings = PairSettings(given.tokens, given.n, given.inputs, given.examples)
     latents = [_latent_pair(word) for word in given.latents]
     folder = Path(given.run).expanduser()
     document = _with_pair(
@@ -209,19 +247,22 @@ def run_graph(words: list[str]) -> None:
     add = parser.add_argument
     add("--pair", help="name of the pair (needed when the run has several)")
     add("--text", help="a text, for a graph at each of its tokens (default: the average over training text)")
-    add("--tokens", default="32k", help="training tokens to average over (default 32k)")
-    add("--edges", type=int, default=2000, help="strongest edges of the average (default 2000)")
+    add("--tokens", type=TOKENS, default="32k", help="training tokens to average over (default 32k)")
+    add(
+        "--edges",
+        type=whole(Range(1, 100_000, example=2000)),
+        default=2000,
+        help="strongest edges of the average (default 2000)",
+    )
     add("--out", required=True, help="the JSON file to write")
     given = parser.parse_args(words)
-    n_tokens = _tokens("--tokens", given.tokens)
-    positive(**{"--edges": given.edges})
     from monosemy.files import write_json
     from monosemy.pipeline.jacobian_studies import graph_of_averages, graph_of_text
 
     def make(study: Study, pair: PairEntry) -> object:
         if given.text is not None:
             return graph_of_text(study, pair, given.text)
-        return graph_of_averages(study, pair, n_tokens, given.edges)
+        return graph_of_averages(study, pair, given.tokens, given.edges)
 
     write_json(Path(given.out), _with_pair(Path(given.run).expanduser(), given.pair, make))
     print(f"written: {given.out}")
@@ -235,10 +276,17 @@ def run_random(words: list[str]) -> None:
     add = parser.add_argument
     kinds = ("published", "reinitialised", "matched")
     add("--kinds", nargs="+", choices=kinds, default=list(kinds), help="how weights are redrawn (default: all three)")
-    add("--lambda", dest="lambdas", type=float, nargs="+", metavar="λ", help="default: 0 and the chosen one")
+    add(
+        "--lambda",
+        dest="lambdas",
+        type=real(range_of(JacobianConfig, "lambdas")),
+        nargs="+",
+        metavar="λ",
+        help="default: 0 and the chosen one",
+    )
     add(
         "--l0",
-        type=float,
+        type=real(range_of(RunConfig, "l0")),
         nargs="+",
         help="L0s to enclose the variance explained (default: half, once, twice the run's)",
     )
@@ -267,7 +315,7 @@ def run_interpret(words: list[str]) -> None:
         "monosemy jacobian interpret runs/jsae --pair jsae_3-l0_32-s0",
     )  # fmt: skip
     parser.add_argument("--pair", nargs="+", help="pairs to score (default: λ = 0 and the chosen λ)")
-    parser.add_argument("--tokens", help="training tokens to read (default 150k)")
+    parser.add_argument("--tokens", type=TOKENS, help="training tokens to read (default 150k)")
     given = parser.parse_args(words)
     from monosemy.jacobian.show import scores_table, show
     from monosemy.jacobian.studies import choose
@@ -285,9 +333,8 @@ def run_interpret(words: list[str]) -> None:
             pair.name for pair in pairs
             if (pair.l0, pair.seed) == (chosen["l0"], chosen["seed"]) and pair.coef in (0.0, chosen["lambda"])
         ]  # fmt: skip
-    n_tokens = None if given.tokens is None else _tokens("--tokens", given.tokens)
     with open_run(folder, read_run(folder)[0]) as run:
-        rows = interpretability_study(run, names, n_tokens)
+        rows = interpretability_study(run, names, given.tokens)
     show(scores_table(rows))
     _report(folder, given)
 
@@ -310,18 +357,10 @@ def _with_pair(folder: Path, name: str | None, use: Callable[[Study, PairEntry],
 def _settings(given: argparse.Namespace) -> MeasureSettings:
     from monosemy.pipeline.jacobian_measures import MeasureSettings
 
-    positive(**{"--curves": given.curves, "--ablation-tokens": given.ablation_tokens})
     return MeasureSettings(
-        _tokens("--measure-tokens", given.measure_tokens), _tokens("--average-tokens", given.average_tokens),
+        given.measure_tokens, given.average_tokens,
         given.curves, given.ablation_tokens,
     )  # fmt: skip
-
-
-def _tokens(flag: str, word: str) -> int:
-    """A count above zero."""
-    n = count(flag, word)
-    positive(**{flag: n})
-    return n
 
 
 def _report(folder: Path, given: argparse.Namespace) -> None:
@@ -350,10 +389,21 @@ def _run_parser(command: str, what: str, example: str, *, reports: bool = True) 
 
 def _add_measures(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how much is measured")
-    group.add_argument("--measure-tokens", default="32k", help="validation tokens for the shares (default 32k)")
-    group.add_argument("--average-tokens", default="16k", help="for the averages over pairs of latents (default 16k)")
-    group.add_argument("--curves", type=int, default=500, help="sweeps of an input latent (default 500)")
-    group.add_argument("--ablation-tokens", type=int, default=512, help="tokens for ablation (default 512)")
+    group.add_argument(
+        "--measure-tokens", type=TOKENS, default="32k", help="validation tokens for the shares (default 32k)"
+    )
+    group.add_argument(
+        "--average-tokens", type=TOKENS, default="16k", help="for the averages over pairs of latents (default 16k)"
+    )
+    group.add_argument(
+        "--curves",
+        type=whole(Range(1, 1_000_000, example=500)),
+        default=500,
+        help="sweeps of an input latent (default 500)",
+    )
+    group.add_argument(
+        "--ablation-tokens", type=whole(Range(1, example=512)), default=512, help="tokens for ablation (default 512)"
+    )
 
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {

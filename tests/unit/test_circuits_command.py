@@ -280,9 +280,9 @@ def test_a_file_is_read_whole(task_file):
         (["circuits", "missing.jsonl"], "does not exist"),
         (["circuits", "ioi", "--method", "acdcc"], "unknown method 'acdcc'; did you mean 'acdc'"),
         (["circuits", "ioi", "--compare", "eap", "nothing"], "unknown method 'nothing'"),
-        (["circuits", "ioi", "--seed", "-1"], "the seed must be from 0 to 2^63 − 1, got -1"),
-        (["circuits", "ioi", "--seed", "9" * 20], "the seed must be from 0 to 2^63 − 1"),
-        (["circuits", "ioi", "--prompts", "3"], "--prompts must be at least 5"),
+        (["circuits", "ioi", "--seed", "-1"], "--seed -1 must be at least 0 and at most 9223372036854775807; e.g. 0"),
+        (["circuits", "ioi", "--seed", "9" * 20], "--seed 99999999999999999999 must be"),
+        (["circuits", "ioi", "--prompts", "3"], "--prompts 3 must be at least 5"),
         (["circuits", "ioi", "--examples", "20"], "--examples (20) must be at least --prompts (64)"),
     ],
 )
