@@ -1,0 +1,227 @@
+"""Sentences and rows of the documents that are rendered anew from the records, and tables as the scripts print them.
+
+What derives from several numbers (a range over rows, a quotient, a share) stands here, so that how it derives is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+README, PERFORMANCE = "README.md", "docs/performance.md"
+
+
+def read(root: Path, name: str) -> Any:
+    return json.loads((root / "docs" / "results" / f"{name}.json").read_text())
+
+
+def span(values: Iterable[float], form: str = ".1f", between: str = " to ") -> str:
+    """`0.7 to 0.9`: the least and the largest."""
+    ordered = sorted(values)
+    return f"{ordered[0]:{form}}{between}{ordered[-1]:{form}}"
+
+
+def thousands(value: float, digits: int = -3) -> str:
+    return f"{round(value, digits):,.0f}"
+
+
+def steps(document: Any, width: int, library: str = "") -> dict[str, dict[str, float]]:
+    """The rows of a step record at a width, by architecture: ours, or a library's."""
+    architectures = ("relu", "topk", "batch_topk", "gated", "jumprelu")
+    rows = {row["name"]: row for row in document["rows"] if row["d_sae"] == width}
+    return {a: rows[f"{library} {a}".strip()] for a in architectures if f"{library} {a}".strip() in rows}
+
+
+def ratios(document: Any, width: int, library: str = "") -> list[float]:
+    return [row["ratio"] for row in steps(document, width, library).values()]
+
+
+def times_faster(document: Any, width: int, library: str = "sae-lens") -> list[float]:
+    """How many of our steps fit into one of a library's, architecture by architecture."""
+    ours, theirs = steps(document, width), steps(document, width, library)
+    return [theirs[name]["ratio"] / ours[name]["ratio"] for name in theirs]
+
+
+def claims(root: Path) -> list[tuple[str, str]]:
+    """(document, passage) of every claim."""
+    return [*_readme(root), *_performance(root)]
+
+
+def _readme(root: Path) -> Iterator[tuple[str, str]]:
+    from monosemy.recipes import demo
+
+    recipe = demo()
+    *most, last = [f"{l0:g}" for l0 in recipe.l0]
+    n_saes = len(recipe.architectures) * len(recipe.l0) * len(recipe.seeds)
+    yield README, f"at L0 {', '.join(most)} and {last} side by side"
+    yield README, f"trains {n_saes} SAEs on a real small model"
+    step, peers = read(root, "step"), read(root, "step_peers")
+    first, second, third = sorted({row["d_sae"] for row in peers["rows"]})
+    yield (
+        README,
+        f"A training step costs {span(ratios(step, 9216))} of the encoder's own dense product on a CPU with VNNI",
+    )
+    beside = [ratio for width in (first, second, third) for ratio in ratios(peers, width)]
+    faster = [span(times_faster(peers, width), ".0f") for width in (first, second, third)]
+    yield (
+        README,
+        (
+            f"in the one run beside other libraries {span(beside)}, which is {faster[0]} times less than sae-lens at "
+            f"{first:,} latents, {faster[1]} at {second:,} and {faster[2]} at {third:,}"
+        ),
+    )
+
+
+def _performance(root: Path) -> Iterator[tuple[str, str]]:
+    for passage in (*_steps_page(root), *_rest_page(root), *_features_page(root), *_on_paper()):
+        yield PERFORMANCE, passage
+
+
+def _steps_page(root: Path) -> Iterator[str]:
+    step, peers = read(root, "step"), read(root, "step_peers")
+    product = next(row for row in step["rows"] if row["name"] == "product")
+    yield f"{product['milliseconds']:.0f} ms, {product['gflops']:.0f} GFLOP/s. Medians of {step['rounds']} interleaved"
+    yield f"The dense product plus the bytes that a dense step must move would be {product['bound_ratio']:.2f} at best"
+    widths = sorted({row["d_sae"] for row in peers["rows"]})
+    aux = {
+        name: ", ".join(f"{row['ratio']:.2f}" for width in widths for row in peers["rows"]
+                        if (row["d_sae"], row["name"]) == (width, f"{name} + aux"))
+        for name in ("topk", "batch_topk")
+    }  # fmt: skip
+    yield f"TopK {aux['topk']}, BatchTopK {aux['batch_topk']} at the three widths"
+    own = steps(step, 9216)
+    yield f"({own['jumprelu']['ratio']:.2f} against {own['topk']['ratio']:.2f})"
+
+
+def _rest_page(root: Path) -> Iterator[str]:
+    frontier, memory, encode = read(root, "frontier"), read(root, "memory"), read(root, "encode")
+    yield "1, 4, 12 SAEs | " + ", ".join(f"{frontier[n]:.2f}" for n in ("1", "4", "12")) + " × as many"
+    b = SimpleNamespace(**{name.replace(" ", "_").replace("_+_", "_"): v for name, v in memory["buffers"].items()})
+    n, m, d = memory["batch"], memory["d_sae"], 576
+    yield (
+        f"(m {m:,}, N {n:,}; 1 = one dense [N, m] float32 buffer, {4 * n * m / 1e6:.0f} MB; limit 2) | "
+        f"ReLU {b.relu:.2f}, TopK {b.topk:.2f}, BatchTopK {b.batch_topk:.2f}, Gated {b.gated:.2f}, "
+        f"JumpReLU {b.jumprelu:.2f}; AuxK active: TopK {b.topk_aux:.2f}, BatchTopK {b.batch_topk_aux:.2f}; "
+        f"two TopK side by side {b.topk_two_at_a_time:.2f} each; gradients of both matrices ({2 * d / n:.2f}) included"
+    )
+    yield f"ReLU {b.relu_dense:.1f}, JumpReLU {b.jumprelu_dense:.1f}: above the limit"
+    rows = encode["rows"]
+    names = {"relu": "ReLU", "topk": "TopK", "batch_topk": "BatchTopK", "gated": "Gated", "jumprelu": "JumpReLU"}
+    speed = {kind: [row["tokens_per_second"] for name, row in rows.items() if name.startswith(kind)]
+             for kind in ("encode", "decode")}  # fmt: skip
+    yield (
+        ", ".join(f"{shown} {rows[f'encode {name}']['products']:.2f}" for name, shown in names.items())
+        + f": {thousands(min(speed['encode']))}–{thousands(max(speed['encode']))} tokens/s "
+        + "where the product alone does "
+        + thousands(rows["product"]["tokens_per_second"], -2)
+    )
+    decode = [row["products"] for name, row in rows.items() if name.startswith("decode")]
+    (product,) = {f"{value:.2f}" for value in decode}
+    yield f"{product} ({thousands(min(speed['decode']), -4)}–{thousands(max(speed['decode']), -4)} tokens/s)"
+    yield from _store_rows(root)
+
+
+def _store_rows(root: Path) -> Iterator[str]:
+    rates, harvest = read(root, "store")["tokens_per_second"], read(root, "harvest")
+    topk = steps(read(root, "step"), 9216)["topk"]
+    step_rate = 2048 / topk["milliseconds"] * 1000
+    stored, shuffled, copy = (rates[name] for name in ("stored order", "shuffled stream", "plain copy to float32"))
+    yield (
+        f"{stored / 1e6:.2f}, {shuffled / 1e6:.2f}; {copy / 1e6:.2f} million tokens/s, {stored / step_rate:.0f} and "
+        f"{shuffled / step_rate:.0f} times what TopK's step of 9,216 latents takes in"
+    )
+    written, plain, bare = rates["shard written"], rates["plain flushed file"], harvest["bare_tokens_per_second"]
+    yield (
+        f"{thousands(written)}; {thousands(plain)} tokens/s, {written / bare:.0f} times what the bare model "
+        "delivers in the next row"
+    )
+    of_bare = harvest["of_bare"]
+    yield f"of the bare truncated transformers forward at the same batch | {of_bare['harvest']:.3f} |"
+    yield f"the same to disk, {harvest['n_tokens']:,} tokens,"
+    yield f"norms and scale (also {harvest['n_tokens']:,} tokens) included | {of_bare['to disk']:.2f}"
+    yield f"harvest {of_bare['harvest']:.3f} of the bare model), 18 steps".replace(" 0.", " .")
+    yield f"keep all cores busy (harvest {of_bare['harvest']:.3f} of the bare model)".replace(" 0.", " .")
+
+
+def _features_page(root: Path) -> Iterator[str]:
+    features, browser = read(root, "features"), read(root, "browser")
+    stages = features["seconds_of_steps"]
+    yield f"features of {features['d_sae']:,} latents on {features['n_tokens']:,} tokens beyond the model's pass"
+    yield (
+        f"{features['seconds_beyond_the_model']:.0f} s: {stages['firings counted']:.0f} counting, "
+        f"{stages['labels made']:.0f} labels, {stages['output tokens found']:.0f} output tokens, the rest encoding"
+    )
+    yield f"| {features['bytes_per_latent']:,.0f} then;"
+    p95 = {name: row["p95"] for name, row in browser["milliseconds"].items()}
+    limits = browser["limits_ms"]
+    yield f"browser at {browser['latents']:,} synthetic latents, p95: latent page, search, token, list (limits " + (
+        ", ".join(f"{limits[name]:.0f}" for name in ("page", "search", "token", "list"))
+        + f" ms) | {p95['page']:.1f}, {p95['search']:.0f}, {p95['token']:.1f}, {p95['list']:.1f} ms"
+    )
+    yield (
+        f"(limit {browser['least_pages_per_second']}) | {browser['pages_per_second']:.0f}; "
+        f"{browser['server_milliseconds_per_page']:.1f} ms of the server's time a page"
+    )
+    yield f"(limit {browser['limit_start_seconds']:.0f} s) | {browser['cold_start_seconds']:.1f} s |"
+
+
+def _on_paper() -> Iterator[str]:
+    """A reckoning, not a measurement: bytes and products of 34 million latents on 8 GPUs."""
+    m, d, gpus, rows = 34e6, 576, 8, 8192
+    state = m * 24 * d
+    product = 2 * rows * d * m
+    moved = m / gpus * 2 * d * 28
+    seconds = moved / 4e12
+    yield (
+        f"{m / 1e6:.0f} million latents at d {d} on {gpus} GPUs, latents sharded. {m / 1e6:.0f}·10⁶ · 24 · {d} bytes = "
+        f"{state / 1e9:.0f} GB of weights and moments, {state / gpus / 1e9:.0f} GB a GPU. One step of {rows:,} rows: "
+        f"product 2 · {rows:,} · {d} · 34·10⁶ = {product / 1e14:.1f}·10¹⁴ FLOP, "
+        f"{product / gpus / 1e13:.0f}·10¹³ a GPU, {product / gpus / 400e12:.1f} s at 400 TFLOP/s; "
+        f"Adam moves 34·10⁶/{gpus} · {2 * d:,} · 28 bytes = "
+        f"{moved / 1e9:.0f} GB, {seconds - 0.004:.2f}–{seconds + 0.006:.2f} s at 4 TB/s"
+    )
+
+
+def generated(root: Path) -> list[str]:
+    """Tables in Markdown as benchmarks/ prints them from their records."""
+    folder = str(root / "benchmarks")
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        tables = list(_tables(root))
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
+    return [_first_table(text) for text in tables]
+
+
+def _tables(root: Path) -> Iterator[str]:
+    yield from importlib.import_module("circuits_tables").tables(read(root, "circuits")).values()
+    yield from importlib.import_module("jacobian_tables").tables(read(root, "jacobian")).values()
+    comparison = importlib.import_module("comparison")
+    for site in read(root, "comparison")["sites"].values():
+        yield "\n".join(comparison.table(site["points"]))
+        yield "\n".join(comparison.paired_table(site["paired"]))
+    planted = importlib.import_module("planted_scale")
+    for name, size in planted.SIZES.items():
+        printed = io.StringIO()
+        record = read(root, "planted_scale")
+        if name in record:
+            with contextlib.redirect_stdout(printed):
+                planted.show(name, size, record[name])
+            yield printed.getvalue()
+    quality = read(root, "peers_quality")
+    yield importlib.import_module("peers_quality").table(quality["ours"], quality["peers"])
+
+
+def _first_table(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.lstrip().startswith("|"))
