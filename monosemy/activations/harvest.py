@@ -50,7 +50,9 @@ class ActivationModel(Protocol):
     def special_token_ids(self) -> frozenset[int]: ...
     def resolve(self, site: str) -> str: ...
     def site_width(self, site: str) -> int: ...
-    def activations(self, tokens: Tensor, sites: Sequence[str]) -> Mapping[str, Tensor]: ...
+    def activations(
+        self, tokens: Tensor, sites: Sequence[str], *, attention_mask: Tensor | None = None
+    ) -> Mapping[str, Tensor]: ...
 
 
 class Tokens(Protocol):
@@ -150,6 +152,11 @@ def keep_mask(tokens: Tensor, activations: Mapping[str, Tensor], rules: DropRule
     return drop_reasons(tokens, activations, rules) == KEPT
 
 
+def read_packed(model: ActivationModel, tokens: Tensor, sites: Sequence[str]) -> Mapping[str, Tensor]:
+    """Activations of packed sequences: all of it is text, the padding token included where a text holds it."""
+    return model.activations(tokens, sites, attention_mask=torch.ones_like(tokens))
+
+
 def norms(activations: Tensor) -> Tensor:
     """||x|| over the last dimension in float32 (half formats would overflow on massive activations)."""
     return torch.linalg.vector_norm(activations, dim=-1, dtype=torch.float32)
@@ -220,7 +227,7 @@ def measure_sites(
     collected: dict[str, list[Tensor]] = {site: [] for site in names}
     ordinary_parts = []
     for first, _, tokens in _batches(shards, config, 0, n_sequences):
-        lengths = checked_norms(model.activations(tokens, names), names, first)
+        lengths = checked_norms(read_packed(model, tokens, names), names, first)
         ordinary_parts.append(_reasons(tokens, lengths, rules) == KEPT)
         for site in names:
             collected[site].append(lengths[site].cpu())
@@ -282,7 +289,7 @@ def harvest_rows(
     stop = shards.n_sequences if stop is None else min(stop, shards.n_sequences)
     for first, last, tokens in _batches(shards, config, start, stop):
         with torch.no_grad():
-            found = model.activations(tokens, names)
+            found = read_packed(model, tokens, names)
         lengths = checked_norms(found, names, first) if finite else {site: norms(found[site]) for site in names}
         yield _kept_rows(tokens, found, lengths, rules, names, first, shards.documents(first, last))
 

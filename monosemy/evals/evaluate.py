@@ -2,23 +2,28 @@
 
 Place on the path: beside the pipeline's evaluation stage, which streams validation text instead; both call
 `evaluate_reconstruction` and `evaluate_model_loss`. Positions are left out as in training by default: the first of each
-sequence, special tokens, and norms beyond six medians; spliced passes keep their true activations.
+sequence, special tokens, and norms beyond six medians; spliced passes keep their true activations. Padding is no
+position at all: it is neither read, nor predicted, nor context.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monosemy.activations.harvest import DropRules, keep_mask, norms
+from monosemy.activations.harvest import DropRules, keep_mask, norms, read_packed
 from monosemy.config import ActivationsConfig
 from monosemy.errors import UserError
 from monosemy.evals.frontier import Candidate, build_record
 from monosemy.evals.model_loss import evaluate_model_loss
-from monosemy.evals.reconstruction import evaluate_reconstruction
+from monosemy.evals.reconstruction import check_width, evaluate_reconstruction
+from monosemy.models.padding import Padding, check_unpadded, read_mask, read_tokens
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
@@ -30,34 +35,89 @@ def evaluate(
     sae: SparseAutoencoder,
     tokens: Tensor,
     *,
+    attention_mask: Tensor | None = None,
     site: str | None = None,
     rules: ActivationsConfig | None = None,
     n_bootstrap: int = 1000,
 ) -> dict[str, Any]:
     """FVU, L0, dead share, Δ loss, loss recovered, KL … of `sae` over `tokens` [sequences, positions].
 
-    `site` defaults to the one the SAE was trained at. Sequences are the blocks of the bootstrap, so intervals need at
-    least two. `rules` says which positions are left out. Losses in nats per token. Raises UserError for tokens of
-    another shape, a SAE of another width, or when no position is left.
+    Of padded sequences `attention_mask` says what is text (1) and what padding (0), on either side: the numbers are
+    those of the sequences without it. `site` defaults to the one the SAE was trained at. `rules` says which positions
+    are left out. Losses in nats per token. Sequences are the blocks of the bootstrap, copies of one sequence a single
+    block: `n_documents` of the `n_sequences` differ, and intervals (None with one) know of no more. Raises UserError
+    for tokens of another shape, padding without a mask, a SAE of another width, or when no position is left.
     """
-    if tokens.ndim != 2 or tokens.shape[1] < 2:
+    tokens = read_tokens(tokens).cpu().long()
+    if tokens.shape[1] < 2:
         raise UserError(f"tokens must be [sequences, positions ≥ 2], got shape {tuple(tokens.shape)}")
     rules = rules or ActivationsConfig()
     where = model.resolve(site or sae.config.site)
-    with torch.no_grad():
-        x = torch.cat([model.activations(part, [where])[where] for part in tokens.split(rules.batch_sequences)])
-    multiple = rules.outlier_multiple
-    limit = multiple * float(norms(x[:, rules.drop_first_positions :]).median()) if multiple else float("inf")
-    special = frozenset(model.special_token_ids) if rules.drop_special_tokens else frozenset()
-    drop = DropRules(rules.drop_first_positions, special, {where: limit})
-    keep = keep_mask(tokens.to(x.device), {where: x}, drop).cpu()
-    if not bool(keep.any()):
-        raise UserError(f"all {tokens.numel()} positions are left out (first, special, outliers); give more text")
-    rows = torch.arange(len(tokens))[:, None].expand_as(tokens)
     name = sae.config.architecture
+    check_width(name, sae, where, model.site_width(where))
+    _warn_of_another_model(sae, model)
+    if attention_mask is None:
+        check_unpadded(tokens, model.padding_names)
+        text = torch.ones_like(tokens, dtype=torch.bool)
+    else:
+        padding = Padding.of(read_mask(attention_mask, tokens))
+        text = padding.is_text
+        tokens = padding.text_first(tokens).masked_fill(~text, 0)
+    with torch.no_grad():
+        # what follows a sequence's text cannot reach it
+        parts = tokens.split(rules.batch_sequences)
+        x = torch.cat([read_packed(model, part, [where])[where] for part in parts])
+    keep = _kept(model, where, x, tokens, text, rules)
+    sequences = _distinct(tokens.masked_fill(~text, -1))[:, None].expand_as(tokens)
     saes: Mapping[str, Any] = {name: sae}
-    batches = ((x[i][keep[i]], rows[i][keep[i]]) for i in range(len(tokens)))
+    batches = ((x[i][keep[i]], sequences[i][keep[i]]) for i in range(len(tokens)))
     found = evaluate_reconstruction(saes, batches, site=where, n_bootstrap=n_bootstrap)[name].record
-    losses = evaluate_model_loss(model, where, saes, tokens, keep, documents=rows, n_bootstrap=n_bootstrap)
+    losses = evaluate_model_loss(
+        model, where, saes, tokens, keep, attention_mask=text, documents=sequences, n_bootstrap=n_bootstrap
+    )
     candidate = Candidate(name, name, where, sae.config.l0, sae.config.seed, control=sae.config.frozen_decoder)
-    return build_record(candidate, found, losses.records[name])
+    return {**build_record(candidate, found, losses.records[name]), "n_sequences": len(tokens)}
+
+
+def _kept(
+    model: LanguageModel,
+    site: str,
+    x: Float[Tensor, "B T d"],
+    tokens: Int[Tensor, "B T"],
+    text: Bool[Tensor, "B T"],
+    rules: ActivationsConfig,
+) -> Bool[Tensor, "B T"]:
+    """The positions that count, on the CPU. Raises UserError when none is left."""
+    multiple = rules.outlier_multiple
+    limit = float("inf")
+    if multiple and bool(text[:, rules.drop_first_positions :].any()):
+        ordinary = text.to(x.device)[:, rules.drop_first_positions :]
+        limit = multiple * float(norms(x[:, rules.drop_first_positions :])[ordinary].median())
+    special = frozenset(model.special_token_ids) if rules.drop_special_tokens else frozenset()
+    drop = DropRules(rules.drop_first_positions, special, {site: limit})
+    keep = keep_mask(tokens.to(x.device), {site: x}, drop).cpu() & text
+    if not bool(keep.any()):
+        raise UserError(f"all {int(text.sum())} positions are left out (first, special, outliers); give more text")
+    return keep
+
+
+def _distinct(sequences: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
+    """Which sequences are the same, by number; one warning where any are."""
+    numbers = torch.unique(sequences, dim=0, return_inverse=True)[1]
+    n_distinct = int(numbers.max()) + 1
+    if n_distinct < len(sequences):
+        warnings.warn(
+            f"{len(sequences) - n_distinct} of {len(sequences)} sequences are copies of others; intervals count each "
+            f"text once ({n_distinct} differ)",
+            stacklevel=3,
+        )
+    return numbers
+
+
+def _warn_of_another_model(sae: SparseAutoencoder, model: LanguageModel) -> None:
+    trained_on = sae.config.model
+    if trained_on and PurePath(trained_on).name != PurePath(model.name).name:
+        warnings.warn(
+            f"this SAE was trained on {trained_on} and is evaluated on {model.name}; its numbers there say little",
+            stacklevel=3,
+        )

@@ -10,9 +10,9 @@ before the site run once; from there the model goes on once as it is (clean), on
 Positions dropped from training (first position, special tokens, norm outliers) keep their true activation in
 *every* splice, zeros included: a SAE is not asked about them, and damage there would drown everything else. The
 losses counted are those of the predictions made *at kept positions* (each of its next token, so never at a
-sequence's last position), the same tokens for clean, zeros and SAEs. This is the field's choice (SAELens, SAEBench:
+sequence's last one), the same tokens for clean, zeros and SAEs. This is the field's choice (SAELens, SAEBench:
 positions holding an ignored token are masked out of the mean); damage that reaches dropped positions by attention
-is not counted.
+is not counted. Padding is no position at all.
 
 `check_splice` runs first: an identity dictionary must leave every logit bit-identical (Δloss exactly 0), and zeros
 must change some, or the site is not wired as thought.
@@ -28,7 +28,7 @@ losses and KL add about 4% to that on a CPU (135M parameters, vocabulary 49,152)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +40,7 @@ from monosemy.errors import UserError
 from monosemy.evals.documents import DocumentSums
 from monosemy.evals.intervals import Blocks, Interval, bootstrap_weights, ratio_interval
 from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, reconstruct
+from monosemy.models.padding import Padding, read_mask, text_positions
 
 Edit = Callable[[Tensor], Tensor]
 _LOGIT_BYTES = 2**28  # size aimed at for one array of logits
@@ -54,7 +55,7 @@ class Model(Protocol):
 
     def site_width(self, site: str, /) -> int: ...
 
-    def prefix(self, tokens: Tensor, site: str, /) -> Any: ...
+    def prefix(self, tokens: Tensor, site: str, /, *, attention_mask: Tensor | None = None) -> Any: ...
 
     def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None, start: Any = None) -> Tensor: ...
 
@@ -95,30 +96,48 @@ def splice(
     *,
     name: str = "",
     site: str = "",
-) -> Edit:
+) -> Splice:
     """The edit that puts the dictionary's reconstruction (None: zeros) at kept positions, and only there.
 
-    `keep` None keeps all but the first position of each sequence, whose massive activation no SAE is trained on.
+    `keep` None keeps all but the first token of each sequence, whose massive activation no SAE is trained on. Of padded
+    sequences the model's `attention_mask` says which token is the first; padding is left alone.
 
     Rows are read in float32 and written back in the model's own dtype. Raises UserError, naming the SAE, for a
-    reconstruction that is not finite.
+    reconstruction that is not finite, and for `keep` of another shape than the tokens'.
     """
+    return Splice(dictionary, keep, name, site)
 
-    def edit(x_BTD: Tensor) -> Tensor:
-        if keep is None:
+
+@dataclass(frozen=True)
+class Splice:
+    """What `splice` makes."""
+
+    dictionary: Dictionary | None
+    keep: Bool[Tensor, "batch position"] | None
+    name: str
+    site: str
+
+    def with_mask(self, mask: Bool[Tensor, "batch position"]) -> Splice:
+        """The same edit for padded sequences; `mask` is True at text."""
+        keep = text_positions(mask) > 0 if self.keep is None else self.keep.to(mask.device) & mask
+        return replace(self, keep=keep)
+
+    def __call__(self, x_BTD: Float[Tensor, "batch position d"]) -> Float[Tensor, "batch position d"]:
+        if self.keep is None:
             at = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
             at[:, 0] = False
         else:
-            at = keep.to(x_BTD.device)
+            at = self.keep.to(x_BTD.device)
+        if at.shape != x_BTD.shape[:2]:
+            raise UserError(f"keep has shape {list(at.shape)}, but the tokens {list(x_BTD.shape[:2])}; they must match")
         spliced = x_BTD.clone()
         rows = x_BTD[at]
-        if dictionary is None or not len(rows):
+        if self.dictionary is None or not len(rows):
             spliced[at] = 0
         else:
-            spliced[at] = reconstruct(name, dictionary, rows.to(torch.float32), site)[1].to(x_BTD.dtype)
+            found = reconstruct(self.name, self.dictionary, rows.to(torch.float32), self.site)[1]
+            spliced[at] = found.to(x_BTD.dtype)
         return spliced
-
-    return edit
 
 
 class IdentityDictionary:
@@ -135,7 +154,11 @@ class IdentityDictionary:
 
 
 def check_splice(
-    model: Model, site: str, tokens: Int[Tensor, "batch position"], keep: Bool[Tensor, "batch position"]
+    model: Model,
+    site: str,
+    tokens: Int[Tensor, "batch position"],
+    keep: Bool[Tensor, "batch position"],
+    attention_mask: Tensor | None = None,
 ) -> float:
     """Δloss of an identity dictionary, always exactly 0.0, over the first sequence with a kept position.
 
@@ -144,7 +167,7 @@ def check_splice(
     """
     row = int(keep.any(dim=1).to(torch.int64).argmax())
     tokens, keep = tokens[row : row + 1], keep[row : row + 1]
-    start = model.prefix(tokens, site)
+    start = model.prefix(tokens, site, attention_mask=None if attention_mask is None else attention_mask[row : row + 1])
     clean = model.logits(tokens, start=start)
     identity = splice(IdentityDictionary(model.site_width(site)), keep, name="identity", site=site)
     spliced = model.logits(tokens, edits={site: identity}, start=start)
@@ -172,6 +195,7 @@ def evaluate_model_loss(
     tokens: Int[Tensor, "batch position"],
     keep: Bool[Tensor, "batch position"],
     *,
+    attention_mask: Int[Tensor, "batch position"] | None = None,
     documents: Int[Tensor, "batch position"] | None = None,
     n_bootstrap: int = 1000,
     confidence: float = 0.95,
@@ -181,32 +205,45 @@ def evaluate_model_loss(
 ) -> ModelLosses:
     """Splices every SAE in turn at `site` of `model` over `tokens`.
 
-    `keep` is True where the activation is replaced and the prediction counted. `documents` numbers each token's
-    document, the block of the bootstrap; without it each sequence is one. `batch_sequences` goes together through
-    the model (None: as many as 256 MB of logits allow). `advance` receives tokens.numel() × `n_passes(saes)` in all.
+    `attention_mask` says what of padded sequences is text (1): padding is neither kept nor predicted, and each sequence
+    gives the numbers of itself alone. `keep` is True where the activation is replaced and the prediction counted.
+    `documents` numbers each token's document, the block of the bootstrap; without it each sequence is one.
+    `batch_sequences` goes together through the model (None: as many as 256 MB of logits allow). `advance` receives
+    tokens.numel() × `n_passes(saes)` in all.
 
-    Raises UserError when no position is counted, for a SAE of another width, for a reconstruction that is not finite.
+    Raises UserError when no position is counted, for a SAE of another width, for a reconstruction that is not finite,
+    for padding without a mask.
     """
     tokens, keep = torch.as_tensor(tokens, dtype=torch.int64).cpu(), torch.as_tensor(keep, dtype=torch.bool).cpu()
     if tokens.shape != keep.shape:
         raise UserError(f"tokens are {tuple(tokens.shape)} but the kept positions {tuple(keep.shape)}: they must match")
-    if not bool(keep[:, :-1].any()):
-        raise UserError(f"no validation rows for the loss at {site}: every position that predicts a token was dropped")
     for name, sae in saes.items():
         check_width(name, sae, site, model.site_width(site))
     if documents is None:
         documents = torch.arange(len(tokens))[:, None].expand_as(tokens)
     documents = torch.as_tensor(documents).cpu()
+    has_next = torch.ones_like(keep)
+    if attention_mask is not None:  # text first, and what follows it is out of its sight
+        padding = Padding.of(read_mask(attention_mask, tokens))
+        tokens, keep, documents = (padding.text_first(values) for values in (tokens, keep, documents))
+        tokens, keep = tokens.masked_fill(~padding.is_text, 0), keep & padding.is_text
+        has_next = padding.is_text.roll(-1, dims=1)
+        attention_mask = torch.ones_like(tokens)
+    has_next[:, -1] = False
+    if not bool((keep & has_next).any()):
+        raise UserError(f"no validation rows for the loss at {site}: every position that predicts a token was dropped")
     blocks = Blocks()
     sums = _LossSums(list(saes), blocks.limit)
     with torch.no_grad():
-        check_splice(model, site, tokens, keep)
+        check_splice(model, site, tokens, keep, attention_mask)
         for part in _batches(model, tokens, batch_sequences):
-            counted = keep[part].clone()
-            counted[:, -1] = False  # predicts a token that is not there
+            counted = keep[part] & has_next[part]
             if bool(counted.any()):
                 block = blocks.rows(documents[part][counted])  # the predicting token's document
-                _measure_batch(model, site, saes, tokens[part], keep[part], counted, block, sums, advance)
+                start = model.prefix(
+                    tokens[part], site, attention_mask=None if attention_mask is None else attention_mask[part]
+                )
+                _measure_batch(model, site, saes, tokens[part], start, keep[part], counted, block, sums, advance)
             elif advance:
                 advance(tokens[part].numel() * n_passes(saes))
     weights = bootstrap_weights(blocks.n, n_bootstrap, seed)
@@ -226,14 +263,14 @@ def _measure_batch(
     site: str,
     saes: Mapping[str, Dictionary],
     tokens: Int[Tensor, "batch position"],
+    start: Any,
     keep: Bool[Tensor, "batch position"],
     counted: Bool[Tensor, "batch position"],
     block: Int[Tensor, " n"],
     sums: _LossSums,
     advance: Callable[[int], object] | None,
 ) -> None:
-    """Adds one batch to `sums`; `block` is that of each counted prediction, in order."""
-    start = model.prefix(tokens, site)
+    """Adds one batch to `sums`; `block` is that of each counted prediction, in order, `start` the model's prefix."""
     base = _TokenLosses(model.logits(tokens, start=start), tokens, counted)
     sums.add_clean(base.loss, block)
     if advance:

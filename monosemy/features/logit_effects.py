@@ -77,7 +77,7 @@ def output_map(model: LanguageModel, tokens: Tensor) -> OutputMap | str:
     leaves = [module for module in model.module.modules() if not any(module.children()) and module is not head]
     handles = [leaf.register_forward_hook(after) for leaf in leaves] + [head.register_forward_pre_hook(before_head)]
     try:
-        model.logits(tokens)
+        model.logits(tokens, attention_mask=torch.ones_like(tokens))
     finally:
         for handle in handles:
             handle.remove()

@@ -10,6 +10,7 @@ The late start replaces the forward of every layer before the site by a pass-thr
 stored residual stream: embeddings, masks, rotary tables, remaining layers and head run as always, so the logits are
 those of the whole pass to the last bit (`checks.py` makes sure of it on load, else layers are never skipped).
 With `gradients`, logits carry the gradient to whatever tensors the edits brought in (never to parameters: frozen).
+Every pass takes an `attention_mask` for padded batches, whose rows then give the numbers of a row alone (padding.py).
 
 Attention's and the MLP's contributions are what the layer adds to the residual stream: where it scales a sublayer's
 output first (Granite), the site holds the scaled tensor, in reading and in replacing (`contribution_scale`).
@@ -38,13 +39,11 @@ from torch import Tensor, nn
 from monosemy.config import fingerprint as hash_json
 from monosemy.errors import UserError
 from monosemy.models.heads import find_projection, layer_heads, projection_matrix, projection_width
+from monosemy.models.padding import Edit, Padding, check_unpadded, read_mask, read_tokens
 from monosemy.models.sites import KINDS, POST_NORM_KINDS, Site, parse_site
 
 if TYPE_CHECKING:
     from interp_engine import EagerModel
-
-Edit = Callable[[Tensor], Tensor]
-"""Takes a site's activation [B, T, d], returns its replacement of the same shape; it may be in another dtype."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,13 @@ class Start:
     """The residual stream at a layer boundary, to continue passes from."""
 
     tokens: Tensor
-    """[B, T], on the model's device."""
+    """[B, T], on the model's device; of padded rows the text first."""
     layer: int
     """First layer that a continued pass runs; 0 runs the whole model."""
     resid: Tensor | None
-    """[B, T, d_model] entering `layer`; None when nothing is skipped."""
+    """[B, T, d_model] entering `layer`, ordered as `tokens`; None when nothing is skipped."""
+    padding: Padding | None = None
+    """None when every token is text."""
 
 
 class _PassEnded(Exception):
@@ -110,6 +111,11 @@ class LanguageModel:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.module.parameters()).dtype
+
+    @property
+    def padding_names(self) -> Any:
+        """What names the token that pads: the tokenizer, or the configuration of a model without one."""
+        return self.module.config if self.tokenizer is None else self.tokenizer
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
@@ -242,30 +248,40 @@ class LanguageModel:
     # --- passes ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def activations(self, tokens: Tensor, sites: Sequence[str], start: Start | None = None) -> dict[str, Tensor]:
+    def activations(
+        self,
+        tokens: Tensor,
+        sites: Sequence[str],
+        start: Start | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Activations [B, T, d] at each site, by canonical name, in the model's dtype on its device.
 
-        tokens [B, T] integers. One pass that ends as soon as the last of the sites has been read; with `start`, one
-        that begins there. Raises UserError for a site the model lacks or tokens it cannot take, ValueError for a
-        `start` that does not fit.
+        tokens [B, T] integers; of padded rows `attention_mask` [B, T] says which are text (1) and which padding (0),
+        where activations are zero. One pass that ends as soon as the last of the sites has been read; with `start`, one
+        that begins there. Raises UserError for a site the model lacks, tokens it cannot take or padding without a
+        mask, ValueError for a `start` that does not fit.
         """
         names = [self.resolve(site) for site in sites]
-        tokens = self._checked(tokens)
+        tokens, padding = self._checked(tokens, attention_mask, start)
         if start is not None:
-            self._check_start(start, tokens, names)
+            self._check_start(start, tokens, padding, names)
         with self._skipping(start):
             read = self._read(tokens, set(names), whole=False)
         if missing := sorted(set(names) - set(read)):
             raise UserError(f"{self.name} never computed {', '.join(missing)}: its layers bypass that module")
-        return {name: read[name] for name in names}
+        return {name: read[name] if padding is None else padding.as_given(read[name]) for name in names}
 
     @torch.no_grad()
-    def all_activations(self, tokens: Tensor) -> dict[str, Tensor]:
+    def all_activations(self, tokens: Tensor, *, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
         """Copies of the activations at every site from one whole pass; sites whose module never runs are left out.
 
         For checks on few tokens: nothing is ended early and everything is kept.
         """
-        return self._read(self._checked(tokens), set(self._places), whole=True)
+        tokens, padding = self._checked(tokens, attention_mask)
+        read = self._read(tokens, set(self._places), whole=True)
+        return read if padding is None else {name: padding.as_given(value) for name, value in read.items()}
 
     def _read(self, tokens: Tensor, names: set[str], *, whole: bool) -> dict[str, Tensor]:
         """One pass that keeps the activations at `names`: references and an early end, or copies and a `whole` pass."""
@@ -299,20 +315,28 @@ class LanguageModel:
         *,
         last_only: bool = False,
         gradients: bool = False,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Next-token logits [B, T, V], with the activation at each site of `edits` replaced as the pass runs.
 
         An edit's result is cast to the model's dtype. With `start`, layers before `start.layer` are skipped: the same
-        tokens, no edits among the skipped layers. `last_only` gives those of the last position, [B, 1, V]; `gradients`
-        lets gradients reach the tensors that edits bring in. Raises UserError for unknown sites, ValueError for a
-        broken edit (changed shape) or a `start` that does not fit.
+        tokens, no edits among the skipped layers. `last_only` gives those of each row's last token, [B, 1, V];
+        `gradients` lets gradients reach the tensors that edits bring in. `attention_mask` as in `activations` (a
+        `start` brings its own): padding shows an edit zeros, stays as it is whatever the edit returns, and has zero
+        logits. Raises UserError for unknown sites or padding without a mask, ValueError for a broken edit (changed
+        shape) or a `start` that does not fit.
         """
-        tokens = self._checked(tokens)
+        tokens, padding = self._checked(tokens, attention_mask, start)
         edited = {self.resolve(site): edit for site, edit in (edits or {}).items()}
         if start is not None:
-            self._check_start(start, tokens, edited)
+            self._check_start(start, tokens, padding, edited)
+        if padding is not None:
+            edited = {name: padding.edit(edit) for name, edit in edited.items()}
         with torch.set_grad_enabled(gradients), self._skipping(start), self.editing(edited, tokens):
-            return self._run(tokens, last_only=last_only)
+            logits = self._run(tokens, last_only=last_only and padding is None)
+            if padding is None:
+                return logits
+            return padding.last(logits) if last_only else padding.as_given(logits)
 
     @contextmanager
     def editing(self, edits: Mapping[str, Edit], tokens: Tensor) -> Iterator[None]:
@@ -345,16 +369,16 @@ class LanguageModel:
             raise UserError(f"{self.name} never computed {', '.join(missing)}: nothing was replaced there")
 
     @torch.no_grad()
-    def prefix(self, tokens: Tensor, site: str) -> Start:
+    def prefix(self, tokens: Tensor, site: str, *, attention_mask: Tensor | None = None) -> Start:
         """Runs what lies before `site` once, up to the nearest layer boundary, for many passes to continue from."""
-        tokens = self._checked(tokens)
+        tokens, padding = self._checked(tokens, attention_mask)
         name = self.resolve(site)
         parsed = parse_site(name, self.n_layers, post_norms=self.post_norms)
         # an edit at a layer's very output needs none of that layer
         layer = parsed.layer + (parsed.kind == "resid_post")
         if layer == 0 or not self.can_start_late:
-            return Start(tokens, 0, None)
-        return Start(tokens, layer, self._block_output(tokens, layer - 1))
+            return Start(tokens, 0, None, padding)
+        return Start(tokens, layer, self._block_output(tokens, layer - 1), padding)
 
     def _block_output(self, tokens: Tensor, layer: int) -> Tensor:
         found: list[Tensor] = []
@@ -422,18 +446,33 @@ class LanguageModel:
                 handle.remove()
         return extras
 
-    def _check_start(self, start: Start, tokens: Tensor, wanted: Iterable[str]) -> None:
+    def _check_start(self, start: Start, tokens: Tensor, padding: Padding | None, wanted: Iterable[str]) -> None:
         if not torch.equal(start.tokens, tokens):
             raise ValueError("this start was made from other tokens")
+        masks = [torch.ones_like(tokens) if p is None else p.mask for p in (start.padding, padding)]
+        if padding is not start.padding and not torch.equal(*masks):
+            raise ValueError("this start was made with another attention_mask")
         for name in wanted:
             site = parse_site(name, self.n_layers, post_norms=self.post_norms)
             if site.layer + (site.kind == "resid_post") < start.layer:
                 raise ValueError(f"the start at layer {start.layer} skips the site {name}")
 
-    def _checked(self, tokens: Tensor) -> Tensor:
-        """Tokens on the model's device; UserError when the model cannot take them."""
-        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.numel() == 0:
-            raise UserError(f"tokens must be integers of shape [B, T], got {tokens.dtype} {list(tokens.shape)}")
+    def _checked(
+        self, tokens: Tensor, attention_mask: Tensor | None, start: Start | None = None
+    ) -> tuple[Tensor, Padding | None]:
+        """Tokens on the model's device, of padded rows the text first, and their padding; UserError when the model
+        cannot take them."""
+        tokens = read_tokens(tokens)
+        padding = None
+        if attention_mask is not None:
+            mask = read_mask(attention_mask, tokens)
+            padding = None if bool(mask.all()) else Padding.of(mask.to(self.device))
+        elif start is None:
+            check_unpadded(tokens, self.padding_names)
+        elif start.padding is not None and start.tokens.shape == tokens.shape:
+            padding = start.padding
+        if padding is not None:
+            tokens = padding.text_first(tokens.to(self.device)).masked_fill(~padding.is_text, 0)
         if tokens.shape[1] > self.max_positions:
             raise UserError(
                 f"{tokens.shape[1]} tokens per sequence exceed the {self.max_positions} positions of {self.name}; "
@@ -444,7 +483,7 @@ class LanguageModel:
                 f"token ids {int(tokens.min())} to {int(tokens.max())} lie outside 0 to {self.vocab_size - 1} of "
                 f"{self.name}; tokenise with this model's own tokenizer"
             )
-        return tokens.to(self.device, torch.long)
+        return tokens.to(self.device, torch.long), padding
 
 
 def _engine(module: nn.Module, name: str) -> EagerModel:

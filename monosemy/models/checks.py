@@ -63,16 +63,23 @@ def check_model(model: LanguageModel) -> dict[str, str]:
 
 
 def sample_tokens(model: LanguageModel) -> Tensor:
-    """[2, 8] random token ids, the same at every load."""
+    """[2, 8] random token ids, the same at every load; none is the padding token."""
     generator = torch.Generator().manual_seed(0)
     shape = (N_SEQUENCES, min(N_POSITIONS, model.max_positions))
-    return torch.randint(model.vocab_size, shape, generator=generator)
+    return _as_text(model, torch.randint(model.vocab_size, shape, generator=generator))
+
+
+def _as_text(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """The tokens with the next id in place of the padding token, which would be taken for padding."""
+    pad = getattr(model.padding_names, "pad_token_id", None)
+    return tokens if pad is None else torch.where(tokens == pad, (tokens + 1) % model.vocab_size, tokens)
 
 
 def is_causal(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
     """Whether other last tokens leave the logits before them (nearly: kernels may round otherwise) as they were."""
     changed = tokens.clone()
     changed[:, -1] = (changed[:, -1] + 1) % model.vocab_size
+    changed = _as_text(model, changed)
     difference = (model.logits(changed)[:, :-1] - plain[:, :-1]).abs().max()
     return bool(difference <= 1e-2 * plain.abs().max())
 

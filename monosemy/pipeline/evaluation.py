@@ -46,6 +46,8 @@ def evaluated(run: Run) -> bool:
 
 def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False) -> None:
     """Measures the run and writes evaluation.json; `again` also when that was done. Raises UserError, untrained."""
+    import torch
+
     from monosemy.evals.documents import FILE as DOCUMENTS
     from monosemy.evals.documents import save_documents
     from monosemy.evals.frontier import build_evaluation, build_record, write_evaluation
@@ -66,8 +68,8 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
         total = tokens.numel() * n_passes(saes[site])
         with progress.stage(f"model loss at {site}", total=total, unit="tokens") as bar:
             losses[site] = evaluate_model_loss(
-                prepared.model, site, saes[site], tokens, keep, documents=documents,
-                n_bootstrap=settings.n_bootstrap, advance=bar.advance,
+                prepared.model, site, saes[site], tokens, keep, attention_mask=torch.ones_like(tokens),
+                documents=documents, n_bootstrap=settings.n_bootstrap, advance=bar.advance,
             )  # fmt: skip
         for name in saes[site]:
             records.append(build_record(candidates[site, name], found[site][name].record, losses[site].records[name]))
@@ -133,7 +135,7 @@ def loss_tokens(prepared: Prepared, n_tokens: int) -> tuple[Tensor, Tensor, Tens
     import numpy as np
     import torch
 
-    from monosemy.activations.harvest import keep_mask
+    from monosemy.activations.harvest import keep_mask, read_packed
 
     shards = prepared.tokens.validation
     n_sequences = max(1, min(shards.n_sequences, math.ceil(n_tokens / shards.context_length)))
@@ -147,7 +149,7 @@ def loss_tokens(prepared: Prepared, n_tokens: int) -> tuple[Tensor, Tensor, Tens
     size = prepared.config.activations.batch_sequences
     keep = torch.cat(
         [
-            keep_mask(part, prepared.model.activations(part, prepared.sites), prepared.rules).cpu()
+            keep_mask(part, read_packed(prepared.model, part, prepared.sites), prepared.rules).cpu()
             for part in tokens.split(size)
         ]
     )

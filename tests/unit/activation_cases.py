@@ -64,7 +64,10 @@ class TableModel:
     def site_width(self, site: str) -> int:
         return WIDTHS[self.resolve(site)]
 
-    def activations(self, tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+    def activations(
+        self, tokens: Tensor, sites: Sequence[str], *, attention_mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        assert attention_mask is None or bool(attention_mask.all())
         self.n_passes += 1
         time.sleep(self.seconds_per_pass)
         found = {self.resolve(site): self.tables[self.resolve(site)][tokens] for site in sites}

@@ -29,7 +29,7 @@ class CausalModel:
     def site_width(self, site):
         return D
 
-    def prefix(self, tokens, site):
+    def prefix(self, tokens, site, *, attention_mask=None):
         self.n_prefixes += 1
         return self.embedding[tokens]
 
