@@ -33,7 +33,7 @@ from monosemy.circuits.methods import (
     expected_seconds,
 )
 from monosemy.circuits.scores import Agreement, Carried, agreement, carried, labels_of
-from monosemy.circuits.task import Edge, TaskData
+from monosemy.circuits.task import Edge, TaskData, without_copies
 from monosemy.circuits.tasks import N_EXAMPLES, TaskAccuracy, build_task, task_accuracy
 from monosemy.errors import UserError
 
@@ -176,9 +176,10 @@ def find_circuit(
     task: a task's name, the path of a JSONL file, or prompts already made. method, compare: names in
     `methods.METHODS`; `compare` gives further rankings beside the main one. n_prompts: prompts of causal methods;
     n_examples: positives (and negatives) made, by default 250 where a method counts codes, else `n_prompts`.
-    Warns, before any method runs, when the model is right on too few prompts. Raises UserError: unknown names, a task
-    that does not fit the model, a model without attention heads, or a metric that is no larger on prompts than on
-    counterparts, a seed out of range, `n_examples` with prompts of your own, more prompts than fit into memory.
+    Warns, before any method runs, when the model is right on too few prompts or prompts are copies, which count as
+    one. Raises UserError: unknown names, a task that does not fit the model (its tokenizer, vocabulary or positions), a
+    model without attention heads, or a metric that is no larger on prompts than on counterparts, a seed out of range,
+    `n_examples` with prompts of your own, more prompts than fit into memory.
     """
     check_methods([method, *compare])
     check_seed(seed)
@@ -194,6 +195,10 @@ def find_circuit(
     heads = as_heads(model)
     data = task if isinstance(task, TaskData) else _made(heads, task, [method, *compare], n_prompts, n_examples, seed)
     _check_tokens(heads, data)
+    n_told = len(data.provenance)
+    data = without_copies(data)
+    for told in data.provenance[n_told:]:
+        warnings.warn(f"{data.name}: {told}", stacklevel=2)
     bench = Bench(heads, data, min(n_prompts, len(data.positives)), ablation, seed)
     contrast = bench.contrast
     difference = metric_difference(contrast, data.name)
@@ -240,9 +245,21 @@ def _made(
 
 
 def _check_tokens(heads: Heads, data: TaskData) -> None:
-    if not isinstance(heads, LanguageModelHeads) or not data.tokenizer:
+    if not isinstance(heads, LanguageModelHeads):
         return
-    if data.tokenizer != heads.model.tokenizer_fingerprint:
+    model = heads.model
+    if data.n_tokens > model.max_positions:
+        raise UserError(
+            f"the prompts of task {data.name!r} have {data.n_tokens} tokens, more than the {model.max_positions} "
+            f"positions of {model.name}; shorten them"
+        )
+    tokens = (t for e in (*data.positives, *data.negatives) for t in (*e.tokens, *e.corrupted, *e.answers, *e.wrong))
+    if beyond := sorted({token for token in tokens if not 0 <= token < model.vocab_size}):
+        raise UserError(
+            f"task {data.name!r} holds token {beyond[0]}, which lies beyond the {model.vocab_size} tokens that "
+            f"{model.name} embeds: its tokenizer has a token that the model never got; use other words"
+        )
+    if data.tokenizer and data.tokenizer != heads.model.tokenizer_fingerprint:
         raise UserError(
             f"task {data.name!r} was made with another tokenizer than that of {heads.name}: its tokens mean other "
             "words there; make the task with this model"

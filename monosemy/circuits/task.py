@@ -23,7 +23,7 @@ of one token, all prompts of one length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -146,6 +146,35 @@ def check_example(name: str, example: Example, first: Example) -> None:
         raise UserError(f"task {name!r}: the prompt {shown} has tokens that are both right and wrong: {sorted(both)}")
     if example.tokens == example.corrupted:
         raise UserError(f"task {name!r}: the prompt {shown} equals its counterpart; make the counterpart differ")
+
+
+def without_copies(data: TaskData) -> TaskData:
+    """The task with every prompt once: copies would make splits leak and intervals narrow. Provenance says how many
+    were left out. Raises UserError when fewer than 5 prompts of a kind differ."""
+    of_kind = {"positive": data.positives, "negative": data.negatives}
+    distinct: dict[str, tuple[Example, ...]] = {}
+    told = []
+    for kind, examples in of_kind.items():
+        by_tokens: dict[tuple[int, ...], Example] = {}
+        for example in examples:
+            by_tokens.setdefault(example.tokens, example)
+        distinct[kind] = tuple(by_tokens.values())
+        n, n_distinct = len(examples), len(by_tokens)
+        if n_distinct < MIN_EXAMPLES:
+            raise UserError(
+                f"task {data.name!r} has {n} {kind} prompts, but only {n_distinct} different ones, and copies count as "
+                f"one; at least {MIN_EXAMPLES} are needed: add more"
+            )
+        if n_distinct < n:
+            told.append(f"{n - n_distinct} of {n} {kind} prompts are copies of others and left out")
+    if not told:
+        return data
+    return replace(
+        data,
+        positives=distinct["positive"],
+        negatives=distinct["negative"],
+        provenance=(*data.provenance, *told),
+    )
 
 
 def clean_tokens(examples: Sequence[Example]) -> Int[Tensor, "B T"]:

@@ -22,6 +22,7 @@ from monosemy.circuits.kept_graph import KeptGraph, acdc_kept_edges, probe_kept_
 from monosemy.circuits.masks import ProbeConfig
 from monosemy.circuits.scores import labels_of, roc_auc
 from monosemy.circuits.symbolic import INDUCTION, induction_task
+from monosemy.circuits.task import Example, TaskData
 from monosemy.circuits.tasks import build_task
 from monosemy.cli import main
 from monosemy.errors import UserError
@@ -104,6 +105,33 @@ def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert find_circuit(model, mine, method="eap", edges=False).known == ()
+
+
+def test_copies_are_left_out_and_said(tmp_path):
+    found = compile_circuit("ioi", n_examples=16)
+    alone = find_circuit(found.model, found.data, n_prompts=8, method="patching", edges=False)
+    several = dataclasses.replace(found.data, positives=found.data.positives[:1] * 9 + found.data.positives[1:])
+    with pytest.warns(UserWarning, match="8 of 24 positive prompts are copies of others and left out"):
+        circuit = find_circuit(found.model, several, n_prompts=8, method="patching", edges=False)
+    assert circuit.n_prompts == 8
+    assert torch.equal(circuit.heads.scores, alone.heads.scores)
+    assert torch.equal(circuit.heads.intervals, alone.heads.intervals)
+    write_circuit(circuit, tmp_path)
+    told = json.loads((tmp_path / "circuit.json").read_text())["provenance"]
+    assert told[-1] == "8 of 24 positive prompts are copies of others and left out"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ((5,) * 65, "have 65 tokens, more than the 64 positions of tiny llama"),
+        ((5, 300), "holds token 300, which lies"),
+    ],
+)
+def test_prompts_that_the_model_cannot_take_are_refused_before_the_work(tokens, message, tiny_model):
+    examples = tuple(Example((i, *tokens[1:]), (100 + i, *tokens[1:]), (1,), (2,)) for i in range(6))
+    with pytest.raises(UserError, match=message):
+        find_circuit(tiny_model("llama"), TaskData("mine", examples, examples, "logit_difference"))
 
 
 def test_codes_alone_show_the_edges_that_they_give(tmp_path):

@@ -23,8 +23,10 @@ from monosemy.circuits.task import (
     logit_difference,
     logit_minus_best_wrong,
     probability_difference,
+    without_copies,
 )
 from monosemy.circuits.tasks import TASKS, check_name, greater_than, jsonl, task_accuracy, task_of
+from monosemy.circuits.tasks.prompts import Prompts
 from monosemy.errors import UserError
 
 
@@ -251,6 +253,35 @@ def five(**changes):
 def test_tasks_that_cannot_serve_are_refused(positives, negatives, metric, message):
     with pytest.raises(UserError, match=message):
         TaskData("mine", positives, negatives, metric)
+
+
+def test_copies_of_a_prompt_count_as_one():
+    def task(*positive_ids):
+        positives = tuple(dataclasses.replace(ONE, tokens=(9, i), corrupted=(8, 8)) for i in positive_ids)
+        return TaskData("mine", positives, five(tokens=(7, 7), corrupted=(8, 8)), "logit_difference")
+
+    with pytest.raises(UserError, match="has 5 negative prompts, but only 1 different ones, and copies count as one"):
+        without_copies(task(1, 2, 3, 4, 5))
+    with pytest.raises(UserError, match="has 7 positive prompts, but only 4 different ones"):
+        without_copies(task(1, 2, 3, 4, 4, 4, 4))
+    data = dataclasses.replace(task(*range(5)), negatives=task(*range(5)).positives)
+    assert without_copies(data) is data
+    many = dataclasses.replace(data, positives=(*data.positives, *data.positives[1:3]))
+    once = without_copies(many)
+    assert once.positives == data.positives
+    assert once.provenance == ("2 of 7 positive prompts are copies of others and left out",)
+
+
+def test_answers_that_the_tokenizer_does_not_know_are_refused():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "the": 1, "cat": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    prompts = Prompts(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>"))
+    assert prompts.next_tokens("the", [" cat"]) == (2,)
+    with pytest.raises(UserError, match=r"the answer ' dog' is unknown to this model's tokenizer \(it reads '<unk>'\)"):
+        prompts.next_tokens("the", [" dog"])
 
 
 def test_unknown_tasks_and_missing_files_are_refused_before_a_model_is_loaded():

@@ -278,5 +278,7 @@ def test_evaluate_in_one_call_agrees_with_its_parts(tiny_model):
     keep[:, :2] = False
     loss = evaluate_model_loss(model, site, {"topk": sae}, tokens, keep, n_bootstrap=20).records["topk"]
     assert record["delta_loss"] == pytest.approx(loss.delta_loss, abs=1e-6)
-    with pytest.raises(UserError, match="positions ≥ 2"):
+    with pytest.raises(UserError, match=r"give a single row as tokens\[None\]"):
         evaluate(model, sae, tokens[0])
+    with pytest.raises(UserError, match="positions ≥ 2"):
+        evaluate(model, sae, tokens[:, :1])

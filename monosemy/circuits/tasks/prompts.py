@@ -73,6 +73,12 @@ class Prompts:
                     f"the answer {answer!r} is {n_more} tokens in this model's tokenizer; answers must be one token: "
                     "choose another word"
                 )
+            unknown = getattr(self.tokenizer, "unk_token_id", None)
+            if ids[-1] == unknown and unknown != getattr(self.tokenizer, "eos_token_id", None):
+                raise UserError(
+                    f"the answer {answer!r} is unknown to this model's tokenizer (it reads "
+                    f"{self.tokenizer.unk_token!r}); choose a word of its vocabulary"
+                )
         return tuple(dict.fromkeys(ids[-1] for ids in continued))
 
     def example(self, draft: Draft) -> Example:
