@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES, byte_tokenizer, random_module
+from tiny_models import FAMILIES, VOCABULARY, build_module, byte_tokenizer, random_module
 
 from monosemy import SaeConfig, build_sae, evaluate, splice
 from monosemy.config import ActivationsConfig
@@ -19,12 +20,14 @@ from monosemy.models.padding import Padding, text_positions
 
 PAD = 255
 LENGTHS = (9, 4, 13, 1)
-families = pytest.mark.parametrize("family", [*FAMILIES, "bloom", "mamba"])
-sides = pytest.mark.parametrize("side", ["left", "right"])
-MORE = {
-    "bloom": {"hidden_size": 32, "n_layer": 4, "n_head": 4, "vocab_size": 257},
-    "mamba": {"hidden_size": 32, "num_hidden_layers": 4, "state_size": 4, "vocab_size": 257},
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 4, "n_head": 4, "vocab_size": VOCABULARY}),
+    "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 4, "state_size": 4, "vocab_size": VOCABULARY}),
 }
+"""ALiBi and a state-space model."""
+
+families = pytest.mark.parametrize("family", [*FAMILIES, *MORE])
+sides = pytest.mark.parametrize("side", ["left", "right"])
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +50,7 @@ def padded(rows: list[torch.Tensor], side: str, pad: int = PAD) -> tuple[torch.T
 def load(family: str, tiny_model) -> LanguageModel:
     if family in FAMILIES:
         return tiny_model(family)
-    import transformers
-
-    names = {"bloom": "BloomConfig", "mamba": "MambaConfig"}
-    torch.manual_seed(0)
-    module = transformers.AutoModelForCausalLM.from_config(getattr(transformers, names[family])(**MORE[family])).eval()
+    module = build_module(*MORE[family])
     model = LanguageModel(module, byte_tokenizer(), name=family, fingerprint=family)
     check_model(model)  # takes the late start out of service where a family has none
     return model
