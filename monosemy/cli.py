@@ -19,6 +19,7 @@ from monosemy.config import RunConfig
 from monosemy.errors import UserError, unknown
 from monosemy.flags import SHORT, parse_settings
 from monosemy.ranges import Range
+from monosemy.visible import visible
 
 COMMANDS = {
     "demo": "train and compare 15 SAEs on SmolLM2-135M, offline; ends with a table and a report",
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         dispatch(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         continues = words[:1] and words[0] not in FROM_THE_START

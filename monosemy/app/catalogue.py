@@ -10,6 +10,7 @@ Limits: a run that trains on while it is browsed is read again at each reload of
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -115,6 +116,11 @@ class Dictionary:
                 return value, text
         return None
 
+    @property
+    def build_command(self) -> str:
+        """Builds the features of this very SAE."""
+        return f"monosemy features {shlex.quote(str(self.folder.parents[2]))} --saes {self.saved.label}"
+
     def labels(self, latents: Array | list[int]) -> list[str]:
         """Labels of some latents; empty strings without features."""
         if self.database is None:
@@ -131,6 +137,7 @@ class Dictionary:
             "architecture": self.saved.kind,
             "control": self.saved.control,
             "stopped": self.saved.stopped,
+            "build_command": self.build_command,
             "d_sae": self.d_sae,
             "d_in": int(self.config["d_in"]),
             "target_l0": self.config.get("l0"),
@@ -157,11 +164,8 @@ class Catalogue:
 
     @property
     def build_command(self) -> str:
-        return f"monosemy features {self.folder}"
-
-    def build_command_of(self, sae: Dictionary) -> str:
-        """The command that builds the features of this SAE; without a name it would build another one's."""
-        return f"{self.build_command} --saes {sae.saved.label}"
+        """Builds the features of the run's default SAE."""
+        return f"monosemy features {shlex.quote(str(self.folder))}"
 
     def refresh(self) -> list[Dictionary]:
         """Reads the folder's table of SAEs again; new SAEs and new feature builds appear. Controls come last."""
@@ -215,7 +219,7 @@ class Catalogue:
         if sae.problem:
             raise UserError(sae.problem)
         if sae.database is None:
-            raise NotFoundError(f"no features were built for {site}/{name}; build them: {self.build_command_of(sae)}")
+            raise NotFoundError(f"no features were built for {site}/{name}; build them: {sae.build_command}")
         return sae, sae.database
 
     def evaluation(self) -> tuple[list[dict[str, Any]], float | None]:

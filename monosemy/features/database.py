@@ -26,6 +26,7 @@ from monosemy import files
 from monosemy.errors import UserError, unknown
 from monosemy.features.activation_codes import decode_activations
 from monosemy.features.compact import ARRAYS
+from monosemy.features.leading import explanation_leads
 from monosemy.features.search import match_expression
 from monosemy.features.settings import FORMAT, GROUPS, LEVELS
 from monosemy.features.token_texts import TokenTexts
@@ -33,6 +34,7 @@ from monosemy.features.weights import read_rows
 from monosemy.features.write import INFO, SQLITE, replace_explanation
 from monosemy.run import read_run
 from monosemy.saes.listing import refuse_stopped, saved_saes
+from monosemy.visible import visible
 
 _WEIGHTS = "sae.safetensors"
 
@@ -191,7 +193,7 @@ class FeatureDatabase:
     @cached_property
     def _document_names(self) -> dict[int, tuple[str, str]]:
         rows = self._sqlite().execute("SELECT id, source, origin FROM documents")
-        return {number: (source, origin) for number, source, origin in rows}
+        return {number: (visible(source), visible(origin)) for number, source, origin in rows}
 
     # --- numbers ----------------------------------------------------------------------------------------------------
 
@@ -244,46 +246,70 @@ class FeatureDatabase:
 
     def label(self, latent: int) -> dict[str, Any]:
         """{"text", "hints": [text], "peak_tokens", "before_tokens": [(token id, log-odds in standard deviations)],
-        "explanation": {"text", …} or None, "scores": {name: value or NaN}}."""
+        "explanation": {"text", …} or None, "explanation_leads": whether it is the heading, "scores": {name: value or
+        NaN}}."""
         query = "SELECT label, hints FROM texts WHERE latent = ?"
         text, hints = self._sqlite().execute(query, (self.check(latent),)).fetchone() or ("", "")
         query = "SELECT text, record FROM explanations WHERE latent = ?"
         explained = self._sqlite().execute(query, (latent,)).fetchone()
         ids, odds = self._arrays["label_ids"][latent].tolist(), self._arrays["label_odds"][latent].tolist()
         peak, before = ([(i, v) for i, v in zip(*row) if i < len(self.tokens)] for row in zip(ids, odds))
+        told = {"text": visible(explained[0]), **json.loads(explained[1])} if explained else None
         return {
-            "text": text,
-            "hints": json.loads(hints) if hints else [],
+            "text": visible(text),
+            "hints": [visible(hint) for hint in json.loads(hints)] if hints else [],
             "peak_tokens": peak,
             "before_tokens": before,
-            "explanation": {"text": explained[0], **json.loads(explained[1])} if explained else None,
+            "explanation": told,
+            "explanation_leads": explanation_leads(text, self._label_auroc(latent), told),
             "scores": {name: float(self.columns[name][latent]) for name in self.info["label_columns"]},
         }
 
     def labels(self, latents: Sequence[int] | np.ndarray) -> list[str]:
-        """The texts of several latents, in the order asked: the explanation where there is one, else the label."""
+        """The texts of several latents, in the order asked: the label, or an explanation that leads (`leading`)."""
         wanted = [int(i) for i in latents]
         found: dict[int, str] = {}
         for start in range(0, len(wanted), 500):  # SQLite limits the variables of a statement
             part = wanted[start : start + 500]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT latent, label, explanation FROM texts WHERE latent IN ({marks})"
-            found.update((i, explanation or label) for i, label, explanation in self._sqlite().execute(query, part))
+            condition = f"texts.latent IN ({','.join('?' * len(part))})"
+            found.update((i, text) for i, text, _ in self._leading_texts(f"texts WHERE {condition}", part))
         return [found.get(i, "") for i in wanted]
+
+    def _leading_texts(
+        self, rows: str, values: Sequence[Any] | Mapping[str, Any], rank: str = "0.0", end: str = ""
+    ) -> list[tuple[int, str, float]]:
+        """(latent, leading text, rank) of rows with label and explanation. `rows`: their table and condition."""
+        table, _, condition = rows.partition(" WHERE ")
+        number = f"{table}.{'rowid' if table == 'search' else 'latent'}"
+        query = (
+            f"SELECT {number}, {table}.label, {table}.explanation, explanations.record, {rank} FROM {table} "
+            f"LEFT JOIN explanations ON explanations.latent = {number} WHERE {condition} {end}"
+        )
+        listed = self._sqlite().execute(query, values)
+        return [(i, self._leading(i, label, text, record), place) for i, label, text, record, place in listed]
+
+    def _leading(self, latent: int, label: str, explanation: str, record: str | None) -> str:
+        """The text that names a latent (`leading`)."""
+        if not explanation:
+            return visible(label)
+        told = {"text": explanation, **json.loads(record or "{}")}
+        return visible(explanation if explanation_leads(label, self._label_auroc(latent), told) else label)
+
+    def _label_auroc(self, latent: int) -> float | None:
+        return float(self.columns["label_auroc"][latent]) if "label_auroc" in self.columns else None
 
     def search_labels(self, text: str, limit: int = 50) -> list[tuple[int, str, float]]:
         """(latent, text as `labels` gives it, rank) of labels and explanations with words that begin like those of
         `text`, best first (a lower rank is better). Text without a letter or digit is looked for as it stands."""
-        shown = "CASE explanation WHEN '' THEN label ELSE explanation END"
         if expression := match_expression(text):
-            query = f"SELECT rowid, {shown}, rank FROM search WHERE search MATCH ? ORDER BY rank, rowid LIMIT ?"
-            return self._sqlite().execute(query, (expression, limit)).fetchall()
+            end = "ORDER BY rank, search.rowid LIMIT ?"
+            return self._leading_texts("search WHERE search MATCH ?", (expression, limit), "rank", end)
         if not (plain := text.strip()):
             return []
         escaped = plain.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        found = "label LIKE :text ESCAPE '\\' OR explanation LIKE :text ESCAPE '\\'"
-        query = f"SELECT latent, {shown}, 0.0 FROM texts WHERE {found} ORDER BY latent LIMIT :limit"
-        return self._sqlite().execute(query, {"text": f"%{escaped}%", "limit": limit}).fetchall()
+        found = "texts.label LIKE :text ESCAPE '\\' OR texts.explanation LIKE :text ESCAPE '\\'"
+        values = {"text": f"%{escaped}%", "limit": limit}
+        return self._leading_texts(f"texts WHERE {found}", values, end="ORDER BY texts.latent LIMIT :limit")
 
     def latents_of_token(self, token_id: int, limit: int = 50) -> list[tuple[int, float]]:
         """(latent, score) of latents that go together with a token, best first; score 1: all of the latent's activation

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from monosemy.features.database import Example, FeatureDatabase
+from monosemy.visible import visible
 
 GROUPS = {
     "top": "Strongest",
@@ -92,11 +93,6 @@ def _character_start(database: FeatureDatabase, ids: np.ndarray, position: int, 
     while 0 < position < len(ids) and database.tokens.bytes(int(ids[position]))[:1] in _CONTINUES:
         position += step
     return position
-
-
-def visible(text: str) -> str:
-    """Text on one line: line breaks and tabs as signs."""
-    return text.replace("\r\n", "↵").replace("\n", "↵").replace("\r", "↵").replace("\t", "→")
 
 
 def quoted(text: str) -> str:

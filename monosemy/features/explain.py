@@ -13,6 +13,7 @@ from monosemy.arguments import Parser, whole
 from monosemy.errors import UserError
 from monosemy.features.choose import open_chosen, parse_latents
 from monosemy.ranges import Range
+from monosemy.visible import visible
 
 DESCRIPTION = """Let a chat model say in a phrase what latents fire on, and score each phrase.
 
@@ -41,7 +42,7 @@ def run_explain(words: list[str]) -> None:
         if chat.note != noted:  # a server's is known once it was asked
             noted = chat.note
             print(f"note: {noted}")
-        print(f"\n{found.latent:>6}  {found.text or 'not explained'}", flush=True)
+        print(f"\n{found.latent:>6}  {visible(found.text) or 'not explained'}", flush=True)
         for line in score_lines(found.record):
             print(f"        {line}", flush=True)
 

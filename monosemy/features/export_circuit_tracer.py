@@ -8,7 +8,8 @@ frontend/feature_models.py, one a latent, in the two forms its frontend loads:
     <number>.json             when latents are named: number is the Cantor pairing of layer and latent, the frontend's
                               node id; serve them from any address (feature_json_base_url of a graph's metadata)
 
-Characters cut over several tokens are whole; line breaks and tabs are the signs ⏎ → ↵ that circuit-tracer uses.
+Characters cut over several tokens are whole; line breaks and tabs are the signs ⏎ → ↵ that circuit-tracer uses,
+lone surrogates and NUL those of `visible.storable`.
 Limits: `transcoder_id` names this SAE; graphs need transcoders, so features of a residual-stream SAE can be looked
 at but not attributed to. Logit effects come without their values: the format has no place for them.
 Activations of examples were kept in 8 bits each (`activation_codes`).
@@ -29,6 +30,7 @@ from monosemy.features.database import FeatureDatabase
 from monosemy.features.excerpt import FIRING_GROUPS, by_group, excerpt
 from monosemy.features.facts import value_of
 from monosemy.progress import stage
+from monosemy.visible import storable
 
 QUANTILE_NAMES = {
     "top": "Top activations",
@@ -130,11 +132,11 @@ def _write_record(file: BinaryIO, document: dict[str, Any]) -> None:
 
 
 def _json(document: Any) -> bytes:
-    return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return storable(json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":"))).encode()
 
 
 def _signs(text: str) -> str:
-    return text.replace("\n", "⏎").replace("\t", "→").replace("\r", "↵")
+    return storable(text).replace("\n", "⏎").replace("\t", "→").replace("\r", "↵")
 
 
 def _rounded(value: float) -> float:

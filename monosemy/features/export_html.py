@@ -15,7 +15,7 @@ from monosemy import files
 from monosemy.errors import UserError
 from monosemy.features import html_page
 from monosemy.features.database import FeatureDatabase
-from monosemy.features.excerpt import GROUPS, Excerpt, by_group, excerpt, level, quoted, visible
+from monosemy.features.excerpt import GROUPS, Excerpt, by_group, excerpt, level, quoted
 from monosemy.features.facts import (
     COLUMNS,
     SCORES_NOTE,
@@ -54,7 +54,7 @@ def export_html(database: FeatureDatabase, latents: Sequence[int], out: Path, *,
     out = _target(out)
     where = f"{database.info['site']}/{database.info['name']}"
     name = f"Latent {latents[0]} of {where}" if len(latents) == 1 else f"{len(latents)} latents of {where}"
-    contents = [(f"latent-{i}", f"{i}", visible(title(database, i))) for i in latents]
+    contents = [(f"latent-{i}", f"{i}", title(database, i)) for i in latents]
     body = "\n".join(_article(database, latent, n) for latent in latents)
     lede = f"<p>{escape(f'Measured on {built_from(database.info)}.')} {escape(HOW_TO_READ)}</p>"
     files.write_text(out, html_page.page(name, lede, contents, body, _foot(database)))
@@ -81,7 +81,7 @@ def _article(database: FeatureDatabase, latent: int, n: int) -> str:
     parts = [
         f'<article id="latent-{latent}" aria-labelledby="h-{latent}">',
         f'<p class="where">{escape(info["site"])}/{escape(info["name"])} · latent {latent}</p>',
-        f'<h2 id="h-{latent}">{escape(visible(title(database, latent)))}</h2>',
+        f'<h2 id="h-{latent}">{escape(title(database, latent))}</h2>',
     ]
     if said := hints(database, latent):
         parts.append(f'<p class="hints">{escape("; ".join(said))}</p>')
@@ -161,7 +161,7 @@ def _neighbours(database: FeatureDatabase, latent: int) -> list[str]:
     }
     tables = []
     for kind, others in neighbours(database, latent).items():
-        rows = [(str(other.latent), visible(other.label), signed(other.value)) for other in others[:N_LISTED]]
+        rows = [(str(other.latent), other.label, signed(other.value)) for other in others[:N_LISTED]]
         if rows:
             caption, unit = names[kind]
             tables.append(html_page.table(caption, ("latent", "label", unit), rows, numeric=(2,)))
@@ -189,7 +189,7 @@ def _values(one: Excerpt) -> str:
 
 
 def _piece(one: Excerpt, i: int, maximum: float) -> str:
-    text = escape(one.pieces[i]).replace("\r\n", "\n").replace("\r", "\n")
+    text = escape(one.pieces[i])
     text = text.replace("\n", '<span class="br">↵</span>').replace("\t", '<span class="br">→</span>')
     shade = level(one.activations[i], maximum)
     if one.special[i]:

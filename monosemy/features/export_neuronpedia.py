@@ -18,7 +18,8 @@ of their bins; `neuron_alignment_*` the largest weights of the decoder vector by
 `bin*` the fifths of firing windows by peak. Activations were kept in 8 bits each (`activation_codes`). Empty because
 not measured: correlated_neurons_*, logits_hist_data_*, correlated_features_l1. Only contexts in which the latent fires
 are exported. `typeName` and `explanationModelName` of explanations are null: the importer refuses names that its own
-tables don't have; `notes` say how a label was made.
+tables don't have; `notes` say how a label was made. Tokens are the text itself, but for what valid UTF-8 or the site's
+database can't hold: lone surrogates and NUL are signs (`visible.storable`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from monosemy.features.database import FeatureDatabase
 from monosemy.features.excerpt import FIRING_GROUPS, Excerpt, by_group, excerpt
 from monosemy.features.facts import explanation, fired, scores, shown_score, value_of
 from monosemy.progress import stage
+from monosemy.visible import storable
 
 BATCH = 1024
 """Latents a bulk file, as in Neuronpedia's own exports."""
@@ -212,9 +214,9 @@ def _feature(database: FeatureDatabase, names: Names, latent: int) -> dict[str, 
         "correlated_features_indices": [int(other) for other, _ in near["coactivation"]],
         "correlated_features_pearson": [_rounded(float(v)) for _, v in near["coactivation"]],
         "correlated_features_l1": [],
-        "neg_str": [database.tokens.text(token) for token, _ in lowered],
+        "neg_str": [storable(database.tokens.text(token)) for token, _ in lowered],
         "neg_values": [_rounded(float(v)) for _, v in lowered],
-        "pos_str": [database.tokens.text(token) for token, _ in raised],
+        "pos_str": [storable(database.tokens.text(token)) for token, _ in raised],
         "pos_values": [_rounded(float(v)) for _, v in raised],
         "frac_nonzero": _rounded(value_of(database.columns, "firing_rate", latent) or 0.0),
         "freq_hist_data_bar_heights": heights,
@@ -236,7 +238,7 @@ def _activations(database: FeatureDatabase, names: Names, latent: int, context: 
                 "index": str(latent),
                 "creatorId": names.creator,
                 "createdAt": database.info["created"],
-                "tokens": list(one.pieces),
+                "tokens": [storable(piece) for piece in one.pieces],
                 "values": [_rounded(value) for value in one.activations],
                 "maxValue": _rounded(max(one.activations)),
                 "maxValueTokenIndex": int(np.argmax(one.activations)),
@@ -288,7 +290,9 @@ def _texts(database: FeatureDatabase, latent: int) -> list[tuple[str, str, str]]
 
 def _upload(database: FeatureDatabase, latent: int, context: int) -> dict[str, Any]:
     def logits(tokens: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
-        return [{"token": database.tokens.text(i), "value": _rounded(float(v))} for i, v in tokens[:UPLOAD_LOGITS]]
+        return [
+            {"token": storable(database.tokens.text(i)), "value": _rounded(float(v))} for i, v in tokens[:UPLOAD_LOGITS]
+        ]
 
     raised, lowered = database.output_tokens(latent)
     return {
@@ -301,7 +305,7 @@ def _upload(database: FeatureDatabase, latent: int, context: int) -> dict[str, A
         ],
         "activations": [
             {
-                "tokens": list(one.pieces),
+                "tokens": [storable(piece) for piece in one.pieces],
                 "values": [_rounded(value) for value in one.activations],
                 "quantileMin": None if bin_ is None else bin_[0],
                 "quantileMax": None if bin_ is None else bin_[1],
@@ -346,4 +350,4 @@ def _rounded(value: float) -> float:
 
 
 def _json(document: Any) -> str:
-    return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return storable(json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":")))

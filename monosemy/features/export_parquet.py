@@ -9,7 +9,8 @@ Place on the data's path: the way out to other people's analyses.
     contexts.parquet     the contexts of these examples, once: context, token_ids, text
     vocabulary.parquet   token_id, text, special
 
-They join on `latent`, `context` and `token_id`. Bytes of a token that are no text show as ⟨E2⟩. What the database was
+They join on `latent`, `context` and `token_id`. Bytes of a token that are no text show as ⟨E2⟩, NUL
+as ␀ (many readers end a string there); every other character is as it was. What the database was
 built from is in each file's metadata under `monosemy` as JSON; `example_activations` there says how exact the values
 of examples are (8 bits each).
 """
@@ -30,6 +31,7 @@ from monosemy.features.choose import new_folder
 from monosemy.features.database import FeatureDatabase
 from monosemy.features.facts import explanation, stats
 from monosemy.progress import stage
+from monosemy.visible import storable
 
 ROW_GROUP = 512
 """Latents written at once: what is held in memory."""
@@ -70,7 +72,7 @@ def export_parquet(database: FeatureDatabase, out: Path, latents: Sequence[int] 
     """
     out = new_folder(out)
     chosen = list(range(database.n_latents) if latents is None else latents)
-    metadata = {b"monosemy": json.dumps(database.info, ensure_ascii=False).encode()}
+    metadata = {b"monosemy": storable(json.dumps(database.info, ensure_ascii=False)).encode()}
     schema = latent_schema(database).with_metadata(metadata)
     seen: set[int] = set()
     with (
@@ -97,7 +99,7 @@ def _write(path: Path, table: pa.Table, metadata: dict[bytes, bytes]) -> None:
 
 def _contexts(database: FeatureDatabase, contexts: Sequence[int]) -> pa.Table:
     rows = [database.context(context).tolist() for context in contexts]
-    texts = ["".join(piece.text for piece in database.tokens.pieces(row)) for row in rows]
+    texts = [storable("".join(piece.text for piece in database.tokens.pieces(row))) for row in rows]
     columns = {
         "context": pa.array(contexts, pa.int64()),
         "token_ids": pa.array(rows, pa.list_(pa.int32())),
@@ -110,7 +112,7 @@ def _vocabulary(database: FeatureDatabase) -> pa.Table:
     ids = range(len(database.tokens))
     columns = {
         "token_id": pa.array(ids, pa.int32()),
-        "text": pa.array([database.tokens.text(i) for i in ids], pa.string()),
+        "text": pa.array([storable(database.tokens.text(i)) for i in ids], pa.string()),
         "special": pa.array([database.tokens.is_special(i) for i in ids], pa.bool_()),
     }
     return pa.table(columns)
@@ -149,7 +151,10 @@ def _latent(database: FeatureDatabase, latent: int) -> dict[str, Any]:
 
 
 def _tokens(database: FeatureDatabase, tokens: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
-    return [{"token_id": int(i), "token": database.tokens.text(int(i)), "value": float(value)} for i, value in tokens]
+    return [
+        {"token_id": int(i), "token": storable(database.tokens.text(int(i))), "value": float(value)}
+        for i, value in tokens
+    ]
 
 
 def _others(pairs: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from monosemy.visible import visible_lines
+
 GENERATOR = "monosemy export-html"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -20,7 +22,8 @@ DARK_SHADES = ("#1b2536", "#1e2c45", "#213454", "#243c63", "#274472", "#2a4c80",
 
 
 def escape(text: object) -> str:
-    return html.escape(str(text))
+    """Text as HTML; what would not be seen, or would turn the page's text round, as signs."""
+    return html.escape(visible_lines(str(text)))
 
 
 def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[int] = ()) -> str:

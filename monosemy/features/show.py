@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monosemy.features.database import FeatureDatabase
-from monosemy.features.excerpt import GROUPS, Excerpt, by_group, excerpt, level, quoted, visible
+from monosemy.features.excerpt import GROUPS, Excerpt, by_group, excerpt, level, quoted
 from monosemy.features.facts import (
     Neighbour,
     built_from,
@@ -34,6 +34,7 @@ from monosemy.features.facts import (
     stats,
     title,
 )
+from monosemy.visible import visible
 
 SHADES = ("#dbe7fb", "#c3d7f8", "#a9c6f5", "#8fb4f1", "#759fec", "#5b8ae6", "#4375dd", "#2f61cf", "#1d4db8")
 """Backgrounds of levels 1 to 9: one hue, from light to dark."""
@@ -73,11 +74,11 @@ def print_latent(console: Console, database: FeatureDatabase, latent: int, **cho
 def _head(database: FeatureDatabase, latent: int) -> Text:
     info, values, label = database.info, stats(database, latent), database.label(latent)
     text = Text(f"{info['site']}/{info['name']} · latent {latent}\n", style="dim")
-    text.append(f"{visible(title(database, latent))}\n", style="bold")
+    text.append(f"{title(database, latent)}\n", style="bold")
     if said := hints(database, latent):
         text.append(f"{'; '.join(said)}\n")
     if told := explanation(label):
-        text.append(f"a chat model's explanation: {visible(told)}\n", style="italic")
+        text.append(f"a chat model's explanation: {told}\n", style="italic")
     if fired(database, latent):
         text.append(_firing(values))
     text.append(f"measured on {built_from(info)}", style="dim")
@@ -144,7 +145,7 @@ def _neighbours(database: FeatureDatabase, latent: int) -> Table:
 
 
 def _neighbour(other: Neighbour) -> str:
-    return f"{signed(other.value)}  {other.latent}  {visible(other.label)}"
+    return f"{signed(other.value)}  {other.latent}  {other.label}"
 
 
 def _examples(found: list[Excerpt], maximum: float) -> Table:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monosemy.jacobian.studies import short_notes
+from monosemy.visible import visible
 
 _PLAIN_WIDTH = 160
 SHOWN = (("over_0.01", "|J|>.01"), ("scaled_over_0.1", ">.1 RMS"), ("share_of_90", "90% in"))
@@ -129,7 +130,7 @@ def _context(example: Mapping[str, Any]) -> Text:
         style = f"black {_LEVELS[level]}" if level else ""
         if place == example["at"]:
             style += " underline bold"
-        line.append(token.replace("\n", "⏎"), style=style.strip() or "not dim")
+        line.append(visible(token), style=style.strip() or "not dim")
     return line
 
 

@@ -18,6 +18,7 @@ from monosemy.arguments import Parser, whole
 from monosemy.config import SEED
 from monosemy.errors import UserError
 from monosemy.ranges import Range
+from monosemy.visible import visible
 
 if TYPE_CHECKING:
     from monosemy.circuits.find import Circuit
@@ -127,7 +128,8 @@ def _show(circuit: Circuit) -> None:
     )
 
     console = Console()
-    console.print(f"{circuit.task.name} on {circuit.model}: {circuit.accuracy}", highlight=False)
+    named = visible(f"{circuit.task.name} on {circuit.model}: {circuit.accuracy}")
+    console.print(named, highlight=False, markup=False)
     console.print(
         f"{circuit.task.metric}: {circuit.m_clean:.3g} on {circuit.n_prompts} prompts, {circuit.m_corrupt:.3g} on "
         f"their counterparts; {summary(circuit)}",

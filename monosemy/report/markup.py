@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monosemy.report.canvas import Drawing
+from monosemy.visible import visible_lines
 
 NUMBER, LONG = ' class="n"', ' class="long"'
 LONG_TEXT = 32
@@ -28,7 +29,8 @@ class Cell:
 
 
 def escape(text: object) -> str:
-    return html.escape(str(text))
+    """Text as HTML; what would not be seen, or would turn the page's text round, as signs."""
+    return html.escape(visible_lines(str(text)))
 
 
 def table(

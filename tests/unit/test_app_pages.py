@@ -184,9 +184,12 @@ def test_search_finds_labels_by_word_beginnings_and_takes_operators_as_text(serv
     assert server.refusal("GET", f"{BASE}/search?q=")[0] == 400
 
 
+SCORED = {"detection_random": {"auroc": 0.97}}
+
+
 def test_search_and_lists_show_the_same_text_whichever_was_matched(tmp_path: Path):
     run = page_run(tmp_path / "run")
-    open_features(run, SITE, NAME).write_explanations({0: ("Names of summer months.", {})})
+    open_features(run, SITE, NAME).write_explanations({0: ("Names of summer months.", {"scores": SCORED})})
     with Server(run) as server:
         listed = server.get(f"{BASE}/latents?limit=1")["rows"][0]["label"]
         assert listed == "Names of summer months."
@@ -195,7 +198,26 @@ def test_search_and_lists_show_the_same_text_whichever_was_matched(tmp_path: Pat
             assert [(hit["latent"], hit["label"]) for hit in hits] == [(0, listed)]
         label = server.get(f"{BASE}/latent/0")["label"]
     assert label["text"] == "“July” after “in”"
-    assert label["explanation"] == {"text": listed, "model": "", "n_passages": None, "scores": {}, "skipped": {}}
+    assert label["explanation"] == {"text": listed, "model": "", "n_passages": None, "scores": SCORED, "skipped": {}}
+    assert label["explanation_leads"]
+
+
+@pytest.mark.parametrize("scores", [{}, {"detection_random": {"auroc": 0.92}}, {"fuzzing": {"auroc": 1.0}}])
+def test_an_explanation_without_a_better_score_of_the_same_measure_does_not_replace_the_label(tmp_path: Path, scores):
+    """The label's AUROC is 0.93."""
+    run = page_run(tmp_path / "run")
+    open_features(run, SITE, NAME).write_explanations({0: ("Names of summer months.", {"scores": scores})})
+    with Server(run) as server:
+        label = server.get(f"{BASE}/latent/0")["label"]
+        assert server.get(f"{BASE}/latents?limit=1")["rows"][0]["label"] == label["text"]
+        assert server.get(f"{BASE}/search?q=summer")["hits"][0]["label"] == label["text"]
+    assert not label["explanation_leads"]
+    assert label["explanation"]["scores"] == scores
+
+
+def test_every_sae_names_the_command_that_builds_its_own_features(server: Server):
+    for sae in server.get("/api/run")["saes"]:
+        assert sae["build_command"].endswith(f" --saes {sae['site']}/{sae['name']}")
 
 
 def test_a_word_in_most_labels_puts_the_labels_that_hold_best_first(server: Server, monkeypatch: pytest.MonkeyPatch):

@@ -92,7 +92,7 @@ def test_an_sae_without_features_is_told_the_command_that_builds_them(run, capsy
 
     words = {"show": ["1"], "explain": ["--chat", "http://127.0.0.1:9"]}.get(command, ["1", "--out", "x.html"])
     with pytest.raises(SystemExit) as ended:
-        main([command, str(run), "--sae", f"{FIRST}/topk-l0_16-s0", *words])
+        main([command, str(run), *words, "--sae", f"{FIRST}/topk-l0_16-s0"])
     said = capsys.readouterr().err
     assert ended.value.code == 2
     assert f"has no features yet; build them: monosemy features {run} --saes {FIRST}/topk-l0_16-s0" in said

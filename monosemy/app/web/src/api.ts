@@ -42,7 +42,13 @@ export type ColumnSource = "features" | "evaluation" | "none";
 export interface SaeEntry {
   site: string;
   name: string;
+  /** What it goes by: of a control "frozen_random", whatever it is trained as. */
   architecture: string;
+  control: boolean;
+  /** Why its training stopped early; empty for one trained to its end. */
+  stopped: string;
+  /** The command that builds the features of this SAE. */
+  build_command: string;
   d_sae: number;
   d_in: number;
   target_l0: number | null;
@@ -75,11 +81,12 @@ export interface RunInfo {
   /** The folder's own name (no path). */
   name: string;
   version: string;
+  /** Site by site; controls last. */
   saes: SaeEntry[];
   evaluation: EvaluationRecord[];
   clean_loss: number | null;
   model: ModelStatus;
-  /** The command that builds features, for the hint shown where they are missing. */
+  /** The command that builds features of the run's default SAE, for the hint where there are none at all. */
   build_command: string;
   has_report: boolean;
   limits: Limits;
@@ -212,8 +219,10 @@ export interface Label {
   /** Tokens over-represented at the peaks and just before them; `value`: log-odds in standard deviations. */
   peak_tokens?: OutputToken[];
   before_tokens?: OutputToken[];
-  /** A chat model's explanation where `monosemy explain` was run; lists show it in place of `text`. */
+  /** A chat model's explanation where `monosemy explain` was run. */
   explanation?: Explanation | null;
+  /** Whether the explanation is the heading, here and in lists: it tells the latent's firing better than `text`. */
+  explanation_leads?: boolean;
   /** label_auroc, hidden_auroc, top_token_auroc, … with _low and _high where known, label_n: the windows behind them. */
   scores?: Record<string, number | null>;
   [more: string]: unknown;

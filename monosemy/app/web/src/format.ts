@@ -1,4 +1,5 @@
 /** Numbers and names as the pages show them. */
+import type { SaeEntry } from "./api";
 
 const MINUS = "−";
 
@@ -62,9 +63,16 @@ export const architecture = (name: string): string => ARCHITECTURES[name] ?? nam
 export const hue = (name: string, control = false): string =>
   control ? "s-control" : name in ARCHITECTURES ? `s-${name}` : "s-other";
 
-/** "JumpReLU, L0 32" (and the site or the seed where they tell two apart). */
-export function saeTitle(sae: { architecture: string; target_l0: number | null; name: string }): string {
-  return sae.target_l0 === null ? sae.name : `${architecture(sae.architecture)}, L0 ${num(sae.target_l0)}`;
+/** "JumpReLU, L0 32", "Frozen random (control), L0 32". */
+export function saeTitle(sae: SaeEntry): string {
+  if (sae.target_l0 === null) return sae.name;
+  return `${architecture(sae.architecture)}${sae.control ? " (control)" : ""}, L0 ${num(sae.target_l0)}`;
+}
+
+/** The same as an entry of a list to choose from. */
+export function saeOption(sae: SaeEntry): string {
+  const remark = sae.stopped ? " (training stopped early)" : sae.has_features ? "" : " (no features)";
+  return `${saeTitle(sae)}${sae.seed ? `, seed ${sae.seed}` : ""}${remark}`;
 }
 
 const COLUMNS: Record<string, [string, string]> = {

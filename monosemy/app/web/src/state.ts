@@ -86,9 +86,10 @@ export function useWidth<E extends HTMLElement>(): [{ current: E | null }, numbe
 export const sameSae = (a: { site: string; name: string }, b: { site: string; name: string }): boolean =>
   a.site === b.site && a.name === b.name;
 
-/** The SAE that a page opens with: the first with features, else the first. */
+/** The SAE that a page opens with: the first with features, else the first; controls come last at every site. */
 export function firstSae(saes: SaeEntry[]): SaeEntry | undefined {
-  return saes.find((sae) => sae.has_features) ?? saes[0];
+  const trained = saes.filter((sae) => !sae.control && !sae.stopped);
+  return trained.find((sae) => sae.has_features) ?? saes.find((sae) => sae.has_features) ?? trained[0] ?? saes[0];
 }
 
 /** A choice kept by this browser, such as the length of contexts. */

@@ -3,7 +3,7 @@ import { useEffect } from "preact/hooks";
 import { api } from "../api";
 import type { Comparison, SaeEntry } from "../api";
 import { Bars } from "../charts/bars";
-import { count, num, saeTitle, share } from "../format";
+import { count, num, saeOption, share } from "../format";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Await, Choice, Message, Named, Pager } from "../parts/bits";
 import { setQuery, to } from "../router";
@@ -12,7 +12,7 @@ import { sameSae, useLoad, useSettled, useShared } from "../state";
 const LIMIT = 50;
 const key = (sae: { site: string; name: string }) => `${sae.site}/${sae.name}`;
 
-/** Opens with the SAE at hand beside another that has features, else beside another at all. */
+/** Opens with the SAE at hand beside another that has features, else beside another at all; controls come last. */
 function choices(saes: SaeEntry[], at: SaeEntry, query: URLSearchParams): [SaeEntry, SaeEntry] {
   const find = (name: string | null) => saes.find((sae) => key(sae) === name);
   const a = find(query.get("a")) ?? at;
@@ -42,7 +42,7 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
       <select value={key(sae)} onChange={(event) => setQuery({ [side]: event.currentTarget.value, offset: null, by: null }, false)}>
         {run.saes.map((one) => (
           <option value={key(one)} key={key(one)}>
-            {saeTitle(one)} · {one.site}{one.seed ? `, seed ${one.seed}` : ""}{one.has_features ? "" : " (no features)"}
+            {one.site} · {saeOption(one)}
           </option>
         ))}
       </select>

@@ -16,7 +16,7 @@ import { go, to } from "../router";
 import { useLoad, useShared } from "../state";
 
 export function LatentPageView({ latent, query }: { latent: number; query: URLSearchParams }) {
-  const { run, sae } = useShared();
+  const { sae } = useShared();
   const view = useContextView(query);
   const window = view.length === "whole" ? 0 : view.length === "passage" ? 24 : 32;
   const page = useLoad(
@@ -34,7 +34,7 @@ export function LatentPageView({ latent, query }: { latent: number; query: URLSe
     c: view.nextLength,
     w: view.toggleSpaces,
   });
-  const label = page.value?.latent === latent ? page.value.label.explanation?.text || page.value.label.text : "";
+  const label = page.value?.latent === latent ? heading(page.value) : "";
   useEffect(() => {
     document.title = `${latent}${label ? ` ${label}` : ""} · monosemy`;
   }, [latent, label]);
@@ -63,7 +63,7 @@ export function LatentPageView({ latent, query }: { latent: number; query: URLSe
       ) : (
         <div class="stack">
           <Message>
-            No features are built for this SAE, so its latents have no pages. Build them with <code>{run.build_command}</code>
+            No features are built for this SAE, so its latents have no pages. Build them with <code>{sae.build_command}</code>
           </Message>
           <NoteBox sae={sae} latent={latent} />
         </div>
@@ -71,6 +71,8 @@ export function LatentPageView({ latent, query }: { latent: number; query: URLSe
     </>
   );
 }
+
+const heading = (page: LatentPage): string => (page.label.explanation_leads ? page.label.explanation?.text : page.label.text) ?? "";
 
 /** In this order where the database has them; other names that end in _auroc come after. */
 const WAYS: [string, string][] = [
@@ -84,16 +86,30 @@ const WAYS: [string, string][] = [
 /** The label's scores with their intervals, beside the trivial rule, and what they were counted on. */
 function Backing({ page }: { page: LatentPage }) {
   const { stats } = page;
-  const { text, explanation } = page.label;
+  const { text, explanation, explanation_leads } = page.label;
   const hints = page.label.hints?.filter((hint) => !text.includes(hint)) ?? [];
-  const lead = [...(explanation?.text && text ? [text] : []), ...hints]; // the explanation is the heading then
+  const lead = [...(explanation_leads && text ? [text] : []), ...hints];
+  const detection = explanation?.scores.detection_random;
   const more = Object.keys(stats).filter((name) => name.endsWith("_auroc") && !WAYS.some(([known]) => known === name));
   const ways = [...WAYS, ...more.map((name): [string, string] => [name, columnTitle(name)])].filter(([name]) => stats[name] != null);
   const counted = (firing: string, silent: string) =>
     stats[silent] == null ? count(stats[firing]) : `${count(stats[firing])} firing and ${count(stats[silent])} silent`;
   return (
     <>
-      {lead.length > 0 && <p class="lead small">{lead.join(" · ")}</p>}
+      {explanation_leads && detection?.auroc != null && (
+        <p class="scores muted">
+          <span title="AUROC of telling its contexts from random text, by this explanation">
+            Explanation's score <b>{num(detection.auroc)}</b>
+            {detection.auroc_low != null && detection.auroc_high != null && ` [${num(detection.auroc_low)}, ${num(detection.auroc_high)}]`}
+          </span>
+        </p>
+      )}
+      {lead.length > 0 && (
+        <p class="lead small">
+          {explanation_leads && text && "Label: "}
+          {lead.join(" · ")}
+        </p>
+      )}
       {ways.length > 0 && (
         <p class="scores muted">
           {ways.map(([name, title]) => {

@@ -52,7 +52,7 @@ function passes(bounds: Bounds, columns: Record<string, Float32Array>, i: number
 }
 
 export function LatentsPage({ query }: { query: URLSearchParams }) {
-  const { run, sae } = useShared();
+  const { sae } = useShared();
   const wanted = useMemo(
     () => [...new Set(["mean", "firing_rate", ...TRIAGE.map((one) => one.needs)])].filter((name) => sae.columns.includes(name)),
     [sae],
@@ -68,7 +68,7 @@ export function LatentsPage({ query }: { query: URLSearchParams }) {
         <div>
           <h1>Latents of {saeTitle(sae)}</h1>
           <p class="lead">
-            {count(sae.d_sae)} latents of the {architecture(sae.architecture)} autoencoder at {sae.site}
+            {count(sae.d_sae)} {sae.control ? "latents of a control whose directions are random and were not trained" : `latents of the ${architecture(sae.architecture)} autoencoder`} at {sae.site}
             {sae.n_tokens !== null && `, seen on ${count(sae.n_tokens)} tokens`}.
           </p>
         </div>
@@ -76,8 +76,14 @@ export function LatentsPage({ query }: { query: URLSearchParams }) {
       <div class="stack">
         {!sae.has_features && (
           <Message>
-            No features are built for this SAE: its latents have statistics but no contexts or labels. Build them with{" "}
-            <code>{run.build_command}</code>
+            {sae.stopped ? (
+              <>The training of this SAE stopped early, so nothing is made of it: {sae.stopped}</>
+            ) : (
+              <>
+                No features are built for this SAE: its latents have statistics but no contexts or labels. Build them with{" "}
+                <code>{sae.build_command}</code>
+              </>
+            )}
           </Message>
         )}
         {sae.column_source === "none" ? null : (

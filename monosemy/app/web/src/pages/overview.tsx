@@ -2,7 +2,7 @@
 import { useEffect } from "preact/hooks";
 import type { EvaluationRecord, SaeEntry } from "../api";
 import { Frontier } from "../charts/frontier";
-import { architecture, count, interval, num, share } from "../format";
+import { count, interval, num, saeTitle, share } from "../format";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Choice, Message } from "../parts/bits";
 import { setQuery, to, useRoute } from "../router";
@@ -37,13 +37,15 @@ export function OverviewPage() {
   }, [run]);
   useKeys(ROW_KEYS);
   const ready = run.saes.filter((sae) => sae.has_features);
+  const trained = run.saes.filter((sae) => !sae.control).length;
   return (
     <>
       <div class="head">
         <div>
           <h1>{run.name}</h1>
           <p class="lead">
-            {run.saes.length} sparse autoencoders of {model.name}
+            {trained} sparse {trained === 1 ? "autoencoder" : "autoencoders"}
+            {run.saes.length > trained && ` (and ${run.saes.length - trained} as controls)`} of {model.name}
             {sites.length === 1 ? ` at ${site}` : ` at ${sites.length} sites`}, {count(run.saes[0]?.d_sae)} latents each
             {run.clean_loss !== null && `; the clean model's loss is ${num(run.clean_loss)} nats per token`}.
           </p>
@@ -82,7 +84,7 @@ export function OverviewPage() {
             <div class="chips">
               {ready.map((sae) => (
                 <a class="button" key={`${sae.site}/${sae.name}`} href={to.latents(sae.site, sae.name)}>
-                  {architecture(sae.architecture)}, L0 {num(sae.target_l0)}
+                  {saeTitle(sae)}
                   <span class="muted">{sites.length > 1 ? sae.site : `${count(sae.n_tokens)} tokens`}</span>
                 </a>
               ))}
@@ -114,7 +116,8 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
   const controls = query.get("controls") === "without" ? "without" : "with";
   const key = (record: EvaluationRecord) => (record[sort as Column] as number | null) ?? Infinity;
   const rows = records.filter((record) => controls === "with" || !record.control);
-  if (sort) rows.sort((a, b) => (key(a) - key(b)) * (order === "desc" ? -1 : 1));
+  // Controls stay below the SAEs in every order.
+  if (sort) rows.sort((a, b) => Number(a.control) - Number(b.control) || (key(a) - key(b)) * (order === "desc" ? -1 : 1));
   const unevaluated = saes.filter((sae) => !records.some((record) => record.name === sae.name));
   const first = records[0];
   return (
@@ -167,10 +170,11 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
                 <td class="nowrap">
                   <a data-row href={to.latents(sae.site, sae.name)}>
                     {sae.name}
-                  </a>
+                  </a>{" "}
+                  {sae.control && <span class="tag">control</span>}
                 </td>
                 <td colSpan={COLUMNS.length} class="muted">
-                  not evaluated
+                  {sae.stopped ? `training stopped early: ${sae.stopped}` : "not evaluated"}
                 </td>
               </tr>
             ))}

@@ -18,7 +18,7 @@ const MODES: { value: Mode; text: string; about: string; hint: string }[] = [
 ];
 
 export function SearchPage({ query }: { query: URLSearchParams }) {
-  const { run, sae } = useShared();
+  const { sae } = useShared();
   const mode = MODES.find((one) => one.value === query.get("mode")) ?? MODES[0]!;
   const q = query.get("q") ?? "";
   useEffect(() => {
@@ -41,7 +41,7 @@ export function SearchPage({ query }: { query: URLSearchParams }) {
         </div>
         {!usable && (
           <Message>
-            No features are built for this SAE, so labels and tokens can't be searched. Build them with <code>{run.build_command}</code>
+            No features are built for this SAE, so labels and tokens can't be searched. Build them with <code>{sae.build_command}</code>
           </Message>
         )}
         {usable && mode.value === "text" && <OwnText sae={sae} />}
@@ -126,7 +126,7 @@ function Hits({ hits, none, token }: { hits: SearchHit[]; none: string; token?: 
   const { sae } = useShared();
   if (!hits.length) return <p class="empty">{none}</p>;
   return (
-    <div class="scroll">
+    <div class="scroll" tabIndex={0} role="region" aria-label="Latents found, table">
       <p class="small muted" role="status">{hits.length === 100 ? "The best 100" : `${hits.length} found`}</p>
       <table>
         <thead>

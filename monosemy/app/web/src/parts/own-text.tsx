@@ -130,6 +130,7 @@ function Firing({ result, sae }: { result: TextResult; sae: SaeEntry }) {
           : `Latents at ${quoted(result.tokens[at] ?? "")}, strongest first; ${count(result.l0[at])} fire there.`}
         {result.n_dropped > 0 && ` The last ${count(result.n_dropped)} tokens were left out.`}
       </p>
+      <div class="scroll" tabIndex={0} role="region" aria-label="Latents of your text, table">
       <table>
         <thead>
           <tr>
@@ -158,6 +159,7 @@ function Firing({ result, sae }: { result: TextResult; sae: SaeEntry }) {
           ))}
         </tbody>
       </table>
+      </div>
     </div>
   );
 }

@@ -47,8 +47,13 @@ export interface Piece {
   visible: boolean;
 }
 
+/** C1 controls, lone surrogates, bidirectional controls. */
+const ACTING = /[\x80-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/u;
+/** Of no width; joiners stay, they shape their neighbours. */
+const UNSEEN = /[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060-\u2065\u206a-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0001}-\u{e007f}]/u;
+
 /**
- * Characters that would not be seen, drawn: ↵ for a new line, → for a tab, · for a space where `spaces` is set. Where it is
+ * Characters that would not be seen, drawn as monosemy/visible.py does: ↵ for a new line, → for a tab, · for a space where `spaces` is set. Where it is
  * not, a run of spaces (an indentation) takes the width of two.
  */
 export function pieces(text: string, spaces: boolean): Piece[] {
@@ -60,13 +65,14 @@ export function pieces(text: string, spaces: boolean): Piece[] {
   };
   for (const character of spaces ? text : text.replace(/ {3,}/g, "  ")) {
     const code = character.codePointAt(0) ?? 0;
-    if (character === "\n") add("↵", true);
+    if (character === "\n" || code === 0x2028 || code === 0x2029) add("↵", true);
     else if (character === "\t") add("→", true);
     else if (character === " " && spaces) add("·", true);
     else if (code === 0xa0) add(spaces ? "⍽" : " ", spaces);
     else if (code < 0x20) add(String.fromCodePoint(0x2400 + code), true);
     else if (code === 0x7f) add("␡", true);
-    else if (code === 0x200b || code === 0xfeff || code === 0xad) add("∅", true);
+    else if (ACTING.test(character)) add(`⟨U+${code.toString(16).toUpperCase().padStart(2, "0")}⟩`, true);
+    else if (UNSEEN.test(character)) add("∅", true);
     else add(character, false);
   }
   return found;

@@ -1,7 +1,7 @@
 /** The bar at the top: pages, the SAE at hand, the model's state, colour scheme, help. */
 import { useState } from "preact/hooks";
 import { api } from "../api";
-import { saeTitle } from "../format";
+import { saeOption } from "../format";
 import { go, to } from "../router";
 import { remember, useShared } from "../state";
 
@@ -54,9 +54,7 @@ function SaePicker({ page }: { page: string }) {
           {run.saes.map((one, i) =>
             one.site === site ? (
               <option value={i} key={one.name}>
-                {saeTitle(one)}
-                {one.seed ? `, seed ${one.seed}` : ""}
-                {one.has_features ? "" : " (no features)"}
+                {saeOption(one)}
               </option>
             ) : null,
           )}
