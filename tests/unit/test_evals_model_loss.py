@@ -282,3 +282,35 @@ def test_evaluate_in_one_call_agrees_with_its_parts(tiny_model):
         evaluate(model, sae, tokens[0])
     with pytest.raises(UserError, match="positions ≥ 2"):
         evaluate(model, sae, tokens[:, :1])
+
+
+def test_copies_of_a_sequence_are_one_in_intervals(tiny_model):
+    """Each sequence thrice: the numbers and intervals of each once; copies of one alone have no interval."""
+    from monosemy import SaeConfig, build_sae, evaluate
+
+    model, site = tiny_model("llama"), "layers.1.resid_post"
+    tokens = torch.randint(0, 200, (4, 12), generator=torch.Generator().manual_seed(0))
+    sae = build_sae(SaeConfig("topk", 32, 64, 4, site=site))
+    once = evaluate(model, sae, tokens, n_bootstrap=50)
+    with pytest.warns(UserWarning, match=r"8 of 12 sequences are copies of others.*\(4 differ\)"):
+        thrice = evaluate(model, sae, tokens.repeat(3, 1), n_bootstrap=50)
+    assert (thrice["n_documents"], thrice["n_sequences"]) == (4, 12)
+    for key in ("fvu", "l0", "delta_loss", "kl"):
+        assert thrice[key] == pytest.approx(once[key], rel=1e-4, abs=1e-6)
+        assert thrice[f"{key}_interval"] == pytest.approx(once[f"{key}_interval"], rel=1e-4, abs=1e-5)
+    with pytest.warns(UserWarning, match="copies of others"):
+        alone = evaluate(model, sae, tokens[:1].repeat(6, 1), n_bootstrap=50)
+    assert all(value is None for key, value in alone.items() if key.endswith("_interval"))
+
+
+def test_an_sae_of_another_model_width_or_site_is_told(tiny_model):
+    from monosemy import SaeConfig, build_sae, evaluate
+
+    model, site = tiny_model("llama"), "layers.1.resid_post"
+    tokens = torch.randint(0, 200, (3, 12), generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="trained on org/other and is evaluated on tiny llama"):
+        evaluate(model, build_sae(SaeConfig("topk", 32, 64, 4, site=site, model="org/other")), tokens, n_bootstrap=5)
+    with pytest.raises(UserError, match=r"reads activations 16 wide, but layers\.1\.resid_post is 32 wide"):
+        evaluate(model, build_sae(SaeConfig("topk", 16, 64, 4, site=site)), tokens)
+    with pytest.raises(UserError, match=r"layers\.9|layer 9"):
+        evaluate(model, build_sae(SaeConfig("topk", 32, 64, 4, site="layers.9.resid_post")), tokens)
