@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from monosemy.arguments import Parser, amount
 from monosemy.config import RunConfig
 from monosemy.errors import UserError, unknown
 from monosemy.flags import SHORT, parse_settings
+from monosemy.moved import NOT_MOVED, Moved, add_moved, moved_of
 from monosemy.ranges import Range
 from monosemy.visible import visible
 
@@ -62,6 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # Threads that wait sleep rather than spin: as fast on a free machine, many times faster on a busy one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no name of a file or token may end a command that did its work
+            stream.reconfigure(errors="backslashreplace")
     try:
         dispatch(words)
     except UserError as error:
@@ -82,6 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def dispatch(words: list[str]) -> None:
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
         listed = "\n".join(f"  {name:23s}{what}" for name, what in COMMANDS.items())
         print(f"usage: monosemy COMMAND …\n\n{listed}\n\nmonosemy COMMAND --help tells more; version {__version__}")
@@ -101,6 +108,8 @@ def dispatch(words: list[str]) -> None:
 
 def run_demo(words: list[str]) -> None:
     """A training run, and the features of one of its SAEs."""
+    if "--help" in words or "-h" in words:
+        _print_settings(_base("demo"), "demo")
     folder = run_train(["demo", *words], default_folder="runs/demo", features=True)
     print(f"look at the latents: monosemy browse {folder}")
 
@@ -110,20 +119,38 @@ def run_train(words: list[str], default_folder: str = "", features: bool = False
     start = "demo"
     if words and not words[0].startswith("-"):
         start, words = words[0], words[1:]
-    folder, words = _take(words, "--run")
-    base = _base(start)
-    config = _parse(base, words)
+    folder, words = _take(words, "--run", "runs/mine")
+    target = Path(folder or default_folder or _default_folder(start)).expanduser()
+    moved = NOT_MOVED
+    if _continues(start, target):
+        moved, words = _take_moved(words)
+    config = _parse(_base(start), words)
     from monosemy import pipeline
 
-    target = Path(folder or default_folder or _default_folder(start))
-    page = pipeline.whole_run(config, target, features=features)
+    page = pipeline.whole_run(config, target, features=features, moved=moved)
     print(f"report: {page}")
     return target
 
 
+def _continues(start: str, target: Path) -> bool:
+    """Whether a run is trained on from its own folder: its model and text are its own, and can only have moved."""
+    path = Path(start).expanduser()
+    run = path.parent if path.name == "run.json" else path
+    return (run / "run.json").is_file() and target.is_dir() and run.samefile(target)
+
+
+def _take_moved(words: list[str]) -> tuple[Moved, list[str]]:
+    places = {"model": "", "text": ""}
+    for kind in places:
+        for flag in (f"--{kind}", f"--{kind}.source"):
+            place, words = _take(words, flag, "NEWPATH")
+            places[kind] = place or places[kind]
+    return Moved(**places), words
+
+
 def _default_folder(start: str) -> Path:
     """A run folder (or its run.json) is continued; a recipe or a file of settings gets runs/NAME."""
-    path = Path(start)
+    path = Path(start).expanduser()
     if path.is_dir():
         return path
     if path.suffix == ".json":
@@ -132,22 +159,25 @@ def _default_folder(start: str) -> Path:
 
 
 def run_evaluate(words: list[str]) -> None:
-    folder = _folder("evaluate", words)
+    parser = _run_parser("evaluate")
+    add_moved(parser)
+    given = parser.parse_args(words)
     from monosemy import pipeline
 
-    pipeline.evaluate_folder(folder)
+    pipeline.evaluate_folder(Path(given.run).expanduser(), moved_of(given))
 
 
 def run_report(words: list[str]) -> None:
-    folder = _folder("report", words)
+    folder = Path(_run_parser("report").parse_args(words).run).expanduser()
     from monosemy import pipeline
+    from monosemy.run import require_weights
 
     print(f"report: {pipeline.report(folder)}")
+    require_weights(folder)
 
 
 def run_features(words: list[str]) -> None:
-    parser = Parser("monosemy features", description=COMMANDS["features"])
-    parser.add_argument("run", help="a run folder, e.g. runs/demo")
+    parser = _run_parser("features")
     parser.add_argument(
         "--saes", nargs="+", metavar="SITE/NAME", help="by default the JumpReLU SAE at the middle L0 of the first site"
     )
@@ -158,11 +188,13 @@ def run_features(words: list[str]) -> None:
     parser.add_argument(
         "--embedding-model", metavar="NAME", help="also score labels by a sentence-embedding model: hub id or folder"
     )
+    add_moved(parser)
     chosen = parser.parse_args(words)
     from monosemy.pipeline.features import build_features
 
     folder = Path(chosen.run).expanduser()
-    for built in build_features(folder, chosen.saes, chosen.tokens, chosen.embedding_model):
+    moved = moved_of(chosen)
+    for built in build_features(folder, chosen.saes, chosen.tokens, chosen.embedding_model, moved):
         print(f"features: {built}")
     print(f"look at them: monosemy browse {folder}")
 
@@ -177,8 +209,8 @@ def run_info(words: list[str]) -> None:
 
     if what in ARCHITECTURES:
         _print_architecture(what)
-    elif what and Path(what).is_dir():
-        _print_run(Path(what))
+    elif what and Path(what).expanduser().is_dir():
+        _print_run(Path(what).expanduser())
     elif what:
         raise unknown("run folder or architecture", what, ARCHITECTURES)
     else:
@@ -190,7 +222,7 @@ def run_info(words: list[str]) -> None:
 
 
 def _print_run(folder: Path) -> None:
-    from monosemy.run import read_run
+    from monosemy.run import read_run, require_weights
     from monosemy.saes.listing import saved_saes
 
     config, provenance = read_run(folder)
@@ -199,6 +231,7 @@ def _print_run(folder: Path) -> None:
     print(f"seconds: {provenance.get('seconds', {})}")
     for sae in saved_saes(folder):
         print(f"SAE: {sae.label}{sae.remark}")
+    require_weights(folder)
 
 
 def _print_architecture(name: str) -> None:
@@ -213,17 +246,17 @@ def _print_architecture(name: str) -> None:
         print(f"  {name}.{field.name} = {field.default!r}")
 
 
-def _folder(command: str, words: list[str]) -> Path:
+def _run_parser(command: str) -> Parser:
     parser = Parser(f"monosemy {command}", description=COMMANDS[command])
     parser.add_argument("run", help="a run folder, e.g. runs/demo")
-    return Path(parser.parse_args(words).run)
+    return parser
 
 
 def _base(start: str) -> RunConfig:
     from monosemy.recipes import recipe
     from monosemy.run import load_config
 
-    if start.endswith(".json") or Path(start).is_dir():
+    if start.endswith(".json") or Path(start).expanduser().is_dir():
         return load_config(Path(start))
     return recipe(start)
 
@@ -255,13 +288,17 @@ def _print_settings(base: RunConfig, command: str) -> NoReturn:
     sys.exit(0)
 
 
-def _take(words: list[str], flag: str) -> tuple[str, list[str]]:
+def _take(words: list[str], flag: str, example: str) -> tuple[str, list[str]]:
     """Removes `flag VALUE` (or `flag=VALUE`) from the words."""
     for i, word in enumerate(words):
         if word == flag:
             if i + 1 == len(words):
-                raise UserError(f"{flag} needs a value, e.g. {flag} runs/mine")
+                raise UserError(f"{flag} needs a value, e.g. {flag} {example}")
             return words[i + 1], words[:i] + words[i + 2 :]
         if word.startswith(flag + "="):
             return word.split("=", 1)[1], words[:i] + words[i + 1 :]
     return "", words
+
+
+if __name__ == "__main__":
+    main()

@@ -18,13 +18,16 @@ tokenizer and the report are covered by a fixed allowance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from monosemy import files
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
+from monosemy.flags import flag_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BASE_MEMORY = 1 << 30
@@ -46,6 +49,27 @@ _LOWER = {
     "SAEs": "lower d_sae, or train fewer architectures, l0, seeds or sites",
     "checkpoints": "lower d_sae, or train fewer architectures, l0, seeds or sites",
 }
+
+
+_SETTING = {
+    "SAEs in training": "d_sae",
+    "SAEs": "d_sae",
+    "checkpoints": "d_sae",
+    "shuffle buffer": "activations.buffer_tokens",
+    "activations": "text.n_tokens",
+    "token shards": "text.n_tokens",
+    "model pass": "activations.batch_sequences",
+    "Jacobian penalty": "jacobian.max_memory_mb",
+}
+"""The number whose lowering makes a part smaller."""
+
+
+class DoesNotFit(UserError):
+    """What a plan needs is not there; `part` is the largest part of it."""
+
+    def __init__(self, message: str, part: str) -> None:
+        super().__init__(message)
+        self.part = part
 
 
 @dataclass(frozen=True)
@@ -129,7 +153,7 @@ def require_resources(
     memory_available: int | None = None,
     kind: str = "memory",
 ) -> None:
-    """Raises UserError when the plan does not fit this machine.
+    """Raises DoesNotFit, a UserError, when the plan does not fit this machine.
 
     The message names what is needed, what is there and what to lower. `folder` is the run's; `cache` defaults to
     the cache folder, `memory_available` to what this machine can still give in bytes. When both folders lie on
@@ -151,10 +175,37 @@ def _require(kind: str, parts: Mapping[str, int], available: int, where: str) ->
     if needed <= available:
         return
     largest = max((part for part in parts if part in _LOWER), key=lambda part: parts[part])
-    raise UserError(
+    raise DoesNotFit(
         f"this run needs about {size_text(needed)} of {kind}{where} and {size_text(available)} are free; most of it "
-        f"is for {largest} ({size_text(parts[largest])}): {_LOWER[largest]}"
+        f"is for {largest} ({size_text(parts[largest])}): {_LOWER[largest]}",
+        largest,
     )
+
+
+def value_that_fits(config: RunConfig, part: str, require: Callable[[RunConfig], None]) -> str:
+    """`; e.g. --d-sae 12000`: a lower value of the setting behind `part` with which `require` does not raise
+    DoesNotFit, about the largest, rounded down to two digits. Empty where lowering that setting alone is not enough."""
+    if (setting := _SETTING.get(part)) is None:
+        return ""
+    section, _, name = setting.rpartition(".")
+
+    def fits(value: int) -> bool:
+        changed = dataclasses.replace(getattr(config, section) if section else config, **{name: value})  # type: ignore[arg-type]
+        try:
+            require(dataclasses.replace(config, **{section: changed}) if section else changed)  # type: ignore[arg-type]
+        except DoesNotFit:
+            return False
+        return True
+
+    low = math.ceil(max(config.l0)) if setting == "d_sae" else 1
+    high = getattr(getattr(config, section) if section else config, name)
+    if not fits(low):
+        return ""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    rounded = low // (unit := 10 ** max(0, len(str(low)) - 2)) * unit
+    return f"; e.g. {flag_of(setting)} {rounded}"
 
 
 def _same_disk(a: Path, b: Path) -> bool:

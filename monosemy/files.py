@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,8 +43,36 @@ def explain_os_error(error: OSError, path: Path) -> UserError:
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
         errno.EEXIST: "a file of that name is in the way; choose another path",
+        errno.ENOENT: "no file or folder can be made there; choose another path",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }.get(error.errno or 0, error.strerror or str(error))
-    return UserError(f"cannot write {path}: {reason} (what was there before is untouched)")
+    fix = "; MONOSEMY_CACHE=FOLDER puts the cache elsewhere" if path.is_relative_to(cache_folder()) else ""
+    return UserError(f"cannot write {path}: {reason}{fix} (what was there before is untouched)")
+
+
+def require_writable(path: Path, what: str, *, folder: bool = False) -> None:
+    """Raises UserError when `path`, a file to write or (`folder`) a folder to fill, could not be written to.
+
+    Tried for real, with a few bytes in the nearest folder there is: rights alone tell nothing of a read-only file
+    system or a full disk. `what` leads the message, e.g. `--out`.
+    """
+    path = path.expanduser()
+    try:
+        if path.exists() and path.is_dir() != folder:
+            kind, wanted = ("a folder", "file") if path.is_dir() else ("a file", "folder")
+            raise UserError(f"{what} {path} is {kind}; give the path of a {wanted}")
+        place = existing_parent(path if folder else path.parent)
+        if not place.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+
+
+def require_cache() -> None:
+    """Raises UserError, with the way to move it, when the cache folder cannot be written to."""
+    require_writable(cache_folder(), "the cache folder (MONOSEMY_CACHE)", folder=True)
 
 
 @contextmanager
@@ -120,7 +149,7 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,8 +5,9 @@ terminal a bar is drawn by rich (imported only then); elsewhere one plain line i
 seconds, and one at the end, so that a log file stays readable. `MONOSEMY_QUIET=1` silences both. A display that
 fails (its terminal closed, the disk under its log full) falls silent; the work it shows goes on.
 
-The rate is the mean since the stage began, counting only what was done here: work restored from an earlier,
-interrupted run enters through `start=` and so never flatters the rate.
+The rate is that of the later half of the work done here since its first report, which often carries what is paid once
+(compiling); before there is evidence, neither rate nor time left is shown. Work restored from an earlier, interrupted
+run enters through `start=` and so never flatters the rate.
 
 Limits: stages do not nest; a stage opened inside another prints plain lines.
 """
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from typing import IO, Any, Protocol
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -77,6 +79,46 @@ class _Shielded:
                 broken.close()
 
 
+class _Rate:
+    """Units a second, and the time left, from the later half of what was done since the first report.
+
+    The first unit of a stage often carries what is paid once (compiling, opening files): it starts the clock and is not
+    counted. Nothing is said before two more have shown how fast the work goes.
+    """
+
+    EVIDENCE, MARKS = 2, 64
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[float, float]] = []
+        self.last = (0.0, 0.0)
+        self.n_reports, self.stride = 0, 1
+
+    def observe(self, done: float) -> None:
+        self.last = (time.monotonic(), done)
+        if self.n_reports % self.stride == 0:
+            self.marks.append(self.last)
+            if len(self.marks) > self.MARKS:
+                self.marks, self.stride = self.marks[::2], 2 * self.stride
+        self.n_reports += 1
+
+    def per_second(self) -> float | None:
+        """None while there is no evidence."""
+        if self.n_reports <= self.EVIDENCE:
+            return None
+        now, done = self.last
+        middle = (self.marks[0][0] + now) / 2
+        began, before = next(mark for mark in reversed(self.marks) if mark[0] <= middle)
+        return (done - before) / max(now - began, 1e-9) or None
+
+    def texts(self, done: float, total: float | None, unit: str) -> tuple[str, str]:
+        """`2,041 tokens/s` and `2 min 21 s left`; empty while not known."""
+        rate = self.per_second()
+        if rate is None:
+            return "", ""
+        left = "" if total is None else f"{duration_text(max(total - done, 0) / rate)} left"
+        return f"{number_text(rate)} {unit}/s", left
+
+
 class _Plain:
     """One line every `interval` seconds: `harvest: 12,288/300,000 tokens (4%), 2,041 tokens/s, 2 min 21 s left`."""
 
@@ -84,10 +126,12 @@ class _Plain:
         self.name, self.total, self.unit, self.stream, self.interval = name, total, unit, stream, interval
         self.start = self.done = start
         self.remark = ""
+        self.rate = _Rate()
         self.began = self.printed = time.monotonic()
 
     def advance(self, n: float = 1) -> None:
         self.done += n
+        self.rate.observe(self.done)
         if time.monotonic() - self.printed >= self.interval:
             self.print_line(finished=False)
 
@@ -103,14 +147,13 @@ class _Plain:
     def print_line(self, *, finished: bool) -> None:
         self.printed = time.monotonic()
         seconds = self.printed - self.began
-        rate = (self.done - self.start) / max(seconds, 1e-9)
         parts = [progress_text(self.done, self.total, self.unit)]
-        if rate > 0:
-            parts.append(f"{number_text(rate)} {self.unit}/s")
         if finished:
+            if mean := (self.done - self.start) / max(seconds, 1e-9):
+                parts.append(f"{number_text(mean)} {self.unit}/s")
             parts.append(f"took {duration_text(seconds)}")
-        elif self.total is not None and rate > 0:
-            parts.append(f"{duration_text(max(self.total - self.done, 0) / rate)} left")
+        else:
+            parts.extend(filter(None, self.rate.texts(self.done, self.total, self.unit)))
         if self.remark:
             parts.append(self.remark)
         print(f"{self.name}: {', '.join(parts)}", file=self.stream, flush=True)
@@ -126,6 +169,7 @@ class _Drawn:
         self.start = self.done = start
         self.began = time.monotonic()
         self.drawn = 0.0
+        self.rate = _Rate()
         self.display = _rich_display()
         self.task = self.display.add_task(
             name, total=total, completed=start, counts="", rate="", left="", spent="", remark=""
@@ -134,6 +178,7 @@ class _Drawn:
 
     def advance(self, n: float = 1) -> None:
         self.done += n
+        self.rate.observe(self.done)
         if time.monotonic() - self.drawn >= 1 / _REDRAWS_PER_SECOND:
             self.draw()
 
@@ -152,14 +197,13 @@ class _Drawn:
     def draw(self) -> None:
         self.drawn = time.monotonic()
         seconds = self.drawn - self.began
-        rate = (self.done - self.start) / max(seconds, 1e-9)
-        left = "" if self.total is None or rate <= 0 else duration_text(max(self.total - self.done, 0) / rate)
+        rate, left = self.rate.texts(self.done, self.total, self.unit)
         self.display.update(
             self.task,
             completed=self.done,
             counts=progress_text(self.done, self.total, self.unit),
-            rate=f"{number_text(rate)} {self.unit}/s" if rate > 0 else "",
-            left=f"{left} left" if left else "",
+            rate=rate,
+            left=left,
             spent=duration_text(seconds),
         )
 
@@ -233,6 +277,16 @@ def progress_text(done: float, total: float | None, unit: str) -> str:
 def number_text(value: float) -> str:
     """Thousands separated; three significant digits below 100."""
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def significant_text(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits and never an exponent: `100`, `12.3`, `0.00012`."""
+    return f"{Decimal(repr(float(f'{value:.{digits}g}')) if value else '0').normalize():f}"
+
+
+def percent_text(share: float, digits: int = 3) -> str:
+    """A share as per cent: `12.3%`, `100%`."""
+    return f"{significant_text(100 * share, digits)}%"
 
 
 def duration_text(seconds: float) -> str:

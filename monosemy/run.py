@@ -8,6 +8,7 @@ finished stage, so that the same command given again redoes nothing and continue
     metrics.jsonl     one training record a line
     evaluation.json   documents.safetensors   report.html   figures/*.png   checkpoints/
     saes/<site>/<name>/   sae.safetensors, config.json, latents.safetensors
+    sources.json      where model and text lie on this machine (moved.py); the one file with its paths
 
 Provenance describes the machine in words (system, cores, memory); it holds no paths, host or user names.
 The lock is a POSIX record lock on `run.lock`: the kernel frees it with the process that holds it, so a killed
@@ -29,12 +30,14 @@ import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from monosemy import files
 from monosemy.config import LABELS, RunConfig, from_json, to_json
 from monosemy.errors import UserError
 from monosemy.metrics import MetricsWriter
+from monosemy.moved import NOT_MOVED, Moved, find_source
+from monosemy.text_input import require_characters
 
 FORMAT = 1
 _PACKAGES = ("monosemy", "torch", "transformers", "tokenizers", "interp-engine", "numpy", "numba", "safetensors")
@@ -48,6 +51,8 @@ class Run:
         self.folder, self.config, self.provenance = folder, config, provenance
         self.created = False
         """Whether this process began the run."""
+        self.moved = NOT_MOVED
+        """Where the user says that model and text are now."""
         self._lock = lock
         self._stages: dict[str, Any] = {}
         if self.stages_path.exists():
@@ -116,6 +121,10 @@ class Run:
         self.provenance.update(facts)
         self._write_run_json()
 
+    def source(self, kind: Literal["model", "text"]) -> str:
+        """Where the run's model or text is now (moved.py). Raises UserError when it is no longer where it was."""
+        return find_source(self.folder, self.config, self.provenance, kind, self.moved)
+
     def _write_run_json(self) -> None:
         document = {"format": FORMAT, "config": to_json(self.config), "provenance": self.provenance}
         files.write_json(self.folder / "run.json", document)
@@ -146,14 +155,15 @@ class Run:
                 self.folder.rmdir()
 
 
-def open_run(folder: Path, config: RunConfig) -> Run:
-    """Creates the run folder, or reopens it to continue.
+def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
+    """Creates the run folder, or reopens it to continue; `moved` says where its model and text are now.
 
     Raises UserError, having written nothing, when the folder holds a run of another configuration (naming the
     first setting that differs), files that are no run, or is open in another process; and when it cannot be
     written to.
     """
     folder = folder.expanduser()
+    require_characters(f"the name of run folder {folder}", str(folder))
     _refuse_foreign(folder)
     if (folder / "run.json").exists():
         _refuse_difference(folder, read_run(folder)[0], config)
@@ -170,6 +180,7 @@ def open_run(folder: Path, config: RunConfig) -> Run:
             if changed := _changed_versions(provenance):
                 provenance.setdefault("continued_with", []).append({"at": _now(), "versions": changed})
             run = Run(folder, dataclasses.replace(kept, log_to=config.log_to), provenance, lock)
+        run.moved = moved
         run._write_run_json()
     except BaseException:
         os.close(lock)
@@ -217,6 +228,21 @@ def list_saes(folder: Path) -> Iterator[tuple[str, str, Path]]:
     for path in sorted((folder.expanduser() / "saes").glob("*/*/config.json")):
         if not path.parent.name.startswith("."):
             yield path.parent.parent.name, path.parent.name, path.parent
+
+
+def require_weights(folder: Path, *only: tuple[str, str]) -> None:
+    """Raises UserError, naming the file, where SAEs of a run (all, or `only` some) have lost their weights."""
+    lost = [
+        path / "sae.safetensors"
+        for site, name, path in list_saes(folder)
+        if (not only or (site, name) in only) and not (path / "sae.safetensors").is_file()
+    ]
+    if lost:
+        others = f", and those of {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise UserError(
+            f"the weights of SAE {lost[0].parent.parent.name}/{lost[0].parent.name} are missing ({lost[0]}){others}; "
+            f"restore the file, or train again: monosemy train {folder}"
+        )
 
 
 def first_difference(there: RunConfig, here: RunConfig) -> tuple[str, Any, Any] | None:

@@ -23,6 +23,7 @@ import numpy as np
 from monosemy import files
 from monosemy.errors import UserError
 from monosemy.features.database import FeatureDatabase
+from monosemy.moved import NOT_MOVED, Moved
 from monosemy.run import read_run
 from monosemy.saes.listing import SavedSae, refuse_stopped, saved_saes
 
@@ -153,8 +154,8 @@ class Dictionary:
 class Catalogue:
     """The SAEs of one run folder. Raises UserError when the folder is no run or holds no SAE."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser()
+    def __init__(self, folder: Path, moved: Moved = NOT_MOVED) -> None:
+        self.folder, self.moved = folder.expanduser(), moved
         self.config, self.provenance = read_run(self.folder)
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], Dictionary] = {}

@@ -134,19 +134,9 @@ class LiveModel:
 
 def _load_run_model(catalogue: Catalogue) -> LanguageModel:
     """The model the run was made with. Raises UserError when it is no longer that model."""
-    from monosemy.models.sources import load_model
+    from monosemy.models.of_run import load_run_model
 
-    settings, known = catalogue.config.model, catalogue.provenance.get("model", {})
-    model = load_model(
-        settings.source, revision=settings.revision or known.get("commit"), dtype=settings.dtype,
-        device=settings.device, randomise=settings.randomise,
-    )  # fmt: skip
-    if known.get("fingerprint") not in (None, model.fingerprint):
-        raise UserError(
-            f"{model.name} has changed since this run was made (fingerprint {known['fingerprint']} then, "
-            f"{model.fingerprint} now); restore it to test texts and to steer"
-        )
-    return model
+    return load_run_model(catalogue.folder, catalogue.config, catalogue.provenance, catalogue.moved)
 
 
 def read_text(live: LiveModel, entry: Dictionary, text: str, *, top: int = 8, latent: int | None = None) -> Any:

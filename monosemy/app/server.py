@@ -28,6 +28,7 @@ from monosemy.app.pages import vocabulary
 from monosemy.app.security import Access, Guard
 from monosemy.arguments import Parser, whole
 from monosemy.errors import UserError
+from monosemy.moved import add_moved, moved_of
 from monosemy.ranges import Range
 
 DEFAULT_PORT = 8321
@@ -45,8 +46,9 @@ def run_browse(words: list[str]) -> None:
         "--name", action="append", default=[], help="a host name that a proxy passes on; asks visitors for a token too"
     )
     parser.add_argument("--no-open", action="store_true", help="do not open the page")
+    add_moved(parser, text=False)
     asked = parser.parse_args(words)
-    catalogue = Catalogue(Path(asked.run))
+    catalogue = Catalogue(Path(asked.run), moved_of(asked))
     listener = bind(asked.host, asked.port)
     port = listener.getsockname()[1]
     access = Access.to(asked.host, port, tuple(asked.name))

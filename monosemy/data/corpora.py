@@ -29,8 +29,9 @@ from monosemy.files import cache_folder, read_json, write_json
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
 
-def open_sources(text: TextConfig, tokenizer: Any = None) -> list[TextSource]:
-    """The text sources of a configuration; their shares add up to 1. `tokenizer` has the template that chats need.
+def open_sources(text: TextConfig, tokenizer: Any = None, lies_at: str = "") -> list[TextSource]:
+    """The text sources of a configuration; their shares add up to 1. `tokenizer` has the template that chats need;
+    `lies_at` is where a text that was moved is now.
 
     Raises UserError for an unknown source, a missing or empty file, a dataset that can't be reached.
     """
@@ -38,9 +39,9 @@ def open_sources(text: TextConfig, tokenizer: Any = None) -> list[TextSource]:
     chat = ChatTemplate(tokenizer)
     if source == "embedded" or source.startswith("embedded:"):
         return embedded_sources(source, limit)
-    path = Path(source).expanduser()
-    if path.exists() or _looks_like_path(source):
-        return [local_source(path, text.column, limit, chat)]
+    path = Path(lies_at or source).expanduser()
+    if path.exists() or _looks_like_path(lies_at or source):
+        return [local_source(path, text.column, limit, chat, Path(source).expanduser())]
     if "/" not in source and near_matches(source.partition(":")[0], ["embedded"]):
         raise UserError(f"unknown text source {source!r}; did you mean 'embedded'?{_CHOICES}")
     if not _HUB_ID.fullmatch(source):

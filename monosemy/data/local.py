@@ -41,8 +41,9 @@ def is_text_file(name: str) -> bool:
     return kind in FORMATS and not (kind == ".parquet" and compression)
 
 
-def local_source(path: Path, column: str, limit: int, chat: ChatTemplate) -> TextSource:
-    """The text source of a file or folder; `limit` is the length in characters from which documents are cut.
+def local_source(path: Path, column: str, limit: int, chat: ChatTemplate, known_as: Path | None = None) -> TextSource:
+    """The text source of a file or folder; `limit` is the length in characters from which documents are cut. `known_as`
+    is the path that a text which was moved had before: its documents, and its fingerprint, are those of that path.
 
     Raises UserError when nothing readable is there, or a file is empty.
     """
@@ -55,7 +56,10 @@ def local_source(path: Path, column: str, limit: int, chat: ChatTemplate) -> Tex
     files, n_empty, n_ignored = _text_files(path)
     if len(files) == 0:
         raise _nothing_to_read(path, n_empty, n_ignored)
+    known_as = known_as or path
     names = {file: shown(file.relative_to(root).as_posix()) for file in files}
+    if not path.is_dir():
+        names = {path: shown(known_as.name)}
 
     def read() -> Iterator[Document]:
         readers = (_documents(file, names[file], column, limit, chat) for file in files)
@@ -66,7 +70,7 @@ def local_source(path: Path, column: str, limit: int, chat: ChatTemplate) -> Tex
         name="local",
         read=read,
         identity={"files": {names[file]: content_hash(file) for file in files}, "column": column},
-        facts={"path": shown(path), "n_files": len(files), "n_empty_files": n_empty, "n_ignored_files": n_ignored},
+        facts={"path": shown(known_as), "n_files": len(files), "n_empty_files": n_empty, "n_ignored_files": n_ignored},
     )
 
 

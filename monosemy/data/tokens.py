@@ -155,13 +155,15 @@ def prepare_tokens(
     *,
     vocab_size: int | None = None,
     began_with: str | None = None,
+    lies_at: str = "",
     folder: Path | None = None,
 ) -> TokenSet:
     """The packed tokens of a text: opened when they are there, else built.
 
     `tokenizer` is a transformers tokenizer, or None for a text of token ids; `tokenizer_fingerprint` identifies it (and
     may cover the model too). `vocab_size` is what token ids in the text are held against. `began_with` is the
-    fingerprint of the tokens that an older run stands on: they are opened as that run made them.
+    fingerprint of the tokens that an older run stands on: they are opened as that run made them. `lies_at` is where the
+    text is now, when it is no longer at `text.source`, whose name it keeps.
     `folder` holds one sub-folder per fingerprint, by default `cache_folder()/tokens`.
 
     Raises UserError for bad settings or text, a corpus smaller than asked, too little disk, corrupted shards.
@@ -169,7 +171,7 @@ def prepare_tokens(
     positive(n_tokens=text.n_tokens, n_validation_tokens=text.n_validation_tokens)
     if text.context_length < 2:
         raise UserError(f"context_length must be at least 2, got {text.context_length}")
-    sources = open_sources(text, tokenizer)
+    sources = open_sources(text, tokenizer, lies_at)
     frame = Tokenizer(tokenizer, *separator_and_bos(tokenizer), vocab_size)
     identity = {
         "format": FORMAT,

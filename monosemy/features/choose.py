@@ -102,7 +102,5 @@ def new_folder(path: Path) -> Path:
         raise UserError(f"--out {path} is a file; give a new folder")
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"--out {path} is not empty; give a new folder, or delete that one first")
-    parent = files.existing_parent(path.parent)
-    if not parent.is_dir():
-        raise UserError(f"--out {path} lies below a file ({parent}); give another folder")
+    files.require_writable(path, "--out", folder=True)
     return path

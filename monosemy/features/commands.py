@@ -17,6 +17,7 @@ from monosemy.features.choose import open_chosen, parse_latents
 from monosemy.features.database import FeatureDatabase
 from monosemy.features.excerpt import GROUPS
 from monosemy.ranges import Range
+from monosemy.run import require_weights
 
 COMMANDS = {
     "show": "a latent's page in the terminal",
@@ -51,11 +52,12 @@ def run_show(words: list[str]) -> None:
     page = latent_page(database, chosen.latent, n=chosen.n, groups=chosen.group or tuple(GROUPS), whole=chosen.whole)
     if sys.stdout.isatty():
         Console(highlight=False).print(page)
-        return
-    console = Console(file=io.StringIO(), width=100, highlight=False)
-    with console.capture() as captured:
-        console.print(page)
-    _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))  # rich pads lines
+    else:
+        console = Console(file=io.StringIO(), width=100, highlight=False)
+        with console.capture() as captured:
+            console.print(page)
+        _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))  # rich pads lines
+    require_weights(Path(chosen.run), (database.info["site"], database.info["name"]))
 
 
 def run_export_html(words: list[str]) -> None:

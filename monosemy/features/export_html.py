@@ -72,6 +72,7 @@ def _target(out: Path) -> Path:
             ours = html_page.GENERATOR.encode() in file.read(4096)
         if not ours:
             raise UserError(f"--out {out} exists and was not made by export-html; give another name or delete it first")
+    files.require_writable(out, "--out")
     return out
 
 

@@ -27,6 +27,7 @@ from monosemy.errors import UserError
 from monosemy.jacobian.mlp import MlpWeights, check_pair
 from monosemy.jacobian.penalty import Code, SlopesAtInput, mean_magnitude
 from monosemy.jacobian.products import Sizes, peak_bytes, plan
+from monosemy.ranges import number_name
 from monosemy.training.trainee import Trainee
 from monosemy.training.trainer import Key
 
@@ -36,7 +37,7 @@ PREFIX = "jsae_"
 
 def pair_name(coef: float, l0: float, seed: int) -> str:
     """`jsae_<λ>-l0_<L0>-s<seed>`, λ written without an exponent."""
-    return f"{PREFIX}{Decimal(repr(float(coef))).normalize():f}-l0_{l0:g}-s{seed}"
+    return f"{PREFIX}{Decimal(repr(float(coef))).normalize():f}-l0_{number_name(l0)}-s{seed}"
 
 
 def pair_sites(sites: Sequence[str], layer: int | None) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monosemy.jacobian.studies import short_notes
+from monosemy.progress import percent_text, significant_text
 from monosemy.visible import visible
 
 _PLAIN_WIDTH = 160
@@ -143,8 +144,8 @@ def percent(estimate: Mapping[str, Any]) -> str:
     if estimate["value"] is None:
         return "–"
     ends = estimate.get("interval")
-    shown = f"{100 * estimate['value']:.3g}"
-    return f"{shown}%" if not ends else f"{shown} ±{50 * (ends[1] - ends[0]):.2g}%"
+    shown = significant_text(100 * estimate["value"])
+    return f"{shown}%" if not ends else f"{shown} ±{percent_text((ends[1] - ends[0]) / 2, 2)}"
 
 
 def spanned(estimate: Mapping[str, Any], decimals: int = 3) -> str:

@@ -60,6 +60,7 @@ def load_model(
     if randomise not in ("none", *RANDOMISATIONS):
         raise unknown("way to randomise a model", randomise, ("none", *RANDOMISATIONS))
     kind = source_kind(source)
+    files.require_cache()
     where = choose_device(device)
 
     from monosemy.models.adapter import LanguageModel

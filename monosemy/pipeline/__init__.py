@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+from monosemy import files
 from monosemy.config import RunConfig, identity
 from monosemy.errors import UserError
+from monosemy.moved import NOT_MOVED, Moved
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
-from monosemy.pipeline.prepare import Prepared
+from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.pipeline.training import train
 from monosemy.run import Run, open_run, read_run
 from monosemy.saes.listing import saved_saes
@@ -23,15 +25,19 @@ from monosemy.saes.listing import saved_saes
 __all__ = ["check_config", "evaluate_folder", "report", "whole_run"]
 
 
-def whole_run(config: RunConfig, folder: Path, *, features: bool = False) -> Path:
+def whole_run(config: RunConfig, folder: Path, *, features: bool = False, moved: Moved = NOT_MOVED) -> Path:
     """Trains, evaluates and reports; what is already done is not redone. Returns the report's path.
 
-    `features` also finds out what the latents of one SAE respond to, for `monosemy browse`.
+    `features` also finds out what the latents of one SAE respond to, for `monosemy browse`. `moved` says where the
+    model and text of a run that is continued are now; they are loaded, and held against what the run began with, even
+    where nothing is left to do.
     Raises UserError, once controls are measured and the report is written, when the training of every SAE stopped.
     """
     check_config(config)
-    with open_run(folder, config) as run:
+    with open_run(folder, config, moved) as run:
         prepared = train(run)
+        if prepared is None and moved != NOT_MOVED:
+            prepared = prepare(run)
         evaluate(run, prepared)
         if features and not all_stopped(folder):
             default_features(run, prepared)
@@ -40,10 +46,10 @@ def whole_run(config: RunConfig, folder: Path, *, features: bool = False) -> Pat
     return page
 
 
-def evaluate_folder(folder: Path) -> None:
+def evaluate_folder(folder: Path, moved: Moved = NOT_MOVED) -> None:
     """`monosemy evaluate RUN`: measures again, whatever was measured before."""
     config, _ = read_run(folder)
-    with open_run(folder, config) as run:
+    with open_run(folder, config, moved) as run:
         evaluate(run, again=True)
     report(folder)
     print_results(folder)
@@ -71,6 +77,7 @@ def report(folder: Path) -> Path:
     """Writes the run's report; returns its path."""
     from monosemy.report.page import write_report
 
+    files.require_writable(folder / "report.html", "the report")
     return write_report(folder)
 
 

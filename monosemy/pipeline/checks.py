@@ -12,6 +12,9 @@ from monosemy.flags import flag_of
 from monosemy.ranges import check_ranges, number_name
 
 if TYPE_CHECKING:
+    import torch
+
+    from monosemy.estimates import ModelSize
     from monosemy.run import Run
 
 
@@ -111,16 +114,29 @@ def options_of(config: RunConfig, architecture: str) -> dict[str, Any]:
 
 
 def check_resources(run: Run) -> None:
-    """Memory of the plan against what is free, and disk too where nothing has been written yet. Raises UserError."""
-    from monosemy.estimates import Plan, estimate, require_resources
+    """Memory of the plan against what is free, and disk too where nothing has been written yet. Raises UserError, with
+    a value that would fit where one setting is to blame."""
+    from monosemy.estimates import DoesNotFit, value_that_fits
     from monosemy.models.sources import choose_device, model_size
 
-    config = run.config
-    size, d_heads = model_size(config.model.source, config.model.revision)
+    size, d_heads = model_size(run.source("model"), run.config.model.revision)
+    device = choose_device(run.config.model.device)
+
+    def require(config: RunConfig) -> None:
+        _require_plan(run, config, size, d_heads, device)
+
+    try:
+        require(run.config)
+    except DoesNotFit as error:
+        raise UserError(f"{error}{value_that_fits(run.config, error.part, require)}") from None
+
+
+def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, device: torch.device) -> None:
+    from monosemy.estimates import Plan, estimate, require_resources
+
     plan = estimate(config, _widths(config, size.d_model, d_heads), size)
     if not run.created:  # what it writes is partly there already, and would be counted twice
         plan = Plan(plan.memory, {}, {})
-    device = choose_device(config.model.device)
     if device.type == "cuda":
         import torch
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from monosemy.arguments import Parser, whole
 from monosemy.config import SEED
 from monosemy.errors import UserError
+from monosemy.files import require_writable
 from monosemy.ranges import Range
 from monosemy.visible import visible
 
@@ -56,6 +57,7 @@ def run_circuits(words: list[str]) -> None:
             f"--examples ({chosen.examples}) says how many prompts of a task of the library to make; {chosen.task} is "
             "read whole: leave it out, or give a shorter file"
         )
+    require_writable(Path(chosen.out or "runs"), "--out", folder=True)
     from monosemy.circuits.find import find_circuit
     from monosemy.models.sources import load_model
 

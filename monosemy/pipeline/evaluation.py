@@ -15,7 +15,8 @@ from monosemy.config import identity
 from monosemy.errors import UserError
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.pipeline.training import CALIBRATION_TOKENS, trained
-from monosemy.run import Run, list_saes
+from monosemy.ranges import number_name
+from monosemy.run import Run, list_saes, require_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +54,7 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
     from monosemy.evals.frontier import build_evaluation, build_record, write_evaluation
     from monosemy.evals.model_loss import evaluate_model_loss, n_passes
 
+    require_weights(run.folder)
     if not trained(run):
         raise UserError(f"{run.folder} has no complete set of trained SAEs; train it: monosemy train {run.folder}")
     if evaluated(run) and not again:
@@ -100,7 +102,7 @@ def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, s
             basis = fit_pca((rows * prepared.scale[site]).split(4096))
             for l0 in run.config.l0:
                 if l0 <= rows.shape[1]:
-                    name = f"pca-l0_{l0:g}"
+                    name = f"pca-l0_{number_name(l0)}"
                     saes[site][name] = basis.dictionary(round(l0)).to(device)
                     candidates[site, name] = Candidate(name, "pca", site, float(l0), control=True)
     return saes, candidates

@@ -21,8 +21,9 @@ import numpy as np
 from monosemy import files, progress
 from monosemy.config import fingerprint
 from monosemy.errors import UserError
+from monosemy.moved import NOT_MOVED, Moved
 from monosemy.pipeline.prepare import Prepared, prepare
-from monosemy.run import Run, open_run, read_run, versions
+from monosemy.run import Run, open_run, read_run, require_weights, versions
 from monosemy.saes.listing import Key, choose_sae
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def build_features(
     saes: list[str] | None = None,
     n_tokens: int | None = None,
     embedding_model: str | Encoder | None = None,
+    moved: Moved = NOT_MOVED,
 ) -> list[Path]:
     """Builds the databases of the SAEs named as SITE/NAME or NAME; returns their folders.
 
@@ -54,7 +56,7 @@ def build_features(
     disk, features that are being built or explained at this moment.
     """
     config, _ = read_run(folder)
-    with open_run(folder, config) as run:
+    with open_run(folder, config, moved) as run:
         return build_for_run(run, saes, n_tokens, embedding_model=embedding_model)
 
 
@@ -73,6 +75,7 @@ def build_for_run(
     n_tokens = N_TOKENS if n_tokens is None else n_tokens
     if n_tokens < 1:
         raise UserError(f"n_tokens must be at least 1, got {n_tokens}")
+    require_weights(run.folder, *keys)
     folders = [features_folder(run.folder, *key) for key in keys]
     prepared = prepared or prepare(run)
     stage = _Stage(run, prepared, n_tokens, embedding_model)

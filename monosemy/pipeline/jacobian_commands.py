@@ -21,6 +21,7 @@ from monosemy.config import (
     TrainingConfig,
 )
 from monosemy.errors import UserError, unknown
+from monosemy.moved import Moved, add_moved, moved_of
 from monosemy.ranges import Range, range_of
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def run_measure(words: list[str]) -> None:
     from monosemy.pipeline.jacobian_measures import measure
 
     folder, settings = Path(given.run).expanduser(), _settings(given)
-    rows = _with_study(folder, lambda study: measure(study, settings, again=given.again))
+    rows = _with_study(folder, moved_of(given), lambda study: measure(study, settings, again=given.again))
     show(frontier_tables(rows))
     _report(folder, given)
 
@@ -214,19 +215,24 @@ def run_pairs(words: list[str]) -> None:
     )
     add("--out", help="also write everything to this JSON file")
     given = parser.parse_args(words)
-    from monosemy.files import write_json
+    from monosemy.files import require_writable, write_json
     from monosemy.jacobian.show import pairs_page, show
     from monosemy.pipeline.jacobian_studies import PairSettings, pairs_study
 
+    if given.out:
+        require_writable(Path(given.out), "--out")
     settings = PairSettings(given.tokens, given.n, given.inputs, given.examples)
     latents = [_latent_pair(word) for word in given.latents]
     folder = Path(given.run).expanduser()
     document = _with_pair(
-        folder, given.pair, lambda study, pair: pairs_study(study, pair, settings, given.output, latents)
+        folder,
+        moved_of(given),
+        given.pair,
+        lambda study, pair: pairs_study(study, pair, settings, given.output, latents),
     )
     show(pairs_page(document))
     if given.out:
-        write_json(Path(given.out), document)
+        write_json(Path(given.out).expanduser(), document)
     if not given.output and not latents:
         _report(folder, given)
 
@@ -256,15 +262,19 @@ def run_graph(words: list[str]) -> None:
     )
     add("--out", required=True, help="the JSON file to write")
     given = parser.parse_args(words)
-    from monosemy.files import write_json
+    from monosemy.files import require_writable, write_json
     from monosemy.pipeline.jacobian_studies import graph_of_averages, graph_of_text
+
+    require_writable(Path(given.out), "--out")
 
     def make(study: Study, pair: PairEntry) -> object:
         if given.text is not None:
             return graph_of_text(study, pair, given.text)
         return graph_of_averages(study, pair, given.tokens, given.edges)
 
-    write_json(Path(given.out), _with_pair(Path(given.run).expanduser(), given.pair, make))
+    write_json(
+        Path(given.out).expanduser(), _with_pair(Path(given.run).expanduser(), moved_of(given), given.pair, make)
+    )
     print(f"written: {given.out}")
 
 
@@ -305,7 +315,7 @@ def run_random(words: list[str]) -> None:
         levels = given.l0 or [max(1, round(first.l0 / 2)), first.l0, 2 * first.l0]
         return random_study(study, given.kinds, lambdas, [float(l0) for l0 in levels], settings)
 
-    show(comparison_tables(_with_study(folder, compared)))
+    show(comparison_tables(_with_study(folder, moved_of(given), compared)))
     _report(folder, given)
 
 
@@ -333,25 +343,25 @@ def run_interpret(words: list[str]) -> None:
             pair.name for pair in pairs
             if (pair.l0, pair.seed) == (chosen["l0"], chosen["seed"]) and pair.coef in (0.0, chosen["lambda"])
         ]  # fmt: skip
-    with open_run(folder, read_run(folder)[0]) as run:
+    with open_run(folder, read_run(folder)[0], moved_of(given)) as run:
         rows = interpretability_study(run, names, given.tokens)
     show(scores_table(rows))
     _report(folder, given)
 
 
-def _with_study(folder: Path, use: Callable[[Study], T]) -> T:
+def _with_study(folder: Path, moved: Moved, use: Callable[[Study], T]) -> T:
     from monosemy.pipeline.jacobian import Study
     from monosemy.run import open_run, read_run
 
-    with open_run(folder, read_run(folder)[0]) as run:
+    with open_run(folder, read_run(folder)[0], moved) as run:
         return use(Study(run))
 
 
-def _with_pair(folder: Path, name: str | None, use: Callable[[Study, PairEntry], T]) -> T:
+def _with_pair(folder: Path, moved: Moved, name: str | None, use: Callable[[Study, PairEntry], T]) -> T:
     from monosemy.pipeline.jacobian import choose_pair, find_pairs
 
     choose_pair(find_pairs(folder), name)  # says it before anything is loaded
-    return _with_study(folder, lambda study: use(study, choose_pair(study.pairs, name)))
+    return _with_study(folder, moved, lambda study: use(study, choose_pair(study.pairs, name)))
 
 
 def _settings(given: argparse.Namespace) -> MeasureSettings:
@@ -384,6 +394,7 @@ def _parser(command: str, what: str, example: str, *, reports: bool = True) -> a
 def _run_parser(command: str, what: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
     parser = _parser(command, what, example, reports=reports)
     parser.add_argument("run", help="a run folder with pairs, e.g. runs/jsae")
+    add_moved(parser, short=command != "graph")  # whose --text is the text of the graph
     return parser
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from monosemy import files, progress
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
+from monosemy.moved import NOT_MOVED, Moved
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
 from monosemy.pipeline.jacobian import FORMAT, LoadedPair, PairEntry, Slicer, Study, find_pairs, results_folder
@@ -41,13 +42,16 @@ class MeasureSettings:
     n_bootstrap: int = 1000
 
 
-def train_and_measure(config: RunConfig, folder: Path, settings: MeasureSettings) -> list[dict[str, Any]]:
+def train_and_measure(
+    config: RunConfig, folder: Path, settings: MeasureSettings, moved: Moved = NOT_MOVED
+) -> list[dict[str, Any]]:
     """Trains, evaluates and measures the pairs of a run; what is done is not done again. Returns the frontier's rows.
+    `moved` says where its model and text are now.
 
     Raises UserError for settings that cannot work.
     """
     check_config(config)
-    with open_run(folder, config) as run:
+    with open_run(folder, config, moved) as run:
         prepared = train(run)
         evaluate(run, prepared)
         return measure(Study(run, prepared), settings)

@@ -16,6 +16,7 @@ import numpy as np
 from monosemy import files, progress
 from monosemy.config import ModelConfig, RunConfig, identity
 from monosemy.errors import UserError
+from monosemy.moved import Moved
 from monosemy.pipeline.jacobian import FORMAT, PairEntry, Study, find_pairs, results_folder
 from monosemy.pipeline.jacobian_measures import (
     MeasureSettings,
@@ -219,11 +220,12 @@ def random_study(
         {kind: one for kind, one in before.get(part, {}).items() if kind not in kinds}
         for part in ("frontiers", "histograms", "folders")
     )
+    here = Moved(study.run.source("model"), study.run.source("text"))
     for kind in kinds:
         config = random_config(study.run.config, kind, lambdas, l0)
         folder = study.folder / "random" / f"{kind}-{identity(config)[:8]}"
         folders[kind] = folder.name
-        found[kind] = train_and_measure(config, folder, settings)
+        found[kind] = train_and_measure(config, folder, settings, here)
         for pair in find_pairs(folder):
             one = files.read_json(results_folder(folder) / pair.name / "measures.json")
             histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})

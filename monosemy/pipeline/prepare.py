@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from monosemy import progress
 from monosemy.config import RunConfig, fingerprint, to_json
 from monosemy.errors import UserError
+from monosemy.moved import remember_sources
 from monosemy.pipeline.checks import check_context, check_resources
 from monosemy.run import Run
 
@@ -83,17 +84,12 @@ def prepare(run: Run) -> Prepared:
     run began with.
     """
     from monosemy.data.tokens import prepare_tokens, separator_and_bos
-    from monosemy.models.sources import load_model
+    from monosemy.models.of_run import load_run_model, refuse_change
 
     config = run.config
     check_resources(run)
     started = time.perf_counter()
-    known = run.provenance.get("model", {})
-    model = load_model(
-        config.model.source, revision=config.model.revision or known.get("commit"), dtype=config.model.dtype,
-        device=config.model.device, randomise=config.model.randomise,
-    )  # fmt: skip
-    _refuse_change("the model", known.get("fingerprint"), model.fingerprint, run)
+    model = load_run_model(run.folder, config, run.provenance, run.moved)
     if config.text.context_length > model.max_positions:
         raise UserError(
             f"text.context_length {config.text.context_length} is above the {model.max_positions} positions of "
@@ -103,9 +99,11 @@ def prepare(run: Run) -> Prepared:
     check_context(config, starts_with_bos=separator_and_bos(model.tokenizer)[1] is not None)
     began_with = run.provenance.get("text", {}).get("fingerprint")
     tokens = prepare_tokens(
-        config.text, model.tokenizer, model.tokenizer_fingerprint, vocab_size=model.vocab_size, began_with=began_with
-    )
-    _refuse_change("the text", began_with, tokens.fingerprint, run)
+        config.text, model.tokenizer, model.tokenizer_fingerprint, vocab_size=model.vocab_size, began_with=began_with,
+        lies_at=run.source("text"),
+    )  # fmt: skip
+    refuse_change("the text", began_with, tokens.fingerprint, run.folder, "--text")
+    remember_sources(run.folder, model=run.source("model"), text=run.source("text"))
     for remark in tokens.record.get("remarks", []):
         progress.say(f"text: {remark}")
     prepared, dropped = _activations(config, model, tokens, sites)
@@ -145,11 +143,3 @@ def _activations(
     )  # fmt: skip
     scale = {site: float(mixing.scale[site]) for site in sites}
     return Prepared(model, tokens, sites, None, mixing, mixing.rules, scale, config), {}
-
-
-def _refuse_change(what: str, before: str | None, now: str, run: Run) -> None:
-    if before not in (None, now):
-        raise UserError(
-            f"{what} has changed since run {run.folder} began (fingerprint {before} then, {now} now); restore it, or "
-            "choose another run folder"
-        )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from monosemy.pipeline.checks import options_of
 from monosemy.pipeline.prepare import Prepared
+from monosemy.ranges import number_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,9 @@ def build_trainees(prepared: Prepared) -> dict[tuple[str, str], Trainee]:
     if config.evaluation.frozen_random:
         wanted.append((CONTROL, "topk", True))
     return {
-        (site, f"{label}-l0_{l0:g}-s{seed}"): _build(prepared, site, rows, architecture, l0, seed, frozen=frozen)
+        (site, f"{label}-l0_{number_name(l0)}-s{seed}"): _build(
+            prepared, site, rows, architecture, l0, seed, frozen=frozen
+        )
         for site, rows in prepared.held_in(INITIAL_TOKENS, seed=1).items()
         for (label, architecture, frozen), l0, seed in itertools.product(wanted, config.l0, config.seeds)
     }

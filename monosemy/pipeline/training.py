@@ -28,8 +28,8 @@ def trained(run: Run) -> bool:
     """Whether every SAE of the run is trained and still there."""
     if not run.stage_done("training", identity(run.config)):
         return False
-    names = run.stage_record("training")["saes"]
-    return all((run.sae_folder(site, name) / "config.json").exists() for site, name in names)
+    folders = [run.sae_folder(site, name) for site, name in run.stage_record("training")["saes"]]
+    return all((folder / part).exists() for folder in folders for part in ("config.json", "sae.safetensors"))
 
 
 def train(run: Run) -> Prepared | None:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from monosemy.files import atomic_path
+from monosemy.progress import percent_text
 from monosemy.report.canvas import Drawing, face, l0_axis, label_ends, legend_row, margins, render, value_axis
 from monosemy.report.compare import Point, names, points, verdicts, with_interval
 from monosemy.report.latent_figures import firing_rates, usage
@@ -162,7 +163,7 @@ def shares(found: Sequence[Point], site: str) -> Drawing:
                     if any(p.architecture == name for p in here):
                         _series(axes, here, name, measure, looks)
             axes.set_title(title)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value)))
             axes.set_xlabel("L0 (log scale)")
         panels[0].set_ylabel("Share of latents")
         legend_row(figure, list(looks.values()), y=0.985)

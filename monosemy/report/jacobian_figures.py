@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from monosemy.progress import percent_text
 from monosemy.report.canvas import Drawing, margins, render
 from monosemy.report.theme import Theme
 
@@ -73,7 +74,7 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
             axes.xaxis.set_major_locator(FixedLocator(ticks))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlim(min(values) / 1.6, max(values) * 1.6)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value / 100)))
     axes.set_title("CE score against sparsity (labels: λ)")
     axes.set_xlabel("Share of elements with |J| > .01" + (" (log scale)" if axes.get_xscale() == "log" else ""))
     axes.set_ylabel("CE score (loss recovered)")
@@ -91,7 +92,7 @@ def _measures(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> No
                 axes.plot([place, place], [100 * end for end in one["interval"]], color=colour, linewidth=1)
     axes.set_ylim(bottom=0)
     axes.set_xticks(places, [f"{row['lambda']:g}" for row in rows])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value / 100)))
     axes.set_title("Sparsity against λ")
     axes.set_xlabel("λ (steps as trained, not to scale)")
     axes.set_ylabel("Share of elements")
@@ -150,4 +151,4 @@ def _score(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.3g}%"
+    return "–" if value is None else percent_text(value)

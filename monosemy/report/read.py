@@ -26,6 +26,7 @@ from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.files import read_json
 from monosemy.metrics import read_metrics
+from monosemy.ranges import number_name
 from monosemy.report.theme import CONTROLS, FROZEN_RANDOM
 from monosemy.run import read_run as read_config
 
@@ -150,7 +151,7 @@ class Run:
         known = {(c.site, c.architecture, c.target_l0, c.seed) for c in self.curves.values()}
         known |= {(r.site, r.architecture, r.target_l0, r.seed) for r in self.records}
         asked = itertools.product(self.sites, self.config.architectures, self.config.l0, self.config.seeds)
-        return [f"{name}-l0_{l0:g}-s{seed} at {site}" for site, name, l0, seed in asked
+        return [f"{name}-l0_{number_name(l0)}-s{seed} at {site}" for site, name, l0, seed in asked
                 if (site, name, l0, seed) not in known]  # fmt: skip
 
 

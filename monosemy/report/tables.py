@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from monosemy.progress import percent_text
 from monosemy.report.compare import Point, number, points, with_interval
 from monosemy.report.latent_figures import law_text
 from monosemy.report.markup import Cell, table
@@ -47,7 +48,7 @@ def _number(value: float) -> Cell:
 
 
 def _share(value: float) -> Cell:
-    return Cell(f"{100 * value:.2g}%" if math.isfinite(value) else "–", value)
+    return Cell(percent_text(value, 2) if math.isfinite(value) else "–", value)
 
 
 def _count(n: float) -> Cell:

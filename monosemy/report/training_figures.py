@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from monosemy.progress import percent_text
 from monosemy.report.canvas import Drawing, legend_row, margins, render, tokens_axis
 from monosemy.report.read import Curve
 from monosemy.report.theme import Style, Theme, label, styles
@@ -89,7 +90,7 @@ def _panel(
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     elif quantity == "dead_fraction":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value)))
         axes.yaxis.set_major_locator(MaxNLocator(4))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from monosemy.arguments import Parser
 from monosemy.errors import UserError
+from monosemy.moved import NOT_MOVED, Moved, add_moved, moved_of
 from monosemy.run import read_run
 from monosemy.saes.listing import choose_sae
 from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
@@ -40,7 +41,7 @@ def run_steer(words: list[str]) -> None:
     sae_folder = choose_sae(folder, given.sae).folder
     request = None if given.find else _request(given)
     _check_latents(sae_folder, request)
-    model, sae, scales = load_run(folder, sae_folder)
+    model, sae, scales = load_run(folder, sae_folder, moved_of(given))
     if given.find:
         _find(model, sae, scales, given.find)
         return
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sweep", type=float, nargs="+", metavar="VALUE", help="answer at each of these strengths instead")
     add("--find", nargs="+", metavar="WORD", help="list the latents that make these words most probable")
     add("--json", action="store_true", help="events as JSON, one a line")
+    add_moved(parser, text=False)
     return parser
 
 
@@ -155,22 +157,14 @@ def _positions(text: str) -> Positions:
     return Positions(text)
 
 
-def load_run(folder: Path, sae_folder: Path) -> tuple[LanguageModel, SparseAutoencoder, LatentScales]:
-    from monosemy.models.sources import load_model
+def load_run(
+    folder: Path, sae_folder: Path, moved: Moved = NOT_MOVED
+) -> tuple[LanguageModel, SparseAutoencoder, LatentScales]:
+    from monosemy.models.of_run import load_run_model
     from monosemy.saes.storage import load_sae
     from monosemy.steering.edits import read_scales
 
-    config, provenance = read_run(folder)
-    known = provenance.get("model", {})
-    model = load_model(
-        config.model.source, revision=config.model.revision or known.get("commit"), dtype=config.model.dtype,
-        device=config.model.device, randomise=config.model.randomise,
-    )  # fmt: skip
-    if known.get("fingerprint") not in (None, model.fingerprint):
-        raise UserError(
-            f"the model has changed since run {folder} was made (fingerprint {known['fingerprint']} then, "
-            f"{model.fingerprint} now); restore it"
-        )
+    model = load_run_model(folder, *read_run(folder), moved)
     sae = load_sae(sae_folder, device=str(model.device))
     print(f"{sae_folder.parent.name}/{sae_folder.name} on {model.name}", file=sys.stderr)
     return model, sae, read_scales(sae_folder, sae)

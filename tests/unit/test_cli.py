@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from monosemy import cli
+from monosemy import __version__, cli
 from monosemy.errors import UserError
 from monosemy.pipeline import check_config
 from monosemy.recipes import quick
@@ -92,3 +94,78 @@ def test_a_run_folder_is_continued_in_place():
     assert cli._default_folder("demo") == Path("runs/demo")
     assert cli._default_folder("elsewhere/settings.json") == Path("runs/settings")
     assert cli._default_folder("elsewhere/mine/run.json") == Path("elsewhere/mine")
+
+
+def run_module(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+
+
+def test_the_package_and_the_module_can_be_run():
+    for module in ("monosemy", "monosemy.cli"):
+        assert run_module(module, "--version").stdout == f"{__version__}\n"
+    refused = run_module("monosemy", "trian")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_help_as_a_word(capsys):
+    cli.main(["help"])
+    assert "usage: monosemy COMMAND" in capsys.readouterr().out
+    for words, usage in ((["help", "show"], "usage: monosemy show"), (["help", "demo"], "usage: monosemy demo ")):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 0
+        shown = capsys.readouterr().out
+        assert usage in shown
+        assert words[1] == "show" or "usage: monosemy train" not in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate"],
+        ["evaluate", "runs/none", "more"],
+        ["report", "--nothing"],
+        ["features", "runs/none", "--tokens", "many"],
+        ["features", "runs/none", "--tokens", "-5"],
+        ["browse", "runs/none", "--port", "99999"],
+        ["browse", "runs/none", "--port", "http"],
+        ["show", "runs/none", "first"],
+        ["show", "runs/none", "3", "-n", "0"],
+        ["export-html", "runs/none"],
+        ["export-parquet", "runs/none", "--out"],
+        ["export-neuronpedia", "runs/none", "--out", "o", "--layout", "flat"],
+        ["export-circuit-tracer", "runs/none", "--out", "o", "--context", "0"],
+        ["steer", "runs/none", "--tokens", "few"],
+        ["explain", "runs/none"],
+        ["explain", "runs/none", "--chat", "embedded", "--n", "0"],
+        ["circuits", "ioi", "--dtype", "int8"],
+        ["circuits", "ioi", "--prompts", "1e3"],
+        ["jacobian", "train", "--lambda", "nan", "--run", "runs/none"],
+        ["jacobian", "train", "--learning-rate", "0", "--run", "runs/none"],
+        ["jacobian", "train"],
+        ["jacobian", "graph", "runs/none"],
+        ["train", "quick", "--nothing", "3"],
+        ["train", "quick", "3"],
+        ["train", "quick", "--d-sae", "wide"],
+        ["train", "quick", "--model.dtype", "float8"],
+        ["demo", "--l0", "x"],
+    ],
+)
+def test_every_wrong_word_is_one_line(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+
+
+def test_a_run_folder_whose_name_is_no_text_is_refused_in_a_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "quick", "--run", str(tmp_path / "caf\udce9")])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "byte E9" in told
+    assert told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -271,3 +271,38 @@ def test_cache_folder(monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert files.cache_folder() == Path(expected)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_can_be_written_passes_and_leaves_nothing(tmp_path, folder):
+    files.require_writable(tmp_path / "new" / "deep" / "out", "--out", folder=folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path, folder, reason in [
+        (tmp_path / "file", True, "--out .* is a file; give the path of a folder"),
+        (tmp_path, False, "--out .* is a folder; give the path of a file"),
+        (tmp_path / "file" / "below", True, "a part of the path is a file"),
+        (tmp_path / "file" / "below", False, "a part of the path is a file"),
+        (Path("/proc/none"), True, "no file or folder can be made there"),
+        (Path("/proc/none/out.json"), False, "no file or folder can be made there"),
+        (tmp_path / ("x" * 300), True, "the name is too long"),
+    ]:
+        with pytest.raises(UserError, match=reason) as refused:
+            files.require_writable(path, "--out", folder=folder)
+        assert "\n" not in str(refused.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_cache_that_cannot_be_written_names_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match="MONOSEMY_CACHE=FOLDER puts the cache elsewhere"):
+        files.require_cache()
+    with pytest.raises(UserError, match="MONOSEMY_CACHE=FOLDER puts the cache elsewhere"):
+        files.write_json(files.cache_folder() / "notes.json", {})
+    monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"MONOSEMY_CACHE.* is a file"):
+        files.require_cache()

@@ -125,13 +125,56 @@ def test_failures_of_the_work_itself_are_not_hidden():
         _ = 1 / 0
 
 
-def test_rate_counts_only_what_was_done_here(capsys):
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+    def spend(self, bar, seconds: float, n: float) -> None:
+        self.now += seconds
+        bar.advance(n)
+
+
+def test_rate_counts_only_what_was_done_here(capsys, monkeypatch):
     """A resumed stage: 900 of 1000 were done by an earlier process."""
+    clock = Clock(monkeypatch)
     bar = progress._Plain("train", 1000, "steps", 900, sys.stderr, interval=1e9)
-    bar.began -= 10
-    bar.advance(50)
+    for _ in range(5):
+        clock.spend(bar, 2, 10)
     bar.print_line(finished=False)
     assert capsys.readouterr().err == "train: 950/1,000 steps (95%), 5 steps/s, 10 s left\n"
+    bar.print_line(finished=True)
+    assert capsys.readouterr().err == "train: 950/1,000 steps (95%), 5 steps/s, took 10 s\n"
+
+
+def test_no_time_left_is_promised_from_a_first_step_that_compiles(capsys, monkeypatch):
+    """A minute of compiling, then a step a second: nothing is said until steps have shown how fast they go."""
+    clock = Clock(monkeypatch)
+    bar = progress._Plain("training", 600, "steps", 0, sys.stderr, interval=0)
+    clock.spend(bar, 60, 1)
+    clock.spend(bar, 1, 1)
+    clock.spend(bar, 1, 1)
+    clock.spend(bar, 1, 1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "training: 1/600 steps (0%)"
+    assert lines[1] == "training: 2/600 steps (0%)"
+    assert lines[2] == "training: 3/600 steps (0%), 1 steps/s, 9 min 57 s left"
+    assert lines[3] == "training: 4/600 steps (1%), 1 steps/s, 9 min 56 s left"
+
+
+@pytest.mark.parametrize("n", [3, 40, 1000, 5000])
+def test_the_rate_follows_the_later_half_of_the_work(monkeypatch, n):
+    """Slow for the first half of the time, ten times as fast in the second; from few marks whatever the length."""
+    clock, rate = Clock(monkeypatch), progress._Rate()
+    done = 0.0
+    for i in range(2 * n):
+        clock.now += 1
+        done += 1 if i < n else 10
+        rate.observe(done)
+    assert len(rate.marks) <= progress._Rate.MARKS
+    assert rate.per_second() == pytest.approx(10, rel=0.15 if n > 3 else 0.5)
 
 
 def test_unknown_total(capsys):
@@ -163,3 +206,20 @@ def test_durations(seconds, text):
 @pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.123456, "0.123"), (12.34, "12.3"), (1234567.8, "1,234,568")])
 def test_numbers(value, text):
     assert progress.number_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (1, 2, "100%"),
+        (0.9996, 2, "100%"),
+        (0.1234, 2, "12%"),
+        (0.1234, 3, "12.3%"),
+        (123.4, 3, "12300%"),
+        (1e-7, 2, "0.00001%"),
+        (0, 2, "0%"),
+        (-0.5, 3, "-50%"),
+    ],
+)
+def test_per_cents_have_no_exponent(share, digits, text):
+    assert progress.percent_text(share, digits) == text

@@ -1,0 +1,6 @@
+"""`python -m monosemy COMMAND …`"""
+
+from monosemy.cli import main
+
+if __name__ == "__main__":
+    main()

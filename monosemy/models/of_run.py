@@ -1,0 +1,44 @@
+"""The model that a run was made with, from wherever it lies now.
+
+Place on the path: run folder → [model] → evaluation, features, steering, pages. It goes by the name it had when the run
+began, and is refused when it is another model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monosemy.config import RunConfig
+from monosemy.errors import UserError
+from monosemy.models.sources import load_model
+from monosemy.moved import NOT_MOVED, Moved, find_source
+
+if TYPE_CHECKING:
+    from monosemy.models.adapter import LanguageModel
+
+
+def load_run_model(
+    folder: Path, config: RunConfig, provenance: Mapping[str, Any], moved: Moved = NOT_MOVED
+) -> LanguageModel:
+    """Raises UserError when it is not found (naming the flag that says where it is), or has changed."""
+    settings, known = config.model, provenance.get("model", {})
+    source = find_source(folder, config, provenance, "model", moved)
+    model = load_model(
+        source, revision=settings.revision or known.get("commit"), dtype=settings.dtype, device=settings.device,
+        randomise=settings.randomise,
+    )  # fmt: skip
+    if source != settings.source:
+        model.name = settings.source + model.name.removeprefix(source)
+    refuse_change("the model", known.get("fingerprint"), model.fingerprint, folder, "--model")
+    return model
+
+
+def refuse_change(what: str, before: str | None, now: str, folder: Path, flag: str) -> None:
+    """Raises UserError when a run's model or text is not what the run began with."""
+    if before not in (None, now):
+        raise UserError(
+            f"{what} has changed since this run was made (run {folder}: fingerprint {before} then, {now} now); restore "
+            f"it, say where the old one is ({flag} PATH), or choose another run folder"
+        )
