@@ -204,6 +204,7 @@ def sweep_events(
 ) -> Iterator[dict[str, Any]]:
     """The steered column at several strengths, `SWEEP_BATCH` at a time, then {"kind": "end", "seconds"}.
 
+    A strength that leaves no answer is said in an error once the others are answered.
     An event comes with every token that these texts grow by, so that whoever leaves is noticed between two of them.
     Raises UserError for strengths that are no finite numbers, or too many of them.
     """
@@ -222,9 +223,15 @@ def _sweep(
     from monosemy.steering import sweep
 
     started, scales = time.perf_counter(), steering_scales(entry, sae)
+    refused: list[str] = []
     for first in range(0, len(values), SWEEP_BATCH):
         for event in sweep.sweep_events(model, sae, request, values[first : first + SWEEP_BATCH], scales):
-            yield event | {"done": first} if event["kind"] == "progress" else event
+            if event["kind"] == "too_strong":
+                refused.append(f"strength {event['value']:g}: {event['error']}")
+            else:
+                yield event | {"done": first} if event["kind"] == "progress" else event
+    if refused:
+        raise UserError(refused[0] + (f" (and {len(refused) - 1} more strengths)" if refused[1:] else ""))
     yield {"kind": "end", "seconds": time.perf_counter() - started}
 
 

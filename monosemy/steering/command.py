@@ -7,18 +7,20 @@ Works on any evaluated run; it needs no feature database.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monosemy import json_text
 from monosemy.arguments import Parser
 from monosemy.errors import UserError
 from monosemy.moved import NOT_MOVED, Moved, add_moved, moved_of
 from monosemy.run import read_run
 from monosemy.saes.listing import choose_sae
 from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
+from monosemy.text_input import require_characters
+from monosemy.visible import visible, visible_lines
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
@@ -39,6 +41,8 @@ def run_steer(words: list[str]) -> None:
     given = _parser().parse_args(words)
     folder = Path(given.run).expanduser()
     sae_folder = choose_sae(folder, given.sae).folder
+    for word in given.find or ():
+        require_characters("--find", word)
     request = None if given.find else _request(given)
     _check_latents(sae_folder, request)
     model, sae, scales = load_run(folder, sae_folder, moved_of(given))
@@ -56,7 +60,7 @@ def run_steer(words: list[str]) -> None:
     events = stream(model, sae, request, scales)
     if given.json:
         for event in events:
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            print(json_text.dumps(event), flush=True)
     else:
         _show(events, request)
 
@@ -101,15 +105,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _request(given: argparse.Namespace) -> SteeringRequest:
-    columns = given.columns
-    if columns is None:
-        columns = ["default", "steered", *(["prompted"] if given.instruction else []), "random"]
     return SteeringRequest(
         prompt=given.prompt,
         edits=_edits(given),
         positions=_positions(given.positions),
         keep_error=not given.no_error,
-        columns=tuple(columns),
+        columns=None if given.columns is None else tuple(given.columns),
         instruction=given.instruction,
         control=given.control,
         chat=False if given.plain else None,
@@ -176,21 +177,30 @@ def _show(events: Iterator[dict[str, Any]], request: SteeringRequest) -> None:
     from rich.live import Live
 
     console = Console()
-    texts: dict[str, str] = dict.fromkeys(request.columns, "")
+    texts: dict[str, str] = {}
     measures: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
+    untouched: list[str] = []
     with Live(console=console, refresh_per_second=8, transient=False) as live:
         for event in events:
             if event["kind"] == "start":
                 names = {c["column"]: _heading(c) for c in event["columns"]}
+                texts = dict.fromkeys(names, "")
             elif event["kind"] == "token":
                 texts[event["column"]] += event["text"]
             elif event["kind"] == "done":
                 texts[event["column"]] = event["text"]
             elif event["kind"] == "measure":
                 measures[event["column"]] = event
+            elif event["kind"] == "end":
+                untouched = event["untouched"]
             if event["kind"] != "token" or console.is_terminal:
                 live.update(_columns(texts, names))
+    if untouched:
+        console.print(
+            f"nothing was changed in: {', '.join(untouched)}; all tokens named are outliers, or it ended before",
+            highlight=False,
+        )
     if measures:
         console.print()
         console.print(_measures(measures))
@@ -210,7 +220,7 @@ def _columns(texts: dict[str, str], names: dict[str, str]) -> Any:
     table = Table(expand=True, show_lines=False)
     for name in texts:
         table.add_column(Text(names.get(name, name)), ratio=1, overflow="fold")
-    table.add_row(*(Text(text) for text in texts.values()))
+    table.add_row(*(Text(visible_lines(text)) for text in texts.values()))
     return table
 
 
@@ -264,15 +274,19 @@ def _show_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, a
         show_lines=True,
     )
     for event in events:
-        if event["kind"] != "strength":
+        if event["kind"] not in ("strength", "too_strong"):
             continue
         if as_json:
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            print(json_text.dumps(event), flush=True)
+            continue
+        if event["kind"] == "too_strong":
+            table.add_row(f"{event['value']:g}", *["–"] * 4, Text(f"no answer: {event['error']}"))
+            continue
         numbers = [
             (event["perplexity"], ".1f"), (event["mean_kl"], ".2f"), (event["distinct"][1], ".2f"),
             (event["mean_activation"], ".1f"),
         ]  # fmt: skip
-        table.add_row(f"{event['value']:g}", *(_number(*pair) for pair in numbers), Text(event["text"]))
+        table.add_row(f"{event['value']:g}", *(_number(*pair) for pair in numbers), Text(visible_lines(event["text"])))
     if not as_json:
         Console().print(table)
 
@@ -283,19 +297,25 @@ def _find(model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, wo
     from rich.text import Text
 
     from monosemy import progress
-    from monosemy.steering.output_score import NEUTRAL_PROMPT, output_scores
+    from monosemy.steering.output_score import NEUTRAL_PROMPT, output_scores, written_directions
 
     with progress.stage("push each latent", total=sae.d_sae, unit="latents") as bar:
         found = output_scores(model, sae, scales, words=[words], advance=bar.advance)
     print(f"after {NEUTRAL_PROMPT!r} these words have probability {float(found.words_before):.2%} unsteered")
-    table = Table("latent", "words", "output score", "without push", "its direction raises")
+    scored = found.tokens.shape[1] > 0
+    table = Table("latent", "words", *(("output score", "without push", "its direction raises") if scored else ()))
     for row in found.words[:, 0].argsort(descending=True)[:n].tolist():
-        raised = " ".join(repr(model.tokenizer.decode([token])) for token in found.tokens[row, :6].tolist())
-        table.add_row(
-            str(int(found.latents[row])), f"{float(found.words[row, 0]):.2%}", f"{float(found.score[row]):.3f}",
-            f"{float(found.score_before[row]):.3f}", Text(raised),
-        )  # fmt: skip
+        cells: list[str | Text] = [str(int(found.latents[row])), f"{float(found.words[row, 0]):.2%}"]
+        if scored:
+            raised = " ".join(
+                repr(visible(model.tokenizer.decode([token]))) for token in found.tokens[row, :6].tolist()
+            )
+            cells += [f"{float(found.score[row]):.3f}", f"{float(found.score_before[row]):.3f}", Text(raised)]
+        table.add_row(*cells)
     Console().print(table)
+    if not scored:
+        reason = written_directions(model, sae.config.site, sae.W_dec[:1])
+        print(f"no output scores: {reason}; the words' probabilities are those after a push at the site itself")
 
 
 def _number(value: float | None, form: str) -> str:

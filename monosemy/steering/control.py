@@ -48,11 +48,22 @@ def control_edits(
     return tuple(moved)
 
 
+def has_control(edits: tuple[Edit, ...], sae: SparseAutoencoder, scales: LatentScales) -> bool:
+    """Whether there is another latent for each edited one."""
+    edited = {edit.latent for edit in edits}
+    return len(_others(edited, sae, scales)) >= len(edited)
+
+
+def _others(taken: set[int], sae: SparseAutoencoder, scales: LatentScales) -> torch.Tensor:
+    """Latents that are not taken and, where that is known, fire at all."""
+    others = torch.tensor([i for i in range(sae.d_sae) if i not in taken], dtype=torch.int64)
+    return others if scales.n_fired is None else others[scales.n_fired.cpu()[others] > 0]
+
+
 def _draw(latent: int, taken: set[int], sae: SparseAutoencoder, scales: LatentScales, seed: int) -> int:
-    candidates = torch.tensor([i for i in range(sae.d_sae) if i not in taken], dtype=torch.int64)
+    candidates = _others(taken, sae, scales)
     if scales.n_fired is not None:
         counts = scales.n_fired.cpu().float()
-        candidates = candidates[counts[candidates] > 0]
         distance = (counts[candidates].log() - counts[latent].clamp(min=1).log()).abs()
         candidates = candidates[distance.argsort(stable=True)[:N_CANDIDATES]]
     if not len(candidates):

@@ -38,6 +38,7 @@ from monosemy.models.generation import Place
 from monosemy.run import read_run
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.steering.request import FACTORS, Edit, Positions
+from monosemy.steering.strength import check_push
 
 OUTLIER_MULTIPLE = 6.0
 """Times the typical norm, where neither run nor median is known."""
@@ -176,6 +177,8 @@ class SiteEdit:
         self.rows = [None if row is None else self._resolved(row, scales) for row in rows]
         self.before: list[Tensor] = []
         self.after: list[Tensor] = []
+        self.n_edited = [0] * len(self.rows)
+        """Activations that each text's edits were made to, over all passes."""
 
     def _resolved(self, steering: Steering, scales: LatentScales) -> Steering:
         return replace(steering, edits=tuple(resolve(edit, self.sae, scales) for edit in steering.edits))
@@ -186,6 +189,7 @@ class SiteEdit:
             raise ValueError(f"edits for {len(self.rows)} texts met a batch of {len(x_BTD)}")
         edited = x_BTD
         chosen_BT = torch.stack([self._chosen(x_BTD[row], place, row) for row in range(len(x_BTD))])
+        self.n_edited = [n + int(count) for n, count in zip(self.n_edited, chosen_BT.sum(1))]
         if bool(chosen_BT.any()):
             edited = x_BTD.clone()
             edited[chosen_BT] = self._changed(x_BTD[chosen_BT], chosen_BT.sum(1).tolist())
@@ -218,7 +222,7 @@ class SiteEdit:
         readings = dict(zip(latents, f_NE.unbind(1), strict=True))
         x_hat = self.sae.decode(code) if replaced and code is not None else h
         new, first = x_ND.clone(), 0
-        for steering, count in zip(self.rows, counts, strict=True):
+        for row, (steering, count) in enumerate(zip(self.rows, counts, strict=True)):
             at = slice(first, first + count)
             first += count
             if steering is None or not count:
@@ -226,6 +230,7 @@ class SiteEdit:
             amounts = [_amount(e, readings[e.latent][at], h[at], directions[e.latent]) for e in steering.edits]
             a_NE = torch.stack(amounts, dim=1)
             change = a_NE @ torch.stack([directions[e.latent] for e in steering.edits])
+            check_push(h[at] if steering.keep_error else x_hat[at], change, x_ND.dtype, row)
             if steering.keep_error:
                 # where nothing changes the activation itself is handed back, the sign of a zero included
                 moved = (a_NE != 0).any(1, keepdim=True)
@@ -242,7 +247,7 @@ class SiteEdit:
 def _amount(edit: Edit, f_N: Tensor, h_ND: Tensor, direction: Tensor) -> Tensor:
     """How much of d_i is added at each position, [N]."""
     if edit.operation == "add":
-        return torch.full_like(f_N, edit.value)
+        return torch.zeros_like(f_N).add(edit.value)  # infinite where float32 cannot hold the value: refused later
     if edit.operation == "set":
         return edit.value - f_N
     if edit.operation == "scale":

@@ -23,14 +23,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
-from monosemy.models.generation import Decoding, check_room
+from monosemy.models.generation import Decoding, check_room, whole_text
 from monosemy.saes.base import SparseAutoencoder
-from monosemy.steering.control import control_edits
-from monosemy.steering.edits import LatentScales, SiteEdit, Steering, resolve
+from monosemy.steering.control import control_edits, has_control
+from monosemy.steering.edits import LatentScales, SiteEdit, Steering, edited_positions, resolve
 from monosemy.steering.measure import measure_answer
 from monosemy.steering.prompts import GrowingText, end_ids, prompt_ids, prompt_text, token_pieces, with_instruction
-from monosemy.steering.request import SteeringRequest
+from monosemy.steering.request import Positions, SteeringRequest
+from monosemy.steering.strength import check_finite
 
 Result = TypeVar("Result")
 
@@ -73,13 +75,17 @@ def stream(
     """The events of a request (request.py lists them), as they come.
 
     `sae` reads `sae.config.site` of `model`. `scales` (`edits.read_scales`) are needed for the units max and norm.
-    Raises UserError before the first event for a latent out of range, an unknown scale, or a prompt that leaves no
-    room for `n_tokens` more.
+    Raises UserError before the first event for a latent out of range, an unknown scale, positions that no token has, or
+    a prompt that leaves no room for `n_tokens` more; TooStrongError, in place of an answer, for a change that leaves
+    nothing of the text.
     """
     scales = scales or LatentScales()
     started = time.perf_counter()
     columns, control = make_columns(model, sae, request, scales)
     check_room(model, [column.prompt_ids for column in columns], request.n_tokens)
+    for column in columns:
+        if column.steering is not None:
+            check_positions(request.positions, len(column.prompt_ids), request.n_tokens)
     yield {"kind": "start", "columns": [_describe(model, column) for column in columns], "control": control}
     rows = SiteEdit(sae, scales, [column.steering for column in columns])
     sampling = Sampling(request.temperature, request.top_p, request.seed)
@@ -101,7 +107,8 @@ def stream(
                 }  # fmt: skip
     if request.measure:
         yield from _measures(model, sae, request, scales, columns, [text.ids for text in texts])
-    yield {"kind": "end", "seconds": time.perf_counter() - started}
+    untouched = [c.name for c, n in zip(columns, rows.n_edited, strict=True) if c.steering is not None and not n]
+    yield {"kind": "end", "seconds": time.perf_counter() - started, "untouched": untouched}
 
 
 def make_columns(
@@ -109,18 +116,44 @@ def make_columns(
 ) -> tuple[list[Column], int | None]:
     """The columns asked for, with edits in raw units, and the random column's first latent."""
     edits = tuple(resolve(edit, sae, scales) for edit in request.edits)
-    others = control_edits(edits, sae, scales, request.seed, request.control) if "random" in request.columns else ()
+    names = request.columns or default_columns(request, sae, scales)
+    others = control_edits(edits, sae, scales, request.seed, request.control) if "random" in names else ()
     steering = {
         "steered": Steering(edits, request.positions, request.keep_error),
         "random": Steering(others, request.positions, request.keep_error),
     }
     columns = []
-    for name in request.columns:
+    for name in names:
         words = with_instruction(request.prompt, request.instruction) if name == "prompted" else request.prompt
         options = {"chat": request.chat, "system": request.system}
         text, ids = prompt_text(model, words, **options), prompt_ids(model, words, **options)  # type: ignore[arg-type]
         columns.append(Column(name, text, ids, steering.get(name)))
     return columns, others[0].latent if others else None
+
+
+def default_columns(request: SteeringRequest, sae: SparseAutoencoder, scales: LatentScales) -> tuple[str, ...]:
+    """The columns of a request that names none: random is there where a latent is left for it."""
+    prompted = ("prompted",) if request.instruction.strip() else ()
+    room = request.control is not None or has_control(request.edits, sae, scales)
+    return ("default", "steered", *prompted, *(("random",) if room else ()))
+
+
+def check_positions(positions: Positions, n_prompt: int, n_tokens: int) -> None:
+    """Raises UserError when no token of a prompt and `n_tokens` new ones can be edited.
+
+    The first token never is, and the last one written is not read again.
+    """
+    n_read = n_prompt + n_tokens - 1
+    place = whole_text(torch.zeros(1, n_read, dtype=torch.long), n_prompt)
+    if bool(edited_positions(positions, place, 0).any()):
+        return
+    wanted = positions.where
+    if wanted == "range":
+        wanted = f"{positions.start}-{'' if positions.stop is None else positions.stop}"
+    raise UserError(
+        f"--positions {wanted} names no token that can be edited: the prompt has tokens 0 to {n_prompt - 1}, the "
+        f"answer at most {n_tokens} more, and neither the first token nor the last one written is; choose others"
+    )
 
 
 def decode(
@@ -135,14 +168,17 @@ def decode(
 ) -> Iterator[dict[int, tuple[int, float, bool]]]:
     """Continues all prompts together; per step {text: (token, log-probability, ended)} of those still going.
 
-    Raises UserError before the first step for prompts that leave no room for `n_tokens` more.
+    Raises UserError before the first step for prompts that leave no room for `n_tokens` more, TooStrongError for texts
+    whose edits leave no answer (strength.py).
     """
     check_room(model, prompts, n_tokens)
     decoding = Decoding(model, prompts, None if rows is None else {site: rows}, use_cache=use_cache)
     ends = end_ids(model)
     choose = _Chooser(sampling, len(prompts))
     going = set(range(len(prompts)))
+    steerings = rows.rows if isinstance(rows, SiteEdit) else [None] * len(prompts)
     for step in range(n_tokens):
+        check_finite(decoding.logits, site, model, [steering is not None for steering in steerings])
         tokens = choose(decoding.logits)
         log_probs = decoding.logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
         listed = tokens.tolist()

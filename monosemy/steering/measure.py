@@ -16,7 +16,6 @@ Source: distinct-n, Li et al. 2016. Limits: a single answer is one draw; interva
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from monosemy.models.generation import whole_text
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.steering.edits import LatentScales, SiteEdit, Steering
 from monosemy.steering.prompts import token_pieces
+from monosemy.steering.strength import check_finite
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class AnswerMeasures:
 
     @property
     def perplexity(self) -> float | None:
-        """None for an empty answer."""
-        return math.exp(-float(self.unsteered_log_probs.double().mean())) if self.n_tokens else None
+        """None for an empty answer, infinity for one that the unsteered model holds for impossible."""
+        return float(torch.exp(-self.unsteered_log_probs.double().mean())) if self.n_tokens else None
 
     def summary(self) -> dict[str, Any]:
         """The numbers of the whole answer, as JSON; means are None for an empty one."""
@@ -115,11 +115,17 @@ def measure_answer(
     return AnswerMeasures(
         log_probs=log_q.gather(1, targets)[:, 0],
         unsteered_log_probs=log_p.gather(1, targets)[:, 0],
-        kl=torch.linalg.vecdot(log_q.exp(), log_q - log_p).clamp(min=0),  # rounding can leave −1e-8
+        kl=_divergence(log_q, log_p),
         before=edit.before[0][0].cpu() if watch else untraced,
         after=edit.after[0][0].cpu() if watch else untraced,
         distinct=(distinct_n(answer, 1), distinct_n(answer, 2), distinct_n(answer, 3)),
     )
+
+
+def _divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL of each row, [n]; tokens that q forbids add nothing."""
+    apart = (log_q - log_p).masked_fill(log_q == -torch.inf, 0.0)
+    return torch.linalg.vecdot(log_q.exp(), apart).clamp(min=0)  # rounding can leave −1e-8
 
 
 def _answer_log_probs(
@@ -129,6 +135,8 @@ def _answer_log_probs(
     place = whole_text(tokens.to(model.device), n_prompt)
     edits = None if edit is None else {edit.sae.config.site: lambda x: edit(x, place)}
     logits = model.logits(tokens, edits, start)[0, n_prompt - 1 : -1]
+    if len(logits):
+        check_finite(logits[None], "the site" if edit is None else edit.sae.config.site, model, [edit is not None])
     return logits.float().log_softmax(-1).cpu()
 
 

@@ -7,8 +7,10 @@ direction stands for come out on top:
     score = (1 − r / V) · p       p: the highest probability among its tokens after the push, r: the best of their ranks
 
 Its tokens are the `N_TOKENS` most raised when the direction is added, slightly, to the residual stream right before the
-final norm ("logit lens", by running the model's own last step). With `words`, p_words is the probability of any of
-them after the push, and before it: the direct way to find a latent for a wish.
+final norm ("logit lens", by running the model's own last step). A direction of attention heads' values gets there
+through W_O; one of a site that is not written into the residual stream has no such tokens and no score
+(`written_directions`). With `words`, p_words is the probability of any of them after the push, and before it: the
+direct way to find a latent for a wish, and right for every site, since the push is made at the site itself.
 
 Source: Arad, Mueller and Belinkov 2025 (arXiv 2505.20063), where latents with a high output score steer two to three
 times better. Deviations: they add 10 × the strongest activation at that token, here the push is a multiple of the
@@ -20,6 +22,7 @@ layers after the site per latent, over the prompt's few tokens: n → 10n latent
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,9 +31,12 @@ from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel, Start
+from monosemy.models.prompts import check_vocabulary, plain_ids, text_ids
+from monosemy.models.sites import POST_NORM_KINDS, parse_site
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.steering.edits import LatentScales, resolve
 from monosemy.steering.request import Edit
+from monosemy.steering.strength import check_finite, check_push
 
 NEUTRAL_PROMPT = "From my experience,"
 N_TOKENS = 20
@@ -48,11 +54,12 @@ class OutputScores:
     latents: Tensor
     """[n]"""
     score: Tensor
-    """After the push, [n]."""
+    """After the push, [n]; NaN where `tokens` are unknown."""
     score_before: Tensor
-    """The same tokens without a push, [n]."""
+    """The same tokens without a push, [n]; NaN likewise."""
     tokens: Tensor
-    """The tokens that a latent's direction raises most, strongest first, [n, N_TOKENS]."""
+    """The tokens that a latent's direction raises most, strongest first, [n, N_TOKENS]; [n, 0] at a site that is not
+    written into the residual stream."""
     words: Tensor
     """Probability of each group of words after the push, by their first tokens, [n, number of groups]."""
     words_before: Tensor
@@ -67,15 +74,16 @@ class OutputScores:
 def word_tokens(model: LanguageModel, words: Sequence[str]) -> list[int]:
     """The first tokens of each word, with and without a space before it, as written and capitalised.
 
-    Raises UserError when there is no word.
+    Raises UserError when there is no word, or one that is no text or no token of the model.
     """
     forms = {form for word in words if word.strip() for form in (word.strip(), word.strip().capitalize())}
     if not forms:
         raise UserError("give at least one word to look for")
-    encode = model.tokenizer_for("looking for words")
-    found = {encode(space + form, add_special_tokens=False)["input_ids"][0] for form in forms for space in ("", " ")}
-    bare = set(encode(" ", add_special_tokens=False)["input_ids"])
-    return sorted(found - bare)
+    tokenizer = model.tokenizer_for("looking for words")
+    found = {plain_ids(tokenizer, space + form)[0] for form in forms for space in ("", " ")}
+    found -= set(plain_ids(tokenizer, " "))
+    check_vocabulary(sorted(found), tokenizer, model.vocab_size, model.name)
+    return sorted(found)
 
 
 @torch.no_grad()
@@ -93,11 +101,12 @@ def output_scores(
     """Scores of the latents (None: all that fired, where that is known). `words` are groups of words to look for, such
     as those of one topic each; `advance` receives latents as they are done.
 
-    Raises UserError for a latent out of range or a site whose typical norm is not known.
+    Raises UserError for a latent out of range or a site whose typical norm is not known, TooStrongError for a push that
+    leaves nothing of the prompt.
     """
     chosen = torch.tensor(_default_latents(sae, scales) if latents is None else list(latents), dtype=torch.int64)
     amounts = [resolve(Edit(int(i), "add", strength, "norm"), sae, scales).value for i in chosen]
-    ids = model.tokenizer_for("the score's prompt")(prompt)["input_ids"]
+    ids = text_ids(model.tokenizer_for("the score's prompt"), prompt)
     groups = [word_tokens(model, group) for group in words]
     tokens = torch.tensor([ids], device=model.device)
     start = model.prefix(tokens, sae.config.site)
@@ -106,9 +115,12 @@ def output_scores(
     parts: list[tuple[Tensor, ...]] = []
     for rows in torch.arange(len(chosen)).split(_BATCH):
         directions = sae.W_dec[chosen[rows]].float()
-        raised = lens.raised(directions)
+        written = written_directions(model, sae.config.site, directions)
+        raised = chosen.new_zeros(len(rows), 0) if isinstance(written, str) else lens.raised(written)
         push = directions * torch.tensor([amounts[i] for i in rows.tolist()], device=directions.device)[:, None]
-        after = _pushed(model, sae.config.site, start, push).float().softmax(-1)
+        logits = _pushed(model, sae.config.site, start, push).float()
+        check_finite(logits, sae.config.site, model)
+        after = logits.softmax(-1)
         parts.append(
             (
                 _score(after, raised),
@@ -135,7 +147,26 @@ def _default_latents(sae: SparseAutoencoder, scales: LatentScales) -> list[int]:
     return scales.n_fired.nonzero()[:, 0].tolist()
 
 
+def written_directions(model: LanguageModel, site: str, directions_ND: Tensor) -> Tensor | str:
+    """Directions of a site as they arrive in the residual stream, [N, d_model]; or why they have no fixed image there.
+
+    Behind a post-norm the size depends on the text, so that what stands before one is not carried through.
+    """
+    parsed = parse_site(model.resolve(site), model.n_layers, post_norms=model.post_norms)
+    if parsed.kind.startswith("resid_"):
+        return directions_ND
+    if parsed.kind == "mlp_in":
+        return "mlp_in is what the MLP receives, which is not written into the residual stream"
+    if model.post_norms and parsed.kind not in POST_NORM_KINDS:
+        return f"{parsed.kind} reaches the residual stream through a norm, so that directions have no fixed image there"
+    if parsed.kind == "attn_heads":
+        return directions_ND @ model.output_matrix(parsed.layer).to(directions_ND)
+    return directions_ND
+
+
 def _score(probabilities_NV: Tensor, tokens_NK: Tensor) -> Tensor:
+    if not tokens_NK.shape[1]:
+        return probabilities_NV.new_full((len(probabilities_NV),), math.nan)
     best = probabilities_NV.gather(1, tokens_NK).max(1).values
     rank = (probabilities_NV > best[:, None]).sum(1)
     return (1 - rank / probabilities_NV.shape[1]) * best
@@ -149,6 +180,7 @@ def _pushed(model: LanguageModel, site: str, start: Start, push_ND: Tensor) -> T
     )
 
     def add(x_NTD: Tensor) -> Tensor:
+        check_push(x_NTD[:, -1].float(), push_ND.to(x_NTD.device), x_NTD.dtype, 0)
         x_NTD = x_NTD.clone()
         x_NTD[:, -1] += push_ND.to(x_NTD)
         return x_NTD

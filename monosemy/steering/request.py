@@ -16,7 +16,8 @@ The events that `generate.stream` answers with, one dict each, in order; every v
            "tokens": [{"token", "text", "log_prob", "unsteered_log_prob", "kl", "activations": one per asked latent,
            "edited_activations": the same after the edit}],
            "prompt_tokens": [{"text", "activations", "edited_activations"}]}
-  end      {"kind": "end", "seconds"}
+  end      {"kind": "end", "seconds", "untouched": columns with edits in which no activation was edited, all tokens that
+           the request names being outliers or the answer ending before them}
 
 `token` events of all columns come step by step together; `done` as each column ends; then `measure` per column.
 "activations" list the latents of the request's edits in their order, the same latents in every column (so the random
@@ -32,6 +33,7 @@ from typing import Any
 
 from monosemy.config import from_json
 from monosemy.errors import UserError, unknown
+from monosemy.text_input import require_characters
 
 OPERATIONS = {
     "add": "adds the value to the latent",
@@ -106,9 +108,10 @@ class SteeringRequest:
     positions: Positions = field(default_factory=Positions)
     keep_error: bool = True
     """Keep what the SAE does not reconstruct; False replaces edited positions by the edited reconstruction."""
-    columns: tuple[str, ...] = ("default", "steered", "random")
-    """Of `COLUMNS`. `prompted` is the unsteered model with `instruction` before the prompt; `random` makes the same
-    edits, of the same raw strength, to another latent that fires about as often."""
+    columns: tuple[str, ...] | None = None
+    """Of `COLUMNS`; None: default, steered, with an instruction prompted, and random where a latent is left for it.
+    `prompted` is the unsteered model with `instruction` before the prompt; `random` makes the same edits, of the same
+    raw strength, to another latent that fires about as often."""
     instruction: str = ""
     """For the prompted column, e.g. `Talk about July.`"""
     control: int | None = None
@@ -128,16 +131,18 @@ class SteeringRequest:
     measure: bool = True
 
     def __post_init__(self) -> None:
+        for what, text in (("prompt", self.prompt), ("instruction", self.instruction), ("system message", self.system)):
+            require_characters(f"the {what}", text)
         if not self.prompt:
             raise UserError("the prompt is empty; give some text to start from")
-        for column in self.columns:
+        for column in self.columns or ():
             if column not in COLUMNS:
                 raise unknown("column", column, COLUMNS)
-        if not self.columns or len(set(self.columns)) < len(self.columns):
+        if self.columns is not None and not 0 < len(self.columns) == len(set(self.columns)):
             raise UserError(f"name each column once, of: {', '.join(COLUMNS)}")
-        if "prompted" in self.columns and not self.instruction.strip():
+        if "prompted" in (self.columns or ()) and not self.instruction.strip():
             raise UserError("the prompted column needs an instruction, e.g. 'Talk about July.'")
-        if not self.edits and {"steered", "random"} & set(self.columns):
+        if not self.edits and (self.columns is None or {"steered", "random"} & set(self.columns)):
             raise UserError("nothing to steer: name at least one latent to edit")
         check_agreement(self.edits)
         if self.n_tokens < 1:

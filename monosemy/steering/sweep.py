@@ -10,6 +10,7 @@ are not independent; compare points by `paired_difference`, not by whether their
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,10 +23,11 @@ from monosemy.models.adapter import LanguageModel
 from monosemy.models.generation import check_room
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.steering.edits import LatentScales, SiteEdit, Steering, resolve
-from monosemy.steering.generate import Answer, Sampling, finished, generating
+from monosemy.steering.generate import Answer, Sampling, check_positions, finished, generating
 from monosemy.steering.measure import AnswerMeasures, measure_answer
 from monosemy.steering.prompts import prompt_ids
 from monosemy.steering.request import Edit, SteeringRequest
+from monosemy.steering.strength import TooStrongError
 
 BATCH_TEXTS = 64
 MAX_POINTS = 32
@@ -33,11 +35,13 @@ MAX_POINTS = 32
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """All answers at one strength, in the order of the prompts."""
+    """All answers at one strength, in the order of the prompts (of different ones: copies count once)."""
 
     value: float
     answers: list[Answer]
     measures: list[AnswerMeasures]
+    too_strong: str = ""
+    """Why there are no answers at this strength; empty where there are."""
 
 
 @dataclass(frozen=True)
@@ -96,22 +100,34 @@ def _answering(
     n_tokens: int,
     sampling: Sampling,
     advance: Callable[[int], object] | None = None,
+    too_strong: dict[int, str] | None = None,
 ) -> Generator[int, None, list[list[Answer]]]:
-    """As `answer_all`; yields the number of tokens that the present texts have, after each."""
+    """As `answer_all`; yields the number of tokens that the present texts have, after each.
+
+    With `too_strong`, steerings that leave no answer to some prompt are noted there, and have no answers.
+    """
     check_room(model, prompts, n_tokens)
     jobs = [(s, p) for s in range(len(steerings)) for p in range(len(prompts))]
     found: dict[tuple[int, int], Answer] = {}
+    refused: dict[int, str] = {} if too_strong is None else too_strong
     for first in range(0, len(jobs), BATCH_TEXTS):
         part = jobs[first : first + BATCH_TEXTS]
-        rows = SiteEdit(sae, scales, [steerings[s] for s, _ in part])
-        shared = replace(sampling, groups=tuple(p for _, p in part))
-        answers = yield from generating(
-            model, sae.config.site, [prompts[p] for _, p in part], rows, n_tokens=n_tokens, sampling=shared
-        )
-        found.update(zip(part, answers, strict=True))
-        if advance:
-            advance(len(part))
-    return [[found[s, p] for p in range(len(prompts))] for s in range(len(steerings))]
+        while part := [job for job in part if job[0] not in refused]:
+            rows = SiteEdit(sae, scales, [steerings[s] for s, _ in part])
+            shared = replace(sampling, groups=tuple(p for _, p in part))
+            texts = [prompts[p] for _, p in part]
+            try:
+                answers = yield from generating(model, sae.config.site, texts, rows, n_tokens=n_tokens, sampling=shared)
+            except TooStrongError as error:
+                if too_strong is None or not error.rows:
+                    raise
+                refused.update({part[row][0]: str(error) for row in error.rows})
+                continue  # the others again, without it
+            found.update(zip(part, answers, strict=True))
+            if advance:
+                advance(len(part))
+            break
+    return [[found[s, p] for p in range(len(prompts)) if (s, p) in found] for s in range(len(steerings))]
 
 
 def sweep(
@@ -127,8 +143,13 @@ def sweep(
 ) -> Iterator[SweepPoint]:
     """One point per value, which replaces the value of the first edit (in that edit's unit).
 
-    Raises UserError for no value, too many of them, or an edit that cannot be made.
+    Copies of a prompt are answered once, with a warning: they would count as independent in every interval. Raises
+    UserError for no value, too many of them, or an edit that cannot be made.
     """
+    different = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
+    if n_copies := len(prompts) - len(different):
+        warnings.warn(f"{n_copies} of {len(prompts)} prompts are copies of others and count once", stacklevel=2)
+    prompts = different
     steps = _sweeping(model, sae, scales, prompts, steering, values, n_tokens, sampling or Sampling())
     yield from (step for step in steps if isinstance(step, SweepPoint))
 
@@ -149,8 +170,12 @@ def _sweeping(
         for edit in each.edits:
             resolve(edit, sae, scales)
     watch = [steering.edits[0].latent]
-    answers = yield from _answering(model, sae, scales, prompts, steerings, n_tokens, sampling)
-    for value, each, row in zip(values, steerings, answers, strict=True):
+    refused: dict[int, str] = {}
+    answers = yield from _answering(model, sae, scales, prompts, steerings, n_tokens, sampling, too_strong=refused)
+    for number, (value, each, row) in enumerate(zip(values, steerings, answers, strict=True)):
+        if number in refused:
+            yield SweepPoint(value, [], [], refused[number])
+            continue
         measures = [
             measure_answer(model, sae, scales, prompt, answer.ids, each, watch=watch)
             for prompt, answer in zip(prompts, row, strict=True)
@@ -173,16 +198,23 @@ def sweep_events(
 
     {"kind": "strength", "value", "text", "n_tokens", "perplexity", "mean_kl", "mean_log_prob_change", "distinct",
     "mean_activation": of the first edit's latent over the answer, after the edit; null for an empty answer}
+
+    or, for a strength that leaves no answer, {"kind": "too_strong", "value", "error": why}.
     """
     if not request.edits:
         raise UserError("nothing to steer: name at least one latent to edit")
     prompt = prompt_ids(model, request.prompt, chat=request.chat, system=request.system)
+    check_room(model, [prompt], request.n_tokens)
+    check_positions(request.positions, len(prompt), request.n_tokens)
     steering = Steering(request.edits, request.positions, request.keep_error)
     sampling = Sampling(request.temperature, request.top_p, request.seed)
     steps = _sweeping(model, sae, scales or LatentScales(), [prompt], steering, values, request.n_tokens, sampling)
     for point in steps:
         if isinstance(point, int):
             yield {"kind": "progress", "step": point, "n_tokens": request.n_tokens}
+            continue
+        if point.too_strong:
+            yield {"kind": "too_strong", "value": point.value, "error": point.too_strong}
             continue
         answer, measures = point.answers[0], point.measures[0]
         summed = measures.summary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 import torch
 
@@ -59,13 +60,8 @@ def test_one_operation_for_named_latents_and_more_edits_beside(run):
         Edit(3, "ablate", 0.0, "raw"),
         Edit(4, "add", -2.0, "norm"),
     )
-    assert asked.columns == ("default", "steered", "random")
-    assert read("--latent", "1", "--ablate", "--instruction", "Talk.").columns == (
-        "default",
-        "steered",
-        "prompted",
-        "random",
-    )
+    assert asked.columns is None
+    assert read("--latent", "1", "--ablate", "--columns", "steered").columns == ("steered",)
 
 
 def test_positions(run):
@@ -129,11 +125,59 @@ def test_columns_measures_and_sweeps_are_printed(run, monkeypatch, tiny_model, c
     for words in ("default", "steered", "random", "tokens", "nats"):
         assert words in shown
     command.run_steer([*steer, "--set", "2", "--json"])
-    assert [line[:8] for line in capsys.readouterr().out.splitlines()][:1] == ['{"kind":']
+    events = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (events[0]["kind"], events[-1]["kind"], events[-1]["untouched"]) == ("start", "end", [])
+    assert [column["column"] for column in events[0]["columns"]] == ["default", "steered", "random"]
     command.run_steer([*steer, "--sweep", "0", "2"])
     assert "0.00" in capsys.readouterr().out
     command.run_steer([str(run), "--find", "mill"])
     assert "unsteered" in capsys.readouterr().out
+
+
+def test_a_strength_without_an_answer_is_said_beside_the_others_and_json_stays_json(
+    run, monkeypatch, tiny_model, capsys
+):
+    from steering_cases import scales_of, tiny_sae
+
+    model = tiny_model("llama")
+    sae = tiny_sae(model)
+    scales = scales_of(sae, torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(command, "load_run", lambda *_: (model, sae, scales))
+    steer = [str(run), "--latent", "5", "--set", "2", "--prompt", "The mill", "--tokens", "3"]
+    command.run_steer([*steer, "--sweep", "0", "1e30", "--json"])
+    points = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(point["kind"], point["value"]) for point in points] == [("strength", 0.0), ("too_strong", 1e30)]
+    assert "nothing of the text is left in float32; lower the strength" in points[1]["error"]
+    command.run_steer([*steer, "--sweep", "0", "1e30"])
+    assert "no answer:" in capsys.readouterr().out
+
+
+def test_words_that_are_no_text_are_refused_without_loading_the_model(run, monkeypatch):
+    monkeypatch.setattr(command, "load_run", lambda *_: pytest.fail("the model was loaded"))
+    typed = b"caf\xe9".decode("utf-8", "surrogateescape")
+    edit = ["--latent", "1", "--set", "1"]
+    for words, what in (
+        (["--prompt", typed], "the prompt"),
+        (["--prompt", "a", "--system", typed], "the system message"),
+        (["--prompt", "a", "--instruction", typed], "the instruction"),
+        (["--find", typed], "--find"),
+    ):
+        with pytest.raises(UserError, match=f"{what} holds the byte E9 .* not UTF-8"):
+            command.run_steer([str(run), *edit, *words])
+
+
+def test_generated_control_characters_are_signs_in_the_terminal(run, monkeypatch, tiny_model, capsys):
+    from steering_cases import scales_of, tiny_sae
+
+    model = tiny_model("llama")
+    sae = tiny_sae(model)
+    scales = scales_of(sae, torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(command, "load_run", lambda *_: (model, sae, scales))
+    words = ["--latent", "5", "--set", "2", "--prompt", "The mill", "--tokens", "40", "--temperature", "3"]
+    command.run_steer([str(run), *words, "--columns", "steered"])
+    shown = capsys.readouterr().out
+    assert not set(shown) & {chr(code) for code in range(32) if chr(code) not in "\n"}
+    assert any(chr(code) in shown for code in range(0x2400, 0x2420))  # bytes drawn almost evenly: some are controls
 
 
 def test_every_edited_latent_is_traced(run, monkeypatch, tiny_model, capsys):

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
+import orjson
 import pytest
 import torch
 from steering_cases import SITE, scales_of, tiny_sae
-from tiny_models import FAMILIES
+from tiny_models import FAMILIES, byte_tokenizer, random_module
 
+from monosemy import json_text
 from monosemy.errors import UserError
+from monosemy.models.adapter import LanguageModel
 from monosemy.models.generation import Decoding, whole_text
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.registry import build_sae
 from monosemy.steering.edits import LatentScales, SiteEdit, Steering
 from monosemy.steering.generate import Sampling, generate, make_columns, stream
 from monosemy.steering.measure import distinct_n, measure_answer
-from monosemy.steering.output_score import output_scores, word_tokens
+from monosemy.steering.output_score import output_scores, word_tokens, written_directions
 from monosemy.steering.prompts import GrowingText, prompt_ids, prompt_text
 from monosemy.steering.request import Edit, Positions, SteeringRequest
+from monosemy.steering.strength import TooStrongError
 from monosemy.steering.sweep import answer_all, mean_over_prompts, paired_difference, sweep, sweep_events
 
 PROMPTS = [list(b"The old mill"), list(b"So"), list(b"In summer the water")]
@@ -199,6 +206,103 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused_before_the_first
         generate(model, SITE, [PROMPTS[0], [1] * 53], n_tokens=12)
 
 
+HALF = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+@pytest.fixture(scope="module", params=list(HALF), ids=list(HALF.values()))
+def half(request) -> LanguageModel:
+    module = random_module("llama").to(request.param)
+    return LanguageModel(module, byte_tokenizer(), name="tiny half", fingerprint="half")
+
+
+@pytest.mark.parametrize("operation", ["add", "set"])
+def test_a_push_that_leaves_nothing_of_the_text_is_refused_in_place_of_an_answer(operation, model, half, sae, scales):
+    for each in (model, half):
+        dtype = str(each.dtype).removeprefix("torch.")
+        for strength in (1e6, 1e30, 1e300):
+            if strength == 1e6 and each is model:
+                continue  # float32 holds both: its answer stands
+            asked = request(edits=(Edit(5, operation, strength),))
+            with pytest.raises(TooStrongError, match=f"too strong: .*{dtype}.*lower the strength") as caught:
+                list(stream(each, sae, asked, scales))
+            assert "\n" not in str(caught.value)
+            refused = list(sweep_events(each, sae, asked, [0.0, strength], scales))[-2:]
+            assert [event["kind"] for event in refused] == ["strength", "too_strong"]
+            with pytest.raises(TooStrongError):
+                output_scores(each, sae, scales, [5], strength=strength)
+
+
+def test_strengths_that_can_be_answered_are_answered_in_half_precision(half, sae, scales):
+    listed = list(stream(half, sae, request(edits=(Edit(5, "add", 4.0, "norm"),)), scales))
+    for event in listed:
+        assert orjson.loads(json_text.dumps(event)) == json.loads(json.dumps(event))
+    for measure in by_kind(listed)["measure"]:
+        assert math.isfinite(measure["perplexity"])
+        assert math.isfinite(measure["mean_kl"])
+
+
+def test_strong_texts_do_not_change_their_neighbours(model, sae, scales):
+    """The others of a batch are answered as if the one that is too strong had not been asked for."""
+    steering = Steering((Edit(5, "add", 1.0),))
+    points = list(sweep(model, sae, scales, PROMPTS, steering, [0.0, 1e30, 3.0], n_tokens=6))
+    alone = list(sweep(model, sae, scales, PROMPTS, steering, [0.0, 3.0], n_tokens=6))
+    assert [bool(point.too_strong) for point in points] == [False, True, False]
+    assert points[1].answers == []
+    for point, same in zip((points[0], points[2]), alone, strict=True):
+        assert [answer.ids for answer in point.answers] == [answer.ids for answer in same.answers]
+
+
+def test_a_model_without_numbers_of_its_own_is_not_blamed_on_the_push(sae, scales):
+    module = random_module("llama")
+    with torch.no_grad():
+        module.lm_head.weight[3] = math.nan
+    broken = LanguageModel(module, byte_tokenizer(), name="tiny broken", fingerprint="broken")
+    with pytest.raises(UserError, match="tiny broken gives logits that are no numbers without any change"):
+        list(stream(broken, sae, request(), scales))
+
+
+def test_copies_of_a_prompt_count_once_and_are_told(model, sae, scales):
+    steering = Steering((Edit(5, "add", 1.0),))
+    with pytest.warns(UserWarning, match="2 of 4 prompts are copies of others and count once"):
+        (point,) = sweep(model, sae, scales, [*PROMPTS[:2], PROMPTS[0], PROMPTS[0]], steering, [1.0], n_tokens=3)
+    assert len(point.answers) == len(point.measures) == 2
+
+
+@pytest.mark.parametrize(
+    ("positions", "changes"),
+    [
+        (Positions("range", 400), {}),
+        (Positions("range", 23), {}),  # the last of 12 new tokens behind 12 of the prompt is never read
+        (Positions("range", 0, 1), {}),
+        (Positions("prompt"), {"prompt": "T"}),
+        (Positions("generated"), {"n_tokens": 1}),
+    ],
+)
+def test_positions_that_no_token_has_are_refused(positions, changes, model, sae, scales):
+    asked = request(positions=positions, **changes)
+    for events in (stream(model, sae, asked, scales), sweep_events(model, sae, asked, [0.0, 1.0], scales)):
+        with pytest.raises(UserError, match="names no token that can be edited: the prompt has tokens 0 to"):
+            next(events)
+    last = request(positions=Positions("range", 22), columns=("default", "steered"))
+    assert list(stream(model, sae, last, scales))[-1]["untouched"] == []
+
+
+def test_columns_in_which_nothing_was_edited_are_told(model, sae, scales):
+    none_is_edited = replace(scales, outlier_norm=1e-3)
+    end = list(stream(model, sae, request(measure=False), none_is_edited))[-1]
+    assert end["untouched"] == ["steered", "random"]
+
+
+def test_every_latent_can_be_ablated_without_a_column_that_nobody_asked_for(model, sae, scales):
+    every = tuple(Edit(i, "ablate") for i in range(sae.d_sae))
+    asked = SteeringRequest("The old mill", every, n_tokens=3)
+    start = next(stream(model, sae, asked, scales))
+    assert [column["column"] for column in start["columns"]] == ["default", "steered"]
+    assert start["control"] is None
+    with pytest.raises(UserError, match="no other latent is left for the random column; leave that column out"):
+        next(stream(model, sae, replace(asked, columns=("steered", "random")), scales))
+
+
 def test_measures_follow_their_definitions(model, sae, scales):
     prompt, answer = PROMPTS[0], list(b" by the river by the")
     steering = Steering((Edit(5, "set", 6.0),))
@@ -351,6 +455,41 @@ def test_output_scores_are_those_of_a_whole_pass_with_the_push(model, sae, scale
         letters = word_tokens(model, ["a"])
         assert float(found.words[row, 1]) == pytest.approx(float(after[letters].sum()), rel=1e-3)
     torch.testing.assert_close(found.gain, found.score - found.score_before)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", ["attn_heads", "attn_out", "mlp_in", "mlp_out", "attn_out_post"])
+def test_output_tokens_are_those_of_what_a_site_writes_into_the_residual_stream(family, kind, tiny_model):
+    """Carried there by the model itself: what the residual stream gains when the direction is added at the site."""
+    model = tiny_model(family)
+    site, tokens = model.resolve(f"layers.2.{kind}"), torch.tensor([PROMPTS[0]])
+    d = model.site_width(site)
+    sae = build_sae(SaeConfig("topk", d_in=d, d_sae=8, l0=2, site=site, seed=1))
+    sae.initialise(model.activations(tokens, [site])[site][0].float(), 6.0)
+    sae.fold_scale(2.0)
+    found = output_scores(model, sae, LatentScales(typical_norm=3.0), words=[["mill"]])
+    assert found.words.shape == (8, 1)  # the push is made at the site itself, wherever that is
+    without = kind == "mlp_in" or (family == "gemma2" and not site.endswith("_post"))
+    assert found.tokens.shape == (8, 0 if without else 20)
+    assert bool(found.score.isnan().all()) == without
+    if without:
+        assert isinstance(written_directions(model, site, sae.W_dec), str)
+        return
+    mid = "layers.2.resid_mid" if kind.startswith("attn") else "layers.2.resid_post"
+    gained = []
+    for direction in sae.W_dec:
+        seen = {}
+
+        def keep(x, seen=seen):
+            seen["x"] = x
+            return x
+
+        model.logits(tokens, {mid: keep})
+        plain = seen["x"]
+        model.logits(tokens, {site: lambda x, direction=direction: x + direction, mid: keep})
+        gained.append((seen["x"] - plain)[0, -1])
+    written = written_directions(model, site, sae.W_dec)
+    torch.testing.assert_close(written, torch.stack(gained), atol=1e-4, rtol=1e-3)
 
 
 def test_output_scores_take_the_latents_that_fire(model, sae, scales):
