@@ -1,13 +1,26 @@
-"""Models for tests: the real embedded one, and tiny random ones of every family."""
+"""Models for tests: the real embedded one, and tiny random ones of every family; and what makes all machines alike."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 from tiny_models import make_tiny_model
 
 from monosemy.models.adapter import LanguageModel
+
+# An example may take as long as it takes: a busy or slow machine is no fault of the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+
+# Tests read what is printed, and ask servers of their own: the terminal's and the network's settings are not theirs.
+for name in ("FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
 @pytest.fixture(scope="session")

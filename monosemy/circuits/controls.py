@@ -28,6 +28,8 @@ from monosemy.errors import UserError
 
 N_STEPS = 10
 """Lloyd's steps of k-means."""
+ROUNDING = 64 * torch.finfo(torch.float32).eps
+"""Of a head's mean output: how far outputs that should be equal may lie apart."""
 
 
 def random_scores(n: int, seed: int = 0) -> HeadScores:
@@ -55,7 +57,8 @@ def probe_accuracy(
     """Share of held-out prompts on the right side of a ridge regression on labels ±1, prompts in two random halves.
 
     Solved in the space of prompts: with K = x xᵀ of centred x, predictions K_test (K_train + penalty · tr K / E)⁻¹ y.
-    A prompt's prediction of exactly 0 (a head that says nothing) counts as half right.
+    A prompt's prediction of exactly 0 (a head that says nothing) counts as half right. A head whose outputs differ by
+    rounding alone says nothing: else the processor would decide which prompts it is right on.
     """
     values = pooled.values[config.pooling].float()
     y = torch.where(pooled.positive, 1.0, -1.0)
@@ -65,9 +68,11 @@ def probe_accuracy(
         raise UserError(f"{len(y)} prompts are too few for a probe: a half of them has labels of one kind")
     right = torch.zeros(values.shape[1], dtype=torch.float64)
     for fitted, tested in (halves, halves[::-1]):
-        mean = values[fitted].mean(0)
-        a, b = ((values[half] - mean).transpose(0, 1).double() for half in (fitted, tested))  # [n, E/2, d_value]
+        mean = values[fitted].double().mean(0)
+        a, b = ((values[half] - mean).transpose(0, 1) for half in (fitted, tested))  # [n, E/2, d_value]
         size = a.square().sum((1, 2), keepdim=True) / len(fitted)
+        size = torch.where(size > ROUNDING**2 * mean.square().sum(1)[:, None, None], size, 0.0)
+        a, b = (torch.where(size > 0, part, 0.0) for part in (a, b))
         a = a / torch.where(size > 0, size, 1.0).sqrt()  # every head at one scale; one that says nothing stays 0
         ridge = penalty * torch.eye(len(fitted), dtype=torch.float64)
         offset = y[fitted].mean().double()

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ SMALL += ["--architectures", "relu", "topk", "batch_topk", "gated", "jumprelu"]
 
 def monosemy(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from monosemy.cli import main; main()", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=840)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +58,10 @@ def test_evaluation_can_be_repeated_and_lost_results_come_back(run):
 
 def test_the_same_command_again_redoes_nothing(run):
     weights = run / "saes/layers.6.resid_post/topk-l0_32-s0/sae.safetensors"
-    before, started = weights.stat().st_mtime_ns, time.monotonic()
+    before = weights.stat().st_mtime_ns, (run / "stages.json").read_bytes(), (run / "metrics.jsonl").read_bytes()
     assert monosemy("train", "quick", "--run", run, *SMALL).returncode == 0
-    assert weights.stat().st_mtime_ns == before
-    assert time.monotonic() - started < 60
+    again = weights.stat().st_mtime_ns, (run / "stages.json").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    assert again == before
 
 
 def test_the_lines_of_the_readme_run(run):
@@ -106,9 +105,14 @@ def test_another_configuration_in_the_same_folder_is_refused(run):
     assert "d_sae is 576 there and 700 here" in done.stderr
 
 
-def test_help_and_info_answer_at_once():
+def test_help_and_info_load_no_heavy_package():
+    """So that they answer at once: in 0.15 s on an idle machine."""
+    program = """
+import atexit, sys
+from monosemy.cli import main
+atexit.register(lambda: print([name for name in ("torch", "transformers", "numba", "datasets") if name in sys.modules]))
+main(sys.argv[1:])
+"""
     for words in (["--help"], ["info"]):
-        started = time.monotonic()
-        assert monosemy(*words).returncode == 0
-        used = time.monotonic() - started
-        assert used < 1.5  # 0.15 s on an idle machine; the bound leaves room for a busy one
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"

@@ -7,7 +7,6 @@ be written down: x(site, token, position) = table[site][token] * (1000 at positi
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +29,6 @@ class TableModel:
     """Tokens 1..64 in eight topics of similar vectors; token 65 has 20 times the norm, at site B only."""
 
     seed: int = 0
-    seconds_per_pass: float = 0.0
     poison: tuple[str, int, float] | None = None
     """(site, token, value): that token's vectors hold the value (NaN, infinity, 1e6) in their first component."""
     n_passes: int = 0
@@ -69,7 +67,6 @@ class TableModel:
     ) -> dict[str, Tensor]:
         assert attention_mask is None or bool(attention_mask.all())
         self.n_passes += 1
-        time.sleep(self.seconds_per_pass)
         found = {self.resolve(site): self.tables[self.resolve(site)][tokens] for site in sites}
         for rows in found.values():
             rows[:, 0] *= 1000

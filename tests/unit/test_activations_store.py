@@ -267,22 +267,40 @@ def test_rows_and_sites_outside_the_store_are_refused(tmp_path: Path) -> None:
         store.rows("layers.0.resid_pos", slice(0, 1))
 
 
-def run_build(folder: Path, before: str = "", seconds_per_pass: float = 0.0) -> subprocess.CompletedProcess[str]:
-    process = start_build(folder, before, seconds_per_pass)
-    out, err = process.communicate(timeout=300)
+WAIT = """
+import time
+from pathlib import Path
+from activation_cases import TableModel
+own_pass = TableModel.activations
+
+def activations(self, tokens, sites):
+    folder, n_shards = Path({folder!r}), {n_shards}
+    while (folder / "manifest.json").exists() and len(list(folder.glob("activations-*"))) == n_shards:
+        time.sleep(0.01)
+    return own_pass(self, tokens, sites)
+
+TableModel.activations = activations
+"""
+"""A build that waits to be killed at the pass after its n-th shard, however fast the machine."""
+
+
+def run_build(folder: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    process = start_build(folder, before)
+    out, err = process.communicate(timeout=800)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def start_build(folder: Path, before: str = "", seconds_per_pass: float = 0.0) -> subprocess.Popen[str]:
+def start_build(folder: Path, before: str = "") -> subprocess.Popen[str]:
     code = before + (
         "import sys; from pathlib import Path\n"
         "from activation_cases import CONFIG, A, B, TableModel, topical_text\n"
         "from monosemy.activations.store import build_store\n"
-        f"model = TableModel(seconds_per_pass={seconds_per_pass})\n"
+        "model = TableModel()\n"
         f"build_store(model, topical_text(), (A, B), CONFIG, Path({str(folder)!r}), shard_bytes={SHARD_BYTES})\n"
         "print(model.n_passes)"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "MONOSEMY_QUIET": "1"}
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "MONOSEMY_QUIET": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=pipe, stderr=pipe, text=True)
 
@@ -291,8 +309,8 @@ def start_build(folder: Path, before: str = "", seconds_per_pass: float = 0.0) -
 def test_a_killed_build_continues_and_ends_in_the_same_bytes(tmp_path: Path, shards_before_kill: int) -> None:
     built(tmp_path / "whole")
     folder = tmp_path / "killed"
-    process = start_build(folder, seconds_per_pass=0.02)
-    deadline = time.monotonic() + 60
+    process = start_build(folder, WAIT.format(folder=str(folder), n_shards=shards_before_kill))
+    deadline = time.monotonic() + 300
     while len(list(folder.glob("activations-*"))) < shards_before_kill or not (folder / "manifest.json").exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

@@ -55,7 +55,7 @@ def test_the_model_is_absent_until_it_is_needed_and_then_ready(run: Path):
         assert server.get(f"{BASE}/latents?sort=n_fired&order=desc&limit=1")["rows"][0]["latent"] == 63
         assert server.get("/api/model")["state"] == "absent"  # lists need none
         assert server.send("POST", "/api/model/load", {})["state"] in ("loading", "ready")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while server.get("/api/model")["state"] == "loading" and time.monotonic() < deadline:
             time.sleep(0.05)
         assert server.get("/api/model")["state"] == "ready"
@@ -204,32 +204,35 @@ def test_one_stream_at_a_time_and_leaving_stops_it(server: Server):
     assert (status, "another text is being written" in error) == (409, True)
     assert server.send("POST", f"{BASE}/text", {"text": "meanwhile"})["l0"]  # a text is answered in between
     hang_up(first, answer)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while server.ask("POST", "/api/steer", STEER)[0] == 409 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert events(server, "/api/steer", STEER)[-1]["kind"] == "end"
 
 
-def test_leaving_a_sweep_stops_it_within_a_second(server: Server, monkeypatch: pytest.MonkeyPatch):
-    edit = SiteEdit.__call__
+def test_leaving_a_sweep_stops_it_long_before_its_end(server: Server, monkeypatch: pytest.MonkeyPatch):
+    edit, passes = SiteEdit.__call__, []
 
     def slow(self: SiteEdit, x: torch.Tensor, place: Any) -> torch.Tensor:
+        passes.append(len(x))
         time.sleep(0.1)
         return edit(self, x, place)
 
     monkeypatch.setattr(SiteEdit, "__call__", slow)
     connection = server.connect()
-    asked = STEER | {"values": [1, 2, 3, 4, 5], "n_tokens": 40, "prompt": "a"}  # 8 s of writing
+    asked = STEER | {"values": [1, 2, 3, 4, 5], "n_tokens": 40, "prompt": "a"}  # 40 passes, then the measures
     connection.request("POST", "/api/sweep", json.dumps(asked), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     first = json.loads(answer.readline())
     assert (first["kind"], first["done"], first["n_tokens"]) == ("progress", 0, 40)
     hang_up(connection, answer)
-    left = time.monotonic()
-    monkeypatch.setattr(SiteEdit, "__call__", edit)
+    n_before = len(passes)
+    deadline = time.monotonic() + 60
     while server.ask("POST", "/api/steer", STEER)[0] == 409:
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert time.monotonic() - left < 1
+    n_steered = 2 * STEER["n_tokens"] + 2  # the answer that was let in at last: its tokens and measures, at most
+    assert len(passes) < n_before + n_steered + 20
 
 
 def hang_up(connection: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> None:

@@ -1,4 +1,4 @@
-"""Starting the server: quickly, without torch, and with clear words where it cannot."""
+"""Starting the server: without torch, so that it is quick, and with clear words where it cannot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,26 +24,20 @@ BROWSE = "import sys; from monosemy.app.server import run_browse; run_browse(sys
 HEAVY = "torch", "transformers", "numba", "datasets", "matplotlib", "pyarrow"
 
 
-def test_it_answers_within_two_seconds_and_stops_when_told(tmp_path: Path):
+def test_it_answers_and_stops_when_told(tmp_path: Path):
+    """How soon is for benchmarks/browser.py to say, on a machine that does nothing else."""
     run = page_run(tmp_path / "run")
-    fastest = 60.0
-    for _ in range(3):  # other work on the machine may slow one start
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-c", BROWSE, str(run), "--port", "0", "--no-open"], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])  # type: ignore[index]
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET", "/api/run")
-        assert len(json.load(connection.getresponse())["saes"]) == 2
-        fastest = min(fastest, time.perf_counter() - started)
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
-        if fastest < 2:
-            return
-    pytest.fail(f"the fastest of three starts took {fastest:.2f} s")
+    process = subprocess.Popen(
+        [sys.executable, "-c", BROWSE, str(run), "--port", "0", "--no-open"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])  # type: ignore[index]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/api/run")
+    assert len(json.load(connection.getresponse())["saes"]) == 2
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
 
 
 def test_the_server_and_every_page_without_the_model_do_without_heavy_packages(tmp_path: Path):
@@ -88,7 +81,7 @@ def test_a_run_without_features_says_how_to_build_them(tmp_path: Path):
     process.stdout.readline()
     assert f"build them: monosemy features {run}" in process.stdout.readline()
     process.terminate()
-    process.wait(20)
+    process.wait(60)
 
 
 def test_a_port_in_use_or_out_of_range_is_refused_with_the_fix():

@@ -186,23 +186,29 @@ def test_bad_settings_are_refused():
 
 def test_a_probe_is_ridge_regression_on_halves_whatever_a_heads_scale():
     """Against the same regression in the space of features; a head at 1e-16 counts as one at 1, a silent one
-    is even."""
+    is even, and so is one whose outputs differ by rounding alone."""
     generator = torch.Generator().manual_seed(0)
     n, d = 41, 6
     x = torch.randn(n, 1, d, generator=generator)
     x[:20, 0, 0] += 1.0
-    values = torch.cat([x, x * 2.0**-53, torch.zeros_like(x)], 1)
+    rounded = 0.3 * (1 + 1e-7 * torch.randn(n, 1, d, generator=generator))
+    rounded[:20] *= 1 + 2e-7  # the processor's doing, however well it tells positives from negatives
+    values = torch.cat([x, x * 2.0**-53, torch.zeros_like(x), rounded], 1)
     pooled = PooledHeads(None, {"mean": values}, torch.ones(n), torch.ones(n), 20, 0.0)
     found = probe_accuracy(pooled, preset("paper"), seed=3)
     y = np.where(np.arange(n) < 20, 1.0, -1.0)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(3)).numpy()
-    right = 0
+    right, nearest = 0, np.inf
     for fitted, tested in ((order[: n // 2], order[n // 2 :]), (order[n // 2 :], order[: n // 2])):
         a, b = (x[torch.from_numpy(half), 0].double().numpy() for half in (fitted, tested))
         mean, offset = a.mean(0), y[fitted].mean()
         ridge = 0.1 * ((a - mean) ** 2).sum() / len(a)
         w = np.linalg.solve((a - mean).T @ (a - mean) + ridge * np.eye(d), (a - mean).T @ (y[fitted] - offset))
-        right += int((np.sign((b - mean) @ w + offset) == y[tested]).sum())
+        predicted = (b - mean) @ w + offset
+        right += int((np.sign(predicted) == y[tested]).sum())
+        nearest = min(nearest, np.abs(predicted).min())
+    assert nearest > 1e-4  # no prediction that rounding could turn
     assert found[0] == found[1] == pytest.approx(right / n)
     assert found[0] > 0.6
     assert 0.3 < float(found[2]) < 0.6
+    assert found[3] == found[2]

@@ -9,7 +9,7 @@ import sys
 import typing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from monosemy.config import (
@@ -53,7 +53,6 @@ run_configs = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(run_configs)
 def test_round_trip_through_json_text(config):
     read = from_json(RunConfig, json.loads(json.dumps(to_json(config))))
@@ -61,7 +60,6 @@ def test_round_trip_through_json_text(config):
     assert fingerprint(read) == fingerprint(config)
 
 
-@settings(deadline=None)
 @given(run_configs, run_configs)
 def test_fingerprint_tells_configurations_apart(a, b):
     assert (fingerprint(a) == fingerprint(b)) == (

@@ -76,7 +76,7 @@ def drain_all(q: SourceQueue, n: int, validation: bool) -> tuple[list[Document],
     return documents, None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=25), st.integers(1, 200), st.integers(0, 3))
 def test_works_never_cross_the_split(sections: list[int], n_validation: int, seed: int) -> None:
     assume(not any(n > 1 and 2 * n > sum(sections) for n in sections))  # such a work is split by section, see below

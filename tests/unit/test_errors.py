@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from monosemy.errors import UserError, near_matches, unknown
@@ -40,7 +40,6 @@ def test_message_is_one_printable_line(typed):
     assert message.isprintable()
 
 
-@settings(deadline=None)
 @given(st.text(), st.lists(st.text(min_size=1, alphabet="abc_.1"), max_size=8))
 def test_near_matches_are_choices(value, choices):
     assert set(near_matches(value, choices)) <= set(choices)

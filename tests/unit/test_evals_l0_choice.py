@@ -45,7 +45,7 @@ def test_decoder_norms_and_the_order_of_rows_do_not_matter() -> None:
     scaled = tail_projection(decoder(rows * torch.rand(30, 1, generator=generator).add(0.1)), x, 10, l0=3).value
     turned = tail_projection(decoder(rows), x[torch.randperm(64, generator=generator)], 10, l0=3).value
     assert scaled == pytest.approx(plain, abs=1e-5)
-    assert turned == plain
+    assert turned == pytest.approx(plain, abs=1e-5)  # a product's rows may round by where they stand
 
 
 def test_mixing_features_that_fire_together_raises_it() -> None:

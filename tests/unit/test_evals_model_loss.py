@@ -147,7 +147,7 @@ def test_documents_are_the_blocks_and_those_without_counted_tokens_are_none(data
     same = evaluate_model_loss(CausalModel(), SITE, {"a": Rounding(1.0)}, tokens, keep, documents=renumbered)
     assert by_document == same
     by_sequence = evaluate_model_loss(CausalModel(), SITE, {"a": Rounding(1.0)}, tokens, keep)
-    assert by_sequence.records["a"].delta_loss == by_document.records["a"].delta_loss
+    assert by_sequence.records["a"].delta_loss == pytest.approx(by_document.records["a"].delta_loss, rel=1e-12)
     assert by_sequence.records["a"].delta_loss_interval != by_document.records["a"].delta_loss_interval
 
 
@@ -171,8 +171,9 @@ def test_sequences_with_nothing_counted_are_skipped(data):
     )
     rest = [0, 1, 6, 7, 8]
     alone = evaluate_model_loss(CausalModel(), SITE, {"a": Rounding(1.0)}, tokens[rest], keep[rest])
-    assert found.records["a"].delta_loss == pytest.approx(alone.records["a"].delta_loss, rel=1e-6)
-    assert found.records["a"].delta_loss_interval == pytest.approx(alone.records["a"].delta_loss_interval, rel=1e-6)
+    # batches of other sizes: products round otherwise, by some 8 · 2⁻²⁴ of logits of up to 10
+    assert found.records["a"].delta_loss == pytest.approx(alone.records["a"].delta_loss, rel=1e-5)
+    assert found.records["a"].delta_loss_interval == pytest.approx(alone.records["a"].delta_loss_interval, rel=1e-5)
     assert sum(done) == tokens.numel() * n_passes({"a": None})
 
 

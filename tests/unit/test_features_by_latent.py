@@ -25,7 +25,7 @@ from monosemy.features.examples import gather_examples
 from monosemy.features.label_inputs import background_firings, draw_background
 from monosemy.features.settings import GROUPS, N_QUANTILES
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 @given(dense_codes())

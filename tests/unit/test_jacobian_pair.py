@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -296,25 +296,35 @@ def test_without_penalty_each_side_leaves_out_its_own_rows() -> None:
 
 # --- exact resume -------------------------------------------------------------------------------------------------
 
-KILLED_STEPS = 45
+KILLED_STEPS, LEASH = 45, 20
 
 
 def child(folder: Path) -> None:
+    """Trains to the end; after LEASH steps it waits for the end of its input, so that it is never done too soon."""
     torch.set_num_threads(1)
+
+    def on_step(n_rows: int, metrics: Mapping[tuple[str, str], Mapping[str, float]]) -> None:
+        print(trainer.index, flush=True)
+        if trainer.index == resumed + LEASH:
+            sys.stdin.read()
+
     trainer = make_trainer(
-        folder, Stream(KILLED_STEPS, long_at=(7, 18, 31)),
-        on_step=lambda n_rows, metrics: print(trainer.index, flush=True),
+        folder, Stream(KILLED_STEPS, long_at=(7, 18, 31)), on_step=on_step,
         config=dataclasses.replace(CONFIG, checkpoint_tokens=3 * ROWS),
     )  # fmt: skip
-    print(trainer.resume() // ROWS, flush=True)
+    resumed = trainer.resume() // ROWS
+    print(resumed, flush=True)
     trainer.train()
     (folder / "hash").write_text(tensors_hash(trainer))
 
 
-def start_child(folder: Path) -> subprocess.Popen[str]:
+def start_child(folder: Path, *, leashed: bool) -> subprocess.Popen[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    return subprocess.Popen([sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True, env=env)
+    own = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    env["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])
+    given = subprocess.PIPE if leashed else subprocess.DEVNULL
+    command = [sys.executable, __file__, str(folder)]
+    return subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def test_two_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
@@ -322,18 +332,18 @@ def test_two_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     resumed_at = []
     for _ in range(2):
-        process = start_child(killed)
+        process = start_child(killed, leashed=True)
         assert process.stdout is not None
         resumed_at.append(int(process.stdout.readline()))
         for _ in range(moments.randint(4, 14)):
             process.stdout.readline()
         time.sleep(moments.uniform(0, 0.08))
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=300)
+        process.communicate()
         assert process.returncode == -signal.SIGKILL
     for folder in (killed, whole):
-        process = start_child(folder)
-        output, _ = process.communicate(timeout=300)
+        process = start_child(folder, leashed=False)
+        output, _ = process.communicate(timeout=800)
         assert process.returncode == 0
         resumed_at.append(int(output.splitlines()[0]))
     assert 0 == resumed_at[0] < resumed_at[1] < resumed_at[2]

@@ -33,14 +33,14 @@ def assert_same(a: reference.Pattern, b: reference.Pattern) -> None:
     assert a.indices.tolist() == b.indices.tolist()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(batches(), st.integers(1, 300))
 def test_topk_selects_as_the_definition_does(scores, k):
     k = min(k, scores.shape[1])
     assert_same(cpu.select_topk(scores, k), reference.select_topk(scores, k))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(batches(), st.integers(1, 3000))
 def test_batch_topk_keeps_the_largest_of_the_batch(scores, n_keep):
     n_keep = min(n_keep, scores.numel())
@@ -50,7 +50,7 @@ def test_batch_topk_keeps_the_largest_of_the_batch(scores, n_keep):
     assert cut == pytest.approx(defined_cut, abs=0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(batches())
 def test_above_is_strict_and_per_latent(scores):
     threshold = torch.linspace(-1, 1, scores.shape[1], dtype=scores.dtype)
@@ -58,7 +58,7 @@ def test_above_is_strict_and_per_latent(scores):
     assert_same(cpu.select_above(scores, threshold), reference.select_above(scores, threshold))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(batches(), st.integers(1, 40))
 def test_products_agree_with_the_definition(scores, d_in):
     pattern = reference.select_above(scores, torch.zeros(scores.shape[1], dtype=scores.dtype))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from monosemy.latents import SparseLatents
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(0, 2**31))
 def test_parts_joined_are_the_whole_code(lengths, seed):
     generator = torch.Generator().manual_seed(seed)

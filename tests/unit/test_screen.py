@@ -51,7 +51,7 @@ def assert_same(found, pattern, pre):
     assert torch.equal(found[1], reference.take(pre, pattern))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(encoders(), st.integers(1, 20))
 def test_topk_is_the_definition(encoder, k):
     found = screen.encode_topk(*encoder, k)
@@ -62,7 +62,7 @@ def test_topk_is_the_definition(encoder, k):
     assert_same(found, reference.select_topk(pre, k), pre)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(encoders(), st.floats(0.005, 0.2))
 def test_above_is_the_definition(encoder, share):
     pre = pre_activations(*encoder)
@@ -79,7 +79,7 @@ def test_above_is_the_definition(encoder, share):
     assert_same(found, reference.select_above(pre, threshold), pre)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(encoders(), st.floats(0.0005, 0.05))
 def test_batch_topk_is_the_definition(encoder, share):
     pre = pre_activations(*encoder)
@@ -92,7 +92,7 @@ def test_batch_topk_is_the_definition(encoder, share):
     assert found[2] == cut
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(encoders(), st.integers(1, 12))
 def test_rows_taken_block_by_block_are_the_same_rows(encoder, k):
     found = screen.encode_topk(*encoder, k)

@@ -272,27 +272,38 @@ def test_the_last_step_is_a_checkpoint_and_alone_stays(unbroken: tuple[Trainer, 
 
 # --- a killed process ---------------------------------------------------------------------------------------------
 
-KILLED_STEPS = 160
+KILLED_STEPS, LEASH = 160, 45
 
 
 def child(folder: Path) -> None:
-    """What the killed process runs: train from the newest checkpoint to the end, then write the tensors' hash."""
+    """What the killed process runs: train from the newest checkpoint to the end, then write the tensors' hash.
+
+    After LEASH steps it waits for the end of its input, so that on no machine it is done before it is killed."""
     torch.set_num_threads(1)
+
+    def on_step(n_rows: int, metrics: Mapping[tuple[str, str], Mapping[str, float]]) -> None:
+        print(trainer.index, flush=True)
+        if trainer.index == resumed + LEASH:
+            sys.stdin.read()
+
     trainer = make_trainer(
         folder,
         PlantedStream(KILLED_STEPS),
-        on_step=lambda rows, metrics: print(trainer.index, flush=True),
+        on_step=on_step,
         config=dataclasses.replace(CONFIG, checkpoint_tokens=3 * ROWS),
     )
-    print(trainer.resume() // ROWS, flush=True)
+    resumed = trainer.resume() // ROWS
+    print(resumed, flush=True)
     trainer.train()
     (folder / "hash").write_text(tensors_hash(trainer))
 
 
-def start_child(folder: Path) -> subprocess.Popen[str]:
+def start_child(folder: Path, *, leashed: bool) -> subprocess.Popen[str]:
     """The process; its output is the step it resumed at, then every step done."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True, env=env)
+    given = subprocess.PIPE if leashed else subprocess.DEVNULL
+    command = [sys.executable, __file__, str(folder)]
+    return subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def test_three_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
@@ -301,18 +312,18 @@ def test_three_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     resumed_at = []
     for _ in range(3):
-        process = start_child(killed)
+        process = start_child(killed, leashed=True)
         assert process.stdout is not None
         resumed_at.append(int(process.stdout.readline()))
         for _ in range(moments.randint(4, 30)):
             process.stdout.readline()
         time.sleep(moments.uniform(0, 0.08))  # anywhere within a step or a checkpoint
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=300)
+        process.communicate()
         assert process.returncode == -signal.SIGKILL  # it had not finished by itself
     for folder in (killed, whole):
-        process = start_child(folder)
-        output, _ = process.communicate(timeout=300)
+        process = start_child(folder, leashed=False)
+        output, _ = process.communicate(timeout=800)
         assert process.returncode == 0
         resumed_at.append(int(output.splitlines()[0]))
     print(f"seed {seed}: resumed at steps {resumed_at}; final tensors {(killed / 'hash').read_text()}")
