@@ -15,9 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import docs_tables
 import pytest
 
-README, PERFORMANCE = "README.md", "docs/performance.md"
+README, PERFORMANCE, RESULTS = "README.md", "docs/performance.md", "docs/results.md"
 
 
 def read(root: Path, name: str) -> Any:
@@ -53,37 +54,39 @@ def times_faster(document: Any, width: int, library: str = "sae-lens") -> list[f
 
 def claims(root: Path) -> list[tuple[str, str]]:
     """(document, passage) of every claim."""
-    return [*_readme(root), *_performance(root)]
+    pages = {
+        README: _readme,
+        PERFORMANCE: _performance,
+        "docs/jacobian.md": _jacobian_page,
+        "docs/circuits.md": _circuits_page,
+        "docs/steering.md": _steering_page,
+        "docs/browser.md": _browser_page,
+        RESULTS: _results,
+    }
+    return [(page, passage) for page, passages in pages.items() for passage in passages(root)]
 
 
-def _readme(root: Path) -> Iterator[tuple[str, str]]:
+def _readme(root: Path) -> Iterator[str]:
     from monosemy.recipes import demo
 
     recipe = demo()
     *most, last = [f"{l0:g}" for l0 in recipe.l0]
     n_saes = len(recipe.architectures) * len(recipe.l0) * len(recipe.seeds)
-    yield README, f"at L0 {', '.join(most)} and {last} side by side"
-    yield README, f"trains {n_saes} SAEs on a real small model"
+    yield f"at L0 {', '.join(most)} and {last} side by side"
+    yield f"trains {n_saes} SAEs on a real small model"
     step, peers = read(root, "step"), read(root, "step_peers")
     first, second, third = sorted({row["d_sae"] for row in peers["rows"]})
-    yield (
-        README,
-        f"A training step costs {span(ratios(step, 9216))} of the encoder's own dense product on a CPU with VNNI",
-    )
+    yield f"A training step costs {span(ratios(step, 9216))} of the encoder's own dense product on a CPU with VNNI"
     beside = [ratio for width in (first, second, third) for ratio in ratios(peers, width)]
     faster = [span(times_faster(peers, width), ".0f") for width in (first, second, third)]
     yield (
-        README,
-        (
-            f"in the one run beside other libraries {span(beside)}, which is {faster[0]} times less than sae-lens at "
-            f"{first:,} latents, {faster[1]} at {second:,} and {faster[2]} at {third:,}"
-        ),
+        f"in the one run beside other libraries {span(beside)}, which is {faster[0]} times less than sae-lens at "
+        f"{first:,} latents, {faster[1]} at {second:,} and {faster[2]} at {third:,}"
     )
 
 
-def _performance(root: Path) -> Iterator[tuple[str, str]]:
-    for passage in (*_steps_page(root), *_rest_page(root), *_features_page(root), *_on_paper()):
-        yield PERFORMANCE, passage
+def _performance(root: Path) -> Iterator[str]:
+    yield from (*_steps_page(root), *_rest_page(root), *_features_page(root), *_on_paper())
 
 
 def _steps_page(root: Path) -> Iterator[str]:
@@ -191,6 +194,150 @@ def _on_paper() -> Iterator[str]:
     )
 
 
+def _jacobian_page(root: Path) -> Iterator[str]:
+    record = read(root, "jacobian")
+    by_lambda = {row["lambda"]: row for row in record["frontier"]}
+    estimates = {coef: row["estimates"] for coef, row in by_lambda.items()}
+
+    def shares(measure: str, coefs: Iterable[float]) -> list[str]:
+        return [f"{100 * estimates[coef][measure]['value']:.0f}" for coef in coefs]
+
+    first, *rest = shares("over_0.01", (0, 1, 3, 10))
+    yield f"λ = 0, 1, 3, 10 gave {first}, {rest[0]}, {rest[1]} and {rest[2]}% of elements above .01"
+    yield f"root mean square stayed at {', '.join(shares('scaled_over_0.1', (0, 1, 3, 10)))}%"
+    yield f"half of it at {', '.join(shares('scaled_over_0.5', (0, 1, 3, 10)))}%"
+    high = shares("scaled_over_0.1", (30, 100))
+    yield f"with λ = 30 ({high[0]}%) and 100 ({high[1]}%)"
+    explained = [f"{by_lambda[coef]['variance_explained_out']['value']:.2f}"[1:] for coef in (0, 30, 100)]
+    yield f"down from {explained[0]} to {explained[1]} and {explained[2]}"
+    random = {
+        f"{100 * row['estimates']['scaled_over_1']['value']:.0f}"
+        for kind in ("published", "matched", "reinitialised")
+        for row in record["random_frontiers"][kind]
+        if row["lambda"] == 0 and row["l0"] == 64
+    }
+    (at_random,) = random
+    trained = shares("scaled_over_1", (0,))[0]
+    yield f"{trained}% of its elements exceed their token's root mean square, {at_random}% in three kinds"
+    change = record["checks"]["a random share of the tokens against all"]["ce_score_in"]["change"]
+    yield f"at λ = 3 it cost another {-change:.3f} of the input SAE's CE score".replace(" 0.", " .")
+
+
+def _circuits_page(root: Path) -> Iterator[str]:
+    record = read(root, "circuits")
+    summary = record["summary"]
+    without_codes = [part["differences"]["combined − combined-no-codes"]["difference"]
+                     for name, part in record["parts"].items() if name.startswith("trained-")]  # fmt: skip
+    gain, loss = (f"{value:.2f}".removeprefix("0") for value in (max(without_codes), -min(without_codes)))
+    yield f"on ten trained models one gains {gain} and one loses {loss}"
+
+    def difference(task: str) -> str:
+        value = summary[task]["differences"]["codes − codes-paper"]["difference"]
+        return f"{value:.2f}".replace("-0.", "−.")
+
+    yield f"greater-than ({difference('real-greater-than-units')}) and trained IOI ({difference('trained-ioi')})"
+
+
+def _steering_page(root: Path) -> Iterator[str]:
+    record = read(root, "steering")
+    topic, bias = record["topic"], record["bias"]
+    n_search, n_judged = len(topic["search"]), len(topic["questions"])
+    yield f"({record['n_tokens']} tokens an answer, {n_search} questions to search on, {n_judged} to judge, "
+    tried = ", ".join(f"{name} {100 * share:.0f}%" for name, share in topic["tried"].items())
+    yield f"each topic tried gave {tried} of answers on the topic and fluent"
+    chosen = topic["chosen"]
+    yield f"latent {chosen['latent']}, set to {chosen['strength']:.2f} of the typical norm (raw {chosen['raw']:.0f})"
+    for kind in ("technical", "plain"):
+        tone = record["tone"][kind]
+        changes = []
+        for name in ("steered", "prompted"):
+            change = tone["judged"][name]["score_change"]
+            values = [f"{100 * value:.0f}" for value in (change["mean"], *change["interval"])]
+            changes.append(f"{values[0]} [{values[1]}, {values[2]}]")
+        yield (
+            f"Latent {tone['chosen']['latent']} at {tone['chosen']['strength']:.2f} of the typical norm. Change of the "
+            f"share of long words against the unsteered answers: {changes[0]}; prompted: {changes[1]}."
+        )
+    gap = bias["before"]["gap"]
+    groups = " + ".join(str(len(bias["judge"][who])) for who in ("women", "men"))
+    yield (
+        f"{gap['mean']:.2f} [{gap['interval'][0]:.2f}, {gap['interval'][1]:.2f}] nats ({groups} occupations, "
+        f"{len(bias['templates'])} templates). Loss on {bias['changed']['1']['cost']['n_tokens']} validation tokens."
+    )
+    one = bias["changed"]["1"]
+    before, after = bias["before"], one["judged"]
+    yield f"tripling one latent ({one['changes'][0][0]}) takes two thirds of the gap"
+    yield f"rises from {one['cost']['perplexity_before']:.1f} to {one['cost']['perplexity_after']:.1f}"
+    leans = [f"{value:+.2f}".replace("-", "−") for value in (*before["lean"], *after["lean"])]
+    yield f"from {leans[0]} (occupations of women) and {leans[1]} (of men"
+    yield f"to {leans[2]} and {leans[3]}. The latent says"
+    yield f"falls from {before['share_he_or_she']:.2f} to {after['share_he_or_she']:.2f}"
+
+
+def _browser_page(root: Path) -> Iterator[str]:
+    from monosemy.app import connections, lists, live
+
+    browser = read(root, "browser")
+    limits = browser["limits_ms"]
+    yield (
+        f"texts above {live.MAX_TEXT:,} characters, answers above {live.MAX_NEW_TOKENS} tokens and more than "
+        f"{live.MAX_EDITS} edited latents are refused"
+    )
+    yield f"more than {connections.MAX_CONNECTIONS} connections at a time"
+    yield f"Words that more than {lists.BROAD:,} labels have"
+    yield f"a database of {browser['latents']:,} synthetic latents"
+    yield f"Limits: latent page {limits['page']:.0f} ms, search {limits['search']:.0f} ms, list"
+    yield f"list and filter {limits['list']:.0f} ms"
+    yield f"{browser['least_pages_per_second']} latent pages a second"
+
+
+def _results(root: Path) -> Iterator[str]:
+    quality = read(root, "peers_quality")
+    times = quality["step_milliseconds"]
+    names = {"relu": "ReLU", "topk": "TopK", "batch_topk": "BatchTopK", "gated": "Gated", "jumprelu": "JumpReLU"}
+    said = []
+    for library in ("sae-lens", "dictionary-learning", "eai-sparsify"):
+        quotients = {
+            shown: times.get(f"{library} {name}", 0) / times[f"monosemy {name}"] for name, shown in names.items()
+        }
+        there = [f"{shown} {quotient:.1f}" for shown, quotient in quotients.items() if quotient]
+        said.append(f"{library} {', '.join(there)}")
+    yield "theirs ÷ ours: " + "; ".join(said)
+    yield f"as long as {times['monosemy calibration'] / times['monosemy jumprelu']:.0f} steps here"
+    yield from _frontier_prose(root)
+    yield from _step_prose(root)
+
+
+def _frontier_prose(root: Path) -> Iterator[str]:
+    sites = read(root, "comparison")["sites"]
+    middle, other = sites["layers.12.resid_post"], sites["layers.4.resid_post"]
+    yield f"{middle['n_tokens']:,} validation tokens of {middle['n_documents']} documents"
+    yield f"losses over {middle['n_loss_tokens']:,} of them ({middle['n_loss_documents']} documents)"
+    yield f"Every L0 within {100 * middle['largest_l0_miss']:.1f}% of the asked"
+    yield f"{other['n_tokens']:,} validation tokens of {other['n_documents']} documents, losses"
+    yield f"losses over {other['n_loss_tokens']:,}; L0 32"
+    misses = max(site["largest_l0_miss"] for name, site in sites.items() if name != "layers.12.resid_post")
+    yield f"Every L0 within {100 * misses:.1f}% of the asked"
+
+
+def _step_prose(root: Path) -> Iterator[str]:
+    results = read(root, "jacobian_step")["results"]
+    rows = [{row["name"]: row for row in one["rows"]} for one in results]
+    every, quarter, without = (
+        [row[name]["milliseconds"] for row in rows]
+        for name in ("pair, penalty on 1 of the tokens", "pair, penalty on 0.25 of the tokens", "pair without penalty")
+    )
+
+    def times_of(values: list[float], units: list[float]) -> str:
+        shown = [f"{value / unit:.1f}" for value, unit in zip(values, units, strict=True)]
+        return f"{shown[0]}, {shown[1]} and {shown[2]}"
+
+    yield f"it is {times_of(every, without)} times at the three batches"
+    yield f"with a quarter of the tokens {times_of(quarter, without)}"
+    saved = [1 - q / e for q, e in zip(quarter, every, strict=True)]
+    yield f"saves {span([100 * s for s in saved], '.0f')}% of the step"
+
+
 def generated(root: Path) -> list[str]:
     """Tables in Markdown as benchmarks/ prints them from their records."""
     folder = str(root / "benchmarks")
@@ -221,6 +368,7 @@ def _tables(root: Path) -> Iterator[str]:
             yield printed.getvalue()
     quality = read(root, "peers_quality")
     yield importlib.import_module("peers_quality").table(quality["ours"], quality["peers"])
+    yield from docs_tables.tables(lambda name: read(root, name), comparison)
 
 
 def _first_table(text: str) -> str:

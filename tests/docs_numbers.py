@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -100,8 +100,11 @@ class Leaves:
             self._walk(record, frozenset(), 0, top=True)
         self.values = np.array([row[0] for row in self._rows])
         self.groups = np.array([row[2] for row in self._rows])
-        self.vocabulary: set[str] = set().union(*(row[1] for row in self._rows)) if self._rows else set()
         self._masks: dict[str, np.ndarray] = {}
+        self._at: dict[str, list[int]] = {}
+        for i, (_, names, _) in enumerate(self._rows):
+            for name in names:
+                self._at.setdefault(name, []).append(i)
 
     def _walk(self, node: Any, names: frozenset[str], group: int, top: bool = False) -> None:
         if isinstance(node, dict):
@@ -132,9 +135,14 @@ class Leaves:
                 names = {"faster", str(row["d_sae"]), *words(str(row["name"]))}
                 self._rows.append((row["ratio"] / own["ratio"], frozenset(names), 0))
 
+    @property
+    def vocabulary(self) -> Collection[str]:
+        return self._at.keys()
+
     def named(self, name: str) -> np.ndarray:
         if name not in self._masks:
-            self._masks[name] = np.array([name in row[1] for row in self._rows], dtype=bool)
+            self._masks[name] = np.zeros(len(self._rows), dtype=bool)
+            self._masks[name][self._at.get(name, [])] = True
         return self._masks[name]
 
     def narrowed(self, names: Sequence[str]) -> np.ndarray:
@@ -231,6 +239,11 @@ def blocks(text: str) -> Iterator[Block]:
         position += len(line)
 
 
+def plain_row(line: str) -> str:
+    """A row without bold type and without what pads its cells."""
+    return "|".join(cell.strip() for cell in line.replace("**", "").strip().strip("|").split("|"))
+
+
 def cells_of(row: str) -> list[tuple[int, str]]:
     """(offset, text) of a row's cells."""
     found, start = [], row.index("|") + 1
@@ -288,8 +301,8 @@ class Checker:
         """`claims`: (document, rendered passage); `generated`: tables as scripts print them."""
         self.root = root
         self.claims = claims
-        self.generated_rows = {line.strip() for table in generated for line in table.splitlines()}
-        self.generated_headers = {table.strip().splitlines()[0].strip() for table in generated}
+        self.generated_rows = {plain_row(line) for table in generated for line in table.splitlines()}
+        self.generated_headers = {plain_row(table.strip().splitlines()[0]) for table in generated}
         self._leaves: dict[tuple[str, ...], Leaves] = {}
 
     @cached_property
@@ -323,8 +336,11 @@ class Checker:
     def check(self, document: str, text: str | None = None) -> Outcome:
         text = (self.root / document).read_text() if text is None else text
         outcome = Outcome()
-        claimed = self._spans(text, [c for name, c in self.claims if name == document], outcome, "the records say")
-        listed = [entry["passage"] for entry in self.unrecorded if entry["document"] == document]
+        passages = [(passage, None) for name, passage in self.claims if name == document]
+        claimed = self._spans(text, passages, outcome, "the records say")
+        listed = [
+            (entry["passage"], entry.get("through")) for entry in self.unrecorded if entry["document"] == document
+        ]
         unrecorded = self._spans(text, listed, outcome, "listed as unrecorded, but not there")
         sections = self.records_at(text)
         for block in blocks(text):
@@ -334,17 +350,21 @@ class Checker:
                     outcome.add("claimed", number)
                 elif any(start <= number.start < end for start, end in unrecorded):
                     outcome.add("unrecorded", number)
-                elif block.kind == "row" and block.header.strip() in self.generated_headers:
-                    outcome.add("generated" if block.text.strip() in self.generated_rows else "unmatched", number)
+                elif block.kind != "paragraph" and plain_row(block.header) in self.generated_headers:
+                    outcome.add("generated" if plain_row(block.text) in self.generated_rows else "unmatched", number)
                 else:
                     outcome.add(self._status(number, block, self.leaves(files)) if files else "unmatched", number)
         return outcome
 
     @staticmethod
-    def _spans(text: str, passages: Sequence[str], outcome: Outcome, said: str) -> list[tuple[int, int]]:
+    def _spans(
+        text: str, passages: Sequence[tuple[str, str | None]], outcome: Outcome, said: str
+    ) -> list[tuple[int, int]]:
+        """Where the passages stand, whatever the line breaks; with a second text: up to the end of that."""
         spans = []
-        for passage in passages:
-            pattern = r"\s+".join(re.escape(word) for word in passage.split())
+        for passage, last in passages:
+            first, through = (r"\s+".join(map(re.escape, (part or "").split())) for part in (passage, last))
+            pattern = f"(?s){first}.*?{through}" if last else first
             matches = list(re.finditer(pattern, text))
             spans += [match.span() for match in matches]
             if not matches:

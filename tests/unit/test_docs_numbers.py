@@ -22,10 +22,9 @@ from docs_numbers import Checker, Number, Outcome
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-UNMATCHED = {"docs/results.md": 910, "docs/steering.md": 126, "docs/jacobian.md": 38, "docs/circuits.md": 15,
-             "docs/browser.md": 14, "CONTRIBUTING.md": 6, "docs/architecture.md": 3}  # fmt: skip
-"""Numbers that nothing proves yet. Lower these as claims are added; never raise them."""
-UNSPECIFIC = {"docs/performance.md": 0.04, "docs/results.md": 0.11, "docs/steering.md": 0.16, "docs/circuits.md": 0.22}
+UNMATCHED = {"docs/results.md": 401}
+"""Numbers that nothing proves yet, all in the prose. Lower this as claims are added; never raise it."""
+UNSPECIFIC = {"docs/performance.md": 0.04, "docs/results.md": 0.06, "docs/circuits.md": 0.12}
 """The largest share of a document's numbers that agree with a record as their neighbours would."""
 
 
@@ -72,7 +71,7 @@ def test_the_readmes_numbers_are_all_rendered_from_records(outcomes):
 
 def test_what_is_not_recorded_says_why(checker):
     for entry in checker.unrecorded:
-        assert set(entry) == {"document", "passage", "source"}
+        assert set(entry) - {"through"} == {"document", "passage", "source"}
         assert len(entry["source"]) > 10, entry
 
 
@@ -96,7 +95,9 @@ def sample(outcome: Outcome, n: int, seed: int) -> Iterator[Number]:
             yield number
 
 
-@pytest.mark.parametrize(("document", "least"), [("docs/performance.md", 0.9), ("docs/results.md", 0.75)])
+@pytest.mark.parametrize(
+    ("document", "least"), [("docs/performance.md", 0.9), ("docs/steering.md", 0.9), ("docs/results.md", 0.9)]
+)
 def test_a_changed_digit_is_noticed(checker, outcomes, document, least):
     """About 50 measurements, each with one added to its last digit: how many of them are complained about."""
     numbers = list(sample(outcomes[document], 50, seed=0))
