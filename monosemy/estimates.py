@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from monosemy import files
 from monosemy.config import RunConfig
@@ -51,17 +52,18 @@ _LOWER = {
 }
 
 
-_SETTING = {
-    "SAEs in training": "d_sae",
-    "SAEs": "d_sae",
-    "checkpoints": "d_sae",
-    "shuffle buffer": "activations.buffer_tokens",
-    "activations": "text.n_tokens",
-    "token shards": "text.n_tokens",
-    "model pass": "activations.batch_sequences",
-    "Jacobian penalty": "jacobian.max_memory_mb",
+_SETTINGS = {
+    "SAEs in training": ("d_sae",),
+    "training step": ("d_sae", "training.batch_tokens"),
+    "SAEs": ("d_sae",),
+    "checkpoints": ("d_sae",),
+    "shuffle buffer": ("activations.buffer_tokens",),
+    "activations": ("text.n_tokens",),
+    "token shards": ("text.n_tokens",),
+    "model pass": ("activations.batch_sequences",),
+    "Jacobian penalty": ("jacobian.max_memory_mb",),
 }
-"""The number whose lowering makes a part smaller."""
+"""The numbers whose lowering makes a part smaller, in the order in which they are tried."""
 
 
 class DoesNotFit(UserError):
@@ -183,29 +185,35 @@ def _require(kind: str, parts: Mapping[str, int], available: int, where: str) ->
 
 
 def value_that_fits(config: RunConfig, part: str, require: Callable[[RunConfig], None]) -> str:
-    """`; e.g. --d-sae 12000`: a lower value of the setting behind `part` with which `require` does not raise
-    DoesNotFit, about the largest, rounded down to two digits. Empty where lowering that setting alone is not enough."""
-    if (setting := _SETTING.get(part)) is None:
-        return ""
+    """`; e.g. --d-sae 12000`: a lower value of a setting behind `part` with which `require` does not raise DoesNotFit,
+    about the largest, rounded down to two digits. Empty where lowering one setting alone is not enough."""
+    for setting in _SETTINGS.get(part, ()):
+        if value := _largest(config, setting, require):
+            return f"; e.g. {flag_of(setting)} {value}"
+    return ""
+
+
+def _largest(config: RunConfig, setting: str, require: Callable[[RunConfig], None]) -> int | None:
     section, _, name = setting.rpartition(".")
+    of: Any = getattr(config, section) if section else config
 
     def fits(value: int) -> bool:
-        changed = dataclasses.replace(getattr(config, section) if section else config, **{name: value})  # type: ignore[arg-type]
+        changed = dataclasses.replace(of, **{name: value})
         try:
-            require(dataclasses.replace(config, **{section: changed}) if section else changed)  # type: ignore[arg-type]
+            require(dataclasses.replace(config, **{section: changed}) if section else changed)
         except DoesNotFit:
             return False
         return True
 
-    low = math.ceil(max(config.l0)) if setting == "d_sae" else 1
-    high = getattr(getattr(config, section) if section else config, name)
+    low, high = math.ceil(max(config.l0)) if setting == "d_sae" else 1, getattr(of, name)
     if not fits(low):
-        return ""
+        return None
+    least = low
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    rounded = low // (unit := 10 ** max(0, len(str(low)) - 2)) * unit
-    return f"; e.g. {flag_of(setting)} {rounded}"
+    unit = 10 ** max(0, len(str(low)) - 2)
+    return max(least, low // unit * unit)
 
 
 def _same_disk(a: Path, b: Path) -> bool:

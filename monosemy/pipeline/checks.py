@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from monosemy import files
 from monosemy.config import RunConfig, from_json
 from monosemy.errors import UserError, unknown
 from monosemy.flags import flag_of
@@ -119,6 +120,7 @@ def check_resources(run: Run) -> None:
     from monosemy.estimates import DoesNotFit, value_that_fits
     from monosemy.models.sources import choose_device, model_size
 
+    files.require_cache()
     size, d_heads = model_size(run.source("model"), run.config.model.revision)
     device = choose_device(run.config.model.device)
 

@@ -310,6 +310,8 @@ def test_a_file_is_read_whole(task_file):
         (["circuits", "ioi", "--compare", "eap", "nothing"], "unknown method 'nothing'"),
         (["circuits", "ioi", "--seed", "-1"], "--seed -1 must be at least 0 and at most 9223372036854775807; e.g. 0"),
         (["circuits", "ioi", "--seed", "9" * 20], "--seed 99999999999999999999 must be"),
+        (["circuits", "ioi", "--out", "/proc/none"], "no file or folder can be made there"),
+        (["circuits", "ioi", "--out", __file__], "is a file; give the path of a folder"),
         (["circuits", "ioi", "--prompts", "3"], "--prompts 3 must be at least 5"),
         (["circuits", "ioi", "--examples", "20"], "--examples (20) must be at least --prompts (64)"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import namedtuple
 
 import pytest
@@ -10,7 +11,16 @@ import pytest
 from monosemy import estimates, files
 from monosemy.config import ActivationsConfig, EvaluationConfig, ModelConfig, RunConfig, TextConfig, TrainingConfig
 from monosemy.errors import UserError
-from monosemy.estimates import ModelSize, Plan, estimate, n_saes_per_site, require_resources, size_text
+from monosemy.estimates import (
+    DoesNotFit,
+    ModelSize,
+    Plan,
+    estimate,
+    n_saes_per_site,
+    require_resources,
+    size_text,
+    value_that_fits,
+)
 
 SMOL = ModelSize(n_parameters=134_515_008, n_layers=30, d_model=576, vocab_size=49_152)
 WIDTHS = {"layers.12.resid_post": 576}
@@ -151,3 +161,31 @@ def test_container_limits(tmp_path):
 )
 def test_size_text(n_bytes, text):
     assert size_text(n_bytes) == text
+
+
+def test_the_refusal_gives_a_value_that_would_fit(tmp_path):
+    """A width of 99,999,999,999 latents, and two other settings, on a machine with 8 GB; nothing is allocated."""
+    size = ModelSize(n_parameters=1_000_000, n_layers=2, d_model=64, vocab_size=1000)
+
+    def require(config: RunConfig) -> None:
+        plan = estimate(config, {"layers.1.resid_post": 64}, size)
+        require_resources(Plan(plan.memory, {}, {}), tmp_path, memory_available=8_000_000_000)
+
+    def given(**changes) -> tuple[str, int]:
+        config = dataclasses.replace(RunConfig(), **changes)
+        with pytest.raises(DoesNotFit) as refused:
+            require(config)
+        words = value_that_fits(config, refused.value.part, require)
+        flag, value = re.fullmatch(r"; e\.g\. (--\S+) (\d+)", words).groups()
+        return flag, int(value)
+
+    flag, width = given(d_sae=99_999_999_999)
+    assert flag == "--d-sae"
+    require(dataclasses.replace(RunConfig(), d_sae=width))
+    with pytest.raises(DoesNotFit):
+        require(dataclasses.replace(RunConfig(), d_sae=2 * width))
+    flag, batch = given(training=TrainingConfig(batch_tokens=10**12))
+    assert flag == "--training.batch-tokens"
+    require(dataclasses.replace(RunConfig(), training=TrainingConfig(batch_tokens=batch)))
+    flag, _ = given(activations=ActivationsConfig(batch_sequences=10**9))
+    assert flag == "--activations.batch-sequences"
