@@ -12,8 +12,10 @@ signs are ordinary characters, so showing a text twice changes nothing.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from typing import Any
 
 JOINERS = "\u200c\u200d"
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u034f\u17b4\u17b5")
@@ -39,6 +41,13 @@ def visible_lines(text: str) -> str:
 def storable(text: str) -> str:
     """`text` as a file of data holds it: valid UTF-8 without NUL, which databases refuse; all else as it is."""
     return re.sub("[\0\ud800-\udfff]", lambda match: _sign(match[0], 0), text)
+
+
+def json_line(document: Any) -> str:
+    """A JSON document on one line of valid UTF-8 without NUL, for readers of any kind: characters at which some end a
+    line (U+0085, U+2028, U+2029) are escaped. Raises ValueError for a number that JSON doesn't have."""
+    text = json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return re.sub("[\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", storable(text))
 
 
 def _sign(text: str, i: int) -> str:

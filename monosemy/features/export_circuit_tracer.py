@@ -18,7 +18,6 @@ Activations of examples were kept in 8 bits each (`activation_codes`).
 from __future__ import annotations
 
 import gzip
-import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from monosemy.features.database import FeatureDatabase
 from monosemy.features.excerpt import FIRING_GROUPS, by_group, excerpt
 from monosemy.features.facts import value_of
 from monosemy.progress import stage
-from monosemy.visible import storable
+from monosemy.visible import json_line, storable
 
 QUANTILE_NAMES = {
     "top": "Top activations",
@@ -59,7 +58,7 @@ def export_circuit_tracer(
         else:
             for latent in latents:
                 path = folder / f"{cantor(layer, latent)}.json"
-                path.write_bytes(_json(feature(database, latent, context)))
+                path.write_bytes(json_line(feature(database, latent, context)).encode())
     return out
 
 
@@ -123,16 +122,12 @@ def _packed(database: FeatureDatabase, folder: Path, layer: int, context: int) -
             offsets.append(file.tell())
             bar.advance()
     index = {str(layer): {"filename": name, "offsets": offsets}}
-    (folder / "index.json.gz").write_bytes(gzip.compress(_json(index), mtime=0))
+    (folder / "index.json.gz").write_bytes(gzip.compress(json_line(index).encode(), mtime=0))
 
 
 def _write_record(file: BinaryIO, document: dict[str, Any]) -> None:
-    packed = gzip.compress(_json(document), mtime=0)
+    packed = gzip.compress(json_line(document).encode(), mtime=0)
     file.write(struct.pack("<I", len(packed)) + packed)
-
-
-def _json(document: Any) -> bytes:
-    return storable(json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":"))).encode()
 
 
 def _signs(text: str) -> str:

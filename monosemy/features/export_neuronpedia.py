@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -43,7 +42,7 @@ from monosemy.features.database import FeatureDatabase
 from monosemy.features.excerpt import FIRING_GROUPS, Excerpt, by_group, excerpt
 from monosemy.features.facts import explanation, fired, scores, shown_score, value_of
 from monosemy.progress import stage
-from monosemy.visible import storable
+from monosemy.visible import json_line, storable
 
 BATCH = 1024
 """Latents a bulk file, as in Neuronpedia's own exports."""
@@ -102,7 +101,7 @@ def export_neuronpedia(
                     "source": names.source,
                     "features": [_upload(database, latent, context) for latent in part],
                 }
-                (folder / f"batch-{number}.json").write_text(_json(body), encoding="utf-8")
+                (folder / f"batch-{number}.json").write_text(json_line(body), encoding="utf-8")
             bar.advance(len(part))
     return out / names.model / names.source if layout == "bulk" else out
 
@@ -165,7 +164,7 @@ def _write_heads(info: dict[str, Any], names: Names, folder: Path) -> None:
         },
     }
     for name, row in rows.items():
-        (folder / f"{name}.jsonl").write_text(_json(row | common) + "\n", encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text(json_line(row | common) + "\n", encoding="utf-8")
 
 
 def _write_bulk(
@@ -173,9 +172,9 @@ def _write_bulk(
 ) -> None:
     rows: dict[str, list[str]] = {"features": [], "activations": [], "explanations": []}
     for latent in latents:
-        rows["features"].append(_json(_feature(database, names, latent)))
-        rows["activations"] += map(_json, _activations(database, names, latent, context))
-        rows["explanations"] += map(_json, _explanations(database, names, latent))
+        rows["features"].append(json_line(_feature(database, names, latent)))
+        rows["activations"] += map(json_line, _activations(database, names, latent, context))
+        rows["explanations"] += map(json_line, _explanations(database, names, latent))
     for kind, lines in rows.items():
         (folder / kind).mkdir(exist_ok=True)
         if lines:  # the importer stumbles over an empty file
@@ -347,7 +346,3 @@ def _rounded(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"not a number that JSON can hold: {value}")
     return float(f"{value:.5g}")
-
-
-def _json(document: Any) -> str:
-    return storable(json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":")))

@@ -21,7 +21,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("width", [1440, 375])
 def test_pages_are_accessible_and_fit(server, new_page, width, dark):
     from axe_playwright_python.sync_playwright import Axe
 

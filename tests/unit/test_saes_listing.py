@@ -97,3 +97,14 @@ def test_an_sae_without_features_is_told_the_command_that_builds_them(run, capsy
     assert ended.value.code == 2
     assert f"has no features yet; build them: monosemy features {run} --saes {FIRST}/topk-l0_16-s0" in said
     assert "unknown" not in said
+
+
+def test_the_browser_lists_them_in_the_same_order_and_never_as_what_a_control_is_trained_as(run):
+    from monosemy.app.catalogue import Catalogue
+
+    entries = [sae.entry() for sae in Catalogue(run).saes()]
+    assert [f"{entry['site']}/{entry['name']}" for entry in entries] == [sae.label for sae in saved_saes(run)]
+    control = entries[2]
+    assert (control["architecture"], control["control"]) == ("frozen_random", True)
+    assert control["build_command"].endswith(f" --saes {FIRST}/frozen_random-l0_4-s0")
+    assert [bool(entry["stopped"]) for entry in entries] == [False, False, False, True, False, False]

@@ -6,6 +6,7 @@ import { useWidth } from "../state";
 import { Axes } from "./axes";
 import type { Frame } from "./axes";
 import { domainOf, scale } from "./scale";
+import type { Scale } from "./scale";
 
 type Measure = "delta_loss" | "fvu";
 interface FrontierProps {
@@ -65,7 +66,7 @@ export function Frontier({ title, measure, yName, records, href }: FrontierProps
               <g class={hue(name, control)} key={name}>
                 <path class="curve" stroke-dasharray={DASHES[name]} d={points.map((p, k) => `${k ? "L" : "M"}${x.at(p.l0 ?? 1)},${y.at(p[measure] ?? 1)}`).join("")} />
                 {points.map((p) => (
-                  <Point key={p.name} record={p} measure={measure} x={x.at(p.l0 ?? 1)} y={y.at} shape={SHAPES[name] ?? PLUS} href={href(p)} />
+                  <Point key={p.name} record={p} measure={measure} x={x.at(p.l0 ?? 1)} y={y} shape={SHAPES[name] ?? PLUS} href={href(p)} />
                 ))}
                 {last && (
                   <g aria-hidden="true">
@@ -89,18 +90,18 @@ export function Frontier({ title, measure, yName, records, href }: FrontierProps
   );
 }
 
-function Point(props: { record: EvaluationRecord; measure: Measure; x: number; y: (value: number) => number; shape: string; href: string | null }) {
+function Point(props: { record: EvaluationRecord; measure: Measure; x: number; y: Scale; shape: string; href: string | null }) {
   const { record, measure, x, y } = props;
   const ends = record[`${measure}_interval`] as [number, number] | null;
   const words = `${record.name}: L0 ${num(record.l0)}, ${num(record[measure])} ${interval(ends)}`;
   const mark = (
-    <path class={`mark${record.control ? " hollow" : ""}`} d={props.shape} transform={`translate(${x},${y(record[measure] ?? 1)})`}>
+    <path class={`mark${record.control ? " hollow" : ""}`} d={props.shape} transform={`translate(${x},${y.at(record[measure] ?? 1)})`}>
       <title>{words}</title>
     </path>
   );
   return (
     <>
-      {ends && <line class="whisker" x1={x} x2={x} y1={y(Math.max(ends[0], 1e-9))} y2={y(ends[1])} />}
+      {ends && <line class="whisker" x1={x} x2={x} y1={y.at(Math.max(ends[0], y.domain[0]))} y2={y.at(ends[1])} />}
       {props.href ? (
         <a href={props.href} aria-label={words}>
           {mark}

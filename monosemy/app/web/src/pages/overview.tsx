@@ -38,6 +38,7 @@ export function OverviewPage() {
   useKeys(ROW_KEYS);
   const ready = run.saes.filter((sae) => sae.has_features);
   const trained = run.saes.filter((sae) => !sae.control).length;
+  const controls = run.saes.length - trained;
   return (
     <>
       <div class="head">
@@ -45,7 +46,7 @@ export function OverviewPage() {
           <h1>{run.name}</h1>
           <p class="lead">
             {trained} sparse {trained === 1 ? "autoencoder" : "autoencoders"}
-            {run.saes.length > trained && ` (and ${run.saes.length - trained} as controls)`} of {model.name}
+            {controls > 0 && ` and ${controls} ${controls === 1 ? "control" : "controls"}`} of {model.name}
             {sites.length === 1 ? ` at ${site}` : ` at ${sites.length} sites`}, {count(run.saes[0]?.d_sae)} latents each
             {run.clean_loss !== null && `; the clean model's loss is ${num(run.clean_loss)} nats per token`}.
           </p>
