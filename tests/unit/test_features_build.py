@@ -54,6 +54,7 @@ def make_run(folder: Path, storage: str) -> Path:
             for name, l0 in (("jumprelu", 2.0), ("jumprelu", 4.0), ("jumprelu", 8.0), ("topk", 4.0)):
                 sae = build_sae(SaeConfig(name, 32, WIDTH, l0, site=site, model="tiny", seed=1))
                 sae.initialise(rows, l0)
+                sae.shift_margins(-1e-3)  # off the very pre-activation that the threshold was read from
                 sae.fold_scale(prepared.scale[site])
                 save_sae(sae, run.sae_folder(site, f"{name}-l0_{l0:g}-s0"))
     return folder / "run"

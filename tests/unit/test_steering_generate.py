@@ -96,7 +96,8 @@ def test_generated_positions_leave_the_first_new_token_alone(model, sae, scales)
     steered = generate(model, SITE, PROMPTS, SiteEdit(sae, scales, [push] * 3), n_tokens=10)
     plain = generate(model, SITE, PROMPTS, n_tokens=10)
     for a, b in zip(steered, plain, strict=True):
-        assert (a.ids[0], a.log_probs[0]) == (b.ids[0], b.log_probs[0])
+        assert a.ids[0] == b.ids[0]
+        assert a.log_probs[0] == pytest.approx(b.log_probs[0], abs=1e-5)  # the last bit may depend on memory's places
         assert a.ids[1:] != b.ids[1:]
 
 
