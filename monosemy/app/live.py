@@ -193,7 +193,7 @@ def steering_scales(entry: Dictionary, sae: SparseAutoencoder) -> LatentScales:
     scales, built = read_scales(entry.folder, sae), entry.built_columns.get("max")
     if built is None:
         return scales
-    maximum = torch.from_numpy(built).nan_to_num()
+    maximum = torch.tensor(built).nan_to_num()  # a copy: PyTorch warns of arrays that are only read, as these are
     if scales.maximum is not None:
         maximum = torch.where(scales.maximum > 0, scales.maximum, maximum.to(scales.maximum))
     return replace(scales, maximum=maximum)

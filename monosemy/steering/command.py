@@ -7,6 +7,7 @@ Works on any evaluated run; it needs no feature database.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,8 +182,9 @@ def _show(events: Iterator[dict[str, Any]], request: SteeringRequest) -> None:
     measures: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
     untouched: list[str] = []
+    begun = list(itertools.islice(events, 2))  # the second one needs a pass: what is refused then leaves no table
     with Live(console=console, refresh_per_second=8, transient=False) as live:
-        for event in events:
+        for event in itertools.chain(begun, events):
             if event["kind"] == "start":
                 names = {c["column"]: _heading(c) for c in event["columns"]}
                 texts = dict.fromkeys(names, "")

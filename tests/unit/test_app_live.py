@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,12 +139,15 @@ def test_unit_max_is_the_maximum_that_the_page_tells(tmp_path: Path):
     }
     save_tensors(entry.folder / "latents.safetensors", statistics, {"n_tokens": "1000"})
     entry.built_columns = {"max": np.where(np.arange(64) == 8, np.nan, 7).astype(np.float32)}
+    entry.built_columns["max"].flags.writeable = False  # as it is read from its file
     assert [entry.steering_max(latent) for latent in (5, 6, 8)] == [(3, "validation"), (7, "features"), None]
     live = LiveModel(catalogue)
     for latent in (5, 6):
         edit = {"latent": latent, "operation": "set", "value": 2, "unit": "max"}
         request = steering_request(entry, STEER | {"edits": [edit]})
-        start = next(iter(steer_events(live, entry, request)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            start = next(iter(steer_events(live, entry, request)))
         assert start["columns"][1]["edits"][0]["value"] == 2 * entry.steering_max(latent)[0]  # type: ignore[index]
     silent = steering_request(entry, STEER | {"edits": [{"latent": 8, "operation": "set", "value": 2, "unit": "max"}]})
     with pytest.raises(UserError, match="latent 8 never fired"):
@@ -192,6 +196,19 @@ def test_bad_requests_are_refused_before_anything_is_written(server: Server, cha
 def test_bad_strengths_are_refused(server: Server):
     for values in ([], [1] * 25, ["1"], [None], [True]):
         assert server.refusal("POST", "/api/sweep", STEER | {"values": values})[0] == 400
+
+
+def test_strengths_without_an_answer_are_an_error_behind_the_others(
+    server: Server,
+):
+    listed = events(server, "/api/sweep", {**STEER, "values": [0, 2, 1e30]})
+    assert [event["value"] for event in listed if event["kind"] == "strength"] == [0, 2]
+    assert listed[-1]["kind"] == "error"
+    assert listed[-1]["error"].startswith("strength 1e+30: the change is too strong: ")
+    strong = [{"latent": 5, "operation": "add", "value": 1e30, "unit": "raw"}]
+    status, error = server.refusal("POST", "/api/steer", {**STEER, "edits": strong})
+    assert status == 400
+    assert "nothing of the text is left in float32; lower the strength" in error
 
 
 def test_one_stream_at_a_time_and_leaving_stops_it(server: Server):
