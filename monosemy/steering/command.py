@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monosemy import json_text
-from monosemy.arguments import Parser
+from monosemy.arguments import Parser, real, whole
+from monosemy.config import SEED
 from monosemy.errors import UserError
 from monosemy.moved import NOT_MOVED, Moved, add_moved, moved_of
+from monosemy.ranges import Range
 from monosemy.run import read_run
 from monosemy.saes.listing import choose_sae
 from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from monosemy.saes.base import SparseAutoencoder
     from monosemy.steering.edits import LatentScales
 
+LATENT = Range(0, example=12)
+STRENGTH = Range(-1e38, 1e38, example=8)
+"""Finite in float32; whether the text survives it shows in the answer."""
 DESCRIPTION = """Write text with a model whose latents are changed, beside the unchanged model and a random control.
 
   monosemy steer runs/demo --latent 12 --set 8 --unit max --prompt "What should I do this weekend?"
@@ -82,23 +87,25 @@ def _parser() -> argparse.ArgumentParser:
     add("run", help="a run folder, e.g. runs/demo")
     add("--sae", help="SITE/NAME of the SAE (default: JumpReLU at the middle L0 of the first site)")
     add("--prompt", default="", help="what to answer or to continue")
-    add("--latent", type=int, nargs="+", default=[], help="latents to edit, all by the same operation")
+    add("--latent", type=whole(LATENT), nargs="+", default=[], help="latents to edit, all by the same operation")
     for name, what in OPERATIONS.items():
-        add(f"--{name}", type=float, nargs="?", const=0.0, metavar="VALUE", help=what)
+        add(f"--{name}", type=real(STRENGTH), nargs="?", const=0.0, metavar="VALUE", help=what)
     add("--unit", default="raw", help="; ".join(f"{name}: {what}" for name, what in UNITS.items()))
     add("--edit", action="append", default=[], metavar="LATENT:OPERATION[:VALUE[:UNIT]]", help="one more edit")
     add("--positions", default="all", help=f"{', '.join(PLACES[:-1])}, or START-STOP (token numbers of the prompt)")
     add("--no-error", action="store_true", help="leave out what the SAE does not reconstruct")
     add("--columns", nargs="+", metavar="COLUMN", help=f"of: {', '.join(COLUMNS)}")
     add("--instruction", default="", help="adds a column: the unsteered model told this before the prompt")
-    add("--control", type=int, help="latent of the random column")
+    add("--control", type=whole(LATENT), help="latent of the random column")
     add("--plain", action="store_true", help="continue the text itself, without the model's chat template")
     add("--system", default="", help="the chat's system message")
-    add("--tokens", type=int, default=60, help="tokens to write at most (default 60)")
-    add("--temperature", type=float, default=0.0, help="0: the most probable token each time")
-    add("--top-p", type=float, default=1.0)
-    add("--seed", type=int, default=0)
-    add("--sweep", type=float, nargs="+", metavar="VALUE", help="answer at each of these strengths instead")
+    add("--tokens", type=whole(Range(1, 100_000, example=60)), default=60, help="tokens to write at most (default 60)")
+    add(
+        "--temperature", type=real(Range(0, 1e6, example=0.7)), default=0.0, help="0: the most probable token each time"
+    )
+    add("--top-p", type=real(Range(0, 1, example=0.9, above_low=True)), default=1.0)
+    add("--seed", type=whole(SEED), default=0)
+    add("--sweep", type=real(STRENGTH), nargs="+", metavar="VALUE", help="answer at each of these strengths instead")
     add("--find", nargs="+", metavar="WORD", help="list the latents that make these words most probable")
     add("--json", action="store_true", help="events as JSON, one a line")
     add_moved(parser, text=False)

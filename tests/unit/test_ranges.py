@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,6 @@ from monosemy.saes.registry import ARCHITECTURES, architecture
 
 KINDS = {"": RunConfig, **{f"{name}.": architecture(name).Options for name in ARCHITECTURES}}
 NUMBERS = [(prefix, *entry) for prefix, kind in KINDS.items() for entry in numeric_fields(kind)]
-INTEGERS = {"int", "int | None", "tuple[int, ...]"}
 
 
 def changed(settings, name: str, value):
@@ -151,3 +152,11 @@ def test_old_settings_out_of_range_are_still_read(tmp_path):
 def test_two_numbers_never_share_a_name(value, text):
     assert number_name(value) == text
     assert float(text) == value
+
+
+def test_no_command_takes_a_number_without_a_range():
+    """Numeric flags are made by `whole`, `real` and `amount`, never by Python's own int and float."""
+    package = Path(cli.__file__).parent
+    bare = re.compile(r"type=(int|float)\b(?!.*=np)")
+    lines = [line for path in package.rglob("*.py") for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [line for line in lines if bare.search(line) and "dtype" not in line] == []
