@@ -152,7 +152,7 @@ def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[Mod
     if kind == "gguf":
         path = Path(source).expanduser()
         place, options["gguf_file"] = str(path.parent), path.name
-    with _explained(source):
+    with _explained(source), _quiet_transformers():
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

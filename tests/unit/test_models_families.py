@@ -36,12 +36,20 @@ SIZES: dict[str, Any] = (
     | dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 24)
     | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "state_size", "mamba_d_state"), FEW)
     | dict.fromkeys(("num_experts_per_tok", "num_key_value_heads", "linear_num_key_heads"), 2)
-    | dict.fromkeys(("head_dim", "qk_nope_head_dim", "v_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 8)
+    | dict.fromkeys(
+        (
+            "head_dim",
+            "qk_nope_head_dim",
+            "qk_rope_head_dim",
+            "v_head_dim",
+            "linear_key_head_dim",
+            "linear_value_head_dim",
+        ),
+        8,
+    )
     | dict.fromkeys(("global_head_dim", "q_lora_rank", "kv_lora_rank"), 16)
     | dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "mamba_n_groups", "n_groups"), 1)
-    | dict.fromkeys(
-        ("qk_rope_head_dim", "rotary_dim", "mamba_dt_rank", "time_step_rank", "linear_num_value_heads"), FEW
-    )
+    | dict.fromkeys(("rotary_dim", "mamba_dt_rank", "time_step_rank", "linear_num_value_heads"), FEW)
     | dict.fromkeys(("attention_window_size", "sliding_window", "window_size"), 5)
     # scales that are 1 or absent by default, and then hide a site that forgets them
     | {"residual_multiplier": 0.3, "embedding_multiplier": 2.0, "attention_out_multiplier": 0.7, "logits_scaling": 2.0}
@@ -50,8 +58,7 @@ SIZES: dict[str, Any] = (
     | {"mamba_expand": 2, "mamba_n_heads": 8, "mamba_d_head": 8, "expand": 2, "is_decoder": True}
 )
 CHANGES: dict[str, dict[str, Any]] = {
-    "deepseek_v2": {"head_dim": FEW},
-    "deepseek_v3": {"head_dim": FEW},
+    "falcon_h1": {"mamba_d_ssm": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], N_LAYERS // 2]]},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "gemma3n_text": {"layer_types": ["sliding_attention", "full_attention"] * 2},
@@ -70,26 +77,44 @@ def causal_families() -> list[str]:
     return sorted(name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in CONFIG_MAPPING)
 
 
-def tiny_module(family: str) -> torch.nn.Module | None:
-    """The family's model at a size that fits a test; None where none can be built from `SIZES`."""
-    import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    config_class = CONFIG_MAPPING[family]
+def sizes_for(config_class: Any) -> dict[str, Any]:
+    """What `SIZES` has for a configuration, and for those it holds (of a model of images and text, say)."""
     known: set[str] = set()
     for base in config_class.__mro__:
         known |= set(inspect.signature(base.__init__).parameters) | set(getattr(base, "__annotations__", {}))
-    values = {name: value for name, value in SIZES.items() if name in known} | CHANGES.get(family, {})
+    values = {name: value for name, value in SIZES.items() if name in known}
+    if "kv_lora_rank" in known:  # latent attention has as many keys as queries, and widths of its own
+        values.pop("head_dim", None)
+        values["num_key_value_heads"] = N_HEADS
+    held = getattr(config_class, "sub_configs", {})
+    return values | {name: sizes_for(inner) for name, inner in held.items() if inner.__name__ != "AutoConfig"}
+
+
+def tiny_module(family: str) -> torch.nn.Module | None:
+    """The family's model at a size that fits a test; None where none can be built from `SIZES`."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    values = sizes_for(CONFIG_MAPPING[family]) | CHANGES.get(family, {})
+    flat = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    attempts = (built(CONFIG_MAPPING[family], attempt) for attempt in (values, flat))
+    return next((module for module in attempts if module is not None), None)
+
+
+def built(config_class: Any, values: dict[str, Any]) -> torch.nn.Module | None:
+    """A model that runs, every parameter random; None where these sizes make none, or one above `MAX_PARAMETERS`."""
+    from transformers import AutoModelForCausalLM
+
     try:
         config = config_class(**values)
         with torch.device("meta"):
-            size = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters())
+            size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
         if size > MAX_PARAMETERS:
             return None
-        module = transformers.AutoModelForCausalLM.from_config(config).eval()
-        for parameter in module.parameters():
-            parameter.data.add_(0.05 * torch.randn_like(parameter)) if parameter.is_floating_point() else None
+        module = AutoModelForCausalLM.from_config(config).eval()
         with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.is_floating_point():
+                    parameter.add_(0.05 * torch.randn_like(parameter))
             module(input_ids=torch.tensor([[3, 4, 5]]), use_cache=False)
     except Exception:  # of any kind: this family wants other sizes, or a library that is not installed
         return None
