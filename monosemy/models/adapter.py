@@ -25,12 +25,10 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,12 +36,13 @@ from torch import Tensor, nn
 
 from monosemy.config import fingerprint as hash_json
 from monosemy.errors import UserError
+from monosemy.models.architecture import find_engine, first_sentence, max_positions, special_token_ids
 from monosemy.models.heads import find_projection, layer_heads, projection_matrix, projection_width
 from monosemy.models.padding import Edit, Padding, check_unpadded, read_mask, read_tokens
 from monosemy.models.sites import KINDS, POST_NORM_KINDS, Site, parse_site
 
 if TYPE_CHECKING:
-    from interp_engine import EagerModel
+    pass
 
 
 @dataclass(frozen=True)
@@ -80,16 +79,14 @@ class LanguageModel:
         self.fingerprint = fingerprint
         self.commit = commit
         """The hub's commit that was loaded; None for a model from elsewhere."""
-        self._engine = _engine(module, name)
+        self._engine = find_engine(module, name)
         self._blocks: list[nn.Module] = list(self._engine.arch.decoder_layers)
         self.d_model: int = self._engine.d_model
         # the configuration may count another stack's layers (the encoder's, in BART's family)
         self.n_layers: int = len(self._engine.arch.layer_slots) or len(self._blocks)
         self.vocab_size: int = self._engine.vocab_size
-        self.max_positions: int = _max_positions(module.config)
-        self.special_token_ids = frozenset(
-            _configured_special_ids(module) if tokenizer is None else _special_token_ids(tokenizer)
-        )
+        self.max_positions: int = max_positions(module.config)
+        self.special_token_ids = special_token_ids(module, tokenizer)
         self.post_norms: bool = bool(self._engine.arch.quirks.sandwich_norms)
         self.parallel: bool = bool(self._engine.arch.quirks.parallel_attn_mlp)
         self._multipliers: tuple[float, float] = self._engine.arch.quirks.residual_multipliers
@@ -229,7 +226,7 @@ class LanguageModel:
                 try:
                     self._places[name] = self._resolve(kind.point, layer)
                 except (ValueError, RuntimeError, AttributeError, IndexError) as error:
-                    self._refused[name] = _first_sentence(error)
+                    self._refused[name] = first_sentence(error)
 
     def _resolve(self, point: str, layer: int) -> tuple[nn.Module, str]:
         """Module and side of a point. Raises what interp-engine raises where there is none."""
@@ -486,22 +483,6 @@ class LanguageModel:
         return tokens.to(self.device, torch.long), padding
 
 
-def _engine(module: nn.Module, name: str) -> EagerModel:
-    """interp-engine's view of the module, used to find sites only.
-
-    It gets a stand-in for the tokenizer, because it would set a padding token on ours.
-    """
-    from interp_engine import EagerModel
-
-    no_tokenizer = SimpleNamespace(pad_token="", encode=lambda text: [])
-    try:
-        return EagerModel(name, hf_model=module, tokenizer=no_tokenizer)
-    except Exception as error:  # it meets modules that it was not written for, and raises all sorts
-        raise UserError(
-            f"{name} ({type(module).__name__}) is not a decoder whose layers can be found: {_first_sentence(error)}"
-        ) from error
-
-
 def _pass_through(resid: Tensor | None, n_extras: int | None) -> Callable[..., Any]:
     """A layer's forward that hands on its input, or `resid` when given, before `n_extras` empty values."""
 
@@ -525,30 +506,3 @@ def _as_sequences(value: Tensor, tokens: Tensor) -> Tensor:
     """[B, T, d] from a module that flattens sequences to [B · T, d] (OPT's MLP) or splits heads [B, T, H, d_head]."""
     n_sequences, n_positions = tokens.shape
     return value.reshape(n_sequences, n_positions, -1)
-
-
-def _special_token_ids(tokenizer: Any) -> set[int]:
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return set(tokenizer.all_special_ids) | {number for number, token in added.items() if token.special}
-
-
-def _configured_special_ids(module: nn.Module) -> set[int]:
-    """Begin, end and padding as the model's own configurations name them: all that is known without a tokenizer."""
-    config: Any = module.config
-    places = (config, config.get_text_config(), getattr(module, "generation_config", None))
-    fields = ("bos_token_id", "eos_token_id", "pad_token_id")
-    values = [getattr(place, field, None) for place in places for field in fields]
-    lists = [value if isinstance(value, list | tuple) else [value] for value in values]
-    return {number for numbers in lists for number in numbers if number is not None}
-
-
-def _max_positions(config: Any) -> int:
-    """Longest sequence the model takes; 2³¹ − 1 where its positions know no end (ALiBi)."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2**31 - 1)
-
-
-def _first_sentence(error: Exception) -> str:
-    """An engine's long refusal, cut to its first sentence, on one line."""
-    text = " ".join(str(error).split())
-    return re.split(r"(?<=[a-z)'`\"])\. (?=[A-Z'`])", text)[0].rstrip(".")
