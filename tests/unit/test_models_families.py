@@ -129,10 +129,9 @@ def problems(family: str, module: torch.nn.Module) -> list[str]:
     wrong: list[str] = []
     tokens = torch.tensor([[9, 8, 7, 6, 5, 4, 3, 2], [1, 2, 3, 4, 5, 6, 7, 8]])
     plain = model.logits(tokens)
-    for site in model.site_names():
-        if site.startswith(f"layers.{model.n_layers // 2}."):
-            if not torch.equal(model.logits(tokens, {site: lambda x: x}), plain):
-                wrong.append(f"an edit that changes nothing at {site} changes the logits")
+    for site in [name for name in model.site_names() if name.startswith(f"layers.{model.n_layers // 2}.")]:
+        if not torch.equal(model.logits(tokens, {site: lambda x: x}), plain):
+            wrong.append(f"an edit that changes nothing at {site} changes the logits")
     start = model.prefix(tokens, model.site_names()[-1])
     if not torch.equal(model.logits(tokens, start=start), plain):
         wrong.append(f"a pass that starts at layer {start.layer} is another one")
