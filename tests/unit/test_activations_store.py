@@ -273,11 +273,11 @@ from pathlib import Path
 from activation_cases import TableModel
 own_pass = TableModel.activations
 
-def activations(self, tokens, sites):
+def activations(self, tokens, sites, **options):
     folder, n_shards = Path({folder!r}), {n_shards}
     while (folder / "manifest.json").exists() and len(list(folder.glob("activations-*"))) == n_shards:
         time.sleep(0.01)
-    return own_pass(self, tokens, sites)
+    return own_pass(self, tokens, sites, **options)
 
 TableModel.activations = activations
 """

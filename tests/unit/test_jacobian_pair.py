@@ -451,12 +451,12 @@ def test_settings_are_checked_before_anything_is_loaded() -> None:
 
     check_config(config())
     for changes, message in (
-        ({"lambdas": (-1.0,)}, "jacobian.lambdas must be 0 or more, got -1"),
+        ({"lambdas": (-1.0,)}, "jacobian.lambdas -1 must be at least 0"),
         ({"lambdas": (1.0, 1.0)}, "jacobian.lambdas holds 1.0 twice"),
-        ({"lambdas": (float("nan"),)}, "jacobian.lambdas must be 0 or more"),
-        ({"token_share": 0.0}, "jacobian.token_share must be above 0"),
-        ({"warmup_fraction": 2.0}, "jacobian.warmup_fraction must lie between"),
-        ({"max_memory_mb": 0}, "jacobian.max_memory_mb must be above 0"),
+        ({"lambdas": (float("nan"),)}, "jacobian.lambdas nan must be at least 0"),
+        ({"token_share": 0.0}, "jacobian.token-share 0 must be above 0"),
+        ({"warmup_fraction": 2.0}, "jacobian.warmup-fraction 2 must be at least 0 and at most 1"),
+        ({"max_memory_mb": 0}, "jacobian.max-memory-mb 0 must be at least 1"),
         ({"layer": 7}, r"add layers\.7\.mlp_in"),
         ({"lambdas": ()}, "architectures is empty"),
     ):
