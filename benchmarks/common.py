@@ -95,7 +95,7 @@ def bandwidth(n_bytes: int = 1 << 28) -> float:
 
 
 def save(path: Path | None, results: Mapping[str, Any]) -> None:
-    """Writes the results beside what they depend on: machine, vector instructions, the 8-bit screen, threads, versions."""
+    """Writes the results beside what they depend on: machine, instructions, the 8-bit screen, threads, versions."""
     if path:
         write_json(path, {
             "machine": machine(), "vector_instructions": torch.backends.cpu.get_cpu_capability(),

@@ -23,15 +23,14 @@ def test_a_run_without_features_says_the_command_and_still_shows_statistics(bare
 
 
 def test_a_chat_models_explanation_is_shown_with_its_scores(hostile, new_page):
-    score = {"auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95, "n_positive": 20, "n_negative": 19, "n_missing": 1}
+    score = {"auroc": 0.5, "auroc_low": 0.4, "auroc_high": 0.6, "n_positive": 20, "n_negative": 19, "n_missing": 1}
     record = {"model": "a chat model", "n_passages": 24, "scores": {"detection_random": score}}
     record["skipped"] = {"simulation": "the model gives no log-probabilities"}
     open_features(hostile.folder, SITE, NAME).write_explanations({0: ("The month of July.", record)})
     page = new_page()
     page.goto(f"{hostile.address}/latent/{SITE}/{NAME}/0")
-    expect(page.locator("h1")).to_have_text("The month of July.")  # as lists and searches call it
-    expect(page.locator(".head")).to_contain_text("“July” after “in”")
+    expect(page.locator("h1")).to_have_text("“July” after “in”")  # no better than chance: the label leads
     told = page.locator("section[aria-labelledby=explanation]")
     expect(told).to_contain_text("The month of July.")
-    expect(told).to_contain_text("AUROC 0.900 [0.800, 0.950]")
+    expect(told).to_contain_text("AUROC 0.500 [0.400, 0.600]")
     expect(told).to_contain_text("Simulation: not measured, the model gives no log-probabilities.")
