@@ -77,10 +77,14 @@ def _readme(root: Path) -> Iterator[str]:
     step, peers = read(root, "step"), read(root, "step_peers")
     first, second, third = sorted({row["d_sae"] for row in peers["rows"]})
     yield f"A training step costs {span(ratios(step, 9216))} of the encoder's own dense product on a CPU with VNNI"
+    without = read(root, "step_avx2")
+    assert not without["screen"]
+    yield f"and {span(ratios(without, 9216))} without"
+    yield f"without, {span(times_faster(without, 9216), '.0f')} times less at 9,216"
     beside = [ratio for width in (first, second, third) for ratio in ratios(peers, width)]
     faster = [span(times_faster(peers, width), ".0f") for width in (first, second, third)]
     yield (
-        f"in the one run beside other libraries {span(beside)}, which is {faster[0]} times less than sae-lens at "
+        f"in one run each: with VNNI {span(beside)}, which is {faster[0]} times less than sae-lens at "
         f"{first:,} latents, {faster[1]} at {second:,} and {faster[2]} at {third:,}"
     )
 
@@ -94,6 +98,11 @@ def _steps_page(root: Path) -> Iterator[str]:
     product = next(row for row in step["rows"] if row["name"] == "product")
     yield f"{product['milliseconds']:.0f} ms, {product['gflops']:.0f} GFLOP/s. Medians of {step['rounds']} interleaved"
     yield f"The dense product plus the bytes that a dense step must move would be {product['bound_ratio']:.2f} at best"
+    without = read(root, "step_avx2")
+    product = next(row for row in without["rows"] if row["name"] == "product")
+    yield f"nothing else running, {product['gflops']:.0f} GFLOP/s"
+    yield f"the bound without a screen is {product['bound_ratio']:.2f}"
+    yield " | ".join(["| faster than sae-lens", *(f"{times:.0f}×" for times in times_faster(without, 9216))]) + " |"
     widths = sorted({row["d_sae"] for row in peers["rows"]})
     aux = {
         name: ", ".join(f"{row['ratio']:.2f}" for width in widths for row in peers["rows"]
