@@ -61,7 +61,7 @@ test-integration: $(STAMP) ## tests on the real embedded model
 
 # What floats, kernels and memory could decide otherwise elsewhere: the tests of the numerical core again without vector
 # instructions, and as on a processor with AVX2 alone and four threads. Which of these a machine hides differs by machine.
-NUMERICAL := $(patsubst %,tests/unit/test_%.py,kernels saes optim outliers latents exactness trainer fetch)
+NUMERICAL := tests/unit/kernels tests/unit/saes tests/unit/training tests/unit/test_latents.py tests/unit/support/test_fetch.py
 NO_VECTORS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 NUMBA_CPU_NAME=generic MONOSEMY_SCREEN=0
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 MONOSEMY_SCREEN=0
 FOUR_THREADS := OMP_NUM_THREADS=4 MKL_NUM_THREADS=4 OPENBLAS_NUM_THREADS=4 NUMBA_NUM_THREADS=4
@@ -103,7 +103,7 @@ STEP ?=
 bench: $(STAMP) ## speed and memory on this machine, about 25 minutes (BENCHES="step encode" chooses)
 	@mkdir -p runs/bench
 	@for name in $(BENCHES); do echo "== $$name"; \
-	  $(BIN)/python benchmarks/$$name.py --out runs/bench/$$name.json $$(test $$name = step && echo $(STEP)) || exit 1; done
+	  $(BIN)/python -m research.speed.$$name --out runs/bench/$$name.json $$(test $$name = step && echo $(STEP)) || exit 1; done
 
 clean: ## removes caches and build products; keeps .venv and runs
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from monosemy import __version__
-from monosemy.arguments import Parser, amount
 from monosemy.config import RunConfig
 from monosemy.errors import UserError, unknown
-from monosemy.flags import SHORT, parse_settings
-from monosemy.moved import NOT_MOVED, Moved, add_moved, moved_of
 from monosemy.ranges import Range
-from monosemy.visible import visible
+from monosemy.support.arguments import Parser, amount
+from monosemy.support.flags import SHORT, parse_settings
+from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
+from monosemy.support.visible import visible
 
 COMMANDS = {
     "demo": "train and compare 15 SAEs on SmolLM2-135M, offline; ends with a table and a report",
@@ -45,9 +45,9 @@ ELSEWHERE = {
     "browse": "monosemy.app.server:run_browse",
     "show": "monosemy.features.commands:run_show",
     "steer": "monosemy.steering.command:run_steer",
-    "explain": "monosemy.features.explain:run_explain",
-    "jacobian": "monosemy.pipeline.jacobian_commands:run_jacobian",
-    "circuits": "monosemy.pipeline.circuits:run_circuits",
+    "explain": "monosemy.features.explain.command:run_explain",
+    "jacobian": "monosemy.circuits.jacobian.commands:run_jacobian",
+    "circuits": "monosemy.circuits.heads.command:run_circuits",
     "export-html": "monosemy.features.commands:run_export_html",
     "export-neuronpedia": "monosemy.features.commands:run_export_neuronpedia",
     "export-circuit-tracer": "monosemy.features.commands:run_export_circuit_tracer",

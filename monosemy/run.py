@@ -32,12 +32,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from monosemy import files
 from monosemy.config import LABELS, RunConfig, from_json, to_json
 from monosemy.errors import UserError
-from monosemy.metrics import MetricsWriter
-from monosemy.moved import NOT_MOVED, Moved, find_source
-from monosemy.text_input import require_characters
+from monosemy.support import files
+from monosemy.support.metrics import MetricsWriter
+from monosemy.support.moved import NOT_MOVED, Moved, find_source
+from monosemy.support.text_input import require_characters
 
 FORMAT = 1
 _PACKAGES = ("monosemy", "torch", "transformers", "tokenizers", "interp-engine", "numpy", "numba", "safetensors")

@@ -24,9 +24,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from monosemy import files, progress
 from monosemy.activations.harvest import REASONS, HarvestedRows
 from monosemy.errors import UserError
+from monosemy.support import files, progress
 
 LABELS = ("token_ids", "sequence", "position", "document")
 LABEL_BYTES = 4 * len(LABELS)

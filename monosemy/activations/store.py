@@ -33,7 +33,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from monosemy import files, progress
 from monosemy.activations.harvest import (
     REASONS,
     ActivationModel,
@@ -49,6 +48,7 @@ from monosemy.activations.harvest import (
 from monosemy.activations.shards import DTYPES, LABEL_BYTES, ShardWriter, map_shard, verify_shards
 from monosemy.config import ActivationsConfig, fingerprint
 from monosemy.errors import UserError, unknown
+from monosemy.support import files, progress
 
 FORMAT = 1
 KIND = "monosemy activations"

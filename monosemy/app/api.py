@@ -24,7 +24,7 @@ from monosemy.app.live import BusyError, LiveModel, ModelError
 from monosemy.app.security import TooLargeError
 from monosemy.app.streams import stream_events
 from monosemy.errors import UserError
-from monosemy.features import notes
+from monosemy.features.store import notes
 
 STATUS: dict[type[UserError], int] = {
     UserError: 400,

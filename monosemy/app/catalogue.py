@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from monosemy import files
 from monosemy.errors import UserError
-from monosemy.features.database import FeatureDatabase
-from monosemy.moved import NOT_MOVED, Moved
+from monosemy.features.store.database import FeatureDatabase
 from monosemy.run import read_run
 from monosemy.saes.listing import SavedSae, refuse_stopped, saved_saes
+from monosemy.support import files
+from monosemy.support.moved import NOT_MOVED, Moved
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

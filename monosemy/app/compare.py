@@ -4,7 +4,7 @@ Place on the path: two dictionaries of a run → [matches] → server. Two measu
 
     cosine        W_dec_a[i] · W_dec_b[j] / (‖·‖ ‖·‖)       both SAEs must read activations of the same width
     correlation   of the activations over one text, estimated from the sketches that a feature build keeps for each
-                  latent (features/coactivation.py); both must be built on the same tokens. Error about 1/√k
+                  latent (features/building/coactivation.py); both must be built on the same tokens. Error about 1/√k
 
 The best j of every i and the best i of every j are found over the whole dictionaries in blocks, once per pair of SAEs;
 pages and thresholds are cut from the result. Only the matches are kept (24 bytes a latent): the vectors of the pairs on
@@ -25,8 +25,8 @@ import numpy as np
 from monosemy.app.catalogue import Array, Dictionary
 from monosemy.app.lists import at
 from monosemy.errors import UserError, unknown
-from monosemy.features.database import FeatureDatabase
-from monosemy.features.weights import read_rows
+from monosemy.features.store.database import FeatureDatabase
+from monosemy.support.tensor_rows import read_rows
 
 MAX_PAIRS = 2**31
 """Most pairs of latents that are compared: 46,000 by 46,000."""

@@ -12,9 +12,9 @@ from contextlib import closing
 import numpy as np
 
 from monosemy.app.catalogue import Array
-from monosemy.features.database import FeatureDatabase
-from monosemy.features.search import match_expression
-from monosemy.features.write import SQLITE
+from monosemy.features.store.database import FeatureDatabase
+from monosemy.features.store.search import match_expression
+from monosemy.features.store.write import SQLITE
 
 
 def matching(database: FeatureDatabase, text: str) -> Array:

@@ -11,8 +11,8 @@ from typing import Any
 
 from monosemy.app.catalogue import Dictionary
 from monosemy.app.lists import at
-from monosemy.features.database import Example, FeatureDatabase
-from monosemy.features.token_texts import TokenTexts
+from monosemy.features.store.database import Example, FeatureDatabase
+from monosemy.features.store.token_texts import TokenTexts
 
 WINDOW = 24
 """Tokens shown on each side of a peak, unless asked otherwise."""

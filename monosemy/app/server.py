@@ -26,10 +26,10 @@ from monosemy.app.catalogue import Catalogue
 from monosemy.app.connections import MAX_CONNECTIONS, PromptProtocol
 from monosemy.app.pages import vocabulary
 from monosemy.app.security import Access, Guard
-from monosemy.arguments import Parser, whole
 from monosemy.errors import UserError
-from monosemy.moved import add_moved, moved_of
 from monosemy.ranges import Range
+from monosemy.support.arguments import Parser, whole
+from monosemy.support.moved import add_moved, moved_of
 
 DEFAULT_PORT = 8321
 

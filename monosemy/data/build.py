@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from monosemy import json_text, progress
 from monosemy.config import TextConfig
 from monosemy.data.documents import READER_NOTES, Document, TextSource, TokenIds
 from monosemy.data.packing import pack, tokeniser, without_frame
 from monosemy.data.split import Numbers, Shortage, ShuffledDocuments, SourceQueue, mixed
 from monosemy.errors import UserError
-from monosemy.files import sha256
+from monosemy.support import json_text, progress
+from monosemy.support.files import sha256
 
 _SHARD_TOKENS = 1 << 24
 

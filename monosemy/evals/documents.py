@@ -35,8 +35,8 @@ from safetensors import SafetensorError, safe_open
 from monosemy.errors import UserError
 from monosemy.evals.differences import Difference, simultaneous
 from monosemy.evals.intervals import bootstrap_weights
-from monosemy.files import atomic_path
-from monosemy.tensors import save_tensors
+from monosemy.support.files import atomic_path
+from monosemy.support.tensors import save_tensors
 
 FILE = "documents.safetensors"
 FORMAT = 1

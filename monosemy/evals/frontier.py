@@ -28,7 +28,7 @@ from rich.table import Table
 from monosemy.errors import UserError
 from monosemy.evals.model_loss import ModelLosses, ModelLossRecord
 from monosemy.evals.reconstruction import ReconstructionRecord
-from monosemy.files import read_json, write_json
+from monosemy.support.files import read_json, write_json
 
 FORMAT = 1
 Record: TypeAlias = dict[str, Any]

@@ -44,9 +44,9 @@ from monosemy.evals.intervals import (
     ratio_interval,
     resampled_ratio,
 )
-from monosemy.files import atomic_path
 from monosemy.latents import SparseLatents
-from monosemy.tensors import save_tensors
+from monosemy.support.files import atomic_path
+from monosemy.support.tensors import save_tensors
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MAX_COUNTS = 2**24  # entries of a SAE's table of firing counts per block and latent

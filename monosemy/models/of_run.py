@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.models.sources import load_model
-from monosemy.moved import NOT_MOVED, Moved, find_source
+from monosemy.support.moved import NOT_MOVED, Moved, find_source
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from monosemy.errors import UserError
-from monosemy.text_input import require_characters
+from monosemy.support.text_input import require_characters
 
 Messages = list[dict[str, str]]
 """[{"role": "system" | "user" | "assistant", "content": …}, …]"""

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosemy import files
 from monosemy.config import fingerprint as hash_json
 from monosemy.errors import UserError, near_matches, unknown
-from monosemy.estimates import ModelSize
 from monosemy.models import embedded
+from monosemy.support import files
+from monosemy.support.estimates import ModelSize
 
 if TYPE_CHECKING:
     import torch

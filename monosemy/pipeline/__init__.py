@@ -11,16 +11,16 @@ import sys
 import time
 from pathlib import Path
 
-from monosemy import files
 from monosemy.config import RunConfig, identity
 from monosemy.errors import UserError
-from monosemy.moved import NOT_MOVED, Moved
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.pipeline.training import train
 from monosemy.run import Run, open_run, read_run
 from monosemy.saes.listing import saved_saes
+from monosemy.support import files
+from monosemy.support.moved import NOT_MOVED, Moved
 
 __all__ = ["check_config", "evaluate_folder", "report", "whole_run"]
 
@@ -57,7 +57,7 @@ def evaluate_folder(folder: Path, moved: Moved = NOT_MOVED) -> None:
 
 def default_features(run: Run, prepared: Prepared | None = None) -> None:
     """The feature database of the default SAE, unless it is there."""
-    from monosemy.features.database import list_features, open_features
+    from monosemy.features.store.database import list_features, open_features
     from monosemy.pipeline.features import build_for_run
 
     there = list_features(run.folder)

@@ -6,17 +6,17 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from monosemy import files
 from monosemy.config import RunConfig, from_json
 from monosemy.errors import UserError, unknown
-from monosemy.flags import flag_of
 from monosemy.ranges import check_ranges, number_name
+from monosemy.support import files
+from monosemy.support.flags import flag_of
 
 if TYPE_CHECKING:
     import torch
 
-    from monosemy.estimates import ModelSize
     from monosemy.run import Run
+    from monosemy.support.estimates import ModelSize
 
 
 def check_config(config: RunConfig) -> None:
@@ -57,7 +57,7 @@ def check_context(config: RunConfig, *, starts_with_bos: bool = False) -> None:
 
 def _check_jacobian(config: RunConfig) -> None:
     """Settings of pairs; that the MLP is one the formula covers shows when the model is there."""
-    from monosemy.jacobian.pair import pair_sites
+    from monosemy.circuits.jacobian.pair import pair_sites
     from monosemy.models.sites import parse_site
 
     settings = config.jacobian
@@ -117,8 +117,8 @@ def options_of(config: RunConfig, architecture: str) -> dict[str, Any]:
 def check_resources(run: Run) -> None:
     """Memory of the plan against what is free, and disk too where nothing has been written yet. Raises UserError, with
     a value that would fit where one setting is to blame."""
-    from monosemy.estimates import DoesNotFit, value_that_fits
     from monosemy.models.sources import choose_device, model_size
+    from monosemy.support.estimates import DoesNotFit, value_that_fits
 
     files.require_cache()
     size, d_heads = model_size(run.source("model"), run.config.model.revision)
@@ -134,7 +134,7 @@ def check_resources(run: Run) -> None:
 
 
 def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, device: torch.device) -> None:
-    from monosemy.estimates import Plan, estimate, require_resources
+    from monosemy.support.estimates import Plan, estimate, require_resources
 
     plan = estimate(config, _widths(config, size.d_model, d_heads), size)
     if not run.created:  # what it writes is partly there already, and would be counted twice

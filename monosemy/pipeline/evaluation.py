@@ -10,13 +10,13 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from monosemy import progress
 from monosemy.config import identity
 from monosemy.errors import UserError
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.pipeline.training import CALIBRATION_TOKENS, trained
 from monosemy.ranges import number_name
 from monosemy.run import Run, list_saes, require_weights
+from monosemy.support import progress
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy import files, progress
 from monosemy.config import fingerprint
 from monosemy.errors import UserError
-from monosemy.moved import NOT_MOVED, Moved
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.run import Run, open_run, read_run, require_weights, versions
 from monosemy.saes.listing import Key, choose_sae
+from monosemy.support import files, progress
+from monosemy.support.moved import NOT_MOVED, Moved
 
 if TYPE_CHECKING:
     from monosemy.data.tokens import TokenSet
-    from monosemy.features.build import FeatureInputs
-    from monosemy.features.by_latent import Text
-    from monosemy.features.embeddings import Encoder
-    from monosemy.features.encode_pass import EncodePass, ShardRows
+    from monosemy.features.building.build import FeatureInputs
+    from monosemy.features.building.by_latent import Text
+    from monosemy.features.building.encode_pass import EncodePass, ShardRows
+    from monosemy.features.labels.embeddings import Encoder
     from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
 
@@ -68,8 +68,8 @@ def build_for_run(
     embedding_model: str | Encoder | None = None,
 ) -> list[Path]:
     """As `build_features`, for a run that is open already."""
-    from monosemy.features.database import features_folder
-    from monosemy.features.lock import writing
+    from monosemy.features.store.database import features_folder
+    from monosemy.support.lock import writing
 
     keys = choose_saes(run.folder, saes)
     n_tokens = N_TOKENS if n_tokens is None else n_tokens
@@ -100,8 +100,8 @@ class _Stage:
     def __init__(
         self, run: Run, prepared: Prepared, n_tokens: int, embedding_model: str | Encoder | None = None
     ) -> None:
-        from monosemy.features.embeddings import model_name
-        from monosemy.features.settings import FeatureSettings
+        from monosemy.features.labels.embeddings import model_name
+        from monosemy.features.store.settings import FeatureSettings
 
         self.run, self.prepared = run, prepared
         shards = prepared.tokens.train
@@ -117,8 +117,8 @@ class _Stage:
 
     def fingerprint(self, key: Key) -> str:
         """Of everything a database depends on."""
-        from monosemy.features.labels import LABELS_VERSION
-        from monosemy.features.settings import FORMAT
+        from monosemy.features.labels.make import LABELS_VERSION
+        from monosemy.features.store.settings import FORMAT
 
         settings = [asdict(self.settings), LABELS_VERSION, self.embedding_name]
         return fingerprint([FORMAT, self.prepared.fingerprint, self.n_sequences, *settings, self._sha(key)])
@@ -129,7 +129,7 @@ class _Stage:
         return str(files.read_json(self.run.sae_folder(*key) / CONFIG)["weights_sha256"])
 
     def built(self, key: Key) -> bool:
-        from monosemy.features.database import FeatureDatabase, features_folder
+        from monosemy.features.store.database import FeatureDatabase, features_folder
 
         try:
             database = FeatureDatabase.open(features_folder(self.run.folder, *key))
@@ -138,9 +138,9 @@ class _Stage:
         return bool(database.info.get("fingerprint") == self.fingerprint(key))
 
     def build(self, keys: list[Key]) -> None:
-        from monosemy.features.build import N_STEPS, build_database
-        from monosemy.features.database import features_folder
-        from monosemy.features.encode_pass import EncodePass
+        from monosemy.features.building.build import N_STEPS, build_database
+        from monosemy.features.building.encode_pass import EncodePass
+        from monosemy.features.store.database import features_folder
         from monosemy.saes.storage import load_sae
 
         self._check_disk(keys)
@@ -170,14 +170,14 @@ class _Stage:
 
     def _encoder(self) -> Encoder | None:
         """The embedding model, loaded before the long work begins."""
-        from monosemy.features.embeddings import SentenceModel
+        from monosemy.features.labels.embeddings import SentenceModel
 
         named = self.embedding_model
         return SentenceModel(named) if isinstance(named, str) else named
 
     def _reader(self, sites: list[str]) -> Callable[[int, int], Iterable[ShardRows]]:
         """Kept rows of a range of sequences: from the store, or from the model."""
-        from monosemy.features.encode_pass import ShardRows
+        from monosemy.features.building.encode_pass import ShardRows
 
         prepared, store = self.prepared, self.prepared.store
         if store is not None:
@@ -254,7 +254,7 @@ class SharedText:
     """What all databases of one pass have in common: the text, its documents, the vocabulary."""
 
     def __init__(self, model: LanguageModel, tokens: TokenSet, n_sequences: int, window: int) -> None:
-        from monosemy.features.token_texts import token_bytes
+        from monosemy.features.store.token_texts import token_bytes
 
         self.model, self.window = model, window
         self.embeddings: np.ndarray | None = None
@@ -272,14 +272,14 @@ class SharedText:
         self.special[[t for t in model.special_token_ids if t < len(self.special)]] = True
 
     def embed(self, encoder: Encoder) -> None:
-        from monosemy.features.embeddings import embed, window_texts
+        from monosemy.features.labels.embeddings import embed, window_texts
 
         with progress.stage(f"features: embedding by {encoder.name}"):
             texts = window_texts(self.tokens, self.window, self.token_bytes, self.special)
             self.embeddings = embed(encoder, texts)
 
     def text(self, kept: np.ndarray) -> Text:
-        from monosemy.features.by_latent import Text, document_ends
+        from monosemy.features.building.by_latent import Text, document_ends
 
         first, last = document_ends(self.documents.reshape(-1), kept)
         return Text(self.tokens, self.window, first, last, kept, self.model.vocab_size)
@@ -287,8 +287,8 @@ class SharedText:
     def inputs(self, encoded: EncodePass, key: Key, sae: SparseAutoencoder, info: dict[str, Any]) -> FeatureInputs:
         import torch
 
-        from monosemy.features.build import FeatureInputs
-        from monosemy.features.logit_effects import no_direct_path, output_map
+        from monosemy.features.building.build import FeatureInputs
+        from monosemy.features.building.logit_effects import no_direct_path, output_map
 
         model = self.model
         outputs = no_direct_path(model, key[0]) or output_map(model, torch.from_numpy(self.tokens[:_SIGMA_SEQUENCES]))

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from monosemy import progress
 from monosemy.config import RunConfig, fingerprint, to_json
 from monosemy.errors import UserError
-from monosemy.moved import remember_sources
 from monosemy.pipeline.checks import check_context, check_resources
 from monosemy.run import Run
+from monosemy.support import progress
+from monosemy.support.moved import remember_sources
 
 if TYPE_CHECKING:
     from torch import Tensor

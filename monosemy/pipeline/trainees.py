@@ -16,7 +16,7 @@ from monosemy.ranges import number_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from monosemy.jacobian.pair import Pair
+    from monosemy.circuits.jacobian.pair import Pair
     from monosemy.training.trainee import Trainee
 
 INITIAL_TOKENS = 4_096
@@ -49,9 +49,9 @@ def build_pairs(prepared: Prepared) -> list[Pair]:
         return []
     import torch
 
-    from monosemy.jacobian.mlp import mlp_weights
-    from monosemy.jacobian.pair import Pair, pair_name, pair_sites
-    from monosemy.jacobian.penalty import SlopesAtInput
+    from monosemy.circuits.jacobian.mlp import mlp_weights
+    from monosemy.circuits.jacobian.pair import Pair, pair_name, pair_sites
+    from monosemy.circuits.jacobian.penalty import SlopesAtInput
 
     sites = pair_sites(prepared.sites, settings.layer)
     weights = mlp_weights(prepared.model, int(sites[0].split(".")[1]))

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from monosemy import progress
 from monosemy.config import fingerprint, identity, to_json
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.pipeline.trainees import build_pairs, build_trainees
 from monosemy.run import Run
+from monosemy.support import progress
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,8 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from monosemy.files import atomic_path
-from monosemy.progress import percent_text
 from monosemy.report.canvas import Drawing, face, l0_axis, label_ends, legend_row, margins, render, value_axis
 from monosemy.report.compare import Point, names, points, verdicts, with_interval
 from monosemy.report.latent_figures import firing_rates, usage
@@ -25,6 +23,8 @@ from monosemy.report.power_law import PowerLaw
 from monosemy.report.read import Key, Run
 from monosemy.report.theme import FROZEN_RANDOM, Style, Theme, label, styles
 from monosemy.report.training_figures import training
+from monosemy.support.files import atomic_path
+from monosemy.support.progress import percent_text
 
 INTERVAL = "95% bootstrap interval"
 FRONTIERS = {

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monosemy.report.canvas import Drawing
-from monosemy.visible import visible_lines
+from monosemy.support.visible import visible_lines
 
 NUMBER, LONG = ' class="n"', ' class="long"'
 LONG_TEXT = 32

@@ -13,20 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monosemy.circuits.jacobian.report_section import ANCHOR, TITLE, Jacobian, read_jacobian
+from monosemy.circuits.jacobian.report_section import drawings as jacobian_drawings
+from monosemy.circuits.jacobian.report_section import section as jacobian_section
 from monosemy.config import to_json
-from monosemy.files import write_text
-from monosemy.progress import duration_text, stage
 from monosemy.report import tables
 from monosemy.report.canvas import Drawing
 from monosemy.report.compare import names, number, points, verdicts, with_interval
 from monosemy.report.figures import site_figures, write_figures
-from monosemy.report.jacobian_section import ANCHOR, TITLE, Jacobian, read_jacobian
-from monosemy.report.jacobian_section import drawings as jacobian_drawings
-from monosemy.report.jacobian_section import section as jacobian_section
 from monosemy.report.markup import Cell, bullets, details, escape, facts, figure, page, table
 from monosemy.report.power_law import PowerLaw, fit_power_law
 from monosemy.report.read import Key, Run, read_run
 from monosemy.report.summary import HOW_TO_READ, MEASURES, findings, headline, title, warnings, what_was_run
+from monosemy.support.files import write_text
+from monosemy.support.progress import duration_text, stage
 
 
 def write_report(run_folder: Path) -> Path:

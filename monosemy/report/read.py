@@ -24,11 +24,11 @@ from safetensors import SafetensorError, safe_open
 
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
-from monosemy.files import read_json
-from monosemy.metrics import read_metrics
 from monosemy.ranges import number_name
 from monosemy.report.theme import CONTROLS, FROZEN_RANDOM
 from monosemy.run import read_run as read_config
+from monosemy.support.files import read_json
+from monosemy.support.metrics import read_metrics
 
 MEASURES = (
     "l0",

@@ -11,13 +11,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from monosemy.progress import percent_text
 from monosemy.report.compare import Point, number, points, with_interval
 from monosemy.report.latent_figures import law_text
 from monosemy.report.markup import Cell, table
 from monosemy.report.power_law import PowerLaw
 from monosemy.report.read import Curve, Evaluated, Key, Latents, Measure, Run
 from monosemy.report.theme import CONTROLS, label, order
+from monosemy.support.progress import percent_text
 
 Rows: TypeAlias = list[list[Cell | str]]
 FRONTIER = {

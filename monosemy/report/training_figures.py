@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from monosemy.progress import percent_text
 from monosemy.report.canvas import Drawing, legend_row, margins, render, tokens_axis
 from monosemy.report.read import Curve
 from monosemy.report.theme import Style, Theme, label, styles
+from monosemy.support.progress import percent_text
 
 PANELS = {
     "loss": "Training loss\n(each its own, log)",

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monosemy import files
 from monosemy.errors import UserError, unknown
 from monosemy.run import list_saes, read_run
+from monosemy.support import files
 
 FROZEN_RANDOM = "frozen_random"
 Key = tuple[str, str]

@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from monosemy import files
 from monosemy.config import from_json
 from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, describe
 from monosemy.saes.listing import refuse_stopped
 from monosemy.saes.registry import build_sae
-from monosemy.tensors import save_tensors
+from monosemy.support import files
+from monosemy.support.tensors import save_tensors
 
 FORMAT, FORMAT_VERSION = "monosemy-sae", 1
 WEIGHTS, CONFIG = "sae.safetensors", "config.json"

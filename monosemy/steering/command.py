@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosemy import json_text
-from monosemy.arguments import Parser, real, whole
 from monosemy.config import SEED
 from monosemy.errors import UserError
-from monosemy.moved import NOT_MOVED, Moved, add_moved, moved_of
 from monosemy.ranges import Range
 from monosemy.run import read_run
 from monosemy.saes.listing import choose_sae
 from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
-from monosemy.text_input import require_characters
-from monosemy.visible import visible, visible_lines
+from monosemy.support import json_text
+from monosemy.support.arguments import Parser, real, whole
+from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
+from monosemy.support.text_input import require_characters
+from monosemy.support.visible import visible, visible_lines
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
@@ -305,8 +305,8 @@ def _find(model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, wo
     from rich.table import Table
     from rich.text import Text
 
-    from monosemy import progress
     from monosemy.steering.output_score import NEUTRAL_PROMPT, output_scores, written_directions
+    from monosemy.support import progress
 
     with progress.stage("push each latent", total=sae.d_sae, unit="latents") as bar:
         found = output_scores(model, sae, scales, words=[words], advance=bar.advance)

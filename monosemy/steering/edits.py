@@ -31,7 +31,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from monosemy import files
 from monosemy.errors import UserError
 from monosemy.latents import SparseLatents
 from monosemy.models.generation import Place
@@ -39,6 +38,7 @@ from monosemy.run import read_run
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.steering.request import FACTORS, Edit, Positions
 from monosemy.steering.strength import check_push
+from monosemy.support import files
 
 OUTLIER_MULTIPLE = 6.0
 """Times the typical norm, where neither run nor median is known."""

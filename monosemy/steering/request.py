@@ -33,7 +33,7 @@ from typing import Any
 
 from monosemy.config import from_json
 from monosemy.errors import UserError, unknown
-from monosemy.text_input import require_characters
+from monosemy.support.text_input import require_characters
 
 OPERATIONS = {
     "add": "adds the value to the latent",

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from monosemy import files
 from monosemy.errors import UserError
-from monosemy.tensors import save_tensors
+from monosemy.support import files
+from monosemy.support.tensors import save_tensors
 
 FORMAT = 1
 

@@ -23,10 +23,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from monosemy import files
 from monosemy.config import TrainingConfig
 from monosemy.errors import UserError
-from monosemy.metrics import MetricsWriter
+from monosemy.support import files
+from monosemy.support.metrics import MetricsWriter
 from monosemy.training.checkpoint import checkpoint_folders, load_checkpoint, save_checkpoint
 from monosemy.training.trainee import Diverged, Trainee
 from monosemy.training.viewers import Viewer
@@ -192,7 +192,7 @@ class Trainer:
 
     def arithmetic(self) -> dict[str, int | bool]:
         """What the order of floating-point sums depends on, besides the machine's kind."""
-        from monosemy.kernels import screen
+        from monosemy.kernels.cpu import screen
 
         with self._workers() as workers:
             return {"threads per SAE": workers.n_threads, "8-bit screen": screen.available()}

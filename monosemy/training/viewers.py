@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosemy import files
 from monosemy.errors import UserError, unknown
+from monosemy.support import files
 
 Viewer = Callable[[Sequence[Mapping[str, Any]]], None]
 KINDS = ("tensorboard", "wandb")

@@ -69,7 +69,7 @@ def _kernels_may_run_side_by_side() -> bool:
     """False where numba found neither OpenMP nor TBB: its own pool aborts when two threads use it."""
     import numba
 
-    from monosemy.kernels import cpu
+    from monosemy.kernels.cpu import sparse as cpu
 
     cpu.squared_error(torch.zeros(1, 1), torch.zeros(1, 1))  # starts numba's threads
     return numba.threading_layer() != "workqueue"

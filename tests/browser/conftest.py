@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-
 from app_cases import model_run, page_run
 
 SITE, NAME, OTHER = "layers.6.resid_post", "jumprelu-l0_32-s0", "topk-l0_32-s0"

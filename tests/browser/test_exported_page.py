@@ -7,7 +7,7 @@ from pathlib import Path
 import feature_runs
 import pytest
 
-from monosemy.features.export_html import export_html
+from monosemy.features.export.html import export_html
 
 LONG = "networkx/algorithms/approximation/traveling_salesman_and_more_of_a_path_without_a_space.py"
 

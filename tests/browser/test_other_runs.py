@@ -6,7 +6,7 @@ from app_cases import LIVE_NAME, LIVE_SITE
 from feature_runs import NAME, SITE
 from playwright.sync_api import expect
 
-from monosemy.features.database import open_features
+from monosemy.features.store.database import open_features
 
 
 def test_a_run_without_features_says_the_command_and_still_shows_statistics(bare, new_page):

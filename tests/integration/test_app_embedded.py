@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-
 from app_cases import Server
 
 from monosemy.config import RunConfig, to_json
-from monosemy.files import write_json
 from monosemy.models.adapter import LanguageModel
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import build_sae
 from monosemy.saes.storage import save_sae
+from monosemy.support.files import write_json
 
 pytestmark = pytest.mark.integration
 SITE, NAME = "layers.12.resid_post", "topk-l0_32-s0"

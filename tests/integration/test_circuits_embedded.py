@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monosemy.circuits.contrast import read_contrast
-from monosemy.circuits.find import find_circuit
-from monosemy.circuits.heads import as_heads, replace_edit
-from monosemy.circuits.kept_edges import kept_edges
-from monosemy.circuits.patching import exhaustive_patching
-from monosemy.circuits.tasks import build_task
+from monosemy.circuits.heads.contrast import read_contrast
+from monosemy.circuits.heads.find import find_circuit
+from monosemy.circuits.heads.member_edges import kept_edges
+from monosemy.circuits.heads.model_heads import as_heads, replace_edit
+from monosemy.circuits.heads.patching import exhaustive_patching
+from monosemy.circuits.heads.tasks import build_task
 
 pytestmark = pytest.mark.integration
 N_PROMPTS = 4

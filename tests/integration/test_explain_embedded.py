@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from monosemy.features import explain_prompts as prompts
-from monosemy.features.chat import open_chat
-from monosemy.features.explain_prompts import Passage
+from monosemy.features.explain import prompts
+from monosemy.features.explain.chat import open_chat
+from monosemy.features.explain.prompts import Passage
 
 pytestmark = pytest.mark.integration
 

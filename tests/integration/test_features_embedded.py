@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from monosemy.config import ActivationsConfig, RunConfig, TextConfig
-from monosemy.features.compact import ARRAYS
-from monosemy.features.database import open_features
-from monosemy.features.logit_effects import OutputMap, output_map
-from monosemy.features.token_texts import TokenTexts, packed, token_bytes
+from monosemy.features.building.logit_effects import OutputMap, output_map
+from monosemy.features.store.compact import ARRAYS
+from monosemy.features.store.database import open_features
+from monosemy.features.store.token_texts import TokenTexts, packed, token_bytes
 from monosemy.pipeline.features import build_for_run
 from monosemy.pipeline.prepare import prepare
 from monosemy.run import open_run

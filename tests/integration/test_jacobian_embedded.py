@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from monosemy.cli import main
-from monosemy.files import read_json
+from monosemy.support.files import read_json
 
 pytestmark = pytest.mark.integration
 

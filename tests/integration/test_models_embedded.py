@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monosemy.estimates import ModelSize
 from monosemy.models.sources import load_model, model_size
+from monosemy.support.estimates import ModelSize
 
 pytestmark = pytest.mark.integration
 

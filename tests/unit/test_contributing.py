@@ -70,7 +70,7 @@ def test_files_named_on_the_page_exist():
     """Except those that the example would add."""
     named = set(re.findall(r"`((?:monosemy|tests)/[\w/]+\.py)`", PAGE))
     missing = {path for path in named if not (Path(__file__).parents[2] / path).exists()}
-    assert missing == {"monosemy/saes/group_topk.py", "tests/unit/test_group_topk.py"}
+    assert missing == {"monosemy/saes/group_topk.py", "tests/unit/saes/test_group_topk.py"}
 
 
 def test_the_command_line_accepts_it():

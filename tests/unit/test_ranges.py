@@ -16,11 +16,11 @@ import pytest
 from monosemy import cli
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
-from monosemy.flags import flag_of
 from monosemy.pipeline.checks import check_config
 from monosemy.ranges import Range, check_ranges, number_name, numeric_fields
 from monosemy.recipes import RECIPES, quick
 from monosemy.saes.registry import ARCHITECTURES, architecture
+from monosemy.support.flags import flag_of
 
 KINDS = {"": RunConfig, **{f"{name}.": architecture(name).Options for name in ARCHITECTURES}}
 NUMBERS = [(prefix, *entry) for prefix, kind in KINDS.items() for entry in numeric_fields(kind)]

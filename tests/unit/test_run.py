@@ -265,7 +265,7 @@ def test_listing_skips_what_is_unfinished(tmp_path):
 
 def test_import_is_light():
     program = """
-import sys, monosemy.run, monosemy.estimates
+import sys, monosemy.run, monosemy.support.estimates
 print([name for name in ("torch", "numpy", "rich") if name in sys.modules])
 """
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

@@ -199,7 +199,7 @@ export interface OutputToken {
   value: number;
 }
 
-/** What a chat model wrote of a latent (features/explanations.py). */
+/** What a chat model wrote of a latent (features/explain/explanations.py). */
 export interface Explanation {
   text: string;
   /** Name of the chat model; empty where it was not recorded. */
@@ -212,7 +212,7 @@ export interface Explanation {
   skipped: Record<string, string>;
 }
 
-/** The label and what backs it (features/labels.py, features/explain.py). */
+/** The label and what backs it (features/labels/make.py, features/explain/command.py). */
 export interface Label {
   text: string;
   hints?: string[];

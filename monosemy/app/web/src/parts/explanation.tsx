@@ -1,4 +1,4 @@
-/** A chat model's explanation of a latent, with the scores of monosemy/features/explanations.py and what they rest on. */
+/** A chat model's explanation of a latent, with the scores of monosemy/features/explain/explanations.py and what they rest on. */
 import type { Explanation as Explained } from "../api";
 import { count, num } from "../format";
 

@@ -53,7 +53,7 @@ const ACTING = /[\x80-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2
 const UNSEEN = /[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060-\u2065\u206a-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0001}-\u{e007f}]/u;
 
 /**
- * Characters that would not be seen, drawn as monosemy/visible.py does: ↵ for a new line, → for a tab, · for a space where `spaces` is set. Where it is
+ * Characters that would not be seen, drawn as monosemy/support/visible.py does: ↵ for a new line, → for a tab, · for a space where `spaces` is set. Where it is
  * not, a run of spaces (an indentation) takes the width of two.
  */
 export function pieces(text: string, spaces: boolean): Piece[] {

@@ -1,0 +1,160 @@
+"""`monosemy circuits TASK --model …`: the command and its tables in the terminal.
+
+Place on the path: words of the command line → `find_circuit` → ranked heads and a table of methods on the terminal, and
+the page (`circuits_page.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monosemy.config import SEED
+from monosemy.errors import UserError
+from monosemy.ranges import Range
+from monosemy.support.arguments import Parser, whole
+from monosemy.support.files import require_writable
+from monosemy.support.visible import visible
+
+if TYPE_CHECKING:
+    from monosemy.circuits.heads.find import Circuit
+
+DESCRIPTION = """Find the attention heads, and the edges between them, that carry a behaviour.
+
+  monosemy circuits ioi                                    on the embedded SmolLM2-135M, about a minute
+  monosemy circuits induction --model gpt2 --prompts 128
+  monosemy circuits mine.jsonl --compare eap eap-ig codes  your own prompts, other methods beside
+  monosemy circuits --list                                 tasks and methods
+"""
+
+
+def run_circuits(words: list[str]) -> None:
+    """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
+    chosen = _parser().parse_args(words)
+    from monosemy.circuits.heads.methods import METHODS, all_methods, check_methods, check_seed
+    from monosemy.circuits.heads.tasks import TASKS, check_name
+
+    if chosen.list:
+        print("tasks:   " + ", ".join(TASKS) + ", or a .jsonl file\nmethods: " + ", ".join(METHODS))
+        return
+    if not chosen.task:
+        raise UserError(f"which task? give one of: {', '.join(TASKS)}, or a .jsonl file of your own prompts")
+    check_name(chosen.task)
+    compare = all_methods(chosen.ablation, chosen.method) if chosen.compare == ["all"] else chosen.compare
+    check_methods([chosen.method, *compare])
+    check_seed(chosen.seed)
+    if chosen.examples is not None and chosen.examples < chosen.prompts:
+        raise UserError(
+            f"--examples ({chosen.examples}) must be at least --prompts ({chosen.prompts}), which are taken from them"
+        )
+    if chosen.examples is not None and chosen.task.endswith(".jsonl"):
+        raise UserError(
+            f"--examples ({chosen.examples}) says how many prompts of a task of the library to make; {chosen.task} is "
+            "read whole: leave it out, or give a shorter file"
+        )
+    require_writable(Path(chosen.out or "runs"), "--out", folder=True)
+    from monosemy.circuits.heads.find import find_circuit
+    from monosemy.models.sources import load_model
+
+    model = load_model(chosen.model, revision=chosen.revision, dtype=chosen.dtype, device=chosen.device)
+    with _warnings_in_a_line():
+        circuit = find_circuit(
+            model, chosen.task, method=chosen.method, compare=compare, n_prompts=chosen.prompts,
+            n_examples=chosen.examples, ablation=chosen.ablation, edges=not chosen.no_edges, seed=chosen.seed,
+        )  # fmt: skip
+    from monosemy.circuits.heads.page import write_circuit
+
+    folder = Path(chosen.out or Path("runs") / f"circuit-{circuit.task.name}").expanduser()
+    _show(circuit)
+    print(f"page: {write_circuit(circuit, folder)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser("monosemy circuits", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("task", nargs="?", help="a task's name, or a .jsonl file of your own prompts")
+    add("--list", action="store_true", help="tasks and methods")
+    add("--model", default="embedded", help="hub id, folder, .gguf file, or `embedded` (the default)")
+    add("--revision", help="commit or branch on the hub")
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add("--device", default="auto", help="auto, cpu, cuda, …")
+    add("--method", default="combined", help="what ranks the heads (default: combined)")
+    add("--compare", nargs="+", default=[], metavar="METHOD", help="further methods in the table; `all` for every one")
+    add(
+        "--prompts",
+        type=whole(Range(5, 1_000_000, example=64)),
+        default=64,
+        help="prompts that causal methods run on (default 64)",
+    )
+    add(
+        "--examples",
+        type=whole(Range(1, 1_000_000, example=250)),
+        help="positives made, and negatives (default 250 where codes are counted)",
+    )
+    add("--ablation", default="resample", choices=("resample", "mean", "zero"), help="what replaces a head's output")
+    add("--no-edges", action="store_true", help="heads only")
+    add("--seed", type=whole(SEED), default=0)
+    add("--out", help="folder for circuit.html, .svg, .png and .json (default runs/circuit-TASK)")
+    return parser
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Warnings as they come, one line each, without the line of code that gave them."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"monosemy: {message}", file=sys.stderr)
+        yield
+
+
+# --- terminal ---------------------------------------------------------------------------------------------------------
+
+
+def _show(circuit: Circuit) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from monosemy.circuits.heads.page import (
+        N_SHOWN,
+        edge_rows,
+        edges_heading,
+        head_rows,
+        heads_heading,
+        method_heading,
+        method_rows,
+        summary,
+    )
+
+    console = Console()
+    named = visible(f"{circuit.task.name} on {circuit.model}: {circuit.accuracy}")
+    console.print(named, highlight=False, markup=False)
+    console.print(
+        f"{circuit.task.metric}: {circuit.m_clean:.3g} on {circuit.n_prompts} prompts, {circuit.m_corrupt:.3g} on "
+        f"their counterparts; {summary(circuit)}",
+        highlight=False,
+    )
+    table = Table(*heads_heading(circuit), title=f"heads by {circuit.heads.method}", title_justify="left")
+    for row in head_rows(circuit):
+        table.add_row(*row)
+    console.print(table)
+    if rows := edge_rows(circuit):
+        measured = circuit.edges is not None
+        title = "strongest edges" if measured else "strongest edges by codes that occur together"
+        columns = slice(0, 3) if measured else slice(0, None)
+        table = Table(*edges_heading(circuit)[columns], title=title, title_justify="left")
+        for row in rows[:N_SHOWN]:
+            table.add_row(*row[columns])
+        console.print(table)
+    if circuit.no_edges:
+        console.print(f"no edges: {circuit.no_edges}", highlight=False)
+    if circuit.left_out:
+        console.print(circuit.left_out, highlight=False)
+    if circuit.others or circuit.known:
+        table = Table(*method_heading(circuit), title="methods", title_justify="left")
+        for row in method_rows(circuit):
+            table.add_row(*row)
+        console.print(table)

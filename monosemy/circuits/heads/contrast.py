@@ -1,0 +1,242 @@
+"""Prompts beside their counterparts, both run once: what every causal method starts from; and what methods return.
+
+Place on the path: positives → [values, residual stream and metric of prompt and counterpart] → patching, attribution.
+
+    m_clean, m_corrupt   the metric on prompt and counterpart (with the prompt's answers)
+    replacement of a head's values:   resample: the counterpart's;   mean: of all counterparts, per position;   zero
+
+Limits: everything is kept in memory (for both sides prompts × tokens × (heads × d_value + layers × d_model) numbers),
+so tens to hundreds of prompts, not thousands; more than fit are refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosemy.circuits.heads.model_heads import Heads, Pass, batches, n_all
+from monosemy.circuits.heads.task import METRICS, Edge, Example, clean_tokens, corrupted_tokens
+from monosemy.errors import UserError, unknown
+from monosemy.evals.intervals import bootstrap_weights
+from monosemy.support.estimates import available_memory, size_text
+
+Ablation: TypeAlias = Literal["resample", "mean", "zero"]
+ABLATIONS = ("resample", "mean", "zero")
+MEMBER_SHARE = 0.05
+"""Part of m(clean) − m(corrupted) from which on an effect counts as mattering."""
+MEMORY_MARGIN = 1.25
+"""What methods need beside the values that are kept."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of one pass."""
+
+    examples: Sequence[Example]
+    clean: Pass
+    corrupted: Pass
+    metric: Callable[[Tensor, Sequence[Example]], Tensor]
+    m_clean: Float[Tensor, " B"]
+    m_corrupt: Float[Tensor, " B"]
+
+    def measure(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
+        return self.metric(logits, self.examples)
+
+    def first(self, n: int) -> Batch:
+        """The first n prompts."""
+        sides = [
+            Pass(p.tokens[:n], p.values[:n], p.logits[:n], p.residual and tuple(x[:n] for x in p.residual))
+            for p in (self.clean, self.corrupted)
+        ]
+        return Batch(self.examples[:n], sides[0], sides[1], self.metric, self.m_clean[:n], self.m_corrupt[:n])
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """All prompts of a causal method; build it with `read_contrast`."""
+
+    heads: Heads
+    batches: list[Batch]
+    seconds: float
+    """What the passes over prompts and counterparts took."""
+
+    @property
+    def n_examples(self) -> int:
+        return sum(len(batch.examples) for batch in self.batches)
+
+    @property
+    def m_clean(self) -> Float[Tensor, " E"]:
+        return torch.cat([batch.m_clean for batch in self.batches])
+
+    @property
+    def m_corrupt(self) -> Float[Tensor, " E"]:
+        return torch.cat([batch.m_corrupt for batch in self.batches])
+
+    def first(self, n: int) -> Contrast:
+        """The first n prompts, without running them again; of the seconds their share."""
+        kept, left = [], n
+        for batch in self.batches:
+            if left > 0:
+                kept.append(batch.first(left))
+            left -= len(batch.examples)
+        n_kept = sum(len(batch.examples) for batch in kept)
+        return Contrast(self.heads, kept, self.seconds * n_kept / self.n_examples)
+
+    def replacements(self, ablation: Ablation) -> list[Float[Tensor, "B T n d_value"]]:
+        """For every batch, what ablated heads take. Raises UserError for an unknown ablation."""
+        if ablation not in ABLATIONS:
+            raise unknown("ablation", ablation, ABLATIONS)
+        if ablation == "resample":
+            return [batch.corrupted.values for batch in self.batches]
+        if ablation == "zero":
+            return [torch.zeros_like(batch.clean.values) for batch in self.batches]
+        total = torch.stack([batch.corrupted.values.sum(0) for batch in self.batches]).sum(0)
+        mean = total / self.n_examples
+        return [mean.expand_as(batch.clean.values) for batch in self.batches]
+
+
+def metric_difference(contrast: Contrast, task: str = "") -> float:
+    """D: mean m(clean) − m(corrupted). Raises UserError where it is not above 0, so that no share of it can be told,
+    or not finite."""
+    clean, corrupt = float(contrast.m_clean.cpu().double().mean()), float(contrast.m_corrupt.cpu().double().mean())
+    if not isfinite(clean - corrupt):
+        raise UserError(
+            f"the metric{f' of task {task!r}' if task else ''} is {clean:.3g} on the prompts and {corrupt:.3g} on "
+            f"their counterparts: numbers overflow in {contrast.heads.name}; load it as float32"
+        )
+    if clean - corrupt <= 1e-6 * max(1.0, abs(clean)):
+        raise UserError(
+            f"the metric{f' of task {task!r}' if task else ''} is no larger on the prompts ({clean:.3g}) than on their "
+            f"counterparts ({corrupt:.3g}): {contrast.heads.name} does not show this behaviour, or positives and "
+            "negatives are the wrong way round; choose another task or other counterparts"
+        )
+    return clean - corrupt
+
+
+def read_contrast(heads: Heads, examples: Sequence[Example], metric: str) -> Contrast:
+    """Runs prompts and counterparts once each. Raises UserError, after the first batch, when memory cannot hold all."""
+    clean, corrupted = clean_tokens(examples), corrupted_tokens(examples)
+    measure = METRICS[metric]
+    found = []
+    began = time.perf_counter()
+    for rows in batches(heads, clean):
+        chosen = examples[rows]
+        one, other = (heads.run(tokens[rows], residual=True) for tokens in (clean, corrupted))
+        found.append(Batch(chosen, one, other, measure, measure(one.logits, chosen), measure(other.logits, chosen)))
+        if len(found) == 1:
+            _require_memory(found[0], len(examples))
+    return Contrast(heads, found, time.perf_counter() - began)
+
+
+def _require_memory(batch: Batch, n_examples: int, available: int | None = None) -> None:
+    """Raises UserError when the prompts behind this first batch do not fit; `available`: bytes, by default what this
+    machine (or the GPU that holds the batch) has free."""
+    values = batch.clean.values
+    if available is None and values.is_cuda:
+        kept_free = torch.cuda.memory_reserved(values.device) - torch.cuda.memory_allocated(values.device)
+        available = torch.cuda.mem_get_info(values.device)[0] + kept_free
+    elif available is None:
+        available = available_memory()
+    tensors = [x for p in (batch.clean, batch.corrupted) for x in (p.values, p.logits, *(p.residual or ()))]
+    each = MEMORY_MARGIN * sum(x.nbytes for x in tensors) / len(batch.examples)
+    left = n_examples - len(batch.examples)
+    if each * left > available:
+        raise UserError(
+            f"{n_examples} prompts of {values.shape[1]} tokens need about {size_text(each * n_examples)} of memory and "
+            f"{size_text(available)} are free; use at most {len(batch.examples) + int(available / each)} prompts"
+        )
+
+
+# --- what methods return ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """One number per head. Positive supports the behaviour, negative works against it; methods that cannot tell
+    (`signed` false) give numbers from 0 up. Heads are ranked by `importance`."""
+
+    method: str
+    scores: Float[Tensor, " n"]
+    signed: bool
+    seconds: float
+    """The method's own."""
+    reading_seconds: float = 0.0
+    """Of passes that it shares with other methods, counted whole."""
+    per_example: Float[Tensor, "E n"] | None = None
+    intervals: Float[Tensor, "n 2"] | None = None
+    """95%, where prompts can be resampled."""
+    n_passes: float = 0.0
+    """Forward passes over all its prompts beyond the two of reading (prompts and counterparts), a backward pass
+    counted as two; layers that are skipped are not counted."""
+    checked: frozenset[int] | None = None
+    """Heads whose score is exact where the others' is an estimate; None where none is an estimate."""
+    replaced: dict[int, float] = field(default_factory=dict)
+    """Heads whose score is what restoring them in the counterpart gives → the effect of replacing them, which others
+    make up for."""
+
+    @property
+    def importance(self) -> Float[Tensor, " n"]:
+        """|score|: what heads are ranked by."""
+        return self.scores.abs()
+
+    @property
+    def total_seconds(self) -> float:
+        return self.seconds + self.reading_seconds
+
+
+@dataclass(frozen=True)
+class EdgeScores:
+    """One number per edge, in the sign convention of `HeadScores`."""
+
+    method: str
+    edges: list[Edge]
+    scores: Float[Tensor, " edges"]
+    signed: bool
+    seconds: float
+    reading_seconds: float = 0.0
+    intervals: Float[Tensor, "edges 2"] | None = None
+
+    @property
+    def importance(self) -> Float[Tensor, " edges"]:
+        return self.scores.abs()
+
+
+def mean_intervals(per_example: Float[Tensor, "E n"], n_resamples: int = 1000) -> Float[Tensor, "n 2"]:
+    """95% bootstrap intervals of the means over prompts."""
+    weights = torch.from_numpy(bootstrap_weights(len(per_example), n_resamples)) / len(per_example)
+    means = weights @ per_example.cpu().double()
+    return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T
+
+
+def from_examples(
+    method: str, contrast: Contrast, per_example: Float[Tensor, "E n"], began: float, n_passes: float
+) -> HeadScores:
+    """Signed scores that are means over prompts, with their intervals; `began`: when the method's own work did."""
+    seconds = time.perf_counter() - began
+    per_example = per_example.cpu().double()
+    return HeadScores(
+        method, per_example.mean(0), True, seconds, contrast.seconds, per_example, mean_intervals(per_example), n_passes
+    )
+
+
+def layers_of(heads: Heads, indices: Sequence[int]) -> list[int]:
+    """The layers of these heads, in order."""
+    return sorted({index // heads.n_heads for index in indices})
+
+
+def passes_of(heads: Heads, indices: Sequence[int]) -> float:
+    """Passes that it takes to patch these heads one by one, from the layer of each on where passes can start there."""
+    if not heads.starts_late:
+        return float(len(indices))
+    return sum(heads.n_layers - index // heads.n_heads for index in indices) / heads.n_layers
+
+
+def all_heads(heads: Heads) -> range:
+    return range(n_all(heads))

@@ -1,0 +1,233 @@
+"""Edges of attention-only models: exact patching, EAP, EAP-IG, ACDC and subnetwork probing on the whole graph.
+
+Place on the path: `Contrast` of an attention-only model → [a mask on every edge] → a score per edge.
+
+    receiver r (a head's q, k or v, or the output) reads   x_r − Σ_s (1 − z_sr) (o_s − o'_s)
+
+x_r is the residual stream as it runs, o_s what sender s (the embeddings or an earlier head) writes now, o'_s what it
+writes on the counterpart (or the mean of that, or nothing: `ablation`), z the mask: z = 1 is the model itself, z_sr = 0
+cuts one edge; by resampling, z = 0 everywhere is the counterpart. One sign for all, m(clean) − m(edge replaced):
+
+    exact     m(1) − m(z_sr = 0)                      one pass per edge
+    EAP       ∂m/∂z_sr at z = 1                        = Σ (o_s − o'_s) · ∂m/∂x_r, one backward pass for all edges
+    EAP-IG    the same, averaged over inputs on the straight path of embeddings
+    ACDC, SP  as in `masks.py`, over edges
+
+Of the edges into the output EAP's scores sum to m(clean) − m(corrupt) where the metric is linear in the logits: they
+are a cut of the graph that the metric reads linearly. Edges further back count the same effect again.
+
+Source: Syed et al. 2023 (2310.10348), Hanna et al. 2024 (2403.17806), Conmy et al. 2023 (2304.14997). Limits: needs a
+model whose every read can be held (`attention_only.py`); real models: `kept_edges.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosemy.circuits.heads.attention_only import AttentionOnly
+from monosemy.circuits.heads.contrast import ABLATIONS, Ablation, Batch, Contrast, EdgeScores, mean_intervals
+from monosemy.circuits.heads.masks import THRESHOLDS, ProbeConfig, kl, prune, train_gates
+from monosemy.circuits.heads.model_heads import AttentionOnlyHeads, Pass
+from monosemy.circuits.heads.task import INPUT, OUTPUT, Channel, Edge, Head
+from monosemy.errors import UserError, unknown
+from monosemy.support import progress
+
+CHANNELS: tuple[Channel, ...] = ("q", "k", "v")
+
+
+class EdgeGraph:
+    """All edges of an attention-only model, in topological order of their receivers, and passes with a mask on them.
+
+    Masks are [.., edges], in the order of `edges`. Raises UserError for another kind of model.
+    """
+
+    def __init__(self, contrast: Contrast, ablation: Ablation = "resample") -> None:
+        if not isinstance(contrast.heads, AttentionOnlyHeads):
+            raise UserError(
+                f"edges of the whole graph need an attention-only model, {contrast.heads.name} is not one; "
+                "ask for edges among the heads that are kept"
+            )
+        self.contrast = contrast
+        self.model: AttentionOnly = contrast.heads.model
+        self.edges = all_edges(self.model.n_layers, self.model.n_heads)
+        sizes = [3 * self.model.n_heads * (1 + layer * self.model.n_heads) for layer in range(self.model.n_layers)]
+        self._starts = [0, *accumulate(sizes)]
+        self._fixed = _fixed(self.model, contrast, ablation)
+
+    def replaced(self, batch: Batch) -> Float[Tensor, "B T senders d_model"]:
+        """What the receiver of a cut edge reads, of the embeddings and of every head."""
+        if self._fixed is not None:
+            return self._fixed.expand(len(batch.examples), -1, -1, -1)
+        return written(self.model, batch.corrupted)
+
+    def metric(self, batch: Batch, mask: Tensor) -> Float[Tensor, " B"]:
+        """m under the mask; differentiable in it where it asks for a gradient."""
+        return batch.measure(self.logits(batch, mask))
+
+    def logits(self, batch: Batch, mask: Float[Tensor, "*B edges"]) -> Tensor:
+        """Logits at the last position under a mask for all prompts or one for each."""
+        tokens = batch.clean.tokens
+        with torch.no_grad():
+            start, other = self.model.embed(tokens), self.replaced(batch)
+        now = [start.unsqueeze(2)]
+
+        def keep(layer: int, outputs: Tensor) -> Tensor:
+            now.append(outputs)
+            return outputs
+
+        def read(layer: int, channel: Channel, wide: Tensor) -> Tensor:
+            missing = (1 - self._block(mask, layer, channel)).transpose(-1, -2)
+            if not missing.requires_grad and not bool(missing.any()):
+                return wide  # no edge is cut here: most of the graph, when one is patched
+            senders = torch.cat(now, dim=2)
+            difference = senders - other[:, :, : senders.shape[2]]
+            return wide - (missing[:, None] if mask.ndim == 2 else missing) @ difference
+
+        return self.model.logits(tokens, keep, reads=read, embeddings=start)
+
+    def _block(self, mask: Tensor, layer: int, channel: Channel) -> Tensor:
+        """[.., senders, receivers] of one layer and channel."""
+        n_senders = 1 + layer * self.model.n_heads
+        if channel == "":
+            return mask[..., self._starts[layer] :].unflatten(-1, (n_senders, 1))
+        width = n_senders * self.model.n_heads
+        start = self._starts[layer] + CHANNELS.index(channel) * width
+        return mask[..., start : start + width].unflatten(-1, (n_senders, self.model.n_heads))
+
+
+@torch.no_grad()
+def written(model: AttentionOnly, side: Pass) -> Float[Tensor, "B T senders d_model"]:
+    """What the embeddings and all heads write in a plain pass."""
+    return torch.cat([model.embed(side.tokens).unsqueeze(2), side.values], dim=2)
+
+
+def _fixed(model: AttentionOnly, contrast: Contrast, ablation: Ablation) -> Float[Tensor, "1 T senders d_model"] | None:
+    """What replaces on every prompt alike: the mean over counterparts, or nothing; None where each has its own."""
+    if ablation not in ABLATIONS:
+        raise unknown("ablation", ablation, ABLATIONS)
+    if ablation == "resample":
+        return None
+    sides = [written(model, batch.corrupted) for batch in contrast.batches]
+    mean = torch.stack([side.sum(0) for side in sides]).sum(0, keepdim=True) / contrast.n_examples
+    return mean if ablation == "mean" else torch.zeros_like(mean)
+
+
+def all_edges(n_layers: int, n_heads: int) -> list[Edge]:
+    """Every edge: by the receiver's layer, channel, then sender, then receiving head; those into the output last."""
+    edges: list[Edge] = []
+    senders: list[Head | Literal["input"]] = [INPUT]
+    for layer in range(n_layers):
+        edges += [Edge(s, (layer, h), channel) for channel in CHANNELS for s in senders for h in range(n_heads)]
+        senders += [(layer, head) for head in range(n_heads)]
+    return edges + [Edge(sender, OUTPUT) for sender in senders]
+
+
+def patch_edges(
+    contrast: Contrast, indices: Sequence[int] | None = None, ablation: Ablation = "resample"
+) -> EdgeScores:
+    """Exact effect of every edge (or of those numbered; the others get 0), by one pass each."""
+    began = time.perf_counter()
+    graph = EdgeGraph(contrast, ablation)
+    asked = list(range(len(graph.edges)) if indices is None else indices)
+    found = torch.zeros(contrast.n_examples, len(graph.edges), dtype=torch.float64)
+    done = 0
+    with torch.no_grad(), progress.stage("patch edges", total=len(asked) * len(contrast.batches)) as bar:
+        for batch in contrast.batches:
+            rows = slice(done, done := done + len(batch.examples))
+            for index in asked:
+                mask = torch.ones(len(graph.edges), device=contrast.heads.device)
+                mask[index] = 0
+                found[rows, index] = (batch.m_clean - graph.metric(batch, mask)).cpu().double()
+                bar.advance()
+    return _signed("patching", graph, found, began)
+
+
+def attribute_edges(contrast: Contrast, n_steps: int = 1, ablation: Ablation = "resample") -> EdgeScores:
+    """EAP (one step) or EAP-IG (several; its path starts at the counterpart's embeddings whatever the ablation):
+    forward and backward passes for all edges at once."""
+    began = time.perf_counter()
+    graph = EdgeGraph(contrast, ablation)
+    found = []
+    for batch in contrast.batches:
+        total = torch.zeros(len(batch.examples), len(graph.edges), dtype=torch.float64)
+        clean, corrupted = (contrast.heads.inputs(p.tokens) for p in (batch.clean, batch.corrupted))
+        for step in range(1, n_steps + 1):
+            inputs = None if step == n_steps else corrupted + step / n_steps * (clean - corrupted)
+            total += _edge_derivatives(graph, batch, inputs)
+        found.append(total / n_steps)
+    return _signed("EAP" if n_steps == 1 else "EAP-IG", graph, torch.cat(found), began)
+
+
+def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> Float[Tensor, "B edges"]:
+    """Σ (o_s − o'_s) · ∂m/∂x_r, the senders' difference taken between prompt and counterpart, the gradient at `inputs`.
+
+    The mask's own derivative would take the difference at `inputs`; so the gradient is read off the reads instead.
+    """
+    model = graph.model
+    reads: list[Tensor] = []
+
+    def read(layer: int, channel: Channel, wide: Tensor) -> Tensor:
+        push = torch.zeros_like(wide, requires_grad=True)
+        reads.append(push)
+        return wide + push
+
+    with torch.enable_grad():
+        start = model.embed(batch.clean.tokens).detach() if inputs is None else inputs
+        total = batch.measure(model.logits(batch.clean.tokens, reads=read, embeddings=start)).sum()
+        gradients = torch.autograd.grad(total, reads)
+    difference = written(model, batch.clean) - graph.replaced(batch)
+    found = []
+    for number, gradient in enumerate(gradients):
+        n_senders = 1 + min(number // 3, model.n_layers) * model.n_heads
+        found.append(torch.einsum("btsd,bthd->bsh", difference[:, :, :n_senders], gradient).flatten(1))
+    return torch.cat(found, dim=1).cpu().double()
+
+
+def acdc_edges(
+    contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation: Ablation = "resample"
+) -> EdgeScores:
+    """ACDC: from the output back, every incoming edge tried in turn. Unsigned: the largest τ that keeps the edge."""
+    began = time.perf_counter()
+    graph = EdgeGraph(contrast, ablation)
+    n = len(graph.edges)
+    score = torch.zeros(n, dtype=torch.float64)
+
+    def divergence(dropped: list[int]) -> float:
+        mask = torch.ones(n, device=contrast.heads.device)
+        mask[dropped] = 0
+        with torch.no_grad():
+            return sum(float(kl(b, graph.logits(b, mask)).sum()) for b in contrast.batches) / contrast.n_examples
+
+    with progress.stage("ACDC", total=n * len(thresholds), unit="edges") as bar:
+        for threshold in sorted(thresholds):
+            for index in prune(range(n - 1, -1, -1), divergence, threshold, bar.advance):
+                score[index] = threshold
+    return EdgeScores("ACDC", graph.edges, score, False, time.perf_counter() - began, contrast.seconds)
+
+
+def probe_edges(contrast: Contrast, config: ProbeConfig | None = None, ablation: Ablation = "resample") -> EdgeScores:
+    """Subnetwork probing with a gate on every edge. Unsigned."""
+    began = time.perf_counter()
+    graph = EdgeGraph(contrast, ablation)
+    n = len(graph.edges)
+
+    def loss(batch: int, gates: Tensor) -> Tensor:
+        return kl(contrast.batches[batch], graph.logits(contrast.batches[batch], gates)).mean()
+
+    openings = train_gates(n, len(contrast.batches), loss, config or ProbeConfig(), contrast.heads.device)
+    return EdgeScores("SP", graph.edges, openings, False, time.perf_counter() - began, contrast.seconds)
+
+
+def _signed(method: str, graph: EdgeGraph, per_example: Float[Tensor, "E edges"], began: float) -> EdgeScores:
+    seconds = time.perf_counter() - began
+    intervals = mean_intervals(per_example)
+    return EdgeScores(
+        method, graph.edges, per_example.mean(0), True, seconds, graph.contrast.seconds, intervals=intervals
+    )

@@ -1,0 +1,142 @@
+"""Direct edges between the few heads that are kept: exact, or by gradients, on any model without post-norms.
+
+Place on the path: `Contrast`, kept heads → [each edge held to the replacement's value] → a score per edge.
+
+    s → r         layer of r reads  x + (o'_s − o_s);  r alone takes the values this gives;  all that follows runs on
+    s → output    the final residual stream is  x + (o'_s − o_s)
+    score = m(clean) − m(edge replaced), positive when the edge supports the behaviour
+
+x: clean residual stream, o_s, o'_s: what s adds on the prompt and when replaced (by the counterpart's, the
+mean, or nothing). Only the direct way through the
+residual stream counts: MLPs and heads between s and r keep their clean values. A receiver's queries, keys and values
+are replaced together. Attention-only models have exact edges by channel, and edges from the input: `edges.py` gives
+them, restricted to the kept heads.
+
+Source: path patching (Wang et al. 2022, 2211.00593; Goldowsky-Dill et al. 2023, 2304.05969). Cost: for an edge, one
+attention layer and a pass from the receiver on. Limits: effects through MLPs belong to no edge here; one edge at a time
+(many at once: `kept_graph.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast, EdgeScores, mean_intervals
+from monosemy.circuits.heads.edges import all_edges, attribute_edges, patch_edges
+from monosemy.circuits.heads.model_heads import AttentionOnlyHeads, LanguageModelHeads, replace_edit
+from monosemy.circuits.heads.task import INPUT, OUTPUT, Edge
+from monosemy.support import progress
+
+
+def kept_edges(contrast: Contrast, kept: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
+    """Exact effect of every edge between kept heads (by number), and from them to the output.
+
+    What the sender is replaced by follows `ablation`. Raises UserError for a model whose single edges cannot be held.
+    """
+    heads = contrast.heads
+    if isinstance(heads, AttentionOnlyHeads):
+        return _restricted(contrast, kept, lambda chosen: patch_edges(contrast, chosen, ablation))
+    assert isinstance(heads, LanguageModelHeads)
+    began = time.perf_counter()
+    places = edges_among(kept, heads.n_heads)
+    found = torch.zeros(contrast.n_examples, len(places), dtype=torch.float64)
+    done = 0
+    with progress.stage("patch edges", total=len(places) * contrast.n_examples, unit="passes") as bar:
+        for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
+            rows = slice(done, done := done + len(batch.examples))
+            for number, (sender, receiver) in enumerate(places):
+                found[rows, number] = _effect(heads, batch, replacement, sender, receiver).cpu().double()
+                bar.advance(len(batch.examples))
+    return _scores("patching", contrast, places, found, began)
+
+
+def attribute_kept_edges(contrast: Contrast, kept: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
+    """EAP of the same edges: Σ (o_s − o'_s) · ∂m/∂x_r, with x_r what the receiver alone reads; a backward pass for
+    every receiver. Raises UserError as `kept_edges` does."""
+    heads = contrast.heads
+    if isinstance(heads, AttentionOnlyHeads):
+        return _restricted(contrast, kept, lambda _: attribute_edges(contrast, 1, ablation))
+    assert isinstance(heads, LanguageModelHeads)
+    began = time.perf_counter()
+    places = edges_among(kept, heads.n_heads)
+    found = []
+    for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
+        lost = batch.clean.values - replacement
+        differences = {s: heads.added(s, lost[:, :, s]) for s in sorted(kept)}
+        gradients = {r: _gradient(heads, batch, r) for r in dict.fromkeys(receiver for _, receiver in places)}
+        columns = [(differences[s] * gradients[r]).sum((1, 2)) for s, r in places]
+        found.append(torch.stack(columns, 1).cpu().double() if columns else torch.zeros(len(batch.examples), 0))
+    return _scores("EAP", contrast, places, torch.cat(found), began)
+
+
+def edges_among(kept: Sequence[int], n_heads: int) -> list[tuple[int, int | None]]:
+    """(sender, receiver) by number, receivers in later layers; then every head to the output (None)."""
+    pairs = [(s, r) for s, r in product(sorted(kept), sorted(kept)) if s // n_heads < r // n_heads]
+    return [*pairs, *((s, None) for s in sorted(kept))]
+
+
+def edge_of(sender: int, receiver: int | None, n_heads: int) -> Edge:
+    return Edge(divmod(sender, n_heads), OUTPUT if receiver is None else divmod(receiver, n_heads))
+
+
+def _scores(
+    method: str, contrast: Contrast, places: Sequence[tuple[int, int | None]], found: Tensor, began: float
+) -> EdgeScores:
+    n_heads = contrast.heads.n_heads
+    edges = [edge_of(sender, receiver, n_heads) for sender, receiver in places]
+    intervals = mean_intervals(found) if edges else torch.zeros(0, 2, dtype=torch.float64)
+    seconds = time.perf_counter() - began
+    return EdgeScores(method, edges, found.mean(0), True, seconds, contrast.seconds, intervals)
+
+
+def _gradient(heads: LanguageModelHeads, batch: Batch, receiver: int | None) -> Tensor:
+    """∂m/∂(what the receiver reads) [B, T, d_model], at the prompt itself."""
+    push = torch.zeros(*batch.clean.tokens.shape, heads.d_model, device=heads.device, requires_grad=True)
+    if receiver is None:
+        logits = heads.logits_from(batch.clean, push, gradients=True)
+    else:
+        layer, head = divmod(receiver, heads.n_heads)
+        with torch.enable_grad():
+            values = heads.values_from(batch.clean, layer, push, gradients=True)
+            of_head = values[:, :, head : head + 1]
+            every = torch.cat(
+                [batch.clean.values[:, :, :receiver], of_head, batch.clean.values[:, :, receiver + 1 :]], 2
+            )
+        edit = replace_edit(every, [receiver], heads.n_heads)
+        logits = heads.logits(batch.clean.tokens, edit, layers=[layer], clean=batch.clean, gradients=True)
+    with torch.enable_grad():
+        total = batch.measure(logits).sum()
+    (gradient,) = torch.autograd.grad(total, push)
+    return gradient
+
+
+def _effect(heads: LanguageModelHeads, batch: Batch, replacement: Tensor, sender: int, receiver: int | None) -> Tensor:
+    """[B]; `receiver` None is the output."""
+    difference = replacement[:, :, sender] - batch.clean.values[:, :, sender]
+    pushed = heads.added(sender, difference).to(batch.clean.values.dtype)
+    if receiver is None:
+        return batch.m_clean - batch.measure(heads.logits_from(batch.clean, pushed))
+    layer, head = divmod(receiver, heads.n_heads)
+    values = batch.clean.values.clone()
+    values[:, :, receiver] = heads.values_from(batch.clean, layer, pushed)[:, :, head]
+    edit = replace_edit(values, [receiver], heads.n_heads)
+    return batch.m_clean - batch.measure(heads.logits(batch.clean.tokens, edit, layers=[layer], clean=batch.clean))
+
+
+def _restricted(contrast: Contrast, kept: Sequence[int], method: Callable[[list[int]], EdgeScores]) -> EdgeScores:
+    """The edges of an attention-only model among kept heads, the input and the output: `method` is given their numbers
+    and scores all edges."""
+    n_heads = contrast.heads.n_heads
+    ends = {INPUT, OUTPUT, *(divmod(index, n_heads) for index in kept)}
+    every = all_edges(contrast.heads.n_layers, n_heads)
+    chosen = [number for number, edge in enumerate(every) if edge.sender in ends and edge.receiver in ends]
+    found = method(chosen)
+    assert found.intervals is not None
+    edges = [every[number] for number in chosen]
+    return replace(found, edges=edges, scores=found.scores[chosen], intervals=found.intervals[chosen])

@@ -1,0 +1,222 @@
+"""Every method by name, on the same heads and the same prompts.
+
+Place on the path: a task's prompts, read once → [a name → HeadScores] → tables, benchmarks, `find_circuit`.
+
+Causal methods start from `Contrast` (prompts and counterparts, position by position), code methods and controls from
+`PooledHeads` (positives and negatives, pooled). Both are read at most once, at first need, and their seconds are
+counted for every method that uses them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+from torch import Tensor
+
+from monosemy.circuits.heads import attribution, code_scores, controls, masks, patching
+from monosemy.circuits.heads.combined import Combined, CombinedConfig, combined_circuit
+from monosemy.circuits.heads.contrast import (
+    ABLATIONS,
+    Ablation,
+    Contrast,
+    HeadScores,
+    all_heads,
+    passes_of,
+    read_contrast,
+)
+from monosemy.circuits.heads.discrete import Codes, DiscreteConfig, discrete_codes, fitted, preset
+from monosemy.circuits.heads.model_heads import Heads, n_all
+from monosemy.circuits.heads.pooled import PooledHeads, pooled_heads
+from monosemy.circuits.heads.task import TaskData
+from monosemy.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model and a task, with what the methods read of them."""
+
+    heads: Heads
+    data: TaskData
+    n_prompts: int = 64
+    """Positives that causal methods run on."""
+    ablation: Ablation = "resample"
+    seed: int = 0
+    fresh: bool = False
+    """Read heads now, whatever was kept from before; for timings."""
+
+    def __post_init__(self) -> None:
+        if self.ablation not in ABLATIONS:
+            raise unknown("ablation", self.ablation, ABLATIONS)
+        if self.n_prompts < 2:
+            raise UserError(f"{self.n_prompts} prompts give no interval; take at least 2")
+
+    @cached_property
+    def contrast(self) -> Contrast:
+        return read_contrast(self.heads, self.data.positives[: self.n_prompts], self.data.metric)
+
+    @cached_property
+    def pooled(self) -> PooledHeads:
+        """Positives that the model gets right, and all negatives; all positives when too few are right."""
+        every = pooled_heads(self.heads, self.data, fresh=self.fresh)
+        right = every.correct.bool() | ~every.positive
+        return every.choose(right) if int((right & every.positive).sum()) >= 5 else every
+
+    @cached_property
+    def combined(self) -> Combined:
+        return combined_circuit(self.contrast, CombinedConfig(codes=self.config("fast")), self.ablation)
+
+    def config(self, name: str) -> DiscreteConfig:
+        return preset(name, self.data.name, seed=self.seed)
+
+    def codes(self, name: str) -> tuple[Codes, float]:
+        """Codes of a preset and the seconds they took, each preset once."""
+        cache: dict[str, tuple[Codes, float]] = self.__dict__.setdefault("_codes", {})
+        if name not in cache:
+            pooled = self.pooled  # its reading is counted apart
+            began = time.perf_counter()
+            settings = fitted(self.config(name), len(pooled.metric))
+            cache[name] = discrete_codes(pooled, settings), time.perf_counter() - began
+        return cache[name]
+
+
+def codes_by_node(bench: Bench, name: str) -> HeadScores:
+    """The discrete method: |P_h \\ N_h|, with intervals over prompts."""
+    codes, seconds = bench.codes(name)
+    ties = bench.config(name).break_ties
+    began = time.perf_counter()
+    scores = code_scores.node_scores(codes, break_ties=ties)
+    seconds += time.perf_counter() - began
+    intervals = code_scores.node_intervals(codes, break_ties=ties)
+    return HeadScores(
+        f"codes, {name}", scores, False, seconds, bench.pooled.seconds, intervals=intervals, n_passes=0
+    )  # fmt: skip
+
+
+def codes_by_pairs(bench: Bench, name: str) -> HeadScores:
+    """The source's "edge-level" method: how often a head is in the top pairs."""
+    codes, seconds = bench.codes(name)
+    began = time.perf_counter()
+    ties = bench.config(name).break_ties
+    counts = code_scores.pair_counts(codes, break_ties=ties)
+    scores = code_scores.head_scores_by_pairs(counts, bench.heads.n_heads, break_ties=ties)
+    seconds += time.perf_counter() - began
+    return HeadScores(f"code pairs, {name}", scores, False, seconds, bench.pooled.seconds)
+
+
+def _combined(bench: Bench) -> HeadScores:
+    return bench.combined.heads
+
+
+def _combined_without_codes(bench: Bench) -> HeadScores:
+    """The combined method's own control: gradients alone propose."""
+    found = combined_circuit(bench.contrast, CombinedConfig(code_share=0.0), bench.ablation).heads
+    return replace(found, method="combined, no codes")
+
+
+def _control(
+    name: str, bench: Bench, score: Callable[[PooledHeads], Tensor], coding_seconds: float = 0.0
+) -> HeadScores:
+    """A control that reads pooled outputs; `coding_seconds`: of codes made before."""
+    pooled = bench.pooled
+    began = time.perf_counter()
+    scores = score(pooled)
+    seconds = time.perf_counter() - began + coding_seconds
+    return HeadScores(f"{name} (control)", scores.double(), False, seconds, pooled.seconds)
+
+
+def _of_codes(name: str, bench: Bench, score: Callable[[Codes], Tensor]) -> HeadScores:
+    """A control that reads the codes of preset `paper`."""
+    codes, seconds = bench.codes("paper")
+    return _control(name, bench, lambda _: score(codes), seconds)
+
+
+def _kmeans(bench: Bench, name: str) -> HeadScores:
+    config = fitted(bench.config(name), len(bench.pooled.metric))
+    return _control(f"k-means codes, {name}", bench, lambda pooled: controls.kmeans_scores(pooled, config))
+
+
+CONTROLS: dict[str, Callable[[Bench], HeadScores]] = {
+    "random": lambda bench: controls.random_scores(n_all(bench.heads), bench.seed),
+    "shuffled": lambda bench: _of_codes(
+        "shuffled labels", bench, lambda codes: controls.shuffled_labels(codes, bench.config("paper"), bench.seed)
+    ),
+    "distinct": lambda bench: _of_codes("distinct codes", bench, code_scores.distinct_codes),
+    "kmeans": partial(_kmeans, name="fast"),
+    "kmeans-paper": partial(_kmeans, name="paper"),
+    "mean-difference": lambda bench: _control(
+        "mean difference", bench, lambda pooled: controls.mean_difference(pooled, bench.config("paper"))
+    ),
+    "probe": lambda bench: _control(
+        "linear probe", bench, lambda pooled: controls.probe_accuracy(pooled, bench.config("paper"), bench.seed)
+    ),
+}
+METHODS: dict[str, Callable[[Bench], HeadScores]] = {
+    "combined": _combined,
+    "combined-no-codes": _combined_without_codes,
+    "codes": partial(codes_by_node, name="fast"),
+    "codes-paper": partial(codes_by_node, name="paper"),
+    "pairs": partial(codes_by_pairs, name="fast"),
+    "pairs-paper": partial(codes_by_pairs, name="paper"),
+    "patching": lambda bench: patching.exhaustive_patching(bench.contrast, bench.ablation),
+    "patching-resample": lambda bench: patching.exhaustive_patching(bench.contrast, "resample"),
+    "patching-mean": lambda bench: patching.exhaustive_patching(bench.contrast, "mean"),
+    "patching-zero": lambda bench: patching.exhaustive_patching(bench.contrast, "zero"),
+    "restoring": lambda bench: patching.exhaustive_patching(bench.contrast, direction="denoise"),
+    "eap": lambda bench: attribution.attribution_patching(bench.contrast, bench.ablation),
+    "eap-ig": lambda bench: attribution.integrated_attribution(bench.contrast, bench.ablation),
+    "hisp": lambda bench: attribution.head_importance(bench.contrast, bench.ablation),
+    "acdc": lambda bench: masks.acdc(bench.contrast, ablation=bench.ablation),
+    "sp": lambda bench: masks.subnetwork_probing(bench.contrast, masks.ProbeConfig(seed=bench.seed), bench.ablation),
+    **CONTROLS,
+}
+"""Name → scores of all heads."""
+NEEDS_NEGATIVES = ("codes", "codes-paper", "pairs", "pairs-paper", *(name for name in CONTROLS if name != "random"))
+"""Methods that read the task's negatives."""
+
+
+CODE_PRESETS = {"codes": "fast", "pairs": "fast", "codes-paper": "paper", "pairs-paper": "paper"}
+"""Methods that rank by codes, and the preset that makes them."""
+MAX_SEED = 2**63
+
+
+def all_methods(ablation: Ablation, main: str) -> list[str]:
+    """Every method but those that would repeat another one's scores: `main`, and patching under its second name."""
+    left_out = {main, f"patching-{ablation}"} | ({"patching"} if main == f"patching-{ablation}" else set())
+    return [name for name in METHODS if name not in left_out]
+
+
+def expected_passes(name: str, heads: Heads, n_batches: int) -> float:
+    """Passes over the prompts that a causal method will make, about; 0 for those that only read."""
+    every = passes_of(heads, all_heads(heads))
+    share = CombinedConfig().share
+    return {
+        "combined": 3 * CombinedConfig().n_steps + share * every,  # what its step 6 adds shows only then
+        "combined-no-codes": 3 * CombinedConfig().n_steps + share * every,
+        "eap": 3,
+        "hisp": 3,
+        "eap-ig": 3 * attribution.N_STEPS,
+        "acdc": len(masks.THRESHOLDS) * every,
+        "sp": 3 * masks.ProbeConfig().n_steps / n_batches,
+    }.get(name, every if name.startswith("patching") or name == "restoring" else 0.0)
+
+
+def expected_seconds(bench: Bench, names: Sequence[str]) -> float:
+    """What the methods will take, from the time that reading prompts and counterparts took."""
+    n_batches = len(bench.contrast.batches)
+    return bench.contrast.seconds / 2 * sum(expected_passes(name, bench.heads, n_batches) for name in names)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that generators cannot take."""
+    if not 0 <= seed < MAX_SEED:
+        raise UserError(f"the seed must be from 0 to 2^63 − 1, got {seed}")
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Raises UserError for an unknown method, before anything is loaded."""
+    for name in names:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)

@@ -1,0 +1,257 @@
+"""The page of a circuit, and the rows of its tables, which the terminal shows too.
+
+Place on the path: `Circuit` → [circuit.json, circuit.svg, circuit.png, circuit.html] in one folder. The page is one
+self-contained file, drawn in a light and a dark rendering.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+
+from monosemy import __version__
+from monosemy.circuits.heads.drawing import Palette, draw_circuit, drawn_edges
+from monosemy.report.canvas import Drawing, render
+from monosemy.report.markup import Cell, bullets, escape, facts, figure, page, table
+from monosemy.report.theme import LIGHT, Theme, matplotlib_settings
+from monosemy.support.files import atomic_path, write_json, write_text
+
+if TYPE_CHECKING:
+    from monosemy.circuits.heads.contrast import HeadScores
+    from monosemy.circuits.heads.find import Circuit
+
+N_SHOWN = 20
+"""Heads listed, where the circuit has no more."""
+REPLACED_BY = {"resample": "the counterpart's", "mean": "its mean over all counterparts", "zero": "nothing"}
+"""What stands in for an ablated value."""
+
+
+def summary(circuit: Circuit) -> str:
+    """How many heads, and what they carry; or that the method names none."""
+    if not circuit.heads.signed or circuit.heads.intervals is None:
+        return f"{circuit.heads.method} ranks heads and names no circuit, so no edges were measured" + (
+            "; those shown are of codes that occur together on positives only" if circuit.code_edges else ""
+        )
+    if circuit.carried is None:
+        return "no head's effect is large and clear enough to count as the circuit's"
+    found = circuit.carried
+    sides = [
+        f"{value:.0%}" + ("" if ends is None else f" [{ends[0]:.0%}, {ends[1]:.0%}]")
+        for value, ends in ((found.alone, found.alone_interval), (found.without, found.without_interval))
+    ]
+    n = len(circuit.members)
+    heads = f"{n} heads" if n > 1 else "1 head"
+    return (
+        f"{heads} in the circuit: of what replacing every head takes away, {sides[0]} is there when all other heads "
+        f"are replaced, {sides[1]} is left when the circuit is"
+    )
+
+
+def method_heading(circuit: Circuit) -> tuple[str, ...]:
+    known = [f"AUC, {version.version}" for version in circuit.known]
+    seconds = ("seconds", "of it reading")
+    return ("method", *seconds, "rank correlation", *known, "shared among the first", "first heads")
+
+
+def heads_heading(circuit: Circuit) -> tuple[str, ...]:
+    signed = circuit.heads.signed
+    return ("head", "effect", "95%", "share of the difference", "in the circuit") if signed else (
+        "head", "score", "95%, low by construction", "share of the difference", "in the circuit"
+    )  # fmt: skip
+
+
+def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
+    """The first heads: name, score, interval, score over m(clean) − m(corrupt), membership."""
+    difference = circuit.m_clean - circuit.m_corrupt
+    rows: list[tuple[str, ...]] = []
+    for index in circuit.ranked()[: max(N_SHOWN, len(circuit.members))]:
+        score = float(circuit.heads.scores[index])
+        if score == 0:
+            break
+        share = f"{score / difference:+.1%}" if circuit.heads.signed else "–"
+        member = "yes" if index in circuit.members else "no" if circuit.heads.signed else "–"
+        if circuit.heads.checked is not None and index not in circuit.heads.checked:
+            member += ", by estimate"
+        if index in circuit.heads.replaced:
+            member += f", restored (replaced: {circuit.heads.replaced[index]:.3g})"
+        rows.append((circuit.name_of(index), f"{score:.3g}", _interval(circuit.heads.intervals, index), share, member))
+    return rows
+
+
+def edges_heading(circuit: Circuit) -> tuple[str, ...]:
+    count = "code pairs only on positives"
+    return ("edge", count) if circuit.edges is None else ("edge", "effect", "95%", count)
+
+
+def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
+    """All measured edges, strongest first: name, effect, interval, co-occurrence of the ends' codes. Where none were
+    measured, those that codes give: name, co-occurrence."""
+    edges = circuit.shown_edges
+    if edges is None:
+        return []
+    if circuit.edges is None:
+        order = edges.importance.argsort(descending=True, stable=True).tolist()
+        return [(str(edges.edges[i]), f"{int(edges.scores[i])}") for i in order]
+    by_codes = {}
+    if circuit.code_edges is not None:
+        by_codes = {e.ends: s for e, s in zip(circuit.code_edges.edges, circuit.code_edges.scores.tolist())}
+    rows: list[tuple[str, ...]] = []
+    for i in edges.importance.argsort(descending=True, stable=True).tolist():
+        edge, count = edges.edges[i], by_codes.get(edges.edges[i].ends)
+        shown = "–" if count is None else f"{int(count)}"  # below 1: what breaks ties
+        rows.append((str(edge), f"{float(edges.scores[i]):.3g}", _interval(edges.intervals, i), shown))
+    return rows
+
+
+def method_rows(circuit: Circuit) -> list[tuple[str, ...]]:
+    """The main method and those beside it: time, how far they agree with the main one and with reported circuits."""
+    k = len(circuit.members) or 10
+    first = set(circuit.ranked()[:k])
+    rows: list[tuple[str, ...]] = []
+    for scores in (circuit.heads, *circuit.others):
+        order = scores.importance.argsort(descending=True, stable=True).tolist()
+        rows.append(
+            (
+                scores.method,
+                f"{scores.total_seconds:.1f}",
+                f"{scores.reading_seconds:.1f}",
+                f"{rank_correlation(circuit.heads, scores):.2f}",
+                *(f"{circuit.agreement_with(known, scores).auc:.3f}" for known in circuit.known),
+                f"{len(first & set(order[:k]))} of {k}",
+                " ".join(circuit.name_of(i) for i in order[:6]),
+            )
+        )
+    return rows
+
+
+def rank_correlation(first: HeadScores, second: HeadScores) -> float:
+    """Spearman's correlation of the importances, ties sharing their mean rank; 0 where a ranking is constant."""
+    ranks = []
+    for scores in (first, second):
+        values = scores.importance.numpy()
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts + 1) / 2)[inverse])
+    one, other = (r - r.mean() for r in ranks)
+    size = float(np.sqrt((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / size if size else 0.0
+
+
+def _interval(intervals: Any, index: int) -> str:
+    return "–" if intervals is None else f"{float(intervals[index][0]):.3g} to {float(intervals[index][1]):.3g}"
+
+
+def write_circuit(circuit: Circuit, folder: Path) -> Path:
+    """Writes circuit.json, circuit.svg, circuit.png and circuit.html; returns the page's path."""
+
+    def palette(theme: Theme) -> Palette:
+        orange, blue = theme.series[0], theme.series[1]
+        return Palette(theme.background, theme.ink, theme.muted, theme.grid, supports=blue, opposes=orange)
+
+    shown, n_edges = drawn_edges(circuit), len(circuit.shown_edges.edges) if circuit.shown_edges else 0
+    kind = "measured edges" if circuit.edges is not None else "edges by codes that occur together"
+    names = ", ".join(circuit.name_of(i) for i in circuit.members) or "none named"
+    drawn = "heads of the circuit" if circuit.members else "the first heads of the ranking, which names no circuit"
+    caption = (
+        f"Discs: {drawn}, larger the stronger; filled they support the behaviour, ringed they work against "
+        f"it. Lines: the strongest of {n_edges} {kind} ({len(shown)} pairs drawn), dashed where negative."
+    )
+    drawing = render(
+        "circuit",
+        f"Layers by heads; heads of the circuit: {names}.",
+        caption,
+        lambda theme: draw_circuit(circuit, palette(theme)),
+    )
+    write_json(folder / "circuit.json", circuit.to_json())
+    with atomic_path(folder / "circuit.png") as temporary:
+        temporary.write_bytes(drawing.light)
+    vector = io.StringIO()
+    settings = {**matplotlib_settings(LIGHT), "svg.hashsalt": "monosemy"}
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+        draw_circuit(circuit, palette(LIGHT)).savefig(vector, format="svg", metadata={"Date": None})
+    write_text(folder / "circuit.svg", vector.getvalue())
+    write_text(folder / "circuit.html", _document(circuit, drawing))
+    return folder / "circuit.html"
+
+
+def _document(circuit: Circuit, drawing: Drawing) -> str:
+    lede = (
+        f'<p class="lede">{escape(circuit.model)} is {escape(circuit.accuracy)}. The metric ({circuit.task.metric}) is '
+        f"{circuit.m_clean:.3g} on the prompts and {circuit.m_corrupt:.3g} on their counterparts; an effect is what "
+        f"the metric loses when a head's or an edge's value is replaced by {REPLACED_BY[circuit.ablation]}. "
+        f"{escape(summary(circuit))}.</p>"
+    )
+    body = ['<section id="circuit"><h2>Circuit</h2>', figure(drawing), _heads_table(circuit), "</section>"]
+    contents = [("circuit", "Circuit")]
+    if edge_rows(circuit):
+        body += ['<section id="edges"><h2>Edges</h2>', _edges_table(circuit), "</section>"]
+        contents.append(("edges", "Edges"))
+    body += ['<section id="methods"><h2>Methods</h2>', _methods_table(circuit), bullets(_limits(circuit)), "</section>"]
+    rows = [("Task", circuit.task.name), ("Model", f"{circuit.model} ({circuit.fingerprint})")]
+    rows += [("Prompts", str(circuit.n_prompts)), ("Ablation", circuit.ablation), ("Seed", str(circuit.seed))]
+    rows += [("Reported circuit", f"{known.version}: {known.source}") for known in circuit.known]
+    rows += [("Prompts of the task", line) for line in circuit.task.provenance]
+    body += ['<section id="provenance"><h2>Provenance</h2>', facts("What was used", rows), "</section>"]
+    contents += [("methods", "Methods"), ("provenance", "Provenance")]
+    title = f"Circuit: {circuit.task.name} in {circuit.model}"
+    return page(
+        title, lede, contents, "\n".join(body), f"Made by monosemy {__version__}; circuit.json holds the numbers."
+    )
+
+
+def _heads_table(circuit: Circuit) -> str:
+    return _table(f"Heads by {circuit.heads.method}", heads_heading(circuit), head_rows(circuit), numeric=(1, 3))
+
+
+def _edges_table(circuit: Circuit) -> str:
+    measured = circuit.edges is not None
+    caption = "Edges among the circuit's heads" if measured else "Edges by codes, among the first heads"
+    return _table(caption, edges_heading(circuit), edge_rows(circuit), numeric=(1, 3) if measured else (1,))
+
+
+def _methods_table(circuit: Circuit) -> str:
+    numeric = tuple(range(1, 4 + len(circuit.known)))
+    return _table("Methods on the same heads", method_heading(circuit), method_rows(circuit), numeric=numeric)
+
+
+def _table(caption: str, heading: tuple[str, ...], rows: list[tuple[str, ...]], numeric: tuple[int, ...]) -> str:
+    def cell(column: int, text: str) -> Any:
+        if column not in numeric:
+            return text
+        number = text.rstrip("%")
+        return Cell(text, float("nan") if text == "–" else float(number))
+
+    return table(caption, heading, [[cell(i, text) for i, text in enumerate(row)] for row in rows])
+
+
+def _limits(circuit: Circuit) -> list[str]:
+    lines = [
+        "Heads are in the circuit when their effect is at least 5% of the difference between prompts and counterparts "
+        "and its interval excludes 0.",
+        "The heads outside have small effects one by one, and together they can carry most of the behaviour: the share "
+        "at the top says how much of it the circuit has alone.",
+        "“By estimate”: this head was not patched; its effect is a gradient's estimate.",
+        "“Restored”: replacing this head changes little, because others stand in for it; its effect is what the "
+        "metric gains when it alone is restored in the counterpart.",
+        "Seconds include reading the model's activations, whether or not they were kept from before.",
+    ]
+    if circuit.edges is not None:
+        lines.append(
+            f"Edges are measured on {circuit.n_edge_prompts} prompts and count the direct way through the residual "
+            "stream; what passes through MLPs belongs to no edge."
+        )
+    if not circuit.heads.signed and circuit.heads.intervals is not None:
+        lines.append(
+            "Intervals of counted codes lie low: prompts drawn again with repetition show fewer distinct codes than "
+            "the prompts themselves."
+        )
+    if circuit.no_edges:
+        lines.append(f"No edges: {circuit.no_edges}.")
+    if circuit.left_out:
+        lines.append(f"{circuit.left_out[0].upper()}{circuit.left_out[1:]}.")
+    if not circuit.accuracy.enough:
+        lines.insert(0, f"Careful: {circuit.accuracy}.")
+    return lines

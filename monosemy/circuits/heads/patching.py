@@ -1,0 +1,99 @@
+"""Exhaustive activation patching: every head replaced in turn, one pass each. The reference for all other methods.
+
+Place on the path: `Contrast` → [effect of every head] → truth for models without a known one; last check of `combined`.
+
+    noise     the prompt with one head replaced     effect = m(clean) − m(clean, head ← replacement)
+    denoise   the counterpart with one head restored     effect = m(corrupted, head ← clean) − m(corrupted)
+
+Positive: the head supports the behaviour. Of two heads either of which is enough, noise finds neither (the other
+stands in) and denoise both; of two that are both needed, denoise finds neither. `pairwise` replaces two heads at once:
+
+    synergy_gh = effect(g and h) − effect(g) − effect(h)
+
+Cost: one pass from the head's layer on for every head, prompt and direction. Limits: a head that only undoes another's
+absence (a backup) has no effect alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosemy.circuits.heads.contrast import (
+    Ablation,
+    Batch,
+    Contrast,
+    HeadScores,
+    all_heads,
+    from_examples,
+    layers_of,
+    passes_of,
+)
+from monosemy.circuits.heads.model_heads import Heads, n_all, replace_edit
+from monosemy.errors import unknown
+from monosemy.support import progress
+
+Direction: TypeAlias = Literal["noise", "denoise"]
+DIRECTIONS = ("noise", "denoise")
+
+
+def exhaustive_patching(
+    contrast: Contrast,
+    ablation: Ablation = "resample",
+    direction: Direction = "noise",
+    indices: Sequence[int] | None = None,
+) -> HeadScores:
+    """Effect of every head (or of `indices`; the others get 0) on every prompt.
+
+    Raises UserError for an unknown ablation or direction; `denoise` restores the clean values, whatever the ablation.
+    """
+    if direction not in DIRECTIONS:
+        raise unknown("direction", direction, DIRECTIONS)
+    began = time.perf_counter()
+    asked = list(all_heads(contrast.heads) if indices is None else indices)
+    effects = torch.zeros(contrast.n_examples, n_all(contrast.heads), dtype=torch.float64)
+    done = 0
+    with progress.stage("patch heads", total=len(asked) * contrast.n_examples, unit="passes") as bar:
+        for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
+            rows = slice(done, done := done + len(batch.examples))
+            for index in asked:
+                effects[rows, index] = _effect(contrast.heads, batch, replacement, (index,), direction).cpu().double()
+                bar.advance(len(batch.examples))
+    name = {"noise": f"patching, {ablation}", "denoise": "patching, restored"}[direction]
+    return from_examples(name, contrast, effects, began, passes_of(contrast.heads, asked))
+
+
+def pairwise_patching(
+    contrast: Contrast, single: HeadScores, indices: Sequence[int] | None = None, ablation: Ablation = "resample"
+) -> Float[Tensor, "E n n"]:
+    """Effect of replacing two heads at once on every prompt; the diagonal holds `single`'s effects."""
+    assert single.per_example is not None
+    asked = list(all_heads(contrast.heads) if indices is None else indices)
+    n = n_all(contrast.heads)
+    effects = torch.zeros(contrast.n_examples, n, n, dtype=torch.float64)
+    done = 0
+    pairs = list(combinations(sorted(asked), 2))
+    with progress.stage("patch pairs", total=len(pairs) * contrast.n_examples, unit="passes") as bar:
+        for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
+            rows = slice(done, done := done + len(batch.examples))
+            for g, h in pairs:
+                effect = _effect(contrast.heads, batch, replacement, (g, h), "noise").cpu().double()
+                effects[rows, g, h] = effects[rows, h, g] = effect
+                bar.advance(len(batch.examples))
+    return effects + torch.diag_embed(single.per_example)
+
+
+def _effect(
+    heads: Heads, batch: Batch, replacement: Tensor, indices: Sequence[int], direction: Direction
+) -> Float[Tensor, " B"]:
+    plain, source = (batch.clean, replacement) if direction == "noise" else (batch.corrupted, batch.clean.values)
+    edit = replace_edit(source, indices, heads.n_heads)
+    logits = heads.logits(plain.tokens, edit, layers=layers_of(heads, indices), clean=plain)
+    patched = batch.measure(logits)
+    return batch.m_clean - patched if direction == "noise" else patched - batch.m_corrupt

@@ -1,0 +1,152 @@
+"""Greater-than: "The war lasted from the year 1743 to the year 17" → a number above 43.
+
+    two digits   where years split as 17|43: answers are the tokens above YY, wrong ones those up to it; years that the
+                 vocabulary holds whole are left out
+    tens         where each digit is a token, "… from the year 1743 to the year 17" → a digit above 4; wrong is one
+                 below 4 (the same digit may be right or wrong, so it counts for neither)
+    units        "… from the year 1743 to the year 174" → a digit above 3; wrong ones are those up to it
+
+Negatives and counterparts start at the lowest number (1701; 1703; 1740), where nothing is too small.
+Metric: probability of the answers minus that of the wrong ones.
+
+Source: Hanna et al. 2023 (2305.00586); the per-digit forms are ours. Limit: all negatives share their last digits,
+which inflates what sets of codes differ by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from monosemy.circuits.heads.task import Example, TaskData
+from monosemy.circuits.heads.tasks import words
+from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, drawn, enough, share
+from monosemy.errors import UserError
+
+Form = Literal["two digits", "tens", "units"]
+CENTURIES = tuple(range(11, 18))
+FIRST_YEARS = range(2, 99)
+"""YY of a positive: above the counterpart's 01, below 99."""
+MIN_YEARS = 50
+"""Years that must split in pairs for the form of two digits."""
+MAX_DRAWS = 50
+"""Draws for every prompt, before it is said that there are too few different ones."""
+DEFAULT_DIGIT: Form = "units"
+"""The per-digit form taken where years do not split in pairs."""
+
+_FROM = "The {noun} lasted from the year {start} to the year {end}"
+
+
+def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "", form: Form | None = None) -> TaskData:
+    """n positives and their counterparts as negatives, in the form that the tokenizer allows.
+
+    Raises UserError when the tokenizer allows none, or not the one asked for.
+    """
+    nouns = prompts.kept(words.EVENTS)
+    enough("greater-than", "nouns", nouns, 5)
+    random = np.random.default_rng([seed, 3])
+    split = f"1743 is {_pieces(prompts, '1743')}"
+    pairs = None if form in ("tens", "units") else _pairs(prompts)
+    if pairs is not None:
+        numbers, years = pairs
+        positives = _distinct(n, lambda: _in_pairs(prompts, drawn(random, nouns, 1)[0], _one(random, years), numbers))
+        n_years = len(CENTURIES) * len(FIRST_YEARS)
+        told = f"{split}: form two digits; {len(years)} of {n_years} years split so, the others are left out"
+    else:
+        parts = {None: "pairs of digits, nor into single ones", "two digits": "pairs of digits"}.get(form, "digits")
+        form = form or DEFAULT_DIGIT
+        if form == "two digits" or not _allows_digits(prompts, form):
+            raise UserError(
+                f"this model's tokenizer does not split years into {parts} ({split}), which greater-than needs; "
+                "choose another task"
+            )
+        positives = _distinct(n, lambda: prompts.example(_draft(random, nouns, form)))
+        told = f"{split}: form {form}"
+    name = "greater-than" if pairs is not None else f"greater-than-{form}"
+    negatives = tuple(example.reversed() for example in positives)
+    provenance = (share(nouns, words.EVENTS, "nouns"), told)
+    return TaskData(name, positives, negatives, "probability_difference", tokenizer, provenance)
+
+
+def _distinct(n: int, draw: Callable[[], Example]) -> tuple[Example, ...]:
+    """n examples, no two prompts alike. Raises UserError where the words do not allow so many."""
+    found: dict[tuple[int, ...], Example] = {}
+    for _ in range(MAX_DRAWS * n):
+        if len(found) == n:
+            return tuple(found.values())
+        example = draw()
+        found.setdefault(example.tokens, example)
+    raise UserError(f"the words of greater-than make about {len(found)} different prompts, not {n}; ask for fewer")
+
+
+# --- years as pairs of digits -----------------------------------------------------------------------------------------
+
+
+def _pairs(prompts: Prompts) -> tuple[list[int], list[tuple[int, int]]] | None:
+    """The tokens of 00 to 99, and the years (century, rest) that are two tokens, the second one of these.
+
+    None where numbers of two digits are several tokens, or hardly any year splits so. (Common years, such as 1500,
+    are one token in many a vocabulary that splits the others.)
+    """
+    tokens = [prompts.tokenizer(f"{y:02d}", add_special_tokens=False)["input_ids"] for y in range(100)]
+    if any(len(ids) != 1 for ids in tokens):
+        return None
+    numbers = [ids[0] for ids in tokens]
+    start = len(prompts.start)
+    years = []
+    for century in CENTURIES:
+        prefix = prompts.encode(f" {century}")
+        if len(prefix) != start + 1 or prompts.encode(f" {century}01") != (*prefix, numbers[1]):
+            continue
+        kept = [y for y in FIRST_YEARS if prompts.encode(f" {century}{y:02d}") == (*prefix, numbers[y])]
+        years += [(century, y) for y in kept]
+    return (numbers, years) if len(years) >= MIN_YEARS else None
+
+
+def _in_pairs(prompts: Prompts, noun: str, year: tuple[int, int], numbers: list[int]) -> Example:
+    """Answers are tokens, not texts: what may follow "… the year 15" is the token 00, also where 1500 is one token."""
+    century, rest = year
+    texts = [_FROM.format(noun=noun, start=f"{century}{y:02d}", end=century) for y in (rest, 1)]
+    tokens = [prompts.encode(text) for text in texts]
+    return Example(tokens[0], tokens[1], tuple(numbers[rest + 1 :]), tuple(numbers[: rest + 1]), *texts)
+
+
+def _one(random: np.random.Generator, years: list[tuple[int, int]]) -> tuple[int, int]:
+    return years[int(random.integers(len(years)))]
+
+
+# --- years digit by digit ---------------------------------------------------------------------------------------------
+
+
+def _draft(random: np.random.Generator, nouns: tuple[str, ...], form: Form) -> Draft:
+    noun = drawn(random, nouns, 1)[0]
+    century = int(random.choice(CENTURIES))
+    digit, other = int(random.integers(1, 9)), int(random.integers(0, 10))
+    tens = form == "tens"
+    start, low, end = (
+        (f"{century}{digit}{other}", f"{century}0{other}", str(century))
+        if tens
+        else (f"{century}{other}{digit}", f"{century}{other}0", f"{century}{other}")
+    )
+    answers = [str(d) for d in range(digit + 1, 10)]
+    wrong = [str(d) for d in range(digit if tens else digit + 1)]
+    texts = [_FROM.format(noun=noun, start=year, end=end) for year in (start, low)]
+    return Draft(texts[0], texts[1], tuple(answers), tuple(wrong))
+
+
+def _allows_digits(prompts: Prompts, form: Form) -> bool:
+    """Whether every digit that may follow is one token, and all years have as many tokens as each other."""
+    try:
+        prompts.next_tokens(f"to the year {'17' if form == 'tens' else '174'}", [str(d) for d in range(10)])
+    except UserError:
+        return False
+    years = {len(prompts.encode(f"the year {c}{y:02d}")) for c in CENTURIES for y in (1, 10, 43, 90, 99)}
+    return len(years) == 1
+
+
+def _pieces(prompts: Prompts, year: str) -> str:
+    """`17|43`: the year as the tokenizer splits it."""
+    ids = prompts.encode(f" {year}")[len(prompts.start) :]
+    return "|".join(prompts.tokenizer.decode([token]).strip() for token in ids).strip("|")

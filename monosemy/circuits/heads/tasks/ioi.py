@@ -1,0 +1,76 @@
+"""Indirect object identification: "Then, Anna and Mark went to the store. Mark gave a book to" → " Anna".
+
+15 templates, each with the repeated name second (ABBA) or first (BABA) at its first mention; names, 8 places and 8
+objects of one token. Negatives and counterparts (ABC): three other names, all different, so that no name repeats.
+Metric: logit(indirect object) − logit(subject).
+
+Source: Wang et al. 2022 (2211.00593). Deviation: templates of our own, all of the same number of words; those whose
+number of tokens differs from the commonest are left out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from monosemy.circuits.heads.task import TaskData
+from monosemy.circuits.heads.tasks import words
+from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, drawn, enough, of_one_length, share
+
+TEMPLATES = (
+    "Then, {A} and {B} went to the {place}. {S} gave a {object} to",
+    "Once {A} and {B} had arrived at the {place}, {S} handed a {object} to",
+    "After {A} and {B} had lunch at the {place}, {S} passed a {object} to",
+    "While {A} and {B} were working at the {place}, {S} gave a {object} to",
+    "Yesterday, {A} and {B} walked to the {place}. {S} gave a {object} to",
+    "Today, {A} and {B} met at the {place}. {S} sold a {object} to",
+    "Later, {A} and {B} drove to the {place}. {S} offered a {object} to",
+    "Since {A} and {B} had time at the {place}, {S} brought a {object} to",
+    "Then, {A} and {B} talked at the {place}. {S} handed a {object} to",
+    "Soon, {A} and {B} ran to the {place}. {S} showed a {object} to",
+    "Finally, {A} and {B} left for the {place}. {S} lent a {object} to",
+    "As {A} and {B} were sitting in the {place}, {S} passed a {object} to",
+    "Before {A} and {B} went to the {place}, {S} had given a {object} to",
+    "Once, {A} and {B} played near the {place}. {S} gave a {object} to",
+    "Last week {A} and {B} visited the old {place}. {S} sent a {object} to",
+)
+
+
+def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
+    """n positives and their n counterparts as negatives. Raises UserError for a tokenizer with too few names."""
+    names, places, objects = (prompts.kept(of) for of in (words.NAMES, words.PLACES, words.OBJECTS))
+    enough("ioi", "names", names, 10)
+    enough("ioi", "places", places, 1)
+    enough("ioi", "objects", objects, 1)
+    filled = [t.format(A=names[0], B=names[1], S=names[1], place=places[0], object=objects[0]) for t in TEMPLATES]
+    n_tokens, fits = of_one_length(filled, prompts)
+    templates = [template for template, fit in zip(TEMPLATES, fits) if fit]
+    random = np.random.default_rng([seed, 2])
+    positives = tuple(prompts.example(_draft(random, i, templates, names, places, objects)) for i in range(n))
+    return TaskData(
+        "ioi",
+        positives,
+        tuple(example.reversed() for example in positives),
+        "logit_difference",
+        tokenizer,
+        (
+            share(names, words.NAMES, "names"),
+            f"{len(templates)} of {len(TEMPLATES)} templates have {n_tokens} tokens",
+        ),
+    )
+
+
+def _draft(
+    random: np.random.Generator,
+    i: int,
+    templates: list[str],
+    names: tuple[str, ...],
+    places: tuple[str, ...],
+    objects: tuple[str, ...],
+) -> Draft:
+    template = templates[random.integers(len(templates))]
+    indirect, subject, *others = drawn(random, names, 5)
+    where = {"place": drawn(random, places, 1)[0], "object": drawn(random, objects, 1)[0]}
+    first, second = (indirect, subject) if i % 2 else (subject, indirect)
+    text = template.format(A=first, B=second, S=subject, **where)
+    corrupted = template.format(A=others[0], B=others[1], S=others[2], **where)
+    return Draft(text, corrupted, (f" {indirect}",), (f" {subject}",))

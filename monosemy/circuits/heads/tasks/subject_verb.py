@@ -1,0 +1,49 @@
+"""Subject–verb agreement: "The keys near the cabinet" → " are", not " is".
+
+Subject and second noun are each one or several, independently. Counterpart: the subject's number changed, so that the
+answer is the other verb. Negatives: a subject whose form does not tell its number ("sheep"), so that neither verb is
+right. Metric: mean logit of the right verbs (" is", " was", " has" or " are", " were", " have") − that of the others.
+
+Source: Linzen et al. 2016 (1611.01368); counterparts as in Marks et al. 2024 (2403.19647). Limit: the few nouns without
+number make the negatives less varied than the positives.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from monosemy.circuits.heads.task import TaskData
+from monosemy.circuits.heads.tasks import words
+from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, drawn, enough, share
+
+VERBS = ((" is", " was", " has"), (" are", " were", " have"))
+PREPOSITIONS = ("near", "behind", "beside", "with", "by")
+
+
+def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
+    """n positives and n negatives. Raises UserError for a tokenizer with too few nouns."""
+    whole = set(prompts.kept([form for pair in words.COUNTED for form in pair]))
+    counted = [pair for pair in words.COUNTED if whole.issuperset(pair)]
+    neutral = prompts.kept(words.UNCOUNTED)
+    between = prompts.kept(PREPOSITIONS)
+    enough("subject-verb", "nouns (one and several)", counted, 10)
+    enough("subject-verb", "nouns without number", neutral, 2)
+    enough("subject-verb", "prepositions", between, 1)
+    random = np.random.default_rng([seed, 6])
+    positives, negatives = [], []
+    for i in range(n):
+        subject, other = (counted[j] for j in random.choice(len(counted), 2, replace=False))
+        rest = f"{drawn(random, between, 1)[0]} the {other[int(random.integers(2))]}"
+        number = i % 2
+        same, changed = (f"The {subject[form]} {rest}" for form in (number, 1 - number))
+        untold = f"The {drawn(random, neutral, 1)[0]} {rest}"
+        positives.append(Draft(same, changed, VERBS[number], VERBS[1 - number]))
+        negatives.append(Draft(untold, same, VERBS[number], VERBS[1 - number]))
+    return TaskData(
+        "subject-verb",
+        tuple(prompts.example(draft) for draft in positives),
+        tuple(prompts.example(draft) for draft in negatives),
+        "logit_difference",
+        tokenizer,
+        (share(counted, words.COUNTED, "nouns"), share(neutral, words.UNCOUNTED, "nouns without number")),
+    )

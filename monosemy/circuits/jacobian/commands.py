@@ -1,0 +1,427 @@
+"""`monosemy jacobian …`: pairs of SAEs whose latents compute sparsely; flags, and nothing else.
+
+Place on the path: words of the command line → a run (train) or its studies (jacobian.py, jacobian_studies.py) → tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from monosemy.config import (
+    ActivationsConfig,
+    EvaluationConfig,
+    JacobianConfig,
+    ModelConfig,
+    RunConfig,
+    TextConfig,
+    TrainingConfig,
+)
+from monosemy.errors import UserError, unknown
+from monosemy.ranges import Range, range_of
+from monosemy.support.arguments import Parser, amount, real, whole
+from monosemy.support.moved import Moved, add_moved, moved_of
+
+if TYPE_CHECKING:
+    from monosemy.circuits.jacobian.measure_run import MeasureSettings
+    from monosemy.circuits.jacobian.of_run import PairEntry, Study
+
+T = TypeVar("T")
+TOKENS = amount(Range(1, example=32_000))
+LAMBDAS = (0.0, 0.3, 3.0, 30.0)
+DESCRIPTION = """Jacobian SAEs: two SAEs around one MLP, trained so that input latents move output latents little.
+
+  train       a λ frontier: pairs for several λ on one stream, then measured and reported
+  measure     sparsity, linearity and ablation of a run's pairs, again or with other settings
+  pairs       which input latents drive which output latents, with texts
+  graph       the graph of latents, of a text or on average, as JSON
+  random      the same on randomised models, compared at the same variance explained
+  interpret   how well automatic labels describe the latents, with and without the penalty
+
+A first look, in a few minutes on two cores:
+
+  monosemy jacobian train --run runs/jsae --tokens 50k --d-sae 1152 --l0 16 --lambda 0 3 30
+  monosemy jacobian pairs runs/jsae --pair jsae_3-l0_16-s0
+  open runs/jsae/report.html
+
+monosemy jacobian COMMAND --help tells more; docs/jacobian.md says what the numbers mean."""
+
+
+def run_jacobian(words: list[str]) -> None:
+    """The command. Raises UserError for bad input."""
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: monosemy jacobian COMMAND …\n\n{DESCRIPTION}")
+        return
+    if words[0] not in SUBCOMMANDS:
+        raise unknown("command of monosemy jacobian", words[0], SUBCOMMANDS)
+    SUBCOMMANDS[words[0]](words[1:])
+
+
+def run_train(words: list[str]) -> None:
+    parser = _parser(
+        "train", "Trains a pair for every λ, L0 and seed, and measures them.",
+        "monosemy jacobian train --run runs/jsae --layer 15 --l0 32 --d-sae 4608 --tokens 500k --passes 2 "
+        "--lambda 0 0.3 3 30",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--run", required=True, help="the run folder to make or to continue, e.g. runs/jsae")
+    add("--model", default="embedded", help="embedded, a hub id, a folder, or a .gguf file (default: embedded)")
+    add("--text", default="embedded", help="embedded, a hub dataset, or a path (default: embedded)")
+    add(
+        "--context",
+        type=whole(range_of(TextConfig, "context_length")),
+        default=256,
+        help="tokens per sequence (default 256)",
+    )
+    add("--layer", type=whole(range_of(JacobianConfig, "layer")), help="the MLP's layer (default: the middle one)")
+    add("--lambda", dest="lambdas", type=real(range_of(JacobianConfig, "lambdas")), nargs="+", default=list(LAMBDAS),
+        metavar="λ",
+        help=f"strengths of the penalty, 0 for none (default: {' '.join(f'{v:g}' for v in LAMBDAS)})")  # fmt: skip
+    add(
+        "--l0",
+        type=real(range_of(RunConfig, "l0")),
+        nargs="+",
+        default=[32.0],
+        help="active latents per token (default 32)",
+    )
+    add("--d-sae", type=whole(range_of(RunConfig, "d_sae")), default=4608, help="latents of each SAE (default 4608)")
+    add("--seeds", type=whole(range_of(RunConfig, "seeds")), nargs="+", default=[0])
+    add("--tokens", type=TOKENS, default="300k", help="training tokens, e.g. 500k or 1.5M (default 300k)")
+    add("--validation-tokens", type=TOKENS, default="65k", help="default 65k")
+    add(
+        "--passes",
+        type=whole(range_of(TrainingConfig, "n_passes")),
+        default=1,
+        help="times each token is used (default 1)",
+    )
+    add(
+        "--batch",
+        type=whole(range_of(TrainingConfig, "batch_tokens")),
+        default=1024,
+        help="tokens per step (default 1024)",
+    )
+    add("--learning-rate", type=real(range_of(TrainingConfig, "learning_rate")), help="default: the architecture's own")
+    add("--architecture", choices=("topk", "batch_topk", "jumprelu"), default="topk")
+    add("--at", choices=("input", "reconstruction"), default="input",
+        help="where the MLP's slopes are taken (default: input, as published)")  # fmt: skip
+    add(
+        "--token-share",
+        type=real(range_of(JacobianConfig, "token_share")),
+        default=1.0,
+        help="share of each batch that the penalty is measured on (default 1)",
+    )
+    add(
+        "--memory",
+        type=whole(range_of(JacobianConfig, "max_memory_mb")),
+        default=2048,
+        metavar="MB",
+        help="bound on the penalty's arrays (default 2048)",
+    )
+    add("--randomise", choices=("none", "published", "reinitialised", "matched"), default="none",
+        help="train on the model with redrawn weights; `monosemy jacobian random` does that and compares")  # fmt: skip
+    add("--device", default="auto")
+    add("--loss-tokens", type=TOKENS, default="8k", help="validation tokens for the CE score (default 8k)")
+    _add_measures(parser)
+    given = parser.parse_args(words)
+    from monosemy.circuits.jacobian.measure_run import train_and_measure
+    from monosemy.circuits.jacobian.show import frontier_tables, show
+
+    folder = Path(given.run).expanduser()
+    show(frontier_tables(train_and_measure(_config(given), folder, _settings(given))))
+    _report(folder, given)
+
+
+def _config(given: argparse.Namespace) -> RunConfig:
+    """The run that the flags ask for."""
+    layer = given.layer
+    if layer is None:
+        from monosemy.models.sources import model_size
+
+        layer = model_size(given.model)[0].n_layers // 2
+    return RunConfig(
+        recipe="jacobian",
+        model=ModelConfig(source=given.model, device=given.device, randomise=given.randomise),
+        text=TextConfig(
+            source=given.text,
+            context_length=given.context,
+            n_tokens=given.tokens,
+            n_validation_tokens=given.validation_tokens,
+        ),
+        activations=ActivationsConfig(sites=(f"layers.{layer}.mlp_in", f"layers.{layer}.mlp_out")),
+        architectures=(),
+        l0=tuple(given.l0),
+        d_sae=given.d_sae,
+        seeds=tuple(given.seeds),
+        training=TrainingConfig(
+            batch_tokens=given.batch, n_passes=given.passes, learning_rate=given.learning_rate
+        ),
+        evaluation=EvaluationConfig(
+            n_loss_tokens=given.loss_tokens, frozen_random=False, pca=False
+        ),
+        jacobian=JacobianConfig(
+            lambdas=tuple(given.lambdas), layer=layer, architecture=given.architecture, at=given.at,
+            token_share=given.token_share, max_memory_mb=given.memory,
+        ),
+    )  # fmt: skip
+
+
+def run_measure(words: list[str]) -> None:
+    parser = _run_parser(
+        "measure", "Measures a run's pairs on validation text; what is measured already is shown.",
+        "monosemy jacobian measure runs/jsae --measure-tokens 65k",
+    )  # fmt: skip
+    parser.add_argument("--again", action="store_true", help="measure anew")
+    _add_measures(parser)
+    given = parser.parse_args(words)
+    from monosemy.circuits.jacobian.measure_run import measure
+    from monosemy.circuits.jacobian.show import frontier_tables, show
+
+    folder, settings = Path(given.run).expanduser(), _settings(given)
+    rows = _with_study(folder, moved_of(given), lambda study: measure(study, settings, again=given.again))
+    show(frontier_tables(rows))
+    _report(folder, given)
+
+
+def run_pairs(words: list[str]) -> None:
+    parser = _run_parser(
+        "pairs", "Shows which input latents drive which output latents, and in which texts.",
+        "monosemy jacobian pairs runs/jsae --pair jsae_3-l0_32-s0 --output 12 40",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--pair", help="name of the pair (needed when the run has several)")
+    add(
+        "--output",
+        type=whole(Range(0, example=12)),
+        nargs="+",
+        default=[],
+        help="output latents to take apart (default: chosen by concentration)",
+    )
+    add("--latents", nargs="+", default=[], metavar="INPUT:OUTPUT", help="pairs of latents to show, e.g. 5:12")
+    add("--tokens", type=TOKENS, default="65k", help="training tokens to read (default 65k)")
+    add(
+        "-n",
+        type=whole(Range(1, 100_000, example=20)),
+        default=20,
+        help="output latents where none is named (default 20)",
+    )
+    add("--inputs", type=whole(Range(1, 100_000, example=3)), default=3, help="input latents of each (default 3)")
+    add(
+        "--examples",
+        type=whole(Range(1, 100_000, example=4)),
+        default=4,
+        help="texts of each pair of latents (default 4; two are printed)",
+    )
+    add("--out", help="also write everything to this JSON file")
+    given = parser.parse_args(words)
+    from monosemy.circuits.jacobian.show import pairs_page, show
+    from monosemy.circuits.jacobian.study_run import PairSettings, pairs_study
+    from monosemy.support.files import require_writable, write_json
+
+    if given.out:
+        require_writable(Path(given.out), "--out")
+    settings = PairSettings(given.tokens, given.n, given.inputs, given.examples)
+    latents = [_latent_pair(word) for word in given.latents]
+    folder = Path(given.run).expanduser()
+    document = _with_pair(
+        folder,
+        moved_of(given),
+        given.pair,
+        lambda study, pair: pairs_study(study, pair, settings, given.output, latents),
+    )
+    show(pairs_page(document))
+    if given.out:
+        write_json(Path(given.out).expanduser(), document)
+    if not given.output and not latents:
+        _report(folder, given)
+
+
+def _latent_pair(word: str) -> tuple[int, int]:
+    first, colon, second = word.partition(":")
+    if not (colon and first.isdigit() and second.isdigit()):
+        raise UserError(f"--latents takes pairs written INPUT:OUTPUT, e.g. 5:12, got {word!r}")
+    return int(first), int(second)
+
+
+def run_graph(words: list[str]) -> None:
+    parser = _run_parser(
+        "graph", "Writes the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out.",
+        'monosemy jacobian graph runs/jsae --pair jsae_3-l0_32-s0 --text "In July we went to Paris." --out graph.json',
+        reports=False,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--pair", help="name of the pair (needed when the run has several)")
+    add("--text", help="a text, for a graph at each of its tokens (default: the average over training text)")
+    add("--tokens", type=TOKENS, default="32k", help="training tokens to average over (default 32k)")
+    add(
+        "--edges",
+        type=whole(Range(1, 100_000, example=2000)),
+        default=2000,
+        help="strongest edges of the average (default 2000)",
+    )
+    add("--out", required=True, help="the JSON file to write")
+    given = parser.parse_args(words)
+    from monosemy.circuits.jacobian.study_run import graph_of_averages, graph_of_text
+    from monosemy.support.files import require_writable, write_json
+
+    require_writable(Path(given.out), "--out")
+
+    def make(study: Study, pair: PairEntry) -> object:
+        if given.text is not None:
+            return graph_of_text(study, pair, given.text)
+        return graph_of_averages(study, pair, given.tokens, given.edges)
+
+    write_json(
+        Path(given.out).expanduser(), _with_pair(Path(given.run).expanduser(), moved_of(given), given.pair, make)
+    )
+    print(f"written: {given.out}")
+
+
+def run_random(words: list[str]) -> None:
+    parser = _run_parser(
+        "random", "Trains the pairs on randomised models and compares them at the same variance explained.",
+        "monosemy jacobian random runs/jsae --kinds published --lambda 0 3 --l0 16 32 64",
+    )  # fmt: skip
+    add = parser.add_argument
+    kinds = ("published", "reinitialised", "matched")
+    add("--kinds", nargs="+", choices=kinds, default=list(kinds), help="how weights are redrawn (default: all three)")
+    add(
+        "--lambda",
+        dest="lambdas",
+        type=real(range_of(JacobianConfig, "lambdas")),
+        nargs="+",
+        metavar="λ",
+        help="default: 0 and the chosen one",
+    )
+    add(
+        "--l0",
+        type=real(range_of(RunConfig, "l0")),
+        nargs="+",
+        help="L0s to enclose the variance explained (default: half, once, twice the run's)",
+    )
+    _add_measures(parser)
+    given = parser.parse_args(words)
+    from monosemy.circuits.jacobian.measure_run import measure
+    from monosemy.circuits.jacobian.show import comparison_tables, show
+    from monosemy.circuits.jacobian.studies import choose
+    from monosemy.circuits.jacobian.study_run import random_study
+
+    settings, folder = _settings(given), Path(given.run).expanduser()
+
+    def compared(study: Study) -> list[dict[str, object]]:
+        first = study.pairs[0]
+        lambdas = given.lambdas or sorted({0.0, choose(measure(study, settings))["lambda"]})
+        levels = given.l0 or [max(1, round(first.l0 / 2)), first.l0, 2 * first.l0]
+        return random_study(study, given.kinds, lambdas, [float(l0) for l0 in levels], settings)
+
+    show(comparison_tables(_with_study(folder, moved_of(given), compared)))
+    _report(folder, given)
+
+
+def run_interpret(words: list[str]) -> None:
+    parser = _run_parser(
+        "interpret", "Scores automatic labels of the latents: the pair without penalty against another.",
+        "monosemy jacobian interpret runs/jsae --pair jsae_3-l0_32-s0",
+    )  # fmt: skip
+    parser.add_argument("--pair", nargs="+", help="pairs to score (default: λ = 0 and the chosen λ)")
+    parser.add_argument("--tokens", type=TOKENS, help="training tokens to read (default 150k)")
+    given = parser.parse_args(words)
+    from monosemy.circuits.jacobian.of_run import choose_pair, find_pairs
+    from monosemy.circuits.jacobian.show import scores_table, show
+    from monosemy.circuits.jacobian.studies import choose
+    from monosemy.circuits.jacobian.study_run import frontier_rows, interpretability_study
+    from monosemy.run import open_run, read_run
+
+    folder = Path(given.run).expanduser()
+    pairs = find_pairs(folder)
+    if given.pair:
+        names = [choose_pair(pairs, name).name for name in given.pair]
+    else:
+        chosen = choose(frontier_rows(folder))
+        names = [
+            pair.name for pair in pairs
+            if (pair.l0, pair.seed) == (chosen["l0"], chosen["seed"]) and pair.coef in (0.0, chosen["lambda"])
+        ]  # fmt: skip
+    with open_run(folder, read_run(folder)[0], moved_of(given)) as run:
+        rows = interpretability_study(run, names, given.tokens)
+    show(scores_table(rows))
+    _report(folder, given)
+
+
+def _with_study(folder: Path, moved: Moved, use: Callable[[Study], T]) -> T:
+    from monosemy.circuits.jacobian.of_run import Study
+    from monosemy.run import open_run, read_run
+
+    with open_run(folder, read_run(folder)[0], moved) as run:
+        return use(Study(run))
+
+
+def _with_pair(folder: Path, moved: Moved, name: str | None, use: Callable[[Study, PairEntry], T]) -> T:
+    from monosemy.circuits.jacobian.of_run import choose_pair, find_pairs
+
+    choose_pair(find_pairs(folder), name)  # says it before anything is loaded
+    return _with_study(folder, moved, lambda study: use(study, choose_pair(study.pairs, name)))
+
+
+def _settings(given: argparse.Namespace) -> MeasureSettings:
+    from monosemy.circuits.jacobian.measure_run import MeasureSettings
+
+    return MeasureSettings(
+        given.measure_tokens, given.average_tokens,
+        given.curves, given.ablation_tokens,
+    )  # fmt: skip
+
+
+def _report(folder: Path, given: argparse.Namespace) -> None:
+    """Writes the run's report again, with what is new in it."""
+    from monosemy import pipeline
+
+    if not given.no_report:
+        print(f"report: {pipeline.report(folder)}")
+
+
+def _parser(command: str, what: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
+    parser = Parser(
+        f"monosemy jacobian {command}", description=what, epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    if reports:
+        parser.add_argument("--no-report", action="store_true", help="leave report.html as it is")
+    return parser
+
+
+def _run_parser(command: str, what: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
+    parser = _parser(command, what, example, reports=reports)
+    parser.add_argument("run", help="a run folder with pairs, e.g. runs/jsae")
+    add_moved(parser, short=command != "graph")  # whose --text is the text of the graph
+    return parser
+
+
+def _add_measures(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how much is measured")
+    group.add_argument(
+        "--measure-tokens", type=TOKENS, default="32k", help="validation tokens for the shares (default 32k)"
+    )
+    group.add_argument(
+        "--average-tokens", type=TOKENS, default="16k", help="for the averages over pairs of latents (default 16k)"
+    )
+    group.add_argument(
+        "--curves",
+        type=whole(Range(1, 1_000_000, example=500)),
+        default=500,
+        help="sweeps of an input latent (default 500)",
+    )
+    group.add_argument(
+        "--ablation-tokens", type=whole(Range(1, example=512)), default=512, help="tokens for ablation (default 512)"
+    )
+
+
+SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": run_train,
+    "measure": run_measure,
+    "pairs": run_pairs,
+    "graph": run_graph,
+    "random": run_random,
+    "interpret": run_interpret,
+}

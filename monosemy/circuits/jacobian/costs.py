@@ -1,0 +1,63 @@
+"""What the penalty costs the language model: how far the CE score falls below that of the pair with λ = 0.
+
+Place on the path: evaluation.json and documents.safetensors of a run → [cost] → studies.py.
+
+    cost of a side = (Δloss_λ − Δloss_0) / (CE(zero) − CE(clean)),    cost of a pair = the larger of its two sides'
+
+CE score is the loss recovered (evals/model_loss.py), each SAE spliced in alone. Both pairs are spliced into the same
+documents, so these are resampled for both at once, and the larger side is taken within each resample.
+
+Limit: the damage of zeros, which a cost is a share of, is held at its measured value; its own uncertainty would scale
+the whole interval by some percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosemy.circuits.jacobian.draws import interval
+from monosemy.evals.documents import FILE, DocumentSums, load_documents
+from monosemy.evals.intervals import bootstrap_weights
+
+N_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of each site: Σ Δloss of its SAEs by documents, and what zeros there cost in nats per token."""
+
+    sums: Mapping[str, DocumentSums]
+    damage: Mapping[str, float]
+
+
+def read_losses(folder: Path, evaluation: Mapping[str, Any]) -> Losses:
+    """Of an evaluated run. Raises UserError where documents.safetensors is missing or damaged."""
+    stored = load_documents(folder / FILE)
+    damage = {site: zero - evaluation["clean_loss"] for site, zero in evaluation["zero_loss"].items()}
+    return Losses({site: found["delta_loss"] for site, found in stored.items()}, damage)
+
+
+def ce_cost(base: Mapping[str, Any], row: Mapping[str, Any], losses: Losses | None) -> dict[str, Any]:
+    """The cost as an estimate; its value is None where a CE score is missing, its interval without `losses`."""
+    scores = [(base[key]["value"], row[key]["value"]) for key in ("ce_score_in", "ce_score_out")]
+    if any(value is None for pair in scores for value in pair):
+        return {"value": None, "interval": None}
+    value = max(before - after for before, after in scores)
+    return {"value": value, "interval": None if losses is None else _interval(base, row, losses)}
+
+
+def _interval(base: Mapping[str, Any], row: Mapping[str, Any], losses: Losses) -> list[float] | None:
+    sides = []
+    for site in row["sites"]:
+        found = losses.sums[site]
+        if len(found.n_tokens) < 2:
+            return None
+        weights = bootstrap_weights(len(found.n_tokens), N_RESAMPLES)
+        difference = found.sums[row["name"]] - found.sums[base["name"]]
+        sides.append((weights @ difference) / (weights @ found.n_tokens) / losses.damage[site])
+    return interval(np.max(sides, axis=0))

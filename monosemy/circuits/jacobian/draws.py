@@ -1,0 +1,61 @@
+"""A pair's measures on every resample of the documents, kept so that pairs can be compared on the same resamples.
+
+Place on the path: measures.py → [draws] (draws.safetensors beside measures.json) → studies.py.
+
+Two pairs measured on the same validation text rest on the same documents, and resample r draws the same ones for both
+(evals/intervals.py), so the interval of a ratio of theirs is the percentiles of the ratios, resample by resample. Of
+different texts, or where a model drops other documents, the resamples are unrelated and the interval is that of two
+independent samples: too wide if anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from safetensors import SafetensorError, safe_open
+
+from monosemy.errors import UserError
+from monosemy.evals.intervals import percentiles
+from monosemy.support.files import atomic_path
+from monosemy.support.tensors import save_tensors
+
+FILE = "draws.safetensors"
+Draws = Mapping[str, Float[ndarray, " resample"]]
+"""Measure → its value on each resample."""
+
+
+def save_draws(path: Path, draws: Draws) -> None:
+    """Writes draws.safetensors, durably."""
+    with atomic_path(path) as temporary:
+        save_tensors(temporary, {name: torch.from_numpy(np.asarray(drawn)) for name, drawn in draws.items()})
+
+
+def load_draws(path: Path) -> dict[str, Float[ndarray, " resample"]]:
+    """Raises UserError for a missing or damaged file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is no file of resampled measures ({error}); measure the run again") from None
+
+
+def interval(drawn: Float[ndarray, " resample"] | None) -> list[float] | None:
+    """95% of the resamples, as in JSON; None without any."""
+    ends = None if drawn is None else percentiles(drawn)
+    return None if ends is None else list(ends)
+
+
+def ratio(
+    before: Float[ndarray, " resample"] | None, after: Float[ndarray, " resample"] | None
+) -> Float[ndarray, " resample"] | None:
+    """before / after, resample by resample; None where one was not kept."""
+    if before is None or after is None:
+        return None
+    n = min(len(before), len(after))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return before[:n] / after[:n]

@@ -1,0 +1,154 @@
+"""Pictures of a run's pairs: what the penalty costs and buys, and how large the Jacobian's elements are.
+
+Place on the data's path: from jacobian/*.json (read by jacobian_section.py) to two figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from monosemy.report.canvas import Drawing, margins, render
+from monosemy.report.theme import Theme
+from monosemy.support.progress import percent_text
+
+LOWEST, PER_DECADE = -10, 40
+"""How `histogram` in measures.json is binned: below 1e-10, then 40 bins a decade."""
+COARSE = 4
+"""Bins drawn as one."""
+SERIES = {"over_0.01": "|J| > .01", "scaled_over_0.1": "|J| > .1 of the token's RMS", "share_of_90": "hold 90% of Σ|J|"}
+_MARKERS, _LINES = ("o", "s", "^", "D", "v", "P"), ("-", (0, (6, 1.5)), (0, (2, 1)), (0, (4, 1, 1, 1)))
+
+
+def trade_off(rows: Sequence[Mapping[str, Any]]) -> Drawing:
+    """CE score against the share of elements over .01, and the sparsity measures against λ; one L0 and seed."""
+    shares = [row["estimates"]["over_0.01"]["value"] for row in rows]
+    scored = [row for row in rows if _score(row) is not None and row["estimates"]["over_0.01"]["value"]]
+
+    def draw(theme: Theme) -> Figure:
+        figure = Figure(figsize=(10.4, 4.1))
+        left, right = figure.subplots(1, 2)
+        margins(figure, left=0.75, right=0.15, bottom=0.55, top=0.35, hspace=0, wspace=0.9)
+        _curve(left, scored, theme)
+        _measures(right, rows, theme)
+        return figure
+
+    ends = (
+        f"from {_percent(shares[0])} at λ = {rows[0]['lambda']:g} to {_percent(shares[-1])} at {rows[-1]['lambda']:g}"
+    )
+    alt = f"Share of Jacobian elements above .01, {ends}, against the CE score. Table below."
+    caption = (
+        "Left: what sparsity costs. Each point is a pair of SAEs; CE score is the loss recovered, the lower of the two "
+        "SAEs' (1: the model's own loss). Right: share of the elements of active latents, for three measures; the "
+        f"second and third do not change when latents are rescaled. Bars: 95% bootstrap over documents; "
+        f"{rows[0]['n_tokens']:,} validation tokens."
+    )
+    return render("jacobian-trade_off", alt, caption, draw)
+
+
+def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
+    colour = theme.series[1]
+    points = []
+    for row in rows:
+        share, score = row["estimates"]["over_0.01"], _score(row)
+        assert score is not None
+        x, y = 100 * share["value"], score["value"]
+        points.append((x, y))
+        if share["interval"]:
+            axes.plot([100 * end for end in share["interval"]], [y, y], color=colour, linewidth=1)
+        if score["interval"]:
+            axes.plot([x, x], score["interval"], color=colour, linewidth=1)
+        axes.annotate(f"{row['lambda']:g}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+    if points:
+        axes.plot(*zip(*points, strict=True), color=colour, marker="o", linewidth=1.2)
+        values = [x for x, _ in points]
+        if max(values) > 4 * min(values) > 0:
+            axes.set_xscale("log")
+            ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+                     if min(values) / 1.5 <= t <= max(values) * 1.5]  # fmt: skip
+            axes.xaxis.set_major_locator(FixedLocator(ticks))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xlim(min(values) / 1.6, max(values) * 1.6)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value / 100)))
+    axes.set_title("CE score against sparsity (labels: λ)")
+    axes.set_xlabel("Share of elements with |J| > .01" + (" (log scale)" if axes.get_xscale() == "log" else ""))
+    axes.set_ylabel("CE score (loss recovered)")
+
+
+def _measures(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
+    places = np.arange(len(rows))
+    for number, (measure, name) in enumerate(SERIES.items()):
+        found = [row["estimates"].get(measure, {"value": None, "interval": None}) for row in rows]
+        values = [np.nan if one["value"] is None else 100 * one["value"] for one in found]
+        colour = theme.series[number]
+        axes.plot(places, values, color=colour, marker=_MARKERS[number], linestyle=_LINES[number], label=name)  # type: ignore[arg-type]
+        for place, one in zip(places, found, strict=True):
+            if one["interval"]:
+                axes.plot([place, place], [100 * end for end in one["interval"]], color=colour, linewidth=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(places, [f"{row['lambda']:g}" for row in rows])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value / 100)))
+    axes.set_title("Sparsity against λ")
+    axes.set_xlabel("λ (steps as trained, not to scale)")
+    axes.set_ylabel("Share of elements")
+    axes.legend(loc="best", fontsize=8)
+
+
+def magnitudes(histograms: Sequence[tuple[str, Sequence[int]]]) -> Drawing:
+    """|J| of several pairs: (name, counts per bin); outlines, one a pair."""
+    edges = LOWEST + np.arange(0, len(histograms[0][1]) - 1, COARSE) / PER_DECADE
+    heights = {name: _coarse(counts) for name, counts in histograms}
+    shown = np.flatnonzero(np.sum(list(heights.values()), axis=0))
+    span = (edges[shown[0]], edges[shown[-1] + 1]) if len(shown) else (-6.0, 0.0)
+    zero = {name: counts[0] / max(1, sum(counts)) for name, counts in histograms}
+
+    def draw(theme: Theme) -> Figure:
+        figure = Figure(figsize=(7.6, 3.9))
+        axes = figure.subplots()
+        margins(figure, left=0.65, right=0.15, bottom=0.55, top=0.35, hspace=0, wspace=0)
+        for number, (name, height) in enumerate(heights.items()):
+            axes.stairs(
+                height, edges, color=theme.series[(1, 0, 2, 3, 4, 5)[number % 6]], linewidth=1.6,
+                linestyle=_LINES[number % len(_LINES)], label=name,  # type: ignore[arg-type]
+            )  # fmt: skip
+        axes.set_xlim(max(span[0], -7.0), span[1])
+        axes.axvline(-2, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)))  # type: ignore[arg-type]
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10.0**value:.0e}"))
+        axes.set_ylim(bottom=0)
+        axes.set_title("Size of the Jacobian's elements")
+        axes.set_xlabel("|J| between active latents (log scale); dashed: .01")
+        axes.set_ylabel("% of elements per decade")
+        axes.legend(loc="upper left", fontsize=8)
+        return figure
+
+    names = ", ".join(heights)
+    below = "; ".join(f"{name}: {share:.1%}" for name, share in zero.items() if share > 0.001)
+    caption = (
+        "Elements of the Jacobian between active latents, at E‖x‖² = E‖y‖² = 1. A sparse Jacobian has most of its "
+        f"elements far to the left. Below 1e-10, not drawn: {below or 'none'}."
+    )
+    return render("jacobian-magnitudes", f"Histograms of |J| for {names}.", caption, draw)
+
+
+def _coarse(counts: Sequence[int]) -> np.ndarray:
+    """% of all elements per decade, in bins of COARSE; what lies beyond the outer edges is left out."""
+    inner = np.array(counts[1:-1], float)
+    merged = inner.reshape(-1, COARSE).sum(1)
+    return 100 * merged / max(1, sum(counts)) * PER_DECADE / COARSE
+
+
+def _score(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The lower CE score of the two SAEs."""
+    found = [row[f"ce_score_{side}"] for side in ("in", "out")]
+    if any(one["value"] is None for one in found):
+        return None
+    return min(found, key=lambda one: one["value"])
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else percent_text(value)

@@ -1,0 +1,128 @@
+"""The graph of latents around one MLP, for one token or on average: nodes, edges and what the SAEs leave out.
+
+Place on the path: rows, slices, averages → [graph] → JSON, for circuits' tools and for drawing.
+
+One token, at the true input x (x̂ the input SAE's reconstruction), for every active output latent i:
+
+  s_y,i = Σ_j J_ij s_j + e_i · J_MLP (x − x̂) + rest_i
+
+  edges    in:j → out:i        J_ij s_j
+           error:in → out:i    e_i · J_MLP (x − x̂): what the input SAE does not explain, through the same slopes
+           constant → out:i    rest_i: biases, and the part of the MLP that is not linear at x; makes the sum exact
+  nodes    in:j, out:i with their activations; error:in, error:out with the share ‖x − x̂‖² / ‖x‖² of what is left out
+
+At the reconstruction the error has no slope: its edge is s_y,i minus what f_s gives, and constant makes up the rest.
+On average over tokens: edges with the share of tokens they are active on and the weight (1/N) Σ_n |J_ij| s_j, errors
+with the share of the tokens' squared norm. `error:out` has no edges: what the output SAE leaves out reaches no latent.
+
+Weights are in units of the output latents at E‖y‖² = 1. Limit: to first order at one point; ablation.py measures how
+far that carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosemy.circuits.jacobian.averages import PairAverages
+from monosemy.circuits.jacobian.latent_map import LatentMap
+from monosemy.circuits.jacobian.slices import JacobianSlices
+
+FORMAT = 1
+ERROR_IN, ERROR_OUT, CONSTANT = "error:in", "error:out", "constant"
+
+
+@torch.no_grad()
+def error_effects(
+    latent_map: LatentMap, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], slices: JacobianSlices
+) -> Float[Tensor, "n i"]:
+    """How much of each active output latent comes from what the input SAE leaves out (0 on padding)."""
+    outputs = slices.out_indices.clamp_min(0)
+    if latent_map.at == "reconstruction":
+        true = latent_map.codes_of(y).to_dense().gather(1, outputs)
+        effect = true - slices.out_values
+    else:
+        error = x - latent_map.sae_in.decode(latent_map.sae_in.encode(x))
+        change = torch.func.jvp(latent_map.mlp, (x,), (error,))[1]
+        rows = latent_map.sae_out.W_enc.T[outputs]  # [n, i, d]
+        effect = torch.einsum("nid,nd->ni", rows, change) / latent_map.sae_out.config.scale
+    return effect.masked_fill(~slices.out_active, 0)
+
+
+@torch.no_grad()
+def token_graph(
+    latent_map: LatentMap, x: Float[Tensor, "1 d"], y: Float[Tensor, "1 d"], slices: JacobianSlices
+) -> dict[str, Any]:
+    """Nodes and edges of one token, as JSON values; its edges into an output latent sum to that latent's activation."""
+    inputs = [int(j) for j in slices.in_indices[0][slices.in_active[0]]]
+    outputs = [int(i) for i in slices.out_indices[0][slices.out_active[0]]]
+    s_in, s_out = slices.in_values[0][slices.in_active[0]], slices.out_values[0][slices.out_active[0]]
+    J = slices.values[0][slices.out_active[0]][:, slices.in_active[0]].double()
+    weights = J * s_in.double()
+    errors = error_effects(latent_map, x, y, slices)[0][slices.out_active[0]].double()
+    target = s_out.double() if latent_map.at == "input" else s_out.double() + errors
+    rest = target - weights.sum(1) - errors
+    nodes: list[dict[str, Any]] = [
+        *({"id": f"in:{j}", "kind": "input", "latent": j, "value": float(v)} for j, v in zip(inputs, s_in)),
+        *({"id": f"out:{i}", "kind": "output", "latent": i, "value": float(v)} for i, v in zip(outputs, target)),
+        {"id": ERROR_IN, "kind": "error", "share": _left_out(latent_map.sae_in, x)},
+        {"id": ERROR_OUT, "kind": "error", "share": _left_out(latent_map.sae_out, y)},
+        {"id": CONSTANT, "kind": "constant"},
+    ]
+    edges = [
+        {"source": f"in:{j}", "target": f"out:{i}", "weight": float(weights[a, b]), "jacobian": float(J[a, b])}
+        for a, i in enumerate(outputs)
+        for b, j in enumerate(inputs)
+        if J[a, b] != 0
+    ]
+    for source, values in ((ERROR_IN, errors), (CONSTANT, rest)):
+        edges += [{"source": source, "target": f"out:{i}", "weight": float(v)} for i, v in zip(outputs, values)]
+    return {"nodes": nodes, "edges": edges}
+
+
+def average_graph(
+    averages: PairAverages, mean_error: Float[np.ndarray, " m"], left_out: Sequence[float], n_edges: int
+) -> dict[str, Any]:
+    """The n_edges strongest pairs as a graph.
+
+    mean_error [m_y]: the mean |error effect| of every output latent; left_out: Σ‖x − x̂‖² / Σ‖x‖² of both SAEs.
+    """
+    out, inp = averages.out[:n_edges], averages.inp[:n_edges]
+    nodes: list[dict[str, Any]] = [
+        {"id": f"{side}:{latent}", "kind": kind, "latent": int(latent)}
+        for side, kind, latents in (("in", "input", inp), ("out", "output", out))
+        for latent in np.unique(latents)
+    ]
+    nodes += [{"id": i, "kind": "error", "share": share} for i, share in zip((ERROR_IN, ERROR_OUT), left_out)]
+    edges = [
+        {
+            "source": f"in:{averages.inp[p]}",
+            "target": f"out:{averages.out[p]}",
+            "weight": float(averages.mean_effect[p]),
+            "mean_abs_jacobian": float(averages.mean_abs[p]),
+            "share_of_tokens": float(averages.n_active[p]) / averages.n_tokens,
+        }
+        for p in range(len(out))
+    ]
+    edges += [
+        {"source": ERROR_IN, "target": f"out:{i}", "weight": float(mean_error[i])} for i in np.unique(out).tolist()
+    ]
+    return {"nodes": nodes, "edges": edges}
+
+
+def _left_out(sae: Any, rows: Float[Tensor, "1 d"]) -> float:
+    """‖x − x̂‖² / ‖x‖² of one row."""
+    error, whole = squares(sae, rows)
+    return error / whole
+
+
+@torch.no_grad()
+def squares(sae: Any, rows: Float[Tensor, "n d"]) -> tuple[float, float]:
+    """Σ‖x − x̂‖² and Σ‖x‖²."""
+    error = rows - sae.decode(sae.encode(rows))
+    return float(error.double().square().sum()), float(rows.double().square().sum())

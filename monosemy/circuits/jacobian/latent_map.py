@@ -1,0 +1,88 @@
+"""The map from input latents to output latents, run forward: f_s = encode_y ∘ MLP ∘ decode_x along chosen directions.
+
+Place on the path: two SAEs and the MLP between them → [the map] → linearity.py, ablation.py, graph.py, which hold it
+against the Jacobian that mlp.py computes.
+
+  at="input"           s ↦ encode_y(MLP(decode_x(s) + (x − x̂)))    with the SAE's error; at s = s(x) it reads x
+  at="reconstruction"  s ↦ encode_y(MLP(decode_x(s)))
+
+Changing latent j from s_j to t moves the MLP's input by (t − s_j) W_dec[j], whichever of the two it is. Latents are in
+the units of slices.py: those of SAEs at E‖x‖² = E‖y‖² = 1, although the rows x and the SAEs of a finished run are raw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosemy.circuits.jacobian.slices import At
+from monosemy.latents import SparseLatents
+
+
+class Sae(Protocol):
+    """What is needed of an SAE; `config.scale` is the C that was folded in."""
+
+    W_enc: Any
+    W_dec: Any
+    config: Any
+
+    @property
+    def d_sae(self) -> int: ...
+
+    def encode(self, x: Float[Tensor, "n d"], /) -> SparseLatents: ...
+
+    def decode(self, latents: SparseLatents, /) -> Float[Tensor, "n d"]: ...
+
+
+@dataclass(frozen=True)
+class LatentMap:
+    """Two SAEs around one MLP. `mlp` maps rows [n, d_x] to rows [n, d_y], differentiably."""
+
+    sae_in: Sae
+    sae_out: Sae
+    mlp: Callable[[Tensor], Tensor]
+    at: At = "input"
+
+    @torch.no_grad()
+    def base(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Where the map is evaluated: x itself, or its reconstruction."""
+        return x if self.at == "input" else self.sae_in.decode(self.sae_in.encode(x))
+
+    def inputs(self, x: Float[Tensor, "n d"]) -> SparseLatents:
+        """The input latents of rows x."""
+        return self.sae_in.encode(x).scaled(1 / self.sae_in.config.scale)
+
+    def codes_of(self, y: Float[Tensor, "n d"]) -> SparseLatents:
+        """The output latents of MLP outputs y."""
+        return self.sae_out.encode(y).scaled(1 / self.sae_out.config.scale)
+
+    @torch.no_grad()
+    def outputs(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n m"]:
+        """The output latents of MLP inputs, as a dense code."""
+        return self.codes_of(self.mlp(rows)).to_dense()
+
+    def moved(
+        self, base: Float[Tensor, "n d"], latents: Int[Tensor, " n"], change: Float[Tensor, " n"]
+    ) -> Float[Tensor, "n d"]:
+        """Rows with one input latent each changed by `change`."""
+        step = (change * self.sae_in.config.scale).to(base.dtype)
+        return base + step[:, None] * self.sae_in.W_dec.detach()[latents]
+
+
+def padded(latents: SparseLatents) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """Indices (−1: none) and values of each row's positive latents, side by side."""
+    positive = latents.values > 0
+    rows, indices, values = latents.rows()[positive], latents.indices[positive].long(), latents.values[positive]
+    counts = torch.bincount(rows, minlength=latents.n_tokens)
+    width = int(counts.max()) if len(rows) else 0
+    first = torch.cumsum(counts, 0) - counts
+    place = torch.arange(len(rows), device=rows.device) - first[rows]
+    found = indices.new_full((latents.n_tokens, width), -1)
+    sizes = values.new_zeros(latents.n_tokens, width)
+    found[rows, place], sizes[rows, place] = indices, values
+    return found, sizes

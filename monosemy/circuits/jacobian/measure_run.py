@@ -1,0 +1,170 @@
+"""Measuring a run's pairs: each one's sparsity, linearity, ablation and averages, and all of them as a frontier.
+
+Place on the path: a `Study` (jacobian.py) → measures.json and draws.safetensors of each pair, frontier.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monosemy.circuits.jacobian.of_run import FORMAT, LoadedPair, PairEntry, Slicer, Study, find_pairs, results_folder
+from monosemy.config import RunConfig
+from monosemy.errors import UserError
+from monosemy.pipeline.checks import check_config
+from monosemy.pipeline.evaluation import evaluate
+from monosemy.pipeline.training import train
+from monosemy.run import open_run
+from monosemy.support import files, progress
+from monosemy.support.moved import NOT_MOVED, Moved
+
+if TYPE_CHECKING:
+    from monosemy.circuits.jacobian.averages import PairAverages
+    from monosemy.circuits.jacobian.rows import Rows
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How much of the validation text each measure reads."""
+
+    n_tokens: int = 32_768
+    """Tokens for the shares."""
+    n_average_tokens: int = 16_384
+    """Tokens for the averages over pairs of latents; fewer where those would take over 1.5 GB."""
+    n_sweeps: int = 500
+    """(token, input latent) pairs along which output latents are drawn as curves."""
+    n_ablation_tokens: int = 512
+    """Tokens on which every active input latent is ablated."""
+    n_bootstrap: int = 1000
+
+
+def train_and_measure(
+    config: RunConfig, folder: Path, settings: MeasureSettings, moved: Moved = NOT_MOVED
+) -> list[dict[str, Any]]:
+    """Trains, evaluates and measures the pairs of a run; what is done is not done again. Returns the frontier's rows.
+    `moved` says where its model and text are now.
+
+    Raises UserError for settings that cannot work.
+    """
+    check_config(config)
+    with open_run(folder, config, moved) as run:
+        prepared = train(run)
+        evaluate(run, prepared)
+        return measure(Study(run, prepared), settings)
+
+
+def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> list[dict[str, Any]]:
+    """Measures every pair that is not measured yet and writes frontier.json; returns its rows."""
+    from monosemy.circuits.jacobian.costs import read_losses
+    from monosemy.circuits.jacobian.draws import FILE
+    from monosemy.circuits.jacobian.studies import choose, frontier, short_notes
+    from monosemy.evals.frontier import read_evaluation
+
+    for pair in study.pairs:
+        path = study.pair_folder(pair) / "measures.json"
+        wanted = study.identity(pair, settings)
+        if again or not (study.done(path, wanted) and path.with_name(FILE).exists()):
+            found = _measure_pair(study, pair, settings)
+            files.write_json(path, {"format": FORMAT, "fingerprint": wanted, **pair.made_of, **found})
+    measured = [files.read_json(study.pair_folder(pair) / "measures.json") for pair in study.pairs]
+    evaluation = read_evaluation(study.run.evaluation_path)
+    rows = frontier(
+        measured, evaluation["records"], read_draws(study.run.folder), read_losses(study.run.folder, evaluation)
+    )
+    try:
+        chosen = choose(rows)["name"]
+    except UserError:
+        chosen = None  # no pair without penalty to compare with
+    document = {"format": FORMAT, "of": study.of, "chosen": chosen, "rows": rows, "settings": asdict(settings)}
+    document["notes"] = short_notes(rows)
+    files.write_json(study.folder / "frontier.json", document)
+    return rows
+
+
+def read_draws(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Pair → measure → its value on every resample, of a measured run."""
+    from monosemy.circuits.jacobian.draws import FILE, load_draws
+
+    return {pair.name: load_draws(results_folder(folder) / pair.name / FILE) for pair in find_pairs(folder)}
+
+
+def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> dict[str, Any]:
+    """All measures of one pair as JSON values; writes them on every resample."""
+    from monosemy.circuits.jacobian.ablation import measure_ablation
+    from monosemy.circuits.jacobian.draws import FILE, save_draws
+    from monosemy.circuits.jacobian.linearity import measure_linearity
+    from monosemy.circuits.jacobian.measures import JacobianMeter
+
+    rows = study.rows(pair, settings.n_tokens)
+    loaded = study.load(pair)
+    slicer, latent_map = loaded.slicer(), loaded.latent_map
+    topk = loaded.sae_in.name == loaded.sae_out.name == "topk"
+    meter = JacobianMeter(round(pair.l0) if topk else None)
+    n_average = min(len(rows), settings.n_average_tokens)
+    with progress.stage(f"jacobian: {pair.name}", total=len(rows) + n_average, unit="tokens") as bar:
+        for chunk, slices in slicer.batches(rows):
+            meter.add(slices, chunk.documents)
+            bar.advance(len(chunk))
+        averages = average(loaded, slicer, for_averages(loaded, rows, n_average), settings.n_bootstrap, bar)
+        record = meter.finish(settings.n_bootstrap)
+        some = rows.take(_spread(len(rows), settings.n_ablation_tokens))
+        bar.note("curves")
+        linearity = measure_linearity(
+            latent_map, [(chunk.x.to(loaded.sae_in.W_dec), chunk.documents) for chunk in some.chunks()],
+            n_sweeps=settings.n_sweeps, n_bootstrap=settings.n_bootstrap,
+        )  # fmt: skip
+        bar.note("ablation")
+        ablation = measure_ablation(latent_map, slicer, some.chunks(256), n_bootstrap=settings.n_bootstrap)
+    values = asdict(record)
+    save_draws(study.pair_folder(pair) / FILE, values.pop("draws"))
+    return {
+        **_plain(values),
+        "average_over": _plain({name: asdict(one) for name, one in averages.over.items()}),
+        "n_average_tokens": averages.n_tokens,
+        "linearity": _plain(asdict(linearity)),
+        "ablation": _plain(asdict(ablation)),
+    }
+
+
+def for_averages(loaded: LoadedPair, rows: Rows, n_tokens: int) -> Rows:
+    """n_tokens rows spread over the text, or as many as averages have memory for."""
+    from monosemy.circuits.jacobian.averages import BYTES_PER_ENTRY, MAX_BYTES
+
+    per_token = BYTES_PER_ENTRY * max(1.0, loaded.entry.l0) ** 2 * 1.5  # L0s vary; a token's product more so
+    return rows.take(_spread(len(rows), min(n_tokens, max(1, int(MAX_BYTES / per_token)))))
+
+
+def average(
+    loaded: LoadedPair, slicer: Slicer, rows: Rows, n_bootstrap: int, bar: progress.Bar | None = None
+) -> PairAverages:
+    """Averages over all rows, which `for_averages` chose."""
+    from monosemy.circuits.jacobian.averages import AveragesMeter
+
+    meter = AveragesMeter(loaded.sae_out.d_sae, loaded.sae_in.d_sae)
+    for chunk, slices in slicer.batches(rows):
+        meter.add(slices, chunk.documents)
+        if bar is not None:
+            bar.advance(len(chunk))
+    return meter.finish(n_bootstrap)
+
+
+def _spread(n: int, wanted: int) -> Any:
+    """Indices of at most `wanted` of n rows, spread evenly."""
+    import torch
+
+    return torch.from_numpy(np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(np.int64)))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

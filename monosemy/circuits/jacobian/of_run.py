@@ -1,0 +1,273 @@
+"""Jacobian studies of a run: which pairs of SAEs it trained, and what is measured, shown and exported of them.
+
+Place on the path: a trained and evaluated run with pairs (`jacobian.lambdas`) → **its pairs, loaded** → jacobian/ in
+its folder (jacobian_measures.py, jacobian_studies.py), for the report and the terminal. Every result is written as soon
+as it is there, and not made again while the SAEs and the settings it was made from are the same, so that an interrupted
+study goes on where it stopped.
+
+    jacobian/frontier.json             every pair: variance explained, CE score, sparsity, linearity, ablation
+    jacobian/<pair>/measures.json      one pair's measures; draws.safetensors: the same on every resample
+    jacobian/<pair>/pairs.json         max-activating pairs with contexts, where no latents were named
+    jacobian/random/<kind>-<hash>/     a whole run on the randomised model; jacobian/random.json: the comparison
+    jacobian/interpretability.json     label scores of the latents of the chosen pair and of the pair without penalty
+
+Latent graphs are written where the caller says. Measures are taken on validation text, pairs and graphs on training
+text (as feature databases are).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monosemy.config import fingerprint
+from monosemy.errors import UserError, unknown
+from monosemy.pipeline.prepare import Prepared, prepare
+from monosemy.run import Run, list_saes
+from monosemy.support import files, progress
+
+if TYPE_CHECKING:
+    from monosemy.circuits.jacobian.latent_map import LatentMap
+    from monosemy.circuits.jacobian.mlp import MlpWeights
+    from monosemy.circuits.jacobian.rows import Rows
+    from monosemy.circuits.jacobian.slices import JacobianSlices
+    from monosemy.saes.base import SparseAutoencoder
+
+FORMAT = 2
+SHARE_OF_MEMORY = 4
+"""Rows held in memory may take one part in this many of what is free."""
+
+
+@dataclass(frozen=True)
+class PairEntry:
+    """A trained pair of a run."""
+
+    name: str
+    sites: tuple[str, str]
+    coef: float
+    """λ"""
+    l0: float
+    seed: int
+    layer: int
+    at: str
+    folders: tuple[Path, Path]
+    weights: tuple[str, str]
+    """SHA-256 of both SAEs' weights."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "lambda": self.coef, "l0": self.l0, "seed": self.seed, "layer": self.layer,
+            "at": self.at, "sites": list(self.sites),
+        }  # fmt: skip
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """The identity, and which weights exactly."""
+        return {**self.identity, "weights": list(self.weights)}
+
+
+def results_folder(run: Path) -> Path:
+    return run / "jacobian"
+
+
+def find_pairs(folder: Path) -> list[PairEntry]:
+    """The trained pairs of a run, by L0, seed and λ; those that stopped are left out. Raises UserError for none."""
+    from monosemy.models.sites import parse_site
+    from monosemy.saes.storage import CONFIG, read_sae_config, stopped_early
+
+    found: list[PairEntry] = []
+    there = {(site, name): path for site, name, path in list_saes(folder)}
+    for (site, name), path in there.items():
+        config = read_sae_config(path)
+        record = config.record.get("jacobian")
+        if not isinstance(record, Mapping) or stopped_early(config) or record["sites"][0] != site:
+            continue
+        first, second = record["sites"]
+        if (second, name) not in there:
+            raise UserError(f"pair {name} lacks its SAE at {second}; train it again: monosemy train {folder}")
+        paths = (path, there[second, name])
+        shas = [str(files.read_json(place / CONFIG)["weights_sha256"]) for place in paths]
+        layer = parse_site(site, 10**6, post_norms=True).layer
+        found.append(
+            PairEntry(
+                name, (first, second), float(record["lambda"]), config.l0, config.seed, layer, str(record["at"]),
+                paths, (shas[0], shas[1]),
+            )
+        )  # fmt: skip
+    if not found:
+        raise UserError(f"{folder} has no trained pairs of SAEs; train some: monosemy jacobian train --run {folder}")
+    return sorted(found, key=lambda pair: (pair.layer, pair.l0, pair.seed, pair.coef))
+
+
+def choose_pair(pairs: Sequence[PairEntry], name: str | None) -> PairEntry:
+    """The pair of that name; None takes the only one. Raises UserError for an unknown name."""
+    if name is None:
+        if len(pairs) > 1:
+            raise UserError(f"this run has several pairs; name one by --pair: {', '.join(p.name for p in pairs)}")
+        return pairs[0]
+    for pair in pairs:
+        if pair.name == name:
+            return pair
+    raise unknown("pair", name, [pair.name for pair in pairs])
+
+
+class Study:
+    """A run's model and text, and its pairs loaded one at a time. The model is loaded when it is first needed."""
+
+    def __init__(self, run: Run, prepared: Prepared | None = None) -> None:
+        self.run = run
+        self.pairs = find_pairs(run.folder)
+        self.folder = results_folder(run.folder)
+        self._prepared = prepared
+        self._weights: dict[int, MlpWeights] = {}
+        self._rows: dict[tuple[Any, ...], Rows] = {}
+
+    @property
+    def prepared(self) -> Prepared:
+        if self._prepared is None:
+            self._prepared = prepare(self.run)
+        return self._prepared
+
+    def pair_folder(self, pair: PairEntry) -> Path:
+        return self.folder / pair.name
+
+    def weights(self, layer: int) -> MlpWeights:
+        from monosemy.circuits.jacobian.mlp import mlp_weights
+
+        if layer not in self._weights:
+            self._weights[layer] = mlp_weights(self.prepared.model, layer)
+        return self._weights[layer]
+
+    def load(self, pair: PairEntry) -> LoadedPair:
+        from monosemy.saes.storage import load_sae
+
+        device = self.prepared.model.device
+        sae_in, sae_out = (load_sae(folder).to(device).eval() for folder in pair.folders)
+        max_memory = self.run.config.jacobian.max_memory_mb * 1_000_000
+        return LoadedPair(pair, sae_in, sae_out, self.weights(pair.layer), max_memory)
+
+    def rows(self, pair: PairEntry, n_tokens: int, side: str = "validation") -> Rows:
+        """Kept rows of the pair's sites, from the first about n_tokens tokens of a side of the text.
+
+        Raises UserError where they do not fit in memory.
+        """
+        key = (pair.sites, n_tokens, side)
+        if key not in self._rows:
+            self._rows[key] = self._read(pair.sites, n_tokens, side)
+        return self._rows[key]
+
+    def _read(self, sites: tuple[str, str], n_tokens: int, side: str) -> Rows:
+        import torch
+
+        from monosemy.activations.harvest import harvest_rows
+        from monosemy.circuits.jacobian.rows import Rows
+        from monosemy.support.estimates import available_memory, size_text
+
+        prepared = self.prepared
+        shards = getattr(prepared.tokens, side)
+        length = shards.context_length
+        stop = min(shards.n_sequences, -(-n_tokens // length))
+        needed = 8 * prepared.model.d_model * stop * length
+        if needed > (room := available_memory() // SHARE_OF_MEMORY):
+            raise UserError(
+                f"{stop * length:,} tokens of activations take {size_text(needed)} and {size_text(room)} may be used; "
+                "read fewer tokens"
+            )
+        parts = []
+        if side == "train" and prepared.store is not None:
+            store = prepared.store
+            last = int(np.searchsorted(store.sequences, stop))
+            place = store.sequences[:last].astype(np.int64) * length + store.positions[:last]
+            x, y = (store.rows(site, slice(0, last)) for site in sites)
+            return Rows(x, y, torch.from_numpy(store.documents[:last].astype(np.int64)), torch.from_numpy(place))
+        with progress.stage(f"jacobian: reading the {side} text", total=stop * length, unit="tokens") as bar:
+            for part in harvest_rows(
+                prepared.model, shards, prepared.sites, prepared.config.activations, prepared.rules, 0, stop
+            ):
+                x, y = (part.activations[site].float() for site in sites)
+                place = part.sequence.long() * length + part.position.long()
+                parts.append((x, y, part.document.long(), place))
+                bar.advance(part.n_tokens)
+        return Rows(*(torch.cat(one) for one in zip(*parts, strict=True)))
+
+    def tokens(self, side: str, n_sequences: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and document numbers [sequence, position]."""
+        shards = getattr(self.prepared.tokens, side)
+        n = min(n_sequences, shards.n_sequences)
+        return np.array(shards.sequences(0, n), np.int64), np.array(shards.documents(0, n), np.int64)
+
+    def done(self, path: Path, wanted: str) -> bool:
+        """Whether a result is there and was made from what `wanted` names."""
+        if not path.exists():
+            return False
+        try:
+            return bool(files.read_json(path).get("fingerprint") == wanted)
+        except UserError:
+            return False  # damaged: made again
+
+    @property
+    def of(self) -> str:
+        """Of all trained pairs: results over several of them belong to these."""
+        return fingerprint([FORMAT, *([pair.identity, list(pair.weights)] for pair in self.pairs)])
+
+    def identity(self, pair: PairEntry, settings: Any) -> str:
+        """Of everything a result depends on."""
+        asked = asdict(settings) if dataclasses.is_dataclass(settings) and not isinstance(settings, type) else settings
+        known = self.run.provenance
+        text = [known.get(key, {}).get("fingerprint") for key in ("model", "text")]
+        return fingerprint([FORMAT, pair.identity, list(pair.weights), text, asked])
+
+
+@dataclass
+class LoadedPair:
+    """Two SAEs and the MLP between them, ready to be measured."""
+
+    entry: PairEntry
+    sae_in: SparseAutoencoder
+    sae_out: SparseAutoencoder
+    weights: MlpWeights
+    max_memory: int
+    """Bytes that slices may take, tables included (`jacobian.max_memory_mb`)."""
+
+    @property
+    def latent_map(self) -> LatentMap:
+        from monosemy.circuits.jacobian.latent_map import LatentMap
+
+        return LatentMap(self.sae_in, self.sae_out, self.weights.output, self.entry.at)  # type: ignore[arg-type]
+
+    def slicer(self) -> Slicer:
+        """The slices of any number of rows, with the products of weights made once where they fit in half the bound."""
+        from monosemy.circuits.jacobian.mlp import weight_tables
+
+        n_rows = self.sae_in.d_sae * (2 if self.weights.gated else 1) + self.sae_out.d_sae
+        n_bytes = self.sae_in.W_dec.element_size() * n_rows * self.weights.d_ff
+        if n_bytes > self.max_memory // 2:
+            return Slicer(self, None, self.max_memory)
+        return Slicer(self, weight_tables(self.weights, self.sae_in, self.sae_out), self.max_memory - n_bytes)
+
+
+@dataclass
+class Slicer:
+    pair: LoadedPair
+    tables: Any
+    max_memory: int
+    """Bytes beside the tables."""
+
+    def __call__(self, rows: Rows) -> JacobianSlices:
+        from monosemy.circuits.jacobian.mlp import jacobian_slices
+
+        pair = self.pair
+        return jacobian_slices(
+            pair.weights, pair.sae_in, pair.sae_out, rows.x.to(pair.sae_in.W_dec), rows.y.to(pair.sae_in.W_dec),
+            at=pair.entry.at, tables=self.tables, max_memory=self.max_memory,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def batches(self, rows: Rows) -> Iterator[tuple[Rows, JacobianSlices]]:
+        for chunk in rows.chunks():
+            yield chunk, self(chunk)

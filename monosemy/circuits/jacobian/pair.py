@@ -1,0 +1,154 @@
+"""A pair in training: two SAEs around one MLP, and the penalty that joins their gradients.
+
+    L = L_x + L_y + λ_t P,   L_x, L_y both SAEs' own losses, P the mean magnitude of their Jacobian (`penalty`)
+
+Place on the path: stream at `mlp_in` and `mlp_out` → **pair** → two SAEs, saved and evaluated as any other. λ_t rises
+from 0 to λ over the first `jacobian.warmup_fraction` of the steps. At λ = 0 both are, to the last bit, the SAEs that
+would be trained alone. Everything that changes is in the two trainees, so checkpoints and resumption are theirs. Rows
+that would wreck one of the SAEs (`training.outliers`) are left out for both, J needing both ends; at λ = 0 for that SAE
+alone.
+
+Source: Farnik et al. 2025 (arXiv 2502.18147). Deviations: the errors are those of our SAEs (E‖x‖² = 1, summed over d,
+as a share of the variance), so λ is on another scale than the published one; k, in λ/k², is the L0 of the step while
+that is annealed. A pair stops as one when a loss or gradient of either SAE is not finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosemy.circuits.jacobian.mlp import MlpWeights, check_pair
+from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude
+from monosemy.circuits.jacobian.products import Sizes, peak_bytes, plan
+from monosemy.config import JacobianConfig
+from monosemy.errors import UserError
+from monosemy.ranges import number_name
+from monosemy.training.trainee import Trainee
+from monosemy.training.trainer import Key
+
+PREFIX = "jsae_"
+"""Names of SAEs that were trained as pairs begin like that."""
+
+
+def pair_name(coef: float, l0: float, seed: int) -> str:
+    """`jsae_<λ>-l0_<L0>-s<seed>`, λ written without an exponent."""
+    return f"{PREFIX}{Decimal(repr(float(coef))).normalize():f}-l0_{number_name(l0)}-s{seed}"
+
+
+def pair_sites(sites: Sequence[str], layer: int | None) -> tuple[str, str]:
+    """The sites `layers.N.mlp_in` and `layers.N.mlp_out` of the layer that pairs are trained at, out of `sites`.
+
+    Raises UserError where the layer lacks one of the two, or where None leaves it open.
+    """
+    ends = {end: {s.rsplit(".", 1)[0] for s in sites if s.endswith(f".{end}")} for end in ("mlp_in", "mlp_out")}
+    both = sorted(ends["mlp_in"] & ends["mlp_out"])
+    wanted = both if layer is None else [block for block in both if block == f"layers.{layer}"]
+    if len(wanted) == 1:
+        return f"{wanted[0]}.mlp_in", f"{wanted[0]}.mlp_out"
+    if len(wanted) > 1:
+        raise UserError(
+            f"jacobian.layer is open: {', '.join(wanted)} have both mlp_in and mlp_out; set it to one of them"
+        )
+    block = f"layers.{'N' if layer is None else layer}"
+    raise UserError(
+        f"activations.sites ({', '.join(sites)}) lack the two ends of the pairs' MLP; add {block}.mlp_in and "
+        f"{block}.mlp_out"
+    )
+
+
+class Pair:
+    """Two trainees that take their steps together. `keys`: (site, name) of the input and the output SAE.
+
+    `slopes` holds the MLP between scaled activations and is shared by all pairs around it.
+    """
+
+    def __init__(
+        self,
+        keys: tuple[Key, Key],
+        trainees: tuple[Trainee, Trainee],
+        slopes: SlopesAtInput,
+        coef: float,
+        config: JacobianConfig,
+        *,
+        max_memory: int | None = None,
+    ) -> None:
+        self.keys, self.trainees, self.slopes = keys, trainees, slopes
+        self.coef, self.config = coef, config
+        self.max_memory = max_memory or config.max_memory_mb * 1_000_000
+        check_pair(slopes.weights, trainees[0].sae, trainees[1].sae)
+        self.n_bytes = 0 if coef == 0 else step_bytes(slopes.weights, trainees, config, self.max_memory)
+
+    def coef_at(self, index: int) -> float:
+        """λ_t of a step: linear from 0 over the warm-up."""
+        progress, warmup = index / self.trainees[0].n_steps, self.config.warmup_fraction
+        return self.coef * min(1.0, progress / warmup) if warmup > 0 else self.coef
+
+    def record(self) -> dict[str, Any]:
+        """What is kept in the config.json of both SAEs, as `record["jacobian"]`."""
+        sites, names = zip(*self.keys, strict=True)
+        return {
+            "lambda": self.coef,
+            "at": self.config.at,
+            "warmup_fraction": self.config.warmup_fraction,
+            "token_share": self.config.token_share,
+            "sites": list(sites),
+            "name": names[0],
+        }
+
+    def step(self, batch: Mapping[str, Tensor], index: int) -> dict[Key, dict[str, float]]:
+        """One training step of both SAEs; returns their metrics. Raises Diverged, with nothing changed."""
+        inputs, outputs = self.trainees
+        x, y = (batch[site] for site, _ in self.keys)
+        first, second = inputs.forward(x, index), outputs.forward(y, index)
+        keep_x, keep_y = inputs.ordinary(x, first), outputs.ordinary(y, second)
+        if self.coef > 0:
+            both = [keep for keep in (keep_x, keep_y) if keep is not None]
+            keep_x = keep_y = torch.stack(both).all(0) if both else None
+        if keep_x is not None:
+            x = x[keep_x]
+            first = inputs.forward(x, index)
+        if keep_y is not None:
+            y = y[keep_y]
+            second = outputs.forward(y, index)
+        total, coef = first.output.total + second.output.total, self.coef_at(index)
+        more: dict[str, float] = {"jacobian_coef": coef}
+        if coef > 0:
+            magnitude = mean_magnitude(
+                self.slopes,
+                Code(inputs.sae, x, first.output.latents, first.info.l0),
+                Code(outputs.sae, y, second.output.latents, second.info.l0),
+                index,
+                at=self.config.at,
+                token_share=self.config.token_share,
+                max_memory=self.max_memory,
+            )
+            more["jacobian_magnitude"] = float(magnitude.detach())
+            total = total + coef * magnitude
+        inputs.differentiate(total, index, also=outputs)
+        for trainee, keep in zip(self.trainees, (keep_x, keep_y)):
+            trainee.n_left_out += 0 if keep is None else int((~keep).sum())
+        return {
+            key: trainee.update(rows, index, one) | more
+            for key, trainee, rows, one in zip(self.keys, self.trainees, (x, y), (first, second), strict=True)
+        }
+
+
+def step_bytes(weights: MlpWeights, trainees: tuple[Trainee, Trainee], config: JacobianConfig, max_memory: int) -> int:
+    """Temporary arrays that the penalty of one step takes at most: all it can use, or the bound.
+
+    Raises UserError where the batch's slopes and one token's Jacobian do not fit in the bound.
+    """
+    inputs, outputs = trainees
+    k_in, k_out = (min(t.sae.d_sae, round(t.target_l0(0.0)) + 1) for t in trainees)
+    n_rows = max(1, round(config.token_share * inputs.config.batch_tokens))
+    sizes = Sizes(
+        n_rows, k_in, k_out, inputs.sae.d_sae, outputs.sae.d_sae, weights.d_ff, weights.gated, 4, weights.d_in,
+        config.at,
+    )  # fmt: skip
+    plan(sizes, max_memory, gradient=True)
+    return min(max_memory, peak_bytes(sizes, n_rows, weights.d_ff, gradient=True))

@@ -1,0 +1,219 @@
+"""Max-activating pairs: where in the text an input latent drives an output latent, and what an output is made of.
+
+Place on the path: rows and slices → averages.py (which pairs are strong) → [their tokens, with contexts] → JSON for a
+browser, tables for terminal and report.
+
+  a pair (j → i):   the tokens with the largest |J_ij| s_j, one a sequence, with s_j and s_i at every token around
+  an output latent: its input latents by mean_effect_ij, with the share Σ_n |J_ij| s_j / Σ_n Σ_j' |J_ij'| s_j' of each
+
+Chosen unless latents are named: the output latents most of whose effect comes through one input latent, among those
+where that pair is active on at least `MIN_TOKENS` tokens and its strongest ones, as many as are shown, lie in at least
+`MIN_DOCUMENTS` documents (fewer where fewer are shown).
+
+Source: the max-activating pairs of Farnik et al. 2025 (arXiv 2502.18147). Limits: what is strong on the tokens read; a
+latent that fires once in a million tokens is not among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy import ndarray
+
+from monosemy.circuits.jacobian.averages import PairAverages
+from monosemy.circuits.jacobian.latent_map import LatentMap
+from monosemy.circuits.jacobian.rows import Rows
+from monosemy.circuits.jacobian.slices import JacobianSlices
+from monosemy.errors import UserError
+
+MIN_TOKENS, MIN_DOCUMENTS = 10, 3
+BEFORE, AFTER = 16, 6
+SlicesOf = Callable[[Rows], JacobianSlices]
+TextsOf = Callable[[ndarray], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One token at which a pair is active. Latents and J at E‖x‖² = E‖y‖² = 1."""
+
+    row: int
+    jacobian: float
+    in_value: float
+    out_value: float
+
+    @property
+    def effect(self) -> float:
+        """J_ij s_j: how much of the output latent comes through the input latent, to first order."""
+        return self.jacobian * self.in_value
+
+
+@dataclass(frozen=True)
+class Text:
+    """The token ids and documents that rows' `tokens` point into, and how ids read."""
+
+    ids: Int[ndarray, "sequence position"]
+    documents: Int[ndarray, "sequence position"]
+    texts_of: TextsOf
+
+
+def choose_outputs(averages: PairAverages, n: int) -> list[int]:
+    """The n output latents with the largest share of effect through their strongest input latent.
+
+    Only latents whose strongest pair is active on at least MIN_TOKENS tokens.
+    """
+    total = np.bincount(averages.out, averages.mean_effect)
+    _, first = np.unique(averages.out, return_index=True)  # pairs are sorted: the first is the strongest
+    first = first[(averages.n_active[first] >= MIN_TOKENS) & (averages.mean_effect[first] > 0)]
+    share = averages.mean_effect[first] / total[averages.out[first]]
+    return averages.out[first[np.argsort(-share, kind="stable")]][:n].astype(int).tolist()
+
+
+def pair_study(
+    rows: Rows,
+    slices_of: SlicesOf,
+    latent_map: LatentMap,
+    averages: PairAverages,
+    text: Text,
+    *,
+    outputs: Sequence[int] = (),
+    pairs: Sequence[tuple[int, int]] = (),
+    n_outputs: int = 20,
+    n_inputs: int = 3,
+    n_examples: int = 4,
+) -> list[dict[str, Any]]:
+    """Output latents with their strongest input latents and the tokens where those act, as JSON values.
+
+    outputs: output latents to show; pairs: (input, output) pairs to show besides; without either, `n_outputs` are
+    chosen (see the module). Raises UserError for latents out of range, and for named ones that are silent here.
+    """
+    _check(latent_map, outputs, pairs)
+    chosen = [*outputs]
+    if not outputs and not pairs:
+        # chosen generously: some fall away because their strongest tokens lie in too few documents
+        chosen = choose_outputs(averages, 4 * n_outputs)
+    wanted = {i: [int(averages.inp[p]) for p in averages.inputs_of(i, n_inputs)] for i in chosen}
+    for j, i in pairs:
+        wanted.setdefault(i, []).append(j)
+    flat = [(i, j) for i, inputs in wanted.items() for j in inputs]
+    hits = strongest_hits(rows, slices_of, flat, n_examples, text.ids.shape[1])
+    found = []
+    for i, inputs in wanted.items():
+        if not any(hits[i, j] for j in inputs):
+            what = f"input latent {inputs[0]} and output latent {i} are not active together" if inputs else (
+                f"output latent {i} is silent"
+            )  # fmt: skip
+            raise UserError(f"{what} on these {len(rows)} tokens; read more tokens or choose another")
+        if not outputs and not pairs:
+            documents = {int(rows.documents[hit.row]) for hit in hits[i, inputs[0]]}
+            if len(documents) < min(MIN_DOCUMENTS, n_examples):
+                continue
+        found.append(_output(i, inputs, hits, rows, latent_map, averages, text))
+        if not outputs and not pairs and len(found) == n_outputs:
+            break
+    return found
+
+
+def _check(latent_map: LatentMap, outputs: Sequence[int], pairs: Sequence[tuple[int, int]]) -> None:
+    for kind, sae, latents in (
+        ("input", latent_map.sae_in, [j for j, _ in pairs]),
+        ("output", latent_map.sae_out, [*outputs, *(i for _, i in pairs)]),
+    ):
+        for latent in latents:
+            if not 0 <= latent < sae.d_sae:
+                raise UserError(f"{kind} latent {latent} is out of range; this SAE has latents 0 to {sae.d_sae - 1}")
+
+
+def strongest_hits(
+    rows: Rows, slices_of: SlicesOf, pairs: Sequence[tuple[int, int]], n: int, context_length: int
+) -> dict[tuple[int, int], list[Hit]]:
+    """For each (output, input) pair the n tokens with the largest |J_ij| s_j, at most one a sequence."""
+    distinct = sorted(set(pairs))
+    if not distinct:
+        return {}
+    width = 1 + max(j for _, j in distinct)
+    keys = torch.tensor([i * width + j for i, j in distinct])
+    parts: list[tuple[ndarray, ...]] = []
+    done = 0
+    for chunk in rows.chunks():
+        slices = slices_of(chunk)
+        inside = slices.active & (slices.in_indices < width)[:, None, :]
+        key = (slices.out_indices[:, :, None] * width + slices.in_indices[:, None, :])[inside].cpu()
+        place = torch.searchsorted(keys, key).clamp_max(len(keys) - 1)
+        known = keys[place] == key
+        row, i, j = (part.cpu()[known] for part in inside.nonzero(as_tuple=True))
+        values = slices.values.cpu()[row, i, j], slices.in_values.cpu()[row, j], slices.out_values.cpu()[row, i]
+        parts.append(tuple(part.numpy() for part in (place[known], row + done, *values)))
+        done += len(chunk)
+    which, at, J, s_in, s_out = (np.concatenate(part) for part in zip(*parts))
+    order = np.lexsort((-np.abs(J * s_in), which))
+    sequence = rows.tokens.cpu().numpy() // context_length
+    found: dict[tuple[int, int], list[Hit]] = {pair: [] for pair in distinct}
+    seen: dict[tuple[int, int], set[int]] = {pair: set() for pair in distinct}
+    for z in order:
+        pair, here = distinct[which[z]], int(sequence[at[z]])
+        if len(found[pair]) < n and here not in seen[pair]:
+            seen[pair].add(here)
+            found[pair].append(Hit(int(at[z]), float(J[z]), float(s_in[z]), float(s_out[z])))
+    return found
+
+
+def _output(
+    i: int, inputs: Sequence[int], hits: dict[tuple[int, int], list[Hit]], rows: Rows, latent_map: LatentMap,
+    averages: PairAverages, text: Text,
+) -> dict[str, Any]:  # fmt: skip
+    """One output latent with its inputs, as JSON values."""
+    total = float(averages.mean_effect[averages.out == i].sum())
+    shown = []
+    for j in inputs:
+        place = averages.place(i, j)
+        strength = (0.0, 0.0, 0) if place is None else (
+            float(averages.mean_abs[place]), float(averages.mean_effect[place]), int(averages.n_active[place])
+        )  # fmt: skip
+        shown.append(
+            {
+                "latent": j,
+                "mean_abs_jacobian": strength[0],
+                "mean_effect": strength[1],
+                "share": strength[1] / total if total else 0.0,
+                "n_tokens": strength[2],
+                "examples": [_example(hit, i, j, rows, latent_map, text) for hit in hits[i, j]],
+            }
+        )
+    return {"latent": i, "mean_effect": total, "inputs": shown}
+
+
+def _example(hit: Hit, i: int, j: int, rows: Rows, latent_map: LatentMap, text: Text) -> dict[str, Any]:
+    """The tokens around a hit, within its sequence and document, with both latents' activations on each."""
+    length = text.ids.shape[1]
+    sequence, position = divmod(int(rows.tokens[hit.row]), length)
+    document = text.documents[sequence]
+    start, stop = position, position + 1
+    while start > max(0, position - BEFORE) and document[start - 1] == document[position]:
+        start -= 1
+    while stop < min(length, position + AFTER + 1) and document[stop] == document[position]:
+        stop += 1
+    first = int(torch.searchsorted(rows.tokens, sequence * length + start))
+    last = int(torch.searchsorted(rows.tokens, sequence * length + stop))
+    around = rows.take(slice(first, last))
+    in_values, out_values = np.zeros(stop - start), np.zeros(stop - start)
+    places = (around.tokens.cpu() - sequence * length - start).numpy()
+    in_values[places] = latent_map.inputs(around.x.to(latent_map.sae_in.W_dec)).to_dense()[:, j].cpu()
+    out_values[places] = latent_map.codes_of(around.y.to(latent_map.sae_out.W_dec)).to_dense()[:, i].cpu()
+    return {
+        "sequence": sequence,
+        "position": position,
+        "document": int(document[position]),
+        "jacobian": hit.jacobian,
+        "effect": hit.effect,
+        "in_value": hit.in_value,
+        "out_value": hit.out_value,
+        "at": position - start,
+        "tokens": list(text.texts_of(text.ids[sequence, start:stop])),
+        "in_values": [round(float(value), 5) for value in in_values],
+        "out_values": [round(float(value), 5) for value in out_values],
+    }

@@ -1,0 +1,153 @@
+"""The penalty of a pair in training: the mean magnitude of its Jacobian's elements.
+
+    P = 1 / (N k_x k_y) Σ_n Σ_{i ∈ B_n, j ∈ A_n} |J_n,ij|          added to the loss as λ P
+
+N tokens, A_n and B_n the token's active input and output latents, k the L0 that the step asks of each SAE. Place on the
+path: both SAEs' codes of a batch (`StepOutput.latents`) → **P** → `pair`.
+
+Gradient, `at` the input (as published): to W_dec of the input SAE and W_enc of the output SAE; the MLP's slopes at
+the true x do not depend on either SAE, and selections carry none. `at` the reconstruction the slopes do depend on it:
+gradient also to the input SAE's W_enc and biases through x̂, by φ''. Exact for latents that are π on their active set
+(TopK, BatchTopK, JumpReLU); thresholds get none, the derivative being flat in them almost everywhere.
+
+On a share of the tokens, drawn anew each step without replacement, P is an unbiased estimate of itself: it is a mean
+over tokens. The draw depends on the step's number alone, so a resumed run draws the same. BatchTopK's selection at the
+reconstruction is that of the whole batch.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from monosemy.circuits.jacobian.diagonals import diagonals
+from monosemy.circuits.jacobian.diagonals import outputs as mlp_outputs
+from monosemy.circuits.jacobian.mlp import MlpWeights
+from monosemy.circuits.jacobian.products import DEFAULT_MEMORY, absolute_sum
+from monosemy.circuits.jacobian.slices import At
+from monosemy.kernels import dispatch, ops
+from monosemy.kernels.jacobian import rows_subset
+from monosemy.kernels.reference import Pattern
+from monosemy.latents import SparseLatents
+from monosemy.saes.base import SparseAutoencoder
+
+_STRIDE = 0x9E3779B1
+"""Spreads step numbers over seeds."""
+
+
+def drawn_rows(index: int, n_rows: int, share: float) -> Tensor | None:
+    """The rows that step `index` measures the penalty on, ascending, at least one; None: all of them."""
+    if share >= 1:
+        return None
+    generator = torch.Generator().manual_seed((index + 1) * _STRIDE)
+    return torch.randperm(n_rows, generator=generator)[: max(1, round(share * n_rows))].sort().values
+
+
+@dataclass
+class SlopesAtInput:
+    """The MLP's slopes at a batch's true input, made once a step for all pairs around it.
+
+    A pair that leaves rows out of its step (`training.outliers`) has a batch, and slopes, of its own.
+    """
+
+    weights: MlpWeights
+    """Between scaled activations (`MlpWeights.between_scaled`)."""
+    _step: int = -1
+    _x: Tensor | None = None
+    _made: tuple[Tensor, Tensor | None] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @torch.no_grad()
+    def at(self, index: int, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """a, b of the drawn rows of step `index`; calls of one step with the same x must mean the same rows."""
+        with self._lock:
+            if self._step != index or self._x is not x or self._made is None:
+                self._made = diagonals(self.weights, x if rows is None else x[rows])
+                self._step, self._x = index, x
+            return self._made
+
+
+@dataclass(frozen=True)
+class Code:
+    """One SAE's side of a batch: the SAE, its input, its code in this step, and the L0 the step asks for."""
+
+    sae: SparseAutoencoder
+    x: Tensor
+    latents: SparseLatents
+    l0: float
+
+
+def mean_magnitude(
+    slopes: SlopesAtInput,
+    inputs: Code,
+    outputs: Code,
+    index: int,
+    *,
+    at: At = "input",
+    token_share: float = 1.0,
+    max_memory: int = DEFAULT_MEMORY,
+) -> Tensor:
+    """P of a batch, a scalar; see the module's docstring for its gradient.
+
+    `inputs` and `outputs` as both SAEs saw this step's batch at E‖x‖² = E‖y‖² = 1.
+    """
+    n_rows = len(inputs.x)
+    rows = drawn_rows(index, n_rows, token_share)
+    rows = None if rows is None else rows.to(inputs.x.device)
+    active, values = _taken(inputs.latents, rows)
+    if at == "input":
+        a, b = slopes.at(index, inputs.x, rows)
+        reached, _ = _taken(outputs.latents, rows)
+    else:
+        middle = _reconstruction(inputs, active, values, rows)
+        a, b = diagonals(slopes.weights, middle)
+        reached = _reached(slopes.weights, inputs, outputs, middle.detach(), rows, max_memory)
+    total = absolute_sum(
+        slopes.weights, inputs.sae.W_dec, outputs.sae.W_enc, a, b, active, reached, max_memory=max_memory
+    )  # fmt: skip
+    return total / (len(a) * inputs.l0 * outputs.l0)
+
+
+def _taken(latents: SparseLatents, rows: Tensor | None) -> tuple[Pattern, Tensor]:
+    """Positive entries of the code at the drawn rows, and their values."""
+    code = latents.positive()
+    pattern, values = Pattern(code.offsets, code.indices), code.values.detach()
+    return (pattern, values) if rows is None else rows_subset(pattern, values, rows)
+
+
+def _reconstruction(inputs: Code, active: Pattern, values: Tensor, rows: Tensor | None) -> Tensor:
+    """x̂ of the drawn rows, with its gradient to every parameter of the input SAE."""
+    sae, x = inputs.sae, inputs.x if rows is None else inputs.x[rows]
+    b_enc = getattr(sae, "b_enc", None)
+    selection = ops.Selection(
+        active, values, ops.centre(x, sae.b_dec), x=x, W_enc=sae.W_enc, b_enc=b_enc, b_dec=sae.b_dec
+    )
+    return selection.decode(selection.pre_acts, sae.W_dec, sae.b_dec)
+
+
+@torch.no_grad()
+def _reached(
+    weights: MlpWeights, inputs: Code, outputs: Code, middle: Tensor, rows: Tensor | None, max_memory: int
+) -> Pattern:
+    """Active output latents at MLP(x̂), selected as the output SAE selects in training."""
+    sae = outputs.sae
+    if sae.name == "batch_topk" and rows is not None:  # latents compete over the whole batch
+        middle = inputs.sae.decode(inputs.latents.positive())
+        return _taken(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), rows)[0]
+    return _taken(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), None)[0]
+
+
+@torch.no_grad()
+def training_code(sae: SparseAutoencoder, x: Tensor, l0: float) -> SparseLatents:
+    """The code of x as a training step that asks for `l0` selects it; elsewhere `encode` tells."""
+    if sae.name not in ("topk", "batch_topk"):
+        return sae.encode(x)
+    centred, b_enc = ops.centre(x, sae.b_dec), getattr(sae, "b_enc", None)
+    if sae.name == "topk":
+        pattern, values = dispatch.encode_topk(centred, sae.W_enc, b_enc, round(l0))
+    else:
+        pattern, values, _ = dispatch.encode_batch_topk(centred, sae.W_enc, b_enc, round(l0 * len(x)))
+    return SparseLatents(pattern.offsets, pattern.indices, values, sae.d_sae)

@@ -1,0 +1,351 @@
+"""J of a batch within a memory bound, and the sum of its magnitudes with its gradient.
+
+Place on the path: the weights of an MLP (`mlp`), a decoder and an encoder, two patterns of active latents → **J**,
+flat.
+
+    T_in = W_dec W_in,  T_up = W_dec W_up   [m_x, h]      T_out = W_encᵀ W_outᵀ   [m_y, h]
+    J_n  = T_out[B_n] (a_n ⊙ T_in[A_n] + b_n ⊙ T_up[A_n])ᵀ                        (`kernels.jacobian`)
+
+A row of a table serves every token on which its latent is active, so tables are multiplied out once for many tokens:
+2·d·h operations a row, of the latents that are active at all in the batch (at most n·k of the m). `whole_tables_pay`
+says when the tables of all latents, made once, are cheaper than those of each chunk's active latents.
+
+The gradient of Σ|J| is closed: ∂T from sign(J), then ∂W_dec = ∂T_in W_inᵀ + ∂T_up W_upᵀ, ∂W_enc = W_outᵀ ∂T_outᵀ. It is
+made in the forward pass, while tables are at hand, and scaled in the backward pass.
+
+Memory: the diagonals of all N tokens are held while the penalty is made (2·N·h numbers; where they need a gradient
+twice that); J takes n·k² numbers; tables and their gradients 2·(2·U + V)·h, U and V active latents. Where that exceeds
+the bound, the hidden width h is cut (`Plan.width`): J sums over the parts, and for a gradient every part's tables are
+multiplied out a second time, half as many operations again, however many parts. Only where J itself is too large are
+the tokens cut, and then every part of them multiplies its own tables.
+"""
+
+# mypy: disable-error-code="override"
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from monosemy.circuits.jacobian.diagonals import ROWS, SCRATCH, SCRATCH_BACK
+from monosemy.errors import UserError
+from monosemy.kernels import jacobian as kernels
+from monosemy.kernels.reference import Pattern
+from monosemy.support.estimates import size_text
+
+if TYPE_CHECKING:
+    from monosemy.circuits.jacobian.mlp import MlpWeights
+
+NARROWEST = 64
+"""Fewest hidden columns held at a time."""
+OVERHEAD = 1.3
+"""What products of matrices and the allocator take beside the arrays (measured: 1.0 to 1.27)."""
+DEFAULT_MEMORY = 2_000_000_000
+"""Bytes of temporary arrays where the caller sets no bound."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What costs depend on: rows, the most active latents of a row, latents, widths."""
+
+    n_tokens: int
+    k_in: int
+    k_out: int
+    m_in: int
+    m_out: int
+    d_ff: int
+    gated: bool
+    n_bytes: int = 4
+    """Per number."""
+    d_model: int = 0
+    """Width of the decoder's and encoder's rows."""
+    at: Literal["input", "reconstruction"] | None = None
+    """Where the penalty takes the slopes, whose diagonals are then there for all tokens; None: made part by part."""
+
+    @property
+    def n_tables_in(self) -> int:
+        return 2 if self.gated else 1
+
+    def table_rows(self, n_tokens: int) -> int:
+        """Most rows, in all tables together, that n_tokens need."""
+        return self.n_tables_in * min(self.m_in, n_tokens * self.k_in) + min(self.m_out, n_tokens * self.k_out)
+
+    @property
+    def whole_rows(self) -> int:
+        return self.n_tables_in * self.m_in + self.m_out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is cut: `n_tokens` rows and `width` hidden columns at a time, `n_bytes` of temporary arrays."""
+
+    n_tokens: int
+    width: int
+    n_bytes: int
+
+
+def peak_bytes(sizes: Sizes, n_tokens: int, width: int, *, gradient: bool) -> int:
+    """Temporary arrays of a batch cut like that: J, the diagonals with what they are made of, the active rows of both
+    SAEs, tables; for a gradient its slopes, the tables' gradients, and the weights' gradients."""
+    rows = sizes.table_rows(n_tokens)
+    own_rows = min(sizes.m_in, n_tokens * sizes.k_in) + min(sizes.m_out, n_tokens * sizes.k_out)
+    numbers = 2 * n_tokens * sizes.k_in * sizes.k_out + rows * width + own_rows * sizes.d_model
+    numbers += 2 * n_tokens * width if width < sizes.d_ff or sizes.at == "reconstruction" else 0
+    if gradient:
+        numbers += own_rows * sizes.d_model + rows * width
+    held, scratch = _diagonal_numbers(sizes, n_tokens)
+    numbers = held + max(scratch, numbers)
+    if gradient:
+        numbers += (sizes.m_in + sizes.m_out) * sizes.d_model
+    return int(OVERHEAD * sizes.n_bytes * numbers)
+
+
+def _diagonal_numbers(sizes: Sizes, n_tokens: int) -> tuple[int, int]:
+    """Numbers that are held beside everything else, the diagonals among them, and what making them takes before."""
+    all_tokens, made = sizes.n_tokens, min(ROWS, sizes.n_tokens) * sizes.d_ff
+    if sizes.at is None:  # x, x̂, MLP(x̂) beside the part's diagonals
+        return 2 * n_tokens * sizes.d_ff + 3 * all_tokens * sizes.d_model, SCRATCH * min(ROWS, n_tokens) * sizes.d_ff
+    if sizes.at == "input":
+        return 2 * all_tokens * sizes.d_ff, SCRATCH * made
+    # with their gradients, and those of x̂ and of what it is made of
+    through = (2 * sizes.m_in + 8 * all_tokens) * sizes.d_model
+    return 4 * all_tokens * sizes.d_ff + through, SCRATCH_BACK * made
+
+
+def plan(sizes: Sizes, max_memory: int, *, gradient: bool) -> Plan:
+    """The cheapest cut within max_memory bytes: the whole batch if it fits, else a narrower part of the hidden width,
+    else fewer tokens as well.
+
+    Raises UserError, naming both sizes, when one token and `NARROWEST` hidden columns do not fit.
+    """
+    n_tokens = max(1, sizes.n_tokens)
+    least = min(NARROWEST, sizes.d_ff)
+    while True:
+        width = sizes.d_ff
+        while peak_bytes(sizes, n_tokens, width, gradient=gradient) > max_memory and width > least:
+            width = max(least, (width // 2 + NARROWEST - 1) // NARROWEST * NARROWEST)
+        needed = peak_bytes(sizes, n_tokens, width, gradient=gradient)
+        if needed <= max_memory:
+            return Plan(n_tokens, width, needed)
+        if n_tokens == 1:
+            raise UserError(
+                f"the Jacobian of one token of {sizes.n_tokens} between {sizes.m_in} and {sizes.m_out} latents "
+                f"({sizes.k_in} × {sizes.k_out} active) takes {size_text(needed)} and {size_text(max_memory)} are "
+                "allowed; raise max_memory, or lower the L0 or the number of tokens at a time"
+            )
+        n_tokens = (n_tokens + 1) // 2
+
+
+def whole_tables_pay(sizes: Sizes, chunk_tokens: int) -> bool:
+    """Whether tables of all latents, made once, take fewer operations than those of every chunk's active latents.
+
+    A row of a table costs 2·d·h in both, so rows are counted: all m against, chunk by chunk, at most chunk·k.
+    """
+    n_chunks = -(-sizes.n_tokens // max(1, chunk_tokens))
+    return sizes.whole_rows < n_chunks * sizes.table_rows(chunk_tokens)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """T_in, T_up [U, h], T_out [V, h] of all latents."""
+
+    T_in: Tensor
+    T_up: Tensor | None
+    T_out: Tensor
+
+
+@torch.no_grad()
+def whole_tables(weights: MlpWeights, W_dec: Tensor, W_enc: Tensor) -> Tables:
+    """Tables of all latents: 2·d·h·(2·m_x + m_y) operations (m_x + m_y for a plain MLP), and that many rows of h."""
+    T_up = None if weights.W_up is None else W_dec @ weights.W_up
+    return Tables(W_dec @ weights.W_in, T_up, W_enc.T @ weights.W_out.T)
+
+
+def batch_sizes(weights: MlpWeights, W_dec: Tensor, W_enc: Tensor, inputs: Pattern, outputs: Pattern) -> Sizes:
+    """The sizes of a batch, k being the most active latents of any of its rows."""
+    n_tokens = len(inputs.offsets) - 1
+    k_in, k_out = (int(p.offsets.diff().max()) if n_tokens else 0 for p in (inputs, outputs))
+    m_in, m_out = len(W_dec), W_enc.shape[1]
+    return Sizes(n_tokens, k_in, k_out, m_in, m_out, weights.d_ff, weights.gated, W_dec.element_size(), weights.d_in)
+
+
+class _Part:
+    """Some tokens of a batch: their patterns, renumbered to the latents that are active in them."""
+
+    def __init__(self, inputs: Pattern, outputs: Pattern, m_in: int, m_out: int, *, renumber: bool) -> None:
+        self.in_latents = self.out_latents = None
+        if renumber:
+            inputs, self.in_latents = _renumbered(inputs, m_in)
+            outputs, self.out_latents = _renumbered(outputs, m_out)
+        self.inputs, self.outputs = inputs, outputs
+        self.pairs = kernels.pair_offsets(inputs, outputs)
+
+    def factors(self, tables: Tables, a: Tensor, b: Tensor | None) -> kernels.Factors:
+        return kernels.Factors(a, b, tables.T_in, tables.T_up, tables.T_out, self.inputs, self.outputs)
+
+
+def _renumbered(pattern: Pattern, m: int) -> tuple[Pattern, Tensor | None]:
+    """The pattern over its distinct latents alone, and those latents (None: nearly all, left as they are)."""
+    present = torch.zeros(m, dtype=torch.bool, device=pattern.indices.device)
+    present[pattern.indices.long()] = True
+    latents = present.nonzero()[:, 0]
+    if len(latents) > 0.9 * m:
+        return pattern, None
+    numbers = (present.cumsum(0) - 1).to(torch.int32)
+    return Pattern(pattern.offsets, numbers[pattern.indices.long()]), latents
+
+
+def _rows(matrix: Tensor, latents: Tensor | None) -> Tensor:
+    return matrix if latents is None else matrix[latents]
+
+
+def between(pattern: Pattern, first: int, last: int) -> Pattern:
+    """Rows first … last of a pattern."""
+    offsets = pattern.offsets[first : last + 1]
+    return Pattern(offsets - offsets[0], pattern.indices[int(offsets[0]) : int(offsets[-1])])
+
+
+def _widths(d_ff: int, width: int) -> list[slice]:
+    return [slice(start, min(d_ff, start + width)) for start in range(0, d_ff, width)]
+
+
+@torch.no_grad()
+def flat_slices(
+    weights: MlpWeights,
+    W_dec: Tensor,
+    W_enc: Tensor,
+    a: Tensor,
+    b: Tensor | None,
+    inputs: Pattern,
+    outputs: Pattern,
+    *,
+    width: int,
+    tables: Tables | None = None,
+) -> Tensor:
+    """J of every token, flat (`kernels.pair_offsets`), `width` hidden columns at a time, or from whole `tables`."""
+    part = _Part(inputs, outputs, len(W_dec), W_enc.shape[1], renumber=tables is None)
+    J = W_dec.new_zeros(int(part.pairs[-1]))
+    if tables is not None:
+        kernels.slices(part.factors(tables, a, b), part.pairs, J)
+        return J
+    left, right = _rows(W_dec, part.in_latents), _rows(W_enc.T, part.out_latents)
+    for columns in _widths(weights.d_ff, width):
+        kernels.slices(_factors(weights, left, right, a, b, part, columns), part.pairs, J)
+    return J
+
+
+def _factors(
+    weights: MlpWeights, left: Tensor, right: Tensor, a: Tensor, b: Tensor | None, part: _Part, columns: slice
+) -> kernels.Factors:
+    """Tables of some hidden columns, multiplied out, with the diagonals there."""
+    T_up = None if weights.W_up is None else left @ weights.W_up[:, columns]
+    tables = Tables(left @ weights.W_in[:, columns], T_up, right @ weights.W_out[columns].T)
+    return part.factors(tables, a[:, columns], None if b is None else b[:, columns])
+
+
+@dataclass
+class _Slopes:
+    """Gradients of Σ|J|."""
+
+    W_dec: Tensor
+    W_enc_rows: Tensor
+    a: Tensor | None
+    b: Tensor | None
+
+
+def _add_part(
+    weights: MlpWeights, W_dec: Tensor, W_enc: Tensor, a: Tensor, b: Tensor | None, part: _Part, width: int,
+    slopes: _Slopes, rows: slice,
+) -> float:  # fmt: skip
+    """Σ|J| of some tokens; adds its gradients to `slopes`."""
+    left, right = _rows(W_dec, part.in_latents), _rows(W_enc.T, part.out_latents)
+    J = W_dec.new_zeros(int(part.pairs[-1]))
+    all_columns = _widths(weights.d_ff, width)
+    kept: kernels.Factors | None = None
+    for columns in all_columns:
+        factors = _factors(weights, left, right, a, b, part, columns)
+        kernels.slices(factors, part.pairs, J)
+        kept = factors if len(all_columns) == 1 else None
+        del factors  # before the next part's are made
+    total = float(J.abs().sum(dtype=torch.float64))
+    signs = J.sign_()
+    d_left, d_right = torch.zeros_like(left), torch.zeros_like(right)
+    for columns in all_columns:
+        factors = kept or _factors(weights, left, right, a, b, part, columns)
+        found = kernels.gradients(factors, part.pairs, signs, diagonals=slopes.a is not None)
+        d_left.addmm_(found.T_in, weights.W_in[:, columns].T)
+        if weights.W_up is not None and found.T_up is not None:
+            d_left.addmm_(found.T_up, weights.W_up[:, columns].T)
+        d_right.addmm_(found.T_out, weights.W_out[columns])
+        del factors
+        for whole, own in ((slopes.a, found.a), (slopes.b, found.b)):
+            if whole is not None and own is not None:
+                whole[rows, columns] = own
+        del found, own
+    for target, latents, found_rows in (
+        (slopes.W_dec, part.in_latents, d_left),
+        (slopes.W_enc_rows, part.out_latents, d_right),
+    ):
+        target.add_(found_rows) if latents is None else target.index_add_(0, latents, found_rows)
+    return total
+
+
+class _AbsoluteSum(Function):
+    """W_dec, W_enc, a, b → Σ|J|."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, W_dec: Tensor, W_enc: Tensor, a: Tensor, b: Tensor | None, weights: MlpWeights, inputs: Pattern,
+        outputs: Pattern, max_memory: int,
+    ) -> Tensor:  # fmt: skip
+        diagonals = ctx.needs_input_grad[2]
+        sizes = batch_sizes(weights, W_dec, W_enc, inputs, outputs)
+        sizes = dataclasses.replace(sizes, at="reconstruction" if diagonals else "input")
+        cut = plan(sizes, max_memory, gradient=True)
+        slopes = _Slopes(
+            torch.zeros_like(W_dec),
+            torch.zeros_like(W_enc.T),
+            torch.zeros_like(a) if diagonals else None,
+            torch.zeros_like(b) if diagonals and b is not None else None,
+        )
+        total = 0.0
+        for first in range(0, len(a), cut.n_tokens):
+            rows = slice(first, min(len(a), first + cut.n_tokens))
+            part = _Part(
+                between(inputs, rows.start, rows.stop), between(outputs, rows.start, rows.stop), len(W_dec),
+                W_enc.shape[1], renumber=True,
+            )  # fmt: skip
+            b_rows = None if b is None else b[rows]
+            total += _add_part(weights, W_dec, W_enc, a[rows], b_rows, part, cut.width, slopes, rows)
+        ctx.save_for_backward(slopes.W_dec, slopes.W_enc_rows, slopes.a, slopes.b)
+        return W_dec.new_tensor(total)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        d_dec, d_enc_rows, d_a, d_b = ctx.saved_tensors
+        d_diagonals = (None if d is None else d * grad for d in (d_a, d_b))
+        return d_dec * grad, (d_enc_rows * grad).T, *d_diagonals, None, None, None, None
+
+
+def absolute_sum(
+    weights: MlpWeights,
+    W_dec: Tensor,
+    W_enc: Tensor,
+    a: Tensor,
+    b: Tensor | None,
+    inputs: Pattern,
+    outputs: Pattern,
+    *,
+    max_memory: int = DEFAULT_MEMORY,
+) -> Tensor:
+    """Σ_n Σ_ij |J_n,ij| over the active pairs of all tokens, a scalar.
+
+    W_dec [m_x, d_in] of the input SAE, W_enc [d_out, m_y] of the output SAE; a, b [N, h], the diagonals
+    (`MlpWeights.slopes`); `inputs` and `outputs` patterns of active latents, N rows each. Gradient to W_dec and
+    W_enc, and to a and b where they need one. Raises UserError where one token does not fit in max_memory bytes.
+    """
+    return _AbsoluteSum.apply(W_dec, W_enc, a, b, weights, inputs, outputs, max_memory)

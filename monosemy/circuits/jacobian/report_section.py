@@ -1,0 +1,371 @@
+"""The report's section on pairs of SAEs: the frontier, the Jacobian's sizes, random models, strongest pairs with texts.
+
+Place on the data's path: jacobian/*.json of a run folder → HTML and figures. A run without pairs has no such section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monosemy.circuits.jacobian.figures import magnitudes, trade_off
+from monosemy.errors import UserError
+from monosemy.report.canvas import Drawing
+from monosemy.report.markup import Cell, bullets, details, escape, figure, table
+from monosemy.support.files import read_json
+
+ANCHOR, TITLE = "jacobian", "Pairs around the MLP: sparse computation"
+N_OUTPUTS, N_EXAMPLES, LEVELS = 12, 2, 5
+MEASURES = (("over_0.01", "|J| > .01"), ("scaled_over_0.1", "|J| > .1 RMS"), ("share_of_90", "90% of Σ|J| in"))
+Estimate = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """What the studies of a run left behind."""
+
+    rows: Sequence[Mapping[str, Any]]
+    chosen: str | None
+    histograms: Mapping[str, Sequence[int]]
+    """Pair → elements per bin of |J|."""
+    random: Mapping[str, Any] = field(default_factory=dict)
+    pairs: Sequence[Mapping[str, Any]] = ()
+    scores: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    """What a reader must know of single pairs."""
+
+    @property
+    def main(self) -> list[Mapping[str, Any]]:
+        """The rows of the first L0 and seed, by λ."""
+        first = self.rows[0]
+        return [row for row in self.rows if (row["l0"], row["seed"]) == (first["l0"], first["seed"])]
+
+
+def read_jacobian(run_folder: Path) -> Jacobian | None:
+    """The studies of a run; None where its pairs were not measured. Raises UserError for a damaged file.
+
+    What was made of other SAEs than those measured last, before the run was trained anew, is left out.
+    """
+    folder = run_folder / "jacobian"
+    if not (folder / "frontier.json").exists():
+        return None
+    again = f"`monosemy jacobian measure {run_folder} --again` writes it anew"
+    try:
+        found = read_json(folder / "frontier.json")
+        names = [row["name"] for row in found["rows"]]
+        measures = {name: read_json(folder / name / "measures.json") for name in names}
+        pairs = {name: read_json(p) for name in names if (p := folder / name / "pairs.json").exists()}
+        more = {name: read_json(p) if (p := folder / f"{name}.json").exists() else {}
+                for name in ("random", "interpretability")}  # fmt: skip
+        random, scores = (one if one.get("of") == found["of"] else {} for one in more.values())
+        return Jacobian(
+            rows=found["rows"],
+            chosen=found["chosen"],
+            histograms={name: one["histogram"] for name, one in measures.items()},
+            random=random,
+            pairs=[one for name, one in pairs.items() if one["weights"] == measures[name]["weights"]],
+            scores=scores.get("rows", ()),
+            notes=found.get("notes", ()),
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"a file in {folder} is damaged ({type(error).__name__}: {error}); {again}") from None
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from None
+
+
+def drawings(found: Jacobian) -> dict[str, Drawing]:
+    """trade_off, magnitudes."""
+    drawn = {"magnitudes": magnitudes(_drawn_histograms(found))}
+    if len(found.main) > 1:
+        drawn["trade_off"] = trade_off(found.main)
+    return drawn
+
+
+def _drawn_histograms(found: Jacobian) -> list[tuple[str, Sequence[int]]]:
+    """Without penalty and with one λ: the largest that random models have too, else the chosen or the smallest one.
+    Random models without penalty, the first kind also with it: at most six curves. Their L0 is the trained one, or,
+    where they have none of that, the lower of the two between which they were matched."""
+    names = {row["lambda"]: row["name"] for row in found.main}
+    l0 = found.main[0]["l0"]
+    levels = {(row["kind"], row["lambda"]): min(row["l0_random"]) for row in found.random.get("rows", ())}
+    random: dict[tuple[str, float], tuple[float, Sequence[int]]] = {}
+    for kind, ones in found.random.get("histograms", {}).items():
+        level = l0 if l0 in {one["l0"] for one in ones} else None
+        for one in ones:
+            if one["l0"] == (level or levels.get((kind, one["lambda"]))):
+                random[kind, one["lambda"]] = one["l0"], one["histogram"]
+    shared = [coef for _, coef in random if coef > 0 and coef in names]
+    chosen = [coef for coef, name in names.items() if coef > 0 and name == found.chosen]
+    others = [max(shared)] if shared else chosen or sorted(coef for coef in names if coef > 0)[:1]
+    shown = [(f"trained model, {_penalty(coef)}", found.histograms[names[coef]])
+             for coef in (0, *others) if coef in names]  # fmt: skip
+    kinds = list(dict.fromkeys(kind for kind, _ in random))
+    wanted = [*((kind, 0) for kind in kinds), *((kind, coef) for kind in kinds[:1] for coef in others)]
+    for kind, coef in wanted:
+        if (kind, coef) in random:
+            own, histogram = random[kind, coef]
+            at = "" if own == l0 else f", L0 {own:g}"
+            shown.append((f"{kind} random model{at}, {_penalty(coef)}", histogram))
+    return shown
+
+
+def _penalty(coef: float) -> str:
+    return "no penalty" if coef == 0 else f"λ = {coef:g}"
+
+
+def section(found: Jacobian, drawn: Mapping[str, Drawing]) -> str:
+    """The section's HTML."""
+    parts = [
+        f'<section id="{ANCHOR}"><h2>{escape(TITLE)}</h2>',
+        f"<p>{escape(_what(found))}</p>",
+        bullets([*_findings(found), *found.notes]),
+        figure(drawn["trade_off"]) if "trade_off" in drawn else "",
+        _frontier(found),
+        details("Linearity, ablation and averages over all pairs of latents", _behaviour(found)),
+        "<h3>Size of the elements</h3>",
+        figure(drawn["magnitudes"]),
+    ]
+    if found.random.get("rows"):
+        parts += ["<h3>Trained against randomised models</h3>", _random(found.random["rows"])]
+    if found.scores:
+        parts += ["<h3>Do labels describe the latents?</h3>", _scores(found.scores)]
+    for document in found.pairs:
+        parts.append(_pairs(document))
+    if not found.pairs:
+        command = f"monosemy jacobian pairs RUN --pair {found.chosen or found.rows[0]['name']}"
+        parts.append(f"<p>Strongest pairs of latents, with texts: <code>{escape(command)}</code></p>")
+    return "\n".join([*parts, "</section>"])
+
+
+def _what(found: Jacobian) -> str:
+    first = found.rows[0]
+    return (
+        f"Each pair is an SAE at {first['sites'][0]} and one at {first['sites'][1]}, trained together. J is the "
+        "derivative of an active output latent by an active input latent, through the MLP; λ is the weight of its mean "
+        f"size in the loss. Measured on {first['n_tokens']:,} validation tokens of {first['n_documents']:,} documents."
+    )
+
+
+def _findings(found: Jacobian) -> list[str]:
+    """What the chosen pair gives, worked out from the numbers."""
+    base = next((one for one in found.main if one["lambda"] == 0), None)
+    if base is None:
+        return ["There is no pair without penalty (λ = 0), so nothing says what the penalty changes."]
+    row = next((row for row in found.rows if row["name"] == found.chosen), None)
+    if row is None:
+        return ["The CE scores of some pairs are missing, so no λ was chosen."]
+    if row is base:
+        return ["Every λ > 0 that was trained costs more than .02 of the CE score."]
+    said = [f"λ = {row['lambda']:g} is the largest that costs at most .02 of the CE score: it costs "
+            f"{_number(row['ce_cost']).text}."]  # fmt: skip
+    for measure, what in (("over_0.01", "|J| > .01"), ("scaled_over_0.1", "|J| > .1 of the token's RMS")):
+        ends = f"{_percent(base['estimates'][measure])} to {_percent(row['estimates'][measure])}"
+        said.append(f"There, elements with {what} go from {ends}{_times(row['reduction'][measure])}.")
+    return said
+
+
+def _times(reduction: Estimate) -> str:
+    """`, 4.1 [3.9, 4.4] times fewer`, or more."""
+    value, ends = reduction["value"], reduction["interval"]
+    if value is None:
+        return ""
+    if value < 1:
+        value, ends = 1 / value, ends and [1 / ends[1], 1 / ends[0]]
+    span = f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else ""
+    return f", {value:.3g}{span} times {'fewer' if reduction['value'] >= 1 else 'more'}"
+
+
+def _frontier(found: Jacobian) -> str:
+    headings = ["λ", "L0", "Seed", "Variance explained, in", "out", "CE score, in", "out", "CE cost",
+                "|J| > .01", "fewer by", "|J| > .1 RMS", "fewer by", "90% of Σ|J| in", "Kurtosis",
+                "Kurtosis, scaled"]  # fmt: skip
+    rows: list[list[Cell | str]] = []
+    for row in found.rows:
+        known, fewer = row["estimates"], row["reduction"]
+        cells: list[Cell | str] = [f"{row['lambda']:g}", Cell(f"{row['l0']:g}", row["l0"]), str(row["seed"])]
+        cells += [_number(row[key]) for key in ("variance_explained_in", "variance_explained_out")]
+        cells += [_number(row[key]) for key in ("ce_score_in", "ce_score_out", "ce_cost")]
+        cells += [_share(known["over_0.01"]), _factor(fewer.get("over_0.01"))]
+        cells += [_share(known["scaled_over_0.1"]), _factor(fewer.get("scaled_over_0.1"))]
+        cells += [_share(known["share_of_90"]), _number(known["kurtosis"], 1), _number(known["scaled_kurtosis"], 1)]
+        rows.append(cells)
+    return table(
+        "Every pair: what it explains, what it costs, how sparse its Jacobian is (95% intervals)", headings, rows
+    )
+
+
+def _behaviour(found: Jacobian) -> str:
+    headings = ["λ", "L0", "Seed", "Linear", "JumpReLU-shaped", "Flat", "Other", "Ablation: rank correlation", "R²",
+                "Pairs of latents with mean |J| > .01"]  # fmt: skip
+    rows: list[list[Cell | str]] = []
+    for row in found.rows:
+        shapes, ablation = row["linearity"], row["ablation"]
+        cells: list[Cell | str] = [f"{row['lambda']:g}", Cell(f"{row['l0']:g}", row["l0"]), str(row["seed"])]
+        cells += [_share(shapes[shape]) for shape in ("linear", "jumprelu", "flat", "other")]
+        cells += [_number(ablation["rank_correlation"]), _number(ablation["r_squared"])]
+        cells.append(_share(row["average_over"].get("0.01", {"value": None})))
+        rows.append(cells)
+    return table(
+        "An output latent along one input latent; J·s against the effect of ablating; averages over the data",
+        headings, rows,
+    )  # fmt: skip
+
+
+def _random(rows: Sequence[Mapping[str, Any]]) -> str:
+    headings = ["Random model", "λ", "Variance explained", "in, trained", "random", "out, trained", "random"]
+    headings.append("L0 there")
+    measures = (*MEASURES, ("kurtosis", "Kurtosis"))
+    for _, what in measures:
+        headings += [f"{what}, trained", "random", "Which"]
+    cells: list[list[Cell | str]] = []
+    for row in rows:
+        explained = f"{row['variance_explained']:.3f}"
+        if not row["matched"]:
+            explained += f", not matched: {row['variance_explained_random']:.3f}"
+        line: list[Cell | str] = [row["kind"], f"{row['lambda']:g}", explained]
+        line += [f"{row['explained'][side][model]:.3f}" for side in ("in", "out") for model in ("trained", "random")]
+        line.append(" to ".join(f"{l0:g}" for l0 in row["l0_random"]))
+        for measure, _ in measures:
+            one = row["measures"][measure]
+            shown = _share if measure != "kurtosis" else _kurtosis
+            line += [shown(one["trained"]), shown(one["random"]), one["verdict"]]
+        cells.append(line)
+    said = (
+        "The random model's pairs were trained at several L0s and are compared where they explain as much of the "
+        "variance, as the mean of both SAEs, as the trained model's pair. Intervals resample documents; each row rests "
+        "on one draw of the random weights and one seed."
+    )
+    first = table("Trained against randomised models", headings, cells)
+    return f"<p>{escape(said)}</p>{first}{_random_reductions(rows)}"
+
+
+def _random_reductions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """By how much the penalty lowers each measure, in both models."""
+    headings = ["Random model", "λ", "Matched at both λ"]
+    for _, what in MEASURES:
+        headings += [f"{what} fewer by, trained", "random", "Falls more"]
+    more = {"trained below": "random", "random below": "trained"}
+    cells: list[list[Cell | str]] = []
+    for row in (row for row in rows if row["lambda"] > 0 and row["reduction"]):
+        line: list[Cell | str] = [row["kind"], f"{row['lambda']:g}", "yes" if row["reduction_matched"] else "no"]
+        for measure, _ in MEASURES:
+            one = row["reduction"][measure]
+            line += [_factor(one["trained"]), _factor(one["random"]), more.get(one["verdict"], one["verdict"])]
+        cells.append(line)
+    return table("What the penalty changes, against λ = 0 of the same model", headings, cells) if cells else ""
+
+
+def _kurtosis(estimate: Estimate) -> Cell:
+    return _number(estimate, 1)
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
+    headings = [
+        "λ",
+        "Site",
+        "Latents scored",
+        "Label AUROC",
+        "above .8",
+        "with hidden state",
+        "above .8",
+        "Top token alone",
+    ]
+    cells: list[list[Cell | str]] = [
+        [f"{row['lambda']:g}", row["site"], Cell(f"{row['n_label']:,}", row["n_label"]), _number(row["label_auroc"]),
+         _share(row["label_good"]), _number(row["combined_auroc"]), _share(row["combined_good"]),
+         _number(row["top_token_auroc"])]
+        for row in rows
+    ]  # fmt: skip
+    return table("Label scores on held-out documents, mean over latents (95% over latents)", headings, cells)
+
+
+def _pairs(document: Mapping[str, Any]) -> str:
+    """Strongest pairs as a table; tokens are shaded by the input latent, underlined by the output latent."""
+    head = (
+        f"Strongest pairs of {document['name']}: output latents most of whose effect comes through one input latent, "
+        f"averaged over {document['n_average_tokens']:,} training tokens, with texts out of {document['n_tokens']:,}"
+    )
+    rows = "".join(_pair_rows(output) for output in document["outputs"][:N_OUTPUTS])
+    legend = (
+        '<p>Background: <span class="a5">input latent</span>; underline: <span class="u5">output latent'
+        "</span>; bold: the token with the largest |J|·s.</p>"
+    )
+    headings = ("Output latent", "Input latent", "Share of its effect", "J·s", "Text")
+    cells = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    return (
+        f"<h3>{escape(head)}</h3>{legend}"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(head)}"><table class="pairs"><thead>'
+        f"<tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _pair_rows(output: Mapping[str, Any]) -> str:
+    lines = []
+    for one in output["inputs"]:
+        for place, example in enumerate(one["examples"][:N_EXAMPLES]):
+            first = place == 0
+            lines.append(
+                f'<tr><th scope="row">{_latent(output) if first else ""}</th><td>{_latent(one) if first else ""}</td>'
+                f'<td class="n">{one["share"]:.0%}</td><td class="n">{example["effect"]:+.2f}</td>'
+                f'<td class="text">{_tokens(example)}</td></tr>'
+            )
+    return "".join(lines)
+
+
+def _latent(one: Mapping[str, Any]) -> str:
+    label = f' <span class="label">{escape(one["label"])}</span>' if one.get("label") else ""
+    return f"{one['latent']}{label}"
+
+
+def _tokens(example: Mapping[str, Any]) -> str:
+    top_in, top_out = max(example["in_values"]) or 1.0, max(example["out_values"]) or 1.0
+    shown = []
+    columns = zip(example["tokens"], example["in_values"], example["out_values"], strict=True)
+    for place, (token, s_in, s_out) in enumerate(columns):
+        text = escape(token.replace("\n", "⏎"))
+        classes = [f"{letter}{level}" for letter, level in (("a", _level(s_in, top_in)), ("u", _level(s_out, top_out)))
+                   if level]  # fmt: skip
+        inner = f"<b>{text}</b>" if place == example["at"] else text
+        if classes:
+            told = f"input latent {s_in:.2g}, output latent {s_out:.2g}"
+            inner = f'<span class="{" ".join(classes)}" title="{told}">{inner}</span>'
+        shown.append(inner)
+    return "".join(shown)
+
+
+def _level(value: float, top: float) -> int:
+    return 0 if value <= 0 else max(1, round(value / top * LEVELS))
+
+
+def _number(estimate: Estimate, decimals: int = 3) -> Cell:
+    return _cell(estimate, 1, decimals, "")
+
+
+def _share(estimate: Estimate) -> Cell:
+    return _cell(estimate, 100, 3, "%")
+
+
+def _cell(estimate: Estimate, factor: float, digits: int, unit: str) -> Cell:
+    if estimate["value"] is None:
+        return Cell("–", float("nan"))
+
+    def text(value: float) -> str:
+        return f"{factor * value:.{digits}g}" if unit else f"{value:.{digits}f}"
+
+    ends = estimate.get("interval")
+    shown = f"{text(estimate['value'])}{unit}" + (f" [{text(ends[0])}, {text(ends[1])}]" if ends else "")
+    return Cell(shown, factor * estimate["value"])
+
+
+def _factor(estimate: Estimate | None) -> Cell:
+    if estimate is None or estimate["value"] is None:
+        return Cell("–", float("nan"))
+    ends = estimate["interval"]
+    span = f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else ""
+    return Cell(f"{estimate['value']:.3g}×{span}", estimate["value"])
+
+
+def _percent(estimate: Estimate) -> str:
+    return _share(estimate).text

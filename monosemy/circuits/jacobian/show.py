@@ -1,0 +1,194 @@
+"""Studies of pairs as tables and texts in the terminal.
+
+Place on the path: rows of studies.py and pairs.py → [rich renderables] → standard output.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from monosemy.circuits.jacobian.studies import short_notes
+from monosemy.support.progress import percent_text, significant_text
+from monosemy.support.visible import visible
+
+_PLAIN_WIDTH = 160
+SHOWN = (("over_0.01", "|J|>.01"), ("scaled_over_0.1", ">.1 RMS"), ("share_of_90", "90% in"))
+"""Measures that are compared in the terminal, with their headings."""
+_LEVELS = ("", "on color(194)", "on color(157)", "on color(120)", "on color(83)")
+"""Backgrounds from weak to strong; the text is black on them."""
+
+
+def frontier_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """One line a pair: what it explains and costs; how sparse its Jacobian is; how it behaves."""
+    headings = ["λ", "L0", "seed", "VE in", "VE out", "CE in", "CE out", "CE cost"]
+    first = _table("Pairs: variance explained, CE score (loss recovered) and what it costs", headings)
+    headings = ["λ", "L0", "seed", "|J|>.01", "fewer by", ">.1 RMS", "fewer by", "90% in"]
+    second = _table("Share of the elements of J between active latents, against λ = 0", headings)
+    headings = ["λ", "L0", "seed", "kurtosis", "linear", "jump", "flat", "other", "ablation ρ", "R²", "pairs > .01"]
+    third = _table(
+        "Their Jacobian: shapes of curves, J·s against ablation, averages over all pairs of latents", headings
+    )
+    for row in rows:
+        found, fewer, shapes = row["estimates"], row["reduction"], row["linearity"]
+        who = (f"{row['lambda']:g}", f"{row['l0']:g}", str(row["seed"]))
+        sides = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out")
+        first.add_row(
+            *who, *(number(row[side]) for side in sides), spanned(row["ce_cost"])
+        )  # fmt: skip
+        second.add_row(
+            *who, percent(found["over_0.01"]), factor(fewer.get("over_0.01")),
+            percent(found["scaled_over_0.1"]), factor(fewer.get("scaled_over_0.1")), percent(found["share_of_90"]),
+        )  # fmt: skip
+        third.add_row(
+            *who, number(found["kurtosis"], 1),
+            *(percent(shapes[shape]) for shape in ("linear", "jumprelu", "flat", "other")),
+            number(row["ablation"]["rank_correlation"]), number(row["ablation"]["r_squared"]),
+            percent(row["average_over"]["0.01"]),
+        )  # fmt: skip
+    return Group(first, second, third, *(Text(note) for note in short_notes(rows)))
+
+
+def comparison_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """Trained against randomised models at matched variance explained: what was matched, the measures, the factors."""
+    headings = ["random model", "λ", "its L0", "matched", "VE in", "random", "VE out", "random"]
+    first = _table("Trained against randomised, matched on the mean variance explained (VE) of both SAEs", headings)
+    headings = ["random model", "λ", "matched", "measure", "trained", "random", ""]
+    second = _table("The same measures, one random draw and one seed each", headings)
+    headings = ["random model", "λ", "matched", "times fewer than at λ = 0", "trained", "random", ""]
+    third = _table("What the penalty does to each", headings)
+    for row in rows:
+        who = (row["kind"], f"{row['lambda']:g}")
+        sides = [row["explained"][side] for side in ("in", "out")]
+        levels = " to ".join(f"{l0:g}" for l0 in row["l0_random"])
+        matched = "yes" if row["matched"] else f"no: {row['variance_explained']:.3f}, {_random_ve(row)}"
+        first.add_row(*who, levels, matched, *(f"{one[model]:.3f}" for one in sides for model in ("trained", "random")))
+        yes = "yes" if row["matched"] else "no"
+        for name, what in (*SHOWN, ("kurtosis", "kurtosis")):
+            one = row["measures"][name]
+            shown = [number(one[model], 1) if name == "kurtosis" else percent(one[model])
+                     for model in ("trained", "random")]  # fmt: skip
+            second.add_row(*who, yes, what, *shown, one["verdict"])
+        both = "yes" if row["reduction_matched"] else "no"
+        for name, what in SHOWN if row["lambda"] > 0 and row["reduction"] else ():
+            one = row["reduction"][name]
+            said = {"trained below": "random falls more", "random below": "trained falls more"}
+            third.add_row(*who, both, what, *(factor(one[model]) for model in ("trained", "random")),
+                          said.get(one["verdict"], one["verdict"]))  # fmt: skip
+    return Group(first, second, third)
+
+
+def _random_ve(row: Mapping[str, Any]) -> str:
+    return f"random {row['variance_explained_random']:.3f}"
+
+
+def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Label scores of latents, one line a SAE."""
+    headings = ["λ", "site", "scored", "label AUROC", "> .8", "with hidden state", "> .8", "top token alone"]
+    table = _table("How well automatic labels tell where latents fire (held-out AUROC)", headings)
+    for row in rows:
+        table.add_row(
+            f"{row['lambda']:g}", row["site"], str(row["n_label"]), number(row["label_auroc"]),
+            percent(row["label_good"]), number(row["combined_auroc"]), percent(row["combined_good"]),
+            number(row["top_token_auroc"]),
+        )  # fmt: skip
+    return table
+
+
+def pairs_page(document: Mapping[str, Any], n_examples: int = 2) -> RenderableType:
+    """Output latents, their strongest inputs, and texts coloured by the input latent's activation."""
+    read = f"averaged over {document['n_average_tokens']:,} training tokens, texts out of {document['n_tokens']:,}"
+    parts: list[RenderableType] = [Text(f"{document['name']}: {read}", style="dim")]
+    for output in document["outputs"]:
+        parts.append(Text(f"\noutput latent {output['latent']}{_label(output)}", style="bold"))
+        for one in output["inputs"]:
+            parts.append(
+                Text(
+                    f"  ← input latent {one['latent']}, {one['share']:.0%} of its effect, both active on "
+                    f"{one['n_tokens']} of them{_label(one)}"
+                )
+            )
+            parts += [_context(example) for example in one["examples"][:n_examples]]
+    return Group(*parts)
+
+
+def _label(one: Mapping[str, Any]) -> str:
+    return f": {one['label']}" if one.get("label") else ""
+
+
+def _context(example: Mapping[str, Any]) -> Text:
+    """The tokens, shaded by s_j; the token of the hit underlined."""
+    line = Text(f"      J s = {example['effect']:+.2f}  ", style="dim")
+    top = max(example["in_values"]) or 1.0
+    for place, (token, value) in enumerate(zip(example["tokens"], example["in_values"], strict=True)):
+        level = round(value / top * (len(_LEVELS) - 1))
+        style = f"black {_LEVELS[level]}" if level else ""
+        if place == example["at"]:
+            style += " underline bold"
+        line.append(visible(token), style=style.strip() or "not dim")
+    return line
+
+
+def number(estimate: Mapping[str, Any], decimals: int = 3) -> str:
+    return "–" if estimate["value"] is None else f"{estimate['value']:.{decimals}f}"
+
+
+def percent(estimate: Mapping[str, Any]) -> str:
+    """`6.2 ±.2%`, half the interval behind."""
+    if estimate["value"] is None:
+        return "–"
+    ends = estimate.get("interval")
+    shown = significant_text(100 * estimate["value"])
+    return f"{shown}%" if not ends else f"{shown} ±{percent_text((ends[1] - ends[0]) / 2, 2)}"
+
+
+def spanned(estimate: Mapping[str, Any], decimals: int = 3) -> str:
+    """`0.012 [0.009, 0.016]`."""
+    ends = estimate.get("interval")
+    shown = number(estimate, decimals)
+    return shown if not ends else f"{shown} [{ends[0]:.{decimals}f}, {ends[1]:.{decimals}f}]"
+
+
+def factor(estimate: Mapping[str, Any] | None) -> str:
+    """`4.1× [3.8, 4.4]`."""
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    ends = estimate["interval"]
+    return f"{estimate['value']:.2g}×" + (f" [{ends[0]:.2g}, {ends[1]:.2g}]" if ends else "")
+
+
+def _table(title: str, headings: Iterable[str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def show(page: RenderableType) -> None:
+    """To standard output; wide and without colour where that is no terminal. A table is never cut: where the terminal
+    is too narrow, lines run on."""
+    if sys.stdout.isatty():
+        console = Console(highlight=False)
+        console.width = max(console.width, needed_width(page))
+        console.print(page)
+        return
+    console = Console(file=sys.stdout, width=max(_PLAIN_WIDTH, needed_width(page)), highlight=False)
+    with console.capture() as captured:
+        console.print(page)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def needed_width(page: RenderableType) -> int:
+    """The widest table on the page."""
+    if isinstance(page, Group):
+        return max((needed_width(part) for part in page.renderables), default=0)
+    if not isinstance(page, Table):
+        return 0
+    console = Console(width=10_000)
+    return console.measure(page).maximum

@@ -1,0 +1,297 @@
+"""Studies of a run's pairs beyond their measures: strongest pairs with contexts, latent graphs, random models, labels.
+
+Place on the path: a `Study` (jacobian.py) → JSON files in the run's jacobian/ folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monosemy.circuits.jacobian.measure_run import (
+    MeasureSettings,
+    average,
+    for_averages,
+    measure,
+    read_draws,
+    train_and_measure,
+)
+from monosemy.circuits.jacobian.of_run import FORMAT, PairEntry, Study, find_pairs, results_folder
+from monosemy.config import ModelConfig, RunConfig, identity
+from monosemy.errors import UserError
+from monosemy.run import Run
+from monosemy.support import files, progress
+from monosemy.support.moved import Moved
+
+if TYPE_CHECKING:
+    from monosemy.circuits.jacobian.pairs import Text
+
+GOOD_AUROC = 0.8
+"""Label scores above it are counted as good."""
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """What `monosemy jacobian pairs` reads and shows."""
+
+    n_tokens: int = 65_536
+    """Training tokens read."""
+    n_outputs: int = 20
+    """Output latents chosen where none is named."""
+    n_inputs: int = 3
+    """Input latents of each."""
+    n_examples: int = 4
+    """Texts of each pair of latents."""
+
+
+def pairs_study(
+    study: Study,
+    entry: PairEntry,
+    settings: PairSettings,
+    outputs: Sequence[int] = (),
+    pairs: Sequence[tuple[int, int]] = (),
+    *,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Output latents, their strongest inputs and texts; kept in pairs.json unless latents are named."""
+    from monosemy.circuits.jacobian.pairs import pair_study
+
+    path = study.pair_folder(entry) / "pairs.json"
+    wanted, named = study.identity(entry, settings), bool(outputs or pairs)
+    if not named and not again and study.done(path, wanted):
+        return _labelled(study, entry, files.read_json(path))
+    rows = study.rows(entry, settings.n_tokens, "train")
+    loaded = study.load(entry)
+    slicer = loaded.slicer()
+    with progress.stage(f"jacobian: strongest pairs of {entry.name}", total=len(rows), unit="tokens") as bar:
+        averages = average(loaded, slicer, for_averages(loaded, rows, len(rows)), 0, bar)
+        found = pair_study(
+            rows, slicer, loaded.latent_map, averages, _text(study, rows.tokens), outputs=outputs, pairs=pairs,
+            n_outputs=settings.n_outputs, n_inputs=settings.n_inputs, n_examples=settings.n_examples,
+        )  # fmt: skip
+    document = {
+        "format": FORMAT,
+        "fingerprint": wanted,
+        **entry.made_of,
+        "n_tokens": len(rows),
+        "n_average_tokens": averages.n_tokens,
+        "outputs": found,
+    }
+    if not named:
+        files.write_json(path, document)
+    return _labelled(study, entry, document)
+
+
+def _text(study: Study, tokens: Any) -> Text:
+    """The training text that rows' `tokens` point into."""
+    from monosemy.circuits.jacobian.pairs import Text
+    from monosemy.features.store.token_texts import TokenTexts, packed, token_bytes
+
+    prepared = study.prepared
+    n_sequences = int(tokens[-1]) // prepared.tokens.train.context_length + 1
+    special = np.zeros(prepared.model.vocab_size, bool)
+    special[[token for token in prepared.model.special_token_ids if token < len(special)]] = True
+    texts = TokenTexts(*packed(token_bytes(prepared.model.tokenizer, prepared.model.vocab_size)), special)
+    return Text(*study.tokens("train", n_sequences), texts.texts)
+
+
+def _labelled(study: Study, entry: PairEntry, document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the latents' labels, where feature databases of the two SAEs are there."""
+    from monosemy.features.store.database import open_features
+
+    def labels(site: str, latents: list[int]) -> dict[int, str]:
+        try:
+            database = open_features(study.run.folder, site, entry.name)
+        except UserError:
+            return {}
+        return dict(zip(latents, database.labels(latents), strict=True))
+
+    outputs = document["outputs"]
+    of_out = labels(entry.sites[1], [one["latent"] for one in outputs])
+    of_in = labels(entry.sites[0], [one["latent"] for output in outputs for one in output["inputs"]])
+    for output in outputs:
+        output["label"] = of_out.get(output["latent"])
+        for one in output["inputs"]:
+            one["label"] = of_in.get(one["latent"])
+    return document
+
+
+def graph_of_text(study: Study, entry: PairEntry, text: str) -> dict[str, Any]:
+    """The latent graph at every kept token of a text. Raises UserError for an empty or too long text."""
+    import torch
+
+    from monosemy.activations.harvest import keep_mask
+    from monosemy.circuits.jacobian.graph import token_graph
+    from monosemy.circuits.jacobian.rows import Rows
+    from monosemy.data.tokens import separator_and_bos
+    from monosemy.features.store.token_texts import TokenTexts, packed, token_bytes
+
+    model, prepared = study.prepared.model, study.prepared
+    tokenizer = model.tokenizer_for("a text of your own")
+    separator, bos = separator_and_bos(tokenizer)
+    first = separator if bos is None else bos
+    ids = ([] if first is None else [first]) + tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not text.strip():
+        raise UserError("the text is empty; give some words")
+    length = prepared.config.text.context_length
+    if len(ids) > length:
+        raise UserError(f"the text has {len(ids)} tokens and this run reads {length} at a time; shorten it")
+    tokens = torch.tensor([ids])
+    found = model.activations(tokens, prepared.sites)
+    keep = keep_mask(tokens.to(model.device), found, prepared.rules)[0].cpu()
+    loaded = study.load(entry)
+    x, y = (found[site][0].to(loaded.sae_in.W_dec) for site in entry.sites)
+    texts = TokenTexts(*packed(token_bytes(model.tokenizer, model.vocab_size)), np.zeros(model.vocab_size, bool))
+    places, slicer = torch.arange(len(ids)), loaded.slicer()
+    graphs = []
+    for position in keep.nonzero()[:, 0].tolist():
+        row = Rows(x, y, places, places).take(slice(position, position + 1))
+        graph = token_graph(loaded.latent_map, row.x, row.y, slicer(row))
+        graphs.append({"position": position, "token": texts.text(ids[position]), **graph})
+    return {
+        "format": FORMAT,
+        **entry.identity,
+        "text": text,
+        "tokens": texts.texts(ids),
+        "graphs": graphs,
+    }
+
+
+def graph_of_averages(study: Study, entry: PairEntry, n_tokens: int, n_edges: int) -> dict[str, Any]:
+    """The n_edges strongest pairs over training text as a graph, with what the SAEs leave out of the same tokens."""
+    from monosemy.circuits.jacobian.graph import average_graph, error_effects, squares
+
+    loaded = study.load(entry)
+    rows = for_averages(loaded, study.rows(entry, n_tokens, "train"), n_tokens)
+    slicer, errors = loaded.slicer(), np.zeros(loaded.sae_out.d_sae)
+    left_out, whole = np.zeros(2), np.zeros(2)
+    with progress.stage(f"jacobian: graph of {entry.name}", total=len(rows), unit="tokens") as bar:
+        averages = average(loaded, slicer, rows, 0, bar)
+        for chunk, slices in slicer.batches(rows):
+            x, y = chunk.x.to(loaded.sae_in.W_dec), chunk.y.to(loaded.sae_in.W_dec)
+            effects = error_effects(loaded.latent_map, x, y, slices).abs()[slices.out_active]
+            latents = slices.out_indices[slices.out_active].cpu().numpy()
+            errors += np.bincount(latents, effects.cpu().numpy(), minlength=len(errors)) / len(rows)
+            sums = [squares(loaded.sae_in, x), squares(loaded.sae_out, y)]
+            left_out += [error for error, _ in sums]
+            whole += [total for _, total in sums]
+    graph = average_graph(averages, errors, (left_out / whole).tolist(), n_edges)
+    return {"format": FORMAT, **entry.identity, "n_tokens": averages.n_tokens, **graph}
+
+
+def random_config(config: RunConfig, kind: str, lambdas: Sequence[float], l0: Sequence[float]) -> RunConfig:
+    """The run of a random model: the same text, width and training, one seed. Its CE scores, which nothing is compared
+    by, are taken on at most 8,192 tokens."""
+    model = ModelConfig(**{**vars(config.model), "randomise": kind})
+    jacobian = dataclasses.replace(config.jacobian, lambdas=tuple(lambdas))
+    n_loss_tokens = min(config.evaluation.n_loss_tokens, 8192)
+    evaluation = dataclasses.replace(config.evaluation, n_loss_tokens=n_loss_tokens, frozen_random=False, pca=False)
+    return dataclasses.replace(
+        config, model=model, jacobian=jacobian, evaluation=evaluation, l0=tuple(l0), architectures=(),
+        seeds=config.seeds[:1],
+    )  # fmt: skip
+
+
+def random_study(
+    study: Study, kinds: Sequence[str], lambdas: Sequence[float], l0: Sequence[float], settings: MeasureSettings
+) -> list[dict[str, Any]]:
+    """Trains and measures the pairs on each kind of random model, compares, and writes random.json; returns its rows.
+
+    Each is a run of its own in jacobian/random, named by its kind and settings; what is done there is not done again.
+    Kinds that were compared before with the same pairs stay. Raises UserError for a λ that the run has no pair of.
+    """
+    from monosemy.circuits.jacobian.studies import compare
+
+    known = sorted({pair.coef for pair in study.pairs})
+    if missing := [coef for coef in lambdas if coef not in known]:
+        raise UserError(
+            f"this run has no pair with λ = {missing[0]:g} to compare a random model's with; choose among its own: "
+            f"{', '.join(f'{coef:g}' for coef in known)}"
+        )
+    trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]
+    path = study.folder / "random.json"
+    before = _kept(study, path)
+    found, histograms, folders = (
+        {kind: one for kind, one in before.get(part, {}).items() if kind not in kinds}
+        for part in ("frontiers", "histograms", "folders")
+    )
+    here = Moved(study.run.source("model"), study.run.source("text"))
+    for kind in kinds:
+        config = random_config(study.run.config, kind, lambdas, l0)
+        folder = study.folder / "random" / f"{kind}-{identity(config)[:8]}"
+        folders[kind] = folder.name
+        found[kind] = train_and_measure(config, folder, settings, here)
+        for pair in find_pairs(folder):
+            one = files.read_json(results_folder(folder) / pair.name / "measures.json")
+            histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})
+    draws = {kind: read_draws(study.folder / "random" / name) for kind, name in folders.items()}
+    rows = compare(trained, found, read_draws(study.run.folder), draws)
+    document = {"format": FORMAT, "of": study.of, "rows": rows}
+    files.write_json(path, {**document, "frontiers": found, "histograms": histograms, "folders": folders})
+    return rows
+
+
+def _kept(study: Study, path: Path) -> dict[str, Any]:
+    """An earlier result over the run's pairs as they are now; empty where there is none."""
+    try:
+        document = files.read_json(path) if path.exists() else {}
+    except UserError:
+        return {}  # damaged: made again
+    return document if document.get("of") == study.of else {}
+
+
+def interpretability_study(run: Run, names: Sequence[str], n_tokens: int | None = None) -> list[dict[str, Any]]:
+    """Label scores of the latents of pairs' SAEs, one row a SAE; builds the feature databases that are missing.
+
+    interpretability.json keeps the rows of other pairs that were scored before.
+    """
+    from monosemy.features.store.database import FeatureDatabase
+    from monosemy.pipeline.features import build_for_run
+
+    study = Study(run)
+    entries = [next(pair for pair in study.pairs if pair.name == name) for name in names]
+    wanted = [(entry, site) for entry in entries for site in entry.sites]
+    folders = build_for_run(run, [f"{site}/{entry.name}" for entry, site in wanted], n_tokens)
+    rows = []
+    for (entry, site), folder in zip(wanted, folders, strict=True):
+        database = FeatureDatabase.open(folder)
+        scores = {reader: database.columns[f"{reader}_auroc"] for reader in ("label", "combined", "top_token")}
+        rows.append({**entry.identity, "site": site, **summarise_scores(scores)})
+    path = study.folder / "interpretability.json"
+    kept = [row for row in _kept(study, path).get("rows", []) if row["name"] not in names]
+    files.write_json(path, {"format": FORMAT, "of": study.of, "rows": [*kept, *rows]})
+    return rows
+
+
+def summarise_scores(scores: dict[str, np.ndarray], n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Mean AUROC of each way to read a label, over the latents that have one, and the share above 0.8.
+
+    Intervals resample latents. scores: reader → float [m], NaN where a latent could not be scored.
+    """
+    from monosemy.evals.intervals import bootstrap_weights, ratio_interval
+
+    found: dict[str, Any] = {}
+    for reader, values in scores.items():
+        known = values[np.isfinite(values)].astype(np.float64)
+        found[f"n_{reader}"] = len(known)
+        for name, part in ((f"{reader}_auroc", known), (f"{reader}_good", (known > GOOD_AUROC).astype(np.float64))):
+            value = float(part.mean()) if len(part) else None
+            interval = None
+            if len(part) > 1:
+                rows = bootstrap_weights(len(part), min(n_bootstrap, 10**7 // len(part)), seed)
+                interval = ratio_interval(part, np.ones(len(part)), rows)
+            found[name] = {"value": value, "interval": None if interval is None else list(interval)}
+    return found
+
+
+def frontier_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a measured run's frontier.json. Raises UserError where it was not measured."""
+    path = folder / "jacobian" / "frontier.json"
+    if not path.exists():
+        raise UserError(f"{folder} is not measured yet; measure it: monosemy jacobian measure {folder}")
+    return list(files.read_json(path)["rows"])

@@ -1,0 +1,308 @@
+"""Builds the feature database of one SAE from its finished codes.
+
+Place on the path: codes and hidden means (`encode_pass`), decoder, unembedding → [aggregation, neighbours, logit
+effects, examples, labels] → `write`. Everything is exact over the tokens of the pass; what is drawn (examples of each
+fifth, negatives, samples for labels) is drawn by seed, so that the same codes give the same bytes.
+
+Cost beyond the model's pass: one sort of all firings, Σ L0² additions (co-activation), 2·d_sae²·d_in operations
+(neighbours), 2·d_sae·V·d_in operations (output tokens), labels. Memory: `ENTRIES_AT_ONCE` firings, some 4 KB a latent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from monosemy.features.building.by_latent import Firings, Text, blocks, summarise
+from monosemy.features.building.coactivation import coactivation, sketches
+from monosemy.features.building.encode_pass import Codes
+from monosemy.features.building.examples import Examples, gather_examples
+from monosemy.features.building.label_inputs import background_firings, draw_background, sampled_peaks
+from monosemy.features.building.logit_effects import OutputMap, top_effects
+from monosemy.features.building.neighbours import decoder_neighbours
+from monosemy.features.labels.make import LabelInputs, Labels, label_latents
+from monosemy.features.store.activation_codes import KEPT_IN
+from monosemy.features.store.settings import FORMAT, FeatureSettings
+from monosemy.features.store.token_texts import packed
+from monosemy.features.store.write import write_database
+
+Arrays = dict[str, np.ndarray]
+COLUMN_HELP = {
+    "n_fired": "tokens on which the latent fires",
+    "firing_rate": "share of the encoded tokens on which it fires",
+    "mean": "mean activation where it fires, raw",
+    "min": "smallest activation where it fires, raw",
+    "max": "largest activation, raw; 0 for a latent that never fires",
+    "first_share": "share of its firings on the first token of a document",
+    "last_share": "share of its firings on the last token of a document",
+    "mean_position": "mean position of its firings in the context, in tokens from 0",
+    "token_entropy": "entropy of the tokens it fires on, in bits: 0 for a single token",
+    "n_windows": "windows in which it fires",
+    "top_cosine": "cosine of its decoder direction with the nearest other one",
+    "top_coactivation": "highest correlation of its firing with another latent's",
+    "top_logit": "how much it raises the output token it raises most, in logits per unit of activation",
+}
+_OWN = frozenset(COLUMN_HELP)
+_READERS = {
+    "label": "the label's tokens",
+    "hidden": "the model's mean hidden state at the SAE's own site",
+    "combined": "the label's tokens and the hidden state together",
+    "top_token": "the token most frequent at its peaks alone (the trivial rule)",
+    "embedding": "a sentence-embedding model",
+}
+COLUMN_HELP |= {
+    f"{reader}_auroc": f"how well {means} tells firing from silent windows of held-out documents: AUROC, 0.5 is chance"
+    for reader, means in _READERS.items()
+}
+COLUMN_HELP |= {f"{r}_auroc_strong": f"the same for {m}, on the strongest quarter alone" for r, m in _READERS.items()}
+COLUMN_HELP |= {
+    f"{reader}_auroc_{end}": f"{end} end of the 95% interval of {reader}_auroc"
+    for reader in _READERS
+    for end in ("low", "high")
+}
+COLUMN_HELP |= {
+    "label_n": "held-out firing windows behind the scores",
+    "label_n_negative": "held-out silent windows behind the scores",
+    "label_n_documents": "held-out documents that the firing windows are of; the intervals count these",
+    "label_n_negative_documents": "held-out documents that the silent windows are of; the intervals count these",
+}
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """Everything one database is built from."""
+
+    codes: Codes
+    text: Text
+    documents: np.ndarray
+    """int32 [S, T]: document of every token."""
+    document_names: Mapping[int, tuple[str, str]]
+    """Document → (source, origin), for the documents that occur."""
+    hidden: np.ndarray
+    """float16 [W, d]: mean hidden state of each window."""
+    W_dec: Tensor
+    """[d_sae, d_in]."""
+    outputs: OutputMap | str
+    """How directions reach the output, or why they don't."""
+    token_bytes: Sequence[bytes]
+    special: np.ndarray
+    """bool [V]."""
+    info: Mapping[str, Any]
+    """Facts for features.json."""
+    embeddings: np.ndarray | None = None
+    """float32 [W, e]: each window by a sentence-embedding model, where one was named."""
+
+
+def build_database(
+    inputs: FeatureInputs,
+    folder: Path,
+    settings: FeatureSettings | None = None,
+    *,
+    advance: Callable[[str], object] = lambda what: None,
+    entries_at_once: int | None = None,
+) -> None:
+    """Aggregates, labels and writes one database; `advance` hears the name of each of `N_STEPS` finished steps.
+
+    `entries_at_once` bounds the firings held in memory (tests; the result does not depend on it).
+    """
+    settings = settings or FeatureSettings()
+    limit = {} if entries_at_once is None else {"entries_at_once": entries_at_once}
+    found = _by_block(inputs, settings, limit)
+    advance("firings counted")
+    near, cosines = decoder_neighbours(inputs.W_dec, settings.n_neighbours)
+    found["neighbours"] = np.stack([near, found.pop("coactive")], axis=1)
+    found["neighbour_values"] = np.stack([cosines, found.pop("phi")], axis=1)
+    advance("neighbours found")
+    found["output_ids"], found["output_values"] = _output_tokens(inputs, settings)
+    advance("output tokens found")
+    examples = _examples(inputs, settings, found, near, limit)
+    advance("contexts gathered")
+    labels = label_latents(_label_inputs(inputs, settings, found))
+    advance("labels made")
+    columns = _columns(inputs, found, labels)
+    arrays = _arrays(inputs, settings, found, columns, examples)
+    info = _info(inputs, settings, columns, labels, len(arrays["example_token"]))
+    named = [(number, *inputs.document_names.get(number, ("", ""))) for number in np.unique(inputs.documents).tolist()]
+    write_database(folder, info, arrays, _label_rows(labels), named)
+    advance("database written")
+
+
+N_STEPS = 6
+
+
+def _by_block(inputs: FeatureInputs, settings: FeatureSettings, limit: Mapping[str, int]) -> Arrays:
+    """Statistics of all latents, `summarise`'s names and: coactive, phi, sketches, background, background_offsets,
+    background_fired."""
+    codes, text = inputs.codes, inputs.text
+    counts = np.bincount(codes.indices, minlength=codes.d_sae).astype(np.int64)
+    background = draw_background(text, settings)
+    n_kept = int(text.kept.sum())
+    parts: dict[str, list[np.ndarray]] = {}
+    fired_offsets, fired = [np.zeros(1, np.int64)], []
+    for firings in blocks(codes, **limit):
+        block = summarise(firings, text, settings)
+        block["coactive"], block["phi"] = coactivation(firings, codes, counts, n_kept, settings.n_neighbours)
+        block["sketches"] = sketches(firings, text.kept, settings.n_sketch)
+        offsets, in_background = background_firings(firings, text, background)
+        fired_offsets.append(offsets[1:] + fired_offsets[-1][-1])
+        fired.append(in_background)
+        for name, array in block.items():
+            parts.setdefault(name, []).append(array)
+    found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return found | {
+        "background": background,
+        "background_offsets": np.concatenate(fired_offsets),
+        "background_fired": np.concatenate(fired),
+    }
+
+
+def _output_tokens(inputs: FeatureInputs, settings: FeatureSettings) -> tuple[np.ndarray, np.ndarray]:
+    """ids int32 and effects float32 [m, 2, k]; k = 0 without a direct path to the output."""
+    if isinstance(inputs.outputs, str):
+        m = inputs.codes.d_sae
+        return np.empty((m, 2, 0), np.int32), np.empty((m, 2, 0), np.float32)
+    both = top_effects(inputs.outputs, inputs.W_dec, settings.n_output_tokens)
+    ids = np.stack([ids.numpy() for ids, _ in both], axis=1).astype(np.int32)
+    return ids, np.stack([values.numpy() for _, values in both], axis=1).astype(np.float32)
+
+
+def _examples(
+    inputs: FeatureInputs, settings: FeatureSettings, found: Arrays, near: np.ndarray, limit: Mapping[str, int]
+) -> Arrays:
+    peaks = found["chosen"][:, : settings.n_top]
+
+    def of(firings: Firings) -> Examples:
+        here = slice(firings.first, firings.first + firings.n_latents)
+        return gather_examples(
+            firings, inputs.text, settings, found["chosen"][here], peaks, near[here], found["max"][here]
+        )
+
+    parts = [of(firings) for firings in blocks(inputs.codes, **limit)]
+
+    def joined(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.cumsum([0, *np.concatenate([np.diff(array) for array in arrays])])
+
+    return {
+        "example_offsets": joined([p.offsets for p in parts]),
+        "example_token": np.concatenate([p.token for p in parts]),
+        "example_group": np.concatenate([p.group for p in parts]),
+        "example_activation_offsets": joined([p.activation_offsets for p in parts]),
+        "example_position": np.concatenate([p.position for p in parts]),
+        "example_activation": np.concatenate([p.activation for p in parts]),
+    }
+
+
+def _label_inputs(inputs: FeatureInputs, settings: FeatureSettings, found: Arrays) -> LabelInputs:
+    offsets, peaks, values = sampled_peaks(found["sample"], found["sample_value"])
+    n_documents = int(inputs.documents.max(initial=0)) + 1
+    return LabelInputs(
+        tokens=inputs.text.tokens,
+        documents=inputs.documents,
+        window=inputs.text.window,
+        hidden=inputs.hidden,
+        token_texts=[token.decode("utf-8", "replace") for token in inputs.token_bytes],
+        token_bytes=inputs.token_bytes,
+        special=inputs.special,
+        offsets=offsets,
+        peaks=peaks,
+        values=values,
+        top=found["chosen"][:, : settings.n_top],
+        background=found["background"],
+        background_offsets=found["background_offsets"],
+        background_fired=found["background_fired"],
+        raised=found["output_ids"][:, 0],
+        raised_values=found["output_values"][:, 0],
+        document_sources=[inputs.document_names.get(i, ("", ""))[0] for i in range(n_documents)],
+        embeddings=inputs.embeddings,
+        seed=settings.seed,
+    )
+
+
+def _columns(inputs: FeatureInputs, found: Arrays, labels: Labels) -> Arrays:
+    n_kept = max(1, int(inputs.text.kept.sum()))
+    output_values = found["output_values"]
+    columns: Arrays = {"n_fired": found["n"], "firing_rate": found["n"] / n_kept}
+    names = ("mean", "min", "max", "first_share", "last_share", "mean_position", "token_entropy", "n_windows")
+    columns |= {name: found[name] for name in names}
+    columns["top_cosine"], columns["top_coactivation"] = found["neighbour_values"][:, :, 0].T
+    columns["top_logit"] = output_values[:, 0, 0] if output_values.shape[2] else np.full(len(output_values), np.nan)
+    columns |= {name: values for name, values in labels.columns.items() if name not in columns}
+    return {name: np.asarray(values, np.float32) for name, values in columns.items()}
+
+
+def _arrays(
+    inputs: FeatureInputs, settings: FeatureSettings, found: Arrays, columns: Arrays, examples: Arrays
+) -> Arrays:
+    text = inputs.text
+    data, offsets = packed(inputs.token_bytes)
+    changes = np.flatnonzero(np.diff(inputs.documents.reshape(-1), prepend=-1))
+    return {
+        "tokens": text.tokens,
+        "kept": np.packbits(text.kept),
+        "documents": np.stack([changes, inputs.documents.reshape(-1)[changes]], axis=1).astype(np.int32),
+        "columns": np.stack(list(columns.values())),
+        "histogram": found["histogram"],
+        "quantiles": found["quantiles"],
+        "positions": found["positions"],
+        "neighbours": found["neighbours"],
+        "neighbour_values": found["neighbour_values"],
+        "output_ids": found["output_ids"],
+        "output_values": found["output_values"],
+        "sketches": found["sketches"],
+        "vocabulary_data": data,
+        "vocabulary_offsets": offsets,
+        "vocabulary_special": inputs.special,
+        **examples,
+        **_token_index(found["index_token"], found["index_score"], text.n_vocabulary),
+    }
+
+
+def _token_index(token: np.ndarray, score: np.ndarray, n_vocabulary: int) -> Arrays:
+    """token → latents, best first: the per-latent lists [m, k] turned round."""
+    latent, place = np.nonzero(token >= 0)
+    tokens, scores = token[latent, place], score[latent, place]
+    order = np.lexsort((latent, -scores, tokens))
+    counts = np.bincount(tokens, minlength=n_vocabulary)
+    return {
+        "index_offsets": np.concatenate([[0], np.cumsum(counts)]),
+        "index_latent": latent[order],
+        "index_score": scores[order],
+    }
+
+
+def _label_rows(labels: Labels) -> list[tuple[str, dict[str, Any]]]:
+    rows = zip(labels.texts, labels.hints, labels.peak_tokens, labels.before_tokens)
+    return [
+        (text, {"hints": hints, "peak_tokens": peak, "before_tokens": before}) for text, hints, peak, before in rows
+    ]
+
+
+def _info(
+    inputs: FeatureInputs, settings: FeatureSettings, columns: Arrays, labels: Labels, n_examples: int
+) -> dict[str, Any]:
+    text = inputs.text
+    digest = hashlib.sha256(np.ascontiguousarray(text.tokens).data)
+    digest.update(np.packbits(text.kept).data)
+    return {
+        "format": FORMAT,
+        **inputs.info,
+        "n_tokens": text.n_tokens,
+        "n_encoded": int(text.kept.sum()),
+        "n_contexts": len(text.tokens),
+        "context_length": text.context_length,
+        "window": text.window,
+        "n_examples": n_examples,
+        "example_activations": KEPT_IN,
+        "text_sha256": digest.hexdigest(),
+        "no_output_tokens": inputs.outputs if isinstance(inputs.outputs, str) else None,
+        "columns": list(columns),
+        "column_help": {name: COLUMN_HELP[name] for name in columns if name in COLUMN_HELP},
+        "label_columns": [name for name in columns if name in labels.columns and name not in _OWN],
+        "settings": asdict(settings),
+    }

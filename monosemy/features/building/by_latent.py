@@ -1,0 +1,295 @@
+"""From codes by token to firings by latent, and what is counted over them: exact, blocked, compiled by numba.
+
+Place on the path: `encode_pass` → [firings of each latent in token order, statistics, chosen windows] → `examples`.
+
+    firings of latent i        token[offsets[i]:offsets[i+1]], value[...], tokens increasing
+    per latent                 count, mean, smallest, largest, quantiles, histogram, firings at the first and last token
+                               of a document and by position, entropy of the tokens fired on, its typical tokens
+    contexts                   the n_top contexts with the highest peaks; windows drawn from each fifth of the firing
+                               windows by peak; a uniform sample of firing windows
+
+Memory is bounded by working on blocks of latents whose firings fit `ENTRIES_AT_ONCE`; each block reads the codes once.
+Quantiles are exact (all positives of a latent are sorted), not taken from a sample. Draws come from a generator seeded
+by (seed, latent): neither threads nor blocks change a byte. Ties between equal peaks go to the earlier token.
+"""
+
+# mypy: disable-error-code="untyped-decorator"
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+from monosemy.features.building.encode_pass import Codes
+from monosemy.features.store.settings import LEVELS, N_QUANTILES, FeatureSettings
+
+ENTRIES_AT_ONCE = 1 << 26
+_parallel = numba.njit(parallel=True, cache=True)
+_serial = numba.njit(cache=True)
+
+
+@dataclass(frozen=True)
+class Firings:
+    """Latents first..first+m: where each fires and how strongly."""
+
+    first: int
+    offsets: np.ndarray
+    """int64 [m + 1]."""
+    token: np.ndarray
+    """int32 or int64 [Z]: sequence · T + position, increasing within a latent."""
+    value: np.ndarray
+    """float32 [Z]."""
+
+    @property
+    def n_latents(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text of the pass, as the aggregation needs it."""
+
+    tokens: np.ndarray
+    """int32 [S, T]."""
+    window: int
+    first_of_document: np.ndarray
+    """bool [S·T]."""
+    last_of_document: np.ndarray
+    """bool [S·T]."""
+    kept: np.ndarray
+    """bool [S·T]: positions that were encoded."""
+    n_vocabulary: int
+
+    @property
+    def context_length(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
+    def n_tokens(self) -> int:
+        return self.tokens.size
+
+    @property
+    def n_windows(self) -> int:
+        return self.tokens.size // self.window
+
+
+def document_ends(documents: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(first, last) bool [N]: the first and the last encoded token of every document, documents int [N] in order.
+
+    A document that was cut by the end of the text still has a last token here.
+    """
+    where = np.flatnonzero(kept)
+    change = np.diff(documents[where]) != 0
+    first, last = np.zeros(len(documents), bool), np.zeros(len(documents), bool)
+    first[where[np.concatenate([[True], change])[: len(where)]]] = True
+    last[where[np.concatenate([change, [True]])[: len(where)]]] = True
+    return first, last
+
+
+def blocks(codes: Codes, entries_at_once: int = ENTRIES_AT_ONCE) -> Iterator[Firings]:
+    """The firings of all latents, in blocks of consecutive ones: at most `entries_at_once` firings, or one latent.
+
+    A block costs one reading of the codes.
+    """
+    counts = np.bincount(codes.indices, minlength=codes.d_sae) if len(codes.indices) else np.zeros(codes.d_sae, int)
+    totals = np.concatenate([[0], np.cumsum(counts)])
+    first = 0
+    while first < codes.d_sae:
+        last = int(np.searchsorted(totals, totals[first] + entries_at_once, side="right")) - 1
+        last = min(max(last, first + 1), codes.d_sae)
+        offsets = (totals[first : last + 1] - totals[first]).astype(np.int64)
+        token = np.empty(offsets[-1], np.int32 if codes.n_tokens < 2**31 else np.int64)
+        value = np.empty(offsets[-1], np.float32)
+        _transpose(codes.offsets, codes.indices, codes.values, first, last, offsets[:-1].copy(), token, value)
+        yield Firings(first, offsets, token, value)
+        first = last
+
+
+@_serial
+def _transpose(offsets, indices, values, first, last, at, token, value):
+    for n in range(len(offsets) - 1):
+        for z in range(offsets[n], offsets[n + 1]):
+            f = indices[z]
+            if first <= f < last:
+                token[at[f - first]] = n
+                value[at[f - first]] = values[z]
+                at[f - first] += 1
+
+
+def summarise(firings: Firings, text: Text, settings: FeatureSettings) -> dict[str, np.ndarray]:
+    """Statistics and chosen windows of a block of m latents; every array has m rows.
+
+    n int64; mean, min, max, first_share, last_share, mean_position, token_entropy (bits) float32, NaN for a latent
+    that never fires (n, max: 0); quantiles [m, len(LEVELS)]; histogram, positions int64; chosen int64
+    [m, n_top + 5·n_per_quantile] token of each example's peak or −1; sample, sample_value [m, n_sample]; n_windows;
+    index_token, index_score [m, n_index_tokens].
+
+    Index score of token v: √(s·r), s the share of the latent's summed activation that falls on v, r the mean over all
+    occurrences of v of activation / largest activation: high where the token and the latent go together.
+    """
+    m, s = firings.n_latents, settings
+    columns = ("mean", "min", "max", "first_share", "last_share", "mean_position", "token_entropy")
+    out: dict[str, Any] = {name: np.full(m, np.nan, np.float32) for name in columns}
+    out |= {
+        "n": np.diff(firings.offsets),
+        "n_windows": np.zeros(m, np.int64),
+        "quantiles": np.full((m, len(LEVELS)), np.nan, np.float32),
+        "histogram": np.zeros((m, s.n_bins), np.int64),
+        "positions": np.zeros((m, s.n_position_buckets), np.int64),
+        "chosen": np.full((m, s.n_top + N_QUANTILES * s.n_per_quantile), -1, np.int64),
+        "sample": np.full((m, s.n_sample), -1, np.int64),
+        "sample_value": np.zeros((m, s.n_sample), np.float32),
+        "index_token": np.full((m, s.n_index_tokens), -1, np.int64),
+        "index_score": np.zeros((m, s.n_index_tokens), np.float32),
+    }
+    flat = text.tokens.reshape(-1)
+    occurrences = np.bincount(flat[text.kept], minlength=text.n_vocabulary)
+    _statistics(
+        firings.offsets, firings.token, firings.value, text.context_length, text.first_of_document,
+        text.last_of_document, np.asarray(LEVELS), out["mean"], out["min"], out["max"], out["first_share"],
+        out["last_share"], out["mean_position"], out["quantiles"], out["histogram"], out["positions"],
+    )  # fmt: skip
+    _choose(
+        firings.offsets, firings.token, firings.value, text.context_length, text.window, firings.first, s.seed,
+        s.n_top, s.n_per_quantile, out["chosen"], out["sample"], out["sample_value"], out["n_windows"],
+    )  # fmt: skip
+    _tokens(
+        firings.offsets, firings.token, firings.value, flat, occurrences, numba.get_num_threads(),
+        out["token_entropy"], out["index_token"], out["index_score"],
+    )  # fmt: skip
+    out["max"][out["n"] == 0] = 0
+    return out
+
+
+@_parallel
+def _statistics(
+    offsets, token, value, length, first, last, levels, mean, low, high, first_share, last_share, position, quantiles,
+    histogram, positions,
+):  # fmt: skip
+    n_bins, n_buckets = histogram.shape[1], positions.shape[1]
+    for f in numba.prange(len(offsets) - 1):
+        a, b = offsets[f], offsets[f + 1]
+        if a == b:
+            continue
+        n = b - a
+        ordered = np.sort(value[a:b])
+        low[f], high[f] = ordered[0], ordered[n - 1]
+        for q in range(len(levels)):
+            at = levels[q] * (n - 1)
+            below = int(at)
+            above = min(below + 1, n - 1)
+            quantiles[f, q] = ordered[below] + (at - below) * (ordered[above] - ordered[below])
+        total, places, n_first, n_last = 0.0, 0.0, 0, 0
+        width = np.float64(high[f]) - np.float64(low[f])
+        for z in range(a, b):
+            total += value[z]
+            place = token[z] % length
+            places += place
+            n_first += first[token[z]]
+            n_last += last[token[z]]
+            positions[f, place * n_buckets // length] += 1
+            bin = int((np.float64(value[z]) - low[f]) / width * n_bins) if width > 0 else 0
+            histogram[f, min(bin, n_bins - 1)] += 1
+        mean[f], position[f] = total / n, places / n
+        first_share[f], last_share[f] = n_first / n, n_last / n
+
+
+@_serial
+def _next(state):
+    """splitmix64: the next state and 64 random bits."""
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    z = state
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state, z ^ (z >> np.uint64(31))
+
+
+@_serial
+def _draw(items, k, state):
+    """Moves k uniformly drawn items, without replacement, to the front; returns the generator's state."""
+    n = len(items)
+    for i in range(min(k, n)):
+        state, bits = _next(state)
+        j = i + np.int64(bits % np.uint64(n - i))
+        items[i], items[j] = items[j], items[i]
+    return state
+
+
+@_serial
+def _peaks(token, value, size):
+    """Token and value of the largest activation in each stretch of `size` tokens that holds a firing."""
+    where, peak = np.empty(len(token), np.int64), np.empty(len(token), np.float32)
+    n, current = 0, -1
+    for z in range(len(token)):
+        stretch = token[z] // size
+        if stretch != current:
+            current = stretch
+            where[n], peak[n] = token[z], value[z]
+            n += 1
+        elif value[z] > peak[n - 1]:
+            where[n - 1], peak[n - 1] = token[z], value[z]
+    return where[:n], peak[:n]
+
+
+@_parallel
+def _choose(
+    offsets, token, value, length, window, first, seed, n_top, n_per_quantile, chosen, sample, sample_value, n_windows
+):
+    n_quantiles = (chosen.shape[1] - n_top) // max(n_per_quantile, 1)
+    for f in numba.prange(len(offsets) - 1):
+        a, b = offsets[f], offsets[f + 1]
+        if a == b:
+            continue
+        where, peak = _peaks(token[a:b], value[a:b], length)
+        order = np.argsort(-peak, kind="mergesort")
+        for k in range(min(n_top, len(order))):
+            chosen[f, k] = where[order[k]]
+        where, peak = _peaks(token[a:b], value[a:b], window)
+        n_windows[f] = len(where)
+        order = np.argsort(peak, kind="mergesort")
+        state, _ = _next(np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(first + f))
+        for q in range(n_quantiles):
+            part = order[q * len(order) // n_quantiles : (q + 1) * len(order) // n_quantiles].copy()
+            state = _draw(part, n_per_quantile, state)
+            for k in range(min(n_per_quantile, len(part))):
+                chosen[f, n_top + q * n_per_quantile + k] = where[part[k]]
+        every = np.arange(len(where))
+        _draw(every, sample.shape[1], state)
+        kept = np.sort(every[: sample.shape[1]])
+        for k in range(len(kept)):
+            sample[f, k], sample_value[f, k] = where[kept[k]], peak[kept[k]]
+
+
+@_parallel
+def _tokens(offsets, token, value, ids, occurrences, n_threads, entropy, index_token, index_score):
+    n_latents = len(offsets) - 1
+    for thread in numba.prange(n_threads):
+        count, total = np.zeros(len(occurrences), np.int64), np.zeros(len(occurrences), np.float64)
+        seen = np.empty(len(occurrences), np.int64)
+        for f in range(thread, n_latents, n_threads):
+            n_seen, sum_all, largest = 0, 0.0, 0.0
+            for z in range(offsets[f], offsets[f + 1]):
+                v = ids[token[z]]
+                if count[v] == 0:
+                    seen[n_seen] = v
+                    n_seen += 1
+                count[v] += 1
+                total[v] += value[z]
+                sum_all += value[z]
+                largest = max(largest, value[z])
+            if n_seen == 0:
+                continue
+            n, bits = offsets[f + 1] - offsets[f], 0.0
+            scores = np.empty(n_seen, np.float64)
+            for k in range(n_seen):
+                v = seen[k]
+                bits -= count[v] / n * np.log2(count[v] / n)
+                scores[k] = np.sqrt(total[v] / sum_all * total[v] / (largest * occurrences[v]))
+                count[v], total[v] = 0, 0.0
+            entropy[f] = bits
+            best = np.argsort(-scores, kind="mergesort")
+            for k in range(min(len(best), index_token.shape[1])):
+                index_token[f, k], index_score[f, k] = seen[best[k]], scores[best[k]]

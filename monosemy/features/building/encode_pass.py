@@ -1,0 +1,235 @@
+"""One pass over the text for all SAEs: sparse codes on disk, appended shard by shard, resumable at any byte.
+
+Place on the path: activation rows of a site → [codes of every token, mean hidden state of every window] → `by_latent`.
+
+Work folder, flat binary files that only ever grow:
+    progress.json                    what it depends on, sequences done, length of every file at that point
+    kept.bin                         bool [tokens]: positions that were encoded
+    <site>/hidden.bin                float16 [windows, d]: mean of the kept rows of each window, divided by the scale
+    <site>/<name>/counts.bin         int32 [tokens]: stored entries of each token (0 where the position was dropped)
+    <site>/<name>/indices.bin        int32 [entries]: latents, tokens in order
+    <site>/<name>/values.bin         float32 [entries]: activations, all above zero
+A shard is appended and flushed to the device before progress.json is renamed into place; a killed pass cuts the files
+back to what progress.json says and goes on, so that the bytes do not depend on kills. A pass for some of the SAEs of an
+earlier one takes their codes over.
+
+Cost: (4 + 8·L0) bytes a token and SAE on disk, freed when the databases are written; memory of one shard.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monosemy.errors import UserError
+from monosemy.support import files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from monosemy.saes.base import SparseAutoencoder
+
+SHARD_SEQUENCES = 64
+_ENCODE_ROWS = 4096
+Key = tuple[str, str]
+"""(site, SAE name)."""
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """Kept rows of consecutive sequences; row i is the same token at every site."""
+
+    activations: Mapping[str, Tensor]
+    """Site → [n, d] in raw units."""
+    token: np.ndarray
+    """int64 [n], increasing: sequence · T + position."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The code of every token of the pass, memory-mapped: compressed rows like `SparseLatents`."""
+
+    offsets: np.ndarray
+    """int64 [N + 1]."""
+    indices: np.ndarray
+    """int32 [Z]."""
+    values: np.ndarray
+    """float32 [Z], all above zero."""
+    d_sae: int
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.offsets) - 1
+
+
+class EncodePass:
+    """The growing files of one pass.
+
+    `identity` says what the codes of each SAE depend on (text, activations, weights), as text; files of another one are
+    thrown away. Raises UserError when the folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[Key, str],
+        saes: Mapping[Key, SparseAutoencoder],
+        scale: Mapping[str, float],
+        *,
+        n_sequences: int,
+        context_length: int,
+        window: int,
+    ) -> None:
+        if context_length % window:
+            raise ValueError(f"window {window} does not divide the context of {context_length} tokens")
+        self.folder, self.saes, self.scale = folder, saes, scale
+        self.identity: dict[str, Any] = {
+            "saes": {"/".join(key): identity[key] for key in saes},
+            "text": [n_sequences, context_length, window],
+        }
+        self.n_sequences, self.context_length, self.window = n_sequences, context_length, window
+        self.done = 0
+        """Sequences already on disk."""
+        self._lengths = dict.fromkeys(self._names(), 0)
+        self._resume()
+
+    def run(
+        self, read: Callable[[int, int], Iterable[ShardRows]], advance: Callable[[int], object] = lambda n: None
+    ) -> None:
+        """Encodes what is missing. `read(start, stop)` gives the kept rows of sequences start..stop in order."""
+        for start in range(self.done, self.n_sequences, SHARD_SEQUENCES):
+            stop = min(start + SHARD_SEQUENCES, self.n_sequences)
+            self._append(start, stop, list(read(start, stop)))
+            advance((stop - start) * self.context_length)
+
+    def codes(self, key: Key) -> Codes:
+        """The finished code of one SAE."""
+        folder = self._sae_folder(key)
+        counts = np.fromfile(folder / "counts.bin", np.int32)
+        offsets = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        return Codes(
+            offsets,
+            _mapped(folder / "indices.bin", np.int32),
+            _mapped(folder / "values.bin", np.float32),
+            self.saes[key].d_sae,
+        )
+
+    def kept(self) -> np.ndarray:
+        """bool [N]: positions that were encoded."""
+        return np.fromfile(self.folder / "kept.bin", bool)
+
+    def hidden(self, site: str) -> np.ndarray:
+        """float16 [W, d]: mean hidden state of each window, in units of the site's scale; zeros where none was kept."""
+        flat = _mapped(self.folder / site / "hidden.bin", np.float16)
+        return flat.reshape(self.n_sequences * self.context_length // self.window, -1)
+
+    def _append(self, start: int, stop: int, parts: list[ShardRows]) -> None:
+        first, n_tokens = start * self.context_length, (stop - start) * self.context_length
+        new: dict[str, list[np.ndarray]] = {name: [] for name in self._names()}
+        token = np.concatenate([np.empty(0, np.int64), *(part.token for part in parts)]) - first
+        kept = np.zeros(n_tokens, bool)
+        kept[token] = True
+        new["kept.bin"] = [kept]
+        for site in {site for site, _ in self.saes}:
+            new[f"{site}/hidden.bin"] = [self._means(parts, token, site, n_tokens)]
+        for (site, name), sae in self.saes.items():
+            counts = np.zeros(n_tokens, np.int32)
+            base = f"{site}/{name}"
+            counts[token], new[f"{base}/indices.bin"], new[f"{base}/values.bin"] = encode_rows(
+                sae, [part.activations[site] for part in parts]
+            )
+            new[f"{base}/counts.bin"] = [counts]
+        try:
+            for name, arrays in new.items():
+                with (self.folder / name).open("ab") as file:
+                    for array in arrays:
+                        file.write(np.ascontiguousarray(array).data)
+                        self._lengths[name] += array.nbytes
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise files.explain_os_error(error, self.folder) from error
+        self.done = stop
+        self._write_progress()
+
+    def _means(self, parts: list[ShardRows], token: np.ndarray, site: str, n_tokens: int) -> np.ndarray:
+        rows = np.concatenate([part.activations[site].float().cpu().numpy() for part in parts])
+        n_windows = n_tokens // self.window
+        sums = np.zeros((n_windows, rows.shape[1]), np.float32)
+        windows = token // self.window
+        np.add.at(sums, windows, rows / np.float32(self.scale[site]))
+        counts = np.bincount(windows, minlength=n_windows).astype(np.float32)
+        return (sums / np.maximum(counts, 1)[:, None]).astype(np.float16)
+
+    def _names(self) -> list[str]:
+        sites = [f"{site}/hidden.bin" for site in dict.fromkeys(site for site, _ in self.saes)]
+        kinds = ("counts", "indices", "values")
+        return ["kept.bin", *sites] + [f"{site}/{name}/{kind}.bin" for site, name in self.saes for kind in kinds]
+
+    def _sae_folder(self, key: Key) -> Path:
+        return self.folder / key[0] / key[1]
+
+    def _resume(self) -> None:
+        path = self.folder / "progress.json"
+        state: dict[str, Any] = {}
+        if path.exists():
+            try:
+                state = files.read_json(path)
+            except UserError:
+                state = {}
+        lengths = {name: state.get("lengths", {}).get(name, -1) for name in self._names()}
+        paths = {name: self.folder / name for name in self._names()}
+        if not self._continues(state) or any(_size(paths[name]) < n or n < 0 for name, n in lengths.items()):
+            state, lengths = {"done": 0}, dict.fromkeys(self._names(), 0)
+        self.done, self._lengths = state["done"], lengths
+        try:
+            for name, file in paths.items():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+                os.truncate(file, self._lengths[name])
+        except OSError as error:
+            raise files.explain_os_error(error, self.folder) from error
+        self._write_progress()
+
+    def _continues(self, state: Mapping[str, Any]) -> bool:
+        there = state.get("identity", {})
+        own = self.identity["saes"].items()
+        return there.get("text") == self.identity["text"] and own <= there.get("saes", {}).items()
+
+    def _write_progress(self) -> None:
+        state = {"identity": self.identity, "done": self.done, "lengths": self._lengths}
+        files.write_json(self.folder / "progress.json", state)
+
+
+def encode_rows(sae: SparseAutoencoder, parts: list[Tensor]) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Codes of rows [n, d]: positive entries of each row int32 [n], their latents and values, row by row."""
+    import torch
+
+    device = next(sae.parameters()).device
+    counts, indices, values = [np.empty(0, np.int32)], [], []
+    with torch.no_grad():
+        for rows in parts:
+            for x in rows.split(_ENCODE_ROWS):
+                code = sae.encode(x.to(device, torch.float32))
+                n_active, own, value = code.offsets.diff(), code.indices, code.values
+                positive = value > 0
+                if not bool(positive.all()):  # stored zeros are rare, and dropping them costs a copy
+                    n_active, own, value = code.n_active, own[positive], value[positive]
+                counts.append(n_active.cpu().numpy().astype(np.int32))
+                indices.append(own.cpu().numpy().astype(np.int32))
+                values.append(value.float().cpu().numpy())
+    return np.concatenate(counts), indices, values
+
+
+def _mapped(path: Path, dtype: Any) -> np.ndarray:
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

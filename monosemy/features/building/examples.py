@@ -1,0 +1,131 @@
+"""The contexts shown for each latent: the chosen firing windows, windows it stays silent in, and its activations there.
+
+Place on the path: `by_latent` (chosen windows), neighbours → [examples] → database.
+
+Near misses of latent i are windows of its nearest decoder neighbours' strongest contexts in which i does not fire; one
+of each neighbour in turn. Random negatives are drawn uniformly among the windows in which it does not fire. An example
+points at one token (the peak; for a near miss the neighbour's peak, for a random window its middle) and carries the
+latent's activations over that token's whole context, in which it may fire outside the silent window.
+"""
+
+# mypy: disable-error-code="untyped-decorator"
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from monosemy.features.building.by_latent import Firings, Text, _next
+from monosemy.features.store.settings import GROUPS, N_QUANTILES, FeatureSettings
+
+_ATTEMPTS = 256
+_parallel = numba.njit(parallel=True, cache=True)
+_serial = numba.njit(cache=True)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of a block of m latents, latent after latent, groups in the order of `GROUPS`."""
+
+    offsets: np.ndarray
+    """int64 [m + 1] into the two below."""
+    token: np.ndarray
+    """int64 [E]: sequence · T + position."""
+    group: np.ndarray
+    """uint8 [E]: index into `GROUPS`."""
+    activation_offsets: np.ndarray
+    """int64 [E + 1] into the two below."""
+    position: np.ndarray
+    """uint16 [A]: position in the context of each firing."""
+    activation: np.ndarray
+    """float32 [A]: activation / the latent's largest."""
+
+
+def gather_examples(
+    firings: Firings,
+    text: Text,
+    settings: FeatureSettings,
+    chosen: np.ndarray,
+    peaks: np.ndarray,
+    neighbours: np.ndarray,
+    largest: np.ndarray,
+) -> Examples:
+    """Examples of a block. chosen [m, n_top + 5·n_per_quantile] of `summarise`; peaks [d_sae, n_top] the top contexts
+    of every latent (tokens, −1: none); neighbours int [m, k]; largest float32 [m]."""
+    s = settings
+    silent = np.full((firings.n_latents, s.n_near_miss + s.n_random), -1, np.int64)
+    _silent(
+        firings.offsets, firings.token, firings.first, text.window, text.n_windows, s.seed, s.n_near_miss, neighbours,
+        peaks, silent,
+    )  # fmt: skip
+    table = np.concatenate([chosen, silent], axis=1)
+    sizes = [s.n_top, *[s.n_per_quantile] * N_QUANTILES, s.n_near_miss, s.n_random]
+    groups = np.repeat(np.arange(len(GROUPS), dtype=np.uint8), sizes)
+    there = table >= 0
+    offsets = np.concatenate([[0], np.cumsum(there.sum(1))]).astype(np.int64)
+    token, latent = table[there], np.broadcast_to(np.arange(len(table))[:, None], table.shape)[there]
+    starts, stops = np.empty(len(token), np.int64), np.empty(len(token), np.int64)
+    first = token // text.context_length * text.context_length
+    _ranges(firings.offsets, firings.token, latent, first, text.context_length, starts, stops)
+    length = stops - starts
+    at = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+    position, activation = np.empty(at[-1], np.uint16), np.empty(at[-1], np.float32)
+    _fill(firings.token, firings.value, text.context_length, starts, stops, at, position, activation)
+    grouped = np.broadcast_to(groups, table.shape)[there]
+    return Examples(offsets, token, grouped, at, position, activation / np.repeat(largest[latent], length))
+
+
+@_serial
+def _fires_in(token, a, b, start, stop):
+    """Whether firings token[a:b] (increasing) have one in [start, stop)."""
+    at = a + np.searchsorted(token[a:b], start)
+    return at < b and token[at] < stop
+
+
+@_serial
+def _new(row, n, window, size):
+    found = False
+    for k in range(n):
+        found |= row[k] >= 0 and row[k] // size == window
+    return not found
+
+
+@_parallel
+def _silent(offsets, token, first, size, n_windows, seed, n_near, neighbours, peaks, out):
+    for f in numba.prange(len(offsets) - 1):
+        a, b, n = offsets[f], offsets[f + 1], 0
+        for rank in range(peaks.shape[1]):
+            for k in range(neighbours.shape[1]):
+                peak = peaks[neighbours[f, k], rank] if neighbours[f, k] >= 0 else -1
+                if n < n_near and peak >= 0 and _new(out[f], n, peak // size, size):
+                    start = peak // size * size
+                    if not _fires_in(token, a, b, start, start + size):
+                        out[f, n] = peak
+                        n += 1
+        state, _ = _next(np.uint64(seed) * np.uint64(0xA0761D6478BD642F) + np.uint64(first + f))
+        n = n_near
+        for _ in range(_ATTEMPTS):
+            if n == out.shape[1]:
+                break
+            state, bits = _next(state)
+            start = np.int64(bits % np.uint64(n_windows)) * size
+            if not _fires_in(token, a, b, start, start + size) and _new(out[f], n, start // size, size):
+                out[f, n] = start + size // 2
+                n += 1
+
+
+@_parallel
+def _ranges(offsets, token, latent, context_start, length, starts, stops):
+    for e in numba.prange(len(latent)):
+        a, b = offsets[latent[e]], offsets[latent[e] + 1]
+        starts[e] = a + np.searchsorted(token[a:b], context_start[e])
+        stops[e] = a + np.searchsorted(token[a:b], context_start[e] + length)
+
+
+@_parallel
+def _fill(token, value, length, starts, stops, lengths, position, activation):
+    for e in numba.prange(len(starts)):
+        for k in range(stops[e] - starts[e]):
+            position[lengths[e] + k] = token[starts[e] + k] % length
+            activation[lengths[e] + k] = value[starts[e] + k]

@@ -1,0 +1,52 @@
+"""From a build's arrays to what the labels are made from (`labels.LabelInputs`).
+
+Place on the path: `by_latent` → [label inputs] → `labels`. The background is one uniform draw of windows for all
+latents; which of them each latent fires in is read off its firings.
+"""
+
+# mypy: disable-error-code="untyped-decorator"
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from monosemy.features.building.by_latent import Firings, Text
+from monosemy.features.store.settings import FeatureSettings
+
+
+def draw_background(text: Text, settings: FeatureSettings) -> np.ndarray:
+    """int64 [B], increasing: windows with at least one encoded token, drawn without replacement."""
+    filled = np.flatnonzero(text.kept.reshape(-1, text.window).any(1))
+    n = min(settings.n_background, len(filled))
+    return np.sort(np.random.default_rng(settings.seed).choice(filled, n, replace=False))
+
+
+def background_firings(firings: Firings, text: Text, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(offsets int64 [m + 1], int32 [Y]): the background windows, by their index, in which each latent fires."""
+    rank = np.full(text.n_windows, -1, np.int32)
+    rank[background] = np.arange(len(background), dtype=np.int32)
+    fired = np.empty(min(len(firings.token), firings.n_latents * len(background)), np.int32)
+    offsets = np.zeros(firings.n_latents + 1, np.int64)
+    n = _fired_in(firings.offsets, firings.token, text.window, rank, offsets, fired)
+    return offsets, fired[:n].copy()
+
+
+@numba.njit(cache=True)
+def _fired_in(offsets, token, size, rank, out_offsets, fired):
+    n = 0
+    for f in range(len(offsets) - 1):
+        last = -1
+        for z in range(offsets[f], offsets[f + 1]):
+            window = token[z] // size
+            if window != last and rank[window] >= 0:
+                fired[n] = rank[window]
+                n += 1
+            last = window
+        out_offsets[f + 1] = n
+    return n
+
+
+def sampled_peaks(sample: np.ndarray, sample_value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(offsets int64 [m + 1], peaks int64 [Z], values float32 [Z]) of the samples [m, n_sample] (−1: none)."""
+    there = sample >= 0
+    return np.concatenate([[0], np.cumsum(there.sum(1))]).astype(np.int64), sample[there], sample_value[there]

@@ -1,0 +1,179 @@
+"""Chat models that explain latents: a local transformers model, or any server with OpenAI's chat interface.
+
+Place on the data's path: `explanations` asks, one of these answers. Three questions are enough: a reply in words,
+P(yes) of a yes-no question read from the first token's logits (so that nothing has to be parsed), and a digit for
+every token of a text (simulation). What a server does not give is None, never a made-up number.
+
+Limits: greedy replies only; a server's P(yes) sees the tokens it lists (20 at most). Local models answer one prompt at
+a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from monosemy.config import fingerprint
+from monosemy.errors import UserError
+from monosemy.models import prompts
+from monosemy.models.prompts import Messages
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DIGITS = "0123456789"
+FOLDED = "{} takes no system message; ours stands at the start of the first user message"
+"""A chat model's note."""
+
+
+class ChatModel(Protocol):
+    """What `explanations` needs of a chat model."""
+
+    name: str
+    """Which model, for the record: no keys, no paths."""
+    identity: str
+    """What tells this model from any other whose answers may differ: a hash, or an address with a name."""
+    note: str
+    """How it is asked otherwise than usual, for the reader; empty where it is not."""
+
+    def fits(self, messages: Messages, n_reply_tokens: int) -> bool:
+        """Whether prompt and reply fit into the model's context, as far as can be known beforehand."""
+        ...
+
+    def reply(self, messages: Messages, n_tokens: int) -> str:
+        """A reply of at most n_tokens."""
+        ...
+
+    def yes(self, messages: Messages) -> tuple[float | None, str]:
+        """(P(yes) / (P(yes) + P(no)) of the first token or None where it cannot be read, the first token's text)."""
+        ...
+
+    def digits(self, messages: Messages, pieces: Sequence[str]) -> list[float] | None:
+        """The expected digit, 0 to 9, that the model gives each piece of a text; None where it cannot be read."""
+        ...
+
+
+def open_chat(chat: str, model: str | None = None) -> ChatModel:
+    """`embedded`, a folder or .gguf file, a hub id, or http(s)://… with a `model` name.
+
+    Raises UserError: nothing there, no such model on the server, a server that does not answer.
+    """
+    if "://" in chat:
+        from monosemy.features.explain.chat_server import ServerChat
+
+        return ServerChat(chat, model)
+    if model is not None:
+        raise UserError(f"--model {model!r} names a model of a server; with --chat {chat} leave it out")
+    return LocalChat(chat)
+
+
+def answer_probability(tokens: Sequence[tuple[str, float]]) -> float | None:
+    """P(yes) / (P(yes) + P(no)) from (token text, probability) pairs; None when neither answer is among them.
+
+    Tokens that differ only in case and surrounding space count as the same answer.
+    """
+    yes = math.fsum(p for text, p in tokens if text.strip().casefold() == "yes")
+    no = math.fsum(p for text, p in tokens if text.strip().casefold() == "no")
+    return yes / (yes + no) if yes + no > 0 else None
+
+
+def expected_digit(tokens: Sequence[tuple[str, float]]) -> float | None:
+    """Σ d·P(d) / Σ P(d) over tokens that are one digit; None when none is."""
+    found = [(int(text.strip()), p) for text, p in tokens if len(text.strip()) == 1 and text.strip() in DIGITS]
+    total = math.fsum(p for _, p in found)
+    return math.fsum(d * p for d, p in found) / total if total > 0 else None
+
+
+class LocalChat:
+    """A model of transformers' library. One without a chat template is asked in a plain transcript."""
+
+    def __init__(self, source: str) -> None:
+        from monosemy.models.sources import load_model
+
+        self._model = load_model(source, checks=False)
+        self._tokenizer = self._model.tokenizer_for("writing explanations")
+        self.name = self._model.name.rstrip("/").rsplit("/", 1)[-1]
+        template = self._tokenizer.chat_template
+        self._folds_system = prompts.has_template(self._tokenizer) and self._lacks_system_role()
+        self.note = FOLDED.format(self.name) if self._folds_system else ""
+        self.identity = fingerprint([self._model.fingerprint, self._model.tokenizer_fingerprint, template])
+        texts = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
+        bare = [text.strip().casefold() for text in texts]
+        self._answers = [(token, text) for token, text in enumerate(bare) if text in ("yes", "no")]
+        self._digits = [(token, text) for token, text in enumerate(bare) if len(text) == 1 and text in DIGITS]
+
+    def fits(self, messages: Messages, n_reply_tokens: int) -> bool:
+        return len(self._prompt(messages)) + n_reply_tokens <= self._model.max_positions
+
+    def reply(self, messages: Messages, n_tokens: int) -> str:
+        import torch
+
+        prompt = self._prompt(messages)
+        tokens = torch.tensor([prompt], device=self._model.device)
+        with torch.no_grad():
+            module: Any = self._model.module
+            written = module.generate(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=n_tokens,
+                do_sample=False,
+                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
+            )
+        return str(self._tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True)).strip()
+
+    def yes(self, messages: Messages) -> tuple[float | None, str]:
+        if not self.fits(messages, 1):
+            return None, ""
+        probabilities = self._probabilities(self._prompt(messages), None)[-1]
+        first = self._tokenizer.decode([int(probabilities.argmax())])
+        return answer_probability([(text, float(probabilities[token])) for token, text in self._answers]), first
+
+    def digits(self, messages: Messages, pieces: Sequence[str]) -> list[float] | None:
+        """All at once, in one pass: every line is given as `piece⇥unknown`, and the digit is read at `unknown`.
+
+        Source: the one-pass simulator of Bills et al., Language models can explain neurons in language models (2023).
+        """
+        tokens, asked = self._prompt(messages), []
+        for piece in pieces:
+            tokens += prompts.plain_ids(self._tokenizer, f"{piece}\t")
+            asked.append(len(tokens) - 1)
+            tokens += prompts.plain_ids(self._tokenizer, "unknown\n")
+        if len(tokens) > self._model.max_positions:
+            return None
+        rows = self._probabilities(tokens, asked)
+        read = [expected_digit([(text, float(row[token])) for token, text in self._digits]) for row in rows]
+        return [digit for digit in read if digit is not None] if None not in read else None
+
+    def _prompt(self, messages: Messages) -> list[int]:
+        if prompts.has_template(self._tokenizer):
+            given = prompts.fold_system(messages) if self._folds_system else messages
+            ids = prompts.chat_ids(self._tokenizer, self._chat_text(given))
+        else:
+            lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
+            ids = prompts.text_ids(self._tokenizer, "\n\n".join([*lines, "Assistant:"]))
+        prompts.check_vocabulary(ids, self._tokenizer, self._model.vocab_size, self.name)
+        return ids
+
+    def _chat_text(self, messages: Messages) -> str:
+        return prompts.chat_text(self._tokenizer, messages, self.name, "choose another --chat")
+
+    def _lacks_system_role(self) -> bool:
+        """Whether system messages have to be folded. Raises UserError when the template fails on our kind of chat."""
+        probe = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
+        try:
+            self._chat_text(probe)
+        except prompts.NoSystemRole:
+            self._chat_text(prompts.fold_system(probe))
+            return True
+        return False
+
+    def _probabilities(self, tokens: list[int], positions: list[int] | None) -> Tensor:
+        """Next-token probabilities [n, V] at positions, by default at the last one alone."""
+        import torch
+
+        given = torch.tensor([tokens], device=self._model.device)
+        with torch.no_grad():
+            kept: Any = 1 if positions is None else torch.tensor(positions, device=self._model.device)
+            logits = self._model.module(input_ids=given, use_cache=False, logits_to_keep=kept).logits
+        return logits[0].float().softmax(-1).cpu()

@@ -1,0 +1,96 @@
+"""`monosemy explain RUN`: explanations by a chat model, in the terminal.
+
+Place on the data's path: words of the command line → `explanations` → a line for each latent.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from monosemy.errors import UserError
+from monosemy.features.view.choose import open_chosen, parse_latents
+from monosemy.ranges import Range
+from monosemy.support.arguments import Parser, whole
+from monosemy.support.visible import visible
+
+DESCRIPTION = """Let a chat model say in a phrase what latents fire on, and score each phrase.
+
+  monosemy explain runs/demo --chat embedded --n 10
+  monosemy explain runs/demo --latents 12 40-45 --chat http://localhost:8000/v1 --model NAME
+
+Every prompt and reply is kept beside the features; the same command goes on where it was stopped. A server's key is
+read from OPENAI_API_KEY.
+"""
+
+
+def run_explain(words: list[str]) -> None:
+    """The command. Raises UserError for bad input, before any model is loaded."""
+    given = _parser().parse_args(words)
+    database = open_chosen(Path(given.run), given.sae)
+    from monosemy.features.explain.chat import open_chat
+    from monosemy.features.explain.explanations import choose_latents, explain_latents
+
+    if given.latents and given.n is not None:
+        raise UserError("give --latents or --n, not both")
+    latents = parse_latents(given.latents, database) if given.latents else choose_latents(database, given.n or 50)
+    chat = open_chat(given.chat, given.model)
+    print(f"{len(latents)} latents of {database.info['site']}/{database.info['name']}, explained by {chat.name}")
+    noted = ""
+    for found in explain_latents(database, latents, chat):
+        if chat.note != noted:  # a server's is known once it was asked
+            noted = chat.note
+            print(f"note: {noted}")
+        print(f"\n{found.latent:>6}  {visible(found.text) or 'not explained'}", flush=True)
+        for line in score_lines(found.record):
+            print(f"        {line}", flush=True)
+
+
+def score_lines(record: dict[str, Any]) -> list[str]:
+    """The scores of a record in words, one a line, with intervals, counts and what is missing."""
+    lines = []
+    names = {
+        "detection_random": "detection, against random text",
+        "detection_near_miss": "detection, against near misses",
+        "fuzzing": "marked words right or wrong",
+    }
+    for key, name in names.items():
+        if score := record["scores"].get(key):
+            counts = f"{score['n_positive']} firing, {score['n_negative']} not"
+            counts += f", of {score['n_positive_documents']} and {score['n_negative_documents']} documents"
+            counts += f", {score['n_missing']} unread" if score["n_missing"] else ""
+            lines.append(
+                f"{name}: AUROC {interval(score, 'auroc')}, balanced accuracy "
+                f"{interval(score, 'balanced_accuracy')} ({counts})"
+            )
+    if score := record["scores"].get("simulation"):
+        lines.append(
+            f"simulated activations: correlation {interval(score, 'correlation')} "
+            f"({score['n_tokens']} tokens of {score['n_passages']} passages, {score['n_documents']} documents)"
+        )
+    if n := record.get("answers_from_words"):
+        lines.append(f"{n} answers read from words: the server gives no log-probabilities")
+    return lines + [f"no {name.replace('_', ' ')}: {why}" for name, why in record["skipped"].items()]
+
+
+def interval(score: dict[str, Any], name: str) -> str:
+    """`0.71 [0.55, 0.83]`; `not known` where there is no number."""
+    if score[name] is None:
+        return "not known"
+    low, high = score[f"{name}_low"], score[f"{name}_high"]
+    return f"{score[name]:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else "")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser("monosemy explain", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="a run folder with features, e.g. runs/demo")
+    parser.add_argument("--sae", metavar="SITE/NAME", help="which SAE (needed when features of several are built)")
+    parser.add_argument("--latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")
+    parser.add_argument("--n", type=whole(Range(1, example=50)), help="how many latents, drawn at random (default 50)")
+    parser.add_argument(
+        "--chat", required=True, metavar="MODEL",
+        help="embedded (tiny: to try it out), a model folder, a hub id, or http://HOST:PORT/v1",
+    )  # fmt: skip
+    parser.add_argument("--model", metavar="NAME", help="the server's name of the model")
+    return parser

@@ -1,0 +1,138 @@
+"""`monosemy export-circuit-tracer RUN`: features as circuit-tracer's frontend reads them.
+
+Place on the data's path: the way out to attribution graphs. Written: the JSON that circuit-tracer 0.5 declares in
+frontend/feature_models.py, one a latent, in the two forms its frontend loads:
+
+    features/index.json.gz    {"<layer>": {"filename", "offsets" [d_sae + 1]}}
+    features/layer_<n>.bin    per latent 4 bytes of length (little-endian), then gzip of the JSON
+    <number>.json             when latents are named: number is the Cantor pairing of layer and latent, the frontend's
+                              node id; serve them from any address (feature_json_base_url of a graph's metadata)
+
+Characters cut over several tokens are whole; line breaks and tabs are the signs ⏎ → ↵ that circuit-tracer uses,
+lone surrogates and NUL those of `visible.storable`.
+Limits: `transcoder_id` names this SAE; graphs need transcoders, so features of a residual-stream SAE can be looked
+at but not attributed to. Logit effects come without their values: the format has no place for them.
+Activations of examples were kept in 8 bits each (`activation_codes`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from monosemy.features.store.database import FeatureDatabase
+from monosemy.features.view.choose import new_folder, place_of
+from monosemy.features.view.excerpt import FIRING_GROUPS, by_group, excerpt
+from monosemy.features.view.facts import value_of
+from monosemy.support import files
+from monosemy.support.progress import stage
+from monosemy.support.visible import json_line, storable
+
+QUANTILE_NAMES = {
+    "top": "Top activations",
+    "q4": "Subsample interval 0 (strongest fifth)",
+    "q3": "Subsample interval 1",
+    "q2": "Subsample interval 2",
+    "q1": "Subsample interval 3",
+    "q0": "Subsample interval 4 (weakest fifth)",
+}
+CONTEXT = 32
+"""Tokens of a context around the peak: what public feature files hold."""
+
+
+def export_circuit_tracer(
+    database: FeatureDatabase, out: Path, latents: Sequence[int] | None = None, *, context: int = CONTEXT
+) -> Path:
+    """Writes the new folder `out` and returns it. `latents` None: all, packed; else one JSON file each.
+
+    `context`: tokens of an example, its peak two thirds in. Raises UserError when `out` holds anything, and for a
+    site without a layer.
+    """
+    out, layer = new_folder(out), place_of(database.info["site"]).layer
+    with files.atomic_folder(out) as folder:
+        if latents is None:
+            _packed(database, folder / "features", layer, context)
+        else:
+            for latent in latents:
+                path = folder / f"{cantor(layer, latent)}.json"
+                path.write_bytes(json_line(feature(database, latent, context)).encode())
+    return out
+
+
+def cantor(layer: int, latent: int) -> int:
+    """(x + y)(x + y + 1) / 2 + y, the number by which circuit-tracer knows latent y of layer x."""
+    return (layer + latent) * (layer + latent + 1) // 2 + latent
+
+
+def feature(database: FeatureDatabase, latent: int, context: int = CONTEXT) -> dict[str, Any]:
+    """A latent in circuit-tracer's form; one that never fired has no examples and zeros for its range."""
+    _, counts = database.histogram(latent)
+    _, values = database.quantiles(latent)
+    raised, lowered = database.output_tokens(latent)
+    maximum = value_of(database.columns, "max", latent) or 0.0
+    info = database.info
+    return {
+        "transcoder_id": f"{info['model']['name']}/{info['site']}/{info['name']}",
+        "index": latent,
+        "layer": place_of(info["site"]).layer,
+        "examples_quantiles": _quantiles(database, latent, context),
+        "top_logits": [_signs(database.tokens.text(token)) for token, _ in raised],
+        "bottom_logits": [_signs(database.tokens.text(token)) for token, _ in lowered],
+        "act_min": 0.0,
+        "act_max": _rounded(maximum),
+        "quantile_values": [_rounded(float(v)) for v in values if v == v],
+        "histogram": [float(count) for count in counts],
+        "activation_frequency": _rounded(value_of(database.columns, "firing_rate", latent) or 0.0),
+    }
+
+
+def _quantiles(database: FeatureDatabase, latent: int, context: int) -> list[dict[str, Any]]:
+    seen: set[tuple[int, int]] = set()
+    before = 2 * context // 3
+    quantiles = []
+    for group, found in by_group(database, latent, FIRING_GROUPS).items():
+        examples = []
+        for example in found:
+            one = excerpt(database, example, before, context - before - 1)
+            place = (int(example.context), int(example.peak))
+            examples.append(
+                {
+                    "tokens": [_signs(piece) for piece in one.pieces],
+                    "tokens_acts_list": [_rounded(value) for value in one.activations],
+                    "train_token_ind": one.peak,
+                    "is_repeated_datapoint": place in seen,
+                }
+            )
+            seen.add(place)
+        quantiles.append({"quantile_name": QUANTILE_NAMES[group], "examples": examples})
+    return quantiles
+
+
+def _packed(database: FeatureDatabase, folder: Path, layer: int, context: int) -> None:
+    folder.mkdir(parents=True)
+    n = database.n_latents
+    name = f"layer_{layer}.bin"
+    offsets = [0]
+    with stage("export", total=n, unit="latents") as bar, (folder / name).open("wb") as file:
+        for latent in range(n):
+            _write_record(file, feature(database, latent, context))
+            offsets.append(file.tell())
+            bar.advance()
+    index = {str(layer): {"filename": name, "offsets": offsets}}
+    (folder / "index.json.gz").write_bytes(gzip.compress(json_line(index).encode(), mtime=0))
+
+
+def _write_record(file: BinaryIO, document: dict[str, Any]) -> None:
+    packed = gzip.compress(json_line(document).encode(), mtime=0)
+    file.write(struct.pack("<I", len(packed)) + packed)
+
+
+def _signs(text: str) -> str:
+    return storable(text).replace("\n", "⏎").replace("\t", "→").replace("\r", "↵")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")

@@ -1,0 +1,348 @@
+"""`monosemy export-neuronpedia RUN`: features for Neuronpedia's bulk importer or its upload call.
+
+Place on the data's path: the way out to a shared site. Nothing is sent from here; two layouts are written.
+
+    bulk     OUT/<model>/<layer>-<set>/{release,model,sourceset,source}.jsonl
+             …/features/batch-N.jsonl.gz, activations/batch-N.jsonl.gz, explanations/batch-N.jsonl.gz
+             (batch N holds the same latents in all three: N·1024 on)
+    upload   OUT/batch-N.json: {"modelId", "source", "features": up to 128}, the body of POST /api/feature/upload-batch
+
+The bulk importer inserts the columns that a file's *first* line names into its tables, so all lines of a file have the
+same keys; `index` is text there, ids are given (the importer makes none) and are derived from what they name, so that
+an import done twice changes nothing. Source: Neuronpedia's schema.prisma and lib/db/import.ts, and the request class of
+its Python client, neuronpedia 1.2.
+
+What the fields hold: `frac_nonzero` the firing rate; `freq_hist_data_*` counts of positive activations and the middles
+of their bins; `neuron_alignment_*` the largest weights of the decoder vector by size, with their share of its L1 norm;
+`topkCosSim*` nearest decoder directions; `correlated_features_*` correlation of *firing* (not of activations);
+`bin*` the fifths of firing windows by peak. Activations were kept in 8 bits each (`activation_codes`). Empty because
+not measured: correlated_neurons_*, logits_hist_data_*, correlated_features_l1. Only contexts in which the latent fires
+are exported. `typeName` and `explanationModelName` of explanations are null: the importer refuses names that its own
+tables don't have; `notes` say how a label was made. Tokens are the text itself, but for what valid UTF-8 or the site's
+database can't hold: lone surrogates and NUL are signs (`visible.storable`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosemy.errors import UserError
+from monosemy.features.store.database import FeatureDatabase
+from monosemy.features.view.choose import Place, new_folder, place_of
+from monosemy.features.view.excerpt import FIRING_GROUPS, Excerpt, by_group, excerpt
+from monosemy.features.view.facts import explanation, fired, scores, shown_score, value_of
+from monosemy.support import files
+from monosemy.support.progress import stage
+from monosemy.support.visible import json_line, storable
+
+BATCH = 1024
+"""Latents a bulk file, as in Neuronpedia's own exports."""
+UPLOAD_BATCH, UPLOAD_LOGITS = 128, 20
+"""Most features and output tokens that the upload call takes."""
+CONTEXT = 64
+CREATOR = "clkht01d40000jv08hvalcvly"
+"""The user that public converters name: a Neuronpedia database made from its own seed has it."""
+N_ALIGNED = 3
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the export goes by on the site."""
+
+    model: str
+    source_set: str
+    source: str
+    place: Place
+    creator: str
+
+
+def export_neuronpedia(
+    database: FeatureDatabase,
+    out: Path,
+    latents: Sequence[int] | None = None,
+    *,
+    layout: str = "bulk",
+    context: int = CONTEXT,
+    model: str | None = None,
+    source_set: str | None = None,
+    creator: str = CREATOR,
+) -> Path:
+    """Writes the new folder `out` and returns the folder to import (bulk) or `out` (upload).
+
+    `latents` None: all. `context`: tokens of an example, its peak two thirds in. `model` and `source_set`: names on
+    the site, else made from the run's. Raises UserError for a name the site would refuse, an unknown layout, and an
+    `out` that holds anything.
+    """
+    if layout not in ("bulk", "upload"):
+        raise UserError(f"--layout {layout!r} is unknown; choose bulk (importer) or upload (its upload call)")
+    out, names = new_folder(out), names_for(database.info, model, source_set, creator)
+    chosen = list(range(database.n_latents) if latents is None else latents)
+    with files.atomic_folder(out) as folder, stage("export", total=len(chosen), unit="latents") as bar:
+        target = folder / names.model / names.source if layout == "bulk" else folder
+        if layout == "bulk":
+            _write_heads(database.info, names, target)
+        size = BATCH if layout == "bulk" else UPLOAD_BATCH
+        for number, start in enumerate(range(0, len(chosen), size)):
+            part = chosen[start : start + size]
+            if layout == "bulk":
+                _write_bulk(database, names, part, target, number, context)
+            else:
+                body = {
+                    "modelId": names.model,
+                    "source": names.source,
+                    "features": [_upload(database, latent, context) for latent in part],
+                }
+                (folder / f"batch-{number}.json").write_text(json_line(body), encoding="utf-8")
+            bar.advance(len(part))
+    return out / names.model / names.source if layout == "bulk" else out
+
+
+def names_for(info: dict[str, Any], model: str | None, source_set: str | None, creator: str) -> Names:
+    """Names on the site: letters, digits, `-` and `_`; a set's name also serves in `<layer>-<set>`."""
+    place = place_of(info["site"], post_norms=bool(info["model"]["post_norms"]))
+    model = model or _slug(str(info["model"]["name"]).rsplit("/", 1)[-1])
+    source_set = source_set or f"{place.short}-{_slug(str(info['name']))}"
+    for flag, name in (("--model-id", model), ("--source-set", source_set)):
+        if not re.fullmatch(r"[a-zA-Z0-9-_]+", name):
+            raise UserError(f"{flag} {name!r} may hold letters, digits, '-' and '_' only")
+    return Names(model, source_set, f"{place.layer}-{source_set}", place, creator)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
+
+
+# ---- bulk
+
+
+def _write_heads(info: dict[str, Any], names: Names, folder: Path) -> None:
+    """The four files that make release, model, set and source; only columns that the site's tables have."""
+    folder.mkdir(parents=True)
+    common = {"creatorId": names.creator, "createdAt": info["created"], "visibility": "PUBLIC"}
+    described = f"{info['architecture']} SAE {info['name']} at {info['site']}, trained with monosemy"
+    release = f"monosemy-{names.model}-{names.source_set}"
+    rows: dict[str, dict[str, Any]] = {
+        "release": {
+            "name": release,
+            "description": described,
+            "descriptionShort": described,
+            "creatorName": "monosemy",
+        },
+        "model": {
+            "id": names.model,
+            "displayName": str(info["model"]["name"]),
+            "displayNameShort": str(info["model"]["name"]),
+            "layers": int(info["model"]["n_layers"]),
+            "neuronsPerLayer": 0,
+            "owner": "",
+        },
+        "sourceset": {
+            "modelId": names.model,
+            "name": names.source_set,
+            "description": described,
+            "type": names.place.short,
+            "creatorName": "monosemy",
+            "releaseName": release,
+        },
+        "source": {
+            "id": names.source,
+            "modelId": names.model,
+            "setName": names.source_set,
+            "num_prompts": int(info["n_contexts"]),
+            "num_tokens_in_prompt": int(info["context_length"]),
+            "notes": f"{info['n_tokens']} tokens; weights SHA-256 {info['sae_sha256']}; activations were kept in "
+            f"{info['example_activations']}",
+        },
+    }
+    for name, row in rows.items():
+        (folder / f"{name}.jsonl").write_text(json_line(row | common) + "\n", encoding="utf-8")
+
+
+def _write_bulk(
+    database: FeatureDatabase, names: Names, latents: Sequence[int], folder: Path, number: int, context: int
+) -> None:
+    rows: dict[str, list[str]] = {"features": [], "activations": [], "explanations": []}
+    for latent in latents:
+        rows["features"].append(json_line(_feature(database, names, latent)))
+        rows["activations"] += map(json_line, _activations(database, names, latent, context))
+        rows["explanations"] += map(json_line, _explanations(database, names, latent))
+    for kind, lines in rows.items():
+        (folder / kind).mkdir(exist_ok=True)
+        if lines:  # the importer stumbles over an empty file
+            data = "".join(f"{line}\n" for line in lines).encode()
+            (folder / kind / f"batch-{number}.jsonl.gz").write_bytes(gzip.compress(data, compresslevel=5, mtime=0))
+
+
+def _feature(database: FeatureDatabase, names: Names, latent: int) -> dict[str, Any]:
+    raised, lowered = database.output_tokens(latent)
+    near = database.neighbours(latent)
+    edges, counts = database.histogram(latent)
+    heights, middles = _bars(edges, counts) if fired(database, latent) else ([], [])
+    vector = np.asarray(database.decoder_vector(latent), np.float64)
+    sizes = np.abs(vector)
+    aligned = np.argsort(-sizes, kind="stable")[:N_ALIGNED]
+    maximum = value_of(database.columns, "max", latent) or 0.0
+    return {
+        "modelId": names.model,
+        "layer": names.source,
+        "index": str(latent),
+        "creatorId": names.creator,
+        "createdAt": database.info["created"],
+        "maxActApprox": _rounded(maximum),
+        "hasVector": True,
+        "vector": [_rounded(float(v)) for v in vector],
+        "vectorDefaultSteerStrength": _rounded(maximum),
+        "hookName": names.place.hook,
+        "topkCosSimIndices": [int(other) for other, _ in near["decoder"]],
+        "topkCosSimValues": [_rounded(float(v)) for _, v in near["decoder"]],
+        "neuron_alignment_indices": [int(i) for i in aligned],
+        "neuron_alignment_values": [_rounded(float(vector[i])) for i in aligned],
+        "neuron_alignment_l1": [_rounded(float(sizes[i] / sizes.sum())) for i in aligned] if sizes.any() else [],
+        "correlated_neurons_indices": [],
+        "correlated_neurons_pearson": [],
+        "correlated_neurons_l1": [],
+        "correlated_features_indices": [int(other) for other, _ in near["coactivation"]],
+        "correlated_features_pearson": [_rounded(float(v)) for _, v in near["coactivation"]],
+        "correlated_features_l1": [],
+        "neg_str": [storable(database.tokens.text(token)) for token, _ in lowered],
+        "neg_values": [_rounded(float(v)) for _, v in lowered],
+        "pos_str": [storable(database.tokens.text(token)) for token, _ in raised],
+        "pos_values": [_rounded(float(v)) for _, v in raised],
+        "frac_nonzero": _rounded(value_of(database.columns, "firing_rate", latent) or 0.0),
+        "freq_hist_data_bar_heights": heights,
+        "freq_hist_data_bar_values": middles,
+        "logits_hist_data_bar_heights": [],
+        "logits_hist_data_bar_values": [],
+        "sourceSetName": names.source_set,
+    }
+
+
+def _activations(database: FeatureDatabase, names: Names, latent: int, context: int) -> list[dict[str, Any]]:
+    rows = []
+    for number, (one, bin_) in enumerate(_examples(database, latent, context)):
+        rows.append(
+            {
+                "id": _identity("activation", names, latent, number, database.info["sae_sha256"]),
+                "modelId": names.model,
+                "layer": names.source,
+                "index": str(latent),
+                "creatorId": names.creator,
+                "createdAt": database.info["created"],
+                "tokens": [storable(piece) for piece in one.pieces],
+                "values": [_rounded(value) for value in one.activations],
+                "maxValue": _rounded(max(one.activations)),
+                "maxValueTokenIndex": int(np.argmax(one.activations)),
+                "minValue": _rounded(min(one.activations)),
+                "dataIndex": str(one.context),
+                "dataSource": one.source or None,
+                "binMin": -1.0 if bin_ is None else bin_[0],
+                "binMax": 99.0 if bin_ is None else bin_[1],
+                "binContains": -1.0 if bin_ is None else 0.2,
+                "qualifyingTokenIndex": one.peak,
+            }
+        )
+    return rows
+
+
+def _explanations(database: FeatureDatabase, names: Names, latent: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": _identity(f"explanation {kind}", names, latent, 0, text),
+            "modelId": names.model,
+            "layer": names.source,
+            "index": str(latent),
+            "authorId": names.creator,
+            "description": text,
+            "typeName": None,
+            "explanationModelName": None,
+            "notes": notes,
+        }
+        for kind, text, notes in _texts(database, latent)
+    ]
+
+
+def _texts(database: FeatureDatabase, latent: int) -> list[tuple[str, str, str]]:
+    """(kind, text, how it was made) of a latent's label and, where there is one, its explanation."""
+    label = database.label(latent)
+    found = []
+    if label.get("text"):
+        measured = "; ".join(f"AUROC {shown_score(score)} from {score.way}" for score in scores(database, latent))
+        found.append(
+            ("label", str(label["text"]), f"from token statistics, no language model; {measured or 'unscored'}")
+        )
+    if told := explanation(label):
+        found.append(("chat", told, "by a chat model"))
+    return found
+
+
+# ---- upload
+
+
+def _upload(database: FeatureDatabase, latent: int, context: int) -> dict[str, Any]:
+    def logits(tokens: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
+        return [
+            {"token": storable(database.tokens.text(i)), "value": _rounded(float(v))} for i, v in tokens[:UPLOAD_LOGITS]
+        ]
+
+    raised, lowered = database.output_tokens(latent)
+    return {
+        "index": latent,
+        "density": _rounded(value_of(database.columns, "firing_rate", latent) or 0.0),
+        "topLogits": logits(raised),
+        "bottomLogits": logits(lowered),
+        "explanations": [
+            {"text": text, "methodName": None, "modelName": None} for _, text, _ in _texts(database, latent)
+        ],
+        "activations": [
+            {
+                "tokens": [storable(piece) for piece in one.pieces],
+                "values": [_rounded(value) for value in one.activations],
+                "quantileMin": None if bin_ is None else bin_[0],
+                "quantileMax": None if bin_ is None else bin_[1],
+                "quantileFraction": None if bin_ is None else 0.2,
+            }
+            for one, bin_ in _examples(database, latent, context)
+        ],
+    }
+
+
+# ---- both
+
+
+def _examples(
+    database: FeatureDatabase, latent: int, context: int
+) -> Iterator[tuple[Excerpt, tuple[float, float] | None]]:
+    """Contexts in which the latent fires, with the range of its fifth's peaks (None for the strongest contexts)."""
+    before = 2 * context // 3
+    for group, found in by_group(database, latent, FIRING_GROUPS).items():
+        peaks = [float(example.value) for example in found]
+        for example in found:
+            bin_ = None if group == "top" else (_rounded(min(peaks)), _rounded(max(peaks)))
+            yield excerpt(database, example, before, context - before - 1), bin_
+
+
+def _bars(edges: np.ndarray, counts: np.ndarray) -> tuple[list[float], list[float]]:
+    middles = (np.asarray(edges[:-1], np.float64) + np.asarray(edges[1:], np.float64)) / 2
+    return [float(count) for count in counts], [_rounded(float(middle)) for middle in middles]
+
+
+def _identity(kind: str, names: Names, latent: int, number: int, what: str) -> str:
+    """25 letters and digits that begin with c, as the site's own ids; the same for the same row."""
+    text = "\0".join((kind, names.model, names.source, str(latent), str(number), what))
+    return "c" + hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _rounded(value: float) -> float:
+    """Five significant digits; JSON has no infinities, and nothing here may be one."""
+    if not math.isfinite(value):
+        raise ValueError(f"not a number that JSON can hold: {value}")
+    return float(f"{value:.5g}")

@@ -1,0 +1,331 @@
+"""Scores of labels: how well something simple tells the windows where a latent fires from those where it doesn't.
+
+Place on the data's path: `labels` fits on one side of the documents, this scores on the other.
+
+    AUROC = P(score of a firing window > score of a silent one) + ½ P(equal)
+
+Windows scored, per latent: its sampled windows (positives) and the shared background windows in which it doesn't
+fire (negatives), both of held-out documents. Four scores of a window:
+    label        max over its tokens t of [peak log-odds(t) + log-odds(token before t)] + Σ over its distinct words of
+                 their log-odds of being in the window at all: the tokens that the label's text is made from
+    hidden       the window's mean hidden state, projected on Σ⁻¹(μ₊ − μ₀) (linear discriminant, shared covariance)
+    combined     the two, each in standard deviations over held-in silent windows, added
+    top token    1 if the window holds the token most frequent at the latent's peaks in the documents that labels are
+                 made from, else 0: the trivial classifier, given whether or not that token is over-represented
+
+The `_strong` columns score the strongest quarter of the firing windows alone: most of a latent's firing is weak, and
+weak firing is hard to tell whatever the label.
+
+What the hidden-state score means: the hidden states are those of the SAE's own site, which the latent itself is a
+function of. It bounds what a linear reader of the averaged site can do; it is not evidence that people can tell.
+
+Intervals: Newcombe (2006), method 5: the AUROCs θ with |A − θ| ≤ 1.96·SE(θ), SE after Hanley & McNeil (1982) with
+(n₊ + n₋)/2 in place of each n; it behaves at A = 1 where DeLong's and the bootstrap collapse to a point. n₊ and n₋ are
+numbers of *documents*, since windows of one document resemble each other; every AUROC over all windows has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+if TYPE_CHECKING:
+    from monosemy.features.labels.corpus import LabelText, Sample
+    from monosemy.features.labels.make import LabelInputs
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_compile = numba.njit(parallel=True, cache=True)
+_compile_serial = numba.njit(cache=True)
+
+_BLOCK = 64
+_RIDGE = 10.0
+"""Added to the covariance's diagonal, in standard deviations squared."""
+MIN_WINDOWS = 5
+"""Fewer held-out windows of either kind: no score."""
+
+
+@_compile_serial
+def auroc(positives: Array, negatives: Array) -> float:
+    """P(positive > negative) + ½ P(equal), NaN when either is empty. positives [n₊], negatives [n₋]: scores."""
+    if len(positives) == 0 or len(negatives) == 0:
+        return np.nan
+    ranked = np.sort(negatives)
+    total = 0.0
+    for value in positives:
+        total += 0.5 * (np.searchsorted(ranked, value, side="left") + np.searchsorted(ranked, value, side="right"))
+    return total / (len(positives) * len(negatives))
+
+
+def auroc_interval(area: Array, n_positive: Array, n_negative: Array, confidence: float = 0.95) -> tuple[Array, Array]:
+    """(low, high) of AUROCs, each [m]; NaN where the area is NaN or a count is below one.
+
+    Solved by bisection on each side of the area (the bound is monotone there). Source: Newcombe, Statistics in
+    Medicine 25 (2006) 559, method 5.
+    """
+    from statistics import NormalDist
+
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    a = np.asarray(area, np.float64)
+    n1, n0 = np.asarray(n_positive, np.float64), np.asarray(n_negative, np.float64)
+    known = np.isfinite(a) & (n1 >= 1) & (n0 >= 1)
+    half = (n1 + n0) / 2 - 1
+
+    def outside(theta: Array) -> Array:
+        """Whether θ is rejected: further from the area than z standard errors at θ."""
+        spread = theta * (1 - theta) * (1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta))
+        return np.abs(a - theta) > z * np.sqrt(np.maximum(spread, 0) / (n1 * n0))
+
+    bounds = []
+    for end in (0.0, 1.0):
+        rejected, accepted = np.full_like(a, end), a.copy()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for _ in range(40):
+                middle = (rejected + accepted) / 2
+                out = outside(middle)
+                rejected, accepted = np.where(out, middle, rejected), np.where(out, accepted, middle)
+        bounds.append(np.where(known, accepted, np.nan))
+    return bounds[0], bounds[1]
+
+
+@_compile
+def project_positives(hidden: Array, directions: Array, offsets: Array, windows: Array, out: Array) -> None:
+    """out[z] = hidden[windows[z]] · directions[latent of z]. hidden [W, d], directions [m, d], out float32 [Z]."""
+    for i in numba.prange(len(offsets) - 1):
+        for z in range(offsets[i], offsets[i + 1]):
+            total = np.float32(0)
+            row = windows[z]
+            for k in range(hidden.shape[1]):
+                total += np.float32(hidden[row, k]) * directions[i, k]
+            out[z] = total
+
+
+@_compile_serial
+def _window_score(
+    tokens: Array,
+    first: int,
+    window: int,
+    groups: Array,
+    kinds: Array,
+    dense: Array,
+    by_kind: Array,
+    seen: Array,
+    mark: int,
+) -> float:
+    """The label score of tokens[first : first + window]; dense float32 [3, G]: peak, before and context log-odds."""
+    best = np.float32(-1e30)
+    context = np.float32(0)
+    for t in range(first, first + window):
+        group = groups[tokens[t]]
+        peak = dense[0, group] if dense[0, group] != 0 else by_kind[0, kinds[tokens[t]]]
+        if t > first:
+            previous = groups[tokens[t - 1]]
+            peak += dense[1, previous] if dense[1, previous] != 0 else by_kind[1, kinds[tokens[t - 1]]]
+        if peak > best:
+            best = peak
+        if seen[group] != mark:
+            seen[group] = mark
+            context += dense[2, group]
+    return float(best + context)
+
+
+@_compile
+def score_labels(
+    tokens: Array,
+    window: int,
+    groups: Array,
+    kinds: Array,
+    n_groups: int,
+    offsets: Array,
+    windows: Array,
+    background: Array,
+    found: Array,
+    odds: Array,
+    kind_odds: Array,
+    top_token: Array,
+    positive_scores: Array,
+    background_scores: Array,
+    top_positive: Array,
+    top_background: Array,
+) -> None:
+    """Label scores and top-token hits of every latent's windows.
+
+    tokens int32 [N]; windows int64 [Z] of the positives, background int64 [B]. found int32 [m, 3, K]: groups of the
+    peak, before and context tables, −1 for none; odds float32 [m, 3, K]; kind_odds float32 [m, 2, kinds];
+    top_token int32 [m].
+    Writes positive_scores, top_positive [Z]; background_scores, top_background [m, B].
+    """
+    m, n_background = len(offsets) - 1, len(background)
+    for block in numba.prange((m + _BLOCK - 1) // _BLOCK):
+        dense = np.zeros((3, n_groups), np.float32)  # one table a block: clearing V entries a latent costs more
+        seen = np.zeros(n_groups, np.int32)
+        mark = 0
+        for i in range(block * _BLOCK, min(m, (block + 1) * _BLOCK)):
+            for table in range(3):
+                for k in range(found.shape[2]):
+                    if found[i, table, k] >= 0:
+                        dense[table, found[i, table, k]] = odds[i, table, k]
+            n_positive = offsets[i + 1] - offsets[i]
+            for j in range(n_positive + n_background):
+                mark += 1
+                z = offsets[i] + j if j < n_positive else j - n_positive
+                first = (windows[z] if j < n_positive else background[z]) * window
+                score = _window_score(tokens, first, window, groups, kinds, dense, kind_odds[i], seen, mark)
+                hit = False
+                for t in range(first, first + window):
+                    hit |= tokens[t] == top_token[i]
+                if j < n_positive:
+                    positive_scores[z], top_positive[z] = score, hit
+                else:
+                    background_scores[i, z], top_background[i, z] = score, hit
+            for table in range(3):
+                for k in range(found.shape[2]):
+                    if found[i, table, k] >= 0:
+                        dense[table, found[i, table, k]] = 0
+
+
+@_compile
+def areas(
+    positive_scores: Array,
+    background_scores: Array,
+    offsets: Array,
+    positive_used: Array,
+    background_used: Array,
+    out: Array,
+) -> None:
+    """out[i] = AUROC over the used positives [Z] against the used background windows [m, B]; NaN below MIN_WINDOWS."""
+    for i in numba.prange(len(offsets) - 1):
+        span = slice(offsets[i], offsets[i + 1])
+        positives = positive_scores[span][positive_used[span]]
+        negatives = background_scores[i][background_used[i]]
+        enough = len(positives) >= MIN_WINDOWS and len(negatives) >= MIN_WINDOWS
+        out[i] = auroc(positives, negatives) if enough else np.nan
+
+
+@_compile
+def n_documents(documents: Array, offsets: Array, used: Array, out: Array) -> None:
+    """out[i] = number of distinct documents among latent i's used entries. documents, used [Z]."""
+    for i in numba.prange(len(offsets) - 1):
+        span = slice(offsets[i], offsets[i + 1])
+        out[i] = len(np.unique(documents[span][used[span]]))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is over-represented for m latents, in three tables (peak, before, window) of K groups, best first."""
+
+    found: Array
+    """int32 [m, 3, K]: groups, −1 after the last."""
+    odds: Array
+    z: Array
+    share: Array
+    """float32 [m, 3, K]"""
+    kind_odds: Array
+    kind_share: Array
+    """float32 [m, 2, kinds]: at the peak, just before."""
+
+
+def merged(tables: Tables, strongest: Tables, n: int = 8) -> Tables:
+    """`tables` with the first n items of `strongest` that they lack, so that scores rest on all the label's words."""
+    new = strongest.found[:, :, :n]
+    known = (new[..., None] == tables.found[:, :, None]).any(-1)
+    found = np.concatenate([tables.found, np.where(known, -1, new)], 2)
+    odds = np.concatenate([tables.odds, strongest.odds[:, :, :n]], 2)
+    return replace(tables, found=found, odds=odds)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A linear discriminant over window vectors: standardised vectors and their factored covariance."""
+
+    vectors: Array
+    """float32 [W, d]: windows, centred and in standard deviations of the fitted ones."""
+    covariance: Array
+    """float64 [d, d]: of the fitted windows, with a share of its diagonal added."""
+
+    @staticmethod
+    def fit(vectors: Array, fitted: Array) -> Reader:
+        """vectors [W, d]; fitted bool [W]: windows to take mean, scale and covariance from."""
+        chosen = vectors[fitted].astype(np.float32)
+        mean, scale = chosen.mean(0), chosen.std(0)
+        scale[scale == 0] = 1
+        chosen = (chosen - mean) / scale
+        covariance = (chosen.T @ chosen).astype(np.float64) / max(1, len(chosen))
+        covariance[np.diag_indices_from(covariance)] += _RIDGE
+        return Reader((vectors.astype(np.float32) - mean) / scale, covariance)
+
+    def directions(self, sample: Sample) -> Array:
+        """Σ⁻¹(μ₊ − μ₀) of every latent, float32 [m, d]; μ₀ = 0, the mean over all fitted windows."""
+        peaks = sample.fitted
+        means = np.zeros((len(sample.fired), self.vectors.shape[1]), np.float32)
+        for i, (start, stop) in enumerate(pairwise(peaks.offsets.tolist())):
+            means[i] = self.vectors[peaks.tokens[start:stop] // sample.window].sum(0)
+        means /= np.maximum(peaks.totals, 1)[:, None]
+        return np.linalg.solve(self.covariance, means.T.astype(np.float64)).T.astype(np.float32)
+
+    def scores(self, sample: Sample, background: Array) -> tuple[Array, Array]:
+        """Scores of the sampled windows [Z] and of the background windows [m, B]."""
+        directions = np.ascontiguousarray(self.directions(sample))
+        positive = np.empty(len(sample.windows), np.float32)
+        project_positives(self.vectors, directions, sample.offsets, sample.windows, positive)
+        return positive, directions @ self.vectors[background].T
+
+
+def score_sample(
+    inputs: LabelInputs, text: LabelText, sample: Sample, tables: Tables, readers: Mapping[str, Reader]
+) -> dict[str, Array]:
+    """Every score column of a chunk of latents, float32 [m]; NaN where there are too few windows."""
+    m, n_background = sample.fired.shape
+    vocabulary = text.corpus.vocabulary
+    positive = np.empty(len(sample.peaks), np.float32)
+    background = np.empty((m, n_background), np.float32)
+    top_positive, top_background = np.empty_like(positive), np.empty_like(background)
+    score_labels(
+        text.corpus.tokens, inputs.window, vocabulary.groups, vocabulary.kinds, vocabulary.n_groups, sample.offsets,
+        sample.windows, inputs.background, tables.found, tables.odds, tables.kind_odds, sample.top_token,
+        positive, background, top_positive, top_background,
+    )  # fmt: skip
+    pairs = {"label": (positive, background), "top_token": (top_positive, top_background)}
+    pairs |= {name: reader.scores(sample, inputs.background) for name, reader in readers.items()}
+    silent_fitted = ~sample.fired & text.window_fitted[inputs.background]
+    latent = np.repeat(np.arange(m), np.diff(sample.offsets))
+    standard = [_standardised(*pairs[name], silent_fitted, latent) for name in ("label", "hidden")]
+    pairs["combined"] = (standard[0][0] + standard[1][0], standard[0][1] + standard[1][1])
+    silent = ~sample.fired & text.window_held_out[inputs.background]
+    columns: dict[str, Array] = {}
+    for name, (of_positives, of_background) in pairs.items():
+        columns[f"{name}_auroc"] = np.empty(m)
+        areas(of_positives, of_background, sample.offsets, sample.used, silent, columns[f"{name}_auroc"])
+    for name in ("label", "hidden"):
+        columns[f"{name}_auroc_strong"] = np.empty(m)
+        areas(*pairs[name], sample.offsets, sample.used & sample.strong, silent, columns[f"{name}_auroc_strong"])
+    counts = _document_counts(inputs, text, sample, silent)
+    for name in pairs:
+        columns[f"{name}_auroc_low"], columns[f"{name}_auroc_high"] = auroc_interval(columns[f"{name}_auroc"], *counts)
+    columns["label_n"] = np.bincount(latent[sample.used], minlength=m)
+    columns["label_n_negative"] = silent.sum(1)
+    columns["label_n_documents"], columns["label_n_negative_documents"] = counts
+    return {name: column.astype(np.float32) for name, column in columns.items()}
+
+
+def _standardised(positive: Array, background: Array, reference: Array, latent: Array) -> tuple[Array, Array]:
+    """Both in standard deviations of the background's `reference` entries [m, B], per latent."""
+    n = np.maximum(reference.sum(1), 1)
+    mean = np.where(reference, background, 0).sum(1) / n
+    spread = np.sqrt(np.where(reference, (background - mean[:, None]) ** 2, 0).sum(1) / n) + 1e-6
+    return (positive - mean[latent]) / spread[latent], (background - mean[:, None]) / spread[:, None]
+
+
+def _document_counts(inputs: LabelInputs, text: LabelText, sample: Sample, silent: Array) -> tuple[Array, Array]:
+    """Distinct documents among the positives and among the negatives of every latent, [m] each."""
+    m = len(sample.fired)
+    positive, negative = np.empty(m), np.empty(m)
+    n_documents(text.documents[sample.peaks], sample.offsets, sample.used, positive)
+    middle = text.documents[inputs.background * inputs.window + inputs.window // 2]
+    spans = np.arange(m + 1) * len(middle)
+    n_documents(np.tile(middle, m), spans, np.ascontiguousarray(silent).reshape(-1), negative)
+    return positive, negative

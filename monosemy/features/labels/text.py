@@ -1,0 +1,298 @@
+"""From counts to words: the one line that a latent's label is.
+
+Place on the data's path: the evidence gathered by `labels` → `“July”, “June” after “in” in French text`.
+
+A label says, as far as each holds: the words at the peaks (with the name of their category, or the kind of token they
+are), what comes just before, what the text around is about, where in a line or document, in which source, and which
+output tokens the latent raises. Where nothing stands out it says `unclear` and gives examples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monosemy.features.labels.vocabulary import FUNCTION_WORDS, KINDS, Vocabulary, category_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_MAX_WORD_TOKENS = 6
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+_LENGTHS = ("", "one", "two", "three", "four", "five", "six")
+_MIN_STRONGEST = 5
+"""Strongest contexts below which they are not described apart."""
+_LANGUAGES = ("english", "french", "spanish", "german", "italian", "portuguese", "dutch", "russian", "chinese")
+_PLACES = (
+    "at the start of a document",
+    "at the end of a document",
+    "at the start of a line",
+    "at the start of a sentence",
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one latent's peaks. Lists are best first, at most K long."""
+
+    peaks: Array
+    """int64 [n]: token indices of the fitted peaks."""
+    groups: Array
+    """int32 [3, K]: over-represented at the peak, just before, in the window; −1 after the last."""
+    shares: Array
+    """float32 [3, K]: share of the peaks (windows) that have it, weighted by activation."""
+    kind_shares: Array
+    """float32 [kinds]."""
+    kind_odds: Array
+    """float32 [kinds]."""
+    place_shares: Array
+    """float32 [4]: start and end of a document, start of a line, start of a sentence."""
+    source_shares: Array
+    """float32 [sources]."""
+    raised: Array
+    """int32 [k]."""
+    raised_values: Array
+    """float32 [k]."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The tokens of the pass as labels need them. N tokens."""
+
+    vocabulary: Vocabulary
+    tokens: Array
+    """int32 [N]."""
+    joined: Array
+    """bool [N]: continues the word of the token before."""
+    sources: Sequence[str]
+    whole_share: Array
+    """float64 [G]: share of a group's occurrences that are whole words."""
+    group_tokens: Array
+    """int32 [G]: the commonest token of each group."""
+    common_raised: frozenset[int]
+    """Tokens that very many latents raise: they say nothing of any one."""
+    source_base: Array
+    """float64 [sources]: share of the tokens."""
+    place_base: Array
+    """float64 [4]."""
+
+    def word(self, index: int) -> tuple[int, int]:
+        """[start, stop) of the word around a token, at most six tokens to each side."""
+        start, stop = index, index + 1
+        while self.joined[start] and index - start < _MAX_WORD_TOKENS:
+            start -= 1
+        while stop < len(self.tokens) and self.joined[stop] and stop - index < _MAX_WORD_TOKENS:
+            stop += 1
+        return start, stop
+
+
+def compose(evidence: Evidence, strongest: Evidence, corpus: Corpus) -> tuple[str, list[str]]:
+    """(label, hints) of one latent; ("", []) for one without peaks. `strongest`: of its strongest contexts alone."""
+    if not len(evidence.peaks):
+        return "", []
+    label, words, hints = _describe(evidence, corpus)
+    if len(strongest.peaks) >= _MIN_STRONGEST:
+        at_top, top_words, top_hints = _describe(strongest, corpus, few=True)
+        new = not top_words or not {w.casefold() for w in top_words} <= {w.casefold() for w in words}
+        if at_top and not label:
+            label, hints = _strongest(at_top), top_hints
+        elif at_top and new and at_top not in label:
+            label += f"; {_strongest(at_top)}"
+    if not label:
+        shown = peak_words(evidence, corpus)[0][:3]
+        label = "unclear, e.g. " + (_listed([word for word, _ in shown]) or ", ".join(_examples(evidence, corpus)))
+    if raised := _raised_words(evidence, corpus):
+        label += f"; raises {_listed(raised)}"
+    return label, hints
+
+
+def _strongest(description: str) -> str:
+    return f"strongest {description}" if description.startswith("at the") else f"strongest on {description}"
+
+
+def _describe(evidence: Evidence, corpus: Corpus, *, few: bool = False) -> tuple[str, list[str], list[str]]:
+    """(description or "" where nothing stands out, the words at the peaks that it names, hints).
+
+    `few`: only a handful of peaks, of which each thing named must cover a fifth, or a third of the text around."""
+    words, coverage = peak_words(evidence, corpus, 0.2 if few else 0.0)
+    source, places = _source(evidence, corpus), _place_hints(evidence, corpus)
+    category = category_of([word for word, _ in words], code=source == "code") if coverage >= 0.3 else None
+    kind = _kind(evidence, corpus)
+    main, named = _main(words, coverage, category, kind)
+    parts = [main] if main else []
+    if before := _before_words(evidence, corpus, 0.3 if few else 0.1):
+        parts.append(("after " if parts else "what follows ") + _listed(before))
+    parts += places
+    if coverage < 0.7 and (around := _context_words(evidence, corpus, named, 0.3 if few else 0.1)):
+        parts.append(("in text with " if parts else "text with ") + _listed(around))
+    if source:
+        parts.append(f"in {source}" if parts else f"text in {source}" if source[0] == "“" else source)
+    hints = [hint for hint in (category, kind) if hint] + places + ([f"in {source}"] if source else [])
+    return " ".join(parts), named, hints
+
+
+def _main(
+    words: list[tuple[str, float]], coverage: float, category: str | None, kind: str | None
+) -> tuple[str, list[str]]:
+    """What is at the peaks, and the words it names: words where few of them cover many peaks, else the kind of token,
+    else nothing."""
+    if category:
+        named = [word for word, share in words[:4] if share >= 0.03]
+        return f"{category}: {_listed(named)}", named
+    named = [word for word, share in words[:3] if share >= 0.05]
+    if kind and (coverage < 0.4 or "digit" in kind or kind == "numbers"):
+        examples = coverage >= 0.15 and (kind == "parts of words" or not any("…" in word for word in named))
+        return kind + (f", e.g. {_listed(named)}" if examples else ""), named
+    if coverage >= 0.4:
+        return _listed(named), named
+    return (f"{_listed(named)} and others", named) if coverage >= 0.2 and named else ("", [])
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(quote(word) for word in words)
+
+
+def quote(text: str) -> str:
+    """“text”, with white space made visible in words."""
+    bare = text.strip(" ")
+    if not text.strip():
+        n_breaks, n_spaces = text.count("\n"), text.count(" ")
+        named = [f"{n_breaks} line breaks" if n_breaks > 1 else "line break"] if n_breaks else []
+        named += ["tab"] * ("\t" in text)
+        if n_spaces:
+            named.append("space" if n_spaces == 1 else f"{n_spaces} spaces")
+        return " and ".join(named) or "white space"
+    return "“" + bare.replace("\n", "↵").replace("\t", "⇥") + "”"
+
+
+def peak_words(evidence: Evidence, corpus: Corpus, least: float = 0.0) -> tuple[list[tuple[str, float]], float]:
+    """Up to six (word, share of the peaks) shown for the over-represented groups, and the top three's joint share.
+
+    A group is shown as the whole word where most of its peaks lie in one word; else as a part: `un…`, `…ing`.
+    """
+    groups = corpus.vocabulary.groups[corpus.tokens[evidence.peaks]]
+    shown: dict[str, list[Any]] = {}
+    for group, share in zip(evidence.groups[0], evidence.shares[0], strict=True):
+        if group < 0 or len(shown) == 6:
+            break
+        word = _surface(evidence.peaks[groups == group], corpus)
+        key = word.casefold()
+        if key in shown:
+            shown[key][1] += float(share)
+        else:
+            shown[key] = [word, float(share)]
+    ranked = sorted((pair for pair in shown.values() if pair[1] >= least), key=lambda pair: -pair[1])
+    return [(word, share) for word, share in ranked], sum(share for _, share in ranked[:3])
+
+
+def _surface(peaks: Array, corpus: Corpus) -> str:
+    spans = [corpus.word(int(index)) for index in peaks[:64]]
+    words = Counter(
+        corpus.vocabulary.join(corpus.tokens[a:b]).strip(" ") or corpus.vocabulary.join(corpus.tokens[a:b])
+        for a, b in spans
+    )
+    word, n = words.most_common(1)[0]
+    if n >= 0.6 * len(spans):
+        return word
+    parts = Counter(corpus.vocabulary.texts[corpus.tokens[index]].strip(" ") for index in peaks[:64])
+    part = parts.most_common(1)[0][0]
+    left = sum(index > a for index, (a, _) in zip(peaks, spans, strict=False)) > len(spans) / 2
+    right = sum(index + 1 < b for index, (_, b) in zip(peaks, spans, strict=False)) > len(spans) / 2
+    return ("…" if left else "") + part + ("…" if right else "")
+
+
+def _kind(evidence: Evidence, corpus: Corpus) -> str | None:
+    """The kind of token at most peaks, when it is far more common there than elsewhere; digits with their place."""
+    best = int(np.argmax(evidence.kind_shares))
+    name = KINDS[best]
+    if evidence.kind_shares[best] < 0.6 or evidence.kind_odds[best] < 0.7 or name == "lower-case words":
+        return None
+    if name != "numbers":
+        return name
+    spans = [(int(index), *corpus.word(int(index))) for index in evidence.peaks[:64]]
+    (place, length), n = Counter((index - a, b - a) for index, a, b in spans).most_common(1)[0]
+    if length < 2 or n < 0.5 * len(spans) or length > len(_ORDINALS):
+        return name
+    return f"{_ORDINALS[place]} digit of {_LENGTHS[length]}-digit numbers"
+
+
+def _before_words(evidence: Evidence, corpus: Corpus, least: float) -> list[str]:
+    """Words just before the peak, where one to three of them come before at least 40% of the peaks."""
+    if np.mean(corpus.joined[evidence.peaks]) > 0.4:
+        return []  # the peak is inside a word, which the words at the peak show whole
+    texts, total = [], 0.0
+    previous = np.maximum(evidence.peaks - 1, 0)
+    groups = corpus.vocabulary.groups[corpus.tokens[previous]]
+    for group, share in zip(evidence.groups[1][:3], evidence.shares[1][:3], strict=True):
+        if group >= 0 and share >= least:
+            texts.append(_surface(previous[groups == group], corpus))
+            total += float(share)
+    return texts if total >= 0.4 else []
+
+
+def _context_words(evidence: Evidence, corpus: Corpus, named: Sequence[str], least: float) -> list[str]:
+    """Up to three words over-represented in the windows, other than those named already and function words."""
+    known = {word.strip("…").casefold() for word in named} | FUNCTION_WORDS
+    texts: list[str] = []
+    for group, share in zip(evidence.groups[2], evidence.shares[2], strict=True):
+        if group < 0 or len(texts) == 3:
+            break
+        text = corpus.vocabulary.texts[corpus.group_tokens[group]].strip()
+        whole = corpus.whole_share[group] >= 0.7 and len(text) >= 3 and text.isalpha()
+        if whole and share >= least and text.casefold() not in known:
+            texts.append(text)
+    return texts
+
+
+def _raised_words(evidence: Evidence, corpus: Corpus) -> list[str]:
+    """Up to two readable tokens that the latent raises, where they stand out: far above the rest, or one word twice.
+
+    Single unrelated tokens on top are mostly rare tokens with long unembedding vectors, in random directions too.
+    """
+    vocabulary, values = corpus.vocabulary, evidence.raised_values
+    if len(values) == 0 or values[-1] <= 0:
+        return []
+    first = evidence.raised[:6]
+    groups = Counter(vocabulary.groups[first].tolist())
+    texts: list[str] = []
+    for token, value in zip(first, values, strict=False):
+        text = vocabulary.texts[token].strip()
+        stands_out = value >= 1.75 * values[-1] or groups[vocabulary.groups[token]] > 1
+        readable = text and "�" not in text and text.isprintable() and not vocabulary.special[token]
+        known = text.casefold() in [other.casefold() for other in texts]
+        if stands_out and readable and not known and token not in corpus.common_raised:
+            texts.append(text)
+    return texts[:2]
+
+
+def _examples(evidence: Evidence, corpus: Corpus) -> list[str]:
+    spans = [corpus.word(int(index)) for index in evidence.peaks[:3]]
+    return [quote(corpus.vocabulary.join(corpus.tokens[a:b])) for a, b in spans]
+
+
+def _place_hints(evidence: Evidence, corpus: Corpus) -> list[str]:
+    """Places in a document or line that hold at most peaks and seldom elsewhere."""
+    return [
+        place
+        for place, share, base in zip(_PLACES, evidence.place_shares, corpus.place_base, strict=True)
+        if share >= 0.5 and share >= 4 * base
+    ]
+
+
+def _source(evidence: Evidence, corpus: Corpus) -> str | None:
+    """The source (a corpus, a language), or two languages but English, of nearly all peaks and little of the text."""
+    order = np.argsort(-evidence.source_shares)
+    for n in (1, 2):
+        chosen = order[:n]
+        names = [corpus.sources[k] for k in chosen] if len(corpus.sources) > n else []
+        share, base = float(evidence.source_shares[chosen].sum()), float(corpus.source_base[chosen].sum())
+        enough = evidence.source_shares[chosen].min() >= 0.15 and share >= 0.75 and base <= 0.5 and share >= 1.5 * base
+        if not names or not enough or (n == 2 and not set(names) <= set(_LANGUAGES[1:])):
+            continue
+        if set(names) <= set(_LANGUAGES):
+            return " or ".join(name.capitalize() for name in names) + " text"
+        return names[0] if names[0] == "code" else quote(names[0])
+    return None

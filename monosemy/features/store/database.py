@@ -1,0 +1,386 @@
+"""The feature database: everything the pages, exports and explanations read about the latents of one SAE.
+
+Place on the path: RUN/features/<site>/<name>/ (made by `build`) → [FeatureDatabase] → pages, exports, explanations.
+Arrays are memory-mapped, so that opening costs milliseconds whatever the number of latents; labels and documents are in
+SQLite. Neither torch nor numba is imported. Safe to use from several threads: SQLite gets one connection a thread.
+
+A *token index* is flat: context · T + position. Units: activations and every value derived from them are raw, as the
+SAE gives them; cosines and correlations have none; output tokens are in logits per unit of activation.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosemy.errors import UserError, unknown
+from monosemy.features.store.activation_codes import decode_activations
+from monosemy.features.store.compact import ARRAYS
+from monosemy.features.store.leading import explanation_leads
+from monosemy.features.store.search import match_expression
+from monosemy.features.store.settings import FORMAT, GROUPS, LEVELS
+from monosemy.features.store.token_texts import TokenTexts
+from monosemy.features.store.write import INFO, SQLITE, replace_explanation
+from monosemy.run import read_run
+from monosemy.saes.listing import refuse_stopped, saved_saes
+from monosemy.support import files
+from monosemy.support.tensor_rows import read_rows
+from monosemy.support.visible import visible
+
+_WEIGHTS = "sae.safetensors"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A context of a latent."""
+
+    group: str
+    """`top`, `q0` (weakest fifth) … `q4` (strongest), `near_miss`, `random`."""
+    context: int
+    """Number of the context among the pass's."""
+    peak: int
+    """Position of the peak in the context; for negatives, of the window meant."""
+    value: float
+    """Activation at the peak, raw; 0 for negatives."""
+    token_ids: np.ndarray
+    """int32 [T]."""
+    activations: np.ndarray
+    """float32 [T], raw; the whole context's, so a negative may have some outside its window."""
+    source: str
+    """Name of the text source of the document at the peak."""
+    origin: str
+    """The document: a title, a file."""
+
+
+class FeatureDatabase:
+    """One SAE's latents. Open with `FeatureDatabase.open` or `open_features`."""
+
+    def __init__(self, folder: Path, info: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.folder, self.info, self._arrays = folder, info, arrays
+        self.columns: Mapping[str, np.ndarray] = dict(zip(info["columns"], arrays["columns"]))
+        """float32 [m] each, NaN where a latent has no value; what they mean: info["column_help"]."""
+        self.tokens = TokenTexts(arrays["vocabulary_data"], arrays["vocabulary_offsets"], arrays["vocabulary_special"])
+        self._local = threading.local()
+
+    @staticmethod
+    def open(folder: Path) -> FeatureDatabase:
+        """Opens a database. Raises UserError: none there, of another format, or a file missing or truncated."""
+        folder = Path(folder).expanduser()
+        if not (folder / INFO).exists():
+            raise UserError(f"{folder} holds no feature database (it has no {INFO}); build it: monosemy features RUN")
+        info = files.read_json(folder / INFO)
+        if not isinstance(info, dict) or info.get("format") != FORMAT:
+            found = info.get("format") if isinstance(info, dict) else None
+            raise UserError(
+                f"{folder} has feature format {found!r} and this version reads {FORMAT}; build it again: "
+                "monosemy features RUN"
+            )
+        arrays: dict[str, np.ndarray] = {}
+        for name in ARRAYS:
+            try:
+                # as plain arrays over the map: slices of np.memmap itself cost ten times as much
+                arrays[name] = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+            except (OSError, ValueError, EOFError) as error:
+                raise _damaged(folder, f"{name}.npy", error) from None
+        if not (folder / SQLITE).exists():
+            raise _damaged(folder, SQLITE, FileNotFoundError("missing"))
+        return FeatureDatabase(folder, info, arrays)
+
+    @property
+    def n_latents(self) -> int:
+        return int(self.info["d_sae"])
+
+    @property
+    def context_length(self) -> int:
+        return int(self.info["context_length"])
+
+    def check(self, latent: int) -> int:
+        """The latent's number; UserError when there is none such."""
+        if not 0 <= latent < self.n_latents:
+            raise UserError(f"latent {latent} is out of range; this SAE has latents 0 to {self.n_latents - 1}")
+        return int(latent)
+
+    def stats(self, latent: int) -> dict[str, float]:
+        """Every column of one latent; NaN where it has no value."""
+        self.check(latent)
+        return {name: float(column[latent]) for name, column in self.columns.items()}
+
+    # --- contexts ---------------------------------------------------------------------------------------------------
+
+    def examples(self, latent: int, groups: Iterable[str] | None = None) -> list[Example]:
+        """The latent's contexts, in the order of `GROUPS`, the strongest of `top` first; of a latent that never
+        fired, near misses and random contexts alone."""
+        wanted = set(GROUPS if groups is None else groups)
+        if not wanted <= set(GROUPS):
+            raise unknown("example group", sorted(wanted - set(GROUPS))[0], GROUPS)
+        kinds, token, length, position, value = self.example_arrays(latent)
+        context, peak = token // self.context_length, token % self.context_length
+        activations = np.zeros((len(token), self.context_length), np.float32)
+        activations[np.repeat(np.arange(len(token)), length), position] = value
+        token_ids = self._arrays["tokens"][context].astype(np.int32)
+        peaks, documents = zip(context.tolist(), peak.tolist()), self.documents_at(token)
+        return [
+            Example(GROUPS[kind], *place, activations[k, place[1]].item(), token_ids[k], activations[k], *document)
+            for k, (kind, place, document) in enumerate(zip(kinds.tolist(), peaks, documents))
+            if GROUPS[kind] in wanted
+        ]
+
+    def example_arrays(self, latent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The same sparse and at once, E examples with A firings in their contexts, example after example:
+
+        (group [E], an index into `GROUPS`; token [E], the token index of the peak; length [E], firings in the context,
+        A in all; position [A] in the context; value float32 [A], raw).
+        """
+        arrays = self._arrays
+        first, last = arrays["example_offsets"][self.check(latent) : latent + 2].tolist()
+        begin, end = arrays["activation_offsets"][latent : latent + 2].tolist()
+        low, high = float(self.columns["min"][latent]), float(self.columns["max"][latent])
+        return (
+            np.repeat(np.arange(len(GROUPS)), arrays["example_counts"][latent]),
+            arrays["example_token"][first:last].astype(np.int64),
+            arrays["example_length"][first:last],
+            arrays["activation_position"][begin:end],
+            decode_activations(arrays["activation_code"][begin:end], low, high),
+        )
+
+    def example(self, number: int) -> Example:
+        """One example by its number in the whole database, 0 to info["n_examples"] − 1. Raises UserError outside."""
+        n = len(self._arrays["example_token"])
+        if not 0 <= number < n:
+            raise UserError(f"example {number} is out of range; this database has examples 0 to {n - 1}")
+        latent = int(np.searchsorted(self._arrays["example_offsets"], number, side="right")) - 1
+        return self.examples(latent)[number - int(self._arrays["example_offsets"][latent])]
+
+    def context(self, context: int) -> np.ndarray:
+        """int32 [T]: the tokens of a context. Raises UserError for a number that is none."""
+        if not 0 <= context < self.info["n_contexts"]:
+            raise UserError(f"context {context} is out of range; there are contexts 0 to {self.info['n_contexts'] - 1}")
+        return self._arrays["tokens"][context].astype(np.int32)
+
+    def encoded(self, context: int) -> np.ndarray:
+        """bool [T]: the positions of a context that the SAE read: no first positions, special tokens, outliers."""
+        length = self.context_length
+        bits = np.unpackbits(self._arrays["kept"][context * length // 8 : -(-(context + 1) * length // 8)])
+        return bits[context * length % 8 :][:length].astype(bool)
+
+    def document(self, token_index: int) -> tuple[str, str]:
+        """(source, origin) of the document at a token index."""
+        return self.documents_at(np.array([token_index]))[0]
+
+    def documents_at(self, token: np.ndarray) -> list[tuple[str, str]]:
+        """(source, origin) of the documents at token indices [n]."""
+        names = self._document_names
+        return [names.get(number, ("", "")) for number in self.document_numbers(token).tolist()]
+
+    def document_numbers(self, token: np.ndarray) -> np.ndarray:
+        """int32 [n]: the numbers of the documents at token indices [n]."""
+        rows = np.searchsorted(self._document_starts, token, side="right") - 1
+        return self._arrays["documents"][rows, 1]
+
+    @cached_property
+    def _document_starts(self) -> np.ndarray:
+        return np.array(self._arrays["documents"][:, 0])
+
+    @cached_property
+    def _document_names(self) -> dict[int, tuple[str, str]]:
+        rows = self._sqlite().execute("SELECT id, source, origin FROM documents")
+        return {number: (visible(source), visible(origin)) for number, source, origin in rows}
+
+    # --- numbers ----------------------------------------------------------------------------------------------------
+
+    def histogram(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of the positive activations: edges float32 [B + 1], raw, equal widths, smallest to largest; counts [B]."""
+        counts = np.array(self._arrays["histogram"][self.check(latent)], np.int64)
+        low, high = float(self.columns["min"][latent]), float(self.columns["max"][latent])
+        low = 0.0 if np.isnan(low) else low
+        return np.linspace(low, high, len(counts) + 1, dtype=np.float32), counts
+
+    def quantiles(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
+        """(levels, values [L] raw) of the positive activations; NaN for a latent that never fired."""
+        return np.asarray(LEVELS, np.float32), np.array(self._arrays["quantiles"][self.check(latent)])
+
+    def positions(self, latent: int) -> np.ndarray:
+        """int64 [P]: firings in each of P equal parts of a context, first to last."""
+        return np.array(self._arrays["positions"][self.check(latent)], np.int64)
+
+    def output_tokens(self, latent: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+        """(raised, lowered): (token id, logits per unit of activation), strongest first; empty lists where the site has
+        no direct path to the output (info["no_output_tokens"] says why)."""
+        ids, values = self._arrays["output_ids"][self.check(latent)], self._arrays["output_values"][latent]
+        raised, lowered = (list(zip(i, v)) for i, v in zip(ids.tolist(), values.tolist()))
+        return raised, lowered
+
+    def neighbours(self, latent: int) -> dict[str, list[tuple[int, float]]]:
+        """{"decoder": [(latent, cosine)], "coactivation": [(latent, correlation of firing)]}, highest first."""
+        near, values = self._arrays["neighbours"][self.check(latent)], self._arrays["neighbour_values"][latent]
+        return {
+            name: [(i, v) for i, v in zip(listed, own) if i < self.n_latents]
+            for name, listed, own in zip(("decoder", "coactivation"), near.tolist(), values.tolist())
+        }
+
+    @property
+    def sketches(self) -> np.ndarray:
+        """int8 [m, k]: sketch · sketch′ / 127² estimates the correlation of two latents' activations (error ≈ 1/√k),
+        across databases whose info["text_sha256"] agree."""
+        return self._arrays["sketches"]
+
+    def decoder_vector(self, latent: int) -> np.ndarray:
+        """float32 [d]: the latent's decoder row, from the SAE's own file. Raises UserError when that is gone."""
+        return self.decoder_vectors(slice(self.check(latent), latent + 1))[0]
+
+    def decoder_vectors(self, latents: slice | np.ndarray) -> np.ndarray:
+        """float32 [n, d]: decoder rows of several latents."""
+        run = self.folder.resolve().parents[2]
+        return read_rows(run / "saes" / self.info["site"] / self.info["name"] / _WEIGHTS, "W_dec", latents)
+
+    # --- labels and search --------------------------------------------------------------------------------------------
+
+    def label(self, latent: int) -> dict[str, Any]:
+        """{"text", "hints": [text], "peak_tokens", "before_tokens": [(token id, log-odds in standard deviations)],
+        "explanation": {"text", …} or None, "explanation_leads": whether it is the heading, "scores": {name: value or
+        NaN}}."""
+        query = "SELECT label, hints FROM texts WHERE latent = ?"
+        text, hints = self._sqlite().execute(query, (self.check(latent),)).fetchone() or ("", "")
+        query = "SELECT text, record FROM explanations WHERE latent = ?"
+        explained = self._sqlite().execute(query, (latent,)).fetchone()
+        ids, odds = self._arrays["label_ids"][latent].tolist(), self._arrays["label_odds"][latent].tolist()
+        peak, before = ([(i, v) for i, v in zip(*row) if i < len(self.tokens)] for row in zip(ids, odds))
+        told = {"text": visible(explained[0]), **json.loads(explained[1])} if explained else None
+        return {
+            "text": visible(text),
+            "hints": [visible(hint) for hint in json.loads(hints)] if hints else [],
+            "peak_tokens": peak,
+            "before_tokens": before,
+            "explanation": told,
+            "explanation_leads": explanation_leads(text, self._label_auroc(latent), told),
+            "scores": {name: float(self.columns[name][latent]) for name in self.info["label_columns"]},
+        }
+
+    def labels(self, latents: Sequence[int] | np.ndarray) -> list[str]:
+        """The texts of several latents, in the order asked: the label, or an explanation that leads (`leading`)."""
+        wanted = [int(i) for i in latents]
+        found: dict[int, str] = {}
+        for start in range(0, len(wanted), 500):  # SQLite limits the variables of a statement
+            part = wanted[start : start + 500]
+            condition = f"texts.latent IN ({','.join('?' * len(part))})"
+            found.update((i, text) for i, text, _ in self._leading_texts(f"texts WHERE {condition}", part))
+        return [found.get(i, "") for i in wanted]
+
+    def _leading_texts(
+        self, rows: str, values: Sequence[Any] | Mapping[str, Any], rank: str = "0.0", end: str = ""
+    ) -> list[tuple[int, str, float]]:
+        """(latent, leading text, rank) of rows with label and explanation. `rows`: their table and condition."""
+        table, _, condition = rows.partition(" WHERE ")
+        number = f"{table}.{'rowid' if table == 'search' else 'latent'}"
+        query = (
+            f"SELECT {number}, {table}.label, {table}.explanation, explanations.record, {rank} FROM {table} "
+            f"LEFT JOIN explanations ON explanations.latent = {number} WHERE {condition} {end}"
+        )
+        listed = self._sqlite().execute(query, values)
+        return [(i, self._leading(i, label, text, record), place) for i, label, text, record, place in listed]
+
+    def _leading(self, latent: int, label: str, explanation: str, record: str | None) -> str:
+        """The text that names a latent (`leading`)."""
+        if not explanation:
+            return visible(label)
+        told = {"text": explanation, **json.loads(record or "{}")}
+        return visible(explanation if explanation_leads(label, self._label_auroc(latent), told) else label)
+
+    def _label_auroc(self, latent: int) -> float | None:
+        return float(self.columns["label_auroc"][latent]) if "label_auroc" in self.columns else None
+
+    def search_labels(self, text: str, limit: int = 50) -> list[tuple[int, str, float]]:
+        """(latent, text as `labels` gives it, rank) of labels and explanations with words that begin like those of
+        `text`, best first (a lower rank is better). Text without a letter or digit is looked for as it stands."""
+        if expression := match_expression(text):
+            end = "ORDER BY rank, search.rowid LIMIT ?"
+            return self._leading_texts("search WHERE search MATCH ?", (expression, limit), "rank", end)
+        if not (plain := text.strip()):
+            return []
+        escaped = plain.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        found = "texts.label LIKE :text ESCAPE '\\' OR texts.explanation LIKE :text ESCAPE '\\'"
+        values = {"text": f"%{escaped}%", "limit": limit}
+        return self._leading_texts(f"texts WHERE {found}", values, end="ORDER BY texts.latent LIMIT :limit")
+
+    def latents_of_token(self, token_id: int, limit: int = 50) -> list[tuple[int, float]]:
+        """(latent, score) of latents that go together with a token, best first; score 1: all of the latent's activation
+        falls on it, at full strength at each occurrence. Raises UserError outside the vocabulary."""
+        if not 0 <= token_id < len(self.tokens):
+            raise UserError(f"token id {token_id} is out of range; this vocabulary has ids 0 to {len(self.tokens) - 1}")
+        first, last = (int(x) for x in self._arrays["index_offsets"][token_id : token_id + 2])
+        last = min(last, first + limit)
+        scores = self._arrays["index_score"][first:last].astype(np.float32)
+        return [(int(i), float(s)) for i, s in zip(self._arrays["index_latent"][first:last], scores)]
+
+    def tokens_matching(self, text: str, limit: int = 50) -> list[int]:
+        """Ids of tokens that are, begin with or contain `text`, in this order."""
+        return self.tokens.matching(text, limit)
+
+    def write_explanations(self, explanations: Mapping[int, tuple[str, Mapping[str, Any]]]) -> None:
+        """Keeps {latent: (text, record)} in one transaction; earlier ones of these latents are replaced.
+
+        `record` is JSON: model, scores, … Raises UserError for a latent out of range or a folder that can't be written.
+        """
+        rows = [
+            (self.check(i), text, json.dumps(dict(record), ensure_ascii=False, allow_nan=False))
+            for i, (text, record) in explanations.items()
+        ]
+        try:
+            with closing(sqlite3.connect(self.folder / SQLITE, timeout=30)) as connection, connection:
+                for latent, text, record in rows:
+                    replace_explanation(connection, latent, text, record)
+        except sqlite3.Error as error:
+            raise UserError(f"cannot write {self.folder / SQLITE}: {error}; check the folder's permissions") from None
+
+    def _sqlite(self) -> sqlite3.Connection:
+        if not hasattr(self._local, "connection"):
+            uri = f"{(self.folder / SQLITE).resolve().as_uri()}?mode=ro"
+            self._local.connection = sqlite3.connect(uri, uri=True, timeout=30)
+        connection: sqlite3.Connection = self._local.connection
+        return connection
+
+
+def features_folder(run: Path, site: str, name: str) -> Path:
+    """Where the database of an SAE is kept."""
+    return Path(run).expanduser() / "features" / site / name
+
+
+def list_features(run: Path) -> list[tuple[str, str]]:
+    """(site, name) of every feature database of a run, in order of name."""
+    found = (Path(run).expanduser() / "features").glob(f"*/*/{INFO}")
+    return [(path.parent.parent.name, path.parent.name) for path in sorted(found) if path.parent.name[0] != "."]
+
+
+def open_features(run: Path, site: str | None = None, name: str | None = None) -> FeatureDatabase:
+    """The database of one SAE of a run; without a name, the only or first one there is, controls last.
+
+    Raises UserError for a folder that is no run, an unknown SAE, one whose training stopped early, or one without
+    features (with the command that builds them).
+    """
+    read_run(run)
+    asked = [sae for sae in saved_saes(run) if site in (None, sae.site) and name in (None, sae.name)]
+    if site and name:
+        if not asked:
+            raise unknown("SAE", f"{site}/{name}", [sae.label for sae in saved_saes(run)])
+        refuse_stopped(asked[0].label, asked[0].stopped)
+    features = list_features(run)
+    for sae in asked:
+        if sae.key in features and not sae.stopped:
+            return FeatureDatabase.open(features_folder(run, *sae.key))
+    which = f" --saes {site}/{name}" if site and name else ""
+    what = f"SAE {site}/{name} of run {run}" if site and name else f"run {run}"
+    raise UserError(f"{what} has no features yet; build them: monosemy features {run}{which}")
+
+
+def _damaged(folder: Path, name: str, error: Exception) -> UserError:
+    reason = "missing" if isinstance(error, FileNotFoundError) else str(error)
+    return UserError(f"{folder / name} is missing or damaged ({reason}); build it again: monosemy features RUN")

@@ -1,0 +1,130 @@
+"""Bookmarks and notes on latents, in a file of their own: RUN/notes.json.
+
+Place on the path: beside the feature database, which is built again at will; what a person wrote must not go with it.
+
+    {"format": 1, "notes": [{"site", "name", "latent", "bookmark", "text", "changed"}]}
+
+One entry a latent, in order of site, name and latent. Every change reads, edits and replaces the whole file under a
+lock (`.notes.lock`, freed by the kernel with its holder), so that two browsers on one run don't undo each other.
+A change says only what it changes: what it leaves out stays as it is in the file, whatever the writer knew of it.
+Limits: without `before` the last writer of one latent's text wins; a file that cannot be read is refused, never
+overwritten.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from monosemy.errors import UserError
+from monosemy.support import files
+
+FORMAT = 1
+MAX_CHARACTERS = 20_000
+"""Longest note, in characters."""
+
+_in_process = threading.Lock()  # record locks do not exclude threads of one process
+
+
+class ChangedError(UserError):
+    """The note is no longer what its writer saw."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a person keeps about one latent. `changed`: ISO 8601, UTC."""
+
+    site: str
+    name: str
+    latent: int
+    bookmark: bool
+    text: str
+    changed: str
+
+
+def notes_path(run: Path) -> Path:
+    return run / "notes.json"
+
+
+def read_notes(run: Path) -> list[Note]:
+    """All notes of a run folder, in order; none when the file does not exist yet.
+
+    Raises UserError when the file is damaged or of a newer format.
+    """
+    path = notes_path(run)
+    if not path.exists():
+        return []
+    document = files.read_json(path)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        version = document.get("format") if isinstance(document, dict) else None
+        raise UserError(f"{path} has format {version!r}, this version of monosemy reads {FORMAT}; upgrade monosemy")
+    try:
+        return [_note(**entry) for entry in document["notes"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a list of notes ({error}); restore it or move it away") from None
+
+
+def put_note(
+    run: Path,
+    site: str,
+    name: str,
+    latent: int,
+    *,
+    bookmark: bool | None = None,
+    text: str | None = None,
+    before: str | None = None,
+) -> list[Note]:
+    """Changes one latent's bookmark, note or both, durably, and returns all notes.
+
+    None keeps what is there; with neither a bookmark nor a text left the entry goes. `before` is the text that the
+    writer of `text` saw. Raises ChangedError when another one has been written since, and UserError for a text above
+    `MAX_CHARACTERS`, an unreadable notes.json, or a folder that cannot be written.
+    """
+    if text is not None and len(text) > MAX_CHARACTERS:
+        raise UserError(f"a note takes at most {MAX_CHARACTERS:,} characters, got {len(text):,}; shorten it")
+    key = (site, name, latent)
+    with _locked(run):
+        kept = {(note.site, note.name, note.latent): note for note in read_notes(run)}
+        known = kept.pop(key, None)
+        old_bookmark, old_text = (known.bookmark, known.text) if known else (False, "")
+        if text is not None and before is not None and old_text not in (before, text):
+            raise ChangedError(
+                f"the note on latent {latent} was changed elsewhere meanwhile; look at it, then save again"
+            )
+        bookmark = old_bookmark if bookmark is None else bookmark
+        text = old_text if text is None else text
+        if bookmark or text.strip():
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            kept[key] = Note(site, name, latent, bookmark, text, now)
+        notes = [kept[entry] for entry in sorted(kept)]
+        files.write_json(notes_path(run), {"format": FORMAT, "notes": [asdict(note) for note in notes]})
+    return notes
+
+
+def _note(**entry: Any) -> Note:
+    note = Note(**entry)
+    if not isinstance(note.latent, int) or not isinstance(note.text, str):
+        raise TypeError(f"unexpected values in {entry}")
+    return note
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    path = run / ".notes.lock"
+    with _in_process:
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise files.explain_os_error(error, notes_path(run)) from error
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)

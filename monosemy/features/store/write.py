@@ -1,0 +1,138 @@
+"""A feature database as a folder, written under another name and renamed when whole.
+
+Place on the path: `build` → [RUN/features/<site>/<name>/] → `database` (the reader).
+
+    features.json                    info: what it was built from and how
+    *.npy                            the arrays of `compact.ARRAYS`, small types, memory-mapped by the reader
+    features.sqlite                  labels and explanations with full-text search; documents
+
+What another database of the same SAE held beyond these files (explanations, with their prompts and replies) is carried
+over; nothing a user paid for is lost by building again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosemy.errors import UserError
+from monosemy.features.store.compact import ARRAYS, compact
+from monosemy.support import files
+
+INFO, SQLITE = "features.json", "features.sqlite"
+_SCHEMA = """
+CREATE TABLE texts (latent INTEGER PRIMARY KEY, label TEXT NOT NULL, explanation TEXT NOT NULL, hints TEXT NOT NULL);
+CREATE TABLE explanations (latent INTEGER PRIMARY KEY, text TEXT NOT NULL, record TEXT NOT NULL);
+CREATE TABLE documents (id INTEGER PRIMARY KEY, source TEXT NOT NULL, origin TEXT NOT NULL);
+CREATE VIRTUAL TABLE search USING fts5(
+    label, explanation, content='texts', content_rowid='latent', tokenize='unicode61 remove_diacritics 2'
+);
+"""
+
+
+def write_database(
+    folder: Path,
+    info: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    labels: Sequence[tuple[str, Mapping[str, Any]]],
+    documents: Iterable[tuple[int, str, str]],
+) -> None:
+    """Writes a database, replacing an older one of the same name only when complete.
+
+    arrays: as `compact.INPUTS` names them; labels: of every latent in order, its text and a record with `hints` [text]
+    and, where known, `peak_tokens` and `before_tokens` [(token id, log-odds)]; documents: (number, source, origin).
+    Raises UserError when the folder cannot be written to, ValueError for arrays that don't fit together.
+    """
+    small = compact(arrays, info["columns"], [record for _, record in labels])
+    with files.atomic_folder(folder) as target:
+        for name in ARRAYS:
+            np.save(target / f"{name}.npy", np.ascontiguousarray(small[name]), allow_pickle=False)
+        explanations = _carry_over(folder, target, info)
+        try:
+            _write_sqlite(target / SQLITE, labels, documents, explanations)
+        except sqlite3.Error as error:
+            raise UserError(f"cannot write {folder / SQLITE}: {error}; free space or choose another folder") from error
+        files.write_json(target / INFO, dict(info))
+
+
+def _write_sqlite(
+    path: Path,
+    labels: Sequence[tuple[str, Mapping[str, Any]]],
+    documents: Iterable[tuple[int, str, str]],
+    explanations: Sequence[tuple[int, str, str]],
+) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA page_size = 4096")
+        connection.executescript(_SCHEMA)
+        connection.execute("BEGIN")
+        explained = {latent: text for latent, text, _ in explanations}
+        rows = (
+            (i, text, explained.get(i, ""), json.dumps(record["hints"], ensure_ascii=False) if record["hints"] else "")
+            for i, (text, record) in enumerate(labels)
+        )
+        connection.executemany("INSERT INTO texts VALUES (?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO documents VALUES (?, ?, ?)", documents)
+        connection.executemany("INSERT INTO explanations VALUES (?, ?, ?)", explanations)
+        connection.execute("INSERT INTO search (search) VALUES ('rebuild')")
+        connection.execute("COMMIT")
+        connection.execute("INSERT INTO search (search) VALUES ('optimize')")
+
+
+def replace_explanation(connection: sqlite3.Connection, latent: int, text: str, record: str) -> None:
+    """Within the caller's transaction: the explanation, its record (JSON), and the full-text index, in step."""
+    old = connection.execute("SELECT label, explanation FROM texts WHERE latent = ?", (latent,)).fetchone()
+    remove = "INSERT INTO search (search, rowid, label, explanation) VALUES ('delete', ?, ?, ?)"
+    connection.execute(remove, (latent, *old))
+    connection.execute("UPDATE texts SET explanation = ? WHERE latent = ?", (text, latent))
+    connection.execute("INSERT INTO search (rowid, label, explanation) VALUES (?, ?, ?)", (latent, old[0], text))
+    connection.execute("INSERT OR REPLACE INTO explanations VALUES (?, ?, ?)", (latent, text, record))
+
+
+def _carry_over(old: Path, new: Path, info: Mapping[str, Any]) -> list[tuple[int, str, str]]:
+    """Copies what is not part of the format out of the folder that is being replaced; gives its explanations.
+
+    Where the old database was of another SAE (one trained again under the same name), the files go into a folder
+    `earlier-…` of their own and its explanations, which would be wrong here, stay with them.
+    """
+    if not (old / INFO).exists():
+        return []
+    known = {f"{name}.npy" for name in ARRAYS} | {INFO, SQLITE, f"{SQLITE}-journal"}
+    sha = _sae_sha256(old)
+    same = sha == info.get("sae_sha256")
+    target = new if same else new / f"earlier-{sha[:8]}"
+    for path in sorted(old.iterdir()):
+        if path.name.startswith("earlier-"):
+            shutil.copytree(path, new / path.name)
+        elif path.name not in known and not path.name.startswith("."):
+            target.mkdir(exist_ok=True)
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, target / path.name)
+    explanations = _explanations(old / SQLITE)
+    if explanations and not same:
+        target.mkdir(exist_ok=True)
+        listed = [{"latent": i, "text": text, "record": json.loads(record)} for i, text, record in explanations]
+        files.write_json(target / "explanations.json", listed)
+    return explanations if same else []
+
+
+def _sae_sha256(folder: Path) -> str:
+    try:
+        return str(files.read_json(folder / INFO).get("sae_sha256", ""))
+    except (UserError, AttributeError):
+        return ""
+
+
+def _explanations(path: Path) -> list[tuple[int, str, str]]:
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            return connection.execute("SELECT latent, text, record FROM explanations ORDER BY latent").fetchall()
+        except sqlite3.Error:  # a damaged file is what a new build is for
+            return []

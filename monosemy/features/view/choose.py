@@ -1,0 +1,106 @@
+"""Which SAE's features, which latents, and where to: the words that `show` and the exports share.
+
+Place on the data's path: between the command line and the feature database. Nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from monosemy.errors import UserError
+from monosemy.features.store.database import FeatureDatabase, list_features, open_features
+from monosemy.run import read_run
+from monosemy.saes.listing import choose_sae, saved_saes
+from monosemy.support import files
+
+_SITE = re.compile(r"layers\.(\d+)\.(.+)")
+_HOOKS = {
+    "resid_pre": ("hook_resid_pre", "res-pre"),
+    "resid_mid": ("hook_resid_mid", "res-mid"),
+    "resid_post": ("hook_resid_post", "res"),
+    "attn_heads": ("attn.hook_z", "att"),
+    "attn_out": ("hook_attn_out", "att-out"),
+    "attn_out_post": ("hook_attn_out", "att-out"),
+    "mlp_in": ("mlp.hook_in", "mlp-in"),
+    "mlp_out": ("hook_mlp_out", "mlp"),
+    "mlp_out_post": ("hook_mlp_out", "mlp"),
+}
+_BEFORE_POST_NORM = {"attn_out": "attn.hook_out", "mlp_out": "mlp.hook_out"}
+"""Where a norm follows the sublayers, TransformerLens' block-level names are those of the places behind it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an SAE reads: its layer, TransformerLens' name of the point, and the short name that sets of SAEs go by."""
+
+    layer: int
+    hook: str
+    short: str
+
+
+def place_of(site: str, *, post_norms: bool = False) -> Place:
+    """`layers.12.resid_post` → layer 12, `blocks.12.hook_resid_post`, `res`. post_norms: whether a norm follows the
+    model's sublayers. Raises UserError for another form."""
+    found = _SITE.fullmatch(site)
+    if not found:
+        raise UserError(f"site {site!r} has no layer number; exports need a site such as layers.12.resid_post")
+    layer, kind = int(found[1]), found[2]
+    hook, short = _HOOKS.get(kind, (f"hook_{kind}", kind.replace("_", "-")))
+    if post_norms:
+        hook = _BEFORE_POST_NORM.get(kind, hook)
+    return Place(layer, f"blocks.{layer}.{hook}", short)
+
+
+def open_chosen(run: Path, sae: str | None) -> FeatureDatabase:
+    """The feature database of `sae` (`SITE/NAME`, or the name alone where that is enough), or of the only one built.
+
+    Raises UserError when the run or the SAE has no features (naming the command that builds them), when `sae` is
+    unknown or its training stopped early, and when there are several and none is named.
+    """
+    read_run(run)
+    features = list_features(run)
+    saes = [saved for saved in saved_saes(run) if saved.key in features]
+    if sae is None:
+        usable = [saved for saved in saes if not saved.stopped]
+        if len(usable) > 1:
+            listed = " or ".join(f"--sae {saved.label}{saved.remark}" for saved in usable)
+            raise UserError(f"{run} has features of {len(usable)} SAEs; choose one: {listed}")
+        if not usable:
+            raise UserError(f"{run} has no features yet; build them: monosemy features {run}")
+        return open_features(run, *usable[0].key)
+    matches = [saved for saved in saes if sae in (saved.label, saved.name)]
+    if len(matches) > 1:
+        listed = " or ".join(f"--sae {saved.label}" for saved in matches)
+        raise UserError(f"SAE name {sae!r} is at several sites; choose one: {listed}")
+    return open_features(run, *(matches[0] if matches else choose_sae(run, sae)).key)
+
+
+def parse_latents(words: Sequence[str], database: FeatureDatabase) -> list[int]:
+    """`["3", "17,20", "30-32"]` → [3, 17, 20, 30, 31, 32]: in the order given, each once.
+
+    Raises UserError for what is no number or range, and for a latent that the SAE does not have.
+    """
+    chosen: dict[int, None] = {}
+    for part in (part for word in words for part in word.split(",") if part):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not found:
+            raise UserError(f"latent {part!r} is no number; give numbers or ranges, e.g. 12 40-45")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise UserError(f"range {part!r} runs backwards; write {last}-{first}")
+        chosen.update(dict.fromkeys(range(database.check(first), database.check(last) + 1)))
+    return list(chosen)
+
+
+def new_folder(path: Path) -> Path:
+    """`path`, when nothing is there that an export could overwrite: it must be missing or an empty folder."""
+    path = path.expanduser()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--out {path} is a file; give a new folder")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"--out {path} is not empty; give a new folder, or delete that one first")
+    files.require_writable(path, "--out", folder=True)
+    return path

@@ -1,0 +1,185 @@
+"""What is said of one latent wherever it is shown: numbers in words, scores with their intervals, neighbours, tokens.
+
+Place on the data's path: between the feature database and the terminal view, the HTML page and the exports. A number
+that was not measured is None here (NaN in the database), never a stand-in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from monosemy.features.store.database import FeatureDatabase
+
+COLUMNS = {
+    "firing_rate": ("fires on", "of tokens"),
+    "n_fired": ("fired on", "tokens"),
+    "mean": ("mean when it fires", ""),
+    "max": ("maximum", ""),
+    "first_share": ("on the first token of a document", "of its firing"),
+    "last_share": ("on the last token of a document", "of its firing"),
+    "mean_position": ("mean position in the context", "tokens"),
+    "token_entropy": ("entropy of the token at its peaks", "bits"),
+}
+"""Column → (what it is called, what follows its value), in the order shown."""
+SCORES = {
+    "label": "the label’s tokens",
+    "hidden": "the mean hidden state",
+    "combined": "both together",
+    "embedding": "a sentence embedding",
+    "top_token": "its commonest token (baseline)",
+}
+"""What firing windows are told from, with its name; AUROC columns are `<name>_auroc`."""
+SCORES_NOTE = (
+    "AUROC of telling windows in which it fires from others, on held-out documents; 0.5 is chance. Intervals (95%) "
+    "take documents as independent, not windows. The hidden state is the model’s own at the SAE’s site: its score says "
+    "how far the windows differ there, not that words explain it."
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """AUROC on held-out windows, with its 95% interval where there is one."""
+
+    way: str
+    auroc: float
+    low: float | None
+    high: float | None
+    n: int | None
+    """Held-out windows in which the latent fires."""
+    n_documents: int | None = None
+    """Documents that these windows are of: what the interval counts."""
+    strong: float | None = None
+    """AUROC when only the strongest quarter of the firing windows counts as firing."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    latent: int
+    value: float
+    label: str
+
+
+def value_of(columns: Mapping[str, Any], name: str, latent: int) -> float | None:
+    """A column's value for a latent; None when the column is missing or the value was not measured."""
+    if name not in columns:
+        return None
+    value = float(columns[name][latent])
+    return value if math.isfinite(value) else None
+
+
+def stats(database: FeatureDatabase, latent: int) -> dict[str, float | None]:
+    """Every column's value for the latent, None where it was not measured."""
+    return {name: value_of(database.columns, name, latent) for name in database.columns}
+
+
+def scores(database: FeatureDatabase, latent: int) -> list[Score]:
+    """How well each way tells firing from non-firing windows; empty when nothing could be measured."""
+    n, n_documents = (_count(value_of(database.columns, name, latent)) for name in ("label_n", "label_n_documents"))
+    found = []
+    for way, name in SCORES.items():
+        auroc = value_of(database.columns, f"{way}_auroc", latent)
+        if auroc is not None:
+            low, high, strong = (
+                value_of(database.columns, f"{way}_auroc_{end}", latent) for end in ("low", "high", "strong")
+            )
+            found.append(Score(name, auroc, low, high, n, n_documents, strong))
+    return found
+
+
+def scored_on(found: Sequence[Score]) -> str:
+    """` (98 held-out firing windows of 41 documents)`; empty where that is not known."""
+    if not found or found[0].n is None:
+        return ""
+    documents = "" if found[0].n_documents is None else f" of {found[0].n_documents:,} documents"
+    return f" ({found[0].n:,} held-out firing windows{documents})"
+
+
+def _count(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def neighbours(database: FeatureDatabase, latent: int) -> dict[str, list[Neighbour]]:
+    """`decoder` (cosine of decoder directions) and `coactivation` (correlation of firing), with labels, best first."""
+    found = database.neighbours(latent)
+    labels = {}
+    others = sorted({other for pairs in found.values() for other, _ in pairs})
+    if others:
+        labels = dict(zip(others, database.labels(others), strict=True))
+    return {
+        kind: [Neighbour(int(other), float(value), labels[other]) for other, value in pairs]
+        for kind, pairs in found.items()
+    }
+
+
+def fired(database: FeatureDatabase, latent: int) -> bool:
+    """Whether the latent fired at all on the text the database was built from."""
+    return bool(value_of(database.columns, "n_fired", latent))
+
+
+def title(database: FeatureDatabase, latent: int) -> str:
+    """The label, or what to say when there is none."""
+    text = str(database.label(latent).get("text") or "")
+    return text or ("(no label)" if fired(database, latent) else "(never fired on this text)")
+
+
+def explanation(label: Mapping[str, Any]) -> str:
+    """A chat model's explanation where there is one, whether kept alone or with its scores; else empty."""
+    found = label.get("explanation")
+    if isinstance(found, Mapping):
+        found = found.get("text")
+    return str(found) if found else ""
+
+
+def hints(database: FeatureDatabase, latent: int) -> list[str]:
+    """The label's remarks, without those that the label itself says."""
+    label = database.label(latent)
+    return [str(hint) for hint in label.get("hints") or () if str(hint) not in str(label.get("text"))]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits without exponents where people can read them: 0.00123, 12.3, 1,234; – for None."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(places, 8)}f}" if abs(value) >= 1e-6 else f"{value:.1e}"
+
+
+def percent(value: float | None) -> str:
+    """A share as per cent: 0.31%."""
+    return "–" if value is None else f"{number(100 * value)}%"
+
+
+def signed(value: float) -> str:
+    """With its sign: +0.0246, −1.20."""
+    return f"{'−' if value < 0 else '+'}{number(abs(value))}"
+
+
+def shown_value(name: str, value: float | None) -> str:
+    """A column's value as it is shown, with what follows it."""
+    if value is None:
+        return "–"
+    if name in ("firing_rate", "first_share", "last_share"):
+        shown = percent(value)
+    else:
+        shown = f"{int(value):,}" if name == "n_fired" else number(value)
+    return f"{shown} {COLUMNS[name][1]}".strip()
+
+
+def shown_score(score: Score) -> str:
+    """`0.93 (0.90–0.95)`."""
+    interval = "" if score.low is None or score.high is None else f" ({score.low:.2f}–{score.high:.2f})"
+    return f"{score.auroc:.2f}{interval}"
+
+
+def built_from(info: Mapping[str, Any]) -> str:
+    """What the database was built from, in words: `SmolLM2-135M, 150,000 tokens of the run's training text`."""
+    text = info.get("text")
+    name = text.get("what") if isinstance(text, Mapping) else text
+    return f"{info['model']['name']}, {info['n_tokens']:,} tokens" + (f" of {name}" if isinstance(name, str) else "")

@@ -1,0 +1,352 @@
+"""The encoder's selection without its dense product: an 8-bit screen, the few candidates in float32, nothing missed.
+
+Place: CPU float32 under `dispatch.encode_*`, where the processor multiplies 8-bit integers several times faster than
+floats (VNNI). With x the centred rows and w a latent's weights, both scaled per input dimension by the same s_d
+(x_d/s_d, w_d·s_d, s = √rms(x): outlying dimensions would cost the others their bits) and rounded per row to x̃ + e_x,
+w̃ + e_w:
+
+    π = x·w + b,   π̃ = x̃·w̃ + b exactly in integers,   |π − π̃| ≤ B = ‖x̃‖‖e_w‖ + ‖e_x‖‖w‖   (Cauchy–Schwarz)
+
+whose norms are measured, not bounded, while rounding. A latent whose π̃ + B does not reach the threshold cannot be
+selected; every other is computed in float32. So the selection is that of the float32 pre-activations, always: nothing
+is guessed and nothing can be missed (`SLACK` covers float32's own rounding of the sums; adding a bias much larger than
+‖x‖‖w‖ rounds once more, in the dense product as here).
+- above: candidates are π̃ + B > θ.
+- top-k: float32 values of about the k largest π̃ give a lower bound t of the k-th largest π; candidates are π̃ + B ≥ t.
+- batch top-k: candidates above a cut guessed from π̃; if fewer than n of them truly pass it, the guess is lowered.
+Where more than `WORTH` of a row is selected the functions return None, and the dense product is taken.
+
+Without such instructions the screen cannot pay: with AVX2 alone, torch's 8-bit product takes 30 times as long as the
+float32 one, and no kernel could do much better than the latter (32 products in three instructions, vpmaddubsw, vpmaddwd
+and an addition, against 8 in one fused multiply-add). ARM's dot-product instructions have not been measured.
+
+Float32 sums run in another order than the dense product's: values agree to rounding, and so do selections up to ties.
+Limits: CPU, float32, both matrices finite and no row so small that its norm underflows (None otherwise).
+"""
+
+# mypy: disable-error-code="untyped-decorator"
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosemy.kernels.cpu import sparse as cpu
+from monosemy.kernels.reference import Pattern
+
+WORTH = 0.10
+"""Share of selected entries up to which the screen is worth its while; with candidates, about two to three times that
+is computed in gathered dot products, each four times the cost of an entry of the dense product."""
+SLACK = 2**-23
+"""Float32 rounding of a sum of d terms: at most d·2⁻²⁴ of ‖x‖‖w‖; twice that, for the norms' own rounding."""
+BUFFER = 2**25
+"""Entries of the integer products held at a time."""
+TINY = np.float32(1e-24)
+"""Squared norm of a row below which float32 squares underflow and nothing is proven; such matrices are left alone."""
+WIDEST = 2**17
+"""Inputs up to which sums of products of two 8-bit numbers fit 32 bits."""
+SAMPLE_ROWS = 32
+"""Rows whose true pre-activations tell the density beforehand."""
+LEAST = 2**20
+"""Entries [N, F] below which the dense product is quick enough."""
+
+_compile = numba.njit(parallel=True, nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True)
+_inline = numba.njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True, inline="always")
+
+
+class _Rounded(NamedTuple):
+    """A matrix in 8 bits, row by row: codes int8 [R, D], scale [R], and the norms of what is kept, lost and both."""
+
+    codes: Tensor
+    scale: np.ndarray
+    kept: np.ndarray
+    lost: np.ndarray
+    norm: np.ndarray
+
+
+class _Screen(NamedTuple):
+    """What π̃ and its bound are made of, as the kernels read them."""
+
+    x: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    rows: _Rounded
+    latents: _Rounded
+
+    def blocks(self) -> Iterator[tuple[slice, tuple[np.ndarray, ...]]]:
+        """The integer products, some rows at a time in one reused buffer: (rows, arrays for the kernels)."""
+        n_rows, n_latents = len(self.x), len(self.weights)
+        size = max(32, min(n_rows, BUFFER // n_latents))
+        latents = self.latents
+        for first in range(0, n_rows, size):
+            at = slice(first, min(first + size, n_rows))
+            products = _buffer(at.stop - first, n_latents)
+            torch._int_mm(self.rows.codes[at], latents.codes.T, out=products)
+            rows = (self.rows.scale[at], self.rows.kept[at], self.rows.lost[at])
+            yield at, (products.numpy(), self.bias, *rows, latents.scale, latents.lost, latents.norm)
+
+
+_held = threading.local()
+
+
+def _buffer(n_rows: int, n_latents: int) -> Tensor:
+    """int32 [n_rows, n_latents] of memory that stays: fresh pages would cost as much as the product itself."""
+    needed = n_rows * n_latents
+    if getattr(_held, "buffer", None) is None or _held.buffer.numel() < needed:
+        with torch.inference_mode(False):  # what inference mode makes could not be written to outside of it
+            _held.buffer = torch.empty(needed, dtype=torch.int32)
+    return _held.buffer[:needed].view(n_rows, n_latents)
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this processor multiplies 8-bit integers fast; MONOSEMY_SCREEN=0 says no and 1 says yes whatever it is.
+
+    Asked of the processor rather than measured: a resumed run must decide as it did before, to be the same bit for bit.
+    """
+    wish = os.environ.get("MONOSEMY_SCREEN", "")
+    if wish in ("0", "1") or not hasattr(torch, "_int_mm"):
+        return wish == "1" and hasattr(torch, "_int_mm")
+    vnni = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(torch.cpu, "_is_avx512_vnni_supported", None)
+    return bool(vnni and vnni())
+
+
+def worth_trying(x: Tensor, n_latents: int) -> bool:
+    large = len(x) >= 32 and len(x) * n_latents >= LEAST
+    return x.dtype == torch.float32 and large and x.shape[1] <= WIDEST and available()
+
+
+@_compile
+def _round(matrix, smooth, codes, scale, kept, lost, norm):
+    for r in numba.prange(matrix.shape[0]):
+        row = matrix[r]
+        largest = np.float32(0)
+        for d in range(row.shape[0]):
+            largest = max(largest, abs(row[d] * smooth[d]))
+        step = largest / np.float32(127)
+        inverse = np.float32(1) / step if step > 0 else np.float32(0)
+        kept_square, lost_square, square = np.float32(0), np.float32(0), np.float32(0)
+        for d in range(row.shape[0]):
+            value = row[d] * smooth[d]
+            code = np.rint(value * inverse)
+            codes[r, d] = np.int8(code)
+            back = code * step
+            kept_square += back * back
+            lost_square += (value - back) * (value - back)
+            square += value * value
+        if largest > 0 and square < TINY:
+            square = np.float32(np.inf)  # its norms are lost to underflow: no bound
+        scale[r], kept[r], lost[r], norm[r] = step, np.sqrt(kept_square), np.sqrt(lost_square), np.sqrt(square)
+
+
+@_inline
+def _dot(a, b):
+    total = np.float32(0)
+    for d in range(a.shape[0]):
+        total += a[d] * b[d]
+    return total
+
+
+@_inline
+def _reach_row(n, out, products, bias, row_scale, row_kept, row_lost, scale, lost, norm):
+    # The largest that π can be, for all latents of a row: π̃ + B
+    step, kept, spread = row_scale[n], row_kept[n], row_lost[n]
+    row = products[n]
+    for f in range(row.shape[0]):
+        out[f] = np.float32(row[f]) * (step * scale[f]) + bias[f] + kept * lost[f] + spread * norm[f]
+
+
+@_compile
+def _above_rows(
+    threshold, room, indices, values, counts, x, weights,
+    products, bias, row_scale, row_kept, row_lost, scale, lost, norm,
+):  # fmt: skip
+    n_latents = products.shape[1]
+    for n in numba.prange(products.shape[0]):
+        reach = np.empty(n_latents, np.float32)
+        _reach_row(n, reach, products, bias, row_scale, row_kept, row_lost, scale, lost, norm)
+        found = np.empty(n_latents + 1, np.int32)
+        n_found = 0
+        for f in range(n_latents):  # without a branch: always written, counted only if it passes
+            found[n_found] = f
+            n_found += reach[f] > threshold[f]
+        kept = 0
+        for s in range(n_found):
+            f = found[s]
+            value = _dot(x[n], weights[f]) + bias[f]
+            if value > threshold[f]:
+                if kept < room:
+                    indices[n, kept], values[n, kept] = f, value
+                kept += 1
+        counts[n] = kept
+
+
+@_compile
+def _topk_rows(
+    k, indices, values, counts, x, weights,
+    products, bias, row_scale, row_kept, row_lost, scale, lost, norm,
+):  # fmt: skip
+    n_rows, n_latents = products.shape
+    n_groups = min(n_latents, max(64, 4 * k))
+    for n in numba.prange(n_rows):
+        reach = np.empty(n_latents, np.float32)
+        maxima = np.full(n_groups, -np.inf, np.float32)
+        _reach_row(n, reach, products, bias, row_scale, row_kept, row_lost, scale, lost, norm)
+        for start in range(0, n_latents - n_groups + 1, n_groups):
+            for g in range(n_groups):
+                value = reach[start + g]  # as a comparison, which becomes one vector instruction
+                maxima[g] = value if value > maxima[g] else maxima[g]
+        # At least k entries reach this far; the k-th largest of their true values bounds the true k-th from below.
+        first = np.partition(maxima, n_groups - k)[n_groups - k] if k <= n_groups else np.float32(-np.inf)
+        found = np.empty(n_latents + 1, np.int32)
+        exact = np.empty(n_latents, np.float32)
+        n_found = 0
+        for f in range(n_latents):  # without a branch: always written, counted only if it passes
+            found[n_found] = f
+            n_found += reach[f] >= first
+        for s in range(n_found):
+            exact[s] = _dot(x[n], weights[found[s]]) + bias[found[s]]
+        least = np.float32(0)  # what is not positive is never selected
+        n_first = n_found
+        if n_first >= k:
+            least = max(least, np.partition(exact[:n_first], n_first - k)[n_first - k])
+        for f in range(n_latents):
+            found[n_found] = f
+            n_found += (reach[f] >= least) & (reach[f] < first)
+        for s in range(n_first, n_found):
+            exact[s] = _dot(x[n], weights[found[s]]) + bias[found[s]]
+        cut = np.float32(0)
+        if n_found > k:
+            cut = max(cut, np.partition(exact[:n_found], n_found - k)[n_found - k])
+        counts[n] = _keep_topk(k, cut, n_first, n_found, found, exact, indices[n], values[n])
+
+
+@_inline
+def _keep_topk(k, cut, n_first, n_found, found, exact, indices, values):
+    # All above the cut, and of those equal to it the lowest latents; both parts of `found` ascend and are merged.
+    n_ties = k
+    for s in range(n_found):
+        n_ties -= exact[s] > cut
+    i, j, kept = 0, n_first, 0
+    for _ in range(n_found):
+        from_first = j >= n_found or (i < n_first and found[i] < found[j])
+        s = i if from_first else j
+        if from_first:
+            i += 1
+        else:
+            j += 1
+        tie = exact[s] == cut and cut > 0 and n_ties > 0
+        if exact[s] > cut or tie:
+            n_ties -= tie
+            indices[kept], values[kept] = found[s], exact[s]
+            kept += 1
+    return kept
+
+
+@_compile
+def _pack(padded, exact, offsets, indices, values):
+    for n in numba.prange(padded.shape[0]):
+        count = offsets[n + 1] - offsets[n]
+        indices[offsets[n] : offsets[n + 1]] = padded[n, :count]
+        values[offsets[n] : offsets[n + 1]] = exact[n, :count]
+
+
+def _rounded(matrix: np.ndarray, smooth: np.ndarray) -> _Rounded:
+    n_rows = matrix.shape[0]
+    # Inputs are padded to a multiple of four: torch 2.13 multiplies [N, 1] by [1, F] in 8 bits wrongly.
+    codes = torch.zeros(n_rows, -(-matrix.shape[1] // 4) * 4, dtype=torch.int8)
+    scale, kept, lost, norm = (np.empty(n_rows, np.float32) for _ in range(4))
+    _round(matrix, smooth, codes.numpy(), scale, kept, lost, norm)
+    return _Rounded(codes, scale, kept, lost, norm)
+
+
+def _screen(x: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> _Screen | None:
+    x = x.detach().contiguous()
+    weights = W_enc.detach().T.contiguous()  # no copy: stored column by column
+    bias = torch.zeros(len(weights)) if b_enc is None else b_enc.detach().contiguous()
+    smooth = x.square().mean(0).sqrt_().sqrt_()
+    largest = float(smooth.max())
+    smooth = smooth.clamp_min(1e-6 * largest) if largest > 0 else torch.ones_like(smooth)
+    rows, latents = _rounded(x.numpy(), (1 / smooth).numpy()), _rounded(weights.numpy(), smooth.numpy())
+    if not (np.isfinite(rows.norm).all() and np.isfinite(latents.norm).all() and bool(torch.isfinite(bias).all())):
+        return None
+    rows = rows._replace(lost=rows.lost + np.float32(SLACK * max(64, x.shape[1])) * rows.norm)
+    return _Screen(x.numpy(), weights.numpy(), bias.numpy(), rows, latents)
+
+
+def encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, k: int) -> tuple[Pattern, Tensor] | None:
+    """`reference.select_topk` of π and its values [Z]; None where the dense product would be quicker."""
+    if 3 * k > WORTH * W_enc.shape[1] or (screen := _screen(x, W_enc, b_enc)) is None:
+        return None
+    n_rows = len(x)
+    padded, exact = np.empty((n_rows, k), np.int32), np.empty((n_rows, k), np.float32)
+    counts = np.empty(n_rows, np.int64)
+    for at, arrays in screen.blocks():
+        _topk_rows(k, padded[at], exact[at], counts[at], screen.x[at], screen.weights, *arrays)
+    return _packed(padded, exact, counts)
+
+
+def encode_above(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor) -> tuple[Pattern, Tensor] | None:
+    """`reference.select_above` of π and its values [Z]; None where the dense product would be quicker."""
+    if not _sparse_enough(x, W_enc, b_enc, threshold) or (screen := _screen(x, W_enc, b_enc)) is None:
+        return None
+    return _above(screen, np.ascontiguousarray(threshold.detach().numpy()))
+
+
+def encode_batch_topk(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor | None, n_keep: int
+) -> tuple[Pattern, Tensor, float] | None:
+    """`reference.select_batch_topk` of π, its values [Z] and the cut; None where the dense product would be quicker."""
+    n_entries = len(x) * W_enc.shape[1]
+    if 3 * n_keep > WORTH * n_entries or n_keep == 0 or (screen := _screen(x, W_enc, b_enc)) is None:
+        return None
+    sampled = x.detach()[:: max(1, len(x) // SAMPLE_ROWS)]
+    sample = _pre_activations(sampled, W_enc, b_enc)
+    for factor in (1.15, 1.5, 2.5):
+        rank = sample.numel() - min(sample.numel() - 1, int(factor * n_keep / n_entries * sample.numel()))
+        guess = max(float(sample.flatten().kthvalue(rank).values), 0.0)
+        selected = _above(screen, np.full(W_enc.shape[1], guess, np.float32))
+        if selected is None:
+            return None
+        pattern, values = selected
+        if len(values) >= n_keep or guess == 0:
+            return cpu.cut_batch(pattern, values, n_keep)
+    return None
+
+
+def _above(screen: _Screen, threshold: np.ndarray) -> tuple[Pattern, Tensor] | None:
+    n_rows, n_latents = len(screen.x), len(screen.weights)
+    room = max(64, int(WORTH * n_latents))
+    padded, exact = np.empty((n_rows, room), np.int32), np.empty((n_rows, room), np.float32)
+    counts = np.empty(n_rows, np.int64)
+    for at, arrays in screen.blocks():
+        _above_rows(threshold, room, padded[at], exact[at], counts[at], screen.x[at], screen.weights, *arrays)
+    if counts.max() > room:
+        return None
+    return _packed(padded, exact, counts)
+
+
+def _packed(padded: np.ndarray, exact: np.ndarray, counts: np.ndarray) -> tuple[Pattern, Tensor]:
+    """Rows of a padded list, one after the other."""
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    indices, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
+    _pack(padded, exact, offsets, indices, values)
+    return Pattern(torch.from_numpy(offsets), torch.from_numpy(indices)), torch.from_numpy(values)
+
+
+def _pre_activations(x: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Tensor:
+    return x @ W_enc.detach() if b_enc is None else torch.addmm(b_enc.detach(), x, W_enc.detach())
+
+
+def _sparse_enough(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor) -> bool:
+    """Whether, on a sample of rows, few enough entries pass for the screen to be worth its while."""
+    sample = _pre_activations(x.detach()[:: max(1, len(x) // SAMPLE_ROWS)], W_enc, b_enc)
+    return float((sample > threshold).float().mean()) < WORTH / 2

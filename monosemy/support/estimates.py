@@ -1,0 +1,251 @@
+"""Will it fit? Memory and disk a run needs, estimated before it starts.
+
+Place on the data's path: between the configuration and the first stage. The estimate is arithmetic on the
+configuration and on a few sizes of the model; it allocates nothing. Symbols: n tokens, d width of a site,
+m = d_sae, S number of SAEs at a site (controls included), V vocabulary.
+
+    activations on disk   n (Σ_sites d · bytes(dtype) + 16)          16 bytes: token id, position, sequence, document
+    one SAE               P = 2dm + 3m + d float32 parameters (gated has 3m, the others fewer)
+    training, memory      4.5 P a SAE (weights, two Adam moments, and a row-ordered copy of the encoder's three while a
+                          checkpoint is written), and P of gradients + 4 arrays [batch, m] for the one SAE that is
+                          stepped at a time
+    checkpoint, disk      3 P a SAE (weights, two moments), twice: the old one stays until the new one is whole
+    evaluation, memory    3 float32 arrays of logits, of 256 MiB or of one sequence, whichever is more
+
+Limits: upper estimates, meant to refuse what cannot work rather than to predict a peak; sparse codes, the
+tokenizer and the report are covered by a fixed allowance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monosemy.config import RunConfig
+from monosemy.errors import UserError
+from monosemy.support import files
+from monosemy.support.flags import flag_of
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BASE_MEMORY = 1 << 30
+"""Interpreter, libraries, tokenizer, report: measured at about 0.7 GiB, with room."""
+LOGIT_BYTES = 1 << 28
+ROW_RECORD_BYTES = 16
+MARGIN = 1.05
+
+_LOWER = {
+    "model": "choose a smaller model, or model.dtype bfloat16",
+    "SAEs in training": "lower d_sae, or train fewer architectures, l0, seeds or sites at a time",
+    "training step": "lower training.batch_tokens or d_sae",
+    "shuffle buffer": "lower activations.buffer_tokens or use fewer sites",
+    "logits": "lower text.context_length or choose a smaller model",
+    "model pass": "lower activations.batch_sequences or text.context_length",
+    "activations": "lower text.n_tokens, use fewer sites, or set activations.storage to stream",
+    "token shards": "lower text.n_tokens",
+    "Jacobian penalty": "lower jacobian.max_memory_mb",
+    "SAEs": "lower d_sae, or train fewer architectures, l0, seeds or sites",
+    "checkpoints": "lower d_sae, or train fewer architectures, l0, seeds or sites",
+}
+
+
+_SETTINGS = {
+    "SAEs in training": ("d_sae",),
+    "training step": ("d_sae", "training.batch_tokens"),
+    "SAEs": ("d_sae",),
+    "checkpoints": ("d_sae",),
+    "shuffle buffer": ("activations.buffer_tokens",),
+    "activations": ("text.n_tokens",),
+    "token shards": ("text.n_tokens",),
+    "model pass": ("activations.batch_sequences",),
+    "Jacobian penalty": ("jacobian.max_memory_mb",),
+}
+"""The numbers whose lowering makes a part smaller, in the order in which they are tried."""
+
+
+class DoesNotFit(UserError):
+    """What a plan needs is not there; `part` is the largest part of it."""
+
+    def __init__(self, message: str, part: str) -> None:
+        super().__init__(message)
+        self.part = part
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The sizes of a language model that a plan depends on."""
+
+    n_parameters: int
+    n_layers: int
+    d_model: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes needed, by part."""
+
+    memory: Mapping[str, int]
+    """Main memory, all held at once."""
+    cache_disk: Mapping[str, int]
+    """Disk in the cache folder: what later runs use again."""
+    run_disk: Mapping[str, int]
+    """Disk in the run folder."""
+
+
+def n_saes_per_site(config: RunConfig) -> int:
+    """SAEs trained at each site: architectures × L0 × seeds, and a frozen-random control for each L0 and seed; without
+    those of pairs, which stand at two sites alone."""
+    controls = 1 if config.evaluation.frozen_random else 0
+    return (len(config.architectures) + controls) * len(config.l0) * len(config.seeds)
+
+
+def n_pairs(config: RunConfig) -> int:
+    """Pairs of SAEs around an MLP: λ × L0 × seeds."""
+    return len(config.jacobian.lambdas) * len(config.l0) * len(config.seeds)
+
+
+def estimate(
+    config: RunConfig,
+    widths: Mapping[str, int],
+    model: ModelSize,
+    *,
+    reuse_activations: bool = False,
+    model_loaded: bool = False,
+) -> Plan:
+    """What `config` needs at sites of the given widths (site -> d).
+
+    `reuse_activations`: the store exists already and takes no more disk. `model_loaded`: the weights are in
+    memory already and take no more of it.
+    """
+    width = sum(widths.values())
+    by_site = [2 * d * config.d_sae + 3 * config.d_sae + d for d in widths.values()]
+    largest, parameters = max(by_site), n_saes_per_site(config) * sum(by_site)
+    parameters += n_pairs(config) * 2 * (2 * model.d_model * config.d_sae + 3 * config.d_sae + model.d_model)
+    n_tokens = config.text.n_tokens + config.text.n_validation_tokens
+    pass_tokens = config.activations.batch_sequences * config.text.context_length
+    memory = {
+        "model": 0 if model_loaded else model.n_parameters * BYTES[config.model.dtype],
+        "model pass": pass_tokens * (16 * model.d_model + width) * 4,
+        "logits": 3 * max(LOGIT_BYTES, config.text.context_length * model.vocab_size * 4),
+        "SAEs in training": 18 * parameters,
+        "training step": 4 * largest + config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4,
+        "libraries": BASE_MEMORY,
+    }
+    if any(config.jacobian.lambdas):
+        memory["Jacobian penalty"] = config.jacobian.max_memory_mb * 1_000_000
+    cache_disk = {"token shards": 2 * 4 * n_tokens}
+    if config.activations.storage == "stream":
+        memory["shuffle buffer"] = config.activations.buffer_tokens * width * 4
+    elif not reuse_activations:
+        row = width * BYTES[config.activations.dtype] + ROW_RECORD_BYTES
+        cache_disk["activations"] = config.text.n_tokens * row
+    run_disk = {"SAEs": parameters * 4, "checkpoints": 2 * 3 * parameters * 4}
+    return Plan(memory, cache_disk, run_disk)
+
+
+def require_resources(
+    plan: Plan,
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    memory_available: int | None = None,
+    kind: str = "memory",
+) -> None:
+    """Raises DoesNotFit, a UserError, when the plan does not fit this machine.
+
+    The message names what is needed, what is there and what to lower. `folder` is the run's; `cache` defaults to
+    the cache folder, `memory_available` to what this machine can still give in bytes. When both folders lie on
+    one file system, their needs are added up.
+    """
+    available = available_memory() if memory_available is None else memory_available
+    _require(kind, plan.memory, available, "")
+    cache = files.cache_folder() if cache is None else cache
+    if _same_disk(folder, cache):
+        both = {**plan.cache_disk, **plan.run_disk}
+        _require("disk", both, files.free_bytes(folder), f" in {folder} and {cache}")
+        return
+    _require("disk", plan.run_disk, files.free_bytes(folder), f" in {folder}")
+    _require("disk", plan.cache_disk, files.free_bytes(cache), f" in {cache} (move it with MONOSEMY_CACHE)")
+
+
+def _require(kind: str, parts: Mapping[str, int], available: int, where: str) -> None:
+    needed = int(sum(parts.values()) * MARGIN)
+    if needed <= available:
+        return
+    largest = max((part for part in parts if part in _LOWER), key=lambda part: parts[part])
+    raise DoesNotFit(
+        f"this run needs about {size_text(needed)} of {kind}{where} and {size_text(available)} are free; most of it "
+        f"is for {largest} ({size_text(parts[largest])}): {_LOWER[largest]}",
+        largest,
+    )
+
+
+def value_that_fits(config: RunConfig, part: str, require: Callable[[RunConfig], None]) -> str:
+    """`; e.g. --d-sae 12000`: a lower value of a setting behind `part` with which `require` does not raise DoesNotFit,
+    about the largest, rounded down to two digits. Empty where lowering one setting alone is not enough."""
+    for setting in _SETTINGS.get(part, ()):
+        if value := _largest(config, setting, require):
+            return f"; e.g. {flag_of(setting)} {value}"
+    return ""
+
+
+def _largest(config: RunConfig, setting: str, require: Callable[[RunConfig], None]) -> int | None:
+    section, _, name = setting.rpartition(".")
+    of: Any = getattr(config, section) if section else config
+
+    def fits(value: int) -> bool:
+        changed = dataclasses.replace(of, **{name: value})
+        try:
+            require(dataclasses.replace(config, **{section: changed}) if section else changed)
+        except DoesNotFit:
+            return False
+        return True
+
+    low, high = math.ceil(max(config.l0)) if setting == "d_sae" else 1, getattr(of, name)
+    if not fits(low):
+        return None
+    least = low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    unit = 10 ** max(0, len(str(low)) - 2)
+    return max(least, low // unit * unit)
+
+
+def _same_disk(a: Path, b: Path) -> bool:
+    return files.existing_parent(a).stat().st_dev == files.existing_parent(b).stat().st_dev
+
+
+def available_memory() -> int:
+    """Bytes of main memory this process can still get: the machine's, or less where a container sets a limit."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    limit = _container_headroom(Path("/sys/fs/cgroup"))
+    return available if limit is None else min(available, limit)
+
+
+def _container_headroom(group: Path) -> int | None:
+    """What a control group (version 2) still allows, page cache counted as free; None when it sets no limit."""
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if limit == "max":
+        return None
+    return max(int(limit) - used + int(statistics.get("inactive_file", 0)), 0)
+
+
+def size_text(n_bytes: float) -> str:
+    """`812 MB`, `5.3 GB` (powers of ten)."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= size:
+            value = n_bytes / size
+            return f"{value:.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
+    return f"{max(n_bytes, 0) / 1e3:.0f} kB"

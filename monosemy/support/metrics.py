@@ -1,0 +1,89 @@
+"""The file of training metrics: JSON lines, appended, and cut back to a known length on resume.
+
+Place on the data's path: training → metrics.jsonl → report. A checkpoint stores `offset()`; a resumed run calls
+`truncate(offset)` first, so that the records written after the checkpoint, which training is about to write
+again, don't appear twice: the file of an interrupted run ends equal, byte for byte, to that of an unbroken one.
+
+Non-finite numbers become null (JSON has no NaN).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monosemy.errors import UserError
+from monosemy.support import json_text
+from monosemy.support.files import explain_os_error
+
+
+class MetricsWriter:
+    """Appends records to `path`. Every `append` is whole: on a full disk nothing of it stays."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Appends one JSON line per record. Raises UserError when they cannot be written."""
+        data = "".join(json_text.dumps(r, separators=(",", ":")) + "\n" for r in records).encode()
+        if not data:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                self._write(descriptor, data)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
+
+    @staticmethod
+    def _write(descriptor: int, data: bytes) -> None:
+        before = os.fstat(descriptor).st_size
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+
+    def offset(self) -> int:
+        """Bytes written so far, flushed to the device: what a checkpoint stores."""
+        if not self.path.exists():
+            return 0
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            return os.fstat(descriptor).st_size
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
+        finally:
+            os.close(descriptor)
+
+    def truncate(self, offset: int) -> None:
+        """Cuts the file back to `offset` bytes. Raises UserError when the file is shorter than that."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size < offset:
+            raise UserError(
+                f"{self.path} has {size} bytes but the checkpoint counted {offset}: records are missing; "
+                "restore the file, or delete the run folder to start again"
+            )
+        if size > offset:
+            os.truncate(self.path, offset)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All records; a last line cut short by a kill is left out. Raises UserError for any other damage."""
+    records = []
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is unfinished or empty
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged at line {number} ({error}); restore it or train again") from None
+    return records

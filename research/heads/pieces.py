@@ -1,0 +1,65 @@
+"""Pieces of the circuits benchmark on disk: one file each, named after the code that made it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosemy.circuits import heads
+from monosemy.config import fingerprint
+from monosemy.run import machine
+from monosemy.support.files import read_json, write_json
+
+
+class SkippedError(Exception):
+    """A piece that cannot be made now; the message says why."""
+
+
+@cache
+def settings() -> str:
+    """What finished pieces are named after: all code of circuits and of this benchmark, comments and docstrings left
+    out (tables and figures are made of the pieces, so theirs is not in it)."""
+    parts = ("run", "cost", "rows", "sensitivity", "compiled", "member_graph", "reference", "symbolic", "trained")
+    own = [Path(__file__).with_name(f"{name}.py") for name in parts]
+    files = [*sorted(Path(heads.__file__).parent.rglob("*.py")), *own]
+    return fingerprint([code_of(file.read_text(encoding="utf-8")) for file in files])[:10]
+
+
+def code_of(text: str) -> str:
+    """What a file does: its syntax tree without docstrings."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            body = [part for part in node.body if not _is_text(part)]
+            node.body = body or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def _is_text(part: ast.stmt) -> bool:
+    return isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str)
+
+
+def made(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The piece, from its file or now. One that is skipped is not kept: it may succeed another time."""
+    if path.is_file():
+        return dict(read_json(path))
+    try:
+        found = make()
+    except SkippedError as error:
+        print(f"{path.stem}: skipped, {error}", flush=True)
+        return {"skipped": str(error)}
+    made_on = {"machine": machine(), "threads": torch.get_num_threads()}
+    write_json(path, found | {"made_on": made_on})
+    return found | {"made_on": made_on}
+
+
+def without_scores(value: Any) -> Any:
+    """The parts without every head's and edge's score and label, which stay in --work."""
+    if isinstance(value, dict):
+        return {key: without_scores(item) for key, item in value.items() if key not in ("importance", "labels")}
+    return [without_scores(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,196 @@
+"""The tables of docs/results.md about circuits, from docs/results/circuits.json (written by circuits.py).
+
+    python -m research.heads.tables [docs/results/circuits.json]
+
+Cells: ROC AUC [95% interval over heads, of the mean over seeds where there are several], seconds with reading counted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monosemy.support.files import read_json
+
+ROOT = Path(__file__).parents[2]
+Row = Mapping[str, Any]
+SHOWN = (
+    "combined − combined-no-codes", "codes − kmeans", "codes-paper − kmeans-paper", "codes − mean-difference",
+    "codes-paper − mean-difference", "codes-paper − shuffled", "codes-paper − distinct", "codes − probe",
+    "codes − distinct", "codes − codes-paper",
+)  # fmt: skip
+"""Differences of AUC that the questions are about; `combined` against the best baseline is added."""
+SETTINGS = {"d_sae": "latents", "l1_coef": "λ", "n_training": "training examples", "n_counting": "counted",
+            "preset": "preset", "fix": "one fix"}  # fmt: skip
+
+
+def main() -> None:
+    document = read_json(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "results" / "circuits.json")
+    for title, table in tables(document).items():
+        print(f"\n{title}\n\n{table}")
+
+
+def tables(document: Row) -> dict[str, str]:
+    summary, parts = document["summary"], document["parts"]
+    found: dict[str, str] = {}
+    costs = {name.removeprefix("cost-"): part for name, part in parts.items() if name.startswith("cost-")}
+    for kind in ("compiled", "trained", "real", "published"):
+        groups = {name: row for name, row in summary.items() if name.startswith(f"{kind}-")}
+        if not groups:
+            continue
+        for key, what in (("methods", "heads"), ("edges", "edges"), ("head_pairs", "edges from head to head")):
+            chosen = {name.removeprefix(f"{kind}-"): row[key] for name, row in groups.items() if key in row}
+            if chosen:
+                found[f"{kind}, {what}"] = auc_table(chosen)
+        found[f"{kind}, more of heads"] = more_table(
+            {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items() if "methods" in row}
+        )
+        found[f"{kind}, differences of AUC"] = difference_table(groups)
+        of_kind = {name.removeprefix(f"{kind}-"): part for name, part in parts.items() if name.startswith(f"{kind}-")}
+        if of_kind:
+            found[f"{kind}, the circuit of combined"] = circuit_table(of_kind, costs if kind == "real" else {})
+        by_mean = {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items()}
+        if any("auc_mean_reference" in row for rows in by_mean.values() for row in rows.values()):
+            found[f"{kind}, heads against mean ablation"] = mean_table(by_mean)
+    sensitivity = {name.removeprefix("sensitivity-"): part for name, part in parts.items() if "d_sae" in part}
+    if sensitivity:
+        found["sensitivity of the discrete method"] = sensitivity_table(sensitivity)
+    return found
+
+
+def auc_table(groups: Mapping[str, Row]) -> str:
+    names = list(dict.fromkeys(name for rows in groups.values() for name in rows))
+    body = []
+    for name in names:
+        cells = []
+        for rows in groups.values():
+            row = rows.get(name)
+            cells.append("–" if row is None else f"{auc(row['auc'])}{ends(row['interval'])} {seconds(row['seconds'])}")
+        body.append((f"`{name}`", *cells))
+    return markdown(("", *groups), body)
+
+
+def circuit_table(of_kind: Mapping[str, Row], costs: Mapping[str, Row]) -> str:
+    """What the first |C| heads of `combined` leave behind, over seeds mean and range; its time over patching's, over
+    rounds median and range."""
+    groups: dict[str, list[Row]] = {}
+    for name, part in of_kind.items():
+        if "completeness_of_combined" in part:
+            stem = name.rsplit("-", 1)[0] if name.rsplit("-", 1)[-1].isdigit() else name
+            groups.setdefault(stem, []).append(part)
+    body = []
+    for name, seeds in groups.items():
+        found = [part["completeness_of_combined"] for part in seeds]
+        rows = [part["methods"]["combined"] for part in seeds]
+        cost = costs.get(name, {}).get("combined")
+        body.append(
+            (
+                name,
+                _range([float(part["n_members"]) for part in seeds], ".0f") + f" of {seeds[0]['n_heads']}",
+                _range([float(row["n_checked"]) for row in rows], ".0f"),
+                _range([one["without"] for one in found], ".2f") + interval_of(found),
+                _range([one["incompleteness"] for one in found], ".2f"),
+                "–" if cost is None else f"{cost['share']:.1%} ({cost['range'][0]:.1%} to {cost['range'][1]:.1%})",
+            )
+        )
+    return markdown(
+        ("", "heads in the reference", "checked", "left without them", "incompleteness", "time of patching's"), body
+    )
+
+
+def interval_of(found: Sequence[Row]) -> str:
+    if len(found) > 1 or found[0]["without_interval"] is None:
+        return ""
+    low, high = (f"{value:.2f}".replace("-", "−") for value in found[0]["without_interval"])
+    return f" [{low}, {high}]"
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    mean, low, high = (
+        format(value, form).replace("-", "−") for value in (sum(values) / len(values), min(values), max(values))
+    )
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+def mean_table(groups: Mapping[str, Row]) -> str:
+    """AUC against the circuit that mean ablation tells."""
+    names = list(dict.fromkeys(name for rows in groups.values() for name in rows))
+    found = [[rows.get(name, {}).get("auc_mean_reference") for rows in groups.values()] for name in names]
+    cells = [["–" if value is None else auc(value) for value in row] for row in found]
+    return markdown(("", *groups), [(f"`{name}`", *row) for name, row in zip(names, cells, strict=True)])
+
+
+def more_table(groups: Mapping[str, Row]) -> str:
+    """AP, precision at |C|, CPR, CMD, and the prompts used."""
+    names = list(dict.fromkeys(name for rows in groups.values() for name in rows))
+    body = []
+    for name in names:
+        found = [rows.get(name) for rows in groups.values()]
+        cells = [
+            "–"
+            if row is None
+            else f"{auc(row['average_precision'])} {auc(row['precision_at_c'])} "
+            f"{row['cpr']:.2f} {row['cmd']:.2f} ({row['n_prompts']:.0f})"
+            for row in found
+        ]
+        body.append((f"`{name}`", *cells))
+    return markdown(("", *groups), body)
+
+
+def difference_table(groups: Mapping[str, Row]) -> str:
+    body = []
+    for name in SHOWN:
+        cells = [difference(row["differences"].get(name)) for row in groups.values()]
+        if any(cell != "–" for cell in cells):
+            body.append((name, *cells))
+    best = []
+    for row in groups.values():
+        baseline = row["best_baselines"].get("")
+        told = difference(row["differences"].get(f"combined − {baseline}"))
+        best.append("–" if told == "–" else f"{told} (`{baseline}`)")
+    return markdown(("", *groups), [*body, ("combined − the best baseline", *best)])
+
+
+def sensitivity_table(found: Mapping[str, Row]) -> str:
+    body = []
+    for setting, label in SETTINGS.items():
+        for where, rows in found.items():
+            told = [f"{_name(row['value'])}: {'–' if row['auc'] is None else auc(row['auc'])}" for row in rows[setting]]
+            body.append((label, where, ", ".join(told)))
+    return markdown(("", "model", "value: AUC"), body)
+
+
+def _name(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def auc(value: float) -> str:
+    """Three digits, without the zero before the point; 1.00 where these would be 1."""
+    return f"{value:.2f}" if round(value, 3) >= 1 else f"{value:.3f}"[1:]
+
+
+def ends(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" [{auc(interval[0])}, {auc(interval[1])}]"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.0f} s" if value >= 9.5 else f"{value:.1f} s"
+
+
+def difference(found: Row | None) -> str:
+    if found is None:
+        return "–"
+    signed = [f"{value:+.3f}".replace("0.", ".", 1).replace("-", "−") for value in
+              (found["difference"], *(found["interval"] or ()))]  # fmt: skip
+    return signed[0] + (f" [{signed[1]}, {signed[2]}]" if len(signed) > 1 else "")
+
+
+def markdown(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

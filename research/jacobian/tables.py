@@ -1,0 +1,265 @@
+"""The tables of docs/results.md about Jacobian SAEs, from docs/results/jacobian.json (written by jacobian.py).
+
+    python -m research.jacobian.tables [docs/results/jacobian.json]
+
+Cells: value ± half the width of the 95% interval over documents, or value [interval]; in the table of seeds ± is their
+standard deviation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monosemy.support.files import read_json
+from research.jacobian.results import shapes
+
+ROOT = Path(__file__).parents[2]
+Row = Mapping[str, Any]
+MEASURES = {
+    "over_0.01": "\\|J\\| > .01", "scaled_over_0.01": "> .01 RMS", "scaled_over_0.1": "> .1 RMS",
+    "scaled_over_1": "> 1 RMS", "share_of_90": "90% of Σ\\|J\\| in", "token_share_of_90": "90% within a token in",
+}  # fmt: skip
+AGAINST_RANDOM = ("over_0.01", "scaled_over_0.1", "scaled_over_1", "share_of_90")
+SIDES = ("in", "out")
+
+
+def main() -> None:
+    document = read_json(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "results" / "jacobian.json")
+    for title, table in tables(document).items():
+        print(f"\n{title}\n\n{table}")
+
+
+def tables(document: Row) -> dict[str, str]:
+    rows = document["frontier"]
+    found = {
+        "What the pairs cost": cost_table(rows),
+        "How sparse J is": sparsity_table(rows),
+        "Times fewer than without penalty": factor_table(rows),
+        "At the published starting shares": start_table(document["published_starts"], rows),
+        "How J behaves": behaviour_table(rows),
+    }
+    if "seeds" in document["checks"]:
+        found["Seeds"] = seeds_table(document["checks"], document["config"]["jacobian"]["token_share"])
+    if document.get("random"):
+        found["Random models: what was matched"] = matched_table(document["random"])
+        found["Trained against random"] = random_table(document["random"])
+        found["What the penalty does to each"] = reduction_table(document["random"])
+        found["Without penalty at every L0"] = level_table(
+            [*document["against_random"], *rows], document["random_frontiers"]
+        )
+    if document.get("interpretability"):
+        found["Labels"] = label_table(document["interpretability"])
+    if document.get("pairs"):
+        found["Strongest pairs"] = pairs_table(document["pairs"])
+    return found
+
+
+def cost_table(rows: Iterable[Row]) -> str:
+    heads = ("λ", "VE in", "VE out", "CE score in", "CE score out", "CE cost", "dead in", "dead out")
+    sides = [f"{what}_{side}" for what in ("variance_explained", "ce_score") for side in SIDES]
+    return markdown(heads, (
+        (f"{row['lambda']:g}", *(spread(row[side], number) for side in sides), span(row["ce_cost"], number),
+         *(spread(row[f"dead_fraction_{side}"], percent) for side in SIDES))
+        for row in rows
+    ))  # fmt: skip
+
+
+def sparsity_table(rows: Iterable[Row]) -> str:
+    kurtoses = ("kurtosis", "scaled_kurtosis")
+    return markdown(("λ", *MEASURES.values(), "kurtosis", "scaled kurtosis"), (
+        (f"{row['lambda']:g}", *(spread(row["estimates"][name], percent) for name in MEASURES),
+         *(spread(row["estimates"][name], lambda v: f"{v:.0f}") for name in kurtoses))
+        for row in rows
+    ))  # fmt: skip
+
+
+def factor_table(rows: Iterable[Row]) -> str:
+    return markdown(("λ", *MEASURES.values()), (
+        (f"{row['lambda']:g}", *(span(row["reduction"].get(name), times) for name in MEASURES))
+        for row in rows if row["lambda"] > 0
+    ))  # fmt: skip
+
+
+def start_table(starts: Row, rows: Sequence[Row]) -> str:
+    """Shares above the size that as many exceed at λ = 0 as exceeded .01 in a paper's model."""
+    heads = ("λ", *(f"\\|J\\| > {one['size']:.3f} (as {model})" for model, one in starts.items()),
+             "CE score lost: in", "out")  # fmt: skip
+    base = next(row for row in rows if row["lambda"] == 0)
+    body = []
+    for row in rows:
+        key = f"{row['lambda']:g}"
+        told = [share_and_factor(one["shares"]["0"], one["shares"][key]) for one in starts.values()]
+        lost = [number(base[side]["value"] - row[side]["value"]) for side in ("ce_score_in", "ce_score_out")]
+        body.append((key, *told, *lost))
+    lambdas = " and ".join(f"{one['lambda']:g}" for one in starts.values())
+    reported = [f"{share_and_factor(*one['reported'])}, from {percent(one['reported'][0])}" for one in starts.values()]
+    return markdown(heads, [*body, (f"reported, their λ {lambdas}", *reported, "", "")])
+
+
+def share_and_factor(before: float, after: float) -> str:
+    return f"{percent(after)} ({times(before / after)})" if after > 0 else percent(after)
+
+
+def behaviour_table(rows: Iterable[Row]) -> str:
+    """`pairs > .01`: of all pairs of latents, those whose mean |J| is above .01, in a million."""
+    shapes = ("linear", "flat", "jumprelu", "other")
+    heads = ("λ", "linear", "flat", "JumpReLU-shaped", "other", "linear of those not flat", "ablation ρ", "R²",
+             "pairs > .01, in a million")  # fmt: skip
+    body = []
+    for row in rows:
+        found = row["linearity"]
+        rest = found["linear"]["value"] / (1 - found["flat"]["value"])
+        body.append((
+            f"{row['lambda']:g}", *(spread(found[shape], percent) for shape in shapes), percent(rest),
+            span(row["ablation"]["rank_correlation"], number), span(row["ablation"]["r_squared"], number),
+            span(row["average_over"]["0.01"], lambda v: f"{1e6 * v:.2g}"),
+        ))  # fmt: skip
+    return markdown(heads, body)
+
+
+def seeds_table(checks: Row, token_share: float) -> str:
+    """Mean ± standard deviation over seeds; at the studied λ also what measuring on a share of the tokens changes, ±
+    its standard error."""
+    both = checks["seeds"]
+    against = checks.get("a random share of the tokens against all", {})
+    heads = ["measure", *(f"{at} ({next(iter(one.values()))['n']} seeds)" for at, one in both.items())]
+    body = []
+    for name in next(iter(both.values())):
+        said = [f"{one['mean']:.4f} ± {one['sd']:.4f}" if one["sd"] is not None else "–"
+                for one in (at[name] for at in both.values())]  # fmt: skip
+        one = against.get(name, {})
+        told = ["–" if one.get("change") is None else f"{one['change']:+.4f}"]
+        told[0] += "" if one.get("standard error") is None else f" ± {one['standard error']:.4f}"
+        told += ["–" if one.get("difference of two seeds") is None else f"{one['difference of two seeds']:.4f}"]
+        body.append((MEASURES.get(name, name.replace("_", " ")), *said, *told))
+    return markdown((*heads, f"a share of {token_share:g} less every token", "two seeds differ by"), body)
+
+
+def matched_table(rows: Iterable[Row]) -> str:
+    heads = ("random model", "λ", "its L0", "matched", "VE in: trained, random", "VE out: trained, random", "mean VE")
+    body = []
+    for row in rows:
+        sides = [f"{number(row['explained'][s]['trained'])}, {number(row['explained'][s]['random'])}" for s in SIDES]
+        levels = " to ".join(f"{v:g}" for v in row["l0_random"])
+        means = f"{number(row['variance_explained'])}, {number(row['variance_explained_random'])}"
+        body.append((row["kind"], f"{row['lambda']:g}", levels, "yes" if row["matched"] else "no", *sides, means))
+    return markdown(heads, body)
+
+
+def random_table(rows: Sequence[Row]) -> str:
+    """One row a λ and measure: the trained model, then every random one; <, > where the intervals do not overlap."""
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    body = []
+    for coef in dict.fromkeys(row["lambda"] for row in rows):
+        by_kind = {row["kind"]: row for row in rows if row["lambda"] == coef}
+        for name in AGAINST_RANDOM:
+            found = {kind: row["measures"][name] for kind, row in by_kind.items()}
+            trained = spread(next(iter(found.values()))["trained"], percent)
+            cells = [f"{mark(one['verdict'])}{spread(one['random'], percent)}" for one in found.values()]
+            body.append((f"{coef:g}", MEASURES[name], trained, *cells))
+    return markdown(("λ", "", "trained", *kinds), body)
+
+
+def reduction_table(rows: Sequence[Row]) -> str:
+    """How many times fewer with the penalty; not matched: one of the two random pairs was not."""
+    found = [row for row in rows if row["lambda"] > 0 and row["reduction"]]
+    body = []
+    for row in found:
+        told = [f"{span(one['trained'], times)} {mark(one['verdict']) or 'against '}{span(one['random'], times)}"
+                for one in (row["reduction"][name] for name in AGAINST_RANDOM)]  # fmt: skip
+        body.append((row["kind"], f"{row['lambda']:g}", "yes" if row["reduction_matched"] else "no", *told))
+    return markdown(("random model", "λ", "matched", *(MEASURES[name] for name in AGAINST_RANDOM)), body)
+
+
+def level_table(trained: Iterable[Row], random: Mapping[str, Sequence[Row]]) -> str:
+    """Every pair without penalty, of the trained and of the random models: what is free of scale, and curves."""
+    body = []
+    for model, rows in {"trained": trained, **random}.items():
+        for row in (row for row in rows if row["lambda"] == 0):
+            explained = [number(row[f"variance_explained_{side}"]["value"]) for side in SIDES]
+            told = row["estimates"]
+            body.append((
+                model, f"{row['l0']:g}", *explained, spread(told["scaled_over_1"], percent),
+                spread(told["share_of_90"], percent), span(told["scaled_kurtosis"], lambda v: f"{v:.1f}"),
+                percent(shapes(row)["linear of those not flat"]),
+            ))  # fmt: skip
+    heads = ("model", "L0", "VE in", "VE out", "> 1 RMS", "90% of Σ\\|J\\| in", "scaled kurtosis",
+             "linear of those not flat")  # fmt: skip
+    return markdown(heads, body)
+
+
+def label_table(rows: Iterable[Row]) -> str:
+    heads = ("λ", "site", "scored", "label AUROC", "above .8", "with hidden state", "above .8", "top token alone")
+    return markdown(heads, (
+        (f"{row['lambda']:g}", row["site"].rsplit(".", 1)[-1], f"{row['n_label']:,}",
+         *(spread(row[key], how) for key, how in
+           (("label_auroc", number), ("label_good", percent), ("combined_auroc", number), ("combined_good", percent),
+            ("top_token_auroc", number))))
+        for row in rows
+    ))  # fmt: skip
+
+
+def pairs_table(document: Row) -> str:
+    """Output latents with their strongest input latents: share of the effect, tokens, and the strongest text."""
+    body = []
+    for output in document["outputs"]:
+        for one in output["inputs"]:
+            text = context(one["examples"][0]) if one["examples"] else "–"
+            body.append(
+                (f"{output['latent']}", f"{one['latent']}", percent(one["share"]), f"{one['n_tokens']:,}", text)
+            )
+    return markdown(("output latent", "input latent", "of its effect", "both active on", "strongest token"), body)
+
+
+def context(example: Row, around: int = 6) -> str:
+    """The tokens around the strongest one, which is bold."""
+    at = example["at"]
+    shown = []
+    for place in range(max(0, at - around), min(len(example["tokens"]), at + around + 1)):
+        token = example["tokens"][place].replace("\n", "⏎").replace("|", "\\|").replace("*", "\\*")
+        stripped = token.strip()
+        shown.append(token.replace(stripped, f"**{stripped}**") if place == at and stripped else token)
+    return "".join(shown).strip()
+
+
+def mark(verdict: str) -> str:
+    """Trained below (<) or above (>) random; nothing where intervals overlap or are not known."""
+    return {"trained below": "< ", "random below": "> "}.get(verdict, "")
+
+
+def span(estimate: Row | None, how: Callable[[float], str]) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    ends = estimate["interval"]
+    return how(estimate["value"]) + ("" if ends is None else f" [{how(ends[0])}, {how(ends[1])}]")
+
+
+def spread(estimate: Row | None, how: Callable[[float], str]) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    ends = estimate["interval"]
+    return how(estimate["value"]) + ("" if ends is None else f" ± {how((ends[1] - ends[0]) / 2)}")
+
+
+def number(value: float) -> str:
+    return f"{value:.3f}".replace("0.", ".", 1).replace("-", "−")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def times(value: float) -> str:
+    return f"{value:.2f}×"
+
+
+def markdown(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""Sparse probing: what do the best 1, 2 and 5 latents tell of a text, against channels, components and random latents?
+
+Run: python -m research.probing.run RUN [RUN …] [--out docs/results/probing.json] [--figures docs/figures]
+
+Method of SAEBench's sparse probing (`evals.probing`) on labelled text of the embedded corpus that the SAEs were not
+trained on (`probing_tasks`): one pass of the model, kept on disk; then each dictionary's features of every text (mean
+over its tokens; the token's own activation for tasks on words), the k features that differ most between the classes on
+the training half, a logistic regression on them, balanced accuracy on the other half.
+
+    SAEs             every architecture and seed of one L0; frozen_random as the control
+    residual         the channels of the residual stream that the SAEs read
+    pca              all principal components of the training half's rows, of which the k best are taken likewise
+    random           k random living latents of the trained SAEs (five draws a SAE)
+    full probe       logistic regression on all channels, its penalty chosen inside the training half
+
+k features are chosen by the difference of class means, as SAEBench does, and a second time by the difference in
+standard deviations, which is kinder to channels and components; `--rule` says which the table shows, the file has both.
+
+Intervals: 95%, over documents of the test half, the same resamples for all dictionaries and tasks, so that differences
+are paired; differences between architectures hold together (max-t), and those against channels family by family. Seeds
+are averaged; the intervals know nothing of their spread, so `by_seed` gives each SAE's mean and each seed's difference.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monosemy.activations.store import build_store
+from monosemy.config import fingerprint
+from monosemy.data.tokens import prepare_tokens, separator_and_bos
+from monosemy.evals.controls import fit_pca
+from monosemy.models.sources import load_model
+from monosemy.saes.registry import ARCHITECTURES
+from monosemy.support import progress
+from monosemy.support.files import atomic_path, cache_folder
+from research import common, run_folders
+from research.probing import tasks as probing_tasks
+from research.probing.probes import (
+    Answers,
+    answers_by_document,
+    best_features,
+    fit_probe,
+    full_probe,
+    pool_codes,
+    pool_rows,
+    split_documents,
+)
+from research.probing.table import KS, RULES, Said, summarise
+from research.probing.tasks import FAMILIES, LENGTH, Task, document_numbers, make_tasks, read_snippets
+
+N_DRAWS = 5
+BLOCK = 128
+"""Snippets encoded at once."""
+
+
+class Snippets:
+    """The snippets as token sequences, padded with the separator, for the activation store."""
+
+    context_length = LENGTH
+
+    def __init__(self, snippets: Sequence[probing_tasks.Snippet], padding: int) -> None:
+        self.ids = np.full((len(snippets), LENGTH), padding, np.int32)
+        for row, snippet in zip(self.ids, snippets):
+            row[: len(snippet.ids)] = snippet.ids
+        self.fingerprint = fingerprint(self.ids.tolist())
+
+    @property
+    def n_sequences(self) -> int:
+        return len(self.ids)
+
+    def sequences(self, start: int, stop: int) -> np.ndarray:
+        return self.ids[start:stop]
+
+    def documents(self, start: int, stop: int) -> np.ndarray:
+        return np.repeat(np.arange(start, stop, dtype=np.int32)[:, None], LENGTH, axis=1)
+
+
+class Material:
+    """The texts, their activations on disk, and the tasks."""
+
+    def __init__(self, folders: Sequence[Path], site: str, share: float) -> None:
+        config = run_folders.shared_config(folders)
+        model = load_model(config.model.source, revision=config.model.revision, dtype=config.model.dtype)
+        tokens = prepare_tokens(config.text, model.tokenizer, model.tokenizer_fingerprint)
+        used = {(d["source"], d["origin"]) for d in tokens.documents() if d["side"] == "train"}
+        self.snippets = read_snippets(model.tokenizer, used, share=share)
+        separator, _ = separator_and_bos(model.tokenizer)
+        assert separator is not None
+        sequences = Snippets(self.snippets, separator)
+        self.site, self.fingerprint = site, sequences.fingerprint
+        self.store = build_store(model, sequences, [site], config.activations)
+        pieces = model.tokenizer.batch_decode([[i] for i in range(model.vocab_size)])
+        self.document = document_numbers(self.snippets)
+        self.n_documents = int(self.document.max()) + 1
+        tasks = make_tasks(self.snippets, pieces)
+        row_of = np.full(len(self.snippets) * LENGTH, -1, np.int64)
+        row_of[self.store.sequences.astype(np.int64) * LENGTH + self.store.positions] = np.arange(self.store.n_rows)
+        self.tasks = [kept(task, row_of) for task in tasks]
+        self.units = np.unique(np.concatenate([row_of[t.examples] for t in self.tasks if t.on_tokens] or [[]])).astype(
+            int
+        )
+        self.row_of = row_of
+
+    def features(self, sae: Any) -> tuple[np.ndarray, np.ndarray]:
+        """([snippets, m] pooled, [units, m]) of a SAE."""
+        ends = np.searchsorted(self.store.sequences, np.arange(0, len(self.snippets) + BLOCK, BLOCK))
+        pooled = []
+        for number, (start, stop) in enumerate(pairwise(ends.tolist())):
+            n = min(BLOCK, len(self.snippets) - number * BLOCK)
+            codes = sae.encode(self.store.rows(self.site, slice(start, stop)))
+            pooled.append(pool_codes(codes, self.store.sequences[start:stop] - number * BLOCK, n))
+        units = [
+            sae.encode(self.store.rows(self.site, part)).to_dense().numpy()
+            for part in np.array_split(self.units, max(1, len(self.units) // 2048))
+        ]
+        return np.concatenate(pooled), np.concatenate(units)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        return self.store.rows(self.site, slice(None)).numpy()
+
+    def residual(self) -> tuple[np.ndarray, np.ndarray]:
+        return pool_rows(self.rows, self.store.sequences, len(self.snippets)), self.rows[self.units]
+
+    def components(self) -> tuple[np.ndarray, np.ndarray]:
+        """All principal components, of the rows of the training half."""
+        train = split_documents(self.document)[self.store.sequences]
+        basis = fit_pca(torch.from_numpy(self.rows[train]).split(8192))
+        centred = (self.rows - basis.mean.float().numpy()) @ basis.components.float().numpy().T
+        return pool_rows(centred, self.store.sequences, len(self.snippets)), centred[self.units]
+
+    def of_task(self, features: tuple[np.ndarray, np.ndarray], task: Task) -> np.ndarray:
+        """[n, m]: the features of a task's examples."""
+        if task.on_tokens:
+            return features[1][np.searchsorted(self.units, self.row_of[task.examples])]
+        return features[0][task.examples]
+
+    def answers(self, said: np.ndarray, task: Task) -> Answers:
+        snippet = task.examples // LENGTH if task.on_tokens else task.examples
+        return answers_by_document(
+            said, task.labels[~task.train], self.document[snippet[~task.train]], self.n_documents
+        )
+
+
+def kept(task: Task, row_of: np.ndarray) -> Task:
+    """The task without tokens whose activations are left out (norm outliers)."""
+    if not task.on_tokens:
+        return task
+    there = row_of[task.examples] >= 0
+    return Task(task.family, task.name, True, task.examples[there], task.labels[there], task.train[there])
+
+
+def probe_all(material: Material, features: tuple[np.ndarray, np.ndarray]) -> Said:
+    """The k best features on every task, by both rules."""
+    said: Said = {}
+    for task in material.tasks:
+        x = material.of_task(features, task)
+        train, test, labels = x[task.train], x[~task.train], task.labels[task.train]
+        for rule in RULES:
+            best = best_features(train, labels, max(KS), standardise=rule == "standardised")
+            for k in KS:
+                answers = fit_probe(train[:, best[:k]], labels, test[:, best[:k]])
+                said[f"{task.name}/{k}/{rule}"] = answers[None]
+    return said
+
+
+def probe_random(material: Material, features: tuple[np.ndarray, np.ndarray], seed: int) -> Said:
+    """k random features among those that are ever active on the training half."""
+    random = np.random.default_rng(seed)
+    said: Said = {}
+    for task in material.tasks:
+        x = material.of_task(features, task)
+        train, test, labels = x[task.train], x[~task.train], task.labels[task.train]
+        living = np.flatnonzero(train.any(0))
+        for k in KS:
+            drawn = [random.choice(living, k, replace=False) for _ in range(N_DRAWS)]
+            said[f"{task.name}/{k}"] = np.stack([fit_probe(train[:, d], labels, test[:, d]) for d in drawn])
+    return said
+
+
+def probe_full(material: Material, features: tuple[np.ndarray, np.ndarray]) -> Said:
+    said: Said = {}
+    for task in material.tasks:
+        x = material.of_task(features, task)
+        snippet = task.examples // LENGTH if task.on_tokens else task.examples
+        documents = material.document[snippet[task.train]]
+        said[task.name] = full_probe(x[task.train], task.labels[task.train], documents, x[~task.train])[0][None]
+    return said
+
+
+def measured(folder: Path, name: str, work: Any) -> Said:
+    """The kept answers of `name`, or those of `work()`, kept from now on."""
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **work())
+    with np.load(path, allow_pickle=False) as kept_answers:
+        return dict(kept_answers)
+
+
+def ask_all(
+    material: Material, entries: Sequence[run_folders.Entry]
+) -> tuple[dict[str, dict[str, Said]], dict[str, Said], Said]:
+    """(kind → name → answers, random latents by SAE, the full probe's)."""
+    folder = cache_folder() / "benchmarks" / f"probing-{fingerprint([material.store.fingerprint, VERSION])}"
+    by_kind: dict[str, dict[str, Said]] = {}
+    random: dict[str, Said] = {}
+    with progress.stage("probes", len(entries) + 3, "dictionaries") as bar:
+        for entry in entries:
+            own = run_folders.identity([entry])
+            found: list[tuple[np.ndarray, np.ndarray]] = []
+
+            def features(entry: run_folders.Entry = entry, found: list[Any] = found) -> tuple[np.ndarray, np.ndarray]:
+                if not found:
+                    with torch.no_grad():
+                        found.append(material.features(entry.load()))
+                return found[0]
+
+            name = f"{entry.name}-{own}"
+            answers = measured(folder, name, lambda f=features: probe_all(material, f()))
+            by_kind.setdefault(entry.kind, {})[entry.name] = answers
+            if entry.kind in ARCHITECTURES:
+                draw = lambda f=features, seed=entry.seed: probe_random(material, f(), seed)  # noqa: E731
+                random[entry.name] = measured(folder, f"random-{name}", draw)
+            bar.advance(1)
+        for name, features_of in (("residual", material.residual), ("pca", material.components)):
+            by_kind[name] = {name: measured(folder, name, lambda f=features_of: probe_all(material, f()))}
+            bar.advance(1)
+        full = measured(folder, "full", lambda: probe_full(material, material.residual()))
+        bar.advance(1)
+    return by_kind, random, full
+
+
+VERSION = 1
+"""Raised when the same texts would get other answers."""
+
+
+def main() -> None:
+    parser = run_folders.arguments(__doc__)
+    parser.add_argument("--rule", choices=RULES, default=RULES[0], help="how the k features of the table are chosen")
+    parser.add_argument("--share", type=float, default=1, help="of the usual amount of text, to try the script out")
+    chosen = parser.parse_args()
+    entries = run_folders.gather(chosen.runs, chosen.site, chosen.l0)
+    started = time.perf_counter()
+    material = Material(chosen.runs, entries[0].site, chosen.share)
+    by_kind, random, full = ask_all(material, entries)
+    found = summarise(material, by_kind, random, full)
+    results = {
+        **run_folders.provenance(chosen.runs, entries),
+        "n_snippets": len(material.snippets),
+        "n_documents": material.n_documents,
+        "n_rows": material.store.n_rows,
+        "examples": {
+            task.name: {"family": task.family, "train": int(task.train.sum()), "test": int((~task.train).sum()),
+                        "positives": int(task.labels.sum())}
+            for task in material.tasks
+        },
+        "n_tasks": {f: sum(t.family == f for t in material.tasks) for f in FAMILIES} | {"all": len(material.tasks)},
+        "families": [f for f in FAMILIES if any(t.family == f for t in material.tasks)],
+        "shown_rule": chosen.rule,
+        "seconds": round(time.perf_counter() - started, 1),
+        **found,
+    }  # fmt: skip
+    show(results, chosen.rule)
+    common.save(chosen.out, results)
+    if chosen.figures:
+        from research.evidence_figures import probing
+
+        probing(chosen.figures, results | results["rules"][chosen.rule])
+
+
+def show(results: Mapping[str, Any], rule: str) -> None:
+    families = [*results["families"], "all"]
+    print(f"\nbalanced accuracy with 1 / 2 / 5 features chosen by {rule}")
+    print(" " * 15 + "".join(f"{family:>20s}" for family in families))
+    for kind, found in results["rules"][rule]["summary"].items():
+        cells = [" ".join(f"{found[f][str(k)]['mean']:.3f}" for k in KS) for f in families]
+        low, high = found["all"][str(KS[-1])]["interval"]
+        print(f"{kind:15s}" + "".join(f"{cell:>20s}" for cell in cells) + f"   [{low:.3f}, {high:.3f}]")
+    print(f"{'full probe':15s}" + "".join(f"{results['full_probe'][f]['mean']:>20.3f}" for f in families))
+    for k, found in results["rules"][rule]["differences"].items():
+        for d in found["architectures"]:
+            seeds = f"  by seed {np.round(d['by_seed'], 3)}" if "by_seed" in d else ""
+            interval = f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
+            print(f"  k = {k}, {d['first']} − {d['second']}: {interval}{seeds}")
+
+
+if __name__ == "__main__":
+    run_folders.run(main)

@@ -1,0 +1,44 @@
+"""Inference: tokens per second of encode and decode, and encode as a multiple of the encoder's product.
+
+Run: python -m research.speed.encode [--width 9216] [--out docs/results/encode.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from monosemy.saes.registry import ARCHITECTURES
+from research import common
+from research.speed import step as single
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=9216)
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    x = common.real_rows(chosen.batch * 2)[: chosen.batch]
+    weights = torch.randn(chosen.width, x.shape[1]).T
+    contenders: dict[str, Callable[[], object]] = {"product": lambda: x @ weights}
+    for name in ARCHITECTURES:
+        sae = single.trainee(name, x, chosen.width).sae
+        if name == "batch_topk":
+            sae.threshold.copy_(single.trainee("jumprelu", x, chosen.width).sae.threshold[0].detach())
+        latents = sae.encode(x)
+        contenders[f"encode {name}"] = lambda sae=sae: sae.encode(x)
+        contenders[f"decode {name}"] = lambda sae=sae, latents=latents: sae.decode(latents)
+    seconds = common.medians(contenders, rounds=9)
+    found = {}
+    for name, time in seconds.items():
+        found[name] = {"tokens_per_second": len(x) / time, "products": time / seconds["product"]}
+        print(f"{name:18s} {len(x) / time:9.0f} tokens/s  {time / seconds['product']:.3f} products")
+    common.save(chosen.out, {"d_sae": chosen.width, "batch": chosen.batch, "rows": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""`monosemy circuits`: a user's own task on a tiny real model, the page and the drawing, bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+
+import pytest
+import torch
+from tiny_models import make_tiny_model
+
+from monosemy import __version__
+from monosemy.circuits.heads.attention_only import AttentionOnly, Shape
+from monosemy.circuits.heads.command import run_circuits
+from monosemy.circuits.heads.contrast import read_contrast
+from monosemy.circuits.heads.drawing import draw_circuit, drawn_edges
+from monosemy.circuits.heads.find import find_circuit
+from monosemy.circuits.heads.masks import ProbeConfig
+from monosemy.circuits.heads.member_edges import attribute_kept_edges, kept_edges
+from monosemy.circuits.heads.model_heads import as_heads, replace_edit
+from monosemy.circuits.heads.page import (
+    edge_rows,
+    head_rows,
+    method_heading,
+    method_rows,
+    rank_correlation,
+    write_circuit,
+)
+from monosemy.circuits.heads.scores import labels_of, roc_auc
+from monosemy.circuits.heads.task import Example, TaskData
+from monosemy.circuits.heads.tasks import build_task
+from monosemy.cli import main
+from monosemy.errors import UserError
+from research.heads.compiled import compile_circuit
+from research.heads.member_graph import KeptGraph, acdc_kept_edges, probe_kept_edges
+from research.heads.symbolic import INDUCTION, induction_task
+
+
+@pytest.fixture(scope="module")
+def task_file(tmp_path_factory):
+    lines = []
+    for number in range(8):
+        letter, other = "abcdefgh"[number], "hgfedcba"[number]
+        lines.append({"kind": "positive", "prompt": f"{letter}x{other}{letter}", "answers": [other], "wrong": ["x"]})
+        lines.append({"kind": "negative", "prompt": f"{other}y{letter}z"})
+    path = tmp_path_factory.mktemp("task") / "mine.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    found = compile_circuit("ioi", n_examples=16)
+    circuit = find_circuit(found.model, found.data, n_prompts=8, compare=["eap", "codes", "mean-difference"])
+    return found, circuit
+
+
+def test_the_known_circuit_comes_out_with_its_edges(compiled):
+    found, circuit = compiled
+    assert {divmod(i, circuit.n_heads) for i in circuit.members} == found.heads
+    strong = {e for e, s in zip(circuit.edges.edges, circuit.edges.scores, strict=True) if abs(s) > 1e-3}
+    assert strong == found.edges
+    assert len(circuit.code_edges.edges) > 0
+    assert circuit.accuracy.share == 1
+    assert head_rows(circuit)[0][4] == "yes"
+    assert {row[0] for row in edge_rows(circuit)[: len(strong)]} == {str(edge) for edge in strong}
+    rows = method_rows(circuit)
+    assert rows[0][3] == "1.00"
+    assert [row[0] for row in rows] == ["combined", "EAP", "codes, fast", "mean difference (control)"]
+    assert rank_correlation(circuit.heads, circuit.others[0]) > 0.8
+
+
+def shown(model, data):
+    """The task, or the one of the wrong answers: random weights show one of them."""
+    read = read_contrast(as_heads(model), data.positives, data.metric)
+    if float(read.m_clean.mean()) > float(read.m_corrupt.mean()):
+        return data
+    flipped = tuple(dataclasses.replace(e, answers=e.wrong, wrong=e.answers) for e in data.positives)
+    return dataclasses.replace(data, positives=flipped)
+
+
+def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
+    """A model of the shape and name that the list of the induction heads is for."""
+    model = AttentionOnly(Shape(2, 8, 24, 8, INDUCTION.size, INDUCTION.n_positions), "redwood_attn_2l")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+    data = dataclasses.replace(induction_task(24), name="induction", metric="probability_difference")
+    data = shown(model, data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        circuit = find_circuit(model, data, method="patching", compare=["eap"], edges=False)
+    (known,) = circuit.known
+    expected = roc_auc(circuit.heads.importance, labels_of(known.heads, 2, 8))
+    assert method_rows(circuit)[0][4] == f"{expected:.3f}"
+    assert method_heading(circuit)[4] == "AUC, two layers"
+    write_circuit(circuit, tmp_path)
+    (saved,) = json.loads((tmp_path / "circuit.json").read_text())["published"]
+    assert saved["heads"] == ["0.0", "1.5", "1.6"]
+    assert saved["agreement"]["patching, resample"]["auc"] == expected
+    assert set(saved["agreement"]) == {"patching, resample", "EAP"}
+    mine = dataclasses.replace(data, name="another")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert find_circuit(model, mine, method="eap", edges=False).known == ()
+
+
+def test_copies_are_left_out_and_said(tmp_path):
+    found = compile_circuit("ioi", n_examples=16)
+    alone = find_circuit(found.model, found.data, n_prompts=8, method="patching", edges=False)
+    several = dataclasses.replace(found.data, positives=found.data.positives[:1] * 9 + found.data.positives[1:])
+    with pytest.warns(UserWarning, match="8 of 24 positive prompts are copies of others and left out"):
+        circuit = find_circuit(found.model, several, n_prompts=8, method="patching", edges=False)
+    assert circuit.n_prompts == 8
+    assert torch.equal(circuit.heads.scores, alone.heads.scores)
+    assert torch.equal(circuit.heads.intervals, alone.heads.intervals)
+    write_circuit(circuit, tmp_path)
+    told = json.loads((tmp_path / "circuit.json").read_text())["provenance"]
+    assert told[-1] == "8 of 24 positive prompts are copies of others and left out"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ((5,) * 65, "have 65 tokens, more than the 64 positions of tiny llama"),
+        ((5, 300), "holds token 300, which lies"),
+    ],
+)
+def test_prompts_that_the_model_cannot_take_are_refused_before_the_work(tokens, message, tiny_model):
+    examples = tuple(Example((i, *tokens[1:]), (100 + i, *tokens[1:]), (1,), (2,)) for i in range(6))
+    with pytest.raises(UserError, match=message):
+        find_circuit(tiny_model("llama"), TaskData("mine", examples, examples, "logit_difference"))
+
+
+def test_codes_alone_show_the_edges_that_they_give(tmp_path):
+    found = compile_circuit("ioi", n_examples=16)
+    circuit = find_circuit(found.model, found.data, n_prompts=8, method="codes")
+    assert (circuit.members, circuit.edges) == ([], None)
+    first = {circuit.name_of(i) for i in circuit.ranked()[:12] if circuit.heads.importance[i] > 0}
+    rows = edge_rows(circuit)
+    assert len(rows) == len(circuit.code_edges.edges) > 0
+    assert all(set(name.split(" → ")) <= first for name, _ in rows)
+    counts = [int(count) for _, count in rows]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > 0
+    assert 0 < len(drawn_edges(circuit)) <= 20
+    assert {t.get_text() for t in draw_circuit(circuit).axes[0].texts} == first
+    text = write_circuit(circuit, tmp_path).read_text()
+    assert "Edges by codes, among the first heads" in text
+    assert json.loads((tmp_path / "circuit.json").read_text())["edges_by_codes"]
+    assert find_circuit(found.model, found.data, n_prompts=8, method="codes", edges=False).code_edges is None
+
+
+def test_prompts_of_ones_own_are_all_read():
+    found = compile_circuit("induction", n_examples=16)
+    with pytest.raises(UserError, match=r"n_examples \(12\) says how many prompts of a task of the library"):
+        find_circuit(found.model, found.data, n_prompts=8, n_examples=12)
+
+
+def test_an_interrupted_circuit_starts_over(capsys, monkeypatch):
+    def stop(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("monosemy.cli.dispatch", stop)
+    for words, told in ((["circuits", "ioi"], "interrupted\n"), (["demo"], "interrupted; run the same command")):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 130
+        assert capsys.readouterr().err.startswith(told)
+
+
+def test_page_and_drawing(compiled, tmp_path):
+    _, circuit = compiled
+    page = write_circuit(circuit, tmp_path / "out")
+    text = page.read_text()
+    assert "Layers by heads" in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert "<svg" in (tmp_path / "out/circuit.svg").read_text()
+    assert (tmp_path / "out/circuit.png").read_bytes().startswith(b"\x89PNG")
+    saved = json.loads((tmp_path / "out/circuit.json").read_text())
+    assert saved["members"] == [circuit.name_of(i) for i in circuit.members]
+    assert saved["methods"][0]["method"] == "combined"
+    assert {circuit.name_of(i) for i in circuit.members} <= set(saved["methods"][0]["checked"])
+    assert (saved["ablation"], saved["seed"], saved["n_edge_prompts"]) == ("resample", 0, 8)
+    assert saved["fingerprint"] == as_heads(compiled[0].model).fingerprint
+    assert saved["version"] == __version__
+    assert "replaced by the counterpart's." in text
+    figure = draw_circuit(circuit)
+    labels = {t.get_text() for t in figure.axes[0].texts}
+    assert {circuit.name_of(i) for i in circuit.members} <= labels
+    assert {"input", "output"} <= labels
+    strongest = abs(drawn_edges(circuit)[-1][1])
+    assert all(abs(score) >= 0.1 * strongest for _, score in drawn_edges(circuit))
+
+
+def test_the_command_on_a_tiny_model(task_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("monosemy.models.sources.load_model", lambda *a, **k: make_tiny_model("llama"))
+    words = ["circuits", str(task_file), "--out", str(tmp_path / "c"), "--compare", "codes", "eap-ig", "random"]
+    main(words)
+    told = capsys.readouterr().out
+    assert "heads by combined" in told
+    assert "codes, fast" in told
+    assert "right on" in told
+    first = json.loads((tmp_path / "c/circuit.json").read_text())
+    main(words)
+    again = json.loads((tmp_path / "c/circuit.json").read_text())
+    assert [m["scores"] for m in again["methods"]] == [m["scores"] for m in first["methods"]]
+    assert len(list((tmp_path / "cache/circuits").glob("heads-*.safetensors"))) == 1  # read once, kept
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
+def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(family, task_file):
+    """Behind the last layer's attention only its MLP stands between a head and the logits."""
+    model = make_tiny_model(family)
+    heads = as_heads(model)
+    data = build_task(str(task_file), model, 5)
+    contrast = read_contrast(heads, data.positives, data.metric)
+    early, late = 2, 3 * heads.n_heads + 1
+    found = kept_edges(contrast, [early, late])
+    assert [str(edge) for edge in found.edges] == ["0.2 → 3.1", "0.2 → output", "3.1 → output"]
+    batch = contrast.batches[0]
+    # by hand: the last residual stream with this head's part exchanged
+    added = heads.outputs(batch.corrupted.values - batch.clean.values)[:, :, late]
+    edited = model.logits(batch.clean.tokens, {"layers.3.resid_post": lambda x: x + added})[:, -1]
+    expected = float((batch.m_clean - batch.measure(edited)).mean())
+    assert float(found.scores[2]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    # by hand: what the receiver reads with the sender's part exchanged, the rest of the stream as it was
+    added = heads.outputs(batch.corrupted.values - batch.clean.values)[:, :, early]
+    site = "layers.3.attn_heads"
+    seen = {}
+
+    def keep(value):
+        seen["values"] = value.unflatten(-1, (heads.n_heads, -1))
+        return value
+
+    model.logits(batch.clean.tokens, {"layers.3.resid_pre": lambda x: x + added, site: keep})
+    values = batch.clean.values.clone()
+    values[:, :, late] = seen["values"][:, :, late % heads.n_heads]
+    patched = heads.logits(batch.clean.tokens, replace_edit(values, [late], heads.n_heads))
+    expected = float((batch.m_clean - batch.measure(patched)).mean())
+    assert float(found.scores[0]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    # EAP is the slope of the same: a thousandth of the sender's difference
+    by_gradient = attribute_kept_edges(contrast, [early, late])
+    assert by_gradient.edges == found.edges
+    nearly = batch.clean.values + 1e-3 * (batch.corrupted.values - batch.clean.values)
+    corrupted = dataclasses.replace(batch.corrupted, values=nearly)
+    slope = kept_edges(dataclasses.replace(contrast, batches=[dataclasses.replace(batch, corrupted=corrupted)]),
+                       [early, late])  # fmt: skip
+    torch.testing.assert_close(by_gradient.scores, 1e3 * slope.scores, rtol=0.05, atol=5e-3)
+    assert float(by_gradient.scores.abs().max()) > 0.02
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_masks_on_kept_edges(family, task_file):
+    model = make_tiny_model(family)
+    heads = as_heads(model)
+    data = shown(model, build_task(str(task_file), model, 5))
+    contrast = read_contrast(heads, data.positives, data.metric)
+    kept = [1, heads.n_heads + 2, 2 * heads.n_heads, 2 * heads.n_heads + 3, 3 * heads.n_heads + 1]
+    graph, batch = KeptGraph(contrast, kept), contrast.batches[0]
+    n = len(graph.edges)
+    torch.testing.assert_close(graph.metric(0, torch.ones(n)), batch.m_clean, rtol=1e-4, atol=1e-5)
+    exact = kept_edges(contrast, kept)
+    assert graph.edges == exact.edges
+    for number in range(n):  # a single 0 is the exact effect
+        mask = torch.ones(n)
+        mask[number] = 0
+        effect = float((batch.m_clean - graph.metric(0, mask)).double().mean())
+        assert effect == pytest.approx(float(exact.scores[number]), rel=1e-3, abs=2e-5), str(graph.edges[number])
+    # the slope at 1 is EAP, for all edges at once, two receivers of one layer among them
+    gates = torch.ones(n, requires_grad=True)
+    (slope,) = torch.autograd.grad(graph.metric(0, gates).mean(), gates)
+    torch.testing.assert_close(slope.double(), attribute_kept_edges(contrast, kept).scores, rtol=1e-3, atol=1e-5)
+    pruned = acdc_kept_edges(contrast, kept, [1e-9, 10.0])
+    assert float(pruned.scores.max()) <= 1e-9  # nothing is worth ten nats
+    probed = probe_kept_edges(contrast, kept, ProbeConfig(n_steps=3))
+    assert bool(((probed.scores > 0) & (probed.scores < 1)).all())
+    small = compile_circuit("induction", n_examples=5)
+    other = read_contrast(as_heads(small.model), small.data.positives, small.data.metric)
+    with pytest.raises(UserError, match="has edges of its own"):
+        KeptGraph(other, [0])
+
+
+def test_families_with_post_norms_have_heads_but_no_edges(task_file):
+    model = make_tiny_model("gemma3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        circuit = find_circuit(model, shown(model, build_task(str(task_file), model, 8)), n_prompts=8)
+    assert len(circuit.heads.scores) == 16
+    assert bool(torch.isfinite(circuit.heads.scores).all())
+    assert circuit.edges is None
+    assert "puts a norm behind its attention" in circuit.no_edges
+
+
+def test_a_file_is_read_whole(task_file):
+    with pytest.raises(UserError, match=r"^--examples \(100\) says how many .*mine.jsonl is read whole"):
+        run_circuits([str(task_file), "--examples", "100"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["circuits"], "which task"),
+        (["circuits", "io"], "unknown task 'io'"),
+        (["circuits", "missing.jsonl"], "does not exist"),
+        (["circuits", "ioi", "--method", "acdcc"], "unknown method 'acdcc'; did you mean 'acdc'"),
+        (["circuits", "ioi", "--compare", "eap", "nothing"], "unknown method 'nothing'"),
+        (["circuits", "ioi", "--seed", "-1"], "--seed -1 must be at least 0 and at most 9223372036854775807; e.g. 0"),
+        (["circuits", "ioi", "--seed", "9" * 20], "--seed 99999999999999999999 must be"),
+        (["circuits", "ioi", "--out", "/proc/none"], "no file or folder can be made there"),
+        (["circuits", "ioi", "--out", __file__], "is a file; give the path of a folder"),
+        (["circuits", "ioi", "--prompts", "3"], "--prompts 3 must be at least 5"),
+        (["circuits", "ioi", "--examples", "20"], "--examples (20) must be at least --prompts (64)"),
+    ],
+)
+def test_bad_words_end_in_one_line(words, message, capsys, monkeypatch):
+    monkeypatch.setattr("monosemy.models.sources.load_model", lambda *a, **k: pytest.fail("the model was loaded"))
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1

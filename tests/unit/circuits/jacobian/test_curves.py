@@ -1,0 +1,135 @@
+"""Shapes of curves, sweeps and ablation, on maps whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from jacobian_slices import Linear, autograd_slices, one_hot_map
+
+from monosemy.circuits.jacobian.ablation import ablation_effects, measure_ablation, ranks
+from monosemy.circuits.jacobian.latent_map import padded
+from monosemy.circuits.jacobian.linearity import measure_linearity, shape_of, sweep
+from monosemy.circuits.jacobian.rows import Rows
+from monosemy.errors import UserError
+from monosemy.latents import SparseLatents
+
+T = np.linspace(0, 5, 100)
+
+
+@pytest.mark.parametrize(
+    ("curve", "shape"),
+    [
+        (np.full(100, 2.0), "flat"),
+        (2 + 0.001 * T, "flat"),
+        (np.zeros(100), "flat"),
+        (1 + 0.5 * T, "linear"),
+        (3 - 0.5 * T, "linear"),
+        (3 + T + 0.2 * np.sin(9 * T) / 9, "linear"),
+        (np.maximum(T - 2, 0), "jumprelu"),  # no jump
+        (np.where(T > 2, 1 + T, 0), "jumprelu"),  # a jump
+        (np.where(T > 2, 1.0, 0), "jumprelu"),  # a jump alone
+        (np.where(T < 2, 3 - T, 0), "jumprelu"),  # falls out of the top k
+        (1 + T**2, "other"),
+        (np.where(T > 2, T**2 - 4, 0), "other"),
+        (np.where((T > 1) & (T < 3), 1 + T, 0), "other"),  # on in the middle only
+        (np.where(T > 4.9, 1 + T, 0), "other"),  # too few points to say
+    ],
+)
+def test_shapes_of_known_curves(curve, shape):
+    assert shape_of(curve) == shape
+    assert shape_of(curve * 1e-4) == shape, "the scale does not matter"
+
+
+def rows(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
+
+
+def as_rows(x: torch.Tensor) -> Rows:
+    """Every row a document of its own."""
+    return Rows(x, x, torch.arange(len(x)), torch.arange(len(x)))
+
+
+def test_a_sweep_is_the_map_itself():
+    W = torch.eye(6) + 0.1
+    latent_map = one_hot_map(Linear(W), 6, 6, scale_in=3.0, scale_out=0.5)
+    x = 3 * rows(1, 6)
+    value = float(x[0, 2]) / 3  # the latent, at unit scale
+    curves = sweep(latent_map, x, 2, value, unit=1.0)
+    assert curves.shape == (6, 100)
+    points = torch.linspace(0, 5, 100)
+    for i in range(6):
+        moved = x.repeat(100, 1)
+        moved[:, 2] = 3 * points
+        torch.testing.assert_close(curves[i], (moved @ W)[:, i] / 0.5, rtol=1e-4, atol=1e-5)
+
+
+def test_linear_maps_give_linear_curves_and_thresholds_jumps():
+    x, documents = rows(40, 6), torch.arange(40)
+    every = measure_linearity(one_hot_map(Linear(torch.eye(6) + 0.1), 6, 6), [(x, documents)], n_sweeps=30)
+    assert every.n_sweeps == 30
+    assert every.n_curves == 180
+    assert every.shares["linear"].value == 1
+    assert every.shares["linear_or_flat"].interval == (1, 1)
+    diagonal = measure_linearity(one_hot_map(Linear(torch.eye(6)), 6, 6), [(x, documents)], n_sweeps=30)
+    assert diagonal.shares["flat"].value == pytest.approx(5 / 6), "only the latent itself moves"
+    squared = measure_linearity(one_hot_map(lambda r: r**2, 6, 6), [(x, documents)], n_sweeps=30)
+    assert squared.shares["other"].value == pytest.approx(1 / 6)
+    # with one output latent of two kept, the swept one jumps in when it overtakes the other
+    jumping = measure_linearity(one_hot_map(Linear(torch.eye(2)), 2, 1), [(rows(40, 2) + 0.5, documents)], n_sweeps=30)
+    assert jumping.shares["jumprelu"].value == 1
+
+
+def test_ablation_agrees_exactly_where_the_map_is_linear():
+    W = torch.randn(6, 6, generator=torch.Generator().manual_seed(4)).abs()
+    latent_map = one_hot_map(Linear(W), 6, 6, scale_in=2.0, scale_out=5.0)
+    x = rows(30, 6)
+    slices = autograd_slices(latent_map, x)
+    torch.testing.assert_close(
+        ablation_effects(latent_map, x, slices), slices.values * slices.in_values[:, None], rtol=1e-4, atol=1e-5
+    )
+    record = measure_ablation(
+        latent_map,
+        lambda part: autograd_slices(latent_map, part.x),
+        [as_rows(x[:20]), as_rows(x[20:])],
+    )
+    assert record.n_pairs == 30 * 36
+    assert record.n_tokens == 30
+    assert record.n_documents == 20
+    for estimate in (record.rank_correlation, record.r_squared, record.correlation):
+        assert estimate.value == pytest.approx(1, abs=1e-4)
+
+
+def test_ablation_disagrees_where_the_map_bends():
+    latent_map = one_hot_map(lambda r: r**2 + 1, 6, 6)
+    x = rows(30, 6)
+    record = measure_ablation(latent_map, lambda part: autograd_slices(latent_map, part.x), [as_rows(x)])
+    # Δ = s² on the diagonal, J s = 2 s²: twice too much, in the right order
+    assert record.correlation.value == pytest.approx(1, abs=1e-5)
+    assert record.rank_correlation.value == pytest.approx(1, abs=1e-3)
+    s2 = x.double().numpy().ravel() ** 2
+    effects = np.concatenate([s2, np.zeros(5 * len(s2))])
+    expected = 1 - (effects**2).sum() / ((effects - effects.mean()) ** 2).sum()
+    assert record.r_squared.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_ranks_share_ties():
+    np.testing.assert_array_equal(ranks(np.array([3.0, 1.0, 3.0, -2.0])), [3.5, 2, 3.5, 1])
+
+
+def test_padded_rows():
+    latents = SparseLatents.from_dense(torch.tensor([[0.0, 2, 0, 1], [0, 0, 0, 0], [5, 0, 0, 0]]))
+    indices, values = padded(latents)
+    assert indices.tolist() == [[1, 3], [-1, -1], [0, -1]]
+    assert values.tolist() == [[2, 1], [0, 0], [5, 0]]
+
+
+def test_nothing_active_is_said():
+    silent = one_hot_map(Linear(torch.eye(3)), 3, 3)
+    with pytest.raises(UserError, match="no input latent"):
+        measure_linearity(silent, [(-torch.ones(4, 3), torch.arange(4))])
+    mute = one_hot_map(lambda r: -r, 3, 3)
+    with pytest.raises(UserError, match="no output latent"):
+        measure_linearity(mute, [(torch.ones(4, 3), torch.arange(4))])
+    with pytest.raises(UserError, match="no pair"):
+        measure_ablation(mute, lambda part: autograd_slices(mute, part.x), [as_rows(torch.ones(4, 3))])
