@@ -53,8 +53,8 @@ $(VENV)/.triton: $(STAMP)
 	  echo "no Triton for this platform: the tests of its kernels are left out"
 	@touch $@
 
-test-unit: $(STAMP) $(VENV)/.triton ## tests on tiny random models
-	$(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest tests/unit -n $(WORKERS)
+test-unit: $(STAMP) $(VENV)/.triton ## tests on tiny random models, and of what decides in the studies
+	$(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest tests/unit tests/research -n $(WORKERS)
 
 test-integration: $(STAMP) ## tests on the real embedded model
 	$(OFFLINE) $(BIN)/python -m pytest tests/integration

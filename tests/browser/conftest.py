@@ -7,15 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from app_cases import model_run, page_run
+from browser_pages import NAME, OTHER, SITE, Server
 
-SITE, NAME, OTHER = "layers.6.resid_post", "jumprelu-l0_32-s0", "topk-l0_32-s0"
-SERVE = "import sys; from monosemy.app.server import run_browse; run_browse(sys.argv[1:])"
 # Seconds by which every answer of the server is held back, as on a busy machine: `MONOSEMY_BROWSER_SLOW=0.4 make
 # test-browser` finds tests that look too early.
 SLOW = float(os.environ.get("MONOSEMY_BROWSER_SLOW", 0))
@@ -47,23 +45,6 @@ def chromium_path() -> str:
     if found is None:
         pytest.fail("these tests need Chromium: apt-get install chromium, or set MONOSEMY_CHROMIUM to its path")
     return found
-
-
-class Server:
-    """`monosemy browse FOLDER` in a process of its own, on a free port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        command = [sys.executable, "-c", SERVE, str(folder), "--port", "0", "--no-open"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert "http://" in line, f"the server did not start: {line}"
-        self.address = next(word for word in line.split() if word.startswith("http://")).rstrip("/")
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
 
 
 @pytest.fixture(scope="session")
@@ -102,23 +83,6 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = Server(model_run(tmp_path_factory.mktemp("browser") / "bare"))
     yield running
     running.stop()
-
-
-def wait_until(page, expression: str, seconds: float = 20.0) -> None:
-    """Waits for a JavaScript expression to hold. Playwright's own `wait_for_function` calls `eval` inside the page,
-    which the page's content security policy refuses."""
-    end = time.monotonic() + seconds
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, f"{expression}: not within {seconds:g} s"
-        page.wait_for_timeout(20)
-
-
-def wait_for_answers(page) -> None:
-    """Waits until everything in view answers the address: older answers stay in view, marked, until the new are in."""
-    from playwright.sync_api import expect
-
-    page.locator("main h1, main .message").first.wait_for()
-    expect(page.locator("[aria-busy=true], .empty.busy")).to_have_count(0)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import NAME, OTHER, SITE, wait_for_answers
+from browser_pages import NAME, OTHER, SITE, wait_for_answers
 
 PAGES = {
     "overview": "/",

@@ -7,7 +7,7 @@ import re
 from urllib.request import Request, urlopen
 
 import pytest
-from conftest import NAME, SITE
+from browser_pages import NAME, SITE
 from playwright.sync_api import expect
 
 SLOW = 180_000

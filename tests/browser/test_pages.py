@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from conftest import NAME, OTHER, SITE, wait_for_answers, wait_until
+from browser_pages import NAME, OTHER, SITE, wait_for_answers, wait_until
 from playwright.sync_api import expect
 
 LATENTS = f"/latents/{SITE}/{NAME}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import feature_runs
 import pytest
 from app_cases import LIVE_NAME, LIVE_SITE, model_run, page_run
-from conftest import Server, wait_for_answers
+from browser_pages import Server, wait_for_answers
 from feature_runs import NAME, SITE
 from playwright.sync_api import expect
 

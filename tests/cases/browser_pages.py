@@ -1,0 +1,46 @@
+"""A browse server in a process of its own, and how to wait for its pages: shared by the tests in a real browser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SITE, NAME, OTHER = "layers.6.resid_post", "jumprelu-l0_32-s0", "topk-l0_32-s0"
+"""The site of the quick recipe's run, and its two SAEs."""
+SERVE = "import sys; from monosemy.app.server import run_browse; run_browse(sys.argv[1:])"
+
+
+class Server:
+    """`monosemy browse FOLDER` in a process of its own, on a free port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        command = [sys.executable, "-c", SERVE, str(folder), "--port", "0", "--no-open"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "http://" in line, f"the server did not start: {line}"
+        self.address = next(word for word in line.split() if word.startswith("http://")).rstrip("/")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def wait_until(page, expression: str, seconds: float = 20.0) -> None:
+    """Waits for a JavaScript expression to hold. Playwright's own `wait_for_function` calls `eval` inside the page,
+    which the page's content security policy refuses."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"{expression}: not within {seconds:g} s"
+        page.wait_for_timeout(20)
+
+
+def wait_for_answers(page) -> None:
+    """Waits until everything in view answers the address: older answers stay in view, marked, until the new are in."""
+    from playwright.sync_api import expect
+
+    page.locator("main h1, main .message").first.wait_for()
+    expect(page.locator("[aria-busy=true], .empty.busy")).to_have_count(0)
