@@ -32,14 +32,14 @@ def parts():
 
 def test_every_row_says_what_it_used_and_constant_edges_are_not_counted(parts):
     part = parts["compiled-induction-0"]
-    rows = part["methods"]
-    assert set(rows) == set(METHODS)
-    assert (rows["eap"]["n_prompts"], rows["codes"]["n_prompts"]) == (6, 48)
-    assert rows["combined"]["n_checked"] < rows["combined"]["n_heads"] == 18
-    assert rows["patching"]["n_checked"] is None
-    assert rows["patching"]["auc"] == 1
+    methods = part["methods"]
+    assert set(methods) == set(METHODS)
+    assert (methods["eap"]["n_prompts"], methods["codes"]["n_prompts"]) == (6, 48)
+    assert methods["combined"]["n_checked"] < methods["combined"]["n_heads"] == 18
+    assert methods["patching"]["n_checked"] is None
+    assert methods["patching"]["auc"] == 1
     assert part["n_faithful"] == 6
-    assert rows["patching"]["cpr"] > rows["mean-difference"]["cpr"]  # every method has a curve
+    assert methods["patching"]["cpr"] > methods["mean-difference"]["cpr"]  # every method has a curve
     edges = part["edges"]
     assert edges["n_neither"] == 8  # input → previous (q, k), input → induction (k, v): two heads each
     assert edges["n_edges"] + edges["n_neither"] == 3 * 6 * (1 + 7 + 13) + 19
@@ -178,10 +178,10 @@ def test_a_piece_of_a_real_model(tmp_path, monkeypatch):
         found = circuits.real_part(str(path))
     finally:
         circuits.real_bench.cache_clear()
-    rows = found["methods"]
-    assert {"combined-4", "eap-ig-4", "patching-4", "acdc-4", "patching-zero-4"} <= set(rows)
-    assert (rows["combined"]["n_prompts"], rows["acdc-4"]["n_prompts"]) == (8, 4)
-    assert "auc_mean_reference" in rows["combined"]
+    methods = found["methods"]
+    assert {"combined-4", "eap-ig-4", "patching-4", "acdc-4", "patching-zero-4"} <= set(methods)
+    assert (methods["combined"]["n_prompts"], methods["acdc-4"]["n_prompts"]) == (8, 4)
+    assert "auc_mean_reference" in methods["combined"]
     assert set(found["combined_seconds_of_patching"]) == {"combined", "combined-4"}
     assert found["n_members"] == len(found["members"])
     assert found["edges"]["n_edges"] >= found["head_pairs"]["n_edges"]
