@@ -11,10 +11,8 @@ finished stage, so that the same command given again redoes nothing and continue
     sources.json      where model and text lie on this machine (moved.py); the one file with its paths
 
 Provenance describes the machine in words (system, cores, memory); it holds no paths, host or user names.
-The lock is a POSIX record lock on `run.lock`: the kernel frees it with the process that holds it, so a killed
-run never blocks its own resumption, and worker processes forked by the dead run don't keep it.
-
-Limits: no lock across machines on file systems without POSIX locks.
+The lock is on `run.lock` (support/locks.py): the kernel frees it with the process that holds it, so a killed run never
+blocks its own resumption, and worker processes forked by the dead run don't keep it.
 """
 
 from __future__ import annotations
@@ -22,32 +20,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import errno
-import fcntl
 import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from monosemy.config import LABELS, RunConfig, from_json, to_json
 from monosemy.errors import UserError
-from monosemy.support import files
+from monosemy.support import files, locks
 from monosemy.support.metrics import MetricsWriter
 from monosemy.support.moved import NOT_MOVED, Moved, find_source
 from monosemy.support.text_input import require_characters
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 FORMAT = 1
 _PACKAGES = ("monosemy", "torch", "transformers", "tokenizers", "interp-engine", "numpy", "numba", "safetensors")
-_held: set[Path] = set()  # record locks don't exclude the process that holds them
 
 
 class Run:
     """An open run folder, locked against other writers. Made by `open_run`; use as a context manager or `close`."""
 
-    def __init__(self, folder: Path, config: RunConfig, provenance: dict[str, Any], lock: int):
+    def __init__(self, folder: Path, config: RunConfig, provenance: dict[str, Any], lock: FileLock):
         self.folder, self.config, self.provenance = folder, config, provenance
         self.created = False
         """Whether this process began the run."""
@@ -131,10 +129,7 @@ class Run:
 
     def close(self) -> None:
         """Frees the lock; calling it twice is harmless."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            _held.discard(self.folder.resolve())
-            self._lock = -1
+        self._lock.release()
 
     def __enter__(self) -> Run:
         return self
@@ -183,8 +178,7 @@ def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
         run.moved = moved
         run._write_run_json()
     except BaseException:
-        os.close(lock)
-        _held.discard(folder.resolve())
+        lock.release()
         raise
     return run
 
@@ -289,30 +283,16 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def _acquire(folder: Path) -> int:
-    """Takes the folder's lock and returns its file descriptor."""
-    path = folder / "run.lock"
-    if folder.resolve() in _held:
-        raise UserError(f"run folder {folder} is already open in this process; close it first")
+def _acquire(folder: Path) -> FileLock:
+    """Takes the folder's lock."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise files.explain_os_error(error, path) from error
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise files.explain_os_error(error, path) from error
+        return locks.acquire(folder / "run.lock")
+    except locks.LockedError as error:
+        if error.held_here:
+            raise UserError(f"run folder {folder} is already open in this process; close it first") from None
         raise UserError(
-            f"run folder {folder} is in use by process {holder}; wait for it or stop it, or choose another folder"
+            f"run folder {folder} is in use by process {error.holder}; wait for it or stop it, or choose another folder"
         ) from None
-    _held.add(folder.resolve())
-    return lock
 
 
 def _new_provenance() -> dict[str, Any]:

@@ -69,7 +69,7 @@ def build_for_run(
 ) -> list[Path]:
     """As `build_features`, for a run that is open already."""
     from monosemy.features.store.database import features_folder
-    from monosemy.support.lock import writing
+    from monosemy.features.store.write import writing
 
     keys = choose_saes(run.folder, saes)
     n_tokens = N_TOKENS if n_tokens is None else n_tokens

@@ -13,7 +13,6 @@ Limits: wheels and .zip/.tar.gz source archives; pip must be importable by the r
 
 from __future__ import annotations
 
-import errno
 import fnmatch
 import importlib.util
 import os
@@ -30,7 +29,7 @@ from hashlib import sha256 as sha256_of_bytes
 from pathlib import Path, PurePosixPath
 
 from monosemy.errors import UserError
-from monosemy.support import progress
+from monosemy.support import locks, progress
 from monosemy.support.files import atomic_folder, cache_folder, explain_os_error, read_json, sha256, write_json
 
 CONTENTS = "contents.json"
@@ -78,24 +77,10 @@ def fetch(package: PackageFile) -> Path:
 def exclusive(final: Path) -> Iterator[None]:
     """Holds a lock beside `final` so that of several processes one builds and the others wait.
 
-    The operating system frees it when the process ends, however it ends. Without file locks (Windows) nothing
-    is held: the last builder then wins, whole.
+    The operating system frees it when the process ends, however it ends. On a file system without locks nothing is
+    held: the last builder then wins, whole.
     """
-    lock = final.with_name(f".{final.name}.lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise explain_os_error(error, final) from error
-    with file:
-        if importlib.util.find_spec("fcntl"):
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # network file systems without locks
-                    raise
+    with locks.waiting_for(final.with_name(f".{final.name}.lock"), final):
         _clear_unfinished(final)
         yield
 

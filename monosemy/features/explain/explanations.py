@@ -31,7 +31,7 @@ from monosemy.features.explain.prompts import Passage
 from monosemy.features.explain.scores import simulation_score, yes_no_score
 from monosemy.features.store.database import Example, FeatureDatabase
 from monosemy.features.store.settings import NEAR_MISS, RANDOM
-from monosemy.support.lock import writing
+from monosemy.features.store.write import writing
 
 N_EXPLAIN = 24
 """Passages an explanation is written from, at most."""

@@ -14,23 +14,16 @@ overwritten.
 from __future__ import annotations
 
 import datetime
-import fcntl
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from monosemy.errors import UserError
-from monosemy.support import files
+from monosemy.support import files, locks
 
 FORMAT = 1
 MAX_CHARACTERS = 20_000
 """Longest note, in characters."""
-
-_in_process = threading.Lock()  # record locks do not exclude threads of one process
 
 
 class ChangedError(UserError):
@@ -90,7 +83,7 @@ def put_note(
     if text is not None and len(text) > MAX_CHARACTERS:
         raise UserError(f"a note takes at most {MAX_CHARACTERS:,} characters, got {len(text):,}; shorten it")
     key = (site, name, latent)
-    with _locked(run):
+    with locks.waiting_for(run / ".notes.lock", notes_path(run)):
         kept = {(note.site, note.name, note.latent): note for note in read_notes(run)}
         known = kept.pop(key, None)
         old_bookmark, old_text = (known.bookmark, known.text) if known else (False, "")
@@ -113,18 +106,3 @@ def _note(**entry: Any) -> Note:
     if not isinstance(note.latent, int) or not isinstance(note.text, str):
         raise TypeError(f"unexpected values in {entry}")
     return note
-
-
-@contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    path = run / ".notes.lock"
-    with _in_process:
-        try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise files.explain_os_error(error, notes_path(run)) from error
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from monosemy.errors import UserError
 from monosemy.features.store.compact import ARRAYS, compact
-from monosemy.support import files
+from monosemy.support import files, locks
 
 INFO, SQLITE = "features.json", "features.sqlite"
 _SCHEMA = """
@@ -35,6 +35,26 @@ CREATE VIRTUAL TABLE search USING fts5(
     label, explanation, content='texts', content_rowid='latent', tokenize='unicode61 remove_diacritics 2'
 );
 """
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Holds the database in `folder` (which need not exist yet) against other writers.
+
+    A build copies the explanations of the older database and then replaces its folder: one written between the two
+    would be lost. Whoever comes second is refused at once. Raises UserError when another build or `explain` holds it,
+    or the folder cannot be written to.
+    """
+    try:
+        lock = locks.acquire(folder.with_name(f".{folder.name}.lock"))
+    except locks.LockedError as error:
+        raise UserError(
+            f"the features in {folder} are being built or explained by process {error.holder}; wait for it or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_database(

@@ -21,13 +21,13 @@ from monosemy.config import ActivationsConfig, ModelConfig, RunConfig, TextConfi
 from monosemy.errors import UserError
 from monosemy.features.labels.embeddings import embed, window_texts
 from monosemy.features.store.database import FeatureDatabase, features_folder, list_features, open_features
+from monosemy.features.store.write import writing
 from monosemy.pipeline.features import build_features, choose_saes
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.run import open_run
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import build_sae
 from monosemy.saes.storage import load_sae, save_sae
-from monosemy.support.lock import writing
 
 SITES = ("layers.1.resid_post", "layers.2.mlp_in")
 WORDS = ["a", "the", "cat", "mat", "was", "not", "late", "when", "rain", "came", "down", "stone", "walls", "sea", "—"]

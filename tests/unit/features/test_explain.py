@@ -29,7 +29,7 @@ from monosemy.features.explain.journal import NAME, Journal
 from monosemy.features.explain.prompts import Passage
 from monosemy.features.explain.scores import simulation_score, wilson, yes_no_score
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.support.lock import writing
+from monosemy.features.store.write import writing
 
 END, IN, JULY, THE, MARKET = (getattr(feature_runs, name) for name in ("END", "IN", "JULY", "THE", "MARKET"))
 N_CONTEXTS = 40
