@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from monosemy.report.canvas import Draw, render
-from monosemy.report.theme import LABELS, Style, Theme, order, styles
+from monosemy.report.theme import CONTROLS, Style, Theme, order, styles
+from monosemy.saes.registry import ARCHITECTURES
 from monosemy.support.files import atomic_path
 
 OWN_UNITS = {"neurons": "MLP neurons", "residual": "Residual channels", "pca": "PCA", "random": "Random latents"}
@@ -21,14 +22,14 @@ _UNIT_MARKERS = ("*", "d", "<")
 
 def looks(kinds: Sequence[str], theme: Theme) -> dict[str, Style]:
     """Architectures and controls as in every report; the model's own units in grey."""
-    known = [kind for kind in kinds if kind in LABELS]
+    known = [kind for kind in kinds if kind in ARCHITECTURES or kind in CONTROLS]
     found = styles(known, theme)
-    for number, kind in enumerate(kind for kind in kinds if kind not in LABELS):
+    for number, kind in enumerate(kind for kind in kinds if kind not in known):
         line = _UNIT_LINES[number % len(_UNIT_LINES)]
         found[kind] = Style(
             OWN_UNITS.get(kind, kind), theme.muted, _UNIT_MARKERS[number % len(_UNIT_MARKERS)], line, True
         )
-    return {kind: found[kind] for kind in [*order(known), *(kind for kind in kinds if kind not in LABELS)]}
+    return {kind: found[kind] for kind in [*order(known), *(kind for kind in kinds if kind not in known)]}
 
 
 def save(folder: Path, name: str, draw: Draw) -> None:

@@ -7,6 +7,7 @@ looked up or checked, one function answers, orjson writes it (missing numbers be
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ from monosemy.app.security import TooLargeError
 from monosemy.app.streams import stream_events
 from monosemy.errors import UserError
 from monosemy.features.store import notes
+from monosemy.report.theme import page_styles
 
 STATUS: dict[type[UserError], int] = {
     UserError: 400,
@@ -114,12 +116,14 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     async def run() -> Response:
         saes = [sae.entry() for sae in catalogue.refresh()]
         evaluation, clean_loss = catalogue.evaluation()
+        architectures = {entry["architecture"] for entry in [*saes, *evaluation]}
         return answer(
             {
                 "name": catalogue.folder.resolve().name,
                 "version": __version__,
                 "saes": saes,
                 "evaluation": evaluation,
+                "styles": {name: asdict(style) for name, style in page_styles(architectures).items()},
                 "clean_loss": clean_loss,
                 "model": model.status(),
                 "build_command": catalogue.build_command,

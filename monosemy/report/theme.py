@@ -1,8 +1,11 @@
 """How series look: one colour, marker, line style and label per architecture, on light and on dark.
 
-Place on the data's path: between the numbers and the drawings. Identity never rests on colour alone (marker and
-line style differ too); the colours of one theme differ by at least ΔE 14 (CIE76) in normal, protan, deutan and
-tritan vision and stand out from the background by at least 3:1. Controls are grey, dotted and hollow.
+Place on the data's path: between the numbers and the drawings, for the report's figures and the browser's pages alike.
+An architecture's label and place come from the registry (saes/registry.py); the palette gives each place its look.
+
+Identity never rests on colour alone (marker and line style differ too). The colours of one theme differ by at least
+ΔE 14 (CIE76) in normal, protan, deutan and tritan vision and stand out from the background by at least 3:1, those of
+the pages, in which names are written, by at least 4.5:1. Controls are grey, dotted and hollow.
 """
 
 from __future__ import annotations
@@ -10,24 +13,41 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-LABELS = {
-    "relu": "ReLU + L1",
-    "topk": "TopK",
-    "batch_topk": "BatchTopK",
-    "gated": "Gated",
-    "jumprelu": "JumpReLU",
-    "matryoshka": "Matryoshka",
-    "frozen_random": "Frozen random",
-    "pca": "PCA",
-    "channels": "Channels",
-}
+from monosemy.saes.registry import ARCHITECTURES
+
 FROZEN_RANDOM = "frozen_random"
-CONTROLS = (FROZEN_RANDOM, "pca", "channels")
-_CONTROL_LINES: tuple[object, ...] = ((0, (1, 1.6)), (0, (5, 2.5)), (0, (3, 1.5, 1, 1.5)))
-_CONTROL_MARKERS = ("X", "h", "p")
-_SLOTS = ("relu", "topk", "batch_topk", "gated", "jumprelu", "matryoshka")
-_MARKERS = ("v", "o", "s", "D", "^", "P")
-_LINES: tuple[object, ...] = ("-", "-", (0, (6, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (2.2, 1)), (0, (1, 1)))
+CONTROLS = {FROZEN_RANDOM: "Frozen random", "pca": "PCA", "channels": "Channels"}
+"""Labels of the controls."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The look of one place of the palette."""
+
+    light: str
+    dark: str
+    page_light: str
+    page_dark: str
+    """Colours in the figures, and in the browser's pages."""
+    marker: str
+    """By matplotlib's letter."""
+    dashes: tuple[float, ...] = ()
+    """Lengths of dashes and gaps in line widths; empty: a solid line."""
+
+
+PALETTE = (
+    Look("#E8590C", "#D9822B", "#C94A04", "#E59A4B", "v"),
+    Look("#1C4ED8", "#5B7BFF", "#1C4ED8", "#7C97FF", "o"),
+    Look("#0B9A82", "#4FF0D0", "#087F6B", "#4FF0D0", "s", (6, 1.5)),
+    Look("#7A0C1E", "#F5E663", "#7A0C1E", "#F5E663", "D", (4, 1.2, 1, 1.2)),
+    Look("#D04BD4", "#FF4FB5", "#B52FB9", "#FF6CC2", "^", (2.2, 1)),
+    Look("#3B0764", "#FFFFFF", "#3B0764", "#FFFFFF", "P", (1, 1)),
+    Look("#4D0033", "#A68059", "#4D0033", "#A68059", "<", (8, 1.5, 1, 1.5)),
+    Look("#B30000", "#B1F5A3", "#B30000", "#B1F5A3", "*", (3, 1, 3, 2.5)),
+    Look("#000099", "#FFB3FF", "#000099", "#FFB3FF", ">", (1.5, 1.5)),
+)
+"""One place per line of the registry; places without an architecture serve those that no registry knows."""
+_CONTROL_LOOKS = (("X", (1, 1.6)), ("h", (5, 2.5)), ("p", (3, 1.5, 1, 1.5)))
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,9 @@ class Theme:
     """Controls and secondary text."""
     grid: str
     series: tuple[str, ...]
-    """One colour per slot of `_SLOTS`."""
+    """Figures' colours, one per place of `PALETTE`."""
+    page_series: tuple[str, ...]
+    """The same of the browser's pages."""
 
 
 LIGHT = Theme(
@@ -50,7 +72,8 @@ LIGHT = Theme(
     ink="#1b1f24",
     muted="#636b74",
     grid="#e3e6ea",
-    series=("#E8590C", "#1C4ED8", "#0B9A82", "#7A0C1E", "#D04BD4", "#3B0764"),
+    series=tuple(look.light for look in PALETTE),
+    page_series=tuple(look.page_light for look in PALETTE),
 )
 DARK = Theme(
     name="dark",
@@ -58,13 +81,14 @@ DARK = Theme(
     ink="#e8eaed",
     muted="#9aa3ad",
     grid="#2c323a",
-    series=("#D9822B", "#5B7BFF", "#4FF0D0", "#F5E663", "#FF4FB5", "#FFFFFF"),
+    series=tuple(look.dark for look in PALETTE),
+    page_series=tuple(look.page_dark for look in PALETTE),
 )
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one architecture is drawn in one theme."""
+    """How one architecture is drawn by matplotlib in one theme."""
 
     label: str
     colour: str
@@ -73,16 +97,29 @@ class Style:
     control: bool
 
 
+@dataclass(frozen=True)
+class PageStyle:
+    """How one architecture is drawn in the browser (SeriesStyle in web/src/types.ts)."""
+
+    label: str
+    light: str
+    dark: str
+    marker: str
+    dashes: tuple[float, ...]
+
+
 def label(architecture: str) -> str:
     """The name readers know: `batch_topk` → `BatchTopK`; an unlisted architecture keeps its own."""
     if architecture.startswith("jsae_"):
         return f"Pair, λ = {architecture.removeprefix('jsae_')}"
-    return LABELS.get(architecture, architecture.replace("_", " "))
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture].label
+    return CONTROLS.get(architecture, architecture.replace("_", " "))
 
 
 def order(architectures: Iterable[str]) -> list[str]:
-    """Distinct architectures in the one order of every figure and table: known, others by name, controls last."""
-    rank = {name: number for number, name in enumerate(LABELS)}
+    """Distinct architectures in the one order of every figure and table: registered, others by name, controls last."""
+    rank = {name: number for number, name in enumerate([*ARCHITECTURES, *CONTROLS])}
 
     def place(name: str) -> tuple[bool, int, str]:
         return name in CONTROLS, rank.get(name, len(rank)), name
@@ -91,24 +128,48 @@ def order(architectures: Iterable[str]) -> list[str]:
 
 
 def styles(architectures: Iterable[str], theme: Theme) -> dict[str, Style]:
-    """The style of each architecture; unlisted ones take the slots that are free, then share them in turn."""
+    """The style of each architecture in the figures of one theme."""
+    drawn: dict[str, Style] = {}
+    for name, (slot, marker, dashes) in _looks(architectures).items():
+        line = (0, dashes) if dashes else "-"
+        if slot is None:
+            drawn[name] = Style(f"{label(name)} (control)", theme.muted, marker, line, True)
+        else:
+            drawn[name] = Style(label(name), theme.series[slot], marker, line, False)
+    return drawn
+
+
+def page_styles(architectures: Iterable[str]) -> dict[str, PageStyle]:
+    """The style of each architecture in the browser's pages: marker and dashes are those of the figures."""
+    drawn: dict[str, PageStyle] = {}
+    for name, (slot, marker, dashes) in _looks(architectures).items():
+        light, dark = (theme.muted if slot is None else theme.page_series[slot] for theme in (LIGHT, DARK))
+        drawn[name] = PageStyle(label(name), light, dark, marker, dashes)
+    return drawn
+
+
+def _looks(architectures: Iterable[str]) -> dict[str, tuple[int | None, str, tuple[float, ...]]]:
+    """(place of the palette, None for controls; marker; dashes) of each architecture, in their order.
+
+    Registered architectures have their own places. Others take the places that are free among these architectures;
+    where no more are free they share a colour and differ by marker.
+    """
     names = order(architectures)
-    free = [slot for slot, name in enumerate(_SLOTS) if name not in names] or list(range(len(_SLOTS)))
-    found: dict[str, Style] = {}
-    n_unlisted = 0
+    own = {name: slot for slot, name in enumerate(ARCHITECTURES) if slot < len(PALETTE)}
+    free = [slot for slot in range(len(PALETTE)) if slot not in {own.get(name) for name in names}]
+    free = free or list(range(len(PALETTE)))
+    looks: dict[str, tuple[int | None, str, tuple[float, ...]]] = {}
+    n_others = 0
     for name in names:
         if name in CONTROLS:
-            slot = CONTROLS.index(name)
-            text = f"{label(name)} (control)"
-            found[name] = Style(text, theme.muted, _CONTROL_MARKERS[slot], _CONTROL_LINES[slot], True)
+            looks[name] = None, *_CONTROL_LOOKS[list(CONTROLS).index(name)]
             continue
-        if name in _SLOTS:
-            slot = _SLOTS.index(name)
-        else:
-            slot = free[n_unlisted % len(free)]
-            n_unlisted += 1
-        found[name] = Style(label(name), theme.series[slot], _MARKERS[slot], _LINES[slot], False)
-    return found
+        slot, turn = own.get(name, -1), 0
+        if name not in own:
+            turn, index = divmod(n_others, len(free))
+            slot, n_others = free[index], n_others + 1
+        looks[name] = slot, PALETTE[(slot + turn) % len(PALETTE)].marker, PALETTE[slot].dashes
+    return looks
 
 
 def matplotlib_settings(theme: Theme) -> dict[str, object]:

@@ -6,6 +6,7 @@ None is imported until it is asked for.
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from monosemy.errors import unknown
@@ -13,12 +14,24 @@ from monosemy.errors import unknown
 if TYPE_CHECKING:
     from monosemy.saes.base import SaeConfig, SparseAutoencoder
 
-ARCHITECTURES: dict[str, str] = {
-    "relu": "monosemy.saes.relu:Relu",
-    "topk": "monosemy.saes.topk:TopK",
-    "batch_topk": "monosemy.saes.batch_topk:BatchTopK",
-    "gated": "monosemy.saes.gated:Gated",
-    "jumprelu": "monosemy.saes.jumprelu:JumpRelu",
+
+@dataclass(frozen=True)
+class Entry:
+    """An architecture's line in the registry."""
+
+    path: str
+    """`module:Class`; imported at first need."""
+    label: str
+    """Its name in figures, tables and pages."""
+
+
+# The order is that of every figure and list, and decides the colours (report/theme.py): append new ones at the end.
+ARCHITECTURES: dict[str, Entry] = {
+    "relu": Entry("monosemy.saes.relu:Relu", label="ReLU + L1"),
+    "topk": Entry("monosemy.saes.topk:TopK", label="TopK"),
+    "batch_topk": Entry("monosemy.saes.batch_topk:BatchTopK", label="BatchTopK"),
+    "gated": Entry("monosemy.saes.gated:Gated", label="Gated"),
+    "jumprelu": Entry("monosemy.saes.jumprelu:JumpRelu", label="JumpReLU"),
 }
 
 
@@ -26,7 +39,7 @@ def architecture(name: str) -> type[SparseAutoencoder]:
     """The class of an architecture. Raises UserError, with near matches, for a name that is not registered."""
     if name not in ARCHITECTURES:
         raise unknown("architecture", name, ARCHITECTURES)
-    module, attribute = ARCHITECTURES[name].split(":")
+    module, attribute = ARCHITECTURES[name].path.split(":")
     return getattr(importlib.import_module(module), attribute)
 
 

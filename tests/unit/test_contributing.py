@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from app_cases import Server, page_run
 
 from monosemy.config import TrainingConfig
+from monosemy.report.theme import LIGHT, order, styles
 from monosemy.saes import registry
 from monosemy.saes.base import SaeConfig
 from monosemy.training.trainee import Trainee
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ARCHITECTURE, TESTS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
-NAME, PLACE = re.search(r'^    "(\w+)": "(monosemy\.saes\.\w+:\w+)",$', PAGE, flags=re.MULTILINE).groups()  # type: ignore[union-attr]
+LINE = re.search(r'^    "(\w+)": Entry\("(monosemy\.saes\.\w+:\w+)", label="(\w+)"\),$', PAGE, flags=re.MULTILINE)
+NAME, PLACE, LABEL = LINE.groups()  # type: ignore[union-attr]
 
 
 def module_of(source: str, name: str) -> types.ModuleType:
@@ -31,7 +34,7 @@ def module_of(source: str, name: str) -> types.ModuleType:
 def registered(monkeypatch):
     """The example's file in its place and its line in the registry, for one test."""
     name = PLACE.split(":")[0]
-    monkeypatch.setitem(registry.ARCHITECTURES, NAME, PLACE)
+    monkeypatch.setitem(registry.ARCHITECTURES, NAME, registry.Entry(PLACE, label=LABEL))
     yield module_of(ARCHITECTURE, name)
     del sys.modules[name]
     sys.modules.pop("test_of_the_page", None)
@@ -64,6 +67,22 @@ def test_it_trains():
     late, target = history[-1], history[70]["fvu"]  # from step 60 on the L0 is the asked one
     assert 3 <= late["l0"] <= 4
     assert late["fvu"] < 0.7 * target
+
+
+def test_its_label_and_a_colour_of_its_own_reach_figures_tables_and_the_api(tmp_path):
+    """With the registry's line alone, in the order of every list."""
+    looks, listed = styles([*registry.ARCHITECTURES, "pca"], LIGHT), order(["pca", NAME, "relu"])
+    assert looks[NAME].label == LABEL
+    assert len({look.colour for look in looks.values()}) == len(looks)
+    assert listed == ["relu", NAME, "pca"]
+    run = page_run(tmp_path)
+    for path in run.glob("saes/*/relu-*/config.json"):
+        path.write_text(path.read_text().replace('"relu"', f'"{NAME}"'))
+    with Server(run) as server:
+        drawn = server.get("/api/run")["styles"]
+    assert list(drawn) == ["topk", NAME]
+    assert drawn[NAME]["label"] == LABEL
+    assert all(drawn[NAME][part] != drawn["topk"][part] for part in ("light", "dark", "marker", "dashes"))
 
 
 def test_files_named_on_the_page_exist():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from monosemy.report.theme import CONTROLS, DARK, LIGHT, Theme, order, styles
+from monosemy.report.theme import CONTROLS, DARK, LIGHT, PALETTE, Theme, order, page_styles, styles
+from monosemy.saes.registry import ARCHITECTURES
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
 VISION = {
@@ -48,6 +49,26 @@ def test_everything_stands_out_from_the_background(theme: Theme) -> None:
     assert min(contrast(colour, theme.background) for colour in theme.series) >= 3
     assert contrast(theme.ink, theme.background) >= 7
     assert contrast(theme.muted, theme.background) >= 4.5
+
+
+def test_the_pages_colours_can_be_read_as_text_and_belong_to_the_figures() -> None:
+    for theme in (LIGHT, DARK):
+        assert min(contrast(colour, theme.background) for colour in theme.page_series) >= 4.5
+        figures = [lab(linear(colour)) for colour in theme.series]
+        for slot, colour in enumerate(theme.page_series):
+            assert np.argmin([np.linalg.norm(figure - lab(linear(colour))) for figure in figures]) == slot
+
+
+def test_there_is_a_colour_for_every_registered_architecture() -> None:
+    assert len(PALETTE) > len(ARCHITECTURES)
+    looks = page_styles([*ARCHITECTURES, *CONTROLS])
+    assert [looks[name].label for name in ARCHITECTURES] == [entry.label for entry in ARCHITECTURES.values()]
+    assert len({(look.light, look.marker) for look in looks.values()}) == len(looks)
+
+
+def test_more_unlisted_architectures_than_places_differ_by_their_markers() -> None:
+    looks = styles([f"new_{i}" for i in range(2 * len(PALETTE))], LIGHT).values()
+    assert len({(look.colour, look.marker) for look in looks}) == len(looks)
 
 
 def test_no_two_series_share_marker_and_line() -> None:

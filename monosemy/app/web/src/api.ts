@@ -77,6 +77,18 @@ export interface ModelStatus {
   chat: boolean | null;
 }
 
+/** How an architecture is drawn; from report/theme.py and the registry. */
+export interface SeriesStyle {
+  label: string;
+  /** Colours on a light and on a dark page. */
+  light: string;
+  dark: string;
+  /** By matplotlib's letter. */
+  marker: string;
+  /** Lengths of dashes and gaps in line widths; empty: a solid line. */
+  dashes: number[];
+}
+
 export interface RunInfo {
   /** The folder's own name (no path). */
   name: string;
@@ -84,6 +96,8 @@ export interface RunInfo {
   /** Site by site; controls last. */
   saes: SaeEntry[];
   evaluation: EvaluationRecord[];
+  /** By architecture (or control), in the order of figures and lists. */
+  styles: Record<string, SeriesStyle>;
   clean_loss: number | null;
   model: ModelStatus;
   /** The command that builds features of the run's default SAE, for the hint where there are none at all. */

@@ -5,6 +5,7 @@ import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks"
 import { api } from "./api";
 import type { ModelStatus, Note, RunInfo } from "./api";
 import { useKeys } from "./keys";
+import { withLooks } from "./looks";
 import { ComparePage } from "./pages/compare";
 import { LatentPageView } from "./pages/latent";
 import { LatentsPage } from "./pages/latents";
@@ -22,7 +23,7 @@ import { SharedContext, firstSae, sameSae, sentence, useLoad, useShared } from "
 import type { Shared } from "./state";
 
 function App() {
-  const run = useLoad((signal) => api.run(signal), []);
+  const run = useLoad((signal) => api.run(signal).then(withLooks), []);
   return (
     <>
       <Await of={run}>{(value) => <Shell run={value} />}</Await>

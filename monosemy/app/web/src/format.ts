@@ -1,5 +1,6 @@
 /** Numbers and names as the pages show them. */
 import type { SaeEntry } from "./api";
+import { architecture } from "./looks";
 
 const MINUS = "−";
 
@@ -47,21 +48,6 @@ export function superscript(power: number): string {
   const digits = "⁰¹²³⁴⁵⁶⁷⁸⁹";
   return `${power}`.replace("-", "⁻").replace(/\d/g, (d) => digits[Number(d)] ?? d);
 }
-
-const ARCHITECTURES: Record<string, string> = {
-  relu: "ReLU + L1",
-  topk: "TopK",
-  batch_topk: "BatchTopK",
-  gated: "Gated",
-  jumprelu: "JumpReLU",
-  matryoshka: "Matryoshka",
-  frozen_random: "Frozen random",
-  pca: "PCA",
-  channels: "Channels",
-};
-export const architecture = (name: string): string => ARCHITECTURES[name] ?? name.replaceAll("_", " ");
-export const hue = (name: string, control = false): string =>
-  control ? "s-control" : name in ARCHITECTURES ? `s-${name}` : "s-other";
 
 /** "JumpReLU, L0 32", "Frozen random (control), L0 32". */
 export function saeTitle(sae: SaeEntry): string {

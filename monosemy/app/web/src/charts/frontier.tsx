@@ -1,7 +1,8 @@
 /** Error against sparsity, one curve per architecture, with intervals; every point leads to its SAE. */
 import type { EvaluationRecord } from "../api";
 import { DataTable } from "../parts/bits";
-import { architecture, hue, interval, num } from "../format";
+import { interval, num } from "../format";
+import { architecture, colours, dashes, inOrder, shape } from "../looks";
 import { useWidth } from "../state";
 import { Axes } from "./axes";
 import type { Frame } from "./axes";
@@ -17,17 +18,6 @@ interface FrontierProps {
   href: (record: EvaluationRecord) => string | null;
 }
 
-const ORDER = ["relu", "topk", "batch_topk", "gated", "jumprelu", "matryoshka"];
-const SHAPES: Record<string, string> = {
-  relu: "M-5,-4H5L0,5Z",
-  topk: "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0Z",
-  batch_topk: "M-4,-4H4V4H-4Z",
-  gated: "M0,-5.5L5.5,0L0,5.5L-5.5,0Z",
-  jumprelu: "M-5,4H5L0,-5Z",
-};
-const PLUS = "M-1.8,-5H1.8V-1.8H5V1.8H1.8V5H-1.8V1.8H-5V-1.8H-1.8Z";
-const DASHES: Record<string, string> = { batch_topk: "7 2", gated: "5 2 1.5 2", jumprelu: "3 1.5", pca: "6 4", frozen_random: "1.5 3" };
-
 /** Names down the right edge, each as near to its curve's end as its neighbours allow. */
 function spread(wanted: number[], gap: number, low: number, high: number): number[] {
   const order = wanted.map((y, i) => ({ y, i })).sort((a, b) => a.y - b.y);
@@ -41,9 +31,7 @@ function spread(wanted: number[], gap: number, low: number, high: number): numbe
 export function Frontier({ title, measure, yName, records, href }: FrontierProps) {
   const [ref, width] = useWidth<HTMLDivElement>();
   const shown = records.filter((r) => (r.l0 ?? 0) > 0 && (r[measure] ?? 0) > 0);
-  const names = [...new Set(shown.map((r) => r.architecture))].sort(
-    (a, b) => (ORDER.indexOf(a) + 1 || 99) - (ORDER.indexOf(b) + 1 || 99) || a.localeCompare(b),
-  );
+  const names = inOrder(shown.map((r) => r.architecture));
   const frame: Frame = { width, height: 330, left: 38, right: 112, top: 24, bottom: 38 };
   const ends = shown.flatMap((r) => (r[`${measure}_interval`] as [number, number] | null) ?? [r[measure] ?? null]);
   const x = scale(true, domainOf(shown.map((r) => r.l0), true, 0.08), [frame.left, width - frame.right]);
@@ -51,7 +39,6 @@ export function Frontier({ title, measure, yName, records, href }: FrontierProps
   const targets = [...new Set(shown.map((r) => r.target_l0).filter((t): t is number => t !== null))].sort((a, b) => a - b);
   const curves = names.map((name) => ({
     name,
-    control: shown.some((r) => r.architecture === name && r.control),
     points: shown.filter((r) => r.architecture === name).sort((a, b) => (a.l0 ?? 0) - (b.l0 ?? 0)),
   }));
   const heights = spread(curves.map((c) => y.at(c.points.at(-1)?.[measure] ?? 1)), 15, frame.top + 4, frame.height - frame.bottom - 2);
@@ -60,13 +47,13 @@ export function Frontier({ title, measure, yName, records, href }: FrontierProps
       {width > 0 && shown.length > 0 && (
         <svg viewBox={`0 0 ${width} ${frame.height}`} height={frame.height}>
           <Axes frame={frame} x={x} y={y} xName="Active latents per token (L0), log scale" yName={yName} xTicks={targets.length > 1 ? targets : undefined} />
-          {curves.map(({ name, control, points }, i) => {
+          {curves.map(({ name, points }, i) => {
             const last = points.at(-1);
             return (
-              <g class={hue(name, control)} key={name}>
-                <path class="curve" stroke-dasharray={DASHES[name]} d={points.map((p, k) => `${k ? "L" : "M"}${x.at(p.l0 ?? 1)},${y.at(p[measure] ?? 1)}`).join("")} />
+              <g class="series" style={colours(name)} key={name}>
+                <path class="curve" stroke-dasharray={dashes(name)} d={points.map((p, k) => `${k ? "L" : "M"}${x.at(p.l0 ?? 1)},${y.at(p[measure] ?? 1)}`).join("")} />
                 {points.map((p) => (
-                  <Point key={p.name} record={p} measure={measure} x={x.at(p.l0 ?? 1)} y={y} shape={SHAPES[name] ?? PLUS} href={href(p)} />
+                  <Point key={p.name} record={p} measure={measure} x={x.at(p.l0 ?? 1)} y={y} shape={shape(name)} href={href(p)} />
                 ))}
                 {last && (
                   <g aria-hidden="true">
@@ -90,7 +77,7 @@ export function Frontier({ title, measure, yName, records, href }: FrontierProps
   );
 }
 
-function Point(props: { record: EvaluationRecord; measure: Measure; x: number; y: Scale; shape: string; href: string | null }) {
+function Point(props: { record: EvaluationRecord; measure: Measure; x: number; y: Scale; shape: string | undefined; href: string | null }) {
   const { record, measure, x, y } = props;
   const ends = record[`${measure}_interval`] as [number, number] | null;
   const words = `${record.name}: L0 ${num(record.l0)}, ${num(record[measure])} ${interval(ends)}`;

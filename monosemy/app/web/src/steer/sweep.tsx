@@ -78,8 +78,8 @@ export function Sweep({ settings, sae, busy, onBusy }: { settings: Settings; sae
       {found.length > 0 && (
         <>
           <div class="two">
-            <Lines title="Perplexity under the unsteered model" xName="Strength" yName="Perplexity, log scale" log x={x} series={[{ name: "Perplexity", tone: "s-topk", values: found.map((one) => one.perplexity) }]} />
-            <Lines title="KL from the unsteered model" xName="Strength" yName="KL, nats per token" zero x={x} series={[{ name: "KL", tone: "s-relu", values: found.map((one) => one.mean_kl) }]} />
+            <Lines title="Perplexity under the unsteered model" xName="Strength" yName="Perplexity, log scale" log x={x} series={[{ name: "Perplexity", tone: "tone-accent", values: found.map((one) => one.perplexity) }]} />
+            <Lines title="KL from the unsteered model" xName="Strength" yName="KL, nats per token" zero x={x} series={[{ name: "KL", tone: "tone-mark", values: found.map((one) => one.mean_kl) }]} />
           </div>
           <div class="scroll">
             <table>
