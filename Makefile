@@ -82,7 +82,8 @@ $(VENV)/.browser: $(STAMP) requirements/browser.txt
 test-browser: $(STAMP) $(VENV)/.browser ## the pages in a real Chromium
 	$(OFFLINE) $(BIN)/python -m pytest tests/browser
 
-web: ## builds the pages of monosemy browse again (needs Node 18 or later)
+web: $(STAMP) ## builds the pages of monosemy browse again (needs Node 18 or later)
+	$(BIN)/python -m monosemy.app.typescript
 	cd monosemy/app/web && npm ci --no-audit --no-fund && npm run build
 
 check: $(STAMP) ## formatter, linter, type checker, import directions (changes nothing)

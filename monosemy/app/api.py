@@ -1,7 +1,8 @@
-"""The HTTP API: addresses, checks of what comes in, and errors as JSON. Its types are in web/src/api.ts.
+"""The HTTP API: addresses, checks of what comes in, and errors as JSON. Its types are in schema.py.
 
 Place on the path: server → [routes] → lists, pages, compare, live, notes. Handlers are thin: a request's words are
-looked up or checked, one function answers, orjson writes it (missing numbers become null).
+looked up, its body is checked by a model of schema.py, one function answers, orjson writes it (missing numbers become
+null).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from monosemy.app.assets import REPORT_POLICY, Asset, load_assets, matches_tag
 from monosemy.app.catalogue import Catalogue, Dictionary, NotFoundError
 from monosemy.app.compare import Comparisons
 from monosemy.app.live import BusyError, LiveModel, ModelError
+from monosemy.app.schema import B, NoteChange, SaeBody, SweepValues, TextBody, parse_body
 from monosemy.app.security import TooLargeError
 from monosemy.app.streams import stream_events
 from monosemy.errors import UserError
@@ -63,6 +65,11 @@ def answer(value: Any, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
 
 
+async def body_of(kind: type[B], request: Request) -> B:
+    """The request's body as a model of schema.py. Raises UserError for what it does not take."""
+    return parse_body(kind, await json_body(request))
+
+
 async def json_body(request: Request) -> dict[str, Any]:
     """The object in a request's body. Raises UserError when there is none."""
     try:
@@ -71,15 +78,6 @@ async def json_body(request: Request) -> dict[str, Any]:
         raise UserError(f"the request is not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"the request must be a JSON object, got {type(value).__name__}")
-    return value
-
-
-def field(body: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
-    """A value of the body. Raises UserError when it is missing (without default) or of another type."""
-    value = body.get(name, default)
-    # True is an int to Python, not to people
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{name} must be {kind.__name__}, got {'nothing' if value is None else repr(value)[:40]}")
     return value
 
 
@@ -186,14 +184,12 @@ def _limit(request: Request) -> int:
 def _add_text(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     @app.post("/api/f/{site}/{name}/text")
     async def text(request: Request, site: str, name: str) -> Response:
-        sae, body = catalogue.sae(site, name), await json_body(request)
-        words, top = field(body, "text", str), field(body, "top", int, 8)
-        latent = None if body.get("latent") is None else field(body, "latent", int)
-        found = await asyncio.to_thread(live.read_text, model, sae, words, top=top, latent=latent)
-        firing = [entry for listed in (*found["top"], found["summary"]) for entry in listed]
+        sae, body = catalogue.sae(site, name), await body_of(TextBody, request)
+        result = await asyncio.to_thread(live.read_text, model, sae, body.text, top=body.top, latent=body.latent)
+        firing = [entry for entries in (*result["top"], result["summary"]) for entry in entries]
         for entry, label in zip(firing, sae.labels([entry["latent"] for entry in firing]), strict=True):
             entry["label"] = label
-        return answer(found)
+        return answer(result)
 
 
 def _add_compare(app: FastAPI, catalogue: Catalogue) -> None:
@@ -208,27 +204,28 @@ def _add_compare(app: FastAPI, catalogue: Catalogue) -> None:
 
 
 def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
-    def asked(body: dict[str, Any]) -> Dictionary:
-        return catalogue.sae(field(body, "site", str), field(body, "name", str))
+    def sae_of(body: SaeBody) -> Dictionary:
+        return catalogue.sae(body.site, body.name)
 
     @app.post("/api/steer")
     async def steer(request: Request) -> Response:
         body = await json_body(request)
-        sae = asked(body)
-        wanted = live.steering_request(sae, body)
-        return await stream_events(model, lambda: live.steer_events(model, sae, wanted))
+        sae = sae_of(parse_body(SaeBody, body))
+        steering = live.steering_request(sae, body)
+        return await stream_events(model, lambda: live.steer_events(model, sae, steering))
 
     @app.post("/api/sweep")
     async def sweep(request: Request) -> Response:
         body = await json_body(request)
-        sae, values = asked(body), field(body, "values", list)
-        wanted = live.steering_request(sae, body)
-        return await stream_events(model, lambda: live.sweep_events(model, sae, wanted, values))
+        sweep_of = parse_body(SweepValues, body)
+        sae = sae_of(sweep_of)
+        steering = live.steering_request(sae, body)
+        return await stream_events(model, lambda: live.sweep_events(model, sae, steering, sweep_of.values))
 
 
 def _add_notes(app: FastAPI, catalogue: Catalogue) -> None:
-    def listed(found: list[notes.Note]) -> Response:
-        return answer({"notes": [vars(note) | {"label": label(note)} for note in found]})
+    def answer_notes(all_notes: list[notes.Note]) -> Response:
+        return answer({"notes": [vars(note) | {"label": label(note)} for note in all_notes]})
 
     def label(note: notes.Note) -> str:
         try:
@@ -239,16 +236,15 @@ def _add_notes(app: FastAPI, catalogue: Catalogue) -> None:
 
     @app.get("/api/notes")
     async def read_notes() -> Response:
-        return listed(notes.read_notes(catalogue.folder))
+        return answer_notes(notes.read_notes(catalogue.folder))
 
     @app.put("/api/notes")
     async def put_note(request: Request) -> Response:
-        body = await json_body(request)
-        sae = catalogue.sae(field(body, "site", str), field(body, "name", str))
-        latent = sae.check_latent(field(body, "latent", int))
-        kinds = {"bookmark": bool, "text": str, "before": str}
-        change = {key: field(body, key, kind) for key, kind in kinds.items() if key in body}
-        return listed(notes.put_note(catalogue.folder, sae.site, sae.name, latent, **change))
+        body = await body_of(NoteChange, request)
+        sae = catalogue.sae(body.site, body.name)
+        latent = sae.check_latent(body.latent)
+        change = body.model_dump(include={"bookmark", "text", "before"}, exclude_unset=True)
+        return answer_notes(notes.put_note(catalogue.folder, sae.site, sae.name, latent, **change))
 
 
 def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:

@@ -21,12 +21,20 @@ from monosemy.report import tables
 from monosemy.report.canvas import Drawing
 from monosemy.report.compare import names, number, points, verdicts, with_interval
 from monosemy.report.figures import site_figures, write_figures
-from monosemy.report.markup import Cell, bullets, details, escape, facts, figure, page, table
+from monosemy.report.markup import Cell, Html, bullets, details, facts, figure, join, page, table
 from monosemy.report.power_law import PowerLaw, fit_power_law
 from monosemy.report.read import Key, Run, read_run
 from monosemy.report.summary import HOW_TO_READ, MEASURES, findings, headline, title, warnings, what_was_run
 from monosemy.support.files import write_text
 from monosemy.support.progress import duration_text, stage
+
+HEADINGS = {
+    "frontier": Html("<h3>Reconstruction against sparsity</h3>"),
+    "shares": Html("<h3>Dead and over-active latents</h3>"),
+    "firing_rates": Html("<h3>How often latents fire</h3>"),
+    "usage": Html("<h3>How often against how strongly</h3>"),
+    "training": Html("<h3>Training</h3>"),
+}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -38,7 +46,9 @@ def write_report(run_folder: Path) -> Path:
     run = read_run(Path(run_folder))
     pairs = read_jacobian(run.folder)
     with stage("report", total=len(run.sites), unit="sites") as bar:
-        laws = {k: fit_power_law(found.mean_when_active, found.firing_rate) for k, found in run.latents.items()}
+        laws = {
+            key: fit_power_law(latents.mean_when_active, latents.firing_rate) for key, latents in run.latents.items()
+        }
         drawings: dict[str, dict[str, Drawing]] = {}
         for site in run.sites:
             drawings[site] = dict(site_figures(run, site, laws))
@@ -57,18 +67,8 @@ def _document(
     laws: Mapping[Key, PowerLaw | None],
     pairs: tuple[Jacobian | None, Mapping[str, Drawing]],
 ) -> str:
-    lede = f'<p class="lede">{escape(what_was_run(run))}</p>'
-    body = ['<section id="summary"><h2>Which architecture is ahead</h2>']
-    several = len(run.sites) > 1
-    short = [f"At {site}, {line}" for site in run.sites if (line := headline(run, site))]
-    body += [f'<p class="short">{escape(line)}</p>' for line in short]
-    body.append(f"<p>{escape(HOW_TO_READ)}</p>")
-    for site in run.sites:
-        heading = f"<h3>{escape(site)}</h3>" if several else ""
-        body.append(heading + _wins(run, site) + bullets(findings(run, site)))
-    if notes := warnings(run):
-        body.append(f'<div class="note" role="note"><h3>Keep in mind</h3>{bullets(notes)}</div>')
-    body.append("</section>")
+    lede = Html('<p class="lede">{}</p>').format(what_was_run(run))
+    body = [_summary(run)]
     contents = [("summary", "Which architecture is ahead")]
     if pairs[0] is not None:
         body.append(jacobian_section(pairs[0], pairs[1]))
@@ -83,13 +83,28 @@ def _document(
         f"Made by monosemy {version} from run.json, metrics.jsonl, evaluation.json and the statistics of the latents; "
         "figures/ holds the pictures."
     )
-    return page(title(run), lede, contents, "\n".join(body), foot)
+    return page(title(run), lede, contents, join(body, "\n"), foot)
 
 
-def _wins(run: Run, site: str) -> str:
+def _summary(run: Run) -> Html:
+    """Which architecture is ahead, site by site, and what a reader must keep in mind."""
+    parts = [Html('<section id="summary"><h2>Which architecture is ahead</h2>')]
+    for site in run.sites:
+        if line := headline(run, site):
+            parts.append(Html('<p class="short">At {}, {}</p>').format(site, line))
+    parts.append(Html("<p>{}</p>").format(HOW_TO_READ))
+    for site in run.sites:
+        heading = Html("<h3>{}</h3>").format(site) if len(run.sites) > 1 else Html()
+        parts.append(heading + _wins(run, site) + bullets(findings(run, site)))
+    if notes := warnings(run):
+        parts.append(Html('<div class="note" role="note"><h3>Keep in mind</h3>{}</div>').format(bullets(notes)))
+    return join([*parts, Html("</section>")], "\n")
+
+
+def _wins(run: Run, site: str) -> Html:
     """The answer as a table: per asked L0 and measure, the lowest and those not told apart from it."""
-    found = points(run.at(site))
-    judged = {m: {v.target_l0: v for v in verdicts(found, m)} for m in MEASURES}
+    site_points = points(run.at(site))
+    judged = {m: {v.target_l0: v for v in verdicts(site_points, m)} for m in MEASURES}
     rows: list[list[Cell | str]] = []
     for target in sorted({level for by_level in judged.values() for level in by_level}):
         row: list[Cell | str] = [f"{target:g}"]
@@ -99,33 +114,36 @@ def _wins(run: Run, site: str) -> str:
                 row += ["–", Cell("–", float("nan")), "–"]
                 continue
             value = verdict.best[measure]
-            row += [names([verdict.best]), Cell(with_interval(value), value.value),
-                    names(verdict.tied) if verdict.tied else "–"]  # fmt: skip
+            tied = names(verdict.tied) if verdict.tied else "–"
+            row += [names([verdict.best]), Cell(with_interval(value), value.value), tied]
         rows.append(row)
     if not rows:
-        return ""
-    headings = ["Asked L0", "Lowest delta loss", "nats per token", "Not told apart from it",
-                "Lowest FVU", "FVU", "Not told apart"]  # fmt: skip
+        return Html()
+    headings = ["Asked L0", "Lowest delta loss", "nats per token", "Not told apart from it"]
+    headings += ["Lowest FVU", "FVU", "Not told apart"]
     return table(f"Best at each sparsity at {site}: lower is better, 95% intervals in brackets", headings, rows)
 
 
-def _site(run: Run, site: str, anchor: str, drawn: Mapping[str, Drawing], laws: Mapping[Key, PowerLaw | None]) -> str:
-    def shown(kind: str) -> str:
-        return figure(drawn[kind]) if kind in drawn else ""
+def _site(
+    run: Run, site: str, anchor: str, drawings: Mapping[str, Drawing], laws: Mapping[Key, PowerLaw | None]
+) -> Html:
+    def picture(kind: str) -> Html:
+        return figure(drawings[kind]) if kind in drawings else Html()
 
-    parts = [f'<section id="{anchor}"><h2>{escape(site)}</h2>']
+    parts = [Html('<section id="{}"><h2>{}</h2>').format(anchor, site)]
     if run.at(site):
-        parts += ["<h3>Reconstruction against sparsity</h3>", f"<p>{escape(_losses(run, site))}</p>"]
-        parts += ['<div class="pair">', shown("delta_loss"), shown("fvu"), "</div>", tables.frontier(run, site)]
+        parts += [HEADINGS["frontier"], Html("<p>{}</p>").format(_losses(run, site))]
+        parts += [Html('<div class="pair">\n{}\n{}\n</div>').format(picture("delta_loss"), picture("fvu"))]
+        parts.append(tables.frontier(run, site))
         if len(run.config.seeds) > 1:
             parts.append(details("Every SAE, seed by seed", tables.by_seed(run, site)))
-        parts += ["<h3>Dead and over-active latents</h3>", shown("shares"), tables.shares(run, site)]
-    if "usage" in drawn:
-        parts += ["<h3>How often latents fire</h3>", shown("firing_rates"), tables.firing_rates(run, site)]
-        parts += ["<h3>How often against how strongly</h3>", shown("usage"), tables.usage(run, site, laws)]
-    if "training" in drawn:
-        parts += ["<h3>Training</h3>", shown("training"), tables.training(run, site)]
-    return "\n".join([*parts, "</section>"])
+        parts += [HEADINGS["shares"], picture("shares"), tables.shares(run, site)]
+    if "usage" in drawings:
+        parts += [HEADINGS["firing_rates"], picture("firing_rates"), tables.firing_rates(run, site)]
+        parts += [HEADINGS["usage"], picture("usage"), tables.usage(run, site, laws)]
+    if "training" in drawings:
+        parts += [HEADINGS["training"], picture("training"), tables.training(run, site)]
+    return join([*parts, Html("</section>")], "\n")
 
 
 def _losses(run: Run, site: str) -> str:
@@ -134,20 +152,18 @@ def _losses(run: Run, site: str) -> str:
     zero = zero.get(site) if isinstance(zero, Mapping) else zero
     if not isinstance(clean, int | float):
         return ""
-    said = f"For scale: the model's own loss on these tokens is {number(clean)} nats per token"
+    sentence = f"For scale: the model's own loss on these tokens is {number(clean)} nats per token"
     if isinstance(zero, int | float):
-        said += (
-            f"; with the site's activations set to zero it is {number(zero)}, a delta loss of {number(zero - clean)}"
-        )
-    return said + "."
+        difference = number(zero - clean)
+        sentence += f"; with the site's activations set to zero it is {number(zero)}, a delta loss of {difference}"
+    return sentence + "."
 
 
-def _provenance(run: Run) -> str:
+def _provenance(run: Run) -> Html:
     """Where every number comes from: inputs, versions, machine, seconds; the whole configuration folded away."""
-    known = dict(run.provenance)
-    seconds = {str(k): float(v) for k, v in dict(known.pop("seconds", {})).items()}
-    versions = known.pop("versions", {})
-    asked = to_json(run.config)
+    inputs = dict(run.provenance)
+    seconds = {str(k): float(v) for k, v in dict(inputs.pop("seconds", {})).items()}
+    versions = inputs.pop("versions", {})
     rows = [
         ("Recipe", run.config.recipe),
         ("Sites", ", ".join(run.sites)),
@@ -155,9 +171,9 @@ def _provenance(run: Run) -> str:
         ("Activations trained on, per SAE", _trained(run)),
         ("Validation tokens (FVU, L0, firing)", _range([r.n_tokens for r in run.records])),
         ("Validation tokens (losses)", _range([r.n_loss_tokens for r in run.records if r.n_loss_tokens])),
-        *_flat(known).items(),
+        *_flat(inputs).items(),
     ]
-    parts = ['<section id="provenance"><h2>Provenance</h2>', facts("What was used", rows)]
+    parts = [Html('<section id="provenance"><h2>Provenance</h2>'), facts("What was used", rows)]
     if seconds:
         timed = [
             *((name, duration_text(s)) for name, s in seconds.items()),
@@ -169,8 +185,10 @@ def _provenance(run: Run) -> str:
         parts.append(facts("How it was measured", list(measured.items())))
     if noted := _flat({name: done.get("record") for name, done in run.stages.items() if isinstance(done, Mapping)}):
         parts.append(details("What the stages noted", facts("Records of the stages", list(noted.items()))))
-    parts.append(details("The whole configuration", facts("Configuration (run.json)", list(_flat(asked).items()))))
-    return "\n".join([*parts, "</section>"])
+    parts.append(
+        details("The whole configuration", facts("Configuration (run.json)", list(_flat(to_json(run.config)).items())))
+    )
+    return join([*parts, Html("</section>")], "\n")
 
 
 def _trained(run: Run) -> str:

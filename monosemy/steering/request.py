@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from monosemy.config import from_json
 from monosemy.errors import UserError, unknown
@@ -57,15 +57,25 @@ DECIDING = ("set", "ablate", "cap", "scale", "project")
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The words that a text field takes, for what describes requests to others (pydantic's JSON schema)."""
+
+    words: tuple[str, ...]
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        return {"enum": list(self.words)}
+
+
+@dataclass(frozen=True)
 class Edit:
     """One change to one latent."""
 
     latent: int
-    operation: str = "set"
+    operation: Annotated[str, Choice(tuple(OPERATIONS))] = "set"
     """One of `OPERATIONS`."""
     value: float = 0.0
     """In `unit`; a factor for scale and project; not used by ablate."""
-    unit: str = "raw"
+    unit: Annotated[str, Choice(tuple(UNITS))] = "raw"
     """One of `UNITS`; not used by scale, project and ablate."""
 
     def __post_init__(self) -> None:
@@ -87,7 +97,7 @@ class Positions:
     an outlier (`edits.read_scales`), on which no SAE was trained.
     """
 
-    where: str = "all"
+    where: Annotated[str, Choice(PLACES)] = "all"
     start: int = 0
     stop: int | None = None
 
@@ -108,7 +118,7 @@ class SteeringRequest:
     positions: Positions = field(default_factory=Positions)
     keep_error: bool = True
     """Keep what the SAE does not reconstruct; False replaces edited positions by the edited reconstruction."""
-    columns: tuple[str, ...] | None = None
+    columns: tuple[Annotated[str, Choice(COLUMNS)], ...] | None = None
     """Of `COLUMNS`; None: default, steered, with an instruction prompted, and random where a latent is left for it.
     `prompted` is the unsteered model with `instruction` before the prompt; `random` makes the same edits, of the same
     raw strength, to another latent that fires about as often."""

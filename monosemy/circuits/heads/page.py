@@ -16,7 +16,7 @@ import numpy as np
 from monosemy import __version__
 from monosemy.circuits.heads.drawing import Palette, draw_circuit, drawn_edges
 from monosemy.report.canvas import Drawing, render
-from monosemy.report.markup import Cell, bullets, escape, facts, figure, page, table
+from monosemy.report.markup import Cell, Html, bullets, facts, figure, join, page, table
 from monosemy.report.theme import LIGHT, Theme, matplotlib_settings
 from monosemy.support.files import atomic_path, write_json, write_text
 
@@ -178,46 +178,43 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
 
 
 def _document(circuit: Circuit, drawing: Drawing) -> str:
-    lede = (
-        f'<p class="lede">{escape(circuit.model)} is {escape(circuit.accuracy)}. The metric ({circuit.task.metric}) is '
-        f"{circuit.m_clean:.3g} on the prompts and {circuit.m_corrupt:.3g} on their counterparts; an effect is what "
-        f"the metric loses when a head's or an edge's value is replaced by {REPLACED_BY[circuit.ablation]}. "
-        f"{escape(summary(circuit))}.</p>"
+    lede = Html('<p class="lede">{}</p>').format(
+        f"{circuit.model} is {circuit.accuracy}. The metric ({circuit.task.metric}) is {circuit.m_clean:.3g} on the "
+        f"prompts and {circuit.m_corrupt:.3g} on their counterparts; an effect is what the metric loses when a head's "
+        f"or an edge's value is replaced by {REPLACED_BY[circuit.ablation]}. {summary(circuit)}."
     )
-    body = ['<section id="circuit"><h2>Circuit</h2>', figure(drawing), _heads_table(circuit), "</section>"]
-    contents = [("circuit", "Circuit")]
+    sections = [("circuit", "Circuit", [figure(drawing), _heads_table(circuit)])]
     if edge_rows(circuit):
-        body += ['<section id="edges"><h2>Edges</h2>', _edges_table(circuit), "</section>"]
-        contents.append(("edges", "Edges"))
-    body += ['<section id="methods"><h2>Methods</h2>', _methods_table(circuit), bullets(_limits(circuit)), "</section>"]
+        sections.append(("edges", "Edges", [_edges_table(circuit)]))
+    sections.append(("methods", "Methods", [_methods_table(circuit), bullets(_limits(circuit))]))
     rows = [("Task", circuit.task.name), ("Model", f"{circuit.model} ({circuit.fingerprint})")]
     rows += [("Prompts", str(circuit.n_prompts)), ("Ablation", circuit.ablation), ("Seed", str(circuit.seed))]
     rows += [("Reported circuit", f"{known.version}: {known.source}") for known in circuit.known]
     rows += [("Prompts of the task", line) for line in circuit.task.provenance]
-    body += ['<section id="provenance"><h2>Provenance</h2>', facts("What was used", rows), "</section>"]
-    contents += [("methods", "Methods"), ("provenance", "Provenance")]
+    sections.append(("provenance", "Provenance", [facts("What was used", rows)]))
+    section = Html('<section id="{}"><h2>{}</h2>\n{}\n</section>')
+    body = join((section.format(anchor, name, join(parts, "\n")) for anchor, name, parts in sections), "\n")
+    contents = [(anchor, name) for anchor, name, _ in sections]
     title = f"Circuit: {circuit.task.name} in {circuit.model}"
-    return page(
-        title, lede, contents, "\n".join(body), f"Made by monosemy {__version__}; circuit.json holds the numbers."
-    )
+    return page(title, lede, contents, body, f"Made by monosemy {__version__}; circuit.json holds the numbers.")
 
 
-def _heads_table(circuit: Circuit) -> str:
+def _heads_table(circuit: Circuit) -> Html:
     return _table(f"Heads by {circuit.heads.method}", heads_heading(circuit), head_rows(circuit), numeric=(1, 3))
 
 
-def _edges_table(circuit: Circuit) -> str:
+def _edges_table(circuit: Circuit) -> Html:
     measured = circuit.edges is not None
     caption = "Edges among the circuit's heads" if measured else "Edges by codes, among the first heads"
     return _table(caption, edges_heading(circuit), edge_rows(circuit), numeric=(1, 3) if measured else (1,))
 
 
-def _methods_table(circuit: Circuit) -> str:
+def _methods_table(circuit: Circuit) -> Html:
     numeric = tuple(range(1, 4 + len(circuit.known)))
     return _table("Methods on the same heads", method_heading(circuit), method_rows(circuit), numeric=numeric)
 
 
-def _table(caption: str, heading: tuple[str, ...], rows: list[tuple[str, ...]], numeric: tuple[int, ...]) -> str:
+def _table(caption: str, heading: tuple[str, ...], rows: list[tuple[str, ...]], numeric: tuple[int, ...]) -> Html:
     def cell(column: int, text: str) -> Any:
         if column not in numeric:
             return text

@@ -13,7 +13,7 @@ from typing import Any
 from monosemy.circuits.jacobian.figures import magnitudes, trade_off
 from monosemy.errors import UserError
 from monosemy.report.canvas import Drawing
-from monosemy.report.markup import Cell, bullets, details, escape, figure, table
+from monosemy.report.markup import Cell, Html, bullets, details, escape, figure, join, table
 from monosemy.support.files import read_json
 
 ANCHOR, TITLE = "jacobian", "Pairs around the MLP: sparse computation"
@@ -115,28 +115,28 @@ def _penalty(coef: float) -> str:
     return "no penalty" if coef == 0 else f"λ = {coef:g}"
 
 
-def section(found: Jacobian, drawn: Mapping[str, Drawing]) -> str:
+def section(found: Jacobian, drawn: Mapping[str, Drawing]) -> Html:
     """The section's HTML."""
     parts = [
-        f'<section id="{ANCHOR}"><h2>{escape(TITLE)}</h2>',
-        f"<p>{escape(_what(found))}</p>",
+        Html('<section id="{}"><h2>{}</h2>').format(ANCHOR, TITLE),
+        Html("<p>{}</p>").format(_what(found)),
         bullets([*_findings(found), *found.notes]),
-        figure(drawn["trade_off"]) if "trade_off" in drawn else "",
+        figure(drawn["trade_off"]) if "trade_off" in drawn else Html(),
         _frontier(found),
         details("Linearity, ablation and averages over all pairs of latents", _behaviour(found)),
-        "<h3>Size of the elements</h3>",
+        Html("<h3>Size of the elements</h3>"),
         figure(drawn["magnitudes"]),
     ]
     if found.random.get("rows"):
-        parts += ["<h3>Trained against randomised models</h3>", _random(found.random["rows"])]
+        parts += [Html("<h3>Trained against randomised models</h3>"), _random(found.random["rows"])]
     if found.scores:
-        parts += ["<h3>Do labels describe the latents?</h3>", _scores(found.scores)]
+        parts += [Html("<h3>Do labels describe the latents?</h3>"), _scores(found.scores)]
     for document in found.pairs:
         parts.append(_pairs(document))
     if not found.pairs:
         command = f"monosemy jacobian pairs RUN --pair {found.chosen or found.rows[0]['name']}"
-        parts.append(f"<p>Strongest pairs of latents, with texts: <code>{escape(command)}</code></p>")
-    return "\n".join([*parts, "</section>"])
+        parts.append(Html("<p>Strongest pairs of latents, with texts: <code>{}</code></p>").format(command))
+    return join([*parts, Html("</section>")], "\n")
 
 
 def _what(found: Jacobian) -> str:
@@ -177,7 +177,7 @@ def _times(reduction: Estimate) -> str:
     return f", {value:.3g}{span} times {'fewer' if reduction['value'] >= 1 else 'more'}"
 
 
-def _frontier(found: Jacobian) -> str:
+def _frontier(found: Jacobian) -> Html:
     headings = ["λ", "L0", "Seed", "Variance explained, in", "out", "CE score, in", "out", "CE cost",
                 "|J| > .01", "fewer by", "|J| > .1 RMS", "fewer by", "90% of Σ|J| in", "Kurtosis",
                 "Kurtosis, scaled"]  # fmt: skip
@@ -196,7 +196,7 @@ def _frontier(found: Jacobian) -> str:
     )
 
 
-def _behaviour(found: Jacobian) -> str:
+def _behaviour(found: Jacobian) -> Html:
     headings = ["λ", "L0", "Seed", "Linear", "JumpReLU-shaped", "Flat", "Other", "Ablation: rank correlation", "R²",
                 "Pairs of latents with mean |J| > .01"]  # fmt: skip
     rows: list[list[Cell | str]] = []
@@ -213,7 +213,7 @@ def _behaviour(found: Jacobian) -> str:
     )  # fmt: skip
 
 
-def _random(rows: Sequence[Mapping[str, Any]]) -> str:
+def _random(rows: Sequence[Mapping[str, Any]]) -> Html:
     headings = ["Random model", "λ", "Variance explained", "in, trained", "random", "out, trained", "random"]
     headings.append("L0 there")
     measures = (*MEASURES, ("kurtosis", "Kurtosis"))
@@ -238,10 +238,10 @@ def _random(rows: Sequence[Mapping[str, Any]]) -> str:
         "on one draw of the random weights and one seed."
     )
     first = table("Trained against randomised models", headings, cells)
-    return f"<p>{escape(said)}</p>{first}{_random_reductions(rows)}"
+    return Html("<p>{}</p>{}{}").format(said, first, _random_reductions(rows))
 
 
-def _random_reductions(rows: Sequence[Mapping[str, Any]]) -> str:
+def _random_reductions(rows: Sequence[Mapping[str, Any]]) -> Html:
     """By how much the penalty lowers each measure, in both models."""
     headings = ["Random model", "λ", "Matched at both λ"]
     for _, what in MEASURES:
@@ -254,14 +254,14 @@ def _random_reductions(rows: Sequence[Mapping[str, Any]]) -> str:
             one = row["reduction"][measure]
             line += [_factor(one["trained"]), _factor(one["random"]), more.get(one["verdict"], one["verdict"])]
         cells.append(line)
-    return table("What the penalty changes, against λ = 0 of the same model", headings, cells) if cells else ""
+    return table("What the penalty changes, against λ = 0 of the same model", headings, cells) if cells else Html()
 
 
 def _kurtosis(estimate: Estimate) -> Cell:
     return _number(estimate, 1)
 
 
-def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
+def _scores(rows: Sequence[Mapping[str, Any]]) -> Html:
     headings = [
         "λ",
         "Site",
@@ -281,58 +281,59 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
     return table("Label scores on held-out documents, mean over latents (95% over latents)", headings, cells)
 
 
-def _pairs(document: Mapping[str, Any]) -> str:
+def _pairs(document: Mapping[str, Any]) -> Html:
     """Strongest pairs as a table; tokens are shaded by the input latent, underlined by the output latent."""
     head = (
         f"Strongest pairs of {document['name']}: output latents most of whose effect comes through one input latent, "
         f"averaged over {document['n_average_tokens']:,} training tokens, with texts out of {document['n_tokens']:,}"
     )
-    rows = "".join(_pair_rows(output) for output in document["outputs"][:N_OUTPUTS])
-    legend = (
+    rows = join(_pair_rows(output) for output in document["outputs"][:N_OUTPUTS])
+    legend = Html(
         '<p>Background: <span class="a5">input latent</span>; underline: <span class="u5">output latent'
         "</span>; bold: the token with the largest |J|·s.</p>"
     )
     headings = ("Output latent", "Input latent", "Share of its effect", "J·s", "Text")
-    cells = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    return (
-        f"<h3>{escape(head)}</h3>{legend}"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(head)}"><table class="pairs"><thead>'
-        f"<tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    cells = join(Html('<th scope="col">{}</th>').format(heading) for heading in headings)
+    return Html(
+        "<h3>{head}</h3>{legend}"
+        '<div class="scroll" tabindex="0" role="region" aria-label="{head}"><table class="pairs"><thead>'
+        "<tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
+    ).format(head=head, legend=legend, cells=cells, rows=rows)
 
 
-def _pair_rows(output: Mapping[str, Any]) -> str:
+def _pair_rows(output: Mapping[str, Any]) -> Html:
     lines = []
+    line = Html(
+        '<tr><th scope="row">{}</th><td>{}</td><td class="n">{:.0%}</td><td class="n">{:+.2f}</td>'
+        '<td class="text">{}</td></tr>'
+    )
     for one in output["inputs"]:
         for place, example in enumerate(one["examples"][:N_EXAMPLES]):
             first = place == 0
-            lines.append(
-                f'<tr><th scope="row">{_latent(output) if first else ""}</th><td>{_latent(one) if first else ""}</td>'
-                f'<td class="n">{one["share"]:.0%}</td><td class="n">{example["effect"]:+.2f}</td>'
-                f'<td class="text">{_tokens(example)}</td></tr>'
-            )
-    return "".join(lines)
+            ends = (_latent(output), _latent(one)) if first else ("", "")
+            lines.append(line.format(*ends, one["share"], example["effect"], _tokens(example)))
+    return join(lines)
 
 
-def _latent(one: Mapping[str, Any]) -> str:
-    label = f' <span class="label">{escape(one["label"])}</span>' if one.get("label") else ""
-    return f"{one['latent']}{label}"
+def _latent(latent: Mapping[str, Any]) -> Html:
+    label = Html(' <span class="label">{}</span>').format(latent["label"]) if latent.get("label") else Html()
+    return Html("{}{}").format(latent["latent"], label)
 
 
-def _tokens(example: Mapping[str, Any]) -> str:
+def _tokens(example: Mapping[str, Any]) -> Html:
     top_in, top_out = max(example["in_values"]) or 1.0, max(example["out_values"]) or 1.0
-    shown = []
+    spans: list[Html] = []
     columns = zip(example["tokens"], example["in_values"], example["out_values"], strict=True)
     for place, (token, s_in, s_out) in enumerate(columns):
         text = escape(token.replace("\n", "⏎"))
         classes = [f"{letter}{level}" for letter, level in (("a", _level(s_in, top_in)), ("u", _level(s_out, top_out)))
                    if level]  # fmt: skip
-        inner = f"<b>{text}</b>" if place == example["at"] else text
+        inner = Html("<b>{}</b>").format(text) if place == example["at"] else text
         if classes:
-            told = f"input latent {s_in:.2g}, output latent {s_out:.2g}"
-            inner = f'<span class="{" ".join(classes)}" title="{told}">{inner}</span>'
-        shown.append(inner)
-    return "".join(shown)
+            title = f"input latent {s_in:.2g}, output latent {s_out:.2g}"
+            inner = Html('<span class="{}" title="{}">{}</span>').format(" ".join(classes), title, inner)
+        spans.append(inner)
+    return join(spans)
 
 
 def _level(value: float, top: float) -> int:

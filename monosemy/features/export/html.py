@@ -13,7 +13,6 @@ from pathlib import Path
 
 from monosemy.errors import UserError
 from monosemy.features.export import html_page
-from monosemy.features.export.html_page import escape
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.view.excerpt import GROUPS, Excerpt, by_group, excerpt, level, quoted
 from monosemy.features.view.facts import (
@@ -34,6 +33,7 @@ from monosemy.features.view.facts import (
     title,
 )
 from monosemy.support import files
+from monosemy.support.html import Html, details, escape, join
 
 BEFORE, AFTER = 28, 12
 """Pieces around the peak that a context shows before all of it is asked for."""
@@ -55,8 +55,8 @@ def export_html(database: FeatureDatabase, latents: Sequence[int], out: Path, *,
     where = f"{database.info['site']}/{database.info['name']}"
     name = f"Latent {latents[0]} of {where}" if len(latents) == 1 else f"{len(latents)} latents of {where}"
     contents = [(f"latent-{i}", f"{i}", title(database, i)) for i in latents]
-    body = "\n".join(_article(database, latent, n) for latent in latents)
-    lede = f"<p>{escape(f'Measured on {built_from(database.info)}.')} {escape(HOW_TO_READ)}</p>"
+    body = join((_article(database, latent, n) for latent in latents), "\n")
+    lede = Html("<p>Measured on {}. {}</p>").format(built_from(database.info), HOW_TO_READ)
     files.write_text(out, html_page.page(name, lede, contents, body, _foot(database)))
     return out
 
@@ -76,32 +76,44 @@ def _target(out: Path) -> Path:
     return out
 
 
-def _article(database: FeatureDatabase, latent: int, n: int) -> str:
-    info, label = database.info, database.label(latent)
+def _article(database: FeatureDatabase, latent: int, n: int) -> Html:
+    side = [_histogram(database, latent)] if fired(database, latent) else []
+    side += [_numbers(database, latent), _scores(database, latent), _outputs(database, latent)]
+    return Html(
+        '<article id="latent-{latent}" aria-labelledby="h-{latent}">{heading}<div class="sides"><div class="main">'
+        '{examples}</div><div class="side">{side}</div></div></article>'
+    ).format(
+        latent=latent,
+        heading=_heading(database, latent),
+        examples=_examples(database, latent, n),
+        side=join([*side, *_neighbours(database, latent)]),
+    )
+
+
+def _heading(database: FeatureDatabase, latent: int) -> Html:
+    """Where the latent is, its label and hints, and a chat model's explanation where there is one."""
+    place = Html('<p class="where">{}/{} · latent {}</p>')
+    heading = place.format(database.info["site"], database.info["name"], latent)
+    heading += Html('<h2 id="h-{}">{}</h2>').format(latent, title(database, latent))
+    if lines := hints(database, latent):
+        heading += Html('<p class="hints">{}</p>').format("; ".join(lines))
+    if text := explanation(database.label(latent)):
+        heading += Html('<p class="explanation">A chat model’s explanation: {}</p>').format(text)
+    return heading
+
+
+def _examples(database: FeatureDatabase, latent: int, n: int) -> Html:
+    """Each group's first n contexts."""
     maximum = stats(database, latent).get("max") or 0.0
-    parts = [
-        f'<article id="latent-{latent}" aria-labelledby="h-{latent}">',
-        f'<p class="where">{escape(info["site"])}/{escape(info["name"])} · latent {latent}</p>',
-        f'<h2 id="h-{latent}">{escape(title(database, latent))}</h2>',
-    ]
-    if said := hints(database, latent):
-        parts.append(f'<p class="hints">{escape("; ".join(said))}</p>')
-    if told := explanation(label):
-        parts.append(f'<p class="told">A chat model’s explanation: {escape(told)}</p>')
-    parts.append('<div class="sides"><div class="main">')
-    for group, found in by_group(database, latent).items():
-        listed = "".join(_example(excerpt(database, example), maximum) for example in found[:n])
-        parts.append(f'<h3>{escape(GROUPS[group])}</h3><ol class="ex">{listed}</ol>')
-    parts.append('</div><div class="side">')
-    if fired(database, latent):
-        parts.append(_histogram(database, latent))
-    parts += [_numbers(database, latent), _scores(database, latent), _outputs(database, latent)]
-    parts += _neighbours(database, latent)
-    parts.append("</div></div></article>")
-    return "".join(parts)
+    return join(
+        Html('<h3>{}</h3><ol class="ex">{}</ol>').format(
+            GROUPS[group], join(_example(excerpt(database, example), maximum) for example in examples[:n])
+        )
+        for group, examples in by_group(database, latent).items()
+    )
 
 
-def _numbers(database: FeatureDatabase, latent: int) -> str:
+def _numbers(database: FeatureDatabase, latent: int) -> Html:
     values = stats(database, latent)
     rows = [
         (name.capitalize(), shown_value(column, values[column]))
@@ -111,20 +123,21 @@ def _numbers(database: FeatureDatabase, latent: int) -> str:
     return html_page.table("When it fires", ("what", "value"), rows, numeric=(1,))
 
 
-def _scores(database: FeatureDatabase, latent: int) -> str:
-    found = scores(database, latent)
-    if not found:
-        return ""
+def _scores(database: FeatureDatabase, latent: int) -> Html:
+    label_scores = scores(database, latent)
+    if not label_scores:
+        return Html()
     rows = [
         (score.way.capitalize(), shown_score(score), "–" if score.strong is None else f"{score.strong:.2f}")
-        for score in found
+        for score in label_scores
     ]
-    caption = f"Can its firing be told?{scored_on(found)}"
+    caption = f"Can its firing be told?{scored_on(label_scores)}"
     headings = ("from", "AUROC (95%)", "strongest quarter")
-    return html_page.table(caption, headings, rows, numeric=(1, 2)) + f'<p class="note">{escape(SCORES_NOTE)}</p>'
+    note = Html('<p class="note">{}</p>').format(SCORES_NOTE)
+    return html_page.table(caption, headings, rows, numeric=(1, 2)) + note
 
 
-def _histogram(database: FeatureDatabase, latent: int) -> str:
+def _histogram(database: FeatureDatabase, latent: int) -> Html:
     edges, counts = database.histogram(latent)
     low, high, total = float(edges[0]), float(edges[-1]), int(counts.sum())
     describe = f"Histogram of {total} positive activations from {number(low)} to {number(high)}"
@@ -139,14 +152,16 @@ def _histogram(database: FeatureDatabase, latent: int) -> str:
     tables = html_page.table("Counts", ("activation", "tokens"), rows, numeric=(1,)) + html_page.table(
         "Quantiles of the positive activations", ("share below", "activation"), quantiles, numeric=(1,)
     )
-    caption = f"<b>Activations when it fires</b> · {total:,} tokens"
-    return f"<figure><figcaption>{caption}</figcaption>{picture}{html_page.details('as a table', tables)}</figure>"
+    return Html("<figure><figcaption><b>Activations when it fires</b> · {:,} tokens</figcaption>{}{}</figure>").format(
+        total, picture, details("as a table", tables)
+    )
 
 
-def _outputs(database: FeatureDatabase, latent: int) -> str:
+def _outputs(database: FeatureDatabase, latent: int) -> Html:
     raised, lowered = database.output_tokens(latent)
     if not raised:
-        return f'<p class="note">{escape(str(database.info.get("no_output_tokens") or "No output tokens."))}</p>'
+        reason = database.info.get("no_output_tokens") or "No output tokens."
+        return Html('<p class="note">{}</p>').format(reason)
     rows = [
         (quoted(database.tokens.text(up)), signed(more), quoted(database.tokens.text(down)), signed(less))
         for (up, more), (down, less) in zip(raised[:N_LISTED], lowered[:N_LISTED], strict=True)
@@ -155,7 +170,7 @@ def _outputs(database: FeatureDatabase, latent: int) -> str:
     return html_page.table(caption, ("raises", "by", "lowers", "by"), rows, numeric=(1, 3))
 
 
-def _neighbours(database: FeatureDatabase, latent: int) -> list[str]:
+def _neighbours(database: FeatureDatabase, latent: int) -> list[Html]:
     names = {
         "decoder": ("Nearest decoder directions", "cosine"),
         "coactivation": ("Latents that fire together with it", "correlation"),
@@ -169,40 +184,50 @@ def _neighbours(database: FeatureDatabase, latent: int) -> list[str]:
     return tables
 
 
-def _example(one: Excerpt, maximum: float) -> str:
-    start, stop = max(0, one.peak - BEFORE), min(len(one.pieces), one.peak + AFTER + 1)
-    marks = [_piece(one, i, maximum) for i in range(len(one.pieces))]
-    before = f'<span class="far">{"".join(marks[:start])}</span><span class="cut">… </span>' if start else ""
-    after = f'<span class="cut"> …</span><span class="far">{"".join(marks[stop:])}</span>' if stop < len(marks) else ""
-    source = f'<span class="src">{escape(one.source)}</span>' if one.source else ""
-    return f'<li>{_values(one)}<div><p class="ctx">{before}{"".join(marks[start:stop])}{after}</p>{source}</div></li>'
+def _example(context: Excerpt, maximum: float) -> Html:
+    start, stop = max(0, context.peak - BEFORE), min(len(context.pieces), context.peak + AFTER + 1)
+    marks = [_piece(context, i, maximum) for i in range(len(context.pieces))]
+    before = after = source = Html()
+    if start:
+        before = Html('<span class="far">{}</span><span class="cut">… </span>').format(join(marks[:start]))
+    if stop < len(marks):
+        after = Html('<span class="cut"> …</span><span class="far">{}</span>').format(join(marks[stop:]))
+    if context.source:
+        source = Html('<span class="src">{}</span>').format(context.source)
+    return Html('<li>{}<div><p class="ctx">{}{}{}</p>{}</div></li>').format(
+        _values(context), before, join(marks[start:stop]), after, source
+    )
 
 
-def _values(one: Excerpt) -> str:
+def _values(context: Excerpt) -> Html:
     """The peak's number, which opens to every firing token's; a plain number where nothing fires."""
     firing = [
-        (quoted(piece), number(value)) for piece, value in zip(one.pieces, one.activations, strict=True) if value > 0
+        (quoted(piece), number(value))
+        for piece, value in zip(context.pieces, context.activations, strict=True)
+        if value > 0
     ]
     if not firing:
-        return "<span></span>"
-    listed = html_page.table("Tokens on which it fires here", ("token", "activation"), firing, numeric=(1,))
-    return html_page.details(number(one.value), listed)
+        return Html("<span></span>")
+    tokens = html_page.table("Tokens on which it fires here", ("token", "activation"), firing, numeric=(1,))
+    return details(number(context.value), tokens)
 
 
-def _piece(one: Excerpt, i: int, maximum: float) -> str:
-    text = escape(one.pieces[i])
-    text = text.replace("\n", '<span class="br">↵</span>').replace("\t", '<span class="br">→</span>')
-    shade = level(one.activations[i], maximum)
-    if one.special[i]:
-        text = f'<span class="sp">{text}</span>'
-    if i == one.peak and one.value > 0:
-        text = f"<b>{text}</b>"
+def _piece(context: Excerpt, i: int, maximum: float) -> Html:
+    """A token, shaded by its activation; line breaks and tabs as signs, the peak in bold."""
+    text = escape(context.pieces[i])
+    for character, sign in (("\n", "↵"), ("\t", "→")):
+        text = text.replace(character, Html('<span class="br">{}</span>').format(sign))
+    shade = level(context.activations[i], maximum)
+    if context.special[i]:
+        text = Html('<span class="sp">{}</span>').format(text)
+    if i == context.peak and context.value > 0:
+        text = Html("<b>{}</b>").format(text)
     if not shade:
         return text
-    return f'<span class="a{shade}" title="{number(one.activations[i])}">{text}</span>'
+    return Html('<span class="a{}" title="{}">{}</span>').format(shade, number(context.activations[i]), text)
 
 
-def _foot(database: FeatureDatabase) -> str:
+def _foot(database: FeatureDatabase) -> Html:
     info = database.info
     rows = [
         ("SAE", f"{info['site']}/{info['name']} ({info['architecture']}, {info['d_sae']:,} latents)"),
@@ -211,5 +236,5 @@ def _foot(database: FeatureDatabase) -> str:
         ("tokens", f"{info['n_tokens']:,} in contexts of {info['context_length']}"),
         ("built", str(info["created"])),
     ]
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
-    return f"<p>Made by monosemy from the run's feature database.</p><dl>{listed}</dl>"
+    items = join(Html("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows)
+    return Html("<p>Made by monosemy from the run's feature database.</p><dl>{}</dl>").format(items)

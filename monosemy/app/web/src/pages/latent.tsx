@@ -195,7 +195,7 @@ function Distribution({ page }: { page: LatentPage }) {
           yName="Tokens"
           edges={histogram.edges}
           counts={histogram.counts}
-          line={median === undefined ? undefined : { at: median, name: "median" }}
+          line={median === undefined || median === null ? undefined : { at: median, name: "median" }}
         />
       )}
       {quantiles.levels.length > 0 && (

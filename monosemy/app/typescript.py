@@ -1,0 +1,81 @@
+"""Writes web/src/types.ts, the front-end's types, from the models of the API: `python -m monosemy.app.typescript`.
+
+Place on the path: schema.py and steering/request.py → JSON schema (by pydantic) → [TypeScript]. `make web` runs it, and
+a test fails when the file does not say what the models say. A field with a default may be left out by who writes it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+
+from monosemy.app import schema
+from monosemy.steering import request
+
+TARGET = Path(__file__).parent / "web" / "src" / "types.ts"
+KINDS: tuple[Any, ...] = (
+    schema.RunInfo, schema.FeatureInfo, schema.LatentList, schema.LatentPage, schema.LabelSearch, schema.TokenSearch,
+    schema.TextBody, schema.TextResult, schema.Comparison, request.SteeringRequest, schema.SaeBody, schema.SweepValues,
+    schema.SteerEvent, schema.SweepEvent, schema.Notes, schema.NoteChange,
+)  # fmt: skip
+"""What the addresses take and answer; the types inside them come along."""
+HEAD = "/** Types of the HTTP API. Made from monosemy/app/schema.py by `make web`: change them there. */\n"
+PRIMITIVES = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
+
+
+def render() -> str:
+    """The text of types.ts."""
+    for kind in (request.SteeringRequest, request.Edit, request.Positions):  # plain dataclasses: their docstrings too
+        kind.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)  # type: ignore[union-attr]
+    adapters: list[Any] = [(i, "validation", TypeAdapter(kind)) for i, kind in enumerate(KINDS)]
+    _, document = TypeAdapter.json_schemas(adapters, ref_template="{model}")
+    return HEAD + "".join(f"\n{_declaration(name, body)}" for name, body in document["$defs"].items())
+
+
+def _declaration(name: str, body: dict[str, Any]) -> str:
+    comment = _comment(body.get("description", ""), "")
+    if body.get("type") != "object":
+        return f"{comment}export type {name} = {_type(body)};\n"
+    required = body.get("required", [])
+    lines = [
+        f"{_comment(field.get('description', ''), '  ')}  {key}{'' if key in required else '?'}: {_type(field)};\n"
+        for key, field in body["properties"].items()
+    ]
+    if body.get("additionalProperties") is True:
+        lines.append("  [more: string]: unknown;\n")
+    return f"{comment}export interface {name} {{\n{''.join(lines)}}}\n"
+
+
+def _comment(text: str, indent: str) -> str:
+    if not text:
+        return ""
+    lines = text.splitlines()
+    if len(lines) == 1:
+        return f"{indent}/** {text} */\n"
+    return f"{indent}/**\n" + "".join(f"{indent} * {line}".rstrip() + "\n" for line in lines) + f"{indent} */\n"
+
+
+def _type(body: dict[str, Any]) -> str:
+    """A JSON schema as a TypeScript type."""
+    if "$ref" in body:
+        return str(body["$ref"])
+    if "const" in body:
+        return f'"{body["const"]}"'
+    if "enum" in body:
+        return " | ".join(f'"{value}"' for value in body["enum"])
+    if "anyOf" in body:
+        return " | ".join(_type(option) for option in body["anyOf"])
+    if "prefixItems" in body:
+        return f"[{', '.join(map(_type, body['prefixItems']))}]"
+    if body.get("type") == "array":
+        item = _type(body.get("items", {}))
+        return f"({item})[]" if "|" in item else f"{item}[]"
+    if body.get("type") == "object":
+        return f"Record<string, {_type(body['additionalProperties'])}>"
+    return PRIMITIVES[body["type"]] if "type" in body else "unknown"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")
