@@ -178,10 +178,17 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
 
 
 def _document(circuit: Circuit, drawing: Drawing) -> str:
-    lede = Html('<p class="lede">{}</p>').format(
-        f"{circuit.model} is {circuit.accuracy}. The metric ({circuit.task.metric}) is {circuit.m_clean:.3g} on the "
-        f"prompts and {circuit.m_corrupt:.3g} on their counterparts; an effect is what the metric loses when a head's "
-        f"or an edge's value is replaced by {REPLACED_BY[circuit.ablation]}. {summary(circuit)}."
+    lede = Html(
+        '<p class="lede">{} is {}. The metric ({}) is {:.3g} on the prompts and {:.3g} on their counterparts; an '
+        "effect is what the metric loses when a head's or an edge's value is replaced by {}. {}.</p>"
+    ).format(
+        circuit.model,
+        circuit.accuracy,
+        circuit.task.metric,
+        circuit.m_clean,
+        circuit.m_corrupt,
+        Html(REPLACED_BY[circuit.ablation]),
+        summary(circuit),
     )
     sections = [("circuit", "Circuit", [figure(drawing), _heads_table(circuit)])]
     if edge_rows(circuit):
