@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from torch import Tensor
 from monosemy.config import ActivationsConfig, TextConfig
 from monosemy.kernels.cpu import screen
 from monosemy.run import machine, versions
-from monosemy.support.files import atomic_path, write_json
+from monosemy.support.files import atomic_path
 from monosemy.support.tensors import save_tensors
+from research.records import write_record
 
 SITE = "layers.12.resid_post"
 
@@ -94,10 +95,14 @@ def bandwidth(n_bytes: int = 1 << 28) -> float:
     return 2 * n_bytes / medians({"copy": lambda: target.copy_(source)})["copy"]
 
 
-def save(path: Path | None, results: Mapping[str, Any]) -> None:
-    """Writes the results beside what they depend on: machine, instructions, the 8-bit screen, threads, versions."""
-    if path:
-        write_json(path, {
-            "machine": machine(), "vector_instructions": torch.backends.cpu.get_cpu_capability(),
-            "screen": screen.available(), "threads": torch.get_num_threads(), "versions": versions(), **results,
-        })  # fmt: skip
+def save(path: Path, results: Mapping[str, Any], without: Collection[str] = ()) -> None:
+    """Writes a record: the results beside what they depend on (machine, instructions, the 8-bit screen, threads,
+    versions), but for the paths in `without`, which no table needs."""
+    circumstances = {
+        "machine": machine(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "screen": screen.available(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    write_record(path, circumstances | dict(results), without)

@@ -15,6 +15,7 @@ from monosemy.run import list_saes, read_run
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.saes.storage import CONFIG, load_sae, read_sae_config
 from monosemy.support.files import read_json
+from research.records import record_path
 
 FROZEN = "frozen_random"
 FREE = frozenset({"sites", "checkpoint_tokens", "log_tokens"})
@@ -37,14 +38,14 @@ class Entry:
         return load_sae(self.folder)
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The flags that all comparisons of trained SAEs have."""
+def arguments(study: str, description: str | None) -> argparse.ArgumentParser:
+    """The flags that all comparisons of trained SAEs have, the record in the study's folder."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of one model and text")
     parser.add_argument("--site", help="default: the site with the most SAEs of the asked L0")
     parser.add_argument("--l0", type=float, default=32)
-    parser.add_argument("--out", type=Path, help="result file, e.g. docs/results/NAME.json")
-    parser.add_argument("--figures", type=Path, help="folder for the figure, e.g. docs/figures")
+    parser.add_argument("--out", type=Path, default=record_path(study), help="the record")
+    parser.add_argument("--figures", type=Path, help="folder for the figure; without it none is drawn")
     return parser
 
 

@@ -24,7 +24,7 @@ from monosemy.kernels.reference import Columns, Pattern
 T = TypeVar("T")
 
 DENSE_ABOVE = 0.10
-"""Density from which a dense product beats the sparse kernels (measured on two AVX-512 cores: docs/performance.md)."""
+"""Density from which a dense product beats the sparse kernels (two AVX-512 cores: research/speed/README.md)."""
 
 
 @functools.cache

@@ -7,7 +7,7 @@ Place on the data's path: inside a training step, between the loss and its gradi
 Why: one row several times as long as any before it drives thousands of latents over their thresholds at once (all
 architectures but TopK, whose k is fixed). Most of these fire seldom, so Adam's second moment expects little of them,
 and each moves by up to lr·(1 − β₁)/√(1 − β₂) in that step and ten times as much while the momentum fades: one row
-turns whole dictionaries. docs/results.md has the measurement: three rows of 525,509, 3.7 to 5.1 times as long as the
+turns whole dictionaries. research/outliers/README.md has the rows: three of 525,509, 3.7 to 5.1 times as long as the
 median; a run at learning rate 4e-3 that kept them ended with 68–81% of the latents of four architectures dead. In a
 trial with one of them its error was 5,000 to 16,000 times the median; of 300,000 others the largest was 20 times.
 

@@ -3,7 +3,7 @@
 Place on the path: between the trainer and its trainees. SAEs on one stream don't know of one another, so on a CPU a
 step of one may run beside a step of another: two SAEs on one core each are about as fast as one after the other on
 both, and much faster where other programs want the cores too (a parallel sum waits for its slowest thread;
-docs/performance.md).
+research/speed/README.md).
 A step's result depends on the threads it was given, not on what ran beside it.
 Limits: on a GPU, or where a single SAE fills the memory, one after the other.
 """

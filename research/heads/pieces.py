@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,24 @@ def made(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found | {"made_on": made_on}
 
 
-def without_scores(value: Any) -> Any:
-    """The parts without every head's and edge's score and label, which stay in --work."""
-    if isinstance(value, dict):
-        return {key: without_scores(item) for key, item in value.items() if key not in ("importance", "labels")}
-    return [without_scores(item) for item in value] if isinstance(value, list) else value
+def brief(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record holds of every piece: all of cost, sensitivity and speed; of a model's its sizes, the circuit of
+    `combined`, and each method's AUC. Scores, intervals and edges of single models stay in --work; `summary` has them
+    put together."""
+    whole = ("speed", "cost-", "sensitivity-")
+    left = ("methods", "differences", "edges", "head_pairs")
+    found = {}
+    for name, part in parts.items():
+        if name.startswith(whole) or "methods" not in part:
+            found[name] = dict(part)
+            continue
+        methods = {
+            method: {key: row[key] for key in ("auc", "n_checked") if key in row}
+            for method, row in part["methods"].items()
+        }
+        codes = {
+            key: part["differences"][key] for key in ("combined − combined-no-codes",) if key in part["differences"]
+        }
+        found[name] = {key: value for key, value in part.items() if key not in left}
+        found[name] |= {"methods": methods, "differences": codes}
+    return found

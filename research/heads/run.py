@@ -29,7 +29,7 @@ cores, about:
 
 Measured, but for published-gpt2, which is reckoned from passes.
 
-Run: python -m research.heads.run [--parts compiled real …] [--only ioi] [--out docs/results/circuits.json]
+Run: python -m research.heads.run [--parts compiled real …] [--only ioi] [--out FILE]
 """
 
 from __future__ import annotations
@@ -63,11 +63,12 @@ from research.heads.compiled import CIRCUITS, compile_circuit
 from research.heads.cost import cost_part
 from research.heads.figures import write_figures
 from research.heads.member_graph import acdc_kept_edges, probe_kept_edges
-from research.heads.pieces import SkippedError, made, settings, without_scores
+from research.heads.pieces import SkippedError, brief, made, settings
 from research.heads.reference import Reference, find_reference
 from research.heads.rows import compare, edge_rows, enough, entries, print_table, summary, timed
 from research.heads.sensitivity import sensitivity_rows, speed_part
 from research.heads.trained import trained_model
+from research.records import figures_folder, record_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,8 +351,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=names, choices=names)
     parser.add_argument("--only", default="", help="pieces whose name has this in it, such as ioi or induction-3")
     parser.add_argument("--work", type=Path, default=Path("runs/bench/circuits"), help="finished pieces")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--figures", type=Path, default=Path("docs/figures"))
+    parser.add_argument("--out", type=Path, default=record_path("heads"))
+    parser.add_argument("--figures", type=Path, default=figures_folder("heads"))
     chosen = parser.parse_args()
     parts: dict[str, Any] = {}
     listed = [entry for entry in all_parts() if entry[0] in chosen.parts and chosen.only in entry[1]]
@@ -361,9 +362,8 @@ def main() -> None:
             bar.advance()
     table = summary(parts)
     print_table(table)
-    save(chosen.out, {"summary": table, "parts": without_scores(parts)})
-    if chosen.out:
-        write_figures(table, parts, chosen.figures)
+    save(chosen.out, {"summary": table, "parts": brief(parts)})
+    write_figures(table, parts, chosen.figures)
 
 
 if __name__ == "__main__":

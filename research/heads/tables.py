@@ -1,20 +1,15 @@
-"""The tables of docs/results.md about circuits, from docs/results/circuits.json (written by circuits.py).
-
-    python -m research.heads.tables [docs/results/circuits.json]
+"""The tables of README.md, from results/heads.json.
 
 Cells: ROC AUC [95% interval over heads, of the mean over seeds where there are several], seconds with reading counted.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monosemy.support.files import read_json
+from research.markdown import markdown
 
-ROOT = Path(__file__).parents[2]
 Row = Mapping[str, Any]
 SHOWN = (
     "combined − combined-no-codes", "codes − kmeans", "codes-paper − kmeans-paper", "codes − mean-difference",
@@ -26,13 +21,8 @@ SETTINGS = {"d_sae": "latents", "l1_coef": "λ", "n_training": "training example
             "preset": "preset", "fix": "one fix"}  # fmt: skip
 
 
-def main() -> None:
-    document = read_json(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "results" / "circuits.json")
-    for title, table in tables(document).items():
-        print(f"\n{title}\n\n{table}")
-
-
-def tables(document: Row) -> dict[str, str]:
+def tables(records: Mapping[str, Row]) -> dict[str, str]:
+    document = records["heads"]
     summary, parts = document["summary"], document["parts"]
     found: dict[str, str] = {}
     costs = {name.removeprefix("cost-"): part for name, part in parts.items() if name.startswith("cost-")}
@@ -40,23 +30,23 @@ def tables(document: Row) -> dict[str, str]:
         groups = {name: row for name, row in summary.items() if name.startswith(f"{kind}-")}
         if not groups:
             continue
-        for key, what in (("methods", "heads"), ("edges", "edges"), ("head_pairs", "edges from head to head")):
+        for key, what in (("methods", "heads"), ("edges", "edges"), ("head_pairs", "head-pairs")):
             chosen = {name.removeprefix(f"{kind}-"): row[key] for name, row in groups.items() if key in row}
             if chosen:
-                found[f"{kind}, {what}"] = auc_table(chosen)
-        found[f"{kind}, more of heads"] = more_table(
+                found[f"{kind}-{what}"] = auc_table(chosen)
+        found[f"{kind}-more"] = more_table(
             {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items() if "methods" in row}
         )
-        found[f"{kind}, differences of AUC"] = difference_table(groups)
+        found[f"{kind}-differences"] = difference_table(groups)
         of_kind = {name.removeprefix(f"{kind}-"): part for name, part in parts.items() if name.startswith(f"{kind}-")}
         if of_kind:
-            found[f"{kind}, the circuit of combined"] = circuit_table(of_kind, costs if kind == "real" else {})
+            found[f"{kind}-circuit"] = circuit_table(of_kind, costs if kind == "real" else {})
         by_mean = {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items()}
         if any("auc_mean_reference" in row for rows in by_mean.values() for row in rows.values()):
-            found[f"{kind}, heads against mean ablation"] = mean_table(by_mean)
+            found[f"{kind}-mean-ablation"] = mean_table(by_mean)
     sensitivity = {name.removeprefix("sensitivity-"): part for name, part in parts.items() if "d_sae" in part}
     if sensitivity:
-        found["sensitivity of the discrete method"] = sensitivity_table(sensitivity)
+        found["sensitivity"] = sensitivity_table(sensitivity)
     return found
 
 
@@ -185,12 +175,3 @@ def difference(found: Row | None) -> str:
     signed = [f"{value:+.3f}".replace("0.", ".", 1).replace("-", "−") for value in
               (found["difference"], *(found["interval"] or ()))]  # fmt: skip
     return signed[0] + (f" [{signed[1]}, {signed[2]}]" if len(signed) > 1 else "")
-
-
-def markdown(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-if __name__ == "__main__":
-    main()

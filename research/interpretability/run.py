@@ -1,6 +1,6 @@
 """Are architectures equally interpretable? Scores of labels on latents drawn at random, against neurons and controls.
 
-Run: python -m research.interpretability.run RUN [RUN …] [--chat 12] [--out docs/results/interpretability.json]
+Run: python -m research.interpretability.run RUN [RUN …] [--chat 12] [--out FILE]
      --chat N adds the chat tier with the local model on N latents: its agreement with itself (`chat_agreement`).
 
 One pass of the model over the run's training text feeds every dictionary: the SAEs of one L0 and all their seeds, the
@@ -251,7 +251,7 @@ def compare(scored: Scored, measure: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = run_folders.arguments(__doc__)
+    parser = run_folders.arguments("interpretability", __doc__)
     parser.add_argument("--tokens", type=int, default=150_000, help="of the run's training text")
     parser.add_argument("--latents", type=int, default=1000, help="drawn of each dictionary")
     parser.add_argument("--chat", type=int, default=0, metavar="N", help="latents for the chat tier's self-agreement")
@@ -288,7 +288,7 @@ def main() -> None:
         )
         results["chat"] = agreement(folders[key], key[1], chosen.chat)
     show(results)
-    common.save(chosen.out, results)
+    common.save(chosen.out, results, without=("chat/explanations",))
     if chosen.figures:
         from research.evidence_figures import interpretability
 

@@ -3,7 +3,7 @@
     python -m research.jacobian.run --folder runs/jacobian
 
 One command, resumable: every stage is one `monosemy jacobian …` whose results are kept in the folder. Writes
-docs/results/jacobian.json (tables, checks, seconds) and docs/figures/jacobian-*.png.
+results/jacobian.json (tables, checks, seconds) and figures/jacobian-*.png, beside this file.
 
   frontier   λ = 0 and the others, seed 0, L0 32, 4,608 latents, two passes over 260k tokens around layer 15's MLP, the
              penalty on a random quarter of each batch's tokens
@@ -32,7 +32,8 @@ from typing import Any
 
 from monosemy.cli import main as monosemy
 from monosemy.support.files import read_json, write_json
-from research.jacobian.results import AGAINST_RANDOM, WHOLE, chosen, collect, frontier_rows, smallest
+from research.jacobian.collect import AGAINST_RANDOM, WHOLE, chosen, collect, frontier_rows, smallest
+from research.records import figures_folder, record_path, write_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,8 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--folder", type=Path, default=Path("runs/jacobian"))
-    add("--out", type=Path, default=ROOT / "docs" / "results" / "jacobian.json")
-    add("--figures", type=Path, default=ROOT / "docs" / "figures")
+    add("--out", type=Path, default=record_path("jacobian"))
+    add("--figures", type=Path, default=figures_folder("jacobian"))
     add("--lambda", dest="lambdas", nargs="+", default=["0", "0.1", "0.3", "1", "3", "10", "30", "100"])
     add("--layer", default="15")
     add("--l0", type=float, default=32)
@@ -69,7 +70,7 @@ def main() -> None:
         seconds = dict(read_json(file)) if file.exists() else {}  # read now: another stage may run beside this one
         seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - started, 1)
         write_json(file, seconds)
-    write_json(given.out, collect(given.folder, seconds, studied(given)["name"]))
+    write_record(given.out, collect(given.folder, seconds, studied(given)["name"]), without=("seeds", "whole"))
     pictures = {"trade_off": "main", "magnitudes": AGAINST_RANDOM}
     for name, run in pictures.items():
         picture = given.folder / run / "figures" / f"jacobian-{name}.png"

@@ -7,7 +7,7 @@ penalty by themselves; `rest` is what the step takes, round by round, beyond the
 (below zero where the parts run faster inside the step). Extra memory is the kernel's high-water mark of the resident
 size during the penalty, value and gradient, above the size before it (Linux).
 
-Run: python -m research.jacobian.step [--batches 512 2048 8192] [--out docs/results/jacobian_step.json]
+Run: python -m research.jacobian.step [--batches 512 2048 8192] [--out FILE]
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import build_sae
 from monosemy.training.trainee import Trainee
 from research import common
+from research.records import record_path
 from research.speed import peers
 
 LAYER, D_SAE, K, N_STEPS = 15, 4608, 32, 100_000
@@ -193,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[512, 2048, 8192])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("jacobian", "step"))
     chosen = parser.parse_args()
     ends, weights = real_ends(4 * max(chosen.batches))
     sizes = {"layer": LAYER, "d_in": 576, "d_ff": weights.d_ff, "d_sae": D_SAE, "k": K, "rounds": chosen.rounds,

@@ -1,6 +1,4 @@
-"""The tables of docs/results.md about Jacobian SAEs, from docs/results/jacobian.json (written by jacobian.py).
-
-    python -m research.jacobian.tables [docs/results/jacobian.json]
+"""The tables of README.md, from results/jacobian.json and results/step.json.
 
 Cells: value ± half the width of the 95% interval over documents, or value [interval]; in the table of seeds ± is their
 standard deviation.
@@ -8,15 +6,12 @@ standard deviation.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from monosemy.support.files import read_json
-from research.jacobian.results import shapes
+from research.jacobian.collect import shapes
+from research.markdown import interval, markdown
 
-ROOT = Path(__file__).parents[2]
 Row = Mapping[str, Any]
 MEASURES = {
     "over_0.01": "\\|J\\| > .01", "scaled_over_0.01": "> .01 RMS", "scaled_over_0.1": "> .1 RMS",
@@ -26,34 +21,28 @@ AGAINST_RANDOM = ("over_0.01", "scaled_over_0.1", "scaled_over_1", "share_of_90"
 SIDES = ("in", "out")
 
 
-def main() -> None:
-    document = read_json(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "results" / "jacobian.json")
-    for title, table in tables(document).items():
-        print(f"\n{title}\n\n{table}")
-
-
-def tables(document: Row) -> dict[str, str]:
+def tables(records: Mapping[str, Row]) -> dict[str, str]:
+    document = records["jacobian"]
     rows = document["frontier"]
     found = {
-        "What the pairs cost": cost_table(rows),
-        "How sparse J is": sparsity_table(rows),
-        "Times fewer than without penalty": factor_table(rows),
-        "At the published starting shares": start_table(document["published_starts"], rows),
-        "How J behaves": behaviour_table(rows),
+        "cost": cost_table(rows),
+        "sparsity": sparsity_table(rows),
+        "factors": factor_table(rows),
+        "starts": start_table(document["published_starts"], rows),
+        "behaviour": behaviour_table(rows),
+        "step": step_table(records["step"]["results"]),
     }
     if "seeds" in document["checks"]:
-        found["Seeds"] = seeds_table(document["checks"], document["config"]["jacobian"]["token_share"])
+        found["seeds"] = seeds_table(document["checks"], document["config"]["jacobian"]["token_share"])
     if document.get("random"):
-        found["Random models: what was matched"] = matched_table(document["random"])
-        found["Trained against random"] = random_table(document["random"])
-        found["What the penalty does to each"] = reduction_table(document["random"])
-        found["Without penalty at every L0"] = level_table(
-            [*document["against_random"], *rows], document["random_frontiers"]
-        )
+        found["matched"] = matched_table(document["random"])
+        found["random"] = random_table(document["random"])
+        found["reduction"] = reduction_table(document["random"])
+        found["levels"] = level_table([*document["against_random"], *rows], document["random_frontiers"])
     if document.get("interpretability"):
-        found["Labels"] = label_table(document["interpretability"])
+        found["labels"] = label_table(document["interpretability"])
     if document.get("pairs"):
-        found["Strongest pairs"] = pairs_table(document["pairs"])
+        found["pairs"] = pairs_table(document["pairs"])
     return found
 
 
@@ -256,10 +245,28 @@ def times(value: float) -> str:
     return f"{value:.2f}×"
 
 
-def markdown(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-if __name__ == "__main__":
-    main()
+def step_table(results: Sequence[Row]) -> str:
+    titles = {
+        "pair without penalty": "pair without penalty",
+        "pair, penalty on 1 of the tokens": "pair, penalty on every token",
+        "pair, penalty on 0.25 of the tokens": "on a random quarter",
+        "pair, penalty on 0.125 of the tokens": "on a random eighth",
+        "pair, penalty within 250 MB": "every token, at most 250 MB",
+        "pair, penalty within 150 MB": "every token, at most 150 MB",
+        "slopes of the MLP": "of it: slopes of the MLP",
+        "products of weights": "products of weights, once a batch",
+        "slices": "slices",
+        "gradient of the tables": "gradient of the tables",
+        "gradient of the weights": "gradient of the weights",
+        "rest": "the rest",
+    }
+    by_batch = [{row["name"]: row for row in one["rows"]} for one in results]
+    rows = []
+    for name, title in titles.items():
+        cells = []
+        for measured in by_batch:
+            row = measured.get(name)
+            text = interval(row["ratio"], (row["ratio_low"], row["ratio_high"]), ".2f") if row else "refused"
+            cells.append(text.replace("-", "−").replace("−0.00", "0.00"))
+        rows.append([title, *cells])
+    return markdown(["", *(f"batch {one['batch']:,}" for one in results)], rows)

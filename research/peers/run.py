@@ -19,7 +19,7 @@ beside it.
 Run, with the extra `bench` installed (about 1½ hours on two quiet cores, with two processes at a time of different
 architectures; every run is kept, so that it can be stopped and started again; --rows limits it to some and makes no
 table):
-  python -m research.peers.run [--rows "sae-lens topk" …] [--out docs/results/peers_quality.json]
+  python -m research.peers.run [--rows "sae-lens topk" …] [--out FILE]
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from monosemy.saes.registry import ARCHITECTURES
 from research import common
 from research.peers import figure as peers_figure
 from research.peers.bench import OURS, Bench, Record
+from research.records import record_path
 
 L0 = 32
 RATES = {OURS: (2e-3, 4e-3), "sae-lens": (5e-4, 1.5e-3, 4e-3), "dictionary-learning": (5e-4, 1.5e-3, 4e-3),
@@ -238,7 +239,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--time", type=int, default=0, metavar="ROUNDS", help="also time steps in interleaved rounds")
     parser.add_argument("--figure", type=Path, help="PNG of every try")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("peers"))
     chosen = parser.parse_args()
     bench = Bench(chosen.folder, chosen.width, chosen.batch, chosen.steps, chosen.seeds)
     wanted = [(library, name) for library, name in PEERS if not chosen.rows or f"{library} {name}" in chosen.rows]

@@ -18,11 +18,11 @@ small size):
   uniqueness       share of decoder rows that are the best match of exactly one true feature (random: about 1/e)
 Intervals: bootstrap over features and latents of all seeds together; how seeds differ is not in them, it is in
 `by_seed`. Control: a random dictionary.
-The L0-choice diagnostic (`evals.l0_choice`) runs on fresh rows for every SAE; for one architecture on a finer grid.
+The L0-choice diagnostic (`l0_choice`) runs on fresh rows for every SAE; for one architecture on a finer grid.
 
 Run (about half an hour of one core; every size and seed is kept with the threads and seconds it took, so that the
 script can be stopped and started again):
-  python -m research.planted.scale [--sizes small large] [--far] [--out docs/results/planted_scale.json]
+  python -m research.planted.scale [--sizes small large] [--far] [--out FILE]
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ from monosemy.support.progress import stage
 from monosemy.training.trainee import Trainee
 from monosemy.training.workers import Workers
 from research import common, run_folders
-from research.l0_choice.l0_choice import TailProjection, choose_l0, tail_projection
+from research.markdown import markdown
+from research.planted.l0_choice import TailProjection, choose_l0, tail_projection
+from research.records import record_path
 
 PARENTS, CHILDREN = 4, 7
 GROUP = PARENTS * (1 + CHILDREN)
@@ -274,18 +276,28 @@ def cells(found: Mapping[str, Any], measure: str) -> str:
     return text + (f", {min(each):.3f}–{max(each):.3f}" if len(each) > 1 else "")
 
 
+def table(found: Mapping[str, Any]) -> str:
+    """The scores of one size, in Markdown."""
+    rows = [
+        (
+            f"{row['asked_l0']:g}", row["architecture"], f"{row['l0']:.1f}", f"{row['fvu']:.3f}",
+            cells(row, "mean_max_cosine"), cells(row, "f1"), f"{row['uniqueness']:.3f}",
+            f"{100 * row['dead_fraction']:.0f}",
+        )
+        for row in sorted(found["saes"].values(), key=lambda row: row["factor"])
+    ]  # fmt: skip
+    random = found["random"]
+    control = ("", "random directions (control)", "", "", cells(random, "mean_max_cosine"), f"{random['f1']:.3g}",
+               f"{random['uniqueness']:.3f}", "")  # fmt: skip
+    heads = ("asked", "dictionary", "L0", "FVU", "mean max cosine", "F1", "uniqueness", "dead %")
+    return markdown(heads, [*rows, control])
+
+
 def show(name: str, size: Size, found: Mapping[str, Any]) -> None:
-    """The table of docs/results.md, and the diagnostic line by line."""
+    """The table of README.md, and the diagnostic line by line."""
     print(f"\n{name}: {size.n_true} features in {size.d_in} dimensions, {size.d_sae} latents, true L0 "
           f"{found['true_l0']:.1f}; {json.dumps(found['runs'])}\n")  # fmt: skip
-    print("| asked | dictionary | L0 | FVU | mean max cosine | F1 | uniqueness | dead % |\n" + "|---" * 8 + "|")
-    for one in sorted(found["saes"].values(), key=lambda r: r["factor"]):
-        print(f"| {one['asked_l0']:g} | {one['architecture']} | {one['l0']:.1f} | {one['fvu']:.3f} | "
-              f"{cells(one, 'mean_max_cosine')} | {cells(one, 'f1')} | {one['uniqueness']:.3f} | "
-              f"{100 * one['dead_fraction']:.0f} |")  # fmt: skip
-    random = found["random"]
-    print(f"| | random directions (control) | | | {cells(random, 'mean_max_cosine')} | {random['f1']:.3g} | "
-          f"{random['uniqueness']:.3f} | |")  # fmt: skip
+    print(table(found))
     for choice in found["choices"]:
         values = "  ".join(f"{l0:g}: {value:.4f}" for l0, value in choice["values"])
         print(f"seed {choice['seed']} {choice['architecture']:11s} n {choice['n']:5d}  lowest at L0 "
@@ -310,7 +322,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
     parser.add_argument("--folder", type=Path, default=Path("runs/planted_scale"), help="finished sizes and seeds")
     parser.add_argument("--far", action="store_true", help="with the further run at four times the true L0")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("planted", "scale"))
     chosen = parser.parse_args()
     results: dict[str, Any] = {}
     for name in chosen.sizes:

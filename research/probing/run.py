@@ -1,6 +1,6 @@
 """Sparse probing: what do the best 1, 2 and 5 latents tell of a text, against channels, components and random latents?
 
-Run: python -m research.probing.run RUN [RUN …] [--out docs/results/probing.json] [--figures docs/figures]
+Run: python -m research.probing.run RUN [RUN …] [--out FILE] [--figures FOLDER]
 
 Method of SAEBench's sparse probing (`evals.probing`) on labelled text of the embedded corpus that the SAEs were not
 trained on (`probing_tasks`): one pass of the model, kept on disk; then each dictionary's features of every text (mean
@@ -245,7 +245,7 @@ VERSION = 1
 
 
 def main() -> None:
-    parser = run_folders.arguments(__doc__)
+    parser = run_folders.arguments("probing", __doc__)
     parser.add_argument("--rule", choices=RULES, default=RULES[0], help="how the k features of the table are chosen")
     parser.add_argument("--share", type=float, default=1, help="of the usual amount of text, to try the script out")
     chosen = parser.parse_args()
@@ -271,7 +271,7 @@ def main() -> None:
         **found,
     }  # fmt: skip
     show(results, chosen.rule)
-    common.save(chosen.out, results)
+    common.save(chosen.out, results, without=("rules/*/tasks", "full_probe_tasks"))
     if chosen.figures:
         from research.evidence_figures import probing
 

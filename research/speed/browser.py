@@ -5,7 +5,7 @@ neighbours, labels and vocabulary entries as a real build has, their contents ra
 on one core and is asked over HTTP from another; every latent page is a different one. First queries of each kind count.
 
 Ends with status 1 where a limit is missed.
-Run: python -m research.speed.browser [--latents 131072] [--folder KEEP] [--out docs/results/browser.json]
+Run: python -m research.speed.browser [--latents 131072] [--folder KEEP] [--out FILE]
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from monosemy.features.store.token_texts import packed
 from monosemy.features.store.write import write_database
 from monosemy.run import machine, versions
 from monosemy.support.files import write_json
+from research.records import record_path, write_record
 
 SITE, NAME = "layers.12.resid_post", "topk-l0_64-s0"
 T, N_TOKENS, VOCABULARY = 256, 1 << 20, 49_152
@@ -327,7 +328,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=300, help="of each kind")
     parser.add_argument("--seconds", type=float, default=8.0, help="of asking for pages without pause")
     parser.add_argument("--folder", type=Path, help="keep the synthetic run here, and use it when it is there")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("speed", "browser"))
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.folder or Path(temporary) / "run"
@@ -344,12 +345,13 @@ def main() -> None:
         f"{found['pages_per_second']:.0f} latent pages a second on one core (at least {PAGES_PER_SECOND}), "
         f"{found['server_milliseconds_per_page']:.2f} ms of the server's time each"
     )
-    if chosen.out:
-        write_json(
-            chosen.out,
-            {"machine": machine(), "versions": versions(), "latents": chosen.latents, "bytes": size, **found,
-             "limits_ms": LIMITS, "least_pages_per_second": PAGES_PER_SECOND, "limit_start_seconds": START_SECONDS},
-        )  # fmt: skip
+    limits = {
+        "limits_ms": LIMITS,
+        "least_pages_per_second": PAGES_PER_SECOND,
+        "limit_start_seconds": START_SECONDS,
+    }
+    circumstances = {"machine": machine(), "versions": versions(), "latents": chosen.latents, "bytes": size}
+    write_record(chosen.out, circumstances | found | limits)
     if lines := missed(found):
         sys.exit("missed: " + "; ".join(lines))
 

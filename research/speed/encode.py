@@ -1,6 +1,6 @@
 """Inference: tokens per second of encode and decode, and encode as a multiple of the encoder's product.
 
-Run: python -m research.speed.encode [--width 9216] [--out docs/results/encode.json]
+Run: python -m research.speed.encode [--width 9216] [--out FILE]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 
 from monosemy.saes.registry import ARCHITECTURES
 from research import common
+from research.records import record_path
 from research.speed import step as single
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=9216)
     parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("speed", "encode"))
     chosen = parser.parse_args()
     x = common.real_rows(chosen.batch * 2)[: chosen.batch]
     weights = torch.randn(chosen.width, x.shape[1]).T

@@ -1,6 +1,6 @@
 """What features cost beyond the model's pass: 4,608 latents on 500,000 tokens in at most three minutes on two cores.
 
-Run: python -m research.speed.features [--tokens 500000] [--width 4608] [--l0 32] [--out docs/results/features.json]
+Run: python -m research.speed.features [--tokens 500000] [--width 4608] [--l0 32] [--out FILE]
 
 The text is the embedded corpus, the activations SmolLM2-135M's, the SAE a JumpReLU one of the asked width whose
 encoder is its random decoder, thresholds set for the asked L0: its codes are as many and as long as a trained SAE's.
@@ -29,6 +29,7 @@ from monosemy.saes.base import SaeConfig, calibrate
 from monosemy.saes.registry import build_sae
 from monosemy.saes.storage import save_sae
 from research import common
+from research.records import record_path
 
 NAME = "jumprelu-l0_32-s0"
 SECONDS, BYTES = 180.0, 2048
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=500_000)
     parser.add_argument("--width", type=int, default=4608)
     parser.add_argument("--l0", type=float, default=32)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("speed", "features"))
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder) / "run", chosen.tokens, chosen.width, chosen.l0)

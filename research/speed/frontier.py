@@ -2,7 +2,7 @@
 
 As the trainer takes them: some at a time, each on its share of the threads; a single step has all threads.
 
-Run: python -m research.speed.frontier [--width 4608] [--out docs/results/frontier.json]
+Run: python -m research.speed.frontier [--width 4608] [--out FILE]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from monosemy.saes.registry import ARCHITECTURES
 from monosemy.training.workers import Workers
 from research import common
+from research.records import record_path
 from research.speed import step as single
 
 
@@ -23,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=4608)
     parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("speed", "frontier"))
     chosen = parser.parse_args()
     rows = common.real_rows(chosen.batch * 10)
     batches = list(rows[: len(rows) // chosen.batch * chosen.batch].split(chosen.batch))

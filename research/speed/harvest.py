@@ -1,6 +1,6 @@
 """Harvest against the bare truncated transformers model at the same batch: tokens per second, alone and to disk.
 
-Run: python -m research.speed.harvest [--out docs/results/harvest.json]
+Run: python -m research.speed.harvest [--out FILE]
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from monosemy.config import ActivationsConfig, TextConfig
 from monosemy.data.tokens import prepare_tokens
 from monosemy.models.sources import load_model
 from research import common
+from research.records import record_path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=16_384)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("speed", "harvest"))
     chosen = parser.parse_args()
     model = load_model("embedded", device="cpu", checks=False)
     tokens = prepare_tokens(

@@ -5,7 +5,7 @@ is resident before the first (weights, moments, batches, and libraries after a w
 architecture at L0 32; `+ aux` with a tenth of the latents dead; `dense` where a third of the latents is active, as at
 the start of training, so that dense products are taken; `two at a time` for two SAEs side by side, per SAE.
 
-Run: python -m research.speed.memory [--width 36864] [--out docs/results/memory.json]
+Run: python -m research.speed.memory [--width 36864] [--out FILE]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from monosemy.saes.registry import ARCHITECTURES
 from monosemy.training.workers import Workers
 from research import common
+from research.records import record_path
 from research.speed import step as single
 
 ROWS = {name: name for name in ARCHITECTURES}
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--d", type=int, default=576)
     parser.add_argument("--child")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("speed", "memory"))
     chosen = parser.parse_args()
     if chosen.child:
         child(chosen.child, chosen.width, chosen.batch, chosen.d)

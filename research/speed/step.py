@@ -7,7 +7,7 @@ timed steps stay near it), AuxK and revival idle in the headline rows and active
 time plus the bytes a step cannot avoid moving (pre-activations written and read once; parameters and moments read and
 written, gradients written and read), divided by the measured bandwidth.
 
-Run: python -m research.speed.step [--widths 4608 9216 36864] [--peers] [--out docs/results/step.json]
+Run: python -m research.speed.step [--widths 4608 9216 36864] [--peers] [--out FILE]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from monosemy.saes.base import SaeConfig, calibrate
 from monosemy.saes.registry import ARCHITECTURES, build_sae
 from monosemy.training.trainee import Trainee
 from research import common
+from research.records import record_path
 
 L0 = 32
 N_STEPS = 100_000
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--settle", type=int, default=60, help="steps before the timed ones, for the controllers")
     parser.add_argument("--peers", action="store_true", help="sae-lens, dictionary-learning, eai-sparsify beside ours")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("speed", "step"))
     chosen = parser.parse_args()
     rows = common.real_rows(chosen.batch * 10)
     batches = list(rows[: len(rows) // chosen.batch * chosen.batch].split(chosen.batch))

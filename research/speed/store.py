@@ -1,7 +1,7 @@
 """Stored activations. Reading: shuffled batches as training takes them, against a plain copy of as many bytes. Writing:
 one shard, summed, hashed and flushed to the disk, against a flushed file of as many bytes.
 
-Run: python -m research.speed.store [--out docs/results/store.json]
+Run: python -m research.speed.store [--out FILE]
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from monosemy.data.tokens import prepare_tokens
 from monosemy.models.sources import load_model
 from monosemy.support import files
 from research import common
+from research.records import record_path
 
 WRITTEN = 65_536
 """Rows of the shard that is written."""
@@ -51,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=40_000)
     parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=record_path("speed", "store"))
     chosen = parser.parse_args()
     model = load_model("embedded", device="cpu", checks=False)
     text = TextConfig(n_tokens=chosen.tokens, n_validation_tokens=4096)

@@ -1,6 +1,6 @@
 """Do SAEs of other seeds find the same latents? Share of latents with a twin, per architecture, against chance.
 
-Run: python -m research.stability.run RUN [RUN …] [--out docs/results/stability.json] [--figures docs/figures]
+Run: python -m research.stability.run RUN [RUN …] [--out FILE] [--figures FOLDER]
 
 For each architecture at one L0 and each pair of its seeds: every living latent's nearest decoder row in the other SAE,
 by cosine, both ways. A seed sets the random decoder that training starts from (and the encoder, its transpose); the
@@ -191,7 +191,7 @@ def compare(by_kind: Mapping[str, Sequence[Pair]], name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    chosen = run_folders.arguments(__doc__).parse_args()
+    chosen = run_folders.arguments("stability", __doc__).parse_args()
     entries = run_folders.gather(chosen.runs, chosen.site, chosen.l0)
     kinds = [kind for kind in dict.fromkeys(e.kind for e in entries) if sum(e.kind == kind for e in entries) > 1]
     if not kinds:

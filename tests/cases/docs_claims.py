@@ -1,31 +1,18 @@
-"""Sentences and rows of the documents that are rendered anew from the records, and tables as the scripts print them.
+"""Sentences of the documents that are rendered anew from the records.
 
 What derives from several numbers (a range over rows, a quotient, a share) stands here, so that how it derives is said.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import docs_tables
+from research.markdown import ARCHITECTURES
+from research.records import records_of
+from research.speed.tables import WIDTH, rows_of, times_faster
 
-from research.frontier import comparison
-from research.heads import tables as heads_tables
-from research.jacobian import tables as jacobian_tables
-from research.peers import run as peers
-from research.planted import scale as planted
-
-README, PERFORMANCE, RESULTS = "README.md", "docs/performance.md", "docs/results.md"
-
-
-def read(root: Path, name: str) -> Any:
-    return json.loads((root / "docs" / "results" / f"{name}.json").read_text())
+README = "README.md"
 
 
 def span(values: Iterable[float], form: str = ".1f", between: str = " to ") -> str:
@@ -34,42 +21,35 @@ def span(values: Iterable[float], form: str = ".1f", between: str = " to ") -> s
     return f"{ordered[0]:{form}}{between}{ordered[-1]:{form}}"
 
 
-def thousands(value: float, digits: int = -3) -> str:
-    return f"{round(value, digits):,.0f}"
+def ratios(record: Any, width: int) -> list[float]:
+    """Products of the five architectures' steps."""
+    rows = rows_of(record, width)
+    return [rows[name]["ratio"] for name in ARCHITECTURES]
 
 
-def steps(document: Any, width: int, library: str = "") -> dict[str, dict[str, float]]:
-    """The rows of a step record at a width, by architecture: ours, or a library's."""
-    architectures = ("relu", "topk", "batch_topk", "gated", "jumprelu")
-    rows = {row["name"]: row for row in document["rows"] if row["d_sae"] == width}
-    return {a: rows[f"{library} {a}".strip()] for a in architectures if f"{library} {a}".strip() in rows}
-
-
-def ratios(document: Any, width: int, library: str = "") -> list[float]:
-    return [row["ratio"] for row in steps(document, width, library).values()]
-
-
-def times_faster(document: Any, width: int, library: str = "sae-lens") -> list[float]:
-    """How many of our steps fit into one of a library's, architecture by architecture."""
-    ours, theirs = steps(document, width), steps(document, width, library)
-    return [theirs[name]["ratio"] / ours[name]["ratio"] for name in theirs]
-
-
-def claims(root: Path) -> list[tuple[str, str]]:
+def claims() -> list[tuple[str, str]]:
     """(document, passage) of every claim."""
     pages = {
         README: _readme,
-        PERFORMANCE: _performance,
+        "research/speed/README.md": _speed_page,
         "docs/jacobian.md": _jacobian_page,
         "docs/circuits.md": _circuits_page,
         "docs/steering.md": _steering_page,
         "docs/browser.md": _browser_page,
-        RESULTS: _results,
+        "research/frontier/README.md": _frontier_page,
+        "research/heads/README.md": _heads_page,
+        "research/interpretability/README.md": _interpretability_page,
+        "research/jacobian/README.md": _jacobian_study,
+        "research/outliers/README.md": _outliers_page,
+        "research/peers/README.md": _peers_page,
+        "research/planted/README.md": _planted_page,
+        "research/probing/README.md": _probing_page,
+        "docs/results.md": _results_page,
     }
-    return [(page, passage) for page, passages in pages.items() for passage in passages(root)]
+    return [(page, passage) for page, passages in pages.items() for passage in passages()]
 
 
-def _readme(root: Path) -> Iterator[str]:
+def _readme() -> Iterator[str]:
     from monosemy.recipes import demo
 
     recipe = demo()
@@ -77,116 +57,31 @@ def _readme(root: Path) -> Iterator[str]:
     n_saes = len(recipe.architectures) * len(recipe.l0) * len(recipe.seeds)
     yield f"at L0 {', '.join(most)} and {last} side by side"
     yield f"trains {n_saes} SAEs on a real small model"
-    step, peers = read(root, "step"), read(root, "step_peers")
+    records = records_of("speed")
+    step, peers, without = records["step"], records["step_peers"], records["step_avx2"]
     first, second, third = sorted({row["d_sae"] for row in peers["rows"]})
-    yield f"A training step costs {span(ratios(step, 9216))} of the encoder's own dense product on a CPU with VNNI"
-    without = read(root, "step_avx2")
+    yield f"A training step costs {span(ratios(step, WIDTH))} of the encoder's own dense product on a CPU with VNNI"
     assert not without["screen"]
-    yield f"and {span(ratios(without, 9216))} without"
-    yield f"without, {span(times_faster(without, 9216), '.0f')} times less at 9,216"
+    yield f"and {span(ratios(without, WIDTH))} without"
+    yield f"without, {span(times_faster(rows_of(without, WIDTH)), '.0f')} times less at 9,216"
     beside = [ratio for width in (first, second, third) for ratio in ratios(peers, width)]
-    faster = [span(times_faster(peers, width), ".0f") for width in (first, second, third)]
+    faster = [span(times_faster(rows_of(peers, width)), ".0f") for width in (first, second, third)]
     yield (
         f"in one run each: with VNNI {span(beside)}, which is {faster[0]} times less than sae-lens at "
         f"{first:,} latents, {faster[1]} at {second:,} and {faster[2]} at {third:,}"
     )
 
 
-def _performance(root: Path) -> Iterator[str]:
-    yield from (*_steps_page(root), *_rest_page(root), *_features_page(root), *_on_paper())
-
-
-def _steps_page(root: Path) -> Iterator[str]:
-    step, peers = read(root, "step"), read(root, "step_peers")
-    product = next(row for row in step["rows"] if row["name"] == "product")
+def _speed_page() -> Iterator[str]:
+    records = records_of("speed")
+    step, without = records["step"], records["step_avx2"]
+    product = rows_of(step, WIDTH)["product"]
     yield f"{product['milliseconds']:.0f} ms, {product['gflops']:.0f} GFLOP/s. Medians of {step['rounds']} interleaved"
     yield f"The dense product plus the bytes that a dense step must move would be {product['bound_ratio']:.2f} at best"
-    without = read(root, "step_avx2")
-    product = next(row for row in without["rows"] if row["name"] == "product")
+    product = rows_of(without, WIDTH)["product"]
     yield f"nothing else running, {product['gflops']:.0f} GFLOP/s"
     yield f"the bound without a screen is {product['bound_ratio']:.2f}"
-    yield " | ".join(["| faster than sae-lens", *(f"{times:.0f}×" for times in times_faster(without, 9216))]) + " |"
-    widths = sorted({row["d_sae"] for row in peers["rows"]})
-    aux = {
-        name: ", ".join(f"{row['ratio']:.2f}" for width in widths for row in peers["rows"]
-                        if (row["d_sae"], row["name"]) == (width, f"{name} + aux"))
-        for name in ("topk", "batch_topk")
-    }  # fmt: skip
-    yield f"TopK {aux['topk']}, BatchTopK {aux['batch_topk']} at the three widths"
-    own = steps(step, 9216)
-    yield f"({own['jumprelu']['ratio']:.2f} against {own['topk']['ratio']:.2f})"
-
-
-def _rest_page(root: Path) -> Iterator[str]:
-    frontier, memory, encode = read(root, "frontier"), read(root, "memory"), read(root, "encode")
-    yield "1, 4, 12 SAEs | " + ", ".join(f"{frontier[n]:.2f}" for n in ("1", "4", "12")) + " × as many"
-    b = SimpleNamespace(**{name.replace(" ", "_").replace("_+_", "_"): v for name, v in memory["buffers"].items()})
-    n, m, d = memory["batch"], memory["d_sae"], 576
-    yield (
-        f"(m {m:,}, N {n:,}; 1 = one dense [N, m] float32 buffer, {4 * n * m / 1e6:.0f} MB; limit 2) | "
-        f"ReLU {b.relu:.2f}, TopK {b.topk:.2f}, BatchTopK {b.batch_topk:.2f}, Gated {b.gated:.2f}, "
-        f"JumpReLU {b.jumprelu:.2f}; AuxK active: TopK {b.topk_aux:.2f}, BatchTopK {b.batch_topk_aux:.2f}; "
-        f"two TopK side by side {b.topk_two_at_a_time:.2f} each; gradients of both matrices ({2 * d / n:.2f}) included"
-    )
-    yield f"ReLU {b.relu_dense:.1f}, JumpReLU {b.jumprelu_dense:.1f}: above the limit"
-    rows = encode["rows"]
-    names = {"relu": "ReLU", "topk": "TopK", "batch_topk": "BatchTopK", "gated": "Gated", "jumprelu": "JumpReLU"}
-    speed = {kind: [row["tokens_per_second"] for name, row in rows.items() if name.startswith(kind)]
-             for kind in ("encode", "decode")}  # fmt: skip
-    yield (
-        ", ".join(f"{shown} {rows[f'encode {name}']['products']:.2f}" for name, shown in names.items())
-        + f": {thousands(min(speed['encode']))}–{thousands(max(speed['encode']))} tokens/s "
-        + "where the product alone does "
-        + thousands(rows["product"]["tokens_per_second"], -2)
-    )
-    decode = [row["products"] for name, row in rows.items() if name.startswith("decode")]
-    (product,) = {f"{value:.2f}" for value in decode}
-    yield f"{product} ({thousands(min(speed['decode']), -4)}–{thousands(max(speed['decode']), -4)} tokens/s)"
-    yield from _store_rows(root)
-
-
-def _store_rows(root: Path) -> Iterator[str]:
-    rates, harvest = read(root, "store")["tokens_per_second"], read(root, "harvest")
-    topk = steps(read(root, "step"), 9216)["topk"]
-    step_rate = 2048 / topk["milliseconds"] * 1000
-    stored, shuffled, copy = (rates[name] for name in ("stored order", "shuffled stream", "plain copy to float32"))
-    yield (
-        f"{stored / 1e6:.2f}, {shuffled / 1e6:.2f}; {copy / 1e6:.2f} million tokens/s, {stored / step_rate:.0f} and "
-        f"{shuffled / step_rate:.0f} times what TopK's step of 9,216 latents takes in"
-    )
-    written, plain, bare = rates["shard written"], rates["plain flushed file"], harvest["bare_tokens_per_second"]
-    yield (
-        f"{thousands(written)}; {thousands(plain)} tokens/s, {written / bare:.0f} times what the bare model "
-        "delivers in the next row"
-    )
-    of_bare = harvest["of_bare"]
-    yield f"of the bare truncated transformers forward at the same batch | {of_bare['harvest']:.3f} |"
-    yield f"the same to disk, {harvest['n_tokens']:,} tokens,"
-    yield f"norms and scale (also {harvest['n_tokens']:,} tokens) included | {of_bare['to disk']:.2f}"
-    yield f"harvest {of_bare['harvest']:.3f} of the bare model), 18 steps".replace(" 0.", " .")
-    yield f"keep all cores busy (harvest {of_bare['harvest']:.3f} of the bare model)".replace(" 0.", " .")
-
-
-def _features_page(root: Path) -> Iterator[str]:
-    features, browser = read(root, "features"), read(root, "browser")
-    stages = features["seconds_of_steps"]
-    yield f"features of {features['d_sae']:,} latents on {features['n_tokens']:,} tokens beyond the model's pass"
-    yield (
-        f"{features['seconds_beyond_the_model']:.0f} s: {stages['firings counted']:.0f} counting, "
-        f"{stages['labels made']:.0f} labels, {stages['output tokens found']:.0f} output tokens, the rest encoding"
-    )
-    yield f"| {features['bytes_per_latent']:,.0f} then;"
-    p95 = {name: row["p95"] for name, row in browser["milliseconds"].items()}
-    limits = browser["limits_ms"]
-    yield f"browser at {browser['latents']:,} synthetic latents, p95: latent page, search, token, list (limits " + (
-        ", ".join(f"{limits[name]:.0f}" for name in ("page", "search", "token", "list"))
-        + f" ms) | {p95['page']:.1f}, {p95['search']:.0f}, {p95['token']:.1f}, {p95['list']:.1f} ms"
-    )
-    yield (
-        f"(limit {browser['least_pages_per_second']}) | {browser['pages_per_second']:.0f}; "
-        f"{browser['server_milliseconds_per_page']:.1f} ms of the server's time a page"
-    )
-    yield f"(limit {browser['limit_start_seconds']:.0f} s) | {browser['cold_start_seconds']:.1f} s |"
+    yield from _on_paper()
 
 
 def _on_paper() -> Iterator[str]:
@@ -206,8 +101,8 @@ def _on_paper() -> Iterator[str]:
     )
 
 
-def _jacobian_page(root: Path) -> Iterator[str]:
-    record = read(root, "jacobian")
+def _jacobian_page() -> Iterator[str]:
+    record = records_of("jacobian")["jacobian"]
     by_lambda = {row["lambda"]: row for row in record["frontier"]}
     estimates = {coef: row["estimates"] for coef, row in by_lambda.items()}
 
@@ -235,8 +130,8 @@ def _jacobian_page(root: Path) -> Iterator[str]:
     yield f"at λ = 3 it cost another {-change:.3f} of the input SAE's CE score".replace(" 0.", " .")
 
 
-def _circuits_page(root: Path) -> Iterator[str]:
-    record = read(root, "circuits")
+def _circuits_page() -> Iterator[str]:
+    record = records_of("heads")["heads"]
     summary = record["summary"]
     without_codes = [part["differences"]["combined − combined-no-codes"]["difference"]
                      for name, part in record["parts"].items() if name.startswith("trained-")]  # fmt: skip
@@ -250,8 +145,8 @@ def _circuits_page(root: Path) -> Iterator[str]:
     yield f"greater-than ({difference('real-greater-than-units')}) and trained IOI ({difference('trained-ioi')})"
 
 
-def _steering_page(root: Path) -> Iterator[str]:
-    record = read(root, "steering")
+def _steering_page() -> Iterator[str]:
+    record = records_of("steering")["steering"]
     topic, bias = record["topic"], record["bias"]
     n_search, n_judged = len(topic["search"]), len(topic["questions"])
     yield f"({record['n_tokens']} tokens an answer, {n_search} questions to search on, {n_judged} to judge, "
@@ -286,10 +181,10 @@ def _steering_page(root: Path) -> Iterator[str]:
     yield f"falls from {before['share_he_or_she']:.2f} to {after['share_he_or_she']:.2f}"
 
 
-def _browser_page(root: Path) -> Iterator[str]:
+def _browser_page() -> Iterator[str]:
     from monosemy.app import connections, lists, live
 
-    browser = read(root, "browser")
+    browser = records_of("speed")["browser"]
     limits = browser["limits_ms"]
     yield (
         f"texts above {live.MAX_TEXT:,} characters, answers above {live.MAX_NEW_TOKENS} tokens and more than "
@@ -303,75 +198,85 @@ def _browser_page(root: Path) -> Iterator[str]:
     yield f"{browser['least_pages_per_second']} latent pages a second"
 
 
-def _results(root: Path) -> Iterator[str]:
-    quality = read(root, "peers_quality")
-    times = quality["step_milliseconds"]
-    names = {"relu": "ReLU", "topk": "TopK", "batch_topk": "BatchTopK", "gated": "Gated", "jumprelu": "JumpReLU"}
-    said = []
-    for library in ("sae-lens", "dictionary-learning", "eai-sparsify"):
-        quotients = {
-            shown: times.get(f"{library} {name}", 0) / times[f"monosemy {name}"] for name, shown in names.items()
-        }
-        there = [f"{shown} {quotient:.1f}" for shown, quotient in quotients.items() if quotient]
-        said.append(f"{library} {', '.join(there)}")
-    yield "theirs ÷ ours: " + "; ".join(said)
-    yield f"as long as {times['monosemy calibration'] / times['monosemy jumprelu']:.0f} steps here"
-    yield from _frontier_prose(root)
-    yield from _step_prose(root)
-
-
-def _frontier_prose(root: Path) -> Iterator[str]:
-    sites = read(root, "comparison")["sites"]
+def _frontier_page() -> Iterator[str]:
+    sites = records_of("frontier")["frontier"]["sites"]
     middle, other = sites["layers.12.resid_post"], sites["layers.4.resid_post"]
+    latents, tokens = _frontier_settings()
+    yield f"{latents}, {tokens} training tokens"
     yield f"{middle['n_tokens']:,} validation tokens of {middle['n_documents']} documents"
     yield f"losses over {middle['n_loss_tokens']:,} of them ({middle['n_loss_documents']} documents)"
-    yield f"Every L0 within {100 * middle['largest_l0_miss']:.1f}% of the asked"
+    yield f"Every L0 lies within {100 * middle['largest_l0_miss']:.1f}% of the asked"
     yield f"{other['n_tokens']:,} validation tokens of {other['n_documents']} documents, losses"
-    yield f"losses over {other['n_loss_tokens']:,}; L0 32"
+    yield f"losses over {other['n_loss_tokens']:,}. Every"
     misses = max(site["largest_l0_miss"] for name, site in sites.items() if name != "layers.12.resid_post")
     yield f"Every L0 within {100 * misses:.1f}% of the asked"
 
 
-def _step_prose(root: Path) -> Iterator[str]:
-    results = read(root, "jacobian_step")["results"]
-    rows = [{row["name"]: row for row in one["rows"]} for one in results]
-    every, quarter, without = (
-        [row[name]["milliseconds"] for row in rows]
-        for name in ("pair, penalty on 1 of the tokens", "pair, penalty on 0.25 of the tokens", "pair without penalty")
+def _frontier_settings() -> tuple[str, str]:
+    record = records_of("frontier")["frontier"]
+    return (
+        f"`layers.12.resid_post`, {record['settings']['d_sae']:,} latents",
+        f"{record['costs'][0]['training_tokens']:,}",
     )
 
-    def times_of(values: list[float], units: list[float]) -> str:
-        shown = [f"{value / unit:.1f}" for value, unit in zip(values, units, strict=True)]
-        return f"{shown[0]}, {shown[1]} and {shown[2]}"
 
-    yield f"it is {times_of(every, without)} times at the three batches"
-    yield f"with a quarter of the tokens {times_of(quarter, without)}"
-    saved = [1 - q / e for q, e in zip(quarter, every, strict=True)]
-    yield f"saves {span([100 * s for s in saved], '.0f')}% of the step"
+def _results_page() -> Iterator[str]:
+    yield _frontier_settings()[0]
+    drawn = records_of("interpretability")["interpretability"]["dictionaries"]
+    (n_drawn,) = {counts["drawn"] for counts in drawn.values()}
+    yield f"{n_drawn:,} latents of each SAE"
 
 
-def generated(root: Path) -> list[str]:
-    """Tables in Markdown as research/ prints them from their records."""
-    return [_first_table(text) for text in _tables(root)]
+def _interpretability_page() -> Iterator[str]:
+    record = records_of("interpretability")["interpretability"]
+    (n_drawn,) = {counts["drawn"] for counts in record["dictionaries"].values()}
+    yield f"{n_drawn:,} latents of every SAE"
+    yield f"that fire on {record['n_tokens']:,} tokens"
+    units = {name: counts["latents"] // 2 for name, counts in record["dictionaries"].items()}
+    yield f"the {units['neurons']:,} hidden units of the layer's MLP"
+    yield f"the {units['channels']:,} residual channels"
+    yield f"the {record['l0']:g} strongest of a token"
 
 
-def _tables(root: Path) -> Iterator[str]:
-    yield from heads_tables.tables(read(root, "circuits")).values()
-    yield from jacobian_tables.tables(read(root, "jacobian")).values()
-    for site in read(root, "comparison")["sites"].values():
-        yield "\n".join(comparison.table(site["points"]))
-        yield "\n".join(comparison.paired_table(site["paired"]))
-    for name, size in planted.SIZES.items():
-        printed = io.StringIO()
-        record = read(root, "planted_scale")
-        if name in record:
-            with contextlib.redirect_stdout(printed):
-                planted.show(name, size, record[name])
-            yield printed.getvalue()
-    quality = read(root, "peers_quality")
-    yield peers.table(quality["ours"], quality["peers"])
-    yield from docs_tables.tables(lambda name: read(root, name), comparison)
+def _heads_page() -> Iterator[str]:
+    part = records_of("heads")["heads"]["parts"]["real-ioi"]
+    yield f"exhaustive resample ablation on {part['sizes']['n_reference']} prompts"
+    yield f"{part['sizes']['n_examples']} positives"
 
 
-def _first_table(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if line.lstrip().startswith("|"))
+def _jacobian_study() -> Iterator[str]:
+    record = records_of("jacobian")["jacobian"]
+    counts = record["counts"]
+    yield f"{record['config']['d_sae']:,} latents each, L0 32, {counts['training_tokens']:,} tokens"
+    yield f"({counts['n_tokens']:,} validation tokens of {counts['n_documents']} documents)"
+    yield f"each SAE spliced alone ({counts['n_loss_tokens']:,} tokens)"
+
+
+def _outliers_page() -> Iterator[str]:
+    yield f"A few of the {records_of('outliers')['outliers']['rows']['n_rows']:,} training rows"
+
+
+def _peers_page() -> Iterator[str]:
+    record = records_of("peers")["peers"]
+    yield f"{record['d_sae']:,} latents, {record['n_steps']} steps of {record['batch']} rows"
+    ours = record["ours"]["topk"]
+    yield f"({ours['n_tokens']:,} tokens of {ours['n_documents']} documents)"
+    yield f"One site, one width, {record['n_steps']} steps"
+
+
+def _planted_page() -> Iterator[str]:
+    groups, scale = records_of("planted")["groups"], records_of("planted")["scale"]
+    yield f"{groups['n_steps']:,} steps of {groups['batch']:,} fresh rows"
+    for name in ("small", "large"):
+        size = scale[name]["size"]
+        yield f"`{name}`: {size['n_true']:,} directions in {size['d_in']} dimensions"
+        yield f"rue mean L0 {scale[name]['true_l0']:.1f}"
+    small, large = scale["small"]["size"], scale["large"]["size"]
+    yield f"SAEs of {small['d_sae']:,} latents, {small['n_steps']:,} steps of {small['batch']} rows"
+    yield f"SAEs of {large['d_sae']:,} latents, {large['n_steps']:,} steps"
+    yield f"the {large['d_sae']:,} most frequent directions"
+
+
+def _probing_page() -> Iterator[str]:
+    record = records_of("probing")["probing"]
+    yield f"{record['n_snippets']:,} snippets of 64 tokens from {record['n_documents']:,} documents"

@@ -25,7 +25,9 @@ def run(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], folder: Path) ->
     }
     told = found | {"milliseconds": measured, "server_milliseconds_per_page": 1.0}
     monkeypatch.setattr(benchmark, "measure", lambda *_: told)
-    monkeypatch.setattr("sys.argv", ["browser.py", "--folder", str(folder), "--latents", "4"])
+    monkeypatch.setattr(
+        "sys.argv", ["browser.py", "--folder", str(folder), "--latents", "4", "--out", str(folder / "record.json")]
+    )
     benchmark.main()
 
 

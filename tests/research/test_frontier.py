@@ -16,8 +16,8 @@ from report_runs import write_run
 from monosemy.errors import UserError
 from monosemy.evals.documents import FILE, DocumentSums, save_documents
 from monosemy.support.files import read_json, write_json
-from research import run_folders
-from research.frontier import comparison
+from research import records, run_folders
+from research.frontier import run as comparison
 from research.planted import scale as planted
 
 SITE = "layers.12.resid_post"
@@ -54,6 +54,7 @@ def script(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: object) 
 
 
 def test_single_seeds_come_in_their_order_and_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(records, "DIGITS", 17)  # every digit, to compare
     later, first = evaluated(tmp_path / "seeds", seeds=(2, 1)), evaluated(tmp_path / "seed0", seeds=(0,))
     script(comparison, monkeypatch, later, first, "--out", tmp_path / "found.json")
     found = read_json(tmp_path / "found.json")
@@ -106,14 +107,14 @@ def test_a_sae_that_two_runs_have_is_refused_and_a_control_counts_once(tmp_path,
     assert [p["seeds"] for p in points if p["architecture"] == "pca"] == [[0]]
     again = evaluated(tmp_path / "again", pca=True)
     with pytest.raises(UserError, match=r"again and .*one both have topk-l0_32-s0"):
-        script(comparison, monkeypatch, one, again)
+        script(comparison, monkeypatch, one, again, "--out", tmp_path / "found.json")
 
 
 def test_a_sae_far_from_its_l0_is_said_to_be_left_out(tmp_path, monkeypatch, capsys):
     run = evaluated(tmp_path / "run", architectures=("topk", "gated", "relu"))
     change(run, lambda file: [r.update(l0=40.0) for r in file["records"] if r["architecture"] == "relu"],
            "evaluation.json")  # fmt: skip
-    script(comparison, monkeypatch, run)
+    script(comparison, monkeypatch, run, "--out", tmp_path / "found.json")
     said = capsys.readouterr().out
     assert "not compared at L0 32, too far from it: relu" in said
     assert "relu against" not in said
@@ -128,12 +129,12 @@ def test_bad_folders_end_in_one_line(tmp_path, monkeypatch, capsys):
     for folder, said in ((tmp_path / "nowhere", "nowhere"), (no_evaluation, "evaluation.json"),
                          (unknown_sae, "no document sums of")):  # fmt: skip
         with pytest.raises(SystemExit) as ended:
-            run(lambda folder=folder: script(comparison, monkeypatch, folder))
+            run(lambda folder=folder: script(comparison, monkeypatch, folder, "--out", tmp_path / "found.json"))
         assert ended.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
         assert said in line
-    run(lambda: script(comparison, monkeypatch, whole))
+    run(lambda: script(comparison, monkeypatch, whole, "--out", tmp_path / "found.json"))
 
 
 def test_half_widths_and_the_order_of_a_pair():

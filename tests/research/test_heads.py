@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +17,6 @@ from research.heads import cost, pieces, rows, tables
 from research.heads import run as circuits
 from research.heads.trained import RECIPES
 
-ROOT = Path(__file__).parents[2]
-IN_THE_FILE = ("compiled, more of heads",)
-"""Tables that the page leaves out."""
 METHODS = ("combined", "combined-no-codes", "eap", "codes", "kmeans", "mean-difference", "patching")
 
 
@@ -98,14 +94,14 @@ def test_seeds_of_one_model_do_not_narrow_its_interval(parts):
 def test_tables_show_what_rounds_to_one_as_one(parts):
     assert [tables.auc(value) for value in (1.0, 0.9996, 0.9994, 0.5)] == ["1.00", "1.00", ".999", ".500"]
     document = {"summary": rows.summary(parts), "parts": {}}
-    found = tables.tables(document)
+    found = tables.tables({"heads": document})
     assert set(found) == {
-        "compiled, heads", "compiled, edges", "compiled, edges from head to head", "compiled, more of heads",
-        "compiled, differences of AUC",
+        "compiled, heads", "compiled-edges", "compiled-head-pairs", "compiled-more",
+        "compiled-differences",
     }  # fmt: skip
     row = document["summary"]["compiled-induction"]["methods"]["patching"]
-    assert f"| `patching` | 1.00 [1.00, 1.00] {tables.seconds(row['seconds'])} |" in found["compiled, heads"]
-    assert f"| `patching` | 1.00 1.00 {row['cpr']:.2f} {row['cmd']:.2f} (6) |" in found["compiled, more of heads"]
+    assert f"| `patching` | 1.00 [1.00, 1.00] {tables.seconds(row['seconds'])} |" in found["compiled-heads"]
+    assert f"| `patching` | 1.00 1.00 {row['cpr']:.2f} {row['cmd']:.2f} (6) |" in found["compiled-more"]
 
 
 def test_pieces_are_named_after_code_not_after_words():
@@ -129,7 +125,14 @@ def test_pieces_are_kept_unless_skipped(tmp_path, capsys):
     assert made["made_on"]["threads"] == torch.get_num_threads()
     assert circuits.made(path, lambda: pytest.fail("made again")) == made
     assert "skipped, right on 50%" in capsys.readouterr().out
-    assert circuits.without_scores({"a": [{"importance": [1], "b": 2}], "labels": [0]}) == {"a": [{"b": 2}]}
+    rows = {"combined": {"auc": 1.0, "n_checked": 3, "importance": [1]}, "eap": {"auc": 0.5, "labels": [0]}}
+    piece = {"n_heads": 4, "methods": rows, "differences": {"codes − probe": 1}, "edges": {"labels": [0]}}
+    assert pieces.brief({"trained-ioi-0": piece, "speed": {"fast": 1}}) == {
+        "trained-ioi-0": {
+            "n_heads": 4, "methods": {"combined": {"auc": 1.0, "n_checked": 3}, "eap": {"auc": 0.5}}, "differences": {},
+        },
+        "speed": {"fast": 1},
+    }  # fmt: skip
 
 
 def test_trained_models_that_do_not_do_their_task_are_skipped(tmp_path, monkeypatch):
@@ -211,12 +214,3 @@ def test_what_methods_see_the_reference_does_not():
     assert (len(data.positives), len(data.negatives), len(others)) == (10, 10, 6)
     assert not {e.tokens for e in others} & {e.tokens for e in data.positives}
     assert json.loads(json.dumps(circuits.settings())) == circuits.settings()
-
-
-def test_the_recorded_document_is_what_the_page_shows():
-    """Every table of docs/results.md about circuits is the script's, of the document beside it."""
-    docs = ROOT / "docs"
-    page = (docs / "results.md").read_text()
-    found = tables.tables(json.loads((docs / "results" / "circuits.json").read_text()))
-    for title, table in found.items():
-        assert table in page or title in IN_THE_FILE, title

@@ -1,4 +1,4 @@
-"""What the Jacobian study answers from its tables, and that its recorded document prints as tables."""
+"""What the Jacobian study answers from its tables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from monosemy.circuits.jacobian.measures import N_BINS
-from monosemy.support.files import read_json, write_json
-from research.jacobian import results, tables
+from monosemy.support.files import write_json
+from research.jacobian import collect
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,30 +18,30 @@ def estimate(value: float, half: float = 0.01) -> dict[str, Any]:
     return {"value": value, "interval": [value - half, value + half]}
 
 
-def row(results: Any, coef: float, seed: int, shift: float) -> dict[str, Any]:
+def row(coef: float, seed: int, shift: float) -> dict[str, Any]:
     """A pair whose every compared number is `shift` away from a common one."""
     found: dict[str, Any] = {"name": f"jsae_{coef:g}-l0_32-s{seed}", "lambda": coef, "seed": seed, "estimates": {}}
-    for name in results.COMPARED:
+    for name in collect.COMPARED:
         (found if "explained" in name or "ce_" in name else found["estimates"])[name] = estimate(0.5 + shift)
     return found
 
 
 def test_a_share_of_the_tokens_is_held_against_what_two_seeds_differ_by():
     document = {
-        "frontier": [row(results, 0, 0, 0.0), row(results, 3, 0, 0.010)],
-        "seeds": [row(results, 3, 1, 0.014), row(results, 3, 2, 0.018)],
-        "whole": [row(results, 3, 0, 0.005)],
+        "frontier": [row(0, 0, 0.0), row(3, 0, 0.010)],
+        "seeds": [row(3, 1, 0.014), row(3, 2, 0.018)],
+        "whole": [row(3, 0, 0.005)],
     }
-    found = results.share_against_whole(document)["over_0.01"]
+    found = collect.share_against_whole(document)["over_0.01"]
     assert found["change"] == pytest.approx(0.005)
     assert found["difference of two seeds"] == pytest.approx(2**0.5 * 0.004)
     assert found["less than seeds"] is True
     assert (found["seeds"], found["standard error"]) == (1, None)
-    document["whole"] = [row(results, 3, 0, 0.018)]
-    assert results.share_against_whole(document)["over_0.01"]["less than seeds"] is False
-    assert results.share_against_whole({**document, "seeds": []})["over_0.01"]["less than seeds"] is None
-    document["whole"] = [row(results, 3, 1, 0.011), row(results, 3, 0, 0.005)]  # each against its own seed: .003, .005
-    found = results.share_against_whole(document)["over_0.01"]
+    document["whole"] = [row(3, 0, 0.018)]
+    assert collect.share_against_whole(document)["over_0.01"]["less than seeds"] is False
+    assert collect.share_against_whole({**document, "seeds": []})["over_0.01"]["less than seeds"] is None
+    document["whole"] = [row(3, 1, 0.011), row(3, 0, 0.005)]  # each against its own seed: .003, .005
+    found = collect.share_against_whole(document)["over_0.01"]
     assert (found["change"], found["standard error"], found["seeds"]) == (pytest.approx(0.004), pytest.approx(0.001), 2)
 
 
@@ -50,7 +50,7 @@ def test_a_share_of_the_tokens_is_held_against_what_two_seeds_differ_by():
     [(3.0, 0.5, "no"), (5.0, 0.5, "yes"), (3.9, 0.5, "no, interval holds 4"), (4.1, 0.5, "yes, interval holds 4")],
 )
 def test_a_limit_within_the_interval_is_said(value, half, said):
-    assert results._compared(estimate(value, half), 4, "no", "yes") == said
+    assert collect._compared(estimate(value, half), 4, "no", "yes") == said
 
 
 def test_shares_are_compared_at_the_size_that_the_published_share_exceeds_without_penalty(tmp_path):
@@ -60,14 +60,14 @@ def test_shares_are_compared_at_the_size_that_the_published_share_exceeds_withou
         histogram[300], histogram[401] = 100 - large, large
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "measures.json", {"histogram": histogram})
-    found = results.published_starts(tmp_path, rows)["pythia-410m"]
+    found = collect.published_starts(tmp_path, rows)["pythia-410m"]
     assert found["shares"] == {"0": pytest.approx(0.58), "3": pytest.approx(0.06)}
     assert 10 ** (-10 + 300 / 40) <= found["size"] <= 1.0  # any size between the two bins has these shares
 
 
 def test_the_linear_share_is_told_apart_from_flat_curves():
     shapes = {"linear": {"value": 0.48}, "flat": {"value": 0.2}}
-    found = results.shapes({"linearity": shapes})
+    found = collect.shapes({"linearity": shapes})
     assert found == {
         "linear": 0.48,
         "linear or flat": pytest.approx(0.68),
@@ -80,15 +80,7 @@ def test_labels_of_two_saes_are_compared_site_by_site():
         {"lambda": coef, "site": site, "label_auroc": estimate(value, 0.03), "combined_auroc": estimate(value, 0.04)}
         for coef, site, value in ((0, "in", 0.7), (3, "in", 0.72), (0, "out", 0.6), (3, "out", 0.5))
     ]
-    found = {(one["site"], one["measure"]): one["difference"] for one in results.labels(rows)}
+    found = {(one["site"], one["measure"]): one["difference"] for one in collect.labels(rows)}
     assert found["in", "label_auroc"]["value"] == pytest.approx(0.02)
     assert found["out", "combined_auroc"]["interval"] == pytest.approx([-0.1 - 0.04 * 2**0.5, -0.1 + 0.04 * 2**0.5])
     assert len(found) == 4
-
-
-def test_the_recorded_document_is_what_the_page_shows():
-    """Every table of docs/results.md about the frontier is the script's, of the document beside it."""
-    document = read_json(ROOT / "docs" / "results" / "jacobian.json")
-    page = (ROOT / "docs" / "results.md").read_text()
-    for title, table in tables.tables(document).items():
-        assert table in page, title

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from monosemy.errors import UserError
-from research.l0_choice.l0_choice import TailProjection, choose_l0, tail_projection
+from research.planted.l0_choice import TailProjection, choose_l0, tail_projection
 
 
 def decoder(rows: torch.Tensor, bias: torch.Tensor | None = None) -> SimpleNamespace:
@@ -62,7 +62,7 @@ def test_mixing_features_that_fire_together_raises_it() -> None:
 
 
 def test_too_many_rows_are_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    import research.l0_choice.l0_choice as module
+    import research.planted.l0_choice as module
 
     monkeypatch.setattr(module, "MAX_ENTRIES", 80)
     x = torch.arange(40.0).view(10, 4)

@@ -1,0 +1,257 @@
+"""The frontier of finished runs: FVU and delta loss of architectures at equal L0, paired over documents.
+
+Run: python -m research.frontier.run RUN [RUN …] [--out FILE] [--figures FOLDER]
+
+The runs share model, text, width and training settings, and differ in sites, architectures, L0s or seeds; `monosemy
+train` made and evaluated them. Nothing is measured here: their evaluations are joined.
+
+For each site: every architecture and asked L0 (mean over seeds; interval: from the lowest to the highest end of the
+seeds' own, each over validation documents; `each`: single seeds, in the order of `seeds`), the largest miss of an asked
+L0, and the differences of architectures at each L0, paired over the documents and simultaneous (evals.documents): FVU
+as ratios, delta loss in nats per token. The paired intervals don't know how seeds differ: `by_seed` has each seed's own
+estimate. Printed: the tables of README.md, ± half the interval's width. Figures as in a run's report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monosemy.errors import UserError
+from monosemy.evals.differences import Difference
+from monosemy.evals.documents import FILE, DocumentSums, joined, load_documents, paired_differences, paired_ratios
+from monosemy.report.compare import Point, points
+from monosemy.report.figures import site_figures
+from monosemy.report.power_law import PowerLaw, fit_power_law
+from monosemy.report.read import Evaluated, Latents, Run, read_run
+from monosemy.saes.registry import ARCHITECTURES
+from monosemy.support.files import atomic_path, read_json
+from research import common, run_folders
+from research.records import record_path
+
+SHARES = ("dead_fraction", "over_1pct_fraction", "over_10pct_fraction")
+SHOWN = ("l0", "fvu", "delta_loss", "loss_recovered", "gamma", *SHARES)
+FIGURES = ("delta_loss", "fvu", "shares", "firing_rates", "usage")
+NAMES = {"frozen_random": "frozen random (control)", "pca": "PCA (control)"}
+FIRST_COLUMN = ("jumprelu", "batch_topk", "gated", "relu", "topk")
+"""Order in which a pair of architectures is named in the printed table."""
+
+
+def merged(runs: Sequence[Run], folders: Sequence[Path]) -> Run:
+    """All runs as one; a control that several of them have counts once.
+
+    Raises UserError for a SAE that two runs have, and for a run without evaluation.
+    """
+    records: dict[tuple[str, str], Evaluated] = {}
+    owner: dict[tuple[str, str], Path] = {}
+    for folder, run in zip(folders, runs, strict=True):
+        if not run.records:
+            raise UserError(f"{folder} has no evaluation; run `monosemy evaluate {folder}` first")
+        for record in run.records:
+            key = (record.site, record.name)
+            if key in records and not record.control:
+                raise UserError(f"{folder} and {owner[key]} both have {record.name} at {record.site}; give one of them")
+            records.setdefault(key, record)
+            owner.setdefault(key, folder)
+    return dataclasses.replace(
+        runs[0],
+        records=tuple(records.values()),
+        curves={key: curve for run in runs for key, curve in run.curves.items()},
+        latents={key: found for run in runs for key, found in run.latents.items()},
+    )
+
+
+def row(point: Point) -> dict[str, Any]:
+    """A point of the frontier as plain values, seeds in their order."""
+    records = sorted(point.records, key=lambda r: r.seed)
+    found: dict[str, Any] = {"architecture": point.architecture, "asked": point.target_l0,
+                             "seeds": [r.seed for r in records]}  # fmt: skip
+    for measure in SHOWN:
+        value = point[measure]
+        if math.isfinite(value.value):
+            ends = [value.low, value.high] if math.isfinite(value.low) else None
+            found[measure] = {"mean": value.value, "interval": ends, "each": [r[measure].value for r in records]}
+    return found
+
+
+def paired(sums: Mapping[str, DocumentSums], found: Sequence[Point]) -> dict[str, Any]:
+    """Differences of the architectures that reached one asked L0, by L0; `off_target`: those that did not."""
+    result: dict[str, Any] = {}
+    for asked in sorted({p.target_l0 for p in found if p.target_l0 and not p.control}):
+        able = [p for p in found if p.target_l0 == asked and p.architecture in ARCHITECTURES]
+        here = [p for p in able if p.on_target]
+        if len(here) > 1:
+            result[f"{asked:g}"] = {
+                "off_target": [p.architecture for p in able if not p.on_target],
+                "fvu_ratio_minus_1": as_rows(sums["error"], here, paired_ratios),
+                "delta_loss_difference": as_rows(sums["delta_loss"], here, paired_differences),
+            }
+    return result
+
+
+def as_rows(sums: DocumentSums, here: Sequence[Point], differ: Callable[..., list[Difference]]) -> list[dict[str, Any]]:
+    """Every pair of the architectures: over all seeds, with its interval, and seed against the same seed."""
+    names = {p.architecture: {r.seed: r.name for r in p.records} for p in here}
+    together = differ(sums, {architecture: list(own.values()) for architecture, own in names.items()})
+    shared = sorted(set.intersection(*(set(own) for own in names.values())))
+    single = {seed: differ(sums, {architecture: [own[seed]] for architecture, own in names.items()}) for seed in shared}
+    return [
+        dataclasses.asdict(d) | {"apart": d.apart, "by_seed": {seed: own[i].estimate for seed, own in single.items()}}
+        for i, d in enumerate(together)
+    ]
+
+
+def laws_of(run: Run, site: str) -> dict[tuple[str, str], PowerLaw | None]:
+    return {
+        key: fit_power_law(found.mean_when_active, found.firing_rate)
+        for key, found in run.latents.items()
+        if key[0] == site
+    }
+
+
+def compare(run: Run, folders: Sequence[Path], site: str) -> dict[str, Any]:
+    """Everything about one site."""
+    stored = [sites[site] for folder in folders if site in (sites := load_documents(folder / FILE))]
+    sums = {quantity: joined([measured[quantity] for measured in stored]) for quantity in ("error", "delta_loss")}
+    records = run.at(site)
+    if missing := sorted({r.name for r in records} - set(sums["error"].sums)):
+        raise UserError(
+            f"no document sums of {', '.join(missing)} at {site}; run `monosemy evaluate` on that run again"
+        )
+    found = points(records)
+    own = [p for p in found if p.architecture in ARCHITECTURES and p.target_l0]
+    return {
+        "n_tokens": max(r.n_tokens for r in records),
+        "n_loss_tokens": max(r.n_loss_tokens for r in records),
+        "n_documents": len(sums["error"].documents),
+        "n_loss_documents": len(sums["delta_loss"].documents),
+        "largest_l0_miss": max(abs(r["l0"].value / p.target_l0 - 1) for p in own for r in p.records if p.target_l0),
+        "points": [row(p) for p in found],
+        "paired": paired(sums, found),
+        "power_laws": {
+            name: {"exponent": law.exponent, "interval": law.interval, "r_squared": law.r_squared}
+            for (_, name), law in laws_of(run, site).items()
+            if law is not None
+        },
+        "over_10pct": {name: over_active(latents) for (where, name), latents in run.latents.items() if where == site},
+    }
+
+
+def over_active(latents: Latents) -> dict[str, float]:
+    """How many latents fire on more than 10% of tokens, and their share of all firings."""
+    over = latents.firing_count[latents.firing_rate > 0.1]
+    return {"latents": len(over), "share_of_firings": float(over.sum() / max(latents.firing_count.sum(), 1))}
+
+
+def show(site: str, found: Mapping[str, Any]) -> None:
+    print(f"\n{site}: {found['n_tokens']:,} tokens, losses over {found['n_loss_tokens']:,}; every L0 within "
+          f"{100 * found['largest_l0_miss']:.1f}% of the asked\n")  # fmt: skip
+    print("\n".join([*table(found["points"]), "", *paired_table(found["paired"])]))
+    for asked, both in found["paired"].items():
+        if both["off_target"]:
+            print(f"\nnot compared at L0 {asked}, too far from it: {', '.join(both['off_target'])}")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The points as lines of a table in Markdown."""
+    lines = ["| asked | dictionary | seeds | L0 | FVU | Δ loss | recovered | γ | dead % | >10% % |", "|---" * 10 + "|"]
+    last = None
+    for one in sorted(rows, key=lambda p: (p["asked"] or 0, p["architecture"] in NAMES, p["architecture"])):
+        name = one["architecture"]
+        asked, last = ("" if one["asked"] == last else f"{one['asked'] or 0:g}"), one["asked"]
+        shares = ["" if name == "pca" else plain(one, share, 1, 100) for share in (SHARES[0], SHARES[2])]
+        cells = [asked, NAMES.get(name, name), "" if name == "pca" else f"{len(one['seeds'])}", half(one, "l0", 1),
+                 half(one, "fvu", 3), half(one, "delta_loss", 3), plain(one, "loss_recovered", 3),
+                 plain(one, "gamma", 3), *shares]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def plain(one: Mapping[str, Any], measure: str, digits: int, scale: float = 1) -> str:
+    return f"{scale * one[measure]['mean']:.{digits}f}" if measure in one else ""
+
+
+def half(one: Mapping[str, Any], measure: str, digits: int) -> str:
+    """`0.160 ±.005`: a mean and half the width of its interval, which is left out where it rounds to zero."""
+    ends = one[measure]["interval"] if measure in one else None
+    width = f"{(ends[1] - ends[0]) / 2:.{digits}f}" if ends else "0"
+    return plain(one, measure, digits) + (f" ±{width.removeprefix('0')}" if float(width) > 0 else "")
+
+
+def paired_table(paired: Mapping[str, Any]) -> list[str]:
+    """The paired differences as lines of a table in Markdown, a column per L0; FVU in per cent of the second's."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for asked, both in paired.items():
+        for measure, per_cent in (("fvu_ratio_minus_1", True), ("delta_loss_difference", False)):
+            for found in both[measure]:
+                first, second, *values = oriented(found, per_cent)
+                cell = ("{:+.1f}% [{:+.1f}, {:+.1f}]" if per_cent else "{:+.3f} [{:+.3f}, {:+.3f}]").format(*values)
+                title = f"{first} against {second}"
+                rows.setdefault((title, "FVU" if per_cent else "Δ loss"), {})[asked] = cell
+    lines = [f"| | {' | '.join(f'L0 {asked}' for asked in paired)} |", "|---" * (len(paired) + 1) + "|"]
+    for title, kind in sorted(rows, key=lambda key: [FIRST_COLUMN.index(name) for name in key[0].split(" against ")]):
+        cells = [rows[title, kind].get(asked, "") for asked in paired]
+        lines.append(f"| {title}, {kind} | {' | '.join(cells)} |")
+    return lines
+
+
+def oriented(found: Mapping[str, Any], ratio: bool) -> tuple[Any, ...]:
+    """(first, second, estimate, low, high) with the pair in the order of FIRST_COLUMN; ratios in per cent."""
+    names, values = (found["first"], found["second"]), [found[key] for key in ("estimate", "low", "high")]
+    if FIRST_COLUMN.index(names[0]) > FIRST_COLUMN.index(names[1]):
+        names = names[::-1]
+        low_first = (values[0], values[2], values[1])
+        values = [1 / (1 + v) - 1 if ratio else -v for v in low_first]
+    return *names, *(100 * v if ratio else v for v in values)
+
+
+def draw(run: Run, site: str, folder: Path) -> None:
+    """Pictures of single latents show the lowest seed alone: their counts would otherwise sum seeds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lowest = {min(p.records, key=lambda r: r.seed).name for p in points(run.at(site))}
+    run = dataclasses.replace(run, latents={key: found for key, found in run.latents.items() if key[1] in lowest})
+    for kind, drawing in site_figures(run, site, laws_of(run, site)):
+        if kind in FIGURES:
+            with atomic_path(folder / f"frontier-{drawing.file}.png") as temporary:
+                temporary.write_bytes(drawing.light)
+
+
+def costs(folders: Sequence[Path], runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Seconds of every stage of every run, with the SAEs and tokens behind them."""
+    listed = []
+    for folder, run in zip(folders, runs, strict=True):
+        stages = read_json(folder / "stages.json")["stages"]
+        trained = stages.get("training", {}).get("record", {})
+        losses = [r.n_loss_tokens for r in run.records if math.isfinite(r["delta_loss"].value)]
+        listed.append({
+            "run": folder.name, "n_saes": len(trained.get("saes", ())), "training_tokens": trained.get("n_tokens"),
+            "n_evaluated": len(run.records), "validation_tokens": max((r.n_tokens for r in run.records), default=0),
+            "loss_tokens_of_all": sum(losses), "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+        })  # fmt: skip
+    return listed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders of one model and text")
+    parser.add_argument("--out", type=Path, default=record_path("frontier"))
+    parser.add_argument("--figures", type=Path)
+    parser.add_argument("--figure-sites", nargs="*", help="default: every site")
+    chosen = parser.parse_args()
+    settings = run_folders.comparable(run_folders.shared_config(chosen.runs))
+    runs = [read_run(folder) for folder in chosen.runs]
+    run = merged(runs, chosen.runs)
+    sites = {site: compare(run, chosen.runs, site) for site in run.sites}
+    for site, found in sites.items():
+        show(site, found)
+        if chosen.figures and site in (chosen.figure_sites or run.sites):
+            draw(run, site, chosen.figures)
+    common.save(chosen.out, {"settings": settings, "sites": sites, "costs": costs(chosen.runs, runs)})
+
+
+if __name__ == "__main__":
+    run_folders.run(main)

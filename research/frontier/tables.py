@@ -1,0 +1,59 @@
+"""The tables of README.md, from results/frontier.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from research.frontier.run import oriented, paired_table, table
+from research.markdown import markdown
+
+Record = Mapping[str, Any]
+
+
+SITES = ("layers.4.resid_post", "layers.24.resid_post", "layers.12.attn_heads", "layers.12.mlp_out")
+PUBLISHED = {"jumprelu": ("3.3%", "3.9%", "6.0%"), "batch_topk": ("1.4%", "1.7%", "2.6%")}
+"""By how much 1 − variance explained is below TopK's in the paper on JumpReLU SAEs (arXiv 2407.14435)."""
+
+
+def tables(records: Mapping[str, Record]) -> dict[str, str]:
+    record = records["frontier"]
+    sites = record["sites"]
+    middle = sites["layers.12.resid_post"]
+    return {
+        "middle": "\n".join(table(middle["points"])),
+        "middle-paired": "\n".join(paired_table(middle["paired"])),
+        "sites": four_sites(sites),
+        "sites-paired": four_sites_paired(sites),
+        "published": against_published(middle["paired"]),
+    }
+
+
+def four_sites(sites: Record) -> str:
+    """The rows of every site, without the columns of the asked L0 and of the seeds."""
+    rows = []
+    for site in SITES:
+        for i, line in enumerate(table(sites[site]["points"])[2:]):
+            _, name, _, *values = (cell.strip() for cell in line.strip("|").split("|"))
+            rows.append([f"`{site}`" if i == 0 else "", name, *values])
+    return markdown(("site", "dictionary", "L0", "FVU", "Δ loss", "recovered", "γ", "dead %", ">10% %"), rows)
+
+
+def four_sites_paired(sites: Record) -> str:
+    columns = [[line.strip("| ").split(" | ") for line in paired_table(sites[site]["paired"])[2:]] for site in SITES]
+    rows = [[cells[0][0], *(row[1] for row in cells)] for cells in zip(*columns, strict=True)]
+    return markdown(["", *(f"`{site}`" for site in SITES)], rows)
+
+
+def against_published(paired: Record) -> str:
+    """FVU of JumpReLU and BatchTopK below TopK's, in per cent, with the published figures of another model."""
+    rows = []
+    for name, published in PUBLISHED.items():
+        own = []
+        for both in paired.values():
+            cells = (oriented(row, True) for row in both["fvu_ratio_minus_1"])
+            (estimate,) = (value for first, second, value, *_ in cells if (first, second) == (name, "topk"))
+            own.append(f"{-estimate:.1f}%")
+        rows.append([name, *own, ", ".join(published)])
+    heads = [f"below TopK at L0 {l0}" for l0 in paired]
+    return markdown(["", *heads, "published: Gemma-2-2B, 16k latents, 500M tokens, L0 20, 40, 80"], rows)

@@ -1,0 +1,66 @@
+"""The table of README.md, from results/interpretability.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from research.markdown import CONTROLS, interval, markdown, minus
+
+Record = Mapping[str, Any]
+
+
+def tables(records: Mapping[str, Record]) -> dict[str, str]:
+    record = records["interpretability"]
+    return {"auroc": auroc_table(record), "differences": difference_table(record["measures"])}
+
+
+def auroc_table(record: Record) -> str:
+    measures, drawn = record["measures"], record["dictionaries"]
+    rows = []
+    for name in ("topk", "jumprelu", "batch_topk", "gated", "relu", "frozen_random", "neurons", "channels"):
+        cells = [f"{sum(one['drawn'] for key, one in drawn.items() if key.split('-')[0] == name):,}"]
+        for measure in ("label", "label_strong"):
+            found = measures[measure]
+            chance = found["with_unscored_at_chance"]["means"][name]
+            mean = found["means"][name]
+            cells += [
+                interval(mean["mean"], mean["interval"]),
+                f"{found['n_scored'][name]:,}",
+                interval(chance["mean"], chance["interval"]),
+            ]
+        cells += [f"{measures[measure]['means'][name]['mean']:.3f}" for measure in ("top_token", "hidden")]
+        rows.append([CONTROLS.get(name, name), *cells])
+    half = ("scored", "unscored at 0.5")
+    header = ["", "drawn", "label, all firing", *half, "label, strongest quarter", *half]
+    return markdown([*header, "commonest token alone", "linear reader"], rows)
+
+
+VIEWS = {
+    "label": {
+        "all firing": ("against_controls",),
+        "the same, at equal firing rates": ("matched_control",),
+        "the same, unscored at chance": ("with_unscored_at_chance", "against_controls"),
+    },
+    "label_strong": {
+        "strongest quarter": ("against_controls",),
+        "the same, at equal rates": ("matched_control",),
+    },
+}
+
+
+def difference_table(measures: Record) -> str:
+    """AUROC of every architecture less that of the frozen random decoders, counted in several ways."""
+    columns: dict[str, dict[str, str]] = {}
+    for measure, views in VIEWS.items():
+        for title, keys in views.items():
+            rows = measures[measure]
+            for key in keys:
+                rows = rows[key]
+            columns[title] = {
+                row["first"]: minus(interval(row["estimate"], (row["low"], row["high"]), "+.3f"))
+                for row in rows
+                if row["second"] == "frozen_random"
+            }
+    names = ("topk", "jumprelu", "batch_topk", "gated", "relu")
+    return markdown(["", *columns], [[name, *(column[name] for column in columns.values())] for name in names])

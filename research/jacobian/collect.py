@@ -1,0 +1,260 @@
+"""What the stages of jacobian.py found, in one document: tables, and the plan's questions answered from them.
+
+Questions: is the share of |J| > .01, and of its siblings free of scale, down at least 4 times at a CE cost of at most
+.02; do shares fall with λ; does measuring the penalty on a random share of the tokens change the result by less than
+two seeds differ; are trained models' Jacobians sparser than random ones at matched variance explained; more linear;
+are labels as good. Intervals are paired over documents where both sides were measured on the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monosemy.circuits.jacobian.measures import BINS_PER_DECADE, LOWEST
+from monosemy.run import machine, read_run, versions
+from monosemy.support.files import read_json
+
+FREE_OF_SCALE = ("scaled_over_0.01", "scaled_over_0.1", "scaled_over_1", "share_of_90", "token_share_of_90")
+COMPARED = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out", "over_0.01",
+            *FREE_OF_SCALE)  # fmt: skip
+"""What is held against the spread of seeds."""
+PUBLISHED = {
+    "pythia-410m": {"shares": (0.583, 0.062), "lambda": 0.5},
+    "pythia-70m": {"shares": (0.690, 0.113), "lambda": 1.0},
+}
+"""Reported shares of |J| > .01 without and with the penalty (arXiv 2502.18147), on activations of another scale."""
+AGAINST_RANDOM = "against-random"
+"""The run whose pairs are compared with those of random models."""
+WHOLE = ("whole", "whole-seeds")
+"""Runs whose penalty is measured on every token: seed 0, the further seeds."""
+N_OUTPUTS = 5
+"""Output latents whose strongest inputs are kept in the document."""
+N_AROUND = 6
+"""Tokens shown on each side of an example's strongest one."""
+
+
+def frontier_rows(folder: Path) -> list[dict[str, Any]]:
+    return list(read_json(folder / "main" / "jacobian" / "frontier.json")["rows"])
+
+
+def chosen(folder: Path) -> dict[str, Any] | None:
+    """The row of the largest λ that costs at most .02; None where none above 0 does."""
+    name = read_json(folder / "main" / "jacobian" / "frontier.json")["chosen"]
+    row = next(row for row in frontier_rows(folder) if row["name"] == name)
+    return row if row["lambda"] > 0 else None
+
+
+def smallest(folder: Path) -> dict[str, Any]:
+    return min((row for row in frontier_rows(folder) if row["lambda"] > 0), key=lambda row: row["lambda"])
+
+
+def collect(folder: Path, seconds: Mapping[str, float], studied: str) -> dict[str, Any]:
+    """Everything measured so far, without histograms and with few texts."""
+    results = folder / "main" / "jacobian"
+    affordable = chosen(folder)
+    document: dict[str, Any] = {
+        "machine": machine(),
+        "versions": versions(),
+        "seconds": dict(seconds),
+        "config": read_json(folder / "main" / "run.json")["config"],
+        "counts": counts(folder / "main"),
+        "frontier": frontier_rows(folder),
+        "chosen": None if affordable is None else affordable["name"],
+        "studied": studied,
+    }
+    document["published_starts"] = published_starts(results, document["frontier"])
+    random_file = folder / AGAINST_RANDOM / "jacobian" / "random.json"
+    random = read_json(random_file) if random_file.exists() else {"folders": {}}
+    document["training_seconds"] = {}
+    places = [f"{AGAINST_RANDOM}/jacobian/random/{place}" for place in random["folders"].values()]
+    for name in ("main", "seeds", *WHOLE, AGAINST_RANDOM, *places):
+        if (folder / name / "run.json").exists():
+            document["training_seconds"][name.rsplit("/", 1)[-1]] = read_run(folder / name)[1].get("seconds", {})
+    for key, names in (("seeds", ("seeds",)), ("whole", WHOLE)):
+        files = [path for name in names if (path := folder / name / "jacobian" / "frontier.json").exists()]
+        if files:
+            document[key] = [row for path in files for row in read_json(path)["rows"]]
+    if random["folders"]:
+        document["random"], document["random_frontiers"] = random["rows"], random["frontiers"]
+        document["against_random"] = read_json(random_file.with_name("frontier.json"))["rows"]
+    if (path := results / "interpretability.json").exists():
+        document["interpretability"] = read_json(path)["rows"]
+    if (path := results / studied / "pairs.json").exists():
+        document["pairs"] = strongest(read_json(path))
+    document["checks"] = checks(document)
+    return document
+
+
+def counts(run: Path) -> dict[str, Any]:
+    """Tokens and documents behind the numbers."""
+    record = read_json(run / "evaluation.json")["records"][0]
+    training = read_json(run / "stages.json")["stages"]["training"]["record"]
+    return {
+        "training_tokens": training["n_tokens"],
+        **{name: record[name] for name in ("n_tokens", "n_documents", "n_loss_tokens")},
+    }
+
+
+def strongest(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The first outputs with their inputs, each with the tokens around its strongest one."""
+    outputs = [
+        {
+            **output,
+            "inputs": [{**pair, "examples": [around(e) for e in pair["examples"][:1]]} for pair in output["inputs"]],
+        }
+        for output in document["outputs"][:N_OUTPUTS]
+    ]
+    return {"name": document["name"], "n_tokens": document["n_tokens"], "outputs": outputs}
+
+
+def around(example: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens that a table shows of an example, `at` counted from the first of them."""
+    first = max(0, example["at"] - N_AROUND)
+    return {"at": example["at"] - first, "tokens": example["tokens"][first : example["at"] + N_AROUND + 1]}
+
+
+def published_starts(results: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Shares above the size that as many elements exceed at λ = 0 as exceeded .01 in a paper's model.
+
+    .01 is another size on other activations; this is the same place in the distribution. To a bin of the histograms
+    (a fortieth of a decade), no intervals.
+    """
+    bins = {row["name"]: np.array(read_json(results / row["name"] / "measures.json")["histogram"]) for row in rows}
+    shares = {name: c[::-1].cumsum()[::-1] / c.sum() for name, c in bins.items()}
+    base = shares[next(row["name"] for row in rows if row["lambda"] == 0)]
+    found = {}
+    for model, reported in PUBLISHED.items():
+        place = int(np.abs(base - reported["shares"][0]).argmin())
+        told = {f"{row['lambda']:g}": float(shares[row["name"]][place]) for row in rows}
+        size = 10 ** (LOWEST + (place - 1) / BINS_PER_DECADE)
+        found[model] = {"size": size, "shares": told, "reported": reported["shares"], "lambda": reported["lambda"]}
+    return found
+
+
+def checks(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan's questions, answered from the tables."""
+    rows = document["frontier"]
+    found: dict[str, Any] = {
+        "share over .01 falls with every step of λ": bool(
+            np.all(np.diff([row["estimates"]["over_0.01"]["value"] for row in rows]) < 0)
+        ),
+        "by λ": {f"{row['lambda']:g}": affordable(row) for row in rows if row["lambda"] > 0},
+        "shapes of curves by λ": {f"{row['lambda']:g}": shapes(row) for row in rows},
+    }
+    if "seeds" in document:
+        found["seeds"] = seeds(document)
+    if "whole" in document:
+        found["a random share of the tokens against all"] = share_against_whole(document)
+    if compared := document.get("random"):
+        found["trained and random (one draw, one seed)"] = [
+            {"kind": one["kind"], "lambda": one["lambda"], "matched": one["matched"]}
+            | {name: one["measures"][name]["verdict"] for name in ("over_0.01", *FREE_OF_SCALE)}
+            for one in compared
+        ]
+        more = {"trained below": "random falls more", "random below": "trained falls more"}
+        found["reduction by the penalty, trained and random (one draw, one seed)"] = [
+            {"kind": one["kind"], "lambda": one["lambda"], "matched": one["reduction_matched"]}
+            | {name: more.get(sides["verdict"], sides["verdict"]) for name, sides in one["reduction"].items()}
+            for one in compared
+            if one["lambda"] > 0 and one["reduction"]
+        ]
+    if rows := document.get("interpretability"):
+        found["labels with the penalty less those without"] = labels(rows)
+    return found
+
+
+def affordable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a λ costs, and whether each share is down at least 4 times."""
+    told = {name: row["reduction"][name] for name in ("over_0.01", *FREE_OF_SCALE)}
+    return {
+        "CE cost": row["ce_cost"],
+        "CE cost at most .02": _compared(row["ce_cost"], 0.02, "yes", "no"),
+        "times fewer": told,
+        "at least 4 times fewer": {name: _compared(one, 4, "no", "yes") for name, one in told.items()},
+    }
+
+
+def shapes(row: Mapping[str, Any]) -> dict[str, float]:
+    """Linear, linear or flat, and linear among the curves that are not flat."""
+    linear, flat = (row["linearity"][shape]["value"] for shape in ("linear", "flat"))
+    return {"linear": linear, "linear or flat": linear + flat, "linear of those not flat": linear / (1 - flat)}
+
+
+def seeds(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of every λ that has several."""
+    rows = [*document["frontier"], *document["seeds"]]
+    lambdas = sorted({row["lambda"] for row in document["seeds"]})
+    return {
+        f"λ = {coef:g}": {
+            name: _spread([value for row in rows if row["lambda"] == coef and (value := _value(row, name)) is not None])
+            for name in COMPARED
+        }
+        for coef in lambdas
+    }
+
+
+def share_against_whole(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The change by measuring the penalty on a share of the tokens: mean over seeds of the difference of two runs of
+    the same seed, with its standard error; beside it the root mean square difference of two seeds (√2 standard
+    deviations), which is what a user sees who runs once."""
+    coef = document["whole"][0]["lambda"]
+    every = {row["seed"]: row for row in document["whole"]}
+    rows = {row["seed"]: row for row in [*document["frontier"], *document.get("seeds", [])] if row["lambda"] == coef}
+    spread = seeds(document).get(f"λ = {coef:g}", {}) if document.get("seeds") else {}
+    found: dict[str, Any] = {}
+    for name in COMPARED:
+        both = [(_value(rows[seed], name), _value(every[seed], name)) for seed in sorted(rows.keys() & every.keys())]
+        change = _spread([share - whole for share, whole in both if share is not None and whole is not None])
+        sd = spread.get(name, {}).get("sd")
+        typical = None if sd is None else 2**0.5 * sd
+        found[name] = {
+            "change": change["mean"],
+            "standard error": None if change["sd"] is None else change["sd"] / change["n"] ** 0.5,
+            "seeds": change["n"],
+            "difference of two seeds": typical,
+            "less than seeds": None if change["mean"] is None or typical is None else abs(change["mean"]) < typical,
+        }
+    return found
+
+
+def labels(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean AUROC of labels with the penalty less that without, by site. The latents of two SAEs are other latents:
+    half widths of the two intervals are added in squares."""
+    found = []
+    for base in (row for row in rows if row["lambda"] == 0):
+        for row in (row for row in rows if row["lambda"] > 0 and row["site"] == base["site"]):
+            for key in ("label_auroc", "combined_auroc"):
+                value = row[key]["value"] - base[key]["value"]
+                half = float(
+                    np.hypot(*((one[key]["interval"][1] - one[key]["interval"][0]) / 2 for one in (row, base)))
+                )
+                ends = [value - half, value + half]
+                found.append({"site": row["site"], "lambda": row["lambda"], "measure": key,
+                              "difference": {"value": value, "interval": ends}})  # fmt: skip
+    return found
+
+
+def _value(row: Mapping[str, Any], name: str) -> float | None:
+    return (row[name] if name in row else row["estimates"][name])["value"]
+
+
+def _compared(estimate: Mapping[str, Any], limit: float, below: str, above: str) -> str:
+    """Where an estimate lies, with its interval."""
+    if estimate["value"] is None:
+        return "not measured"
+    side = below if estimate["value"] <= limit else above
+    ends = estimate["interval"]
+    if ends is None:
+        return f"{side}, no interval"
+    return f"{side}, interval holds {limit:g}" if ends[0] <= limit <= ends[1] else side
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds."""
+    mean = float(np.mean(values)) if len(values) else None
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": mean, "sd": sd, "n": len(values)}

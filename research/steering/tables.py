@@ -1,0 +1,46 @@
+"""The tables of docs/steering.md, from results/steering.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from research.markdown import interval, markdown
+
+Record = Mapping[str, Any]
+
+
+def tables(records: Mapping[str, Record]) -> dict[str, str]:
+    record = records["steering"]
+    tables = {"topic": wish_table(record["topic"]["judged"], "mentions the topic")}
+    for kind in ("technical", "plain"):
+        tables[kind] = wish_table(record["tone"][kind]["judged"], "words of three and more syllables")
+    return tables | {"bias": bias_table(record["bias"]["changed"])}
+
+
+def bias_table(changed: Record) -> str:
+    rows = []
+    for n, found in changed.items():
+        silenced = sum(factor == 0 for _, factor in found["changes"])
+        gap, cost = found["judged"]["gap"], found["cost"]
+        random = found["random"]
+        rows.append([
+            f"{n} ({silenced} silenced, {int(n) - silenced} tripled)",
+            interval(gap["mean"], gap["interval"], ".2f"),
+            ", ".join(f"{one['judged']['gap']['mean']:.2f}" for one in random),
+            interval(cost["loss_change"], cost["interval"], "+.3f"),
+            ", ".join(f"{one['cost']['loss_change']:+.3f}" for one in random),
+        ])  # fmt: skip
+    return markdown(["latents changed", "gap, nats", "random latents instead", "loss, nats per token", "random"], rows)
+
+
+def wish_table(judged: Record, score: str) -> str:
+    rows = []
+    for name, found in judged.items():
+        cells = [
+            interval(found[measure]["mean"], found[measure]["interval"], *how)
+            for measure, how in (("score", (".0f", 100)), ("fluent", (".0f", 100)), ("perplexity", (".1f",)),
+                                 ("distinct_2", (".0f", 100)))
+        ]  # fmt: skip
+        rows.append([name.replace("random ", "random latent "), *cells])
+    return markdown(["", score, "fluent", "perplexity", "distinct pairs"], rows)
