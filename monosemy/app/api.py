@@ -8,10 +8,10 @@ null).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
@@ -19,11 +19,12 @@ from starlette.requests import ClientDisconnect
 
 from monosemy import __version__
 from monosemy.app import lists, live, pages
+from monosemy.app.answers import answer, body_of, json_body
 from monosemy.app.assets import REPORT_POLICY, Asset, load_assets, matches_tag
 from monosemy.app.catalogue import Catalogue, Dictionary, NotFoundError
 from monosemy.app.compare import Comparisons
 from monosemy.app.live import BusyError, LiveModel, ModelError
-from monosemy.app.schema import B, NoteChange, SaeBody, SweepValues, TextBody, parse_body
+from monosemy.app.schema import NoteChange, SaeBody, SweepValues, TextBody, parse_body
 from monosemy.app.security import TooLargeError
 from monosemy.app.streams import stream_events
 from monosemy.errors import UserError
@@ -50,35 +51,10 @@ def make_app(catalogue: Catalogue) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _nobody)
     app.add_exception_handler(Exception, _fault)
-    _add_run(app, catalogue, model)
-    _add_latents(app, catalogue)
-    _add_text(app, catalogue, model)
-    _add_compare(app, catalogue)
-    _add_steering(app, catalogue, model)
-    _add_notes(app, catalogue)
+    for add_routes in ROUTES:
+        add_routes(app, catalogue, model)
     _add_pages(app, catalogue)  # last: it answers every address that is left
     return app
-
-
-def answer(value: Any, status: int = 200) -> Response:
-    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(body, status, media_type="application/json")
-
-
-async def body_of(kind: type[B], request: Request) -> B:
-    """The request's body as a model of schema.py. Raises UserError for what it does not take."""
-    return parse_body(kind, await json_body(request))
-
-
-async def json_body(request: Request) -> dict[str, Any]:
-    """The object in a request's body. Raises UserError when there is none."""
-    try:
-        value = orjson.loads(await request.body())
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"the request is not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"the request must be a JSON object, got {type(value).__name__}")
-    return value
 
 
 def latent_number(sae: Dictionary, word: str) -> int:
@@ -147,7 +123,7 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         return answer(model.status())
 
 
-def _add_latents(app: FastAPI, catalogue: Catalogue) -> None:
+def _add_latents(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     @app.get("/api/f/{site}/{name}/info")
     async def info(site: str, name: str) -> Response:
         return answer(catalogue.features(site, name)[1].info)
@@ -192,7 +168,7 @@ def _add_text(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         return answer(result)
 
 
-def _add_compare(app: FastAPI, catalogue: Catalogue) -> None:
+def _add_compare(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     comparisons = Comparisons()
 
     @app.get("/api/compare")
@@ -223,7 +199,7 @@ def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         return await stream_events(model, lambda: live.sweep_events(model, sae, steering, sweep_of.values))
 
 
-def _add_notes(app: FastAPI, catalogue: Catalogue) -> None:
+def _add_notes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     def answer_notes(all_notes: list[notes.Note]) -> Response:
         return answer({"notes": [vars(note) | {"label": label(note)} for note in all_notes]})
 
@@ -275,3 +251,14 @@ def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:
         if place.startswith("api/"):
             raise NotFoundError("no such address in the API")
         return serve(request, assets["index.html"])
+
+
+ROUTES: list[Callable[[FastAPI, Catalogue, LiveModel], None]] = [
+    _add_run,
+    _add_latents,
+    _add_text,
+    _add_compare,
+    _add_steering,
+    _add_notes,
+]
+"""Each adds its addresses to the application. A new page's routes stand in a file of their own, with a line here."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from app_cases import Server, page_run
 
+from monosemy.app import api, schema, typescript
 from monosemy.config import TrainingConfig
 from monosemy.report.theme import LIGHT, order, styles
 from monosemy.saes import registry
@@ -18,7 +19,8 @@ from monosemy.saes.base import SaeConfig
 from monosemy.training.trainee import Trainee
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-ARCHITECTURE, TESTS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+ARCHITECTURE, TESTS, ROUTE, MODEL, ROUTE_TESTS = BLOCKS
 LINE = re.search(r'^    "(\w+)": Entry\("(monosemy\.saes\.\w+:\w+)", label="(\w+)"\),$', PAGE, flags=re.MULTILINE)
 NAME, PLACE, LABEL = LINE.groups()  # type: ignore[union-attr]
 
@@ -85,11 +87,25 @@ def test_its_label_and_a_colour_of_its_own_reach_figures_tables_and_the_api(tmp_
     assert all(drawn[NAME][part] != drawn["topk"][part] for part in ("light", "dark", "marker", "dashes"))
 
 
+def test_the_page_of_the_browser_works_as_written(tmp_path, monkeypatch):
+    """Its routes with their line, its model in schema.py, its test, and the type that is made of the model."""
+    silent = module_of(ROUTE, "monosemy.app.silent")
+    exec(compile(MODEL, "CONTRIBUTING.md", "exec"), schema.__dict__)
+    try:
+        monkeypatch.setattr(api, "ROUTES", [*api.ROUTES, silent.add_routes])
+        module_of(ROUTE_TESTS, "test_of_the_page").test_the_latents_that_never_fired_are_listed(tmp_path)
+        monkeypatch.setattr(typescript, "KINDS", (*typescript.KINDS, schema.SilentLatents))
+        assert "export interface SilentLatents {" in typescript.render()
+    finally:
+        del schema.SilentLatents, sys.modules["monosemy.app.silent"]
+
+
 def test_files_named_on_the_page_exist():
     """Except those that the example would add."""
     named = set(re.findall(r"`((?:monosemy|tests)/[\w/]+\.py)`", PAGE))
     missing = {path for path in named if not (Path(__file__).parents[2] / path).exists()}
-    assert missing == {"monosemy/saes/group_topk.py", "tests/unit/saes/test_group_topk.py"}
+    added = {"monosemy/saes/group_topk.py", "tests/unit/saes/test_group_topk.py"}
+    assert missing == added | {"monosemy/app/silent.py", "tests/unit/app/test_silent.py"}
 
 
 def test_the_command_line_accepts_it():
