@@ -61,7 +61,8 @@ test-integration: $(STAMP) ## tests on the real embedded model
 
 # What floats, kernels and memory could decide otherwise elsewhere: the tests of the numerical core again without vector
 # instructions, and as on a processor with AVX2 alone and four threads. Which of these a machine hides differs by machine.
-NUMERICAL := tests/unit/kernels tests/unit/saes tests/unit/training tests/unit/test_latents.py tests/unit/support/test_fetch.py
+NUMERICAL := tests/unit/kernels tests/unit/saes tests/unit/training tests/unit/test_latents.py tests/unit/support/test_fetch.py \
+  tests/unit/circuits/jacobian/test_mlp.py $(patsubst %,tests/unit/circuits/heads/test_%.py,methods discrete)
 NO_VECTORS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 NUMBA_CPU_NAME=generic MONOSEMY_SCREEN=0
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 MONOSEMY_SCREEN=0
 FOUR_THREADS := OMP_NUM_THREADS=4 MKL_NUM_THREADS=4 OPENBLAS_NUM_THREADS=4 NUMBA_NUM_THREADS=4

@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point; exits with 0, 2 (bad input), 130 (interrupted, checkpoint written) or 141 (nobody reads on)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its notices on slower paths are no news of ours
     # Threads that wait sleep rather than spin: as fast on a free machine, many times faster on a busy one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for stream in (sys.stdout, sys.stderr):

@@ -81,7 +81,7 @@ class StoredStream:
         if self.n_steps == 0:
             raise UserError(
                 f"batch_tokens {batch_tokens} is more than the {store.n_rows * n_passes} rows of {n_passes} pass(es) "
-                "of the store; lower training.batch_tokens or give more text"
+                "of the store; lower --training.batch-tokens or give more text"
             )
         self.step = 0
         self._permutations: dict[int, np.ndarray] = {}
@@ -219,7 +219,7 @@ class MixingStream:
         self.n_steps = _usable_rows(shards, self.rules, self.statistics) // batch_tokens
         if self.n_steps == 0:
             raise UserError(
-                f"the text holds fewer usable tokens than one batch of {batch_tokens}; lower training.batch_tokens "
+                f"the text holds fewer usable tokens than one batch of {batch_tokens}; lower --training.batch-tokens "
                 "or give more text"
             )
         dtype = DTYPES[config.dtype]

@@ -221,7 +221,7 @@ def check_largest_id(largest: int, vocab_size: int | None, where: str) -> None:
 
 def _too_small(text: TextConfig, queues: Sequence[SourceQueue], shortage: Shortage) -> UserError:
     asked = f"{text.n_tokens:,} training and {text.n_validation_tokens:,} validation tokens were asked"
-    fix = "lower n_tokens or n_validation_tokens, or add text"
+    fix = "lower --tokens or --text.n-validation-tokens, or add text"
     if shortage.side == "validation" and len(queues) == 1:
         has = f"{shortage.n_tokens + queues[0].n_kept_tokens:,} tokens in all"
     elif shortage.side == "validation":

@@ -64,7 +64,7 @@ def json_lines(path: Path, name: str, column: str) -> Iterator[tuple[str, Conten
         where = f"{shown(path)} line {number}"
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
             raise UserError(f"{where} is not JSON ({error}); each line must be one JSON object") from None
         if not isinstance(row, dict):
             raise UserError(f"{where} is not a JSON object but a {type(row).__name__}; write one per line")
@@ -85,7 +85,7 @@ def json_file(path: Path, name: str, column: str) -> Iterator[tuple[str, Content
     text = "".join(pieces)
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         if _holds_lines(pieces):
             yield from json_lines(path, name, column)
             return
@@ -103,7 +103,7 @@ def _holds_lines(pieces: list[str]) -> bool:
     first = next((line for line in pieces if line.strip()), "")
     try:
         return isinstance(json.loads(first), dict)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -182,6 +182,8 @@ def parquet(path: Path, name: str, column: str) -> Iterator[tuple[str, Content]]
             top = column if column in names else _first_step(column)
             if top not in names:
                 raise missing_column(column, names, shown(path))
+            if names.count(top) > 1:
+                raise UserError(f"{shown(path)} has {names.count(top)} columns named {top!r}; rename all but one")
             kind = file.schema_arrow.field(top).type
             if pa.types.is_primitive(kind):
                 raise UserError(f"{shown(path)}: column {top!r} holds {kind}, not text; choose a column of text")

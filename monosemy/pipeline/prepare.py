@@ -92,8 +92,8 @@ def prepare(run: Run) -> Prepared:
     model = load_run_model(run.folder, config, run.provenance, run.moved)
     if config.text.context_length > model.max_positions:
         raise UserError(
-            f"text.context_length {config.text.context_length} is above the {model.max_positions} positions of "
-            f"{model.name}; lower it"
+            f"--text.context-length {config.text.context_length} is above the {model.max_positions} positions of "
+            f"{model.name}; lower it to {model.max_positions} or less"
         )
     sites = tuple(dict.fromkeys(model.resolve(site) for site in config.activations.sites))
     check_context(config, starts_with_bos=separator_and_bos(model.tokenizer)[1] is not None)

@@ -20,7 +20,7 @@ from monosemy.errors import UserError
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
-from monosemy.ranges import SHARE, Range
+from monosemy.ranges import SHARE, Range, number_name
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
@@ -55,7 +55,8 @@ class TopK(SparseAutoencoder):
         super().__init__(config)
         if config.l0 != round(config.l0):
             raise UserError(
-                f"topk keeps a whole number of latents, got l0 {config.l0:g}; choose {max(1, round(config.l0))}"
+                f"topk keeps a whole number of latents, got l0 {number_name(config.l0)}; "
+                f"choose {max(1, round(config.l0))}"
             )
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
 

@@ -2,8 +2,8 @@
 
 Place on the path: edits → [refused here] → generate, sweep, output_score. Three things can go wrong, each without an
 error of its own and with a text at the end ("!!!!!", or one word for ever): the edited activation overflows the model's
-number format; the push is so long that adding it rounds the activation itself away (‖c d‖ ε > ‖h‖, ε the format's
-spacing at 1), so that nothing of the text is left; or a later layer overflows, and logits are NaN or infinite.
+number format; the push is so long beside the activation (‖c d‖ > 100 ‖h‖) that nothing of the text is left, since the
+norm before the next layer divides by the length of the sum; or a later layer overflows, and logits are NaN or infinite.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch import Tensor
 from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
 
+LONGEST_PUSH = 100.0
+"""In lengths of the activation: beyond it the text makes less than a hundredth of what the next layer reads."""
+
 
 class TooStrongError(UserError):
     """An edit whose result would be no answer. `rows` are the texts of the batch that it was met in."""
@@ -26,7 +29,7 @@ class TooStrongError(UserError):
 
 
 def check_push(h_ND: Tensor, change_ND: Tensor, dtype: torch.dtype, row: int) -> None:
-    """Raises TooStrongError when h + change overflows `dtype` or rounds all of an activation h away; float32 both."""
+    """Raises TooStrongError when h + change overflows `dtype` or drowns an activation h; float32 both."""
     limits = torch.finfo(dtype)
     if not bool(((h_ND + change_ND).abs() <= limits.max).all()):
         raise TooStrongError(
@@ -35,12 +38,12 @@ def check_push(h_ND: Tensor, change_ND: Tensor, dtype: torch.dtype, row: int) ->
             [row],
         )
     there, push = _lengths(h_ND), _lengths(change_ND)
-    lost = (push * limits.eps > there) & (there > 0)
-    if bool(lost.any()):
-        times = float((push / there)[lost].max())
+    drowned = (push > LONGEST_PUSH * there) & (there > 0)
+    if bool(drowned.any()):
+        times = float((push / there)[drowned].max())
         raise TooStrongError(
             f"the change is too strong: {times:.2g} times as long as the activation, so that nothing of the text is "
-            f"left in {_name(dtype)}; lower the strength",
+            f"left; lower the strength to at most {LONGEST_PUSH:g} times the activation's length",
             [row],
         )
 

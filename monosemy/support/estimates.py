@@ -38,17 +38,17 @@ ROW_RECORD_BYTES = 16
 MARGIN = 1.05
 
 _LOWER = {
-    "model": "choose a smaller model, or model.dtype bfloat16",
-    "SAEs in training": "lower d_sae, or train fewer architectures, l0, seeds or sites at a time",
-    "training step": "lower training.batch_tokens or d_sae",
-    "shuffle buffer": "lower activations.buffer_tokens or use fewer sites",
-    "logits": "lower text.context_length or choose a smaller model",
-    "model pass": "lower activations.batch_sequences or text.context_length",
-    "activations": "lower text.n_tokens, use fewer sites, or set activations.storage to stream",
-    "token shards": "lower text.n_tokens",
-    "Jacobian penalty": "lower jacobian.max_memory_mb",
-    "SAEs": "lower d_sae, or train fewer architectures, l0, seeds or sites",
-    "checkpoints": "lower d_sae, or train fewer architectures, l0, seeds or sites",
+    "model": "choose a smaller model, or --model.dtype bfloat16",
+    "SAEs in training": "lower --d-sae, or train fewer architectures, l0, seeds or sites at a time",
+    "training step": "lower --training.batch-tokens or --d-sae",
+    "shuffle buffer": "lower --activations.buffer-tokens or use fewer sites",
+    "logits": "lower --text.context-length or choose a smaller model",
+    "model pass": "lower --activations.batch-sequences or --text.context-length",
+    "activations": "lower --tokens, use fewer sites, or set --activations.storage to stream",
+    "token shards": "lower --tokens",
+    "Jacobian penalty": "lower --jacobian.max-memory-mb",
+    "SAEs": "lower --d-sae, or train fewer architectures, l0, seeds or sites",
+    "checkpoints": "lower --d-sae, or train fewer architectures, l0, seeds or sites",
 }
 
 

@@ -155,6 +155,19 @@ def test_refused_in_a_line_that_names_file_and_row(
     assert expected in failure(tmp_path / name, column)
 
 
+def test_a_number_of_thousands_of_digits_is_refused_in_a_line(tmp_path: Path) -> None:
+    row = '{"text": "a", "n": ' + "9" * 5000 + "}"
+    for name, content in (("long.jsonl", row), ("long.json", f"[{row}]")):
+        (tmp_path / name).write_text(content)
+        assert "is not JSON" in failure(tmp_path / name)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "twice.parquet")
+    assert failure(tmp_path / "twice.parquet").endswith("has 2 columns named 'text'; rename all but one")
+
+
 def test_a_truncated_zst_file_is_refused(tmp_path: Path) -> None:
     data = pa.Codec("zstd").compress(os.urandom(300_000).hex().encode(), asbytes=True)
     (tmp_path / "a.txt.zst").write_bytes(data[:-9])

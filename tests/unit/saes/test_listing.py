@@ -70,6 +70,18 @@ def test_nothing_but_stopped_ones_is_an_error(tmp_path):
     assert all_stopped(run)
 
 
+@pytest.mark.parametrize("command", ["show", "export-html", "export-parquet", "explain"])
+def test_a_run_of_stopped_ones_is_not_told_to_build_features(tmp_path, capsys, command):
+    from monosemy.cli import main
+
+    run = make_run(tmp_path / "run", (FIRST, "topk", 4, False, True))
+    words = {"show": ["1"], "explain": ["--chat", "http://127.0.0.1:9"]}.get(command, ["1", "--out", "x.html"])
+    with pytest.raises(SystemExit) as ended:
+        main([command, str(run), *words])
+    assert ended.value.code == 2
+    assert "training of every SAE of" in capsys.readouterr().err
+
+
 def test_a_control_alone_does_not_save_a_run(tmp_path):
     run = make_run(tmp_path / "run", (FIRST, "topk", 4, False, True), (FIRST, "frozen_random", 4, True, False))
     assert all_stopped(run)

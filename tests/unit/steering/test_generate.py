@@ -219,12 +219,9 @@ def half(request) -> LanguageModel:
 @pytest.mark.parametrize("operation", ["add", "set"])
 def test_a_push_that_leaves_nothing_of_the_text_is_refused_in_place_of_an_answer(operation, model, half, sae, scales):
     for each in (model, half):
-        dtype = str(each.dtype).removeprefix("torch.")
-        for strength in (1e6, 1e30, 1e300):
-            if strength == 1e6 and each is model:
-                continue  # float32 holds both: its answer stands
+        for strength in (1e5, 1e6, 1e30, 1e300):
             asked = request(edits=(Edit(5, operation, strength),))
-            with pytest.raises(TooStrongError, match=f"too strong: .*{dtype}.*lower the strength") as caught:
+            with pytest.raises(TooStrongError, match=r"too strong: .*lower the strength") as caught:
                 list(stream(each, sae, asked, scales))
             assert "\n" not in str(caught.value)
             refused = list(sweep_events(each, sae, asked, [0.0, strength], scales))[-2:]

@@ -108,7 +108,7 @@ def test_too_little_memory_names_needed_available_and_remedy(tmp_path):
     message = str(caught.value)
     assert "of memory and 8.0 GB are free" in message
     assert "SAEs in training" in message
-    assert "lower d_sae" in message
+    assert "lower --d-sae" in message
     assert "\n" not in message
     assert not (tmp_path / "run").exists()
 
@@ -117,7 +117,7 @@ def test_too_little_disk_in_this_real_file_system(tmp_path):
     free = files.free_bytes(tmp_path)
     tokens = int(2 * free / (576 * 2))  # twice, since others free space meanwhile
     plan = estimate(dataclasses.replace(DEMO, text=TextConfig(n_tokens=tokens)), WIDTHS, SMOL)
-    with pytest.raises(UserError, match=r"of disk in .* are free; most of it is for activations .*text\.n_tokens"):
+    with pytest.raises(UserError, match=r"of disk in .* are free; most of it is for activations .*lower --tokens"):
         require_resources(plan, tmp_path / "run", cache=tmp_path / "cache", memory_available=10**15)
 
 

@@ -89,6 +89,6 @@ def test_a_mixture_of_layers_or_too_little_memory_is_refused(settings: RunConfig
     with pytest.raises(UserError, match=r"add layers\.N\.mlp_in and layers\.N\.mlp_out"):
         whole_run(apart, tmp_path / "apart")
     greedy = dataclasses.replace(settings, jacobian=dataclasses.replace(settings.jacobian, max_memory_mb=100_000_000))
-    with pytest.raises(UserError, match=r"Jacobian penalty .* lower jacobian\.max_memory_mb"):
+    with pytest.raises(UserError, match=r"Jacobian penalty .* lower --jacobian\.max-memory-mb"):
         whole_run(greedy, tmp_path / "greedy")
     assert not (tmp_path / "apart").exists()
