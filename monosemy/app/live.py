@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 20_000
 """Longest text of one's own and longest prompt, in characters."""
-MAX_TOKENS = 1_024
-"""Tokens of one's own text that are read; the rest is left out and counted."""
 MAX_NEW_TOKENS = 256
 MAX_EDITS = 16
 MAX_SWEEP = 24

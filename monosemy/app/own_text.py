@@ -6,7 +6,7 @@ A text is read as training read documents: behind the text separator, without te
 are shown without activations: the first one, special tokens, and rows longer than the run's outlier norm, as in
 steering (steering/edits.py); where no norm of the site is known, than the run's outlier multiple times the median norm
 of this text's ordinary rows.
-Limits: at most `live.MAX_TOKENS` tokens, or the model's positions.
+Limits: at most `MAX_TOKENS` tokens, or the model's positions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosemy.app.live import MAX_TOKENS
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
 from monosemy.saes.base import SparseAutoencoder
 
+MAX_TOKENS = 1_024
+"""Tokens of a text that are read; the rest is left out and counted."""
 SUMMARY = 200
 """Latents listed for the whole text."""
 

@@ -12,7 +12,7 @@ and for a given slope S_n = ∂L/∂J_n:  ∂R_n = S_nᵀ T_out[B], ∂T_in[A] +
 J and S are flat: token n's entries are at pair_offsets[n] … pair_offsets[n + 1], output latent by output latent. h
 may be a part of the hidden width: `slices` adds to what is there. 2·k²·h operations a token for the slice and twice
 that for the gradient. Here is PyTorch's form (any device, padded, `CHUNK` tokens at a time) and the choice of the
-backend; on the CPU float32 and float64 run `cpu_jacobian`. Nothing carries a gradient.
+backend; on the CPU float32 and float64 run `cpu.jacobian`. Nothing carries a gradient.
 """
 
 from __future__ import annotations
@@ -23,33 +23,11 @@ import torch
 from torch import Tensor
 
 from monosemy.kernels import dispatch
+from monosemy.kernels.factors import Factors, Gradients
 from monosemy.kernels.reference import Pattern, rows_of
 
 CHUNK = 64
 """Tokens whose gathered rows PyTorch's form holds at a time."""
-
-
-class Factors(NamedTuple):
-    """What J is made of, for N tokens: a, b [N, h]; T_in, T_up [U, h], T_out [V, h]; `inputs` and `outputs` are
-    patterns of N rows with indices below U and V. b and T_up are both None for a plain MLP."""
-
-    a: Tensor
-    b: Tensor | None
-    T_in: Tensor
-    T_up: Tensor | None
-    T_out: Tensor
-    inputs: Pattern
-    outputs: Pattern
-
-
-class Gradients(NamedTuple):
-    """∂L of every factor that has one; a and b only where they were asked for."""
-
-    T_in: Tensor
-    T_up: Tensor | None
-    T_out: Tensor
-    a: Tensor | None
-    b: Tensor | None
 
 
 def pair_offsets(inputs: Pattern, outputs: Pattern) -> Tensor:

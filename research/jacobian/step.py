@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from monosemy.circuits.jacobian import products
-from monosemy.circuits.jacobian.mlp import MlpWeights, mlp_weights
+from monosemy.circuits.jacobian.mlp import mlp_weights
 from monosemy.circuits.jacobian.pair import Pair
 from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, training_code
+from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.config import ActivationsConfig, JacobianConfig, TextConfig, TrainingConfig
 from monosemy.errors import UserError
 from monosemy.kernels import jacobian as kernels

@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from monosemy.evals.differences import simultaneous
 from monosemy.evals.intervals import bootstrap_weights, percentiles
 from monosemy.saes.registry import ARCHITECTURES
+from research.probing.material import Material
 from research.probing.probes import Answers
 from research.probing.tasks import FAMILIES, Task
-
-if TYPE_CHECKING:
-    from research.probing.run import Material
 
 KS = (1, 2, 5)
 RULES = ("difference", "standardised")

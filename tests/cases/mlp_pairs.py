@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monosemy.circuits.jacobian.mlp import MlpWeights
+from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.registry import build_sae
 

@@ -1,6 +1,6 @@
 """The MLP's slopes and output over a whole batch, a few rows at a time: memory that does not grow with what makes them.
 
-Place on the path: an MLP's weights (`mlp`), rows x → **a, b [N, h]**, **y [N, d]** → the penalty and the slices.
+Place on the path: an MLP's weights (`weights`), rows x → **a, b [N, h]**, **y [N, d]** → the penalty and the slices.
 
     a, b = slopes(x) (`MlpWeights.slopes`)        ∂x = Σ over a and b of (∂a/∂x)ᵀ ∂a, rows by themselves
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 if TYPE_CHECKING:
-    from monosemy.circuits.jacobian.mlp import MlpWeights
+    from monosemy.circuits.jacobian.weights import MlpWeights
 
 ROWS = 256
 """Rows made at a time."""

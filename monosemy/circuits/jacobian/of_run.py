@@ -33,9 +33,9 @@ from monosemy.support import files, progress
 
 if TYPE_CHECKING:
     from monosemy.circuits.jacobian.latent_map import LatentMap
-    from monosemy.circuits.jacobian.mlp import MlpWeights
     from monosemy.circuits.jacobian.rows import Rows
     from monosemy.circuits.jacobian.slices import JacobianSlices
+    from monosemy.circuits.jacobian.weights import MlpWeights
     from monosemy.saes.base import SparseAutoencoder
 
 FORMAT = 2

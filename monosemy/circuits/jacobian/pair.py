@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monosemy.circuits.jacobian.mlp import MlpWeights, check_pair
+from monosemy.circuits.jacobian.mlp import check_pair
 from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude
 from monosemy.circuits.jacobian.products import Sizes, peak_bytes, plan
+from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.config import JacobianConfig
 from monosemy.errors import UserError
 from monosemy.ranges import number_name

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from monosemy.circuits.jacobian.diagonals import diagonals
 from monosemy.circuits.jacobian.diagonals import outputs as mlp_outputs
-from monosemy.circuits.jacobian.mlp import MlpWeights
 from monosemy.circuits.jacobian.products import DEFAULT_MEMORY, absolute_sum
 from monosemy.circuits.jacobian.slices import At
+from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.jacobian import rows_subset
 from monosemy.kernels.reference import Pattern

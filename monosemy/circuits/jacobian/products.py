@@ -1,6 +1,6 @@
 """J of a batch within a memory bound, and the sum of its magnitudes with its gradient.
 
-Place on the path: the weights of an MLP (`mlp`), a decoder and an encoder, two patterns of active latents → **J**,
+Place on the path: the weights of an MLP (`weights`), a decoder and an encoder, two patterns of active latents → **J**,
 flat.
 
     T_in = W_dec W_in,  T_up = W_dec W_up   [m_x, h]      T_out = W_encᵀ W_outᵀ   [m_y, h]
@@ -38,7 +38,7 @@ from monosemy.kernels.reference import Pattern
 from monosemy.support.estimates import size_text
 
 if TYPE_CHECKING:
-    from monosemy.circuits.jacobian.mlp import MlpWeights
+    from monosemy.circuits.jacobian.weights import MlpWeights
 
 NARROWEST = 64
 """Fewest hidden columns held at a time."""

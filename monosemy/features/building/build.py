@@ -26,7 +26,8 @@ from monosemy.features.building.examples import Examples, gather_examples
 from monosemy.features.building.label_inputs import background_firings, draw_background, sampled_peaks
 from monosemy.features.building.logit_effects import OutputMap, top_effects
 from monosemy.features.building.neighbours import decoder_neighbours
-from monosemy.features.labels.make import LabelInputs, Labels, label_latents
+from monosemy.features.labels.inputs import LabelInputs
+from monosemy.features.labels.make import Labels, label_latents
 from monosemy.features.store.activation_codes import KEPT_IN
 from monosemy.features.store.settings import FORMAT, FeatureSettings
 from monosemy.features.store.token_texts import packed

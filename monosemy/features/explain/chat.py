@@ -10,21 +10,17 @@ a time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from monosemy.config import fingerprint
 from monosemy.errors import UserError
+from monosemy.features.explain.answers import DIGITS, FOLDED, answer_probability, expected_digit
 from monosemy.models import prompts
 from monosemy.models.prompts import Messages
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-DIGITS = "0123456789"
-FOLDED = "{} takes no system message; ours stands at the start of the first user message"
-"""A chat model's note."""
 
 
 class ChatModel(Protocol):
@@ -66,23 +62,6 @@ def open_chat(chat: str, model: str | None = None) -> ChatModel:
     if model is not None:
         raise UserError(f"--model {model!r} names a model of a server; with --chat {chat} leave it out")
     return LocalChat(chat)
-
-
-def answer_probability(tokens: Sequence[tuple[str, float]]) -> float | None:
-    """P(yes) / (P(yes) + P(no)) from (token text, probability) pairs; None when neither answer is among them.
-
-    Tokens that differ only in case and surrounding space count as the same answer.
-    """
-    yes = math.fsum(p for text, p in tokens if text.strip().casefold() == "yes")
-    no = math.fsum(p for text, p in tokens if text.strip().casefold() == "no")
-    return yes / (yes + no) if yes + no > 0 else None
-
-
-def expected_digit(tokens: Sequence[tuple[str, float]]) -> float | None:
-    """Σ d·P(d) / Σ P(d) over tokens that are one digit; None when none is."""
-    found = [(int(text.strip()), p) for text, p in tokens if len(text.strip()) == 1 and text.strip() in DIGITS]
-    total = math.fsum(p for _, p in found)
-    return math.fsum(d * p for d, p in found) / total if total > 0 else None
 
 
 class LocalChat:

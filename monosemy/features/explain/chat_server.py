@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from monosemy.errors import UserError
-from monosemy.features.explain.chat import FOLDED, answer_probability, expected_digit
+from monosemy.features.explain.answers import FOLDED, answer_probability, expected_digit
 from monosemy.models.prompts import Messages, fold_system
 
 _TIMEOUT_SECONDS = 120.0

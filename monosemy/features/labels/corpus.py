@@ -18,7 +18,7 @@ from monosemy.features.labels.text import Corpus
 from monosemy.features.labels.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
-    from monosemy.features.labels.make import LabelInputs
+    from monosemy.features.labels.inputs import LabelInputs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

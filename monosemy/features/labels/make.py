@@ -6,7 +6,7 @@ scores go into the feature database. Everything is arrays in, arrays out: no mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from monosemy.features.labels.corpus import LabelText, Peaks, Sample
 from monosemy.features.labels.counts import distinct_in_windows, kind_log_odds, over_represented
+from monosemy.features.labels.inputs import LabelInputs
 from monosemy.features.labels.scores import Reader, Tables, merged, score_sample
 from monosemy.features.labels.text import Evidence, compose
 from monosemy.features.labels.vocabulary import KINDS, read_vocabulary
@@ -26,61 +27,6 @@ _CHUNK = 1024
 _N_ITEMS = 24
 """Over-represented items kept for each latent and table."""
 _MIN_Z = 3.0
-
-
-@dataclass(frozen=True)
-class LabelInputs:
-    """What labels are made from: m latents over N = S·T tokens, cut into W = S·(T / window) windows.
-
-    A *token index* is flat: sequence · T + position. Window w covers token indices [w · window, (w + 1) · window).
-    """
-
-    tokens: Array
-    """int32 [S, T]: the token ids of the pass."""
-    documents: Array
-    """int32 [S, T]: the document of every token, as in the token store."""
-    window: int
-    """Tokens in a window (32); divides T."""
-    hidden: Array
-    """float16 or float32 [W, d]: the mean hidden state of every window at the SAE's own site, over the positions that
-    count (first positions with their massive activations and special tokens left out)."""
-    token_texts: Sequence[str]
-    """[V]: the text of every token id decoded alone: leading space kept, broken bytes as U+FFFD."""
-    token_bytes: Sequence[bytes] | None
-    """[V]: the exact bytes of every token id, so that words made of byte fragments can be read; None if unknown."""
-    special: Array
-    """bool [V]: tokens that are no text (separators, BOS, padding, chat marks)."""
-    offsets: Array
-    """int64 [m + 1]: latent i's sampled positives are entries offsets[i]:offsets[i+1] of `peaks` and `values`."""
-    peaks: Array
-    """int64 [Z]: token index of the largest activation in each sampled window.
-
-    The sample is uniform over the windows in which the latent fires (≤ ~256 a latent), one entry a window.
-    """
-    values: Array
-    """float32 [Z]: the activation there, > 0."""
-    top: Array | None
-    """int64 [m, n]: token index of the peak in each of the latent's strongest contexts, best first, −1 after the last;
-    None: unknown, then labels rest on the sample alone."""
-    background: Array
-    """int64 [B]: windows drawn uniformly over all W without replacement, the same for all latents (~2,048)."""
-    background_offsets: Array
-    """int64 [m + 1]: latent i fires in the background windows background_fired[offsets[i]:offsets[i+1]]."""
-    background_fired: Array
-    """int32 [Y]: indices into `background` (0 … B − 1)."""
-    raised: Array
-    """int32 [m, k]: the output tokens each latent raises most, best first; k may be 0."""
-    raised_values: Array
-    """float32 [m, k]: by how much (logits per unit of activation)."""
-    document_sources: Sequence[str] = ()
-    """[number of documents]: the name of each document's source (a corpus, a language); empty when there is one."""
-    embeddings: Array | None = None
-    """float32 [W, e]: windows embedded by a sentence-embedding model, where one was named."""
-    seed: int = 0
-
-    @property
-    def n_latents(self) -> int:
-        return len(self.offsets) - 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +54,7 @@ def label_latents(inputs: LabelInputs) -> Labels:
     Documents are split once: 60% to make labels from, 40% to score them on. A latent with fewer than ten sampled
     windows gets its label from all of them, and no scores. Raises ValueError when the arrays do not fit together.
     """
-    _check(inputs)
+    inputs.check()
     vocabulary = read_vocabulary(inputs.token_texts, inputs.special, inputs.token_bytes)
     text = LabelText.read(inputs, vocabulary)
     readers = {"hidden": Reader.fit(inputs.hidden, text.window_fitted)}
@@ -123,18 +69,6 @@ def label_latents(inputs: LabelInputs) -> Labels:
         before_tokens=[b for part in parts for b in part.before_tokens],
         columns={name: np.concatenate([part.columns[name] for part in parts]) for name in names},
     )
-
-
-def _check(inputs: LabelInputs) -> None:
-    n_windows = inputs.tokens.size // inputs.window
-    if inputs.tokens.shape[1] % inputs.window:
-        raise ValueError(f"windows of {inputs.window} tokens do not divide sequences of {inputs.tokens.shape[1]}")
-    if inputs.tokens.shape != inputs.documents.shape or len(inputs.hidden) != n_windows:
-        raise ValueError(f"documents {inputs.documents.shape} or hidden {inputs.hidden.shape} do not fit the tokens")
-    if not len(inputs.offsets) == len(inputs.background_offsets) == len(inputs.raised) + 1:
-        raise ValueError("offsets, background_offsets and raised are of different numbers of latents")
-    if not int(inputs.offsets[-1]) == len(inputs.peaks) == len(inputs.values):
-        raise ValueError("peaks and values must have offsets[-1] entries")
 
 
 def _label_chunk(inputs: LabelInputs, text: LabelText, readers: Mapping[str, Reader], first: int) -> Labels:

@@ -36,7 +36,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from monosemy.features.labels.corpus import LabelText, Sample
-    from monosemy.features.labels.make import LabelInputs
+    from monosemy.features.labels.inputs import LabelInputs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _compile = numba.njit(parallel=True, cache=True)

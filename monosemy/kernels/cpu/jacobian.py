@@ -15,7 +15,7 @@ import numba
 import numpy as np
 import torch
 
-from monosemy.kernels.jacobian import Factors, Gradients
+from monosemy.kernels.factors import Factors, Gradients
 
 BLOCK, COLUMNS = 256, 256
 _FAST = {"reassoc", "contract", "arcp", "nsz"}

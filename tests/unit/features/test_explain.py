@@ -22,7 +22,8 @@ from word_chat import WordChat
 
 from monosemy.errors import UserError
 from monosemy.features.explain import prompts
-from monosemy.features.explain.chat import answer_probability, expected_digit, open_chat
+from monosemy.features.explain.answers import answer_probability, expected_digit
+from monosemy.features.explain.chat import open_chat
 from monosemy.features.explain.command import run_explain, score_lines
 from monosemy.features.explain.explanations import choose_latents, deal, explain_latents
 from monosemy.features.explain.journal import NAME, Journal

@@ -19,10 +19,11 @@ from torch.autograd.functional import jacobian
 from monosemy.circuits.jacobian import mlp as jacobian_mlp
 from monosemy.circuits.jacobian import products
 from monosemy.circuits.jacobian.activation import ACTIVATIONS, recognise, value_and_slope
-from monosemy.circuits.jacobian.mlp import MlpWeights, jacobian_slices, mlp_weights, weight_tables
+from monosemy.circuits.jacobian.mlp import jacobian_slices, mlp_weights, weight_tables
 from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, training_code
 from monosemy.circuits.jacobian.products import NARROWEST, Plan, Sizes, absolute_sum, peak_bytes, plan, whole_tables_pay
 from monosemy.circuits.jacobian.slices import At, JacobianSlices
+from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.errors import UserError
 from monosemy.kernels import jacobian as kernels
 from monosemy.kernels.reference import Pattern

@@ -1,0 +1,88 @@
+"""The weights of an MLP, plain or gated, with its output and its slopes.
+
+    plain   y = φ(x W_in + b_in) W_out + b_out
+    gated   y = (φ(x W_in + b_in) ⊙ (x W_up + b_up)) W_out + b_out        (SwiGLU, GeGLU)
+
+Place on the path: `mlp.mlp_weights` takes them out of a model → `diagonals`, `products`, `penalty`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosemy.circuits.jacobian.activation import value_and_slope
+
+
+@dataclass(frozen=True)
+class MlpWeights:
+    """W_in, W_up [d_in, d_ff] (W_up None for a plain MLP; W_in is the gate of a gated one), W_out [d_ff, d_out], biases
+    or None, and the name of φ. float32 (float64 where the model is), detached, on the model's device."""
+
+    W_in: Tensor
+    W_up: Tensor | None
+    W_out: Tensor
+    b_in: Tensor | None
+    b_up: Tensor | None
+    b_out: Tensor | None
+    activation: str
+    name: str = "MLP"
+    """What it is, for messages: `layer 15 of …`."""
+
+    @property
+    def gated(self) -> bool:
+        return self.W_up is not None
+
+    @property
+    def d_in(self) -> int:
+        return self.W_in.shape[0]
+
+    @property
+    def d_ff(self) -> int:
+        return self.W_in.shape[1]
+
+    @property
+    def d_out(self) -> int:
+        return self.W_out.shape[1]
+
+    def _hidden(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        g = x @ self.W_in if self.b_in is None else torch.addmm(self.b_in, x, self.W_in)
+        if self.W_up is None:
+            return g, None
+        return g, x @ self.W_up if self.b_up is None else torch.addmm(self.b_up, x, self.W_up)
+
+    def output(self, x: Tensor) -> Tensor:
+        """y [N, d_out] of x [N, d_in]; gradient flows."""
+        g, u = self._hidden(x)
+        value, _ = value_and_slope(self.activation, g)
+        y = (value if u is None else value * u) @ self.W_out
+        return y if self.b_out is None else y + self.b_out
+
+    def slopes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The diagonals in the middle of the Jacobian at x [N, d_in], each [N, d_ff]; gradient flows.
+
+        ∂y/∂x = W_in diag(first) W_out + W_up diag(second) W_out, first = φ'(g) (plain) or φ'(g) ⊙ u (gated), second =
+        φ(g) (None for a plain MLP).
+        """
+        g, u = self._hidden(x)
+        value, slope = value_and_slope(self.activation, g)
+        return (slope, None) if u is None else (slope * u, value)
+
+    def between_scaled(self, scale_in: float, scale_out: float) -> MlpWeights:
+        """The same MLP from x / scale_in to y / scale_out: what SAEs in training, which read those, stand around."""
+        return dataclasses.replace(
+            self,
+            W_in=self.W_in * scale_in,
+            W_up=None if self.W_up is None else self.W_up * scale_in,
+            W_out=self.W_out / scale_out,
+            b_out=None if self.b_out is None else self.b_out / scale_out,
+        )
+
+    def to(self, tensor: Tensor) -> MlpWeights:
+        """On the device and in the number format of `tensor`."""
+        moved: dict[str, Any] = {name: t.to(tensor) for name, t in vars(self).items() if isinstance(t, Tensor)}
+        return dataclasses.replace(self, **moved)
