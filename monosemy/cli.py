@@ -1,4 +1,4 @@
-"""The command line: `monosemy COMMAND …`; `COMMANDS` lists them.
+"""The command line: `monosemy COMMAND …`; `commands` lists them, those of the rooms (`rooms.Room`) included.
 
 Bad input ends in one line on standard error and status 2; an interrupted training run saves a checkpoint and ends with
 status 130. Imports are lazy: `--help` and `info` answer at once.
@@ -7,7 +7,7 @@ status 130. Imports are lazy: `--help` and `info` answer at once.
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import functools
 import io
 import os
 import sys
@@ -16,46 +16,13 @@ from typing import NoReturn
 
 from monosemy import __version__
 from monosemy.config import RunConfig
-from monosemy.errors import UserError, unknown
+from monosemy.errors import Interrupted, UserError, unknown
 from monosemy.ranges import Range
+from monosemy.rooms import Command, rooms
 from monosemy.support.arguments import Parser, amount
 from monosemy.support.flags import SHORT, parse_settings
 from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
 from monosemy.support.visible import visible
-
-COMMANDS = {
-    "demo": "train and compare 15 SAEs on SmolLM2-135M, offline; ends with a table and a report",
-    "train": "train, evaluate and report a run: a recipe or run.json, and flags that override it",
-    "evaluate": "measure the SAEs of a run on validation documents",
-    "report": "write a run's report.html and figures again",
-    "features": "find out what the latents of an SAE respond to: contexts, labels, neighbours",
-    "browse": "look at a run's latents in a web browser, offline: search, compare, test texts, steer",
-    "show": "a latent's page in the terminal",
-    "steer": "write text with latents changed, beside the unchanged model and controls",
-    "jacobian": "pairs of SAEs around an MLP that compute sparsely: train a frontier, measure, pairs, graphs",
-    "circuits": "the attention heads and edges that carry a behaviour, with intervals and a drawing",
-    "explain": "have a chat model explain latents, and score the explanations",
-    "export-html": "a few latents as one HTML file that opens anywhere",
-    "export-neuronpedia": "features in Neuronpedia's import or upload format",
-    "export-circuit-tracer": "features as circuit-tracer's frontend reads them",
-    "export-parquet": "features as Parquet tables",
-    "info": "what is here: architectures and their options, recipes, a run's settings",
-}
-ELSEWHERE = {
-    "browse": "monosemy.app.server:run_browse",
-    "show": "monosemy.features.commands:run_show",
-    "steer": "monosemy.steering.command:run_steer",
-    "explain": "monosemy.features.explain.command:run_explain",
-    "jacobian": "monosemy.circuits.jacobian.commands:run_jacobian",
-    "circuits": "monosemy.circuits.heads.command:run_circuits",
-    "export-html": "monosemy.features.commands:run_export_html",
-    "export-neuronpedia": "monosemy.features.commands:run_export_neuronpedia",
-    "export-circuit-tracer": "monosemy.features.commands:run_export_circuit_tracer",
-    "export-parquet": "monosemy.features.commands:run_export_parquet",
-}
-"""Commands that their own part of the code reads the words of."""
-FROM_THE_START = ("browse", "show", "steer", "circuits")
-"""Commands that keep nothing of what they had done when interrupted."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,15 +41,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        continues = words[:1] and words[0] not in FROM_THE_START
-        print("interrupted" + ("; run the same command to continue" if continues else ""), file=sys.stderr)
+        command = commands().get(words[0]) if words else None
+        continues = "; run the same command to continue" if command and command.continues else ""
+        print(f"interrupted{continues}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `monosemy … | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception as error:
-        if type(error).__name__ != "Interrupted":
-            raise
+    except Interrupted as error:
         print(f"{error}; run the same command to continue", file=sys.stderr)
         sys.exit(130)
 
@@ -91,20 +57,22 @@ def dispatch(words: list[str]) -> None:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
-        listed = "\n".join(f"  {name:23s}{what}" for name, what in COMMANDS.items())
+        listed = "\n".join(f"  {name:23s}{command.summary}" for name, command in commands().items())
         print(f"usage: monosemy COMMAND …\n\n{listed}\n\nmonosemy COMMAND --help tells more; version {__version__}")
         return
     if words[0] == "--version":
         print(__version__)
         return
-    command, rest = words[0], words[1:]
-    if command not in COMMANDS:
-        raise unknown("command", command, COMMANDS)
-    if command in ELSEWHERE:
-        module, function = ELSEWHERE[command].split(":")
-        getattr(importlib.import_module(module), function)(rest)
-    else:
-        globals()[f"run_{command}"](rest)
+    if words[0] not in commands():
+        raise unknown("command", words[0], commands())
+    commands()[words[0]].run(words[1:])
+
+
+@functools.cache
+def commands() -> dict[str, Command]:
+    """Every command by its name, in the order of `monosemy --help`."""
+    of_rooms = [command for room in rooms() for command in room.commands]
+    return {command.name: command for command in (*RUN_COMMANDS, *of_rooms, INFO)}
 
 
 def run_demo(words: list[str]) -> None:
@@ -201,7 +169,7 @@ def run_features(words: list[str]) -> None:
 
 
 def run_info(words: list[str]) -> None:
-    parser = Parser("monosemy info", description=COMMANDS["info"])
+    parser = Parser("monosemy info", description=INFO.summary)
     parser.add_argument("what", nargs="?", help="a run folder (its settings and SAEs) or an architecture (its options)")
     what = parser.parse_args(words).what
     from monosemy.recipes import RECIPES
@@ -248,7 +216,7 @@ def _print_architecture(name: str) -> None:
 
 
 def _run_parser(command: str) -> Parser:
-    parser = Parser(f"monosemy {command}", description=COMMANDS[command])
+    parser = Parser(f"monosemy {command}", description=commands()[command].summary)
     parser.add_argument("run", help="a run folder, e.g. runs/demo")
     return parser
 
@@ -300,6 +268,15 @@ def _take(words: list[str], flag: str, example: str) -> tuple[str, list[str]]:
             return word.split("=", 1)[1], words[:i] + words[i + 1 :]
     return "", words
 
+
+RUN_COMMANDS = (
+    Command("demo", "train and compare 15 SAEs on SmolLM2-135M, offline; ends with a table and a report", run_demo),
+    Command("train", "train, evaluate and report a run: a recipe or run.json, and flags that override it", run_train),
+    Command("evaluate", "measure the SAEs of a run on validation documents", run_evaluate),
+    Command("report", "write a run's report.html and figures again", run_report),
+    Command("features", "find out what the latents of an SAE respond to: contexts, labels, neighbours", run_features),
+)
+INFO = Command("info", "what is here: architectures and their options, recipes, a run's settings", run_info)
 
 if __name__ == "__main__":
     main()

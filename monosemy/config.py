@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from monosemy.errors import UserError, unknown
 from monosemy.ranges import SHARE, Range
+from monosemy.rooms import Room, rooms, with_room_settings
 
 LABELS = frozenset({"recipe", "log_to"})
 """Settings of a run that change nothing in what it computes."""
@@ -130,32 +131,7 @@ class EvaluationConfig:
     """PCA with as many components as the L0, at each site."""
 
 
-@dataclass(frozen=True)
-class JacobianConfig:
-    """Pairs of SAEs around one MLP, trained together so that few input latents move few output latents.
-
-    loss of a pair = both SAEs' own losses + (λ / k²) Σ |∂ output latent / ∂ input latent|, latents at E‖x‖² = 1.
-    One pair for every λ × L0 × seed, beside the SAEs of `architectures` (which may then be empty); both sites of the
-    layer, `layers.N.mlp_in` and `layers.N.mlp_out`, must be among `activations.sites`. A pair is saved as two SAEs of
-    one name, `jsae_<λ>-l0_<L0>-s<seed>`, one at each site, and evaluated as any other.
-    """
-
-    lambdas: Annotated[tuple[float, ...], Range(0, 1e9, example=3)] = ()
-    """λ of each pair, 0 for the pair without penalty; empty trains no pairs."""
-    layer: Annotated[int | None, Range(0, example=12)] = None
-    """The MLP's layer; None takes the one layer whose two sites are among activations.sites."""
-    architecture: Literal["topk", "batch_topk", "jumprelu"] = "topk"
-    """Architecture of both SAEs."""
-    at: Literal["input", "reconstruction"] = "input"
-    """Where the MLP's slopes and the active output latents are taken: at the true input, or at its reconstruction."""
-    warmup_fraction: Annotated[float, SHARE] = 0.05
-    """Share of the steps over which λ rises from 0."""
-    token_share: Annotated[float, Range(0, 1, example=0.5, above_low=True)] = 1.0
-    """Share of each batch's tokens, drawn anew every step, that the penalty is measured on (an unbiased estimate)."""
-    max_memory_mb: Annotated[int, Range(1, example=2048)] = 2048
-    """Most memory for the penalty's temporary arrays, in 10⁶ bytes; less of it costs time."""
-
-
+@with_room_settings
 @dataclass(frozen=True)
 class RunConfig:
     """A whole run: every architecture × L0 × seed at every site, trained on one stream."""
@@ -180,7 +156,23 @@ class RunConfig:
     jumprelu` lists them."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    jacobian: JacobianConfig = field(default_factory=JacobianConfig)
+
+
+def room_settings(config: RunConfig, kind: type[T]) -> T:
+    """The section of a room, by its type."""
+    name = next(room.name for room in rooms() if room.settings is kind)
+    return getattr(config, name)
+
+
+def with_room(config: RunConfig, settings: Any) -> RunConfig:
+    """`config` with these settings as the section of the room whose type they are."""
+    name = next(room.name for room in rooms() if room.settings is type(settings))
+    return dataclasses.replace(config, **{name: settings})
+
+
+def taking_part(config: RunConfig) -> tuple[Room, ...]:
+    """The rooms that a run asks something of."""
+    return tuple(room for room in rooms() if room.settings and room.takes_part(getattr(config, room.name)))
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -242,9 +234,9 @@ def fingerprint(value: Any) -> str:
 
 
 def identity(config: RunConfig) -> str:
-    """Fingerprint of all that a run computes: its labels left out, and settings of what it does not do (pairs of SAEs,
-    random weights)."""
-    idle = LABELS if config.jacobian.lambdas else LABELS | {"jacobian"}
+    """Fingerprint of all that a run computes: its labels left out, and settings of what it does not do (rooms that take
+    no part in it, random weights)."""
+    idle = LABELS | {room.name for room in rooms() if room.settings and room not in taking_part(config)}
     computed = {key: value for key, value in to_json(config).items() if key not in idle}
     if config.model.randomise == "none":
         computed["model"].pop("randomise")

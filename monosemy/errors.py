@@ -14,6 +14,10 @@ class UserError(ValueError):
     """Bad input. The message is a single line: value, rule, valid choices, fix."""
 
 
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived while work could be kept; it was, and the message says where."""
+
+
 def near_matches(value: str, choices: Iterable[str], n: int = 3) -> list[str]:
     """Up to `n` choices that look like `value`, best first; empty when none comes close."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from monosemy.features.room import ROOM
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.view.choose import open_chosen, parse_latents
 from monosemy.features.view.excerpt import GROUPS
@@ -19,13 +20,7 @@ from monosemy.ranges import Range
 from monosemy.run import require_weights
 from monosemy.support.arguments import Parser, whole
 
-COMMANDS = {
-    "show": "a latent's page in the terminal",
-    "export-html": "a few latents as one HTML file that opens anywhere",
-    "export-neuronpedia": "features in Neuronpedia's import or upload format",
-    "export-circuit-tracer": "features as circuit-tracer's frontend reads them",
-    "export-parquet": "features as Parquet tables",
-}
+SUMMARIES = {command.name: command.summary for command in ROOM.commands}
 
 
 def run_show(words: list[str]) -> None:
@@ -131,7 +126,7 @@ def _write(text: str) -> None:
 
 
 def _parser(command: str) -> Parser:
-    parser = Parser(f"monosemy {command}", description=COMMANDS[command])
+    parser = Parser(f"monosemy {command}", description=SUMMARIES[command])
     parser.add_argument("run", help="a run folder, e.g. runs/demo")
     parser.add_argument("--sae", metavar="SITE/NAME", help="which SAE (needed when features of several are built)")
     return parser

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monosemy.config import RunConfig, from_json
 from monosemy.errors import UserError, unknown
+from monosemy.pipeline.requirements import requirements_of
 from monosemy.ranges import check_ranges, number_name
 from monosemy.support import files
 from monosemy.support.flags import flag_of
@@ -29,18 +31,19 @@ def check_config(config: RunConfig) -> None:
             f"{training.decay_fraction:g} must add up to at most 1; e.g. 0.05 and 0.2"
         )
     check_context(config)
+    requirements = requirements_of(config)
     named = {"architectures": config.architectures, "l0": config.l0, "seeds": config.seeds}
-    if config.jacobian.lambdas and not config.architectures:
+    if not config.architectures and any(needs.architectures(config) for needs in requirements):
         named.pop("architectures")
     for name, values in {**named, "activations.sites": config.activations.sites}.items():
-        _distinct(flag_of(name), values)
+        require_distinct(flag_of(name), values)
     if config.activations.storage == "stream" and training.n_passes > 1:
         raise UserError(
             f"training.n_passes {training.n_passes} needs activations kept on disk; set it to 1, or storage to disk"
         )
-    _check_architectures(config)
-    if config.jacobian.lambdas:
-        _check_jacobian(config)
+    _check_architectures(config, [name for needs in requirements for name in needs.architectures(config)])
+    for needs in requirements:
+        needs.check(config)
 
 
 def check_context(config: RunConfig, *, starts_with_bos: bool = False) -> None:
@@ -55,18 +58,8 @@ def check_context(config: RunConfig, *, starts_with_bos: bool = False) -> None:
         )
 
 
-def _check_jacobian(config: RunConfig) -> None:
-    """Settings of pairs; that the MLP is one the formula covers shows when the model is there."""
-    from monosemy.circuits.jacobian.pair import pair_sites
-    from monosemy.models.sites import parse_site
-
-    settings = config.jacobian
-    _distinct(flag_of("jacobian.lambdas"), settings.lambdas)
-    sites = [str(parse_site(name, 1_000_000, post_norms=False)) for name in config.activations.sites]
-    pair_sites(sites, settings.layer)
-
-
-def _distinct(name: str, values: Iterable[Any]) -> None:
+def require_distinct(name: str, values: Iterable[Any]) -> None:
+    """Refuses an empty list, and one that holds a value twice. Raises UserError, naming the flag."""
     listed = list(values)
     if not listed:
         raise UserError(f"{name} is empty; give at least one")
@@ -75,7 +68,8 @@ def _distinct(name: str, values: Iterable[Any]) -> None:
             raise UserError(f"{name} holds {value} twice; give each once")
 
 
-def _check_architectures(config: RunConfig) -> None:
+def _check_architectures(config: RunConfig, of_rooms: Sequence[str]) -> None:
+    """`of_rooms`: architectures that rooms train beside the run's own."""
     import torch
 
     from monosemy.saes.base import SaeConfig
@@ -85,7 +79,7 @@ def _check_architectures(config: RunConfig) -> None:
     for key, name in zip(config.options, named, strict=True):
         if name not in ARCHITECTURES:
             raise unknown("architecture in options", key, [f"{name}.…" for name in ARCHITECTURES])
-    trained = [*config.architectures, *([config.jacobian.architecture] if config.jacobian.lambdas else [])]
+    trained = [*config.architectures, *of_rooms]
     for name in dict.fromkeys((*trained, *named)):
         options: Any = from_json(architecture(name).Options, options_of(config, name), f"--{name}")
         check_ranges(options, functools.partial(_option_flag, name))
@@ -130,22 +124,24 @@ def check_resources(run: Run) -> None:
     try:
         require(run.config)
     except DoesNotFit as error:
-        raise UserError(f"{error}{value_that_fits(run.config, error.part, require)}") from None
+        raise UserError(f"{error}{value_that_fits(run.config, error, require)}") from None
 
 
 def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, device: torch.device) -> None:
-    from monosemy.support.estimates import Plan, estimate, require_resources
+    from monosemy.support.estimates import estimate, require_resources
 
-    plan = estimate(config, _widths(config, size.d_model, d_heads), size)
+    costs = [needs.cost(config, size) for needs in requirements_of(config)]
+    plan = estimate(config, _widths(config, size.d_model, d_heads), size, costs=costs)
     if not run.created:  # what it writes is partly there already, and would be counted twice
-        plan = Plan(plan.memory, {}, {})
+        plan = dataclasses.replace(plan, cache_disk={}, run_disk={})
     if device.type == "cuda":
         import torch
 
         on_device = {name: n for name, n in plan.memory.items() if name not in ("libraries", "shuffle buffer")}
         free = torch.cuda.mem_get_info(device)[0]
-        require_resources(Plan(on_device, {}, {}), run.folder, memory_available=free, kind="GPU memory")
-        plan = Plan({k: n for k, n in plan.memory.items() if k not in on_device}, plan.cache_disk, plan.run_disk)
+        device_plan = dataclasses.replace(plan, memory=on_device, cache_disk={}, run_disk={})
+        require_resources(device_plan, run.folder, memory_available=free, kind="GPU memory")
+        plan = dataclasses.replace(plan, memory={k: n for k, n in plan.memory.items() if k not in on_device})
     require_resources(plan, run.folder)
 
 

@@ -1,92 +1,86 @@
-"""What a run trains: its SAEs and controls, and pairs around an MLP, initialised from held-in rows.
+"""What a run trains: its SAEs and controls, initialised from held-in rows, and what rooms train beside them.
 
 Place on the path: prepared activations → **trainees** → the training stage. One SAE for every architecture × L0 ×
-seed at every site, the frozen-random control; one pair for every λ × L0 × seed at the layer of `jacobian.layer`.
+seed at every site, the frozen-random control; then the joined units of the rooms that take part (`Room.units`).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from monosemy.config import taking_part
 from monosemy.pipeline.checks import options_of
 from monosemy.pipeline.prepare import Prepared
 from monosemy.ranges import number_name
+from monosemy.rooms import load
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from monosemy.circuits.jacobian.pair import Pair
     from monosemy.training.trainee import Trainee
+    from monosemy.training.trainer import JoinedUnit, Key
 
 INITIAL_TOKENS = 4_096
 CONTROL = "frozen_random"
 
 
-def build_trainees(prepared: Prepared) -> dict[tuple[str, str], Trainee]:
+@dataclass(frozen=True)
+class NewSae:
+    """An SAE to be trained."""
+
+    site: str
+    architecture: str
+    l0: float
+    seed: int
+    frozen: bool = False
+    """A decoder that stays random: a control."""
+
+
+def build_trainees(prepared: Prepared) -> dict[Key, Trainee]:
     """One trainee for every SAE and control of the run."""
     config = prepared.config
-    wanted = [(name, name, False) for name in config.architectures]
+    families = [(name, name, False) for name in config.architectures]
     if config.evaluation.frozen_random:
-        wanted.append((CONTROL, "topk", True))
+        families.append((CONTROL, "topk", True))
     return {
-        (site, f"{label}-l0_{number_name(l0)}-s{seed}"): _build(
-            prepared, site, rows, architecture, l0, seed, frozen=frozen
+        (site, f"{label}-l0_{number_name(l0)}-s{seed}"): build_trainee(
+            prepared, NewSae(site, architecture, l0, seed, frozen), rows
         )
-        for site, rows in prepared.held_in(INITIAL_TOKENS, seed=1).items()
-        for (label, architecture, frozen), l0, seed in itertools.product(wanted, config.l0, config.seeds)
+        for site, rows in initial_rows(prepared).items()
+        for (label, architecture, frozen), l0, seed in itertools.product(families, config.l0, config.seeds)
     }
 
 
-def build_pairs(prepared: Prepared) -> list[Pair]:
-    """One pair for every λ × L0 × seed; empty where the run asks for none.
-
-    Raises UserError where the layer's two sites are not both read, where the MLP is none that the Jacobian's formula
-    covers, or where one token's Jacobian does not fit in the bound on memory.
-    """
-    config, settings = prepared.config, prepared.config.jacobian
-    if not settings.lambdas:
-        return []
-    import torch
-
-    from monosemy.circuits.jacobian.mlp import mlp_weights
-    from monosemy.circuits.jacobian.pair import Pair, pair_name, pair_sites
-    from monosemy.circuits.jacobian.penalty import SlopesAtInput
-
-    sites = pair_sites(prepared.sites, settings.layer)
-    weights = mlp_weights(prepared.model, int(sites[0].split(".")[1]))
-    slopes = SlopesAtInput(weights.between_scaled(*(prepared.scale[site] for site in sites)))
-    rows = prepared.held_in(INITIAL_TOKENS, seed=1)
-    grid = list(itertools.product(settings.lambdas, config.l0, config.seeds))
-    side_by_side = max(1, min(len(grid), torch.get_num_threads()))  # the bound is for all of them
-    pairs = []
-    for coef, l0, seed in grid:
-        name = pair_name(coef, l0, seed)
-        inputs, outputs = (_build(prepared, site, rows[site], settings.architecture, l0, seed) for site in sites)
-        keys = ((sites[0], name), (sites[1], name))
-        max_memory = settings.max_memory_mb * 1_000_000 // side_by_side
-        pairs.append(Pair(keys, (inputs, outputs), slopes, coef, settings, max_memory=max_memory))
-    return pairs
+def build_units(prepared: Prepared) -> list[JoinedUnit]:
+    """The units of every room that takes part in the run. Raises UserError where one cannot be built."""
+    return [unit for room in taking_part(prepared.config) if room.units for unit in load(room.units)(prepared)]
 
 
-def _build(
-    prepared: Prepared, site: str, rows: Tensor, architecture: str, l0: float, seed: int, *, frozen: bool = False
-) -> Trainee:
+def initial_rows(prepared: Prepared) -> Mapping[str, Tensor]:
+    """Site → the rows [n, d] that SAEs are initialised from."""
+    return prepared.held_in(INITIAL_TOKENS, seed=1)
+
+
+def build_trainee(prepared: Prepared, new: NewSae, rows: Tensor) -> Trainee:
+    """An initialised SAE with its optimizer; rows [n, d] at E‖x‖² = 1."""
     from monosemy.saes.base import SaeConfig
     from monosemy.saes.registry import build_sae
     from monosemy.training.trainee import Trainee
 
     config, n_steps = prepared.config, prepared.stream.n_steps
     described = SaeConfig(
-        architecture,
+        new.architecture,
         rows.shape[1],
         config.d_sae,
-        float(l0),
-        site=site,
+        float(new.l0),
+        site=new.site,
         model=prepared.model.name,
-        seed=seed,
-        frozen_decoder=frozen,
-        options=options_of(config, architecture),
+        seed=new.seed,
+        frozen_decoder=new.frozen,
+        options=options_of(config, new.architecture),
     )
     sae = build_sae(described).to(prepared.model.device)
     trainee = Trainee(sae, config.training, n_steps, n_steps * config.training.batch_tokens)

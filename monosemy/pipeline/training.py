@@ -1,5 +1,5 @@
-"""The training stage: every architecture × L0 × seed at every site, the frozen-random control, and pairs around an MLP
-(λ × L0 × seed), on one stream."""
+"""The training stage: every architecture × L0 × seed at every site, the frozen-random control, and what rooms train
+beside them, on one stream."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from monosemy.config import fingerprint, identity, to_json
 from monosemy.pipeline.prepare import Prepared, prepare
-from monosemy.pipeline.trainees import build_pairs, build_trainees
+from monosemy.pipeline.trainees import build_trainees, build_units
 from monosemy.run import Run
 from monosemy.support import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from monosemy.saes.base import SparseAutoencoder
     from monosemy.training.trainee import Trainee
     from monosemy.training.trainer import Trainer, Unit
 
@@ -37,16 +38,21 @@ def train(run: Run) -> Prepared | None:
     if trained(run):
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         return None
+    from monosemy.saes.storage import save_sae
+
     prepared = prepare(run)
     trainees = build_trainees(prepared)
-    pairs = build_pairs(prepared)
-    trainees |= {key: trainee for pair in pairs for key, trainee in zip(pair.keys, pair.trainees, strict=True)}
-    trainer = _train(run, prepared, trainees, pairs)
+    units = build_units(prepared)
+    trainees |= {key: trainee for unit in units for key, trainee in zip(unit.keys, unit.trainees, strict=True)}
+    trainer = _train(run, prepared, trainees, units)
     rows = prepared.held_in(CALIBRATION_TOKENS, seed=2)
-    joined = {key: pair.record() for pair in pairs for key in pair.keys}
+    records = {key: unit.record() for unit in units for key in unit.keys}
     with progress.stage("calibrating and saving", total=len(trainees), unit="SAEs") as bar:
         for (site, name), trainee in trainees.items():
-            _finish(run, prepared, trainee, site, name, rows[site], trainer.n_tokens, joined.get((site, name)))
+            sae = _finish(trainee, rows[site], scale=prepared.scale[site], n_tokens=trainer.n_tokens)
+            record = {**sae.config.record, "control": name.split("-")[0], **records.get((site, name), {})}
+            sae.config = dataclasses.replace(sae.config, record=record)
+            save_sae(sae, run.sae_folder(site, name))
             bar.advance()
     stream = prepared.stream.record()
     run.add_provenance(stopped=trainer.messages, shuffle=stream)
@@ -84,13 +90,9 @@ def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee
     return trainer
 
 
-def _finish(
-    run: Run, prepared: Prepared, trainee: Trainee, site: str, name: str, rows: Tensor, n_tokens: int,
-    paired: Mapping[str, Any] | None,
-) -> None:  # fmt: skip
-    """Lands the L0, folds the scale in, saves; `paired` tells what pair the SAE belongs to."""
+def _finish(trainee: Trainee, rows: Tensor, *, scale: float, n_tokens: int) -> SparseAutoencoder:
+    """The trained SAE with its L0 landed and the scale folded in, and a record of both. rows [n, d]: held in."""
     from monosemy.saes.base import calibrate
-    from monosemy.saes.storage import save_sae
 
     sae = trainee.sae.eval()
     record: dict[str, Any] = {
@@ -98,10 +100,7 @@ def _finish(
         "n_tokens": n_tokens,
         "rows_left_out": trainee.n_left_out,
         "stopped": trainee.stopped,
-        "control": name.split("-")[0],
     }
-    if paired is not None:
-        record["jacobian"] = paired
-    sae.fold_scale(prepared.scale[site])
+    sae.fold_scale(scale)
     sae.config = dataclasses.replace(sae.config, record=record)
-    save_sae(sae, run.sae_folder(site, name))
+    return sae

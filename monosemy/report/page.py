@@ -9,13 +9,10 @@ Limits: a run of many sites makes a long page and a file of some megabytes (abou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosemy.circuits.jacobian.report_section import ANCHOR, TITLE, Jacobian, read_jacobian
-from monosemy.circuits.jacobian.report_section import drawings as jacobian_drawings
-from monosemy.circuits.jacobian.report_section import section as jacobian_section
 from monosemy.config import to_json
 from monosemy.report import tables
 from monosemy.report.canvas import Drawing
@@ -24,6 +21,7 @@ from monosemy.report.figures import site_figures, write_figures
 from monosemy.report.markup import Cell, Html, bullets, details, facts, figure, join, page, table
 from monosemy.report.power_law import PowerLaw, fit_power_law
 from monosemy.report.read import Key, Run, read_run
+from monosemy.report.sections import Section, read_sections
 from monosemy.report.summary import HOW_TO_READ, MEASURES, findings, headline, title, warnings, what_was_run
 from monosemy.support.files import write_text
 from monosemy.support.progress import duration_text, stage
@@ -44,7 +42,7 @@ def write_report(run_folder: Path) -> Path:
     anything is written; and when the folder cannot be written.
     """
     run = read_run(Path(run_folder))
-    pairs = read_jacobian(run.folder)
+    sections = read_sections(run.folder)
     with stage("report", total=len(run.sites), unit="sites") as bar:
         laws = {
             key: fit_power_law(latents.mean_when_active, latents.firing_rate) for key, latents in run.latents.items()
@@ -53,11 +51,10 @@ def write_report(run_folder: Path) -> Path:
         for site in run.sites:
             drawings[site] = dict(site_figures(run, site, laws))
             bar.advance()
-    about_pairs = jacobian_drawings(pairs) if pairs else {}
-    everything = [*drawings.values(), about_pairs]
+    everything = [*drawings.values(), *(section.drawings for section in sections)]
     write_figures(run.folder, [drawing for drawn in everything for drawing in drawn.values()])
     path = run.folder / "report.html"
-    write_text(path, _document(run, drawings, laws, (pairs, about_pairs)))
+    write_text(path, _document(run, drawings, laws, sections))
     return path
 
 
@@ -65,14 +62,13 @@ def _document(
     run: Run,
     drawings: Mapping[str, Mapping[str, Drawing]],
     laws: Mapping[Key, PowerLaw | None],
-    pairs: tuple[Jacobian | None, Mapping[str, Drawing]],
+    sections: Sequence[Section],
 ) -> str:
     lede = Html('<p class="lede">{}</p>').format(what_was_run(run))
     body = [_summary(run)]
     contents = [("summary", "Which architecture is ahead")]
-    if pairs[0] is not None:
-        body.append(jacobian_section(pairs[0], pairs[1]))
-        contents.append((ANCHOR, TITLE))
+    body += [section.html for section in sections]
+    contents += [(section.anchor, section.title) for section in sections]
     for number_, site in enumerate(run.sites):
         body.append(_site(run, site, f"site-{number_}", drawings[site], laws))
         contents.append((f"site-{number_}", site))

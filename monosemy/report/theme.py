@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from monosemy.rooms import rooms
 from monosemy.saes.registry import ARCHITECTURES
 
 FROZEN_RANDOM = "frozen_random"
@@ -110,8 +111,10 @@ class PageStyle:
 
 def label(architecture: str) -> str:
     """The name readers know: `batch_topk` → `BatchTopK`; an unlisted architecture keeps its own."""
-    if architecture.startswith("jsae_"):
-        return f"Pair, λ = {architecture.removeprefix('jsae_')}"
+    for room in rooms():
+        for prefix, shown in room.labels.items():
+            if architecture.startswith(prefix):
+                return shown + architecture.removeprefix(prefix)
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture].label
     return CONTROLS.get(architecture, architecture.replace("_", " "))

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,41 +37,42 @@ LOGIT_BYTES = 1 << 28
 ROW_RECORD_BYTES = 16
 MARGIN = 1.05
 
-_LOWER = {
-    "model": "choose a smaller model, or --model.dtype bfloat16",
-    "SAEs in training": "lower --d-sae, or train fewer architectures, l0, seeds or sites at a time",
-    "training step": "lower --training.batch-tokens or --d-sae",
-    "shuffle buffer": "lower --activations.buffer-tokens or use fewer sites",
-    "logits": "lower --text.context-length or choose a smaller model",
-    "model pass": "lower --activations.batch-sequences or --text.context-length",
-    "activations": "lower --tokens, use fewer sites, or set --activations.storage to stream",
-    "token shards": "lower --tokens",
-    "Jacobian penalty": "lower --jacobian.max-memory-mb",
-    "SAEs": "lower --d-sae, or train fewer architectures, l0, seeds or sites",
-    "checkpoints": "lower --d-sae, or train fewer architectures, l0, seeds or sites",
-}
+
+@dataclass(frozen=True)
+class Remedy:
+    """What makes a part of a plan smaller."""
+
+    advice: str
+    """`lower --d-sae, or …`"""
+    settings: tuple[str, ...] = ()
+    """The numbers whose lowering does it, in the order in which they are tried."""
 
 
-_SETTINGS = {
-    "SAEs in training": ("d_sae",),
-    "training step": ("d_sae", "training.batch_tokens"),
-    "SAEs": ("d_sae",),
-    "checkpoints": ("d_sae",),
-    "shuffle buffer": ("activations.buffer_tokens",),
-    "activations": ("text.n_tokens",),
-    "token shards": ("text.n_tokens",),
-    "model pass": ("activations.batch_sequences",),
-    "Jacobian penalty": ("jacobian.max_memory_mb",),
+_FEWER_SAES = "lower --d-sae, or train fewer architectures, l0, seeds or sites"
+REMEDIES: Mapping[str, Remedy] = {
+    "model": Remedy("choose a smaller model, or --model.dtype bfloat16"),
+    "SAEs in training": Remedy(f"{_FEWER_SAES} at a time", ("d_sae",)),
+    "training step": Remedy("lower --training.batch-tokens or --d-sae", ("d_sae", "training.batch_tokens")),
+    "shuffle buffer": Remedy("lower --activations.buffer-tokens or use fewer sites", ("activations.buffer_tokens",)),
+    "logits": Remedy("lower --text.context-length or choose a smaller model"),
+    "model pass": Remedy(
+        "lower --activations.batch-sequences or --text.context-length", ("activations.batch_sequences",)
+    ),
+    "activations": Remedy(
+        "lower --tokens, use fewer sites, or set --activations.storage to stream", ("text.n_tokens",)
+    ),
+    "token shards": Remedy("lower --tokens", ("text.n_tokens",)),
+    "SAEs": Remedy(_FEWER_SAES, ("d_sae",)),
+    "checkpoints": Remedy(_FEWER_SAES, ("d_sae",)),
 }
-"""The numbers whose lowering makes a part smaller, in the order in which they are tried."""
 
 
 class DoesNotFit(UserError):
-    """What a plan needs is not there; `part` is the largest part of it."""
+    """What a plan needs is not there; `settings` are the numbers whose lowering makes its largest part smaller."""
 
-    def __init__(self, message: str, part: str) -> None:
+    def __init__(self, message: str, settings: tuple[str, ...]) -> None:
         super().__init__(message)
-        self.part = part
+        self.settings = settings
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,26 @@ class Plan:
     """Disk in the cache folder: what later runs use again."""
     run_disk: Mapping[str, int]
     """Disk in the run folder."""
+    remedies: Mapping[str, Remedy] = field(default_factory=lambda: REMEDIES)
+    """Part → what makes it smaller."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a room's part in a run takes beside the SAEs at every site."""
+
+    n_parameters: int = 0
+    """float32 parameters of its own SAEs, all of them."""
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Part → bytes of main memory."""
+    remedies: Mapping[str, Remedy] = field(default_factory=dict)
+    """Part of `memory` → what makes it smaller."""
 
 
 def n_saes_per_site(config: RunConfig) -> int:
-    """SAEs trained at each site: architectures × L0 × seeds, and a frozen-random control for each L0 and seed; without
-    those of pairs, which stand at two sites alone."""
+    """SAEs trained at each site: architectures × L0 × seeds, and a frozen-random control for each L0 and seed."""
     controls = 1 if config.evaluation.frozen_random else 0
     return (len(config.architectures) + controls) * len(config.l0) * len(config.seeds)
-
-
-def n_pairs(config: RunConfig) -> int:
-    """Pairs of SAEs around an MLP: λ × L0 × seeds."""
-    return len(config.jacobian.lambdas) * len(config.l0) * len(config.seeds)
 
 
 def estimate(
@@ -113,18 +122,19 @@ def estimate(
     widths: Mapping[str, int],
     model: ModelSize,
     *,
+    costs: Sequence[Cost] = (),
     reuse_activations: bool = False,
     model_loaded: bool = False,
 ) -> Plan:
     """What `config` needs at sites of the given widths (site -> d).
 
-    `reuse_activations`: the store exists already and takes no more disk. `model_loaded`: the weights are in
-    memory already and take no more of it.
+    `costs`: of the rooms that take part. `reuse_activations`: the store exists already and takes no more disk.
+    `model_loaded`: the weights are in memory already and take no more of it.
     """
     width = sum(widths.values())
     by_site = [2 * d * config.d_sae + 3 * config.d_sae + d for d in widths.values()]
     largest, parameters = max(by_site), n_saes_per_site(config) * sum(by_site)
-    parameters += n_pairs(config) * 2 * (2 * model.d_model * config.d_sae + 3 * config.d_sae + model.d_model)
+    parameters += sum(cost.n_parameters for cost in costs)
     n_tokens = config.text.n_tokens + config.text.n_validation_tokens
     pass_tokens = config.activations.batch_sequences * config.text.context_length
     memory = {
@@ -135,8 +145,10 @@ def estimate(
         "training step": 4 * largest + config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4,
         "libraries": BASE_MEMORY,
     }
-    if any(config.jacobian.lambdas):
-        memory["Jacobian penalty"] = config.jacobian.max_memory_mb * 1_000_000
+    remedies = dict(REMEDIES)
+    for cost in costs:
+        memory |= cost.memory
+        remedies |= cost.remedies
     cache_disk = {"token shards": 2 * 4 * n_tokens}
     if config.activations.storage == "stream":
         memory["shuffle buffer"] = config.activations.buffer_tokens * width * 4
@@ -144,7 +156,7 @@ def estimate(
         row = width * BYTES[config.activations.dtype] + ROW_RECORD_BYTES
         cache_disk["activations"] = config.text.n_tokens * row
     run_disk = {"SAEs": parameters * 4, "checkpoints": 2 * 3 * parameters * 4}
-    return Plan(memory, cache_disk, run_disk)
+    return Plan(memory, cache_disk, run_disk, remedies)
 
 
 def require_resources(
@@ -162,32 +174,33 @@ def require_resources(
     one file system, their needs are added up.
     """
     available = available_memory() if memory_available is None else memory_available
-    _require(kind, plan.memory, available, "")
+    _require(kind, plan.memory, available, "", plan.remedies)
     cache = files.cache_folder() if cache is None else cache
     if _same_disk(folder, cache):
         both = {**plan.cache_disk, **plan.run_disk}
-        _require("disk", both, files.free_bytes(folder), f" in {folder} and {cache}")
+        _require("disk", both, files.free_bytes(folder), f" in {folder} and {cache}", plan.remedies)
         return
-    _require("disk", plan.run_disk, files.free_bytes(folder), f" in {folder}")
-    _require("disk", plan.cache_disk, files.free_bytes(cache), f" in {cache} (move it with MONOSEMY_CACHE)")
+    _require("disk", plan.run_disk, files.free_bytes(folder), f" in {folder}", plan.remedies)
+    where = f" in {cache} (move it with MONOSEMY_CACHE)"
+    _require("disk", plan.cache_disk, files.free_bytes(cache), where, plan.remedies)
 
 
-def _require(kind: str, parts: Mapping[str, int], available: int, where: str) -> None:
+def _require(kind: str, parts: Mapping[str, int], available: int, where: str, remedies: Mapping[str, Remedy]) -> None:
     needed = int(sum(parts.values()) * MARGIN)
     if needed <= available:
         return
-    largest = max((part for part in parts if part in _LOWER), key=lambda part: parts[part])
+    largest = max((part for part in parts if part in remedies), key=lambda part: parts[part])
     raise DoesNotFit(
         f"this run needs about {size_text(needed)} of {kind}{where} and {size_text(available)} are free; most of it "
-        f"is for {largest} ({size_text(parts[largest])}): {_LOWER[largest]}",
-        largest,
+        f"is for {largest} ({size_text(parts[largest])}): {remedies[largest].advice}",
+        remedies[largest].settings,
     )
 
 
-def value_that_fits(config: RunConfig, part: str, require: Callable[[RunConfig], None]) -> str:
-    """`; e.g. --d-sae 12000`: a lower value of a setting behind `part` with which `require` does not raise DoesNotFit,
-    about the largest, rounded down to two digits. Empty where lowering one setting alone is not enough."""
-    for setting in _SETTINGS.get(part, ()):
+def value_that_fits(config: RunConfig, refusal: DoesNotFit, require: Callable[[RunConfig], None]) -> str:
+    """`; e.g. --d-sae 12000`: a lower value of one of the refusal's settings with which `require` does not raise
+    DoesNotFit, about the largest, rounded down to two digits. Empty where lowering one setting alone is not enough."""
+    for setting in refusal.settings:
         if value := _largest(config, setting, require):
             return f"; e.g. {flag_of(setting)} {value}"
     return ""

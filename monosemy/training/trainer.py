@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from monosemy.config import TrainingConfig
-from monosemy.errors import UserError
+from monosemy.errors import Interrupted, UserError
 from monosemy.support import files
 from monosemy.support.metrics import MetricsWriter
 from monosemy.training.checkpoint import checkpoint_folders, load_checkpoint, save_checkpoint
@@ -60,6 +60,19 @@ class Unit(Protocol):
     def step(self, batch: Mapping[str, Tensor], index: int) -> Mapping[Key, dict[str, float]]: ...
 
 
+class JoinedUnit(Unit, Protocol):
+    """A unit of several SAEs that is built for a run as one (`rooms.Room.units`)."""
+
+    @property
+    def trainees(self) -> tuple[Trainee, ...]:
+        """In the order of `keys`."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """What is added to `record` in the config.json of each of its SAEs."""
+        ...
+
+
 class _Alone:
     """The unit of one SAE."""
 
@@ -70,10 +83,6 @@ class _Alone:
     def step(self, batch: Mapping[str, Tensor], index: int) -> Mapping[Key, dict[str, float]]:
         (key,) = self.keys
         return {key: self._trainee.step(batch[key[0]], index)}
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; a checkpoint was written first."""
 
 
 class Trainer:

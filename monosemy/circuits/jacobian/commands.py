@@ -10,14 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.config import (
     ActivationsConfig,
     EvaluationConfig,
-    JacobianConfig,
     ModelConfig,
     RunConfig,
     TextConfig,
     TrainingConfig,
+    with_room,
 )
 from monosemy.errors import UserError, unknown
 from monosemy.ranges import Range, range_of
@@ -140,7 +141,11 @@ def _config(given: argparse.Namespace) -> RunConfig:
         from monosemy.models.sources import model_size
 
         layer = model_size(given.model)[0].n_layers // 2
-    return RunConfig(
+    settings = JacobianConfig(
+        lambdas=tuple(given.lambdas), layer=layer, architecture=given.architecture, at=given.at,
+        token_share=given.token_share, max_memory_mb=given.memory,
+    )  # fmt: skip
+    config = RunConfig(
         recipe="jacobian",
         model=ModelConfig(source=given.model, device=given.device, randomise=given.randomise),
         text=TextConfig(
@@ -154,17 +159,10 @@ def _config(given: argparse.Namespace) -> RunConfig:
         l0=tuple(given.l0),
         d_sae=given.d_sae,
         seeds=tuple(given.seeds),
-        training=TrainingConfig(
-            batch_tokens=given.batch, n_passes=given.passes, learning_rate=given.learning_rate
-        ),
-        evaluation=EvaluationConfig(
-            n_loss_tokens=given.loss_tokens, frozen_random=False, pca=False
-        ),
-        jacobian=JacobianConfig(
-            lambdas=tuple(given.lambdas), layer=layer, architecture=given.architecture, at=given.at,
-            token_share=given.token_share, max_memory_mb=given.memory,
-        ),
-    )  # fmt: skip
+        training=TrainingConfig(batch_tokens=given.batch, n_passes=given.passes, learning_rate=given.learning_rate),
+        evaluation=EvaluationConfig(n_loss_tokens=given.loss_tokens, frozen_random=False, pca=False),
+    )
+    return with_room(config, settings)
 
 
 def run_measure(words: list[str]) -> None:

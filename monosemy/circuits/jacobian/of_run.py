@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.config import fingerprint
+from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.config import fingerprint, room_settings
 from monosemy.errors import UserError, unknown
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.run import Run, list_saes
@@ -149,7 +150,7 @@ class Study:
 
         device = self.prepared.model.device
         sae_in, sae_out = (load_sae(folder).to(device).eval() for folder in pair.folders)
-        max_memory = self.run.config.jacobian.max_memory_mb * 1_000_000
+        max_memory = room_settings(self.run.config, JacobianConfig).max_memory_mb * 1_000_000
         return LoadedPair(pair, sae_in, sae_out, self.weights(pair.layer), max_memory)
 
     def rows(self, pair: PairEntry, n_tokens: int, side: str = "validation") -> Rows:

@@ -25,8 +25,8 @@ from torch import Tensor
 from monosemy.circuits.jacobian.mlp import check_pair
 from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude
 from monosemy.circuits.jacobian.products import Sizes, peak_bytes, plan
+from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.circuits.jacobian.weights import MlpWeights
-from monosemy.config import JacobianConfig
 from monosemy.errors import UserError
 from monosemy.ranges import number_name
 from monosemy.training.trainee import Trainee
@@ -90,9 +90,9 @@ class Pair:
         return self.coef * min(1.0, progress / warmup) if warmup > 0 else self.coef
 
     def record(self) -> dict[str, Any]:
-        """What is kept in the config.json of both SAEs, as `record["jacobian"]`."""
+        """`{"jacobian": …}`, kept in the config.json of both SAEs."""
         sites, names = zip(*self.keys, strict=True)
-        return {
+        settings = {
             "lambda": self.coef,
             "at": self.config.at,
             "warmup_fraction": self.config.warmup_fraction,
@@ -100,6 +100,7 @@ class Pair:
             "sites": list(sites),
             "name": names[0],
         }
+        return {"jacobian": settings}
 
     def step(self, batch: Mapping[str, Tensor], index: int) -> dict[Key, dict[str, float]]:
         """One training step of both SAEs; returns their metrics. Raises Diverged, with nothing changed."""

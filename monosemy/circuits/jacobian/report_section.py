@@ -14,6 +14,7 @@ from monosemy.circuits.jacobian.figures import magnitudes, trade_off
 from monosemy.errors import UserError
 from monosemy.report.canvas import Drawing
 from monosemy.report.markup import Cell, Html, bullets, details, escape, figure, join, table
+from monosemy.report.sections import Section
 from monosemy.support.files import read_json
 
 ANCHOR, TITLE = "jacobian", "Pairs around the MLP: sparse computation"
@@ -73,6 +74,16 @@ def read_jacobian(run_folder: Path) -> Jacobian | None:
         raise UserError(f"a file in {folder} is damaged ({type(error).__name__}: {error}); {again}") from None
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
+
+
+def read_section(run_folder: Path) -> Section | None:
+    """The section of a run whose pairs were measured, for its report; None for any other. Raises UserError for a
+    damaged file."""
+    studies = read_jacobian(run_folder)
+    if studies is None:
+        return None
+    drawn = drawings(studies)
+    return Section(ANCHOR, TITLE, section(studies, drawn), drawn)
 
 
 def drawings(found: Jacobian) -> dict[str, Drawing]:

@@ -22,7 +22,8 @@ from monosemy.circuits.jacobian.measure_run import (
     train_and_measure,
 )
 from monosemy.circuits.jacobian.of_run import FORMAT, PairEntry, Study, find_pairs, results_folder
-from monosemy.config import ModelConfig, RunConfig, identity
+from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.config import ModelConfig, RunConfig, identity, room_settings, with_room
 from monosemy.errors import UserError
 from monosemy.run import Run
 from monosemy.support import files, progress
@@ -188,11 +189,11 @@ def random_config(config: RunConfig, kind: str, lambdas: Sequence[float], l0: Se
     """The run of a random model: the same text, width and training, one seed. Its CE scores, which nothing is compared
     by, are taken on at most 8,192 tokens."""
     model = ModelConfig(**{**vars(config.model), "randomise": kind})
-    jacobian = dataclasses.replace(config.jacobian, lambdas=tuple(lambdas))
+    config = with_room(config, dataclasses.replace(room_settings(config, JacobianConfig), lambdas=tuple(lambdas)))
     n_loss_tokens = min(config.evaluation.n_loss_tokens, 8192)
     evaluation = dataclasses.replace(config.evaluation, n_loss_tokens=n_loss_tokens, frozen_random=False, pca=False)
     return dataclasses.replace(
-        config, model=model, jacobian=jacobian, evaluation=evaluation, l0=tuple(l0), architectures=(),
+        config, model=model, evaluation=evaluation, l0=tuple(l0), architectures=(),
         seeds=config.seeds[:1],
     )  # fmt: skip
 

@@ -175,7 +175,7 @@ def test_the_refusal_gives_a_value_that_would_fit(tmp_path):
         config = dataclasses.replace(RunConfig(), **changes)
         with pytest.raises(DoesNotFit) as refused:
             require(config)
-        words = value_that_fits(config, refused.value.part, require)
+        words = value_that_fits(config, refused.value, require)
         flag, value = re.fullmatch(r"; e\.g\. (--\S+) (\d+)", words).groups()
         return flag, int(value)
 

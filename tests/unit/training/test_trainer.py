@@ -21,13 +21,13 @@ from torch import Tensor
 from trained_tensors import OnStep, assert_same_tensors, states_of, tensors_hash, tensors_of
 
 from monosemy.config import TrainingConfig
-from monosemy.errors import UserError
+from monosemy.errors import Interrupted, UserError
 from monosemy.saes.base import SaeConfig, StepInfo
 from monosemy.saes.registry import ARCHITECTURES, build_sae
 from monosemy.support.metrics import MetricsWriter, read_metrics
 from monosemy.training.checkpoint import checkpoint_folders, load_checkpoint
 from monosemy.training.trainee import Diverged, Trainee
-from monosemy.training.trainer import Interrupted, Trainer
+from monosemy.training.trainer import Trainer
 
 CASES = str(Path(trained_tensors.__file__).parent)
 D, M, ROWS, STEPS = 12, 48, 64, 40

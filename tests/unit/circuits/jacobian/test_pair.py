@@ -24,8 +24,9 @@ from monosemy.circuits.jacobian.measures import JacobianMeter
 from monosemy.circuits.jacobian.mlp import jacobian_slices
 from monosemy.circuits.jacobian.pair import Pair, pair_name, pair_sites
 from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, drawn_rows, mean_magnitude, training_code
+from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.circuits.jacobian.slices import JacobianSlices
-from monosemy.config import ActivationsConfig, JacobianConfig, RunConfig, TrainingConfig, identity
+from monosemy.config import ActivationsConfig, RunConfig, TrainingConfig, identity
 from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_config
 from monosemy.saes.base import SaeConfig, SparseAutoencoder

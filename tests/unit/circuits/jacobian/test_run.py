@@ -12,10 +12,10 @@ import torch
 from tiny_models import byte_tokenizer, random_module
 
 from monosemy.circuits.jacobian.mlp import jacobian_slices, mlp_weights
+from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.config import (
     ActivationsConfig,
     EvaluationConfig,
-    JacobianConfig,
     ModelConfig,
     RunConfig,
     TextConfig,

@@ -1,0 +1,17 @@
+"""What the search for circuits of attention heads adds to the whole."""
+
+from __future__ import annotations
+
+from monosemy.rooms import Command, Room
+
+ROOM = Room(
+    name="heads",
+    commands=(
+        Command(
+            "circuits",
+            "the attention heads and edges that carry a behaviour, with intervals and a drawing",
+            "monosemy.circuits.heads.command:run_circuits",
+            continues=False,
+        ),
+    ),
+)

@@ -1,0 +1,44 @@
+"""The pairs of a run, initialised from held-in rows like its other SAEs.
+
+Place on the path: prepared activations → **pairs** → the trainer. One pair for every λ × L0 × seed at the layer of
+`jacobian.layer`.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from monosemy.circuits.jacobian.mlp import mlp_weights
+from monosemy.circuits.jacobian.pair import Pair, pair_name, pair_sites
+from monosemy.circuits.jacobian.penalty import SlopesAtInput
+from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.config import room_settings
+from monosemy.pipeline.prepare import Prepared
+from monosemy.pipeline.trainees import NewSae, build_trainee, initial_rows
+
+
+def build_pairs(prepared: Prepared) -> list[Pair]:
+    """One pair for every λ × L0 × seed.
+
+    Raises UserError where the layer's two sites are not both read, where the MLP is none that the Jacobian's formula
+    covers, or where one token's Jacobian does not fit in the bound on memory.
+    """
+    config, settings = prepared.config, room_settings(prepared.config, JacobianConfig)
+    site_in, site_out = sites = pair_sites(prepared.sites, settings.layer)
+    weights = mlp_weights(prepared.model, int(site_in.split(".")[1]))
+    slopes = SlopesAtInput(weights.between_scaled(*(prepared.scale[site] for site in sites)))
+    rows = initial_rows(prepared)
+    grid = list(itertools.product(settings.lambdas, config.l0, config.seeds))
+    side_by_side = max(1, min(len(grid), torch.get_num_threads()))  # the bound is for all of them
+    max_memory = settings.max_memory_mb * 1_000_000 // side_by_side
+    pairs = []
+    for coef, l0, seed in grid:
+        name = pair_name(coef, l0, seed)
+        inputs, outputs = (
+            build_trainee(prepared, NewSae(site, settings.architecture, l0, seed), rows[site]) for site in sites
+        )
+        keys = ((site_in, name), (site_out, name))
+        pairs.append(Pair(keys, (inputs, outputs), slopes, coef, settings, max_memory=max_memory))
+    return pairs

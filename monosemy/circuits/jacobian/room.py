@@ -1,0 +1,29 @@
+"""What pairs of SAEs around an MLP add to the whole."""
+
+from __future__ import annotations
+
+from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.rooms import Command, Room
+
+
+def trains_pairs(settings: JacobianConfig) -> bool:
+    """Whether a run with these settings trains pairs."""
+    return bool(settings.lambdas)
+
+
+ROOM = Room(
+    name="jacobian",
+    commands=(
+        Command(
+            "jacobian",
+            "pairs of SAEs around an MLP that compute sparsely: train a frontier, measure, pairs, graphs",
+            "monosemy.circuits.jacobian.commands:run_jacobian",
+        ),
+    ),
+    settings=JacobianConfig,
+    takes_part=trains_pairs,
+    requirements="monosemy.circuits.jacobian.requirements:REQUIREMENTS",
+    units="monosemy.circuits.jacobian.build:build_pairs",
+    report="monosemy.circuits.jacobian.report_section:read_section",
+    labels={"jsae_": "Pair, λ = "},
+)

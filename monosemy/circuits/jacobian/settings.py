@@ -1,0 +1,37 @@
+"""The settings of pairs of SAEs: the section `jacobian` of a run's configuration.
+
+Loaded with every configuration, so nothing slow is imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from monosemy.ranges import SHARE, Range
+
+
+@dataclass(frozen=True)
+class JacobianConfig:
+    """Pairs of SAEs around one MLP, trained together so that few input latents move few output latents.
+
+    loss of a pair = both SAEs' own losses + (λ / k²) Σ |∂ output latent / ∂ input latent|, latents at E‖x‖² = 1.
+    One pair for every λ × L0 × seed, beside the SAEs of `architectures` (which may then be empty); both sites of the
+    layer, `layers.N.mlp_in` and `layers.N.mlp_out`, must be among `activations.sites`. A pair is saved as two SAEs of
+    one name, `jsae_<λ>-l0_<L0>-s<seed>`, one at each site, and evaluated as any other.
+    """
+
+    lambdas: Annotated[tuple[float, ...], Range(0, 1e9, example=3)] = ()
+    """λ of each pair, 0 for the pair without penalty; empty trains no pairs."""
+    layer: Annotated[int | None, Range(0, example=12)] = None
+    """The MLP's layer; None takes the one layer whose two sites are among activations.sites."""
+    architecture: Literal["topk", "batch_topk", "jumprelu"] = "topk"
+    """Architecture of both SAEs."""
+    at: Literal["input", "reconstruction"] = "input"
+    """Where the MLP's slopes and the active output latents are taken: at the true input, or at its reconstruction."""
+    warmup_fraction: Annotated[float, SHARE] = 0.05
+    """Share of the steps over which λ rises from 0."""
+    token_share: Annotated[float, Range(0, 1, example=0.5, above_low=True)] = 1.0
+    """Share of each batch's tokens, drawn anew every step, that the penalty is measured on (an unbiased estimate)."""
+    max_memory_mb: Annotated[int, Range(1, example=2048)] = 2048
+    """Most memory for the penalty's temporary arrays, in 10⁶ bytes; less of it costs time."""

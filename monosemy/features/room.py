@@ -1,0 +1,42 @@
+"""What the features of latents add to the whole: commands that show, explain and export them."""
+
+from __future__ import annotations
+
+from monosemy.rooms import Command, Room
+
+ROOM = Room(
+    name="features",
+    commands=(
+        Command(
+            "show",
+            "a latent's page in the terminal",
+            "monosemy.features.commands:run_show",
+            continues=False,
+        ),
+        Command(
+            "explain",
+            "have a chat model explain latents, and score the explanations",
+            "monosemy.features.explain.command:run_explain",
+        ),
+        Command(
+            "export-html",
+            "a few latents as one HTML file that opens anywhere",
+            "monosemy.features.commands:run_export_html",
+        ),
+        Command(
+            "export-neuronpedia",
+            "features in Neuronpedia's import or upload format",
+            "monosemy.features.commands:run_export_neuronpedia",
+        ),
+        Command(
+            "export-circuit-tracer",
+            "features as circuit-tracer's frontend reads them",
+            "monosemy.features.commands:run_export_circuit_tracer",
+        ),
+        Command(
+            "export-parquet",
+            "features as Parquet tables",
+            "monosemy.features.commands:run_export_parquet",
+        ),
+    ),
+)

@@ -1,0 +1,34 @@
+"""Sections of the report that rooms add: figures and HTML behind an anchor.
+
+Place on the data's path: a run folder → [a room's own results] → `Section` → page. A room names the function that
+reads its own in `Room.report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from monosemy.report.canvas import Drawing
+from monosemy.report.markup import Html
+from monosemy.rooms import load, rooms
+
+
+@dataclass(frozen=True)
+class Section:
+    """A room's section of the report of one run."""
+
+    anchor: str
+    """Its id in the page."""
+    title: str
+    html: Html
+    """The whole `<section>`, headed by the title."""
+    drawings: Mapping[str, Drawing]
+    """Name → figure, also written into figures/."""
+
+
+def read_sections(run_folder: Path) -> list[Section]:
+    """Those of every room that has something to report of the run. Raises UserError for damaged files."""
+    read = [load(room.report)(run_folder) for room in rooms() if room.report]
+    return [section for section in read if section is not None]

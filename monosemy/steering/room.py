@@ -1,0 +1,17 @@
+"""What steering adds to the whole."""
+
+from __future__ import annotations
+
+from monosemy.rooms import Command, Room
+
+ROOM = Room(
+    name="steering",
+    commands=(
+        Command(
+            "steer",
+            "write text with latents changed, beside the unchanged model and controls",
+            "monosemy.steering.command:run_steer",
+            continues=False,
+        ),
+    ),
+)
