@@ -12,9 +12,9 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from monosemy.errors import UserError, unknown
 from monosemy.ranges import SHARE, Range
@@ -159,7 +159,7 @@ class RunConfig:
 
 
 def room_settings(config: RunConfig, kind: type[T]) -> T:
-    """The section of a room, by its type."""
+    """The section of the room whose settings are of this type."""
     name = next(room.name for room in rooms() if room.settings is kind)
     return getattr(config, name)
 
@@ -236,11 +236,47 @@ def fingerprint(value: Any) -> str:
 def identity(config: RunConfig) -> str:
     """Fingerprint of all that a run computes: its labels left out, and settings of what it does not do (rooms that take
     no part in it, random weights)."""
+    return fingerprint(computed_settings(config))
+
+
+def computed_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings behind `identity`, as JSON values."""
     idle = LABELS | {room.name for room in rooms() if room.settings and room not in taking_part(config)}
     computed = {key: value for key, value in to_json(config).items() if key not in idle}
     if config.model.randomise == "none":
         computed["model"].pop("randomise")
-    return fingerprint(computed)
+    return computed
+
+
+class Difference(NamedTuple):
+    """A setting that two configurations do not share."""
+
+    name: str
+    """`training.batch_tokens`"""
+    there: Any
+    here: Any
+
+    def __str__(self) -> str:
+        """`training.batch_tokens is 1024 there and 2048 here`"""
+        there, here = ("unset" if value is None else repr(value) for value in (self.there, self.here))
+        return f"{self.name} is {there} there and {here} here"
+
+
+def first_difference_of(there: Mapping[str, Any], here: Mapping[str, Any]) -> Difference | None:
+    """The first value, in the order of `there`, that two nested JSON objects do not share."""
+    left, right = dict(_leaves(there)), dict(_leaves(here))
+    for name in [*left, *(other for other in right if other not in left)]:
+        if left.get(name) != right.get(name):
+            return Difference(name, left.get(name), right.get(name))
+    return None
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 UNITS = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from monosemy.config import LABELS, RunConfig, from_json, to_json
+from monosemy.config import LABELS, Difference, RunConfig, first_difference_of, from_json, to_json
 from monosemy.errors import UserError
 from monosemy.support import files, locks
 from monosemy.support.metrics import MetricsWriter
@@ -239,34 +239,18 @@ def require_weights(folder: Path, *only: tuple[str, str]) -> None:
         )
 
 
-def first_difference(there: RunConfig, here: RunConfig) -> tuple[str, Any, Any] | None:
-    """The first setting, in the order of the configuration, with two values: (`training.batch_tokens`, 1024, 2048)."""
-    left, right = dict(_leaves(to_json(there))), dict(_leaves(to_json(here)))
-    for name in [*left, *(n for n in right if n not in left)]:
-        if name not in LABELS and left.get(name) != right.get(name):
-            return name, left.get(name), right.get(name)
-    return None
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def first_difference(there: RunConfig, here: RunConfig) -> Difference | None:
+    """The first setting, in the order of the configuration, that two runs do not share; labels are no difference."""
+    left, right = ({k: v for k, v in to_json(config).items() if k not in LABELS} for config in (there, here))
+    return first_difference_of(left, right)
 
 
 def _refuse_difference(folder: Path, there: RunConfig, here: RunConfig) -> None:
     if difference := first_difference(there, here):
-        name, old, new = difference
         raise UserError(
-            f"run folder {folder} holds another configuration: {name} is {_shown(old)} there and {_shown(new)} here; "
+            f"run folder {folder} holds another configuration: {difference}; "
             "choose another folder, or give the same settings to continue that run, or delete the folder to start again"
         )
-
-
-def _shown(value: Any) -> str:
-    return "unset" if value is None else repr(value)
 
 
 def _refuse_foreign(folder: Path) -> None:

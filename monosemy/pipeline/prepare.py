@@ -45,6 +45,12 @@ class Prepared:
             return fingerprint([self.store.fingerprint, self.tokens.fingerprint])
         return fingerprint([self.model.fingerprint, self.tokens.fingerprint, to_json(self.config.activations)])
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of what `fingerprint` covers, one by one."""
+        parts = {"model": self.model.fingerprint, "text": self.tokens.fingerprint}
+        return parts | ({} if self.store is None else {"activations": self.store.fingerprint})
+
     def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
         """About n_tokens training rows, spread over the text, per site at E‖x‖² = 1, [n, d]."""
         import numpy as np

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from monosemy.config import fingerprint, identity, to_json
+from monosemy.config import RunConfig, computed_settings, fingerprint, identity, to_json
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.pipeline.trainees import build_trainees, build_units
 from monosemy.run import Run
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from monosemy.saes.base import SparseAutoencoder
+    from monosemy.training.checkpoint import Origin
     from monosemy.training.trainee import Trainee
     from monosemy.training.trainer import Trainer, Unit
 
@@ -64,6 +65,14 @@ def train(run: Run) -> Prepared | None:
     return prepared
 
 
+def _origin(config: RunConfig, prepared: Prepared) -> Origin:
+    """What the checkpoints of this run belong to."""
+    from monosemy.training.checkpoint import Origin
+
+    covered = fingerprint([identity(config), prepared.fingerprint])
+    return Origin(covered, computed_settings(config) | {"fingerprint": prepared.fingerprints})
+
+
 def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee], units: Sequence[Unit]) -> Trainer:
     from monosemy.training.trainer import Trainer
     from monosemy.training.viewers import open_viewer
@@ -71,7 +80,7 @@ def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee
     total = prepared.stream.n_steps * run.config.training.batch_tokens
     trainer = Trainer(
         trainees, prepared.stream, run.config.training, checkpoints=run.checkpoints, metrics=run.metrics(),
-        fingerprint=fingerprint([identity(run.config), prepared.fingerprint]), units=units,
+        origin=_origin(run.config, prepared), units=units,
     )  # fmt: skip
     done = trainer.resume()
     trainer.viewers = [open_viewer(kind, run.folder, to_json(run.config)) for kind in run.config.log_to]

@@ -8,6 +8,8 @@ renamed; the one before it stays until then. Limits: bit-for-bit on the same mac
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,33 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from monosemy.config import first_difference_of
 from monosemy.errors import UserError
 from monosemy.support import files
 from monosemy.support.tensors import save_tensors
 
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint is of: it continues training of the same origin alone."""
+
+    fingerprint: str
+    """Of all that the weights depend on."""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """What the fingerprint covers, as nested JSON values, so that a refusal can say which of them differs."""
+
+    def require(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Raises UserError, naming the first part that differs, for the state of a checkpoint of another origin."""
+        if state["fingerprint"] == self.fingerprint:
+            return
+        difference = first_difference_of(state["parts"], self.parts) if "parts" in state else None
+        what = difference or "it does not record what differs"
+        raise UserError(
+            f"checkpoint {folder} belongs to another configuration or to other activations: {what}; "
+            "delete it to train from the start"
+        )
 
 
 def checkpoint_folders(parent: Path) -> list[Path]:

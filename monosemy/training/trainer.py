@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from monosemy.config import TrainingConfig
-from monosemy.errors import Interrupted, UserError
+from monosemy.errors import Interrupted
 from monosemy.support import files
 from monosemy.support.metrics import MetricsWriter
-from monosemy.training.checkpoint import checkpoint_folders, load_checkpoint, save_checkpoint
+from monosemy.training.checkpoint import Origin, checkpoint_folders, load_checkpoint, save_checkpoint
 from monosemy.training.trainee import Diverged, Trainee
 from monosemy.training.viewers import Viewer
 from monosemy.training.workers import Workers
@@ -89,7 +89,7 @@ class Trainer:
     """Trains {(site, name): Trainee} on one stream.
 
     `units` say which of them take their steps together; those in none of them go alone.
-    `fingerprint` names the configuration: a checkpoint of another one is refused. `on_step(n_tokens, metrics)` is
+    a checkpoint of another `origin` is refused. `on_step(n_tokens, metrics)` is
     called after every step, for progress and loggers; it cannot change training.
     """
 
@@ -101,7 +101,7 @@ class Trainer:
         *,
         checkpoints: Path,
         metrics: MetricsWriter,
-        fingerprint: str,
+        origin: Origin,
         units: Sequence[Unit] = (),
         on_step: Callable[[int, Mapping[Key, Mapping[str, float]]], None] | None = None,
     ) -> None:
@@ -109,7 +109,7 @@ class Trainer:
         joined = {key for unit in units for key in unit.keys}
         alone: list[Unit] = [_Alone(key, trainee) for key, trainee in self.trainees.items() if key not in joined]
         self.units: list[Unit] = [*alone, *units]
-        self.checkpoints, self.metrics, self.fingerprint = checkpoints, metrics, fingerprint
+        self.checkpoints, self.metrics, self.origin = checkpoints, metrics, origin
         self.on_step = on_step
         self.index = 0
         self.n_tokens = 0
@@ -128,11 +128,7 @@ class Trainer:
             self.metrics.truncate(0)
             return 0
         tensors, state = load_checkpoint(folders[-1])
-        if state["fingerprint"] != self.fingerprint:
-            raise UserError(
-                f"checkpoint {folders[-1]} belongs to another configuration or to other activations; "
-                "delete it to train from the start"
-            )
+        self.origin.require(state, folders[-1])
         for (site, name), trainee in self.trainees.items():
             prefix = f"{site}/{name}/"
             own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
@@ -157,7 +153,8 @@ class Trainer:
         stream = self.stream.state()
         tensors |= {f"stream/{key}": value for key, value in stream.items() if isinstance(value, Tensor)}
         state = {
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.origin.fingerprint,
+            "parts": self.origin.parts,
             "n_tokens": self.n_tokens,
             "messages": self.messages,
             "seconds": self._tick(),

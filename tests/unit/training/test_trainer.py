@@ -25,7 +25,7 @@ from monosemy.errors import Interrupted, UserError
 from monosemy.saes.base import SaeConfig, StepInfo
 from monosemy.saes.registry import ARCHITECTURES, build_sae
 from monosemy.support.metrics import MetricsWriter, read_metrics
-from monosemy.training.checkpoint import checkpoint_folders, load_checkpoint
+from monosemy.training.checkpoint import Origin, checkpoint_folders, load_checkpoint
 from monosemy.training.trainee import Diverged, Trainee
 from monosemy.training.trainer import Trainer
 
@@ -87,7 +87,7 @@ def make_trainer(
         config,
         checkpoints=folder / "checkpoints",
         metrics=MetricsWriter(folder / "metrics.jsonl"),
-        fingerprint="planted",
+        origin=Origin("planted"),
         on_step=on_step,
     )
 
@@ -192,7 +192,8 @@ def test_training_on_several_threads_resumes_exactly(tmp_path: Path) -> None:
             trainees["site.a", kind] = one
         made = Trainer(
             trainees, stream, dataclasses.replace(CONFIG, checkpoint_tokens=300 * 5),
-            checkpoints=folder / "checkpoints", metrics=MetricsWriter(folder / "metrics.jsonl"), fingerprint="threads",
+            checkpoints=folder / "checkpoints", metrics=MetricsWriter(folder / "metrics.jsonl"),
+            origin=Origin("threads"),
         )  # fmt: skip
         made.resume()
         made.stream.n_steps = n_steps
@@ -398,13 +399,33 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_format_or_configuration_is_refused(tmp_path: Path) -> None:
     interrupted(tmp_path, 3)
     other = make_trainer(tmp_path)
-    other.fingerprint = "other"
-    with pytest.raises(UserError, match="another configuration"):
+    other.origin = Origin("other")
+    with pytest.raises(UserError, match=r"another configuration .*: it does not record what differs; delete it"):
         other.resume()
     path = checkpoint_folders(tmp_path / "checkpoints")[0] / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 77}))
     with pytest.raises(UserError, match="format 77"):
         make_trainer(tmp_path).resume()
+
+
+def test_the_refusal_of_a_checkpoint_says_what_differs(tmp_path: Path) -> None:
+    parts = {"d_sae": 64, "training": {"batch_tokens": 32, "learning_rate": None}, "fingerprint": {"text": "aa"}}
+    first = make_trainer(tmp_path)
+    first.origin = Origin("first", parts)
+    first.save()
+    other = make_trainer(tmp_path)
+    for changes, difference in (
+        ({"training": {"batch_tokens": 64, "learning_rate": None}}, "training.batch_tokens is 32 there and 64 here"),
+        ({"training": {"batch_tokens": 32}}, None),
+        ({"fingerprint": {"text": "bb"}}, "fingerprint.text is 'aa' there and 'bb' here"),
+    ):
+        other.origin = Origin("other", parts | changes)
+        with pytest.raises(UserError) as refused:
+            other.resume()
+        assert (difference or "it does not record what differs") in str(refused.value)
+        assert str(refused.value).endswith("; delete it to train from the start")
+    other.origin = Origin("first", {})
+    other.resume()
 
 
 def test_lost_metrics_are_noticed(tmp_path: Path) -> None:

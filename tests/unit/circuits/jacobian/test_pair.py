@@ -32,6 +32,7 @@ from monosemy.pipeline.checks import check_config
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.registry import build_sae
 from monosemy.support.metrics import MetricsWriter, read_metrics
+from monosemy.training.checkpoint import Origin
 from monosemy.training.trainee import Diverged, Trainee
 from monosemy.training.trainer import Trainer
 
@@ -199,7 +200,7 @@ def make_trainer(
         trainees[site, "alone"] = make_trainee(site, "topk", stream.n_steps, config)
     return Trainer(
         trainees, stream, config, checkpoints=folder / "checkpoints", metrics=MetricsWriter(folder / "metrics.jsonl"),
-        fingerprint="pairs", units=pairs, on_step=on_step,
+        origin=Origin("pairs"), units=pairs, on_step=on_step,
     )  # fmt: skip
 
 
