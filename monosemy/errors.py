@@ -29,5 +29,5 @@ def unknown(kind: str, value: str, choices: Iterable[str], *, fix: str = "") -> 
     listed = list(choices)
     near = near_matches(value, listed)
     hint = f" did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-    shown = ", ".join(listed[:24]) + (f", … ({len(listed)} in all)" if len(listed) > 24 else "")
-    return UserError(f"unknown {kind} {value!r};{hint} valid choices: {shown}" + (f"; {fix}" if fix else ""))
+    listing = ", ".join(listed[:24]) + (f", … ({len(listed)} in all)" if len(listed) > 24 else "")
+    return UserError(f"unknown {kind} {value!r};{hint} valid choices: {listing}" + (f"; {fix}" if fix else ""))

@@ -77,9 +77,9 @@ class SparseLatents:
         keep = self.values.detach() > 0
         if bool(keep.all()):
             return self
-        kept = torch.zeros(self.n_entries + 1, dtype=torch.int64, device=keep.device)
-        torch.cumsum(keep, 0, out=kept[1:])
-        return SparseLatents(kept[self.offsets], self.indices[keep], self.values[keep], self.d_sae)
+        positive_before = torch.zeros(self.n_entries + 1, dtype=torch.int64, device=keep.device)
+        torch.cumsum(keep, 0, out=positive_before[1:])
+        return SparseLatents(positive_before[self.offsets], self.indices[keep], self.values[keep], self.d_sae)
 
     def to_dense(self) -> Tensor:
         """Dense code [N, F]; the gradient flows to `values`."""

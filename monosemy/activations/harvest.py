@@ -34,7 +34,7 @@ from monosemy.errors import UserError
 
 REASONS = ("first_position", "special_token", "norm_outlier")
 """Names of the reasons, in the order they are tested; code i + 1 in `drop_reasons`."""
-KEPT = 0
+NOT_DROPPED = 0
 
 
 class ActivationModel(Protocol):
@@ -149,7 +149,7 @@ def drop_reasons(tokens: Tensor, activations: Mapping[str, Tensor], rules: DropR
 
 def keep_mask(tokens: Tensor, activations: Mapping[str, Tensor], rules: DropRules) -> Tensor:
     """[B, T] bool: the positions that count in training and in evaluation. Arguments as `drop_reasons`."""
-    return drop_reasons(tokens, activations, rules) == KEPT
+    return drop_reasons(tokens, activations, rules) == NOT_DROPPED
 
 
 def read_packed(model: ActivationModel, tokens: Tensor, sites: Sequence[str]) -> Mapping[str, Tensor]:
@@ -228,7 +228,7 @@ def measure_sites(
     ordinary_parts = []
     for first, _, tokens in _batches(shards, config, 0, n_sequences):
         lengths = checked_norms(read_packed(model, tokens, names), names, first)
-        ordinary_parts.append(_reasons(tokens, lengths, rules) == KEPT)
+        ordinary_parts.append(_reasons(tokens, lengths, rules) == NOT_DROPPED)
         for site in names:
             collected[site].append(lengths[site].cpu())
     ordinary = torch.cat(ordinary_parts)
@@ -246,23 +246,23 @@ def _site_statistics(
 ) -> dict[str, SiteStatistics]:
     """From the norms [n_ordinary] of every site at the same positions."""
     medians = {site: float(length.median()) for site, length in lengths.items()}
-    kept = torch.ones_like(next(iter(lengths.values())), dtype=torch.bool)
+    ordinary = torch.ones_like(next(iter(lengths.values())), dtype=torch.bool)
     for site, length in lengths.items():
         if medians[site] == 0:
             raise UserError(f"most activations at {site} are zero vectors; choose another site")
         if outlier_multiple:
-            kept &= length <= outlier_multiple * medians[site]
-    if not kept.any():
+            ordinary &= length <= outlier_multiple * medians[site]
+    if not ordinary.any():
         raise UserError(
             f"every token of the sample is a norm outlier at some site; raise outlier_multiple (now {outlier_multiple})"
         )
     return {
         site: SiteStatistics(
             median_norm=medians[site],
-            scale=float(length[kept].square().mean().sqrt()),
+            scale=float(length[ordinary].square().mean().sqrt()),
             n_tokens=n_tokens,
-            n_ordinary=len(kept),
-            n_outliers=int((~kept).sum()),
+            n_ordinary=len(ordinary),
+            n_outliers=int((~ordinary).sum()),
         )
         for site, length in lengths.items()
     }
@@ -289,14 +289,16 @@ def harvest_rows(
     stop = shards.n_sequences if stop is None else min(stop, shards.n_sequences)
     for first, last, tokens in _batches(shards, config, start, stop):
         with torch.no_grad():
-            found = read_packed(model, tokens, names)
-        lengths = checked_norms(found, names, first) if finite else {site: norms(found[site]) for site in names}
-        yield _kept_rows(tokens, found, lengths, rules, names, first, shards.documents(first, last))
+            activations = read_packed(model, tokens, names)
+        lengths = (
+            checked_norms(activations, names, first) if finite else {site: norms(activations[site]) for site in names}
+        )
+        yield _kept_rows(tokens, activations, lengths, rules, names, first, shards.documents(first, last))
 
 
 def _kept_rows(
     tokens: Tensor,
-    found: Mapping[str, Tensor],
+    activations: Mapping[str, Tensor],
     lengths: Mapping[str, Tensor],
     rules: DropRules,
     names: Sequence[str],
@@ -304,11 +306,11 @@ def _kept_rows(
     documents: np.ndarray,
 ) -> HarvestedRows:
     reasons = _reasons(tokens, lengths, rules)
-    keep = reasons == KEPT
+    keep = reasons == NOT_DROPPED
     sequence, position = keep.nonzero(as_tuple=True)
     counts = Counter(reasons[~keep].tolist())
     return HarvestedRows(
-        activations={site: found[site][keep.to(found[site].device)] for site in names},
+        activations={site: activations[site][keep.to(activations[site].device)] for site in names},
         token_ids=tokens[keep].int(),
         sequence=(sequence + first).int(),
         position=position.int(),
@@ -318,9 +320,9 @@ def _kept_rows(
     )
 
 
-def checked_norms(found: Mapping[str, Tensor], names: Sequence[str], first: int) -> dict[str, Tensor]:
+def checked_norms(activations: Mapping[str, Tensor], names: Sequence[str], first: int) -> dict[str, Tensor]:
     """[B, T] norms per site; UserError naming site, sequence and position where one is not finite."""
-    lengths = {site: norms(found[site]) for site in names}
+    lengths = {site: norms(activations[site]) for site in names}
     for site, length in lengths.items():
         if not bool(torch.isfinite(length).all()):
             row, position = (~torch.isfinite(length)).nonzero()[0].tolist()

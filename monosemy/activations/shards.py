@@ -54,11 +54,11 @@ class ShardWriter:
 
     def add(self, rows: HarvestedRows) -> None:
         for site, values in rows.activations.items():
-            kept = narrowed(values, self.dtype, site, rows.sequence)
-            exact = kept.double()
+            narrow = narrowed(values, self.dtype, site, rows.sequence)
+            exact = narrow.double()
             self.sums[site] += exact.sum(0)
             self.square_sums[site] += float(exact.square().sum())
-            self.parts[site].append(kept)
+            self.parts[site].append(narrow)
         for name in LABELS:
             self.parts[name].append(getattr(rows, name))
         self.n_rows += len(rows.token_ids)
@@ -86,14 +86,14 @@ class ShardWriter:
 
 def narrowed(values: Tensor, dtype: torch.dtype, site: str, sequences: Tensor) -> Tensor:
     """Rows [n, d] on the CPU in `dtype`; UserError naming site and sequence where float16 is too narrow."""
-    kept = values.to(device="cpu", dtype=dtype)
-    if dtype == torch.float16 and not bool(torch.isfinite(kept).all()):
-        row = int((~torch.isfinite(kept)).any(1).nonzero()[0])
+    narrow = values.to(device="cpu", dtype=dtype)
+    if dtype == torch.float16 and not bool(torch.isfinite(narrow).all()):
+        row = int((~torch.isfinite(narrow)).any(1).nonzero()[0])
         raise UserError(
             f"an activation at {site} in sequence {int(sequences[row])} is beyond float16's 65504; "
             "set activations.dtype to bfloat16 or float32"
         )
-    return kept
+    return narrow
 
 
 def verify_shards(folder: Path, entries: Sequence[dict[str, Any]], *, hashes: bool) -> None:

@@ -240,8 +240,10 @@ def _new_manifest(
     shard_bytes: int | None,
 ) -> dict[str, Any]:
     per_sequence = identity["context_length"] * bytes_per_token(identity)
-    chosen = shard_bytes or min(max(per_sequence * identity["n_sequences"] // 512, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
-    batches = max(1, chosen // (per_sequence * config.batch_sequences))
+    n_shard_bytes = shard_bytes or min(
+        max(per_sequence * identity["n_sequences"] // 512, MIN_SHARD_BYTES), MAX_SHARD_BYTES
+    )
+    batches = max(1, n_shard_bytes // (per_sequence * config.batch_sequences))
     return {
         "kind": KIND,
         "complete": False,
@@ -277,7 +279,7 @@ def _harvest_missing(
                 bar.advance(rows.n_tokens)
             entry = shard.write(folder / f"activations-{start // size:05d}.safetensors")
             entry |= {"start": start, "stop": stop}
-            manifest["shards"] = sorted([*manifest["shards"], entry], key=lambda one: one["start"])
+            manifest["shards"] = sorted([*manifest["shards"], entry], key=lambda shard: shard["start"])
             files.write_json(folder / "manifest.json", manifest)
 
 
@@ -314,11 +316,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_identity(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+def _check_identity(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
     different = [
-        f"{key} {json.dumps(found.get(key))} there, {json.dumps(asked[key])} asked"
-        for key in asked
-        if found.get(key) != asked[key]
+        f"{key} {json.dumps(stored.get(key))} there, {json.dumps(expected[key])} asked"
+        for key in expected
+        if stored.get(key) != expected[key]
     ]
     if different:
         raise UserError(

@@ -124,8 +124,8 @@ class StoredStream:
             for step in steps.tolist():
                 first = step * self.batch_tokens
                 in_order = np.arange(first, min(first + self.batch_tokens, self.store.n_rows))
-                chosen = self._indices(step) if shuffled else in_order
-                yield self.store.rows(site, chosen[:ROWS_PER_BATCH])
+                indices = self._indices(step) if shuffled else in_order
+                yield self.store.rows(site, indices[:ROWS_PER_BATCH])
 
         return measure_shuffle(batches(), self.store.mean[site])
 
@@ -170,12 +170,14 @@ class StoredStream:
         return np.concatenate([self._permutation(p)[max(first - p * n, 0) : last - p * n] for p in passes])
 
     def _permutation(self, p: int) -> np.ndarray:
-        found = self._permutations.get(p)
-        if found is None:
+        permutation = self._permutations.get(p)
+        if permutation is None:
             random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, p])))
-            found = random.permutation(self.store.n_rows)
-            self._permutations = {key: kept for key, kept in self._permutations.items() if key == p - 1} | {p: found}
-        return found
+            permutation = random.permutation(self.store.n_rows)
+            # A batch can straddle two passes, so the previous pass's order stays; older ones are let go.
+            previous = {key: order for key, order in self._permutations.items() if key == p - 1}
+            self._permutations = previous | {p: permutation}
+        return permutation
 
 
 class MixingStream:
@@ -336,13 +338,13 @@ class MixingStream:
     def _draw(self) -> Batch:
         """Takes batch_tokens random rows out; rows from the buffer's end move into their places."""
         n, left = self._n_buffered, self._n_buffered - self.batch_tokens
-        chosen = torch.randperm(n, generator=self._generator)[: self.batch_tokens]
-        taken = torch.zeros(n, dtype=torch.bool)
-        taken[chosen] = True
-        holes, movers = taken[:left].nonzero()[:, 0], left + (~taken[left:]).nonzero()[:, 0]
+        slots = torch.randperm(n, generator=self._generator)[: self.batch_tokens]
+        is_drawn = torch.zeros(n, dtype=torch.bool)
+        is_drawn[slots] = True
+        holes, movers = is_drawn[:left].nonzero()[:, 0], left + (~is_drawn[left:]).nonzero()[:, 0]
         batch = {}
         for site, buffer in self._buffer.items():
-            batch[site] = buffer.index_select(0, chosen).float().div_(self.scale[site])
+            batch[site] = buffer.index_select(0, slots).float().div_(self.scale[site])
             buffer[holes] = buffer[movers]
         self._n_buffered = left
         return batch

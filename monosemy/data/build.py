@@ -92,8 +92,8 @@ class _Attempt:
         """Raises Shortage."""
         text, (separator, bos) = self.text, (self.tokenizer.separator, self.tokenizer.bos)
         width = text.context_length - (bos is not None)
-        wanted = {"validation": text.n_validation_tokens, "train": text.n_tokens}
-        n_sequences = {side: -(-n // text.context_length) for side, n in wanted.items()}
+        n_tokens = {"validation": text.n_validation_tokens, "train": text.n_tokens}
+        n_sequences = {side: -(-n // text.context_length) for side, n in n_tokens.items()}
         shards: dict[str, list[int]] = {}
         with (
             (self.folder / "documents.jsonl").open("w", encoding="utf-8") as listing,
@@ -184,30 +184,30 @@ def _facts(queue: SourceQueue) -> dict[str, Any]:
 
 def remarks(record: dict[str, Any]) -> list[str]:
     """What a user should know about the text beyond its size, a sentence each."""
-    said: list[str] = []
+    lines: list[str] = []
     for name, facts in record["sources"].items():
         n_documents = facts["train_documents"] + facts["validation_documents"] + facts["copies_left_out"]
         if facts["copies"]:
-            said.append(
+            lines.append(
                 f"{name}: {facts['copies']:,} of {n_documents:,} documents are copies of another; each text counts as "
                 f"one document, and {facts['copies_left_out']:,} were left out because validation holds their text"
             )
         if "divided_work" in facts:
-            said.append(
+            lines.append(
                 f"{name}: {facts['divided_work']} is more than half of the text and was split into training and "
                 "validation by section"
             )
         elif facts["split_unit"] == "section":
-            said.append(
+            lines.append(
                 f"{name}: whole documents cannot fill both training and validation; long ones were split by section"
             )
-        said += [f"{name}: {READER_NOTES[note]}: {n:,}" for note, n in facts["reader"].items() if note != "cut"]
+        lines += [f"{name}: {READER_NOTES[note]}: {n:,}" for note, n in facts["reader"].items() if note != "cut"]
     if record["special_tokens_in_text"]:
-        said.append(
+        lines.append(
             f"the text itself holds {record['special_tokens_in_text']:,} special tokens (such as EOS or padding); they "
             "are dropped like any other unless activations.drop_special_tokens is off"
         )
-    return said
+    return lines
 
 
 def check_largest_id(largest: int, vocab_size: int | None, where: str) -> None:
@@ -220,7 +220,7 @@ def check_largest_id(largest: int, vocab_size: int | None, where: str) -> None:
 
 
 def _too_small(text: TextConfig, queues: Sequence[SourceQueue], shortage: Shortage) -> UserError:
-    asked = f"{text.n_tokens:,} training and {text.n_validation_tokens:,} validation tokens were asked"
+    demand = f"{text.n_tokens:,} training and {text.n_validation_tokens:,} validation tokens were asked"
     fix = "lower --tokens or --text.n-validation-tokens, or add text"
     if shortage.side == "validation" and len(queues) == 1:
         has = f"{shortage.n_tokens + queues[0].n_kept_tokens:,} tokens in all"
@@ -234,9 +234,9 @@ def _too_small(text: TextConfig, queues: Sequence[SourceQueue], shortage: Shorta
         "copies of validation's documents left out": shortage.queue.n_left_out,
         "empty documents": shortage.queue.n_empty,
     }
-    reasons = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if n)
     reasons = f" ({reasons})" if reasons else ""
-    return UserError(f"text {text.source!r} holds only {has}{first}{reasons}, but {asked}; {fix}")
+    return UserError(f"text {text.source!r} holds only {has}{first}{reasons}, but {demand}; {fix}")
 
 
 def shard_names(kind: str, n: int) -> list[str]:

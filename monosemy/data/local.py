@@ -93,15 +93,15 @@ def documents_of(content: Content, source: str, origin: str, limit: int, chat: C
 
 
 def _nothing_to_read(path: Path, n_empty: int, n_ignored: int) -> UserError:
-    wanted = f"{', '.join(FORMATS)} (all but the last also with {', '.join(COMPRESSIONS)})"
+    endings = f"{', '.join(FORMATS)} (all but the last also with {', '.join(COMPRESSIONS)})"
     if not path.is_dir() and n_ignored:
         return UserError(
-            f"{shown(path)}: text files must end in one of {wanted}, got {path.suffix!r}; rename or convert it"
+            f"{shown(path)}: text files must end in one of {endings}, got {path.suffix!r}; rename or convert it"
         )
     if n_empty:
         every = " (so is every text file in it)" if path.is_dir() else ""
         return UserError(f"{shown(path)} is empty{every}; choose another")
-    return UserError(f"folder {shown(path)} holds no {wanted} file; choose another folder or file")
+    return UserError(f"folder {shown(path)} holds no {endings} file; choose another folder or file")
 
 
 def content_hash(path: Path) -> str:
@@ -120,14 +120,14 @@ def content_hash(path: Path) -> str:
 def _text_files(path: Path) -> tuple[list[Path], int, int]:
     """(text files that hold something, number of empty ones, number of files of other kinds)."""
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
     else:
-        found = [path]
-    texts = [p for p in found if is_text_file(p.name)]
+        files = [path]
+    texts = [p for p in files if is_text_file(p.name)]
     filled = [p for p in texts if p.stat().st_size > 0]
     # Order by a hash of the name: neighbours in the alphabet (a book's chapters) are not read side by side.
     filled.sort(key=lambda p: hashlib.sha256(os.fsencode(p.relative_to(path).as_posix())).digest())
-    return filled, len(texts) - len(filled), len(found) - len(texts)
+    return filled, len(texts) - len(filled), len(files) - len(texts)
 
 
 def _interleave(readers: Iterator[Iterator[Document]], n_open: int) -> Iterator[Document]:

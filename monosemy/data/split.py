@@ -270,9 +270,9 @@ def mixed(
         item = queue.next_validation() if validation else queue.next_training()
         if item is None:
             raise Shortage(queue, total, "validation" if validation else "train")
-        taken = _taken(queue, validation)
-        taken.n_documents += 1
-        taken.n_tokens += len(item[1]) + n_separators
+        side = _taken(queue, validation)
+        side.n_documents += 1
+        side.n_tokens += len(item[1]) + n_separators
         total += len(item[1]) + n_separators
         yield item
 

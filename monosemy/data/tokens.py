@@ -125,9 +125,9 @@ class TokenSet:
         """
         manifest = read_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            found = manifest.get("format") if isinstance(manifest, dict) else None
+            stored_format = manifest.get("format") if isinstance(manifest, dict) else None
             raise UserError(
-                f"{folder}/manifest.json has format {found!r}, not {FORMAT}; delete the folder to rebuild it"
+                f"{folder}/manifest.json has format {stored_format!r}, not {FORMAT}; delete the folder to rebuild it"
             )
         for name, digest in manifest["files"].items():
             path = folder / name

@@ -55,7 +55,7 @@ def resampled_means(groups: Groups, n_resamples: int = 2000, seed: int = 0) -> d
     """Group → its estimate [n_resamples] when the values within each cluster are drawn anew, with replacement."""
     _check(groups)
     random = np.random.default_rng(seed)
-    found = {}
+    means_by_group = {}
     for name, clusters in groups.items():
         means = np.empty((len(clusters), n_resamples))
         for k, values in enumerate(clusters):
@@ -63,8 +63,8 @@ def resampled_means(groups: Groups, n_resamples: int = 2000, seed: int = 0) -> d
                 n = min(200, n_resamples - first)
                 drawn = random.integers(0, len(values), (n, len(values)))
                 means[k, first : first + n] = values[drawn].mean(1)
-        found[name] = means.mean(0)
-    return found
+        means_by_group[name] = means.mean(0)
+    return means_by_group
 
 
 def simultaneous_differences(

@@ -74,12 +74,14 @@ def save_documents(path: Path, sites: Sites) -> None:
     tensors: dict[str, torch.Tensor] = {}
     names: dict[str, dict[str, list[str]]] = {}
     for site, quantities in sites.items():
-        names[site] = {quantity: list(found.sums) for quantity, found in quantities.items()}
-        for quantity, found in quantities.items():
+        names[site] = {quantity: list(evaluation.sums) for quantity, evaluation in quantities.items()}
+        for quantity, evaluation in quantities.items():
             place = f"{site}/{quantity}"
-            tensors[f"{place}/documents"] = torch.from_numpy(np.asarray(found.documents, np.int64))
-            tensors[f"{place}/n_tokens"] = torch.from_numpy(np.asarray(found.n_tokens, np.float64))
-            sums = np.stack(list(found.sums.values())) if found.sums else np.zeros((0, len(found.n_tokens)))
+            tensors[f"{place}/documents"] = torch.from_numpy(np.asarray(evaluation.documents, np.int64))
+            tensors[f"{place}/n_tokens"] = torch.from_numpy(np.asarray(evaluation.n_tokens, np.float64))
+            sums = (
+                np.stack(list(evaluation.sums.values())) if evaluation.sums else np.zeros((0, len(evaluation.n_tokens)))
+            )
             tensors[f"{place}/sums"] = torch.from_numpy(sums.astype(np.float64))
     with atomic_path(path) as temporary:
         # one entry: safetensors writes several in an order of its own, and the same run must give the same bytes
@@ -110,9 +112,9 @@ def load_documents(path: Path) -> dict[str, dict[str, DocumentSums]]:
         ) from None
 
 
-def joined(found: Iterable[DocumentSums]) -> DocumentSums:
+def joined(evaluations: Iterable[DocumentSums]) -> DocumentSums:
     """All dictionaries of several evaluations. Raises UserError for none, or for other documents."""
-    parts = list(found)
+    parts = list(evaluations)
     if not parts:
         raise UserError("no evaluation to compare; give a run folder that was evaluated")
     whole = parts[0]
@@ -122,7 +124,7 @@ def joined(found: Iterable[DocumentSums]) -> DocumentSums:
 
 
 def paired_differences(
-    found: DocumentSums,
+    evaluation: DocumentSums,
     groups: Mapping[str, Sequence[str]],
     pairs: Sequence[tuple[str, str]] | None = None,
     *,
@@ -134,15 +136,15 @@ def paired_differences(
 
     `pairs` None takes all. Raises UserError for a name that is not there, and with fewer than two blocks.
     """
-    totals, weights = _prepared(found, groups, n_resamples, seed)
-    tokens, n = weights @ found.n_tokens, found.n_tokens.sum()
+    totals, weights = _prepared(evaluation, groups, n_resamples, seed)
+    tokens, n = weights @ evaluation.n_tokens, evaluation.n_tokens.sum()
     estimates = {name: float(total.sum() / n) for name, total in totals.items()}
     resampled = {name: weights @ total / tokens for name, total in totals.items()}
     return simultaneous(estimates, resampled, pairs or list(combinations(groups, 2)), confidence=confidence)
 
 
 def paired_ratios(
-    found: DocumentSums,
+    evaluation: DocumentSums,
     groups: Mapping[str, Sequence[str]],
     pairs: Sequence[tuple[str, str]] | None = None,
     *,
@@ -154,7 +156,7 @@ def paired_ratios(
 
     Intervals are made on the logarithm. Raises UserError as `paired_differences`, and for a sum that is not positive.
     """
-    totals, weights = _prepared(found, groups, n_resamples, seed)
+    totals, weights = _prepared(evaluation, groups, n_resamples, seed)
     if wrong := [name for name, total in totals.items() if not total.sum() > 0]:
         raise UserError(f"{wrong[0]!r} sums to {totals[wrong[0]].sum():g}; only positive sums have a ratio")
     estimates = {name: float(np.log(total.sum())) for name, total in totals.items()}
@@ -166,12 +168,12 @@ def paired_ratios(
 
 
 def _prepared(
-    found: DocumentSums, groups: Mapping[str, Sequence[str]], n_resamples: int, seed: int
+    evaluation: DocumentSums, groups: Mapping[str, Sequence[str]], n_resamples: int, seed: int
 ) -> tuple[dict[str, ndarray], ndarray]:
     for name in (name for names in groups.values() for name in names):
-        if name not in found.sums:
-            raise UserError(f"no dictionary {name!r} in this evaluation; there are {', '.join(found.sums)}")
-    if len(found.n_tokens) < 2:
+        if name not in evaluation.sums:
+            raise UserError(f"no dictionary {name!r} in this evaluation; there are {', '.join(evaluation.sums)}")
+    if len(evaluation.n_tokens) < 2:
         raise UserError("a paired comparison needs validation text of two documents or more")
-    totals = {group: np.mean([found.sums[name] for name in names], axis=0) for group, names in groups.items()}
-    return totals, bootstrap_weights(len(found.n_tokens), n_resamples, seed)
+    totals = {group: np.mean([evaluation.sums[name] for name in names], axis=0) for group, names in groups.items()}
+    return totals, bootstrap_weights(len(evaluation.n_tokens), n_resamples, seed)

@@ -71,12 +71,12 @@ def evaluate(
     sequences = _distinct(tokens.masked_fill(~text, -1))[:, None].expand_as(tokens)
     saes: Mapping[str, Any] = {name: sae}
     batches = ((x[i][keep[i]], sequences[i][keep[i]]) for i in range(len(tokens)))
-    found = evaluate_reconstruction(saes, batches, site=where, n_bootstrap=n_bootstrap)[name].record
+    reconstruction = evaluate_reconstruction(saes, batches, site=where, n_bootstrap=n_bootstrap)[name].record
     losses = evaluate_model_loss(
         model, where, saes, tokens, keep, attention_mask=text, documents=sequences, n_bootstrap=n_bootstrap
     )
     candidate = Candidate(name, name, where, sae.config.l0, sae.config.seed, control=sae.config.frozen_decoder)
-    return {**build_record(candidate, found, losses.records[name]), "n_sequences": len(tokens)}
+    return {**build_record(candidate, reconstruction, losses.records[name]), "n_sequences": len(tokens)}
 
 
 def _kept(

@@ -203,10 +203,10 @@ def _table(site: str, records: list[Record], columns: list[Column]) -> Table:
         target = record["target_l0"]
         last = i + 1 == len(records) or records[i + 1]["target_l0"] != target
         label = record["architecture"] + (f" s{record['seed']}" if record["seed"] else "")
-        asked = "" if target is None or (i and target == previous) else f"{target:g}"
+        target_text = "" if target is None or (i and target == previous) else f"{target:g}"
         style = "dim" if record["control"] else None
         table.add_row(
-            asked, label, *(format_value(record, column) for column in columns), style=style, end_section=last
+            target_text, label, *(format_value(record, column) for column in columns), style=style, end_section=last
         )
         previous = target
     return table

@@ -135,8 +135,8 @@ class Splice:
         if self.dictionary is None or not len(rows):
             spliced[at] = 0
         else:
-            found = reconstruct(self.name, self.dictionary, rows.to(torch.float32), self.site)[1]
-            spliced[at] = found.to(x_BTD.dtype)
+            reconstruction = reconstruct(self.name, self.dictionary, rows.to(torch.float32), self.site)[1]
+            spliced[at] = reconstruction.to(x_BTD.dtype)
         return spliced
 
 

@@ -176,11 +176,13 @@ class ReconstructionMeter:
         for name, sae in self.saes.items():
             self._sums[name].add(x, *reconstruct(name, sae, x, self.site), block)
 
-    def documents(self, found: Mapping[str, Reconstruction]) -> DocumentSums:
+    def documents(self, reconstructions: Mapping[str, Reconstruction]) -> DocumentSums:
         """The errors of what `finish` gave, for paired comparisons."""
         assert self._rows is not None, "finish comes first, and raises without rows"
         n_tokens = self._rows.n[: self._blocks.n]
-        return DocumentSums(np.array(self._blocks.documents), n_tokens, {name: r.error for name, r in found.items()})
+        return DocumentSums(
+            np.array(self._blocks.documents), n_tokens, {name: r.error for name, r in reconstructions.items()}
+        )
 
     def finish(self, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> dict[str, Reconstruction]:
         """The results by name. Raises UserError when no row was counted."""

@@ -149,7 +149,7 @@ class LanguageModel:
         parsed = parse_site(site, self.n_layers, post_norms=self.post_norms)
         if (name := str(parsed)) in self._places:
             return name
-        here = [known for known in self._places if known.startswith(f"layers.{parsed.layer}.")]
+        here = [name for name in self._places if name.startswith(f"layers.{parsed.layer}.")]
         raise UserError(
             f"{self.name} has no site {site!r}: {self._refused[name]}; this layer has: {', '.join(here) or 'no site'}"
         )
@@ -348,8 +348,8 @@ class LanguageModel:
 
             def replace(value: Tensor) -> Tensor:
                 done.add(name)
-                given = _as_sequences(value * scale if scale != 1 else value, tokens)
-                new = edit(given)
+                value_BTD = _as_sequences(value * scale if scale != 1 else value, tokens)
+                new = edit(value_BTD)
                 if new.numel() != value.numel() or new.shape[-1] != value.shape[-1]:
                     raise ValueError(f"the edit at {name} turned shape {tuple(value.shape)} into {tuple(new.shape)}")
                 new = new.to(value.dtype).reshape(value.shape)
@@ -378,16 +378,16 @@ class LanguageModel:
         return Start(tokens, layer, self._block_output(tokens, layer - 1), padding)
 
     def _block_output(self, tokens: Tensor, layer: int) -> Tensor:
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
 
         def keep(value: Tensor) -> None:
-            found.append(value)
+            outputs.append(value)
             raise _PassEnded
 
         with self._hooks() as hooks, suppress(_PassEnded):
             hooks.read(self._blocks[layer], keep)
             self._run(tokens)
-        return found[0]
+        return outputs[0]
 
     def _run(self, tokens: Tensor, *, last_only: bool = False) -> Tensor:
         if last_only and self._keeps_logits:
@@ -443,13 +443,13 @@ class LanguageModel:
                 handle.remove()
         return extras
 
-    def _check_start(self, start: Start, tokens: Tensor, padding: Padding | None, wanted: Iterable[str]) -> None:
+    def _check_start(self, start: Start, tokens: Tensor, padding: Padding | None, site_names: Iterable[str]) -> None:
         if not torch.equal(start.tokens, tokens):
             raise ValueError("this start was made from other tokens")
         masks = [torch.ones_like(tokens) if p is None else p.mask for p in (start.padding, padding)]
         if padding is not start.padding and not torch.equal(*masks):
             raise ValueError("this start was made with another attention_mask")
-        for name in wanted:
+        for name in site_names:
             site = parse_site(name, self.n_layers, post_norms=self.post_norms)
             if site.layer + (site.kind == "resid_post") < start.layer:
                 raise ValueError(f"the start at layer {start.layer} skips the site {name}")

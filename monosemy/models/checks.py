@@ -88,13 +88,13 @@ def wrong_shapes(model: LanguageModel, tokens: Tensor, read: dict[str, Tensor]) 
     """Sites that are never computed, not of shape [B, T, site_width], or overwritten later in the same pass."""
     failed: dict[str, str] = {}
     for name in model.site_names():
-        wanted = [*tokens.shape, model.site_width(name)]
+        expected = [*tokens.shape, model.site_width(name)]
         if name not in read:
             failed[name] = "its module is never run"
-        elif list(read[name].shape) != wanted:
-            failed[name] = f"its activation has shape {list(read[name].shape)} instead of {wanted}"
-    kept = model.activations(tokens, [name for name in model.site_names() if name not in failed])
-    overwritten = [name for name, value in kept.items() if not torch.equal(value, read[name])]
+        elif list(read[name].shape) != expected:
+            failed[name] = f"its activation has shape {list(read[name].shape)} instead of {expected}"
+    later = model.activations(tokens, [name for name in model.site_names() if name not in failed])
+    overwritten = [name for name, value in later.items() if not torch.equal(value, read[name])]
     return failed | dict.fromkeys(overwritten, "a later step of the same pass overwrites its activation in place")
 
 

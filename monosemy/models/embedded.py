@@ -87,10 +87,10 @@ def _is_whole(folder: Path) -> bool:
 
 def find_gguf(package: Path) -> Path:
     """The package's one GGUF file."""
-    found = sorted(package.rglob("*.gguf"))
-    if len(found) != 1:
-        raise UserError(f"{package} should hold one .gguf file, it holds {len(found)}; delete it to fetch it again")
-    return found[0]
+    paths = sorted(package.rglob("*.gguf"))
+    if len(paths) != 1:
+        raise UserError(f"{package} should hold one .gguf file, it holds {len(paths)}; delete it to fetch it again")
+    return paths[0]
 
 
 def convert(source: Path, folder: Path) -> None:
@@ -114,10 +114,10 @@ def convert(source: Path, folder: Path) -> None:
 
 def field(reader: GGUFReader, key: str) -> Any:
     """A metadata value of the file; UserError when it lacks it."""
-    found = reader.get_field(key)
-    if found is None:
+    entry = reader.get_field(key)
+    if entry is None:
         raise UserError(f"the GGUF file lacks {key!r}, so it cannot be read as a Llama model")
-    return found.contents()
+    return entry.contents()
 
 
 def llama_config(reader: GGUFReader) -> dict[str, Any]:
@@ -216,5 +216,5 @@ def uninterleave(weight: np.ndarray, n_heads: int) -> np.ndarray:
 def _require_space(final: Path) -> None:
     needed = 4 * SIZE.n_parameters + 16 * 2**20
     if (free := files.free_bytes(final)) < needed:
-        shown = f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
-        raise UserError(f"too little disk for the embedded model at {final.parent}: {shown}; set MONOSEMY_CACHE")
+        sizes = f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
+        raise UserError(f"too little disk for the embedded model at {final.parent}: {sizes}; set MONOSEMY_CACHE")

@@ -153,9 +153,9 @@ class Decoding:
         }
         if "cache_params" in self._cache:
             del arguments["attention_mask"]  # the states hold the padding's effect already
-        taken = inspect.signature(self.model.module.forward).parameters
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-            arguments = {name: value for name, value in arguments.items() if name in taken}
+        parameters = inspect.signature(self.model.module.forward).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            arguments = {name: value for name, value in arguments.items() if name in parameters}
         tokens = self._tokens[:, new]
         with self._editing(tokens, positions[:, new].clamp(min=-1)):
             output = self.model.module(input_ids=tokens, use_cache=True, return_dict=True, **arguments, **self._cache)

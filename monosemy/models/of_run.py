@@ -23,22 +23,22 @@ def load_run_model(
     folder: Path, config: RunConfig, provenance: Mapping[str, Any], moved: Moved = NOT_MOVED
 ) -> LanguageModel:
     """Raises UserError when it is not found (naming the flag that says where it is), or has changed."""
-    settings, known = config.model, provenance.get("model", {})
+    settings, began_with = config.model, provenance.get("model", {})
     source = find_source(folder, config, provenance, "model", moved)
     model = load_model(
-        source, revision=settings.revision or known.get("commit"), dtype=settings.dtype, device=settings.device,
+        source, revision=settings.revision or began_with.get("commit"), dtype=settings.dtype, device=settings.device,
         randomise=settings.randomise,
     )  # fmt: skip
     if source != settings.source:
         model.name = settings.source + model.name.removeprefix(source)
-    refuse_change("the model", known.get("fingerprint"), model.fingerprint, folder, "--model")
+    refuse_change("the model", began_with.get("fingerprint"), model.fingerprint, folder, "--model")
     return model
 
 
-def refuse_change(what: str, before: str | None, now: str, folder: Path, flag: str) -> None:
+def refuse_change(subject: str, before: str | None, now: str, folder: Path, flag: str) -> None:
     """Raises UserError when a run's model or text is not what the run began with."""
     if before not in (None, now):
         raise UserError(
-            f"{what} has changed since this run was made (run {folder}: fingerprint {before} then, {now} now); restore "
-            f"it, say where the old one is ({flag} PATH), or choose another run folder"
+            f"{subject} has changed since this run was made (run {folder}: fingerprint {before} then, {now} now); "
+            f"restore it, say where the old one is ({flag} PATH), or choose another run folder"
         )

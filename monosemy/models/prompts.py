@@ -76,10 +76,10 @@ def chat_ids(tokenizer: Any, text: str) -> list[int]:
 
 def fold_system(messages: Messages) -> Messages:
     """System messages moved to the start of the first user message, for a template or a server without that role."""
-    told = [message["content"] for message in messages if message["role"] == "system"]
+    system_texts = [message["content"] for message in messages if message["role"] == "system"]
     rest = _without_system(messages)
     first = next(i for i, message in enumerate(rest) if message["role"] == "user")
-    words = "\n\n".join([*told, rest[first]["content"]])
+    words = "\n\n".join([*system_texts, rest[first]["content"]])
     return [*rest[:first], {"role": "user", "content": words}, *rest[first + 1 :]]
 
 

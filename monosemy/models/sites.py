@@ -107,7 +107,7 @@ def parse_site(name: str, n_layers: int, *, post_norms: bool) -> Site:
         if reason := _LENS_REFUSED.get(hook):
             raise UserError(f"site {name!r} has no equal here: {reason.format(n=layer)}")
         if hook not in _LENS_KINDS:
-            raise unknown("site", name, [f"blocks.{layer}.{known}" for known in _LENS_KINDS])
+            raise unknown("site", name, [f"blocks.{layer}.{lens_kind}" for lens_kind in _LENS_KINDS])
         kind = _LENS_KINDS[hook]
     else:
         kinds = [k for k in KINDS if post_norms or k not in POST_NORM_KINDS]

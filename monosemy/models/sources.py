@@ -262,8 +262,8 @@ def _load_gguf(path: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
     if hasattr(transformers, "GgufConfig"):  # older releases always dequantise
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     module, tokenizer = _load(str(path.parent), dtype, device, label=str(path), **options)
-    found = GGUFReader(path).get_field("tokenizer.ggml.pre")
-    if found is not None and found.contents() == "smollm":
+    pre_tokenizer = GGUFReader(path).get_field("tokenizer.ggml.pre")
+    if pre_tokenizer is not None and pre_tokenizer.contents() == "smollm":
         # transformers' conversion loses this pre-tokenizer's splitting of digits
         tokenizer.backend_tokenizer.pre_tokenizer = embedded.digits_apart()
     return module, tokenizer
@@ -274,14 +274,14 @@ def _quiet_transformers() -> Iterator[None]:
     """Without transformers' own bars and notices; what is wrong with a model is raised, or checked on load."""
     from transformers.utils import logging
 
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    progress_bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        if shown:
+        if progress_bars:
             logging.enable_progress_bar()
 
 

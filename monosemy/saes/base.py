@@ -212,7 +212,7 @@ def _strongest_margins(sae: SparseAutoencoder, batches: list[Tensor], n_keep: in
     share = n_keep / sum(len(x) for x in batches)
     room = 1.5
     while True:
-        bound, kept, n_active = -torch.inf, [], 0
+        bound, parts, n_active = -torch.inf, [], 0
         for i, x in enumerate(batches):
             margins = sae.margins(x)
             assert margins is not None
@@ -221,8 +221,8 @@ def _strongest_margins(sae: SparseAutoencoder, batches: list[Tensor], n_keep: in
             if i == 0 and rank < flat.numel():
                 bound = float(flat.kthvalue(flat.numel() - rank + 1).values)
             n_active += int((flat > 0).sum())
-            kept.append(flat[flat > bound])
-        strongest = torch.cat(kept)
+            parts.append(flat[flat > bound])
+        strongest = torch.cat(parts)
         if len(strongest) > n_keep or bound == -torch.inf:
             return strongest[strongest > -torch.inf], n_active  # pairs at −∞ cannot fire whatever the shift
         room *= 4

@@ -129,9 +129,9 @@ class BelowThreshold(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         W_enc, centred = ctx.saved_tensors
         n_rows, n_latents = len(centred), W_enc.shape[1]
-        ones = centred.new_ones(len(ctx.above.indices))
-        above_sum = ops.codes_transposed_times(ctx.above, ctx.columns, ones, centred, n_latents)
-        below_share = 1 - dispatch.sum_by_latent(ctx.columns, ones) / n_rows
+        unit_values = centred.new_ones(len(ctx.above.indices))
+        above_sum = ops.codes_transposed_times(ctx.above, ctx.columns, unit_values, centred, n_latents)
+        below_share = 1 - dispatch.sum_by_latent(ctx.columns, unit_values) / n_rows
         grad_W = ((above_sum - centred.sum(0)) * (grad / n_rows)).T
         return grad_W, -grad * below_share, grad * (W_enc @ below_share), grad * below_share, None, None, None, None
 

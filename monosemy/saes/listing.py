@@ -72,8 +72,8 @@ def saved_saes(folder: Path) -> list[SavedSae]:
     return sorted(saes, key=_rank)
 
 
-def choose_sae(folder: Path, wanted: str | None = None) -> SavedSae:
-    """The SAE called `wanted` (`SITE/NAME`, or NAME where that is enough); None: JumpReLU at the middle L0 of the first
+def choose_sae(folder: Path, label: str | None = None) -> SavedSae:
+    """The SAE called `label` (`SITE/NAME`, or NAME where that is enough); None: JumpReLU at the middle L0 of the first
     site, else the middle of what is no control.
 
     Raises UserError when the folder is no run or holds no SAE, for an unknown or ambiguous name, for an SAE whose
@@ -83,14 +83,14 @@ def choose_sae(folder: Path, wanted: str | None = None) -> SavedSae:
     saes = saved_saes(folder)
     if not saes:
         raise UserError(f"{folder} has no trained SAE; train it: monosemy train {folder}")
-    if not wanted:
+    if not label:
         return default_sae(folder, saes)
-    matches = [sae for sae in saes if wanted in (sae.label, sae.name)]
+    matches = [sae for sae in saes if label in (sae.label, sae.name)]
     if not matches:
-        raise unknown("SAE", wanted, [sae.label for sae in saes])
+        raise unknown("SAE", label, [sae.label for sae in saes])
     if len(matches) > 1:
         sites = ", ".join(sae.site for sae in matches)
-        raise UserError(f"SAE {wanted!r} is at several sites: {sites}; write SITE/{wanted}")
+        raise UserError(f"SAE {label!r} is at several sites: {sites}; write SITE/{label}")
     refuse_stopped(matches[0].label, matches[0].stopped)
     return matches[0]
 

@@ -59,18 +59,18 @@ class Trainee:
 
         Raises Diverged, with nothing changed, when the loss or a gradient is not finite.
         """
-        one = self.forward(x, index)
-        if (keep := self.ordinary(x, one)) is not None:
+        forward = self.forward(x, index)
+        if (keep := self.ordinary(x, forward)) is not None:
             x = x[keep]
-            one = self.forward(x, index)
-        self.differentiate(one.output.total, index)
+            forward = self.forward(x, index)
+        self.differentiate(forward.output.total, index)
         if keep is not None:
             self.n_left_out += int((~keep).sum())
-        return self.update(x, index, one)
+        return self.update(x, index, forward)
 
-    def ordinary(self, x: Tensor, one: Forward) -> Tensor | None:
+    def ordinary(self, x: Tensor, forward: Forward) -> Tensor | None:
         """The rows that the step may learn from, [N] of bool; None for all (outliers.py)."""
-        return ordinary_rows(x, one.output.reconstruction, self.config.outlier_error)
+        return ordinary_rows(x, forward.output.reconstruction, self.config.outlier_error)
 
     def forward(self, x: Tensor, index: int) -> Forward:
         """The loss of step `index` on x; changes nothing."""
@@ -94,9 +94,9 @@ class Trainee:
                 if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
                     raise Diverged(f"the gradient of {name} is not finite at step {index}")
 
-    def update(self, x: Tensor, index: int, one: Forward) -> dict[str, float]:
+    def update(self, x: Tensor, index: int, forward: Forward) -> dict[str, float]:
         """Moves everything by the step whose gradients are there; returns the step's metrics."""
-        info, output = one
+        info, output = forward
         rate = self.learning_rate * schedule(info.progress, self.config.warmup_fraction, self.config.decay_fraction)
         self.optimizer.step(rate)
         self.sae.observe(output, info)

@@ -138,18 +138,22 @@ class Trainer:
         self.index, self.n_tokens, self.messages = state["step"], state["n_tokens"], list(state["messages"])
         self.seconds = state["seconds"]
         self.metrics.truncate(state["metrics_offset"])
-        for what, before in state.get("arithmetic", {}).items():
-            if (now := self.arithmetic()[what]) != before:
+        for quantity, before in state.get("arithmetic", {}).items():
+            if (now := self.arithmetic()[quantity]) != before:
                 print(
-                    f"continuing with {what} {now} what began with {before}: sums are taken in another order, so the "
-                    "result will agree to rounding, not bit for bit",
+                    f"continuing with {quantity} {now} what began with {before}: sums are taken in another order, so "
+                    "the result will agree to rounding, not bit for bit",
                     file=sys.stderr,
                 )
         return self.n_tokens
 
     def save(self) -> Path:
         """Writes a checkpoint of this instant."""
-        tensors = {f"{s}/{n}/{key}": t for (s, n), one in self.trainees.items() for key, t in one.tensors().items()}
+        tensors = {
+            f"{s}/{n}/{key}": tensor
+            for (s, n), trainee in self.trainees.items()
+            for key, tensor in trainee.tensors().items()
+        }
         stream = self.stream.state()
         tensors |= {f"stream/{key}": value for key, value in stream.items() if isinstance(value, Tensor)}
         state = {
@@ -159,7 +163,7 @@ class Trainer:
             "messages": self.messages,
             "seconds": self._tick(),
             "arithmetic": self.arithmetic(),
-            "trainees": {f"{s}/{n}": one.state() for (s, n), one in self.trainees.items()},
+            "trainees": {f"{s}/{n}": trainee.state() for (s, n), trainee in self.trainees.items()},
             "stream": {key: value for key, value in stream.items() if not isinstance(value, Tensor)},
             "metrics_offset": self.metrics.offset(),
         }
@@ -217,7 +221,7 @@ class Trainer:
         memory."""
         import psutil
 
-        widest = max(one.sae.d_sae for one in self.trainees.values())
+        widest = max(trainee.sae.d_sae for trainee in self.trainees.values())
         buffers = 2 * 4 * self.config.batch_tokens * widest + max(unit.n_bytes for unit in self.units)
         return max(1, psutil.virtual_memory().total // 8 // buffers)
 
@@ -269,19 +273,19 @@ class Trainer:
 @contextmanager
 def _watch_signals() -> Iterator[Callable[[], bool]]:
     """Turns SIGINT and SIGTERM into a question the training loop asks after each step; a second SIGINT acts at once."""
-    asked = threading.Event()
+    stop_signal = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield stop_signal.is_set
         return
 
     def note(number: int, frame: object) -> None:
-        if asked.is_set():
+        if stop_signal.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        stop_signal.set()
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield stop_signal.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
