@@ -42,13 +42,13 @@ class Asset:
 
 def load_assets(folder: Path = FOLDER) -> dict[str, Asset]:
     """Every built file by its name relative to the folder; an explanation as index.html where nothing was built."""
-    found = {
+    assets = {
         path.relative_to(folder).as_posix(): _asset(path.read_bytes(), TYPES[path.suffix])
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix in TYPES and not path.name.startswith(".")
     }
-    found.setdefault("index.html", _asset(MISSING, TYPES[".html"]))
-    return found
+    assets.setdefault("index.html", _asset(MISSING, TYPES[".html"]))
+    return assets
 
 
 def _asset(content: bytes, media_type: str) -> Asset:

@@ -171,15 +171,15 @@ class Catalogue:
     def refresh(self) -> list[Dictionary]:
         """Reads the folder's table of SAEs again; new SAEs and new feature builds appear. Controls come last."""
         with self._lock:
-            found: dict[tuple[str, str], Dictionary] = {}
+            saes: dict[tuple[str, str], Dictionary] = {}
             for saved in saved_saes(self.folder):
-                known = self._known.get(saved.key)
-                if known is None:
-                    known = Dictionary(saved)
-                found[saved.key] = known
-                self._open_features(known)
-            self._known = found
-        return list(found.values())
+                sae = self._known.get(saved.key)
+                if sae is None:
+                    sae = Dictionary(saved)
+                saes[saved.key] = sae
+                self._open_features(sae)
+            self._known = saes
+        return list(saes.values())
 
     def _open_features(self, sae: Dictionary) -> None:
         folder = self.folder / "features" / sae.site / sae.name
@@ -202,11 +202,11 @@ class Catalogue:
 
     def sae(self, site: str, name: str) -> Dictionary:
         """The SAE of that site and name. Raises NotFoundError with the names there are."""
-        found = self._known.get((site, name))
-        if found is None:
-            known = ", ".join("/".join(key) for key in list(self._known)[:24])
-            raise NotFoundError(f"this run has no SAE {site}/{name}; it has: {known}")
-        return found
+        entry = self._known.get((site, name))
+        if entry is None:
+            names = ", ".join("/".join(key) for key in list(self._known)[:24])
+            raise NotFoundError(f"this run has no SAE {site}/{name}; it has: {names}")
+        return entry
 
     def sae_of(self, key: str) -> Dictionary:
         """The SAE called `site/name`."""

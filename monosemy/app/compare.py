@@ -115,9 +115,9 @@ class Comparison:
             raise UserError(self.notes[by])
         if view not in VIEWS:
             raise unknown("view", view[:40], VIEWS)
-        found, cut = self.matches(by), THRESHOLDS[by] if threshold is None else threshold
+        pairing, cut = self.matches(by), THRESHOLDS[by] if threshold is None else threshold
         edges = np.linspace(-1.0 if by == "correlation" else 0.0, 1.0, _BINS + 1)
-        rows, partners = _rows(found, view, cut)
+        rows, partners = _rows(pairing, view, cut)
         page = slice(offset, offset + limit)
         return {
             "a": self.a.entry(),
@@ -126,24 +126,24 @@ class Comparison:
             "available": {name: name in self.measures for name in THRESHOLDS},
             "notes": list(self.notes.values()),
             "threshold": cut,
-            "n_matched_a": int((found.value_a >= cut).sum()),
-            "n_matched_b": int((found.value_b >= cut).sum()),
-            "n_mutual": int((_mutual(found) & (found.value_a >= cut)).sum()),
+            "n_matched_a": int((pairing.value_a >= cut).sum()),
+            "n_matched_b": int((pairing.value_b >= cut).sum()),
+            "n_mutual": int((_mutual(pairing) & (pairing.value_a >= cut)).sum()),
             "distribution": {
                 "edges": edges,
-                "a": np.histogram(found.value_a.clip(edges[0], 1), edges)[0],
-                "b": np.histogram(found.value_b.clip(edges[0], 1), edges)[0],
+                "a": np.histogram(pairing.value_a.clip(edges[0], 1), edges)[0],
+                "b": np.histogram(pairing.value_b.clip(edges[0], 1), edges)[0],
             },
             "view": view,
             "total": len(rows),
             "offset": offset,
-            "rows": self._pairs(found, rows[page], partners[page]),
+            "rows": self._pairs(pairing, rows[page], partners[page]),
         }
 
-    def _pairs(self, found: Matches, rows: Array, partners: Array) -> list[dict[str, Any]]:
+    def _pairs(self, pairing: Matches, rows: Array, partners: Array) -> list[dict[str, Any]]:
         values = {by: self.value(by, rows, partners) for by in THRESHOLDS}
         labels = self.a.labels(rows), self.b.labels(partners)
-        mutual = (found.partner_a[rows] == partners) & (found.partner_b[partners] == rows)
+        mutual = (pairing.partner_a[rows] == partners) & (pairing.partner_b[partners] == rows)
         return [
             {
                 "a": int(a), "b": int(b), "label_a": labels[0][n], "label_b": labels[1][n],
@@ -213,18 +213,18 @@ class Comparisons:
         return pair
 
 
-def _rows(found: Matches, view: str, cut: float) -> tuple[Array, Array]:
+def _rows(pairing: Matches, view: str, cut: float) -> tuple[Array, Array]:
     """(latents of a, latents of b) of a view: matches best first, unmatched worst first."""
     if view == "only_b":
-        latents = np.flatnonzero(found.value_b < cut)
-        latents = latents[np.argsort(found.value_b[latents], kind="stable")]
-        return found.partner_b[latents], latents
-    chosen = found.value_a >= cut if view == "matched" else found.value_a < cut
-    latents = np.flatnonzero(chosen)
+        latents = np.flatnonzero(pairing.value_b < cut)
+        latents = latents[np.argsort(pairing.value_b[latents], kind="stable")]
+        return pairing.partner_b[latents], latents
+    passing = pairing.value_a >= cut if view == "matched" else pairing.value_a < cut
+    latents = np.flatnonzero(passing)
     sign = -1 if view == "matched" else 1
-    latents = latents[np.argsort(sign * found.value_a[latents], kind="stable")]
-    return latents, found.partner_a[latents]
+    latents = latents[np.argsort(sign * pairing.value_a[latents], kind="stable")]
+    return latents, pairing.partner_a[latents]
 
 
-def _mutual(found: Matches) -> Array:
-    return found.partner_b[found.partner_a] == np.arange(len(found.partner_a))
+def _mutual(pairing: Matches) -> Array:
+    return pairing.partner_b[pairing.partner_a] == np.arange(len(pairing.partner_a))

@@ -32,26 +32,26 @@ def latent_list(sae: Dictionary, query: Mapping[str, str]) -> dict[str, Any]:
     label), offset, limit. Raises UserError for an unknown name or a value that is no number.
     """
     columns = sae.columns
-    chosen = _mask(sae, query)
+    mask = _mask(sae, query)
     order = _order(sae, query.get("sort") or "latent", query.get("order") or "asc")
-    kept = order if chosen is None else order[chosen[order]]
+    latents = order if mask is None else order[mask[order]]
     offset, limit = whole_number(query, "offset", 0), whole_number(query, "limit", 50, PAGE_ROWS)
-    page = kept[offset : offset + limit]
+    page = latents[offset : offset + limit]
     values = np.stack([np.asarray(column)[page] for column in columns.values()], axis=1) if columns else None
     labels = sae.labels(page)
     rows = [
         {"latent": int(latent), "label": label, "values": values[row] if values is not None else []}
         for row, (latent, label) in enumerate(zip(page, labels, strict=True))
     ]
-    return {"total": len(kept), "offset": offset, "columns": list(columns), "rows": rows}
+    return {"total": len(latents), "offset": offset, "columns": list(columns), "rows": rows}
 
 
 def column_bytes(sae: Dictionary, names: str) -> bytes:
     """Whole columns, float32 little-endian [d_sae] each, one after another. Raises UserError for an unknown name."""
-    asked = [name for name in names.split(",") if name]
-    if not asked or len(asked) > len(sae.columns):
+    columns = [name for name in names.split(",") if name]
+    if not columns or len(columns) > len(sae.columns):
         raise UserError(f"name the columns once each, of: {', '.join(sae.columns) or 'none, nothing was measured yet'}")
-    return b"".join(np.ascontiguousarray(_column(sae, name), dtype="<f4").tobytes() for name in asked)
+    return b"".join(np.ascontiguousarray(_column(sae, name), dtype="<f4").tobytes() for name in columns)
 
 
 def search_labels(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
@@ -62,9 +62,11 @@ def search_labels(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
     assert sae.database is not None
     latents = matching(sae.database, checked_query(text))
     if len(latents) <= BROAD:
-        found = sae.database.search_labels(text, limit)
-        texts = sae.labels([latent for latent, _, _ in found])  # what every list shows, whichever text was matched
-        return {"hits": [hit(sae, one[0], text, -float(one[2])) for one, text in zip(found, texts, strict=True)]}
+        records = sae.database.search_labels(text, limit)
+        texts = sae.labels([latent for latent, _, _ in records])  # what every list shows, whichever text was matched
+        return {
+            "hits": [hit(sae, record[0], text, -float(record[2])) for record, text in zip(records, texts, strict=True)]
+        }
     trusted = sae.columns.get("label_auroc", np.full(sae.d_sae, np.nan))[latents]
     best = latents[np.argsort(-trusted, kind="stable")][:limit]
     return {"hits": [hit(sae, latent, label, 0.0) for latent, label in zip(best, sae.labels(best), strict=True)]}
@@ -151,10 +153,10 @@ def _mask(sae: Dictionary, query: Mapping[str, str]) -> Array | None:
         here = column >= np.float32(limit) if bound == "min" else column <= np.float32(limit)
         passed = here if passed is None else passed & here
     if words := query.get("q", "").strip():
-        found = np.zeros(sae.d_sae, dtype=bool)
+        matched = np.zeros(sae.d_sae, dtype=bool)
         if sae.database is not None:
-            found[matching(sae.database, checked_query(words))] = True
-        passed = found if passed is None else passed & found
+            matched[matching(sae.database, checked_query(words))] = True
+        passed = matched if passed is None else passed & matched
     return passed
 
 

@@ -59,10 +59,10 @@ def encode_text(
         l0[position] = len(active)
         tops[position] = [{"latent": i, "value": v} for i, v in active[:top]]
         for i, v in active:
-            found = best.setdefault(i, [0.0, position, 0])
-            found[2] += 1
-            if v > found[0]:
-                found[0], found[1] = v, position
+            summary = best.setdefault(i, [0.0, position, 0])
+            summary[2] += 1
+            if v > summary[0]:
+                summary[0], summary[1] = v, position
             if i == latent:
                 trace[position] = v
     ranked = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:SUMMARY]

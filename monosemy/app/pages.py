@@ -32,15 +32,15 @@ class Vocabulary:
 
     def texts(self, token_ids: list[int]) -> list[str]:
         """One text a token; a character cut over several tokens is the text of the first, the others get ""."""
-        known = [*map(self._whole.__getitem__, token_ids)]
+        texts = [*map(self._whole.__getitem__, token_ids)]
         stop = 0
-        while None in known:
-            start = known.index(None, stop)
-            stop = next((i for i in range(start, len(known)) if known[i] is not None), len(known))
-            known[start:stop] = [""] * (stop - start)
+        while None in texts:
+            start = texts.index(None, stop)
+            stop = next((i for i in range(start, len(texts)) if texts[i] is not None), len(texts))
+            texts[start:stop] = [""] * (stop - start)
             for piece in self._tokens.pieces(token_ids[start:stop]):
-                known[start + piece.start] = piece.text
-        return known  # type: ignore[return-value]
+                texts[start + piece.start] = piece.text
+        return texts  # type: ignore[return-value]
 
     def special(self, token_ids: list[int]) -> list[int]:
         """Positions of the special tokens."""
@@ -63,10 +63,10 @@ _vocabularies: weakref.WeakKeyDictionary[TokenTexts, Vocabulary] = weakref.WeakK
 def vocabulary(database: FeatureDatabase) -> Vocabulary:
     """The database's table of texts, made at first use and freed with it."""
     tokens = database.tokens
-    found = _vocabularies.get(tokens)
-    if found is None:
-        found = _vocabularies[tokens] = Vocabulary(tokens)
-    return found
+    table = _vocabularies.get(tokens)
+    if table is None:
+        table = _vocabularies[tokens] = Vocabulary(tokens)
+    return table
 
 
 def latent_page(sae: Dictionary, latent: int, window: int = WINDOW) -> dict[str, Any]:
@@ -113,16 +113,16 @@ def _label(words: Vocabulary, label: dict[str, Any]) -> dict[str, Any]:
 
 
 def _steering_max(sae: Dictionary, latent: int) -> dict[str, Any] | None:
-    found = sae.steering_max(latent)
-    return None if found is None else {"value": found[0], "text": found[1]}
+    maximum = sae.steering_max(latent)
+    return None if maximum is None else {"value": maximum[0], "text": maximum[1]}
 
 
 def _neighbours(sae: Dictionary, database: FeatureDatabase, latent: int) -> dict[str, Any]:
-    found = database.neighbours(latent)
-    labels = iter(sae.labels([other for listed in found.values() for other, _ in listed]))
+    neighbours = database.neighbours(latent)
+    labels = iter(sae.labels([other for others in neighbours.values() for other, _ in others]))
     return {
-        kind: [{"latent": other, "label": next(labels), "value": value} for other, value in listed]
-        for kind, listed in found.items()
+        kind: [{"latent": other, "label": next(labels), "value": value} for other, value in others]
+        for kind, others in neighbours.items()
     }
 
 

@@ -93,7 +93,7 @@ class Access:
             return False
         if "@" in header or "/" in header:
             return False
-        if name in (known.lower() for known in self.names):
+        if name in (own.lower() for own in self.names):
             return True
         if port != self.port:
             return False

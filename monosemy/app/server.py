@@ -47,11 +47,11 @@ def run_browse(words: list[str]) -> None:
     )
     parser.add_argument("--no-open", action="store_true", help="do not open the page")
     add_moved(parser, text=False)
-    asked = parser.parse_args(words)
-    catalogue = Catalogue(Path(asked.run), moved_of(asked))
-    listener = bind(asked.host, asked.port)
+    flags = parser.parse_args(words)
+    catalogue = Catalogue(Path(flags.run), moved_of(flags))
+    listener = bind(flags.host, flags.port)
     port = listener.getsockname()[1]
-    access = Access.to(asked.host, port, tuple(asked.name))
+    access = Access.to(flags.host, port, tuple(flags.name))
     address = page_address(access)
     print(f"browse {catalogue.folder.name}: {address}  (Ctrl-C stops)")
     saes = catalogue.refresh()
@@ -60,7 +60,7 @@ def run_browse(words: list[str]) -> None:
     if not any(sae.database for sae in saes):
         print(f"no latent pages yet: no features were built; build them: {catalogue.build_command}")
     sys.stdout.flush()
-    if not asked.no_open and can_open():
+    if not flags.no_open and can_open():
         webbrowser.open(address)
     threading.Thread(target=warm, args=(catalogue,), daemon=True).start()
     serve(catalogue, access, listener)

@@ -70,19 +70,19 @@ def l0_axis(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None
     margin = max((high / low) ** 0.08, 1.12)
     axes.set_xscale("log", base=2)
     axes.set_xlim(low / margin, high * margin)
-    shown = thin_ticks(sorted(set(ticks)), high * margin / (low / margin))
-    axes.xaxis.set_major_locator(FixedLocator(shown))
+    thinned = thin_ticks(sorted(set(ticks)), high * margin / (low / margin))
+    axes.xaxis.set_major_locator(FixedLocator(thinned))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def thin_ticks(ticks: Sequence[float], span: float) -> list[float]:
     """Ticks that keep at least 7% of the logarithmic axis between neighbours, from the first on."""
-    kept: list[float] = []
+    thinned: list[float] = []
     for tick in ticks:
-        if not kept or np.log(tick / kept[-1]) >= 0.07 * np.log(span):
-            kept.append(tick)
-    return kept
+        if not thinned or np.log(tick / thinned[-1]) >= 0.07 * np.log(span):
+            thinned.append(tick)
+    return thinned
 
 
 def value_axis(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> None:

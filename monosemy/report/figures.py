@@ -40,12 +40,12 @@ SHARES = {
 
 def site_figures(run: Run, site: str, laws: dict[Key, PowerLaw | None]) -> Iterator[tuple[str, Drawing]]:
     """(kind, drawing) of one site: delta_loss, fvu, shares, firing_rates, usage, training; without data, left out."""
-    found = [p for p in points(run.at(site)) if p["l0"].value > 0]
+    site_points = [p for p in points(run.at(site)) if p["l0"].value > 0]
     for measure in FRONTIERS:
-        if any(math.isfinite(p[measure].value) for p in found):
-            yield measure, frontier(found, site, measure)
-    if dictionaries(found):
-        yield "shares", shares(found, site)
+        if any(math.isfinite(p[measure].value) for p in site_points):
+            yield measure, frontier(site_points, site, measure)
+    if dictionaries(site_points):
+        yield "shares", shares(site_points, site)
     statistics = [(r, run.latents[r.site, r.name]) for r in run.at(site) if (r.site, r.name) in run.latents]
     if statistics:
         yield "firing_rates", firing_rates(statistics, site)
@@ -61,18 +61,18 @@ def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
             temporary.write_bytes(drawing.light)
 
 
-def frontier(found: Sequence[Point], site: str, measure: str) -> Drawing:
+def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
     """One measure against the reached L0: a line per architecture, interval bars, controls in grey."""
     short, axis = FRONTIERS[measure]
-    shown = [p for p in found if math.isfinite(p[measure].value)]
+    drawn = [p for p in site_points if math.isfinite(p[measure].value)]
 
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(5.4, 4.1))
         axes = figure.add_axes((0.125, 0.125, 0.56, 0.775))
-        looks = styles([p.architecture for p in shown], theme)
-        value_axis(axes, [p[measure].value for p in shown], [e for p in shown for e in _ends(p, measure)])
-        l0_axis(axes, [p["l0"].value for p in shown], _l0_ticks(shown))
-        ends = [_series(axes, shown, name, measure, looks) for name in looks]
+        looks = styles([p.architecture for p in drawn], theme)
+        value_axis(axes, [p[measure].value for p in drawn], [e for p in drawn for e in _ends(p, measure)])
+        l0_axis(axes, [p["l0"].value for p in drawn], _l0_ticks(drawn))
+        ends = [_series(axes, drawn, name, measure, looks) for name in looks]
         axes.set_title(f"{short} at {site}")
         axes.set_xlabel("L0 (active latents per token, log scale)")
         axes.set_ylabel(axis + (", log scale" if axes.get_yscale() == "log" else ""))
@@ -81,30 +81,30 @@ def frontier(found: Sequence[Point], site: str, measure: str) -> Drawing:
 
     best = "; ".join(
         f"at L0 {v.target_l0:g} the lowest is {names([v.best])} with {with_interval(v.best[measure])}"
-        for v in verdicts(shown, measure)
+        for v in verdicts(drawn, measure)
         if v.best
     )
-    seeds = max(len(p.records) for p in shown)
+    seeds = max(len(p.records) for p in drawn)
     bars = f"Bars: {INTERVAL} over validation documents" + (
         f"; lines join means over up to {seeds} seeds, small dots are single seeds, and bars reach from the lowest to "
         "the highest end of the seeds' intervals" if seeds > 1 else ""
     )  # fmt: skip
-    tokens = max(r.n_loss_tokens if measure == "delta_loss" else r.n_tokens for p in shown for r in p.records)
+    tokens = max(r.n_loss_tokens if measure == "delta_loss" else r.n_tokens for p in drawn for r in p.records)
     caption = (
         f"{short} against L0, lower is better; {tokens:,} validation tokens. {bars}. Points lie at the reached L0, "
         f"moved sideways by at most 5% so that bars do not hide each other; ticks mark the asked L0. Grey: controls."
     )
-    alt = f"{axis} against L0 at {site} for {names(shown)}; {best or 'no SAE reached its asked L0'}. Table below."
+    alt = f"{axis} against L0 at {site} for {names(drawn)}; {best or 'no SAE reached its asked L0'}. Table below."
     return render(f"{measure}-{site}", alt, caption, draw)
 
 
 def _series(
-    axes: Axes, found: Sequence[Point], name: str, measure: str, looks: dict[str, Style]
+    axes: Axes, drawn: Sequence[Point], name: str, measure: str, looks: dict[str, Style]
 ) -> tuple[float, float, Style]:
     """Draws one architecture; returns its last point."""
     style, figure = looks[name], axes.figure
     assert isinstance(figure, Figure)
-    mine = sorted((p for p in found if p.architecture == name), key=lambda p: p["l0"].value)
+    mine = sorted((p for p in drawn if p.architecture == name), key=lambda p: p["l0"].value)
     n, place = len(looks), list(looks).index(name)
     shift = 1.05 ** (2 * place / (n - 1) - 1) if n > 1 else 1.0
     x = np.array([p["l0"].value for p in mine]) * shift
@@ -131,34 +131,34 @@ def _ends(point: Point, measure: str) -> tuple[float, float]:
     return point[measure].low, point[measure].high
 
 
-def _l0_ticks(found: Sequence[Point]) -> list[float]:
+def _l0_ticks(drawn: Sequence[Point]) -> list[float]:
     """Asked L0s, or reached ones where none was asked."""
-    asked = {p.target_l0 for p in found if p.target_l0}
-    return sorted(asked) if asked else sorted({float(f"{p['l0'].value:.2g}") for p in found})
+    targets = {p.target_l0 for p in drawn if p.target_l0}
+    return sorted(targets) if targets else sorted({float(f"{p['l0'].value:.2g}") for p in drawn})
 
 
-def dictionaries(found: Sequence[Point]) -> list[Point]:
+def dictionaries(site_points: Sequence[Point]) -> list[Point]:
     """Points with shares to show: SAEs and the frozen-random control (PCA components fire always, by construction)."""
-    able = [p for p in found if not p.control or p.architecture == FROZEN_RANDOM]
+    able = [p for p in site_points if not p.control or p.architecture == FROZEN_RANDOM]
     return [p for p in able if any(math.isfinite(p[s].value) for s in SHARES)]
 
 
-def shares(found: Sequence[Point], site: str) -> Drawing:
+def shares(site_points: Sequence[Point], site: str) -> Drawing:
     """Dead and over-active shares of latents against L0, one panel each, for dictionaries that choose latents."""
-    shown = dictionaries(found)
+    drawn = dictionaries(site_points)
 
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(10.4, 3.7))
-        looks = styles([p.architecture for p in shown], theme)
+        looks = styles([p.architecture for p in drawn], theme)
         panels = figure.subplots(1, len(SHARES))
         margins(figure, left=0.74, right=0.1, bottom=0.52, top=0.72, hspace=0, wspace=0.55)
         for axes, (measure, title) in zip(panels, SHARES.items(), strict=True):
-            here = [p for p in shown if math.isfinite(p[measure].value)]
+            here = [p for p in drawn if math.isfinite(p[measure].value)]
             if here:
                 ends = [e for p in here for e in _ends(p, measure)]
                 high = max([e for e in ends if math.isfinite(e)] + [p[measure].value for p in here] + [0.01])
                 axes.set_ylim(-0.02 * high, min(1.08 * high, 1.02))
-                l0_axis(axes, [p["l0"].value for p in shown], _l0_ticks(shown))
+                l0_axis(axes, [p["l0"].value for p in drawn], _l0_ticks(drawn))
                 for name in looks:
                     if any(p.architecture == name for p in here):
                         _series(axes, here, name, measure, looks)
@@ -169,12 +169,12 @@ def shares(found: Sequence[Point], site: str) -> Drawing:
         legend_row(figure, list(looks.values()), y=0.985)
         return figure
 
-    worst = max(shown, key=lambda p: p["dead_fraction"].value if math.isfinite(p["dead_fraction"].value) else -1)
+    worst = max(drawn, key=lambda p: p["dead_fraction"].value if math.isfinite(p["dead_fraction"].value) else -1)
     alt = (
         f"Shares of dead and over-active latents against L0 at {site}. Largest dead share: {label(worst.architecture)} "
         f"at L0 {worst['l0'].value:.3g}, {with_interval(worst['dead_fraction'], percent=True)}. Table below."
     )
-    tokens = max(r.n_tokens for p in shown for r in p.records)
+    tokens = max(r.n_tokens for p in drawn for r in p.records)
     caption = (
         f"Wasted latents, lower is better. Dead: not active once in {tokens:,} validation tokens (a latent "
         f"rarer than that counts as dead too). Latents active on more than 10% of tokens seldom stand for one thing. "

@@ -57,15 +57,15 @@ def _count(n: float) -> Cell:
 
 def frontier(run: Run, site: str) -> Html:
     """Everything measured, one row per architecture and asked L0, with the spread over seeds where there is one."""
-    found = points(run.at(site))
-    measured = {m: h for m, h in FRONTIER.items() if any(math.isfinite(p[m].value) for p in found)}
-    several = any(len(p.records) > 1 for p in found)
+    site_points = points(run.at(site))
+    measured = {m: h for m, h in FRONTIER.items() if any(math.isfinite(p[m].value) for p in site_points)}
+    several = any(len(p.records) > 1 for p in site_points)
     stopped = [c for c in run.curves.values() if c.site == site and c.stopped]
     spread = [m for m in ("fvu", "delta_loss") if several and m in measured]
     headings = ["Architecture", "Asked L0", *measured.values(), "L0 of 5% to 95% of tokens"]
     headings += ["Seeds", *(f"SD over seeds, {FRONTIER[m]}" for m in spread)] if several else []
     rows: Rows = []
-    for p in found:
+    for p in site_points:
         row: list[Cell | str] = [
             label(p.architecture),
             _level(p.target_l0),
@@ -82,7 +82,7 @@ def frontier(run: Run, site: str) -> Html:
         )
     over = " (of several seeds: lowest to highest end)" if several else ""
     caption = f"Results at {site}; brackets: 95% intervals{over}; controls last"
-    return table(caption, headings, rows, muted=[i for i, p in enumerate(found) if p.control])
+    return table(caption, headings, rows, muted=[i for i, p in enumerate(site_points) if p.control])
 
 
 def _quantiles(point: Point) -> Cell:
@@ -106,15 +106,15 @@ def by_seed(run: Run, site: str) -> Html:
 
 def shares(run: Run, site: str) -> Html:
     """Dead and over-active latents."""
-    found = [p for p in points(run.at(site)) if not p.control or p.architecture == "frozen_random"]
+    dictionaries = [p for p in points(run.at(site)) if not p.control or p.architecture == "frozen_random"]
     rows: Rows = [
         [label(p.architecture), _level(p.target_l0), _count(p.records[0].d_sae),
          *(_value(p[m], percent=True) for m in SHARES)]
-        for p in found
+        for p in dictionaries
     ]  # fmt: skip
     caption = f"Dead and over-active latents at {site}: share of all latents, 95% intervals in brackets"
     headings = ["Architecture", "Asked L0", "Latents", *SHARES.values()]
-    return table(caption, headings, rows, muted=[i for i, p in enumerate(found) if p.control])
+    return table(caption, headings, rows, muted=[i for i, p in enumerate(dictionaries) if p.control])
 
 
 def firing_rates(run: Run, site: str) -> Html:

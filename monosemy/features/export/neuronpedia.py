@@ -85,14 +85,14 @@ def export_neuronpedia(
     if layout not in ("bulk", "upload"):
         raise UserError(f"--layout {layout!r} is unknown; choose bulk (importer) or upload (its upload call)")
     out, names = new_folder(out), names_for(database.info, model, source_set, creator)
-    chosen = list(range(database.n_latents) if latents is None else latents)
-    with files.atomic_folder(out) as folder, stage("export", total=len(chosen), unit="latents") as bar:
+    numbers = list(range(database.n_latents) if latents is None else latents)
+    with files.atomic_folder(out) as folder, stage("export", total=len(numbers), unit="latents") as bar:
         target = folder / names.model / names.source if layout == "bulk" else folder
         if layout == "bulk":
             _write_heads(database.info, names, target)
         size = BATCH if layout == "bulk" else UPLOAD_BATCH
-        for number, start in enumerate(range(0, len(chosen), size)):
-            part = chosen[start : start + size]
+        for number, start in enumerate(range(0, len(numbers), size)):
+            part = numbers[start : start + size]
             if layout == "bulk":
                 _write_bulk(database, names, part, target, number, context)
             else:

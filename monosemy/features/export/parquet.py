@@ -71,7 +71,7 @@ def export_parquet(database: FeatureDatabase, out: Path, latents: Sequence[int] 
     Raises UserError when `out` holds anything or cannot be written.
     """
     out = new_folder(out)
-    chosen = list(range(database.n_latents) if latents is None else latents)
+    numbers = list(range(database.n_latents) if latents is None else latents)
     metadata = {b"monosemy": storable(json.dumps(database.info, ensure_ascii=False)).encode()}
     schema = latent_schema(database).with_metadata(metadata)
     seen: set[int] = set()
@@ -79,10 +79,10 @@ def export_parquet(database: FeatureDatabase, out: Path, latents: Sequence[int] 
         files.atomic_folder(out) as folder,
         pq.ParquetWriter(folder / "latents.parquet", schema, compression="zstd") as rows,
         pq.ParquetWriter(folder / "examples.parquet", EXAMPLES.with_metadata(metadata), compression="zstd") as examples,
-        stage("export", total=len(chosen), unit="latents") as bar,
+        stage("export", total=len(numbers), unit="latents") as bar,
     ):
-        for start in range(0, len(chosen), ROW_GROUP):
-            part = chosen[start : start + ROW_GROUP]
+        for start in range(0, len(numbers), ROW_GROUP):
+            part = numbers[start : start + ROW_GROUP]
             rows.write_table(pa.Table.from_pylist([_latent(database, i) for i in part], schema=schema))
             listed = [row for latent in part for row in _examples(database, latent)]
             examples.write_table(pa.Table.from_pylist(listed, schema=examples.schema))
