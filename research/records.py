@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent
 DIGITS = 7
 WIDTH = 1_200
 """Letters a line, beyond which a mapping or a list is broken up."""
+SMALL = 320
+"""Letters up to which a value shares a line."""
 
 
 def record_path(study: str, name: str = "") -> Path:
@@ -75,13 +77,13 @@ def _lines(value: Any, prefix: str = "") -> list[str]:
 
 
 def _joined(parts: Iterable[list[str]]) -> list[str]:
-    """The parts with commas between them; values of one line share lines."""
+    """The parts with commas between them; small values share a line."""
     lines: list[str] = []
     shared = False
     for part in parts:
         if lines:
             lines[-1] += ","
-        single = len(part) == 1 and len(part[0]) <= WIDTH // 2
+        single = len(part) == 1 and len(part[0]) <= SMALL
         if shared and single and len(lines[-1]) + len(part[0]) < WIDTH:
             lines[-1] += " " + part[0]
         else:

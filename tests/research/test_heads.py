@@ -96,7 +96,7 @@ def test_tables_show_what_rounds_to_one_as_one(parts):
     document = {"summary": rows.summary(parts), "parts": {}}
     found = tables.tables({"heads": document})
     assert set(found) == {
-        "compiled, heads", "compiled-edges", "compiled-head-pairs", "compiled-more",
+        "compiled-heads", "compiled-edges", "compiled-head-pairs", "compiled-more",
         "compiled-differences",
     }  # fmt: skip
     row = document["summary"]["compiled-induction"]["methods"]["patching"]
