@@ -17,6 +17,7 @@ from typing import NoReturn
 from monosemy import __version__
 from monosemy.config import RunConfig
 from monosemy.errors import Interrupted, UserError, unknown
+from monosemy.layout import RUN_JSON
 from monosemy.ranges import Range
 from monosemy.rooms import Command, rooms
 from monosemy.support.arguments import Parser, amount
@@ -104,8 +105,8 @@ def run_train(words: list[str], default_folder: str = "", features: bool = False
 def _continues(start: str, target: Path) -> bool:
     """Whether a run is trained on from its own folder: its model and text are its own, and can only have moved."""
     path = Path(start).expanduser()
-    run = path.parent if path.name == "run.json" else path
-    return (run / "run.json").is_file() and target.is_dir() and run.samefile(target)
+    run = path.parent if path.name == RUN_JSON else path
+    return (run / RUN_JSON).is_file() and target.is_dir() and run.samefile(target)
 
 
 def _take_moved(words: list[str]) -> tuple[Moved, list[str]]:
@@ -123,7 +124,7 @@ def _default_folder(start: str) -> Path:
     if path.is_dir():
         return path
     if path.suffix == ".json":
-        return path.parent if path.name == "run.json" else Path("runs") / path.stem
+        return path.parent if path.name == RUN_JSON else Path("runs") / path.stem
     return Path("runs") / start
 
 

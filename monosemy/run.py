@@ -3,12 +3,10 @@
 Place on the data's path: beside all of it. `cli` opens a run, passes its paths to the stages, and marks each
 finished stage, so that the same command given again redoes nothing and continues what was interrupted.
 
-    run.json          {"format", "config": the resolved RunConfig, "provenance": versions, machine, seconds per stage}
-    stages.json       {"format", "stages": {name: {"fingerprint", "seconds", "finished", "record"}}}
-    metrics.jsonl     one training record a line
-    evaluation.json   documents.safetensors   report.html   figures/*.png   checkpoints/
-    saes/<site>/<name>/   sae.safetensors, config.json, latents.safetensors
-    sources.json      where model and text lie on this machine (moved.py); the one file with its paths
+    run.json     {"format", "config": the resolved RunConfig, "provenance": versions, machine, seconds per stage}
+    stages.json  {"format", "stages": {name: {"fingerprint", "seconds", "finished", "record"}}}
+
+Where these and all other files of a run lie: layout.py.
 
 Provenance describes the machine in words (system, cores, memory); it holds no paths, host or user names.
 The lock is on `run.lock` (support/locks.py): the kernel frees it with the process that holds it, so a killed run never
@@ -23,13 +21,14 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from monosemy.config import LABELS, Difference, RunConfig, first_difference_of, from_json, to_json
 from monosemy.errors import UserError
+from monosemy.layout import RunFiles
 from monosemy.support import files, locks
 from monosemy.support.metrics import MetricsWriter
 from monosemy.support.moved import NOT_MOVED, Moved, find_source
@@ -46,46 +45,24 @@ class Run:
     """An open run folder, locked against other writers. Made by `open_run`; use as a context manager or `close`."""
 
     def __init__(self, folder: Path, config: RunConfig, provenance: dict[str, Any], lock: FileLock):
-        self.folder, self.config, self.provenance = folder, config, provenance
+        self.files = RunFiles(folder)
+        """Where everything of the run lies."""
+        self.config, self.provenance = config, provenance
         self.created = False
         """Whether this process began the run."""
         self.moved = NOT_MOVED
         """Where the user says that model and text are now."""
         self._lock = lock
         self._stages: dict[str, Any] = {}
-        if self.stages_path.exists():
-            self._stages = dict(_read_format(self.stages_path)["stages"])
+        if self.files.stages.exists():
+            self._stages = dict(_read_format(self.files.stages)["stages"])
 
     @property
-    def stages_path(self) -> Path:
-        return self.folder / "stages.json"
-
-    @property
-    def metrics_path(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def evaluation_path(self) -> Path:
-        return self.folder / "evaluation.json"
-
-    @property
-    def report_path(self) -> Path:
-        return self.folder / "report.html"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def figures(self) -> Path:
-        return self.folder / "figures"
-
-    def sae_folder(self, site: str, name: str) -> Path:
-        """Where the SAE `name` at `site` is kept."""
-        return sae_folder(self.folder, site, name)
+    def folder(self) -> Path:
+        return self.files.folder
 
     def metrics(self) -> MetricsWriter:
-        return MetricsWriter(self.metrics_path)
+        return MetricsWriter(self.files.metrics)
 
     def stage_done(self, name: str, fingerprint: str) -> bool:
         """Whether the stage was finished for exactly these inputs.
@@ -112,7 +89,7 @@ class Run:
             "finished": _now(),
             "record": dict(record or {}),
         }
-        files.write_json(self.stages_path, {"format": FORMAT, "stages": self._stages})
+        files.write_json(self.files.stages, {"format": FORMAT, "stages": self._stages})
 
     def add_provenance(self, **facts: Any) -> None:
         """Adds facts to the provenance, e.g. `model={"name": …, "fingerprint": …}`; a repeated name is replaced."""
@@ -125,7 +102,7 @@ class Run:
 
     def _write_run_json(self) -> None:
         document = {"format": FORMAT, "config": to_json(self.config), "provenance": self.provenance}
-        files.write_json(self.folder / "run.json", document)
+        files.write_json(self.files.run_json, document)
 
     def close(self) -> None:
         """Frees the lock; calling it twice is harmless."""
@@ -143,9 +120,10 @@ class Run:
 
     def _withdraw(self) -> None:
         """Leaves nothing of a run that was refused before it had begun: the mended command may name the same folder."""
-        if {path.name for path in self.folder.iterdir()} <= {"run.json", "run.lock"}:
-            for name in ("run.json", "run.lock"):
-                (self.folder / name).unlink(missing_ok=True)
+        own = (self.files.run_json, self.files.lock)
+        if set(self.folder.iterdir()) <= set(own):
+            for path in own:
+                path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 
@@ -160,12 +138,13 @@ def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
     folder = folder.expanduser()
     require_characters(f"the name of run folder {folder}", str(folder))
     _refuse_foreign(folder)
-    if (folder / "run.json").exists():
+    run_json = RunFiles(folder).run_json
+    if run_json.exists():
         _refuse_difference(folder, read_run(folder)[0], config)
     lock = _acquire(folder)
     try:
         files.clear_leftovers(folder)
-        if not (folder / "run.json").exists():
+        if not run_json.exists():
             run = Run(folder, config, _new_provenance(), lock)
             run.created = True
         else:
@@ -188,9 +167,9 @@ def read_run(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
 
     Raises UserError when the folder holds no run, or one of a newer format.
     """
-    path = folder.expanduser() / "run.json"
+    path = RunFiles(folder).run_json
     if not path.exists():
-        raise UserError(f"{folder} is not a run folder (it has no run.json); give the folder a run was written to")
+        raise UserError(f"{folder} is not a run folder (it has no {path.name}); give the folder a run was written to")
     document = _read_format(path)
     return from_json(RunConfig, document.get("config", {})), dict(document.get("provenance", {}))
 
@@ -209,32 +188,14 @@ def load_config(path: Path) -> RunConfig:
     return from_json(RunConfig, document)
 
 
-def sae_folder(folder: Path, site: str, name: str) -> Path:
-    """`<folder>/saes/<site>/<name>`; a site or name that is no plain folder name raises UserError."""
-    for what, value in (("site", site), ("SAE name", name)):
-        if not value or value.startswith(".") or any(c in value for c in '/\\\0:*?"<>|'):
-            raise UserError(f"{what} {value!r} cannot be a folder name; use letters, digits, '.', '-' and '_'")
-    return folder / "saes" / site / name
-
-
-def list_saes(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """(site, name, folder) of every SAE saved in a run, in order of name."""
-    for path in sorted((folder.expanduser() / "saes").glob("*/*/config.json")):
-        if not path.parent.name.startswith("."):
-            yield path.parent.parent.name, path.parent.name, path.parent
-
-
 def require_weights(folder: Path, *only: tuple[str, str]) -> None:
     """Raises UserError, naming the file, where SAEs of a run (all, or `only` some) have lost their weights."""
-    lost = [
-        path / "sae.safetensors"
-        for site, name, path in list_saes(folder)
-        if (not only or (site, name) in only) and not (path / "sae.safetensors").is_file()
-    ]
+    saes = [sae for sae in RunFiles(folder).saes() if not only or (sae.site, sae.name) in only]
+    lost = [sae for sae in saes if not sae.weights.is_file()]
     if lost:
         others = f", and those of {len(lost) - 1} more" if len(lost) > 1 else ""
         raise UserError(
-            f"the weights of SAE {lost[0].parent.parent.name}/{lost[0].parent.name} are missing ({lost[0]}){others}; "
+            f"the weights of SAE {lost[0].site}/{lost[0].name} are missing ({lost[0].weights}){others}; "
             f"restore the file, or train again: monosemy train {folder}"
         )
 
@@ -257,9 +218,12 @@ def _refuse_foreign(folder: Path) -> None:
     """A folder with other things in it is not ours to write to; our own leftovers of an early kill are."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run folder {folder} is a file; choose another folder")
-    if not folder.exists() or (folder / "run.json").exists():
+    run_files = RunFiles(folder)
+    if not folder.exists() or run_files.run_json.exists():
         return
-    foreign = sorted(p.name for p in folder.iterdir() if p.name != "run.lock" and not p.name.startswith(".run.json."))
+    names = sorted(path.name for path in folder.iterdir())
+    unfinished = f".{run_files.run_json.name}."
+    foreign = [name for name in names if name != run_files.lock.name and not name.startswith(unfinished)]
     if foreign:
         raise UserError(
             f"{folder} is not empty and holds no run ({', '.join(foreign[:3])}{', …' if len(foreign) > 3 else ''}); "
@@ -270,7 +234,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _acquire(folder: Path) -> FileLock:
     """Takes the folder's lock."""
     try:
-        return locks.acquire(folder / "run.lock")
+        return locks.acquire(RunFiles(folder).lock)
     except locks.LockedError as error:
         if error.held_here:
             raise UserError(f"run folder {folder} is already open in this process; close it first") from None

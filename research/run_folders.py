@@ -11,9 +11,10 @@ from pathlib import Path
 
 from monosemy.config import RunConfig, fingerprint, to_json
 from monosemy.errors import UserError
-from monosemy.run import list_saes, read_run
+from monosemy.layout import RunFiles, SaeFiles
+from monosemy.run import read_run
 from monosemy.saes.base import SparseAutoencoder
-from monosemy.saes.storage import CONFIG, load_sae, read_sae_config
+from monosemy.saes.storage import load_sae, read_sae_config
 from monosemy.support.files import read_json
 from research.records import record_path
 
@@ -57,7 +58,7 @@ def gather(folders: Sequence[Path], site: str | None, l0: float) -> list[Entry]:
     shared_config(folders)
     found: dict[tuple[str, str, int], Entry] = {}
     for folder in folders:
-        for where, name, path in list_saes(folder):
+        for where, name, path in ((sae.site, sae.name, sae.folder) for sae in RunFiles(folder).saes()):
             config = read_sae_config(path)
             if config.l0 == l0 and site in (None, where):
                 kind = FROZEN if config.frozen_decoder else config.architecture
@@ -113,7 +114,7 @@ def identity(entries: Sequence[Entry], **settings: object) -> str:
     """A name for cached work on these SAEs with these settings. It holds the hash of the weights, which loading checks:
     a SAE trained anew has another name, even where its configuration is the same."""
     saes = [
-        [to_json(read_sae_config(entry.folder)), read_json(entry.folder / CONFIG)["weights_sha256"]]
+        [to_json(read_sae_config(entry.folder)), read_json(SaeFiles(entry.folder).config)["weights_sha256"]]
         for entry in entries
     ]
     return fingerprint([saes, [[entry.site, entry.name] for entry in entries], settings])

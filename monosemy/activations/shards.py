@@ -5,8 +5,8 @@ Place on the data's path: below store.py. A shard is a safetensors file:
     token_ids, sequence, position, document   [n] int32
     sum/<site>    [d]     float64, sum of the rows as stored
 
-Reading is by our own map of the file's header (eight bytes of length, JSON, then the data), because the views must
-stay lazy with every version of the safetensors library, and thousands of shards must need no file descriptors.
+Reading maps the file by its header (support/tensor_rows.py), because the views must stay lazy with every version of the
+safetensors library, and thousands of shards must need no file descriptors.
 Limits: sums are in float64 and exact to the last bit only for one number of threads.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import Tensor
 from monosemy.activations.harvest import REASONS, HarvestedRows
 from monosemy.errors import UserError
 from monosemy.support import files, progress
+from monosemy.support.tensor_rows import stored_tensors
 
 LABELS = ("token_ids", "sequence", "position", "document")
 LABEL_BYTES = 4 * len(LABELS)
@@ -121,16 +121,11 @@ def map_shard(path: Path) -> dict[str, Tensor]:
     `torch.from_file` closes the file behind the map, so that thousands of shards need no file descriptors.
     """
     try:
+        stored = stored_tensors(path)
         content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-        n_header = int(content[:8].view(torch.int64))
-        header = json.loads(bytes(content[8 : 8 + n_header].tolist()))
-        body = content[8 + n_header :]
-        tensors = {}
-        for name, about in header.items():
-            if name != "__metadata__":
-                begin, end = about["data_offsets"]
-                dtype = _SAFETENSORS_DTYPES[about["dtype"]]
-                tensors[name] = body[begin:end].view(dtype).reshape(about["shape"])
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        return {
+            name: content[tensor.start : tensor.end].view(_SAFETENSORS_DTYPES[tensor.dtype]).reshape(tensor.shape)
+            for name, tensor in stored.items()
+        }
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"shard {path} cannot be read ({str(error).splitlines()[0]}); {_REDO}") from None
-    return tensors

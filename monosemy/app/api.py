@@ -101,7 +101,7 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
                 "clean_loss": clean_loss,
                 "model": model.status(),
                 "build_command": catalogue.build_command,
-                "has_report": (catalogue.folder / "report.html").exists(),
+                "has_report": catalogue.files.report.exists(),
                 "limits": {
                     "text_characters": live.MAX_TEXT,
                     "note_characters": notes.MAX_CHARACTERS,
@@ -234,7 +234,7 @@ def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:
 
     @app.get("/report")
     async def report() -> Response:
-        path = catalogue.folder / "report.html"
+        path = catalogue.files.report
         if not path.exists():
             raise NotFoundError(f"this run has no report yet; write it: monosemy report {catalogue.folder}")
         headers = {"Content-Security-Policy": REPORT_POLICY}

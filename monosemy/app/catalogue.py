@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from monosemy.errors import UserError
+from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.features.store.database import FeatureDatabase
+from monosemy.layout import RunFiles, SaeFiles
 from monosemy.run import read_run
 from monosemy.saes.listing import SavedSae, refuse_stopped, saved_saes
 from monosemy.support import files
@@ -72,21 +74,18 @@ class Dictionary:
     @cached_property
     def statistics(self) -> tuple[dict[str, Array], int | None]:
         """Columns from the evaluation, and its tokens; empty where the SAE was not evaluated."""
-        path = self.folder / "latents.safetensors"
+        path = SaeFiles(self.folder).latents
         if not path.exists():
             return {}, None
-        from safetensors import safe_open
-
-        with safe_open(path, framework="numpy") as tensors:
-            count, total, peak = (tensors.get_tensor(key) for key in ("firing_count", "sum", "max"))
-            n_tokens = int((tensors.metadata() or {}).get("n_tokens", 0)) or None
+        statistics = LatentStatistics.load(path)
+        count, n_tokens = statistics.firing_count, statistics.n_tokens
         fired = count.astype(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
             columns = {
                 "n_fired": fired,
                 "firing_rate": fired / np.float32(n_tokens or np.nan),
-                "mean": np.where(count > 0, total / count, np.nan).astype(np.float32),
-                "max": np.where(count > 0, peak, np.nan).astype(np.float32),
+                "mean": np.where(count > 0, statistics.sum / count, np.nan).astype(np.float32),
+                "max": np.where(count > 0, statistics.max, np.nan).astype(np.float32),
             }
         return columns, n_tokens
 
@@ -120,7 +119,9 @@ class Dictionary:
     @property
     def build_command(self) -> str:
         """Builds the features of this very SAE."""
-        return f"monosemy features {shlex.quote(str(self.folder.parents[2]))} --saes {self.saved.label}"
+        run = SaeFiles(self.folder).run
+        assert run is not None  # a catalogue lists the SAEs of a run
+        return f"monosemy features {shlex.quote(str(run.folder))} --saes {self.saved.label}"
 
     def labels(self, latents: Array | list[int]) -> list[str]:
         """Labels of some latents; empty strings without features."""
@@ -156,6 +157,7 @@ class Catalogue:
 
     def __init__(self, folder: Path, moved: Moved = NOT_MOVED) -> None:
         self.folder, self.moved = folder.expanduser(), moved
+        self.files = RunFiles(self.folder)
         self.config, self.provenance = read_run(self.folder)
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], Dictionary] = {}
@@ -182,14 +184,14 @@ class Catalogue:
         return list(saes.values())
 
     def _open_features(self, sae: Dictionary) -> None:
-        folder = self.folder / "features" / sae.site / sae.name
-        stamp = _stamp(folder / "features.json")
+        features = self.files.features(sae.site, sae.name)
+        stamp = _stamp(features.info)
         if stamp == sae.stamp:
             return
         sae.database, sae.problem = None, ""
         if stamp is not None and not sae.saved.stopped:
             try:
-                sae.database = FeatureDatabase.open(folder)
+                sae.database = FeatureDatabase.open(features.folder)
             except UserError as error:  # damaged or of another format: the run's other SAEs can still be looked at
                 sae.problem = str(error)
         built = sae.database.columns if sae.database is not None else {}
@@ -225,7 +227,7 @@ class Catalogue:
 
     def evaluation(self) -> tuple[list[dict[str, Any]], float | None]:
         """Records of evaluation.json and the model's own loss (nats per token); nothing before the evaluation."""
-        path = self.folder / "evaluation.json"
+        path = self.files.evaluation
         if not path.exists():
             return [], None
         document = files.read_json(path)

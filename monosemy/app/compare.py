@@ -26,6 +26,7 @@ from monosemy.app.catalogue import Array, Dictionary
 from monosemy.app.lists import at
 from monosemy.errors import UserError, unknown
 from monosemy.features.store.database import FeatureDatabase
+from monosemy.layout import SaeFiles
 from monosemy.support.tensor_rows import read_rows
 
 MAX_PAIRS = 2**31
@@ -182,7 +183,7 @@ def unit_rows(vectors: Array) -> Array:
 
 def _decoder_reader(sae: Dictionary) -> Reader:
     """Reads rows of W_dec [d_sae, d_in] as saved, at length 1."""
-    return lambda rows: unit_rows(read_rows(sae.folder / "sae.safetensors", "W_dec", rows))
+    return lambda rows: unit_rows(read_rows(SaeFiles(sae.folder).weights, "W_dec", rows))
 
 
 def _sketch_reader(database: FeatureDatabase) -> Reader:

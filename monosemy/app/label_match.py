@@ -14,7 +14,6 @@ import numpy as np
 from monosemy.app.catalogue import Array
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.store.search import match_expression
-from monosemy.features.store.write import SQLITE
 
 
 def matching(database: FeatureDatabase, text: str) -> Array:
@@ -22,7 +21,7 @@ def matching(database: FeatureDatabase, text: str) -> Array:
     expression = match_expression(text)
     if not expression:
         return np.sort([latent for latent, _, _ in database.search_labels(text, database.n_latents)]).astype(np.int64)
-    address = f"{(database.folder / SQLITE).resolve().as_uri()}?mode=ro"
+    address = f"{database.files.sqlite.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
         # one long text is read much faster than as many rows
         query = "SELECT group_concat(rowid) FROM search WHERE search MATCH ?"

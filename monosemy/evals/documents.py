@@ -38,7 +38,6 @@ from monosemy.evals.intervals import bootstrap_weights
 from monosemy.support.files import atomic_path
 from monosemy.support.tensors import save_tensors
 
-FILE = "documents.safetensors"
 FORMAT = 1
 QUANTITIES = ("error", "delta_loss")
 

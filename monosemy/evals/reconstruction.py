@@ -24,13 +24,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from monosemy.errors import UserError
@@ -44,9 +42,8 @@ from monosemy.evals.intervals import (
     ratio_interval,
     resampled_ratio,
 )
+from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.latents import SparseLatents
-from monosemy.support.files import atomic_path
-from monosemy.support.tensors import save_tensors
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MAX_COUNTS = 2**24  # entries of a SAE's table of firing counts per block and latent
@@ -61,35 +58,6 @@ class Dictionary(Protocol):
     def encode(self, x: Float[Tensor, "n d"], /) -> SparseLatents: ...
 
     def decode(self, latents: SparseLatents, /) -> Float[Tensor, "n d"]: ...
-
-
-@dataclass(frozen=True)
-class LatentStatistics:
-    """Per latent, over the evaluated tokens."""
-
-    firing_count: Int[Tensor, " d_sae"]
-    """Tokens on which the latent's value is not zero (int64)."""
-    sum: Float[Tensor, " d_sae"]
-    """Sum of its values, raw units (float32)."""
-    max: Float[Tensor, " d_sae"]
-    """Largest value where it fires; 0 for a dead latent (float32)."""
-    n_tokens: int
-
-    def save(self, path: Path) -> None:
-        """Writes a safetensors file, durably; n_tokens stands in its metadata."""
-        tensors = {"firing_count": self.firing_count, "sum": self.sum, "max": self.max}
-        with atomic_path(path) as temporary:
-            save_tensors(temporary, tensors, {"n_tokens": str(self.n_tokens)})
-
-    @classmethod
-    def load(cls, path: Path) -> LatentStatistics:
-        """Raises UserError for a missing, truncated or foreign file."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in ("firing_count", "sum", "max")}
-                return cls(**tensors, n_tokens=int((file.metadata() or {})["n_tokens"]))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UserError(f"{path} is not a file of latent statistics ({error}); run the evaluation again") from None
 
 
 @dataclass(frozen=True)
@@ -307,7 +275,8 @@ class _DictionarySums:
             **shares,
         )
         largest = self.max.cpu().masked_fill(firing == 0, 0.0)
-        statistics = LatentStatistics(firing, self.sum.cpu().to(torch.float32), largest, n_tokens)
+        total = self.sum.cpu().to(torch.float32)
+        statistics = LatentStatistics(firing.numpy(), total.numpy(), largest.numpy(), n_tokens)
         return Reconstruction(record, statistics, error)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from monosemy.config import RunConfig, identity
 from monosemy.errors import UserError
+from monosemy.layout import RunFiles
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
 from monosemy.pipeline.prepare import Prepared, prepare
@@ -77,7 +78,7 @@ def report(folder: Path) -> Path:
     """Writes the run's report; returns its path."""
     from monosemy.report.page import write_report
 
-    files.require_writable(folder / "report.html", "the report")
+    files.require_writable(RunFiles(folder).report, "the report")
     return write_report(folder)
 
 
@@ -92,10 +93,10 @@ def print_results(folder: Path) -> None:
     if all_stopped(folder):
         raise UserError(
             f"the training of every SAE of {folder} stopped early ({messages[0] if messages else 'none is whole'}); "
-            f"{folder / 'report.html'} shows how it went; train again in a new folder, e.g. with a lower "
+            f"{RunFiles(folder).report} shows how it went; train again in a new folder, e.g. with a lower "
             "--training.learning-rate"
         )
-    print_evaluation(read_evaluation(folder / "evaluation.json")["records"])
+    print_evaluation(read_evaluation(RunFiles(folder).evaluation)["records"])
     for message in messages:
         print(f"not in the table: {message}", file=sys.stderr)
 

@@ -15,7 +15,7 @@ from monosemy.errors import UserError
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.pipeline.training import CALIBRATION_TOKENS, trained
 from monosemy.ranges import number_name
-from monosemy.run import Run, list_saes, require_weights
+from monosemy.run import Run, require_weights
 from monosemy.support import progress
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def evaluated(run: Run) -> bool:
     if not run.stage_done("evaluation", identity(run.config)):
         return False
     try:
-        read_evaluation(run.evaluation_path)
+        read_evaluation(run.files.evaluation)
     except UserError:
         return False
-    latents = [path / "latents.safetensors" for _, _, path in list_saes(run.folder)]
+    latents = [sae.latents for sae in run.files.saes()]
     stopped = run.provenance.get("stopped", [])
     return stopped != [] or all(path.exists() for path in latents)
 
@@ -49,7 +49,6 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
     """Measures the run and writes evaluation.json; `again` also when that was done. Raises UserError, untrained."""
     import torch
 
-    from monosemy.evals.documents import FILE as DOCUMENTS
     from monosemy.evals.documents import save_documents
     from monosemy.evals.frontier import build_evaluation, build_record, write_evaluation
     from monosemy.evals.model_loss import evaluate_model_loss, n_passes
@@ -76,8 +75,8 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
         for name in saes[site]:
             records.append(build_record(candidates[site, name], found[site][name].record, losses[site].records[name]))
     sums = {site: {"error": errors[site], "delta_loss": losses[site].documents} for site in prepared.sites}
-    save_documents(run.folder / DOCUMENTS, sums)
-    write_evaluation(run.evaluation_path, build_evaluation(records, losses, run.provenance))
+    save_documents(run.files.documents, sums)
+    write_evaluation(run.files.evaluation, build_evaluation(records, losses, run.provenance))
     run.mark_done("evaluation", identity(run.config), time.perf_counter() - started)
 
 
@@ -90,7 +89,8 @@ def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, s
     device = prepared.model.device
     saes: Sets = {site: {} for site in prepared.sites}
     candidates: dict[tuple[str, str], Candidate] = {}
-    for site, name, folder in list_saes(run.folder):
+    for saved in run.files.saes():
+        site, name, folder = saved.site, saved.name, saved.folder
         if site in saes and not stopped_early(read_sae_config(folder)):
             sae, label = load_sae(folder), name.split("-")[0]
             saes[site][name] = sae.to(device)
@@ -127,8 +127,8 @@ def _reconstructions(
     found = {site: meter.finish(run.config.evaluation.n_bootstrap) for site, meter in meters.items()}
     for site, results in found.items():
         for name, result in results.items():
-            if (folder := run.sae_folder(site, name)).exists():
-                result.latents.save(folder / "latents.safetensors")
+            if (sae := run.files.sae(site, name)).folder.exists():
+                result.latents.save(sae.latents)
     return found, {site: meter.documents(found[site]) for site, meter in meters.items()}
 
 

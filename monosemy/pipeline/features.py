@@ -68,7 +68,6 @@ def build_for_run(
     embedding_model: str | Encoder | None = None,
 ) -> list[Path]:
     """As `build_features`, for a run that is open already."""
-    from monosemy.features.store.database import features_folder
     from monosemy.features.store.write import writing
 
     keys = choose_saes(run.folder, saes)
@@ -76,14 +75,14 @@ def build_for_run(
     if n_tokens < 1:
         raise UserError(f"n_tokens must be at least 1, got {n_tokens}")
     require_weights(run.folder, *keys)
-    folders = [features_folder(run.folder, *key) for key in keys]
+    folders = [run.files.features(*key).folder for key in keys]
     prepared = prepared or prepare(run)
     stage = _Stage(run, prepared, n_tokens, embedding_model)
     missing = [key for key in keys if not stage.built(key)]
     if missing:
         with contextlib.ExitStack() as held:
             for key in missing:
-                held.enter_context(writing(features_folder(run.folder, *key)))
+                held.enter_context(writing(run.files.features(*key).folder))
             stage.build(missing)
     return folders
 
@@ -113,7 +112,7 @@ class _Stage:
         self.embedding_name = model_name(embedding_model) if isinstance(embedding_model, str) else None
         if embedding_model is not None and not isinstance(embedding_model, str):
             self.embedding_name = embedding_model.name
-        self.work = run.folder / "features" / ".work"
+        self.work = run.files.feature_work
 
     def fingerprint(self, key: Key) -> str:
         """Of everything a database depends on."""
@@ -124,15 +123,13 @@ class _Stage:
         return fingerprint([FORMAT, self.prepared.fingerprint, self.n_sequences, *settings, self._sha(key)])
 
     def _sha(self, key: Key) -> str:
-        from monosemy.saes.storage import CONFIG
-
-        return str(files.read_json(self.run.sae_folder(*key) / CONFIG)["weights_sha256"])
+        return str(files.read_json(self.run.files.sae(*key).config)["weights_sha256"])
 
     def built(self, key: Key) -> bool:
-        from monosemy.features.store.database import FeatureDatabase, features_folder
+        from monosemy.features.store.database import FeatureDatabase
 
         try:
-            database = FeatureDatabase.open(features_folder(self.run.folder, *key))
+            database = FeatureDatabase.open(self.run.files.features(*key).folder)
         except UserError:
             return False
         return bool(database.info.get("fingerprint") == self.fingerprint(key))
@@ -140,12 +137,11 @@ class _Stage:
     def build(self, keys: list[Key]) -> None:
         from monosemy.features.building.build import N_STEPS, build_database
         from monosemy.features.building.encode_pass import EncodePass
-        from monosemy.features.store.database import features_folder
         from monosemy.saes.storage import load_sae
 
         self._check_disk(keys)
         encoder = self._encoder()
-        saes = {key: load_sae(self.run.sae_folder(*key)).to(self.prepared.model.device) for key in keys}
+        saes = {key: load_sae(self.run.files.sae(*key).folder).to(self.prepared.model.device) for key in keys}
         identity = {key: self.fingerprint(key) for key in keys}
         encoded = EncodePass(
             self.work, identity, saes, self.prepared.scale, n_sequences=self.n_sequences,
@@ -165,7 +161,7 @@ class _Stage:
                     bar.note(what)
                     bar.advance(1)
 
-                build_database(inputs, features_folder(self.run.folder, *key), self.settings, advance=advance)
+                build_database(inputs, self.run.files.features(*key).folder, self.settings, advance=advance)
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _encoder(self) -> Encoder | None:
@@ -240,7 +236,7 @@ class _Stage:
         """Codes cost 4 + 8·L0 bytes a token, the databases some 4 KB a latent."""
         from monosemy.saes.storage import read_sae_config
 
-        configs = [read_sae_config(self.run.sae_folder(*key)) for key in keys]
+        configs = [read_sae_config(self.run.files.sae(*key).folder) for key in keys]
         n_tokens = self.n_sequences * self.length
         needed = sum(n_tokens * (4 + 8 * config.l0) + 4096 * config.d_sae + 6 * n_tokens for config in configs)
         if needed > (free := files.free_bytes(self.run.folder)):

@@ -30,14 +30,14 @@ def trained(run: Run) -> bool:
     """Whether every SAE of the run is trained and still there."""
     if not run.stage_done("training", identity(run.config)):
         return False
-    folders = [run.sae_folder(site, name) for site, name in run.stage_record("training")["saes"]]
-    return all((folder / part).exists() for folder in folders for part in ("config.json", "sae.safetensors"))
+    saes = [run.files.sae(site, name) for site, name in run.stage_record("training")["saes"]]
+    return all(path.exists() for sae in saes for path in (sae.config, sae.weights))
 
 
 def train(run: Run) -> Prepared | None:
     """Trains, calibrates and saves every SAE; continues from the last checkpoint. None when all was done before."""
     if trained(run):
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        shutil.rmtree(run.files.checkpoints, ignore_errors=True)
         return None
     from monosemy.saes.storage import save_sae
 
@@ -53,7 +53,7 @@ def train(run: Run) -> Prepared | None:
             sae = _finish(trainee, rows[site], scale=prepared.scale[site], n_tokens=trainer.n_tokens)
             record = {**sae.config.record, "control": name.split("-")[0], **records.get((site, name), {})}
             sae.config = dataclasses.replace(sae.config, record=record)
-            save_sae(sae, run.sae_folder(site, name))
+            save_sae(sae, run.files.sae(site, name).folder)
             bar.advance()
     stream = prepared.stream.record()
     run.add_provenance(stopped=trainer.messages, shuffle=stream)
@@ -61,7 +61,7 @@ def train(run: Run) -> Prepared | None:
         run.add_provenance(dropped_positions=stream["n_dropped"])
     saes = [[site, name] for site, name in trainees]
     run.mark_done("training", identity(run.config), trainer.seconds, {"n_tokens": trainer.n_tokens, "saes": saes})
-    shutil.rmtree(run.checkpoints, ignore_errors=True)  # the trained SAEs are on disk
+    shutil.rmtree(run.files.checkpoints, ignore_errors=True)  # the trained SAEs are on disk
     return prepared
 
 
@@ -79,7 +79,7 @@ def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee
 
     total = prepared.stream.n_steps * run.config.training.batch_tokens
     trainer = Trainer(
-        trainees, prepared.stream, run.config.training, checkpoints=run.checkpoints, metrics=run.metrics(),
+        trainees, prepared.stream, run.config.training, checkpoints=run.files.checkpoints, metrics=run.metrics(),
         origin=_origin(run.config, prepared), units=units,
     )  # fmt: skip
     done = trainer.resume()

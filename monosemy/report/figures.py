@@ -1,7 +1,7 @@
 """The figures of a run, per site: frontiers, shares of dead and over-active latents, firing rates, usage, training.
 
-Place on the data's path: from a `Run` to pictures. `site_figures` returns them all; `write_figures` keeps the PNG
-files. Every drawing carries its alternative text and a caption that says what was measured, on how many tokens,
+Place on the data's path: from `ReportInputs` to pictures. `site_figures` returns them all; `write_figures` keeps
+the PNG files. Every drawing carries its alternative text and a caption that says what was measured, on how many tokens,
 and what was done to the data for display.
 """
 
@@ -16,11 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from monosemy.layout import RunFiles
 from monosemy.report.canvas import Drawing, face, l0_axis, label_ends, legend_row, margins, render, value_axis
 from monosemy.report.compare import Point, names, points, verdicts, with_interval
 from monosemy.report.latent_figures import firing_rates, usage
 from monosemy.report.power_law import PowerLaw
-from monosemy.report.read import Key, Run
+from monosemy.report.read import Key, ReportInputs
 from monosemy.report.theme import FROZEN_RANDOM, Style, Theme, label, styles
 from monosemy.report.training_figures import training
 from monosemy.support.files import atomic_path
@@ -38,7 +39,7 @@ SHARES = {
 }
 
 
-def site_figures(run: Run, site: str, laws: dict[Key, PowerLaw | None]) -> Iterator[tuple[str, Drawing]]:
+def site_figures(run: ReportInputs, site: str, laws: dict[Key, PowerLaw | None]) -> Iterator[tuple[str, Drawing]]:
     """(kind, drawing) of one site: delta_loss, fvu, shares, firing_rates, usage, training; without data, left out."""
     site_points = [p for p in points(run.at(site)) if p["l0"].value > 0]
     for measure in FRONTIERS:
@@ -57,7 +58,7 @@ def site_figures(run: Run, site: str, laws: dict[Key, PowerLaw | None]) -> Itera
 def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
     """Writes figures/<file>.png (light theme). Raises UserError when the folder cannot be written."""
     for drawing in drawings:
-        with atomic_path(folder / "figures" / f"{drawing.file}.png") as temporary:
+        with atomic_path(RunFiles(folder).figure(drawing.file)) as temporary:
             temporary.write_bytes(drawing.light)
 
 

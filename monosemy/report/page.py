@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.config import to_json
+from monosemy.layout import RunFiles
 from monosemy.report import tables
 from monosemy.report.canvas import Drawing
 from monosemy.report.compare import names, number, points, verdicts, with_interval
 from monosemy.report.figures import site_figures, write_figures
 from monosemy.report.markup import Cell, Html, bullets, details, facts, figure, join, page, table
 from monosemy.report.power_law import PowerLaw, fit_power_law
-from monosemy.report.read import Key, Run, read_run
+from monosemy.report.read import Key, ReportInputs, read_inputs
 from monosemy.report.sections import Section, read_sections
 from monosemy.report.summary import HOW_TO_READ, MEASURES, findings, headline, title, warnings, what_was_run
 from monosemy.support.files import write_text
@@ -41,7 +42,7 @@ def write_report(run_folder: Path) -> Path:
     Raises UserError naming the file and the command that makes it when an input is missing or damaged, before
     anything is written; and when the folder cannot be written.
     """
-    run = read_run(Path(run_folder))
+    run = read_inputs(Path(run_folder))
     sections = read_sections(run.folder)
     with stage("report", total=len(run.sites), unit="sites") as bar:
         laws = {
@@ -53,13 +54,13 @@ def write_report(run_folder: Path) -> Path:
             bar.advance()
     everything = [*drawings.values(), *(section.drawings for section in sections)]
     write_figures(run.folder, [drawing for drawn in everything for drawing in drawn.values()])
-    path = run.folder / "report.html"
+    path = RunFiles(run.folder).report
     write_text(path, _document(run, drawings, laws, sections))
     return path
 
 
 def _document(
-    run: Run,
+    run: ReportInputs,
     drawings: Mapping[str, Mapping[str, Drawing]],
     laws: Mapping[Key, PowerLaw | None],
     sections: Sequence[Section],
@@ -82,7 +83,7 @@ def _document(
     return page(title(run), lede, contents, join(body, "\n"), foot)
 
 
-def _summary(run: Run) -> Html:
+def _summary(run: ReportInputs) -> Html:
     """Which architecture is ahead, site by site, and what a reader must keep in mind."""
     parts = [Html('<section id="summary"><h2>Which architecture is ahead</h2>')]
     for site in run.sites:
@@ -97,7 +98,7 @@ def _summary(run: Run) -> Html:
     return join([*parts, Html("</section>")], "\n")
 
 
-def _wins(run: Run, site: str) -> Html:
+def _wins(run: ReportInputs, site: str) -> Html:
     """The answer as a table: per asked L0 and measure, the lowest and those not told apart from it."""
     site_points = points(run.at(site))
     judged = {m: {v.target_l0: v for v in verdicts(site_points, m)} for m in MEASURES}
@@ -121,7 +122,7 @@ def _wins(run: Run, site: str) -> Html:
 
 
 def _site(
-    run: Run, site: str, anchor: str, drawings: Mapping[str, Drawing], laws: Mapping[Key, PowerLaw | None]
+    run: ReportInputs, site: str, anchor: str, drawings: Mapping[str, Drawing], laws: Mapping[Key, PowerLaw | None]
 ) -> Html:
     def picture(kind: str) -> Html:
         return figure(drawings[kind]) if kind in drawings else Html()
@@ -142,7 +143,7 @@ def _site(
     return join([*parts, Html("</section>")], "\n")
 
 
-def _losses(run: Run, site: str) -> str:
+def _losses(run: ReportInputs, site: str) -> str:
     """The model's own loss and that of deleting the site, which bound delta loss; empty when not measured."""
     clean, zero = run.evaluation.get("clean_loss"), run.evaluation.get("zero_loss")
     zero = zero.get(site) if isinstance(zero, Mapping) else zero
@@ -155,7 +156,7 @@ def _losses(run: Run, site: str) -> str:
     return sentence + "."
 
 
-def _provenance(run: Run) -> Html:
+def _provenance(run: ReportInputs) -> Html:
     """Where every number comes from: inputs, versions, machine, seconds; the whole configuration folded away."""
     inputs = dict(run.provenance)
     seconds = {str(k): float(v) for k, v in dict(inputs.pop("seconds", {})).items()}
@@ -187,7 +188,7 @@ def _provenance(run: Run) -> Html:
     return join([*parts, Html("</section>")], "\n")
 
 
-def _trained(run: Run) -> str:
+def _trained(run: ReportInputs) -> str:
     return _range([int(c["n_tokens"][-1]) for c in run.curves.values() if c["n_tokens"][-1] > 0])
 
 

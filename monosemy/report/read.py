@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
+from monosemy.evals.latent_statistics import LatentStatistics
+from monosemy.layout import RunFiles
 from monosemy.ranges import number_name
 from monosemy.report.theme import CONTROLS, FROZEN_RANDOM
-from monosemy.run import read_run as read_config
+from monosemy.run import read_run
 from monosemy.support.files import read_json
 from monosemy.support.metrics import read_metrics
 
@@ -118,7 +119,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportInputs:
     """All that the report shows."""
 
     folder: Path
@@ -155,36 +156,36 @@ class Run:
                 if (site, name, l0, seed) not in known]  # fmt: skip
 
 
-def read_run(folder: Path) -> Run:
+def read_inputs(folder: Path) -> ReportInputs:
     """Reads and checks a run folder.
 
     Raises UserError naming the file and the command that makes it, for a folder, file or field that is missing,
     truncated or of the wrong kind.
     """
     folder = Path(folder)
+    run_files = RunFiles(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a run folder; `monosemy train` makes one, `monosemy demo` a small one")
     try:
-        config, provenance = read_config(folder)
+        config, provenance = read_run(folder)
     except UserError as error:
-        raise UserError(f"{folder / 'run.json'}: {error}; `monosemy train` writes this file") from None
+        raise UserError(f"{run_files.run_json}: {error}; `monosemy train` writes this file") from None
     except (OSError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'run.json'} is damaged ({error}); `monosemy train` writes it") from None
-    stages = folder / "stages.json"
-    evaluation = _object(folder / "evaluation.json", f"monosemy evaluate {folder}")
-    records = _records(evaluation, folder / "evaluation.json", f"monosemy evaluate {folder}")
+        raise UserError(f"{run_files.run_json} is damaged ({error}); `monosemy train` writes it") from None
+    evaluation = _object(run_files.evaluation, f"monosemy evaluate {folder}")
+    records = _records(evaluation, run_files.evaluation, f"monosemy evaluate {folder}")
     messages = [str(message) for message in provenance.get("stopped") or []]  # the trainer's, when the run kept them
-    curves = _curves(folder / "metrics.jsonl", {(r.site, r.name): r for r in records}, messages)
+    curves = _curves(run_files.metrics, {(r.site, r.name): r for r in records}, messages)
     records = [replace(r, stopped=c.stopped) if (c := curves.get((r.site, r.name))) else r for r in records]
-    return Run(
+    return ReportInputs(
         folder=folder,
         config=config,
         provenance=provenance,
-        stages=_mapping(_object(stages, "monosemy train").get("stages")) if stages.exists() else {},
+        stages=_mapping(_object(run_files.stages, "monosemy train").get("stages")) if run_files.stages.exists() else {},
         evaluation={key: value for key, value in evaluation.items() if key != "records"},
         records=tuple(records),
         curves=curves,
-        latents={(r.site, r.name): found for r in records if (found := _latents(folder, r)) is not None},
+        latents={(r.site, r.name): latents for r in records if (latents := _latents(folder, r)) is not None},
     )
 
 
@@ -321,16 +322,15 @@ def _latents(folder: Path, record: Evaluated) -> Latents | None:
     """Statistics of one SAE; None for controls without latents of their own (PCA: every component always fires)."""
     if record.control and record.architecture != FROZEN_RANDOM:
         return None
-    path = folder / "saes" / record.site / record.name / "latents.safetensors"
+    path = RunFiles(folder).sae(record.site, record.name).latents
     command = f"`monosemy evaluate {folder}` writes it"
     if not path.exists():
         raise UserError(f"{path} does not exist; {command}")
     try:
-        with safe_open(path, framework="numpy") as file:
-            n_tokens = int((file.metadata() or {}).get("n_tokens") or record.n_tokens)
-            counts, total = file.get_tensor("firing_count"), file.get_tensor("sum")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); {command} anew") from None
+        statistics = LatentStatistics.load(path)
+    except UserError as error:
+        raise UserError(f"{error}; {command} anew") from None
+    counts, total, n_tokens = statistics.firing_count, statistics.sum, statistics.n_tokens or record.n_tokens
     if counts.shape != (record.d_sae,) or total.shape != (record.d_sae,) or n_tokens <= 0:
         raise UserError(
             f"{path} holds statistics of {counts.shape} latents over {n_tokens} tokens, the record has "

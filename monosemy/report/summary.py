@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from monosemy.report.compare import Point, Verdict, beaten_by_control, names, points, verdicts, with_interval
-from monosemy.report.read import Run
+from monosemy.report.read import ReportInputs
 from monosemy.report.theme import label, order
 
 MEASURES = {"delta_loss": ("delta loss", " nats per token"), "fvu": ("FVU", "")}
@@ -18,12 +18,12 @@ MANY_DEAD = 0.3
 """Share of dead latents from which the opening mentions them."""
 
 
-def model_name(run: Run) -> str:
+def model_name(run: ReportInputs) -> str:
     """The model's name from the provenance, else what the configuration calls it."""
     return _name(run.provenance.get("model"), run.config.model.source)
 
 
-def text_name(run: Run) -> str:
+def text_name(run: ReportInputs) -> str:
     """Likewise for the text."""
     return _name(run.provenance.get("text"), run.config.text.source)
 
@@ -34,11 +34,11 @@ def _name(found: object, otherwise: str) -> str:
     return str(found) if found else otherwise
 
 
-def title(run: Run) -> str:
+def title(run: ReportInputs) -> str:
     return f"Sparse autoencoders of {model_name(run)}: {_and(run.sites)}"
 
 
-def what_was_run(run: Run) -> str:
+def what_was_run(run: ReportInputs) -> str:
     """One paragraph: how many SAEs of which kinds, on what, measured on what."""
     saes = [r for r in run.records if not r.control]
     curves = [c for c in run.curves.values() if c.architecture in run.config.architectures]
@@ -69,7 +69,7 @@ HOW_TO_READ = (
 )
 
 
-def headline(run: Run, site: str) -> str:
+def headline(run: ReportInputs, site: str) -> str:
     """The answer in two sentences: who is lowest in delta loss (else in FVU) where, and where that lead is sure."""
     found = points(run.at(site))
     for measure, (words, _) in MEASURES.items():
@@ -92,7 +92,7 @@ def _levels(judged: Sequence[Verdict]) -> str:
     return f"L0 {_and([f'{v.target_l0:g}' for v in judged])}"
 
 
-def findings(run: Run, site: str) -> list[str]:
+def findings(run: ReportInputs, site: str) -> list[str]:
     """One sentence per asked L0 and measure, then how the SAEs fare against the controls."""
     found = points(run.at(site))
     said = []
@@ -138,7 +138,7 @@ def control_sentence(found: Sequence[Point], control: str, words: str) -> str | 
     )
 
 
-def warnings(run: Run) -> list[str]:
+def warnings(run: ReportInputs) -> list[str]:
     """What a reader must know before trusting the numbers; empty when there is nothing."""
     said = [f"Training stopped early: {line}. It is not ranked and not in the frontier plots." for line in run.stopped]
     said += [f"{name} was asked for, but there is no record of its training." for name in run.unrecorded]

@@ -15,7 +15,7 @@ from monosemy.report.compare import Point, number, points, with_interval
 from monosemy.report.latent_figures import law_text
 from monosemy.report.markup import Cell, Html, table
 from monosemy.report.power_law import PowerLaw
-from monosemy.report.read import Curve, Evaluated, Key, Latents, Measure, Run
+from monosemy.report.read import Curve, Evaluated, Key, Latents, Measure, ReportInputs
 from monosemy.report.theme import CONTROLS, label, order
 from monosemy.support.progress import percent_text
 
@@ -55,7 +55,7 @@ def _count(n: float) -> Cell:
     return Cell(f"{n:,.0f}" if math.isfinite(n) else "–", n)
 
 
-def frontier(run: Run, site: str) -> Html:
+def frontier(run: ReportInputs, site: str) -> Html:
     """Everything measured, one row per architecture and asked L0, with the spread over seeds where there is one."""
     site_points = points(run.at(site))
     measured = {m: h for m, h in FRONTIER.items() if any(math.isfinite(p[m].value) for p in site_points)}
@@ -93,7 +93,7 @@ def _quantiles(point: Point) -> Cell:
     return Cell(f"{np.mean(low):.3g} to {np.mean(high):.3g}", float(np.mean(high) - np.mean(low)))
 
 
-def by_seed(run: Run, site: str) -> Html:
+def by_seed(run: ReportInputs, site: str) -> Html:
     """One row per SAE, for runs of several seeds."""
     records = _ordered(run.at(site))
     rows: Rows = [
@@ -104,7 +104,7 @@ def by_seed(run: Run, site: str) -> Html:
     return table(f"Every SAE at {site}", headings, rows, muted=[i for i, r in enumerate(records) if r.control])
 
 
-def shares(run: Run, site: str) -> Html:
+def shares(run: ReportInputs, site: str) -> Html:
     """Dead and over-active latents."""
     dictionaries = [p for p in points(run.at(site)) if not p.control or p.architecture == "frozen_random"]
     rows: Rows = [
@@ -117,7 +117,7 @@ def shares(run: Run, site: str) -> Html:
     return table(caption, headings, rows, muted=[i for i, p in enumerate(dictionaries) if p.control])
 
 
-def firing_rates(run: Run, site: str) -> Html:
+def firing_rates(run: ReportInputs, site: str) -> Html:
     """Counts of dead latents and quantiles of the firing rate of live ones."""
 
     def row(record: Evaluated, latents: Latents) -> list[Cell | str]:
@@ -130,7 +130,7 @@ def firing_rates(run: Run, site: str) -> Html:
     return _latent_table(run, site, f"Firing rates of live latents at {site}", headings, row)
 
 
-def usage(run: Run, site: str, laws: Mapping[Key, PowerLaw | None]) -> Html:
+def usage(run: ReportInputs, site: str, laws: Mapping[Key, PowerLaw | None]) -> Html:
     """The fitted power laws."""
 
     def row(record: Evaluated, latents: Latents) -> list[Cell | str]:
@@ -148,7 +148,11 @@ def usage(run: Run, site: str, laws: Mapping[Key, PowerLaw | None]) -> Html:
 
 
 def _latent_table(
-    run: Run, site: str, caption: str, headings: Sequence[str], row: Callable[[Evaluated, Latents], list[Cell | str]]
+    run: ReportInputs,
+    site: str,
+    caption: str,
+    headings: Sequence[str],
+    row: Callable[[Evaluated, Latents], list[Cell | str]],
 ) -> Html:
     records = [r for r in _ordered(run.at(site)) if (r.site, r.name) in run.latents]
     rows: Rows = [
@@ -159,7 +163,7 @@ def _latent_table(
     return table(caption, ["Architecture", "Asked L0", "Seed", *headings], rows, muted=muted)
 
 
-def training(run: Run, site: str) -> Html:
+def training(run: ReportInputs, site: str) -> Html:
     """The last record of every training curve, and whether it ran to its end."""
     rank = order(c.architecture for c in run.curves.values())
     curves = sorted(

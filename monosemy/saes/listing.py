@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.errors import UserError, unknown
-from monosemy.run import list_saes, read_run
+from monosemy.layout import RunFiles
+from monosemy.run import read_run
 from monosemy.support import files
 
 FROZEN_RANDOM = "frozen_random"
@@ -65,10 +66,10 @@ class SavedSae:
 def saved_saes(folder: Path) -> list[SavedSae]:
     """The SAEs of a run, in the order they are listed. Raises UserError when a config.json is no JSON."""
     saes = []
-    for site, name, path in list_saes(folder):
-        document = files.read_json(path / "config.json")
+    for entry in RunFiles(folder).saes():
+        document = files.read_json(entry.config)
         config = document.get("sae") if isinstance(document, dict) else None
-        saes.append(SavedSae(site, name, path, config if isinstance(config, dict) else {}))
+        saes.append(SavedSae(entry.site, entry.name, entry.folder, config if isinstance(config, dict) else {}))
     return sorted(saes, key=_rank)
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from monosemy.config import from_json
 from monosemy.errors import UserError
+from monosemy.layout import SaeFiles
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, describe
 from monosemy.saes.listing import refuse_stopped
 from monosemy.saes.registry import build_sae
@@ -24,7 +25,6 @@ from monosemy.support import files
 from monosemy.support.tensors import save_tensors
 
 FORMAT, FORMAT_VERSION = "monosemy-sae", 1
-WEIGHTS, CONFIG = "sae.safetensors", "config.json"
 
 
 def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
@@ -33,7 +33,7 @@ def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
     Raises UserError when the folder cannot be written to; an SAE that was there stays loadable until then.
     """
     folder = Path(folder)
-    with files.atomic_path(folder / WEIGHTS) as temporary:
+    with files.atomic_path(SaeFiles(folder).weights) as temporary:
         save_tensors(temporary, sae.state_dict())
         digest = files.sha256(temporary)
     document = {
@@ -42,7 +42,7 @@ def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
         "weights_sha256": digest,
         "sae": describe(sae),
     }
-    files.write_json(folder / CONFIG, document)
+    files.write_json(SaeFiles(folder).config, document)
 
 
 def load_sae(
@@ -57,13 +57,13 @@ def load_sae(
     config = read_sae_config(folder)
     if not even_stopped:
         refuse_stopped(f"{folder.parent.name}/{folder.name}", stopped_early(config))
-    path = folder / WEIGHTS
+    path = SaeFiles(folder).weights
     if not path.exists():
         raise UserError(f"{path} is missing; restore it, or delete {folder} and train again")
-    expected = files.read_json(folder / CONFIG)["weights_sha256"]
+    expected = files.read_json(SaeFiles(folder).config)["weights_sha256"]
     if files.sha256(path) != expected:
         raise UserError(
-            f"{path} is damaged (its SHA-256 is not the one in {CONFIG}); "
+            f"{path} is damaged (its SHA-256 is not the one in config.json); "
             f"restore it, or delete {folder} and train again"
         )
     sae = build_sae(config)
@@ -92,9 +92,11 @@ def stopped_early(config: SaeConfig) -> str:
 
 def read_sae_config(folder: Path) -> SaeConfig:
     """The configuration of a saved SAE, without its weights. Raises UserError when it is none."""
-    path = Path(folder).expanduser() / CONFIG
+    path = SaeFiles(Path(folder).expanduser()).config
     if not path.exists():
-        raise UserError(f"{folder} is not a saved SAE (it has no {CONFIG}); give a folder such as RUN/saes/SITE/NAME")
+        raise UserError(
+            f"{folder} is not a saved SAE (it has no {path.name}); give a folder such as RUN/saes/SITE/NAME"
+        )
     document: Any = files.read_json(path)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f"{path} does not describe a monosemy SAE; give a folder such as RUN/saes/SITE/NAME")

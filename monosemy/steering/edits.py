@@ -32,7 +32,9 @@ import torch
 from torch import Tensor
 
 from monosemy.errors import UserError
+from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.latents import SparseLatents
+from monosemy.layout import SaeFiles
 from monosemy.models.generation import Place
 from monosemy.run import read_run
 from monosemy.saes.base import SparseAutoencoder
@@ -87,26 +89,24 @@ def read_scales(folder: Path, sae: SparseAutoencoder) -> LatentScales:
     folder = Path(folder).expanduser().absolute()
     norm = sae.config.scale if sae.config.scale != 1.0 else None
     outlier = _outlier_norm(folder, norm)
-    path = folder / "latents.safetensors"
+    path = SaeFiles(folder).latents
     if not path.exists():
         return LatentScales(typical_norm=norm, outlier_norm=outlier)
-    from safetensors.torch import load_file
-
-    statistics = load_file(path)
-    return LatentScales(statistics["max"].float(), statistics["firing_count"], norm, outlier)
+    statistics = LatentStatistics.load(path)
+    maximum, firing_count = torch.from_numpy(statistics.max), torch.from_numpy(statistics.firing_count)
+    return LatentScales(maximum.float(), firing_count, norm, outlier)
 
 
 def _outlier_norm(folder: Path, typical_norm: float | None) -> float | None:
     """The limit of the run that `folder` (RUN/saes/SITE/NAME) lies in; None: in no run, or no norm is known."""
-    run = folder.parent.parent.parent
-    if folder.parent.parent.name != "saes" or not (run / "run.json").exists():
+    sae = SaeFiles(folder)
+    if sae.run is None:
         return None
-    multiple = read_run(run)[0].activations.outlier_multiple
+    multiple = read_run(sae.run.folder)[0].activations.outlier_multiple
     if not multiple:
         return math.inf
-    built = (run / "features" / folder.parent.name).glob("*/features.json")
-    found = sorted(path for path in built if not path.parent.name.startswith("."))  # those are being written
-    norm = next((value for path in found if (value := files.read_json(path).get("median_norm"))), typical_norm)
+    infos = (files.read_json(features.info) for features in sae.run.databases(sae.site))
+    norm = next((median for info in infos if (median := info.get("median_norm"))), typical_norm)
     return None if norm is None else multiple * float(norm)
 
 

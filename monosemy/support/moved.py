@@ -25,9 +25,10 @@ from typing import Any, Literal
 
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
+from monosemy.layout import RunFiles
 from monosemy.support import files
 
-FILE, FORMAT = "sources.json", 1
+FORMAT = 1
 Kind = Literal["model", "text"]
 
 
@@ -92,7 +93,7 @@ def remember_sources(folder: Path, **sources: str) -> None:
             absolute = os.path.abspath(path)
             known[kind] = {"absolute": absolute, "from_run": os.path.relpath(absolute, folder.absolute())}
     if _read(folder) != known:
-        files.write_json(folder / FILE, known)
+        files.write_json(RunFiles(folder).sources, known)
 
 
 def _places(folder: Path, kind: Kind) -> list[Path]:
@@ -106,7 +107,7 @@ def _places(folder: Path, kind: Kind) -> list[Path]:
 def _read(folder: Path) -> dict[str, Any]:
     """What is known; nothing of a file that is missing or damaged, which only costs the convenience."""
     try:
-        document = files.read_json(folder / FILE)
+        document = files.read_json(RunFiles(folder).sources)
     except UserError:
         return {}
     return document if isinstance(document, dict) and document.get("format") == FORMAT else {}

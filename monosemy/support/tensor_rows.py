@@ -1,13 +1,15 @@
-"""Rows of a matrix in a safetensors file, memory-mapped, without torch.
+"""Tensors in a safetensors file, found by its header and read where they lie, without torch.
 
-Place on the path: saes/<site>/<name>/sae.safetensors → [decoder rows] → pages, comparison of SAEs. Format: 8 bytes with
-the header's length, a JSON header {tensor: dtype, shape, data_offsets}, the data (safetensors' own specification).
-Limits: float32, float16 and bfloat16 matrices.
+Place on the path: beneath whoever reads a few rows of a large file (pages, comparison of SAEs) or maps a whole one
+(activation shards). Format: 8 bytes with the header's length, a JSON header {tensor: dtype, shape, data_offsets}, the
+data (safetensors' own specification).
+Limits: rows of float32, float16 and bfloat16 matrices.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +19,42 @@ from monosemy.errors import UserError
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in its file: the bytes from `start` up to `end`."""
+
+    dtype: str
+    """In safetensors' terms: F32, BF16, I32, …"""
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file by name. A damaged one raises OSError, ValueError, KeyError or TypeError."""
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+        if n_header > path.stat().st_size - 8:
+            raise ValueError("its header is cut short")
+        header = json.loads(file.read(n_header))
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = (8 + n_header + offset for offset in entry["data_offsets"])
+            tensors[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]), start, end)
+    return tensors
+
+
 def read_rows(path: Path, tensor: str, rows: slice | np.ndarray) -> np.ndarray:
     """float32 [n, d]: rows of a stored matrix. Raises UserError for a missing or damaged file."""
     try:
-        with path.open("rb") as file:
-            n_header = int.from_bytes(file.read(8), "little")
-            entry = json.loads(file.read(n_header))[tensor]
-        start = 8 + n_header + entry["data_offsets"][0]
-        matrix = np.memmap(path, _DTYPES[entry["dtype"]], "r", start, tuple(entry["shape"]))
+        stored = stored_tensors(path)[tensor]
+        matrix = np.memmap(path, _DTYPES[stored.dtype], "r", stored.start, stored.shape)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore the SAE's folder") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error}); restore the SAE's folder") from None
-    chosen = np.array(matrix[rows])
-    if entry["dtype"] == "BF16":
-        return (chosen.astype(np.uint32) << 16).view(np.float32)
-    return chosen.astype(np.float32)
+    read = np.array(matrix[rows])
+    if stored.dtype == "BF16":
+        return (read.astype(np.uint32) << 16).view(np.float32)
+    return read.astype(np.float32)

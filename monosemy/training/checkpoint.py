@@ -19,6 +19,7 @@ from torch import Tensor
 
 from monosemy.config import first_difference_of
 from monosemy.errors import UserError
+from monosemy.layout import CheckpointFiles
 from monosemy.support import files
 from monosemy.support.tensors import save_tensors
 
@@ -48,7 +49,7 @@ class Origin:
 
 def checkpoint_folders(parent: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    return sorted(p for p in parent.glob("step-*") if (p / "state.json").exists())
+    return [checkpoint.folder for checkpoint in CheckpointFiles.finished(parent)]
 
 
 def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
@@ -56,12 +57,13 @@ def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: 
 
     Raises UserError for a full disk or an unwritable folder; the last checkpoint is then intact.
     """
-    final = parent / f"step-{step:08d}"
+    final = CheckpointFiles.at(parent, step).folder
     with files.atomic_folder(final) as temporary:
-        path = temporary / "tensors.safetensors"
+        unfinished = CheckpointFiles(temporary)
+        path = unfinished.tensors
         save_tensors(path, tensors)
         files.write_json(
-            temporary / "state.json",
+            unfinished.state,
             {"format": FORMAT, "step": step, "sha256": files.sha256(path), **state},
         )
     for old in checkpoint_folders(parent):
@@ -72,8 +74,8 @@ def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and state of a checkpoint. Raises UserError when it is damaged, naming the file and the way out."""
-    state = files.read_json(folder / "state.json")
-    path = folder / "tensors.safetensors"
+    checkpoint = CheckpointFiles(folder)
+    state, path = files.read_json(checkpoint.state), checkpoint.tensors
     way_out = f"delete {folder} to continue from an earlier checkpoint or from the start"
     if not path.exists() or files.sha256(path) != state.get("sha256"):
         raise UserError(f"checkpoint {path} is damaged (its SHA-256 is not the recorded one); {way_out}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.errors import UserError, unknown
+from monosemy.layout import RunFiles
 from monosemy.support import files
 
 Viewer = Callable[[Sequence[Mapping[str, Any]]], None]
@@ -60,7 +61,7 @@ def _tensorboard(folder: Path) -> Viewer:
 def _wandb(folder: Path, config: Mapping[str, Any]) -> Viewer:
     import wandb
 
-    note = folder / "wandb.json"
+    note = RunFiles(folder).wandb
     if not note.exists():
         files.write_json(note, {"id": secrets.token_hex(8)})
     run = wandb.init(

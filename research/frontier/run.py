@@ -23,11 +23,12 @@ from typing import Any
 
 from monosemy.errors import UserError
 from monosemy.evals.differences import Difference
-from monosemy.evals.documents import FILE, DocumentSums, joined, load_documents, paired_differences, paired_ratios
+from monosemy.evals.documents import DocumentSums, joined, load_documents, paired_differences, paired_ratios
+from monosemy.layout import RunFiles
 from monosemy.report.compare import Point, points
 from monosemy.report.figures import site_figures
 from monosemy.report.power_law import PowerLaw, fit_power_law
-from monosemy.report.read import Evaluated, Latents, Run, read_run
+from monosemy.report.read import Evaluated, Latents, ReportInputs, read_inputs
 from monosemy.saes.registry import ARCHITECTURES
 from monosemy.support.files import atomic_path, read_json
 from research import common, run_folders
@@ -41,7 +42,7 @@ FIRST_COLUMN = ("jumprelu", "batch_topk", "gated", "relu", "topk")
 """Order in which a pair of architectures is named in the printed table."""
 
 
-def merged(runs: Sequence[Run], folders: Sequence[Path]) -> Run:
+def merged(runs: Sequence[ReportInputs], folders: Sequence[Path]) -> ReportInputs:
     """All runs as one; a control that several of them have counts once.
 
     Raises UserError for a SAE that two runs have, and for a run without evaluation.
@@ -105,7 +106,7 @@ def as_rows(sums: DocumentSums, here: Sequence[Point], differ: Callable[..., lis
     ]
 
 
-def laws_of(run: Run, site: str) -> dict[tuple[str, str], PowerLaw | None]:
+def laws_of(run: ReportInputs, site: str) -> dict[tuple[str, str], PowerLaw | None]:
     return {
         key: fit_power_law(found.mean_when_active, found.firing_rate)
         for key, found in run.latents.items()
@@ -113,9 +114,9 @@ def laws_of(run: Run, site: str) -> dict[tuple[str, str], PowerLaw | None]:
     }
 
 
-def compare(run: Run, folders: Sequence[Path], site: str) -> dict[str, Any]:
+def compare(run: ReportInputs, folders: Sequence[Path], site: str) -> dict[str, Any]:
     """Everything about one site."""
-    stored = [sites[site] for folder in folders if site in (sites := load_documents(folder / FILE))]
+    stored = [sites[site] for folder in folders if site in (sites := load_documents(RunFiles(folder).documents))]
     sums = {quantity: joined([measured[quantity] for measured in stored]) for quantity in ("error", "delta_loss")}
     records = run.at(site)
     if missing := sorted({r.name for r in records} - set(sums["error"].sums)):
@@ -209,7 +210,7 @@ def oriented(found: Mapping[str, Any], ratio: bool) -> tuple[Any, ...]:
     return *names, *(100 * v if ratio else v for v in values)
 
 
-def draw(run: Run, site: str, folder: Path) -> None:
+def draw(run: ReportInputs, site: str, folder: Path) -> None:
     """Pictures of single latents show the lowest seed alone: their counts would otherwise sum seeds."""
     folder.mkdir(parents=True, exist_ok=True)
     lowest = {min(p.records, key=lambda r: r.seed).name for p in points(run.at(site))}
@@ -220,7 +221,7 @@ def draw(run: Run, site: str, folder: Path) -> None:
                 temporary.write_bytes(drawing.light)
 
 
-def costs(folders: Sequence[Path], runs: Sequence[Run]) -> list[dict[str, Any]]:
+def costs(folders: Sequence[Path], runs: Sequence[ReportInputs]) -> list[dict[str, Any]]:
     """Seconds of every stage of every run, with the SAEs and tokens behind them."""
     listed = []
     for folder, run in zip(folders, runs, strict=True):
@@ -243,7 +244,7 @@ def main() -> None:
     parser.add_argument("--figure-sites", nargs="*", help="default: every site")
     chosen = parser.parse_args()
     settings = run_folders.comparable(run_folders.shared_config(chosen.runs))
-    runs = [read_run(folder) for folder in chosen.runs]
+    runs = [read_inputs(folder) for folder in chosen.runs]
     run = merged(runs, chosen.runs)
     sites = {site: compare(run, chosen.runs, site) for site in run.sites}
     for site, found in sites.items():

@@ -22,11 +22,12 @@ from monosemy.evals.intervals import percentiles
 from monosemy.features.explain import prompts
 from monosemy.features.explain.chat import ChatModel, open_chat
 from monosemy.features.explain.explanations import choose_latents, deal, passages
-from monosemy.features.explain.journal import NAME, Journal
+from monosemy.features.explain.journal import Journal
 from monosemy.features.explain.prompts import Passage
 from monosemy.features.labels.scores import auroc
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.store.settings import RANDOM
+from monosemy.layout import FeatureFiles
 from monosemy.support import progress
 
 N_PASSAGES = 8
@@ -35,7 +36,7 @@ N_EXAMPLES = 12
 
 def agreement(folder: Path, name: str, n_latents: int) -> dict[str, Any]:
     """The numbers above, for n latents of the database in `folder`."""
-    database, journal = FeatureDatabase.open(folder), Journal(folder / NAME)
+    database, journal = FeatureDatabase.open(folder), Journal(FeatureFiles(folder).journal)
     chat = open_chat("embedded")
     latents = choose_latents(database, n_latents)
     repeats: list[list[float]] = []

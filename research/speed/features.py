@@ -67,7 +67,7 @@ def measure(folder: Path, n_tokens: int, width: int, l0: float) -> dict[str, Any
         sae.initialise(rows, l0)
         calibrate(sae, list(rows.split(4096)))
         sae.fold_scale(prepared.scale[common.SITE])
-        save_sae(sae, run.sae_folder(common.SITE, NAME))
+        save_sae(sae, run.files.sae(common.SITE, NAME).folder)
         stage.build_for_run(run, [NAME], 16_384, prepared)  # compiles the kernels
         inside = timed_model(prepared.model)
         steps = timed_steps()

@@ -39,8 +39,9 @@ from torch import Tensor
 from monosemy.errors import UserError
 from monosemy.evals.differences import resampled_means, simultaneous_differences
 from monosemy.evals.intervals import percentiles
-from monosemy.evals.reconstruction import LatentStatistics
+from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.features.explain.scores import wilson
+from monosemy.layout import SaeFiles
 from monosemy.saes.registry import ARCHITECTURES
 from monosemy.support import progress
 from research import common, run_folders
@@ -60,8 +61,8 @@ class Decoder:
 
     @staticmethod
     def read(entry: run_folders.Entry) -> Decoder:
-        statistics = LatentStatistics.load(entry.folder / "latents.safetensors")  # evaluation writes it
-        rates = (statistics.firing_count.double() / statistics.n_tokens).numpy()
+        statistics = LatentStatistics.load(SaeFiles(entry.folder).latents)  # evaluation writes it
+        rates = statistics.firing_count / np.float64(statistics.n_tokens or 0)
         living = rates > 0
         return Decoder(entry.load().W_dec.detach()[torch.from_numpy(living)], rates[living], int((~living).sum()))
 

@@ -56,7 +56,7 @@ def test_a_real_database_takes_two_kilobytes_a_latent_beside_its_contexts(tmp_pa
         sae = build_sae(SaeConfig("topk", 576, WIDTH, 16.0, site=SITE, model=prepared.model.name))
         sae.initialise(prepared.held_in(2048, seed=1)[SITE], 16.0)
         sae.fold_scale(prepared.scale[SITE])
-        save_sae(sae, run.sae_folder(SITE, NAME))
+        save_sae(sae, run.files.sae(SITE, NAME).folder)
         build_for_run(run, None, 24_576, prepared)
     database = open_features(tmp_path / "run")
     assert database.columns["firing_rate"].sum() == pytest.approx(16, rel=0.01)

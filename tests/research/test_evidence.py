@@ -86,7 +86,7 @@ def test_runs_on_other_terms_are_not_compared(tmp_path):
         with open_run(tmp_path / name, RunConfig(text=TextConfig(n_tokens=n_tokens))) as run:
             for seed in (0, 1):
                 sae = build_sae(SaeConfig("topk", 4, 8, 2, site="layers.1.resid_post", seed=seed))
-                save_sae(sae, run.sae_folder("layers.1.resid_post", f"topk-l0_2-s{seed}"))
+                save_sae(sae, run.files.sae("layers.1.resid_post", f"topk-l0_2-s{seed}").folder)
     found = run_folders.gather([tmp_path / "a", tmp_path / "b"], None, 2)
     assert [(entry.kind, entry.seed) for entry in found] == [("topk", 0), ("topk", 1)]
     with pytest.raises(UserError, match="another text than"):

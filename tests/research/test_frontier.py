@@ -14,7 +14,8 @@ import pytest
 from report_runs import write_run
 
 from monosemy.errors import UserError
-from monosemy.evals.documents import FILE, DocumentSums, save_documents
+from monosemy.evals.documents import DocumentSums, save_documents
+from monosemy.layout import RunFiles
 from monosemy.support.files import read_json, write_json
 from research import records, run_folders
 from research.frontier import run as comparison
@@ -34,7 +35,7 @@ def evaluated(folder: Path, **wanted: Any) -> Path:
         for quantity, measure in (("error", "fvu"), ("delta_loss", "delta_loss")):
             here = sites.setdefault(record["site"], {}).setdefault(quantity, {})
             here[record["name"]] = record[measure] * tokens * noise
-    save_documents(folder / FILE, {
+    save_documents(RunFiles(folder).documents, {
         site: {quantity: DocumentSums(np.arange(40), tokens.copy(), sums) for quantity, sums in quantities.items()}
         for site, quantities in sites.items()
     })  # fmt: skip
@@ -125,7 +126,7 @@ def test_bad_folders_end_in_one_line(tmp_path, monkeypatch, capsys):
     whole, unknown_sae, no_evaluation = (evaluated(tmp_path / name) for name in ("whole", "unknown", "without"))
     (no_evaluation / "evaluation.json").unlink()
     sums = {name: DocumentSums(np.arange(40), np.ones(40), {}) for name in ("error", "delta_loss")}
-    save_documents(unknown_sae / FILE, {SITE: sums})
+    save_documents(RunFiles(unknown_sae).documents, {SITE: sums})
     for folder, said in ((tmp_path / "nowhere", "nowhere"), (no_evaluation, "evaluation.json"),
                          (unknown_sae, "no document sums of")):  # fmt: skip
         with pytest.raises(SystemExit) as ended:

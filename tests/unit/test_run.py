@@ -18,7 +18,8 @@ import pytest
 from monosemy import run as runs
 from monosemy.config import EvaluationConfig, RunConfig, TrainingConfig, to_json
 from monosemy.errors import UserError
-from monosemy.run import first_difference, list_saes, load_config, open_run, read_run, sae_folder
+from monosemy.layout import RunFiles
+from monosemy.run import first_difference, load_config, open_run, read_run
 
 CONFIG = RunConfig(recipe="demo", l0=(16.0, 32.0), options={"jumprelu.bandwidth": 0.02})
 
@@ -241,14 +242,14 @@ def test_configuration_from_a_folder_a_run_json_or_bare_settings(tmp_path):
 
 def test_sae_folders(tmp_path):
     assert (
-        sae_folder(tmp_path, "layers.12.resid_post", "topk-l0_32-s0")
+        RunFiles(tmp_path).sae("layers.12.resid_post", "topk-l0_32-s0").folder
         == tmp_path / "saes/layers.12.resid_post/topk-l0_32-s0"
     )
     for bad in ("", "..", "a/b", "a\\b", ".hidden", "x\0"):
         with pytest.raises(UserError, match="cannot be a folder name"):
-            sae_folder(tmp_path, bad, "topk")
+            RunFiles(tmp_path).sae(bad, "topk")
         with pytest.raises(UserError, match="cannot be a folder name"):
-            sae_folder(tmp_path, "layers.0.mlp_out", bad)
+            RunFiles(tmp_path).sae("layers.0.mlp_out", bad)
 
 
 def test_listing_skips_what_is_unfinished(tmp_path):
@@ -257,7 +258,7 @@ def test_listing_skips_what_is_unfinished(tmp_path):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
     (tmp_path / "saes" / "layers.12.resid_post" / "empty").mkdir()
-    assert [(site, name) for site, name, _ in list_saes(tmp_path)] == [
+    assert [(sae.site, sae.name) for sae in RunFiles(tmp_path).saes()] == [
         ("layers.12.resid_post", "relu-l0_16-s0"),
         ("layers.12.resid_post", "topk-l0_32-s0"),
     ]

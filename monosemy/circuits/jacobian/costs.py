@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from monosemy.circuits.jacobian.draws import interval
-from monosemy.evals.documents import FILE, DocumentSums, load_documents
+from monosemy.evals.documents import DocumentSums, load_documents
 from monosemy.evals.intervals import bootstrap_weights
+from monosemy.layout import RunFiles
 
 N_RESAMPLES = 2000
 
@@ -37,7 +38,7 @@ class Losses:
 
 def read_losses(folder: Path, evaluation: Mapping[str, Any]) -> Losses:
     """Of an evaluated run. Raises UserError where documents.safetensors is missing or damaged."""
-    stored = load_documents(folder / FILE)
+    stored = load_documents(RunFiles(folder).documents)
     damage = {site: zero - evaluation["clean_loss"] for site, zero in evaluation["zero_loss"].items()}
     return Losses({site: found["delta_loss"] for site, found in stored.items()}, damage)
 

@@ -24,7 +24,6 @@ from monosemy.evals.intervals import percentiles
 from monosemy.support.files import atomic_path
 from monosemy.support.tensors import save_tensors
 
-FILE = "draws.safetensors"
 Draws = Mapping[str, Float[ndarray, " resample"]]
 """Measure → its value on each resample."""
 

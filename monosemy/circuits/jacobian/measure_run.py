@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.circuits.jacobian.of_run import FORMAT, LoadedPair, PairEntry, Slicer, Study, find_pairs, results_folder
+from monosemy.circuits.jacobian.layout import StudyFiles
+from monosemy.circuits.jacobian.of_run import FORMAT, LoadedPair, PairEntry, Slicer, Study, find_pairs
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_config
@@ -60,18 +61,18 @@ def train_and_measure(
 def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> list[dict[str, Any]]:
     """Measures every pair that is not measured yet and writes frontier.json; returns its rows."""
     from monosemy.circuits.jacobian.costs import read_losses
-    from monosemy.circuits.jacobian.draws import FILE
     from monosemy.circuits.jacobian.studies import choose, frontier, short_notes
     from monosemy.evals.frontier import read_evaluation
 
     for pair in study.pairs:
-        path = study.pair_folder(pair) / "measures.json"
+        pair_files = study.files.pair(pair.name)
+        path = pair_files.measures
         wanted = study.identity(pair, settings)
-        if again or not (study.done(path, wanted) and path.with_name(FILE).exists()):
+        if again or not (study.done(path, wanted) and pair_files.draws.exists()):
             found = _measure_pair(study, pair, settings)
             files.write_json(path, {"format": FORMAT, "fingerprint": wanted, **pair.made_of, **found})
-    measured = [files.read_json(study.pair_folder(pair) / "measures.json") for pair in study.pairs]
-    evaluation = read_evaluation(study.run.evaluation_path)
+    measured = [files.read_json(study.files.pair(pair.name).measures) for pair in study.pairs]
+    evaluation = read_evaluation(study.run.files.evaluation)
     rows = frontier(
         measured, evaluation["records"], read_draws(study.run.folder), read_losses(study.run.folder, evaluation)
     )
@@ -81,21 +82,22 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
         chosen = None  # no pair without penalty to compare with
     document = {"format": FORMAT, "of": study.of, "chosen": chosen, "rows": rows, "settings": asdict(settings)}
     document["notes"] = short_notes(rows)
-    files.write_json(study.folder / "frontier.json", document)
+    files.write_json(study.files.frontier, document)
     return rows
 
 
 def read_draws(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """Pair → measure → its value on every resample, of a measured run."""
-    from monosemy.circuits.jacobian.draws import FILE, load_draws
+    from monosemy.circuits.jacobian.draws import load_draws
 
-    return {pair.name: load_draws(results_folder(folder) / pair.name / FILE) for pair in find_pairs(folder)}
+    study = StudyFiles.of_run(folder)
+    return {pair.name: load_draws(study.pair(pair.name).draws) for pair in find_pairs(folder)}
 
 
 def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> dict[str, Any]:
     """All measures of one pair as JSON values; writes them on every resample."""
     from monosemy.circuits.jacobian.ablation import measure_ablation
-    from monosemy.circuits.jacobian.draws import FILE, save_draws
+    from monosemy.circuits.jacobian.draws import save_draws
     from monosemy.circuits.jacobian.linearity import measure_linearity
     from monosemy.circuits.jacobian.measures import JacobianMeter
 
@@ -120,7 +122,7 @@ def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> d
         bar.note("ablation")
         ablation = measure_ablation(latent_map, slicer, some.chunks(256), n_bootstrap=settings.n_bootstrap)
     values = asdict(record)
-    save_draws(study.pair_folder(pair) / FILE, values.pop("draws"))
+    save_draws(study.files.pair(pair.name).draws, values.pop("draws"))
     return {
         **_plain(values),
         "average_over": _plain({name: asdict(one) for name, one in averages.over.items()}),

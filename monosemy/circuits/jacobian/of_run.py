@@ -4,12 +4,7 @@ Place on the path: a trained and evaluated run with pairs (`jacobian.lambdas`) â
 its folder (jacobian_measures.py, jacobian_studies.py), for the report and the terminal. Every result is written as soon
 as it is there, and not made again while the SAEs and the settings it was made from are the same, so that an interrupted
 study goes on where it stopped.
-
-    jacobian/frontier.json             every pair: variance explained, CE score, sparsity, linearity, ablation
-    jacobian/<pair>/measures.json      one pair's measures; draws.safetensors: the same on every resample
-    jacobian/<pair>/pairs.json         max-activating pairs with contexts, where no latents were named
-    jacobian/random/<kind>-<hash>/     a whole run on the randomised model; jacobian/random.json: the comparison
-    jacobian/interpretability.json     label scores of the latents of the chosen pair and of the pair without penalty
+Its files: layout.py.
 
 Latent graphs are written where the caller says. Measures are taken on validation text, pairs and graphs on training
 text (as feature databases are).
@@ -25,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monosemy.circuits.jacobian.layout import StudyFiles
 from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.config import fingerprint, room_settings
 from monosemy.errors import UserError, unknown
+from monosemy.layout import RunFiles, SaeFiles
 from monosemy.pipeline.prepare import Prepared, prepare
-from monosemy.run import Run, list_saes
+from monosemy.run import Run
 from monosemy.support import files, progress
 
 if TYPE_CHECKING:
@@ -73,17 +70,13 @@ class PairEntry:
         return {**self.identity, "weights": list(self.weights)}
 
 
-def results_folder(run: Path) -> Path:
-    return run / "jacobian"
-
-
 def find_pairs(folder: Path) -> list[PairEntry]:
     """The trained pairs of a run, by L0, seed and Î»; those that stopped are left out. Raises UserError for none."""
     from monosemy.models.sites import parse_site
-    from monosemy.saes.storage import CONFIG, read_sae_config, stopped_early
+    from monosemy.saes.storage import read_sae_config, stopped_early
 
     found: list[PairEntry] = []
-    there = {(site, name): path for site, name, path in list_saes(folder)}
+    there = {(sae.site, sae.name): sae.folder for sae in RunFiles(folder).saes()}
     for (site, name), path in there.items():
         config = read_sae_config(path)
         record = config.record.get("jacobian")
@@ -93,7 +86,7 @@ def find_pairs(folder: Path) -> list[PairEntry]:
         if (second, name) not in there:
             raise UserError(f"pair {name} lacks its SAE at {second}; train it again: monosemy train {folder}")
         paths = (path, there[second, name])
-        shas = [str(files.read_json(place / CONFIG)["weights_sha256"]) for place in paths]
+        shas = [str(files.read_json(SaeFiles(place).config)["weights_sha256"]) for place in paths]
         layer = parse_site(site, 10**6, post_norms=True).layer
         found.append(
             PairEntry(
@@ -124,7 +117,7 @@ class Study:
     def __init__(self, run: Run, prepared: Prepared | None = None) -> None:
         self.run = run
         self.pairs = find_pairs(run.folder)
-        self.folder = results_folder(run.folder)
+        self.files = StudyFiles.of_run(run.folder)
         self._prepared = prepared
         self._weights: dict[int, MlpWeights] = {}
         self._rows: dict[tuple[Any, ...], Rows] = {}
@@ -134,9 +127,6 @@ class Study:
         if self._prepared is None:
             self._prepared = prepare(self.run)
         return self._prepared
-
-    def pair_folder(self, pair: PairEntry) -> Path:
-        return self.folder / pair.name
 
     def weights(self, layer: int) -> MlpWeights:
         from monosemy.circuits.jacobian.mlp import mlp_weights

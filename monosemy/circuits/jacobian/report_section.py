@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.circuits.jacobian.figures import magnitudes, trade_off
+from monosemy.circuits.jacobian.layout import StudyFiles
 from monosemy.errors import UserError
 from monosemy.report.canvas import Drawing
 from monosemy.report.markup import Cell, Html, bullets, details, escape, figure, join, table
@@ -49,18 +50,17 @@ def read_jacobian(run_folder: Path) -> Jacobian | None:
 
     What was made of other SAEs than those measured last, before the run was trained anew, is left out.
     """
-    folder = run_folder / "jacobian"
-    if not (folder / "frontier.json").exists():
+    study = StudyFiles.of_run(run_folder)
+    if not study.frontier.exists():
         return None
     again = f"`monosemy jacobian measure {run_folder} --again` writes it anew"
     try:
-        found = read_json(folder / "frontier.json")
+        found = read_json(study.frontier)
         names = [row["name"] for row in found["rows"]]
-        measures = {name: read_json(folder / name / "measures.json") for name in names}
-        pairs = {name: read_json(p) for name in names if (p := folder / name / "pairs.json").exists()}
-        more = {name: read_json(p) if (p := folder / f"{name}.json").exists() else {}
-                for name in ("random", "interpretability")}  # fmt: skip
-        random, scores = (one if one.get("of") == found["of"] else {} for one in more.values())
+        measures = {name: read_json(study.pair(name).measures) for name in names}
+        pairs = {name: read_json(p) for name in names if (p := study.pair(name).pairs).exists()}
+        others = [read_json(p) if p.exists() else {} for p in (study.random, study.interpretability)]
+        random, scores = (document if document.get("of") == found["of"] else {} for document in others)
         return Jacobian(
             rows=found["rows"],
             chosen=found["chosen"],
@@ -71,7 +71,7 @@ def read_jacobian(run_folder: Path) -> Jacobian | None:
             notes=found.get("notes", ()),
         )
     except (KeyError, TypeError, IndexError) as error:
-        raise UserError(f"a file in {folder} is damaged ({type(error).__name__}: {error}); {again}") from None
+        raise UserError(f"a file in {study.folder} is damaged ({type(error).__name__}: {error}); {again}") from None
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monosemy.circuits.jacobian.layout import StudyFiles
 from monosemy.circuits.jacobian.measure_run import (
     MeasureSettings,
     average,
@@ -21,7 +22,7 @@ from monosemy.circuits.jacobian.measure_run import (
     read_draws,
     train_and_measure,
 )
-from monosemy.circuits.jacobian.of_run import FORMAT, PairEntry, Study, find_pairs, results_folder
+from monosemy.circuits.jacobian.of_run import FORMAT, PairEntry, Study, find_pairs
 from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.config import ModelConfig, RunConfig, identity, room_settings, with_room
 from monosemy.errors import UserError
@@ -62,7 +63,7 @@ def pairs_study(
     """Output latents, their strongest inputs and texts; kept in pairs.json unless latents are named."""
     from monosemy.circuits.jacobian.pairs import pair_study
 
-    path = study.pair_folder(entry) / "pairs.json"
+    path = study.files.pair(entry.name).pairs
     wanted, named = study.identity(entry, settings), bool(outputs or pairs)
     if not named and not again and study.done(path, wanted):
         return _labelled(study, entry, files.read_json(path))
@@ -215,7 +216,7 @@ def random_study(
             f"{', '.join(f'{coef:g}' for coef in known)}"
         )
     trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]
-    path = study.folder / "random.json"
+    path = study.files.random
     before = _kept(study, path)
     found, histograms, folders = (
         {kind: one for kind, one in before.get(part, {}).items() if kind not in kinds}
@@ -224,13 +225,13 @@ def random_study(
     here = Moved(study.run.source("model"), study.run.source("text"))
     for kind in kinds:
         config = random_config(study.run.config, kind, lambdas, l0)
-        folder = study.folder / "random" / f"{kind}-{identity(config)[:8]}"
+        folder = study.files.random_run(f"{kind}-{identity(config)[:8]}")
         folders[kind] = folder.name
         found[kind] = train_and_measure(config, folder, settings, here)
         for pair in find_pairs(folder):
-            one = files.read_json(results_folder(folder) / pair.name / "measures.json")
+            one = files.read_json(StudyFiles.of_run(folder).pair(pair.name).measures)
             histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})
-    draws = {kind: read_draws(study.folder / "random" / name) for kind, name in folders.items()}
+    draws = {kind: read_draws(study.files.random_run(name)) for kind, name in folders.items()}
     rows = compare(trained, found, read_draws(study.run.folder), draws)
     document = {"format": FORMAT, "of": study.of, "rows": rows}
     files.write_json(path, {**document, "frontiers": found, "histograms": histograms, "folders": folders})
@@ -263,7 +264,7 @@ def interpretability_study(run: Run, names: Sequence[str], n_tokens: int | None 
         database = FeatureDatabase.open(folder)
         scores = {reader: database.columns[f"{reader}_auroc"] for reader in ("label", "combined", "top_token")}
         rows.append({**entry.identity, "site": site, **summarise_scores(scores)})
-    path = study.folder / "interpretability.json"
+    path = study.files.interpretability
     kept = [row for row in _kept(study, path).get("rows", []) if row["name"] not in names]
     files.write_json(path, {"format": FORMAT, "of": study.of, "rows": [*kept, *rows]})
     return rows
@@ -292,7 +293,7 @@ def summarise_scores(scores: dict[str, np.ndarray], n_bootstrap: int = 1000, see
 
 def frontier_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a measured run's frontier.json. Raises UserError where it was not measured."""
-    path = folder / "jacobian" / "frontier.json"
+    path = StudyFiles.of_run(folder).frontier
     if not path.exists():
         raise UserError(f"{folder} is not measured yet; measure it: monosemy jacobian measure {folder}")
     return list(files.read_json(path)["rows"])

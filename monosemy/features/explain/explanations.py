@@ -26,7 +26,7 @@ import numpy as np
 from monosemy.errors import UserError
 from monosemy.features.explain import prompts
 from monosemy.features.explain.chat import ChatModel
-from monosemy.features.explain.journal import NAME, Journal
+from monosemy.features.explain.journal import Journal
 from monosemy.features.explain.prompts import Passage
 from monosemy.features.explain.scores import simulation_score, yes_no_score
 from monosemy.features.store.database import Example, FeatureDatabase
@@ -67,7 +67,7 @@ def explain_latents(
         )
     with writing(database.folder):
         database = FeatureDatabase.open(database.folder)  # a build may have ended since it was opened
-        journal = Journal(database.folder / NAME)
+        journal = Journal(database.files.journal)
         for latent in latents:
             database.check(latent)
         for latent in latents:

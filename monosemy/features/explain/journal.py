@@ -21,8 +21,6 @@ from monosemy.support import files
 if TYPE_CHECKING:
     from monosemy.features.explain.chat import ChatModel
 
-NAME = "explanations.jsonl"
-
 
 class Journal:
     """The answers in a file. Raises UserError when the file cannot be written."""

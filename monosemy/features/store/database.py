@@ -29,14 +29,13 @@ from monosemy.features.store.leading import explanation_leads
 from monosemy.features.store.search import match_expression
 from monosemy.features.store.settings import FORMAT, GROUPS, LEVELS
 from monosemy.features.store.token_texts import TokenTexts
-from monosemy.features.store.write import INFO, SQLITE, replace_explanation
+from monosemy.features.store.write import replace_explanation
+from monosemy.layout import FeatureFiles, RunFiles
 from monosemy.run import read_run
 from monosemy.saes.listing import refuse_stopped, saved_saes
 from monosemy.support import files
 from monosemy.support.tensor_rows import read_rows
 from monosemy.support.visible import visible
-
-_WEIGHTS = "sae.safetensors"
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,8 @@ class FeatureDatabase:
     """One SAE's latents. Open with `FeatureDatabase.open` or `open_features`."""
 
     def __init__(self, folder: Path, info: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.folder, self.info, self._arrays = folder, info, arrays
+        self.files = FeatureFiles(folder)
+        self.info, self._arrays = info, arrays
         self.columns: Mapping[str, np.ndarray] = dict(zip(info["columns"], arrays["columns"]))
         """float32 [m] each, NaN where a latent has no value; what they mean: info["column_help"]."""
         self.tokens = TokenTexts(arrays["vocabulary_data"], arrays["vocabulary_offsets"], arrays["vocabulary_special"])
@@ -75,9 +75,12 @@ class FeatureDatabase:
     def open(folder: Path) -> FeatureDatabase:
         """Opens a database. Raises UserError: none there, of another format, or a file missing or truncated."""
         folder = Path(folder).expanduser()
-        if not (folder / INFO).exists():
-            raise UserError(f"{folder} holds no feature database (it has no {INFO}); build it: monosemy features RUN")
-        info = files.read_json(folder / INFO)
+        database = FeatureFiles(folder)
+        if not database.info.exists():
+            raise UserError(
+                f"{folder} holds no feature database (it has no {database.info.name}); build it: monosemy features RUN"
+            )
+        info = files.read_json(database.info)
         if not isinstance(info, dict) or info.get("format") != FORMAT:
             found = info.get("format") if isinstance(info, dict) else None
             raise UserError(
@@ -88,12 +91,16 @@ class FeatureDatabase:
         for name in ARRAYS:
             try:
                 # as plain arrays over the map: slices of np.memmap itself cost ten times as much
-                arrays[name] = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+                arrays[name] = np.asarray(np.load(database.array(name), mmap_mode="r", allow_pickle=False))
             except (OSError, ValueError, EOFError) as error:
-                raise _damaged(folder, f"{name}.npy", error) from None
-        if not (folder / SQLITE).exists():
-            raise _damaged(folder, SQLITE, FileNotFoundError("missing"))
+                raise _damaged(database.array(name), error) from None
+        if not database.sqlite.exists():
+            raise _damaged(database.sqlite, FileNotFoundError("missing"))
         return FeatureDatabase(folder, info, arrays)
+
+    @property
+    def folder(self) -> Path:
+        return self.files.folder
 
     @property
     def n_latents(self) -> int:
@@ -239,8 +246,8 @@ class FeatureDatabase:
 
     def decoder_vectors(self, latents: slice | np.ndarray) -> np.ndarray:
         """float32 [n, d]: decoder rows of several latents."""
-        run = self.folder.resolve().parents[2]
-        return read_rows(run / "saes" / self.info["site"] / self.info["name"] / _WEIGHTS, "W_dec", latents)
+        sae = self.files.run.sae(self.info["site"], self.info["name"])
+        return read_rows(sae.weights, "W_dec", latents)
 
     # --- labels and search --------------------------------------------------------------------------------------------
 
@@ -335,29 +342,23 @@ class FeatureDatabase:
             for i, (text, record) in explanations.items()
         ]
         try:
-            with closing(sqlite3.connect(self.folder / SQLITE, timeout=30)) as connection, connection:
+            with closing(sqlite3.connect(self.files.sqlite, timeout=30)) as connection, connection:
                 for latent, text, record in rows:
                     replace_explanation(connection, latent, text, record)
         except sqlite3.Error as error:
-            raise UserError(f"cannot write {self.folder / SQLITE}: {error}; check the folder's permissions") from None
+            raise UserError(f"cannot write {self.files.sqlite}: {error}; check the folder's permissions") from None
 
     def _sqlite(self) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):
-            uri = f"{(self.folder / SQLITE).resolve().as_uri()}?mode=ro"
+            uri = f"{(self.files.sqlite).resolve().as_uri()}?mode=ro"
             self._local.connection = sqlite3.connect(uri, uri=True, timeout=30)
         connection: sqlite3.Connection = self._local.connection
         return connection
 
 
-def features_folder(run: Path, site: str, name: str) -> Path:
-    """Where the database of an SAE is kept."""
-    return Path(run).expanduser() / "features" / site / name
-
-
 def list_features(run: Path) -> list[tuple[str, str]]:
     """(site, name) of every feature database of a run, in order of name."""
-    found = (Path(run).expanduser() / "features").glob(f"*/*/{INFO}")
-    return [(path.parent.parent.name, path.parent.name) for path in sorted(found) if path.parent.name[0] != "."]
+    return [(database.site, database.name) for database in RunFiles(run).databases()]
 
 
 def open_features(run: Path, site: str | None = None, name: str | None = None) -> FeatureDatabase:
@@ -375,12 +376,12 @@ def open_features(run: Path, site: str | None = None, name: str | None = None) -
     features = list_features(run)
     for sae in asked:
         if sae.key in features and not sae.stopped:
-            return FeatureDatabase.open(features_folder(run, *sae.key))
+            return FeatureDatabase.open(RunFiles(run).features(*sae.key).folder)
     which = f" --saes {site}/{name}" if site and name else ""
     what = f"SAE {site}/{name} of run {run}" if site and name else f"run {run}"
     raise UserError(f"{what} has no features yet; build them: monosemy features {run}{which}")
 
 
-def _damaged(folder: Path, name: str, error: Exception) -> UserError:
+def _damaged(path: Path, error: Exception) -> UserError:
     reason = "missing" if isinstance(error, FileNotFoundError) else str(error)
-    return UserError(f"{folder / name} is missing or damaged ({reason}); build it again: monosemy features RUN")
+    return UserError(f"{path} is missing or damaged ({reason}); build it again: monosemy features RUN")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.errors import UserError
+from monosemy.layout import RunFiles
 from monosemy.support import files, locks
 
 FORMAT = 1
@@ -42,16 +43,12 @@ class Note:
     changed: str
 
 
-def notes_path(run: Path) -> Path:
-    return run / "notes.json"
-
-
 def read_notes(run: Path) -> list[Note]:
     """All notes of a run folder, in order; none when the file does not exist yet.
 
     Raises UserError when the file is damaged or of a newer format.
     """
-    path = notes_path(run)
+    path = RunFiles(run).notes
     if not path.exists():
         return []
     document = files.read_json(path)
@@ -83,7 +80,7 @@ def put_note(
     if text is not None and len(text) > MAX_CHARACTERS:
         raise UserError(f"a note takes at most {MAX_CHARACTERS:,} characters, got {len(text):,}; shorten it")
     key = (site, name, latent)
-    with locks.waiting_for(run / ".notes.lock", notes_path(run)):
+    with locks.waiting_for(RunFiles(run).notes_lock, RunFiles(run).notes):
         kept = {(note.site, note.name, note.latent): note for note in read_notes(run)}
         known = kept.pop(key, None)
         old_bookmark, old_text = (known.bookmark, known.text) if known else (False, "")
@@ -97,7 +94,7 @@ def put_note(
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             kept[key] = Note(site, name, latent, bookmark, text, now)
         notes = [kept[entry] for entry in sorted(kept)]
-        files.write_json(notes_path(run), {"format": FORMAT, "notes": [asdict(note) for note in notes]})
+        files.write_json(RunFiles(run).notes, {"format": FORMAT, "notes": [asdict(note) for note in notes]})
     return notes
 
 

@@ -24,9 +24,9 @@ import numpy as np
 
 from monosemy.errors import UserError
 from monosemy.features.store.compact import ARRAYS, compact
+from monosemy.layout import FeatureFiles
 from monosemy.support import files, locks
 
-INFO, SQLITE = "features.json", "features.sqlite"
 _SCHEMA = """
 CREATE TABLE texts (latent INTEGER PRIMARY KEY, label TEXT NOT NULL, explanation TEXT NOT NULL, hints TEXT NOT NULL);
 CREATE TABLE explanations (latent INTEGER PRIMARY KEY, text TEXT NOT NULL, record TEXT NOT NULL);
@@ -46,7 +46,7 @@ def writing(folder: Path) -> Iterator[None]:
     or the folder cannot be written to.
     """
     try:
-        lock = locks.acquire(folder.with_name(f".{folder.name}.lock"))
+        lock = locks.acquire(FeatureFiles(folder).lock)
     except locks.LockedError as error:
         raise UserError(
             f"the features in {folder} are being built or explained by process {error.holder}; wait for it or stop it"
@@ -72,14 +72,17 @@ def write_database(
     """
     small = compact(arrays, info["columns"], [record for _, record in labels])
     with files.atomic_folder(folder) as target:
+        unfinished = FeatureFiles(target)
         for name in ARRAYS:
-            np.save(target / f"{name}.npy", np.ascontiguousarray(small[name]), allow_pickle=False)
+            np.save(unfinished.array(name), np.ascontiguousarray(small[name]), allow_pickle=False)
         explanations = _carry_over(folder, target, info)
         try:
-            _write_sqlite(target / SQLITE, labels, documents, explanations)
+            _write_sqlite(unfinished.sqlite, labels, documents, explanations)
         except sqlite3.Error as error:
-            raise UserError(f"cannot write {folder / SQLITE}: {error}; free space or choose another folder") from error
-        files.write_json(target / INFO, dict(info))
+            raise UserError(
+                f"cannot write {FeatureFiles(folder).sqlite}: {error}; free space or choose another folder"
+            ) from error
+        files.write_json(unfinished.info, dict(info))
 
 
 def _write_sqlite(
@@ -121,19 +124,21 @@ def _carry_over(old: Path, new: Path, info: Mapping[str, Any]) -> list[tuple[int
     Where the old database was of another SAE (one trained again under the same name), the files go into a folder
     `earlier-…` of their own and its explanations, which would be wrong here, stay with them.
     """
-    if not (old / INFO).exists():
+    replaced = FeatureFiles(old)
+    if not replaced.info.exists():
         return []
-    known = {f"{name}.npy" for name in ARRAYS} | {INFO, SQLITE, f"{SQLITE}-journal"}
-    sha = _sae_sha256(old)
+    own = [replaced.info, replaced.sqlite, replaced.sqlite_journal, *map(replaced.array, ARRAYS)]
+    names = {path.name for path in own}
+    sha = _sae_sha256(replaced.info)
     same = sha == info.get("sae_sha256")
     target = new if same else new / f"earlier-{sha[:8]}"
     for path in sorted(old.iterdir()):
         if path.name.startswith("earlier-"):
             shutil.copytree(path, new / path.name)
-        elif path.name not in known and not path.name.startswith("."):
+        elif path.name not in names and not path.name.startswith("."):
             target.mkdir(exist_ok=True)
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, target / path.name)
-    explanations = _explanations(old / SQLITE)
+    explanations = _explanations(replaced.sqlite)
     if explanations and not same:
         target.mkdir(exist_ok=True)
         listed = [{"latent": i, "text": text, "record": json.loads(record)} for i, text, record in explanations]
@@ -141,9 +146,9 @@ def _carry_over(old: Path, new: Path, info: Mapping[str, Any]) -> list[tuple[int
     return explanations if same else []
 
 
-def _sae_sha256(folder: Path) -> str:
+def _sae_sha256(info: Path) -> str:
     try:
-        return str(files.read_json(folder / INFO).get("sae_sha256", ""))
+        return str(files.read_json(info).get("sae_sha256", ""))
     except (UserError, AttributeError):
         return ""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from monosemy.errors import UserError
-from monosemy.features.store.notes import MAX_CHARACTERS, ChangedError, notes_path, put_note, read_notes
+from monosemy.features.store.notes import MAX_CHARACTERS, ChangedError, put_note, read_notes
+from monosemy.layout import RunFiles
 
 SITE, NAME = "layers.2.resid_post", "topk-l0_8-s0"
 
@@ -61,16 +62,16 @@ def test_a_damaged_or_newer_file_is_refused_and_left_as_it_is(tmp_path: Path):
         json.dumps({"format": 1, "notes": [{"site": 1}]}),
         "[]",
     ):
-        notes_path(tmp_path).write_text(content)
+        RunFiles(tmp_path).notes.write_text(content)
         with pytest.raises(UserError, match=r"notes\.json"):
             put_note(tmp_path, SITE, NAME, 0, bookmark=True, text="new")
-        assert notes_path(tmp_path).read_text() == content
+        assert RunFiles(tmp_path).notes.read_text() == content
 
 
 def test_a_long_note_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="at most 20,000 characters, got 20,001"):
         put_note(tmp_path, SITE, NAME, 0, bookmark=True, text="x" * (MAX_CHARACTERS + 1))
-    assert not notes_path(tmp_path).exists()
+    assert not RunFiles(tmp_path).notes.exists()
 
 
 def _write_ten(run: Path, first: int) -> None:

@@ -20,8 +20,9 @@ from monosemy.activations.harvest import harvest_rows
 from monosemy.config import ActivationsConfig, ModelConfig, RunConfig, TextConfig
 from monosemy.errors import UserError
 from monosemy.features.labels.embeddings import embed, window_texts
-from monosemy.features.store.database import FeatureDatabase, features_folder, list_features, open_features
+from monosemy.features.store.database import FeatureDatabase, list_features, open_features
 from monosemy.features.store.write import writing
+from monosemy.layout import RunFiles
 from monosemy.pipeline.features import build_features, choose_saes
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.run import open_run
@@ -56,7 +57,7 @@ def make_run(folder: Path, storage: str) -> Path:
                 sae.initialise(rows, l0)
                 sae.shift_margins(-1e-3)  # off the very pre-activation that the threshold was read from
                 sae.fold_scale(prepared.scale[site])
-                save_sae(sae, run.sae_folder(site, f"{name}-l0_{l0:g}-s0"))
+                save_sae(sae, run.files.sae(site, f"{name}-l0_{l0:g}-s0").folder)
     return folder / "run"
 
 
@@ -224,7 +225,7 @@ def test_a_database_of_the_same_inputs_is_left_as_it_is(built):
 
 
 def test_a_build_is_refused_while_explanations_are_written(built):
-    folder = features_folder(built, SITES[0], "topk-l0_4-s0")
+    folder = RunFiles(built).features(SITES[0], "topk-l0_4-s0").folder
     with writing(folder), pytest.raises(UserError, match="built or explained by process"):
         build_features(built, [f"{SITES[0]}/topk-l0_4-s0"], 5_000)
 

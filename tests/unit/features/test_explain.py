@@ -26,7 +26,7 @@ from monosemy.features.explain.answers import answer_probability, expected_digit
 from monosemy.features.explain.chat import open_chat
 from monosemy.features.explain.command import run_explain, score_lines
 from monosemy.features.explain.explanations import choose_latents, deal, explain_latents
-from monosemy.features.explain.journal import NAME, Journal
+from monosemy.features.explain.journal import Journal
 from monosemy.features.explain.prompts import Passage
 from monosemy.features.explain.scores import simulation_score, wilson, yes_no_score
 from monosemy.features.store.database import FeatureDatabase
@@ -79,7 +79,7 @@ def test_a_right_explanation_scores_full_marks_and_lands_in_the_database(run: Pa
     assert again.label(0)["explanation"]["text"] == "July"
     assert again.label(0)["explanation"]["scores"]["fuzzing"] == scores["fuzzing"]
     assert again.labels([0]) == ["July"]
-    lines = (again.folder / NAME).read_text(encoding="utf-8").splitlines()
+    lines = again.files.journal.read_text(encoding="utf-8").splitlines()
     kinds = {json.loads(line)["kind"] for line in lines}
     assert kinds == {"explanation", "detection", "fuzzing", "simulation"}
     assert all(json.loads(line)["messages"] and "answer" in json.loads(line) for line in lines)
@@ -95,7 +95,7 @@ def test_what_is_scored_on_was_not_shown_before(database: FeatureDatabase) -> No
 def test_a_killed_command_asks_only_what_is_left(database: FeatureDatabase) -> None:
     whole = WordChat()
     (expected,) = explain_latents(database, [0], whole)
-    journal = database.folder / NAME
+    journal = database.files.journal
     n_lines = len(journal.read_text(encoding="utf-8").splitlines())
     journal.unlink()
     with pytest.raises(KeyboardInterrupt):
@@ -128,7 +128,7 @@ def test_explaining_and_building_never_write_at_once(database: FeatureDatabase) 
 
 
 def test_line_ends_inside_a_text_cut_no_answer_off(database: FeatureDatabase) -> None:
-    path, chat = database.folder / NAME, WordChat()
+    path, chat = database.files.journal, WordChat()
     messages = [{"role": "user", "content": "one\u2028two\u2029three\u0085four\x0bfive\x1csix"}]
     assert Journal(path).ask(chat, 0, "detection", messages, lambda: "a\u2028b") == "a\u2028b"
     again = Journal(path)
@@ -228,7 +228,7 @@ def test_a_server_gives_the_same_scores_as_the_model_itself(
     assert found["scores"]["simulation"] == direct.record["scores"]["simulation"]
     assert sum(request["body"].get("top_logprobs") == 20 for request in seen) == 1  # refused once, then five asked for
     assert all(request["authorization"] == "Bearer a secret" for request in seen)  # this machine
-    assert "a secret" not in (database.folder / NAME).read_text(encoding="utf-8")
+    assert "a secret" not in (database.files.journal).read_text(encoding="utf-8")
     shown = capsys.readouterr().out
     assert "July" in shown
     assert "AUROC 1.00 [" in shown

@@ -14,7 +14,7 @@ from report_runs import N_TOKENS, write_run
 from safetensors.numpy import load_file, save_file
 
 from monosemy.errors import UserError
-from monosemy.report.read import read_run
+from monosemy.report.read import read_inputs
 
 SITE = "layers.12.resid_post"
 
@@ -31,7 +31,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def test_everything_written_is_read(folder: Path) -> None:
-    run = read_run(folder)
+    run = read_inputs(folder)
     assert run.sites == [SITE]
     assert {r.name for r in run.at(SITE)} >= {"topk-l0_16-s0", "relu-l0_32-s0", "frozen_random-l0_16-s0", "pca-l0_32"}
     assert run.config.d_sae == 60
@@ -56,14 +56,14 @@ def test_null_is_not_measured(folder: Path) -> None:
         evaluation["records"][0] |= {"delta_loss": None, "delta_loss_interval": None, "fvu_interval": None}
 
     rewrite(folder / "evaluation.json", change)
-    record = read_run(folder).records[0]
+    record = read_inputs(folder).records[0]
     assert math.isnan(record["delta_loss"].value)
     assert math.isnan(record["fvu"].low)
     assert record["fvu"].value > 0
 
 
 def test_a_nan_loss_is_a_stop(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "run", architectures=("topk",), d_sae=40, diverged="topk-l0_32-s0"))
+    run = read_inputs(write_run(tmp_path / "run", architectures=("topk",), d_sae=40, diverged="topk-l0_32-s0"))
     assert run.stopped == [f"topk-l0_32-s0 at {SITE} stopped at step 160: its loss was not finite"]
 
 
@@ -71,12 +71,12 @@ def test_an_sae_that_falls_silent_is_a_stop_even_when_evaluated(folder: Path) ->
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if not ('"relu-l0_16-s0"' in line and json.loads(line)["step"] > 30)]
     (folder / "metrics.jsonl").write_text("".join(kept))
-    run = read_run(folder)
+    run = read_inputs(folder)
     assert "stopped after its record of step 30; others went on to step 60" in run.stopped[0]
     assert next(r for r in run.records if r.name == "relu-l0_16-s0").stopped == run.stopped[0]
     message = f"relu-l0_16-s0 at {SITE} stopped: a gradient is not finite at step 31; the other SAEs go on"
     rewrite(folder / "run.json", lambda value: value["provenance"].update(stopped=[message]))
-    assert read_run(folder).stopped == [message]
+    assert read_inputs(folder).stopped == [message]
 
 
 def test_an_sae_without_any_record_is_missed(folder: Path) -> None:
@@ -84,14 +84,14 @@ def test_an_sae_without_any_record_is_missed(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("".join(line for line in lines if '"relu-l0_16-s0"' not in line))
     rewrite(folder / "evaluation.json", lambda e: e["records"].pop(
         next(i for i, r in enumerate(e["records"]) if r["name"] == "relu-l0_16-s0")))  # fmt: skip
-    assert read_run(folder).unrecorded == [f"relu-l0_16-s0 at {SITE}"]
+    assert read_inputs(folder).unrecorded == [f"relu-l0_16-s0 at {SITE}"]
 
 
 def test_repeated_steps_of_a_resumed_run_count_once_and_the_last_wins(folder: Path) -> None:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     again = json.loads(lines[0]) | {"loss": 123.0}
     (folder / "metrics.jsonl").write_text("\n".join([*lines, json.dumps(again)]) + "\n")
-    curve = read_run(folder).curves[SITE, again["name"]]
+    curve = read_inputs(folder).curves[SITE, again["name"]]
     assert curve["loss"][0] == 123.0
     assert list(curve["step"]) == [10, 20, 30, 40, 50, 60]
 
@@ -99,12 +99,12 @@ def test_repeated_steps_of_a_resumed_run_count_once_and_the_last_wins(folder: Pa
 def test_a_line_cut_short_by_a_kill_is_left_out(folder: Path) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"site": "layers.12.re')
-    assert len(read_run(folder).curves) == 6
+    assert len(read_inputs(folder).curves) == 6
 
 
 def refused(folder: Path, *words: str) -> None:
     with pytest.raises(UserError) as caught:
-        read_run(folder)
+        read_inputs(folder)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -156,7 +156,8 @@ def test_a_setting_this_version_does_not_know(folder: Path) -> None:
 
 def test_statistics_of_another_size(folder: Path) -> None:
     path = folder / "saes" / SITE / "topk-l0_16-s0" / "latents.safetensors"
-    save_file({"firing_count": np.zeros(3, np.int64), "sum": np.zeros(3, np.float32)}, path, {"n_tokens": "5"})
+    sums = np.zeros(3, np.float32)
+    save_file({"firing_count": np.zeros(3, np.int64), "sum": sums, "max": sums}, path, {"n_tokens": "5"})
     refused(folder, "latents.safetensors", "60 latents", "monosemy evaluate")
     save_file({"sum": np.zeros(60, np.float32)}, path, {"n_tokens": "5"})
     refused(folder, "latents.safetensors", "firing_count", "monosemy evaluate")

@@ -12,7 +12,7 @@ from monosemy.evals.controls import fit_pca
 from monosemy.evals.frontier import Candidate, build_evaluation, build_record, write_evaluation
 from monosemy.evals.reconstruction import evaluate_reconstruction
 from monosemy.report.page import write_report
-from monosemy.report.read import read_run
+from monosemy.report.read import read_inputs
 from monosemy.run import open_run
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import build_sae
@@ -38,8 +38,8 @@ def test_files_of_the_other_stages_are_read_as_they_are_written(tmp_path: Path) 
             kind = name.partition("-")[0]
             candidate = Candidate(name, kind, SITE, float(L0), control=kind in ("frozen_random", "pca"))
             records.append(build_record(candidate, found.record))
-            found.latents.save(run.sae_folder(SITE, name) / "latents.safetensors")
-        write_evaluation(run.evaluation_path, build_evaluation(records))
+            found.latents.save(run.files.sae(SITE, name).latents)
+        write_evaluation(run.files.evaluation, build_evaluation(records))
         row = {"site": SITE, "architecture": "topk", "target_l0": float(L0), "seed": 0, "fvu": 0.5, "l0": 4.0}
         run.metrics().append(
             {**row, "name": name, "step": step, "n_tokens": 64 * step, "loss": float("nan") if step > 2 else 0.7}
@@ -49,7 +49,7 @@ def test_files_of_the_other_stages_are_read_as_they_are_written(tmp_path: Path) 
         )
         run.add_provenance(model={"name": "tiny"})
         run.mark_done("train", "abc", 61.0, {"n_steps": 2})
-    read = read_run(run.folder)
+    read = read_inputs(run.folder)
     by_name = {record.name: record for record in read.records}
     assert set(by_name) == set(saes)
     for name, found in measured.items():

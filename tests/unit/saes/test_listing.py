@@ -28,7 +28,7 @@ def make_run(folder: Path, *saes: tuple[str, str, int, bool, bool]) -> Path:
                 "topk" if control else label, 16, 32, l0, site=site, frozen_decoder=control,
                 record=record if stopped else {},
             )  # fmt: skip
-            save_sae(build_sae(config), run.sae_folder(site, name))
+            save_sae(build_sae(config), run.files.sae(site, name).folder)
     return folder
 
 

@@ -23,7 +23,7 @@ def run(tmp_path):
     with open_run(folder, RunConfig(model=ModelConfig(source="embedded"))) as opened:
         for architecture, l0 in (("topk", 4), ("jumprelu", 2), ("jumprelu", 4), ("jumprelu", 8)):
             sae = build_sae(SaeConfig(architecture, 16, 32, l0, site="layers.2.resid_post"))
-            save_sae(sae, opened.sae_folder("layers.2.resid_post", f"{architecture}-l0_{l0}-s0"))
+            save_sae(sae, opened.files.sae("layers.2.resid_post", f"{architecture}-l0_{l0}-s0").folder)
     return folder
 
 

@@ -13,7 +13,8 @@ import torch
 from tiny_models import byte_tokenizer, random_module
 
 from monosemy import cli
-from monosemy.support.moved import FILE
+
+FILE = "sources.json"
 
 SETTINGS = [
     "--sites",

@@ -22,9 +22,9 @@ from monosemy.config import (
     TrainingConfig,
 )
 from monosemy.errors import UserError
+from monosemy.layout import RunFiles
 from monosemy.models.sources import load_model
 from monosemy.pipeline import whole_run
-from monosemy.run import list_saes
 from monosemy.saes.storage import load_sae
 
 SITES = ("layers.2.mlp_in", "layers.2.mlp_out")
@@ -61,7 +61,7 @@ def test_a_run_of_pairs_is_trained_saved_and_evaluated(
     page = whole_run(settings, tmp_path / "run")
     assert page.exists()
     names = ["jsae_0-l0_4-s0", "jsae_1-l0_4-s0", "jsae_30-l0_4-s0"]
-    found = {(site, name): load_sae(path) for site, name, path in list_saes(tmp_path / "run")}
+    found = {(sae.site, sae.name): load_sae(sae.folder) for sae in RunFiles(tmp_path / "run").saes()}
     assert sorted(found) == sorted((site, name) for site in SITES for name in names)
     records = json.loads((tmp_path / "run" / "evaluation.json").read_text())["records"]
     trained = [r for r in records if not r["control"]]

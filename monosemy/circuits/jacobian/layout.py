@@ -1,0 +1,67 @@
+"""Where the studies of a run's pairs lie: the one place that spells the names of their files.
+
+Place on the path: beneath what measures pairs, shows them and reports on them; RUN/jacobian itself is in
+monosemy/layout.py.
+
+    frontier.json            every pair: variance explained, CE score, sparsity, linearity, ablation
+    <pair>/measures.json     one pair's measures; draws.safetensors: the same on every resample
+    <pair>/pairs.json        max-activating pairs with contexts, where no latents were named
+    random/<kind>-<hash>/    a whole run on the randomised model; random.json: the comparison
+    interpretability.json    label scores of the latents of one pair and of the pair without penalty
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from monosemy.layout import RunFiles
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """The files of the studies in `folder`."""
+
+    folder: Path
+
+    @staticmethod
+    def of_run(run: Path) -> StudyFiles:
+        return StudyFiles(RunFiles(run).jacobian)
+
+    @property
+    def frontier(self) -> Path:
+        return self.folder / "frontier.json"
+
+    @property
+    def random(self) -> Path:
+        return self.folder / "random.json"
+
+    @property
+    def interpretability(self) -> Path:
+        return self.folder / "interpretability.json"
+
+    def random_run(self, name: str) -> Path:
+        """The folder of a run on a randomised model."""
+        return self.folder / "random" / name
+
+    def pair(self, name: str) -> PairFiles:
+        return PairFiles(self.folder / name)
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The files of one pair."""
+
+    folder: Path
+
+    @property
+    def measures(self) -> Path:
+        return self.folder / "measures.json"
+
+    @property
+    def draws(self) -> Path:
+        return self.folder / "draws.safetensors"
+
+    @property
+    def pairs(self) -> Path:
+        return self.folder / "pairs.json"

@@ -1,0 +1,229 @@
+"""Where everything of a run lies: the one place that spells the names of a run's files and folders.
+
+Place on the path: beneath everything that reads or writes a run. Nothing is opened here; each file has one reader and
+one writer elsewhere:
+
+    run.json          configuration and provenance                                      run.py
+    stages.json       what is finished                                                  run.py
+    run.lock          one writer at a time                                              run.py
+    sources.json      where model and text lie on this machine                          support/moved.py
+    metrics.jsonl     one training record a line                                        support/metrics.py
+    wandb.json        the identity of the run in Weights & Biases                       training/viewers.py
+    checkpoints/step-<number>/   tensors.safetensors, state.json                        training/checkpoint.py
+    evaluation.json   one record per SAE and control                                    evals/frontier.py
+    documents.safetensors   sums per document                                           evals/documents.py
+    saes/<site>/<name>/      sae.safetensors, config.json                               saes/storage.py
+                             latents.safetensors                                        evals/latent_statistics.py
+    features/<site>/<name>/  features.json, features.sqlite, <array>.npy                features/store
+                             explanations.jsonl                                         features/explain/journal.py
+    features/.work/          codes of the SAEs whose features are being built           features/building/encode_pass.py
+    notes.json, .notes.lock  what a person keeps about latents                          features/store/notes.py
+    report.html, figures/<name>.png                                                     report
+    jacobian/                studies of pairs; its files: circuits/jacobian/layout.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from monosemy.errors import UserError
+
+RUN_JSON = "run.json"
+_CHECKPOINT = "step-"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of the run in `folder`, whether or not they exist."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder).expanduser())
+
+    @property
+    def run_json(self) -> Path:
+        return self.folder / RUN_JSON
+
+    @property
+    def stages(self) -> Path:
+        return self.folder / "stages.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "run.lock"
+
+    @property
+    def sources(self) -> Path:
+        return self.folder / "sources.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def wandb(self) -> Path:
+        return self.folder / "wandb.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation.json"
+
+    @property
+    def documents(self) -> Path:
+        return self.folder / "documents.safetensors"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    def figure(self, name: str) -> Path:
+        return self.folder / "figures" / f"{name}.png"
+
+    @property
+    def notes(self) -> Path:
+        return self.folder / "notes.json"
+
+    @property
+    def notes_lock(self) -> Path:
+        return self.folder / ".notes.lock"
+
+    @property
+    def jacobian(self) -> Path:
+        return self.folder / "jacobian"
+
+    def sae(self, site: str, name: str) -> SaeFiles:
+        """Raises UserError for a site or name that is no plain folder name."""
+        for what, value in (("site", site), ("SAE name", name)):
+            if not value or value.startswith(".") or any(c in value for c in '/\\\0:*?"<>|'):
+                raise UserError(f"{what} {value!r} cannot be a folder name; use letters, digits, '.', '-' and '_'")
+        return SaeFiles(self.folder / "saes" / site / name)
+
+    def saes(self) -> Iterator[SaeFiles]:
+        """Every SAE saved, in order of site and name; what is being written has a dot before its name."""
+        for path in sorted((self.folder / "saes").glob("*/*/config.json")):
+            if not path.parent.name.startswith("."):
+                yield SaeFiles(path.parent)
+
+    def features(self, site: str, name: str) -> FeatureFiles:
+        return FeatureFiles(self.folder / "features" / site / name)
+
+    def databases(self, site: str = "*") -> Iterator[FeatureFiles]:
+        """Every feature database built, at one site or all, in order of site and name."""
+        for path in sorted((self.folder / "features").glob(f"{site}/*/features.json")):
+            if not path.parent.name.startswith("."):
+                yield FeatureFiles(path.parent)
+
+    @property
+    def feature_work(self) -> Path:
+        return self.folder / "features" / ".work"
+
+
+@dataclass(frozen=True)
+class SaeFiles:
+    """The files of one saved SAE, in a run or in a folder of its own."""
+
+    folder: Path
+
+    @property
+    def site(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "sae.safetensors"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def latents(self) -> Path:
+        return self.folder / "latents.safetensors"
+
+    @property
+    def run(self) -> RunFiles | None:
+        """The run that the SAE lies in; None for one in a folder of its own."""
+        above = self.folder.parent.parent
+        run = RunFiles(above.parent)
+        return run if above.name == "saes" and run.run_json.exists() else None
+
+
+@dataclass(frozen=True)
+class FeatureFiles:
+    """The files of one feature database of a run."""
+
+    folder: Path
+
+    @property
+    def site(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def info(self) -> Path:
+        return self.folder / "features.json"
+
+    @property
+    def sqlite(self) -> Path:
+        return self.folder / "features.sqlite"
+
+    @property
+    def sqlite_journal(self) -> Path:
+        """SQLite's own, while it writes."""
+        return self.folder / "features.sqlite-journal"
+
+    def array(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    @property
+    def journal(self) -> Path:
+        """Every question put to a language model about the latents, and its answer."""
+        return self.folder / "explanations.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Beside the folder, which a build replaces."""
+        return self.folder.with_name(f".{self.folder.name}.lock")
+
+    @property
+    def run(self) -> RunFiles:
+        return RunFiles(self.folder.resolve().parents[2])
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The files of one checkpoint."""
+
+    folder: Path
+
+    @property
+    def tensors(self) -> Path:
+        return self.folder / "tensors.safetensors"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state.json"
+
+    @staticmethod
+    def at(checkpoints: Path, step: int) -> CheckpointFiles:
+        return CheckpointFiles(checkpoints / f"{_CHECKPOINT}{step:08d}")
+
+    @staticmethod
+    def finished(checkpoints: Path) -> list[CheckpointFiles]:
+        """Oldest first."""
+        listed = (CheckpointFiles(folder) for folder in sorted(checkpoints.glob(f"{_CHECKPOINT}*")))
+        return [checkpoint for checkpoint in listed if checkpoint.state.exists()]

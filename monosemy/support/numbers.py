@@ -1,0 +1,113 @@
+"""How numbers are written for people: in the terminal, on pages, in reports and in messages.
+
+Place on the path: beneath everything that shows a number. Every function gives a text and measures nothing; `–` stands
+for what was not measured. (`ranges.number_name`, which no two numbers share, is for names of files and for settings.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+
+DASH = "–"
+
+
+def number_text(value: float) -> str:
+    """Thousands separated; three significant digits below 100."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def significant_text(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits and never an exponent: `100`, `12.3`, `0.00012`."""
+    return f"{Decimal(repr(float(f'{value:.{digits}g}')) if value else '0').normalize():f}"
+
+
+def percent_text(share: float, digits: int = 3) -> str:
+    """A share as per cent: `12.3%`, `100%`."""
+    return f"{significant_text(100 * share, digits)}%"
+
+
+def measured_text(value: float, digits: int = 3) -> str:
+    """`digits` significant digits, trailing zeros too, without an exponent from 0.0001 on; `–` for NaN."""
+    if not math.isfinite(value):
+        return DASH
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    if size < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{digits - 1 - math.floor(math.log10(size))}f}"
+
+
+def interval_text(value: float, low: float, high: float, *, percent: bool = False) -> str:
+    """`0.213 [0.201, 0.226]`, all with the decimals of the value; without an interval (NaN) the value alone."""
+    scale = 100.0 if percent else 1.0
+    value, low, high = value * scale, low * scale, high * scale
+    if not math.isfinite(value):
+        return DASH
+    text = measured_text(value)
+    mark = "%" if percent else ""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return text + mark
+    if "e" in text or value == 0:
+        return f"{text}{mark} [{measured_text(low)}, {measured_text(high)}]"
+    decimals = len(text.partition(".")[2])
+    return f"{text}{mark} [{low:,.{decimals}f}, {high:,.{decimals}f}]"
+
+
+def ends_text(ends: Sequence[float] | None, form: str) -> str:
+    """The ends of an interval to stand behind its value, ` [0.50, 0.71]` for the form `.2f`; nothing without one."""
+    return f" [{ends[0]:{form}}, {ends[1]:{form}}]" if ends else ""
+
+
+def activation_text(value: float | None, digits: int = 3) -> str:
+    """An activation, effect or rate of one latent, without an exponent from 0.000001 on: `0.00123`, `12.3`, `1,234`;
+    `–` for None."""
+    if value is None:
+        return DASH
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(places, 8)}f}" if abs(value) >= 1e-6 else f"{value:.1e}"
+
+
+def magnitude_text(value: float) -> str:
+    """A count on an axis: `300k`, `1.5M`, `2B`."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return measured_text(value)
+
+
+def duration_text(seconds: float) -> str:
+    """`0.4 s`, `48 s`, `2 min 21 s`, `3 h 04 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size_text(n_bytes: float) -> str:
+    """`812 MB`, `5.3 GB` (powers of ten)."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= size:
+            value = n_bytes / size
+            return f"{value:.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
+    return f"{max(n_bytes, 0) / 1e3:.0f} kB"
+
+
+def five_digits(value: float) -> float:
+    """The number as an export keeps it, with five significant digits. Raises ValueError for NaN and infinities, which
+    JSON has not."""
+    if not math.isfinite(value):
+        raise ValueError(f"not a number that JSON can hold: {value}")
+    return float(f"{value:.5g}")

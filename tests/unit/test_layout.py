@@ -1,0 +1,89 @@
+"""Where a run's files lie: one place that spells their names, and no other module that does."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import monosemy
+from monosemy import layout
+from monosemy.circuits.jacobian import layout as jacobian_layout
+from monosemy.layout import CheckpointFiles, FeatureFiles, RunFiles, SaeFiles
+
+PACKAGE = Path(monosemy.__file__).parent
+OWNERS = {Path(module.__file__) for module in (layout, jacobian_layout)}
+FILES = {
+    "run.json", "stages.json", "run.lock", "sources.json", "metrics.jsonl", "wandb.json", "evaluation.json",
+    "documents.safetensors", "sae.safetensors", "latents.safetensors", "features.json", "features.sqlite",
+    "explanations.jsonl", "notes.json", ".notes.lock", "report.html", "tensors.safetensors", "state.json",
+    "frontier.json", "random.json", "interpretability.json", "measures.json", "draws.safetensors", "pairs.json",
+}  # fmt: skip
+FOLDERS = {"saes", "features", "checkpoints", "figures", "jacobian", ".work"}
+OTHER_FORMATS = {
+    Path("features/export/circuit_tracer.py"): {"features"},  # the folder that circuit-tracer reads
+}
+
+
+def constants(tree: ast.AST) -> Iterator[str]:
+    """String constants that are a file's name, and those joined to a path by `/`; texts for people are neither."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            for part in ast.walk(node.right):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.value
+        elif isinstance(node, ast.Constant) and node.value in FILES:
+            yield node.value
+
+
+def test_no_other_module_spells_the_name_of_a_run_s_file():
+    spelled = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path not in OWNERS:
+            names = set(constants(ast.parse(path.read_text(encoding="utf-8")))) & (FILES | FOLDERS)
+            if names := names - OTHER_FORMATS.get(path.relative_to(PACKAGE), set()):
+                spelled[str(path.relative_to(PACKAGE))] = names
+    assert spelled == {}
+
+
+def test_the_check_knows_every_file_of_the_owners():
+    for owner in OWNERS:
+        tree = ast.parse(owner.read_text(encoding="utf-8"))
+        bodies = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        names = {name for body in bodies for name in constants(body) if name.endswith((".json", ".jsonl", ".sqlite"))}
+        assert names - {"config.json"} <= FILES  # config.json is also Hugging Face's name
+
+
+@pytest.mark.parametrize("kind", [RunFiles, SaeFiles, FeatureFiles, CheckpointFiles])
+def test_every_path_lies_in_its_folder_and_no_two_are_the_same(kind, tmp_path: Path):
+    folder = tmp_path / "saes" / "site" / "name"
+    properties = inspect.getmembers(kind, lambda member: isinstance(member, property))
+    paths = [value for name, _ in properties if isinstance(value := getattr(kind(folder), name), Path)]
+    assert len(paths) == len(set(paths)) >= 2
+    assert all(path.is_relative_to(folder.parent) for path in paths)
+
+
+def test_an_sae_knows_its_run_and_one_in_a_folder_of_its_own_has_none(tmp_path: Path):
+    run = RunFiles(tmp_path / "run")
+    sae, features = run.sae("layers.1.resid_post", "topk"), run.features("layers.1.resid_post", "topk")
+    assert sae.run is None
+    sae.folder.mkdir(parents=True)
+    run.run_json.write_text("{}")
+    assert sae.run == run == features.run
+    assert (sae.site, sae.name) == (features.site, features.name) == ("layers.1.resid_post", "topk")
+    assert SaeFiles(tmp_path / "run" / "mine" / "a" / "b").run is None
+
+
+def test_checkpoints_come_oldest_first_without_unfinished_ones(tmp_path: Path):
+    for step in (100, 20, 3):
+        checkpoint = CheckpointFiles.at(tmp_path, step)
+        checkpoint.folder.mkdir()
+        if step != 20:
+            checkpoint.state.write_text("{}")
+    assert [checkpoint.folder.name for checkpoint in CheckpointFiles.finished(tmp_path)] == [
+        "step-00000003",
+        "step-00000100",
+    ]
