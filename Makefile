@@ -87,11 +87,12 @@ web: $(STAMP) ## builds the pages of monosemy browse again (needs Node 18 or lat
 	$(BIN)/python -m monosemy.app.typescript
 	cd monosemy/app/web && npm ci --no-audit --no-fund && npm run build
 
-check: $(STAMP) ## formatter, linter, type checker, import directions (changes nothing)
+check: $(STAMP) ## formatter, linter, type checker, import directions, dead code (changes nothing)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vulture monosemy research tests/vulture_allowed.py
 
 format: $(STAMP) ## formats the code and mends what the linter can
 	$(BIN)/ruff format .

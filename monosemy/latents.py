@@ -4,7 +4,7 @@ Compressed rows: row n's active latents are `indices[offsets[n]:offsets[n+1]]` w
 `values[offsets[n]:offsets[n+1]]`. `values` may carry a gradient; the sparsity pattern never does. Entries may hold
 the value zero (a latent inside JumpReLU's kernel window, say): statistics count positive values only.
 
-Source: DESIGN decision 1. Limits: rows are not guaranteed to be sorted by latent index.
+Limits: rows are not guaranteed to be sorted by latent index.
 """
 
 from __future__ import annotations
@@ -54,11 +54,6 @@ class SparseLatents:
     @property
     def n_entries(self) -> int:
         return self.indices.shape[0]
-
-    @property
-    def density(self) -> float:
-        """Stored entries as a share of the dense [N, F] code."""
-        return self.n_entries / max(1, self.n_tokens * self.d_sae)
 
     def rows(self) -> Tensor:
         """Row number of every stored entry, int64 [Z]."""

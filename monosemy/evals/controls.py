@@ -1,16 +1,15 @@
-"""Controls with no learning in them: PCA and the residual channels, behind the interface of a SAE.
+"""A control with no learning in it, PCA, behind the interface of a SAE.
 
 Place on the data's path: evaluation, beside trained SAEs of the same L0; a trained dictionary that these match has
 found nothing that counting variance does not find.
 
-  PCA:       f = V_k (x − x̄),  x̂ = x̄ + V_kᵀ f,   V_k [k, d] the k leading eigenvectors of the covariance
-  channels:  f = (x − x̄) on the k channels where |x − x̄| is largest,   x̂ = x̄ + f
+  f = V_k (x − x̄),  x̂ = x̄ + V_kᵀ f,   V_k [k, d] the k leading eigenvectors of the covariance
 
 PCA is dense: all k components are active on every token, with either sign, so L0 = k and each "fires" everywhere.
-It is the best linear map of rank k but cannot choose other components for other tokens; the channels choose, but
-have no directions of their own. Both are fitted on training rows and evaluated on validation rows.
+It is the best linear map of rank k but cannot choose other components for other tokens. It is fitted on training rows
+and evaluated on validation rows.
 
-Source: the definitions; PCA as a baseline of dictionaries follows Bricken et al., Towards Monosemanticity (2023).
+Source: the definition; PCA as a baseline of dictionaries follows Bricken et al., Towards Monosemanticity (2023).
 Limits: fitting holds a [d, d] covariance in float64 and needs one eigendecomposition, O(d³): seconds at d = 4,096.
 """
 
@@ -104,34 +103,3 @@ class PcaDictionary(nn.Module):
 
     def decode(self, latents: SparseLatents) -> Float[Tensor, "n d"]:
         return latents.values.view(-1, self.d_sae) @ self.W_dec + self.b_dec
-
-
-class ChannelDictionary(nn.Module):
-    """The residual channels themselves: the k coordinates farthest from their mean, kept as they are."""
-
-    b_dec: Tensor
-
-    def __init__(self, mean: Float[Tensor, " d"], k: int):
-        if not 1 <= k <= len(mean):
-            raise UserError(f"{k} channels: the site is {len(mean)} wide; choose 1 to {len(mean)}")
-        super().__init__()
-        self.register_buffer("b_dec", mean.to(torch.float32))
-        self.k = k
-
-    @property
-    def d_in(self) -> int:
-        return len(self.b_dec)
-
-    @property
-    def d_sae(self) -> int:
-        return len(self.b_dec)
-
-    def encode(self, x: Float[Tensor, "n d"]) -> SparseLatents:
-        centred = x - self.b_dec
-        indices_NK = centred.abs().topk(self.k, dim=1).indices.sort(dim=1).values
-        offsets = torch.arange(0, (len(x) + 1) * self.k, self.k, device=x.device)
-        values = centred.gather(1, indices_NK).reshape(-1)
-        return SparseLatents(offsets, indices_NK.reshape(-1).to(torch.int32), values, self.d_sae)
-
-    def decode(self, latents: SparseLatents) -> Float[Tensor, "n d"]:
-        return latents.to_dense() + self.b_dec

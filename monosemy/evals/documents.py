@@ -39,7 +39,6 @@ from monosemy.support.files import atomic_path
 from monosemy.support.tensors import save_tensors
 
 FORMAT = 1
-QUANTITIES = ("error", "delta_loss")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,11 @@
 """The comparison: one record per dictionary, controls beside, as evaluation.json and as a table in the terminal.
 
 Place on the data's path: the end of evaluation; joins what reconstruction.py and model_loss.py measured. The report
-reads the file. Nothing is computed here but the matching of SAEs with their controls.
+reads the file. Nothing is computed here.
 
 Format 1 of evaluation.json: {"format": 1, "records": […], "clean_loss": nats per token, "clean_loss_interval": pair,
 "zero_loss": {site: nats per token}, "zero_loss_interval": {site: pair}, "provenance": {…}}; a quantity that was not
 measured, or has no finite value, is null.
-
-Limits: `compare_to_control` calls two values apart only when their intervals don't overlap, which is stricter than
-a paired test: both rest on the same documents.
 """
 
 from __future__ import annotations
@@ -121,46 +118,6 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     if not isinstance(evaluation, dict) or evaluation.get("format") != FORMAT:
         raise UserError(f"{path} is not an evaluation of format {FORMAT}; run `monosemy evaluate` to write it again")
     return evaluation
-
-
-def compare_to_control(
-    records: Iterable[Record], control: str = "frozen_random", measure: str = "fvu"
-) -> list[dict[str, Any]]:
-    """Each SAE beside the control asked for the same L0 at the same site (of several seeds the best one).
-
-    One entry per SAE that has such a control: site, name, architecture, target_l0, control (its name), value,
-    control_value, difference (SAE − control, negative is better for fvu, delta_loss and kl), l0_ratio (SAE's reached
-    L0 / control's), better, and apart (better or worse with intervals that don't overlap). `measure` is one where
-    less is better. A SAE without a finite value is left out.
-    """
-    if measure not in ("fvu", "delta_loss", "kl"):
-        raise UserError(f"cannot compare by {measure!r}; choose fvu, delta_loss or kl")
-    all_records = [r for r in records if r[measure] is not None]
-    controls: dict[tuple[Any, Any], Record] = {}
-    for record in all_records:
-        key = (record["site"], record["target_l0"])
-        matches = record["control"] and record["architecture"] == control
-        if matches and (key not in controls or record[measure] < controls[key][measure]):
-            controls[key] = record
-    return [
-        _compare(record, controls[key], measure)
-        for record in sorted(all_records, key=sort_key)
-        if not record["control"] and (key := (record["site"], record["target_l0"])) in controls
-    ]
-
-
-def _compare(record: Record, control: Record, measure: str) -> dict[str, Any]:
-    mine, other = record[f"{measure}_interval"], control[f"{measure}_interval"]
-    return {
-        **{field: record[field] for field in ("site", "name", "architecture", "target_l0")},
-        "control": control["name"],
-        "value": record[measure],
-        "control_value": control[measure],
-        "difference": record[measure] - control[measure],
-        "l0_ratio": record["l0"] / control["l0"] if control["l0"] else None,
-        "better": record[measure] < control[measure],
-        "apart": bool(mine and other and (mine[1] < other[0] or other[1] < mine[0])),
-    }
 
 
 def print_evaluation(records: Iterable[Record], console: Console | None = None) -> None:

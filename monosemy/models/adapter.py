@@ -88,7 +88,6 @@ class LanguageModel:
         self.max_positions: int = max_positions(module.config)
         self.special_token_ids = special_token_ids(module, tokenizer)
         self.post_norms: bool = bool(self._engine.arch.quirks.sandwich_norms)
-        self.parallel: bool = bool(self._engine.arch.quirks.parallel_attn_mlp)
         self._multipliers: tuple[float, float] = self._engine.arch.quirks.residual_multipliers
         self.can_start_late = len(self._blocks) == self.n_layers
         # most families can leave out the product with the vocabulary at positions nobody asks for

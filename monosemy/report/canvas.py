@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
-from monosemy.report.compare import number
 from monosemy.report.theme import DARK, LIGHT, Style, Theme, matplotlib_settings
+from monosemy.support.numbers import magnitude_text
 
 DPI = 200
 Draw = Callable[[Theme], Figure]
@@ -203,12 +203,4 @@ def face(style: Style, figure: Figure) -> dict[str, Any]:
 def tokens_axis(axes: Axes) -> None:
     """Training tokens with k, M or B."""
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-
-
-def short(value: float) -> str:
-    """`300k`, `1.5M`."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return number(value) if value else "0"
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: magnitude_text(value)))

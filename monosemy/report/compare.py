@@ -23,6 +23,7 @@ import numpy as np
 
 from monosemy.report.read import Evaluated, Measure
 from monosemy.report.theme import label, order
+from monosemy.support.numbers import interval_text
 
 L0_TOLERANCE = 0.05
 """Largest |reached / asked − 1| at which SAEs count as equally sparse."""
@@ -128,31 +129,6 @@ def names(found: Iterable[Point]) -> str:
     return listed[0] if len(listed) == 1 else ", ".join(listed[:-1]) + f" and {listed[-1]}"
 
 
-def number(value: float, digits: int = 3) -> str:
-    """`digits` significant digits without an exponent where that stays readable; `–` for NaN."""
-    if not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    if size < 1e-4:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:.{digits - 1 - math.floor(math.log10(size))}f}"
-
-
 def with_interval(measure: Measure, *, percent: bool = False) -> str:
-    """`0.213 [0.201, 0.226]`, all with the decimals of the value; without an interval the value alone."""
-    scale = 100.0 if percent else 1.0
-    value, low, high = measure.value * scale, measure.low * scale, measure.high * scale
-    if not math.isfinite(value):
-        return "–"
-    shown = number(value)
-    mark = "%" if percent else ""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return shown + mark
-    if "e" in shown or value == 0:
-        return f"{shown}{mark} [{number(low)}, {number(high)}]"
-    decimals = len(shown.partition(".")[2])
-    return f"{shown}{mark} [{low:,.{decimals}f}, {high:,.{decimals}f}]"
+    """The value and its interval, as `interval_text` writes them."""
+    return interval_text(measure.value, measure.low, measure.high, percent=percent)

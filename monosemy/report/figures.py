@@ -25,7 +25,7 @@ from monosemy.report.read import Key, ReportInputs
 from monosemy.report.theme import FROZEN_RANDOM, Style, Theme, label, styles
 from monosemy.report.training_figures import training
 from monosemy.support.files import atomic_path
-from monosemy.support.progress import percent_text
+from monosemy.support.numbers import percent_text
 
 INTERVAL = "95% bootstrap interval"
 FRONTIERS = {

@@ -17,7 +17,7 @@ from monosemy.config import to_json
 from monosemy.layout import RunFiles
 from monosemy.report import tables
 from monosemy.report.canvas import Drawing
-from monosemy.report.compare import names, number, points, verdicts, with_interval
+from monosemy.report.compare import names, points, verdicts, with_interval
 from monosemy.report.figures import site_figures, write_figures
 from monosemy.report.markup import Cell, Html, bullets, details, facts, figure, join, page, table
 from monosemy.report.power_law import PowerLaw, fit_power_law
@@ -25,7 +25,8 @@ from monosemy.report.read import Key, ReportInputs, read_inputs
 from monosemy.report.sections import Section, read_sections
 from monosemy.report.summary import HOW_TO_READ, MEASURES, findings, headline, title, warnings, what_was_run
 from monosemy.support.files import write_text
-from monosemy.support.progress import duration_text, stage
+from monosemy.support.numbers import duration_text, measured_text
+from monosemy.support.progress import stage
 
 HEADINGS = {
     "frontier": Html("<h3>Reconstruction against sparsity</h3>"),
@@ -149,10 +150,12 @@ def _losses(run: ReportInputs, site: str) -> str:
     zero = zero.get(site) if isinstance(zero, Mapping) else zero
     if not isinstance(clean, int | float):
         return ""
-    sentence = f"For scale: the model's own loss on these tokens is {number(clean)} nats per token"
+    sentence = f"For scale: the model's own loss on these tokens is {measured_text(clean)} nats per token"
     if isinstance(zero, int | float):
-        difference = number(zero - clean)
-        sentence += f"; with the site's activations set to zero it is {number(zero)}, a delta loss of {difference}"
+        difference = measured_text(zero - clean)
+        sentence += (
+            f"; with the site's activations set to zero it is {measured_text(zero)}, a delta loss of {difference}"
+        )
     return sentence + "."
 
 

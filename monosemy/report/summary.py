@@ -23,11 +23,6 @@ def model_name(run: ReportInputs) -> str:
     return _name(run.provenance.get("model"), run.config.model.source)
 
 
-def text_name(run: ReportInputs) -> str:
-    """Likewise for the text."""
-    return _name(run.provenance.get("text"), run.config.text.source)
-
-
 def _name(found: object, otherwise: str) -> str:
     if isinstance(found, Mapping):
         found = found.get("name") or found.get("source")

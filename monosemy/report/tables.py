@@ -11,13 +11,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from monosemy.report.compare import Point, number, points, with_interval
+from monosemy.report.compare import Point, points, with_interval
 from monosemy.report.latent_figures import law_text
 from monosemy.report.markup import Cell, Html, table
 from monosemy.report.power_law import PowerLaw
 from monosemy.report.read import Curve, Evaluated, Key, Latents, Measure, ReportInputs
 from monosemy.report.theme import CONTROLS, label, order
-from monosemy.support.progress import percent_text
+from monosemy.support.numbers import measured_text, percent_text
 
 Rows: TypeAlias = list[list[Cell | str]]
 FRONTIER = {
@@ -44,7 +44,7 @@ def _level(target: float | None) -> Cell:
 
 
 def _number(value: float) -> Cell:
-    return Cell(number(value), value)
+    return Cell(measured_text(value), value)
 
 
 def _share(value: float) -> Cell:

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from monosemy.report.canvas import Drawing, legend_row, margins, render, tokens_axis
 from monosemy.report.read import Curve
 from monosemy.report.theme import Style, Theme, label, styles
-from monosemy.support.progress import percent_text
+from monosemy.support.numbers import percent_text
 
 PANELS = {
     "loss": "Training loss\n(each its own, log)",

@@ -178,12 +178,6 @@ def quantile_of_l0(scores: Tensor, l0: float) -> float:
     return float(scores.flatten().kthvalue(scores.numel() - n_above + 1).values)
 
 
-def quantiles_by_latent(scores: Tensor, share: float) -> Tensor:
-    """Per latent, the value that a `share` of the rows exceeds, [F]."""
-    n_above = min(scores.shape[0], max(1, math.ceil(share * scores.shape[0])))
-    return scores.kthvalue(scores.shape[0] - n_above + 1, dim=0).values
-
-
 @torch.no_grad()
 def calibrate(sae: SparseAutoencoder, batches: list[Tensor]) -> dict[str, float]:
     """Shifts thresholds once so that the mean L0 over held-in rows is the asked one.

@@ -8,7 +8,7 @@
 Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
     ∂f/∂θ = −(θ/ε) K((π − θ)/ε),  ∂H/∂θ = −(1/ε) K((π − θ)/ε),  ∂f/∂π = H(π − θ),  ∂H/∂π = 0.
 In "step" only θ feels the sparsity term; in "tanh" it reaches every parameter through f. Gradients are exactly zero off
-{π > θ − ε/2}, plus, for the λ_P term, a shared column sum (`_BelowThreshold`): training is sparse and exact.
+{π > θ − ε/2}, plus, for the λ_P term, a shared column sum: training is sparse and exact.
 λ is steered by a controller so that the L0 lands where asked; thresholds are calibrated at the end on held-in tokens.
 
 Deviations, for runs of hundreds of steps: θ starts at the quantile of π that gives the starting L0; ε is a share of θ's

@@ -29,6 +29,7 @@ from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.support import files
 from monosemy.support.flags import flag_of
+from monosemy.support.numbers import size_text
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BASE_MEMORY = 1 << 30
@@ -253,12 +254,3 @@ def _container_headroom(group: Path) -> int | None:
     if limit == "max":
         return None
     return max(int(limit) - used + int(statistics.get("inactive_file", 0)), 0)
-
-
-def size_text(n_bytes: float) -> str:
-    """`812 MB`, `5.3 GB` (powers of ten)."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if n_bytes >= size:
-            value = n_bytes / size
-            return f"{value:.1f} {unit}" if value < 100 else f"{value:,.0f} {unit}"
-    return f"{max(n_bytes, 0) / 1e3:.0f} kB"

@@ -19,8 +19,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from decimal import Decimal
 from typing import IO, Any, Protocol
+
+from monosemy.support.numbers import duration_text, number_text
 
 PLAIN_INTERVAL_SECONDS = 10.0
 _REDRAWS_PER_SECOND = 5.0
@@ -272,30 +273,3 @@ def progress_text(done: float, total: float | None, unit: str) -> str:
         return f"{number_text(done)} {unit}"
     share = f" ({done / total:.0%})" if total > 0 else ""
     return f"{number_text(done)}/{number_text(total)} {unit}{share}"
-
-
-def number_text(value: float) -> str:
-    """Thousands separated; three significant digits below 100."""
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def significant_text(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits and never an exponent: `100`, `12.3`, `0.00012`."""
-    return f"{Decimal(repr(float(f'{value:.{digits}g}')) if value else '0').normalize():f}"
-
-
-def percent_text(share: float, digits: int = 3) -> str:
-    """A share as per cent: `12.3%`, `100%`."""
-    return f"{significant_text(100 * share, digits)}%"
-
-
-def duration_text(seconds: float) -> str:
-    """`0.4 s`, `48 s`, `2 min 21 s`, `3 h 04 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,4 +1,4 @@
-"""Plan B for Jacobian SAEs: the λ frontier, seeds, random models, strongest pairs and labels, on a real model.
+"""Jacobian SAEs: the λ frontier, seeds, random models, strongest pairs and labels, on a real model.
 
     python -m research.jacobian.run --folder runs/jacobian
 

@@ -25,7 +25,8 @@ from monosemy.circuits.heads.model_heads import Heads, Pass, batches, n_all
 from monosemy.circuits.heads.task import METRICS, Edge, Example, clean_tokens, corrupted_tokens
 from monosemy.errors import UserError, unknown
 from monosemy.evals.intervals import bootstrap_weights
-from monosemy.support.estimates import available_memory, size_text
+from monosemy.support.estimates import available_memory
+from monosemy.support.numbers import size_text
 
 Ablation: TypeAlias = Literal["resample", "mean", "zero"]
 ABLATIONS = ("resample", "mean", "zero")

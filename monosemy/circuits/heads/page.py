@@ -19,6 +19,7 @@ from monosemy.report.canvas import Drawing, render
 from monosemy.report.markup import Cell, Html, bullets, facts, figure, join, page, table
 from monosemy.report.theme import LIGHT, Theme, matplotlib_settings
 from monosemy.support.files import atomic_path, write_json, write_text
+from monosemy.support.numbers import ends_text
 
 if TYPE_CHECKING:
     from monosemy.circuits.heads.contrast import HeadScores
@@ -40,7 +41,7 @@ def summary(circuit: Circuit) -> str:
         return "no head's effect is large and clear enough to count as the circuit's"
     found = circuit.carried
     sides = [
-        f"{value:.0%}" + ("" if ends is None else f" [{ends[0]:.0%}, {ends[1]:.0%}]")
+        f"{value:.0%}" + ends_text(ends, ".0%")
         for value, ends in ((found.alone, found.alone_interval), (found.without, found.without_interval))
     ]
     n = len(circuit.members)

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from monosemy.report.canvas import Drawing, margins, render
 from monosemy.report.theme import Theme
-from monosemy.support.progress import percent_text
+from monosemy.support.numbers import percent_text
 
 LOWEST, PER_DECADE = -10, 40
 """How `histogram` in measures.json is binned: below 1e-10, then 40 bins a decade."""

@@ -48,7 +48,8 @@ from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.errors import UserError
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
-from monosemy.support.estimates import available_memory, size_text
+from monosemy.support.estimates import available_memory
+from monosemy.support.numbers import size_text
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel

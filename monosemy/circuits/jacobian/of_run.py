@@ -158,7 +158,8 @@ class Study:
 
         from monosemy.activations.harvest import harvest_rows
         from monosemy.circuits.jacobian.rows import Rows
-        from monosemy.support.estimates import available_memory, size_text
+        from monosemy.support.estimates import available_memory
+        from monosemy.support.numbers import size_text
 
         prepared = self.prepared
         shards = getattr(prepared.tokens, side)

@@ -35,7 +35,7 @@ from monosemy.circuits.jacobian.diagonals import ROWS, SCRATCH, SCRATCH_BACK
 from monosemy.errors import UserError
 from monosemy.kernels import jacobian as kernels
 from monosemy.kernels.reference import Pattern
-from monosemy.support.estimates import size_text
+from monosemy.support.numbers import size_text
 
 if TYPE_CHECKING:
     from monosemy.circuits.jacobian.weights import MlpWeights

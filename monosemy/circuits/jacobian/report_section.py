@@ -17,6 +17,7 @@ from monosemy.report.canvas import Drawing
 from monosemy.report.markup import Cell, Html, bullets, details, escape, figure, join, table
 from monosemy.report.sections import Section
 from monosemy.support.files import read_json
+from monosemy.support.numbers import ends_text
 
 ANCHOR, TITLE = "jacobian", "Pairs around the MLP: sparse computation"
 N_OUTPUTS, N_EXAMPLES, LEVELS = 12, 2, 5
@@ -184,7 +185,7 @@ def _times(reduction: Estimate) -> str:
         return ""
     if value < 1:
         value, ends = 1 / value, ends and [1 / ends[1], 1 / ends[0]]
-    span = f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else ""
+    span = ends_text(ends, ".3g")
     return f", {value:.3g}{span} times {'fewer' if reduction['value'] >= 1 else 'more'}"
 
 
@@ -375,7 +376,7 @@ def _factor(estimate: Estimate | None) -> Cell:
     if estimate is None or estimate["value"] is None:
         return Cell("–", float("nan"))
     ends = estimate["interval"]
-    span = f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else ""
+    span = ends_text(ends, ".3g")
     return Cell(f"{estimate['value']:.3g}×{span}", estimate["value"])
 
 

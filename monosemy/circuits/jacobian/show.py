@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monosemy.circuits.jacobian.studies import short_notes
-from monosemy.support.progress import percent_text, significant_text
+from monosemy.support.numbers import ends_text, percent_text, significant_text
 from monosemy.support.visible import visible
 
 _PLAIN_WIDTH = 160
@@ -152,7 +152,7 @@ def spanned(estimate: Mapping[str, Any], decimals: int = 3) -> str:
     """`0.012 [0.009, 0.016]`."""
     ends = estimate.get("interval")
     shown = number(estimate, decimals)
-    return shown if not ends else f"{shown} [{ends[0]:.{decimals}f}, {ends[1]:.{decimals}f}]"
+    return shown + ends_text(ends, f".{decimals}f")
 
 
 def factor(estimate: Mapping[str, Any] | None) -> str:
@@ -160,7 +160,7 @@ def factor(estimate: Mapping[str, Any] | None) -> str:
     if estimate is None or estimate["value"] is None:
         return "–"
     ends = estimate["interval"]
-    return f"{estimate['value']:.2g}×" + (f" [{ends[0]:.2g}, {ends[1]:.2g}]" if ends else "")
+    return f"{estimate['value']:.2g}×" + ends_text(ends, ".2g")
 
 
 def _table(title: str, headings: Iterable[str]) -> Table:

@@ -28,6 +28,7 @@ from monosemy.features.view.choose import new_folder, place_of
 from monosemy.features.view.excerpt import FIRING_GROUPS, by_group, excerpt
 from monosemy.features.view.facts import value_of
 from monosemy.support import files
+from monosemy.support.numbers import five_digits
 from monosemy.support.progress import stage
 from monosemy.support.visible import json_line, storable
 
@@ -82,10 +83,10 @@ def feature(database: FeatureDatabase, latent: int, context: int = CONTEXT) -> d
         "top_logits": [_signs(database.tokens.text(token)) for token, _ in raised],
         "bottom_logits": [_signs(database.tokens.text(token)) for token, _ in lowered],
         "act_min": 0.0,
-        "act_max": _rounded(maximum),
-        "quantile_values": [_rounded(float(v)) for v in values if v == v],
+        "act_max": five_digits(maximum),
+        "quantile_values": [five_digits(float(v)) for v in values if v == v],
         "histogram": [float(count) for count in counts],
-        "activation_frequency": _rounded(value_of(database.columns, "firing_rate", latent) or 0.0),
+        "activation_frequency": five_digits(value_of(database.columns, "firing_rate", latent) or 0.0),
     }
 
 
@@ -101,7 +102,7 @@ def _quantiles(database: FeatureDatabase, latent: int, context: int) -> list[dic
             examples.append(
                 {
                     "tokens": [_signs(piece) for piece in one.pieces],
-                    "tokens_acts_list": [_rounded(value) for value in one.activations],
+                    "tokens_acts_list": [five_digits(value) for value in one.activations],
                     "train_token_ind": one.peak,
                     "is_repeated_datapoint": place in seen,
                 }
@@ -132,7 +133,3 @@ def _write_record(file: BinaryIO, document: dict[str, Any]) -> None:
 
 def _signs(text: str) -> str:
     return storable(text).replace("\n", "⏎").replace("\t", "→").replace("\r", "↵")
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")

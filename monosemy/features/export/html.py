@@ -23,7 +23,6 @@ from monosemy.features.view.facts import (
     fired,
     hints,
     neighbours,
-    number,
     scored_on,
     scores,
     shown_score,
@@ -34,6 +33,7 @@ from monosemy.features.view.facts import (
 )
 from monosemy.support import files
 from monosemy.support.html import Html, details, escape, join
+from monosemy.support.numbers import activation_text
 
 BEFORE, AFTER = 28, 12
 """Pieces around the peak that a context shows before all of it is asked for."""
@@ -140,15 +140,17 @@ def _scores(database: FeatureDatabase, latent: int) -> Html:
 def _histogram(database: FeatureDatabase, latent: int) -> Html:
     edges, counts = database.histogram(latent)
     low, high, total = float(edges[0]), float(edges[-1]), int(counts.sum())
-    describe = f"Histogram of {total} positive activations from {number(low)} to {number(high)}"
-    picture = html_page.histogram(edges.tolist(), counts.tolist(), describe, (number(low), number(high)))
+    describe = f"Histogram of {total} positive activations from {activation_text(low)} to {activation_text(high)}"
+    picture = html_page.histogram(
+        edges.tolist(), counts.tolist(), describe, (activation_text(low), activation_text(high))
+    )
     rows = [
-        (f"{number(float(edges[i]))} to {number(float(edges[i + 1]))}", f"{int(count):,}")
+        (f"{activation_text(float(edges[i]))} to {activation_text(float(edges[i + 1]))}", f"{int(count):,}")
         for i, count in enumerate(counts)
         if count
     ]
     levels, values = database.quantiles(latent)
-    quantiles = [(f"{100 * float(q):g}%", number(float(v))) for q, v in zip(levels, values, strict=True)]
+    quantiles = [(f"{100 * float(q):g}%", activation_text(float(v))) for q, v in zip(levels, values, strict=True)]
     tables = html_page.table("Counts", ("activation", "tokens"), rows, numeric=(1,)) + html_page.table(
         "Quantiles of the positive activations", ("share below", "activation"), quantiles, numeric=(1,)
     )
@@ -202,14 +204,14 @@ def _example(context: Excerpt, maximum: float) -> Html:
 def _values(context: Excerpt) -> Html:
     """The peak's number, which opens to every firing token's; a plain number where nothing fires."""
     firing = [
-        (quoted(piece), number(value))
+        (quoted(piece), activation_text(value))
         for piece, value in zip(context.pieces, context.activations, strict=True)
         if value > 0
     ]
     if not firing:
         return Html("<span></span>")
     tokens = html_page.table("Tokens on which it fires here", ("token", "activation"), firing, numeric=(1,))
-    return details(number(context.value), tokens)
+    return details(activation_text(context.value), tokens)
 
 
 def _piece(context: Excerpt, i: int, maximum: float) -> Html:
@@ -224,7 +226,7 @@ def _piece(context: Excerpt, i: int, maximum: float) -> Html:
         text = Html("<b>{}</b>").format(text)
     if not shade:
         return text
-    return Html('<span class="a{}" title="{}">{}</span>').format(shade, number(context.activations[i]), text)
+    return Html('<span class="a{}" title="{}">{}</span>').format(shade, activation_text(context.activations[i]), text)
 
 
 def _foot(database: FeatureDatabase) -> Html:

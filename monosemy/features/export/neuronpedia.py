@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from monosemy.features.view.choose import Place, new_folder, place_of
 from monosemy.features.view.excerpt import FIRING_GROUPS, Excerpt, by_group, excerpt
 from monosemy.features.view.facts import explanation, fired, scores, shown_score, value_of
 from monosemy.support import files
+from monosemy.support.numbers import five_digits
 from monosemy.support.progress import stage
 from monosemy.support.visible import json_line, storable
 
@@ -197,27 +197,27 @@ def _feature(database: FeatureDatabase, names: Names, latent: int) -> dict[str, 
         "index": str(latent),
         "creatorId": names.creator,
         "createdAt": database.info["created"],
-        "maxActApprox": _rounded(maximum),
+        "maxActApprox": five_digits(maximum),
         "hasVector": True,
-        "vector": [_rounded(float(v)) for v in vector],
-        "vectorDefaultSteerStrength": _rounded(maximum),
+        "vector": [five_digits(float(v)) for v in vector],
+        "vectorDefaultSteerStrength": five_digits(maximum),
         "hookName": names.place.hook,
         "topkCosSimIndices": [int(other) for other, _ in near["decoder"]],
-        "topkCosSimValues": [_rounded(float(v)) for _, v in near["decoder"]],
+        "topkCosSimValues": [five_digits(float(v)) for _, v in near["decoder"]],
         "neuron_alignment_indices": [int(i) for i in aligned],
-        "neuron_alignment_values": [_rounded(float(vector[i])) for i in aligned],
-        "neuron_alignment_l1": [_rounded(float(sizes[i] / sizes.sum())) for i in aligned] if sizes.any() else [],
+        "neuron_alignment_values": [five_digits(float(vector[i])) for i in aligned],
+        "neuron_alignment_l1": [five_digits(float(sizes[i] / sizes.sum())) for i in aligned] if sizes.any() else [],
         "correlated_neurons_indices": [],
         "correlated_neurons_pearson": [],
         "correlated_neurons_l1": [],
         "correlated_features_indices": [int(other) for other, _ in near["coactivation"]],
-        "correlated_features_pearson": [_rounded(float(v)) for _, v in near["coactivation"]],
+        "correlated_features_pearson": [five_digits(float(v)) for _, v in near["coactivation"]],
         "correlated_features_l1": [],
         "neg_str": [storable(database.tokens.text(token)) for token, _ in lowered],
-        "neg_values": [_rounded(float(v)) for _, v in lowered],
+        "neg_values": [five_digits(float(v)) for _, v in lowered],
         "pos_str": [storable(database.tokens.text(token)) for token, _ in raised],
-        "pos_values": [_rounded(float(v)) for _, v in raised],
-        "frac_nonzero": _rounded(value_of(database.columns, "firing_rate", latent) or 0.0),
+        "pos_values": [five_digits(float(v)) for _, v in raised],
+        "frac_nonzero": five_digits(value_of(database.columns, "firing_rate", latent) or 0.0),
         "freq_hist_data_bar_heights": heights,
         "freq_hist_data_bar_values": middles,
         "logits_hist_data_bar_heights": [],
@@ -238,10 +238,10 @@ def _activations(database: FeatureDatabase, names: Names, latent: int, context: 
                 "creatorId": names.creator,
                 "createdAt": database.info["created"],
                 "tokens": [storable(piece) for piece in one.pieces],
-                "values": [_rounded(value) for value in one.activations],
-                "maxValue": _rounded(max(one.activations)),
+                "values": [five_digits(value) for value in one.activations],
+                "maxValue": five_digits(max(one.activations)),
                 "maxValueTokenIndex": int(np.argmax(one.activations)),
-                "minValue": _rounded(min(one.activations)),
+                "minValue": five_digits(min(one.activations)),
                 "dataIndex": str(one.context),
                 "dataSource": one.source or None,
                 "binMin": -1.0 if bin_ is None else bin_[0],
@@ -290,13 +290,14 @@ def _texts(database: FeatureDatabase, latent: int) -> list[tuple[str, str, str]]
 def _upload(database: FeatureDatabase, latent: int, context: int) -> dict[str, Any]:
     def logits(tokens: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
         return [
-            {"token": storable(database.tokens.text(i)), "value": _rounded(float(v))} for i, v in tokens[:UPLOAD_LOGITS]
+            {"token": storable(database.tokens.text(i)), "value": five_digits(float(v))}
+            for i, v in tokens[:UPLOAD_LOGITS]
         ]
 
     raised, lowered = database.output_tokens(latent)
     return {
         "index": latent,
-        "density": _rounded(value_of(database.columns, "firing_rate", latent) or 0.0),
+        "density": five_digits(value_of(database.columns, "firing_rate", latent) or 0.0),
         "topLogits": logits(raised),
         "bottomLogits": logits(lowered),
         "explanations": [
@@ -305,7 +306,7 @@ def _upload(database: FeatureDatabase, latent: int, context: int) -> dict[str, A
         "activations": [
             {
                 "tokens": [storable(piece) for piece in one.pieces],
-                "values": [_rounded(value) for value in one.activations],
+                "values": [five_digits(value) for value in one.activations],
                 "quantileMin": None if bin_ is None else bin_[0],
                 "quantileMax": None if bin_ is None else bin_[1],
                 "quantileFraction": None if bin_ is None else 0.2,
@@ -326,23 +327,16 @@ def _examples(
     for group, found in by_group(database, latent, FIRING_GROUPS).items():
         peaks = [float(example.value) for example in found]
         for example in found:
-            bin_ = None if group == "top" else (_rounded(min(peaks)), _rounded(max(peaks)))
+            bin_ = None if group == "top" else (five_digits(min(peaks)), five_digits(max(peaks)))
             yield excerpt(database, example, before, context - before - 1), bin_
 
 
 def _bars(edges: np.ndarray, counts: np.ndarray) -> tuple[list[float], list[float]]:
     middles = (np.asarray(edges[:-1], np.float64) + np.asarray(edges[1:], np.float64)) / 2
-    return [float(count) for count in counts], [_rounded(float(middle)) for middle in middles]
+    return [float(count) for count in counts], [five_digits(float(middle)) for middle in middles]
 
 
 def _identity(kind: str, names: Names, latent: int, number: int, what: str) -> str:
     """25 letters and digits that begin with c, as the site's own ids; the same for the same row."""
     text = "\0".join((kind, names.model, names.source, str(latent), str(number), what))
     return "c" + hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _rounded(value: float) -> float:
-    """Five significant digits; JSON has no infinities, and nothing here may be one."""
-    if not math.isfinite(value):
-        raise ValueError(f"not a number that JSON can hold: {value}")
-    return float(f"{value:.5g}")

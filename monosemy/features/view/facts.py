@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monosemy.features.store.database import FeatureDatabase
+from monosemy.support.numbers import activation_text
 
 COLUMNS = {
     "firing_rate": ("fires on", "of tokens"),
@@ -139,26 +140,14 @@ def hints(database: FeatureDatabase, latent: int) -> list[str]:
     return [str(hint) for hint in label.get("hints") or () if str(hint) not in str(label.get("text"))]
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits without exponents where people can read them: 0.00123, 12.3, 1,234; – for None."""
-    if value is None:
-        return "–"
-    if value == 0:
-        return "0"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(places, 8)}f}" if abs(value) >= 1e-6 else f"{value:.1e}"
-
-
 def percent(value: float | None) -> str:
     """A share as per cent: 0.31%."""
-    return "–" if value is None else f"{number(100 * value)}%"
+    return "–" if value is None else f"{activation_text(100 * value)}%"
 
 
 def signed(value: float) -> str:
     """With its sign: +0.0246, −1.20."""
-    return f"{'−' if value < 0 else '+'}{number(abs(value))}"
+    return f"{'−' if value < 0 else '+'}{activation_text(abs(value))}"
 
 
 def shown_value(name: str, value: float | None) -> str:
@@ -168,7 +157,7 @@ def shown_value(name: str, value: float | None) -> str:
     if name in ("firing_rate", "first_share", "last_share"):
         shown = percent(value)
     else:
-        shown = f"{int(value):,}" if name == "n_fired" else number(value)
+        shown = f"{int(value):,}" if name == "n_fired" else activation_text(value)
     return f"{shown} {COLUMNS[name][1]}".strip()
 
 

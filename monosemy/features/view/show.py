@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +25,6 @@ from monosemy.features.view.facts import (
     fired,
     hints,
     neighbours,
-    number,
     scored_on,
     scores,
     shown_score,
@@ -34,6 +33,7 @@ from monosemy.features.view.facts import (
     stats,
     title,
 )
+from monosemy.support.numbers import activation_text
 from monosemy.support.visible import visible
 
 SHADES = ("#dbe7fb", "#c3d7f8", "#a9c6f5", "#8fb4f1", "#759fec", "#5b8ae6", "#4375dd", "#2f61cf", "#1d4db8")
@@ -64,11 +64,6 @@ def latent_page(
     if examples:
         parts.append(_legend())
     return Group(*parts)
-
-
-def print_latent(console: Console, database: FeatureDatabase, latent: int, **choices: object) -> None:
-    """Prints `latent_page` (same keywords)."""
-    console.print(latent_page(database, latent, **choices), highlight=False)  # type: ignore[arg-type]
 
 
 def _head(database: FeatureDatabase, latent: int) -> Text:
@@ -117,11 +112,11 @@ def _histogram(database: FeatureDatabase, latent: int) -> Text:
     highest = max(int(counts.max()), 1)
     bars = "".join(" " if count == 0 else BARS[min(7, int(8 * count / highest))] for count in counts)
     text = Text("\nActivations when it fires  ", style="bold")
-    text.append(f"{number(float(edges[0]))} ▏{bars}▕ {number(float(edges[-1]))}", style="not bold")
+    text.append(f"{activation_text(float(edges[0]))} ▏{bars}▕ {activation_text(float(edges[-1]))}", style="not bold")
     levels, values = database.quantiles(latent)
     chosen = [(q, v) for q, v in zip(levels, values, strict=True) if q in (0.25, 0.5, 0.75)]
     if chosen:
-        text.append("   quartiles " + " · ".join(number(float(v)) for _, v in chosen), style="not bold dim")
+        text.append("   quartiles " + " · ".join(activation_text(float(v)) for _, v in chosen), style="not bold dim")
     return text
 
 
@@ -153,7 +148,7 @@ def _examples(found: list[Excerpt], maximum: float) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for one in found:
-        table.add_row(Text(number(one.value), style="bold"), context_text(one, maximum))
+        table.add_row(Text(activation_text(one.value), style="bold"), context_text(one, maximum))
     return table
 
 

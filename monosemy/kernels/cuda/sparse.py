@@ -32,7 +32,7 @@ from monosemy.kernels.cuda.encode import (
     select_batch_topk,
     select_topk,
 )
-from monosemy.kernels.reference import Columns, Pattern, rows_of
+from monosemy.kernels.reference import Columns, Pattern
 
 __all__ = [
     "accumulate",
@@ -48,7 +48,6 @@ __all__ = [
     "squared_error",
     "sum_by_latent",
     "take",
-    "transpose",
 ]
 
 ENTRIES = 16
@@ -205,14 +204,6 @@ def gather_dot(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
     tensors = (pattern.offsets, pattern.indices, left.contiguous(), right.contiguous(), out)
     _gather_dot[(n_rows,)](*tensors, left.shape[1], **blocks)
     return out
-
-
-def transpose(pattern: Pattern, n_latents: int) -> Columns:
-    # A stable sort keeps rows ascending; the offsets are read off it, since counting would need atomics or a sync.
-    latents, order = pattern.indices.sort(stable=True)
-    bounds = torch.arange(n_latents + 1, dtype=latents.dtype, device=latents.device)
-    offsets = torch.searchsorted(latents, bounds)
-    return Columns(offsets, rows_of(pattern)[order].to(torch.int32), order.to(torch.int32))
 
 
 def accumulate(columns: Columns, values: Tensor, inputs: Tensor) -> Tensor:

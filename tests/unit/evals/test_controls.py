@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from monosemy.errors import UserError
-from monosemy.evals.controls import ChannelDictionary, fit_pca
+from monosemy.evals.controls import fit_pca
 from monosemy.evals.reconstruction import evaluate_reconstruction
 
 D = 10
@@ -47,21 +47,6 @@ def test_pca_codes_are_the_projections(rows):
     torch.testing.assert_close(code.double(), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_channels_keep_the_k_farthest_coordinates(rows):
-    mean = rows.mean(0)
-    control = ChannelDictionary(mean, 3)
-    latents = control.encode(rows)
-    reconstruction = control.decode(latents)
-    kept = reconstruction != mean
-    assert (latents.n_tokens, latents.n_entries) == (3000, 9000)
-    assert (kept.sum(1) <= 3).all()
-    torch.testing.assert_close(reconstruction[kept], rows[kept])
-    distance = (rows - mean).abs()
-    best = distance.square().sum(1) - distance.square().topk(3, dim=1).values.sum(1)
-    torch.testing.assert_close((rows - reconstruction).square().sum(1), best, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(ChannelDictionary(mean, D).decode(ChannelDictionary(mean, D).encode(rows)), rows)
-
-
 def test_bad_input(rows):
     with pytest.raises(UserError, match="at least 2 training rows, got 0"):
         fit_pca([])
@@ -72,5 +57,3 @@ def test_bad_input(rows):
     for k in (0, D + 1):
         with pytest.raises(UserError, match=f"{k} components: the site is {D} wide"):
             fit_pca([rows]).dictionary(k)
-        with pytest.raises(UserError, match=f"{k} channels"):
-            ChannelDictionary(rows.mean(0), k)

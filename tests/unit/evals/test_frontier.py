@@ -15,7 +15,6 @@ from monosemy.evals.frontier import (
     Candidate,
     build_evaluation,
     build_record,
-    compare_to_control,
     print_evaluation,
     read_evaluation,
     write_evaluation,
@@ -103,21 +102,6 @@ def test_foreign_file(tmp_path):
     write_json(path, {"format": 2, "records": []})
     with pytest.raises(UserError, match=r"evaluation\.json is not an evaluation of format 1"):
         read_evaluation(path)
-
-
-def test_comparison_takes_the_best_control_of_the_same_site_and_l0(records):
-    compared = compare_to_control(records)
-    assert [entry["architecture"] for entry in compared] == ["relu", "topk"]  # the others have no control
-    relu, topk = compared
-    assert relu["control"] == topk["control"] == "frozen_random-l0_4-s1"
-    assert (relu["difference"], relu["better"], relu["apart"]) == (0.0, False, False)
-    assert topk["difference"] == topk["value"] - topk["control_value"] < 0
-    assert topk["better"]
-    assert topk["apart"]
-    assert topk["l0_ratio"] == 2.0
-    assert compare_to_control(records, control="pca") == []
-    with pytest.raises(UserError, match="'gamma'"):
-        compare_to_control(records, measure="gamma")
 
 
 def rendered(records, width=120):

@@ -108,8 +108,8 @@ def test_latent_statistics_and_shares_match_the_dense_code():
         code, record, latents = sae.dense(x), results[name].record, results[name].latents
         rate = (code > 0).double().mean(0)
         assert np.array_equal(latents.firing_count, (code > 0).sum(0))
-        torch.testing.assert_close(latents.sum, code.sum(0), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(latents.max, code.max(0).values, rtol=1e-5, atol=0)
+        torch.testing.assert_close(torch.from_numpy(latents.sum), code.sum(0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(latents.max), code.max(0).values, rtol=1e-5, atol=0)
         assert latents.n_tokens == record.n_tokens == 2000
         assert record.dead_fraction == pytest.approx(float((rate == 0).double().mean()))
         assert record.over_1pct_fraction == pytest.approx(float((rate > 0.01).double().mean()))

@@ -18,9 +18,9 @@ from monosemy.features.export.html import export_html
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.view.choose import open_chosen, parse_latents, place_of
 from monosemy.features.view.excerpt import excerpt, level, quoted
-from monosemy.features.view.facts import number
 from monosemy.features.view.show import latent_page
 from monosemy.models.sites import parse_site
+from monosemy.support.numbers import activation_text
 
 VOID = {"meta", "br", "input", "link", "img", "rect", "line"}
 
@@ -96,7 +96,7 @@ def test_levels_say_zero_only_where_a_latent_is_silent() -> None:
 
 
 def test_numbers_have_three_digits_and_no_exponents() -> None:
-    assert [number(v) for v in (0, 0.001234, 12.345, 1234.5, None)] == ["0", "0.00123", "12.3", "1,234", "–"]
+    assert [activation_text(v) for v in (0, 0.001234, 12.345, 1234.5, None)] == ["0", "0.00123", "12.3", "1,234", "–"]
     assert quoted(" a\n ") == "“␣a↵␣”"
 
 

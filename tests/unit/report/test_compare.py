@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from monosemy.report.compare import beaten_by_control, number, points, verdicts, with_interval
+from monosemy.report.compare import beaten_by_control, points, verdicts, with_interval
 from monosemy.report.read import MEASURES, Evaluated, Measure
 from monosemy.report.summary import control_sentence, verdict_sentence
+from monosemy.support.numbers import measured_text
 
 NAN = math.nan
 
@@ -111,7 +112,7 @@ def test_controls_are_beaten_only_with_intervals_apart() -> None:
      (1.5e-7, "1.50e-07"), (-0.0312, "-0.0312"), (NAN, "–"), (math.inf, "–")],
 )  # fmt: skip
 def test_numbers_keep_three_digits(value: float, text: str) -> None:
-    assert number(value) == text
+    assert measured_text(value) == text
 
 
 def test_intervals_have_the_decimals_of_their_value() -> None:

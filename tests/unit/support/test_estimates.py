@@ -18,7 +18,6 @@ from monosemy.support.estimates import (
     estimate,
     n_saes_per_site,
     require_resources,
-    size_text,
     value_that_fits,
 )
 
@@ -153,14 +152,6 @@ def test_container_limits(tmp_path):
     assert group(1000, 2000, 0) == 0
     assert group("max", 700, 200) is None
     assert estimates._container_headroom(tmp_path / "none") is None
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [(0, "0 kB"), (-5, "0 kB"), (2_500, "2 kB"), (812e6, "812 MB"), (5.34e9, "5.3 GB"), (1.2e12, "1.2 TB")],
-)
-def test_size_text(n_bytes, text):
-    assert size_text(n_bytes) == text
 
 
 def test_the_refusal_gives_a_value_that_would_fit(tmp_path):

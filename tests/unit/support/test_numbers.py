@@ -1,0 +1,97 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from monosemy.support.numbers import (
+    activation_text,
+    duration_text,
+    ends_text,
+    five_digits,
+    interval_text,
+    magnitude_text,
+    number_text,
+    percent_text,
+    size_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 00 s"),
+        (141, "2 min 21 s"),
+        (11040, "3 h 04 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.123456, "0.123"), (12.34, "12.3"), (1234567.8, "1,234,568")])
+def test_numbers(value, text):
+    assert number_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (1, 2, "100%"),
+        (0.9996, 2, "100%"),
+        (0.1234, 2, "12%"),
+        (0.1234, 3, "12.3%"),
+        (123.4, 3, "12300%"),
+        (1e-7, 2, "0.00001%"),
+        (0, 2, "0%"),
+        (-0.5, 3, "-50%"),
+    ],
+)
+def test_per_cents_have_no_exponent(share, digits, text):
+    assert percent_text(share, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(0, "0 kB"), (-5, "0 kB"), (2_500, "2 kB"), (812e6, "812 MB"), (5.34e9, "5.3 GB"), (1.2e12, "1.2 TB")],
+)
+def test_size_text(n_bytes, text):
+    assert size_text(n_bytes) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (950, "950"), (3e5, "300k"), (1.5e6, "1.5M"), (-2e9, "-2B")])
+def test_counts_on_an_axis(value, text):
+    assert magnitude_text(value) == text
+
+
+def test_intervals():
+    assert interval_text(0.2134, 0.2, 0.2266) == "0.213 [0.200, 0.227]"
+    assert interval_text(0.2134, 0.2, 0.2266, percent=True) == "21.3% [20.0, 22.7]"
+    assert interval_text(0.2134, math.nan, math.nan) == "0.213"
+    assert interval_text(math.nan, 0, 1) == "–"
+    assert ends_text((0.5, 0.714), ".2f") == " [0.50, 0.71]"
+    assert ends_text(None, ".2f") == ends_text([], ".2f") == ""
+
+
+def test_activations_have_no_exponent_where_people_can_read_them_without():
+    values = [0, 0.001234, 12.345, 1234.5, -0.00000123, 1e-9, None]
+    assert [activation_text(value) for value in values] == [
+        "0",
+        "0.00123",
+        "12.3",
+        "1,234",
+        "-0.00000123",
+        "1.0e-09",
+        "–",
+    ]
+
+
+def test_exports_keep_five_digits_and_no_infinity():
+    assert five_digits(123.456789) == 123.46
+    with pytest.raises(ValueError, match="JSON"):
+        five_digits(math.inf)

@@ -1,0 +1,39 @@
+"""What vulture finds unused and is not: every name here is used where vulture cannot see it. Read by `make check`.
+
+Remove a name together with what it stands for; add one only with its reason.
+"""
+
+# ruff: noqa: B018, F821
+
+# Commands: cli.py names their functions as text, `monosemy.features.commands:run_show`, so that none is imported early.
+run_browse, run_circuits, run_demo, run_evaluate, run_explain, run_export_circuit_tracer, run_export_html
+run_export_neuronpedia, run_export_parquet, run_features, run_info, run_jacobian, run_report, run_show, run_steer
+
+# Architectures: registry.py names the module, and the class by its name.
+BatchTopK, Gated, JumpRelu, Relu, TopK
+
+# Called by Python or by a library, by name.
+__getattr__  # of the package: public names are imported at first use
+handle_starttag, handle_startendtag, handle_endtag, handle_data  # HTMLParser
+redirect_request  # urllib's redirect handler
+model_state, static  # FastAPI routes, registered by their decorators
+showwarning  # of the module `warnings`
+pre_tokenizer  # of tokenizers.Tokenizer
+base_model, dead_feature_threshold, dummy_inputs  # read by the libraries that research/peers trains with
+
+# Fields of records that are written whole (asdict), read by name from evaluation.json and studies, or by users.
+correlation, full_shuffle_cosine, neighbour_cosine
+delta_loss, delta_loss_interval, kl_interval, loss_recovered, loss_recovered_interval
+dead_fraction_interval, fvu_interval, gamma, gamma_interval, l0_interval
+over_1pct_fraction, over_1pct_fraction_interval, over_10pct_fraction, over_10pct_fraction_interval
+incompleteness, n_curves, n_members, off_target
+
+# For users of the library and for tests of it.
+head_outputs  # what every head writes: circuits are checked against it
+meaning  # of a site kind: the legend of models/sites.py
+n_asked  # of a journal: how many questions went to the language model
+open_documents  # every document of a text, without packing
+steer  # docs/steering.md
+
+# The legend of shapes.py.
+Activations, DecoderMatrix, EncoderMatrix, PerInput, PerLatent, PerToken, PreActs
