@@ -147,7 +147,7 @@ def test_half_widths_and_the_order_of_a_pair():
 
 
 def test_pictures_of_latents_show_one_seed(tmp_path, monkeypatch):
-    run = comparison.read_run(write_run(tmp_path / "run", architectures=("topk", "gated"), l0=(32.0,), seeds=(2, 1)))
+    run = comparison.read_inputs(write_run(tmp_path / "run", architectures=("topk", "gated"), l0=(32.0,), seeds=(2, 1)))
     shown = []
     monkeypatch.setattr(comparison, "site_figures", lambda run, *_: shown.extend(run.latents) or [])
     comparison.draw(run, SITE, tmp_path / "figures")

@@ -14,7 +14,7 @@ from monosemy.support import progress
 
 STAGE = """
 import time
-from monosemy import progress
+from monosemy.support import progress
 progress.PLAIN_INTERVAL_SECONDS = 0.1
 with progress.stage("harvest", total=3000, unit="tokens") as bar:
     for _ in range(15):
