@@ -26,7 +26,7 @@ OLD, NEW = "old " * 50_000, "new! " * 50_000
 WRITER = f"""
 import sys
 from pathlib import Path
-from monosemy import files
+from monosemy.support import files
 path = Path(sys.argv[1])
 print("ready", flush=True)
 while True:
@@ -37,7 +37,7 @@ while True:
 FOLDER_WRITER = """
 import sys
 from pathlib import Path
-from monosemy import files
+from monosemy.support import files
 folder = Path(sys.argv[1])
 print("ready", flush=True)
 for version in range(1, 1_000_000):
@@ -125,7 +125,7 @@ def test_failing_writer_leaves_the_old_content_and_no_temporary(tmp_path):
 FILE_TOO_LARGE = """
 import resource, signal, sys
 from pathlib import Path
-from monosemy import files
+from monosemy.support import files
 from monosemy.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -197,7 +197,7 @@ def test_unwritable_folder(tmp_path):
     program = """
 import os, sys
 from pathlib import Path
-from monosemy import files
+from monosemy.support import files
 from monosemy.errors import UserError
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
