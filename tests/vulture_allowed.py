@@ -17,6 +17,7 @@ __getattr__  # of the package: public names are imported at first use
 handle_starttag, handle_startendtag, handle_endtag, handle_data  # HTMLParser
 redirect_request  # urllib's redirect handler
 model_state, static  # FastAPI routes, registered by their decorators
+__pydantic_config__, core_schema  # pydantic
 showwarning  # of the module `warnings`
 pre_tokenizer  # of tokenizers.Tokenizer
 base_model, dead_feature_threshold, dummy_inputs  # read by the libraries that research/peers trains with
