@@ -9,6 +9,9 @@ Remove a name together with what it stands for; add one only with its reason.
 run_browse, run_circuits, run_demo, run_evaluate, run_explain, run_export_circuit_tracer, run_export_html
 run_export_neuronpedia, run_export_parquet, run_features, run_info, run_jacobian, run_report, run_show, run_steer
 
+# What a room registers, likewise as text (rooms.py).
+REQUIREMENTS, build_pairs, read_section
+
 # Architectures: registry.py names the module, and the class by its name.
 BatchTopK, Gated, JumpRelu, Relu, TopK
 
