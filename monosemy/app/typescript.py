@@ -16,10 +16,23 @@ from monosemy.steering import request
 
 TARGET = Path(__file__).parent / "web" / "src" / "types.ts"
 KINDS: tuple[Any, ...] = (
-    schema.RunInfo, schema.FeatureInfo, schema.LatentList, schema.LatentPage, schema.LabelSearch, schema.TokenSearch,
-    schema.TextBody, schema.TextResult, schema.Comparison, request.SteeringRequest, schema.SaeBody, schema.SweepValues,
-    schema.SteerEvent, schema.SweepEvent, schema.Notes, schema.NoteChange,
-)  # fmt: skip
+    schema.RunInfo,
+    schema.FeatureInfo,
+    schema.LatentList,
+    schema.LatentPage,
+    schema.LabelSearch,
+    schema.TokenSearch,
+    schema.TextBody,
+    schema.TextResult,
+    schema.Comparison,
+    request.SteeringRequest,
+    schema.SaeBody,
+    schema.SweepValues,
+    schema.SteerEvent,
+    schema.SweepEvent,
+    schema.Notes,
+    schema.NoteChange,
+)
 """What the addresses take and answer; the types inside them come along."""
 HEAD = "/** Types of the HTTP API. Made from monosemy/app/schema.py by `make web`: change them there. */\n"
 PRIMITIVES = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
