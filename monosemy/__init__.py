@@ -21,7 +21,7 @@ _PUBLIC = {
     "evaluate_reconstruction": "monosemy.evals.reconstruction",
     "evaluate_model_loss": "monosemy.evals.model_loss",
     "whole_run": "monosemy.pipeline",
-    "find_circuit": "monosemy.circuits.heads.find",
+    "find_circuit": "monosemy.circuits.heads.circuit",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -77,7 +77,7 @@ class Blueprint:
     def __init__(self, spaces: Mapping[str, int], n_layers: int, n_heads: int, d_head: int, seed: int) -> None:
         starts = torch.tensor([0, *spaces.values()]).cumsum(0).tolist()
         self.spaces = {name: slice(a, b) for name, a, b in zip(spaces, starts, starts[1:])}
-        shape = Shape(n_layers, n_heads, starts[-1], d_head, spaces["token"], spaces["position"])
+        shape = Shape(n_layers, n_heads, starts[-1], d_head, vocab_size=spaces["token"], n_positions=spaces["position"])
         self.model = AttentionOnly(shape)
         self.model.requires_grad_(False)
         self.model.W_E[:, self.spaces["token"]] = torch.eye(spaces["token"])

@@ -22,10 +22,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast, EdgeScores
+from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast
 from monosemy.circuits.heads.masks import THRESHOLDS, ProbeConfig, kl, prune, train_gates
 from monosemy.circuits.heads.member_edges import edge_of, edges_among
 from monosemy.circuits.heads.model_heads import LanguageModelHeads
+from monosemy.circuits.heads.scores import EdgeScores
 from monosemy.errors import UserError
 from monosemy.support import progress
 
@@ -143,7 +144,9 @@ def acdc_kept_edges(
         for threshold in sorted(thresholds):
             for index in prune(sorted(range(n), key=last), divergence, threshold, bar.advance):
                 score[index] = threshold
-    return EdgeScores("ACDC", graph.edges, score, False, time.perf_counter() - began, contrast.seconds)
+    return EdgeScores(
+        "ACDC", graph.edges, score, False, seconds=time.perf_counter() - began, reading_seconds=contrast.seconds
+    )
 
 
 def probe_kept_edges(
@@ -157,6 +160,8 @@ def probe_kept_edges(
         return kl(contrast.batches[batch], graph.logits(batch, gates)).mean()
 
     openings = train_gates(
-        len(graph.edges), len(contrast.batches), loss, config or ProbeConfig(), contrast.heads.device
+        len(graph.edges), len(contrast.batches), loss, config or ProbeConfig(), device=contrast.heads.device
     )
-    return EdgeScores("SP", graph.edges, openings, False, time.perf_counter() - began, contrast.seconds)
+    return EdgeScores(
+        "SP", graph.edges, openings, False, seconds=time.perf_counter() - began, reading_seconds=contrast.seconds
+    )

@@ -27,15 +27,9 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from monosemy.circuits.heads.contrast import (
-    MEMBER_SHARE,
-    Ablation,
-    Contrast,
-    HeadScores,
-    mean_intervals,
-    metric_difference,
-)
+from monosemy.circuits.heads.contrast import MEMBER_SHARE, Ablation, Contrast, metric_difference
 from monosemy.circuits.heads.patching import exhaustive_patching, pairwise_patching
+from monosemy.circuits.heads.scores import HeadScores, mean_intervals
 from monosemy.circuits.heads.task import Head
 
 

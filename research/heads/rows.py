@@ -14,16 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.circuits.heads.contrast import Contrast, EdgeScores, HeadScores
+from monosemy.circuits.heads.agreement import agreement, auc_difference, resampled_auc, roc_auc
+from monosemy.circuits.heads.contrast import Contrast
+from monosemy.circuits.heads.faithfulness import completeness, faithfulness
 from monosemy.circuits.heads.methods import METHODS, NEEDS_NEGATIVES, Bench
-from monosemy.circuits.heads.scores import (
-    agreement,
-    auc_difference,
-    completeness,
-    faithfulness,
-    resampled_auc,
-    roc_auc,
-)
+from monosemy.circuits.heads.scores import EdgeScores, HeadScores
 from monosemy.evals.intervals import percentiles
 
 Entry = tuple[Callable[[], HeadScores], int]
@@ -91,7 +86,7 @@ def compare(
             found[name][f"auc_{other}"] = roc_auc(scores[name].importance, truth) if enough(truth) else None
         curve = faithfulness(unseen, scores[name].importance, bench.ablation)
         found[name] |= {"cpr": curve.cpr, "cpr_interval": curve.cpr_interval, "cmd": curve.cmd}
-        found[name] |= {"cmd_interval": curve.cmd_interval, "kept": curve.kept, "faithfulness": curve.values}
+        found[name] |= {"cmd_interval": curve.cmd_interval, "kept": curve.sizes, "faithfulness": curve.values}
     best = scores["combined"].importance.argsort(descending=True, stable=True)[: int(labels.sum())].tolist()
     differences = {}
     for first, second in pairs_of(list(scores)):

@@ -44,16 +44,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from monosemy.circuits.heads.agreement import labels_of
 from monosemy.circuits.heads.attribution import N_STEPS
 from monosemy.circuits.heads.code_scores import edge_scores, pair_counts
-from monosemy.circuits.heads.contrast import MEMBER_SHARE, Contrast, EdgeScores, read_contrast
+from monosemy.circuits.heads.contrast import MEMBER_SHARE, Contrast, read_contrast
 from monosemy.circuits.heads.edges import acdc_edges, attribute_edges, patch_edges, probe_edges
 from monosemy.circuits.heads.ground_truth import published
 from monosemy.circuits.heads.masks import THRESHOLDS, ProbeConfig
-from monosemy.circuits.heads.member_edges import attribute_kept_edges, kept_edges
+from monosemy.circuits.heads.member_edges import attribute_member_edges, patch_member_edges
 from monosemy.circuits.heads.methods import METHODS, Bench
 from monosemy.circuits.heads.model_heads import as_heads
-from monosemy.circuits.heads.scores import labels_of
+from monosemy.circuits.heads.scores import EdgeScores
 from monosemy.circuits.heads.task import MIN_ACCURACY, TaskData
 from monosemy.circuits.heads.tasks import build_task, task_accuracy
 from monosemy.errors import UserError
@@ -226,12 +227,15 @@ def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int, n_fe
     subnetwork probing have `n_few` prompts, the others both numbers."""
     order = reference.single.importance.argsort(descending=True, stable=True).tolist()
     kept = [i for i in order if reference.labels[i]][:N_KEPT]
-    truth = matters(kept_edges(other.first(n), kept), reference.difference)
+    truth = matters(patch_member_edges(other.first(n), kept), reference.difference)
     mine = read_contrast(bench.heads, bench.data.positives[:n], bench.data.metric)
     found, used = {}, {}
     few = mine.first(n_few)
     for some, suffix in ((mine, ""), (few, f"-{n_few}")):
-        found |= {f"patching{suffix}": kept_edges(some, kept), f"EAP{suffix}": attribute_kept_edges(some, kept)}
+        found |= {
+            f"patching{suffix}": patch_member_edges(some, kept),
+            f"EAP{suffix}": attribute_member_edges(some, kept),
+        }
         used |= dict.fromkeys((f"patching{suffix}", f"EAP{suffix}"), some)
     found |= {f"ACDC-{n_few}": acdc_kept_edges(few, kept), f"SP-{n_few}": probe_kept_edges(few, kept)}
     used |= dict.fromkeys((f"ACDC-{n_few}", f"SP-{n_few}"), few)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from monosemy.circuits.heads.agreement import roc_auc
 from monosemy.circuits.heads.code_scores import node_scores
 from monosemy.circuits.heads.discrete import FIXES, PRESETS, Codes, DiscreteConfig, discrete_codes, preset
 from monosemy.circuits.heads.pooled import PooledHeads
-from monosemy.circuits.heads.scores import roc_auc
 from monosemy.errors import UserError
 
 WIDTHS = (50, 100, 200, 400, 800, 1600)
@@ -80,7 +80,7 @@ def speed_part() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     heads = _Synthetic(torch.randn(270, 64, 576, generator=generator) / 24)
     values = torch.randn(500, 270, 64, generator=generator)
-    pooled = PooledHeads(heads, {"mean": values}, torch.ones(500), torch.ones(500), 250, 0.0)  # type: ignore[arg-type]
+    pooled = PooledHeads(heads, {"mean": values}, torch.ones(500), torch.ones(500), n_positives=250, seconds=0.0)  # type: ignore[arg-type]
     seconds: dict[str, list[float]] = {name: [] for name in PRESETS}
     for _ in range(N_TIMED):
         for name in PRESETS:

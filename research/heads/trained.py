@@ -117,8 +117,13 @@ def empty_model(recipe: Recipe) -> AttentionOnly:
     """A model of the recipe's shape, all weights zero."""
     symbols = recipe.symbols
     shape = Shape(
-        recipe.n_layers, recipe.n_heads, recipe.d_model, recipe.d_head, symbols.size, symbols.n_positions
-    )  # fmt: skip
+        recipe.n_layers,
+        recipe.n_heads,
+        recipe.d_model,
+        recipe.d_head,
+        vocab_size=symbols.size,
+        n_positions=symbols.n_positions,
+    )
     return AttentionOnly(shape, f"trained {recipe.task} {recipe.seed}")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from monosemy.circuits.heads.circuit import find_circuit
 from monosemy.circuits.heads.contrast import read_contrast
-from monosemy.circuits.heads.find import find_circuit
-from monosemy.circuits.heads.member_edges import kept_edges
+from monosemy.circuits.heads.member_edges import patch_member_edges
 from monosemy.circuits.heads.model_heads import as_heads, replace_edit
 from monosemy.circuits.heads.patching import exhaustive_patching
 from monosemy.circuits.heads.tasks import build_task
@@ -45,7 +45,7 @@ def test_confirmed_effects_are_those_of_patching_and_hold_on_other_prompts(circu
 def test_the_strongest_head_writes_to_the_output_or_to_another(circuit, embedded_model):
     heads = as_heads(embedded_model)
     contrast = read_contrast(heads, circuit.task.positives[:N_PROMPTS], circuit.task.metric)
-    edges = kept_edges(contrast, circuit.members[:2])
+    edges = patch_member_edges(contrast, circuit.members[:2])
     assert len(edges.edges) in (2, 3)
     assert float(edges.importance.max()) > 0.05
 

@@ -1,7 +1,7 @@
 """A transformer of attention heads alone, without norms, MLPs or biases, whose every wire can be held.
 
-Place on the path: the model under the hand-compiled circuits (`compiled.py`) and the small trained ones (`trained.py`);
-the methods see it through `heads.AttentionOnlyHeads`.
+Place on the path: the model behind hand-compiled and small trained circuits (research/heads); the methods see it
+through `model_heads.AttentionOnlyHeads`.
 
     r_0 = W_E[token] + W_pos[position]
     o_lh = softmax(causal((r_l W_Q)(r_l W_K)ᵀ / √d_head)) r_l W_V W_O          r_{l+1} = r_l + Σ_h o_lh
@@ -116,14 +116,14 @@ class AttentionOnly(nn.Module):
 
     def head_outputs(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T n d_model"]:
         """What each head adds to the residual stream, heads counted layer by layer."""
-        kept: list[Tensor] = []
+        outputs_by_layer: list[Tensor] = []
 
         def keep(layer: int, outputs: Tensor) -> Tensor:
-            kept.append(outputs)
+            outputs_by_layer.append(outputs)
             return outputs
 
         self.residual(self.embed(tokens), keep)
-        return torch.cat(kept, dim=2)
+        return torch.cat(outputs_by_layer, dim=2)
 
 
 def _read(read: Float[Tensor, "B T h d_model"], weight: Float[Tensor, "H d_model d_head"]) -> Tensor:

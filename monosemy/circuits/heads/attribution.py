@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast, HeadScores, from_examples
+from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast
 from monosemy.circuits.heads.model_heads import Heads
+from monosemy.circuits.heads.scores import HeadScores, from_examples
 from monosemy.circuits.heads.task import HeadEdit
 from monosemy.support import progress
 
@@ -35,14 +36,14 @@ N_STEPS = 5
 def attribution_patching(contrast: Contrast, ablation: Ablation = "resample") -> HeadScores:
     """EAP on heads: one forward and one backward pass."""
     began = time.perf_counter()
-    return _estimates(from_examples("EAP", contrast, _attribute(contrast, ablation, n_steps=1), began, 3))
+    return _estimates(from_examples("EAP", contrast, _attribute(contrast, ablation, n_steps=1), began, n_passes=3))
 
 
 def integrated_attribution(contrast: Contrast, ablation: Ablation = "resample", n_steps: int = N_STEPS) -> HeadScores:
     """EAP-IG: `n_steps` forward and backward passes along the straight path of the embeddings."""
     began = time.perf_counter()
     per_example = _attribute(contrast, ablation, n_steps)
-    return _estimates(from_examples("EAP-IG", contrast, per_example, began, 3 * n_steps))
+    return _estimates(from_examples("EAP-IG", contrast, per_example, began, n_passes=3 * n_steps))
 
 
 def _estimates(scores: HeadScores) -> HeadScores:
@@ -56,11 +57,11 @@ def head_importance(contrast: Contrast, ablation: Ablation = "resample") -> Head
     size = _attribute(contrast, ablation, n_steps=1).abs().mean(0).cpu().double()
     by_layer = size.view(contrast.heads.n_layers, -1)
     scores = (by_layer / by_layer.norm(dim=1, keepdim=True).clamp_min(1e-30)).flatten()
-    return HeadScores("HISP", scores, False, time.perf_counter() - began, contrast.seconds, n_passes=3)
+    return HeadScores("HISP", scores, False, time.perf_counter() - began, reading_seconds=contrast.seconds, n_passes=3)
 
 
 def _attribute(contrast: Contrast, ablation: Ablation, n_steps: int) -> Float[Tensor, "E n"]:
-    found = []
+    effects = []
     heads = contrast.heads
     with progress.stage("attribute", total=contrast.n_examples * n_steps, unit="passes") as bar:
         for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
@@ -70,8 +71,8 @@ def _attribute(contrast: Contrast, ablation: Ablation, n_steps: int) -> Float[Te
                 inputs = None if step == n_steps else _between(heads, batch, step / n_steps)
                 total += _derivatives(heads, batch, difference, inputs)
                 bar.advance(len(batch.examples))
-            found.append(total / n_steps)
-    return torch.cat(found)
+            effects.append(total / n_steps)
+    return torch.cat(effects)
 
 
 def _between(heads: Heads, batch: Batch, share: float) -> Tensor:

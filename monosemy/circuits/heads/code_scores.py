@@ -27,7 +27,7 @@ from monosemy.circuits.heads.discrete import Codes
 
 def node_scores(codes: Codes, *, break_ties: bool = False) -> Float[Tensor, " n"]:
     """s_h; with `break_ties` plus the share (below 1) of positives that show a code which no negative shows."""
-    on_positives, on_negatives = _shown(codes)
+    on_positives, on_negatives = _occurrence(codes)
     only = on_positives & ~on_negatives
     score = only.sum(1).double()
     return score + _share(codes, only) if break_ties else score
@@ -37,18 +37,18 @@ def node_intervals(codes: Codes, n_resamples: int = 200, *, break_ties: bool = F
     """95% percentile intervals of the node scores over resampled prompts (positives and negatives apart)."""
     generator = torch.Generator().manual_seed(0)
     groups = [codes.positive.nonzero()[:, 0], (~codes.positive).nonzero()[:, 0]]
-    found = []
+    resampled_scores = []
     for _ in range(n_resamples):
         rows = torch.cat([g[torch.randint(len(g), (len(g),), generator=generator)] for g in groups])
-        again = Codes(codes.codes[rows], codes.positive[rows], codes.n_codes)
-        found.append(node_scores(again, break_ties=break_ties))
+        resample = Codes(codes.codes[rows], codes.positive[rows], codes.n_codes)
+        resampled_scores.append(node_scores(resample, break_ties=break_ties))
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    return torch.stack(found).quantile(ends, dim=0).T
+    return torch.stack(resampled_scores).quantile(ends, dim=0).T
 
 
 def distinct_codes(codes: Codes) -> Float[Tensor, " n"]:
     """Control: how many codes a head has at all."""
-    on_positives, on_negatives = _shown(codes)
+    on_positives, on_negatives = _occurrence(codes)
     return (on_positives | on_negatives).sum(1).double()
 
 
@@ -63,10 +63,10 @@ def pair_counts(codes: Codes, *, break_ties: bool = False) -> Float[Tensor, "n n
         width = int(compact[:, head].max()) + 1
         partners = wide[:, head + 1 :] - (head + 1) * n_compact
         pair = compact[:, head : head + 1] * (n - head - 1) * n_compact + partners
-        shown = torch.zeros(2, width * (n - head - 1) * n_compact, dtype=torch.bool)
-        shown[0, pair[codes.positive].flatten()] = True
-        shown[1, pair[~codes.positive].flatten()] = True
-        only = (shown[0] & ~shown[1]).view(width, n - head - 1, n_compact)
+        occurs = torch.zeros(2, width * (n - head - 1) * n_compact, dtype=torch.bool)
+        occurs[0, pair[codes.positive].flatten()] = True
+        occurs[1, pair[~codes.positive].flatten()] = True
+        only = (occurs[0] & ~occurs[1]).view(width, n - head - 1, n_compact)
         row = only.sum((0, 2)).double()
         if break_ties:
             row += only.flatten()[pair[codes.positive]].sum(0) / (n_positives + 1)
@@ -97,19 +97,19 @@ def edge_scores(counts: Float[Tensor, "n n"], n_heads: int) -> Float[Tensor, "n 
     return counts * (layer[:, None] < layer[None, :])
 
 
-def _shown(codes: Codes) -> tuple[Tensor, Tensor]:
+def _occurrence(codes: Codes) -> tuple[Tensor, Tensor]:
     """[n, n_codes] booleans: shown on a positive, shown on a negative."""
-    found = []
+    tables = []
     for rows in (codes.positive, ~codes.positive):
         table = torch.zeros(codes.codes.shape[1], codes.n_codes, dtype=torch.bool)
-        found.append(table.scatter_(1, codes.codes[rows].T, True))
-    return found[0], found[1]
+        tables.append(table.scatter_(1, codes.codes[rows].T, True))
+    return tables[0], tables[1]
 
 
 def _share(codes: Codes, only: Tensor) -> Tensor:
     """[n]: positives that show a code of `only` [n, n_codes], over one more than all positives."""
-    shown = only.gather(1, codes.codes[codes.positive].T)
-    return shown.sum(1).double() / (shown.shape[1] + 1)
+    occurs = only.gather(1, codes.codes[codes.positive].T)
+    return occurs.sum(1).double() / (occurs.shape[1] + 1)
 
 
 def _compact(codes: Int[Tensor, "E n"]) -> tuple[Int[Tensor, "E n"], int]:

@@ -38,18 +38,12 @@ from torch import Tensor
 
 from monosemy.circuits.heads.attribution import integrated_attribution
 from monosemy.circuits.heads.code_scores import node_scores
-from monosemy.circuits.heads.contrast import (
-    MEMBER_SHARE,
-    Ablation,
-    Contrast,
-    HeadScores,
-    mean_intervals,
-    passes_of,
-)
+from monosemy.circuits.heads.contrast import MEMBER_SHARE, Ablation, Contrast, passes_of
 from monosemy.circuits.heads.discrete import PRESETS, Codes, DiscreteConfig, discrete_codes, fitted
 from monosemy.circuits.heads.model_heads import n_all
 from monosemy.circuits.heads.patching import exhaustive_patching
 from monosemy.circuits.heads.pooled import PooledHeads
+from monosemy.circuits.heads.scores import HeadScores, mean_intervals
 from monosemy.circuits.heads.task import accuracy
 from monosemy.errors import UserError
 
@@ -115,25 +109,35 @@ def combined_circuit(
     assert effect.per_example is not None
     per_example = estimate.per_example.clone()
     per_example[:, proposed] = effect.per_example[:, proposed]
-    tried, replaced = _restore(contrast, config, estimate, effect, proposed, n_restored, per_example)
-    again = _doubtful(contrast, estimate, proposed)
-    if len(again) > n_checks:
-        minutes = passes_of(contrast.heads, again) * contrast.seconds / 2 / 60
+    restored, replaced = _restore(
+        contrast, config, estimate, effect, proposed=proposed, n_restored=n_restored, per_example=per_example
+    )
+    doubtful = _doubtful(contrast, estimate, proposed)
+    if len(doubtful) > n_checks:
+        minutes = passes_of(contrast.heads, doubtful) * contrast.seconds / 2 / 60
         warnings.warn(
-            f"{len(again)} more heads than the {n_checks} of the budget look like members and are patched too, about "
-            f"{minutes:.1f} minutes",
+            f"{len(doubtful)} more heads than the {n_checks} of the budget look like members and are patched too, "
+            f"about {minutes:.1f} minutes",
             stacklevel=2,
         )
-    if again:
-        found = exhaustive_patching(contrast, ablation, indices=again).per_example
-        assert found is not None
-        per_example[:, again] = found[:, again]
-    passes = 3 * config.n_steps + passes_of(contrast.heads, [*proposed, *tried, *again])
+    if doubtful:
+        effects = exhaustive_patching(contrast, ablation, indices=doubtful).per_example
+        assert effects is not None
+        per_example[:, doubtful] = effects[:, doubtful]
+    n_passes = 3 * config.n_steps + passes_of(contrast.heads, [*proposed, *restored, *doubtful])
     scores = HeadScores(
-        "combined", per_example.mean(0), True, time.perf_counter() - began, contrast.seconds, per_example,
-        mean_intervals(per_example), passes, frozenset([*proposed, *again]), replaced,
-    )  # fmt: skip
-    return Combined(scores, by_codes, by_attribution, code_scores, codes)
+        "combined",
+        per_example.mean(0),
+        True,
+        time.perf_counter() - began,
+        reading_seconds=contrast.seconds,
+        per_example=per_example,
+        intervals=mean_intervals(per_example),
+        n_passes=n_passes,
+        checked=frozenset([*proposed, *doubtful]),
+        replaced=replaced,
+    )
+    return Combined(scores, by_codes, by_attribution, code_scores, codes=codes)
 
 
 def _doubtful(contrast: Contrast, estimate: HeadScores, proposed: Sequence[int]) -> list[int]:
@@ -149,10 +153,10 @@ def propose(
     """The first of both rankings, without repetition: `n_codes` by codes (equal ones by attribution) that attribution
     has not named, the rest by attribution. Heads whose score is 0 are not proposed. Heads equal to the last one
     proposed come too, so that no head's number decides."""
-    moving = [i for i in range(len(attribution)) if attribution[i] > 0]
-    by_attribution = _first(moving, n_proposed - n_codes, [attribution.tolist()])
-    left = [i for i in range(len(codes)) if codes[i] > 0 and i not in set(by_attribution)]
-    return by_attribution, _first(left, n_codes, [codes.tolist(), attribution.tolist()])
+    with_effect = [i for i in range(len(attribution)) if attribution[i] > 0]
+    by_attribution = _first(with_effect, n_proposed - n_codes, [attribution.tolist()])
+    by_codes_only = [i for i in range(len(codes)) if codes[i] > 0 and i not in set(by_attribution)]
+    return by_attribution, _first(by_codes_only, n_codes, [codes.tolist(), attribution.tolist()])
 
 
 def _first(indices: list[int], k: int, keys: list[list[float]]) -> list[int]:
@@ -168,6 +172,7 @@ def _restore(
     config: CombinedConfig,
     estimate: HeadScores,
     effect: HeadScores,
+    *,
     proposed: Sequence[int],
     n_restored: int,
     per_example: Tensor,
@@ -180,14 +185,14 @@ def _restore(
     weak = _first(weak, n_restored, [estimate.importance.tolist()])
     if not weak:
         return [], {}
-    found = exhaustive_patching(contrast, direction="denoise", indices=weak)
-    assert found.per_example is not None
-    assert found.intervals is not None
+    restored = exhaustive_patching(contrast, direction="denoise", indices=weak)
+    assert restored.per_example is not None
+    assert restored.intervals is not None
     changed = {}
     for i in weak:
-        clear = bool((found.intervals[i, 0] > 0) | (found.intervals[i, 1] < 0))
-        if clear and found.importance[i] > max(limit, float(effect.importance[i])):
-            per_example[:, i] = found.per_example[:, i]
+        clear = bool((restored.intervals[i, 0] > 0) | (restored.intervals[i, 1] < 0))
+        if clear and restored.importance[i] > max(limit, float(effect.importance[i])):
+            per_example[:, i] = restored.per_example[:, i]
             changed[i] = float(effect.scores[i])
     return weak, changed
 
@@ -201,4 +206,11 @@ def pooled_contrast(contrast: Contrast) -> PooledHeads:
     values = {name: value.cpu() for name, value in values.items()}
     right = [accuracy(b.clean.logits, b.examples) for b in contrast.batches]
     right += [accuracy(b.corrupted.logits, b.examples) for b in contrast.batches]
-    return PooledHeads(contrast.heads, values, metric, torch.cat(right).cpu(), contrast.n_examples, contrast.seconds)
+    return PooledHeads(
+        contrast.heads,
+        values,
+        metric,
+        torch.cat(right).cpu(),
+        n_positives=contrast.n_examples,
+        seconds=contrast.seconds,
+    )

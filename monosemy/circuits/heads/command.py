@@ -1,7 +1,7 @@
 """`monosemy circuits TASK --model …`: the command and its tables in the terminal.
 
 Place on the path: words of the command line → `find_circuit` → ranked heads and a table of methods on the terminal, and
-the page (`circuits_page.py`).
+the page (`page.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from monosemy.support.files import require_writable
 from monosemy.support.visible import visible
 
 if TYPE_CHECKING:
-    from monosemy.circuits.heads.find import Circuit
+    from monosemy.circuits.heads.circuit import Circuit
 
 DESCRIPTION = """Find the attention heads, and the edges between them, that carry a behaviour.
 
@@ -35,42 +35,49 @@ DESCRIPTION = """Find the attention heads, and the edges between them, that carr
 
 def run_circuits(words: list[str]) -> None:
     """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
-    chosen = _parser().parse_args(words)
+    options = _parser().parse_args(words)
     from monosemy.circuits.heads.methods import METHODS, all_methods, check_methods, check_seed
     from monosemy.circuits.heads.tasks import TASKS, check_name
 
-    if chosen.list:
+    if options.list:
         print("tasks:   " + ", ".join(TASKS) + ", or a .jsonl file\nmethods: " + ", ".join(METHODS))
         return
-    if not chosen.task:
+    if not options.task:
         raise UserError(f"which task? give one of: {', '.join(TASKS)}, or a .jsonl file of your own prompts")
-    check_name(chosen.task)
-    compare = all_methods(chosen.ablation, chosen.method) if chosen.compare == ["all"] else chosen.compare
-    check_methods([chosen.method, *compare])
-    check_seed(chosen.seed)
-    if chosen.examples is not None and chosen.examples < chosen.prompts:
+    check_name(options.task)
+    compare = all_methods(options.ablation, options.method) if options.compare == ["all"] else options.compare
+    check_methods([options.method, *compare])
+    check_seed(options.seed)
+    if options.examples is not None and options.examples < options.prompts:
         raise UserError(
-            f"--examples ({chosen.examples}) must be at least --prompts ({chosen.prompts}), which are taken from them"
+            f"--examples ({options.examples}) must be at least --prompts ({options.prompts}), which are taken from them"
         )
-    if chosen.examples is not None and chosen.task.endswith(".jsonl"):
+    if options.examples is not None and options.task.endswith(".jsonl"):
         raise UserError(
-            f"--examples ({chosen.examples}) says how many prompts of a task of the library to make; {chosen.task} is "
-            "read whole: leave it out, or give a shorter file"
+            f"--examples ({options.examples}) says how many prompts of a task of the library to make; {options.task} "
+            "is read whole: leave it out, or give a shorter file"
         )
-    require_writable(Path(chosen.out or "runs"), "--out", folder=True)
-    from monosemy.circuits.heads.find import find_circuit
+    require_writable(Path(options.out or "runs"), "--out", folder=True)
+    from monosemy.circuits.heads.circuit import find_circuit
     from monosemy.models.sources import load_model
 
-    model = load_model(chosen.model, revision=chosen.revision, dtype=chosen.dtype, device=chosen.device)
+    model = load_model(options.model, revision=options.revision, dtype=options.dtype, device=options.device)
     with _warnings_in_a_line():
         circuit = find_circuit(
-            model, chosen.task, method=chosen.method, compare=compare, n_prompts=chosen.prompts,
-            n_examples=chosen.examples, ablation=chosen.ablation, edges=not chosen.no_edges, seed=chosen.seed,
-        )  # fmt: skip
+            model,
+            options.task,
+            method=options.method,
+            compare=compare,
+            n_prompts=options.prompts,
+            n_examples=options.examples,
+            ablation=options.ablation,
+            edges=not options.no_edges,
+            seed=options.seed,
+        )
     from monosemy.circuits.heads.page import write_circuit
 
-    folder = Path(chosen.out or Path("runs") / f"circuit-{circuit.task.name}").expanduser()
-    _show(circuit)
+    folder = Path(options.out or Path("runs") / f"circuit-{circuit.task.name}").expanduser()
+    _print_tables(circuit)
     print(f"page: {write_circuit(circuit, folder)}")
 
 
@@ -114,7 +121,7 @@ def _warnings_in_a_line() -> Iterator[None]:
 # --- terminal ---------------------------------------------------------------------------------------------------------
 
 
-def _show(circuit: Circuit) -> None:
+def _print_tables(circuit: Circuit) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -130,8 +137,8 @@ def _show(circuit: Circuit) -> None:
     )
 
     console = Console()
-    named = visible(f"{circuit.task.name} on {circuit.model}: {circuit.accuracy}")
-    console.print(named, highlight=False, markup=False)
+    headline = visible(f"{circuit.task.name} on {circuit.model}: {circuit.accuracy}")
+    console.print(headline, highlight=False, markup=False)
     console.print(
         f"{circuit.task.metric}: {circuit.m_clean:.3g} on {circuit.n_prompts} prompts, {circuit.m_corrupt:.3g} on "
         f"their counterparts; {summary(circuit)}",
@@ -151,9 +158,9 @@ def _show(circuit: Circuit) -> None:
         console.print(table)
     if circuit.no_edges:
         console.print(f"no edges: {circuit.no_edges}", highlight=False)
-    if circuit.left_out:
-        console.print(circuit.left_out, highlight=False)
-    if circuit.others or circuit.known:
+    if circuit.skipped_layers:
+        console.print(circuit.skipped_layers, highlight=False)
+    if circuit.compared or circuit.published:
         table = Table(*method_heading(circuit), title="methods", title_justify="left")
         for row in method_rows(circuit):
             table.add_row(*row)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, TypeAlias
 
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosemy.circuits.heads.model_heads import Heads, Pass, batches, n_all
-from monosemy.circuits.heads.task import METRICS, Edge, Example, clean_tokens, corrupted_tokens
+from monosemy.circuits.heads.task import METRICS, Example, clean_tokens, corrupted_tokens
 from monosemy.errors import UserError, unknown
 from monosemy.evals.intervals import bootstrap_weights
 from monosemy.support.estimates import available_memory
@@ -56,7 +56,9 @@ class Batch:
             Pass(p.tokens[:n], p.values[:n], p.logits[:n], p.residual and tuple(x[:n] for x in p.residual))
             for p in (self.clean, self.corrupted)
         ]
-        return Batch(self.examples[:n], sides[0], sides[1], self.metric, self.m_clean[:n], self.m_corrupt[:n])
+        return Batch(
+            self.examples[:n], sides[0], sides[1], self.metric, m_clean=self.m_clean[:n], m_corrupt=self.m_corrupt[:n]
+        )
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ class Contrast:
 
     def first(self, n: int) -> Contrast:
         """The first n prompts, without running them again; of the seconds their share."""
-        kept, left = [], n
+        first_batches, n_remaining = [], n
         for batch in self.batches:
-            if left > 0:
-                kept.append(batch.first(left))
-            left -= len(batch.examples)
-        n_kept = sum(len(batch.examples) for batch in kept)
-        return Contrast(self.heads, kept, self.seconds * n_kept / self.n_examples)
+            if n_remaining > 0:
+                first_batches.append(batch.first(n_remaining))
+            n_remaining -= len(batch.examples)
+        n_examples = sum(len(batch.examples) for batch in first_batches)
+        return Contrast(self.heads, first_batches, self.seconds * n_examples / self.n_examples)
 
     def replacements(self, ablation: Ablation) -> list[Float[Tensor, "B T n d_value"]]:
         """For every batch, what ablated heads take. Raises UserError for an unknown ablation."""
@@ -125,15 +127,24 @@ def read_contrast(heads: Heads, examples: Sequence[Example], metric: str) -> Con
     """Runs prompts and counterparts once each. Raises UserError, after the first batch, when memory cannot hold all."""
     clean, corrupted = clean_tokens(examples), corrupted_tokens(examples)
     measure = METRICS[metric]
-    found = []
+    contrast_batches = []
     began = time.perf_counter()
     for rows in batches(heads, clean):
-        chosen = examples[rows]
-        one, other = (heads.run(tokens[rows], residual=True) for tokens in (clean, corrupted))
-        found.append(Batch(chosen, one, other, measure, measure(one.logits, chosen), measure(other.logits, chosen)))
-        if len(found) == 1:
-            _require_memory(found[0], len(examples))
-    return Contrast(heads, found, time.perf_counter() - began)
+        batch_examples = examples[rows]
+        clean_pass, corrupted_pass = (heads.run(tokens[rows], residual=True) for tokens in (clean, corrupted))
+        contrast_batches.append(
+            Batch(
+                batch_examples,
+                clean_pass,
+                corrupted_pass,
+                measure,
+                m_clean=measure(clean_pass.logits, batch_examples),
+                m_corrupt=measure(corrupted_pass.logits, batch_examples),
+            )
+        )
+        if len(contrast_batches) == 1:
+            _require_memory(contrast_batches[0], len(examples))
+    return Contrast(heads, contrast_batches, time.perf_counter() - began)
 
 
 def _require_memory(batch: Batch, n_examples: int, available: int | None = None) -> None:
@@ -141,90 +152,19 @@ def _require_memory(batch: Batch, n_examples: int, available: int | None = None)
     machine (or the GPU that holds the batch) has free."""
     values = batch.clean.values
     if available is None and values.is_cuda:
-        kept_free = torch.cuda.memory_reserved(values.device) - torch.cuda.memory_allocated(values.device)
-        available = torch.cuda.mem_get_info(values.device)[0] + kept_free
+        reserved_free = torch.cuda.memory_reserved(values.device) - torch.cuda.memory_allocated(values.device)
+        available = torch.cuda.mem_get_info(values.device)[0] + reserved_free
     elif available is None:
         available = available_memory()
     tensors = [x for p in (batch.clean, batch.corrupted) for x in (p.values, p.logits, *(p.residual or ()))]
-    each = MEMORY_MARGIN * sum(x.nbytes for x in tensors) / len(batch.examples)
-    left = n_examples - len(batch.examples)
-    if each * left > available:
+    bytes_per_prompt = MEMORY_MARGIN * sum(x.nbytes for x in tensors) / len(batch.examples)
+    n_remaining = n_examples - len(batch.examples)
+    if bytes_per_prompt * n_remaining > available:
         raise UserError(
-            f"{n_examples} prompts of {values.shape[1]} tokens need about {size_text(each * n_examples)} of memory and "
-            f"{size_text(available)} are free; use at most {len(batch.examples) + int(available / each)} prompts"
+            f"{n_examples} prompts of {values.shape[1]} tokens need about {size_text(bytes_per_prompt * n_examples)} "
+            f"of memory and {size_text(available)} are free; use at most "
+            f"{len(batch.examples) + int(available / bytes_per_prompt)} prompts"
         )
-
-
-# --- what methods return ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class HeadScores:
-    """One number per head. Positive supports the behaviour, negative works against it; methods that cannot tell
-    (`signed` false) give numbers from 0 up. Heads are ranked by `importance`."""
-
-    method: str
-    scores: Float[Tensor, " n"]
-    signed: bool
-    seconds: float
-    """The method's own."""
-    reading_seconds: float = 0.0
-    """Of passes that it shares with other methods, counted whole."""
-    per_example: Float[Tensor, "E n"] | None = None
-    intervals: Float[Tensor, "n 2"] | None = None
-    """95%, where prompts can be resampled."""
-    n_passes: float = 0.0
-    """Forward passes over all its prompts beyond the two of reading (prompts and counterparts), a backward pass
-    counted as two; layers that are skipped are not counted."""
-    checked: frozenset[int] | None = None
-    """Heads whose score is exact where the others' is an estimate; None where none is an estimate."""
-    replaced: dict[int, float] = field(default_factory=dict)
-    """Heads whose score is what restoring them in the counterpart gives → the effect of replacing them, which others
-    make up for."""
-
-    @property
-    def importance(self) -> Float[Tensor, " n"]:
-        """|score|: what heads are ranked by."""
-        return self.scores.abs()
-
-    @property
-    def total_seconds(self) -> float:
-        return self.seconds + self.reading_seconds
-
-
-@dataclass(frozen=True)
-class EdgeScores:
-    """One number per edge, in the sign convention of `HeadScores`."""
-
-    method: str
-    edges: list[Edge]
-    scores: Float[Tensor, " edges"]
-    signed: bool
-    seconds: float
-    reading_seconds: float = 0.0
-    intervals: Float[Tensor, "edges 2"] | None = None
-
-    @property
-    def importance(self) -> Float[Tensor, " edges"]:
-        return self.scores.abs()
-
-
-def mean_intervals(per_example: Float[Tensor, "E n"], n_resamples: int = 1000) -> Float[Tensor, "n 2"]:
-    """95% bootstrap intervals of the means over prompts."""
-    weights = torch.from_numpy(bootstrap_weights(len(per_example), n_resamples)) / len(per_example)
-    means = weights @ per_example.cpu().double()
-    return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T
-
-
-def from_examples(
-    method: str, contrast: Contrast, per_example: Float[Tensor, "E n"], began: float, n_passes: float
-) -> HeadScores:
-    """Signed scores that are means over prompts, with their intervals; `began`: when the method's own work did."""
-    seconds = time.perf_counter() - began
-    per_example = per_example.cpu().double()
-    return HeadScores(
-        method, per_example.mean(0), True, seconds, contrast.seconds, per_example, mean_intervals(per_example), n_passes
-    )
 
 
 def layers_of(heads: Heads, indices: Sequence[int]) -> list[int]:

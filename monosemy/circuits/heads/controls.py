@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosemy.circuits.heads.code_scores import node_scores
-from monosemy.circuits.heads.contrast import HeadScores
 from monosemy.circuits.heads.discrete import Codes, DiscreteConfig, prepared
 from monosemy.circuits.heads.pooled import PooledHeads
+from monosemy.circuits.heads.scores import HeadScores
 from monosemy.errors import UserError
 
 N_STEPS = 10
@@ -76,8 +76,8 @@ def probe_accuracy(
         a = a / torch.where(size > 0, size, 1.0).sqrt()  # every head at one scale; one that says nothing stays 0
         ridge = penalty * torch.eye(len(fitted), dtype=torch.float64)
         offset = y[fitted].mean().double()
-        wanted = (y[fitted].double() - offset)[:, None].repeat(len(a), 1, 1)
-        weights = torch.cholesky_solve(wanted, torch.linalg.cholesky(a @ a.transpose(1, 2) + ridge))
+        targets = (y[fitted].double() - offset)[:, None].repeat(len(a), 1, 1)
+        weights = torch.cholesky_solve(targets, torch.linalg.cholesky(a @ a.transpose(1, 2) + ridge))
         predicted = (b @ (a.transpose(1, 2) @ weights))[..., 0] / torch.where(size > 0, size, 1.0)[:, 0].sqrt() + offset
         agreement = (predicted * y[tested]).sign()
         right += ((agreement + 1) / 2).sum(1)
@@ -107,15 +107,15 @@ def kmeans_codes(pooled: PooledHeads, config: DiscreteConfig) -> Codes:
 def _seeds(samples: Float[Tensor, "N d"], k: int, generator: torch.Generator) -> Float[Tensor, "k d"]:
     """k-means++: each further centre drawn with probability in proportion to its squared distance from the nearest."""
     first = int(torch.randint(len(samples), (1,), generator=generator))
-    chosen = [first]
+    centres = [first]
     distance = (samples - samples[first]).square().sum(1)
     for _ in range(k - 1):
         if float(distance.max()) <= 0:  # fewer distinct samples than centres
             break
         index = int(torch.multinomial(distance.double(), 1, generator=generator))
-        chosen.append(index)
+        centres.append(index)
         distance = torch.minimum(distance, (samples - samples[index]).square().sum(1))
-    return samples[chosen].clone()
+    return samples[centres].clone()
 
 
 def _nearest(x: Float[Tensor, "N d"], centres: Float[Tensor, "k d"]) -> Int[Tensor, " N"]:

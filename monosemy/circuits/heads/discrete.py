@@ -80,10 +80,17 @@ FIXES = ("dead_code", "break_ties", "equal_sizes", "held_out")
 PRESETS = {
     "paper": DiscreteConfig(),
     "fast": DiscreteConfig(
-        d_sae=100, l1_coef=0.03, n_epochs=250, learning_rate=2e-3, n_components=64, dead_code=True,
-        break_ties=True, equal_sizes=True, held_out=True,
+        d_sae=100,
+        l1_coef=0.03,
+        n_epochs=250,
+        learning_rate=2e-3,
+        n_components=64,
+        dead_code=True,
+        break_ties=True,
+        equal_sizes=True,
+        held_out=True,
     ),
-}  # fmt: skip
+}
 
 
 def preset(name: str, task: str = "", **changes: object) -> DiscreteConfig:
@@ -211,7 +218,7 @@ def prepared(pooled: PooledHeads, config: DiscreteConfig) -> Samples:
     trained = torch.randperm(n_examples, generator=generator)[: config.n_training]
     if config.n_components is not None and config.n_components < min(d, n * len(trained)):
         x = _project(x, x[trained].flatten(0, 1), config.n_components)
-    return Samples(x, d, trained, pooled.positive, _counted(pooled.positive, trained, config, generator))
+    return Samples(x, d, trained, pooled.positive, counted=_counted(pooled.positive, trained, config, generator))
 
 
 def _project(x: Tensor, samples: Tensor, n_components: int) -> Tensor:
@@ -228,16 +235,16 @@ def _counted(is_positive: Tensor, trained: Tensor, config: DiscreteConfig, gener
     counted = torch.ones_like(is_positive)
     if config.held_out:
         counted[trained] = False
-    n_each = [int((counted & is_positive).sum()), int((counted & ~is_positive).sum())]
-    if min(n_each) < 1:
+    group_sizes = [int((counted & is_positive).sum()), int((counted & ~is_positive).sum())]
+    if min(group_sizes) < 1:
         raise UserError(
-            f"{config.n_training} training examples leave {n_each[0]} positives and {n_each[1]} negatives to count "
-            "codes on; give more prompts or a smaller n_training"
+            f"{config.n_training} training examples leave {group_sizes[0]} positives and {group_sizes[1]} negatives to "
+            "count codes on; give more prompts or a smaller n_training"
         )
     if config.equal_sizes:
         for rows in (is_positive, ~is_positive):
-            mine = (counted & rows).nonzero()[:, 0]
-            drop = mine[torch.randperm(len(mine), generator=generator)[min(n_each) :]]
+            group_rows = (counted & rows).nonzero()[:, 0]
+            drop = group_rows[torch.randperm(len(group_rows), generator=generator)[min(group_sizes) :]]
             counted[drop] = False
     return counted
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.patheffects import withStroke
 
-from monosemy.circuits.heads.find import MAX_KEPT, Circuit
+from monosemy.circuits.heads.circuit import MAX_EDGE_HEADS, Circuit
 from monosemy.circuits.heads.task import INPUT, OUTPUT, Edge
 
 LEAST_EDGE = 0.1
@@ -42,25 +42,25 @@ class Palette:
     opposes: str = "#E8590C"
 
 
-def drawn_edges(circuit: Circuit) -> list[tuple[Edge, float]]:
+def edges_to_draw(circuit: Circuit) -> list[tuple[Edge, float]]:
     """Edges that the drawing shows, channels of one pair of nodes added up, weakest first."""
-    edges = circuit.shown_edges
+    edges = circuit.best_edges
     if edges is None:
         return []
     total: dict[tuple, float] = {}
     for edge, score in zip(edges.edges, edges.scores.tolist()):
         total[edge.ends] = total.get(edge.ends, 0.0) + score
     strongest = max((abs(score) for score in total.values()), default=0.0)
-    kept = [(Edge(*ends), score) for ends, score in total.items() if abs(score) >= LEAST_EDGE * strongest > 0]
-    kept = sorted(kept, key=lambda pair: abs(pair[1]))
-    return kept if circuit.edges is not None else kept[-MOST_CODE_EDGES:]
+    pairs = [(Edge(*ends), score) for ends, score in total.items() if abs(score) >= LEAST_EDGE * strongest > 0]
+    pairs = sorted(pairs, key=lambda pair: abs(pair[1]))
+    return pairs if circuit.edges is not None else pairs[-MOST_CODE_EDGES:]
 
 
 def draw_circuit(circuit: Circuit, palette: Palette | None = None) -> Figure:
     """The figure; write it with `figure.savefig` as SVG or PNG."""
     palette = palette or Palette()
     layers, heads = circuit.n_layers, circuit.n_heads
-    edges = drawn_edges(circuit)
+    edges = edges_to_draw(circuit)
     ends = {end for edge, _ in edges for end in edge.ends}
     height = min(9.0, max(3.4, 0.36 * layers + 1.6))
     width = min(11.0, max(4.6, 0.62 * heads + 1.8))
@@ -109,28 +109,49 @@ def _lines(axes: Axes, edges: list[tuple[Edge, float]], places: dict[object, Pla
         bend = 0.0 if start[0] != stop[0] else 0.25  # heads above each other: past those between
         axes.add_patch(
             FancyArrowPatch(
-                start, stop, arrowstyle="-|>", mutation_scale=6 + 4 * share, linewidth=0.5 + 2.2 * share,
-                linestyle="-" if score > 0 else (0, (3, 2)), color=palette.supports if score > 0 else palette.opposes,
-                alpha=0.35 + 0.5 * share, shrinkA=7, shrinkB=8, zorder=3, connectionstyle=f"arc3,rad={bend}",
+                start,
+                stop,
+                arrowstyle="-|>",
+                mutation_scale=6 + 4 * share,
+                linewidth=0.5 + 2.2 * share,
+                linestyle="-" if score > 0 else (0, (3, 2)),
+                color=palette.supports if score > 0 else palette.opposes,
+                alpha=0.35 + 0.5 * share,
+                shrinkA=7,
+                shrinkB=8,
+                zorder=3,
+                connectionstyle=f"arc3,rad={bend}",
             )
-        )  # fmt: skip
+        )
 
 
 def _discs(axes: Axes, circuit: Circuit, places: dict[object, Place], palette: Palette) -> None:
     """The circuit's heads; where the method names no members, the most important ones."""
-    shown = circuit.members or [i for i in circuit.ranked()[:MAX_KEPT] if circuit.heads.importance[i] > 0]
-    strongest = max((float(circuit.heads.importance[i]) for i in shown), default=1.0)
+    indices = circuit.members or [i for i in circuit.ranked()[:MAX_EDGE_HEADS] if circuit.heads.importance[i] > 0]
+    strongest = max((float(circuit.heads.importance[i]) for i in indices), default=1.0)
     halo = [withStroke(linewidth=2, foreground=palette.background)]
-    for index in reversed(shown):
+    for index in reversed(indices):
         score = float(circuit.heads.scores[index])
         x, y = places[divmod(index, circuit.n_heads)]
         against = circuit.heads.signed and score < 0
         axes.scatter(
-            [x], [y], s=60 + 230 * abs(score) / strongest, zorder=4, linewidths=1.6,
+            [x],
+            [y],
+            s=60 + 230 * abs(score) / strongest,
+            zorder=4,
+            linewidths=1.6,
             facecolor=palette.background if against else palette.supports,
             edgecolor=palette.opposes if against else palette.supports,
-        )  # fmt: skip
+        )
         axes.annotate(
-            circuit.name_of(index), (x, y), xytext=(0, -10), textcoords="offset points", ha="center", va="top",
-            fontsize=6.5, color=palette.ink, zorder=5, path_effects=halo,
-        )  # fmt: skip
+            circuit.name_of(index),
+            (x, y),
+            xytext=(0, -10),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=6.5,
+            color=palette.ink,
+            zorder=5,
+            path_effects=halo,
+        )

@@ -17,7 +17,7 @@ Of the edges into the output EAP's scores sum to m(clean) − m(corrupt) where t
 are a cut of the graph that the metric reads linearly. Edges further back count the same effect again.
 
 Source: Syed et al. 2023 (2310.10348), Hanna et al. 2024 (2403.17806), Conmy et al. 2023 (2304.14997). Limits: needs a
-model whose every read can be held (`attention_only.py`); real models: `kept_edges.py`.
+model whose every read can be held (`attention_only.py`); real models: `member_edges.py`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosemy.circuits.heads.attention_only import AttentionOnly
-from monosemy.circuits.heads.contrast import ABLATIONS, Ablation, Batch, Contrast, EdgeScores, mean_intervals
+from monosemy.circuits.heads.contrast import ABLATIONS, Ablation, Batch, Contrast
 from monosemy.circuits.heads.masks import THRESHOLDS, ProbeConfig, kl, prune, train_gates
 from monosemy.circuits.heads.model_heads import AttentionOnlyHeads, Pass
+from monosemy.circuits.heads.scores import EdgeScores, mean_intervals
 from monosemy.circuits.heads.task import INPUT, OUTPUT, Channel, Edge, Head
 from monosemy.errors import UserError, unknown
 from monosemy.support import progress
@@ -75,19 +76,19 @@ class EdgeGraph:
         """Logits at the last position under a mask for all prompts or one for each."""
         tokens = batch.clean.tokens
         with torch.no_grad():
-            start, other = self.model.embed(tokens), self.replaced(batch)
-        now = [start.unsqueeze(2)]
+            start, replacement = self.model.embed(tokens), self.replaced(batch)
+        written_so_far = [start.unsqueeze(2)]
 
         def keep(layer: int, outputs: Tensor) -> Tensor:
-            now.append(outputs)
+            written_so_far.append(outputs)
             return outputs
 
         def read(layer: int, channel: Channel, wide: Tensor) -> Tensor:
             missing = (1 - self._block(mask, layer, channel)).transpose(-1, -2)
             if not missing.requires_grad and not bool(missing.any()):
                 return wide  # no edge is cut here: most of the graph, when one is patched
-            senders = torch.cat(now, dim=2)
-            difference = senders - other[:, :, : senders.shape[2]]
+            senders = torch.cat(written_so_far, dim=2)
+            difference = senders - replacement[:, :, : senders.shape[2]]
             return wide - (missing[:, None] if mask.ndim == 2 else missing) @ difference
 
         return self.model.logits(tokens, keep, reads=read, embeddings=start)
@@ -135,18 +136,18 @@ def patch_edges(
     """Exact effect of every edge (or of those numbered; the others get 0), by one pass each."""
     began = time.perf_counter()
     graph = EdgeGraph(contrast, ablation)
-    asked = list(range(len(graph.edges)) if indices is None else indices)
-    found = torch.zeros(contrast.n_examples, len(graph.edges), dtype=torch.float64)
-    done = 0
-    with torch.no_grad(), progress.stage("patch edges", total=len(asked) * len(contrast.batches)) as bar:
+    edge_numbers = list(range(len(graph.edges)) if indices is None else indices)
+    effects = torch.zeros(contrast.n_examples, len(graph.edges), dtype=torch.float64)
+    n_done = 0
+    with torch.no_grad(), progress.stage("patch edges", total=len(edge_numbers) * len(contrast.batches)) as bar:
         for batch in contrast.batches:
-            rows = slice(done, done := done + len(batch.examples))
-            for index in asked:
+            rows = slice(n_done, n_done := n_done + len(batch.examples))
+            for index in edge_numbers:
                 mask = torch.ones(len(graph.edges), device=contrast.heads.device)
                 mask[index] = 0
-                found[rows, index] = (batch.m_clean - graph.metric(batch, mask)).cpu().double()
+                effects[rows, index] = (batch.m_clean - graph.metric(batch, mask)).cpu().double()
                 bar.advance()
-    return _signed("patching", graph, found, began)
+    return _signed("patching", graph, effects, began)
 
 
 def attribute_edges(contrast: Contrast, n_steps: int = 1, ablation: Ablation = "resample") -> EdgeScores:
@@ -154,15 +155,15 @@ def attribute_edges(contrast: Contrast, n_steps: int = 1, ablation: Ablation = "
     forward and backward passes for all edges at once."""
     began = time.perf_counter()
     graph = EdgeGraph(contrast, ablation)
-    found = []
+    effects = []
     for batch in contrast.batches:
         total = torch.zeros(len(batch.examples), len(graph.edges), dtype=torch.float64)
         clean, corrupted = (contrast.heads.inputs(p.tokens) for p in (batch.clean, batch.corrupted))
         for step in range(1, n_steps + 1):
             inputs = None if step == n_steps else corrupted + step / n_steps * (clean - corrupted)
             total += _edge_derivatives(graph, batch, inputs)
-        found.append(total / n_steps)
-    return _signed("EAP" if n_steps == 1 else "EAP-IG", graph, torch.cat(found), began)
+        effects.append(total / n_steps)
+    return _signed("EAP" if n_steps == 1 else "EAP-IG", graph, torch.cat(effects), began)
 
 
 def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> Float[Tensor, "B edges"]:
@@ -183,11 +184,11 @@ def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> 
         total = batch.measure(model.logits(batch.clean.tokens, reads=read, embeddings=start)).sum()
         gradients = torch.autograd.grad(total, reads)
     difference = written(model, batch.clean) - graph.replaced(batch)
-    found = []
+    products = []
     for number, gradient in enumerate(gradients):
         n_senders = 1 + min(number // 3, model.n_layers) * model.n_heads
-        found.append(torch.einsum("btsd,bthd->bsh", difference[:, :, :n_senders], gradient).flatten(1))
-    return torch.cat(found, dim=1).cpu().double()
+        products.append(torch.einsum("btsd,bthd->bsh", difference[:, :, :n_senders], gradient).flatten(1))
+    return torch.cat(products, dim=1).cpu().double()
 
 
 def acdc_edges(
@@ -209,7 +210,9 @@ def acdc_edges(
         for threshold in sorted(thresholds):
             for index in prune(range(n - 1, -1, -1), divergence, threshold, bar.advance):
                 score[index] = threshold
-    return EdgeScores("ACDC", graph.edges, score, False, time.perf_counter() - began, contrast.seconds)
+    return EdgeScores(
+        "ACDC", graph.edges, score, False, seconds=time.perf_counter() - began, reading_seconds=contrast.seconds
+    )
 
 
 def probe_edges(contrast: Contrast, config: ProbeConfig | None = None, ablation: Ablation = "resample") -> EdgeScores:
@@ -221,13 +224,21 @@ def probe_edges(contrast: Contrast, config: ProbeConfig | None = None, ablation:
     def loss(batch: int, gates: Tensor) -> Tensor:
         return kl(contrast.batches[batch], graph.logits(contrast.batches[batch], gates)).mean()
 
-    openings = train_gates(n, len(contrast.batches), loss, config or ProbeConfig(), contrast.heads.device)
-    return EdgeScores("SP", graph.edges, openings, False, time.perf_counter() - began, contrast.seconds)
+    openings = train_gates(n, len(contrast.batches), loss, config or ProbeConfig(), device=contrast.heads.device)
+    return EdgeScores(
+        "SP", graph.edges, openings, False, seconds=time.perf_counter() - began, reading_seconds=contrast.seconds
+    )
 
 
 def _signed(method: str, graph: EdgeGraph, per_example: Float[Tensor, "E edges"], began: float) -> EdgeScores:
     seconds = time.perf_counter() - began
     intervals = mean_intervals(per_example)
     return EdgeScores(
-        method, graph.edges, per_example.mean(0), True, seconds, graph.contrast.seconds, intervals=intervals
+        method,
+        graph.edges,
+        per_example.mean(0),
+        True,
+        seconds=seconds,
+        reading_seconds=graph.contrast.seconds,
+        intervals=intervals,
     )

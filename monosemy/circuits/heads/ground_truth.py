@@ -59,13 +59,13 @@ class PublishedCircuit:
     @property
     def edges(self) -> frozenset[Edge]:
         """Every edge of the links, senders always in an earlier layer than receivers."""
-        found = set()
+        edges = set()
         for start, end, channels in self.links:
             for sender in self.groups.get(start, (INPUT,)):
                 for receiver in self.groups.get(end, (OUTPUT,)):
                     if isinstance(sender, str) or isinstance(receiver, str) or sender[0] < receiver[0]:
-                        found |= {Edge(sender, receiver, channel) for channel in _channels(channels)}
-        return frozenset(found)
+                        edges |= {Edge(sender, receiver, channel) for channel in _channels(channels)}
+        return frozenset(edges)
 
 
 def _channels(text: str) -> tuple[Channel, ...]:
@@ -82,45 +82,45 @@ PUBLISHED: tuple[PublishedCircuit, ...] = (
         "26 heads",
         _GPT2,
         "Wang et al. 2022, arXiv 2211.00593; edges by group as Conmy et al. 2023, arXiv 2304.14997, read them",
-        IOI_GROUPS,
-        IOI_LINKS,
+        groups=IOI_GROUPS,
+        links=IOI_LINKS,
     ),
     PublishedCircuit(
         "greater-than",
         "as scored by later papers",
         _GPT2,
         "Hanna et al. 2023, arXiv 2305.00586, as listed by Conmy et al. 2023; its MLPs 0 to 3 and 8 to 11 left out",
-        {"early": _EARLY, "middle": ((5, 5), (6, 1), (6, 9), (7, 10), (8, 11), (9, 1))},
-        _YEAR_LINKS,
+        groups={"early": _EARLY, "middle": ((5, 5), (6, 1), (6, 9), (7, 10), (8, 11), (9, 1))},
+        links=_YEAR_LINKS,
     ),
     PublishedCircuit(
         "greater-than",
         "as in the authors' code",
         _GPT2,
         "code of Hanna et al. 2023: 5.1 and 8.8 in place of 6.1; its MLPs left out",
-        {"early": _EARLY, "middle": ((5, 1), (5, 5), (6, 9), (7, 10), (8, 8), (8, 11), (9, 1))},
-        _YEAR_LINKS,
+        groups={"early": _EARLY, "middle": ((5, 1), (5, 5), (6, 9), (7, 10), (8, 8), (8, 11), (9, 1))},
+        links=_YEAR_LINKS,
     ),
     PublishedCircuit(
         "docstring",
         "as by its authors",
         ("attn-only-4l",),
         "Heimersheim and Janiak 2023, A circuit for Python docstrings in a 4-layer attention-only transformer",
-        {"heads": ((0, 5), (1, 2), (1, 4), (2, 0), (3, 0), (3, 6))},
+        groups={"heads": ((0, 5), (1, 2), (1, 4), (2, 0), (3, 0), (3, 6))},
     ),
     PublishedCircuit(
         "docstring",
         "as in the discrete-SAE paper",
         ("attn-only-4l",),
         "O'Neill and Bui 2024, arXiv 2405.12522: 1.0 in place of 1.2",
-        {"heads": ((0, 5), (1, 0), (1, 4), (2, 0), (3, 0), (3, 6))},
+        groups={"heads": ((0, 5), (1, 0), (1, 4), (2, 0), (3, 0), (3, 6))},
     ),
     PublishedCircuit(
         "induction",
         "two layers",
         ("redwood_attn_2l",),
         "Conmy et al. 2023, arXiv 2304.14997",
-        {"previous token": ((0, 0),), "induction": ((1, 5), (1, 6))},
+        groups={"previous token": ((0, 0),), "induction": ((1, 5), (1, 6))},
     ),
 )
 

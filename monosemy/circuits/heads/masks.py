@@ -31,8 +31,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast, HeadScores, layers_of, passes_of
+from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast, layers_of, passes_of
 from monosemy.circuits.heads.model_heads import mask_edit, n_all, replace_edit
+from monosemy.circuits.heads.scores import HeadScores
 from monosemy.support import progress
 
 THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -60,7 +61,9 @@ def acdc(contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation:
             for index in prune(range(n - 1, -1, -1), divergence, threshold, bar.advance):
                 score[index] = threshold
     passes = len(thresholds) * passes_of(heads, range(n))
-    return HeadScores("ACDC", score, False, time.perf_counter() - began, contrast.seconds, n_passes=passes)
+    return HeadScores(
+        "ACDC", score, False, time.perf_counter() - began, reading_seconds=contrast.seconds, n_passes=passes
+    )
 
 
 def prune(
@@ -68,17 +71,17 @@ def prune(
 ) -> list[int]:
     """What is kept when each of `order` in turn is dropped unless the divergence rises by `threshold` or more."""
     dropped: list[int] = []
-    kept = []
+    remaining = []
     current = 0.0
     for index in order:
-        found = divergence([*dropped, index])
-        if found - current < threshold:
+        raised = divergence([*dropped, index])
+        if raised - current < threshold:
             dropped.append(index)
-            current = found
+            current = raised
         else:
-            kept.append(index)
+            remaining.append(index)
         advance()
-    return kept
+    return remaining
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,11 @@ def subnetwork_probing(
         logits = heads.logits(contrast.batches[batch].clean.tokens, edit, gradients=True)
         return kl(contrast.batches[batch], logits).mean()
 
-    openings = train_gates(n_all(heads), len(contrast.batches), loss, config, heads.device)
+    openings = train_gates(n_all(heads), len(contrast.batches), loss, config, device=heads.device)
     passes = 3 * config.n_steps / len(contrast.batches)
-    return HeadScores("SP", openings, False, time.perf_counter() - began, contrast.seconds, n_passes=passes)
+    return HeadScores(
+        "SP", openings, False, time.perf_counter() - began, reading_seconds=contrast.seconds, n_passes=passes
+    )
 
 
 def train_gates(
@@ -116,6 +121,7 @@ def train_gates(
     n_batches: int,
     loss: Callable[[int, Float[Tensor, " n"]], Tensor],
     config: ProbeConfig,
+    *,
     device: torch.device,
 ) -> Float[Tensor, " n"]:
     """P(open) of n gates after training; `loss(batch, gates)` is the divergence to keep small."""

@@ -1,20 +1,19 @@
-"""Direct edges between the few heads that are kept: exact, or by gradients, on any model without post-norms.
+"""Direct edges between the heads of a circuit, measured exactly or by gradients, in any model without post-norms.
 
-Place on the path: `Contrast`, kept heads → [each edge held to the replacement's value] → a score per edge.
+Place on the path: `Contrast`, members of a circuit → [each edge held to the replacement's value] → a score per edge.
 
     s → r         layer of r reads  x + (o'_s − o_s);  r alone takes the values this gives;  all that follows runs on
     s → output    the final residual stream is  x + (o'_s − o_s)
     score = m(clean) − m(edge replaced), positive when the edge supports the behaviour
 
-x: clean residual stream, o_s, o'_s: what s adds on the prompt and when replaced (by the counterpart's, the
-mean, or nothing). Only the direct way through the
-residual stream counts: MLPs and heads between s and r keep their clean values. A receiver's queries, keys and values
-are replaced together. Attention-only models have exact edges by channel, and edges from the input: `edges.py` gives
-them, restricted to the kept heads.
+x is the clean residual stream, o_s what s adds on the prompt, o'_s what it adds when replaced (by the counterpart's
+value, the mean, or nothing). Only the direct way through the residual stream counts: MLPs and heads between s and r
+keep their clean values. A receiver's queries, keys and values are replaced together. Attention-only models have exact
+edges by channel, and edges from the input: `edges.py` gives them, restricted to the members.
 
 Source: path patching (Wang et al. 2022, 2211.00593; Goldowsky-Dill et al. 2023, 2304.05969). Cost: for an edge, one
-attention layer and a pass from the receiver on. Limits: effects through MLPs belong to no edge here; one edge at a time
-(many at once: `kept_graph.py`).
+attention layer and a pass from the receiver on. Limits: effects through MLPs belong to no edge here; edges are
+cut one at a time.
 """
 
 from __future__ import annotations
@@ -27,58 +26,59 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast, EdgeScores, mean_intervals
+from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast
 from monosemy.circuits.heads.edges import all_edges, attribute_edges, patch_edges
 from monosemy.circuits.heads.model_heads import AttentionOnlyHeads, LanguageModelHeads, replace_edit
+from monosemy.circuits.heads.scores import EdgeScores, mean_intervals
 from monosemy.circuits.heads.task import INPUT, OUTPUT, Edge
 from monosemy.support import progress
 
 
-def kept_edges(contrast: Contrast, kept: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
-    """Exact effect of every edge between kept heads (by number), and from them to the output.
+def patch_member_edges(contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
+    """Exact effect of every edge between `members` (heads by number), and from each of them to the output.
 
     What the sender is replaced by follows `ablation`. Raises UserError for a model whose single edges cannot be held.
     """
     heads = contrast.heads
     if isinstance(heads, AttentionOnlyHeads):
-        return _restricted(contrast, kept, lambda chosen: patch_edges(contrast, chosen, ablation))
+        return _restricted(contrast, members, lambda indices: patch_edges(contrast, indices, ablation))
     assert isinstance(heads, LanguageModelHeads)
     began = time.perf_counter()
-    places = edges_among(kept, heads.n_heads)
-    found = torch.zeros(contrast.n_examples, len(places), dtype=torch.float64)
-    done = 0
-    with progress.stage("patch edges", total=len(places) * contrast.n_examples, unit="passes") as bar:
+    edges = edges_among(members, heads.n_heads)
+    effects = torch.zeros(contrast.n_examples, len(edges), dtype=torch.float64)
+    n_done = 0
+    with progress.stage("patch edges", total=len(edges) * contrast.n_examples, unit="passes") as bar:
         for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
-            rows = slice(done, done := done + len(batch.examples))
-            for number, (sender, receiver) in enumerate(places):
-                found[rows, number] = _effect(heads, batch, replacement, sender, receiver).cpu().double()
+            rows = slice(n_done, n_done := n_done + len(batch.examples))
+            for number, (sender, receiver) in enumerate(edges):
+                effects[rows, number] = _effect(heads, batch, replacement, sender, receiver=receiver).cpu().double()
                 bar.advance(len(batch.examples))
-    return _scores("patching", contrast, places, found, began)
+    return _scores("patching", contrast, edges, effects, began=began)
 
 
-def attribute_kept_edges(contrast: Contrast, kept: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
+def attribute_member_edges(contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
     """EAP of the same edges: Σ (o_s − o'_s) · ∂m/∂x_r, with x_r what the receiver alone reads; a backward pass for
-    every receiver. Raises UserError as `kept_edges` does."""
+    every receiver. Raises UserError as `patch_member_edges` does."""
     heads = contrast.heads
     if isinstance(heads, AttentionOnlyHeads):
-        return _restricted(contrast, kept, lambda _: attribute_edges(contrast, 1, ablation))
+        return _restricted(contrast, members, lambda _: attribute_edges(contrast, 1, ablation))
     assert isinstance(heads, LanguageModelHeads)
     began = time.perf_counter()
-    places = edges_among(kept, heads.n_heads)
-    found = []
+    edges = edges_among(members, heads.n_heads)
+    effects = []
     for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
         lost = batch.clean.values - replacement
-        differences = {s: heads.added(s, lost[:, :, s]) for s in sorted(kept)}
-        gradients = {r: _gradient(heads, batch, r) for r in dict.fromkeys(receiver for _, receiver in places)}
-        columns = [(differences[s] * gradients[r]).sum((1, 2)) for s, r in places]
-        found.append(torch.stack(columns, 1).cpu().double() if columns else torch.zeros(len(batch.examples), 0))
-    return _scores("EAP", contrast, places, torch.cat(found), began)
+        differences = {s: heads.added(s, lost[:, :, s]) for s in sorted(members)}
+        gradients = {r: _gradient(heads, batch, r) for r in dict.fromkeys(receiver for _, receiver in edges)}
+        columns = [(differences[s] * gradients[r]).sum((1, 2)) for s, r in edges]
+        effects.append(torch.stack(columns, 1).cpu().double() if columns else torch.zeros(len(batch.examples), 0))
+    return _scores("EAP", contrast, edges, torch.cat(effects), began=began)
 
 
-def edges_among(kept: Sequence[int], n_heads: int) -> list[tuple[int, int | None]]:
+def edges_among(members: Sequence[int], n_heads: int) -> list[tuple[int, int | None]]:
     """(sender, receiver) by number, receivers in later layers; then every head to the output (None)."""
-    pairs = [(s, r) for s, r in product(sorted(kept), sorted(kept)) if s // n_heads < r // n_heads]
-    return [*pairs, *((s, None) for s in sorted(kept))]
+    pairs = [(s, r) for s, r in product(sorted(members), sorted(members)) if s // n_heads < r // n_heads]
+    return [*pairs, *((s, None) for s in sorted(members))]
 
 
 def edge_of(sender: int, receiver: int | None, n_heads: int) -> Edge:
@@ -86,13 +86,20 @@ def edge_of(sender: int, receiver: int | None, n_heads: int) -> Edge:
 
 
 def _scores(
-    method: str, contrast: Contrast, places: Sequence[tuple[int, int | None]], found: Tensor, began: float
+    method: str,
+    contrast: Contrast,
+    numbered_edges: Sequence[tuple[int, int | None]],
+    per_example: Tensor,
+    *,
+    began: float,
 ) -> EdgeScores:
     n_heads = contrast.heads.n_heads
-    edges = [edge_of(sender, receiver, n_heads) for sender, receiver in places]
-    intervals = mean_intervals(found) if edges else torch.zeros(0, 2, dtype=torch.float64)
+    edges = [edge_of(sender, receiver, n_heads) for sender, receiver in numbered_edges]
+    intervals = mean_intervals(per_example) if edges else torch.zeros(0, 2, dtype=torch.float64)
     seconds = time.perf_counter() - began
-    return EdgeScores(method, edges, found.mean(0), True, seconds, contrast.seconds, intervals)
+    return EdgeScores(
+        method, edges, per_example.mean(0), True, seconds=seconds, reading_seconds=contrast.seconds, intervals=intervals
+    )
 
 
 def _gradient(heads: LanguageModelHeads, batch: Batch, receiver: int | None) -> Tensor:
@@ -116,7 +123,9 @@ def _gradient(heads: LanguageModelHeads, batch: Batch, receiver: int | None) -> 
     return gradient
 
 
-def _effect(heads: LanguageModelHeads, batch: Batch, replacement: Tensor, sender: int, receiver: int | None) -> Tensor:
+def _effect(
+    heads: LanguageModelHeads, batch: Batch, replacement: Tensor, sender: int, *, receiver: int | None
+) -> Tensor:
     """[B]; `receiver` None is the output."""
     difference = replacement[:, :, sender] - batch.clean.values[:, :, sender]
     pushed = heads.added(sender, difference).to(batch.clean.values.dtype)
@@ -129,14 +138,16 @@ def _effect(heads: LanguageModelHeads, batch: Batch, replacement: Tensor, sender
     return batch.m_clean - batch.measure(heads.logits(batch.clean.tokens, edit, layers=[layer], clean=batch.clean))
 
 
-def _restricted(contrast: Contrast, kept: Sequence[int], method: Callable[[list[int]], EdgeScores]) -> EdgeScores:
-    """The edges of an attention-only model among kept heads, the input and the output: `method` is given their numbers
+def _restricted(contrast: Contrast, members: Sequence[int], method: Callable[[list[int]], EdgeScores]) -> EdgeScores:
+    """The edges of an attention-only model among the members, the input and the output: `method` is given their numbers
     and scores all edges."""
     n_heads = contrast.heads.n_heads
-    ends = {INPUT, OUTPUT, *(divmod(index, n_heads) for index in kept)}
+    ends = {INPUT, OUTPUT, *(divmod(index, n_heads) for index in members)}
     every = all_edges(contrast.heads.n_layers, n_heads)
-    chosen = [number for number, edge in enumerate(every) if edge.sender in ends and edge.receiver in ends]
-    found = method(chosen)
-    assert found.intervals is not None
-    edges = [every[number] for number in chosen]
-    return replace(found, edges=edges, scores=found.scores[chosen], intervals=found.intervals[chosen])
+    indices = [number for number, edge in enumerate(every) if edge.sender in ends and edge.receiver in ends]
+    edge_scores = method(indices)
+    assert edge_scores.intervals is not None
+    edges = [every[number] for number in indices]
+    return replace(
+        edge_scores, edges=edges, scores=edge_scores.scores[indices], intervals=edge_scores.intervals[indices]
+    )

@@ -18,18 +18,11 @@ from torch import Tensor
 
 from monosemy.circuits.heads import attribution, code_scores, controls, masks, patching
 from monosemy.circuits.heads.combined import Combined, CombinedConfig, combined_circuit
-from monosemy.circuits.heads.contrast import (
-    ABLATIONS,
-    Ablation,
-    Contrast,
-    HeadScores,
-    all_heads,
-    passes_of,
-    read_contrast,
-)
+from monosemy.circuits.heads.contrast import ABLATIONS, Ablation, Contrast, all_heads, passes_of, read_contrast
 from monosemy.circuits.heads.discrete import Codes, DiscreteConfig, discrete_codes, fitted, preset
 from monosemy.circuits.heads.model_heads import Heads, n_all
 from monosemy.circuits.heads.pooled import PooledHeads, pooled_heads
+from monosemy.circuits.heads.scores import HeadScores
 from monosemy.circuits.heads.task import TaskData
 from monosemy.errors import UserError, unknown
 
@@ -91,8 +84,8 @@ def codes_by_node(bench: Bench, name: str) -> HeadScores:
     seconds += time.perf_counter() - began
     intervals = code_scores.node_intervals(codes, break_ties=ties)
     return HeadScores(
-        f"codes, {name}", scores, False, seconds, bench.pooled.seconds, intervals=intervals, n_passes=0
-    )  # fmt: skip
+        f"codes, {name}", scores, False, seconds, reading_seconds=bench.pooled.seconds, intervals=intervals, n_passes=0
+    )
 
 
 def codes_by_pairs(bench: Bench, name: str) -> HeadScores:
@@ -103,7 +96,7 @@ def codes_by_pairs(bench: Bench, name: str) -> HeadScores:
     counts = code_scores.pair_counts(codes, break_ties=ties)
     scores = code_scores.head_scores_by_pairs(counts, bench.heads.n_heads, break_ties=ties)
     seconds += time.perf_counter() - began
-    return HeadScores(f"code pairs, {name}", scores, False, seconds, bench.pooled.seconds)
+    return HeadScores(f"code pairs, {name}", scores, False, seconds, reading_seconds=bench.pooled.seconds)
 
 
 def _combined(bench: Bench) -> HeadScores:
@@ -112,8 +105,8 @@ def _combined(bench: Bench) -> HeadScores:
 
 def _combined_without_codes(bench: Bench) -> HeadScores:
     """The combined method's own control: gradients alone propose."""
-    found = combined_circuit(bench.contrast, CombinedConfig(code_share=0.0), bench.ablation).heads
-    return replace(found, method="combined, no codes")
+    scores = combined_circuit(bench.contrast, CombinedConfig(code_share=0.0), bench.ablation).heads
+    return replace(scores, method="combined, no codes")
 
 
 def _control(
@@ -124,7 +117,7 @@ def _control(
     began = time.perf_counter()
     scores = score(pooled)
     seconds = time.perf_counter() - began + coding_seconds
-    return HeadScores(f"{name} (control)", scores.double(), False, seconds, pooled.seconds)
+    return HeadScores(f"{name} (control)", scores.double(), False, seconds, reading_seconds=pooled.seconds)
 
 
 def _of_codes(name: str, bench: Bench, score: Callable[[Codes], Tensor]) -> HeadScores:
@@ -184,8 +177,8 @@ MAX_SEED = 2**63
 
 def all_methods(ablation: Ablation, main: str) -> list[str]:
     """Every method but those that would repeat another one's scores: `main`, and patching under its second name."""
-    left_out = {main, f"patching-{ablation}"} | ({"patching"} if main == f"patching-{ablation}" else set())
-    return [name for name in METHODS if name not in left_out]
+    duplicates = {main, f"patching-{ablation}"} | ({"patching"} if main == f"patching-{ablation}" else set())
+    return [name for name in METHODS if name not in duplicates]
 
 
 def expected_passes(name: str, heads: Heads, n_batches: int) -> float:

@@ -15,7 +15,7 @@ norm as the pass runs, so causal effects are exact, but outputs don't add up to 
 Heads of two widths (Gemma 4) are padded with zeros to the wider one, and W_O with rows of zeros: values that nothing
 reads. Layers without attention heads, or with another number of them (state-space and linear-attention layers of hybrid
 models), are left out: their places are counted, so that layers keep their numbers, but hold zeros, write nothing and
-are never edited. `left_out` names them.
+are never edited. `skipped_layers` names them.
 
 Source: the sites of `models/adapter.py`. Limits: decoders whose output projection is one matrix of n_heads blocks.
 """
@@ -68,7 +68,7 @@ class Heads(Protocol):
     d_model: int
     starts_late: bool
     """Whether a pass can start behind the layers that an edit does not reach."""
-    left_out: str
+    skipped_layers: str
     """Which layers are left out, and why; empty where none is."""
 
     @property
@@ -130,7 +130,7 @@ class AttentionOnlyHeads:
         self.name = model.name
         self.n_layers, self.n_heads, self.d_model = model.n_layers, model.n_heads, model.d_model
         self.starts_late = False
-        self.left_out = ""
+        self.skipped_layers = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -152,15 +152,15 @@ class AttentionOnlyHeads:
             return self.model.embed(tokens.to(self.device))
 
     def run(self, tokens: Tensor, *, residual: bool = False) -> Pass:
-        kept: list[Tensor] = []
+        values_by_layer: list[Tensor] = []
 
         def keep(layer: int, values: Tensor) -> Tensor:
-            kept.append(values)
+            values_by_layer.append(values)
             return values
 
         with torch.no_grad():
             logits = self.model.logits(tokens.to(self.device), keep)
-            return Pass(tokens, torch.cat(kept, dim=2), logits)
+            return Pass(tokens, torch.cat(values_by_layer, dim=2), logits)
 
     def logits(
         self,
@@ -199,7 +199,7 @@ class LanguageModelHeads:
                 reasons[layer] = error
         if not weights:
             raise UserError(f"{model.name} has no attention heads to look at in any layer: {reasons[0]}")
-        self.left_out = _left_out(model, reasons)
+        self.skipped_layers = _skipped_layers(model, reasons)
         self._widths = {layer: weight.shape[1] for layer, weight in weights.items()}
         self.d_value = max(self._widths.values())
         nothing = next(iter(weights.values())).new_zeros(self.n_heads, self.d_value, self.d_model)
@@ -227,7 +227,7 @@ class LanguageModelHeads:
         return self.model.activations(tokens, [_residual_site(0)])[_residual_site(0)]
 
     def run(self, tokens: Tensor, *, residual: bool = False) -> Pass:
-        kept: dict[str, Tensor] = {}
+        site_values: dict[str, Tensor] = {}
         sites = [_site(layer) for layer in self.layers]
         stream_sites = [_residual_site(layer) for layer in range(self.n_layers)]
         stream_sites.append(f"layers.{self.n_layers - 1}.resid_post")
@@ -236,19 +236,19 @@ class LanguageModelHeads:
 
         def keeper(site: str) -> Callable[[Tensor], Tensor]:
             def keep(value: Tensor) -> Tensor:
-                kept[site] = value
+                site_values[site] = value
                 return value
 
             return keep
 
         tokens = tokens.to(self.device)
         logits = self.model.logits(tokens, {site: keeper(site) for site in sites}, last_only=True)[:, -1].float()
-        by_layer = {layer: self.split(layer, kept[_site(layer)]) for layer in self.layers}
+        by_layer = {layer: self.split(layer, site_values[_site(layer)]) for layer in self.layers}
         nothing = torch.zeros_like(next(iter(by_layer.values())))
         values = torch.cat([by_layer.get(layer, nothing) for layer in range(self.n_layers)], dim=2)
         stream = None
         if residual and self.model.can_start_late:
-            stream = tuple(kept[site] for site in stream_sites)
+            stream = tuple(site_values[site] for site in stream_sites)
         return Pass(tokens, values, logits, stream)
 
     def logits(
@@ -261,17 +261,19 @@ class LanguageModelHeads:
         inputs: Tensor | None = None,
         gradients: bool = False,
     ) -> Tensor:
-        asked = [layer for layer in self.layers if layers is None or layer in layers]
+        edited_layers = [layer for layer in self.layers if layers is None or layer in layers]
 
         def editor(layer: int, edit: HeadEdit) -> Callable[[Tensor], Tensor]:
             return lambda value: self.join(layer, edit(layer, self.split(layer, value)))
 
-        edits = {_site(layer): editor(layer, edit) for layer in asked} if edit is not None else {}
+        edits = {_site(layer): editor(layer, edit) for layer in edited_layers} if edit is not None else {}
         if inputs is not None:
             edits[_residual_site(0)] = lambda _: inputs
         start = None
-        if clean is not None and clean.residual is not None and inputs is None and edit is not None and asked:
-            start = Start(clean.tokens, asked[0], clean.residual[asked[0]]) if asked[0] else None
+        if clean is not None and clean.residual is not None and inputs is None and edit is not None and edited_layers:
+            start = (
+                Start(clean.tokens, edited_layers[0], clean.residual[edited_layers[0]]) if edited_layers[0] else None
+            )
         logits = self.model.logits(tokens, edits, start, last_only=True, gradients=gradients)
         return logits[:, -1].float()
 
@@ -307,14 +309,14 @@ class LanguageModelHeads:
         start = Start(clean.tokens, layer, self._stream(clean, layer) + pushed)
         if not gradients:
             return self.split(layer, self.model.activations(clean.tokens, [site], start)[site])
-        found: list[Tensor] = []
+        site_values: list[Tensor] = []
 
         def keep(value: Tensor) -> Tensor:
-            found.append(value)
+            site_values.append(value)
             return value
 
         self.model.logits(clean.tokens, {site: keep}, start, last_only=True, gradients=True)
-        return self.split(layer, found[0])
+        return self.split(layer, site_values[0])
 
     def logits_from(
         self, clean: Pass, pushed: Float[Tensor, "B T d_model"], *, gradients: bool = False
@@ -341,7 +343,7 @@ class LanguageModelHeads:
         return values[..., : self._widths[layer]].flatten(2)
 
 
-def _left_out(model: LanguageModel, reasons: dict[int, UserError]) -> str:
+def _skipped_layers(model: LanguageModel, reasons: dict[int, UserError]) -> str:
     if not reasons:
         return ""
     layers, few = ", ".join(map(str, list(reasons)[:8])), len(reasons) <= 8
@@ -372,9 +374,9 @@ def replace_edit(replacement: Float[Tensor, "B T n d_value"], indices: Sequence[
     def edit(layer: int, values: Tensor) -> Tensor:
         if layer not in of_layer:
             return values
-        chosen = of_layer[layer]
+        layer_heads = of_layer[layer]
         new = values.clone()
-        new[:, :, chosen] = replacement[:, :, [layer * n_heads + head for head in chosen]].to(values.dtype)
+        new[:, :, layer_heads] = replacement[:, :, [layer * n_heads + head for head in layer_heads]].to(values.dtype)
         return new
 
     return edit
@@ -392,8 +394,8 @@ def mask_edit(
         block = slice(layer * n_heads, (layer + 1) * n_heads)
         share = mask[..., block]
         share = share[:, None, :, None] if mask.ndim == 2 else share[:, None]
-        other = replacement[:, :, block].to(values.dtype)
-        return other + share * (values - other)
+        block_replacement = replacement[:, :, block].to(values.dtype)
+        return block_replacement + share * (values - block_replacement)
 
     return edit
 

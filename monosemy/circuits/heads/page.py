@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 
 from monosemy import __version__
-from monosemy.circuits.heads.drawing import Palette, draw_circuit, drawn_edges
+from monosemy.circuits.heads.drawing import Palette, draw_circuit, edges_to_draw
 from monosemy.report.canvas import Drawing, render
 from monosemy.report.markup import Cell, Html, bullets, facts, figure, join, page, table
 from monosemy.report.theme import LIGHT, Theme, matplotlib_settings
@@ -22,8 +22,8 @@ from monosemy.support.files import atomic_path, write_json, write_text
 from monosemy.support.numbers import ends_text
 
 if TYPE_CHECKING:
-    from monosemy.circuits.heads.contrast import HeadScores
-    from monosemy.circuits.heads.find import Circuit
+    from monosemy.circuits.heads.circuit import Circuit
+    from monosemy.circuits.heads.scores import HeadScores
 
 N_SHOWN = 20
 """Heads listed, where the circuit has no more."""
@@ -39,10 +39,10 @@ def summary(circuit: Circuit) -> str:
         )
     if circuit.carried is None:
         return "no head's effect is large and clear enough to count as the circuit's"
-    found = circuit.carried
+    carried = circuit.carried
     sides = [
         f"{value:.0%}" + ends_text(ends, ".0%")
-        for value, ends in ((found.alone, found.alone_interval), (found.without, found.without_interval))
+        for value, ends in ((carried.alone, carried.alone_interval), (carried.without, carried.without_interval))
     ]
     n = len(circuit.members)
     heads = f"{n} heads" if n > 1 else "1 head"
@@ -53,16 +53,18 @@ def summary(circuit: Circuit) -> str:
 
 
 def method_heading(circuit: Circuit) -> tuple[str, ...]:
-    known = [f"AUC, {version.version}" for version in circuit.known]
+    auc_columns = [f"AUC, {version.version}" for version in circuit.published]
     seconds = ("seconds", "of it reading")
-    return ("method", *seconds, "rank correlation", *known, "shared among the first", "first heads")
+    return ("method", *seconds, "rank correlation", *auc_columns, "shared among the first", "first heads")
 
 
 def heads_heading(circuit: Circuit) -> tuple[str, ...]:
     signed = circuit.heads.signed
-    return ("head", "effect", "95%", "share of the difference", "in the circuit") if signed else (
-        "head", "score", "95%, low by construction", "share of the difference", "in the circuit"
-    )  # fmt: skip
+    return (
+        ("head", "effect", "95%", "share of the difference", "in the circuit")
+        if signed
+        else ("head", "score", "95%, low by construction", "share of the difference", "in the circuit")
+    )
 
 
 def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
@@ -91,7 +93,7 @@ def edges_heading(circuit: Circuit) -> tuple[str, ...]:
 def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
     """All measured edges, strongest first: name, effect, interval, co-occurrence of the ends' codes. Where none were
     measured, those that codes give: name, co-occurrence."""
-    edges = circuit.shown_edges
+    edges = circuit.best_edges
     if edges is None:
         return []
     if circuit.edges is None:
@@ -103,8 +105,8 @@ def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for i in edges.importance.argsort(descending=True, stable=True).tolist():
         edge, count = edges.edges[i], by_codes.get(edges.edges[i].ends)
-        shown = "–" if count is None else f"{int(count)}"  # below 1: what breaks ties
-        rows.append((str(edge), f"{float(edges.scores[i]):.3g}", _interval(edges.intervals, i), shown))
+        count_text = "–" if count is None else f"{int(count)}"  # below 1: what breaks ties
+        rows.append((str(edge), f"{float(edges.scores[i]):.3g}", _interval(edges.intervals, i), count_text))
     return rows
 
 
@@ -113,7 +115,7 @@ def method_rows(circuit: Circuit) -> list[tuple[str, ...]]:
     k = len(circuit.members) or 10
     first = set(circuit.ranked()[:k])
     rows: list[tuple[str, ...]] = []
-    for scores in (circuit.heads, *circuit.others):
+    for scores in (circuit.heads, *circuit.compared):
         order = scores.importance.argsort(descending=True, stable=True).tolist()
         rows.append(
             (
@@ -121,7 +123,7 @@ def method_rows(circuit: Circuit) -> list[tuple[str, ...]]:
                 f"{scores.total_seconds:.1f}",
                 f"{scores.reading_seconds:.1f}",
                 f"{rank_correlation(circuit.heads, scores):.2f}",
-                *(f"{circuit.agreement_with(known, scores).auc:.3f}" for known in circuit.known),
+                *(f"{circuit.agreement_with(reported, scores).auc:.3f}" for reported in circuit.published),
                 f"{len(first & set(order[:k]))} of {k}",
                 " ".join(circuit.name_of(i) for i in order[:6]),
             )
@@ -136,9 +138,9 @@ def rank_correlation(first: HeadScores, second: HeadScores) -> float:
         values = scores.importance.numpy()
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - (counts + 1) / 2)[inverse])
-    one, other = (r - r.mean() for r in ranks)
-    size = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum()) / size if size else 0.0
+    first_ranks, second_ranks = (r - r.mean() for r in ranks)
+    size = float(np.sqrt((first_ranks**2).sum() * (second_ranks**2).sum()))
+    return float((first_ranks * second_ranks).sum()) / size if size else 0.0
 
 
 def _interval(intervals: Any, index: int) -> str:
@@ -152,13 +154,13 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
         orange, blue = theme.series[0], theme.series[1]
         return Palette(theme.background, theme.ink, theme.muted, theme.grid, supports=blue, opposes=orange)
 
-    shown, n_edges = drawn_edges(circuit), len(circuit.shown_edges.edges) if circuit.shown_edges else 0
+    edges, n_edges = edges_to_draw(circuit), len(circuit.best_edges.edges) if circuit.best_edges else 0
     kind = "measured edges" if circuit.edges is not None else "edges by codes that occur together"
     names = ", ".join(circuit.name_of(i) for i in circuit.members) or "none named"
-    drawn = "heads of the circuit" if circuit.members else "the first heads of the ranking, which names no circuit"
+    discs = "heads of the circuit" if circuit.members else "the first heads of the ranking, which names no circuit"
     caption = (
-        f"Discs: {drawn}, larger the stronger; filled they support the behaviour, ringed they work against "
-        f"it. Lines: the strongest of {n_edges} {kind} ({len(shown)} pairs drawn), dashed where negative."
+        f"Discs: {discs}, larger the stronger; filled they support the behaviour, ringed they work against "
+        f"it. Lines: the strongest of {n_edges} {kind} ({len(edges)} pairs drawn), dashed where negative."
     )
     drawing = render(
         "circuit",
@@ -197,7 +199,7 @@ def _document(circuit: Circuit, drawing: Drawing) -> str:
     sections.append(("methods", "Methods", [_methods_table(circuit), bullets(_limits(circuit))]))
     rows = [("Task", circuit.task.name), ("Model", f"{circuit.model} ({circuit.fingerprint})")]
     rows += [("Prompts", str(circuit.n_prompts)), ("Ablation", circuit.ablation), ("Seed", str(circuit.seed))]
-    rows += [("Reported circuit", f"{known.version}: {known.source}") for known in circuit.known]
+    rows += [("Reported circuit", f"{reported.version}: {reported.source}") for reported in circuit.published]
     rows += [("Prompts of the task", line) for line in circuit.task.provenance]
     sections.append(("provenance", "Provenance", [facts("What was used", rows)]))
     section = Html('<section id="{}"><h2>{}</h2>\n{}\n</section>')
@@ -218,7 +220,7 @@ def _edges_table(circuit: Circuit) -> Html:
 
 
 def _methods_table(circuit: Circuit) -> Html:
-    numeric = tuple(range(1, 4 + len(circuit.known)))
+    numeric = tuple(range(1, 4 + len(circuit.published)))
     return _table("Methods on the same heads", method_heading(circuit), method_rows(circuit), numeric=numeric)
 
 
@@ -255,8 +257,8 @@ def _limits(circuit: Circuit) -> list[str]:
         )
     if circuit.no_edges:
         lines.append(f"No edges: {circuit.no_edges}.")
-    if circuit.left_out:
-        lines.append(f"{circuit.left_out[0].upper()}{circuit.left_out[1:]}.")
+    if circuit.skipped_layers:
+        lines.append(f"{circuit.skipped_layers[0].upper()}{circuit.skipped_layers[1:]}.")
     if not circuit.accuracy.enough:
         lines.insert(0, f"Careful: {circuit.accuracy}.")
     return lines

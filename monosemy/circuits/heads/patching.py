@@ -25,17 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosemy.circuits.heads.contrast import (
-    Ablation,
-    Batch,
-    Contrast,
-    HeadScores,
-    all_heads,
-    from_examples,
-    layers_of,
-    passes_of,
-)
+from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast, all_heads, layers_of, passes_of
 from monosemy.circuits.heads.model_heads import Heads, n_all, replace_edit
+from monosemy.circuits.heads.scores import HeadScores, from_examples
 from monosemy.errors import unknown
 from monosemy.support import progress
 
@@ -56,17 +48,19 @@ def exhaustive_patching(
     if direction not in DIRECTIONS:
         raise unknown("direction", direction, DIRECTIONS)
     began = time.perf_counter()
-    asked = list(all_heads(contrast.heads) if indices is None else indices)
+    head_numbers = list(all_heads(contrast.heads) if indices is None else indices)
     effects = torch.zeros(contrast.n_examples, n_all(contrast.heads), dtype=torch.float64)
-    done = 0
-    with progress.stage("patch heads", total=len(asked) * contrast.n_examples, unit="passes") as bar:
+    n_done = 0
+    with progress.stage("patch heads", total=len(head_numbers) * contrast.n_examples, unit="passes") as bar:
         for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
-            rows = slice(done, done := done + len(batch.examples))
-            for index in asked:
-                effects[rows, index] = _effect(contrast.heads, batch, replacement, (index,), direction).cpu().double()
+            rows = slice(n_done, n_done := n_done + len(batch.examples))
+            for index in head_numbers:
+                effects[rows, index] = (
+                    _effect(contrast.heads, batch, replacement, (index,), direction=direction).cpu().double()
+                )
                 bar.advance(len(batch.examples))
     name = {"noise": f"patching, {ablation}", "denoise": "patching, restored"}[direction]
-    return from_examples(name, contrast, effects, began, passes_of(contrast.heads, asked))
+    return from_examples(name, contrast, effects, began, n_passes=passes_of(contrast.heads, head_numbers))
 
 
 def pairwise_patching(
@@ -74,23 +68,23 @@ def pairwise_patching(
 ) -> Float[Tensor, "E n n"]:
     """Effect of replacing two heads at once on every prompt; the diagonal holds `single`'s effects."""
     assert single.per_example is not None
-    asked = list(all_heads(contrast.heads) if indices is None else indices)
+    head_numbers = list(all_heads(contrast.heads) if indices is None else indices)
     n = n_all(contrast.heads)
     effects = torch.zeros(contrast.n_examples, n, n, dtype=torch.float64)
-    done = 0
-    pairs = list(combinations(sorted(asked), 2))
+    n_done = 0
+    pairs = list(combinations(sorted(head_numbers), 2))
     with progress.stage("patch pairs", total=len(pairs) * contrast.n_examples, unit="passes") as bar:
         for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
-            rows = slice(done, done := done + len(batch.examples))
+            rows = slice(n_done, n_done := n_done + len(batch.examples))
             for g, h in pairs:
-                effect = _effect(contrast.heads, batch, replacement, (g, h), "noise").cpu().double()
+                effect = _effect(contrast.heads, batch, replacement, (g, h), direction="noise").cpu().double()
                 effects[rows, g, h] = effects[rows, h, g] = effect
                 bar.advance(len(batch.examples))
     return effects + torch.diag_embed(single.per_example)
 
 
 def _effect(
-    heads: Heads, batch: Batch, replacement: Tensor, indices: Sequence[int], direction: Direction
+    heads: Heads, batch: Batch, replacement: Tensor, indices: Sequence[int], *, direction: Direction
 ) -> Float[Tensor, " B"]:
     plain, source = (batch.clean, replacement) if direction == "noise" else (batch.corrupted, batch.clean.values)
     edit = replace_edit(source, indices, heads.n_heads)

@@ -61,9 +61,11 @@ class PooledHeads:
 
     def choose(self, rows: Tensor) -> PooledHeads:
         """These examples alone, in their old order. `rows`: [E] booleans."""
-        kept = {name: values[rows] for name, values in self.values.items()}
+        pooled_values = {name: values[rows] for name, values in self.values.items()}
         n = int((rows & self.positive).sum())
-        return PooledHeads(self.heads, kept, self.metric[rows], self.correct[rows], n, self.seconds)
+        return PooledHeads(
+            self.heads, pooled_values, self.metric[rows], self.correct[rows], n_positives=n, seconds=self.seconds
+        )
 
 
 def pooled_heads(heads: Heads, data: TaskData, *, fresh: bool = False) -> PooledHeads:
@@ -82,10 +84,12 @@ def pooled_heads(heads: Heads, data: TaskData, *, fresh: bool = False) -> Pooled
     path = cache_folder() / "circuits" / f"heads-{fingerprint(identity)}.safetensors"
     if path.is_file() and not fresh:
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        values = {name.removeprefix("values."): v for name, v in found.items() if name.startswith("values.")}
-        seconds = float(found["seconds"])
-        return PooledHeads(heads, values, found["metric"], found["correct"], len(data.positives), seconds)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        values = {name.removeprefix("values."): v for name, v in tensors.items() if name.startswith("values.")}
+        seconds = float(tensors["seconds"])
+        return PooledHeads(
+            heads, values, tensors["metric"], tensors["correct"], n_positives=len(data.positives), seconds=seconds
+        )
     read = _read(heads, data, examples)
     tensors = {f"values.{name}": value for name, value in read.values.items()}
     tensors |= {"metric": read.metric, "correct": read.correct, "seconds": torch.tensor(read.seconds)}
@@ -100,13 +104,15 @@ def _read(heads: Heads, data: TaskData, examples: Sequence[Example]) -> PooledHe
     began = time.perf_counter()
     with progress.stage("read heads", total=len(examples), unit="prompts") as bar:
         for rows in batches(heads, tokens):
-            found = heads.run(tokens[rows])
-            mean.append(found.values.float().mean(1).cpu())
-            last.append(found.values[:, -1].float().cpu())
-            measured.append(metric(found.logits, examples[rows]).cpu())
-            correct.append(accuracy(found.logits, examples[rows]).cpu())
+            clean_pass = heads.run(tokens[rows])
+            mean.append(clean_pass.values.float().mean(1).cpu())
+            last.append(clean_pass.values[:, -1].float().cpu())
+            measured.append(metric(clean_pass.logits, examples[rows]).cpu())
+            correct.append(accuracy(clean_pass.logits, examples[rows]).cpu())
             bar.advance(rows.stop - rows.start)
     seconds = time.perf_counter() - began
     values = {"mean": torch.cat(mean), "last": torch.cat(last)}
     assert values["mean"].shape[1] == n_all(heads)
-    return PooledHeads(heads, values, torch.cat(measured), torch.cat(correct), len(data.positives), seconds)
+    return PooledHeads(
+        heads, values, torch.cat(measured), torch.cat(correct), n_positives=len(data.positives), seconds=seconds
+    )

@@ -78,7 +78,9 @@ class Example:
 
     def reversed(self) -> Example:
         """The counterpart as the prompt, this prompt as its counterpart; answers stay."""
-        return Example(self.corrupted, self.tokens, self.answers, self.wrong, self.corrupted_text, self.text)
+        return Example(
+            self.corrupted, self.tokens, self.answers, self.wrong, text=self.corrupted_text, corrupted_text=self.text
+        )
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,14 @@ def check(data: TaskData) -> None:
     different length, a prompt equal to its counterpart, no answer, or a token both right and wrong."""
     if data.metric not in METRICS:
         raise unknown("metric", data.metric, METRICS)
-    for kind, examples, other in (
+    for kind, examples, opposite in (
         ("positive", data.positives, "negative"),
         ("negative", data.negatives, "positive"),
     ):
         if not examples:
             raise UserError(
-                f"task {data.name!r} has only {other} prompts; a circuit shows in the difference between positive and "
-                f"negative prompts: add at least {MIN_EXAMPLES} {kind} ones"
+                f"task {data.name!r} has only {opposite} prompts; a circuit shows in the difference between positive "
+                f"and negative prompts: add at least {MIN_EXAMPLES} {kind} ones"
             )
         if len(examples) < MIN_EXAMPLES:
             raise UserError(
@@ -130,7 +132,7 @@ def check(data: TaskData) -> None:
 
 def check_example(name: str, example: Example, first: Example) -> None:
     """Raises UserError for an example that cannot stand beside the first one."""
-    shown = repr(example.text or example.tokens)
+    prompt_text = repr(example.text or example.tokens)
     for tokens, text in ((example.tokens, example.text), (example.corrupted, example.corrupted_text)):
         if len(tokens) != len(first.tokens):
             raise UserError(
@@ -141,11 +143,13 @@ def check_example(name: str, example: Example, first: Example) -> None:
         raise UserError(f"task {name!r}: a prompt is empty; every prompt needs at least one token")
     if not example.answers or not example.wrong:
         missing = "wrong answer" if example.answers else "answer"
-        raise UserError(f"task {name!r}: the prompt {shown} has no {missing}; give at least one token")
-    if both := set(example.answers) & set(example.wrong):
-        raise UserError(f"task {name!r}: the prompt {shown} has tokens that are both right and wrong: {sorted(both)}")
+        raise UserError(f"task {name!r}: the prompt {prompt_text} has no {missing}; give at least one token")
+    if ambiguous := set(example.answers) & set(example.wrong):
+        raise UserError(
+            f"task {name!r}: the prompt {prompt_text} has tokens that are both right and wrong: {sorted(ambiguous)}"
+        )
     if example.tokens == example.corrupted:
-        raise UserError(f"task {name!r}: the prompt {shown} equals its counterpart; make the counterpart differ")
+        raise UserError(f"task {name!r}: the prompt {prompt_text} equals its counterpart; make the counterpart differ")
 
 
 def without_copies(data: TaskData) -> TaskData:
@@ -153,7 +157,7 @@ def without_copies(data: TaskData) -> TaskData:
     were left out. Raises UserError when fewer than 5 prompts of a kind differ."""
     of_kind = {"positive": data.positives, "negative": data.negatives}
     distinct: dict[str, tuple[Example, ...]] = {}
-    told = []
+    notes = []
     for kind, examples in of_kind.items():
         by_tokens: dict[tuple[int, ...], Example] = {}
         for example in examples:
@@ -166,14 +170,14 @@ def without_copies(data: TaskData) -> TaskData:
                 f"one; at least {MIN_EXAMPLES} are needed: add more"
             )
         if n_distinct < n:
-            told.append(f"{n - n_distinct} of {n} {kind} prompts are copies of others and left out")
-    if not told:
+            notes.append(f"{n - n_distinct} of {n} {kind} prompts are copies of others and left out")
+    if not notes:
         return data
     return replace(
         data,
         positives=distinct["positive"],
         negatives=distinct["negative"],
-        provenance=(*data.provenance, *told),
+        provenance=(*data.provenance, *notes),
     )
 
 
@@ -232,14 +236,14 @@ def _candidates(logits: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Te
     """Logits of the answers and of the wrong ones [B, most], each with its mask (their numbers may differ)."""
     if len(logits) != len(examples):
         raise ValueError(f"{len(logits)} rows of logits for {len(examples)} examples")
-    found: list[Tensor] = []
+    columns: list[Tensor] = []
     for lists in ([example.answers for example in examples], [example.wrong for example in examples]):
         most = max(map(len, lists))
         ids = torch.tensor([[*ids, *[ids[0]] * (most - len(ids))] for ids in lists], device=logits.device)
         lengths = torch.tensor([len(ids) for ids in lists], device=logits.device)
         mask = torch.arange(most, device=logits.device) < lengths[:, None]
-        found += [logits.gather(1, ids), mask.to(logits.dtype)]
-    return found[0], found[1], found[2], found[3]
+        columns += [logits.gather(1, ids), mask.to(logits.dtype)]
+    return columns[0], columns[1], columns[2], columns[3]
 
 
 HeadEdit: TypeAlias = Callable[[int, Tensor], Tensor]

@@ -45,7 +45,9 @@ def build_task(name: str, model: LanguageModel, n_examples: int = N_EXAMPLES, se
     check_name(name)
     if n_examples < MIN_EXAMPLES:
         raise UserError(f"{n_examples} examples of each kind are too few; ask for at least {MIN_EXAMPLES}")
-    return task_of(name, model.tokenizer_for(f"task {name!r}"), n_examples, seed, model.tokenizer_fingerprint)
+    return task_of(
+        name, model.tokenizer_for(f"task {name!r}"), n_examples, seed, fingerprint=model.tokenizer_fingerprint
+    )
 
 
 def check_name(name: str) -> None:
@@ -57,7 +59,7 @@ def check_name(name: str) -> None:
         raise unknown("task", name, TASKS, fix="or give the path of a .jsonl file of your own prompts")
 
 
-def task_of(name: str, tokenizer: Any, n_examples: int, seed: int, fingerprint: str = "") -> TaskData:
+def task_of(name: str, tokenizer: Any, n_examples: int, seed: int, *, fingerprint: str = "") -> TaskData:
     """As `build_task`, for a tokenizer (and its fingerprint) without the model."""
     prompts = Prompts(tokenizer)
     if name.endswith(".jsonl"):
@@ -82,8 +84,11 @@ class TaskAccuracy:
         return self.share >= MIN_ACCURACY
 
     def __str__(self) -> str:
-        shown = f" ({self.interval[0]:.0%} to {self.interval[1]:.0%})" if self.interval else ""
-        text = f"right on {self.share:.0%}{shown} of {self.n} prompts; the answer is the top token on {self.top1:.0%}"
+        interval_text = f" ({self.interval[0]:.0%} to {self.interval[1]:.0%})" if self.interval else ""
+        text = (
+            f"right on {self.share:.0%}{interval_text} of {self.n} prompts; the answer is the top token on "
+            f"{self.top1:.0%}"
+        )
         if self.enough:
             return text
         return f"{text}: less than {MIN_ACCURACY:.0%}, so what follows is not a circuit that does this task"

@@ -23,7 +23,7 @@ import numpy as np
 
 from monosemy.circuits.heads.task import TaskData
 from monosemy.circuits.heads.tasks import words
-from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, drawn, enough, share
+from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, enough, sample, share
 
 N_BEFORE, N_MATCHING, N_AFTER = 2, 3, 1
 QUOTES = '"""'
@@ -31,28 +31,34 @@ QUOTES = '"""'
 
 def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     """n positives and their counterparts as negatives. Raises UserError for a tokenizer with too few words."""
-    nouns = prompts.kept(words.NOUNS)
+    nouns = prompts.single_token_words(words.NOUNS)
     enough("docstring", "nouns", nouns, 40)
     quotes = prompts.encode(QUOTES)
     openings = tuple(word for word in nouns if len(prompts.encode(QUOTES + word)) == len(quotes) + 1)
     enough("docstring", "nouns (without a space before them)", openings, 5)
     random = np.random.default_rng([seed, 4])
     positives = tuple(prompts.example(_draft(random, nouns, openings)) for _ in range(n))
-    told = (share(nouns, words.NOUNS, "nouns"),)
+    provenance = (share(nouns, words.NOUNS, "nouns"),)
     negatives = tuple(example.reversed() for example in positives)
-    return TaskData("docstring", positives, negatives, "logit_minus_best_wrong", tokenizer, told)
+    return TaskData(
+        "docstring", positives, negatives, "logit_minus_best_wrong", tokenizer=tokenizer, provenance=provenance
+    )
 
 
 def _draft(random: np.random.Generator, nouns: tuple[str, ...], openings: tuple[str, ...]) -> Draft:
     n_arguments = N_BEFORE + N_MATCHING + N_AFTER
-    opening = drawn(random, openings, 1)[0]
-    chosen = drawn(random, [word for word in nouns if word != opening], n_arguments * 2 + 2 + 7)
-    arguments, others, rest = chosen[:n_arguments], chosen[n_arguments : 2 * n_arguments], chosen[2 * n_arguments :]
-    described, filler = arguments[N_BEFORE : N_BEFORE + N_MATCHING - 1], [opening, *rest[2:]]
+    opening = sample(random, openings, 1)[0]
+    nouns_drawn = sample(random, [word for word in nouns if word != opening], n_arguments * 2 + 2 + 7)
+    arguments, corrupted_arguments, fillers = (
+        nouns_drawn[:n_arguments],
+        nouns_drawn[n_arguments : 2 * n_arguments],
+        nouns_drawn[2 * n_arguments :],
+    )
+    described, filler = arguments[N_BEFORE : N_BEFORE + N_MATCHING - 1], [opening, *fillers[2:]]
     answer = arguments[N_BEFORE + N_MATCHING - 1]
     wrong = tuple(f" {word}" for word in arguments if word != answer)
     text = _text(arguments, described, filler)
-    return Draft(text, _text(others, rest[:2], filler), (f" {answer}",), wrong)
+    return Draft(text, _text(corrupted_arguments, fillers[:2], filler), (f" {answer}",), wrong)
 
 
 def _text(arguments: Sequence[str], described: Sequence[str], filler: Sequence[str]) -> str:

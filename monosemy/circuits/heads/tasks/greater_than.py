@@ -22,7 +22,7 @@ import numpy as np
 
 from monosemy.circuits.heads.task import Example, TaskData
 from monosemy.circuits.heads.tasks import words
-from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, drawn, enough, share
+from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, enough, sample, share
 from monosemy.errors import UserError
 
 Form = Literal["two digits", "tens", "units"]
@@ -39,21 +39,23 @@ DEFAULT_DIGIT: Form = "units"
 _FROM = "The {noun} lasted from the year {start} to the year {end}"
 
 
-def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "", form: Form | None = None) -> TaskData:
+def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "", *, form: Form | None = None) -> TaskData:
     """n positives and their counterparts as negatives, in the form that the tokenizer allows.
 
     Raises UserError when the tokenizer allows none, or not the one asked for.
     """
-    nouns = prompts.kept(words.EVENTS)
+    nouns = prompts.single_token_words(words.EVENTS)
     enough("greater-than", "nouns", nouns, 5)
     random = np.random.default_rng([seed, 3])
     split = f"1743 is {_pieces(prompts, '1743')}"
     pairs = None if form in ("tens", "units") else _pairs(prompts)
     if pairs is not None:
         numbers, years = pairs
-        positives = _distinct(n, lambda: _in_pairs(prompts, drawn(random, nouns, 1)[0], _one(random, years), numbers))
+        positives = _distinct(
+            n, lambda: _in_pairs(prompts, sample(random, nouns, 1)[0], _random_year(random, years), numbers)
+        )
         n_years = len(CENTURIES) * len(FIRST_YEARS)
-        told = f"{split}: form two digits; {len(years)} of {n_years} years split so, the others are left out"
+        form_note = f"{split}: form two digits; {len(years)} of {n_years} years split so, the others are left out"
     else:
         parts = {None: "pairs of digits, nor into single ones", "two digits": "pairs of digits"}.get(form, "digits")
         form = form or DEFAULT_DIGIT
@@ -63,22 +65,22 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "", form: Form |
                 "choose another task"
             )
         positives = _distinct(n, lambda: prompts.example(_draft(random, nouns, form)))
-        told = f"{split}: form {form}"
+        form_note = f"{split}: form {form}"
     name = "greater-than" if pairs is not None else f"greater-than-{form}"
     negatives = tuple(example.reversed() for example in positives)
-    provenance = (share(nouns, words.EVENTS, "nouns"), told)
-    return TaskData(name, positives, negatives, "probability_difference", tokenizer, provenance)
+    provenance = (share(nouns, words.EVENTS, "nouns"), form_note)
+    return TaskData(name, positives, negatives, "probability_difference", tokenizer=tokenizer, provenance=provenance)
 
 
 def _distinct(n: int, draw: Callable[[], Example]) -> tuple[Example, ...]:
     """n examples, no two prompts alike. Raises UserError where the words do not allow so many."""
-    found: dict[tuple[int, ...], Example] = {}
+    by_tokens: dict[tuple[int, ...], Example] = {}
     for _ in range(MAX_DRAWS * n):
-        if len(found) == n:
-            return tuple(found.values())
+        if len(by_tokens) == n:
+            return tuple(by_tokens.values())
         example = draw()
-        found.setdefault(example.tokens, example)
-    raise UserError(f"the words of greater-than make about {len(found)} different prompts, not {n}; ask for fewer")
+        by_tokens.setdefault(example.tokens, example)
+    raise UserError(f"the words of greater-than make about {len(by_tokens)} different prompts, not {n}; ask for fewer")
 
 
 # --- years as pairs of digits -----------------------------------------------------------------------------------------
@@ -100,20 +102,20 @@ def _pairs(prompts: Prompts) -> tuple[list[int], list[tuple[int, int]]] | None:
         prefix = prompts.encode(f" {century}")
         if len(prefix) != start + 1 or prompts.encode(f" {century}01") != (*prefix, numbers[1]):
             continue
-        kept = [y for y in FIRST_YEARS if prompts.encode(f" {century}{y:02d}") == (*prefix, numbers[y])]
-        years += [(century, y) for y in kept]
+        final_digits = [y for y in FIRST_YEARS if prompts.encode(f" {century}{y:02d}") == (*prefix, numbers[y])]
+        years += [(century, y) for y in final_digits]
     return (numbers, years) if len(years) >= MIN_YEARS else None
 
 
 def _in_pairs(prompts: Prompts, noun: str, year: tuple[int, int], numbers: list[int]) -> Example:
     """Answers are tokens, not texts: what may follow "… the year 15" is the token 00, also where 1500 is one token."""
-    century, rest = year
-    texts = [_FROM.format(noun=noun, start=f"{century}{y:02d}", end=century) for y in (rest, 1)]
+    century, final_digits = year
+    texts = [_FROM.format(noun=noun, start=f"{century}{y:02d}", end=century) for y in (final_digits, 1)]
     tokens = [prompts.encode(text) for text in texts]
-    return Example(tokens[0], tokens[1], tuple(numbers[rest + 1 :]), tuple(numbers[: rest + 1]), *texts)
+    return Example(tokens[0], tokens[1], tuple(numbers[final_digits + 1 :]), tuple(numbers[: final_digits + 1]), *texts)
 
 
-def _one(random: np.random.Generator, years: list[tuple[int, int]]) -> tuple[int, int]:
+def _random_year(random: np.random.Generator, years: list[tuple[int, int]]) -> tuple[int, int]:
     return years[int(random.integers(len(years)))]
 
 
@@ -121,14 +123,14 @@ def _one(random: np.random.Generator, years: list[tuple[int, int]]) -> tuple[int
 
 
 def _draft(random: np.random.Generator, nouns: tuple[str, ...], form: Form) -> Draft:
-    noun = drawn(random, nouns, 1)[0]
+    noun = sample(random, nouns, 1)[0]
     century = int(random.choice(CENTURIES))
-    digit, other = int(random.integers(1, 9)), int(random.integers(0, 10))
+    digit, fixed_digit = int(random.integers(1, 9)), int(random.integers(0, 10))
     tens = form == "tens"
     start, low, end = (
-        (f"{century}{digit}{other}", f"{century}0{other}", str(century))
+        (f"{century}{digit}{fixed_digit}", f"{century}0{fixed_digit}", str(century))
         if tens
-        else (f"{century}{other}{digit}", f"{century}{other}0", f"{century}{other}")
+        else (f"{century}{fixed_digit}{digit}", f"{century}{fixed_digit}0", f"{century}{fixed_digit}")
     )
     answers = [str(d) for d in range(digit + 1, 10)]
     wrong = [str(d) for d in range(digit if tens else digit + 1)]

@@ -13,29 +13,29 @@ import numpy as np
 
 from monosemy.circuits.heads.task import TaskData
 from monosemy.circuits.heads.tasks import words
-from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, drawn, enough, share
+from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, enough, sample, share
 
 N_WORDS, N_REPEATED = 8, 6
 
 
 def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     """n positives and their counterparts as negatives. Raises UserError for a tokenizer with too few words."""
-    nouns = prompts.kept(words.NOUNS)
+    nouns = prompts.single_token_words(words.NOUNS)
     enough("induction", "nouns", nouns, 40)
     random = np.random.default_rng([seed, 5])
     drafts = []
     for _ in range(n):
-        chosen = drawn(random, nouns, 2 * N_WORDS)
-        first, others = chosen[:N_WORDS], chosen[N_WORDS:]
+        sampled_words = sample(random, nouns, 2 * N_WORDS)
+        first, corrupted_start = sampled_words[:N_WORDS], sampled_words[N_WORDS:]
         start = int(random.integers(0, N_WORDS - N_REPEATED))
         again, answer = first[start : start + N_REPEATED], first[start + N_REPEATED]
         wrong = tuple(f" {word}" for word in first if word != answer)
-        drafts.append(Draft(_text(first + again), _text(others + again), (f" {answer}",), wrong))
+        drafts.append(Draft(_text(first + again), _text(corrupted_start + again), (f" {answer}",), wrong))
     positives = tuple(prompts.example(draft) for draft in drafts)
-    told = (share(nouns, words.NOUNS, "nouns"),)
+    provenance = (share(nouns, words.NOUNS, "nouns"),)
     negatives = tuple(example.reversed() for example in positives)
-    return TaskData("induction", positives, negatives, "logit_difference", tokenizer, told)
+    return TaskData("induction", positives, negatives, "logit_difference", tokenizer=tokenizer, provenance=provenance)
 
 
-def _text(chosen: list[str]) -> str:
-    return "".join(f" {word}" for word in chosen)
+def _text(sentence_words: list[str]) -> str:
+    return "".join(f" {word}" for word in sentence_words)

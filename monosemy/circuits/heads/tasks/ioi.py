@@ -14,7 +14,7 @@ import numpy as np
 
 from monosemy.circuits.heads.task import TaskData
 from monosemy.circuits.heads.tasks import words
-from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, drawn, enough, of_one_length, share
+from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, enough, of_one_length, sample, share
 
 TEMPLATES = (
     "Then, {A} and {B} went to the {place}. {S} gave a {object} to",
@@ -37,7 +37,7 @@ TEMPLATES = (
 
 def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     """n positives and their n counterparts as negatives. Raises UserError for a tokenizer with too few names."""
-    names, places, objects = (prompts.kept(of) for of in (words.NAMES, words.PLACES, words.OBJECTS))
+    names, places, objects = (prompts.single_token_words(of) for of in (words.NAMES, words.PLACES, words.OBJECTS))
     enough("ioi", "names", names, 10)
     enough("ioi", "places", places, 1)
     enough("ioi", "objects", objects, 1)
@@ -45,14 +45,16 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     n_tokens, fits = of_one_length(filled, prompts)
     templates = [template for template, fit in zip(TEMPLATES, fits) if fit]
     random = np.random.default_rng([seed, 2])
-    positives = tuple(prompts.example(_draft(random, i, templates, names, places, objects)) for i in range(n))
+    positives = tuple(
+        prompts.example(_draft(random, i, templates, names, places=places, objects=objects)) for i in range(n)
+    )
     return TaskData(
         "ioi",
         positives,
         tuple(example.reversed() for example in positives),
         "logit_difference",
-        tokenizer,
-        (
+        tokenizer=tokenizer,
+        provenance=(
             share(names, words.NAMES, "names"),
             f"{len(templates)} of {len(TEMPLATES)} templates have {n_tokens} tokens",
         ),
@@ -64,13 +66,14 @@ def _draft(
     i: int,
     templates: list[str],
     names: tuple[str, ...],
+    *,
     places: tuple[str, ...],
     objects: tuple[str, ...],
 ) -> Draft:
     template = templates[random.integers(len(templates))]
-    indirect, subject, *others = drawn(random, names, 5)
-    where = {"place": drawn(random, places, 1)[0], "object": drawn(random, objects, 1)[0]}
+    indirect, subject, *other_names = sample(random, names, 5)
+    where = {"place": sample(random, places, 1)[0], "object": sample(random, objects, 1)[0]}
     first, second = (indirect, subject) if i % 2 else (subject, indirect)
     text = template.format(A=first, B=second, S=subject, **where)
-    corrupted = template.format(A=others[0], B=others[1], S=others[2], **where)
+    corrupted = template.format(A=other_names[0], B=other_names[1], S=other_names[2], **where)
     return Draft(text, corrupted, (f" {indirect}",), (f" {subject}",))

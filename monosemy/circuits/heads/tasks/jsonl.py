@@ -42,12 +42,16 @@ def build(path: Path, prompts: Prompts, tokenizer: str = "") -> TaskData:
     negatives: list[Example] = []
     for i, record in enumerate(of_kind["positive"]):
         corrupted = record.get("corrupted") or of_kind["negative"][i % len(of_kind["negative"])]["prompt"]
-        positives.append(_example(path, prompts, record, corrupted, record, lists, positives))
+        positives.append(
+            _example(path, prompts, record, corrupted, matched=record, answers_of_all=lists, before=positives)
+        )
     for i, record in enumerate(of_kind["negative"]):
         matched = of_kind["positive"][i % len(of_kind["positive"])]
-        negatives.append(_example(path, prompts, record, matched["prompt"], matched, lists, positives))
-    told = (f"{path.name}: {len(positives)} positive, {len(negatives)} negative prompts",)
-    return TaskData(path.stem, tuple(positives), tuple(negatives), metric, tokenizer, told)
+        negatives.append(
+            _example(path, prompts, record, matched["prompt"], matched=matched, answers_of_all=lists, before=positives)
+        )
+    provenance = (f"{path.name}: {len(positives)} positive, {len(negatives)} negative prompts",)
+    return TaskData(path.stem, tuple(positives), tuple(negatives), metric, tokenizer=tokenizer, provenance=provenance)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -75,8 +79,8 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{where}: not JSON (too deeply nested); write one object a line") from None
     except ValueError as error:  # not JSON, or a number of thousands of digits
-        told = getattr(error, "msg", "a number too long")
-        raise UserError(f"{where}: not JSON ({told}); write one object a line") from None
+        reason = getattr(error, "msg", "a number too long")
+        raise UserError(f"{where}: not JSON ({reason}); write one object a line") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected an object with {', '.join(KEYS[:3])}; got {type(record).__name__}")
     if strange := set(record) - set(KEYS):
@@ -117,14 +121,14 @@ def _check_text(where: str, text: str) -> None:
 
 
 def _metric(path: Path, records: list[dict[str, Any]]) -> str:
-    named = [record for record in records if "metric" in record]
-    for record in named[1:]:
-        if record["metric"] != named[0]["metric"]:
+    with_metric = [record for record in records if "metric" in record]
+    for record in with_metric[1:]:
+        if record["metric"] != with_metric[0]["metric"]:
             raise UserError(
-                f"{path}, line {record['line']}: metric {record['metric']!r}, but line {named[0]['line']} says "
-                f"{named[0]['metric']!r}; a task has one metric, name it once"
+                f"{path}, line {record['line']}: metric {record['metric']!r}, but line {with_metric[0]['line']} says "
+                f"{with_metric[0]['metric']!r}; a task has one metric, name it once"
             )
-    return str(named[0]["metric"]) if named else "logit_difference"
+    return str(with_metric[0]["metric"]) if with_metric else "logit_difference"
 
 
 def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
@@ -136,11 +140,11 @@ def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
 
 def _check_kinds(path: Path, of_kind: dict[str, list[dict[str, Any]]]) -> None:
     """Labels all of one kind; said before any tokenizing (`task.check` repeats it for tasks made in Python)."""
-    for kind, other in (KINDS, KINDS[::-1]):
+    for kind, opposite in (KINDS, KINDS[::-1]):
         if not of_kind[kind]:
             raise UserError(
-                f"all prompts in {path} are {other}; a circuit shows in the difference between positive and negative "
-                f"prompts: add at least {MIN_EXAMPLES} {kind} ones"
+                f"all prompts in {path} are {opposite}; a circuit shows in the difference between positive and "
+                f"negative prompts: add at least {MIN_EXAMPLES} {kind} ones"
             )
 
 
@@ -165,6 +169,7 @@ def _example(
     prompts: Prompts,
     record: dict[str, Any],
     corrupted: str,
+    *,
     matched: dict[str, Any],
     answers_of_all: list[tuple[str, ...]],
     before: list[Example],
@@ -181,8 +186,8 @@ def _example(
             prompts.encode(corrupted),
             prompts.next_tokens(text, answers),
             prompts.next_tokens(text, wrong),
-            text,
-            corrupted,
+            text=text,
+            corrupted_text=corrupted,
         )
         check_example(path.stem, example, before[0] if before else example)
     except UserError as error:

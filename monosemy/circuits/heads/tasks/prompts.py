@@ -49,7 +49,7 @@ class Prompts:
         before, after = self.encode("x"), self.encode(f"x{word}")
         return after[-1] if len(after) == len(before) + 1 and after[:-1] == before else None
 
-    def kept(self, words: Iterable[str]) -> tuple[str, ...]:
+    def single_token_words(self, words: Iterable[str]) -> tuple[str, ...]:
         """Those that are one token after a space."""
         return tuple(word for word in words if self.single(f" {word}") is not None)
 
@@ -88,12 +88,12 @@ class Prompts:
         return Example(*tokens, answers, wrong, draft.text, draft.corrupted)
 
 
-def enough(task: str, kind: str, kept: Sequence[Any], needed: int) -> None:
+def enough(task: str, kind: str, single_tokens: Sequence[Any], needed: int) -> None:
     """Raises UserError when too few words of a kind are one token each."""
-    if len(kept) < needed:
+    if len(single_tokens) < needed:
         raise UserError(
-            f"only {len(kept)} {kind} are single tokens of this model's tokenizer, {task} needs {needed}; choose "
-            "another task or give your own prompts as a JSONL file"
+            f"only {len(single_tokens)} {kind} are single tokens of this model's tokenizer, {task} needs {needed}; "
+            "choose another task or give your own prompts as a JSONL file"
         )
 
 
@@ -105,11 +105,11 @@ def of_one_length(prompts: Sequence[str], encode: Prompts) -> tuple[int, list[bo
     return best, [length == best for length in lengths]
 
 
-def drawn(random: np.random.Generator, words: Sequence[str], n: int) -> list[str]:
+def sample(random: np.random.Generator, words: Sequence[str], n: int) -> list[str]:
     """n different words."""
     return [words[i] for i in random.choice(len(words), n, replace=False)]
 
 
-def share(kept: Sequence[Any], of: Sequence[Any], kind: str) -> str:
+def share(single_tokens: Sequence[Any], of: Sequence[Any], kind: str) -> str:
     """Provenance: how many words the tokenizer left."""
-    return f"{len(kept)} of {len(of)} {kind} are single tokens"
+    return f"{len(single_tokens)} of {len(of)} {kind} are single tokens"

@@ -14,7 +14,7 @@ import numpy as np
 
 from monosemy.circuits.heads.task import TaskData
 from monosemy.circuits.heads.tasks import words
-from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, drawn, enough, share
+from monosemy.circuits.heads.tasks.prompts import Draft, Prompts, enough, sample, share
 
 VERBS = ((" is", " was", " has"), (" are", " were", " have"))
 PREPOSITIONS = ("near", "behind", "beside", "with", "by")
@@ -22,21 +22,21 @@ PREPOSITIONS = ("near", "behind", "beside", "with", "by")
 
 def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     """n positives and n negatives. Raises UserError for a tokenizer with too few nouns."""
-    whole = set(prompts.kept([form for pair in words.COUNTED for form in pair]))
-    counted = [pair for pair in words.COUNTED if whole.issuperset(pair)]
-    neutral = prompts.kept(words.UNCOUNTED)
-    between = prompts.kept(PREPOSITIONS)
+    single_tokens = set(prompts.single_token_words([form for pair in words.COUNTED for form in pair]))
+    counted = [pair for pair in words.COUNTED if single_tokens.issuperset(pair)]
+    neutral = prompts.single_token_words(words.UNCOUNTED)
+    between = prompts.single_token_words(PREPOSITIONS)
     enough("subject-verb", "nouns (one and several)", counted, 10)
     enough("subject-verb", "nouns without number", neutral, 2)
     enough("subject-verb", "prepositions", between, 1)
     random = np.random.default_rng([seed, 6])
     positives, negatives = [], []
     for i in range(n):
-        subject, other = (counted[j] for j in random.choice(len(counted), 2, replace=False))
-        rest = f"{drawn(random, between, 1)[0]} the {other[int(random.integers(2))]}"
+        subject, second_noun = (counted[j] for j in random.choice(len(counted), 2, replace=False))
+        ending = f"{sample(random, between, 1)[0]} the {second_noun[int(random.integers(2))]}"
         number = i % 2
-        same, changed = (f"The {subject[form]} {rest}" for form in (number, 1 - number))
-        untold = f"The {drawn(random, neutral, 1)[0]} {rest}"
+        same, changed = (f"The {subject[form]} {ending}" for form in (number, 1 - number))
+        untold = f"The {sample(random, neutral, 1)[0]} {ending}"
         positives.append(Draft(same, changed, VERBS[number], VERBS[1 - number]))
         negatives.append(Draft(untold, same, VERBS[number], VERBS[1 - number]))
     return TaskData(
@@ -44,6 +44,6 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
         tuple(prompts.example(draft) for draft in positives),
         tuple(prompts.example(draft) for draft in negatives),
         "logit_difference",
-        tokenizer,
-        (share(counted, words.COUNTED, "nouns"), share(neutral, words.UNCOUNTED, "nouns without number")),
+        tokenizer=tokenizer,
+        provenance=(share(counted, words.COUNTED, "nouns"), share(neutral, words.UNCOUNTED, "nouns without number")),
     )

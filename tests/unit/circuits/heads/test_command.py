@@ -11,13 +11,14 @@ import torch
 from tiny_models import make_tiny_model
 
 from monosemy import __version__
+from monosemy.circuits.heads.agreement import labels_of, roc_auc
 from monosemy.circuits.heads.attention_only import AttentionOnly, Shape
+from monosemy.circuits.heads.circuit import find_circuit
 from monosemy.circuits.heads.command import run_circuits
 from monosemy.circuits.heads.contrast import read_contrast
-from monosemy.circuits.heads.drawing import draw_circuit, drawn_edges
-from monosemy.circuits.heads.find import find_circuit
+from monosemy.circuits.heads.drawing import draw_circuit, edges_to_draw
 from monosemy.circuits.heads.masks import ProbeConfig
-from monosemy.circuits.heads.member_edges import attribute_kept_edges, kept_edges
+from monosemy.circuits.heads.member_edges import attribute_member_edges, patch_member_edges
 from monosemy.circuits.heads.model_heads import as_heads, replace_edit
 from monosemy.circuits.heads.page import (
     edge_rows,
@@ -27,7 +28,6 @@ from monosemy.circuits.heads.page import (
     rank_correlation,
     write_circuit,
 )
-from monosemy.circuits.heads.scores import labels_of, roc_auc
 from monosemy.circuits.heads.task import Example, TaskData
 from monosemy.circuits.heads.tasks import build_task
 from monosemy.cli import main
@@ -68,7 +68,7 @@ def test_the_known_circuit_comes_out_with_its_edges(compiled):
     rows = method_rows(circuit)
     assert rows[0][3] == "1.00"
     assert [row[0] for row in rows] == ["combined", "EAP", "codes, fast", "mean difference (control)"]
-    assert rank_correlation(circuit.heads, circuit.others[0]) > 0.8
+    assert rank_correlation(circuit.heads, circuit.compared[0]) > 0.8
 
 
 def shown(model, data):
@@ -82,7 +82,9 @@ def shown(model, data):
 
 def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
     """A model of the shape and name that the list of the induction heads is for."""
-    model = AttentionOnly(Shape(2, 8, 24, 8, INDUCTION.size, INDUCTION.n_positions), "redwood_attn_2l")
+    model = AttentionOnly(
+        Shape(2, 8, 24, 8, vocab_size=INDUCTION.size, n_positions=INDUCTION.n_positions), "redwood_attn_2l"
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -92,7 +94,7 @@ def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         circuit = find_circuit(model, data, method="patching", compare=["eap"], edges=False)
-    (known,) = circuit.known
+    (known,) = circuit.published
     expected = roc_auc(circuit.heads.importance, labels_of(known.heads, 2, 8))
     assert method_rows(circuit)[0][4] == f"{expected:.3f}"
     assert method_heading(circuit)[4] == "AUC, two layers"
@@ -104,7 +106,7 @@ def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
     mine = dataclasses.replace(data, name="another")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert find_circuit(model, mine, method="eap", edges=False).known == ()
+        assert find_circuit(model, mine, method="eap", edges=False).published == ()
 
 
 def test_copies_are_left_out_and_said(tmp_path):
@@ -145,7 +147,7 @@ def test_codes_alone_show_the_edges_that_they_give(tmp_path):
     counts = [int(count) for _, count in rows]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > 0
-    assert 0 < len(drawn_edges(circuit)) <= 20
+    assert 0 < len(edges_to_draw(circuit)) <= 20
     assert {t.get_text() for t in draw_circuit(circuit).axes[0].texts} == first
     text = write_circuit(circuit, tmp_path).read_text()
     assert "Edges by codes, among the first heads" in text
@@ -191,8 +193,8 @@ def test_page_and_drawing(compiled, tmp_path):
     labels = {t.get_text() for t in figure.axes[0].texts}
     assert {circuit.name_of(i) for i in circuit.members} <= labels
     assert {"input", "output"} <= labels
-    strongest = abs(drawn_edges(circuit)[-1][1])
-    assert all(abs(score) >= 0.1 * strongest for _, score in drawn_edges(circuit))
+    strongest = abs(edges_to_draw(circuit)[-1][1])
+    assert all(abs(score) >= 0.1 * strongest for _, score in edges_to_draw(circuit))
 
 
 def test_the_command_on_a_tiny_model(task_file, tmp_path, monkeypatch, capsys):
@@ -219,7 +221,7 @@ def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(fa
     data = build_task(str(task_file), model, 5)
     contrast = read_contrast(heads, data.positives, data.metric)
     early, late = 2, 3 * heads.n_heads + 1
-    found = kept_edges(contrast, [early, late])
+    found = patch_member_edges(contrast, [early, late])
     assert [str(edge) for edge in found.edges] == ["0.2 → 3.1", "0.2 → output", "3.1 → output"]
     batch = contrast.batches[0]
     # by hand: the last residual stream with this head's part exchanged
@@ -243,11 +245,11 @@ def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(fa
     expected = float((batch.m_clean - batch.measure(patched)).mean())
     assert float(found.scores[0]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
     # EAP is the slope of the same: a thousandth of the sender's difference
-    by_gradient = attribute_kept_edges(contrast, [early, late])
+    by_gradient = attribute_member_edges(contrast, [early, late])
     assert by_gradient.edges == found.edges
     nearly = batch.clean.values + 1e-3 * (batch.corrupted.values - batch.clean.values)
     corrupted = dataclasses.replace(batch.corrupted, values=nearly)
-    slope = kept_edges(dataclasses.replace(contrast, batches=[dataclasses.replace(batch, corrupted=corrupted)]),
+    slope = patch_member_edges(dataclasses.replace(contrast, batches=[dataclasses.replace(batch, corrupted=corrupted)]),
                        [early, late])  # fmt: skip
     torch.testing.assert_close(by_gradient.scores, 1e3 * slope.scores, rtol=0.05, atol=5e-3)
     assert float(by_gradient.scores.abs().max()) > 0.02
@@ -263,7 +265,7 @@ def test_masks_on_kept_edges(family, task_file):
     graph, batch = KeptGraph(contrast, kept), contrast.batches[0]
     n = len(graph.edges)
     torch.testing.assert_close(graph.metric(0, torch.ones(n)), batch.m_clean, rtol=1e-4, atol=1e-5)
-    exact = kept_edges(contrast, kept)
+    exact = patch_member_edges(contrast, kept)
     assert graph.edges == exact.edges
     for number in range(n):  # a single 0 is the exact effect
         mask = torch.ones(n)
@@ -273,7 +275,7 @@ def test_masks_on_kept_edges(family, task_file):
     # the slope at 1 is EAP, for all edges at once, two receivers of one layer among them
     gates = torch.ones(n, requires_grad=True)
     (slope,) = torch.autograd.grad(graph.metric(0, gates).mean(), gates)
-    torch.testing.assert_close(slope.double(), attribute_kept_edges(contrast, kept).scores, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(slope.double(), attribute_member_edges(contrast, kept).scores, rtol=1e-3, atol=1e-5)
     pruned = acdc_kept_edges(contrast, kept, [1e-9, 10.0])
     assert float(pruned.scores.max()) <= 1e-9  # nothing is worth ten nats
     probed = probe_kept_edges(contrast, kept, ProbeConfig(n_steps=3))

@@ -34,8 +34,15 @@ def _pooled(n: int = 20, n_heads: int = 6, d: int = 8, seed: int = 0) -> PooledH
     values[:n, 1] = 3 * torch.randn(3, d, generator=generator)[torch.arange(n) % 3]
     values += 0.01 * torch.randn(2 * n, n_heads, d, generator=generator)
     values[:, 4] = 0.0
-    heads = AttentionOnlyHeads(AttentionOnly(Shape(2, n_heads // 2, d, 4, 5, 5)))
-    return PooledHeads(heads, {"mean": values, "last": values.flip(2)}, torch.ones(2 * n), torch.ones(2 * n), n, 0.0)
+    heads = AttentionOnlyHeads(AttentionOnly(Shape(2, n_heads // 2, d, 4, vocab_size=5, n_positions=5)))
+    return PooledHeads(
+        heads,
+        {"mean": values, "last": values.flip(2)},
+        torch.ones(2 * n),
+        torch.ones(2 * n),
+        n_positives=n,
+        seconds=0.0,
+    )
 
 
 @pytest.mark.parametrize("n_dimensions", [None, 20])
@@ -162,7 +169,12 @@ def test_same_seed_same_codes_and_permuted_heads_permuted_scores():
     assert not torch.equal(first.codes, discrete_codes(pooled, dataclasses.replace(SMALL, seed=1)).codes)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     moved = PooledHeads(
-        pooled.heads, {k: v[:, order] for k, v in pooled.values.items()}, pooled.metric, pooled.correct, 20, 0.0
+        pooled.heads,
+        {k: v[:, order] for k, v in pooled.values.items()},
+        pooled.metric,
+        pooled.correct,
+        n_positives=20,
+        seconds=0.0,
     )
     # samples come in another order, so sums round otherwise; scores are the same
     assert torch.equal(node_scores(discrete_codes(moved, SMALL)), node_scores(first)[order])
@@ -194,7 +206,7 @@ def test_a_probe_is_ridge_regression_on_halves_whatever_a_heads_scale():
     rounded = 0.3 * (1 + 1e-7 * torch.randn(n, 1, d, generator=generator))
     rounded[:20] *= 1 + 2e-7  # the processor's doing, however well it tells positives from negatives
     values = torch.cat([x, x * 2.0**-53, torch.zeros_like(x), rounded], 1)
-    pooled = PooledHeads(None, {"mean": values}, torch.ones(n), torch.ones(n), 20, 0.0)
+    pooled = PooledHeads(None, {"mean": values}, torch.ones(n), torch.ones(n), n_positives=20, seconds=0.0)
     found = probe_accuracy(pooled, preset("paper"), seed=3)
     y = np.where(np.arange(n) < 20, 1.0, -1.0)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(3)).numpy()

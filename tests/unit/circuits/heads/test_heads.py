@@ -7,9 +7,9 @@ import torch
 from tiny_models import FAMILIES, HYBRID, N_HEADS, N_LAYERS, build_module, byte_tokenizer, make_tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from monosemy.circuits.heads.circuit import find_circuit
 from monosemy.circuits.heads.contrast import read_contrast
 from monosemy.circuits.heads.edges import acdc_edges, attribute_edges, probe_edges
-from monosemy.circuits.heads.find import find_circuit
 from monosemy.circuits.heads.masks import ProbeConfig
 from monosemy.circuits.heads.methods import METHODS, Bench
 from monosemy.circuits.heads.model_heads import LanguageModelHeads, as_heads, mask_edit, replace_edit
@@ -127,7 +127,7 @@ def test_unequal_layers_are_padded_or_left_out(kind, tokens):
     assert check_model(model) == {}
     heads = LanguageModelHeads(model)
     assert heads.layers == [layer for layer in range(N_LAYERS) if layer not in without]
-    assert heads.left_out.startswith("layers 0, 2 of" if without else "")
+    assert heads.skipped_layers.startswith("layers 0, 2 of" if without else "")
     plain, other = heads.run(tokens, residual=True), heads.run(tokens.flip(1))
     outputs = heads.outputs(plain.values)
     read = model.activations(tokens, [f"layers.{layer}.attn_out" for layer in heads.layers])

@@ -11,6 +11,7 @@ from tiny_models import make_tiny_model
 
 from monosemy.circuits.heads.attention_only import AttentionOnly
 from monosemy.circuits.heads.attribution import N_STEPS, attribution_patching, head_importance, integrated_attribution
+from monosemy.circuits.heads.circuit import find_circuit, members_of
 from monosemy.circuits.heads.combined import CombinedConfig, combined_circuit, propose
 from monosemy.circuits.heads.contrast import read_contrast
 from monosemy.circuits.heads.edges import (
@@ -21,14 +22,13 @@ from monosemy.circuits.heads.edges import (
     patch_edges,
     probe_edges,
 )
-from monosemy.circuits.heads.find import find_circuit, members_of
+from monosemy.circuits.heads.faithfulness import carried
 from monosemy.circuits.heads.masks import ProbeConfig, acdc, opening, prune
-from monosemy.circuits.heads.member_edges import kept_edges
+from monosemy.circuits.heads.member_edges import patch_member_edges
 from monosemy.circuits.heads.methods import METHODS, Bench, check_methods
 from monosemy.circuits.heads.model_heads import AttentionOnlyHeads
 from monosemy.circuits.heads.page import head_rows
 from monosemy.circuits.heads.patching import exhaustive_patching, pairwise_patching
-from monosemy.circuits.heads.scores import carried
 from monosemy.circuits.heads.task import OUTPUT, Example, TaskData
 from monosemy.errors import UserError
 from research.heads.compiled import CIRCUITS, compile_circuit
@@ -274,7 +274,7 @@ def test_edges_follow_the_ablation(ablation):
         moved = batch.measure(batch.clean.logits + gone @ found.model.W_U)
         assert float(exact.scores[number]) == pytest.approx(float((batch.m_clean - moved).mean()), rel=1e-4, abs=1e-4)
     inside = indices("ioi", found.heads)
-    kept = kept_edges(some, inside, ablation)
+    kept = patch_member_edges(some, inside, ablation)
     assert {str(e): s for e, s in zip(kept.edges, kept.scores.tolist(), strict=True)} == pytest.approx(
         {str(graph.edges[i]): s for i, s in enumerate(patch_edges(some, None, ablation).scores.tolist())
          if graph.edges[i] in set(kept.edges)}
@@ -315,7 +315,7 @@ def test_edges_of_a_tiny_graph_by_search():
 def test_edges_among_kept_heads_are_the_graphs_own():
     found = circuit("induction")
     inside = indices("induction", found.heads)
-    edges = kept_edges(contrast("induction"), inside)
+    edges = patch_member_edges(contrast("induction"), inside)
     assert found.edges <= set(edges.edges)
     strong = {edge for edge, score in zip(edges.edges, edges.scores, strict=True) if abs(score) > NOTHING}
     assert strong == found.edges
@@ -363,7 +363,9 @@ def test_bad_input_is_refused():
         find_circuit(circuit("ioi").model, "ioi")
     tokens = [[97, 98, 99], [98, 99, 97]]
     example = Example(tuple(tokens[0]), tuple(tokens[1]), (100,), (101,))
-    foreign = TaskData("mine", (example,) * 5, (example.reversed(),) * 5, "logit_difference", "another tokenizer")
+    foreign = TaskData(
+        "mine", (example,) * 5, (example.reversed(),) * 5, "logit_difference", tokenizer="another tokenizer"
+    )
     with pytest.raises(UserError, match="was made with another tokenizer than that of tiny llama"):
         find_circuit(make_tiny_model("llama"), foreign, n_prompts=5)
     silent = AttentionOnly(circuit("ioi").model.shape, "silent").requires_grad_(False)

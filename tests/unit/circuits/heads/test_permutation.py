@@ -7,7 +7,7 @@ import torch
 from known_circuits import bench, circuit, contrast
 
 from monosemy.circuits.heads.attention_only import AttentionOnly
-from monosemy.circuits.heads.find import members_of
+from monosemy.circuits.heads.circuit import members_of
 from monosemy.circuits.heads.methods import METHODS, Bench
 from monosemy.circuits.heads.model_heads import AttentionOnlyHeads
 

@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from monosemy.circuits.heads.contrast import from_examples, read_contrast
-from monosemy.circuits.heads.ground_truth import PUBLISHED, published
-from monosemy.circuits.heads.model_heads import AttentionOnlyHeads
-from monosemy.circuits.heads.patching import exhaustive_patching
-from monosemy.circuits.heads.scores import (
+from monosemy.circuits.heads.agreement import (
     agreement,
     auc_difference,
     average_precision,
-    completeness,
-    curve,
-    faithfulness,
     labels_of,
     precision_recall_at,
     roc_auc,
 )
+from monosemy.circuits.heads.contrast import read_contrast
+from monosemy.circuits.heads.faithfulness import completeness, curve, faithfulness
+from monosemy.circuits.heads.ground_truth import PUBLISHED, published
+from monosemy.circuits.heads.model_heads import AttentionOnlyHeads
+from monosemy.circuits.heads.patching import exhaustive_patching
+from monosemy.circuits.heads.scores import from_examples
 from monosemy.circuits.heads.task import Edge
 from monosemy.errors import UserError
 from research.heads.compiled import compile_circuit
@@ -141,7 +140,7 @@ def test_the_true_circuit_is_faithful_and_complete():
     circuit, contrast, _, labels = measured("ioi")
     n, size = len(labels), len(circuit.heads)
     perfect = faithfulness(contrast, torch.tensor(labels).double(), fractions=(size / n, 0.5))
-    assert perfect.kept == (0, size, n // 2, n)
+    assert perfect.sizes == (0, size, n // 2, n)
     assert perfect.values == pytest.approx((0.0, 1.0, 1.0, 1.0), abs=1e-4)
     whole = completeness(contrast, numbers(circuit.heads, circuit.model.n_heads))
     assert whole.without == pytest.approx(0.0, abs=1e-4)
@@ -201,7 +200,7 @@ def test_a_pair_adds_members_only_when_it_does_more_than_both_alone(monkeypatch)
     both = alone[:, :, None] + alone[:, None, :]
     both[:, 0, 1] = both[:, 1, 0] = d
     both[:, 2, 3] = both[:, 3, 2] = 0.5 * d
-    single = from_examples("by hand", contrast, alone, 0.0, 0)
+    single = from_examples("by hand", contrast, alone, 0.0, n_passes=0)
     monkeypatch.setattr("research.heads.reference.exhaustive_patching", lambda *_: single)
     monkeypatch.setattr("research.heads.reference.pairwise_patching", lambda *_, **__: both)
     found = find_reference(contrast)

@@ -4,24 +4,26 @@ Place on the path: model, task → [method → members → edges] → page, draw
 
 A head is a member when its effect is at least `share` of m(clean) − m(corrupt) and its 95% interval excludes 0; methods
 without signs or intervals have a ranking and no members. What the members carry alone, and what is left without them,
-is measured on the same prompts. Edges are measured exactly among the members (the strongest `MAX_KEPT` of them). Where
-papers report a circuit of this task in this model, every method is scored on it.
+is measured on the same prompts. Edges are measured exactly among the members (the strongest `MAX_EDGE_HEADS` of them).
+Where papers report a circuit of this task in this model, every method is scored on it.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from monosemy import __version__
+from monosemy.circuits.heads.agreement import Agreement, agreement, labels_of
 from monosemy.circuits.heads.code_scores import edge_scores, pair_counts
-from monosemy.circuits.heads.contrast import MEMBER_SHARE, Ablation, EdgeScores, HeadScores, metric_difference
+from monosemy.circuits.heads.contrast import MEMBER_SHARE, Ablation, metric_difference
+from monosemy.circuits.heads.faithfulness import Carried, carried
 from monosemy.circuits.heads.ground_truth import PublishedCircuit, published
-from monosemy.circuits.heads.member_edges import kept_edges
+from monosemy.circuits.heads.member_edges import patch_member_edges
 from monosemy.circuits.heads.methods import (
     CODE_PRESETS,
     METHODS,
@@ -32,7 +34,7 @@ from monosemy.circuits.heads.methods import (
     expected_seconds,
 )
 from monosemy.circuits.heads.model_heads import Heads, LanguageModelHeads, as_heads
-from monosemy.circuits.heads.scores import Agreement, Carried, agreement, carried, labels_of
+from monosemy.circuits.heads.scores import EdgeScores, HeadScores
 from monosemy.circuits.heads.task import Edge, TaskData, without_copies
 from monosemy.circuits.heads.tasks import N_EXAMPLES, TaskAccuracy, build_task, task_accuracy
 from monosemy.errors import UserError
@@ -41,9 +43,9 @@ if TYPE_CHECKING:
     from monosemy.circuits.heads.attention_only import AttentionOnly
     from monosemy.models.adapter import LanguageModel
 
-TOLD_MINUTES = 3
+ANNOUNCED_MINUTES = 3
 """Methods expected to take longer are announced with the time."""
-MAX_KEPT = 12
+MAX_EDGE_HEADS = 12
 """Heads between which edges are measured, at most: edges grow with the square."""
 EDGE_PROMPTS = 16
 """Prompts that edges are measured on, at most: there are several times more of them than heads that were checked."""
@@ -78,16 +80,16 @@ class Circuit:
     """Why there are none, where that is no choice of the caller's."""
     code_edges: EdgeScores | None
     """Edges between members scored by the co-occurrence of their codes; where codes rank the heads and name no members,
-    between the first `MAX_KEPT` of them."""
-    others: list[HeadScores]
+    between the first `MAX_EDGE_HEADS` of them."""
+    compared: list[HeadScores]
     """The methods asked for in comparison, the main one not among them."""
-    known: tuple[PublishedCircuit, ...]
+    published: tuple[PublishedCircuit, ...]
     """What papers report for this task in this model."""
-    left_out: str = ""
+    skipped_layers: str = ""
     """Which layers are left out, and why; empty where none is."""
 
     @property
-    def shown_edges(self) -> EdgeScores | None:
+    def best_edges(self) -> EdgeScores | None:
         """Measured edges; without them those that codes give."""
         return self.code_edges if self.edges is None else self.edges
 
@@ -99,9 +101,9 @@ class Circuit:
         """All heads by number, most important first."""
         return self.heads.importance.argsort(descending=True, stable=True).tolist()
 
-    def agreement_with(self, known: PublishedCircuit, scores: HeadScores) -> Agreement:
+    def agreement_with(self, circuit: PublishedCircuit, scores: HeadScores) -> Agreement:
         """Of a method's ranking with a reported circuit."""
-        return agreement(scores.importance, labels_of(known.heads, self.n_layers, self.n_heads))
+        return agreement(scores.importance, labels_of(circuit.heads, self.n_layers, self.n_heads))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -119,12 +121,12 @@ class Circuit:
             "m_corrupt": self.m_corrupt,
             "members": [self.name_of(i) for i in self.members],
             "carried": None if self.carried is None else asdict(self.carried),
-            "methods": [self._method(scores) for scores in (self.heads, *self.others)],
-            "published": [self._published(known) for known in self.known],
+            "methods": [self._method(scores) for scores in (self.heads, *self.compared)],
+            "published": [self._published(circuit) for circuit in self.published],
             "edges": _edges(self.edges),
             "n_edge_prompts": self.n_edge_prompts,
             "no_edges": self.no_edges or None,
-            "left_out": self.left_out or None,
+            "left_out": self.skipped_layers or None,
             "edges_by_codes": _edges(self.code_edges),
         }
 
@@ -146,82 +148,131 @@ class Circuit:
             else {self.name_of(i): pair for i, pair in enumerate(scores.intervals.tolist())},
         }
 
-    def _published(self, known: PublishedCircuit) -> dict[str, Any]:
-        found = [(scores.method, self.agreement_with(known, scores)) for scores in (self.heads, *self.others)]
+    def _published(self, circuit: PublishedCircuit) -> dict[str, Any]:
+        agreements = [(scores.method, self.agreement_with(circuit, scores)) for scores in (self.heads, *self.compared)]
         return {
-            "version": known.version,
-            "source": known.source,
-            "heads": [f"{layer}.{head}" for layer, head in sorted(known.heads)],
+            "version": circuit.version,
+            "source": circuit.source,
+            "heads": [f"{layer}.{head}" for layer, head in sorted(circuit.heads)],
             "agreement": {
                 method: {"auc": a.auc, "interval": a.auc_interval, "average_precision": a.average_precision}
-                for method, a in found
+                for method, a in agreements
             },
         }
+
+
+@dataclass(frozen=True)
+class CircuitSettings:
+    """How a circuit is looked for. Raises UserError for an unknown method, a seed out of range, or examples that are
+    fewer than the prompts taken from them."""
+
+    method: str = "combined"
+    """What ranks the heads; a name in `methods.METHODS`."""
+    compare: Sequence[str] = ()
+    """Methods whose rankings are given beside the main one."""
+    n_prompts: int = 64
+    """Prompts that causal methods run on."""
+    n_examples: int | None = None
+    """Positives (and negatives) made; None: 250 where a method counts codes, else `n_prompts`."""
+    ablation: Ablation = "resample"
+    """What replaces a head's values."""
+    edges: bool = True
+    """Whether edges are measured as well."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_methods([self.method, *self.compare])
+        check_seed(self.seed)
+        if self.n_examples is not None and self.n_examples < self.n_prompts:
+            raise UserError(
+                f"n_examples ({self.n_examples}) must be at least n_prompts ({self.n_prompts}), which are taken from "
+                "them"
+            )
+
+    @property
+    def compared(self) -> list[str]:
+        """The methods to compare, each once and without the main one."""
+        return [name for name in dict.fromkeys(self.compare) if name != self.method]
 
 
 def find_circuit(
     model: LanguageModel | AttentionOnly | Heads,
     task: str | TaskData,
-    *,
-    method: str = "combined",
-    compare: Sequence[str] = (),
-    n_prompts: int = 64,
-    n_examples: int | None = None,
-    ablation: Ablation = "resample",
-    edges: bool = True,
-    seed: int = 0,
+    settings: CircuitSettings | None = None,
+    **changes: Any,
 ) -> Circuit:
     """The heads and edges of `model` that carry a behaviour.
 
-    task: a task's name, the path of a JSONL file, or prompts already made. method, compare: names in
-    `methods.METHODS`; `compare` gives further rankings beside the main one. n_prompts: prompts of causal methods;
-    n_examples: positives (and negatives) made, by default 250 where a method counts codes, else `n_prompts`.
+    task: a task's name, the path of a JSONL file, or prompts already made. changes: fields of `CircuitSettings`, as in
+    `find_circuit(model, "ioi", method="eap", n_prompts=32)`.
+
     Warns, before any method runs, when the model is right on too few prompts or prompts are copies, which count as
-    one. Raises UserError: unknown names, a task that does not fit the model (its tokenizer, vocabulary or positions), a
-    model without attention heads, or a metric that is no larger on prompts than on counterparts, a seed out of range,
+    one. Raises UserError: settings that cannot be, a task that does not fit the model (its tokenizer, vocabulary or
+    positions), a model without attention heads, a metric that is no larger on prompts than on counterparts,
     `n_examples` with prompts of your own, more prompts than fit into memory.
     """
-    check_methods([method, *compare])
-    check_seed(seed)
-    if n_examples is not None and n_examples < n_prompts:
-        raise UserError(
-            f"n_examples ({n_examples}) must be at least n_prompts ({n_prompts}), which are taken from them"
-        )
-    if n_examples is not None and (isinstance(task, TaskData) or task.endswith(".jsonl")):
-        raise UserError(
-            f"n_examples ({n_examples}) says how many prompts of a task of the library to make; your own prompts are "
-            "all read: leave it out, or give fewer prompts"
-        )
+    settings = replace(settings or CircuitSettings(), **changes)
     heads = as_heads(model)
-    data = task if isinstance(task, TaskData) else _made(heads, task, [method, *compare], n_prompts, n_examples, seed)
-    _check_tokens(heads, data)
-    n_told = len(data.provenance)
-    data = without_copies(data)
-    for told in data.provenance[n_told:]:
-        warnings.warn(f"{data.name}: {told}", stacklevel=2)
-    bench = Bench(heads, data, min(n_prompts, len(data.positives)), ablation, seed)
+    data = _prompts(heads, task, settings)
+    ablation = settings.ablation
+    bench = Bench(heads, data, min(settings.n_prompts, len(data.positives)), ablation, seed=settings.seed)
     contrast = bench.contrast
     difference = metric_difference(contrast, data.name)
     accuracy = _accuracy(bench)
     if not accuracy.enough:
         warnings.warn(f"{data.name} on {heads.name}: {accuracy}", stacklevel=2)
-    others = [name for name in dict.fromkeys(compare) if name != method]
-    if (minutes := expected_seconds(bench, [method, *others]) / 60) > TOLD_MINUTES:
-        warnings.warn(f"about {minutes:.0f} minutes for {', '.join([method, *others])}", stacklevel=2)
-    found = METHODS[method](bench)
-    members = members_of(found, difference)
-    alone = carried(contrast, members, ablation) if members else None
-    kept, few = members[:MAX_KEPT], contrast.first(EDGE_PROMPTS)
-    why = _no_edges(heads) if edges else ""
-    measured = kept_edges(few, kept, ablation) if edges and kept and not why else None
+    methods = [settings.method, *settings.compared]
+    if (minutes := expected_seconds(bench, methods) / 60) > ANNOUNCED_MINUTES:
+        warnings.warn(f"about {minutes:.0f} minutes for {', '.join(methods)}", stacklevel=2)
+    head_scores = METHODS[settings.method](bench)
+    members = members_of(head_scores, difference)
+    carried_shares = carried(contrast, members, ablation) if members else None
+    no_edges = _no_edges(heads) if settings.edges else ""
+    edges, n_edge_prompts = None, 0
+    if settings.edges and members and not no_edges:
+        edge_contrast = contrast.first(EDGE_PROMPTS)
+        edges = patch_member_edges(edge_contrast, members[:MAX_EDGE_HEADS], ablation)
+        n_edge_prompts = edge_contrast.n_examples
     return Circuit(
-        heads.name, heads.fingerprint, data, ablation, seed, heads.n_layers, heads.n_heads, accuracy,
-        float(contrast.m_clean.mean()), float(contrast.m_corrupt.mean()), contrast.n_examples, found, members,
-        alone, measured, few.n_examples if measured else 0, why,
-        _code_edges(bench, method, found, measured) if edges else None,
-        [METHODS[name](bench) for name in others],
-        _known(heads, task, data), heads.left_out,
-    )  # fmt: skip
+        model=heads.name,
+        fingerprint=heads.fingerprint,
+        task=data,
+        ablation=ablation,
+        seed=settings.seed,
+        n_layers=heads.n_layers,
+        n_heads=heads.n_heads,
+        accuracy=accuracy,
+        m_clean=float(contrast.m_clean.mean()),
+        m_corrupt=float(contrast.m_corrupt.mean()),
+        n_prompts=contrast.n_examples,
+        heads=head_scores,
+        members=members,
+        carried=carried_shares,
+        edges=edges,
+        n_edge_prompts=n_edge_prompts,
+        no_edges=no_edges,
+        code_edges=_code_edges(bench, settings.method, head_scores, edges) if settings.edges else None,
+        compared=[METHODS[name](bench) for name in settings.compared],
+        published=_published_circuits(heads, task, data),
+        skipped_layers=heads.skipped_layers,
+    )
+
+
+def _prompts(heads: Heads, task: str | TaskData, settings: CircuitSettings) -> TaskData:
+    """The task's prompts, checked against the model, every prompt once; copies that are dropped are warned of."""
+    own_prompts = isinstance(task, TaskData) or task.endswith(".jsonl")
+    if settings.n_examples is not None and own_prompts:
+        raise UserError(
+            f"n_examples ({settings.n_examples}) says how many prompts of a task of the library to make; your own "
+            "prompts are all read: leave it out, or give fewer prompts"
+        )
+    data = task if isinstance(task, TaskData) else _build_task(heads, task, settings)
+    _check_tokens(heads, data)
+    n_notes = len(data.provenance)
+    data = without_copies(data)
+    for note in data.provenance[n_notes:]:
+        warnings.warn(f"{data.name}: {note}", stacklevel=3)
+    return data
 
 
 def members_of(scores: HeadScores, difference: float, share: float = MEMBER_SHARE) -> list[int]:
@@ -234,14 +285,14 @@ def members_of(scores: HeadScores, difference: float, share: float = MEMBER_SHAR
     return [i for i in order if bool(large[i] & clear[i])]
 
 
-def _made(
-    heads: Heads, task: str, methods: Sequence[str], n_prompts: int, n_examples: int | None, seed: int
-) -> TaskData:
+def _build_task(heads: Heads, task: str, settings: CircuitSettings) -> TaskData:
     if not isinstance(heads, LanguageModelHeads):
         raise UserError(f"{heads.name} has no tokenizer; give the prompts themselves (TaskData) instead of {task!r}")
+    n_examples = settings.n_examples
     if n_examples is None:
-        n_examples = N_EXAMPLES if any(name in NEEDS_NEGATIVES for name in methods) else n_prompts
-    return build_task(task, heads.model, max(n_examples, n_prompts), seed)
+        counts_codes = any(name in NEEDS_NEGATIVES for name in (settings.method, *settings.compare))
+        n_examples = N_EXAMPLES if counts_codes else settings.n_prompts
+    return build_task(task, heads.model, max(n_examples, settings.n_prompts), settings.seed)
 
 
 def _check_tokens(heads: Heads, data: TaskData) -> None:
@@ -285,7 +336,7 @@ def _no_edges(heads: Heads) -> str:
     return ""
 
 
-def _known(heads: Heads, task: str | TaskData, data: TaskData) -> tuple[PublishedCircuit, ...]:
+def _published_circuits(heads: Heads, task: str | TaskData, data: TaskData) -> tuple[PublishedCircuit, ...]:
     """Reported circuits of the library's own tasks, where the model has the heads they name."""
     if isinstance(task, str) and task.endswith(".jsonl"):
         return ()
@@ -294,35 +345,35 @@ def _known(heads: Heads, task: str | TaskData, data: TaskData) -> tuple[Publishe
     return tuple(fits)
 
 
-def _code_edges(bench: Bench, method: str, found: HeadScores, measured: EdgeScores | None) -> EdgeScores | None:
+def _code_edges(bench: Bench, method: str, head_scores: HeadScores, measured: EdgeScores | None) -> EdgeScores | None:
     """Co-occurrence scores of the measured edges between heads; of a method that counts codes, of the edges among its
     first heads."""
     n_heads = bench.heads.n_heads
     if measured is not None:
         edges = dict.fromkeys(Edge(e.sender, e.receiver) for e in measured.edges)  # channels share one score
     elif method in CODE_PRESETS:
-        first = found.importance.argsort(descending=True, stable=True).tolist()[:MAX_KEPT]
-        ends = sorted(divmod(i, n_heads) for i in first if found.importance[i] > 0)
-        edges = dict.fromkeys(Edge(one, other) for one in ends for other in ends if one[0] < other[0])
+        first = head_scores.importance.argsort(descending=True, stable=True).tolist()[:MAX_EDGE_HEADS]
+        ends = sorted(divmod(i, n_heads) for i in first if head_scores.importance[i] > 0)
+        edges = dict.fromkeys(Edge(sender, receiver) for sender in ends for receiver in ends if sender[0] < receiver[0])
     else:
         return None
     codes = bench.combined.codes if method == "combined" else bench.codes(CODE_PRESETS.get(method, "fast"))[0]
     assert codes is not None
     table = edge_scores(pair_counts(codes, break_ties=True), n_heads)
-    kept, scores = [], []
+    scored_edges, scores = [], []
     for edge in edges:
         if isinstance(edge.sender, tuple) and isinstance(edge.receiver, tuple):
             sender, receiver = (layer * n_heads + head for layer, head in (edge.sender, edge.receiver))
-            kept.append(edge)
+            scored_edges.append(edge)
             scores.append(float(table[sender, receiver]))
-    return EdgeScores("codes", kept, torch.tensor(scores, dtype=torch.float64), False, 0.0)
+    return EdgeScores("codes", scored_edges, torch.tensor(scores, dtype=torch.float64), False, seconds=0.0)
 
 
-def _edges(found: EdgeScores | None) -> list[dict[str, Any]] | None:
-    if found is None:
+def _edges(edge_scores: EdgeScores | None) -> list[dict[str, Any]] | None:
+    if edge_scores is None:
         return None
-    intervals = found.intervals.tolist() if found.intervals is not None else [None] * len(found.edges)
+    intervals = edge_scores.intervals.tolist() if edge_scores.intervals is not None else [None] * len(edge_scores.edges)
     return [
         {"edge": str(edge), "score": float(score), "interval": interval}
-        for edge, score, interval in zip(found.edges, found.scores, intervals)
+        for edge, score, interval in zip(edge_scores.edges, edge_scores.scores, intervals)
     ]

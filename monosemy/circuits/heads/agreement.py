@@ -1,0 +1,139 @@
+"""How well a ranking of heads or edges agrees with a known circuit.
+
+Place on the path: importance of every head, the circuit's members → [agreement] → tables of methods.
+
+    AUC           share of pairs (one of the circuit, one not) in the right order; a tie counts half
+    AP            Σ_i (recall_i − recall_{i−1}) · precision_i down the ranking, tied scores taken together
+    precision, recall at k    of the k first; k = |C| makes them equal; a tie at the border counts by its share
+
+Limits: intervals of AUC resample heads (members and others apart); heads of one model are not independent, so these
+intervals are rough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from torch import Tensor
+
+from monosemy.circuits.heads.task import Head
+from monosemy.errors import UserError
+from monosemy.evals.intervals import Interval, bootstrap_weights, percentiles
+
+
+def labels_of(members: Iterable[Head], n_layers: int, n_heads: int) -> Bool[ndarray, " n"]:
+    """Which heads are of the circuit, heads counted layer by layer. Raises UserError for a head the model lacks."""
+    labels = np.zeros(n_layers * n_heads, dtype=bool)
+    for layer, head in members:
+        if not (0 <= layer < n_layers and 0 <= head < n_heads):
+            raise UserError(
+                f"the circuit has head {layer}.{head}, but the model has {n_layers} layers of {n_heads} heads; "
+                "choose the ground truth of this model"
+            )
+        labels[layer * n_heads + head] = True
+    return labels
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A ranking against a known circuit."""
+
+    auc: float
+    auc_interval: Interval
+    """95%, bootstrap over members and others; None when there are fewer than two of either."""
+    average_precision: float
+    precision: float
+    """Of the |C| first; equals the recall at |C|."""
+    n: int
+    n_members: int
+
+
+def agreement(
+    importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"], n_resamples: int = 1000, seed: int = 0
+) -> Agreement:
+    """Raises UserError when all labels are of one kind or a score is not finite."""
+    scores = _checked(importance, labels)
+    return Agreement(
+        roc_auc(scores, labels),
+        percentiles(resampled_auc(scores, labels, n_resamples, seed)) if _resamplable(labels) else None,
+        average_precision(scores, labels),
+        precision_recall_at(scores, labels, int(labels.sum()))[0],
+        n=len(labels),
+        n_members=int(labels.sum()),
+    )
+
+
+def roc_auc(importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"]) -> float:
+    """Share of (member, other) pairs that the scores put in the right order; ties count half."""
+    scores = _checked(importance, labels)
+    return float(_order(scores, labels).mean())
+
+
+def auc_difference(
+    first: Tensor | ndarray, second: Tensor | ndarray, labels: ndarray, n_resamples: int = 1000, *, seed: int = 0
+) -> tuple[float, Interval]:
+    """AUC of `first` minus that of `second`, with the interval from the same resamples of heads for both."""
+    first_scores, second_scores = _checked(first, labels), _checked(second, labels)
+    difference = roc_auc(first_scores, labels) - roc_auc(second_scores, labels)
+    if not _resamplable(labels):
+        return difference, None
+    resampled = [resampled_auc(scores, labels, n_resamples, seed) for scores in (first_scores, second_scores)]
+    return difference, percentiles(resampled[0] - resampled[1])
+
+
+def average_precision(importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"]) -> float:
+    """Mean precision over the members, at each member's place; members of equal score share the later place."""
+    scores = _checked(importance, labels)
+    down = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.diff(scores[down], append=-np.inf))  # last place of each distinct score
+    hits = np.cumsum(labels[down])[ends]
+    recall = hits / labels.sum()
+    return float((np.diff(recall, prepend=0.0) * hits / (ends + 1)).sum())
+
+
+def precision_recall_at(
+    importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"], k: int
+) -> tuple[float, float]:
+    """Precision and recall of the k first; among scores tied at the border, the expected number of members."""
+    scores = _checked(importance, labels)
+    if not 1 <= k <= len(scores):
+        raise UserError(f"cannot take the first {k} of {len(scores)}; choose 1 to {len(scores)}")
+    border = np.sort(scores)[::-1][k - 1]
+    above, tied = scores > border, scores == border
+    share = (k - above.sum()) / tied.sum()
+    hits = float((above & labels).sum() + share * (tied & labels).sum())
+    return hits / k, hits / float(labels.sum())
+
+
+def _order(scores: ndarray, labels: ndarray) -> Float[ndarray, "members others"]:
+    """1 where the member's score is larger, ½ where equal."""
+    members, others = scores[labels][:, None], scores[~labels][None, :]
+    return (members > others) + 0.5 * (members == others)
+
+
+def resampled_auc(scores: ndarray, labels: ndarray, n_resamples: int, seed: int) -> Float[ndarray, " resample"]:
+    """AUC in every resample of members and of others. The same labels and seed give the same resamples."""
+    order = _order(scores, labels)
+    members = bootstrap_weights(order.shape[0], n_resamples, seed)
+    others = bootstrap_weights(order.shape[1], n_resamples, seed + 1)
+    return ((members @ order) * others).sum(1) / order.size
+
+
+def _resamplable(labels: ndarray) -> bool:
+    return 2 <= labels.sum() <= len(labels) - 2
+
+
+def _checked(importance: Tensor | ndarray, labels: ndarray) -> ndarray:
+    scores = importance.detach().cpu().double().numpy() if isinstance(importance, Tensor) else np.asarray(importance)
+    if scores.shape != labels.shape:
+        raise ValueError(f"{scores.shape} scores for {labels.shape} labels")
+    if not np.isfinite(scores).all():
+        raise UserError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite; no ranking")
+    if labels.all() or not labels.any():
+        kind = "in" if labels.any() else "outside"
+        raise UserError(f"all {len(labels)} labels are of one kind ({kind} the circuit); a ranking needs both kinds")
+    return scores.astype(np.float64)

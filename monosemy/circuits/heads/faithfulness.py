@@ -1,0 +1,169 @@
+"""How much of a behaviour a set of heads carries, and what it misses.
+
+Place on the path: a ranking or a circuit, prompts with counterparts → [faithfulness, completeness] → report.
+
+    f(C) = (m(C) − m(∅)) / (m(M) − m(∅))     m(C): all heads but C replaced; means over prompts before dividing
+    CPR = ∫ f,  CMD = ∫ |1 − f|              over the share of heads in C, best first, straight lines between points
+    completeness  f(M ∖ C), 0 when nothing outside C does the task; and the mean of |f(C ∖ K) − f(M ∖ K)| over random
+                  halves K of C, 0 when C loses what M loses
+
+M is the whole model. Source: MIB (2504.13151) for CPR and CMD; Wang et al. 2022 (2211.00593) for completeness.
+Deviations: heads, not edges, are counted; the curve starts at no head at all, where f is 0. Intervals resample prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from monosemy.circuits.heads.contrast import Ablation, Contrast, all_heads, layers_of
+from monosemy.circuits.heads.model_heads import n_all, replace_edit
+from monosemy.errors import UserError
+from monosemy.evals.intervals import Interval, bootstrap_weights, percentiles, resampled_ratio
+
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Shares of all heads that a faithfulness curve keeps."""
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """The behaviour that the k best heads alone carry."""
+
+    sizes: tuple[int, ...]
+    """How many heads are left intact at each point, from 0 to all."""
+    values: tuple[float, ...]
+    intervals: tuple[Interval, ...]
+    """95%, bootstrap over prompts."""
+    cpr: float
+    cmd: float
+    cpr_interval: Interval
+    cmd_interval: Interval
+
+
+def faithfulness(
+    contrast: Contrast,
+    importance: Float[Tensor, " n"],
+    ablation: Ablation = "resample",
+    fractions: Sequence[float] = FRACTIONS,
+) -> Faithfulness:
+    """The curve of a ranking; one pass over the prompts for every point.
+
+    Raises UserError when replacing all heads changes nothing on average, so that no share can be told.
+    """
+    n = n_all(contrast.heads)
+    order = torch.argsort(importance.detach().cpu(), descending=True, stable=True).tolist()
+    counts = sorted({0, n} | {round(fraction * n) for fraction in fractions})
+    return curve([restricted_metric(contrast, order[:count], ablation) for count in counts], counts)
+
+
+def curve(metric: Sequence[Float[Tensor, " E"]], sizes: Sequence[int]) -> Faithfulness:
+    """The curve from the metric on every prompt when sets of these `sizes` (of heads or edges) are left intact. The
+    first set must be empty, the last hold every_head. metric: one [E] per set."""
+    m = torch.stack(list(metric), 1).cpu().double().numpy()
+    gained = m - m[:, :1]
+    full_gain = gained[:, -1:]
+    if abs(full_gain.mean()) <= 1e-6 * max(1.0, float(np.abs(m).mean())):
+        raise UserError(
+            "the metric is the same with all heads replaced as with none; the prompts and their counterparts do not "
+            "differ in this behaviour, so faithfulness means nothing here"
+        )
+    shares = np.array(sizes, dtype=np.float64) / sizes[-1]
+    values = gained.mean(0) / full_gain.mean()
+    weights = bootstrap_weights(len(m), 1000)
+    resampled = np.stack([resampled_ratio(column, full_gain[:, 0], weights) for column in gained.T], 1)
+    several = len(m) > 1
+    return Faithfulness(
+        tuple(sizes),
+        tuple(values.tolist()),
+        tuple(percentiles(column) if several else None for column in resampled.T),
+        _area(values[None], shares).item(),
+        cmd=_area(values[None], shares, missing=True).item(),
+        cpr_interval=percentiles(_area(resampled, shares)) if several else None,
+        cmd_interval=percentiles(_area(resampled, shares, missing=True)) if several else None,
+    )
+
+
+def _area(values: Float[ndarray, "r k"], shares: Float[ndarray, " k"], missing: bool = False) -> Float[ndarray, " r"]:
+    """∫ f, or ∫ |1 − f| (of the points, not of the lines between them), by the trapezoidal rule."""
+    heights = np.abs(1 - values) if missing else values
+    return ((heights[:, 1:] + heights[:, :-1]) / 2 * np.diff(shares)).sum(1)
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """What of the behaviour a circuit misses."""
+
+    without: float
+    """f(M ∖ C): what the rest of the model still does."""
+    without_interval: Interval
+    incompleteness: float
+    """Mean over random halves K of C of |f(C ∖ K) − f(M ∖ K)|."""
+
+
+def completeness(
+    contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample", n_subsets: int = 8, *, seed: int = 0
+) -> Completeness:
+    """Of a set of heads (by number). Raises UserError for an empty set or a metric that replacing all heads leaves."""
+    if not members:
+        raise UserError("completeness needs a circuit of at least one head; none was given")
+    every_head = list(all_heads(contrast.heads))
+    outside = [index for index in every_head if index not in set(members)]
+
+    def f(indices: Sequence[int]) -> Faithfulness:
+        return curve([empty, restricted_metric(contrast, indices, ablation), full_metric], [0, 1, 2])
+
+    empty, full_metric = restricted_metric(contrast, [], ablation), restricted_metric(contrast, every_head, ablation)
+    without = f(outside)
+    random = np.random.default_rng(seed)
+    gaps = []
+    for _ in range(n_subsets):
+        lost = set(random.choice(members, max(1, len(members) // 2), replace=False).tolist())
+        ours, theirs = ([index for index in side if index not in lost] for side in (members, every_head))
+        gaps.append(abs(f(ours).values[1] - f(theirs).values[1]))
+    return Completeness(without.values[1], without.intervals[1], float(np.mean(gaps)))
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a set of heads carries of the behaviour: 1 all of it, 0 nothing."""
+
+    alone: float
+    """f(C): all other heads replaced."""
+    alone_interval: Interval
+    without: float
+    """f(M ∖ C): the set replaced."""
+    without_interval: Interval
+
+
+def carried(contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample") -> Carried:
+    """Of a set of heads (by number): three passes. Intervals over prompts; where the set was found on the same prompts,
+    it fits them better than others."""
+    outside = [index for index in all_heads(contrast.heads) if index not in set(members)]
+    empty, full_metric = restricted_metric(contrast, [], ablation), contrast.m_clean
+    alone, without = (
+        curve([empty, restricted_metric(contrast, indices, ablation), full_metric], [0, 1, 2])
+        for indices in (members, outside)
+    )
+    return Carried(alone.values[1], alone.intervals[1], without.values[1], without.intervals[1])
+
+
+def restricted_metric(
+    contrast: Contrast, indices: Sequence[int], ablation: Ablation = "resample"
+) -> Float[Tensor, " E"]:
+    """m(C) on every prompt: all heads but `indices` replaced."""
+    heads = contrast.heads
+    dropped = sorted(set(all_heads(heads)) - set(indices))
+    if not dropped:
+        return contrast.m_clean
+    metric_values = []
+    for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
+        edit = replace_edit(replacement, dropped, heads.n_heads)
+        logits = heads.logits(batch.clean.tokens, edit, layers=layers_of(heads, dropped), clean=batch.clean)
+        metric_values.append(batch.measure(logits))
+    return torch.cat(metric_values)
