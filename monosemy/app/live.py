@@ -223,7 +223,7 @@ def _sweep(
     started, scales = time.perf_counter(), steering_scales(entry, sae)
     refused: list[str] = []
     for first in range(0, len(values), SWEEP_BATCH):
-        for event in sweep.sweep_events(model, sae, request, values[first : first + SWEEP_BATCH], scales):
+        for event in sweep.sweep_events(model, sae, request, values[first : first + SWEEP_BATCH], scales=scales):
             if event["kind"] == "too_strong":
                 refused.append(f"strength {event['value']:g}: {event['error']}")
             else:

@@ -44,31 +44,31 @@ DESCRIPTION = """Write text with a model whose latents are changed, beside the u
 
 def run_steer(words: list[str]) -> None:
     """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
-    given = _parser().parse_args(words)
-    folder = Path(given.run).expanduser()
-    sae_folder = choose_sae(folder, given.sae).folder
-    for word in given.find or ():
+    options = _parser().parse_args(words)
+    folder = Path(options.run).expanduser()
+    sae_folder = choose_sae(folder, options.sae).folder
+    for word in options.find or ():
         require_characters("--find", word)
-    request = None if given.find else _request(given)
+    request = None if options.find else _request(options)
     _check_latents(sae_folder, request)
-    model, sae, scales = load_run(folder, sae_folder, moved_of(given))
-    if given.find:
-        _find(model, sae, scales, given.find)
+    model, sae, scales = load_run(folder, sae_folder, moved_of(options))
+    if options.find:
+        _print_latents_for_words(model, sae, scales, options.find)
         return
     assert request is not None
-    if given.sweep:
+    if options.sweep:
         from monosemy.steering.sweep import sweep_events
 
-        _show_sweep(sweep_events(model, sae, request, given.sweep, scales), request, as_json=given.json)
+        _print_sweep(sweep_events(model, sae, request, options.sweep, scales=scales), request, as_json=options.json)
         return
     from monosemy.steering.generate import stream
 
     events = stream(model, sae, request, scales)
-    if given.json:
+    if options.json:
         for event in events:
             print(json_text.dumps(event), flush=True)
     else:
-        _show(events, request)
+        _print_columns(events, request)
 
 
 def _check_latents(sae_folder: Path, request: SteeringRequest | None) -> None:
@@ -88,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--sae", help="SITE/NAME of the SAE (default: JumpReLU at the middle L0 of the first site)")
     add("--prompt", default="", help="what to answer or to continue")
     add("--latent", type=whole(LATENT), nargs="+", default=[], help="latents to edit, all by the same operation")
-    for name, what in OPERATIONS.items():
-        add(f"--{name}", type=real(STRENGTH), nargs="?", const=0.0, metavar="VALUE", help=what)
-    add("--unit", default="raw", help="; ".join(f"{name}: {what}" for name, what in UNITS.items()))
+    for name, meaning in OPERATIONS.items():
+        add(f"--{name}", type=real(STRENGTH), nargs="?", const=0.0, metavar="VALUE", help=meaning)
+    add("--unit", default="raw", help="; ".join(f"{name}: {meaning}" for name, meaning in UNITS.items()))
     add("--edit", action="append", default=[], metavar="LATENT:OPERATION[:VALUE[:UNIT]]", help="one more edit")
     add("--positions", default="all", help=f"{', '.join(PLACES[:-1])}, or START-STOP (token numbers of the prompt)")
     add("--no-error", action="store_true", help="leave out what the SAE does not reconstruct")
@@ -112,36 +112,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _request(given: argparse.Namespace) -> SteeringRequest:
+def _request(options: argparse.Namespace) -> SteeringRequest:
     return SteeringRequest(
-        prompt=given.prompt,
-        edits=_edits(given),
-        positions=_positions(given.positions),
-        keep_error=not given.no_error,
-        columns=None if given.columns is None else tuple(given.columns),
-        instruction=given.instruction,
-        control=given.control,
-        chat=False if given.plain else None,
-        system=given.system,
-        n_tokens=given.tokens,
-        temperature=given.temperature,
-        top_p=given.top_p,
-        seed=given.seed,
+        prompt=options.prompt,
+        edits=_edits(options),
+        positions=_positions(options.positions),
+        keep_error=not options.no_error,
+        columns=None if options.columns is None else tuple(options.columns),
+        instruction=options.instruction,
+        control=options.control,
+        chat=False if options.plain else None,
+        system=options.system,
+        n_tokens=options.tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
     )
 
 
-def _edits(given: argparse.Namespace) -> tuple[Edit, ...]:
-    asked = [name for name in OPERATIONS if getattr(given, name) is not None]
-    if len(asked) > 1:
-        raise UserError(f"--latent takes one operation, got --{' and --'.join(asked)}; use --edit for several")
-    if asked and not given.latent:
-        raise UserError(f"--{asked[0]} needs --latent")
-    if given.latent and not asked and not given.sweep:
+def _edits(options: argparse.Namespace) -> tuple[Edit, ...]:
+    operations = [name for name in OPERATIONS if getattr(options, name) is not None]
+    if len(operations) > 1:
+        raise UserError(f"--latent takes one operation, got --{' and --'.join(operations)}; use --edit for several")
+    if operations and not options.latent:
+        raise UserError(f"--{operations[0]} needs --latent")
+    if options.latent and not operations and not options.sweep:
         raise UserError(f"what to do with the latent? give one of: {', '.join('--' + name for name in OPERATIONS)}")
-    operation = asked[0] if asked else "set"
-    value = getattr(given, operation) if asked else 0.0
-    edits = [Edit(latent, operation, value, given.unit) for latent in given.latent]
-    return (*edits, *(_written_edit(text) for text in given.edit))
+    operation = operations[0] if operations else "set"
+    value = getattr(options, operation) if operations else 0.0
+    edits = [Edit(latent, operation, value, options.unit) for latent in options.latent]
+    return (*edits, *(_written_edit(text) for text in options.edit))
 
 
 def _written_edit(text: str) -> Edit:
@@ -179,7 +179,7 @@ def load_run(
     return model, sae, read_scales(sae_folder, sae)
 
 
-def _show(events: Iterator[dict[str, Any]], request: SteeringRequest) -> None:
+def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest) -> None:
     """The columns as they grow, on a terminal; finished ones, elsewhere; then the measures."""
     from rich.console import Console
     from rich.live import Live
@@ -237,17 +237,22 @@ def _measures(measures: dict[str, dict[str, Any]]) -> Any:
     from rich.table import Table
 
     headings = (
-        "column", "tokens", "perplexity (unsteered model)", "KL, nats/token", "log-prob change", "distinct 1 / 2 / 3",
-    )  # fmt: skip
+        "column",
+        "tokens",
+        "perplexity (unsteered model)",
+        "KL, nats/token",
+        "log-prob change",
+        "distinct 1 / 2 / 3",
+    )
     table = Table(*headings)
-    for name, found in measures.items():
+    for name, measure in measures.items():
         table.add_row(
             name,
-            str(found["n_tokens"]),
-            _number(found["perplexity"], ".1f"),
-            _number(found["mean_kl"], ".2f"),
-            _number(found["mean_log_prob_change"], "+.2f"),
-            " / ".join(_number(share, ".2f") for share in found["distinct"]),
+            str(measure["n_tokens"]),
+            _number(measure["perplexity"], ".1f"),
+            _number(measure["mean_kl"], ".2f"),
+            _number(measure["mean_log_prob_change"], "+.2f"),
+            " / ".join(_number(share, ".2f") for share in measure["distinct"]),
         )
     return table
 
@@ -260,14 +265,14 @@ def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest) -> An
     at = {edit.latent: place for place, edit in reversed(list(enumerate(request.edits)))}
     for latent, place in sorted(at.items(), key=lambda pair: pair[1]):
         row = []
-        for found in measures.values():
-            values = [token["edited_activations"][place] for token in found["tokens"]]
+        for measure in measures.values():
+            values = [token["edited_activations"][place] for token in measure["tokens"]]
             row.append(_number(sum(values) / len(values) if values else None, ".1f"))
         table.add_row(str(latent), *row)
     return table
 
 
-def _show_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, as_json: bool) -> None:
+def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -292,15 +297,19 @@ def _show_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, a
             table.add_row(f"{event['value']:g}", *["–"] * 4, Text(f"no answer: {event['error']}"))
             continue
         numbers = [
-            (event["perplexity"], ".1f"), (event["mean_kl"], ".2f"), (event["distinct"][1], ".2f"),
+            (event["perplexity"], ".1f"),
+            (event["mean_kl"], ".2f"),
+            (event["distinct"][1], ".2f"),
             (event["mean_activation"], ".1f"),
-        ]  # fmt: skip
+        ]
         table.add_row(f"{event['value']:g}", *(_number(*pair) for pair in numbers), Text(visible_lines(event["text"])))
     if not as_json:
         Console().print(table)
 
 
-def _find(model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, words: list[str], n: int = 15) -> None:
+def _print_latents_for_words(
+    model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, words: list[str], *, n: int = 15
+) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -309,20 +318,20 @@ def _find(model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, wo
     from monosemy.support import progress
 
     with progress.stage("push each latent", total=sae.d_sae, unit="latents") as bar:
-        found = output_scores(model, sae, scales, words=[words], advance=bar.advance)
-    print(f"after {NEUTRAL_PROMPT!r} these words have probability {float(found.words_before):.2%} unsteered")
-    scored = found.tokens.shape[1] > 0
-    table = Table("latent", "words", *(("output score", "without push", "its direction raises") if scored else ()))
-    for row in found.words[:, 0].argsort(descending=True)[:n].tolist():
-        cells: list[str | Text] = [str(int(found.latents[row])), f"{float(found.words[row, 0]):.2%}"]
-        if scored:
+        scores = output_scores(model, sae, scales, words=[words], advance=bar.advance)
+    print(f"after {NEUTRAL_PROMPT!r} these words have probability {float(scores.words_before):.2%} unsteered")
+    has_scores = scores.tokens.shape[1] > 0
+    table = Table("latent", "words", *(("output score", "without push", "its direction raises") if has_scores else ()))
+    for row in scores.words[:, 0].argsort(descending=True)[:n].tolist():
+        cells: list[str | Text] = [str(int(scores.latents[row])), f"{float(scores.words[row, 0]):.2%}"]
+        if has_scores:
             raised = " ".join(
-                repr(visible(model.tokenizer.decode([token]))) for token in found.tokens[row, :6].tolist()
+                repr(visible(model.tokenizer.decode([token]))) for token in scores.tokens[row, :6].tolist()
             )
-            cells += [f"{float(found.score[row]):.3f}", f"{float(found.score_before[row]):.3f}", Text(raised)]
+            cells += [f"{float(scores.score[row]):.3f}", f"{float(scores.score_before[row]):.3f}", Text(raised)]
         table.add_row(*cells)
     Console().print(table)
-    if not scored:
+    if not has_scores:
         reason = written_directions(model, sae.config.site, sae.W_dec[:1])
         print(f"no output scores: {reason}; the words' probabilities are those after a push at the site itself")
 

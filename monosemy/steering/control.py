@@ -21,47 +21,49 @@ N_CANDIDATES = 50
 
 
 def control_edits(
-    edits: tuple[Edit, ...], sae: SparseAutoencoder, scales: LatentScales, seed: int, control: int | None = None
+    edits: tuple[Edit, ...], sae: SparseAutoencoder, scales: LatentScales, seed: int, *, control: int | None = None
 ) -> tuple[Edit, ...]:
     """The edits (raw units) moved to other latents; `control` names the first one's, else `seed` draws all.
 
     Raises UserError when `control` is out of range or among the edited latents, or no other latent is left.
     """
-    taken = {edit.latent for edit in edits}
+    used = {edit.latent for edit in edits}
     if control is not None:
         if not 0 <= control < sae.d_sae:
             raise UserError(f"control latent {control} is out of range; this SAE has latents 0 to {sae.d_sae - 1}")
-        if control in taken:
+        if control in used:
             raise UserError(f"control latent {control} is among the steered ones; name another or leave it out")
-    moved: list[Edit] = []
+    edits_of_control: list[Edit] = []
     partner: dict[int, int] = {}
     for edit in edits:
         if edit.latent not in partner:
-            given = control if control is not None and not partner else None
-            partner[edit.latent] = given if given is not None else _draw(edit.latent, taken, sae, scales, seed)
-            taken.add(partner[edit.latent])
-        other = partner[edit.latent]
+            if control is not None and not partner:
+                partner[edit.latent] = control
+            else:
+                partner[edit.latent] = _draw(edit.latent, used, sae, scales, seed=seed)
+            used.add(partner[edit.latent])
+        latent = partner[edit.latent]
         value = edit.value
         if edit.operation not in FACTORS:
-            value *= float(sae.W_dec[edit.latent].norm() / sae.W_dec[other].norm())
-        moved.append(replace(edit, latent=other, value=value))
-    return tuple(moved)
+            value *= float(sae.W_dec[edit.latent].norm() / sae.W_dec[latent].norm())
+        edits_of_control.append(replace(edit, latent=latent, value=value))
+    return tuple(edits_of_control)
 
 
 def has_control(edits: tuple[Edit, ...], sae: SparseAutoencoder, scales: LatentScales) -> bool:
     """Whether there is another latent for each edited one."""
     edited = {edit.latent for edit in edits}
-    return len(_others(edited, sae, scales)) >= len(edited)
+    return len(_candidates(edited, sae, scales)) >= len(edited)
 
 
-def _others(taken: set[int], sae: SparseAutoencoder, scales: LatentScales) -> torch.Tensor:
+def _candidates(excluded: set[int], sae: SparseAutoencoder, scales: LatentScales) -> torch.Tensor:
     """Latents that are not taken and, where that is known, fire at all."""
-    others = torch.tensor([i for i in range(sae.d_sae) if i not in taken], dtype=torch.int64)
-    return others if scales.n_fired is None else others[scales.n_fired.cpu()[others] > 0]
+    candidates = torch.tensor([i for i in range(sae.d_sae) if i not in excluded], dtype=torch.int64)
+    return candidates if scales.n_fired is None else candidates[scales.n_fired.cpu()[candidates] > 0]
 
 
-def _draw(latent: int, taken: set[int], sae: SparseAutoencoder, scales: LatentScales, seed: int) -> int:
-    candidates = _others(taken, sae, scales)
+def _draw(latent: int, excluded: set[int], sae: SparseAutoencoder, scales: LatentScales, *, seed: int) -> int:
+    candidates = _candidates(excluded, sae, scales)
     if scales.n_fired is not None:
         counts = scales.n_fired.cpu().float()
         distance = (counts[candidates].log() - counts[latent].clamp(min=1).log()).abs()

@@ -137,25 +137,25 @@ def latent_values(code: SparseLatents, latents: Sequence[int]) -> Tensor:
     distinct = list(dict.fromkeys(latents))
     column_of[distinct] = torch.arange(len(distinct), device=column_of.device)
     columns = column_of[code.indices.long()]
-    found = columns >= 0
+    is_listed = columns >= 0
     values = code.values.new_zeros(code.n_tokens, len(distinct))
-    values[code.rows()[found], columns[found]] = code.values[found]
+    values[code.rows()[is_listed], columns[is_listed]] = code.values[is_listed]
     return values[:, column_of[list(latents)]]
 
 
 def edited_positions(positions: Positions, place: Place, row: int) -> Tensor:
     """Which tokens of a row the request names, bool [T]: never its first one, never padding."""
     at, length = place.positions[row], place.prompt_lengths[row]
-    named = at >= 1
+    edited = at >= 1
     if positions.where == "prompt":
-        named &= at < length
+        edited &= at < length
     elif positions.where == "generated":
-        named &= at >= length
+        edited &= at >= length
     elif positions.where == "range":
-        named &= at >= positions.start
+        edited &= at >= positions.start
         if positions.stop is not None:
-            named &= at < positions.stop
-    return named
+            edited &= at < positions.stop
+    return edited
 
 
 class SiteEdit:
@@ -188,11 +188,11 @@ class SiteEdit:
         if len(self.rows) != len(x_BTD):
             raise ValueError(f"edits for {len(self.rows)} texts met a batch of {len(x_BTD)}")
         edited = x_BTD
-        chosen_BT = torch.stack([self._chosen(x_BTD[row], place, row) for row in range(len(x_BTD))])
-        self.n_edited = [n + int(count) for n, count in zip(self.n_edited, chosen_BT.sum(1))]
-        if bool(chosen_BT.any()):
+        edited_BT = torch.stack([self._edited_mask(x_BTD[row], place, row) for row in range(len(x_BTD))])
+        self.n_edited = [n + int(count) for n, count in zip(self.n_edited, edited_BT.sum(1))]
+        if bool(edited_BT.any()):
             edited = x_BTD.clone()
-            edited[chosen_BT] = self._changed(x_BTD[chosen_BT], chosen_BT.sum(1).tolist())
+            edited[edited_BT] = self._changed(x_BTD[edited_BT], edited_BT.sum(1).tolist())
             if torch.equal(edited, x_BTD):
                 edited = x_BTD  # a copy laid out otherwise in memory would be summed in another order further on
         if self.watch:
@@ -200,13 +200,13 @@ class SiteEdit:
             self.after.append(self.before[-1] if edited is x_BTD else self._read(edited))
         return edited
 
-    def _chosen(self, x_TD: Tensor, place: Place, row: int) -> Tensor:
+    def _edited_mask(self, x_TD: Tensor, place: Place, row: int) -> Tensor:
         """The positions of text `row` that its edits change, bool [T]."""
         steering = self.rows[row]
         if steering is None or not steering.edits:
             return torch.zeros(len(x_TD), dtype=torch.bool, device=x_TD.device)
-        named = edited_positions(steering.positions, place, row)
-        return named if math.isinf(self.limit) else named & (x_TD.float().norm(dim=-1) <= self.limit)
+        positions = edited_positions(steering.positions, place, row)
+        return positions if math.isinf(self.limit) else positions & (x_TD.float().norm(dim=-1) <= self.limit)
 
     def _changed(self, x_ND: Tensor, counts: list[int]) -> Tensor:
         """The edited rows: `counts[b]` of them belong to text b, in order. All are encoded together."""

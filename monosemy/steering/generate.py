@@ -90,23 +90,33 @@ def stream(
     rows = SiteEdit(sae, scales, [column.steering for column in columns])
     sampling = Sampling(request.temperature, request.top_p, request.seed)
     texts = [GrowingText(model.tokenizer) for _ in columns]
-    for step, chosen in enumerate(
-        decode(model, sae.config.site, [c.prompt_ids for c in columns], rows, request.n_tokens, sampling)
+    for step, next_tokens in enumerate(
+        decode(
+            model, sae.config.site, [c.prompt_ids for c in columns], rows, n_tokens=request.n_tokens, sampling=sampling
+        )
     ):
-        for b, (token, log_prob, ended) in chosen.items():
+        for b, (token, log_prob, ended) in next_tokens.items():
             name = columns[b].name
             if not ended:
                 piece = texts[b].add(token)
                 yield {
-                    "kind": "token", "column": name, "step": step, "token": token, "text": piece, "log_prob": log_prob,
-                }  # fmt: skip
+                    "kind": "token",
+                    "column": name,
+                    "step": step,
+                    "token": token,
+                    "text": piece,
+                    "log_prob": log_prob,
+                }
             if ended or step + 1 == request.n_tokens:
                 yield {
-                    "kind": "done", "column": name, "text": texts[b].finish(), "n_tokens": len(texts[b].ids),
+                    "kind": "done",
+                    "column": name,
+                    "text": texts[b].finish(),
+                    "n_tokens": len(texts[b].ids),
                     "stopped": "end" if ended else "length",
-                }  # fmt: skip
+                }
     if request.measure:
-        yield from _measures(model, sae, request, scales, columns, [text.ids for text in texts])
+        yield from _measures(model, sae, request, scales, columns=columns, answers=[text.ids for text in texts])
     untouched = [c.name for c, n in zip(columns, rows.n_edited, strict=True) if c.steering is not None and not n]
     yield {"kind": "end", "seconds": time.perf_counter() - started, "untouched": untouched}
 
@@ -117,10 +127,10 @@ def make_columns(
     """The columns asked for, with edits in raw units, and the random column's first latent."""
     edits = tuple(resolve(edit, sae, scales) for edit in request.edits)
     names = request.columns or default_columns(request, sae, scales)
-    others = control_edits(edits, sae, scales, request.seed, request.control) if "random" in names else ()
+    random_edits = control_edits(edits, sae, scales, request.seed, control=request.control) if "random" in names else ()
     steering = {
         "steered": Steering(edits, request.positions, request.keep_error),
-        "random": Steering(others, request.positions, request.keep_error),
+        "random": Steering(random_edits, request.positions, request.keep_error),
     }
     columns = []
     for name in names:
@@ -128,7 +138,7 @@ def make_columns(
         options = {"chat": request.chat, "system": request.system}
         text, ids = prompt_text(model, words, **options), prompt_ids(model, words, **options)  # type: ignore[arg-type]
         columns.append(Column(name, text, ids, steering.get(name)))
-    return columns, others[0].latent if others else None
+    return columns, random_edits[0].latent if random_edits else None
 
 
 def default_columns(request: SteeringRequest, sae: SparseAutoencoder, scales: LatentScales) -> tuple[str, ...]:
@@ -147,12 +157,12 @@ def check_positions(positions: Positions, n_prompt: int, n_tokens: int) -> None:
     place = whole_text(torch.zeros(1, n_read, dtype=torch.long), n_prompt)
     if bool(edited_positions(positions, place, 0).any()):
         return
-    wanted = positions.where
-    if wanted == "range":
-        wanted = f"{positions.start}-{'' if positions.stop is None else positions.stop}"
+    positions_text = positions.where
+    if positions_text == "range":
+        positions_text = f"{positions.start}-{'' if positions.stop is None else positions.stop}"
     raise UserError(
-        f"--positions {wanted} names no token that can be edited: the prompt has tokens 0 to {n_prompt - 1}, the "
-        f"answer at most {n_tokens} more, and neither the first token nor the last one written is; choose others"
+        f"--positions {positions_text} names no token that can be edited: the prompt has tokens 0 to {n_prompt - 1}, "
+        f"the answer at most {n_tokens} more, and neither the first token nor the last one written is; choose others"
     )
 
 
@@ -161,9 +171,9 @@ def decode(
     site: str,
     prompts: Sequence[Sequence[int]],
     rows: SiteEdit | None,
+    *,
     n_tokens: int,
     sampling: Sampling,
-    *,
     use_cache: bool = True,
 ) -> Iterator[dict[int, tuple[int, float, bool]]]:
     """Continues all prompts together; per step {text: (token, log-probability, ended)} of those still going.
@@ -175,16 +185,16 @@ def decode(
     decoding = Decoding(model, prompts, None if rows is None else {site: rows}, use_cache=use_cache)
     ends = end_ids(model)
     choose = _Chooser(sampling, len(prompts))
-    going = set(range(len(prompts)))
+    unfinished = set(range(len(prompts)))
     steerings = rows.rows if isinstance(rows, SiteEdit) else [None] * len(prompts)
     for step in range(n_tokens):
         check_finite(decoding.logits, site, model, [steering is not None for steering in steerings])
         tokens = choose(decoding.logits)
         log_probs = decoding.logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-        listed = tokens.tolist()
-        yield {b: (listed[b], float(log_probs[b]), listed[b] in ends) for b in sorted(going)}
-        going -= {b for b in going if listed[b] in ends}
-        if not going or step + 1 == n_tokens:
+        token_ids = tokens.tolist()
+        yield {b: (token_ids[b], float(log_probs[b]), token_ids[b] in ends) for b in sorted(unfinished)}
+        unfinished -= {b for b in unfinished if token_ids[b] in ends}
+        if not unfinished or step + 1 == n_tokens:
             return
         decoding.append(tokens)
 
@@ -218,8 +228,10 @@ def generating(
     ids: list[list[int]] = [[] for _ in prompts]
     log_probs: list[list[float]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
-    for step, chosen in enumerate(decode(model, site, prompts, rows, n_tokens, sampling, use_cache=use_cache)):
-        for b, (token, log_prob, end) in chosen.items():
+    for step, next_tokens in enumerate(
+        decode(model, site, prompts, rows, n_tokens=n_tokens, sampling=sampling, use_cache=use_cache)
+    ):
+        for b, (token, log_prob, end) in next_tokens.items():
             ended[b] = end
             if not end:
                 ids[b].append(token)
@@ -286,16 +298,17 @@ def _measures(
     sae: SparseAutoencoder,
     request: SteeringRequest,
     scales: LatentScales,
+    *,
     columns: list[Column],
     answers: list[list[int]],
 ) -> Iterator[dict[str, Any]]:
     plain = prompt_ids(model, request.prompt, chat=request.chat, system=request.system)
     watch = [edit.latent for edit in request.edits]
     for column, ids in zip(columns, answers, strict=True):
-        found = measure_answer(
-            model, sae, scales, column.prompt_ids, ids, column.steering, plain_prompt=plain, watch=watch
+        measures = measure_answer(
+            model, sae, scales, column.prompt_ids, answer=ids, steering=column.steering, plain_prompt=plain, watch=watch
         )
-        yield {"kind": "measure", "column": column.name, **found.to_json(model.tokenizer, column.prompt_ids, ids)}
+        yield {"kind": "measure", "column": column.name, **measures.to_json(model.tokenizer, column.prompt_ids, ids)}
 
 
 def steer(
@@ -305,8 +318,8 @@ def steer(
     scales: LatentScales | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The finished columns of a request: {column: {"text", "stopped", and the values of its measure event}}."""
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for event in stream(model, sae, request, scales):
         if event["kind"] in ("done", "measure"):
-            found.setdefault(event["column"], {}).update({k: v for k, v in event.items() if k != "kind"})
-    return found
+            results.setdefault(event["column"], {}).update({k: v for k, v in event.items() if k != "kind"})
+    return results

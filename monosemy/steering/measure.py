@@ -74,12 +74,16 @@ class AnswerMeasures:
         before, after = self.before.tolist(), self.after.tolist()
         tokens = [
             {
-                "token": token, "text": pieces[t], "log_prob": float(self.log_probs[t]),
-                "unsteered_log_prob": float(self.unsteered_log_probs[t]), "kl": float(self.kl[t]),
-                "activations": before[len(prompt) + t], "edited_activations": after[len(prompt) + t],
+                "token": token,
+                "text": pieces[t],
+                "log_prob": float(self.log_probs[t]),
+                "unsteered_log_prob": float(self.unsteered_log_probs[t]),
+                "kl": float(self.kl[t]),
+                "activations": before[len(prompt) + t],
+                "edited_activations": after[len(prompt) + t],
             }
             for t, token in enumerate(answer)
-        ]  # fmt: skip
+        ]
         prompt_tokens = [
             {"text": text, "activations": before[t], "edited_activations": after[t]}
             for t, text in enumerate(token_pieces(tokenizer, prompt))
@@ -92,9 +96,9 @@ def measure_answer(
     sae: SparseAutoencoder,
     scales: LatentScales,
     prompt: Sequence[int],
+    *,
     answer: Sequence[int],
     steering: Steering | None,
-    *,
     plain_prompt: Sequence[int] | None = None,
     watch: Sequence[int] = (),
 ) -> AnswerMeasures:
@@ -105,11 +109,11 @@ def measure_answer(
     tokens = torch.tensor([[*prompt, *answer]])
     # both passes share what lies before the site
     start = model.prefix(tokens, sae.config.site)
-    log_q = _answer_log_probs(model, tokens, len(prompt), edit, start)
+    log_q = _answer_log_probs(model, tokens, len(prompt), edit, start=start)
     if plain == list(prompt):
-        log_p = log_q if steering is None else _answer_log_probs(model, tokens, len(prompt), None, start)
+        log_p = log_q if steering is None else _answer_log_probs(model, tokens, len(prompt), None, start=start)
     else:
-        log_p = _answer_log_probs(model, torch.tensor([[*plain, *answer]]), len(plain), None, None)
+        log_p = _answer_log_probs(model, torch.tensor([[*plain, *answer]]), len(plain), None, start=None)
     targets = torch.tensor(list(answer), dtype=torch.int64)[:, None]
     untraced = torch.zeros(len(prompt) + len(answer), 0)
     return AnswerMeasures(
@@ -129,7 +133,7 @@ def _divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
 
 
 def _answer_log_probs(
-    model: LanguageModel, tokens: Tensor, n_prompt: int, edit: SiteEdit | None, start: Start | None
+    model: LanguageModel, tokens: Tensor, n_prompt: int, edit: SiteEdit | None, *, start: Start | None
 ) -> Tensor:
     """Log-probabilities [n, V] of every next token along the answer, from one pass over the whole text [1, T]."""
     place = whole_text(tokens.to(model.device), n_prompt)

@@ -80,10 +80,10 @@ def word_tokens(model: LanguageModel, words: Sequence[str]) -> list[int]:
     if not forms:
         raise UserError("give at least one word to look for")
     tokenizer = model.tokenizer_for("looking for words")
-    found = {plain_ids(tokenizer, space + form)[0] for form in forms for space in ("", " ")}
-    found -= set(plain_ids(tokenizer, " "))
-    check_vocabulary(sorted(found), tokenizer, model.vocab_size, model.name)
-    return sorted(found)
+    tokens = {plain_ids(tokenizer, space + form)[0] for form in forms for space in ("", " ")}
+    tokens -= set(plain_ids(tokenizer, " "))
+    check_vocabulary(sorted(tokens), tokenizer, model.vocab_size, model.name)
+    return sorted(tokens)
 
 
 @torch.no_grad()
@@ -104,8 +104,8 @@ def output_scores(
     Raises UserError for a latent out of range or a site whose typical norm is not known, TooStrongError for a push that
     leaves nothing of the prompt.
     """
-    chosen = torch.tensor(_default_latents(sae, scales) if latents is None else list(latents), dtype=torch.int64)
-    amounts = [resolve(Edit(int(i), "add", strength, "norm"), sae, scales).value for i in chosen]
+    latent_ids = torch.tensor(_default_latents(sae, scales) if latents is None else list(latents), dtype=torch.int64)
+    amounts = [resolve(Edit(int(i), "add", strength, "norm"), sae, scales).value for i in latent_ids]
     ids = text_ids(model.tokenizer_for("the score's prompt"), prompt)
     groups = [word_tokens(model, group) for group in words]
     tokens = torch.tensor([ids], device=model.device)
@@ -113,10 +113,10 @@ def output_scores(
     before = model.logits(tokens, start=start)[0, -1].float().softmax(-1)
     lens = _LogitLens(model, ids)
     parts: list[tuple[Tensor, ...]] = []
-    for rows in torch.arange(len(chosen)).split(_BATCH):
-        directions = sae.W_dec[chosen[rows]].float()
+    for rows in torch.arange(len(latent_ids)).split(_BATCH):
+        directions = sae.W_dec[latent_ids[rows]].float()
         written = written_directions(model, sae.config.site, directions)
-        raised = chosen.new_zeros(len(rows), 0) if isinstance(written, str) else lens.raised(written)
+        raised = latent_ids.new_zeros(len(rows), 0) if isinstance(written, str) else lens.raised(written)
         push = directions * torch.tensor([amounts[i] for i in rows.tolist()], device=directions.device)[:, None]
         logits = _pushed(model, sae.config.site, start, push).float()
         check_finite(logits, sae.config.site, model)
@@ -132,7 +132,9 @@ def output_scores(
         if advance:
             advance(len(rows))
     score, score_before, raised, in_words = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    return OutputScores(chosen, score, score_before, raised, in_words, _in_groups(before[None], groups)[0].cpu())
+    return OutputScores(
+        latent_ids, score, score_before, raised, words=in_words, words_before=_in_groups(before[None], groups)[0].cpu()
+    )
 
 
 def _in_groups(probabilities_NV: Tensor, groups: list[list[int]]) -> Tensor:
@@ -195,10 +197,10 @@ class _LogitLens:
         self.model = model
         self.site = f"layers.{model.n_layers - 1}.resid_post"
         tokens = torch.tensor([ids], device=model.device)
-        whole = model.prefix(tokens, self.site)
+        prefix = model.prefix(tokens, self.site)
         # after the last layer positions no longer mix, so the last one is enough
-        last = None if whole.resid is None else whole.resid[:, -1:]
-        self.start = whole if last is None else Start(tokens[:, -1:], whole.layer, last)
+        last = None if prefix.resid is None else prefix.resid[:, -1:]
+        self.start = prefix if last is None else Start(tokens[:, -1:], prefix.layer, last)
         self.plain = model.logits(self.start.tokens, start=self.start)[0, -1].float()
         self.norm = float(model.activations(tokens, [self.site])[self.site][0, -1].float().norm())
 

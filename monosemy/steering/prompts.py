@@ -48,9 +48,9 @@ def with_instruction(prompt: str, instruction: str) -> str:
 def end_ids(model: LanguageModel) -> frozenset[int]:
     """Tokens that end an answer: the tokenizer's and the model's end of sequence, and the end of a document."""
     configured: Any = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
-    found = {model.tokenizer.eos_token_id, model.tokenizer.get_added_vocab().get("<|endoftext|>")}
-    found |= set(configured) if isinstance(configured, list | tuple) else {configured}
-    return frozenset(number for number in found if number is not None)
+    ids = {model.tokenizer.eos_token_id, model.tokenizer.get_added_vocab().get("<|endoftext|>")}
+    ids |= set(configured) if isinstance(configured, list | tuple) else {configured}
+    return frozenset(number for number in ids if number is not None)
 
 
 class GrowingText:
@@ -64,10 +64,10 @@ class GrowingText:
     def add(self, token: int) -> str:
         """What this token adds to the text; empty while a character is incomplete."""
         self.ids.append(token)
-        whole = self.tokenizer.decode(self.ids, clean_up_tokenization_spaces=False)
-        if whole.endswith("\ufffd"):
+        decoded = self.tokenizer.decode(self.ids, clean_up_tokenization_spaces=False)
+        if decoded.endswith("\ufffd"):
             return ""
-        piece, self.text = whole[len(self.text) :], whole
+        piece, self.text = decoded[len(self.text) :], decoded
         return piece
 
     def finish(self) -> str:

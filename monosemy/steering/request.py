@@ -141,8 +141,12 @@ class SteeringRequest:
     measure: bool = True
 
     def __post_init__(self) -> None:
-        for what, text in (("prompt", self.prompt), ("instruction", self.instruction), ("system message", self.system)):
-            require_characters(f"the {what}", text)
+        for field_name, text in (
+            ("prompt", self.prompt),
+            ("instruction", self.instruction),
+            ("system message", self.system),
+        ):
+            require_characters(f"the {field_name}", text)
         if not self.prompt:
             raise UserError("the prompt is empty; give some text to start from")
         for column in self.columns or ():

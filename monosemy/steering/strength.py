@@ -37,10 +37,10 @@ def check_push(h_ND: Tensor, change_ND: Tensor, dtype: torch.dtype, row: int) ->
             "strength",
             [row],
         )
-    there, push = _lengths(h_ND), _lengths(change_ND)
-    drowned = (push > LONGEST_PUSH * there) & (there > 0)
+    activation_norms, push_norms = _lengths(h_ND), _lengths(change_ND)
+    drowned = (push_norms > LONGEST_PUSH * activation_norms) & (activation_norms > 0)
     if bool(drowned.any()):
-        times = float((push / there)[drowned].max())
+        times = float((push_norms / activation_norms)[drowned].max())
         raise TooStrongError(
             f"the change is too strong: {times:.2g} times as long as the activation, so that nothing of the text is "
             f"left; lower the strength to at most {LONGEST_PUSH:g} times the activation's length",

@@ -55,18 +55,18 @@ class Estimate:
 
 def mean_over_prompts(values: Sequence[float | None], *, n_bootstrap: int = 2000, seed: int = 0) -> Estimate:
     """Mean of the values that exist, with a 95% bootstrap interval over them."""
-    known = np.array([value for value in values if value is not None], dtype=np.float64)
-    if not len(known):
+    defined = np.array([value for value in values if value is not None], dtype=np.float64)
+    if not len(defined):
         return Estimate(None, None, 0)
-    weights = bootstrap_weights(len(known), n_bootstrap, seed)
-    return Estimate(float(known.mean()), ratio_interval(known, np.ones(len(known)), weights), len(known))
+    weights = bootstrap_weights(len(defined), n_bootstrap, seed)
+    return Estimate(float(defined.mean()), ratio_interval(defined, np.ones(len(defined)), weights), len(defined))
 
 
 def paired_difference(
-    left: Sequence[float | None], right: Sequence[float | None], *, n_bootstrap: int = 2000, seed: int = 0
+    first: Sequence[float | None], second: Sequence[float | None], *, n_bootstrap: int = 2000, seed: int = 0
 ) -> Estimate:
     """Mean of left − right over the prompts where both exist."""
-    pairs = zip(left, right, strict=True)
+    pairs = zip(first, second, strict=True)
     return mean_over_prompts(
         [a - b for a, b in pairs if a is not None and b is not None], n_bootstrap=n_bootstrap, seed=seed
     )
@@ -77,8 +77,8 @@ def answer_all(
     sae: SparseAutoencoder,
     scales: LatentScales,
     prompts: Sequence[Sequence[int]],
-    steerings: Sequence[Steering | None],
     *,
+    steerings: Sequence[Steering | None],
     n_tokens: int = 60,
     sampling: Sampling | None = None,
     advance: Callable[[int], object] | None = None,
@@ -88,16 +88,27 @@ def answer_all(
     `sampling.groups` is ignored: the same prompt draws the same random numbers under every steering. `advance`
     receives the number of answers as they are finished. Raises UserError for a prompt that leaves no room.
     """
-    return finished(_answering(model, sae, scales, prompts, steerings, n_tokens, sampling or Sampling(), advance))
+    steerable = _Steerable(model, sae, scales)
+    return finished(
+        _answering(steerable, prompts, steerings, n_tokens, sampling=sampling or Sampling(), advance=advance)
+    )
+
+
+@dataclass(frozen=True)
+class _Steerable:
+    """A model with the SAE that steers it."""
+
+    model: LanguageModel
+    sae: SparseAutoencoder
+    scales: LatentScales
 
 
 def _answering(
-    model: LanguageModel,
-    sae: SparseAutoencoder,
-    scales: LatentScales,
+    steerable: _Steerable,
     prompts: Sequence[Sequence[int]],
     steerings: Sequence[Steering | None],
     n_tokens: int,
+    *,
     sampling: Sampling,
     advance: Callable[[int], object] | None = None,
     too_strong: dict[int, str] | None = None,
@@ -106,28 +117,29 @@ def _answering(
 
     With `too_strong`, steerings that leave no answer to some prompt are noted there, and have no answers.
     """
+    model, sae = steerable.model, steerable.sae
     check_room(model, prompts, n_tokens)
     jobs = [(s, p) for s in range(len(steerings)) for p in range(len(prompts))]
-    found: dict[tuple[int, int], Answer] = {}
-    refused: dict[int, str] = {} if too_strong is None else too_strong
+    answer_of: dict[tuple[int, int], Answer] = {}
+    failures: dict[int, str] = {} if too_strong is None else too_strong
     for first in range(0, len(jobs), BATCH_TEXTS):
-        part = jobs[first : first + BATCH_TEXTS]
-        while part := [job for job in part if job[0] not in refused]:
-            rows = SiteEdit(sae, scales, [steerings[s] for s, _ in part])
-            shared = replace(sampling, groups=tuple(p for _, p in part))
-            texts = [prompts[p] for _, p in part]
+        batch = jobs[first : first + BATCH_TEXTS]
+        while batch := [job for job in batch if job[0] not in failures]:
+            rows = SiteEdit(sae, steerable.scales, [steerings[s] for s, _ in batch])
+            shared = replace(sampling, groups=tuple(p for _, p in batch))
+            texts = [prompts[p] for _, p in batch]
             try:
                 answers = yield from generating(model, sae.config.site, texts, rows, n_tokens=n_tokens, sampling=shared)
             except TooStrongError as error:
                 if too_strong is None or not error.rows:
                     raise
-                refused.update({part[row][0]: str(error) for row in error.rows})
+                failures.update({batch[row][0]: str(error) for row in error.rows})
                 continue  # the others again, without it
-            found.update(zip(part, answers, strict=True))
+            answer_of.update(zip(batch, answers, strict=True))
             if advance:
-                advance(len(part))
+                advance(len(batch))
             break
-    return [[found[s, p] for p in range(len(prompts)) if (s, p) in found] for s in range(len(steerings))]
+    return [[answer_of[s, p] for p in range(len(prompts)) if (s, p) in answer_of] for s in range(len(steerings))]
 
 
 def sweep(
@@ -135,9 +147,9 @@ def sweep(
     sae: SparseAutoencoder,
     scales: LatentScales,
     prompts: Sequence[Sequence[int]],
+    *,
     steering: Steering,
     values: Sequence[float],
-    *,
     n_tokens: int = 60,
     sampling: Sampling | None = None,
 ) -> Iterator[SweepPoint]:
@@ -150,7 +162,16 @@ def sweep(
     if n_copies := len(prompts) - len(different):
         warnings.warn(f"{n_copies} of {len(prompts)} prompts are copies of others and count once", stacklevel=2)
     prompts = different
-    steps = _sweeping(model, sae, scales, prompts, steering, values, n_tokens, sampling or Sampling())
+    steps = _sweeping(
+        model,
+        sae,
+        scales,
+        prompts,
+        steering=steering,
+        values=values,
+        n_tokens=n_tokens,
+        sampling=sampling or Sampling(),
+    )
     yield from (step for step in steps if isinstance(step, SweepPoint))
 
 
@@ -159,6 +180,7 @@ def _sweeping(
     sae: SparseAutoencoder,
     scales: LatentScales,
     prompts: Sequence[Sequence[int]],
+    *,
     steering: Steering,
     values: Sequence[float],
     n_tokens: int,
@@ -166,18 +188,20 @@ def _sweeping(
 ) -> Iterator[SweepPoint | int]:
     """As `sweep`; between the points, after every token, the number of tokens written."""
     steerings = [_at(steering, value) for value in _checked(values)]
-    for each in steerings:
-        for edit in each.edits:
+    for point_steering in steerings:
+        for edit in point_steering.edits:
             resolve(edit, sae, scales)
     watch = [steering.edits[0].latent]
-    refused: dict[int, str] = {}
-    answers = yield from _answering(model, sae, scales, prompts, steerings, n_tokens, sampling, too_strong=refused)
-    for number, (value, each, row) in enumerate(zip(values, steerings, answers, strict=True)):
-        if number in refused:
-            yield SweepPoint(value, [], [], refused[number])
+    failures: dict[int, str] = {}
+    answers = yield from _answering(
+        _Steerable(model, sae, scales), prompts, steerings, n_tokens, sampling=sampling, too_strong=failures
+    )
+    for number, (value, point_steering, row) in enumerate(zip(values, steerings, answers, strict=True)):
+        if number in failures:
+            yield SweepPoint(value, [], [], failures[number])
             continue
         measures = [
-            measure_answer(model, sae, scales, prompt, answer.ids, each, watch=watch)
+            measure_answer(model, sae, scales, prompt, answer=answer.ids, steering=point_steering, watch=watch)
             for prompt, answer in zip(prompts, row, strict=True)
         ]
         yield SweepPoint(value, row, measures)
@@ -188,6 +212,7 @@ def sweep_events(
     sae: SparseAutoencoder,
     request: SteeringRequest,
     values: Sequence[float],
+    *,
     scales: LatentScales | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The sweep of a request's steered column as JSON events, after every token one of
@@ -208,7 +233,16 @@ def sweep_events(
     check_positions(request.positions, len(prompt), request.n_tokens)
     steering = Steering(request.edits, request.positions, request.keep_error)
     sampling = Sampling(request.temperature, request.top_p, request.seed)
-    steps = _sweeping(model, sae, scales or LatentScales(), [prompt], steering, values, request.n_tokens, sampling)
+    steps = _sweeping(
+        model,
+        sae,
+        scales or LatentScales(),
+        [prompt],
+        steering=steering,
+        values=values,
+        n_tokens=request.n_tokens,
+        sampling=sampling,
+    )
     for point in steps:
         if isinstance(point, int):
             yield {"kind": "progress", "step": point, "n_tokens": request.n_tokens}
@@ -220,9 +254,12 @@ def sweep_events(
         summed = measures.summary()
         active = measures.after[len(prompt) :, 0]
         yield {
-            "kind": "strength", "value": point.value, "text": answer.text, **summed,
+            "kind": "strength",
+            "value": point.value,
+            "text": answer.text,
+            **summed,
             "mean_activation": float(active.mean()) if len(active) else None,
-        }  # fmt: skip
+        }
 
 
 def _checked(values: Sequence[float]) -> Sequence[float]:

@@ -120,7 +120,9 @@ class Bench:
         return [prompt_ids(self.model, with_instruction(q, instruction) if instruction else q) for q in questions]
 
     def answers(self, questions: Sequence[str], steerings: Sequence[Steering | None]) -> list[list[Answer]]:
-        return answer_all(self.model, self.sae, self.scales, self.prompts(questions), steerings, n_tokens=self.n_tokens)
+        return answer_all(
+            self.model, self.sae, self.scales, self.prompts(questions), steerings=steerings, n_tokens=self.n_tokens
+        )
 
 
 def mentions(text: str, words: str) -> bool:
@@ -137,7 +139,7 @@ def complex_share(text: str) -> float | None:
 def perplexity(bench: Bench, question: str, answer: Answer) -> float | None:
     """Under the unsteered model, after the question alone."""
     prompt = bench.prompts([question])[0]
-    return measure_answer(bench.model, bench.sae, bench.scales, prompt, answer.ids, None).perplexity
+    return measure_answer(bench.model, bench.sae, bench.scales, prompt, answer=answer.ids, steering=None).perplexity
 
 
 def judged(
@@ -188,7 +190,12 @@ def wish(
         judge, [None, Steering((edit,)), *(Steering(edits) for edits in controls)]
     )
     prompted = answer_all(
-        bench.model, bench.sae, bench.scales, bench.prompts(judge, instruction), [None], n_tokens=bench.n_tokens
+        bench.model,
+        bench.sae,
+        bench.scales,
+        bench.prompts(judge, instruction),
+        steerings=[None],
+        n_tokens=bench.n_tokens,
     )[0]
     base = judged(bench, judge, default, score)
     columns = {"default": default, "steered": steered, "prompted": prompted}

@@ -202,7 +202,7 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused_before_the_first
     with pytest.raises(UserError, match="63 tokens of prompt and 12 new ones"):  # the instruction is part of it
         next(stream(model, sae, told, scales))
     with pytest.raises(UserError, match=too_long):
-        next(sweep_events(model, sae, replace(fitting, prompt="x" * 53), [0.0, 1.0], scales))
+        next(sweep_events(model, sae, replace(fitting, prompt="x" * 53), [0.0, 1.0], scales=scales))
     with pytest.raises(UserError, match=too_long):
         generate(model, SITE, [PROMPTS[0], [1] * 53], n_tokens=12)
 
@@ -224,7 +224,7 @@ def test_a_push_that_leaves_nothing_of_the_text_is_refused_in_place_of_an_answer
             with pytest.raises(TooStrongError, match=r"too strong: .*lower the strength") as caught:
                 list(stream(each, sae, asked, scales))
             assert "\n" not in str(caught.value)
-            refused = list(sweep_events(each, sae, asked, [0.0, strength], scales))[-2:]
+            refused = list(sweep_events(each, sae, asked, [0.0, strength], scales=scales))[-2:]
             assert [event["kind"] for event in refused] == ["strength", "too_strong"]
             with pytest.raises(TooStrongError):
                 output_scores(each, sae, scales, [5], strength=strength)
@@ -242,8 +242,8 @@ def test_strengths_that_can_be_answered_are_answered_in_half_precision(half, sae
 def test_strong_texts_do_not_change_their_neighbours(model, sae, scales):
     """The others of a batch are answered as if the one that is too strong had not been asked for."""
     steering = Steering((Edit(5, "add", 1.0),))
-    points = list(sweep(model, sae, scales, PROMPTS, steering, [0.0, 1e30, 3.0], n_tokens=6))
-    alone = list(sweep(model, sae, scales, PROMPTS, steering, [0.0, 3.0], n_tokens=6))
+    points = list(sweep(model, sae, scales, PROMPTS, steering=steering, values=[0.0, 1e30, 3.0], n_tokens=6))
+    alone = list(sweep(model, sae, scales, PROMPTS, steering=steering, values=[0.0, 3.0], n_tokens=6))
     assert [bool(point.too_strong) for point in points] == [False, True, False]
     assert points[1].answers == []
     for point, same in zip((points[0], points[2]), alone, strict=True):
@@ -262,7 +262,9 @@ def test_a_model_without_numbers_of_its_own_is_not_blamed_on_the_push(sae, scale
 def test_copies_of_a_prompt_count_once_and_are_told(model, sae, scales):
     steering = Steering((Edit(5, "add", 1.0),))
     with pytest.warns(UserWarning, match="2 of 4 prompts are copies of others and count once"):
-        (point,) = sweep(model, sae, scales, [*PROMPTS[:2], PROMPTS[0], PROMPTS[0]], steering, [1.0], n_tokens=3)
+        (point,) = sweep(
+            model, sae, scales, [*PROMPTS[:2], PROMPTS[0], PROMPTS[0]], steering=steering, values=[1.0], n_tokens=3
+        )
     assert len(point.answers) == len(point.measures) == 2
 
 
@@ -278,7 +280,7 @@ def test_copies_of_a_prompt_count_once_and_are_told(model, sae, scales):
 )
 def test_positions_that_no_token_has_are_refused(positions, changes, model, sae, scales):
     asked = request(positions=positions, **changes)
-    for events in (stream(model, sae, asked, scales), sweep_events(model, sae, asked, [0.0, 1.0], scales)):
+    for events in (stream(model, sae, asked, scales), sweep_events(model, sae, asked, [0.0, 1.0], scales=scales)):
         with pytest.raises(UserError, match="names no token that can be edited: the prompt has tokens 0 to"):
             next(events)
     last = request(positions=Positions("range", 22), columns=("default", "steered"))
@@ -304,7 +306,7 @@ def test_every_latent_can_be_ablated_without_a_column_that_nobody_asked_for(mode
 def test_measures_follow_their_definitions(model, sae, scales):
     prompt, answer = PROMPTS[0], list(b" by the river by the")
     steering = Steering((Edit(5, "set", 6.0),))
-    found = measure_answer(model, sae, scales, prompt, answer, steering, watch=[5])
+    found = measure_answer(model, sae, scales, prompt, answer=answer, steering=steering, watch=[5])
     tokens = torch.tensor([[*prompt, *answer]])
     edit = SiteEdit(sae, scales, [steering], watch=[5])
     q = model.logits(tokens, {SITE: lambda x: edit(x, whole_text(tokens, len(prompt)))})[0].log_softmax(-1)
@@ -322,15 +324,17 @@ def test_measures_follow_their_definitions(model, sae, scales):
     assert torch.equal(found.after, edit.after[0][0])
     assert found.distinct[0] == len(set(answer)) / len(answer)
 
-    plain = measure_answer(model, sae, scales, prompt, answer, None)
+    plain = measure_answer(model, sae, scales, prompt, answer=answer, steering=None)
     assert plain.kl.abs().max() == 0
-    other = measure_answer(model, sae, scales, PROMPTS[1], answer, None, plain_prompt=prompt)
+    other = measure_answer(model, sae, scales, PROMPTS[1], answer=answer, steering=None, plain_prompt=prompt)
     assert torch.equal(other.unsteered_log_probs, plain.log_probs)
     assert not torch.equal(other.log_probs, plain.log_probs)
 
 
 def test_an_empty_answer_has_no_measures(model, sae, scales):
-    found = measure_answer(model, sae, scales, PROMPTS[0], [], Steering((Edit(5, "set", 6.0),)), watch=[5])
+    found = measure_answer(
+        model, sae, scales, PROMPTS[0], answer=[], steering=Steering((Edit(5, "set", 6.0),)), watch=[5]
+    )
     assert found.summary() == {
         "n_tokens": 0, "perplexity": None, "mean_kl": None, "mean_log_prob_change": None,
         "distinct": [None, None, None],
@@ -346,7 +350,7 @@ def test_distinct_n():
 def test_a_sweep_changes_nothing_at_zero_and_more_the_stronger(model, sae, scales):
     values = [0.0, 0.5, 1.0, 4.0]
     steering = Steering((Edit(5, "add", 1.0, "norm"),))
-    points = list(sweep(model, sae, scales, PROMPTS, steering, values, n_tokens=10))
+    points = list(sweep(model, sae, scales, PROMPTS, steering=steering, values=values, n_tokens=10))
     assert [point.value for point in points] == values
     plain = generate(model, SITE, PROMPTS, n_tokens=10)
     assert [a.ids for a in points[0].answers] == [a.ids for a in plain]
@@ -362,7 +366,7 @@ def test_a_sweep_changes_nothing_at_zero_and_more_the_stronger(model, sae, scale
 
 
 def test_sweep_events_for_the_page(model, sae, scales):
-    listed = list(sweep_events(model, sae, request(), [0.0, 2.0], scales))
+    listed = list(sweep_events(model, sae, request(), [0.0, 2.0], scales=scales))
     events = by_kind(listed)["strength"]
     assert listed[-2:] == events
     assert [event["value"] for event in events] == [0.0, 2.0]
@@ -375,7 +379,7 @@ def test_sweep_events_for_the_page(model, sae, scales):
     traced = [token["edited_activations"][0] for token in measure["tokens"]]
     assert events[1]["mean_activation"] == pytest.approx(sum(traced) / len(traced), rel=1e-3)
     with pytest.raises(UserError, match="1 to 32 strengths, got 0"):
-        list(sweep_events(model, sae, request(), [], scales))
+        list(sweep_events(model, sae, request(), [], scales=scales))
 
 
 def test_a_sweep_can_be_stopped_between_any_two_tokens(model, sae, scales, monkeypatch):
@@ -384,7 +388,7 @@ def test_a_sweep_can_be_stopped_between_any_two_tokens(model, sae, scales, monke
     whole_pass = Decoding._pass
     own_hooks = [dict(block._forward_hooks) for block in model._blocks]  # transformers may have left some of its own
     monkeypatch.setattr(Decoding, "_pass", lambda self: passes.append(len(self._tokens)) or whole_pass(self))
-    events = sweep_events(model, sae, request(), [0.0, 1.0, 2.0], scales)
+    events = sweep_events(model, sae, request(), [0.0, 1.0, 2.0], scales=scales)
     for step in range(1, 6):
         event = next(events)
         assert event == {"kind": "progress", "step": step, "n_tokens": 12}
@@ -399,9 +403,9 @@ def test_a_sweep_can_be_stopped_between_any_two_tokens(model, sae, scales, monke
 def test_answers_do_not_depend_on_the_batch(model, sae, scales, monkeypatch):
     steerings = [None, Steering((Edit(5, "add", 2.0, "norm"),)), Steering((Edit(8, "set", 1.0, "max"),))]
     sampling = Sampling(temperature=1.0)
-    together = answer_all(model, sae, scales, PROMPTS, steerings, n_tokens=8, sampling=sampling)
+    together = answer_all(model, sae, scales, PROMPTS, steerings=steerings, n_tokens=8, sampling=sampling)
     monkeypatch.setattr("monosemy.steering.sweep.BATCH_TEXTS", 2)
-    apart = answer_all(model, sae, scales, PROMPTS, steerings, n_tokens=8, sampling=sampling)
+    apart = answer_all(model, sae, scales, PROMPTS, steerings=steerings, n_tokens=8, sampling=sampling)
     assert [[a.ids for a in row] for row in together] == [[a.ids for a in row] for row in apart]
 
 
