@@ -14,8 +14,8 @@ from pathlib import Path
 
 from monosemy.features.room import ROOM
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.choose import open_chosen, parse_latents
 from monosemy.features.view.excerpt import GROUPS
+from monosemy.features.view.selection import open_selected, parse_latents
 from monosemy.ranges import Range
 from monosemy.run import require_weights
 from monosemy.support.arguments import Parser, whole
@@ -37,14 +37,16 @@ def run_show(words: list[str]) -> None:
         "--group", action="append", choices=list(GROUPS), help="only this group of examples; repeatable"
     )
     parser.add_argument("--whole", action="store_true", help="contexts uncut")
-    chosen = parser.parse_args(words)
-    database = open_chosen(Path(chosen.run), chosen.sae)
-    database.check(chosen.latent)
+    options = parser.parse_args(words)
+    database = open_selected(Path(options.run), options.sae)
+    database.check(options.latent)
     from rich.console import Console
 
     from monosemy.features.view.show import latent_page
 
-    page = latent_page(database, chosen.latent, n=chosen.n, groups=chosen.group or tuple(GROUPS), whole=chosen.whole)
+    page = latent_page(
+        database, options.latent, n=options.n, groups=options.group or tuple(GROUPS), whole=options.whole
+    )
     if sys.stdout.isatty():
         Console(highlight=False).print(page)
     else:
@@ -52,7 +54,7 @@ def run_show(words: list[str]) -> None:
         with console.capture() as captured:
             console.print(page)
         _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))  # rich pads lines
-    require_weights(Path(chosen.run), (database.info["site"], database.info["name"]))
+    require_weights(Path(options.run), (database.info["site"], database.info["name"]))
 
 
 def run_export_html(words: list[str]) -> None:
@@ -61,12 +63,12 @@ def run_export_html(words: list[str]) -> None:
     parser.add_argument("latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")
     parser.add_argument("--out", required=True, help="the file to write, e.g. latents.html")
     parser.add_argument("-n", type=whole(Range(1, example=8)), default=8, help="examples a group at most (default 8)")
-    chosen = parser.parse_args(words)
-    database = open_chosen(Path(chosen.run), chosen.sae)
+    options = parser.parse_args(words)
+    database = open_selected(Path(options.run), options.sae)
     from monosemy.features.export.html import export_html
 
-    latents = parse_latents(chosen.latents, database)
-    print(f"written: {export_html(database, latents, Path(chosen.out), n=chosen.n)}")
+    latents = parse_latents(options.latents, database)
+    print(f"written: {export_html(database, latents, Path(options.out), n=options.n)}")
 
 
 def run_export_neuronpedia(words: list[str]) -> None:
@@ -75,21 +77,29 @@ def run_export_neuronpedia(words: list[str]) -> None:
     from monosemy.features.export.neuronpedia import CONTEXT, CREATOR, export_neuronpedia
 
     parser.add_argument(
-        "--layout", choices=("bulk", "upload"), default="bulk",
+        "--layout",
+        choices=("bulk", "upload"),
+        default="bulk",
         help="bulk: files for the site's importer (default); upload: bodies of its upload call",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--context", type=whole(Range(1, example=32)), default=CONTEXT, help=f"tokens an example (default {CONTEXT})"
     )
     parser.add_argument("--model-id", help="the model's name on the site (default: from the run)")
     parser.add_argument("--source-set", help="the set's name on the site (default: from site and SAE)")
     parser.add_argument("--creator-id", default=CREATOR, help="the user that the import is filed under")
-    chosen = parser.parse_args(words)
-    database = open_chosen(Path(chosen.run), chosen.sae)
+    options = parser.parse_args(words)
+    database = open_selected(Path(options.run), options.sae)
     written = export_neuronpedia(
-        database, Path(chosen.out), _latents(chosen, database), layout=chosen.layout, context=chosen.context,
-        model=chosen.model_id, source_set=chosen.source_set, creator=chosen.creator_id,
-    )  # fmt: skip
+        database,
+        Path(options.out),
+        _latents(options, database),
+        layout=options.layout,
+        context=options.context,
+        model=options.model_id,
+        source_set=options.source_set,
+        creator=options.creator_id,
+    )
     print(f"written: {written}")
 
 
@@ -101,19 +111,19 @@ def run_export_circuit_tracer(words: list[str]) -> None:
     parser.add_argument(
         "--context", type=whole(Range(1, example=32)), default=CONTEXT, help=f"tokens an example (default {CONTEXT})"
     )
-    chosen = parser.parse_args(words)
-    database = open_chosen(Path(chosen.run), chosen.sae)
-    written = export_circuit_tracer(database, Path(chosen.out), _latents(chosen, database), context=chosen.context)
+    options = parser.parse_args(words)
+    database = open_selected(Path(options.run), options.sae)
+    written = export_circuit_tracer(database, Path(options.out), _latents(options, database), context=options.context)
     print(f"written: {written}")
 
 
 def run_export_parquet(words: list[str]) -> None:
     """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER"""
-    chosen = _export_parser("export-parquet").parse_args(words)
-    database = open_chosen(Path(chosen.run), chosen.sae)
+    options = _export_parser("export-parquet").parse_args(words)
+    database = open_selected(Path(options.run), options.sae)
     from monosemy.features.export.parquet import export_parquet
 
-    print(f"written: {export_parquet(database, Path(chosen.out), _latents(chosen, database))}")
+    print(f"written: {export_parquet(database, Path(options.out), _latents(options, database))}")
 
 
 def _write(text: str) -> None:
@@ -139,5 +149,5 @@ def _export_parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _latents(chosen: argparse.Namespace, database: FeatureDatabase) -> list[int] | None:
-    return parse_latents(chosen.latents, database) if chosen.latents else None
+def _latents(options: argparse.Namespace, database: FeatureDatabase) -> list[int] | None:
+    return parse_latents(options.latents, database) if options.latents else None

@@ -116,7 +116,7 @@ class _Stage:
 
     def fingerprint(self, key: Key) -> str:
         """Of everything a database depends on."""
-        from monosemy.features.labels.make import LABELS_VERSION
+        from monosemy.features.labels.labelling import LABELS_VERSION
         from monosemy.features.store.settings import FORMAT
 
         settings = [asdict(self.settings), LABELS_VERSION, self.embedding_name]
@@ -143,18 +143,18 @@ class _Stage:
         encoder = self._encoder()
         saes = {key: load_sae(self.run.files.sae(*key).folder).to(self.prepared.model.device) for key in keys}
         identity = {key: self.fingerprint(key) for key in keys}
-        encoded = EncodePass(
+        encode_pass = EncodePass(
             self.work, identity, saes, self.prepared.scale, n_sequences=self.n_sequences,
             context_length=self.length, window=self.settings.window,
         )  # fmt: skip
-        total, done = self.n_sequences * self.length, encoded.done * self.length
+        total, done = self.n_sequences * self.length, encode_pass.n_sequences_done * self.length
         with progress.stage("features: reading the text", total=total, unit="tokens", start=done) as bar:
-            encoded.run(self._reader(sorted({site for site, _ in keys})), bar.advance)
+            encode_pass.run(self._reader(sorted({site for site, _ in keys})), bar.advance)
         shared = SharedText(self.prepared.model, self.prepared.tokens, self.n_sequences, self.settings.window)
         if encoder is not None:
             shared.embed(encoder)
         for key, sae in saes.items():
-            inputs = shared.inputs(encoded, key, sae, self._info(key, sae))
+            inputs = shared.inputs(encode_pass, key, sae, self._info(key, sae))
             with progress.stage(f"features: {key[1]} at {key[0]}", total=N_STEPS, unit="steps") as bar:
 
                 def advance(what: str, bar: Any = bar) -> None:
@@ -278,9 +278,9 @@ class SharedText:
         from monosemy.features.building.by_latent import Text, document_ends
 
         first, last = document_ends(self.documents.reshape(-1), kept)
-        return Text(self.tokens, self.window, first, last, kept, self.model.vocab_size)
+        return Text(self.tokens, self.window, first, last, encoded=kept, n_vocabulary=self.model.vocab_size)
 
-    def inputs(self, encoded: EncodePass, key: Key, sae: SparseAutoencoder, info: dict[str, Any]) -> FeatureInputs:
+    def inputs(self, encode_pass: EncodePass, key: Key, sae: SparseAutoencoder, info: dict[str, Any]) -> FeatureInputs:
         import torch
 
         from monosemy.features.building.build import FeatureInputs
@@ -289,11 +289,11 @@ class SharedText:
         model = self.model
         outputs = no_direct_path(model, key[0]) or output_map(model, torch.from_numpy(self.tokens[:_SIGMA_SEQUENCES]))
         return FeatureInputs(
-            codes=encoded.codes(key),
-            text=self.text(encoded.kept()),
+            codes=encode_pass.codes(key),
+            text=self.text(encode_pass.encoded()),
             documents=self.documents,
             document_names=self.names,
-            hidden=encoded.hidden(key[0]),
+            hidden=encode_pass.hidden(key[0]),
             W_dec=sae.W_dec.detach(),
             outputs=outputs,
             token_bytes=self.token_bytes,

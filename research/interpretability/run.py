@@ -52,7 +52,7 @@ from monosemy.evals.differences import (
 from monosemy.evals.intervals import percentiles
 from monosemy.features.building.build import FeatureInputs, build_database
 from monosemy.features.building.encode_pass import Codes, EncodePass, ShardRows
-from monosemy.features.labels.make import LABELS_VERSION
+from monosemy.features.labels.labelling import LABELS_VERSION
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.store.settings import FORMAT, FeatureSettings
 from monosemy.models.sites import parse_site
@@ -109,7 +109,7 @@ class Material:
     def encode(self) -> None:
         """The pass itself; goes on where it was stopped."""
         length = self.tokens.train.context_length
-        start = self.pass_.done * length
+        start = self.pass_.n_sequences_done * length
         with progress.stage("reading the text", self.n_sequences * length, "tokens", start=start) as bar:
             self.pass_.run(self._rows, bar.advance)
 
@@ -271,7 +271,7 @@ def main() -> None:
             "dead": n_dead[key],
             "drawn": len(columns["label"]),
             "scored": int(np.isfinite(columns["label"]).sum()),
-            "l0": len(material.pass_.codes(key).indices) / max(1, int(material.pass_.kept().sum())),
+            "l0": len(material.pass_.codes(key).indices) / max(1, int(material.pass_.encoded().sum())),
         }
     results = {
         **run_folders.provenance(chosen.runs, entries),

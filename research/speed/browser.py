@@ -65,7 +65,7 @@ def write_synthetic_run(folder: Path, m: int, seed: int = 0) -> int:
     }  # fmt: skip
     documents = [(i, "english", f"article {i}") for i in range(4096)]
     target = folder / "features" / SITE / NAME
-    write_database(target, info, arrays, list(_labels(random, m, words)), documents)
+    write_database(target, info, arrays, list(_labels(random, m, words)), documents=documents)
     return sum(path.stat().st_size for path in target.iterdir())
 
 

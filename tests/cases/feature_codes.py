@@ -33,7 +33,7 @@ def text_of(n_sequences: int, seed: int = 0, kept: np.ndarray | None = None) -> 
         kept[:, 0] = False
         kept = kept.reshape(-1)
     first, last = document_ends(np.cumsum(random.random(tokens.size) < 0.1), kept)
-    return Text(tokens, WINDOW, first, last, kept, VOCABULARY)
+    return Text(tokens, WINDOW, first, last, encoded=kept, n_vocabulary=VOCABULARY)
 
 
 @st.composite
@@ -45,7 +45,7 @@ def dense_codes(draw: st.DrawFn) -> tuple[np.ndarray, Text]:
     text = text_of(n_sequences, draw(st.integers(0, 99)))
     dense[:, 0] = 0
     dense[:, 1] = 1 + dense[:, 1]
-    dense[~text.kept] = 0
+    dense[~text.encoded] = 0
     return dense, text
 
 
@@ -101,7 +101,7 @@ def fifths(column: np.ndarray) -> list[set[int]]:
 def index_scores(column: np.ndarray, text: Text) -> dict[int, float]:
     tokens = text.tokens.reshape(-1)
     return {
-        v: float(np.sqrt(column[here].sum() / column.sum() * column[here & text.kept].sum() / column.max() / seen))
+        v: float(np.sqrt(column[here].sum() / column.sum() * column[here & text.encoded].sum() / column.max() / seen))
         for v in range(VOCABULARY)
-        if (here := tokens == v)[column > 0].any() and (seen := (here & text.kept).sum())
+        if (here := tokens == v)[column > 0].any() and (seen := (here & text.encoded).sum())
     }

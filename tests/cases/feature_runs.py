@@ -64,7 +64,7 @@ def write_feature_run(folder: Path, names: tuple[str, ...] = (NAME,)) -> Path:
         (sae / "config.json").write_text("{}")
         target = folder / "features" / SITE / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_database(target, _info(name), _arrays(), _labels(), DOCUMENTS)
+        write_database(target, _info(name), _arrays(), _labels(), documents=DOCUMENTS)
     return folder
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 def test_the_embedded_model_answers_every_kind_of_question() -> None:
     chat = open_chat("embedded")
     words = (" met", " again", " in", " July", " with", " the", " others")
-    passage = Passage("top", words, (0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0), 0, 0, 0)
+    passage = Passage("top", words, (0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0), 0, start=0, document=0)
     messages = prompts.explain_messages([passage] * 4, 5.0, ["August"])
     assert chat.fits(messages, prompts.N_EXPLAIN_TOKENS)
     assert not chat.fits([{"role": "user", "content": "word " * 9000}], 1)

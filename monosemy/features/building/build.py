@@ -27,7 +27,7 @@ from monosemy.features.building.label_inputs import background_firings, draw_bac
 from monosemy.features.building.logit_effects import OutputMap, top_effects
 from monosemy.features.building.neighbours import decoder_neighbours
 from monosemy.features.labels.inputs import LabelInputs
-from monosemy.features.labels.make import Labels, label_latents
+from monosemy.features.labels.labelling import Labels, label_latents
 from monosemy.features.store.activation_codes import KEPT_IN
 from monosemy.features.store.settings import FORMAT, FeatureSettings
 from monosemy.features.store.token_texts import packed
@@ -105,7 +105,7 @@ def build_database(
     folder: Path,
     settings: FeatureSettings | None = None,
     *,
-    advance: Callable[[str], object] = lambda what: None,
+    advance: Callable[[str], object] = lambda step: None,
     entries_at_once: int | None = None,
 ) -> None:
     """Aggregates, labels and writes one database; `advance` hears the name of each of `N_STEPS` finished steps.
@@ -114,23 +114,24 @@ def build_database(
     """
     settings = settings or FeatureSettings()
     limit = {} if entries_at_once is None else {"entries_at_once": entries_at_once}
-    found = _by_block(inputs, settings, limit)
+    statistics = _by_block(inputs, settings, limit)
     advance("firings counted")
-    near, cosines = decoder_neighbours(inputs.W_dec, settings.n_neighbours)
-    found["neighbours"] = np.stack([near, found.pop("coactive")], axis=1)
-    found["neighbour_values"] = np.stack([cosines, found.pop("phi")], axis=1)
+    neighbours, cosines = decoder_neighbours(inputs.W_dec, settings.n_neighbours)
+    statistics["neighbours"] = np.stack([neighbours, statistics.pop("coactive")], axis=1)
+    statistics["neighbour_values"] = np.stack([cosines, statistics.pop("phi")], axis=1)
     advance("neighbours found")
-    found["output_ids"], found["output_values"] = _output_tokens(inputs, settings)
+    statistics["output_ids"], statistics["output_values"] = _output_tokens(inputs, settings)
     advance("output tokens found")
-    examples = _examples(inputs, settings, found, near, limit)
+    examples = _examples(inputs, settings, statistics, neighbours, limit=limit)
     advance("contexts gathered")
-    labels = label_latents(_label_inputs(inputs, settings, found))
+    labels = label_latents(_label_inputs(inputs, settings, statistics))
     advance("labels made")
-    columns = _columns(inputs, found, labels)
-    arrays = _arrays(inputs, settings, found, columns, examples)
-    info = _info(inputs, settings, columns, labels, len(arrays["example_token"]))
-    named = [(number, *inputs.document_names.get(number, ("", ""))) for number in np.unique(inputs.documents).tolist()]
-    write_database(folder, info, arrays, _label_rows(labels), named)
+    columns = _columns(inputs, statistics, labels)
+    arrays = _arrays(inputs, settings, statistics, columns, examples=examples)
+    info = _info(inputs, settings, columns, labels, n_examples=len(arrays["example_token"]))
+    numbers = np.unique(inputs.documents).tolist()
+    document_rows = [(number, *inputs.document_names.get(number, ("", ""))) for number in numbers]
+    write_database(folder, info, arrays, _label_rows(labels), documents=document_rows)
     advance("database written")
 
 
@@ -143,20 +144,22 @@ def _by_block(inputs: FeatureInputs, settings: FeatureSettings, limit: Mapping[s
     codes, text = inputs.codes, inputs.text
     counts = np.bincount(codes.indices, minlength=codes.d_sae).astype(np.int64)
     background = draw_background(text, settings)
-    n_kept = int(text.kept.sum())
+    n_encoded = int(text.encoded.sum())
     parts: dict[str, list[np.ndarray]] = {}
     fired_offsets, fired = [np.zeros(1, np.int64)], []
     for firings in blocks(codes, **limit):
         block = summarise(firings, text, settings)
-        block["coactive"], block["phi"] = coactivation(firings, codes, counts, n_kept, settings.n_neighbours)
-        block["sketches"] = sketches(firings, text.kept, settings.n_sketch)
+        block["coactive"], block["phi"] = coactivation(
+            firings, codes, counts, n_encoded, n_neighbours=settings.n_neighbours
+        )
+        block["sketches"] = sketches(firings, text.encoded, settings.n_sketch)
         offsets, in_background = background_firings(firings, text, background)
         fired_offsets.append(offsets[1:] + fired_offsets[-1][-1])
         fired.append(in_background)
         for name, array in block.items():
             parts.setdefault(name, []).append(array)
-    found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return found | {
+    statistics = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return statistics | {
         "background": background,
         "background_offsets": np.concatenate(fired_offsets),
         "background_fired": np.concatenate(fired),
@@ -168,20 +171,26 @@ def _output_tokens(inputs: FeatureInputs, settings: FeatureSettings) -> tuple[np
     if isinstance(inputs.outputs, str):
         m = inputs.codes.d_sae
         return np.empty((m, 2, 0), np.int32), np.empty((m, 2, 0), np.float32)
-    both = top_effects(inputs.outputs, inputs.W_dec, settings.n_output_tokens)
-    ids = np.stack([ids.numpy() for ids, _ in both], axis=1).astype(np.int32)
-    return ids, np.stack([values.numpy() for _, values in both], axis=1).astype(np.float32)
+    raised_and_lowered = top_effects(inputs.outputs, inputs.W_dec, settings.n_output_tokens)
+    ids = np.stack([ids.numpy() for ids, _ in raised_and_lowered], axis=1).astype(np.int32)
+    return ids, np.stack([values.numpy() for _, values in raised_and_lowered], axis=1).astype(np.float32)
 
 
 def _examples(
-    inputs: FeatureInputs, settings: FeatureSettings, found: Arrays, near: np.ndarray, limit: Mapping[str, int]
+    inputs: FeatureInputs, settings: FeatureSettings, statistics: Arrays, near: np.ndarray, *, limit: Mapping[str, int]
 ) -> Arrays:
-    peaks = found["chosen"][:, : settings.n_top]
+    peaks = statistics["chosen"][:, : settings.n_top]
 
     def of(firings: Firings) -> Examples:
-        here = slice(firings.first, firings.first + firings.n_latents)
+        block = slice(firings.first, firings.first + firings.n_latents)
         return gather_examples(
-            firings, inputs.text, settings, found["chosen"][here], peaks, near[here], found["max"][here]
+            firings,
+            inputs.text,
+            settings,
+            statistics["chosen"][block],
+            peaks=peaks,
+            neighbours=near[block],
+            largest=statistics["max"][block],
         )
 
     parts = [of(firings) for firings in blocks(inputs.codes, **limit)]
@@ -199,8 +208,8 @@ def _examples(
     }
 
 
-def _label_inputs(inputs: FeatureInputs, settings: FeatureSettings, found: Arrays) -> LabelInputs:
-    offsets, peaks, values = sampled_peaks(found["sample"], found["sample_value"])
+def _label_inputs(inputs: FeatureInputs, settings: FeatureSettings, statistics: Arrays) -> LabelInputs:
+    offsets, peaks, values = sampled_peaks(statistics["sample"], statistics["sample_value"])
     n_documents = int(inputs.documents.max(initial=0)) + 1
     return LabelInputs(
         tokens=inputs.text.tokens,
@@ -213,54 +222,54 @@ def _label_inputs(inputs: FeatureInputs, settings: FeatureSettings, found: Array
         offsets=offsets,
         peaks=peaks,
         values=values,
-        top=found["chosen"][:, : settings.n_top],
-        background=found["background"],
-        background_offsets=found["background_offsets"],
-        background_fired=found["background_fired"],
-        raised=found["output_ids"][:, 0],
-        raised_values=found["output_values"][:, 0],
+        top=statistics["chosen"][:, : settings.n_top],
+        background=statistics["background"],
+        background_offsets=statistics["background_offsets"],
+        background_fired=statistics["background_fired"],
+        raised=statistics["output_ids"][:, 0],
+        raised_values=statistics["output_values"][:, 0],
         document_sources=[inputs.document_names.get(i, ("", ""))[0] for i in range(n_documents)],
         embeddings=inputs.embeddings,
         seed=settings.seed,
     )
 
 
-def _columns(inputs: FeatureInputs, found: Arrays, labels: Labels) -> Arrays:
-    n_kept = max(1, int(inputs.text.kept.sum()))
-    output_values = found["output_values"]
-    columns: Arrays = {"n_fired": found["n"], "firing_rate": found["n"] / n_kept}
+def _columns(inputs: FeatureInputs, statistics: Arrays, labels: Labels) -> Arrays:
+    n_encoded = max(1, int(inputs.text.encoded.sum()))
+    output_values = statistics["output_values"]
+    columns: Arrays = {"n_fired": statistics["n"], "firing_rate": statistics["n"] / n_encoded}
     names = ("mean", "min", "max", "first_share", "last_share", "mean_position", "token_entropy", "n_windows")
-    columns |= {name: found[name] for name in names}
-    columns["top_cosine"], columns["top_coactivation"] = found["neighbour_values"][:, :, 0].T
+    columns |= {name: statistics[name] for name in names}
+    columns["top_cosine"], columns["top_coactivation"] = statistics["neighbour_values"][:, :, 0].T
     columns["top_logit"] = output_values[:, 0, 0] if output_values.shape[2] else np.full(len(output_values), np.nan)
     columns |= {name: values for name, values in labels.columns.items() if name not in columns}
     return {name: np.asarray(values, np.float32) for name, values in columns.items()}
 
 
 def _arrays(
-    inputs: FeatureInputs, settings: FeatureSettings, found: Arrays, columns: Arrays, examples: Arrays
+    inputs: FeatureInputs, settings: FeatureSettings, statistics: Arrays, columns: Arrays, *, examples: Arrays
 ) -> Arrays:
     text = inputs.text
     data, offsets = packed(inputs.token_bytes)
     changes = np.flatnonzero(np.diff(inputs.documents.reshape(-1), prepend=-1))
     return {
         "tokens": text.tokens,
-        "kept": np.packbits(text.kept),
+        "kept": np.packbits(text.encoded),
         "documents": np.stack([changes, inputs.documents.reshape(-1)[changes]], axis=1).astype(np.int32),
         "columns": np.stack(list(columns.values())),
-        "histogram": found["histogram"],
-        "quantiles": found["quantiles"],
-        "positions": found["positions"],
-        "neighbours": found["neighbours"],
-        "neighbour_values": found["neighbour_values"],
-        "output_ids": found["output_ids"],
-        "output_values": found["output_values"],
-        "sketches": found["sketches"],
+        "histogram": statistics["histogram"],
+        "quantiles": statistics["quantiles"],
+        "positions": statistics["positions"],
+        "neighbours": statistics["neighbours"],
+        "neighbour_values": statistics["neighbour_values"],
+        "output_ids": statistics["output_ids"],
+        "output_values": statistics["output_values"],
+        "sketches": statistics["sketches"],
         "vocabulary_data": data,
         "vocabulary_offsets": offsets,
         "vocabulary_special": inputs.special,
         **examples,
-        **_token_index(found["index_token"], found["index_score"], text.n_vocabulary),
+        **_token_index(statistics["index_token"], statistics["index_score"], text.n_vocabulary),
     }
 
 
@@ -285,16 +294,16 @@ def _label_rows(labels: Labels) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _info(
-    inputs: FeatureInputs, settings: FeatureSettings, columns: Arrays, labels: Labels, n_examples: int
+    inputs: FeatureInputs, settings: FeatureSettings, columns: Arrays, labels: Labels, *, n_examples: int
 ) -> dict[str, Any]:
     text = inputs.text
     digest = hashlib.sha256(np.ascontiguousarray(text.tokens).data)
-    digest.update(np.packbits(text.kept).data)
+    digest.update(np.packbits(text.encoded).data)
     return {
         "format": FORMAT,
         **inputs.info,
         "n_tokens": text.n_tokens,
-        "n_encoded": int(text.kept.sum()),
+        "n_encoded": int(text.encoded.sum()),
         "n_contexts": len(text.tokens),
         "context_length": text.context_length,
         "window": text.window,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -59,7 +59,7 @@ class Text:
     """bool [S·T]."""
     last_of_document: np.ndarray
     """bool [S·T]."""
-    kept: np.ndarray
+    encoded: np.ndarray
     """bool [S·T]: positions that were encoded."""
     n_vocabulary: int
 
@@ -76,16 +76,16 @@ class Text:
         return self.tokens.size // self.window
 
 
-def document_ends(documents: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def document_ends(documents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(first, last) bool [N]: the first and the last encoded token of every document, documents int [N] in order.
 
     A document that was cut by the end of the text still has a last token here.
     """
-    where = np.flatnonzero(kept)
-    change = np.diff(documents[where]) != 0
+    positions = np.flatnonzero(encoded)
+    change = np.diff(documents[positions]) != 0
     first, last = np.zeros(len(documents), bool), np.zeros(len(documents), bool)
-    first[where[np.concatenate([[True], change])[: len(where)]]] = True
-    last[where[np.concatenate([change, [True]])[: len(where)]]] = True
+    first[positions[np.concatenate([[True], change])[: len(positions)]]] = True
+    last[positions[np.concatenate([change, [True]])[: len(positions)]]] = True
     return first, last
 
 
@@ -110,6 +110,10 @@ def blocks(codes: Codes, entries_at_once: int = ENTRIES_AT_ONCE) -> Iterator[Fir
 
 @_serial
 def _transpose(offsets, indices, values, first, last, at, token, value):
+    """Turns rows by token into rows by latent, for latents first..last: one pass over all stored entries.
+
+    `at[f]` is where latent first + f writes next. Tokens come in increasing order, so every latent's tokens do too.
+    """
     for n in range(len(offsets) - 1):
         for z in range(offsets[n], offsets[n + 1]):
             f = indices[z]
@@ -131,9 +135,8 @@ def summarise(firings: Firings, text: Text, settings: FeatureSettings) -> dict[s
     occurrences of v of activation / largest activation: high where the token and the latent go together.
     """
     m, s = firings.n_latents, settings
-    columns = ("mean", "min", "max", "first_share", "last_share", "mean_position", "token_entropy")
-    out: dict[str, Any] = {name: np.full(m, np.nan, np.float32) for name in columns}
-    out |= {
+    out: dict[str, Any] = {
+        "token_entropy": np.full(m, np.nan, np.float32),
         "n": np.diff(firings.offsets),
         "n_windows": np.zeros(m, np.int64),
         "quantiles": np.full((m, len(LEVELS)), np.nan, np.float32),
@@ -146,29 +149,44 @@ def summarise(firings: Firings, text: Text, settings: FeatureSettings) -> dict[s
         "index_score": np.zeros((m, s.n_index_tokens), np.float32),
     }
     flat = text.tokens.reshape(-1)
-    occurrences = np.bincount(flat[text.kept], minlength=text.n_vocabulary)
-    _statistics(
-        firings.offsets, firings.token, firings.value, text.context_length, text.first_of_document,
-        text.last_of_document, np.asarray(LEVELS), out["mean"], out["min"], out["max"], out["first_share"],
-        out["last_share"], out["mean_position"], out["quantiles"], out["histogram"], out["positions"],
-    )  # fmt: skip
-    _choose(
-        firings.offsets, firings.token, firings.value, text.context_length, text.window, firings.first, s.seed,
-        s.n_top, s.n_per_quantile, out["chosen"], out["sample"], out["sample_value"], out["n_windows"],
-    )  # fmt: skip
-    _tokens(
-        firings.offsets, firings.token, firings.value, flat, occurrences, numba.get_num_threads(),
-        out["token_entropy"], out["index_token"], out["index_score"],
-    )  # fmt: skip
+    occurrences = np.bincount(flat[text.encoded], minlength=text.n_vocabulary)
+    rows = LatentRows(firings.offsets, firings.token, firings.value)
+    ends = (text.first_of_document, text.last_of_document)
+    moments = np.full((m, len(_MOMENTS)), np.nan, np.float32)
+    levels = np.asarray(LEVELS)
+    histograms = (out["quantiles"], out["histogram"], out["positions"])
+    _statistics(rows, text.context_length, ends, levels, moments, *histograms)
+    out |= {name: moments[:, column].copy() for column, name in enumerate(_MOMENTS)}
+    sizes, counts = (text.context_length, text.window), (s.n_top, s.n_per_quantile)
+    windows = (out["chosen"], out["sample"], out["sample_value"], out["n_windows"])
+    _choose(rows, sizes, counts, generator_base(s.seed, firings.first), *windows)
+    typical = (out["token_entropy"], out["index_token"], out["index_score"])
+    _tokens(rows, flat, occurrences, numba.get_num_threads(), *typical)
     out["max"][out["n"] == 0] = 0
     return out
 
 
+# Compiled functions take what they read in tuples. What they write is a parameter of its own: numba drops writes to an
+# array out of a tuple, in parallel loops, as if nobody could see them.
+
+_MOMENTS = ("mean", "min", "max", "first_share", "last_share", "mean_position")
+"""Columns of what `_statistics` writes to `moments`."""
+
+
+class LatentRows(NamedTuple):
+    """The arrays of `Firings`, as compiled functions take them."""
+
+    offsets: np.ndarray
+    token: np.ndarray
+    value: np.ndarray
+
+
 @_parallel
-def _statistics(
-    offsets, token, value, length, first, last, levels, mean, low, high, first_share, last_share, position, quantiles,
-    histogram, positions,
-):  # fmt: skip
+def _statistics(rows, length, ends, levels, moments, quantiles, histogram, positions):
+    """Moments, quantiles, histogram and positions of every latent's firings. A thread takes whole latents, so the sums
+    of one latent are always added in token order, whatever the number of threads."""
+    offsets, token, value = rows
+    first, last = ends
     n_bins, n_buckets = histogram.shape[1], positions.shape[1]
     for f in numba.prange(len(offsets) - 1):
         a, b = offsets[f], offsets[f + 1]
@@ -176,14 +194,14 @@ def _statistics(
             continue
         n = b - a
         ordered = np.sort(value[a:b])
-        low[f], high[f] = ordered[0], ordered[n - 1]
+        low, high = ordered[0], ordered[n - 1]
         for q in range(len(levels)):
             at = levels[q] * (n - 1)
             below = int(at)
             above = min(below + 1, n - 1)
             quantiles[f, q] = ordered[below] + (at - below) * (ordered[above] - ordered[below])
         total, places, n_first, n_last = 0.0, 0.0, 0, 0
-        width = np.float64(high[f]) - np.float64(low[f])
+        width = np.float64(high) - np.float64(low)
         for z in range(a, b):
             total += value[z]
             place = token[z] % length
@@ -191,14 +209,19 @@ def _statistics(
             n_first += first[token[z]]
             n_last += last[token[z]]
             positions[f, place * n_buckets // length] += 1
-            bin = int((np.float64(value[z]) - low[f]) / width * n_bins) if width > 0 else 0
+            bin = int((np.float64(value[z]) - low) / width * n_bins) if width > 0 else 0
             histogram[f, min(bin, n_bins - 1)] += 1
-        mean[f], position[f] = total / n, places / n
-        first_share[f], last_share[f] = n_first / n, n_last / n
+        moments[f, 0], moments[f, 1], moments[f, 2] = total / n, low, high
+        moments[f, 3], moments[f, 4], moments[f, 5] = n_first / n, n_last / n, places / n
+
+
+def generator_base(seed: int, first: int, multiplier: int = 0xD1342543DE82EF95) -> np.uint64:
+    """State of the generator of latent `first`; that of latent first + f is f more. Arithmetic is modulo 2^64."""
+    return np.uint64((seed * multiplier + first) % 2**64)
 
 
 @_serial
-def _next(state):
+def next_random(state):
     """splitmix64: the next state and 64 random bits."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     z = state
@@ -212,7 +235,7 @@ def _draw(items, k, state):
     """Moves k uniformly drawn items, without replacement, to the front; returns the generator's state."""
     n = len(items)
     for i in range(min(k, n)):
-        state, bits = _next(state)
+        state, bits = next_random(state)
         j = i + np.int64(bits % np.uint64(n - i))
         items[i], items[j] = items[j], items[i]
     return state
@@ -235,10 +258,15 @@ def _peaks(token, value, size):
 
 
 @_parallel
-def _choose(
-    offsets, token, value, length, window, first, seed, n_top, n_per_quantile, chosen, sample, sample_value, n_windows
-):
-    n_quantiles = (chosen.shape[1] - n_top) // max(n_per_quantile, 1)
+def _choose(rows, sizes, counts, base, examples, sample, sample_value, n_windows):
+    """The contexts with the highest peaks, then windows drawn from each fifth by peak, then a uniform sample.
+
+    A stable sort (mergesort) leaves equal peaks in the order of their tokens. Each latent has its own generator.
+    """
+    offsets, token, value = rows
+    length, window = sizes
+    n_top, n_per_quantile = counts
+    n_quantiles = (examples.shape[1] - n_top) // max(n_per_quantile, 1)
     for f in numba.prange(len(offsets) - 1):
         a, b = offsets[f], offsets[f + 1]
         if a == b:
@@ -246,50 +274,56 @@ def _choose(
         where, peak = _peaks(token[a:b], value[a:b], length)
         order = np.argsort(-peak, kind="mergesort")
         for k in range(min(n_top, len(order))):
-            chosen[f, k] = where[order[k]]
+            examples[f, k] = where[order[k]]
         where, peak = _peaks(token[a:b], value[a:b], window)
         n_windows[f] = len(where)
         order = np.argsort(peak, kind="mergesort")
-        state, _ = _next(np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(first + f))
+        state, _ = next_random(base + np.uint64(f))
         for q in range(n_quantiles):
-            part = order[q * len(order) // n_quantiles : (q + 1) * len(order) // n_quantiles].copy()
-            state = _draw(part, n_per_quantile, state)
-            for k in range(min(n_per_quantile, len(part))):
-                chosen[f, n_top + q * n_per_quantile + k] = where[part[k]]
-        every = np.arange(len(where))
-        _draw(every, sample.shape[1], state)
-        kept = np.sort(every[: sample.shape[1]])
-        for k in range(len(kept)):
-            sample[f, k], sample_value[f, k] = where[kept[k]], peak[kept[k]]
+            fifth = order[q * len(order) // n_quantiles : (q + 1) * len(order) // n_quantiles].copy()
+            state = _draw(fifth, n_per_quantile, state)
+            for k in range(min(n_per_quantile, len(fifth))):
+                examples[f, n_top + q * n_per_quantile + k] = where[fifth[k]]
+        windows = np.arange(len(where))
+        _draw(windows, sample.shape[1], state)
+        sampled = np.sort(windows[: sample.shape[1]])
+        for k in range(len(sampled)):
+            sample[f, k], sample_value[f, k] = where[sampled[k]], peak[sampled[k]]
 
 
 @_parallel
-def _tokens(offsets, token, value, ids, occurrences, n_threads, entropy, index_token, index_score):
+def _tokens(rows, ids, occurrences, n_threads, entropy, index_token, index_score):
+    """Entropy of the tokens that a latent fires on, and the tokens that go with it best.
+
+    Every thread has one table over the vocabulary and takes latents n_threads apart. Only the entries that a latent
+    touched are set back to zero, so that a latent costs its firings, not the vocabulary.
+    """
+    offsets, token, value = rows
     n_latents = len(offsets) - 1
     for thread in numba.prange(n_threads):
         count, total = np.zeros(len(occurrences), np.int64), np.zeros(len(occurrences), np.float64)
-        seen = np.empty(len(occurrences), np.int64)
+        tokens_met = np.empty(len(occurrences), np.int64)
         for f in range(thread, n_latents, n_threads):
-            n_seen, sum_all, largest = 0, 0.0, 0.0
+            n_met, sum_all, largest = 0, 0.0, 0.0
             for z in range(offsets[f], offsets[f + 1]):
                 v = ids[token[z]]
                 if count[v] == 0:
-                    seen[n_seen] = v
-                    n_seen += 1
+                    tokens_met[n_met] = v
+                    n_met += 1
                 count[v] += 1
                 total[v] += value[z]
                 sum_all += value[z]
                 largest = max(largest, value[z])
-            if n_seen == 0:
+            if n_met == 0:
                 continue
             n, bits = offsets[f + 1] - offsets[f], 0.0
-            scores = np.empty(n_seen, np.float64)
-            for k in range(n_seen):
-                v = seen[k]
+            scores = np.empty(n_met, np.float64)
+            for k in range(n_met):
+                v = tokens_met[k]
                 bits -= count[v] / n * np.log2(count[v] / n)
                 scores[k] = np.sqrt(total[v] / sum_all * total[v] / (largest * occurrences[v]))
                 count[v], total[v] = 0, 0.0
             entropy[f] = bits
             best = np.argsort(-scores, kind="mergesort")
             for k in range(min(len(best), index_token.shape[1])):
-                index_token[f, k], index_score[f, k] = seen[best[k]], scores[best[k]]
+                index_token[f, k], index_score[f, k] = tokens_met[best[k]], scores[best[k]]

@@ -93,7 +93,7 @@ class EncodePass:
             "text": [n_sequences, context_length, window],
         }
         self.n_sequences, self.context_length, self.window = n_sequences, context_length, window
-        self.done = 0
+        self.n_sequences_done = 0
         """Sequences already on disk."""
         self._lengths = dict.fromkeys(self._names(), 0)
         self._resume()
@@ -102,7 +102,7 @@ class EncodePass:
         self, read: Callable[[int, int], Iterable[ShardRows]], advance: Callable[[int], object] = lambda n: None
     ) -> None:
         """Encodes what is missing. `read(start, stop)` gives the kept rows of sequences start..stop in order."""
-        for start in range(self.done, self.n_sequences, SHARD_SEQUENCES):
+        for start in range(self.n_sequences_done, self.n_sequences, SHARD_SEQUENCES):
             stop = min(start + SHARD_SEQUENCES, self.n_sequences)
             self._append(start, stop, list(read(start, stop)))
             advance((stop - start) * self.context_length)
@@ -120,7 +120,7 @@ class EncodePass:
             self.saes[key].d_sae,
         )
 
-    def kept(self) -> np.ndarray:
+    def encoded(self) -> np.ndarray:
         """bool [N]: positions that were encoded."""
         return np.fromfile(self.folder / "kept.bin", bool)
 
@@ -133,9 +133,9 @@ class EncodePass:
         first, n_tokens = start * self.context_length, (stop - start) * self.context_length
         new: dict[str, list[np.ndarray]] = {name: [] for name in self._names()}
         token = np.concatenate([np.empty(0, np.int64), *(part.token for part in parts)]) - first
-        kept = np.zeros(n_tokens, bool)
-        kept[token] = True
-        new["kept.bin"] = [kept]
+        encoded = np.zeros(n_tokens, bool)
+        encoded[token] = True
+        new["kept.bin"] = [encoded]
         for site in {site for site, _ in self.saes}:
             new[f"{site}/hidden.bin"] = [self._means(parts, token, site, n_tokens)]
         for (site, name), sae in self.saes.items():
@@ -155,7 +155,7 @@ class EncodePass:
                     os.fsync(file.fileno())
         except OSError as error:
             raise files.explain_os_error(error, self.folder) from error
-        self.done = stop
+        self.n_sequences_done = stop
         self._write_progress()
 
     def _means(self, parts: list[ShardRows], token: np.ndarray, site: str, n_tokens: int) -> np.ndarray:
@@ -187,7 +187,7 @@ class EncodePass:
         paths = {name: self.folder / name for name in self._names()}
         if not self._continues(state) or any(_size(paths[name]) < n or n < 0 for name, n in lengths.items()):
             state, lengths = {"done": 0}, dict.fromkeys(self._names(), 0)
-        self.done, self._lengths = state["done"], lengths
+        self.n_sequences_done, self._lengths = state["done"], lengths
         try:
             for name, file in paths.items():
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -198,12 +198,12 @@ class EncodePass:
         self._write_progress()
 
     def _continues(self, state: Mapping[str, Any]) -> bool:
-        there = state.get("identity", {})
-        own = self.identity["saes"].items()
-        return there.get("text") == self.identity["text"] and own <= there.get("saes", {}).items()
+        recorded = state.get("identity", {})
+        requested = self.identity["saes"].items()
+        return recorded.get("text") == self.identity["text"] and requested <= recorded.get("saes", {}).items()
 
     def _write_progress(self) -> None:
-        state = {"identity": self.identity, "done": self.done, "lengths": self._lengths}
+        state = {"identity": self.identity, "done": self.n_sequences_done, "lengths": self._lengths}
         files.write_json(self.folder / "progress.json", state)
 
 
@@ -217,13 +217,13 @@ def encode_rows(sae: SparseAutoencoder, parts: list[Tensor]) -> tuple[np.ndarray
         for rows in parts:
             for x in rows.split(_ENCODE_ROWS):
                 code = sae.encode(x.to(device, torch.float32))
-                n_active, own, value = code.offsets.diff(), code.indices, code.values
-                positive = value > 0
+                n_active, latents, activations = code.offsets.diff(), code.indices, code.values
+                positive = activations > 0
                 if not bool(positive.all()):  # stored zeros are rare, and dropping them costs a copy
-                    n_active, own, value = code.n_active, own[positive], value[positive]
+                    n_active, latents, activations = code.n_active, latents[positive], activations[positive]
                 counts.append(n_active.cpu().numpy().astype(np.int32))
-                indices.append(own.cpu().numpy().astype(np.int32))
-                values.append(value.float().cpu().numpy())
+                indices.append(latents.cpu().numpy().astype(np.int32))
+                values.append(activations.float().cpu().numpy())
     return np.concatenate(counts), indices, values
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from monosemy.features.building.by_latent import Firings, Text, _next
+from monosemy.features.building.by_latent import Firings, Text, generator_base, next_random
 from monosemy.features.store.settings import GROUPS, N_QUANTILES, FeatureSettings
 
 _ATTEMPTS = 256
@@ -46,7 +46,8 @@ def gather_examples(
     firings: Firings,
     text: Text,
     settings: FeatureSettings,
-    chosen: np.ndarray,
+    windows: np.ndarray,
+    *,
     peaks: np.ndarray,
     neighbours: np.ndarray,
     largest: np.ndarray,
@@ -55,16 +56,15 @@ def gather_examples(
     of every latent (tokens, −1: none); neighbours int [m, k]; largest float32 [m]."""
     s = settings
     silent = np.full((firings.n_latents, s.n_near_miss + s.n_random), -1, np.int64)
-    _silent(
-        firings.offsets, firings.token, firings.first, text.window, text.n_windows, s.seed, s.n_near_miss, neighbours,
-        peaks, silent,
-    )  # fmt: skip
-    table = np.concatenate([chosen, silent], axis=1)
+    base = generator_base(s.seed, firings.first, 0xA0761D6478BD642F)
+    stretch = (text.window, text.n_windows)
+    _silent(firings.offsets, firings.token, stretch, base, s.n_near_miss, neighbours, peaks, silent)
+    table = np.concatenate([windows, silent], axis=1)
     sizes = [s.n_top, *[s.n_per_quantile] * N_QUANTILES, s.n_near_miss, s.n_random]
     groups = np.repeat(np.arange(len(GROUPS), dtype=np.uint8), sizes)
-    there = table >= 0
-    offsets = np.concatenate([[0], np.cumsum(there.sum(1))]).astype(np.int64)
-    token, latent = table[there], np.broadcast_to(np.arange(len(table))[:, None], table.shape)[there]
+    is_example = table >= 0
+    offsets = np.concatenate([[0], np.cumsum(is_example.sum(1))]).astype(np.int64)
+    token, latent = table[is_example], np.broadcast_to(np.arange(len(table))[:, None], table.shape)[is_example]
     starts, stops = np.empty(len(token), np.int64), np.empty(len(token), np.int64)
     first = token // text.context_length * text.context_length
     _ranges(firings.offsets, firings.token, latent, first, text.context_length, starts, stops)
@@ -72,8 +72,10 @@ def gather_examples(
     at = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
     position, activation = np.empty(at[-1], np.uint16), np.empty(at[-1], np.float32)
     _fill(firings.token, firings.value, text.context_length, starts, stops, at, position, activation)
-    grouped = np.broadcast_to(groups, table.shape)[there]
-    return Examples(offsets, token, grouped, at, position, activation / np.repeat(largest[latent], length))
+    grouped = np.broadcast_to(groups, table.shape)[is_example]
+    return Examples(
+        offsets, token, grouped, at, position=position, activation=activation / np.repeat(largest[latent], length)
+    )
 
 
 @_serial
@@ -85,14 +87,20 @@ def _fires_in(token, a, b, start, stop):
 
 @_serial
 def _new(row, n, window, size):
-    found = False
+    is_present = False
     for k in range(n):
-        found |= row[k] >= 0 and row[k] // size == window
-    return not found
+        is_present |= row[k] >= 0 and row[k] // size == window
+    return not is_present
 
 
 @_parallel
-def _silent(offsets, token, first, size, n_windows, seed, n_near, neighbours, peaks, out):
+def _silent(offsets, token, sizes, base, n_near, neighbours, peaks, out):
+    """Fills out [m, n_near + n_random] with the tokens that silent windows are shown at; −1 where there are too few.
+
+    Random windows are drawn and refused until one is silent and new, `_ATTEMPTS` times at most: a latent that fires in
+    nearly every window gets fewer.
+    """
+    size, n_windows = sizes
     for f in numba.prange(len(offsets) - 1):
         a, b, n = offsets[f], offsets[f + 1], 0
         for rank in range(peaks.shape[1]):
@@ -103,12 +111,12 @@ def _silent(offsets, token, first, size, n_windows, seed, n_near, neighbours, pe
                     if not _fires_in(token, a, b, start, start + size):
                         out[f, n] = peak
                         n += 1
-        state, _ = _next(np.uint64(seed) * np.uint64(0xA0761D6478BD642F) + np.uint64(first + f))
+        state, _ = next_random(base + np.uint64(f))
         n = n_near
         for _ in range(_ATTEMPTS):
             if n == out.shape[1]:
                 break
-            state, bits = _next(state)
+            state, bits = next_random(state)
             start = np.int64(bits % np.uint64(n_windows)) * size
             if not _fires_in(token, a, b, start, start + size) and _new(out[f], n, start // size, size):
                 out[f, n] = start + size // 2

@@ -1,4 +1,4 @@
-"""From a build's arrays to what the labels are made from (`labels.LabelInputs`).
+"""From a build's arrays to what the labels are made from (`labelling.LabelInputs`).
 
 Place on the path: `by_latent` → [label inputs] → `labels`. The background is one uniform draw of windows for all
 latents; which of them each latent fires in is read off its firings.
@@ -16,7 +16,7 @@ from monosemy.features.store.settings import FeatureSettings
 
 def draw_background(text: Text, settings: FeatureSettings) -> np.ndarray:
     """int64 [B], increasing: windows with at least one encoded token, drawn without replacement."""
-    filled = np.flatnonzero(text.kept.reshape(-1, text.window).any(1))
+    filled = np.flatnonzero(text.encoded.reshape(-1, text.window).any(1))
     n = min(settings.n_background, len(filled))
     return np.sort(np.random.default_rng(settings.seed).choice(filled, n, replace=False))
 
@@ -48,5 +48,9 @@ def _fired_in(offsets, token, size, rank, out_offsets, fired):
 
 def sampled_peaks(sample: np.ndarray, sample_value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(offsets int64 [m + 1], peaks int64 [Z], values float32 [Z]) of the samples [m, n_sample] (−1: none)."""
-    there = sample >= 0
-    return np.concatenate([[0], np.cumsum(there.sum(1))]).astype(np.int64), sample[there], sample_value[there]
+    is_sampled = sample >= 0
+    return (
+        np.concatenate([[0], np.cumsum(is_sampled.sum(1))]).astype(np.int64),
+        sample[is_sampled],
+        sample_value[is_sampled],
+    )

@@ -64,15 +64,15 @@ def output_map(model: LanguageModel, tokens: Tensor) -> OutputMap | str:
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor) or weight.shape[1] != model.d_model:
         return f"{model.name} has no unembedding of the residual stream's width"
-    made: dict[int, tuple[nn.Module, Tensor]] = {}
-    found: list[tuple[nn.Module, Tensor]] = []
+    made_by: dict[int, tuple[nn.Module, Tensor]] = {}
+    final_norms: list[tuple[nn.Module, Tensor]] = []
 
     def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if inputs and isinstance(output, Tensor) and isinstance(inputs[0], Tensor):
-            made[output.data_ptr()] = (module, inputs[0])
+            made_by[output.data_ptr()] = (module, inputs[0])
 
     def before_head(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found.extend([made[inputs[0].data_ptr()]] if inputs[0].data_ptr() in made else [])
+        final_norms.extend([made_by[inputs[0].data_ptr()]] if inputs[0].data_ptr() in made_by else [])
 
     leaves = [module for module in model.module.modules() if not any(module.children()) and module is not head]
     handles = [leaf.register_forward_hook(after) for leaf in leaves] + [head.register_forward_pre_hook(before_head)]
@@ -81,9 +81,9 @@ def output_map(model: LanguageModel, tokens: Tensor) -> OutputMap | str:
     finally:
         for handle in handles:
             handle.remove()
-    if not found or isinstance(found[0][0], nn.Linear) or found[0][1].shape[-1] != model.d_model:
+    if not final_norms or isinstance(final_norms[0][0], nn.Linear) or final_norms[0][1].shape[-1] != model.d_model:
         return f"{model.name} has no final norm right before its unembedding"
-    norm, stream = found[0]
+    norm, stream = final_norms[0]
     gain, centred = _gain(norm, model.d_model, stream)
     sizes = _deviation(stream.float(), centred)
     return OutputMap(gain / sizes.median(), centred, weight)

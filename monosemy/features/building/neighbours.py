@@ -26,8 +26,8 @@ def decoder_neighbours(W_dec: Tensor, n_neighbours: int) -> tuple[np.ndarray, np
     cosines = np.zeros((n, n_neighbours), np.float32)
     for start in range(0, n if k else 0, _BLOCK):
         block = rows[start : start + _BLOCK] @ rows.T
-        here = torch.arange(len(block))
-        block[here, here + start] = -torch.inf
+        rows_of_block = torch.arange(len(block))
+        block[rows_of_block, rows_of_block + start] = -torch.inf
         best = block.topk(k, dim=1)
         latents[start : start + _BLOCK, :k] = best.indices.cpu().numpy()
         cosines[start : start + _BLOCK, :k] = best.values.cpu().numpy()

@@ -113,21 +113,21 @@ class LocalChat:
 
         Source: the one-pass simulator of Bills et al., Language models can explain neurons in language models (2023).
         """
-        tokens, asked = self._prompt(messages), []
+        tokens, positions = self._prompt(messages), []
         for piece in pieces:
             tokens += prompts.plain_ids(self._tokenizer, f"{piece}\t")
-            asked.append(len(tokens) - 1)
+            positions.append(len(tokens) - 1)
             tokens += prompts.plain_ids(self._tokenizer, "unknown\n")
         if len(tokens) > self._model.max_positions:
             return None
-        rows = self._probabilities(tokens, asked)
-        read = [expected_digit([(text, float(row[token])) for token, text in self._digits]) for row in rows]
-        return [digit for digit in read if digit is not None] if None not in read else None
+        rows = self._probabilities(tokens, positions)
+        digits = [expected_digit([(text, float(row[token])) for token, text in self._digits]) for row in rows]
+        return [digit for digit in digits if digit is not None] if None not in digits else None
 
     def _prompt(self, messages: Messages) -> list[int]:
         if prompts.has_template(self._tokenizer):
-            given = prompts.fold_system(messages) if self._folds_system else messages
-            ids = prompts.chat_ids(self._tokenizer, self._chat_text(given))
+            sent_messages = prompts.fold_system(messages) if self._folds_system else messages
+            ids = prompts.chat_ids(self._tokenizer, self._chat_text(sent_messages))
         else:
             lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
             ids = prompts.text_ids(self._tokenizer, "\n\n".join([*lines, "Assistant:"]))
@@ -151,8 +151,8 @@ class LocalChat:
         """Next-token probabilities [n, V] at positions, by default at the last one alone."""
         import torch
 
-        given = torch.tensor([tokens], device=self._model.device)
+        input_ids = torch.tensor([tokens], device=self._model.device)
         with torch.no_grad():
-            kept: Any = 1 if positions is None else torch.tensor(positions, device=self._model.device)
-            logits = self._model.module(input_ids=given, use_cache=False, logits_to_keep=kept).logits
+            logits_to_keep: Any = 1 if positions is None else torch.tensor(positions, device=self._model.device)
+            logits = self._model.module(input_ids=input_ids, use_cache=False, logits_to_keep=logits_to_keep).logits
         return logits[0].float().softmax(-1).cpu()

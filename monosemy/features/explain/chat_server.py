@@ -52,22 +52,22 @@ class ServerChat:
     def yes(self, messages: Messages) -> tuple[float | None, str]:
         choice = self._ask_with_probabilities(messages, 1)
         text = str(choice["message"].get("content") or "").strip()
-        written = _written(choice)
+        written = _token_alternatives(choice)
         return (answer_probability(written[0][1]) if written else None), text
 
     def digits(self, messages: Messages, pieces: Sequence[str]) -> list[float] | None:
         """The server writes `piece⇥digit` lines itself; None when they are not one digit for every piece."""
-        asked = [*messages, {"role": "user", "content": "\n".join(f"{piece}\t?" for piece in pieces)}]
-        choice = self._ask_with_probabilities(asked, 12 * len(pieces) + 16)
-        found: list[float] = []
+        request = [*messages, {"role": "user", "content": "\n".join(f"{piece}\t?" for piece in pieces)}]
+        choice = self._ask_with_probabilities(request, 12 * len(pieces) + 16)
+        digits: list[float] = []
         line = ""
-        for text, alternatives in _written(choice):
+        for text, alternatives in _token_alternatives(choice):
             before = line + text[: len(text) - len(text.lstrip())]
             digit = expected_digit(alternatives) if text.strip().isdigit() and before.endswith("\t") else None
             if digit is not None:
-                found.append(digit)
+                digits.append(digit)
             line = (line + text).rsplit("\n", 1)[-1]
-        return found if len(found) == len(pieces) else None
+        return digits if len(digits) == len(pieces) else None
 
     def _ask_with_probabilities(self, messages: Messages, n_tokens: int) -> Any:
         for k, n in enumerate(self._alternatives):
@@ -85,16 +85,16 @@ class ServerChat:
     def _ask(self, messages: Messages, n_tokens: int, **extra: Any) -> Any:
         body = {"model": self.name, "max_tokens": n_tokens, "temperature": 0, **extra}
         try:
-            found = self._request("/chat/completions", body | {"messages": self._given(messages)})
+            response = self._request("/chat/completions", body | {"messages": self._sent_messages(messages)})
         except _Refused as refused:
-            told = any(message["role"] == "system" for message in messages)
-            if self.note or not told or "system" not in refused.reason.lower():
+            has_system = any(message["role"] == "system" for message in messages)
+            if self.note or not has_system or "system" not in refused.reason.lower():
                 raise
             # as servers of Gemma's and old Mistral's templates answer
-            found = self._request("/chat/completions", body | {"messages": fold_system(messages)})
+            response = self._request("/chat/completions", body | {"messages": fold_system(messages)})
             self.note = FOLDED.format(self.name)
         try:
-            choice = found["choices"][0]
+            choice = response["choices"][0]
             if not isinstance(choice["message"], dict):
                 raise TypeError
         except (KeyError, IndexError, TypeError):
@@ -103,7 +103,7 @@ class ServerChat:
             ) from None
         return choice
 
-    def _given(self, messages: Messages) -> Messages:
+    def _sent_messages(self, messages: Messages) -> Messages:
         return fold_system(messages) if self.note else messages
 
     def _choose(self, model: str | None) -> str:
@@ -166,10 +166,10 @@ def _base(url: str) -> str:
 def _key_for(url: str) -> str | None:
     key = os.environ.get("OPENAI_API_KEY")
     parts = urllib.parse.urlsplit(url)
-    return key if key and (parts.scheme == "https" or _is_here(parts.hostname or "")) else None
+    return key if key and (parts.scheme == "https" or _is_loopback(parts.hostname or "")) else None
 
 
-def _is_here(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -179,19 +179,19 @@ def _is_here(host: str) -> bool:
 def _reason(error: urllib.error.HTTPError) -> str:
     text = error.read(4096).decode("utf-8", "replace")
     try:
-        found = json.loads(text)
-        inner = found.get("error", found)
+        document = json.loads(text)
+        inner = document.get("error", document)
         text = str(inner.get("message", inner) if isinstance(inner, dict) else inner)
     except (ValueError, AttributeError):
         pass
     return " ".join(text.split())[:200] or str(error.reason)
 
 
-def _written(choice: Any) -> list[tuple[str, list[tuple[str, float]]]]:
+def _token_alternatives(choice: Any) -> list[tuple[str, list[tuple[str, float]]]]:
     """(text, [(alternative, probability), …]) of every token of a reply; empty where the server gives none."""
     entries = (choice.get("logprobs") or {}).get("content") or []
-    found = []
+    tokens = []
     for entry in entries:
         alternatives = entry.get("top_logprobs") or [entry]
-        found.append((str(entry["token"]), [(str(a["token"]), math.exp(float(a["logprob"]))) for a in alternatives]))
-    return found
+        tokens.append((str(entry["token"]), [(str(a["token"]), math.exp(float(a["logprob"]))) for a in alternatives]))
+    return tokens

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.errors import UserError
-from monosemy.features.view.choose import open_chosen, parse_latents
+from monosemy.features.view.selection import open_selected, parse_latents
 from monosemy.ranges import Range
 from monosemy.support.arguments import Parser, whole
 from monosemy.support.visible import visible
@@ -27,23 +27,23 @@ read from OPENAI_API_KEY.
 
 def run_explain(words: list[str]) -> None:
     """The command. Raises UserError for bad input, before any model is loaded."""
-    given = _parser().parse_args(words)
-    database = open_chosen(Path(given.run), given.sae)
+    options = _parser().parse_args(words)
+    database = open_selected(Path(options.run), options.sae)
     from monosemy.features.explain.chat import open_chat
     from monosemy.features.explain.explanations import choose_latents, explain_latents
 
-    if given.latents and given.n is not None:
+    if options.latents and options.n is not None:
         raise UserError("give --latents or --n, not both")
-    latents = parse_latents(given.latents, database) if given.latents else choose_latents(database, given.n or 50)
-    chat = open_chat(given.chat, given.model)
+    latents = parse_latents(options.latents, database) if options.latents else choose_latents(database, options.n or 50)
+    chat = open_chat(options.chat, options.model)
     print(f"{len(latents)} latents of {database.info['site']}/{database.info['name']}, explained by {chat.name}")
-    noted = ""
-    for found in explain_latents(database, latents, chat):
-        if chat.note != noted:  # a server's is known once it was asked
-            noted = chat.note
-            print(f"note: {noted}")
-        print(f"\n{found.latent:>6}  {visible(found.text) or 'not explained'}", flush=True)
-        for line in score_lines(found.record):
+    printed_note = ""
+    for explained in explain_latents(database, latents, chat):
+        if chat.note != printed_note:  # a server's is known once it was asked
+            printed_note = chat.note
+            print(f"note: {printed_note}")
+        print(f"\n{explained.latent:>6}  {visible(explained.text) or 'not explained'}", flush=True)
+        for line in score_lines(explained.record):
             print(f"        {line}", flush=True)
 
 
@@ -89,8 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")
     parser.add_argument("--n", type=whole(Range(1, example=50)), help="how many latents, drawn at random (default 50)")
     parser.add_argument(
-        "--chat", required=True, metavar="MODEL",
+        "--chat",
+        required=True,
+        metavar="MODEL",
         help="embedded (tiny: to try it out), a model folder, a hub id, or http://HOST:PORT/v1",
-    )  # fmt: skip
+    )
     parser.add_argument("--model", metavar="NAME", help="the server's name of the model")
     return parser

@@ -71,10 +71,10 @@ def explain_latents(
         for latent in latents:
             database.check(latent)
         for latent in latents:
-            found = explain_latent(database, latent, chat, journal, seed=seed)
-            if found.text:
-                database.write_explanations({latent: (found.text, found.record)})
-            yield found
+            explained = explain_latent(database, latent, chat, journal, seed=seed)
+            if explained.text:
+                database.write_explanations({latent: (explained.text, explained.record)})
+            yield explained
 
 
 def explain_latent(
@@ -87,7 +87,7 @@ def explain_latent(
         return Explained(latent, "", record | {"skipped": {"explanation": "it fires in too few contexts"}})
 
     def ask(kind: str, messages: Any, question: Callable[[], Any], **facts: Any) -> Any:
-        return journal.ask(chat, latent, kind, messages, question, **facts)
+        return journal.ask(chat, latent, kind, messages, question=question, **facts)
 
     raised = [database.tokens.text(token).strip() for token, _ in database.output_tokens(latent)[0][:8]]
     largest = float(database.columns["max"][latent])
@@ -104,7 +104,7 @@ def explain_latent(
     if not text:
         return Explained(latent, "", record | {"skipped": {"explanation": "the model's reply was empty"}})
     negatives = {kind: passages(database, latent, [kind]) for kind in (RANDOM, NEAR_MISS)}
-    _score(record, text, chat, scored, negatives, ask, np.random.default_rng([seed, latent]))
+    _score(record, text, chat, scored, negatives=negatives, ask=ask, random=np.random.default_rng([seed, latent]))
     return Explained(latent, text, record)
 
 
@@ -113,6 +113,7 @@ def _score(
     text: str,
     chat: ChatModel,
     scored: list[Passage],
+    *,
     negatives: dict[str, list[Passage]],
     ask: Callable[..., Any],
     random: np.random.Generator,
@@ -129,13 +130,15 @@ def _score(
         from_words[0] += word in ("yes", "no")
         return {"yes": 1.0, "no": 0.0}.get(word)
 
-    def detect(listed: list[Passage]) -> list[float | None]:
-        return [yes("detection", prompts.detection_messages(text, passage), passage) for passage in listed]
+    def detect(batch: list[Passage]) -> list[float | None]:
+        return [yes("detection", prompts.detection_messages(text, passage), passage) for passage in batch]
 
-    found = detect(scored)
-    for kind, listed in negatives.items():
-        if found and listed:
-            scores[f"detection_{kind}"] = yes_no_score(found, detect(listed), _documents(scored), _documents(listed))
+    positive_answers = detect(scored)
+    for kind, batch in negatives.items():
+        if positive_answers and batch:
+            scores[f"detection_{kind}"] = yes_no_score(
+                positive_answers, detect(batch), _documents(scored), _documents(batch)
+            )
         else:
             skipped[f"detection_{kind}"] = "no passages of this kind are stored"
     marked: list[Passage] = []
@@ -153,40 +156,44 @@ def _score(
         skipped["fuzzing"] = "no passage has enough silent words to mark"
     if from_words[0]:
         record["answers_from_words"] = from_words[0]
-    _simulate(record, text, chat, [*scored[:N_SIMULATED], *negatives[RANDOM][:2]], ask)
+    _simulate(record, text, chat, [*scored[:N_SIMULATED], *negatives[RANDOM][:2]], ask=ask)
 
 
 def _simulate(
-    record: dict[str, Any], text: str, chat: ChatModel, listed: list[Passage], ask: Callable[..., Any]
+    record: dict[str, Any], text: str, chat: ChatModel, batch: list[Passage], *, ask: Callable[..., Any]
 ) -> None:
     messages = prompts.simulation_messages(text)
-    simulated, done = [], []
-    for passage in listed:
+    simulated, simulated_passages = [], []
+    for passage in batch:
         pieces = prompts.simulation_pieces(passage.pieces)
-        digits = ask("simulation", messages, lambda asked=pieces: chat.digits(messages, asked), pieces=pieces)
+        digits = ask(
+            "simulation", messages, lambda asked_pieces=pieces: chat.digits(messages, asked_pieces), pieces=pieces
+        )
         if digits is not None:
             simulated.append(digits)
-            done.append(passage)
+            simulated_passages.append(passage)
     if simulated:
-        score = simulation_score(simulated, [passage.activations for passage in done], _documents(done))
-        record["scores"]["simulation"] = score | {"n_missing": len(listed) - len(simulated)}
+        score = simulation_score(
+            simulated, [passage.activations for passage in simulated_passages], _documents(simulated_passages)
+        )
+        record["scores"]["simulation"] = score | {"n_missing": len(batch) - len(simulated)}
     else:
         record["skipped"]["simulation"] = "the model gives no log-probabilities that a digit could be read from"
 
 
-def _documents(listed: Sequence[Passage]) -> list[int]:
-    return [passage.document for passage in listed]
+def _documents(batch: Sequence[Passage]) -> list[int]:
+    return [passage.document for passage in batch]
 
 
 def deal(database: FeatureDatabase, latent: int) -> tuple[list[Passage], list[Passage]]:
     """(passages to explain from, passages to score on), each over the quantiles in turn, the strongest first."""
     piles: tuple[list[list[Passage]], list[list[Passage]]] = ([], [])
-    seen: set[tuple[int, int]] = set()
+    dealt: set[tuple[int, int]] = set()
     for group in ("top", "q4", "q3", "q2", "q1", "q0"):
-        new = [p for p in passages(database, latent, [group]) if (p.context, p.start) not in seen]
-        seen |= {(p.context, p.start) for p in new}
-        piles[0].append(new[::2])
-        piles[1].append(new[1::2])
+        fresh = [p for p in passages(database, latent, [group]) if (p.context, p.start) not in dealt]
+        dealt |= {(p.context, p.start) for p in fresh}
+        piles[0].append(fresh[::2])
+        piles[1].append(fresh[1::2])
     first, second = (_in_turn(pile) for pile in piles)
     return first[:N_EXPLAIN], second[:N_SCORED]
 
@@ -212,8 +219,10 @@ def _passage(database: FeatureDatabase, example: Example, window: int) -> Passag
         tuple(piece.text for piece in pieces),
         tuple(float(values[piece.start : piece.stop].max()) for piece in pieces),
         example.context,
-        start,
-        int(database.document_numbers(np.array([example.context * database.context_length + example.peak]))[0]),
+        start=start,
+        document=int(
+            database.document_numbers(np.array([example.context * database.context_length + example.peak]))[0]
+        ),
     )
 
 

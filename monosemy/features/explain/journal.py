@@ -38,7 +38,7 @@ class Journal:
                 self._read(line)
 
     def ask(
-        self, chat: ChatModel, latent: int, kind: str, messages: Any, question: Callable[[], Any], **facts: Any
+        self, chat: ChatModel, latent: int, kind: str, messages: Any, *, question: Callable[[], Any], **facts: Any
     ) -> Any:
         """The kept answer to this question, or else that of `question()`, kept from now on. facts: JSON beside it."""
         key = fingerprint([chat.identity, kind, messages, facts.get("pieces")])

@@ -53,8 +53,8 @@ def marked(pieces: Sequence[str], marks: Sequence[bool]) -> str:
     text = ""
     for piece, mark in zip(pieces, marks, strict=True):
         bare = piece.strip()
-        shown = f"«{bare}»" if bare else f"«{piece}»"
-        text += (piece.replace(bare, shown, 1) if bare else shown) if mark else piece
+        marked_piece = f"«{bare}»" if bare else f"«{piece}»"
+        text += (piece.replace(bare, marked_piece, 1) if bare else marked_piece) if mark else piece
     return text.replace("»«", "")
 
 
@@ -129,8 +129,8 @@ def simulation_messages(explanation: str) -> Messages:
 
 def simulation_pieces(pieces: Iterable[str]) -> list[str]:
     """Pieces as single lines without tabs; blank ones visible."""
-    shown = (piece.replace("\n", "↵").replace("\t", "⇥") for piece in pieces)
-    return [piece.strip(" ") or "␣" for piece in shown]
+    visible_pieces = (piece.replace("\n", "↵").replace("\t", "⇥") for piece in pieces)
+    return [piece.strip(" ") or "␣" for piece in visible_pieces]
 
 
 def wrong_marks(passage: Passage, numbers: Sequence[float]) -> list[bool] | None:
@@ -142,5 +142,5 @@ def wrong_marks(passage: Passage, numbers: Sequence[float]) -> list[bool] | None
     silent = [i for i, (a, piece) in enumerate(zip(passage.activations, passage.pieces)) if a == 0 and piece.strip()]
     if not n or len(silent) < n:
         return None
-    chosen = set(sorted(silent, key=lambda i: numbers[i])[:n])
-    return [i in chosen for i in range(len(passage.pieces))]
+    marked_pieces = set(sorted(silent, key=lambda i: numbers[i])[:n])
+    return [i in marked_pieces for i in range(len(passage.pieces))]

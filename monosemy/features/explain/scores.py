@@ -3,9 +3,9 @@
 Place on the data's path: a chat model's answers → numbers with intervals, for `explanations`. An answer that could
 not be read is missing: it is counted, and enters no mean.
 
-Intervals: passages of one document resemble each other, so documents are what counts, as in `label_scores`. AUROC as
-there; balanced accuracy from the Wilson intervals of its two halves with n the number of documents, combined by MOVER
-(Zou & Donner 2008): (a + b)/2 ∓ ½√((a − l_a)² + (b − l_b)²); correlation by resampling whole documents.
+Intervals: passages of one document resemble each other, so documents are what counts, as in `labels/scores.py`. AUROC
+as there; balanced accuracy from the Wilson intervals of its two halves with n the number of documents, combined by
+MOVER (Zou & Donner 2008): (a + b)/2 ∓ ½√((a − l_a)² + (b − l_b)²); correlation by resampling whole documents.
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ def simulation_score(
     n_tokens = sum(len(values) for values in true)
     counts = {"n_passages": len(true), "n_documents": len(blocks), "n_tokens": n_tokens}
     pairs = [np.stack([np.asarray(s, float), np.asarray(t, float)]) for s, t in zip(simulated, true, strict=True)]
-    found = _correlation(pairs)
+    correlation = _correlation(pairs)
     low = high = None
-    if found is not None and len(blocks) >= 5:
+    if correlation is not None and len(blocks) >= 5:
         of_document = [np.concatenate([pairs[k] for k in block], axis=1) for block in blocks.values()]
         draws = np.random.default_rng(seed).integers(len(blocks), size=(1000, len(blocks)))
         estimates = [r for draw in draws if (r := _correlation([of_document[k] for k in draw])) is not None]
         low, high = (float(x) for x in np.quantile(estimates, [0.025, 0.975]))
-    return {"correlation": found, "correlation_low": low, "correlation_high": high} | counts
+    return {"correlation": correlation, "correlation_low": low, "correlation_high": high} | counts
 
 
 def _correlation(pairs: Sequence[np.ndarray]) -> float | None:

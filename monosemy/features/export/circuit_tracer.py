@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.choose import new_folder, place_of
 from monosemy.features.view.excerpt import FIRING_GROUPS, by_group, excerpt
 from monosemy.features.view.facts import value_of
+from monosemy.features.view.selection import new_folder, place_of
 from monosemy.support import files
 from monosemy.support.numbers import five_digits
 from monosemy.support.progress import stage

@@ -23,13 +23,13 @@ from monosemy.features.view.facts import (
     fired,
     hints,
     neighbours,
+    score_text,
     scored_on,
     scores,
-    shown_score,
-    shown_value,
     signed,
     stats,
     title,
+    value_text,
 )
 from monosemy.support import files
 from monosemy.support.html import Html, details, escape, join
@@ -116,7 +116,7 @@ def _examples(database: FeatureDatabase, latent: int, n: int) -> Html:
 def _numbers(database: FeatureDatabase, latent: int) -> Html:
     values = stats(database, latent)
     rows = [
-        (name.capitalize(), shown_value(column, values[column]))
+        (name.capitalize(), value_text(column, values[column]))
         for column, (name, _) in COLUMNS.items()
         if values.get(column) is not None
     ]
@@ -128,7 +128,7 @@ def _scores(database: FeatureDatabase, latent: int) -> Html:
     if not label_scores:
         return Html()
     rows = [
-        (score.way.capitalize(), shown_score(score), "–" if score.strong is None else f"{score.strong:.2f}")
+        (score.way.capitalize(), score_text(score), "–" if score.strong is None else f"{score.strong:.2f}")
         for score in label_scores
     ]
     caption = f"Can its firing be told?{scored_on(label_scores)}"

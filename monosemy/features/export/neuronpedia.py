@@ -36,9 +36,9 @@ import numpy as np
 
 from monosemy.errors import UserError
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.choose import Place, new_folder, place_of
 from monosemy.features.view.excerpt import FIRING_GROUPS, Excerpt, by_group, excerpt
-from monosemy.features.view.facts import explanation, fired, scores, shown_score, value_of
+from monosemy.features.view.facts import explanation, fired, score_text, scores, value_of
+from monosemy.features.view.selection import Place, new_folder, place_of
 from monosemy.support import files
 from monosemy.support.numbers import five_digits
 from monosemy.support.progress import stage
@@ -275,7 +275,7 @@ def _texts(database: FeatureDatabase, latent: int) -> list[tuple[str, str, str]]
     label = database.label(latent)
     found = []
     if label.get("text"):
-        measured = "; ".join(f"AUROC {shown_score(score)} from {score.way}" for score in scores(database, latent))
+        measured = "; ".join(f"AUROC {score_text(score)} from {score.way}" for score in scores(database, latent))
         found.append(
             ("label", str(label["text"]), f"from token statistics, no language model; {measured or 'unscored'}")
         )

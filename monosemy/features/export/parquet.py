@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.choose import new_folder
 from monosemy.features.view.facts import explanation, stats
+from monosemy.features.view.selection import new_folder
 from monosemy.support import files
 from monosemy.support.progress import stage
 from monosemy.support.visible import storable

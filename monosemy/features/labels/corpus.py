@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.features.labels.text import Corpus
 from monosemy.features.labels.vocabulary import KINDS, Vocabulary
+from monosemy.features.labels.wording import Corpus
 
 if TYPE_CHECKING:
     from monosemy.features.labels.inputs import LabelInputs
@@ -73,7 +73,7 @@ class LabelText:
         by_document = np.array([number[name] for name in inputs.document_sources] or [0], np.int32)
         source_of = by_document[documents] if names else np.zeros(len(tokens), np.int32)
         groups = vocabulary.groups[tokens]
-        window_fitted, used = np.all(by_window, axis=1), fitted & counted
+        window_fitted, counted_fitted = np.all(by_window, axis=1), fitted & counted
         rows = np.sort(groups.reshape(-1, inputs.window)[window_fitted], axis=1)
         first = np.ones(rows.shape, bool)
         first[:, 1:] = rows[:, 1:] != rows[:, :-1]
@@ -90,27 +90,33 @@ class LabelText:
             place_base=places[:, counted].mean(1),
         )
         return LabelText(
-            corpus, documents, fitted, window_fitted, ~np.any(by_window, axis=1), places, source_of,
-            group_counts=np.bincount(groups[used], minlength=vocabulary.n_groups).astype(np.float64),
-            kind_counts=np.bincount(vocabulary.kinds[tokens[used]], minlength=len(KINDS)).astype(np.float64),
+            corpus,
+            documents,
+            fitted,
+            window_fitted,
+            window_held_out=~np.any(by_window, axis=1),
+            places=places,
+            source_of=source_of,
+            group_counts=np.bincount(groups[counted_fitted], minlength=vocabulary.n_groups).astype(np.float64),
+            kind_counts=np.bincount(vocabulary.kinds[tokens[counted_fitted]], minlength=len(KINDS)).astype(np.float64),
             window_counts=np.bincount(rows[first], minlength=vocabulary.n_groups).astype(np.float64),
-        )  # fmt: skip
+        )
 
 
 def _whole_share(groups: Array, joined: Array, n_groups: int) -> Array:
     """Share of each group's occurrences that neither continue a word nor are continued."""
-    whole = ~joined
-    whole[:-1] &= ~joined[1:]
+    is_whole = ~joined
+    is_whole[:-1] &= ~joined[1:]
     n = np.bincount(groups, minlength=n_groups)
-    return np.bincount(groups[whole], minlength=n_groups) / np.maximum(n, 1)
+    return np.bincount(groups[is_whole], minlength=n_groups) / np.maximum(n, 1)
 
 
 def _commonest(tokens: Array, vocabulary: Vocabulary) -> Array:
     """The commonest token of each group, int32 [G]; any of them for a group that does not occur."""
     rising = np.argsort(np.bincount(tokens, minlength=len(vocabulary.groups)), kind="stable")
-    found = np.zeros(vocabulary.n_groups, np.int32)
-    found[vocabulary.groups[rising]] = rising  # the last one written stays
-    return found
+    group_tokens = np.zeros(vocabulary.n_groups, np.int32)
+    group_tokens[vocabulary.groups[rising]] = rising  # the last one written stays
+    return group_tokens
 
 
 def _common(raised: Array) -> frozenset[int]:
@@ -181,7 +187,7 @@ class Sample:
     offsets: Array
     peaks: Array
     windows: Array
-    used: Array
+    scored: Array
     """bool [Z]: scored on."""
     strong: Array
     """bool [Z]: among the strongest quarter of the latent's sample."""
@@ -215,37 +221,39 @@ class Sample:
         fired = np.zeros((m, len(inputs.background)), bool)
         fired[np.repeat(np.arange(m), np.diff(spans)), inputs.background_fired[spans[0] : spans[-1]]] = True
         return Sample(
-            offsets, peaks, windows,
+            offsets,
+            peaks,
+            windows,
             strong=values >= _quantiles(values, offsets, np.ones_like(fit), 0.75)[latent],
-            used=text.window_held_out[windows] & ~few[latent],
+            scored=text.window_held_out[windows] & ~few[latent],
             fitted=Peaks.of(latent[fit], peaks[fit], np.sqrt(values[fit]), m),
             top_token=top_token,
-            top=_top(inputs, text, first, stop, few),
+            top=_top(inputs, text, first, stop, few=few),
             window=inputs.window,
             fired=fired,
-        )  # fmt: skip
+        )
 
 
 def _most_frequent(latent: Array, tokens: Array, m: int) -> Array:
     """Each latent's most frequent token, int32 [m]. latent, tokens [Z]."""
     pairs, counts = np.unique(latent.astype(np.int64) << 32 | tokens, return_counts=True)
     order = np.lexsort((-pairs, counts))  # the last one written stays
-    found = np.full(m, -1, np.int32)
-    found[pairs[order] >> 32] = pairs[order] & 0xFFFFFFFF
-    return found
+    most_frequent = np.full(m, -1, np.int32)
+    most_frequent[pairs[order] >> 32] = pairs[order] & 0xFFFFFFFF
+    return most_frequent
 
 
-def _top(inputs: LabelInputs, text: LabelText, first: int, stop: int, few: Array) -> Peaks:
+def _top(inputs: LabelInputs, text: LabelText, first: int, stop: int, *, few: Array) -> Peaks:
     """The strongest contexts' peaks in fitted documents; all of them for latents with `few` windows."""
     top = inputs.top[first:stop] if inputs.top is not None else np.empty((stop - first, 0), np.int64)
     latent, rank = np.nonzero(top >= 0)
     tokens = top[latent, rank].astype(np.int64)
-    kept = text.fitted[tokens] | few[latent]
-    return Peaks.of(latent[kept], tokens[kept], np.ones(int(kept.sum())), stop - first)
+    usable = text.fitted[tokens] | few[latent]
+    return Peaks.of(latent[usable], tokens[usable], np.ones(int(usable.sum())), stop - first)
 
 
-def _quantiles(values: Array, offsets: Array, chosen: Array, level: float) -> Array:
+def _quantiles(values: Array, offsets: Array, mask: Array, level: float) -> Array:
     """The quantile of each latent's chosen values; NaN where none is chosen. float64 [m]."""
     spans = [slice(a, b) for a, b in pairwise(offsets.tolist())]
-    taken = [values[span][chosen[span]] for span in spans]
-    return np.array([np.quantile(v, level) if len(v) else np.nan for v in taken])
+    selected = [values[span][mask[span]] for span in spans]
+    return np.array([np.quantile(v, level) if len(v) else np.nan for v in selected])

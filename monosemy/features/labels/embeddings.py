@@ -73,8 +73,8 @@ def model_name(source: str) -> str:
 def window_texts(tokens: np.ndarray, window: int, token_bytes: Sequence[bytes], special: np.ndarray) -> list[str]:
     """[W]: the text of every window, special tokens left out, characters cut by its ends as U+FFFD. tokens [S, T]."""
     rows = tokens.reshape(-1, window).tolist()
-    left_out = special.tolist()
-    return [b"".join(token_bytes[t] for t in row if not left_out[t]).decode("utf-8", "replace") for row in rows]
+    is_special = special.tolist()
+    return [b"".join(token_bytes[t] for t in row if not is_special[t]).decode("utf-8", "replace") for row in rows]
 
 
 def embed(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
@@ -72,7 +72,7 @@ def auroc_interval(area: Array, n_positive: Array, n_negative: Array, confidence
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     a = np.asarray(area, np.float64)
     n1, n0 = np.asarray(n_positive, np.float64), np.asarray(n_negative, np.float64)
-    known = np.isfinite(a) & (n1 >= 1) & (n0 >= 1)
+    defined = np.isfinite(a) & (n1 >= 1) & (n0 >= 1)
     half = (n1 + n0) / 2 - 1
 
     def outside(theta: Array) -> Array:
@@ -88,7 +88,7 @@ def auroc_interval(area: Array, n_positive: Array, n_negative: Array, confidence
                 middle = (rejected + accepted) / 2
                 out = outside(middle)
                 rejected, accepted = np.where(out, middle, rejected), np.where(out, accepted, middle)
-        bounds.append(np.where(known, accepted, np.nan))
+        bounds.append(np.where(defined, accepted, np.nan))
     return bounds[0], bounds[1]
 
 
@@ -104,49 +104,69 @@ def project_positives(hidden: Array, directions: Array, offsets: Array, windows:
             out[z] = total
 
 
+class WindowTokens(NamedTuple):
+    """The text that windows are cut from."""
+
+    tokens: Array
+    """int32 [N]."""
+    window: int
+    groups: Array
+    """int32 [V]: group of every token id."""
+    kinds: Array
+    """int8 [V]: kind of every token id."""
+    n_groups: int
+
+
+class ScoredWindows(NamedTuple):
+    """The windows to score."""
+
+    offsets: Array
+    """int64 [m + 1]: a latent's entries of `positives`."""
+    positives: Array
+    """int64 [Z]: windows in which a latent fires."""
+    background: Array
+    """int64 [B]: windows shared by all latents."""
+
+
+class LabelTables(NamedTuple):
+    """The log-odds that a label scores windows with; as in `Tables`."""
+
+    groups: Array
+    odds: Array
+    kind_odds: Array
+    top_token: Array
+    """int32 [m]."""
+
+
 @_compile_serial
 def _window_score(
-    tokens: Array,
-    first: int,
-    window: int,
-    groups: Array,
-    kinds: Array,
-    dense: Array,
-    by_kind: Array,
-    seen: Array,
-    mark: int,
+    tokens: Array, groups: Array, kinds: Array, dense: Array, by_kind: Array, marks: Array, mark: int
 ) -> float:
-    """The label score of tokens[first : first + window]; dense float32 [3, G]: peak, before and context log-odds."""
+    """The label score of one window's tokens; dense float32 [3, G]: peak, before and context log-odds.
+
+    A group that was met in this window carries its `mark`, so that nothing has to be cleared between windows.
+    """
     best = np.float32(-1e30)
     context = np.float32(0)
-    for t in range(first, first + window):
+    for t in range(len(tokens)):
         group = groups[tokens[t]]
         peak = dense[0, group] if dense[0, group] != 0 else by_kind[0, kinds[tokens[t]]]
-        if t > first:
+        if t > 0:
             previous = groups[tokens[t - 1]]
             peak += dense[1, previous] if dense[1, previous] != 0 else by_kind[1, kinds[tokens[t - 1]]]
         if peak > best:
             best = peak
-        if seen[group] != mark:
-            seen[group] = mark
+        if marks[group] != mark:
+            marks[group] = mark
             context += dense[2, group]
     return float(best + context)
 
 
 @_compile
 def score_labels(
-    tokens: Array,
-    window: int,
-    groups: Array,
-    kinds: Array,
-    n_groups: int,
-    offsets: Array,
-    windows: Array,
-    background: Array,
-    found: Array,
-    odds: Array,
-    kind_odds: Array,
-    top_token: Array,
+    text: WindowTokens,
+    windows: ScoredWindows,
+    tables: LabelTables,
     positive_scores: Array,
     background_scores: Array,
     top_positive: Array,
@@ -154,38 +174,43 @@ def score_labels(
 ) -> None:
     """Label scores and top-token hits of every latent's windows.
 
-    tokens int32 [N]; windows int64 [Z] of the positives, background int64 [B]. found int32 [m, 3, K]: groups of the
-    peak, before and context tables, −1 for none; odds float32 [m, 3, K]; kind_odds float32 [m, 2, kinds];
-    top_token int32 [m].
-    Writes positive_scores, top_positive [Z]; background_scores, top_background [m, B].
+    Writes positive_scores, top_positive [Z]; background_scores, top_background [m, B]; as numba demands, each is a
+    parameter of its own.
+
+    A thread takes `_BLOCK` latents and spreads each one's few log-odds over a table of all groups, looks every token
+    up there, and sets back the same few entries.
     """
+    tokens, window, groups, kinds, n_groups = text
+    offsets, positives, background = windows
+    table_groups, odds, kind_odds, top_token = tables
     m, n_background = len(offsets) - 1, len(background)
     for block in numba.prange((m + _BLOCK - 1) // _BLOCK):
         dense = np.zeros((3, n_groups), np.float32)  # one table a block: clearing V entries a latent costs more
-        seen = np.zeros(n_groups, np.int32)
+        marks = np.zeros(n_groups, np.int32)
         mark = 0
         for i in range(block * _BLOCK, min(m, (block + 1) * _BLOCK)):
             for table in range(3):
-                for k in range(found.shape[2]):
-                    if found[i, table, k] >= 0:
-                        dense[table, found[i, table, k]] = odds[i, table, k]
+                for k in range(table_groups.shape[2]):
+                    if table_groups[i, table, k] >= 0:
+                        dense[table, table_groups[i, table, k]] = odds[i, table, k]
             n_positive = offsets[i + 1] - offsets[i]
             for j in range(n_positive + n_background):
                 mark += 1
                 z = offsets[i] + j if j < n_positive else j - n_positive
-                first = (windows[z] if j < n_positive else background[z]) * window
-                score = _window_score(tokens, first, window, groups, kinds, dense, kind_odds[i], seen, mark)
+                first = (positives[z] if j < n_positive else background[z]) * window
+                ids = tokens[first : first + window]
+                score = _window_score(ids, groups, kinds, dense, kind_odds[i], marks, mark)
                 hit = False
-                for t in range(first, first + window):
-                    hit |= tokens[t] == top_token[i]
+                for t in range(window):
+                    hit |= ids[t] == top_token[i]
                 if j < n_positive:
                     positive_scores[z], top_positive[z] = score, hit
                 else:
                     background_scores[i, z], top_background[i, z] = score, hit
             for table in range(3):
-                for k in range(found.shape[2]):
-                    if found[i, table, k] >= 0:
-                        dense[table, found[i, table, k]] = 0
+                for k in range(table_groups.shape[2]):
+                    if table_groups[i, table, k] >= 0:
+                        dense[table, table_groups[i, table, k]] = 0
 
 
 @_compile
@@ -193,33 +218,33 @@ def areas(
     positive_scores: Array,
     background_scores: Array,
     offsets: Array,
-    positive_used: Array,
-    background_used: Array,
+    positive_mask: Array,
+    background_mask: Array,
     out: Array,
 ) -> None:
     """out[i] = AUROC over the used positives [Z] against the used background windows [m, B]; NaN below MIN_WINDOWS."""
     for i in numba.prange(len(offsets) - 1):
         span = slice(offsets[i], offsets[i + 1])
-        positives = positive_scores[span][positive_used[span]]
-        negatives = background_scores[i][background_used[i]]
+        positives = positive_scores[span][positive_mask[span]]
+        negatives = background_scores[i][background_mask[i]]
         enough = len(positives) >= MIN_WINDOWS and len(negatives) >= MIN_WINDOWS
         out[i] = auroc(positives, negatives) if enough else np.nan
 
 
 @_compile
-def n_documents(documents: Array, offsets: Array, used: Array, out: Array) -> None:
+def n_documents(documents: Array, offsets: Array, mask: Array, out: Array) -> None:
     """out[i] = number of distinct documents among latent i's used entries. documents, used [Z]."""
     for i in numba.prange(len(offsets) - 1):
         span = slice(offsets[i], offsets[i + 1])
-        out[i] = len(np.unique(documents[span][used[span]]))
+        out[i] = len(np.unique(documents[span][mask[span]]))
 
 
 @dataclass(frozen=True)
 class Tables:
     """What is over-represented for m latents, in three tables (peak, before, window) of K groups, best first."""
 
-    found: Array
-    """int32 [m, 3, K]: groups, −1 after the last."""
+    groups: Array
+    """int32 [m, 3, K], −1 after the last."""
     odds: Array
     z: Array
     share: Array
@@ -231,11 +256,11 @@ class Tables:
 
 def merged(tables: Tables, strongest: Tables, n: int = 8) -> Tables:
     """`tables` with the first n items of `strongest` that they lack, so that scores rest on all the label's words."""
-    new = strongest.found[:, :, :n]
-    known = (new[..., None] == tables.found[:, :, None]).any(-1)
-    found = np.concatenate([tables.found, np.where(known, -1, new)], 2)
+    new = strongest.groups[:, :, :n]
+    already = (new[..., None] == tables.groups[:, :, None]).any(-1)
+    all_groups = np.concatenate([tables.groups, np.where(already, -1, new)], 2)
     odds = np.concatenate([tables.odds, strongest.odds[:, :, :n]], 2)
-    return replace(tables, found=found, odds=odds)
+    return replace(tables, groups=all_groups, odds=odds)
 
 
 @dataclass(frozen=True)
@@ -250,11 +275,11 @@ class Reader:
     @staticmethod
     def fit(vectors: Array, fitted: Array) -> Reader:
         """vectors [W, d]; fitted bool [W]: windows to take mean, scale and covariance from."""
-        chosen = vectors[fitted].astype(np.float32)
-        mean, scale = chosen.mean(0), chosen.std(0)
+        fitted_vectors = vectors[fitted].astype(np.float32)
+        mean, scale = fitted_vectors.mean(0), fitted_vectors.std(0)
         scale[scale == 0] = 1
-        chosen = (chosen - mean) / scale
-        covariance = (chosen.T @ chosen).astype(np.float64) / max(1, len(chosen))
+        fitted_vectors = (fitted_vectors - mean) / scale
+        covariance = (fitted_vectors.T @ fitted_vectors).astype(np.float64) / max(1, len(fitted_vectors))
         covariance[np.diag_indices_from(covariance)] += _RIDGE
         return Reader((vectors.astype(np.float32) - mean) / scale, covariance)
 
@@ -271,12 +296,12 @@ class Reader:
         """Scores of the sampled windows [Z] and of the background windows [m, B]."""
         directions = np.ascontiguousarray(self.directions(sample))
         positive = np.empty(len(sample.windows), np.float32)
-        project_positives(self.vectors, directions, sample.offsets, sample.windows, positive)
+        project_positives(self.vectors, directions, sample.offsets, sample.windows, out=positive)
         return positive, directions @ self.vectors[background].T
 
 
 def score_sample(
-    inputs: LabelInputs, text: LabelText, sample: Sample, tables: Tables, readers: Mapping[str, Reader]
+    inputs: LabelInputs, text: LabelText, sample: Sample, tables: Tables, *, readers: Mapping[str, Reader]
 ) -> dict[str, Array]:
     """Every score column of a chunk of latents, float32 [m]; NaN where there are too few windows."""
     m, n_background = sample.fired.shape
@@ -285,10 +310,14 @@ def score_sample(
     background = np.empty((m, n_background), np.float32)
     top_positive, top_background = np.empty_like(positive), np.empty_like(background)
     score_labels(
-        text.corpus.tokens, inputs.window, vocabulary.groups, vocabulary.kinds, vocabulary.n_groups, sample.offsets,
-        sample.windows, inputs.background, tables.found, tables.odds, tables.kind_odds, sample.top_token,
-        positive, background, top_positive, top_background,
-    )  # fmt: skip
+        WindowTokens(text.corpus.tokens, inputs.window, vocabulary.groups, vocabulary.kinds, vocabulary.n_groups),
+        ScoredWindows(sample.offsets, sample.windows, inputs.background),
+        LabelTables(tables.groups, tables.odds, tables.kind_odds, sample.top_token),
+        positive,
+        background,
+        top_positive,
+        top_background,
+    )
     pairs = {"label": (positive, background), "top_token": (top_positive, top_background)}
     pairs |= {name: reader.scores(sample, inputs.background) for name, reader in readers.items()}
     silent_fitted = ~sample.fired & text.window_fitted[inputs.background]
@@ -299,14 +328,21 @@ def score_sample(
     columns: dict[str, Array] = {}
     for name, (of_positives, of_background) in pairs.items():
         columns[f"{name}_auroc"] = np.empty(m)
-        areas(of_positives, of_background, sample.offsets, sample.used, silent, columns[f"{name}_auroc"])
+        areas(
+            of_positives,
+            of_background,
+            sample.offsets,
+            sample.scored,
+            background_mask=silent,
+            out=columns[f"{name}_auroc"],
+        )
     for name in ("label", "hidden"):
         columns[f"{name}_auroc_strong"] = np.empty(m)
-        areas(*pairs[name], sample.offsets, sample.used & sample.strong, silent, columns[f"{name}_auroc_strong"])
+        areas(*pairs[name], sample.offsets, sample.scored & sample.strong, silent, columns[f"{name}_auroc_strong"])
     counts = _document_counts(inputs, text, sample, silent)
     for name in pairs:
         columns[f"{name}_auroc_low"], columns[f"{name}_auroc_high"] = auroc_interval(columns[f"{name}_auroc"], *counts)
-    columns["label_n"] = np.bincount(latent[sample.used], minlength=m)
+    columns["label_n"] = np.bincount(latent[sample.scored], minlength=m)
     columns["label_n_negative"] = silent.sum(1)
     columns["label_n_documents"], columns["label_n_negative_documents"] = counts
     return {name: column.astype(np.float32) for name, column in columns.items()}
@@ -324,7 +360,7 @@ def _document_counts(inputs: LabelInputs, text: LabelText, sample: Sample, silen
     """Distinct documents among the positives and among the negatives of every latent, [m] each."""
     m = len(sample.fired)
     positive, negative = np.empty(m), np.empty(m)
-    n_documents(text.documents[sample.peaks], sample.offsets, sample.used, positive)
+    n_documents(text.documents[sample.peaks], sample.offsets, sample.scored, positive)
     middle = text.documents[inputs.background * inputs.window + inputs.window // 2]
     spans = np.arange(m + 1) * len(middle)
     n_documents(np.tile(middle, m), spans, np.ascontiguousarray(silent).reshape(-1), negative)

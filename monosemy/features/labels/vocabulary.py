@@ -91,9 +91,17 @@ def read_vocabulary(texts: Sequence[str], special: Array, pieces: Sequence[bytes
     flags[:, np.asarray(special, bool)] = False
     joins_left, joins_right, ends_line, ends_sentence = flags
     return Vocabulary(
-        texts, pieces, groups, len(numbers), kinds, np.asarray(special, bool), joins_left, joins_right, ends_line,
-        ends_sentence,
-    )  # fmt: skip
+        texts,
+        pieces,
+        groups,
+        len(numbers),
+        kinds=kinds,
+        special=np.asarray(special, bool),
+        joins_left=joins_left,
+        joins_right=joins_right,
+        ends_line=ends_line,
+        ends_sentence=ends_sentence,
+    )
 
 
 def _in_word(character: str) -> bool:
@@ -134,8 +142,8 @@ def _kind(text: str) -> int:
     return _SYMBOL
 
 
-def _words(listed: str) -> frozenset[str]:
-    return frozenset(listed.split())
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
 CATEGORIES: dict[str, frozenset[str]] = {
@@ -155,9 +163,7 @@ CATEGORIES: dict[str, frozenset[str]] = {
         "themselves who whom whose il elle ils elles nous vous je tu él ella ellos ellas yo nosotros su sus "
         "se ich er sie wir ihr"
     ),
-    "articles": _words(
-        "the a an le la les un une des el los las una unos unas der die das den dem ein eine einen l"
-    ),
+    "articles": _words("the a an le la les un une des el los las una unos unas der die das den dem ein eine einen l"),
     "prepositions": _words(
         "of in on at by for with from to into about over under between through during against among within "
         "without upon toward towards across behind beyond near since until après avant avec dans de du des "
@@ -165,19 +171,13 @@ CATEGORIES: dict[str, frozenset[str]] = {
         "bei nach zu"
     ),
     "conjunctions": _words(
-        "and or but nor so yet because although though while whereas if unless et ou mais y o pero und oder "
-        "aber"
+        "and or but nor so yet because although though while whereas if unless et ou mais y o pero und oder aber"
     ),
     "forms of “be”": _words(
-        "is are was were be been being am est sont était étaient été es son era eran fue fueron ist sind war "
-        "waren"
+        "is are was were be been being am est sont était étaient été es son era eran fue fueron ist sind war waren"
     ),
-    "forms of “have”": _words(
-        "has have had having ai avait ont avoir ha han había haber hat haben hatte"
-    ),
-    "modal verbs": _words(
-        "can could will would shall should may might must"
-    ),
+    "forms of “have”": _words("has have had having ai avait ont avoir ha han había haber hat haben hatte"),
+    "modal verbs": _words("can could will would shall should may might must"),
     "number words": _words(
         "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred "
         "thousand million billion first second third deux trois quatre cinq dos tres cuatro cinco"
@@ -190,14 +190,12 @@ CATEGORIES: dict[str, frozenset[str]] = {
         "red blue green yellow black white brown orange purple pink grey gray gold silver rouge bleu vert "
         "noir blanc rojo azul verde negro blanco"
     ),
-    "question words": _words(
-        "what when where why how which who"
-    ),
+    "question words": _words("what when where why how which who"),
     "Python keywords": _words(
         "def class return import from if elif else for while in not and or is none true false self try except "
         "raise with as lambda yield pass break continue assert async await global del finally"
     ),
-}  # fmt: skip
+}
 """Plain name → words (case-folded); a label that lists several of one category names it."""
 
 FUNCTION_WORDS = frozenset().union(

@@ -34,24 +34,51 @@ from monosemy.features.store.activation_codes import encode_activations
 from monosemy.features.store.settings import GROUPS, FeatureSettings
 
 _AS_GIVEN = (
-    "kept", "documents", "columns", "quantiles", "sketches", "vocabulary_data", "vocabulary_offsets",
+    "kept",
+    "documents",
+    "columns",
+    "quantiles",
+    "sketches",
+    "vocabulary_data",
+    "vocabulary_offsets",
     "vocabulary_special",
-)  # fmt: skip
+)
 _EXAMPLES = (
-    "example_offsets", "example_token", "example_group", "example_activation_offsets", "example_position",
+    "example_offsets",
+    "example_token",
+    "example_group",
+    "example_activation_offsets",
+    "example_position",
     "example_activation",
-)  # fmt: skip
+)
 _OTHERS = (
-    "tokens", "histogram", "positions", "neighbours", "neighbour_values", "output_ids", "output_values",
-    "index_offsets", "index_latent", "index_score",
-)  # fmt: skip
+    "tokens",
+    "histogram",
+    "positions",
+    "neighbours",
+    "neighbour_values",
+    "output_ids",
+    "output_values",
+    "index_offsets",
+    "index_latent",
+    "index_score",
+)
 INPUTS = (*_AS_GIVEN, *_EXAMPLES, *_OTHERS)
 """What `compact` takes. Missing neighbours are −1; example_group [E] indexes GROUPS and does not fall within a latent;
 example_activation_offsets [E + 1]; example_activation [A] are shares of the latent's largest activation."""
 ARRAYS = (
-    *_AS_GIVEN, *_OTHERS, "label_ids", "label_odds", "example_counts", "example_offsets", "example_token",
-    "example_length", "activation_offsets", "activation_position", "activation_code",
-)  # fmt: skip
+    *_AS_GIVEN,
+    *_OTHERS,
+    "label_ids",
+    "label_odds",
+    "example_counts",
+    "example_offsets",
+    "example_token",
+    "example_length",
+    "activation_offsets",
+    "activation_position",
+    "activation_code",
+)
 """The files, without their ending."""
 Arrays = dict[str, np.ndarray]
 

@@ -25,7 +25,7 @@ import numpy as np
 from monosemy.errors import UserError, unknown
 from monosemy.features.store.activation_codes import decode_activations
 from monosemy.features.store.compact import ARRAYS
-from monosemy.features.store.leading import explanation_leads
+from monosemy.features.store.heading import explanation_leads
 from monosemy.features.store.search import match_expression
 from monosemy.features.store.settings import FORMAT, GROUPS, LEVELS
 from monosemy.features.store.token_texts import TokenTexts
@@ -82,9 +82,9 @@ class FeatureDatabase:
             )
         info = files.read_json(database.info)
         if not isinstance(info, dict) or info.get("format") != FORMAT:
-            found = info.get("format") if isinstance(info, dict) else None
+            version = info.get("format") if isinstance(info, dict) else None
             raise UserError(
-                f"{folder} has feature format {found!r} and this version reads {FORMAT}; build it again: "
+                f"{folder} has feature format {version!r} and this version reads {FORMAT}; build it again: "
                 "monosemy features RUN"
             )
         arrays: dict[str, np.ndarray] = {}
@@ -126,9 +126,9 @@ class FeatureDatabase:
     def examples(self, latent: int, groups: Iterable[str] | None = None) -> list[Example]:
         """The latent's contexts, in the order of `GROUPS`, the strongest of `top` first; of a latent that never
         fired, near misses and random contexts alone."""
-        wanted = set(GROUPS if groups is None else groups)
-        if not wanted <= set(GROUPS):
-            raise unknown("example group", sorted(wanted - set(GROUPS))[0], GROUPS)
+        selected_groups = set(GROUPS if groups is None else groups)
+        if not selected_groups <= set(GROUPS):
+            raise unknown("example group", sorted(selected_groups - set(GROUPS))[0], GROUPS)
         kinds, token, length, position, value = self.example_arrays(latent)
         context, peak = token // self.context_length, token % self.context_length
         activations = np.zeros((len(token), self.context_length), np.float32)
@@ -138,7 +138,7 @@ class FeatureDatabase:
         return [
             Example(GROUPS[kind], *place, activations[k, place[1]].item(), token_ids[k], activations[k], *document)
             for k, (kind, place, document) in enumerate(zip(kinds.tolist(), peaks, documents))
-            if GROUPS[kind] in wanted
+            if GROUPS[kind] in selected_groups
         ]
 
     def example_arrays(self, latent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -230,8 +230,8 @@ class FeatureDatabase:
         """{"decoder": [(latent, cosine)], "coactivation": [(latent, correlation of firing)]}, highest first."""
         near, values = self._arrays["neighbours"][self.check(latent)], self._arrays["neighbour_values"][latent]
         return {
-            name: [(i, v) for i, v in zip(listed, own) if i < self.n_latents]
-            for name, listed, own in zip(("decoder", "coactivation"), near.tolist(), values.tolist())
+            name: [(i, v) for i, v in zip(ids, own_values) if i < self.n_latents]
+            for name, ids, own_values in zip(("decoder", "coactivation"), near.tolist(), values.tolist())
         }
 
     @property
@@ -261,26 +261,26 @@ class FeatureDatabase:
         explained = self._sqlite().execute(query, (latent,)).fetchone()
         ids, odds = self._arrays["label_ids"][latent].tolist(), self._arrays["label_odds"][latent].tolist()
         peak, before = ([(i, v) for i, v in zip(*row) if i < len(self.tokens)] for row in zip(ids, odds))
-        told = {"text": visible(explained[0]), **json.loads(explained[1])} if explained else None
+        explanation = {"text": visible(explained[0]), **json.loads(explained[1])} if explained else None
         return {
             "text": visible(text),
             "hints": [visible(hint) for hint in json.loads(hints)] if hints else [],
             "peak_tokens": peak,
             "before_tokens": before,
-            "explanation": told,
-            "explanation_leads": explanation_leads(text, self._label_auroc(latent), told),
+            "explanation": explanation,
+            "explanation_leads": explanation_leads(text, self._label_auroc(latent), explanation),
             "scores": {name: float(self.columns[name][latent]) for name in self.info["label_columns"]},
         }
 
     def labels(self, latents: Sequence[int] | np.ndarray) -> list[str]:
-        """The texts of several latents, in the order asked: the label, or an explanation that leads (`leading`)."""
-        wanted = [int(i) for i in latents]
-        found: dict[int, str] = {}
-        for start in range(0, len(wanted), 500):  # SQLite limits the variables of a statement
-            part = wanted[start : start + 500]
+        """The texts of several latents, in the order asked: the label, or an explanation that leads (`heading`)."""
+        numbers = [int(i) for i in latents]
+        texts: dict[int, str] = {}
+        for start in range(0, len(numbers), 500):  # SQLite limits the variables of a statement
+            part = numbers[start : start + 500]
             condition = f"texts.latent IN ({','.join('?' * len(part))})"
-            found.update((i, text) for i, text, _ in self._leading_texts(f"texts WHERE {condition}", part))
-        return [found.get(i, "") for i in wanted]
+            texts.update((i, text) for i, text, _ in self._leading_texts(f"texts WHERE {condition}", part))
+        return [texts.get(i, "") for i in numbers]
 
     def _leading_texts(
         self, rows: str, values: Sequence[Any] | Mapping[str, Any], rank: str = "0.0", end: str = ""
@@ -292,15 +292,17 @@ class FeatureDatabase:
             f"SELECT {number}, {table}.label, {table}.explanation, explanations.record, {rank} FROM {table} "
             f"LEFT JOIN explanations ON explanations.latent = {number} WHERE {condition} {end}"
         )
-        listed = self._sqlite().execute(query, values)
-        return [(i, self._leading(i, label, text, record), place) for i, label, text, record, place in listed]
+        records = self._sqlite().execute(query, values)
+        return [(i, self._leading(i, label, text, record), place) for i, label, text, record, place in records]
 
     def _leading(self, latent: int, label: str, explanation: str, record: str | None) -> str:
-        """The text that names a latent (`leading`)."""
+        """The text that names a latent (`heading`)."""
         if not explanation:
             return visible(label)
-        told = {"text": explanation, **json.loads(record or "{}")}
-        return visible(explanation if explanation_leads(label, self._label_auroc(latent), told) else label)
+        scored_explanation = {"text": explanation, **json.loads(record or "{}")}
+        return visible(
+            explanation if explanation_leads(label, self._label_auroc(latent), scored_explanation) else label
+        )
 
     def _label_auroc(self, latent: int) -> float | None:
         return float(self.columns["label_auroc"][latent]) if "label_auroc" in self.columns else None
@@ -314,9 +316,9 @@ class FeatureDatabase:
         if not (plain := text.strip()):
             return []
         escaped = plain.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        found = "texts.label LIKE :text ESCAPE '\\' OR texts.explanation LIKE :text ESCAPE '\\'"
+        condition = "texts.label LIKE :text ESCAPE '\\' OR texts.explanation LIKE :text ESCAPE '\\'"
         values = {"text": f"%{escaped}%", "limit": limit}
-        return self._leading_texts(f"texts WHERE {found}", values, end="ORDER BY texts.latent LIMIT :limit")
+        return self._leading_texts(f"texts WHERE {condition}", values, end="ORDER BY texts.latent LIMIT :limit")
 
     def latents_of_token(self, token_id: int, limit: int = 50) -> list[tuple[int, float]]:
         """(latent, score) of latents that go together with a token, best first; score 1: all of the latent's activation
@@ -368,18 +370,18 @@ def open_features(run: Path, site: str | None = None, name: str | None = None) -
     features (with the command that builds them).
     """
     read_run(run)
-    asked = [sae for sae in saved_saes(run) if site in (None, sae.site) and name in (None, sae.name)]
+    candidates = [sae for sae in saved_saes(run) if site in (None, sae.site) and name in (None, sae.name)]
     if site and name:
-        if not asked:
+        if not candidates:
             raise unknown("SAE", f"{site}/{name}", [sae.label for sae in saved_saes(run)])
-        refuse_stopped(asked[0].label, asked[0].stopped)
+        refuse_stopped(candidates[0].label, candidates[0].stopped)
     features = list_features(run)
-    for sae in asked:
+    for sae in candidates:
         if sae.key in features and not sae.stopped:
             return FeatureDatabase.open(RunFiles(run).features(*sae.key).folder)
-    which = f" --saes {site}/{name}" if site and name else ""
-    what = f"SAE {site}/{name} of run {run}" if site and name else f"run {run}"
-    raise UserError(f"{what} has no features yet; build them: monosemy features {run}{which}")
+    flag = f" --saes {site}/{name}" if site and name else ""
+    subject = f"SAE {site}/{name} of run {run}" if site and name else f"run {run}"
+    raise UserError(f"{subject} has no features yet; build them: monosemy features {run}{flag}")
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

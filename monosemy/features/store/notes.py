@@ -81,9 +81,9 @@ def put_note(
         raise UserError(f"a note takes at most {MAX_CHARACTERS:,} characters, got {len(text):,}; shorten it")
     key = (site, name, latent)
     with locks.waiting_for(RunFiles(run).notes_lock, RunFiles(run).notes):
-        kept = {(note.site, note.name, note.latent): note for note in read_notes(run)}
-        known = kept.pop(key, None)
-        old_bookmark, old_text = (known.bookmark, known.text) if known else (False, "")
+        notes_by_key = {(note.site, note.name, note.latent): note for note in read_notes(run)}
+        old_note = notes_by_key.pop(key, None)
+        old_bookmark, old_text = (old_note.bookmark, old_note.text) if old_note else (False, "")
         if text is not None and before is not None and old_text not in (before, text):
             raise ChangedError(
                 f"the note on latent {latent} was changed elsewhere meanwhile; look at it, then save again"
@@ -92,8 +92,8 @@ def put_note(
         text = old_text if text is None else text
         if bookmark or text.strip():
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            kept[key] = Note(site, name, latent, bookmark, text, now)
-        notes = [kept[entry] for entry in sorted(kept)]
+            notes_by_key[key] = Note(site, name, latent, bookmark, text=text, changed=now)
+        notes = [notes_by_key[entry] for entry in sorted(notes_by_key)]
         files.write_json(RunFiles(run).notes, {"format": FORMAT, "notes": [asdict(note) for note in notes]})
     return notes
 

@@ -51,40 +51,40 @@ class TokenTexts:
 
     def text(self, token_id: int) -> str:
         """A token alone; bytes that are no text as ⟨E2⟩."""
-        return _shown(self.bytes(token_id))
+        return _readable(self.bytes(token_id))
 
     def texts(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
         return [self.text(int(token)) for token in token_ids]
 
     def pieces(self, token_ids: Sequence[int] | np.ndarray) -> list[Piece]:
         """The sequence as pieces: one a token, but tokens that share a character are one piece."""
-        found: list[Piece] = []
-        start, held = 0, b""
+        pieces: list[Piece] = []
+        start, pending = 0, b""
         for i, token in enumerate(token_ids):
-            if not held:
+            if not pending:
                 start = i
-            elif self.is_special(int(token)) or not _continues(held, self.bytes(int(token))):
-                found.append(Piece(start, i, _shown(held)))
-                start, held = i, b""
-            held += self.bytes(int(token))
-            if not _unfinished(held):
-                found.append(Piece(start, i + 1, _shown(held)))
-                held = b""
-        if held:
-            found.append(Piece(start, len(token_ids), _shown(held)))
-        return found
+            elif self.is_special(int(token)) or not _continues(pending, self.bytes(int(token))):
+                pieces.append(Piece(start, i, _readable(pending)))
+                start, pending = i, b""
+            pending += self.bytes(int(token))
+            if not _unfinished(pending):
+                pieces.append(Piece(start, i + 1, _readable(pending)))
+                pending = b""
+        if pending:
+            pieces.append(Piece(start, len(token_ids), _readable(pending)))
+        return pieces
 
     def matching(self, text: str, limit: int = 50) -> list[int]:
         """Ids of tokens whose text is `text`, then that begin with it, then that contain it (case and leading spaces
         ignored); shorter ones first. Empty for an empty text."""
-        wanted = text.strip().lower()
-        if not wanted:
+        query = text.strip().lower()
+        if not query:
             return []
         ranked = []
-        for token, own in enumerate(self._folded):
-            if wanted in own:
-                rank = 0 if own == wanted else 1 if own.startswith(wanted) else 2
-                ranked.append((rank, len(own), token))
+        for token, folded in enumerate(self._folded):
+            if query in folded:
+                rank = 0 if folded == query else 1 if folded.startswith(query) else 2
+                ranked.append((rank, len(folded), token))
         return [token for _, _, token in sorted(ranked)[:limit]]
 
     @cached_property
@@ -101,25 +101,25 @@ def token_bytes(tokenizer: Any, n_vocabulary: int) -> list[bytes]:
         return [f" {number}".encode() for number in range(n_vocabulary)]
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     decoder = json.dumps(rules.get("decoder"))
-    whole = {number: token.content for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+    added_tokens = {number: token.content for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
     byte_level = '"ByteLevel"' in decoder
     alphabet = {letter: byte for byte, letter in _byte_alphabet().items()}
     names = tokenizer.convert_ids_to_tokens(list(range(min(n_vocabulary, len(tokenizer)))))
-    found = [b""] * n_vocabulary
+    texts = [b""] * n_vocabulary
     for number, name in enumerate(names):
-        if number in whole:
-            found[number] = whole[number].encode()
+        if number in added_tokens:
+            texts[number] = added_tokens[number].encode()
         elif name is None:
             continue
         elif byte_level:
-            found[number] = b"".join(
+            texts[number] = b"".join(
                 bytes([alphabet[letter]]) if letter in alphabet else letter.encode() for letter in name
             )
         elif match := _BYTE_TOKEN.fullmatch(name):
-            found[number] = bytes([int(match[1], 16)])
+            texts[number] = bytes([int(match[1], 16)])
         else:
-            found[number] = name.replace("▁", " ").encode()
-    return found
+            texts[number] = name.replace("▁", " ").encode()
+    return texts
 
 
 def packed(tokens: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -132,8 +132,8 @@ def _byte_alphabet() -> dict[int, str]:
     """Byte → the printable character that byte-level tokenizers write for it (GPT-2)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {byte: chr(byte) for byte in plain}
-    rest = [byte for byte in range(256) if byte not in letters]
-    return letters | {byte: chr(256 + i) for i, byte in enumerate(rest)}
+    unprintable = [byte for byte in range(256) if byte not in letters]
+    return letters | {byte: chr(256 + i) for i, byte in enumerate(unprintable)}
 
 
 def _needed(lead: int) -> int:
@@ -153,10 +153,10 @@ def _unfinished(data: bytes) -> bool:
     return False
 
 
-def _continues(held: bytes, following: bytes) -> bool:
+def _continues(pending: bytes, following: bytes) -> bool:
     return bool(following) and following[0] & 0xC0 == 0x80
 
 
-def _shown(data: bytes) -> str:
+def _readable(data: bytes) -> str:
     text = data.decode("utf-8", "surrogateescape")
     return re.sub(r"[\udc80-\udcff]", lambda m: f"⟨{ord(m[0]) - 0xDC00:02X}⟩", text)

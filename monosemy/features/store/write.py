@@ -62,6 +62,7 @@ def write_database(
     info: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     labels: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
     documents: Iterable[tuple[int, str, str]],
 ) -> None:
     """Writes a database, replacing an older one of the same name only when complete.
@@ -141,8 +142,8 @@ def _carry_over(old: Path, new: Path, info: Mapping[str, Any]) -> list[tuple[int
     explanations = _explanations(replaced.sqlite)
     if explanations and not same:
         target.mkdir(exist_ok=True)
-        listed = [{"latent": i, "text": text, "record": json.loads(record)} for i, text, record in explanations]
-        files.write_json(target / "explanations.json", listed)
+        records = [{"latent": i, "text": text, "record": json.loads(record)} for i, text, record in explanations]
+        files.write_json(target / "explanations.json", records)
     return explanations if same else []
 
 

@@ -57,10 +57,10 @@ class Excerpt:
 
 def by_group(database: FeatureDatabase, latent: int, groups: Sequence[str] = ()) -> dict[str, list[Example]]:
     """The latent's examples in one reading; only groups that it has, in the order of `GROUPS`, or of `groups`."""
-    found: dict[str, list[Example]] = {}
+    examples: dict[str, list[Example]] = {}
     for example in database.examples(latent, list(groups) or None):
-        found.setdefault(example.group, []).append(example)
-    return {group: found[group] for group in groups or GROUPS if group in found}
+        examples.setdefault(example.group, []).append(example)
+    return {group: examples[group] for group in groups or GROUPS if group in examples}
 
 
 def excerpt(
@@ -80,11 +80,11 @@ def excerpt(
         float(example.value),
         tuple(piece.text for piece in pieces),
         tuple(max(values[piece.start : piece.stop]) for piece in pieces),
-        tuple(database.tokens.is_special(ids[piece.start]) for piece in pieces),
-        peak,
-        int(example.context),
-        " · ".join(part for part in (example.source, example.origin) if part),
-        (start > 0, stop < n),
+        special=tuple(database.tokens.is_special(ids[piece.start]) for piece in pieces),
+        peak=peak,
+        context=int(example.context),
+        source=" · ".join(part for part in (example.source, example.origin) if part),
+        cut=(start > 0, stop < n),
     )
 
 
@@ -97,10 +97,10 @@ def _character_start(database: FeatureDatabase, ids: np.ndarray, position: int, 
 
 def quoted(text: str) -> str:
     """A token between quotation marks, its spaces visible: ` July` → `“␣July”`."""
-    shown = visible(text)
-    lead, rest = len(shown) - len(shown.lstrip(" ")), shown.strip(" ")
-    trail = len(shown) - lead - len(rest) if rest else 0
-    return f"“{'␣' * lead}{rest}{'␣' * trail}”"
+    visible_text = visible(text)
+    lead, core = len(visible_text) - len(visible_text.lstrip(" ")), visible_text.strip(" ")
+    trail = len(visible_text) - lead - len(core) if core else 0
+    return f"“{'␣' * lead}{core}{'␣' * trail}”"
 
 
 def level(value: float, maximum: float, levels: int = 9) -> int:

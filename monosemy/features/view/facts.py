@@ -79,23 +79,23 @@ def stats(database: FeatureDatabase, latent: int) -> dict[str, float | None]:
 def scores(database: FeatureDatabase, latent: int) -> list[Score]:
     """How well each way tells firing from non-firing windows; empty when nothing could be measured."""
     n, n_documents = (_count(value_of(database.columns, name, latent)) for name in ("label_n", "label_n_documents"))
-    found = []
+    measured = []
     for way, name in SCORES.items():
         auroc = value_of(database.columns, f"{way}_auroc", latent)
         if auroc is not None:
             low, high, strong = (
                 value_of(database.columns, f"{way}_auroc_{end}", latent) for end in ("low", "high", "strong")
             )
-            found.append(Score(name, auroc, low, high, n, n_documents, strong))
-    return found
+            measured.append(Score(name, auroc, low, high, n=n, n_documents=n_documents, strong=strong))
+    return measured
 
 
-def scored_on(found: Sequence[Score]) -> str:
+def scored_on(measured: Sequence[Score]) -> str:
     """` (98 held-out firing windows of 41 documents)`; empty where that is not known."""
-    if not found or found[0].n is None:
+    if not measured or measured[0].n is None:
         return ""
-    documents = "" if found[0].n_documents is None else f" of {found[0].n_documents:,} documents"
-    return f" ({found[0].n:,} held-out firing windows{documents})"
+    documents = "" if measured[0].n_documents is None else f" of {measured[0].n_documents:,} documents"
+    return f" ({measured[0].n:,} held-out firing windows{documents})"
 
 
 def _count(value: float | None) -> int | None:
@@ -104,14 +104,14 @@ def _count(value: float | None) -> int | None:
 
 def neighbours(database: FeatureDatabase, latent: int) -> dict[str, list[Neighbour]]:
     """`decoder` (cosine of decoder directions) and `coactivation` (correlation of firing), with labels, best first."""
-    found = database.neighbours(latent)
+    pairs_of_kind = database.neighbours(latent)
     labels = {}
-    others = sorted({other for pairs in found.values() for other, _ in pairs})
-    if others:
-        labels = dict(zip(others, database.labels(others), strict=True))
+    latents = sorted({neighbour for pairs in pairs_of_kind.values() for neighbour, _ in pairs})
+    if latents:
+        labels = dict(zip(latents, database.labels(latents), strict=True))
     return {
-        kind: [Neighbour(int(other), float(value), labels[other]) for other, value in pairs]
-        for kind, pairs in found.items()
+        kind: [Neighbour(int(neighbour), float(value), labels[neighbour]) for neighbour, value in pairs]
+        for kind, pairs in pairs_of_kind.items()
     }
 
 
@@ -128,10 +128,10 @@ def title(database: FeatureDatabase, latent: int) -> str:
 
 def explanation(label: Mapping[str, Any]) -> str:
     """A chat model's explanation where there is one, whether kept alone or with its scores; else empty."""
-    found = label.get("explanation")
-    if isinstance(found, Mapping):
-        found = found.get("text")
-    return str(found) if found else ""
+    text = label.get("explanation")
+    if isinstance(text, Mapping):
+        text = text.get("text")
+    return str(text) if text else ""
 
 
 def hints(database: FeatureDatabase, latent: int) -> list[str]:
@@ -150,18 +150,18 @@ def signed(value: float) -> str:
     return f"{'−' if value < 0 else '+'}{activation_text(abs(value))}"
 
 
-def shown_value(name: str, value: float | None) -> str:
+def value_text(name: str, value: float | None) -> str:
     """A column's value as it is shown, with what follows it."""
     if value is None:
         return "–"
     if name in ("firing_rate", "first_share", "last_share"):
-        shown = percent(value)
+        text = percent(value)
     else:
-        shown = f"{int(value):,}" if name == "n_fired" else activation_text(value)
-    return f"{shown} {COLUMNS[name][1]}".strip()
+        text = f"{int(value):,}" if name == "n_fired" else activation_text(value)
+    return f"{text} {COLUMNS[name][1]}".strip()
 
 
-def shown_score(score: Score) -> str:
+def score_text(score: Score) -> str:
     """`0.93 (0.90–0.95)`."""
     interval = "" if score.low is None or score.high is None else f" ({score.low:.2f}–{score.high:.2f})"
     return f"{score.auroc:.2f}{interval}"

@@ -25,13 +25,13 @@ from monosemy.features.view.facts import (
     fired,
     hints,
     neighbours,
+    score_text,
     scored_on,
     scores,
-    shown_score,
-    shown_value,
     signed,
     stats,
     title,
+    value_text,
 )
 from monosemy.support.numbers import activation_text
 from monosemy.support.visible import visible
@@ -56,11 +56,11 @@ def latent_page(
     parts += [_scores(database, latent), _outputs(database, latent), _neighbours(database, latent)]
     maximum = stats(database, latent).get("max") or 0.0
     examples = by_group(database, latent, groups)
-    for group, found in examples.items():
-        kept = found[: n if group == "top" or len(groups) == 1 else -(-n // 3)]
+    for group, group_examples in examples.items():
+        first_examples = group_examples[: n if group == "top" or len(groups) == 1 else -(-n // 3)]
         parts.append(Text(f"\n{GROUPS[group]}", style="bold"))
         cut = (None, None) if whole else (24, 10)
-        parts.append(_examples([excerpt(database, example, *cut) for example in kept], maximum))
+        parts.append(_examples([excerpt(database, example, *cut) for example in first_examples], maximum))
     if examples:
         parts.append(_legend())
     return Group(*parts)
@@ -70,10 +70,10 @@ def _head(database: FeatureDatabase, latent: int) -> Text:
     info, values, label = database.info, stats(database, latent), database.label(latent)
     text = Text(f"{info['site']}/{info['name']} · latent {latent}\n", style="dim")
     text.append(f"{title(database, latent)}\n", style="bold")
-    if said := hints(database, latent):
-        text.append(f"{'; '.join(said)}\n")
-    if told := explanation(label):
-        text.append(f"a chat model's explanation: {told}\n", style="italic")
+    if remarks := hints(database, latent):
+        text.append(f"{'; '.join(remarks)}\n")
+    if explanation_text := explanation(label):
+        text.append(f"a chat model's explanation: {explanation_text}\n", style="italic")
     if fired(database, latent):
         text.append(_firing(values))
     text.append(f"measured on {built_from(info)}", style="dim")
@@ -86,24 +86,26 @@ def _firing(values: Mapping[str, float | None]) -> str:
         (("firing_rate", "fires on"), ("n_fired", "in all"), ("mean", "mean"), ("max", "maximum")),
         (("first_share", "first token of a document"), ("last_share", "last"), ("token_entropy", "token at its peaks")),
     )
-    shown = [
-        " · ".join(f"{what} {shown_value(name, values[name])}" for name, what in line if values.get(name) is not None)
+    text_lines = [
+        " · ".join(
+            f"{heading} {value_text(name, values[name])}" for name, heading in line if values.get(name) is not None
+        )
         for line in lines
     ]
-    return "".join(f"{line}\n" for line in shown if line)
+    return "".join(f"{line}\n" for line in text_lines if line)
 
 
 def _scores(database: FeatureDatabase, latent: int) -> Table:
     """One line for each thing that firing is told from."""
     table = Table.grid(padding=(0, 1))
-    found = scores(database, latent)
-    if found:
+    measured = scores(database, latent)
+    if measured:
         table.add_row(
-            Text(f"\nTold from{scored_on(found)}", style="bold"), Text("\nAUROC (95%)"), Text("\nstrongest quarter")
+            Text(f"\nTold from{scored_on(measured)}", style="bold"), Text("\nAUROC (95%)"), Text("\nstrongest quarter")
         )
-    for score in found:
+    for score in measured:
         strong = "–" if score.strong is None else f"{score.strong:.2f}"
-        table.add_row(Text(score.way), Text(shown_score(score)), Text(strong))
+        table.add_row(Text(score.way), Text(score_text(score)), Text(strong))
     return table
 
 
@@ -114,9 +116,9 @@ def _histogram(database: FeatureDatabase, latent: int) -> Text:
     text = Text("\nActivations when it fires  ", style="bold")
     text.append(f"{activation_text(float(edges[0]))} ▏{bars}▕ {activation_text(float(edges[-1]))}", style="not bold")
     levels, values = database.quantiles(latent)
-    chosen = [(q, v) for q, v in zip(levels, values, strict=True) if q in (0.25, 0.5, 0.75)]
-    if chosen:
-        text.append("   quartiles " + " · ".join(activation_text(float(v)) for _, v in chosen), style="not bold dim")
+    quartiles = [(q, v) for q, v in zip(levels, values, strict=True) if q in (0.25, 0.5, 0.75)]
+    if quartiles:
+        text.append("   quartiles " + " · ".join(activation_text(float(v)) for _, v in quartiles), style="not bold dim")
     return text
 
 
@@ -133,36 +135,36 @@ def _outputs(database: FeatureDatabase, latent: int) -> Table:
 def _neighbours(database: FeatureDatabase, latent: int) -> Table:
     table = Table.grid(padding=(0, 1))
     names = {"decoder": "Nearest directions", "coactivation": "Fire together"}
-    for kind, found in neighbours(database, latent).items():
-        listed = "\n".join(_neighbour(other) for other in found[:5])
-        table.add_row(Text(names.get(kind, kind), style="bold"), Text(listed or "–", overflow="ellipsis", no_wrap=True))
+    for kind, pairs in neighbours(database, latent).items():
+        text = "\n".join(_neighbour(neighbour) for neighbour in pairs[:5])
+        table.add_row(Text(names.get(kind, kind), style="bold"), Text(text or "–", overflow="ellipsis", no_wrap=True))
     return table
 
 
-def _neighbour(other: Neighbour) -> str:
-    return f"{signed(other.value)}  {other.latent}  {other.label}"
+def _neighbour(neighbour: Neighbour) -> str:
+    return f"{signed(neighbour.value)}  {neighbour.latent}  {neighbour.label}"
 
 
-def _examples(found: list[Excerpt], maximum: float) -> Table:
+def _examples(excerpts: list[Excerpt], maximum: float) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
-    for one in found:
-        table.add_row(Text(activation_text(one.value), style="bold"), context_text(one, maximum))
+    for item in excerpts:
+        table.add_row(Text(activation_text(item.value), style="bold"), context_text(item, maximum))
     return table
 
 
-def context_text(one: Excerpt, maximum: float) -> Text:
+def context_text(excerpt: Excerpt, maximum: float) -> Text:
     """A context as one line of shaded tokens; reads the same without colour. Runs of spaces are shortened to one."""
-    text = Text("…" if one.cut[0] else "")
-    for i, piece in enumerate(one.pieces):
-        shade = level(one.activations[i], maximum)
-        shown, firing = re.sub(" +", " ", visible(piece)), one.activations[i] > 0
-        core = shown.lstrip(" ")
-        lead = " " if len(core) < len(shown) else ""
+    text = Text("…" if excerpt.cut[0] else "")
+    for i, piece in enumerate(excerpt.pieces):
+        shade = level(excerpt.activations[i], maximum)
+        text_of_piece, firing = re.sub(" +", " ", visible(piece)), excerpt.activations[i] > 0
+        core = text_of_piece.lstrip(" ")
+        lead = " " if len(core) < len(text_of_piece) else ""
         if firing and not core:  # a token of spaces alone would not be seen
             lead, core = "", "␣"
-        if i == one.peak and one.value > 0:
+        if i == excerpt.peak and excerpt.value > 0:
             core = f"«{core}»"
         text.append(lead)
         if shade:
@@ -170,11 +172,11 @@ def context_text(one: Excerpt, maximum: float) -> Text:
             text.append(core, style=f"{ink} on {SHADES[shade - 1]}")
             text.append(DIGITS[shade], style="dim")
         else:
-            text.append(core, style="dim" if one.special[i] else "")
-    if one.cut[1]:
+            text.append(core, style="dim" if excerpt.special[i] else "")
+    if excerpt.cut[1]:
         text.append("…")
-    if one.source:
-        text.append(f"  ({one.source})", style="dim italic")
+    if excerpt.source:
+        text.append(f"  ({excerpt.source})", style="dim italic")
     return text
 
 

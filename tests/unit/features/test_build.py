@@ -275,7 +275,7 @@ def test_labels_made_by_other_code_are_made_again(built, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(built, run)
     before = open_features(run, SITES[0], "topk-l0_4-s0").info["fingerprint"]
-    monkeypatch.setattr("monosemy.features.labels.make.LABELS_VERSION", -1)
+    monkeypatch.setattr("monosemy.features.labels.labelling.LABELS_VERSION", -1)
     build_features(run, [f"{SITES[0]}/topk-l0_4-s0"], N_TOKENS)
     assert open_features(run, SITES[0], "topk-l0_4-s0").info["fingerprint"] != before
 

@@ -122,10 +122,10 @@ def test_the_token_index_lists_the_tokens_a_latent_goes_with(case):
 @few
 def test_coactivation_is_the_correlation_of_firing_over_all_pairs(case):
     dense, text = case
-    codes, fires = codes_of(dense), dense[text.kept] > 0
+    codes, fires = codes_of(dense), dense[text.encoded] > 0
     (firings,) = blocks(codes)
-    n, n_kept = fires.sum(0), int(text.kept.sum())
-    latents, phi = coactivation(firings, codes, n.astype(np.int64), n_kept, SETTINGS.n_neighbours)
+    n, n_kept = fires.sum(0), int(text.encoded.sum())
+    latents, phi = coactivation(firings, codes, n.astype(np.int64), n_kept, n_neighbours=SETTINGS.n_neighbours)
     together = fires.T.astype(int) @ fires
     for i in range(dense.shape[1]):
         expected = {
@@ -150,7 +150,13 @@ def test_silent_windows_are_silent_and_activations_are_those_of_the_whole_contex
     found = summarise(firings, text, SETTINGS)
     near = np.array([[j for j in range(m) if j != i][:2] for i in range(m)])
     examples = gather_examples(
-        firings, text, SETTINGS, found["chosen"], found["chosen"][:, : SETTINGS.n_top], near, found["max"]
+        firings,
+        text,
+        SETTINGS,
+        found["chosen"],
+        peaks=found["chosen"][:, : SETTINGS.n_top],
+        neighbours=near,
+        largest=found["max"],
     )
     for latent in range(m):
         span = range(*examples.offsets[latent : latent + 2])
@@ -193,13 +199,13 @@ def test_sketches_estimate_correlations_across_databases():
     shared = random.exponential(size=(200 * T, 40)) * (random.random((200 * T, 40)) < 0.1)
     noise = random.exponential(size=shared.shape) * (random.random(shared.shape) < 0.1)
     mixes = np.linspace(0, 1, 40)
-    one, two = (a.astype(np.float32) * text.kept[:, None] for a in (shared, mixes * shared + (1 - mixes) * noise))
+    one, two = (a.astype(np.float32) * text.encoded[:, None] for a in (shared, mixes * shared + (1 - mixes) * noise))
     length = 1024
     first, second = (
-        np.concatenate([sketches(f, text.kept, length) for f in blocks(codes_of(a))]).astype(float) / 127
+        np.concatenate([sketches(f, text.encoded, length) for f in blocks(codes_of(a))]).astype(float) / 127
         for a in (one, two)
     )
-    kept = text.kept
+    kept = text.encoded
     true = np.array([np.corrcoef(one[kept, i], two[kept, i])[0, 1] for i in range(40)])
     estimated = (first * second).sum(1)
     errors = (estimated - true) * np.sqrt(length)
@@ -211,7 +217,7 @@ def test_a_latent_that_never_fires_has_an_empty_sketch():
     dense = np.zeros((2 * T, 2), np.float32)
     dense[3, 1] = 1
     (firings,) = blocks(codes_of(dense))
-    found = sketches(firings, text_of(2).kept, 16)
+    found = sketches(firings, text_of(2).encoded, 16)
     assert not found[0].any()
     assert found[1].any()
 

@@ -365,11 +365,13 @@ def test_marks_stand_around_words_not_spaces() -> None:
     assert prompts.marked([" in", " July", "  ", " Au", "gust"], [False, True, False, True, True]) == (
         " in «July»   «August»"
     )
-    passage = Passage("top", ("a", " b", " c", " d"), (0.0, 9.0, 2.0, 3.5), 0, 0, 0)
+    passage = Passage("top", ("a", " b", " c", " d"), (0.0, 9.0, 2.0, 3.5), 0, start=0, document=0)
     assert passage.firing() == [False, True, False, True]
-    wrong = prompts.wrong_marks(Passage("top", (" a", " b", " c"), (0.0, 9.0, 0.0), 0, 0, 0), [0.7, 0.1, 0.3])
+    wrong = prompts.wrong_marks(
+        Passage("top", (" a", " b", " c"), (0.0, 9.0, 0.0), 0, start=0, document=0), [0.7, 0.1, 0.3]
+    )
     assert wrong == [False, False, True]
-    assert prompts.wrong_marks(Passage("top", (" a",), (1.0,), 0, 0, 0), [0.5]) is None
+    assert prompts.wrong_marks(Passage("top", (" a",), (1.0,), 0, start=0, document=0), [0.5]) is None
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from monosemy.features.labels.corpus import _is_fitted
-from monosemy.features.labels.counts import PRIOR, log_odds
 from monosemy.features.labels.inputs import LabelInputs
-from monosemy.features.labels.make import Labels, label_latents
+from monosemy.features.labels.labelling import Labels, label_latents
+from monosemy.features.labels.log_odds import PRIOR, log_odds
 from monosemy.features.labels.scores import auroc, auroc_interval
 from monosemy.features.labels.vocabulary import KINDS, category_of, read_vocabulary
 

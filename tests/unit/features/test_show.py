@@ -16,7 +16,6 @@ from monosemy.features.commands import run_export_html, run_show
 from monosemy.features.export import html_page
 from monosemy.features.export.html import export_html
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.choose import open_chosen, parse_latents, place_of
 from monosemy.features.view.excerpt import excerpt, level, quoted
 from monosemy.features.view.show import latent_page
 from monosemy.models.sites import parse_site
@@ -195,20 +194,20 @@ def test_latents_are_numbers_and_ranges(database: FeatureDatabase) -> None:
 
 def test_the_sae_is_chosen_by_name(tmp_path: Path) -> None:
     one = write_feature_run(tmp_path / "one")
-    assert open_chosen(one, None).info["name"] == NAME
+    assert open_selected(one, None).info["name"] == NAME
     two = write_feature_run(tmp_path / "two", (NAME, "relu-l0_4-s0"))
-    assert open_chosen(two, "relu-l0_4-s0").info["name"] == open_chosen(two, f"{SITE}/relu-l0_4-s0").info["name"]
+    assert open_selected(two, "relu-l0_4-s0").info["name"] == open_selected(two, f"{SITE}/relu-l0_4-s0").info["name"]
     with pytest.raises(UserError, match=f"choose one: --sae {SITE}/relu"):
-        open_chosen(two, None)
+        open_selected(two, None)
     with pytest.raises(UserError, match="did you mean"):
-        open_chosen(two, "topk-l0_5-s0")
+        open_selected(two, "topk-l0_5-s0")
     with pytest.raises(UserError, match="not a run folder"):
-        open_chosen(tmp_path, None)
+        open_selected(tmp_path, None)
 
 
 def test_a_run_without_features_names_the_command_that_builds_them(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="monosemy features"):
-        open_chosen(write_feature_run(tmp_path / "run", ()), None)
+        open_selected(write_feature_run(tmp_path / "run", ()), None)
 
 
 def test_places_have_the_names_of_other_tools() -> None:

@@ -12,7 +12,7 @@ few extreme ones don't drown the rest (held-out AUROC of labels is best between 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -35,37 +35,50 @@ def log_odds(count: float, n: float, background: float, n_background: float, pri
     return delta, delta / math.sqrt(1 / (count + alpha) + 1 / (max(background, 0.5) + alpha))
 
 
+class WeightedItems(NamedTuple):
+    """What is counted: Z items of m latents, latent after latent."""
+
+    items: Array
+    """int32 [Z]; negative: no item there."""
+    weights: Array
+    """float32 [Z]."""
+    offsets: Array
+    """int64 [m + 1]."""
+    totals: Array
+    """float32 [m]: n of each latent."""
+
+
 @_compile
 def over_represented(
-    items: Array,
-    weights: Array,
-    offsets: Array,
-    totals: Array,
+    counted: WeightedItems,
     background: Array,
     n_background: float,
     minimum: float,
-    found: Array,
+    top_items: Array,
     odds: Array,
     z: Array,
     share: Array,
 ) -> None:
     """The K items of each latent with the largest z, best first.
 
-    items int32 [Z] (negative: no item there), weights float32 [Z], offsets int64 [m + 1]; totals float32 [m]: n of
-    each latent; background float64 [items]; items below z = `minimum` or seen once in a larger sample are left out.
-    Writes found int32 [m, K] (−1 after the last), odds, z, share (of n) float32 [m, K].
+    background float64 [items]: counts in all text, n_background in sum. Writes top_items int32 [m, K], −1 after the
+    last, and odds, z and share (of n) float32 [m, K]; as numba demands, each is a parameter of its own. Items below
+    z = `minimum`, and those that occur once in a larger sample, are left out. Sorting brings equal items together, so
+    that each is counted in one stretch: a table over the vocabulary would cost more than a latent's few hundred items.
+    The K best are kept by insertion.
     """
-    n_kept = found.shape[1]
+    items, weights, offsets, totals = counted
+    n_items = top_items.shape[1]
     for i in numba.prange(len(offsets) - 1):
-        found[i], odds[i], z[i], share[i] = -1, 0, 0, 0
-        here = items[offsets[i] : offsets[i + 1]]
-        order = np.argsort(here)
+        top_items[i], odds[i], z[i], share[i] = -1, 0, 0, 0
+        latent_items = items[offsets[i] : offsets[i + 1]]
+        order = np.argsort(latent_items)
         start = 0
         while start < len(order):
-            item = here[order[start]]
+            item = latent_items[order[start]]
             stop = start
             count = 0.0
-            while stop < len(order) and here[order[stop]] == item:
+            while stop < len(order) and latent_items[order[stop]] == item:
                 count += weights[offsets[i] + order[stop]]
                 stop += 1
             repeated = stop - start > 1 or totals[i] < 8
@@ -73,32 +86,24 @@ def over_represented(
             if item < 0 or not repeated:
                 continue
             delta, score = log_odds(count, totals[i], background[item], n_background, PRIOR)
-            if score < minimum or score <= z[i, n_kept - 1]:
+            if score < minimum or score <= z[i, n_items - 1]:
                 continue
-            k = n_kept - 1
+            k = n_items - 1
             while k > 0 and z[i, k - 1] < score:
-                found[i, k], odds[i, k], z[i, k], share[i, k] = (
-                    found[i, k - 1],
+                top_items[i, k], odds[i, k], z[i, k], share[i, k] = (
+                    top_items[i, k - 1],
                     odds[i, k - 1],
                     z[i, k - 1],
                     share[i, k - 1],
                 )
                 k -= 1
-            found[i, k], odds[i, k], z[i, k], share[i, k] = item, delta, score, count / totals[i]
+            top_items[i, k], odds[i, k], z[i, k], share[i, k] = item, delta, score, count / totals[i]
 
 
 @_compile
-def kind_log_odds(
-    kinds: Array,
-    weights: Array,
-    offsets: Array,
-    totals: Array,
-    background: Array,
-    n_background: float,
-    odds: Array,
-    share: Array,
-) -> None:
-    """δ and share of every kind at each latent's positions. kinds int8 [Z] (negative: none); odds, share [m, kinds]."""
+def kind_log_odds(counted: WeightedItems, background: Array, n_background: float, odds: Array, share: Array) -> None:
+    """δ and share of every kind at each latent's positions. The items counted are kinds; odds, share [m, kinds]."""
+    kinds, weights, offsets, totals = counted
     n_kinds = odds.shape[1]
     for i in numba.prange(len(offsets) - 1):
         counts = np.zeros(n_kinds)

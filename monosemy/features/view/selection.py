@@ -44,17 +44,17 @@ class Place:
 def place_of(site: str, *, post_norms: bool = False) -> Place:
     """`layers.12.resid_post` → layer 12, `blocks.12.hook_resid_post`, `res`. post_norms: whether a norm follows the
     model's sublayers. Raises UserError for another form."""
-    found = _SITE.fullmatch(site)
-    if not found:
+    match = _SITE.fullmatch(site)
+    if not match:
         raise UserError(f"site {site!r} has no layer number; exports need a site such as layers.12.resid_post")
-    layer, kind = int(found[1]), found[2]
+    layer, kind = int(match[1]), match[2]
     hook, short = _HOOKS.get(kind, (f"hook_{kind}", kind.replace("_", "-")))
     if post_norms:
         hook = _BEFORE_POST_NORM.get(kind, hook)
     return Place(layer, f"blocks.{layer}.{hook}", short)
 
 
-def open_chosen(run: Path, sae: str | None) -> FeatureDatabase:
+def open_selected(run: Path, sae: str | None) -> FeatureDatabase:
     """The feature database of `sae` (`SITE/NAME`, or the name alone where that is enough), or of the only one built.
 
     Raises UserError when the run or the SAE has no features (naming the command that builds them), when `sae` is
@@ -84,16 +84,16 @@ def parse_latents(words: Sequence[str], database: FeatureDatabase) -> list[int]:
 
     Raises UserError for what is no number or range, and for a latent that the SAE does not have.
     """
-    chosen: dict[int, None] = {}
+    latents: dict[int, None] = {}
     for part in (part for word in words for part in word.split(",") if part):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if not found:
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match:
             raise UserError(f"latent {part!r} is no number; give numbers or ranges, e.g. 12 40-45")
-        first, last = int(found[1]), int(found[2] or found[1])
+        first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise UserError(f"range {part!r} runs backwards; write {last}-{first}")
-        chosen.update(dict.fromkeys(range(database.check(first), database.check(last) + 1)))
-    return list(chosen)
+        latents.update(dict.fromkeys(range(database.check(first), database.check(last) + 1)))
+    return list(latents)
 
 
 def new_folder(path: Path) -> Path:

@@ -102,8 +102,10 @@ def compose(evidence: Evidence, strongest: Evidence, corpus: Corpus) -> tuple[st
         elif at_top and new and at_top not in label:
             label += f"; {_strongest(at_top)}"
     if not label:
-        shown = peak_words(evidence, corpus)[0][:3]
-        label = "unclear, e.g. " + (_listed([word for word, _ in shown]) or ", ".join(_examples(evidence, corpus)))
+        words_at_peaks = peak_words(evidence, corpus)[0][:3]
+        label = "unclear, e.g. " + (
+            _listed([word for word, _ in words_at_peaks]) or ", ".join(_examples(evidence, corpus))
+        )
     if raised := _raised_words(evidence, corpus):
         label += f"; raises {_listed(raised)}"
     return label, hints
@@ -121,17 +123,17 @@ def _describe(evidence: Evidence, corpus: Corpus, *, few: bool = False) -> tuple
     source, places = _source(evidence, corpus), _place_hints(evidence, corpus)
     category = category_of([word for word, _ in words], code=source == "code") if coverage >= 0.3 else None
     kind = _kind(evidence, corpus)
-    main, named = _main(words, coverage, category, kind)
+    main, named_words = _main(words, coverage, category, kind)
     parts = [main] if main else []
     if before := _before_words(evidence, corpus, 0.3 if few else 0.1):
         parts.append(("after " if parts else "what follows ") + _listed(before))
     parts += places
-    if coverage < 0.7 and (around := _context_words(evidence, corpus, named, 0.3 if few else 0.1)):
+    if coverage < 0.7 and (around := _context_words(evidence, corpus, named_words, 0.3 if few else 0.1)):
         parts.append(("in text with " if parts else "text with ") + _listed(around))
     if source:
         parts.append(f"in {source}" if parts else f"text in {source}" if source[0] == "“" else source)
     hints = [hint for hint in (category, kind) if hint] + places + ([f"in {source}"] if source else [])
-    return " ".join(parts), named, hints
+    return " ".join(parts), named_words, hints
 
 
 def _main(
@@ -140,15 +142,15 @@ def _main(
     """What is at the peaks, and the words it names: words where few of them cover many peaks, else the kind of token,
     else nothing."""
     if category:
-        named = [word for word, share in words[:4] if share >= 0.03]
-        return f"{category}: {_listed(named)}", named
-    named = [word for word, share in words[:3] if share >= 0.05]
+        named_words = [word for word, share in words[:4] if share >= 0.03]
+        return f"{category}: {_listed(named_words)}", named_words
+    named_words = [word for word, share in words[:3] if share >= 0.05]
     if kind and (coverage < 0.4 or "digit" in kind or kind == "numbers"):
-        examples = coverage >= 0.15 and (kind == "parts of words" or not any("…" in word for word in named))
-        return kind + (f", e.g. {_listed(named)}" if examples else ""), named
+        examples = coverage >= 0.15 and (kind == "parts of words" or not any("…" in word for word in named_words))
+        return kind + (f", e.g. {_listed(named_words)}" if examples else ""), named_words
     if coverage >= 0.4:
-        return _listed(named), named
-    return (f"{_listed(named)} and others", named) if coverage >= 0.2 and named else ("", [])
+        return _listed(named_words), named_words
+    return (f"{_listed(named_words)} and others", named_words) if coverage >= 0.2 and named_words else ("", [])
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -160,11 +162,11 @@ def quote(text: str) -> str:
     bare = text.strip(" ")
     if not text.strip():
         n_breaks, n_spaces = text.count("\n"), text.count(" ")
-        named = [f"{n_breaks} line breaks" if n_breaks > 1 else "line break"] if n_breaks else []
-        named += ["tab"] * ("\t" in text)
+        descriptions = [f"{n_breaks} line breaks" if n_breaks > 1 else "line break"] if n_breaks else []
+        descriptions += ["tab"] * ("\t" in text)
         if n_spaces:
-            named.append("space" if n_spaces == 1 else f"{n_spaces} spaces")
-        return " and ".join(named) or "white space"
+            descriptions.append("space" if n_spaces == 1 else f"{n_spaces} spaces")
+        return " and ".join(descriptions) or "white space"
     return "“" + bare.replace("\n", "↵").replace("\t", "⇥") + "”"
 
 
@@ -174,17 +176,17 @@ def peak_words(evidence: Evidence, corpus: Corpus, least: float = 0.0) -> tuple[
     A group is shown as the whole word where most of its peaks lie in one word; else as a part: `un…`, `…ing`.
     """
     groups = corpus.vocabulary.groups[corpus.tokens[evidence.peaks]]
-    shown: dict[str, list[Any]] = {}
+    by_word: dict[str, list[Any]] = {}
     for group, share in zip(evidence.groups[0], evidence.shares[0], strict=True):
-        if group < 0 or len(shown) == 6:
+        if group < 0 or len(by_word) == 6:
             break
         word = _surface(evidence.peaks[groups == group], corpus)
         key = word.casefold()
-        if key in shown:
-            shown[key][1] += float(share)
+        if key in by_word:
+            by_word[key][1] += float(share)
         else:
-            shown[key] = [word, float(share)]
-    ranked = sorted((pair for pair in shown.values() if pair[1] >= least), key=lambda pair: -pair[1])
+            by_word[key] = [word, float(share)]
+    ranked = sorted((pair for pair in by_word.values() if pair[1] >= least), key=lambda pair: -pair[1])
     return [(word, share) for word, share in ranked], sum(share for _, share in ranked[:3])
 
 
@@ -199,9 +201,9 @@ def _surface(peaks: Array, corpus: Corpus) -> str:
         return word
     parts = Counter(corpus.vocabulary.texts[corpus.tokens[index]].strip(" ") for index in peaks[:64])
     part = parts.most_common(1)[0][0]
-    left = sum(index > a for index, (a, _) in zip(peaks, spans, strict=False)) > len(spans) / 2
-    right = sum(index + 1 < b for index, (_, b) in zip(peaks, spans, strict=False)) > len(spans) / 2
-    return ("…" if left else "") + part + ("…" if right else "")
+    continues_left = sum(index > a for index, (a, _) in zip(peaks, spans, strict=False)) > len(spans) / 2
+    continues_right = sum(index + 1 < b for index, (_, b) in zip(peaks, spans, strict=False)) > len(spans) / 2
+    return ("…" if continues_left else "") + part + ("…" if continues_right else "")
 
 
 def _kind(evidence: Evidence, corpus: Corpus) -> str | None:
@@ -233,16 +235,16 @@ def _before_words(evidence: Evidence, corpus: Corpus, least: float) -> list[str]
     return texts if total >= 0.4 else []
 
 
-def _context_words(evidence: Evidence, corpus: Corpus, named: Sequence[str], least: float) -> list[str]:
+def _context_words(evidence: Evidence, corpus: Corpus, named_words: Sequence[str], least: float) -> list[str]:
     """Up to three words over-represented in the windows, other than those named already and function words."""
-    known = {word.strip("…").casefold() for word in named} | FUNCTION_WORDS
+    excluded = {word.strip("…").casefold() for word in named_words} | FUNCTION_WORDS
     texts: list[str] = []
     for group, share in zip(evidence.groups[2], evidence.shares[2], strict=True):
         if group < 0 or len(texts) == 3:
             break
         text = corpus.vocabulary.texts[corpus.group_tokens[group]].strip()
-        whole = corpus.whole_share[group] >= 0.7 and len(text) >= 3 and text.isalpha()
-        if whole and share >= least and text.casefold() not in known:
+        is_whole = corpus.whole_share[group] >= 0.7 and len(text) >= 3 and text.isalpha()
+        if is_whole and share >= least and text.casefold() not in excluded:
             texts.append(text)
     return texts
 
@@ -262,8 +264,8 @@ def _raised_words(evidence: Evidence, corpus: Corpus) -> list[str]:
         text = vocabulary.texts[token].strip()
         stands_out = value >= 1.75 * values[-1] or groups[vocabulary.groups[token]] > 1
         readable = text and "�" not in text and text.isprintable() and not vocabulary.special[token]
-        known = text.casefold() in [other.casefold() for other in texts]
-        if stands_out and readable and not known and token not in corpus.common_raised:
+        repeated = text.casefold() in [listed.casefold() for listed in texts]
+        if stands_out and readable and not repeated and token not in corpus.common_raised:
             texts.append(text)
     return texts[:2]
 
@@ -286,10 +288,10 @@ def _source(evidence: Evidence, corpus: Corpus) -> str | None:
     """The source (a corpus, a language), or two languages but English, of nearly all peaks and little of the text."""
     order = np.argsort(-evidence.source_shares)
     for n in (1, 2):
-        chosen = order[:n]
-        names = [corpus.sources[k] for k in chosen] if len(corpus.sources) > n else []
-        share, base = float(evidence.source_shares[chosen].sum()), float(corpus.source_base[chosen].sum())
-        enough = evidence.source_shares[chosen].min() >= 0.15 and share >= 0.75 and base <= 0.5 and share >= 1.5 * base
+        leading = order[:n]
+        names = [corpus.sources[k] for k in leading] if len(corpus.sources) > n else []
+        share, base = float(evidence.source_shares[leading].sum()), float(corpus.source_base[leading].sum())
+        enough = evidence.source_shares[leading].min() >= 0.15 and share >= 0.75 and base <= 0.5 and share >= 1.5 * base
         if not names or not enough or (n == 2 and not set(names) <= set(_LANGUAGES[1:])):
             continue
         if set(names) <= set(_LANGUAGES):

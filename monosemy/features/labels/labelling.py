@@ -13,11 +13,16 @@ from typing import Any
 import numpy as np
 
 from monosemy.features.labels.corpus import LabelText, Peaks, Sample
-from monosemy.features.labels.counts import distinct_in_windows, kind_log_odds, over_represented
 from monosemy.features.labels.inputs import LabelInputs
+from monosemy.features.labels.log_odds import (
+    WeightedItems,
+    distinct_in_windows,
+    kind_log_odds,
+    over_represented,
+)
 from monosemy.features.labels.scores import Reader, Tables, merged, score_sample
-from monosemy.features.labels.text import Evidence, compose
 from monosemy.features.labels.vocabulary import KINDS, read_vocabulary
+from monosemy.features.labels.wording import Evidence, compose
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -76,26 +81,26 @@ def _label_chunk(inputs: LabelInputs, text: LabelText, readers: Mapping[str, Rea
     stop = min(inputs.n_latents, first + _CHUNK)
     sample = Sample.take(inputs, text, first, stop)
     tables, strongest = (_tables(text, peaks, inputs.window) for peaks in (sample.fitted, sample.top))
-    scores = score_sample(inputs, text, sample, merged(tables, strongest), readers)
-    labels = Labels([], [], [], [], scores | {"token_entropy": _entropy(text, sample)})
-    of_fitted = _evidence(inputs, text, sample.fitted, tables, first)
-    of_top = _evidence(inputs, text, sample.top, strongest, first)
-    often = sample.fired.mean(1)
+    scores = score_sample(inputs, text, sample, merged(tables, strongest), readers=readers)
+    labels = Labels([], [], [], [], columns=scores | {"token_entropy": _entropy(text, sample)})
+    of_fitted = _evidence(inputs, text, sample.fitted, tables, first=first)
+    of_top = _evidence(inputs, text, sample.top, strongest, first=first)
+    background_rate = sample.fired.mean(1)
     for i in range(stop - first):
         label, hints = compose(of_fitted(i), of_top(i), text.corpus)
-        if often[i] >= 0.5:
-            hints.append(f"fires in {often[i]:.0%} of all stretches of text")
+        if background_rate[i] >= 0.5:
+            hints.append(f"fires in {background_rate[i]:.0%} of all stretches of text")
         labels.texts.append(label)
         labels.hints.append(hints)
-        for table, listed in enumerate((labels.peak_tokens, labels.before_tokens)):
-            kept = tables.found[i, table] >= 0
-            tokens = text.corpus.group_tokens[tables.found[i, table][kept]]
-            listed.append(list(zip(tokens.tolist(), tables.z[i, table][kept].tolist(), strict=True)))
+        for table, token_lists in enumerate((labels.peak_tokens, labels.before_tokens)):
+            present = tables.groups[i, table] >= 0
+            tokens = text.corpus.group_tokens[tables.groups[i, table][present]]
+            token_lists.append(list(zip(tokens.tolist(), tables.z[i, table][present].tolist(), strict=True)))
     return labels
 
 
 def _evidence(
-    inputs: LabelInputs, text: LabelText, peaks: Peaks, tables: Tables, first: int
+    inputs: LabelInputs, text: LabelText, peaks: Peaks, tables: Tables, *, first: int
 ) -> Callable[[int], Evidence]:
     """What is known of each latent of a chunk, by its number in the chunk."""
     places = peaks.shares(text.places.T[peaks.tokens])
@@ -105,7 +110,7 @@ def _evidence(
     def of(i: int) -> Evidence:
         return Evidence(
             peaks=peaks.tokens[peaks.offsets[i] : peaks.offsets[i + 1]],
-            groups=tables.found[i],
+            groups=tables.groups[i],
             shares=tables.share[i],
             kind_shares=tables.kind_share[i, 0],
             kind_odds=tables.kind_odds[i, 0],
@@ -123,31 +128,30 @@ def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
     m, n_kinds, at = len(peaks.totals), len(KINDS), peaks.tokens
     shape = (m, 3, _N_ITEMS)
     tables = Tables(
-        np.empty(shape, np.int32), *(np.empty(shape, np.float32) for _ in range(3)),
+        np.empty(shape, np.int32),
+        *(np.empty(shape, np.float32) for _ in range(3)),
         *(np.empty((m, 2, n_kinds), np.float32) for _ in range(2)),
-    )  # fmt: skip
+    )
+
+    def top(table: int) -> list[Array]:
+        return [array[:, table] for array in (tables.groups, tables.odds, tables.z, tables.share)]
+
     vocabulary, tokens = text.corpus.vocabulary, text.corpus.tokens
     before = np.maximum(at - 1, 0)
-    there = (at > 0) & (text.documents[before] == text.documents[at]) & ~vocabulary.special[tokens[before]]
+    has_before = (at > 0) & (text.documents[before] == text.documents[at]) & ~vocabulary.special[tokens[before]]
     n_tokens = float(text.group_counts.sum())
-    for table, (positions, present) in enumerate([(at, np.ones_like(there)), (before, there)]):
+    for table, (positions, present) in enumerate([(at, np.ones_like(has_before)), (before, has_before)]):
         items = np.where(present, vocabulary.groups[tokens[positions]], -1).astype(np.int32)
         kinds = np.where(present, vocabulary.kinds[tokens[positions]], -1).astype(np.int8)
-        over_represented(
-            items, peaks.weights, peaks.offsets, peaks.totals, text.group_counts, n_tokens, _MIN_Z,
-            tables.found[:, table], tables.odds[:, table], tables.z[:, table], tables.share[:, table],
-        )  # fmt: skip
-        kind_log_odds(
-            kinds, peaks.weights, peaks.offsets, peaks.totals, text.kind_counts, n_tokens,
-            tables.kind_odds[:, table], tables.kind_share[:, table],
-        )  # fmt: skip
+        counted = WeightedItems(items, peaks.weights, peaks.offsets, peaks.totals)
+        over_represented(counted, text.group_counts, n_tokens, _MIN_Z, *top(table))
+        odds, share = tables.kind_odds[:, table], tables.kind_share[:, table]
+        kind_log_odds(counted._replace(items=kinds), text.kind_counts, n_tokens, odds, share=share)
     around = np.empty((len(at), window), np.int32)
-    distinct_in_windows(tokens, window, vocabulary.groups, at // window, around)
-    over_represented(
-        around.reshape(-1), np.repeat(peaks.weights, window), peaks.offsets * window, peaks.totals,
-        text.window_counts, float(text.window_fitted.sum()), _MIN_Z,
-        tables.found[:, 2], tables.odds[:, 2], tables.z[:, 2], tables.share[:, 2],
-    )  # fmt: skip
+    distinct_in_windows(tokens, window, vocabulary.groups, at // window, out=around)
+    weights = np.repeat(peaks.weights, window)
+    counted = WeightedItems(around.reshape(-1), weights, peaks.offsets * window, peaks.totals)
+    over_represented(counted, text.window_counts, float(text.window_fitted.sum()), _MIN_Z, *top(2))
     return tables
 
 
