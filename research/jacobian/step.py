@@ -96,12 +96,12 @@ def parts_of(pair: Pair, batch: dict[str, Tensor]) -> tuple[dict[str, Callable[[
     inputs, outputs = (t.sae.requires_grad_(False) for t in pair.trainees)
     codes = [training_code(sae, batch[site], K) for sae, site in zip((inputs, outputs), SITES)]
     patterns = [Pattern(code.offsets, code.indices) for code in codes]
-    a, b = weights.slopes(batch[SITES[0]])
+    slopes = weights.slopes(batch[SITES[0]])
     part = products._Part(*patterns, len(inputs.W_dec), outputs.W_enc.shape[1], renumber=True)
     left = products._rows(inputs.W_dec, part.in_latents)
     right = products._rows(outputs.W_enc.T, part.out_latents)
     every = slice(0, weights.d_ff)
-    factors, pairs = products._factors(weights, left, right, a, b, part, every), part.pairs
+    factors, pairs = products._factors(weights, left, right, slopes, part=part, columns=every), part.pairs
     J = torch.zeros(int(pairs[-1]))
     kernels.slices(factors, pairs, J)
     signs = J.sign()
@@ -115,7 +115,7 @@ def parts_of(pair: Pair, batch: dict[str, Tensor]) -> tuple[dict[str, Callable[[
 
     return {
         "slopes of the MLP": lambda: weights.slopes(batch[SITES[0]]),
-        "products of weights": lambda: products._factors(weights, left, right, a, b, part, every),
+        "products of weights": lambda: products._factors(weights, left, right, slopes, part=part, columns=every),
         "slices": lambda: kernels.slices(factors, pairs, torch.zeros_like(J)),
         "gradient of the tables": lambda: kernels.gradients(factors, pairs, signs, diagonals=False),
         "gradient of the weights": back,

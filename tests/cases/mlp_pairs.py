@@ -20,7 +20,9 @@ def make_weights(activation: str, gated: bool, d: int = D, d_ff: int = FF, seed:
         return torch.randn(*shape, generator=draw, dtype=torch.float64) / shape[0] ** 0.5
 
     up = (random(d, d_ff), random(d_ff)) if gated else (None, None)
-    return MlpWeights(random(d, d_ff), up[0], random(d_ff, d), random(d_ff), up[1], random(d), activation)
+    return MlpWeights(
+        random(d, d_ff), up[0], random(d_ff, d), random(d_ff), b_up=up[1], b_out=random(d), activation=activation
+    )
 
 
 def make_sae(seed: int, architecture: str = "topk", *, m: int = M, d: int = D, l0: float = K) -> SparseAutoencoder:

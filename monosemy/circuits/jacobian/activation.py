@@ -76,10 +76,10 @@ def value_and_slope(name: str, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def recognise(function: Callable[[Tensor], Tensor], what: str) -> str:
+def recognise(function: Callable[[Tensor], Tensor], owner: str) -> str:
     """The name of an element-wise function, found by its values on [−12, 12].
 
-    Raises UserError, naming `what` it is the activation of, when it is none of `ACTIVATIONS`.
+    Raises UserError, naming the `owner` whose activation it is, when it is none of `ACTIVATIONS`.
     """
     z = torch.linspace(-12, 12, 4801, dtype=torch.float64)
     try:
@@ -87,10 +87,11 @@ def recognise(function: Callable[[Tensor], Tensor], what: str) -> str:
     except (RuntimeError, TypeError, ValueError):
         values = torch.full_like(z, torch.nan)
     if values.shape == z.shape:
-        for name, known in ACTIVATIONS.items():
-            if (values - known(z)[0]).abs().max() < _SAME:
+        for name, candidate in ACTIVATIONS.items():
+            if (values - candidate(z)[0]).abs().max() < _SAME:
                 return name
-    shown = getattr(function, "__name__", type(function).__name__)
+    name_of_function = getattr(function, "__name__", type(function).__name__)
     raise UserError(
-        f"{what} has activation {shown}, whose derivative is not known here; covered: {', '.join(ACTIVATIONS)}"
+        f"{owner} has activation {name_of_function}, whose derivative is not known here; covered: "
+        f"{', '.join(ACTIVATIONS)}"
     )

@@ -59,8 +59,8 @@ class PairAverages:
 
     def place(self, out: int, inp: int) -> int | None:
         """Place of a pair; None when it was never active."""
-        found = np.flatnonzero((self.out == out) & (self.inp == inp))
-        return int(found[0]) if len(found) else None
+        places = np.flatnonzero((self.out == out) & (self.inp == inp))
+        return int(places[0]) if len(places) else None
 
 
 class AveragesMeter:
@@ -111,7 +111,7 @@ class AveragesMeter:
         mean_effect = (_sums(effect, starts) / n_tokens).astype(np.float32)
         del effect
         mean_abs = _sums(size, starts) / n_tokens
-        over = self._shares(starts, size, block, mean_abs, n_bootstrap, confidence, seed)
+        over = self._shares(starts, size, block, mean_abs, n_bootstrap=n_bootstrap, confidence=confidence, seed=seed)
         mean_abs = mean_abs.astype(np.float32)
         n_active = np.diff(starts, append=len(size)).astype(np.int32)
         del size, block, starts
@@ -129,9 +129,9 @@ class AveragesMeter:
 
     def _joined(self, name: str) -> ndarray:
         """A column of all entries; its parts are given up."""
-        whole = np.concatenate(self._parts[name])
+        column = np.concatenate(self._parts[name])
         self._parts[name].clear()
-        return whole
+        return column
 
     def _shares(
         self,
@@ -139,6 +139,7 @@ class AveragesMeter:
         size: ndarray,
         block: ndarray,
         mean: ndarray,
+        *,
         n_bootstrap: int,
         confidence: float,
         seed: int,
@@ -147,24 +148,24 @@ class AveragesMeter:
 
         size, block: of the entries, pair by pair; each pair's begin at `starts`.
         """
-        n_blocks, everything = self._blocks.n, self.m_out * self.m_in
+        n_blocks, n_all_pairs = self._blocks.n, self.m_out * self.m_in
         near = np.flatnonzero(mean > min(THRESHOLDS) / 4)
         weights = bootstrap_weights(n_blocks, n_bootstrap, seed) if n_blocks > 1 else np.zeros((0, n_blocks))
         tokens = weights @ self._tokens[:n_blocks]
         counts = np.zeros((len(THRESHOLDS), len(weights)))
         for first in range(0, len(near), _PAIRS):
-            some = near[first : first + _PAIRS]
-            ends = np.where(some + 1 < len(starts), starts[np.minimum(some + 1, len(starts) - 1)], len(size))
-            lengths = ends - starts[some]
-            which = np.repeat(np.arange(len(some)), lengths)
-            entries = np.arange(len(which)) + np.repeat(starts[some] - (np.cumsum(lengths) - lengths), lengths)
-            flat = which * n_blocks + block[entries]
-            by_block = np.bincount(flat, size[entries], minlength=len(some) * n_blocks).reshape(-1, n_blocks)
+            chunk = near[first : first + _PAIRS]
+            ends = np.where(chunk + 1 < len(starts), starts[np.minimum(chunk + 1, len(starts) - 1)], len(size))
+            lengths = ends - starts[chunk]
+            pair_of_entry = np.repeat(np.arange(len(chunk)), lengths)
+            entries = np.arange(len(pair_of_entry)) + np.repeat(starts[chunk] - (np.cumsum(lengths) - lengths), lengths)
+            flat = pair_of_entry * n_blocks + block[entries]
+            by_block = np.bincount(flat, size[entries], minlength=len(chunk) * n_blocks).reshape(-1, n_blocks)
             means = (weights @ by_block.T) / tokens[:, None]
             counts += np.array([(means > threshold).sum(1) for threshold in THRESHOLDS])
         return {
             f"{threshold:g}": Estimate(
-                float((mean > threshold).sum()) / everything, percentiles(row / everything, confidence)
+                float((mean > threshold).sum()) / n_all_pairs, percentiles(row / n_all_pairs, confidence)
             )
             for threshold, row in zip(THRESHOLDS, counts)
         }

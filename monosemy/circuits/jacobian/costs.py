@@ -40,7 +40,7 @@ def read_losses(folder: Path, evaluation: Mapping[str, Any]) -> Losses:
     """Of an evaluated run. Raises UserError where documents.safetensors is missing or damaged."""
     stored = load_documents(RunFiles(folder).documents)
     damage = {site: zero - evaluation["clean_loss"] for site, zero in evaluation["zero_loss"].items()}
-    return Losses({site: found["delta_loss"] for site, found in stored.items()}, damage)
+    return Losses({site: sums["delta_loss"] for site, sums in stored.items()}, damage)
 
 
 def ce_cost(base: Mapping[str, Any], row: Mapping[str, Any], losses: Losses | None) -> dict[str, Any]:
@@ -55,10 +55,10 @@ def ce_cost(base: Mapping[str, Any], row: Mapping[str, Any], losses: Losses | No
 def _interval(base: Mapping[str, Any], row: Mapping[str, Any], losses: Losses) -> list[float] | None:
     sides = []
     for site in row["sites"]:
-        found = losses.sums[site]
-        if len(found.n_tokens) < 2:
+        documents = losses.sums[site]
+        if len(documents.n_tokens) < 2:
             return None
-        weights = bootstrap_weights(len(found.n_tokens), N_RESAMPLES)
-        difference = found.sums[row["name"]] - found.sums[base["name"]]
-        sides.append((weights @ difference) / (weights @ found.n_tokens) / losses.damage[site])
+        weights = bootstrap_weights(len(documents.n_tokens), N_RESAMPLES)
+        difference = documents.sums[row["name"]] - documents.sums[base["name"]]
+        sides.append((weights @ difference) / (weights @ documents.n_tokens) / losses.damage[site])
     return interval(np.max(sides, axis=0))

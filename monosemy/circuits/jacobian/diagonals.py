@@ -50,9 +50,9 @@ class _Diagonals(Function):
         for rows in _parts(len(x)):
             with torch.enable_grad():
                 part = x[rows].detach().requires_grad_()
-                made = [one for one in ctx.weights.slopes(part) if one is not None]
-            slopes = [one[rows] for one in (d_a, d_b) if one is not None]
-            (d_x[rows],) = torch.autograd.grad(made, part, slopes)
+                slopes = [slope for slope in ctx.weights.slopes(part) if slope is not None]
+            gradients = [gradient[rows] for gradient in (d_a, d_b) if gradient is not None]
+            (d_x[rows],) = torch.autograd.grad(slopes, part, gradients)
         return d_x, None
 
 

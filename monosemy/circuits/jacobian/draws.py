@@ -31,7 +31,7 @@ Draws = Mapping[str, Float[ndarray, " resample"]]
 def save_draws(path: Path, draws: Draws) -> None:
     """Writes draws.safetensors, durably."""
     with atomic_path(path) as temporary:
-        save_tensors(temporary, {name: torch.from_numpy(np.asarray(drawn)) for name, drawn in draws.items()})
+        save_tensors(temporary, {name: torch.from_numpy(np.asarray(values)) for name, values in draws.items()})
 
 
 def load_draws(path: Path) -> dict[str, Float[ndarray, " resample"]]:
@@ -43,9 +43,9 @@ def load_draws(path: Path) -> dict[str, Float[ndarray, " resample"]]:
         raise UserError(f"{path} is no file of resampled measures ({error}); measure the run again") from None
 
 
-def interval(drawn: Float[ndarray, " resample"] | None) -> list[float] | None:
+def interval(values: Float[ndarray, " resample"] | None) -> list[float] | None:
     """95% of the resamples, as in JSON; None without any."""
-    ends = None if drawn is None else percentiles(drawn)
+    ends = None if values is None else percentiles(values)
     return None if ends is None else list(ends)
 
 

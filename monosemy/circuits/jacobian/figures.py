@@ -69,8 +69,11 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
         values = [x for x, _ in points]
         if max(values) > 4 * min(values) > 0:
             axes.set_xscale("log")
-            ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
-                     if min(values) / 1.5 <= t <= max(values) * 1.5]  # fmt: skip
+            ticks = [
+                t
+                for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+                if min(values) / 1.5 <= t <= max(values) * 1.5
+            ]
             axes.xaxis.set_major_locator(FixedLocator(ticks))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlim(min(values) / 1.6, max(values) * 1.6)
@@ -83,13 +86,13 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
 def _measures(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
     places = np.arange(len(rows))
     for number, (measure, name) in enumerate(SERIES.items()):
-        found = [row["estimates"].get(measure, {"value": None, "interval": None}) for row in rows]
-        values = [np.nan if one["value"] is None else 100 * one["value"] for one in found]
+        estimates = [row["estimates"].get(measure, {"value": None, "interval": None}) for row in rows]
+        values = [np.nan if estimate["value"] is None else 100 * estimate["value"] for estimate in estimates]
         colour = theme.series[number]
         axes.plot(places, values, color=colour, marker=_MARKERS[number], linestyle=_LINES[number], label=name)  # type: ignore[arg-type]
-        for place, one in zip(places, found, strict=True):
-            if one["interval"]:
-                axes.plot([place, place], [100 * end for end in one["interval"]], color=colour, linewidth=1)
+        for place, estimate in zip(places, estimates, strict=True):
+            if estimate["interval"]:
+                axes.plot([place, place], [100 * end for end in estimate["interval"]], color=colour, linewidth=1)
     axes.set_ylim(bottom=0)
     axes.set_xticks(places, [f"{row['lambda']:g}" for row in rows])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value / 100)))
@@ -103,8 +106,8 @@ def magnitudes(histograms: Sequence[tuple[str, Sequence[int]]]) -> Drawing:
     """|J| of several pairs: (name, counts per bin); outlines, one a pair."""
     edges = LOWEST + np.arange(0, len(histograms[0][1]) - 1, COARSE) / PER_DECADE
     heights = {name: _coarse(counts) for name, counts in histograms}
-    shown = np.flatnonzero(np.sum(list(heights.values()), axis=0))
-    span = (edges[shown[0]], edges[shown[-1] + 1]) if len(shown) else (-6.0, 0.0)
+    filled = np.flatnonzero(np.sum(list(heights.values()), axis=0))
+    span = (edges[filled[0]], edges[filled[-1] + 1]) if len(filled) else (-6.0, 0.0)
     zero = {name: counts[0] / max(1, sum(counts)) for name, counts in histograms}
 
     def draw(theme: Theme) -> Figure:
@@ -113,9 +116,13 @@ def magnitudes(histograms: Sequence[tuple[str, Sequence[int]]]) -> Drawing:
         margins(figure, left=0.65, right=0.15, bottom=0.55, top=0.35, hspace=0, wspace=0)
         for number, (name, height) in enumerate(heights.items()):
             axes.stairs(
-                height, edges, color=theme.series[(1, 0, 2, 3, 4, 5)[number % 6]], linewidth=1.6,
-                linestyle=_LINES[number % len(_LINES)], label=name,  # type: ignore[arg-type]
-            )  # fmt: skip
+                height,
+                edges,
+                color=theme.series[(1, 0, 2, 3, 4, 5)[number % 6]],
+                linewidth=1.6,
+                linestyle=_LINES[number % len(_LINES)],
+                label=name,  # type: ignore[arg-type]
+            )
         axes.set_xlim(max(span[0], -7.0), span[1])
         axes.axvline(-2, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)))  # type: ignore[arg-type]
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10.0**value:.0e}"))
@@ -144,10 +151,10 @@ def _coarse(counts: Sequence[int]) -> np.ndarray:
 
 def _score(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The lower CE score of the two SAEs."""
-    found = [row[f"ce_score_{side}"] for side in ("in", "out")]
-    if any(one["value"] is None for one in found):
+    scores = [row[f"ce_score_{side}"] for side in ("in", "out")]
+    if any(score["value"] is None for score in scores):
         return None
-    return min(found, key=lambda one: one["value"])
+    return min(scores, key=lambda score: score["value"])
 
 
 def _percent(value: float | None) -> str:

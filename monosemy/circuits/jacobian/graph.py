@@ -66,12 +66,12 @@ def token_graph(
     weights = J * s_in.double()
     errors = error_effects(latent_map, x, y, slices)[0][slices.out_active[0]].double()
     target = s_out.double() if latent_map.at == "input" else s_out.double() + errors
-    rest = target - weights.sum(1) - errors
+    constant = target - weights.sum(1) - errors
     nodes: list[dict[str, Any]] = [
         *({"id": f"in:{j}", "kind": "input", "latent": j, "value": float(v)} for j, v in zip(inputs, s_in)),
         *({"id": f"out:{i}", "kind": "output", "latent": i, "value": float(v)} for i, v in zip(outputs, target)),
-        {"id": ERROR_IN, "kind": "error", "share": _left_out(latent_map.sae_in, x)},
-        {"id": ERROR_OUT, "kind": "error", "share": _left_out(latent_map.sae_out, y)},
+        {"id": ERROR_IN, "kind": "error", "share": _unexplained_share(latent_map.sae_in, x)},
+        {"id": ERROR_OUT, "kind": "error", "share": _unexplained_share(latent_map.sae_out, y)},
         {"id": CONSTANT, "kind": "constant"},
     ]
     edges = [
@@ -80,13 +80,13 @@ def token_graph(
         for b, j in enumerate(inputs)
         if J[a, b] != 0
     ]
-    for source, values in ((ERROR_IN, errors), (CONSTANT, rest)):
+    for source, values in ((ERROR_IN, errors), (CONSTANT, constant)):
         edges += [{"source": source, "target": f"out:{i}", "weight": float(v)} for i, v in zip(outputs, values)]
     return {"nodes": nodes, "edges": edges}
 
 
 def average_graph(
-    averages: PairAverages, mean_error: Float[np.ndarray, " m"], left_out: Sequence[float], n_edges: int
+    averages: PairAverages, mean_error: Float[np.ndarray, " m"], unexplained: Sequence[float], n_edges: int
 ) -> dict[str, Any]:
     """The n_edges strongest pairs as a graph.
 
@@ -98,7 +98,7 @@ def average_graph(
         for side, kind, latents in (("in", "input", inp), ("out", "output", out))
         for latent in np.unique(latents)
     ]
-    nodes += [{"id": i, "kind": "error", "share": share} for i, share in zip((ERROR_IN, ERROR_OUT), left_out)]
+    nodes += [{"id": i, "kind": "error", "share": share} for i, share in zip((ERROR_IN, ERROR_OUT), unexplained)]
     edges = [
         {
             "source": f"in:{averages.inp[p]}",
@@ -115,10 +115,10 @@ def average_graph(
     return {"nodes": nodes, "edges": edges}
 
 
-def _left_out(sae: Any, rows: Float[Tensor, "1 d"]) -> float:
+def _unexplained_share(sae: Any, rows: Float[Tensor, "1 d"]) -> float:
     """‖x − x̂‖² / ‖x‖² of one row."""
-    error, whole = squares(sae, rows)
-    return error / whole
+    error, total = squares(sae, rows)
+    return error / total
 
 
 @torch.no_grad()

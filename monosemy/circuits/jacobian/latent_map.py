@@ -82,7 +82,7 @@ def padded(latents: SparseLatents) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n
     width = int(counts.max()) if len(rows) else 0
     first = torch.cumsum(counts, 0) - counts
     place = torch.arange(len(rows), device=rows.device) - first[rows]
-    found = indices.new_full((latents.n_tokens, width), -1)
-    sizes = values.new_zeros(latents.n_tokens, width)
-    found[rows, place], sizes[rows, place] = indices, values
-    return found, sizes
+    padded_indices = indices.new_full((latents.n_tokens, width), -1)
+    padded_values = values.new_zeros(latents.n_tokens, width)
+    padded_indices[rows, place], padded_values[rows, place] = indices, values
+    return padded_indices, padded_values

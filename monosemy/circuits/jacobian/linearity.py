@@ -76,7 +76,7 @@ def measure_linearity(
     blocks = Blocks()
     counts = np.zeros((blocks.limit, len(SHAPES)))
     for n, k in zip(token[order].tolist(), place[order].tolist()):
-        curves = sweep(latent_map, rows[n : n + 1], int(indices[n, k]), float(values[n, k]), unit)
+        curves = sweep(latent_map, rows[n : n + 1], int(indices[n, k]), float(values[n, k]), unit=unit)
         block = int(blocks.rows(documents[n : n + 1])[0])
         for curve in curves.double().cpu().numpy():
             counts[block, SHAPES.index(shape_of(curve))] += 1
@@ -91,11 +91,11 @@ def measure_linearity(
         shape: Estimate(float(part.sum() / total.sum()), ratio_interval(part, total, weights, confidence))
         for shape, part in by_shape.items()
     }
-    return LinearityRecord(shares, int(total.sum()), len(order), blocks.n_documents, unit)
+    return LinearityRecord(shares, int(total.sum()), len(order), blocks.n_documents, unit=unit)
 
 
 def sweep(
-    latent_map: LatentMap, x: Float[Tensor, "1 d"], latent: int, value: float, unit: float
+    latent_map: LatentMap, x: Float[Tensor, "1 d"], latent: int, value: float, *, unit: float
 ) -> Float[Tensor, "i point"]:
     """The curves of the output latents active at x, as input latent `latent` (now `value`) goes from 0 upwards."""
     points = torch.linspace(0, max(5 * unit, value + unit), N_POINTS, device=x.device, dtype=x.dtype)
@@ -115,8 +115,8 @@ def shape_of(curve: Float[ndarray, " point"]) -> str:
         return "linear"
     on = np.flatnonzero(curve)
     first, last = int(on[0]), int(on[-1])
-    one_piece = last - first + 1 == len(on) and (first == 0 or last == len(curve) - 1)
-    if one_piece and FEWEST <= len(on) < len(curve) and _straight(curve[on], span):
+    contiguous = last - first + 1 == len(on) and (first == 0 or last == len(curve) - 1)
+    if contiguous and FEWEST <= len(on) < len(curve) and _straight(curve[on], span):
         return "jumprelu"
     return "other"
 

@@ -67,20 +67,20 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
     for pair in study.pairs:
         pair_files = study.files.pair(pair.name)
         path = pair_files.measures
-        wanted = study.identity(pair, settings)
-        if again or not (study.done(path, wanted) and pair_files.draws.exists()):
-            found = _measure_pair(study, pair, settings)
-            files.write_json(path, {"format": FORMAT, "fingerprint": wanted, **pair.made_of, **found})
+        fingerprint = study.identity(pair, settings)
+        if again or not (study.done(path, fingerprint) and pair_files.draws.exists()):
+            measures = _measure_pair(study, pair, settings)
+            files.write_json(path, {"format": FORMAT, "fingerprint": fingerprint, **pair.made_of, **measures})
     measured = [files.read_json(study.files.pair(pair.name).measures) for pair in study.pairs]
     evaluation = read_evaluation(study.run.files.evaluation)
     rows = frontier(
         measured, evaluation["records"], read_draws(study.run.folder), read_losses(study.run.folder, evaluation)
     )
     try:
-        chosen = choose(rows)["name"]
+        chosen_name = choose(rows)["name"]
     except UserError:
-        chosen = None  # no pair without penalty to compare with
-    document = {"format": FORMAT, "of": study.of, "chosen": chosen, "rows": rows, "settings": asdict(settings)}
+        chosen_name = None  # no pair without penalty to compare with
+    document = {"format": FORMAT, "of": study.of, "chosen": chosen_name, "rows": rows, "settings": asdict(settings)}
     document["notes"] = short_notes(rows)
     files.write_json(study.files.frontier, document)
     return rows
@@ -111,21 +111,23 @@ def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> d
         for chunk, slices in slicer.batches(rows):
             meter.add(slices, chunk.documents)
             bar.advance(len(chunk))
-        averages = average(loaded, slicer, for_averages(loaded, rows, n_average), settings.n_bootstrap, bar)
+        averages = average(loaded, slicer, for_averages(loaded, rows, n_average), settings.n_bootstrap, bar=bar)
         record = meter.finish(settings.n_bootstrap)
-        some = rows.take(_spread(len(rows), settings.n_ablation_tokens))
+        sample = rows.take(_spread(len(rows), settings.n_ablation_tokens))
         bar.note("curves")
         linearity = measure_linearity(
-            latent_map, [(chunk.x.to(loaded.sae_in.W_dec), chunk.documents) for chunk in some.chunks()],
-            n_sweeps=settings.n_sweeps, n_bootstrap=settings.n_bootstrap,
-        )  # fmt: skip
+            latent_map,
+            [(chunk.x.to(loaded.sae_in.W_dec), chunk.documents) for chunk in sample.chunks()],
+            n_sweeps=settings.n_sweeps,
+            n_bootstrap=settings.n_bootstrap,
+        )
         bar.note("ablation")
-        ablation = measure_ablation(latent_map, slicer, some.chunks(256), n_bootstrap=settings.n_bootstrap)
+        ablation = measure_ablation(latent_map, slicer, sample.chunks(256), n_bootstrap=settings.n_bootstrap)
     values = asdict(record)
     save_draws(study.files.pair(pair.name).draws, values.pop("draws"))
     return {
         **_plain(values),
-        "average_over": _plain({name: asdict(one) for name, one in averages.over.items()}),
+        "average_over": _plain({name: asdict(estimate) for name, estimate in averages.over.items()}),
         "n_average_tokens": averages.n_tokens,
         "linearity": _plain(asdict(linearity)),
         "ablation": _plain(asdict(ablation)),
@@ -141,7 +143,7 @@ def for_averages(loaded: LoadedPair, rows: Rows, n_tokens: int) -> Rows:
 
 
 def average(
-    loaded: LoadedPair, slicer: Slicer, rows: Rows, n_bootstrap: int, bar: progress.Bar | None = None
+    loaded: LoadedPair, slicer: Slicer, rows: Rows, n_bootstrap: int, *, bar: progress.Bar | None = None
 ) -> PairAverages:
     """Averages over all rows, which `for_averages` chose."""
     from monosemy.circuits.jacobian.averages import AveragesMeter
@@ -154,11 +156,11 @@ def average(
     return meter.finish(n_bootstrap)
 
 
-def _spread(n: int, wanted: int) -> Any:
-    """Indices of at most `wanted` of n rows, spread evenly."""
+def _spread(n: int, n_rows: int) -> Any:
+    """Indices of at most `n_rows` of n rows, spread evenly."""
     import torch
 
-    return torch.from_numpy(np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(np.int64)))
+    return torch.from_numpy(np.unique(np.linspace(0, n - 1, min(n, n_rows)).round().astype(np.int64)))
 
 
 def _plain(value: Any) -> Any:

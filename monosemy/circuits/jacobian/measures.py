@@ -120,15 +120,17 @@ class JacobianMeter:
         sums |= {"counts": self._counts[:n], "totals": self._totals[:n]}
         weights = bootstrap_weights(n, n_bootstrap, seed) if n > 1 else np.zeros((0, n))
         measures = _MEASURES if self.k is None else {**_MEASURES, **_SHORT}
-        found = {name: _evaluated(measure, sums, weights) for name, measure in measures.items()}
-        estimates = {name: Estimate(value, percentiles(drawn, confidence)) for name, (value, drawn) in found.items()}
+        evaluated = {name: _evaluated(measure, sums, weights) for name, measure in measures.items()}
+        estimates = {
+            name: Estimate(value, percentiles(draws, confidence)) for name, (value, draws) in evaluated.items()
+        }
         return JacobianRecord(
             n_tokens=int(sums["tokens"].sum()),
             n_documents=self._blocks.n_documents,
             n_elements=int(sums["elements"].sum()),
             estimates=estimates,
             histogram=sums["counts"].sum(0).astype(np.int64).tolist(),
-            draws={name: drawn for name, (_, drawn) in found.items()},
+            draws={name: draws for name, (_, draws) in evaluated.items()},
         )
 
 
@@ -136,8 +138,8 @@ def estimated(
     measure: Callable[[Sums], Float[ndarray, " r"]], sums: Sums, weights: Float[ndarray, "r block"], confidence: float
 ) -> Estimate:
     """A function of sums over documents, with the interval that resampling them gives."""
-    value, drawn = _evaluated(measure, sums, weights)
-    return Estimate(value, percentiles(drawn, confidence))
+    value, draws = _evaluated(measure, sums, weights)
+    return Estimate(value, percentiles(draws, confidence))
 
 
 def _evaluated(
@@ -156,18 +158,18 @@ def bins(magnitude: Float[Tensor, " z"]) -> Int[Tensor, " z"]:
     return place.clamp(0, N_BINS - 1).long()
 
 
-def share_holding(counts: Float[ndarray, "r bin"], totals: Float[ndarray, "r bin"], held: float = HELD) -> ndarray:
-    """Smallest share of the elements that holds the share `held` of the total, [r]; within a bin elements count alike.
+def share_holding(counts: Float[ndarray, "r bin"], totals: Float[ndarray, "r bin"], mass: float = HELD) -> ndarray:
+    """Smallest share of the elements that holds the share `mass` of the total, [r]; within a bin elements count alike.
 
     counts and totals: elements and Σ|J| per bin, bins in rising order of |J|.
     """
     counts, totals = counts[:, ::-1], totals[:, ::-1]
-    wanted = held * totals.sum(1, keepdims=True)
+    target = mass * totals.sum(1, keepdims=True)
     before_total = np.cumsum(totals, 1) - totals
     before_count = np.cumsum(counts, 1) - counts
-    crossing = (np.cumsum(totals, 1) < wanted * (1 - 1e-12)).sum(1).clip(max=counts.shape[1] - 1)
+    crossing = (np.cumsum(totals, 1) < target * (1 - 1e-12)).sum(1).clip(max=counts.shape[1] - 1)
     row = np.arange(len(counts))
-    part = (wanted[:, 0] - before_total[row, crossing]) / totals[row, crossing]
+    part = (target[:, 0] - before_total[row, crossing]) / totals[row, crossing]
     return (before_count[row, crossing] + part * counts[row, crossing]) / counts.sum(1)
 
 
@@ -176,17 +178,17 @@ def _per_token(J: Float[Tensor, "n i j"], pairs: Bool[Tensor, "n i j"]) -> dict[
     elements = pairs.sum((1, 2)).double()
     rms = (J.square().sum((1, 2)) / elements).sqrt().nan_to_num(0)
     scaled = J / torch.where(rms > 0, rms, 1)[:, None, None]
-    found = {"tokens": torch.ones_like(elements), "elements": elements, "abs": J.abs().sum((1, 2))}
+    columns = {"tokens": torch.ones_like(elements), "elements": elements, "abs": J.abs().sum((1, 2))}
     for power in range(1, 5):
-        found[f"power_{power}"] = J.pow(power).sum((1, 2))
-        found[f"scaled_power_{power}"] = scaled.pow(power).sum((1, 2))
+        columns[f"power_{power}"] = J.pow(power).sum((1, 2))
+        columns[f"scaled_power_{power}"] = scaled.pow(power).sum((1, 2))
     for threshold in THRESHOLDS:
-        found[f"over_{threshold:g}"] = (J.abs() > threshold).sum((1, 2)).double()
+        columns[f"over_{threshold:g}"] = (J.abs() > threshold).sum((1, 2)).double()
     for threshold in SCALED_THRESHOLDS:
-        found[f"scaled_over_{threshold:g}"] = (scaled.abs() > threshold).sum((1, 2)).double()
-    found["share_tokens"] = (found["abs"] > 0).double()
-    found["share"] = _token_share(J.abs().flatten(1), found["abs"]) / elements.clamp_min(1)
-    return found
+        columns[f"scaled_over_{threshold:g}"] = (scaled.abs() > threshold).sum((1, 2)).double()
+    columns["share_tokens"] = (columns["abs"] > 0).double()
+    columns["share"] = _token_share(J.abs().flatten(1), columns["abs"]) / elements.clamp_min(1)
+    return columns
 
 
 def _token_share(magnitude: Float[Tensor, "n z"], total: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -211,9 +213,16 @@ def _ratio(top: str, bottom: str = "elements") -> Callable[[Sums], ndarray]:
 
 _OVER = [f"over_{t:g}" for t in THRESHOLDS] + [f"scaled_over_{t:g}" for t in SCALED_THRESHOLDS]
 _COLUMNS: Sequence[str] = (
-    "tokens", "elements", "abs", "share_tokens", "share", "short_in", "short_out", *_OVER,
+    "tokens",
+    "elements",
+    "abs",
+    "share_tokens",
+    "share",
+    "short_in",
+    "short_out",
+    *_OVER,
     *(f"{prefix}power_{power}" for prefix in ("", "scaled_") for power in range(1, 5)),
-)  # fmt: skip
+)
 _MEASURES: dict[str, Callable[[Sums], ndarray]] = {
     "elements_per_token": _ratio("elements", "tokens"),
     "mean_abs": _ratio("abs"),

@@ -33,6 +33,7 @@ from monosemy.circuits.jacobian.diagonals import diagonals
 from monosemy.circuits.jacobian.diagonals import outputs as outputs_of
 from monosemy.circuits.jacobian.products import (
     DEFAULT_MEMORY,
+    Matrices,
     Plan,
     Sizes,
     Tables,
@@ -75,60 +76,60 @@ def mlp_weights(model: LanguageModel, layer: int) -> MlpWeights:
     """
     entry, side_in = model.place(f"layers.{layer}.mlp_in")
     leave, side_out = model.place(f"layers.{layer}.mlp_out")
-    what = f"the MLP in layer {layer} of {model.name}"
+    owner = f"the MLP in layer {layer} of {model.name}"
     if (side_in, side_out) != ("input", "output"):
         raise UserError(
-            f"{what} ({type(leave).__name__}) has no module that maps mlp_in to mlp_out; choose another layer"
+            f"{owner} ({type(leave).__name__}) has no module that maps mlp_in to mlp_out; choose another layer"
         )
     if entry is leave:
         holder = leave
     else:  # OPT keeps the projections in the layer itself
         holder = model.block(layer)
-    weights = _extract(holder, what)
+    weights = _extract(holder, owner)
     _check(weights, entry, leave, holder)
     return weights.between_scaled(1.0, 1 / model.contribution_scale(f"layers.{layer}.mlp_out"))
 
 
-def _extract(holder: nn.Module, what: str) -> MlpWeights:
+def _extract(holder: nn.Module, owner: str) -> MlpWeights:
     children = dict(holder.named_children())
-    if found := [name for name in EXPERTS if name in children]:
+    if expert_modules := [name for name in EXPERTS if name in children]:
         raise UserError(
-            f"{what} is a mixture of experts (it has {found[0]}), which the Jacobian's formula does not cover; "
-            "choose a layer with one MLP, or another model"
+            f"{owner} is a mixture of experts (it has {expert_modules[0]}), which the Jacobian's formula does not "
+            "cover; choose a layer with one MLP, or another model"
         )
     for gate, up, down in GATED:
         if {gate, up, down} <= children.keys():
-            parts = [_linear(children[name], what) for name in (gate, up, down)]
-            return _build(parts, holder, what)
+            parts = [_linear(children[name], owner) for name in (gate, up, down)]
+            return _build(parts, holder, owner)
     if set(FUSED) <= children.keys():
-        W, b = _linear(children[FUSED[0]], what)
+        W, b = _linear(children[FUSED[0]], owner)
         halves = W.chunk(2, dim=1)
         biases = (None, None) if b is None else b.chunk(2)
-        return _build([*zip(halves, biases), _linear(children[FUSED[1]], what)], holder, what)
+        return _build([*zip(halves, biases), _linear(children[FUSED[1]], owner)], holder, owner)
     for first, second in PLAIN:
         if {first, second} <= children.keys():
-            return _build([_linear(children[first], what), _linear(children[second], what)], holder, what)
+            return _build([_linear(children[first], owner), _linear(children[second], owner)], holder, owner)
     raise UserError(
-        f"{what} ({type(holder).__name__} of {', '.join(children) or 'no modules'}) is neither a plain nor a gated MLP "
-        "that is known here; choose another model"
+        f"{owner} ({type(holder).__name__} of {', '.join(children) or 'no modules'}) is neither a plain nor a gated "
+        "MLP that is known here; choose another model"
     )
 
 
-def _build(parts: list[tuple[Tensor, Tensor | None]], holder: nn.Module, what: str) -> MlpWeights:
+def _build(parts: list[tuple[Tensor, Tensor | None]], holder: nn.Module, owner: str) -> MlpWeights:
     act = next((getattr(holder, name) for name in ACTIVATION if callable(getattr(holder, name, None))), None)
     if act is None:
-        raise UserError(f"{what} ({type(holder).__name__}) has no activation function that can be found")
+        raise UserError(f"{owner} ({type(holder).__name__}) has no activation function that can be found")
     (W_in, b_in), (W_out, b_out) = parts[0], parts[-1]
     W_up, b_up = parts[1] if len(parts) == 3 else (None, None)
-    return MlpWeights(W_in, W_up, W_out, b_in, b_up, b_out, recognise(act, what), what)
+    return MlpWeights(W_in, W_up, W_out, b_in, b_up=b_up, b_out=b_out, activation=recognise(act, owner), name=owner)
 
 
-def _linear(module: nn.Module, what: str) -> tuple[Tensor, Tensor | None]:
+def _linear(module: nn.Module, owner: str) -> tuple[Tensor, Tensor | None]:
     """Weight [in, out] and bias of a projection."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
         raise UserError(
-            f"{what} has a {type(module).__name__} without a plain matrix of weights (quantised?); load it unquantised"
+            f"{owner} has a {type(module).__name__} without a plain matrix of weights (quantised?); load it unquantised"
         )
     weight = weight.detach() if type(module).__name__ == "Conv1D" else weight.detach().T  # GPT-2 keeps [in, out]
     kind = torch.float64 if weight.dtype == torch.float64 else torch.float32
@@ -138,18 +139,18 @@ def _linear(module: nn.Module, what: str) -> tuple[Tensor, Tensor | None]:
 @torch.no_grad()
 def _check(weights: MlpWeights, entry: nn.Module, leave: nn.Module, holder: nn.Module) -> None:
     """The formula against the model's own modules on random rows. Raises UserError where they differ."""
-    own = next(leave.parameters())
-    x = torch.randn(1, 8, weights.d_in, generator=torch.Generator().manual_seed(0)).to(own)
+    parameter = next(leave.parameters())
+    x = torch.randn(1, 8, weights.d_in, generator=torch.Generator().manual_seed(0)).to(parameter)
     if entry is leave:
-        theirs = leave(x)
+        by_module = leave(x)
     else:
-        theirs = leave(next(getattr(holder, n) for n in ACTIVATION if hasattr(holder, n))(entry(x)))
-    if not isinstance(theirs, Tensor) or theirs.numel() != 8 * weights.d_out:
+        by_module = leave(next(getattr(holder, n) for n in ACTIVATION if hasattr(holder, n))(entry(x)))
+    if not isinstance(by_module, Tensor) or by_module.numel() != 8 * weights.d_out:
         raise UserError(f"{weights.name} ({type(leave).__name__}) gives more than one output; choose another model")
-    ours = weights.output(x[0].to(weights.W_in))
-    theirs = theirs.reshape(8, -1).to(ours)
-    error = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-30))
-    if not error < _AGREE.get(own.dtype, 5e-2):
+    by_formula = weights.output(x[0].to(weights.W_in))
+    by_module = by_module.reshape(8, -1).to(by_formula)
+    error = float((by_formula - by_module).norm() / by_module.norm().clamp_min(1e-30))
+    if not error < _AGREE.get(parameter.dtype, 5e-2):
         raise UserError(
             f"{weights.name} ({type(leave).__name__}) is not what its modules' names promise: the formula is off by "
             f"{error:.1e} of the output's norm; its Jacobian is not covered"
@@ -169,13 +170,13 @@ def check_pair(weights: MlpWeights, sae_in: SparseAutoencoder, sae_out: SparseAu
                 f"the {side} SAE is of architecture {sae.name}, whose latents rescale their pre-activations by a "
                 f"learned factor that the Jacobian's formula leaves out; choose {', '.join(EXACT)}"
             )
-    there, here = sae_in.config.site, sae_out.config.site
-    if there and here:
-        layers = [site.rsplit(".", 1)[0] for site in (there, here)]
-        if layers[0] != layers[1] or not (there.endswith("mlp_in") and here.endswith("mlp_out")):
+    site_in, site_out = sae_in.config.site, sae_out.config.site
+    if site_in and site_out:
+        layers = [site.rsplit(".", 1)[0] for site in (site_in, site_out)]
+        if layers[0] != layers[1] or not (site_in.endswith("mlp_in") and site_out.endswith("mlp_out")):
             raise UserError(
-                f"the SAEs stand at {there} and {here}, which are not the two ends of one MLP; take layers.N.mlp_in "
-                "and layers.N.mlp_out of one layer"
+                f"the SAEs stand at {site_in} and {site_out}, which are not the two ends of one MLP; take "
+                "layers.N.mlp_in and layers.N.mlp_out of one layer"
             )
 
 
@@ -185,8 +186,8 @@ def jacobian_slices(
     sae_in: SparseAutoencoder,
     sae_out: SparseAutoencoder,
     x: Tensor,
-    y: Tensor | None = None,
     *,
+    y: Tensor | None = None,
     at: At = "input",
     max_memory: int = DEFAULT_MEMORY,
     tables: Tables | None = None,
@@ -206,26 +207,25 @@ def jacobian_slices(
     y = outputs_of(weights, middle, max_memory) if y is None or at == "reconstruction" else y.to(sae_in.W_dec)
     code_out = _encoded(sae_out, y, max_memory)
     inputs, outputs = (Pattern(code.offsets, code.indices) for code in (code_in, code_out))
-    sizes = batch_sizes(weights, sae_in.W_dec, sae_out.W_enc, inputs, outputs)
+    matrices = Matrices(weights, sae_in.W_dec, sae_out.W_enc)
+    sizes = batch_sizes(matrices, inputs, outputs)
     _require_result(sizes, weights.name)
-    cut, tables = _cut(weights, sae_in, sae_out, sizes, max_memory, tables)
+    cut, tables = _cut(matrices, sizes, max_memory, tables)
     J = x.new_zeros(len(x), sizes.k_out, sizes.k_in)
     in_indices, in_values = _padded(code_in, sizes.k_in)
     out_indices, out_values = _padded(code_out, sizes.k_out)
     for first in range(0, len(x), cut.n_tokens):
         last = min(len(x), first + cut.n_tokens)
-        a, b = diagonals(weights, middle[first:last])
-        flat = flat_slices(
-            weights, sae_in.W_dec, sae_out.W_enc, a, b, between(inputs, first, last), between(outputs, first, last),
-            width=cut.width, tables=tables,
-        )  # fmt: skip
+        slopes = diagonals(weights, middle[first:last])
+        in_rows, out_rows = (between(pattern, first, last) for pattern in (inputs, outputs))
+        flat = flat_slices(matrices, slopes, in_rows, out_rows, width=cut.width, tables=tables)
         mask = (out_indices[first:last] >= 0)[:, :, None] & (in_indices[first:last] >= 0)[:, None, :]
         J[first:last].masked_scatter_(mask, flat)
-        del a, b, flat, mask  # before the next part's are made
+        del slopes, flat, mask  # before the next part's are made
     scale_in, scale_out = sae_in.config.scale, sae_out.config.scale
     return JacobianSlices(
-        J.mul_(scale_in / scale_out), out_indices, in_indices, out_values / scale_out, in_values / scale_in
-    )  # fmt: skip
+        J.mul_(scale_in / scale_out), out_indices, in_indices, out_values / scale_out, in_values=in_values / scale_in
+    )
 
 
 def weight_tables(weights: MlpWeights, sae_in: SparseAutoencoder, sae_out: SparseAutoencoder) -> Tables:
@@ -250,15 +250,13 @@ def _padded(code: SparseLatents, width: int) -> tuple[Tensor, Tensor]:
     return indices, values
 
 
-def _cut(
-    weights: MlpWeights, sae_in: SparseAutoencoder, sae_out: SparseAutoencoder, sizes: Sizes, max_memory: int,
-    tables: Tables | None,
-) -> tuple[Plan, Tables | None]:  # fmt: skip
+def _cut(matrices: Matrices, sizes: Sizes, max_memory: int, tables: Tables | None) -> tuple[Plan, Tables | None]:
     """How the tokens are cut, and whole tables where they are given, or are cheaper and fit."""
     cut = plan(sizes, max_memory, gradient=False)
     table_bytes = sizes.whole_rows * sizes.d_ff * sizes.n_bytes
     if tables is None and table_bytes < max_memory // 2 and whole_tables_pay(sizes, cut.n_tokens):
-        tables, max_memory = weight_tables(weights, sae_in, sae_out), max_memory - table_bytes
+        tables = whole_tables(matrices.weights, matrices.W_dec, matrices.W_enc)
+        max_memory -= table_bytes
     if tables is not None:
         bare = dataclasses.replace(sizes, m_in=0, m_out=0)  # no tables to be made
         cut = plan(bare, max_memory, gradient=False)

@@ -60,9 +60,14 @@ class PairEntry:
     @property
     def identity(self) -> dict[str, Any]:
         return {
-            "name": self.name, "lambda": self.coef, "l0": self.l0, "seed": self.seed, "layer": self.layer,
-            "at": self.at, "sites": list(self.sites),
-        }  # fmt: skip
+            "name": self.name,
+            "lambda": self.coef,
+            "l0": self.l0,
+            "seed": self.seed,
+            "layer": self.layer,
+            "at": self.at,
+            "sites": list(self.sites),
+        }
 
     @property
     def made_of(self) -> dict[str, Any]:
@@ -75,28 +80,35 @@ def find_pairs(folder: Path) -> list[PairEntry]:
     from monosemy.models.sites import parse_site
     from monosemy.saes.storage import read_sae_config, stopped_early
 
-    found: list[PairEntry] = []
-    there = {(sae.site, sae.name): sae.folder for sae in RunFiles(folder).saes()}
-    for (site, name), path in there.items():
+    pairs: list[PairEntry] = []
+    sae_folders = {(sae.site, sae.name): sae.folder for sae in RunFiles(folder).saes()}
+    for (site, name), path in sae_folders.items():
         config = read_sae_config(path)
         record = config.record.get("jacobian")
         if not isinstance(record, Mapping) or stopped_early(config) or record["sites"][0] != site:
             continue
         first, second = record["sites"]
-        if (second, name) not in there:
+        if (second, name) not in sae_folders:
             raise UserError(f"pair {name} lacks its SAE at {second}; train it again: monosemy train {folder}")
-        paths = (path, there[second, name])
+        paths = (path, sae_folders[second, name])
         shas = [str(files.read_json(SaeFiles(place).config)["weights_sha256"]) for place in paths]
         layer = parse_site(site, 10**6, post_norms=True).layer
-        found.append(
+        pairs.append(
             PairEntry(
-                name, (first, second), float(record["lambda"]), config.l0, config.seed, layer, str(record["at"]),
-                paths, (shas[0], shas[1]),
+                name,
+                (first, second),
+                float(record["lambda"]),
+                config.l0,
+                config.seed,
+                layer,
+                str(record["at"]),
+                paths,
+                (shas[0], shas[1]),
             )
-        )  # fmt: skip
-    if not found:
+        )
+    if not pairs:
         raise UserError(f"{folder} has no trained pairs of SAEs; train some: monosemy jacobian train --run {folder}")
-    return sorted(found, key=lambda pair: (pair.layer, pair.l0, pair.seed, pair.coef))
+    return sorted(pairs, key=lambda pair: (pair.layer, pair.l0, pair.seed, pair.coef))
 
 
 def choose_pair(pairs: Sequence[PairEntry], name: str | None) -> PairEntry:
@@ -186,7 +198,7 @@ class Study:
                 place = part.sequence.long() * length + part.position.long()
                 parts.append((x, y, part.document.long(), place))
                 bar.advance(part.n_tokens)
-        return Rows(*(torch.cat(one) for one in zip(*parts, strict=True)))
+        return Rows(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def tokens(self, side: str, n_sequences: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and document numbers [sequence, position]."""
@@ -194,12 +206,12 @@ class Study:
         n = min(n_sequences, shards.n_sequences)
         return np.array(shards.sequences(0, n), np.int64), np.array(shards.documents(0, n), np.int64)
 
-    def done(self, path: Path, wanted: str) -> bool:
-        """Whether a result is there and was made from what `wanted` names."""
+    def done(self, path: Path, expected: str) -> bool:
+        """Whether a result is there and was made from what the fingerprint `expected` names."""
         if not path.exists():
             return False
         try:
-            return bool(files.read_json(path).get("fingerprint") == wanted)
+            return bool(files.read_json(path).get("fingerprint") == expected)
         except UserError:
             return False  # damaged: made again
 
@@ -210,10 +222,12 @@ class Study:
 
     def identity(self, pair: PairEntry, settings: Any) -> str:
         """Of everything a result depends on."""
-        asked = asdict(settings) if dataclasses.is_dataclass(settings) and not isinstance(settings, type) else settings
-        known = self.run.provenance
-        text = [known.get(key, {}).get("fingerprint") for key in ("model", "text")]
-        return fingerprint([FORMAT, pair.identity, list(pair.weights), text, asked])
+        setting_values = (
+            asdict(settings) if dataclasses.is_dataclass(settings) and not isinstance(settings, type) else settings
+        )
+        provenance = self.run.provenance
+        text = [provenance.get(key, {}).get("fingerprint") for key in ("model", "text")]
+        return fingerprint([FORMAT, pair.identity, list(pair.weights), text, setting_values])
 
 
 @dataclass
@@ -256,9 +270,15 @@ class Slicer:
 
         pair = self.pair
         return jacobian_slices(
-            pair.weights, pair.sae_in, pair.sae_out, rows.x.to(pair.sae_in.W_dec), rows.y.to(pair.sae_in.W_dec),
-            at=pair.entry.at, tables=self.tables, max_memory=self.max_memory,  # type: ignore[arg-type]
-        )  # fmt: skip
+            pair.weights,
+            pair.sae_in,
+            pair.sae_out,
+            rows.x.to(pair.sae_in.W_dec),
+            y=rows.y.to(pair.sae_in.W_dec),
+            at=pair.entry.at,  # type: ignore[arg-type]
+            tables=self.tables,
+            max_memory=self.max_memory,
+        )
 
     def batches(self, rows: Rows) -> Iterator[tuple[Rows, JacobianSlices]]:
         for chunk in rows.chunks():

@@ -47,13 +47,13 @@ def pair_sites(sites: Sequence[str], layer: int | None) -> tuple[str, str]:
     Raises UserError where the layer lacks one of the two, or where None leaves it open.
     """
     ends = {end: {s.rsplit(".", 1)[0] for s in sites if s.endswith(f".{end}")} for end in ("mlp_in", "mlp_out")}
-    both = sorted(ends["mlp_in"] & ends["mlp_out"])
-    wanted = both if layer is None else [block for block in both if block == f"layers.{layer}"]
-    if len(wanted) == 1:
-        return f"{wanted[0]}.mlp_in", f"{wanted[0]}.mlp_out"
-    if len(wanted) > 1:
+    complete = sorted(ends["mlp_in"] & ends["mlp_out"])
+    candidates = complete if layer is None else [block for block in complete if block == f"layers.{layer}"]
+    if len(candidates) == 1:
+        return f"{candidates[0]}.mlp_in", f"{candidates[0]}.mlp_out"
+    if len(candidates) > 1:
         raise UserError(
-            f"jacobian.layer is open: {', '.join(wanted)} have both mlp_in and mlp_out; set it to one of them"
+            f"jacobian.layer is open: {', '.join(candidates)} have both mlp_in and mlp_out; set it to one of them"
         )
     block = f"layers.{'N' if layer is None else layer}"
     raise UserError(
@@ -149,8 +149,16 @@ def step_bytes(weights: MlpWeights, trainees: tuple[Trainee, Trainee], config: J
     k_in, k_out = (min(t.sae.d_sae, round(t.target_l0(0.0)) + 1) for t in trainees)
     n_rows = max(1, round(config.token_share * inputs.config.batch_tokens))
     sizes = Sizes(
-        n_rows, k_in, k_out, inputs.sae.d_sae, outputs.sae.d_sae, weights.d_ff, weights.gated, 4, weights.d_in,
-        config.at,
-    )  # fmt: skip
+        n_rows,
+        k_in,
+        k_out,
+        inputs.sae.d_sae,
+        m_out=outputs.sae.d_sae,
+        d_ff=weights.d_ff,
+        gated=weights.gated,
+        n_bytes=4,
+        d_model=weights.d_in,
+        at=config.at,
+    )
     plan(sizes, max_memory, gradient=True)
     return min(max_memory, peak_bytes(sizes, n_rows, weights.d_ff, gradient=True))

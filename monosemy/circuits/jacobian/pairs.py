@@ -6,9 +6,9 @@ browser, tables for terminal and report.
   a pair (j → i):   the tokens with the largest |J_ij| s_j, one a sequence, with s_j and s_i at every token around
   an output latent: its input latents by mean_effect_ij, with the share Σ_n |J_ij| s_j / Σ_n Σ_j' |J_ij'| s_j' of each
 
-Chosen unless latents are named: the output latents most of whose effect comes through one input latent, among those
-where that pair is active on at least `MIN_TOKENS` tokens and its strongest ones, as many as are shown, lie in at least
-`MIN_DOCUMENTS` documents (fewer where fewer are shown).
+Where no latent is named, these are chosen: the output latents most of whose effect comes through one input latent,
+among those where that pair is active on at least `MIN_TOKENS` tokens and its strongest ones, as many as are shown, lie
+in at least `MIN_DOCUMENTS` documents (fewer where fewer are shown).
 
 Source: the max-activating pairs of Farnik et al. 2025 (arXiv 2502.18147). Limits: what is strong on the tokens read; a
 latent that fires once in a million tokens is not among them.
@@ -73,55 +73,73 @@ def choose_outputs(averages: PairAverages, n: int) -> list[int]:
     return averages.out[first[np.argsort(-share, kind="stable")]][:n].astype(int).tolist()
 
 
+@dataclass(frozen=True)
+class LatentSelection:
+    """Which latents are shown, and how many examples of each pair."""
+
+    outputs: Sequence[int] = ()
+    """Output latents, each with its strongest inputs."""
+    pairs: Sequence[tuple[int, int]] = ()
+    """(input, output) pairs to show besides."""
+    n_outputs: int = 20
+    """Output latents chosen where neither is named."""
+    n_inputs: int = 3
+    """Input latents of each output latent."""
+    n_examples: int = 4
+    """Texts of each pair."""
+
+    @property
+    def is_named(self) -> bool:
+        return bool(self.outputs or self.pairs)
+
+
 def pair_study(
     rows: Rows,
     slices_of: SlicesOf,
     latent_map: LatentMap,
     averages: PairAverages,
-    text: Text,
     *,
-    outputs: Sequence[int] = (),
-    pairs: Sequence[tuple[int, int]] = (),
-    n_outputs: int = 20,
-    n_inputs: int = 3,
-    n_examples: int = 4,
+    text: Text,
+    selection: LatentSelection | None = None,
 ) -> list[dict[str, Any]]:
     """Output latents with their strongest input latents and the tokens where those act, as JSON values.
 
-    outputs: output latents to show; pairs: (input, output) pairs to show besides; without either, `n_outputs` are
-    chosen (see the module). Raises UserError for latents out of range, and for named ones that are silent here.
+    Where the selection names none, latents are chosen (see the module). Raises UserError for latents out of range, and
+    for named ones that are silent here.
     """
-    _check(latent_map, outputs, pairs)
-    chosen = [*outputs]
-    if not outputs and not pairs:
-        # chosen generously: some fall away because their strongest tokens lie in too few documents
-        chosen = choose_outputs(averages, 4 * n_outputs)
-    wanted = {i: [int(averages.inp[p]) for p in averages.inputs_of(i, n_inputs)] for i in chosen}
-    for j, i in pairs:
-        wanted.setdefault(i, []).append(j)
-    flat = [(i, j) for i, inputs in wanted.items() for j in inputs]
-    hits = strongest_hits(rows, slices_of, flat, n_examples, text.ids.shape[1])
-    found = []
-    for i, inputs in wanted.items():
+    selection = selection or LatentSelection()
+    _check(latent_map, selection)
+    outputs = [*selection.outputs]
+    if not selection.is_named:
+        # more than needed: some fall away because their strongest tokens lie in too few documents
+        outputs = choose_outputs(averages, 4 * selection.n_outputs)
+    inputs_by_output = {i: [int(averages.inp[p]) for p in averages.inputs_of(i, selection.n_inputs)] for i in outputs}
+    for j, i in selection.pairs:
+        inputs_by_output.setdefault(i, []).append(j)
+    flat = [(i, j) for i, inputs in inputs_by_output.items() for j in inputs]
+    hits = strongest_hits(rows, slices_of, flat, selection.n_examples, context_length=text.ids.shape[1])
+    records = []
+    for i, inputs in inputs_by_output.items():
         if not any(hits[i, j] for j in inputs):
-            what = f"input latent {inputs[0]} and output latent {i} are not active together" if inputs else (
-                f"output latent {i} is silent"
-            )  # fmt: skip
-            raise UserError(f"{what} on these {len(rows)} tokens; read more tokens or choose another")
-        if not outputs and not pairs:
+            if inputs:
+                problem = f"input latent {inputs[0]} and output latent {i} are not active together"
+            else:
+                problem = f"output latent {i} is silent"
+            raise UserError(f"{problem} on these {len(rows)} tokens; read more tokens or choose another")
+        if not selection.is_named:
             documents = {int(rows.documents[hit.row]) for hit in hits[i, inputs[0]]}
-            if len(documents) < min(MIN_DOCUMENTS, n_examples):
+            if len(documents) < min(MIN_DOCUMENTS, selection.n_examples):
                 continue
-        found.append(_output(i, inputs, hits, rows, latent_map, averages, text))
-        if not outputs and not pairs and len(found) == n_outputs:
+        records.append(_output(i, inputs, hits, rows, latent_map=latent_map, averages=averages, text=text))
+        if not selection.is_named and len(records) == selection.n_outputs:
             break
-    return found
+    return records
 
 
-def _check(latent_map: LatentMap, outputs: Sequence[int], pairs: Sequence[tuple[int, int]]) -> None:
+def _check(latent_map: LatentMap, selection: LatentSelection) -> None:
     for kind, sae, latents in (
-        ("input", latent_map.sae_in, [j for j, _ in pairs]),
-        ("output", latent_map.sae_out, [*outputs, *(i for _, i in pairs)]),
+        ("input", latent_map.sae_in, [j for j, _ in selection.pairs]),
+        ("output", latent_map.sae_out, [*selection.outputs, *(i for _, i in selection.pairs)]),
     ):
         for latent in latents:
             if not 0 <= latent < sae.d_sae:
@@ -129,7 +147,7 @@ def _check(latent_map: LatentMap, outputs: Sequence[int], pairs: Sequence[tuple[
 
 
 def strongest_hits(
-    rows: Rows, slices_of: SlicesOf, pairs: Sequence[tuple[int, int]], n: int, context_length: int
+    rows: Rows, slices_of: SlicesOf, pairs: Sequence[tuple[int, int]], n: int, *, context_length: int
 ) -> dict[tuple[int, int], list[Hit]]:
     """For each (output, input) pair the n tokens with the largest |J_ij| s_j, at most one a sequence."""
     distinct = sorted(set(pairs))
@@ -138,56 +156,63 @@ def strongest_hits(
     width = 1 + max(j for _, j in distinct)
     keys = torch.tensor([i * width + j for i, j in distinct])
     parts: list[tuple[ndarray, ...]] = []
-    done = 0
+    n_done = 0
     for chunk in rows.chunks():
         slices = slices_of(chunk)
         inside = slices.active & (slices.in_indices < width)[:, None, :]
         key = (slices.out_indices[:, :, None] * width + slices.in_indices[:, None, :])[inside].cpu()
         place = torch.searchsorted(keys, key).clamp_max(len(keys) - 1)
-        known = keys[place] == key
-        row, i, j = (part.cpu()[known] for part in inside.nonzero(as_tuple=True))
+        is_listed = keys[place] == key
+        row, i, j = (part.cpu()[is_listed] for part in inside.nonzero(as_tuple=True))
         values = slices.values.cpu()[row, i, j], slices.in_values.cpu()[row, j], slices.out_values.cpu()[row, i]
-        parts.append(tuple(part.numpy() for part in (place[known], row + done, *values)))
-        done += len(chunk)
-    which, at, J, s_in, s_out = (np.concatenate(part) for part in zip(*parts))
-    order = np.lexsort((-np.abs(J * s_in), which))
+        parts.append(tuple(part.numpy() for part in (place[is_listed], row + n_done, *values)))
+        n_done += len(chunk)
+    pair_number, at, J, s_in, s_out = (np.concatenate(part) for part in zip(*parts))
+    order = np.lexsort((-np.abs(J * s_in), pair_number))
     sequence = rows.tokens.cpu().numpy() // context_length
-    found: dict[tuple[int, int], list[Hit]] = {pair: [] for pair in distinct}
-    seen: dict[tuple[int, int], set[int]] = {pair: set() for pair in distinct}
+    hits: dict[tuple[int, int], list[Hit]] = {pair: [] for pair in distinct}
+    sequences: dict[tuple[int, int], set[int]] = {pair: set() for pair in distinct}
     for z in order:
-        pair, here = distinct[which[z]], int(sequence[at[z]])
-        if len(found[pair]) < n and here not in seen[pair]:
-            seen[pair].add(here)
-            found[pair].append(Hit(int(at[z]), float(J[z]), float(s_in[z]), float(s_out[z])))
-    return found
+        pair, number = distinct[pair_number[z]], int(sequence[at[z]])
+        if len(hits[pair]) < n and number not in sequences[pair]:
+            sequences[pair].add(number)
+            hits[pair].append(Hit(int(at[z]), float(J[z]), float(s_in[z]), float(s_out[z])))
+    return hits
 
 
 def _output(
-    i: int, inputs: Sequence[int], hits: dict[tuple[int, int], list[Hit]], rows: Rows, latent_map: LatentMap,
-    averages: PairAverages, text: Text,
-) -> dict[str, Any]:  # fmt: skip
+    i: int,
+    inputs: Sequence[int],
+    hits: dict[tuple[int, int], list[Hit]],
+    rows: Rows,
+    *,
+    latent_map: LatentMap,
+    averages: PairAverages,
+    text: Text,
+) -> dict[str, Any]:
     """One output latent with its inputs, as JSON values."""
     total = float(averages.mean_effect[averages.out == i].sum())
-    shown = []
+    records = []
     for j in inputs:
         place = averages.place(i, j)
-        strength = (0.0, 0.0, 0) if place is None else (
-            float(averages.mean_abs[place]), float(averages.mean_effect[place]), int(averages.n_active[place])
-        )  # fmt: skip
-        shown.append(
+        mean_abs, mean_effect, n_active = 0.0, 0.0, 0
+        if place is not None:
+            mean_abs, mean_effect = float(averages.mean_abs[place]), float(averages.mean_effect[place])
+            n_active = int(averages.n_active[place])
+        records.append(
             {
                 "latent": j,
-                "mean_abs_jacobian": strength[0],
-                "mean_effect": strength[1],
-                "share": strength[1] / total if total else 0.0,
-                "n_tokens": strength[2],
-                "examples": [_example(hit, i, j, rows, latent_map, text) for hit in hits[i, j]],
+                "mean_abs_jacobian": mean_abs,
+                "mean_effect": mean_effect,
+                "share": mean_effect / total if total else 0.0,
+                "n_tokens": n_active,
+                "examples": [_example(hit, i, j, rows, latent_map=latent_map, text=text) for hit in hits[i, j]],
             }
         )
-    return {"latent": i, "mean_effect": total, "inputs": shown}
+    return {"latent": i, "mean_effect": total, "inputs": records}
 
 
-def _example(hit: Hit, i: int, j: int, rows: Rows, latent_map: LatentMap, text: Text) -> dict[str, Any]:
+def _example(hit: Hit, i: int, j: int, rows: Rows, *, latent_map: LatentMap, text: Text) -> dict[str, Any]:
     """The tokens around a hit, within its sequence and document, with both latents' activations on each."""
     length = text.ids.shape[1]
     sequence, position = divmod(int(rows.tokens[hit.row]), length)

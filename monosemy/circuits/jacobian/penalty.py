@@ -25,7 +25,7 @@ from torch import Tensor
 
 from monosemy.circuits.jacobian.diagonals import diagonals
 from monosemy.circuits.jacobian.diagonals import outputs as mlp_outputs
-from monosemy.circuits.jacobian.products import DEFAULT_MEMORY, absolute_sum
+from monosemy.circuits.jacobian.products import DEFAULT_MEMORY, Matrices, absolute_sum
 from monosemy.circuits.jacobian.slices import At
 from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.kernels import dispatch, ops
@@ -38,7 +38,7 @@ _STRIDE = 0x9E3779B1
 """Spreads step numbers over seeds."""
 
 
-def drawn_rows(index: int, n_rows: int, share: float) -> Tensor | None:
+def sampled_rows(index: int, n_rows: int, share: float) -> Tensor | None:
     """The rows that step `index` measures the penalty on, ascending, at least one; None: all of them."""
     if share >= 1:
         return None
@@ -57,17 +57,17 @@ class SlopesAtInput:
     """Between scaled activations (`MlpWeights.between_scaled`)."""
     _step: int = -1
     _x: Tensor | None = None
-    _made: tuple[Tensor, Tensor | None] | None = None
+    _slopes: tuple[Tensor, Tensor | None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @torch.no_grad()
     def at(self, index: int, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """a, b of the drawn rows of step `index`; calls of one step with the same x must mean the same rows."""
         with self._lock:
-            if self._step != index or self._x is not x or self._made is None:
-                self._made = diagonals(self.weights, x if rows is None else x[rows])
+            if self._step != index or self._x is not x or self._slopes is None:
+                self._slopes = diagonals(self.weights, x if rows is None else x[rows])
                 self._step, self._x = index, x
-            return self._made
+            return self._slopes
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,24 @@ def mean_magnitude(
     `inputs` and `outputs` as both SAEs saw this step's batch at E‖x‖² = E‖y‖² = 1.
     """
     n_rows = len(inputs.x)
-    rows = drawn_rows(index, n_rows, token_share)
+    rows = sampled_rows(index, n_rows, token_share)
     rows = None if rows is None else rows.to(inputs.x.device)
-    active, values = _taken(inputs.latents, rows)
+    active, values = _positive_rows(inputs.latents, rows)
     if at == "input":
         a, b = slopes.at(index, inputs.x, rows)
-        reached, _ = _taken(outputs.latents, rows)
+        active_outputs, _ = _positive_rows(outputs.latents, rows)
     else:
         middle = _reconstruction(inputs, active, values, rows)
         a, b = diagonals(slopes.weights, middle)
-        reached = _reached(slopes.weights, inputs, outputs, middle.detach(), rows, max_memory)
-    total = absolute_sum(
-        slopes.weights, inputs.sae.W_dec, outputs.sae.W_enc, a, b, active, reached, max_memory=max_memory
-    )  # fmt: skip
+        active_outputs = _active_outputs(
+            slopes.weights, inputs, outputs, middle.detach(), rows=rows, max_memory=max_memory
+        )
+    matrices = Matrices(slopes.weights, inputs.sae.W_dec, outputs.sae.W_enc)
+    total = absolute_sum(matrices, (a, b), active, active_outputs, max_memory=max_memory)
     return total / (len(a) * inputs.l0 * outputs.l0)
 
 
-def _taken(latents: SparseLatents, rows: Tensor | None) -> tuple[Pattern, Tensor]:
+def _positive_rows(latents: SparseLatents, rows: Tensor | None) -> tuple[Pattern, Tensor]:
     """Positive entries of the code at the drawn rows, and their values."""
     code = latents.positive()
     pattern, values = Pattern(code.offsets, code.indices), code.values.detach()
@@ -129,15 +130,15 @@ def _reconstruction(inputs: Code, active: Pattern, values: Tensor, rows: Tensor 
 
 
 @torch.no_grad()
-def _reached(
-    weights: MlpWeights, inputs: Code, outputs: Code, middle: Tensor, rows: Tensor | None, max_memory: int
+def _active_outputs(
+    weights: MlpWeights, inputs: Code, outputs: Code, middle: Tensor, *, rows: Tensor | None, max_memory: int
 ) -> Pattern:
     """Active output latents at MLP(x̂), selected as the output SAE selects in training."""
     sae = outputs.sae
     if sae.name == "batch_topk" and rows is not None:  # latents compete over the whole batch
         middle = inputs.sae.decode(inputs.latents.positive())
-        return _taken(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), rows)[0]
-    return _taken(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), None)[0]
+        return _positive_rows(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), rows)[0]
+    return _positive_rows(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), None)[0]
 
 
 @torch.no_grad()

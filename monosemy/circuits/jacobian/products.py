@@ -92,13 +92,13 @@ def peak_bytes(sizes: Sizes, n_tokens: int, width: int, *, gradient: bool) -> in
     """Temporary arrays of a batch cut like that: J, the diagonals with what they are made of, the active rows of both
     SAEs, tables; for a gradient its slopes, the tables' gradients, and the weights' gradients."""
     rows = sizes.table_rows(n_tokens)
-    own_rows = min(sizes.m_in, n_tokens * sizes.k_in) + min(sizes.m_out, n_tokens * sizes.k_out)
-    numbers = 2 * n_tokens * sizes.k_in * sizes.k_out + rows * width + own_rows * sizes.d_model
+    sae_rows = min(sizes.m_in, n_tokens * sizes.k_in) + min(sizes.m_out, n_tokens * sizes.k_out)
+    numbers = 2 * n_tokens * sizes.k_in * sizes.k_out + rows * width + sae_rows * sizes.d_model
     numbers += 2 * n_tokens * width if width < sizes.d_ff or sizes.at == "reconstruction" else 0
     if gradient:
-        numbers += own_rows * sizes.d_model + rows * width
-    held, scratch = _diagonal_numbers(sizes, n_tokens)
-    numbers = held + max(scratch, numbers)
+        numbers += sae_rows * sizes.d_model + rows * width
+    kept_numbers, scratch = _diagonal_numbers(sizes, n_tokens)
+    numbers = kept_numbers + max(scratch, numbers)
     if gradient:
         numbers += (sizes.m_in + sizes.m_out) * sizes.d_model
     return int(OVERHEAD * sizes.n_bytes * numbers)
@@ -106,14 +106,14 @@ def peak_bytes(sizes: Sizes, n_tokens: int, width: int, *, gradient: bool) -> in
 
 def _diagonal_numbers(sizes: Sizes, n_tokens: int) -> tuple[int, int]:
     """Numbers that are held beside everything else, the diagonals among them, and what making them takes before."""
-    all_tokens, made = sizes.n_tokens, min(ROWS, sizes.n_tokens) * sizes.d_ff
+    all_tokens, chunk_numbers = sizes.n_tokens, min(ROWS, sizes.n_tokens) * sizes.d_ff
     if sizes.at is None:  # x, x̂, MLP(x̂) beside the part's diagonals
         return 2 * n_tokens * sizes.d_ff + 3 * all_tokens * sizes.d_model, SCRATCH * min(ROWS, n_tokens) * sizes.d_ff
     if sizes.at == "input":
-        return 2 * all_tokens * sizes.d_ff, SCRATCH * made
+        return 2 * all_tokens * sizes.d_ff, SCRATCH * chunk_numbers
     # with their gradients, and those of x̂ and of what it is made of
     through = (2 * sizes.m_in + 8 * all_tokens) * sizes.d_model
-    return 4 * all_tokens * sizes.d_ff + through, SCRATCH_BACK * made
+    return 4 * all_tokens * sizes.d_ff + through, SCRATCH_BACK * chunk_numbers
 
 
 def plan(sizes: Sizes, max_memory: int, *, gradient: bool) -> Plan:
@@ -165,12 +165,34 @@ def whole_tables(weights: MlpWeights, W_dec: Tensor, W_enc: Tensor) -> Tables:
     return Tables(W_dec @ weights.W_in, T_up, W_enc.T @ weights.W_out.T)
 
 
-def batch_sizes(weights: MlpWeights, W_dec: Tensor, W_enc: Tensor, inputs: Pattern, outputs: Pattern) -> Sizes:
+@dataclass(frozen=True)
+class Matrices:
+    """The matrices that J is a product of: the MLP's weights and what stands at its two ends."""
+
+    weights: MlpWeights
+    W_dec: Tensor
+    """[m_x, d_in], of the input SAE."""
+    W_enc: Tensor
+    """[d_out, m_y], of the output SAE."""
+
+
+def batch_sizes(matrices: Matrices, inputs: Pattern, outputs: Pattern) -> Sizes:
     """The sizes of a batch, k being the most active latents of any of its rows."""
+    weights, W_dec, W_enc = matrices.weights, matrices.W_dec, matrices.W_enc
     n_tokens = len(inputs.offsets) - 1
     k_in, k_out = (int(p.offsets.diff().max()) if n_tokens else 0 for p in (inputs, outputs))
     m_in, m_out = len(W_dec), W_enc.shape[1]
-    return Sizes(n_tokens, k_in, k_out, m_in, m_out, weights.d_ff, weights.gated, W_dec.element_size(), weights.d_in)
+    return Sizes(
+        n_tokens,
+        k_in,
+        k_out,
+        m_in,
+        m_out=m_out,
+        d_ff=weights.d_ff,
+        gated=weights.gated,
+        n_bytes=W_dec.element_size(),
+        d_model=weights.d_in,
+    )
 
 
 class _Part:
@@ -215,35 +237,46 @@ def _widths(d_ff: int, width: int) -> list[slice]:
 
 @torch.no_grad()
 def flat_slices(
-    weights: MlpWeights,
-    W_dec: Tensor,
-    W_enc: Tensor,
-    a: Tensor,
-    b: Tensor | None,
+    matrices: Matrices,
+    diagonals: tuple[Tensor, Tensor | None],
     inputs: Pattern,
     outputs: Pattern,
     *,
     width: int,
     tables: Tables | None = None,
 ) -> Tensor:
-    """J of every token, flat (`kernels.pair_offsets`), `width` hidden columns at a time, or from whole `tables`."""
+    """J of every token, flat (`kernels.pair_offsets`), `width` hidden columns at a time, or from whole `tables`.
+
+    diagonals: a, b [N, h] of the tokens; `inputs` and `outputs`: patterns of their active latents.
+    """
+    W_dec, W_enc = matrices.W_dec, matrices.W_enc
+    a, b = diagonals
     part = _Part(inputs, outputs, len(W_dec), W_enc.shape[1], renumber=tables is None)
     J = W_dec.new_zeros(int(part.pairs[-1]))
     if tables is not None:
         kernels.slices(part.factors(tables, a, b), part.pairs, J)
         return J
-    left, right = _rows(W_dec, part.in_latents), _rows(W_enc.T, part.out_latents)
-    for columns in _widths(weights.d_ff, width):
-        kernels.slices(_factors(weights, left, right, a, b, part, columns), part.pairs, J)
+    decoder_rows, encoder_rows = _rows(W_dec, part.in_latents), _rows(W_enc.T, part.out_latents)
+    for columns in _widths(matrices.weights.d_ff, width):
+        factors = _factors(matrices.weights, decoder_rows, encoder_rows, diagonals, part=part, columns=columns)
+        kernels.slices(factors, part.pairs, J)
+        del factors  # before the next part's are made
     return J
 
 
 def _factors(
-    weights: MlpWeights, left: Tensor, right: Tensor, a: Tensor, b: Tensor | None, part: _Part, columns: slice
+    weights: MlpWeights,
+    decoder_rows: Tensor,
+    encoder_rows: Tensor,
+    diagonals: tuple[Tensor, Tensor | None],
+    *,
+    part: _Part,
+    columns: slice,
 ) -> kernels.Factors:
     """Tables of some hidden columns, multiplied out, with the diagonals there."""
-    T_up = None if weights.W_up is None else left @ weights.W_up[:, columns]
-    tables = Tables(left @ weights.W_in[:, columns], T_up, right @ weights.W_out[columns].T)
+    a, b = diagonals
+    T_up = None if weights.W_up is None else decoder_rows @ weights.W_up[:, columns]
+    tables = Tables(decoder_rows @ weights.W_in[:, columns], T_up, encoder_rows @ weights.W_out[columns].T)
     return part.factors(tables, a[:, columns], None if b is None else b[:, columns])
 
 
@@ -258,54 +291,76 @@ class _Slopes:
 
 
 def _add_part(
-    weights: MlpWeights, W_dec: Tensor, W_enc: Tensor, a: Tensor, b: Tensor | None, part: _Part, width: int,
-    slopes: _Slopes, rows: slice,
-) -> float:  # fmt: skip
-    """Σ|J| of some tokens; adds its gradients to `slopes`."""
-    left, right = _rows(W_dec, part.in_latents), _rows(W_enc.T, part.out_latents)
+    matrices: Matrices,
+    diagonals: tuple[Tensor, Tensor | None],
+    part: _Part,
+    width: int,
+    *,
+    slopes: _Slopes,
+    rows: slice,
+) -> float:
+    """Σ|J| of the tokens in `rows`, whose diagonals are given; adds its gradients to `slopes`.
+
+    J must be whole before sign(J) is known, so the hidden columns are gone through twice: once to sum J, once for the
+    gradients. With a single part its factors are kept for the second time.
+    """
+    weights, W_dec, W_enc = matrices.weights, matrices.W_dec, matrices.W_enc
+    decoder_rows, encoder_rows = _rows(W_dec, part.in_latents), _rows(W_enc.T, part.out_latents)
     J = W_dec.new_zeros(int(part.pairs[-1]))
     all_columns = _widths(weights.d_ff, width)
-    kept: kernels.Factors | None = None
+    only_factors: kernels.Factors | None = None
     for columns in all_columns:
-        factors = _factors(weights, left, right, a, b, part, columns)
+        factors = _factors(weights, decoder_rows, encoder_rows, diagonals, part=part, columns=columns)
         kernels.slices(factors, part.pairs, J)
-        kept = factors if len(all_columns) == 1 else None
+        only_factors = factors if len(all_columns) == 1 else None
         del factors  # before the next part's are made
     total = float(J.abs().sum(dtype=torch.float64))
     signs = J.sign_()
-    d_left, d_right = torch.zeros_like(left), torch.zeros_like(right)
+    d_decoder, d_encoder = torch.zeros_like(decoder_rows), torch.zeros_like(encoder_rows)
     for columns in all_columns:
-        factors = kept or _factors(weights, left, right, a, b, part, columns)
-        found = kernels.gradients(factors, part.pairs, signs, diagonals=slopes.a is not None)
-        d_left.addmm_(found.T_in, weights.W_in[:, columns].T)
-        if weights.W_up is not None and found.T_up is not None:
-            d_left.addmm_(found.T_up, weights.W_up[:, columns].T)
-        d_right.addmm_(found.T_out, weights.W_out[columns])
+        factors = only_factors or _factors(weights, decoder_rows, encoder_rows, diagonals, part=part, columns=columns)
+        gradients = kernels.gradients(factors, part.pairs, signs, diagonals=slopes.a is not None)
+        d_decoder.addmm_(gradients.T_in, weights.W_in[:, columns].T)
+        if weights.W_up is not None and gradients.T_up is not None:
+            d_decoder.addmm_(gradients.T_up, weights.W_up[:, columns].T)
+        d_encoder.addmm_(gradients.T_out, weights.W_out[columns])
         del factors
-        for whole, own in ((slopes.a, found.a), (slopes.b, found.b)):
-            if whole is not None and own is not None:
-                whole[rows, columns] = own
-        del found, own
-    for target, latents, found_rows in (
-        (slopes.W_dec, part.in_latents, d_left),
-        (slopes.W_enc_rows, part.out_latents, d_right),
+        for total_slope, part_slope in ((slopes.a, gradients.a), (slopes.b, gradients.b)):
+            if total_slope is not None and part_slope is not None:
+                total_slope[rows, columns] = part_slope
+        del gradients, part_slope
+    for target, latents, gradient_rows in (
+        (slopes.W_dec, part.in_latents, d_decoder),
+        (slopes.W_enc_rows, part.out_latents, d_encoder),
     ):
-        target.add_(found_rows) if latents is None else target.index_add_(0, latents, found_rows)
+        target.add_(gradient_rows) if latents is None else target.index_add_(0, latents, gradient_rows)
     return total
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What `_AbsoluteSum` takes beside the tensors that may need a gradient."""
+
+    weights: MlpWeights
+    inputs: Pattern
+    outputs: Pattern
+    max_memory: int
+
+
 class _AbsoluteSum(Function):
-    """W_dec, W_enc, a, b → Σ|J|."""
+    """W_dec, W_enc, a, b → Σ|J|.
+
+    Σ|J| is a scalar, so its gradients are known up to a factor when it is made: they are kept instead of everything
+    that they are made from, and the backward pass multiplies them by the incoming gradient.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, W_dec: Tensor, W_enc: Tensor, a: Tensor, b: Tensor | None, weights: MlpWeights, inputs: Pattern,
-        outputs: Pattern, max_memory: int,
-    ) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, W_dec: Tensor, W_enc: Tensor, a: Tensor, *, b: Tensor | None, batch: _Batch) -> Tensor:
         diagonals = ctx.needs_input_grad[2]
-        sizes = batch_sizes(weights, W_dec, W_enc, inputs, outputs)
+        matrices, inputs, outputs = Matrices(batch.weights, W_dec, W_enc), batch.inputs, batch.outputs
+        sizes = batch_sizes(matrices, inputs, outputs)
         sizes = dataclasses.replace(sizes, at="reconstruction" if diagonals else "input")
-        cut = plan(sizes, max_memory, gradient=True)
+        cut = plan(sizes, batch.max_memory, gradient=True)
         slopes = _Slopes(
             torch.zeros_like(W_dec),
             torch.zeros_like(W_enc.T),
@@ -315,12 +370,10 @@ class _AbsoluteSum(Function):
         total = 0.0
         for first in range(0, len(a), cut.n_tokens):
             rows = slice(first, min(len(a), first + cut.n_tokens))
-            part = _Part(
-                between(inputs, rows.start, rows.stop), between(outputs, rows.start, rows.stop), len(W_dec),
-                W_enc.shape[1], renumber=True,
-            )  # fmt: skip
-            b_rows = None if b is None else b[rows]
-            total += _add_part(weights, W_dec, W_enc, a[rows], b_rows, part, cut.width, slopes, rows)
+            in_rows, out_rows = (between(pattern, rows.start, rows.stop) for pattern in (inputs, outputs))
+            part = _Part(in_rows, out_rows, len(W_dec), W_enc.shape[1], renumber=True)
+            part_diagonals = (a[rows], None if b is None else b[rows])
+            total += _add_part(matrices, part_diagonals, part, cut.width, slopes=slopes, rows=rows)
         ctx.save_for_backward(slopes.W_dec, slopes.W_enc_rows, slopes.a, slopes.b)
         return W_dec.new_tensor(total)
 
@@ -328,15 +381,12 @@ class _AbsoluteSum(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         d_dec, d_enc_rows, d_a, d_b = ctx.saved_tensors
         d_diagonals = (None if d is None else d * grad for d in (d_a, d_b))
-        return d_dec * grad, (d_enc_rows * grad).T, *d_diagonals, None, None, None, None
+        return d_dec * grad, (d_enc_rows * grad).T, *d_diagonals, None
 
 
 def absolute_sum(
-    weights: MlpWeights,
-    W_dec: Tensor,
-    W_enc: Tensor,
-    a: Tensor,
-    b: Tensor | None,
+    matrices: Matrices,
+    diagonals: tuple[Tensor, Tensor | None],
     inputs: Pattern,
     outputs: Pattern,
     *,
@@ -344,8 +394,9 @@ def absolute_sum(
 ) -> Tensor:
     """Σ_n Σ_ij |J_n,ij| over the active pairs of all tokens, a scalar.
 
-    W_dec [m_x, d_in] of the input SAE, W_enc [d_out, m_y] of the output SAE; a, b [N, h], the diagonals
-    (`MlpWeights.slopes`); `inputs` and `outputs` patterns of active latents, N rows each. Gradient to W_dec and
-    W_enc, and to a and b where they need one. Raises UserError where one token does not fit in max_memory bytes.
+    diagonals: a, b [N, h] (`MlpWeights.slopes`; b None for a plain MLP); `inputs` and `outputs`: patterns of active
+    latents, N rows each. Gradient to W_dec and W_enc, and to a and b where they need one. Raises UserError where one
+    token does not fit in max_memory bytes.
     """
-    return _AbsoluteSum.apply(W_dec, W_enc, a, b, weights, inputs, outputs, max_memory)
+    batch = _Batch(matrices.weights, inputs, outputs, max_memory)
+    return _AbsoluteSum.apply(matrices.W_dec, matrices.W_enc, *diagonals, batch)

@@ -19,7 +19,7 @@ from monosemy.support.numbers import ends_text, percent_text, significant_text
 from monosemy.support.visible import visible
 
 _PLAIN_WIDTH = 160
-SHOWN = (("over_0.01", "|J|>.01"), ("scaled_over_0.1", ">.1 RMS"), ("share_of_90", "90% in"))
+MEASURES = (("over_0.01", "|J|>.01"), ("scaled_over_0.1", ">.1 RMS"), ("share_of_90", "90% in"))
 """Measures that are compared in the terminal, with their headings."""
 _LEVELS = ("", "on color(194)", "on color(157)", "on color(120)", "on color(83)")
 """Backgrounds from weak to strong; the text is black on them."""
@@ -36,22 +36,26 @@ def frontier_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
         "Their Jacobian: shapes of curves, J·s against ablation, averages over all pairs of latents", headings
     )
     for row in rows:
-        found, fewer, shapes = row["estimates"], row["reduction"], row["linearity"]
-        who = (f"{row['lambda']:g}", f"{row['l0']:g}", str(row["seed"]))
+        estimates, fewer, shapes = row["estimates"], row["reduction"], row["linearity"]
+        pair_cells = (f"{row['lambda']:g}", f"{row['l0']:g}", str(row["seed"]))
         sides = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out")
-        first.add_row(
-            *who, *(number(row[side]) for side in sides), spanned(row["ce_cost"])
-        )  # fmt: skip
+        first.add_row(*pair_cells, *(number(row[side]) for side in sides), spanned(row["ce_cost"]))
         second.add_row(
-            *who, percent(found["over_0.01"]), factor(fewer.get("over_0.01")),
-            percent(found["scaled_over_0.1"]), factor(fewer.get("scaled_over_0.1")), percent(found["share_of_90"]),
-        )  # fmt: skip
+            *pair_cells,
+            percent(estimates["over_0.01"]),
+            factor(fewer.get("over_0.01")),
+            percent(estimates["scaled_over_0.1"]),
+            factor(fewer.get("scaled_over_0.1")),
+            percent(estimates["share_of_90"]),
+        )
         third.add_row(
-            *who, number(found["kurtosis"], 1),
+            *pair_cells,
+            number(estimates["kurtosis"], 1),
             *(percent(shapes[shape]) for shape in ("linear", "jumprelu", "flat", "other")),
-            number(row["ablation"]["rank_correlation"]), number(row["ablation"]["r_squared"]),
+            number(row["ablation"]["rank_correlation"]),
+            number(row["ablation"]["r_squared"]),
             percent(row["average_over"]["0.01"]),
-        )  # fmt: skip
+        )
     return Group(first, second, third, *(Text(note) for note in short_notes(rows)))
 
 
@@ -64,23 +68,35 @@ def comparison_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
     headings = ["random model", "λ", "matched", "times fewer than at λ = 0", "trained", "random", ""]
     third = _table("What the penalty does to each", headings)
     for row in rows:
-        who = (row["kind"], f"{row['lambda']:g}")
+        model_cells = (row["kind"], f"{row['lambda']:g}")
         sides = [row["explained"][side] for side in ("in", "out")]
         levels = " to ".join(f"{l0:g}" for l0 in row["l0_random"])
         matched = "yes" if row["matched"] else f"no: {row['variance_explained']:.3f}, {_random_ve(row)}"
-        first.add_row(*who, levels, matched, *(f"{one[model]:.3f}" for one in sides for model in ("trained", "random")))
-        yes = "yes" if row["matched"] else "no"
-        for name, what in (*SHOWN, ("kurtosis", "kurtosis")):
-            one = row["measures"][name]
-            shown = [number(one[model], 1) if name == "kurtosis" else percent(one[model])
-                     for model in ("trained", "random")]  # fmt: skip
-            second.add_row(*who, yes, what, *shown, one["verdict"])
-        both = "yes" if row["reduction_matched"] else "no"
-        for name, what in SHOWN if row["lambda"] > 0 and row["reduction"] else ():
-            one = row["reduction"][name]
-            said = {"trained below": "random falls more", "random below": "trained falls more"}
-            third.add_row(*who, both, what, *(factor(one[model]) for model in ("trained", "random")),
-                          said.get(one["verdict"], one["verdict"]))  # fmt: skip
+        first.add_row(
+            *model_cells,
+            levels,
+            matched,
+            *(f"{measure[model]:.3f}" for measure in sides for model in ("trained", "random")),
+        )
+        matched_text = "yes" if row["matched"] else "no"
+        for name, heading in (*MEASURES, ("kurtosis", "kurtosis")):
+            measure = row["measures"][name]
+            values = [
+                number(measure[model], 1) if name == "kurtosis" else percent(measure[model])
+                for model in ("trained", "random")
+            ]
+            second.add_row(*model_cells, matched_text, heading, *values, measure["verdict"])
+        matched_at_both = "yes" if row["reduction_matched"] else "no"
+        for name, heading in MEASURES if row["lambda"] > 0 and row["reduction"] else ():
+            measure = row["reduction"][name]
+            falls_more = {"trained below": "random falls more", "random below": "trained falls more"}
+            third.add_row(
+                *model_cells,
+                matched_at_both,
+                heading,
+                *(factor(measure[model]) for model in ("trained", "random")),
+                falls_more.get(measure["verdict"], measure["verdict"]),
+            )
     return Group(first, second, third)
 
 
@@ -94,32 +110,37 @@ def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("How well automatic labels tell where latents fire (held-out AUROC)", headings)
     for row in rows:
         table.add_row(
-            f"{row['lambda']:g}", row["site"], str(row["n_label"]), number(row["label_auroc"]),
-            percent(row["label_good"]), number(row["combined_auroc"]), percent(row["combined_good"]),
+            f"{row['lambda']:g}",
+            row["site"],
+            str(row["n_label"]),
+            number(row["label_auroc"]),
+            percent(row["label_good"]),
+            number(row["combined_auroc"]),
+            percent(row["combined_good"]),
             number(row["top_token_auroc"]),
-        )  # fmt: skip
+        )
     return table
 
 
 def pairs_page(document: Mapping[str, Any], n_examples: int = 2) -> RenderableType:
     """Output latents, their strongest inputs, and texts coloured by the input latent's activation."""
-    read = f"averaged over {document['n_average_tokens']:,} training tokens, texts out of {document['n_tokens']:,}"
-    parts: list[RenderableType] = [Text(f"{document['name']}: {read}", style="dim")]
+    extent = f"averaged over {document['n_average_tokens']:,} training tokens, texts out of {document['n_tokens']:,}"
+    parts: list[RenderableType] = [Text(f"{document['name']}: {extent}", style="dim")]
     for output in document["outputs"]:
         parts.append(Text(f"\noutput latent {output['latent']}{_label(output)}", style="bold"))
-        for one in output["inputs"]:
+        for record in output["inputs"]:
             parts.append(
                 Text(
-                    f"  ← input latent {one['latent']}, {one['share']:.0%} of its effect, both active on "
-                    f"{one['n_tokens']} of them{_label(one)}"
+                    f"  ← input latent {record['latent']}, {record['share']:.0%} of its effect, both active on "
+                    f"{record['n_tokens']} of them{_label(record)}"
                 )
             )
-            parts += [_context(example) for example in one["examples"][:n_examples]]
+            parts += [_context(example) for example in record["examples"][:n_examples]]
     return Group(*parts)
 
 
-def _label(one: Mapping[str, Any]) -> str:
-    return f": {one['label']}" if one.get("label") else ""
+def _label(record: Mapping[str, Any]) -> str:
+    return f": {record['label']}" if record.get("label") else ""
 
 
 def _context(example: Mapping[str, Any]) -> Text:
@@ -144,15 +165,14 @@ def percent(estimate: Mapping[str, Any]) -> str:
     if estimate["value"] is None:
         return "–"
     ends = estimate.get("interval")
-    shown = significant_text(100 * estimate["value"])
-    return f"{shown}%" if not ends else f"{shown} ±{percent_text((ends[1] - ends[0]) / 2, 2)}"
+    text = significant_text(100 * estimate["value"])
+    return f"{text}%" if not ends else f"{text} ±{percent_text((ends[1] - ends[0]) / 2, 2)}"
 
 
 def spanned(estimate: Mapping[str, Any], decimals: int = 3) -> str:
     """`0.012 [0.009, 0.016]`."""
     ends = estimate.get("interval")
-    shown = number(estimate, decimals)
-    return shown + ends_text(ends, f".{decimals}f")
+    return number(estimate, decimals) + ends_text(ends, f".{decimals}f")
 
 
 def factor(estimate: Mapping[str, Any] | None) -> str:

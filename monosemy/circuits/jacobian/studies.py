@@ -30,8 +30,16 @@ from monosemy.errors import UserError
 
 Row = dict[str, Any]
 MAX_COST = 0.02
-SPARSITY = ("over_0.005", "over_0.01", "over_0.02", "scaled_over_0.01", "scaled_over_0.1", "scaled_over_1",
-            "share_of_90", "token_share_of_90")  # fmt: skip
+SPARSITY = (
+    "over_0.005",
+    "over_0.01",
+    "over_0.02",
+    "scaled_over_0.01",
+    "scaled_over_0.1",
+    "scaled_over_1",
+    "share_of_90",
+    "token_share_of_90",
+)
 """Measures that fall as the Jacobian becomes sparser."""
 COMPARED = (*SPARSITY, "kurtosis", "scaled_kurtosis")
 SIDES = ("in", "out")
@@ -53,19 +61,19 @@ def frontier(
     and CE score.
     """
     draws = draws or {}
-    known = {(r["site"], r["name"]): r for r in records}
+    records_by_sae = {(r["site"], r["name"]): r for r in records}
     rows: list[Row] = []
-    for one in measured:
-        row: Row = {key: one[key] for key in ("name", "lambda", "l0", "seed", "layer", "at", "sites")}
-        for side, site in zip(SIDES, one["sites"], strict=True):
-            record = known.get((site, one["name"]), {})
+    for pair in measured:
+        row: Row = {key: pair[key] for key in ("name", "lambda", "l0", "seed", "layer", "at", "sites")}
+        for side, site in zip(SIDES, pair["sites"], strict=True):
+            record = records_by_sae.get((site, pair["name"]), {})
             row[f"variance_explained_{side}"] = _explained(record)
             row[f"ce_score_{side}"] = _estimate(record, "loss_recovered")
             row[f"l0_{side}"] = _estimate(record, "l0")
             row[f"dead_fraction_{side}"] = _estimate(record, "dead_fraction")
-        row |= {"estimates": one["estimates"], "average_over": one["average_over"]}
-        row |= {"linearity": one["linearity"]["shares"], "ablation": one["ablation"]}
-        row |= {key: one[key] for key in ("n_tokens", "n_documents")}
+        row |= {"estimates": pair["estimates"], "average_over": pair["average_over"]}
+        row |= {"linearity": pair["linearity"]["shares"], "ablation": pair["ablation"]}
+        row |= {key: pair[key] for key in ("n_tokens", "n_documents")}
         rows.append(row)
     rows.sort(key=lambda row: (row["l0"], row["seed"], row["lambda"]))
     for row in rows:
@@ -82,15 +90,15 @@ def baseline(rows: Iterable[Row], row: Row) -> Row | None:
 
 def short_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """A sentence for each pair of which many tokens have fewer than k active latents on a side."""
-    said = []
+    notes = []
     for row in rows:
         shares = {side: (row["estimates"].get(f"short_{side}") or UNKNOWN)["value"] or 0.0 for side in SIDES}
         if max(shares.values()) > MANY_SHORT:
-            said.append(
+            notes.append(
                 f"{row['name']}: {shares['in']:.1%} of the tokens have fewer than {row['l0']:g} positive input latents "
                 f"and {shares['out']:.1%} fewer output latents; their J is smaller, and is exact on what is active"
             )
-    return said
+    return notes
 
 
 def choose(rows: Sequence[Row], max_cost: float = MAX_COST) -> Row:
@@ -101,10 +109,10 @@ def choose(rows: Sequence[Row], max_cost: float = MAX_COST) -> Row:
     if not any(row["lambda"] == 0 for row in rows):
         raise UserError("no pair with λ = 0, which the others are compared with; train it too: --lambda 0 …")
     first = next(row for row in rows if row["lambda"] == 0)
-    mine = [row for row in rows if (row["l0"], row["seed"]) == (first["l0"], first["seed"])]
-    if any(row["ce_cost"]["value"] is None for row in mine):
+    candidates = [row for row in rows if (row["l0"], row["seed"]) == (first["l0"], first["seed"])]
+    if any(row["ce_cost"]["value"] is None for row in candidates):
         raise UserError("the CE scores of some pairs were not measured; run the evaluation again")
-    return max((row for row in mine if row["ce_cost"]["value"] <= max_cost), key=lambda row: row["lambda"])
+    return max((row for row in candidates if row["ce_cost"]["value"] <= max_cost), key=lambda row: row["lambda"])
 
 
 def compare(
@@ -122,21 +130,21 @@ def compare(
     interpolated numbers have no intervals.
     """
     rows: list[Row] = []
-    drawn: list[dict[str, dict[str, Any]]] = []
-    for kind, others in randomised.items():
-        known = (random_draws or {}).get(kind, {})
-        for one in trained:
-            at_lambda = [row for row in others if row["lambda"] == one["lambda"]]
-            if not at_lambda or explained(one) is None:
+    draws_of_rows: list[dict[str, dict[str, Any]]] = []
+    for kind, random_rows in randomised.items():
+        draws_of_kind = (random_draws or {}).get(kind, {})
+        for pair in trained:
+            at_lambda = [row for row in random_rows if row["lambda"] == pair["lambda"]]
+            if not at_lambda or explained(pair) is None:
                 continue
-            found, mixed = _matched(one, at_lambda, known)
-            rows.append({"kind": kind, **found})
-            drawn.append({"trained": dict((trained_draws or {}).get(one["name"], {})), "random": mixed})
-    for row, own in zip(rows, drawn, strict=True):
+            row, mixed = _matched(pair, at_lambda, draws_of_kind)
+            rows.append({"kind": kind, **row})
+            draws_of_rows.append({"trained": dict((trained_draws or {}).get(pair["name"], {})), "random": mixed})
+    for row, row_draws in zip(rows, draws_of_rows, strict=True):
         same = (row["kind"], row["l0"], row["seed"])
         bases = (z for z, r in enumerate(rows) if r["lambda"] == 0 and (r["kind"], r["l0"], r["seed"]) == same)
         base = next(bases, None)
-        row["reduction"] = {} if base is None else _reductions(rows[base], row, drawn[base], own)
+        row["reduction"] = {} if base is None else _reductions(rows[base], row, draws_of_rows[base], row_draws)
         row["reduction_matched"] = base is not None and rows[base]["matched"] and row["matched"]
     return rows
 
@@ -157,11 +165,11 @@ def verdict(trained: Mapping[str, Any], random: Mapping[str, Any]) -> str:
     return "random below" if ends[1][1] < ends[0][0] else "intervals overlap"
 
 
-def _matched(one: Row, others: Sequence[Row], draws: Mapping[str, Draws]) -> tuple[Row, dict[str, Any]]:
+def _matched(pair: Row, candidates: Sequence[Row], draws: Mapping[str, Draws]) -> tuple[Row, dict[str, Any]]:
     """A pair beside the random model's at its variance explained, and the latter's resampled measures."""
-    target = explained(one)
+    target = explained(pair)
     assert target is not None
-    ranked = sorted(((value, row) for row in others if (value := explained(row)) is not None), key=lambda p: p[0])
+    ranked = sorted(((value, row) for row in candidates if (value := explained(row)) is not None), key=lambda p: p[0])
     if not ranked:
         raise UserError("the random model's pairs were not evaluated; run the evaluation again")
     values = [value for value, _ in ranked]
@@ -170,39 +178,45 @@ def _matched(one: Row, others: Sequence[Row], draws: Mapping[str, Draws]) -> tup
     low, high = max(above - 1, 0), min(above, len(values) - 1)
     span = values[high] - values[low]
     share = (target - values[low]) / span if matched and span > 0 else float(target >= values[high])
-    pair = (ranked[low][1], ranked[high][1])
-    measures, drawn = {}, {}
-    for name in (name for name in COMPARED if name in one["estimates"]):
-        own = one["estimates"][name]
-        other, drawn[name] = _between(pair, name, share, draws)
-        measures[name] = {"trained": own, "random": other, "verdict": verdict(own, other)}
+    bracket = (ranked[low][1], ranked[high][1])
+    measures, resamples = {}, {}
+    for name in (name for name in COMPARED if name in pair["estimates"]):
+        trained_estimate = pair["estimates"][name]
+        random_estimate, resamples[name] = _between(bracket, name, share, draws)
+        measures[name] = {
+            "trained": trained_estimate,
+            "random": random_estimate,
+            "verdict": verdict(trained_estimate, random_estimate),
+        }
     sides = {}
     for side in SIDES:
-        ends = [row[f"variance_explained_{side}"]["value"] for row in pair]
-        there = (1 - share) * ends[0] + share * ends[1]
-        sides[side] = {"trained": one[f"variance_explained_{side}"]["value"], "random": there}
+        ends = [row[f"variance_explained_{side}"]["value"] for row in bracket]
+        random_value = (1 - share) * ends[0] + share * ends[1]
+        sides[side] = {"trained": pair[f"variance_explained_{side}"]["value"], "random": random_value}
     return {
-        "lambda": one["lambda"],
-        "l0": one["l0"],
-        "seed": one["seed"],
+        "lambda": pair["lambda"],
+        "l0": pair["l0"],
+        "seed": pair["seed"],
         "variance_explained": target,
         "matched": matched,
         "variance_explained_random": target if matched else values[high] if share else values[low],
         "explained": sides,
-        "l0_random": [row["l0"] for row in pair] if 0 < share < 1 else [pair[round(share)]["l0"]],
+        "l0_random": [row["l0"] for row in bracket] if 0 < share < 1 else [bracket[round(share)]["l0"]],
         "measures": measures,
-    }, drawn
+    }, resamples
 
 
 def _between(pair: tuple[Row, Row], name: str, share: float, draws: Mapping[str, Draws]) -> tuple[dict[str, Any], Any]:
     """An estimate between two rows, on a logarithmic scale where both are positive, and its resamples (None: none)."""
-    known = [draws.get(row["name"], {}).get(name) for row in pair]
+    resamples = [draws.get(row["name"], {}).get(name) for row in pair]
     if share in (0.0, 1.0):
-        return pair[int(share)]["estimates"][name], known[int(share)]
+        return pair[int(share)]["estimates"][name], resamples[int(share)]
     low, high = (row["estimates"][name]["value"] for row in pair)
     value = None if None in (low, high) else float(_mixed(np.array([low]), np.array([high]), share)[0])
-    drawn = None if known[0] is None or known[1] is None else _mixed(known[0], known[1], share)
-    return {"value": value, "interval": interval(drawn)}, drawn
+    between_resamples = (
+        None if resamples[0] is None or resamples[1] is None else _mixed(resamples[0], resamples[1], share)
+    )
+    return {"value": value, "interval": interval(between_resamples)}, between_resamples
 
 
 def _mixed(a: Any, b: Any, share: float) -> Any:
@@ -216,21 +230,21 @@ def _mixed(a: Any, b: Any, share: float) -> Any:
 
 
 def _reductions(base: Row, row: Row, base_draws: Mapping[str, Any], draws: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    reductions: dict[str, Any] = {}
     for name in (name for name in row["measures"] if name in SPARSITY):
-        found[name] = {}
+        reductions[name] = {}
         for side in ("trained", "random"):
             value = _ratio(base["measures"][name][side]["value"], row["measures"][name][side]["value"])
-            drawn = ratio(base_draws[side].get(name), draws[side].get(name))
-            found[name][side] = {"value": value, "interval": interval(drawn)}
-        found[name]["verdict"] = verdict(found[name]["trained"], found[name]["random"])
-    return found
+            resamples = ratio(base_draws[side].get(name), draws[side].get(name))
+            reductions[name][side] = {"value": value, "interval": interval(resamples)}
+        reductions[name]["verdict"] = verdict(reductions[name]["trained"], reductions[name]["random"])
+    return reductions
 
 
 def _factor(base: Row, row: Row, measure: str, draws: Mapping[str, Draws]) -> dict[str, Any]:
     """How many times lower the measure is than the pair's without penalty."""
     value = _ratio(base["estimates"][measure]["value"], row["estimates"][measure]["value"])
-    before, after = (draws.get(one["name"], {}).get(measure) for one in (base, row))
+    before, after = (draws.get(pair["name"], {}).get(measure) for pair in (base, row))
     return {"value": value, "interval": None if value is None else interval(ratio(before, after))}
 
 

@@ -61,30 +61,31 @@ def pairs_study(
     again: bool = False,
 ) -> dict[str, Any]:
     """Output latents, their strongest inputs and texts; kept in pairs.json unless latents are named."""
-    from monosemy.circuits.jacobian.pairs import pair_study
+    from monosemy.circuits.jacobian.pairs import LatentSelection, pair_study
 
     path = study.files.pair(entry.name).pairs
-    wanted, named = study.identity(entry, settings), bool(outputs or pairs)
-    if not named and not again and study.done(path, wanted):
+    fingerprint, latents_named = study.identity(entry, settings), bool(outputs or pairs)
+    if not latents_named and not again and study.done(path, fingerprint):
         return _labelled(study, entry, files.read_json(path))
     rows = study.rows(entry, settings.n_tokens, "train")
     loaded = study.load(entry)
     slicer = loaded.slicer()
     with progress.stage(f"jacobian: strongest pairs of {entry.name}", total=len(rows), unit="tokens") as bar:
-        averages = average(loaded, slicer, for_averages(loaded, rows, len(rows)), 0, bar)
-        found = pair_study(
-            rows, slicer, loaded.latent_map, averages, _text(study, rows.tokens), outputs=outputs, pairs=pairs,
-            n_outputs=settings.n_outputs, n_inputs=settings.n_inputs, n_examples=settings.n_examples,
-        )  # fmt: skip
+        averages = average(loaded, slicer, for_averages(loaded, rows, len(rows)), 0, bar=bar)
+        selection = LatentSelection(
+            outputs, pairs, settings.n_outputs, settings.n_inputs, n_examples=settings.n_examples
+        )
+        text = _text(study, rows.tokens)
+        records = pair_study(rows, slicer, loaded.latent_map, averages, text=text, selection=selection)
     document = {
         "format": FORMAT,
-        "fingerprint": wanted,
+        "fingerprint": fingerprint,
         **entry.made_of,
         "n_tokens": len(rows),
         "n_average_tokens": averages.n_tokens,
-        "outputs": found,
+        "outputs": records,
     }
-    if not named:
+    if not latents_named:
         files.write_json(path, document)
     return _labelled(study, entry, document)
 
@@ -114,12 +115,12 @@ def _labelled(study: Study, entry: PairEntry, document: dict[str, Any]) -> dict[
         return dict(zip(latents, database.labels(latents), strict=True))
 
     outputs = document["outputs"]
-    of_out = labels(entry.sites[1], [one["latent"] for one in outputs])
-    of_in = labels(entry.sites[0], [one["latent"] for output in outputs for one in output["inputs"]])
+    of_out = labels(entry.sites[1], [record["latent"] for record in outputs])
+    of_in = labels(entry.sites[0], [record["latent"] for output in outputs for record in output["inputs"]])
     for output in outputs:
         output["label"] = of_out.get(output["latent"])
-        for one in output["inputs"]:
-            one["label"] = of_in.get(one["latent"])
+        for record in output["inputs"]:
+            record["label"] = of_in.get(record["latent"])
     return document
 
 
@@ -144,10 +145,10 @@ def graph_of_text(study: Study, entry: PairEntry, text: str) -> dict[str, Any]:
     if len(ids) > length:
         raise UserError(f"the text has {len(ids)} tokens and this run reads {length} at a time; shorten it")
     tokens = torch.tensor([ids])
-    found = model.activations(tokens, prepared.sites)
-    keep = keep_mask(tokens.to(model.device), found, prepared.rules)[0].cpu()
+    activations = model.activations(tokens, prepared.sites)
+    keep = keep_mask(tokens.to(model.device), activations, prepared.rules)[0].cpu()
     loaded = study.load(entry)
-    x, y = (found[site][0].to(loaded.sae_in.W_dec) for site in entry.sites)
+    x, y = (activations[site][0].to(loaded.sae_in.W_dec) for site in entry.sites)
     texts = TokenTexts(*packed(token_bytes(model.tokenizer, model.vocab_size)), np.zeros(model.vocab_size, bool))
     places, slicer = torch.arange(len(ids)), loaded.slicer()
     graphs = []
@@ -171,18 +172,18 @@ def graph_of_averages(study: Study, entry: PairEntry, n_tokens: int, n_edges: in
     loaded = study.load(entry)
     rows = for_averages(loaded, study.rows(entry, n_tokens, "train"), n_tokens)
     slicer, errors = loaded.slicer(), np.zeros(loaded.sae_out.d_sae)
-    left_out, whole = np.zeros(2), np.zeros(2)
+    unexplained, total = np.zeros(2), np.zeros(2)
     with progress.stage(f"jacobian: graph of {entry.name}", total=len(rows), unit="tokens") as bar:
-        averages = average(loaded, slicer, rows, 0, bar)
+        averages = average(loaded, slicer, rows, 0, bar=bar)
         for chunk, slices in slicer.batches(rows):
             x, y = chunk.x.to(loaded.sae_in.W_dec), chunk.y.to(loaded.sae_in.W_dec)
             effects = error_effects(loaded.latent_map, x, y, slices).abs()[slices.out_active]
             latents = slices.out_indices[slices.out_active].cpu().numpy()
             errors += np.bincount(latents, effects.cpu().numpy(), minlength=len(errors)) / len(rows)
             sums = [squares(loaded.sae_in, x), squares(loaded.sae_out, y)]
-            left_out += [error for error, _ in sums]
-            whole += [total for _, total in sums]
-    graph = average_graph(averages, errors, (left_out / whole).tolist(), n_edges)
+            unexplained += [error for error, _ in sums]
+            total += [size for _, size in sums]
+    graph = average_graph(averages, errors, (unexplained / total).tolist(), n_edges)
     return {"format": FORMAT, **entry.identity, "n_tokens": averages.n_tokens, **graph}
 
 
@@ -196,7 +197,7 @@ def random_config(config: RunConfig, kind: str, lambdas: Sequence[float], l0: Se
     return dataclasses.replace(
         config, model=model, evaluation=evaluation, l0=tuple(l0), architectures=(),
         seeds=config.seeds[:1],
-    )  # fmt: skip
+    )
 
 
 def random_study(
@@ -209,36 +210,36 @@ def random_study(
     """
     from monosemy.circuits.jacobian.studies import compare
 
-    known = sorted({pair.coef for pair in study.pairs})
-    if missing := [coef for coef in lambdas if coef not in known]:
+    coefs = sorted({pair.coef for pair in study.pairs})
+    if missing := [coef for coef in lambdas if coef not in coefs]:
         raise UserError(
             f"this run has no pair with λ = {missing[0]:g} to compare a random model's with; choose among its own: "
-            f"{', '.join(f'{coef:g}' for coef in known)}"
+            f"{', '.join(f'{coef:g}' for coef in coefs)}"
         )
     trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]
     path = study.files.random
-    before = _kept(study, path)
-    found, histograms, folders = (
-        {kind: one for kind, one in before.get(part, {}).items() if kind not in kinds}
+    earlier = _earlier(study, path)
+    frontiers, histograms, folders = (
+        {kind: measures for kind, measures in earlier.get(part, {}).items() if kind not in kinds}
         for part in ("frontiers", "histograms", "folders")
     )
-    here = Moved(study.run.source("model"), study.run.source("text"))
+    sources = Moved(study.run.source("model"), study.run.source("text"))
     for kind in kinds:
         config = random_config(study.run.config, kind, lambdas, l0)
         folder = study.files.random_run(f"{kind}-{identity(config)[:8]}")
         folders[kind] = folder.name
-        found[kind] = train_and_measure(config, folder, settings, here)
+        frontiers[kind] = train_and_measure(config, folder, settings, sources)
         for pair in find_pairs(folder):
             one = files.read_json(StudyFiles.of_run(folder).pair(pair.name).measures)
             histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})
     draws = {kind: read_draws(study.files.random_run(name)) for kind, name in folders.items()}
     rows = compare(trained, found, read_draws(study.run.folder), draws)
     document = {"format": FORMAT, "of": study.of, "rows": rows}
-    files.write_json(path, {**document, "frontiers": found, "histograms": histograms, "folders": folders})
+    files.write_json(path, {**document, "frontiers": frontiers, "histograms": histograms, "folders": folders})
     return rows
 
 
-def _kept(study: Study, path: Path) -> dict[str, Any]:
+def _earlier(study: Study, path: Path) -> dict[str, Any]:
     """An earlier result over the run's pairs as they are now; empty where there is none."""
     try:
         document = files.read_json(path) if path.exists() else {}
@@ -257,10 +258,10 @@ def interpretability_study(run: Run, names: Sequence[str], n_tokens: int | None 
 
     study = Study(run)
     entries = [next(pair for pair in study.pairs if pair.name == name) for name in names]
-    wanted = [(entry, site) for entry in entries for site in entry.sites]
-    folders = build_for_run(run, [f"{site}/{entry.name}" for entry, site in wanted], n_tokens)
+    sae_sites = [(entry, site) for entry in entries for site in entry.sites]
+    folders = build_for_run(run, [f"{site}/{entry.name}" for entry, site in sae_sites], n_tokens)
     rows = []
-    for (entry, site), folder in zip(wanted, folders, strict=True):
+    for (entry, site), folder in zip(sae_sites, folders, strict=True):
         database = FeatureDatabase.open(folder)
         scores = {reader: database.columns[f"{reader}_auroc"] for reader in ("label", "combined", "top_token")}
         rows.append({**entry.identity, "site": site, **summarise_scores(scores)})
@@ -277,18 +278,18 @@ def summarise_scores(scores: dict[str, np.ndarray], n_bootstrap: int = 1000, see
     """
     from monosemy.evals.intervals import bootstrap_weights, ratio_interval
 
-    found: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for reader, values in scores.items():
-        known = values[np.isfinite(values)].astype(np.float64)
-        found[f"n_{reader}"] = len(known)
-        for name, part in ((f"{reader}_auroc", known), (f"{reader}_good", (known > GOOD_AUROC).astype(np.float64))):
+        scored = values[np.isfinite(values)].astype(np.float64)
+        summary[f"n_{reader}"] = len(scored)
+        for name, part in ((f"{reader}_auroc", scored), (f"{reader}_good", (scored > GOOD_AUROC).astype(np.float64))):
             value = float(part.mean()) if len(part) else None
             interval = None
             if len(part) > 1:
                 rows = bootstrap_weights(len(part), min(n_bootstrap, 10**7 // len(part)), seed)
                 interval = ratio_interval(part, np.ones(len(part)), rows)
-            found[name] = {"value": value, "interval": None if interval is None else list(interval)}
-    return found
+            summary[name] = {"value": value, "interval": None if interval is None else list(interval)}
+    return summary
 
 
 def frontier_rows(folder: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from monosemy.features.export import html_page
 from monosemy.features.export.html import export_html
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.view.excerpt import excerpt, level, quoted
+from monosemy.features.view.selection import open_selected, parse_latents, place_of
 from monosemy.features.view.show import latent_page
 from monosemy.models.sites import parse_site
 from monosemy.support.numbers import activation_text

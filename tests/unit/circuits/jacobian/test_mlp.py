@@ -21,7 +21,16 @@ from monosemy.circuits.jacobian import products
 from monosemy.circuits.jacobian.activation import ACTIVATIONS, recognise, value_and_slope
 from monosemy.circuits.jacobian.mlp import jacobian_slices, mlp_weights, weight_tables
 from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, training_code
-from monosemy.circuits.jacobian.products import NARROWEST, Plan, Sizes, absolute_sum, peak_bytes, plan, whole_tables_pay
+from monosemy.circuits.jacobian.products import (
+    NARROWEST,
+    Matrices,
+    Plan,
+    Sizes,
+    absolute_sum,
+    peak_bytes,
+    plan,
+    whole_tables_pay,
+)
 from monosemy.circuits.jacobian.slices import At, JacobianSlices
 from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.errors import UserError
@@ -168,7 +177,7 @@ def test_units_are_those_of_training() -> None:
     y = weights.output(C_in * x)
     sae_in.fold_scale(C_in)
     sae_out.fold_scale(C_out)
-    raw = jacobian_slices(weights, sae_in, sae_out, C_in * x, y)
+    raw = jacobian_slices(weights, sae_in, sae_out, C_in * x, y=y)
     for field in dataclasses.fields(JacobianSlices):
         torch.testing.assert_close(getattr(raw, field.name), getattr(scaled, field.name), rtol=1e-9, atol=1e-12)
 
@@ -198,7 +207,7 @@ def test_penalty_and_gradient_are_autograds(
     leaves = [leaf.requires_grad_() for leaf in leaves]
     n_tokens, width = {"whole batch": (9, 150), "narrow parts": (9, NARROWEST), "single tokens": (1, NARROWEST)}[cut_to]
     monkeypatch.setattr(products, "plan", lambda *_, **__: Plan(n_tokens, width, 0))
-    total = absolute_sum(weights, *leaves[:3], leaves[3] if gated else None, inputs, outputs)
+    total = absolute_sum(Matrices(weights, *leaves[:2]), (leaves[2], leaves[3] if gated else None), inputs, outputs)
     found = torch.autograd.grad(3 * total, leaves)
 
     J = leaves[0] @ weights.W_in @ (leaves[2][:, :, None] * (weights.W_out @ leaves[1]))
@@ -266,7 +275,7 @@ def test_rows_subset() -> None:
 def test_chunked_is_unchunked(at: Any) -> None:
     weights, sae_in, sae_out, x = make_weights("silu", True, d_ff=200), make_sae(1), make_sae(2), rows(40)
     whole = jacobian_slices(weights, sae_in, sae_out, x, at=at)
-    sizes = Sizes(40, K, K, M, M, 200, True, 8, D)
+    sizes = Sizes(40, K, K, M, m_out=M, d_ff=200, gated=True, n_bytes=8, d_model=D)
     for bound in (peak_bytes(sizes, 1, NARROWEST, gradient=False), peak_bytes(sizes, 7, NARROWEST, gradient=False)):
         assert plan(sizes, bound, gradient=False).n_tokens < 40
         part = jacobian_slices(weights, sae_in, sae_out, x, at=at, max_memory=bound)
@@ -291,7 +300,7 @@ def test_whole_tables_are_made_where_they_are_cheaper(monkeypatch: pytest.Monkey
 
 
 def test_plan_prefers_narrow_parts_to_few_tokens_and_stays_within_the_bound() -> None:
-    sizes = Sizes(2048, 32, 32, 4608, 4608, 1536, True, 4, 576, "input")
+    sizes = Sizes(2048, 32, 32, 4608, m_out=4608, d_ff=1536, gated=True, n_bytes=4, d_model=576, at="input")
     whole = peak_bytes(sizes, 2048, 1536, gradient=True)
     assert plan(sizes, whole, gradient=True).width == 1536
     bounds = [whole, whole // 2, whole // 3, whole // 4]
@@ -308,7 +317,7 @@ def test_plan_prefers_narrow_parts_to_few_tokens_and_stays_within_the_bound() ->
 
 def test_cost_rule_of_whole_tables() -> None:
     """Rows of tables are what costs: all latents' once, or every chunk's active ones."""
-    sizes = Sizes(1000, 4, 4, 400, 600, 64, True)
+    sizes = Sizes(1000, 4, 4, 400, m_out=600, d_ff=64, gated=True)
     assert sizes.whole_rows == 2 * 400 + 600
     assert sizes.table_rows(10) == 2 * 40 + 40
     assert sizes.table_rows(1000) == sizes.whole_rows
@@ -340,7 +349,7 @@ def test_every_family_is_exact(family: str) -> None:
         return leave(model.block(layer).activation_fn(entry(row)))
 
     sae_in, sae_out = (make_sae(seed, d=d).float() for seed in (1, 2))
-    found = jacobian_slices(weights, sae_in, sae_out, x, y)
+    found = jacobian_slices(weights, sae_in, sae_out, x, y=y)
     expected = whole_jacobian(own, sae_in, sae_out, x, "input")
     assert expected.abs().max() > 0.01
     assert (dense(found) - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))

@@ -23,7 +23,7 @@ from trained_tensors import OnStep, assert_same_tensors, tensors_hash
 from monosemy.circuits.jacobian.measures import JacobianMeter
 from monosemy.circuits.jacobian.mlp import jacobian_slices
 from monosemy.circuits.jacobian.pair import Pair, pair_name, pair_sites
-from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, drawn_rows, mean_magnitude, training_code
+from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, sampled_rows, mean_magnitude, training_code
 from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.circuits.jacobian.slices import JacobianSlices
 from monosemy.config import ActivationsConfig, RunConfig, TrainingConfig, identity
@@ -85,7 +85,7 @@ def test_gradient_of_every_parameter(architecture: str, gated: bool, at: Any, sh
     weights, x = make_weights("silu" if gated else "gelu_tanh", gated), rows(10)
     inputs, outputs = codes(architecture, x, weights.output(x))
     found = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 7, at=at, token_share=share)
-    expected = dense_penalty(weights, inputs, outputs, at, drawn_rows(7, 10, share))
+    expected = dense_penalty(weights, inputs, outputs, at, sampled_rows(7, 10, share))
     torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-11, atol=0)
     parameters = [*inputs.sae.named_parameters(), *outputs.sae.named_parameters()]
     tensors = [p for _, p in parameters]
@@ -118,17 +118,17 @@ def test_the_random_share_is_a_mean_over_uniformly_drawn_tokens() -> None:
     by_row = jacobian_slices(weights, inputs.sae, outputs.sae, x).values.abs().sum((1, 2)) / 25
     counts = torch.zeros(8)
     for index in range(2000):
-        drawn = drawn_rows(index, 8, 0.25)
+        drawn = sampled_rows(index, 8, 0.25)
         assert drawn is not None
-        assert torch.equal(drawn, drawn_rows(index, 8, 0.25))
+        assert torch.equal(drawn, sampled_rows(index, 8, 0.25))
         assert len(set(drawn.tolist())) == 2
         counts[drawn] += 1
         if index < 20:
             found = mean_magnitude(SlopesAtInput(weights), inputs, outputs, index, token_share=0.25)
             torch.testing.assert_close(found.detach(), by_row[drawn].mean(), rtol=1e-11, atol=0)
     assert bool(((counts - 500).abs() < 5 * (2000 * 0.25 * 0.75) ** 0.5).all())
-    assert drawn_rows(3, 8, 1.0) is None
-    assert len(drawn_rows(3, 8, 1e-9)) == 1  # type: ignore[arg-type]
+    assert sampled_rows(3, 8, 1.0) is None
+    assert len(sampled_rows(3, 8, 1e-9)) == 1  # type: ignore[arg-type]
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -413,7 +413,7 @@ def test_planted_one_to_one_features_are_found_sparser_at_equal_variance_explain
             pair.step(batches[index % len(batches)], index)
         saes = [t.sae for t in trainees]
         explained = [1 - float(fvu(sae, held_out[site])) for site, sae in zip(SITES, saes)]
-        slices = jacobian_slices(weights, saes[0], saes[1], held_out[SITES[0]], held_out[SITES[1]])
+        slices = jacobian_slices(weights, saes[0], saes[1], held_out[SITES[0]], y=held_out[SITES[1]])
         meter = JacobianMeter()
         meter.add(slices, torch.arange(n))
         record = meter.finish(50)

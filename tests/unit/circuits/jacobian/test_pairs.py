@@ -11,7 +11,7 @@ from jacobian_slices import Linear, autograd_slices, one_hot_map
 
 from monosemy.circuits.jacobian.averages import AveragesMeter
 from monosemy.circuits.jacobian.graph import average_graph, error_effects, squares, token_graph
-from monosemy.circuits.jacobian.pairs import Text, choose_outputs, pair_study, strongest_hits
+from monosemy.circuits.jacobian.pairs import LatentSelection, Text, choose_outputs, pair_study, strongest_hits
 from monosemy.circuits.jacobian.rows import Rows
 from monosemy.circuits.jacobian.slices import JacobianSlices
 from monosemy.errors import UserError
@@ -47,7 +47,9 @@ def slices_of(latent_map):
 
 def test_the_planted_pairs_are_found_with_their_strongest_tokens(planted):
     latent_map, rows, text, averages = planted
-    found = pair_study(rows, slices_of(latent_map), latent_map, averages, text, n_outputs=D, n_inputs=2)
+    found = pair_study(
+        rows, slices_of(latent_map), latent_map, averages, text=text, selection=LatentSelection(n_outputs=D, n_inputs=2)
+    )
     rare = {i for i in range(D) if averages.n_active[averages.inputs_of(i, 1)[0]] < 10}
     assert {one["latent"] for one in found} == set(range(D)) - rare
     assert len(rare) <= 1
@@ -71,7 +73,9 @@ def test_the_planted_pairs_are_found_with_their_strongest_tokens(planted):
 
 def test_contexts_stay_in_their_sequence_and_document_and_show_both_latents(planted):
     latent_map, rows, text, averages = planted
-    found = pair_study(rows, slices_of(latent_map), latent_map, averages, text, n_outputs=D, n_inputs=1)
+    found = pair_study(
+        rows, slices_of(latent_map), latent_map, averages, text=text, selection=LatentSelection(n_outputs=D, n_inputs=1)
+    )
     dense_in, dense_out = latent_map.inputs(rows.x).to_dense(), latent_map.outputs(rows.x)
     for one in found:
         i, j = one["latent"], one["inputs"][0]["latent"]
@@ -94,7 +98,7 @@ def test_rows_are_read_in_the_format_of_the_saes(planted):
     latent_map, rows, text, averages = planted
     wide = Rows(rows.x.double(), rows.y.double(), rows.documents, rows.tokens)
     found = [
-        pair_study(one, lambda chunk: autograd_slices(latent_map, chunk.x.float()), latent_map, averages, text)
+        pair_study(one, lambda chunk: autograd_slices(latent_map, chunk.x.float()), latent_map, averages, text=text)
         for one in (rows, wide)
     ]
     assert found[0] == found[1]
@@ -103,19 +107,28 @@ def test_rows_are_read_in_the_format_of_the_saes(planted):
 def test_named_latents_and_pairs(planted):
     latent_map, rows, text, averages = planted
     found = pair_study(
-        rows, slices_of(latent_map), latent_map, averages, text, outputs=[2], pairs=[(0, 5)], n_inputs=3, n_examples=2
+        rows,
+        slices_of(latent_map),
+        latent_map,
+        averages,
+        text=text,
+        selection=LatentSelection(outputs=[2], pairs=[(0, 5)], n_inputs=3, n_examples=2),
     )
     assert [(one["latent"], len(one["inputs"])) for one in found] == [(2, 3), (5, 1)]
     assert found[1]["inputs"][0]["latent"] == 0
     assert found[1]["inputs"][0]["examples"][0]["jacobian"] == pytest.approx(0.01 * 2 / 4)
     with pytest.raises(UserError, match="output latent 8 is out of range"):
-        pair_study(rows, slices_of(latent_map), latent_map, averages, text, outputs=[8])
+        pair_study(rows, slices_of(latent_map), latent_map, averages, text=text, selection=LatentSelection(outputs=[8]))
     with pytest.raises(UserError, match="input latent -1 is out of range"):
-        pair_study(rows, slices_of(latent_map), latent_map, averages, text, pairs=[(-1, 0)])
+        pair_study(
+            rows, slices_of(latent_map), latent_map, averages, text=text, selection=LatentSelection(pairs=[(-1, 0)])
+        )
     silent = rows.take(torch.arange(1))
     off = int((latent_map.outputs(silent.x)[0] == 0).nonzero()[0])
     with pytest.raises(UserError, match="read more tokens"):
-        pair_study(silent, slices_of(latent_map), latent_map, averages, text, outputs=[off])
+        pair_study(
+            silent, slices_of(latent_map), latent_map, averages, text=text, selection=LatentSelection(outputs=[off])
+        )
 
 
 def test_rare_outputs_are_not_chosen(planted):
@@ -129,7 +142,9 @@ def test_rare_outputs_are_not_chosen(planted):
 def test_hits_of_a_pair_that_never_meets(planted):
     latent_map, rows, _, _ = planted
     few = rows.take(torch.arange(2))
-    hits = strongest_hits(few, slices_of(latent_map), [(i, j) for i in range(D) for j in range(D)], 3, LENGTH)
+    hits = strongest_hits(
+        few, slices_of(latent_map), [(i, j) for i in range(D) for j in range(D)], 3, context_length=LENGTH
+    )
     assert len(hits) == D * D
     dense = autograd_slices(latent_map, few.x)
     for (i, j), found in hits.items():

@@ -77,7 +77,7 @@ def test_a_run_of_pairs_is_trained_saved_and_evaluated(
     x, y = (ends[site].flatten(0, 1) for site in SITES)
     sizes = []
     for name in names:
-        slices = jacobian_slices(weights, found[SITES[0], name], found[SITES[1], name], x, y)
+        slices = jacobian_slices(weights, found[SITES[0], name], found[SITES[1], name], x, y=y)
         sizes.append(float(slices.elements().abs().mean()))
     assert sizes[0] > 1.2 * sizes[1] > 1.5 * sizes[2]
 
