@@ -141,10 +141,10 @@ def loss_tokens(prepared: Prepared, n_tokens: int) -> tuple[Tensor, Tensor, Tens
 
     shards = prepared.tokens.validation
     n_sequences = max(1, min(shards.n_sequences, math.ceil(n_tokens / shards.context_length)))
-    chosen = np.linspace(0, shards.n_sequences - 1, n_sequences).astype(int)
+    sequence_numbers = np.linspace(0, shards.n_sequences - 1, n_sequences).astype(int)
 
     def stacked(read: Any) -> Tensor:
-        parts: list[np.ndarray] = [read(i, i + 1) for i in chosen]
+        parts: list[np.ndarray] = [read(i, i + 1) for i in sequence_numbers]
         return torch.from_numpy(np.concatenate(parts).astype(np.int64))
 
     tokens = stacked(shards.sequences)

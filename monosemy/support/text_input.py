@@ -16,19 +16,19 @@ from monosemy.errors import UserError
 _HALVES = re.compile("[\ud800-\udfff]")
 
 
-def require_characters(what: str, text: str) -> str:
-    """The text itself. Raises UserError, naming `what` ("the prompt"), when a part of it is no character."""
+def require_characters(label: str, text: str) -> str:
+    """The text itself. Raises UserError, naming it by its `label` ("the prompt"), when a part of it is no character."""
     half = _HALVES.search(text)
     if half is None:
         return text
     code, place = ord(half[0]), half.start() + 1
     if 0xDC80 <= code <= 0xDCFF:
         raise UserError(
-            f"{what} holds the byte {code - 0xDC00:02X} (place {place}), which is not UTF-8; type it in a terminal set "
-            "to UTF-8, or leave it out"
+            f"{label} holds the byte {code - 0xDC00:02X} (place {place}), which is not UTF-8; type it in a terminal "
+            "set to UTF-8, or leave it out"
         )
     raise UserError(
-        f"{what} holds half a surrogate pair, \\u{code:04x} (place {place}), which is no character; leave it out or "
+        f"{label} holds half a surrogate pair, \\u{code:04x} (place {place}), which is no character; leave it out or "
         "write the whole pair"
     )
 
