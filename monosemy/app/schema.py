@@ -320,7 +320,7 @@ class Explanation(Open):
 
 
 class Label(Open):
-    """The label and what backs it (features/labels/make.py, features/explain/command.py)."""
+    """The label and what backs it (features/labels/labelling.py, features/explain/command.py)."""
 
     text: str
     hints: list[str] = []

@@ -185,7 +185,7 @@ export interface Histogram {
   counts: number[];
 }
 
-/** The label and what backs it (features/labels/make.py, features/explain/command.py). */
+/** The label and what backs it (features/labels/labelling.py, features/explain/command.py). */
 export interface Label {
   text: string;
   hints?: string[];
