@@ -195,7 +195,11 @@ def random_config(config: RunConfig, kind: str, lambdas: Sequence[float], l0: Se
     n_loss_tokens = min(config.evaluation.n_loss_tokens, 8192)
     evaluation = dataclasses.replace(config.evaluation, n_loss_tokens=n_loss_tokens, frozen_random=False, pca=False)
     return dataclasses.replace(
-        config, model=model, evaluation=evaluation, l0=tuple(l0), architectures=(),
+        config,
+        model=model,
+        evaluation=evaluation,
+        l0=tuple(l0),
+        architectures=(),
         seeds=config.seeds[:1],
     )
 
