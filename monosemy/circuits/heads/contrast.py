@@ -24,7 +24,6 @@ from torch import Tensor
 from monosemy.circuits.heads.model_heads import Heads, Pass, batches, n_all
 from monosemy.circuits.heads.task import METRICS, Example, clean_tokens, corrupted_tokens
 from monosemy.errors import UserError, unknown
-from monosemy.evals.intervals import bootstrap_weights
 from monosemy.support.estimates import available_memory
 from monosemy.support.numbers import size_text
 

@@ -234,10 +234,10 @@ def random_study(
         folders[kind] = folder.name
         frontiers[kind] = train_and_measure(config, folder, settings, sources)
         for pair in find_pairs(folder):
-            one = files.read_json(StudyFiles.of_run(folder).pair(pair.name).measures)
-            histograms.setdefault(kind, []).append({**pair.identity, "histogram": one["histogram"]})
+            measures = files.read_json(StudyFiles.of_run(folder).pair(pair.name).measures)
+            histograms.setdefault(kind, []).append({**pair.identity, "histogram": measures["histogram"]})
     draws = {kind: read_draws(study.files.random_run(name)) for kind, name in folders.items()}
-    rows = compare(trained, found, read_draws(study.run.folder), draws)
+    rows = compare(trained, frontiers, read_draws(study.run.folder), draws)
     document = {"format": FORMAT, "of": study.of, "rows": rows}
     files.write_json(path, {**document, "frontiers": frontiers, "histograms": histograms, "folders": folders})
     return rows
@@ -270,8 +270,8 @@ def interpretability_study(run: Run, names: Sequence[str], n_tokens: int | None 
         scores = {reader: database.columns[f"{reader}_auroc"] for reader in ("label", "combined", "top_token")}
         rows.append({**entry.identity, "site": site, **summarise_scores(scores)})
     path = study.files.interpretability
-    kept = [row for row in _kept(study, path).get("rows", []) if row["name"] not in names]
-    files.write_json(path, {"format": FORMAT, "of": study.of, "rows": [*kept, *rows]})
+    other_rows = [row for row in _earlier(study, path).get("rows", []) if row["name"] not in names]
+    files.write_json(path, {"format": FORMAT, "of": study.of, "rows": [*other_rows, *rows]})
     return rows
 
 
