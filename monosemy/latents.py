@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from monosemy.shapes import EntryNumbers, LatentCounts, PerEntry, PreActs, TokenCounts
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,13 @@ class SparseLatents:
     Fields: offsets int64 [N+1], indices int32 [Z], values float [Z] (gradient flows through these), d_sae.
     """
 
-    offsets: Tensor
-    indices: Tensor
-    values: Tensor
+    offsets: Int[Tensor, " n_plus_one"]
+    indices: EntryNumbers
+    values: PerEntry
     d_sae: int
 
     @classmethod
-    def from_dense(cls, dense: Tensor) -> SparseLatents:
+    def from_dense(cls, dense: PreActs) -> SparseLatents:
         """The non-zero entries of a dense code [N, F]; the gradient flows through the values."""
         rows, columns = dense.detach().nonzero(as_tuple=True)
         counts = torch.bincount(rows, minlength=dense.shape[0])
@@ -55,7 +58,7 @@ class SparseLatents:
     def n_entries(self) -> int:
         return self.indices.shape[0]
 
-    def rows(self) -> Tensor:
+    def rows(self) -> EntryNumbers:
         """Row number of every stored entry, int64 [Z]."""
         return torch.repeat_interleave(
             torch.arange(self.n_tokens, device=self.offsets.device),
@@ -63,7 +66,7 @@ class SparseLatents:
             output_size=self.n_entries,
         )
 
-    def with_values(self, values: Tensor) -> SparseLatents:
+    def with_values(self, values: PerEntry) -> SparseLatents:
         """The same pattern with other values [Z]."""
         return replace(self, values=values)
 
@@ -76,14 +79,14 @@ class SparseLatents:
         torch.cumsum(keep, 0, out=positive_before[1:])
         return SparseLatents(positive_before[self.offsets], self.indices[keep], self.values[keep], self.d_sae)
 
-    def to_dense(self) -> Tensor:
+    def to_dense(self) -> PreActs:
         """Dense code [N, F]; the gradient flows to `values`."""
         flat = self.rows() * self.d_sae + self.indices.long()
         dense = self.values.new_zeros(self.n_tokens * self.d_sae)
         return dense.index_add(0, flat, self.values).view(self.n_tokens, self.d_sae)
 
     @property
-    def n_active(self) -> Tensor:
+    def n_active(self) -> TokenCounts:
         """Latents with a positive value per token row, int64 [N]."""
         positive = torch.zeros(self.n_entries + 1, dtype=torch.int64, device=self.offsets.device)
         torch.cumsum(self.values.detach() > 0, 0, out=positive[1:])
@@ -94,16 +97,16 @@ class SparseLatents:
         """Mean number of positive latents per token row."""
         return float((self.values.detach() > 0).sum()) / max(1, self.n_tokens)
 
-    def firing_counts(self) -> Tensor:
+    def firing_counts(self) -> LatentCounts:
         """Token rows on which each latent is positive, int64 [F]."""
         active = self.indices[self.values.detach() > 0].long()
         return torch.bincount(active, minlength=self.d_sae)
 
-    def sums(self) -> Tensor:
+    def sums(self) -> Float[Tensor, " d_sae"]:
         """Sum of each latent's values over the rows, float64 [F]."""
         return torch.bincount(self.indices.long(), self.values.detach().double(), minlength=self.d_sae)
 
-    def row(self, n: int) -> tuple[Tensor, Tensor]:
+    def row(self, n: int) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
         """(indices, values) of token row n, strongest first."""
         span = slice(int(self.offsets[n]), int(self.offsets[n + 1]))
         order = self.values[span].argsort(descending=True)

@@ -1,22 +1,47 @@
-"""Dimension legend and array-type aliases.
+"""The legend of dimensions, and the array types that signatures share.
 
-Suffix letters inside bodies, one per dimension:
-  N token rows   T positions of a sequence   B sequences   D d_in   F latents (d_sae)
-  K active latents of a row   Z non-zeros of a sparse code   H heads   V vocabulary
+Signatures say shapes with jaxtyping's names; bodies mark a tensor of three or more dimensions by suffix letters
+(`value_BTD`), and one of fewer where it helps.
+
+    name      letter   dimension
+    n         N        token rows of a batch
+    batch     B        sequences
+    position  T        positions of a sequence
+    d_in      D        components of an activation
+    d_sae     F        latents
+    k         K        active latents of a row
+    z         Z        stored entries of a sparse code
+    head      H        heads of a layer
+    vocab     V        tokens of the vocabulary
+
+One name stands for one size within a call. The test suite checks that while it runs (tests/cases/shape_checks.py);
+elsewhere the annotations cost nothing.
 """
 
 from __future__ import annotations
 
 from typing import TypeAlias
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+Scalar: TypeAlias = Float[Tensor, ""]
+
 Activations: TypeAlias = Float[Tensor, "n d_in"]
+"""Rows at one site, and reconstructions of them."""
 PreActs: TypeAlias = Float[Tensor, "n d_sae"]
+"""Pre-activations π, margins, and other scores of every (row, latent) pair."""
 EncoderMatrix: TypeAlias = Float[Tensor, "d_in d_sae"]
 DecoderMatrix: TypeAlias = Float[Tensor, "d_sae d_in"]
-PerLatent: TypeAlias = Float[Tensor, " d_sae"]
-PerInput: TypeAlias = Float[Tensor, " d_in"]
+
 PerToken: TypeAlias = Float[Tensor, " n"]
-TokenIds: TypeAlias = Int[Tensor, "batch position"]
+PerInput: TypeAlias = Float[Tensor, " d_in"]
+PerLatent: TypeAlias = Float[Tensor, " d_sae"]
+PerEntry: TypeAlias = Float[Tensor, " z"]
+"""Values on a pattern, row by row."""
+
+LatentMask: TypeAlias = Bool[Tensor, " d_sae"]
+LatentCounts: TypeAlias = Int[Tensor, " d_sae"]
+TokenCounts: TypeAlias = Int[Tensor, " n"]
+EntryNumbers: TypeAlias = Int[Tensor, " z"]
+"""Whole numbers of the entries of a pattern: latents, rows, places."""

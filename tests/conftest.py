@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import hypothesis
 import pytest
+import shape_checks  # noqa: F401  (before what it checks is imported)
 from tiny_models import make_tiny_model
 
 from monosemy.models.adapter import LanguageModel

@@ -237,6 +237,7 @@ class MixingStream:
     def __next__(self) -> Batch:
         if self.step >= self.n_steps:
             raise StopIteration
+        # At half, so that a batch is always drawn from much more text than itself.
         if self._n_buffered < self.buffer_tokens // 2:
             self._refill()
         batch = self._draw()
@@ -312,6 +313,7 @@ class MixingStream:
 
     def _refill(self) -> None:
         """Harvests until the next pass of the model might not fit, or the text ends with a batch still buffered."""
+        # A pass is harvested whole or not at all, so that the cursor alone says where the text goes on.
         while self._n_buffered + self._per_pass <= self.buffer_tokens:
             if self._cursor >= self.shards.n_sequences:
                 if self._n_buffered >= self.batch_tokens:
@@ -341,6 +343,8 @@ class MixingStream:
         slots = torch.randperm(n, generator=self._generator)[: self.batch_tokens]
         is_drawn = torch.zeros(n, dtype=torch.bool)
         is_drawn[slots] = True
+        # The buffer stays dense: what was not drawn of its last batch_tokens places goes to the places before them that
+        # were. No more rows move than were drawn, and their order means nothing, since draws are random.
         holes, movers = is_drawn[:left].nonzero()[:, 0], left + (~is_drawn[left:]).nonzero()[:, 0]
         batch = {}
         for site, buffer in self._buffer.items():

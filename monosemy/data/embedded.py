@@ -91,26 +91,57 @@ def _german() -> Texts:
 
 PARTS: dict[str, Part] = {
     "english": Part(
-        "introductions of 10,033 English Wikipedia articles",
-        "CC BY-SA 4.0", 0.32, True, (WIKIPEDIA,), lambda: _wikipedia("en-us"),
+        description="introductions of 10,033 English Wikipedia articles",
+        licence="CC BY-SA 4.0",
+        share=0.32,
+        default=True,
+        packages=(WIKIPEDIA,),
+        read=lambda: _wikipedia("en-us"),
     ),
     "speeches": Part(
-        "249 State of the Union addresses, 1790-2026", "public domain", 0.28, True, (SPEECHES,), _speeches, long=True
+        description="249 State of the Union addresses, 1790-2026",
+        licence="public domain",
+        share=0.28,
+        default=True,
+        packages=(SPEECHES,),
+        read=_speeches,
+        long=True,
     ),
-    "code": Part("Python source of Django and NetworkX", "BSD-3-Clause", 0.20, True, CODE, _code, long=True),
+    "code": Part(
+        description="Python source of Django and NetworkX",
+        licence="BSD-3-Clause",
+        share=0.20,
+        default=True,
+        packages=CODE,
+        read=_code,
+        long=True,
+    ),
     "french": Part(
-        "introductions of 9,951 French Wikipedia articles",
-        "CC BY-SA 4.0", 0.10, True, (WIKIPEDIA,), lambda: _wikipedia("fr-fr"),
+        description="introductions of 9,951 French Wikipedia articles",
+        licence="CC BY-SA 4.0",
+        share=0.10,
+        default=True,
+        packages=(WIKIPEDIA,),
+        read=lambda: _wikipedia("fr-fr"),
     ),
     "spanish": Part(
-        "introductions of 6,226 Spanish Wikipedia articles",
-        "CC BY-SA 4.0", 0.10, True, (WIKIPEDIA,), lambda: _wikipedia("es-es"),
+        description="introductions of 6,226 Spanish Wikipedia articles",
+        licence="CC BY-SA 4.0",
+        share=0.10,
+        default=True,
+        packages=(WIKIPEDIA,),
+        read=lambda: _wikipedia("es-es"),
     ),
     "german": Part(
-        "the Debian Administrator's Handbook in German (Debian package debian-handbook)",
-        "GPL-2.0-or-later or CC BY-SA 3.0", 0.10, False, (), _german, long=True,
+        description="the Debian Administrator's Handbook in German (Debian package debian-handbook)",
+        licence="GPL-2.0-or-later or CC BY-SA 3.0",
+        share=0.10,
+        default=False,
+        packages=(),
+        read=_german,
+        long=True,
     ),
-}  # fmt: skip
+}
 
 
 def embedded_sources(source: str, limit: int) -> list[TextSource]:

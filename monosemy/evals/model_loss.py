@@ -243,7 +243,8 @@ def evaluate_model_loss(
                 start = model.prefix(
                     tokens[part], site, attention_mask=None if attention_mask is None else attention_mask[part]
                 )
-                _measure_batch(model, site, saes, tokens[part], start, keep[part], counted, block, sums, advance)
+                batch = _LossBatch(tokens[part], start, keep[part], counted, block)
+                _measure_batch(model, site, saes, batch, sums=sums, advance=advance)
             elif advance:
                 advance(tokens[part].numel() * n_passes(saes))
     weights = bootstrap_weights(blocks.n, n_bootstrap, seed)
@@ -258,26 +259,39 @@ def _batches(model: Model, tokens: Tensor, batch_sequences: int | None) -> Itera
         yield slice(first, first + batch_sequences)
 
 
+@dataclass(frozen=True)
+class _LossBatch:
+    """Sequences that go through the model together."""
+
+    tokens: Int[Tensor, "batch position"]
+    start: Any
+    """The model's own work up to the site (`Model.prefix`), shared by all passes."""
+    keep: Bool[Tensor, "batch position"]
+    """Where the activation is replaced."""
+    counted: Bool[Tensor, "batch position"]
+    """Where the prediction counts."""
+    block: Int[Tensor, " n"]
+    """Block of documents of every counted prediction, in order."""
+
+
 def _measure_batch(
     model: Model,
     site: str,
     saes: Mapping[str, Dictionary],
-    tokens: Int[Tensor, "batch position"],
-    start: Any,
-    keep: Bool[Tensor, "batch position"],
-    counted: Bool[Tensor, "batch position"],
-    block: Int[Tensor, " n"],
+    batch: _LossBatch,
+    *,
     sums: _LossSums,
     advance: Callable[[int], object] | None,
 ) -> None:
-    """Adds one batch to `sums`; `block` is that of each counted prediction, in order, `start` the model's prefix."""
-    base = _TokenLosses(model.logits(tokens, start=start), tokens, counted)
+    """Adds one batch to `sums`: the clean pass, zeros at the site, and every SAE spliced there."""
+    tokens, start, block = batch.tokens, batch.start, batch.block
+    base = _TokenLosses(model.logits(tokens, start=start), tokens, batch.counted)
     sums.add_clean(base.loss, block)
     if advance:
         advance(tokens.numel())
     spliced: list[tuple[str | None, Dictionary | None]] = [(None, None), *saes.items()]
     for name, sae in spliced:
-        edit = splice(sae, keep, name=name or "zeros", site=site)
+        edit = splice(sae, batch.keep, name=name or "zeros", site=site)
         logits = model.logits(tokens, edits={site: edit}, start=start)
         sums.add(name, *base.against(logits, with_kl=name is not None), block)
         del logits  # before the next pass makes its own

@@ -16,10 +16,21 @@ from types import ModuleType
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from monosemy.kernels import reference
-from monosemy.kernels.reference import Columns, Pattern
+from monosemy.kernels.reference import AdamStep, Columns, Pattern
+from monosemy.shapes import (
+    Activations,
+    DecoderMatrix,
+    EncoderMatrix,
+    PerEntry,
+    PerInput,
+    PerLatent,
+    PerToken,
+    PreActs,
+)
 
 T = TypeVar("T")
 
@@ -62,7 +73,7 @@ def _run(name: str, deciding: Tensor, *arguments: object, **options: object) -> 
         return kernel(*(a.detach().contiguous() if isinstance(a, Tensor) else a for a in arguments), **options)
 
 
-def pre_activations(centred: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> Tensor:
+def pre_activations(centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent | None) -> PreActs:
     """π = centred W_enc + b_enc, [N, F], without gradient; `None` leaves the bias out."""
     with torch.no_grad():
         return centred @ W_enc if b_enc is None else torch.addmm(b_enc, centred, W_enc)
@@ -87,67 +98,72 @@ def _detached(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.detach() for t in tensors]
 
 
-def encode_topk(centred: Tensor, W_enc: Tensor, b_enc: Tensor | None, k: int) -> tuple[Pattern, Tensor]:
+def encode_topk(
+    centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent | None, k: int
+) -> tuple[Pattern, PerEntry]:
     """`select_topk` of π and its values there, [Z]."""
     k = min(k, W_enc.shape[1])
     if fused := _fused(centred):
         with torch.no_grad(), _on_device(centred):
             return fused.encode_topk(*_detached(centred, W_enc, b_enc), k)
-    if (screen := _screen(centred, W_enc)) and (found := screen.encode_topk(centred, W_enc, b_enc, k)):
-        return found
+    # The screen declines (None) where too much is selected for it to pay; the dense product gives the same selection.
+    if (screen := _screen(centred, W_enc)) and (selected := screen.encode_topk(centred, W_enc, b_enc, k)):
+        return selected
     pre = pre_activations(centred, W_enc, b_enc)
     pattern = select_topk(pre, k)
     return pattern, take(pre, pattern)
 
 
-def encode_above(centred: Tensor, W_enc: Tensor, b_enc: Tensor | None, threshold: Tensor) -> tuple[Pattern, Tensor]:
+def encode_above(
+    centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent | None, threshold: PerLatent
+) -> tuple[Pattern, PerEntry]:
     """`select_above` of π with thresholds [F] and its values there, [Z]."""
     if fused := _fused(centred):
         with torch.no_grad(), _on_device(centred):
             return fused.encode_above(*_detached(centred, W_enc, b_enc, threshold))
-    if (screen := _screen(centred, W_enc)) and (found := screen.encode_above(centred, W_enc, b_enc, threshold)):
-        return found
+    if (screen := _screen(centred, W_enc)) and (selected := screen.encode_above(centred, W_enc, b_enc, threshold)):
+        return selected
     pre = pre_activations(centred, W_enc, b_enc)
     pattern = select_above(pre, threshold)
     return pattern, take(pre, pattern)
 
 
 def encode_batch_topk(
-    centred: Tensor, W_enc: Tensor, b_enc: Tensor | None, n_keep: int
-) -> tuple[Pattern, Tensor, float]:
+    centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent | None, n_keep: int
+) -> tuple[Pattern, PerEntry, float]:
     """`select_batch_topk` of π, its values there [Z], and the smallest kept."""
     n_keep = min(n_keep, len(centred) * W_enc.shape[1])
     if fused := _fused(centred):
         with torch.no_grad(), _on_device(centred):
             return fused.encode_batch_topk(*_detached(centred, W_enc, b_enc), n_keep)
-    if (screen := _screen(centred, W_enc)) and (found := screen.encode_batch_topk(centred, W_enc, b_enc, n_keep)):
-        return found
+    if (screen := _screen(centred, W_enc)) and (selected := screen.encode_batch_topk(centred, W_enc, b_enc, n_keep)):
+        return selected
     pre = pre_activations(centred, W_enc, b_enc)
     pattern, cut = select_batch_topk(pre, n_keep)
     return pattern, take(pre, pattern), cut
 
 
-def select_topk(scores: Tensor, k: int) -> Pattern:
+def select_topk(scores: PreActs, k: int) -> Pattern:
     return _run("select_topk", scores, scores, min(k, scores.shape[1]))  # type: ignore[return-value]
 
 
-def select_batch_topk(scores: Tensor, n_keep: int) -> tuple[Pattern, float]:
+def select_batch_topk(scores: PreActs, n_keep: int) -> tuple[Pattern, float]:
     return _run("select_batch_topk", scores, scores, min(n_keep, scores.numel()))  # type: ignore[return-value]
 
 
-def select_above(scores: Tensor, threshold: Tensor) -> Pattern:
+def select_above(scores: PreActs, threshold: PerLatent) -> Pattern:
     return _run("select_above", scores, scores, threshold)  # type: ignore[return-value]
 
 
-def take(scores: Tensor, pattern: Pattern) -> Tensor:
+def take(scores: PreActs, pattern: Pattern) -> PerEntry:
     return _run("take", scores, scores, pattern)  # type: ignore[return-value]
 
 
-def decode(pattern: Pattern, values: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def decode(pattern: Pattern, values: PerEntry, W_dec: DecoderMatrix, b_dec: PerInput) -> Activations:
     return _run("decode", values, pattern, values, W_dec, b_dec)  # type: ignore[return-value]
 
 
-def gather_dot(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
+def gather_dot(pattern: Pattern, left: Activations, right: DecoderMatrix) -> PerEntry:
     return _run("gather_dot", left, pattern, left, right)  # type: ignore[return-value]
 
 
@@ -156,24 +172,30 @@ def transpose(pattern: Pattern, n_latents: int) -> Columns:
     return backend.transpose(pattern, n_latents)
 
 
-def accumulate(columns: Columns, values: Tensor, inputs: Tensor) -> Tensor:
+def accumulate(columns: Columns, values: PerEntry, inputs: Activations) -> DecoderMatrix:
     return _run("accumulate", inputs, columns, values, inputs)  # type: ignore[return-value]
 
 
-def sum_by_latent(columns: Columns, values: Tensor) -> Tensor:
+def sum_by_latent(columns: Columns, values: PerEntry) -> PerLatent:
     return _run("sum_by_latent", values, columns, values)  # type: ignore[return-value]
 
 
-def squared_error(x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+def squared_error(x: Activations, reconstruction: Activations) -> tuple[PerToken, Activations]:
     return _run("squared_error", x, x, reconstruction)  # type: ignore[return-value]
 
 
-def adam(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, **options: float | bool) -> None:
+def adam(
+    parameter: Float[Tensor, "*shape"],
+    gradient: Float[Tensor, "*shape"],
+    first: Float[Tensor, "*shape"],
+    second: Float[Tensor, "*shape"],
+    options: AdamStep,
+) -> None:
     """In place; a [D, F] tensor stored column by column is stepped through its [F, D] transpose."""
     tensors = [parameter, gradient, first, second]
     if parameter.ndim == 2 and not parameter.is_contiguous():
-        tensors = [t.T for t in tensors]
+        tensors = [t.T for t in tensors]  # W_enc: rows of the transpose are contiguous
     if not tensors[1].is_contiguous():
         tensors[1] = tensors[1].contiguous()
     with torch.no_grad(), _on_device(parameter):
-        _backend(parameter).adam(*(t.detach() for t in tensors), **options)
+        _backend(parameter).adam(*(t.detach() for t in tensors), options)

@@ -12,7 +12,7 @@ and for a given slope S_n = ∂L/∂J_n:  ∂R_n = S_nᵀ T_out[B], ∂T_in[A] +
 J and S are flat: token n's entries are at pair_offsets[n] … pair_offsets[n + 1], output latent by output latent. h
 may be a part of the hidden width: `slices` adds to what is there. 2·k²·h operations a token for the slice and twice
 that for the gradient. Here is PyTorch's form (any device, padded, `CHUNK` tokens at a time) and the choice of the
-backend; on the CPU float32 and float64 run `cpu.jacobian`. Nothing carries a gradient.
+backend; on the CPU float32 and float64 run `kernels.cpu.jacobian`. Nothing carries a gradient.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def _chunk(factors: Factors, first: int, last: int) -> _Padded:
     outputs, out_mask = padded(factors.outputs, first, last)
     R = factors.T_in[inputs] * factors.a[first:last, None]
     if factors.b is not None and factors.T_up is not None:
+        # In place: R is the largest of the temporaries, [CHUNK, kx, h].
         R.addcmul_(factors.T_up[inputs], factors.b[first:last, None])
     Q = factors.T_out[outputs] * out_mask[:, :, None]
     return _Padded(R.mul_(in_mask[:, :, None]), Q, inputs, outputs, in_mask, out_mask)
@@ -106,6 +107,7 @@ def slices_in_torch(factors: Factors, pairs: Tensor, out: Tensor) -> None:
     for first, last in _each(factors):
         chunk = _chunk(factors, first, last)
         J = chunk.Q @ chunk.R.mT
+        # A mask reads row by row: the flat order of J, output latent by output latent.
         out[pairs[first] : pairs[last]] += J[chunk.out_mask[:, :, None] & chunk.in_mask[:, None, :]]
 
 
@@ -145,8 +147,8 @@ def rows_subset(pattern: Pattern, values: Tensor, rows: Tensor) -> tuple[Pattern
     counts = pattern.offsets.diff()[rows]
     offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
     torch.cumsum(counts, 0, out=offsets[1:])
-    taken = Pattern(offsets, pattern.indices[:0].new_empty(int(offsets[-1])))
-    entry_rows = rows_of(taken)
+    subset = Pattern(offsets, pattern.indices[:0].new_empty(int(offsets[-1])))
+    entry_rows = rows_of(subset)
     entries = (
         pattern.offsets[rows][entry_rows] + torch.arange(len(entry_rows), device=rows.device) - offsets[entry_rows]
     )

@@ -14,21 +14,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
 from monosemy.kernels import dispatch
 from monosemy.kernels.reference import Columns, Pattern
 from monosemy.latents import SparseLatents
+from monosemy.shapes import Activations, DecoderMatrix, EncoderMatrix, PerEntry, PerInput, PerLatent, PreActs, Scalar
 
 
-def centre(x: Tensor, b_dec: Tensor | None) -> Tensor:
+def centre(x: Activations, b_dec: PerInput | None) -> Activations:
     """x − b_dec, without gradient; `None` leaves x as it is."""
     with torch.no_grad():
         return x if b_dec is None else x - b_dec
 
 
-def pre_activations(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, b_dec: Tensor | None) -> Tensor:
+def pre_activations(x: Activations, W_enc: EncoderMatrix, b_enc: PerLatent | None, b_dec: PerInput | None) -> PreActs:
     """π = (x − b_dec) W_enc + b_enc, [N, F], without gradient; `None` leaves a bias out."""
     return dispatch.pre_activations(centre(x, b_dec), W_enc, b_enc)
 
@@ -48,6 +50,7 @@ class _OnSelection(Function):
     ) -> Tensor:
         ctx.save_for_backward(centred, W_enc)
         ctx.pattern, ctx.columns = pattern, columns
+        # The values exist already: this only ties them to the parameters. A view, since autograd needs a new tensor.
         return values.view_as(values)
 
     @staticmethod
@@ -56,6 +59,7 @@ class _OnSelection(Function):
         needs_x, needs_W, needs_b_enc, needs_b_dec = ctx.needs_input_grad[:4]
         n_latents = W_enc.shape[1]
         grad_W = codes_transposed_times(ctx.pattern, ctx.columns, grad, centred, n_latents).T if needs_W else None
+        # π = (x − b_dec) W_enc + b_enc: both biases need only Σ_n ∂π by latent, b_dec through −W_enc.
         by_latent = dispatch.sum_by_latent(ctx.columns, grad) if needs_b_enc or needs_b_dec else None
         grad_b_enc = by_latent if needs_b_enc else None
         grad_b_dec = -(W_enc @ by_latent) if needs_b_dec and by_latent is not None else None
@@ -80,6 +84,7 @@ class _Decode(Function):
         needs_values, needs_W, needs_b = ctx.needs_input_grad[:3]
         pattern, n_latents = ctx.pattern, W_dec.shape[0]
         grad_values = grad_W = None
+        # ∂values are wanted on the pattern alone; a dense product computes the rest too, and is still quicker there.
         if needs_values and is_dense(pattern, n_latents):
             grad_values = dispatch.take(grad @ W_dec.T, pattern)
         elif needs_values:
@@ -104,6 +109,7 @@ class _PerLatent(Function):
 class _SquaredError(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, reconstruction: Tensor) -> Tensor:
+        # x̂ − x is the gradient up to a factor: keeping it saves a second pass over both matrices.
         sums, residual = dispatch.squared_error(x, reconstruction)
         ctx.save_for_backward(residual)
         return sums.sum() / len(x)
@@ -126,48 +132,52 @@ class Selection:
     def __init__(
         self,
         pattern: Pattern,
-        values: Tensor,
-        centred: Tensor,
+        values: PerEntry,
+        centred: Activations,
         *,
-        x: Tensor,
-        W_enc: Tensor,
-        b_enc: Tensor | None,
-        b_dec: Tensor | None,
+        x: Activations,
+        W_enc: EncoderMatrix,
+        b_enc: PerLatent | None,
+        b_dec: PerInput | None,
     ) -> None:
         self.pattern = pattern
         self.d_sae = W_enc.shape[1]
         self.columns = dispatch.transpose(pattern, self.d_sae)
         self.pre_acts: Tensor = _OnSelection.apply(x, W_enc, b_enc, b_dec, values, centred, pattern, self.columns)
 
-    def per_latent(self, parameter: Tensor) -> Tensor:
+    def per_latent(self, parameter: PerLatent) -> PerEntry:
         """parameter[f] at every entry, [Z]; its gradient is summed by latent."""
         return _PerLatent.apply(parameter, self.pattern, self.columns)
 
-    def latents(self, values: Tensor) -> SparseLatents:
+    def latents(self, values: PerEntry) -> SparseLatents:
+        """The code with these values on the pattern."""
         return SparseLatents(self.pattern.offsets, self.pattern.indices, values, self.d_sae)
 
-    def decode(self, values: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+    def decode(self, values: PerEntry, W_dec: DecoderMatrix, b_dec: PerInput) -> Activations:
         """x̂ = b_dec + codes W_dec, [N, D]."""
         return _Decode.apply(values, W_dec, b_dec, self.pattern, self.columns)
 
 
-def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
+def squared_error(x: Activations, reconstruction: Activations) -> Scalar:
     """mean_n ‖x_n − x̂_n‖², a scalar; gradient to both. The difference is made once, for the loss and its gradient."""
     return _SquaredError.apply(x, reconstruction)
 
 
-def decode(latents: SparseLatents, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def decode(latents: SparseLatents, W_dec: DecoderMatrix, b_dec: PerInput) -> Activations:
     """x̂ [N, D] of a code made anywhere; gradient to values, W_dec and b_dec."""
     pattern = Pattern(latents.offsets, latents.indices.to(torch.int32))
     return _Decode.apply(latents.values, W_dec, b_dec, pattern, None)
 
 
 def is_dense(pattern: Pattern, n_latents: int) -> bool:
+    """Whether a dense product is quicker than the sparse kernels at this density."""
     n_rows = pattern.offsets.shape[0] - 1
     return pattern.indices.shape[0] > dispatch.DENSE_ABOVE * n_rows * n_latents
 
 
-def codes_times(pattern: Pattern, values: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+def codes_times(
+    pattern: Pattern, values: PerEntry, matrix: Float[Tensor, "d_sae d"], bias: Float[Tensor, " d"]
+) -> Float[Tensor, "n d"]:
     """codes [N, F] × matrix [F, D] + bias, sparse or dense by the measured density."""
     if is_dense(pattern, matrix.shape[0]):
         return torch.addmm(bias, _densify(pattern, values, matrix.shape[0]), matrix)
@@ -175,8 +185,8 @@ def codes_times(pattern: Pattern, values: Tensor, matrix: Tensor, bias: Tensor) 
 
 
 def codes_transposed_times(
-    pattern: Pattern, columns: Columns, values: Tensor, inputs: Tensor, n_latents: int
-) -> Tensor:
+    pattern: Pattern, columns: Columns, values: PerEntry, inputs: Float[Tensor, "n d"], n_latents: int
+) -> Float[Tensor, "d_sae d"]:
     """codesᵀ [F, N] × inputs [N, D], sparse or dense by the measured density."""
     if is_dense(pattern, n_latents):
         return _densify(pattern, values, n_latents).T @ inputs

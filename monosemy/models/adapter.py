@@ -39,6 +39,7 @@ from monosemy.errors import UserError
 from monosemy.models.architecture import find_engine, first_sentence, max_positions, special_token_ids
 from monosemy.models.heads import find_projection, layer_heads, projection_matrix, projection_width
 from monosemy.models.padding import Edit, Padding, check_unpadded, read_mask, read_tokens
+from monosemy.models.passing import as_sequences, pass_through, unscaled
 from monosemy.models.sites import KINDS, POST_NORM_KINDS, Site, parse_site
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ class LanguageModel:
 
             def keep(value: Tensor) -> None:
                 value = value * scale if scale != 1 else value.clone() if whole else value
-                read[name] = _as_sequences(value, tokens)
+                read[name] = as_sequences(value, tokens)
                 if not whole and len(read) == len(names):
                     raise _PassEnded
 
@@ -347,12 +348,12 @@ class LanguageModel:
 
             def replace(value: Tensor) -> Tensor:
                 done.add(name)
-                value_BTD = _as_sequences(value * scale if scale != 1 else value, tokens)
+                value_BTD = as_sequences(value * scale if scale != 1 else value, tokens)
                 new = edit(value_BTD)
                 if new.numel() != value.numel() or new.shape[-1] != value.shape[-1]:
                     raise ValueError(f"the edit at {name} turned shape {tuple(value.shape)} into {tuple(new.shape)}")
                 new = new.to(value.dtype).reshape(value.shape)
-                return new if scale == 1 else _unscaled(new, value, scale)
+                return new if scale == 1 else unscaled(new, value, scale)
 
             return replace
 
@@ -409,7 +410,7 @@ class LanguageModel:
             for index, block in enumerate(skipped):
                 last = index == len(skipped) - 1
                 replaced.append((block, block.__dict__.get("forward")))
-                block.__dict__["forward"] = _pass_through(
+                block.__dict__["forward"] = pass_through(
                     start.resid if start is not None and last else None, extras[index]
                 )
             yield
@@ -480,28 +481,3 @@ class LanguageModel:
                 f"{self.name}; tokenise with this model's own tokenizer"
             )
         return tokens.to(self.device, torch.long), padding
-
-
-def _pass_through(resid: Tensor | None, n_extras: int | None) -> Callable[..., Any]:
-    """A layer's forward that hands on its input, or `resid` when given, before `n_extras` empty values."""
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        value = resid if resid is not None else kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        return value if n_extras is None else (value, *[None] * n_extras)
-
-    return forward
-
-
-def _unscaled(new: Tensor, value: Tensor, scale: float) -> Tensor:
-    """What a module must put out for its contribution to be `new`: new / scale, and to the bit its own `value` where
-    the contribution is left as it was. Gradients are those of new / scale."""
-    divided = new / scale
-    with torch.no_grad():
-        correction = torch.where(new == value * scale, value, divided) - divided
-    return divided + correction
-
-
-def _as_sequences(value: Tensor, tokens: Tensor) -> Tensor:
-    """[B, T, d] from a module that flattens sequences to [B · T, d] (OPT's MLP) or splits heads [B, T, H, d_head]."""
-    n_sequences, n_positions = tokens.shape
-    return value.reshape(n_sequences, n_positions, -1)

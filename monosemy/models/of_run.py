@@ -26,9 +26,12 @@ def load_run_model(
     settings, began_with = config.model, provenance.get("model", {})
     source = find_source(folder, config, provenance, "model", moved)
     model = load_model(
-        source, revision=settings.revision or began_with.get("commit"), dtype=settings.dtype, device=settings.device,
+        source,
+        revision=settings.revision or began_with.get("commit"),
+        dtype=settings.dtype,
+        device=settings.device,
         randomise=settings.randomise,
-    )  # fmt: skip
+    )
     if source != settings.source:
         model.name = settings.source + model.name.removeprefix(source)
     refuse_change("the model", began_with.get("fingerprint"), model.fingerprint, folder, "--model")

@@ -26,6 +26,7 @@ from monosemy.config import from_json, to_json
 from monosemy.errors import UserError
 from monosemy.kernels import ops
 from monosemy.latents import SparseLatents
+from monosemy.shapes import Activations, LatentMask, PreActs, Scalar
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class StepInfo:
     progress: float
     l0: float
     sparsity_coef: float = 0.0
-    dead: Tensor | None = None
+    dead: LatentMask | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class StepOutput:
     """A step's result. `total` is the scalar to differentiate; `terms` are its parts, detached; `latents` the code
     (values may include zeros inside a kernel window); `statistic` whatever `observe` needs (a batch's cut, say)."""
 
-    total: Tensor
+    total: Scalar
     terms: Mapping[str, Tensor]
-    reconstruction: Tensor
+    reconstruction: Activations
     latents: SparseLatents
     statistic: float | None = None
 
@@ -112,18 +113,18 @@ class SparseAutoencoder(nn.Module, ABC):
         return self.config.d_sae
 
     @abstractmethod
-    def encode(self, x: Tensor) -> SparseLatents:
+    def encode(self, x: Activations) -> SparseLatents:
         """The code of x [N, d_in] as it is at inference, without gradient."""
 
     @abstractmethod
-    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
         """The training loss of a batch x [N, d_in] at E‖x‖² = 1; pure."""
 
     @abstractmethod
-    def initialise(self, x: Tensor, l0: float) -> None:
+    def initialise(self, x: Activations, l0: float) -> None:
         """Sets biases and thresholds from held-in rows x [n, d_in] so that training starts near `l0`."""
 
-    def margins(self, x: Tensor) -> Tensor | None:
+    def margins(self, x: Activations) -> PreActs | None:
         """[N, F]: a latent is on exactly where its margin is positive. None when the L0 holds by construction."""
         return None
 
@@ -138,7 +139,7 @@ class SparseAutoencoder(nn.Module, ABC):
         biases = [name for name, _ in self.named_parameters() if name.startswith("b_")]
         return dict.fromkeys(biases, getattr(self.options, "bias_rate_factor", 1.0))
 
-    def decode(self, latents: SparseLatents) -> Tensor:
+    def decode(self, latents: SparseLatents) -> Activations:
         """x̂ [N, d_in] of a code. Raises UserError when the code has another width."""
         if latents.d_sae != self.d_sae:
             raise UserError(f"the code has {latents.d_sae} latents but this SAE has {self.d_sae}")
@@ -172,7 +173,7 @@ def check_input(x: Tensor, d_in: int) -> None:
         raise UserError(f"the input has width {x.shape[-1]} but this SAE reads width {d_in}; take its own site")
 
 
-def quantile_of_l0(scores: Tensor, l0: float) -> float:
+def quantile_of_l0(scores: PreActs, l0: float) -> float:
     """The value that l0 entries per row of scores [N, F] exceed, over all rows together."""
     n_above = min(scores.numel(), max(1, math.ceil(l0 * scores.shape[0])))
     return float(scores.flatten().kthvalue(scores.numel() - n_above + 1).values)

@@ -24,6 +24,7 @@ from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
+from monosemy.shapes import Activations, PreActs
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class BatchTopK(SparseAutoencoder):
         self.register_buffer("threshold_weight", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> SparseLatents:
+    def encode(self, x: Activations) -> SparseLatents:
         threshold = self.threshold.clamp_min(0).to(x).expand(self.d_sae)
         centred = ops.centre(x, self.b_dec)
         pattern, values = dispatch.encode_above(centred, self.W_enc, self.b_enc, threshold)
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
-    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
         centred = ops.centre(x, self.b_dec)
         n_keep = round(step.l0 * len(x))
         pattern, values, cut = dispatch.encode_batch_topk(centred, self.W_enc, self.b_enc, n_keep)
@@ -89,7 +90,7 @@ class BatchTopK(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), latents, statistic=cut)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, l0: float) -> None:
+    def initialise(self, x: Activations, l0: float) -> None:
         self.b_dec.copy_(x.mean(0))
 
     @torch.no_grad()
@@ -101,11 +102,11 @@ class BatchTopK(SparseAutoencoder):
             self.threshold_weight.zero_()
             return
         weight = self.options.threshold_beta * self.threshold_weight + 1 - self.options.threshold_beta
-        self.threshold.lerp_(torch.as_tensor(output.statistic).to(self.threshold),
-                             ((1 - self.options.threshold_beta) / weight).to(self.threshold))  # fmt: skip
+        share = ((1 - self.options.threshold_beta) / weight).to(self.threshold)
+        self.threshold.lerp_(torch.as_tensor(output.statistic).to(self.threshold), share)
         self.threshold_weight.copy_(weight)
 
-    def margins(self, x: Tensor) -> Tensor:
+    def margins(self, x: Activations) -> PreActs:
         pre = ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
         return torch.where(pre > 0, pre - self.threshold, -torch.inf)
 

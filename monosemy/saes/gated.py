@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
@@ -26,6 +26,7 @@ from monosemy.ranges import SHARE
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
 from monosemy.saes.losses import squared_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
+from monosemy.shapes import Activations, PerEntry, PreActs
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,22 @@ class Gated(SparseAutoencoder):
         self.b_mag = nn.Parameter(torch.zeros(config.d_sae))
         self.r_mag = nn.Parameter(torch.zeros(config.d_sae))
 
-    def _linear(self, x: Tensor) -> Tensor:
+    def _linear(self, x: Activations) -> PreActs:
         return ops.pre_activations(x, self.W_enc, None, self.b_dec)
 
-    def _encode(self, x: Tensor) -> tuple[Pattern, Tensor, Tensor]:
+    def _encode(self, x: Activations) -> tuple[Pattern, PerEntry, Activations]:
         """Where the gate is open, (x − b_dec) W_enc there, and x − b_dec."""
         centred = ops.centre(x, self.b_dec)
         return *dispatch.encode_above(centred, self.W_enc, None, -self.b_gate), centred
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> SparseLatents:
+    def encode(self, x: Activations) -> SparseLatents:
         pattern, linear, _ = self._encode(x)
         latents = pattern.indices.long()
         magnitude = linear * self.r_mag.exp()[latents] + self.b_mag[latents]
         return SparseLatents(pattern.offsets, pattern.indices, magnitude.relu(), self.d_sae)
 
-    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
         selection = ops.Selection(*self._encode(x), x=x, W_enc=self.W_enc, b_enc=None, b_dec=self.b_dec)
         gate = selection.pre_acts + selection.per_latent(self.b_gate)
         magnitude = selection.pre_acts * selection.per_latent(self.r_mag.exp()) + selection.per_latent(self.b_mag)
@@ -92,13 +93,13 @@ class Gated(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, l0: float) -> None:
+    def initialise(self, x: Activations, l0: float) -> None:
         self.b_dec.copy_(x.mean(0))
         threshold = max(0.0, quantile_of_l0(self._linear(x), l0))
         self.b_gate.fill_(-threshold)
 
     @torch.no_grad()
-    def margins(self, x: Tensor) -> Tensor:
+    def margins(self, x: Activations) -> PreActs:
         linear = self._linear(x)
         on = linear * self.r_mag.exp() + self.b_mag > 0
         return torch.where(on, linear + self.b_gate, -torch.inf)

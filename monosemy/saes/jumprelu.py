@@ -8,7 +8,7 @@
 Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
     ∂f/∂θ = −(θ/ε) K((π − θ)/ε),  ∂H/∂θ = −(1/ε) K((π − θ)/ε),  ∂f/∂π = H(π − θ),  ∂H/∂π = 0.
 In "step" only θ feels the sparsity term; in "tanh" it reaches every parameter through f. Gradients are exactly zero off
-{π > θ − ε/2}, plus, for the λ_P term, a shared column sum: training is sparse and exact.
+{π > θ − ε/2}, plus, for the λ_P term, a shared column sum (`BelowThreshold`): training is sparse and exact.
 λ is steered by a controller so that the L0 lands where asked; thresholds are calibrated at the end on held-in tokens.
 
 Deviations, for runs of hundreds of steps: θ starts at the quantile of π that gives the starting L0; ε is a share of θ's
@@ -35,6 +35,7 @@ from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
 from monosemy.saes.losses import squared_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
+from monosemy.shapes import Activations, PerEntry, PerLatent, PreActs, Scalar
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class JumpReluFunction(Function):
     """π, θ [Z] → π H(π − θ); gradients: π ← H, θ ← −(θ/ε) K."""
 
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, pre: PerEntry, threshold: PerEntry, bandwidth: float) -> PerEntry:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
         return torch.where(pre > threshold, pre, 0.0)
@@ -90,7 +91,7 @@ class StepFunction(Function):
     """π, θ [Z] → H(π − θ); gradients: π ← 0, θ ← −(1/ε) K."""
 
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, pre: PerEntry, threshold: PerEntry, bandwidth: float) -> PerEntry:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
         return (pre > threshold).to(pre.dtype)
@@ -150,10 +151,10 @@ class JumpRelu(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.threshold = nn.Parameter(torch.full((config.d_sae,), self.options.threshold_start))
 
-    def _pre(self, x: Tensor) -> Tensor:
+    def _pre(self, x: Activations) -> PreActs:
         return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
 
-    def _encode(self, x: Tensor, threshold: Tensor) -> tuple[Pattern, Tensor, Tensor]:
+    def _encode(self, x: Activations, threshold: PerLatent) -> tuple[Pattern, PerEntry, Activations]:
         """Pattern above the threshold, its pre-activations, and x − b_dec."""
         centred = ops.centre(x, self.b_dec)
         return *dispatch.encode_above(centred, self.W_enc, self.b_enc, threshold), centred
@@ -168,11 +169,11 @@ class JumpRelu(SparseAutoencoder):
         return relative * float(self.threshold.detach().mean()) if relative > 0 else self.options.bandwidth
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> SparseLatents:
+    def encode(self, x: Activations) -> SparseLatents:
         pattern, values, _ = self._encode(x, self.threshold.clamp_min(0))
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
-    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
         bandwidth = max(self.bandwidth, 1e-12)
         # The window's lower edge may lie below zero; what lies there still moves θ.
         window, pre_acts, centred = self._encode(x, self.threshold.detach() - bandwidth / 2)
@@ -194,16 +195,15 @@ class JumpRelu(SparseAutoencoder):
             total = total + self.options.pre_act_coef * below
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
 
-    def _below(self, x: Tensor, centred: Tensor) -> Tensor:
+    def _below(self, x: Activations, centred: Activations) -> Scalar:
         pre = self._pre(x)
         above = dispatch.select_above(pre, torch.nextafter(self.threshold.detach(), torch.tensor(-torch.inf).to(pre)))
         columns = dispatch.transpose(above, self.d_sae)
-        return BelowThreshold.apply(
-            self.W_enc, self.b_enc, self.b_dec, self.threshold, pre, centred, above, columns
-        )  # fmt: skip
+        parameters = (self.W_enc, self.b_enc, self.b_dec, self.threshold)
+        return BelowThreshold.apply(*parameters, pre, centred, above, columns)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, l0: float) -> None:
+    def initialise(self, x: Activations, l0: float) -> None:
         self.b_dec.copy_(x.mean(0))
         if self.options.threshold_start == 0:
             self.threshold.fill_(max(0.0, quantile_of_l0(self._pre(x), l0)))
@@ -214,7 +214,7 @@ class JumpRelu(SparseAutoencoder):
         self.threshold.clamp_min_(0)
 
     @torch.no_grad()
-    def margins(self, x: Tensor) -> Tensor:
+    def margins(self, x: Activations) -> PreActs:
         pre = self._pre(x)
         return torch.where(pre > 0, pre - self.threshold, -torch.inf)
 

@@ -5,33 +5,33 @@ E‖x‖² = 1 they are of the size of the FVU, and papers that average over d_i
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
+from monosemy.shapes import Activations, DecoderMatrix, EncoderMatrix, LatentMask, PerInput, PerLatent, Scalar
 
 
-def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
+def squared_error(x: Activations, reconstruction: Activations) -> Scalar:
     """mean_n ‖x_n − x̂_n‖², a scalar."""
     return ops.squared_error(x, reconstruction)
 
 
-def variance(x: Tensor) -> Tensor:
+def variance(x: Activations) -> Scalar:
     """mean_n ‖x_n − x̄‖² of a batch, a scalar without gradient."""
     with torch.no_grad():
         return (x - x.mean(0)).square().sum() / x.shape[0]
 
 
 def dead_latent_error(
-    x: Tensor,
-    reconstruction: Tensor,
-    W_enc: Tensor,
-    W_dec: Tensor,
-    b_enc: Tensor,
-    b_dec: Tensor,
-    dead: Tensor,
+    x: Activations,
+    reconstruction: Activations,
+    W_enc: EncoderMatrix,
+    W_dec: DecoderMatrix,
+    b_enc: PerLatent,
+    b_dec: PerInput,
+    dead: LatentMask,
     k_aux: int,
-) -> Tensor:
+) -> Scalar:
     """AuxK (Gao et al. 2024): ‖e − ê‖² / ‖e‖², the error of reconstructing the residual e = x − x̂ (no gradient) from
     the k_aux strongest dead latents; a scalar of order 1, normalised by the residual's own energy.
 

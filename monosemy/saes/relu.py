@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
@@ -23,6 +23,7 @@ from monosemy.ranges import SHARE
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
 from monosemy.saes.losses import squared_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
+from monosemy.shapes import Activations, PerEntry, PreActs
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,17 @@ class Relu(SparseAutoencoder):
         super().__init__(config)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
 
-    def _encode(self, x: Tensor) -> tuple[Pattern, Tensor, Tensor]:
+    def _encode(self, x: Activations) -> tuple[Pattern, PerEntry, Activations]:
         """Pattern, its pre-activations, and x − b_dec."""
         centred = ops.centre(x, self.b_dec)
         return *dispatch.encode_above(centred, self.W_enc, self.b_enc, x.new_zeros(self.d_sae)), centred
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> SparseLatents:
+    def encode(self, x: Activations) -> SparseLatents:
         pattern, values, _ = self._encode(x)
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
-    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
         selection = ops.Selection(*self._encode(x), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec)
         reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
         error = squared_error(x, reconstruction)
@@ -75,12 +76,12 @@ class Relu(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(selection.pre_acts.detach()))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, l0: float) -> None:
+    def initialise(self, x: Activations, l0: float) -> None:
         self.b_dec.copy_(x.mean(0))
         self.b_enc.zero_()
         self.b_enc.fill_(-max(0.0, quantile_of_l0(self.margins(x), l0)))
 
-    def margins(self, x: Tensor) -> Tensor:
+    def margins(self, x: Activations) -> PreActs:
         return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
 
     @torch.no_grad()

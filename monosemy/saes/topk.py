@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from monosemy.errors import UserError
 from monosemy.kernels import dispatch, ops
@@ -24,6 +24,7 @@ from monosemy.ranges import SHARE, Range, number_name
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
+from monosemy.shapes import Activations, PerEntry
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,17 @@ class TopK(SparseAutoencoder):
             )
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
 
-    def _encode(self, x: Tensor, k: int) -> tuple[Pattern, Tensor, Tensor]:
+    def _encode(self, x: Activations, k: int) -> tuple[Pattern, PerEntry, Activations]:
         """Pattern, its pre-activations, and x − b_dec."""
         centred = ops.centre(x, self.b_dec)
         return *dispatch.encode_topk(centred, self.W_enc, self.b_enc, k), centred
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> SparseLatents:
+    def encode(self, x: Activations) -> SparseLatents:
         pattern, values, _ = self._encode(x, round(self.config.l0))
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
-    def losses(self, x: Tensor, step: StepInfo) -> StepOutput:
+    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
         selection = ops.Selection(
             *self._encode(x, round(step.l0)), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec
         )
@@ -87,5 +88,5 @@ class TopK(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(selection.pre_acts.detach()))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor, l0: float) -> None:
+    def initialise(self, x: Activations, l0: float) -> None:
         self.b_dec.copy_(x.mean(0))

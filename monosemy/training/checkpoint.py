@@ -66,6 +66,7 @@ def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: 
             unfinished.state,
             {"format": FORMAT, "step": step, "sha256": files.sha256(path), **state},
         )
+    # Only now: until the new one is whole and on disk, the one before it is what a killed run goes on from.
     for old in checkpoint_folders(parent):
         if old.name < final.name:
             shutil.rmtree(old, ignore_errors=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from monosemy.latents import SparseLatents
+from monosemy.shapes import LatentMask
 
 
 class FiringTracker:
@@ -17,9 +17,10 @@ class FiringTracker:
 
     def observe(self, latents: SparseLatents) -> None:
         """One step's code: latents that fired start again from zero."""
+        # Positive values only: entries of value zero, inside a kernel window, have not fired.
         fired = latents.firing_counts() > 0
         self.silent_tokens = torch.where(fired, 0, self.silent_tokens + latents.n_tokens)
 
-    def dead(self) -> Tensor:
-        """bool [F]"""
+    def dead(self) -> LatentMask:
+        """True for latents that have been silent for `dead_after_tokens`."""
         return self.silent_tokens >= self.dead_after_tokens

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from monosemy.kernels import dispatch
+from monosemy.kernels.reference import AdamStep
 from monosemy.saes.base import SparseAutoencoder
 
 
 def schedule(progress: float, warmup_fraction: float, decay_fraction: float) -> float:
     """Learning-rate factor: cosine rise from 0.1 over the warm-up, flat, linear fall to zero over the decay."""
     if progress < warmup_fraction:
+        # From a tenth rather than from zero: the first step already moves, and Adam's moments fill with real steps.
         return 0.1 + 0.9 * 0.5 * (1 - math.cos(math.pi * progress / warmup_fraction))
     if progress > 1 - decay_fraction:
         return max(0.0, (1 - progress) / decay_fraction)
@@ -31,6 +33,7 @@ class Adam:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.n_steps = 0
         self.parameters = {name: p for name, p in sae.named_parameters() if p.requires_grad}
+        # Moments take the parameters' strides, so that one pass walks all four tensors in the same order.
         self.first = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.rate_factors = dict(sae.rate_factors())
@@ -40,11 +43,7 @@ class Adam:
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
-            dispatch.adam(
-                parameter,
-                parameter.grad,
-                self.first[name],
-                self.second[name],
+            options = AdamStep(
                 step=self.n_steps,
                 learning_rate=learning_rate * self.rate_factors.get(name, 1.0),
                 beta1=self.beta1,
@@ -52,6 +51,8 @@ class Adam:
                 epsilon=self.epsilon,
                 unit_rows=name == "W_dec",
             )
+            dispatch.adam(parameter, parameter.grad, self.first[name], self.second[name], options)
+            # Not zeroed: the next backward pass then writes the gradient instead of adding to it.
             parameter.grad = None
 
     def tensors(self) -> dict[str, Tensor]:

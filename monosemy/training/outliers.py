@@ -19,19 +19,20 @@ leaves none out.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
+
+from monosemy.shapes import Activations
 
 
 @torch.no_grad()
-def ordinary_rows(
-    x: Float[Tensor, "n d"], reconstruction: Float[Tensor, "n d"], multiple: float
-) -> Bool[Tensor, " n"] | None:
+def ordinary_rows(x: Activations, reconstruction: Activations, multiple: float) -> Bool[Tensor, " n"] | None:
     """True for rows to keep; None when that is all of them (always for `multiple` 0). NaN rows are kept: the loss says
     so."""
     if multiple == 0:
         return None
-    missed = x - reconstruction
-    error = torch.linalg.vecdot(missed, missed)
+    residual = x - reconstruction
+    error = torch.linalg.vecdot(residual, residual)
+    # Both conditions: a row that is merely hard is worse than the median, but no worse than zeros would be.
     wrecking = (error > multiple * error.median()) & (error > torch.linalg.vecdot(x, x))
     return ~wrecking if bool(wrecking.any()) else None

@@ -20,6 +20,7 @@ def annealed_l0(l0: float, progress: float, start_factor: float, anneal_fraction
     """The L0 a step should have: geometric fall from start_factor·l0 (at most d_sae/2) to l0."""
     if anneal_fraction <= 0 or progress >= anneal_fraction:
         return l0
+    # Half of the latents is as dense as a code may start; below the target the annealing has nothing to do.
     start = max(l0, min(start_factor * l0, d_sae / 2))
     return math.exp(math.log(start) + (math.log(l0) - math.log(start)) * progress / anneal_fraction)
 
@@ -36,13 +37,15 @@ class SparsityController:
 
     def used(self, target: float) -> float:
         """λ for a step that should have `target` active latents."""
-        if self.average_l0 is None:
+        if self.average_l0 is None:  # the first step: nothing is measured yet
             return self.coef
         return self.coef * (max(self.average_l0, 1e-3) / target) ** self.proportional
 
     def observe(self, l0: float, target: float) -> None:
         """One step's measured L0 against what it should have been."""
         self.average_l0 = l0 if self.average_l0 is None else self.beta * self.average_l0 + (1 - self.beta) * l0
+        # In logarithms a factor too many and a factor too few weigh the same. The clip holds one odd batch in check,
+        # and the bounds keep λ a number when an SAE has gone silent.
         excess = math.log(max(l0, 1e-3) / target)
         self.coef = min(1e3, max(1e-9, self.coef * math.exp(self.gain * max(-1.0, min(1.0, excess)))))
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from monosemy.config import TrainingConfig
 from monosemy.saes.base import SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import variance
+from monosemy.shapes import Activations, Scalar
 from monosemy.training.dead import FiringTracker
 from monosemy.training.optim import Adam, schedule
 from monosemy.training.outliers import ordinary_rows
@@ -27,7 +29,7 @@ class Diverged(Exception):
 
 
 class Forward(NamedTuple):
-    """What a step was told, and its loss before anything changes."""
+    """The settings of a step, and its loss before anything changes."""
 
     info: StepInfo
     output: StepOutput
@@ -41,6 +43,7 @@ class Trainee:
         options = sae.options
         self.learning_rate = config.learning_rate or options.learning_rate
         self.optimizer = Adam(sae, options.beta1, options.beta2)
+        # At least one batch: a latent cannot be dead before it had a chance to fire.
         dead_after = max(config.batch_tokens, min(10_000_000, int(config.dead_fraction * n_train_tokens)))
         self.tracker = FiringTracker(sae.d_sae, dead_after, sae.W_dec.device)
         self.controller: SparsityController | None = None
@@ -54,12 +57,13 @@ class Trainee:
         options, config = self.sae.options, self.sae.config
         return annealed_l0(config.l0, progress, options.k_start_factor, options.k_anneal_fraction, config.d_sae)
 
-    def step(self, x: Tensor, index: int) -> dict[str, float]:
+    def step(self, x: Activations, index: int) -> dict[str, float]:
         """One training step on x [N, d_in] at E‖x‖² = 1; `index` counts from 0. Returns the step's metrics.
 
         Raises Diverged, with nothing changed, when the loss or a gradient is not finite.
         """
         forward = self.forward(x, index)
+        # Rows that would wreck the SAE are known only by their error, so a batch with one of them is run twice.
         if (keep := self.ordinary(x, forward)) is not None:
             x = x[keep]
             forward = self.forward(x, index)
@@ -68,11 +72,11 @@ class Trainee:
             self.n_left_out += int((~keep).sum())
         return self.update(x, index, forward)
 
-    def ordinary(self, x: Tensor, forward: Forward) -> Tensor | None:
+    def ordinary(self, x: Activations, forward: Forward) -> Bool[Tensor, " n"] | None:
         """The rows that the step may learn from, [N] of bool; None for all (outliers.py)."""
         return ordinary_rows(x, forward.output.reconstruction, self.config.outlier_error)
 
-    def forward(self, x: Tensor, index: int) -> Forward:
+    def forward(self, x: Activations, index: int) -> Forward:
         """The loss of step `index` on x; changes nothing."""
         progress = index / self.n_steps
         target = self.target_l0(progress)
@@ -81,7 +85,7 @@ class Trainee:
         info = StepInfo(progress, target, coef, dead if bool(dead.any()) else None)
         return Forward(info, self.sae.losses(x, info))
 
-    def differentiate(self, total: Tensor, index: int, also: Trainee | None = None) -> None:
+    def differentiate(self, total: Scalar, index: int, also: Trainee | None = None) -> None:
         """Gradients of a loss, this SAE's own or one shared with `also`.
 
         Raises Diverged when the loss or a gradient is not finite.
@@ -91,13 +95,16 @@ class Trainee:
         total.backward()
         for trainee in (self, also) if also is not None else (self,):
             for name, parameter in trainee.optimizer.parameters.items():
+                # One NaN or infinity spoils the sum, and a sum is much quicker than a test of every entry.
                 if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
                     raise Diverged(f"the gradient of {name} is not finite at step {index}")
 
-    def update(self, x: Tensor, index: int, forward: Forward) -> dict[str, float]:
+    def update(self, x: Activations, index: int, forward: Forward) -> dict[str, float]:
         """Moves everything by the step whose gradients are there; returns the step's metrics."""
         info, output = forward
         rate = self.learning_rate * schedule(info.progress, self.config.warmup_fraction, self.config.decay_fraction)
+        # Adam first: what follows measures the step just taken and prepares the next one, and none of it may move a
+        # gradient that is still to be applied.
         self.optimizer.step(rate)
         self.sae.observe(output, info)
         self.tracker.observe(output.latents)
@@ -128,8 +135,9 @@ class Trainee:
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continues exactly where `tensors` and `state` were taken. Memory layouts stay this object's own."""
-        for name, mine in self.tensors().items():
-            mine.copy_(tensors[name])
+        for name, tensor in self.tensors().items():
+            # In place: W_enc stays stored column by column, and the optimizer keeps its references.
+            tensor.copy_(tensors[name])
         self.optimizer.n_steps, self.stopped = state["n_steps"], state["stopped"]
         self.n_left_out = state["n_left_out"]
         if self.controller:

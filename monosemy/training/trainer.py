@@ -137,6 +137,7 @@ class Trainer:
         self.stream.restore({**state["stream"], **stream_tensors})
         self.index, self.n_tokens, self.messages = state["step"], state["n_tokens"], list(state["messages"])
         self.seconds = state["seconds"]
+        # Records written after the checkpoint belong to steps that are taken again.
         self.metrics.truncate(state["metrics_offset"])
         for quantity, before in state.get("arithmetic", {}).items():
             if (now := self.arithmetic()[quantity]) != before:
@@ -188,6 +189,7 @@ class Trainer:
                     self._record(metrics)
                 if self.on_step:
                     self.on_step(n_rows, metrics)
+                # Between steps only: nothing is then half changed.
                 if stop_asked():
                     folder = self.save()
                     raise Interrupted(f"interrupted at step {self.index}; saved as {folder}")
@@ -226,6 +228,7 @@ class Trainer:
         return max(1, psutil.virtual_memory().total // 8 // buffers)
 
     def _step(self, batch: Mapping[str, Tensor], workers: Workers) -> dict[Key, dict[str, float]]:
+        # The sum is quick, and finite for finite rows but where it overflows: only then is every entry looked at.
         finite = {site: bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()) for site, x in batch.items()}
         going = [unit for unit in self.units if not any(self.trainees[key].stopped for key in unit.keys)]
 
@@ -237,6 +240,7 @@ class Trainer:
             except Diverged as reason:
                 return reason
 
+        # Diverged is returned rather than raised, so that one SAE's end does not cut off the steps of the others.
         results = workers.run([partial(advance, unit) for unit in going])
         metrics: dict[Key, dict[str, float]] = {}
         for unit, result in zip(going, results, strict=True):

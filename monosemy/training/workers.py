@@ -29,6 +29,7 @@ def plan(n_jobs: int, n_threads: int) -> tuple[int, int]:
     def rounds(n_workers: int) -> float:
         return math.ceil(n_jobs / n_workers) / (n_threads // n_workers) ** SCALING
 
+    # `min` takes the first of equals: the fewest at a time, which need the least memory.
     n_workers = min(range(1, max(1, min(n_jobs, n_threads)) + 1), key=rounds)
     return n_workers, max(1, n_threads // n_workers)
 
@@ -51,10 +52,10 @@ class Workers:
 
     def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
         """Raises what a job raised, once those begun have ended."""
-        if self.n_workers == 1:
+        if self.n_workers == 1:  # in the caller's own thread, whose thread count is set already
             return [job() for job in jobs]
         futures = [self._pool.submit(job) for job in jobs]
-        wait(futures)
+        wait(futures)  # all of them: no job may still move its SAE while the error of another is handled
         return [future.result() for future in futures]
 
     def __enter__(self) -> Workers:

@@ -11,6 +11,8 @@ width / `COLUMNS` are used for the gradient.
 # mypy: disable-error-code="untyped-decorator,call-arg"
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 import torch
@@ -18,14 +20,17 @@ import torch
 from monosemy.kernels.factors import Factors, Gradients
 
 BLOCK, COLUMNS = 256, 256
+"""Columns of the hidden width at a time: of a token's rows R_n; of a task of the gradient."""
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 _parallel = numba.njit(parallel=True, nogil=True, fastmath=_FAST, cache=True)
 _inner = numba.njit(nogil=True, fastmath=_FAST, cache=True)
 
 
 @_inner
-def _tile(R, Q0, Q1, Q2, Q3, out, i, j, n_columns):
-    # out[i..i+3, j..j+3] += Q · R over the block's columns
+def _tile(R, Q, out, i, j, n_columns):
+    # out[i..i+3, j..j+3] += Q · R over the block's columns. Sixteen sums in registers: every load of a row serves four
+    # products, and no sum waits for the one before it.
+    Q0, Q1, Q2, Q3 = Q
     r0, r1, r2, r3 = R[j], R[j + 1], R[j + 2], R[j + 3]
     zero = R.dtype.type(0)
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = e0 = e1 = e2 = e3 = zero
@@ -75,7 +80,8 @@ def _dot(left, right, n_columns):
 
 
 @_parallel
-def _slices(in_offsets, in_indices, out_offsets, out_indices, pairs, a, b, T_in, T_up, T_out, gated, result):
+def _slices(arrays, pairs, gated, result):
+    in_offsets, in_indices, out_offsets, out_indices, a, b, T_in, T_up, T_out = arrays
     width = T_in.shape[1]
     for n in numba.prange(in_offsets.shape[0] - 1):
         inputs = in_indices[in_offsets[n] : in_offsets[n + 1]]
@@ -83,8 +89,9 @@ def _slices(in_offsets, in_indices, out_offsets, out_indices, pairs, a, b, T_in,
         n_in, n_out = inputs.shape[0], outputs.shape[0]
         J = result[pairs[n] : pairs[n + 1]].reshape((n_out, n_in))
         R = np.empty((n_in, BLOCK), T_in.dtype)
+        # Tiles cover the multiples of four; the rows and columns left over are single products.
         whole_in, whole_out = n_in - n_in % 4, n_out - n_out % 4
-        for start in range(0, width, BLOCK):
+        for start in range(0, width, BLOCK):  # R of a block stays in the cache while all output latents use it
             stop = min(width, start + BLOCK)
             size = stop - start
             first = a[n, start:stop]
@@ -101,7 +108,7 @@ def _slices(in_offsets, in_indices, out_offsets, out_indices, pairs, a, b, T_in,
                 Q0, Q1 = T_out[outputs[i], start:stop], T_out[outputs[i + 1], start:stop]
                 Q2, Q3 = T_out[outputs[i + 2], start:stop], T_out[outputs[i + 3], start:stop]
                 for j in range(0, whole_in, 4):
-                    _tile(R, Q0, Q1, Q2, Q3, J, i, j, size)
+                    _tile(R, (Q0, Q1, Q2, Q3), J, i, j, size)
                 for j in range(whole_in, n_in):
                     J[i, j] += _dot(Q0, R[j], size)
                     J[i + 1, j] += _dot(Q1, R[j], size)
@@ -117,7 +124,7 @@ def _slices(in_offsets, in_indices, out_offsets, out_indices, pairs, a, b, T_in,
 def _combine(weights, at, rows, out, n_out, n_rows):
     # out[i] = Σ_j weights[at + i·n_rows + j] rows[j]: rows of COLUMNS numbers in flat arrays, four into four at a time.
     # Unsigned positions and flat arrays: nothing is checked or wrapped within the loop, and it is vectorised whole.
-    one, four, size = np.uint64(1), np.uint64(4), np.uint64(COLUMNS)
+    unit, four, size = np.uint64(1), np.uint64(4), np.uint64(COLUMNS)
     n_out, n_rows = np.uint64(n_out), np.uint64(n_rows)
     whole_out, whole_rows = n_out - n_out % four, n_rows - n_rows % four
     out[: n_out * size] = 0
@@ -129,7 +136,7 @@ def _combine(weights, at, rows, out, n_out, n_rows):
         for j in range(np.uint64(0), whole_rows, four):
             x0 = j * size
             x1, x2, x3 = x0 + size, x0 + size + size, x0 + size + size + size
-            j1, j2, j3 = j + one, j + one + one, j + one + one + one
+            j1, j2, j3 = j + unit, j + unit + unit, j + unit + unit + unit
             p0, p1, p2, p3 = weights[w0 + j], weights[w0 + j1], weights[w0 + j2], weights[w0 + j3]
             q0, q1, q2, q3 = weights[w1 + j], weights[w1 + j1], weights[w1 + j2], weights[w1 + j3]
             s0, s1, s2, s3 = weights[w2 + j], weights[w2 + j1], weights[w2 + j2], weights[w2 + j3]
@@ -181,6 +188,7 @@ def _add_times(total, row, weights):
 
 @_parallel
 def _turn(in_offsets, out_offsets, pairs, slope, turned):
+    # S_nᵀ of every token, so that `_combine` reads its weights in order for ∂R as it does for ∂T_out.
     for n in numba.prange(in_offsets.shape[0] - 1):
         n_in, n_out = in_offsets[n + 1] - in_offsets[n], out_offsets[n + 1] - out_offsets[n]
         source = slope[pairs[n] : pairs[n + 1]].reshape((n_out, n_in))
@@ -191,15 +199,17 @@ def _turn(in_offsets, out_offsets, pairs, slope, turned):
 
 
 @_parallel
-def _gradients(
-    in_offsets, in_indices, out_offsets, out_indices, pairs, slope, turned, a, b, T_in, T_up, T_out, gated, diagonals,
-    most_in, most_out, d_in, d_up, d_out, d_a, d_b,
-):  # fmt: skip
+def _gradients(arrays, slopes, sizes, gated, diagonals, gradients):
+    in_offsets, in_indices, out_offsets, out_indices, a, b, T_in, T_up, T_out = arrays
+    pairs, slope, turned = slopes
+    most_in, most_out = sizes
+    d_in, d_up, d_out, d_a, d_b = gradients
     width, kind = T_in.shape[1], T_in.dtype
     for task in numba.prange((width + COLUMNS - 1) // COLUMNS):
         start = task * COLUMNS
         stop = min(width, start + COLUMNS)
         size = stop - start
+        # A task owns its columns of all gradients and passes over every token: no two tasks add to one place.
         d_in[:, start:stop] = 0
         d_out[:, start:stop] = 0
         if gated:
@@ -210,6 +220,7 @@ def _gradients(
             inputs = in_indices[in_offsets[n] : in_offsets[n + 1]]
             outputs = out_indices[out_offsets[n] : out_offsets[n + 1]]
             n_in, n_out = inputs.shape[0], outputs.shape[0]
+            # A plain MLP has no b and no T_up: row 0 of their stand-ins is read and not used.
             first, second = a[n, start:stop], b[n if gated else 0, start:stop]
             for j in range(n_in):
                 other = T_up[inputs[j] if gated else 0, start:stop]
@@ -231,39 +242,54 @@ def _gradients(
                         _add_times(d_b[n, start:stop], row, T_up[inputs[j], start:stop])
 
 
-def _arrays(factors: Factors) -> tuple[list[np.ndarray], bool]:
-    """Patterns, then a, b, T_in, T_up, T_out; one row stands in for what a plain MLP lacks."""
+class _Arrays(NamedTuple):
+    """The patterns and factors as the kernels read them."""
+
+    in_offsets: np.ndarray
+    in_indices: np.ndarray
+    out_offsets: np.ndarray
+    out_indices: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    T_in: np.ndarray
+    T_up: np.ndarray
+    T_out: np.ndarray
+
+
+def _arrays(factors: Factors) -> tuple[_Arrays, bool]:
+    """The factors, and whether the MLP is gated; rows of T_in stand in for what a plain MLP lacks."""
     gated = factors.b is not None
     b = factors.b if factors.b is not None else factors.T_in[:1]
     T_up = factors.T_up if factors.T_up is not None else factors.T_in[:1]
     tensors = [factors.a, b, factors.T_in, T_up, factors.T_out]
     patterns = [*factors.inputs, *factors.outputs]
-    return [t.detach().contiguous().numpy() for t in (*patterns, *tensors)], gated
+    return _Arrays(*(t.detach().contiguous().numpy() for t in (*patterns, *tensors))), gated
 
 
 def slices(factors: Factors, pairs: torch.Tensor, out: torch.Tensor) -> None:
     arrays, gated = _arrays(factors)
-    _slices(*arrays[:4], pairs.numpy(), *arrays[4:], gated, out.numpy())
+    _slices(arrays, pairs.numpy(), gated, out.numpy())
 
 
 def gradients(factors: Factors, pairs: torch.Tensor, slope: torch.Tensor, *, diagonals: bool) -> Gradients:
     arrays, gated = _arrays(factors)
-    a, b, T_in, T_up, T_out = arrays[4:]
-    d_in, d_out, d_up = (torch.empty(table.shape, dtype=slope.dtype) for table in (T_in, T_out, T_up))
-    d_a = torch.zeros(a.shape if diagonals else (1, T_in.shape[1]), dtype=slope.dtype)
-    d_b = torch.zeros(b.shape, dtype=slope.dtype) if diagonals else d_a
-    most = [int(p.offsets.diff().max()) if len(p.offsets) > 1 else 0 for p in (factors.inputs, factors.outputs)]
-    turned = torch.empty_like(slope)
-    _turn(arrays[0], arrays[2], pairs.numpy(), slope.numpy(), turned.numpy())
-    made = (d_in, d_up, d_out, d_a, d_b)
-    _gradients(
-        *arrays[:4],
-        *(pairs.numpy(), slope.numpy(), turned.numpy()),
-        *(a, b, T_in, T_up, T_out, gated, diagonals),
-        *most,
-        *(tensor.numpy() for tensor in made),
+    tables = (arrays.T_in, arrays.T_up, arrays.T_out)
+    d_in, d_up, d_out = (torch.empty(table.shape, dtype=slope.dtype) for table in tables)
+    d_a = torch.zeros(arrays.a.shape if diagonals else (1, arrays.a.shape[1]), dtype=slope.dtype)
+    d_b = torch.zeros(arrays.b.shape, dtype=slope.dtype) if diagonals else d_a
+    n_in, n_out = (
+        int(pattern.offsets.diff().max()) if len(pattern.offsets) > 1 else 0
+        for pattern in (factors.inputs, factors.outputs)
     )
+    turned = torch.empty_like(slope)
+    _turn(arrays.in_offsets, arrays.out_offsets, pairs.numpy(), slope.numpy(), turned.numpy())
+    slopes = (pairs.numpy(), slope.numpy(), turned.numpy())
+    outputs = tuple(tensor.numpy() for tensor in (d_in, d_up, d_out, d_a, d_b))
+    _gradients(arrays, slopes, (n_in, n_out), gated, diagonals, outputs)
     return Gradients(
-        made[0], made[1] if gated else None, made[2], made[3] if diagonals else None,
-        made[4] if diagonals and gated else None,
-    )  # fmt: skip
+        T_in=d_in,
+        T_up=d_up if gated else None,
+        T_out=d_out,
+        a=d_a if diagonals else None,
+        b=d_b if diagonals and gated else None,
+    )

@@ -62,13 +62,29 @@ _inline = numba.njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True
 
 
 class _Rounded(NamedTuple):
-    """A matrix in 8 bits, row by row: codes int8 [R, D], scale [R], and the norms of what is kept, lost and both."""
+    """A matrix in 8 bits, row by row: codes int8 [R, D], scale [R], and the norms [R] of the rounded rows, of
+    their rounding errors, and of the rows themselves."""
 
     codes: Tensor
     scale: np.ndarray
-    kept: np.ndarray
-    lost: np.ndarray
+    rounded_norm: np.ndarray
+    error_norm: np.ndarray
     norm: np.ndarray
+
+
+class _Block(NamedTuple):
+    """What the kernels read for some rows: the integer products, and what turns them into π̃ and its bound B."""
+
+    products: np.ndarray
+    """x̃·w̃ in units of both scales, int32 [n, F]."""
+    bias: np.ndarray
+    row_scale: np.ndarray
+    row_rounded_norm: np.ndarray
+    row_error_norm: np.ndarray
+    scale: np.ndarray
+    error_norm: np.ndarray
+    norm: np.ndarray
+    """The last three by latent, [F]."""
 
 
 class _Screen(NamedTuple):
@@ -80,8 +96,8 @@ class _Screen(NamedTuple):
     rows: _Rounded
     latents: _Rounded
 
-    def blocks(self) -> Iterator[tuple[slice, tuple[np.ndarray, ...]]]:
-        """The integer products, some rows at a time in one reused buffer: (rows, arrays for the kernels)."""
+    def blocks(self) -> Iterator[tuple[slice, _Block]]:
+        """The integer products, some rows at a time in one reused buffer, each with the rows it is of."""
         n_rows, n_latents = len(self.x), len(self.weights)
         size = max(32, min(n_rows, BUFFER // n_latents))
         latents = self.latents
@@ -89,8 +105,8 @@ class _Screen(NamedTuple):
             at = slice(first, min(first + size, n_rows))
             products = _buffer(at.stop - first, n_latents)
             torch._int_mm(self.rows.codes[at], latents.codes.T, out=products)
-            rows = (self.rows.scale[at], self.rows.kept[at], self.rows.lost[at])
-            yield at, (products.numpy(), self.bias, *rows, latents.scale, latents.lost, latents.norm)
+            rows = (self.rows.scale[at], self.rows.rounded_norm[at], self.rows.error_norm[at])
+            yield at, _Block(products.numpy(), self.bias, *rows, latents.scale, latents.error_norm, latents.norm)
 
 
 _held = threading.local()
@@ -124,7 +140,9 @@ def worth_trying(x: Tensor, n_latents: int) -> bool:
 
 
 @_compile
-def _round(matrix, smooth, codes, scale, kept, lost, norm):
+def _round(matrix, smooth, codes, scale, rounded_norm, error_norm, norm):
+    # One scale a row: its largest entry becomes 127. The norms are measured on what was in fact rounded, so that the
+    # bound is as tight as this matrix allows.
     for r in numba.prange(matrix.shape[0]):
         row = matrix[r]
         largest = np.float32(0)
@@ -132,18 +150,19 @@ def _round(matrix, smooth, codes, scale, kept, lost, norm):
             largest = max(largest, abs(row[d] * smooth[d]))
         step = largest / np.float32(127)
         inverse = np.float32(1) / step if step > 0 else np.float32(0)
-        kept_square, lost_square, square = np.float32(0), np.float32(0), np.float32(0)
+        rounded_square, error_square, square = np.float32(0), np.float32(0), np.float32(0)
         for d in range(row.shape[0]):
             value = row[d] * smooth[d]
             code = np.rint(value * inverse)
             codes[r, d] = np.int8(code)
             back = code * step
-            kept_square += back * back
-            lost_square += (value - back) * (value - back)
+            rounded_square += back * back
+            error_square += (value - back) * (value - back)
             square += value * value
         if largest > 0 and square < TINY:
             square = np.float32(np.inf)  # its norms are lost to underflow: no bound
-        scale[r], kept[r], lost[r], norm[r] = step, np.sqrt(kept_square), np.sqrt(lost_square), np.sqrt(square)
+        scale[r], norm[r] = step, np.sqrt(square)
+        rounded_norm[r], error_norm[r] = np.sqrt(rounded_square), np.sqrt(error_square)
 
 
 @_inline
@@ -155,88 +174,94 @@ def _dot(a, b):
 
 
 @_inline
-def _reach_row(n, out, products, bias, row_scale, row_kept, row_lost, scale, lost, norm):
-    # The largest that π can be, for all latents of a row: π̃ + B
-    step, kept, spread = row_scale[n], row_kept[n], row_lost[n]
+def _reach_row(n, out, block):
+    # The largest that π can be, for all latents of a row: π̃ + B, B = ‖x̃‖‖e_w‖ + ‖e_x‖‖w‖. No branch, no call: the
+    # loop is vectorised whole, and it is the one pass over all F latents that the screen pays for.
+    products, bias, scale, error_norm, norm = block.products, block.bias, block.scale, block.error_norm, block.norm
+    step, rounded, spread = block.row_scale[n], block.row_rounded_norm[n], block.row_error_norm[n]
     row = products[n]
     for f in range(row.shape[0]):
-        out[f] = np.float32(row[f]) * (step * scale[f]) + bias[f] + kept * lost[f] + spread * norm[f]
+        out[f] = np.float32(row[f]) * (step * scale[f]) + bias[f] + rounded * error_norm[f] + spread * norm[f]
 
 
 @_compile
-def _above_rows(
-    threshold, room, indices, values, counts, x, weights,
-    products, bias, row_scale, row_kept, row_lost, scale, lost, norm,
-):  # fmt: skip
-    n_latents = products.shape[1]
-    for n in numba.prange(products.shape[0]):
+def _above_rows(threshold, indices, values, counts, x, weights, block):
+    # Candidates by the screen, then their true values. A row's count goes on past the room of its list (the caller
+    # sees that it overflowed and takes the dense product), but nothing is written there.
+    n_rows, n_latents = block.products.shape
+    bias, room = block.bias, indices.shape[1]
+    for n in numba.prange(n_rows):
         reach = np.empty(n_latents, np.float32)
-        _reach_row(n, reach, products, bias, row_scale, row_kept, row_lost, scale, lost, norm)
-        found = np.empty(n_latents + 1, np.int32)
-        n_found = 0
+        _reach_row(n, reach, block)
+        candidates = np.empty(n_latents + 1, np.int32)
+        n_candidates = 0
         for f in range(n_latents):  # without a branch: always written, counted only if it passes
-            found[n_found] = f
-            n_found += reach[f] > threshold[f]
-        kept = 0
-        for s in range(n_found):
-            f = found[s]
+            candidates[n_candidates] = f
+            n_candidates += reach[f] > threshold[f]
+        n_selected = 0
+        for s in range(n_candidates):
+            f = candidates[s]
             value = _dot(x[n], weights[f]) + bias[f]
             if value > threshold[f]:
-                if kept < room:
-                    indices[n, kept], values[n, kept] = f, value
-                kept += 1
-        counts[n] = kept
+                if n_selected < room:
+                    indices[n, n_selected], values[n, n_selected] = f, value
+                n_selected += 1
+        counts[n] = n_selected
 
 
 @_compile
-def _topk_rows(
-    k, indices, values, counts, x, weights,
-    products, bias, row_scale, row_kept, row_lost, scale, lost, norm,
-):  # fmt: skip
-    n_rows, n_latents = products.shape
+def _topk_rows(k, indices, values, counts, x, weights, block):
+    # In two rounds, since the threshold is not known beforehand: the true values of about k strong candidates bound
+    # the k-th largest π from below; then everything that can reach that bound is computed too.
+    n_rows, n_latents = block.products.shape
+    bias = block.bias
     n_groups = min(n_latents, max(64, 4 * k))
     for n in numba.prange(n_rows):
         reach = np.empty(n_latents, np.float32)
         maxima = np.full(n_groups, -np.inf, np.float32)
-        _reach_row(n, reach, products, bias, row_scale, row_kept, row_lost, scale, lost, norm)
+        _reach_row(n, reach, block)
+        # The k-th largest of the maxima of n_groups ≥ k strided groups is reached by at least k entries, and finding it
+        # sorts n_groups numbers rather than F.
         for start in range(0, n_latents - n_groups + 1, n_groups):
             for g in range(n_groups):
                 value = reach[start + g]  # as a comparison, which becomes one vector instruction
                 maxima[g] = value if value > maxima[g] else maxima[g]
         # At least k entries reach this far; the k-th largest of their true values bounds the true k-th from below.
         first = np.partition(maxima, n_groups - k)[n_groups - k] if k <= n_groups else np.float32(-np.inf)
-        found = np.empty(n_latents + 1, np.int32)
+        candidates = np.empty(n_latents + 1, np.int32)
         exact = np.empty(n_latents, np.float32)
-        n_found = 0
+        n_candidates = 0
         for f in range(n_latents):  # without a branch: always written, counted only if it passes
-            found[n_found] = f
-            n_found += reach[f] >= first
-        for s in range(n_found):
-            exact[s] = _dot(x[n], weights[found[s]]) + bias[found[s]]
+            candidates[n_candidates] = f
+            n_candidates += reach[f] >= first
+        for s in range(n_candidates):
+            exact[s] = _dot(x[n], weights[candidates[s]]) + bias[candidates[s]]
         least = np.float32(0)  # what is not positive is never selected
-        n_first = n_found
+        n_first = n_candidates
         if n_first >= k:
             least = max(least, np.partition(exact[:n_first], n_first - k)[n_first - k])
         for f in range(n_latents):
-            found[n_found] = f
-            n_found += (reach[f] >= least) & (reach[f] < first)
-        for s in range(n_first, n_found):
-            exact[s] = _dot(x[n], weights[found[s]]) + bias[found[s]]
+            candidates[n_candidates] = f
+            n_candidates += (reach[f] >= least) & (reach[f] < first)
+        for s in range(n_first, n_candidates):
+            exact[s] = _dot(x[n], weights[candidates[s]]) + bias[candidates[s]]
         cut = np.float32(0)
-        if n_found > k:
-            cut = max(cut, np.partition(exact[:n_found], n_found - k)[n_found - k])
-        counts[n] = _keep_topk(k, cut, n_first, n_found, found, exact, indices[n], values[n])
+        if n_candidates > k:
+            cut = max(cut, np.partition(exact[:n_candidates], n_candidates - k)[n_candidates - k])
+        counts[n] = _keep_topk(k, cut, n_first, candidates[:n_candidates], exact, indices[n], values[n])
 
 
 @_inline
-def _keep_topk(k, cut, n_first, n_found, found, exact, indices, values):
-    # All above the cut, and of those equal to it the lowest latents; both parts of `found` ascend and are merged.
+def _keep_topk(k, cut, n_first, candidates, exact, indices, values):
+    # All above the cut, and of those equal to it the lowest latents. The first n_first candidates ascend, and so do the
+    # others: merging the two gives ascending indices, as the reference has them.
+    n_candidates = candidates.shape[0]
     n_ties = k
-    for s in range(n_found):
+    for s in range(n_candidates):
         n_ties -= exact[s] > cut
-    i, j, kept = 0, n_first, 0
-    for _ in range(n_found):
-        from_first = j >= n_found or (i < n_first and found[i] < found[j])
+    i, j, n_selected = 0, n_first, 0
+    for _ in range(n_candidates):
+        from_first = j >= n_candidates or (i < n_first and candidates[i] < candidates[j])
         s = i if from_first else j
         if from_first:
             i += 1
@@ -245,9 +270,9 @@ def _keep_topk(k, cut, n_first, n_found, found, exact, indices, values):
         tie = exact[s] == cut and cut > 0 and n_ties > 0
         if exact[s] > cut or tie:
             n_ties -= tie
-            indices[kept], values[kept] = found[s], exact[s]
-            kept += 1
-    return kept
+            indices[n_selected], values[n_selected] = candidates[s], exact[s]
+            n_selected += 1
+    return n_selected
 
 
 @_compile
@@ -262,22 +287,26 @@ def _rounded(matrix: np.ndarray, smooth: np.ndarray) -> _Rounded:
     n_rows = matrix.shape[0]
     # Inputs are padded to a multiple of four: torch 2.13 multiplies [N, 1] by [1, F] in 8 bits wrongly.
     codes = torch.zeros(n_rows, -(-matrix.shape[1] // 4) * 4, dtype=torch.int8)
-    scale, kept, lost, norm = (np.empty(n_rows, np.float32) for _ in range(4))
-    _round(matrix, smooth, codes.numpy(), scale, kept, lost, norm)
-    return _Rounded(codes, scale, kept, lost, norm)
+    scale, rounded_norm, error_norm, norm = (np.empty(n_rows, np.float32) for _ in range(4))
+    _round(matrix, smooth, codes.numpy(), scale, rounded_norm, error_norm, norm)
+    return _Rounded(codes, scale, rounded_norm, error_norm, norm)
 
 
 def _screen(x: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> _Screen | None:
     x = x.detach().contiguous()
     weights = W_enc.detach().T.contiguous()  # no copy: stored column by column
     bias = torch.zeros(len(weights)) if b_enc is None else b_enc.detach().contiguous()
+    # s = √rms(x) per input shares an outlying input's size between x/s and w·s: each then costs the others less of
+    # their eight bits.
     smooth = x.square().mean(0).sqrt_().sqrt_()
     largest = float(smooth.max())
     smooth = smooth.clamp_min(1e-6 * largest) if largest > 0 else torch.ones_like(smooth)
     rows, latents = _rounded(x.numpy(), (1 / smooth).numpy()), _rounded(weights.numpy(), smooth.numpy())
     if not (np.isfinite(rows.norm).all() and np.isfinite(latents.norm).all() and bool(torch.isfinite(bias).all())):
         return None
-    rows = rows._replace(lost=rows.lost + np.float32(SLACK * max(64, x.shape[1])) * rows.norm)
+    # What float32 itself rounds in a sum of D terms is charged to the rows' rounding error.
+    slack = np.float32(SLACK * max(64, x.shape[1]))
+    rows = rows._replace(error_norm=rows.error_norm + slack * rows.norm)
     return _Screen(x.numpy(), weights.numpy(), bias.numpy(), rows, latents)
 
 
@@ -288,8 +317,8 @@ def encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, k: int) -> tuple
     n_rows = len(x)
     padded, exact = np.empty((n_rows, k), np.int32), np.empty((n_rows, k), np.float32)
     counts = np.empty(n_rows, np.int64)
-    for at, arrays in screen.blocks():
-        _topk_rows(k, padded[at], exact[at], counts[at], screen.x[at], screen.weights, *arrays)
+    for at, block in screen.blocks():
+        _topk_rows(k, padded[at], exact[at], counts[at], screen.x[at], screen.weights, block)
     return _packed(padded, exact, counts)
 
 
@@ -326,8 +355,8 @@ def _above(screen: _Screen, threshold: np.ndarray) -> tuple[Pattern, Tensor] | N
     room = max(64, int(WORTH * n_latents))
     padded, exact = np.empty((n_rows, room), np.int32), np.empty((n_rows, room), np.float32)
     counts = np.empty(n_rows, np.int64)
-    for at, arrays in screen.blocks():
-        _above_rows(threshold, room, padded[at], exact[at], counts[at], screen.x[at], screen.weights, *arrays)
+    for at, block in screen.blocks():
+        _above_rows(threshold, padded[at], exact[at], counts[at], screen.x[at], screen.weights, block)
     if counts.max() > room:
         return None
     return _packed(padded, exact, counts)

@@ -6,7 +6,7 @@ Definitions: `reference`. Deviation: sums run in the inputs' own precision, in a
 Limits: contiguous float32 or float64 tensors on the CPU (`dispatch` sees to it).
 """
 
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator,call-arg"
 from __future__ import annotations
 
 import numba
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosemy.kernels.reference import Columns, Pattern
+from monosemy.kernels.reference import AdamStep, Columns, Pattern
 
 _compile = numba.njit(parallel=True, nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True)
 _compile_strict = numba.njit(parallel=True, nogil=True, cache=True)
@@ -55,21 +55,24 @@ def _topk_rows(scores, k, indices, counts):
         for s in range(n_survivors):
             if values[s] > cut:
                 n_above += 1
+        # All above the cut, and of those equal to it the first: survivors ascend, so the lower index wins.
         n_ties = k - n_above
-        kept = 0
+        n_selected = 0
         for s in range(n_survivors):
             if values[s] > cut:
-                indices[n, kept] = survivors[s]
-                kept += 1
+                indices[n, n_selected] = survivors[s]
+                n_selected += 1
             elif values[s] == cut and n_ties > 0:
-                indices[n, kept] = survivors[s]
-                kept += 1
+                indices[n, n_selected] = survivors[s]
+                n_selected += 1
                 n_ties -= 1
-        counts[n] = kept
+        counts[n] = n_selected
 
 
 @_compile_strict
 def _count_above(scores, threshold, counts):
+    # A first pass counts and a second one writes (`_fill_above`): every row knows where its entries begin, and threads
+    # share no counter.
     n_rows, n_latents = scores.shape
     for n in numba.prange(n_rows):
         row = scores[n]
@@ -99,14 +102,14 @@ def _pack_rows(padded, offsets, indices):
 
 
 @_compile_strict
-def _keep_cut(taken, cut, n_ties_before, offsets, keep):
+def _keep_cut(values, cut, n_ties_left, offsets, keep):
     # Entries above the cut stay; of those equal to it, as many as the rows before have left.
     for n in numba.prange(offsets.shape[0] - 1):
-        ties = n_ties_before[n]
+        ties = n_ties_left[n]
         for z in range(offsets[n], offsets[n + 1]):
-            if taken[z] > cut:
+            if values[z] > cut:
                 keep[z] = True
-            elif taken[z] == cut:
+            elif values[z] == cut:
                 keep[z] = ties > 0
                 ties -= 1
 
@@ -129,26 +132,27 @@ def _decode(offsets, indices, values, W_dec, b_dec, out):
         for d in range(row.shape[0]):
             row[d] = b_dec[d]
         first, last = offsets[n], offsets[n + 1]
-        kept = np.empty(last - first, np.int64)
-        n_kept = 0
-        for z in range(first, last):
-            kept[n_kept] = z
-            n_kept += values[z] != 0
-        n_fours = n_kept - n_kept % 4
+        entries = np.empty(last - first, np.int64)
+        n_entries = 0
+        for z in range(first, last):  # without a branch: always written, counted only if not zero
+            entries[n_entries] = z
+            n_entries += values[z] != 0
+        n_fours = n_entries - n_entries % 4
         for s in range(0, n_fours, 4):
-            z0, z1, z2, z3 = kept[s], kept[s + 1], kept[s + 2], kept[s + 3]
+            z0, z1, z2, z3 = entries[s], entries[s + 1], entries[s + 2], entries[s + 3]
             v0, v1, v2, v3 = values[z0], values[z1], values[z2], values[z3]
             w0, w1, w2, w3 = W_dec[indices[z0]], W_dec[indices[z1]], W_dec[indices[z2]], W_dec[indices[z3]]
             for d in range(row.shape[0]):
                 row[d] += v0 * w0[d] + v1 * w1[d] + v2 * w2[d] + v3 * w3[d]
-        for s in range(n_fours, n_kept):
-            value, direction = values[kept[s]], W_dec[indices[kept[s]]]
+        for s in range(n_fours, n_entries):
+            value, direction = values[entries[s]], W_dec[indices[entries[s]]]
             for d in range(row.shape[0]):
                 row[d] += value * direction[d]
 
 
 @_compile
 def _gather_dot(offsets, indices, left, right, out):
+    # Four dot products at a time share the loads of the left row, and their four sums do not wait for each other.
     for n in numba.prange(offsets.shape[0] - 1):
         row = left[n]
         first, last = offsets[n], offsets[n + 1]
@@ -172,6 +176,8 @@ def _gather_dot(offsets, indices, left, right, out):
 
 @_compile_serial
 def _transpose(offsets, indices, column_offsets, rows, order):
+    # A counting sort: count the latents, sum the counts to offsets, then deal the entries out in row order, so that
+    # rows ascend within a latent. Serial, since the cursor of a latent moves with every entry of it.
     for z in range(indices.shape[0]):
         column_offsets[indices[z] + 1] += 1
     for f in range(column_offsets.shape[0] - 1):
@@ -187,25 +193,27 @@ def _transpose(offsets, indices, column_offsets, rows, order):
 
 @_compile
 def _accumulate(offsets, rows, order, values, inputs, out):
+    # By latent rather than by row: each row of the output is owned by one thread and summed in row order, so there are
+    # no atomics and no second buffer, and the sum is the same on any number of threads.
     for f in numba.prange(offsets.shape[0] - 1):
         row = out[f]
         for d in range(row.shape[0]):
             row[d] = 0
         first, last = offsets[f], offsets[f + 1]
-        kept = np.empty(last - first, np.int64)
-        n_kept = 0
+        entries = np.empty(last - first, np.int64)
+        n_entries = 0
         for z in range(first, last):
-            kept[n_kept] = z
-            n_kept += values[order[z]] != 0
-        n_fours = n_kept - n_kept % 4
+            entries[n_entries] = z
+            n_entries += values[order[z]] != 0
+        n_fours = n_entries - n_entries % 4
         for s in range(0, n_fours, 4):
-            z0, z1, z2, z3 = kept[s], kept[s + 1], kept[s + 2], kept[s + 3]
+            z0, z1, z2, z3 = entries[s], entries[s + 1], entries[s + 2], entries[s + 3]
             v0, v1, v2, v3 = values[order[z0]], values[order[z1]], values[order[z2]], values[order[z3]]
             x0, x1, x2, x3 = inputs[rows[z0]], inputs[rows[z1]], inputs[rows[z2]], inputs[rows[z3]]
             for d in range(row.shape[0]):
                 row[d] += v0 * x0[d] + v1 * x1[d] + v2 * x2[d] + v3 * x3[d]
-        for s in range(n_fours, n_kept):
-            value, source = values[order[kept[s]]], inputs[rows[kept[s]]]
+        for s in range(n_fours, n_entries):
+            value, source = values[order[entries[s]]], inputs[rows[entries[s]]]
             for d in range(row.shape[0]):
                 row[d] += value * source[d]
 
@@ -231,7 +239,9 @@ def _squared_error(x, reconstruction, sums, residual):
 
 
 @_compile
-def _adam(parameter, gradient, first, second, rate, beta1, beta2, scale2, epsilon, unit_rows):
+def _adam(parameter, gradient, first, second, scalars, unit_rows):
+    # Moments, projection, step and unit rows in one pass: a row is read from memory once rather than once for each.
+    rate, beta1, beta2, scale2, epsilon = scalars
     kind = parameter.dtype.type
     for f in numba.prange(parameter.shape[0]):
         p, g, m, v = parameter[f], gradient[f], first[f], second[f]
@@ -308,21 +318,23 @@ def cut_batch(candidates: Pattern, values: Tensor, n_keep: int) -> tuple[Pattern
 
     Ties at the cut: the earlier entry wins.
     """
-    taken = values.numpy()
-    n_candidates = len(taken)
+    scores = values.numpy()
+    n_candidates = len(scores)
     if n_candidates <= n_keep:
-        return candidates, values, float(taken.min()) if n_candidates == n_keep and n_keep > 0 else 0.0
-    cut = np.partition(taken, n_candidates - n_keep)[n_candidates - n_keep]
+        return candidates, values, float(scores.min()) if n_candidates == n_keep and n_keep > 0 else 0.0
+    cut = np.partition(scores, n_candidates - n_keep)[n_candidates - n_keep]
     offsets = candidates.offsets.numpy()
-    ties = np.add.reduceat(np.append(taken == cut, False), np.minimum(offsets[:-1], n_candidates))
+    # Ties of every row, and how many places for ties the rows before it have left. (`reduceat` gives an empty row the
+    # next row's first entry, hence the zeros.)
+    ties = np.add.reduceat(np.append(scores == cut, False), np.minimum(offsets[:-1], n_candidates))
     ties[np.diff(offsets) == 0] = 0
-    left = n_keep - int((taken > cut).sum()) - (np.cumsum(ties) - ties)
+    n_ties_left = n_keep - int((scores > cut).sum()) - (np.cumsum(ties) - ties)
     keep = np.zeros(n_candidates, np.bool_)
-    _keep_cut(taken, cut, left, offsets, keep)
-    kept_before = np.zeros(n_candidates + 1, np.int64)
-    np.cumsum(keep, out=kept_before[1:])
-    pattern = _pattern(kept_before[offsets], candidates.indices.numpy()[keep])
-    return pattern, torch.from_numpy(taken[keep]), float(cut)
+    _keep_cut(scores, cut, n_ties_left, offsets, keep)
+    n_kept_before = np.zeros(n_candidates + 1, np.int64)
+    np.cumsum(keep, out=n_kept_before[1:])
+    pattern = _pattern(n_kept_before[offsets], candidates.indices.numpy()[keep])
+    return pattern, torch.from_numpy(scores[keep]), float(cut)
 
 
 def take(scores: Tensor, pattern: Pattern) -> Tensor:
@@ -381,17 +393,11 @@ def adam(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
-    *,
-    step: int,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    unit_rows: bool,
+    options: AdamStep,
 ) -> None:
     shape = (1, -1) if parameter.ndim == 1 else parameter.shape
     arrays = [t.view(shape).numpy() for t in (parameter, gradient, first, second)]
     kind = arrays[0].dtype.type
-    scalars = (learning_rate / (1 - beta1**step), beta1, beta2, 1 / (1 - beta2**step), epsilon)
-    arguments = (*arrays, *(kind(s) for s in scalars), unit_rows)
-    _adam(*arguments)
+    scalars = (options.rate, options.beta1, options.beta2, options.second_scale, options.epsilon)
+    # Of the tensors' own type: one double would turn the whole loop into double precision.
+    _adam(*arrays, tuple(kind(s) for s in scalars), options.unit_rows)

@@ -103,10 +103,23 @@ _Scores = _Dense | _Product
 
 @triton.jit
 def _merge_topk(
-    scores, row_stride, column_stride, bias, start, n_columns, list_indices, counts,
-    held_values, held_indices, values, indices, k,
-    LISTED: tl.constexpr, CHUNK: tl.constexpr, HELD: tl.constexpr,
-):  # fmt: skip
+    scores,
+    row_stride,
+    column_stride,
+    bias,
+    start,
+    n_columns,
+    list_indices,
+    counts,
+    held_values,
+    held_indices,
+    values,
+    indices,
+    k,
+    LISTED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    HELD: tl.constexpr,
+):
     # Merges a chunk of scores, or with LISTED the row's list of candidates, into the row's k largest.
     # A value's bits as an integer are its key; 0 marks what cannot be selected (not positive, or an empty place).
     n = tl.program_id(0).to(tl.int64)
@@ -140,6 +153,7 @@ def _merge_topk(
         low = tl.where(n_above > k, middle, tl.where(n_above == k, middle - 1, low))
     n_ties = k - tl.sum((key > high).to(tl.int32), 0) - tl.sum((held_key > high).to(tl.int32), 0)
 
+    # Of those equal to the cut, the held ones first (their indices are lower), then the chunk's in their order.
     held_tie = ((held_key == high) & (held_key > 0)).to(tl.int32)
     held_keep = (held_key > high) | ((held_tie > 0) & (tl.cumsum(held_tie, 0) <= n_ties))
     n_ties -= tl.minimum(tl.sum(held_tie, 0), n_ties)
@@ -156,9 +170,24 @@ def _merge_topk(
 
 @triton.jit
 def _append_above(
-    scores, row_stride, column_stride, bias, threshold, start, n_columns,
-    bases, counts, new_counts, capacity, values, indices, BY_ROW: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    scores,
+    row_stride,
+    column_stride,
+    bias,
+    threshold,
+    start,
+    n_columns,
+    bases,
+    counts,
+    new_counts,
+    capacity,
+    values,
+    indices,
+    BY_ROW: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # One program a row, which goes through the chunk block by block: places in the list follow from a running count,
+    # so entries ascend and no two programs write to one list. The count goes on past a full list.
     n = tl.program_id(0).to(tl.int64)
     base, count = tl.load(bases + n), tl.load(counts + n)
     for first in range(0, n_columns, BLOCK):
@@ -226,10 +255,23 @@ class _Largest:
         width, held = triton.next_power_of_2(block.shape[1]), triton.next_power_of_2(k)
         new = 1 - self._now
         _merge_topk[(n_rows,)](
-            block, *block.stride(), bias, start, block.shape[1], list_indices, counts,
-            self.values, self.indices, self._values[new], self._indices[new], k,
-            LISTED=listed, CHUNK=width, HELD=held, num_warps=min(16, max(1, max(width, held) // 512)),
-        )  # fmt: skip
+            block,
+            *block.stride(),
+            bias,
+            start,
+            block.shape[1],
+            list_indices,
+            counts,
+            self.values,
+            self.indices,
+            self._values[new],
+            self._indices[new],
+            k,
+            LISTED=listed,
+            CHUNK=width,
+            HELD=held,
+            num_warps=min(16, max(1, max(width, held) // 512)),
+        )
         self._now = new
 
 
@@ -252,7 +294,7 @@ def _largest_by_lists(source: _Scores, k: int, room: int) -> _Largest | None:
     (n_rows, n_latents), device = source.shape, source.bias.device
     largest, values = _Largest(n_rows, k, device), torch.empty(n_rows, room, device=device)
     indices = torch.empty_like(values, dtype=torch.int32)
-    bases = torch.arange(n_rows, device=device) * room
+    lists = _Lists(torch.arange(n_rows, device=device) * room, room, values, indices)
     counts = torch.zeros(n_rows, dtype=torch.int32, device=device)
     most, n_merged = counts, 0
     for start, block in source.chunks():
@@ -261,38 +303,54 @@ def _largest_by_lists(source: _Scores, k: int, room: int) -> _Largest | None:
             largest.merge_chunk(block, source.bias, start)
             bound, n_merged = largest.values.amin(1), end
             continue
-        counts = _append(block, start, source.bias, bound, bases, counts, room, values, indices, by_row=True)
+        counts = _append(block, start, source.bias, bound, lists=lists, counts=counts, by_row=True)
         if end >= min(2 * n_merged, n_latents):
-            largest.merge_lists(values, indices, counts)
+            largest.merge_lists(lists.values, lists.indices, counts)
             most = torch.maximum(most, counts)
             bound, n_merged = largest.values.amin(1), end
             counts = torch.zeros_like(counts)
     return None if bool((most > room).any()) else largest
 
 
+class _Lists(NamedTuple):
+    """A list for every row: row n's entries stand from place bases[n] on in values and indices, at most `capacity`."""
+
+    bases: Tensor
+    capacity: int
+    values: Tensor
+    indices: Tensor
+
+
 def _append(
-    block: Tensor, start: int, bias: Tensor, threshold: Tensor,
-    bases: Tensor, counts: Tensor, capacity: int, values: Tensor, indices: Tensor, *, by_row: bool,
-) -> Tensor:  # fmt: skip
-    """Writes a chunk's entries above their thresholds from places bases[n] + counts[n] on, while there are fewer than
-    `capacity`; returns how many there are with the chunk's."""
+    block: Tensor, start: int, bias: Tensor, threshold: Tensor, *, lists: _Lists, counts: Tensor, by_row: bool
+) -> Tensor:
+    """Writes a chunk's entries above their thresholds behind the first counts[n] of row n's list, while there is room;
+    returns how many there are with the chunk's. `by_row`: one threshold a row rather than one a latent."""
     new_counts = torch.empty_like(counts)
-    _append_above[(bases.shape[0],)](
-        block, *block.stride(), bias, threshold, start, block.shape[1],
-        bases, counts, new_counts, capacity, values, indices,
-        BY_ROW=by_row, BLOCK=min(BLOCK, triton.next_power_of_2(block.shape[1])),
-    )  # fmt: skip
+    _append_above[(lists.bases.shape[0],)](
+        block,
+        *block.stride(),
+        bias,
+        threshold,
+        start,
+        block.shape[1],
+        lists.bases,
+        counts,
+        new_counts,
+        lists.capacity,
+        lists.values,
+        lists.indices,
+        BY_ROW=by_row,
+        BLOCK=min(BLOCK, triton.next_power_of_2(block.shape[1])),
+    )
     return new_counts
 
 
-def _list_above(
-    source: _Scores, threshold: Tensor, bases: Tensor, capacity: int, values: Tensor, indices: Tensor
-) -> Tensor:
-    """Writes row n's entries above their thresholds from place bases[n] on, at most `capacity`; how many there are."""
-    counts = torch.zeros(bases.shape[0], dtype=torch.int32, device=bases.device)
+def _list_above(source: _Scores, threshold: Tensor, lists: _Lists) -> Tensor:
+    """Writes every row's entries above their thresholds [F] into its list; returns how many there are."""
+    counts = torch.zeros(lists.bases.shape[0], dtype=torch.int32, device=lists.bases.device)
     for start, block in source.chunks():
-        lists = (bases, counts, capacity, values, indices)
-        counts = _append(block, start, source.bias, threshold, *lists, by_row=False)
+        counts = _append(block, start, source.bias, threshold, lists=lists, counts=counts, by_row=False)
     return counts
 
 
@@ -303,13 +361,13 @@ def _above(source: _Scores, threshold: Tensor) -> tuple[Pattern, Tensor]:
     values = source.bias.new_empty(n_rows, capacity)
     indices = torch.empty_like(values, dtype=torch.int32)
     bases = torch.arange(n_rows, device=values.device) * capacity
-    counts = _list_above(source, threshold, bases, capacity, values, indices)
+    counts = _list_above(source, threshold, _Lists(bases, capacity, values, indices))
     offsets = _offsets_of(counts)
     n_entries, most = torch.stack([offsets[-1], counts.max().long()]).tolist()
     if most <= capacity:
         return _pack(offsets, n_entries, values, indices)
     values, indices = values.new_empty(n_entries), indices.new_empty(n_entries)
-    _list_above(source, threshold, offsets[:-1], n_latents, values, indices)
+    _list_above(source, threshold, _Lists(offsets[:-1], n_latents, values, indices))
     return Pattern(offsets, indices), values
 
 

@@ -1,7 +1,7 @@
 """The kernels for CUDA tensors, in Triton: one pass over memory each, sums in float32.
 
 Place: the GPU's side of `reference`, which defines every function here; selections and the fused encoder, which never
-holds the pre-activations [N, F], are in `triton_encode` and offered here under the same names.
+holds the pre-activations [N, F], are in `encode` and offered here under the same names.
 
     decode       x̂_n  = b_dec + Σ_f values[n, f] W_dec[f]       one program per row × block of D
     gather_dot   g_nf = left[n] · right[f]                      one program per row, over its entries
@@ -32,7 +32,7 @@ from monosemy.kernels.cuda.encode import (
     select_batch_topk,
     select_topk,
 )
-from monosemy.kernels.reference import Columns, Pattern
+from monosemy.kernels.reference import AdamStep, Columns, Pattern
 
 __all__ = [
     "accumulate",
@@ -71,6 +71,8 @@ def _take(scores, row_stride, column_stride, offsets, indices, out, BLOCK: tl.co
 
 @triton.jit
 def _decode(offsets, indices, values, matrix, bias, out, n_inputs, BLOCK_Z: tl.constexpr, BLOCK_D: tl.constexpr):
+    # A program owns BLOCK_D components of one row; BLOCK_Z gathered decoder rows are in flight at once. 64-bit row
+    # numbers: n · D passes 2³¹ long before memory ends.
     n = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < n_inputs
@@ -81,8 +83,8 @@ def _decode(offsets, indices, values, matrix, bias, out, n_inputs, BLOCK_Z: tl.c
         stored = z < end
         latent = tl.load(indices + z, mask=stored, other=0).to(tl.int64)
         value = tl.load(values + z, mask=stored, other=0.0).to(tl.float32)
-        wanted = stored[:, None] & inside[None, :]
-        rows = tl.load(matrix + latent[:, None] * n_inputs + d[None, :], mask=wanted, other=0.0).to(tl.float32)
+        mask = stored[:, None] & inside[None, :]
+        rows = tl.load(matrix + latent[:, None] * n_inputs + d[None, :], mask=mask, other=0.0).to(tl.float32)
         total += tl.sum(value[:, None] * rows, 0)
     tl.store(out + n * n_inputs + d, total, mask=inside)
 
@@ -95,19 +97,20 @@ def _gather_dot(offsets, indices, left, right, out, n_inputs, BLOCK_Z: tl.conste
         z = first + tl.arange(0, BLOCK_Z)
         stored = z < end
         latent = tl.load(indices + z, mask=stored, other=0).to(tl.int64)
-        total = tl.zeros([BLOCK_Z], tl.float32)
+        total = tl.zeros([BLOCK_Z], tl.float32)  # BLOCK_Z dot products side by side, one a lane
         for start in range(0, n_inputs, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D)
             inside = d < n_inputs
             row = tl.load(left + n * n_inputs + d, mask=inside, other=0.0).to(tl.float32)
-            wanted = stored[:, None] & inside[None, :]
-            block = tl.load(right + latent[:, None] * n_inputs + d[None, :], mask=wanted, other=0.0).to(tl.float32)
+            mask = stored[:, None] & inside[None, :]
+            block = tl.load(right + latent[:, None] * n_inputs + d[None, :], mask=mask, other=0.0).to(tl.float32)
             total += tl.sum(row[None, :] * block, 1)
         tl.store(out + z, total, mask=stored)
 
 
 @triton.jit
 def _accumulate(offsets, rows, order, values, inputs, out, n_inputs, BLOCK_Z: tl.constexpr, BLOCK_D: tl.constexpr):
+    # By latent: one program sums all rows of a latent in row order, so no atomics and the same sum every time.
     f = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < n_inputs
@@ -118,8 +121,8 @@ def _accumulate(offsets, rows, order, values, inputs, out, n_inputs, BLOCK_Z: tl
         stored = z < end
         row = tl.load(rows + z, mask=stored, other=0).to(tl.int64)
         value = tl.load(values + tl.load(order + z, mask=stored, other=0), mask=stored, other=0.0).to(tl.float32)
-        wanted = stored[:, None] & inside[None, :]
-        block = tl.load(inputs + row[:, None] * n_inputs + d[None, :], mask=wanted, other=0.0).to(tl.float32)
+        mask = stored[:, None] & inside[None, :]
+        block = tl.load(inputs + row[:, None] * n_inputs + d[None, :], mask=mask, other=0.0).to(tl.float32)
         total += tl.sum(value[:, None] * block, 0)
     tl.store(out + f * n_inputs + d, total, mask=inside)
 
@@ -138,10 +141,23 @@ def _sum_by_latent(offsets, order, values, out, BLOCK: tl.constexpr):
 
 @triton.jit
 def _adam(
-    parameter, gradient, first, second, n_elements, width,
-    rate, beta1, rest1, beta2, rest2, scale2, epsilon,
-    UNIT_ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    parameter,
+    gradient,
+    first,
+    second,
+    n_elements,
+    width,
+    rate,
+    beta1,
+    rest1,
+    beta2,
+    rest2,
+    scale2,
+    epsilon,
+    UNIT_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # One row a program (or one block of elements where rows need not be of unit length), read and written once.
     column = tl.arange(0, BLOCK)
     at = tl.program_id(0).to(tl.int64) * width + column
     inside = (column < width) & (at < n_elements)
@@ -169,8 +185,8 @@ def _squared_error(x, reconstruction, sums, residual, n_inputs, BLOCK_D: tl.cons
         d = start + tl.arange(0, BLOCK_D)
         inside = d < n_inputs
         at = n * n_inputs + d
-        wanted = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        difference = tl.load(reconstruction + at, mask=inside, other=0.0).to(tl.float32) - wanted
+        target = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        difference = tl.load(reconstruction + at, mask=inside, other=0.0).to(tl.float32) - target
         tl.store(residual + at, difference, mask=inside)
         total += difference * difference
     tl.store(sums + n, tl.sum(total, 0))
@@ -234,20 +250,21 @@ def adam(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
-    *,
-    step: int,
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    unit_rows: bool,
+    options: AdamStep,
 ) -> None:
     """In place on contiguous tensors. `1 − β` is taken in double precision: in float32 1 − 0.999 is off by 1e-5."""
-    width = parameter.shape[-1] if unit_rows else ELEMENTS
+    width = parameter.shape[-1] if options.unit_rows else ELEMENTS
     block = triton.next_power_of_2(width)
-    scalars = (learning_rate / (1 - beta1**step), beta1, 1 - beta1, beta2, 1 - beta2, 1 / (1 - beta2**step), epsilon)
+    beta1, beta2 = options.beta1, options.beta2
+    scalars = (options.rate, beta1, 1 - beta1, beta2, 1 - beta2, options.second_scale, options.epsilon)
+    tensors = (parameter, gradient.contiguous(), first, second)
     grid = (triton.cdiv(parameter.numel(), width),)
     _adam[grid](
-        parameter, gradient.contiguous(), first, second, parameter.numel(), width, *(float(s) for s in scalars),
-        UNIT_ROWS=unit_rows, BLOCK=block, num_warps=min(32, max(4, block // 256)),
-    )  # fmt: skip
+        *tensors,
+        parameter.numel(),
+        width,
+        *(float(s) for s in scalars),
+        UNIT_ROWS=options.unit_rows,
+        BLOCK=block,
+        num_warps=min(32, max(4, block // 256)),
+    )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from monosemy.kernels import dispatch, ops, reference
 from monosemy.kernels.cpu import sparse as cpu
+from monosemy.kernels.reference import AdamStep
 from monosemy.latents import SparseLatents
 
 
@@ -95,11 +96,12 @@ def test_adam_steps_as_the_definition_and_as_pytorch(unit_rows, beta1):
     theirs, pytorch = mine.clone(), torch.nn.Parameter(mine.clone())
     states = [[torch.zeros_like(mine) for _ in range(2)] for _ in range(2)]
     optimiser = torch.optim.Adam([pytorch], lr=0.01, betas=(beta1, 0.99), eps=1e-8)
-    options = {"learning_rate": 0.01, "beta1": beta1, "beta2": 0.99, "epsilon": 1e-8, "unit_rows": unit_rows}
+    rates = {"learning_rate": 0.01, "beta1": beta1, "beta2": 0.99, "epsilon": 1e-8, "unit_rows": unit_rows}
     for step in range(1, 6):
         gradient = torch.randn(7, 5, generator=generator, dtype=torch.float64)
-        dispatch.adam(mine, gradient.clone(), *states[0], step=step, **options)
-        reference.adam(theirs, gradient.clone(), *states[1], step=step, **options)
+        options = AdamStep(step=step, **rates)
+        dispatch.adam(mine, gradient.clone(), *states[0], options)
+        reference.adam(theirs, gradient.clone(), *states[1], options)
         pytorch.grad = gradient.clone()
         optimiser.step()
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
@@ -119,12 +121,7 @@ def test_adam_steps_a_column_major_matrix_in_place():
         torch.ones(4, 6, dtype=torch.float64),
         first,
         second,
-        step=1,
-        learning_rate=0.1,
-        beta1=0.9,
-        beta2=0.999,
-        epsilon=0.0,
-        unit_rows=False,
+        AdamStep(step=1, learning_rate=0.1, beta1=0.9, beta2=0.999, epsilon=0.0, unit_rows=False),
     )
     torch.testing.assert_close(column_major, before - 0.1)
     assert column_major.data_ptr() == storage.data_ptr()

@@ -19,6 +19,7 @@ pytest.importorskip("triton", reason="triton is installed where there are GPUs")
 from monosemy.kernels import dispatch, ops, reference  # noqa: E402
 from monosemy.kernels.cuda import encode as triton_encode  # noqa: E402
 from monosemy.kernels.cuda import sparse as backend  # noqa: E402
+from monosemy.kernels.reference import AdamStep  # noqa: E402
 from monosemy.latents import SparseLatents  # noqa: E402
 from monosemy.saes.base import SaeConfig, StepInfo  # noqa: E402
 from monosemy.saes.registry import build_sae  # noqa: E402
@@ -212,11 +213,12 @@ def test_adam_steps_as_the_definition(shape, unit_rows, dtype):
     mine = torch.nn.functional.normalize(random(*shape), dim=1).to(dtype)
     states = [torch.zeros_like(mine) for _ in range(2)]
     theirs, their_states = mine.double(), [s.double() for s in states]
-    options = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "unit_rows": unit_rows}
+    rates = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "unit_rows": unit_rows}
     for step in range(1, 4):
         gradient = random(*shape, seed=step, dtype=dtype)
-        backend.adam(mine, gradient, *states, step=step, **options)
-        reference.adam(theirs, gradient.double(), *their_states, step=step, **options)
+        options = AdamStep(step=step, **rates)
+        backend.adam(mine, gradient, *states, options)
+        reference.adam(theirs, gradient.double(), *their_states, options)
         torch.testing.assert_close(mine, theirs.to(dtype), **CLOSE[dtype])
         # In half precision the states were rounded: go on from the same ones.
         theirs, their_states = mine.double(), [s.double() for s in states]
@@ -228,9 +230,9 @@ def test_adam_steps_as_the_definition(shape, unit_rows, dtype):
 def test_adam_steps_a_vector():
     mine, gradient = random(1500), random(1500, seed=1)
     theirs = mine.clone()
-    options = {"step": 1, "learning_rate": 0.1, "beta1": 0.0, "beta2": 0.999, "epsilon": 1e-8, "unit_rows": False}
-    backend.adam(mine, gradient, torch.zeros_like(mine), torch.zeros_like(mine), **options)
-    reference.adam(theirs, gradient, torch.zeros_like(mine), torch.zeros_like(mine), **options)
+    options = AdamStep(step=1, learning_rate=0.1, beta1=0.0, beta2=0.999, epsilon=1e-8, unit_rows=False)
+    backend.adam(mine, gradient, torch.zeros_like(mine), torch.zeros_like(mine), options)
+    reference.adam(theirs, gradient, torch.zeros_like(mine), torch.zeros_like(mine), options)
     torch.testing.assert_close(mine, theirs)
 
 
@@ -297,7 +299,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from monosemy.kernels import triton as products, triton_encode as encode
+from monosemy.kernels.cuda import encode, sparse as products
 
 types = dict.fromkeys(["offsets", "bases"], "*i64")
 types |= dict.fromkeys(["indices", "rows", "order", "counts", "new_counts", "held_indices", "list_indices"], "*i32")
