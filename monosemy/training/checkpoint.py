@@ -40,9 +40,9 @@ class Origin:
         if state["fingerprint"] == self.fingerprint:
             return
         difference = first_difference_of(state["parts"], self.parts) if "parts" in state else None
-        what = difference or "it does not record what differs"
+        reason = difference or "it does not record what differs"
         raise UserError(
-            f"checkpoint {folder} belongs to another configuration or to other activations: {what}; "
+            f"checkpoint {folder} belongs to another configuration or to other activations: {reason}; "
             "delete it to train from the start"
         )
 
