@@ -355,7 +355,7 @@ class _AbsoluteSum(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, W_dec: Tensor, W_enc: Tensor, a: Tensor, *, b: Tensor | None, batch: _Batch) -> Tensor:
+    def forward(ctx: Any, W_dec: Tensor, W_enc: Tensor, a: Tensor, b: Tensor | None, batch: _Batch) -> Tensor:
         diagonals = ctx.needs_input_grad[2]
         matrices, inputs, outputs = Matrices(batch.weights, W_dec, W_enc), batch.inputs, batch.outputs
         sizes = batch_sizes(matrices, inputs, outputs)
