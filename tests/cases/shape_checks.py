@@ -23,7 +23,7 @@ MODULES = (
     "monosemy.training.dead",
     "monosemy.training.outliers",
     "monosemy.training.trainee",
-    *(place.split(":")[0] for place in ARCHITECTURES.values()),
+    *(entry.path.split(":")[0] for entry in ARCHITECTURES.values()),
 )
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))

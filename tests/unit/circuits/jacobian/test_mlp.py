@@ -289,8 +289,8 @@ def test_whole_tables_are_made_where_they_are_cheaper(monkeypatch: pytest.Monkey
     """Many small parts under a tight bound: the products of all latents' weights are made once, unasked."""
     weights, sae_in, sae_out, x = make_weights("silu", True), make_sae(1), make_sae(2), rows(1500)
     made = []
-    real = jacobian_mlp.weight_tables
-    monkeypatch.setattr(jacobian_mlp, "weight_tables", lambda *given: made.append(1) or real(*given))
+    real = jacobian_mlp.whole_tables
+    monkeypatch.setattr(jacobian_mlp, "whole_tables", lambda *given: made.append(1) or real(*given))
     whole = jacobian_slices(weights, sae_in, sae_out, x)
     assert not made, "one part: its own tables are never larger"
     tight = jacobian_slices(weights, sae_in, sae_out, x, max_memory=1_000_000)
@@ -489,7 +489,7 @@ def test_peak_memory_stays_within_the_bound(what: str, at: At, n_tokens: int, bo
         made = []
         if what == "slices":
             given = y if at == "input" else None
-            run = lambda: made.append(jacobian_slices(weights, *saes, x, given, at=at, max_memory=max_memory))  # noqa: E731
+            run = lambda: made.append(jacobian_slices(weights, *saes, x, y=given, at=at, max_memory=max_memory))  # noqa: E731
         else:
             codes = [Code(sae, rows, training_code(sae, rows, 16), 16) for sae, rows in zip(saes, (x, y), strict=True)]
             run = lambda: mean_magnitude(SlopesAtInput(weights), *codes, 0, at=at, max_memory=max_memory).backward()  # noqa: E731

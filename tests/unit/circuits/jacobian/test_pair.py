@@ -231,7 +231,7 @@ def test_the_penalty_is_recorded_warms_up_and_acts(unbroken: tuple[Trainer, Path
     sums = {}
     for name, _, _ in PAIRS:
         pair = [unbroken[0].trainees[site, name].sae for site in SITES]
-        found = jacobian_slices(unbroken[0].stream.weights, *pair, *(x[site] for site in SITES))
+        found = jacobian_slices(unbroken[0].stream.weights, *pair, x[SITES[0]], y=x[SITES[1]])
         sums[name] = float(found.values.abs().sum()) / ROWS / L0**2
     assert max(value for name, value in sums.items() if name in ("topk", "share", "there")) < 0.95 * sums["none"]
     assert "jacobian_coef" not in next(r for r in records if r["name"] == "alone")
