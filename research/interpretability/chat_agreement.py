@@ -83,7 +83,9 @@ def explanation(
     raised = [database.tokens.text(token).strip() for token, _ in database.output_tokens(latent)[0][:8]]
     largest = float(database.columns["max"][latent])
     messages = prompts.explain_messages(examples, largest, [text for text in raised if text])
-    reply = journal.ask(chat, latent, "explanation", messages, lambda: chat.reply(messages, prompts.N_EXPLAIN_TOKENS))
+    reply = journal.ask(
+        chat, latent, "explanation", messages, question=lambda: chat.reply(messages, prompts.N_EXPLAIN_TOKENS)
+    )
     return prompts.read_explanation(reply) or "nothing"
 
 
@@ -96,7 +98,7 @@ def detection(
         answers = []
         for passage in listed:
             messages = prompts.detection_messages(text, passage)
-            answer = journal.ask(chat, latent, "detection", messages, lambda m=messages: list(chat.yes(m)))
+            answer = journal.ask(chat, latent, "detection", messages, question=lambda m=messages: list(chat.yes(m)))
             answers.append(0.5 if answer[0] is None else float(answer[0]))
         said.append(np.array(answers))
     return float(auroc(said[0], said[1]))

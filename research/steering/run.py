@@ -252,15 +252,15 @@ def main() -> None:
     parser.add_argument("--reduced", action="store_true", help="few questions, strengths and candidates: a check")
     parser.add_argument("--out", type=Path, default=record_path("steering"))
     given = parser.parse_args()
-    folder = choose_sae(given.run, given.sae)
-    model, sae, scales = load_run(given.run, folder)
+    saved = choose_sae(given.run, given.sae)
+    model, sae, scales = load_run(given.run, saved.folder)
     few = given.reduced
     bench = Bench(
         model, sae, scales, QUESTIONS[:6] if few else QUESTIONS, STRENGTHS[1:5:2] if few else STRENGTHS,
         20 if few else 40, 2 if few else 3, 1 if few else 3,
     )  # fmt: skip
     results: dict[str, Any] = dict(read_json(given.out)) if given.out.exists() else {}
-    results |= {"sae": f"{folder.parent.name}/{folder.name}", "model": model.name, "reduced": few}
+    results |= {"sae": saved.label, "model": model.name, "reduced": few}
     results |= {"max_perplexity": MAX_PERPLEXITY, "min_distinct_2": MIN_DISTINCT, "n_tokens": bench.n_tokens}
     for name in given.only:
         started = time.perf_counter()
