@@ -19,7 +19,7 @@ one writer elsewhere:
     features/.work/          codes of the SAEs whose features are being built           features/building/encode_pass.py
     notes.json, .notes.lock  what a person keeps about latents                          features/store/notes.py
     report.html, figures/<name>.png                                                     report
-    jacobian/                studies of pairs; its files: circuits/jacobian/layout.py
+    <room>/                  what a room keeps besides, e.g. its studies; the room's own layout.py names them
 """
 
 from __future__ import annotations
@@ -93,10 +93,6 @@ class RunFiles:
     @property
     def notes_lock(self) -> Path:
         return self.folder / ".notes.lock"
-
-    @property
-    def jacobian(self) -> Path:
-        return self.folder / "jacobian"
 
     def sae(self, site: str, name: str) -> SaeFiles:
         """Raises UserError for a site or name that is no plain folder name."""

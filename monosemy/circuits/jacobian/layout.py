@@ -1,7 +1,6 @@
 """Where the studies of a run's pairs lie: the one place that spells the names of their files.
 
-Place on the path: beneath what measures pairs, shows them and reports on them; RUN/jacobian itself is in
-monosemy/layout.py.
+Place on the path: beneath what measures pairs, shows them and reports on them. All lie in RUN/jacobian:
 
     frontier.json            every pair: variance explained, CE score, sparsity, linearity, ablation
     <pair>/measures.json     one pair's measures; draws.safetensors: the same on every resample
@@ -26,7 +25,7 @@ class StudyFiles:
 
     @staticmethod
     def of_run(run: Path) -> StudyFiles:
-        return StudyFiles(RunFiles(run).jacobian)
+        return StudyFiles(RunFiles(run).folder / "jacobian")
 
     @property
     def frontier(self) -> Path:
