@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from monosemy.errors import UserError, unknown
 from monosemy.ranges import SHARE, Range
-from monosemy.rooms import Room, rooms, with_room_settings
+from monosemy.rooms import Room, load, rooms
 
 LABELS = frozenset({"recipe", "log_to"})
 """Settings of a run that change nothing in what it computes."""
@@ -131,6 +131,15 @@ class EvaluationConfig:
     """PCA with as many components as the L0, at each site."""
 
 
+def with_room_settings(settings: type[T]) -> type[T]:
+    """A decorator: the frozen dataclass with one more field for the settings of every room, at its defaults."""
+    kinds = {room.name: load(room.settings) for room in rooms() if room.settings}
+    sections = [(name, kind, field(default_factory=kind)) for name, kind in kinds.items()]
+    extended = dataclasses.make_dataclass(settings.__name__, sections, bases=(settings,), frozen=True)
+    extended.__module__, extended.__doc__ = settings.__module__, settings.__doc__
+    return extended
+
+
 @with_room_settings
 @dataclass(frozen=True)
 class RunConfig:
@@ -160,14 +169,17 @@ class RunConfig:
 
 def room_settings(config: RunConfig, kind: type[T]) -> T:
     """The section of the room whose settings are of this type."""
-    name = next(room.name for room in rooms() if room.settings is kind)
-    return getattr(config, name)
+    return getattr(config, _section(kind))
 
 
 def with_room(config: RunConfig, settings: Any) -> RunConfig:
     """`config` with these settings as the section of the room whose type they are."""
-    name = next(room.name for room in rooms() if room.settings is type(settings))
-    return dataclasses.replace(config, **{name: settings})
+    return dataclasses.replace(config, **{_section(type(settings)): settings})
+
+
+def _section(kind: type) -> str:
+    """The name of the room whose settings are of this type."""
+    return next(room.name for room in rooms() if room.settings and load(room.settings) is kind)
 
 
 def taking_part(config: RunConfig) -> tuple[Room, ...]:

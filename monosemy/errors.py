@@ -6,7 +6,6 @@ is a fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -20,6 +19,8 @@ class Interrupted(Exception):
 
 def near_matches(value: str, choices: Iterable[str], n: int = 3) -> list[str]:
     """Up to `n` choices that look like `value`, best first; empty when none comes close."""
+    import difflib  # only an error needs it, and every command imports this module
+
     by_lower = {choice.lower(): choice for choice in choices}
     return [by_lower[hit] for hit in difflib.get_close_matches(value.lower(), by_lower, n=n, cutoff=0.5)]
 

@@ -2,21 +2,19 @@
 
 A room is a folder of the package with a module `room` that holds one `ROOM`. The core reads the list `ROOMS` and asks
 each room for what it adds: commands, a section of a run's settings, work in the stages of a run, a section of the
-report. Whatever is slow to import is given as `module:name` and loaded when it is first needed.
+report. Whatever is slow to import is given as `module:name` and loaded when it is first needed. `monosemy --help`
+imports this module and every `room.py`, so they hold named tuples: `dataclasses` alone takes a tenth of its time.
 
 A new room is a line in `ROOMS` and its own `room.py`; `circuits/jacobian/room.py` shows all that one can add.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 ROOMS = (
     "monosemy.features.room",
@@ -28,8 +26,7 @@ ROOMS = (
 """The modules that hold a `ROOM`, in the order in which commands and report sections appear."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """`monosemy NAME …`."""
 
     name: str
@@ -45,16 +42,19 @@ class Command:
         function(words)
 
 
-@dataclass(frozen=True)
-class Room:
+def _asks_for_nothing(settings: Any) -> bool:
+    return False
+
+
+class Room(NamedTuple):
     """What one room adds; everything but the name may be left out."""
 
     name: str
     """Also the name of its section in run.json and in front of its flags (`--jacobian.layer`)."""
     commands: tuple[Command, ...] = ()
-    settings: type | None = None
-    """A frozen dataclass whose defaults ask for nothing: the room's section of `config.RunConfig`."""
-    takes_part: Callable[[Any], bool] = field(default=lambda settings: False)
+    settings: str = ""
+    """`module:class`, a frozen dataclass whose defaults ask for nothing: the room's section of `config.RunConfig`."""
+    takes_part: Callable[[Any], bool] = _asks_for_nothing
     """Whether a run with these settings asks for anything of the room's. Where it does not, the settings leave the
     run's identity alone, so that a new room does not make strangers of old runs."""
     requirements: str = ""
@@ -64,7 +64,7 @@ class Room:
     steps beside the single SAEs of such a run."""
     report: str = ""
     """`module:function` from a run folder to a `report.sections.Section`, or None where there is nothing to report."""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
     """How the names of its SAEs begin → what readers see instead: `jsae_0.2` is shown as `Pair, λ = 0.2`."""
 
 
@@ -78,11 +78,3 @@ def load(place: str) -> Any:
     """The object at `module:name`."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def with_room_settings(settings: type[T]) -> type[T]:
-    """A decorator: the frozen dataclass with one more field for the settings of every room, at its defaults."""
-    sections = [(room.name, room.settings, field(default_factory=room.settings)) for room in rooms() if room.settings]
-    extended = dataclasses.make_dataclass(settings.__name__, sections, bases=(settings,), frozen=True)
-    extended.__module__, extended.__doc__ = settings.__module__, settings.__doc__
-    return extended

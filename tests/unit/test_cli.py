@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monosemy import __version__, cli
+from monosemy import __version__, cli, commands
 from monosemy.errors import UserError
 from monosemy.pipeline import check_config
 from monosemy.recipes import quick
@@ -17,7 +17,7 @@ from monosemy.recipes import quick
 def test_short_names_units_and_options():
     words = ["--tokens", "1.5M", "--sites", "layers.3.mlp_out", "--l0", "8", "20"]
     words += ["--jumprelu.bandwidth-relative=0.3", "--jumprelu.recipe", "tanh", "--training.n-passes", "3"]
-    config = cli._parse(quick(), words)
+    config = commands._parse(quick(), words)
     assert config.text.n_tokens == 1_500_000
     assert config.activations.sites == ("layers.3.mlp_out",)
     assert config.l0 == (8.0, 20.0)
@@ -42,7 +42,7 @@ def test_short_names_units_and_options():
 )
 def test_refused_before_anything_is_loaded(words, message):
     with pytest.raises(UserError, match=message) as found:
-        check_config(cli._parse(quick(), words))
+        check_config(commands._parse(quick(), words))
     assert "\n" not in str(found.value)
 
 
@@ -64,12 +64,12 @@ def test_info_lists_an_architectures_options(capsys):
 
 
 def test_counts_take_units_in_either_form(capsys):
-    assert cli._parse(quick(), ["--tokens=300k"]).text.n_tokens == 300_000
-    assert cli._parse(quick(), ["--training.log-tokens", "2k"]).training.log_tokens == 2_000
+    assert commands._parse(quick(), ["--tokens=300k"]).text.n_tokens == 300_000
+    assert commands._parse(quick(), ["--training.log-tokens", "2k"]).training.log_tokens == 2_000
     with pytest.raises(UserError, match=r"takes a count such as .*, got '1.5X'"):
-        cli._parse(quick(), ["--tokens", "1.5X"])
+        commands._parse(quick(), ["--tokens", "1.5X"])
     with pytest.raises(SystemExit):
-        cli._parse(quick(), ["--help"])
+        commands._parse(quick(), ["--help"])
     shown = capsys.readouterr().out
     assert "--tokens = --text.n-tokens" in shown
     assert "quick" in shown
@@ -87,13 +87,13 @@ def test_counts_take_units_in_either_form(capsys):
 )
 def test_settings_that_would_fail_later_are_refused_at_once(words, message):
     with pytest.raises(UserError, match=message):
-        check_config(cli._parse(quick(), words))
+        check_config(commands._parse(quick(), words))
 
 
 def test_a_run_folder_is_continued_in_place():
-    assert cli._default_folder("demo") == Path("runs/demo")
-    assert cli._default_folder("elsewhere/settings.json") == Path("runs/settings")
-    assert cli._default_folder("elsewhere/mine/run.json") == Path("elsewhere/mine")
+    assert commands._default_folder("demo") == Path("runs/demo")
+    assert commands._default_folder("elsewhere/settings.json") == Path("runs/settings")
+    assert commands._default_folder("elsewhere/mine/run.json") == Path("elsewhere/mine")
 
 
 def run_module(*words: str) -> subprocess.CompletedProcess[str]:

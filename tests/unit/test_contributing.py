@@ -109,7 +109,7 @@ def test_files_named_on_the_page_exist():
 
 
 def test_the_command_line_accepts_it():
-    from monosemy.cli import _parse
+    from monosemy.commands import _parse
     from monosemy.pipeline import check_config
     from monosemy.recipes import demo
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from monosemy import cli
+from monosemy import commands
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_config
@@ -117,7 +117,7 @@ def test_recipes_and_all_defaults_are_within_their_ranges():
 )
 def test_the_command_names_the_flag_and_a_value_that_works(words, message):
     with pytest.raises(UserError) as refused:
-        check_config(cli._parse(quick(), words.split()))
+        check_config(commands._parse(quick(), words.split()))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -156,7 +156,7 @@ def test_two_numbers_never_share_a_name(value, text):
 
 def test_no_command_takes_a_number_without_a_range():
     """Numeric flags are made by `whole`, `real` and `amount`, never by Python's own int and float."""
-    package = Path(cli.__file__).parent
+    package = Path(commands.__file__).parent
     bare = re.compile(r"type=(int|float)\b(?!.*=np)")
     lines = [line for path in package.rglob("*.py") for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line for line in lines if bare.search(line) and "dtype" not in line] == []

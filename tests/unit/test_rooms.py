@@ -49,12 +49,12 @@ def test_a_run_of_the_core_alone_takes_part_in_no_room():
 
 @pytest.mark.parametrize("room", [room for room in rooms() if room.settings], ids=lambda room: room.name)
 def test_settings_of_a_room_are_a_section_of_a_run(room: Room):
-    assert room.settings is not None
-    default = room.settings()
+    settings = load(room.settings)
+    default = settings()
     assert dataclasses.is_dataclass(default)
     assert not room.takes_part(default)
     config = RunConfig()
-    assert room_settings(config, room.settings) == default
+    assert room_settings(config, settings) == default
     assert with_room(config, default) == config
     assert to_json(config)[room.name] == to_json(default)
 
@@ -107,7 +107,7 @@ REQUIREMENTS = AtticRequirements()
 ROOM = Room(
     "attic",
     commands=(Command("tidy", "put things into boxes", "attic:tidy"),),
-    settings=AtticConfig,
+    settings="attic:AtticConfig",
     takes_part=lambda settings: settings.n_boxes > 0,
     requirements="attic:REQUIREMENTS",
     units="attic:build",
@@ -126,7 +126,7 @@ rooms.ROOMS += ("attic",)
 
 import pathlib
 from attic import AtticConfig
-from monosemy import cli
+from monosemy import cli, commands
 from monosemy.config import *
 from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_config
@@ -137,7 +137,7 @@ from monosemy.report.theme import label
 from monosemy.support.estimates import DoesNotFit, ModelSize, estimate, require_resources, value_that_fits
 
 idle = quick()
-config = cli._parse(idle, ["--attic.n-boxes", "6"])
+config = commands._parse(idle, ["--attic.n-boxes", "6"])
 assert room_settings(config, AtticConfig).n_boxes == 6
 assert from_json(RunConfig, to_json(config)) == config != idle
 assert len({identity(c) for c in (idle, config, with_room(config, AtticConfig(5)))}) == 3
@@ -147,7 +147,7 @@ for words, message in (
     ("10", "--attic.n-boxes 10 must be at least 0 and at most 9"),
 ):
     try:
-        check_config(cli._parse(idle, ["--attic.n-boxes", words]))
+        check_config(commands._parse(idle, ["--attic.n-boxes", words]))
     except UserError as error:
         assert message in str(error), error
     else:

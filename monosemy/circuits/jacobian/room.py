@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from monosemy.circuits.jacobian.settings import JacobianConfig
+from typing import TYPE_CHECKING
+
 from monosemy.rooms import Command, Room
+
+if TYPE_CHECKING:
+    from monosemy.circuits.jacobian.settings import JacobianConfig
 
 
 def trains_pairs(settings: JacobianConfig) -> bool:
@@ -20,7 +24,7 @@ ROOM = Room(
             "monosemy.circuits.jacobian.commands:run_jacobian",
         ),
     ),
-    settings=JacobianConfig,
+    settings="monosemy.circuits.jacobian.settings:JacobianConfig",
     takes_part=trains_pairs,
     requirements="monosemy.circuits.jacobian.requirements:REQUIREMENTS",
     units="monosemy.circuits.jacobian.build:build_pairs",
