@@ -130,9 +130,9 @@ def test_explaining_and_building_never_write_at_once(database: FeatureDatabase) 
 def test_line_ends_inside_a_text_cut_no_answer_off(database: FeatureDatabase) -> None:
     path, chat = database.files.journal, WordChat()
     messages = [{"role": "user", "content": "one\u2028two\u2029three\u0085four\x0bfive\x1csix"}]
-    assert Journal(path).ask(chat, 0, "detection", messages, lambda: "a\u2028b") == "a\u2028b"
+    assert Journal(path).ask(chat, 0, "detection", messages, question=lambda: "a\u2028b") == "a\u2028b"
     again = Journal(path)
-    assert again.ask(chat, 0, "detection", messages, lambda: "asked again") == "a\u2028b"
+    assert again.ask(chat, 0, "detection", messages, question=lambda: "asked again") == "a\u2028b"
     assert again.n_asked == 0
 
 
