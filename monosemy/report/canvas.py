@@ -91,9 +91,9 @@ def value_axis(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> No
     `ends` are interval ends; they widen the axis, except non-positive ones on a logarithmic axis.
     """
     finite = np.array([v for v in values if np.isfinite(v)])
-    everything = np.array([v for v in [*finite, *ends] if np.isfinite(v)])
+    finite_with_ends = np.array([v for v in [*finite, *ends] if np.isfinite(v)])
     if len(finite) and finite.min() > 0 and finite.max() > 4 * finite.min():
-        positive = everything[everything > finite.min() / 4]
+        positive = finite_with_ends[finite_with_ends > finite.min() / 4]
         axes.set_yscale("log")
         axes.set_ylim(positive.min() / 1.18, positive.max() * 1.18)
         decades = np.log10(positive.max() / positive.min())
@@ -102,7 +102,7 @@ def value_axis(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> No
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         return
-    low, high = (everything.min(), everything.max()) if len(everything) else (0.0, 1.0)
+    low, high = (finite_with_ends.min(), finite_with_ends.max()) if len(finite_with_ends) else (0.0, 1.0)
     axes.set_ylim(min(low * 1.08, 0.0), high * 1.08 if high > 0 else 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(6))
 
@@ -172,9 +172,13 @@ def margins(
     inner_height = (height - bottom - top - hspace * (rows - 1)) / rows
     inner_width = (width - left - right - wspace * (columns - 1)) / columns
     figure.subplots_adjust(
-        left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height,
-        hspace=hspace / inner_height, wspace=wspace / inner_width,
-    )  # fmt: skip
+        left=left / width,
+        right=1 - right / width,
+        bottom=bottom / height,
+        top=1 - top / height,
+        hspace=hspace / inner_height,
+        wspace=wspace / inner_width,
+    )
 
 
 def legend_row(figure: Figure, styles: Sequence[Style], *, y: float, lines: bool = True, columns: int = 8) -> None:
@@ -183,15 +187,25 @@ def legend_row(figure: Figure, styles: Sequence[Style], *, y: float, lines: bool
 
     handles = [
         Line2D(
-            [], [], color=s.colour, marker=s.marker, linestyle=s.line if lines else "none", label=s.label,  # type: ignore[arg-type]
+            [],
+            [],
+            color=s.colour,
+            marker=s.marker,
+            linestyle=s.line if lines else "none",  # type: ignore[arg-type]
+            label=s.label,
             **face(s, figure),
         )
         for s in styles
-    ]  # fmt: skip
+    ]
     figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.005, y), ncols=min(columns, len(handles) or 1),
-        handlelength=3.4, columnspacing=1.4, borderaxespad=0,
-    )  # fmt: skip
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.005, y),
+        ncols=min(columns, len(handles) or 1),
+        handlelength=3.4,
+        columnspacing=1.4,
+        borderaxespad=0,
+    )
 
 
 def face(style: Style, figure: Figure) -> dict[str, Any]:

@@ -73,9 +73,9 @@ def points(records: Iterable[Evaluated]) -> list[Point]:
             continue
         without_seed = "" if record.target_l0 is not None else re.sub(r"-s\d+$", "", record.name)
         groups.setdefault((record.architecture, record.target_l0, without_seed), []).append(record)
-    found = [Point(key[0], key[1], group[0].control, tuple(group)) for key, group in groups.items()]
-    rank = {name: number for number, name in enumerate(order(p.architecture for p in found))}
-    return sorted(found, key=lambda p: (rank[p.architecture], p["l0"].value))
+    site_points = [Point(key[0], key[1], group[0].control, tuple(group)) for key, group in groups.items()]
+    rank = {name: number for number, name in enumerate(order(p.architecture for p in site_points))}
+    return sorted(site_points, key=lambda p: (rank[p.architecture], p["l0"].value))
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class Verdict:
         return tuple(p for p in self.ranked[1:] if not p[self.measure].low > edge)
 
 
-def verdicts(found: Sequence[Point], measure: str) -> list[Verdict]:
+def verdicts(site_points: Sequence[Point], measure: str) -> list[Verdict]:
     """One verdict per asked L0 at which at least one architecture (not a control) was measured."""
-    able = [p for p in found if not p.control and p.target_l0 and math.isfinite(p[measure].value)]
+    able = [p for p in site_points if not p.control and p.target_l0 and math.isfinite(p[measure].value)]
     result = []
     for target in sorted({p.target_l0 for p in able if p.target_l0}):
         here = [p for p in able if p.target_l0 == target]
@@ -113,19 +113,19 @@ def verdicts(found: Sequence[Point], measure: str) -> list[Verdict]:
     return result
 
 
-def beaten_by_control(found: Sequence[Point], control: str, measure: str) -> tuple[list[Point], list[Point]]:
+def beaten_by_control(site_points: Sequence[Point], control: str, measure: str) -> tuple[list[Point], list[Point]]:
     """(SAEs compared with `control` at the same asked L0, those of them that are not clearly better).
 
     Clearly better: the SAE's interval ends below where the control's begins.
     """
-    floor = {p.target_l0: p[measure] for p in found if p.architecture == control}
-    compared = [p for p in found if not p.control and p.target_l0 in floor and math.isfinite(p[measure].value)]
+    floor = {p.target_l0: p[measure] for p in site_points if p.architecture == control}
+    compared = [p for p in site_points if not p.control and p.target_l0 in floor and math.isfinite(p[measure].value)]
     return compared, [p for p in compared if not p[measure].high < floor[p.target_l0].low]
 
 
-def names(found: Iterable[Point]) -> str:
+def names(site_points: Iterable[Point]) -> str:
     """`TopK, Gated and JumpReLU`."""
-    listed = [label(name) for name in dict.fromkeys(p.architecture for p in found)]
+    listed = [label(name) for name in dict.fromkeys(p.architecture for p in site_points)]
     return listed[0] if len(listed) == 1 else ", ".join(listed[:-1]) + f" and {listed[-1]}"
 
 

@@ -86,10 +86,12 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
         if v.best
     )
     seeds = max(len(p.records) for p in drawn)
-    bars = f"Bars: {INTERVAL} over validation documents" + (
-        f"; lines join means over up to {seeds} seeds, small dots are single seeds, and bars reach from the lowest to "
-        "the highest end of the seeds' intervals" if seeds > 1 else ""
-    )  # fmt: skip
+    bars = f"Bars: {INTERVAL} over validation documents"
+    if seeds > 1:
+        bars += (
+            f"; lines join means over up to {seeds} seeds, small dots are single seeds, and bars reach from the lowest "
+            "to the highest end of the seeds' intervals"
+        )
     tokens = max(r.n_loss_tokens if measure == "delta_loss" else r.n_tokens for p in drawn for r in p.records)
     caption = (
         f"{short} against L0, lower is better; {tokens:,} validation tokens. {bars}. Points lie at the reached L0, "
@@ -122,9 +124,14 @@ def _series(
             single = [r[measure].value for r in point.records]
             axes.plot([position] * len(single), single, ".", color=style.colour, markersize=3, alpha=0.6, zorder=2)
     axes.plot(
-        x, y, color=style.colour, linestyle=style.line, marker=style.marker, zorder=3 if style.control else 4,  # type: ignore[arg-type]
+        x,
+        y,
+        color=style.colour,
+        linestyle=style.line,  # type: ignore[arg-type]
+        marker=style.marker,
+        zorder=3 if style.control else 4,
         **face(style, figure),  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
     return float(x[-1]), float(y[-1]), style
 
 

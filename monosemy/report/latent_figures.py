@@ -85,9 +85,13 @@ def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, t
         colour = _blend(style.colour, theme.background, fade)
         axes.stairs(height, edges, fill=True, color=colour, alpha=0.09)
         axes.stairs(
-            height, edges, color=colour, linewidth=1.4, label=f"{level}: {n_dead:,} dead ({n_dead / n_latents:.1%})",
+            height,
+            edges,
+            color=colour,
+            linewidth=1.4,
+            label=f"{level}: {n_dead:,} dead ({n_dead / n_latents:.1%})",
             linestyle=_SHADE_LINES[place % len(_SHADE_LINES)],  # type: ignore[arg-type]
-        )  # fmt: skip
+        )
     axes.xaxis.set_major_locator(LogLocator(base=10, numticks=12))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.legend(loc="upper left", fontsize=7.5, handlelength=2.6, borderaxespad=0.1)
@@ -143,8 +147,11 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]
         figure.supylabel(f"Firing frequency\n(share of {n_tokens:,} tokens, log scale)", **where)
         return figure
 
-    fitted = [f"{label(r.architecture)} {_level(r)}: {law_text(law)}" for r, _ in firsts.values()
-              if (law := laws.get((r.site, r.name)))]  # fmt: skip
+    fitted = [
+        f"{label(r.architecture)} {_level(r)}: {law_text(law)}"
+        for r, _ in firsts.values()
+        if (law := laws.get((r.site, r.name)))
+    ]
     exponents = "; ".join(fitted) or "none could be fitted"
     alt = f"Firing frequency against mean activation at {site}, one point per live latent. Exponents: {exponents}."
     caption = (
@@ -179,22 +186,29 @@ def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Styl
     else:
         text = f"no latent fired\n({len(live):,} dead)"
     axes.text(
-        0.97, 0.96, text, transform=axes.transAxes, fontsize=7.5, ha="right", va="top", linespacing=1.35,
+        0.97,
+        0.96,
+        text,
+        transform=axes.transAxes,
+        fontsize=7.5,
+        ha="right",
+        va="top",
+        linespacing=1.35,
         bbox={"facecolor": theme.background, "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
-    )  # fmt: skip
+    )
 
 
-def _usage_limits(axes: Axes, everything: Sequence[Latents]) -> None:
+def _usage_limits(axes: Axes, panels: Sequence[Latents]) -> None:
     """Shared logarithmic limits, with room at the top for the text."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    live = [latents.mean_when_active[latents.firing_count > 0] for latents in everything]
+    live = [latents.mean_when_active[latents.firing_count > 0] for latents in panels]
     x = np.concatenate(live)
     x = x[x > 0]
     if len(x):
         axes.set_xlim(x.min() / 1.3, x.max() * 1.3)
-    axes.set_ylim(0.6 / max(latents.n_tokens for latents in everything), 12)
-    lowest = math.floor(math.log10(0.6 / max(latents.n_tokens for latents in everything)))
+    axes.set_ylim(0.6 / max(latents.n_tokens for latents in panels), 12)
+    lowest = math.floor(math.log10(0.6 / max(latents.n_tokens for latents in panels)))
     axes.yaxis.set_major_locator(FixedLocator([10.0**power for power in range(lowest + 1, 1)]))
     axes.yaxis.set_minor_locator(NullLocator())
 

@@ -53,8 +53,8 @@ def write_report(run_folder: Path) -> Path:
         for site in run.sites:
             drawings[site] = dict(site_figures(run, site, laws))
             bar.advance()
-    everything = [*drawings.values(), *(section.drawings for section in sections)]
-    write_figures(run.folder, [drawing for drawn in everything for drawing in drawn.values()])
+    drawing_groups = [*drawings.values(), *(section.drawings for section in sections)]
+    write_figures(run.folder, [drawing for drawn in drawing_groups for drawing in drawn.values()])
     path = RunFiles(run.folder).report
     write_text(path, _document(run, drawings, laws, sections))
     return path

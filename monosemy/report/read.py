@@ -142,18 +142,21 @@ class ReportInputs:
     @property
     def stopped(self) -> list[str]:
         """One line per SAE whose training stopped early."""
-        kept = [curve.stopped for curve in self.curves.values() if curve.stopped]
-        said = [str(message) for message in self.provenance.get("stopped") or []]
-        return list(dict.fromkeys(kept + said))
+        curve_messages = [curve.stopped for curve in self.curves.values() if curve.stopped]
+        run_messages = [str(message) for message in self.provenance.get("stopped") or []]
+        return list(dict.fromkeys(curve_messages + run_messages))
 
     @property
     def unrecorded(self) -> list[str]:
         """SAEs that run.json asks for and of which neither metrics nor evaluation know anything."""
-        known = {(c.site, c.architecture, c.target_l0, c.seed) for c in self.curves.values()}
-        known |= {(r.site, r.architecture, r.target_l0, r.seed) for r in self.records}
-        asked = itertools.product(self.sites, self.config.architectures, self.config.l0, self.config.seeds)
-        return [f"{name}-l0_{number_name(l0)}-s{seed} at {site}" for site, name, l0, seed in asked
-                if (site, name, l0, seed) not in known]  # fmt: skip
+        recorded = {(c.site, c.architecture, c.target_l0, c.seed) for c in self.curves.values()}
+        recorded |= {(r.site, r.architecture, r.target_l0, r.seed) for r in self.records}
+        configured = itertools.product(self.sites, self.config.architectures, self.config.l0, self.config.seeds)
+        return [
+            f"{name}-l0_{number_name(l0)}-s{seed} at {site}"
+            for site, name, l0, seed in configured
+            if (site, name, l0, seed) not in recorded
+        ]
 
 
 def read_inputs(folder: Path) -> ReportInputs:
@@ -219,8 +222,8 @@ def _records(evaluation: dict[str, Any], path: Path, command: str) -> list[Evalu
         try:
             records.append(_record(value))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
-            raise UserError(f"{path}: record {number} {what}; `{command}` writes it anew") from None
+            fault = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
+            raise UserError(f"{path}: record {number} {fault}; `{command}` writes it anew") from None
     keys = [(record.site, record.name) for record in records]
     for site, name in keys:
         if keys.count((site, name)) > 1:

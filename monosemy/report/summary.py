@@ -23,10 +23,10 @@ def model_name(run: ReportInputs) -> str:
     return _name(run.provenance.get("model"), run.config.model.source)
 
 
-def _name(found: object, otherwise: str) -> str:
-    if isinstance(found, Mapping):
-        found = found.get("name") or found.get("source")
-    return str(found) if found else otherwise
+def _name(entry: object, otherwise: str) -> str:
+    if isinstance(entry, Mapping):
+        entry = entry.get("name") or entry.get("source")
+    return str(entry) if entry else otherwise
 
 
 def title(run: ReportInputs) -> str:
@@ -66,9 +66,9 @@ HOW_TO_READ = (
 
 def headline(run: ReportInputs, site: str) -> str:
     """The answer in two sentences: who is lowest in delta loss (else in FVU) where, and where that lead is sure."""
-    found = points(run.at(site))
+    site_points = points(run.at(site))
     for measure, (words, _) in MEASURES.items():
-        judged = [v for v in verdicts(found, measure) if v.best and len(v.ranked) > 1]
+        judged = [v for v in verdicts(site_points, measure) if v.best and len(v.ranked) > 1]
         if not judged:
             continue
         leaders = order(v.best.architecture for v in judged if v.best)
@@ -89,18 +89,18 @@ def _levels(judged: Sequence[Verdict]) -> str:
 
 def findings(run: ReportInputs, site: str) -> list[str]:
     """One sentence per asked L0 and measure, then how the SAEs fare against the controls."""
-    found = points(run.at(site))
-    said = []
-    by_level = {m: {v.target_l0: v for v in verdicts(found, m)} for m in MEASURES}
+    site_points = points(run.at(site))
+    lines = []
+    by_level = {m: {v.target_l0: v for v in verdicts(site_points, m)} for m in MEASURES}
     for target in sorted({level for judged in by_level.values() for level in judged}):
         sentences = [verdict_sentence(judged[target]) for judged in by_level.values() if target in judged]
-        said.append(f"L0 {target:g}: " + " ".join(sentences))
-    if not said:
-        said.append("No SAE here was asked for an L0 and measured, so none is ranked; compare them in the plots.")
+        lines.append(f"L0 {target:g}: " + " ".join(sentences))
+    if not lines:
+        lines.append("No SAE here was asked for an L0 and measured, so none is ranked; compare them in the plots.")
     for control, words in (("frozen_random", "a dictionary of frozen random directions"), ("pca", "PCA")):
-        if sentence := control_sentence(found, control, words):
-            said.append(sentence)
-    return said
+        if sentence := control_sentence(site_points, control, words):
+            lines.append(sentence)
+    return lines
 
 
 def verdict_sentence(verdict: Verdict) -> str:
@@ -120,9 +120,9 @@ def verdict_sentence(verdict: Verdict) -> str:
     return f"{lead}, not told apart from {names(verdict.tied)} (the intervals overlap)."
 
 
-def control_sentence(found: Sequence[Point], control: str, words: str) -> str | None:
+def control_sentence(site_points: Sequence[Point], control: str, words: str) -> str | None:
     """Whether every SAE rebuilds better than a control at the same asked L0; None without that control."""
-    compared, unclear = beaten_by_control(found, control, "fvu")
+    compared, unclear = beaten_by_control(site_points, control, "fvu")
     if not compared:
         return None
     if not unclear:
@@ -135,28 +135,28 @@ def control_sentence(found: Sequence[Point], control: str, words: str) -> str | 
 
 def warnings(run: ReportInputs) -> list[str]:
     """What a reader must know before trusting the numbers; empty when there is nothing."""
-    said = [f"Training stopped early: {line}. It is not ranked and not in the frontier plots." for line in run.stopped]
-    said += [f"{name} was asked for, but there is no record of its training." for name in run.unrecorded]
+    lines = [f"Training stopped early: {line}. It is not ranked and not in the frontier plots." for line in run.stopped]
+    lines += [f"{name} was asked for, but there is no record of its training." for name in run.unrecorded]
     unevaluated = [
         c for key, c in run.curves.items() if not c.stopped and key not in {(r.site, r.name) for r in run.records}
     ]
-    said += [f"{c.name} at {c.site} was trained but not evaluated." for c in unevaluated]
+    lines += [f"{c.name} at {c.site} was trained but not evaluated." for c in unevaluated]
     for site in run.sites:
-        found = points(run.at(site))
-        for p in found:
+        site_points = points(run.at(site))
+        for p in site_points:
             if p.target_l0 and not p.on_target and not p.control:
-                said.append(
+                lines.append(
                     f"{label(p.architecture)} at {site} was asked for L0 {p.target_l0:g} and reached "
                     f"{p['l0'].value:.3g}, more than 5% away: it is plotted where it landed, but not ranked."
                 )
-        if dead := [p for p in found if not p.control and p["dead_fraction"].value >= MANY_DEAD]:
+        if dead := [p for p in site_points if not p.control and p["dead_fraction"].value >= MANY_DEAD]:
             listed = [
                 f"{label(p.architecture)} at L0 {p['l0'].value:.3g} ({p['dead_fraction'].value:.0%})" for p in dead
             ]
-            said.append(f"{MANY_DEAD:.0%} or more of the latents are dead at {site}: {_and(listed)}.")
-        if found and not any(p.control for p in found):
-            said.append(f"No control was measured at {site}: how much any dictionary would explain is not known.")
-    return said
+            lines.append(f"{MANY_DEAD:.0%} or more of the latents are dead at {site}: {_and(listed)}.")
+        if site_points and not any(p.control for p in site_points):
+            lines.append(f"No control was measured at {site}: how much any dictionary would explain is not known.")
+    return lines
 
 
 def _and(items: Sequence[str]) -> str:

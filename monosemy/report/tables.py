@@ -108,10 +108,14 @@ def shares(run: ReportInputs, site: str) -> Html:
     """Dead and over-active latents."""
     dictionaries = [p for p in points(run.at(site)) if not p.control or p.architecture == "frozen_random"]
     rows: Rows = [
-        [label(p.architecture), _level(p.target_l0), _count(p.records[0].d_sae),
-         *(_value(p[m], percent=True) for m in SHARES)]
+        [
+            label(p.architecture),
+            _level(p.target_l0),
+            _count(p.records[0].d_sae),
+            *(_value(p[m], percent=True) for m in SHARES),
+        ]
         for p in dictionaries
-    ]  # fmt: skip
+    ]
     caption = f"Dead and over-active latents at {site}: share of all latents, 95% intervals in brackets"
     headings = ["Architecture", "Asked L0", "Latents", *SHARES.values()]
     return table(caption, headings, rows, muted=[i for i, p in enumerate(dictionaries) if p.control])
@@ -139,8 +143,12 @@ def usage(run: ReportInputs, site: str, laws: Mapping[Key, PowerLaw | None]) -> 
         typical = _number(float(np.median(live)) if len(live) else math.nan)
         if law is None:
             return [typical, Cell("not fitted", math.nan), Cell("–", math.nan), _count(len(live))]
-        return [typical, Cell(law_text(law).removeprefix("β = "), law.exponent), _number(law.r_squared),
-                _count(law.n_latents)]  # fmt: skip
+        return [
+            typical,
+            Cell(law_text(law).removeprefix("β = "), law.exponent),
+            _number(law.r_squared),
+            _count(law.n_latents),
+        ]
 
     headings = ["Median of mean activation", "Exponent β [95% interval]", "R²", "Live latents (fitted)"]
     caption = f"Power laws of usage at {site}: firing frequency = A · mean activation^β"
@@ -171,15 +179,31 @@ def training(run: ReportInputs, site: str) -> Html:
         key=lambda c: (rank.index(c.architecture), c.target_l0 or 0, c.seed),
     )
     rows: Rows = [
-        [label(c.architecture), _level(c.target_l0), _count(c.seed),
-         *(_count(_last(c, name)) for name in ("step", "n_tokens")),
-         *(_number(_last(c, name)) for name in ("loss", "fvu", "l0")),
-         _share(_last(c, "dead_fraction")),
-         Cell(f"{_peak(c):.3g}", _peak(c)), c.stopped or "complete"]
+        [
+            label(c.architecture),
+            _level(c.target_l0),
+            _count(c.seed),
+            *(_count(_last(c, name)) for name in ("step", "n_tokens")),
+            *(_number(_last(c, name)) for name in ("loss", "fvu", "l0")),
+            _share(_last(c, "dead_fraction")),
+            Cell(f"{_peak(c):.3g}", _peak(c)),
+            c.stopped or "complete",
+        ]
         for c in curves
-    ]  # fmt: skip
-    headings = ["Architecture", "Asked L0", "Seed", "Steps", "Training tokens", "Last loss", "Last FVU", "Last L0",
-                "Last dead share", "Peak learning rate", "Training"]  # fmt: skip
+    ]
+    headings = [
+        "Architecture",
+        "Asked L0",
+        "Seed",
+        "Steps",
+        "Training tokens",
+        "Last loss",
+        "Last FVU",
+        "Last L0",
+        "Last dead share",
+        "Peak learning rate",
+        "Training",
+    ]
     caption = f"Training at {site}: last finite values of the metrics, on training batches"
     return table(caption, headings, rows, muted=[i for i, c in enumerate(curves) if c.architecture in CONTROLS])
 

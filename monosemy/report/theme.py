@@ -112,9 +112,9 @@ class PageStyle:
 def label(architecture: str) -> str:
     """The name readers know: `batch_topk` → `BatchTopK`; an unlisted architecture keeps its own."""
     for room in rooms():
-        for prefix, shown in room.labels.items():
+        for prefix, readable in room.labels.items():
             if architecture.startswith(prefix):
-                return shown + architecture.removeprefix(prefix)
+                return readable + architecture.removeprefix(prefix)
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture].label
     return CONTROLS.get(architecture, architecture.replace("_", " "))

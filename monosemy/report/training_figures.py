@@ -107,9 +107,16 @@ def _panel(
         x, y = x[usable], y[usable]
         stagger = 0.03 + 0.16 * list(looks).index(curve.architecture) / max(len(looks), 1)
         axes.plot(
-            x, y, color=style.colour, linestyle=style.line, linewidth=1.3, marker=style.marker, markersize=3.5,  # type: ignore[arg-type]
-            markevery=(int(stagger * len(x)), max(math.ceil(len(x) / 5), 1)), markerfacecolor=_face(style, theme),
-        )  # fmt: skip
+            x,
+            y,
+            color=style.colour,
+            linestyle=style.line,  # type: ignore[arg-type]
+            linewidth=1.3,
+            marker=style.marker,
+            markersize=3.5,
+            markevery=(int(stagger * len(x)), max(math.ceil(len(x) / 5), 1)),
+            markerfacecolor=_face(style, theme),
+        )
         if curve.stopped:
             axes.add_line(
                 Line2D([x[-1]], [y[-1]], marker="x", color=theme.ink, markersize=8, markeredgewidth=2, zorder=6)

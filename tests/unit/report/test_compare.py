@@ -15,9 +15,15 @@ NAN = math.nan
 
 
 def record(
-    architecture: str, fvu: tuple[float, float, float], *, l0: float = 32.0, target: float | None = 32.0, seed: int = 0,
-    control: bool = False, stopped: str | None = None,
-) -> Evaluated:  # fmt: skip
+    architecture: str,
+    fvu: tuple[float, float, float],
+    *,
+    l0: float = 32.0,
+    target: float | None = 32.0,
+    seed: int = 0,
+    control: bool = False,
+    stopped: str | None = None,
+) -> Evaluated:
     measures = dict.fromkeys(MEASURES, Measure(NAN)) | {"l0": Measure(l0, l0, l0), "fvu": Measure(*fvu)}
     name = f"{architecture}-l0_{target or 0:g}-s{seed}"
     return Evaluated(name, architecture, "site", target, seed, 64, control, 1000, 0, measures, {}, stopped)
@@ -75,9 +81,10 @@ def test_seeds_become_a_mean_with_the_envelope_of_their_intervals() -> None:
 
 def test_stopped_saes_and_controls_are_not_ranked() -> None:
     said = sentence(
-        record("topk", (0.3, 0.29, 0.31)), record("relu", (0.1, 0.09, 0.11), stopped="NaN"),
+        record("topk", (0.3, 0.29, 0.31)),
+        record("relu", (0.1, 0.09, 0.11), stopped="NaN"),
         record("pca", (0.05, 0.04, 0.06), control=True),
-    )  # fmt: skip
+    )
     assert said.startswith("TopK alone")
 
 
@@ -108,9 +115,19 @@ def test_controls_are_beaten_only_with_intervals_apart() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.21345, "0.213"), (1.2345, "1.23"), (12.345, "12.3"), (60211, "60,211"), (0.000123, "0.000123"),
-     (1.5e-7, "1.50e-07"), (-0.0312, "-0.0312"), (NAN, "–"), (math.inf, "–")],
-)  # fmt: skip
+    [
+        (0, "0"),
+        (0.21345, "0.213"),
+        (1.2345, "1.23"),
+        (12.345, "12.3"),
+        (60211, "60,211"),
+        (0.000123, "0.000123"),
+        (1.5e-7, "1.50e-07"),
+        (-0.0312, "-0.0312"),
+        (NAN, "–"),
+        (math.inf, "–"),
+    ],
+)
 def test_numbers_keep_three_digits(value: float, text: str) -> None:
     assert measured_text(value) == text
 

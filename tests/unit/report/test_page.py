@@ -111,15 +111,31 @@ def test_the_page_needs_nothing_from_elsewhere(usual: tuple[Path, Page, str]) ->
 
 def test_provenance_holds_what_the_run_recorded(usual: tuple[Path, Page, str]) -> None:
     _, page, _ = usual
-    for fact in ("SmolLM2-135M-Instruct", "CC BY-SA 4.0", "1,172", "2.13.0", "Linux x86_64, 2 cores, 23.5 GiB memory",
-                 "8 min 23 s", "60,211", "8,064", "an identity splice changed the loss by exactly 0"):  # fmt: skip
+    for fact in (
+        "SmolLM2-135M-Instruct",
+        "CC BY-SA 4.0",
+        "1,172",
+        "2.13.0",
+        "Linux x86_64, 2 cores, 23.5 GiB memory",
+        "8 min 23 s",
+        "60,211",
+        "8,064",
+        "an identity splice changed the loss by exactly 0",
+    ):
         assert fact in page.text, fact
 
 
 def test_several_sites_and_seeds(tmp_path: Path) -> None:
     sites = (SITE, "layers.6.mlp_out")
-    folder = write_run(tmp_path / "run", sites=sites, architectures=("topk", "relu"), seeds=(0, 1, 2), d_sae=60,
-                       l0=(16.0, 32.0), n_records=5)  # fmt: skip
+    folder = write_run(
+        tmp_path / "run",
+        sites=sites,
+        architectures=("topk", "relu"),
+        seeds=(0, 1, 2),
+        d_sae=60,
+        l0=(16.0, 32.0),
+        n_records=5,
+    )
     page, _ = report(folder)
     assert {p.name for p in (folder / "figures").iterdir()} == {
         f"{kind}-{site}.png" for kind in KINDS for site in sites
@@ -130,8 +146,9 @@ def test_several_sites_and_seeds(tmp_path: Path) -> None:
 
 
 def test_one_sae_without_controls(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", architectures=("topk",), l0=(32.0,), d_sae=60, frozen_random=False, pca=False,
-                       n_records=1)  # fmt: skip
+    folder = write_run(
+        tmp_path / "run", architectures=("topk",), l0=(32.0,), d_sae=60, frozen_random=False, pca=False, n_records=1
+    )
     page, _ = report(folder)
     assert "1 sparse autoencoder (TopK; 60 latents; sparsity level L0 32; 1 seed)" in page.text
     assert "TopK alone can be ranked here" in page.text
@@ -145,8 +162,15 @@ def test_all_latents_dead(tmp_path: Path) -> None:
 
 
 def test_everything_stopped(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", architectures=("topk",), l0=(32.0,), d_sae=60, diverged="topk-l0_32-s0",
-                       frozen_random=False, pca=False)  # fmt: skip
+    folder = write_run(
+        tmp_path / "run",
+        architectures=("topk",),
+        l0=(32.0,),
+        d_sae=60,
+        diverged="topk-l0_32-s0",
+        frozen_random=False,
+        pca=False,
+    )
     page, _ = report(folder)
     assert [p.name for p in (folder / "figures").iterdir()] == [f"training-{SITE}.png"]
     assert "Training stopped early" in page.text

@@ -82,8 +82,10 @@ def test_an_sae_that_falls_silent_is_a_stop_even_when_evaluated(folder: Path) ->
 def test_an_sae_without_any_record_is_missed(folder: Path) -> None:
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(line for line in lines if '"relu-l0_16-s0"' not in line))
-    rewrite(folder / "evaluation.json", lambda e: e["records"].pop(
-        next(i for i, r in enumerate(e["records"]) if r["name"] == "relu-l0_16-s0")))  # fmt: skip
+    rewrite(
+        folder / "evaluation.json",
+        lambda e: e["records"].pop(next(i for i, r in enumerate(e["records"]) if r["name"] == "relu-l0_16-s0")),
+    )
     assert read_inputs(folder).unrecorded == [f"relu-l0_16-s0 at {SITE}"]
 
 
@@ -113,9 +115,13 @@ def refused(folder: Path, *words: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("run.json", "monosemy train"), ("metrics.jsonl", "monosemy train"), ("evaluation.json", "monosemy evaluate"),
-     (f"saes/{SITE}/topk-l0_16-s0/latents.safetensors", "monosemy evaluate")],
-)  # fmt: skip
+    [
+        ("run.json", "monosemy train"),
+        ("metrics.jsonl", "monosemy train"),
+        ("evaluation.json", "monosemy evaluate"),
+        (f"saes/{SITE}/topk-l0_16-s0/latents.safetensors", "monosemy evaluate"),
+    ],
+)
 def test_a_missing_or_truncated_file_is_named_with_its_command(folder: Path, name: str, command: str) -> None:
     whole = (folder / name).read_bytes()
     half = whole[: len(whole) // 2]
