@@ -62,10 +62,11 @@ def run_jacobian(words: list[str]) -> None:
 
 def run_train(words: list[str]) -> None:
     parser = _parser(
-        "train", "Trains a pair for every λ, L0 and seed, and measures them.",
+        "train",
+        "Trains a pair for every λ, L0 and seed, and measures them.",
         "monosemy jacobian train --run runs/jsae --layer 15 --l0 32 --d-sae 4608 --tokens 500k --passes 2 "
         "--lambda 0 0.3 3 30",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--run", required=True, help="the run folder to make or to continue, e.g. runs/jsae")
     add("--model", default="embedded", help="embedded, a hub id, a folder, or a .gguf file (default: embedded)")
@@ -77,9 +78,16 @@ def run_train(words: list[str]) -> None:
         help="tokens per sequence (default 256)",
     )
     add("--layer", type=whole(range_of(JacobianConfig, "layer")), help="the MLP's layer (default: the middle one)")
-    add("--lambda", dest="lambdas", type=real(range_of(JacobianConfig, "lambdas")), nargs="+", default=list(LAMBDAS),
+    defaults = " ".join(f"{coef:g}" for coef in LAMBDAS)
+    add(
+        "--lambda",
+        dest="lambdas",
+        type=real(range_of(JacobianConfig, "lambdas")),
+        nargs="+",
+        default=list(LAMBDAS),
         metavar="λ",
-        help=f"strengths of the penalty, 0 for none (default: {' '.join(f'{v:g}' for v in LAMBDAS)})")  # fmt: skip
+        help=f"strengths of the penalty, 0 for none (default: {defaults})",
+    )
     add(
         "--l0",
         type=real(range_of(RunConfig, "l0")),
@@ -105,8 +113,12 @@ def run_train(words: list[str]) -> None:
     )
     add("--learning-rate", type=real(range_of(TrainingConfig, "learning_rate")), help="default: the architecture's own")
     add("--architecture", choices=("topk", "batch_topk", "jumprelu"), default="topk")
-    add("--at", choices=("input", "reconstruction"), default="input",
-        help="where the MLP's slopes are taken (default: input, as published)")  # fmt: skip
+    add(
+        "--at",
+        choices=("input", "reconstruction"),
+        default="input",
+        help="where the MLP's slopes are taken (default: input, as published)",
+    )
     add(
         "--token-share",
         type=real(range_of(JacobianConfig, "token_share")),
@@ -120,73 +132,85 @@ def run_train(words: list[str]) -> None:
         metavar="MB",
         help="bound on the penalty's arrays (default 2048)",
     )
-    add("--randomise", choices=("none", "published", "reinitialised", "matched"), default="none",
-        help="train on the model with redrawn weights; `monosemy jacobian random` does that and compares")  # fmt: skip
+    add(
+        "--randomise",
+        choices=("none", "published", "reinitialised", "matched"),
+        default="none",
+        help="train on the model with redrawn weights; `monosemy jacobian random` does that and compares",
+    )
     add("--device", default="auto")
     add("--loss-tokens", type=TOKENS, default="8k", help="validation tokens for the CE score (default 8k)")
     _add_measures(parser)
-    given = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.measure_run import train_and_measure
     from monosemy.circuits.jacobian.show import frontier_tables, show
 
-    folder = Path(given.run).expanduser()
-    show(frontier_tables(train_and_measure(_config(given), folder, _settings(given))))
-    _report(folder, given)
+    folder = Path(arguments.run).expanduser()
+    show(frontier_tables(train_and_measure(_config(arguments), folder, _settings(arguments))))
+    _report(folder, arguments)
 
 
-def _config(given: argparse.Namespace) -> RunConfig:
+def _config(arguments: argparse.Namespace) -> RunConfig:
     """The run that the flags ask for."""
-    layer = given.layer
+    layer = arguments.layer
     if layer is None:
         from monosemy.models.sources import model_size
 
-        layer = model_size(given.model)[0].n_layers // 2
+        layer = model_size(arguments.model)[0].n_layers // 2
     settings = JacobianConfig(
-        lambdas=tuple(given.lambdas), layer=layer, architecture=given.architecture, at=given.at,
-        token_share=given.token_share, max_memory_mb=given.memory,
-    )  # fmt: skip
+        lambdas=tuple(arguments.lambdas),
+        layer=layer,
+        architecture=arguments.architecture,
+        at=arguments.at,
+        token_share=arguments.token_share,
+        max_memory_mb=arguments.memory,
+    )
     config = RunConfig(
         recipe="jacobian",
-        model=ModelConfig(source=given.model, device=given.device, randomise=given.randomise),
+        model=ModelConfig(source=arguments.model, device=arguments.device, randomise=arguments.randomise),
         text=TextConfig(
-            source=given.text,
-            context_length=given.context,
-            n_tokens=given.tokens,
-            n_validation_tokens=given.validation_tokens,
+            source=arguments.text,
+            context_length=arguments.context,
+            n_tokens=arguments.tokens,
+            n_validation_tokens=arguments.validation_tokens,
         ),
         activations=ActivationsConfig(sites=(f"layers.{layer}.mlp_in", f"layers.{layer}.mlp_out")),
         architectures=(),
-        l0=tuple(given.l0),
-        d_sae=given.d_sae,
-        seeds=tuple(given.seeds),
-        training=TrainingConfig(batch_tokens=given.batch, n_passes=given.passes, learning_rate=given.learning_rate),
-        evaluation=EvaluationConfig(n_loss_tokens=given.loss_tokens, frozen_random=False, pca=False),
+        l0=tuple(arguments.l0),
+        d_sae=arguments.d_sae,
+        seeds=tuple(arguments.seeds),
+        training=TrainingConfig(
+            batch_tokens=arguments.batch, n_passes=arguments.passes, learning_rate=arguments.learning_rate
+        ),
+        evaluation=EvaluationConfig(n_loss_tokens=arguments.loss_tokens, frozen_random=False, pca=False),
     )
     return with_room(config, settings)
 
 
 def run_measure(words: list[str]) -> None:
     parser = _run_parser(
-        "measure", "Measures a run's pairs on validation text; what is measured already is shown.",
+        "measure",
+        "Measures a run's pairs on validation text; what is measured already is shown.",
         "monosemy jacobian measure runs/jsae --measure-tokens 65k",
-    )  # fmt: skip
+    )
     parser.add_argument("--again", action="store_true", help="measure anew")
     _add_measures(parser)
-    given = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.measure_run import measure
     from monosemy.circuits.jacobian.show import frontier_tables, show
 
-    folder, settings = Path(given.run).expanduser(), _settings(given)
-    rows = _with_study(folder, moved_of(given), lambda study: measure(study, settings, again=given.again))
+    folder, settings = Path(arguments.run).expanduser(), _settings(arguments)
+    rows = _with_study(folder, moved_of(arguments), lambda study: measure(study, settings, again=arguments.again))
     show(frontier_tables(rows))
-    _report(folder, given)
+    _report(folder, arguments)
 
 
 def run_pairs(words: list[str]) -> None:
     parser = _run_parser(
-        "pairs", "Shows which input latents drive which output latents, and in which texts.",
+        "pairs",
+        "Shows which input latents drive which output latents, and in which texts.",
         "monosemy jacobian pairs runs/jsae --pair jsae_3-l0_32-s0 --output 12 40",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--pair", help="name of the pair (needed when the run has several)")
     add(
@@ -212,27 +236,27 @@ def run_pairs(words: list[str]) -> None:
         help="texts of each pair of latents (default 4; two are printed)",
     )
     add("--out", help="also write everything to this JSON file")
-    given = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.show import pairs_page, show
     from monosemy.circuits.jacobian.study_run import PairSettings, pairs_study
     from monosemy.support.files import require_writable, write_json
 
-    if given.out:
-        require_writable(Path(given.out), "--out")
-    settings = PairSettings(given.tokens, given.n, given.inputs, given.examples)
-    latents = [_latent_pair(word) for word in given.latents]
-    folder = Path(given.run).expanduser()
+    if arguments.out:
+        require_writable(Path(arguments.out), "--out")
+    settings = PairSettings(arguments.tokens, arguments.n, arguments.inputs, arguments.examples)
+    latents = [_latent_pair(word) for word in arguments.latents]
+    folder = Path(arguments.run).expanduser()
     document = _with_pair(
         folder,
-        moved_of(given),
-        given.pair,
-        lambda study, pair: pairs_study(study, pair, settings, given.output, latents),
+        moved_of(arguments),
+        arguments.pair,
+        lambda study, pair: pairs_study(study, pair, settings, arguments.output, latents),
     )
     show(pairs_page(document))
-    if given.out:
-        write_json(Path(given.out).expanduser(), document)
-    if not given.output and not latents:
-        _report(folder, given)
+    if arguments.out:
+        write_json(Path(arguments.out).expanduser(), document)
+    if not arguments.output and not latents:
+        _report(folder, arguments)
 
 
 def _latent_pair(word: str) -> tuple[int, int]:
@@ -244,10 +268,11 @@ def _latent_pair(word: str) -> tuple[int, int]:
 
 def run_graph(words: list[str]) -> None:
     parser = _run_parser(
-        "graph", "Writes the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out.",
+        "graph",
+        "Writes the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out.",
         'monosemy jacobian graph runs/jsae --pair jsae_3-l0_32-s0 --text "In July we went to Paris." --out graph.json',
         reports=False,
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--pair", help="name of the pair (needed when the run has several)")
     add("--text", help="a text, for a graph at each of its tokens (default: the average over training text)")
@@ -259,28 +284,30 @@ def run_graph(words: list[str]) -> None:
         help="strongest edges of the average (default 2000)",
     )
     add("--out", required=True, help="the JSON file to write")
-    given = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.study_run import graph_of_averages, graph_of_text
     from monosemy.support.files import require_writable, write_json
 
-    require_writable(Path(given.out), "--out")
+    require_writable(Path(arguments.out), "--out")
 
     def make(study: Study, pair: PairEntry) -> object:
-        if given.text is not None:
-            return graph_of_text(study, pair, given.text)
-        return graph_of_averages(study, pair, given.tokens, given.edges)
+        if arguments.text is not None:
+            return graph_of_text(study, pair, arguments.text)
+        return graph_of_averages(study, pair, arguments.tokens, arguments.edges)
 
     write_json(
-        Path(given.out).expanduser(), _with_pair(Path(given.run).expanduser(), moved_of(given), given.pair, make)
+        Path(arguments.out).expanduser(),
+        _with_pair(Path(arguments.run).expanduser(), moved_of(arguments), arguments.pair, make),
     )
-    print(f"written: {given.out}")
+    print(f"written: {arguments.out}")
 
 
 def run_random(words: list[str]) -> None:
     parser = _run_parser(
-        "random", "Trains the pairs on randomised models and compares them at the same variance explained.",
+        "random",
+        "Trains the pairs on randomised models and compares them at the same variance explained.",
         "monosemy jacobian random runs/jsae --kinds published --lambda 0 3 --l0 16 32 64",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     kinds = ("published", "reinitialised", "matched")
     add("--kinds", nargs="+", choices=kinds, default=list(kinds), help="how weights are redrawn (default: all three)")
@@ -299,52 +326,55 @@ def run_random(words: list[str]) -> None:
         help="L0s to enclose the variance explained (default: half, once, twice the run's)",
     )
     _add_measures(parser)
-    given = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.measure_run import measure
     from monosemy.circuits.jacobian.show import comparison_tables, show
     from monosemy.circuits.jacobian.studies import choose
     from monosemy.circuits.jacobian.study_run import random_study
 
-    settings, folder = _settings(given), Path(given.run).expanduser()
+    settings, folder = _settings(arguments), Path(arguments.run).expanduser()
 
     def compared(study: Study) -> list[dict[str, object]]:
         first = study.pairs[0]
-        lambdas = given.lambdas or sorted({0.0, choose(measure(study, settings))["lambda"]})
-        levels = given.l0 or [max(1, round(first.l0 / 2)), first.l0, 2 * first.l0]
-        return random_study(study, given.kinds, lambdas, [float(l0) for l0 in levels], settings)
+        lambdas = arguments.lambdas or sorted({0.0, choose(measure(study, settings))["lambda"]})
+        levels = arguments.l0 or [max(1, round(first.l0 / 2)), first.l0, 2 * first.l0]
+        return random_study(study, arguments.kinds, lambdas, [float(l0) for l0 in levels], settings)
 
-    show(comparison_tables(_with_study(folder, moved_of(given), compared)))
-    _report(folder, given)
+    show(comparison_tables(_with_study(folder, moved_of(arguments), compared)))
+    _report(folder, arguments)
 
 
 def run_interpret(words: list[str]) -> None:
     parser = _run_parser(
-        "interpret", "Scores automatic labels of the latents: the pair without penalty against another.",
+        "interpret",
+        "Scores automatic labels of the latents: the pair without penalty against another.",
         "monosemy jacobian interpret runs/jsae --pair jsae_3-l0_32-s0",
-    )  # fmt: skip
+    )
     parser.add_argument("--pair", nargs="+", help="pairs to score (default: λ = 0 and the chosen λ)")
     parser.add_argument("--tokens", type=TOKENS, help="training tokens to read (default 150k)")
-    given = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.of_run import choose_pair, find_pairs
     from monosemy.circuits.jacobian.show import scores_table, show
     from monosemy.circuits.jacobian.studies import choose
     from monosemy.circuits.jacobian.study_run import frontier_rows, interpretability_study
     from monosemy.run import open_run, read_run
 
-    folder = Path(given.run).expanduser()
+    folder = Path(arguments.run).expanduser()
     pairs = find_pairs(folder)
-    if given.pair:
-        names = [choose_pair(pairs, name).name for name in given.pair]
+    if arguments.pair:
+        names = [choose_pair(pairs, name).name for name in arguments.pair]
     else:
-        chosen = choose(frontier_rows(folder))
+        chosen_row = choose(frontier_rows(folder))
         names = [
-            pair.name for pair in pairs
-            if (pair.l0, pair.seed) == (chosen["l0"], chosen["seed"]) and pair.coef in (0.0, chosen["lambda"])
-        ]  # fmt: skip
-    with open_run(folder, read_run(folder)[0], moved_of(given)) as run:
-        rows = interpretability_study(run, names, given.tokens)
+            pair.name
+            for pair in pairs
+            if (pair.l0, pair.seed) == (chosen_row["l0"], chosen_row["seed"])
+            and pair.coef in (0.0, chosen_row["lambda"])
+        ]
+    with open_run(folder, read_run(folder)[0], moved_of(arguments)) as run:
+        rows = interpretability_study(run, names, arguments.tokens)
     show(scores_table(rows))
-    _report(folder, given)
+    _report(folder, arguments)
 
 
 def _with_study(folder: Path, moved: Moved, use: Callable[[Study], T]) -> T:
@@ -362,35 +392,36 @@ def _with_pair(folder: Path, moved: Moved, name: str | None, use: Callable[[Stud
     return _with_study(folder, moved, lambda study: use(study, choose_pair(study.pairs, name)))
 
 
-def _settings(given: argparse.Namespace) -> MeasureSettings:
+def _settings(arguments: argparse.Namespace) -> MeasureSettings:
     from monosemy.circuits.jacobian.measure_run import MeasureSettings
 
     return MeasureSettings(
-        given.measure_tokens, given.average_tokens,
-        given.curves, given.ablation_tokens,
-    )  # fmt: skip
+        arguments.measure_tokens, arguments.average_tokens, arguments.curves, arguments.ablation_tokens
+    )
 
 
-def _report(folder: Path, given: argparse.Namespace) -> None:
+def _report(folder: Path, arguments: argparse.Namespace) -> None:
     """Writes the run's report again, with what is new in it."""
     from monosemy import pipeline
 
-    if not given.no_report:
+    if not arguments.no_report:
         print(f"report: {pipeline.report(folder)}")
 
 
-def _parser(command: str, what: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
+def _parser(command: str, purpose: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
     parser = Parser(
-        f"monosemy jacobian {command}", description=what, epilog=f"example:\n  {example}",
+        f"monosemy jacobian {command}",
+        description=purpose,
+        epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     if reports:
         parser.add_argument("--no-report", action="store_true", help="leave report.html as it is")
     return parser
 
 
-def _run_parser(command: str, what: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
-    parser = _parser(command, what, example, reports=reports)
+def _run_parser(command: str, purpose: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
+    parser = _parser(command, purpose, example, reports=reports)
     parser.add_argument("run", help="a run folder with pairs, e.g. runs/jsae")
     add_moved(parser, short=command != "graph")  # whose --text is the text of the graph
     return parser

@@ -135,8 +135,8 @@ class Pair:
         for trainee, keep in zip(self.trainees, (keep_x, keep_y)):
             trainee.n_left_out += 0 if keep is None else int((~keep).sum())
         return {
-            key: trainee.update(rows, index, one) | more
-            for key, trainee, rows, one in zip(self.keys, self.trainees, (x, y), (first, second), strict=True)
+            key: trainee.update(rows, index, forward) | more
+            for key, trainee, rows, forward in zip(self.keys, self.trainees, (x, y), (first, second), strict=True)
         }
 
 

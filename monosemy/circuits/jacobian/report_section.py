@@ -30,7 +30,7 @@ class Jacobian:
     """What the studies of a run left behind."""
 
     rows: Sequence[Mapping[str, Any]]
-    chosen: str | None
+    chosen_name: str | None
     histograms: Mapping[str, Sequence[int]]
     """Pair → elements per bin of |J|."""
     random: Mapping[str, Any] = field(default_factory=dict)
@@ -56,20 +56,20 @@ def read_jacobian(run_folder: Path) -> Jacobian | None:
         return None
     again = f"`monosemy jacobian measure {run_folder} --again` writes it anew"
     try:
-        found = read_json(study.frontier)
-        names = [row["name"] for row in found["rows"]]
+        frontier = read_json(study.frontier)
+        names = [row["name"] for row in frontier["rows"]]
         measures = {name: read_json(study.pair(name).measures) for name in names}
         pairs = {name: read_json(p) for name in names if (p := study.pair(name).pairs).exists()}
         others = [read_json(p) if p.exists() else {} for p in (study.random, study.interpretability)]
-        random, scores = (document if document.get("of") == found["of"] else {} for document in others)
+        random, scores = (document if document.get("of") == frontier["of"] else {} for document in others)
         return Jacobian(
-            rows=found["rows"],
-            chosen=found["chosen"],
-            histograms={name: one["histogram"] for name, one in measures.items()},
+            rows=frontier["rows"],
+            chosen_name=frontier["chosen"],
+            histograms={name: measure["histogram"] for name, measure in measures.items()},
             random=random,
-            pairs=[one for name, one in pairs.items() if one["weights"] == measures[name]["weights"]],
+            pairs=[document for name, document in pairs.items() if document["weights"] == measures[name]["weights"]],
             scores=scores.get("rows", ()),
-            notes=found.get("notes", ()),
+            notes=frontier.get("notes", ()),
         )
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"a file in {study.folder} is damaged ({type(error).__name__}: {error}); {again}") from None
@@ -87,72 +87,72 @@ def read_section(run_folder: Path) -> Section | None:
     return Section(ANCHOR, TITLE, section(studies, drawn), drawn)
 
 
-def drawings(found: Jacobian) -> dict[str, Drawing]:
+def drawings(studies: Jacobian) -> dict[str, Drawing]:
     """trade_off, magnitudes."""
-    drawn = {"magnitudes": magnitudes(_drawn_histograms(found))}
-    if len(found.main) > 1:
-        drawn["trade_off"] = trade_off(found.main)
+    drawn = {"magnitudes": magnitudes(_drawn_histograms(studies))}
+    if len(studies.main) > 1:
+        drawn["trade_off"] = trade_off(studies.main)
     return drawn
 
 
-def _drawn_histograms(found: Jacobian) -> list[tuple[str, Sequence[int]]]:
+def _drawn_histograms(studies: Jacobian) -> list[tuple[str, Sequence[int]]]:
     """Without penalty and with one λ: the largest that random models have too, else the chosen or the smallest one.
     Random models without penalty, the first kind also with it: at most six curves. Their L0 is the trained one, or,
     where they have none of that, the lower of the two between which they were matched."""
-    names = {row["lambda"]: row["name"] for row in found.main}
-    l0 = found.main[0]["l0"]
-    levels = {(row["kind"], row["lambda"]): min(row["l0_random"]) for row in found.random.get("rows", ())}
+    names = {row["lambda"]: row["name"] for row in studies.main}
+    l0 = studies.main[0]["l0"]
+    levels = {(row["kind"], row["lambda"]): min(row["l0_random"]) for row in studies.random.get("rows", ())}
     random: dict[tuple[str, float], tuple[float, Sequence[int]]] = {}
-    for kind, ones in found.random.get("histograms", {}).items():
-        level = l0 if l0 in {one["l0"] for one in ones} else None
-        for one in ones:
-            if one["l0"] == (level or levels.get((kind, one["lambda"]))):
-                random[kind, one["lambda"]] = one["l0"], one["histogram"]
+    for kind, histograms in studies.random.get("histograms", {}).items():
+        level = l0 if l0 in {pair["l0"] for pair in histograms} else None
+        for pair in histograms:
+            if pair["l0"] == (level or levels.get((kind, pair["lambda"]))):
+                random[kind, pair["lambda"]] = pair["l0"], pair["histogram"]
     shared = [coef for _, coef in random if coef > 0 and coef in names]
-    chosen = [coef for coef, name in names.items() if coef > 0 and name == found.chosen]
-    others = [max(shared)] if shared else chosen or sorted(coef for coef in names if coef > 0)[:1]
-    shown = [(f"trained model, {_penalty(coef)}", found.histograms[names[coef]])
-             for coef in (0, *others) if coef in names]  # fmt: skip
+    chosen_coefs = [coef for coef, name in names.items() if coef > 0 and name == studies.chosen_name]
+    others = [max(shared)] if shared else chosen_coefs or sorted(coef for coef in names if coef > 0)[:1]
+    curves = [
+        (f"trained model, {_penalty(coef)}", studies.histograms[names[coef]]) for coef in (0, *others) if coef in names
+    ]
     kinds = list(dict.fromkeys(kind for kind, _ in random))
-    wanted = [*((kind, 0) for kind in kinds), *((kind, coef) for kind in kinds[:1] for coef in others)]
-    for kind, coef in wanted:
+    for kind, coef in [*((kind, 0) for kind in kinds), *((kind, coef) for kind in kinds[:1] for coef in others)]:
         if (kind, coef) in random:
             own, histogram = random[kind, coef]
             at = "" if own == l0 else f", L0 {own:g}"
-            shown.append((f"{kind} random model{at}, {_penalty(coef)}", histogram))
-    return shown
+            curves.append((f"{kind} random model{at}, {_penalty(coef)}", histogram))
+    return curves
 
 
 def _penalty(coef: float) -> str:
     return "no penalty" if coef == 0 else f"λ = {coef:g}"
 
 
-def section(found: Jacobian, drawn: Mapping[str, Drawing]) -> Html:
+def section(studies: Jacobian, drawn: Mapping[str, Drawing]) -> Html:
     """The section's HTML."""
     parts = [
         Html('<section id="{}"><h2>{}</h2>').format(ANCHOR, TITLE),
-        Html("<p>{}</p>").format(_what(found)),
-        bullets([*_findings(found), *found.notes]),
+        Html("<p>{}</p>").format(_what(studies)),
+        bullets([*_findings(studies), *studies.notes]),
         figure(drawn["trade_off"]) if "trade_off" in drawn else Html(),
-        _frontier(found),
-        details("Linearity, ablation and averages over all pairs of latents", _behaviour(found)),
+        _frontier(studies),
+        details("Linearity, ablation and averages over all pairs of latents", _behaviour(studies)),
         Html("<h3>Size of the elements</h3>"),
         figure(drawn["magnitudes"]),
     ]
-    if found.random.get("rows"):
-        parts += [Html("<h3>Trained against randomised models</h3>"), _random(found.random["rows"])]
-    if found.scores:
-        parts += [Html("<h3>Do labels describe the latents?</h3>"), _scores(found.scores)]
-    for document in found.pairs:
+    if studies.random.get("rows"):
+        parts += [Html("<h3>Trained against randomised models</h3>"), _random(studies.random["rows"])]
+    if studies.scores:
+        parts += [Html("<h3>Do labels describe the latents?</h3>"), _scores(studies.scores)]
+    for document in studies.pairs:
         parts.append(_pairs(document))
-    if not found.pairs:
-        command = f"monosemy jacobian pairs RUN --pair {found.chosen or found.rows[0]['name']}"
+    if not studies.pairs:
+        command = f"monosemy jacobian pairs RUN --pair {studies.chosen_name or studies.rows[0]['name']}"
         parts.append(Html("<p>Strongest pairs of latents, with texts: <code>{}</code></p>").format(command))
     return join([*parts, Html("</section>")], "\n")
 
 
-def _what(found: Jacobian) -> str:
-    first = found.rows[0]
+def _what(studies: Jacobian) -> str:
+    first = studies.rows[0]
     return (
         f"Each pair is an SAE at {first['sites'][0]} and one at {first['sites'][1]}, trained together. J is the "
         "derivative of an active output latent by an active input latent, through the MLP; λ is the weight of its mean "
@@ -160,22 +160,22 @@ def _what(found: Jacobian) -> str:
     )
 
 
-def _findings(found: Jacobian) -> list[str]:
+def _findings(studies: Jacobian) -> list[str]:
     """What the chosen pair gives, worked out from the numbers."""
-    base = next((one for one in found.main if one["lambda"] == 0), None)
+    base = next((row for row in studies.main if row["lambda"] == 0), None)
     if base is None:
         return ["There is no pair without penalty (λ = 0), so nothing says what the penalty changes."]
-    row = next((row for row in found.rows if row["name"] == found.chosen), None)
+    row = next((row for row in studies.rows if row["name"] == studies.chosen_name), None)
     if row is None:
         return ["The CE scores of some pairs are missing, so no λ was chosen."]
     if row is base:
         return ["Every λ > 0 that was trained costs more than .02 of the CE score."]
-    said = [f"λ = {row['lambda']:g} is the largest that costs at most .02 of the CE score: it costs "
-            f"{_number(row['ce_cost']).text}."]  # fmt: skip
-    for measure, what in (("over_0.01", "|J| > .01"), ("scaled_over_0.1", "|J| > .1 of the token's RMS")):
+    cost = _number(row["ce_cost"]).text
+    sentences = [f"λ = {row['lambda']:g} is the largest that costs at most .02 of the CE score: it costs {cost}."]
+    for measure, condition in (("over_0.01", "|J| > .01"), ("scaled_over_0.1", "|J| > .1 of the token's RMS")):
         ends = f"{_percent(base['estimates'][measure])} to {_percent(row['estimates'][measure])}"
-        said.append(f"There, elements with {what} go from {ends}{_times(row['reduction'][measure])}.")
-    return said
+        sentences.append(f"There, elements with {condition} go from {ends}{_times(row['reduction'][measure])}.")
+    return sentences
 
 
 def _times(reduction: Estimate) -> str:
@@ -189,30 +189,58 @@ def _times(reduction: Estimate) -> str:
     return f", {value:.3g}{span} times {'fewer' if reduction['value'] >= 1 else 'more'}"
 
 
-def _frontier(found: Jacobian) -> Html:
-    headings = ["λ", "L0", "Seed", "Variance explained, in", "out", "CE score, in", "out", "CE cost",
-                "|J| > .01", "fewer by", "|J| > .1 RMS", "fewer by", "90% of Σ|J| in", "Kurtosis",
-                "Kurtosis, scaled"]  # fmt: skip
+def _frontier(studies: Jacobian) -> Html:
+    headings = [
+        "λ",
+        "L0",
+        "Seed",
+        "Variance explained, in",
+        "out",
+        "CE score, in",
+        "out",
+        "CE cost",
+        "|J| > .01",
+        "fewer by",
+        "|J| > .1 RMS",
+        "fewer by",
+        "90% of Σ|J| in",
+        "Kurtosis",
+        "Kurtosis, scaled",
+    ]
     rows: list[list[Cell | str]] = []
-    for row in found.rows:
-        known, fewer = row["estimates"], row["reduction"]
+    for row in studies.rows:
+        estimates, fewer = row["estimates"], row["reduction"]
         cells: list[Cell | str] = [f"{row['lambda']:g}", Cell(f"{row['l0']:g}", row["l0"]), str(row["seed"])]
         cells += [_number(row[key]) for key in ("variance_explained_in", "variance_explained_out")]
         cells += [_number(row[key]) for key in ("ce_score_in", "ce_score_out", "ce_cost")]
-        cells += [_share(known["over_0.01"]), _factor(fewer.get("over_0.01"))]
-        cells += [_share(known["scaled_over_0.1"]), _factor(fewer.get("scaled_over_0.1"))]
-        cells += [_share(known["share_of_90"]), _number(known["kurtosis"], 1), _number(known["scaled_kurtosis"], 1)]
+        cells += [_share(estimates["over_0.01"]), _factor(fewer.get("over_0.01"))]
+        cells += [_share(estimates["scaled_over_0.1"]), _factor(fewer.get("scaled_over_0.1"))]
+        cells += [
+            _share(estimates["share_of_90"]),
+            _number(estimates["kurtosis"], 1),
+            _number(estimates["scaled_kurtosis"], 1),
+        ]
         rows.append(cells)
     return table(
         "Every pair: what it explains, what it costs, how sparse its Jacobian is (95% intervals)", headings, rows
     )
 
 
-def _behaviour(found: Jacobian) -> Html:
-    headings = ["λ", "L0", "Seed", "Linear", "JumpReLU-shaped", "Flat", "Other", "Ablation: rank correlation", "R²",
-                "Pairs of latents with mean |J| > .01"]  # fmt: skip
+def _behaviour(studies: Jacobian) -> Html:
+    headings = [
+        "λ",
+        "L0",
+        "Seed",
+        "Linear",
+        "JumpReLU-shaped",
+        "Flat",
+        "Other",
+        "Ablation: rank correlation",
+        "R²",
+        "Pairs of latents with mean |J| > .01",
+    ]
     rows: list[list[Cell | str]] = []
-    for row in found.rows:
+    for row in studies.rows:
         shapes, ablation = row["linearity"], row["ablation"]
         cells: list[Cell | str] = [f"{row['lambda']:g}", Cell(f"{row['l0']:g}", row["l0"]), str(row["seed"])]
         cells += [_share(shapes[shape]) for shape in ("linear", "jumprelu", "flat", "other")]
@@ -221,16 +249,17 @@ def _behaviour(found: Jacobian) -> Html:
         rows.append(cells)
     return table(
         "An output latent along one input latent; J·s against the effect of ablating; averages over the data",
-        headings, rows,
-    )  # fmt: skip
+        headings,
+        rows,
+    )
 
 
 def _random(rows: Sequence[Mapping[str, Any]]) -> Html:
     headings = ["Random model", "λ", "Variance explained", "in, trained", "random", "out, trained", "random"]
     headings.append("L0 there")
     measures = (*MEASURES, ("kurtosis", "Kurtosis"))
-    for _, what in measures:
-        headings += [f"{what}, trained", "random", "Which"]
+    for _, title in measures:
+        headings += [f"{title}, trained", "random", "Which"]
     cells: list[list[Cell | str]] = []
     for row in rows:
         explained = f"{row['variance_explained']:.3f}"
@@ -240,31 +269,32 @@ def _random(rows: Sequence[Mapping[str, Any]]) -> Html:
         line += [f"{row['explained'][side][model]:.3f}" for side in ("in", "out") for model in ("trained", "random")]
         line.append(" to ".join(f"{l0:g}" for l0 in row["l0_random"]))
         for measure, _ in measures:
-            one = row["measures"][measure]
-            shown = _share if measure != "kurtosis" else _kurtosis
-            line += [shown(one["trained"]), shown(one["random"]), one["verdict"]]
+            models = row["measures"][measure]
+            cell = _share if measure != "kurtosis" else _kurtosis
+            line += [cell(models["trained"]), cell(models["random"]), models["verdict"]]
         cells.append(line)
-    said = (
+    explanation = (
         "The random model's pairs were trained at several L0s and are compared where they explain as much of the "
         "variance, as the mean of both SAEs, as the trained model's pair. Intervals resample documents; each row rests "
         "on one draw of the random weights and one seed."
     )
     first = table("Trained against randomised models", headings, cells)
-    return Html("<p>{}</p>{}{}").format(said, first, _random_reductions(rows))
+    return Html("<p>{}</p>{}{}").format(explanation, first, _random_reductions(rows))
 
 
 def _random_reductions(rows: Sequence[Mapping[str, Any]]) -> Html:
     """By how much the penalty lowers each measure, in both models."""
     headings = ["Random model", "λ", "Matched at both λ"]
-    for _, what in MEASURES:
-        headings += [f"{what} fewer by, trained", "random", "Falls more"]
+    for _, title in MEASURES:
+        headings += [f"{title} fewer by, trained", "random", "Falls more"]
     more = {"trained below": "random", "random below": "trained"}
     cells: list[list[Cell | str]] = []
     for row in (row for row in rows if row["lambda"] > 0 and row["reduction"]):
         line: list[Cell | str] = [row["kind"], f"{row['lambda']:g}", "yes" if row["reduction_matched"] else "no"]
         for measure, _ in MEASURES:
-            one = row["reduction"][measure]
-            line += [_factor(one["trained"]), _factor(one["random"]), more.get(one["verdict"], one["verdict"])]
+            models = row["reduction"][measure]
+            verdict = more.get(models["verdict"], models["verdict"])
+            line += [_factor(models["trained"]), _factor(models["random"]), verdict]
         cells.append(line)
     return table("What the penalty changes, against λ = 0 of the same model", headings, cells) if cells else Html()
 
@@ -285,11 +315,18 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Html:
         "Top token alone",
     ]
     cells: list[list[Cell | str]] = [
-        [f"{row['lambda']:g}", row["site"], Cell(f"{row['n_label']:,}", row["n_label"]), _number(row["label_auroc"]),
-         _share(row["label_good"]), _number(row["combined_auroc"]), _share(row["combined_good"]),
-         _number(row["top_token_auroc"])]
+        [
+            f"{row['lambda']:g}",
+            row["site"],
+            Cell(f"{row['n_label']:,}", row["n_label"]),
+            _number(row["label_auroc"]),
+            _share(row["label_good"]),
+            _number(row["combined_auroc"]),
+            _share(row["combined_good"]),
+            _number(row["top_token_auroc"]),
+        ]
         for row in rows
-    ]  # fmt: skip
+    ]
     return table("Label scores on held-out documents, mean over latents (95% over latents)", headings, cells)
 
 
@@ -319,11 +356,11 @@ def _pair_rows(output: Mapping[str, Any]) -> Html:
         '<tr><th scope="row">{}</th><td>{}</td><td class="n">{:.0%}</td><td class="n">{:+.2f}</td>'
         '<td class="text">{}</td></tr>'
     )
-    for one in output["inputs"]:
-        for place, example in enumerate(one["examples"][:N_EXAMPLES]):
+    for source in output["inputs"]:
+        for place, example in enumerate(source["examples"][:N_EXAMPLES]):
             first = place == 0
-            ends = (_latent(output), _latent(one)) if first else ("", "")
-            lines.append(line.format(*ends, one["share"], example["effect"], _tokens(example)))
+            ends = (_latent(output), _latent(source)) if first else ("", "")
+            lines.append(line.format(*ends, source["share"], example["effect"], _tokens(example)))
     return join(lines)
 
 
@@ -338,8 +375,11 @@ def _tokens(example: Mapping[str, Any]) -> Html:
     columns = zip(example["tokens"], example["in_values"], example["out_values"], strict=True)
     for place, (token, s_in, s_out) in enumerate(columns):
         text = escape(token.replace("\n", "⏎"))
-        classes = [f"{letter}{level}" for letter, level in (("a", _level(s_in, top_in)), ("u", _level(s_out, top_out)))
-                   if level]  # fmt: skip
+        classes = [
+            f"{letter}{level}"
+            for letter, level in (("a", _level(s_in, top_in)), ("u", _level(s_out, top_out)))
+            if level
+        ]
         inner = Html("<b>{}</b>").format(text) if place == example["at"] else text
         if classes:
             title = f"input latent {s_in:.2g}, output latent {s_out:.2g}"
@@ -368,8 +408,8 @@ def _cell(estimate: Estimate, factor: float, digits: int, unit: str) -> Cell:
         return f"{factor * value:.{digits}g}" if unit else f"{value:.{digits}f}"
 
     ends = estimate.get("interval")
-    shown = f"{text(estimate['value'])}{unit}" + (f" [{text(ends[0])}, {text(ends[1])}]" if ends else "")
-    return Cell(shown, factor * estimate["value"])
+    rendered = f"{text(estimate['value'])}{unit}" + (f" [{text(ends[0])}, {text(ends[1])}]" if ends else "")
+    return Cell(rendered, factor * estimate["value"])
 
 
 def _factor(estimate: Estimate | None) -> Cell:
