@@ -147,14 +147,17 @@ class Comparison:
         mutual = (pairing.partner_a[rows] == partners) & (pairing.partner_b[partners] == rows)
         return [
             {
-                "a": int(a), "b": int(b), "label_a": labels[0][n], "label_b": labels[1][n],
+                "a": int(a),
+                "b": int(b),
+                "label_a": labels[0][n],
+                "label_b": labels[1][n],
                 **{by: None if value is None else float(value[n]) for by, value in values.items()},
                 "firing_rate_a": at(self.a.columns, "firing_rate", int(a)),
                 "firing_rate_b": at(self.b.columns, "firing_rate", int(b)),
                 "mutual": bool(mutual[n]),
             }
             for n, (a, b) in enumerate(zip(rows, partners, strict=True))
-        ]  # fmt: skip
+        ]
 
 
 def best_matches(left: Array, right: Array) -> Matches:

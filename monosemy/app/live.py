@@ -160,9 +160,9 @@ def read_text(live: LiveModel, entry: Dictionary, text: str, *, top: int = 8, la
 def steering_request(entry: Dictionary, body: Mapping[str, Any]) -> SteeringRequest:
     """The checked request in a body of `POST /api/steer`. Raises UserError for anything it does not take."""
     request = request_from_json({k: v for k, v in body.items() if k not in ("site", "name", "values")})
-    for what, length in (("prompt", request.prompt), ("instruction", request.instruction), ("system", request.system)):
-        if len(length) > MAX_TEXT:
-            raise UserError(f"the {what} takes at most {MAX_TEXT:,} characters, got {len(length):,}")
+    for field, text in (("prompt", request.prompt), ("instruction", request.instruction), ("system", request.system)):
+        if len(text) > MAX_TEXT:
+            raise UserError(f"the {field} takes at most {MAX_TEXT:,} characters, got {len(text):,}")
     if request.n_tokens > MAX_NEW_TOKENS:
         raise UserError(
             f"n_tokens takes at most {MAX_NEW_TOKENS} here, got {request.n_tokens}; monosemy steer has no cap"

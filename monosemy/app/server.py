@@ -84,9 +84,16 @@ def make_server(catalogue: Catalogue, access: Access) -> uvicorn.Server:
     """The server, ready to run on a socket that is bound already."""
     app: Any = Guard(make_app(catalogue), access)
     settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2, ws="none",
-        lifespan="off", http=PromptProtocol, limit_concurrency=MAX_CONNECTIONS,
-    )  # fmt: skip
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        ws="none",
+        lifespan="off",
+        http=PromptProtocol,
+        limit_concurrency=MAX_CONNECTIONS,
+    )
     return uvicorn.Server(settings)
 
 

@@ -26,6 +26,6 @@ def answer_probability(tokens: Sequence[tuple[str, float]]) -> float | None:
 
 def expected_digit(tokens: Sequence[tuple[str, float]]) -> float | None:
     """Σ d·P(d) / Σ P(d) over tokens that are one digit; None when none is."""
-    found = [(int(text.strip()), p) for text, p in tokens if len(text.strip()) == 1 and text.strip() in DIGITS]
-    total = math.fsum(p for _, p in found)
-    return math.fsum(d * p for d, p in found) / total if total > 0 else None
+    digits = [(int(text.strip()), p) for text, p in tokens if len(text.strip()) == 1 and text.strip() in DIGITS]
+    total = math.fsum(p for _, p in digits)
+    return math.fsum(d * p for d, p in digits) / total if total > 0 else None

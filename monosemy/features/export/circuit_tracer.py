@@ -91,23 +91,23 @@ def feature(database: FeatureDatabase, latent: int, context: int = CONTEXT) -> d
 
 
 def _quantiles(database: FeatureDatabase, latent: int, context: int) -> list[dict[str, Any]]:
-    seen: set[tuple[int, int]] = set()
+    written_places: set[tuple[int, int]] = set()
     before = 2 * context // 3
     quantiles = []
-    for group, found in by_group(database, latent, FIRING_GROUPS).items():
+    for group, group_examples in by_group(database, latent, FIRING_GROUPS).items():
         examples = []
-        for example in found:
-            one = excerpt(database, example, before, context - before - 1)
+        for example in group_examples:
+            passage = excerpt(database, example, before, context - before - 1)
             place = (int(example.context), int(example.peak))
             examples.append(
                 {
-                    "tokens": [_signs(piece) for piece in one.pieces],
-                    "tokens_acts_list": [five_digits(value) for value in one.activations],
-                    "train_token_ind": one.peak,
-                    "is_repeated_datapoint": place in seen,
+                    "tokens": [_signs(piece) for piece in passage.pieces],
+                    "tokens_acts_list": [five_digits(value) for value in passage.activations],
+                    "train_token_ind": passage.peak,
+                    "is_repeated_datapoint": place in written_places,
                 }
             )
-            seen.add(place)
+            written_places.add(place)
         quantiles.append({"quantile_name": QUANTILE_NAMES[group], "examples": examples})
     return quantiles
 

@@ -228,7 +228,7 @@ def _feature(database: FeatureDatabase, names: Names, latent: int) -> dict[str, 
 
 def _activations(database: FeatureDatabase, names: Names, latent: int, context: int) -> list[dict[str, Any]]:
     rows = []
-    for number, (one, bin_) in enumerate(_examples(database, latent, context)):
+    for number, (passage, bin_) in enumerate(_examples(database, latent, context)):
         rows.append(
             {
                 "id": _identity("activation", names, latent, number, database.info["sae_sha256"]),
@@ -237,17 +237,17 @@ def _activations(database: FeatureDatabase, names: Names, latent: int, context: 
                 "index": str(latent),
                 "creatorId": names.creator,
                 "createdAt": database.info["created"],
-                "tokens": [storable(piece) for piece in one.pieces],
-                "values": [five_digits(value) for value in one.activations],
-                "maxValue": five_digits(max(one.activations)),
-                "maxValueTokenIndex": int(np.argmax(one.activations)),
-                "minValue": five_digits(min(one.activations)),
-                "dataIndex": str(one.context),
-                "dataSource": one.source or None,
+                "tokens": [storable(piece) for piece in passage.pieces],
+                "values": [five_digits(value) for value in passage.activations],
+                "maxValue": five_digits(max(passage.activations)),
+                "maxValueTokenIndex": int(np.argmax(passage.activations)),
+                "minValue": five_digits(min(passage.activations)),
+                "dataIndex": str(passage.context),
+                "dataSource": passage.source or None,
                 "binMin": -1.0 if bin_ is None else bin_[0],
                 "binMax": 99.0 if bin_ is None else bin_[1],
                 "binContains": -1.0 if bin_ is None else 0.2,
-                "qualifyingTokenIndex": one.peak,
+                "qualifyingTokenIndex": passage.peak,
             }
         )
     return rows
@@ -273,15 +273,15 @@ def _explanations(database: FeatureDatabase, names: Names, latent: int) -> list[
 def _texts(database: FeatureDatabase, latent: int) -> list[tuple[str, str, str]]:
     """(kind, text, how it was made) of a latent's label and, where there is one, its explanation."""
     label = database.label(latent)
-    found = []
+    texts = []
     if label.get("text"):
         measured = "; ".join(f"AUROC {score_text(score)} from {score.way}" for score in scores(database, latent))
-        found.append(
+        texts.append(
             ("label", str(label["text"]), f"from token statistics, no language model; {measured or 'unscored'}")
         )
-    if told := explanation(label):
-        found.append(("chat", told, "by a chat model"))
-    return found
+    if chat_text := explanation(label):
+        texts.append(("chat", chat_text, "by a chat model"))
+    return texts
 
 
 # ---- upload
@@ -305,13 +305,13 @@ def _upload(database: FeatureDatabase, latent: int, context: int) -> dict[str, A
         ],
         "activations": [
             {
-                "tokens": [storable(piece) for piece in one.pieces],
-                "values": [five_digits(value) for value in one.activations],
+                "tokens": [storable(piece) for piece in passage.pieces],
+                "values": [five_digits(value) for value in passage.activations],
                 "quantileMin": None if bin_ is None else bin_[0],
                 "quantileMax": None if bin_ is None else bin_[1],
                 "quantileFraction": None if bin_ is None else 0.2,
             }
-            for one, bin_ in _examples(database, latent, context)
+            for passage, bin_ in _examples(database, latent, context)
         ],
     }
 
@@ -324,9 +324,9 @@ def _examples(
 ) -> Iterator[tuple[Excerpt, tuple[float, float] | None]]:
     """Contexts in which the latent fires, with the range of its fifth's peaks (None for the strongest contexts)."""
     before = 2 * context // 3
-    for group, found in by_group(database, latent, FIRING_GROUPS).items():
-        peaks = [float(example.value) for example in found]
-        for example in found:
+    for group, examples in by_group(database, latent, FIRING_GROUPS).items():
+        peaks = [float(example.value) for example in examples]
+        for example in examples:
             bin_ = None if group == "top" else (five_digits(min(peaks)), five_digits(max(peaks)))
             yield excerpt(database, example, before, context - before - 1), bin_
 
@@ -336,7 +336,7 @@ def _bars(edges: np.ndarray, counts: np.ndarray) -> tuple[list[float], list[floa
     return [float(count) for count in counts], [five_digits(float(middle)) for middle in middles]
 
 
-def _identity(kind: str, names: Names, latent: int, number: int, what: str) -> str:
+def _identity(kind: str, names: Names, latent: int, number: int, content: str) -> str:
     """25 letters and digits that begin with c, as the site's own ids; the same for the same row."""
-    text = "\0".join((kind, names.model, names.source, str(latent), str(number), what))
+    text = "\0".join((kind, names.model, names.source, str(latent), str(number), content))
     return "c" + hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -74,7 +74,7 @@ def export_parquet(database: FeatureDatabase, out: Path, latents: Sequence[int] 
     numbers = list(range(database.n_latents) if latents is None else latents)
     metadata = {b"monosemy": storable(json.dumps(database.info, ensure_ascii=False)).encode()}
     schema = latent_schema(database).with_metadata(metadata)
-    seen: set[int] = set()
+    context_numbers: set[int] = set()
     with (
         files.atomic_folder(out) as folder,
         pq.ParquetWriter(folder / "latents.parquet", schema, compression="zstd") as rows,
@@ -86,9 +86,9 @@ def export_parquet(database: FeatureDatabase, out: Path, latents: Sequence[int] 
             rows.write_table(pa.Table.from_pylist([_latent(database, i) for i in part], schema=schema))
             listed = [row for latent in part for row in _examples(database, latent)]
             examples.write_table(pa.Table.from_pylist(listed, schema=examples.schema))
-            seen.update(row["context"] for row in listed)
+            context_numbers.update(row["context"] for row in listed)
             bar.advance(len(part))
-        _write(folder / "contexts.parquet", _contexts(database, sorted(seen)), metadata)
+        _write(folder / "contexts.parquet", _contexts(database, sorted(context_numbers)), metadata)
         _write(folder / "vocabulary.parquet", _vocabulary(database), metadata)
     return out
 
