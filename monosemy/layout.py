@@ -96,9 +96,9 @@ class RunFiles:
 
     def sae(self, site: str, name: str) -> SaeFiles:
         """Raises UserError for a site or name that is no plain folder name."""
-        for what, value in (("site", site), ("SAE name", name)):
+        for role, value in (("site", site), ("SAE name", name)):
             if not value or value.startswith(".") or any(c in value for c in '/\\\0:*?"<>|'):
-                raise UserError(f"{what} {value!r} cannot be a folder name; use letters, digits, '.', '-' and '_'")
+                raise UserError(f"{role} {value!r} cannot be a folder name; use letters, digits, '.', '-' and '_'")
         return SaeFiles(self.folder / "saes" / site / name)
 
     def saes(self) -> Iterator[SaeFiles]:

@@ -148,12 +148,12 @@ def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
             run = Run(folder, config, _new_provenance(), lock)
             run.created = True
         else:
-            kept, provenance = read_run(folder)
-            _refuse_difference(folder, kept, config)  # again, now that nobody else can write
+            recorded, provenance = read_run(folder)
+            _refuse_difference(folder, recorded, config)  # again, now that nobody else can write
             provenance.setdefault("seconds", {})
             if changed := _changed_versions(provenance):
                 provenance.setdefault("continued_with", []).append({"at": _now(), "versions": changed})
-            run = Run(folder, dataclasses.replace(kept, log_to=config.log_to), provenance, lock)
+            run = Run(folder, dataclasses.replace(recorded, log_to=config.log_to), provenance, lock)
         run.moved = moved
         run._write_run_json()
     except BaseException:
@@ -249,19 +249,19 @@ def _new_provenance() -> dict[str, Any]:
 
 def _changed_versions(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Versions that differ from those the run was last continued with."""
-    known = dict(provenance.get("versions", {}))
+    last_versions = dict(provenance.get("versions", {}))
     for later in provenance.get("continued_with", []):
-        known.update(later["versions"])
-    return {name: version for name, version in versions().items() if known.get(name) != version}
+        last_versions.update(later["versions"])
+    return {name: version for name, version in versions().items() if last_versions.get(name) != version}
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape results; read from metadata, importing nothing."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def machine() -> str:

@@ -62,18 +62,27 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
     started = time.perf_counter()
     settings = run.config.evaluation
     saes, candidates = _dictionaries(run, prepared)
-    found, errors = _reconstructions(run, prepared, saes)
+    reconstructions, errors = _reconstructions(run, prepared, saes)
     tokens, documents, keep = loss_tokens(prepared, settings.n_loss_tokens)
     records, losses = [], {}
     for site in prepared.sites:
         total = tokens.numel() * n_passes(saes[site])
         with progress.stage(f"model loss at {site}", total=total, unit="tokens") as bar:
             losses[site] = evaluate_model_loss(
-                prepared.model, site, saes[site], tokens, keep, attention_mask=torch.ones_like(tokens),
-                documents=documents, n_bootstrap=settings.n_bootstrap, advance=bar.advance,
-            )  # fmt: skip
+                prepared.model,
+                site,
+                saes[site],
+                tokens,
+                keep,
+                attention_mask=torch.ones_like(tokens),
+                documents=documents,
+                n_bootstrap=settings.n_bootstrap,
+                advance=bar.advance,
+            )
         for name in saes[site]:
-            records.append(build_record(candidates[site, name], found[site][name].record, losses[site].records[name]))
+            records.append(
+                build_record(candidates[site, name], reconstructions[site][name].record, losses[site].records[name])
+            )
     sums = {site: {"error": errors[site], "delta_loss": losses[site].documents} for site in prepared.sites}
     save_documents(run.files.documents, sums)
     write_evaluation(run.files.evaluation, build_evaluation(records, losses, run.provenance))
@@ -124,12 +133,12 @@ def _reconstructions(
             for site, meter in meters.items():
                 meter.add(part.activations[site], part.document)
             bar.advance(part.n_tokens)
-    found = {site: meter.finish(run.config.evaluation.n_bootstrap) for site, meter in meters.items()}
-    for site, results in found.items():
+    reconstructions = {site: meter.finish(run.config.evaluation.n_bootstrap) for site, meter in meters.items()}
+    for site, results in reconstructions.items():
         for name, result in results.items():
             if (sae := run.files.sae(site, name)).folder.exists():
                 result.latents.save(sae.latents)
-    return found, {site: meter.documents(found[site]) for site, meter in meters.items()}
+    return reconstructions, {site: meter.documents(reconstructions[site]) for site, meter in meters.items()}
 
 
 def loss_tokens(prepared: Prepared, n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:

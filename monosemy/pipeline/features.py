@@ -89,8 +89,8 @@ def build_for_run(
 
 def choose_saes(folder: Path, names: Sequence[str] | None) -> list[Key]:
     """(site, name) of the SAEs asked for, or of the default one. Raises UserError as `choose_sae` does."""
-    chosen = [choose_sae(folder, name) for name in names] if names else [choose_sae(folder)]
-    return list(dict.fromkeys(sae.key for sae in chosen))
+    saes = [choose_sae(folder, name) for name in names] if names else [choose_sae(folder)]
+    return list(dict.fromkeys(sae.key for sae in saes))
 
 
 class _Stage:
@@ -144,9 +144,14 @@ class _Stage:
         saes = {key: load_sae(self.run.files.sae(*key).folder).to(self.prepared.model.device) for key in keys}
         identity = {key: self.fingerprint(key) for key in keys}
         encode_pass = EncodePass(
-            self.work, identity, saes, self.prepared.scale, n_sequences=self.n_sequences,
-            context_length=self.length, window=self.settings.window,
-        )  # fmt: skip
+            self.work,
+            identity,
+            saes,
+            self.prepared.scale,
+            n_sequences=self.n_sequences,
+            context_length=self.length,
+            window=self.settings.window,
+        )
         total, done = self.n_sequences * self.length, encode_pass.n_sequences_done * self.length
         with progress.stage("features: reading the text", total=total, unit="tokens", start=done) as bar:
             encode_pass.run(self._reader(sorted({site for site, _ in keys})), bar.advance)
@@ -157,8 +162,8 @@ class _Stage:
             inputs = shared.inputs(encode_pass, key, sae, self._info(key, sae))
             with progress.stage(f"features: {key[1]} at {key[0]}", total=N_STEPS, unit="steps") as bar:
 
-                def advance(what: str, bar: Any = bar) -> None:
-                    bar.note(what)
+                def advance(step: str, bar: Any = bar) -> None:
+                    bar.note(step)
                     bar.advance(1)
 
                 build_database(inputs, self.run.files.features(*key).folder, self.settings, advance=advance)
@@ -257,11 +262,11 @@ class SharedText:
         shards = tokens.train
         self.tokens = np.array(shards.sequences(0, n_sequences), np.int32)
         self.documents = np.array(shards.documents(0, n_sequences), np.int32)
-        wanted = set(np.unique(self.documents).tolist())
+        document_numbers = set(np.unique(self.documents).tolist())
         self.names = {
             number: (str(entry["source"]), str(entry["origin"]))
             for number, entry in enumerate(tokens.documents())
-            if number in wanted
+            if number in document_numbers
         }
         self.token_bytes = token_bytes(model.tokenizer, model.vocab_size)
         self.special = np.zeros(model.vocab_size, bool)
@@ -274,11 +279,11 @@ class SharedText:
             texts = window_texts(self.tokens, self.window, self.token_bytes, self.special)
             self.embeddings = embed(encoder, texts)
 
-    def text(self, kept: np.ndarray) -> Text:
+    def text(self, encoded: np.ndarray) -> Text:
         from monosemy.features.building.by_latent import Text, document_ends
 
-        first, last = document_ends(self.documents.reshape(-1), kept)
-        return Text(self.tokens, self.window, first, last, encoded=kept, n_vocabulary=self.model.vocab_size)
+        first, last = document_ends(self.documents.reshape(-1), encoded)
+        return Text(self.tokens, self.window, first, last, encoded=encoded, n_vocabulary=self.model.vocab_size)
 
     def inputs(self, encode_pass: EncodePass, key: Key, sae: SparseAutoencoder, info: dict[str, Any]) -> FeatureInputs:
         import torch

@@ -105,9 +105,13 @@ def prepare(run: Run) -> Prepared:
     check_context(config, starts_with_bos=separator_and_bos(model.tokenizer)[1] is not None)
     began_with = run.provenance.get("text", {}).get("fingerprint")
     tokens = prepare_tokens(
-        config.text, model.tokenizer, model.tokenizer_fingerprint, vocab_size=model.vocab_size, began_with=began_with,
+        config.text,
+        model.tokenizer,
+        model.tokenizer_fingerprint,
+        vocab_size=model.vocab_size,
+        began_with=began_with,
         lies_at=run.source("text"),
-    )  # fmt: skip
+    )
     refuse_change("the text", began_with, tokens.fingerprint, run.folder, "--text")
     remember_sources(run.folder, model=run.source("model"), text=run.source("text"))
     for remark in tokens.record.get("remarks", []):
@@ -137,15 +141,25 @@ def _activations(
     if settings.storage == "disk":
         store = build_store(model, tokens.train, sites, settings)
         stored = StoredStream(
-            store, sites, batch_tokens=training.batch_tokens, n_passes=training.n_passes, seed=config.text.seed,
+            store,
+            sites,
+            batch_tokens=training.batch_tokens,
+            n_passes=training.n_passes,
+            seed=config.text.seed,
             device=model.device,
-        )  # fmt: skip
+        )
         scale = {site: float(store.scale[site]) for site in sites}
         return Prepared(model, tokens, sites, store, stored, store.rules, scale, config), store.record["n_dropped"]
     statistics = measure_sites(model, tokens.train, sites, settings)
     mixing = MixingStream(
-        model, tokens.train, sites, settings, statistics, batch_tokens=training.batch_tokens, seed=config.text.seed,
+        model,
+        tokens.train,
+        sites,
+        settings,
+        statistics,
+        batch_tokens=training.batch_tokens,
+        seed=config.text.seed,
         device=model.device,
-    )  # fmt: skip
+    )
     scale = {site: float(mixing.scale[site]) for site in sites}
     return Prepared(model, tokens, sites, None, mixing, mixing.rules, scale, config), {}

@@ -79,20 +79,25 @@ def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee
 
     total = prepared.stream.n_steps * run.config.training.batch_tokens
     trainer = Trainer(
-        trainees, prepared.stream, run.config.training, checkpoints=run.files.checkpoints, metrics=run.metrics(),
-        origin=_origin(run.config, prepared), units=units,
-    )  # fmt: skip
+        trainees,
+        prepared.stream,
+        run.config.training,
+        checkpoints=run.files.checkpoints,
+        metrics=run.metrics(),
+        origin=_origin(run.config, prepared),
+        units=units,
+    )
     done = trainer.resume()
     trainer.viewers = [open_viewer(kind, run.folder, to_json(run.config)) for kind in run.config.log_to]
-    told = len(trainer.messages)
+    n_printed = len(trainer.messages)
     with progress.stage(f"training {len(trainees)} SAEs", total=total, unit="tokens", start=done) as bar:
 
         def on_step(n_rows: int, metrics: Mapping[Any, Any]) -> None:
-            nonlocal told
+            nonlocal n_printed
             bar.advance(n_rows)
-            for message in trainer.messages[told:]:
+            for message in trainer.messages[n_printed:]:
                 print(message, file=sys.stderr, flush=True)
-            told = len(trainer.messages)
+            n_printed = len(trainer.messages)
 
         trainer.on_step = on_step
         trainer.train()

@@ -46,19 +46,27 @@ NOT_MOVED = Moved()
 def add_moved(parser: argparse.ArgumentParser, *, text: bool = True, short: bool = True) -> None:
     """Adds `--model` and, for commands that read the text, `--text` (`short`) or its long name, `--text.source`."""
     parser.add_argument(
-        "--model", "--model.source", dest="moved_model", metavar="NEWPATH", default="",
+        "--model",
+        "--model.source",
+        dest="moved_model",
+        metavar="NEWPATH",
+        default="",
         help="where the run's model is now, if it was moved",
-    )  # fmt: skip
+    )
     if text:
         parser.add_argument(
-            *(["--text"] if short else []), "--text.source", dest="moved_text", metavar="NEWPATH", default="",
+            *(["--text"] if short else []),
+            "--text.source",
+            dest="moved_text",
+            metavar="NEWPATH",
+            default="",
             help="where the run's text is now, if it was moved",
-        )  # fmt: skip
+        )
 
 
-def moved_of(given: argparse.Namespace) -> Moved:
+def moved_of(arguments: argparse.Namespace) -> Moved:
     """What the flags of `add_moved` say."""
-    return Moved(given.moved_model, getattr(given, "moved_text", ""))
+    return Moved(arguments.moved_model, getattr(arguments, "moved_text", ""))
 
 
 def find_source(
@@ -86,22 +94,22 @@ def find_source(
 
 def remember_sources(folder: Path, **sources: str) -> None:
     """Notes where the run's model and text were found, those that are on the local disk."""
-    known: dict[str, Any] = {"format": FORMAT}
+    document: dict[str, Any] = {"format": FORMAT}
     for kind, source in sources.items():
         path = Path(source).expanduser()
         if source != "embedded" and path.exists():
             absolute = os.path.abspath(path)
-            known[kind] = {"absolute": absolute, "from_run": os.path.relpath(absolute, folder.absolute())}
-    if _read(folder) != known:
-        files.write_json(RunFiles(folder).sources, known)
+            document[kind] = {"absolute": absolute, "from_run": os.path.relpath(absolute, folder.absolute())}
+    if _read(folder) != document:
+        files.write_json(RunFiles(folder).sources, document)
 
 
 def _places(folder: Path, kind: Kind) -> list[Path]:
-    known = _read(folder).get(kind)
-    if not isinstance(known, dict):
+    place = _read(folder).get(kind)
+    if not isinstance(place, dict):
         return []
-    beside = os.path.normpath(folder.absolute() / str(known.get("from_run", "")))
-    return [Path(beside), Path(str(known.get("absolute", "")))]
+    beside = os.path.normpath(folder.absolute() / str(place.get("from_run", "")))
+    return [Path(beside), Path(str(place.get("absolute", "")))]
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -116,6 +124,6 @@ def _read(folder: Path) -> dict[str, Any]:
 def _was_path(typed: str, provenance: Mapping[str, Any], kind: Kind) -> bool:
     """Whether a run of an older version, which kept no sources.json, began with a path: its model has no commit."""
     if kind == "model":
-        known = provenance.get("model", {})
-        return typed != "embedded" and "fingerprint" in known and known.get("commit") is None
+        model = provenance.get("model", {})
+        return typed != "embedded" and "fingerprint" in model and model.get("commit") is None
     return typed.startswith((".", "/", "~")) or bool(Path(typed).suffix and not typed.startswith("embedded"))
