@@ -56,8 +56,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return Path(shutil.copytree(ready, folder))
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, str(folder), f"{SITE}/{NAME}", f"{SITE}/{OTHER}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -35,11 +35,19 @@ def long_words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize(
     "address",
     [
-        "/", f"/latents/{SITE}/{NAME}", f"/latent/{SITE}/{NAME}/0", f"/latent/{SITE}/{NAME}/0?ctx=whole",
-        f"/search/{SITE}/{NAME}?q=Donau", f"/search/{SITE}/{NAME}?mode=token&q=Donau",
-        f"/search/{SITE}/{NAME}?mode=text", "/compare", f"/steer/{SITE}/{NAME}?e=0:set:1.5:max", "/notes", "/nowhere",
+        "/",
+        f"/latents/{SITE}/{NAME}",
+        f"/latent/{SITE}/{NAME}/0",
+        f"/latent/{SITE}/{NAME}/0?ctx=whole",
+        f"/search/{SITE}/{NAME}?q=Donau",
+        f"/search/{SITE}/{NAME}?mode=token&q=Donau",
+        f"/search/{SITE}/{NAME}?mode=text",
+        "/compare",
+        f"/steer/{SITE}/{NAME}?e=0:set:1.5:max",
+        "/notes",
+        "/nowhere",
     ],
-)  # fmt: skip
+)
 def test_no_page_is_wider_than_a_phone(long_words, new_page, address):
     page = new_page(**PHONE, expected="404")
     page.goto(long_words.address + address)

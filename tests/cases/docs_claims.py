@@ -133,8 +133,11 @@ def _jacobian_page() -> Iterator[str]:
 def _circuits_page() -> Iterator[str]:
     record = records_of("heads")["heads"]
     summary = record["summary"]
-    without_codes = [part["differences"]["combined − combined-no-codes"]["difference"]
-                     for name, part in record["parts"].items() if name.startswith("trained-")]  # fmt: skip
+    without_codes = [
+        part["differences"]["combined − combined-no-codes"]["difference"]
+        for name, part in record["parts"].items()
+        if name.startswith("trained-")
+    ]
     gain, loss = (f"{value:.2f}".removeprefix("0") for value in (max(without_codes), -min(without_codes)))
     yield f"on ten trained models one gains {gain} and one loses {loss}"
 

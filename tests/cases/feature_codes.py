@@ -12,9 +12,19 @@ from monosemy.features.store.settings import LEVELS, N_QUANTILES, FeatureSetting
 
 T, WINDOW, VOCABULARY = 16, 4, 7
 SETTINGS = FeatureSettings(
-    window=WINDOW, n_top=3, n_per_quantile=2, n_near_miss=2, n_random=2, n_sample=5, n_background=6, n_bins=5,
-    n_position_buckets=4, n_neighbours=3, n_index_tokens=3, n_sketch=64,
-)  # fmt: skip
+    window=WINDOW,
+    n_top=3,
+    n_per_quantile=2,
+    n_near_miss=2,
+    n_random=2,
+    n_sample=5,
+    n_background=6,
+    n_bins=5,
+    n_position_buckets=4,
+    n_neighbours=3,
+    n_index_tokens=3,
+    n_sketch=64,
+)
 
 
 def codes_of(dense: np.ndarray) -> Codes:

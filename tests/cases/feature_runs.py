@@ -74,25 +74,43 @@ def open_tiny(folder: Path) -> FeatureDatabase:
 
 def _info(name: str) -> dict[str, Any]:
     return {
-        "format": FORMAT, "site": SITE, "name": name, "architecture": "topk", "d_sae": M, "l0": 4.0,
-        "n_tokens": CONTEXTS.size, "n_contexts": len(CONTEXTS), "context_length": T, "window": 8,
+        "format": FORMAT,
+        "site": SITE,
+        "name": name,
+        "architecture": "topk",
+        "d_sae": M,
+        "l0": 4.0,
+        "n_tokens": CONTEXTS.size,
+        "n_contexts": len(CONTEXTS),
+        "context_length": T,
+        "window": 8,
         "model": {"name": "Tiny_Model v1.5", "fingerprint": "ab12", "n_layers": 5, "post_norms": False},
-        "sae_sha256": "cd34", "example_activations": KEPT_IN,
+        "sae_sha256": "cd34",
+        "example_activations": KEPT_IN,
         "created": "2025-01-02T03:04:05+00:00",
-        "columns": list(_columns()), "column_help": {}, "label_columns": ["label_auroc"], "text": {},
+        "columns": list(_columns()),
+        "column_help": {},
+        "label_columns": ["label_auroc"],
+        "text": {},
         "n_examples": sum(map(len, EXAMPLES.values())),
-    }  # fmt: skip
+    }
 
 
 def _columns() -> dict[str, np.ndarray]:
     nan = np.nan
     columns = {
-        "n_fired": [2, 3, 2, 0], "firing_rate": [2 / 48, 3 / 48, 2 / 48, 0], "mean": [5, 2.7, 3, nan],
-        "min": [2, 1, 1, nan], "max": MAXIMUM, "label_auroc": [0.93, nan, nan, nan],
+        "n_fired": [2, 3, 2, 0],
+        "firing_rate": [2 / 48, 3 / 48, 2 / 48, 0],
+        "mean": [5, 2.7, 3, nan],
+        "min": [2, 1, 1, nan],
+        "max": MAXIMUM,
+        "label_auroc": [0.93, nan, nan, nan],
         "label_auroc_low": [0.9, nan, nan, nan],
-        "label_auroc_high": [0.95, nan, nan, nan], "label_n": [41, 3, 2, 0],
-        "label_n_documents": [17, 2, 1, 0], "top_token_auroc": [0.88, nan, nan, nan],
-    }  # fmt: skip
+        "label_auroc_high": [0.95, nan, nan, nan],
+        "label_n": [41, 3, 2, 0],
+        "label_n_documents": [17, 2, 1, 0],
+        "top_token_auroc": [0.88, nan, nan, nan],
+    }
     return {name: np.asarray(values, np.float32) for name, values in columns.items()}
 
 
@@ -115,13 +133,15 @@ def _arrays() -> dict[str, np.ndarray]:
     near[1, :, 0] = 0
     levels = np.asarray(LEVELS, np.float32)
     return {
-        "tokens": CONTEXTS, "kept": np.packbits(np.ones(CONTEXTS.size, bool)),
+        "tokens": CONTEXTS,
+        "kept": np.packbits(np.ones(CONTEXTS.size, bool)),
         "documents": np.array(DOCUMENT_STARTS, np.int64),
         "columns": np.stack(list(_columns().values())),
         "histogram": np.array([[1, 0, 1], [1, 1, 1], [1, 0, 1], [0, 0, 0]], np.uint32),
         "quantiles": np.array([2 + 6 * levels, 1 + 3 * levels, 1 + 4 * levels, levels * np.nan], np.float32),
         "positions": np.ones((M, 4), np.uint32),
-        "neighbours": near, "neighbour_values": np.where(near >= 0, 0.5, 0).astype(np.float32),
+        "neighbours": near,
+        "neighbour_values": np.where(near >= 0, 0.5, 0).astype(np.float32),
         "output_ids": np.tile(np.array([[JULY, BREAK], [DASH, SCRIPT]], np.int32), (M, 1, 1)),
         "output_values": np.tile(np.array([[0.5, 0.25], [-0.5, -0.25]], np.float32), (M, 1, 1)),
         "example_offsets": np.cumsum([0, *(len(EXAMPLES[latent]) for latent in range(M))]),
@@ -132,8 +152,11 @@ def _arrays() -> dict[str, np.ndarray]:
         "example_activation": np.array(
             [value / top for pairs, top in zip(fired, largest, strict=True) for _, value in pairs], np.float16
         ),
-        "index_offsets": np.zeros(len(WORDS) + 1, np.int64), "index_latent": np.zeros(0, np.int32),
-        "index_score": np.zeros(0, np.float16), "sketches": np.zeros((M, 8), np.int8),
-        "vocabulary_data": data, "vocabulary_offsets": offsets,
+        "index_offsets": np.zeros(len(WORDS) + 1, np.int64),
+        "index_latent": np.zeros(0, np.int32),
+        "index_score": np.zeros(0, np.float16),
+        "sketches": np.zeros((M, 8), np.int8),
+        "vocabulary_data": data,
+        "vocabulary_offsets": offsets,
         "vocabulary_special": np.arange(len(WORDS)) == END,
-    }  # fmt: skip
+    }

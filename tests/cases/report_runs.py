@@ -34,9 +34,13 @@ def write_run(
     """A whole run folder; `diverged` names an SAE whose loss becomes NaN and that is not evaluated."""
     random = np.random.default_rng(0)
     config = RunConfig(
-        recipe="demo", architectures=tuple(architectures), l0=tuple(l0), seeds=tuple(seeds), d_sae=d_sae,
+        recipe="demo",
+        architectures=tuple(architectures),
+        l0=tuple(l0),
+        seeds=tuple(seeds),
+        d_sae=d_sae,
         activations=ActivationsConfig(sites=tuple(sites)),
-    )  # fmt: skip
+    )
     folder.mkdir(parents=True)
     _json(folder / "run.json", {"format": 1, "config": to_json(config), "provenance": provenance()})
     records, lines = [], []
@@ -62,9 +66,14 @@ def write_run(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     _json(
         folder / "evaluation.json",
-        {"format": 1, "records": records, "clean_loss": 3.214, "zero_loss": dict.fromkeys(sites, 11.08),
-         "provenance": {"n_bootstrap": 1000, "splice_check": "an identity splice changed the loss by exactly 0"}},
-    )  # fmt: skip
+        {
+            "format": 1,
+            "records": records,
+            "clean_loss": 3.214,
+            "zero_loss": dict.fromkeys(sites, 11.08),
+            "provenance": {"n_bootstrap": 1000, "splice_check": "an identity splice changed the loss by exactly 0"},
+        },
+    )
     stage = {"fingerprint": "ab12", "seconds": 91.2, "finished": "2025-01-01T00:00:00+00:00", "record": {}}
     _json(folder / "stages.json", {"format": 1, "stages": {"harvest": stage}})
     return folder
@@ -107,25 +116,44 @@ def _latents(
 
 
 def _record(
-    random: np.random.Generator, site: str, name: str, architecture: str, target: float, seed: int, fvu: float,
+    random: np.random.Generator,
+    site: str,
+    name: str,
+    architecture: str,
+    target: float,
+    seed: int,
+    fvu: float,
     counts: np.ndarray,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     reached = target if architecture in ("topk", "pca") else target * (1 + 0.02 * random.standard_normal())
     rate = counts / N_TOKENS
     delta = 1.9 * fvu**1.6
     values = {
-        "l0": (reached, 0.004), "fvu": (fvu, 0.012), "delta_loss": (delta, 0.035), "kl": (0.9 * delta, 0.03),
-        "loss_recovered": (1 - delta / 7.87, 0.004), "gamma": (1.02 if architecture == "relu" else 1.0, 0.002),
-        "dead_fraction": (float((rate == 0).mean()), 0.05), "over_1pct_fraction": (float((rate > 0.01).mean()), 0.03),
+        "l0": (reached, 0.004),
+        "fvu": (fvu, 0.012),
+        "delta_loss": (delta, 0.035),
+        "kl": (0.9 * delta, 0.03),
+        "loss_recovered": (1 - delta / 7.87, 0.004),
+        "gamma": (1.02 if architecture == "relu" else 1.0, 0.002),
+        "dead_fraction": (float((rate == 0).mean()), 0.05),
+        "over_1pct_fraction": (float((rate > 0.01).mean()), 0.03),
         "over_10pct_fraction": (float((rate > 0.1).mean()), 0.05),
-    }  # fmt: skip
+    }
     record: dict[str, Any] = {
-        "name": name, "architecture": architecture, "site": site, "d_sae": len(counts), "target_l0": target,
-        "seed": seed, "control": architecture in ("frozen_random", "pca"), "n_tokens": N_TOKENS,
-        "n_loss_tokens": N_LOSS_TOKENS, "n_documents": 212,
-        "l0_quantiles": {q: round(reached * f) for q, f in
-                         zip(("0.05", "0.25", "0.5", "0.75", "0.95"), (0.5, 0.8, 1, 1.2, 1.7))},
-    }  # fmt: skip
+        "name": name,
+        "architecture": architecture,
+        "site": site,
+        "d_sae": len(counts),
+        "target_l0": target,
+        "seed": seed,
+        "control": architecture in ("frozen_random", "pca"),
+        "n_tokens": N_TOKENS,
+        "n_loss_tokens": N_LOSS_TOKENS,
+        "n_documents": 212,
+        "l0_quantiles": {
+            q: round(reached * f) for q, f in zip(("0.05", "0.25", "0.5", "0.75", "0.95"), (0.5, 0.8, 1, 1.2, 1.7))
+        },
+    }
     for measure, (value, relative) in values.items():
         record[measure] = value
         record[f"{measure}_interval"] = [value * (1 - relative), value * (1 + relative)]
@@ -141,13 +169,22 @@ def _curve(
         broken = diverges and i == n_records // 2
         now = fvu * (1 + 1.6 * np.exp(-7 * t))
         start = 400 if architecture in ("relu", "jumprelu", "gated") else target
-        lines.append({
-            "site": site, "name": name, "architecture": architecture, "target_l0": target, "seed": seed,
-            "step": 10 * (i + 1), "n_tokens": 10_240 * (i + 1),
-            "loss": None if broken else now * (1.1 + 0.2 * (seed + 1)), "fvu": None if broken else now,
-            "l0": target + (start - target) * float(np.exp(-9 * t)),
-            "dead_fraction": 0.08 * t, "learning_rate": 3e-4 * min(t / 0.05, 1, (1 - t) / 0.2 + 0.01),
-        })  # fmt: skip
+        lines.append(
+            {
+                "site": site,
+                "name": name,
+                "architecture": architecture,
+                "target_l0": target,
+                "seed": seed,
+                "step": 10 * (i + 1),
+                "n_tokens": 10_240 * (i + 1),
+                "loss": None if broken else now * (1.1 + 0.2 * (seed + 1)),
+                "fvu": None if broken else now,
+                "l0": target + (start - target) * float(np.exp(-9 * t)),
+                "dead_fraction": 0.08 * t,
+                "learning_rate": 3e-4 * min(t / 0.05, 1, (1 - t) / 0.2 + 0.01),
+            }
+        )
         if broken:
             break
     return lines

@@ -43,10 +43,13 @@ def test_a_text_and_a_steered_answer_from_a_server_that_had_no_model_yet(run: Pa
         assert max(found["l0"]) <= 32
         assert sum(found["l0"]) > 0
         request = {
-            "site": SITE, "name": NAME, "prompt": "Say hello.", "n_tokens": 5,
+            "site": SITE,
+            "name": NAME,
+            "prompt": "Say hello.",
+            "n_tokens": 5,
             "columns": ["default", "steered", "random"],
             "edits": [{"latent": 3, "operation": "add", "value": 0.5, "unit": "norm"}],
-        }  # fmt: skip
+        }
         status, _, content = server.ask("POST", "/api/steer", request)
         assert status == 200
         events = [json.loads(line) for line in content.splitlines()]

@@ -18,9 +18,9 @@ MEASURES = ["--measure-tokens", "2k", "--average-tokens", "1k", "--curves", "40"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "pairs"
-    main(["jacobian", "train", "--run", str(folder), "--layer", "3", "--l0", "8", "--d-sae", "384", "--tokens", "16k",
-          "--validation-tokens", "4k", "--batch", "256", "--lambda", "0", "10", "--loss-tokens", "256", "--no-report",
-          *MEASURES])  # fmt: skip
+    settings = "--layer 3 --l0 8 --d-sae 384 --tokens 16k --validation-tokens 4k --batch 256 --lambda 0 10"
+    settings += " --loss-tokens 256 --no-report"
+    main(["jacobian", "train", "--run", str(folder), *settings.split(), *MEASURES])
     return folder
 
 
@@ -43,8 +43,8 @@ def test_pairs_and_graph_of_real_text(run, tmp_path, capsys):
     document = read_json(run / "jacobian" / SPARSE / "pairs.json")
     example = document["outputs"][0]["inputs"][0]["examples"][0]
     assert example["in_values"][example["at"]] == pytest.approx(example["in_value"], rel=1e-2, abs=1e-3)
-    main(["jacobian", "graph", str(run), "--pair", SPARSE, "--text", "In July we went to Paris.",
-          "--out", str(tmp_path / "graph.json")])  # fmt: skip
+    out = ["--out", str(tmp_path / "graph.json")]
+    main(["jacobian", "graph", str(run), "--pair", SPARSE, "--text", "In July we went to Paris.", *out])
     graph = read_json(tmp_path / "graph.json")
     assert "".join(graph["tokens"]).endswith("In July we went to Paris.")
     for one in graph["graphs"]:

@@ -35,10 +35,13 @@ def evaluated(folder: Path, **wanted: Any) -> Path:
         for quantity, measure in (("error", "fvu"), ("delta_loss", "delta_loss")):
             here = sites.setdefault(record["site"], {}).setdefault(quantity, {})
             here[record["name"]] = record[measure] * tokens * noise
-    save_documents(RunFiles(folder).documents, {
-        site: {quantity: DocumentSums(np.arange(40), tokens.copy(), sums) for quantity, sums in quantities.items()}
-        for site, quantities in sites.items()
-    })  # fmt: skip
+    save_documents(
+        RunFiles(folder).documents,
+        {
+            site: {quantity: DocumentSums(np.arange(40), tokens.copy(), sums) for quantity, sums in quantities.items()}
+            for site, quantities in sites.items()
+        },
+    )
     return folder
 
 
@@ -113,8 +116,9 @@ def test_a_sae_that_two_runs_have_is_refused_and_a_control_counts_once(tmp_path,
 
 def test_a_sae_far_from_its_l0_is_said_to_be_left_out(tmp_path, monkeypatch, capsys):
     run = evaluated(tmp_path / "run", architectures=("topk", "gated", "relu"))
-    change(run, lambda file: [r.update(l0=40.0) for r in file["records"] if r["architecture"] == "relu"],
-           "evaluation.json")  # fmt: skip
+    change(
+        run, lambda file: [r.update(l0=40.0) for r in file["records"] if r["architecture"] == "relu"], "evaluation.json"
+    )
     script(comparison, monkeypatch, run, "--out", tmp_path / "found.json")
     said = capsys.readouterr().out
     assert "not compared at L0 32, too far from it: relu" in said
@@ -127,8 +131,11 @@ def test_bad_folders_end_in_one_line(tmp_path, monkeypatch, capsys):
     (no_evaluation / "evaluation.json").unlink()
     sums = {name: DocumentSums(np.arange(40), np.ones(40), {}) for name in ("error", "delta_loss")}
     save_documents(RunFiles(unknown_sae).documents, {SITE: sums})
-    for folder, said in ((tmp_path / "nowhere", "nowhere"), (no_evaluation, "evaluation.json"),
-                         (unknown_sae, "no document sums of")):  # fmt: skip
+    for folder, said in (
+        (tmp_path / "nowhere", "nowhere"),
+        (no_evaluation, "evaluation.json"),
+        (unknown_sae, "no document sums of"),
+    ):
         with pytest.raises(SystemExit) as ended:
             run(lambda folder=folder: script(comparison, monkeypatch, folder, "--out", tmp_path / "found.json"))
         assert ended.value.code == 2
@@ -158,17 +165,28 @@ def test_pictures_of_latents_show_one_seed(tmp_path, monkeypatch):
 
 def planted_run(seed: int, factors: tuple[float, ...], **about: Any) -> dict[str, Any]:
     """A run of planted_scale with one architecture; of four latents, 1 + seed match."""
-    matches = {"target": [1.0] * (1 + seed) + [0.1] * (3 - seed), "which": [0, 1, 2, 3],
-               "latent": [1.0] * (1 + seed) + [0.1] * (3 - seed)}  # fmt: skip
+    matches = {
+        "target": [1.0] * (1 + seed) + [0.1] * (3 - seed),
+        "which": [0, 1, 2, 3],
+        "latent": [1.0] * (1 + seed) + [0.1] * (3 - seed),
+    }
     saes = {
         f"topk {factor:g}": {
-            "architecture": "topk", "factor": factor, "asked_l0": 2 * factor, "l0": 2 * factor - 0.1 * seed,
-            "fvu": 0.1, "dead_fraction": 0.0, "matches": matches,
-            "tails": [{"l0": 2 * factor, "n": n, "value": 1 / factor, "interval": None, "n_rows": 8}
-                      for n in (4, 16) if n > 2 * factor],
+            "architecture": "topk",
+            "factor": factor,
+            "asked_l0": 2 * factor,
+            "l0": 2 * factor - 0.1 * seed,
+            "fvu": 0.1,
+            "dead_fraction": 0.0,
+            "matches": matches,
+            "tails": [
+                {"l0": 2 * factor, "n": n, "value": 1 / factor, "interval": None, "n_rows": 8}
+                for n in (4, 16)
+                if n > 2 * factor
+            ],
         }
         for factor in factors
-    }  # fmt: skip
+    }
     return {"seed": seed, "true_l0": 2.0, "seconds": 7.0, "saes": saes, "random": matches, **about}
 
 
@@ -178,17 +196,23 @@ def test_planted_results_hold_every_seed_and_what_each_run_took(monkeypatch):
     took = {"threads": 2, "processor_seconds": 9.0, "machine": "one"}
     found = planted.together([planted_run(0, base), planted_run(1, base, **took)], [planted_run(0, (4.0,), **took)])
     assert [(run["seed"], run["threads"], run["factors"]) for run in found["runs"]] == [
-        (0, None, [0.5, 1.0, 1.5]), (1, 2, [0.5, 1.0, 1.5]), (0, 2, [4.0]),
-    ]  # fmt: skip
+        (0, None, [0.5, 1.0, 1.5]),
+        (1, 2, [0.5, 1.0, 1.5]),
+        (0, 2, [4.0]),
+    ]
     right = found["saes"]["topk 1"]
     assert [(one["seed"], one["f1"], one["l0"]) for one in right["by_seed"]] == [
-        (0, pytest.approx(0.25), 2.0), (1, pytest.approx(0.5), 1.9),
-    ]  # fmt: skip
+        (0, pytest.approx(0.25), 2.0),
+        (1, pytest.approx(0.5), 1.9),
+    ]
     assert right["f1"] == pytest.approx(0.375)
     assert "0.250–0.500" in planted.cells(right, "f1")
     assert [one["seed"] for one in found["saes"]["topk 4"]["by_seed"]] == [0]
     # the further run's L0 8 is above rank 4, so it is in the first seed's comparison at rank 16 alone
     assert {(c["seed"], c["n"]): c["chosen_l0"] for c in found["choices"]} == {
-        (0, 4): 3.0, (0, 16): 8.0, (1, 4): 3.0, (1, 16): 3.0,
-    }  # fmt: skip
+        (0, 4): 3.0,
+        (0, 16): 8.0,
+        (1, 4): 3.0,
+        (1, 16): 3.0,
+    }
     json.dumps(found)

@@ -96,9 +96,12 @@ def test_tables_show_what_rounds_to_one_as_one(parts):
     document = {"summary": rows.summary(parts), "parts": {}}
     found = tables.tables({"heads": document})
     assert set(found) == {
-        "compiled-heads", "compiled-edges", "compiled-head-pairs", "compiled-more",
+        "compiled-heads",
+        "compiled-edges",
+        "compiled-head-pairs",
+        "compiled-more",
         "compiled-differences",
-    }  # fmt: skip
+    }
     row = document["summary"]["compiled-induction"]["methods"]["patching"]
     assert f"| `patching` | 1.00 [1.00, 1.00] {tables.seconds(row['seconds'])} |" in found["compiled-heads"]
     assert f"| `patching` | 1.00 1.00 {row['cpr']:.2f} {row['cmd']:.2f} (6) |" in found["compiled-more"]
@@ -129,10 +132,12 @@ def test_pieces_are_kept_unless_skipped(tmp_path, capsys):
     piece = {"n_heads": 4, "methods": rows, "differences": {"codes − probe": 1}, "edges": {"labels": [0]}}
     assert pieces.brief({"trained-ioi-0": piece, "speed": {"fast": 1}}) == {
         "trained-ioi-0": {
-            "n_heads": 4, "methods": {"combined": {"auc": 1.0, "n_checked": 3}, "eap": {"auc": 0.5}}, "differences": {},
+            "n_heads": 4,
+            "methods": {"combined": {"auc": 1.0, "n_checked": 3}, "eap": {"auc": 0.5}},
+            "differences": {},
         },
         "speed": {"fast": 1},
-    }  # fmt: skip
+    }
 
 
 def test_trained_models_that_do_not_do_their_task_are_skipped(tmp_path, monkeypatch):
@@ -190,8 +195,13 @@ def test_a_piece_of_a_real_model(tmp_path, monkeypatch):
     assert found["edges"]["n_edges"] >= found["head_pairs"]["n_edges"]
     if "methods" in found["edges"]:
         assert {name: row["n_prompts"] for name, row in found["edges"]["methods"].items()} == {
-            "patching": 4, "EAP": 4, "patching-2": 2, "EAP-2": 2, "ACDC-2": 2, "SP-2": 2
-        }  # fmt: skip
+            "patching": 4,
+            "EAP": 4,
+            "patching-2": 2,
+            "EAP-2": 2,
+            "ACDC-2": 2,
+            "SP-2": 2,
+        }
     assert "real-mine" in rows.summary({"real-mine": found})
 
 

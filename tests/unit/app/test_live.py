@@ -26,9 +26,13 @@ from monosemy.support.tensors import save_tensors
 
 BASE = f"/api/f/{LIVE_SITE}/{LIVE_NAME}"
 STEER = {
-    "site": LIVE_SITE, "name": LIVE_NAME, "prompt": "In July", "n_tokens": 4, "columns": ["default", "steered"],
+    "site": LIVE_SITE,
+    "name": LIVE_NAME,
+    "prompt": "In July",
+    "n_tokens": 4,
+    "columns": ["default", "steered"],
     "edits": [{"latent": 5, "operation": "set", "value": 8, "unit": "raw"}],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def make_run(folder: Path, storage: str) -> Path:
         text=TextConfig(source=str(folder / "text.jsonl"), context_length=64, n_tokens=24_000, n_validation_tokens=512),
         activations=ActivationsConfig(sites=SITES, dtype="float32", storage=storage, buffer_tokens=4096),
         d_sae=WIDTH,
-    )  # fmt: skip
+    )
     with open_run(folder / "run", config) as run:
         prepared = prepare(run)
         for site, rows in prepared.held_in(1024, seed=1).items():
@@ -257,8 +257,12 @@ def test_a_named_embedding_model_is_scored_beside_the_others(built, tmp_path):
     assert ((low < area) & (area <= high))[scored].all()
     assert not np.allclose(area[scored], database.columns["hidden_auroc"][scored])
     assert "embedding_auroc" in database.info["column_help"]
-    texts = window_texts(database.context(0)[None], 32, [database.tokens.bytes(i) for i in range(len(database.tokens))],
-                         np.array([database.tokens.is_special(i) for i in range(len(database.tokens))]))  # fmt: skip
+    texts = window_texts(
+        database.context(0)[None],
+        32,
+        [database.tokens.bytes(i) for i in range(len(database.tokens))],
+        np.array([database.tokens.is_special(i) for i in range(len(database.tokens))]),
+    )
     assert all(any(word in text for word in WORDS) for text in texts)
 
 
@@ -336,9 +340,12 @@ def start(run: Path, names: list[str], cache: Path) -> subprocess.Popen[str]:
         f"build_features(Path(sys.argv[1]), sys.argv[2:], {N_TOKENS})"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", program, str(run), *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", program, str(run), *names],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=env,
-    )  # fmt: skip
+    )
 
 
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(tmp_path, cache):

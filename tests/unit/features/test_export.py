@@ -172,9 +172,17 @@ def test_names_that_the_site_would_refuse_are_refused(database: FeatureDatabase,
 # ---- circuit-tracer
 
 FEATURE = {
-    "transcoder_id": str, "index": int, "examples_quantiles": list, "top_logits": list, "bottom_logits": list,
-    "act_min": float, "act_max": float, "quantile_values": list, "histogram": list, "activation_frequency": float,
-}  # fmt: skip
+    "transcoder_id": str,
+    "index": int,
+    "examples_quantiles": list,
+    "top_logits": list,
+    "bottom_logits": list,
+    "act_min": float,
+    "act_max": float,
+    "quantile_values": list,
+    "histogram": list,
+    "activation_frequency": float,
+}
 """Fields of circuit-tracer's frontend/feature_models.py, all required."""
 
 

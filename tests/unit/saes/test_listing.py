@@ -25,9 +25,14 @@ def make_run(folder: Path, *saes: tuple[str, str, int, bool, bool]) -> Path:
             name = f"{label}-l0_{l0}-s0"
             record = {"stopped": f"{name} at {site} stopped: the loss became nan at step 3; the other SAEs go on"}
             config = SaeConfig(
-                "topk" if control else label, 16, 32, l0, site=site, frozen_decoder=control,
+                "topk" if control else label,
+                16,
+                32,
+                l0,
+                site=site,
+                frozen_decoder=control,
                 record=record if stopped else {},
-            )  # fmt: skip
+            )
             save_sae(build_sae(config), run.files.sae(site, name).folder)
     return folder
 
@@ -36,10 +41,13 @@ def make_run(folder: Path, *saes: tuple[str, str, int, bool, bool]) -> Path:
 def run(tmp_path):
     return make_run(
         tmp_path / "run",
-        (SECOND, "topk", 4, False, False), (SECOND, "frozen_random", 4, True, False),
-        (FIRST, "frozen_random", 4, True, False), (FIRST, "jumprelu", 4, False, True),
-        (FIRST, "topk", 4, False, False), (FIRST, "topk", 16, False, False),
-    )  # fmt: skip
+        (SECOND, "topk", 4, False, False),
+        (SECOND, "frozen_random", 4, True, False),
+        (FIRST, "frozen_random", 4, True, False),
+        (FIRST, "jumprelu", 4, False, True),
+        (FIRST, "topk", 4, False, False),
+        (FIRST, "topk", 16, False, False),
+    )
 
 
 def test_controls_and_stopped_ones_come_last_and_numbers_count_as_numbers(run):

@@ -42,9 +42,13 @@ def test_the_default_sae_is_of_the_first_site_and_the_one_that_has_features_by_d
 
     sites = ("layers.1.resid_post", "layers.3.resid_post")  # around layers.2, where the fixture's SAEs are
     for site, architecture, l0 in (
-        (sites[0], "topk", 2), (sites[0], "topk", 8), (sites[0], "topk", 16),
-        (sites[1], "jumprelu", 3), (sites[1], "jumprelu", 16), (sites[1], "jumprelu", 32),
-    ):  # fmt: skip
+        (sites[0], "topk", 2),
+        (sites[0], "topk", 8),
+        (sites[0], "topk", 16),
+        (sites[1], "jumprelu", 3),
+        (sites[1], "jumprelu", 16),
+        (sites[1], "jumprelu", 32),
+    ):
         sae = build_sae(SaeConfig(architecture, 16, 32, l0, site=site))
         save_sae(sae, run / "saes" / site / f"{architecture}-l0_{l0}-s0")
     chosen = command.choose_sae(run, None)

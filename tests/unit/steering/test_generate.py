@@ -336,9 +336,12 @@ def test_an_empty_answer_has_no_measures(model, sae, scales):
         model, sae, scales, PROMPTS[0], answer=[], steering=Steering((Edit(5, "set", 6.0),)), watch=[5]
     )
     assert found.summary() == {
-        "n_tokens": 0, "perplexity": None, "mean_kl": None, "mean_log_prob_change": None,
+        "n_tokens": 0,
+        "perplexity": None,
+        "mean_kl": None,
+        "mean_log_prob_change": None,
         "distinct": [None, None, None],
-    }  # fmt: skip
+    }
 
 
 def test_distinct_n():

@@ -191,10 +191,13 @@ def test_training_on_several_threads_resumes_exactly(tmp_path: Path) -> None:
             sae.initialise(next(Stream(1))["site.a"], one.target_l0(0))
             trainees["site.a", kind] = one
         made = Trainer(
-            trainees, stream, dataclasses.replace(CONFIG, checkpoint_tokens=300 * 5),
-            checkpoints=folder / "checkpoints", metrics=MetricsWriter(folder / "metrics.jsonl"),
+            trainees,
+            stream,
+            dataclasses.replace(CONFIG, checkpoint_tokens=300 * 5),
+            checkpoints=folder / "checkpoints",
+            metrics=MetricsWriter(folder / "metrics.jsonl"),
             origin=Origin("threads"),
-        )  # fmt: skip
+        )
         made.resume()
         made.stream.n_steps = n_steps
         return made

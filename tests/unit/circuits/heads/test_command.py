@@ -249,8 +249,9 @@ def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(fa
     assert by_gradient.edges == found.edges
     nearly = batch.clean.values + 1e-3 * (batch.corrupted.values - batch.clean.values)
     corrupted = dataclasses.replace(batch.corrupted, values=nearly)
-    slope = patch_member_edges(dataclasses.replace(contrast, batches=[dataclasses.replace(batch, corrupted=corrupted)]),
-                       [early, late])  # fmt: skip
+    slope = patch_member_edges(
+        dataclasses.replace(contrast, batches=[dataclasses.replace(batch, corrupted=corrupted)]), [early, late]
+    )
     torch.testing.assert_close(by_gradient.scores, 1e3 * slope.scores, rtol=0.05, atol=5e-3)
     assert float(by_gradient.scores.abs().max()) > 0.02
 

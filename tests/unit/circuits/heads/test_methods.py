@@ -36,9 +36,17 @@ from research.heads.compiled import CIRCUITS, compile_circuit
 NOTHING = 1e-4
 """Effects below this are rounding: attention of finite sharpness leaves e^-10 of weight elsewhere."""
 CAUSAL = (
-    "patching-resample", "patching-mean", "patching-zero", "restoring", "eap", "eap-ig", "hisp", "combined",
-    "combined-no-codes", "acdc",
-)  # fmt: skip
+    "patching-resample",
+    "patching-mean",
+    "patching-zero",
+    "restoring",
+    "eap",
+    "eap-ig",
+    "hisp",
+    "combined",
+    "combined-no-codes",
+    "acdc",
+)
 
 
 @pytest.mark.parametrize("ablation", ["resample", "mean", "zero"])
@@ -276,9 +284,12 @@ def test_edges_follow_the_ablation(ablation):
     inside = indices("ioi", found.heads)
     kept = patch_member_edges(some, inside, ablation)
     assert {str(e): s for e, s in zip(kept.edges, kept.scores.tolist(), strict=True)} == pytest.approx(
-        {str(graph.edges[i]): s for i, s in enumerate(patch_edges(some, None, ablation).scores.tolist())
-         if graph.edges[i] in set(kept.edges)}
-    )  # fmt: skip
+        {
+            str(graph.edges[i]): s
+            for i, s in enumerate(patch_edges(some, None, ablation).scores.tolist())
+            if graph.edges[i] in set(kept.edges)
+        }
+    )
     with pytest.raises(UserError, match="unknown ablation 'noise'"):
         EdgeGraph(some, "noise")
 

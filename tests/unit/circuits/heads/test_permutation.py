@@ -29,8 +29,8 @@ def test_permuting_heads_permutes_scores():
     where = [layer * len(order) + head for layer in range(found.model.n_layers) for head in order]
     # not ACDC and SP, which take heads in order or at random; nor k-means and preset `fast`, whose first centres and
     # axes depend on the order of samples
-    for method in ("patching", "restoring", "eap", "eap-ig", "hisp", "combined-no-codes", "mean-difference", "probe",
-                   "codes-paper", "pairs-paper"):  # fmt: skip
+    names = "patching restoring eap eap-ig hisp combined-no-codes mean-difference probe codes-paper pairs-paper"
+    for method in names.split():
         ours, theirs = METHODS[method](bench("ioi")).scores[where], METHODS[method](moved).scores
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3, msg=method)
 

@@ -356,9 +356,14 @@ def test_files_that_cannot_be_used_name_the_line_and_the_fix(tmp_path, pairs, re
 
 @pytest.mark.parametrize(
     ("prompt", "answer", "glued"),
-    [("The Anna met", "Mark", True), ("The Anna met ", "Mark", False), ("The Anna met", " Mark", False),
-     ("17", "3", False), ("ฉันรักคุณ", "ครับ", False)],
-)  # fmt: skip
+    [
+        ("The Anna met", "Mark", True),
+        ("The Anna met ", "Mark", False),
+        ("The Anna met", " Mark", False),
+        ("17", "3", False),
+        ("ฉันรักคุณ", "ครับ", False),
+    ],
+)
 def test_an_answer_that_continues_a_word_is_pointed_out_once(prompt, answer, glued):
     records = [{"line": n, "prompt": prompt, "answers": (answer,), "wrong": ()} for n in (1, 2)]
     with warnings.catch_warnings(record=True) as told:

@@ -39,10 +39,10 @@ def run(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MONOSEMY_CACHE", str(folder / "cache"))
         patch.setenv("MONOSEMY_QUIET", "1")
-        main(["jacobian", "train", "--run", str(folder / "run"), "--model", str(folder / "model"), "--device", "cpu",
-              "--text", str(folder / "text.jsonl"), "--context", "64", "--layer", "1", "--lambda", "0", "2", "--l0",
-              "4", "--d-sae", "48", "--tokens", "20k", "--validation-tokens", "2k", "--batch", "256", "--loss-tokens",
-              "256", "--no-report", *FEW])  # fmt: skip
+        sources = ["--run", str(folder / "run"), "--model", str(folder / "model"), "--text", str(folder / "text.jsonl")]
+        settings = "--device cpu --context 64 --layer 1 --lambda 0 2 --l0 4 --d-sae 48 --tokens 20k"
+        settings += " --validation-tokens 2k --batch 256 --loss-tokens 256 --no-report"
+        main(["jacobian", "train", *sources, *settings.split(), *FEW])
         yield folder / "run"
 
 
@@ -273,9 +273,12 @@ def test_histograms_of_random_models_are_drawn_where_they_were_matched():
     }
     found = Jacobian(rows, "p0.3", {row["name"]: histogram for row in rows}, random=random)
     assert [name for name, _ in _drawn_histograms(found)] == [
-        "trained model, no penalty", "trained model, λ = 3", "published random model, L0 32, no penalty",
-        "matched random model, L0 32, no penalty", "published random model, L0 32, λ = 3",
-    ]  # fmt: skip
+        "trained model, no penalty",
+        "trained model, λ = 3",
+        "published random model, L0 32, no penalty",
+        "matched random model, L0 32, no penalty",
+        "published random model, L0 32, λ = 3",
+    ]
     alone = [name for name, _ in _drawn_histograms(Jacobian(rows, "p0.3", found.histograms))]
     assert alone == ["trained model, no penalty", "trained model, λ = 0.3"]
 

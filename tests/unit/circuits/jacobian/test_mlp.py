@@ -238,9 +238,13 @@ def test_compiled_kernels_are_pytorchs(width: int, gated: bool) -> None:
         counts = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
         patterns.append(Pattern(counts, mask.nonzero()[:, 1].to(torch.int32)))
     factors = kernels.Factors(
-        random(10, width), random(10, width) if gated else None, random(23, width),
-        random(23, width) if gated else None, random(31, width), *patterns,
-    )  # fmt: skip
+        random(10, width),
+        random(10, width) if gated else None,
+        random(23, width),
+        random(23, width) if gated else None,
+        random(31, width),
+        *patterns,
+    )
     pairs = kernels.pair_offsets(*patterns)
     ours, theirs = random(int(pairs[-1])), torch.zeros(int(pairs[-1]), dtype=torch.float64)
     theirs += ours

@@ -199,9 +199,15 @@ def make_trainer(
     for site in SITES:
         trainees[site, "alone"] = make_trainee(site, "topk", stream.n_steps, config)
     return Trainer(
-        trainees, stream, config, checkpoints=folder / "checkpoints", metrics=MetricsWriter(folder / "metrics.jsonl"),
-        origin=Origin("pairs"), units=pairs, on_step=on_step,
-    )  # fmt: skip
+        trainees,
+        stream,
+        config,
+        checkpoints=folder / "checkpoints",
+        metrics=MetricsWriter(folder / "metrics.jsonl"),
+        origin=Origin("pairs"),
+        units=pairs,
+        on_step=on_step,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -312,9 +318,11 @@ def child(folder: Path) -> None:
             sys.stdin.read()
 
     trainer = make_trainer(
-        folder, Stream(KILLED_STEPS, long_at=(7, 18, 31)), on_step=on_step,
+        folder,
+        Stream(KILLED_STEPS, long_at=(7, 18, 31)),
+        on_step=on_step,
         config=dataclasses.replace(CONFIG, checkpoint_tokens=3 * ROWS),
-    )  # fmt: skip
+    )
     resumed = trainer.resume() // ROWS
     print(resumed, flush=True)
     trainer.train()
@@ -388,9 +396,12 @@ def test_planted_one_to_one_features_are_found_sparser_at_equal_variance_explain
     draw = torch.Generator().manual_seed(0)
     U, V = (torch.linalg.qr(torch.randn(d, d, generator=draw))[0] for _ in range(2))
     weights = dataclasses.replace(
-        make_weights("relu", False, d, n_features).to(torch.zeros(1)), W_in=U.T.contiguous(), W_out=V,
-        b_in=None, b_out=None,
-    )  # fmt: skip
+        make_weights("relu", False, d, n_features).to(torch.zeros(1)),
+        W_in=U.T.contiguous(),
+        W_out=V,
+        b_in=None,
+        b_out=None,
+    )
     config = TrainingConfig(batch_tokens=n)
 
     def batch() -> dict[str, Tensor]:

@@ -134,8 +134,10 @@ def test_named_latents_and_pairs(planted):
 def test_rare_outputs_are_not_chosen(planted):
     averages = planted[3]
     assert len(choose_outputs(averages, 3)) == 3
-    share = [averages.mean_effect[averages.place(i, ORDER[i])] / averages.mean_effect[averages.out == i].sum()
-             for i in choose_outputs(averages, D)]  # fmt: skip
+    share = [
+        averages.mean_effect[averages.place(i, ORDER[i])] / averages.mean_effect[averages.out == i].sum()
+        for i in choose_outputs(averages, D)
+    ]
     assert share == sorted(share, reverse=True)
 
 
@@ -165,9 +167,12 @@ def test_edges_into_a_latent_sum_to_its_activation(at, planted):
     s, f = latent_map.inputs(x).to_dense(), latent_map.outputs(base)
     order = torch.arange(D)[None]
     slices = JacobianSlices(
-        J[None] * (f > 0)[:, :, None] * (s > 0)[:, None, :], order.masked_fill(f <= 0, -1),
-        order.masked_fill(s <= 0, -1), f, s,
-    )  # fmt: skip
+        J[None] * (f > 0)[:, :, None] * (s > 0)[:, None, :],
+        order.masked_fill(f <= 0, -1),
+        order.masked_fill(s <= 0, -1),
+        f,
+        s,
+    )
     graph = token_graph(latent_map, x, y, slices)
     outputs = {node["id"]: node["value"] for node in graph["nodes"] if node["kind"] == "output"}
     for node, value in outputs.items():

@@ -22,10 +22,20 @@ def measured(coef: float, share: float, l0: float = 16.0, seed: int = 0) -> dict
     estimates = {name: {"value": share, "interval": [share * 0.9, share * 1.1]} for name in SPARSITY}
     estimates |= {name: {"value": 10.0, "interval": [9.0, 11.0]} for name in ("kurtosis", "scaled_kurtosis")}
     return {
-        "name": f"jsae_{coef:g}-l0_{l0:g}-s{seed}", "lambda": coef, "l0": l0, "seed": seed, "layer": 1, "at": "input",
-        "sites": SITES, "estimates": estimates, "average_over": {}, "linearity": {"shares": {}}, "ablation": {},
-        "n_tokens": 100, "n_documents": 5,
-    }  # fmt: skip
+        "name": f"jsae_{coef:g}-l0_{l0:g}-s{seed}",
+        "lambda": coef,
+        "l0": l0,
+        "seed": seed,
+        "layer": 1,
+        "at": "input",
+        "sites": SITES,
+        "estimates": estimates,
+        "average_over": {},
+        "linearity": {"shares": {}},
+        "ablation": {},
+        "n_tokens": 100,
+        "n_documents": 5,
+    }
 
 
 def evaluated(coef: float, fvu: float, score: float, l0: float = 16.0, seed: int = 0) -> list[dict]:
@@ -80,9 +90,11 @@ def test_reductions_and_costs_are_paired_over_documents():
         for name in names
     ]
     found = frontier(
-        [measured(c, s) for c, s, *_ in PAIRS], records,
-        {f"jsae_{c:g}-l0_16-s0": drawn(s, noise) for c, s, *_ in PAIRS}, Losses(sums, dict.fromkeys(SITES, 2.0)),
-    )  # fmt: skip
+        [measured(c, s) for c, s, *_ in PAIRS],
+        records,
+        {f"jsae_{c:g}-l0_16-s0": drawn(s, noise) for c, s, *_ in PAIRS},
+        Losses(sums, dict.fromkeys(SITES, 2.0)),
+    )
     for row, cost, factor in zip(found, (0, 0.01, 0.035, 0.04), (1, 4, 1.6, None), strict=True):
         assert row["ce_cost"]["value"] == pytest.approx(cost, abs=1e-12), "of the side that loses more"
         assert row["ce_cost"]["interval"] == pytest.approx([cost, cost], abs=1e-9)
@@ -143,8 +155,9 @@ def test_what_cannot_be_matched_is_said(rows, fvus, nearest):
 def test_reductions_of_both_models(rows):
     others = random_rows(0.0, {16: (0.2, 0.9)}) + random_rows(1.0, {16: (0.3, 0.3)})
     noise = np.exp(np.random.default_rng(0).normal(size=500))
-    draws = [{row["name"]: drawn(row["estimates"]["over_0.01"]["value"], noise) for row in part}
-             for part in (rows, others)]  # fmt: skip
+    draws = [
+        {row["name"]: drawn(row["estimates"]["over_0.01"]["value"], noise) for row in part} for part in (rows, others)
+    ]
     found = {row["lambda"]: row for row in compare(rows, {"matched": others}, draws[0], {"matched": draws[1]})}
     assert set(found) == {0, 1}
     assert all(row["matched"] and row["reduction_matched"] for row in found.values()), "the same to the digit"
