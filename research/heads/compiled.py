@@ -146,9 +146,9 @@ def _always(blueprint: Blueprint) -> Float[Tensor, "T 1"]:
 
 
 def _one_hot(size: int, *indices: int) -> Float[Tensor, "size 1"]:
-    found = torch.zeros(size, 1)
-    found[list(indices)] = 1.0
-    return found
+    column = torch.zeros(size, 1)
+    column[list(indices)] = 1.0
+    return column
 
 
 def _default(blueprint: Blueprint) -> Match:
@@ -284,8 +284,8 @@ def _edges(
     receivers: Sequence[Head | Literal["output"]],
     channels: Literal["q", "k", "v", "qk", "kv", "qkv", ""],
 ) -> list[Edge]:
-    found: tuple[Channel, ...] = tuple(c for c in CHANNELS if c in channels) if channels else ("",)
-    return [Edge(s, r, channel) for s in senders for r in receivers for channel in found]
+    selected_channels: tuple[Channel, ...] = tuple(c for c in CHANNELS if c in channels) if channels else ("",)
+    return [Edge(s, r, channel) for s in senders for r in receivers for channel in selected_channels]
 
 
 def _finish(

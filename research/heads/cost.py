@@ -30,15 +30,15 @@ def cost_part(bench: Bench, n_rounds: int = ROUNDS) -> dict[str, Any]:
         passes["patching"] = passes.get("patching", 0.0) + part.n_passes
         for name, share in (("combined", CombinedConfig().code_share), ("combined-no-codes", 0.0)):
             config = CombinedConfig(code_share=share, codes=bench.config("fast"))
-            found = combined_circuit(contrast, config, bench.ablation).heads
-            rows[name].append(found.seconds)
-            passes[name] = found.n_passes
+            scores = combined_circuit(contrast, config, bench.ablation).heads
+            rows[name].append(scores.seconds)
+            passes[name] = scores.n_passes
     reading = float(np.median(rows["reading"]))
     whole = reading + sum(rows["patching"])
-    told: dict[str, Any] = {"n_prompts": contrast.n_examples, "seconds_of_rounds": rows, "n_passes": passes}
-    told["patching_seconds"] = whole
+    costs: dict[str, Any] = {"n_prompts": contrast.n_examples, "seconds_of_rounds": rows, "n_passes": passes}
+    costs["patching_seconds"] = whole
     for name in ("combined", "combined-no-codes"):
-        seconds = [reading + one for one in rows[name]]
-        told[name] = {"seconds": float(np.median(seconds)), "share": float(np.median(seconds)) / whole}
-        told[name]["range"] = [min(seconds) / whole, max(seconds) / whole]
-    return told
+        seconds = [reading + round_seconds for round_seconds in rows[name]]
+        costs[name] = {"seconds": float(np.median(seconds)), "share": float(np.median(seconds)) / whole}
+        costs[name]["range"] = [min(seconds) / whole, max(seconds) / whole]
+    return costs

@@ -71,12 +71,12 @@ def _panel(axes: Axes, groups: dict[str, Any], methods: list[str], tasks: list[s
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), fontsize="small")
 
 
-def sensitivity_figure(found: dict[str, Any]) -> Figure:
+def sensitivity_figure(rows_by_model: dict[str, Any]) -> Figure:
     """A panel a setting, a line a model; bands from least to largest over seeds (three; two on the real model)."""
     figure = Figure(figsize=(7.2, 5.0))
     axes = figure.subplots(2, 2, sharey=True).ravel()
     for panel, (setting, label) in zip(axes, SETTINGS.items()):
-        for number, (where, rows) in enumerate(found.items()):
+        for number, (where, rows) in enumerate(rows_by_model.items()):
             _line(panel, rows[setting], where, number)
         panel.set_xscale("log")
         panel.set_xlabel(label)
@@ -89,12 +89,14 @@ def sensitivity_figure(found: dict[str, Any]) -> Figure:
 
 
 def _line(axes: Axes, rows: list[dict[str, Any]], where: str, number: int) -> None:
-    shown = [row for row in rows if row["auc"] is not None]
-    values, auc = [row["value"] for row in shown], [row["auc"] for row in shown]
+    measured_rows = [row for row in rows if row["auc"] is not None]
+    values, auc = [row["value"] for row in measured_rows], [row["auc"] for row in measured_rows]
     colour = LIGHT.series[number % len(LIGHT.series)]
     axes.plot(values, auc, marker=MARKERS[number], color=colour, markersize=4, label=where)
-    if shown and "least" in shown[0]:
-        axes.fill_between(values, [r["least"] for r in shown], [r["largest"] for r in shown], color=colour, alpha=0.15)
+    if measured_rows and "least" in measured_rows[0]:
+        axes.fill_between(
+            values, [r["least"] for r in measured_rows], [r["largest"] for r in measured_rows], color=colour, alpha=0.15
+        )
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -1,15 +1,15 @@
-"""Many edges among kept heads of a real model held at once, in one pass: ACDC and subnetwork probing over them.
+"""Many edges among member heads of a real model held at once, in one pass: ACDC and subnetwork probing over them.
 
-Place on the path: `Contrast`, kept heads → [a mask on the edges between them and to the output] → a score per edge.
+Place on the path: `Contrast`, member heads → [a mask on the edges between them and to the output] → a score per edge.
 
-    receiver r reads   x_r − Σ_s (1 − z_sr) (o_s − o'_s)        (kept heads s in earlier layers)
+    receiver r reads   x_r − Σ_s (1 − z_sr) (o_s − o'_s)        (member heads s in earlier layers)
 
-as in `edges.py`, x_r and o_s as they run, all edges from and to heads that are not kept whole. A receiver's queries,
+as in `edges.py`, x_r and o_s as they run, and all edges from and to other heads stay whole. A receiver's queries,
 keys and values are held together. The prompts run once more for every receiver of a layer with an edge cut: at that
 layer these copies read what the receiver reads, and its values are taken over from them; elsewhere they do not count.
 
-Source: Conmy et al. 2023 (2304.14997), Cao et al. 2021 (2104.03514). Limits: as in `kept_edges.py`, whose exact effects
-are those of a mask with a single 0.
+Source: Conmy et al. 2023 (2304.14997), Cao et al. 2021 (2104.03514). Limits: as in `member_edges.py`, whose exact
+effects are those of a mask with a single 0.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from monosemy.errors import UserError
 from monosemy.support import progress
 
 
-class KeptGraph:
-    """Passes of a real model with a mask on the edges among kept heads (by number), and from them to the output."""
+class MemberGraph:
+    """Passes of a real model with a mask on the edges among member heads (by number), and from them to the output."""
 
-    def __init__(self, contrast: Contrast, kept: Sequence[int], ablation: Ablation = "resample") -> None:
+    def __init__(self, contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample") -> None:
         heads = contrast.heads
         if not isinstance(heads, LanguageModelHeads):
             raise UserError(f"{heads.name} has edges of its own (`edges.py`); these are for language models")
         self.heads = heads
         self.contrast = contrast
-        self.places = edges_among(kept, heads.n_heads)
+        self.places = edges_among(members, heads.n_heads)
         self.edges = [edge_of(sender, receiver, heads.n_heads) for sender, receiver in self.places]
         self.replacements = contrast.replacements(ablation)
         self._numbers: dict[int | None, list[int]] = {}
@@ -65,7 +65,7 @@ class KeptGraph:
 class _MaskedPass:
     """One pass: the prompts, and behind them as many copies as one layer has receivers with an edge cut."""
 
-    def __init__(self, graph: KeptGraph, batch: Batch, replacement: Tensor, mask: Tensor) -> None:
+    def __init__(self, graph: MemberGraph, batch: Batch, replacement: Tensor, mask: Tensor) -> None:
         self.graph, self.batch, self.replacement, self.mask = graph, batch, replacement, mask
         self.n = len(batch.examples)
         self.n_heads = graph.heads.n_heads
@@ -121,20 +121,23 @@ class _MaskedPass:
         return torch.stack(parts).sum(0)
 
 
-def acdc_kept_edges(
-    contrast: Contrast, kept: Sequence[int], thresholds: Sequence[float] = THRESHOLDS, ablation: Ablation = "resample"
+def acdc_member_edges(
+    contrast: Contrast,
+    members: Sequence[int],
+    thresholds: Sequence[float] = THRESHOLDS,
+    ablation: Ablation = "resample",
 ) -> EdgeScores:
-    """ACDC over the edges among kept heads, those of the last receivers first; all other edges stay. Unsigned."""
+    """ACDC over the edges among member heads, those of the last receivers first; all other edges stay. Unsigned."""
     began = time.perf_counter()
-    graph = KeptGraph(contrast, kept, ablation)
+    graph = MemberGraph(contrast, members, ablation)
     n = len(graph.edges)
     score = torch.zeros(n, dtype=torch.float64)
 
     def divergence(dropped: list[int]) -> float:
         mask = torch.ones(n, device=contrast.heads.device)
         mask[dropped] = 0
-        found = [kl(batch, graph.logits(i, mask)) for i, batch in enumerate(contrast.batches)]
-        return float(torch.cat(found).mean())
+        divergences = [kl(batch, graph.logits(i, mask)) for i, batch in enumerate(contrast.batches)]
+        return float(torch.cat(divergences).mean())
 
     def last(number: int) -> tuple[float, int]:
         receiver = graph.places[number][1]
@@ -149,12 +152,12 @@ def acdc_kept_edges(
     )
 
 
-def probe_kept_edges(
-    contrast: Contrast, kept: Sequence[int], config: ProbeConfig | None = None, ablation: Ablation = "resample"
+def probe_member_edges(
+    contrast: Contrast, members: Sequence[int], config: ProbeConfig | None = None, ablation: Ablation = "resample"
 ) -> EdgeScores:
-    """Subnetwork probing with a gate on every edge among kept heads. Unsigned."""
+    """Subnetwork probing with a gate on every edge among member heads. Unsigned."""
     began = time.perf_counter()
-    graph = KeptGraph(contrast, kept, ablation)
+    graph = MemberGraph(contrast, members, ablation)
 
     def loss(batch: int, gates: Tensor) -> Tensor:
         return kl(contrast.batches[batch], graph.logits(batch, gates)).mean()

@@ -44,18 +44,18 @@ def _is_text(part: ast.stmt) -> bool:
     return isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str)
 
 
-def made(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def load_or_make(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The piece, from its file or now. One that is skipped is not kept: it may succeed another time."""
     if path.is_file():
         return dict(read_json(path))
     try:
-        found = make()
+        piece = make()
     except SkippedError as error:
         print(f"{path.stem}: skipped, {error}", flush=True)
         return {"skipped": str(error)}
     made_on = {"machine": machine(), "threads": torch.get_num_threads()}
-    write_json(path, found | {"made_on": made_on})
-    return found | {"made_on": made_on}
+    write_json(path, piece | {"made_on": made_on})
+    return piece | {"made_on": made_on}
 
 
 def brief(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,10 +64,10 @@ def brief(parts: Mapping[str, Any]) -> dict[str, Any]:
     put together."""
     whole = ("speed", "cost-", "sensitivity-")
     left = ("methods", "differences", "edges", "head_pairs")
-    found = {}
+    brief_parts = {}
     for name, part in parts.items():
         if name.startswith(whole) or "methods" not in part:
-            found[name] = dict(part)
+            brief_parts[name] = dict(part)
             continue
         methods = {
             method: {key: row[key] for key in ("auc", "n_checked") if key in row}
@@ -76,6 +76,6 @@ def brief(parts: Mapping[str, Any]) -> dict[str, Any]:
         codes = {
             key: part["differences"][key] for key in ("combined − combined-no-codes",) if key in part["differences"]
         }
-        found[name] = {key: value for key, value in part.items() if key not in left}
-        found[name] |= {"methods": methods, "differences": codes}
-    return found
+        brief_parts[name] = {key: value for key, value in part.items() if key not in left}
+        brief_parts[name] |= {"methods": methods, "differences": codes}
+    return brief_parts

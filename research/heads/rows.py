@@ -53,12 +53,12 @@ def enough(labels: np.ndarray) -> bool:
 
 
 def judged(scores: HeadScores, labels: np.ndarray, n_prompts: int) -> dict[str, Any]:
-    found = agreement(scores.importance, labels)
+    judgement = agreement(scores.importance, labels)
     return {
-        "auc": found.auc,
-        "auc_interval": found.auc_interval,
-        "average_precision": found.average_precision,
-        "precision_at_c": found.precision,
+        "auc": judgement.auc,
+        "auc_interval": judgement.auc_interval,
+        "average_precision": judgement.average_precision,
+        "precision_at_c": judgement.precision,
         "seconds": scores.seconds,
         "reading_seconds": scores.reading_seconds,
         "n_passes": scores.n_passes,
@@ -78,15 +78,15 @@ def compare(
 ) -> dict[str, Any]:
     """Every method's agreement, time and faithfulness; `unseen`: prompts that faithfulness and completeness are
     measured on (nine passes a method); `others`: further truths, for their AUC alone."""
-    found, scores = {}, {}
+    method_rows, scores = {}, {}
     for name, (method, n_prompts) in rows.items():
         scores[name] = method()
-        found[name] = judged(scores[name], labels, n_prompts)
+        method_rows[name] = judged(scores[name], labels, n_prompts)
         for other, truth in (others or {}).items():
-            found[name][f"auc_{other}"] = roc_auc(scores[name].importance, truth) if enough(truth) else None
+            method_rows[name][f"auc_{other}"] = roc_auc(scores[name].importance, truth) if enough(truth) else None
         curve = faithfulness(unseen, scores[name].importance, bench.ablation)
-        found[name] |= {"cpr": curve.cpr, "cpr_interval": curve.cpr_interval, "cmd": curve.cmd}
-        found[name] |= {"cmd_interval": curve.cmd_interval, "kept": curve.sizes, "faithfulness": curve.values}
+        method_rows[name] |= {"cpr": curve.cpr, "cpr_interval": curve.cpr_interval, "cmd": curve.cmd}
+        method_rows[name] |= {"cmd_interval": curve.cmd_interval, "kept": curve.sizes, "faithfulness": curve.values}
     best = scores["combined"].importance.argsort(descending=True, stable=True)[: int(labels.sum())].tolist()
     differences = {}
     for first, second in pairs_of(list(scores)):
@@ -97,10 +97,10 @@ def compare(
         "n_members": int(labels.sum()),
         "n_faithful": unseen.n_examples,
         "labels": labels.astype(int).tolist(),
-        "methods": found,
+        "methods": method_rows,
         "differences": differences,
         "completeness_of_combined": dataclasses.asdict(completeness(unseen, best)),
-        "combined_seconds_of_patching": of_patching(found),
+        "combined_seconds_of_patching": of_patching(method_rows),
     }
 
 
@@ -116,22 +116,22 @@ def of_patching(rows: Mapping[str, dict[str, Any]]) -> dict[str, float]:
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs to subtract among these methods, names with a suffix (the number of prompts) among themselves."""
-    found = [(a, b) for a, b in DIFFERENCES if a in names and b in names]
+    pairs = [(a, b) for a, b in DIFFERENCES if a in names and b in names]
     for name in names:
         against = f"combined-{name.rsplit('-', 1)[1]}" if name.rsplit("-", 1)[-1].isdigit() else "combined"
-        if against in names and name != against and (against, name) not in found:
-            found.append((against, name))
-    return found
+        if against in names and name != against and (against, name) not in pairs:
+            pairs.append((against, name))
+    return pairs
 
 
-def edge_rows(found: Mapping[str, tuple[Any, float, int]], truth: np.ndarray) -> dict[str, Any]:
+def edge_rows(timed_scores: Mapping[str, tuple[Any, float, int]], truth: np.ndarray) -> dict[str, Any]:
     """Agreement of edges' importances (with their seconds and prompts) with the true ones; said why where none can be
     told."""
-    told = {"n_edges": len(truth), "n_true": int(truth.sum()), "labels": truth.astype(int).tolist()}
+    counts = {"n_edges": len(truth), "n_true": int(truth.sum()), "labels": truth.astype(int).tolist()}
     if not enough(truth):
-        return told | {"skipped": f"{int(truth.sum())} of {len(truth)} edges are true: no ranking to score"}
+        return counts | {"skipped": f"{int(truth.sum())} of {len(truth)} edges are true: no ranking to score"}
     rows = {}
-    for name, (importance, seconds, n_prompts) in found.items():
+    for name, (importance, seconds, n_prompts) in timed_scores.items():
         agreed = agreement(importance, truth, 200)
         rows[name] = {
             "auc": agreed.auc,
@@ -142,12 +142,12 @@ def edge_rows(found: Mapping[str, tuple[Any, float, int]], truth: np.ndarray) ->
             "n_prompts": n_prompts,
             "importance": _short(importance),
         }
-    return told | {"methods": rows}
+    return counts | {"methods": rows}
 
 
-def timed(scores: EdgeScores, chosen: np.ndarray, contrast: Contrast) -> tuple[Any, float, int]:
+def timed(scores: EdgeScores, edge_mask: np.ndarray, contrast: Contrast) -> tuple[Any, float, int]:
     """A row of `edge_rows`; `contrast`: what the method had."""
-    return scores.importance.numpy()[chosen], scores.seconds + scores.reading_seconds, contrast.n_examples
+    return scores.importance.numpy()[edge_mask], scores.seconds + scores.reading_seconds, contrast.n_examples
 
 
 def _short(values: Any) -> list[float]:
@@ -162,10 +162,10 @@ def grouped(parts: Mapping[str, Any], key: str = "") -> dict[str, list[dict[str,
     """Parts (or what is under `key` in them) that have rows, by model; those of the real one stand alone."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for file, part in parts.items():
-        found = part.get(key, {}) if key else part
-        if isinstance(found, dict) and "methods" in found:
+        section = part.get(key, {}) if key else part
+        if isinstance(section, dict) and "methods" in section:
             name = file if file.startswith(("real-", "published-")) else file.rsplit("-", 1)[0]
-            groups.setdefault(name, []).append(found)
+            groups.setdefault(name, []).append(section)
     return groups
 
 
@@ -213,17 +213,17 @@ def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
 def summary(parts: Mapping[str, Any]) -> dict[str, Any]:
     """By model: every method's row, the differences of pairs, the best baseline beside `combined`; edges and pairs."""
     table: dict[str, Any] = {}
-    for group, found in grouped(parts).items():
-        names = list(dict.fromkeys(name for part in found for name in part["methods"]))
+    for group, group_parts in grouped(parts).items():
+        names = list(dict.fromkeys(name for part in group_parts for name in part["methods"]))
         one_model = group.startswith("compiled-")
-        rows = {name: mean_row(found, name, one_model) for name in names}
-        told = {f"{a} − {b}": mean_difference(found, a, b, one_model) for a, b in pairs_of(names)}
-        table[group] = {"methods": rows, "differences": told, "best_baselines": best_baselines(rows)}
+        rows = {name: mean_row(group_parts, name, one_model) for name in names}
+        mean_differences = {f"{a} − {b}": mean_difference(group_parts, a, b, one_model) for a, b in pairs_of(names)}
+        table[group] = {"methods": rows, "differences": mean_differences, "best_baselines": best_baselines(rows)}
     for key in ("edges", "head_pairs"):
-        for group, found in grouped(parts, key).items():
-            names = list(dict.fromkeys(name for part in found for name in part["methods"]))
+        for group, group_parts in grouped(parts, key).items():
+            names = list(dict.fromkeys(name for part in group_parts for name in part["methods"]))
             one_model = group.startswith("compiled-")
-            table.setdefault(group, {})[key] = {name: mean_row(found, name, one_model) for name in names}
+            table.setdefault(group, {})[key] = {name: mean_row(group_parts, name, one_model) for name in names}
     return table
 
 
@@ -238,13 +238,13 @@ def best_baselines(rows: Mapping[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def print_table(table: Mapping[str, Any]) -> None:
-    for group, found in table.items():
+    for group, sections in table.items():
         for key in ("methods", "edges", "head_pairs"):
-            if key in found:
+            if key in sections:
                 print(f"\n{group}, {key}: AUC (95%), average precision, CPR, CMD, seconds, prompts, heads checked")
-                for name, row in found[key].items():
+                for name, row in sections[key].items():
                     print(_line(name, row))
-        for name, row in found.get("differences", {}).items():
+        for name, row in sections.get("differences", {}).items():
             print(f"  {name:<34} {row['difference']:+.3f}{_ends(row['interval'])}")
 
 

@@ -63,8 +63,8 @@ from research.common import save
 from research.heads.compiled import CIRCUITS, compile_circuit
 from research.heads.cost import cost_part
 from research.heads.figures import write_figures
-from research.heads.member_graph import acdc_kept_edges, probe_kept_edges
-from research.heads.pieces import SkippedError, brief, made, settings
+from research.heads.member_graph import acdc_member_edges, probe_member_edges
+from research.heads.pieces import SkippedError, brief, load_or_make, settings
 from research.heads.reference import Reference, find_reference
 from research.heads.rows import compare, edge_rows, enough, entries, print_table, summary, timed
 from research.heads.sensitivity import sensitivity_rows, speed_part
@@ -101,7 +101,7 @@ TRAINED = ("induction", "ioi")
 REAL = ("ioi", "docstring", "induction", "greater-than-units")
 SIZES = {"docstring": Sizes(n_reference=32, n_mean_reference=16, n_prompts=16, n_few=4, n_edge_prompts=8)}
 """Where they differ from the usual ones."""
-N_KEPT = 8
+N_MEMBERS = 8
 """Heads of the real model between which edges are scored."""
 SENSITIVITY_TASK = "greater-than-units"
 GPT2_TASKS = ("ioi", "greater-than")
@@ -113,20 +113,20 @@ ONCE = tuple(name for name in METHODS if name != "patching-resample")
 
 def split(data: TaskData, sizes: Sizes) -> tuple[TaskData, tuple]:
     """What methods see, and the reference's positives, which none of them does."""
-    seen = {kind: getattr(data, kind)[: sizes.n_examples] for kind in ("positives", "negatives")}
-    return dataclasses.replace(data, **seen), data.positives[sizes.n_examples : sizes.n_made]
+    shared = {kind: getattr(data, kind)[: sizes.n_examples] for kind in ("positives", "negatives")}
+    return dataclasses.replace(data, **shared), data.positives[sizes.n_examples : sizes.n_made]
 
 
 def accuracy_of(contrast: Contrast) -> dict[str, Any]:
     """Raises SkippedError for a model that does not do the task."""
     examples = tuple(e for batch in contrast.batches for e in batch.examples)
-    found = task_accuracy(torch.cat([batch.clean.logits for batch in contrast.batches]), examples)
-    if not found.enough:
-        raise SkippedError(f"right on {found.share:.0%} of {found.n} prompts, less than {MIN_ACCURACY:.0%}")
-    return dataclasses.asdict(found)
+    accuracy = task_accuracy(torch.cat([batch.clean.logits for batch in contrast.batches]), examples)
+    if not accuracy.enough:
+        raise SkippedError(f"right on {accuracy.share:.0%} of {accuracy.n} prompts, less than {MIN_ACCURACY:.0%}")
+    return dataclasses.asdict(accuracy)
 
 
-def told_of(reference: Reference) -> dict[str, Any]:
+def reference_record(reference: Reference) -> dict[str, Any]:
     """Raises SkippedError for a reference circuit that no ranking can be scored against."""
     if not enough(reference.labels):
         raise SkippedError(f"the reference circuit has {int(reference.labels.sum())} of {len(reference.labels)} heads")
@@ -144,16 +144,16 @@ def compiled_part(name: str, seed: int, sizes: Sizes = Sizes(), methods: tuple[s
     circuit = compile_circuit(name, seed, n_examples=sizes.n_examples)
     bench = Bench(as_heads(circuit.model), circuit.data, sizes.n_prompts, seed=seed)
     labels = labels_of(circuit.heads, circuit.model.n_layers, circuit.model.n_heads)
-    found = compare(bench, labels, entries(bench, methods), bench.contrast)
+    comparison = compare(bench, labels, entries(bench, methods), bench.contrast)
     contrast = read_contrast(bench.heads, bench.data.positives[: sizes.n_edge_prompts], bench.data.metric)
     exact = patch_edges(contrast)
     counted = np.array([edge not in circuit.constant_edges for edge in exact.edges])
     truth = np.array([edge in circuit.edges for edge in exact.edges])
-    found["edges"] = small_edges(contrast, exact, truth[counted], counted, sizes)
-    found["edges"]["n_neither"] = int((~counted).sum())
+    comparison["edges"] = small_edges(contrast, exact, truth[counted], counted, sizes)
+    comparison["edges"]["n_neither"] = int((~counted).sum())
     n_used = dict.fromkeys(("patching", "EAP"), contrast.n_examples)
-    found["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(contrast)}, truth, n_used)
-    return found
+    comparison["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(contrast)}, truth, n_used)
+    return comparison
 
 
 def trained_part(task: str, seed: int, sizes: Sizes = Sizes()) -> dict[str, Any]:
@@ -163,15 +163,15 @@ def trained_part(task: str, seed: int, sizes: Sizes = Sizes()) -> dict[str, Any]
     contrast = read_contrast(heads, others, data.metric)
     accuracy = accuracy_of(contrast)
     reference = find_reference(contrast)
-    told = told_of(reference) | {"accuracy": accuracy}
+    record = reference_record(reference) | {"accuracy": accuracy}
     bench = Bench(heads, data, sizes.n_prompts, seed=seed)
-    found = compare(bench, reference.labels, entries(bench, ONCE), contrast.first(sizes.n_faithful))
+    comparison = compare(bench, reference.labels, entries(bench, ONCE), contrast.first(sizes.n_faithful))
     some = read_contrast(heads, data.positives[: sizes.n_edge_prompts], data.metric)
     exact, truth = patch_edges(some), matters(patch_edges(contrast.first(sizes.n_edge_prompts)), reference.difference)
-    found["edges"] = small_edges(some, exact, truth, np.ones(len(truth), dtype=bool), sizes)
+    comparison["edges"] = small_edges(some, exact, truth, np.ones(len(truth), dtype=bool), sizes)
     n_used = dict.fromkeys(("patching", "EAP"), some.n_examples)
-    found["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(some)}, truth, n_used)
-    return told | found
+    comparison["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(some)}, truth, n_used)
+    return record | comparison
 
 
 def matters(exact: EdgeScores, difference: float) -> np.ndarray:
@@ -187,10 +187,10 @@ def small_edges(
     """Edge methods on the whole graph; edges that are neither right nor wrong are not counted."""
     if not enough(truth):
         return edge_rows({}, truth)
-    found = {"patching": exact, "EAP": attribute_edges(contrast), "EAP-IG": attribute_edges(contrast, N_STEPS)}
-    found["ACDC"] = acdc_edges(contrast, sizes.edge_thresholds)
-    found["SP"] = probe_edges(contrast, ProbeConfig(n_steps=sizes.n_gate_steps))
-    return edge_rows({name: timed(scores, counted, contrast) for name, scores in found.items()}, truth)
+    methods = {"patching": exact, "EAP": attribute_edges(contrast), "EAP-IG": attribute_edges(contrast, N_STEPS)}
+    methods["ACDC"] = acdc_edges(contrast, sizes.edge_thresholds)
+    methods["SP"] = probe_edges(contrast, ProbeConfig(n_steps=sizes.n_gate_steps))
+    return edge_rows({name: timed(scores, counted, contrast) for name, scores in methods.items()}, truth)
 
 
 # --- edges from head to head ------------------------------------------------------------------------------------------
@@ -210,39 +210,39 @@ def pair_rows(
             numbers.setdefault((ends[0], ends[1]), []).append(i)
     senders, receivers = (list(side) for side in zip(*numbers)) if numbers else ([], [])
     of_pair = np.array([bool(truth[rows].any()) for rows in numbers.values()], dtype=bool)
-    found = {}
+    timed_scores = {}
     for name, scores in methods.items():
         total = np.array([abs(float(scores.scores[rows].sum())) for rows in numbers.values()])
-        found[name] = total, scores.seconds + scores.reading_seconds, prompts[name]
+        timed_scores[name] = total, scores.seconds + scores.reading_seconds, prompts[name]
     for name, kind in (("codes", "fast"), ("codes-paper", "paper")):
         codes, seconds = bench.codes(kind)
         table = edge_scores(pair_counts(codes, break_ties=bench.config(kind).break_ties), n_heads)
-        found[name] = table[senders, receivers].numpy(), seconds + bench.pooled.seconds, len(codes.positive)
-    found["random"] = np.random.default_rng(bench.seed).random(len(numbers)), 0.0, 0
-    return edge_rows(found, of_pair)
+        timed_scores[name] = table[senders, receivers].numpy(), seconds + bench.pooled.seconds, len(codes.positive)
+    timed_scores["random"] = np.random.default_rng(bench.seed).random(len(numbers)), 0.0, 0
+    return edge_rows(timed_scores, of_pair)
 
 
 def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int, n_few: int) -> dict[str, Any]:
     """Edges among the reference's strongest heads; truth: exact patching of prompts that no method saw. ACDC and
     subnetwork probing have `n_few` prompts, the others both numbers."""
     order = reference.single.importance.argsort(descending=True, stable=True).tolist()
-    kept = [i for i in order if reference.labels[i]][:N_KEPT]
-    truth = matters(patch_member_edges(other.first(n), kept), reference.difference)
+    members = [i for i in order if reference.labels[i]][:N_MEMBERS]
+    truth = matters(patch_member_edges(other.first(n), members), reference.difference)
     mine = read_contrast(bench.heads, bench.data.positives[:n], bench.data.metric)
-    found, used = {}, {}
+    methods, used = {}, {}
     few = mine.first(n_few)
     for some, suffix in ((mine, ""), (few, f"-{n_few}")):
-        found |= {
-            f"patching{suffix}": patch_member_edges(some, kept),
-            f"EAP{suffix}": attribute_member_edges(some, kept),
+        methods |= {
+            f"patching{suffix}": patch_member_edges(some, members),
+            f"EAP{suffix}": attribute_member_edges(some, members),
         }
         used |= dict.fromkeys((f"patching{suffix}", f"EAP{suffix}"), some)
-    found |= {f"ACDC-{n_few}": acdc_kept_edges(few, kept), f"SP-{n_few}": probe_kept_edges(few, kept)}
+    methods |= {f"ACDC-{n_few}": acdc_member_edges(few, members), f"SP-{n_few}": probe_member_edges(few, members)}
     used |= dict.fromkeys((f"ACDC-{n_few}", f"SP-{n_few}"), few)
     every = np.ones(len(truth), dtype=bool)
-    with_output = edge_rows({name: timed(scores, every, used[name]) for name, scores in found.items()}, truth)
+    with_output = edge_rows({name: timed(scores, every, used[name]) for name, scores in methods.items()}, truth)
     n_used = {name: contrast.n_examples for name, contrast in used.items()}
-    return {"edges": with_output, "head_pairs": pair_rows(bench, found, truth, n_used)}
+    return {"edges": with_output, "head_pairs": pair_rows(bench, methods, truth, n_used)}
 
 
 # --- real models ------------------------------------------------------------------------------------------------------
@@ -277,16 +277,16 @@ def real_data_bench(task: str) -> Bench:
 def real_part(task: str) -> dict[str, Any]:
     sizes = SIZES.get(task, Sizes())
     bench, contrast, reference = real_bench(task)
-    told = {"accuracy": accuracy_of(contrast)} | told_of(reference)
+    record = {"accuracy": accuracy_of(contrast)} | reference_record(reference)
     by_mean = find_reference(contrast.first(sizes.n_mean_reference), "mean", pairs=False)
     few = Bench(bench.heads, bench.data, sizes.n_few, fresh=True)
     names = [name for name in ONCE if name not in COSTLY]
     rows = entries(bench, names) | entries(few, [*ALSO_FEW, *COSTLY], f"-{sizes.n_few}")
     unseen = contrast.first(sizes.n_faithful)
-    found = compare(bench, reference.labels, rows, unseen, {"mean_reference": by_mean.labels})
-    told |= {"n_reference": sizes.n_reference, "n_tokens": bench.data.n_tokens, "sizes": dataclasses.asdict(sizes)}
-    told["members_by_mean"] = [f"{layer}.{head}" for layer, head in sorted(by_mean.heads)]
-    return told | found | real_pairs(bench, contrast, reference, sizes.n_edge_prompts, sizes.n_few // 2)
+    comparison = compare(bench, reference.labels, rows, unseen, {"mean_reference": by_mean.labels})
+    record |= {"n_reference": sizes.n_reference, "n_tokens": bench.data.n_tokens, "sizes": dataclasses.asdict(sizes)}
+    record["members_by_mean"] = [f"{layer}.{head}" for layer, head in sorted(by_mean.heads)]
+    return record | comparison | real_pairs(bench, contrast, reference, sizes.n_edge_prompts, sizes.n_few // 2)
 
 
 def published_part(task: str) -> dict[str, Any]:
@@ -302,12 +302,12 @@ def published_part(task: str) -> dict[str, Any]:
     versions = published(data.name, "gpt2")
     if not versions:
         raise SkippedError(f"no circuit is reported of {data.name}")
-    labels = {known.version: labels_of(known.heads, heads.n_layers, heads.n_heads) for known in versions}
+    labels = {circuit.version: labels_of(circuit.heads, heads.n_layers, heads.n_heads) for circuit in versions}
     rows = entries(bench, [name for name in ONCE if name not in COSTLY])
     rows |= entries(few, [*ALSO_FEW, *COSTLY], f"-{sizes.n_few}")
     first, *others = labels
-    found = compare(bench, labels[first], rows, bench.contrast, {version: labels[version] for version in others})
-    return found | {"accuracy": accuracy, "version": first, "source": versions[0].source}
+    comparison = compare(bench, labels[first], rows, bench.contrast, {version: labels[version] for version in others})
+    return comparison | {"accuracy": accuracy, "version": first, "source": versions[0].source}
 
 
 def sensitivity_part(where: str) -> dict[str, Any]:
@@ -319,11 +319,11 @@ def sensitivity_part(where: str) -> dict[str, Any]:
         contrast = read_contrast(heads, others, data.metric)
         accuracy_of(contrast)
         reference = find_reference(contrast)
-        told_of(reference)
+        reference_record(reference)
         return sensitivity_rows(Bench(heads, data, sizes.n_prompts).pooled, reference.labels, where, seeds=range(3))
     bench, contrast, reference = real_bench(where)
     accuracy_of(contrast)
-    told_of(reference)
+    reference_record(reference)
     return sensitivity_rows(bench.pooled, reference.labels, where, seeds=range(2), most=25, widest=800)
 
 
@@ -357,17 +357,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/bench/circuits"), help="finished pieces")
     parser.add_argument("--out", type=Path, default=record_path("heads"))
     parser.add_argument("--figures", type=Path, default=figures_folder("heads"))
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     parts: dict[str, Any] = {}
-    listed = [entry for entry in all_parts() if entry[0] in chosen.parts and chosen.only in entry[1]]
+    listed = [entry for entry in all_parts() if entry[0] in arguments.parts and arguments.only in entry[1]]
     with progress.stage("circuits", total=len(listed), unit="pieces") as bar:
         for _, name, make in listed:
-            parts[name] = made(chosen.work / f"{name}-{settings()}.json", make)
+            parts[name] = load_or_make(arguments.work / f"{name}-{settings()}.json", make)
             bar.advance()
     table = summary(parts)
     print_table(table)
-    save(chosen.out, {"summary": table, "parts": brief(parts)})
-    write_figures(table, parts, chosen.figures)
+    save(arguments.out, {"summary": table, "parts": brief(parts)})
+    write_figures(table, parts, arguments.figures)
 
 
 if __name__ == "__main__":

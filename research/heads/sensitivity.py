@@ -38,8 +38,8 @@ def sensitivity_rows(
     for n in N_COUNTING:
         few = [_first(codes, n) for codes in counted]
         n_each = [int(few[0].positive.sum()), int((~few[0].positive).sum())]  # fewer where wrong positives are left out
-        found = _told([roc_auc(node_scores(codes), labels) for codes in few])
-        rows.setdefault("n_counting", []).append({"value": n_each[0], "n_negatives": n_each[1], **found})
+        auc_summary = _auc_summary([roc_auc(node_scores(codes), labels) for codes in few])
+        rows.setdefault("n_counting", []).append({"value": n_each[0], "n_negatives": n_each[1], **auc_summary})
     for name in PRESETS:
         rows.setdefault("preset", []).append({"value": name, **_auc(pooled, labels, preset(name, where), seeds)})
     for fix in FIXES:
@@ -51,18 +51,18 @@ def sensitivity_rows(
 def _auc(
     pooled: PooledHeads, labels: np.ndarray, config: DiscreteConfig, seeds: Sequence[int], **changes: Any
 ) -> dict[str, Any]:
-    found = []
+    aucs = []
     for seed in seeds:
         settings = dataclasses.replace(config, seed=seed, **changes)
         try:
             codes = discrete_codes(pooled, settings)
         except UserError as error:
             return {"auc": None, "why": str(error)}
-        found.append(roc_auc(node_scores(codes, break_ties=settings.break_ties), labels))
-    return _told(found)
+        aucs.append(roc_auc(node_scores(codes, break_ties=settings.break_ties), labels))
+    return _auc_summary(aucs)
 
 
-def _told(aucs: list[float]) -> dict[str, Any]:
+def _auc_summary(aucs: list[float]) -> dict[str, Any]:
     """Over seeds: mean, least and largest AUC."""
     return {"auc": float(np.mean(aucs)), "least": min(aucs), "largest": max(aucs), "n_seeds": len(aucs)}
 

@@ -11,43 +11,56 @@ from typing import Any
 from research.markdown import markdown
 
 Row = Mapping[str, Any]
-SHOWN = (
-    "combined − combined-no-codes", "codes − kmeans", "codes-paper − kmeans-paper", "codes − mean-difference",
-    "codes-paper − mean-difference", "codes-paper − shuffled", "codes-paper − distinct", "codes − probe",
-    "codes − distinct", "codes − codes-paper",
-)  # fmt: skip
+TABLE_DIFFERENCES = (
+    "combined − combined-no-codes",
+    "codes − kmeans",
+    "codes-paper − kmeans-paper",
+    "codes − mean-difference",
+    "codes-paper − mean-difference",
+    "codes-paper − shuffled",
+    "codes-paper − distinct",
+    "codes − probe",
+    "codes − distinct",
+    "codes − codes-paper",
+)
 """Differences of AUC that the questions are about; `combined` against the best baseline is added."""
-SETTINGS = {"d_sae": "latents", "l1_coef": "λ", "n_training": "training examples", "n_counting": "counted",
-            "preset": "preset", "fix": "one fix"}  # fmt: skip
+SETTINGS = {
+    "d_sae": "latents",
+    "l1_coef": "λ",
+    "n_training": "training examples",
+    "n_counting": "counted",
+    "preset": "preset",
+    "fix": "one fix",
+}
 
 
 def tables(records: Mapping[str, Row]) -> dict[str, str]:
     document = records["heads"]
     summary, parts = document["summary"], document["parts"]
-    found: dict[str, str] = {}
+    named_tables: dict[str, str] = {}
     costs = {name.removeprefix("cost-"): part for name, part in parts.items() if name.startswith("cost-")}
     for kind in ("compiled", "trained", "real", "published"):
         groups = {name: row for name, row in summary.items() if name.startswith(f"{kind}-")}
         if not groups:
             continue
-        for key, what in (("methods", "heads"), ("edges", "edges"), ("head_pairs", "head-pairs")):
-            chosen = {name.removeprefix(f"{kind}-"): row[key] for name, row in groups.items() if key in row}
-            if chosen:
-                found[f"{kind}-{what}"] = auc_table(chosen)
-        found[f"{kind}-more"] = more_table(
+        for key, title in (("methods", "heads"), ("edges", "edges"), ("head_pairs", "head-pairs")):
+            sections = {name.removeprefix(f"{kind}-"): row[key] for name, row in groups.items() if key in row}
+            if sections:
+                named_tables[f"{kind}-{title}"] = auc_table(sections)
+        named_tables[f"{kind}-more"] = more_table(
             {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items() if "methods" in row}
         )
-        found[f"{kind}-differences"] = difference_table(groups)
+        named_tables[f"{kind}-differences"] = difference_table(groups)
         of_kind = {name.removeprefix(f"{kind}-"): part for name, part in parts.items() if name.startswith(f"{kind}-")}
         if of_kind:
-            found[f"{kind}-circuit"] = circuit_table(of_kind, costs if kind == "real" else {})
+            named_tables[f"{kind}-circuit"] = circuit_table(of_kind, costs if kind == "real" else {})
         by_mean = {name.removeprefix(f"{kind}-"): row["methods"] for name, row in groups.items()}
         if any("auc_mean_reference" in row for rows in by_mean.values() for row in rows.values()):
-            found[f"{kind}-mean-ablation"] = mean_table(by_mean)
+            named_tables[f"{kind}-mean-ablation"] = mean_table(by_mean)
     sensitivity = {name.removeprefix("sensitivity-"): part for name, part in parts.items() if "d_sae" in part}
     if sensitivity:
-        found["sensitivity"] = sensitivity_table(sensitivity)
-    return found
+        named_tables["sensitivity"] = sensitivity_table(sensitivity)
+    return named_tables
 
 
 def auc_table(groups: Mapping[str, Row]) -> str:
@@ -72,7 +85,7 @@ def circuit_table(of_kind: Mapping[str, Row], costs: Mapping[str, Row]) -> str:
             groups.setdefault(stem, []).append(part)
     body = []
     for name, seeds in groups.items():
-        found = [part["completeness_of_combined"] for part in seeds]
+        completeness = [part["completeness_of_combined"] for part in seeds]
         rows = [part["methods"]["combined"] for part in seeds]
         cost = costs.get(name, {}).get("combined")
         body.append(
@@ -80,8 +93,8 @@ def circuit_table(of_kind: Mapping[str, Row], costs: Mapping[str, Row]) -> str:
                 name,
                 _range([float(part["n_members"]) for part in seeds], ".0f") + f" of {seeds[0]['n_heads']}",
                 _range([float(row["n_checked"]) for row in rows], ".0f"),
-                _range([one["without"] for one in found], ".2f") + interval_of(found),
-                _range([one["incompleteness"] for one in found], ".2f"),
+                _range([row["without"] for row in completeness], ".2f") + interval_of(completeness),
+                _range([row["incompleteness"] for row in completeness], ".2f"),
                 "–" if cost is None else f"{cost['share']:.1%} ({cost['range'][0]:.1%} to {cost['range'][1]:.1%})",
             )
         )
@@ -90,10 +103,10 @@ def circuit_table(of_kind: Mapping[str, Row], costs: Mapping[str, Row]) -> str:
     )
 
 
-def interval_of(found: Sequence[Row]) -> str:
-    if len(found) > 1 or found[0]["without_interval"] is None:
+def interval_of(completeness: Sequence[Row]) -> str:
+    if len(completeness) > 1 or completeness[0]["without_interval"] is None:
         return ""
-    low, high = (f"{value:.2f}".replace("-", "−") for value in found[0]["without_interval"])
+    low, high = (f"{value:.2f}".replace("-", "−") for value in completeness[0]["without_interval"])
     return f" [{low}, {high}]"
 
 
@@ -107,8 +120,8 @@ def _range(values: Sequence[float], form: str) -> str:
 def mean_table(groups: Mapping[str, Row]) -> str:
     """AUC against the circuit that mean ablation tells."""
     names = list(dict.fromkeys(name for rows in groups.values() for name in rows))
-    found = [[rows.get(name, {}).get("auc_mean_reference") for rows in groups.values()] for name in names]
-    cells = [["–" if value is None else auc(value) for value in row] for row in found]
+    aucs = [[rows.get(name, {}).get("auc_mean_reference") for rows in groups.values()] for name in names]
+    cells = [["–" if value is None else auc(value) for value in row] for row in aucs]
     return markdown(("", *groups), [(f"`{name}`", *row) for name, row in zip(names, cells, strict=True)])
 
 
@@ -117,13 +130,13 @@ def more_table(groups: Mapping[str, Row]) -> str:
     names = list(dict.fromkeys(name for rows in groups.values() for name in rows))
     body = []
     for name in names:
-        found = [rows.get(name) for rows in groups.values()]
+        method_rows = [rows.get(name) for rows in groups.values()]
         cells = [
             "–"
             if row is None
             else f"{auc(row['average_precision'])} {auc(row['precision_at_c'])} "
             f"{row['cpr']:.2f} {row['cmd']:.2f} ({row['n_prompts']:.0f})"
-            for row in found
+            for row in method_rows
         ]
         body.append((f"`{name}`", *cells))
     return markdown(("", *groups), body)
@@ -131,24 +144,26 @@ def more_table(groups: Mapping[str, Row]) -> str:
 
 def difference_table(groups: Mapping[str, Row]) -> str:
     body = []
-    for name in SHOWN:
+    for name in TABLE_DIFFERENCES:
         cells = [difference(row["differences"].get(name)) for row in groups.values()]
         if any(cell != "–" for cell in cells):
             body.append((name, *cells))
     best = []
     for row in groups.values():
         baseline = row["best_baselines"].get("")
-        told = difference(row["differences"].get(f"combined − {baseline}"))
-        best.append("–" if told == "–" else f"{told} (`{baseline}`)")
+        text = difference(row["differences"].get(f"combined − {baseline}"))
+        best.append("–" if text == "–" else f"{text} (`{baseline}`)")
     return markdown(("", *groups), [*body, ("combined − the best baseline", *best)])
 
 
-def sensitivity_table(found: Mapping[str, Row]) -> str:
+def sensitivity_table(rows_by_model: Mapping[str, Row]) -> str:
     body = []
     for setting, label in SETTINGS.items():
-        for where, rows in found.items():
-            told = [f"{_name(row['value'])}: {'–' if row['auc'] is None else auc(row['auc'])}" for row in rows[setting]]
-            body.append((label, where, ", ".join(told)))
+        for where, rows in rows_by_model.items():
+            cells = [
+                f"{_name(row['value'])}: {'–' if row['auc'] is None else auc(row['auc'])}" for row in rows[setting]
+            ]
+            body.append((label, where, ", ".join(cells)))
     return markdown(("", "model", "value: AUC"), body)
 
 
@@ -169,9 +184,11 @@ def seconds(value: float) -> str:
     return f"{value:.0f} s" if value >= 9.5 else f"{value:.1f} s"
 
 
-def difference(found: Row | None) -> str:
-    if found is None:
+def difference(row: Row | None) -> str:
+    if row is None:
         return "–"
-    signed = [f"{value:+.3f}".replace("0.", ".", 1).replace("-", "−") for value in
-              (found["difference"], *(found["interval"] or ()))]  # fmt: skip
+    signed = [
+        f"{value:+.3f}".replace("0.", ".", 1).replace("-", "−")
+        for value in (row["difference"], *(row["interval"] or ()))
+    ]
     return signed[0] + (f" [{signed[1]}, {signed[2]}]" if len(signed) > 1 else "")

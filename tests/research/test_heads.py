@@ -121,12 +121,12 @@ def test_pieces_are_kept_unless_skipped(tmp_path, capsys):
     def skipped():
         raise circuits.SkippedError("right on 50% of 64 prompts")
 
-    assert circuits.made(path, skipped) == {"skipped": "right on 50% of 64 prompts"}
+    assert circuits.load_or_make(path, skipped) == {"skipped": "right on 50% of 64 prompts"}
     assert not path.exists()
-    made = circuits.made(path, lambda: {"n": 1})
+    made = circuits.load_or_make(path, lambda: {"n": 1})
     assert made["n"] == 1
     assert made["made_on"]["threads"] == torch.get_num_threads()
-    assert circuits.made(path, lambda: pytest.fail("made again")) == made
+    assert circuits.load_or_make(path, lambda: pytest.fail("made again")) == made
     assert "skipped, right on 50%" in capsys.readouterr().out
     rows = {"combined": {"auc": 1.0, "n_checked": 3, "importance": [1]}, "eap": {"auc": 0.5, "labels": [0]}}
     piece = {"n_heads": 4, "methods": rows, "differences": {"codes − probe": 1}, "edges": {"labels": [0]}}

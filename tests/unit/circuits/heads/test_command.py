@@ -33,7 +33,7 @@ from monosemy.circuits.heads.tasks import build_task
 from monosemy.cli import main
 from monosemy.errors import UserError
 from research.heads.compiled import compile_circuit
-from research.heads.member_graph import KeptGraph, acdc_kept_edges, probe_kept_edges
+from research.heads.member_graph import MemberGraph, acdc_member_edges, probe_member_edges
 from research.heads.symbolic import INDUCTION, induction_task
 
 
@@ -263,7 +263,7 @@ def test_masks_on_kept_edges(family, task_file):
     data = shown(model, build_task(str(task_file), model, 5))
     contrast = read_contrast(heads, data.positives, data.metric)
     kept = [1, heads.n_heads + 2, 2 * heads.n_heads, 2 * heads.n_heads + 3, 3 * heads.n_heads + 1]
-    graph, batch = KeptGraph(contrast, kept), contrast.batches[0]
+    graph, batch = MemberGraph(contrast, kept), contrast.batches[0]
     n = len(graph.edges)
     torch.testing.assert_close(graph.metric(0, torch.ones(n)), batch.m_clean, rtol=1e-4, atol=1e-5)
     exact = patch_member_edges(contrast, kept)
@@ -277,14 +277,14 @@ def test_masks_on_kept_edges(family, task_file):
     gates = torch.ones(n, requires_grad=True)
     (slope,) = torch.autograd.grad(graph.metric(0, gates).mean(), gates)
     torch.testing.assert_close(slope.double(), attribute_member_edges(contrast, kept).scores, rtol=1e-3, atol=1e-5)
-    pruned = acdc_kept_edges(contrast, kept, [1e-9, 10.0])
+    pruned = acdc_member_edges(contrast, kept, [1e-9, 10.0])
     assert float(pruned.scores.max()) <= 1e-9  # nothing is worth ten nats
-    probed = probe_kept_edges(contrast, kept, ProbeConfig(n_steps=3))
+    probed = probe_member_edges(contrast, kept, ProbeConfig(n_steps=3))
     assert bool(((probed.scores > 0) & (probed.scores < 1)).all())
     small = compile_circuit("induction", n_examples=5)
     other = read_contrast(as_heads(small.model), small.data.positives, small.data.metric)
     with pytest.raises(UserError, match="has edges of its own"):
-        KeptGraph(other, [0])
+        MemberGraph(other, [0])
 
 
 def test_families_with_post_norms_have_heads_but_no_edges(task_file):
