@@ -19,8 +19,14 @@ from monosemy.run import machine, read_run, versions
 from monosemy.support.files import read_json
 
 FREE_OF_SCALE = ("scaled_over_0.01", "scaled_over_0.1", "scaled_over_1", "share_of_90", "token_share_of_90")
-COMPARED = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out", "over_0.01",
-            *FREE_OF_SCALE)  # fmt: skip
+COMPARED = (
+    "variance_explained_in",
+    "variance_explained_out",
+    "ce_score_in",
+    "ce_score_out",
+    "over_0.01",
+    *FREE_OF_SCALE,
+)
 """What is held against the spread of seeds."""
 PUBLISHED = {
     "pythia-410m": {"shares": (0.583, 0.062), "lambda": 0.5},
@@ -41,7 +47,7 @@ def frontier_rows(folder: Path) -> list[dict[str, Any]]:
     return list(read_json(folder / "main" / "jacobian" / "frontier.json")["rows"])
 
 
-def chosen(folder: Path) -> dict[str, Any] | None:
+def largest_affordable(folder: Path) -> dict[str, Any] | None:
     """The row of the largest λ that costs at most .02; None where none above 0 does."""
     name = read_json(folder / "main" / "jacobian" / "frontier.json")["chosen"]
     row = next(row for row in frontier_rows(folder) if row["name"] == name)
@@ -55,7 +61,7 @@ def smallest(folder: Path) -> dict[str, Any]:
 def collect(folder: Path, seconds: Mapping[str, float], studied: str) -> dict[str, Any]:
     """Everything measured so far, without histograms and with few texts."""
     results = folder / "main" / "jacobian"
-    affordable = chosen(folder)
+    affordable = largest_affordable(folder)
     document: dict[str, Any] = {
         "machine": machine(),
         "versions": versions(),
@@ -126,19 +132,24 @@ def published_starts(results: Path, rows: Sequence[Mapping[str, Any]]) -> dict[s
     bins = {row["name"]: np.array(read_json(results / row["name"] / "measures.json")["histogram"]) for row in rows}
     shares = {name: c[::-1].cumsum()[::-1] / c.sum() for name, c in bins.items()}
     base = shares[next(row["name"] for row in rows if row["lambda"] == 0)]
-    found = {}
+    starts = {}
     for model, reported in PUBLISHED.items():
         place = int(np.abs(base - reported["shares"][0]).argmin())
-        told = {f"{row['lambda']:g}": float(shares[row["name"]][place]) for row in rows}
+        shares_by_lambda = {f"{row['lambda']:g}": float(shares[row["name"]][place]) for row in rows}
         size = 10 ** (LOWEST + (place - 1) / BINS_PER_DECADE)
-        found[model] = {"size": size, "shares": told, "reported": reported["shares"], "lambda": reported["lambda"]}
-    return found
+        starts[model] = {
+            "size": size,
+            "shares": shares_by_lambda,
+            "reported": reported["shares"],
+            "lambda": reported["lambda"],
+        }
+    return starts
 
 
 def checks(document: Mapping[str, Any]) -> dict[str, Any]:
     """The plan's questions, answered from the tables."""
     rows = document["frontier"]
-    found: dict[str, Any] = {
+    answers: dict[str, Any] = {
         "share over .01 falls with every step of λ": bool(
             np.all(np.diff([row["estimates"]["over_0.01"]["value"] for row in rows]) < 0)
         ),
@@ -146,35 +157,37 @@ def checks(document: Mapping[str, Any]) -> dict[str, Any]:
         "shapes of curves by λ": {f"{row['lambda']:g}": shapes(row) for row in rows},
     }
     if "seeds" in document:
-        found["seeds"] = seeds(document)
+        answers["seeds"] = seeds(document)
     if "whole" in document:
-        found["a random share of the tokens against all"] = share_against_whole(document)
+        answers["a random share of the tokens against all"] = share_against_whole(document)
     if compared := document.get("random"):
-        found["trained and random (one draw, one seed)"] = [
-            {"kind": one["kind"], "lambda": one["lambda"], "matched": one["matched"]}
-            | {name: one["measures"][name]["verdict"] for name in ("over_0.01", *FREE_OF_SCALE)}
-            for one in compared
+        answers["trained and random (one draw, one seed)"] = [
+            {"kind": row["kind"], "lambda": row["lambda"], "matched": row["matched"]}
+            | {name: row["measures"][name]["verdict"] for name in ("over_0.01", *FREE_OF_SCALE)}
+            for row in compared
         ]
         more = {"trained below": "random falls more", "random below": "trained falls more"}
-        found["reduction by the penalty, trained and random (one draw, one seed)"] = [
-            {"kind": one["kind"], "lambda": one["lambda"], "matched": one["reduction_matched"]}
-            | {name: more.get(sides["verdict"], sides["verdict"]) for name, sides in one["reduction"].items()}
-            for one in compared
-            if one["lambda"] > 0 and one["reduction"]
+        answers["reduction by the penalty, trained and random (one draw, one seed)"] = [
+            {"kind": row["kind"], "lambda": row["lambda"], "matched": row["reduction_matched"]}
+            | {name: more.get(sides["verdict"], sides["verdict"]) for name, sides in row["reduction"].items()}
+            for row in compared
+            if row["lambda"] > 0 and row["reduction"]
         ]
     if rows := document.get("interpretability"):
-        found["labels with the penalty less those without"] = labels(rows)
-    return found
+        answers["labels with the penalty less those without"] = labels(rows)
+    return answers
 
 
 def affordable(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a λ costs, and whether each share is down at least 4 times."""
-    told = {name: row["reduction"][name] for name in ("over_0.01", *FREE_OF_SCALE)}
+    reductions = {name: row["reduction"][name] for name in ("over_0.01", *FREE_OF_SCALE)}
     return {
         "CE cost": row["ce_cost"],
         "CE cost at most .02": _compared(row["ce_cost"], 0.02, "yes", "no"),
-        "times fewer": told,
-        "at least 4 times fewer": {name: _compared(one, 4, "no", "yes") for name, one in told.items()},
+        "times fewer": reductions,
+        "at least 4 times fewer": {
+            name: _compared(reduction, 4, "no", "yes") for name, reduction in reductions.items()
+        },
     }
 
 
@@ -205,37 +218,43 @@ def share_against_whole(document: Mapping[str, Any]) -> dict[str, Any]:
     every = {row["seed"]: row for row in document["whole"]}
     rows = {row["seed"]: row for row in [*document["frontier"], *document.get("seeds", [])] if row["lambda"] == coef}
     spread = seeds(document).get(f"λ = {coef:g}", {}) if document.get("seeds") else {}
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for name in COMPARED:
         both = [(_value(rows[seed], name), _value(every[seed], name)) for seed in sorted(rows.keys() & every.keys())]
         change = _spread([share - whole for share, whole in both if share is not None and whole is not None])
         sd = spread.get(name, {}).get("sd")
         typical = None if sd is None else 2**0.5 * sd
-        found[name] = {
+        changes[name] = {
             "change": change["mean"],
             "standard error": None if change["sd"] is None else change["sd"] / change["n"] ** 0.5,
             "seeds": change["n"],
             "difference of two seeds": typical,
             "less than seeds": None if change["mean"] is None or typical is None else abs(change["mean"]) < typical,
         }
-    return found
+    return changes
 
 
 def labels(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Mean AUROC of labels with the penalty less that without, by site. The latents of two SAEs are other latents:
     half widths of the two intervals are added in squares."""
-    found = []
+    differences = []
     for base in (row for row in rows if row["lambda"] == 0):
         for row in (row for row in rows if row["lambda"] > 0 and row["site"] == base["site"]):
             for key in ("label_auroc", "combined_auroc"):
                 value = row[key]["value"] - base[key]["value"]
                 half = float(
-                    np.hypot(*((one[key]["interval"][1] - one[key]["interval"][0]) / 2 for one in (row, base)))
+                    np.hypot(*((side[key]["interval"][1] - side[key]["interval"][0]) / 2 for side in (row, base)))
                 )
                 ends = [value - half, value + half]
-                found.append({"site": row["site"], "lambda": row["lambda"], "measure": key,
-                              "difference": {"value": value, "interval": ends}})  # fmt: skip
-    return found
+                differences.append(
+                    {
+                        "site": row["site"],
+                        "lambda": row["lambda"],
+                        "measure": key,
+                        "difference": {"value": value, "interval": ends},
+                    }
+                )
+    return differences
 
 
 def _value(row: Mapping[str, Any], name: str) -> float | None:

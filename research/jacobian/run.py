@@ -17,7 +17,7 @@ results/jacobian.json (tables, checks, seconds) and figures/jacobian-*.png, besi
 The chosen λ is the largest that costs at most .02 of the CE score; where that is one whose penalty hardly shows,
 --study-lambda (default: the chosen one) names another to look into.
 
-What it checks (jacobian_results.py) is said either way. Evaluation takes most of the time that training does not:
+What it checks (`collect.py`) is said either way. Evaluation takes most of the time that training does not:
 --loss-tokens times the number of pairs, at both ends.
 """
 
@@ -32,7 +32,7 @@ from typing import Any
 
 from monosemy.cli import main as monosemy
 from monosemy.support.files import read_json, write_json
-from research.jacobian.collect import AGAINST_RANDOM, WHOLE, chosen, collect, frontier_rows, smallest
+from research.jacobian.collect import AGAINST_RANDOM, WHOLE, collect, frontier_rows, largest_affordable, smallest
 from research.records import figures_folder, record_path, write_record
 
 ROOT = Path(__file__).parents[2]
@@ -61,27 +61,29 @@ def main() -> None:
     add("--kinds", nargs="+", default=["published", "reinitialised", "matched"])
     add("--device", default="auto")
     add("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    given = parser.parse_args()
-    file = given.folder / "seconds.json"
+    arguments = parser.parse_args()
+    file = arguments.folder / "seconds.json"
     seconds: dict[str, float] = {}
-    for stage in given.stages:
+    for stage in arguments.stages:
         started = time.perf_counter()
-        STAGES[stage](given)
+        STAGES[stage](arguments)
         seconds = dict(read_json(file)) if file.exists() else {}  # read now: another stage may run beside this one
         seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - started, 1)
         write_json(file, seconds)
-    write_record(given.out, collect(given.folder, seconds, studied(given)["name"]), without=("seeds", "whole"))
+    write_record(
+        arguments.out, collect(arguments.folder, seconds, studied(arguments)["name"]), without=("seeds", "whole")
+    )
     pictures = {"trade_off": "main", "magnitudes": AGAINST_RANDOM}
     for name, run in pictures.items():
-        picture = given.folder / run / "figures" / f"jacobian-{name}.png"
+        picture = arguments.folder / run / "figures" / f"jacobian-{name}.png"
         if picture.exists():
-            given.figures.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(picture, given.figures / picture.name)
-    print(f"written: {given.out}")
+            arguments.figures.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(picture, arguments.figures / picture.name)
+    print(f"written: {arguments.out}")
 
 
 def train(
-    given: argparse.Namespace,
+    arguments: argparse.Namespace,
     name: str,
     lambdas: Sequence[str],
     seeds: Sequence[str],
@@ -89,60 +91,79 @@ def train(
     l0: float = 1,
 ) -> None:
     """One run. l0: in units of --l0."""
-    monosemy(
-        ["jacobian", "train", "--run", str(given.folder / name), "--layer", given.layer, "--l0", f"{l0 * given.l0:g}",
-         "--d-sae", given.d_sae, "--tokens", given.tokens, "--passes", given.passes, "--batch", given.batch,
-         "--learning-rate", given.learning_rate, "--loss-tokens", given.loss_tokens, "--device", given.device,
-         "--token-share", token_share or given.token_share,
-         "--lambda", *lambdas, "--seeds", *seeds]
-    )  # fmt: skip
+    options = {
+        "--run": str(arguments.folder / name),
+        "--layer": arguments.layer,
+        "--l0": f"{l0 * arguments.l0:g}",
+        "--d-sae": arguments.d_sae,
+        "--tokens": arguments.tokens,
+        "--passes": arguments.passes,
+        "--batch": arguments.batch,
+        "--learning-rate": arguments.learning_rate,
+        "--loss-tokens": arguments.loss_tokens,
+        "--device": arguments.device,
+        "--token-share": token_share or arguments.token_share,
+    }
+    words = [word for option in options.items() for word in option]
+    monosemy(["jacobian", "train", *words, "--lambda", *lambdas, "--seeds", *seeds])
 
 
-def frontier(given: argparse.Namespace) -> None:
-    train(given, "main", given.lambdas, ["0"])
+def frontier(arguments: argparse.Namespace) -> None:
+    train(arguments, "main", arguments.lambdas, ["0"])
 
 
-def seeds(given: argparse.Namespace) -> None:
-    lambdas = sorted({0.0, (chosen(given.folder) or studied(given))["lambda"], studied(given)["lambda"]})
-    train(given, "seeds", [f"{coef:g}" for coef in lambdas], given.seeds)
+def seeds(arguments: argparse.Namespace) -> None:
+    row = studied(arguments)
+    largest = largest_affordable(arguments.folder) or row
+    lambdas = sorted({0.0, largest["lambda"], row["lambda"]})
+    train(arguments, "seeds", [f"{coef:g}" for coef in lambdas], arguments.seeds)
 
 
-def whole(given: argparse.Namespace) -> None:
-    for name, some in zip(WHOLE, (["0"], given.seeds), strict=True):
-        train(given, name, [f"{studied(given)['lambda']:g}"], some, "1")
+def whole(arguments: argparse.Namespace) -> None:
+    for name, some in zip(WHOLE, (["0"], arguments.seeds), strict=True):
+        train(arguments, name, [f"{studied(arguments)['lambda']:g}"], some, "1")
 
 
-def random(given: argparse.Namespace) -> None:
-    levels = [f"{given.l0 * factor:g}" for factor in given.random_l0]
-    lambdas = ["0", f"{studied(given)['lambda']:g}"]
-    train(given, AGAINST_RANDOM, lambdas, ["0"], l0=given.trained_l0)
-    monosemy(["jacobian", "random", str(given.folder / AGAINST_RANDOM), "--kinds", *given.kinds, "--lambda", *lambdas,
-              "--l0", *levels])  # fmt: skip
+def random(arguments: argparse.Namespace) -> None:
+    levels = [f"{arguments.l0 * factor:g}" for factor in arguments.random_l0]
+    lambdas = ["0", f"{studied(arguments)['lambda']:g}"]
+    train(arguments, AGAINST_RANDOM, lambdas, ["0"], l0=arguments.trained_l0)
+    options = ["--kinds", *arguments.kinds, "--lambda", *lambdas, "--l0", *levels]
+    monosemy(["jacobian", "random", str(arguments.folder / AGAINST_RANDOM), *options])
 
 
-def pairs(given: argparse.Namespace) -> None:
-    monosemy(["jacobian", "pairs", str(given.folder / "main"), "--pair", studied(given)["name"]])
+def pairs(arguments: argparse.Namespace) -> None:
+    monosemy(["jacobian", "pairs", str(arguments.folder / "main"), "--pair", studied(arguments)["name"]])
 
 
-def interpret(given: argparse.Namespace) -> None:
-    both = [row["name"] for row in frontier_rows(given.folder) if row["lambda"] in (0, studied(given)["lambda"])]
-    monosemy(["jacobian", "interpret", str(given.folder / "main"), "--pair", *both])
+def interpret(arguments: argparse.Namespace) -> None:
+    both = [
+        row["name"] for row in frontier_rows(arguments.folder) if row["lambda"] in (0, studied(arguments)["lambda"])
+    ]
+    monosemy(["jacobian", "interpret", str(arguments.folder / "main"), "--pair", *both])
 
 
 STAGES = {
-    "frontier": frontier, "seeds": seeds, "whole": whole, "random": random, "pairs": pairs, "interpret": interpret,
-}  # fmt: skip
+    "frontier": frontier,
+    "seeds": seeds,
+    "whole": whole,
+    "random": random,
+    "pairs": pairs,
+    "interpret": interpret,
+}
 
 
-def studied(given: argparse.Namespace) -> dict[str, Any]:
+def studied(arguments: argparse.Namespace) -> dict[str, Any]:
     """The row that the later stages look into."""
-    if given.study_lambda is None:
-        return chosen(given.folder) or smallest(given.folder)
-    rows = {row["lambda"]: row for row in frontier_rows(given.folder)}
-    if given.study_lambda not in rows:
-        raise SystemExit(f"--study-lambda {given.study_lambda:g} is not on the frontier; there are "
-                         + ", ".join(f"{coef:g}" for coef in rows))  # fmt: skip
-    return rows[given.study_lambda]
+    if arguments.study_lambda is None:
+        return largest_affordable(arguments.folder) or smallest(arguments.folder)
+    rows = {row["lambda"]: row for row in frontier_rows(arguments.folder)}
+    if arguments.study_lambda not in rows:
+        raise SystemExit(
+            f"--study-lambda {arguments.study_lambda:g} is not on the frontier; there are "
+            + ", ".join(f"{coef:g}" for coef in rows)
+        )
+    return rows[arguments.study_lambda]
 
 
 if __name__ == "__main__":

@@ -105,13 +105,13 @@ def parts_of(pair: Pair, batch: dict[str, Tensor]) -> tuple[dict[str, Callable[[
     J = torch.zeros(int(pairs[-1]))
     kernels.slices(factors, pairs, J)
     signs = J.sign()
-    found = kernels.gradients(factors, pairs, signs, diagonals=False)
+    gradients = kernels.gradients(factors, pairs, signs, diagonals=False)
 
     def back() -> None:
-        d_left = found.T_in @ weights.W_in.T
-        if found.T_up is not None and weights.W_up is not None:
-            d_left.addmm_(found.T_up, weights.W_up.T)
-        found.T_out @ weights.W_out
+        d_left = gradients.T_in @ weights.W_in.T
+        if gradients.T_up is not None and weights.W_up is not None:
+            d_left.addmm_(gradients.T_up, weights.W_up.T)
+        gradients.T_out @ weights.W_out
 
     return {
         "slopes of the MLP": lambda: weights.slopes(batch[SITES[0]]),
@@ -181,10 +181,16 @@ def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -
     rows = []
     for name, times in seconds.items():
         ratios = sorted(t / r for t, r in zip(times, reference))
-        rows.append({
-            "name": name, "milliseconds": 1e3 * statistics.median(times), "ratio": statistics.median(ratios),
-            "ratio_low": ratios[0], "ratio_high": ratios[-1], "part": name in parts or name == "rest",
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "milliseconds": 1e3 * statistics.median(times),
+                "ratio": statistics.median(ratios),
+                "ratio_low": ratios[0],
+                "ratio_high": ratios[-1],
+                "part": name in parts or name == "rest",
+            }
+        )
     memory = [
         {"bound": p.max_memory, "planned": p.n_bytes, "measured": extra_memory(p, whole[0])}
         for p in (pairs[1.0], *narrow.values())
@@ -197,25 +203,32 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[512, 2048, 8192])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=record_path("jacobian", "step"))
-    chosen = parser.parse_args()
-    ends, weights = real_ends(4 * max(chosen.batches))
-    sizes = {"layer": LAYER, "d_in": 576, "d_ff": weights.d_ff, "d_sae": D_SAE, "k": K, "rounds": chosen.rounds,
-             "sae-lens": importlib.metadata.version("sae-lens")}  # fmt: skip
-    found = []
-    for n in chosen.batches:
-        one = measure(n, ends, weights, chosen.rounds)
-        found.append(one)
-        for row in one["rows"]:
+    arguments = parser.parse_args()
+    ends, weights = real_ends(4 * max(arguments.batches))
+    sizes = {
+        "layer": LAYER,
+        "d_in": 576,
+        "d_ff": weights.d_ff,
+        "d_sae": D_SAE,
+        "k": K,
+        "rounds": arguments.rounds,
+        "sae-lens": importlib.metadata.version("sae-lens"),
+    }
+    results = []
+    for n in arguments.batches:
+        measurement = measure(n, ends, weights, arguments.rounds)
+        results.append(measurement)
+        for row in measurement["rows"]:
             print(
                 f"N {n:5d}  {'  ' if row['part'] else ''}{row['name']:42s} {row['milliseconds']:8.1f} ms  "
                 f"{row['ratio']:5.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}] × sae-lens topk",
                 flush=True,
             )
-        for bound, said in one["refused"].items():
-            print(f"N {n:5d}  within {bound / 1e6:.0f} MB: refused, {said}", flush=True)
-        for row in one["memory"]:
+        for bound, reason in measurement["refused"].items():
+            print(f"N {n:5d}  within {bound / 1e6:.0f} MB: refused, {reason}", flush=True)
+        for row in measurement["memory"]:
             print(f"N {n:5d}  memory: " + ", ".join(f"{k} {v / 1e6:.0f} MB" for k, v in row.items()), flush=True)
-        common.save(chosen.out, {**sizes, "results": found})
+        common.save(arguments.out, {**sizes, "results": results})
 
 
 if __name__ == "__main__":

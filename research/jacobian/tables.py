@@ -14,9 +14,13 @@ from research.markdown import interval, markdown
 
 Row = Mapping[str, Any]
 MEASURES = {
-    "over_0.01": "\\|J\\| > .01", "scaled_over_0.01": "> .01 RMS", "scaled_over_0.1": "> .1 RMS",
-    "scaled_over_1": "> 1 RMS", "share_of_90": "90% of Σ\\|J\\| in", "token_share_of_90": "90% within a token in",
-}  # fmt: skip
+    "over_0.01": "\\|J\\| > .01",
+    "scaled_over_0.01": "> .01 RMS",
+    "scaled_over_0.1": "> .1 RMS",
+    "scaled_over_1": "> 1 RMS",
+    "share_of_90": "90% of Σ\\|J\\| in",
+    "token_share_of_90": "90% within a token in",
+}
 AGAINST_RANDOM = ("over_0.01", "scaled_over_0.1", "scaled_over_1", "share_of_90")
 SIDES = ("in", "out")
 
@@ -24,7 +28,7 @@ SIDES = ("in", "out")
 def tables(records: Mapping[str, Row]) -> dict[str, str]:
     document = records["jacobian"]
     rows = document["frontier"]
-    found = {
+    named_tables = {
         "cost": cost_table(rows),
         "sparsity": sparsity_table(rows),
         "factors": factor_table(rows),
@@ -33,58 +37,81 @@ def tables(records: Mapping[str, Row]) -> dict[str, str]:
         "step": step_table(records["step"]["results"]),
     }
     if "seeds" in document["checks"]:
-        found["seeds"] = seeds_table(document["checks"], document["config"]["jacobian"]["token_share"])
+        named_tables["seeds"] = seeds_table(document["checks"], document["config"]["jacobian"]["token_share"])
     if document.get("random"):
-        found["matched"] = matched_table(document["random"])
-        found["random"] = random_table(document["random"])
-        found["reduction"] = reduction_table(document["random"])
-        found["levels"] = level_table([*document["against_random"], *rows], document["random_frontiers"])
+        named_tables["matched"] = matched_table(document["random"])
+        named_tables["random"] = random_table(document["random"])
+        named_tables["reduction"] = reduction_table(document["random"])
+        named_tables["levels"] = level_table([*document["against_random"], *rows], document["random_frontiers"])
     if document.get("interpretability"):
-        found["labels"] = label_table(document["interpretability"])
+        named_tables["labels"] = label_table(document["interpretability"])
     if document.get("pairs"):
-        found["pairs"] = pairs_table(document["pairs"])
-    return found
+        named_tables["pairs"] = pairs_table(document["pairs"])
+    return named_tables
 
 
 def cost_table(rows: Iterable[Row]) -> str:
     heads = ("λ", "VE in", "VE out", "CE score in", "CE score out", "CE cost", "dead in", "dead out")
-    sides = [f"{what}_{side}" for what in ("variance_explained", "ce_score") for side in SIDES]
-    return markdown(heads, (
-        (f"{row['lambda']:g}", *(spread(row[side], number) for side in sides), span(row["ce_cost"], number),
-         *(spread(row[f"dead_fraction_{side}"], percent) for side in SIDES))
-        for row in rows
-    ))  # fmt: skip
+    sides = [f"{measure}_{side}" for measure in ("variance_explained", "ce_score") for side in SIDES]
+    return markdown(
+        heads,
+        (
+            (
+                f"{row['lambda']:g}",
+                *(spread(row[side], number) for side in sides),
+                span(row["ce_cost"], number),
+                *(spread(row[f"dead_fraction_{side}"], percent) for side in SIDES),
+            )
+            for row in rows
+        ),
+    )
 
 
 def sparsity_table(rows: Iterable[Row]) -> str:
     kurtoses = ("kurtosis", "scaled_kurtosis")
-    return markdown(("λ", *MEASURES.values(), "kurtosis", "scaled kurtosis"), (
-        (f"{row['lambda']:g}", *(spread(row["estimates"][name], percent) for name in MEASURES),
-         *(spread(row["estimates"][name], lambda v: f"{v:.0f}") for name in kurtoses))
-        for row in rows
-    ))  # fmt: skip
+    return markdown(
+        ("λ", *MEASURES.values(), "kurtosis", "scaled kurtosis"),
+        (
+            (
+                f"{row['lambda']:g}",
+                *(spread(row["estimates"][name], percent) for name in MEASURES),
+                *(spread(row["estimates"][name], lambda v: f"{v:.0f}") for name in kurtoses),
+            )
+            for row in rows
+        ),
+    )
 
 
 def factor_table(rows: Iterable[Row]) -> str:
-    return markdown(("λ", *MEASURES.values()), (
-        (f"{row['lambda']:g}", *(span(row["reduction"].get(name), times) for name in MEASURES))
-        for row in rows if row["lambda"] > 0
-    ))  # fmt: skip
+    return markdown(
+        ("λ", *MEASURES.values()),
+        (
+            (f"{row['lambda']:g}", *(span(row["reduction"].get(name), times) for name in MEASURES))
+            for row in rows
+            if row["lambda"] > 0
+        ),
+    )
 
 
 def start_table(starts: Row, rows: Sequence[Row]) -> str:
     """Shares above the size that as many exceed at λ = 0 as exceeded .01 in a paper's model."""
-    heads = ("λ", *(f"\\|J\\| > {one['size']:.3f} (as {model})" for model, one in starts.items()),
-             "CE score lost: in", "out")  # fmt: skip
+    heads = (
+        "λ",
+        *(f"\\|J\\| > {start['size']:.3f} (as {model})" for model, start in starts.items()),
+        "CE score lost: in",
+        "out",
+    )
     base = next(row for row in rows if row["lambda"] == 0)
     body = []
     for row in rows:
         key = f"{row['lambda']:g}"
-        told = [share_and_factor(one["shares"]["0"], one["shares"][key]) for one in starts.values()]
+        factors = [share_and_factor(start["shares"]["0"], start["shares"][key]) for start in starts.values()]
         lost = [number(base[side]["value"] - row[side]["value"]) for side in ("ce_score_in", "ce_score_out")]
-        body.append((key, *told, *lost))
-    lambdas = " and ".join(f"{one['lambda']:g}" for one in starts.values())
-    reported = [f"{share_and_factor(*one['reported'])}, from {percent(one['reported'][0])}" for one in starts.values()]
+        body.append((key, *factors, *lost))
+    lambdas = " and ".join(f"{start['lambda']:g}" for start in starts.values())
+    reported = [
+        f"{share_and_factor(*start['reported'])}, from {percent(start['reported'][0])}" for start in starts.values()
+    ]
     return markdown(heads, [*body, (f"reported, their λ {lambdas}", *reported, "", "")])
 
 
@@ -95,17 +122,31 @@ def share_and_factor(before: float, after: float) -> str:
 def behaviour_table(rows: Iterable[Row]) -> str:
     """`pairs > .01`: of all pairs of latents, those whose mean |J| is above .01, in a million."""
     shapes = ("linear", "flat", "jumprelu", "other")
-    heads = ("λ", "linear", "flat", "JumpReLU-shaped", "other", "linear of those not flat", "ablation ρ", "R²",
-             "pairs > .01, in a million")  # fmt: skip
+    heads = (
+        "λ",
+        "linear",
+        "flat",
+        "JumpReLU-shaped",
+        "other",
+        "linear of those not flat",
+        "ablation ρ",
+        "R²",
+        "pairs > .01, in a million",
+    )
     body = []
     for row in rows:
-        found = row["linearity"]
-        rest = found["linear"]["value"] / (1 - found["flat"]["value"])
-        body.append((
-            f"{row['lambda']:g}", *(spread(found[shape], percent) for shape in shapes), percent(rest),
-            span(row["ablation"]["rank_correlation"], number), span(row["ablation"]["r_squared"], number),
-            span(row["average_over"]["0.01"], lambda v: f"{1e6 * v:.2g}"),
-        ))  # fmt: skip
+        linearity = row["linearity"]
+        rest = linearity["linear"]["value"] / (1 - linearity["flat"]["value"])
+        body.append(
+            (
+                f"{row['lambda']:g}",
+                *(spread(linearity[shape], percent) for shape in shapes),
+                percent(rest),
+                span(row["ablation"]["rank_correlation"], number),
+                span(row["ablation"]["r_squared"], number),
+                span(row["average_over"]["0.01"], lambda v: f"{1e6 * v:.2g}"),
+            )
+        )
     return markdown(heads, body)
 
 
@@ -114,16 +155,20 @@ def seeds_table(checks: Row, token_share: float) -> str:
     its standard error."""
     both = checks["seeds"]
     against = checks.get("a random share of the tokens against all", {})
-    heads = ["measure", *(f"{at} ({next(iter(one.values()))['n']} seeds)" for at, one in both.items())]
+    heads = ["measure", *(f"{at} ({next(iter(by_measure.values()))['n']} seeds)" for at, by_measure in both.items())]
     body = []
     for name in next(iter(both.values())):
-        said = [f"{one['mean']:.4f} ± {one['sd']:.4f}" if one["sd"] is not None else "–"
-                for one in (at[name] for at in both.values())]  # fmt: skip
-        one = against.get(name, {})
-        told = ["–" if one.get("change") is None else f"{one['change']:+.4f}"]
-        told[0] += "" if one.get("standard error") is None else f" ± {one['standard error']:.4f}"
-        told += ["–" if one.get("difference of two seeds") is None else f"{one['difference of two seeds']:.4f}"]
-        body.append((MEASURES.get(name, name.replace("_", " ")), *said, *told))
+        means = [
+            f"{estimate['mean']:.4f} ± {estimate['sd']:.4f}" if estimate["sd"] is not None else "–"
+            for estimate in (at[name] for at in both.values())
+        ]
+        change = against.get(name, {})
+        change_cells = ["–" if change.get("change") is None else f"{change['change']:+.4f}"]
+        change_cells[0] += "" if change.get("standard error") is None else f" ± {change['standard error']:.4f}"
+        change_cells += [
+            "–" if change.get("difference of two seeds") is None else f"{change['difference of two seeds']:.4f}"
+        ]
+        body.append((MEASURES.get(name, name.replace("_", " ")), *means, *change_cells))
     return markdown((*heads, f"a share of {token_share:g} less every token", "two seeds differ by"), body)
 
 
@@ -145,21 +190,27 @@ def random_table(rows: Sequence[Row]) -> str:
     for coef in dict.fromkeys(row["lambda"] for row in rows):
         by_kind = {row["kind"]: row for row in rows if row["lambda"] == coef}
         for name in AGAINST_RANDOM:
-            found = {kind: row["measures"][name] for kind, row in by_kind.items()}
-            trained = spread(next(iter(found.values()))["trained"], percent)
-            cells = [f"{mark(one['verdict'])}{spread(one['random'], percent)}" for one in found.values()]
+            comparisons = {kind: row["measures"][name] for kind, row in by_kind.items()}
+            trained = spread(next(iter(comparisons.values()))["trained"], percent)
+            cells = [
+                f"{mark(comparison['verdict'])}{spread(comparison['random'], percent)}"
+                for comparison in comparisons.values()
+            ]
             body.append((f"{coef:g}", MEASURES[name], trained, *cells))
     return markdown(("λ", "", "trained", *kinds), body)
 
 
 def reduction_table(rows: Sequence[Row]) -> str:
     """How many times fewer with the penalty; not matched: one of the two random pairs was not."""
-    found = [row for row in rows if row["lambda"] > 0 and row["reduction"]]
+    reduced = [row for row in rows if row["lambda"] > 0 and row["reduction"]]
     body = []
-    for row in found:
-        told = [f"{span(one['trained'], times)} {mark(one['verdict']) or 'against '}{span(one['random'], times)}"
-                for one in (row["reduction"][name] for name in AGAINST_RANDOM)]  # fmt: skip
-        body.append((row["kind"], f"{row['lambda']:g}", "yes" if row["reduction_matched"] else "no", *told))
+    for row in reduced:
+        cells = []
+        for name in AGAINST_RANDOM:
+            comparison = row["reduction"][name]
+            trained, random = (span(comparison[side], times) for side in ("trained", "random"))
+            cells.append(f"{trained} {mark(comparison['verdict']) or 'against '}{random}")
+        body.append((row["kind"], f"{row['lambda']:g}", "yes" if row["reduction_matched"] else "no", *cells))
     return markdown(("random model", "λ", "matched", *(MEASURES[name] for name in AGAINST_RANDOM)), body)
 
 
@@ -169,36 +220,64 @@ def level_table(trained: Iterable[Row], random: Mapping[str, Sequence[Row]]) -> 
     for model, rows in {"trained": trained, **random}.items():
         for row in (row for row in rows if row["lambda"] == 0):
             explained = [number(row[f"variance_explained_{side}"]["value"]) for side in SIDES]
-            told = row["estimates"]
-            body.append((
-                model, f"{row['l0']:g}", *explained, spread(told["scaled_over_1"], percent),
-                spread(told["share_of_90"], percent), span(told["scaled_kurtosis"], lambda v: f"{v:.1f}"),
-                percent(shapes(row)["linear of those not flat"]),
-            ))  # fmt: skip
-    heads = ("model", "L0", "VE in", "VE out", "> 1 RMS", "90% of Σ\\|J\\| in", "scaled kurtosis",
-             "linear of those not flat")  # fmt: skip
+            estimates = row["estimates"]
+            body.append(
+                (
+                    model,
+                    f"{row['l0']:g}",
+                    *explained,
+                    spread(estimates["scaled_over_1"], percent),
+                    spread(estimates["share_of_90"], percent),
+                    span(estimates["scaled_kurtosis"], lambda v: f"{v:.1f}"),
+                    percent(shapes(row)["linear of those not flat"]),
+                )
+            )
+    heads = (
+        "model",
+        "L0",
+        "VE in",
+        "VE out",
+        "> 1 RMS",
+        "90% of Σ\\|J\\| in",
+        "scaled kurtosis",
+        "linear of those not flat",
+    )
     return markdown(heads, body)
 
 
 def label_table(rows: Iterable[Row]) -> str:
     heads = ("λ", "site", "scored", "label AUROC", "above .8", "with hidden state", "above .8", "top token alone")
-    return markdown(heads, (
-        (f"{row['lambda']:g}", row["site"].rsplit(".", 1)[-1], f"{row['n_label']:,}",
-         *(spread(row[key], how) for key, how in
-           (("label_auroc", number), ("label_good", percent), ("combined_auroc", number), ("combined_good", percent),
-            ("top_token_auroc", number))))
-        for row in rows
-    ))  # fmt: skip
+    return markdown(
+        heads,
+        (
+            (
+                f"{row['lambda']:g}",
+                row["site"].rsplit(".", 1)[-1],
+                f"{row['n_label']:,}",
+                *(
+                    spread(row[key], how)
+                    for key, how in (
+                        ("label_auroc", number),
+                        ("label_good", percent),
+                        ("combined_auroc", number),
+                        ("combined_good", percent),
+                        ("top_token_auroc", number),
+                    )
+                ),
+            )
+            for row in rows
+        ),
+    )
 
 
 def pairs_table(document: Row) -> str:
     """Output latents with their strongest input latents: share of the effect, tokens, and the strongest text."""
     body = []
     for output in document["outputs"]:
-        for one in output["inputs"]:
-            text = context(one["examples"][0]) if one["examples"] else "–"
+        for pair in output["inputs"]:
+            text = context(pair["examples"][0]) if pair["examples"] else "–"
             body.append(
-                (f"{output['latent']}", f"{one['latent']}", percent(one["share"]), f"{one['n_tokens']:,}", text)
+                (f"{output['latent']}", f"{pair['latent']}", percent(pair["share"]), f"{pair['n_tokens']:,}", text)
             )
     return markdown(("output latent", "input latent", "of its effect", "both active on", "strongest token"), body)
 
@@ -206,12 +285,12 @@ def pairs_table(document: Row) -> str:
 def context(example: Row, around: int = 6) -> str:
     """The tokens around the strongest one, which is bold."""
     at = example["at"]
-    shown = []
+    texts = []
     for place in range(max(0, at - around), min(len(example["tokens"]), at + around + 1)):
         token = example["tokens"][place].replace("\n", "⏎").replace("|", "\\|").replace("*", "\\*")
         stripped = token.strip()
-        shown.append(token.replace(stripped, f"**{stripped}**") if place == at and stripped else token)
-    return "".join(shown).strip()
+        texts.append(token.replace(stripped, f"**{stripped}**") if place == at and stripped else token)
+    return "".join(texts).strip()
 
 
 def mark(verdict: str) -> str:
@@ -260,7 +339,7 @@ def step_table(results: Sequence[Row]) -> str:
         "gradient of the weights": "gradient of the weights",
         "rest": "the rest",
     }
-    by_batch = [{row["name"]: row for row in one["rows"]} for one in results]
+    by_batch = [{row["name"]: row for row in result["rows"]} for result in results]
     rows = []
     for name, title in titles.items():
         cells = []
@@ -269,4 +348,4 @@ def step_table(results: Sequence[Row]) -> str:
             text = interval(row["ratio"], (row["ratio_low"], row["ratio_high"]), ".2f") if row else "refused"
             cells.append(text.replace("-", "−").replace("−0.00", "0.00"))
         rows.append([title, *cells])
-    return markdown(["", *(f"batch {one['batch']:,}" for one in results)], rows)
+    return markdown(["", *(f"batch {result['batch']:,}" for result in results)], rows)
