@@ -70,7 +70,7 @@ class Material:
         tasks = make_tasks(self.snippets, pieces)
         row_of = np.full(len(self.snippets) * LENGTH, -1, np.int64)
         row_of[self.store.sequences.astype(np.int64) * LENGTH + self.store.positions] = np.arange(self.store.n_rows)
-        self.tasks = [kept(task, row_of) for task in tasks]
+        self.tasks = [with_rows(task, row_of) for task in tasks]
         self.units = np.unique(np.concatenate([row_of[t.examples] for t in self.tasks if t.on_tokens] or [[]])).astype(
             int
         )
@@ -110,14 +110,14 @@ class Material:
             return features[1][np.searchsorted(self.units, self.row_of[task.examples])]
         return features[0][task.examples]
 
-    def answers(self, said: np.ndarray, task: Task) -> Answers:
+    def answers(self, predictions: np.ndarray, task: Task) -> Answers:
         snippet = task.examples // LENGTH if task.on_tokens else task.examples
         return answers_by_document(
-            said, task.labels[~task.train], self.document[snippet[~task.train]], self.n_documents
+            predictions, task.labels[~task.train], self.document[snippet[~task.train]], self.n_documents
         )
 
 
-def kept(task: Task, row_of: np.ndarray) -> Task:
+def with_rows(task: Task, row_of: np.ndarray) -> Task:
     """The task without tokens whose activations are left out (norm outliers)."""
     if not task.on_tokens:
         return task

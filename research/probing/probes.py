@@ -32,22 +32,22 @@ from monosemy.latents import SparseLatents
 class Answers:
     """What a probe said of the test examples, as sums per document: all that resampling needs."""
 
-    found: Float[ndarray, " document"]
+    true_positives: Float[ndarray, " document"]
     """Positives called positive."""
     positives: Float[ndarray, " document"]
-    spared: Float[ndarray, " document"]
+    true_negatives: Float[ndarray, " document"]
     """Negatives called negative."""
     negatives: Float[ndarray, " document"]
 
     @property
     def balanced_accuracy(self) -> float:
-        return float(self.resampled(np.ones((1, len(self.found))))[0])
+        return float(self.resampled(np.ones((1, len(self.true_positives))))[0])
 
     def resampled(self, weights: Float[ndarray, "resample document"]) -> Float[ndarray, " resample"]:
         """Balanced accuracy under each row of document weights; NaN where a class is not drawn."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            positive = (weights @ self.found) / (weights @ self.positives)
-            negative = (weights @ self.spared) / (weights @ self.negatives)
+            positive = (weights @ self.true_positives) / (weights @ self.positives)
+            negative = (weights @ self.true_negatives) / (weights @ self.negatives)
         return (positive + negative) / 2
 
 
@@ -71,8 +71,8 @@ def pool_codes(codes: SparseLatents, example: Int[ndarray, " n"], n_examples: in
 def split_documents(documents: Int[ndarray, " n"], train_share: float = 0.6, seed: int = 0) -> Bool[ndarray, " n"]:
     """Whether each example is one to train on: whole documents, drawn uniformly."""
     distinct, inverse = np.unique(documents, return_inverse=True)
-    chosen = np.random.default_rng(seed).permutation(len(distinct)) < round(train_share * len(distinct))
-    return chosen[inverse]
+    in_train = np.random.default_rng(seed).permutation(len(distinct)) < round(train_share * len(distinct))
+    return in_train[inverse]
 
 
 def class_difference(
@@ -124,19 +124,19 @@ def full_probe(
     inner = split_documents(documents, 0.75, seed)
     scores = []
     for c in strengths:
-        said = fit_probe(features[inner], labels[inner], features[~inner], c)
-        answers = answers_by_document(said, labels[~inner], np.zeros(int((~inner).sum()), np.int64), 1)
+        predictions = fit_probe(features[inner], labels[inner], features[~inner], c)
+        answers = answers_by_document(predictions, labels[~inner], np.zeros(int((~inner).sum()), np.int64), 1)
         scores.append(answers.balanced_accuracy)
     best = strengths[int(np.nanargmax(scores))]
     return fit_probe(features, labels, test, best), best
 
 
 def answers_by_document(
-    said: Bool[ndarray, " n"], labels: Bool[ndarray, " n"], documents: Int[ndarray, " n"], n_documents: int
+    predictions: Bool[ndarray, " n"], labels: Bool[ndarray, " n"], documents: Int[ndarray, " n"], n_documents: int
 ) -> Answers:
     """Counts of right answers and of examples for each document, 0 to n_documents − 1."""
 
-    def count(which: ndarray) -> ndarray:
-        return np.bincount(documents[which], minlength=n_documents).astype(np.float64)
+    def count(mask: ndarray) -> ndarray:
+        return np.bincount(documents[mask], minlength=n_documents).astype(np.float64)
 
-    return Answers(count(said & labels), count(labels), count(~said & ~labels), count(~labels))
+    return Answers(count(predictions & labels), count(labels), count(~predictions & ~labels), count(~labels))

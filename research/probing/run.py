@@ -42,15 +42,15 @@ from research.probing.probes import (
     fit_probe,
     full_probe,
 )
-from research.probing.table import KS, RULES, Said, summarise
+from research.probing.table import KS, RULES, Predictions, summarise
 from research.probing.tasks import FAMILIES, LENGTH
 
 N_DRAWS = 5
 
 
-def probe_all(material: Material, features: tuple[np.ndarray, np.ndarray]) -> Said:
+def probe_all(material: Material, features: tuple[np.ndarray, np.ndarray]) -> Predictions:
     """The k best features on every task, by both rules."""
-    said: Said = {}
+    predictions: Predictions = {}
     for task in material.tasks:
         x = material.of_task(features, task)
         train, test, labels = x[task.train], x[~task.train], task.labels[task.train]
@@ -58,35 +58,35 @@ def probe_all(material: Material, features: tuple[np.ndarray, np.ndarray]) -> Sa
             best = best_features(train, labels, max(KS), standardise=rule == "standardised")
             for k in KS:
                 answers = fit_probe(train[:, best[:k]], labels, test[:, best[:k]])
-                said[f"{task.name}/{k}/{rule}"] = answers[None]
-    return said
+                predictions[f"{task.name}/{k}/{rule}"] = answers[None]
+    return predictions
 
 
-def probe_random(material: Material, features: tuple[np.ndarray, np.ndarray], seed: int) -> Said:
+def probe_random(material: Material, features: tuple[np.ndarray, np.ndarray], seed: int) -> Predictions:
     """k random features among those that are ever active on the training half."""
     random = np.random.default_rng(seed)
-    said: Said = {}
+    predictions: Predictions = {}
     for task in material.tasks:
         x = material.of_task(features, task)
         train, test, labels = x[task.train], x[~task.train], task.labels[task.train]
         living = np.flatnonzero(train.any(0))
         for k in KS:
             drawn = [random.choice(living, k, replace=False) for _ in range(N_DRAWS)]
-            said[f"{task.name}/{k}"] = np.stack([fit_probe(train[:, d], labels, test[:, d]) for d in drawn])
-    return said
+            predictions[f"{task.name}/{k}"] = np.stack([fit_probe(train[:, d], labels, test[:, d]) for d in drawn])
+    return predictions
 
 
-def probe_full(material: Material, features: tuple[np.ndarray, np.ndarray]) -> Said:
-    said: Said = {}
+def probe_full(material: Material, features: tuple[np.ndarray, np.ndarray]) -> Predictions:
+    predictions: Predictions = {}
     for task in material.tasks:
         x = material.of_task(features, task)
         snippet = task.examples // LENGTH if task.on_tokens else task.examples
         documents = material.document[snippet[task.train]]
-        said[task.name] = full_probe(x[task.train], task.labels[task.train], documents, x[~task.train])[0][None]
-    return said
+        predictions[task.name] = full_probe(x[task.train], task.labels[task.train], documents, x[~task.train])[0][None]
+    return predictions
 
 
-def measured(folder: Path, name: str, work: Any) -> Said:
+def measured(folder: Path, name: str, work: Any) -> Predictions:
     """The kept answers of `name`, or those of `work()`, kept from now on."""
     path = folder / f"{name}.npz"
     if not path.exists():
@@ -99,21 +99,21 @@ def measured(folder: Path, name: str, work: Any) -> Said:
 
 def ask_all(
     material: Material, entries: Sequence[run_folders.Entry]
-) -> tuple[dict[str, dict[str, Said]], dict[str, Said], Said]:
+) -> tuple[dict[str, dict[str, Predictions]], dict[str, Predictions], Predictions]:
     """(kind → name → answers, random latents by SAE, the full probe's)."""
     folder = cache_folder() / "benchmarks" / f"probing-{fingerprint([material.store.fingerprint, VERSION])}"
-    by_kind: dict[str, dict[str, Said]] = {}
-    random: dict[str, Said] = {}
+    by_kind: dict[str, dict[str, Predictions]] = {}
+    random: dict[str, Predictions] = {}
     with progress.stage("probes", len(entries) + 3, "dictionaries") as bar:
         for entry in entries:
             own = run_folders.identity([entry])
-            found: list[tuple[np.ndarray, np.ndarray]] = []
+            cache: list[tuple[np.ndarray, np.ndarray]] = []
 
-            def features(entry: run_folders.Entry = entry, found: list[Any] = found) -> tuple[np.ndarray, np.ndarray]:
-                if not found:
+            def features(entry: run_folders.Entry = entry, cache: list[Any] = cache) -> tuple[np.ndarray, np.ndarray]:
+                if not cache:
                     with torch.no_grad():
-                        found.append(material.features(entry.load()))
-                return found[0]
+                        cache.append(material.features(entry.load()))
+                return cache[0]
 
             name = f"{entry.name}-{own}"
             answers = measured(folder, name, lambda f=features: probe_all(material, f()))
@@ -138,47 +138,51 @@ def main() -> None:
     parser = run_folders.arguments("probing", __doc__)
     parser.add_argument("--rule", choices=RULES, default=RULES[0], help="how the k features of the table are chosen")
     parser.add_argument("--share", type=float, default=1, help="of the usual amount of text, to try the script out")
-    chosen = parser.parse_args()
-    entries = run_folders.gather(chosen.runs, chosen.site, chosen.l0)
+    arguments = parser.parse_args()
+    entries = run_folders.gather(arguments.runs, arguments.site, arguments.l0)
     started = time.perf_counter()
-    material = Material(chosen.runs, entries[0].site, chosen.share)
+    material = Material(arguments.runs, entries[0].site, arguments.share)
     by_kind, random, full = ask_all(material, entries)
-    found = summarise(material, by_kind, random, full)
+    summary = summarise(material, by_kind, random, full)
     results = {
-        **run_folders.provenance(chosen.runs, entries),
+        **run_folders.provenance(arguments.runs, entries),
         "n_snippets": len(material.snippets),
         "n_documents": material.n_documents,
         "n_rows": material.store.n_rows,
         "examples": {
-            task.name: {"family": task.family, "train": int(task.train.sum()), "test": int((~task.train).sum()),
-                        "positives": int(task.labels.sum())}
+            task.name: {
+                "family": task.family,
+                "train": int(task.train.sum()),
+                "test": int((~task.train).sum()),
+                "positives": int(task.labels.sum()),
+            }
             for task in material.tasks
         },
         "n_tasks": {f: sum(t.family == f for t in material.tasks) for f in FAMILIES} | {"all": len(material.tasks)},
         "families": [f for f in FAMILIES if any(t.family == f for t in material.tasks)],
-        "shown_rule": chosen.rule,
+        "shown_rule": arguments.rule,
         "seconds": round(time.perf_counter() - started, 1),
-        **found,
-    }  # fmt: skip
-    show(results, chosen.rule)
-    common.save(chosen.out, results, without=("rules/*/tasks", "full_probe_tasks"))
-    if chosen.figures:
+        **summary,
+    }
+    show(results, arguments.rule)
+    common.save(arguments.out, results, without=("rules/*/tasks", "full_probe_tasks"))
+    if arguments.figures:
         from research.evidence_figures import probing
 
-        probing(chosen.figures, results | results["rules"][chosen.rule])
+        probing(arguments.figures, results | results["rules"][arguments.rule])
 
 
 def show(results: Mapping[str, Any], rule: str) -> None:
     families = [*results["families"], "all"]
     print(f"\nbalanced accuracy with 1 / 2 / 5 features chosen by {rule}")
     print(" " * 15 + "".join(f"{family:>20s}" for family in families))
-    for kind, found in results["rules"][rule]["summary"].items():
-        cells = [" ".join(f"{found[f][str(k)]['mean']:.3f}" for k in KS) for f in families]
-        low, high = found["all"][str(KS[-1])]["interval"]
+    for kind, estimates in results["rules"][rule]["summary"].items():
+        cells = [" ".join(f"{estimates[f][str(k)]['mean']:.3f}" for k in KS) for f in families]
+        low, high = estimates["all"][str(KS[-1])]["interval"]
         print(f"{kind:15s}" + "".join(f"{cell:>20s}" for cell in cells) + f"   [{low:.3f}, {high:.3f}]")
     print(f"{'full probe':15s}" + "".join(f"{results['full_probe'][f]['mean']:>20.3f}" for f in families))
-    for k, found in results["rules"][rule]["differences"].items():
-        for d in found["architectures"]:
+    for k, differences in results["rules"][rule]["differences"].items():
+        for d in differences["architectures"]:
             seeds = f"  by seed {np.round(d['by_seed'], 3)}" if "by_seed" in d else ""
             interval = f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
             print(f"  k = {k}, {d['first']} − {d['second']}: {interval}{seeds}")

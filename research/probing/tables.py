@@ -24,9 +24,9 @@ def accuracy_table(record: Record) -> str:
         "random": "random latents",
     }
     rows = []
-    for name, found in record["rules"][record["shown_rule"]]["summary"].items():
-        cells = [" ".join(bare(found[family][n]["mean"]) for n in ("1", "2", "5")) for family in families]
-        low, high = found["all"]["5"]["interval"]
+    for name, estimates in record["rules"][record["shown_rule"]]["summary"].items():
+        cells = [" ".join(bare(estimates[family][n]["mean"]) for n in ("1", "2", "5")) for family in families]
+        low, high = estimates["all"]["5"]["interval"]
         rows.append([titles.get(name, name), *cells, f"[{bare(low)}, {bare(high)}]"])
     full = record["full_probe"]
     low, high = full["all"]["interval"]
@@ -40,11 +40,11 @@ def lead_table(rules: Record) -> str:
     titles = {"difference": "by class means", "standardised": "by standard deviations"}
     columns: dict[str, dict[str, str]] = {}
     for rule, title in titles.items():
-        for k, found in rules[rule]["differences"].items():
+        for k, differences in rules[rule]["differences"].items():
             name = f"{title}, {k} feature{'s' if k != '1' else ''}"
             columns[name] = {
                 row["first"]: minus(interval(row["estimate"], (row["low"], row["high"]), "+.3f"))
-                for row in found["controls"]
+                for row in differences["controls"]
                 if row["second"] == "residual"
             }
     names = ("topk", "batch_topk", "jumprelu", "relu", "gated")

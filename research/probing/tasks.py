@@ -83,10 +83,10 @@ def read_snippets(tokenizer: Any, used: set[tuple[str, str]], *, share: float = 
             tokens = ids(text)
             start = at(len(tokens))
             if len(tokens) - start >= MIN_TOKENS:
-                found.append(Snippet(part, origin, tuple(tokens[start : start + LENGTH]), labels))
+                snippets.append(Snippet(part, origin, tuple(tokens[start : start + LENGTH]), labels))
                 n += 1
 
-    found: list[Snippet] = []
+    snippets: list[Snippet] = []
     topics, left = article_topics(), dict.fromkeys(sorted(set(article_topics().values())), round(share * PER_TOPIC))
 
     def topic(title: str) -> Mapping[str, str] | None:
@@ -105,8 +105,8 @@ def read_snippets(tokenizer: Any, used: set[tuple[str, str]], *, share: float = 
     for origin, text in speeches[: round(share * len(speeches))]:
         tokens = ids(text)
         for start in np.linspace(0, max(0, len(tokens) - LENGTH), PER_SPEECH).astype(int).tolist():
-            found.append(Snippet("speeches", origin, tuple(tokens[start : start + LENGTH]), facts[origin]))
-    return found
+            snippets.append(Snippet("speeches", origin, tuple(tokens[start : start + LENGTH]), facts[origin]))
+    return snippets
 
 
 def article_topics() -> dict[str, str]:
@@ -137,9 +137,11 @@ def make_tasks(snippets: Sequence[Snippet], pieces: Sequence[str], seed: int = 0
 
     def add(family: str, name: str, positive: np.ndarray, negative: np.ndarray) -> None:
         """bool [snippets] each."""
-        chosen = [balanced(np.flatnonzero(which), train[which], random) for which in (positive, negative)]
-        examples = np.concatenate(chosen)
-        labels = np.repeat([True, False], [len(c) for c in chosen])
+        per_class = [
+            balanced(np.flatnonzero(candidates), train[candidates], random) for candidates in (positive, negative)
+        ]
+        examples = np.concatenate(per_class)
+        labels = np.repeat([True, False], [len(c) for c in per_class])
         tasks.append(Task(family, name, False, examples, labels, train[examples]))
 
     languages = np.isin(part, ["english", "french", "spanish"])
@@ -202,11 +204,12 @@ def word_tasks(
 
     def add(name: str, positive: np.ndarray, negative: np.ndarray, unseen_words: bool = False) -> None:
         usable = (in_train == learned) if unseen_words else np.ones(len(place), bool)
-        chosen = [
-            balanced(np.flatnonzero(which & usable), in_train[which & usable], random) for which in (positive, negative)
+        per_class = [
+            balanced(np.flatnonzero(candidates & usable), in_train[candidates & usable], random)
+            for candidates in (positive, negative)
         ]
-        examples = np.concatenate(chosen)
-        labels = np.repeat([True, False], [len(c) for c in chosen])
+        examples = np.concatenate(per_class)
+        labels = np.repeat([True, False], [len(c) for c in per_class])
         tasks.append(Task("words", name, True, place[examples], labels, in_train[examples]))
 
     add("numbers", kind_of == "number", kind_of != "number")
@@ -216,8 +219,8 @@ def word_tasks(
         listed = np.isin(word_of, sorted(CATEGORIES[name]))
         add(name, lower & listed, lower & ~listed)
     suffixed = {name: long & ends_with(word_of, endings) for name, endings in SUFFIXES.items()}
-    for name, which in suffixed.items():
-        add(name, which, long & ~which, unseen_words=True)
+    for name, matching in suffixed.items():
+        add(name, matching, long & ~matching, unseen_words=True)
     return tasks
 
 
@@ -228,7 +231,7 @@ def ends_with(words: np.ndarray, endings: Sequence[str]) -> np.ndarray:
 def token_kinds(pieces: Sequence[str]) -> list[tuple[str, str]]:
     """(kind, word) of every token: number, punctuation, lower, capital (inside a sentence), or "" for parts of words
     or characters and what begins a sentence."""
-    found: list[tuple[str, str]] = []
+    kinds: list[tuple[str, str]] = []
     after_stop = True
     for number, piece in enumerate(pieces):
         bare = piece.strip()
@@ -244,7 +247,7 @@ def token_kinds(pieces: Sequence[str]) -> list[tuple[str, str]]:
             kind = "lower"
         elif whole and bare[0].isupper() and not after_stop:
             kind = "capital"
-        found.append((kind, bare))
+        kinds.append((kind, bare))
         if bare:
             after_stop = bare[-1] in '.!?:;"”)'
-    return found
+    return kinds

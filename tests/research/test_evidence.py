@@ -18,8 +18,7 @@ from monosemy.saes.registry import build_sae
 from monosemy.saes.storage import save_sae
 from research import dictionaries, run_folders
 from research.interpretability import run as module
-from research.probing import run as probing
-from research.probing import table, tasks
+from research.probing import probes, table, tasks
 from research.stability import run as stability
 
 
@@ -223,12 +222,12 @@ def probed():
             tasks.Task(f, name, False, every, labels, nowhere)
             for f, name in ((first, "a"), (first, "b"), (second, "c"))
         ],
-        answers=lambda said, task: probing.answers_by_document(said, labels, every, 40),
+        answers=lambda predictions, task: probes.answers_by_document(predictions, labels, every, 40),
     )
     return material, lambda right: (every % 20 < right) == labels
 
 
-def said_of(table, says, **right):
+def predictions_of(table, says, **right):
     """The answers of one SAE: task → how many are right, whatever k and rule."""
     return {f"{task}/{k}/{rule}": says(n)[None] for task, n in right.items() for k in table.KS for rule in table.RULES}
 
@@ -236,14 +235,14 @@ def said_of(table, says, **right):
 def test_seeds_are_averaged_and_listed(probed):
     material, says = probed
     topk = {
-        "s0": said_of(table, says, a=20, b=10, c=20),
-        "s1": said_of(table, says, a=10, b=10, c=10),
+        "s0": predictions_of(table, says, a=20, b=10, c=20),
+        "s1": predictions_of(table, says, a=10, b=10, c=10),
     }
     gated = {
-        "s0": said_of(table, says, a=15, b=15, c=15),
-        "s1": said_of(table, says, a=15, b=15, c=15),
+        "s0": predictions_of(table, says, a=15, b=15, c=15),
+        "s1": predictions_of(table, says, a=15, b=15, c=15),
     }
-    residual = {"residual": said_of(table, says, a=10, b=10, c=10)}
+    residual = {"residual": predictions_of(table, says, a=10, b=10, c=10)}
     random = {"s0": {f"{task}/{k}": says(10)[None] for task in "abc" for k in table.KS}}
     full = {task: says(20)[None] for task in "abc"}
     found = table.summarise(material, {"topk": topk, "gated": gated, "residual": residual}, random, full)
