@@ -104,22 +104,24 @@ def _largest(z: Tensor, n: int) -> float:
     return float(flat.kthvalue(flat.numel() - n * len(z)).values)
 
 
-def choose_l0(found: Sequence[TailProjection]) -> L0Choice:
+def choose_l0(tails: Sequence[TailProjection]) -> L0Choice:
     """The L0 that the lowest s_n points at.
 
     Raises UserError for fewer than three SAEs, or when they were measured at different n or on different row counts.
     """
-    if len(found) < 3:
-        raise UserError(f"choosing an L0 needs at least 3 SAEs of different L0, got {len(found)}")
-    if len({(one.n, one.n_rows) for one in found}) > 1:
-        ranks = ", ".join(f"n {one.n} on {one.n_rows} rows" for one in found)
+    if len(tails) < 3:
+        raise UserError(f"choosing an L0 needs at least 3 SAEs of different L0, got {len(tails)}")
+    if len({(tail.n, tail.n_rows) for tail in tails}) > 1:
+        ranks = ", ".join(f"n {tail.n} on {tail.n_rows} rows" for tail in tails)
         raise UserError(f"these are not comparable ({ranks}); take the same n and the same rows for all")
-    lowest = min(found, key=lambda one: one.value)
+    lowest = min(tails, key=lambda tail: tail.value)
     upper = lowest.interval[1] if lowest.interval else lowest.value
     others = [
-        one.l0
-        for one in found
-        if one is not lowest and (one.interval[0] if one.interval else one.value) <= upper and math.isfinite(one.value)
+        tail.l0
+        for tail in tails
+        if tail is not lowest
+        and (tail.interval[0] if tail.interval else tail.value) <= upper
+        and math.isfinite(tail.value)
     ]
-    ends = min(one.l0 for one in found), max(one.l0 for one in found)
+    ends = min(tail.l0 for tail in tails), max(tail.l0 for tail in tails)
     return L0Choice(lowest.l0, lowest.l0 in ends, tuple(sorted(others)))

@@ -32,7 +32,7 @@ from research.records import record_path
 D_IN, N_TRUE, GROUP, BATCH = 128, 256, 8, 1024
 WIDTHS = (256, 512)
 LEARNING_RATE = 4e-3
-FOUND = 0.9
+MATCH_COSINE = 0.9
 
 
 class Planted:
@@ -62,8 +62,8 @@ class Planted:
 def scores(truth: Tensor, learned: Tensor) -> dict[str, float]:
     """Mean max cosine, precision, recall and F1 of unit rows `learned` against unit rows `truth`."""
     cosine = truth @ torch.nn.functional.normalize(learned, dim=1).T
-    recall = float((cosine.max(1).values >= FOUND).float().mean())
-    precision = float((cosine.max(0).values >= FOUND).float().mean())
+    recall = float((cosine.max(1).values >= MATCH_COSINE).float().mean())
+    precision = float((cosine.max(0).values >= MATCH_COSINE).float().mean())
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     mean_max = float(cosine.max(1).values.mean())
     return {"mean_max_cosine": mean_max, "precision": precision, "recall": recall, "f1": f1}
@@ -77,8 +77,8 @@ def train(architecture: str, seed: int, n_steps: int, d_sae: int) -> dict[str, f
     last: dict[str, float] = {}
     for step in range(n_steps):
         last = trainee.step(data.batch(), step)
-    found = scores(data.directions, sae.W_dec.detach())
-    return found | {"asked_l0": data.l0, "train_l0": last["l0"], "train_fvu": last["fvu"]}
+    recovery = scores(data.directions, sae.W_dec.detach())
+    return recovery | {"asked_l0": data.l0, "train_l0": last["l0"], "train_fvu": last["fvu"]}
 
 
 def main() -> None:
@@ -86,16 +86,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=record_path("planted", "groups"))
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     results: dict[str, list[dict[str, float]]] = {}
-    with stage("planted", total=len(ARCHITECTURES) * chosen.seeds * len(WIDTHS), unit="SAEs") as bar:
+    with stage("planted", total=len(ARCHITECTURES) * arguments.seeds * len(WIDTHS), unit="SAEs") as bar:
         for d_sae in WIDTHS:
             for architecture in ARCHITECTURES:
-                for seed in range(chosen.seeds):
+                for seed in range(arguments.seeds):
                     name = f"{architecture} {d_sae}"
-                    results.setdefault(name, []).append(train(architecture, seed, chosen.steps, d_sae))
+                    results.setdefault(name, []).append(train(architecture, seed, arguments.steps, d_sae))
                     bar.advance()
-    for seed in range(chosen.seeds):
+    for seed in range(arguments.seeds):
         data = Planted(seed)
         random = torch.randn(N_TRUE, D_IN, generator=torch.Generator().manual_seed(seed + 2000))
         results.setdefault("random (control)", []).append(scores(data.directions, random))
@@ -107,7 +107,7 @@ def main() -> None:
         if "train_l0" in rows[0]:
             line += f"    {rows[0]['asked_l0']:.1f}/{rows[0]['train_l0']:.1f}   {rows[0]['train_fvu']:.4f}"
         print(line)
-    common.save(chosen.out, {"n_steps": chosen.steps, "batch": BATCH, "results": results})
+    common.save(arguments.out, {"n_steps": arguments.steps, "batch": BATCH, "results": results})
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ from research.records import record_path
 
 PARENTS, CHILDREN = 4, 7
 GROUP = PARENTS * (1 + CHILDREN)
-FOUND = 0.9
+MATCH_COSINE = 0.9
 FACTORS = (0.5, 1.0, 2.0)
 FINE, FINE_FACTORS = "batch_topk", (0.7, 1.4)
 FAR = {"small-0": (4.0,)}
@@ -130,9 +130,9 @@ class Planted:
 def best_matches(truth: Tensor, learned: Tensor, n_targets: int) -> dict[str, Tensor]:
     """Cosines of unit rows: each target's best with a latent and which one; each latent's best with any truth."""
     learned = torch.nn.functional.normalize(learned, dim=1)
-    best, which = (truth[:n_targets] @ learned.T).max(1)
+    best, best_latent = (truth[:n_targets] @ learned.T).max(1)
     of_latent = torch.cat([(part @ truth.T).max(1).values for part in learned.split(1024)])
-    return {"target": best, "which": which, "latent": of_latent}
+    return {"target": best, "which": best_latent, "latent": of_latent}
 
 
 def scores(matches: list[dict[str, Tensor]], n_resamples: int = 500) -> dict[str, Any]:
@@ -145,21 +145,25 @@ def scores(matches: list[dict[str, Tensor]], n_resamples: int = 500) -> dict[str
         def share(values: Tensor, weights: Tensor) -> Tensor:
             return (weights @ values.double()) / weights.sum(-1)
 
-        recall, precision = share(target >= FOUND, target_weights), share(latent >= FOUND, latent_weights)
+        recall, precision = share(target >= MATCH_COSINE, target_weights), share(latent >= MATCH_COSINE, latent_weights)
         return {
-            "mean_max_cosine": share(target, target_weights), "recall": recall, "precision": precision,
+            "mean_max_cosine": share(target, target_weights),
+            "recall": recall,
+            "precision": precision,
             "f1": 2 * precision * recall / (precision + recall).clamp_min(1e-12),
             "uniqueness": share(times == 1, latent_weights),
-        }  # fmt: skip
+        }
 
     values = at(torch.ones(len(target)).double(), torch.ones(len(latent)).double())
     weights = [torch.from_numpy(bootstrap_weights(len(v), n_resamples, seed=i)) for i, v in enumerate((target, latent))]
     resampled = at(*weights)
-    found: dict[str, Any] = {name: float(value) for name, value in values.items()}
-    return found | {f"{name}_interval": percentiles(value.numpy()) for name, value in resampled.items()}
+    estimates: dict[str, Any] = {name: float(value) for name, value in values.items()}
+    return estimates | {f"{name}_interval": percentiles(value.numpy()) for name, value in resampled.items()}
 
 
-def asked(name: str, true_l0: float, fine: bool, factors: Sequence[float] = ()) -> dict[str, tuple[str, float, float]]:
+def target_l0s(
+    name: str, true_l0: float, fine: bool, factors: Sequence[float] = ()
+) -> dict[str, tuple[str, float, float]]:
     """{label: (architecture, factor, L0)} of one architecture; without `factors`, the grid of all seeds."""
     factors = factors or sorted({*FACTORS, *(FINE_FACTORS if fine and name == FINE else ())})
     return {f"{name} {factor:g}": (name, factor, float(max(1, round(factor * true_l0)))) for factor in factors}
@@ -173,11 +177,13 @@ def by_frequency(data: Planted) -> Tensor:
 def run(size: Size, seed: int, factors: Sequence[float] = ()) -> dict[str, Any]:
     """Trains every SAE of a size on one stream, the same for all `factors`; returns its records and matches."""
     data = Planted(size, seed)
-    wanted = {key: value for name in ARCHITECTURES for key, value in asked(name, data.l0, size.fine, factors).items()}
+    settings = {
+        key: value for name in ARCHITECTURES for key, value in target_l0s(name, data.l0, size.fine, factors).items()
+    }
     config = TrainingConfig(batch_tokens=size.batch, learning_rate=size.learning_rate)
     held_in = data.batch(8192)
     trainees: dict[str, Trainee] = {}
-    for key, (architecture, _, l0) in wanted.items():
+    for key, (architecture, _, l0) in settings.items():
         sae = build_sae(SaeConfig(architecture, size.d_in, size.d_sae, l0, seed=seed + 1000))
         trainees[key] = Trainee(sae, config, size.n_steps, size.n_steps * size.batch)
         sae.initialise(held_in[:4096], trainees[key].target_l0(0.0))
@@ -190,8 +196,12 @@ def run(size: Size, seed: int, factors: Sequence[float] = ()) -> dict[str, Any]:
             x = data.batch(size.batch)
             workers.run([partial(trainee.step, x, index) for trainee in trainees.values()])
             bar.advance()
-    cost = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - used,
-            "threads": torch.get_num_threads(), "machine": machine()}  # fmt: skip
+    cost = {
+        "seconds": time.perf_counter() - started,
+        "processor_seconds": time.process_time() - used,
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+    }
     for trainee in trainees.values():
         calibrate(trainee.sae, list(held_in.split(4096)))
     saes = {key: trainee.sae for key, trainee in trainees.items()}
@@ -201,15 +211,20 @@ def run(size: Size, seed: int, factors: Sequence[float] = ()) -> dict[str, Any]:
     truth = data.directions[by_frequency(data)]
     ranks = [n for n in (round(4 * data.l0), round(8 * data.l0), size.d_sae // 4, size.d_sae // 2) if n < size.d_sae]
     records: dict[str, Any] = {}
-    for key, (architecture, factor, l0) in wanted.items():
-        found = measured[key].record
+    for key, (architecture, factor, l0) in settings.items():
+        record = measured[key].record
         tails = [asdict(tail_projection(saes[key], fresh[:4096], n, l0=l0)) for n in ranks if n > l0]
         matches = best_matches(truth, saes[key].W_dec.detach(), size.d_sae)
         records[key] = {
-            "architecture": architecture, "factor": factor, "asked_l0": l0, "l0": found.l0, "fvu": found.fvu,
-            "dead_fraction": found.dead_fraction, "tails": tails,
+            "architecture": architecture,
+            "factor": factor,
+            "asked_l0": l0,
+            "l0": record.l0,
+            "fvu": record.fvu,
+            "dead_fraction": record.dead_fraction,
+            "tails": tails,
             "matches": {name: values.tolist() for name, values in matches.items()},
-        }  # fmt: skip
+        }
     random = torch.randn(size.d_sae, size.d_in, generator=torch.Generator().manual_seed(seed + 2000))
     control = {name: values.tolist() for name, values in best_matches(truth, random, size.d_sae).items()}
     return {"seed": seed, "true_l0": data.l0, **cost, "saes": records, "random": control}
@@ -227,15 +242,21 @@ def together(runs: Sequence[dict[str, Any]], far: Sequence[dict[str, Any]] = ())
     rows: dict[str, Any] = {}
     for group in (runs, far):
         for key in group[0]["saes"] if group else ():
-            rows[key] = row({one["seed"]: one["saes"][key] for one in group})
-    took = [{name: one.get(name) for name in COST} | {"factors": sorted({s["factor"] for s in one["saes"].values()})}
-            for one in (*runs, *far)]  # fmt: skip
-    further = {one["seed"]: one["saes"] for one in far}
-    whole = [one | {"saes": one["saes"] | further.get(one["seed"], {})} for one in runs]
+            rows[key] = row({seed_run["seed"]: seed_run["saes"][key] for seed_run in group})
+    took = [
+        {name: seed_run.get(name) for name in COST}
+        | {"factors": sorted({s["factor"] for s in seed_run["saes"].values()})}
+        for seed_run in (*runs, *far)
+    ]
+    further = {seed_run["seed"]: seed_run["saes"] for seed_run in far}
+    whole = [seed_run | {"saes": seed_run["saes"] | further.get(seed_run["seed"], {})} for seed_run in runs]
     return {
-        "true_l0": runs[0]["true_l0"], "runs": took, "saes": rows,
-        "random": scored([one["random"] for one in runs]), "choices": [c for one in whole for c in choices(one)],
-    }  # fmt: skip
+        "true_l0": runs[0]["true_l0"],
+        "runs": took,
+        "saes": rows,
+        "random": scored([seed_run["random"] for seed_run in runs]),
+        "choices": [c for seed_run in whole for c in choices(seed_run)],
+    }
 
 
 def row(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -244,77 +265,101 @@ def row(by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     plain = ("asked_l0", "l0", "fvu", "dead_fraction")
     means = {name: sum(s[name] for s in same) / len(same) for name in plain}
     single = []
-    for seed, one in by_seed.items():
-        own = scored([one["matches"]], 1)
-        single.append({"seed": seed} | {name: one[name] for name in plain[1:]} | {name: own[name] for name in SCORES})
+    for seed, sae in by_seed.items():
+        own = scored([sae["matches"]], 1)
+        single.append({"seed": seed} | {name: sae[name] for name in plain[1:]} | {name: own[name] for name in SCORES})
     about = {"architecture": same[0]["architecture"], "factor": same[0]["factor"]}
     return about | means | scored([s["matches"] for s in same]) | {"by_seed": single}
 
 
-def choices(one: Mapping[str, Any]) -> list[dict[str, Any]]:
+def choices(seed_run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For every architecture and rank n: s_n against L0, and the L0 with the lowest."""
-    found = []
+    rows = []
     for architecture in ARCHITECTURES:
-        saes = [s for s in one["saes"].values() if s["architecture"] == architecture]
+        saes = [s for s in seed_run["saes"].values() if s["architecture"] == architecture]
         by_f1 = max(saes, key=lambda s: scored([s["matches"]], 1)["f1"])
         for n in sorted({tail["n"] for s in saes for tail in s["tails"]}):
             tails = [TailProjection(**tail) for s in saes for tail in s["tails"] if tail["n"] == n]
             choice = choose_l0(tails)
-            found.append({
-                "seed": one["seed"], "architecture": architecture, "n": tails[0].n, "chosen_l0": choice.l0,
-                "at_edge": choice.at_edge, "not_told_apart": choice.not_told_apart, "best_f1_l0": by_f1["asked_l0"],
-                "values": [[t.l0, t.value] for t in sorted(tails, key=lambda t: t.l0)],
-            })  # fmt: skip
-    return found
+            rows.append(
+                {
+                    "seed": seed_run["seed"],
+                    "architecture": architecture,
+                    "n": tails[0].n,
+                    "chosen_l0": choice.l0,
+                    "at_edge": choice.at_edge,
+                    "not_told_apart": choice.not_told_apart,
+                    "best_f1_l0": by_f1["asked_l0"],
+                    "values": [[t.l0, t.value] for t in sorted(tails, key=lambda t: t.l0)],
+                }
+            )
+    return rows
 
 
-def cells(found: Mapping[str, Any], measure: str) -> str:
+def cells(record: Mapping[str, Any], measure: str) -> str:
     """`0.275 [0.263, 0.286], .252–.301`: pooled, its interval, single seeds from lowest to highest."""
-    low, high = found[f"{measure}_interval"]
-    text = f"{found[measure]:.3f} [{low:.3f}, {high:.3f}]"
-    each = [one[measure] for one in found.get("by_seed", ())]
+    low, high = record[f"{measure}_interval"]
+    text = f"{record[measure]:.3f} [{low:.3f}, {high:.3f}]"
+    each = [seed_scores[measure] for seed_scores in record.get("by_seed", ())]
     return text + (f", {min(each):.3f}–{max(each):.3f}" if len(each) > 1 else "")
 
 
-def table(found: Mapping[str, Any]) -> str:
+def table(results: Mapping[str, Any]) -> str:
     """The scores of one size, in Markdown."""
     rows = [
         (
-            f"{row['asked_l0']:g}", row["architecture"], f"{row['l0']:.1f}", f"{row['fvu']:.3f}",
-            cells(row, "mean_max_cosine"), cells(row, "f1"), f"{row['uniqueness']:.3f}",
+            f"{row['asked_l0']:g}",
+            row["architecture"],
+            f"{row['l0']:.1f}",
+            f"{row['fvu']:.3f}",
+            cells(row, "mean_max_cosine"),
+            cells(row, "f1"),
+            f"{row['uniqueness']:.3f}",
             f"{100 * row['dead_fraction']:.0f}",
         )
-        for row in sorted(found["saes"].values(), key=lambda row: row["factor"])
-    ]  # fmt: skip
-    random = found["random"]
-    control = ("", "random directions (control)", "", "", cells(random, "mean_max_cosine"), f"{random['f1']:.3g}",
-               f"{random['uniqueness']:.3f}", "")  # fmt: skip
+        for row in sorted(results["saes"].values(), key=lambda row: row["factor"])
+    ]
+    random = results["random"]
+    control = (
+        "",
+        "random directions (control)",
+        "",
+        "",
+        cells(random, "mean_max_cosine"),
+        f"{random['f1']:.3g}",
+        f"{random['uniqueness']:.3f}",
+        "",
+    )
     heads = ("asked", "dictionary", "L0", "FVU", "mean max cosine", "F1", "uniqueness", "dead %")
     return markdown(heads, [*rows, control])
 
 
-def show(name: str, size: Size, found: Mapping[str, Any]) -> None:
+def show(name: str, size: Size, results: Mapping[str, Any]) -> None:
     """The table of README.md, and the diagnostic line by line."""
-    print(f"\n{name}: {size.n_true} features in {size.d_in} dimensions, {size.d_sae} latents, true L0 "
-          f"{found['true_l0']:.1f}; {json.dumps(found['runs'])}\n")  # fmt: skip
-    print(table(found))
-    for choice in found["choices"]:
+    print(
+        f"\n{name}: {size.n_true} features in {size.d_in} dimensions, {size.d_sae} latents, true L0 "
+        f"{results['true_l0']:.1f}; {json.dumps(results['runs'])}\n"
+    )
+    print(table(results))
+    for choice in results["choices"]:
         values = "  ".join(f"{l0:g}: {value:.4f}" for l0, value in choice["values"])
-        print(f"seed {choice['seed']} {choice['architecture']:11s} n {choice['n']:5d}  lowest at L0 "
-              f"{choice['chosen_l0']:g}{' (edge)' if choice['at_edge'] else ''}; best F1 at {choice['best_f1_l0']:g}; "
-              f"{values}")  # fmt: skip
+        print(
+            f"seed {choice['seed']} {choice['architecture']:11s} n {choice['n']:5d}  lowest at L0 "
+            f"{choice['chosen_l0']:g}{' (edge)' if choice['at_edge'] else ''}; best F1 at {choice['best_f1_l0']:g}; "
+            f"{values}"
+        )
 
 
-def kept(folder: Path, name: str, seed: int, factors: Sequence[float] = ()) -> dict[str, Any]:
+def load_or_train(folder: Path, name: str, seed: int, factors: Sequence[float] = ()) -> dict[str, Any]:
     """The run of a size and seed, from its file or trained now. Raises UserError for a file of other settings."""
     size = SIZES[name]
     path = folder / f"{name}-{seed}{'-far' if factors else ''}.json"
     if not path.exists():
         write_json(path, {"size": asdict(size), **run(size, seed, factors)})
-    found: dict[str, Any] = read_json(path)
-    if found["size"] != asdict(size):
+    stored: dict[str, Any] = read_json(path)
+    if stored["size"] != asdict(size):
         raise UserError(f"{path} is of other settings; delete it")
-    return found
+    return stored
 
 
 def main() -> None:
@@ -323,17 +368,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/planted_scale"), help="finished sizes and seeds")
     parser.add_argument("--far", action="store_true", help="with the further run at four times the true L0")
     parser.add_argument("--out", type=Path, default=record_path("planted", "scale"))
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     results: dict[str, Any] = {}
-    for name in chosen.sizes:
+    for name in arguments.sizes:
         size = SIZES[name]
         seeds = range(size.n_seeds)
-        runs = [kept(chosen.folder, name, seed) for seed in seeds]
-        keys = [f"{name}-{seed}" for seed in seeds] if chosen.far else []
-        far = [kept(chosen.folder, name, seed, FAR[key]) for seed, key in enumerate(keys) if key in FAR]
+        runs = [load_or_train(arguments.folder, name, seed) for seed in seeds]
+        keys = [f"{name}-{seed}" for seed in seeds] if arguments.far else []
+        far = [load_or_train(arguments.folder, name, seed, FAR[key]) for seed, key in enumerate(keys) if key in FAR]
         results[name] = {"size": asdict(size), **together(runs, far)}
         show(name, size, results[name])
-    common.save(chosen.out, {"found_from": FOUND, **results})
+    common.save(arguments.out, {"found_from": MATCH_COSINE, **results})
 
 
 if __name__ == "__main__":

@@ -16,15 +16,15 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
     sizes = {name: scale[name] for name in ("small", "large")}
     return {
         "groups": groups_table(groups["results"]),
-        **{name: table(found) for name, found in sizes.items()},
+        **{name: table(size) for name, size in sizes.items()},
         "l0-choice": choice_table(sizes),
     }
 
 
 def groups_table(results: Record) -> str:
     def cells(name: str) -> list[str]:
-        cosines = [one["mean_max_cosine"] for one in results[name]]
-        f1 = sum(one["f1"] for one in results[name]) / len(cosines)
+        cosines = [score["mean_max_cosine"] for score in results[name]]
+        f1 = sum(score["f1"] for score in results[name]) / len(cosines)
         return [f"{sum(cosines) / len(cosines):.3f} ({min(cosines):.3f}–{max(cosines):.3f})", f"{f1:.3f}"]
 
     order = ("gated", "jumprelu", "batch_topk", "topk", "relu")
@@ -36,12 +36,12 @@ def groups_table(results: Record) -> str:
 def choice_table(sizes: Record) -> str:
     """How often the diagnostic's minimum lies at the end of the L0s tried, and where F1 is highest."""
     rows = []
-    for name, found in sizes.items():
-        for n in sorted({choice["n"] for choice in found["choices"]}):
-            choices = [choice for choice in found["choices"] if choice["n"] == n]
-            chosen = sorted({choice["chosen_l0"] for choice in choices})
+    for name, results in sizes.items():
+        for n in sorted({choice["n"] for choice in results["choices"]}):
+            choices = [choice for choice in results["choices"] if choice["n"] == n]
+            picked_l0s = sorted({choice["chosen_l0"] for choice in choices})
             at_edge = sum(choice["at_edge"] for choice in choices)
             right = sum(choice["chosen_l0"] == choice["best_f1_l0"] for choice in choices)
-            picked = ", ".join(f"{l0:g}" for l0 in chosen)
+            picked = ", ".join(f"{l0:g}" for l0 in picked_l0s)
             rows.append([name, f"{n}", f"{len(choices)}", picked, f"{at_edge}", f"{right}"])
     return markdown(["", "n", "SAEs' series", "L0s it picks", "at an end of the range", "where F1 is highest"], rows)
