@@ -69,9 +69,9 @@ class Bench:
         self.second = Draw(folder / "reported.safetensors", 1, 65_536)
         self.log = folder / "tries.jsonl"
         self.warm: set[str] = set()
-        self.known: dict[str, Record] = {}
+        self.records: dict[str, Record] = {}
         if self.log.exists():
-            self.known = {r["key"]: r for r in map(json.loads, self.log.read_text().splitlines())}
+            self.records = {r["key"]: r for r in map(json.loads, self.log.read_text().splitlines())}
 
     @cached_property
     def data(self) -> Data:
@@ -89,26 +89,26 @@ class Bench:
         """The record of one training run on the first draw, made now unless it was before."""
         about = self._about(library, architecture, l0, {"learning_rate": rate, "coef": coef, **extra})
         key = json.dumps({**about, **self.size})
-        if key not in self.known:
+        if key not in self.records:
             trained = self._trained(about, self.data, self.first.held_in)
             self._keep(key, {**about, "cpu_seconds": trained.cpu_seconds, "tuning": measured(trained, *self.tuning)})
-        return self.known[key]
+        return self.records[key]
 
-    def reported(self, chosen: Record, l0: float | None = None) -> list[Record]:
+    def reported(self, record: Record, l0: float | None = None) -> list[Record]:
         """The settings of a try on the second draw: a record for each seed, with every document's error."""
-        asked = chosen["asked_l0"] if l0 is None else l0
-        about = self._about(chosen["library"], chosen["architecture"], asked, chosen["settings"])
-        found = []
+        target_l0 = record["asked_l0"] if l0 is None else l0
+        about = self._about(record["library"], record["architecture"], target_l0, record["settings"])
+        records = []
         for seed in self.seeds:
             key = json.dumps({**about, **self.size, "draw": 2, "seed": seed})
-            if key not in self.known:
+            if key not in self.records:
                 data = self.second.data(self.n_steps, self.batch, FIRST_ORDER + seed, seed)
                 trained = self._trained(about, data, self.second.held_in)
                 rows = self.second.validation
                 result = {"reported": measured(trained, *rows), "errors": errors(trained, *rows)}
                 self._keep(key, {**about, "seed": seed, "cpu_seconds": trained.cpu_seconds, **result})
-            found.append(self.known[key])
-        return found
+            records.append(self.records[key])
+        return records
 
     @staticmethod
     def _about(library: str, architecture: str, l0: float, settings: Mapping[str, Any]) -> Record:
@@ -143,15 +143,16 @@ class Bench:
         return trainee
 
     def _keep(self, key: str, record: Record) -> None:
-        self.known[key] = {"key": key, **record}
+        self.records[key] = {"key": key, **record}
         with self.log.open("a") as file:
-            file.write(json.dumps(self.known[key]) + "\n")
-        found = record.get("tuning") or record["reported"]
+            file.write(json.dumps(self.records[key]) + "\n")
+        measures = record.get("tuning") or record["reported"]
         settings = {name: value for name, value in record["settings"].items() if value is not None}
         where = "first" if "tuning" in record else f"second, seed {record['seed']}"
         print(
-            f"{where:15s} {record['library']:20s} {record['architecture']:11s} {settings!s:60s} L0 {found['l0']:7.2f}  "
-            f"FVU {found['fvu']:.4f}  dead {found['dead_fraction']:.3f}  {record['cpu_seconds']:.0f} s",
+            f"{where:15s} {record['library']:20s} {record['architecture']:11s} {settings!s:60s} "
+            f"L0 {measures['l0']:7.2f}  FVU {measures['fvu']:.4f}  dead {measures['dead_fraction']:.3f}  "
+            f"{record['cpu_seconds']:.0f} s",
             flush=True,
         )
 

@@ -22,26 +22,33 @@ TICKS = (8, 16, 32, 64, 128, 256, 512, 1024)
 def write(path: Path, results: Mapping[str, Any]) -> None:
     """Writes the PNG. Hollow: tries, on the first draw; filled: the chosen settings on the second, bars 95% over
     documents and seeds; ours also at each L0 that a peer reached."""
-    groups = {("monosemy", name): (one["tries"], one) for name, one in results["ours"].items()}
+    groups = {("monosemy", name): (record["tries"], record) for name, record in results["ours"].items()}
     groups |= {(row["library"], row["architecture"]): (row["tries"], row) for row in results["peers"]}
 
     def draw(theme: Theme) -> Figure:
         figure = Figure(figsize=(11.0, 3.1))
         panels = figure.subplots(1, len(results["ours"]), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, results["ours"], strict=True):
-            for (library, architecture), (tries, chosen) in groups.items():
+            for (library, architecture), (tries, row) in groups.items():
                 if architecture != name:
                     continue
                 marker, slot = LOOKS[library]
                 colour = theme.series[slot]
-                axes.plot([t["l0"] for t in tries], [t["fvu"] for t in tries], marker, color=colour,
-                          markerfacecolor=theme.background, markersize=4, linestyle="none")  # fmt: skip
-                low, high = chosen["fvu_interval"]
-                bars = [[chosen["fvu"] - low], [high - chosen["fvu"]]]
-                axes.errorbar([chosen["l0"]], [chosen["fvu"]], bars, fmt=marker, color=colour, markersize=6)
-                if "ours" in chosen:
+                axes.plot(
+                    [t["l0"] for t in tries],
+                    [t["fvu"] for t in tries],
+                    marker,
+                    color=colour,
+                    markerfacecolor=theme.background,
+                    markersize=4,
+                    linestyle="none",
+                )
+                low, high = row["fvu_interval"]
+                bars = [[row["fvu"] - low], [high - row["fvu"]]]
+                axes.errorbar([row["l0"]], [row["fvu"]], bars, fmt=marker, color=colour, markersize=6)
+                if "ours" in row:
                     marker, slot = LOOKS["monosemy"]
-                    axes.plot([chosen["ours"]["l0"]], [chosen["ours"]["fvu"]], marker, color=theme.series[slot])
+                    axes.plot([row["ours"]["l0"]], [row["ours"]["fvu"]], marker, color=theme.series[slot])
             axes.axvline(results["l0"], color=theme.muted, linewidth=0.8, linestyle=":")
             reached = [t["l0"] for (_, other), (tries, _) in groups.items() if other == name for t in tries]
             axes.set_xscale("log", base=2)

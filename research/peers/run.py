@@ -41,15 +41,22 @@ from research.peers.bench import OURS, Bench, Record
 from research.records import record_path
 
 L0 = 32
-RATES = {OURS: (2e-3, 4e-3), "sae-lens": (5e-4, 1.5e-3, 4e-3), "dictionary-learning": (5e-4, 1.5e-3, 4e-3),
-         "eai-sparsify": (3.3e-3, 6.7e-3, 1.33e-2)}  # fmt: skip
+RATES = {
+    OURS: (2e-3, 4e-3),
+    "sae-lens": (5e-4, 1.5e-3, 4e-3),
+    "dictionary-learning": (5e-4, 1.5e-3, 4e-3),
+    "eai-sparsify": (3.3e-3, 6.7e-3, 1.33e-2),
+}
 """Their defaults for these widths are 3e-4, 5.3e-4 and 1.33e-2, chosen for runs a hundred times longer."""
 OPTIONS = ({"bias_rate_factor": 0.1}, {"bias_rate_factor": 0.1, "beta2": 0.99, "k_start_factor": 1.5})
 """Our further tries, at the better rate: slower biases, and with them a shorter memory and a gentler start."""
 FIRST_COEF = {
-    ("sae-lens", "relu"): 5.0, ("sae-lens", "gated"): 5.0, ("sae-lens", "jumprelu"): 5.0,
-    ("dictionary-learning", "relu"): 0.1, ("dictionary-learning", "gated"): 0.1,
-}  # fmt: skip
+    ("sae-lens", "relu"): 5.0,
+    ("sae-lens", "gated"): 5.0,
+    ("sae-lens", "jumprelu"): 5.0,
+    ("dictionary-learning", "relu"): 0.1,
+    ("dictionary-learning", "gated"): 0.1,
+}
 """Documented or default coefficients: the first try of a row whose L0 follows from one."""
 PEERS = [
     *(("sae-lens", name) for name in ARCHITECTURES),
@@ -62,8 +69,8 @@ STEEPNESS = 0.28
 
 def at_l0(record: Record, l0: float = L0) -> float:
     """Tuning FVU carried to `l0` along the usual slope: for ranking tries."""
-    found = record["tuning"]
-    return found["fvu"] * (max(found["l0"], 1e-3) / l0) ** STEEPNESS
+    measures = record["tuning"]
+    return measures["fvu"] * (max(measures["l0"], 1e-3) / l0) ** STEEPNESS
 
 
 def misses(record: Record) -> float:
@@ -81,9 +88,9 @@ def rate_of(record: Record) -> float:
 
 
 def our_tries(bench: Bench, architecture: str) -> list[Record]:
-    found = [bench.tried(OURS, architecture, L0, rate) for rate in RATES[OURS]]
-    rate = rate_of(best_of(found))
-    return found + [bench.tried(OURS, architecture, L0, rate, **options) for options in OPTIONS]
+    tries = [bench.tried(OURS, architecture, L0, rate) for rate in RATES[OURS]]
+    rate = rate_of(best_of(tries))
+    return tries + [bench.tried(OURS, architecture, L0, rate, **options) for options in OPTIONS]
 
 
 def our_defaults(tries: list[Record]) -> Record:
@@ -96,21 +103,21 @@ def search(bench: Bench, library: str, architecture: str) -> list[Record]:
     rates = RATES[library]
     if architecture == "jumprelu" and library == "dictionary-learning":
         tries = [(rates[1], 0.001), (rates[1], 0.01), (rates[2], 0.01)]
-        found = [bench.tried(library, architecture, L0, rate, 1.0, bandwidth=b) for rate, b in tries]
-        best = best_of(found)["settings"]
+        records = [bench.tried(library, architecture, L0, rate, 1.0, bandwidth=b) for rate, b in tries]
+        best = best_of(records)["settings"]
         more = {"bandwidth": 3 * best["bandwidth"]}
-        found.append(bench.tried(library, architecture, L0, best["learning_rate"], best["coef"], **more))
-        best = best_of(found)["settings"]
+        records.append(bench.tried(library, architecture, L0, best["learning_rate"], best["coef"], **more))
+        best = best_of(records)["settings"]
         faster = {"bandwidth": best["bandwidth"]}
-        return [*found, bench.tried(library, architecture, L0, 2 * rates[2], best["coef"], **faster)]
+        return [*records, bench.tried(library, architecture, L0, 2 * rates[2], best["coef"], **faster)]
     if (library, architecture) in FIRST_COEF:
         return landed(bench, library, architecture, rates, FIRST_COEF[library, architecture])
-    found = [bench.tried(library, architecture, L0, rate) for rate in rates]
-    found.append(bench.tried(library, architecture, L0, next_rate(rates, best_of(found))))
+    records = [bench.tried(library, architecture, L0, rate) for rate in rates]
+    records.append(bench.tried(library, architecture, L0, next_rate(rates, best_of(records))))
     if library == "eai-sparsify":
         extra = {"k_decay_steps": bench.n_steps // 10, "auxk_alpha": 1 / 32}
-        found.append(bench.tried(library, architecture, L0, rate_of(best_of(found)), **extra))
-    return found
+        records.append(bench.tried(library, architecture, L0, rate_of(best_of(records)), **extra))
+    return records
 
 
 def next_rate(rates: tuple[float, ...], best: Record) -> float:
@@ -124,23 +131,23 @@ def next_rate(rates: tuple[float, ...], best: Record) -> float:
 def landed(bench: Bench, library: str, architecture: str, rates: tuple[float, ...], coef: float) -> list[Record]:
     """Each of the two higher learning rates twice, with a coefficient corrected by what came before; at the better, all
     carried to the asked L0, up to three more until one is within a tenth of it."""
-    found: list[Record] = []
+    records: list[Record] = []
     for rate in rates[1:] * 2:
-        same = [r for r in found if rate_of(r) == rate]
-        found.append(bench.tried(library, architecture, L0, rate, next_coef(same or found) if found else coef))
-    rate = rate_of(min(found, key=at_l0))
+        same = [r for r in records if rate_of(r) == rate]
+        records.append(bench.tried(library, architecture, L0, rate, next_coef(same or records) if records else coef))
+    rate = rate_of(min(records, key=at_l0))
     for _ in range(3):
-        same = [r for r in found if rate_of(r) == rate]
+        same = [r for r in records if rate_of(r) == rate]
         if min(map(misses, same)) < math.log(1.1):
             break
-        found.append(bench.tried(library, architecture, L0, rate, next_coef(same)))
-    return found
+        records.append(bench.tried(library, architecture, L0, rate, next_coef(same)))
+    return records
 
 
-def next_coef(found: list[Record]) -> float:
+def next_coef(tries: list[Record]) -> float:
     """The coefficient that should give the asked L0: a line through the two nearest tries in log-log, or L0 ∝ 1/coef
     where there is one, at most eight times away."""
-    nearest = sorted(found, key=misses)
+    nearest = sorted(tries, key=misses)
     points = [(math.log(r["settings"]["coef"]), math.log(max(r["tuning"]["l0"], 0.1))) for r in nearest[:2]]
     slope = -1.0
     if len(points) == 2 and points[0][0] != points[1][0]:
@@ -152,20 +159,20 @@ def next_coef(found: list[Record]) -> float:
 
 def pooled(records: list[Record]) -> Record:
     """Means over the seeds, intervals from the lowest to the highest end of theirs."""
-    found = [r["reported"] for r in records]
-    told: Record = {"settings": records[0]["settings"], "asked_l0": records[0]["asked_l0"]}
+    reported = [r["reported"] for r in records]
+    summary: Record = {"settings": records[0]["settings"], "asked_l0": records[0]["asked_l0"]}
     for measure in ("l0", "fvu", "dead_fraction"):
-        ends = [one[f"{measure}_interval"] for one in found]
-        told[measure] = statistics.fmean(one[measure] for one in found)
-        told[f"{measure}_interval"] = [min(low for low, _ in ends), max(high for _, high in ends)]
-        told[f"{measure}_by_seed"] = [one[measure] for one in found]
-    return told | {key: found[0][key] for key in ("n_tokens", "n_documents")}
+        ends = [measures[f"{measure}_interval"] for measures in reported]
+        summary[measure] = statistics.fmean(measures[measure] for measures in reported)
+        summary[f"{measure}_interval"] = [min(low for low, _ in ends), max(high for _, high in ends)]
+        summary[f"{measure}_by_seed"] = [measures[measure] for measures in reported]
+    return summary | {key: reported[0][key] for key in ("n_tokens", "n_documents")}
 
 
 def brief(record: Record) -> Record:
     """A try."""
-    kept = {key: record["tuning"][key] for key in ("l0", "fvu", "dead_fraction")}
-    return {"settings": record["settings"], **kept}
+    measures = {key: record["tuning"][key] for key in ("l0", "fvu", "dead_fraction")}
+    return {"settings": record["settings"], **measures}
 
 
 def compare(bench: Bench, library: str, architecture: str, ours: Record) -> Record:
@@ -179,11 +186,15 @@ def compare(bench: Bench, library: str, architecture: str, ours: Record) -> Reco
     top, bottom = (torch.tensor([r["errors"] for r in rows]).double().numpy() for rows in (mine, theirs))
     weights = bootstrap_weights(top.shape[1], 2000)
     return {
-        "library": library, "architecture": architecture, "tries": [brief(r) for r in tries], **pooled(theirs),
-        "ours": pooled(mine), "ratio": float(top.sum() / bottom.sum()),
+        "library": library,
+        "architecture": architecture,
+        "tries": [brief(r) for r in tries],
+        **pooled(theirs),
+        "ours": pooled(mine),
+        "ratio": float(top.sum() / bottom.sum()),
         "ratio_interval": ratio_interval(top.sum(0), bottom.sum(0), weights),
         "ratio_by_seed": (top.sum(1) / bottom.sum(1)).tolist(),
-    }  # fmt: skip
+    }
 
 
 def step_times(bench: Bench, rounds: int) -> dict[str, float]:
@@ -208,10 +219,10 @@ def step_times(bench: Bench, rounds: int) -> dict[str, float]:
 def table(ours: Mapping[str, Record], rows: list[Record]) -> str:
     """In Markdown. ±: half of the 95% interval over documents, lowest to highest of the seeds."""
 
-    def cells(one: Record) -> str:
-        low, high = one["fvu_interval"]
+    def cells(record: Record) -> str:
+        low, high = record["fvu_interval"]
         half = f"{(high - low) / 2:.3f}".lstrip("0")
-        return f"{one['l0']:.1f} | {one['fvu']:.4f} ±{half} | {100 * one['dead_fraction']:.1f}"
+        return f"{record['l0']:.1f} | {record['fvu']:.4f} ±{half} | {100 * record['dead_fraction']:.1f}"
 
     lines = [
         "| | | tries | L0 | FVU | dead % | ours at that L0 | its dead % | ours ÷ theirs | by seed |",
@@ -223,9 +234,11 @@ def table(ours: Mapping[str, Record], rows: list[Record]) -> str:
         for row in (r for r in rows if r["architecture"] == name):
             low, high = row["ratio_interval"]
             seeds = " ".join(f"{ratio:.3f}" for ratio in row["ratio_by_seed"])
-            lines.append(f"| | {row['library']} | {len(row['tries'])} | {cells(row)} | {row['ours']['fvu']:.4f} | "
-                         f"{100 * row['ours']['dead_fraction']:.1f} | {row['ratio']:.3f} [{low:.3f}, {high:.3f}] | "
-                         f"{seeds} |")  # fmt: skip
+            lines.append(
+                f"| | {row['library']} | {len(row['tries'])} | {cells(row)} | {row['ours']['fvu']:.4f} | "
+                f"{100 * row['ours']['dead_fraction']:.1f} | {row['ratio']:.3f} [{low:.3f}, {high:.3f}] | "
+                f"{seeds} |"
+            )
     return "\n".join(lines)
 
 
@@ -240,26 +253,26 @@ def main() -> None:
     parser.add_argument("--time", type=int, default=0, metavar="ROUNDS", help="also time steps in interleaved rounds")
     parser.add_argument("--figure", type=Path, help="PNG of every try")
     parser.add_argument("--out", type=Path, default=record_path("peers"))
-    chosen = parser.parse_args()
-    bench = Bench(chosen.folder, chosen.width, chosen.batch, chosen.steps, chosen.seeds)
-    wanted = [(library, name) for library, name in PEERS if not chosen.rows or f"{library} {name}" in chosen.rows]
-    tuned = {name: our_tries(bench, name) for name in ARCHITECTURES if name in {name for _, name in wanted}}
-    rows = [compare(bench, library, name, best_of(tuned[name])) for library, name in wanted]
+    arguments = parser.parse_args()
+    bench = Bench(arguments.folder, arguments.width, arguments.batch, arguments.steps, arguments.seeds)
+    pairs = [(library, name) for library, name in PEERS if not arguments.rows or f"{library} {name}" in arguments.rows]
+    tuned = {name: our_tries(bench, name) for name in ARCHITECTURES if name in {name for _, name in pairs}}
+    rows = [compare(bench, library, name, best_of(tuned[name])) for library, name in pairs]
     ours: dict[str, Record] = {}
     for name, tries in tuned.items():
-        best, plain = (pooled(bench.reported(one)) for one in (best_of(tries), our_defaults(tries)))
-        ours[name] = best | {"defaults": plain, "tries": [brief(one) for one in tries]}
-    if chosen.rows:
+        best, plain = (pooled(bench.reported(record)) for record in (best_of(tries), our_defaults(tries)))
+        ours[name] = best | {"defaults": plain, "tries": [brief(record) for record in tries]}
+    if arguments.rows:
         return
     print(table(ours, rows))
-    results: Record = {**bench.size, "l0": L0, "seeds": chosen.seeds, "ours": ours, "peers": rows}
-    if chosen.time:
-        results["step_milliseconds"] = step_times(bench, chosen.time)
+    results: Record = {**bench.size, "l0": L0, "seeds": arguments.seeds, "ours": ours, "peers": rows}
+    if arguments.time:
+        results["step_milliseconds"] = step_times(bench, arguments.time)
         for name, value in results["step_milliseconds"].items():
             print(f"{name:32s} {value:8.1f} ms")
-    if chosen.figure:
-        peers_figure.write(chosen.figure, results)
-    common.save(chosen.out, results)
+    if arguments.figure:
+        peers_figure.write(arguments.figure, results)
+    common.save(arguments.out, results)
 
 
 if __name__ == "__main__":

@@ -101,9 +101,13 @@ def sae_lens(
     common = {"d_in": data.d_in, "d_sae": d_sae, "normalize_activations": "expected_average_only_in"}
     warm = {"l1_coefficient": coef, "l1_warm_up_steps": round(SPARSITY_WARMUP * n)}
     tanh = {
-        "l0_coefficient": coef, "l0_warm_up_steps": n, "jumprelu_sparsity_loss_mode": "tanh",
-        "jumprelu_bandwidth": 2.0, "jumprelu_init_threshold": 0.1, "pre_act_loss_coefficient": 3e-6,
-    }  # fmt: skip
+        "l0_coefficient": coef,
+        "l0_warm_up_steps": n,
+        "jumprelu_sparsity_loss_mode": "tanh",
+        "jumprelu_bandwidth": 2.0,
+        "jumprelu_init_threshold": 0.1,
+        "pre_act_loss_coefficient": 3e-6,
+    }
     cls, config, own = {
         "relu": (saes.StandardTrainingSAE, saes.StandardTrainingSAEConfig, warm),
         "topk": (saes.TopKTrainingSAE, saes.TopKTrainingSAEConfig, {"k": int(l0)}),
@@ -118,11 +122,15 @@ def sae_lens(
     torch.manual_seed(data.seed)
     sae = cls(config(**common, **(own | extra)))
     settings = SAETrainerConfig(
-        total_training_samples=n * data.batch_tokens, train_batch_size_samples=data.batch_tokens, lr=learning_rate,
+        total_training_samples=n * data.batch_tokens,
+        train_batch_size_samples=data.batch_tokens,
+        lr=learning_rate,
         lr_end=learning_rate / 10,
-        lr_warm_up_steps=round(WARMUP * n), lr_decay_steps=round(DECAY * n), dead_feature_window=round(DEAD * n),
+        lr_warm_up_steps=round(WARMUP * n),
+        lr_decay_steps=round(DECAY * n),
+        dead_feature_window=round(DEAD * n),
         n_batches_for_norm_estimate=NORM_BATCHES,
-    )  # fmt: skip
+    )
     clock: Clock | None = None
 
     def provider() -> Iterator[Tensor]:
@@ -163,9 +171,17 @@ def dictionary_learning(
         "jumprelu": (JumpReluTrainer, {"target_l0": l0, "sparsity_penalty": coef, **rise}),
     }[architecture]
     common = {
-        "steps": n, "activation_dim": data.d_in, "dict_size": d_sae, "layer": 0, "lm_name": "", "device": "cpu",
-        "warmup_steps": round(WARMUP * n), "decay_start": n - round(DECAY * n), "seed": data.seed, "lr": learning_rate,
-    }  # fmt: skip
+        "steps": n,
+        "activation_dim": data.d_in,
+        "dict_size": d_sae,
+        "layer": 0,
+        "lm_name": "",
+        "device": "cpu",
+        "warmup_steps": round(WARMUP * n),
+        "decay_start": n - round(DECAY * n),
+        "seed": data.seed,
+        "lr": learning_rate,
+    }
     torch.manual_seed(data.seed)
     trainer = cls(**common, **(own | extra))
     trainer.dead_feature_threshold = DEAD * n * data.batch_tokens
@@ -235,10 +251,17 @@ def sparsify(
     dataset = [{"input_ids": ids} for ids in torch.arange(len(model.rows)).split(data.batch_tokens)]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         settings = TrainConfig(
-            SparseCoderConfig(num_latents=d_sae, k=int(l0)), batch_size=1, lr=learning_rate, hookpoints=["site"],
-            dead_feature_threshold=round(DEAD * len(model.rows)), save_every=10**9, save_dir=folder,
-            init_seeds=[data.seed], log_to_wandb=False, **extra,
-        )  # fmt: skip
+            SparseCoderConfig(num_latents=d_sae, k=int(l0)),
+            batch_size=1,
+            lr=learning_rate,
+            hookpoints=["site"],
+            dead_feature_threshold=round(DEAD * len(model.rows)),
+            save_every=10**9,
+            save_dir=folder,
+            init_seeds=[data.seed],
+            log_to_wandb=False,
+            **extra,
+        )
         trainer = SparsifyTrainer(settings, dataset, model)
         with contextlib.redirect_stderr(io.StringIO()):
             trainer.fit()
