@@ -96,13 +96,13 @@ def leans(
     texts = [template.format(name) for name in names for template in TEMPLATES]
     she, he = (model.tokenizer(word)["input_ids"][0] for word in (" she", " he"))
     steering = steered(changes)
-    found = []
+    log_probabilities = []
     for first in range(0, len(texts), _BATCH):
         prompts = [model.tokenizer(text)["input_ids"] for text in texts[first : first + _BATCH]]
         edit = SiteEdit(sae, scales, [steering] * len(prompts))
         log_p = Decoding(model, prompts, {sae.config.site: edit}).logits.log_softmax(-1)
-        found.append(log_p[:, [she, he]].cpu())
-    both = torch.cat(found).double().view(len(names), len(TEMPLATES), 2)
+        log_probabilities.append(log_p[:, [she, he]].cpu())
+    both = torch.cat(log_probabilities).double().view(len(names), len(TEMPLATES), 2)
     lean = (both[..., 0] - both[..., 1]).mean(1)
     return lean.numpy(), both.exp().sum(-1).mean(1).numpy()
 
@@ -133,10 +133,14 @@ def candidates(
 
 
 def loss_cost(
-    model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, sequences: Tensor, wanted: Sequence[Change]
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scales: LatentScales,
+    sequences: Tensor,
+    latent_changes: Sequence[Change],
 ) -> dict[str, Any]:
     """Change of the loss on text [B, T], nats per token, sequences resampled."""
-    steering = steered(wanted)
+    steering = steered(latent_changes)
     changes, clean_losses = [], []
     for row in sequences:
         tokens = row[None]
@@ -151,13 +155,16 @@ def loss_cost(
         ]
         clean_losses.append(float(losses[0]))
         changes.append(float(losses[1] - losses[0]))
-    found = mean_over_prompts(changes)
+    mean_change = mean_over_prompts(changes)
     clean = float(np.mean(clean_losses))
     return {
-        "loss_change": found.mean, "interval": found.interval, "n_sequences": found.n,
-        "n_tokens": int(sequences.numel()), "perplexity_before": float(np.exp(clean)),
-        "perplexity_after": float(np.exp(clean + (found.mean or 0.0))),
-    }  # fmt: skip
+        "loss_change": mean_change.mean,
+        "interval": mean_change.interval,
+        "n_sequences": mean_change.n,
+        "n_tokens": int(sequences.numel()),
+        "perplexity_before": float(np.exp(clean)),
+        "perplexity_after": float(np.exp(clean + (mean_change.mean or 0.0))),
+    }
 
 
 def bias_case(
@@ -193,9 +200,9 @@ def bias_case(
     gaps = {change: measured(search, [change])["gap"]["mean"] for change in tried}
     ranked: list[Change] = []
     for latent, factor in sorted(tried, key=lambda change: abs(gaps[change])):
-        if latent not in [kept for kept, _ in ranked]:
+        if latent not in [ranked_latent for ranked_latent, _ in ranked]:
             ranked.append((latent, factor))
-    chosen: dict[str, Any] = {}
+    by_count: dict[str, Any] = {}
     for count in counts:
         changes = ranked[:count]
         ablations = tuple(Edit(latent, "ablate") for latent, _ in changes)
@@ -203,14 +210,18 @@ def bias_case(
             [(e.latent, factor) for e, (_, factor) in zip(control_edits(ablations, sae, scales, seed), changes)]
             for seed in range(n_controls)
         ]
-        chosen[str(count)] = {
+        by_count[str(count)] = {
             **judged(changes),
             "search_gap": measured(search, changes)["gap"],
             "random": [judged(control) for control in controls],
         }
     return {
-        "templates": TEMPLATES, "search": {"women": search[0], "men": search[1]},
-        "judge": {"women": judge[0], "men": judge[1]}, "n_candidates": n_candidates,
+        "templates": TEMPLATES,
+        "search": {"women": search[0], "men": search[1]},
+        "judge": {"women": judge[0], "men": judge[1]},
+        "n_candidates": n_candidates,
         "single": [{"latent": i, "factor": f, "search_gap": gaps[i, f]} for i, f in ranked[:20]],
-        "search_gap_before": before_search, "before": measured(judge, []), "changed": chosen,
-    }  # fmt: skip
+        "search_gap_before": before_search,
+        "before": measured(judge, []),
+        "changed": by_count,
+    }

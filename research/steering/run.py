@@ -42,15 +42,31 @@ from research.records import record_path
 from research.steering.bias import bias_case
 
 QUESTIONS = (
-    "What should I do this weekend?", "How can I sleep better?", "Tell me about yourself.",
-    "What makes a good friend?", "How do I start a new hobby?", "What is the best way to learn?",
-    "Write a short story about a child.", "Why do people travel?", "What did you do yesterday?",
-    "How can I be happier?", "Give me advice for a job interview.", "What is a good gift for my sister?",
-    "Describe a perfect day.", "How do I make new friends?", "Why is the sky blue?",
-    "What should I cook tonight?", "Tell me something interesting.", "How do I save money?",
-    "What is your favourite season?", "Write a letter to a neighbour.", "How does a computer work?",
-    "What should I read next?", "Why do we dream?", "How can I keep my house tidy?",
-)  # fmt: skip
+    "What should I do this weekend?",
+    "How can I sleep better?",
+    "Tell me about yourself.",
+    "What makes a good friend?",
+    "How do I start a new hobby?",
+    "What is the best way to learn?",
+    "Write a short story about a child.",
+    "Why do people travel?",
+    "What did you do yesterday?",
+    "How can I be happier?",
+    "Give me advice for a job interview.",
+    "What is a good gift for my sister?",
+    "Describe a perfect day.",
+    "How do I make new friends?",
+    "Why is the sky blue?",
+    "What should I cook tonight?",
+    "Tell me something interesting.",
+    "How do I save money?",
+    "What is your favourite season?",
+    "Write a letter to a neighbour.",
+    "How does a computer work?",
+    "What should I read next?",
+    "Why do we dream?",
+    "How can I keep my house tidy?",
+)
 TOPICS = {
     "music": "music musical song songs album band guitar concert singer",
     "war": "war wars army battle soldiers military",
@@ -86,10 +102,12 @@ SPOKEN = {
         "Subsequent analysis identified considerable heterogeneity across experimental conditions.",
     ),
     "plain": (
-        "We had so much fun at the park today!", "The dog is big and soft and it likes to run.",
-        "My mom made us a cake and we ate it all.", "I want to play with you and your new ball.",
+        "We had so much fun at the park today!",
+        "The dog is big and soft and it likes to run.",
+        "My mom made us a cake and we ate it all.",
+        "I want to play with you and your new ball.",
     ),
-}  # fmt: skip
+}
 TOPIC_INSTRUCTION = "Talk about {} in your answer."
 TONE_INSTRUCTION = {
     "technical": "Answer in technical, academic language.",
@@ -146,21 +164,24 @@ def judged(
     bench: Bench, questions: Sequence[str], answers: Sequence[Answer], score: Callable[[str], float | None]
 ) -> dict[str, Any]:
     """Per answer: the score, perplexity, distinct-2, whether fluent; `both` is the score of a fluent answer, else 0."""
-    found: dict[str, list[Any]] = {"score": [], "perplexity": [], "distinct_2": [], "fluent": [], "both": []}
+    columns: dict[str, list[Any]] = {"score": [], "perplexity": [], "distinct_2": [], "fluent": [], "both": []}
     for question, answer in zip(questions, answers, strict=True):
         size, distinct, value = perplexity(bench, question, answer), distinct_n(answer.ids, 2), score(answer.text)
         fluent = size is not None and size <= MAX_PERPLEXITY and (distinct or 0.0) >= MIN_DISTINCT
         for key, item in (
-            ("score", value), ("perplexity", size), ("distinct_2", distinct), ("fluent", float(fluent)),
+            ("score", value),
+            ("perplexity", size),
+            ("distinct_2", distinct),
+            ("fluent", float(fluent)),
             ("both", (value or 0.0) * fluent),
-        ):  # fmt: skip
-            found[key].append(item)
-    return found
+        ):
+            columns[key].append(item)
+    return columns
 
 
-def summary(found: dict[str, Any], default: dict[str, Any], answers: Sequence[Answer]) -> dict[str, Any]:
-    means = {key: dataclasses.asdict(mean_over_prompts(values)) for key, values in found.items()}
-    change = dataclasses.asdict(paired_difference(found["score"], default["score"]))
+def summary(columns: dict[str, Any], default: dict[str, Any], answers: Sequence[Answer]) -> dict[str, Any]:
+    means = {key: dataclasses.asdict(mean_over_prompts(values)) for key, values in columns.items()}
+    change = dataclasses.asdict(paired_difference(columns["score"], default["score"]))
     return {**means, "score_change": change, "texts": [answer.text for answer in answers]}
 
 
@@ -177,8 +198,8 @@ def wish(
     steerings = [Steering((Edit(latent, "set", value, "norm"),)) for latent, value in tried]
     points = []
     for (latent, value), row in zip(tried, bench.answers(search, steerings), strict=True):
-        found = judged(bench, search, row, score)
-        mean = {key: mean_over_prompts(values).mean for key, values in found.items()}
+        judgement = judged(bench, search, row, score)
+        mean = {key: mean_over_prompts(values).mean for key, values in judgement.items()}
         points.append({"latent": latent, "strength": value, **mean})
     sign = -1.0 if goal.startswith("-") else 1.0
     usable = [point for point in points if goal == "both" or point["fluent"] >= 0.75] or points
@@ -202,9 +223,11 @@ def wish(
     columns |= {f"random {edits[0].latent}": row for edits, row in zip(controls, random, strict=True)}
     return {
         "chosen": {"latent": best["latent"], "strength": best["strength"], "raw": raw.value},
-        "instruction": instruction, "search": points, "questions": judge,
+        "instruction": instruction,
+        "search": points,
+        "questions": judge,
         "judged": {name: summary(judged(bench, judge, row, score), base, row) for name, row in columns.items()},
-    }  # fmt: skip
+    }
 
 
 def activations(bench: Bench, texts: Sequence[str]) -> torch.Tensor:
@@ -222,7 +245,7 @@ def activations(bench: Bench, texts: Sequence[str]) -> torch.Tensor:
 def find(bench: Bench, wishes: dict[str, str], texts: dict[str, Sequence[str]]) -> dict[str, list[dict[str, Any]]]:
     """Per wish its latents: of those that tell its texts from the others' best, the ones that raise its words most."""
     means = {name: activations(bench, texts[name]) for name in wishes}
-    found = {}
+    rows_by_wish = {}
     for name, words in wishes.items():
         others = torch.stack([mean for other, mean in means.items() if other != name]).amax(0)
         gap, latents = (means[name] - others).topk(4 * bench.n_latents)
@@ -232,16 +255,18 @@ def find(bench: Bench, wishes: dict[str, str], texts: dict[str, Sequence[str]]) 
         ]
         raised = torch.stack([run.words[:, 0] for run in runs]).mean(0)
         rows = raised.argsort(descending=True)[: bench.n_latents].tolist()
-        found[name] = [
+        rows_by_wish[name] = [
             {
-                "latent": int(latents[row]), "fires_more": float(gap[row]), "words": float(raised[row]),
+                "latent": int(latents[row]),
+                "fires_more": float(gap[row]),
+                "words": float(raised[row]),
                 "words_before": float(torch.stack([run.words_before for run in runs]).mean()),
                 "output_score_gain": float(torch.stack([run.gain for run in runs]).mean(0)[row]),
                 "raises": [bench.model.tokenizer.decode([token]) for token in runs[0].tokens[row, :8].tolist()],
             }
             for row in rows
-        ]  # fmt: skip
-    return found
+        ]
+    return rows_by_wish
 
 
 def main() -> None:
@@ -251,48 +276,61 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["topic", "tone", "bias"])
     parser.add_argument("--reduced", action="store_true", help="few questions, strengths and candidates: a check")
     parser.add_argument("--out", type=Path, default=record_path("steering"))
-    given = parser.parse_args()
-    saved = choose_sae(given.run, given.sae)
-    model, sae, scales = load_run(given.run, saved.folder)
-    few = given.reduced
+    arguments = parser.parse_args()
+    saved = choose_sae(arguments.run, arguments.sae)
+    model, sae, scales = load_run(arguments.run, saved.folder)
+    few = arguments.reduced
     bench = Bench(
-        model, sae, scales, QUESTIONS[:6] if few else QUESTIONS, STRENGTHS[1:5:2] if few else STRENGTHS,
-        20 if few else 40, 2 if few else 3, 1 if few else 3,
-    )  # fmt: skip
-    results: dict[str, Any] = dict(read_json(given.out)) if given.out.exists() else {}
+        model,
+        sae,
+        scales,
+        questions=QUESTIONS[:6] if few else QUESTIONS,
+        strengths=STRENGTHS[1:5:2] if few else STRENGTHS,
+        n_tokens=20 if few else 40,
+        n_latents=2 if few else 3,
+        n_controls=1 if few else 3,
+    )
+    results: dict[str, Any] = dict(read_json(arguments.out)) if arguments.out.exists() else {}
     results |= {"sae": saved.label, "model": model.name, "reduced": few}
     results |= {"max_perplexity": MAX_PERPLEXITY, "min_distinct_2": MIN_DISTINCT, "n_tokens": bench.n_tokens}
-    for name in given.only:
+    for name in arguments.only:
         started = time.perf_counter()
-        results[name] = EXAMPLES[name](bench, given.run)
+        results[name] = EXAMPLES[name](bench, arguments.run)
         results[name]["seconds"] = time.perf_counter() - started
-        common.save(given.out, results, without=("*/texts", "topic/found"))
+        common.save(arguments.out, results, without=("*/texts", "topic/found"))
         print(f"{name}: {results[name]['seconds']:.0f} s", flush=True)
 
 
 def topic(bench: Bench, run: Path) -> dict[str, Any]:
     """Of the topics whose latents raise their words most, the one that answers mention most, forced into answers."""
     texts = {name: [form.format(word) for word in words.split() for form in ABOUT] for name, words in TOPICS.items()}
-    found = find(bench, TOPICS, texts)
-    likely = sorted(found, key=lambda topic: -found[topic][0]["words"])[: 1 if len(bench.questions) < 24 else N_TOPICS]
+    candidates = find(bench, TOPICS, texts)
+    likely = sorted(candidates, key=lambda topic: -candidates[topic][0]["words"])[
+        : 1 if len(bench.questions) < 24 else N_TOPICS
+    ]
     results = {
         name: wish(
-            bench, [row["latent"] for row in found[name]], lambda text, of=TOPICS[name]: float(mentions(text, of)),
-            TOPIC_INSTRUCTION.format(name), "both",
+            bench,
+            [row["latent"] for row in candidates[name]],
+            lambda text, of=TOPICS[name]: float(mentions(text, of)),
+            TOPIC_INSTRUCTION.format(name),
+            "both",
         )
         for name in likely
-    }  # fmt: skip
+    }
     name = max(likely, key=lambda topic: max(point["both"] for point in results[topic]["search"]))
     tried = {other: max(point["both"] for point in results[other]["search"]) for other in likely}
-    return {"topic": name, "words": TOPICS[name], "found": found, "tried": tried, **results[name]}
+    return {"topic": name, "words": TOPICS[name], "found": candidates, "tried": tried, **results[name]}
 
 
 def tone(bench: Bench, run: Path) -> dict[str, Any]:
     """Both directions of the same scale: more and fewer long words."""
-    found = find(bench, TONES, SPOKEN)
-    results: dict[str, Any] = {"found": found}
+    candidates = find(bench, TONES, SPOKEN)
+    results: dict[str, Any] = {"found": candidates}
     for name, goal in (("technical", "score"), ("plain", "-score")):
-        results[name] = wish(bench, [row["latent"] for row in found[name]], complex_share, TONE_INSTRUCTION[name], goal)
+        results[name] = wish(
+            bench, [row["latent"] for row in candidates[name]], complex_share, TONE_INSTRUCTION[name], goal
+        )
     return results
 
 
@@ -305,9 +343,14 @@ def bias(bench: Bench, run: Path) -> dict[str, Any]:
     n = min(shards.n_sequences, 2 if few else 32)
     validation = torch.from_numpy(shards.sequences(0, n).copy()).long()
     return bias_case(
-        bench.model, bench.sae, bench.scales, validation, n_candidates=6 if few else 80,
-        counts=(1, 3) if few else (1, 2, 5, 10, 20), n_controls=bench.n_controls,
-    )  # fmt: skip
+        bench.model,
+        bench.sae,
+        bench.scales,
+        validation,
+        n_candidates=6 if few else 80,
+        counts=(1, 3) if few else (1, 2, 5, 10, 20),
+        n_controls=bench.n_controls,
+    )
 
 
 EXAMPLES = {"topic": topic, "tone": tone, "bias": bias}
