@@ -35,7 +35,7 @@ from research import common, run_folders
 from research.records import record_path
 
 SHARES = ("dead_fraction", "over_1pct_fraction", "over_10pct_fraction")
-SHOWN = ("l0", "fvu", "delta_loss", "loss_recovered", "gamma", *SHARES)
+MEASURES = ("l0", "fvu", "delta_loss", "loss_recovered", "gamma", *SHARES)
 FIGURES = ("delta_loss", "fvu", "shares", "firing_rates", "usage")
 NAMES = {"frozen_random": "frozen random (control)", "pca": "PCA (control)"}
 FIRST_COLUMN = ("jumprelu", "batch_topk", "gated", "relu", "topk")
@@ -62,31 +62,34 @@ def merged(runs: Sequence[ReportInputs], folders: Sequence[Path]) -> ReportInput
         runs[0],
         records=tuple(records.values()),
         curves={key: curve for run in runs for key, curve in run.curves.items()},
-        latents={key: found for run in runs for key, found in run.latents.items()},
+        latents={key: latents for run in runs for key, latents in run.latents.items()},
     )
 
 
 def row(point: Point) -> dict[str, Any]:
     """A point of the frontier as plain values, seeds in their order."""
     records = sorted(point.records, key=lambda r: r.seed)
-    found: dict[str, Any] = {"architecture": point.architecture, "asked": point.target_l0,
-                             "seeds": [r.seed for r in records]}  # fmt: skip
-    for measure in SHOWN:
+    summary: dict[str, Any] = {
+        "architecture": point.architecture,
+        "asked": point.target_l0,
+        "seeds": [r.seed for r in records],
+    }
+    for measure in MEASURES:
         value = point[measure]
         if math.isfinite(value.value):
             ends = [value.low, value.high] if math.isfinite(value.low) else None
-            found[measure] = {"mean": value.value, "interval": ends, "each": [r[measure].value for r in records]}
-    return found
+            summary[measure] = {"mean": value.value, "interval": ends, "each": [r[measure].value for r in records]}
+    return summary
 
 
-def paired(sums: Mapping[str, DocumentSums], found: Sequence[Point]) -> dict[str, Any]:
+def paired(sums: Mapping[str, DocumentSums], frontier_points: Sequence[Point]) -> dict[str, Any]:
     """Differences of the architectures that reached one asked L0, by L0; `off_target`: those that did not."""
     result: dict[str, Any] = {}
-    for asked in sorted({p.target_l0 for p in found if p.target_l0 and not p.control}):
-        able = [p for p in found if p.target_l0 == asked and p.architecture in ARCHITECTURES]
+    for target_l0 in sorted({p.target_l0 for p in frontier_points if p.target_l0 and not p.control}):
+        able = [p for p in frontier_points if p.target_l0 == target_l0 and p.architecture in ARCHITECTURES]
         here = [p for p in able if p.on_target]
         if len(here) > 1:
-            result[f"{asked:g}"] = {
+            result[f"{target_l0:g}"] = {
                 "off_target": [p.architecture for p in able if not p.on_target],
                 "fvu_ratio_minus_1": as_rows(sums["error"], here, paired_ratios),
                 "delta_loss_difference": as_rows(sums["delta_loss"], here, paired_differences),
@@ -108,8 +111,8 @@ def as_rows(sums: DocumentSums, here: Sequence[Point], differ: Callable[..., lis
 
 def laws_of(run: ReportInputs, site: str) -> dict[tuple[str, str], PowerLaw | None]:
     return {
-        key: fit_power_law(found.mean_when_active, found.firing_rate)
-        for key, found in run.latents.items()
+        key: fit_power_law(latents.mean_when_active, latents.firing_rate)
+        for key, latents in run.latents.items()
         if key[0] == site
     }
 
@@ -123,16 +126,16 @@ def compare(run: ReportInputs, folders: Sequence[Path], site: str) -> dict[str, 
         raise UserError(
             f"no document sums of {', '.join(missing)} at {site}; run `monosemy evaluate` on that run again"
         )
-    found = points(records)
-    own = [p for p in found if p.architecture in ARCHITECTURES and p.target_l0]
+    frontier_points = points(records)
+    own = [p for p in frontier_points if p.architecture in ARCHITECTURES and p.target_l0]
     return {
         "n_tokens": max(r.n_tokens for r in records),
         "n_loss_tokens": max(r.n_loss_tokens for r in records),
         "n_documents": len(sums["error"].documents),
         "n_loss_documents": len(sums["delta_loss"].documents),
         "largest_l0_miss": max(abs(r["l0"].value / p.target_l0 - 1) for p in own for r in p.records if p.target_l0),
-        "points": [row(p) for p in found],
-        "paired": paired(sums, found),
+        "points": [row(p) for p in frontier_points],
+        "paired": paired(sums, frontier_points),
         "power_laws": {
             name: {"exponent": law.exponent, "interval": law.interval, "r_squared": law.r_squared}
             for (_, name), law in laws_of(run, site).items()
@@ -148,61 +151,74 @@ def over_active(latents: Latents) -> dict[str, float]:
     return {"latents": len(over), "share_of_firings": float(over.sum() / max(latents.firing_count.sum(), 1))}
 
 
-def show(site: str, found: Mapping[str, Any]) -> None:
-    print(f"\n{site}: {found['n_tokens']:,} tokens, losses over {found['n_loss_tokens']:,}; every L0 within "
-          f"{100 * found['largest_l0_miss']:.1f}% of the asked\n")  # fmt: skip
-    print("\n".join([*table(found["points"]), "", *paired_table(found["paired"])]))
-    for asked, both in found["paired"].items():
+def show(site: str, comparison: Mapping[str, Any]) -> None:
+    print(
+        f"\n{site}: {comparison['n_tokens']:,} tokens, losses over {comparison['n_loss_tokens']:,}; every L0 within "
+        f"{100 * comparison['largest_l0_miss']:.1f}% of the asked\n"
+    )
+    print("\n".join([*table(comparison["points"]), "", *paired_table(comparison["paired"])]))
+    for target_l0, both in comparison["paired"].items():
         if both["off_target"]:
-            print(f"\nnot compared at L0 {asked}, too far from it: {', '.join(both['off_target'])}")
+            print(f"\nnot compared at L0 {target_l0}, too far from it: {', '.join(both['off_target'])}")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The points as lines of a table in Markdown."""
     lines = ["| asked | dictionary | seeds | L0 | FVU | Δ loss | recovered | γ | dead % | >10% % |", "|---" * 10 + "|"]
     last = None
-    for one in sorted(rows, key=lambda p: (p["asked"] or 0, p["architecture"] in NAMES, p["architecture"])):
-        name = one["architecture"]
-        asked, last = ("" if one["asked"] == last else f"{one['asked'] or 0:g}"), one["asked"]
-        shares = ["" if name == "pca" else plain(one, share, 1, 100) for share in (SHARES[0], SHARES[2])]
-        cells = [asked, NAMES.get(name, name), "" if name == "pca" else f"{len(one['seeds'])}", half(one, "l0", 1),
-                 half(one, "fvu", 3), half(one, "delta_loss", 3), plain(one, "loss_recovered", 3),
-                 plain(one, "gamma", 3), *shares]  # fmt: skip
+    for point in sorted(rows, key=lambda p: (p["asked"] or 0, p["architecture"] in NAMES, p["architecture"])):
+        name = point["architecture"]
+        target_cell, last = ("" if point["asked"] == last else f"{point['asked'] or 0:g}"), point["asked"]
+        shares = ["" if name == "pca" else plain(point, share, 1, 100) for share in (SHARES[0], SHARES[2])]
+        cells = [
+            target_cell,
+            NAMES.get(name, name),
+            "" if name == "pca" else f"{len(point['seeds'])}",
+            half(point, "l0", 1),
+            half(point, "fvu", 3),
+            half(point, "delta_loss", 3),
+            plain(point, "loss_recovered", 3),
+            plain(point, "gamma", 3),
+            *shares,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def plain(one: Mapping[str, Any], measure: str, digits: int, scale: float = 1) -> str:
-    return f"{scale * one[measure]['mean']:.{digits}f}" if measure in one else ""
+def plain(point: Mapping[str, Any], measure: str, digits: int, scale: float = 1) -> str:
+    return f"{scale * point[measure]['mean']:.{digits}f}" if measure in point else ""
 
 
-def half(one: Mapping[str, Any], measure: str, digits: int) -> str:
+def half(point: Mapping[str, Any], measure: str, digits: int) -> str:
     """`0.160 ±.005`: a mean and half the width of its interval, which is left out where it rounds to zero."""
-    ends = one[measure]["interval"] if measure in one else None
+    ends = point[measure]["interval"] if measure in point else None
     width = f"{(ends[1] - ends[0]) / 2:.{digits}f}" if ends else "0"
-    return plain(one, measure, digits) + (f" ±{width.removeprefix('0')}" if float(width) > 0 else "")
+    return plain(point, measure, digits) + (f" ±{width.removeprefix('0')}" if float(width) > 0 else "")
 
 
 def paired_table(paired: Mapping[str, Any]) -> list[str]:
     """The paired differences as lines of a table in Markdown, a column per L0; FVU in per cent of the second's."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for asked, both in paired.items():
+    for target_l0, both in paired.items():
         for measure, per_cent in (("fvu_ratio_minus_1", True), ("delta_loss_difference", False)):
-            for found in both[measure]:
-                first, second, *values = oriented(found, per_cent)
+            for difference in both[measure]:
+                first, second, *values = oriented(difference, per_cent)
                 cell = ("{:+.1f}% [{:+.1f}, {:+.1f}]" if per_cent else "{:+.3f} [{:+.3f}, {:+.3f}]").format(*values)
                 title = f"{first} against {second}"
-                rows.setdefault((title, "FVU" if per_cent else "Δ loss"), {})[asked] = cell
-    lines = [f"| | {' | '.join(f'L0 {asked}' for asked in paired)} |", "|---" * (len(paired) + 1) + "|"]
+                rows.setdefault((title, "FVU" if per_cent else "Δ loss"), {})[target_l0] = cell
+    lines = [f"| | {' | '.join(f'L0 {target_l0}' for target_l0 in paired)} |", "|---" * (len(paired) + 1) + "|"]
     for title, kind in sorted(rows, key=lambda key: [FIRST_COLUMN.index(name) for name in key[0].split(" against ")]):
-        cells = [rows[title, kind].get(asked, "") for asked in paired]
+        cells = [rows[title, kind].get(target_l0, "") for target_l0 in paired]
         lines.append(f"| {title}, {kind} | {' | '.join(cells)} |")
     return lines
 
 
-def oriented(found: Mapping[str, Any], ratio: bool) -> tuple[Any, ...]:
+def oriented(difference: Mapping[str, Any], ratio: bool) -> tuple[Any, ...]:
     """(first, second, estimate, low, high) with the pair in the order of FIRST_COLUMN; ratios in per cent."""
-    names, values = (found["first"], found["second"]), [found[key] for key in ("estimate", "low", "high")]
+    names, values = (
+        (difference["first"], difference["second"]),
+        [difference[key] for key in ("estimate", "low", "high")],
+    )
     if FIRST_COLUMN.index(names[0]) > FIRST_COLUMN.index(names[1]):
         names = names[::-1]
         low_first = (values[0], values[2], values[1])
@@ -214,7 +230,7 @@ def draw(run: ReportInputs, site: str, folder: Path) -> None:
     """Pictures of single latents show the lowest seed alone: their counts would otherwise sum seeds."""
     folder.mkdir(parents=True, exist_ok=True)
     lowest = {min(p.records, key=lambda r: r.seed).name for p in points(run.at(site))}
-    run = dataclasses.replace(run, latents={key: found for key, found in run.latents.items() if key[1] in lowest})
+    run = dataclasses.replace(run, latents={key: latents for key, latents in run.latents.items() if key[1] in lowest})
     for kind, drawing in site_figures(run, site, laws_of(run, site)):
         if kind in FIGURES:
             with atomic_path(folder / f"frontier-{drawing.file}.png") as temporary:
@@ -228,11 +244,17 @@ def costs(folders: Sequence[Path], runs: Sequence[ReportInputs]) -> list[dict[st
         stages = read_json(folder / "stages.json")["stages"]
         trained = stages.get("training", {}).get("record", {})
         losses = [r.n_loss_tokens for r in run.records if math.isfinite(r["delta_loss"].value)]
-        listed.append({
-            "run": folder.name, "n_saes": len(trained.get("saes", ())), "training_tokens": trained.get("n_tokens"),
-            "n_evaluated": len(run.records), "validation_tokens": max((r.n_tokens for r in run.records), default=0),
-            "loss_tokens_of_all": sum(losses), "seconds": {name: stage["seconds"] for name, stage in stages.items()},
-        })  # fmt: skip
+        listed.append(
+            {
+                "run": folder.name,
+                "n_saes": len(trained.get("saes", ())),
+                "training_tokens": trained.get("n_tokens"),
+                "n_evaluated": len(run.records),
+                "validation_tokens": max((r.n_tokens for r in run.records), default=0),
+                "loss_tokens_of_all": sum(losses),
+                "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+            }
+        )
     return listed
 
 
@@ -242,16 +264,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=record_path("frontier"))
     parser.add_argument("--figures", type=Path)
     parser.add_argument("--figure-sites", nargs="*", help="default: every site")
-    chosen = parser.parse_args()
-    settings = run_folders.comparable(run_folders.shared_config(chosen.runs))
-    runs = [read_inputs(folder) for folder in chosen.runs]
-    run = merged(runs, chosen.runs)
-    sites = {site: compare(run, chosen.runs, site) for site in run.sites}
-    for site, found in sites.items():
-        show(site, found)
-        if chosen.figures and site in (chosen.figure_sites or run.sites):
-            draw(run, site, chosen.figures)
-    common.save(chosen.out, {"settings": settings, "sites": sites, "costs": costs(chosen.runs, runs)})
+    arguments = parser.parse_args()
+    settings = run_folders.comparable(run_folders.shared_config(arguments.runs))
+    runs = [read_inputs(folder) for folder in arguments.runs]
+    run = merged(runs, arguments.runs)
+    sites = {site: compare(run, arguments.runs, site) for site in run.sites}
+    for site, comparison in sites.items():
+        show(site, comparison)
+        if arguments.figures and site in (arguments.figure_sites or run.sites):
+            draw(run, site, arguments.figures)
+    common.save(arguments.out, {"settings": settings, "sites": sites, "costs": costs(arguments.runs, runs)})
 
 
 if __name__ == "__main__":
