@@ -59,10 +59,18 @@ def write_synthetic_run(folder: Path, m: int, seed: int = 0) -> int:
     arrays = {**_numbers(random, m), **_examples(random, m), **_texts(random, m, words)}
     arrays["columns"] = np.stack(list(columns.values()))
     info = {
-        "format": FORMAT, "site": SITE, "name": NAME, "d_sae": m, "n_tokens": N_TOKENS, "n_contexts": N_TOKENS // T,
-        "context_length": T, "columns": list(columns), "label_columns": [n for n in columns if "auroc" in n],
-        "text_sha256": "synthetic", "n_examples": len(arrays["example_token"]),
-    }  # fmt: skip
+        "format": FORMAT,
+        "site": SITE,
+        "name": NAME,
+        "d_sae": m,
+        "n_tokens": N_TOKENS,
+        "n_contexts": N_TOKENS // T,
+        "context_length": T,
+        "columns": list(columns),
+        "label_columns": [n for n in columns if "auroc" in n],
+        "text_sha256": "synthetic",
+        "n_examples": len(arrays["example_token"]),
+    }
     documents = [(i, "english", f"article {i}") for i in range(4096)]
     target = folder / "features" / SITE / NAME
     write_database(target, info, arrays, list(_labels(random, m, words)), documents=documents)
@@ -71,8 +79,8 @@ def write_synthetic_run(folder: Path, m: int, seed: int = 0) -> int:
 
 def _words(random: np.random.Generator) -> list[str]:
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-    found = {"".join(random.choice(letters, random.integers(3, 9))) for _ in range(2 * VOCABULARY)}
-    return list(random.permutation(sorted(found))[:VOCABULARY])
+    words = {"".join(random.choice(letters, random.integers(3, 9))) for _ in range(2 * VOCABULARY)}
+    return list(random.permutation(sorted(words))[:VOCABULARY])
 
 
 def _columns(random: np.random.Generator, m: int) -> dict[str, np.ndarray]:
@@ -291,7 +299,7 @@ def measure(folder: Path, m: int, n: int, seconds: float) -> dict[str, Any]:
         os.sched_setaffinity(0, set(cores[1:]))
     try:
         random, client = np.random.default_rng(1), Client(port)
-        found = {name: latencies(client, listed) for name, listed in queries(random, m, n).items()}
+        milliseconds = {name: latencies(client, listed) for name, listed in queries(random, m, n).items()}
         base = f"/api/f/{SITE}/{NAME}/latent/"
         before = cpu_seconds(process.pid)
         rate = pages_per_second(port, lambda: f"{base}{random.integers(m)}", seconds)
@@ -302,23 +310,23 @@ def measure(folder: Path, m: int, n: int, seconds: float) -> dict[str, Any]:
         process.wait()
     return {
         "cold_start_seconds": statistics.median(starts),
-        "milliseconds": found,
+        "milliseconds": milliseconds,
         "pages_per_second": rate,
         "server_milliseconds_per_page": cost,
     }
 
 
-def missed(found: dict[str, Any]) -> list[str]:
+def missed(results: dict[str, Any]) -> list[str]:
     """A line for each limit that was not kept."""
     lines = [
-        f"{name}: {found['milliseconds'][name]['p95']:.1f} ms at the 95th percentile, limit {limit:g}"
+        f"{name}: {results['milliseconds'][name]['p95']:.1f} ms at the 95th percentile, limit {limit:g}"
         for name, limit in LIMITS.items()
-        if found["milliseconds"][name]["p95"] > limit
+        if results["milliseconds"][name]["p95"] > limit
     ]
-    if found["pages_per_second"] < PAGES_PER_SECOND:
-        lines.append(f"{found['pages_per_second']:.0f} latent pages a second, at least {PAGES_PER_SECOND} are wanted")
-    if found["cold_start_seconds"] > START_SECONDS:
-        lines.append(f"cold start {found['cold_start_seconds']:.2f} s, limit {START_SECONDS:g}")
+    if results["pages_per_second"] < PAGES_PER_SECOND:
+        lines.append(f"{results['pages_per_second']:.0f} latent pages a second, at least {PAGES_PER_SECOND} are wanted")
+    if results["cold_start_seconds"] > START_SECONDS:
+        lines.append(f"cold start {results['cold_start_seconds']:.2f} s, limit {START_SECONDS:g}")
     return lines
 
 
@@ -329,30 +337,30 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of asking for pages without pause")
     parser.add_argument("--folder", type=Path, help="keep the synthetic run here, and use it when it is there")
     parser.add_argument("--out", type=Path, default=record_path("speed", "browser"))
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = chosen.folder or Path(temporary) / "run"
+        folder = arguments.folder or Path(temporary) / "run"
         if not (folder / "run.json").exists():
-            write_synthetic_run(folder, chosen.latents)
+            write_synthetic_run(folder, arguments.latents)
         size = sum(path.stat().st_size for path in (folder / "features" / SITE / NAME).iterdir())
-        found = measure(folder, chosen.latents, chosen.requests, chosen.seconds)
-    print(f"{chosen.latents:,} latents, {size / 2**20:.0f} MiB; cold start {found['cold_start_seconds']:.2f} s")
-    for name, row in found["milliseconds"].items():
+        results = measure(folder, arguments.latents, arguments.requests, arguments.seconds)
+    print(f"{arguments.latents:,} latents, {size / 2**20:.0f} MiB; cold start {results['cold_start_seconds']:.2f} s")
+    for name, row in results["milliseconds"].items():
         limit = f"  limit {LIMITS[name]:g}" if name in LIMITS else ""
         times = "  ".join(f"{key} {row[key]:7.2f}" for key in ("p50", "p95", "max"))
         print(f"{name:16s} {times} ms  {row['kib']:7.1f} KiB{limit}")
     print(
-        f"{found['pages_per_second']:.0f} latent pages a second on one core (at least {PAGES_PER_SECOND}), "
-        f"{found['server_milliseconds_per_page']:.2f} ms of the server's time each"
+        f"{results['pages_per_second']:.0f} latent pages a second on one core (at least {PAGES_PER_SECOND}), "
+        f"{results['server_milliseconds_per_page']:.2f} ms of the server's time each"
     )
     limits = {
         "limits_ms": LIMITS,
         "least_pages_per_second": PAGES_PER_SECOND,
         "limit_start_seconds": START_SECONDS,
     }
-    circumstances = {"machine": machine(), "versions": versions(), "latents": chosen.latents, "bytes": size}
-    write_record(chosen.out, circumstances | found | limits)
-    if lines := missed(found):
+    circumstances = {"machine": machine(), "versions": versions(), "latents": arguments.latents, "bytes": size}
+    write_record(arguments.out, circumstances | results | limits)
+    if lines := missed(results):
         sys.exit("missed: " + "; ".join(lines))
 
 

@@ -22,23 +22,23 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=9216)
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--out", type=Path, default=record_path("speed", "encode"))
-    chosen = parser.parse_args()
-    x = common.real_rows(chosen.batch * 2)[: chosen.batch]
-    weights = torch.randn(chosen.width, x.shape[1]).T
+    arguments = parser.parse_args()
+    x = common.real_rows(arguments.batch * 2)[: arguments.batch]
+    weights = torch.randn(arguments.width, x.shape[1]).T
     contenders: dict[str, Callable[[], object]] = {"product": lambda: x @ weights}
     for name in ARCHITECTURES:
-        sae = single.trainee(name, x, chosen.width).sae
+        sae = single.trainee(name, x, arguments.width).sae
         if name == "batch_topk":
-            sae.threshold.copy_(single.trainee("jumprelu", x, chosen.width).sae.threshold[0].detach())
+            sae.threshold.copy_(single.trainee("jumprelu", x, arguments.width).sae.threshold[0].detach())
         latents = sae.encode(x)
         contenders[f"encode {name}"] = lambda sae=sae: sae.encode(x)
         contenders[f"decode {name}"] = lambda sae=sae, latents=latents: sae.decode(latents)
     seconds = common.medians(contenders, rounds=9)
-    found = {}
+    rows = {}
     for name, time in seconds.items():
-        found[name] = {"tokens_per_second": len(x) / time, "products": time / seconds["product"]}
+        rows[name] = {"tokens_per_second": len(x) / time, "products": time / seconds["product"]}
         print(f"{name:18s} {len(x) / time:9.0f} tokens/s  {time / seconds['product']:.3f} products")
-    common.save(chosen.out, {"d_sae": chosen.width, "batch": chosen.batch, "rows": found})
+    common.save(arguments.out, {"d_sae": arguments.width, "batch": arguments.batch, "rows": rows})
 
 
 if __name__ == "__main__":

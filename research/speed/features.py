@@ -43,16 +43,16 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4608)
     parser.add_argument("--l0", type=float, default=32)
     parser.add_argument("--out", type=Path, default=record_path("speed", "features"))
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder) / "run", chosen.tokens, chosen.width, chosen.l0)
-    for name, value in found.items():
+        results = measure(Path(folder) / "run", arguments.tokens, arguments.width, arguments.l0)
+    for name, value in results.items():
         print(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value}")
-    common.save(chosen.out, found)
-    if found["seconds_beyond_the_model"] > SECONDS:
-        raise SystemExit(f"too slow: {found['seconds_beyond_the_model']:.0f} s beyond the model's pass")
-    if found["bytes_per_latent"] > BYTES:
-        raise SystemExit(f"too large: {found['bytes_per_latent']:.0f} bytes a latent")
+    common.save(arguments.out, results)
+    if results["seconds_beyond_the_model"] > SECONDS:
+        raise SystemExit(f"too slow: {results['seconds_beyond_the_model']:.0f} s beyond the model's pass")
+    if results["bytes_per_latent"] > BYTES:
+        raise SystemExit(f"too large: {results['bytes_per_latent']:.0f} bytes a latent")
 
 
 def measure(folder: Path, n_tokens: int, width: int, l0: float) -> dict[str, Any]:
@@ -97,9 +97,9 @@ def timed_model(model: Any) -> list[float]:
 
     def timed(*arguments: Any) -> Any:
         started = time.perf_counter()
-        found = own(*arguments)
+        result = own(*arguments)
         spent[0] += time.perf_counter() - started
-        return found
+        return result
 
     model.activations = timed
     return spent
@@ -113,11 +113,11 @@ def timed_steps() -> dict[str, float]:
     def timed(*arguments: Any, advance: Any, **named: Any) -> None:
         last = time.perf_counter()
 
-        def heard(what: str) -> None:
+        def heard(step: str) -> None:
             nonlocal last
-            spent[what] = time.perf_counter() - last
+            spent[step] = time.perf_counter() - last
             last = time.perf_counter()
-            advance(what)
+            advance(step)
 
         own(*arguments, advance=heard, **named)
 

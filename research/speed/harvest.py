@@ -25,10 +25,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--out", type=Path, default=record_path("speed", "harvest"))
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     model = load_model("embedded", device="cpu", checks=False)
     tokens = prepare_tokens(
-        TextConfig(n_tokens=chosen.tokens, n_validation_tokens=4096), model.tokenizer, model.tokenizer_fingerprint
+        TextConfig(n_tokens=arguments.tokens, n_validation_tokens=4096), model.tokenizer, model.tokenizer_fingerprint
     )
     config = ActivationsConfig(sites=(common.SITE,))
     statistics = measure_sites(model, tokens.train, [common.SITE], config)
@@ -59,7 +59,7 @@ def main() -> None:
     for name, time in seconds.items():
         print(f"{name:10s} {n / time:7.0f} tokens/s  {seconds['bare'] / time:.3f} of the bare model")
     ratios = {name: seconds["bare"] / time for name, time in seconds.items()}
-    common.save(chosen.out, {"n_tokens": n, "of_bare": ratios, "bare_tokens_per_second": n / seconds["bare"]})
+    common.save(arguments.out, {"n_tokens": n, "of_bare": ratios, "bare_tokens_per_second": n / seconds["bare"]})
 
 
 if __name__ == "__main__":

@@ -43,15 +43,17 @@ def child(row: str, width: int, n: int, d: int) -> None:
         warm.step(torch.randn(64, d) / d**0.5, single.N_STEPS // 2 + index)
     batches = [torch.randn(n, d) / d**0.5 for _ in range(2)]
     trainees = [single.trainee(architecture, batches[0][:64], width, l0=l0, dead=dead) for _ in range(n_saes)]
-    for one in trainees:
-        for moment in (*one.optimizer.first.values(), *one.optimizer.second.values()):
+    for trainee in trainees:
+        for moment in (*trainee.optimizer.first.values(), *trainee.optimizer.second.values()):
             moment.add_(0)  # touched, so resident
     before = psutil.Process().memory_info().rss
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # resets the high-water mark
     with Workers(n_saes, torch.device("cpu")) as workers:
         for index in range(5):
-            workers.run([partial(one.step, batches[index % 2], single.N_STEPS // 2 + index) for one in trainees])
+            workers.run(
+                [partial(trainee.step, batches[index % 2], single.N_STEPS // 2 + index) for trainee in trainees]
+            )
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     peak = int(status["VmHWM"].split()[0]) * 1024
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -65,23 +67,23 @@ def main() -> None:
     parser.add_argument("--d", type=int, default=576)
     parser.add_argument("--child")
     parser.add_argument("--out", type=Path, default=record_path("speed", "memory"))
-    chosen = parser.parse_args()
-    if chosen.child:
-        child(chosen.child, chosen.width, chosen.batch, chosen.d)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments.child, arguments.width, arguments.batch, arguments.d)
         return
-    buffer, gradients = 4 * chosen.batch * chosen.width, 2 * 4 * chosen.d * chosen.width
-    found = {}
+    buffer, gradients = 4 * arguments.batch * arguments.width, 2 * 4 * arguments.d * arguments.width
+    buffers = {}
     for row in ROWS:
-        command = [sys.executable, "-m", "research.speed.memory", "--child", row, "--width", str(chosen.width)]
-        command += ["--batch", str(chosen.batch), "--d", str(chosen.d)]
+        command = [sys.executable, "-m", "research.speed.memory", "--child", row, "--width", str(arguments.width)]
+        command += ["--batch", str(arguments.batch), "--d", str(arguments.d)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         extra = json.loads(done.stdout.splitlines()[-1])["extra"]
-        found[row] = extra / buffer
+        buffers[row] = extra / buffer
         print(
             f"{row:20s} {extra / 1e6:7.0f} MB beyond weights and moments = {extra / buffer:.2f} buffers of "
             f"{buffer / 1e6:.0f} MB, gradients of both matrices ({gradients / buffer:.2f}) included"
         )
-    common.save(chosen.out, {"d_sae": chosen.width, "batch": chosen.batch, "buffers": found})
+    common.save(arguments.out, {"d_sae": arguments.width, "batch": arguments.batch, "buffers": buffers})
 
 
 if __name__ == "__main__":

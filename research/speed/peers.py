@@ -19,18 +19,18 @@ Steppers = dict[str, Callable[[], object]]
 
 def steppers(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int) -> Steppers:
     """{`library architecture`: one step}."""
-    found: Steppers = {}
+    contenders: Steppers = {}
     for package, make in (
         ("sae-lens", sae_lens),
         ("dictionary-learning", dictionary_learning),
         ("eai-sparsify", sparsify),
     ):
         try:
-            found |= make(d_in, d_sae, k, batches, n_steps)
+            contenders |= make(d_in, d_sae, k, batches, n_steps)
             print(f"{package} {importlib.metadata.version(package)}", file=sys.stderr)
         except ImportError as error:
             print(f"{package} left out: {error}", file=sys.stderr)
-    return found
+    return contenders
 
 
 def cycle(batches: list[Tensor], step: Callable[[int, Tensor], object]) -> Callable[[], object]:
@@ -56,7 +56,7 @@ def sae_lens(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int)
         "gated": (saes.GatedTrainingSAE, saes.GatedTrainingSAEConfig, {}),
         "jumprelu": (saes.JumpReLUTrainingSAE, saes.JumpReLUTrainingSAEConfig, {}),
     }
-    made: Steppers = {}
+    contenders: Steppers = {}
     for name, (cls, config, options) in kinds.items():
         sae = cls(config(d_in=d_in, d_sae=d_sae, **options))
         n = len(batches[0])
@@ -66,8 +66,8 @@ def sae_lens(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int)
         def step(index: int, x: Tensor, trainer: object = trainer, sae: object = sae) -> object:
             return trainer._train_step(sae, x)  # type: ignore[attr-defined]
 
-        made[f"sae-lens {name}"] = cycle(batches, step)
-    return made
+        contenders[f"sae-lens {name}"] = cycle(batches, step)
+    return contenders
 
 
 def dictionary_learning(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int) -> Steppers:
@@ -84,7 +84,7 @@ def dictionary_learning(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_
         "gated": (GatedSAETrainer, {}),
         "jumprelu": (JumpReluTrainer, {"target_l0": float(k)}),
     }
-    made: Steppers = {}
+    contenders: Steppers = {}
     for name, (cls, options) in kinds.items():
         common = {
             "steps": n_steps,
@@ -95,8 +95,8 @@ def dictionary_learning(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_
             "device": "cpu",
         }
         trainer = cls(**common, **options)
-        made[f"dictionary-learning {name}"] = cycle(batches, trainer.update)
-    return made
+        contenders[f"dictionary-learning {name}"] = cycle(batches, trainer.update)
+    return contenders
 
 
 def sparsify(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int) -> Steppers:

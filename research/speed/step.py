@@ -37,28 +37,28 @@ def trainee(architecture: str, x: Tensor, d_sae: int, *, l0: float = L0, dead: f
     """An SAE in the middle of its training; `dead`: share of latents that count as dead."""
     options = {"k_start_factor": 1.0}
     sae = build_sae(SaeConfig(architecture, x.shape[1], d_sae, l0, options=options))
-    made = Trainee(sae, TrainingConfig(batch_tokens=len(x)), N_STEPS, N_STEPS * len(x))
+    sae_trainee = Trainee(sae, TrainingConfig(batch_tokens=len(x)), N_STEPS, N_STEPS * len(x))
     sae.initialise(x, l0)
-    if made.controller:
-        made.controller.gain = 0.2  # so that λ finds its level within the warm-up
-    made.tracker.silent_tokens[: int(dead * d_sae)] = 1 << 40
-    return made
+    if sae_trainee.controller:
+        sae_trainee.controller.gain = 0.2  # so that λ finds its level within the warm-up
+    sae_trainee.tracker.silent_tokens[: int(dead * d_sae)] = 1 << 40
+    return sae_trainee
 
 
-def land(one: Trainee, rows: Tensor) -> None:
+def land(sae_trainee: Trainee, rows: Tensor) -> None:
     """Brings the L0 to the asked one and slows its controller."""
-    calibrate(one.sae, list(rows[:1024].split(128)))
-    if one.controller:
-        one.controller.gain = 0.005
+    calibrate(sae_trainee.sae, list(rows[:1024].split(128)))
+    if sae_trainee.controller:
+        sae_trainee.controller.gain = 0.005
 
 
-def stepper(one: Trainee, batches: list[Tensor], l0: list[float]) -> Callable[[], None]:
+def stepper(sae_trainee: Trainee, batches: list[Tensor], l0: list[float]) -> Callable[[], None]:
     index = N_STEPS // 2
 
     def step() -> None:
         nonlocal index
         index += 1
-        l0.append(one.step(batches[index % len(batches)], index)["l0"])
+        l0.append(sae_trainee.step(batches[index % len(batches)], index)["l0"])
 
     return step
 
@@ -78,16 +78,16 @@ def measure(d_sae: int, batches: list[Tensor], peers: bool, rounds: int, settle:
         if d_sae > 36_864 and name not in LARGE:
             continue
         reached[name] = []
-        made = trainee(name, x, d_sae)
-        contenders[name] = stepper(made, batches, reached[name])
+        sae_trainee = trainee(name, x, d_sae)
+        contenders[name] = stepper(sae_trainee, batches, reached[name])
         for _ in range(settle):
             contenders[name]()
-        land(made, x)
+        land(sae_trainee, x)
     if d_sae <= 36_864:
         for name in ("topk", "batch_topk"):
             reached[f"{name} + aux"] = []
-            one = trainee(name, x, d_sae, dead=0.1)
-            contenders[f"{name} + aux"] = stepper(one, batches, reached[f"{name} + aux"])
+            dead_trainee = trainee(name, x, d_sae, dead=0.1)
+            contenders[f"{name} + aux"] = stepper(dead_trainee, batches, reached[f"{name} + aux"])
     if peers:
         from research.speed import peers as other
 
@@ -98,12 +98,19 @@ def measure(d_sae: int, batches: list[Tensor], peers: bool, rounds: int, settle:
     rows = []
     for name, times in seconds.items():
         ratios = sorted(t / p for t, p in zip(times, seconds["product"]))
-        rows.append({
-            "d_sae": d_sae, "name": name, "milliseconds": 1e3 * statistics.median(times),
-            "ratio": statistics.median(times) / product, "ratio_low": ratios[0], "ratio_high": ratios[-1],
-            "bound_ratio": bound / product, "gflops": 2e-9 * x.numel() * d_sae / product,
-            "l0": statistics.mean(reached[name][-rounds:]) if name in reached else None,
-        })  # fmt: skip
+        rows.append(
+            {
+                "d_sae": d_sae,
+                "name": name,
+                "milliseconds": 1e3 * statistics.median(times),
+                "ratio": statistics.median(times) / product,
+                "ratio_low": ratios[0],
+                "ratio_high": ratios[-1],
+                "bound_ratio": bound / product,
+                "gflops": 2e-9 * x.numel() * d_sae / product,
+                "l0": statistics.mean(reached[name][-rounds:]) if name in reached else None,
+            }
+        )
     return rows
 
 
@@ -115,12 +122,12 @@ def main() -> None:
     parser.add_argument("--settle", type=int, default=60, help="steps before the timed ones, for the controllers")
     parser.add_argument("--peers", action="store_true", help="sae-lens, dictionary-learning, eai-sparsify beside ours")
     parser.add_argument("--out", type=Path, default=record_path("speed", "step"))
-    chosen = parser.parse_args()
-    rows = common.real_rows(chosen.batch * 10)
-    batches = list(rows[: len(rows) // chosen.batch * chosen.batch].split(chosen.batch))
-    found = []
-    for d_sae in chosen.widths:
-        for row in measure(d_sae, batches, chosen.peers and d_sae <= 36_864, chosen.rounds, chosen.settle):
+    arguments = parser.parse_args()
+    rows = common.real_rows(arguments.batch * 10)
+    batches = list(rows[: len(rows) // arguments.batch * arguments.batch].split(arguments.batch))
+    results = []
+    for d_sae in arguments.widths:
+        for row in measure(d_sae, batches, arguments.peers and d_sae <= 36_864, arguments.rounds, arguments.settle):
             l0 = f"L0 {row['l0']:.0f}" if row["l0"] else ""
             print(
                 f"m {row['d_sae']:7d}  {row['name']:32s} {row['milliseconds']:8.1f} ms  {row['ratio']:6.2f} "
@@ -128,8 +135,8 @@ def main() -> None:
                 f"product {row['gflops']:.0f} GFLOP/s  {l0}",
                 flush=True,
             )
-            found.append(row)
-    common.save(chosen.out, {"batch": chosen.batch, "rounds": chosen.rounds, "rows": found})
+            results.append(row)
+    common.save(arguments.out, {"batch": arguments.batch, "rounds": arguments.rounds, "rows": results})
 
 
 if __name__ == "__main__":

@@ -53,17 +53,17 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=40_000)
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--out", type=Path, default=record_path("speed", "store"))
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     model = load_model("embedded", device="cpu", checks=False)
-    text = TextConfig(n_tokens=chosen.tokens, n_validation_tokens=4096)
+    text = TextConfig(n_tokens=arguments.tokens, n_validation_tokens=4096)
     tokens = prepare_tokens(text, model.tokenizer, model.tokenizer_fingerprint)
     site = "layers.2.resid_post"  # an early one, as the model's pass is not what is measured
     with tempfile.TemporaryDirectory() as folder:
         store = build_store(model, tokens.train, [site], ActivationsConfig(sites=(site,)), folder=Path(folder))
-        stream = StoredStream(store, (site,), batch_tokens=chosen.batch, n_passes=1000, seed=0)
+        stream = StoredStream(store, (site,), batch_tokens=arguments.batch, n_passes=1000, seed=0)
         width = store.width(site)
-        rows = np.arange(chosen.batch)
-        source = torch.zeros(chosen.batch, width, dtype=torch.bfloat16)
+        rows = np.arange(arguments.batch)
+        source = torch.zeros(arguments.batch, width, dtype=torch.bfloat16)
         contenders: dict[str, Callable[[], object]] = {
             "plain copy to float32": lambda: source.float(),
             "stored order": lambda: store.rows(site, rows),
@@ -71,16 +71,14 @@ def main() -> None:
         }
         seconds = common.medians(contenders, rounds=41, warm_up=5)
         writing = common.medians(writers(Path(folder), width), rounds=9, warm_up=2)
-    found = {}
+    rates = {}
     for name, time in seconds.items():
-        found[name] = chosen.batch / time
-        print(
-            f"{name:22s} {chosen.batch / time:10.0f} tokens/s  {2 * width * chosen.batch / time / 1e9:6.2f} GB/s stored"
-        )
+        rates[name] = arguments.batch / time
+        print(f"{name:22s} {rates[name]:10.0f} tokens/s  {2 * width * rates[name] / 1e9:6.2f} GB/s stored")
     for name, time in writing.items():
-        found[name] = WRITTEN / time
-        print(f"{name:22s} {WRITTEN / time:10.0f} tokens/s  {2 * width * WRITTEN / time / 1e9:6.2f} GB/s stored")
-    common.save(chosen.out, {"batch": chosen.batch, "d": width, "tokens_per_second": found})
+        rates[name] = WRITTEN / time
+        print(f"{name:22s} {rates[name]:10.0f} tokens/s  {2 * width * rates[name] / 1e9:6.2f} GB/s stored")
+    common.save(arguments.out, {"batch": arguments.batch, "d": width, "tokens_per_second": rates})
 
 
 if __name__ == "__main__":

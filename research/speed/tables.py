@@ -60,11 +60,11 @@ def step_table(record: Record, width: int, beside: bool = False) -> str:
 
 
 def library_rows(rows: Record, titles: Mapping[str, str]) -> list[list[str]]:
-    found = []
+    table_rows = []
     for library, title in titles.items():
         theirs = [rows.get(f"{library} {name}") for name in ARCHITECTURES]
-        found.append([title, *(f"{row['ratio']:.2f}" if row else "" for row in theirs)])
-    return found
+        table_rows.append([title, *(f"{row['ratio']:.2f}" if row else "" for row in theirs)])
+    return table_rows
 
 
 def times_faster(rows: Record, library: str = "sae-lens") -> list[float]:
@@ -181,8 +181,11 @@ def page_rows(features: Record, browser: Record) -> list[Sequence[str]]:
         ),
         ("bytes a latent beside the contexts", "2,048", f"{features['bytes_per_latent']:,.0f}"),
         *(
-            (f"{title} at {browser['latents']:,} synthetic latents, p95", f"{limits[name]:.0f} ms",
-             f"{times[name]['p95']:.1f} ms")
+            (
+                f"{title} at {browser['latents']:,} synthetic latents, p95",
+                f"{limits[name]:.0f} ms",
+                f"{times[name]['p95']:.1f} ms",
+            )
             for name, title in names.items()
         ),
         (
@@ -192,7 +195,7 @@ def page_rows(features: Record, browser: Record) -> list[Sequence[str]]:
             "a page",
         ),
         ("cold start, no torch", f"{browser['limit_start_seconds']:.0f} s", f"{browser['cold_start_seconds']:.1f} s"),
-    ]  # fmt: skip
+    ]
 
 
 def thousands(value: float, digits: int = -3) -> str:
