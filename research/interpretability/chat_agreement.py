@@ -41,7 +41,7 @@ def agreement(folder: Path, name: str, n_latents: int) -> dict[str, Any]:
     latents = choose_latents(database, n_latents)
     repeats: list[list[float]] = []
     texts: list[tuple[str, str]] = []
-    asked: list[tuple[list[Passage], list[Passage]]] = []
+    passage_pairs: list[tuple[list[Passage], list[Passage]]] = []
     with progress.stage("chat model", len(latents), "latents") as bar:
         for latent in latents:
             halves, random = deal(database, latent), passages(database, latent, [RANDOM])
@@ -50,10 +50,11 @@ def agreement(folder: Path, name: str, n_latents: int) -> dict[str, Any]:
             silent = [random[0::2][:N_PASSAGES], random[1::2][:N_PASSAGES]]
             repeats.append([detection(chat, journal, latent, pair[i], firing[1 - i], silent[i]) for i in (0, 1)])
             texts.append((pair[0], pair[1]))
-            asked.append((firing[1], silent[0]))
+            passage_pairs.append((firing[1], silent[0]))
             bar.advance(1)
     wrong = [
-        detection(chat, journal, latent, texts[(i + 1) % len(texts)][0], *asked[i]) for i, latent in enumerate(latents)
+        detection(chat, journal, latent, texts[(i + 1) % len(texts)][0], *passage_pairs[i])
+        for i, latent in enumerate(latents)
     ]
     first, second = np.array(repeats).T
     right_minus_wrong = first - np.array(wrong)
@@ -65,7 +66,7 @@ def agreement(folder: Path, name: str, n_latents: int) -> dict[str, Any]:
         "n_passages_each": N_PASSAGES,
         "auroc": float(np.mean([first, second])),
         "auroc_interval": percentiles(((first + second) / 2)[draws].mean(1)),
-        "agreement": None if np.isnan(found := rank_correlation(first, second)) else found,
+        "agreement": None if np.isnan(correlation := rank_correlation(first, second)) else correlation,
         "agreement_interval": percentiles(np.array([rank_correlation(first[d], second[d]) for d in draws])),
         "first_auroc": float(first.mean()),
         "wrong_auroc": float(np.mean(wrong)),
@@ -93,15 +94,15 @@ def detection(
     chat: ChatModel, journal: Journal, latent: int, text: str, firing: list[Passage], silent: list[Passage]
 ) -> float:
     """AUROC of P(yes), firing passages against silent ones; unreadable answers count as ½."""
-    said = []
+    p_yes = []
     for listed in (firing, silent):
         answers = []
         for passage in listed:
             messages = prompts.detection_messages(text, passage)
             answer = journal.ask(chat, latent, "detection", messages, question=lambda m=messages: list(chat.yes(m)))
             answers.append(0.5 if answer[0] is None else float(answer[0]))
-        said.append(np.array(answers))
-    return float(auroc(said[0], said[1]))
+        p_yes.append(np.array(answers))
+    return float(auroc(p_yes[0], p_yes[1]))
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

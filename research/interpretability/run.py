@@ -85,9 +85,12 @@ class Material:
         statistics = measure_sites(self.model, shards, self.sites, self.settings)
         # the sites' own rules: norms at mlp_in were no reason to drop a position in training
         self.rules = drop_rules(self.model, self.settings, {self.site: statistics[self.site]})
-        sample = [part.activations[self.site] for part in harvest_rows(
-            self.model, shards, [self.site], self.settings, self.rules, 0, 4 * self.settings.batch_sequences
-        )]  # fmt: skip
+        sample = [
+            part.activations[self.site]
+            for part in harvest_rows(
+                self.model, shards, [self.site], self.settings, self.rules, 0, 4 * self.settings.batch_sequences
+            )
+        ]
         self.dictionaries: dict[Key, Any] = {(entry.site, entry.name): entry.load() for entry in entries}
         self.dictionaries[self.site, "channels"] = Channels(torch.cat(sample).float(), k)
         self.dictionaries[mlp_in, "neurons"] = Neurons(self.model, layer, k)
@@ -96,15 +99,25 @@ class Material:
         self.n_sequences = min(shards.n_sequences, -(-n_tokens // shards.context_length))
         self.window = FeatureSettings.window
         self.identity = run_folders.identity(
-            entries, model=self.model.fingerprint, text=self.tokens.fingerprint, rules=to_json(self.settings),
-            n=self.n_sequences, k=k, version=2,
-        )  # fmt: skip
+            entries,
+            model=self.model.fingerprint,
+            text=self.tokens.fingerprint,
+            rules=to_json(self.settings),
+            n=self.n_sequences,
+            k=k,
+            version=2,
+        )
         self.folder = cache_folder() / "benchmarks" / f"interpretability-{self.identity}"
-        scale = {site: found.scale for site, found in statistics.items()}
+        scale = {site: site_statistics.scale for site, site_statistics in statistics.items()}
         self.pass_ = EncodePass(
-            self.folder / "codes", dict.fromkeys(self.dictionaries, self.identity), self.dictionaries, scale,
-            n_sequences=self.n_sequences, context_length=shards.context_length, window=self.window,
-        )  # fmt: skip
+            self.folder / "codes",
+            dict.fromkeys(self.dictionaries, self.identity),
+            self.dictionaries,
+            scale,
+            n_sequences=self.n_sequences,
+            context_length=shards.context_length,
+            window=self.window,
+        )
 
     def encode(self) -> None:
         """The pass itself; goes on where it was stopped."""
@@ -139,10 +152,10 @@ def restricted(codes: Codes, latents: np.ndarray) -> Codes:
     number = np.full(codes.d_sae, -1, np.int32)
     number[latents] = np.arange(len(latents), dtype=np.int32)
     new = number[codes.indices]
-    taken = new >= 0
+    selected = new >= 0
     before = np.zeros(len(new) + 1, np.int64)
-    np.cumsum(taken, out=before[1:])
-    return Codes(before[codes.offsets], new[taken], codes.values[taken], len(latents))
+    np.cumsum(selected, out=before[1:])
+    return Codes(before[codes.offsets], new[selected], codes.values[selected], len(latents))
 
 
 def databases(material: Material, n_latents: int) -> tuple[dict[Key, Path], dict[Key, int]]:
@@ -172,8 +185,8 @@ def databases(material: Material, n_latents: int) -> tuple[dict[Key, Path], dict
 def scores(folder: Path) -> dict[str, np.ndarray]:
     """Columns of the drawn latents: the measures and firing_rate; NaN where a latent could not be scored."""
     database = FeatureDatabase.open(folder)
-    found = {measure: np.array(database.columns[column]) for measure, column in COLUMNS.items()}
-    return found | {"firing_rate": np.array(database.columns["firing_rate"])}
+    columns = {measure: np.array(database.columns[column]) for measure, column in COLUMNS.items()}
+    return columns | {"firing_rate": np.array(database.columns["firing_rate"])}
 
 
 Scored = dict[str, dict[int, dict[str, np.ndarray]]]
@@ -219,7 +232,7 @@ def contrasts(scored: Scored, measure: str) -> dict[str, Any]:
         return [dataclasses.asdict(d) for d in simultaneous_differences(groups, pairs)] if groups and pairs else []
 
     own, against = list(combinations(trained, 2)), [(kind, control) for control in controls for kind in trained]
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "means": {kind: {"mean": means[kind], "interval": percentiles(resampled[kind])} for kind in scored},
         "by_seed": {kind: [float(v.mean()) for v in clusters] for kind, clusters in every.items()},
         "against_controls": differences(every, against),
@@ -229,25 +242,25 @@ def contrasts(scored: Scored, measure: str) -> dict[str, Any]:
     if run_folders.FROZEN in controls and trained:
         pairs, kinds = [(kind, run_folders.FROZEN) for kind in trained], [*trained, run_folders.FROZEN]
         for name, n_strata in (("matched_control", N_STRATA), ("matched_control_tenths", 2 * N_STRATA)):
-            found[name] = differences(matched_groups(scored, kinds, measure, n_strata), pairs)
-    return found
+            results[name] = differences(matched_groups(scored, kinds, measure, n_strata), pairs)
+    return results
 
 
 def compare(scored: Scored, measure: str) -> dict[str, Any]:
     """What `contrasts` says of the scored latents and with the unscored at chance, and the test over seeds."""
     trained = [kind for kind in scored if kind in ARCHITECTURES]
-    found = contrasts(scored, measure)
-    found["n_scored"] = {
+    results = contrasts(scored, measure)
+    results["n_scored"] = {
         kind: sum(int(np.isfinite(v[measure]).sum()) for v in by_seed.values()) for kind, by_seed in scored.items()
     }
-    found["with_unscored_at_chance"] = contrasts(at_chance(scored, measure), measure)
+    results["with_unscored_at_chance"] = contrasts(at_chance(scored, measure), measure)
     seeds = sorted(set.intersection(*(set(scored[kind]) for kind in trained))) if len(trained) > 1 else []
     if len(seeds) > 1:
         table = [[float(np.nanmean(scored[kind][seed][measure])) for kind in trained] for seed in seeds]
         _, p = blocked_permutation(np.array(table))
         smallest = 1 / math.factorial(len(trained)) ** (len(seeds) - 1)
-        found["permutation"] = {"p": p, "smallest_p": smallest, "seeds": seeds, "architectures": trained}
-    return found
+        results["permutation"] = {"p": p, "smallest_p": smallest, "seeds": seeds, "architectures": trained}
+    return results
 
 
 def main() -> None:
@@ -255,12 +268,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=150_000, help="of the run's training text")
     parser.add_argument("--latents", type=int, default=1000, help="drawn of each dictionary")
     parser.add_argument("--chat", type=int, default=0, metavar="N", help="latents for the chat tier's self-agreement")
-    chosen = parser.parse_args()
-    entries = run_folders.gather(chosen.runs, chosen.site, chosen.l0)
+    arguments = parser.parse_args()
+    entries = run_folders.gather(arguments.runs, arguments.site, arguments.l0)
     started = time.perf_counter()
-    material = Material(chosen.runs, entries, chosen.tokens)
+    material = Material(arguments.runs, entries, arguments.tokens)
     material.encode()
-    folders, n_dead = databases(material, chosen.latents)
+    folders, n_dead = databases(material, arguments.latents)
     scored: Scored = {}
     counts: dict[str, Any] = {}
     for key in folders:
@@ -274,25 +287,25 @@ def main() -> None:
             "l0": len(material.pass_.codes(key).indices) / max(1, int(material.pass_.encoded().sum())),
         }
     results = {
-        **run_folders.provenance(chosen.runs, entries),
+        **run_folders.provenance(arguments.runs, entries),
         "n_tokens": material.n_sequences * material.tokens.train.context_length,
         "seconds": round(time.perf_counter() - started, 1),
         "dictionaries": counts,
         "measures": {measure: compare(scored, measure) for measure in MEASURES},
     }
-    if chosen.chat:
+    if arguments.chat:
         from research.interpretability.chat_agreement import agreement
 
         key = next(
             key for key, (kind, _) in material.kinds.items() if kind == ("jumprelu" if "jumprelu" in scored else kind)
         )
-        results["chat"] = agreement(folders[key], key[1], chosen.chat)
+        results["chat"] = agreement(folders[key], key[1], arguments.chat)
     show(results)
-    common.save(chosen.out, results, without=("chat/explanations",))
-    if chosen.figures:
+    common.save(arguments.out, results, without=("chat/explanations",))
+    if arguments.figures:
         from research.evidence_figures import interpretability
 
-        interpretability(chosen.figures, scored, results)
+        interpretability(arguments.figures, scored, results)
 
 
 def show(results: dict[str, Any]) -> None:
@@ -300,20 +313,19 @@ def show(results: dict[str, Any]) -> None:
         print(
             f"{name:28s} {row['latents']:6,} latents, {row['dead']:5,} dead, scored {row['scored']:,}/{row['drawn']:,}"
         )
-    for measure, found in results["measures"].items():
+    for measure, comparison in results["measures"].items():
         print(f"\n{measure}")
-        for kind, row in found["means"].items():
+        for kind, row in comparison["means"].items():
             low, high = row["interval"]
-            print(
-                f"  {kind:16s} {row['mean']:.4f} [{low:.4f}, {high:.4f}]  by seed {np.round(found['by_seed'][kind], 4)}"
-            )
-        print("  scored:", found["n_scored"])
+            by_seed = np.round(comparison["by_seed"][kind], 4)
+            print(f"  {kind:16s} {row['mean']:.4f} [{low:.4f}, {high:.4f}]  by seed {by_seed}")
+        print("  scored:", comparison["n_scored"])
         for name in ("differences", "matched_control"):
-            for d in found.get(name, []):
+            for d in comparison.get(name, []):
                 print(
                     f"  {name}: {d['first']} − {d['second']}: {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
                 )
-        if test := found.get("permutation"):
+        if test := comparison.get("permutation"):
             print(f"  permutation over seeds: p = {test['p']:.4f}, {test['smallest_p']:.2g} the least possible")
     if "chat" in results:
         print("\nchat tier:", results["chat"])

@@ -19,14 +19,14 @@ def auroc_table(record: Record) -> str:
     measures, drawn = record["measures"], record["dictionaries"]
     rows = []
     for name in ("topk", "jumprelu", "batch_topk", "gated", "relu", "frozen_random", "neurons", "channels"):
-        cells = [f"{sum(one['drawn'] for key, one in drawn.items() if key.split('-')[0] == name):,}"]
+        cells = [f"{sum(entry['drawn'] for key, entry in drawn.items() if key.split('-')[0] == name):,}"]
         for measure in ("label", "label_strong"):
-            found = measures[measure]
-            chance = found["with_unscored_at_chance"]["means"][name]
-            mean = found["means"][name]
+            comparison = measures[measure]
+            chance = comparison["with_unscored_at_chance"]["means"][name]
+            mean = comparison["means"][name]
             cells += [
                 interval(mean["mean"], mean["interval"]),
-                f"{found['n_scored'][name]:,}",
+                f"{comparison['n_scored'][name]:,}",
                 interval(chance["mean"], chance["interval"]),
             ]
         cells += [f"{measures[measure]['means'][name]['mean']:.3f}" for measure in ("top_token", "hidden")]

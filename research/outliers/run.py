@@ -30,7 +30,7 @@ from research.records import record_path
 
 LONG = 3.0
 """Medians from which on a row counts as long."""
-SHOWN = 8
+N_LONGEST = 8
 PART = 16_384
 
 
@@ -44,7 +44,7 @@ def longest(folder: Path) -> dict[str, Any]:
     parts = [slice(start, min(start + PART, store.n_rows)) for start in range(0, store.n_rows, PART)]
     norms = np.concatenate([store.rows(site, part).norm(dim=1).numpy() for part in parts])
     norms /= np.median(norms)
-    top = np.argsort(-norms)[:SHOWN]
+    top = np.argsort(-norms)[:N_LONGEST]
     reader = StoredStream(store, [site], batch_tokens=config.training.batch_tokens, n_passes=config.training.n_passes)
     order = np.concatenate([reader._indices(step) for step in range(reader.n_steps)])
     steps = {int(row): 1 + np.flatnonzero(order == row) // config.training.batch_tokens for row in top}
@@ -69,8 +69,13 @@ def curves(folder: Path, readings: Sequence[int]) -> dict[str, Any]:
                 left.append([record["step"], now - before])
             before = now
         last = records[-1]
-        saes[name] = {"step": last["step"], "fvu": last["fvu"], "dead_fraction": last["dead_fraction"],
-                      "left_out_by_step": left, "after": around(records, readings)}  # fmt: skip
+        saes[name] = {
+            "step": last["step"],
+            "fvu": last["fvu"],
+            "dead_fraction": last["dead_fraction"],
+            "left_out_by_step": left,
+            "after": around(records, readings),
+        }
     # Runs from before the option have no count of rows, whatever their configuration is read as.
     counted = any("rows_left_out" in record for records in by_name.values() for record in records)
     peak = max(record["learning_rate"] for records in by_name.values() for record in records)
@@ -78,36 +83,42 @@ def curves(folder: Path, readings: Sequence[int]) -> dict[str, Any]:
 
 
 def around(records: Sequence[dict[str, Any]], readings: Sequence[int]) -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for reading in readings:
         after = [r for r in records if r["step"] >= reading][:1]
         before = [r for r in records if r["step"] < reading][-1:]
         if after and before:
-            found.append({"read_at": reading, "logged_at": after[0]["step"], "fvu": after[0]["fvu"],
-                          "fvu_before": before[0]["fvu"]})  # fmt: skip
-    return found
+            rows.append(
+                {
+                    "read_at": reading,
+                    "logged_at": after[0]["step"],
+                    "fvu": after[0]["fvu"],
+                    "fvu_before": before[0]["fvu"],
+                }
+            )
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=record_path("outliers"))
-    chosen = parser.parse_args()
-    rows = longest(chosen.runs[0])
+    arguments = parser.parse_args()
+    rows = longest(arguments.runs[0])
     readings = sorted(step for row in rows["longest"] if row["medians"] >= LONG for step in row["steps"])
     for row in rows["longest"]:
         print(f"{row['medians']:.2f} medians, read at steps {row['steps']}")
-    runs = {folder.name: curves(folder, readings) for folder in chosen.runs}
+    runs = {folder.name: curves(folder, readings) for folder in arguments.runs}
     for name, run in runs.items():
         print(f"\n{name}: learning rate {run['learning_rate']:g}, outlier_error {run['outlier_error']:g}")
-        for sae, found in run["saes"].items():
-            left = " ".join(f"{step}:{n}" for step, n in found["left_out_by_step"])
+        for sae, curve in run["saes"].items():
+            left = " ".join(f"{step}:{n}" for step, n in curve["left_out_by_step"])
             print(
-                f"  {sae:20s} step {found['step']}  FVU {found['fvu']:.4f}  dead {found['dead_fraction']:.3f}  {left}"
+                f"  {sae:20s} step {curve['step']}  FVU {curve['fvu']:.4f}  dead {curve['dead_fraction']:.3f}  {left}"
             )
-            pairs = [f"{a['logged_at']}: {a['fvu_before']:.3f} → {a['fvu']:.3f}" for a in found["after"]]
+            pairs = [f"{a['logged_at']}: {a['fvu_before']:.3f} → {a['fvu']:.3f}" for a in curve["after"]]
             print(f"    {'  '.join(pairs)}")
-    common.save(chosen.out, {"rows": rows, "runs": runs})
+    common.save(arguments.out, {"rows": rows, "runs": runs})
 
 
 if __name__ == "__main__":

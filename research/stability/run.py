@@ -88,22 +88,24 @@ class Pair:
 
 
 def pairs_of(decoders: Mapping[int, Decoder]) -> list[Pair]:
-    found = []
+    pairs = []
     for a, b in combinations(sorted(decoders), 2):
         first, second = decoders[a], decoders[b]
         twins = find_twins(first.rows, second.rows)
-        found.append(Pair((a, b), twins, one_to_one(first.rows, second.rows), (first.rates, second.rates)))
-    return found
+        pairs.append(Pair((a, b), twins, one_to_one(first.rows, second.rows), (first.rates, second.rates)))
+    return pairs
 
 
 def chance_pairs(decoders: Mapping[int, Decoder]) -> list[Pair]:
     """The same with random rows of the second moment of both."""
-    found = []
+    pairs = []
     for number, (a, b) in enumerate(combinations(sorted(decoders), 2)):
-        one, two = decoders[a], decoders[b]
-        rows = [chance_rows(one.rows, two.rows, len(d.rows), 2 * number + i) for i, d in enumerate((one, two))]
-        found.append(Pair((a, b), find_twins(*rows), one_to_one(*rows), (one.rates, two.rates)))
-    return found
+        first, second = decoders[a], decoders[b]
+        rows = [
+            chance_rows(first.rows, second.rows, len(d.rows), 2 * number + i) for i, d in enumerate((first, second))
+        ]
+        pairs.append(Pair((a, b), find_twins(*rows), one_to_one(*rows), (first.rates, second.rates)))
+    return pairs
 
 
 Sides = tuple[np.ndarray, np.ndarray]
@@ -113,29 +115,29 @@ Sides = tuple[np.ndarray, np.ndarray]
 def measures(pair: Pair) -> dict[str, Sides]:
     """Name → one value a latent of the pair."""
     low = THRESHOLDS[0]
-    found: dict[str, list[np.ndarray]] = {}
+    by_measure: dict[str, list[np.ndarray]] = {}
     for cosines, mutual, matched in zip(pair.cosines, pair.mutual, pair.matched, strict=True):
         own = {f"share_{t}": cosines >= t for t in THRESHOLDS}
         own |= {f"mutual_{low}": (cosines >= low) & mutual, "cosine": cosines}
         own |= {f"one_to_one_{t}": matched >= t for t in THRESHOLDS}
         for name, values in own.items():
-            found.setdefault(name, []).append(values.astype(float))
-    return {name: (sides[0], sides[1]) for name, sides in found.items()}
+            by_measure.setdefault(name, []).append(values.astype(float))
+    return {name: (sides[0], sides[1]) for name, sides in by_measure.items()}
 
 
 def per_latent(pairs: Sequence[Pair], values: Sequence[Sides]) -> dict[int, np.ndarray]:
     """Seed → one value a latent: the mean over the SAEs it is held against."""
-    found: dict[int, list[np.ndarray]] = {}
+    by_seed: dict[int, list[np.ndarray]] = {}
     for pair, sides in zip(pairs, values, strict=True):
         for seed, side in zip(pair.seeds, sides, strict=True):
-            found.setdefault(seed, []).append(side)
-    return {seed: np.mean(held_against, 0) for seed, held_against in sorted(found.items())}
+            by_seed.setdefault(seed, []).append(side)
+    return {seed: np.mean(held_against, 0) for seed, held_against in sorted(by_seed.items())}
 
 
 def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Every measure: mean, by pair, both intervals; shares by firing rate."""
     values = [measures(pair) for pair in pairs]
-    found: dict[str, Any] = {}
+    estimates: dict[str, Any] = {}
     for name in values[0]:
         latents = list(per_latent(pairs, [v[name] for v in values]).values())
         by_pair = np.array([np.concatenate(v[name]).mean() for v in values])
@@ -143,14 +145,14 @@ def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
         if name.startswith(("mutual", "one_to_one")):
             n //= 2  # both of a pair say the same
         resampled = percentiles(resampled_means({"": latents}, 1000)[""]) if name == "cosine" else wilson(mean, n)
-        found[name] = {
+        estimates[name] = {
             "mean": mean,
             "by_pair": by_pair.tolist(),
             "interval_latents": resampled,
             "interval_pairs": over_pairs(by_pair),
         }
     twin = per_latent(pairs, [v[f"share_{THRESHOLDS[0]}"] for v in values])
-    return found | {"by_rate": by_rate(per_latent(pairs, [pair.rates for pair in pairs]), twin)}
+    return estimates | {"by_rate": by_rate(per_latent(pairs, [pair.rates for pair in pairs]), twin)}
 
 
 def by_rate(rates: Mapping[int, np.ndarray], twin: Mapping[int, np.ndarray]) -> list[dict[str, Any]]:
@@ -183,20 +185,20 @@ def compare(by_kind: Mapping[str, Sequence[Pair]], name: str) -> dict[str, Any]:
         kind: {pair.seeds: float(np.concatenate(v).mean()) for pair, v in zip(pairs, values[kind])}
         for kind, pairs in by_kind.items()
     }
-    found = []
+    differences = []
     for d in simultaneous_differences(groups, n_resamples=1000):
         shared = sorted(by_pair[d.first].keys() & by_pair[d.second].keys())
         own = np.array([by_pair[d.first][seeds] - by_pair[d.second][seeds] for seeds in shared])
-        found.append(asdict(d) | {"by_pair": own.tolist(), "interval_pairs": over_pairs(own)})
-    return {"differences": found}
+        differences.append(asdict(d) | {"by_pair": own.tolist(), "interval_pairs": over_pairs(own)})
+    return {"differences": differences}
 
 
 def main() -> None:
-    chosen = run_folders.arguments("stability", __doc__).parse_args()
-    entries = run_folders.gather(chosen.runs, chosen.site, chosen.l0)
+    arguments = run_folders.arguments("stability", __doc__).parse_args()
+    entries = run_folders.gather(arguments.runs, arguments.site, arguments.l0)
     kinds = [kind for kind in dict.fromkeys(e.kind for e in entries) if sum(e.kind == kind for e in entries) > 1]
     if not kinds:
-        raise UserError(f"stability needs two seeds at least of an architecture at L0 {chosen.l0:g}")
+        raise UserError(f"stability needs two seeds at least of an architecture at L0 {arguments.l0:g}")
     started = time.perf_counter()
     by_kind: dict[str, list[Pair]] = {}
     chance: dict[str, list[Pair]] = {}
@@ -211,7 +213,7 @@ def main() -> None:
             bar.advance(1)
     trained = {kind: pairs for kind, pairs in by_kind.items() if kind in ARCHITECTURES}
     results = {
-        **run_folders.provenance(chosen.runs, entries),
+        **run_folders.provenance(arguments.runs, entries),
         "seconds": round(time.perf_counter() - started, 1),
         "dead": dead,
         "architectures": {kind: summary(pairs) for kind, pairs in by_kind.items()},
@@ -219,30 +221,33 @@ def main() -> None:
         "compared": {name: compare(trained, name) for name in COMPARED} if len(trained) > 1 else {},
     }
     show(results)
-    common.save(chosen.out, results)
-    if chosen.figures:
+    common.save(arguments.out, results)
+    if arguments.figures:
         from research.evidence_figures import stability
 
         curves, by_chance = (
-            {kind: np.concatenate([side for pair in pairs for side in pair.cosines]) for kind, pairs in found.items()}
-            for found in (by_kind, chance)
+            {
+                kind: np.concatenate([side for pair in pairs for side in pair.cosines])
+                for kind, pairs in pairs_by_kind.items()
+            }
+            for pairs_by_kind in (by_kind, chance)
         )
-        stability(chosen.figures, curves, by_chance, results)
+        stability(arguments.figures, curves, by_chance, results)
 
 
 def show(results: Mapping[str, Any]) -> None:
-    for what in ("architectures", "chance"):
-        print(f"\n{what}: share with a twin ≥ 0.7 and ≥ 0.9, mutual, one to one ≥ 0.7, mean cosine")
-        for kind, found in results[what].items():
-            low, high = found["share_0.7"]["interval_latents"]
+    for section in ("architectures", "chance"):
+        print(f"\n{section}: share with a twin ≥ 0.7 and ≥ 0.9, mutual, one to one ≥ 0.7, mean cosine")
+        for kind, estimates in results[section].items():
+            low, high = estimates["share_0.7"]["interval_latents"]
             numbers = "  ".join(
-                f"{found[n]['mean']:.3f}" for n in ("share_0.9", "mutual_0.7", "one_to_one_0.7", "cosine")
+                f"{estimates[n]['mean']:.3f}" for n in ("share_0.9", "mutual_0.7", "one_to_one_0.7", "cosine")
             )
-            pairs = np.round(found["share_0.7"]["by_pair"], 3)
-            print(f"  {kind:14s} {found['share_0.7']['mean']:.3f} [{low:.3f}, {high:.3f}] {pairs}  {numbers}")
-    for name, found in results["compared"].items():
+            pairs = np.round(estimates["share_0.7"]["by_pair"], 3)
+            print(f"  {kind:14s} {estimates['share_0.7']['mean']:.3f} [{low:.3f}, {high:.3f}] {pairs}  {numbers}")
+    for name, comparison in results["compared"].items():
         print(f"\n{name}")
-        for d in found["differences"]:
+        for d in comparison["differences"]:
             print(f"  {d['first']} − {d['second']}: {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]")
 
 

@@ -18,9 +18,9 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
 def twin_table(record: Record) -> str:
     rows = []
     for name in ("relu", "gated", "topk", "jumprelu", "batch_topk", "frozen_random"):
-        one = record["architectures"][name]
-        share = one["share_0.7"]
-        others = [one[measure]["mean"] for measure in ("share_0.9", "mutual_0.7", "one_to_one_0.7", "cosine")]
+        estimates = record["architectures"][name]
+        share = estimates["share_0.7"]
+        others = [estimates[measure]["mean"] for measure in ("share_0.9", "mutual_0.7", "one_to_one_0.7", "cosine")]
         if name == "frozen_random":
             rows.append([CONTROLS[name], f"{share['mean']:.0f}", "one pair", *(f"{v:.3g}" for v in others), ""])
             continue

@@ -67,9 +67,11 @@ def find_twins(a: Float[Tensor, "m d"], b: Float[Tensor, "n d"]) -> Twins:
         nearest_b = torch.where(values > best_b, rows + first, nearest_b)
         best_b = torch.maximum(best_b, values)
     return Twins(
-        torch.cat([part.values for part in parts]).numpy(), best_b.numpy(),
-        torch.cat([part.indices for part in parts]).numpy(), nearest_b.numpy(),
-    )  # fmt: skip
+        torch.cat([part.values for part in parts]).numpy(),
+        best_b.numpy(),
+        torch.cat([part.indices for part in parts]).numpy(),
+        nearest_b.numpy(),
+    )
 
 
 def one_to_one(a: Float[Tensor, "m d"], b: Float[Tensor, "n d"]) -> tuple[Float[ndarray, " m"], Float[ndarray, " n"]]:
