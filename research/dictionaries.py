@@ -23,9 +23,11 @@ def sides(values: Tensor, k: int) -> SparseLatents:
     """The k entries of each row of `values` [n, m] that are largest in size; latent 2i if positive, else 2i + 1."""
     n, m = values.shape
     strongest = values.abs().topk(k, dim=1).indices.sort(dim=1).values
-    taken = values.gather(1, strongest)
-    indices = (2 * strongest + (taken < 0)).to(torch.int32)
-    return SparseLatents(torch.arange(0, (n + 1) * k, k), indices.reshape(-1), taken.abs().reshape(-1), 2 * m)
+    strongest_values = values.gather(1, strongest)
+    indices = (2 * strongest + (strongest_values < 0)).to(torch.int32)
+    return SparseLatents(
+        torch.arange(0, (n + 1) * k, k), indices.reshape(-1), strongest_values.abs().reshape(-1), 2 * m
+    )
 
 
 class Neurons(nn.Module):

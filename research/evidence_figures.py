@@ -22,14 +22,16 @@ _UNIT_MARKERS = ("*", "d", "<")
 
 def looks(kinds: Sequence[str], theme: Theme) -> dict[str, Style]:
     """Architectures and controls as in every report; the model's own units in grey."""
-    known = [kind for kind in kinds if kind in ARCHITECTURES or kind in CONTROLS]
-    found = styles(known, theme)
-    for number, kind in enumerate(kind for kind in kinds if kind not in known):
+    report_kinds = [kind for kind in kinds if kind in ARCHITECTURES or kind in CONTROLS]
+    styled = styles(report_kinds, theme)
+    for number, kind in enumerate(kind for kind in kinds if kind not in report_kinds):
         line = _UNIT_LINES[number % len(_UNIT_LINES)]
-        found[kind] = Style(
+        styled[kind] = Style(
             OWN_UNITS.get(kind, kind), theme.muted, _UNIT_MARKERS[number % len(_UNIT_MARKERS)], line, True
         )
-    return {kind: found[kind] for kind in [*order(known), *(kind for kind in kinds if kind not in known)]}
+    return {
+        kind: styled[kind] for kind in [*order(report_kinds), *(kind for kind in kinds if kind not in report_kinds)]
+    }
 
 
 def save(folder: Path, name: str, draw: Draw) -> None:
@@ -58,9 +60,14 @@ def handle(style: Style) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D(
-        [], [], color=style.colour, marker=style.marker, linestyle=style.line, label=style.label,  # type: ignore[arg-type]
+        [],
+        [],
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.line,  # type: ignore[arg-type]
+        label=style.label,
         markerfacecolor="none" if style.control else style.colour,
-    )  # fmt: skip
+    )
 
 
 def interpretability(folder: Path, scored: Mapping[str, Mapping[int, Mapping[str, Any]]], results: Any) -> None:
@@ -104,9 +111,14 @@ def stability(folder: Path, curves: Mapping[str, np.ndarray], chance: Mapping[st
         above = np.linspace(1, 0, 400)
         every = np.array([np.quantile(values, 1 - above) for values in chance.values()])
         band = left.fill_betweenx(
-            above, every.min(0), every.max(0), color=theme.muted, alpha=0.4, linewidth=0.8,
+            above,
+            every.min(0),
+            every.max(0),
+            color=theme.muted,
+            alpha=0.4,
+            linewidth=0.8,
             label=f"Chance, of the {len(chance)} architectures",
-        )  # fmt: skip
+        )
         for threshold in (0.7, 0.9):
             left.axvline(threshold, color=theme.grid, linewidth=1.2, zorder=0)
         left.set_title("Nearest latent of another seed")
@@ -120,10 +132,15 @@ def stability(folder: Path, curves: Mapping[str, np.ndarray], chance: Mapping[st
             shares = np.array([row["share_0.7"] for row in rows])
             ends = np.array([row["interval_latents"] for row in rows]).T
             right.errorbar(
-                [row["median_rate"] for row in rows], shares, np.abs(ends - shares), color=style.colour,
-                linestyle=style.line, marker=style.marker, elinewidth=1,  # type: ignore[arg-type]
+                [row["median_rate"] for row in rows],
+                shares,
+                np.abs(ends - shares),
+                color=style.colour,
+                linestyle=style.line,  # type: ignore[arg-type]
+                marker=style.marker,
+                elinewidth=1,
                 markerfacecolor="none" if style.control else style.colour,
-            )  # fmt: skip
+            )
         right.set_xscale("log")
         right.set_title("Twins (cosine ≥ 0.7) by firing rate")
         right.set_xlabel("firing rate (median of a fifth of the latents)")
@@ -143,17 +160,25 @@ def probing(folder: Path, results: Any) -> None:
         panels = figure.subplots(2, 3, sharex=True).flatten()
         for axes, family in zip(panels, families):
             for number, (kind, style) in enumerate(styled.items()):
-                found = results["summary"][kind][family]
-                ks = [k for k in ("1", "2", "5") if k in found]
+                estimates = results["summary"][kind][family]
+                ks = [k for k in ("1", "2", "5") if k in estimates]
                 aside = 0.045 * (number - (len(styled) - 1) / 2)  # intervals side by side, not on each other
                 places = np.arange(len(ks)) + aside
-                means = np.array([found[k]["mean"] for k in ks])
-                ends = np.array([found[k]["interval"] for k in ks]).T
+                means = np.array([estimates[k]["mean"] for k in ks])
+                ends = np.array([estimates[k]["interval"] for k in ks]).T
                 face = "none" if style.control else style.colour
                 axes.errorbar(
-                    places, means, np.abs(ends - means), color=style.colour, linestyle=style.line, linewidth=1,  # type: ignore[arg-type]
-                    elinewidth=0.9, marker=style.marker, markerfacecolor=face, markersize=4,
-                )  # fmt: skip
+                    places,
+                    means,
+                    np.abs(ends - means),
+                    color=style.colour,
+                    linestyle=style.line,  # type: ignore[arg-type]
+                    linewidth=1,
+                    elinewidth=0.9,
+                    marker=style.marker,
+                    markerfacecolor=face,
+                    markersize=4,
+                )
             full = axes.axhline(
                 results["full_probe"][family]["mean"], color=theme.ink, linewidth=1, label="Full logistic probe"
             )

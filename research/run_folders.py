@@ -56,18 +56,18 @@ def gather(folders: Sequence[Path], site: str | None, l0: float) -> list[Entry]:
     Raises UserError when there is none, or the runs were trained on other terms.
     """
     shared_config(folders)
-    found: dict[tuple[str, str, int], Entry] = {}
+    entries: dict[tuple[str, str, int], Entry] = {}
     for folder in folders:
         for where, name, path in ((sae.site, sae.name, sae.folder) for sae in RunFiles(folder).saes()):
             config = read_sae_config(path)
             if config.l0 == l0 and site in (None, where):
                 kind = FROZEN if config.frozen_decoder else config.architecture
                 entry = Entry(path, kind, where, name, config.l0, config.seed, config.d_sae)
-                found.setdefault((where, kind, config.seed), entry)
-    if not found:
+                entries.setdefault((where, kind, config.seed), entry)
+    if not entries:
         raise UserError(f"no SAE of L0 {l0:g}{f' at {site}' if site else ''} in {', '.join(map(str, folders))}")
-    chosen = site or Counter(where for where, _, _ in found).most_common(1)[0][0]
-    return [entry for (where, _, _), entry in sorted(found.items()) if where == chosen]
+    chosen_site = site or Counter(where for where, _, _ in entries).most_common(1)[0][0]
+    return [entry for (where, _, _), entry in sorted(entries.items()) if where == chosen_site]
 
 
 def shared_config(folders: Sequence[Path]) -> RunConfig:

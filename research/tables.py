@@ -64,8 +64,8 @@ def filled(text: str) -> str:
     def table(match: re.Match[str]) -> str:
         before, study, name, after = match.groups()
         if study not in STUDIES or name not in tables(study):
-            known = ", ".join(tables(study)) if study in STUDIES else ", ".join(STUDIES)
-            raise UserError(f"no table {study}/{name}; there are: {known}")
+            names = ", ".join(tables(study)) if study in STUDIES else ", ".join(STUDIES)
+            raise UserError(f"no table {study}/{name}; there are: {names}")
         return f"{before}{tables(study)[name]}\n{after}"
 
     return PLACE.sub(table, text)
