@@ -74,4 +74,4 @@ def test_not_vague(name: str) -> None:
 
 def test_names_of_this_tree_say_what_they_hold() -> None:
     n_names, vague = vague_counts(read_modules(ROOT))
-    assert vague.total() / n_names <= 0.0176, f"vague names: {dict(vague.most_common())}"
+    assert vague.total() / n_names <= 0.001, f"vague names: {dict(vague.most_common())}"
