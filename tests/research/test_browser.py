@@ -16,15 +16,16 @@ FAST = {
 }
 
 
-def run(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], folder: Path) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, measurement: dict[str, Any], folder: Path) -> None:
     target = folder / "features" / benchmark.SITE / benchmark.NAME
     target.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text("{}")
     measured = {
-        name: row | {"p50": row["p95"], "max": row["p95"], "kib": 1.0} for name, row in found["milliseconds"].items()
+        name: row | {"p50": row["p95"], "max": row["p95"], "kib": 1.0}
+        for name, row in measurement["milliseconds"].items()
     }
-    told = found | {"milliseconds": measured, "server_milliseconds_per_page": 1.0}
-    monkeypatch.setattr(benchmark, "measure", lambda *_: told)
+    full_measurement = measurement | {"milliseconds": measured, "server_milliseconds_per_page": 1.0}
+    monkeypatch.setattr(benchmark, "measure", lambda *_: full_measurement)
     monkeypatch.setattr(
         "sys.argv", ["browser.py", "--folder", str(folder), "--latents", "4", "--out", str(folder / "record.json")]
     )

@@ -19,8 +19,8 @@ def tried(l0: float, fvu: float, rate: float = 1e-3, coef: float = 1.0) -> dict[
 
 def test_the_next_coefficient_follows_the_slope_of_the_nearest_tries() -> None:
     assert quality.next_coef([tried(64, 0.2, coef=2.0)]) == pytest.approx(4.0)  # L0 ∝ 1/coef until two are known
-    known = [tried(128, 0.1, coef=1.0), tried(64, 0.2, coef=4.0)]  # L0 ∝ coef^−½
-    assert quality.next_coef(known) == pytest.approx(16.0, rel=1e-3)
+    tries = [tried(128, 0.1, coef=1.0), tried(64, 0.2, coef=4.0)]  # L0 ∝ coef^−½
+    assert quality.next_coef(tries) == pytest.approx(16.0, rel=1e-3)
     assert quality.next_coef([tried(2000, 0.1, coef=1.0)]) == pytest.approx(8.0)  # never further than that
     backwards = [tried(64, 0.2, coef=2.0), tried(70, 0.2, coef=2.2)]  # noise must not turn the search round
     assert quality.next_coef(backwards) > 2.0

@@ -194,11 +194,11 @@ def test_the_listed_edges_are_all_that_carry_a_difference(name):
     circuit = compiled(name)
     whole = passes(circuit.name).whole
     assert not circuit.edges & circuit.constant_edges
-    found = set()
+    effective = set()
     for edge in edges_into_the_circuit(circuit):
         size = float(edge_effect(circuit, edge).abs().mean()) / whole
         if edge in circuit.edges:
-            found |= {edge} if size > 0.02 else set()
+            effective |= {edge} if size > 0.02 else set()
         else:
             assert size < SMALL, (edge, size)
             if edge not in circuit.constant_edges:
@@ -206,7 +206,7 @@ def test_the_listed_edges_are_all_that_carry_a_difference(name):
     redundant = {
         edge for edge in circuit.edges if name == "or_pair" and edge.receiver != OUTPUT and edge.channel in "vk"
     }
-    assert circuit.edges - found == redundant
+    assert circuit.edges - effective == redundant
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -266,7 +266,7 @@ def test_training_batches_ask_what_the_task_asks(task):
             assert label[:-1] == [trained.IGNORED] * (len(row) - 1)
             assert row.count(label[-1]) == 1
             continue
-        for at in [i for i, wanted in enumerate(label) if wanted != trained.IGNORED]:
+        for at in [i for i, target in enumerate(label) if target != trained.IGNORED]:
             assert row[row.index(row[at]) + 1] == label[at]
 
 
@@ -277,7 +277,7 @@ def test_training_is_deterministic_and_cached(tmp_path, monkeypatch):
     first = trained.trained_model("induction", seed=3, n_examples=8)
     path = next((tmp_path / "circuits" / "trained").glob("*.safetensors"))
     again = trained.train(first.recipe).state_dict()
-    assert all(torch.equal(kept, again[name]) for name, kept in load_file(path).items())
+    assert all(torch.equal(stored, again[name]) for name, stored in load_file(path).items())
     monkeypatch.setattr(trained, "train", lambda recipe: pytest.fail("trained again"))
     from_cache = trained.trained_model("induction", seed=3, n_examples=8)
     assert from_cache.data == first.data

@@ -31,8 +31,8 @@ def test_sides_are_the_strongest_entries_with_their_signs():
 def test_neurons_add_up_to_the_mlps_output():
     model = make_tiny_model("llama")
     tokens = torch.randint(0, 200, (2, 8), generator=torch.Generator().manual_seed(0))
-    found = model.activations(tokens, ["layers.1.mlp_in", "layers.1.mlp_out"])
-    x, y = (found[site].reshape(16, -1) for site in ("layers.1.mlp_in", "layers.1.mlp_out"))
+    activations = model.activations(tokens, ["layers.1.mlp_in", "layers.1.mlp_out"])
+    x, y = (activations[site].reshape(16, -1) for site in ("layers.1.mlp_in", "layers.1.mlp_out"))
     neurons = dictionaries.Neurons(model, 1, 48)  # all of its hidden units
     code = neurons.encode(x)
     assert torch.allclose(code.to_dense() @ neurons.W_dec, y, atol=1e-5)
@@ -71,8 +71,8 @@ def test_words_of_the_test_half_are_never_learned():
         tasks.Snippet("english", f"article {i}", tuple(random.integers(0, len(pieces), tasks.LENGTH).tolist()))
         for i in range(200)
     ]
-    made = {task.name: task for task in tasks.make_tasks(snippets, pieces)}
-    task = made["-ly"]
+    tasks_by_name = {task.name: task for task in tasks.make_tasks(snippets, pieces)}
+    task = tasks_by_name["-ly"]
     word = np.array([pieces[snippets[e // tasks.LENGTH].ids[e % tasks.LENGTH]] for e in task.examples])
     assert set(word[task.train]).isdisjoint(word[~task.train])
     assert all(w.endswith("ly") == label for w, label in zip(word, task.labels))
@@ -86,8 +86,8 @@ def test_runs_on_other_terms_are_not_compared(tmp_path):
             for seed in (0, 1):
                 sae = build_sae(SaeConfig("topk", 4, 8, 2, site="layers.1.resid_post", seed=seed))
                 save_sae(sae, run.files.sae("layers.1.resid_post", f"topk-l0_2-s{seed}").folder)
-    found = run_folders.gather([tmp_path / "a", tmp_path / "b"], None, 2)
-    assert [(entry.kind, entry.seed) for entry in found] == [("topk", 0), ("topk", 1)]
+    entries = run_folders.gather([tmp_path / "a", tmp_path / "b"], None, 2)
+    assert [(entry.kind, entry.seed) for entry in entries] == [("topk", 0), ("topk", 1)]
     with pytest.raises(UserError, match="another text than"):
         run_folders.gather([tmp_path / "a", tmp_path / "c"], None, 2)
     with pytest.raises(UserError, match="no SAE of L0 3"):
@@ -108,20 +108,20 @@ def test_a_latent_counts_once_however_many_seeds_it_is_held_against():
     values = [stability.measures(pair)["share_0.7"] for pair in pairs]
     shares = stability.per_latent(pairs, values)
     assert {seed: v.tolist() for seed, v in shares.items()} == {0: [1, 0.5], 1: [1, 0], 2: [1, 0.5, 0]}
-    found = stability.summary(pairs)["share_0.7"]
-    assert found["mean"] == pytest.approx((0.75 + 0.5 + 0.5) / 3)
-    assert found["by_pair"] == pytest.approx([2 / 4, 4 / 5, 2 / 5])
-    assert found["interval_latents"] == stability.wilson(found["mean"], 7)
+    share = stability.summary(pairs)["share_0.7"]
+    assert share["mean"] == pytest.approx((0.75 + 0.5 + 0.5) / 3)
+    assert share["by_pair"] == pytest.approx([2 / 4, 4 / 5, 2 / 5])
+    assert share["interval_latents"] == stability.wilson(share["mean"], 7)
 
 
 def test_measures_of_a_pair_by_hand():
     """Two rows of one SAE have the same nearest row: both are twins, one is mutual, one is left over."""
     (pair,) = stability.pairs_of(decoders(stability, [[1, 0.0], [1, 0.1]], [[2.0, 0]]))
-    found = {name: [side.tolist() for side in sides] for name, sides in stability.measures(pair).items()}
-    assert found["share_0.9"] == [[1, 1], [1]]
-    assert found["mutual_0.7"] == [[1, 0], [1]]
-    assert found["one_to_one_0.7"] == [[1, 0], [1]]
-    assert found["cosine"][0] == pytest.approx([1, 1 / 1.01**0.5])
+    measures = {name: [side.tolist() for side in sides] for name, sides in stability.measures(pair).items()}
+    assert measures["share_0.9"] == [[1, 1], [1]]
+    assert measures["mutual_0.7"] == [[1, 0], [1]]
+    assert measures["one_to_one_0.7"] == [[1, 0], [1]]
+    assert measures["cosine"][0] == pytest.approx([1, 1 / 1.01**0.5])
 
 
 def test_shares_by_rate_follow_the_latents():
@@ -146,12 +146,12 @@ def test_differences_of_stability_are_no_narrower_for_counting_pairs():
     seeds = [(0, 1), (0, 2), (1, 2)]
     pairs = [stability.Pair(s, Same(), (cosines, cosines), (cosines, cosines)) for s in seeds]
     others = [stability.Pair(s, Same(), (cosines, cosines), (cosines, cosines)) for s in seeds]
-    (found,) = stability.compare({"topk": pairs, "gated": others}, "cosine")["differences"]
-    half = (found["high"] - found["low"]) / 2
+    (difference,) = stability.compare({"topk": pairs, "gated": others}, "cosine")["differences"]
+    half = (difference["high"] - difference["low"]) / 2
     alone = 1.96 * cosines.std() * np.sqrt(2 / 1200)  # 1,200 latents a side, each once
-    assert found["estimate"] == 0
+    assert difference["estimate"] == 0
     assert half == pytest.approx(alone, rel=0.1)
-    assert found["by_pair"] == [0, 0, 0]
+    assert difference["by_pair"] == [0, 0, 0]
 
 
 def latents(label, rate):
@@ -173,14 +173,14 @@ def confounded():
 
 
 def test_equal_rates_take_away_what_the_rates_alone_make(confounded):
-    found = module.compare(confounded, "label")
-    plain = {(d["first"], d["second"]): d["estimate"] for d in found["differences"] + found["against_controls"]}
+    results = module.compare(confounded, "label")
+    plain = {(d["first"], d["second"]): d["estimate"] for d in results["differences"] + results["against_controls"]}
     assert plain["topk", "relu"] < -0.05
     assert plain["topk", "frozen_random"] < -0.05
-    (matched,) = found["matched"]
+    (matched,) = results["matched"]
     assert abs(matched["estimate"]) < 0.2 * abs(plain["topk", "relu"])
     for name, left in (("matched_control", 0.3), ("matched_control_tenths", 0.15)):
-        of = {(d["first"], d["second"]): d["estimate"] for d in found[name]}
+        of = {(d["first"], d["second"]): d["estimate"] for d in results[name]}
         assert set(of) == {("topk", "frozen_random"), ("relu", "frozen_random")}
         assert abs(of["topk", "frozen_random"]) < left * abs(plain["topk", "frozen_random"])
 
@@ -201,10 +201,10 @@ def test_unscored_latents_count_as_chance_by_measure():
         "topk": {0: latents([0.9, np.nan], [1, 2]), 1: latents([0.7, 0.7], [1, 2])},
         "frozen_random": {0: latents([0.8, np.nan, np.nan, np.nan], [1, 2, 3, 4])},
     }
-    found = module.compare(scored, "label")
-    assert found["n_scored"] == {"topk": 3, "frozen_random": 1}
-    assert found["means"]["topk"]["mean"] == pytest.approx(0.8)
-    filled = found["with_unscored_at_chance"]
+    results = module.compare(scored, "label")
+    assert results["n_scored"] == {"topk": 3, "frozen_random": 1}
+    assert results["means"]["topk"]["mean"] == pytest.approx(0.8)
+    filled = results["with_unscored_at_chance"]
     assert filled["means"]["topk"]["mean"] == pytest.approx(0.7)
     assert filled["means"]["frozen_random"]["mean"] == pytest.approx((0.8 + 3 * 0.5) / 4)
     assert filled["against_controls"][0]["estimate"] == pytest.approx(0.7 - 0.575)
@@ -245,8 +245,8 @@ def test_seeds_are_averaged_and_listed(probed):
     residual = {"residual": predictions_of(table, says, a=10, b=10, c=10)}
     random = {"s0": {f"{task}/{k}": says(10)[None] for task in "abc" for k in table.KS}}
     full = {task: says(20)[None] for task in "abc"}
-    found = table.summarise(material, {"topk": topk, "gated": gated, "residual": residual}, random, full)
-    rule = found["rules"]["difference"]
+    summary = table.summarise(material, {"topk": topk, "gated": gated, "residual": residual}, random, full)
+    rule = summary["rules"]["difference"]
     first, second = material.tasks[0].family, material.tasks[2].family
     assert rule["tasks"]["a"]["topk"]["1"]["by_seed"] == pytest.approx([1, 0.5])
     assert rule["summary"]["topk"][first]["1"]["by_seed"] == pytest.approx([0.75, 0.5])
@@ -257,7 +257,7 @@ def test_seeds_are_averaged_and_listed(probed):
     assert difference["estimate"] == pytest.approx(-0.0625)
     leads = {d["first"]: d["estimate"] for d in rule["against_channels"][second]["2"]}
     assert leads == pytest.approx({"topk": 0.25, "gated": 0.25})
-    assert found["full_probe"]["all"]["mean"] == 1
+    assert summary["full_probe"]["all"]["mean"] == 1
 
 
 def test_weights_trained_anew_have_another_identity(tmp_path):

@@ -48,10 +48,10 @@ def test_every_row_says_what_it_used_and_constant_edges_are_not_counted(parts):
 
 
 def test_summary_is_over_seeds_with_paired_differences(parts, capsys):
-    found = rows.summary(parts)["compiled-induction"]
+    summary = rows.summary(parts)["compiled-induction"]
     for method in METHODS:
         each = [part["methods"][method]["auc"] for part in parts.values()]
-        row = found["methods"][method]
+        row = summary["methods"][method]
         assert (row["auc"], row["least"], row["largest"], row["n"]) == (
             pytest.approx(np.mean(each)),
             min(each),
@@ -60,14 +60,14 @@ def test_summary_is_over_seeds_with_paired_differences(parts, capsys):
         )
         low, high = row["interval"]
         assert low <= row["auc"] <= high
-    gap = found["differences"]["codes − kmeans"]
-    aucs = [found["methods"][method]["auc"] for method in ("codes", "kmeans")]
+    gap = summary["differences"]["codes − kmeans"]
+    aucs = [summary["methods"][method]["auc"] for method in ("codes", "kmeans")]
     assert gap["difference"] == pytest.approx(aucs[0] - aucs[1])
     assert gap["interval"][0] <= gap["difference"] <= gap["interval"][1]
-    assert {"combined − eap", "combined − combined-no-codes", "codes − mean-difference"} <= set(found["differences"])
-    assert found["best_baselines"] == {"": "eap"}  # first of those at 1
-    assert found["edges"]["EAP"]["n"] == 2
-    rows.print_table({"compiled-induction": found})
+    assert {"combined − eap", "combined − combined-no-codes", "codes − mean-difference"} <= set(summary["differences"])
+    assert summary["best_baselines"] == {"": "eap"}  # first of those at 1
+    assert summary["edges"]["EAP"]["n"] == 2
+    rows.print_table({"compiled-induction": summary})
     assert "codes − kmeans" in capsys.readouterr().out
     assert (
         rows.pairs_of(["combined", "combined-8", "eap", "eap-8"])
@@ -94,8 +94,8 @@ def test_seeds_of_one_model_do_not_narrow_its_interval(parts):
 def test_tables_show_what_rounds_to_one_as_one(parts):
     assert [tables.auc(value) for value in (1.0, 0.9996, 0.9994, 0.5)] == ["1.00", "1.00", ".999", ".500"]
     document = {"summary": rows.summary(parts), "parts": {}}
-    found = tables.tables({"heads": document})
-    assert set(found) == {
+    named_tables = tables.tables({"heads": document})
+    assert set(named_tables) == {
         "compiled-heads",
         "compiled-edges",
         "compiled-head-pairs",
@@ -103,8 +103,8 @@ def test_tables_show_what_rounds_to_one_as_one(parts):
         "compiled-differences",
     }
     row = document["summary"]["compiled-induction"]["methods"]["patching"]
-    assert f"| `patching` | 1.00 [1.00, 1.00] {tables.seconds(row['seconds'])} |" in found["compiled-heads"]
-    assert f"| `patching` | 1.00 1.00 {row['cpr']:.2f} {row['cmd']:.2f} (6) |" in found["compiled-more"]
+    assert f"| `patching` | 1.00 [1.00, 1.00] {tables.seconds(row['seconds'])} |" in named_tables["compiled-heads"]
+    assert f"| `patching` | 1.00 1.00 {row['cpr']:.2f} {row['cmd']:.2f} (6) |" in named_tables["compiled-more"]
 
 
 def test_pieces_are_named_after_code_not_after_words():
@@ -123,10 +123,10 @@ def test_pieces_are_kept_unless_skipped(tmp_path, capsys):
 
     assert circuits.load_or_make(path, skipped) == {"skipped": "right on 50% of 64 prompts"}
     assert not path.exists()
-    made = circuits.load_or_make(path, lambda: {"n": 1})
-    assert made["n"] == 1
-    assert made["made_on"]["threads"] == torch.get_num_threads()
-    assert circuits.load_or_make(path, lambda: pytest.fail("made again")) == made
+    first_piece = circuits.load_or_make(path, lambda: {"n": 1})
+    assert first_piece["n"] == 1
+    assert first_piece["made_on"]["threads"] == torch.get_num_threads()
+    assert circuits.load_or_make(path, lambda: pytest.fail("made again")) == first_piece
     assert "skipped, right on 50%" in capsys.readouterr().out
     rows = {"combined": {"auc": 1.0, "n_checked": 3, "importance": [1]}, "eap": {"auc": 0.5, "labels": [0]}}
     piece = {"n_heads": 4, "methods": rows, "differences": {"codes − probe": 1}, "edges": {"labels": [0]}}
@@ -156,9 +156,9 @@ def test_references_that_cannot_be_scored_are_skipped():
     assert not rows.enough(np.array([True, False, False, False]))
     assert rows.enough(np.array([True, True, False, False]))
     assert "no ranking" in rows.edge_rows({}, np.array([True, False, False]))["skipped"]
-    found = compile_circuit("ioi", 0, 8)
-    turned = tuple(e.reversed() for e in found.data.positives)
-    contrast = read_contrast(as_heads(found.model), turned, found.data.metric)
+    circuit = compile_circuit("ioi", 0, 8)
+    turned = tuple(e.reversed() for e in circuit.data.positives)
+    contrast = read_contrast(as_heads(circuit.model), turned, circuit.data.metric)
     with pytest.raises(circuits.SkippedError, match="less than 75%"):
         circuits.accuracy_of(contrast)
 
@@ -183,18 +183,18 @@ def test_a_piece_of_a_real_model(tmp_path, monkeypatch):
     monkeypatch.setattr(circuits, "real_model", lambda: model)
     monkeypatch.setitem(circuits.SIZES, str(path), sizes)
     try:
-        found = circuits.real_part(str(path))
+        record = circuits.real_part(str(path))
     finally:
         circuits.real_bench.cache_clear()
-    methods = found["methods"]
+    methods = record["methods"]
     assert {"combined-4", "eap-ig-4", "patching-4", "acdc-4", "patching-zero-4"} <= set(methods)
     assert (methods["combined"]["n_prompts"], methods["acdc-4"]["n_prompts"]) == (8, 4)
     assert "auc_mean_reference" in methods["combined"]
-    assert set(found["combined_seconds_of_patching"]) == {"combined", "combined-4"}
-    assert found["n_members"] == len(found["members"])
-    assert found["edges"]["n_edges"] >= found["head_pairs"]["n_edges"]
-    if "methods" in found["edges"]:
-        assert {name: row["n_prompts"] for name, row in found["edges"]["methods"].items()} == {
+    assert set(record["combined_seconds_of_patching"]) == {"combined", "combined-4"}
+    assert record["n_members"] == len(record["members"])
+    assert record["edges"]["n_edges"] >= record["head_pairs"]["n_edges"]
+    if "methods" in record["edges"]:
+        assert {name: row["n_prompts"] for name, row in record["edges"]["methods"].items()} == {
             "patching": 4,
             "EAP": 4,
             "patching-2": 2,
@@ -202,18 +202,18 @@ def test_a_piece_of_a_real_model(tmp_path, monkeypatch):
             "ACDC-2": 2,
             "SP-2": 2,
         }
-    assert "real-mine" in rows.summary({"real-mine": found})
+    assert "real-mine" in rows.summary({"real-mine": record})
 
 
 def test_the_cost_counts_every_head_once_and_reading_on_both_sides():
-    found = cost.cost_part(bench("ioi"), n_rounds=3)
-    rounds, reading = found["seconds_of_rounds"], statistics.median(found["seconds_of_rounds"]["reading"])
-    assert found["n_passes"]["patching"] == 32.0  # heads, each a whole pass here
-    assert found["patching_seconds"] == pytest.approx(reading + sum(rounds["patching"]))
+    costs = cost.cost_part(bench("ioi"), n_rounds=3)
+    rounds, reading = costs["seconds_of_rounds"], statistics.median(costs["seconds_of_rounds"]["reading"])
+    assert costs["n_passes"]["patching"] == 32.0  # heads, each a whole pass here
+    assert costs["patching_seconds"] == pytest.approx(reading + sum(rounds["patching"]))
     seconds = reading + statistics.median(rounds["combined"])
-    assert found["combined"]["seconds"] == pytest.approx(seconds)
-    assert found["combined"]["share"] == pytest.approx(seconds / found["patching_seconds"])
-    assert found["combined"]["range"][0] <= found["combined"]["share"] <= found["combined"]["range"][1]
+    assert costs["combined"]["seconds"] == pytest.approx(seconds)
+    assert costs["combined"]["share"] == pytest.approx(seconds / costs["patching_seconds"])
+    assert costs["combined"]["range"][0] <= costs["combined"]["share"] <= costs["combined"]["range"][1]
 
 
 def test_what_methods_see_the_reference_does_not():

@@ -17,9 +17,9 @@ def decoder(rows: torch.Tensor, bias: torch.Tensor | None = None) -> SimpleNames
 
 def test_the_value_after_the_n_times_rows_largest() -> None:
     x = torch.tensor([[9.0, 1.0, 3.0, -2.0], [8.0, 7.0, 0.5, 2.0]])
-    found = tail_projection(decoder(torch.eye(4)), x, 2, l0=1)
-    assert found.value == 2.0  # 9 8 7 3 | 2 1 0.5 −2
-    assert found.n_rows == 2
+    tail = tail_projection(decoder(torch.eye(4)), x, 2, l0=1)
+    assert tail.value == 2.0  # 9 8 7 3 | 2 1 0.5 −2
+    assert tail.n_rows == 2
     shifted = tail_projection(decoder(torch.eye(4), torch.ones(4)), x + 1, 2, l0=1)
     assert shifted.value == pytest.approx(2.0)
 
@@ -31,10 +31,10 @@ def test_the_same_as_sorting_everything_in_float64() -> None:
     x = torch.randn(100, 12, generator=generator)
     ranked = ((x - bias).double() @ rows.double().T).flatten().sort(descending=True).values
     for n in (5, 20, 39):
-        found = tail_projection(decoder(rows, bias), x, n, l0=2)
-        assert found.value == pytest.approx(float(ranked[n * 100]), abs=1e-5)
-        low, high = found.interval or (1.0, 0.0)
-        assert low <= found.value <= high
+        tail = tail_projection(decoder(rows, bias), x, n, l0=2)
+        assert tail.value == pytest.approx(float(ranked[n * 100]), abs=1e-5)
+        low, high = tail.interval or (1.0, 0.0)
+        assert low <= tail.value <= high
 
 
 def test_decoder_norms_and_the_order_of_rows_do_not_matter() -> None:
@@ -66,11 +66,11 @@ def test_too_many_rows_are_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(module, "MAX_ENTRIES", 80)
     x = torch.arange(40.0).view(10, 4)
-    found = tail_projection(decoder(torch.eye(4)[[0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]]), x, 8, l0=2)
-    assert found.n_rows == 5
-    kept = torch.linspace(0, 9, 5).round().long()
-    everything = x[kept].repeat(1, 4).flatten().sort(descending=True).values
-    assert found.value == float(everything[8 * 5])
+    tail = tail_projection(decoder(torch.eye(4)[[0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]]), x, 8, l0=2)
+    assert tail.n_rows == 5
+    sampled_rows = torch.linspace(0, 9, 5).round().long()
+    products = x[sampled_rows].repeat(1, 4).flatten().sort(descending=True).values
+    assert tail.value == float(products[8 * 5])
 
 
 def scored(l0: float, value: float, n: int = 64, width: float = 0.001) -> TailProjection:
@@ -78,10 +78,10 @@ def scored(l0: float, value: float, n: int = 64, width: float = 0.001) -> TailPr
 
 
 def test_the_lowest_value_is_chosen_and_its_rivals_named() -> None:
-    found = choose_l0([scored(8, 0.4), scored(16, 0.2), scored(24, 0.2015), scored(32, 0.3)])
-    assert found.l0 == 16
-    assert not found.at_edge
-    assert found.not_told_apart == (24,)
+    choice = choose_l0([scored(8, 0.4), scored(16, 0.2), scored(24, 0.2015), scored(32, 0.3)])
+    assert choice.l0 == 16
+    assert not choice.at_edge
+    assert choice.not_told_apart == (24,)
 
 
 def test_a_minimum_at_the_end_says_so() -> None:

@@ -15,8 +15,8 @@ from research.peers.training import Dense, SparsifyDictionary
 
 
 def a_try(rate: float, l0: float, fvu: float, **settings: float) -> dict:
-    found = {"l0": l0, "fvu": fvu, "dead_fraction": 0.0}
-    return {"settings": {"learning_rate": rate, **settings}, "tuning": found}
+    measures = {"l0": l0, "fvu": fvu, "dead_fraction": 0.0}
+    return {"settings": {"learning_rate": rate, **settings}, "tuning": measures}
 
 
 @pytest.mark.parametrize(("best", "expected"), [(1e-3, 5e-4), (2e-3, 2.828e-3), (4e-3, 8e-3)])
@@ -31,19 +31,19 @@ def test_tries_are_ranked_at_the_asked_l0_and_far_ones_left_out():
 
 
 def test_coefficients_land_and_both_rates_are_tried_twice():
-    made = []
+    tries = []
 
     def tried(library, architecture, l0, rate, coef):
         l0, fvu = 40.0 * (rate / 1e-3) ** 2 / coef**1.3, 0.3 if rate == 1e-3 else 0.2
-        made.append(a_try(rate, l0, fvu * (32 / l0) ** 0.28, coef=coef))
-        return made[-1]
+        tries.append(a_try(rate, l0, fvu * (32 / l0) ** 0.28, coef=coef))
+        return tries[-1]
 
-    found = run.landed(SimpleNamespace(tried=tried), "a library", "relu", (5e-4, 1e-3, 2e-3), 5.0)
-    rates = [r["settings"]["learning_rate"] for r in found]
-    assert len(found) <= 7
+    landed = run.landed(SimpleNamespace(tried=tried), "a library", "relu", (5e-4, 1e-3, 2e-3), 5.0)
+    rates = [r["settings"]["learning_rate"] for r in landed]
+    assert len(landed) <= 7
     assert rates.count(1e-3) == 2
     assert rates.count(2e-3) >= 2
-    best = run.best_of(found)
+    best = run.best_of(landed)
     assert best["settings"]["learning_rate"] == 2e-3  # the better rate, though the other landed first
     assert best["tuning"]["l0"] == pytest.approx(32, rel=0.1)
 
@@ -61,29 +61,29 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_the_chosen_settings_are_trained_again_on_the_second_draw_with_every_seed(bench):
-    chosen = bench.tried(OURS, "topk", 4, 4e-3)
-    assert "errors" not in chosen  # the first draw only chooses
-    first, second = bench.reported(chosen)
+    record = bench.tried(OURS, "topk", 4, 4e-3)
+    assert "errors" not in record  # the first draw only chooses
+    first, second = bench.reported(record)
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["reported"]["fvu"] != second["reported"]["fvu"]
     assert first["reported"]["n_documents"] == 20
     total = bench.second.validation[0]
     spread = (total - total.mean(0)).square().sum().item()
     assert sum(first["errors"]) / spread == pytest.approx(first["reported"]["fvu"], rel=1e-4)
-    told = run.pooled([first, second])
-    assert told["fvu"] == pytest.approx((first["reported"]["fvu"] + second["reported"]["fvu"]) / 2)
-    assert told["fvu_interval"][0] <= min(told["fvu_by_seed"])
-    assert told["fvu_interval"][1] >= max(told["fvu_by_seed"])
+    pooled = run.pooled([first, second])
+    assert pooled["fvu"] == pytest.approx((first["reported"]["fvu"] + second["reported"]["fvu"]) / 2)
+    assert pooled["fvu_interval"][0] <= min(pooled["fvu_by_seed"])
+    assert pooled["fvu_interval"][1] >= max(pooled["fvu_by_seed"])
 
 
 def test_finished_runs_are_not_made_again(bench, tmp_path):
-    chosen = bench.tried(OURS, "topk", 4, 4e-3)
-    bench.reported(chosen)
-    kept = bench.log.read_text()
+    record = bench.tried(OURS, "topk", 4, 4e-3)
+    bench.reported(record)
+    log_text = bench.log.read_text()
     again = Bench(tmp_path, d_sae=32, batch=64, n_steps=12, seeds=(0, 1))
-    assert again.tried(OURS, "topk", 4, 4e-3)["cpu_seconds"] == chosen["cpu_seconds"]
-    again.reported(chosen)
-    assert again.log.read_text() == kept
+    assert again.tried(OURS, "topk", 4, 4e-3)["cpu_seconds"] == record["cpu_seconds"]
+    again.reported(record)
+    assert again.log.read_text() == log_text
 
 
 def test_dictionaries_of_peers_take_and_give_rows_at_our_scale():

@@ -33,14 +33,14 @@ def planted():
 
 def accuracy(features, labels, documents, k, **options):
     train = split_documents(documents)
-    chosen = best_features(features[train], labels[train], k, **options)
-    said = fit_probe(features[train][:, chosen], labels[train], features[~train][:, chosen])
-    return chosen, answers_by_document(said, labels[~train], documents[~train], N // 4)
+    indices = best_features(features[train], labels[train], k, **options)
+    predictions = fit_probe(features[train][:, indices], labels[train], features[~train][:, indices])
+    return indices, answers_by_document(predictions, labels[~train], documents[~train], N // 4)
 
 
 def test_the_planted_latent_is_chosen_and_read(planted):
-    chosen, answers = accuracy(*planted, k=1)
-    assert chosen.tolist() == [PLANTED]
+    indices, answers = accuracy(*planted, k=1)
+    assert indices.tolist() == [PLANTED]
     assert answers.balanced_accuracy == pytest.approx(0.925, abs=0.06)
     low, high = percentiles(answers.resampled(bootstrap_weights(N // 4, 1000)))
     assert low < 0.925 < high
@@ -49,8 +49,8 @@ def test_the_planted_latent_is_chosen_and_read(planted):
 
 def test_more_latents_hold_the_planted_one(planted):
     for standardise in (False, True):
-        chosen, answers = accuracy(*planted, k=5, standardise=standardise)
-        assert chosen[0] == PLANTED
+        indices, answers = accuracy(*planted, k=5, standardise=standardise)
+        assert indices[0] == PLANTED
         assert answers.balanced_accuracy > 0.85
 
 
@@ -75,13 +75,13 @@ def test_a_full_probe_reads_what_is_spread_over_many_features():
     features = random.normal(size=(600, 40)) + 0.35 * labels[:, None]
     documents = np.arange(600) // 3
     train = split_documents(documents)
-    said, strength = full_probe(features[train], labels[train], documents[train], features[~train])
+    predictions, strength = full_probe(features[train], labels[train], documents[train], features[~train])
     every = np.zeros(int((~train).sum()), np.int64)
-    full = answers_by_document(said, labels[~train], every, 1).balanced_accuracy
-    one = accuracy(features[:400], labels[:400], np.arange(400) // 4, k=1)[1].balanced_accuracy
+    full = answers_by_document(predictions, labels[~train], every, 1).balanced_accuracy
+    single = accuracy(features[:400], labels[:400], np.arange(400) // 4, k=1)[1].balanced_accuracy
     assert strength in (1e-3, 1e-2, 1e-1, 1.0)
     assert full > 0.8
-    assert full > one + 0.1
+    assert full > single + 0.1
 
 
 def test_differences_by_hand():
@@ -110,9 +110,9 @@ def test_pooling_is_the_mean_over_an_examples_rows():
 
 
 def test_balanced_accuracy_counts_both_classes_alike():
-    said = np.array([True, True, False, False, True])
+    predictions = np.array([True, True, False, False, True])
     labels = np.array([True, False, False, False, True])
-    answers = answers_by_document(said, labels, np.array([0, 0, 1, 1, 1]), 2)
+    answers = answers_by_document(predictions, labels, np.array([0, 0, 1, 1, 1]), 2)
     assert answers.balanced_accuracy == pytest.approx((2 / 2 + 2 / 3) / 2)
     assert answers.resampled(np.array([[0.0, 2.0]]))[0] == pytest.approx((1 + 1) / 2)
-    assert np.isnan(answers_by_document(said[:1], labels[:1], np.zeros(1, int), 1).balanced_accuracy)
+    assert np.isnan(answers_by_document(predictions[:1], labels[:1], np.zeros(1, int), 1).balanced_accuracy)

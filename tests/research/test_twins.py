@@ -24,22 +24,22 @@ def planted():
 def test_copies_are_each_others_twins(planted, monkeypatch):
     a, b, order = planted
     monkeypatch.setattr(stability, "_BLOCK", 7)
-    found = find_twins(a, b)
-    assert (found.nearest_a[:20] == order).all()
-    assert (found.cosine_a[:20] > 0.98).all()
-    assert found.mutual_a[:20].all()
-    assert found.mutual_b[order].all()
-    assert (found.cosine_a[20:] < 0.9).all()
+    twins = find_twins(a, b)
+    assert (twins.nearest_a[:20] == order).all()
+    assert (twins.cosine_a[:20] > 0.98).all()
+    assert twins.mutual_a[:20].all()
+    assert twins.mutual_b[order].all()
+    assert (twins.cosine_a[20:] < 0.9).all()
 
 
 def test_against_all_cosines(planted):
     a, b, _ = planted
-    found = find_twins(a, b)
+    twins = find_twins(a, b)
     cosine = torch.nn.functional.cosine_similarity(a[:, None].double(), b[None].double(), dim=-1).numpy()
-    assert np.allclose(found.cosine_a, cosine.max(1), atol=1e-6)
-    assert np.allclose(found.cosine_b, cosine.max(0), atol=1e-6)
-    assert (found.nearest_b == cosine.argmax(0)).all()
-    assert found.mutual_a.sum() == found.mutual_b.sum()
+    assert np.allclose(twins.cosine_a, cosine.max(1), atol=1e-6)
+    assert np.allclose(twins.cosine_b, cosine.max(0), atol=1e-6)
+    assert (twins.nearest_b == cosine.argmax(0)).all()
+    assert twins.mutual_a.sum() == twins.mutual_b.sum()
 
 
 def test_the_matching_is_the_best_of_all():
