@@ -1,4 +1,4 @@
-"""What the stages of jacobian.py found, in one document: tables, and the plan's questions answered from them.
+"""The results of all stages of `run.py` in one document: tables, and the plan's questions answered from them.
 
 Questions: is the share of |J| > .01, and of its siblings free of scale, down at least 4 times at a CE cost of at most
 .02; do shares fall with λ; does measuring the penalty on a random share of the tokens change the result by less than

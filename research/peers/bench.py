@@ -1,4 +1,4 @@
-"""Two draws of real activations, and whole training runs on them, ours and other libraries', for `peers_quality.py`."""
+"""Two draws of real activations, and whole training runs on them, ours and other libraries', for `run.py`."""
 
 from __future__ import annotations
 

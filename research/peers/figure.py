@@ -1,4 +1,4 @@
-"""Every try of `peers_quality.py`, FVU against the L0 reached, one panel per architecture."""
+"""Every try of `run.py`, FVU against the L0 reached, one panel per architecture."""
 
 from __future__ import annotations
 

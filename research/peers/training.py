@@ -1,4 +1,4 @@
-"""Whole training runs of other libraries, each by its own trainer, for `peers_quality.py`.
+"""Whole training runs of other libraries, each by its own trainer, for `run.py`.
 
 Every function takes the same rows in the same order and returns a dictionary behind our evaluation's interface: its
 input is a row at E‖x‖² = 1, whatever scale the library trains at. What is set in proportion to the run, because the
