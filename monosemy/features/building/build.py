@@ -21,8 +21,8 @@ from torch import Tensor
 
 from monosemy.features.building.by_latent import Firings, Text, blocks, summarise
 from monosemy.features.building.coactivation import coactivation, sketches
+from monosemy.features.building.contexts import Examples, gather_examples
 from monosemy.features.building.encode_pass import Codes
-from monosemy.features.building.examples import Examples, gather_examples
 from monosemy.features.building.label_inputs import background_firings, draw_background, sampled_peaks
 from monosemy.features.building.logit_effects import OutputMap, top_effects
 from monosemy.features.building.neighbours import decoder_neighbours

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 
 from monosemy.features.building.by_latent import blocks, document_ends, summarise
 from monosemy.features.building.coactivation import MIN_TOGETHER, coactivation, sketches
-from monosemy.features.building.examples import gather_examples
+from monosemy.features.building.contexts import gather_examples
 from monosemy.features.building.label_inputs import background_firings, draw_background
 from monosemy.features.store.settings import GROUPS, N_QUANTILES
 

@@ -1,6 +1,6 @@
 """The contexts shown for each latent: the chosen firing windows, windows it stays silent in, and its activations there.
 
-Place on the path: `by_latent` (chosen windows), neighbours → [examples] → database.
+Place on the path: `by_latent` (chosen windows), neighbours → [contexts] → database.
 
 Near misses of latent i are windows of its nearest decoder neighbours' strongest contexts in which i does not fire; one
 of each neighbour in turn. Random negatives are drawn uniformly among the windows in which it does not fire. An example
