@@ -1,6 +1,6 @@
 """From codes by token to firings by latent, and what is counted over them: exact, blocked, compiled by numba.
 
-Place on the path: `encode_pass` → [firings of each latent in token order, statistics, chosen windows] → `examples`.
+Place on the path: `encode_pass` → [firings of each latent in token order, statistics, chosen windows] → `contexts`.
 
     firings of latent i        token[offsets[i]:offsets[i+1]], value[...], tokens increasing
     per latent                 count, mean, smallest, largest, quantiles, histogram, firings at the first and last token

@@ -1,6 +1,6 @@
 """Activations of a latent in one byte each.
 
-Place on the path: `examples` → [codes] → database → `FeatureDatabase.examples`.
+Place on the path: `contexts` → [codes] → database → `FeatureDatabase.examples`.
 
     q = round(255 · ln(a / min) / ln(max / min))
 
