@@ -168,8 +168,11 @@ def gather_dot(pattern: Pattern, left: Activations, right: DecoderMatrix) -> Per
 
 
 def transpose(pattern: Pattern, n_latents: int) -> Columns:
-    backend = _compiled() if pattern.indices.device.type == "cpu" else reference  # a stable sort, on CUDA too
-    return backend.transpose(pattern, n_latents)
+    if pattern.indices.device.type == "cpu":
+        return _compiled().transpose(pattern, n_latents)
+    backend = (_triton() if pattern.indices.is_cuda else None) or reference
+    with _on_device(pattern.indices):
+        return backend.transpose(pattern, n_latents)
 
 
 def accumulate(columns: Columns, values: PerEntry, inputs: Activations) -> DecoderMatrix:

@@ -69,7 +69,8 @@ def open_selected(run: Path, sae: str | None) -> FeatureDatabase:
             listed = " or ".join(f"--sae {saved.label}{saved.remark}" for saved in usable)
             raise UserError(f"{run} has features of {len(usable)} SAEs; choose one: {listed}")
         if not usable:
-            choose_sae(run)  # refuses a run of which every SAE stopped early
+            if saved_saes(run):
+                choose_sae(run)  # refuses a run of which every SAE stopped early
             raise UserError(f"{run} has no features yet; build them: monosemy features {run}")
         return open_features(run, *usable[0].key)
     matches = [saved for saved in saes if sae in (saved.label, saved.name)]

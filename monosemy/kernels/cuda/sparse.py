@@ -32,7 +32,7 @@ from monosemy.kernels.cuda.encode import (
     select_batch_topk,
     select_topk,
 )
-from monosemy.kernels.reference import AdamStep, Columns, Pattern
+from monosemy.kernels.reference import AdamStep, Columns, Pattern, rows_of
 
 __all__ = [
     "accumulate",
@@ -220,6 +220,14 @@ def gather_dot(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:
     tensors = (pattern.offsets, pattern.indices, left.contiguous(), right.contiguous(), out)
     _gather_dot[(n_rows,)](*tensors, left.shape[1], **blocks)
     return out
+
+
+def transpose(pattern: Pattern, n_latents: int) -> Columns:
+    # A stable sort keeps rows ascending; the offsets are read off it, since counting would need atomics or a sync.
+    latents, order = pattern.indices.sort(stable=True)
+    bounds = torch.arange(n_latents + 1, dtype=latents.dtype, device=latents.device)
+    offsets = torch.searchsorted(latents, bounds)
+    return Columns(offsets, rows_of(pattern)[order].to(torch.int32), order.to(torch.int32))
 
 
 def accumulate(columns: Columns, values: Tensor, inputs: Tensor) -> Tensor:

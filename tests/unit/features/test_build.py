@@ -335,7 +335,7 @@ def start(run: Path, names: list[str], cache: Path) -> subprocess.Popen[str]:
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     env = {**os.environ, **one, "MONOSEMY_CACHE": str(cache), "MONOSEMY_QUIET": "1"}
     program = (
-        "import sys; from pathlib import Path; from monosemy.features import encode_pass;"
+        "import sys; from pathlib import Path; from monosemy.features.building import encode_pass;"
         "encode_pass.SHARD_SEQUENCES = 16; from monosemy.pipeline.features import build_features;"
         f"build_features(Path(sys.argv[1]), sys.argv[2:], {N_TOKENS})"
     )

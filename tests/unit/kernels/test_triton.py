@@ -169,6 +169,9 @@ def test_products_agree_with_the_definition(shape, d_in, dtype):
     n_rows, n_latents = scores.shape
     pattern = reference.select_above(scores, torch.zeros(n_latents, device=DEVICE))
     columns = reference.transpose(pattern, n_latents)
+    for mine, theirs in zip(backend.transpose(pattern, n_latents), columns, strict=True):
+        assert mine.tolist() == theirs.tolist()
+        assert mine.dtype == theirs.dtype
     inputs, bias = random(d_in, n_rows, dtype=dtype).T, random(d_in, dtype=dtype)  # inputs: not contiguous
     matrix = random(d_in, n_latents, seed=1, dtype=dtype).T
     values = reference.take(scores, pattern)
@@ -197,7 +200,7 @@ def test_a_pattern_without_entries():
         torch.zeros(4, dtype=torch.int64, device=DEVICE), torch.zeros(0).to(DEVICE, torch.int32)
     )
     nothing, bias = torch.zeros(0, device=DEVICE), random(5)
-    columns = reference.transpose(pattern, 6)
+    columns = backend.transpose(pattern, 6)
     assert backend.decode(pattern, nothing, random(6, 5), bias).tolist() == bias.expand(3, 5).tolist()
     assert backend.gather_dot(pattern, random(3, 5), random(6, 5)).numel() == 0
     assert not backend.accumulate(columns, nothing, random(3, 5)).any()
@@ -351,7 +354,7 @@ def test_on_a_gpu_at_its_own_chunk_size(monkeypatch, dtype):
         mine, values = backend.encode_above(x, W_enc, b_enc, threshold)
         assert_same(mine, reference.select_above(pre, threshold))
     matrix, bias = random(n_latents, d_in, seed=3, dtype=dtype), random(d_in, dtype=dtype)
-    columns = reference.transpose(mine, n_latents)
+    columns = backend.transpose(mine, n_latents)
     values = random(len(mine.indices), dtype=dtype)
     for name, arguments in {
         "decode": (mine, values, matrix, bias),
