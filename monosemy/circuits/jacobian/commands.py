@@ -61,6 +61,16 @@ def run_jacobian(words: list[str]) -> None:
 
 
 def run_train(words: list[str]) -> None:
+    arguments = _train_parser().parse_args(words)
+    from monosemy.circuits.jacobian.measure_run import train_and_measure
+    from monosemy.circuits.jacobian.show import frontier_tables, show
+
+    folder = Path(arguments.run).expanduser()
+    show(frontier_tables(train_and_measure(_config(arguments), folder, _settings(arguments))))
+    _report(folder, arguments)
+
+
+def _train_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "train",
         "Trains a pair for every λ, L0 and seed, and measures them.",
@@ -113,6 +123,16 @@ def run_train(words: list[str]) -> None:
     )
     add("--learning-rate", type=real(range_of(TrainingConfig, "learning_rate")), help="default: the architecture's own")
     add("--architecture", choices=("topk", "batch_topk", "jumprelu"), default="topk")
+    _add_penalty(parser)
+    add("--device", default="auto")
+    add("--loss-tokens", type=TOKENS, default="8k", help="validation tokens for the CE score (default 8k)")
+    _add_measures(parser)
+    return parser
+
+
+def _add_penalty(parser: argparse.ArgumentParser) -> None:
+    """How the penalty is measured, and on which model."""
+    add = parser.add_argument
     add(
         "--at",
         choices=("input", "reconstruction"),
@@ -138,16 +158,6 @@ def run_train(words: list[str]) -> None:
         default="none",
         help="train on the model with redrawn weights; `monosemy jacobian random` does that and compares",
     )
-    add("--device", default="auto")
-    add("--loss-tokens", type=TOKENS, default="8k", help="validation tokens for the CE score (default 8k)")
-    _add_measures(parser)
-    arguments = parser.parse_args(words)
-    from monosemy.circuits.jacobian.measure_run import train_and_measure
-    from monosemy.circuits.jacobian.show import frontier_tables, show
-
-    folder = Path(arguments.run).expanduser()
-    show(frontier_tables(train_and_measure(_config(arguments), folder, _settings(arguments))))
-    _report(folder, arguments)
 
 
 def _config(arguments: argparse.Namespace) -> RunConfig:
