@@ -24,6 +24,7 @@ from monosemy.support.files import write_text
 from research import records
 from research.frontier import tables as frontier
 from research.heads import tables as heads
+from research.house import tables as house
 from research.interpretability import tables as interpretability
 from research.jacobian import tables as jacobian
 from research.outliers import tables as outliers
@@ -39,6 +40,7 @@ REPOSITORY = Path(__file__).parents[1]
 STUDIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, str]]] = {
     "frontier": frontier.tables,
     "heads": heads.tables,
+    "house": house.tables,
     "interpretability": interpretability.tables,
     "jacobian": jacobian.tables,
     "outliers": outliers.tables,

@@ -305,8 +305,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how simple a tree of monosemy is.")
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the tree (default: this one)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--record", choices=("before", "after"), help="keep the measures as this side of the record")
     arguments = parser.parse_args()
     house = measure(arguments.root.resolve())
+    if arguments.record:
+        from research.records import record_path, write_record
+
+        path = record_path("house")
+        sides = json.loads(path.read_text()) if path.exists() else {}
+        write_record(path, {**sides, arguments.record: asdict(house)})
     print(json.dumps(asdict(house), indent=1) if arguments.json else as_text(house))
 
 
