@@ -81,6 +81,10 @@ def _speed_page() -> Iterator[str]:
     product = rows_of(without, WIDTH)["product"]
     yield f"nothing else running, {product['gflops']:.0f} GFLOP/s"
     yield f"the bound without a screen is {product['bound_ratio']:.2f}"
+    integer = records["integer"]
+    interval = f"[{integer['ratio_low']:.0f}, {integer['ratio_high']:.0f}]"
+    yield f"takes {integer['ratio']:.0f} times {interval} as long as its float32 product"
+    yield f"medians of {integer['rounds']} interleaved rounds). ARM"
     yield from _on_paper()
 
 

@@ -16,7 +16,7 @@ is guessed and nothing can be missed (`SLACK` covers float32's own rounding of t
 - batch top-k: candidates above a cut guessed from π̃; if fewer than n of them truly pass it, the guess is lowered.
 Where more than `WORTH` of a row is selected the functions return None, and the dense product is taken.
 
-Without such instructions the screen cannot pay: with AVX2 alone, torch's 8-bit product takes 30 times as long as the
+Without such instructions the screen cannot pay: with AVX2 alone, torch's 8-bit product takes 27 times as long as the
 float32 one, and no kernel could do much better than the latter (32 products in three instructions, vpmaddubsw, vpmaddwd
 and an addition, against 8 in one fused multiply-add). ARM's dot-product instructions have not been measured.
 
