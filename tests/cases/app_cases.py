@@ -74,7 +74,9 @@ class Server:
         assert not self._thread.is_alive()
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=600
+        )  # kernels are compiled at the first request
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
