@@ -26,15 +26,14 @@ def main() -> None:
     arguments = parser.parse_args()
     x, weights = torch.randn(arguments.batch, D_IN), torch.randn(arguments.width, D_IN)
     x_8, weights_8 = ((10 * matrix).round().clamp(-127, 127).to(torch.int8) for matrix in (x, weights))
-    product, product_8 = x.new_empty(arguments.batch, arguments.width), torch.empty(0)
+    product = x.new_empty(arguments.batch, arguments.width)
     if not torch.equal(torch._int_mm(x_8[:32], weights_8.T).double(), x_8[:32].double() @ weights_8.T.double()):
         raise AssertionError("the 8-bit product is not exact")
 
-    def integer() -> None:
-        nonlocal product_8
-        product_8 = torch._int_mm(x_8, weights_8.T)
-
-    contenders = {"float32": lambda: torch.mm(x, weights.T, out=product), "integer": integer}
+    contenders = {
+        "float32": lambda: torch.mm(x, weights.T, out=product),
+        "integer": lambda: torch._int_mm(x_8, weights_8.T),
+    }
     seconds = common.rounds_of(contenders, arguments.rounds, warm_up=1)
     ratios = [eight / full for eight, full in zip(seconds["integer"], seconds["float32"], strict=True)]
     record = {
