@@ -230,7 +230,8 @@ class SiteEdit:
             amounts = [_amount(e, readings[e.latent][at], h[at], directions[e.latent]) for e in steering.edits]
             a_NE = torch.stack(amounts, dim=1)
             change = a_NE @ torch.stack([directions[e.latent] for e in steering.edits])
-            check_push(h[at] if steering.keep_error else x_hat[at], change, x_ND.dtype, row)
+            base, site = h[at] if steering.keep_error else x_hat[at], self.sae.config.site
+            check_push(base, change, dtype=x_ND.dtype, site=site, row=row)
             if steering.keep_error:
                 # where nothing changes the activation itself is handed back, the sign of a zero included
                 moved = (a_NE != 0).any(1, keepdim=True)

@@ -182,7 +182,7 @@ def _pushed(model: LanguageModel, site: str, start: Start, push_ND: Tensor) -> T
     )
 
     def add(x_NTD: Tensor) -> Tensor:
-        check_push(x_NTD[:, -1].float(), push_ND.to(x_NTD.device), x_NTD.dtype, 0)
+        check_push(x_NTD[:, -1].float(), push_ND.to(x_NTD.device), dtype=x_NTD.dtype, site=site, row=0)
         x_NTD = x_NTD.clone()
         x_NTD[:, -1] += push_ND.to(x_NTD)
         return x_NTD

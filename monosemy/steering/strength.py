@@ -2,8 +2,8 @@
 
 Place on the path: edits → [refused here] → generate, sweep, output_score. Three things can go wrong, each without an
 error of its own and with a text at the end ("!!!!!", or one word for ever): the edited activation overflows the model's
-number format; the push is so long beside the activation (‖c d‖ > 100 ‖h‖) that nothing of the text is left, since the
-norm before the next layer divides by the length of the sum; or a later layer overflows, and logits are NaN or infinite.
+number format; the push is so long beside the activation that nothing of the
+text is left (`longest_push`); or a later layer overflows, and logits are NaN or infinite.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
 
 LONGEST_PUSH = 100.0
-"""In lengths of the activation: beyond it the text makes less than a hundredth of what the next layer reads."""
+"""In lengths of a residual stream's activation: beyond it the text makes less than a hundredth of what is read next."""
 
 
 class TooStrongError(UserError):
@@ -28,7 +28,18 @@ class TooStrongError(UserError):
         self.rows = list(rows)
 
 
-def check_push(h_ND: Tensor, change_ND: Tensor, dtype: torch.dtype, row: int) -> None:
+def longest_push(site: str, dtype: torch.dtype) -> float:
+    """Lengths of the activation beyond which a push leaves nothing of the text.
+
+    The residual stream is normalised before it is read, so that a push of 100 lengths is all that is read. What other
+    sites hold is added to a longer stream or read in parts: there only a push that rounds the activation away (1 / ε,
+    ε the format's spacing at 1) is certain to leave nothing.
+    """
+    beyond_rounding = 1 / torch.finfo(dtype).eps
+    return min(LONGEST_PUSH, beyond_rounding) if ".resid_" in site else beyond_rounding
+
+
+def check_push(h_ND: Tensor, change_ND: Tensor, *, dtype: torch.dtype, site: str, row: int) -> None:
     """Raises TooStrongError when h + change overflows `dtype` or drowns an activation h; float32 both."""
     limits = torch.finfo(dtype)
     if not bool(((h_ND + change_ND).abs() <= limits.max).all()):
@@ -38,12 +49,13 @@ def check_push(h_ND: Tensor, change_ND: Tensor, dtype: torch.dtype, row: int) ->
             [row],
         )
     activation_norms, push_norms = _lengths(h_ND), _lengths(change_ND)
-    drowned = (push_norms > LONGEST_PUSH * activation_norms) & (activation_norms > 0)
+    longest = longest_push(site, dtype)
+    drowned = (push_norms > longest * activation_norms) & (activation_norms > 0)
     if bool(drowned.any()):
         times = float((push_norms / activation_norms)[drowned].max())
         raise TooStrongError(
             f"the change is too strong: {times:.2g} times as long as the activation, so that nothing of the text is "
-            f"left; lower the strength to at most {LONGEST_PUSH:g} times the activation's length",
+            f"left; lower the strength to at most {longest:.3g} times the activation's length",
             [row],
         )
 

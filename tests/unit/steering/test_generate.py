@@ -23,7 +23,7 @@ from monosemy.steering.measure import distinct_n, measure_answer
 from monosemy.steering.output_score import output_scores, word_tokens, written_directions
 from monosemy.steering.prompts import GrowingText, prompt_ids, prompt_text
 from monosemy.steering.request import Edit, Positions, SteeringRequest
-from monosemy.steering.strength import TooStrongError
+from monosemy.steering.strength import TooStrongError, check_push
 from monosemy.steering.sweep import answer_all, mean_over_prompts, paired_difference, sweep, sweep_events
 from monosemy.support import json_text
 
@@ -228,6 +228,15 @@ def test_a_push_that_leaves_nothing_of_the_text_is_refused_in_place_of_an_answer
             assert [event["kind"] for event in refused] == ["strength", "too_strong"]
             with pytest.raises(TooStrongError):
                 output_scores(each, sae, scales, [5], strength=strength)
+
+
+@pytest.mark.parametrize(("site", "limit"), [("layers.1.resid_post", 100), ("layers.1.mlp_out", 2**23)])
+def test_only_the_residual_stream_is_drowned_by_a_hundred_lengths(site, limit):
+    """What other sites hold is added to a longer stream: there only rounding leaves nothing of it."""
+    h = torch.randn(3, 8)
+    check_push(h, 0.9 * limit * h, dtype=torch.float32, site=site, row=0)
+    with pytest.raises(TooStrongError, match="nothing of the text is left"):
+        check_push(h, 1.1 * limit * h, dtype=torch.float32, site=site, row=0)
 
 
 def test_strengths_that_can_be_answered_are_answered_in_half_precision(half, sae, scales):
