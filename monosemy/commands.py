@@ -6,62 +6,57 @@ Place on the path: the command line loads this module when one of its commands r
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from monosemy import __version__
 from monosemy.cli import commands
 from monosemy.config import RunConfig
-from monosemy.errors import UserError, unknown
+from monosemy.errors import unknown
 from monosemy.layout import RUN_JSON
 from monosemy.ranges import Range
 from monosemy.support.arguments import Parser, amount
-from monosemy.support.flags import SHORT, parse_settings
+from monosemy.support.flags import add_settings, read_settings, with_settings
 from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
 
 
 def run_demo(words: list[str]) -> None:
     """A training run, and the features of one of its SAEs."""
-    if "--help" in words or "-h" in words:
-        _print_settings(_base("demo"), "demo")
-    folder = run_train(["demo", *words], default_folder="runs/demo", features=True)
+    folder = _train("demo", words, command="demo", features=True)
     print(f"look at the latents: monosemy browse {folder}")
 
 
-def run_train(words: list[str], default_folder: str = "", features: bool = False) -> Path:
+def run_train(words: list[str]) -> None:
     """[RECIPE or run.json] [--run FOLDER] [settings]"""
-    start = "demo"
     if words and not words[0].startswith("-"):
-        start, words = words[0], words[1:]
-    folder, words = _take(words, "--run", "runs/mine")
-    target = Path(folder or default_folder or _default_folder(start)).expanduser()
+        _train(words[0], words[1:], command="train")
+    else:
+        _train("demo", words, command="train")
+
+
+def _train(start: str, words: list[str], *, command: str, features: bool = False) -> Path:
+    """Trains what the words ask for, on top of the recipe, settings or run that is `start`; returns the run folder."""
+    base = _base(start)
+    arguments, settings = _settings(base, words, command)
+    folder = Path(arguments.run or _default_folder(start)).expanduser()
     moved = NOT_MOVED
-    if _continues(start, target):
-        moved, words = _take_moved(words)
-    config = _parse(_base(start), words)
+    if _continues(start, folder):
+        moved = Moved(**{kind: settings.pop(f"{kind}.source", "") for kind in ("model", "text")})
     from monosemy import pipeline
 
-    page = pipeline.whole_run(config, target, features=features, moved=moved)
+    page = pipeline.whole_run(with_settings(base, settings), folder, features=features, moved=moved)
     print(f"report: {page}")
-    return target
+    return folder
 
 
-def _continues(start: str, target: Path) -> bool:
+def _continues(start: str, folder: Path) -> bool:
     """Whether a run is trained on from its own folder: its model and text are its own, and can only have moved."""
     path = Path(start).expanduser()
     run = path.parent if path.name == RUN_JSON else path
-    return (run / RUN_JSON).is_file() and target.is_dir() and run.samefile(target)
-
-
-def _take_moved(words: list[str]) -> tuple[Moved, list[str]]:
-    places = {"model": "", "text": ""}
-    for kind in places:
-        for flag in (f"--{kind}", f"--{kind}.source"):
-            place, words = _take(words, flag, "NEWPATH")
-            places[kind] = place or places[kind]
-    return Moved(**places), words
+    return (run / RUN_JSON).is_file() and folder.is_dir() and run.samefile(folder)
 
 
 def _default_folder(start: str) -> Path:
@@ -183,40 +178,28 @@ def _base(start: str) -> RunConfig:
     return recipe(start)
 
 
-def _parse(base: RunConfig, words: list[str], command: str = "train") -> RunConfig:
-    """Flags over a base configuration; every setting of config.py is a flag, the common ones have short names."""
+def _settings(base: RunConfig, words: list[str], command: str = "train") -> tuple[argparse.Namespace, dict[str, Any]]:
+    """(the parsed words, the settings that they give): every setting of config.py is a flag of train and demo."""
     from monosemy.saes.registry import ARCHITECTURES
 
-    if "--help" in words or "-h" in words:
-        _print_settings(base, command)
-    return parse_settings(base, words, ARCHITECTURES)
+    return read_settings(_settings_parser(base, command), words, ARCHITECTURES)
 
 
-def _print_settings(base: RunConfig, command: str) -> NoReturn:
-    """The help of train and demo."""
-    import tyro
-
+def _settings_parser(base: RunConfig, command: str) -> Parser:
     from monosemy.recipes import RECIPES
 
+    lines = [commands()[command].summary[:1].upper() + commands()[command].summary[1:] + ".", ""]
     if command == "train":
-        print("recipes (the settings that a run starts from):")
-        for name, make in RECIPES.items():
-            print(f"  {name:8s}{(make.__doc__ or '').strip()}")
-    print("short names: " + ", ".join(f"{short} = {full}" for short, full in SHORT.items()))
-    print("counts of tokens take k, M and G: --tokens 1.5M")
-    print("options of an architecture: --jumprelu.bandwidth-relative 0.3; monosemy info jumprelu lists them\n")
-    usage = {"train": "train [RECIPE | run.json | RUN]", "demo": "demo"}[command]
-    tyro.cli(RunConfig, args=["--help"], default=base, prog=f"monosemy {usage} [--run FOLDER]")
-    sys.exit(0)
-
-
-def _take(words: list[str], flag: str, example: str) -> tuple[str, list[str]]:
-    """Removes `flag VALUE` (or `flag=VALUE`) from the words."""
-    for i, word in enumerate(words):
-        if word == flag:
-            if i + 1 == len(words):
-                raise UserError(f"{flag} needs a value, e.g. {flag} {example}")
-            return words[i + 1], words[:i] + words[i + 2 :]
-        if word.startswith(flag + "="):
-            return word.split("=", 1)[1], words[:i] + words[i + 1 :]
-    return "", words
+        lines.append("recipes, the settings that a run starts from (demo where none is named):")
+        lines += [f"  {name:8s}{(make.__doc__ or '').strip()}" for name, make in RECIPES.items()]
+    lines += [
+        "counts of tokens take k, M and G: --tokens 1.5M",
+        "options of an architecture: --jumprelu.bandwidth-relative 0.3; monosemy info jumprelu lists them",
+    ]
+    start = {"train": "[RECIPE | run.json | RUN] ", "demo": ""}[command]
+    usage = f"monosemy {command} {start}[--run FOLDER] [FLAGS]"
+    parser = Parser(f"monosemy {command}", "\n".join(lines), usage=usage, allow_abbrev=False)
+    default = {"train": "runs/NAME", "demo": "runs/demo"}[command]
+    parser.add_argument("--run", metavar="FOLDER", help=f"the run folder to make or to continue (default: {default})")
+    add_settings(parser, base)
+    return parser

@@ -1,21 +1,28 @@
-"""Every setting of config.py as a flag: from words of the command line to a configuration.
+"""Every setting of config.py as a flag: an argument parser made from the configuration, and its words back into one.
 
 `training.batch_tokens` is `--training.batch-tokens`; the common ones have short names (`SHORT`). A list takes all words
 up to the next flag, a yes-or-no setting is `--evaluation.pca` or `--evaluation.no-pca`, counts of tokens take k, M and
-G, and options of an architecture are written `--jumprelu.bandwidth-relative 0.3`.
+G, and options of an architecture are written `--jumprelu.bandwidth-relative 0.3`. The help is the docstrings of the
+fields.
 """
 
 from __future__ import annotations
 
+import argparse
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
+import textwrap
 import types
 import typing
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from monosemy.config import RunConfig, count, from_json, to_json
 from monosemy.errors import UserError, near_matches, unknown
+from monosemy.support.arguments import Parser
 
 SHORT = {
     "--model": "--model.source",
@@ -27,94 +34,169 @@ SHORT = {
 }
 
 
+class Setting(NamedTuple):
+    """A setting that a flag can give."""
+
+    name: str
+    """`training.batch_tokens`"""
+    hint: Any
+    """Its type, without the range."""
+    documentation: str
+    section: type
+    """The dataclass that holds it."""
+
+
 def flag_of(setting: str) -> str:
     """The flag of a setting, its short name where it has one: `text.n_tokens` → `--tokens`."""
-    flag = "--" + setting.replace("_", "-")
+    flag = _long_flag(setting)
     return next((short for short, full in SHORT.items() if full == flag), flag)
 
 
-def parse_settings(base: RunConfig, words: Sequence[str], architectures: Container[str]) -> RunConfig:
-    """`base` with the settings that the words give. Raises UserError, one line that names the flag."""
-    values, options = to_json(base), dict(base.options)
-    hints = dict(_settings(RunConfig))
-    for flag, arguments in _by_flag(words):
-        section, dot, _ = flag[2:].partition(".")
-        name = SHORT.get(flag, flag)[2:].replace("-", "_")
-        if dot and section in architectures:
-            options[name] = _option(flag, arguments)
+def add_settings(parser: Parser, base: RunConfig) -> None:
+    """Adds a flag for every setting, in one group of the help for each section, with the values of `base` as defaults.
+
+    What the flags were given lands in the parsed arguments as words, under the setting's dotted name; `read_settings`
+    makes values of them.
+    """
+    groups: dict[type, argparse._ArgumentGroup] = {}
+    for setting in settings_of(RunConfig):
+        if setting.section not in groups:
+            title, _, _ = setting.name.rpartition(".")
+            summary = (setting.section.__doc__ or "").split("\n\n")[0]
+            groups[setting.section] = parser.add_argument_group(title or "the run", " ".join(summary.split()))
+        _add_setting(groups[setting.section], setting, _value_of(base, setting.name))
+
+
+def read_settings(
+    parser: Parser, words: Sequence[str], architectures: Container[str]
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """(all parsed arguments, JSON value of every setting that the words give, by its dotted name).
+
+    Options of an architecture are under `options`. Raises UserError, one line that names the flag.
+    """
+    options = {}
+    for flag in dict.fromkeys(word.partition("=")[0] for word in words if word.startswith("--")):
+        architecture, dot, _ = flag[2:].partition(".")
+        if dot and architecture in architectures:
+            options[flag] = flag[2:].replace("-", "_")
+            parser.add_argument(flag, dest=options[flag], nargs="?", const="", default=argparse.SUPPRESS)
+    arguments, rest = parser.parse_known_args(words)
+    if rest:
+        raise _unknown_word(rest[0])
+    values = {
+        setting.name: _read(flag_of(setting.name), setting.hint, getattr(arguments, setting.name))
+        for setting in settings_of(RunConfig)
+        if hasattr(arguments, setting.name)
+    }
+    if options:
+        values["options"] = {name: _option(flag, getattr(arguments, name)) for flag, name in options.items()}
+    return arguments, values
+
+
+def with_settings(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """`base` with these settings, by dotted name as `read_settings` gives them. Raises UserError."""
+    changed = to_json(base)
+    for name, value in values.items():
+        section, _, field = name.rpartition(".")
+        if name == "options":
+            changed["options"] |= value
+        else:
+            (changed[section] if section else changed)[field] = value
+    return from_json(RunConfig, changed)
+
+
+def settings_of(kind: type, prefix: str = "") -> Iterator[Setting]:
+    """Every setting that has a flag, those of the dataclass itself before those of its sections."""
+    hints, documentation = typing.get_type_hints(kind), _documentation(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    for name in names:
+        if not dataclasses.is_dataclass(hints[name]) and typing.get_origin(hints[name]) is not Mapping:
+            yield Setting(prefix + name, hints[name], documentation.get(name, ""), kind)
+    for name in names:
+        if dataclasses.is_dataclass(hints[name]):
+            yield from settings_of(hints[name], f"{prefix}{name}.")
+
+
+def _documentation(kind: type) -> dict[str, str]:
+    """The strings that stand below the fields of a dataclass in its source; none where the source is not at hand."""
+    documentation: dict[str, str] = {}
+    for cls in kind.__mro__[:-1]:
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+        except (OSError, TypeError):  # an installation without sources, or a class that was made by a function
             continue
-        switched_off = name.replace(".no_", ".", 1)
-        if name not in hints and hints.get(switched_off) is bool and not arguments:
-            name, arguments = switched_off, ["False"]
-        if name not in hints:
-            raise _unknown_flag(flag, hints)
-        place, *rest = name.split(".")
-        value = _read(flag, hints[name], arguments)
-        if rest:
-            values[place][rest[0]] = value
-        else:
-            values[place] = value
-    return from_json(RunConfig, values | {"options": options})
+        for statement, following in itertools.pairwise(body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+                name, text = statement.target.id, following.value.value  # type: ignore[union-attr, attr-defined]
+                documentation.setdefault(name, " ".join(text.split()))
+    return documentation
 
 
-def _settings(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, type) of every setting but the architectures' options."""
-    for name, hint in typing.get_type_hints(kind).items():
-        if dataclasses.is_dataclass(hint):
-            yield from _settings(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
-        elif typing.get_origin(hint) is not Mapping:
-            yield prefix + name, hint
+def _add_setting(group: argparse._ArgumentGroup, setting: Setting, default: Any) -> None:
+    flags = dict.fromkeys((flag_of(setting.name), _long_flag(setting.name)))
+    shown = " ".join(f"{item}" for item in default) if isinstance(default, list) else str(default)
+    documentation = f"{setting.documentation} (default: {shown or 'none'})".replace("%", "%%")
+    origin, parts = typing.get_origin(setting.hint), typing.get_args(setting.hint)
+    about: dict[str, Any] = {"dest": setting.name, "default": argparse.SUPPRESS, "help": documentation}
+    if setting.hint is bool:
+        group.add_argument(*flags, nargs="?", const="True", metavar="True|False", **about)
+        section, dot, name = _long_flag(setting.name)[2:].rpartition(".")
+        without = about | {"help": f"the opposite of {flag_of(setting.name)}"}
+        group.add_argument(f"--{section}{dot}no-{name}", action="store_const", const="False", **without)
+    elif origin is tuple:
+        group.add_argument(*flags, nargs="*", metavar=_metavar(parts[0]), **about)
+    else:
+        group.add_argument(*flags, metavar=_metavar(setting.hint), **about)
 
 
-def _by_flag(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """(flag, its words) in order; `--flag=word` is `--flag word`."""
-    groups: list[tuple[str, list[str]]] = []
-    for word in words:
-        if word.startswith("--") and len(word) > 2:
-            flag, equals, value = word.partition("=")
-            groups.append((flag, [value] if equals else []))
-        elif groups:
-            groups[-1][1].append(word)
-        else:
-            raise UserError(f"{word!r} belongs to no flag; settings are written --FLAG VALUE, e.g. --tokens 1.5M")
-    yield from groups
+def _metavar(hint: Any) -> str:
+    """What the help shows for a value of this type."""
+    if typing.get_origin(hint) is typing.Literal:
+        return "|".join(typing.get_args(hint))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return _metavar(next(part for part in typing.get_args(hint) if part is not type(None)))
+    return {int: "N", float: "X"}.get(hint, "VALUE")
 
 
-def _unknown_flag(flag: str, hints: Mapping[str, Any]) -> UserError:
-    flags = [*(flag_of(name) for name in hints), *("--" + name.replace("_", "-") for name in hints)]
-    near = near_matches(flag, dict.fromkeys(flags))
+def _value_of(config: RunConfig, name: str) -> Any:
+    value: Any = to_json(config)
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+def _long_flag(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+def _unknown_word(word: str) -> UserError:
+    if not word.startswith("--"):
+        return UserError(f"{word!r} belongs to no flag; settings are written --FLAG VALUE, e.g. --tokens 1.5M")
+    names = [setting.name for setting in settings_of(RunConfig)]
+    near = near_matches(word, dict.fromkeys([*map(flag_of, names), *map(_long_flag, names)]))
     hint = f" did you mean {' or '.join(near)}?" if near else ""
-    return UserError(f"unknown flag {flag};{hint} monosemy train --help lists the settings")
+    return UserError(f"unknown flag {word};{hint} monosemy train --help lists the settings")
 
 
-def _option(flag: str, arguments: list[str]) -> Any:
-    architecture = flag[2:].split(".")[0]
-    if not arguments or arguments == [""]:
-        raise UserError(f"{flag} needs a value; monosemy info {architecture} lists the options")
-    word = _single(flag, arguments)
+def _option(flag: str, word: str) -> Any:
+    """An architecture's option: a JSON value, or else text."""
+    if not word:
+        raise UserError(f"{flag} needs a value; monosemy info {flag[2:].split('.')[0]} lists the options")
     try:
         return json.loads(word)
     except ValueError:
         return word
 
 
-def _single(flag: str, arguments: list[str]) -> str:
-    if len(arguments) != 1:
-        raise UserError(f"{flag} takes one value, got {' '.join(arguments) if arguments else 'none'}")
-    return arguments[0]
-
-
-def _read(flag: str, hint: Any, arguments: list[str]) -> Any:
-    """The words of one flag as a JSON value of the setting's type."""
+def _read(flag: str, hint: Any, given: str | list[str]) -> Any:
+    """The word or words of one flag as a JSON value of the setting's type."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is tuple:
-        return [_read(flag, parts[0], [word]) for word in arguments]
-    if hint is bool and not arguments:
-        return True
-    word = _single(flag, arguments)
+    if isinstance(given, list):
+        return [_read(flag, parts[0], word) for word in given]
+    word = given
     if origin in (typing.Union, types.UnionType):
         hint = next(part for part in parts if part is not type(None))
-        return None if word == "None" else _read(flag, hint, [word])
+        return None if word == "None" else _read(flag, hint, word)
     if origin is typing.Literal:
         if word not in parts:
             raise unknown(f"value for {flag}", word, parts)

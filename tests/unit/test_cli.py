@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_words import parsed
 
 from monosemy import __version__, cli, commands
+from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.pipeline import check_config
 from monosemy.recipes import quick
+from monosemy.support.flags import flag_of, settings_of
 
 
 def test_short_names_units_and_options():
     words = ["--tokens", "1.5M", "--sites", "layers.3.mlp_out", "--l0", "8", "20"]
     words += ["--jumprelu.bandwidth-relative=0.3", "--jumprelu.recipe", "tanh", "--training.n-passes", "3"]
-    config = commands._parse(quick(), words)
+    config = parsed(quick(), words)
     assert config.text.n_tokens == 1_500_000
     assert config.activations.sites == ("layers.3.mlp_out",)
     assert config.l0 == (8.0, 20.0)
@@ -42,7 +46,7 @@ def test_short_names_units_and_options():
 )
 def test_refused_before_anything_is_loaded(words, message):
     with pytest.raises(UserError, match=message) as found:
-        check_config(commands._parse(quick(), words))
+        check_config(parsed(quick(), words))
     assert "\n" not in str(found.value)
 
 
@@ -64,15 +68,44 @@ def test_info_lists_an_architectures_options(capsys):
 
 
 def test_counts_take_units_in_either_form(capsys):
-    assert commands._parse(quick(), ["--tokens=300k"]).text.n_tokens == 300_000
-    assert commands._parse(quick(), ["--training.log-tokens", "2k"]).training.log_tokens == 2_000
+    assert parsed(quick(), ["--tokens=300k"]).text.n_tokens == 300_000
+    assert parsed(quick(), ["--training.log-tokens", "2k"]).training.log_tokens == 2_000
     with pytest.raises(UserError, match=r"takes a count such as .*, got '1.5X'"):
-        commands._parse(quick(), ["--tokens", "1.5X"])
+        parsed(quick(), ["--tokens", "1.5X"])
     with pytest.raises(SystemExit):
-        commands._parse(quick(), ["--help"])
+        parsed(quick(), ["--help"])
     shown = capsys.readouterr().out
-    assert "--tokens = --text.n-tokens" in shown
+    assert "--tokens N, --text.n-tokens N" in shown
     assert "quick" in shown
+
+
+def test_the_help_of_train_explains_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    words = capsys.readouterr().out.split()
+    for setting in settings_of(RunConfig):
+        assert flag_of(setting.name) in words
+        assert setting.documentation, setting.name
+    assert "Latents per SAE. (default: 2304)" in " ".join(words)
+
+
+def test_yes_or_no_settings_lists_and_words_that_belong_to_nothing():
+    assert parsed(quick(), ["--evaluation.pca"]).evaluation.pca
+    assert not parsed(quick(), ["--evaluation.no-pca"]).evaluation.pca
+    assert not parsed(quick(), ["--evaluation.pca", "False"]).evaluation.pca
+    assert parsed(quick(), ["--log-to"]).log_to == ()
+    assert parsed(quick(), ["--training.learning-rate", "None"]).training.learning_rate is None
+    assert parsed(quick(), ["--l0", "8", "--l0", "16", "4"]).l0 == (16.0, 4.0)  # the last word counts
+    for words, message in (
+        (["--evaluation.pca", "maybe"], "--evaluation.pca takes True or False, or no value, got 'maybe'"),
+        (["--seedz", "3"], "unknown flag --seedz; did you mean --seeds"),
+        (["--arch", "topk"], "unknown flag --arch"),  # no abbreviations: a later setting could make them ambiguous
+        (["--tokens", "5", "6"], "'6' belongs to no flag"),
+        (["--text"], "--text: expected one argument"),
+        (["--model.dtype", "float23"], "did you mean 'float32'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            parsed(quick(), words)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +120,7 @@ def test_counts_take_units_in_either_form(capsys):
 )
 def test_settings_that_would_fail_later_are_refused_at_once(words, message):
     with pytest.raises(UserError, match=message):
-        check_config(commands._parse(quick(), words))
+        check_config(parsed(quick(), words))
 
 
 def test_a_run_folder_is_continued_in_place():

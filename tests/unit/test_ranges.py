@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_words import parsed
 
 from monosemy import commands
 from monosemy.config import RunConfig
@@ -117,7 +118,7 @@ def test_recipes_and_all_defaults_are_within_their_ranges():
 )
 def test_the_command_names_the_flag_and_a_value_that_works(words, message):
     with pytest.raises(UserError) as refused:
-        check_config(commands._parse(quick(), words.split()))
+        check_config(parsed(quick(), words.split()))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 

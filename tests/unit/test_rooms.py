@@ -135,9 +135,15 @@ from monosemy.pipeline.trainees import build_units
 from monosemy.recipes import quick
 from monosemy.report.theme import label
 from monosemy.support.estimates import DoesNotFit, ModelSize, estimate, require_resources, value_that_fits
+from monosemy.support.flags import with_settings
+
+
+def parsed(base, words):
+    return with_settings(base, commands._settings(base, words)[1])
+
 
 idle = quick()
-config = commands._parse(idle, ["--attic.n-boxes", "6"])
+config = parsed(idle, ["--attic.n-boxes", "6"])
 assert room_settings(config, AtticConfig).n_boxes == 6
 assert from_json(RunConfig, to_json(config)) == config != idle
 assert len({identity(c) for c in (idle, config, with_room(config, AtticConfig(5)))}) == 3
@@ -147,7 +153,7 @@ for words, message in (
     ("10", "--attic.n-boxes 10 must be at least 0 and at most 9"),
 ):
     try:
-        check_config(commands._parse(idle, ["--attic.n-boxes", words]))
+        check_config(parsed(idle, ["--attic.n-boxes", words]))
     except UserError as error:
         assert message in str(error), error
     else:
