@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -180,16 +181,25 @@ class StoredStream:
         return permutation
 
 
+@dataclass(frozen=True)
+class RowSource:
+    """Where rows come from that are never kept: a text through a model, read at sites."""
+
+    model: ActivationModel
+    shards: Tokens
+    sites: Sequence[str]
+    config: ActivationsConfig
+    """Which rows are left out, the size of the buffer and of a pass."""
+    statistics: Mapping[str, SiteStatistics]
+    """Of a held-in sample, by site: norms (for outliers) and scale."""
+
+
 class MixingStream:
     """Rows straight from the model through a shuffle buffer; each token of the text is used once."""
 
     def __init__(
         self,
-        model: ActivationModel,
-        shards: Tokens,
-        sites: Sequence[str],
-        config: ActivationsConfig,
-        statistics: Mapping[str, SiteStatistics],
+        source: RowSource,
         *,
         batch_tokens: int,
         buffer_tokens: int | None = None,
@@ -197,11 +207,12 @@ class MixingStream:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`buffer_tokens` defaults to the configuration's, `scale` to that of the held-in sample in `statistics`.
+        """`buffer_tokens` defaults to the configuration's, `scale` to that of the held-in sample in the statistics.
 
         Raises UserError for a buffer smaller than two batches or two passes of the model, or text for less than one
         step.
         """
+        model, shards, config, statistics = source.model, source.shards, source.config, source.statistics
         check_config(config, shards.context_length)
         capacity = config.buffer_tokens if buffer_tokens is None else buffer_tokens
         _check_sizes(batch_tokens=batch_tokens, seed=seed)
@@ -211,7 +222,7 @@ class MixingStream:
                 f"buffer_tokens must be at least {least} (two batches of {batch_tokens}, two model passes of "
                 f"{self._per_pass}), got {capacity}; raise activations.buffer_tokens or lower batch_sequences"
             )
-        self.sites = resolve_sites(model, sites)
+        self.sites = resolve_sites(model, source.sites)
         self.model, self.shards, self.config = model, shards, config
         self.statistics = {site: statistics[site] for site in self.sites}
         self.rules = drop_rules(model, config, self.statistics)

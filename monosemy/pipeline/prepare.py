@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from monosemy.activations.harvest import DropRules
     from monosemy.activations.store import ActivationStore
-    from monosemy.activations.stream import MixingStream, StoredStream
+    from monosemy.activations.stream import MixingStream, RowSource, StoredStream
     from monosemy.data.tokens import TokenSet
     from monosemy.models.adapter import LanguageModel
 
@@ -152,11 +152,7 @@ def _activations(
         return Prepared(model, tokens, sites, store, stored, store.rules, scale, config), store.record["n_dropped"]
     statistics = measure_sites(model, tokens.train, sites, settings)
     mixing = MixingStream(
-        model,
-        tokens.train,
-        sites,
-        settings,
-        statistics,
+        RowSource(model, tokens.train, sites, settings, statistics),
         batch_tokens=training.batch_tokens,
         seed=config.text.seed,
         device=model.device,

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from monosemy.circuits.jacobian import products
 from monosemy.circuits.jacobian.mlp import mlp_weights
-from monosemy.circuits.jacobian.pair import Pair
 from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, training_code
 from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.circuits.jacobian.training_pair import Pair
 from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.config import ActivationsConfig, TextConfig, TrainingConfig
 from monosemy.errors import UserError

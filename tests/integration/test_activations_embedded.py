@@ -11,7 +11,7 @@ import torch
 
 from monosemy.activations.harvest import keep_mask, measure_sites
 from monosemy.activations.store import ActivationStore, build_store
-from monosemy.activations.stream import MixingStream, StoredStream
+from monosemy.activations.stream import MixingStream, RowSource, StoredStream
 from monosemy.config import ActivationsConfig, TextConfig
 from monosemy.data.tokens import TokenShards, prepare_tokens
 from monosemy.models.adapter import LanguageModel
@@ -92,7 +92,7 @@ def test_a_buffer_on_the_real_model_resumes_bit_for_bit_and_mixes_less_than_a_fu
 
     def stream() -> MixingStream:
         return MixingStream(
-            embedded_model, shards, SITES, CONFIG, statistics, batch_tokens=128, buffer_tokens=2048, seed=1
+            RowSource(embedded_model, shards, SITES, CONFIG, statistics), batch_tokens=128, buffer_tokens=2048, seed=1
         )
 
     whole, interrupted, resumed = stream(), stream(), stream()

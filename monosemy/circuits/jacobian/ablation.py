@@ -27,7 +27,7 @@ from torch import Tensor
 
 from monosemy.circuits.jacobian.latent_map import LatentMap
 from monosemy.circuits.jacobian.measures import Estimate, Sums, estimated
-from monosemy.circuits.jacobian.rows import Rows
+from monosemy.circuits.jacobian.mlp_rows import Rows
 from monosemy.circuits.jacobian.slices import JacobianSlices
 from monosemy.errors import UserError
 from monosemy.evals.intervals import Blocks, bootstrap_weights

@@ -1,6 +1,6 @@
 """The Jacobian averaged over the data, for every pair of latents of the two SAEs, kept sparse.
 
-Place on the path: slices → [averages] → strong pairs (pairs.py, graph.py), shares of all pairs.
+Place on the path: slices → [averages] → strong pairs (strongest_pairs.py, graph.py), shares of all pairs.
 
   mean_abs_ij    = (1/N) Σ_n |J_n,ij|            zero on tokens where the pair is not active
   mean_effect_ij = (1/N) Σ_n |J_n,ij| s_n,j      how much of output latent i goes through input latent j

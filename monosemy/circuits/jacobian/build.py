@@ -11,9 +11,9 @@ import itertools
 import torch
 
 from monosemy.circuits.jacobian.mlp import mlp_weights
-from monosemy.circuits.jacobian.pair import Pair, pair_name, pair_sites
 from monosemy.circuits.jacobian.penalty import SlopesAtInput
 from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.circuits.jacobian.training_pair import Pair, pair_name, pair_sites
 from monosemy.config import room_settings
 from monosemy.pipeline.prepare import Prepared
 from monosemy.pipeline.trainees import NewSae, build_trainee, initial_rows

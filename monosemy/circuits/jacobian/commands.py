@@ -1,6 +1,6 @@
 """`monosemy jacobian …`: pairs of SAEs whose latents compute sparsely; flags, and nothing else.
 
-Place on the path: words of the command line → a run (train) or its studies (jacobian.py, jacobian_studies.py) → tables.
+Place on the path: words of the command line → a run (train) or its studies (trained_pairs.py, studies.py) → tables.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from monosemy.support.arguments import Parser, amount, real, whole
 from monosemy.support.moved import Moved, add_moved, moved_of
 
 if TYPE_CHECKING:
-    from monosemy.circuits.jacobian.measure_run import MeasureSettings
-    from monosemy.circuits.jacobian.of_run import PairEntry, Study
+    from monosemy.circuits.jacobian.measuring import MeasureSettings
+    from monosemy.circuits.jacobian.trained_pairs import PairEntry, Study
 
 T = TypeVar("T")
 TOKENS = amount(Range(1, example=32_000))
@@ -62,8 +62,8 @@ def run_jacobian(words: list[str]) -> None:
 
 def run_train(words: list[str]) -> None:
     arguments = _train_parser().parse_args(words)
-    from monosemy.circuits.jacobian.measure_run import train_and_measure
-    from monosemy.circuits.jacobian.show import frontier_tables, show
+    from monosemy.circuits.jacobian.measuring import train_and_measure
+    from monosemy.circuits.jacobian.terminal import frontier_tables, show
 
     folder = Path(arguments.run).expanduser()
     show(frontier_tables(train_and_measure(_config(arguments), folder, _settings(arguments))))
@@ -206,8 +206,8 @@ def run_measure(words: list[str]) -> None:
     parser.add_argument("--again", action="store_true", help="measure anew")
     _add_measures(parser)
     arguments = parser.parse_args(words)
-    from monosemy.circuits.jacobian.measure_run import measure
-    from monosemy.circuits.jacobian.show import frontier_tables, show
+    from monosemy.circuits.jacobian.measuring import measure
+    from monosemy.circuits.jacobian.terminal import frontier_tables, show
 
     folder, settings = Path(arguments.run).expanduser(), _settings(arguments)
     rows = _with_study(folder, moved_of(arguments), lambda study: measure(study, settings, again=arguments.again))
@@ -247,8 +247,8 @@ def run_pairs(words: list[str]) -> None:
     )
     add("--out", help="also write everything to this JSON file")
     arguments = parser.parse_args(words)
-    from monosemy.circuits.jacobian.show import pairs_page, show
-    from monosemy.circuits.jacobian.study_run import PairSettings, pairs_study
+    from monosemy.circuits.jacobian.studies import PairSettings, pairs_study
+    from monosemy.circuits.jacobian.terminal import pairs_page, show
     from monosemy.support.files import require_writable, write_json
 
     if arguments.out:
@@ -295,7 +295,7 @@ def run_graph(words: list[str]) -> None:
     )
     add("--out", required=True, help="the JSON file to write")
     arguments = parser.parse_args(words)
-    from monosemy.circuits.jacobian.study_run import graph_of_averages, graph_of_text
+    from monosemy.circuits.jacobian.studies import graph_of_averages, graph_of_text
     from monosemy.support.files import require_writable, write_json
 
     require_writable(Path(arguments.out), "--out")
@@ -337,10 +337,10 @@ def run_random(words: list[str]) -> None:
     )
     _add_measures(parser)
     arguments = parser.parse_args(words)
-    from monosemy.circuits.jacobian.measure_run import measure
-    from monosemy.circuits.jacobian.show import comparison_tables, show
-    from monosemy.circuits.jacobian.studies import choose
-    from monosemy.circuits.jacobian.study_run import random_study
+    from monosemy.circuits.jacobian.frontier import choose
+    from monosemy.circuits.jacobian.measuring import measure
+    from monosemy.circuits.jacobian.studies import random_study
+    from monosemy.circuits.jacobian.terminal import comparison_tables, show
 
     settings, folder = _settings(arguments), Path(arguments.run).expanduser()
 
@@ -363,10 +363,10 @@ def run_interpret(words: list[str]) -> None:
     parser.add_argument("--pair", nargs="+", help="pairs to score (default: λ = 0 and the chosen λ)")
     parser.add_argument("--tokens", type=TOKENS, help="training tokens to read (default 150k)")
     arguments = parser.parse_args(words)
-    from monosemy.circuits.jacobian.of_run import choose_pair, find_pairs
-    from monosemy.circuits.jacobian.show import scores_table, show
-    from monosemy.circuits.jacobian.studies import choose
-    from monosemy.circuits.jacobian.study_run import frontier_rows, interpretability_study
+    from monosemy.circuits.jacobian.frontier import choose
+    from monosemy.circuits.jacobian.studies import frontier_rows, interpretability_study
+    from monosemy.circuits.jacobian.terminal import scores_table, show
+    from monosemy.circuits.jacobian.trained_pairs import choose_pair, find_pairs
     from monosemy.run import open_run, read_run
 
     folder = Path(arguments.run).expanduser()
@@ -388,7 +388,7 @@ def run_interpret(words: list[str]) -> None:
 
 
 def _with_study(folder: Path, moved: Moved, use: Callable[[Study], T]) -> T:
-    from monosemy.circuits.jacobian.of_run import Study
+    from monosemy.circuits.jacobian.trained_pairs import Study
     from monosemy.run import open_run, read_run
 
     with open_run(folder, read_run(folder)[0], moved) as run:
@@ -396,14 +396,14 @@ def _with_study(folder: Path, moved: Moved, use: Callable[[Study], T]) -> T:
 
 
 def _with_pair(folder: Path, moved: Moved, name: str | None, use: Callable[[Study, PairEntry], T]) -> T:
-    from monosemy.circuits.jacobian.of_run import choose_pair, find_pairs
+    from monosemy.circuits.jacobian.trained_pairs import choose_pair, find_pairs
 
     choose_pair(find_pairs(folder), name)  # says it before anything is loaded
     return _with_study(folder, moved, lambda study: use(study, choose_pair(study.pairs, name)))
 
 
 def _settings(arguments: argparse.Namespace) -> MeasureSettings:
-    from monosemy.circuits.jacobian.measure_run import MeasureSettings
+    from monosemy.circuits.jacobian.measuring import MeasureSettings
 
     return MeasureSettings(
         arguments.measure_tokens, arguments.average_tokens, arguments.curves, arguments.ablation_tokens

@@ -1,6 +1,6 @@
 """What the penalty costs the language model: how far the CE score falls below that of the pair with λ = 0.
 
-Place on the path: evaluation.json and documents.safetensors of a run → [cost] → studies.py.
+Place on the path: evaluation.json and documents.safetensors of a run → [cost] → frontier.py.
 
     cost of a side = (Δloss_λ − Δloss_0) / (CE(zero) − CE(clean)),    cost of a pair = the larger of its two sides'
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.circuits.jacobian.draws import interval
+from monosemy.circuits.jacobian.resamples import interval
 from monosemy.evals.documents import DocumentSums, load_documents
 from monosemy.evals.intervals import bootstrap_weights
 from monosemy.layout import RunFiles

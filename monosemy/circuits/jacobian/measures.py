@@ -69,7 +69,7 @@ class JacobianRecord:
     histogram: list[int]
     """Elements per bin of |J|: below 1e-10, 40 bins a decade, 1e4 and above."""
     draws: dict[str, Float[ndarray, " resample"]]
-    """Each estimate on every resample of the documents (draws.py)."""
+    """Each estimate on every resample of the documents (resamples.py)."""
 
     def __getitem__(self, measure: str) -> Estimate:
         return self.estimates[measure]

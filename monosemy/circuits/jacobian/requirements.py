@@ -28,7 +28,7 @@ class PairRequirements(Requirements):
         return (room_settings(config, JacobianConfig).architecture,)
 
     def check(self, config: RunConfig) -> None:
-        from monosemy.circuits.jacobian.pair import pair_sites
+        from monosemy.circuits.jacobian.training_pair import pair_sites
         from monosemy.models.sites import parse_site
 
         settings = room_settings(config, JacobianConfig)

@@ -1,262 +1,304 @@
-"""What the measured pairs say together: the λ frontier, the chosen λ, trained against randomised models.
+"""Studies of a run's pairs beyond their measures: strongest pairs with contexts, latent graphs, random models, labels.
 
-Place on the path: a pair's measures (measures.py and its siblings) and evaluation.json → [tables] → terminal, report.
-Plain JSON values in and out; an *estimate* is {"value": v, "interval": [low, high] or null}.
-
-Frontier: one row a pair, every seed its own; beside each sparsity measure the factor by which it is below that of the
-pair with λ = 0 of the same L0 and seed, and what the pair costs in CE score (costs.py). Both are paired over documents.
-
-Chosen λ: the largest whose CE score (loss recovered, the lower of the two SAEs') is at most `MAX_COST` below λ = 0's.
-
-Trained against randomised, at matched variance explained: SAEs of a random model explain another share of the variance
-at the same L0, and a denser code has another Jacobian. So the random model's pairs are trained at several L0s, and for
-each λ its measure is interpolated (logarithm of the measure, linear in the variance explained, the mean of both SAEs)
-to where it explains as much as the trained model's pair. Where no two L0s enclose that, the nearest one is taken and
-`matched` is false. It is the mean that is matched: what each side explains stands in the row. Intervals resample
-documents at that mixture (draws.py); one random draw of the weights and one seed stand behind a row, and how those
-differ is in no interval.
+Place on the path: a `Study` (trained_pairs.py) → JSON files in the run's jacobian/ folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.circuits.jacobian.costs import Losses, ce_cost
-from monosemy.circuits.jacobian.draws import Draws, interval, ratio
-from monosemy.errors import UserError
-
-Row = dict[str, Any]
-MAX_COST = 0.02
-SPARSITY = (
-    "over_0.005",
-    "over_0.01",
-    "over_0.02",
-    "scaled_over_0.01",
-    "scaled_over_0.1",
-    "scaled_over_1",
-    "share_of_90",
-    "token_share_of_90",
+from monosemy.circuits.jacobian.layout import StudyFiles
+from monosemy.circuits.jacobian.measuring import (
+    MeasureSettings,
+    average,
+    for_averages,
+    measure,
+    read_draws,
+    train_and_measure,
 )
-"""Measures that fall as the Jacobian becomes sparser."""
-COMPARED = (*SPARSITY, "kurtosis", "scaled_kurtosis")
-SIDES = ("in", "out")
-MANY_SHORT = 0.01
-"""Share of tokens with fewer than k active latents from which it is said."""
-UNKNOWN: Mapping[str, None] = {"value": None, "interval": None}
+from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.circuits.jacobian.trained_pairs import FORMAT, PairEntry, Study, find_pairs
+from monosemy.config import ModelConfig, RunConfig, identity, room_settings, with_room
+from monosemy.errors import UserError
+from monosemy.run import Run
+from monosemy.support import files, progress
+from monosemy.support.moved import Moved
+
+if TYPE_CHECKING:
+    from monosemy.circuits.jacobian.strongest_pairs import Text
+
+GOOD_AUROC = 0.8
+"""Label scores above it are counted as good."""
 
 
-def frontier(
-    measured: Iterable[Mapping[str, Any]],
-    records: Iterable[Mapping[str, Any]],
-    draws: Mapping[str, Draws] | None = None,
-    losses: Losses | None = None,
-) -> list[Row]:
-    """One row a pair, by L0, seed and λ: its measures, what evaluation.json says of its two SAEs, reductions, CE cost.
+@dataclass(frozen=True)
+class PairSettings:
+    """What `monosemy jacobian pairs` reads and shows."""
 
-    measured: the contents of measures.json of each pair; records: those of evaluation.json. Without `draws` (by pair)
-    and `losses`, reductions and costs have no intervals. A pair that was not evaluated has null for variance explained
-    and CE score.
-    """
-    draws = draws or {}
-    records_by_sae = {(r["site"], r["name"]): r for r in records}
-    rows: list[Row] = []
-    for pair in measured:
-        row: Row = {key: pair[key] for key in ("name", "lambda", "l0", "seed", "layer", "at", "sites")}
-        for side, site in zip(SIDES, pair["sites"], strict=True):
-            record = records_by_sae.get((site, pair["name"]), {})
-            row[f"variance_explained_{side}"] = _explained(record)
-            row[f"ce_score_{side}"] = _estimate(record, "loss_recovered")
-            row[f"l0_{side}"] = _estimate(record, "l0")
-            row[f"dead_fraction_{side}"] = _estimate(record, "dead_fraction")
-        row |= {"estimates": pair["estimates"], "average_over": pair["average_over"]}
-        row |= {"linearity": pair["linearity"]["shares"], "ablation": pair["ablation"]}
-        row |= {key: pair[key] for key in ("n_tokens", "n_documents")}
-        rows.append(row)
-    rows.sort(key=lambda row: (row["l0"], row["seed"], row["lambda"]))
-    for row in rows:
-        base = baseline(rows, row)
-        row["reduction"] = {m: _factor(base, row, m, draws) for m in SPARSITY} if base else {}
-        row["ce_cost"] = ce_cost(base, row, losses) if base else dict(UNKNOWN)
-    return rows
+    n_tokens: int = 65_536
+    """Training tokens read."""
+    n_outputs: int = 20
+    """Output latents chosen where none is named."""
+    n_inputs: int = 3
+    """Input latents of each."""
+    n_examples: int = 4
+    """Texts of each pair of latents."""
 
 
-def baseline(rows: Iterable[Row], row: Row) -> Row | None:
-    """The pair with λ = 0 of the same L0 and seed."""
-    return next((r for r in rows if r["lambda"] == 0 and (r["l0"], r["seed"]) == (row["l0"], row["seed"])), None)
+def pairs_study(
+    study: Study,
+    entry: PairEntry,
+    settings: PairSettings,
+    outputs: Sequence[int] = (),
+    pairs: Sequence[tuple[int, int]] = (),
+    *,
+    again: bool = False,
+) -> dict[str, Any]:
+    """Output latents, their strongest inputs and texts; kept in pairs.json unless latents are named."""
+    from monosemy.circuits.jacobian.strongest_pairs import LatentSelection, pair_study
+
+    path = study.files.pair(entry.name).pairs
+    fingerprint, latents_named = study.identity(entry, settings), bool(outputs or pairs)
+    if not latents_named and not again and study.done(path, fingerprint):
+        return _labelled(study, entry, files.read_json(path))
+    rows = study.rows(entry, settings.n_tokens, "train")
+    loaded = study.load(entry)
+    slicer = loaded.slicer()
+    with progress.stage(f"jacobian: strongest pairs of {entry.name}", total=len(rows), unit="tokens") as bar:
+        averages = average(loaded, slicer, for_averages(loaded, rows, len(rows)), 0, bar=bar)
+        selection = LatentSelection(
+            outputs, pairs, settings.n_outputs, settings.n_inputs, n_examples=settings.n_examples
+        )
+        text = _text(study, rows.tokens)
+        records = pair_study(rows, slicer, loaded.latent_map, averages, text=text, selection=selection)
+    document = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        **entry.made_of,
+        "n_tokens": len(rows),
+        "n_average_tokens": averages.n_tokens,
+        "outputs": records,
+    }
+    if not latents_named:
+        files.write_json(path, document)
+    return _labelled(study, entry, document)
 
 
-def short_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each pair of which many tokens have fewer than k active latents on a side."""
-    notes = []
-    for row in rows:
-        shares = {side: (row["estimates"].get(f"short_{side}") or UNKNOWN)["value"] or 0.0 for side in SIDES}
-        if max(shares.values()) > MANY_SHORT:
-            notes.append(
-                f"{row['name']}: {shares['in']:.1%} of the tokens have fewer than {row['l0']:g} positive input latents "
-                f"and {shares['out']:.1%} fewer output latents; their J is smaller, and is exact on what is active"
-            )
-    return notes
+def _text(study: Study, tokens: Any) -> Text:
+    """The training text that rows' `tokens` point into."""
+    from monosemy.circuits.jacobian.strongest_pairs import Text
+    from monosemy.features.store.token_texts import TokenTexts, packed, token_bytes
+
+    prepared = study.prepared
+    n_sequences = int(tokens[-1]) // prepared.tokens.train.context_length + 1
+    special = np.zeros(prepared.model.vocab_size, bool)
+    special[[token for token in prepared.model.special_token_ids if token < len(special)]] = True
+    texts = TokenTexts(*packed(token_bytes(prepared.model.tokenizer, prepared.model.vocab_size)), special)
+    return Text(*study.tokens("train", n_sequences), texts.texts)
 
 
-def choose(rows: Sequence[Row], max_cost: float = MAX_COST) -> Row:
-    """The pair with the largest λ that costs at most `max_cost` of the CE score, among the first L0 and seed.
+def _labelled(study: Study, entry: PairEntry, document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the latents' labels, where feature databases of the two SAEs are there."""
+    from monosemy.features.store.database import open_features
 
-    Raises UserError without a pair with λ = 0, or where CE scores are missing.
-    """
-    if not any(row["lambda"] == 0 for row in rows):
-        raise UserError("no pair with λ = 0, which the others are compared with; train it too: --lambda 0 …")
-    first = next(row for row in rows if row["lambda"] == 0)
-    candidates = [row for row in rows if (row["l0"], row["seed"]) == (first["l0"], first["seed"])]
-    if any(row["ce_cost"]["value"] is None for row in candidates):
-        raise UserError("the CE scores of some pairs were not measured; run the evaluation again")
-    return max((row for row in candidates if row["ce_cost"]["value"] <= max_cost), key=lambda row: row["lambda"])
+    def labels(site: str, latents: list[int]) -> dict[int, str]:
+        try:
+            database = open_features(study.run.folder, site, entry.name)
+        except UserError:
+            return {}
+        return dict(zip(latents, database.labels(latents), strict=True))
 
-
-def compare(
-    trained: Sequence[Row],
-    randomised: Mapping[str, Sequence[Row]],
-    trained_draws: Mapping[str, Draws] | None = None,
-    random_draws: Mapping[str, Mapping[str, Draws]] | None = None,
-) -> list[Row]:
-    """For every pair of the trained model and kind of random model: each measure of both at matched variance explained.
-
-    Rows: {kind, lambda, l0, seed, variance_explained, matched, variance_explained_random, explained: {side: {"trained",
-    "random"}}, l0_random, measures: {name: {"trained": estimate, "random": estimate, "verdict": see `verdict`}}}, and
-    where λ = 0 is there for both the factors by which λ reduces each, "reduction", likewise with a verdict, and
-    "reduction_matched", whether both λ were matched. Draws: by pair, those of random models by kind; without them the
-    interpolated numbers have no intervals.
-    """
-    rows: list[Row] = []
-    draws_of_rows: list[dict[str, dict[str, Any]]] = []
-    for kind, random_rows in randomised.items():
-        draws_of_kind = (random_draws or {}).get(kind, {})
-        for pair in trained:
-            at_lambda = [row for row in random_rows if row["lambda"] == pair["lambda"]]
-            if not at_lambda or explained(pair) is None:
-                continue
-            row, mixed = _matched(pair, at_lambda, draws_of_kind)
-            rows.append({"kind": kind, **row})
-            draws_of_rows.append({"trained": dict((trained_draws or {}).get(pair["name"], {})), "random": mixed})
-    for row, row_draws in zip(rows, draws_of_rows, strict=True):
-        same = (row["kind"], row["l0"], row["seed"])
-        bases = (z for z, r in enumerate(rows) if r["lambda"] == 0 and (r["kind"], r["l0"], r["seed"]) == same)
-        base = next(bases, None)
-        row["reduction"] = {} if base is None else _reductions(rows[base], row, draws_of_rows[base], row_draws)
-        row["reduction_matched"] = base is not None and rows[base]["matched"] and row["matched"]
-    return rows
+    outputs = document["outputs"]
+    of_out = labels(entry.sites[1], [record["latent"] for record in outputs])
+    of_in = labels(entry.sites[0], [record["latent"] for output in outputs for record in output["inputs"]])
+    for output in outputs:
+        output["label"] = of_out.get(output["latent"])
+        for record in output["inputs"]:
+            record["label"] = of_in.get(record["latent"])
+    return document
 
 
-def explained(row: Row) -> float | None:
-    """Variance explained, the mean of the two SAEs."""
-    values = [row[f"variance_explained_{side}"]["value"] for side in SIDES]
-    return None if None in values else float(np.mean(values))
+def graph_of_text(study: Study, entry: PairEntry, text: str) -> dict[str, Any]:
+    """The latent graph at every kept token of a text. Raises UserError for an empty or too long text."""
+    import torch
 
+    from monosemy.activations.harvest import keep_mask
+    from monosemy.circuits.jacobian.graph import token_graph
+    from monosemy.circuits.jacobian.mlp_rows import Rows
+    from monosemy.data.tokens import separator_and_bos
+    from monosemy.features.store.token_texts import TokenTexts, packed, token_bytes
 
-def verdict(trained: Mapping[str, Any], random: Mapping[str, Any]) -> str:
-    """`trained below`, `random below` or `intervals overlap`; `unknown` without two intervals."""
-    ends = trained["interval"], random["interval"]
-    if None in ends:
-        return "unknown"
-    if ends[0][1] < ends[1][0]:
-        return "trained below"
-    return "random below" if ends[1][1] < ends[0][0] else "intervals overlap"
-
-
-def _matched(pair: Row, candidates: Sequence[Row], draws: Mapping[str, Draws]) -> tuple[Row, dict[str, Any]]:
-    """A pair beside the random model's at its variance explained, and the latter's resampled measures."""
-    target = explained(pair)
-    assert target is not None
-    ranked = sorted(((value, row) for row in candidates if (value := explained(row)) is not None), key=lambda p: p[0])
-    if not ranked:
-        raise UserError("the random model's pairs were not evaluated; run the evaluation again")
-    values = [value for value, _ in ranked]
-    above = int(np.searchsorted(values, target))
-    matched = 0 < above < len(values) or target in values
-    low, high = max(above - 1, 0), min(above, len(values) - 1)
-    span = values[high] - values[low]
-    share = (target - values[low]) / span if matched and span > 0 else float(target >= values[high])
-    bracket = (ranked[low][1], ranked[high][1])
-    measures, resamples = {}, {}
-    for name in (name for name in COMPARED if name in pair["estimates"]):
-        trained_estimate = pair["estimates"][name]
-        random_estimate, resamples[name] = _between(bracket, name, share, draws)
-        measures[name] = {
-            "trained": trained_estimate,
-            "random": random_estimate,
-            "verdict": verdict(trained_estimate, random_estimate),
-        }
-    sides = {}
-    for side in SIDES:
-        ends = [row[f"variance_explained_{side}"]["value"] for row in bracket]
-        random_value = (1 - share) * ends[0] + share * ends[1]
-        sides[side] = {"trained": pair[f"variance_explained_{side}"]["value"], "random": random_value}
+    model, prepared = study.prepared.model, study.prepared
+    tokenizer = model.tokenizer_for("a text of your own")
+    separator, bos = separator_and_bos(tokenizer)
+    first = separator if bos is None else bos
+    ids = ([] if first is None else [first]) + tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not text.strip():
+        raise UserError("the text is empty; give some words")
+    length = prepared.config.text.context_length
+    if len(ids) > length:
+        raise UserError(f"the text has {len(ids)} tokens and this run reads {length} at a time; shorten it")
+    tokens = torch.tensor([ids])
+    activations = model.activations(tokens, prepared.sites)
+    keep = keep_mask(tokens.to(model.device), activations, prepared.rules)[0].cpu()
+    loaded = study.load(entry)
+    x, y = (activations[site][0].to(loaded.sae_in.W_dec) for site in entry.sites)
+    texts = TokenTexts(*packed(token_bytes(model.tokenizer, model.vocab_size)), np.zeros(model.vocab_size, bool))
+    places, slicer = torch.arange(len(ids)), loaded.slicer()
+    graphs = []
+    for position in keep.nonzero()[:, 0].tolist():
+        row = Rows(x, y, places, places).take(slice(position, position + 1))
+        graph = token_graph(loaded.latent_map, row.x, row.y, slicer(row))
+        graphs.append({"position": position, "token": texts.text(ids[position]), **graph})
     return {
-        "lambda": pair["lambda"],
-        "l0": pair["l0"],
-        "seed": pair["seed"],
-        "variance_explained": target,
-        "matched": matched,
-        "variance_explained_random": target if matched else values[high] if share else values[low],
-        "explained": sides,
-        "l0_random": [row["l0"] for row in bracket] if 0 < share < 1 else [bracket[round(share)]["l0"]],
-        "measures": measures,
-    }, resamples
+        "format": FORMAT,
+        **entry.identity,
+        "text": text,
+        "tokens": texts.texts(ids),
+        "graphs": graphs,
+    }
 
 
-def _between(pair: tuple[Row, Row], name: str, share: float, draws: Mapping[str, Draws]) -> tuple[dict[str, Any], Any]:
-    """An estimate between two rows, on a logarithmic scale where both are positive, and its resamples (None: none)."""
-    resamples = [draws.get(row["name"], {}).get(name) for row in pair]
-    if share in (0.0, 1.0):
-        return pair[int(share)]["estimates"][name], resamples[int(share)]
-    low, high = (row["estimates"][name]["value"] for row in pair)
-    value = None if None in (low, high) else float(_mixed(np.array([low]), np.array([high]), share)[0])
-    between_resamples = (
-        None if resamples[0] is None or resamples[1] is None else _mixed(resamples[0], resamples[1], share)
+def graph_of_averages(study: Study, entry: PairEntry, n_tokens: int, n_edges: int) -> dict[str, Any]:
+    """The n_edges strongest pairs over training text as a graph, with what the SAEs leave out of the same tokens."""
+    from monosemy.circuits.jacobian.graph import average_graph, error_effects, squares
+
+    loaded = study.load(entry)
+    rows = for_averages(loaded, study.rows(entry, n_tokens, "train"), n_tokens)
+    slicer, errors = loaded.slicer(), np.zeros(loaded.sae_out.d_sae)
+    unexplained, total = np.zeros(2), np.zeros(2)
+    with progress.stage(f"jacobian: graph of {entry.name}", total=len(rows), unit="tokens") as bar:
+        averages = average(loaded, slicer, rows, 0, bar=bar)
+        for chunk, slices in slicer.batches(rows):
+            x, y = chunk.x.to(loaded.sae_in.W_dec), chunk.y.to(loaded.sae_in.W_dec)
+            effects = error_effects(loaded.latent_map, x, y, slices).abs()[slices.out_active]
+            latents = slices.out_indices[slices.out_active].cpu().numpy()
+            errors += np.bincount(latents, effects.cpu().numpy(), minlength=len(errors)) / len(rows)
+            sums = [squares(loaded.sae_in, x), squares(loaded.sae_out, y)]
+            unexplained += [error for error, _ in sums]
+            total += [size for _, size in sums]
+    graph = average_graph(averages, errors, (unexplained / total).tolist(), n_edges)
+    return {"format": FORMAT, **entry.identity, "n_tokens": averages.n_tokens, **graph}
+
+
+def random_config(config: RunConfig, kind: str, lambdas: Sequence[float], l0: Sequence[float]) -> RunConfig:
+    """The run of a random model: the same text, width and training, one seed. Its CE scores, which nothing is compared
+    by, are taken on at most 8,192 tokens."""
+    model = ModelConfig(**{**vars(config.model), "randomise": kind})
+    config = with_room(config, dataclasses.replace(room_settings(config, JacobianConfig), lambdas=tuple(lambdas)))
+    n_loss_tokens = min(config.evaluation.n_loss_tokens, 8192)
+    evaluation = dataclasses.replace(config.evaluation, n_loss_tokens=n_loss_tokens, frozen_random=False, pca=False)
+    return dataclasses.replace(
+        config,
+        model=model,
+        evaluation=evaluation,
+        l0=tuple(l0),
+        architectures=(),
+        seeds=config.seeds[:1],
     )
-    return {"value": value, "interval": interval(between_resamples)}, between_resamples
 
 
-def _mixed(a: Any, b: Any, share: float) -> Any:
-    """(1 − share) a + share b, of the logarithms where both are positive."""
-    n = min(len(a), len(b))
-    a, b = a[:n], b[:n]
-    positive = (a > 0) & (b > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logarithmic = np.exp((1 - share) * np.log(a) + share * np.log(b))
-    return np.where(positive, logarithmic, (1 - share) * a + share * b)
+def random_study(
+    study: Study, kinds: Sequence[str], lambdas: Sequence[float], l0: Sequence[float], settings: MeasureSettings
+) -> list[dict[str, Any]]:
+    """Trains and measures the pairs on each kind of random model, compares, and writes random.json; returns its rows.
+
+    Each is a run of its own in jacobian/random, named by its kind and settings; what is done there is not done again.
+    Kinds that were compared before with the same pairs stay. Raises UserError for a λ that the run has no pair of.
+    """
+    from monosemy.circuits.jacobian.frontier import compare
+
+    coefs = sorted({pair.coef for pair in study.pairs})
+    if missing := [coef for coef in lambdas if coef not in coefs]:
+        raise UserError(
+            f"this run has no pair with λ = {missing[0]:g} to compare a random model's with; choose among its own: "
+            f"{', '.join(f'{coef:g}' for coef in coefs)}"
+        )
+    trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]
+    path = study.files.random
+    earlier = _earlier(study, path)
+    frontiers, histograms, folders = (
+        {kind: measures for kind, measures in earlier.get(part, {}).items() if kind not in kinds}
+        for part in ("frontiers", "histograms", "folders")
+    )
+    sources = Moved(study.run.source("model"), study.run.source("text"))
+    for kind in kinds:
+        config = random_config(study.run.config, kind, lambdas, l0)
+        folder = study.files.random_run(f"{kind}-{identity(config)[:8]}")
+        folders[kind] = folder.name
+        frontiers[kind] = train_and_measure(config, folder, settings, sources)
+        for pair in find_pairs(folder):
+            measures = files.read_json(StudyFiles.of_run(folder).pair(pair.name).measures)
+            histograms.setdefault(kind, []).append({**pair.identity, "histogram": measures["histogram"]})
+    draws = {kind: read_draws(study.files.random_run(name)) for kind, name in folders.items()}
+    rows = compare(trained, frontiers, read_draws(study.run.folder), draws)
+    document = {"format": FORMAT, "of": study.of, "rows": rows}
+    files.write_json(path, {**document, "frontiers": frontiers, "histograms": histograms, "folders": folders})
+    return rows
 
 
-def _reductions(base: Row, row: Row, base_draws: Mapping[str, Any], draws: Mapping[str, Any]) -> dict[str, Any]:
-    reductions: dict[str, Any] = {}
-    for name in (name for name in row["measures"] if name in SPARSITY):
-        reductions[name] = {}
-        for side in ("trained", "random"):
-            value = _ratio(base["measures"][name][side]["value"], row["measures"][name][side]["value"])
-            resamples = ratio(base_draws[side].get(name), draws[side].get(name))
-            reductions[name][side] = {"value": value, "interval": interval(resamples)}
-        reductions[name]["verdict"] = verdict(reductions[name]["trained"], reductions[name]["random"])
-    return reductions
+def _earlier(study: Study, path: Path) -> dict[str, Any]:
+    """An earlier result over the run's pairs as they are now; empty where there is none."""
+    try:
+        document = files.read_json(path) if path.exists() else {}
+    except UserError:
+        return {}  # damaged: made again
+    return document if document.get("of") == study.of else {}
 
 
-def _factor(base: Row, row: Row, measure: str, draws: Mapping[str, Draws]) -> dict[str, Any]:
-    """How many times lower the measure is than the pair's without penalty."""
-    value = _ratio(base["estimates"][measure]["value"], row["estimates"][measure]["value"])
-    before, after = (draws.get(pair["name"], {}).get(measure) for pair in (base, row))
-    return {"value": value, "interval": None if value is None else interval(ratio(before, after))}
+def interpretability_study(run: Run, names: Sequence[str], n_tokens: int | None = None) -> list[dict[str, Any]]:
+    """Label scores of the latents of pairs' SAEs, one row a SAE; builds the feature databases that are missing.
+
+    interpretability.json keeps the rows of other pairs that were scored before.
+    """
+    from monosemy.features.store.database import FeatureDatabase
+    from monosemy.pipeline.features import build_for_run
+
+    study = Study(run)
+    entries = [next(pair for pair in study.pairs if pair.name == name) for name in names]
+    sae_sites = [(entry, site) for entry in entries for site in entry.sites]
+    folders = build_for_run(run, [f"{site}/{entry.name}" for entry, site in sae_sites], n_tokens)
+    rows = []
+    for (entry, site), folder in zip(sae_sites, folders, strict=True):
+        database = FeatureDatabase.open(folder)
+        scores = {reader: database.columns[f"{reader}_auroc"] for reader in ("label", "combined", "top_token")}
+        rows.append({**entry.identity, "site": site, **summarise_scores(scores)})
+    path = study.files.interpretability
+    other_rows = [row for row in _earlier(study, path).get("rows", []) if row["name"] not in names]
+    files.write_json(path, {"format": FORMAT, "of": study.of, "rows": [*other_rows, *rows]})
+    return rows
 
 
-def _ratio(before: float | None, after: float | None) -> float | None:
-    return before / after if before is not None and after else None
+def summarise_scores(scores: dict[str, np.ndarray], n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Mean AUROC of each way to read a label, over the latents that have one, and the share above 0.8.
+
+    Intervals resample latents. scores: reader → float [m], NaN where a latent could not be scored.
+    """
+    from monosemy.evals.intervals import bootstrap_weights, ratio_interval
+
+    summary: dict[str, Any] = {}
+    for reader, values in scores.items():
+        scored = values[np.isfinite(values)].astype(np.float64)
+        summary[f"n_{reader}"] = len(scored)
+        for name, part in ((f"{reader}_auroc", scored), (f"{reader}_good", (scored > GOOD_AUROC).astype(np.float64))):
+            value = float(part.mean()) if len(part) else None
+            interval = None
+            if len(part) > 1:
+                rows = bootstrap_weights(len(part), min(n_bootstrap, 10**7 // len(part)), seed)
+                interval = ratio_interval(part, np.ones(len(part)), rows)
+            summary[name] = {"value": value, "interval": None if interval is None else list(interval)}
+    return summary
 
 
-def _estimate(record: Mapping[str, Any], field: str) -> dict[str, Any]:
-    return {"value": record.get(field), "interval": record.get(f"{field}_interval")}
-
-
-def _explained(record: Mapping[str, Any]) -> dict[str, Any]:
-    """1 − FVU."""
-    fvu, ends = record.get("fvu"), record.get("fvu_interval")
-    return {"value": None if fvu is None else 1 - fvu, "interval": [1 - ends[1], 1 - ends[0]] if ends else None}
+def frontier_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a measured run's frontier.json. Raises UserError where it was not measured."""
+    path = StudyFiles.of_run(folder).frontier
+    if not path.exists():
+        raise UserError(f"{folder} is not measured yet; measure it: monosemy jacobian measure {folder}")
+    return list(files.read_json(path)["rows"])

@@ -20,7 +20,7 @@ from torch import Tensor
 from monosemy.activations.harvest import measure_sites
 from monosemy.activations.shuffle_quality import NeighbourMeter, measure_shuffle
 from monosemy.activations.store import ActivationStore, build_store
-from monosemy.activations.stream import MixingStream, StoredStream
+from monosemy.activations.stream import MixingStream, RowSource, StoredStream
 from monosemy.config import ActivationsConfig
 from monosemy.errors import UserError
 
@@ -42,7 +42,7 @@ def mixing(text: ArrayTokens | None = None, config: ActivationsConfig = CONFIG, 
     model = TableModel()
     statistics = changes.pop("statistics", None) or measure_sites(model, text, (A, B), config)
     options = {"batch_tokens": BATCH, "buffer_tokens": 256, "seed": 3} | changes
-    return MixingStream(model, text, (A, B), config, statistics, **options)
+    return MixingStream(RowSource(model, text, (A, B), config, statistics), **options)
 
 
 def tokens_of(rows: Tensor, scale: float, site: str = A) -> list[int]:

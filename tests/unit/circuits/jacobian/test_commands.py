@@ -14,9 +14,9 @@ from tiny_models import byte_tokenizer, random_module
 
 from monosemy.circuits.jacobian import mlp
 from monosemy.circuits.jacobian.commands import SUBCOMMANDS, run_jacobian
-from monosemy.circuits.jacobian.of_run import Study, choose_pair, find_pairs
 from monosemy.circuits.jacobian.report_section import Jacobian, _drawn_histograms, drawings, read_jacobian, section
-from monosemy.circuits.jacobian.study_run import summarise_scores
+from monosemy.circuits.jacobian.studies import summarise_scores
+from monosemy.circuits.jacobian.trained_pairs import Study, choose_pair, find_pairs
 from monosemy.cli import main
 from monosemy.errors import UserError
 from monosemy.run import open_run, read_run

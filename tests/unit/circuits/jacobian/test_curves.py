@@ -10,7 +10,7 @@ from jacobian_slices import Linear, autograd_slices, one_hot_map
 from monosemy.circuits.jacobian.ablation import ablation_effects, measure_ablation, ranks
 from monosemy.circuits.jacobian.latent_map import padded
 from monosemy.circuits.jacobian.linearity import measure_linearity, shape_of, sweep
-from monosemy.circuits.jacobian.rows import Rows
+from monosemy.circuits.jacobian.mlp_rows import Rows
 from monosemy.errors import UserError
 from monosemy.latents import SparseLatents
 

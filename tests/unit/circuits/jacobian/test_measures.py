@@ -12,9 +12,9 @@ from jacobian_slices import make_slices
 
 from monosemy.circuits.jacobian import figures as jacobian_figures
 from monosemy.circuits.jacobian.averages import BYTES_PER_ENTRY, AveragesMeter, PairAverages
-from monosemy.circuits.jacobian.draws import load_draws, ratio, save_draws
+from monosemy.circuits.jacobian.frontier import short_notes
 from monosemy.circuits.jacobian.measures import BINS_PER_DECADE, LOWEST, N_BINS, JacobianMeter, bins
-from monosemy.circuits.jacobian.studies import short_notes
+from monosemy.circuits.jacobian.resamples import load_draws, ratio, save_draws
 from monosemy.errors import UserError
 
 

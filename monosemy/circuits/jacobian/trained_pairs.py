@@ -1,7 +1,7 @@
 """Jacobian studies of a run: which pairs of SAEs it trained, and what is measured, shown and exported of them.
 
 Place on the path: a trained and evaluated run with pairs (`jacobian.lambdas`) → **its pairs, loaded** → jacobian/ in
-its folder (jacobian_measures.py, jacobian_studies.py), for the report and the terminal. Every result is written as soon
+its folder (measuring.py, studies.py), for the report and the terminal. Every result is written as soon
 as it is there, and not made again while the SAEs and the settings it was made from are the same, so that an interrupted
 study goes on where it stopped.
 Its files: layout.py.
@@ -31,7 +31,7 @@ from monosemy.support import files, progress
 
 if TYPE_CHECKING:
     from monosemy.circuits.jacobian.latent_map import LatentMap
-    from monosemy.circuits.jacobian.rows import Rows
+    from monosemy.circuits.jacobian.mlp_rows import Rows
     from monosemy.circuits.jacobian.slices import JacobianSlices
     from monosemy.circuits.jacobian.weights import MlpWeights
     from monosemy.saes.base import SparseAutoencoder
@@ -169,7 +169,7 @@ class Study:
         import torch
 
         from monosemy.activations.harvest import harvest_rows
-        from monosemy.circuits.jacobian.rows import Rows
+        from monosemy.circuits.jacobian.mlp_rows import Rows
         from monosemy.support.estimates import available_memory
         from monosemy.support.numbers import size_text
 

@@ -22,10 +22,10 @@ from trained_tensors import OnStep, assert_same_tensors, tensors_hash
 
 from monosemy.circuits.jacobian.measures import JacobianMeter
 from monosemy.circuits.jacobian.mlp import jacobian_slices
-from monosemy.circuits.jacobian.pair import Pair, pair_name, pair_sites
 from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, sampled_rows, training_code
 from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.circuits.jacobian.slices import JacobianSlices
+from monosemy.circuits.jacobian.training_pair import Pair, pair_name, pair_sites
 from monosemy.config import ActivationsConfig, RunConfig, TrainingConfig, identity
 from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_config

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from monosemy.circuits.jacobian import show
+from monosemy.circuits.jacobian import terminal as jacobian_terminal
 from monosemy.circuits.jacobian.costs import Losses
-from monosemy.circuits.jacobian.studies import COMPARED, SPARSITY, choose, compare, explained, frontier, verdict
+from monosemy.circuits.jacobian.frontier import COMPARED, SPARSITY, choose, compare, explained, frontier, verdict
 from monosemy.errors import UserError
 from monosemy.evals.documents import DocumentSums
 
@@ -194,10 +194,10 @@ def test_tables_are_whole_in_every_width(rows, width, terminal, monkeypatch):
     out = io.StringIO()
     out.isatty = lambda: terminal  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(show, "_PLAIN_WIDTH", width)
+    monkeypatch.setattr(jacobian_terminal, "_PLAIN_WIDTH", width)
     monkeypatch.setenv("COLUMNS", str(width))
-    show.show(show.comparison_tables(compare(rows, {"published": others})))
-    show.show(show.frontier_tables(rows))
+    jacobian_terminal.show(jacobian_terminal.comparison_tables(compare(rows, {"published": others})))
+    jacobian_terminal.show(jacobian_terminal.frontier_tables(rows))
     text = out.getvalue()
     assert "…" not in text
     for word in ("published", "its L0", "8 to 32", "no: 0.700, random 0.500", "80 ±8%", "1.6×", "other", "CE cost"):

@@ -11,9 +11,9 @@ from jacobian_slices import Linear, autograd_slices, one_hot_map
 
 from monosemy.circuits.jacobian.averages import AveragesMeter
 from monosemy.circuits.jacobian.graph import average_graph, error_effects, squares, token_graph
-from monosemy.circuits.jacobian.pairs import LatentSelection, Text, choose_outputs, pair_study, strongest_hits
-from monosemy.circuits.jacobian.rows import Rows
+from monosemy.circuits.jacobian.mlp_rows import Rows
 from monosemy.circuits.jacobian.slices import JacobianSlices
+from monosemy.circuits.jacobian.strongest_pairs import LatentSelection, Text, choose_outputs, pair_study, strongest_hits
 from monosemy.errors import UserError
 
 D, K, LENGTH, N_SEQUENCES = 8, 4, 10, 12

@@ -1,6 +1,6 @@
 """A pair's measures on every resample of the documents, kept so that pairs can be compared on the same resamples.
 
-Place on the path: measures.py → [draws] (draws.safetensors beside measures.json) → studies.py.
+Place on the path: measures.py → [draws] (draws.safetensors beside measures.json) → frontier.py.
 
 Two pairs measured on the same validation text rest on the same documents, and resample r draws the same ones for both
 (evals/intervals.py), so the interval of a ratio of theirs is the percentiles of the ratios, resample by resample. Of

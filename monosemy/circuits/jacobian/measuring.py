@@ -1,6 +1,6 @@
 """Measuring a run's pairs: each one's sparsity, linearity, ablation and averages, and all of them as a frontier.
 
-Place on the path: a `Study` (jacobian.py) → measures.json and draws.safetensors of each pair, frontier.json.
+Place on the path: a `Study` (trained_pairs.py) → measures.json and draws.safetensors of each pair, frontier.json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monosemy.circuits.jacobian.layout import StudyFiles
-from monosemy.circuits.jacobian.of_run import FORMAT, LoadedPair, PairEntry, Slicer, Study, find_pairs
+from monosemy.circuits.jacobian.trained_pairs import FORMAT, LoadedPair, PairEntry, Slicer, Study, find_pairs
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_config
@@ -25,7 +25,7 @@ from monosemy.support.moved import NOT_MOVED, Moved
 
 if TYPE_CHECKING:
     from monosemy.circuits.jacobian.averages import PairAverages
-    from monosemy.circuits.jacobian.rows import Rows
+    from monosemy.circuits.jacobian.mlp_rows import Rows
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def train_and_measure(
 def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> list[dict[str, Any]]:
     """Measures every pair that is not measured yet and writes frontier.json; returns its rows."""
     from monosemy.circuits.jacobian.costs import read_losses
-    from monosemy.circuits.jacobian.studies import choose, frontier, short_notes
+    from monosemy.circuits.jacobian.frontier import choose, frontier, short_notes
     from monosemy.evals.frontier import read_evaluation
 
     for pair in study.pairs:
@@ -88,7 +88,7 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
 
 def read_draws(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """Pair → measure → its value on every resample, of a measured run."""
-    from monosemy.circuits.jacobian.draws import load_draws
+    from monosemy.circuits.jacobian.resamples import load_draws
 
     study = StudyFiles.of_run(folder)
     return {pair.name: load_draws(study.pair(pair.name).draws) for pair in find_pairs(folder)}
@@ -97,9 +97,9 @@ def read_draws(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> dict[str, Any]:
     """All measures of one pair as JSON values; writes them on every resample."""
     from monosemy.circuits.jacobian.ablation import measure_ablation
-    from monosemy.circuits.jacobian.draws import save_draws
     from monosemy.circuits.jacobian.linearity import measure_linearity
     from monosemy.circuits.jacobian.measures import JacobianMeter
+    from monosemy.circuits.jacobian.resamples import save_draws
 
     rows = study.rows(pair, settings.n_tokens)
     loaded = study.load(pair)

@@ -1,6 +1,6 @@
 """Studies of pairs as tables and texts in the terminal.
 
-Place on the path: rows of studies.py and pairs.py → [rich renderables] → standard output.
+Place on the path: rows of frontier.py and strongest_pairs.py → [rich renderables] → standard output.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from monosemy.circuits.jacobian.studies import short_notes
+from monosemy.circuits.jacobian.frontier import short_notes
 from monosemy.support.numbers import ends_text, percent_text, significant_text
 from monosemy.support.visible import visible
 

@@ -27,7 +27,7 @@ from numpy import ndarray
 
 from monosemy.circuits.jacobian.averages import PairAverages
 from monosemy.circuits.jacobian.latent_map import LatentMap
-from monosemy.circuits.jacobian.rows import Rows
+from monosemy.circuits.jacobian.mlp_rows import Rows
 from monosemy.circuits.jacobian.slices import JacobianSlices
 from monosemy.errors import UserError
 
