@@ -134,8 +134,8 @@ def _documentation(kind: type) -> dict[str, str]:
 
 def _add_setting(group: argparse._ArgumentGroup, setting: Setting, default: Any) -> None:
     flags = dict.fromkeys((flag_of(setting.name), _long_flag(setting.name)))
-    shown = " ".join(f"{item}" for item in default) if isinstance(default, list) else str(default)
-    documentation = f"{setting.documentation} (default: {shown or 'none'})".replace("%", "%%")
+    default_words = " ".join(f"{item}" for item in default) if isinstance(default, list) else str(default)
+    documentation = f"{setting.documentation} (default: {default_words or 'none'})".replace("%", "%%")
     origin, parts = typing.get_origin(setting.hint), typing.get_args(setting.hint)
     about: dict[str, Any] = {"dest": setting.name, "default": argparse.SUPPRESS, "help": documentation}
     if setting.hint is bool:
@@ -188,12 +188,12 @@ def _option(flag: str, word: str) -> Any:
         return word
 
 
-def _read(flag: str, hint: Any, given: str | list[str]) -> Any:
+def _read(flag: str, hint: Any, words: str | list[str]) -> Any:
     """The word or words of one flag as a JSON value of the setting's type."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(given, list):
-        return [_read(flag, parts[0], word) for word in given]
-    word = given
+    if isinstance(words, list):
+        return [_read(flag, parts[0], word) for word in words]
+    word = words
     if origin in (typing.Union, types.UnionType):
         hint = next(part for part in parts if part is not type(None))
         return None if word == "None" else _read(flag, hint, word)
