@@ -1,17 +1,17 @@
-"""Does the Jacobian say what ablating an input latent does to the output latents?
+"""Does the Jacobian predict what ablating an input latent does to the output latents?
 
 Place on the path: tokens, a LatentMap and the Jacobian's slices → [ablation] → correlation with intervals.
 
-For a token, every active input latent j is set to 0 in turn, and the fall of every active output latent is read off:
+On each token, every active input latent j is set to 0 in turn, and the drop in every active output latent i measured:
 
   Δ_ij = f_s,i(s) − f_s,i(s with s_j = 0)      predicted: J_ij s_j, exact where f_s,i is linear in s_j
 
-over all pairs of all sampled tokens: Spearman's rank correlation of the two, R² = 1 − Σ(Δ − J s)² / Σ(Δ − Δ̄)² of the
-prediction as it stands (no fitted slope), and Pearson's correlation. Pairs whose two sides are both exactly 0 are
-counted: that a zero Jacobian means no effect is part of the claim.
+Prediction and effect are compared over all pairs of all sampled tokens: by Spearman's rank correlation, by Pearson's
+correlation, and by R² = 1 − Σ(Δ − J s)² / Σ(Δ − Δ̄)² of the prediction itself, without a fitted slope. Pairs in which
+both are exactly 0 count too: that a zero Jacobian means no effect is part of the claim.
 
-Intervals resample documents; for Spearman's the ranks are those of the whole sample. Limits: an output latent that
-ablation pushes out of the top k falls to 0, which no derivative foretells.
+Intervals resample documents; Spearman's uses the ranks within the whole sample on every resample. Limits: an output
+latent that ablation pushes out of the top k falls to 0, which no derivative can predict.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from monosemy.evals.intervals import Blocks, bootstrap_weights
 
 @dataclass(frozen=True)
 class AblationRecord:
-    """Agreement of J_ij s_j with the effect of ablation, over all active pairs of the sampled tokens."""
+    """How well J_ij s_j agrees with the effect of ablation, over all active pairs of the sampled tokens."""
 
     rank_correlation: Estimate
     r_squared: Estimate
@@ -54,9 +54,9 @@ def measure_ablation(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> AblationRecord:
-    """All active pairs of every row in `batches`; `slices_of` gives their Jacobians.
+    """Ablates every active input latent of every row in `batches`; `slices_of` returns the rows' Jacobians.
 
-    Raises UserError when no pair is active.
+    Raises UserError when no pair of latents is active.
     """
     blocks = Blocks()
     predicted, measured, block, n_tokens = [], [], [], 0
@@ -85,7 +85,9 @@ def measure_ablation(
 
 
 def ablation_effects(latent_map: LatentMap, x: Float[Tensor, "n d"], slices: JacobianSlices) -> Float[Tensor, "n i j"]:
-    """Δ_ij of every pair of the slices; 0 where a pair is not active."""
+    """Δ_ij of every pair of the slices, [N, Ky, Kx]; 0 on padding."""
+    # Padding (−1) is read as latent 0, whose results the mask at the end removes. One pass ablates the latent at one
+    # place of every row.
     base = latent_map.base(x)
     effects = torch.zeros_like(slices.values)
     outputs = slices.out_indices.clamp_min(0).long()
@@ -98,14 +100,17 @@ def ablation_effects(latent_map: LatentMap, x: Float[Tensor, "n d"], slices: Jac
 
 
 def ranks(values: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
-    """Ranks from 1, ties sharing their mean rank."""
+    """Ranks from 1; tied values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return ((last - counts + 1 + last) / 2)[inverse]
 
 
 def _sums(x: ndarray, y: ndarray, block: ndarray, n_blocks: int) -> Sums:
-    """Sums over the pairs of each block; x and y are centred first, which changes no result and keeps digits."""
+    """Sums over the pairs of each block of documents, from which correlations and R² follow.
+
+    x and y are centred first: no result depends on it, and differences of large sums would lose digits.
+    """
     error = (y - x) ** 2
     x, y = x - x.mean(), y - y.mean()
     parts = {"n": np.ones_like(x), "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y, "error": error}

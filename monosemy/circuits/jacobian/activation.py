@@ -1,4 +1,4 @@
-"""The activation functions of MLPs: φ and its derivative φ', in closed form, recognised by their values.
+"""The activation functions of MLPs, φ, with their derivatives φ' in closed form; a model's own is recognised by values.
 
     relu       max(z, 0)                     φ' = [z > 0]
     relu2      max(z, 0)²                    φ' = 2 max(z, 0)
@@ -8,8 +8,8 @@
     silu       z σ(z)                        φ' = σ (1 + z (1 − σ))
     quick_gelu z σ(1.702 z)                  φ' = σ + 1.702 z σ (1 − σ),  σ at 1.702 z
 
-Both are made of PyTorch operations, so that autograd gives φ'' where a gradient has to pass through φ'. At the kinks of
-relu φ' is 0, as in PyTorch. Limits: an activation with learned parameters, or one that is not listed, is refused.
+Both are built from PyTorch operations, so autograd provides φ'' where a gradient has to pass through φ'. At the kink of
+relu φ' is 0, as in PyTorch. Limits: an activation function with learned parameters, or one not listed, is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from monosemy.errors import UserError
 
 CUBIC, QUICK = 0.044715, 1.702
 _SAME = 1e-6
-"""Largest difference at which two activations are one; GELU and its tanh form differ by 5e-4."""
+"""Largest difference between two functions that count as the same; GELU and its tanh form differ by 5e-4."""
 
 
 def _relu(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,6 +37,7 @@ def _relu2(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gelu(z: Tensor) -> tuple[Tensor, Tensor]:
+    # ndtr keeps its relative accuracy in the lower tail, where ½ (1 + erf) cancels to 0.
     below = torch.special.ndtr(z)
     return z * below, below + z * torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
 
@@ -71,16 +72,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 
 
 def value_and_slope(name: str, z: Tensor) -> tuple[Tensor, Tensor]:
-    """φ(z) and φ'(z), of z's shape; gradient flows through both."""
+    """φ(z) and φ'(z), both of z's shape; gradient to z through both. `name` is a key of `ACTIVATIONS`."""
     return ACTIVATIONS[name](z)
 
 
 @torch.no_grad()
 def recognise(function: Callable[[Tensor], Tensor], owner: str) -> str:
-    """The name of an element-wise function, found by its values on [−12, 12].
+    """The name in `ACTIVATIONS` of an element-wise function, found by its values on [−12, 12].
 
-    Raises UserError, naming the `owner` whose activation it is, when it is none of `ACTIVATIONS`.
+    Raises UserError, naming the `owner` whose activation function it is, when it is none of them.
     """
+    # Values rather than names or classes: libraries give one function many of both, and the reverse.
     z = torch.linspace(-12, 12, 4801, dtype=torch.float64)
     try:
         values = function(z)

@@ -1,17 +1,17 @@
-"""The Jacobian averaged over the data, for every pair of latents of the two SAEs, kept sparse.
+"""The Jacobian averaged over the data for every pair of latents of the two SAEs, stored sparsely.
 
 Place on the path: slices → [averages] → strong pairs (strongest_pairs.py, graph.py), shares of all pairs.
 
-  mean_abs_ij    = (1/N) Σ_n |J_n,ij|            zero on tokens where the pair is not active
+  mean_abs_ij    = (1/N) Σ_n |J_n,ij|            J_n,ij is zero on tokens where the pair is not active
   mean_effect_ij = (1/N) Σ_n |J_n,ij| s_n,j      how much of output latent i goes through input latent j
   over_t         = #{(i, j): mean_abs_ij > t} / (m_x m_y)
 
 Source: Farnik et al. 2025 (arXiv 2502.18147), the average over all pairs of latents. Units: those of slices.py.
 
-Only pairs that are active together somewhere are kept, one entry a token and pair until `finish`, which sorts them: 16
-bytes each, at the peak of sorting and summing `BYTES_PER_ENTRY`, so 16,384 tokens of 1,024 pairs take up to 840 MB.
-`max_bytes` bounds that. Intervals of the shares resample documents; pairs
-whose mean is below a quarter of the lowest threshold are counted as under it in every resample.
+Memory: only pairs that are active together on some token are kept. Until `finish` sorts and sums them there is one
+entry of 16 bytes per token and pair; at the peak of the sorting an entry takes `BYTES_PER_ENTRY`, so 16,384 tokens of
+1,024 pairs each take up to 840 MB. `max_bytes` bounds that. Intervals of the shares resample documents; pairs whose
+mean is below a quarter of the lowest threshold are taken to be below it in every resample.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ from monosemy.errors import UserError
 from monosemy.evals.intervals import Blocks, bootstrap_weights, percentiles
 
 BYTES_PER_ENTRY = 50
-"""At the peak of `AveragesMeter.finish`, measured where hardly two tokens share a pair; about 30 where many do."""
+"""Bytes per entry at the peak of `AveragesMeter.finish`, measured where hardly any tokens share a pair; about 30 where
+many do."""
 MAX_BYTES = 1_500_000_000
+"""Default bound on the memory of the entries, in bytes."""
 _PAIRS = 2048
-"""Pairs that are resampled together."""
+"""Pairs that are resampled at a time, which bounds the array of sums by pair and document."""
 
 
 @dataclass(frozen=True)
 class PairAverages:
-    """Pairs of latents that were active together, strongest mean_effect first; P of them."""
+    """Averages of the P pairs of latents that were ever active together, in falling order of mean_effect."""
 
     out: Int[ndarray, " pair"]
     """Output latent i (int32)."""
@@ -46,7 +48,7 @@ class PairAverages:
     """Input latent j (int32)."""
     mean_abs: Float[ndarray, " pair"]
     mean_effect: Float[ndarray, " pair"]
-    """In the units of the output SAE's latents."""
+    """In units of the output SAE's latents."""
     n_active: Int[ndarray, " pair"]
     """Tokens on which both are active (int32)."""
     n_tokens: int
@@ -54,17 +56,20 @@ class PairAverages:
     """Threshold → share of all m_x · m_y pairs whose mean |J| is above it."""
 
     def inputs_of(self, out: int, n: int) -> Int[ndarray, " pair"]:
-        """Places of the n strongest pairs with output latent `out`."""
+        """Positions in the arrays of the n strongest pairs with output latent `out`."""
         return np.flatnonzero(self.out == out)[:n]
 
     def place(self, out: int, inp: int) -> int | None:
-        """Place of a pair; None when it was never active."""
+        """Position of a pair in the arrays; None when it was never active."""
         places = np.flatnonzero((self.out == out) & (self.inp == inp))
         return int(places[0]) if len(places) else None
 
 
 class AveragesMeter:
-    """Collects the entries behind PairAverages. m_out, m_in: widths of the two SAEs."""
+    """Collects the entries behind PairAverages, batch by batch.
+
+    m_out, m_in: numbers of latents of the two SAEs. max_bytes: bound on the memory of the entries.
+    """
 
     def __init__(self, m_out: int, m_in: int, max_bytes: int = MAX_BYTES) -> None:
         self.m_out, self.m_in, self.max_bytes = m_out, m_in, max_bytes
@@ -75,7 +80,10 @@ class AveragesMeter:
 
     @torch.no_grad()
     def add(self, slices: JacobianSlices, documents: Int[Tensor, " n"]) -> None:
-        """Counts N tokens. Raises UserError when their entries would exceed `max_bytes`."""
+        """Adds the entries of N tokens, given the number of each one's document.
+
+        Raises UserError when all entries together would exceed `max_bytes`.
+        """
         pairs = slices.active
         self._n += int(pairs.sum())
         if self._n * BYTES_PER_ENTRY > self.max_bytes:
@@ -85,6 +93,7 @@ class AveragesMeter:
             )
         block = self._blocks.rows(torch.as_tensor(documents))
         self._tokens += np.bincount(block.cpu().numpy(), minlength=len(self._tokens))
+        # One integer holds pair and block, so that a single sort groups the entries by pair and, within it, by block.
         limit = self._blocks.limit
         pair = slices.out_indices[:, :, None].long() * self.m_in + slices.in_indices[:, None, :].long()
         size = slices.values.abs()
@@ -94,15 +103,20 @@ class AveragesMeter:
             self._parts[name].append(part[pairs].cpu().numpy())
 
     def finish(self, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> PairAverages:
-        """The averages. Raises UserError when no token was counted."""
+        """The averages of everything added so far, whose entries are given up: call it once.
+
+        Raises UserError when no token was counted.
+        """
         n_tokens = int(self._tokens.sum())
         if not n_tokens:
             raise UserError("no validation tokens to average the Jacobian on: every token was dropped")
+        # Entries in order of pair. Each `del` below frees an array once it is used up: BYTES_PER_ENTRY counts on that.
         key = self._joined("key")
         order = np.argsort(key)
         key = key[order]
         size, effect = (self._joined(name)[order] for name in ("size", "effect"))
         del order
+        # Back to block and pair; a pair's entries begin where its number differs from the one before.
         block = (key % self._blocks.limit).astype(np.int16)
         key //= self._blocks.limit
         starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(key)), bool), key[1:] != key[:-1]]))
@@ -115,6 +129,7 @@ class AveragesMeter:
         mean_abs = mean_abs.astype(np.float32)
         n_active = np.diff(starts, append=len(size)).astype(np.int32)
         del size, block, starts
+        # Stable, so pairs of equal effect stay in order of latents on every platform.
         order = np.argsort(-mean_effect, kind="stable")
         pairs = pairs[order]
         return PairAverages(
@@ -128,7 +143,7 @@ class AveragesMeter:
         )
 
     def _joined(self, name: str) -> ndarray:
-        """A column of all entries; its parts are given up."""
+        """One column of all entries, as one array; the parts it came in are freed."""
         column = np.concatenate(self._parts[name])
         self._parts[name].clear()
         return column
@@ -144,10 +159,12 @@ class AveragesMeter:
         confidence: float,
         seed: int,
     ) -> dict[str, Estimate]:
-        """Shares of all pairs over each threshold; resamples look at the pairs that come near the lowest one.
+        """The share of all m_x · m_y pairs above each threshold, with its interval.
 
-        size, block: of the entries, pair by pair; each pair's begin at `starts`.
+        size, block: |J| and document block of each entry, pair by pair; `starts` holds where each pair's entries begin.
+        mean: each pair's mean |J|.
         """
+        # Only pairs near or above a threshold need their mean on every resample.
         n_blocks, n_all_pairs = self._blocks.n, self.m_out * self.m_in
         near = np.flatnonzero(mean > min(THRESHOLDS) / 4)
         weights = bootstrap_weights(n_blocks, n_bootstrap, seed) if n_blocks > 1 else np.zeros((0, n_blocks))
@@ -155,10 +172,14 @@ class AveragesMeter:
         counts = np.zeros((len(THRESHOLDS), len(weights)))
         for first in range(0, len(near), _PAIRS):
             chunk = near[first : first + _PAIRS]
+            # The next pair's start ends a pair's entries; the last pair has no next one.
             ends = np.where(chunk + 1 < len(starts), starts[np.minimum(chunk + 1, len(starts) - 1)], len(size))
             lengths = ends - starts[chunk]
+            # The positions of all entries of the chunk, without a loop: a count through them, shifted for each pair by
+            # the distance between its place in the chunk and its place in `size`.
             pair_of_entry = np.repeat(np.arange(len(chunk)), lengths)
             entries = np.arange(len(pair_of_entry)) + np.repeat(starts[chunk] - (np.cumsum(lengths) - lengths), lengths)
+            # Sums by pair and document block, then their weighted means on every resample.
             flat = pair_of_entry * n_blocks + block[entries]
             by_block = np.bincount(flat, size[entries], minlength=len(chunk) * n_blocks).reshape(-1, n_blocks)
             means = (weights @ by_block.T) / tokens[:, None]
@@ -172,5 +193,6 @@ class AveragesMeter:
 
 
 def _sums(values: ndarray, starts: ndarray) -> Float[ndarray, " part"]:
-    """Sums between successive starts, in float64."""
+    """The sum of `values` from each start to the next, in float64."""
+    # reduceat refuses an empty list of starts.
     return np.add.reduceat(values, starts, dtype=np.float64) if len(starts) else np.zeros(0)

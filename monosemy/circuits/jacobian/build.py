@@ -1,7 +1,7 @@
-"""The pairs of a run, initialised from held-in rows like its other SAEs.
+"""Builds the pairs of a run, initialised from training rows like its other SAEs.
 
-Place on the path: prepared activations → **pairs** → the trainer. One pair for every λ × L0 × seed at the layer of
-`jacobian.layer`.
+Place on the path: prepared activations → **pairs** → the trainer. There is one pair for every λ × L0 × seed, at the
+layer `jacobian.layer`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from monosemy.pipeline.trainees import NewSae, build_trainee, initial_rows
 def build_pairs(prepared: Prepared) -> list[Pair]:
     """One pair for every λ × L0 × seed.
 
-    Raises UserError where the layer's two sites are not both read, where the MLP is none that the Jacobian's formula
-    covers, or where one token's Jacobian does not fit in the bound on memory.
+    Raises UserError where the run does not read both sites of the layer, where the Jacobian's formula does not cover
+    the MLP, or where one token's Jacobian does not fit in the bound on memory.
     """
     config, settings = prepared.config, room_settings(prepared.config, JacobianConfig)
     site_in, site_out = sites = pair_sites(prepared.sites, settings.layer)
@@ -31,7 +31,8 @@ def build_pairs(prepared: Prepared) -> list[Pair]:
     slopes = SlopesAtInput(weights.between_scaled(*(prepared.scale[site] for site in sites)))
     rows = initial_rows(prepared)
     grid = list(itertools.product(settings.lambdas, config.l0, config.seeds))
-    side_by_side = max(1, min(len(grid), torch.get_num_threads()))  # the bound is for all of them
+    # The bound is for all pairs that the trainer steps at the same time, each in a thread of its own.
+    side_by_side = max(1, min(len(grid), torch.get_num_threads()))
     max_memory = settings.max_memory_mb * 1_000_000 // side_by_side
     pairs = []
     for coef, l0, seed in grid:

@@ -1,6 +1,6 @@
-"""`monosemy jacobian …`: pairs of SAEs whose latents compute sparsely; flags, and nothing else.
+"""`monosemy jacobian …`: the command line of the pairs of SAEs; it reads flags and calls what does the work.
 
-Place on the path: words of the command line → a run (train) or its studies (trained_pairs.py, studies.py) → tables.
+Place on the path: words of the command line → a run (train) or its studies (measuring.py, studies.py) → tables.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ monosemy jacobian COMMAND --help tells more; docs/jacobian.md says what the numb
 
 
 def run_jacobian(words: list[str]) -> None:
-    """The command. Raises UserError for bad input."""
+    """Runs `monosemy jacobian` with the words that follow it. Raises UserError for bad input."""
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: monosemy jacobian COMMAND …\n\n{DESCRIPTION}")
         return
@@ -61,6 +61,7 @@ def run_jacobian(words: list[str]) -> None:
 
 
 def run_train(words: list[str]) -> None:
+    """`monosemy jacobian train`: trains and measures a λ frontier."""
     arguments = _train_parser().parse_args(words)
     from monosemy.circuits.jacobian.measuring import train_and_measure
     from monosemy.circuits.jacobian.terminal import frontier_tables, show
@@ -131,7 +132,7 @@ def _train_parser() -> argparse.ArgumentParser:
 
 
 def _add_penalty(parser: argparse.ArgumentParser) -> None:
-    """How the penalty is measured, and on which model."""
+    """Adds the flags of the penalty and of the model's randomisation."""
     add = parser.add_argument
     add(
         "--at",
@@ -161,7 +162,7 @@ def _add_penalty(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(arguments: argparse.Namespace) -> RunConfig:
-    """The run that the flags ask for."""
+    """The configuration of the run that the flags ask for."""
     layer = arguments.layer
     if layer is None:
         from monosemy.models.sources import model_size
@@ -198,6 +199,7 @@ def _config(arguments: argparse.Namespace) -> RunConfig:
 
 
 def run_measure(words: list[str]) -> None:
+    """`monosemy jacobian measure`: measures a run's pairs and shows the frontier."""
     parser = _run_parser(
         "measure",
         "Measures a run's pairs on validation text; what is measured already is shown.",
@@ -216,6 +218,7 @@ def run_measure(words: list[str]) -> None:
 
 
 def run_pairs(words: list[str]) -> None:
+    """`monosemy jacobian pairs`: shows the strongest pairs of latents in context."""
     parser = _run_parser(
         "pairs",
         "Shows which input latents drive which output latents, and in which texts.",
@@ -270,6 +273,7 @@ def run_pairs(words: list[str]) -> None:
 
 
 def _latent_pair(word: str) -> tuple[int, int]:
+    """(input, output) from `INPUT:OUTPUT`. Raises UserError for anything else."""
     first, colon, second = word.partition(":")
     if not (colon and first.isdigit() and second.isdigit()):
         raise UserError(f"--latents takes pairs written INPUT:OUTPUT, e.g. 5:12, got {word!r}")
@@ -277,6 +281,7 @@ def _latent_pair(word: str) -> tuple[int, int]:
 
 
 def run_graph(words: list[str]) -> None:
+    """`monosemy jacobian graph`: writes the graph of latents, of a text or averaged, as JSON."""
     parser = _run_parser(
         "graph",
         "Writes the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out.",
@@ -313,6 +318,7 @@ def run_graph(words: list[str]) -> None:
 
 
 def run_random(words: list[str]) -> None:
+    """`monosemy jacobian random`: trains the pairs on randomised models and compares."""
     parser = _run_parser(
         "random",
         "Trains the pairs on randomised models and compares them at the same variance explained.",
@@ -355,6 +361,7 @@ def run_random(words: list[str]) -> None:
 
 
 def run_interpret(words: list[str]) -> None:
+    """`monosemy jacobian interpret`: scores the automatic labels of the latents of some pairs."""
     parser = _run_parser(
         "interpret",
         "Scores automatic labels of the latents: the pair without penalty against another.",
@@ -388,6 +395,7 @@ def run_interpret(words: list[str]) -> None:
 
 
 def _with_study(folder: Path, moved: Moved, use: Callable[[Study], T]) -> T:
+    """Opens a run and returns what `use` makes of its Study."""
     from monosemy.circuits.jacobian.trained_pairs import Study
     from monosemy.run import open_run, read_run
 
@@ -396,9 +404,10 @@ def _with_study(folder: Path, moved: Moved, use: Callable[[Study], T]) -> T:
 
 
 def _with_pair(folder: Path, moved: Moved, name: str | None, use: Callable[[Study, PairEntry], T]) -> T:
+    """Opens a run and returns what `use` makes of its Study and one pair. Raises UserError for an unknown pair."""
     from monosemy.circuits.jacobian.trained_pairs import choose_pair, find_pairs
 
-    choose_pair(find_pairs(folder), name)  # says it before anything is loaded
+    choose_pair(find_pairs(folder), name)  # an unknown name is refused before anything is loaded
     return _with_study(folder, moved, lambda study: use(study, choose_pair(study.pairs, name)))
 
 
@@ -411,7 +420,7 @@ def _settings(arguments: argparse.Namespace) -> MeasureSettings:
 
 
 def _report(folder: Path, arguments: argparse.Namespace) -> None:
-    """Writes the run's report again, with what is new in it."""
+    """Writes the run's report again, so that it shows the new results."""
     from monosemy import pipeline
 
     if not arguments.no_report:
@@ -433,7 +442,7 @@ def _parser(command: str, purpose: str, example: str, *, reports: bool = True) -
 def _run_parser(command: str, purpose: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
     parser = _parser(command, purpose, example, reports=reports)
     parser.add_argument("run", help="a run folder with pairs, e.g. runs/jsae")
-    add_moved(parser, short=command != "graph")  # whose --text is the text of the graph
+    add_moved(parser, short=command != "graph")  # there --text is already the text of the graph
     return parser
 
 

@@ -1,14 +1,14 @@
-"""What the penalty costs the language model: how far the CE score falls below that of the pair with λ = 0.
+"""What the penalty costs the language model: how far a pair's CE score falls below that of the pair with λ = 0.
 
 Place on the path: evaluation.json and documents.safetensors of a run → [cost] → frontier.py.
 
-    cost of a side = (Δloss_λ − Δloss_0) / (CE(zero) − CE(clean)),    cost of a pair = the larger of its two sides'
+    cost of a side = (Δloss_λ − Δloss_0) / (CE(zero) − CE(clean)),    cost of a pair = the larger cost of its two sides
 
-CE score is the loss recovered (evals/model_loss.py), each SAE spliced in alone. Both pairs are spliced into the same
-documents, so these are resampled for both at once, and the larger side is taken within each resample.
+CE score is the loss recovered (evals/model_loss.py), with each SAE spliced in alone. Both pairs are spliced into the
+same documents, so the documents are resampled for both together, and the larger side is chosen within each resample.
 
-Limit: the damage of zeros, which a cost is a share of, is held at its measured value; its own uncertainty would scale
-the whole interval by some percent.
+Limit: the denominator, the damage that zeros do, is held at its measured value; its own uncertainty would scale the
+whole interval by some percent.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ N_RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Losses:
-    """Of each site: Σ Δloss of its SAEs by documents, and what zeros there cost in nats per token."""
+    """For each site, Σ Δloss of its SAEs by document, and the damage of zeros there in nats per token."""
 
     sums: Mapping[str, DocumentSums]
     damage: Mapping[str, float]
 
 
 def read_losses(folder: Path, evaluation: Mapping[str, Any]) -> Losses:
-    """Of an evaluated run. Raises UserError where documents.safetensors is missing or damaged."""
+    """The losses of an evaluated run. Raises UserError where documents.safetensors is missing or damaged."""
     stored = load_documents(RunFiles(folder).documents)
     damage = {site: zero - evaluation["clean_loss"] for site, zero in evaluation["zero_loss"].items()}
     return Losses({site: sums["delta_loss"] for site, sums in stored.items()}, damage)
 
 
 def ce_cost(base: Mapping[str, Any], row: Mapping[str, Any], losses: Losses | None) -> dict[str, Any]:
-    """The cost as an estimate; its value is None where a CE score is missing, its interval without `losses`."""
+    """The cost of `row` against `base` as an estimate.
+
+    Its value is None where a CE score is missing, its interval where there are no `losses`.
+    """
     scores = [(base[key]["value"], row[key]["value"]) for key in ("ce_score_in", "ce_score_out")]
     if any(value is None for pair in scores for value in pair):
         return {"value": None, "interval": None}

@@ -1,11 +1,12 @@
-"""The MLP's slopes and output over a whole batch, a few rows at a time: memory that does not grow with what makes them.
+"""The MLP's slopes and output over a whole batch, a few rows at a time, so that temporary arrays do not grow with it.
 
 Place on the path: an MLP's weights (`weights`), rows x → **a, b [N, h]**, **y [N, d]** → the penalty and the slices.
 
-    a, b = slopes(x) (`MlpWeights.slopes`)        ∂x = Σ over a and b of (∂a/∂x)ᵀ ∂a, rows by themselves
+    a, b = slopes(x) (`MlpWeights.slopes`)        ∂x = (∂a/∂x)ᵀ ∂a + (∂b/∂x)ᵀ ∂b, each row by itself
 
-The diagonals are made `ROWS` at a time into two arrays; the backward pass makes them again, part by part, instead of
-keeping the dozen arrays that autograd would: twice the products with W_in and W_up, a small share of a step.
+The diagonals are computed `ROWS` rows at a time into two arrays. The backward pass computes them again, part by part,
+instead of keeping the dozen arrays that autograd would save: this doubles the products with W_in and W_up, a small
+share of a training step.
 """
 
 # mypy: disable-error-code="override"
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from monosemy.circuits.jacobian.weights import MlpWeights
 
 ROWS = 256
-"""Rows made at a time."""
+"""Rows that are computed at a time."""
 SCRATCH, SCRATCH_BACK = 9, 20
-"""Arrays [rows, h] that making the diagonals of some rows takes, results included; with autograd's, going back."""
+"""How many arrays [rows, h] the diagonals of some rows take while they are computed, results included: in the forward
+pass, and in the backward pass with autograd's own."""
 
 
 class _Diagonals(Function):
-    """x → a, b (None for a plain MLP)."""
+    """Autograd's node for x → a, b (b None for a plain MLP); only x is saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: MlpWeights) -> tuple[Tensor, Tensor | None]:
@@ -45,6 +47,7 @@ class _Diagonals(Function):
 
     @staticmethod
     def backward(ctx: Any, d_a: Tensor, d_b: Tensor | None) -> tuple[Tensor, None]:
+        # Checkpointing by hand: the graph of one part of the rows is built, differentiated and dropped.
         (x,) = ctx.saved_tensors
         d_x = torch.empty_like(x)
         for rows in _parts(len(x)):
@@ -57,13 +60,16 @@ class _Diagonals(Function):
 
 
 def diagonals(weights: MlpWeights, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """a, b of every row (`MlpWeights.slopes`); gradient to x."""
+    """a, b [N, d_ff] of every row of x [N, d_in] (`MlpWeights.slopes`; b None for a plain MLP); gradient to x."""
     return _Diagonals.apply(x, weights)
 
 
 @torch.no_grad()
 def outputs(weights: MlpWeights, x: Tensor, max_memory: int) -> Tensor:
-    """y [N, d_out], no gradient; temporary arrays take at most half of max_memory bytes, or one row's."""
+    """The MLP's output y [N, d_out] for x [N, d_in], without gradient.
+
+    Temporary arrays take at most half of max_memory bytes, or what one row needs if that is more.
+    """
     y = x.new_empty(len(x), weights.d_out)
     n_rows = max_memory // (2 * SCRATCH * weights.d_ff * x.element_size())
     for rows in _parts(len(x), min(ROWS, max(1, n_rows))):

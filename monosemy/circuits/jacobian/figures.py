@@ -1,6 +1,6 @@
-"""Pictures of a run's pairs: what the penalty costs and buys, and how large the Jacobian's elements are.
+"""Figures of a run's pairs: what the penalty costs and gains, and how large the Jacobian's elements are.
 
-Place on the data's path: from jacobian/*.json (read by jacobian_section.py) to two figures.
+Place on the data's path: jacobian/*.json (read by report_section.py) → two figures.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from monosemy.report.theme import Theme
 from monosemy.support.numbers import percent_text
 
 LOWEST, PER_DECADE = -10, 40
-"""How `histogram` in measures.json is binned: below 1e-10, then 40 bins a decade."""
+"""How `histogram` in measures.json is binned: one bin below 1e-10, then 40 bins per decade."""
 COARSE = 4
-"""Bins drawn as one."""
+"""How many bins are drawn as one."""
 SERIES = {"over_0.01": "|J| > .01", "scaled_over_0.1": "|J| > .1 of the token's RMS", "share_of_90": "hold 90% of Σ|J|"}
 _MARKERS, _LINES = ("o", "s", "^", "D", "v", "P"), ("-", (0, (6, 1.5)), (0, (2, 1)), (0, (4, 1, 1, 1)))
 
 
 def trade_off(rows: Sequence[Mapping[str, Any]]) -> Drawing:
-    """CE score against the share of elements over .01, and the sparsity measures against λ; one L0 and seed."""
+    """CE score against the share of elements above .01, and the sparsity measures against λ.
+
+    rows: the frontier's rows of one L0 and seed, by λ.
+    """
     shares = [row["estimates"]["over_0.01"]["value"] for row in rows]
     scored = [row for row in rows if _score(row) is not None and row["estimates"]["over_0.01"]["value"]]
 
@@ -52,6 +55,7 @@ def trade_off(rows: Sequence[Mapping[str, Any]]) -> Drawing:
 
 
 def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
+    """The left panel: one point per pair, with its intervals in both directions, labelled with λ."""
     colour = theme.series[1]
     points = []
     for row in rows:
@@ -67,6 +71,7 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
     if points:
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", linewidth=1.2)
         values = [x for x, _ in points]
+        # A logarithmic scale where shares differ much, with round numbers as ticks instead of powers of ten.
         if max(values) > 4 * min(values) > 0:
             axes.set_xscale("log")
             ticks = [
@@ -84,6 +89,7 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
 
 
 def _measures(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
+    """The right panel: one line per measure of `SERIES`, the values of λ at equal distances."""
     places = np.arange(len(rows))
     for number, (measure, name) in enumerate(SERIES.items()):
         estimates = [row["estimates"].get(measure, {"value": None, "interval": None}) for row in rows]
@@ -103,7 +109,7 @@ def _measures(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> No
 
 
 def magnitudes(histograms: Sequence[tuple[str, Sequence[int]]]) -> Drawing:
-    """|J| of several pairs: (name, counts per bin); outlines, one a pair."""
+    """The distribution of |J|, one outline per pair; histograms: (name, counts per bin) of each."""
     edges = LOWEST + np.arange(0, len(histograms[0][1]) - 1, COARSE) / PER_DECADE
     heights = {name: _coarse(counts) for name, counts in histograms}
     filled = np.flatnonzero(np.sum(list(heights.values()), axis=0))
@@ -143,7 +149,7 @@ def magnitudes(histograms: Sequence[tuple[str, Sequence[int]]]) -> Drawing:
 
 
 def _coarse(counts: Sequence[int]) -> np.ndarray:
-    """% of all elements per decade, in bins of COARSE; what lies beyond the outer edges is left out."""
+    """Percent of all elements per decade, COARSE bins drawn as one; the two outermost, open bins are left out."""
     inner = np.array(counts[1:-1], float)
     merged = inner.reshape(-1, COARSE).sum(1)
     return 100 * merged / max(1, sum(counts)) * PER_DECADE / COARSE

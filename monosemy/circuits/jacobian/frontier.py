@@ -1,20 +1,21 @@
-"""What the measured pairs say together: the λ frontier, the chosen λ, trained against randomised models.
+"""The results of all measured pairs together: the λ frontier, the chosen λ, trained against randomised models.
 
 Place on the path: a pair's measures (measures.py and its siblings) and evaluation.json → [tables] → terminal, report.
 Plain JSON values in and out; an *estimate* is {"value": v, "interval": [low, high] or null}.
 
-Frontier: one row a pair, every seed its own; beside each sparsity measure the factor by which it is below that of the
-pair with λ = 0 of the same L0 and seed, and what the pair costs in CE score (costs.py). Both are paired over documents.
+Frontier: one row per pair, seeds apart. Beside each sparsity measure stands the factor by which it is lower than that
+of the pair with λ = 0 and the same L0 and seed, and what the pair costs in CE score (costs.py). Both compare the pairs
+document by document.
 
-Chosen λ: the largest whose CE score (loss recovered, the lower of the two SAEs') is at most `MAX_COST` below λ = 0's.
+Chosen λ: the largest that costs at most `MAX_COST` of the CE score (loss recovered; cost as in costs.py).
 
-Trained against randomised, at matched variance explained: SAEs of a random model explain another share of the variance
-at the same L0, and a denser code has another Jacobian. So the random model's pairs are trained at several L0s, and for
-each λ its measure is interpolated (logarithm of the measure, linear in the variance explained, the mean of both SAEs)
-to where it explains as much as the trained model's pair. Where no two L0s enclose that, the nearest one is taken and
-`matched` is false. It is the mean that is matched: what each side explains stands in the row. Intervals resample
-documents at that mixture (resamples.py); one random draw of the weights and one seed stand behind a row, and how those
-differ is in no interval.
+Trained against randomised, at matched variance explained: at the same L0, SAEs of a random model explain another share
+of the variance, and a denser code has another Jacobian. The random model's pairs are therefore trained at several L0s.
+For each λ, their measure is interpolated to the point at which they explain as much variance (the mean over both SAEs)
+as the trained model's pair: the logarithm of the measure is taken as linear in the variance explained. Where no two L0s
+enclose that point, the nearest L0 is used and `matched` is false. Only the mean is matched; the row says what each SAE
+explains. Intervals resample documents at that mixture (resamples.py). A row rests on one random draw of the weights and
+one seed; how much other draws and seeds differ is in no interval.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ SPARSITY = (
 COMPARED = (*SPARSITY, "kurtosis", "scaled_kurtosis")
 SIDES = ("in", "out")
 MANY_SHORT = 0.01
-"""Share of tokens with fewer than k active latents from which it is said."""
+"""Share of tokens with fewer than k active latents above which a note says so."""
 UNKNOWN: Mapping[str, None] = {"value": None, "interval": None}
 
 
@@ -54,11 +55,10 @@ def frontier(
     draws: Mapping[str, Draws] | None = None,
     losses: Losses | None = None,
 ) -> list[Row]:
-    """One row a pair, by L0, seed and λ: its measures, what evaluation.json says of its two SAEs, reductions, CE cost.
+    """One row per pair, sorted by L0, seed and λ: its measures, its two SAEs' evaluation, reductions and CE cost.
 
-    measured: the contents of measures.json of each pair; records: those of evaluation.json. Without `draws` (by pair)
-    and `losses`, reductions and costs have no intervals. A pair that was not evaluated has null for variance explained
-    and CE score.
+    measured: each pair's measures.json; records: those of evaluation.json. Without `draws` (by pair) and `losses`,
+    reductions and costs have no intervals. A pair that was not evaluated has null for variance explained and CE score.
     """
     draws = draws or {}
     records_by_sae = {(r["site"], r["name"]): r for r in records}
@@ -84,12 +84,12 @@ def frontier(
 
 
 def baseline(rows: Iterable[Row], row: Row) -> Row | None:
-    """The pair with λ = 0 of the same L0 and seed."""
+    """The row of the pair with λ = 0 and the same L0 and seed; None where there is none."""
     return next((r for r in rows if r["lambda"] == 0 and (r["l0"], r["seed"]) == (row["l0"], row["seed"])), None)
 
 
 def short_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each pair of which many tokens have fewer than k active latents on a side."""
+    """A sentence for each pair that has fewer than k active latents on many tokens, on either side."""
     notes = []
     for row in rows:
         shares = {side: (row["estimates"].get(f"short_{side}") or UNKNOWN)["value"] or 0.0 for side in SIDES}
@@ -102,9 +102,10 @@ def short_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def choose(rows: Sequence[Row], max_cost: float = MAX_COST) -> Row:
-    """The pair with the largest λ that costs at most `max_cost` of the CE score, among the first L0 and seed.
+    """The pair with the largest λ that costs at most `max_cost` of the CE score.
 
-    Raises UserError without a pair with λ = 0, or where CE scores are missing.
+    Considered are the pairs with the L0 and seed of the first row with λ = 0. Raises UserError where no pair has λ = 0,
+    or where CE scores are missing.
     """
     if not any(row["lambda"] == 0 for row in rows):
         raise UserError("no pair with λ = 0, which the others are compared with; train it too: --lambda 0 …")
@@ -121,12 +122,14 @@ def compare(
     trained_draws: Mapping[str, Draws] | None = None,
     random_draws: Mapping[str, Mapping[str, Draws]] | None = None,
 ) -> list[Row]:
-    """For every pair of the trained model and kind of random model: each measure of both at matched variance explained.
+    """Compares every pair of the trained model with each kind of random model at matched variance explained.
 
-    Rows: {kind, lambda, l0, seed, variance_explained, matched, variance_explained_random, explained: {side: {"trained",
-    "random"}}, l0_random, measures: {name: {"trained": estimate, "random": estimate, "verdict": see `verdict`}}}, and
-    where λ = 0 is there for both the factors by which λ reduces each, "reduction", likewise with a verdict, and
-    "reduction_matched", whether both λ were matched. Draws: by pair, those of random models by kind; without them the
+    Returns rows {kind, lambda, l0, seed, variance_explained, matched, variance_explained_random, explained: {side:
+    {"trained", "random"}}, l0_random, measures: {name: {"trained": estimate, "random": estimate, "verdict": see
+    `verdict`}}}. Where both models have pairs with λ = 0, "reduction" holds in the same form the factors by which λ
+    reduces each measure, and "reduction_matched" says whether both values of λ were matched.
+
+    randomised: kind → frontier rows. Draws are by pair, those of random models by kind and pair; without them the
     interpolated numbers have no intervals.
     """
     rows: list[Row] = []
@@ -140,6 +143,7 @@ def compare(
             row, mixed = _matched(pair, at_lambda, draws_of_kind)
             rows.append({"kind": kind, **row})
             draws_of_rows.append({"trained": dict((trained_draws or {}).get(pair["name"], {})), "random": mixed})
+    # Reductions need each row's λ = 0 in the same comparison, so they come after all rows are there.
     for row, row_draws in zip(rows, draws_of_rows, strict=True):
         same = (row["kind"], row["l0"], row["seed"])
         bases = (z for z, r in enumerate(rows) if r["lambda"] == 0 and (r["kind"], r["l0"], r["seed"]) == same)
@@ -150,13 +154,13 @@ def compare(
 
 
 def explained(row: Row) -> float | None:
-    """Variance explained, the mean of the two SAEs."""
+    """The mean variance explained of the two SAEs; None where either was not evaluated."""
     values = [row[f"variance_explained_{side}"]["value"] for side in SIDES]
     return None if None in values else float(np.mean(values))
 
 
 def verdict(trained: Mapping[str, Any], random: Mapping[str, Any]) -> str:
-    """`trained below`, `random below` or `intervals overlap`; `unknown` without two intervals."""
+    """Which estimate is lower: `trained below`, `random below` or `intervals overlap`; `unknown` without intervals."""
     ends = trained["interval"], random["interval"]
     if None in ends:
         return "unknown"
@@ -166,12 +170,16 @@ def verdict(trained: Mapping[str, Any], random: Mapping[str, Any]) -> str:
 
 
 def _matched(pair: Row, candidates: Sequence[Row], draws: Mapping[str, Draws]) -> tuple[Row, dict[str, Any]]:
-    """A pair beside the random model's at its variance explained, and the latter's resampled measures."""
+    """A comparison row without its kind, and the random model's measures on every resample.
+
+    `pair` is the trained model's; `candidates` are the random model's pairs with the same λ at several L0s.
+    """
     target = explained(pair)
     assert target is not None
     ranked = sorted(((value, row) for row in candidates if (value := explained(row)) is not None), key=lambda p: p[0])
     if not ranked:
         raise UserError("the random model's pairs were not evaluated; run the evaluation again")
+    # The two L0s that enclose the target, and how far between them it lies; outside their range, the nearest L0 alone.
     values = [value for value, _ in ranked]
     above = int(np.searchsorted(values, target))
     matched = 0 < above < len(values) or target in values
@@ -207,7 +215,7 @@ def _matched(pair: Row, candidates: Sequence[Row], draws: Mapping[str, Draws]) -
 
 
 def _between(pair: tuple[Row, Row], name: str, share: float, draws: Mapping[str, Draws]) -> tuple[dict[str, Any], Any]:
-    """An estimate between two rows, on a logarithmic scale where both are positive, and its resamples (None: none)."""
+    """An estimate interpolated between two rows, and its resamples; these are None where either row has none."""
     resamples = [draws.get(row["name"], {}).get(name) for row in pair]
     if share in (0.0, 1.0):
         return pair[int(share)]["estimates"][name], resamples[int(share)]
@@ -220,7 +228,7 @@ def _between(pair: tuple[Row, Row], name: str, share: float, draws: Mapping[str,
 
 
 def _mixed(a: Any, b: Any, share: float) -> Any:
-    """(1 − share) a + share b, of the logarithms where both are positive."""
+    """(1 − share) a + share b, taken of the logarithms where both are positive."""
     n = min(len(a), len(b))
     a, b = a[:n], b[:n]
     positive = (a > 0) & (b > 0)
@@ -230,6 +238,7 @@ def _mixed(a: Any, b: Any, share: float) -> Any:
 
 
 def _reductions(base: Row, row: Row, base_draws: Mapping[str, Any], draws: Mapping[str, Any]) -> dict[str, Any]:
+    """For each sparsity measure, how many times lower it is at λ than at λ = 0, in both models, with a verdict."""
     reductions: dict[str, Any] = {}
     for name in (name for name in row["measures"] if name in SPARSITY):
         reductions[name] = {}
@@ -242,7 +251,7 @@ def _reductions(base: Row, row: Row, base_draws: Mapping[str, Any], draws: Mappi
 
 
 def _factor(base: Row, row: Row, measure: str, draws: Mapping[str, Draws]) -> dict[str, Any]:
-    """How many times lower the measure is than the pair's without penalty."""
+    """How many times lower the measure is than that of the pair without penalty, `base`."""
     value = _ratio(base["estimates"][measure]["value"], row["estimates"][measure]["value"])
     before, after = (draws.get(pair["name"], {}).get(measure) for pair in (base, row))
     return {"value": value, "interval": None if value is None else interval(ratio(before, after))}
@@ -257,6 +266,6 @@ def _estimate(record: Mapping[str, Any], field: str) -> dict[str, Any]:
 
 
 def _explained(record: Mapping[str, Any]) -> dict[str, Any]:
-    """1 − FVU."""
+    """Variance explained, 1 − FVU, as an estimate; the interval's ends change places."""
     fvu, ends = record.get("fvu"), record.get("fvu_interval")
     return {"value": None if fvu is None else 1 - fvu, "interval": [1 - ends[1], 1 - ends[0]] if ends else None}

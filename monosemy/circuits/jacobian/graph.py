@@ -1,22 +1,24 @@
-"""The graph of latents around one MLP, for one token or on average: nodes, edges and what the SAEs leave out.
+"""The graph of latents around one MLP, for one token or averaged: nodes, edges, and the SAEs' errors.
 
-Place on the path: rows, slices, averages → [graph] → JSON, for circuits' tools and for drawing.
+Place on the path: rows, slices, averages → [graph] → JSON, for circuit tools and for drawing.
 
-One token, at the true input x (x̂ the input SAE's reconstruction), for every active output latent i:
+For one token, at the true input x (x̂ is the input SAE's reconstruction) and for every active output latent i:
 
   s_y,i = Σ_j J_ij s_j + e_i · J_MLP (x − x̂) + rest_i
 
   edges    in:j → out:i        J_ij s_j
-           error:in → out:i    e_i · J_MLP (x − x̂): what the input SAE does not explain, through the same slopes
-           constant → out:i    rest_i: biases, and the part of the MLP that is not linear at x; makes the sum exact
-  nodes    in:j, out:i with their activations; error:in, error:out with the share ‖x − x̂‖² / ‖x‖² of what is left out
+           error:in → out:i    e_i · J_MLP (x − x̂): the input SAE's error, through the same slopes; e_i is latent i's
+                               encoder column
+           constant → out:i    rest_i: biases and the part of the MLP that is not linear at x; it makes the sum exact
+  nodes    in:j, out:i with their activations; error:in, error:out with the relative error ‖x − x̂‖² / ‖x‖²
 
-At the reconstruction the error has no slope: its edge is s_y,i minus what f_s gives, and constant makes up the rest.
-On average over tokens: edges with the share of tokens they are active on and the weight (1/N) Σ_n |J_ij| s_j, errors
-with the share of the tokens' squared norm. `error:out` has no edges: what the output SAE leaves out reaches no latent.
+At the reconstruction the error has no slope: its edge is s_y,i − f_s,i(s), the latent at the true output minus the
+latent that the map gives, and the constant edge makes up the rest. In the graph averaged over tokens, an edge has the
+share of tokens on which it is active and the weight (1/N) Σ_n |J_ij| s_j, and an error has its share of the tokens'
+squared norm. `error:out` has no edges: what the output SAE leaves out reaches no latent.
 
-Weights are in units of the output latents at E‖y‖² = 1. Limit: to first order at one point; ablation.py measures how
-far that carries.
+Weights are in units of the output latents at E‖y‖² = 1. Limit: the graph is a first-order expansion at one point;
+ablation.py measures how far that holds.
 """
 
 from __future__ import annotations
@@ -41,13 +43,14 @@ ERROR_IN, ERROR_OUT, CONSTANT = "error:in", "error:out", "constant"
 def error_effects(
     latent_map: LatentMap, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], slices: JacobianSlices
 ) -> Float[Tensor, "n i"]:
-    """How much of each active output latent comes from what the input SAE leaves out (0 on padding)."""
+    """How much of each active output latent comes from the input SAE's error; 0 on padding, without gradient."""
     outputs = slices.out_indices.clamp_min(0)
     if latent_map.at == "reconstruction":
         true = latent_map.codes_of(y).to_dense().gather(1, outputs)
         effect = true - slices.out_values
     else:
         error = x - latent_map.sae_in.decode(latent_map.sae_in.encode(x))
+        # A forward-mode product: J_MLP itself, [d, d] per token, is never made.
         change = torch.func.jvp(latent_map.mlp, (x,), (error,))[1]
         rows = latent_map.sae_out.W_enc.T[outputs]  # [n, i, d]
         effect = torch.einsum("nid,nd->ni", rows, change) / latent_map.sae_out.config.scale
@@ -58,13 +61,14 @@ def error_effects(
 def token_graph(
     latent_map: LatentMap, x: Float[Tensor, "1 d"], y: Float[Tensor, "1 d"], slices: JacobianSlices
 ) -> dict[str, Any]:
-    """Nodes and edges of one token, as JSON values; its edges into an output latent sum to that latent's activation."""
+    """The nodes and edges of one token, as JSON values; the edges into an output latent sum to its activation."""
     inputs = [int(j) for j in slices.in_indices[0][slices.in_active[0]]]
     outputs = [int(i) for i in slices.out_indices[0][slices.out_active[0]]]
     s_in, s_out = slices.in_values[0][slices.in_active[0]], slices.out_values[0][slices.out_active[0]]
     J = slices.values[0][slices.out_active[0]][:, slices.in_active[0]].double()
     weights = J * s_in.double()
     errors = error_effects(latent_map, x, y, slices)[0][slices.out_active[0]].double()
+    # At the reconstruction s_out is f_s(s); adding the error's edge gives the latent at the true output again.
     target = s_out.double() if latent_map.at == "input" else s_out.double() + errors
     constant = target - weights.sum(1) - errors
     nodes: list[dict[str, Any]] = [
@@ -88,9 +92,9 @@ def token_graph(
 def average_graph(
     averages: PairAverages, mean_error: Float[np.ndarray, " m"], unexplained: Sequence[float], n_edges: int
 ) -> dict[str, Any]:
-    """The n_edges strongest pairs as a graph.
+    """The n_edges strongest pairs as a graph, as JSON values.
 
-    mean_error [m_y]: the mean |error effect| of every output latent; left_out: Σ‖x − x̂‖² / Σ‖x‖² of both SAEs.
+    mean_error [m_y]: the mean |error effect| of every output latent; unexplained: Σ‖x − x̂‖² / Σ‖x‖² of both SAEs.
     """
     out, inp = averages.out[:n_edges], averages.inp[:n_edges]
     nodes: list[dict[str, Any]] = [
@@ -123,6 +127,6 @@ def _unexplained_share(sae: Any, rows: Float[Tensor, "1 d"]) -> float:
 
 @torch.no_grad()
 def squares(sae: Any, rows: Float[Tensor, "n d"]) -> tuple[float, float]:
-    """Σ‖x − x̂‖² and Σ‖x‖²."""
+    """Σ‖x − x̂‖² and Σ‖x‖² over the rows."""
     error = rows - sae.decode(sae.encode(rows))
     return float(error.double().square().sum()), float(rows.double().square().sum())

@@ -1,13 +1,13 @@
-"""The map from input latents to output latents, run forward: f_s = encode_y ∘ MLP ∘ decode_x along chosen directions.
+"""The map from input latents to output latents, f_s = encode_y ∘ MLP ∘ decode_x, evaluated at changed input latents.
 
-Place on the path: two SAEs and the MLP between them → [the map] → linearity.py, ablation.py, graph.py, which hold it
-against the Jacobian that mlp.py computes.
+Place on the path: two SAEs and the MLP between them → [the map] → linearity.py, ablation.py, graph.py, which compare it
+with the Jacobian that mlp.py computes.
 
-  at="input"           s ↦ encode_y(MLP(decode_x(s) + (x − x̂)))    with the SAE's error; at s = s(x) it reads x
+  at="input"           s ↦ encode_y(MLP(decode_x(s) + (x − x̂)))    keeps the SAE's error: at s = s(x) the MLP reads x
   at="reconstruction"  s ↦ encode_y(MLP(decode_x(s)))
 
-Changing latent j from s_j to t moves the MLP's input by (t − s_j) W_dec[j], whichever of the two it is. Latents are in
-the units of slices.py: those of SAEs at E‖x‖² = E‖y‖² = 1, although the rows x and the SAEs of a finished run are raw.
+In both, changing latent j from s_j to t moves the MLP's input by (t − s_j) W_dec[j]. Latents are in the units of
+slices.py, those of SAEs at E‖x‖² = E‖y‖² = 1, although the rows x and the SAEs of a finished run are in raw units.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from monosemy.latents import SparseLatents
 
 
 class Sae(Protocol):
-    """What is needed of an SAE; `config.scale` is the C that was folded in."""
+    """The part of an SAE that the map needs; `config.scale` is the scale C that was folded into its weights."""
 
     W_enc: Any
     W_dec: Any
@@ -41,7 +41,7 @@ class Sae(Protocol):
 
 @dataclass(frozen=True)
 class LatentMap:
-    """Two SAEs around one MLP. `mlp` maps rows [n, d_x] to rows [n, d_y], differentiably."""
+    """Two SAEs around one MLP. `mlp` is differentiable and maps rows [n, d_x] to rows [n, d_y]."""
 
     sae_in: Sae
     sae_out: Sae
@@ -50,37 +50,39 @@ class LatentMap:
 
     @torch.no_grad()
     def base(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Where the map is evaluated: x itself, or its reconstruction."""
+        """The MLP inputs at which the map is evaluated: x itself, or its reconstruction; without gradient."""
         return x if self.at == "input" else self.sae_in.decode(self.sae_in.encode(x))
 
     def inputs(self, x: Float[Tensor, "n d"]) -> SparseLatents:
-        """The input latents of rows x."""
+        """The input latents of rows x, as a sparse code."""
         return self.sae_in.encode(x).scaled(1 / self.sae_in.config.scale)
 
     def codes_of(self, y: Float[Tensor, "n d"]) -> SparseLatents:
-        """The output latents of MLP outputs y."""
+        """The output latents of MLP outputs y, as a sparse code."""
         return self.sae_out.encode(y).scaled(1 / self.sae_out.config.scale)
 
     @torch.no_grad()
     def outputs(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n m"]:
-        """The output latents of MLP inputs, as a dense code."""
+        """The output latents of MLP inputs, as a dense code; without gradient."""
         return self.codes_of(self.mlp(rows)).to_dense()
 
     def moved(
         self, base: Float[Tensor, "n d"], latents: Int[Tensor, " n"], change: Float[Tensor, " n"]
     ) -> Float[Tensor, "n d"]:
-        """Rows with one input latent each changed by `change`."""
+        """MLP inputs in which one input latent per row, `latents`, is changed by `change`."""
+        # From latents at unit mean squared norm back to the raw units of W_dec.
         step = (change * self.sae_in.config.scale).to(base.dtype)
         return base + step[:, None] * self.sae_in.W_dec.detach()[latents]
 
 
 def padded(latents: SparseLatents) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """Indices (−1: none) and values of each row's positive latents, side by side."""
+    """The indices and values of each row's positive latents, padded to one width with −1 and 0."""
     positive = latents.values > 0
     rows, indices, values = latents.rows()[positive], latents.indices[positive].long(), latents.values[positive]
     counts = torch.bincount(rows, minlength=latents.n_tokens)
     width = int(counts.max()) if len(rows) else 0
     first = torch.cumsum(counts, 0) - counts
+    # A latent's column is its position among all entries minus that of its row's first entry.
     place = torch.arange(len(rows), device=rows.device) - first[rows]
     padded_indices = indices.new_full((latents.n_tokens, width), -1)
     padded_values = values.new_zeros(latents.n_tokens, width)

@@ -1,11 +1,11 @@
-"""Where the studies of a run's pairs lie: the one place that spells the names of their files.
+"""Where the studies of a run's pairs are stored: the only place that spells out the names of their files.
 
-Place on the path: beneath what measures pairs, shows them and reports on them. All lie in RUN/jacobian:
+Place on the path: used by everything that measures, shows and reports on pairs. All files are in RUN/jacobian:
 
     frontier.json            every pair: variance explained, CE score, sparsity, linearity, ablation
-    <pair>/measures.json     one pair's measures; draws.safetensors: the same on every resample
-    <pair>/pairs.json        max-activating pairs with contexts, where no latents were named
-    random/<kind>-<hash>/    a whole run on the randomised model; random.json: the comparison
+    <pair>/measures.json     one pair's measures; draws.safetensors beside it: the same on every resample
+    <pair>/pairs.json        max-activating pairs with contexts, as chosen where the user names no latents
+    random/<kind>-<hash>/    a whole run on a randomised model; random.json in RUN/jacobian: the comparison
     interpretability.json    label scores of the latents of one pair and of the pair without penalty
 """
 

@@ -1,22 +1,22 @@
 """Is an output latent a linear function of one input latent? Shares of linear, JumpReLU-shaped, flat and other curves.
 
-Place on the path: tokens and a LatentMap → [curves f_s,i(s_j), all other latents as they are] → shares with intervals.
+Place on the path: tokens and a LatentMap → [curves f_s,i(s_j), all other input latents fixed] → shares with intervals.
 
-For a token and one of its active input latents j, s_j runs over 100 points in [0, max(5u, s_j + u)]; every output
-latent i active on that token gives a curve. The unit u is a quarter of the root-mean-square active value of the
-sample's input latents: Farnik et al. 2025 (arXiv 2502.18147) sweep [0, max(5, s_j + 1)] on activations for which that
-value is about 4 (width 512 at unit gain, k = 32: √512/√32), so that here the same multiple of a typical activation is
-swept at any scale.
+For a token and one of its active input latents j, s_j is swept over 100 points in [0, max(5u, s_j + u)]; every output
+latent i that is active on the token gives one curve. The unit u is a quarter of the root mean square of the sample's
+active input latents. Farnik et al. 2025 (arXiv 2502.18147) sweep [0, max(5, s_j + 1)] on activations for which that
+root mean square is about 4 (width 512 at unit gain, k = 32: √512/√32); with u, the sweep covers the same multiple of a
+typical activation at any scale.
 
-A curve y_1 … y_100 of range R = max y − min y is the first of these that holds:
+A curve y_1 … y_100 of range R = max y − min y belongs to the first of these classes that fits:
   flat      R ≤ 1% of max |y|
-  linear    the least-squares line is nowhere off by more than 5% of R
-  jumprelu  y is 0 from one end up to some point, and the rest (at least 5 points) is within 5% of R of its own line: a
-            threshold, with or without a jump
-  other     else
-The paper names three classes and no tolerance; its flat curves are counted as linear (`linear_or_flat` here).
+  linear    no point is further than 5% of R from the least-squares line
+  jumprelu  y is 0 from one end up to some point, and no other point (of at least 5) is further than 5% of R from their
+            own line: a threshold, with or without a jump
+  other     all other curves
+The paper names three classes and no tolerance; it counts flat curves as linear (`linear_or_flat` here).
 
-Limits: what happens beyond the sweep, or to latents that become active in it, is not seen.
+Limits: the curves end where the sweep ends, and output latents that become active during it are not followed.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ FLAT, STRAIGHT, FEWEST = 0.01, 0.05, 5
 
 @dataclass(frozen=True)
 class LinearityRecord:
-    """Shares of curves by shape (SHAPES, and linear_or_flat)."""
+    """Shares of curves by shape: those of SHAPES, and linear_or_flat."""
 
     shares: dict[str, Estimate]
     n_curves: int
     n_sweeps: int
-    """(token, input latent) pairs that were swept."""
+    """Number of (token, input latent) pairs that were swept."""
     n_documents: int
     unit: float
     """u, in units of the input latents."""
@@ -62,9 +62,10 @@ def measure_linearity(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> LinearityRecord:
-    """Sweeps `n_sweeps` random pairs of (token, active input latent) of the rows in `batches` (with document numbers).
+    """Sweeps `n_sweeps` random pairs of (token, active input latent) and classifies the curves.
 
-    Raises UserError when no latent is active.
+    batches: activations x [n, d_in] with the document number of each row. Intervals resample documents. Raises
+    UserError when no input latent or no output latent is active.
     """
     rows, documents = (torch.cat(parts) for parts in zip(*batches))
     indices, values = padded(latent_map.inputs(rows))
@@ -97,7 +98,7 @@ def measure_linearity(
 def sweep(
     latent_map: LatentMap, x: Float[Tensor, "1 d"], latent: int, value: float, *, unit: float
 ) -> Float[Tensor, "i point"]:
-    """The curves of the output latents active at x, as input latent `latent` (now `value`) goes from 0 upwards."""
+    """The curves of the output latents active at x as input latent `latent`, whose value at x is `value`, is swept."""
     points = torch.linspace(0, max(5 * unit, value + unit), N_POINTS, device=x.device, dtype=x.dtype)
     base = latent_map.base(x)
     active = latent_map.outputs(base)[0].nonzero()[:, 0]
@@ -107,12 +108,13 @@ def sweep(
 
 
 def shape_of(curve: Float[ndarray, " point"]) -> str:
-    """`flat`, `linear`, `jumprelu` or `other`, by the rule of the module's docstring."""
+    """The class of a curve, `flat`, `linear`, `jumprelu` or `other`, by the rules in the module's docstring."""
     span = float(np.ptp(curve))
     if span <= FLAT * float(np.abs(curve).max()):
         return "flat"
     if _straight(curve, span):
         return "linear"
+    # JumpReLU: the non-zero points are one stretch that touches an end, and straight by themselves.
     on = np.flatnonzero(curve)
     first, last = int(on[0]), int(on[-1])
     contiguous = last - first + 1 == len(on) and (first == 0 or last == len(curve) - 1)
@@ -122,7 +124,8 @@ def shape_of(curve: Float[ndarray, " point"]) -> str:
 
 
 def _straight(curve: Float[ndarray, " point"], span: float) -> bool:
-    """Whether a least-squares line is nowhere off by more than 5% of `span`."""
+    """Whether no point is further than 5% of `span` from the least-squares line."""
+    # With t centred, slope and intercept of the fit decouple.
     t = np.arange(len(curve)) - (len(curve) - 1) / 2
     slope = (t @ curve) / (t @ t)
     return bool(np.abs(curve - curve.mean() - slope * t).max() <= STRAIGHT * span)

@@ -1,23 +1,26 @@
-"""How sparse the Jacobian between two SAEs' latents is: one pass over validation tokens.
+"""How sparse the Jacobian between two SAEs' latents is, measured in one pass over validation tokens.
 
 Place on the path: validation activations → slices.py, mlp.py (a k×k slice per token) → [measures] → table and report.
-Elements are the pairs (i, j) of a token's active output and input latents; all others are zero by construction and
-are not counted, so that a pair of SAEs is not called sparse for having a low L0.
+Elements are the pairs (i, j) of a token's active output and input latents. All other entries are zero by construction
+and are not counted, so that a pair of SAEs does not look sparse merely because its L0 is low.
 
   over_t        share of the elements with |J| > t, t = .005, .01, .02
-  scaled_over_t the same for |J| / r, r² the mean of J² over the token's own elements: free of the scale of latents
-  kurtosis      E(J − E J)⁴ / (E(J − E J)²)² over all elements (normal: 3), and of J / r (scaled_kurtosis)
-  share_of_90   smallest share of all elements that holds 90% of Σ|J|; token_share_of_90: the same within each token,
-                averaged over tokens
+  scaled_over_t the same for |J| / r, where r² is the mean of J² over the token's elements: independent of the latents'
+                scale
+  kurtosis      E(J − E J)⁴ / (E(J − E J)²)² over all elements (a normal distribution has 3); scaled_kurtosis: of J / r
+  share_of_90   the smallest share of all elements that holds 90% of Σ|J|; token_share_of_90: the same within each
+                token, averaged over tokens
 
-Source: Farnik et al. 2025 (arXiv 2502.18147) for over_t. Deviation: it divides by k² even where fewer than k latents
-are positive; `n_elements` over `n_tokens` tells how many there were. J is that between latents at
-E‖x‖² = E‖y‖² = 1 (slices.py), so the raw thresholds are not the published ones, which belong to unscaled activations.
+Source: Farnik et al. 2025 (arXiv 2502.18147) for over_t. Deviation: the paper divides by k² even where fewer than k
+latents are positive; here only the elements that exist count, and `n_elements` over `n_tokens` is their mean number. J
+is the derivative between latents at E‖x‖² = E‖y‖² = 1 (slices.py), so the raw thresholds cannot be compared with the
+published ones, which belong to unscaled activations.
 
-Every measure is a ratio, or a function, of sums over documents; intervals resample documents (evals/intervals.py).
-Given k (TopK's), `short_in` and `short_out` are the shares of tokens with fewer than k active input and output latents:
-there fewer pre-activations than k are positive, J has fewer than k² elements, and the penalty's mean over k² is lower.
-share_of_90 is read off a histogram with 40 bins a decade: it is off by less than 3% of its value.
+Every measure is a function of sums over documents, most are ratios of two; intervals resample documents
+(evals/intervals.py). Where k is given (TopK's), `short_in` and `short_out` are the shares of tokens with fewer than k
+active input and output latents. On such tokens fewer than k pre-activations are positive, J has fewer than k² elements,
+and the penalty's mean over k² is lower. share_of_90 is read from a histogram with 40 bins per decade and is off by less
+than 3% of its value.
 """
 
 from __future__ import annotations
@@ -40,17 +43,17 @@ from monosemy.evals.reconstruction import block_sums
 
 THRESHOLDS = (0.005, 0.01, 0.02)
 SCALED_THRESHOLDS = (0.005, 0.01, 0.02, 0.1, 0.5, 1.0)
-"""In units of a token's root-mean-square element."""
+"""In units of the root mean square of a token's elements."""
 HELD = 0.9
-BINS_PER_DECADE, LOWEST, HIGHEST = 40, -10, 4  # powers of ten between which |J| is resolved
-N_BINS = BINS_PER_DECADE * (HIGHEST - LOWEST) + 2  # below (zero included) and above
+BINS_PER_DECADE, LOWEST, HIGHEST = 40, -10, 4  # |J| is resolved between 10^LOWEST and 10^HIGHEST
+N_BINS = BINS_PER_DECADE * (HIGHEST - LOWEST) + 2  # the two more: everything below (zero included) and above
 
 Sums: TypeAlias = dict[str, Float[ndarray, "block ..."]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval; None where it is not defined (no element, or fewer than two documents)."""
+    """A value and its interval. The value is None without elements, the interval with fewer than two documents."""
 
     value: float | None
     interval: Interval = None
@@ -58,7 +61,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class JacobianRecord:
-    """What one pair's Jacobian looks like. Shares are of elements; see the module's docstring."""
+    """The measures of one pair's Jacobian, defined in the module's docstring. Shares are of elements."""
 
     n_tokens: int
     n_documents: int
@@ -67,16 +70,20 @@ class JacobianRecord:
     estimates: dict[str, Estimate]
     """mean_abs, rms, kurtosis, scaled_kurtosis, share_of_90, token_share_of_90, over_0.01, scaled_over_0.01, …"""
     histogram: list[int]
-    """Elements per bin of |J|: below 1e-10, 40 bins a decade, 1e4 and above."""
+    """Number of elements in each bin of |J|: one bin below 1e-10, 40 bins per decade, one from 1e4 on."""
     draws: dict[str, Float[ndarray, " resample"]]
-    """Each estimate on every resample of the documents (resamples.py)."""
+    """The value of each estimate on every resample of the documents (resamples.py)."""
 
     def __getitem__(self, measure: str) -> Estimate:
         return self.estimates[measure]
 
 
 class JacobianMeter:
-    """The sums behind a JacobianRecord, filled batch by batch. `k`: latents that both SAEs select, if that is fixed."""
+    """The sums behind a JacobianRecord, filled batch by batch.
+
+    k: the number of latents that both SAEs select, where it is fixed (TopK). None leaves out `short_in` and
+    `short_out`.
+    """
 
     def __init__(self, k: int | None = None) -> None:
         self.k = k
@@ -88,12 +95,12 @@ class JacobianMeter:
 
     @torch.no_grad()
     def add(self, slices: JacobianSlices, documents: Int[Tensor, " n"]) -> None:
-        """Counts N tokens, each with the number of its document."""
+        """Counts N tokens, given the number of each one's document. Raises UserError where J is not finite."""
         if not len(documents):
             return
         pairs = slices.active
         block = self._blocks.rows(torch.as_tensor(documents)).to(slices.values.device)
-        J = slices.values.double()
+        J = slices.values.double()  # fourth powers of float32 would underflow and lose digits
         if not torch.isfinite(J).all():
             raise UserError("the Jacobian holds NaN or infinity; leave this pair out or train it again")
         columns = _per_token(J, pairs)
@@ -101,6 +108,7 @@ class JacobianMeter:
             columns[f"short_{side}"] = (active.sum(1) < (self.k or 0)).double()
         limit = len(self._sums)
         self._sums += block_sums(torch.stack([columns[name] for name in _COLUMNS], 1), block, limit)
+        # One bincount over (block, bin) fills the histograms of all blocks; a second one, weighted, sums |J| per bin.
         element_block = block[:, None, None].expand_as(J)[pairs]
         magnitude = J[pairs].abs()
         flat = element_block * N_BINS + bins(magnitude)
@@ -110,7 +118,7 @@ class JacobianMeter:
         self._totals += summed.view(limit, N_BINS).cpu().numpy()
 
     def finish(self, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> JacobianRecord:
-        """The measures. Raises UserError when no token was counted."""
+        """The measures of everything counted so far. Raises UserError when no token was counted."""
         n = self._blocks.n
         if not n:
             raise UserError(
@@ -137,7 +145,7 @@ class JacobianMeter:
 def estimated(
     measure: Callable[[Sums], Float[ndarray, " r"]], sums: Sums, weights: Float[ndarray, "r block"], confidence: float
 ) -> Estimate:
-    """A function of sums over documents, with the interval that resampling them gives."""
+    """A function of sums over documents, with its bootstrap interval; each row of `weights` is one resample."""
     value, draws = _evaluated(measure, sums, weights)
     return Estimate(value, percentiles(draws, confidence))
 
@@ -145,7 +153,7 @@ def estimated(
 def _evaluated(
     measure: Callable[[Sums], Float[ndarray, " r"]], sums: Sums, weights: Float[ndarray, "r block"]
 ) -> tuple[float | None, Float[ndarray, " r"]]:
-    """The measure at the data (None: not finite) and at each resample (a row of `weights`)."""
+    """The measure on the data (None where it is not finite) and on each resample (a row of `weights`)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(measure({name: part.sum(0, keepdims=True) for name, part in sums.items()})[0])
         resampled = measure({name: weights @ part for name, part in sums.items()}) if len(weights) else np.empty(0)
@@ -153,28 +161,33 @@ def _evaluated(
 
 
 def bins(magnitude: Float[Tensor, " z"]) -> Int[Tensor, " z"]:
-    """The bin of each |J|: 0 below 1e-10, the last from 1e4 on."""
+    """The bin of each |J|: bin 0 below 1e-10, the last bin from 1e4 on."""
+    # The clamp keeps log10(0) from becoming −∞; such elements land in bin 0 either way.
     place = torch.floor((torch.log10(magnitude.clamp_min(1e-300)) - LOWEST) * BINS_PER_DECADE) + 1
     return place.clamp(0, N_BINS - 1).long()
 
 
 def share_holding(counts: Float[ndarray, "r bin"], totals: Float[ndarray, "r bin"], mass: float = HELD) -> ndarray:
-    """Smallest share of the elements that holds the share `mass` of the total, [r]; within a bin elements count alike.
+    """The smallest share of the elements that holds the share `mass` of Σ|J|, [r], one per row.
 
-    counts and totals: elements and Σ|J| per bin, bins in rising order of |J|.
+    counts, totals: number of elements and Σ|J| per bin, bins in rising order of |J|. Elements of one bin are taken as
+    equal.
     """
+    # From the largest elements down, find the bin in which the running total crosses the target ...
     counts, totals = counts[:, ::-1], totals[:, ::-1]
     target = mass * totals.sum(1, keepdims=True)
     before_total = np.cumsum(totals, 1) - totals
     before_count = np.cumsum(counts, 1) - counts
+    # (the tolerance keeps rounding from pushing an exactly reached target into the next bin)
     crossing = (np.cumsum(totals, 1) < target * (1 - 1e-12)).sum(1).clip(max=counts.shape[1] - 1)
     row = np.arange(len(counts))
+    # ... and take the part of that bin which is still missing.
     part = (target[:, 0] - before_total[row, crossing]) / totals[row, crossing]
     return (before_count[row, crossing] + part * counts[row, crossing]) / counts.sum(1)
 
 
 def _per_token(J: Float[Tensor, "n i j"], pairs: Bool[Tensor, "n i j"]) -> dict[str, Float[Tensor, " n"]]:
-    """Every column of `_COLUMNS`; J is zero outside the pairs."""
+    """Per token, the columns of `_COLUMNS` that J itself determines; J is zero outside the pairs."""
     elements = pairs.sum((1, 2)).double()
     rms = (J.square().sum((1, 2)) / elements).sqrt().nan_to_num(0)
     scaled = J / torch.where(rms > 0, rms, 1)[:, None, None]
@@ -192,13 +205,15 @@ def _per_token(J: Float[Tensor, "n i j"], pairs: Bool[Tensor, "n i j"]) -> dict[
 
 
 def _token_share(magnitude: Float[Tensor, "n z"], total: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Fewest elements of each token that hold 90% of its Σ|J|; 0 where that is zero."""
+    """The fewest elements of each token that hold 90% of its Σ|J|; 0 where Σ|J| is zero."""
     rising = magnitude.sort(1, descending=True).values.cumsum(1)
     fewer = (rising < HELD * (1 - 1e-12) * total[:, None]).sum(1) + 1
     return torch.where(total > 0, fewer, 0).double()
 
 
 def _kurtosis(prefix: str) -> Callable[[Sums], ndarray]:
+    """Kurtosis from the sums of the first four powers, so that one pass over the data is enough."""
+
     def kurtosis(sums: Sums) -> ndarray:
         first, second, third, fourth = (sums[f"{prefix}power_{power}"] / sums["elements"] for power in range(1, 5))
         variance = second - first**2

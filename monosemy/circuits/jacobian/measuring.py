@@ -1,4 +1,4 @@
-"""Measuring a run's pairs: each one's sparsity, linearity, ablation and averages, and all of them as a frontier.
+"""Measures a run's pairs: the sparsity, linearity, ablation and averages of each, and all of them as a frontier.
 
 Place on the path: a `Study` (trained_pairs.py) → measures.json and draws.safetensors of each pair, frontier.json.
 """
@@ -33,23 +33,24 @@ class MeasureSettings:
     """How much of the validation text each measure reads."""
 
     n_tokens: int = 32_768
-    """Tokens for the shares."""
+    """Validation tokens for the sparsity measures."""
     n_average_tokens: int = 16_384
-    """Tokens for the averages over pairs of latents; fewer where those would take over 1.5 GB."""
+    """Validation tokens for the averages over pairs of latents; fewer where those would take over 1.5 GB."""
     n_sweeps: int = 500
-    """(token, input latent) pairs along which output latents are drawn as curves."""
+    """(token, input latent) pairs that are swept to classify the curves of output latents."""
     n_ablation_tokens: int = 512
     """Tokens on which every active input latent is ablated."""
     n_bootstrap: int = 1000
+    """Resamples of the documents behind every interval."""
 
 
 def train_and_measure(
     config: RunConfig, folder: Path, settings: MeasureSettings, moved: Moved = NOT_MOVED
 ) -> list[dict[str, Any]]:
-    """Trains, evaluates and measures the pairs of a run; what is done is not done again. Returns the frontier's rows.
-    `moved` says where its model and text are now.
+    """Trains, evaluates and measures the pairs of a run, and returns the rows of the frontier.
 
-    Raises UserError for settings that cannot work.
+    Stages that are done already are not repeated. `moved` says where the run's model and text are now. Raises UserError
+    for settings that cannot work.
     """
     check_config(config)
     with open_run(folder, config, moved) as run:
@@ -59,7 +60,10 @@ def train_and_measure(
 
 
 def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> list[dict[str, Any]]:
-    """Measures every pair that is not measured yet and writes frontier.json; returns its rows."""
+    """Measures every pair that is not measured yet and writes frontier.json; returns its rows.
+
+    With `again`, pairs that are measured already are measured anew.
+    """
     from monosemy.circuits.jacobian.costs import read_losses
     from monosemy.circuits.jacobian.frontier import choose, frontier, short_notes
     from monosemy.evals.frontier import read_evaluation
@@ -79,7 +83,7 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
     try:
         chosen_name = choose(rows)["name"]
     except UserError:
-        chosen_name = None  # no pair without penalty to compare with
+        chosen_name = None  # no pair without penalty, or no CE scores, to compare with
     document = {"format": FORMAT, "of": study.of, "chosen": chosen_name, "rows": rows, "settings": asdict(settings)}
     document["notes"] = short_notes(rows)
     files.write_json(study.files.frontier, document)
@@ -87,7 +91,7 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
 
 
 def read_draws(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Pair → measure → its value on every resample, of a measured run."""
+    """For each pair of a measured run, the value of every measure on every resample: pair → measure → [resample]."""
     from monosemy.circuits.jacobian.resamples import load_draws
 
     study = StudyFiles.of_run(folder)
@@ -95,7 +99,7 @@ def read_draws(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> dict[str, Any]:
-    """All measures of one pair as JSON values; writes them on every resample."""
+    """All measures of one pair as JSON values; writes draws.safetensors, the measures on every resample."""
     from monosemy.circuits.jacobian.ablation import measure_ablation
     from monosemy.circuits.jacobian.linearity import measure_linearity
     from monosemy.circuits.jacobian.measures import JacobianMeter
@@ -104,6 +108,7 @@ def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> d
     rows = study.rows(pair, settings.n_tokens)
     loaded = study.load(pair)
     slicer, latent_map = loaded.slicer(), loaded.latent_map
+    # Only TopK fixes the number of active latents, so only there is "fewer than k" a statement about the data.
     topk = loaded.sae_in.name == loaded.sae_out.name == "topk"
     meter = JacobianMeter(round(pair.l0) if topk else None)
     n_average = min(len(rows), settings.n_average_tokens)
@@ -135,17 +140,17 @@ def _measure_pair(study: Study, pair: PairEntry, settings: MeasureSettings) -> d
 
 
 def for_averages(loaded: LoadedPair, rows: Rows, n_tokens: int) -> Rows:
-    """n_tokens rows spread over the text, or as many as averages have memory for."""
+    """n_tokens of the rows, spread evenly over the text, or as many as the averages have memory for."""
     from monosemy.circuits.jacobian.averages import BYTES_PER_ENTRY, MAX_BYTES
 
-    per_token = BYTES_PER_ENTRY * max(1.0, loaded.entry.l0) ** 2 * 1.5  # L0s vary; a token's product more so
+    per_token = BYTES_PER_ENTRY * max(1.0, loaded.entry.l0) ** 2 * 1.5  # half more: k_x·k_y varies among tokens
     return rows.take(_spread(len(rows), min(n_tokens, max(1, int(MAX_BYTES / per_token)))))
 
 
 def average(
     loaded: LoadedPair, slicer: Slicer, rows: Rows, n_bootstrap: int, *, bar: progress.Bar | None = None
 ) -> PairAverages:
-    """Averages over all rows, which `for_averages` chose."""
+    """The Jacobian averaged over `rows`, usually those that `for_averages` returns."""
     from monosemy.circuits.jacobian.averages import AveragesMeter
 
     meter = AveragesMeter(loaded.sae_out.d_sae, loaded.sae_in.d_sae)
@@ -157,14 +162,14 @@ def average(
 
 
 def _spread(n: int, n_rows: int) -> Any:
-    """Indices of at most `n_rows` of n rows, spread evenly."""
+    """Indices of at most `n_rows` of n rows, spread evenly, ascending."""
     import torch
 
     return torch.from_numpy(np.unique(np.linspace(0, n - 1, min(n, n_rows)).round().astype(np.int64)))
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, numbers that are not finite as None."""
+    """The value as JSON can hold it: tuples become lists, numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

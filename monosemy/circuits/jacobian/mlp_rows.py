@@ -1,6 +1,6 @@
-"""The MLP's inputs and outputs at kept tokens, in memory, for measures and studies that go over them more than once.
+"""The MLP's inputs and outputs at kept tokens, held in memory for measures and studies that pass over them repeatedly.
 
-Place on the path: harvest or store → [rows] → measures, pairs, graph. 8·d bytes a token.
+Place on the path: harvest or store → [rows] → measures, pairs, graph. Memory: 8·d bytes per token.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """n kept tokens, in the order of the text; raw units."""
+    """n kept tokens in the order of the text; activations in raw units."""
 
     x: Float[Tensor, "n d"]
-    """At layers.N.mlp_in."""
+    """Activations at layers.N.mlp_in."""
     y: Float[Tensor, "n d"]
-    """At layers.N.mlp_out."""
+    """Activations at layers.N.mlp_out."""
     documents: Int[Tensor, " n"]
-    """Number of each token's document (int64)."""
+    """The number of each token's document (int64)."""
     tokens: Int[Tensor, " n"]
-    """Place in the text: sequence · context_length + position (int64, ascending)."""
+    """Each token's place in the text: sequence · context_length + position (int64, ascending)."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -32,6 +32,6 @@ class Rows:
         return Rows(self.x[part], self.y[part], self.documents[part], self.tokens[part])
 
     def chunks(self, n: int = 1024) -> Iterator[Rows]:
-        """Parts of n rows, in order."""
+        """Parts of n rows in order; the last one may be shorter."""
         for start in range(0, len(self), n):
             yield self.take(slice(start, start + n))

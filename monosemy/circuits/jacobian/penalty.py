@@ -2,17 +2,18 @@
 
     P = 1 / (N k_x k_y) Σ_n Σ_{i ∈ B_n, j ∈ A_n} |J_n,ij|          added to the loss as λ P
 
-N tokens, A_n and B_n the token's active input and output latents, k the L0 that the step asks of each SAE. Place on the
-path: both SAEs' codes of a batch (`StepOutput.latents`) → **P** → `pair`.
+N is the number of tokens, A_n and B_n are a token's active input and output latents, and k is the L0 that the step asks
+of each SAE. Place on the path: both SAEs' codes of a batch (`StepOutput.latents`) → **P** → `training_pair`.
 
-Gradient, `at` the input (as published): to W_dec of the input SAE and W_enc of the output SAE; the MLP's slopes at
-the true x do not depend on either SAE, and selections carry none. `at` the reconstruction the slopes do depend on it:
-gradient also to the input SAE's W_enc and biases through x̂, by φ''. Exact for latents that are π on their active set
-(TopK, BatchTopK, JumpReLU); thresholds get none, the derivative being flat in them almost everywhere.
+Gradient `at` the input (as published): to W_dec of the input SAE and W_enc of the output SAE only. The MLP's slopes at
+the true x do not depend on either SAE, and selections carry no gradient. `at` the reconstruction the slopes depend on
+the input SAE, so its W_enc and biases receive gradient as well, through x̂ and φ''. The gradient is exact for SAEs whose
+active latents equal their pre-activations π (TopK, BatchTopK, JumpReLU). Thresholds receive none: P is flat in them
+almost everywhere.
 
-On a share of the tokens, drawn anew each step without replacement, P is an unbiased estimate of itself: it is a mean
-over tokens. The draw depends on the step's number alone, so a resumed run draws the same. BatchTopK's selection at the
-reconstruction is that of the whole batch.
+P is a mean over tokens, so it can be estimated without bias on a share of them, drawn anew each step without
+replacement. The draw depends on the step's number alone, so a resumed run repeats it. At the reconstruction, BatchTopK
+still selects over the whole batch.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from monosemy.latents import SparseLatents
 from monosemy.saes.base import SparseAutoencoder
 
 _STRIDE = 0x9E3779B1
-"""Spreads step numbers over seeds."""
+"""Spreads consecutive step numbers over the seeds (a prime near 2³² divided by the golden ratio)."""
 
 
 def sampled_rows(index: int, n_rows: int, share: float) -> Tensor | None:
-    """The rows that step `index` measures the penalty on, ascending, at least one; None: all of them."""
+    """The rows on which step `index` measures the penalty, in ascending order, at least one; None for all of them."""
     if share >= 1:
         return None
     generator = torch.Generator().manual_seed((index + 1) * _STRIDE)
@@ -48,13 +49,14 @@ def sampled_rows(index: int, n_rows: int, share: float) -> Tensor | None:
 
 @dataclass
 class SlopesAtInput:
-    """The MLP's slopes at a batch's true input, made once a step for all pairs around it.
+    """The MLP's slopes at a batch's true input, computed once a step for all pairs around the MLP.
 
-    A pair that leaves rows out of its step (`training.outliers`) has a batch, and slopes, of its own.
+    A pair that leaves rows out of its step (`training.outliers`) has a batch of its own, and so its own slopes. Safe to
+    share between threads.
     """
 
     weights: MlpWeights
-    """Between scaled activations (`MlpWeights.between_scaled`)."""
+    """The MLP between scaled activations (`MlpWeights.between_scaled`)."""
     _step: int = -1
     _x: Tensor | None = None
     _slopes: tuple[Tensor, Tensor | None] | None = None
@@ -62,7 +64,12 @@ class SlopesAtInput:
 
     @torch.no_grad()
     def at(self, index: int, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """a, b of the drawn rows of step `index`; calls of one step with the same x must mean the same rows."""
+        """a, b [rows, d_ff] of the drawn rows of x at step `index`, without gradient.
+
+        Two calls with the same step and the same x must ask for the same rows: the second gets the first one's result.
+        """
+        # The lock makes pairs that step at the same time wait for one computation instead of repeating it. x is
+        # compared by identity, which is quick, and kept, so that no other tensor can take its identity over.
         with self._lock:
             if self._step != index or self._x is not x or self._slopes is None:
                 self._slopes = diagonals(self.weights, x if rows is None else x[rows])
@@ -72,7 +79,7 @@ class SlopesAtInput:
 
 @dataclass(frozen=True)
 class Code:
-    """One SAE's side of a batch: the SAE, its input, its code in this step, and the L0 the step asks for."""
+    """One SAE's side of a batch: the SAE, its input, its code in this step, and the L0 that the step asks for."""
 
     sae: SparseAutoencoder
     x: Tensor
@@ -90,9 +97,9 @@ def mean_magnitude(
     token_share: float = 1.0,
     max_memory: int = DEFAULT_MEMORY,
 ) -> Tensor:
-    """P of a batch, a scalar; see the module's docstring for its gradient.
+    """P of a batch, a scalar; the module's docstring says what receives gradient.
 
-    `inputs` and `outputs` as both SAEs saw this step's batch at E‖x‖² = E‖y‖² = 1.
+    inputs, outputs: both SAEs' sides of this step's batch, in units of E‖x‖² = E‖y‖² = 1.
     """
     n_rows = len(inputs.x)
     rows = sampled_rows(index, n_rows, token_share)
@@ -113,7 +120,7 @@ def mean_magnitude(
 
 
 def _positive_rows(latents: SparseLatents, rows: Tensor | None) -> tuple[Pattern, Tensor]:
-    """Positive entries of the code at the drawn rows, and their values."""
+    """The pattern of the code's positive entries in the drawn rows, and their values, detached."""
     code = latents.positive()
     pattern, values = Pattern(code.offsets, code.indices), code.values.detach()
     return (pattern, values) if rows is None else rows_subset(pattern, values, rows)
@@ -121,6 +128,7 @@ def _positive_rows(latents: SparseLatents, rows: Tensor | None) -> tuple[Pattern
 
 def _reconstruction(inputs: Code, active: Pattern, values: Tensor, rows: Tensor | None) -> Tensor:
     """x̂ of the drawn rows, with its gradient to every parameter of the input SAE."""
+    # The selection is the step's own, so only the selected pre-activations are computed again, with gradient.
     sae, x = inputs.sae, inputs.x if rows is None else inputs.x[rows]
     b_enc = getattr(sae, "b_enc", None)
     selection = ops.Selection(
@@ -133,9 +141,9 @@ def _reconstruction(inputs: Code, active: Pattern, values: Tensor, rows: Tensor 
 def _active_outputs(
     weights: MlpWeights, inputs: Code, outputs: Code, middle: Tensor, *, rows: Tensor | None, max_memory: int
 ) -> Pattern:
-    """Active output latents at MLP(x̂), selected as the output SAE selects in training."""
+    """The output latents active at MLP(x̂) in the drawn rows, selected as the output SAE selects in training."""
     sae = outputs.sae
-    if sae.name == "batch_topk" and rows is not None:  # latents compete over the whole batch
+    if sae.name == "batch_topk" and rows is not None:  # latents compete across the whole batch, so all of it is encoded
         middle = inputs.sae.decode(inputs.latents.positive())
         return _positive_rows(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), rows)[0]
     return _positive_rows(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), None)[0]
@@ -143,7 +151,10 @@ def _active_outputs(
 
 @torch.no_grad()
 def training_code(sae: SparseAutoencoder, x: Tensor, l0: float) -> SparseLatents:
-    """The code of x as a training step that asks for `l0` selects it; elsewhere `encode` tells."""
+    """The code of x as a training step that asks for `l0` selects it, without gradient.
+
+    TopK and BatchTopK select by the step's L0; every other architecture selects in training as in `encode`.
+    """
     if sae.name not in ("topk", "batch_topk"):
         return sae.encode(x)
     centred, b_enc = ops.centre(x, sae.b_dec), getattr(sae, "b_enc", None)

@@ -1,6 +1,7 @@
-"""The report's section on pairs of SAEs: the frontier, the Jacobian's sizes, random models, strongest pairs with texts.
+"""The report's section on pairs of SAEs: frontier, sizes of the Jacobian, random models, strongest pairs with texts.
 
-Place on the data's path: jacobian/*.json of a run folder → HTML and figures. A run without pairs has no such section.
+Place on the data's path: jacobian/*.json of a run folder → HTML and figures. A run without measured pairs has no such
+section.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Estimate = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Jacobian:
-    """What the studies of a run left behind."""
+    """The results of a run's studies, as read from their files."""
 
     rows: Sequence[Mapping[str, Any]]
     chosen_name: str | None
@@ -37,7 +38,7 @@ class Jacobian:
     pairs: Sequence[Mapping[str, Any]] = ()
     scores: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
-    """What a reader must know of single pairs."""
+    """Caveats about single pairs (`frontier.short_notes`)."""
 
     @property
     def main(self) -> list[Mapping[str, Any]]:
@@ -49,7 +50,7 @@ class Jacobian:
 def read_jacobian(run_folder: Path) -> Jacobian | None:
     """The studies of a run; None where its pairs were not measured. Raises UserError for a damaged file.
 
-    What was made of other SAEs than those measured last, before the run was trained anew, is left out.
+    Results of SAEs other than those measured last, left from before the run was trained again, are ignored.
     """
     study = StudyFiles.of_run(run_folder)
     if not study.frontier.exists():
@@ -78,8 +79,10 @@ def read_jacobian(run_folder: Path) -> Jacobian | None:
 
 
 def read_section(run_folder: Path) -> Section | None:
-    """The section of a run whose pairs were measured, for its report; None for any other. Raises UserError for a
-    damaged file."""
+    """The report's section for a run whose pairs were measured; None for any other run.
+
+    Raises UserError for a damaged file.
+    """
     studies = read_jacobian(run_folder)
     if studies is None:
         return None
@@ -88,7 +91,7 @@ def read_section(run_folder: Path) -> Section | None:
 
 
 def drawings(studies: Jacobian) -> dict[str, Drawing]:
-    """trade_off, magnitudes."""
+    """The figures by name: `magnitudes`, and `trade_off` where there are several λ."""
     drawn = {"magnitudes": magnitudes(_drawn_histograms(studies))}
     if len(studies.main) > 1:
         drawn["trade_off"] = trade_off(studies.main)
@@ -96,9 +99,13 @@ def drawings(studies: Jacobian) -> dict[str, Drawing]:
 
 
 def _drawn_histograms(studies: Jacobian) -> list[tuple[str, Sequence[int]]]:
-    """Without penalty and with one λ: the largest that random models have too, else the chosen or the smallest one.
-    Random models without penalty, the first kind also with it: at most six curves. Their L0 is the trained one, or,
-    where they have none of that, the lower of the two between which they were matched."""
+    """The histograms to draw, each with its name; at most six.
+
+    Of the trained model: the pair without penalty and one with it. That one's λ is the largest that random models have
+    too, else the chosen one, else the smallest. Of random models: every kind without penalty, the first kind also with
+    it; at the trained model's L0 or, where they have no pair of that L0, at the lower of the two L0s between which they
+    were matched.
+    """
     names = {row["lambda"]: row["name"] for row in studies.main}
     l0 = studies.main[0]["l0"]
     levels = {(row["kind"], row["lambda"]): min(row["l0_random"]) for row in studies.random.get("rows", ())}
@@ -128,7 +135,7 @@ def _penalty(coef: float) -> str:
 
 
 def section(studies: Jacobian, drawn: Mapping[str, Drawing]) -> Html:
-    """The section's HTML."""
+    """The section's HTML; `drawn`: the figures that `drawings` returned."""
     parts = [
         Html('<section id="{}"><h2>{}</h2>').format(ANCHOR, TITLE),
         Html("<p>{}</p>").format(_what(studies)),
@@ -161,7 +168,7 @@ def _what(studies: Jacobian) -> str:
 
 
 def _findings(studies: Jacobian) -> list[str]:
-    """What the chosen pair gives, worked out from the numbers."""
+    """Sentences on what the chosen pair achieves, computed from the numbers."""
     base = next((row for row in studies.main if row["lambda"] == 0), None)
     if base is None:
         return ["There is no pair without penalty (λ = 0), so nothing says what the penalty changes."]
@@ -179,7 +186,7 @@ def _findings(studies: Jacobian) -> list[str]:
 
 
 def _times(reduction: Estimate) -> str:
-    """`, 4.1 [3.9, 4.4] times fewer`, or more."""
+    """The end of a sentence, such as `, 4.1 [3.9, 4.4] times fewer`; `more` for a factor below 1."""
     value, ends = reduction["value"], reduction["interval"]
     if value is None:
         return ""
@@ -283,7 +290,7 @@ def _random(rows: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _random_reductions(rows: Sequence[Mapping[str, Any]]) -> Html:
-    """By how much the penalty lowers each measure, in both models."""
+    """The table of the factors by which the penalty lowers each measure, in both models."""
     headings = ["Random model", "λ", "Matched at both λ"]
     for _, title in MEASURES:
         headings += [f"{title} fewer by, trained", "random", "Falls more"]
@@ -331,7 +338,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _pairs(document: Mapping[str, Any]) -> Html:
-    """Strongest pairs as a table; tokens are shaded by the input latent, underlined by the output latent."""
+    """The strongest pairs as a table; tokens are shaded by the input latent and underlined by the output latent."""
     head = (
         f"Strongest pairs of {document['name']}: output latents most of whose effect comes through one input latent, "
         f"averaged over {document['n_average_tokens']:,} training tokens, with texts out of {document['n_tokens']:,}"
@@ -389,6 +396,7 @@ def _tokens(example: Mapping[str, Any]) -> Html:
 
 
 def _level(value: float, top: float) -> int:
+    """The shade of an activation, 1 to LEVELS; 0 where the latent is not active."""
     return 0 if value <= 0 else max(1, round(value / top * LEVELS))
 
 

@@ -1,6 +1,6 @@
-"""What pairs of SAEs ask of a run before it begins: settings that fit together, memory and disk.
+"""What pairs of SAEs require of a run before it begins: settings that fit together, memory and disk space.
 
-That the MLP is one the formula covers shows only when the model is there (`build`).
+Whether the Jacobian's formula covers the MLP is checked later, once the model is loaded (`build`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ MEMORY_SETTING = "jacobian.max_memory_mb"
 
 
 def n_pairs(config: RunConfig) -> int:
-    """Pairs of SAEs around an MLP: λ × L0 × seeds."""
+    """The number of pairs that the run trains: λ × L0 × seeds."""
     return len(room_settings(config, JacobianConfig).lambdas) * len(config.l0) * len(config.seeds)
 
 
 class PairRequirements(Requirements):
+    """The checks and costs that training pairs adds to a run."""
+
     def architectures(self, config: RunConfig) -> Sequence[str]:
         return (room_settings(config, JacobianConfig).architecture,)
 
@@ -33,11 +35,13 @@ class PairRequirements(Requirements):
 
         settings = room_settings(config, JacobianConfig)
         require_distinct(flag_of("jacobian.lambdas"), settings.lambdas)
+        # The model, and so its number of layers, is not known yet: any layer number may pass.
         sites = [str(parse_site(name, 1_000_000, post_norms=False)) for name in config.activations.sites]
         pair_sites(sites, settings.layer)
 
     def cost(self, config: RunConfig, model: ModelSize) -> Cost:
         settings = room_settings(config, JacobianConfig)
+        # Per SAE: encoder and decoder, biases and, with room to spare, thresholds.
         n_parameters = 2 * model.d_model * config.d_sae + 3 * config.d_sae + model.d_model
         return Cost(
             n_parameters=2 * n_pairs(config) * n_parameters,

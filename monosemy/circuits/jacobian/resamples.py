@@ -1,11 +1,11 @@
-"""A pair's measures on every resample of the documents, kept so that pairs can be compared on the same resamples.
+"""A pair's measures on every resample of the documents, saved so that pairs can be compared on the same resamples.
 
 Place on the path: measures.py → [draws] (draws.safetensors beside measures.json) → frontier.py.
 
-Two pairs measured on the same validation text rest on the same documents, and resample r draws the same ones for both
-(evals/intervals.py), so the interval of a ratio of theirs is the percentiles of the ratios, resample by resample. Of
-different texts, or where a model drops other documents, the resamples are unrelated and the interval is that of two
-independent samples: too wide if anything.
+Two pairs measured on the same validation text share their documents, and resample r draws the same documents for both
+(evals/intervals.py). The interval of a ratio of their measures therefore consists of percentiles of the ratios taken
+resample by resample. On different texts, or where a model drops other documents, the resamples are unrelated and the
+interval is that of two independent samples: too wide if anything.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Draws = Mapping[str, Float[ndarray, " resample"]]
 
 
 def save_draws(path: Path, draws: Draws) -> None:
-    """Writes draws.safetensors, durably."""
+    """Writes draws.safetensors, through a temporary file so that a crash leaves no half of it."""
     with atomic_path(path) as temporary:
         save_tensors(temporary, {name: torch.from_numpy(np.asarray(values)) for name, values in draws.items()})
 
 
 def load_draws(path: Path) -> dict[str, Float[ndarray, " resample"]]:
-    """Raises UserError for a missing or damaged file."""
+    """Reads draws.safetensors. Raises UserError for a missing or damaged file."""
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -44,7 +44,7 @@ def load_draws(path: Path) -> dict[str, Float[ndarray, " resample"]]:
 
 
 def interval(values: Float[ndarray, " resample"] | None) -> list[float] | None:
-    """95% of the resamples, as in JSON; None without any."""
+    """The central 95% of the resamples as [low, high], ready for JSON; None without resamples."""
     ends = None if values is None else percentiles(values)
     return None if ends is None else list(ends)
 
@@ -52,7 +52,7 @@ def interval(values: Float[ndarray, " resample"] | None) -> list[float] | None:
 def ratio(
     before: Float[ndarray, " resample"] | None, after: Float[ndarray, " resample"] | None
 ) -> Float[ndarray, " resample"] | None:
-    """before / after, resample by resample; None where one was not kept."""
+    """before / after, resample by resample; None where either was not saved."""
     if before is None or after is None:
         return None
     n = min(len(before), len(after))

@@ -1,4 +1,4 @@
-"""What pairs of SAEs around an MLP add to the whole."""
+"""What pairs of SAEs around an MLP add to the program: a command, settings, pairs to train, a section of the report."""
 
 from __future__ import annotations
 

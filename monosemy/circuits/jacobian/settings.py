@@ -1,6 +1,6 @@
 """The settings of pairs of SAEs: the section `jacobian` of a run's configuration.
 
-Loaded with every configuration, so nothing slow is imported here.
+This module is loaded with every configuration, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ class JacobianConfig:
     """Pairs of SAEs around one MLP, trained together so that few input latents move few output latents.
 
     loss of a pair = both SAEs' own losses + (λ / k²) Σ |∂ output latent / ∂ input latent|, latents at E‖x‖² = 1.
-    One pair for every λ × L0 × seed, beside the SAEs of `architectures` (which may then be empty); both sites of the
-    layer, `layers.N.mlp_in` and `layers.N.mlp_out`, must be among `activations.sites`. A pair is saved as two SAEs of
-    one name, `jsae_<λ>-l0_<L0>-s<seed>`, one at each site, and evaluated as any other.
+    One pair is trained for every λ × L0 × seed, beside the SAEs of `architectures`, which may then be empty. Both sites
+    of the layer, `layers.N.mlp_in` and `layers.N.mlp_out`, must be among `activations.sites`. A pair is saved as two
+    SAEs of the same name, `jsae_<λ>-l0_<L0>-s<seed>`, one at each site, and evaluated like any other SAE.
     """
 
     lambdas: Annotated[tuple[float, ...], Range(0, 1e9, example=3)] = ()
-    """λ of each pair, 0 for the pair without penalty; empty trains no pairs."""
+    """λ of each pair: the weight of its Jacobian penalty, 0 for none. Empty trains no pairs."""
     layer: Annotated[int | None, Range(0, example=12)] = None
-    """The MLP's layer; None takes the one layer whose two sites are among activations.sites."""
+    """The layer whose MLP the pairs surround; None takes the only layer with both sites among `activations.sites`."""
     architecture: Literal["topk", "batch_topk", "jumprelu"] = "topk"
     """Architecture of both SAEs."""
     at: Literal["input", "reconstruction"] = "input"
     """Where the MLP's slopes and the active output latents are taken: at the true input, or at its reconstruction."""
     warmup_fraction: Annotated[float, SHARE] = 0.05
-    """Share of the steps over which λ rises from 0."""
+    """Share of the training steps over which λ rises from 0 to its full value."""
     token_share: Annotated[float, Range(0, 1, example=0.5, above_low=True)] = 1.0
-    """Share of each batch's tokens, drawn anew every step, that the penalty is measured on (an unbiased estimate)."""
+    """Share of each batch's tokens on which the penalty is measured, drawn anew every step; below 1 it is an unbiased
+    estimate and takes less time."""
     max_memory_mb: Annotated[int, Range(1, example=2048)] = 2048
-    """Most memory for the penalty's temporary arrays, in 10⁶ bytes; less of it costs time."""
+    """Largest memory for the penalty's temporary arrays, in 10⁶ bytes; with less, training is slower."""

@@ -1,17 +1,18 @@
-"""JacobianSlices: per token, the derivatives of active output latents with respect to active input latents.
+"""JacobianSlices: each token's derivatives of active output latents with respect to active input latents.
 
-Place on the path: what `mlp.jacobian_slices` gives and every measure and study of the Jacobian reads.
+Place on the path: returned by `mlp.jacobian_slices`, read by every measure and study of the Jacobian.
 
     J[n, i, j] = ∂f_s,i / ∂s_x,j   for output latent out_indices[n, i] and input latent in_indices[n, j]
 
-with f_s = τ ∘ e_y ∘ MLP ∘ d_x, from the input SAE's latents to the output SAE's (τ: the SAE's selection and ReLU).
-Every entry of the whole [m_y, m_x] Jacobian that is not listed is exactly zero, because of both selections.
+where f_s = τ ∘ e_y ∘ MLP ∘ d_x maps the input SAE's latents to the output SAE's: decoder d_x, encoder e_y, and the
+output SAE's selection with its ReLU, τ. Every entry of the whole [m_y, m_x] Jacobian that is not listed is exactly
+zero, because of the two selections.
 
-Units: latents of SAEs trained at E‖x‖² = E‖y‖² = 1. An SAE of a finished run reads raw activations and its latents are
-C times larger (C: its site's scale, `sae.config.scale`); values here are those latents divided by C, and J is the
-derivative between the divided ones: J = J_raw · C_x / C_y. An SAE whose `scale` is 1 is taken as it is.
+Units: latents of SAEs trained at E‖x‖² = E‖y‖² = 1. An SAE of a finished run reads raw activations, so its latents are
+C times larger, where C is the scale of its site (`sae.config.scale`). The values here are those latents divided by C,
+and J is the derivative between the divided latents: J = J_raw · C_x / C_y. An SAE whose `scale` is 1 is used unchanged.
 
-Limits: padded to the largest number of active latents of the rows; the padding costs memory where that number varies.
+Limits: every row is padded to the largest number of active latents of any row, which costs memory where that varies.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from typing import Literal
 from torch import Tensor
 
 At = Literal["input", "reconstruction"]
-"""Where a Jacobian is taken (mlp.py)."""
+"""Where a Jacobian is taken: at the MLP's true input or at the SAE's reconstruction of it (mlp.py)."""
 
 
 @dataclass(frozen=True)
 class JacobianSlices:
-    """J of N token rows on their active latents. Rows of latents are in ascending order of latent, padding last.
+    """J of N tokens on their active latents, which are listed in ascending order in each row, padding last.
 
-    Fields: values [N, Ky, Kx], zero on padding; out_indices, in_indices int64 [N, Ky], [N, Kx], -1 on padding;
-    out_values, in_values [N, Ky], [N, Kx], the latents' activations (positive; zero on padding). Nothing here carries a
-    gradient.
+    Fields: values [N, Ky, Kx], zero on padding; out_indices [N, Ky] and in_indices [N, Kx], int64, -1 on padding;
+    out_values [N, Ky] and in_values [N, Kx], the latents' activations, positive, zero on padding. Nothing here carries
+    a gradient.
     """
 
     values: Tensor
@@ -46,19 +47,19 @@ class JacobianSlices:
 
     @property
     def out_active(self) -> Tensor:
-        """bool [N, Ky]: no padding."""
+        """bool [N, Ky]: true where there is a latent, false on padding."""
         return self.out_indices >= 0
 
     @property
     def in_active(self) -> Tensor:
-        """bool [N, Kx]: no padding."""
+        """bool [N, Kx]: true where there is a latent, false on padding."""
         return self.in_indices >= 0
 
     @property
     def active(self) -> Tensor:
-        """bool [N, Ky, Kx]: pairs of active latents, the elements that shares and averages count."""
+        """bool [N, Ky, Kx]: true for pairs of active latents, the elements that shares and averages count."""
         return self.out_active[:, :, None] & self.in_active[:, None, :]
 
     def elements(self) -> Tensor:
-        """J of every pair of active latents, [number of such pairs], token after token."""
+        """J of every pair of active latents, one-dimensional, token after token."""
         return self.values[self.active]

@@ -1,17 +1,18 @@
-"""Max-activating pairs: where in the text an input latent drives an output latent, and what an output is made of.
+"""Max-activating pairs: where in the text an input latent drives an output latent, and an output's main drivers.
 
 Place on the path: rows and slices → averages.py (which pairs are strong) → [their tokens, with contexts] → JSON for a
 browser, tables for terminal and report.
 
-  a pair (j → i):   the tokens with the largest |J_ij| s_j, one a sequence, with s_j and s_i at every token around
-  an output latent: its input latents by mean_effect_ij, with the share Σ_n |J_ij| s_j / Σ_n Σ_j' |J_ij'| s_j' of each
+  a pair (j → i):   the tokens with the largest |J_ij| s_j, at most one per sequence, with s_j and s_i at every token
+                    of the context
+  an output latent: its input latents by mean_effect_ij, each with its share Σ_n |J_ij| s_j / Σ_n Σ_j' |J_ij'| s_j'
 
-Where no latent is named, these are chosen: the output latents most of whose effect comes through one input latent,
-among those where that pair is active on at least `MIN_TOKENS` tokens and its strongest ones, as many as are shown, lie
-in at least `MIN_DOCUMENTS` documents (fewer where fewer are shown).
+Where the user names no latent, output latents are chosen: those with the largest share of their effect through a single
+input latent. That pair must be active on at least `MIN_TOKENS` tokens, and the tokens shown of it must come from at
+least `MIN_DOCUMENTS` documents (fewer where fewer tokens are shown).
 
-Source: the max-activating pairs of Farnik et al. 2025 (arXiv 2502.18147). Limits: what is strong on the tokens read; a
-latent that fires once in a million tokens is not among them.
+Source: the max-activating pairs of Farnik et al. 2025 (arXiv 2502.18147). Limits: only the tokens that were read count;
+a latent that fires once in a million tokens is unlikely to be among them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ TextsOf = Callable[[ndarray], Sequence[str]]
 
 @dataclass(frozen=True)
 class Hit:
-    """One token at which a pair is active. Latents and J at E‖x‖² = E‖y‖² = 1."""
+    """One token at which a pair is active; latents and J in units of E‖x‖² = E‖y‖² = 1. `row` indexes the `Rows`."""
 
     row: int
     jacobian: float
@@ -48,13 +49,13 @@ class Hit:
 
     @property
     def effect(self) -> float:
-        """J_ij s_j: how much of the output latent comes through the input latent, to first order."""
+        """J_ij s_j: to first order, how much of the output latent comes through the input latent."""
         return self.jacobian * self.in_value
 
 
 @dataclass(frozen=True)
 class Text:
-    """The token ids and documents that rows' `tokens` point into, and how ids read."""
+    """The token ids and document numbers that `Rows.tokens` points into, and a function from ids to their texts."""
 
     ids: Int[ndarray, "sequence position"]
     documents: Int[ndarray, "sequence position"]
@@ -62,12 +63,12 @@ class Text:
 
 
 def choose_outputs(averages: PairAverages, n: int) -> list[int]:
-    """The n output latents with the largest share of effect through their strongest input latent.
+    """The n output latents with the largest share of their effect through their strongest input latent.
 
-    Only latents whose strongest pair is active on at least MIN_TOKENS tokens.
+    Only output latents whose strongest pair is active on at least MIN_TOKENS tokens are considered.
     """
     total = np.bincount(averages.out, averages.mean_effect)
-    _, first = np.unique(averages.out, return_index=True)  # pairs are sorted: the first is the strongest
+    _, first = np.unique(averages.out, return_index=True)  # pairs are sorted by effect: the first is the strongest
     first = first[(averages.n_active[first] >= MIN_TOKENS) & (averages.mean_effect[first] > 0)]
     share = averages.mean_effect[first] / total[averages.out[first]]
     return averages.out[first[np.argsort(-share, kind="stable")]][:n].astype(int).tolist()
@@ -78,15 +79,15 @@ class LatentSelection:
     """Which latents are shown, and how many examples of each pair."""
 
     outputs: Sequence[int] = ()
-    """Output latents, each with its strongest inputs."""
+    """Output latents to show, each with its strongest input latents."""
     pairs: Sequence[tuple[int, int]] = ()
-    """(input, output) pairs to show besides."""
+    """(input, output) pairs to show as well."""
     n_outputs: int = 20
-    """Output latents chosen where neither is named."""
+    """How many output latents are chosen where none is named."""
     n_inputs: int = 3
-    """Input latents of each output latent."""
+    """How many input latents are shown of each output latent."""
     n_examples: int = 4
-    """Texts of each pair."""
+    """How many texts are shown of each pair."""
 
     @property
     def is_named(self) -> bool:
@@ -102,21 +103,22 @@ def pair_study(
     text: Text,
     selection: LatentSelection | None = None,
 ) -> list[dict[str, Any]]:
-    """Output latents with their strongest input latents and the tokens where those act, as JSON values.
+    """Output latents with their strongest input latents and the tokens on which those act, as JSON values.
 
-    Where the selection names none, latents are chosen (see the module). Raises UserError for latents out of range, and
-    for named ones that are silent here.
+    Where the selection names none, latents are chosen as the module's docstring says. Raises UserError for latents that
+    are out of range, and for named ones that are silent on these rows.
     """
     selection = selection or LatentSelection()
     _check(latent_map, selection)
     outputs = [*selection.outputs]
     if not selection.is_named:
-        # more than needed: some fall away because their strongest tokens lie in too few documents
+        # More than needed: some are dropped below because their strongest tokens come from too few documents.
         outputs = choose_outputs(averages, 4 * selection.n_outputs)
     inputs_by_output = {i: [int(averages.inp[p]) for p in averages.inputs_of(i, selection.n_inputs)] for i in outputs}
     for j, i in selection.pairs:
         inputs_by_output.setdefault(i, []).append(j)
     flat = [(i, j) for i, inputs in inputs_by_output.items() for j in inputs]
+    # One pass over the rows finds the tokens of all pairs.
     hits = strongest_hits(rows, slices_of, flat, selection.n_examples, context_length=text.ids.shape[1])
     records = []
     for i, inputs in inputs_by_output.items():
@@ -137,6 +139,7 @@ def pair_study(
 
 
 def _check(latent_map: LatentMap, selection: LatentSelection) -> None:
+    """Raises UserError for latents that the two SAEs do not have."""
     for kind, sae, latents in (
         ("input", latent_map.sae_in, [j for j, _ in selection.pairs]),
         ("output", latent_map.sae_out, [*selection.outputs, *(i for _, i in selection.pairs)]),
@@ -149,16 +152,18 @@ def _check(latent_map: LatentMap, selection: LatentSelection) -> None:
 def strongest_hits(
     rows: Rows, slices_of: SlicesOf, pairs: Sequence[tuple[int, int]], n: int, *, context_length: int
 ) -> dict[tuple[int, int], list[Hit]]:
-    """For each (output, input) pair the n tokens with the largest |J_ij| s_j, at most one a sequence."""
+    """For each (output, input) pair, its n tokens with the largest |J_ij| s_j, at most one per sequence."""
     distinct = sorted(set(pairs))
     if not distinct:
         return {}
+    # One integer per pair, in rising order, so that a binary search finds the listed pairs among a chunk's elements.
     width = 1 + max(j for _, j in distinct)
     keys = torch.tensor([i * width + j for i, j in distinct])
     parts: list[tuple[ndarray, ...]] = []
     n_done = 0
     for chunk in rows.chunks():
         slices = slices_of(chunk)
+        # Input latents beyond the largest listed one would wrap around into another pair's number.
         inside = slices.active & (slices.in_indices < width)[:, None, :]
         key = (slices.out_indices[:, :, None] * width + slices.in_indices[:, None, :])[inside].cpu()
         place = torch.searchsorted(keys, key).clamp_max(len(keys) - 1)
@@ -168,6 +173,7 @@ def strongest_hits(
         parts.append(tuple(part.numpy() for part in (place[is_listed], row + n_done, *values)))
         n_done += len(chunk)
     pair_number, at, J, s_in, s_out = (np.concatenate(part) for part in zip(*parts))
+    # By pair and, within it, from the strongest token down; the loop below takes the first n of different sequences.
     order = np.lexsort((-np.abs(J * s_in), pair_number))
     sequence = rows.tokens.cpu().numpy() // context_length
     hits: dict[tuple[int, int], list[Hit]] = {pair: [] for pair in distinct}
@@ -190,7 +196,7 @@ def _output(
     averages: PairAverages,
     text: Text,
 ) -> dict[str, Any]:
-    """One output latent with its inputs, as JSON values."""
+    """One output latent with its input latents and their examples, as JSON values."""
     total = float(averages.mean_effect[averages.out == i].sum())
     records = []
     for j in inputs:
@@ -214,6 +220,7 @@ def _output(
 
 def _example(hit: Hit, i: int, j: int, rows: Rows, *, latent_map: LatentMap, text: Text) -> dict[str, Any]:
     """The tokens around a hit, within its sequence and document, with both latents' activations on each."""
+    # The context: up to BEFORE and AFTER tokens, cut at the ends of the sequence and of the document.
     length = text.ids.shape[1]
     sequence, position = divmod(int(rows.tokens[hit.row]), length)
     document = text.documents[sequence]
@@ -222,6 +229,7 @@ def _example(hit: Hit, i: int, j: int, rows: Rows, *, latent_map: LatentMap, tex
         start -= 1
     while stop < min(length, position + AFTER + 1) and document[stop] == document[position]:
         stop += 1
+    # The kept rows among these tokens; tokens that were not kept show 0.
     first = int(torch.searchsorted(rows.tokens, sequence * length + start))
     last = int(torch.searchsorted(rows.tokens, sequence * length + stop))
     around = rows.take(slice(first, last))

@@ -1,4 +1,4 @@
-"""Studies of a run's pairs beyond their measures: strongest pairs with contexts, latent graphs, random models, labels.
+"""Studies of a run's pairs beyond their measures: strongest pairs in context, latent graphs, random models, labels.
 
 Place on the path: a `Study` (trained_pairs.py) → JSON files in the run's jacobian/ folder.
 """
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from monosemy.circuits.jacobian.strongest_pairs import Text
 
 GOOD_AUROC = 0.8
-"""Label scores above it are counted as good."""
+"""Label scores above this count as good."""
 
 
 @dataclass(frozen=True)
 class PairSettings:
-    """What `monosemy jacobian pairs` reads and shows."""
+    """How much `monosemy jacobian pairs` reads and shows."""
 
     n_tokens: int = 65_536
-    """Training tokens read."""
+    """Training tokens that are read."""
     n_outputs: int = 20
-    """Output latents chosen where none is named."""
+    """How many output latents are chosen where none is named."""
     n_inputs: int = 3
-    """Input latents of each."""
+    """How many input latents are shown of each output latent."""
     n_examples: int = 4
-    """Texts of each pair of latents."""
+    """How many texts are shown of each pair of latents."""
 
 
 def pairs_study(
@@ -60,7 +60,11 @@ def pairs_study(
     *,
     again: bool = False,
 ) -> dict[str, Any]:
-    """Output latents, their strongest inputs and texts; kept in pairs.json unless latents are named."""
+    """Output latents with their strongest input latents and texts, as JSON values, with labels where there are any.
+
+    outputs, pairs: latents and (input, output) pairs that the user names. Without them latents are chosen, and the
+    result is saved in pairs.json and read from there next time, unless `again`.
+    """
     from monosemy.circuits.jacobian.strongest_pairs import LatentSelection, pair_study
 
     path = study.files.pair(entry.name).pairs
@@ -91,7 +95,7 @@ def pairs_study(
 
 
 def _text(study: Study, tokens: Any) -> Text:
-    """The training text that rows' `tokens` point into."""
+    """The training text that `tokens` of the rows point into, up to the last sequence needed."""
     from monosemy.circuits.jacobian.strongest_pairs import Text
     from monosemy.features.store.token_texts import TokenTexts, packed, token_bytes
 
@@ -104,7 +108,7 @@ def _text(study: Study, tokens: Any) -> Text:
 
 
 def _labelled(study: Study, entry: PairEntry, document: dict[str, Any]) -> dict[str, Any]:
-    """The document with the latents' labels, where feature databases of the two SAEs are there."""
+    """Adds the latents' labels to the document where the two SAEs have feature databases."""
     from monosemy.features.store.database import open_features
 
     def labels(site: str, latents: list[int]) -> dict[int, str]:
@@ -125,7 +129,10 @@ def _labelled(study: Study, entry: PairEntry, document: dict[str, Any]) -> dict[
 
 
 def graph_of_text(study: Study, entry: PairEntry, text: str) -> dict[str, Any]:
-    """The latent graph at every kept token of a text. Raises UserError for an empty or too long text."""
+    """The latent graph at every kept token of a text, as JSON values.
+
+    Raises UserError for a text that is empty or longer than the run's context.
+    """
     import torch
 
     from monosemy.activations.harvest import keep_mask
@@ -136,6 +143,7 @@ def graph_of_text(study: Study, entry: PairEntry, text: str) -> dict[str, Any]:
 
     model, prepared = study.prepared.model, study.prepared
     tokenizer = model.tokenizer_for("a text of your own")
+    # The text begins as documents of the corpus do.
     separator, bos = separator_and_bos(tokenizer)
     first = separator if bos is None else bos
     ids = ([] if first is None else [first]) + tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -166,7 +174,7 @@ def graph_of_text(study: Study, entry: PairEntry, text: str) -> dict[str, Any]:
 
 
 def graph_of_averages(study: Study, entry: PairEntry, n_tokens: int, n_edges: int) -> dict[str, Any]:
-    """The n_edges strongest pairs over training text as a graph, with what the SAEs leave out of the same tokens."""
+    """The n_edges strongest pairs over training text as a graph, with the SAEs' errors on the same tokens."""
     from monosemy.circuits.jacobian.graph import average_graph, error_effects, squares
 
     loaded = study.load(entry)
@@ -188,8 +196,10 @@ def graph_of_averages(study: Study, entry: PairEntry, n_tokens: int, n_edges: in
 
 
 def random_config(config: RunConfig, kind: str, lambdas: Sequence[float], l0: Sequence[float]) -> RunConfig:
-    """The run of a random model: the same text, width and training, one seed. Its CE scores, which nothing is compared
-    by, are taken on at most 8,192 tokens."""
+    """The configuration of a run on a random model: the same text, width and training, one seed.
+
+    Nothing is compared by the random model's CE scores, so they are measured on at most 8,192 tokens.
+    """
     model = ModelConfig(**{**vars(config.model), "randomise": kind})
     config = with_room(config, dataclasses.replace(room_settings(config, JacobianConfig), lambdas=tuple(lambdas)))
     n_loss_tokens = min(config.evaluation.n_loss_tokens, 8192)
@@ -207,10 +217,11 @@ def random_config(config: RunConfig, kind: str, lambdas: Sequence[float], l0: Se
 def random_study(
     study: Study, kinds: Sequence[str], lambdas: Sequence[float], l0: Sequence[float], settings: MeasureSettings
 ) -> list[dict[str, Any]]:
-    """Trains and measures the pairs on each kind of random model, compares, and writes random.json; returns its rows.
+    """Trains and measures pairs on each kind of random model, compares them, writes random.json, returns its rows.
 
-    Each is a run of its own in jacobian/random, named by its kind and settings; what is done there is not done again.
-    Kinds that were compared before with the same pairs stay. Raises UserError for a λ that the run has no pair of.
+    Each kind is a run of its own in jacobian/random, named by its kind and settings; stages that are done there are not
+    repeated. Earlier comparisons of other kinds with the same pairs are kept. Raises UserError for a λ of which this
+    run has no pair.
     """
     from monosemy.circuits.jacobian.frontier import compare
 
@@ -244,16 +255,16 @@ def random_study(
 
 
 def _earlier(study: Study, path: Path) -> dict[str, Any]:
-    """An earlier result over the run's pairs as they are now; empty where there is none."""
+    """An earlier result over the run's pairs, if it was made from the present ones; else empty."""
     try:
         document = files.read_json(path) if path.exists() else {}
     except UserError:
-        return {}  # damaged: made again
+        return {}  # damaged, so made again
     return document if document.get("of") == study.of else {}
 
 
 def interpretability_study(run: Run, names: Sequence[str], n_tokens: int | None = None) -> list[dict[str, Any]]:
-    """Label scores of the latents of pairs' SAEs, one row a SAE; builds the feature databases that are missing.
+    """Label scores of the latents of the named pairs, one row per SAE; builds the feature databases that are missing.
 
     interpretability.json keeps the rows of other pairs that were scored before.
     """
@@ -276,9 +287,9 @@ def interpretability_study(run: Run, names: Sequence[str], n_tokens: int | None 
 
 
 def summarise_scores(scores: dict[str, np.ndarray], n_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Mean AUROC of each way to read a label, over the latents that have one, and the share above 0.8.
+    """For each way to read a label, the mean AUROC over the latents that have one, and the share above `GOOD_AUROC`.
 
-    Intervals resample latents. scores: reader → float [m], NaN where a latent could not be scored.
+    scores: reader → float [m], NaN where a latent could not be scored. Intervals resample latents.
     """
     from monosemy.evals.intervals import bootstrap_weights, ratio_interval
 
@@ -290,6 +301,7 @@ def summarise_scores(scores: dict[str, np.ndarray], n_bootstrap: int = 1000, see
             value = float(part.mean()) if len(part) else None
             interval = None
             if len(part) > 1:
+                # Fewer resamples for many latents: at most 10⁷ weights.
                 rows = bootstrap_weights(len(part), min(n_bootstrap, 10**7 // len(part)), seed)
                 interval = ratio_interval(part, np.ones(len(part)), rows)
             summary[name] = {"value": value, "interval": None if interval is None else list(interval)}
@@ -297,7 +309,7 @@ def summarise_scores(scores: dict[str, np.ndarray], n_bootstrap: int = 1000, see
 
 
 def frontier_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a measured run's frontier.json. Raises UserError where it was not measured."""
+    """The rows of a run's frontier.json. Raises UserError where the run was not measured."""
     path = StudyFiles.of_run(folder).frontier
     if not path.exists():
         raise UserError(f"{folder} is not measured yet; measure it: monosemy jacobian measure {folder}")

@@ -1,4 +1,4 @@
-"""Studies of pairs as tables and texts in the terminal.
+"""Shows studies of pairs as tables and texts in the terminal.
 
 Place on the path: rows of frontier.py and strongest_pairs.py → [rich renderables] → standard output.
 """
@@ -20,13 +20,13 @@ from monosemy.support.visible import visible
 
 _PLAIN_WIDTH = 160
 MEASURES = (("over_0.01", "|J|>.01"), ("scaled_over_0.1", ">.1 RMS"), ("share_of_90", "90% in"))
-"""Measures that are compared in the terminal, with their headings."""
+"""The measures that the terminal compares, with their headings."""
 _LEVELS = ("", "on color(194)", "on color(157)", "on color(120)", "on color(83)")
-"""Backgrounds from weak to strong; the text is black on them."""
+"""Background styles from weak to strong; the text on them is black."""
 
 
 def frontier_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
-    """One line a pair: what it explains and costs; how sparse its Jacobian is; how it behaves."""
+    """Three tables with one line per pair: what it explains and costs, how sparse its Jacobian is, how it behaves."""
     headings = ["λ", "L0", "seed", "VE in", "VE out", "CE in", "CE out", "CE cost"]
     first = _table("Pairs: variance explained, CE score (loss recovered) and what it costs", headings)
     headings = ["λ", "L0", "seed", "|J|>.01", "fewer by", ">.1 RMS", "fewer by", "90% in"]
@@ -60,7 +60,7 @@ def frontier_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def comparison_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
-    """Trained against randomised models at matched variance explained: what was matched, the measures, the factors."""
+    """Trained against randomised models at matched variance explained: the match, the measures, the reductions."""
     headings = ["random model", "λ", "its L0", "matched", "VE in", "random", "VE out", "random"]
     first = _table("Trained against randomised, matched on the mean variance explained (VE) of both SAEs", headings)
     headings = ["random model", "λ", "matched", "measure", "trained", "random", ""]
@@ -89,6 +89,7 @@ def comparison_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
         matched_at_both = "yes" if row["reduction_matched"] else "no"
         for name, heading in MEASURES if row["lambda"] > 0 and row["reduction"] else ():
             measure = row["reduction"][name]
+            # Reductions: the model with the smaller factor is "below", so the other one's measure falls more.
             falls_more = {"trained below": "random falls more", "random below": "trained falls more"}
             third.add_row(
                 *model_cells,
@@ -105,7 +106,7 @@ def _random_ve(row: Mapping[str, Any]) -> str:
 
 
 def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Label scores of latents, one line a SAE."""
+    """Label scores of latents, one line per SAE."""
     headings = ["λ", "site", "scored", "label AUROC", "> .8", "with hidden state", "> .8", "top token alone"]
     table = _table("How well automatic labels tell where latents fire (held-out AUROC)", headings)
     for row in rows:
@@ -123,7 +124,7 @@ def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def pairs_page(document: Mapping[str, Any], n_examples: int = 2) -> RenderableType:
-    """Output latents, their strongest inputs, and texts coloured by the input latent's activation."""
+    """Output latents with their strongest input latents, and texts coloured by the input latent's activation."""
     extent = f"averaged over {document['n_average_tokens']:,} training tokens, texts out of {document['n_tokens']:,}"
     parts: list[RenderableType] = [Text(f"{document['name']}: {extent}", style="dim")]
     for output in document["outputs"]:
@@ -144,7 +145,7 @@ def _label(record: Mapping[str, Any]) -> str:
 
 
 def _context(example: Mapping[str, Any]) -> Text:
-    """The tokens, shaded by s_j; the token of the hit underlined."""
+    """The tokens of an example, shaded by s_j, with the token of the hit underlined."""
     line = Text(f"      J s = {example['effect']:+.2f}  ", style="dim")
     top = max(example["in_values"]) or 1.0
     for place, (token, value) in enumerate(zip(example["tokens"], example["in_values"], strict=True)):
@@ -157,11 +158,12 @@ def _context(example: Mapping[str, Any]) -> Text:
 
 
 def number(estimate: Mapping[str, Any], decimals: int = 3) -> str:
+    """The value alone; a dash where it is not known."""
     return "–" if estimate["value"] is None else f"{estimate['value']:.{decimals}f}"
 
 
 def percent(estimate: Mapping[str, Any]) -> str:
-    """`6.2 ±.2%`, half the interval behind."""
+    """The value as a percentage with half the width of its interval, such as `6.2 ±.2%`."""
     if estimate["value"] is None:
         return "–"
     ends = estimate.get("interval")
@@ -170,13 +172,13 @@ def percent(estimate: Mapping[str, Any]) -> str:
 
 
 def spanned(estimate: Mapping[str, Any], decimals: int = 3) -> str:
-    """`0.012 [0.009, 0.016]`."""
+    """The value with its interval, such as `0.012 [0.009, 0.016]`."""
     ends = estimate.get("interval")
     return number(estimate, decimals) + ends_text(ends, f".{decimals}f")
 
 
 def factor(estimate: Mapping[str, Any] | None) -> str:
-    """`4.1× [3.8, 4.4]`."""
+    """A factor with its interval, such as `4.1× [3.8, 4.4]`."""
     if estimate is None or estimate["value"] is None:
         return "–"
     ends = estimate["interval"]
@@ -191,13 +193,16 @@ def _table(title: str, headings: Iterable[str]) -> Table:
 
 
 def show(page: RenderableType) -> None:
-    """To standard output; wide and without colour where that is no terminal. A table is never cut: where the terminal
-    is too narrow, lines run on."""
+    """Prints a page to standard output; wide and without colour where that is not a terminal.
+
+    Tables are never cut: where the terminal is too narrow for one, its lines wrap.
+    """
     if sys.stdout.isatty():
         console = Console(highlight=False)
         console.width = max(console.width, needed_width(page))
         console.print(page)
         return
+    # Rich pads lines to the full width; captured, they can be stripped.
     console = Console(file=sys.stdout, width=max(_PLAIN_WIDTH, needed_width(page)), highlight=False)
     with console.capture() as captured:
         console.print(page)
@@ -205,7 +210,7 @@ def show(page: RenderableType) -> None:
 
 
 def needed_width(page: RenderableType) -> int:
-    """The widest table on the page."""
+    """The width of the widest table on the page, in characters."""
     if isinstance(page, Group):
         return max((needed_width(part) for part in page.renderables), default=0)
     if not isinstance(page, Table):

@@ -1,13 +1,12 @@
-"""Jacobian studies of a run: which pairs of SAEs it trained, and what is measured, shown and exported of them.
+"""The trained pairs of a run: found, loaded, and read on the run's text for the Jacobian studies.
 
 Place on the path: a trained and evaluated run with pairs (`jacobian.lambdas`) → **its pairs, loaded** → jacobian/ in
-its folder (measuring.py, studies.py), for the report and the terminal. Every result is written as soon
-as it is there, and not made again while the SAEs and the settings it was made from are the same, so that an interrupted
-study goes on where it stopped.
-Its files: layout.py.
+its folder (measuring.py, studies.py), for the report and the terminal; the files are listed in layout.py. Every result
+is written as soon as it exists and is not computed again while the SAEs and settings behind it stay the same, so an
+interrupted study continues where it stopped.
 
-Latent graphs are written where the caller says. Measures are taken on validation text, pairs and graphs on training
-text (as feature databases are).
+Latent graphs are written where the caller says. Measures are taken on validation text; strongest pairs and graphs are
+taken on training text, like feature databases.
 """
 
 from __future__ import annotations
@@ -38,24 +37,24 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 SHARE_OF_MEMORY = 4
-"""Rows held in memory may take one part in this many of what is free."""
+"""Rows held in memory may take the free memory divided by this number."""
 
 
 @dataclass(frozen=True)
 class PairEntry:
-    """A trained pair of a run."""
+    """A trained pair of a run, as its files describe it; nothing is loaded."""
 
     name: str
     sites: tuple[str, str]
     coef: float
-    """λ"""
+    """λ of the penalty."""
     l0: float
     seed: int
     layer: int
     at: str
     folders: tuple[Path, Path]
     weights: tuple[str, str]
-    """SHA-256 of both SAEs' weights."""
+    """SHA-256 of each SAE's weights."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -71,12 +70,15 @@ class PairEntry:
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """The identity, and which weights exactly."""
+        """The identity and the hashes of the exact weights."""
         return {**self.identity, "weights": list(self.weights)}
 
 
 def find_pairs(folder: Path) -> list[PairEntry]:
-    """The trained pairs of a run, by L0, seed and λ; those that stopped are left out. Raises UserError for none."""
+    """The trained pairs of a run, sorted by layer, L0, seed and λ; pairs that stopped early are left out.
+
+    Raises UserError where there is none, or where a pair lacks its output SAE.
+    """
     from monosemy.models.sites import parse_site
     from monosemy.saes.storage import read_sae_config, stopped_early
 
@@ -84,6 +86,7 @@ def find_pairs(folder: Path) -> list[PairEntry]:
     sae_folders = {(sae.site, sae.name): sae.folder for sae in RunFiles(folder).saes()}
     for (site, name), path in sae_folders.items():
         config = read_sae_config(path)
+        # Both SAEs of a pair carry the record; the input SAE stands for the pair.
         record = config.record.get("jacobian")
         if not isinstance(record, Mapping) or stopped_early(config) or record["sites"][0] != site:
             continue
@@ -112,7 +115,10 @@ def find_pairs(folder: Path) -> list[PairEntry]:
 
 
 def choose_pair(pairs: Sequence[PairEntry], name: str | None) -> PairEntry:
-    """The pair of that name; None takes the only one. Raises UserError for an unknown name."""
+    """The pair of that name; None takes the only one.
+
+    Raises UserError for an unknown name, or for None where there are several pairs.
+    """
     if name is None:
         if len(pairs) > 1:
             raise UserError(f"this run has several pairs; name one by --pair: {', '.join(p.name for p in pairs)}")
@@ -124,7 +130,7 @@ def choose_pair(pairs: Sequence[PairEntry], name: str | None) -> PairEntry:
 
 
 class Study:
-    """A run's model and text, and its pairs loaded one at a time. The model is loaded when it is first needed."""
+    """A run's model and text, and its pairs, loaded one at a time. The model is loaded when it is first needed."""
 
     def __init__(self, run: Run, prepared: Prepared | None = None) -> None:
         self.run = run
@@ -136,11 +142,13 @@ class Study:
 
     @property
     def prepared(self) -> Prepared:
+        """The run's model, tokens and activations; prepared on first use."""
         if self._prepared is None:
             self._prepared = prepare(self.run)
         return self._prepared
 
     def weights(self, layer: int) -> MlpWeights:
+        """The MLP of a layer in the model's own units; read once and kept."""
         from monosemy.circuits.jacobian.mlp import mlp_weights
 
         if layer not in self._weights:
@@ -148,6 +156,7 @@ class Study:
         return self._weights[layer]
 
     def load(self, pair: PairEntry) -> LoadedPair:
+        """The pair's SAEs on the model's device, with the MLP between them."""
         from monosemy.saes.storage import load_sae
 
         device = self.prepared.model.device
@@ -156,9 +165,10 @@ class Study:
         return LoadedPair(pair, sae_in, sae_out, self.weights(pair.layer), max_memory)
 
     def rows(self, pair: PairEntry, n_tokens: int, side: str = "validation") -> Rows:
-        """Kept rows of the pair's sites, from the first about n_tokens tokens of a side of the text.
+        """The kept rows at the pair's two sites, from about the first n_tokens tokens of the side of the text.
 
-        Raises UserError where they do not fit in memory.
+        side: `train` or `validation`. Rows are read once and kept for later calls. Raises UserError where they do not
+        fit in memory.
         """
         key = (pair.sites, n_tokens, side)
         if key not in self._rows:
@@ -184,6 +194,7 @@ class Study:
                 "read fewer tokens"
             )
         parts = []
+        # A store already holds the training activations; all other text is run through the model.
         if side == "train" and prepared.store is not None:
             store = prepared.store
             last = int(np.searchsorted(store.sequences, stop))
@@ -201,27 +212,27 @@ class Study:
         return Rows(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def tokens(self, side: str, n_sequences: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and document numbers [sequence, position]."""
+        """The token ids and document numbers of a side's first sequences, each [sequence, position]."""
         shards = getattr(self.prepared.tokens, side)
         n = min(n_sequences, shards.n_sequences)
         return np.array(shards.sequences(0, n), np.int64), np.array(shards.documents(0, n), np.int64)
 
     def done(self, path: Path, expected: str) -> bool:
-        """Whether a result is there and was made from what the fingerprint `expected` names."""
+        """Whether the file of a result exists and carries the fingerprint `expected`."""
         if not path.exists():
             return False
         try:
             return bool(files.read_json(path).get("fingerprint") == expected)
         except UserError:
-            return False  # damaged: made again
+            return False  # damaged, so computed again
 
     @property
     def of(self) -> str:
-        """Of all trained pairs: results over several of them belong to these."""
+        """The fingerprint of all trained pairs together; results over several pairs are valid for it only."""
         return fingerprint([FORMAT, *([pair.identity, list(pair.weights)] for pair in self.pairs)])
 
     def identity(self, pair: PairEntry, settings: Any) -> str:
-        """Of everything a result depends on."""
+        """The fingerprint of everything that a result of one pair depends on: SAEs, model, text and settings."""
         setting_values = (
             asdict(settings) if dataclasses.is_dataclass(settings) and not isinstance(settings, type) else settings
         )
@@ -239,7 +250,7 @@ class LoadedPair:
     sae_out: SparseAutoencoder
     weights: MlpWeights
     max_memory: int
-    """Bytes that slices may take, tables included (`jacobian.max_memory_mb`)."""
+    """Bytes that computing slices may take, tables included (`jacobian.max_memory_mb`)."""
 
     @property
     def latent_map(self) -> LatentMap:
@@ -248,7 +259,10 @@ class LoadedPair:
         return LatentMap(self.sae_in, self.sae_out, self.weights.output, self.entry.at)  # type: ignore[arg-type]
 
     def slicer(self) -> Slicer:
-        """The slices of any number of rows, with the products of weights made once where they fit in half the bound."""
+        """A function that computes slices of rows.
+
+        The tables of all latents are made once, for all its calls, if they fit in half the bound on memory.
+        """
         from monosemy.circuits.jacobian.mlp import weight_tables
 
         n_rows = self.sae_in.d_sae * (2 if self.weights.gated else 1) + self.sae_out.d_sae
@@ -260,10 +274,12 @@ class LoadedPair:
 
 @dataclass
 class Slicer:
+    """Computes the Jacobian slices of rows for one pair, a call at a time or chunk by chunk."""
+
     pair: LoadedPair
     tables: Any
     max_memory: int
-    """Bytes beside the tables."""
+    """Bytes that a call may take beside the tables."""
 
     def __call__(self, rows: Rows) -> JacobianSlices:
         from monosemy.circuits.jacobian.mlp import jacobian_slices
@@ -281,5 +297,6 @@ class Slicer:
         )
 
     def batches(self, rows: Rows) -> Iterator[tuple[Rows, JacobianSlices]]:
+        """The rows in chunks, each with its slices."""
         for chunk in rows.chunks():
             yield chunk, self(chunk)

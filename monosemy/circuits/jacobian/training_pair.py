@@ -1,16 +1,16 @@
 """A pair in training: two SAEs around one MLP, and the penalty that joins their gradients.
 
-    L = L_x + L_y + λ_t P,   L_x, L_y both SAEs' own losses, P the mean magnitude of their Jacobian (`penalty`)
+    L = L_x + L_y + λ_t P,   L_x, L_y the two SAEs' own losses, P the mean magnitude of their Jacobian (`penalty`)
 
-Place on the path: stream at `mlp_in` and `mlp_out` → **pair** → two SAEs, saved and evaluated as any other. λ_t rises
-from 0 to λ over the first `jacobian.warmup_fraction` of the steps. At λ = 0 both are, to the last bit, the SAEs that
-would be trained alone. Everything that changes is in the two trainees, so checkpoints and resumption are theirs. Rows
-that would wreck one of the SAEs (`training.outliers`) are left out for both, J needing both ends; at λ = 0 for that SAE
-alone.
+Place on the path: stream at `mlp_in` and `mlp_out` → **pair** → two SAEs, saved and evaluated like any other. λ_t rises
+linearly from 0 to λ over the first `jacobian.warmup_fraction` of the steps. At λ = 0 both SAEs are, to the last bit,
+those that would be trained alone. All state lives in the two trainees, so a pair is checkpointed and resumed through
+them. Rows that would wreck one of the SAEs (`training.outliers`) are left out for both, because J needs both ends; at
+λ = 0 they are left out for that SAE alone.
 
-Source: Farnik et al. 2025 (arXiv 2502.18147). Deviations: the errors are those of our SAEs (E‖x‖² = 1, summed over d,
-as a share of the variance), so λ is on another scale than the published one; k, in λ/k², is the L0 of the step while
-that is annealed. A pair stops as one when a loss or gradient of either SAE is not finite.
+Source: Farnik et al. 2025 (arXiv 2502.18147). Deviations: the losses are those of our SAEs (E‖x‖² = 1, errors summed
+over d, as a share of the variance), so λ is on a different scale from the published one; and the k of λ/k² is the L0
+that the step asks for, which may be annealed. If a loss or gradient of either SAE is not finite, both stop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from monosemy.training.trainee import Trainee
 from monosemy.training.trainer import Key
 
 PREFIX = "jsae_"
-"""Names of SAEs that were trained as pairs begin like that."""
+"""How the names of SAEs that were trained as pairs begin."""
 
 
 def pair_name(coef: float, l0: float, seed: int) -> str:
@@ -42,9 +42,9 @@ def pair_name(coef: float, l0: float, seed: int) -> str:
 
 
 def pair_sites(sites: Sequence[str], layer: int | None) -> tuple[str, str]:
-    """The sites `layers.N.mlp_in` and `layers.N.mlp_out` of the layer that pairs are trained at, out of `sites`.
+    """The sites `layers.N.mlp_in` and `layers.N.mlp_out`, among `sites`, of the layer at which pairs are trained.
 
-    Raises UserError where the layer lacks one of the two, or where None leaves it open.
+    Raises UserError where one of the two is missing, or where `layer` is None and several layers have both.
     """
     ends = {end: {s.rsplit(".", 1)[0] for s in sites if s.endswith(f".{end}")} for end in ("mlp_in", "mlp_out")}
     complete = sorted(ends["mlp_in"] & ends["mlp_out"])
@@ -63,9 +63,12 @@ def pair_sites(sites: Sequence[str], layer: int | None) -> tuple[str, str]:
 
 
 class Pair:
-    """Two trainees that take their steps together. `keys`: (site, name) of the input and the output SAE.
+    """Two trainees that take their steps together.
 
-    `slopes` holds the MLP between scaled activations and is shared by all pairs around it.
+    keys: (site, name) of the input SAE and of the output SAE, in the order of `trainees`. slopes: the MLP between
+    scaled activations, shared by all pairs around it. coef: λ. max_memory: bound on the penalty's temporary arrays in
+    bytes, that of `config` by default. Raises UserError where the SAEs do not fit the MLP or one token of the penalty
+    does not fit in the bound.
     """
 
     def __init__(
@@ -85,12 +88,12 @@ class Pair:
         self.n_bytes = 0 if coef == 0 else step_bytes(slopes.weights, trainees, config, self.max_memory)
 
     def coef_at(self, index: int) -> float:
-        """λ_t of a step: linear from 0 over the warm-up."""
+        """λ_t of step `index`: rises linearly from 0 to λ over the warm-up."""
         progress, warmup = index / self.trainees[0].n_steps, self.config.warmup_fraction
         return self.coef * min(1.0, progress / warmup) if warmup > 0 else self.coef
 
     def record(self) -> dict[str, Any]:
-        """`{"jacobian": …}`, kept in the config.json of both SAEs."""
+        """The pair's settings, `{"jacobian": …}`, which both SAEs keep in their config.json."""
         sites, names = zip(*self.keys, strict=True)
         settings = {
             "lambda": self.coef,
@@ -103,7 +106,11 @@ class Pair:
         return {"jacobian": settings}
 
     def step(self, batch: Mapping[str, Tensor], index: int) -> dict[Key, dict[str, float]]:
-        """One training step of both SAEs; returns their metrics. Raises Diverged, with nothing changed."""
+        """Takes one training step of both SAEs on a batch by site; returns their metrics.
+
+        Raises Diverged where the loss or a gradient is not finite; no parameter has changed then.
+        """
+        # Rows to keep: with a penalty a row must be ordinary at both ends; without one the SAEs are independent.
         inputs, outputs = self.trainees
         x, y = (batch[site] for site, _ in self.keys)
         first, second = inputs.forward(x, index), outputs.forward(y, index)
@@ -117,6 +124,7 @@ class Pair:
         if keep_y is not None:
             y = y[keep_y]
             second = outputs.forward(y, index)
+        # The joint loss.
         total, coef = first.output.total + second.output.total, self.coef_at(index)
         more: dict[str, float] = {"jacobian_coef": coef}
         if coef > 0:
@@ -131,6 +139,7 @@ class Pair:
             )
             more["jacobian_magnitude"] = float(magnitude.detach())
             total = total + coef * magnitude
+        # One backward pass and the check of both SAEs' gradients come before either SAE moves.
         inputs.differentiate(total, index, also=outputs)
         for trainee, keep in zip(self.trainees, (keep_x, keep_y)):
             trainee.n_left_out += 0 if keep is None else int((~keep).sum())
@@ -141,11 +150,12 @@ class Pair:
 
 
 def step_bytes(weights: MlpWeights, trainees: tuple[Trainee, Trainee], config: JacobianConfig, max_memory: int) -> int:
-    """Temporary arrays that the penalty of one step takes at most: all it can use, or the bound.
+    """The most bytes of temporary arrays that the penalty of one step takes: the uncut batch's, or the bound if lower.
 
-    Raises UserError where the batch's slopes and one token's Jacobian do not fit in the bound.
+    Raises UserError where the slopes of the batch and the Jacobian of one token do not fit in the bound.
     """
     inputs, outputs = trainees
+    # The target L0 at the start of training is the largest: annealing only lowers it.
     k_in, k_out = (min(t.sae.d_sae, round(t.target_l0(0.0)) + 1) for t in trainees)
     n_rows = max(1, round(config.token_share * inputs.config.batch_tokens))
     sizes = Sizes(

@@ -1,9 +1,9 @@
-"""The weights of an MLP, plain or gated, with its output and its slopes.
+"""The weights of a plain or gated MLP, and the output and slopes that follow from them.
 
     plain   y = φ(x W_in + b_in) W_out + b_out
     gated   y = (φ(x W_in + b_in) ⊙ (x W_up + b_up)) W_out + b_out        (SwiGLU, GeGLU)
 
-Place on the path: `mlp.mlp_weights` takes them out of a model → `diagonals`, `products`, `penalty`.
+Place on the path: `mlp.mlp_weights` reads them from a model → `diagonals`, `products`, `penalty`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from monosemy.circuits.jacobian.activation import value_and_slope
 
 @dataclass(frozen=True)
 class MlpWeights:
-    """W_in, W_up [d_in, d_ff] (W_up None for a plain MLP; W_in is the gate of a gated one), W_out [d_ff, d_out], biases
-    or None, and the name of φ. float32 (float64 where the model is), detached, on the model's device."""
+    """The weights of one MLP, detached, on the model's device, in float32 (float64 where the model is).
+
+    W_in, W_up [d_in, d_ff]: W_up is None for a plain MLP, and W_in is the gate of a gated one. W_out [d_ff, d_out].
+    Biases may be None. activation: the name of φ in `activation.ACTIVATIONS`.
+    """
 
     W_in: Tensor
     W_up: Tensor | None
@@ -31,7 +34,7 @@ class MlpWeights:
     b_out: Tensor | None
     activation: str
     name: str = "MLP"
-    """What it is, for messages: `layer 15 of …`."""
+    """How messages name it: `the MLP in layer 15 of …`."""
 
     @property
     def gated(self) -> bool:
@@ -50,30 +53,32 @@ class MlpWeights:
         return self.W_out.shape[1]
 
     def _hidden(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """g = x W_in + b_in and u = x W_up + b_up, [N, d_ff] each; u is None for a plain MLP."""
         g = x @ self.W_in if self.b_in is None else torch.addmm(self.b_in, x, self.W_in)
         if self.W_up is None:
             return g, None
         return g, x @ self.W_up if self.b_up is None else torch.addmm(self.b_up, x, self.W_up)
 
     def output(self, x: Tensor) -> Tensor:
-        """y [N, d_out] of x [N, d_in]; gradient flows."""
+        """y [N, d_out] of x [N, d_in]; gradient to x."""
         g, u = self._hidden(x)
         value, _ = value_and_slope(self.activation, g)
         y = (value if u is None else value * u) @ self.W_out
         return y if self.b_out is None else y + self.b_out
 
     def slopes(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The diagonals in the middle of the Jacobian at x [N, d_in], each [N, d_ff]; gradient flows.
+        """The two diagonals in the middle of the MLP's Jacobian at x [N, d_in], each [N, d_ff]; gradient to x.
 
-        ∂y/∂x = W_in diag(first) W_out + W_up diag(second) W_out, first = φ'(g) (plain) or φ'(g) ⊙ u (gated), second =
-        φ(g) (None for a plain MLP).
+        ∂y/∂x = W_in diag(first) W_out + W_up diag(second) W_out, where first is φ'(g) for a plain MLP and φ'(g) ⊙ u for
+        a gated one, and second is φ(g), or None for a plain MLP.
         """
         g, u = self._hidden(x)
         value, slope = value_and_slope(self.activation, g)
         return (slope, None) if u is None else (slope * u, value)
 
     def between_scaled(self, scale_in: float, scale_out: float) -> MlpWeights:
-        """The same MLP from x / scale_in to y / scale_out: what SAEs in training, which read those, stand around."""
+        """The same MLP as a map from x / scale_in to y / scale_out, the activations that SAEs read in training."""
+        # b_in and b_up stay: the hidden layer sees x as before.
         return dataclasses.replace(
             self,
             W_in=self.W_in * scale_in,
@@ -83,6 +88,6 @@ class MlpWeights:
         )
 
     def to(self, tensor: Tensor) -> MlpWeights:
-        """On the device and in the number format of `tensor`."""
+        """The same weights on the device and in the number format of `tensor`."""
         moved: dict[str, Any] = {name: t.to(tensor) for name, t in vars(self).items() if isinstance(t, Tensor)}
         return dataclasses.replace(self, **moved)
