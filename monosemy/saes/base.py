@@ -1,13 +1,14 @@
-"""What every sparse autoencoder is: parameters, configuration, the interface, and its folder on disk.
+"""The interface that every sparse autoencoder implements, its configuration and its shared parameters.
 
 Place on the path: activations → **SAE** → training. A concrete architecture is one final class in one file of this
-package; it inherits from `SparseAutoencoder` only and shares functions (`losses`, `kernels.ops`), never a subclass.
+package. It inherits from `SparseAutoencoder` directly and shares code through functions (`losses`, `kernels.ops`),
+never through a common subclass.
 
-Shapes: W_enc [d_in, d_sae] (stored column by column, so that a latent's weights are contiguous: gradients touch
+Shapes: W_enc [d_in, d_sae] (stored column by column, so that a latent's weights are contiguous, because gradients touch
 whole latents), W_dec [d_sae, d_in] with unit rows, b_dec [d_in], b_enc [d_sae].
-Units: while training, inputs are divided by the site's scale C so that E‖x‖² = 1; `fold_scale(C)` makes the SAE read
-raw activations (W unchanged; biases and thresholds × C; latents come out × C).
-forward, encode and losses are pure: nothing changes but in `observe`, which the trainer calls once per step.
+Units: during training, inputs are divided by the site's scale C so that E‖x‖² = 1. `fold_scale(C)` then makes the SAE
+read raw activations: both weight matrices stay the same, and biases, thresholds and latents are multiplied by C.
+`forward`, `encode` and `losses` are pure. Apart from the optimizer, only `observe` changes an SAE during training.
 """
 
 from __future__ import annotations
@@ -31,18 +32,21 @@ from monosemy.shapes import Activations, LatentMask, PreActs, Scalar
 
 @dataclass(frozen=True)
 class SaeConfig:
-    """What a trained SAE is. `scale` is the C that was folded in (1 while training); `record` keeps how it was made."""
+    """The description of an SAE that is saved beside its weights.
+
+    `scale` is the C that was folded into the weights (1 during training); `record` says how the SAE was made.
+    """
 
     architecture: str
     d_in: int
     d_sae: int
     l0: float
-    """Active latents per token that it was asked for."""
+    """The target L0: how many latents should be active per token."""
     site: str = ""
     model: str = ""
     seed: int = 0
     frozen_decoder: bool = False
-    """Control: the decoder keeps its random unit rows; only the encoder and the biases are trained."""
+    """Whether the SAE is a control whose decoder keeps its random unit rows. All other parameters are trained."""
     options: Mapping[str, Any] = field(default_factory=dict)
     scale: float = 1.0
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -50,11 +54,12 @@ class SaeConfig:
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What a training step is told: everything that changes over training, decided outside the SAE.
+    """The settings of one training step: everything that varies over training and is decided outside the SAE.
 
-    progress: share of the steps done, 0 to 1. l0: the sparsity this step should have (annealed towards the asked one).
-    sparsity_coef: the coefficient λ of the architecture's sparsity term, from its controller. dead: bool [d_sae],
-    latents silent for too many tokens, or None when there are none.
+    progress: share of the steps done, 0 to 1.
+    l0: the L0 that this step should have; it is annealed towards the target L0.
+    sparsity_coef: the coefficient λ of the architecture's sparsity term: the controller's, or the fixed one.
+    dead: bool [d_sae], the latents that have been silent for too many tokens; None when there are none.
     """
 
     progress: float
@@ -65,8 +70,14 @@ class StepInfo:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """A step's result. `total` is the scalar to differentiate; `terms` are its parts, detached; `latents` the code
-    (values may include zeros inside a kernel window); `statistic` whatever `observe` needs (a batch's cut, say)."""
+    """The result of a step's forward pass.
+
+    total: the scalar loss to differentiate.
+    terms: the parts of the loss, detached and without their coefficients.
+    reconstruction: x̂ [N, d_in], detached.
+    latents: the code, detached. JumpReLU's also holds entries of value zero inside the kernel window.
+    statistic: a number that `observe` needs, such as the smallest pre-activation that BatchTopK kept.
+    """
 
     total: Scalar
     terms: Mapping[str, Tensor]
@@ -76,11 +87,13 @@ class StepOutput:
 
 
 class SparseAutoencoder(nn.Module, ABC):
-    """x → latents → x̂ = b_dec + Σ_f latents_f W_dec[f].
+    """A sparse autoencoder: x → latents → x̂ = b_dec + Σ_f latents_f W_dec[f].
 
-    Class attributes of an architecture: `name`; `Options` (a frozen dataclass of its knobs, with defaults);
-    `coefficient` (True when a controller must steer λ to land the L0, False when the L0 holds by construction);
-    `scaled` (parameters in units of the input, multiplied by C on folding).
+    Every architecture defines these class attributes:
+    name: its name in the registry.
+    Options: a frozen dataclass of its settings, with defaults.
+    coefficient: True when the L0 follows from λ and a controller has to steer λ; False when the selection fixes the L0.
+    scaled: the parameters and buffers in units of the input, which are multiplied by C when the scale is folded in.
     """
 
     name: ClassVar[str]
@@ -97,7 +110,9 @@ class SparseAutoencoder(nn.Module, ABC):
         check_sizes(config)
         self.config = config
         self.options: Any = from_json(self.Options, config.options, f"options of {self.name}")
+        # Its own generator, on the CPU: the weights depend on the seed alone, not on earlier draws or the device.
         generator = torch.Generator().manual_seed(config.seed)
+        # Normalised Gaussian rows are uniform on the sphere; the encoder starts as the decoder's transpose.
         rows = torch.randn(config.d_sae, config.d_in, generator=generator)
         rows = nn.functional.normalize(rows, dim=1)
         self.W_dec = nn.Parameter(rows, requires_grad=not config.frozen_decoder)
@@ -114,25 +129,28 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Activations) -> SparseLatents:
-        """The code of x [N, d_in] as it is at inference, without gradient."""
+        """Encodes x [N, d_in] with the selection used at inference, without gradient."""
 
     @abstractmethod
     def losses(self, x: Activations, step: StepInfo) -> StepOutput:
-        """The training loss of a batch x [N, d_in] at E‖x‖² = 1; pure."""
+        """Computes the training loss of a batch x [N, d_in] at E‖x‖² = 1. Pure: changes nothing."""
 
     @abstractmethod
     def initialise(self, x: Activations, l0: float) -> None:
-        """Sets biases and thresholds from held-in rows x [n, d_in] so that training starts near `l0`."""
+        """Sets biases and thresholds from training rows x [n, d_in] so that the L0 starts near `l0`."""
 
     def margins(self, x: Activations) -> PreActs | None:
-        """[N, F]: a latent is on exactly where its margin is positive. None when the L0 holds by construction."""
+        """How far each latent is above its firing point, [N, F]: it fires exactly where its margin is positive.
+
+        −∞ marks a latent that no shift can make fire. None when the selection fixes the L0, as in TopK.
+        """
         return None
 
     def shift_margins(self, amount: float) -> None:
-        """Lowers every margin by `amount` (calibration: raises thresholds or lowers biases)."""
+        """Lowers every margin by `amount`, by raising thresholds or lowering biases; `calibrate` uses it."""
 
     def observe(self, output: StepOutput, step: StepInfo) -> None:
-        """The one place where anything but gradients changes the SAE; called once per training step."""
+        """Updates what gradients do not train, such as a running threshold; called once per step, after Adam's."""
 
     def rate_factors(self) -> Mapping[str, float]:
         """Learning-rate multipliers by parameter name (default 1)."""
@@ -140,20 +158,22 @@ class SparseAutoencoder(nn.Module, ABC):
         return dict.fromkeys(biases, getattr(self.options, "bias_rate_factor", 1.0))
 
     def decode(self, latents: SparseLatents) -> Activations:
-        """x̂ [N, d_in] of a code. Raises UserError when the code has another width."""
+        """Decodes a code into x̂ [N, d_in]. Raises UserError when the code's number of latents is not this SAE's."""
         if latents.d_sae != self.d_sae:
             raise UserError(f"the code has {latents.d_sae} latents but this SAE has {self.d_sae}")
         return ops.decode(latents, self.W_dec, self.b_dec)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction of x [..., d_in]."""
+        """Reconstructs x [..., d_in]. Raises UserError when the last dimension is not d_in."""
         rows = x.reshape(-1, x.shape[-1])
         check_input(rows, self.d_in)
         return self.decode(self.encode(rows)).view(x.shape)
 
     @torch.no_grad()
     def fold_scale(self, scale: float) -> None:
-        """Makes an SAE trained on x / C read raw x, in place: folded(x) = C · unfolded(x / C)."""
+        """Makes an SAE that was trained on x / C read raw x, in place: folded(x) = C · unfolded(x / C)."""
+        # π(x) is affine and H(π − θ) looks at signs only. With biases and thresholds times C, π(x) = C π'(x / C): the
+        # same latents fire, with C times the value.
         for name in self.scaled:
             getattr(self, name).mul_(scale)
         self.config = dataclasses.replace(self.config, scale=self.config.scale * scale)
@@ -174,18 +194,20 @@ def check_input(x: Tensor, d_in: int) -> None:
 
 
 def quantile_of_l0(scores: PreActs, l0: float) -> float:
-    """The value that l0 entries per row of scores [N, F] exceed, over all rows together."""
+    """The score that l0 entries per row reach on average, over all of scores [N, F]: the (l0·N)-th largest entry."""
     n_above = min(scores.numel(), max(1, math.ceil(l0 * scores.shape[0])))
+    # kthvalue counts from the smallest, starting at 1.
     return float(scores.flatten().kthvalue(scores.numel() - n_above + 1).values)
 
 
 @torch.no_grad()
 def calibrate(sae: SparseAutoencoder, batches: list[Tensor]) -> dict[str, float]:
-    """Shifts thresholds once so that the mean L0 over held-in rows is the asked one.
+    """Shifts all thresholds once, by the same amount, so that the mean L0 over `batches` is the target L0.
 
-    Returns what was done: l0_before, l0_after, shift (in units of the SAE's input), n_tokens; an empty dict when the
-    L0 holds by construction. Exact up to ties: the shift is the margin of the (l0·N)-th strongest (row, latent) pair.
-    Where fewer pairs than that can fire, all but the weakest of them do.
+    The shift lies between the margins of the (l0·N)-th and the next strongest (row, latent) pair, so the L0 is exact up
+    to ties. Where fewer pairs than that can fire at all, every one of them fires except the weakest.
+    Returns l0_before, l0_after, shift (in units of the SAE's input) and n_tokens; an empty dict when the selection
+    fixes the L0 and there is nothing to shift.
     """
     if sae.margins(batches[0][:1]) is None:
         return {}
@@ -194,6 +216,7 @@ def calibrate(sae: SparseAutoencoder, batches: list[Tensor]) -> dict[str, float]
     strongest, n_active = _strongest_margins(sae, batches, n_keep)
     ranked = strongest.sort(descending=True).values
     n_keep = min(n_keep, len(ranked) - 1)
+    # Halfway between two neighbours: on a margin itself, rounding would decide whether that pair still fires.
     shift = float((ranked[n_keep - 1].double() + ranked[n_keep].double()) / 2) if n_keep > 0 else 0.0
     sae.shift_margins(shift)
     after = sum(sae.encode(x).l0 * len(x) for x in batches) / n_tokens
@@ -201,9 +224,12 @@ def calibrate(sae: SparseAutoencoder, batches: list[Tensor]) -> dict[str, float]
 
 
 def _strongest_margins(sae: SparseAutoencoder, batches: list[Tensor], n_keep: int) -> tuple[Tensor, int]:
-    """Margins that hold the n_keep + 1 largest of all rows (all finite ones where there are fewer), and how many of
-    all are positive. Only those above a bound are kept; the bound is guessed from the first batch, and lowered until
-    enough pass."""
+    """A set of margins that contains the n_keep + 1 largest of all rows, and the number of positive ones among all.
+
+    Where fewer than n_keep + 1 are finite, the set holds every finite one. All margins together would not fit into
+    memory, so only those above a bound are kept. The bound is guessed from the first batch and lowered until enough
+    margins pass it.
+    """
     share = n_keep / sum(len(x) for x in batches)
     room = 1.5
     while True:
@@ -212,6 +238,8 @@ def _strongest_margins(sae: SparseAutoencoder, batches: list[Tensor], n_keep: in
             margins = sae.margins(x)
             assert margins is not None
             flat = margins.flatten()
+            # The bound lets through `room` times as many pairs of the first batch as its share would be, and a few more
+            # for small batches. Where that is all of them, it stays at −∞ and the search ends after this round.
             rank = math.ceil(room * share * len(x)) + 64
             if i == 0 and rank < flat.numel():
                 bound = float(flat.kthvalue(flat.numel() - rank + 1).values)

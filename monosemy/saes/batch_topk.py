@@ -1,13 +1,14 @@
-"""BatchTopK: the k·N largest pre-activations of the whole batch, so that tokens share a budget.
+"""BatchTopK: keeps the k·N largest pre-activations of the whole batch, so that its tokens share one budget.
 
     training:   f = ReLU(π) on the k·N largest of the batch
     inference:  f = π ⊙ H(π − θ), one threshold θ for all latents (a JumpReLU with constant θ)
     L = mean‖x − x̂‖² / mean‖x − x̄‖² + aux_coef · AuxK
 
-θ is the bias-corrected moving average of the smallest kept pre-activation once k has been annealed (observe), and is
-calibrated at the end of training on held-in tokens. Gradient: to the selected latents' pre-activations only.
-Source: Bussmann et al. 2024 (arXiv 2412.06410). Deviations: k annealing; bias correction (a plain average with β =
-0.999 keeps most of its start in runs of hundreds of steps); final calibration.
+θ is a bias-corrected moving average of the smallest pre-activation kept in each batch, taken from the end of k's
+annealing on (`observe`). It is calibrated at the end of training on training tokens. Gradient: only the pre-activations
+of selected latents receive one.
+Source: Bussmann et al. 2024 (arXiv 2412.06410). Deviations: k annealing; bias correction (a plain average with
+β = 0.999 would still consist mostly of its starting value after a few hundred steps); final calibration.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ class BatchTopKOptions:
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
-    """k starts at this multiple of the asked k."""
+    """k starts at this multiple of the target k."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
-    """Share of training over which k falls to the asked one."""
+    """Share of training over which k falls to its target."""
     aux_coef: Annotated[float, COEF] = 1 / 32
     k_aux: Annotated[int, Range(1, example=256)] = 256
-    """Dead latents that reconstruct the residual."""
+    """Number of dead latents per token that AuxK uses to reconstruct the residual."""
     threshold_beta: Annotated[float, DECAY] = 0.99
     """Decay of the threshold's moving average per step."""
 
 
 @final
 class BatchTopK(SparseAutoencoder):
-    """f = ReLU(π) on the batch's k·N largest; at inference π ⊙ H(π − θ)."""
+    """BatchTopK: f = ReLU(π) on the batch's k·N largest pre-activations; at inference, f = π ⊙ H(π − θ)."""
 
     name = "batch_topk"
     Options = BatchTopKOptions
@@ -62,6 +63,8 @@ class BatchTopK(SparseAutoencoder):
         super().__init__(config)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.register_buffer("threshold", torch.zeros(()))
+        # The total weight 1 − βᵗ of the t cuts averaged so far; dividing by it is the bias correction. In float64, so
+        # that long runs do not lose it to rounding.
         self.register_buffer("threshold_weight", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
@@ -95,12 +98,17 @@ class BatchTopK(SparseAutoencoder):
 
     @torch.no_grad()
     def observe(self, output: StepOutput, step: StepInfo) -> None:
-        """Moves θ's average by one step's cut; earlier cuts count for nothing while k is still annealed."""
+        """Moves θ's average by the smallest pre-activation kept in this step.
+
+        While k is still annealed, θ is simply that of the last step: a larger k has a lower cut.
+        """
         assert output.statistic is not None
         if step.l0 > self.config.l0:
+            # Weight zero forgets all cuts so far, so that the average starts afresh once k has reached its target.
             self.threshold.fill_(output.statistic)
             self.threshold_weight.zero_()
             return
+        # θ ← Σ_s β^(t−s) cut_s / Σ_s β^(t−s), as a running update: the newest cut's share of the weight is (1 − β) / w.
         weight = self.options.threshold_beta * self.threshold_weight + 1 - self.options.threshold_beta
         share = ((1 - self.options.threshold_beta) / weight).to(self.threshold)
         self.threshold.lerp_(torch.as_tensor(output.statistic).to(self.threshold), share)
@@ -108,6 +116,7 @@ class BatchTopK(SparseAutoencoder):
 
     def margins(self, x: Activations) -> PreActs:
         pre = ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+        # θ never falls below zero, so a pre-activation that is not positive cannot fire at any θ.
         return torch.where(pre > 0, pre - self.threshold, -torch.inf)
 
     def shift_margins(self, amount: float) -> None:

@@ -1,14 +1,15 @@
-"""Gated: one affine map decides which latents fire, a rescaled copy of it how strongly.
+"""Gated: one affine map decides which latents fire, and a rescaled copy of it decides how strongly.
 
     π_gate = (x − b_dec) W_enc + b_gate;  π_mag = e^{r_mag} ⊙ ((x − b_dec) W_enc) + b_mag
     f = 1[π_gate > 0] ⊙ ReLU(π_mag),  x̂ = b_dec + f W_dec
     L = mean‖x − x̂‖² + λ mean Σ_f ReLU(π_gate)_f ‖d_f‖ + aux_coef · mean‖x − x̂_frozen(ReLU(π_gate))‖²
 
-x̂_frozen decodes with the decoder detached. λ is steered by a controller so that the L0 lands where asked. Gradient:
-every term is exactly zero off {π_gate > 0}; W_enc gets it through the magnitudes (where π_mag > 0), the L1 and the
-auxiliary error; b_gate through the latter two only. Source: Rajamanoharan et al. 2024 (arXiv 2404.16014).
-Deviations: b_gate starts at the quantile that gives the starting L0, so the step is sparse from the first; Adam has
-β₁ 0.9 rather than the paper's 0, which lets short runs take twice the learning rate without killing latents.
+x̂_frozen decodes with W_dec and b_dec detached. A controller steers λ so that the L0 lands on its target. Gradient:
+every term is exactly zero off {π_gate > 0}. W_enc receives gradient through the magnitudes (where π_mag > 0), the L1
+term and the auxiliary error; b_gate through the latter two only.
+Source: Rajamanoharan et al. 2024 (arXiv 2404.16014).
+Deviations: b_gate starts at the quantile that gives the starting L0, so that the code is sparse from the first step;
+Adam has β₁ 0.9 rather than the paper's 0, which lets short runs take twice the learning rate without killing latents.
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ class GatedOptions:
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
-    """The L0 starts at this multiple of the asked one."""
+    """The L0 starts at this multiple of the target L0."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
-    """Share of training over which the controller's target falls to the asked L0."""
+    """Share of training over which the L0 asked of the controller falls to the target L0."""
     aux_coef: Annotated[float, COEF] = 1.0
-    """Weight of the frozen-decoder reconstruction by the gate."""
+    """Weight of the error that the gate's own values leave when the frozen decoder reconstructs from them."""
     sparsity_coef: Annotated[float, COEF] = 0.0
     """A fixed λ; 0 lets the controller choose it."""
     sparsity_coef_start: Annotated[float, FIRST_COEF] = 0.01
-    """λ from which the controller starts."""
+    """The λ that the controller starts from."""
 
 
 @final
 class Gated(SparseAutoencoder):
-    """f = 1[π_gate > 0] ⊙ ReLU(e^{r_mag} ⊙ ((x − b_dec) W_enc) + b_mag)."""
+    """Gated: f = 1[π_gate > 0] ⊙ ReLU(e^{r_mag} ⊙ ((x − b_dec) W_enc) + b_mag)."""
 
     name = "gated"
     Options = GatedOptions
@@ -68,8 +69,10 @@ class Gated(SparseAutoencoder):
         return ops.pre_activations(x, self.W_enc, None, self.b_dec)
 
     def _encode(self, x: Activations) -> tuple[Pattern, PerEntry, Activations]:
-        """Where the gate is open, (x − b_dec) W_enc there, and x − b_dec."""
+        """The pattern where the gate is open, (x − b_dec) W_enc on it [Z], and x − b_dec."""
         centred = ops.centre(x, self.b_dec)
+        # Gate and magnitude share the product and differ in bias, so it is selected without one: π_gate > 0 is
+        # (x − b_dec) W_enc > −b_gate.
         return *dispatch.encode_above(centred, self.W_enc, None, -self.b_gate), centred
 
     @torch.no_grad()
@@ -84,10 +87,13 @@ class Gated(SparseAutoencoder):
         gate = selection.pre_acts + selection.per_latent(self.b_gate)
         magnitude = selection.pre_acts * selection.per_latent(self.r_mag.exp()) + selection.per_latent(self.b_mag)
         values = magnitude.relu()
+        # The step 1[π_gate > 0] has no gradient. The gate learns from the L1 term and from reconstructing on its own,
+        # with a decoder that is detached so that only the magnitudes shape it.
         reconstruction = selection.decode(values, self.W_dec, self.b_dec)
         by_gate = selection.decode(gate, self.W_dec.detach(), self.b_dec.detach())
         error, aux = squared_error(x, reconstruction), squared_error(x, by_gate)
-        l1 = gate.sum() / len(x)  # decoder rows have unit length
+        # On the selection ReLU(π_gate) is π_gate itself, and decoder rows have unit length.
+        l1 = gate.sum() / len(x)
         terms = {"error": error.detach(), "l1": l1.detach(), "aux": aux.detach()}
         total = error + step.sparsity_coef * l1 + self.options.aux_coef * aux
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
@@ -101,6 +107,7 @@ class Gated(SparseAutoencoder):
     @torch.no_grad()
     def margins(self, x: Activations) -> PreActs:
         linear = self._linear(x)
+        # A latent whose magnitude is zero does not fire, however wide its gate is opened.
         on = linear * self.r_mag.exp() + self.b_mag > 0
         return torch.where(on, linear + self.b_gate, -torch.inf)
 

@@ -1,4 +1,4 @@
-"""JumpReLU: every latent has its own threshold, learned by straight-through gradients.
+"""JumpReLU: every latent has its own threshold, learned through straight-through gradients.
 
     f = π ⊙ H(π − θ),  π = (x − b_dec) W_enc + b_enc,  x̂ = b_dec + f W_dec
     recipe "step" (Rajamanoharan et al. 2024, arXiv 2407.14435):  L = mean‖x − x̂‖² + λ mean‖f‖₀
@@ -7,14 +7,15 @@
 
 Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
     ∂f/∂θ = −(θ/ε) K((π − θ)/ε),  ∂H/∂θ = −(1/ε) K((π − θ)/ε),  ∂f/∂π = H(π − θ),  ∂H/∂π = 0.
-In "step" only θ feels the sparsity term; in "tanh" it reaches every parameter through f. Gradients are exactly zero off
-{π > θ − ε/2}, plus, for the λ_P term, a shared column sum (`BelowThreshold`): training is sparse and exact.
-λ is steered by a controller so that the L0 lands where asked; thresholds are calibrated at the end on held-in tokens.
+In "step" the sparsity term reaches θ only; in "tanh" it reaches θ and the encoder through f. Gradients are exactly zero
+off {π > θ − ε/2}, apart from the λ_P term, whose gradient below the threshold is one sum shared by all latents
+(`BelowThreshold`). Training is therefore sparse and exact.
+A controller steers λ so that the L0 lands on its target; thresholds are calibrated at the end on training tokens.
 
-Deviations, for runs of hundreds of steps: θ starts at the quantile of π that gives the starting L0; ε is a share of θ's
-running mean (`bandwidth` relative) rather than an absolute 0.001; θ is trained raw, float32, clamped at zero (log θ
-under Adam barely moves in short runs); Adam has β₁ 0.9 (the paper's is 0). The paper's: `bandwidth_relative = 0`,
-`bandwidth`, `threshold_start`, `beta1 = 0`.
+Deviations, for runs of hundreds of steps: θ starts at the quantile of π that gives the starting L0; ε is a share of the
+current mean θ rather than an absolute 0.001; θ itself is trained, in float32 and clamped at zero (log θ under Adam
+barely moves in short runs); Adam has β₁ 0.9 (the paper's is 0). To train as the paper does, set
+`bandwidth_relative = 0`, `bandwidth`, `threshold_start` and `beta1 = 0`.
 """
 
 # mypy: disable-error-code="override"
@@ -47,31 +48,31 @@ class JumpReluOptions:
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     recipe: Literal["step", "tanh"] = "step"
-    """Which sparsity loss."""
+    """The sparsity term: a step function of π − θ, or a tanh of the latents."""
     bandwidth_relative: Annotated[float, Range(0, 100, example=0.5)] = 0.5
-    """ε as a share of the mean threshold; 0 uses `bandwidth`."""
+    """Kernel width ε as a share of the mean threshold; 0 uses `bandwidth`."""
     bandwidth: Annotated[float, Range(0, 100, example=0.001, above_low=True)] = 0.001
-    """ε at E‖x‖² = 1, when `bandwidth_relative` is 0."""
+    """Kernel width ε at E‖x‖² = 1, used when `bandwidth_relative` is 0."""
     threshold_start: Annotated[float, Range(0, 1e6, example=0.01)] = 0.0
     """θ at the start; 0 takes the quantile of π that gives the starting L0."""
     threshold_rate_factor: Annotated[float, FACTOR] = 1.0
-    """θ's learning rate as a multiple of the others'."""
+    """θ's learning rate as a multiple of the weights'."""
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
-    """The L0 starts at this multiple of the asked one."""
+    """The L0 starts at this multiple of the target L0."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
-    """Share of training over which the controller's target falls to the asked L0."""
+    """Share of training over which the L0 asked of the controller falls to the target L0."""
     sparsity_coef: Annotated[float, COEF] = 0.0
     """A fixed λ; 0 lets the controller choose it."""
     sparsity_coef_start: Annotated[float, FIRST_COEF] = 1e-3
-    """λ from which the controller starts."""
+    """The λ that the controller starts from."""
     tanh_scale: Annotated[float, Range(0, 1e6, example=96, above_low=True)] = 96.0
-    """c in "tanh" at E‖x‖² = 1 (4·√d for d = 576)."""
+    """The factor c inside the tanh, at E‖x‖² = 1 (4·√d for d = 576); read by `tanh` only."""
     pre_act_coef: Annotated[float, COEF] = 0.0
-    """λ_P in "tanh"."""
+    """Coefficient λ_P of the penalty on pre-activations below their threshold; read by `tanh` only."""
 
 
 class JumpReluFunction(Function):
-    """π, θ [Z] → π H(π − θ); gradients: π ← H, θ ← −(θ/ε) K."""
+    """f = π H(π − θ) on entries π, θ [Z]. Gradient: H to π, −(θ/ε) K to θ."""
 
     @staticmethod
     def forward(ctx: Any, pre: PerEntry, threshold: PerEntry, bandwidth: float) -> PerEntry:
@@ -88,7 +89,7 @@ class JumpReluFunction(Function):
 
 
 class StepFunction(Function):
-    """π, θ [Z] → H(π − θ); gradients: π ← 0, θ ← −(1/ε) K."""
+    """H(π − θ) on entries π, θ [Z]. Gradient: none to π, −(1/ε) K to θ."""
 
     @staticmethod
     def forward(ctx: Any, pre: PerEntry, threshold: PerEntry, bandwidth: float) -> PerEntry:
@@ -104,10 +105,12 @@ class StepFunction(Function):
 
 
 class BelowThreshold(Function):
-    """mean_n Σ_i ReLU(θ_i − π_ni)‖d_i‖ with unit rows, exact without a dense gradient.
+    """The λ_P term, mean_n Σ_i ReLU(θ_i − π_ni)‖d_i‖ with unit rows d_i, with its exact gradient at a sparse cost.
 
-    The gradient it sends π_ni is −1/N where π_ni < θ_i. Summed into the encoder, that is one shared column sum minus a
-    sum over the few entries at or above their threshold: ∂W_enc[:, i] = −(Σ_n x_n − Σ_{n above} x_n) / N.
+    π_ni receives −1/N wherever π_ni < θ_i, which is almost everywhere. The encoder's gradient is then the sum over all
+    rows, the same for every latent, minus the sum over the few rows at or above the threshold. With x_n centred:
+    ∂W_enc[:, i] = −(Σ_n x_n − Σ_{n above} x_n) / N.
+    Gradient: to W_enc, b_enc, b_dec and θ.
     """
 
     @staticmethod
@@ -130,16 +133,18 @@ class BelowThreshold(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         W_enc, centred = ctx.saved_tensors
         n_rows, n_latents = len(centred), W_enc.shape[1]
+        # A code of ones on the entries at or above θ turns the sparse kernels into sums over those entries.
         unit_values = centred.new_ones(len(ctx.above.indices))
         above_sum = ops.codes_transposed_times(ctx.above, ctx.columns, unit_values, centred, n_latents)
         below_share = 1 - dispatch.sum_by_latent(ctx.columns, unit_values) / n_rows
+        # The share of rows below θ_i is −∂/∂b_enc and ∂/∂θ; b_dec enters π through −W_enc.
         grad_W = ((above_sum - centred.sum(0)) * (grad / n_rows)).T
         return grad_W, -grad * below_share, grad * (W_enc @ below_share), grad * below_share, None, None, None, None
 
 
 @final
 class JumpRelu(SparseAutoencoder):
-    """f = π ⊙ H(π − θ) with θ learned through a kernel window of width ε."""
+    """JumpReLU: f = π ⊙ H(π − θ), with θ learned through a kernel window of width ε."""
 
     name = "jumprelu"
     Options = JumpReluOptions
@@ -155,7 +160,7 @@ class JumpRelu(SparseAutoencoder):
         return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
 
     def _encode(self, x: Activations, threshold: PerLatent) -> tuple[Pattern, PerEntry, Activations]:
-        """Pattern above the threshold, its pre-activations, and x − b_dec."""
+        """The pattern above the threshold, the pre-activations on it [Z], and x − b_dec."""
         centred = ops.centre(x, self.b_dec)
         return *dispatch.encode_above(centred, self.W_enc, self.b_enc, threshold), centred
 
@@ -164,7 +169,7 @@ class JumpRelu(SparseAutoencoder):
 
     @property
     def bandwidth(self) -> float:
-        """ε, the width of the kernel window."""
+        """ε, the width of the kernel window, in units of the SAE's input."""
         relative = self.options.bandwidth_relative
         return relative * float(self.threshold.detach().mean()) if relative > 0 else self.options.bandwidth
 
@@ -174,8 +179,10 @@ class JumpRelu(SparseAutoencoder):
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
     def losses(self, x: Activations, step: StepInfo) -> StepOutput:
+        # A relative width is zero once all thresholds are; the backward pass divides by it.
         bandwidth = max(self.bandwidth, 1e-12)
-        # The window's lower edge may lie below zero; what lies there still moves θ.
+        # The selection reaches down to the window's lower edge, where f is zero but θ still receives gradient. The edge
+        # may lie below zero; entries there move θ as well.
         window, pre_acts, centred = self._encode(x, self.threshold.detach() - bandwidth / 2)
         selection = ops.Selection(window, pre_acts, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec)
         threshold = selection.per_latent(self.threshold)
@@ -186,6 +193,7 @@ class JumpRelu(SparseAutoencoder):
         if self.options.recipe == "step":
             sparsity = StepFunction.apply(selection.pre_acts, threshold, bandwidth).sum() / len(x)
         else:
+            # Decoder rows have unit length, and tanh(0) = 0 off the selection.
             sparsity = torch.tanh(self.options.tanh_scale * values).sum() / len(x)
         terms["sparsity"] = sparsity.detach()
         total = error + step.sparsity_coef * sparsity
@@ -197,6 +205,7 @@ class JumpRelu(SparseAutoencoder):
 
     def _below(self, x: Activations, centred: Activations) -> Scalar:
         pre = self._pre(x)
+        # The selection is strict; against the next float below θ it includes entries exactly at θ, whose gradient is 0.
         above = dispatch.select_above(pre, torch.nextafter(self.threshold.detach(), torch.tensor(-torch.inf).to(pre)))
         columns = dispatch.transpose(above, self.d_sae)
         parameters = (self.W_enc, self.b_enc, self.b_dec, self.threshold)
@@ -210,12 +219,13 @@ class JumpRelu(SparseAutoencoder):
 
     @torch.no_grad()
     def observe(self, output: StepOutput, step: StepInfo) -> None:
-        """Thresholds stay at or above zero."""
+        """Clamps thresholds at zero, so that no latent takes a negative value."""
         self.threshold.clamp_min_(0)
 
     @torch.no_grad()
     def margins(self, x: Activations) -> PreActs:
         pre = self._pre(x)
+        # Thresholds never fall below zero, so a pre-activation that is not positive cannot fire at any shift.
         return torch.where(pre > 0, pre - self.threshold, -torch.inf)
 
     @torch.no_grad()

@@ -1,9 +1,10 @@
-"""The saved SAEs of a run as they are listed and chosen everywhere: pages, pickers, terminal, exports.
+"""Lists and chooses the saved SAEs of a run, in the same way for pages, pickers, terminal and exports.
 
-Place on the data's path: run folder → [listing] → whoever shows or takes an SAE. Only config.json is read, so that the
-server starts without torch. At each site SAEs come first, in order of name and L0, then controls (a frozen random
-decoder is trained as the architecture it is a control of, and must not pass for it), then those whose training stopped
-early: their numbers mean nothing. Neither is ever taken where no SAE was named.
+Place on the data's path: run folder → [listing] → whoever shows or uses an SAE. Only config.json is read, so that the
+server starts without torch. At each site the list starts with the SAEs in the order of their names and L0s. Controls
+follow: a frozen random decoder is trained with the architecture that it is a control for and must not be mistaken for
+it. SAEs whose training stopped early come last, because their numbers mean nothing. Where no SAE is named, none that
+stopped early is ever chosen, and a control only where there is nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class SavedSae:
-    """One SAE of a run. `config`: the SaeConfig of its config.json, as JSON; empty where it holds none."""
+    """One saved SAE of a run. `config` is the SaeConfig in its config.json, as JSON; empty where there is none."""
 
     site: str
     name: str
@@ -39,32 +40,32 @@ class SavedSae:
 
     @property
     def label(self) -> str:
-        """`SITE/NAME`, as the command line takes it."""
+        """`SITE/NAME`, the form in which the command line accepts it."""
         return f"{self.site}/{self.name}"
 
     @property
     def control(self) -> bool:
-        """Whether its decoder was never trained."""
+        """Whether the SAE is a control with a frozen random decoder."""
         return bool(self.config.get("frozen_decoder"))
 
     @property
     def kind(self) -> str:
-        """What it goes by: its architecture, or the control that it is."""
+        """Its architecture, or `frozen_random` for a control."""
         return FROZEN_RANDOM if self.control else str(self.config.get("architecture") or "unknown")
 
     @property
     def stopped(self) -> str:
-        """The trainer's message where its training stopped early, else empty."""
+        """The trainer's message when its training stopped early; empty when it was trained to the end."""
         return str((self.config.get("record") or {}).get("stopped") or "")
 
     @property
     def remark(self) -> str:
-        """` (control)`, ` (training stopped early)` or nothing, to stand behind its name."""
+        """A suffix for its name: ` (control)`, ` (training stopped early)` or nothing."""
         return " (training stopped early)" if self.stopped else " (control)" if self.control else ""
 
 
 def saved_saes(folder: Path) -> list[SavedSae]:
-    """The SAEs of a run, in the order they are listed. Raises UserError when a config.json is no JSON."""
+    """The SAEs of a run, in the order of every list. Raises UserError when a config.json is not valid JSON."""
     saes = []
     for entry in RunFiles(folder).saes():
         document = files.read_json(entry.config)
@@ -74,11 +75,12 @@ def saved_saes(folder: Path) -> list[SavedSae]:
 
 
 def choose_sae(folder: Path, label: str | None = None) -> SavedSae:
-    """The SAE called `label` (`SITE/NAME`, or NAME where that is enough); None: JumpReLU at the middle L0 of the first
-    site, else the middle of what is no control.
+    """Finds the SAE named `label`: `SITE/NAME`, or NAME alone where only one site has it.
 
-    Raises UserError when the folder is no run or holds no SAE, for an unknown or ambiguous name, for an SAE whose
-    training stopped early, and when the training of all of them did.
+    Without a label, chooses the JumpReLU SAE with the middle L0 of the first site, or the SAE with the middle L0 where
+    the site has no JumpReLU.
+    Raises UserError when the folder is not a run or holds no SAE, when the name is unknown or ambiguous, when the
+    training of the named SAE stopped early, and, without a label, when that of every SAE did.
     """
     read_run(folder)
     saes = saved_saes(folder)
@@ -97,7 +99,10 @@ def choose_sae(folder: Path, label: str | None = None) -> SavedSae:
 
 
 def default_sae(folder: Path, saes: Sequence[SavedSae]) -> SavedSae:
-    """What is taken where none was named: of the first site at which one was trained to its end."""
+    """The SAE to use where none was named, from the first site that has one trained to the end (`choose_sae`).
+
+    Raises UserError when the training of every SAE stopped early.
+    """
     complete = [sae for sae in saes if not sae.stopped]
     if not complete:
         raise UserError(
@@ -112,7 +117,7 @@ def default_sae(folder: Path, saes: Sequence[SavedSae]) -> SavedSae:
 
 
 def refuse_stopped(label: str, message: str) -> None:
-    """Raises UserError when `message` says why the training of the SAE `label` (`SITE/NAME`) stopped early."""
+    """Raises UserError if the SAE `label` (`SITE/NAME`) stopped early, that is, if its `message` is not empty."""
     if message:
         raise UserError(
             f"the training of SAE {label} stopped early ({_reason(message)}), so that nothing is made of it; choose "
@@ -121,11 +126,12 @@ def refuse_stopped(label: str, message: str) -> None:
 
 
 def _reason(message: str) -> str:
-    """The trainer's `NAME at SITE stopped: REASON; the other SAEs go on` without its frame."""
+    """The REASON in the trainer's message `NAME at SITE stopped: REASON; the other SAEs go on`."""
     return message.partition(" stopped: ")[2].partition(";")[0] or message
 
 
 def _rank(sae: SavedSae) -> tuple[Any, ...]:
-    """Numbers within names count as numbers: L0 4 before L0 32, layer 2 before layer 10."""
+    """The sort key of the list. Numbers within names count as numbers: L0 4 before L0 32, layer 2 before layer 10."""
+    # Splitting on digits gives alternating parts; zero-filled digits compare as numbers do, and never with a non-digit.
     parts = [[(part.isdigit(), part.zfill(9)) for part in re.split(r"(\d+)", text)] for text in sae.key]
     return parts[0], bool(sae.stopped), sae.control, parts[1]

@@ -1,5 +1,7 @@
-"""Loss terms shared by the architectures. Squared errors are *summed* over d_in and averaged over tokens: at
-E‖x‖² = 1 they are of the size of the FVU, and papers that average over d_in quote coefficients d_in times smaller.
+"""Loss terms shared by the architectures.
+
+Squared errors are *summed* over d_in and averaged over tokens, so that at E‖x‖² = 1 they are about as large as the FVU.
+Papers that average over d_in as well quote sparsity coefficients that are d_in times smaller.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from monosemy.shapes import Activations, DecoderMatrix, EncoderMatrix, LatentMas
 
 
 def squared_error(x: Activations, reconstruction: Activations) -> Scalar:
-    """mean_n ‖x_n − x̂_n‖², a scalar."""
+    """mean_n ‖x_n − x̂_n‖², a scalar. Gradient: to both arguments."""
     return ops.squared_error(x, reconstruction)
 
 
@@ -32,16 +34,20 @@ def dead_latent_error(
     dead: LatentMask,
     k_aux: int,
 ) -> Scalar:
-    """AuxK (Gao et al. 2024): ‖e − ê‖² / ‖e‖², the error of reconstructing the residual e = x − x̂ (no gradient) from
-    the k_aux strongest dead latents; a scalar of order 1, normalised by the residual's own energy.
+    """AuxK (Gao et al. 2024): the loss that revives dead latents, ‖e − ê‖² / ‖e‖², a scalar of order 1.
 
-    Gradient to W_enc, b_enc, b_dec (through the pre-activations) and W_dec, of dead latents only.
+    e = x − x̂ is the residual of the living latents, without gradient; ê reconstructs it from each token's k_aux dead
+    latents with the largest pre-activations. Dividing by the residual's own energy keeps the term's weight steady.
+    Gradient: to W_enc, b_enc and W_dec of dead latents only, and to b_dec through the pre-activations.
     """
     residual = (x - reconstruction).detach()
     centred, latents = ops.centre(x, b_dec), dead.nonzero()[:, 0]
-    W_dead = W_enc.detach().T[latents].T  # the product again, but of the dead alone: the first one's is not kept
+    # A second product, of the dead latents alone: the main step does not keep its pre-activations.
+    W_dead = W_enc.detach().T[latents].T
     pattern, values = dispatch.encode_topk(centred, W_dead, b_enc.detach()[latents], k_aux)
+    # The selection counts among the dead latents; the gradient needs their numbers in the whole dictionary.
     pattern = Pattern(pattern.offsets, latents.to(torch.int32)[pattern.indices.long()])
     selection = ops.Selection(pattern, values, centred, x=x, W_enc=W_enc, b_enc=b_enc, b_dec=b_dec)
+    # Without b_dec: it is part of x̂ already, and the residual is what is left after it.
     estimate = selection.decode(selection.pre_acts, W_dec, torch.zeros_like(b_dec))
     return (residual - estimate).square().sum() / residual.square().sum().clamp_min(1e-30)

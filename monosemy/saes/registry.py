@@ -1,6 +1,6 @@
-"""The architectures there are. A new one is one file, one test and one line here.
+"""The registry of architectures. Adding one takes one file, one test and one line here.
 
-None is imported until it is asked for.
+An architecture's module is imported when it is first asked for.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Entry:
     """An architecture's line in the registry."""
 
     path: str
-    """`module:Class`; imported at first need."""
+    """`module:Class`, imported when first needed."""
     label: str
-    """Its name in figures, tables and pages."""
+    """The architecture's name in figures, tables and pages."""
 
 
 # The order is that of every figure and list, and decides the colours (report/theme.py): append new ones at the end.
@@ -36,7 +36,7 @@ ARCHITECTURES: dict[str, Entry] = {
 
 
 def architecture(name: str) -> type[SparseAutoencoder]:
-    """The class of an architecture. Raises UserError, with near matches, for a name that is not registered."""
+    """The class of an architecture. Raises UserError, with similar names, for a name that is not registered."""
     if name not in ARCHITECTURES:
         raise unknown("architecture", name, ARCHITECTURES)
     module, attribute = ARCHITECTURES[name].path.split(":")
@@ -44,5 +44,5 @@ def architecture(name: str) -> type[SparseAutoencoder]:
 
 
 def build_sae(config: SaeConfig) -> SparseAutoencoder:
-    """A freshly initialised SAE of `config.architecture`, its weights drawn from `config.seed`."""
+    """Builds an untrained SAE of `config.architecture`, with weights drawn from `config.seed`."""
     return architecture(config.architecture)(config)

@@ -1,11 +1,12 @@
-"""ReLU + L1: the vanilla sparse autoencoder, kept as the baseline it is.
+"""ReLU + L1: the original sparse autoencoder, kept as a baseline.
 
     f = ReLU(π),  π = (x − b_dec) W_enc + b_enc,  x̂ = b_dec + f W_dec,  unit decoder rows
     L = mean‖x − x̂‖² + λ mean Σ_f f_f
 
-λ is steered by a controller so that the L0 lands where asked. Gradient: to latents with π > 0; the sparse path is used
-once their density allows it. b_enc starts at the quantile of π that gives the starting L0, so it is sparse from the
-first step. Source: Bricken et al. 2023; Cunningham et al. 2023. Known fault: shrinkage (γ < 1).
+A controller steers λ so that the L0 lands on its target. Gradient: only latents with π > 0 receive one; the sparse
+kernels are used once few enough fire. b_enc starts at the quantile of π that gives the starting L0, so that the code is
+sparse from the first step. Source: Bricken et al. 2023; Cunningham et al. 2023. Known fault: the L1 term shrinks the
+latents, and with them the reconstruction (γ < 1).
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ class ReluOptions:
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
-    """The L0 starts at this multiple of the asked one."""
+    """The L0 starts at this multiple of the target L0."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
-    """Share of training over which the controller's target falls to the asked L0."""
+    """Share of training over which the L0 asked of the controller falls to the target L0."""
     sparsity_coef: Annotated[float, COEF] = 0.0
     """A fixed λ; 0 lets the controller choose it."""
     sparsity_coef_start: Annotated[float, FIRST_COEF] = 0.01
-    """λ from which the controller starts."""
+    """The λ that the controller starts from."""
 
 
 @final
 class Relu(SparseAutoencoder):
-    """f = ReLU(π) with an L1 penalty whose weight a controller steers."""
+    """ReLU + L1: f = ReLU(π), with an L1 penalty whose coefficient a controller steers."""
 
     name = "relu"
     Options = ReluOptions
@@ -57,7 +58,7 @@ class Relu(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
 
     def _encode(self, x: Activations) -> tuple[Pattern, PerEntry, Activations]:
-        """Pattern, its pre-activations, and x − b_dec."""
+        """The pattern of latents that fire, the pre-activations on it [Z], and x − b_dec."""
         centred = ops.centre(x, self.b_dec)
         return *dispatch.encode_above(centred, self.W_enc, self.b_enc, x.new_zeros(self.d_sae)), centred
 
@@ -70,6 +71,7 @@ class Relu(SparseAutoencoder):
         selection = ops.Selection(*self._encode(x), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec)
         reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
         error = squared_error(x, reconstruction)
+        # Selected values are positive and decoder rows have unit length, so their plain sum is the L1 norm.
         l1 = selection.pre_acts.sum() / len(x)
         terms = {"error": error.detach(), "l1": l1.detach()}
         total = error + step.sparsity_coef * l1

@@ -1,7 +1,8 @@
-"""A trained SAE as a folder: `sae.safetensors` (the weights) and `config.json` (what they are).
+"""Saves and loads a trained SAE as a folder: `sae.safetensors` holds the weights, `config.json` describes them.
 
-The saved SAE reads raw activations: the site's scale is folded into its weights. Layout of the tensors: W_enc
-[d_in, d_sae], W_dec [d_sae, d_in], b_dec [d_in], and per architecture b_enc, b_gate, b_mag, r_mag, threshold [d_sae].
+A saved SAE reads raw activations, because the site's scale is folded into its biases and thresholds. Tensors: W_enc
+[d_in, d_sae], W_dec [d_sae, d_in] and b_dec [d_in]; depending on the architecture also b_enc, b_gate, b_mag, r_mag and
+threshold, each [d_sae], and BatchTopK's threshold and threshold_weight, which are scalars.
 config.json: {"format": "monosemy-sae", "format_version": 1, "weights_sha256", "sae": SaeConfig as JSON}.
 Nothing in the folder can run code.
 """
@@ -28,11 +29,12 @@ FORMAT, FORMAT_VERSION = "monosemy-sae", 1
 
 
 def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
-    """Writes the SAE, weights first; the folder counts as an SAE once config.json is there.
+    """Writes an SAE to `folder`, which counts as an SAE once its config.json exists.
 
-    Raises UserError when the folder cannot be written to; an SAE that was there stays loadable until then.
+    Raises UserError when the folder cannot be written to.
     """
     folder = Path(folder)
+    # Weights first: the configuration carries their hash, so it must never be there before them.
     with files.atomic_path(SaeFiles(folder).weights) as temporary:
         save_tensors(temporary, sae.state_dict())
         digest = files.sha256(temporary)
@@ -48,10 +50,11 @@ def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
 def load_sae(
     folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None, even_stopped: bool = False
 ) -> SparseAutoencoder:
-    """The SAE in `folder`, ready to encode raw activations of its site; in evaluation mode, without gradients.
+    """Loads the SAE in `folder`, ready to encode raw activations of its site; in evaluation mode, without gradients.
 
-    Raises UserError when the folder is no saved SAE, of a newer format, its weights are damaged (hash, shapes), or its
-    training stopped early; `even_stopped` loads such a one as it was when it stopped.
+    Raises UserError when the folder is not a saved SAE, when its format is unknown, when its weights are damaged (hash
+    or shapes), or when its training stopped early. With `even_stopped`, an SAE whose training stopped early is loaded
+    as it was when it stopped.
     """
     folder = Path(folder).expanduser()
     config = read_sae_config(folder)
@@ -81,17 +84,21 @@ def load_sae(
             raise UserError(f"{path}: tensor {name} is {theirs} but a {config.architecture} SAE has {ours}")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])  # in place: W_enc keeps its column-by-column storage
+            # In place: W_enc keeps its column-by-column storage, which a safetensors file does not record.
+            tensor.copy_(tensors[name])
     return sae.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
 def stopped_early(config: SaeConfig) -> str:
-    """Why the SAE's training stopped before its end, in the trainer's words; empty for one that was trained whole."""
+    """The trainer's message when the SAE's training stopped early; empty when it was trained to the end."""
     return str(config.record.get("stopped") or "")
 
 
 def read_sae_config(folder: Path) -> SaeConfig:
-    """The configuration of a saved SAE, without its weights. Raises UserError when it is none."""
+    """Reads the configuration of a saved SAE without its weights.
+
+    Raises UserError when the folder is not a saved SAE or has another format version.
+    """
     path = SaeFiles(Path(folder).expanduser()).config
     if not path.exists():
         raise UserError(

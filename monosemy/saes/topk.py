@@ -1,11 +1,12 @@
-"""TopK: the k largest pre-activations of every token, then ReLU.
+"""TopK: keeps the k largest pre-activations of every token, then applies ReLU.
 
     f = ReLU(TopK_k(π)),  π = (x − b_dec) W_enc + b_enc,  x̂ = b_dec + f W_dec
     L = mean‖x − x̂‖² / mean‖x − x̄‖² + aux_coef · AuxK      (AuxK: losses.dead_latent_error)
 
-Gradient: to the selected latents' pre-activations only. k is annealed from `k_start_factor`·k to k over the first
-`k_anneal_fraction` of training. Source: Gao et al. 2024 (arXiv 2406.04093). Deviations: k annealing; AuxK is normalised
-by the residual's energy with coefficient 1/32 as there; b_dec starts at the mean, not the geometric median.
+Gradient: only the pre-activations of selected latents receive one. k is annealed from `k_start_factor`·k to k over the
+first `k_anneal_fraction` of training. Source: Gao et al. 2024 (arXiv 2406.04093); as there, AuxK is divided by the
+residual's energy and has the coefficient 1/32. Deviations: k annealing; b_dec starts at the mean, not at the geometric
+median.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ class TopKOptions:
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
-    """k starts at this multiple of the asked k."""
+    """k starts at this multiple of the target k."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
-    """Share of training over which k falls to the asked one."""
+    """Share of training over which k falls to its target."""
     aux_coef: Annotated[float, COEF] = 1 / 32
     k_aux: Annotated[int, Range(1, example=256)] = 256
-    """Dead latents that reconstruct the residual."""
+    """Number of dead latents per token that AuxK uses to reconstruct the residual."""
 
 
 @final
 class TopK(SparseAutoencoder):
-    """f = ReLU(TopK_k(π)): exactly k latents per token (fewer where fewer pre-activations are positive)."""
+    """TopK, f = ReLU(TopK_k(π)): k active latents per token, fewer where fewer pre-activations are positive."""
 
     name = "topk"
     Options = TopKOptions
@@ -62,12 +63,13 @@ class TopK(SparseAutoencoder):
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
 
     def _encode(self, x: Activations, k: int) -> tuple[Pattern, PerEntry, Activations]:
-        """Pattern, its pre-activations, and x − b_dec."""
+        """The selected pattern, the pre-activations on it [Z], and x − b_dec."""
         centred = ops.centre(x, self.b_dec)
         return *dispatch.encode_topk(centred, self.W_enc, self.b_enc, k), centred
 
     @torch.no_grad()
     def encode(self, x: Activations) -> SparseLatents:
+        # Selected values are positive already, so the ReLU has nothing left to do.
         pattern, values, _ = self._encode(x, round(self.config.l0))
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
