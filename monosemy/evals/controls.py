@@ -1,13 +1,13 @@
-"""A control with no learning in it, PCA, behind the interface of a SAE.
+"""PCA as a control: a dictionary that is not trained, behind the interface of an SAE.
 
-Place on the data's path: evaluation, beside trained SAEs of the same L0; a trained dictionary that these match has
-found nothing that counting variance does not find.
+Place on the data's path: evaluation, beside trained SAEs of the same L0. A trained SAE that PCA can match has found
+nothing beyond the directions of largest variance.
 
   f = V_k (x − x̄),  x̂ = x̄ + V_kᵀ f,   V_k [k, d] the k leading eigenvectors of the covariance
 
-PCA is dense: all k components are active on every token, with either sign, so L0 = k and each "fires" everywhere.
-It is the best linear map of rank k but cannot choose other components for other tokens. It is fitted on training rows
-and evaluated on validation rows.
+PCA is dense: all k components are active on every token, with either sign, so L0 = k and every component "fires" on
+every token. It is the best linear map of rank k, but uses the same components for all tokens. It is fitted on training
+rows and evaluated on validation rows.
 
 Source: the definition; PCA as a baseline of dictionaries follows Bricken et al., Towards Monosemanticity (2023).
 Limits: fitting holds a [d, d] covariance in float64 and needs one eigendecomposition, O(d³): seconds at d = 4,096.
@@ -28,17 +28,17 @@ from monosemy.latents import SparseLatents
 
 @dataclass(frozen=True)
 class PcaBasis:
-    """Mean and covariance eigenvectors of a site's training rows; dictionaries of any k are cut from it."""
+    """The mean and all principal components of a site's training rows; `dictionary` takes the first k of them."""
 
     mean: Float[Tensor, " d"]
     components: Float[Tensor, "d d"]
-    """Unit rows, by decreasing variance; float64."""
+    """The eigenvectors of the covariance as unit rows, by decreasing variance; float64."""
     variances: Float[Tensor, " d"]
-    """Variance along each component, raw units squared."""
+    """The variance along each component, in raw units squared."""
     n_tokens: int
 
     def dictionary(self, k: int) -> PcaDictionary:
-        """The first k components. Raises UserError unless 1 ≤ k ≤ d."""
+        """The dictionary of the first k components. Raises UserError unless 1 ≤ k ≤ d."""
         d = len(self.mean)
         if not 1 <= k <= d:
             raise UserError(f"PCA with {k} components: the site is {d} wide; choose 1 to {d}")
@@ -46,12 +46,13 @@ class PcaBasis:
 
 
 def fit_pca(batches: Iterable[Float[Tensor, "n d"]]) -> PcaBasis:
-    """Streams training rows once; the covariance is summed in float64 around the first batch's mean.
+    """Fits PCA to training rows in one pass, with sums in float64.
 
     Raises UserError when there are fewer than two rows or a value is not finite.
     """
     n = 0
-    shift = total = product = torch.empty(0)  # take the site's width with the first rows
+    # Replaced by tensors of the site's width at the first rows.
+    shift = total = product = torch.empty(0)
     for batch in batches:
         rows = batch.detach().to(torch.float64)
         if not torch.isfinite(rows).all():
@@ -59,6 +60,7 @@ def fit_pca(batches: Iterable[Float[Tensor, "n d"]]) -> PcaBasis:
         if not len(rows):
             continue
         if not n:
+            # Sums are taken around the first batch's mean, so that a large mean does not cancel digits.
             shift = rows.mean(0)
             total, product = torch.zeros_like(shift), rows.new_zeros(len(shift), len(shift))
         rows = rows - shift
@@ -68,14 +70,16 @@ def fit_pca(batches: Iterable[Float[Tensor, "n d"]]) -> PcaBasis:
     if n < 2:
         raise UserError(f"PCA needs at least 2 training rows, got {n}")
     covariance = (product - torch.outer(total, total) / n) / n
+    # eigh gives ascending eigenvalues, hence the flips; rounding can make the smallest ones slightly negative.
     variances, vectors = torch.linalg.eigh(covariance)
     return PcaBasis(shift + total / n, vectors.T.flip(0).contiguous(), variances.flip(0).clamp(min=0), n)
 
 
 class PcaDictionary(nn.Module):
-    """k principal components: encode → all k coefficients of every row, decode → their sum plus the mean.
+    """The first k principal components as a dictionary.
 
-    A module without parameters, so that `.to(device)` works as it does for a SAE.
+    `encode` gives all k coefficients of every row; `decode` adds up the components and the mean. It is a module without
+    parameters, so that `.to(device)` works as for an SAE.
     """
 
     b_dec: Tensor
@@ -96,6 +100,7 @@ class PcaDictionary(nn.Module):
 
     def encode(self, x: Float[Tensor, "n d"]) -> SparseLatents:
         n, k = len(x), self.d_sae
+        # Every row stores all k entries, in the order of the components; `decode` relies on it.
         values_NK = (x - self.b_dec) @ self.W_dec.T
         offsets = torch.arange(0, (n + 1) * k, k, device=x.device)
         indices = torch.arange(k, dtype=torch.int32, device=x.device).repeat(n)

@@ -1,18 +1,18 @@
-"""Which groups differ in their mean: simultaneous intervals of all differences, and permutation tests.
+"""Compares the means of groups: simultaneous intervals of all their differences, and a permutation test.
 
 Place on the data's path: beside evaluation, for numbers that exist once per latent or per SAE (scores of labels,
 cosines of twins), in groups (architectures) that are compared with each other.
 
-A group is a list of clusters (one per SAE: its latents' values); its estimate is the mean of its clusters' means, so
-that every SAE counts alike.
+A group is a list of clusters: one per SAE, with one value per latent. Its estimate is the mean of its clusters' means,
+so that every SAE has the same weight.
 
-    differences   d_ab = mean_a − mean_b, with intervals that hold together: d ± c·SE, SE from resampling values within
+    differences   d_ab = mean_a − mean_b, with simultaneous intervals d ± c·SE: SE from resampling values within
                   clusters, c the confidence quantile of max_ab |d*_ab − d_ab| / SE over resamples (single-step max-t)
-    blocked test  groups × blocks (seeds) table of cluster means: p of Σ_g (mean_g − mean)² when the names of the groups
-                  are dealt out anew within each block; the SAE, not the latent, is what is independent here
+    blocked test  on a table of cluster means, blocks (seeds) × groups: the p-value of Σ_g (mean_g − mean)² when the
+                  groups' names are permuted within each block; SAEs, not latents, are the independent units here
 
 Source: Westfall and Young, Resampling-Based Multiple Testing (1993), section 2; Edgington and Onghena, Randomization
-Tests (2007), chapter 6. Limits: the intervals know nothing of the spread between seeds; that is what the test is for.
+Tests (2007), chapter 6. Limits: the intervals do not include the spread between seeds; the blocked test does.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from jaxtyping import Float
 from numpy import ndarray
 
 Groups = Mapping[str, Sequence[ndarray]]
-"""Group → the values of each of its clusters."""
+"""{group: the values of each of its clusters}."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """mean of `first` − mean of `second`, with an interval that holds for all pairs together."""
+    """The mean of `first` minus the mean of `second`, with an interval that holds simultaneously for all pairs."""
 
     first: str
     second: str
@@ -41,25 +41,29 @@ class Difference:
 
     @property
     def apart(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
 def group_means(groups: Groups) -> dict[str, float]:
-    """Mean of the clusters' means. Raises ValueError for a cluster without values."""
+    """The estimate of each group, the mean of its clusters' means. Raises ValueError for a cluster without values."""
     _check(groups)
     return {name: float(np.mean([values.mean() for values in clusters])) for name, clusters in groups.items()}
 
 
 def resampled_means(groups: Groups, n_resamples: int = 2000, seed: int = 0) -> dict[str, ndarray]:
-    """Group → its estimate [n_resamples] when the values within each cluster are drawn anew, with replacement."""
+    """The resampled estimates of each group, [n_resamples]: values are drawn with replacement within each cluster.
+
+    Raises ValueError for a cluster without values.
+    """
     _check(groups)
     random = np.random.default_rng(seed)
     means_by_group = {}
     for name, clusters in groups.items():
         means = np.empty((len(clusters), n_resamples))
         for k, values in enumerate(clusters):
-            for first in range(0, n_resamples, 200):  # bounds the memory of the drawn indices
+            # In parts, to bound the memory of the drawn indices.
+            for first in range(0, n_resamples, 200):
                 n = min(200, n_resamples - first)
                 drawn = random.integers(0, len(values), (n, len(values)))
                 means[k, first : first + n] = values[drawn].mean(1)
@@ -75,7 +79,7 @@ def simultaneous_differences(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> list[Difference]:
-    """Differences of means of `pairs` (default: all), with intervals that hold together with `confidence`.
+    """Differences of the means of `pairs` (default: all), with intervals that hold simultaneously at `confidence`.
 
     Raises ValueError for a cluster without values.
     """
@@ -90,11 +94,15 @@ def simultaneous(
     *,
     confidence: float = 0.95,
 ) -> list[Difference]:
-    """Differences of estimates from resamples made elsewhere, [n_resamples] each; where the r-th of all groups rests on
-    the same draw (of documents, say), the differences are paired."""
+    """Differences of estimates, with simultaneous intervals from resampled estimates [n_resamples] of each group.
+
+    The differences are paired if resample r of every group uses the same draw, for example of documents.
+    """
     estimate = np.array([estimates[a] - estimates[b] for a, b in pairs])
     deviation = np.array([resampled[a] - resampled[b] for a, b in pairs]) - estimate[:, None]
     error = deviation.std(1, ddof=1)
+    # Single-step max-t: the largest studentised deviation over all pairs, resample by resample, sets one critical value
+    # for all. A pair that never varies has error 0 and must not divide by it.
     studentised = np.abs(deviation) / np.where(error > 0, error, 1)[:, None]
     margin = np.quantile(studentised.max(0), confidence) * error
     return [
@@ -106,9 +114,10 @@ def simultaneous(
 def blocked_permutation(
     table: Float[ndarray, "block group"], *, n_permutations: int = 20_000, seed: int = 0
 ) -> tuple[float, float]:
-    """(statistic, p): Σ_g (mean of column g − overall mean)², and the share of rearrangements in rows that reach it.
+    """Permutation test of whether the groups (columns) differ; returns (statistic, p).
 
-    The observed arrangement counts as one of them, so p is at least 1 / (n_permutations + 1).
+    The statistic is Σ_g (mean of column g − overall mean)²; p is the share of random permutations within rows that
+    reach it. The observed arrangement counts as one of them, so p is at least 1 / (n_permutations + 1).
     Raises ValueError for fewer than two blocks or groups.
     """
     n_blocks, n_groups = table.shape
@@ -121,8 +130,10 @@ def blocked_permutation(
         return np.square(means - means.mean(-1, keepdims=True)).sum(-1)
 
     observed = float(spread(table))
+    # Sorting random numbers gives an independent permutation of every row in every rearrangement.
     orders = random.random((n_permutations, n_blocks, n_groups)).argsort(-1)
     dealt = np.take_along_axis(np.broadcast_to(table, orders.shape), orders, axis=-1)
+    # Equal statistics can differ in the last bits by the order of their sums; they must count as reached.
     reached = int((spread(dealt) >= observed * (1 - 1e-9)).sum())
     return observed, (reached + 1) / (n_permutations + 1)
 

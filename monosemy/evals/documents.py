@@ -1,21 +1,21 @@
-"""What every dictionary got wrong on each document: the sums that paired comparisons rest on.
+"""Compares dictionaries in pairs, from sums of their errors and losses over blocks of documents.
 
-Place on the data's path: written by evaluation beside evaluation.json (documents.safetensors), read by comparisons of
-SAEs within a run or across runs over the same validation text.
+Place on the data's path: evaluation writes the sums beside evaluation.json (documents.safetensors); comparisons of SAEs
+read them, within a run or across runs over the same validation text.
 
-All dictionaries are measured on the same documents, and hard documents are hard for all of them: a difference drawn
-from the same resampled documents is far better known than either number.
+All dictionaries are measured on the same documents, and a document that is hard for one is hard for all. A difference
+taken within the same resampled documents is therefore known far more precisely than either number alone.
 
     error        e_ab  Σ ‖x − x̂‖² of dictionary a over the tokens of block b
                  ratio of two FVUs = Σ_b w_b e_1b / Σ_b w_b e_2b       (the variance of x cancels)
     delta_loss   l_ab  Σ CE(spliced) − CE(clean)
                  difference of two delta losses = Σ_b w_b (l_1b − l_2b) / Σ_b w_b n_b     nats per token
 
-w: the bootstrap's weights (intervals.py). Of a group (an architecture's seeds) the sums are averaged. Intervals hold
-together over all pairs asked for (max-t, differences.py).
+where w are the bootstrap's weights (intervals.py) and n_b the tokens of block b. The sums of a group (an architecture's
+seeds) are averaged. Intervals hold simultaneously over all pairs (max-t, differences.py).
 
-Limits: the intervals are over documents; how seeds differ is not in them. Groups must have reached the same L0 for a
-comparison to mean anything, which is the caller's to see to.
+Limits: the intervals are over documents and do not include differences between seeds. A comparison is meaningful only
+between groups that reached the same L0; the caller has to see to that.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class DocumentSums:
-    """One quantity of several dictionaries of one site, summed over the tokens of each block of documents."""
+    """One quantity of several dictionaries at one site, summed over the tokens of each block of documents."""
 
     documents: Int[ndarray, " document"]
-    """The documents in the order first seen; document i lies in block i modulo the number of blocks."""
+    """The documents in the order first seen; the i-th of them lies in block i modulo the number of blocks."""
     n_tokens: Float[ndarray, " block"]
     sums: Mapping[str, Float[ndarray, " block"]]
-    """By the dictionary's name."""
+    """The sums by the dictionary's name."""
 
     def joined(self, other: DocumentSums) -> DocumentSums:
-        """Both sets of dictionaries. Raises UserError when they were measured on other documents or tokens."""
+        """The sums of both sets of dictionaries. Raises UserError when they were measured on different documents or
+        different numbers of tokens."""
         same = np.array_equal(self.documents, other.documents) and np.array_equal(self.n_tokens, other.n_tokens)
         if not same:
             raise UserError(
@@ -64,7 +65,7 @@ class DocumentSums:
 
 
 Sites = Mapping[str, Mapping[str, DocumentSums]]
-"""site → quantity → sums."""
+"""{site: {quantity: sums}}."""
 
 
 def save_documents(path: Path, sites: Sites) -> None:
@@ -82,12 +83,13 @@ def save_documents(path: Path, sites: Sites) -> None:
             )
             tensors[f"{place}/sums"] = torch.from_numpy(sums.astype(np.float64))
     with atomic_path(path) as temporary:
-        # one entry: safetensors writes several in an order of its own, and the same run must give the same bytes
+        # A single entry of metadata: safetensors writes several in no fixed order, and the same run must give the same
+        # bytes.
         save_tensors(temporary, tensors, {"about": json.dumps({"format": FORMAT, "names": names})})
 
 
 def load_documents(path: Path) -> dict[str, dict[str, DocumentSums]]:
-    """Reads documents.safetensors; raises UserError for a missing, damaged or foreign file."""
+    """Reads documents.safetensors. Raises UserError for a missing or damaged file or one of another kind or format."""
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {})["about"])
@@ -111,7 +113,7 @@ def load_documents(path: Path) -> dict[str, dict[str, DocumentSums]]:
 
 
 def joined(evaluations: Iterable[DocumentSums]) -> DocumentSums:
-    """All dictionaries of several evaluations. Raises UserError for none, or for other documents."""
+    """The sums of all dictionaries of several evaluations. Raises UserError for none, or for different documents."""
     parts = list(evaluations)
     if not parts:
         raise UserError("no evaluation to compare; give a run folder that was evaluated")
@@ -130,9 +132,9 @@ def paired_differences(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[Difference]:
-    """Differences per token between groups of dictionaries (mean of first − mean of second), simultaneous intervals.
+    """Differences per token between groups of dictionaries (first − second), with simultaneous intervals.
 
-    `pairs` None takes all. Raises UserError for a name that is not there, and with fewer than two blocks.
+    Without `pairs`, compares all groups. Raises UserError for an unknown dictionary and with fewer than two blocks.
     """
     totals, weights = _prepared(evaluation, groups, n_resamples, seed)
     tokens, n = weights @ evaluation.n_tokens, evaluation.n_tokens.sum()
@@ -150,9 +152,10 @@ def paired_ratios(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[Difference]:
-    """Ratios of the groups' sums, first / second, minus one (−0.02: 2% less), simultaneous intervals.
+    """Ratios of the groups' sums minus one, first / second − 1 (−0.02: 2% less), with simultaneous intervals.
 
-    Intervals are made on the logarithm. Raises UserError as `paired_differences`, and for a sum that is not positive.
+    The intervals are computed on the logarithm of the ratio. Raises UserError as `paired_differences` does, and for a
+    sum that is not positive.
     """
     totals, weights = _prepared(evaluation, groups, n_resamples, seed)
     if wrong := [name for name, total in totals.items() if not total.sum() > 0]:
@@ -168,6 +171,7 @@ def paired_ratios(
 def _prepared(
     evaluation: DocumentSums, groups: Mapping[str, Sequence[str]], n_resamples: int, seed: int
 ) -> tuple[dict[str, ndarray], ndarray]:
+    """The mean sums of each group [block], and the bootstrap's weights [resample, block]."""
     for name in (name for names in groups.values() for name in names):
         if name not in evaluation.sums:
             raise UserError(f"no dictionary {name!r} in this evaluation; there are {', '.join(evaluation.sums)}")

@@ -1,11 +1,11 @@
-"""The comparison: one record per dictionary, controls beside, as evaluation.json and as a table in the terminal.
+"""Writes the results of evaluation: evaluation.json with one record per SAE or control, and a table in the terminal.
 
-Place on the data's path: the end of evaluation; joins what reconstruction.py and model_loss.py measured. The report
-reads the file. Nothing is computed here.
+Place on the data's path: the end of evaluation. It joins the measurements of reconstruction.py and model_loss.py and
+computes nothing itself. The report reads the file.
 
 Format 1 of evaluation.json: {"format": 1, "records": […], "clean_loss": nats per token, "clean_loss_interval": pair,
-"zero_loss": {site: nats per token}, "zero_loss_interval": {site: pair}, "provenance": {…}}; a quantity that was not
-measured, or has no finite value, is null.
+"zero_loss": {site: nats per token}, "zero_loss_interval": {site: pair}, "provenance": {…}}. A quantity that was not
+measured, or whose value is not finite, is null.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from monosemy.support.files import read_json, write_json
 FORMAT = 1
 Record: TypeAlias = dict[str, Any]
 
-_PLAIN_WIDTH = 120  # columns of text where output is no terminal
+_PLAIN_WIDTH = 120  # characters per line where the output is not a terminal
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ _MODEL_LOSS_FIELDS = tuple(f.name for f in dataclasses.fields(ModelLossRecord))
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is compared: a SAE or a control."""
+    """A dictionary in the comparison: an SAE or a control."""
 
     name: str
     architecture: str
-    """`topk`, …; of controls `frozen_random`, `pca`, `channels`."""
+    """`topk`, …; for controls `frozen_random`, `pca`, `channels`."""
     site: str
     target_l0: float | None
     seed: int = 0
@@ -75,13 +75,13 @@ class Candidate:
 def build_record(
     candidate: Candidate, reconstruction: ReconstructionRecord, model_loss: ModelLossRecord | None = None
 ) -> Record:
-    """One record of evaluation.json; without `model_loss` its fields are null."""
+    """One record of evaluation.json. Without `model_loss`, the fields of the model's loss are null."""
     losses = dict.fromkeys(_MODEL_LOSS_FIELDS) if model_loss is None else dataclasses.asdict(model_loss)
     return _plain({**dataclasses.asdict(candidate), **dataclasses.asdict(reconstruction), **losses})
 
 
 def sort_key(record: Record) -> tuple[Any, ...]:
-    """By site, asked L0, SAEs before controls, architecture, seed."""
+    """The order of records: by site, target L0, SAEs before controls, architecture, seed."""
     target = record["target_l0"] if record["target_l0"] is not None else record["l0"]
     return record["site"], target, record["control"], record["architecture"], record["seed"], record["name"]
 
@@ -91,8 +91,9 @@ def build_evaluation(
     losses: Mapping[str, ModelLosses] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of evaluation.json. `losses` by site; the clean loss is the model's own, so the first site's."""
+    """The content of evaluation.json, with `losses` given by site."""
     by_site = dict(losses or {})
+    # The clean loss is the model's own and does not depend on the site, so that of the first one is taken.
     first = next(iter(by_site.values()), None)
     return _plain(
         {
@@ -108,12 +109,12 @@ def build_evaluation(
 
 
 def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
-    """Writes evaluation.json durably."""
+    """Writes evaluation.json, durably."""
     write_json(path, evaluation)
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Reads evaluation.json; raises UserError for a missing, damaged or foreign file."""
+    """Reads evaluation.json. Raises UserError for a missing or damaged file or one of another kind or format."""
     evaluation = read_json(path)
     if not isinstance(evaluation, dict) or evaluation.get("format") != FORMAT:
         raise UserError(f"{path} is not an evaluation of format {FORMAT}; run `monosemy evaluate` to write it again")
@@ -121,10 +122,10 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def print_evaluation(records: Iterable[Record], console: Console | None = None) -> None:
-    """Prints one table per site to standard output (or `console`).
+    """Prints one table per site to `console`, or to standard output.
 
-    L0 by L0, controls after the SAEs of their L0, values ± half their interval. Columns that a narrow terminal cannot
-    hold are left out, least important first, and named; nothing is cut off.
+    Rows go by target L0, with controls after the SAEs of the same target; values come with half their interval. Columns
+    that do not fit a narrow terminal are left out, the least important first, and named below; nothing is cut off.
     """
     ordered = sorted(records, key=sort_key)
     if console is None:
@@ -133,7 +134,8 @@ def print_evaluation(records: Iterable[Record], console: Console | None = None) 
     by_site: dict[str, list[Record]] = {}
     for record in ordered:
         by_site.setdefault(record["site"], []).append(record)
-    unbounded = console.options.update(max_width=10_000)  # a table measured within a width never exceeds it
+    # rich never reports a table as wider than the console, so tables are measured on a console without limit.
+    unbounded = console.options.update(max_width=10_000)
     hidden = []
     for field in _LEFT_OUT_FIRST:
         tables = [_table(site, of_site, columns) for site, of_site in by_site.items()]
@@ -182,7 +184,7 @@ def _caption(records: list[Record], hidden: list[str]) -> str:
 
 
 def format_value(record: Record, column: Column) -> str:
-    """`0.231 ±.004`; the value alone where no interval is asked for or known, a dash without a value."""
+    """A value as `0.231 ±.004`; without `±` where there is no interval to show, a dash where there is no value."""
     value, interval = record[column.field], record.get(f"{column.field}_interval")
     if value is None:
         return "–"
@@ -194,12 +196,12 @@ def format_value(record: Record, column: Column) -> str:
 
 
 def _range(values: set[int]) -> str:
-    """`4,096`, `4,000–4,096`, or nothing."""
+    """The range of `values` as `4,096` or `4,000–4,096`; empty for none."""
     return "–".join(f"{value:,}" for value in sorted({min(values), max(values)})) if values else ""
 
 
 def _plain(value: Any) -> Any:
-    """JSON values only: tuples become lists, numbers that are not finite become None."""
+    """Converts to JSON values: tuples become lists, and numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

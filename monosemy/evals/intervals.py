@@ -1,17 +1,17 @@
-"""Bootstrap intervals over documents, from sums kept during one pass.
+"""Bootstrap intervals over documents, computed from sums that one pass collects.
 
-Place on the data's path: under every number of evaluation. Tokens of one document are correlated, so documents,
-not tokens, are resampled (block bootstrap). All that a resample needs are each block's sums, so nothing per token
-is kept: for a ratio estimator Σ_b t_b / Σ_b u_b over blocks b, resample r draws as many blocks as there are, with
-replacement (multinomial counts w_rb), and gives Σ_b w_rb t_b / Σ_b w_rb u_b: two small matrix products for all
-resamples together. The interval is the pair of percentiles of these.
+Place on the data's path: under every number of evaluation. Tokens of one document are correlated, so the bootstrap
+resamples documents, not tokens (block bootstrap). A resample needs only the sums of each block, so nothing is kept per
+token. For a ratio estimator Σ_b t_b / Σ_b u_b over blocks b, resample r draws as many blocks as there are, with
+replacement (multinomial counts w_rb), and gives Σ_b w_rb t_b / Σ_b w_rb u_b; two small matrix products compute all
+resamples. The interval is a pair of percentiles of these values.
 
-Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13; the jackknife of
-`jackknife_interval`, chapter 11. Deviation: documents beyond the first `MAX_BLOCKS` share blocks with earlier ones,
-which keeps memory bounded and stays valid, since merged blocks are independent too.
+Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13; for `jackknife_interval`,
+chapter 11. Deviation: documents beyond the first `MAX_BLOCKS` share blocks with earlier ones. This bounds memory and
+stays valid, since the merged blocks are independent too.
 
-Limits: with fewer than about 20 blocks percentile intervals are too narrow (each by about 1/(2·blocks), and by the
-small number of distinct resamples); with fewer than two there is none (None).
+Limits: with fewer than about 20 blocks, percentile intervals are too narrow, by about 1/(2·blocks) and because there
+are few distinct resamples. With fewer than two blocks there is no interval (None).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_BLOCKS = 256
 
 
 class Blocks:
-    """Numbers documents 0, 1, 2, … in the order they are first seen; beyond `limit` they wrap around."""
+    """Assigns documents to blocks 0, 1, 2, … in the order they are first seen, starting again at 0 beyond `limit`."""
 
     def __init__(self, limit: int = MAX_BLOCKS):
         self.limit = limit
@@ -38,7 +38,7 @@ class Blocks:
 
     @property
     def n(self) -> int:
-        """Blocks in use."""
+        """The number of blocks in use."""
         return min(len(self._number), self.limit)
 
     @property
@@ -47,26 +47,30 @@ class Blocks:
 
     @property
     def documents(self) -> list[int]:
-        """The documents in the order first seen: number i of them lies in block i modulo `n`."""
+        """The documents in the order first seen; the i-th of them lies in block i modulo `n`."""
         return list(self._number)
 
     def rows(self, ids: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-        """The block of every id."""
+        """The block of every document id; ids not seen before are given one."""
         distinct, inverse = torch.unique(ids, return_inverse=True)
         numbers = [self._number.setdefault(id_, len(self._number)) % self.limit for id_ in distinct.tolist()]
         return torch.tensor(numbers, dtype=torch.int64, device=ids.device)[inverse]
 
 
 def bootstrap_weights(n_blocks: int, n_resamples: int, seed: int = 0) -> Float[ndarray, "resample block"]:
-    """How often each resample draws each block. The same arguments give the same weights, so the intervals of
-    several SAEs over the same blocks rest on the same resamples."""
+    """How often each resample draws each block.
+
+    The same arguments give the same weights, so several SAEs over the same blocks are resampled alike.
+    """
     random = np.random.default_rng(seed)
     return random.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=n_resamples).astype(np.float64)
 
 
 def percentiles(estimates: Float[ndarray, " resample"], confidence: float = 0.95) -> Interval:
-    """The central share `confidence` of the resampled estimates; None when fewer than two are finite (a resample
-    without any counted token has no estimate)."""
+    """The percentiles that enclose the central share `confidence` of the resampled estimates.
+
+    None when fewer than two estimates are finite. A resample without any counted token has no finite estimate.
+    """
     finite = estimates[np.isfinite(estimates)]
     if len(finite) < 2:
         return None
@@ -88,7 +92,7 @@ def ratio_interval(
     weights: Float[ndarray, "resample block"],
     confidence: float = 0.95,
 ) -> Interval:
-    """Interval of Σ top / Σ bottom, e.g. of a mean (bottom: token counts); None with fewer than two blocks."""
+    """The interval of Σ top / Σ bottom, such as a mean (bottom: token counts); None with fewer than two blocks."""
     if weights.shape[1] < 2:
         return None
     return percentiles(resampled_ratio(top, bottom, weights), confidence)
@@ -97,9 +101,10 @@ def ratio_interval(
 def jackknife_interval(
     estimate: float, leave_one_out: Float[ndarray, " block"], confidence: float = 0.95, *, low: float, high: float
 ) -> Interval:
-    """estimate ± z·SE with SE² = (n − 1)/n Σ_b (e_b − ē)², e_b the estimate without block b; cut to [low, high].
+    """The jackknife interval estimate ± z·SE, clipped to [low, high]; None with fewer than two blocks.
 
-    For quantities that resampling with replacement biases, such as a share of latents that never fire.
+    SE² = (n − 1)/n Σ_b (e_b − ē)², with e_b the estimate without block b (`leave_one_out`). It serves quantities that
+    resampling with replacement biases, such as the share of latents that never fire.
     """
     n = len(leave_one_out)
     if n < 2:

@@ -1,7 +1,7 @@
-"""How often and how strongly each latent of an SAE fires on the evaluated tokens: latents.safetensors beside the SAE.
+"""Statistics of how often and how strongly each latent of an SAE fires, saved as latents.safetensors beside the SAE.
 
-Place on the data's path: reconstruction.py measures them → **the file** → report, pages, steering. Three arrays of
-length d_sae, `n_tokens` in the metadata. Reading needs no torch: the pages start without it.
+Place on the data's path: reconstruction.py measures them → **the file** → report, pages, steering. The file holds three
+arrays of length d_sae, and `n_tokens` in its metadata. Reading it needs no torch, because the pages start without it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from monosemy.support.files import atomic_path
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """Per latent, over the evaluated tokens."""
+    """Statistics of every latent over the evaluated tokens."""
 
     firing_count: Int[ndarray, " d_sae"]
-    """Tokens on which the latent's value is not zero."""
+    """The number of tokens on which the latent's value is not zero."""
     sum: Float[ndarray, " d_sae"]
-    """Sum of its values, raw units."""
+    """The sum of its values, in raw units."""
     max: Float[ndarray, " d_sae"]
-    """Largest value where it fires; 0 for a dead latent."""
+    """Its largest value where it fires, in raw units; 0 for a dead latent."""
     n_tokens: int | None
-    """Tokens evaluated; None where the file does not say."""
+    """The number of tokens evaluated; None where the file does not say."""
 
     def save(self, path: Path) -> None:
         """Writes the file, durably. Raises UserError when the folder cannot be written to."""
@@ -44,7 +44,7 @@ class LatentStatistics:
 
     @classmethod
     def load(cls, path: Path) -> LatentStatistics:
-        """Raises UserError for a missing, truncated or foreign file."""
+        """Reads the file. Raises UserError when it is missing, truncated or of another kind."""
         try:
             with safe_open(path, framework="numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in ("firing_count", "sum", "max")}

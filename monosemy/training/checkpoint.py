@@ -1,8 +1,9 @@
-"""Checkpoints: everything a run needs to continue as if it had never stopped.
+"""Checkpoints: everything that a run needs to continue as if it had never stopped.
 
-A checkpoint is a folder `step-00000123` with `tensors.safetensors` (parameters, moments, firing counts, the stream's
-tensors) and `state.json` (the rest, with the hash of the tensors). It is written whole under another name, flushed and
-renamed; the one before it stays until then. Limits: bit-for-bit on the same machine, library versions and thread count.
+A checkpoint is a folder `step-00000123` with `tensors.safetensors` (parameters, Adam's moments, firing counts and the
+stream's tensors) and `state.json` (the rest, with the hash of the tensors). It is written under a temporary name,
+flushed to disk and renamed; the previous checkpoint is kept until then. Limits: training continues bit for bit only on
+the same machine, with the same library versions and thread count.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint is of: it continues training of the same origin alone."""
+    """Where a checkpoint's training comes from. A checkpoint continues only training that has the same origin."""
 
     fingerprint: str
-    """Of all that the weights depend on."""
+    """A hash of everything that the weights depend on."""
     parts: Mapping[str, Any] = field(default_factory=dict)
-    """What the fingerprint covers, as nested JSON values, so that a refusal can say which of them differs."""
+    """What the fingerprint covers, as nested JSON values, so that a refusal can name the part that differs."""
 
     def require(self, state: Mapping[str, Any], folder: Path) -> None:
-        """Raises UserError, naming the first part that differs, for the state of a checkpoint of another origin."""
+        """Raises UserError, naming the first part that differs, if the checkpoint's `state` has another origin."""
         if state["fingerprint"] == self.fingerprint:
             return
         difference = first_difference_of(state["parts"], self.parts) if "parts" in state else None
@@ -48,14 +49,14 @@ class Origin:
 
 
 def checkpoint_folders(parent: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
+    """The folders of finished checkpoints, oldest first."""
     return [checkpoint.folder for checkpoint in CheckpointFiles.finished(parent)]
 
 
 def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
-    """Writes a checkpoint and removes those before it.
+    """Writes a checkpoint, removes the earlier ones and returns its folder.
 
-    Raises UserError for a full disk or an unwritable folder; the last checkpoint is then intact.
+    Raises UserError when the disk is full or the folder cannot be written to; the last checkpoint then stays intact.
     """
     final = CheckpointFiles.at(parent, step).folder
     with files.atomic_folder(final) as temporary:
@@ -66,7 +67,7 @@ def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: 
             unfinished.state,
             {"format": FORMAT, "step": step, "sha256": files.sha256(path), **state},
         )
-    # Only now: until the new one is whole and on disk, the one before it is what a killed run goes on from.
+    # Only now: until the new checkpoint is complete and on disk, a killed run continues from the one before it.
     for old in checkpoint_folders(parent):
         if old.name < final.name:
             shutil.rmtree(old, ignore_errors=True)
@@ -74,7 +75,10 @@ def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: 
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of a checkpoint. Raises UserError when it is damaged, naming the file and the way out."""
+    """Reads the tensors and the state of a checkpoint.
+
+    Raises UserError when it is damaged or of another format, naming the file and what to do.
+    """
     checkpoint = CheckpointFiles(folder)
     state, path = files.read_json(checkpoint.state), checkpoint.tensors
     way_out = f"delete {folder} to continue from an earlier checkpoint or from the start"

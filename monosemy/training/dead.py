@@ -1,4 +1,4 @@
-"""Which latents are dead: silent for a number of *tokens*, never of steps."""
+"""Tracks which latents are dead. A latent is dead after a number of silent *tokens*, whatever the batch size."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from monosemy.shapes import LatentMask
 
 
 class FiringTracker:
-    """Tokens since each latent last fired, int64 [F]."""
+    """Counts the tokens since each latent last fired: `silent_tokens`, int64 [F]."""
 
     def __init__(self, d_sae: int, dead_after_tokens: int, device: torch.device | None = None) -> None:
         self.dead_after_tokens = dead_after_tokens
         self.silent_tokens = torch.zeros(d_sae, dtype=torch.int64, device=device)
 
     def observe(self, latents: SparseLatents) -> None:
-        """One step's code: latents that fired start again from zero."""
-        # Positive values only: entries of value zero, inside a kernel window, have not fired.
+        """Takes in the code of one step: latents that fired start again from zero, all others gain its tokens."""
+        # Positive values only: entries of value zero, inside JumpReLU's kernel window, have not fired.
         fired = latents.firing_counts() > 0
         self.silent_tokens = torch.where(fired, 0, self.silent_tokens + latents.n_tokens)
 
     def dead(self) -> LatentMask:
-        """True for latents that have been silent for `dead_after_tokens`."""
+        """True for latents that have been silent for at least `dead_after_tokens` tokens, [F]."""
         return self.silent_tokens >= self.dead_after_tokens

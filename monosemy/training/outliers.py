@@ -1,19 +1,21 @@
-"""Rows that would wreck a SAE: reconstructed far worse than all others, and worse than by nothing at all.
+"""Finds the rows of a batch that would wreck an SAE if it learned from them.
 
-Place on the data's path: inside a training step, between the loss and its gradient; such rows are left out of the step.
+Such a row is reconstructed far worse than all others, and worse than by the zero vector.
+Place on the data's path: inside a training step, between the loss and its gradient. The step leaves these rows out.
 
   left out: rows n with  e_n > multiple · median(e)  and  e_n > ‖x_n‖²,     e_n = ‖x_n − x̂_n‖²
 
-Why: one row several times as long as any before it drives thousands of latents over their thresholds at once (all
-architectures but TopK, whose k is fixed). Most of these fire seldom, so Adam's second moment expects little of them,
-and each moves by up to lr·(1 − β₁)/√(1 − β₂) in that step and ten times as much while the momentum fades: one row
-turns whole dictionaries. research/outliers/README.md has the rows: three of 525,509, 3.7 to 5.1 times as long as the
-median; a run at learning rate 4e-3 that kept them ended with 68–81% of the latents of four architectures dead. In a
-trial with one of them its error was 5,000 to 16,000 times the median; of 300,000 others the largest was 20 times.
+Why: one row that is several times as long as any before it drives thousands of latents over their thresholds at once
+(in all architectures except TopK, whose k is fixed). Most of these latents fire rarely, so Adam's second moment for
+them is small, and each moves by up to lr·(1 − β₁)/√(1 − β₂) in that step and ten times as much while the momentum
+fades. A single row can so overturn a whole dictionary.
+Measured (research/outliers/README.md): three of 525,509 rows were 3.7 to 5.1 times as long as the median, and a run at
+learning rate 4e-3 that kept them ended with 68–81% of the latents of four architectures dead. In a trial with one of
+these rows, its error was 5,000 to 16,000 times the median; the largest error of 300,000 other rows was 20 times it.
 
-Limits: the batch's median stands for ordinary rows, so more than half of a batch cannot be outliers. A row that is
-merely hard (not reconstructed: e_n ≈ ‖x_n‖²) is never left out. The rows' count is in the metrics, and evaluation
-leaves none out.
+Limits: the batch's median stands for ordinary rows, so at most half of a batch can be outliers. A row that is merely
+hard (not reconstructed at all, so that e_n ≈ ‖x_n‖²) is never left out. The metrics record how many rows were left out;
+evaluation leaves none out.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ from monosemy.shapes import Activations
 
 @torch.no_grad()
 def ordinary_rows(x: Activations, reconstruction: Activations, multiple: float) -> Bool[Tensor, " n"] | None:
-    """True for rows to keep; None when that is all of them (always for `multiple` 0). NaN rows are kept: the loss says
-    so."""
+    """The rows to keep, bool [N]; None when all are kept, which is always so for `multiple` 0.
+
+    Rows with NaN are kept, so that the loss becomes NaN and training stops with a message.
+    """
     if multiple == 0:
         return None
     residual = x - reconstruction
     error = torch.linalg.vecdot(residual, residual)
-    # Both conditions: a row that is merely hard is worse than the median, but no worse than zeros would be.
+    # Both conditions: a row that is merely hard is worse than the median, but no worse than a reconstruction of zero.
     wrecking = (error > multiple * error.median()) & (error > torch.linalg.vecdot(x, x))
     return ~wrecking if bool(wrecking.any()) else None

@@ -1,9 +1,11 @@
-"""One SAE in training: its optimizer, sparsity controller and firing counts, advanced one batch at a time.
+"""One SAE in training, with its optimizer, sparsity controller and firing counts; it advances one batch at a time.
 
-`step` is the only place where training changes anything. Its order: what the step should be (L0, λ, dead latents) →
-pure loss (`forward`), again without the rows that would wreck the SAE (`ordinary`) → gradients (`differentiate`) →
-Adam → the SAE's own `observe` → controller and firing counts (`update`). SAEs with a loss in common take the three
-parts of their steps side by side.
+`step` takes a whole training step, in this order:
+  1. `forward`: settles the step's L0, λ and dead latents, and computes the loss. It changes nothing.
+  2. `ordinary`: finds the rows that would wreck the SAE; if there are any, `forward` runs again without them.
+  3. `differentiate`: computes the gradients.
+  4. `update`: Adam, the SAE's own `observe`, firing counts, controller.
+SAEs that share a loss do not call `step`: their unit takes these parts of their steps side by side.
 """
 
 from __future__ import annotations
@@ -25,45 +27,46 @@ from monosemy.training.sparsity import SparsityController, annealed_l0
 
 
 class Diverged(Exception):
-    """A NaN or an infinity in a batch, loss or gradient; the message says which, at which step and site."""
+    """A batch, a loss or a gradient holds NaN or infinity; the message says which of them, and at which step."""
 
 
 class Forward(NamedTuple):
-    """The settings of a step, and its loss before anything changes."""
+    """The settings of a step, and the loss computed with them before anything changes."""
 
     info: StepInfo
     output: StepOutput
 
 
 class Trainee:
-    """An SAE and everything that changes while it is trained for `n_steps` steps on `n_train_tokens` tokens."""
+    """An SAE and everything that changes while it trains for `n_steps` steps on `n_train_tokens` tokens."""
 
     def __init__(self, sae: SparseAutoencoder, config: TrainingConfig, n_steps: int, n_train_tokens: int) -> None:
         self.sae, self.config, self.n_steps = sae, config, n_steps
         options = sae.options
         self.learning_rate = config.learning_rate or options.learning_rate
         self.optimizer = Adam(sae, options.beta1, options.beta2)
-        # At least one batch: a latent cannot be dead before it had a chance to fire.
+        # At least one batch: no latent is dead before it had a chance to fire.
         dead_after = max(config.batch_tokens, min(10_000_000, int(config.dead_fraction * n_train_tokens)))
         self.tracker = FiringTracker(sae.d_sae, dead_after, sae.W_dec.device)
         self.controller: SparsityController | None = None
         if sae.coefficient and options.sparsity_coef == 0:
-            # The gain lets λ change by e³ over a tenth of the run: fast enough to follow the annealed target.
+            # At this gain λ can change by up to a factor e³ in a tenth of the run, fast enough for the annealed target.
             self.controller = SparsityController(options.sparsity_coef_start, gain=min(0.2, 30 / n_steps))
         self.stopped: str | None = None
         self.n_left_out = 0
 
     def target_l0(self, progress: float) -> float:
+        """The L0 that the step at `progress` (share of steps done) should have."""
         options, config = self.sae.options, self.sae.config
         return annealed_l0(config.l0, progress, options.k_start_factor, options.k_anneal_fraction, config.d_sae)
 
     def step(self, x: Activations, index: int) -> dict[str, float]:
-        """One training step on x [N, d_in] at E‖x‖² = 1; `index` counts from 0. Returns the step's metrics.
+        """Takes one training step on x [N, d_in] at E‖x‖² = 1, and returns its metrics. `index` counts from 0.
 
         Raises Diverged, with nothing changed, when the loss or a gradient is not finite.
         """
         forward = self.forward(x, index)
-        # Rows that would wreck the SAE are known only by their error, so a batch with one of them is run twice.
+        # Only their error tells which rows would wreck the SAE, so a batch with such a row runs forward twice.
         if (keep := self.ordinary(x, forward)) is not None:
             x = x[keep]
             forward = self.forward(x, index)
@@ -73,11 +76,11 @@ class Trainee:
         return self.update(x, index, forward)
 
     def ordinary(self, x: Activations, forward: Forward) -> Bool[Tensor, " n"] | None:
-        """The rows that the step may learn from, [N] of bool; None for all (outliers.py)."""
+        """The rows that the step may learn from, bool [N]; None when it may learn from all (outliers.py)."""
         return ordinary_rows(x, forward.output.reconstruction, self.config.outlier_error)
 
     def forward(self, x: Activations, index: int) -> Forward:
-        """The loss of step `index` on x; changes nothing."""
+        """Computes the loss of step `index` on x. Pure: changes nothing."""
         progress = index / self.n_steps
         target = self.target_l0(progress)
         coef = self.controller.used(target) if self.controller else getattr(self.sae.options, "sparsity_coef", 0.0)
@@ -86,25 +89,25 @@ class Trainee:
         return Forward(info, self.sae.losses(x, info))
 
     def differentiate(self, total: Scalar, index: int, also: Trainee | None = None) -> None:
-        """Gradients of a loss, this SAE's own or one shared with `also`.
+        """Computes the gradients of a loss that is this SAE's own or shared with `also`.
 
-        Raises Diverged when the loss or a gradient is not finite.
+        Raises Diverged when the loss or a gradient of either SAE is not finite.
         """
         if not torch.isfinite(total.detach()):
             raise Diverged(f"the loss became {float(total.detach())} at step {index}")
         total.backward()
         for trainee in (self, also) if also is not None else (self,):
             for name, parameter in trainee.optimizer.parameters.items():
-                # One NaN or infinity spoils the sum, and a sum is much quicker than a test of every entry.
+                # A single NaN or infinity makes the sum non-finite, and a sum is much faster than testing every entry.
                 if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
                     raise Diverged(f"the gradient of {name} is not finite at step {index}")
 
     def update(self, x: Activations, index: int, forward: Forward) -> dict[str, float]:
-        """Moves everything by the step whose gradients are there; returns the step's metrics."""
+        """Applies the gradients just computed, updates all other state, and returns the step's metrics."""
         info, output = forward
         rate = self.learning_rate * schedule(info.progress, self.config.warmup_fraction, self.config.decay_fraction)
-        # Adam first: what follows measures the step just taken and prepares the next one, and none of it may move a
-        # gradient that is still to be applied.
+        # Adam first: all that follows prepares the next step, and nothing may change the parameters between their
+        # gradients and Adam.
         self.optimizer.step(rate)
         self.sae.observe(output, info)
         self.tracker.observe(output.latents)
@@ -120,23 +123,23 @@ class Trainee:
         return metrics | {f"loss_{name}": float(term) for name, term in output.terms.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything with a shape that a checkpoint needs: parameters, buffers, moments, firing counts."""
+        """All tensors that a checkpoint needs: parameters, buffers, Adam's moments, firing counts."""
         own = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
         return (
             own | {f"adam.{n}": t for n, t in self.optimizer.tensors().items()} | {"silent": self.tracker.silent_tokens}
         )
 
     def state(self) -> dict[str, Any]:
-        """The rest, as JSON values."""
+        """Everything else that a checkpoint needs, as JSON values."""
         controller = self.controller.state() if self.controller else None
         progress = {"n_steps": self.optimizer.n_steps, "stopped": self.stopped, "n_left_out": self.n_left_out}
         return {**progress, "controller": controller}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Continues exactly where `tensors` and `state` were taken. Memory layouts stay this object's own."""
+        """Restores `tensors` and `state`, so that training continues exactly where they were taken."""
         for name, tensor in self.tensors().items():
-            # In place: W_enc stays stored column by column, and the optimizer keeps its references.
+            # In place: W_enc stays stored column by column, and the optimizer keeps its references to the parameters.
             tensor.copy_(tensors[name])
         self.optimizer.n_steps, self.stopped = state["n_steps"], state["stopped"]
         self.n_left_out = state["n_left_out"]

@@ -1,11 +1,11 @@
-"""The trainer: a dict of SAEs per site on one stream of activations, with checkpoints.
+"""The trainer: trains all SAEs of a run on one stream of activations, with checkpoints.
 
-Place on the path: activation stream → **trainer** → saved SAEs. What advances by itself is a `Unit`: one SAE, or
-several whose gradients belong together. It needs only a stream: `next(stream)` gives
-{site: [N, d] at E‖x‖² = 1}, `stream.n_steps`, `stream.state()` and `stream.restore(state)`. An SAE whose batch, loss or
-gradient is not finite stops there, with a message; the others go on. A run stopped at any instant and started again
-ends in the same weights, bit for bit, as one that was never stopped: the checkpoint holds every changing thing, and
-metrics written after it are cut off.
+Place on the path: activation stream → **trainer** → saved SAEs. A training step advances every `Unit`: one SAE, or
+several whose gradients are joined. The trainer needs little of the stream: `next(stream)` gives {site: [N, d] at
+E‖x‖² = 1}, and there are `stream.n_steps`, `stream.state()` and `stream.restore(state)`. An SAE whose batch, loss or
+gradient is not finite stops at that step with a message, and the others go on. A run that is stopped at any moment and
+started again ends with the same weights, bit for bit, as one that was never stopped: the checkpoint holds everything
+that changes, and metrics written after it are cut off.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from monosemy.training.viewers import Viewer
 from monosemy.training.workers import Workers
 
 Key = tuple[str, str]
-"""(site, name) of an SAE."""
+"""The (site, name) of an SAE."""
 
 
 class Stream(Protocol):
-    """What the trainer needs of a stream of activations."""
+    """A stream of activations, as far as the trainer needs it."""
 
     n_steps: int
 
@@ -47,10 +47,10 @@ class Stream(Protocol):
 
 
 class Unit(Protocol):
-    """SAEs that take their steps together.
+    """One SAE or several that take their steps together.
 
-    `step` takes the batch of every site, moves the trainees of all `keys` and returns their metrics; it raises Diverged
-    with nothing changed. `n_bytes`: temporary memory it takes beside the buffers of one SAE's step.
+    `step` receives the batch of every site, advances the trainees of all `keys` and returns their metrics. It raises
+    Diverged with nothing changed. `n_bytes` is the temporary memory that it needs beyond the buffers of one SAE's step.
     """
 
     @property
@@ -61,20 +61,20 @@ class Unit(Protocol):
 
 
 class JoinedUnit(Unit, Protocol):
-    """A unit of several SAEs that is built for a run as one (`rooms.Room.units`)."""
+    """A unit of several SAEs, built for a run by a room (`rooms.Room.units`)."""
 
     @property
     def trainees(self) -> tuple[Trainee, ...]:
-        """In the order of `keys`."""
+        """The trainees of the unit, in the order of `keys`."""
         ...
 
     def record(self) -> dict[str, Any]:
-        """What is added to `record` in the config.json of each of its SAEs."""
+        """Entries to add to `record` in the config.json of each of its SAEs."""
         ...
 
 
 class _Alone:
-    """The unit of one SAE."""
+    """The unit of a single SAE."""
 
     def __init__(self, key: Key, trainee: Trainee) -> None:
         self.keys: tuple[Key, ...] = (key,)
@@ -86,11 +86,11 @@ class _Alone:
 
 
 class Trainer:
-    """Trains {(site, name): Trainee} on one stream.
+    """Trains the SAEs of {(site, name): Trainee} on one stream.
 
-    `units` say which of them take their steps together; those in none of them go alone.
-    a checkpoint of another `origin` is refused. `on_step(n_tokens, metrics)` is
-    called after every step, for progress and loggers; it cannot change training.
+    `units` says which trainees take their steps together; a trainee in none of them steps alone. `resume` refuses a
+    checkpoint of another `origin`. `on_step(n_tokens, metrics)` is called after every step, for progress displays and
+    loggers; its result is ignored.
     """
 
     def __init__(
@@ -116,15 +116,19 @@ class Trainer:
         self.messages: list[str] = []
         self.viewers: list[Viewer] = []
         self.seconds = 0.0
-        """Spent in training, over all resumptions."""
+        """Seconds spent in training, over all resumptions."""
         self._clock = time.perf_counter()
 
     def resume(self) -> int:
-        """Continues from the newest checkpoint; returns the tokens already done (0 at the start)."""
+        """Restores the newest checkpoint, and returns the number of tokens trained so far (0 where there is none).
+
+        Raises UserError when the checkpoint is damaged or has another origin.
+        """
         if self.checkpoints.exists():
             files.clear_leftovers(self.checkpoints)
         folders = checkpoint_folders(self.checkpoints)
         if not folders:
+            # Training starts anew, so records of a run killed before its first checkpoint must go.
             self.metrics.truncate(0)
             return 0
         tensors, state = load_checkpoint(folders[-1])
@@ -137,7 +141,7 @@ class Trainer:
         self.stream.restore({**state["stream"], **stream_tensors})
         self.index, self.n_tokens, self.messages = state["step"], state["n_tokens"], list(state["messages"])
         self.seconds = state["seconds"]
-        # Records written after the checkpoint belong to steps that are taken again.
+        # Records written after the checkpoint belong to steps that will be taken again.
         self.metrics.truncate(state["metrics_offset"])
         for quantity, before in state.get("arithmetic", {}).items():
             if (now := self.arithmetic()[quantity]) != before:
@@ -149,7 +153,7 @@ class Trainer:
         return self.n_tokens
 
     def save(self) -> Path:
-        """Writes a checkpoint of this instant."""
+        """Writes a checkpoint of the current state, and returns its folder."""
         tensors = {
             f"{s}/{n}/{key}": tensor
             for (s, n), trainee in self.trainees.items()
@@ -173,7 +177,7 @@ class Trainer:
     def train(self) -> None:
         """Trains to the end of the stream, or until every SAE has stopped.
 
-        Raises Interrupted after a checkpoint when SIGINT or SIGTERM arrives.
+        When SIGINT or SIGTERM arrives, writes a checkpoint after the current step and raises Interrupted.
         """
         self._clock = time.perf_counter()
         with _watch_signals() as stop_asked, self._workers() as workers:
@@ -185,11 +189,12 @@ class Trainer:
                 self.index += 1
                 self.n_tokens += n_rows
                 last = self.index == self.stream.n_steps or self.all_stopped
+                # Records and checkpoints are due whenever the token count passes a multiple of their interval.
                 if last or self.n_tokens // self.config.log_tokens > before // self.config.log_tokens or before == 0:
                     self._record(metrics)
                 if self.on_step:
                     self.on_step(n_rows, metrics)
-                # Between steps only: nothing is then half changed.
+                # Signals are acted on between steps only, when no state is half changed.
                 if stop_asked():
                     folder = self.save()
                     raise Interrupted(f"interrupted at step {self.index}; saved as {folder}")
@@ -199,11 +204,11 @@ class Trainer:
 
     @property
     def all_stopped(self) -> bool:
-        """Whether there is nothing left to train."""
+        """Whether every SAE has stopped, so that there is nothing left to train."""
         return all(trainee.stopped for trainee in self.trainees.values())
 
     def arithmetic(self) -> dict[str, int | bool]:
-        """What the order of floating-point sums depends on, besides the machine's kind."""
+        """The settings that decide the order of floating-point sums, apart from the kind of machine."""
         from monosemy.kernels.cpu import screen
 
         with self._workers() as workers:
@@ -214,21 +219,23 @@ class Trainer:
         return Workers(len(self.units), sae.W_dec.device, self._most_at_a_time())
 
     def _tick(self) -> float:
+        """Adds the time since the last call to `seconds`, and returns the new total."""
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         return self.seconds
 
     def _most_at_a_time(self) -> int:
-        """Units that may step side by side before their buffers, two of [N, d_sae] and their own, take an eighth of the
-        memory."""
+        """How many units may step side by side so that their buffers stay within an eighth of the machine's memory."""
         import psutil
 
         widest = max(trainee.sae.d_sae for trainee in self.trainees.values())
+        # Per unit: two float32 buffers [N, d_sae], and what a joined unit needs beyond them.
         buffers = 2 * 4 * self.config.batch_tokens * widest + max(unit.n_bytes for unit in self.units)
         return max(1, psutil.virtual_memory().total // 8 // buffers)
 
     def _step(self, batch: Mapping[str, Tensor], workers: Workers) -> dict[Key, dict[str, float]]:
-        # The sum is quick, and finite for finite rows but where it overflows: only then is every entry looked at.
+        # A finite sum proves that every entry is finite, and it is fast. A sum that is not finite may just have
+        # overflowed, so only then is every entry tested.
         finite = {site: bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()) for site, x in batch.items()}
         going = [unit for unit in self.units if not any(self.trainees[key].stopped for key in unit.keys)]
 
@@ -240,7 +247,7 @@ class Trainer:
             except Diverged as reason:
                 return reason
 
-        # Diverged is returned rather than raised, so that one SAE's end does not cut off the steps of the others.
+        # `advance` returns Diverged rather than raising it, so that one SAE's end does not cut off the others' steps.
         results = workers.run([partial(advance, unit) for unit in going])
         metrics: dict[Key, dict[str, float]] = {}
         for unit, result in zip(going, results, strict=True):
@@ -276,8 +283,12 @@ class Trainer:
 
 @contextmanager
 def _watch_signals() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a question the training loop asks after each step; a second SIGINT acts at once."""
+    """Gives a function that says whether SIGINT or SIGTERM has arrived, for the training loop to ask after each step.
+
+    A second signal raises KeyboardInterrupt at once. The former handlers are restored at the end.
+    """
     stop_signal = threading.Event()
+    # Python lets the main thread alone set signal handlers; elsewhere the question is always answered with no.
     if threading.current_thread() is not threading.main_thread():
         yield stop_signal.is_set
         return

@@ -1,8 +1,8 @@
-"""Live views of training in TensorBoard or Weights & Biases; metrics.jsonl stays the record.
+"""Shows training live in TensorBoard or Weights & Biases; the record remains metrics.jsonl.
 
-Place on the path: beside training, behind the settings' `log_to`. A resumed run goes on in the same view: TensorBoard
-overwrites the steps that are trained again, Weights & Biases continues the run whose id is kept in the run's folder.
-Both packages are optional and imported only here.
+Place on the path: beside training, switched on by the setting `log_to`. A resumed run continues in the same view:
+TensorBoard overwrites the steps that are trained again, and Weights & Biases continues the run whose id is kept in the
+run's folder. Both packages are optional and imported only here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ LABELS = ("site", "name", "architecture", "target_l0", "seed", "step", "n_tokens
 
 
 def open_viewer(kind: str, folder: Path, config: Mapping[str, Any]) -> Viewer:
-    """A function that shows one batch of metric records. Raises UserError when the package is not installed."""
+    """Opens a view, and returns the function that shows a list of metric records in it.
+
+    Raises UserError for an unknown `kind` and when its package is not installed.
+    """
     if kind not in KINDS:
         raise unknown("value for log_to", kind, KINDS)
     try:
@@ -34,7 +37,7 @@ def open_viewer(kind: str, folder: Path, config: Mapping[str, Any]) -> Viewer:
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """`site/name/metric` -> value of one record, labels left out."""
+    """The numbers of one record as {`site/name/metric`: value}, without labels and missing values."""
     prefix = f"{record['site']}/{record['name']}"
     return {f"{prefix}/{key}": value for key, value in record.items() if key not in LABELS and value is not None}
 
@@ -48,7 +51,9 @@ def _tensorboard(folder: Path) -> Viewer:
         nonlocal writer
         if not records:
             return
-        if writer is None:  # steps from here on are trained again after a resume: their older points are dropped
+        # Opened at the first records, since only they say from which step on a resumed run trains again: points of that
+        # step and later ones, left by the earlier attempt, are dropped.
+        if writer is None:
             writer = SummaryWriter(str(folder), purge_step=records[0]["step"])
         for record in records:
             for name, value in scalars(record).items():
@@ -61,6 +66,7 @@ def _tensorboard(folder: Path) -> Viewer:
 def _wandb(folder: Path, config: Mapping[str, Any]) -> Viewer:
     import wandb
 
+    # The id is kept in the run's folder, so that a resumed run finds its view again.
     note = RunFiles(folder).wandb
     if not note.exists():
         files.write_json(note, {"id": secrets.token_hex(8)})
@@ -70,6 +76,7 @@ def _wandb(folder: Path, config: Mapping[str, Any]) -> Viewer:
 
     def view(records: Sequence[Mapping[str, Any]]) -> None:
         if records:
+            # One call for all SAEs: each call to `log` with a step closes the one before it.
             merged = {key: value for record in records for key, value in scalars(record).items()}
             run.log({**merged, "n_tokens": records[0]["n_tokens"]}, step=records[0]["step"])
 

@@ -1,11 +1,10 @@
-"""Several SAEs at a time, each on its share of the threads.
+"""Runs the steps of several SAEs at the same time, each on its share of the CPU's threads.
 
-Place on the path: between the trainer and its trainees. SAEs on one stream don't know of one another, so on a CPU a
-step of one may run beside a step of another: two SAEs on one core each are about as fast as one after the other on
-both, and much faster where other programs want the cores too (a parallel sum waits for its slowest thread;
-research/speed/README.md).
-A step's result depends on the threads it was given, not on what ran beside it.
-Limits: on a GPU, or where a single SAE fills the memory, one after the other.
+Place on the path: between the trainer and its trainees. SAEs on one stream are independent, so on a CPU their steps may
+run side by side. Two SAEs on one core each are about as fast as one after the other on both cores, and much faster
+where other programs use the cores too, because a parallel sum waits for its slowest thread (research/speed/README.md).
+A step's result depends on the number of threads it was given, but not on what ran beside it.
+Limits: on a GPU, or where a single SAE fills the memory, SAEs step one after the other.
 """
 
 from __future__ import annotations
@@ -20,24 +19,25 @@ import torch
 T = TypeVar("T")
 
 SCALING = 0.8
-"""A step on t threads is taken to be t to this power faster than on one: some of it (sorting entries) is serial."""
+"""The assumed speed-up of a step on t threads is t to this power; parts of it, such as sorting entries, are serial."""
 
 
 def plan(n_jobs: int, n_threads: int) -> tuple[int, int]:
-    """(jobs at a time, threads for each) that finish n_jobs equal jobs soonest; fewest jobs at a time among equals."""
+    """Chooses (jobs at a time, threads for each) so that n_jobs equal jobs finish soonest."""
 
     def rounds(n_workers: int) -> float:
+        """The time of all jobs, in units of one job on one thread."""
         return math.ceil(n_jobs / n_workers) / (n_threads // n_workers) ** SCALING
 
-    # `min` takes the first of equals: the fewest at a time, which need the least memory.
+    # Among equals `min` takes the first: the fewest jobs at a time, which need the least memory.
     n_workers = min(range(1, max(1, min(n_jobs, n_threads)) + 1), key=rounds)
     return n_workers, max(1, n_threads // n_workers)
 
 
 class Workers:
-    """Runs jobs, some at a time; results come in the jobs' order. A context manager.
+    """A context manager that runs jobs, `n_workers` at a time, on `n_threads` threads each.
 
-    `most` bounds how many run at a time (memory). `n_workers` are running, on `n_threads` each.
+    `most` bounds how many run at a time, to save memory.
     """
 
     def __init__(self, n_jobs: int, device: torch.device, most: int | None = None) -> None:
@@ -51,11 +51,16 @@ class Workers:
         self._pool = ThreadPoolExecutor(self.n_workers, initializer=_take_threads, initargs=(self.n_threads,))
 
     def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
-        """Raises what a job raised, once those begun have ended."""
-        if self.n_workers == 1:  # in the caller's own thread, whose thread count is set already
+        """Runs the jobs and returns their results in the same order.
+
+        An error in a job is raised here; with several workers, only after all jobs have ended.
+        """
+        if self.n_workers == 1:
+            # In the caller's own thread, whose thread count is set already.
             return [job() for job in jobs]
         futures = [self._pool.submit(job) for job in jobs]
-        wait(futures)  # all of them: no job may still move its SAE while the error of another is handled
+        # Wait for all: no job may still change its SAE while the error of another is handled.
+        wait(futures)
         return [future.result() for future in futures]
 
     def __enter__(self) -> Workers:
@@ -63,20 +68,26 @@ class Workers:
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._before)  # a worker's choice is the default of threads made later
+        # torch takes the count that a worker chose as the default for threads made later.
+        torch.set_num_threads(self._before)
 
 
 def _kernels_may_run_side_by_side() -> bool:
-    """False where numba found neither OpenMP nor TBB: its own pool aborts when two threads use it."""
+    """Whether numba's parallel loops may be called from several threads at once.
+
+    They may not where numba found neither OpenMP nor TBB: its own thread pool aborts when two threads use it.
+    """
     import numba
 
     from monosemy.kernels.cpu import sparse as cpu
 
-    cpu.squared_error(torch.zeros(1, 1), torch.zeros(1, 1))  # starts numba's threads
+    # numba chooses its threading layer at the first parallel call, and cannot be asked before.
+    cpu.squared_error(torch.zeros(1, 1), torch.zeros(1, 1))
     return numba.threading_layer() != "workqueue"
 
 
 def _take_threads(n_threads: int) -> None:
+    """Sets a worker thread's own share of torch's and numba's threads."""
     import numba
 
     torch.set_num_threads(n_threads)
