@@ -2,12 +2,12 @@
 
 Place on the path: importance of every head, the circuit's members → [agreement] → tables of methods.
 
-    AUC           share of pairs (one of the circuit, one not) in the right order; a tie counts half
+    AUC           share of pairs (one member of the circuit, one other) in the right order; a tie counts half
     AP            Σ_i (recall_i − recall_{i−1}) · precision_i down the ranking, tied scores taken together
-    precision, recall at k    of the k first; k = |C| makes them equal; a tie at the border counts by its share
+    precision, recall at k    of the first k; equal at k = |C|; scores tied at the border count by their share
 
-Limits: intervals of AUC resample heads (members and others apart); heads of one model are not independent, so these
-intervals are rough.
+Limits: intervals of AUC resample heads, members and others separately. The heads of one model are not independent, so
+these intervals are rough.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from monosemy.evals.intervals import Interval, bootstrap_weights, percentiles
 
 
 def labels_of(members: Iterable[Head], n_layers: int, n_heads: int) -> Bool[ndarray, " n"]:
-    """Which heads are of the circuit, heads counted layer by layer. Raises UserError for a head the model lacks."""
+    """Whether each head is in the circuit; heads are counted layer by layer.
+
+    Raises UserError for a head that the model does not have.
+    """
     labels = np.zeros(n_layers * n_heads, dtype=bool)
     for layer, head in members:
         if not (0 <= layer < n_layers and 0 <= head < n_heads):
@@ -40,14 +43,14 @@ def labels_of(members: Iterable[Head], n_layers: int, n_heads: int) -> Bool[ndar
 
 @dataclass(frozen=True)
 class Agreement:
-    """A ranking against a known circuit."""
+    """How well a ranking agrees with a known circuit."""
 
     auc: float
     auc_interval: Interval
-    """95%, bootstrap over members and others; None when there are fewer than two of either."""
+    """95% bootstrap interval over members and others; None with fewer than two of either."""
     average_precision: float
     precision: float
-    """Of the |C| first; equals the recall at |C|."""
+    """Precision of the first |C|; equals the recall at |C|."""
     n: int
     n_members: int
 
@@ -55,7 +58,10 @@ class Agreement:
 def agreement(
     importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"], n_resamples: int = 1000, seed: int = 0
 ) -> Agreement:
-    """Raises UserError when all labels are of one kind or a score is not finite."""
+    """The agreement of a ranking by `importance` with a circuit.
+
+    Raises UserError when all labels are of one kind or a score is not finite.
+    """
     scores = _checked(importance, labels)
     return Agreement(
         roc_auc(scores, labels),
@@ -68,7 +74,7 @@ def agreement(
 
 
 def roc_auc(importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"]) -> float:
-    """Share of (member, other) pairs that the scores put in the right order; ties count half."""
+    """The share of (member, other) pairs that the scores put in the right order; ties count half."""
     scores = _checked(importance, labels)
     return float(_order(scores, labels).mean())
 
@@ -76,7 +82,7 @@ def roc_auc(importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n
 def auc_difference(
     first: Tensor | ndarray, second: Tensor | ndarray, labels: ndarray, n_resamples: int = 1000, *, seed: int = 0
 ) -> tuple[float, Interval]:
-    """AUC of `first` minus that of `second`, with the interval from the same resamples of heads for both."""
+    """AUC of `first` minus AUC of `second`, with an interval that uses the same resamples of heads for both."""
     first_scores, second_scores = _checked(first, labels), _checked(second, labels)
     difference = roc_auc(first_scores, labels) - roc_auc(second_scores, labels)
     if not _resamplable(labels):
@@ -86,7 +92,7 @@ def auc_difference(
 
 
 def average_precision(importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"]) -> float:
-    """Mean precision over the members, at each member's place; members of equal score share the later place."""
+    """The mean over members of the precision at each one's rank; tied members share the last of their ranks."""
     scores = _checked(importance, labels)
     down = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[down], append=-np.inf))  # last place of each distinct score
@@ -98,7 +104,10 @@ def average_precision(importance: Float[Tensor, " n"] | ndarray, labels: Bool[nd
 def precision_recall_at(
     importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"], k: int
 ) -> tuple[float, float]:
-    """Precision and recall of the k first; among scores tied at the border, the expected number of members."""
+    """Precision and recall of the first k.
+
+    Of the scores tied at the border, the expected number of members in a random order counts.
+    """
     scores = _checked(importance, labels)
     if not 1 <= k <= len(scores):
         raise UserError(f"cannot take the first {k} of {len(scores)}; choose 1 to {len(scores)}")
@@ -110,13 +119,14 @@ def precision_recall_at(
 
 
 def _order(scores: ndarray, labels: ndarray) -> Float[ndarray, "members others"]:
-    """1 where the member's score is larger, ½ where equal."""
+    """1 where the member's score is larger than the other's, ½ where they are equal, else 0."""
     members, others = scores[labels][:, None], scores[~labels][None, :]
     return (members > others) + 0.5 * (members == others)
 
 
 def resampled_auc(scores: ndarray, labels: ndarray, n_resamples: int, seed: int) -> Float[ndarray, " resample"]:
-    """AUC in every resample of members and of others. The same labels and seed give the same resamples."""
+    """AUC on every resample of members and of others; the same labels and seed give the same resamples."""
+    # A resampled AUC is a mean of the table of pairs, weighted by how often each row and column is drawn.
     order = _order(scores, labels)
     members = bootstrap_weights(order.shape[0], n_resamples, seed)
     others = bootstrap_weights(order.shape[1], n_resamples, seed + 1)

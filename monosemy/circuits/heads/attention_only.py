@@ -1,14 +1,14 @@
-"""A transformer of attention heads alone, without norms, MLPs or biases, whose every wire can be held.
+"""A transformer of attention heads alone, without norms, MLPs or biases, in which every single edge can be replaced.
 
-Place on the path: the model behind hand-compiled and small trained circuits (research/heads); the methods see it
-through `model_heads.AttentionOnlyHeads`.
+Place on the path: the model of hand-compiled and small trained circuits (research/heads); methods access it through
+`model_heads.AttentionOnlyHeads`.
 
     r_0 = W_E[token] + W_pos[position]
     o_lh = softmax(causal((r_l W_Q)(r_l W_K)ᵀ / √d_head)) r_l W_V W_O          r_{l+1} = r_l + Σ_h o_lh
     logits = r_L W_U
 
-Each head reads its queries, keys and values through its own copy of the residual stream, so that one edge (sender →
-receiver's q, k or v) can be replaced without touching any other: `reads`. Heads' outputs are replaced by `edit`.
+Each head reads its queries, keys and values from its own copy of the residual stream, so that `reads` can replace one
+edge (sender → receiver's q, k or v) without changing any other. `edit` replaces the outputs of heads.
 
 Source: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits. Deviation: no layer norm, so that
 contributions add up exactly. Limits: learned absolute positions, sequences up to `n_positions`.
@@ -28,7 +28,7 @@ from monosemy.circuits.heads.task import Channel, HeadEdit
 
 Reads: TypeAlias = Callable[[int, Channel, Tensor], Tensor]
 """(layer, channel, what the heads read [B, T, H, d_model]) → its replacement. Called for q, k and v of every layer in
-order, last as (n_layers, "", [B, T, 1, d_model]) for what the logits read."""
+order, and at the end as (n_layers, "", [B, T, 1, d_model]) for what the logits read."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Shape:
 
 
 class AttentionOnly(nn.Module):
-    """Weights: W_E [V, d], W_pos [T, d], W_Q, W_K, W_V [L, H, d, d_head], W_O [L, H, d_head, d], W_U [d, V].
+    """The model. Weights: W_E [V, d], W_pos [T, d], W_Q, W_K, W_V [L, H, d, d_head], W_O [L, H, d_head, d], W_U [d, V].
 
     All weights start at zero and are trainable; every method is differentiable in them and in `embeddings`.
     """
@@ -68,15 +68,15 @@ class AttentionOnly(nn.Module):
         return self.W_E.device
 
     def embed(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T d_model"]:
-        """What the first layer reads: the sender `input` of the graph."""
+        """What the first layer reads, token and position embeddings: the sender `input` of the graph."""
         return self.W_E[tokens.to(self.device)] + self.W_pos[: tokens.shape[1]]
 
     def heads(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B T H d_model"]:
-        """The outputs of one layer's heads; q, k, v [B, T, H, d_model] (or H = 1) are what each of them reads."""
+        """The outputs of one layer's heads; q, k, v [B, T, H, d_model] (H = 1: the same for all) are what they read."""
         return torch.einsum("bhte,hed->bthd", self._attend(layer, q, k, v), self.W_O[layer])
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T d_head"]:
-        """What the heads collect, before W_O."""
+        """What the heads collect by attention, before W_O."""
         queries, keys, values = _read(q, self.W_Q[layer]), _read(k, self.W_K[layer]), _read(v, self.W_V[layer])
         scores = queries @ keys.transpose(-1, -2) * self.shape.d_head**-0.5
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
@@ -85,7 +85,10 @@ class AttentionOnly(nn.Module):
     def residual(
         self, embeddings: Float[Tensor, "B T d_model"], edit: HeadEdit | None = None, reads: Reads | None = None
     ) -> Float[Tensor, "B T d_model"]:
-        """What the logits read, from given embeddings (so that gradients and straight paths can start there)."""
+        """What the logits read, [B, T, d_model], computed from embeddings.
+
+        Embeddings are given instead of tokens so that gradients and straight paths can start there.
+        """
         residual = embeddings
         for layer in range(self.n_layers):
             q = k = v = residual.unsqueeze(2)
@@ -94,7 +97,7 @@ class AttentionOnly(nn.Module):
                 q, k, v = reads(layer, "q", wide), reads(layer, "k", wide), reads(layer, "v", wide)
             if edit is not None:
                 residual = residual + edit(layer, self.heads(layer, q, k, v)).sum(2)
-            else:  # the same sum, heads not told apart
+            else:  # the same sum without an array of every head's output
                 residual = residual + torch.einsum("bhte,hed->btd", self._attend(layer, q, k, v), self.W_O[layer])
         return residual if reads is None else reads(self.n_layers, "", residual.unsqueeze(2)).squeeze(2)
 
@@ -110,12 +113,12 @@ class AttentionOnly(nn.Module):
         reads: Reads | None = None,
         embeddings: Float[Tensor, "B T d_model"] | None = None,
     ) -> Float[Tensor, "B V"]:
-        """Logits at the last position; `embeddings` stand in for those of the tokens."""
+        """Logits at the last position; `embeddings`, where given, take the place of the tokens'."""
         start = self.embed(tokens) if embeddings is None else embeddings
         return self.residual(start, edit, reads)[:, -1] @ self.W_U
 
     def head_outputs(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T n d_model"]:
-        """What each head adds to the residual stream, heads counted layer by layer."""
+        """What each head adds to the residual stream; heads are counted layer by layer."""
         outputs_by_layer: list[Tensor] = []
 
         def keep(layer: int, outputs: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ class AttentionOnly(nn.Module):
 
 
 def _read(read: Float[Tensor, "B T h d_model"], weight: Float[Tensor, "H d_model d_head"]) -> Tensor:
-    """[B, H, T, d_head]: each head's projection of what it reads, or of what all of them read (h = 1)."""
+    """Each head's projection of what it reads, or of what all heads read (h = 1): [B, H, T, d_head]."""
     if read.shape[2] == 1:
         return torch.einsum("btd,hde->bhte", read.squeeze(2), weight)
     return torch.einsum("bthd,hde->bhte", read, weight)

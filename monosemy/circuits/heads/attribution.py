@@ -6,12 +6,13 @@ Place on the path: `Contrast` → [one backward pass, or a few] → estimates of
     EAP-IG    the same with ∂m/∂v averaged over inputs e' + k/K (e − e'), k = 1 … K (e, e' embeddings)
     HISP      mean over prompts of |Σ (v − v') · ∂m/∂v|, divided by each layer's L2 norm
 
-v, v': a head's values on the prompt and as replaced. Signs are those of patching: m(clean) − m(head replaced) ≈ score.
-(The sources estimate m(replaced) − m(clean); HISP has no sign.) Gradients reach the values through coefficients c = 0
-that add c · (v − v'): their derivative is the score itself.
+v and v' are a head's values on the prompt and as replaced. Signs are those of patching: score ≈ m(clean) − m(head
+replaced). (The sources estimate m(replaced) − m(clean); HISP has no sign.) The values get a term c · (v − v') with a
+coefficient c = 0 per head, whose derivative is the score itself.
 
 Source: Nanda 2023 (attribution patching), Syed et al. 2023 (2310.10348), Hanna et al. 2024 (2403.17806), and Michel et
-al. 2019 (1905.10650) as in Conmy et al. 2023 (2304.14997). Limits: first order, so blind where attention is saturated.
+al. 2019 (1905.10650) as in Conmy et al. 2023 (2304.14997). Limits: the estimates are of first order, so they see
+nothing where attention is saturated.
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ from monosemy.circuits.heads.task import HeadEdit
 from monosemy.support import progress
 
 N_STEPS = 5
-"""K, points on the path of EAP-IG."""
+"""K, the number of points on the path of EAP-IG."""
 
 
 def attribution_patching(contrast: Contrast, ablation: Ablation = "resample") -> HeadScores:
-    """EAP on heads: one forward and one backward pass."""
+    """EAP on heads, from one forward and one backward pass."""
     began = time.perf_counter()
     return _estimates(from_examples("EAP", contrast, _attribute(contrast, ablation, n_steps=1), began, n_passes=3))
 
 
 def integrated_attribution(contrast: Contrast, ablation: Ablation = "resample", n_steps: int = N_STEPS) -> HeadScores:
-    """EAP-IG: `n_steps` forward and backward passes along the straight path of the embeddings."""
+    """EAP-IG on heads, from `n_steps` forward and backward passes along the straight path between the embeddings."""
     began = time.perf_counter()
     per_example = _attribute(contrast, ablation, n_steps)
     return _estimates(from_examples("EAP-IG", contrast, per_example, began, n_passes=3 * n_steps))
 
 
 def _estimates(scores: HeadScores) -> HeadScores:
-    """Of no head is the score exact."""
+    """The scores, marked as estimates for every head."""
     return replace(scores, checked=frozenset())
 
 
 def head_importance(contrast: Contrast, ablation: Ablation = "resample") -> HeadScores:
-    """HISP: unsigned, and comparable only within a layer before the division."""
+    """HISP: unsigned scores, divided by each layer's norm, since raw sizes compare only within a layer."""
     began = time.perf_counter()
     size = _attribute(contrast, ablation, n_steps=1).abs().mean(0).cpu().double()
     by_layer = size.view(contrast.heads.n_layers, -1)
@@ -61,6 +62,7 @@ def head_importance(contrast: Contrast, ablation: Ablation = "resample") -> Head
 
 
 def _attribute(contrast: Contrast, ablation: Ablation, n_steps: int) -> Float[Tensor, "E n"]:
+    """The estimated effect of every head on every prompt, averaged over the points of the path."""
     effects = []
     heads = contrast.heads
     with progress.stage("attribute", total=contrast.n_examples * n_steps, unit="passes") as bar:
@@ -68,6 +70,7 @@ def _attribute(contrast: Contrast, ablation: Ablation, n_steps: int) -> Float[Te
             difference = batch.clean.values - replacement
             total = torch.zeros(len(batch.examples), difference.shape[2], device=difference.device)
             for step in range(1, n_steps + 1):
+                # The last point is the prompt itself, which needs no replaced embeddings.
                 inputs = None if step == n_steps else _between(heads, batch, step / n_steps)
                 total += _derivatives(heads, batch, difference, inputs)
                 bar.advance(len(batch.examples))
@@ -76,17 +79,17 @@ def _attribute(contrast: Contrast, ablation: Ablation, n_steps: int) -> Float[Te
 
 
 def _between(heads: Heads, batch: Batch, share: float) -> Tensor:
-    """Embeddings `share` of the way from the counterpart to the prompt."""
+    """The embeddings a `share` of the way from the counterpart to the prompt."""
     clean, corrupted = heads.inputs(batch.clean.tokens), heads.inputs(batch.corrupted.tokens)
     return corrupted + share * (clean - corrupted)
 
 
 def _derivatives(heads: Heads, batch: Batch, difference: Tensor, inputs: Tensor | None) -> Float[Tensor, "B n"]:
-    """∂m/∂c at c = 0 with values v + c · difference."""
+    """∂m/∂c at c = 0 for values v + c · difference."""
     c = torch.zeros(difference.shape[0], difference.shape[2], device=difference.device, requires_grad=True)
     logits = heads.logits(batch.clean.tokens, _push_edit(c, difference, heads.n_heads), inputs=inputs, gradients=True)
     with torch.enable_grad():
-        total = batch.measure(logits).sum()
+        total = batch.measure(logits).sum()  # prompts do not interact: one backward pass serves them all
     (gradient,) = torch.autograd.grad(total, c)
     return gradient
 

@@ -1,11 +1,11 @@
-"""`find_circuit`: a model and a task in, ranked heads and edges with intervals out.
+"""`find_circuit`: from a model and a task to ranked heads and edges with intervals.
 
 Place on the path: model, task → [method → members → edges] → page, drawing, JSON.
 
-A head is a member when its effect is at least `share` of m(clean) − m(corrupt) and its 95% interval excludes 0; methods
-without signs or intervals have a ranking and no members. What the members carry alone, and what is left without them,
-is measured on the same prompts. Edges are measured exactly among the members (the strongest `MAX_EDGE_HEADS` of them).
-Where papers report a circuit of this task in this model, every method is scored on it.
+A head is a member of the circuit when its effect is at least `share` of m(clean) − m(corrupt) and its 95% interval
+excludes 0. Methods without signs or intervals rank heads but name no members. What the members carry alone, and what is
+left without them, is measured on the same prompts. Edges are measured exactly among the strongest `MAX_EDGE_HEADS`
+members. Where papers report a circuit of this task in this model, every method is scored against it.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
 
 ANNOUNCED_MINUTES = 3
-"""Methods expected to take longer are announced with the time."""
+"""Methods that are expected to take longer than this are announced with the expected time."""
 MAX_EDGE_HEADS = 12
-"""Heads between which edges are measured, at most: edges grow with the square."""
+"""The most heads between which edges are measured; the number of edges grows with its square."""
 EDGE_PROMPTS = 16
-"""Prompts that edges are measured on, at most: there are several times more of them than heads that were checked."""
+"""The most prompts on which edges are measured; there are several times more edges than checked heads."""
 
 
 @dataclass(frozen=True)
 class Circuit:
-    """What one method found, and what other methods say."""
+    """The circuit that one method found, and the rankings of the methods compared with it."""
 
     model: str
     fingerprint: str
-    """Of the model's weights."""
+    """Fingerprint of the model's weights."""
     task: TaskData
     ablation: Ablation
     seed: int
@@ -66,46 +66,47 @@ class Circuit:
     accuracy: TaskAccuracy
     m_clean: float
     m_corrupt: float
-    """The metric on prompts and on their counterparts, means."""
+    """Mean metric on the prompts (`m_clean`) and on their counterparts (`m_corrupt`)."""
     n_prompts: int
     heads: HeadScores
     members: list[int]
-    """Heads of the circuit by number, strongest first; empty where the method cannot say."""
+    """The circuit's heads by number, strongest first; empty where the method cannot name any."""
     carried: Carried | None
-    """What the members carry of the behaviour; None where there are none."""
+    """How much of the behaviour the members carry; None where there are none."""
     edges: EdgeScores | None
     n_edge_prompts: int
-    """Prompts that edges were measured on."""
+    """Number of prompts on which edges were measured."""
     no_edges: str
-    """Why there are none, where that is no choice of the caller's."""
+    """Why edges cannot be measured in this model; empty where they can, or were not asked for."""
     code_edges: EdgeScores | None
-    """Edges between members scored by the co-occurrence of their codes; where codes rank the heads and name no members,
-    between the first `MAX_EDGE_HEADS` of them."""
+    """Edges between members, scored by the co-occurrence of their codes. Where codes rank the heads and name no
+    members, edges between the first `MAX_EDGE_HEADS` heads."""
     compared: list[HeadScores]
-    """The methods asked for in comparison, the main one not among them."""
+    """The methods asked for in comparison, without the main one."""
     published: tuple[PublishedCircuit, ...]
-    """What papers report for this task in this model."""
+    """The circuits that papers report for this task in this model."""
     skipped_layers: str = ""
-    """Which layers are left out, and why; empty where none is."""
+    """Which layers are left out, and why; empty where none are."""
 
     @property
     def best_edges(self) -> EdgeScores | None:
-        """Measured edges; without them those that codes give."""
+        """The measured edges or, where there are none, those scored by codes."""
         return self.code_edges if self.edges is None else self.edges
 
     def name_of(self, index: int) -> str:
-        """`7.3`"""
+        """The head's name, `layer.head`, such as `7.3`."""
         return f"{index // self.n_heads}.{index % self.n_heads}"
 
     def ranked(self) -> list[int]:
-        """All heads by number, most important first."""
+        """The numbers of all heads, most important first."""
         return self.heads.importance.argsort(descending=True, stable=True).tolist()
 
     def agreement_with(self, circuit: PublishedCircuit, scores: HeadScores) -> Agreement:
-        """Of a method's ranking with a reported circuit."""
+        """How well a method's ranking agrees with a reported circuit."""
         return agreement(scores.importance, labels_of(circuit.heads, self.n_layers, self.n_heads))
 
     def to_json(self) -> dict[str, Any]:
+        """Everything about the circuit as JSON values, the content of circuit.json."""
         return {
             "version": __version__,
             "model": self.model,
@@ -163,21 +164,23 @@ class Circuit:
 
 @dataclass(frozen=True)
 class CircuitSettings:
-    """How a circuit is looked for. Raises UserError for an unknown method, a seed out of range, or examples that are
-    fewer than the prompts taken from them."""
+    """How a circuit is searched for.
+
+    Raises UserError for an unknown method, a seed out of range, or fewer examples than the prompts taken from them.
+    """
 
     method: str = "combined"
-    """What ranks the heads; a name in `methods.METHODS`."""
+    """The method that ranks the heads, a name in `methods.METHODS`."""
     compare: Sequence[str] = ()
-    """Methods whose rankings are given beside the main one."""
+    """Methods whose rankings are shown beside the main one."""
     n_prompts: int = 64
-    """Prompts that causal methods run on."""
+    """Number of prompts that causal methods run on."""
     n_examples: int | None = None
-    """Positives (and negatives) made; None: 250 where a method counts codes, else `n_prompts`."""
+    """Number of positives, and of negatives, to make; None: 250 where a method counts codes, else `n_prompts`."""
     ablation: Ablation = "resample"
-    """What replaces a head's values."""
+    """What replaces a head's values: the counterpart's (`resample`), their mean (`mean`) or nothing (`zero`)."""
     edges: bool = True
-    """Whether edges are measured as well."""
+    """Whether edges are measured too."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -206,10 +209,10 @@ def find_circuit(
     task: a task's name, the path of a JSONL file, or prompts already made. changes: fields of `CircuitSettings`, as in
     `find_circuit(model, "ioi", method="eap", n_prompts=32)`.
 
-    Warns, before any method runs, when the model is right on too few prompts or prompts are copies, which count as
-    one. Raises UserError: settings that cannot be, a task that does not fit the model (its tokenizer, vocabulary or
-    positions), a model without attention heads, a metric that is no larger on prompts than on counterparts,
-    `n_examples` with prompts of your own, more prompts than fit into memory.
+    Warns, before any method runs, when the model is right on too few prompts, and when prompts are copies, which count
+    once. Raises UserError for settings that are impossible, a task that does not fit the model (its tokenizer,
+    vocabulary or positions), a model without attention heads, a metric that is no larger on prompts than on
+    counterparts, `n_examples` together with prompts of your own, and more prompts than fit into memory.
     """
     settings = replace(settings or CircuitSettings(), **changes)
     heads = as_heads(model)
@@ -259,7 +262,7 @@ def find_circuit(
 
 
 def _prompts(heads: Heads, task: str | TaskData, settings: CircuitSettings) -> TaskData:
-    """The task's prompts, checked against the model, every prompt once; copies that are dropped are warned of."""
+    """The task's prompts, checked against the model, each once; warns of copies that were dropped."""
     own_prompts = isinstance(task, TaskData) or task.endswith(".jsonl")
     if settings.n_examples is not None and own_prompts:
         raise UserError(
@@ -276,7 +279,10 @@ def _prompts(heads: Heads, task: str | TaskData, settings: CircuitSettings) -> T
 
 
 def members_of(scores: HeadScores, difference: float, share: float = MEMBER_SHARE) -> list[int]:
-    """Heads whose effect is at least `share` of the difference and clear of 0, strongest first."""
+    """The heads whose effect is at least `share` of `difference` and whose interval excludes 0, strongest first.
+
+    Empty for methods without signs or intervals.
+    """
     if not scores.signed or scores.intervals is None:
         return []
     large = scores.importance >= share * abs(difference)
@@ -296,6 +302,7 @@ def _build_task(heads: Heads, task: str, settings: CircuitSettings) -> TaskData:
 
 
 def _check_tokens(heads: Heads, data: TaskData) -> None:
+    """Raises UserError for prompts that are too long for the model, or of another tokenizer or vocabulary."""
     if not isinstance(heads, LanguageModelHeads):
         return
     model = heads.model
@@ -323,7 +330,7 @@ def _accuracy(bench: Bench) -> TaskAccuracy:
 
 
 def _no_edges(heads: Heads) -> str:
-    """Why single edges of this model cannot be held; empty where they can."""
+    """Why single edges cannot be replaced in this model; empty where they can."""
     if not isinstance(heads, LanguageModelHeads):
         return ""
     if heads.model.post_norms:
@@ -337,7 +344,7 @@ def _no_edges(heads: Heads) -> str:
 
 
 def _published_circuits(heads: Heads, task: str | TaskData, data: TaskData) -> tuple[PublishedCircuit, ...]:
-    """Reported circuits of the library's own tasks, where the model has the heads they name."""
+    """The reported circuits of one of the library's own tasks, where the model has all heads that they name."""
     if isinstance(task, str) and task.endswith(".jsonl"):
         return ()
     shape = (heads.n_layers, heads.n_heads)
@@ -346,8 +353,11 @@ def _published_circuits(heads: Heads, task: str | TaskData, data: TaskData) -> t
 
 
 def _code_edges(bench: Bench, method: str, head_scores: HeadScores, measured: EdgeScores | None) -> EdgeScores | None:
-    """Co-occurrence scores of the measured edges between heads; of a method that counts codes, of the edges among its
-    first heads."""
+    """Edges scored by the co-occurrence of their ends' codes.
+
+    These are the measured edges between heads or, for a method that ranks by codes, the edges among its first heads;
+    None for any other method.
+    """
     n_heads = bench.heads.n_heads
     if measured is not None:
         edges = dict.fromkeys(Edge(e.sender, e.receiver) for e in measured.edges)  # channels share one score

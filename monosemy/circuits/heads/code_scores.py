@@ -1,19 +1,19 @@
-"""Scores of heads and edges from discrete codes, by counting which codes only positives show.
+"""Scores of heads and edges from discrete codes, by counting the codes that occur on positives only.
 
 Place on the path: codes [E, n] with labels → [scores by counting] → rankings.
 
     node    s_h = |P_h \\ N_h|              P_h, N_h: codes of head h on positives, on negatives
-    pairs   U_gh = |P_gh \\ N_gh|           the same of code pairs (c_g, c_h) on one prompt
-    head score by pairs                     how often a head is in the pairs with the largest U
+    pairs   U_gh = |P_gh \\ N_gh|           the same for pairs of codes (c_g, c_h) on one prompt
+    head score by pairs                     how often a head is among the pairs with the largest U
     edge    U_gh for g in an earlier layer than h
 
-The "edge-level" result of the source is the head score by pairs: it classifies heads, not edges, and is called so here;
-edge scores are a score of our own for what the name promises.
+The source's "edge-level" result is the head score by pairs. It classifies heads, not edges, hence the name here; the
+edge scores are our own and do score edges.
 
-Source: O'Neill and Bui 2024 (arXiv 2405.12522); their code takes the first H²/2 heads (H heads in a layer) named by
-the sorted list of ordered pairs, i.e. H²/8 unordered pairs, which is the default here. Their softmax over heads is left
-out: it changes no ranking. Limits: counts of distinct codes grow with the number of prompts; a bootstrap shows fewer
-distinct codes than the sample, so its intervals lie low.
+Source: O'Neill and Bui 2024 (arXiv 2405.12522). Their code takes the first H²/2 heads (H heads per layer) in the sorted
+list of ordered pairs, i.e. H²/8 unordered pairs, which is the default here. Their softmax over heads is left out: it
+changes no ranking. Limits: counts of distinct codes grow with the number of prompts; a bootstrap sample shows fewer
+distinct codes than the original, so its intervals lie low.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from monosemy.circuits.heads.discrete import Codes
 
 
 def node_scores(codes: Codes, *, break_ties: bool = False) -> Float[Tensor, " n"]:
-    """s_h; with `break_ties` plus the share (below 1) of positives that show a code which no negative shows."""
+    """s_h of every head. `break_ties` adds the share (below 1) of positives with a code that no negative shows."""
     on_positives, on_negatives = _occurrence(codes)
     only = on_positives & ~on_negatives
     score = only.sum(1).double()
@@ -34,7 +34,7 @@ def node_scores(codes: Codes, *, break_ties: bool = False) -> Float[Tensor, " n"
 
 
 def node_intervals(codes: Codes, n_resamples: int = 200, *, break_ties: bool = False) -> Float[Tensor, "n 2"]:
-    """95% percentile intervals of the node scores over resampled prompts (positives and negatives apart)."""
+    """95% percentile intervals of the node scores; positives and negatives are resampled separately."""
     generator = torch.Generator().manual_seed(0)
     groups = [codes.positive.nonzero()[:, 0], (~codes.positive).nonzero()[:, 0]]
     resampled_scores = []
@@ -47,21 +47,23 @@ def node_intervals(codes: Codes, n_resamples: int = 200, *, break_ties: bool = F
 
 
 def distinct_codes(codes: Codes) -> Float[Tensor, " n"]:
-    """Control: how many codes a head has at all."""
+    """Control: how many distinct codes each head has at all."""
     on_positives, on_negatives = _occurrence(codes)
     return (on_positives | on_negatives).sum(1).double()
 
 
 def pair_counts(codes: Codes, *, break_ties: bool = False) -> Float[Tensor, "n n"]:
-    """U, symmetric with a zero diagonal; with `break_ties` plus the share of positives that show such a pair."""
+    """U, symmetric with a zero diagonal. `break_ties` adds the share (below 1) of positives with such a pair."""
     compact, n_compact = _compact(codes.codes)
     n = compact.shape[1]
     counts = torch.zeros(n, n, dtype=torch.float64)
     n_positives = int(codes.positive.sum())
-    wide = compact + torch.arange(n) * n_compact  # every head its own range: one flat table for all partners
+    # A range of codes of its own for every head, so that one flat table serves all partners.
+    wide = compact + torch.arange(n) * n_compact
     for head in range(n - 1):
         width = int(compact[:, head].max()) + 1
         partners = wide[:, head + 1 :] - (head + 1) * n_compact
+        # The flat place of each (head's code, partner, partner's code), and whether it occurs on positives, negatives.
         pair = compact[:, head : head + 1] * (n - head - 1) * n_compact + partners
         occurs = torch.zeros(2, width * (n - head - 1) * n_compact, dtype=torch.bool)
         occurs[0, pair[codes.positive].flatten()] = True
@@ -77,9 +79,11 @@ def pair_counts(codes: Codes, *, break_ties: bool = False) -> Float[Tensor, "n n
 def head_scores_by_pairs(
     counts: Float[Tensor, "n n"], n_heads: int, n_pairs: int | None = None, *, break_ties: bool = False
 ) -> Float[Tensor, " n"]:
-    """How often each head is in the `n_pairs` pairs with the largest U (default H²/8, at least 1); equal pairs in order
-    of their heads, pairs with U = 0 never. With `break_ties` plus Σ_g U_gh scaled below 1: with few heads a layer and
-    many layers nearly all heads are in none of so few pairs."""
+    """How often each head is among the `n_pairs` pairs with the largest U (default H²/8, at least 1).
+
+    Equal pairs come in the order of their heads; pairs with U = 0 never count. `break_ties` adds Σ_g U_gh, scaled below
+    1: with few heads per layer and many layers, nearly all heads are in none of so few pairs.
+    """
     n = len(counts)
     first, second = torch.triu_indices(n, n, 1)
     values = counts[first, second]
@@ -92,13 +96,13 @@ def head_scores_by_pairs(
 
 
 def edge_scores(counts: Float[Tensor, "n n"], n_heads: int) -> Float[Tensor, "n n"]:
-    """U[sender, receiver] where the sender lies in an earlier layer, else 0."""
+    """U[sender, receiver] where the sender is in an earlier layer, else 0."""
     layer = torch.arange(len(counts)) // n_heads
     return counts * (layer[:, None] < layer[None, :])
 
 
 def _occurrence(codes: Codes) -> tuple[Tensor, Tensor]:
-    """[n, n_codes] booleans: shown on a positive, shown on a negative."""
+    """Which codes each head shows on any positive, and on any negative; booleans [n, n_codes]."""
     tables = []
     for rows in (codes.positive, ~codes.positive):
         table = torch.zeros(codes.codes.shape[1], codes.n_codes, dtype=torch.bool)
@@ -107,13 +111,13 @@ def _occurrence(codes: Codes) -> tuple[Tensor, Tensor]:
 
 
 def _share(codes: Codes, only: Tensor) -> Tensor:
-    """[n]: positives that show a code of `only` [n, n_codes], over one more than all positives."""
+    """[n]: the number of positives with a code of `only` [n, n_codes], over the number of positives plus one."""
     occurs = only.gather(1, codes.codes[codes.positive].T)
     return occurs.sum(1).double() / (occurs.shape[1] + 1)
 
 
 def _compact(codes: Int[Tensor, "E n"]) -> tuple[Int[Tensor, "E n"], int]:
-    """Every head's codes renumbered 0, 1, … and the largest number of codes of any head."""
+    """The codes, renumbered 0, 1, … for every head, and the largest number of distinct codes of any head."""
     columns = [torch.unique(column, return_inverse=True)[1] for column in codes.T]
     compact = torch.stack(columns, dim=1)
     return compact, int(compact.max()) + 1

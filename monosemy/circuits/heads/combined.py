@@ -1,27 +1,28 @@
-"""Our own method: codes and gradients propose heads, patching the few proposed confirms or rejects them.
+"""Our own method: codes and gradients propose heads, and patching the few proposed confirms or rejects them.
 
 Place on the path: `Contrast` → [propose → confirm → edges] → the circuit that `monosemy circuits` prints.
 
     1  codes        node scores |P_h \\ N_h| of the `fast` discrete method; positives are the prompts, negatives their
                     counterparts
     2  attribution  EAP for all heads, from one backward pass (`n_steps` above 1: EAP-IG)
-    3  propose      the first heads of 2, and the first of 1 that 2 has not named
+    3  propose      the first heads of 2, and the first of 1 that 2 did not propose
     4  confirm      exact patching of the proposed: effect = m(clean) − m(head replaced)
-    5  restore      proposed heads without effect, by attribution: m(corrupted, head ← clean) − m(corrupted); finds
-                    heads that stand in for each other, of which removing one shows nothing
-    6  again        heads that nobody proposed but whose attribution is as large as a member's are checked as in 4
-    7  score        of a checked head: the larger of 4 and 5 by size; of any other: its attribution
+    5  restore      proposed heads without effect, those with the largest attribution first: m(corrupted, head ← clean)
+                    − m(corrupted). This finds heads that stand in for each other, so that removing one shows nothing
+    6  again        heads that were not proposed, but whose attribution is as large as a member's, are checked as in 4
+    7  score        of a checked head, the larger in size of 4 and 5; of any other head, its attribution
 
-What differs between prompts and counterparts but is read by nothing is proposed by codes in step 1 and gets its exact
-effect, zero, in step 4. Everything is in units of the metric, positive when the head supports the behaviour.
+A head that differs between prompts and counterparts, but whose output nothing reads, may be proposed by its codes in
+step 3; step 4 then finds its exact effect, zero. All scores are in units of the metric, positive when the head supports
+the behaviour.
 
-The passes over prompts and counterparts that the other causal methods start from are all that codes need here, so
-reading is paid once. Budget: `share` of the heads are checked in 4 and 5, at least `min_checks`; a member's size in 6
-is `MEMBER_SHARE` of m(clean) − m(corrupted); step 6 has no budget, and warns when it takes more than 4 and 5 may.
+Codes need only the passes over prompts and counterparts from which the other causal methods start, so the prompts are
+read once. Budget: steps 4 and 5 check a `share` of the heads, at least `min_checks`. Step 6 has no budget: it checks
+every head whose attribution is at least `MEMBER_SHARE` of m(clean) − m(corrupted), and warns when these are more than
+the budget of steps 4 and 5.
 
 Source: ours; parts as named in `discrete.py`, `attribution.py`, `patching.py`. Limits: a head that neither codes nor
-gradients propose is judged by its gradient alone; heads both of which are needed, and both of which have understudies,
-stay hidden.
+gradients propose is judged by its gradient alone; two heads that are both needed, and both have backups, stay hidden.
 """
 
 from __future__ import annotations
@@ -53,16 +54,17 @@ class CombinedConfig:
     """Settings of the combined method."""
 
     share: float = 0.075
-    """Heads that are checked exactly, as a share of all; a quarter of the checks is kept for restoring."""
+    """Share of all heads that are checked exactly; a quarter of the checks is kept for restoring."""
     min_checks: int = 8
-    """Checked at least."""
+    """The fewest heads that are checked."""
     code_share: float = 0.2
-    """Of the heads proposed, those that codes propose; 0 leaves the codes out."""
+    """Share of the proposed heads that codes propose; 0 leaves the codes out."""
     n_steps: int = 1
-    """Points of the attribution's path: 1 is EAP, more is EAP-IG, each for the time of about two passes."""
+    """Points on the attribution's path: 1 is EAP, more is EAP-IG; each takes the time of about two passes."""
     weak: float = 0.02
-    """A proposed head whose effect is below this share of m(clean) − m(corrupt) is also restored."""
+    """A proposed head whose effect is below this share of m(clean) − m(corrupt) is restored as well."""
     codes: DiscreteConfig = field(default_factory=lambda: PRESETS["fast"])
+    """Settings of the discrete method."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or not 0 <= self.code_share <= 1:
@@ -73,45 +75,50 @@ class CombinedConfig:
 
 @dataclass(frozen=True)
 class Combined:
-    """What the combined method found."""
+    """The result of the combined method: scores of all heads, and what proposed the checked ones."""
 
     heads: HeadScores
     by_codes: list[int]
-    """Proposed by codes alone, best first."""
+    """Heads proposed by codes but not by attribution, best first."""
     by_attribution: list[int]
-    """Proposed by attribution, best first."""
+    """Heads proposed by attribution, best first."""
     code_scores: Float[Tensor, " n"]
     codes: Codes | None
-    """None where the codes were left out."""
+    """The codes behind `code_scores`; None where codes were left out."""
 
 
 def combined_circuit(
     contrast: Contrast, config: CombinedConfig | None = None, ablation: Ablation = "resample"
 ) -> Combined:
-    """Scores of all heads, with what proposed them."""
+    """Scores all heads by the steps in the module's docstring; `ablation` says what replaces a head's values."""
     config = config or CombinedConfig()
     began = time.perf_counter()
     n = n_all(contrast.heads)
+    # 1 and 2: codes and attribution of all heads.
     estimate = integrated_attribution(contrast, ablation, config.n_steps)
     codes, code_scores = None, torch.zeros(n, dtype=torch.float64)
     if config.code_share:
         pooled = pooled_contrast(contrast)
         codes = discrete_codes(pooled, fitted(config.codes, len(pooled.metric)))
         code_scores = node_scores(codes, break_ties=True)
+    # 3: propose.
     n_checks = min(n, max(config.min_checks, ceil(config.share * n)))
     n_restored = n_checks // 4
     n_proposed = n_checks - n_restored
     n_by_codes = round(config.code_share * n_proposed)
     by_attribution, by_codes = propose(estimate.importance, code_scores, n_proposed, n_by_codes)
     proposed = [*by_attribution, *by_codes]
+    # 4: the exact effects of the proposed heads take the place of their estimates.
     effect = exhaustive_patching(contrast, ablation, indices=proposed)
     assert estimate.per_example is not None
     assert effect.per_example is not None
     per_example = estimate.per_example.clone()
     per_example[:, proposed] = effect.per_example[:, proposed]
+    # 5: restore those without effect; `per_example` is changed in place.
     restored, replaced = _restore(
         contrast, config, estimate, effect, proposed=proposed, n_restored=n_restored, per_example=per_example
     )
+    # 6: check the heads that would be members by an unchecked estimate.
     doubtful = _doubtful(contrast, estimate, proposed)
     if len(doubtful) > n_checks:
         minutes = passes_of(contrast.heads, doubtful) * contrast.seconds / 2 / 60
@@ -141,7 +148,7 @@ def combined_circuit(
 
 
 def _doubtful(contrast: Contrast, estimate: HeadScores, proposed: Sequence[int]) -> list[int]:
-    """Heads not proposed whose estimate would make them members."""
+    """Heads that were not proposed, but whose estimates are as large as a member's effect."""
     limit = MEMBER_SHARE * abs(float((contrast.m_clean - contrast.m_corrupt).mean()))
     large = (estimate.importance >= limit).nonzero()[:, 0].tolist() if limit else []
     return [i for i in large if i not in set(proposed)]
@@ -150,9 +157,12 @@ def _doubtful(contrast: Contrast, estimate: HeadScores, proposed: Sequence[int])
 def propose(
     attribution: Float[Tensor, " n"], codes: Float[Tensor, " n"], n_proposed: int, n_codes: int
 ) -> tuple[list[int], list[int]]:
-    """The first of both rankings, without repetition: `n_codes` by codes (equal ones by attribution) that attribution
-    has not named, the rest by attribution. Heads whose score is 0 are not proposed. Heads equal to the last one
-    proposed come too, so that no head's number decides."""
+    """The heads proposed by attribution and those proposed by codes alone, best first, without repetition.
+
+    `n_codes` of the `n_proposed` are taken from the codes' ranking (ties by attribution) among the heads that
+    attribution does not propose. Heads whose score is 0 are not proposed. Heads tied with the last one are proposed
+    too, so that the order of numbering decides nothing.
+    """
     with_effect = [i for i in range(len(attribution)) if attribution[i] > 0]
     by_attribution = _first(with_effect, n_proposed - n_codes, [attribution.tolist()])
     by_codes_only = [i for i in range(len(codes)) if codes[i] > 0 and i not in set(by_attribution)]
@@ -160,7 +170,7 @@ def propose(
 
 
 def _first(indices: list[int], k: int, keys: list[list[float]]) -> list[int]:
-    """The k indices with the largest keys, and those equal (to 1 in 10,000) to the last of them."""
+    """The k indices with the largest keys, compared in order, and those tied (to 1 in 10,000) with the last of them."""
     order = sorted(indices, key=lambda i: tuple(-key[i] for key in keys))
     while 0 < k < len(order) and all(isclose(key[order[k]], key[order[k - 1]], rel_tol=1e-4) for key in keys):
         k += 1
@@ -177,9 +187,11 @@ def _restore(
     n_restored: int,
     per_example: Tensor,
 ) -> tuple[list[int], dict[int, float]]:
-    """Restores up to `n_restored` of the proposed heads without effect, those with the largest estimates, and puts
-    larger effects into `per_example`. Returns the heads restored, and of those whose score changed the effect of
-    replacing them."""
+    """Restores up to `n_restored` of the proposed heads without effect, those with the largest estimates.
+
+    An effect of restoring that is clear of 0 and larger than that of replacing goes into `per_example`, in place.
+    Returns the restored heads and, for those whose score changed, the effect of replacing them.
+    """
     limit = config.weak * abs(float((contrast.m_clean - contrast.m_corrupt).mean()))
     weak = [i for i in proposed if effect.importance[i] < limit and estimate.importance[i] > 0]
     weak = _first(weak, n_restored, [estimate.importance.tolist()])
@@ -198,7 +210,7 @@ def _restore(
 
 
 def pooled_contrast(contrast: Contrast) -> PooledHeads:
-    """Prompts as positives and counterparts as negatives, pooled over positions, from the passes already made."""
+    """Prompts as positives and counterparts as negatives, pooled over positions; makes no pass of its own."""
     sides = [[batch.clean for batch in contrast.batches], [batch.corrupted for batch in contrast.batches]]
     every = [p.values.float() for side in sides for p in side]
     values = {"mean": torch.cat([v.mean(1) for v in every]), "last": torch.cat([v[:, -1] for v in every])}

@@ -1,6 +1,6 @@
-"""`monosemy circuits TASK --model …`: the command and its tables in the terminal.
+"""`monosemy circuits TASK --model …`: the command, and its tables in the terminal.
 
-Place on the path: words of the command line → `find_circuit` → ranked heads and a table of methods on the terminal, and
+Place on the path: words of the command line → `find_circuit` → ranked heads and a table of methods in the terminal, and
 the page (`page.py`).
 """
 
@@ -34,7 +34,10 @@ DESCRIPTION = """Find the attention heads, and the edges between them, that carr
 
 
 def run_circuits(words: list[str]) -> None:
-    """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
+    """Runs `monosemy circuits` with the words that follow it.
+
+    Raises UserError for bad input, before the model is loaded where that is possible.
+    """
     options = _parser().parse_args(words)
     from monosemy.circuits.heads.methods import METHODS, all_methods, check_methods, check_seed
     from monosemy.circuits.heads.tasks import TASKS, check_name
@@ -112,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    """Warnings as they come, one line each, without the line of code that gave them."""
+    """Prints warnings as they come, one line each, without the line of code that raised them."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"monosemy: {message}", file=sys.stderr)
         yield
@@ -122,6 +125,7 @@ def _warnings_in_a_line() -> Iterator[None]:
 
 
 def _print_tables(circuit: Circuit) -> None:
+    """Prints the summary, and the tables of heads, edges and methods."""
     from rich.console import Console
     from rich.table import Table
 

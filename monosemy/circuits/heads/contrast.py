@@ -1,12 +1,12 @@
-"""Prompts beside their counterparts, both run once: what every causal method starts from; and what methods return.
+"""Prompts and their counterparts, each run once: the starting point of every causal method.
 
 Place on the path: positives → [values, residual stream and metric of prompt and counterpart] → patching, attribution.
 
-    m_clean, m_corrupt   the metric on prompt and counterpart (with the prompt's answers)
-    replacement of a head's values:   resample: the counterpart's;   mean: of all counterparts, per position;   zero
+    m_clean, m_corrupt   the metric on the prompt and on its counterpart, both with the prompt's answers
+    replacement of a head's values:   resample: the counterpart's;   mean: over all counterparts, per position;   zero
 
-Limits: everything is kept in memory (for both sides prompts × tokens × (heads × d_value + layers × d_model) numbers),
-so tens to hundreds of prompts, not thousands; more than fit are refused.
+Limits: everything is held in memory (for each of the two sides, prompts × tokens × (heads × d_value + layers × d_model)
+numbers). This allows tens to hundreds of prompts, not thousands; more than fit are refused.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from monosemy.support.numbers import size_text
 Ablation: TypeAlias = Literal["resample", "mean", "zero"]
 ABLATIONS = ("resample", "mean", "zero")
 MEMBER_SHARE = 0.05
-"""Part of m(clean) − m(corrupted) from which on an effect counts as mattering."""
+"""Share of m(clean) − m(corrupted) from which an effect is large enough for membership."""
 MEMORY_MARGIN = 1.25
-"""What methods need beside the values that are kept."""
+"""Memory that methods need in all, as a multiple of that of the kept values."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts of one pass."""
+    """The prompts of one pass, their counterparts, and the metric on both."""
 
     examples: Sequence[Example]
     clean: Pass
@@ -47,10 +47,11 @@ class Batch:
     m_corrupt: Float[Tensor, " B"]
 
     def measure(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
+        """The task's metric on every prompt of the batch; differentiable in the logits."""
         return self.metric(logits, self.examples)
 
     def first(self, n: int) -> Batch:
-        """The first n prompts."""
+        """The first n prompts of the batch."""
         sides = [
             Pass(p.tokens[:n], p.values[:n], p.logits[:n], p.residual and tuple(x[:n] for x in p.residual))
             for p in (self.clean, self.corrupted)
@@ -62,12 +63,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Contrast:
-    """All prompts of a causal method; build it with `read_contrast`."""
+    """All prompts that a causal method runs on; build it with `read_contrast`."""
 
     heads: Heads
     batches: list[Batch]
     seconds: float
-    """What the passes over prompts and counterparts took."""
+    """How long the passes over prompts and counterparts took."""
 
     @property
     def n_examples(self) -> int:
@@ -82,7 +83,7 @@ class Contrast:
         return torch.cat([batch.m_corrupt for batch in self.batches])
 
     def first(self, n: int) -> Contrast:
-        """The first n prompts, without running them again; of the seconds their share."""
+        """The first n prompts, with their share of the seconds; nothing is run again."""
         first_batches, n_remaining = [], n
         for batch in self.batches:
             if n_remaining > 0:
@@ -92,7 +93,10 @@ class Contrast:
         return Contrast(self.heads, first_batches, self.seconds * n_examples / self.n_examples)
 
     def replacements(self, ablation: Ablation) -> list[Float[Tensor, "B T n d_value"]]:
-        """For every batch, what ablated heads take. Raises UserError for an unknown ablation."""
+        """The values that replace those of ablated heads, one tensor per batch.
+
+        Raises UserError for an unknown ablation.
+        """
         if ablation not in ABLATIONS:
             raise unknown("ablation", ablation, ABLATIONS)
         if ablation == "resample":
@@ -105,8 +109,10 @@ class Contrast:
 
 
 def metric_difference(contrast: Contrast, task: str = "") -> float:
-    """D: mean m(clean) − m(corrupted). Raises UserError where it is not above 0, so that no share of it can be told,
-    or not finite."""
+    """The mean of m(clean) − m(corrupted), by which effects are divided to give shares.
+
+    Raises UserError where it is not finite or not above 0, so that shares mean nothing.
+    """
     clean, corrupt = float(contrast.m_clean.cpu().double().mean()), float(contrast.m_corrupt.cpu().double().mean())
     if not isfinite(clean - corrupt):
         raise UserError(
@@ -123,7 +129,10 @@ def metric_difference(contrast: Contrast, task: str = "") -> float:
 
 
 def read_contrast(heads: Heads, examples: Sequence[Example], metric: str) -> Contrast:
-    """Runs prompts and counterparts once each. Raises UserError, after the first batch, when memory cannot hold all."""
+    """Runs every prompt and every counterpart once.
+
+    Raises UserError, after the first batch, when memory cannot hold all of them.
+    """
     clean, corrupted = clean_tokens(examples), corrupted_tokens(examples)
     measure = METRICS[metric]
     contrast_batches = []
@@ -147,10 +156,13 @@ def read_contrast(heads: Heads, examples: Sequence[Example], metric: str) -> Con
 
 
 def _require_memory(batch: Batch, n_examples: int, available: int | None = None) -> None:
-    """Raises UserError when the prompts behind this first batch do not fit; `available`: bytes, by default what this
-    machine (or the GPU that holds the batch) has free."""
+    """Raises UserError when the prompts that follow this first batch do not fit in memory.
+
+    available: bytes; by default, what is free on this machine or on the GPU that holds the batch.
+    """
     values = batch.clean.values
     if available is None and values.is_cuda:
+        # Memory that PyTorch's allocator holds but does not use is free too, though the driver counts it as taken.
         reserved_free = torch.cuda.memory_reserved(values.device) - torch.cuda.memory_allocated(values.device)
         available = torch.cuda.mem_get_info(values.device)[0] + reserved_free
     elif available is None:
@@ -167,12 +179,12 @@ def _require_memory(batch: Batch, n_examples: int, available: int | None = None)
 
 
 def layers_of(heads: Heads, indices: Sequence[int]) -> list[int]:
-    """The layers of these heads, in order."""
+    """The layers of these heads, each once, in order."""
     return sorted({index // heads.n_heads for index in indices})
 
 
 def passes_of(heads: Heads, indices: Sequence[int]) -> float:
-    """Passes that it takes to patch these heads one by one, from the layer of each on where passes can start there."""
+    """How many whole passes it takes to patch these heads one by one, each from its layer on where that is possible."""
     if not heads.starts_late:
         return float(len(indices))
     return sum(heads.n_layers - index // heads.n_heads for index in indices) / heads.n_layers

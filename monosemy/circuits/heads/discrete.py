@@ -1,26 +1,28 @@
-"""Discrete SAE codes: one small SAE shared by all heads turns what a head wrote on a prompt into one number, its code.
+"""Discrete SAE codes: one small SAE, shared by all heads, turns a head's output on a prompt into one number, its code.
 
 Place on the path: pooled head outputs x [E, n, d] → [SAE → codes [E, n]] → scores by counting (`code_scores.py`).
 
     f = ReLU(W_e (x − b) + b_e)       x̂ = W_d f + b       rows of W_e and W_d of unit length, b shared
     loss = mean((x̂ − x)²) + λ · mean_samples ‖f‖₁           code = argmax f
 
-Every (example, head) is a sample. Adam, full batch. Nothing of a gradient is approximated; it is written out by hand
-because one small product less per step is a quarter of the time:
+Every (example, head) is one sample. Training is full-batch Adam. The gradients are exact; they are written out by hand
+because that saves one small product per step, a quarter of the time:
 
     ∂/∂W_d = fᵀ g,  ∂/∂f = g W_dᵀ + λ/N,  ∂/∂pre = ∂/∂f · 1[pre > 0],  ∂/∂W_e = ∂preᵀ (x − b),  g = 2 (x̂ − x) / (N d)
 
-Presets. `paper`: 200 latents, λ 0.02, 500 epochs, 10 training examples drawn from positives and negatives together,
-codes of all examples, mean pooling; a sample with no active latent silently gets code 0. `fast`: our own: 100 latents,
-outputs projected on 64 principal components (d in the loss stays that of the outputs), λ 0.03, 250 epochs at twice the
-learning rate, a code of its own for "no latent active", counting on examples that were not trained on, as many
-negatives as positives, ties broken. Its numbers were picked on the benchmark's own models: compiled, trained, and three
-tasks of SmolLM2-135M. Outputs are not scaled: λ weighs lengths against squared lengths over d, so one λ is another one
-on every model; scaled to one length they did about as well on small models and lost greater-than on SmolLM2.
+Preset `paper`: 200 latents, λ 0.02, 500 epochs, 10 training examples drawn from positives and negatives together, codes
+counted on all examples, mean pooling; a sample with no active latent gets code 0 without notice. Preset `fast`, ours:
+100 latents, outputs projected on 64 principal components (d in the loss stays that of the outputs), λ 0.03, 250 epochs
+at twice the learning rate, a code of its own for "no latent active", counting only on examples outside the training
+set, as many negatives as positives, ties broken. Its numbers were chosen on the benchmark's own models: compiled ones,
+trained ones, and three tasks of SmolLM2-135M.
 
-Source: O'Neill and Bui 2024 (arXiv 2405.12522), their equations and public code. Deviation: rows are brought to unit
-length after each step, without first projecting the gradient. Limits: the method is correlational: a head that differs
-between positives and negatives gets a high score whether or not anything reads it.
+Outputs are not scaled. λ weighs lengths against squared lengths over d, so the same λ means something else on every
+model. Outputs scaled to one length did about as well on small models, but lost greater-than on SmolLM2.
+
+Source: O'Neill and Bui 2024 (arXiv 2405.12522), their equations and public code. Deviation: rows are normalised after
+each step without projecting the gradient first. Limits: the method is correlational; a head that differs between
+positives and negatives gets a high score whether or not anything reads its output.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from monosemy.config import positive
 from monosemy.errors import UserError, unknown
 
 LAMBDA_BY_TASK = {"docstring": 0.05}
-"""The paper's λ where it is not 0.02."""
+"""The paper's λ for the tasks where it is not 0.02."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +49,25 @@ class DiscreteConfig:
 
     d_sae: int = 200
     l1_coef: float = 0.02
-    """λ."""
+    """λ, the weight of the L1 penalty."""
     n_epochs: int = 500
     learning_rate: float = 1e-3
     n_training: int = 10
-    """Examples that the SAE is trained on, each with all heads."""
+    """Number of examples that the SAE is trained on, each with all its heads."""
     pooling: Pooling = "mean"
     n_components: int | None = None
-    """Principal components that outputs are projected on first; None keeps all dimensions. What lies outside them is
-    left out of the error, which is still divided by all d, so that λ means the same."""
+    """Number of principal components that outputs are projected on first; None keeps all dimensions. The error leaves
+    out what lies outside them, but is still divided by all d, so that λ keeps its meaning."""
     dead_code: bool = False
-    """A code of its own for samples without an active latent, instead of code 0."""
+    """Whether samples without an active latent get a code of their own instead of code 0."""
     break_ties: bool = False
-    """Heads (and pairs) with the same count are ordered by the share of positives that show such a code."""
+    """Whether heads (and pairs) with the same count are ordered by the share of positives that show such a code."""
     equal_sizes: bool = False
-    """Count on as many positives as negatives."""
+    """Whether as many positives as negatives are counted."""
     held_out: bool = False
-    """Count only on examples that the SAE was not trained on."""
+    """Whether only examples that the SAE was not trained on are counted."""
     seed: int = 0
-    """Weights, and which examples are trained on."""
+    """Seed of the initial weights and of the choice of training examples."""
 
     def __post_init__(self) -> None:
         positive(d_sae=self.d_sae, n_epochs=self.n_epochs, learning_rate=self.learning_rate, n_training=self.n_training)
@@ -76,7 +78,7 @@ class DiscreteConfig:
 
 
 FIXES = ("dead_code", "break_ties", "equal_sizes", "held_out")
-"""The opt-in fixes beside the pooling."""
+"""The optional corrections of the paper's procedure, apart from the pooling."""
 PRESETS = {
     "paper": DiscreteConfig(),
     "fast": DiscreteConfig(
@@ -94,7 +96,10 @@ PRESETS = {
 
 
 def preset(name: str, task: str = "", **changes: object) -> DiscreteConfig:
-    """A preset's settings, with the paper's λ for the task, and changes. Raises UserError for an unknown preset."""
+    """A preset's settings with `changes`; `paper` takes the paper's λ for the task.
+
+    Raises UserError for an unknown preset.
+    """
     if name not in PRESETS:
         raise unknown("preset of the discrete method", name, PRESETS)
     if name == "paper" and task in LAMBDA_BY_TASK:
@@ -103,7 +108,10 @@ def preset(name: str, task: str = "", **changes: object) -> DiscreteConfig:
 
 
 def fitted(config: DiscreteConfig, n_examples: int) -> DiscreteConfig:
-    """The settings for a task of few prompts: where codes are counted on held-out ones, at most a quarter trains."""
+    """The settings adapted to a task of few prompts.
+
+    Where codes are counted on held-out examples, at most a quarter of the examples is used for training.
+    """
     if not config.held_out:
         return config
     return dataclasses.replace(config, n_training=min(config.n_training, max(1, n_examples // 4)))
@@ -115,17 +123,17 @@ class Codes:
 
     codes: Int[Tensor, "E n"]
     positive: Tensor
-    """[E] booleans."""
+    """[E] booleans: whether the example is a positive."""
     n_codes: int
-    """Codes are below this."""
+    """Upper bound: every code is below it."""
 
     def labelled(self, positive: Tensor) -> Codes:
-        """The same codes under other labels."""
+        """The same codes with other labels."""
         return Codes(self.codes, positive, self.n_codes)
 
 
 class CodeSae:
-    """The small SAE: W_e, W_d [m, d], b_e [m], b [d]. `train` returns it; `encode` gives codes."""
+    """The small SAE, with W_e, W_d [m, d], b_e [m] and b [d]; `train` returns it trained, `encode` computes codes."""
 
     def __init__(self, d_in: int, config: DiscreteConfig) -> None:
         generator = torch.Generator().manual_seed(config.seed)
@@ -135,7 +143,8 @@ class CodeSae:
         self.b = torch.zeros(d_in)
 
     def encode(self, x: Float[Tensor, "N d"], *, dead_code: bool) -> Int[Tensor, " N"]:
-        """argmax of f; without an active latent code 0, or d_sae with `dead_code`."""
+        """argmax f of every sample; without an active latent, code 0, or d_sae with `dead_code`."""
+        # The centring x − b is folded into the bias, which saves a pass over the samples.
         strongest, code = (torch.addmm(self.b_e - self.W_e @ self.b, x, self.W_e.T)).max(1)
         silent = strongest <= 0
         return code.masked_fill(silent, len(self.b_e) if dead_code else 0)
@@ -143,21 +152,28 @@ class CodeSae:
     def loss_and_gradients(
         self, x: Float[Tensor, "N d"], l1_coef: float, n_dimensions: int | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The loss, and its gradients by W_e, W_d, b_e, b. n_dimensions: what the squared error is divided by (d)."""
+        """The loss and its gradients with respect to W_e, W_d, b_e and b, in this order.
+
+        n_dimensions: the d that the squared error is divided by, where it is not that of x.
+        """
         n, d = len(x), n_dimensions or x.shape[1]
         centred = x - self.b
         f = torch.addmm(self.b_e, centred, self.W_e.T).relu_()
         residual = torch.addmm(self.b, f, self.W_d).sub_(x)
         loss = residual.square().sum() / (n * d) + l1_coef * f.sum() / n
+        # g takes the residual's memory; ∂f and ∂pre share theirs.
         g = residual.mul_(2 / (n * d))
         by_pre = torch.addmm(x.new_tensor(l1_coef / n), g, self.W_d.T).mul_(f > 0)
         by_b_e = by_pre.sum(0)
+        # b enters twice: added to x̂, and subtracted from x before W_e.
         return loss, [by_pre.T @ centred, f.T @ g, by_b_e, g.sum(0) - by_b_e @ self.W_e]
 
 
 def train(x: Float[Tensor, "N d"], config: DiscreteConfig, n_dimensions: int | None = None) -> CodeSae:
-    """Full-batch Adam on the samples x. The same x and config give the same SAE. n_dimensions: of the outputs, where x
-    is projected."""
+    """Trains the SAE by full-batch Adam on the samples x; the same x and config give the same SAE.
+
+    n_dimensions: the dimensions of the outputs, where x is projected.
+    """
     sae = CodeSae(x.shape[1], config)
     parameters = [sae.W_e, sae.W_d, sae.b_e, sae.b]
     first = [torch.zeros_like(p) for p in parameters]
@@ -165,6 +181,7 @@ def train(x: Float[Tensor, "N d"], config: DiscreteConfig, n_dimensions: int | N
     for step in range(1, config.n_epochs + 1):
         _, gradients = sae.loss_and_gradients(x, config.l1_coef, n_dimensions)
         for p, m, v, g in zip(parameters, first, second, gradients):
+            # Adam with β₁ 0.9 and β₂ 0.999; the bias corrections are folded into the root and the step size.
             m.lerp_(g, 0.1)
             v.mul_(0.999).addcmul_(g, g, value=0.001)
             root = (v / (1 - 0.999**step)).sqrt_().add_(1e-8)
@@ -176,9 +193,9 @@ def train(x: Float[Tensor, "N d"], config: DiscreteConfig, n_dimensions: int | N
 
 @torch.no_grad()
 def discrete_codes(pooled: PooledHeads, config: DiscreteConfig) -> Codes:
-    """Trains the SAE on a few examples and gives every counted example's codes.
+    """Trains the SAE on a few examples and encodes every example that is counted.
 
-    Raises UserError when training takes so many examples that too few are left to count on.
+    Raises UserError when the training examples leave too few to count codes on.
     """
     samples = prepared(pooled, config)
     sae = train(samples.training, config, samples.n_dimensions)
@@ -187,31 +204,35 @@ def discrete_codes(pooled: PooledHeads, config: DiscreteConfig) -> Codes:
 
 @dataclass(frozen=True)
 class Samples:
-    """Head outputs as a coder sees them: projected as the settings say, and which examples are for what."""
+    """Head outputs, projected as the settings say, and which examples are for training and which for counting."""
 
     x: Float[Tensor, "E n d"]
     n_dimensions: int
-    """Of the outputs, before they were projected."""
+    """Dimensions of the outputs before they were projected."""
     trained: Int[Tensor, " k"]
-    """Examples to train on."""
+    """Indices of the examples to train on."""
     positive: Tensor
-    """[E] booleans."""
+    """[E] booleans: whether the example is a positive."""
     counted: Tensor
-    """[E] booleans: examples whose codes are counted."""
+    """[E] booleans: whether the example's codes are counted."""
 
     @property
     def training(self) -> Float[Tensor, "N d"]:
+        """The training samples: every head of every training example."""
         return self.x[self.trained].flatten(0, 1).contiguous()
 
     def coded(self, encode: Callable[[Float[Tensor, "N d"]], Int[Tensor, " N"]], n_codes: int) -> Codes:
-        """The codes of all counted examples."""
+        """The codes that `encode` gives to all heads of the counted examples."""
         n = self.x.shape[1]
         codes = torch.cat([encode(part.flatten(0, 1)).view(-1, n) for part in self.x[self.counted].split(64)])
         return Codes(codes, self.positive[self.counted], n_codes)
 
 
 def prepared(pooled: PooledHeads, config: DiscreteConfig) -> Samples:
-    """What the SAE, and k-means beside it, train on and count. Raises UserError when too few examples are left."""
+    """The samples that the SAE, and its k-means control, train on and count.
+
+    Raises UserError when too few examples are left to count.
+    """
     x = pooled.outputs(config.pooling)
     n_examples, n, d = x.shape
     generator = torch.Generator().manual_seed(config.seed)
@@ -222,16 +243,16 @@ def prepared(pooled: PooledHeads, config: DiscreteConfig) -> Samples:
 
 
 def _project(x: Tensor, samples: Tensor, n_components: int) -> Tensor:
-    """x [E, n, d] in the principal components of the samples [N, d] about their mean."""
+    """x [E, n, d] in the leading principal components of the samples [N, d], about their mean."""
     mean = samples.mean(0)
     centred = samples - mean
     _, axes = torch.linalg.eigh(centred.T @ centred)
-    axes = axes[:, -n_components:]
+    axes = axes[:, -n_components:]  # eigh sorts eigenvalues in ascending order
     return torch.cat([(part - mean) @ axes for part in x.split(64)])
 
 
 def _counted(is_positive: Tensor, trained: Tensor, config: DiscreteConfig, generator: torch.Generator) -> Tensor:
-    """[E] booleans: the examples that codes are counted on."""
+    """[E] booleans: the examples whose codes are counted."""
     counted = torch.ones_like(is_positive)
     if config.held_out:
         counted[trained] = False

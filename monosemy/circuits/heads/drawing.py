@@ -2,12 +2,12 @@
 
 Place on the path: `Circuit` → [matplotlib figure] → SVG and PNG in the page.
 
-Every head of the model is a dot; those of the circuit are discs named layer.head, larger the stronger, filled when they
-support the behaviour and ringed when they work against it, so that colour is never the only sign. Lines are edges,
-thicker the stronger, dashed when negative; edges below a tenth of the strongest (of those that codes give, all but 20)
-are left out, and the caption says how many are drawn.
+Every head of the model is a dot. Heads of the circuit are discs named layer.head: the stronger the larger, filled when
+they support the behaviour and ringed when they work against it, so that colour is never the only sign. Lines are edges:
+the stronger the thicker, dashed when negative. Edges below a tenth of the strongest are left out (of edges that codes
+give, all but the strongest 20), and the caption says how many are drawn.
 
-Limits: lines of models with many layers cross; the table beside the drawing has every number.
+Limits: in models with many layers the lines cross; the table beside the drawing has every number.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from monosemy.circuits.heads.circuit import MAX_EDGE_HEADS, Circuit
 from monosemy.circuits.heads.task import INPUT, OUTPUT, Edge
 
 LEAST_EDGE = 0.1
-"""Share of the strongest edge below which an edge is not drawn."""
+"""Share of the strongest edge's score below which an edge is not drawn."""
 MOST_CODE_EDGES = 20
-"""Of edges that codes give, nearly all of which are there, the strongest drawn."""
+"""How many of the edges that codes give are drawn at most; nearly every pair of heads has one."""
 Place = tuple[float, float]
 
 
@@ -43,7 +43,7 @@ class Palette:
 
 
 def edges_to_draw(circuit: Circuit) -> list[tuple[Edge, float]]:
-    """Edges that the drawing shows, channels of one pair of nodes added up, weakest first."""
+    """The edges that the drawing shows, weakest first; the channels of one pair of nodes are added up."""
     edges = circuit.best_edges
     if edges is None:
         return []
@@ -57,7 +57,7 @@ def edges_to_draw(circuit: Circuit) -> list[tuple[Edge, float]]:
 
 
 def draw_circuit(circuit: Circuit, palette: Palette | None = None) -> Figure:
-    """The figure; write it with `figure.savefig` as SVG or PNG."""
+    """The drawing as a figure; write it with `figure.savefig` as SVG or PNG."""
     palette = palette or Palette()
     layers, heads = circuit.n_layers, circuit.n_heads
     edges = edges_to_draw(circuit)
@@ -87,7 +87,7 @@ def draw_circuit(circuit: Circuit, palette: Palette | None = None) -> Figure:
 
 
 def _grid(axes: Axes, layers: int, heads: int, palette: Palette) -> None:
-    """A faint dot for every head, and the axes."""
+    """Draws a faint dot for every head, and the axes."""
     across, up = np.meshgrid(np.arange(heads), np.arange(layers))
     axes.scatter(across.ravel(), up.ravel(), s=9, color=palette.grid, zorder=1, linewidths=0)
     step = max(1, round(layers / 15))
@@ -102,11 +102,12 @@ def _grid(axes: Axes, layers: int, heads: int, palette: Palette) -> None:
 
 
 def _lines(axes: Axes, edges: list[tuple[Edge, float]], places: dict[object, Place], palette: Palette) -> None:
+    """Draws the edges; being sorted, the strongest are drawn last, on top."""
     strongest = abs(edges[-1][1]) if edges else 1.0
     for edge, score in edges:
         share = abs(score) / strongest
         start, stop = (places[end] for end in edge.ends)
-        bend = 0.0 if start[0] != stop[0] else 0.25  # heads above each other: past those between
+        bend = 0.0 if start[0] != stop[0] else 0.25  # between heads in one column, curve around those in between
         axes.add_patch(
             FancyArrowPatch(
                 start,
@@ -126,7 +127,7 @@ def _lines(axes: Axes, edges: list[tuple[Edge, float]], places: dict[object, Pla
 
 
 def _discs(axes: Axes, circuit: Circuit, places: dict[object, Place], palette: Palette) -> None:
-    """The circuit's heads; where the method names no members, the most important ones."""
+    """Draws the circuit's heads or, where the method names no members, the most important heads."""
     indices = circuit.members or [i for i in circuit.ranked()[:MAX_EDGE_HEADS] if circuit.heads.importance[i] > 0]
     strongest = max((float(circuit.heads.importance[i]) for i in indices), default=1.0)
     halo = [withStroke(linewidth=2, foreground=palette.background)]

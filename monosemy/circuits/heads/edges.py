@@ -4,20 +4,21 @@ Place on the path: `Contrast` of an attention-only model → [a mask on every ed
 
     receiver r (a head's q, k or v, or the output) reads   x_r − Σ_s (1 − z_sr) (o_s − o'_s)
 
-x_r is the residual stream as it runs, o_s what sender s (the embeddings or an earlier head) writes now, o'_s what it
-writes on the counterpart (or the mean of that, or nothing: `ablation`), z the mask: z = 1 is the model itself, z_sr = 0
-cuts one edge; by resampling, z = 0 everywhere is the counterpart. One sign for all, m(clean) − m(edge replaced):
+x_r is the residual stream of the running pass, o_s what sender s (the embeddings or an earlier head) writes in it, and
+o'_s what s writes on the counterpart (or the mean of that, or nothing, by `ablation`). z is the mask: z = 1 is the
+model itself, z_sr = 0 cuts one edge, and with resampling z = 0 everywhere is the counterpart. All methods use one sign,
+m(clean) − m(edge replaced):
 
     exact     m(1) − m(z_sr = 0)                      one pass per edge
     EAP       ∂m/∂z_sr at z = 1                        = Σ (o_s − o'_s) · ∂m/∂x_r, one backward pass for all edges
     EAP-IG    the same, averaged over inputs on the straight path of embeddings
     ACDC, SP  as in `masks.py`, over edges
 
-Of the edges into the output EAP's scores sum to m(clean) − m(corrupt) where the metric is linear in the logits: they
-are a cut of the graph that the metric reads linearly. Edges further back count the same effect again.
+Over the edges into the output, EAP's scores sum to m(clean) − m(corrupt) where the metric is linear in the logits:
+these edges are a cut of the graph, and the metric reads it linearly. Edges further back count the same effect again.
 
 Source: Syed et al. 2023 (2310.10348), Hanna et al. 2024 (2403.17806), Conmy et al. 2023 (2304.14997). Limits: needs a
-model whose every read can be held (`attention_only.py`); real models: `member_edges.py`.
+model in which every read can be replaced (`attention_only.py`); for real models see `member_edges.py`.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ CHANNELS: tuple[Channel, ...] = ("q", "k", "v")
 
 
 class EdgeGraph:
-    """All edges of an attention-only model, in topological order of their receivers, and passes with a mask on them.
+    """All edges of an attention-only model, in topological order of their receivers, and passes with masks on them.
 
-    Masks are [.., edges], in the order of `edges`. Raises UserError for another kind of model.
+    Masks are [.., edges], in the order of `edges`. Raises UserError for any other kind of model.
     """
 
     def __init__(self, contrast: Contrast, ablation: Ablation = "resample") -> None:
@@ -58,22 +59,23 @@ class EdgeGraph:
         self.contrast = contrast
         self.model: AttentionOnly = contrast.heads.model
         self.edges = all_edges(self.model.n_layers, self.model.n_heads)
+        # Where each layer's edges begin in a mask: a layer has 3 channels × H receivers × all senders before it.
         sizes = [3 * self.model.n_heads * (1 + layer * self.model.n_heads) for layer in range(self.model.n_layers)]
         self._starts = [0, *accumulate(sizes)]
         self._fixed = _fixed(self.model, contrast, ablation)
 
     def replaced(self, batch: Batch) -> Float[Tensor, "B T senders d_model"]:
-        """What the receiver of a cut edge reads, of the embeddings and of every head."""
+        """What every sender, embeddings and heads, writes along a cut edge."""
         if self._fixed is not None:
             return self._fixed.expand(len(batch.examples), -1, -1, -1)
         return written(self.model, batch.corrupted)
 
     def metric(self, batch: Batch, mask: Tensor) -> Float[Tensor, " B"]:
-        """m under the mask; differentiable in it where it asks for a gradient."""
+        """m under the mask; differentiable in the mask where that requires a gradient."""
         return batch.measure(self.logits(batch, mask))
 
     def logits(self, batch: Batch, mask: Float[Tensor, "*B edges"]) -> Tensor:
-        """Logits at the last position under a mask for all prompts or one for each."""
+        """Logits at the last position under one mask for all prompts, or one for each."""
         tokens = batch.clean.tokens
         with torch.no_grad():
             start, replacement = self.model.embed(tokens), self.replaced(batch)
@@ -84,6 +86,7 @@ class EdgeGraph:
             return outputs
 
         def read(layer: int, channel: Channel, wide: Tensor) -> Tensor:
+            # [.., receivers, senders]: the share of each edge that is cut.
             missing = (1 - self._block(mask, layer, channel)).transpose(-1, -2)
             if not missing.requires_grad and not bool(missing.any()):
                 return wide  # no edge is cut here: most of the graph, when one is patched
@@ -94,7 +97,7 @@ class EdgeGraph:
         return self.model.logits(tokens, keep, reads=read, embeddings=start)
 
     def _block(self, mask: Tensor, layer: int, channel: Channel) -> Tensor:
-        """[.., senders, receivers] of one layer and channel."""
+        """The part of the mask for one layer and channel, [.., senders, receivers]; channel "" is the output."""
         n_senders = 1 + layer * self.model.n_heads
         if channel == "":
             return mask[..., self._starts[layer] :].unflatten(-1, (n_senders, 1))
@@ -105,12 +108,12 @@ class EdgeGraph:
 
 @torch.no_grad()
 def written(model: AttentionOnly, side: Pass) -> Float[Tensor, "B T senders d_model"]:
-    """What the embeddings and all heads write in a plain pass."""
+    """What the embeddings and all heads write in a plain pass, embeddings first."""
     return torch.cat([model.embed(side.tokens).unsqueeze(2), side.values], dim=2)
 
 
 def _fixed(model: AttentionOnly, contrast: Contrast, ablation: Ablation) -> Float[Tensor, "1 T senders d_model"] | None:
-    """What replaces on every prompt alike: the mean over counterparts, or nothing; None where each has its own."""
+    """The replacement that is the same for every prompt: the mean over counterparts, or zeros; None for `resample`."""
     if ablation not in ABLATIONS:
         raise unknown("ablation", ablation, ABLATIONS)
     if ablation == "resample":
@@ -121,7 +124,7 @@ def _fixed(model: AttentionOnly, contrast: Contrast, ablation: Ablation) -> Floa
 
 
 def all_edges(n_layers: int, n_heads: int) -> list[Edge]:
-    """Every edge: by the receiver's layer, channel, then sender, then receiving head; those into the output last."""
+    """Every edge, ordered by the receiver's layer, channel, sender and receiving head; edges into the output last."""
     edges: list[Edge] = []
     senders: list[Head | Literal["input"]] = [INPUT]
     for layer in range(n_layers):
@@ -133,7 +136,7 @@ def all_edges(n_layers: int, n_heads: int) -> list[Edge]:
 def patch_edges(
     contrast: Contrast, indices: Sequence[int] | None = None, ablation: Ablation = "resample"
 ) -> EdgeScores:
-    """Exact effect of every edge (or of those numbered; the others get 0), by one pass each."""
+    """The exact effect of every edge, one pass each; with `indices`, of these only, and the others get 0."""
     began = time.perf_counter()
     graph = EdgeGraph(contrast, ablation)
     edge_numbers = list(range(len(graph.edges)) if indices is None else indices)
@@ -151,8 +154,10 @@ def patch_edges(
 
 
 def attribute_edges(contrast: Contrast, n_steps: int = 1, ablation: Ablation = "resample") -> EdgeScores:
-    """EAP (one step) or EAP-IG (several; its path starts at the counterpart's embeddings whatever the ablation):
-    forward and backward passes for all edges at once."""
+    """EAP (one step) or EAP-IG (several): a forward and a backward pass per step, for all edges at once.
+
+    The path of EAP-IG starts at the counterpart's embeddings, whatever the ablation.
+    """
     began = time.perf_counter()
     graph = EdgeGraph(contrast, ablation)
     effects = []
@@ -167,14 +172,16 @@ def attribute_edges(contrast: Contrast, n_steps: int = 1, ablation: Ablation = "
 
 
 def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> Float[Tensor, "B edges"]:
-    """Σ (o_s − o'_s) · ∂m/∂x_r, the senders' difference taken between prompt and counterpart, the gradient at `inputs`.
+    """Σ (o_s − o'_s) · ∂m/∂x_r per prompt and edge, with the gradient taken at `inputs`.
 
-    The mask's own derivative would take the difference at `inputs`; so the gradient is read off the reads instead.
+    The senders' difference is always that between prompt and counterpart. The derivative by the mask would take it at
+    `inputs`, so the gradient with respect to what the receivers read is used instead.
     """
     model = graph.model
     reads: list[Tensor] = []
 
     def read(layer: int, channel: Channel, wide: Tensor) -> Tensor:
+        # A zero added to what a receiver reads: its gradient is ∂m/∂x_r for that receiver alone.
         push = torch.zeros_like(wide, requires_grad=True)
         reads.append(push)
         return wide + push
@@ -186,6 +193,7 @@ def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> 
     difference = written(model, batch.clean) - graph.replaced(batch)
     products = []
     for number, gradient in enumerate(gradients):
+        # Three reads (q, k, v) a layer, then the output's; each layer has the senders before it.
         n_senders = 1 + min(number // 3, model.n_layers) * model.n_heads
         products.append(torch.einsum("btsd,bthd->bsh", difference[:, :, :n_senders], gradient).flatten(1))
     return torch.cat(products, dim=1).cpu().double()
@@ -194,7 +202,7 @@ def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> 
 def acdc_edges(
     contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation: Ablation = "resample"
 ) -> EdgeScores:
-    """ACDC: from the output back, every incoming edge tried in turn. Unsigned: the largest τ that keeps the edge."""
+    """ACDC: from the output back, every incoming edge is tried in turn. Unsigned: the largest τ that keeps the edge."""
     began = time.perf_counter()
     graph = EdgeGraph(contrast, ablation)
     n = len(graph.edges)
@@ -216,7 +224,7 @@ def acdc_edges(
 
 
 def probe_edges(contrast: Contrast, config: ProbeConfig | None = None, ablation: Ablation = "resample") -> EdgeScores:
-    """Subnetwork probing with a gate on every edge. Unsigned."""
+    """Subnetwork probing with a gate on every edge; unsigned scores."""
     began = time.perf_counter()
     graph = EdgeGraph(contrast, ablation)
     n = len(graph.edges)

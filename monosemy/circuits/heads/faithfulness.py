@@ -1,14 +1,15 @@
-"""How much of a behaviour a set of heads carries, and what it misses.
+"""How much of a behaviour a set of heads carries, and how much it misses.
 
 Place on the path: a ranking or a circuit, prompts with counterparts → [faithfulness, completeness] → report.
 
-    f(C) = (m(C) − m(∅)) / (m(M) − m(∅))     m(C): all heads but C replaced; means over prompts before dividing
+    f(C) = (m(C) − m(∅)) / (m(M) − m(∅))     m(C): metric with all heads but C replaced, averaged over prompts first
     CPR = ∫ f,  CMD = ∫ |1 − f|              over the share of heads in C, best first, straight lines between points
-    completeness  f(M ∖ C), 0 when nothing outside C does the task; and the mean of |f(C ∖ K) − f(M ∖ K)| over random
-                  halves K of C, 0 when C loses what M loses
+    completeness  f(M ∖ C), which is 0 when nothing outside C does the task; and the mean of |f(C ∖ K) − f(M ∖ K)| over
+                  random halves K of C, which is 0 when C and M lose the same without K
 
 M is the whole model. Source: MIB (2504.13151) for CPR and CMD; Wang et al. 2022 (2211.00593) for completeness.
-Deviations: heads, not edges, are counted; the curve starts at no head at all, where f is 0. Intervals resample prompts.
+Deviations: heads are counted instead of edges; the curve starts at the empty set, where f is 0. Intervals resample
+prompts.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """The behaviour that the k best heads alone carry."""
+    """How much of the behaviour the k best heads carry alone, for several k."""
 
     sizes: tuple[int, ...]
     """How many heads are left intact at each point, from 0 to all."""
     values: tuple[float, ...]
     intervals: tuple[Interval, ...]
-    """95%, bootstrap over prompts."""
+    """95% bootstrap intervals over prompts."""
     cpr: float
     cmd: float
     cpr_interval: Interval
@@ -52,9 +53,9 @@ def faithfulness(
     ablation: Ablation = "resample",
     fractions: Sequence[float] = FRACTIONS,
 ) -> Faithfulness:
-    """The curve of a ranking; one pass over the prompts for every point.
+    """The faithfulness curve of a ranking of heads; one pass over the prompts for every point.
 
-    Raises UserError when replacing all heads changes nothing on average, so that no share can be told.
+    Raises UserError when replacing all heads does not change the mean metric, so that no share is defined.
     """
     n = n_all(contrast.heads)
     order = torch.argsort(importance.detach().cpu(), descending=True, stable=True).tolist()
@@ -63,8 +64,11 @@ def faithfulness(
 
 
 def curve(metric: Sequence[Float[Tensor, " E"]], sizes: Sequence[int]) -> Faithfulness:
-    """The curve from the metric on every prompt when sets of these `sizes` (of heads or edges) are left intact. The
-    first set must be empty, the last hold every_head. metric: one [E] per set."""
+    """The faithfulness curve of growing sets of heads or edges that are left intact.
+
+    metric: for each set, the metric on every prompt, [E]; sizes: how many members each set has. The first set must be
+    empty and the last must hold everything.
+    """
     m = torch.stack(list(metric), 1).cpu().double().numpy()
     gained = m - m[:, :1]
     full_gain = gained[:, -1:]
@@ -100,7 +104,7 @@ class Completeness:
     """What of the behaviour a circuit misses."""
 
     without: float
-    """f(M ∖ C): what the rest of the model still does."""
+    """f(M ∖ C): what the rest of the model still carries."""
     without_interval: Interval
     incompleteness: float
     """Mean over random halves K of C of |f(C ∖ K) − f(M ∖ K)|."""
@@ -109,7 +113,10 @@ class Completeness:
 def completeness(
     contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample", n_subsets: int = 8, *, seed: int = 0
 ) -> Completeness:
-    """Of a set of heads (by number). Raises UserError for an empty set or a metric that replacing all heads leaves."""
+    """The completeness of a set of heads (by number), over `n_subsets` random halves.
+
+    Raises UserError for an empty set, or when replacing all heads does not change the metric.
+    """
     if not members:
         raise UserError("completeness needs a circuit of at least one head; none was given")
     every_head = list(all_heads(contrast.heads))
@@ -131,19 +138,22 @@ def completeness(
 
 @dataclass(frozen=True)
 class Carried:
-    """What a set of heads carries of the behaviour: 1 all of it, 0 nothing."""
+    """How much of the behaviour a set of heads carries: 1 for all of it, 0 for nothing."""
 
     alone: float
-    """f(C): all other heads replaced."""
+    """f(C): with all other heads replaced."""
     alone_interval: Interval
     without: float
-    """f(M ∖ C): the set replaced."""
+    """f(M ∖ C): with the set itself replaced."""
     without_interval: Interval
 
 
 def carried(contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample") -> Carried:
-    """Of a set of heads (by number): three passes. Intervals over prompts; where the set was found on the same prompts,
-    it fits them better than others."""
+    """How much of the behaviour a set of heads (by number) carries alone, and how much is left without it.
+
+    Takes three passes. Intervals are over prompts; a set that was found on the same prompts fits them better than
+    others.
+    """
     outside = [index for index in all_heads(contrast.heads) if index not in set(members)]
     empty, full_metric = restricted_metric(contrast, [], ablation), contrast.m_clean
     alone, without = (
@@ -156,7 +166,7 @@ def carried(contrast: Contrast, members: Sequence[int], ablation: Ablation = "re
 def restricted_metric(
     contrast: Contrast, indices: Sequence[int], ablation: Ablation = "resample"
 ) -> Float[Tensor, " E"]:
-    """m(C) on every prompt: all heads but `indices` replaced."""
+    """m(C) on every prompt, with all heads but `indices` replaced."""
     heads = contrast.heads
     dropped = sorted(set(all_heads(heads)) - set(indices))
     if not dropped:

@@ -1,12 +1,13 @@
-"""Circuits that papers report, by hand and by many authors: constants with their source, one entry per version.
+"""Circuits that papers report, found by hand by several authors: constants with their sources, one entry per version.
 
 Place on the path: a task and a model's name → [heads, edges by group] → scores.
 
-Where sources disagree there are several versions, the first of which is the one most papers score against. Edges go
-from every head of one group to every later head of another; where the paper's path runs through MLPs, which are no
-nodes here, they are left out.
+Where sources disagree there are several versions; the first is the one that most papers score against. Edges go from
+every head of one group to every head of another in a later layer. Where the paper's path runs through MLPs, which are
+not nodes here, edges are left out.
 
-Limits: an accepted circuit is an opinion with evidence, not truth: heads outside it can matter, backups in it need not.
+Limits: an accepted circuit is an opinion with evidence, not truth. Heads outside it can matter, and backups inside it
+need not.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ IOI_LINKS: tuple[tuple[str, str, str], ...] = (
 
 @dataclass(frozen=True)
 class PublishedCircuit:
-    """One reported circuit."""
+    """One circuit as one source reports it."""
 
     task: str
     version: str
     models: tuple[str, ...]
-    """Names under which the model is known on the hub."""
+    """The names of the model on the hub."""
     source: str
     groups: dict[str, tuple[Head, ...]]
     links: tuple[tuple[str, str, str], ...] = field(default=())
-    """(group or input, group or output, channels such as "kv"); empty where the source gives no edges."""
+    """(sending group or input, receiving group or output, channels such as "kv"); empty where the source gives none."""
 
     @property
     def heads(self) -> frozenset[Head]:
@@ -58,7 +59,7 @@ class PublishedCircuit:
 
     @property
     def edges(self) -> frozenset[Edge]:
-        """Every edge of the links, senders always in an earlier layer than receivers."""
+        """All edges of the links; a sender is always in an earlier layer than its receiver."""
         edges = set()
         for start, end, channels in self.links:
             for sender in self.groups.get(start, (INPUT,)):
@@ -126,7 +127,9 @@ PUBLISHED: tuple[PublishedCircuit, ...] = (
 
 
 def published(task: str, model: str) -> tuple[PublishedCircuit, ...]:
-    """The reported circuits of a task in a model, the usual version first; empty where none is known. A model is known
-    by its hub id, or by the name of its folder."""
+    """The reported circuits of a task in a model, the usual version first; empty where none is known.
+
+    A model is recognised by its hub id or by the name of its folder.
+    """
     names = {model, PurePath(model).name}
     return tuple(circuit for circuit in PUBLISHED if circuit.task == task and names & set(circuit.models))

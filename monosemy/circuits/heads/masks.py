@@ -1,4 +1,4 @@
-"""ACDC and subnetwork probing over heads: which heads can go while the model keeps saying the same.
+"""ACDC and subnetwork probing over heads: which heads can be replaced without changing the model's predictions.
 
 Place on the path: `Contrast` → [search over sets of heads] → a score per head.
 
@@ -12,12 +12,13 @@ Place on the path: `Contrast` → [search over sets of heads] → a score per he
            P(z > 0) = sigmoid(a − β log(−γ/ζ)),
            value → replacement + z · (value − replacement),  β 2/3, γ −0.1, ζ 1.1
 
-Neither tells a head that supports the behaviour from one that works against it: both move the distribution. Scores are
-≥ 0 and unsigned.
+Neither method distinguishes a head that supports the behaviour from one that works against it: both kinds move the
+distribution. Scores are ≥ 0 and unsigned.
 
-Source: Conmy et al. 2023 (2304.14997), Cao et al. 2021 (2104.03514), Louizos et al. 2018 (1712.01312). Deviation: heads
-instead of edges (`edges.py` has edges, on small models), a grid of τ in one score. Limits: ACDC is greedy, and tries
-the heads of a layer from the last to the first, so that of heads that stand in for each other a number decides.
+Source: Conmy et al. 2023 (2304.14997), Cao et al. 2021 (2104.03514), Louizos et al. 2018 (1712.01312). Deviations:
+heads instead of edges (`edges.py` has edges, on small models), a grid of τ in one score. Limits: ACDC is greedy and
+tries the heads of a layer from the last to the first, so among heads that stand in for each other their numbering
+decides.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from monosemy.circuits.heads.scores import HeadScores
 from monosemy.support import progress
 
 THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-"""τ of ACDC, nats."""
+"""The grid of τ for ACDC, in nats."""
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 
 
 def acdc(contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation: Ablation = "resample") -> HeadScores:
-    """Greedy pruning of heads at every threshold: n passes each, from the head's layer on."""
+    """ACDC: greedy pruning of heads at every threshold, n passes for each, every pass from the head's layer on."""
     began = time.perf_counter()
     heads, n = contrast.heads, n_all(contrast.heads)
     replacements = contrast.replacements(ablation)
@@ -57,7 +58,7 @@ def acdc(contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation:
         return total / contrast.n_examples
 
     with progress.stage("ACDC", total=n * len(thresholds), unit="heads") as bar:
-        for threshold in sorted(thresholds):
+        for threshold in sorted(thresholds):  # rising, so the largest τ that keeps a head is written last
             for index in prune(range(n - 1, -1, -1), divergence, threshold, bar.advance):
                 score[index] = threshold
     passes = len(thresholds) * passes_of(heads, range(n))
@@ -69,7 +70,10 @@ def acdc(contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation:
 def prune(
     order: Sequence[int], divergence: Callable[[list[int]], float], threshold: float, advance: Callable[[], None]
 ) -> list[int]:
-    """What is kept when each of `order` in turn is dropped unless the divergence rises by `threshold` or more."""
+    """The indices that are kept when each of `order`, in turn, is dropped unless that raises the divergence too much.
+
+    The limit is a rise by `threshold` over the divergence after the last drop. advance: called once per index.
+    """
     dropped: list[int] = []
     remaining = []
     current = 0.0
@@ -89,7 +93,7 @@ class ProbeConfig:
     """Settings of subnetwork probing."""
 
     l0_coef: float = 0.3
-    """λ, nats: what it costs to keep all heads."""
+    """λ in nats: the penalty for keeping all heads."""
     n_steps: int = 150
     learning_rate: float = 0.1
     seed: int = 0
@@ -98,7 +102,7 @@ class ProbeConfig:
 def subnetwork_probing(
     contrast: Contrast, config: ProbeConfig | None = None, ablation: Ablation = "resample"
 ) -> HeadScores:
-    """One forward and one backward pass over one batch of prompts a step."""
+    """Subnetwork probing: each step is a forward and a backward pass over one batch of prompts."""
     config = config or ProbeConfig()
     began = time.perf_counter()
     heads = contrast.heads
@@ -124,13 +128,14 @@ def train_gates(
     *,
     device: torch.device,
 ) -> Float[Tensor, " n"]:
-    """P(open) of n gates after training; `loss(batch, gates)` is the divergence to keep small."""
+    """P(open) of n gates after training; `loss(batch, gates)` is the divergence to be kept small."""
     generator = torch.Generator().manual_seed(config.seed)
-    a = torch.full((n,), 2.0, device=device, requires_grad=True)  # nearly all open at first
+    a = torch.full((n,), 2.0, device=device, requires_grad=True)  # nearly all gates open at first
     optimizer = torch.optim.Adam([a], lr=config.learning_rate)
     with progress.stage("subnetwork probing", total=config.n_steps) as bar, torch.enable_grad():
         for step in range(config.n_steps):
             u = torch.rand(n, generator=generator).clamp(1e-6, 1 - 1e-6).to(device)
+            # One sample of the gates per step, reparameterised so that gradients reach a.
             s = torch.sigmoid((u.log() - (-u).log1p() + a) / BETA)
             gates = (GAMMA + s * (ZETA - GAMMA)).clamp(0, 1)
             total = loss(step % n_batches, gates) + config.l0_coef * opening(a).mean()
@@ -142,12 +147,12 @@ def train_gates(
 
 
 def opening(a: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """P(z > 0) of a hard-concrete gate."""
+    """P(z > 0) of hard-concrete gates with parameters a."""
     return torch.sigmoid(a - BETA * math.log(-GAMMA / ZETA))
 
 
 def kl(batch: Batch, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
-    """KL(p_clean ‖ p) of the next token, nats."""
+    """KL(p_clean ‖ p) of the next token's distribution, in nats per prompt."""
     with torch.set_grad_enabled(logits.requires_grad):
         clean = batch.clean.logits.log_softmax(1)
         return (clean.exp() * (clean - logits.log_softmax(1))).sum(1)

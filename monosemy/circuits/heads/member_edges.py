@@ -1,19 +1,19 @@
 """Direct edges between the heads of a circuit, measured exactly or by gradients, in any model without post-norms.
 
-Place on the path: `Contrast`, members of a circuit → [each edge held to the replacement's value] → a score per edge.
+Place on the path: `Contrast`, members of a circuit → [each edge replaced in turn] → a score per edge.
 
-    s → r         layer of r reads  x + (o'_s − o_s);  r alone takes the values this gives;  all that follows runs on
+    s → r         r's layer reads  x + (o'_s − o_s);  only r takes its new values;  the layers after r run on from there
     s → output    the final residual stream is  x + (o'_s − o_s)
     score = m(clean) − m(edge replaced), positive when the edge supports the behaviour
 
-x is the clean residual stream, o_s what s adds on the prompt, o'_s what it adds when replaced (by the counterpart's
-value, the mean, or nothing). Only the direct way through the residual stream counts: MLPs and heads between s and r
-keep their clean values. A receiver's queries, keys and values are replaced together. Attention-only models have exact
-edges by channel, and edges from the input: `edges.py` gives them, restricted to the members.
+x is the clean residual stream, o_s what s adds to it on the prompt, and o'_s what s adds when replaced (by the
+counterpart's value, the mean, or nothing). Only the direct path through the residual stream counts: MLPs and heads
+between s and r keep their clean values. A receiver's queries, keys and values are replaced together. Attention-only
+models also have exact edges by channel, and edges from the input: `edges.py` measures them, here restricted to members.
 
-Source: path patching (Wang et al. 2022, 2211.00593; Goldowsky-Dill et al. 2023, 2304.05969). Cost: for an edge, one
-attention layer and a pass from the receiver on. Limits: effects through MLPs belong to no edge here; edges are
-cut one at a time.
+Source: path patching (Wang et al. 2022, 2211.00593; Goldowsky-Dill et al. 2023, 2304.05969). Cost per edge: one
+attention layer and a pass from the receiver on. Limits: effects through MLPs belong to no edge here; edges are cut one
+at a time.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from monosemy.support import progress
 
 
 def patch_member_edges(contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
-    """Exact effect of every edge between `members` (heads by number), and from each of them to the output.
+    """The exact effect of every edge between `members` (heads by number), and from each of them to the output.
 
-    What the sender is replaced by follows `ablation`. Raises UserError for a model whose single edges cannot be held.
+    `ablation` says what replaces the sender. Raises UserError for a model whose single edges cannot be replaced.
     """
     heads = contrast.heads
     if isinstance(heads, AttentionOnlyHeads):
@@ -57,8 +57,10 @@ def patch_member_edges(contrast: Contrast, members: Sequence[int], ablation: Abl
 
 
 def attribute_member_edges(contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
-    """EAP of the same edges: Σ (o_s − o'_s) · ∂m/∂x_r, with x_r what the receiver alone reads; a backward pass for
-    every receiver. Raises UserError as `patch_member_edges` does."""
+    """EAP of the same edges: Σ (o_s − o'_s) · ∂m/∂x_r, where x_r is what the receiver alone reads.
+
+    Takes one backward pass for every receiver. Raises UserError as `patch_member_edges` does.
+    """
     heads = contrast.heads
     if isinstance(heads, AttentionOnlyHeads):
         return _restricted(contrast, members, lambda _: attribute_edges(contrast, 1, ablation))
@@ -76,12 +78,13 @@ def attribute_member_edges(contrast: Contrast, members: Sequence[int], ablation:
 
 
 def edges_among(members: Sequence[int], n_heads: int) -> list[tuple[int, int | None]]:
-    """(sender, receiver) by number, receivers in later layers; then every head to the output (None)."""
+    """(sender, receiver) by number: all pairs of members in rising layers, then every member with the output (None)."""
     pairs = [(s, r) for s, r in product(sorted(members), sorted(members)) if s // n_heads < r // n_heads]
     return [*pairs, *((s, None) for s in sorted(members))]
 
 
 def edge_of(sender: int, receiver: int | None, n_heads: int) -> Edge:
+    """The Edge of two heads given by number; None is the output."""
     return Edge(divmod(sender, n_heads), OUTPUT if receiver is None else divmod(receiver, n_heads))
 
 
@@ -103,7 +106,7 @@ def _scores(
 
 
 def _gradient(heads: LanguageModelHeads, batch: Batch, receiver: int | None) -> Tensor:
-    """∂m/∂(what the receiver reads) [B, T, d_model], at the prompt itself."""
+    """The gradient of m with respect to what the receiver alone reads, [B, T, d_model], at the prompt itself."""
     push = torch.zeros(*batch.clean.tokens.shape, heads.d_model, device=heads.device, requires_grad=True)
     if receiver is None:
         logits = heads.logits_from(batch.clean, push, gradients=True)
@@ -111,6 +114,7 @@ def _gradient(heads: LanguageModelHeads, batch: Batch, receiver: int | None) -> 
         layer, head = divmod(receiver, heads.n_heads)
         with torch.enable_grad():
             values = heads.values_from(batch.clean, layer, push, gradients=True)
+            # Of the layer's heads only the receiver sees the push; all others keep their clean values.
             of_head = values[:, :, head : head + 1]
             every = torch.cat(
                 [batch.clean.values[:, :, :receiver], of_head, batch.clean.values[:, :, receiver + 1 :]], 2
@@ -126,7 +130,7 @@ def _gradient(heads: LanguageModelHeads, batch: Batch, receiver: int | None) -> 
 def _effect(
     heads: LanguageModelHeads, batch: Batch, replacement: Tensor, sender: int, *, receiver: int | None
 ) -> Tensor:
-    """[B]; `receiver` None is the output."""
+    """m(clean) − m(edge replaced) of one edge on every prompt, [B]; `receiver` None is the output."""
     difference = replacement[:, :, sender] - batch.clean.values[:, :, sender]
     pushed = heads.added(sender, difference).to(batch.clean.values.dtype)
     if receiver is None:
@@ -139,8 +143,10 @@ def _effect(
 
 
 def _restricted(contrast: Contrast, members: Sequence[int], method: Callable[[list[int]], EdgeScores]) -> EdgeScores:
-    """The edges of an attention-only model among the members, the input and the output: `method` is given their numbers
-    and scores all edges."""
+    """The edges of an attention-only model among the members, the input and the output.
+
+    method: receives these edges' numbers and returns scores of all edges of the model.
+    """
     n_heads = contrast.heads.n_heads
     ends = {INPUT, OUTPUT, *(divmod(index, n_heads) for index in members)}
     every = all_edges(contrast.heads.n_layers, n_heads)

@@ -1,10 +1,10 @@
-"""Every method by name, on the same heads and the same prompts.
+"""All methods by name, on the same heads and the same prompts.
 
 Place on the path: a task's prompts, read once → [a name → HeadScores] → tables, benchmarks, `find_circuit`.
 
-Causal methods start from `Contrast` (prompts and counterparts, position by position), code methods and controls from
-`PooledHeads` (positives and negatives, pooled). Both are read at most once, at first need, and their seconds are
-counted for every method that uses them.
+Causal methods start from `Contrast` (prompts and counterparts, position by position); code methods and controls start
+from `PooledHeads` (positives and negatives, pooled). Each is read at most once, when it is first needed, and its
+seconds count for every method that uses it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ from monosemy.errors import UserError, unknown
 
 @dataclass(frozen=True)
 class Bench:
-    """A model and a task, with what the methods read of them."""
+    """A model and a task, with the passes and codes that the methods share.
+
+    Raises UserError for an unknown ablation, or for fewer than 2 prompts.
+    """
 
     heads: Heads
     data: TaskData
     n_prompts: int = 64
-    """Positives that causal methods run on."""
+    """Number of positives that causal methods run on."""
     ablation: Ablation = "resample"
     seed: int = 0
     fresh: bool = False
-    """Read heads now, whatever was kept from before; for timings."""
+    """Whether to read the heads now even if they are cached; for timings."""
 
     def __post_init__(self) -> None:
         if self.ablation not in ABLATIONS:
@@ -48,27 +51,31 @@ class Bench:
 
     @cached_property
     def contrast(self) -> Contrast:
+        """The prompts and counterparts that causal methods start from."""
         return read_contrast(self.heads, self.data.positives[: self.n_prompts], self.data.metric)
 
     @cached_property
     def pooled(self) -> PooledHeads:
-        """Positives that the model gets right, and all negatives; all positives when too few are right."""
+        """All negatives and the positives that the model gets right; all positives when fewer than 5 are right."""
         every = pooled_heads(self.heads, self.data, fresh=self.fresh)
         right = every.correct.bool() | ~every.positive
         return every.choose(right) if int((right & every.positive).sum()) >= 5 else every
 
     @cached_property
     def combined(self) -> Combined:
+        """The combined method's result; its codes serve other methods too."""
         return combined_circuit(self.contrast, CombinedConfig(codes=self.config("fast")), self.ablation)
 
     def config(self, name: str) -> DiscreteConfig:
+        """A preset's settings for this task and seed."""
         return preset(name, self.data.name, seed=self.seed)
 
     def codes(self, name: str) -> tuple[Codes, float]:
-        """Codes of a preset and the seconds they took, each preset once."""
+        """The codes of a preset and the seconds they took; each preset is computed once."""
+        # A frozen dataclass refuses assignment, but its __dict__ can still hold a cache.
         cache: dict[str, tuple[Codes, float]] = self.__dict__.setdefault("_codes", {})
         if name not in cache:
-            pooled = self.pooled  # its reading is counted apart
+            pooled = self.pooled  # before the clock starts: reading is counted separately
             began = time.perf_counter()
             settings = fitted(self.config(name), len(pooled.metric))
             cache[name] = discrete_codes(pooled, settings), time.perf_counter() - began
@@ -76,7 +83,7 @@ class Bench:
 
 
 def codes_by_node(bench: Bench, name: str) -> HeadScores:
-    """The discrete method: |P_h \\ N_h|, with intervals over prompts."""
+    """The discrete method: scores |P_h \\ N_h| from a preset's codes, with intervals over prompts."""
     codes, seconds = bench.codes(name)
     ties = bench.config(name).break_ties
     began = time.perf_counter()
@@ -89,7 +96,7 @@ def codes_by_node(bench: Bench, name: str) -> HeadScores:
 
 
 def codes_by_pairs(bench: Bench, name: str) -> HeadScores:
-    """The source's "edge-level" method: how often a head is in the top pairs."""
+    """The source's "edge-level" method: how often a head is among the top pairs of a preset's codes."""
     codes, seconds = bench.codes(name)
     began = time.perf_counter()
     ties = bench.config(name).break_ties
@@ -104,7 +111,7 @@ def _combined(bench: Bench) -> HeadScores:
 
 
 def _combined_without_codes(bench: Bench) -> HeadScores:
-    """The combined method's own control: gradients alone propose."""
+    """The control of the combined method, in which gradients alone propose heads."""
     scores = combined_circuit(bench.contrast, CombinedConfig(code_share=0.0), bench.ablation).heads
     return replace(scores, method="combined, no codes")
 
@@ -112,7 +119,7 @@ def _combined_without_codes(bench: Bench) -> HeadScores:
 def _control(
     name: str, bench: Bench, score: Callable[[PooledHeads], Tensor], coding_seconds: float = 0.0
 ) -> HeadScores:
-    """A control that reads pooled outputs; `coding_seconds`: of codes made before."""
+    """A control that scores pooled outputs; `coding_seconds`: the time of codes that were made before."""
     pooled = bench.pooled
     began = time.perf_counter()
     scores = score(pooled)
@@ -121,7 +128,7 @@ def _control(
 
 
 def _of_codes(name: str, bench: Bench, score: Callable[[Codes], Tensor]) -> HeadScores:
-    """A control that reads the codes of preset `paper`."""
+    """A control that scores the codes of preset `paper`."""
     codes, seconds = bench.codes("paper")
     return _control(name, bench, lambda _: score(codes), seconds)
 
@@ -165,28 +172,28 @@ METHODS: dict[str, Callable[[Bench], HeadScores]] = {
     "sp": lambda bench: masks.subnetwork_probing(bench.contrast, masks.ProbeConfig(seed=bench.seed), bench.ablation),
     **CONTROLS,
 }
-"""Name → scores of all heads."""
+"""For each method's name, the function that scores all heads."""
 NEEDS_NEGATIVES = ("codes", "codes-paper", "pairs", "pairs-paper", *(name for name in CONTROLS if name != "random"))
-"""Methods that read the task's negatives."""
+"""Names of the methods that read the task's negatives."""
 
 
 CODE_PRESETS = {"codes": "fast", "pairs": "fast", "codes-paper": "paper", "pairs-paper": "paper"}
-"""Methods that rank by codes, and the preset that makes them."""
+"""The methods that rank heads by codes, with the preset that makes the codes."""
 MAX_SEED = 2**63
 
 
 def all_methods(ablation: Ablation, main: str) -> list[str]:
-    """Every method but those that would repeat another one's scores: `main`, and patching under its second name."""
+    """All methods except those that would repeat another's scores: `main`, and patching under its second name."""
     duplicates = {main, f"patching-{ablation}"} | ({"patching"} if main == f"patching-{ablation}" else set())
     return [name for name in METHODS if name not in duplicates]
 
 
 def expected_passes(name: str, heads: Heads, n_batches: int) -> float:
-    """Passes over the prompts that a causal method will make, about; 0 for those that only read."""
+    """About how many passes over the prompts a causal method will make; 0 for methods that only read."""
     every = passes_of(heads, all_heads(heads))
     share = CombinedConfig().share
     return {
-        "combined": 3 * CombinedConfig().n_steps + share * every,  # what its step 6 adds shows only then
+        "combined": 3 * CombinedConfig().n_steps + share * every,  # without step 6, whose cost is not known before
         "combined-no-codes": 3 * CombinedConfig().n_steps + share * every,
         "eap": 3,
         "hisp": 3,
@@ -197,13 +204,14 @@ def expected_passes(name: str, heads: Heads, n_batches: int) -> float:
 
 
 def expected_seconds(bench: Bench, names: Sequence[str]) -> float:
-    """What the methods will take, from the time that reading prompts and counterparts took."""
+    """How long the methods will take, estimated from the time that reading prompts and counterparts took."""
     n_batches = len(bench.contrast.batches)
+    # Reading was two passes, so half of it is the time of one.
     return bench.contrast.seconds / 2 * sum(expected_passes(name, bench.heads, n_batches) for name in names)
 
 
 def check_seed(seed: int) -> None:
-    """Raises UserError for a seed that generators cannot take."""
+    """Raises UserError for a seed that random generators do not accept."""
     if not 0 <= seed < MAX_SEED:
         raise UserError(f"the seed must be from 0 to 2^63 − 1, got {seed}")
 

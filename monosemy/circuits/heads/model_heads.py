@@ -1,23 +1,23 @@
-"""The heads of a model as the methods patch them: one interface over small attention-only models and real ones.
+"""The heads of a model as the methods patch them: one interface for small attention-only models and real ones.
 
 Place on the path: tokens → [what every head writes, logits with heads replaced] → codes, patching, attribution.
 
     value v_h [T, d_value]     what is read and replaced; the head's contribution to the residual stream is v_h W_O,h
     output o_h = v_h W_O,h     d_model wide, after W_O, without the projection's bias (which belongs to no head)
 
-A replacement, a mean or a mask of outputs is the same replacement, mean or mask of values, W_O being linear, so nothing
-is lost by patching values; they are d_model / d_value times smaller. In attention-only models the value is the output.
+Methods patch values, not outputs. Because W_O is linear, replacing, averaging or masking values does the same to
+outputs, and values are d_model / d_value times smaller. In attention-only models the value is the output.
 
-Grouped-query attention: heads are *query* heads; the keys and values they share are never patched themselves.
-Post-norms (Gemma 2 and 3): outputs are those before the norm behind the attention; a replacement passes through that
-norm as the pass runs, so causal effects are exact, but outputs don't add up to the residual stream's change.
+Grouped-query attention: heads are *query* heads; the keys and values that they share are never patched themselves.
+Post-norms (Gemma 2 and 3): outputs are taken before the norm that follows the attention. A replacement passes through
+that norm as the model runs, so causal effects are exact, but outputs do not add up to the residual stream's change.
 
-Heads of two widths (Gemma 4) are padded with zeros to the wider one, and W_O with rows of zeros: values that nothing
-reads. Layers without attention heads, or with another number of them (state-space and linear-attention layers of hybrid
-models), are left out: their places are counted, so that layers keep their numbers, but hold zeros, write nothing and
-are never edited. `skipped_layers` names them.
+Heads of two widths (Gemma 4) are padded with zeros to the wider one, and W_O with rows of zeros, so nothing reads the
+padding. Layers without attention heads, or with another number of them (state-space and linear-attention layers of
+hybrid models), are left out. They keep their places, so that layers keep their numbers, but hold zeros, write nothing
+and are never edited; `skipped_layers` names them.
 
-Source: the sites of `models/adapter.py`. Limits: decoders whose output projection is one matrix of n_heads blocks.
+Source: the sites of `models/adapter.py`. Limits: only decoders whose output projection is one matrix of n_heads blocks.
 """
 
 from __future__ import annotations
@@ -42,34 +42,35 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
 
 PASS_TOKENS = {"cpu": 768, "cuda": 8192}
-"""Tokens in one pass of a real model: more are no faster on a CPU, where memory is short too."""
+"""Tokens in one pass of a real model, by device; more are no faster on a CPU, where memory is short too."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass of the model gave."""
+    """The results of one pass of the model."""
 
     tokens: Int[Tensor, "B T"]
     values: Float[Tensor, "B T n d_value"]
-    """Of every head, counted layer by layer."""
+    """The values of every head, counted layer by layer."""
     logits: Float[Tensor, "B V"]
-    """At the last position."""
+    """The logits at the last position."""
     residual: tuple[Tensor, ...] | None = None
-    """The residual stream [B, T, d_model] entering each layer, and leaving the last one, where asked for."""
+    """The residual stream [B, T, d_model] that enters each layer, and that which leaves the last; None where it was not
+    asked for or passes cannot start late."""
 
 
 class Heads(Protocol):
-    """What every method is written against."""
+    """The interface to a model's heads that all methods are written against."""
 
     name: str
     n_layers: int
     n_heads: int
-    """Query heads in each layer."""
+    """Number of query heads in each layer."""
     d_model: int
     starts_late: bool
-    """Whether a pass can start behind the layers that an edit does not reach."""
+    """Whether a pass can start at the first edited layer instead of at the embeddings."""
     skipped_layers: str
-    """Which layers are left out, and why; empty where none is."""
+    """Which layers are left out, and why; empty where none are."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -78,11 +79,11 @@ class Heads(Protocol):
     def device(self) -> torch.device: ...
 
     def batch_size(self, n_tokens: int) -> int:
-        """Prompts of `n_tokens` tokens in one pass."""
+        """How many prompts of `n_tokens` tokens go into one pass."""
         ...
 
     def inputs(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T d_model"]:
-        """The residual stream entering layer 0: embeddings, and positions where they are added there."""
+        """The residual stream that enters layer 0: embeddings, with positions where the model adds them there."""
         ...
 
     def run(self, tokens: Int[Tensor, "B T"], *, residual: bool = False) -> Pass:
@@ -99,31 +100,32 @@ class Heads(Protocol):
         inputs: Tensor | None = None,
         gradients: bool = False,
     ) -> Float[Tensor, "B V"]:
-        """Logits at the last position with values replaced: `edit(layer, values [B, T, H, d_value])`, in layer order.
+        """Logits at the last position, with values replaced by what `edit(layer, values [B, T, H, d_value])` returns.
 
-        `layers`: the only ones at which `edit` is asked. `clean`: a plain pass over these tokens with its residual
-        stream, so that the layers before the first edit need not run again. `inputs` stand in for the embeddings.
+        `edit` is called in layer order, at `layers` only where these are given. clean: a plain pass over the same
+        tokens with its residual stream, so that the layers before the first edited one need not run again. inputs: take
+        the place of the embeddings. gradients: whether the logits are differentiable in `inputs` and the edits.
         """
         ...
 
     def outputs(self, values: Float[Tensor, "... n d_value"]) -> Float[Tensor, "... n d_model"]:
-        """What all heads write, from their values (or means of these), on the device of the values."""
+        """The outputs of all heads from their values (or from means of values), on the values' device."""
         ...
 
 
 def n_all(heads: Heads) -> int:
-    """Heads of the whole model."""
+    """The number of heads in the whole model."""
     return heads.n_layers * heads.n_heads
 
 
 def batches(heads: Heads, tokens: Int[Tensor, "B T"]) -> Iterator[slice]:
-    """Slices of the examples, one pass each."""
+    """Slices of the examples, one for each pass."""
     size = heads.batch_size(tokens.shape[1])
     return (slice(start, min(start + size, len(tokens))) for start in range(0, len(tokens), size))
 
 
 class AttentionOnlyHeads:
-    """`Heads` of an attention-only model, whose values are the outputs themselves."""
+    """`Heads` of an attention-only model, in which a head's value is its output."""
 
     def __init__(self, model: AttentionOnly) -> None:
         self.model = model
@@ -183,7 +185,7 @@ class AttentionOnlyHeads:
 
 
 class LanguageModelHeads:
-    """`Heads` of a real model of any supported family. Raises UserError when no layer has heads."""
+    """`Heads` of a real model of any supported family. Raises UserError when no layer has attention heads."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
@@ -202,6 +204,7 @@ class LanguageModelHeads:
         self.skipped_layers = _skipped_layers(model, reasons)
         self._widths = {layer: weight.shape[1] for layer, weight in weights.items()}
         self.d_value = max(self._widths.values())
+        # Skipped layers share one block of zeros.
         nothing = next(iter(weights.values())).new_zeros(self.n_heads, self.d_value, self.d_model)
         self._W_O = [nothing] * self.n_layers
         for layer, weight in weights.items():
@@ -209,7 +212,7 @@ class LanguageModelHeads:
 
     @property
     def layers(self) -> list[int]:
-        """The layers whose heads are looked at."""
+        """The layers that have heads and are not left out."""
         return list(self._widths)
 
     @property
@@ -234,6 +237,7 @@ class LanguageModelHeads:
         if residual and self.model.can_start_late:
             sites += stream_sites
 
+        # Hooks that store what passes and change nothing.
         def keeper(site: str) -> Callable[[Tensor], Tensor]:
             def keep(value: Tensor) -> Tensor:
                 site_values[site] = value
@@ -269,6 +273,7 @@ class LanguageModelHeads:
         edits = {_site(layer): editor(layer, edit) for layer in edited_layers} if edit is not None else {}
         if inputs is not None:
             edits[_residual_site(0)] = lambda _: inputs
+        # Layers before the first edit give what they gave in the clean pass; replaced embeddings would change them.
         start = None
         if clean is not None and clean.residual is not None and inputs is None and edit is not None and edited_layers:
             start = (
@@ -283,12 +288,14 @@ class LanguageModelHeads:
         return torch.einsum("xne,ned->xnd", flat, stacked).reshape(*values.shape[:-1], self.d_model)
 
     def head_outputs(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T n d_model"]:
-        """What each head adds to its attention layer's output, after W_O."""
+        """What each head adds to its attention layer's output, after W_O, from a pass over the tokens."""
         return self.outputs(self.run(tokens).values)
 
     def added(self, index: int, values: Float[Tensor, "B T d_value"]) -> Float[Tensor, "B T d_model"]:
-        """What one head with these values adds to the residual stream. UserError behind post-norms, where no head's
-        part can be told from the others'."""
+        """What one head with these values adds to the residual stream.
+
+        Raises UserError for a model with post-norms, where no head's part can be told from the others'.
+        """
         if self.model.post_norms:
             raise UserError(
                 f"{self.name} puts a norm behind its attention: what one head adds to the residual stream depends on "
@@ -300,9 +307,12 @@ class LanguageModelHeads:
     def values_from(
         self, clean: Pass, layer: int, pushed: Float[Tensor, "B T d_model"], *, gradients: bool = False
     ) -> Tensor:
-        """Values [B, T, H, d_value] of a layer that reads the clean residual stream plus `pushed`; with `gradients`
-        (which takes a pass to the end) differentiable in it."""
+        """The values [B, T, H, d_value] of a layer that reads the clean residual stream plus `pushed`.
+
+        With `gradients` they are differentiable in `pushed`; this takes a pass to the end.
+        """
         if layer not in self._widths:
+            # A skipped layer keeps its zeros; adding 0 · pushed makes them depend on it, with a gradient of 0.
             block = slice(layer * self.n_heads, (layer + 1) * self.n_heads)
             return clean.values[:, :, block] + 0 * pushed[..., :1, None].to(clean.values)
         site = _site(layer)
@@ -321,7 +331,7 @@ class LanguageModelHeads:
     def logits_from(
         self, clean: Pass, pushed: Float[Tensor, "B T d_model"], *, gradients: bool = False
     ) -> Float[Tensor, "B V"]:
-        """Logits at the last position when the final residual stream is the clean one plus `pushed`."""
+        """Logits at the last position for the clean final residual stream plus `pushed`."""
         start = Start(clean.tokens, self.n_layers, self._stream(clean, self.n_layers) + pushed)
         return self.model.logits(clean.tokens, {}, start, last_only=True, gradients=gradients)[:, -1].float()
 
@@ -333,17 +343,18 @@ class LanguageModelHeads:
         return clean.residual[layer]
 
     def split(self, layer: int, value: Tensor) -> Tensor:
-        """A layer's `attn_heads` [B, T, H · width] as [B, T, H, d_value], zeros behind its width."""
+        """A layer's `attn_heads` [B, T, H · width] as [B, T, H, d_value], padded with zeros behind its width."""
         width = self._widths[layer]
         heads = value.unflatten(-1, (self.n_heads, width))
         return heads if width == self.d_value else pad(heads, (0, self.d_value - width))
 
     def join(self, layer: int, values: Tensor) -> Tensor:
-        """The reverse of `split`."""
+        """The inverse of `split`: drops the padding and joins the heads."""
         return values[..., : self._widths[layer]].flatten(2)
 
 
 def _skipped_layers(model: LanguageModel, reasons: dict[int, UserError]) -> str:
+    """A sentence on the layers that are left out; empty where none are."""
     if not reasons:
         return ""
     layers, few = ", ".join(map(str, list(reasons)[:8])), len(reasons) <= 8
@@ -354,7 +365,7 @@ def _skipped_layers(model: LanguageModel, reasons: dict[int, UserError]) -> str:
 
 
 def as_heads(model: AttentionOnly | LanguageModel | Heads) -> Heads:
-    """The interface to any model that the methods take."""
+    """The `Heads` of any model that the methods accept."""
     from monosemy.models.adapter import LanguageModel
 
     if isinstance(model, AttentionOnly):
@@ -366,7 +377,7 @@ def as_heads(model: AttentionOnly | LanguageModel | Heads) -> Heads:
 
 
 def replace_edit(replacement: Float[Tensor, "B T n d_value"], indices: Sequence[int], n_heads: int) -> HeadEdit:
-    """The heads with these indices take their values from `replacement`; the others keep theirs."""
+    """An edit in which the heads with these numbers take their values from `replacement`; the others keep theirs."""
     of_layer: dict[int, list[int]] = {}
     for index in indices:
         of_layer.setdefault(index // n_heads, []).append(index % n_heads)
@@ -385,9 +396,9 @@ def replace_edit(replacement: Float[Tensor, "B T n d_value"], indices: Sequence[
 def mask_edit(
     mask: Float[Tensor, "B n"] | Float[Tensor, " n"], replacement: Float[Tensor, "B T n d_value"], n_heads: int
 ) -> HeadEdit:
-    """values → replacement + mask · (values − replacement): 1 keeps a head, 0 replaces it.
+    """An edit to replacement + mask · (values − replacement): a mask of 1 keeps a head, 0 replaces it.
 
-    Its derivative by the mask is Σ (value − replacement) · ∂m/∂value: attribution patching.
+    The metric's derivative with respect to the mask is Σ (value − replacement) · ∂m/∂value: attribution patching.
     """
 
     def edit(layer: int, values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The page of a circuit, and the rows of its tables, which the terminal shows too.
 
 Place on the path: `Circuit` → [circuit.json, circuit.svg, circuit.png, circuit.html] in one folder. The page is one
-self-contained file, drawn in a light and a dark rendering.
+self-contained file, with the drawing in a light and a dark version.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from monosemy.circuits.heads.scores import HeadScores
 
 N_SHOWN = 20
-"""Heads listed, where the circuit has no more."""
+"""How many heads are listed, where the circuit has no more members than that."""
 REPLACED_BY = {"resample": "the counterpart's", "mean": "its mean over all counterparts", "zero": "nothing"}
-"""What stands in for an ablated value."""
+"""What replaces an ablated value, in the page's words."""
 
 
 def summary(circuit: Circuit) -> str:
-    """How many heads, and what they carry; or that the method names none."""
+    """A sentence: how many heads the circuit has and what they carry, or that the method names none."""
     if not circuit.heads.signed or circuit.heads.intervals is None:
         return f"{circuit.heads.method} ranks heads and names no circuit, so no edges were measured" + (
             "; those shown are of codes that occur together on positives only" if circuit.code_edges else ""
@@ -68,7 +68,7 @@ def heads_heading(circuit: Circuit) -> tuple[str, ...]:
 
 
 def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
-    """The first heads: name, score, interval, score over m(clean) − m(corrupt), membership."""
+    """The rows of the first heads: name, score, interval, share of m(clean) − m(corrupt), membership."""
     difference = circuit.m_clean - circuit.m_corrupt
     rows: list[tuple[str, ...]] = []
     for index in circuit.ranked()[: max(N_SHOWN, len(circuit.members))]:
@@ -91,8 +91,10 @@ def edges_heading(circuit: Circuit) -> tuple[str, ...]:
 
 
 def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
-    """All measured edges, strongest first: name, effect, interval, co-occurrence of the ends' codes. Where none were
-    measured, those that codes give: name, co-occurrence."""
+    """The rows of all measured edges, strongest first: name, effect, interval, co-occurrence of the ends' codes.
+
+    Where none were measured, the rows of the edges that codes give: name and co-occurrence.
+    """
     edges = circuit.best_edges
     if edges is None:
         return []
@@ -105,13 +107,13 @@ def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for i in edges.importance.argsort(descending=True, stable=True).tolist():
         edge, count = edges.edges[i], by_codes.get(edges.edges[i].ends)
-        count_text = "–" if count is None else f"{int(count)}"  # below 1: what breaks ties
+        count_text = "–" if count is None else f"{int(count)}"  # the part below 1 only breaks ties
         rows.append((str(edge), f"{float(edges.scores[i]):.3g}", _interval(edges.intervals, i), count_text))
     return rows
 
 
 def method_rows(circuit: Circuit) -> list[tuple[str, ...]]:
-    """The main method and those beside it: time, how far they agree with the main one and with reported circuits."""
+    """The rows of the main method and the compared ones: time, agreement with the main one and reported circuits."""
     k = len(circuit.members) or 10
     first = set(circuit.ranked()[:k])
     rows: list[tuple[str, ...]] = []
@@ -132,7 +134,7 @@ def method_rows(circuit: Circuit) -> list[tuple[str, ...]]:
 
 
 def rank_correlation(first: HeadScores, second: HeadScores) -> float:
-    """Spearman's correlation of the importances, ties sharing their mean rank; 0 where a ranking is constant."""
+    """Spearman's correlation of the importances; ties share their mean rank. 0 where one ranking is constant."""
     ranks = []
     for scores in (first, second):
         values = scores.importance.numpy()
@@ -171,6 +173,7 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
     write_json(folder / "circuit.json", circuit.to_json())
     with atomic_path(folder / "circuit.png") as temporary:
         temporary.write_bytes(drawing.light)
+    # A fixed salt and no date make the SVG the same, byte for byte, every time it is drawn.
     vector = io.StringIO()
     settings = {**matplotlib_settings(LIGHT), "svg.hashsalt": "monosemy"}
     with matplotlib.rc_context(settings):  # type: ignore[arg-type]

@@ -1,17 +1,18 @@
 """Exhaustive activation patching: every head replaced in turn, one pass each. The reference for all other methods.
 
-Place on the path: `Contrast` → [effect of every head] → truth for models without a known one; last check of `combined`.
+Place on the path: `Contrast` → [effect of every head] → ground truth where none is known; the checks of `combined`.
 
     noise     the prompt with one head replaced     effect = m(clean) − m(clean, head ← replacement)
     denoise   the counterpart with one head restored     effect = m(corrupted, head ← clean) − m(corrupted)
 
-Positive: the head supports the behaviour. Of two heads either of which is enough, noise finds neither (the other
-stands in) and denoise both; of two that are both needed, denoise finds neither. `pairwise` replaces two heads at once:
+A positive effect means that the head supports the behaviour. Where either of two heads is enough, noise finds neither,
+because the other stands in, and denoise finds both; where both are needed, denoise finds neither. `pairwise_patching`
+replaces two at once:
 
     synergy_gh = effect(g and h) − effect(g) − effect(h)
 
-Cost: one pass from the head's layer on for every head, prompt and direction. Limits: a head that only undoes another's
-absence (a backup) has no effect alone.
+Cost: one pass from the head's layer on for every head, prompt and direction. Limits: a backup head, which acts only
+when another one is missing, has no effect alone.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ def exhaustive_patching(
     direction: Direction = "noise",
     indices: Sequence[int] | None = None,
 ) -> HeadScores:
-    """Effect of every head (or of `indices`; the others get 0) on every prompt.
+    """The effect of every head on every prompt; with `indices`, of these heads only, and the others get 0.
 
-    Raises UserError for an unknown ablation or direction; `denoise` restores the clean values, whatever the ablation.
+    `denoise` restores the clean values, whatever the ablation. Raises UserError for an unknown ablation or direction.
     """
     if direction not in DIRECTIONS:
         raise unknown("direction", direction, DIRECTIONS)
@@ -66,7 +67,7 @@ def exhaustive_patching(
 def pairwise_patching(
     contrast: Contrast, single: HeadScores, indices: Sequence[int] | None = None, ablation: Ablation = "resample"
 ) -> Float[Tensor, "E n n"]:
-    """Effect of replacing two heads at once on every prompt; the diagonal holds `single`'s effects."""
+    """The effect of replacing two heads at once on every prompt; the diagonal holds the effects of `single`."""
     assert single.per_example is not None
     head_numbers = list(all_heads(contrast.heads) if indices is None else indices)
     n = n_all(contrast.heads)
@@ -86,6 +87,7 @@ def pairwise_patching(
 def _effect(
     heads: Heads, batch: Batch, replacement: Tensor, indices: Sequence[int], *, direction: Direction
 ) -> Float[Tensor, " B"]:
+    # noise: clean pass, values from the replacement; denoise: corrupted pass, values from the clean one.
     plain, source = (batch.clean, replacement) if direction == "noise" else (batch.corrupted, batch.clean.values)
     edit = replace_edit(source, indices, heads.n_heads)
     logits = heads.logits(plain.tokens, edit, layers=layers_of(heads, indices), clean=plain)

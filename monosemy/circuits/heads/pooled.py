@@ -1,15 +1,15 @@
-"""What every head wrote on every prompt, pooled over positions, read once per (model, task) and kept on disk.
+"""The output of every head on every prompt, pooled over positions, read once per model and task and cached on disk.
 
 Place on the path: a task's prompts → [x [examples, heads, d_model]] → codes, probes, controls.
 
-    mean pooling   x = (1/T) Σ_t o_t        (the paper's)
+    mean pooling   x = (1/T) Σ_t o_t        (as in the paper)
     last position  x = o_T
 
-Kept as values, not outputs: pooling commutes with W_O, and values are smaller. The file is named after the model, its
-weights, the prompts and this layout, so it can only be found by what would compute the same; it also holds the
+Values are stored instead of outputs: pooling commutes with W_O, and values are smaller. The file's name is a hash of
+the model's weights, the prompts and this layout, so only a run that would compute the same finds it. It also holds the
 seconds that reading took, which count for every method that uses it, cached or not.
 
-Limits: positions are weighted alike; prompts of one length (as tasks demand).
+Limits: all positions have the same weight; prompts have one length, as tasks require.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ LAYOUT = 1
 
 @dataclass(frozen=True)
 class PooledHeads:
-    """Positives first, then negatives."""
+    """Pooled values of all heads on a task's examples, positives first, then negatives."""
 
     heads: Heads
     values: dict[str, Float[Tensor, "E n d_value"]]
-    """By pooling."""
+    """The pooled values, by kind of pooling."""
     metric: Float[Tensor, " E"]
     """The task's metric on every prompt."""
     correct: Float[Tensor, " E"]
-    """1 where the model gives an answer rather than a wrong one."""
+    """1 where the model prefers an answer to all wrong answers, else 0."""
     n_positives: int
     seconds: float
-    """What reading took, then if not now."""
+    """How long reading took, now or when the cache was written."""
 
     @property
     def positive(self) -> Tensor:
-        """[E] booleans."""
+        """[E] booleans: whether the example is a positive."""
         return torch.arange(len(self.metric)) < self.n_positives
 
     def outputs(self, pooling: Pooling = "mean") -> Float[Tensor, "E n d_model"]:
-        """x: what every head wrote, after W_O."""
+        """x: the pooled output of every head, after W_O, on the CPU."""
         return self.heads.outputs(self.values[pooling]).cpu()
 
     def choose(self, rows: Tensor) -> PooledHeads:
-        """These examples alone, in their old order. `rows`: [E] booleans."""
+        """Only the examples for which `rows`, [E] booleans, is true, in the same order."""
         pooled_values = {name: values[rows] for name, values in self.values.items()}
         n = int((rows & self.positive).sum())
         return PooledHeads(
@@ -69,8 +69,10 @@ class PooledHeads:
 
 
 def pooled_heads(heads: Heads, data: TaskData, *, fresh: bool = False) -> PooledHeads:
-    """Reads what all heads write on the task's positives and negatives; a real model's is kept on disk. `fresh`: reads
-    now, whatever was kept."""
+    """The pooled values of all heads on the task's positives and negatives; a real model's are cached on disk.
+
+    fresh: reads them now even if they are cached.
+    """
     examples = [*data.positives, *data.negatives]
     if not isinstance(heads, LanguageModelHeads):
         return _read(heads, data, examples)

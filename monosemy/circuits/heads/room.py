@@ -1,4 +1,4 @@
-"""What the search for circuits of attention heads adds to the whole."""
+"""What the search for circuits of attention heads adds to the program: a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method returns: one number per head, or per edge, with intervals and cost.
+"""The result of every method: one number per head, or per edge, with intervals and cost.
 
 Place on the path: `Contrast` or codes → method → [`HeadScores`, `EdgeScores`] → ranking, members, tables.
 """
@@ -19,31 +19,33 @@ from monosemy.evals.intervals import bootstrap_weights
 
 @dataclass(frozen=True)
 class HeadScores:
-    """One number per head. Positive supports the behaviour, negative works against it; methods that cannot tell
-    (`signed` false) give numbers from 0 up. Heads are ranked by `importance`."""
+    """One number per head: positive where the head supports the behaviour, negative where it works against it.
+
+    Methods that cannot tell the two apart (`signed` false) give numbers ≥ 0. Heads are ranked by `importance`.
+    """
 
     method: str
     scores: Float[Tensor, " n"]
     signed: bool
     seconds: float
-    """The method's own."""
+    """Time of the method's own work."""
     reading_seconds: float = 0.0
-    """Of passes that it shares with other methods, counted whole."""
+    """Time of the passes that it shares with other methods, counted in full."""
     per_example: Float[Tensor, "E n"] | None = None
     intervals: Float[Tensor, "n 2"] | None = None
-    """95%, where prompts can be resampled."""
+    """95% intervals [low, high]; None where prompts cannot be resampled."""
     n_passes: float = 0.0
-    """Forward passes over all its prompts beyond the two of reading (prompts and counterparts), a backward pass
-    counted as two; layers that are skipped are not counted."""
+    """Forward passes over all prompts, beyond the two of reading (prompts and counterparts). A backward pass counts as
+    two; a pass that starts late counts as the share of layers it runs."""
     checked: frozenset[int] | None = None
-    """Heads whose score is exact where the others' is an estimate; None where none is an estimate."""
+    """Heads whose score is exact while the others' are estimates; None where no score is an estimate."""
     replaced: dict[int, float] = field(default_factory=dict)
-    """Heads whose score is what restoring them in the counterpart gives → the effect of replacing them, which others
-    make up for."""
+    """For heads whose score is the effect of restoring them in the counterpart, the effect of replacing them, for which
+    other heads make up."""
 
     @property
     def importance(self) -> Float[Tensor, " n"]:
-        """|score|: what heads are ranked by."""
+        """|score|, by which heads are ranked."""
         return self.scores.abs()
 
     @property
@@ -53,7 +55,7 @@ class HeadScores:
 
 @dataclass(frozen=True)
 class EdgeScores:
-    """One number per edge, in the sign convention of `HeadScores`."""
+    """One number per edge, with the sign convention of `HeadScores`."""
 
     method: str
     edges: list[Edge]
@@ -69,7 +71,7 @@ class EdgeScores:
 
 
 def mean_intervals(per_example: Float[Tensor, "E n"], n_resamples: int = 1000) -> Float[Tensor, "n 2"]:
-    """95% bootstrap intervals of the means over prompts."""
+    """95% bootstrap intervals of the means over prompts, [n, (low, high)]."""
     weights = torch.from_numpy(bootstrap_weights(len(per_example), n_resamples)) / len(per_example)
     means = weights @ per_example.cpu().double()
     return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T
@@ -78,7 +80,10 @@ def mean_intervals(per_example: Float[Tensor, "E n"], n_resamples: int = 1000) -
 def from_examples(
     method: str, contrast: Contrast, per_example: Float[Tensor, "E n"], began: float, *, n_passes: float
 ) -> HeadScores:
-    """Signed scores that are means over prompts, with their intervals; `began`: when the method's own work did."""
+    """Signed scores that are means over prompts, with their intervals.
+
+    began: the `time.perf_counter` at which the method's own work began.
+    """
     seconds = time.perf_counter() - began
     per_example = per_example.cpu().double()
     return HeadScores(

@@ -1,4 +1,4 @@
-"""A behaviour as data: prompts that show it, matched prompts that cannot, a metric; and what a circuit is made of.
+"""A behaviour as data: prompts that show it, matched prompts that cannot, and a metric; also the types of a circuit.
 
 Place on the path: tokenizer → [task] → head outputs → codes, patching → scores.
 
@@ -6,18 +6,18 @@ Place on the path: tokenizer → [task] → head outputs → codes, patching →
     negatives   matched prompts on which the behaviour is impossible
     corrupted   for every prompt, the prompt of the same length whose activations are patched in
 
-Metrics map logits ℓ [B, V] at the last position to one number per example, larger when the behaviour is stronger:
+Metrics map the logits ℓ [B, V] at the last position to one number per example, larger when the behaviour is stronger:
 
     logit_difference         mean_a ℓ_a − mean_w ℓ_w       over answers a and wrong answers w; linear in ℓ
     probability_difference   Σ_a p_a − Σ_w p_w             p = softmax(ℓ)
     logit_minus_best_wrong   mean_a ℓ_a − max_w ℓ_w
 
-Sign convention of every causal score in this package: effect = m(clean) − m(component replaced), so that a component
-that helps has a positive effect, and one that works against the behaviour a negative effect.
+Sign convention of every causal score in this package: effect = m(clean) − m(component replaced). A component that
+supports the behaviour has a positive effect, one that works against it a negative effect.
 
 Source: O'Neill and Bui 2024 (arXiv 2405.12522) for positives and negatives; Wang et al. 2022 (2211.00593), Hanna et
 al. 2023 (2305.00586) and Heimersheim and Janiak 2023 for the metrics. Limits: one answer position (the last), answers
-of one token, all prompts of one length.
+of one token, all prompts of the same length.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from torch import Tensor
 from monosemy.errors import UserError, unknown
 
 MIN_EXAMPLES = 5
-"""Fewer prompts than this tell a circuit from nothing."""
+"""The fewest prompts of a kind; fewer cannot tell a circuit from chance."""
 MIN_ACCURACY = 0.75
-"""A model that does the task less often than this has no circuit worth looking for."""
+"""The lowest accuracy at which a model can be said to do the task, so that a circuit is worth looking for."""
 
 Head: TypeAlias = tuple[int, int]
-"""(layer, head), both from 0; heads are counted as query heads."""
+"""(layer, head), both counted from 0; heads are query heads."""
 INPUT: Literal["input"] = "input"
 OUTPUT: Literal["output"] = "output"
 Channel: TypeAlias = Literal["q", "k", "v", ""]
-"""What of the receiving head an edge feeds: its queries, keys or values; "" for an edge into the output."""
+"""What an edge feeds in the receiving head: its queries, keys or values; "" for an edge into the output."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """What one head (or the embeddings) writes and another (or the logits) reads."""
+    """The direct path by which what one head (or the embeddings) writes reaches another head (or the logits)."""
 
     sender: Head | Literal["input"]
     receiver: Head | Literal["output"]
@@ -64,20 +64,20 @@ class Edge:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt, its counterpart, and the tokens that tell whether the behaviour is there."""
+    """One prompt, its counterpart, and the tokens that tell whether the model shows the behaviour."""
 
     tokens: tuple[int, ...]
     corrupted: tuple[int, ...]
-    """The counterpart, of the same length: the behaviour is impossible or its answer is another."""
+    """The counterpart, of the same length, on which the behaviour is impossible or has another answer."""
     answers: tuple[int, ...]
-    """Next tokens that follow the behaviour."""
+    """The next tokens that show the behaviour."""
     wrong: tuple[int, ...]
-    """Next tokens that compete with them; no token is in both."""
+    """The next tokens that compete with the answers; no token is in both."""
     text: str = ""
     corrupted_text: str = ""
 
     def reversed(self) -> Example:
-        """The counterpart as the prompt, this prompt as its counterpart; answers stay."""
+        """The example with prompt and counterpart exchanged; answers and wrong answers stay."""
         return Example(
             self.corrupted, self.tokens, self.answers, self.wrong, text=self.corrupted_text, corrupted_text=self.text
         )
@@ -85,31 +85,34 @@ class Example:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task made for one tokenizer. Raises UserError when the prompts cannot serve (see `check`)."""
+    """A task in the tokens of one tokenizer. Raises UserError for prompts that cannot be used (see `check`)."""
 
     name: str
     positives: tuple[Example, ...]
     negatives: tuple[Example, ...]
-    """Prompts without the behaviour; `answers` and `wrong` as in the matched positive."""
+    """Prompts without the behaviour, with the `answers` and `wrong` of the matched positive."""
     metric: str
     """A name in `METRICS`."""
     tokenizer: str = ""
-    """Fingerprint of the tokenizer that made the tokens; empty for symbols that none made."""
+    """Fingerprint of the tokenizer that made the tokens; empty for symbols that come from no tokenizer."""
     provenance: tuple[str, ...] = ()
-    """Where the prompts come from and what was left out, one sentence each."""
+    """Where the prompts come from and what was left out, in one sentence each."""
 
     def __post_init__(self) -> None:
         check(self)
 
     @property
     def n_tokens(self) -> int:
-        """Length of every prompt."""
+        """The number of tokens of every prompt."""
         return len(self.positives[0].tokens)
 
 
 def check(data: TaskData) -> None:
-    """Raises UserError: unknown metric, fewer than 5 prompts of a kind (or none: labels all of one kind), prompts of
-    different length, a prompt equal to its counterpart, no answer, or a token both right and wrong."""
+    """Raises UserError for a task that cannot be used.
+
+    That is: an unknown metric, fewer than 5 prompts of a kind, prompts of different lengths, a prompt equal to its
+    counterpart, a prompt without answers or wrong answers, or a token that is both right and wrong.
+    """
     if data.metric not in METRICS:
         raise unknown("metric", data.metric, METRICS)
     for kind, examples, opposite in (
@@ -131,7 +134,7 @@ def check(data: TaskData) -> None:
 
 
 def check_example(name: str, example: Example, first: Example) -> None:
-    """Raises UserError for an example that cannot stand beside the first one."""
+    """Raises UserError for an example that is unusable, or whose prompts differ in length from the first one's."""
     prompt_text = repr(example.text or example.tokens)
     for tokens, text in ((example.tokens, example.text), (example.corrupted, example.corrupted_text)):
         if len(tokens) != len(first.tokens):
@@ -153,8 +156,11 @@ def check_example(name: str, example: Example, first: Example) -> None:
 
 
 def without_copies(data: TaskData) -> TaskData:
-    """The task with every prompt once: copies would make splits leak and intervals narrow. Provenance says how many
-    were left out. Raises UserError when fewer than 5 prompts of a kind differ."""
+    """The task with every prompt once; provenance says how many copies were left out.
+
+    Copies would leak between training and held-out prompts and make intervals too narrow. Raises UserError when fewer
+    than 5 different prompts of a kind are left.
+    """
     of_kind = {"positive": data.positives, "negative": data.negatives}
     distinct: dict[str, tuple[Example, ...]] = {}
     notes = []
@@ -182,37 +188,37 @@ def without_copies(data: TaskData) -> TaskData:
 
 
 def clean_tokens(examples: Sequence[Example]) -> Int[Tensor, "B T"]:
-    """The prompts as one batch."""
+    """The prompts of the examples as one batch."""
     return torch.tensor([example.tokens for example in examples])
 
 
 def corrupted_tokens(examples: Sequence[Example]) -> Int[Tensor, "B T"]:
-    """Their counterparts as one batch, in the same order."""
+    """The counterparts of the examples as one batch, in the same order."""
     return torch.tensor([example.corrupted for example in examples])
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 Metric: TypeAlias = Callable[[Tensor, Sequence[Example]], Tensor]
-"""(logits [B, V] at the last position, the B examples) → [B], in the dtype of the logits, differentiable."""
+"""(logits [B, V] at the last position, the B examples) → [B], in the logits' dtype and differentiable in them."""
 
 
 def logit_difference(logits: Float[Tensor, "B V"], examples: Sequence[Example]) -> Float[Tensor, " B"]:
-    """Mean logit of the answers minus mean logit of the wrong ones; linear in the logits."""
+    """Mean logit of the answers minus mean logit of the wrong answers; linear in the logits."""
     answers, is_answer, wrong, is_wrong = _candidates(logits, examples)
     right = (answers * is_answer).sum(1) / is_answer.sum(1)
     return right - (wrong * is_wrong).sum(1) / is_wrong.sum(1)
 
 
 def probability_difference(logits: Float[Tensor, "B V"], examples: Sequence[Example]) -> Float[Tensor, " B"]:
-    """Probability of all answers minus that of all wrong ones, from −1 to 1."""
+    """Probability of all answers minus probability of all wrong answers, from −1 to 1."""
     answers, is_answer, wrong, is_wrong = _candidates(logits, examples)
     total = logits.logsumexp(1, keepdim=True)
     return ((answers - total).exp() * is_answer).sum(1) - ((wrong - total).exp() * is_wrong).sum(1)
 
 
 def logit_minus_best_wrong(logits: Float[Tensor, "B V"], examples: Sequence[Example]) -> Float[Tensor, " B"]:
-    """Mean logit of the answers minus the largest logit among the wrong ones."""
+    """Mean logit of the answers minus the largest logit of any wrong answer."""
     answers, is_answer, wrong, is_wrong = _candidates(logits, examples)
     best = wrong.masked_fill(is_wrong == 0, -torch.inf).amax(1)
     return (answers * is_answer).sum(1) / is_answer.sum(1) - best
@@ -226,19 +232,20 @@ METRICS: dict[str, Metric] = {
 
 
 def accuracy(logits: Float[Tensor, "B V"], examples: Sequence[Example]) -> Float[Tensor, " B"]:
-    """1 where the likeliest of all answers and wrong answers is an answer, else 0 (a tie counts as wrong)."""
+    """1 where the most likely of all answers and wrong answers is an answer, else 0; a tie counts as wrong."""
     answers, is_answer, wrong, is_wrong = _candidates(logits, examples)
     best = answers.masked_fill(is_answer == 0, -torch.inf).amax(1)
     return (best > wrong.masked_fill(is_wrong == 0, -torch.inf).amax(1)).to(logits.dtype)
 
 
 def _candidates(logits: Tensor, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits of the answers and of the wrong ones [B, most], each with its mask (their numbers may differ)."""
+    """Logits of the answers and of the wrong answers [B, most], each with a mask, as their numbers vary by example."""
     if len(logits) != len(examples):
         raise ValueError(f"{len(logits)} rows of logits for {len(examples)} examples")
     columns: list[Tensor] = []
     for lists in ([example.answers for example in examples], [example.wrong for example in examples]):
         most = max(map(len, lists))
+        # Shorter lists are filled with their first token, a valid index for gather; the mask leaves the filling out.
         ids = torch.tensor([[*ids, *[ids[0]] * (most - len(ids))] for ids in lists], device=logits.device)
         lengths = torch.tensor([len(ids) for ids in lists], device=logits.device)
         mask = torch.arange(most, device=logits.device) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""The behaviours that come with the library, and a user's own; each made for one model's tokenizer.
+"""The behaviours that come with the library, and those of a user; each is made for one model's tokenizer.
 
 Place on the path: a name or a JSONL file, a model → [TaskData, how often the model is right] → head outputs.
 """
@@ -33,14 +33,14 @@ TASKS: dict[str, Callable[..., TaskData]] = {
     "subject-verb": subject_verb.build,
 }
 N_EXAMPLES = 250
-"""Positives, and as many negatives, as in the paper."""
+"""Number of positives, and of negatives, as in the paper."""
 
 
 def build_task(name: str, model: LanguageModel, n_examples: int = N_EXAMPLES, seed: int = 0) -> TaskData:
     """The task of that name, or of the JSONL file at that path, in the model's tokens.
 
-    Raises UserError: unknown task, too few examples, a tokenizer that splits what must be one token, a file that
-    cannot be used.
+    Raises UserError for an unknown task, too few examples, a tokenizer that splits what must be one token, or a file
+    that cannot be used.
     """
     check_name(name)
     if n_examples < MIN_EXAMPLES:
@@ -51,7 +51,7 @@ def build_task(name: str, model: LanguageModel, n_examples: int = N_EXAMPLES, se
 
 
 def check_name(name: str) -> None:
-    """Raises UserError unless this is a task's name or an existing .jsonl file; before any model is loaded."""
+    """Raises UserError unless this is a task's name or an existing .jsonl file; needs no model."""
     if name.endswith(".jsonl"):
         if not Path(name).expanduser().is_file():
             raise UserError(f"the task file {name!r} does not exist; give the path of a JSONL file")
@@ -60,7 +60,7 @@ def check_name(name: str) -> None:
 
 
 def task_of(name: str, tokenizer: Any, n_examples: int, seed: int, *, fingerprint: str = "") -> TaskData:
-    """As `build_task`, for a tokenizer (and its fingerprint) without the model."""
+    """Like `build_task`, but for a tokenizer and its fingerprint, without a model."""
     prompts = Prompts(tokenizer)
     if name.endswith(".jsonl"):
         return jsonl.build(Path(name).expanduser(), prompts, fingerprint)
@@ -72,15 +72,16 @@ class TaskAccuracy:
     """How often the model does the task."""
 
     share: float
-    """Of the examples whose likeliest candidate (answers and wrong ones) is an answer."""
+    """Share of the examples whose most likely candidate, among answers and wrong answers, is an answer."""
     interval: Interval
-    """95%, by bootstrap over examples."""
+    """95% bootstrap interval of `share` over examples."""
     top1: float
-    """Of the examples whose likeliest token of the whole vocabulary is an answer."""
+    """Share of the examples whose most likely token in the whole vocabulary is an answer."""
     n: int
 
     @property
     def enough(self) -> bool:
+        """Whether the model does the task often enough to look for a circuit."""
         return self.share >= MIN_ACCURACY
 
     def __str__(self) -> str:
@@ -95,7 +96,7 @@ class TaskAccuracy:
 
 
 def task_accuracy(logits: Tensor, examples: tuple[Example, ...]) -> TaskAccuracy:
-    """From the logits [B, V] at the last position of the examples' prompts."""
+    """The accuracy on the examples, from the logits [B, V] at the last position of their prompts."""
     right = accuracy(logits, examples).cpu().double().numpy()
     top = logits.argmax(1).tolist()
     top1 = float(np.mean([token in example.answers for token, example in zip(top, examples)]))

@@ -7,12 +7,13 @@
         :param last: dark river
         :param                                  → " name"
 
-Two arguments come before the three that are described in order, one after. Negatives and counterparts: all argument
-names, defined and described, are other random words, so that the description does not follow the definition.
-Metric: logit(next argument) − largest logit among all other arguments.
+Three arguments are described in order; two undescribed ones come before them in the definition, one after. In negatives
+and counterparts all argument names, defined and described, are other random words, so that the description does not
+follow the definition. Metric: logit(next argument) − largest logit among all other arguments.
 
 Source: Heimersheim and Janiak 2023, A circuit for Python docstrings in a 4-layer attention-only transformer (its
-corruption `random_random`). Deviation: word lists of our own. 41 tokens in GPT-2's tokenizer, with the start token 42.
+corruption `random_random`). Deviation: word lists of our own. A prompt has 41 tokens in GPT-2's tokenizer, 42 with
+the start token.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     nouns = prompts.single_token_words(words.NOUNS)
     enough("docstring", "nouns", nouns, 40)
     quotes = prompts.encode(QUOTES)
+    # The docstring's first word follows the quotes without a space, where it must be one token too.
     openings = tuple(word for word in nouns if len(prompts.encode(QUOTES + word)) == len(quotes) + 1)
     enough("docstring", "nouns (without a space before them)", openings, 5)
     random = np.random.default_rng([seed, 4])

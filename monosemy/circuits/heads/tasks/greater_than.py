@@ -1,16 +1,16 @@
 """Greater-than: "The war lasted from the year 1743 to the year 17" → a number above 43.
 
-    two digits   where years split as 17|43: answers are the tokens above YY, wrong ones those up to it; years that the
-                 vocabulary holds whole are left out
-    tens         where each digit is a token, "… from the year 1743 to the year 17" → a digit above 4; wrong is one
-                 below 4 (the same digit may be right or wrong, so it counts for neither)
-    units        "… from the year 1743 to the year 174" → a digit above 3; wrong ones are those up to it
+    two digits   for tokenizers that split years as 17|43: answers are the numbers above 43, wrong ones those up to 43;
+                 years that are one token of the vocabulary are left out
+    tens         for tokenizers with a token per digit: "… from the year 1743 to the year 17" → a digit above 4; wrong
+                 ones are those below 4 (a 4 may be right or wrong, so it counts as neither)
+    units        as tens, but "… from the year 1743 to the year 174" → a digit above 3; wrong ones are those up to 3
 
-Negatives and counterparts start at the lowest number (1701; 1703; 1740), where nothing is too small.
-Metric: probability of the answers minus that of the wrong ones.
+Negatives and counterparts start at the lowest number (1701; 1703; 1740), where no number is too small.
+Metric: probability of the answers minus probability of the wrong answers.
 
 Source: Hanna et al. 2023 (2305.00586); the per-digit forms are ours. Limit: all negatives share their last digits,
-which inflates what sets of codes differ by.
+which inflates the difference between sets of codes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from monosemy.errors import UserError
 Form = Literal["two digits", "tens", "units"]
 CENTURIES = tuple(range(11, 18))
 FIRST_YEARS = range(2, 99)
-"""YY of a positive: above the counterpart's 01, below 99."""
+"""The last two digits of a positive's year: above the counterpart's 01 and below 99."""
 MIN_YEARS = 50
-"""Years that must split in pairs for the form of two digits."""
+"""How many years must split into pairs of digits for the form of two digits."""
 MAX_DRAWS = 50
-"""Draws for every prompt, before it is said that there are too few different ones."""
+"""Draws per prompt before giving up on finding enough different ones."""
 DEFAULT_DIGIT: Form = "units"
-"""The per-digit form taken where years do not split in pairs."""
+"""The per-digit form that is used where years do not split into pairs."""
 
 _FROM = "The {noun} lasted from the year {start} to the year {end}"
 
@@ -42,7 +42,7 @@ _FROM = "The {noun} lasted from the year {start} to the year {end}"
 def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "", *, form: Form | None = None) -> TaskData:
     """n positives and their counterparts as negatives, in the form that the tokenizer allows.
 
-    Raises UserError when the tokenizer allows none, or not the one asked for.
+    Raises UserError when the tokenizer allows no form, or not the one that was asked for.
     """
     nouns = prompts.single_token_words(words.EVENTS)
     enough("greater-than", "nouns", nouns, 5)
@@ -73,7 +73,7 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "", *, form: For
 
 
 def _distinct(n: int, draw: Callable[[], Example]) -> tuple[Example, ...]:
-    """n examples, no two prompts alike. Raises UserError where the words do not allow so many."""
+    """n examples with different prompts. Raises UserError where the words do not allow that many."""
     by_tokens: dict[tuple[int, ...], Example] = {}
     for _ in range(MAX_DRAWS * n):
         if len(by_tokens) == n:
@@ -87,10 +87,10 @@ def _distinct(n: int, draw: Callable[[], Example]) -> tuple[Example, ...]:
 
 
 def _pairs(prompts: Prompts) -> tuple[list[int], list[tuple[int, int]]] | None:
-    """The tokens of 00 to 99, and the years (century, rest) that are two tokens, the second one of these.
+    """The tokens of 00 to 99, and the years (century, last two digits) that are two tokens, the second one of these.
 
-    None where numbers of two digits are several tokens, or hardly any year splits so. (Common years, such as 1500,
-    are one token in many a vocabulary that splits the others.)
+    None where a number of two digits takes several tokens, or where fewer than `MIN_YEARS` years split like that. (Many
+    vocabularies split years but hold common ones, such as 1500, as one token.)
     """
     tokens = [prompts.tokenizer(f"{y:02d}", add_special_tokens=False)["input_ids"] for y in range(100)]
     if any(len(ids) != 1 for ids in tokens):
@@ -108,7 +108,10 @@ def _pairs(prompts: Prompts) -> tuple[list[int], list[tuple[int, int]]] | None:
 
 
 def _in_pairs(prompts: Prompts, noun: str, year: tuple[int, int], numbers: list[int]) -> Example:
-    """Answers are tokens, not texts: what may follow "… the year 15" is the token 00, also where 1500 is one token."""
+    """An example whose answers are given as tokens, not as texts.
+
+    After "… the year 15" the token 00 may follow even where the text 1500 would be one token.
+    """
     century, final_digits = year
     texts = [_FROM.format(noun=noun, start=f"{century}{y:02d}", end=century) for y in (final_digits, 1)]
     tokens = [prompts.encode(text) for text in texts]
@@ -139,7 +142,7 @@ def _draft(random: np.random.Generator, nouns: tuple[str, ...], form: Form) -> D
 
 
 def _allows_digits(prompts: Prompts, form: Form) -> bool:
-    """Whether every digit that may follow is one token, and all years have as many tokens as each other."""
+    """Whether every digit that may follow is one token, and all years have the same number of tokens."""
     try:
         prompts.next_tokens(f"to the year {'17' if form == 'tens' else '174'}", [str(d) for d in range(10)])
     except UserError:
@@ -149,6 +152,6 @@ def _allows_digits(prompts: Prompts, form: Form) -> bool:
 
 
 def _pieces(prompts: Prompts, year: str) -> str:
-    """`17|43`: the year as the tokenizer splits it."""
+    """The year as the tokenizer splits it, such as `17|43`."""
     ids = prompts.encode(f" {year}")[len(prompts.start) :]
     return "|".join(prompts.tokenizer.decode([token]).strip() for token in ids).strip("|")

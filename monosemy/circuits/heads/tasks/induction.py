@@ -1,10 +1,10 @@
-"""Induction: random words, then the first few of them again → the word that followed the last one before.
+"""Induction: random words, then some of them again → the word that followed the last one the first time.
 
-Negatives and counterparts: the words before the repetition are other random words, so that nothing repeats.
+In negatives and counterparts the words before the repetition are other random words, so that nothing repeats.
 Metric: logit(the word that followed) − mean logit of the other words of the first part.
 
-Source: Olsson et al. 2022 (2209.11895). Deviation: common nouns of one token in place of random tokens, so that the
-model reads words, not noise.
+Source: Olsson et al. 2022 (2209.11895). Deviation: common nouns of one token instead of random tokens, so that the
+model reads words and not noise.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Indirect object identification: "Then, Anna and Mark went to the store. Mark gave a book to" → " Anna".
 
-15 templates, each with the repeated name second (ABBA) or first (BABA) at its first mention; names, 8 places and 8
-objects of one token. Negatives and counterparts (ABC): three other names, all different, so that no name repeats.
-Metric: logit(indirect object) − logit(subject).
+There are 15 templates, in each of which the repeated name is mentioned second (ABBA) or first (BABA) in the opening
+clause. Names, 8 places and 8 objects are one token each. Negatives and counterparts (ABC) have three other names, all
+different, so that no name repeats. Metric: logit(indirect object) − logit(subject).
 
-Source: Wang et al. 2022 (2211.00593). Deviation: templates of our own, all of the same number of words; those whose
-number of tokens differs from the commonest are left out.
+Source: Wang et al. 2022 (2211.00593). Deviation: templates of our own, all with the same number of words; those whose
+number of tokens is not the most common one are left out.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@
     {"kind": "negative", "prompt": "Pay and pay is"}
 
     prompt       the text; all prompts must have the same number of tokens
-    kind         `positive` shows the behaviour, `negative` cannot
-    answers      of a positive: the words that may follow, each one token; mind the leading space (there is a warning)
-    wrong        of a positive: words that compete (default: the answers of the other positives)
-    corrupted    optional: the text patched in for a positive (default: the negatives in turn)
-    metric       optional, on any line, the same wherever it is given: a metric's name (default: logit_difference)
+    kind         `positive`: shows the behaviour; `negative`: cannot show it
+    answers      of a positive: the words that may follow, one token each, usually with a leading space (a warning tells
+                 where it seems to be missing)
+    wrong        of a positive: the words that compete (default: the answers of the other positives)
+    corrupted    optional, of a positive: the text whose activations are patched in (default: the negatives in turn)
+    metric       optional, on any line but the same everywhere: a metric's name (default: logit_difference)
 
-Limits: one length for all prompts, at least 5 of each kind.
+Limits: all prompts have the same number of tokens, and there are at least 5 of each kind.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ KINDS = ("positive", "negative")
 
 def build(path: Path, prompts: Prompts, tokenizer: str = "") -> TaskData:
     """The task of a file. Raises UserError, naming the line, for anything that cannot be read or used."""
+    # Each kind is matched with the other in turn; the shorter list starts again when it is used up.
     records = _read(path)
     metric = _metric(path, records)
     of_kind: dict[str, list[dict[str, Any]]] = {
@@ -56,7 +58,7 @@ def build(path: Path, prompts: Prompts, tokenizer: str = "") -> TaskData:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # with or without a mark of byte order
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # with or without a byte-order mark
     except OSError as error:
         raise UserError(
             f"the task file {path} cannot be read: {error.strerror}; give the path of a JSONL file"
@@ -78,7 +80,7 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
         record = json.loads(line)
     except RecursionError:
         raise UserError(f"{where}: not JSON (too deeply nested); write one object a line") from None
-    except ValueError as error:  # not JSON, or a number of thousands of digits
+    except ValueError as error:  # not JSON, or an integer with more digits than Python converts
         reason = getattr(error, "msg", "a number too long")
         raise UserError(f"{where}: not JSON ({reason}); write one object a line") from None
     if not isinstance(record, dict):
@@ -114,6 +116,7 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _check_text(where: str, text: str) -> None:
+    """Raises UserError for text with a lone surrogate: JSON can spell it, but no tokenizer can encode it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -139,7 +142,10 @@ def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
 
 
 def _check_kinds(path: Path, of_kind: dict[str, list[dict[str, Any]]]) -> None:
-    """Labels all of one kind; said before any tokenizing (`task.check` repeats it for tasks made in Python)."""
+    """Raises UserError where all labels are of one kind, before anything is tokenized.
+
+    `task.check` repeats this for tasks made in Python.
+    """
     for kind, opposite in (KINDS, KINDS[::-1]):
         if not of_kind[kind]:
             raise UserError(
@@ -149,8 +155,10 @@ def _check_kinds(path: Path, of_kind: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def _warn_of_glued(path: Path, positives: list[dict[str, Any]]) -> None:
-    """One warning where an answer continues the prompt's last word. Letters from Thai on are left out: those scripts
-    mostly write words without spaces."""
+    """Warns, once, where an answer continues the prompt's last word.
+
+    Letters from Thai (U+0E00) on are exempt: most of those scripts write words without spaces.
+    """
     for record in positives:
         for answer in (*record["answers"], *record["wrong"]):
             ends = record["prompt"][-1], answer[0]
@@ -174,7 +182,10 @@ def _example(
     answers_of_all: list[tuple[str, ...]],
     before: list[Example],
 ) -> Example:
-    """One example; `matched` is the record whose answers count, the first of `before` the one whose length counts."""
+    """One example, with the answers of the record `matched`; its length must be that of the first of `before`.
+
+    Raises UserError, naming the line.
+    """
     answers: tuple[str, ...] = matched["answers"]
     wrong = matched["wrong"] or tuple(
         dict.fromkeys(word for words in answers_of_all for word in words if word not in answers)

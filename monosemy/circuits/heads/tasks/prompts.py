@@ -1,9 +1,9 @@
-"""From words to tokens: what every task needs to know of the model's tokenizer.
+"""From words to tokens: what every task needs of the model's tokenizer.
 
 Place on the path: text → [token ids, all prompts of one length] → `TaskData`.
 
 Every prompt starts with the token that starts a document for this model (its BOS, else the separator between
-documents), so that the first word is no different from the others. Limits: fast tokenizers as transformers has them.
+documents), so that the first word is treated like the others. Limits: only fast tokenizers of transformers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Draft:
     text: str
     corrupted: str
     answers: tuple[str, ...]
-    """Continuations, each with its leading space where it has one."""
+    """Continuations of `text`, each with its leading space where it has one."""
     wrong: tuple[str, ...]
 
 
@@ -41,23 +41,28 @@ class Prompts:
         self.start: tuple[int, ...] = () if start is None else (start,)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids with the start token before them."""
+        """The token ids of a text, after the start token."""
         return (*self.start, *self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def single(self, word: str) -> int | None:
-        """The token of `word`, read after other words; None when it takes several."""
+        """The token of `word` where it follows other text; None when it takes several tokens."""
+        # "x" stands for the text before: a tokenizer may treat the first word of a text differently.
         before, after = self.encode("x"), self.encode(f"x{word}")
         return after[-1] if len(after) == len(before) + 1 and after[:-1] == before else None
 
     def single_token_words(self, words: Iterable[str]) -> tuple[str, ...]:
-        """Those that are one token after a space."""
+        """The words that are one token after a space."""
         return tuple(word for word in words if self.single(f" {word}") is not None)
 
     def next_tokens(self, prompt: str, answers: Sequence[str]) -> tuple[int, ...]:
-        """The token that continues `prompt` with each answer, every token once. Raises UserError when an answer is
-        several tokens, or none of its own."""
+        """The tokens with which the answers continue `prompt`, each once.
+
+        Raises UserError when an answer takes several tokens, merges into the prompt's last token, or is unknown to the
+        tokenizer.
+        """
         if not answers:
             return ()
+        # Prompt and answer are tokenized together, since a tokenizer may merge across the border between them.
         before = self.encode(prompt)
         texts = [prompt + answer for answer in answers]
         continued = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -73,6 +78,7 @@ class Prompts:
                     f"the answer {answer!r} is {n_more} tokens in this model's tokenizer; answers must be one token: "
                     "choose another word"
                 )
+            # GPT-2's unknown token is also its end of text, which may be an answer.
             unknown = getattr(self.tokenizer, "unk_token_id", None)
             if ids[-1] == unknown and unknown != getattr(self.tokenizer, "eos_token_id", None):
                 raise UserError(
@@ -82,14 +88,14 @@ class Prompts:
         return tuple(dict.fromkeys(ids[-1] for ids in continued))
 
     def example(self, draft: Draft) -> Example:
-        """Raises UserError when an answer is several tokens."""
+        """The draft in tokens. Raises UserError as `next_tokens` does."""
         answers, wrong = (self.next_tokens(draft.text, words) for words in (draft.answers, draft.wrong))
         tokens = self.encode(draft.text), self.encode(draft.corrupted)
         return Example(*tokens, answers, wrong, draft.text, draft.corrupted)
 
 
 def enough(task: str, kind: str, single_tokens: Sequence[Any], needed: int) -> None:
-    """Raises UserError when too few words of a kind are one token each."""
+    """Raises UserError when fewer than `needed` words of a kind are single tokens."""
     if len(single_tokens) < needed:
         raise UserError(
             f"only {len(single_tokens)} {kind} are single tokens of this model's tokenizer, {task} needs {needed}; "
@@ -98,7 +104,7 @@ def enough(task: str, kind: str, single_tokens: Sequence[Any], needed: int) -> N
 
 
 def of_one_length(prompts: Sequence[str], encode: Prompts) -> tuple[int, list[bool]]:
-    """The commonest number of tokens among the prompts (the larger at a tie), and which prompts have it."""
+    """The most common number of tokens among the prompts (the largest at a tie), and which prompts have it."""
     lengths = [len(encode.encode(prompt)) for prompt in prompts]
     counts = Counter(lengths)
     best = max(counts, key=lambda length: (counts[length], length))
@@ -106,10 +112,10 @@ def of_one_length(prompts: Sequence[str], encode: Prompts) -> tuple[int, list[bo
 
 
 def sample(random: np.random.Generator, words: Sequence[str], n: int) -> list[str]:
-    """n different words."""
+    """n different words, drawn at random."""
     return [words[i] for i in random.choice(len(words), n, replace=False)]
 
 
 def share(single_tokens: Sequence[Any], of: Sequence[Any], kind: str) -> str:
-    """Provenance: how many words the tokenizer left."""
+    """A sentence for a task's provenance: how many words of a kind are single tokens."""
     return f"{len(single_tokens)} of {len(of)} {kind} are single tokens"

@@ -1,11 +1,12 @@
 """Subject–verb agreement: "The keys near the cabinet" → " are", not " is".
 
-Subject and second noun are each one or several, independently. Counterpart: the subject's number changed, so that the
-answer is the other verb. Negatives: a subject whose form does not tell its number ("sheep"), so that neither verb is
-right. Metric: mean logit of the right verbs (" is", " was", " has" or " are", " were", " have") − that of the others.
+Subject and second noun are singular or plural independently of each other. The counterpart changes the subject's
+number, so that the answer is the other verb. Negatives have a subject whose form does not show its number ("sheep"), so
+that neither verb is right. Metric: mean logit of the right verbs (" is", " was", " has" or " are", " were", " have") −
+mean logit of the others.
 
-Source: Linzen et al. 2016 (1611.01368); counterparts as in Marks et al. 2024 (2403.19647). Limit: the few nouns without
-number make the negatives less varied than the positives.
+Source: Linzen et al. 2016 (1611.01368); counterparts as in Marks et al. 2024 (2403.19647). Limit: nouns with one form
+for both numbers are few, so the negatives are less varied than the positives.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words that the prompts are filled with; each task keeps those that are one token of the model's tokenizer."""
+"""The words that fill the prompts; each task uses those that are one token in the model's tokenizer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ NOUNS: tuple[str, ...] = _listed(
     """
 )
 
-# (one, several)
+# (singular, plural)
 COUNTED: tuple[tuple[str, str], ...] = tuple(
     (word, f"{word}s")
     for word in _listed(
@@ -64,4 +64,4 @@ COUNTED: tuple[tuple[str, str], ...] = tuple(
     )
 )
 UNCOUNTED: tuple[str, ...] = ("sheep", "deer", "fish", "aircraft", "species", "salmon", "series", "offspring", "trout")
-"""Nouns whose form does not tell one from several."""
+"""Nouns with the same form in singular and plural."""
