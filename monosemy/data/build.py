@@ -1,4 +1,4 @@
-"""Builds a folder of token shards: documents numbered, packed and written, with the record of where they came from.
+"""Builds a folder of token shards: numbers the documents, packs and writes them, and records where they come from.
 
 Place on the data's path: the split's documents -> **files** -> `tokens`, which opens them.
 """
@@ -25,16 +25,17 @@ _SHARD_TOKENS = 1 << 24
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What building needs to know of the model's tokenizer."""
+    """The model's tokenizer, as far as building needs it."""
 
     transformers: Any
-    """The tokenizer itself; None when the model has none."""
+    """The transformers tokenizer; None when the model has none."""
     separator: int | None
     bos: int | None
     vocab_size: int | None
-    """Rows of the model's embedding; None where it is not known."""
+    """The number of rows of the model's embedding; None where it is not known."""
 
     def unframe(self, ids: TokenIds) -> TokenIds:
+        """Removes the special tokens at the ends that packing adds again (`without_frame`)."""
         return without_frame(ids, self.bos, self.separator, getattr(self.transformers, "pad_token_id", None))
 
     @property
@@ -43,10 +44,10 @@ class Tokenizer:
 
 
 def build_tokens(text: TextConfig, tokenizer: Tokenizer, sources: list[TextSource], folder: Path) -> dict[str, Any]:
-    """Writes the shards of both sides and documents.jsonl, and returns what the manifest says about them.
+    """Writes the shards of both sides and documents.jsonl, and returns their part of the manifest.
 
-    Its `later_rules` is true when the tokens are not those that the package's first version made of the same text.
-    Raises UserError for unreadable text, or a corpus smaller than asked.
+    Its `later_rules` is true when the package's first version would have made other tokens of the same text.
+    Raises UserError for unreadable text, and for a corpus that is smaller than asked for.
     """
     for source in sources:
         source.prepare()
@@ -59,13 +60,14 @@ def build_tokens(text: TextConfig, tokenizer: Tokenizer, sources: list[TextSourc
             name = shortage.queue.source.name
             if name in by_section or not shortage.queue.shuffled.cut_works:
                 raise _too_small(text, attempt.queues, shortage) from None
-            by_section = by_section | {name}  # whole works cannot fill both sides
+            # Whole works cannot fill both sides: start anew, with the works of this source split by section.
+            by_section = by_section | {name}
             for path in folder.iterdir():
                 path.unlink()
 
 
 class _Attempt:
-    """One pass over the text, with the works of some sources split by section."""
+    """One attempt to build the shards in a pass over the text, with the works of the sources `by_section` split."""
 
     def __init__(
         self, text: TextConfig, tokenizer: Tokenizer, sources: list[TextSource], folder: Path, by_section: set[str]
@@ -89,7 +91,7 @@ class _Attempt:
         self.n_listed = 0
 
     def run(self) -> dict[str, Any]:
-        """Raises Shortage."""
+        """Writes all files, and returns their part of the manifest. Raises Shortage when the text ends too early."""
         text, (separator, bos) = self.text, (self.tokenizer.separator, self.tokenizer.bos)
         width = text.context_length - (bos is not None)
         n_tokens = {"validation": text.n_validation_tokens, "train": text.n_tokens}
@@ -99,6 +101,7 @@ class _Attempt:
             (self.folder / "documents.jsonl").open("w", encoding="utf-8") as listing,
             progress.stage("tokenise", total=sum(n_sequences.values()) * width, unit="tokens") as bar,
         ):
+            # Validation first: it then does not depend on how many training tokens are asked for.
             for side in ("validation", "train"):
                 if side == "train":
                     for queue in self.queues:
@@ -118,11 +121,15 @@ class _Attempt:
         }
 
     def _numbered(self, side: str, n_tokens: int, listing: Any, bar: progress.Bar) -> Iterator[tuple[int, TokenIds]]:
-        """(number, token ids) of the documents of one side; a copy has the number of the first of its kind."""
+        """Yields (number, token ids) of the documents of one side, and lists them in documents.jsonl.
+
+        A copy has the number of the first document with its text.
+        """
         left, n_separators = n_tokens, int(self.tokenizer.separator is not None)
         for document, ids in mixed(self.queues, n_tokens, n_separators, side == "validation"):
             self._check_ids(document, ids)
             number = self.numbers.texts.add(document.digest)
+            # Numbers are given in order, so the next one means a new text; a copy's was listed before.
             if number == self.n_listed:
                 entry = {"source": document.source, "origin": document.origin, "side": side, "n_tokens": len(ids)}
                 listing.write(json_text.dumps(entry) + "\n")
@@ -133,6 +140,7 @@ class _Attempt:
             yield number, ids
 
     def _check_ids(self, document: Document, ids: TokenIds) -> None:
+        """Counts special tokens in plain text, and checks ids that were given against the vocabulary."""
         if not document.brings_frame:
             self.n_special_tokens += int(np.isin(ids, self.special_ids).sum())
         if document.ids is not None:
@@ -163,6 +171,7 @@ class _Attempt:
 
 
 def _facts(queue: SourceQueue) -> dict[str, Any]:
+    """The entry of one source in the record."""
     source, shuffled = queue.source, queue.shuffled
     by_section = shuffled.by_section or shuffled.divided_work is not None
     facts = {
@@ -183,7 +192,7 @@ def _facts(queue: SourceQueue) -> dict[str, Any]:
 
 
 def remarks(record: dict[str, Any]) -> list[str]:
-    """What a user should know about the text beyond its size, a sentence each."""
+    """Remarks on the text for the user, one sentence each: copies, splits by section, special tokens and the like."""
     lines: list[str] = []
     for name, facts in record["sources"].items():
         n_documents = facts["train_documents"] + facts["validation_documents"] + facts["copies_left_out"]
@@ -211,7 +220,7 @@ def remarks(record: dict[str, Any]) -> list[str]:
 
 
 def check_largest_id(largest: int, vocab_size: int | None, where: str) -> None:
-    """Raises UserError for a token id that the model has no embedding for."""
+    """Raises UserError when the model has no embedding for the token id `largest`."""
     if vocab_size is not None and largest >= vocab_size:
         raise UserError(
             f"{where} holds token id {largest}, and the model's vocabulary ends at {vocab_size - 1}; "
@@ -240,12 +249,12 @@ def _too_small(text: TextConfig, queues: Sequence[SourceQueue], shortage: Shorta
 
 
 def shard_names(kind: str, n: int) -> list[str]:
-    """File names of the shards of `train`, `train-documents`, …"""
+    """The file names of the n shards of `kind`: `train`, `train-documents`, …"""
     return [f"{kind}-{i:05d}.npy" for i in range(n)]
 
 
 class _ShardWriter:
-    """Collects packed sequences and writes a shard each time one is full."""
+    """Collects packed sequences, and writes a shard whenever enough for one are there."""
 
     def __init__(self, folder: Path, side: str, context_length: int, n_sequences: int) -> None:
         self.folder, self.side, self.n_wanted = folder, side, n_sequences
@@ -254,6 +263,7 @@ class _ShardWriter:
         self.written: list[int] = []
 
     def add(self, tokens: TokenIds, documents: TokenIds) -> None:
+        # The last block may hold more sequences than were asked for.
         room = self.n_wanted - sum(self.written) - sum(len(t) for t, _ in self.held)
         self.held.append((tokens[:room], documents[:room]))
         while sum(len(t) for t, _ in self.held) >= self.per_shard:

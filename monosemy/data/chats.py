@@ -1,11 +1,11 @@
-"""Chats written out as the model was taught to read them: by its tokenizer's chat template.
+"""Writes chats as text, in the form the model was trained on: with its tokenizer's chat template.
 
-Place on the data's path: `messages` (`columns`) -> **text** -> documents. The whole chat is one document, without a
-prompt for a further answer. Where the template refuses a system message, its text goes before the first user message,
-and the record says for how many chats.
+Place on the data's path: `messages` (`columns`) -> **text** -> documents. A chat becomes one document, without a prompt
+for a further answer. Where the template refuses a system message, its text is put before the first user message; the
+record counts these chats.
 
-Limits: a template writes its own special tokens, also those that start a text; packing takes care that BOS and the
-separator do not stand there twice.
+Limits: a template writes its own special tokens, including those at the start of a text. Packing sees to it that BOS
+and the separator do not occur twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from monosemy.errors import UserError
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, which may have none, or be missing itself (None)."""
+    """The chat template of a tokenizer. The tokenizer may have none, or be missing itself (None)."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -27,11 +27,11 @@ class ChatTemplate:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the template's text; None without one."""
+        """The fingerprint of the template's text; None without a template."""
         return fingerprint(self._template) if self._template else None
 
     def write(self, chat: Chat, where: str) -> tuple[str, tuple[str, ...]]:
-        """(text, notes) of a chat. Raises UserError, beginning with `where`, when the template cannot write it."""
+        """Writes a chat as (text, notes). Raises UserError, which begins with `where`, when the template cannot."""
         if not self._template:
             lacking = "tokenizer" if self._tokenizer is None else "chat template"
             raise UserError(
@@ -45,6 +45,8 @@ class ChatTemplate:
             except Exception as error:  # a template is a program: it may raise anything
                 if not has_system:
                     raise self._unwritable(error, where) from None
+        # A template that failed on a chat with a system message may only refuse that message. If the chat can be
+        # written without it, later chats skip the first attempt.
         try:
             text = self._written(_without_system(chat))
         except Exception as error:

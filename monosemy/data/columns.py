@@ -1,12 +1,12 @@
-"""What a row holds in the column that was asked for: a text, a chat, or token ids.
+"""Reads the content of a row from one of its columns: a text, a chat, or token ids.
 
 Place on the data's path: rows (`formats`, a hub dataset) -> **content** -> documents. A column is a name, or a path
-into nested values: `meta.body` is the field `body` of the object `meta`, `messages[].content` joins that field of all
-items of a list, with blank lines between. A name that holds dots or brackets itself is tried first as it stands.
+into nested values: `meta.body` is the field `body` of the object `meta`, and `messages[].content` joins that field of
+all items of a list, with blank lines in between. A column whose own name contains dots or brackets takes precedence.
 
-  text       a string, or UTF-8 bytes; a null is an empty text
-  chat       a list of {"role", "content"} (ShareGPT's {"from", "value"} is taken too), at least one
-  token ids  a list of whole numbers, at least one
+  text       a string, or UTF-8 bytes; null and an empty list are an empty text
+  chat       a list of {"role", "content"}, or of ShareGPT's {"from", "value"}, with at least one message
+  token ids  a list of integers, with at least one
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from monosemy.data.documents import TokenIds
 from monosemy.errors import UserError, near_matches
 
 Chat: TypeAlias = list[dict[str, str]]
-"""Messages: {"role", "content"}."""
+"""Messages {"role", "content"} in order."""
 Content: TypeAlias = str | Chat | TokenIds
 
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
@@ -29,12 +29,15 @@ _LARGEST_ID = np.iinfo(np.int32).max
 
 
 def content_of(row: Mapping[str, Any], column: str, where: str) -> Content:
-    """The content of a row's column. Raises UserError, which begins with `where`, when it is none."""
+    """The content of a row's column. Raises UserError when there is none; `where` names the row in the message."""
     return _content(value_of(row, column, where), column, where)
 
 
 def value_of(row: Mapping[str, Any], column: str, where: str) -> Any:
-    """The value at a column's path; lists on the way (`[]`) give their items' texts, joined with blank lines."""
+    """The value at a column's path. A list on the way (`[]`) gives the texts of its items, joined by blank lines.
+
+    Raises UserError when the path does not exist, or when a list's items are not text.
+    """
     if column in row:
         return row[column]
     value: Any = row
@@ -45,6 +48,7 @@ def value_of(row: Mapping[str, Any], column: str, where: str) -> Any:
         if step == "[]":
             if not isinstance(value, Sequence) or isinstance(value, str | bytes):
                 raise UserError(f"{where}: column {column!r}: what stands before [] holds {_kind(value)}, not a list")
+            # The rest of the path is looked up in each item, by this function, which joins inner lists in turn.
             rest = ".".join(steps[k + 1 :]).replace(".[]", "[]")
             items = [value_of(item, rest, where) if rest else item for item in value]
             if wrong := [item for item in items if not isinstance(item, str | None)]:
@@ -57,13 +61,13 @@ def value_of(row: Mapping[str, Any], column: str, where: str) -> Any:
 
 
 def column_names(row: Mapping[str, Any]) -> list[str]:
-    """The columns of a row, and the fields of the objects in them as `meta.body`."""
+    """The names of a row's columns, and of the fields of objects in them, as in `meta.body`."""
     inner = [f"{name}.{key}" for name, value in row.items() if isinstance(value, Mapping) for key in value]
     return [*(str(name) for name in row), *inner]
 
 
 def missing_column(column: str, existing: Sequence[str], where: str) -> UserError:
-    """The error for a `TextConfig.column` that isn't there."""
+    """The error for a `TextConfig.column` that does not exist."""
     near = near_matches(column, existing)
     hint = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = ", ".join(existing[:40]) + (", …" if len(existing) > 40 else "")
@@ -89,6 +93,7 @@ def _content(value: Any, column: str, where: str) -> Content:
     if isinstance(value, list):
         if not value:
             return ""
+        # `type(…) is int` rather than isinstance: True and False are no token ids.
         if all(type(item) is int for item in value):
             return _token_ids(value, column, where)
         if all(isinstance(item, Mapping) for item in value):
@@ -123,7 +128,7 @@ def _message(item: Mapping[str, Any], column: str, where: str) -> dict[str, str]
 
 
 def _message_text(content: Any, column: str, where: str) -> str:
-    """A message's text; of a list of parts, that of all, joined."""
+    """The text of a message, or the joined texts of its parts."""
     if content is None:
         return ""
     if isinstance(content, str):

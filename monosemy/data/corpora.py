@@ -1,12 +1,12 @@
-"""From a `TextConfig` to documents: the embedded corpus, local files, or a dataset of the Hugging Face hub.
+"""Opens the text of a `TextConfig` as documents: the embedded corpus, local files, or a Hugging Face dataset.
 
 First stage of the data's path (text -> tokens). `TextConfig.source` is
   `embedded` or `embedded:english,code`   see `embedded`
   a path to a file or a folder of them    see `local` and `formats`
   `owner/name` or `owner/name@revision`   a hub dataset, streamed: only what is used is downloaded
 
-A hub dataset without a revision is pinned at its first use to the commit then current, and the pin is kept in
-the cache (`datasets/`), so that a later run or a resumed one sees the same text, offline too once tokenised.
+A hub dataset without a revision is pinned to the commit that is current at its first use. The pin is kept in the cache
+(`datasets/`), so that later and resumed runs see the same text; once it is tokenised, they need no network.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
 
 def open_sources(text: TextConfig, tokenizer: Any = None, lies_at: str = "") -> list[TextSource]:
-    """The text sources of a configuration; their shares add up to 1. `tokenizer` has the template that chats need;
-    `lies_at` is where a text that was moved is now.
+    """The text sources of a configuration; their shares add up to 1.
 
-    Raises UserError for an unknown source, a missing or empty file, a dataset that can't be reached.
+    `tokenizer` provides the template that chats need. `lies_at` is the present path of a text that was moved.
+    Raises UserError for an unknown source, a missing or empty file, and a dataset that cannot be reached.
     """
     source, limit = text.source, section_chars(text.context_length)
     chat = ChatTemplate(tokenizer)
@@ -62,12 +62,12 @@ def open_documents(text: TextConfig) -> Iterator[Document]:
 
 
 def _looks_like_path(source: str) -> bool:
-    """A name that can only be meant as a file: a known ending, or a leading `.`, `/` or `~`, or `\\`."""
+    """Whether a name can only mean a file: it has a known ending, starts with `.`, `/` or `~`, or contains `\\`."""
     return is_text_file(source) or source.startswith((".", "/", "~")) or "\\" in source
 
 
 def hub_source(text: TextConfig, chat: ChatTemplate) -> TextSource:
-    """A streamed dataset of the hub, pinned to a commit."""
+    """The text source of a hub dataset, streamed and pinned to a commit. Raises UserError when it cannot be reached."""
     name, _, revision = text.source.partition("@")
     commit = _pinned_commit(name, revision or None)
 
@@ -79,9 +79,9 @@ def hub_source(text: TextConfig, chat: ChatTemplate) -> TextSource:
 
 
 def stream_documents(dataset: str, text: TextConfig, chat: ChatTemplate, **arguments: Any) -> Iterator[Document]:
-    """Rows of `datasets.load_dataset(dataset, subset, split=…, streaming=True, **arguments)` as documents.
+    """Streams the rows of a hub dataset as documents; `arguments` go to `datasets.load_dataset`.
 
-    The dataset's own shards come in an order drawn from the seed. Raises UserError for an unknown subset, split or
+    The dataset's own shards are read in an order drawn from the seed. Raises UserError for an unknown subset, split or
     column, and when the connection fails.
     """
     import datasets
@@ -107,7 +107,7 @@ def stream_documents(dataset: str, text: TextConfig, chat: ChatTemplate, **argum
 
 
 def _pinned_commit(name: str, revision: str | None) -> str:
-    """The commit that `revision` (or, without one, the main branch at first use) stands for."""
+    """The commit that `revision` stands for; without one, that of the main branch at the first use."""
     pin = cache_folder() / "datasets" / f"{name.replace('/', '--')}@{(revision or 'main').replace('/', '--')}.json"
     if pin.exists():
         return str(read_json(pin)["commit"])

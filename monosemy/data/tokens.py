@@ -1,17 +1,17 @@
-"""Token shards: packed, memory-mapped, hash-checked, built once for each text and tokenizer.
+"""Token shards: packed, memory-mapped and hash-checked, built once for each text, tokenizer and settings.
 
 Place on the data's path: text -> **tokens** -> activations. `prepare_tokens` tokenises and packs the documents of a
-`TextConfig` (see `split` and `packing`) into a folder named by the fingerprint of text, tokenizer and
-settings, or opens that folder when it is already there:
+`TextConfig` (see `split` and `packing`) into a folder named by the fingerprint of text, tokenizer and settings, or
+opens that folder if it exists:
 
   manifest.json                        fingerprint, record, {file: SHA-256 and number of sequences}
   train-00000.npy, …                   token ids, int32 [sequences, T]
   train-documents-00000.npy, …         document number of every token, int32 [sequences, T]
   validation-….npy                     the same for validation
-  documents.jsonl                      line k: source, origin and side of document k (copies of a text have one number)
+  documents.jsonl                      line k: source, origin and side of document k (copies of a text share a number)
 
-The folder appears only when complete. Every file's hash is checked when it is opened.
-Cost: n → 10n tokens is 10 times the time and disk (8 bytes a token), at constant memory (one shard).
+The folder appears only once it is complete. The hash of every file is checked when the folder is opened.
+Cost: time and disk grow with the number of tokens (8 bytes a token on disk); memory is constant (one shard).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from monosemy.support.files import atomic_folder, cache_folder, free_bytes, read
 
 FORMAT = 1
 RULES = 2
-"""Raised with any change of how documents are read, cut or split that gives other tokens."""
+"""The version of the rules; raised with any change in reading, cutting or splitting that gives other tokens."""
 _BYTES_PER_TOKEN = 8
 
 Tokens = NDArray[np.int32]
@@ -55,9 +55,9 @@ class TokenShards:
     side: str
     context_length: int
     shard_sequences: tuple[int, ...]
-    """Sequences in each shard."""
+    """The number of sequences in each shard."""
     fingerprint: str
-    """Hash of the content: equal tokens have equal fingerprints, whatever run made them."""
+    """A hash of the content: equal tokens have equal fingerprints, whichever run made them."""
 
     @property
     def n_sequences(self) -> int:
@@ -68,14 +68,14 @@ class TokenShards:
         return self.n_sequences * self.context_length
 
     def sequences(self, start: int, stop: int) -> Tokens:
-        """Token ids of sequences [start, stop), int32 [stop − start, T]; a view of the file where one shard holds them.
+        """The token ids of sequences [start, stop), int32 [stop − start, T]; a view of the file if one shard has all.
 
         Raises IndexError outside [0, n_sequences].
         """
         return self._rows(self._tokens, start, stop)
 
     def documents(self, start: int, stop: int) -> Tokens:
-        """Document number of every token of sequences [start, stop), int32 [stop − start, T]."""
+        """The document number of every token of sequences [start, stop), int32 [stop − start, T]."""
         return self._rows(self._documents, start, stop)
 
     @cached_property
@@ -107,21 +107,21 @@ class TokenShards:
 
 @dataclass(frozen=True)
 class TokenSet:
-    """The training and validation tokens of one text, and the record of where they came from."""
+    """The training and validation tokens of one text, with a record of where they come from."""
 
     folder: Path
     train: TokenShards
     validation: TokenShards
     fingerprint: str
-    """Hash of text, tokenizer and settings: the name of the folder."""
+    """A hash of text, tokenizer and settings; also the name of the folder."""
     record: dict[str, Any]
-    """JSON: per source documents, tokens and licence; separator, BOS, split unit, empty documents."""
+    """JSON values: documents, tokens, licence, split unit and empty documents of each source; separator and BOS."""
 
     @classmethod
     def open(cls, folder: Path) -> TokenSet:
         """Opens a folder of token shards and checks every file's hash.
 
-        Raises UserError naming the file that is missing, truncated or changed.
+        Raises UserError for another format, and when a file is missing, truncated or changed, naming it.
         """
         manifest = read_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -142,7 +142,7 @@ class TokenSet:
         return cls(folder, sides["train"], sides["validation"], manifest["fingerprint"], manifest["record"])
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """{source, origin, side, n_tokens} of every document, in the order of the document numbers."""
+        """Yields {source, origin, side, n_tokens} of every document, in the order of the documents' numbers."""
         with (self.folder / "documents.jsonl").open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
@@ -158,15 +158,15 @@ def prepare_tokens(
     lies_at: str = "",
     folder: Path | None = None,
 ) -> TokenSet:
-    """The packed tokens of a text: opened when they are there, else built.
+    """The packed tokens of a text: opened if they exist, otherwise built.
 
-    `tokenizer` is a transformers tokenizer, or None for a text of token ids; `tokenizer_fingerprint` identifies it (and
-    may cover the model too). `vocab_size` is what token ids in the text are held against. `began_with` is the
-    fingerprint of the tokens that an older run stands on: they are opened as that run made them. `lies_at` is where the
-    text is now, when it is no longer at `text.source`, whose name it keeps.
-    `folder` holds one sub-folder per fingerprint, by default `cache_folder()/tokens`.
+    `tokenizer` is a transformers tokenizer, or None for a text of token ids. `tokenizer_fingerprint` identifies it (and
+    may cover the model as well). Token ids in the text must be below `vocab_size`. `began_with` is the fingerprint of
+    the tokens that an existing run began with: they are opened as that run made them. `lies_at` is the present path of
+    a text that is no longer at `text.source`; it keeps that name. `folder` holds one sub-folder per fingerprint, by
+    default `cache_folder()/tokens`.
 
-    Raises UserError for bad settings or text, a corpus smaller than asked, too little disk, corrupted shards.
+    Raises UserError for bad settings or text, a corpus smaller than asked for, too little disk, and corrupted shards.
     """
     positive(n_tokens=text.n_tokens, n_validation_tokens=text.n_validation_tokens)
     if text.context_length < 2:
@@ -181,6 +181,7 @@ def prepare_tokens(
     }
     folder = folder or cache_folder() / "tokens"
     identities = _identities(identity, tokenizer)
+    # Double-checked: another process may have built the tokens while this one waited for the lock.
     if (final := _built(folder, identities, began_with)) is None:
         first = folder / fingerprint(identity)
         with exclusive(first):
@@ -194,19 +195,23 @@ def prepare_tokens(
 
 
 def _identities(identity: dict[str, Any], tokenizer: Any) -> list[dict[str, Any]]:
-    """What the tokens of a text may be named by: as the package's first version made them; where a later rule changed
-    them; where they depend on the chat template too. Which it is shows when the text is read."""
+    """The identities that the tokens of a text may have; which of them applies is known once the text was read.
+
+    In order: tokens as the package's first version made them; tokens that a later rule changed; tokens that depend on
+    the chat template as well.
+    """
     later = {**identity, "rules": RULES}
     template = ChatTemplate(tokenizer).fingerprint
     return [identity, later] + ([{**later, "chat_template": template}] if template else [])
 
 
 def _built(folder: Path, identities: list[dict[str, Any]], began_with: str | None) -> Path | None:
-    """The folder that holds the tokens already.
+    """The folder that already holds the tokens; None if there is none.
 
-    Folders of the first version do not say whether the rules of today give the same tokens, and are only taken for a
-    run that began with them.
+    A folder that the package's first version wrote does not say whether today's rules would give the same tokens. It is
+    used only for a run that began with it.
     """
+    # The tokens that the run began with come first, whatever newer ones exist; the sort is stable for the others.
     keys = [fingerprint(identity) for identity in identities]
     for key in sorted(keys, key=lambda key: key != began_with):
         if (manifest := folder / key / "manifest.json").exists():
@@ -219,6 +224,7 @@ def _built(folder: Path, identities: list[dict[str, Any]], began_with: str | Non
 def _build(
     text: TextConfig, tokenizer: Tokenizer, sources: list[TextSource], identities: list[dict[str, Any]], folder: Path
 ) -> Path:
+    # The folder's name depends on the text's content, so it is built under another name first.
     staging = folder / f".{fingerprint(identities[0])}.built"
     with atomic_folder(staging) as target:
         built = build_tokens(text, tokenizer, sources, target)
@@ -228,19 +234,20 @@ def _build(
         manifest = {"format": FORMAT, "rules": RULES, "fingerprint": key, "identity": identity, **built}
         write_json(target / "manifest.json", manifest)
     final = folder / key
-    shutil.rmtree(final, ignore_errors=True)  # the same tokens as the first version made them
+    # A folder of this name can only be one that the first version wrote, with the same tokens.
+    shutil.rmtree(final, ignore_errors=True)
     os.replace(staging, final)
     sync(folder)
     return final
 
 
 def separator_and_bos(tokenizer: Any) -> tuple[int | None, int | None]:
-    """(token id between documents, token id at the start of every sequence or None).
+    """(id of the token between documents, id of the token at the start of every sequence); None where there is none.
 
-    The separator is `<|endoftext|>` where the vocabulary has it, else EOS, else SEP, else BOS, else nothing: chat
-    models declare the end of a turn as their EOS, but were pre-trained with `<|endoftext|>` between documents
+    The separator is `<|endoftext|>` if the vocabulary has it, else EOS, SEP or BOS, whichever exists first. Chat models
+    declare the end of a turn as their EOS, but were pre-trained with `<|endoftext|>` between documents
     (SmolLM2-135M-Instruct on packed Wikipedia: 3.23 nats per token with it, 3.35 with its EOS).
-    BOS starts sequences when the tokenizer itself puts it before a text. Without a tokenizer there is neither.
+    Sequences start with BOS if the tokenizer itself puts it before a text.
     """
     if tokenizer is None:
         return None, None

@@ -1,24 +1,26 @@
-"""A language model whose activations can be read, replaced, and continued from: one thin class over forward hooks.
+"""A language model whose activations can be read and replaced at named sites, through forward hooks.
 
 Place on the path: tokens → [activations at sites] → SAE; and back: reconstruction → [logits with the site replaced].
 
-    activations(tokens, sites)          one pass, ended by the hook that reads the last site asked for
-    logits(tokens, edits)               the site's activation x becomes edit(x) while the pass runs
-    prefix(tokens, site) → Start        runs what lies before the site once; logits(…, start=start) skips it
+    activations(tokens, sites)          one pass, which ends as soon as the last of the sites is read
+    logits(tokens, edits)               one pass, in which a site's activation x is replaced by edit(x)
+    prefix(tokens, site) → Start        runs the layers before the site once; logits(…, start=start) skips them
 
-The late start replaces the forward of every layer before the site by a pass-through, the last of which hands on the
-stored residual stream: embeddings, masks, rotary tables, remaining layers and head run as always, so the logits are
-those of the whole pass to the last bit (`checks.py` makes sure of it on load, else layers are never skipped).
-With `gradients`, logits carry the gradient to whatever tensors the edits brought in (never to parameters: frozen).
-Every pass takes an `attention_mask` for padded batches, whose rows then give the numbers of a row alone (padding.py).
+A late start replaces the forward method of every layer before the site by a pass-through; the last of these returns the
+stored residual stream. Embeddings, masks, rotary tables, the remaining layers and the head run as usual, so the logits
+equal those of a whole pass to the last bit. `checks.py` verifies this on load; if it fails, layers are never skipped.
+With `gradients`, gradients flow from the logits to the tensors that edits bring in, never to parameters, which are
+frozen. Every pass takes an `attention_mask` for padded batches; each row then gives the same numbers as on its own
+(padding.py).
 
-Attention's and the MLP's contributions are what the layer adds to the residual stream: where it scales a sublayer's
-output first (Granite), the site holds the scaled tensor, in reading and in replacing (`contribution_scale`).
+The contributions of attention and MLP are what the layer adds to the residual stream. Where a layer scales a sublayer's
+output before adding it (Granite), the site holds the scaled tensor, for reading and for replacing
+(`contribution_scale`).
 
-Source: which module and which side is which site comes from interp-engine (`resolve_point`) on the plain transformers
-model; reading and replacing are torch's forward hooks. Deviations: interp-engine's own capture runs the whole model,
-ours stops early. Limits: one process, one device; models whose layers pass state beside the residual
-stream (keys shared between layers) are run whole.
+Source: interp-engine (`resolve_point`) says which module, and which side of it, each site is, on the plain transformers
+model; reading and replacing use torch's forward hooks. Deviations: interp-engine's own capture runs the whole model,
+while reading here stops early. Limits: one process, one device. Models whose layers pass state beside the residual
+stream, such as keys shared between layers, always run from the start.
 """
 
 from __future__ import annotations
@@ -48,27 +50,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """The residual stream at a layer boundary, to continue passes from."""
+    """The residual stream at a layer boundary, from which passes can continue."""
 
     tokens: Tensor
-    """[B, T], on the model's device; of padded rows the text first."""
+    """[B, T], on the model's device; padded rows have their text first."""
     layer: int
-    """First layer that a continued pass runs; 0 runs the whole model."""
+    """The first layer that a continued pass runs; 0 runs the whole model."""
     resid: Tensor | None
-    """[B, T, d_model] entering `layer`, ordered as `tokens`; None when nothing is skipped."""
+    """The residual stream [B, T, d_model] entering `layer`, ordered as `tokens`; None when no layer is skipped."""
     padding: Padding | None = None
     """None when every token is text."""
 
 
 class _PassEnded(Exception):
-    """Raised by the hook that read the last site, caught by the call that set it."""
+    """Ends a pass early: raised by the hook that reads the last site, and caught by the call that set the hook."""
 
 
 class LanguageModel:
-    """A causal transformer of Hugging Face's library with named sites.
+    """A causal model of the transformers library with named sites.
 
-    Build it with `monosemy.models.sources.load_model`. No gradients but where asked; `module` is in evaluation mode
-    with frozen parameters. `tokenizer` is None for a model that came without one: its texts are token ids.
+    Build one with `monosemy.models.sources.load_model`. Passes compute no gradients unless asked to; `module` is in
+    evaluation mode with frozen parameters. `tokenizer` is None for a model without one, whose texts are token ids.
     """
 
     def __init__(
@@ -79,11 +81,11 @@ class LanguageModel:
         self.name = name
         self.fingerprint = fingerprint
         self.commit = commit
-        """The hub's commit that was loaded; None for a model from elsewhere."""
+        """The commit that was loaded from the hub; None for a model from elsewhere."""
         self._engine = find_engine(module, name)
         self._blocks: list[nn.Module] = list(self._engine.arch.decoder_layers)
         self.d_model: int = self._engine.d_model
-        # the configuration may count another stack's layers (the encoder's, in BART's family)
+        # Counted, because the configuration may mean another stack's layers (the encoder's, in BART's family).
         self.n_layers: int = len(self._engine.arch.layer_slots) or len(self._blocks)
         self.vocab_size: int = self._engine.vocab_size
         self.max_positions: int = max_positions(module.config)
@@ -91,7 +93,7 @@ class LanguageModel:
         self.post_norms: bool = bool(self._engine.arch.quirks.sandwich_norms)
         self._multipliers: tuple[float, float] = self._engine.arch.quirks.residual_multipliers
         self.can_start_late = len(self._blocks) == self.n_layers
-        # most families can leave out the product with the vocabulary at positions nobody asks for
+        # Most families can skip the product with the vocabulary at positions whose logits are not needed.
         self._keeps_logits = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._places: dict[str, tuple[nn.Module, str]] = {}
         self._refused: dict[str, str] = {}
@@ -99,7 +101,7 @@ class LanguageModel:
         counts = [count for count in map(self.heads_in, range(self.n_layers)) if count]
         configured = self._engine.n_heads
         self.n_heads: int = configured if configured in counts or not counts else max(set(counts), key=counts.count)
-        """Attention heads of a layer: as configured where a layer has that many, else as most layers have."""
+        """Attention heads per layer: the configured number if any layer has it, else that of most layers."""
 
     @property
     def device(self) -> torch.device:
@@ -111,22 +113,24 @@ class LanguageModel:
 
     @property
     def padding_names(self) -> Any:
-        """What names the token that pads: the tokenizer, or the configuration of a model without one."""
+        """The object that names the padding token: the tokenizer, or the configuration of a model without one."""
         return self.module.config if self.tokenizer is None else self.tokenizer
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
-        """Differs between tokenizers that could turn the same text into other tokens; without one, between
-        vocabularies and special tokens."""
+        """A hash that differs between tokenizers that may give different tokens for the same text.
+
+        Without a tokenizer, it differs between vocabulary sizes and special tokens.
+        """
         if self.tokenizer is None:
             return hash_json(["token ids", self.vocab_size, sorted(self.special_token_ids)])
         rules = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        # left behind by the last call that padded or truncated, not properties of the tokenizer
+        # State of the last call that padded or truncated, not a property of the tokenizer.
         rules |= {"padding": None, "truncation": None}
         return hash_json([rules, sorted(self.special_token_ids), self.tokenizer.eos_token_id])
 
     def tokenizer_for(self, work: str) -> Any:
-        """The tokenizer that `work` ("steering by a prompt") needs. Raises UserError when the model has none."""
+        """The tokenizer. Raises UserError when the model has none, naming the `work` that needs it."""
         if self.tokenizer is None:
             raise UserError(
                 f"{self.name} has no tokenizer, which {work} needs; save its tokenizer (tokenizer.json, "
@@ -137,14 +141,14 @@ class LanguageModel:
     # --- sites ----------------------------------------------------------------------------------------------------
 
     def site_names(self) -> list[str]:
-        """Every site of this model, in the order a pass reaches them."""
+        """Every site of this model, in the order in which a pass reaches them."""
         return list(self._places)
 
     def resolve(self, site: str) -> str:
-        """The canonical name of a site; TransformerLens' names are accepted.
+        """The canonical name of a site; TransformerLens' names are accepted as well.
 
-        Raises UserError: unknown name (with near matches), layer out of range, or a site this model lacks (with the
-        reason and the sites the layer has).
+        Raises UserError for an unknown name (with similar ones), a layer out of range, and a site that this model lacks
+        (with the reason and the sites that the layer has).
         """
         parsed = parse_site(site, self.n_layers, post_norms=self.post_norms)
         if (name := str(parsed)) in self._places:
@@ -155,7 +159,7 @@ class LanguageModel:
         )
 
     def site_width(self, site: str) -> int:
-        """Length d of the activation vectors at a site."""
+        """The width d of the activations at a site."""
         name = self.resolve(site)
         if not name.endswith(".attn_heads"):
             return self.d_model
@@ -164,24 +168,27 @@ class LanguageModel:
         return width
 
     def contribution_scale(self, site: str) -> float:
-        """What the layer multiplies this site's module output by before it adds it to the residual stream.
+        """The factor by which the layer multiplies the output of this site's module before adding it to the stream.
 
-        1 but for the contributions (attn_out and mlp_out, or those behind post-norms) of a few families. Activations
-        and edits are those of the scaled tensor already; needed by what computes with a module's own weights.
+        It is 1 except for the contributions (attn_out and mlp_out, or those after post-norms) of a few families.
+        Activations and edits already refer to the scaled tensor; only code that uses a module's own weights needs the
+        factor.
         """
         kind = self.resolve(site).rsplit(".", 1)[-1]
         suffix = "_post" if self.post_norms else ""
         return dict(zip((f"attn_out{suffix}", f"mlp_out{suffix}"), self._multipliers, strict=True)).get(kind, 1.0)
 
     def heads_in(self, layer: int) -> int:
-        """Attention heads whose values lie side by side in `layers.N.attn_heads`; 0 for a layer without."""
+        """The number of heads whose outputs `layers.N.attn_heads` concatenates; 0 for a layer without that site."""
         if (name := f"layers.{layer}.attn_heads") not in self._places:
             return 0
         return layer_heads(self._engine, layer, self.site_width(name))
 
     def output_matrix(self, layer: int) -> Tensor:
-        """W_O of a layer [d_heads, d_model]: `attn_heads @ W_O` plus a bias is `attn_out`. Raises UserError for a layer
-        without `attn_heads`, or whose projection is no plain matrix (quantised)."""
+        """W_O of a layer, [d_heads, d_model]: `attn_heads @ W_O` plus a bias is `attn_out`.
+
+        Raises UserError for a layer without `attn_heads`, and for a projection that is not a plain matrix (quantised).
+        """
         name = self.resolve(f"layers.{layer}.attn_heads")
         projection = self._places[name][0]
         matrix = projection_matrix(projection)
@@ -190,12 +197,14 @@ class LanguageModel:
                 f"{self.name}: the output projection of layer {layer} ({type(projection).__name__}) is no plain matrix "
                 f"that writes {self.d_model} dimensions; load the model unquantised"
             )
+        # With post-norms the factor applies after the norm, and so belongs to attn_out_post.
         return matrix if self.post_norms else matrix * self._multipliers[0]
 
     def output_weights(self, layer: int) -> Tensor:
-        """W_O of a layer by query head [H, d_head, d_model]: head h adds z_h @ W_O[h] to `layers.N.attn_out`, z_h its
-        part of `layers.N.attn_heads`; a bias, where there is one, belongs to no head. Raises UserError without heads,
-        or where this layer has another number of them than the others.
+        """W_O of a layer by query head, [H, d_head, d_model].
+
+        Head h adds z_h @ W_O[h] to `layers.N.attn_out`, where z_h is its part of `layers.N.attn_heads`. A bias belongs
+        to no head. Raises UserError for a layer without heads, and for one with another number of heads than the rest.
         """
         matrix, count = self.output_matrix(layer), self.heads_in(layer)
         if count != self.n_heads or len(matrix) % count:
@@ -206,19 +215,20 @@ class LanguageModel:
         return matrix.reshape(count, -1, self.d_model)
 
     def place(self, site: str) -> tuple[nn.Module, str]:
-        """The module a site belongs to, and whether it is that module's `input` or `output`."""
+        """The module that a site belongs to, and whether the site is its `input` or its `output`."""
         return self._places[self.resolve(site)]
 
     def block(self, layer: int) -> nn.Module:
-        """The module of a whole layer."""
+        """The module of a layer."""
         return self._blocks[layer]
 
     def refuse(self, site: str, reason: str) -> None:
-        """Takes a site out of service, e.g. when a self-check failed on it; `resolve` then gives the reason."""
+        """Removes a site, for example because it failed a self-check; `resolve` then gives the reason."""
         if self._places.pop(site, None) is not None:
             self._refused[site] = reason
 
     def _find_sites(self) -> None:
+        """Finds the module of every site; for one without a module, keeps the reason."""
         kinds = [kind for kind in KINDS.values() if self.post_norms or kind.name not in POST_NORM_KINDS]
         for layer in range(self.n_layers):
             for kind in kinds:
@@ -229,9 +239,10 @@ class LanguageModel:
                     self._refused[name] = first_sentence(error)
 
     def _resolve(self, point: str, layer: int) -> tuple[nn.Module, str]:
-        """Module and side of a point. Raises what interp-engine raises where there is none."""
+        """The module and side of one of interp-engine's points. Raises interp-engine's error where there is none."""
         if point != "z":
             return self._engine.resolve_point(point, layer)
+        # The heads' outputs need more care: interp-engine misses a projection that lies one module deeper.
         try:
             projection, side = self._engine.resolve_point(point, layer)
         except (ValueError, RuntimeError, AttributeError):
@@ -253,12 +264,12 @@ class LanguageModel:
         *,
         attention_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Activations [B, T, d] at each site, by canonical name, in the model's dtype on its device.
+        """Reads the activations [B, T, d] at each site, by canonical name, in the model's dtype on its device.
 
-        tokens [B, T] integers; of padded rows `attention_mask` [B, T] says which are text (1) and which padding (0),
-        where activations are zero. One pass that ends as soon as the last of the sites has been read; with `start`, one
-        that begins there. Raises UserError for a site the model lacks, tokens it cannot take or padding without a
-        mask, ValueError for a `start` that does not fit.
+        `tokens` are integers [B, T]. In padded batches `attention_mask` [B, T] marks text (1) and padding (0);
+        activations at padding are zero. The pass ends as soon as the last of the sites has been read, and begins at
+        `start` if it is given. Raises UserError for a site that the model lacks, for tokens that it cannot take and for
+        padding without a mask, and ValueError for a `start` that does not fit.
         """
         names = [self.resolve(site) for site in sites]
         tokens, padding = self._checked(tokens, attention_mask, start)
@@ -272,16 +283,19 @@ class LanguageModel:
 
     @torch.no_grad()
     def all_activations(self, tokens: Tensor, *, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Copies of the activations at every site from one whole pass; sites whose module never runs are left out.
+        """Copies the activations at every site in one whole pass; sites whose module never runs are missing.
 
-        For checks on few tokens: nothing is ended early and everything is kept.
+        Meant for checks on few tokens: the pass does not end early, and all activations are in memory at once.
         """
         tokens, padding = self._checked(tokens, attention_mask)
         read = self._read(tokens, set(self._places), whole=True)
         return read if padding is None else {name: padding.as_given(value) for name, value in read.items()}
 
     def _read(self, tokens: Tensor, names: set[str], *, whole: bool) -> dict[str, Tensor]:
-        """One pass that keeps the activations at `names`: references and an early end, or copies and a `whole` pass."""
+        """Runs one pass and returns the activations at `names`.
+
+        A `whole` pass returns copies. Otherwise the pass ends early and what it returns may be the model's own tensors.
+        """
         read: dict[str, Tensor] = {}
         if not names:
             return read
@@ -290,6 +304,7 @@ class LanguageModel:
             scale = self.contribution_scale(name)
 
             def keep(value: Tensor) -> None:
+                # A whole pass may overwrite the tensor in place later on, hence the copy.
                 value = value * scale if scale != 1 else value.clone() if whole else value
                 read[name] = as_sequences(value, tokens)
                 if not whole and len(read) == len(names):
@@ -314,14 +329,15 @@ class LanguageModel:
         gradients: bool = False,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Next-token logits [B, T, V], with the activation at each site of `edits` replaced as the pass runs.
+        """Computes next-token logits [B, T, V], replacing the activation x at each site of `edits` by edit(x).
 
-        An edit's result is cast to the model's dtype. With `start`, layers before `start.layer` are skipped: the same
-        tokens, no edits among the skipped layers. `last_only` gives those of each row's last token, [B, 1, V];
-        `gradients` lets gradients reach the tensors that edits bring in. `attention_mask` as in `activations` (a
-        `start` brings its own): padding shows an edit zeros, stays as it is whatever the edit returns, and has zero
-        logits. Raises UserError for unknown sites or padding without a mask, ValueError for a broken edit (changed
-        shape) or a `start` that does not fit.
+        The result of an edit is cast to the model's dtype. With `start`, layers before `start.layer` are skipped; it
+        must come from the same tokens, and no edit may lie in a skipped layer. `last_only` gives the logits of each
+        row's last token only, [B, 1, V]. `gradients` lets gradients reach the tensors that edits bring in.
+        `attention_mask` is as in `activations`; a `start` has its own. An edit sees zeros at padding, what it returns
+        there is ignored, and logits there are zero.
+        Raises UserError for an unknown site and for padding without a mask, and ValueError for an edit that changes the
+        shape and for a `start` that does not fit.
         """
         tokens, padding = self._checked(tokens, attention_mask, start)
         edited = {self.resolve(site): edit for site, edit in (edits or {}).items()}
@@ -337,9 +353,9 @@ class LanguageModel:
 
     @contextmanager
     def editing(self, edits: Mapping[str, Edit], tokens: Tensor) -> Iterator[None]:
-        """While it lasts, passes over tokens [B, T] have the activations at these sites (canonical names) replaced.
+        """Within the block, passes over tokens [B, T] have the activations at these sites (canonical names) replaced.
 
-        Raises UserError at the end when a site was never computed, ValueError for an edit that changes the shape.
+        Raises ValueError for an edit that changes the shape, and UserError at the end if a site was never computed.
         """
         done: set[str] = set()
 
@@ -367,17 +383,22 @@ class LanguageModel:
 
     @torch.no_grad()
     def prefix(self, tokens: Tensor, site: str, *, attention_mask: Tensor | None = None) -> Start:
-        """Runs what lies before `site` once, up to the nearest layer boundary, for many passes to continue from."""
+        """Runs the layers before `site` once, so that many passes can continue from there.
+
+        The start lies at the layer boundary before the site. `tokens`, `attention_mask` and errors are as in
+        `activations`.
+        """
         tokens, padding = self._checked(tokens, attention_mask)
         name = self.resolve(site)
         parsed = parse_site(name, self.n_layers, post_norms=self.post_norms)
-        # an edit at a layer's very output needs none of that layer
+        # resid_post is the layer's output: an edit there needs nothing of that layer.
         layer = parsed.layer + (parsed.kind == "resid_post")
         if layer == 0 or not self.can_start_late:
             return Start(tokens, 0, None, padding)
         return Start(tokens, layer, self._block_output(tokens, layer - 1), padding)
 
     def _block_output(self, tokens: Tensor, layer: int) -> Tensor:
+        """The residual stream leaving a layer, [B, T, d_model], in a pass that ends there."""
         outputs: list[Tensor] = []
 
         def keep(value: Tensor) -> None:
@@ -402,13 +423,14 @@ class LanguageModel:
 
     @contextmanager
     def _skipping(self, start: Start | None) -> Iterator[None]:
-        """Layers before `start.layer` hand their input on; the last of them hands on `start.resid` instead."""
+        """Within the block, layers before `start.layer` do nothing; the last of them returns `start.resid`."""
         skipped = self._blocks[: start.layer] if start is not None else []
         extras = self._block_extras if skipped else []
         replaced: list[tuple[nn.Module, Any]] = []
         try:
             for index, block in enumerate(skipped):
                 last = index == len(skipped) - 1
+                # An entry in the instance's __dict__ shadows the class's method; deleting it brings the method back.
                 replaced.append((block, block.__dict__.get("forward")))
                 block.__dict__["forward"] = pass_through(
                     start.resid if start is not None and last else None, extras[index]
@@ -417,14 +439,15 @@ class LanguageModel:
         finally:
             for block, own in replaced:
                 del block.__dict__["forward"]
-                if own is not None:  # an instance's own forward, as accelerate sets it
+                # accelerate gives modules a forward of their own, which has to come back.
+                if own is not None:
                     block.__dict__["forward"] = own
 
     @cached_property
     def _block_extras(self) -> list[int | None]:
-        """How many values each layer's module returns behind the residual stream; None where it returns that alone.
+        """How many values each layer returns after the residual stream; None where it returns just the tensor.
 
-        Seen on a pass over one token, since families and releases of transformers differ in it.
+        It is found in a pass over one token, because families and releases of transformers differ in it.
         """
         extras: list[int | None] = [None] * len(self._blocks)
 
@@ -444,6 +467,7 @@ class LanguageModel:
         return extras
 
     def _check_start(self, start: Start, tokens: Tensor, padding: Padding | None, site_names: Iterable[str]) -> None:
+        """Raises ValueError when `start` is of other tokens or another mask, or skips one of the sites."""
         if not torch.equal(start.tokens, tokens):
             raise ValueError("this start was made from other tokens")
         masks = [torch.ones_like(tokens) if p is None else p.mask for p in (start.padding, padding)]
@@ -457,8 +481,10 @@ class LanguageModel:
     def _checked(
         self, tokens: Tensor, attention_mask: Tensor | None, start: Start | None = None
     ) -> tuple[Tensor, Padding | None]:
-        """Tokens on the model's device, of padded rows the text first, and their padding; UserError when the model
-        cannot take them."""
+        """The tokens on the model's device, padded rows with their text first, and their padding.
+
+        Raises UserError for tokens that the model cannot take and for padding without a mask.
+        """
         tokens = read_tokens(tokens)
         padding = None
         if attention_mask is not None:
@@ -469,12 +495,14 @@ class LanguageModel:
         elif start.padding is not None and start.tokens.shape == tokens.shape:
             padding = start.padding
         if padding is not None:
+            # Token 0 at padding: the padding token's own id may lie beyond the model's embedding.
             tokens = padding.text_first(tokens.to(self.device)).masked_fill(~padding.is_text, 0)
         if tokens.shape[1] > self.max_positions:
             raise UserError(
                 f"{tokens.shape[1]} tokens per sequence exceed the {self.max_positions} positions of {self.name}; "
                 "choose a smaller context length"
             )
+        # On the CPU only: on a GPU the check would wait for the device in every pass.
         if tokens.device.type == "cpu" and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
             raise UserError(
                 f"token ids {int(tokens.min())} to {int(tokens.max())} lie outside 0 to {self.vocab_size - 1} of "

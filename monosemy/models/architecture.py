@@ -1,4 +1,4 @@
-"""What a model says of itself: its layers' modules, its special tokens, the longest text it takes.
+"""Reads facts off a model: the modules of its layers, its special tokens, the longest text it takes.
 
 Place on the path: transformers' module, configuration and tokenizer → [facts] → `LanguageModel` (`adapter.py`).
 """
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 
 
 def find_engine(module: nn.Module, name: str) -> EagerModel:
-    """interp-engine's view of the module, used to find sites only.
-
-    It gets a stand-in for the tokenizer, because it would set a padding token on ours.
-    """
+    """interp-engine's view of the module, used only to find sites. Raises UserError when it finds no layers."""
     from interp_engine import EagerModel
 
+    # A stand-in, because interp-engine would set a padding token on the real tokenizer.
     no_tokenizer = SimpleNamespace(pad_token="", encode=lambda text: [])
     try:
         return EagerModel(name, hf_model=module, tokenizer=no_tokenizer)
@@ -34,7 +32,7 @@ def find_engine(module: nn.Module, name: str) -> EagerModel:
 
 
 def special_token_ids(module: nn.Module, tokenizer: Any) -> frozenset[int]:
-    """Tokens that no text is made of, as the tokenizer says, or the configurations of a model without one."""
+    """The ids of special tokens, as the tokenizer names them, or as the configurations of a model without one do."""
     if tokenizer is None:
         return frozenset(_configured_special_ids(module))
     added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -42,7 +40,7 @@ def special_token_ids(module: nn.Module, tokenizer: Any) -> frozenset[int]:
 
 
 def _configured_special_ids(module: nn.Module) -> set[int]:
-    """Begin, end and padding as the model's own configurations name them: all that is known without a tokenizer."""
+    """The begin, end and padding tokens in the model's own configurations: all that is known without a tokenizer."""
     config: Any = module.config
     places = (config, config.get_text_config(), getattr(module, "generation_config", None))
     fields = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -52,12 +50,13 @@ def _configured_special_ids(module: nn.Module) -> set[int]:
 
 
 def max_positions(config: Any) -> int:
-    """Longest sequence the model takes; 2³¹ − 1 where its positions know no end (ALiBi)."""
+    """The longest sequence that the model takes; 2³¹ − 1 where its positions are unbounded (ALiBi)."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 2**31 - 1)
 
 
 def first_sentence(error: Exception) -> str:
-    """An engine's long refusal, cut to its first sentence, on one line."""
+    """The first sentence of an error's message, on one line."""
+    # A sentence ends at a full stop before a capital; that spares names such as `model.layers`.
     text = " ".join(str(error).split())
     return re.split(r"(?<=[a-z)'`\"])\. (?=[A-Z'`])", text)[0].rstrip(".")

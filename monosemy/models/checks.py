@@ -1,21 +1,21 @@
-"""Self-checks when a model is loaded: every site is what its name says, or it is taken out of service.
+"""Checks every site when a model is loaded, and removes those that are not what their name says.
 
 Place on the path: `sources.load_model` → [checks] → everything that reads or replaces activations. With 16 random
 tokens, at every layer:
 
-    causality       later tokens leave earlier logits as they are
+    causality       later tokens do not change earlier logits
     shape           a site's activation is [B, T, site_width]
-    replacement     activations at all sites replaced by copies of themselves: logits equal to the last bit
-    residual sum    pre + attention = mid and mid + MLP = post; without a mid (parallel blocks, OPT) their sum
-                    pre + attention + MLP = post; contributions behind the post-norm where there is one
-    writing         the same sums while every contribution is replaced by another one
+    replacement     with activations at all sites replaced by copies, the logits are equal to the last bit
+    residual sum    pre + attention = mid and mid + MLP = post; without a mid (parallel blocks, OPT)
+                    pre + attention + MLP = post; with contributions after the post-norm where there is one
+    writing         the same sums hold while every contribution is replaced by another one
     heads           attn_heads @ W_O plus the projection's bias = attn_out
-    late start      layers skipped: logits equal to the last bit, else layers are never skipped
+    late start      with layers skipped, the logits are equal to the last bit; otherwise layers are never skipped
 
-Tolerance of the sums: 16 units of the dtype's precision, relative to the largest term of the token's vector (models
-add in their own dtype, perhaps in another order). A site that fails is refused with the reason; shape, sums and heads
-are per site and layer, the replacement is bisected by kind. A late start that raises an error of any kind is none.
-Limits: 16 tokens show wrong wiring, not rare numerics.
+The sums may be off by 16 units of the dtype's precision, relative to the largest term of the token's vector, since
+models add in their own dtype and perhaps in another order. A site that fails is refused with the reason. Shape, sums
+and heads are checked by site and layer, replacement by kind of site. A late start that raises an error has failed.
+Limits: 16 tokens show wrong wiring, not rare numerical faults.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ TOLERANCE_UNITS = 16
 
 
 def check_model(model: LanguageModel) -> dict[str, str]:
-    """Runs all checks; takes failing sites out of service and returns {site: reason}.
+    """Runs all checks, removes the sites that fail and returns {site: reason}.
 
-    Raises UserError when the model's logits are not finite, not repeatable or not causal, or no site is left.
+    Raises UserError when the model's logits are not finite, not repeatable or not causal, and when no site is left.
     """
     tokens = sample_tokens(model)
     plain = model.logits(tokens)
@@ -46,6 +46,7 @@ def check_model(model: LanguageModel) -> dict[str, str]:
         raise UserError(f"{model.name} gives other logits each time for the same tokens, so nothing can be verified")
     if not is_causal(model, tokens, plain):
         raise UserError(f"{model.name} lets later tokens change earlier predictions: it is no causal decoder")
+    # Each check leaves out the sites that an earlier one found wrong, so that a fault is blamed only once.
     read = model.all_activations(tokens)
     failed = wrong_shapes(model, tokens, read)
     failed |= wrong_heads(model, {name: value for name, value in read.items() if name not in failed})
@@ -63,20 +64,20 @@ def check_model(model: LanguageModel) -> dict[str, str]:
 
 
 def sample_tokens(model: LanguageModel) -> Tensor:
-    """[2, 8] random token ids, the same at every load; none is the padding token."""
+    """Random token ids [2, 8], the same at every load; none is the padding token."""
     generator = torch.Generator().manual_seed(0)
     shape = (N_SEQUENCES, min(N_POSITIONS, model.max_positions))
     return _as_text(model, torch.randint(model.vocab_size, shape, generator=generator))
 
 
 def _as_text(model: LanguageModel, tokens: Tensor) -> Tensor:
-    """The tokens with the next id in place of the padding token, which would be taken for padding."""
+    """The tokens, with the padding token replaced by the next id, so that nothing is taken for padding."""
     pad = getattr(model.padding_names, "pad_token_id", None)
     return tokens if pad is None else torch.where(tokens == pad, (tokens + 1) % model.vocab_size, tokens)
 
 
 def is_causal(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
-    """Whether other last tokens leave the logits before them (nearly: kernels may round otherwise) as they were."""
+    """Whether changing the last token leaves earlier logits unchanged, up to the rounding of kernels."""
     changed = tokens.clone()
     changed[:, -1] = (changed[:, -1] + 1) % model.vocab_size
     changed = _as_text(model, changed)
@@ -85,7 +86,7 @@ def is_causal(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
 
 
 def wrong_shapes(model: LanguageModel, tokens: Tensor, read: dict[str, Tensor]) -> dict[str, str]:
-    """Sites that are never computed, not of shape [B, T, site_width], or overwritten later in the same pass."""
+    """Sites that are never computed, have another shape than [B, T, site_width], or are overwritten in the same pass."""
     failed: dict[str, str] = {}
     for name in model.site_names():
         expected = [*tokens.shape, model.site_width(name)]
@@ -93,13 +94,14 @@ def wrong_shapes(model: LanguageModel, tokens: Tensor, read: dict[str, Tensor]) 
             failed[name] = "its module is never run"
         elif list(read[name].shape) != expected:
             failed[name] = f"its activation has shape {list(read[name].shape)} instead of {expected}"
+    # `read` holds copies, `later` the model's own tensors: a difference means that a later step wrote into one.
     later = model.activations(tokens, [name for name in model.site_names() if name not in failed])
     overwritten = [name for name, value in later.items() if not torch.equal(value, read[name])]
     return failed | dict.fromkeys(overwritten, "a later step of the same pass overwrites its activation in place")
 
 
 def wrong_sums(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
-    """Contributions (and resid_mid) of layers whose residual stream does not add up."""
+    """The contributions and resid_mid of layers whose residual stream does not add up, with the reason."""
     failed: dict[str, str] = {}
     suffix = "_post" if model.post_norms else ""
     for layer in range(model.n_layers):
@@ -117,14 +119,15 @@ def wrong_sums(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
                 reason = f"{' + '.join(terms)} = {total} does not hold at this layer (relative error {error:.1e})"
                 suspects = {term.removesuffix("_post") for term in terms if "out" in term}
                 suspects |= {f"{kind}_post" for kind in suspects}
-                if total == "resid_mid" or attention not in here:  # else the first sum vouches for it
+                # resid_mid is suspect only if the first sum has not confirmed it.
+                if total == "resid_mid" or attention not in here:
                     suspects.add("resid_mid")
                 failed |= {f"layers.{layer}.{kind}": reason for kind in sorted(suspects & here.keys())}
     return failed
 
 
 def wrong_writes(model: LanguageModel, tokens: Tensor) -> dict[str, str]:
-    """Contributions (and resid_mid) whose replacement is not what reaches the residual stream."""
+    """The contributions and resid_mid of layers where a replaced contribution does not reach the residual stream."""
     suffix = "_post" if model.post_norms else ""
     kinds = (f".attn_out{suffix}", f".mlp_out{suffix}")
     sites = [name for name in model.site_names() if name.endswith(kinds)]
@@ -132,6 +135,7 @@ def wrong_writes(model: LanguageModel, tokens: Tensor) -> dict[str, str]:
 
     def other(name: str) -> Callable[[Tensor], Tensor]:
         def edit(value: Tensor) -> Tensor:
+            # Any value that differs from the original and is of about the same size.
             written[name] = value.flip(-1) + 0.5 * value
             return written[name]
 
@@ -143,7 +147,7 @@ def wrong_writes(model: LanguageModel, tokens: Tensor) -> dict[str, str]:
 
 
 def wrong_heads(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
-    """attn_heads of layers whose output projection does not make attn_out of them."""
+    """The attn_heads of layers where W_O does not turn them into attn_out, with the reason."""
     failed: dict[str, str] = {}
     for layer in range(model.n_layers):
         site, out = f"layers.{layer}.attn_heads", f"layers.{layer}.attn_out"
@@ -152,10 +156,11 @@ def wrong_heads(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]
         try:
             matrix = model.output_matrix(layer).double()
         except UserError:
-            continue  # quantised weights: the site is there, its heads are refused where they are needed
+            continue  # quantised weights: the site stays, and what needs W_O by head refuses later
         heads, total = read[site].double(), read[out].double()
         gap = heads @ matrix - total
-        gap = gap - gap[:1, :1]  # a bias is the same at every token
+        # A bias is the same at every token, so the first token's gap is taken off all of them.
+        gap = gap - gap[:1, :1]
         size = (heads.abs() @ matrix.abs()).amax() + total.abs().amax()
         error = float(gap.abs().amax() / size.clamp_min(1e-30))
         if error > TOLERANCE_UNITS * torch.finfo(read[out].dtype).eps:
@@ -164,7 +169,7 @@ def wrong_heads(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]
 
 
 def sum_error(terms: list[Tensor], total: Tensor) -> float:
-    """Largest |Σ terms − total| of any token, relative to the largest entry among that token's terms."""
+    """The largest |Σ terms − total| of any token, relative to the largest entry among that token's terms."""
     left = torch.stack([term.double() for term in terms])
     gap = (left.sum(0) - total.double()).abs().amax(-1)
     size = torch.maximum(left.abs().amax((0, -1)), total.double().abs().amax(-1))
@@ -172,7 +177,8 @@ def sum_error(terms: list[Tensor], total: Tensor) -> float:
 
 
 def wrong_replacements(model: LanguageModel, tokens: Tensor, plain: Tensor) -> dict[str, str]:
-    """Sites of the kinds whose replacement by itself changes the logits."""
+    """All sites of each kind for which replacing activations by copies changes the logits."""
+    # All sites at once first: the usual case needs a single pass.
     if _is_unchanged(model, tokens, plain, model.site_names()):
         return {}
     failed: dict[str, str] = {}
@@ -184,9 +190,9 @@ def wrong_replacements(model: LanguageModel, tokens: Tensor, plain: Tensor) -> d
 
 
 def late_start_is_exact(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
-    """Whether skipping half of the layers, and all of them, leaves the logits equal to the last bit.
+    """Whether skipping half of the layers, and skipping all, leaves the logits equal to the last bit.
 
-    Between the prefix and the pass that continues it, other tokens run: what layers leave behind must not matter.
+    Other tokens run between the prefix and the pass that continues it, since state left in a layer must not matter.
     """
     for layer in sorted({model.n_layers // 2, model.n_layers - 1}):
         site = f"layers.{layer}.resid_post"

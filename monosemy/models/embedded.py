@@ -1,13 +1,13 @@
-"""The model that needs no model hub: SmolLM2-135M-Instruct out of a package of the Python package index.
+"""The embedded model, which needs no model hub: SmolLM2-135M-Instruct from a package of the Python package index.
 
 Place on the path: package → GGUF file → [float32 safetensors folder in the cache] → `sources.load_model`.
-The package's file holds 4-bit (Q4_1) weights, dequantised once: w = scale · q + minimum per block of 32. The folder
-then loads as any local model does, in a fraction of a second instead of the ~20 s of a general GGUF loader.
+The package's file holds 4-bit (Q4_1) weights. They are dequantised once: w = scale · q + minimum per block of 32. The
+folder then loads like any local model, in a fraction of a second instead of the ~20 s of a general GGUF loader.
 
-Source: the GGUF format and llama.cpp's layout of Llama weights (query and key rows interleaved for its rotary
-embedding; undone here). Deviations: the tokenizer is built from the file's own vocabulary and merges with SmolLM2's
-splitting of digits, which the file names only as pre-tokenizer `smollm`. Limits: reads Llama-architecture files with
-that tokenizer; any other GGUF file takes the general loader (`sources.py`).
+Source: the GGUF format and llama.cpp's layout of Llama weights, which interleaves query and key rows for its rotary
+embedding (undone here). Deviations: the tokenizer is built from the file's own vocabulary and merges, with SmolLM2's
+splitting of digits, which the file names only as pre-tokenizer `smollm`. Limits: reads files of the Llama architecture
+with that tokenizer; the general loader (`sources.py`) reads any other GGUF file.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PACKAGE = PackageFile(
 NAME = "SmolLM2-135M-Instruct"
 SIZE = ModelSize(n_parameters=134_515_008, n_layers=30, d_model=576, vocab_size=49_152)
 CONVERSION = 1
-"""Raised when the converted files change, so that older ones in a cache are not taken for them."""
+"""The version of the conversion; raised when the converted files change, so that older ones in a cache are not used."""
 
 ORIGIN = "origin.json"
-"""Beside the converted files: where they come from and how long each is."""
+"""A file beside the converted ones that says where they come from and how long each is."""
 
 _CONTROL_TOKEN = 3
-"""`tokenizer.ggml.token_type` of special tokens."""
+"""The `tokenizer.ggml.token_type` of special tokens."""
 
 _LAYER_TENSORS = {
     "attn_q": "self_attn.q_proj",
@@ -60,16 +60,17 @@ _MODEL_TENSORS = {
 
 
 def embedded_folder() -> Path:
-    """Folder of the embedded model in transformers' format, float32 (538 MB); fetched and converted at first use.
+    """The folder of the embedded model in transformers' format, float32 (538 MB); made at the first use.
 
-    Raises UserError when it is neither cached nor to be had (no network), or the disk is full.
+    Raises UserError when the package is neither cached nor available (no network), and when the disk is full.
     """
     final = files.cache_folder() / "models" / f"{NAME}-{PACKAGE.sha256[:12]}-v{CONVERSION}"
     if _is_whole(final):
         return final
     package = fetch(PACKAGE)
     with exclusive(final):
-        if not _is_whole(final):  # else another process converted it while this one waited
+        # Asked again: another process may have converted it while this one waited for the lock.
+        if not _is_whole(final):
             _require_space(final)
             with files.atomic_folder(final) as folder:
                 convert(find_gguf(package), folder)
@@ -77,7 +78,7 @@ def embedded_folder() -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the converted files are there with the sizes they were written with."""
+    """Whether all converted files exist with the sizes that were recorded."""
     try:
         sizes: dict[str, int] = files.read_json(folder / ORIGIN)["bytes"]
     except (UserError, KeyError, TypeError):
@@ -86,7 +87,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def find_gguf(package: Path) -> Path:
-    """The package's one GGUF file."""
+    """The package's only GGUF file. Raises UserError unless there is exactly one."""
     paths = sorted(package.rglob("*.gguf"))
     if len(paths) != 1:
         raise UserError(f"{package} should hold one .gguf file, it holds {len(paths)}; delete it to fetch it again")
@@ -94,7 +95,7 @@ def find_gguf(package: Path) -> Path:
 
 
 def convert(source: Path, folder: Path) -> None:
-    """Writes config.json, model.safetensors (float32), the tokenizer's files and a record of their origin."""
+    """Converts a GGUF file: writes config.json, model.safetensors (float32), the tokenizer's files and their origin."""
     import torch
     from gguf import GGUFReader
 
@@ -113,7 +114,7 @@ def convert(source: Path, folder: Path) -> None:
 
 
 def field(reader: GGUFReader, key: str) -> Any:
-    """A metadata value of the file; UserError when it lacks it."""
+    """A metadata value of the file. Raises UserError when the file lacks it."""
     entry = reader.get_field(key)
     if entry is None:
         raise UserError(f"the GGUF file lacks {key!r}, so it cannot be read as a Llama model")
@@ -121,7 +122,7 @@ def field(reader: GGUFReader, key: str) -> Any:
 
 
 def llama_config(reader: GGUFReader) -> dict[str, Any]:
-    """The file's metadata as a transformers LlamaConfig in JSON."""
+    """The file's metadata as a LlamaConfig of transformers, in JSON values. Raises UserError for another model."""
     if (architecture := field(reader, "general.architecture")) != "llama":
         raise UserError(f"expected a GGUF file of architecture 'llama', got {architecture!r}")
     return {
@@ -147,7 +148,7 @@ def llama_config(reader: GGUFReader) -> dict[str, Any]:
 
 
 def build_tokenizer(reader: GGUFReader) -> Any:
-    """The file's byte-level BPE as a fast tokenizer: every digit apart, then GPT-2's pattern, no BOS added."""
+    """The file's byte-level BPE as a fast tokenizer; it adds no BOS. Raises UserError for another pre-tokenizer."""
     from tokenizers import AddedToken, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -173,7 +174,7 @@ def build_tokenizer(reader: GGUFReader) -> Any:
 
 
 def digits_apart() -> Any:
-    """The pre-tokenizer that GGUF files call `smollm`: every digit by itself, then GPT-2's pattern on bytes."""
+    """The pre-tokenizer that GGUF files call `smollm`: splits off every digit, then uses GPT-2's pattern on bytes."""
     from tokenizers import pre_tokenizers
 
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -181,7 +182,7 @@ def digits_apart() -> Any:
 
 
 def read_weights(reader: GGUFReader, n_heads: int, n_kv_heads: int) -> dict[str, np.ndarray]:
-    """All tensors, dequantised to float32 and named as transformers' Llama names them."""
+    """All tensors, dequantised to float32, under the names that transformers' Llama gives them."""
     from gguf import dequantize
 
     weights = {}
@@ -196,7 +197,10 @@ def read_weights(reader: GGUFReader, n_heads: int, n_kv_heads: int) -> dict[str,
 
 
 def transformers_name(name: str) -> str:
-    """`blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`."""
+    """transformers' name of a tensor: `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`.
+
+    Raises UserError for a tensor that a Llama model does not have.
+    """
     if name in _MODEL_TENSORS:
         return _MODEL_TENSORS[name]
     prefix, layer, kind, suffix = [*name.split("."), "", "", ""][:4]
@@ -206,8 +210,11 @@ def transformers_name(name: str) -> str:
 
 
 def uninterleave(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows of W_Q or W_K [heads · d_head, d], from llama.cpp's order of a head's rows (0, h, 1, h + 1, …; h =
-    d_head / 2) back to (0, 1, …)."""
+    """Restores the order of the rows of W_Q or W_K [heads · d_head, d].
+
+    llama.cpp stores the rows of a head in the order 0, h, 1, h + 1, … with h = d_head / 2, so that the two rows that
+    its rotary embedding rotates together are neighbours; transformers expects 0, 1, 2, …
+    """
     d_half = weight.shape[0] // n_heads // 2
     split = weight.reshape(n_heads, d_half, 2, weight.shape[1])
     return np.ascontiguousarray(split.swapaxes(1, 2).reshape(weight.shape))

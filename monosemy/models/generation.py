@@ -1,4 +1,4 @@
-"""Texts that grow token by token, many at once, with sites edited on the way.
+"""Generates several texts at once, token by token, with edits at sites.
 
 Place on the path: tokens → [next-token logits with edited activations] → steering's text.
 
@@ -6,16 +6,16 @@ Place on the path: tokens → [next-token logits with edited activations] → st
     decoding.logits                                        [B, V] for the next token of every text
     decoding.append(tokens)                                one more token each
 
-With a cache, texts are padded on the left and each pass computes only the new tokens: what earlier ones left behind is
-kept, keys and values of attention or the states of a state-space model, whichever the model hands out. Without, texts
-are padded on the right, where a causal model never looks, and each pass computes all tokens again, with the same edits;
-no mask, position or cache of the model is relied on. Both give the same logits up to rounding: a model for which they
-don't (`cache_is_exact`: no cache, or padding that leaks into a text) is not given a cache.
+With a cache, texts are padded on the left and each pass computes only the new tokens. The model's cache holds the keys
+and values of attention or the states of a state-space model. Without a cache, texts are padded on the right, where a
+causal model never looks, and each pass computes all tokens again with the same edits; this relies on no mask, position
+or cache of the model. Both give the same logits up to rounding. A model for which they do not is run without a cache
+(`cache_is_exact`: it has no cache, or its padding leaks into the text).
 
-An edit is told the number of each token in its own text, so that padding and caching are invisible to it. Hooks are set
-for the length of a pass and no longer: between passes the model is everybody's.
+An edit receives the number of each token in its own text, so that padding and caching do not matter to it. Hooks are
+set only while a pass runs, so that others can use the model between passes.
 
-Source: transformers' own caches. Limits: no beam search; a text that has ended goes on being computed with its batch.
+Source: transformers' own caches. Limits: no beam search; a text that has ended is still computed with its batch.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from monosemy.models.adapter import LanguageModel
 
 @dataclass(frozen=True)
 class Place:
-    """Where the tokens of one pass stand in their texts."""
+    """The positions of the tokens of one pass in their texts."""
 
     positions: Tensor
-    """int64 [B, T]: number of the token in its text, counted from 0; −1 at padding."""
+    """int64 [B, T]: the number of the token in its text, counted from 0; −1 at padding."""
     prompt_lengths: Tensor
-    """int64 [B]: positions from here on were generated."""
+    """int64 [B]: tokens from this position on were generated."""
 
 
 PlacedEdit = Callable[[Tensor, Place], Tensor]
-"""Takes a site's activation [B, T, d] and where its tokens stand; returns the replacement, of the same shape."""
+"""A function from a site's activation [B, T, d] and the positions of its tokens to a replacement of the same shape."""
 
 
 def whole_text(tokens: Tensor, prompt_length: int) -> Place:
@@ -68,16 +68,19 @@ def check_room(model: LanguageModel, prompts: Sequence[Sequence[int]], n_tokens:
 
 
 _CACHES = ("past_key_values", "cache_params")
-"""What families call their cache, as an argument and in the output."""
+"""The names that families give their cache, as an argument and in the output."""
 _PROBE = ((5, 1, 3, 2, 4, 6), (3, 2, 4))
 _PROBE_TOLERANCE = {torch.float32: 1e-3}
-"""Of the largest logit; other number formats: 5e-2."""
+"""The largest difference allowed, as a share of the largest logit; 5e-2 for other number formats."""
 _exact: WeakKeyDictionary[LanguageModel, bool] = WeakKeyDictionary()
 
 
 class Decoding:
-    """A batch of texts. Raises UserError for an empty prompt, too long a text, tokens beyond the vocabulary, unknown
-    sites. `use_cache=False`, or a model whose cache is not exact, computes every pass whole."""
+    """A batch of texts that grows by one token each at a time; `logits` [B, V] are those of their next tokens.
+
+    With `use_cache=False`, or for a model whose cache is not exact, every pass computes all tokens. Raises UserError
+    for an empty prompt, a text that is too long, tokens beyond the vocabulary, and unknown sites.
+    """
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class Decoding:
 
     @property
     def n_positions(self) -> int:
-        """Tokens of the longest text so far."""
+        """The number of tokens of the longest text so far."""
         return self._tokens.shape[1]
 
     @property
@@ -116,10 +119,12 @@ class Decoding:
         return self._prompt_lengths + self._n_new
 
     def append(self, tokens: Tensor) -> None:
-        """Adds one token [B] to every text and computes `logits` anew."""
+        """Adds one token to every text, given as [B], and computes `logits` again. Raises UserError at the end of the
+        model's positions."""
         column = tokens.to(self._tokens)[:, None]
         self._tokens = torch.cat([self._tokens, column], dim=1)
-        if not self.use_cache:  # the padding is on the right
+        # With padding on the right, a shorter text's token belongs at its own end, over a padding token.
+        if not self.use_cache:
             self._tokens.scatter_(1, self._lengths[:, None], column)
         self._n_new += 1
         self.logits = self._pass()
@@ -134,7 +139,7 @@ class Decoding:
         return self._cached_pass() if self.use_cache else self._whole_pass()
 
     def _whole_pass(self) -> Tensor:
-        """All tokens, padded on the right."""
+        """The next tokens' logits [B, V] from a pass over all tokens, padded on the right."""
         columns = torch.arange(self.n_positions, device=self._tokens.device)
         positions = torch.where(columns < self._lengths[:, None], columns, -1)
         with self._editing(self._tokens, positions):
@@ -142,8 +147,9 @@ class Decoding:
         return logits[torch.arange(len(logits)), self._lengths - 1].float()
 
     def _cached_pass(self) -> Tensor:
-        """The new tokens alone, padded on the left."""
+        """The next tokens' logits [B, V] from a pass over the new tokens only, padded on the left."""
         columns = torch.arange(self.n_positions, device=self._tokens.device)
+        # Padding on the left makes the columns before a text negative positions.
         positions = columns + (self._lengths - self.n_positions)[:, None]
         new = slice(self._n_done, None)
         arguments: dict[str, Any] = {
@@ -152,7 +158,8 @@ class Decoding:
             "logits_to_keep": 1,
         }
         if "cache_params" in self._cache:
-            del arguments["attention_mask"]  # the states hold the padding's effect already
+            del arguments["attention_mask"]  # a state-space model's states have taken in the mask already
+        # Families differ in the arguments they take; those that a forward method does not know are left out.
         parameters = inspect.signature(self.model.module.forward).parameters
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             arguments = {name: value for name, value in arguments.items() if name in parameters}
@@ -169,11 +176,12 @@ class Decoding:
 
 
 def _at(place: Place, edit: PlacedEdit, value: Tensor) -> Tensor:
+    """The edit with its place filled in, for `functools.partial`."""
     return edit(value, place)
 
 
 def check_tokens(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> None:
-    """Raises UserError for a token beyond the model's embedding, as a padding token that only the tokenizer got is."""
+    """Raises UserError for a token beyond the model's embedding, such as one that only the tokenizer was given."""
     beyond = sorted({token for prompt in prompts for token in prompt if not 0 <= token < model.vocab_size})
     if beyond:
         text = f" ({model.tokenizer.convert_ids_to_tokens(beyond[0])!r})" if model.tokenizer is not None else ""
@@ -184,15 +192,16 @@ def check_tokens(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> None
 
 
 def cache_is_exact(model: LanguageModel) -> bool:
-    """Whether short texts of different lengths, continued with the cache, get the logits of whole passes.
+    """Whether short texts of different lengths get the same logits with the cache as in whole passes.
 
-    Tried once for each model, since families differ in what they keep and in how they treat padding.
+    It is tried once for each model, since families differ in what they cache and in how they treat padding.
     """
     if model not in _exact:
-        _exact[model] = True  # for the trial itself
+        # Set for the trial itself, which builds a Decoding that asks this function.
+        _exact[model] = True
         try:
             _exact[model] = _cache_agrees(model)
-        except Exception:  # of any kind: its cache or its padding works in some other way
+        except Exception:  # of any kind: this model's cache or padding works differently
             _exact[model] = False
     return _exact[model]
 

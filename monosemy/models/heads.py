@@ -1,10 +1,10 @@
-"""Where a layer keeps its attention heads: the output projection, its matrix, and how many heads it splits into.
+"""Finds the attention heads of a layer: the output projection, its matrix, and the number of heads.
 
 Place on the path: transformers' modules → [heads] → the `attn_heads` site and W_O by head (`adapter.py`).
 
-The number of heads is read off the attention module of each layer rather than off the configuration, which may speak of
-another stack (the encoder's, in BART's family) or of all layers at once, where they differ (linear attention beside
-full attention, heads of two widths).
+The number of heads is read off each layer's attention module. The configuration may describe another stack (the
+encoder's, in BART's family), or give one number where layers differ (linear beside full attention, heads of two
+widths).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WIDTHS = ("v_head_dim", "head_dim")
 
 
 def find_projection(attention: nn.Module) -> nn.Module | None:
-    """The output projection of an attention module that keeps it one module deeper (GPT-Neo's); None if unclear."""
+    """The output projection of an attention module that has it one module deeper (GPT-Neo); None if ambiguous."""
     named = [
         projection
         for inner in attention.children()
@@ -33,7 +33,7 @@ def find_projection(attention: nn.Module) -> nn.Module | None:
 
 
 def projection_width(projection: nn.Module) -> int | None:
-    """Length of the vectors a projection takes; None where it does not say."""
+    """The width of the vectors that a projection takes; None where it does not say."""
     if isinstance(width := getattr(projection, "in_features", None), int):
         return width
     if isinstance(weight := getattr(projection, "weight", None), Tensor):
@@ -43,9 +43,9 @@ def projection_width(projection: nn.Module) -> int | None:
 
 
 def projection_matrix(projection: nn.Module) -> Tensor | None:
-    """Weights [d_in, d_out] of a projection, a view; None where it has no such matrix.
+    """The weights of a projection as a view [d_in, d_out]; None where it has no such matrix.
 
-    GPT-2 keeps Conv1D's with weight [d_in, d_out], all others [d_out, d_in]; some wrap the linear map in a module.
+    GPT-2's Conv1D has weights [d_in, d_out], all others [d_out, d_in]; some wrap the linear map in another module.
     """
     weight = getattr(projection, "weight", None)
     if weight is None and len(inner := list(projection.children())) == 1:
@@ -58,7 +58,9 @@ def projection_matrix(projection: nn.Module) -> Tensor | None:
 
 
 def layer_heads(engine: EagerModel, layer: int, width: int) -> int:
-    """How many heads the `width` values of a layer's heads are."""
+    """The number of heads of a layer, whose concatenated outputs have `width` values."""
+    # In order of preference: a count on the attention module, a width of a head there, the configured count. Each must
+    # divide `width`.
     attention = engine.arch.attn_module(layer)
     places = [attention, *attention.children()]
     for place in places:

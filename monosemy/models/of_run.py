@@ -1,7 +1,7 @@
-"""The model that a run was made with, from wherever it lies now.
+"""Loads the model that a run was made with, from wherever it is now.
 
-Place on the path: run folder → [model] → evaluation, features, steering, pages. It goes by the name it had when the run
-began, and is refused when it is another model.
+Place on the path: run folder → [model] → evaluation, features, steering, pages. The model keeps the name that it had
+when the run began. It is refused if it is not the same model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def load_run_model(
     folder: Path, config: RunConfig, provenance: Mapping[str, Any], moved: Moved = NOT_MOVED
 ) -> LanguageModel:
-    """Raises UserError when it is not found (naming the flag that says where it is), or has changed."""
+    """The model of a run. Raises UserError when it is not found, naming the flag for its path, and when it changed."""
     settings, began_with = config.model, provenance.get("model", {})
     source = find_source(folder, config, provenance, "model", moved)
     model = load_model(
@@ -39,7 +39,7 @@ def load_run_model(
 
 
 def refuse_change(subject: str, before: str | None, now: str, folder: Path, flag: str) -> None:
-    """Raises UserError when a run's model or text is not what the run began with."""
+    """Raises UserError when a run's model or text has another fingerprint than at the run's beginning."""
     if before not in (None, now):
         raise UserError(
             f"{subject} has changed since this run was made (run {folder}: fingerprint {before} then, {now} now); "

@@ -1,14 +1,14 @@
-"""Rows of unequal length in one batch: what a model computes for padded rows is what it computes for each row alone.
+"""Handles padded batches, so that a model computes for each padded row the same as for the row alone.
 
 Place on the path: tokens [B, T] and attention_mask [B, T] → [real tokens to the front] → the model → [back again].
 
-Every model here is causal (`checks.py` makes sure of it on load), so tokens behind a row's text cannot reach it, and
-text that begins at column 0 has the positions it has alone. Padding of either side is therefore moved behind the text
-for the pass, and results are moved back: exact up to rounding for absolute, rotary and ALiBi positions, sliding windows
-and recurrent states alike, with no mask that a model would have to understand.
+Every model here is causal (`checks.py` verifies it on load), so tokens after a row's text cannot influence it, and text
+that begins at column 0 has the same positions as on its own. Padding on either side is therefore moved behind the text
+for the pass, and the results are moved back. This is exact up to rounding for absolute, rotary and ALiBi positions,
+sliding windows and recurrent states alike, and needs no mask that a model would have to understand.
 
-Limits: a mask with gaps reads the row's real tokens as one text without the gaps. Growing texts need their ends side by
-side and are padded on the left instead (generation.py).
+Limits: with gaps in the mask, the row's real tokens are read as one text without the gaps. Texts that grow need their
+ends in the same column, and are padded on the left instead (generation.py).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import Tensor
 from monosemy.errors import UserError
 
 Edit = Callable[[Tensor], Tensor]
-"""Takes a site's activation [B, T, d], returns its replacement of the same shape; it may be in another dtype. One that
-must know which positions are padding has a method `with_mask(mask) -> Edit`, mask bool [B, T]."""
+"""A function from a site's activation [B, T, d] to its replacement of the same shape, which may have another dtype. An
+edit that needs to know which positions are padding has a method `with_mask(mask) -> Edit`, with mask bool [B, T]."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class Padding:
     mask: Bool[Tensor, "B T"]
     """True at text, in the caller's order."""
     order: Int[Tensor, "B T"]
-    """Column of the caller's that stands at each column of the model's: text first."""
+    """For each column in the model's order, where text comes first, the column in the caller's order."""
 
     @classmethod
     def of(cls, mask: Bool[Tensor, "B T"]) -> Padding:
+        """The padding that a mask describes, True at text."""
+        # A stable sort keeps the order of the text's tokens.
         return cls(mask, (~mask).to(torch.int8).argsort(dim=1, stable=True))
 
     @property
@@ -49,25 +51,27 @@ class Padding:
 
     @property
     def lengths(self) -> Int[Tensor, " B"]:
-        """Real tokens of each row."""
+        """The number of real tokens of each row."""
         return self.mask.sum(1)
 
     def text_first(self, values: Tensor) -> Tensor:
-        """[B, T, …] from the caller's order into the model's."""
+        """Reorders values [B, T, …] from the caller's order into the model's."""
         return values.gather(1, _expanded(self.order, values))
 
     def as_given(self, values: Tensor) -> Tensor:
-        """[B, T, …] from the model's order into the caller's, with zeros at padding."""
+        """Reorders values [B, T, …] from the model's order into the caller's, with zeros at padding."""
         returned = torch.zeros_like(values).scatter(1, _expanded(self.order, values), values)
         return torch.where(_expanded(self.mask, values), returned, 0)
 
     def last(self, values: Tensor) -> Tensor:
-        """Of [B, T, …] in the model's order those of each row's last token, [B, 1, …]."""
+        """The values of each row's last token, [B, 1, …], from values [B, T, …] in the model's order."""
         return values[torch.arange(len(values), device=values.device), self.lengths - 1].unsqueeze(1)
 
     def edit(self, edit: Edit) -> Edit:
-        """The edit for activations in the model's order. Padding is left as it is: a NaN there would reach the text
-        through attention (0 · NaN)."""
+        """Turns an edit for the caller's order into one for the model's.
+
+        Activations at padding stay as they are: a NaN there would reach the text through attention (0 · NaN).
+        """
         edit = edit.with_mask(self.mask) if hasattr(edit, "with_mask") else edit
 
         def replace(value: Tensor) -> Tensor:
@@ -80,13 +84,15 @@ class Padding:
 
 
 def text_positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Number of each token in its own text, counted from 0; −1 at padding."""
+    """The number of each token in its own text, counted from 0; −1 at padding."""
     return torch.where(mask, mask.to(torch.int64).cumsum(1) - 1, -1)
 
 
 def read_mask(attention_mask: Any, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """The mask of the tokens' shape as booleans on their device. Raises UserError for another shape, values other than
-    0 and 1, or a row without text."""
+    """The mask as booleans on the device of the tokens.
+
+    Raises UserError for a shape other than the tokens', values other than 0 and 1, and a row without text.
+    """
     try:
         mask = torch.as_tensor(attention_mask)
     except (TypeError, ValueError, RuntimeError):
@@ -103,7 +109,7 @@ def read_mask(attention_mask: Any, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "
 
 
 def read_tokens(tokens: Any) -> Int[Tensor, "B T"]:
-    """Tokens as a tensor; lists and arrays will do. Raises UserError for anything but integers [B, T]."""
+    """The tokens as a tensor, from a tensor, an array or lists. Raises UserError for anything but integers [B, T]."""
     if isinstance(tokens, Mapping):
         raise UserError(
             "tokens must be integers of shape [B, T], got a mapping; give its input_ids (and attention_mask)"
@@ -122,10 +128,11 @@ def read_tokens(tokens: Any) -> Int[Tensor, "B T"]:
 
 
 def check_unpadded(tokens: Int[Tensor, "B T"], names: Any) -> None:
-    """Tokens that came without a mask: raises UserError where they are padded all the same.
+    """Raises UserError if tokens without a mask are padded nevertheless.
 
-    `names` (a tokenizer or a model's configuration) says which token pads. One of no other use is padding at either end
-    of a row. One that texts hold too (GPT-2's end of text, say) may stand there for itself; several get a warning.
+    `names` (a tokenizer or a model's configuration) names the padding token. If that token has no other use, it is
+    padding at either end of a row. If texts contain it too, such as GPT-2's end of text, a single one may be meant, and
+    several in a row give a warning.
     """
     pad = getattr(names, "pad_token_id", None)
     if not isinstance(pad, int):
@@ -148,5 +155,5 @@ def check_unpadded(tokens: Int[Tensor, "B T"], names: Any) -> None:
 
 
 def _expanded(columns: Tensor, values: Tensor) -> Tensor:
-    """[B, T] repeated along the further dimensions of `values`."""
+    """`columns` [B, T], expanded along the further dimensions of `values` [B, T, …]."""
     return columns.reshape(*columns.shape, *[1] * (values.ndim - 2)).expand(values.shape)

@@ -1,4 +1,4 @@
-"""What the adapter's hooks do to the values that pass through a layer: hand on, scale back, bring into shape.
+"""Helpers of the adapter's hooks for the values that pass through a layer: skip the layer, undo a scale, reshape.
 
 Place on the path: inside `adapter.LanguageModel`, between a module of the model and an edit of its site.
 """
@@ -13,7 +13,10 @@ from torch import Tensor
 
 
 def pass_through(resid: Tensor | None, n_extras: int | None) -> Callable[..., Any]:
-    """A layer's forward that hands on its input, or `resid` where there is one, before `n_extras` empty values."""
+    """A forward method for a skipped layer: it returns its input, or `resid` if given.
+
+    `n_extras` is how many None values follow in a tuple; None returns the tensor alone.
+    """
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         value = resid if resid is not None else kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
@@ -23,8 +26,12 @@ def pass_through(resid: Tensor | None, n_extras: int | None) -> Callable[..., An
 
 
 def unscaled(new: Tensor, value: Tensor, scale: float) -> Tensor:
-    """What a module must put out for its contribution to be `new`: new / scale, and to the bit its own `value` where
-    the contribution is left as it was. Gradients are those of new / scale."""
+    """The output that a module must give so that its contribution, scaled by `scale`, is `new`.
+
+    It is new / scale, and bit for bit the module's own `value` where the edit left the contribution unchanged.
+    Gradient: that of new / scale.
+    """
+    # Dividing by the scale does not undo multiplying by it to the last bit. The correction is a constant for autograd.
     divided = new / scale
     with torch.no_grad():
         correction = torch.where(new == value * scale, value, divided) - divided
@@ -32,6 +39,6 @@ def unscaled(new: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 def as_sequences(value: Tensor, tokens: Tensor) -> Tensor:
-    """[B, T, d] from a module that flattens sequences to [B · T, d] (OPT's MLP) or splits heads [B, T, H, d_head]."""
+    """Reshapes to [B, T, d]: some modules flatten sequences to [B · T, d] (OPT's MLP) or split [B, T, H, d_head]."""
     n_sequences, n_positions = tokens.shape
     return value.reshape(n_sequences, n_positions, -1)

@@ -1,11 +1,12 @@
-"""From words to the token ids a model continues: with what its tokenizer puts before a text and nothing behind it.
+"""Turns prompts and chats into token ids that a model can continue.
 
 Place on the path: prompt or chat messages → [token ids] → generation, scores, explanations.
 
-A tokenizer may end each text with EOS or SEP; a text to be continued must not end there. A chat template writes its
-marks itself; where the tokenizer begins texts with BOS and the template does not, BOS is put there, so that there is
-exactly one. Templates are programs from elsewhere: one that fails, or that has no place for a system message, is said
-in one line, or the message is put at the start of the first user message (`fold_system`).
+The ids begin with what the tokenizer puts before a text. They do not end with EOS or SEP, even if the tokenizer adds
+them, because the text is to be continued. A chat template writes its own special tokens; BOS is added if the tokenizer
+begins texts with it and the template does not, so that there is exactly one. Templates are programs of unknown origin.
+One that fails gives an error of one line. If it has no place for a system message, that message can be put at the start
+of the first user message (`fold_system`).
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ class NoSystemRole(UserError):
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text to be continued: BOS or CLS where the tokenizer begins texts with it, no EOS, no SEP."""
+    """The token ids of a text to be continued: with BOS or CLS if the tokenizer adds it, without EOS and SEP."""
     return [*leading_ids(tokenizer), *plain_ids(tokenizer, text)]
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of the text alone. Raises UserError for half a surrogate pair, which tokenizers do not take."""
+    """The token ids of the text alone. Raises UserError for half a surrogate pair, which tokenizers cannot take."""
     require_characters("the text", text)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def leading_ids(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before every text."""
+    """The ids that the tokenizer puts before every text."""
+    # Finds where the plain ids begin within those with special tokens: the added ones lie before and behind.
     whole, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     n_added = len(whole) - len(plain)
     return next((list(whole[:n]) for n in range(n_added + 1) if whole[n : n + len(plain)] == plain), [])
@@ -47,10 +49,10 @@ def has_template(tokenizer: Any) -> bool:
 
 
 def chat_text(tokenizer: Any, messages: Messages, name: str, otherwise: str) -> str:
-    """The messages in the chat template, up to where the assistant answers. For errors: the model's `name`, and what
-    to do `otherwise` when its template fails.
+    """The messages as text in the chat template, up to where the assistant answers.
 
-    Raises NoSystemRole when the template refuses a system message or leaves it out; UserError when it fails anyway.
+    Raises NoSystemRole when the template refuses a system message or omits it, and UserError when it fails otherwise;
+    messages contain the model's `name` and the advice `otherwise`.
     """
     rest = _without_system(messages)
     try:
@@ -62,20 +64,20 @@ def chat_text(tokenizer: Any, messages: Messages, name: str, otherwise: str) -> 
         raise UserError(
             f"the chat template of {name} fails ({why}); {otherwise}, or mend the template in the model's folder"
         ) from error
+    # The same text with and without the system message: the template drops it silently.
     if len(rest) < len(messages) and _renders(tokenizer, rest) and _rendered(tokenizer, rest) == text:
         raise NoSystemRole(_no_system(name))
     return text
 
 
 def chat_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of `chat_text`: the template's own special tokens, and BOS before them where the tokenizer begins
-    texts with it and the template does not."""
+    """The token ids of `chat_text`, with BOS in front if the tokenizer adds it to texts and the template does not."""
     ids, leading = plain_ids(tokenizer, text), leading_ids(tokenizer)
     return ids if ids[: len(leading)] == leading else [*leading, *ids]
 
 
 def fold_system(messages: Messages) -> Messages:
-    """System messages moved to the start of the first user message, for a template or a server without that role."""
+    """Moves system messages to the start of the first user message, for a template or a server without that role."""
     system_texts = [message["content"] for message in messages if message["role"] == "system"]
     rest = _without_system(messages)
     first = next(i for i, message in enumerate(rest) if message["role"] == "user")
@@ -84,7 +86,7 @@ def fold_system(messages: Messages) -> Messages:
 
 
 def check_vocabulary(ids: Sequence[int], tokenizer: Any, n_vocabulary: int, name: str) -> None:
-    """Raises UserError for a token beyond the model's embedding: one added to the tokenizer alone."""
+    """Raises UserError for a token beyond the model's embedding, such as one that only the tokenizer was given."""
     beyond = next((token for token in ids if token >= n_vocabulary), None)
     if beyond is not None:
         raise UserError(

@@ -1,15 +1,15 @@
-"""A model with random weights: the control that says what a method finds without anything learned.
+"""Randomises the weights of a model: a control that shows what a method finds where nothing was learned.
 
-Place on the path: load_model → [weights redrawn] → activations, with a fingerprint of their own, so that no cache of
-the trained model is ever taken for the random one's.
+Place on the path: load_model → [weights redrawn] → activations. The model gets its own fingerprint, so that no cache of
+the trained model is ever used for the random one.
 
-  published       every weight matrix, embeddings included, from N(0, (0.8/√d)²), d the width of the residual stream;
-                  gains of norms and all biases stay as trained
-  reinitialised   the whole model as its own library initialises it before training: nothing learned is left
-  matched         every weight matrix from a normal distribution with its own mean and variance; the rest stays
+  published       every weight matrix, embeddings included, is drawn from N(0, (0.8/√d)²), with d the width of the
+                  residual stream; gains of norms and all biases stay as trained
+  reinitialised   the whole model is initialised as transformers does before training: nothing learned is left
+  matched         every weight matrix is drawn from a normal distribution with its own mean and variance; the rest stays
 
-Source: `published` is that of Farnik et al. 2025 (arXiv 2502.18147), where the redrawn tensors are those that
-TransformerLens names W_*. Deviation: matrices are redrawn in the model's own form, with no norm folded into them.
+Source: `published` follows Farnik et al. 2025 (arXiv 2502.18147), who redraw the tensors that TransformerLens names
+W_*. Deviation: matrices are redrawn in the model's own form, with no norm folded into them.
 Limits: one draw of each kind (seed 0), the same on every device.
 """
 
@@ -30,8 +30,10 @@ def randomise_module(module: nn.Module, kind: str, d_model: int, seed: int = 0) 
     if kind == "reinitialised":
         _reinitialise(module, seed)
         return
+    # Drawn on the CPU, so that every device gets the same weights. Tied parameters are listed once, and so stay tied.
     generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():  # tied ones come once
+    for parameter in module.parameters():
+        # Vectors are biases and gains of norms.
         if parameter.ndim < 2:
             continue
         noise = torch.randn(parameter.shape, generator=generator)
@@ -43,9 +45,10 @@ def randomise_module(module: nn.Module, kind: str, d_model: int, seed: int = 0) 
 
 
 def _reinitialise(module: Any, seed: int) -> None:
-    """As transformers makes this architecture from its configuration."""
+    """Initialises the model as transformers does for this architecture from its configuration."""
     from transformers import AutoModelForCausalLM
 
+    # Restores the global random state afterwards: transformers offers no generator of its own.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = AutoModelForCausalLM.from_config(module.config, trust_remote_code=False)

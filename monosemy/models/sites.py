@@ -1,18 +1,19 @@
-"""Where activations are read and replaced: the names of sites, and TransformerLens' names for them.
+"""The names of sites, where activations are read and replaced, and TransformerLens' names for them.
 
-Place on the path: tokens → [a site of the model] → activations. Pure naming: no model is needed, and nothing heavy
-is imported. Which module and which side of it a site is, is `adapter.py`'s business.
+Place on the path: tokens → [a site of the model] → activations. This is about names only: it needs no model and imports
+nothing heavy. `adapter.py` finds the module of each site, and whether the site is its input or its output.
 
-A site is `layers.<n>.<kind>`. One layer n computes, with x the residual stream,
+A site is `layers.<n>.<kind>`. Layer n computes
 
     resid_pre → attention (attn_heads @ W_O = attn_out) → resid_mid → mlp_in → MLP → mlp_out → resid_post
 
     sequential:  resid_mid = resid_pre + attn_out,  resid_post = resid_mid + mlp_out
     parallel:    resid_post = resid_pre + attn_out + mlp_out   (no resid_mid)
-    post-norm:   the contribution is what leaves the norm behind the sublayer: attn_out_post, mlp_out_post
+    post-norm:   the contribution is the output of the norm after the sublayer: attn_out_post, mlp_out_post
 
-Source: the hook points of interp-engine (`resolve_point`), TransformerLens' hook names. Limits: TransformerLens may
-fold layer norms and centre weights before it runs a model; the alias names the same place in the unfolded model.
+Source: the hook points of interp-engine (`resolve_point`) and the hook names of TransformerLens. Limits:
+TransformerLens may fold layer norms and centre weights before it runs a model; its names stand for the same place in
+the plain model.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from monosemy.errors import UserError, unknown
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of site: its name, interp-engine's name of the point, and what it holds."""
+    """One kind of site: its name, interp-engine's name for it, and a description of what it holds."""
 
     name: str
     point: str
@@ -46,10 +47,10 @@ KINDS: dict[str, Kind] = {
         Kind("resid_post", "resid_post", "residual stream leaving the layer"),
     )
 }
-"""Every kind, in the order a layer computes them."""
+"""Every kind of site, in the order in which a layer computes them."""
 
 POST_NORM_KINDS = {"attn_out_post": "attn_out", "mlp_out_post": "mlp_out"}
-"""Kinds of their own only where a norm follows the sublayer; elsewhere they are the tensor named on the right."""
+"""Kinds that exist only where a norm follows the sublayer, each with the kind that it is the same as elsewhere."""
 
 _LENS_KINDS = {
     "hook_resid_pre": "resid_pre",
@@ -62,8 +63,8 @@ _LENS_KINDS = {
     "mlp.hook_out": "mlp_out",
     "mlp.hook_in": "mlp_in",
 }
-"""TransformerLens' names after `blocks.<n>.`. Its block-level hook_attn_out and hook_mlp_out fire behind the
-post-norm, hence attn_out_post and mlp_out_post."""
+"""TransformerLens' names after `blocks.<n>.`. Its hook_attn_out and hook_mlp_out, which belong to the block, come after
+the post-norm, hence attn_out_post and mlp_out_post."""
 
 _LENS_REFUSED = {
     "hook_mlp_in": "it is the residual stream before the norm, not what the MLP receives: "
@@ -81,7 +82,7 @@ _LENS = re.compile(r"blocks\.(-?\d+)\.([\w.]+)")
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the model: a layer and a kind. `str(site)` is its canonical name."""
+    """A site: a layer and a kind. `str(site)` is its canonical name."""
 
     layer: int
     kind: str
@@ -91,11 +92,11 @@ class Site:
 
 
 def parse_site(name: str, n_layers: int, *, post_norms: bool) -> Site:
-    """The site that `name`, ours or TransformerLens', stands for in a model of `n_layers` layers.
+    """The site with this canonical or TransformerLens name, in a model of `n_layers` layers.
 
-    `post_norms`: whether a norm follows the model's sublayers. Without, attn_out_post is attn_out.
-    Raises UserError for an unknown name (with near matches), a TransformerLens name without an equal site (with the
-    reason), or a layer out of range.
+    `post_norms` says whether a norm follows the model's sublayers; if not, attn_out_post is attn_out.
+    Raises UserError for an unknown name (with similar ones), a TransformerLens name without an equivalent site (with
+    the reason), and a layer out of range.
     """
     if match := _OURS.fullmatch(name):
         layer, kind = int(match[1]), match[2]

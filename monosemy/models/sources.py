@@ -1,11 +1,11 @@
-"""Loading a language model: from the embedded package, a local folder, a GGUF file, or the Hugging Face hub.
+"""Loads a language model: from the embedded package, a local folder, a GGUF file, or the Hugging Face hub.
 
-Place on the path: a name → [model with named, self-checked sites] → tokens and activations. Everything is loaded by
-transformers with the weights in the dtype asked for; hub ids go through huggingface_hub's own cache, tokens and
-environment. Nothing global is set, no code of a model's repository is run, a checkpoint that lacks weights is refused.
+Place on the path: a name → [model with named, self-checked sites] → tokens and activations. transformers loads the
+model, with weights in the requested dtype; hub ids use huggingface_hub's own cache, tokens and environment. No global
+setting is changed, no code from a model's repository is run, and a checkpoint that lacks weights is refused.
 
 Deviation: models that cap their attention scores (Gemma 2) run transformers' `eager` attention, since the fused kernel
-drops the cap; all others take transformers' default, the fused `sdpa` kernel. Limits: causal decoders that transformers
+drops the cap; all others use transformers' default, the fused `sdpa` kernel. Limits: causal decoders that transformers
 itself implements; one device.
 """
 
@@ -47,13 +47,15 @@ def load_model(
     randomise: str = "none",
     checks: bool = True,
 ) -> LanguageModel:
-    """A causal language model, ready to read and replace activations.
+    """Loads a causal language model, ready to read and replace activations.
 
-    source: `embedded` (SmolLM2-135M-Instruct out of the Python package index), a local folder in transformers' format,
-    a .gguf file, or a hub id with an optional `revision`. dtype: float32, bfloat16 or float16, of weights and
-    activations. device: `auto` takes cuda, else cpu. randomise: `none`, or how to redraw the weights (randomise.py): a
-    control, with a fingerprint and a name of its own. `checks=False` skips the self-checks of `checks.py`.
-    Raises UserError for anything that cannot be loaded, on one line.
+    source: `embedded` (SmolLM2-135M-Instruct from the Python package index), a local folder in transformers' format, a
+    .gguf file, or a hub id with an optional `revision`.
+    dtype: that of weights and activations: float32, bfloat16 or float16.
+    device: `auto` takes cuda if there is one, else cpu.
+    randomise: `none`, or how to redraw the weights (randomise.py), for a control with its own fingerprint and name.
+    checks: whether to run the self-checks of `checks.py`.
+    Raises UserError, on one line, for anything that cannot be loaded.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -94,7 +96,10 @@ def load_model(
 
 
 def source_kind(source: str) -> str:
-    """`embedded`, `gguf`, `folder` or `hub`; UserError for a path that is not there or a name that can be neither."""
+    """The kind of a source: `embedded`, `gguf`, `folder` or `hub`.
+
+    Raises UserError for a path that does not exist or holds no model, and for a name that can be neither path nor id.
+    """
     if source == EMBEDDED:
         return "embedded"
     path = Path(source).expanduser()
@@ -118,8 +123,10 @@ def source_kind(source: str) -> str:
 
 
 def choose_device(device: str) -> torch.device:
-    """The torch device of a name; `auto` takes cuda, else cpu (mps lacks the float64 that
-    statistics are summed in). UserError when this machine lacks it."""
+    """The torch device of a name; `auto` takes cuda if there is one, else cpu. Raises UserError for another device.
+
+    mps is not offered: it lacks float64, in which statistics are summed.
+    """
     import torch
 
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -132,10 +139,10 @@ def choose_device(device: str) -> torch.device:
 
 
 def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[ModelSize, int]:
-    """(sizes of a model, width of its concatenated head outputs: the largest of any layer), without the weights.
+    """The sizes of a model, and the largest width of the concatenated head outputs of any layer, without its weights.
 
-    Counted on a model without storage built from the configuration (hub: fetches config.json only). The width of a
-    model without heads is that of its residual stream.
+    They are counted on a model without storage that is built from the configuration; of a hub model, only config.json
+    is fetched. For a model without heads the width is that of its residual stream. Raises UserError as `load_model`.
     """
     kind = source_kind(source)
     if kind == "embedded":
@@ -164,7 +171,7 @@ def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[Mod
 
 
 def _adapter_folder(folder: Path) -> str:
-    """What to do with a folder of low-rank changes (LoRA, as PEFT saves them) to a model that lies elsewhere."""
+    """The message for a folder with a LoRA adapter (as PEFT saves it) instead of a model: how to merge the two."""
     try:
         base = files.read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     except (UserError, AttributeError):
@@ -178,16 +185,17 @@ def _adapter_folder(folder: Path) -> str:
 
 
 def hub_commit(source: str, revision: str | None = None) -> tuple[str, bool]:
-    """The commit that `revision` (default: main) of a hub model stands for, and whether there is no connection.
+    """The commit of a hub model's `revision` (default: main), and whether there is no connection.
 
-    Without a connection it is the commit in the local cache. One request that is not repeated: huggingface_hub's own
-    downloads try for half a minute per file before they give up.
-    Raises UserError: unknown id or revision, gated, or no connection and nothing cached.
+    Without a connection it is the commit in the local cache.
+    Raises UserError for an unknown id or revision, a gated model, and without a connection when nothing is cached.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
     with _explained(source):
+        # A single request that is not repeated tells whether there is a connection; huggingface_hub's downloads try for
+        # half a minute per file before they give up.
         try:
             commit = str(HfApi().model_info(source, revision=revision, timeout=15).sha)
         except HfHubHTTPError:
@@ -195,14 +203,16 @@ def hub_commit(source: str, revision: str | None = None) -> tuple[str, bool]:
         except Exception:  # no connection; its class is that of whichever HTTP library the hub's release uses
             path = hf_hub_download(source, "config.json", revision=revision, local_files_only=True)
             return Path(path).parent.name, True
-        hf_hub_download(source, "config.json", revision=commit)  # says it clearly when the model is gated
+        # The model's metadata is public even if the model is gated; only a download tells.
+        hf_hub_download(source, "config.json", revision=commit)
         return commit, False
 
 
 def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **options: Any) -> tuple[Any, Any]:
-    """transformers' model and fast tokenizer of a folder or a hub id, `label` in errors; `options` go to both.
+    """transformers' model and fast tokenizer from a folder or a hub id; `options` go to both, `label` is for errors.
 
-    Without any file of a tokenizer, the tokenizer is None: what needs one says so.
+    The tokenizer is None if there is no file of one; work that needs one then raises its own error. Raises UserError
+    for anything that cannot be loaded.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -212,7 +222,8 @@ def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **o
         placement["device_map"] = {"": str(device)}  # weights go straight to the device
     quantization = {key: options.pop(key) for key in ("quantization_config",) if key in options}
     label = label or source
-    options["trust_remote_code"] = False  # unset, transformers asks at the terminal and runs it on a "y"
+    # If it were unset, transformers would ask at the terminal, and run the code on a "y".
+    options["trust_remote_code"] = False
     with _explained(label), _quiet_transformers():
         config = AutoConfig.from_pretrained(source, **options)
         if getattr(config, "attn_logit_softcapping", None) is not None:
@@ -224,6 +235,7 @@ def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **o
             source, dtype=getattr(torch, dtype), output_loading_info=True, **options, **placement, **quantization
         )
     module, report = loaded
+    # transformers only warns about missing tensors, and initialises them at random.
     lacking = sorted(report["missing_keys"]) + sorted(str(key) for key in report.get("mismatched_keys") or ())
     if lacking:
         raise UserError(f"the weights of {label} lack {len(lacking)} tensors of its model, first {lacking[0]!r}")
@@ -237,7 +249,7 @@ def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **o
 def _has_tokenizer(source: str, options: dict[str, Any]) -> bool:
     """Whether a folder or a hub model holds a file of a tokenizer.
 
-    Asked of the names, since transformers makes an empty tokenizer of some families when the files are missing.
+    It looks at the files' names, since transformers creates an empty tokenizer for some families if files are missing.
     """
     if (folder := Path(source)).is_dir():
         names = [path.name for path in folder.iterdir()]
@@ -254,7 +266,7 @@ def _has_tokenizer(source: str, options: dict[str, Any]) -> bool:
 
 
 def _load_gguf(path: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
-    """A GGUF file by transformers' own loader, dequantised; digits split as the file's pre-tokenizer says."""
+    """The model and tokenizer of a GGUF file, dequantised by transformers' own loader."""
     import transformers
     from gguf import GGUFReader
 
@@ -264,14 +276,14 @@ def _load_gguf(path: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
     module, tokenizer = _load(str(path.parent), dtype, device, label=str(path), **options)
     pre_tokenizer = GGUFReader(path).get_field("tokenizer.ggml.pre")
     if pre_tokenizer is not None and pre_tokenizer.contents() == "smollm":
-        # transformers' conversion loses this pre-tokenizer's splitting of digits
+        # transformers' conversion loses the splitting of digits by this pre-tokenizer.
         tokenizer.backend_tokenizer.pre_tokenizer = embedded.digits_apart()
     return module, tokenizer
 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Without transformers' own bars and notices; what is wrong with a model is raised, or checked on load."""
+    """Silences transformers' progress bars and notices within the block; faults of a model are raised or checked."""
     from transformers.utils import logging
 
     progress_bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -287,7 +299,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
-    """What transformers and the hub raise, as one line that says what to do."""
+    """Turns errors of transformers and the hub within the block into UserErrors of one line that say what to do."""
     from huggingface_hub import errors as hub_errors
     from safetensors import SafetensorError
 
@@ -330,7 +342,7 @@ def _line(error: Exception) -> str:
 
 
 def _suggest(source: str) -> str:
-    """Sources that work on this machine, those that look like `source` first."""
+    """Advice on sources that work on this machine, with names similar to `source` first."""
     cached = cached_models()
     near = near_matches(source, [EMBEDDED, *cached])
     hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
@@ -339,7 +351,7 @@ def _suggest(source: str) -> str:
 
 
 def cached_models() -> list[str]:
-    """Hub ids of the models in huggingface_hub's local cache."""
+    """The hub ids of the models in huggingface_hub's local cache."""
     from huggingface_hub import constants
 
     folders = Path(constants.HF_HUB_CACHE).glob("models--*")
@@ -347,13 +359,13 @@ def cached_models() -> list[str]:
 
 
 def folder_identity(folder: Path) -> dict[str, str]:
-    """SHA-256 of every weight file and of config.json."""
+    """The SHA-256 of every weight file and of config.json, by file name."""
     parts = sorted(part for part in folder.iterdir() if part.suffix in _WEIGHT_SUFFIXES or part.name == "config.json")
     return {part.name: cached_sha256(part) for part in parts}
 
 
 def cached_sha256(path: Path) -> str:
-    """SHA-256 of a file, remembered in the cache folder for as long as its path, size and time of change stay."""
+    """The SHA-256 of a file; the cache folder keeps it as long as path, size and modification time are the same."""
     path = path.resolve()
     status = path.stat()
     key = hash_json([str(path), status.st_size, status.st_mtime_ns])
