@@ -1,7 +1,7 @@
-"""`monosemy steer RUN --latent 12 --set 8 --unit max --prompt "…"`: steering in the terminal.
+"""Steering in the terminal: `monosemy steer RUN --latent 12 --set 8 --unit max --prompt "…"`.
 
 Place on the path: words of the command line → request → generate, sweep, output_score → columns and tables of text.
-Works on any evaluated run; it needs no feature database.
+Works on any evaluated run and needs no feature database.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 LATENT = Range(0, example=12)
 STRENGTH = Range(-1e38, 1e38, example=8)
-"""Finite in float32; whether the text survives it shows in the answer."""
+"""Any strength that float32 can hold; whether the text survives it shows in the answer."""
 DESCRIPTION = """Write text with a model whose latents are changed, beside the unchanged model and a random control.
 
   monosemy steer runs/demo --latent 12 --set 8 --unit max --prompt "What should I do this weekend?"
@@ -43,7 +43,7 @@ DESCRIPTION = """Write text with a model whose latents are changed, beside the u
 
 
 def run_steer(words: list[str]) -> None:
-    """The command. Raises UserError for bad input, before the model is loaded where that is possible."""
+    """Runs `monosemy steer`. Raises UserError for bad input, where possible before the model is loaded."""
     options = _parser().parse_args(words)
     folder = Path(options.run).expanduser()
     sae_folder = choose_sae(folder, options.sae).folder
@@ -72,7 +72,7 @@ def run_steer(words: list[str]) -> None:
 
 
 def _check_latents(sae_folder: Path, request: SteeringRequest | None) -> None:
-    """Refuses a latent that the SAE lacks while nothing heavy is loaded."""
+    """Raises UserError for a latent that the SAE lacks, before anything heavy is loaded."""
     from monosemy.saes.storage import read_sae_config
 
     n = read_sae_config(sae_folder).d_sae
@@ -145,7 +145,7 @@ def _edits(options: argparse.Namespace) -> tuple[Edit, ...]:
 
 
 def _written_edit(text: str) -> Edit:
-    """`12:set:8:max`"""
+    """Parses an edit such as `12:set:8:max`. Raises UserError for any other form."""
     parts = text.split(":")
     rule = "an edit is written LATENT:OPERATION[:VALUE[:UNIT]], e.g. 12:set:8:max"
     if not 2 <= len(parts) <= 4:
@@ -180,7 +180,7 @@ def load_run(
 
 
 def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest) -> None:
-    """The columns as they grow, on a terminal; finished ones, elsewhere; then the measures."""
+    """Prints the columns, then the measures. On a terminal the columns grow as they are written."""
     from rich.console import Console
     from rich.live import Live
 
@@ -189,7 +189,8 @@ def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest) -
     measures: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
     untouched: list[str] = []
-    begun = list(itertools.islice(events, 2))  # the second one needs a pass: what is refused then leaves no table
+    # the second event needs a pass of the model: an edit refused there must not leave an empty table behind
+    begun = list(itertools.islice(events, 2))
     with Live(console=console, refresh_per_second=8, transient=False) as live:
         for event in itertools.chain(begun, events):
             if event["kind"] == "start":
@@ -258,10 +259,14 @@ def _measures(measures: dict[str, dict[str, Any]]) -> Any:
 
 
 def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest) -> Any:
-    """Each edited latent's mean over the answers, read again after the edits: a row a latent, a column a column."""
+    """A table of each edited latent's mean activation over the answer, encoded again after the edits.
+
+    One row per latent, one column per column of the answer.
+    """
     from rich.table import Table
 
     table = Table("latent, mean over the answer", *measures)
+    # latent → its first place among the edits: reversed, so that the first one is written last
     at = {edit.latent: place for place, edit in reversed(list(enumerate(request.edits)))}
     for latent, place in sorted(at.items(), key=lambda pair: pair[1]):
         row = []

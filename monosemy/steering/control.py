@@ -1,8 +1,8 @@
-"""The random control: the same edits to latents that nobody chose.
+"""The random control: the same edits applied to latents drawn at random.
 
-Place on the path: request → [edits of the random column] → generate. A control must be able to act: it is drawn from
-the latents that fire about as often as the one it stands for (ablating a latent that never fires does nothing), and
-its strength is the same in raw units, which for unit-norm decoder rows is the same distance in activation space.
+Place on the path: request → [edits of the random column] → generate. The control must be able to have an effect, since
+ablating a latent that never fires does nothing. It is therefore drawn from the latents that fire about as often as the
+edited one. Its strength is rescaled by the ratio of the decoder norms, so that ‖c d_i‖ is the same for both.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from monosemy.steering.edits import LatentScales
 from monosemy.steering.request import FACTORS, Edit
 
 N_CANDIDATES = 50
-"""The control is drawn from this many latents whose firing counts are nearest."""
+"""The control is drawn from this many latents, those with the nearest firing counts."""
 
 
 def control_edits(
     edits: tuple[Edit, ...], sae: SparseAutoencoder, scales: LatentScales, seed: int, *, control: int | None = None
 ) -> tuple[Edit, ...]:
-    """The edits (raw units) moved to other latents; `control` names the first one's, else `seed` draws all.
+    """The same edits (raw units) moved to other latents, one partner per edited latent.
 
-    Raises UserError when `control` is out of range or among the edited latents, or no other latent is left.
+    `control` names the partner of the first latent; `seed` draws the others, or all of them without `control`.
+    Raises UserError when `control` is out of range or among the edited latents, or when no other latent is left.
     """
     used = {edit.latent for edit in edits}
     if control is not None:
@@ -43,6 +44,7 @@ def control_edits(
                 partner[edit.latent] = _draw(edit.latent, used, sae, scales, seed=seed)
             used.add(partner[edit.latent])
         latent = partner[edit.latent]
+        # the same ‖c d‖ although decoder rows may differ in length; factors have no length
         value = edit.value
         if edit.operation not in FACTORS:
             value *= float(sae.W_dec[edit.latent].norm() / sae.W_dec[latent].norm())
@@ -51,13 +53,13 @@ def control_edits(
 
 
 def has_control(edits: tuple[Edit, ...], sae: SparseAutoencoder, scales: LatentScales) -> bool:
-    """Whether there is another latent for each edited one."""
+    """Whether enough other latents are left to give each edited one a partner."""
     edited = {edit.latent for edit in edits}
     return len(_candidates(edited, sae, scales)) >= len(edited)
 
 
 def _candidates(excluded: set[int], sae: SparseAutoencoder, scales: LatentScales) -> torch.Tensor:
-    """Latents that are not taken and, where that is known, fire at all."""
+    """Latents outside `excluded` that fired at least once; all outside it where firing counts are unknown."""
     candidates = torch.tensor([i for i in range(sae.d_sae) if i not in excluded], dtype=torch.int64)
     return candidates if scales.n_fired is None else candidates[scales.n_fired.cpu()[candidates] > 0]
 
@@ -65,6 +67,7 @@ def _candidates(excluded: set[int], sae: SparseAutoencoder, scales: LatentScales
 def _draw(latent: int, excluded: set[int], sae: SparseAutoencoder, scales: LatentScales, *, seed: int) -> int:
     candidates = _candidates(excluded, sae, scales)
     if scales.n_fired is not None:
+        # nearest on a log scale: firing counts span orders of magnitude
         counts = scales.n_fired.cpu().float()
         distance = (counts[candidates].log() - counts[latent].clamp(min=1).log()).abs()
         candidates = candidates[distance.argsort(stable=True)[:N_CANDIDATES]]

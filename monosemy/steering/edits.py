@@ -1,4 +1,4 @@
-"""Changes to latents, carried out on the activations of a site while the model runs.
+"""Edits of latents, applied to the activations of one site while the model runs.
 
 Place on the path: request → [h becomes h'] → generate, measure. With f = encode(h) and d_i = W_dec[i]:
 
@@ -6,19 +6,20 @@ Place on the path: request → [h becomes h'] → generate, measure. With f = en
     set        h' = h + (c − f_i) d_i          cap       h' = h + (min(f_i, c) − f_i) d_i
     ablate     set with c = 0                  project   h' = h + (c − 1) (h·d_i / ‖d_i‖²) d_i  =  (I − P) h + c P h
 
-Several latents at once: the changes are all computed from the same h and added up. What the SAE does not reconstruct
-stays in h' (`keep_error`); without it edited positions become decode(f) plus the change. Units: raw is the latent's
-own activation; `max` multiplies it by the latent's maximum; `norm` makes ‖c d_i‖ that multiple of the site's typical
-activation norm. A change of nothing leaves every bit as it was.
+When several latents are edited, all changes are computed from the same h and then added up. With `keep_error`, the part
+of h that the SAE does not reconstruct stays in h'; without it, an edited position becomes decode(f) plus the change.
+Units of c: `raw` is the latent's own activation, `max` is a multiple of the latent's maximum, and `norm` makes ‖c d_i‖
+that multiple of the site's typical activation norm. An edit that changes nothing leaves every bit as it was.
 
-Left alone: the first token of a text, padding, and outliers: their massive activations were dropped from training
-(activations/harvest.py), and an SAE's reading of them is noise. An outlier's norm exceeds the run's own multiple of the
-site's median norm (`read_scales`); of a run that is not known, `OUTLIER_MULTIPLE` times the typical norm.
+Three kinds of positions are never edited: the first token of a text, padding, and outliers. The massive activations of
+first tokens and outliers were dropped from training (activations/harvest.py), so the SAE's code for them is noise. An
+outlier is an activation whose norm exceeds a multiple of the site's median norm; the multiple is the run's own
+(`read_scales`). Where the run is not known, the limit is `OUTLIER_MULTIPLE` times the typical norm.
 
 Source: the usual forms (Templeton et al. 2024 clamp with the error kept; project-and-scale after Arditi et al. 2024).
-Limits: encoding is in float32; the change is computed in float32 and cast to the model's dtype. Training drops a token
-that is an outlier at any of the run's sites; here only the SAE's own site is looked at. Special tokens, which training
-drops too, are edited.
+Limits: the code and the change are computed in float32, and the result is cast to the model's dtype. Training drops a
+token that is an outlier at any of the run's sites, while only the SAE's own site is checked here. Special tokens are
+edited although training drops them too.
 """
 
 from __future__ import annotations
@@ -43,27 +44,29 @@ from monosemy.steering.strength import check_push
 from monosemy.support import files
 
 OUTLIER_MULTIPLE = 6.0
-"""Times the typical norm, where neither run nor median is known."""
+"""The outlier limit in typical norms, used where neither the run nor the site's median norm is known."""
 _READS_CODE = ("set", "scale", "cap", "ablate")
 
 
 @dataclass(frozen=True)
 class LatentScales:
-    """What the units of a strength refer to, measured on ordinary text."""
+    """The measurements on ordinary text that the units of a strength refer to."""
 
     maximum: Tensor | None = None
     """Each latent's maximum activation, [F]."""
     n_fired: Tensor | None = None
-    """Tokens each latent fired on, [F]: the random control fires about as often as what it stands beside."""
+    """Number of tokens on which each latent fired, [F]; the random control is matched to the edited latent by it."""
     typical_norm: float | None = None
     """Root mean square of the activation's norm at the site."""
     outlier_norm: float | None = None
-    """Tokens whose activation is longer are left alone, infinity: none is; None: `OUTLIER_MULTIPLE` × typical norm, and
-    where that is unknown too no token counts as an outlier."""
+    """Tokens with a larger activation norm are outliers and are not edited; infinity means that there are none.
+
+    None stands for `OUTLIER_MULTIPLE` × `typical_norm`; if that is unknown too, no token counts as an outlier.
+    """
 
     @property
     def longest_edited(self) -> float:
-        """The norm up to which activations are edited."""
+        """The largest norm at which an activation is still edited."""
         if self.outlier_norm is not None:
             return self.outlier_norm
         return math.inf if self.typical_norm is None else OUTLIER_MULTIPLE * self.typical_norm
@@ -71,7 +74,7 @@ class LatentScales:
 
 @dataclass(frozen=True)
 class Steering:
-    """The edits of one text, in raw units (`resolve`)."""
+    """The edits of one text, with the positions at which they apply."""
 
     edits: tuple[Edit, ...]
     positions: Positions = field(default_factory=Positions)
@@ -79,13 +82,17 @@ class Steering:
 
 
 def read_scales(folder: Path, sae: SparseAutoencoder) -> LatentScales:
-    """Scales of a saved SAE: `latents.safetensors` beside it (maxima and counts on validation text), its scale C, and
-    the outlier rule of the run it belongs to.
+    """Reads the scales of a saved SAE.
 
-    What is not there is None; asking for it later is a UserError. The outlier rule is training's own: the multiple in
-    the run's configuration (0: no outliers) times the site's median norm, which the features of any SAE at the site
-    record; without features the typical norm stands in for the median.
+    Maxima and firing counts come from `latents.safetensors` beside the SAE (measured on validation text), the typical
+    norm from the SAE's own scale, and the outlier limit from the run it belongs to. A scale that is not recorded is
+    None, and `resolve` raises UserError when an edit needs it.
+
+    The outlier limit is the one training used: the multiple in the run's configuration (0: no outliers) times the
+    site's median norm, which the features of any SAE at the site record. Without features, the typical norm stands in
+    for the median.
     """
+    # scale 1 is what an SAE has whose activations were never rescaled: it says nothing about the site's norm
     folder = Path(folder).expanduser().absolute()
     norm = sae.config.scale if sae.config.scale != 1.0 else None
     outlier = _outlier_norm(folder, norm)
@@ -98,7 +105,7 @@ def read_scales(folder: Path, sae: SparseAutoencoder) -> LatentScales:
 
 
 def _outlier_norm(folder: Path, typical_norm: float | None) -> float | None:
-    """The limit of the run that `folder` (RUN/saes/SITE/NAME) lies in; None: in no run, or no norm is known."""
+    """The outlier limit of the run that holds `folder` (RUN/saes/SITE/NAME); None without a run or a known norm."""
     sae = SaeFiles(folder)
     if sae.run is None:
         return None
@@ -111,7 +118,11 @@ def _outlier_norm(folder: Path, typical_norm: float | None) -> float | None:
 
 
 def resolve(edit: Edit, sae: SparseAutoencoder, scales: LatentScales) -> Edit:
-    """The edit in raw units. Raises UserError: no such latent, or a unit whose scale is not known."""
+    """The same edit with its value in raw units.
+
+    Raises UserError for a latent that does not exist, one without a maximum (unit `max`), or a scale that is unknown.
+    """
+    # factors have no unit, and ablate has no value
     if not 0 <= edit.latent < sae.d_sae:
         raise UserError(f"latent {edit.latent} is out of range; this SAE has latents 0 to {sae.d_sae - 1}")
     if edit.operation in FACTORS or edit.operation == "ablate" or edit.unit == "raw":
@@ -132,7 +143,8 @@ def resolve(edit: Edit, sae: SparseAutoencoder, scales: LatentScales) -> Edit:
 
 
 def latent_values(code: SparseLatents, latents: Sequence[int]) -> Tensor:
-    """Activations of a few latents from a sparse code, float [N, len(latents)]."""
+    """Activations of a few latents, read from a sparse code: float [N, len(latents)]. A latent may be listed twice."""
+    # latent → column of the result, or −1: one lookup per stored entry, without a dense [N, d_sae] code
     column_of = torch.full((code.d_sae,), -1, dtype=torch.int64, device=code.indices.device)
     distinct = list(dict.fromkeys(latents))
     column_of[distinct] = torch.arange(len(distinct), device=column_of.device)
@@ -144,9 +156,9 @@ def latent_values(code: SparseLatents, latents: Sequence[int]) -> Tensor:
 
 
 def edited_positions(positions: Positions, place: Place, row: int) -> Tensor:
-    """Which tokens of a row the request names, bool [T]: never its first one, never padding."""
+    """The tokens of a row that the request names, bool [T]; never the first token, never padding."""
     at, length = place.positions[row], place.prompt_lengths[row]
-    edited = at >= 1
+    edited = at >= 1  # position 0 is the first token, and padding has negative positions
     if positions.where == "prompt":
         edited &= at < length
     elif positions.where == "generated":
@@ -159,10 +171,10 @@ def edited_positions(positions: Positions, place: Place, row: int) -> Tensor:
 
 
 class SiteEdit:
-    """The change of a batch at one site: `rows[b]` edits text b, None leaves it alone.
+    """A hook that edits a batch at one site: `rows[b]` holds the edits of text b, and None leaves that text alone.
 
-    With `watch`, `before` and `after` collect those latents' activations as each pass finds and leaves them, a tensor
-    [B, T, len(watch)] a pass; positions that edits leave alone for being outliers are read all the same.
+    With `watch`, every pass appends the watched latents' activations before and after the edit to `before` and `after`,
+    as tensors [B, T, len(watch)]. Outlier positions are read as well, although they are not edited.
     """
 
     def __init__(
@@ -178,7 +190,7 @@ class SiteEdit:
         self.before: list[Tensor] = []
         self.after: list[Tensor] = []
         self.n_edited = [0] * len(self.rows)
-        """Activations that each text's edits were made to, over all passes."""
+        """Number of activations edited in each text, over all passes."""
 
     def _resolved(self, steering: Steering, scales: LatentScales) -> Steering:
         return replace(steering, edits=tuple(resolve(edit, self.sae, scales) for edit in steering.edits))
@@ -209,7 +221,11 @@ class SiteEdit:
         return positions if math.isinf(self.limit) else positions & (x_TD.float().norm(dim=-1) <= self.limit)
 
     def _changed(self, x_ND: Tensor, counts: list[int]) -> Tensor:
-        """The edited rows: `counts[b]` of them belong to text b, in order. All are encoded together."""
+        """The activations after their edits, [N, D]; the first `counts[0]` belong to text 0, and so on.
+
+        Raises TooStrongError (`check_push`) where an edit overflows the model's dtype or drowns the text.
+        """
+        # one encoder pass for all texts, and none when no edit needs a code
         h = x_ND.float()
         edits = [edit for steering in self.rows if steering for edit in steering.edits]
         replaced = any(steering and not steering.keep_error for steering in self.rows)
@@ -221,6 +237,7 @@ class SiteEdit:
         directions = dict(zip(latents, self.sae.W_dec[latents].float(), strict=True))
         readings = dict(zip(latents, f_NE.unbind(1), strict=True))
         x_hat = self.sae.decode(code) if replaced and code is not None else h
+        # then each text's change: amounts a [n, E] times the directions of its E edits
         new, first = x_ND.clone(), 0
         for row, (steering, count) in enumerate(zip(self.rows, counts, strict=True)):
             at = slice(first, first + count)
@@ -233,7 +250,7 @@ class SiteEdit:
             base, site = h[at] if steering.keep_error else x_hat[at], self.sae.config.site
             check_push(base, change, dtype=x_ND.dtype, site=site, row=row)
             if steering.keep_error:
-                # where nothing changes the activation itself is handed back, the sign of a zero included
+                # where all amounts are zero, keep the activation itself: h + 0 would turn −0 into +0
                 moved = (a_NE != 0).any(1, keepdim=True)
                 new[at] = torch.where(moved, (h[at] + change).to(x_ND.dtype), x_ND[at])
             else:
@@ -246,9 +263,10 @@ class SiteEdit:
 
 
 def _amount(edit: Edit, f_N: Tensor, h_ND: Tensor, direction: Tensor) -> Tensor:
-    """How much of d_i is added at each position, [N]."""
+    """The coefficient of d_i that is added at each position, [N]; the module docstring lists the formulas."""
     if edit.operation == "add":
-        return torch.zeros_like(f_N).add(edit.value)  # infinite where float32 cannot hold the value: refused later
+        # not full_like, which raises for a value beyond float32: this becomes infinite, and check_push reports it
+        return torch.zeros_like(f_N).add(edit.value)
     if edit.operation == "set":
         return edit.value - f_N
     if edit.operation == "scale":

@@ -1,16 +1,16 @@
-"""Text from a steered model beside its controls, streamed token by token.
+"""Writes text with a steered model and its controls side by side, streamed token by token.
 
-Place on the path: request → edits → [text in columns] → measure. Every column is one row of a single batch, so that
-four columns cost hardly more than one, and all columns use the same random numbers at the same step: what differs
-between them is what was done to them.
+Place on the path: request → edits → [text in columns] → measure. Each column is one row of a single batch, so four
+columns cost hardly more than one. All columns use the same random numbers at each step, so they differ only by what was
+done to them.
 
     default    the model as it is            prompted   as it is, with an instruction before the prompt
     steered    the edits of the request      random     the same edits, equally strong, to other latents
 
-Sampling: greedy at temperature 0; else argmax of logits / temperature + Gumbel noise over the most probable tokens
-that hold `top_p` of the probability, which draws from exactly that distribution.
-Limits: log-probabilities are the model's own (temperature 1, no top_p). Hooks are set only during a pass, so a
-stream that is dropped half way leaves nothing behind.
+Sampling: greedy at temperature 0, otherwise the Gumbel-max trick. The argmax of logits / temperature + Gumbel noise,
+taken over the most probable tokens that hold `top_p` of the probability, is a draw from exactly that distribution.
+Limits: log-probabilities are the model's own (temperature 1, no top_p). Hooks are set only during a pass, so a stream
+that is abandoned half way leaves none behind.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Texts of one `group` share their random numbers."""
+    """How tokens are chosen. Texts of the same group share their random numbers."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
     groups: tuple[int, ...] | None = None
-    """Per text; None: all in group 0."""
+    """The group of each text; None: all in group 0."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one text was continued with."""
+    """The continuation of one text."""
 
     ids: list[int]
     text: str
     ended: bool
-    """It ended by itself, before the limit."""
+    """Whether the model ended it before the limit."""
     log_probs: list[float]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its prompt and its edits (None: none)."""
+    """One column: its prompt and its edits (`steering` None: no edits)."""
 
     name: str
     prompt: str
@@ -72,13 +72,14 @@ class Column:
 def stream(
     model: LanguageModel, sae: SparseAutoencoder, request: SteeringRequest, scales: LatentScales | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The events of a request (request.py lists them), as they come.
+    """Yields the events of a request as they happen (request.py lists them).
 
-    `sae` reads `sae.config.site` of `model`. `scales` (`edits.read_scales`) are needed for the units max and norm.
-    Raises UserError before the first event for a latent out of range, an unknown scale, positions that no token has, or
-    a prompt that leaves no room for `n_tokens` more; TooStrongError, in place of an answer, for a change that leaves
-    nothing of the text.
+    The edits apply at `sae.config.site` of `model`. `scales` (`edits.read_scales`) are needed for the units max and
+    norm. Raises UserError before the first event for a latent out of range, an unknown scale, positions that no token
+    has, or a prompt that leaves no room for `n_tokens` more. Raises TooStrongError, instead of going on, for a change
+    that leaves nothing of the text.
     """
+    # all that can be refused without a pass is refused before the first event
     scales = scales or LatentScales()
     started = time.perf_counter()
     columns, control = make_columns(model, sae, request, scales)
@@ -124,7 +125,7 @@ def stream(
 def make_columns(
     model: LanguageModel, sae: SparseAutoencoder, request: SteeringRequest, scales: LatentScales
 ) -> tuple[list[Column], int | None]:
-    """The columns asked for, with edits in raw units, and the random column's first latent."""
+    """The requested columns with edits in raw units, and the random column's first latent (None without one)."""
     edits = tuple(resolve(edit, sae, scales) for edit in request.edits)
     names = request.columns or default_columns(request, sae, scales)
     random_edits = control_edits(edits, sae, scales, request.seed, control=request.control) if "random" in names else ()
@@ -142,16 +143,16 @@ def make_columns(
 
 
 def default_columns(request: SteeringRequest, sae: SparseAutoencoder, scales: LatentScales) -> tuple[str, ...]:
-    """The columns of a request that names none: random is there where a latent is left for it."""
+    """The columns of a request that names none; random is included if a latent is left for it."""
     prompted = ("prompted",) if request.instruction.strip() else ()
     room = request.control is not None or has_control(request.edits, sae, scales)
     return ("default", "steered", *prompted, *(("random",) if room else ()))
 
 
 def check_positions(positions: Positions, n_prompt: int, n_tokens: int) -> None:
-    """Raises UserError when no token of a prompt and `n_tokens` new ones can be edited.
+    """Raises UserError when no token of the prompt or of `n_tokens` new ones can be edited.
 
-    The first token never is, and the last one written is not read again.
+    The first token never can, nor the last one written, since the model does not read it any more.
     """
     n_read = n_prompt + n_tokens - 1
     place = whole_text(torch.zeros(1, n_read, dtype=torch.long), n_prompt)
@@ -176,10 +177,10 @@ def decode(
     sampling: Sampling,
     use_cache: bool = True,
 ) -> Iterator[dict[int, tuple[int, float, bool]]]:
-    """Continues all prompts together; per step {text: (token, log-probability, ended)} of those still going.
+    """Continues all prompts together; yields {text: (token, log-probability, ended)} of the unfinished ones per step.
 
-    Raises UserError before the first step for prompts that leave no room for `n_tokens` more, TooStrongError for texts
-    whose edits leave no answer (strength.py).
+    Raises UserError before the first step for prompts that leave no room for `n_tokens` more, and TooStrongError for
+    texts whose edits leave no answer (strength.py).
     """
     check_room(model, prompts, n_tokens)
     decoding = Decoding(model, prompts, None if rows is None else {site: rows}, use_cache=use_cache)
@@ -192,6 +193,7 @@ def decode(
         tokens = choose(decoding.logits)
         log_probs = decoding.logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
         token_ids = tokens.tolist()
+        # finished texts stay in the batch, so that the others keep their rows; their tokens are just not reported
         yield {b: (token_ids[b], float(log_probs[b]), token_ids[b] in ends) for b in sorted(unfinished)}
         unfinished -= {b for b in unfinished if token_ids[b] in ends}
         if not unfinished or step + 1 == n_tokens:
@@ -209,7 +211,7 @@ def generate(
     sampling: Sampling | None = None,
     use_cache: bool = True,
 ) -> list[Answer]:
-    """All prompts continued in one batch, with `rows` editing `site`."""
+    """Continues all prompts in one batch while `rows` edits `site`. Raises as `decode` does."""
     sampling = sampling or Sampling()
     return finished(generating(model, site, prompts, rows, n_tokens=n_tokens, sampling=sampling, use_cache=use_cache))
 
@@ -224,7 +226,7 @@ def generating(
     sampling: Sampling,
     use_cache: bool = True,
 ) -> Generator[int, None, list[Answer]]:
-    """As `generate`, a token at a time: yields how many steps are done, returns the answers."""
+    """As `generate`, one token at a time: yields the number of steps done and returns the answers."""
     ids: list[list[int]] = [[] for _ in prompts]
     log_probs: list[list[float]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
@@ -242,7 +244,7 @@ def generating(
 
 
 def finished(steps: Generator[Any, None, Result]) -> Result:
-    """What a generator returns, its steps passed over."""
+    """Runs a generator to its end and gives its return value."""
     while True:
         try:
             next(steps)
@@ -251,14 +253,14 @@ def finished(steps: Generator[Any, None, Result]) -> Result:
 
 
 class _Chooser:
-    """The next token of every text."""
+    """Chooses the next token of every text."""
 
     def __init__(self, sampling: Sampling, n_texts: int) -> None:
         self.sampling = sampling
         self.groups = list(sampling.groups or [0] * n_texts)
         if len(self.groups) != n_texts:
             raise ValueError(f"{len(self.groups)} groups for {n_texts} texts")
-        # one generator a group: what a text draws does not depend on what else is in the batch
+        # one generator per group: what a text draws does not depend on what else is in the batch
         self.random = {
             group: torch.Generator().manual_seed(1_000_003 * sampling.seed + group) for group in set(self.groups)
         }
@@ -266,9 +268,11 @@ class _Chooser:
     def __call__(self, logits_BV: Tensor) -> Tensor:
         if self.sampling.temperature == 0:
             return logits_BV.argmax(-1)
+        # noise is drawn on the CPU, so that a seed gives the same random numbers on every device
         scaled = logits_BV.cpu() / self.sampling.temperature
         if self.sampling.top_p < 1:
             scaled = _top_p(scaled, self.sampling.top_p)
+        # −log of an exponential variate is Gumbel noise
         noise = {
             group: -torch.empty(scaled.shape[1]).exponential_(generator=self.random[group]).log()
             for group in sorted(self.random)
@@ -279,6 +283,7 @@ class _Chooser:
 def _top_p(logits_BV: Tensor, top_p: float) -> Tensor:
     """Logits with −∞ outside the smallest set of tokens that holds `top_p` of the probability."""
     ranked, order = logits_BV.softmax(-1).sort(dim=-1, descending=True)
+    # a token is outside if those before it already hold top_p; the first one never is
     outside = ranked.cumsum(-1) - ranked >= top_p
     return logits_BV.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
 
@@ -317,7 +322,7 @@ def steer(
     request: SteeringRequest,
     scales: LatentScales | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The finished columns of a request: {column: {"text", "stopped", and the values of its measure event}}."""
+    """Runs a request to its end and returns its columns: {column: {"text", "stopped", values of its measure event}}."""
     results: dict[str, dict[str, Any]] = {}
     for event in stream(model, sae, request, scales):
         if event["kind"] in ("done", "measure"):

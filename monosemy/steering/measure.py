@@ -1,15 +1,15 @@
-"""What steering did to an answer: token by token, and in sum.
+"""Measures what steering did to an answer, for each token and for the whole.
 
-Place on the path: generate → [measures of a finished text] → page, sweep. For an answer a_1 … a_n, with q the
-distribution that wrote it (edits, instruction) and p the unsteered model's after the user's own prompt:
+Place on the path: generate → [measures of a finished text] → page, sweep. For an answer a_1 … a_n, let q be the
+distribution that wrote it (with edits or an instruction) and p that of the unsteered model after the user's own prompt:
 
     log-probability change   log q(a_t | a_<t) − log p(a_t | a_<t)
     KL                       Σ_v q(v | a_<t) log (q(v | a_<t) / p(v | a_<t))              nats per token
     perplexity               exp(−1/n Σ_t log p(a_t | a_<t))
     distinct-n               different n-grams of tokens / all n-grams
 
-Both distributions come from one pass over the finished text each, so any text can be measured, not only fresh ones. A
-text that repeats itself is cheap to predict: read the perplexity together with distinct-n.
+Each distribution comes from one pass over the finished text, so any text can be measured, not only one just written.
+A text that repeats itself is easy to predict, so read the perplexity together with distinct-n.
 
 Source: distinct-n, Li et al. 2016. Limits: a single answer is one draw; intervals need several prompts (sweep.py).
 """
@@ -42,11 +42,11 @@ class AnswerMeasures:
     kl: Tensor
     """[n]."""
     before: Tensor
-    """Activations of the watched latents as the model brought them, [prompt + n, k]."""
+    """Activations of the watched latents before the edit, [prompt + n, k]."""
     after: Tensor
-    """The same read again after the edit, [prompt + n, k]."""
+    """The same latents encoded again after the edit, [prompt + n, k]."""
     distinct: tuple[float | None, float | None, float | None]
-    """Shares of different 1-, 2- and 3-grams; None where the answer is too short to have one."""
+    """Shares of distinct 1-, 2- and 3-grams; None where the answer is too short to contain one."""
 
     @property
     def n_tokens(self) -> int:
@@ -54,11 +54,14 @@ class AnswerMeasures:
 
     @property
     def perplexity(self) -> float | None:
-        """None for an empty answer, infinity for one that the unsteered model holds for impossible."""
+        """Perplexity of the answer under the unsteered model.
+
+        None for an empty answer, infinity for one to which the unsteered model gives probability 0.
+        """
         return float(torch.exp(-self.unsteered_log_probs.double().mean())) if self.n_tokens else None
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the whole answer, as JSON; means are None for an empty one."""
+        """The measures of the whole answer, as JSON values; perplexity and means are None for an empty answer."""
         change = self.log_probs - self.unsteered_log_probs
         return {
             "n_tokens": self.n_tokens,
@@ -102,12 +105,15 @@ def measure_answer(
     plain_prompt: Sequence[int] | None = None,
     watch: Sequence[int] = (),
 ) -> AnswerMeasures:
-    """Measures `answer`, written after `prompt` under `steering`, against the unsteered model after `plain_prompt`
-    (None: the same prompt); `watch` names latents to trace."""
+    """Measures an answer that was written after `prompt` under `steering`.
+
+    The reference is the unsteered model after `plain_prompt` (None: after `prompt` itself). `watch` names the latents
+    whose activations are recorded. Raises TooStrongError when the edits leave no finite logits.
+    """
     edit = SiteEdit(sae, scales, [steering], watch)
     plain = list(prompt if plain_prompt is None else plain_prompt)
     tokens = torch.tensor([[*prompt, *answer]])
-    # both passes share what lies before the site
+    # both passes share the layers before the site, where the edit has no effect yet
     start = model.prefix(tokens, sae.config.site)
     log_q = _answer_log_probs(model, tokens, len(prompt), edit, start=start)
     if plain == list(prompt):
@@ -127,7 +133,7 @@ def measure_answer(
 
 
 def _divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """KL of each row, [n]; tokens that q forbids add nothing."""
+    """KL(q ‖ p) of each row in nats, [n]. Tokens of probability 0 under q add nothing (0 · log 0 = 0)."""
     apart = (log_q - log_p).masked_fill(log_q == -torch.inf, 0.0)
     return torch.linalg.vecdot(log_q.exp(), apart).clamp(min=0)  # rounding can leave −1e-8
 
@@ -136,6 +142,7 @@ def _answer_log_probs(
     model: LanguageModel, tokens: Tensor, n_prompt: int, edit: SiteEdit | None, *, start: Start | None
 ) -> Tensor:
     """Log-probabilities [n, V] of every next token along the answer, from one pass over the whole text [1, T]."""
+    # logits at position t predict token t + 1: those of the answer start one position early, the last predict nothing
     place = whole_text(tokens.to(model.device), n_prompt)
     edits = None if edit is None else {edit.sae.config.site: lambda x: edit(x, place)}
     logits = model.logits(tokens, edits, start)[0, n_prompt - 1 : -1]
@@ -145,6 +152,6 @@ def _answer_log_probs(
 
 
 def distinct_n(ids: Sequence[int], n: int) -> float | None:
-    """Different n-grams as a share of all; None when the text has none."""
+    """Number of distinct n-grams divided by the number of all n-grams; None for a text shorter than n tokens."""
     grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None

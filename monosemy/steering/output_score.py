@@ -1,23 +1,24 @@
-"""Which latents are worth steering: what pushing each one does to the next token.
+"""The output score: which latents are worth steering, measured by what a push does to the next token.
 
-Place on the path: SAE, model → [scores] → the choice of a latent to steer. A latent that fires on a concept need not
-write it. Each latent is pushed at the last token of a neutral prompt, and the score asks whether the tokens that its
-direction stands for come out on top:
+Place on the path: SAE, model → [scores] → the choice of a latent to steer. A latent that fires on a concept does not
+necessarily make the model write about it. Each latent is therefore pushed at the last token of a neutral prompt, and
+the score says how high the tokens that its direction stands for then rank:
 
     score = (1 − r / V) · p       p: the highest probability among its tokens after the push, r: the best of their ranks
 
-Its tokens are the `N_TOKENS` most raised when the direction is added, slightly, to the residual stream right before the
-final norm ("logit lens", by running the model's own last step). A direction of attention heads' values gets there
-through W_O; one of a site that is not written into the residual stream has no such tokens and no score
-(`written_directions`). With `words`, p_words is the probability of any of them after the push, and before it: the
-direct way to find a latent for a wish, and right for every site, since the push is made at the site itself.
+The tokens of a latent are the `N_TOKENS` whose logits rise most when a little of its direction is added to the residual
+stream right before the final norm ("logit lens", computed by running the model's own last step). A direction of
+attention heads' values is first mapped through W_O. At a site that is not written into the residual stream, latents
+have no such tokens and no score (`written_directions`). With `words`, the result also has the probability of any of
+these words with and without the push. That is the direct way to find a latent for a given topic, and it is valid for
+every site, since the push is made at the site itself.
 
 Source: Arad, Mueller and Belinkov 2025 (arXiv 2505.20063), where latents with a high output score steer two to three
-times better. Deviations: they add 10 × the strongest activation at that token, here the push is a multiple of the
-site's typical norm, the same for every latent; and because tokens that are likely anyway score high without any push,
-latents are to be ranked by `gain`, the score minus the score before it. Limits: at early sites the logit lens says
-little about what later layers make of a direction, and `words` is the better guide. Cost: one pass of the
-layers after the site per latent, over the prompt's few tokens: n → 10n latents is 10 times the time.
+times better. Deviations: they add 10 × the strongest activation at that token, whereas here the push is a multiple of
+the site's typical norm, the same for every latent. And since tokens that are likely anyway score high without any push,
+latents should be ranked by `gain`, the score minus the score without the push. Limits: at early sites the logit lens
+says little about what later layers make of a direction, and `words` is the better guide. Cost: per latent one pass of
+the layers after the site over the prompt's few tokens, so time grows linearly with the number of latents.
 """
 
 from __future__ import annotations
@@ -41,27 +42,30 @@ from monosemy.steering.strength import check_finite, check_push
 NEUTRAL_PROMPT = "From my experience,"
 N_TOKENS = 20
 STRENGTH = 1.0
-"""Of the push, in units of the typical norm."""
+"""Strength of the push, in units of the site's typical norm."""
 _BATCH = 64
 _SLIGHT = 0.02
-"""Size of the logit lens' push against the last residual stream's norm: small, so that the norm's size stays."""
+"""Size of the logit lens' push relative to the norm of the last residual stream.
+
+Small, so that the factor by which the final norm divides hardly changes.
+"""
 
 
 @dataclass(frozen=True)
 class OutputScores:
-    """One row per latent, on the CPU."""
+    """Output scores, one row per latent; tensors on the CPU."""
 
     latents: Tensor
     """[n]"""
     score: Tensor
-    """After the push, [n]; NaN where `tokens` are unknown."""
+    """Score after the push, [n]; NaN at a site without `tokens`."""
     score_before: Tensor
-    """The same tokens without a push, [n]; NaN likewise."""
+    """Score of the same tokens without a push, [n]; NaN at a site without `tokens`."""
     tokens: Tensor
     """The tokens that a latent's direction raises most, strongest first, [n, N_TOKENS]; [n, 0] at a site that is not
     written into the residual stream."""
     words: Tensor
-    """Probability of each group of words after the push, by their first tokens, [n, number of groups]."""
+    """Probability of each group of words after the push, [n, number of groups]; words count by their first tokens."""
     words_before: Tensor
     """The same without a push, [number of groups]."""
 
@@ -72,15 +76,16 @@ class OutputScores:
 
 
 def word_tokens(model: LanguageModel, words: Sequence[str]) -> list[int]:
-    """The first tokens of each word, with and without a space before it, as written and capitalised.
+    """The first token of each word in each of its forms: with and without a leading space, as written and capitalised.
 
-    Raises UserError when there is no word, or one that is no text or no token of the model.
+    Raises UserError when there is no word, or when a token has no embedding in the model.
     """
     forms = {form for word in words if word.strip() for form in (word.strip(), word.strip().capitalize())}
     if not forms:
         raise UserError("give at least one word to look for")
     tokenizer = model.tokenizer_for("looking for words")
     tokens = {plain_ids(tokenizer, space + form)[0] for form in forms for space in ("", " ")}
+    # a tokenizer that splits " word" into " " and "word" would otherwise count every token that is a bare space
     tokens -= set(plain_ids(tokenizer, " "))
     check_vocabulary(sorted(tokens), tokenizer, model.vocab_size, model.name)
     return sorted(tokens)
@@ -98,17 +103,19 @@ def output_scores(
     words: Sequence[Sequence[str]] = (),
     advance: Callable[[int], object] | None = None,
 ) -> OutputScores:
-    """Scores of the latents (None: all that fired, where that is known). `words` are groups of words to look for, such
-    as those of one topic each; `advance` receives latents as they are done.
+    """The output scores of `latents` (None: all that fired, or all of the SAE where firing counts are unknown).
 
-    Raises UserError for a latent out of range or a site whose typical norm is not known, TooStrongError for a push that
-    leaves nothing of the prompt.
+    `strength` is the push in units of the site's typical norm. `words` are groups of words to look for, for example one
+    group per topic. `advance` is called with the number of latents as they are finished. Raises UserError for a latent
+    out of range or a site whose typical norm is not known, and TooStrongError for a push that leaves nothing of the
+    prompt.
     """
     latent_ids = torch.tensor(_default_latents(sae, scales) if latents is None else list(latents), dtype=torch.int64)
     amounts = [resolve(Edit(int(i), "add", strength, "norm"), sae, scales).value for i in latent_ids]
     ids = text_ids(model.tokenizer_for("the score's prompt"), prompt)
     groups = [word_tokens(model, group) for group in words]
     tokens = torch.tensor([ids], device=model.device)
+    # everything before the site is the same for all latents: computed once
     start = model.prefix(tokens, sae.config.site)
     before = model.logits(tokens, start=start)[0, -1].float().softmax(-1)
     lens = _LogitLens(model, ids)
@@ -138,7 +145,7 @@ def output_scores(
 
 
 def _in_groups(probabilities_NV: Tensor, groups: list[list[int]]) -> Tensor:
-    """Probability of each group's tokens together, [N, G]."""
+    """Summed probability of each group's tokens, [N, G]."""
     sums = [probabilities_NV[:, group].sum(1) for group in groups]
     return torch.stack(sums, dim=1) if sums else probabilities_NV.new_zeros(len(probabilities_NV), 0)
 
@@ -150,9 +157,9 @@ def _default_latents(sae: SparseAutoencoder, scales: LatentScales) -> list[int]:
 
 
 def written_directions(model: LanguageModel, site: str, directions_ND: Tensor) -> Tensor | str:
-    """Directions of a site as they arrive in the residual stream, [N, d_model]; or why they have no fixed image there.
+    """Directions of a site as they arrive in the residual stream, [N, d_model], or the reason why there is no such map.
 
-    Behind a post-norm the size depends on the text, so that what stands before one is not carried through.
+    A post-norm rescales by an amount that depends on the text, so directions before one have no fixed image.
     """
     parsed = parse_site(model.resolve(site), model.n_layers, post_norms=model.post_norms)
     if parsed.kind.startswith("resid_"):
@@ -175,8 +182,9 @@ def _score(probabilities_NV: Tensor, tokens_NK: Tensor) -> Tensor:
 
 
 def _pushed(model: LanguageModel, site: str, start: Start, push_ND: Tensor) -> Tensor:
-    """Logits [N, V] after the last token with each push added there; the pass begins at the site."""
+    """Logits [N, V] after the last token when each push is added there; the pass begins at the site."""
     n = len(push_ND)
+    # one prompt expanded to N rows without a copy; `add` clones before it writes
     many = Start(
         start.tokens.expand(n, -1), start.layer, None if start.resid is None else start.resid.expand(n, -1, -1)
     )
@@ -191,14 +199,14 @@ def _pushed(model: LanguageModel, site: str, start: Start, push_ND: Tensor) -> T
 
 
 class _LogitLens:
-    """What a direction does to the logits by itself: the model's own final norm and unembedding, nothing before."""
+    """The direct effect of a direction on the logits: through the model's final norm and unembedding alone."""
 
     def __init__(self, model: LanguageModel, ids: list[int]) -> None:
         self.model = model
         self.site = f"layers.{model.n_layers - 1}.resid_post"
         tokens = torch.tensor([ids], device=model.device)
         prefix = model.prefix(tokens, self.site)
-        # after the last layer positions no longer mix, so the last one is enough
+        # positions no longer mix after the last layer, so the last one is enough
         last = None if prefix.resid is None else prefix.resid[:, -1:]
         self.start = prefix if last is None else Start(tokens[:, -1:], prefix.layer, last)
         self.plain = model.logits(self.start.tokens, start=self.start)[0, -1].float()

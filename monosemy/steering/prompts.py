@@ -1,7 +1,8 @@
-"""From what the user typed to the tokens the model is given, and back to text as it grows.
+"""Turns what the user typed into the model's tokens, and the tokens it writes back into text.
 
-Place on the path: request → [token ids] → generate. A model with a chat template gets the prompt as the user's turn,
-ready for the assistant's answer; any other gets the text as its tokenizer begins it (models/prompts.py).
+Place on the path: request → [token ids] → generate. A model with a chat template receives the prompt as the user's
+turn, followed by the start of the assistant's answer. Any other model receives the plain text, with the tokens that its
+tokenizer puts at the start of a text (models/prompts.py).
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from monosemy.models.adapter import LanguageModel
 
 
 def prompt_text(model: LanguageModel, prompt: str, *, chat: bool | None = None, system: str = "") -> str:
-    """The text given to the model. Raises UserError when a chat is asked of a model without a chat template, or its
-    template fails or takes no system message."""
+    """The text given to the model, with its chat template applied unless `chat` is False or the model has none.
+
+    Raises UserError when `chat` is True and the model has no chat template, when the template fails or takes no system
+    message, or when there is a system message but no chat.
+    """
     tokenizer = model.tokenizer_for("a prompt")
     if chat and not prompts.has_template(tokenizer):
         raise UserError(f"{model.name} has no chat template; leave the chat option off to continue the text itself")
@@ -32,7 +36,10 @@ def prompt_text(model: LanguageModel, prompt: str, *, chat: bool | None = None, 
 
 
 def prompt_ids(model: LanguageModel, prompt: str, *, chat: bool | None = None, system: str = "") -> list[int]:
-    """Token ids of `prompt_text`, ready to be continued. Raises UserError for a token without an embedding."""
+    """The token ids of `prompt_text`, which the model can continue.
+
+    Raises UserError as `prompt_text` does, and for a token that has no embedding in the model.
+    """
     text = prompt_text(model, prompt, chat=chat, system=system)
     as_chat = chat is not False and prompts.has_template(model.tokenizer)
     ids = prompts.chat_ids(model.tokenizer, text) if as_chat else prompts.text_ids(model.tokenizer, text)
@@ -41,12 +48,13 @@ def prompt_ids(model: LanguageModel, prompt: str, *, chat: bool | None = None, s
 
 
 def with_instruction(prompt: str, instruction: str) -> str:
-    """The prompted baseline's prompt: the instruction, then the user's own words."""
+    """The prompt of the prompted baseline: the instruction, a blank line, then the user's own prompt."""
     return f"{instruction.strip()}\n\n{prompt}"
 
 
 def end_ids(model: LanguageModel) -> frozenset[int]:
-    """Tokens that end an answer: the tokenizer's and the model's end of sequence, and the end of a document."""
+    """Tokens that end an answer: the end of sequence of the tokenizer and of the model, and `<|endoftext|>`."""
+    # generation_config.eos_token_id may be absent, one number, or a list
     configured: Any = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
     ids = {model.tokenizer.eos_token_id, model.tokenizer.get_added_vocab().get("<|endoftext|>")}
     ids |= set(configured) if isinstance(configured, list | tuple) else {configured}
@@ -54,7 +62,7 @@ def end_ids(model: LanguageModel) -> frozenset[int]:
 
 
 class GrowingText:
-    """Token ids to text, piece by piece: a character of several tokens appears with its last."""
+    """Decodes tokens one by one; a character made of several tokens appears with the last of them."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -62,8 +70,9 @@ class GrowingText:
         self.text = ""
 
     def add(self, token: int) -> str:
-        """What this token adds to the text; empty while a character is incomplete."""
+        """The text that this token adds; empty while a character is incomplete."""
         self.ids.append(token)
+        # decode everything, not the token alone: some tokenizers drop the leading space of a first token
         decoded = self.tokenizer.decode(self.ids, clean_up_tokenization_spaces=False)
         if decoded.endswith("\ufffd"):
             return ""
@@ -71,11 +80,11 @@ class GrowingText:
         return piece
 
     def finish(self) -> str:
-        """The whole text; bytes that never made a character are shown as the replacement character."""
+        """The whole text; bytes that never completed a character become the replacement character."""
         return self.tokenizer.decode(self.ids, clean_up_tokenization_spaces=False)
 
 
 def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text each token adds, in order."""
+    """The text that each token adds, in order."""
     text = GrowingText(tokenizer)
     return [text.add(token) for token in ids]

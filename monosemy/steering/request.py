@@ -1,9 +1,9 @@
-"""What can be asked of steering, as plain values that survive JSON: no torch here, so that a server can check a request
-before any model is loaded.
+"""The steering request and its parts, as plain values that survive JSON.
 
+Nothing here imports torch, so a server can check a request before any model is loaded.
 Place on the path: [request] → edits (the activation's change) → generate (text in columns) → measure.
 
-The events that `generate.stream` answers with, one dict each, in order; every value is JSON:
+`generate.stream` answers a request with these events in this order, one dict each; every value is JSON:
 
   start    {"kind": "start", "columns": [{"column", "prompt": the text given to the model, "prompt_tokens": [str],
            "edits": [{"latent", "operation", "value": raw units, or a factor for scale and project}]}],
@@ -19,9 +19,9 @@ The events that `generate.stream` answers with, one dict each, in order; every v
   end      {"kind": "end", "seconds", "untouched": columns with edits in which no activation was edited, all tokens that
            the request names being outliers or the answer ending before them}
 
-`token` events of all columns come step by step together; `done` as each column ends; then `measure` per column.
-"activations" list the latents of the request's edits in their order, the same latents in every column (so the random
-column's control latent is not among them).
+At each step the `token` events of all columns come together; `done` follows when a column ends. After all columns have
+ended there is one `measure` per column. "activations" lists the latents of the request's edits in their order, the same
+ones in every column, so the random column's control latent is not among them.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ UNITS = {
 PLACES = ("all", "prompt", "generated", "range")
 COLUMNS = ("default", "steered", "prompted", "random")
 FACTORS = ("scale", "project")
-"""Operations whose value is a factor without a unit."""
+"""Operations whose value is a factor and has no unit."""
 DECIDING = ("set", "ablate", "cap", "scale", "project")
-"""Operations that say what becomes of the latent: one of them a latent; `add` may stand beside any of them."""
+"""Operations that determine the latent's final value. A latent may have one of them; `add` may stand beside it."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The words that a text field takes, for what describes requests to others (pydantic's JSON schema)."""
+    """Lists the values that a text field accepts, as an `enum` in the request's JSON schema (pydantic)."""
 
     words: tuple[str, ...]
 
@@ -168,9 +168,10 @@ class SteeringRequest:
 
 
 def check_agreement(edits: Sequence[Edit]) -> None:
-    """Raises UserError for two operations that each decide what becomes of one latent: their changes would add up.
+    """Raises UserError if a latent has two operations that each determine its value, since their changes would add up.
 
-    `set 8` twice would make 16 of it, `set 8` and `ablate` 8 − 2f. A push on top (`set` and `add`) is no contradiction.
+    All changes are computed from the same activation f: `set 8` twice would give 16 − f, `set 8` and `ablate` 8 − f.
+    `set` with `add` is allowed, as a push on top of the set value.
     """
     decided: dict[int, str] = {}
     for edit in edits:
@@ -187,7 +188,10 @@ def check_agreement(edits: Sequence[Edit]) -> None:
 
 
 def request_from_json(values: Any) -> SteeringRequest:
-    """The request in a JSON object of the fields above. Raises UserError for unknown keys, wrong types, bad values."""
+    """The request that a JSON object of the fields above describes.
+
+    Raises UserError for missing or unknown keys, wrong types and values out of range.
+    """
     if not isinstance(values, dict):
         raise UserError(f"a steering request must be an object of named values, got {type(values).__name__}")
     for key in ("prompt", "edits"):

@@ -1,4 +1,4 @@
-"""What steering adds to the whole."""
+"""The steering room: registers the command `monosemy steer`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""When a push is too strong for its result to be an answer.
+"""Refuses pushes that are too strong for the result to be an answer.
 
-Place on the path: edits → [refused here] → generate, sweep, output_score. Three things can go wrong, each without an
-error of its own and with a text at the end ("!!!!!", or one word for ever): the edited activation overflows the model's
-number format; the push is so long beside the activation that nothing of the
-text is left (`longest_push`); or a later layer overflows, and logits are NaN or infinite.
+Place on the path: edits → [refused here] → generate, sweep, output_score. A push can be too strong in three ways: the
+edited activation overflows the model's number format; the push is so much longer than the activation that nothing of
+the text is left (`longest_push`); or a later layer overflows, so that logits are NaN or infinite. None of them raises
+an error by itself: the model would go on and write "!!!!!", or one word for ever.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
 
 LONGEST_PUSH = 100.0
-"""In lengths of a residual stream's activation: beyond it the text makes less than a hundredth of what is read next."""
+"""Longest push in the residual stream, in norms of the activation it is added to.
+
+Beyond it, the text accounts for less than a hundredth of what the next layer reads.
+"""
 
 
 class TooStrongError(UserError):
-    """An edit whose result would be no answer. `rows` are the texts of the batch that it was met in."""
+    """Raised for an edit that leaves no meaningful answer. `rows` are the affected texts of the batch."""
 
     def __init__(self, message: str, rows: Sequence[int] = ()) -> None:
         super().__init__(message)
@@ -29,25 +32,30 @@ class TooStrongError(UserError):
 
 
 def longest_push(site: str, dtype: torch.dtype) -> float:
-    """Lengths of the activation beyond which a push leaves nothing of the text.
+    """The longest push that leaves something of the text, in norms of the activation it is added to.
 
-    The residual stream is normalised before it is read, so that a push of 100 lengths is all that is read. What other
-    sites hold is added to a longer stream or read in parts: there only a push that rounds the activation away (1 / ε,
-    ε the format's spacing at 1) is certain to leave nothing.
+    The residual stream is normalised before it is read, so a push 100 times as long is practically all that is read.
+    At other sites the activation is added to a longer stream or read in parts. There a push is only certain to leave
+    nothing when it rounds the activation away, that is beyond 1 / ε norms (ε is the spacing of `dtype` at 1).
     """
     beyond_rounding = 1 / torch.finfo(dtype).eps
     return min(LONGEST_PUSH, beyond_rounding) if ".resid_" in site else beyond_rounding
 
 
 def check_push(h_ND: Tensor, change_ND: Tensor, *, dtype: torch.dtype, site: str, row: int) -> None:
-    """Raises TooStrongError when h + change overflows `dtype` or drowns an activation h; float32 both."""
+    """Raises TooStrongError when h + change overflows `dtype` or the change drowns an activation h (both float32).
+
+    `row` is the text's number in the batch, for the error's `rows`.
+    """
     limits = torch.finfo(dtype)
+    # "not all within" rather than "any beyond": NaN fails both comparisons and must be refused too
     if not bool(((h_ND + change_ND).abs() <= limits.max).all()):
         raise TooStrongError(
             f"the change is too strong: it exceeds the largest number of {_name(dtype)}, {limits.max:.3g}; lower the "
             "strength",
             [row],
         )
+    # an activation of exactly zero has nothing to drown
     activation_norms, push_norms = _lengths(h_ND), _lengths(change_ND)
     longest = longest_push(site, dtype)
     drowned = (push_norms > longest * activation_norms) & (activation_norms > 0)
@@ -61,15 +69,16 @@ def check_push(h_ND: Tensor, change_ND: Tensor, *, dtype: torch.dtype, site: str
 
 
 def _lengths(x_ND: Tensor) -> Tensor:
-    """Norms [N], also of vectors whose squares overflow."""
+    """Norms [N], finite even where the sum of squares would overflow: the largest component is factored out first."""
     largest = x_ND.abs().amax(dim=1, keepdim=True)
     return (x_ND / largest.clamp(min=torch.finfo(x_ND.dtype).tiny)).norm(dim=1) * largest[:, 0]
 
 
 def check_finite(logits_BV: Tensor, site: str, model: LanguageModel, edited: Sequence[bool] = ()) -> None:
-    """Raises TooStrongError for the texts whose logits are not numbers; UserError when one of them was not edited.
+    """Raises TooStrongError for edited texts whose logits are NaN or +∞, and UserError if an unedited text has them.
 
-    `edited`: per text, all of them by default. Logits of −infinity are a model's own way to forbid a token.
+    `edited` says for each text whether it was edited; by default all were. Logits of −∞ are allowed, since models use
+    them to forbid tokens. `logits_BV` is [B, V] or [B, T, V].
     """
     bad = (logits_BV.isnan() | (logits_BV == torch.inf)).any(dim=-1).reshape(len(logits_BV), -1).any(dim=1)
     if not bool(bad.any()):

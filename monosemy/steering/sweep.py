@@ -1,8 +1,8 @@
-"""How the strength of an edit changes the answers: more of the latent, until the text falls apart.
+"""Sweeps the strength of an edit: more and more of the latent, until the text falls apart.
 
-Place on the path: generate, measure → [one point per strength]. Every prompt is answered at every strength in one
-batch, all with the same random numbers, and each answer is measured (measure.py). Means over prompts have a bootstrap
-interval in which prompts are resampled; with one prompt there is none.
+Place on the path: generate, measure → [one point per strength]. Every prompt is answered at every strength with the
+same random numbers, and each answer is measured (measure.py). Means over prompts come with a bootstrap interval that
+resamples prompts; with a single prompt there is none.
 
 Source: strength chosen by a sweep, as in AxBench (Wu et al. 2025). Limits: answers to the same prompt at two strengths
 are not independent; compare points by `paired_difference`, not by whether their intervals overlap.
@@ -35,18 +35,18 @@ MAX_POINTS = 32
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """All answers at one strength, in the order of the prompts (of different ones: copies count once)."""
+    """All answers at one strength, in the order of the distinct prompts."""
 
     value: float
     answers: list[Answer]
     measures: list[AnswerMeasures]
     too_strong: str = ""
-    """Why there are no answers at this strength; empty where there are."""
+    """Why there are no answers at this strength; empty if there are."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over prompts; `interval` is None with fewer than two, `mean` is None with none."""
+    """A mean over n prompts; `interval` is None for n < 2, `mean` is None for n = 0."""
 
     mean: float | None
     interval: Interval
@@ -54,7 +54,7 @@ class Estimate:
 
 
 def mean_over_prompts(values: Sequence[float | None], *, n_bootstrap: int = 2000, seed: int = 0) -> Estimate:
-    """Mean of the values that exist, with a 95% bootstrap interval over them."""
+    """Mean of the values that are not None, with a 95% bootstrap interval over them."""
     defined = np.array([value for value in values if value is not None], dtype=np.float64)
     if not len(defined):
         return Estimate(None, None, 0)
@@ -65,7 +65,7 @@ def mean_over_prompts(values: Sequence[float | None], *, n_bootstrap: int = 2000
 def paired_difference(
     first: Sequence[float | None], second: Sequence[float | None], *, n_bootstrap: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Mean of left − right over the prompts where both exist."""
+    """Mean of first − second over the prompts for which both exist, with a 95% bootstrap interval."""
     pairs = zip(first, second, strict=True)
     return mean_over_prompts(
         [a - b for a, b in pairs if a is not None and b is not None], n_bootstrap=n_bootstrap, seed=seed
@@ -83,10 +83,11 @@ def answer_all(
     sampling: Sampling | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> list[list[Answer]]:
-    """[steering][prompt]: every prompt continued under every steering, `BATCH_TEXTS` texts at a time.
+    """Continues every prompt under every steering, `BATCH_TEXTS` texts at a time; returns [steering][prompt].
 
-    `sampling.groups` is ignored: the same prompt draws the same random numbers under every steering. `advance`
-    receives the number of answers as they are finished. Raises UserError for a prompt that leaves no room.
+    `sampling.groups` is ignored: a prompt draws the same random numbers under every steering. `advance` is called with
+    the number of answers as they are finished. Raises UserError for a prompt that leaves no room for `n_tokens`, and
+    TooStrongError for a steering that leaves no answer.
     """
     steerable = _Steerable(model, sae, scales)
     return finished(
@@ -113,9 +114,10 @@ def _answering(
     advance: Callable[[int], object] | None = None,
     too_strong: dict[int, str] | None = None,
 ) -> Generator[int, None, list[list[Answer]]]:
-    """As `answer_all`; yields the number of tokens that the present texts have, after each.
+    """As `answer_all`, but yields after every token the number of tokens that the current texts have.
 
-    With `too_strong`, steerings that leave no answer to some prompt are noted there, and have no answers.
+    With `too_strong`, a steering that leaves no answer to some prompt does not raise. It is recorded there with the
+    reason, and has no answers.
     """
     model, sae = steerable.model, steerable.sae
     check_room(model, prompts, n_tokens)
@@ -124,8 +126,10 @@ def _answering(
     failures: dict[int, str] = {} if too_strong is None else too_strong
     for first in range(0, len(jobs), BATCH_TEXTS):
         batch = jobs[first : first + BATCH_TEXTS]
+        # repeated until the batch passes: each failure removes at least one steering
         while batch := [job for job in batch if job[0] not in failures]:
             rows = SiteEdit(sae, steerable.scales, [steerings[s] for s, _ in batch])
+            # one random group per prompt: the steerings of a prompt differ in what was done to them, not in their draws
             shared = replace(sampling, groups=tuple(p for _, p in batch))
             texts = [prompts[p] for _, p in batch]
             try:
@@ -134,7 +138,7 @@ def _answering(
                 if too_strong is None or not error.rows:
                     raise
                 failures.update({batch[row][0]: str(error) for row in error.rows})
-                continue  # the others again, without it
+                continue  # run the rest of the batch again without the steerings that failed
             answer_of.update(zip(batch, answers, strict=True))
             if advance:
                 advance(len(batch))
@@ -153,10 +157,10 @@ def sweep(
     n_tokens: int = 60,
     sampling: Sampling | None = None,
 ) -> Iterator[SweepPoint]:
-    """One point per value, which replaces the value of the first edit (in that edit's unit).
+    """Yields one point per value; the value replaces that of the first edit, in that edit's unit.
 
-    Copies of a prompt are answered once, with a warning: they would count as independent in every interval. Raises
-    UserError for no value, too many of them, or an edit that cannot be made.
+    Copies of a prompt are answered once, with a warning, since intervals would count them as independent. Raises
+    UserError for no value, more than `MAX_POINTS`, or an edit that cannot be made.
     """
     different = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
     if n_copies := len(prompts) - len(different):
@@ -186,7 +190,8 @@ def _sweeping(
     n_tokens: int,
     sampling: Sampling,
 ) -> Iterator[SweepPoint | int]:
-    """As `sweep`; between the points, after every token, the number of tokens written."""
+    """As `sweep`, but also yields the number of tokens written, after every token."""
+    # refuse an impossible edit before anything is written
     steerings = [_at(steering, value) for value in _checked(values)]
     for point_steering in steerings:
         for edit in point_steering.edits:
@@ -215,11 +220,11 @@ def sweep_events(
     *,
     scales: LatentScales | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The sweep of a request's steered column as JSON events, after every token one of
+    """Yields the sweep of a request's steered column as JSON events. After every token comes
 
     {"kind": "progress", "step": tokens written so far at all strengths, "n_tokens": the most there can be}
 
-    so that whoever reads them can stop between two tokens, and then one per value:
+    so that the reader can stop between two tokens. Then there is one event per value:
 
     {"kind": "strength", "value", "text", "n_tokens", "perplexity", "mean_kl", "mean_log_prob_change", "distinct",
     "mean_activation": of the first edit's latent over the answer, after the edit; null for an empty answer}
