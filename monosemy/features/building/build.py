@@ -1,11 +1,12 @@
 """Builds the feature database of one SAE from its finished codes.
 
 Place on the path: codes and hidden means (`encode_pass`), decoder, unembedding → [aggregation, neighbours, logit
-effects, examples, labels] → `write`. Everything is exact over the tokens of the pass; what is drawn (examples of each
-fifth, negatives, samples for labels) is drawn by seed, so that the same codes give the same bytes.
+effects, examples, labels] → `write`. All statistics are exact over the tokens of the pass. Examples of each fifth,
+negatives and samples for labels are drawn at random from a fixed seed, so the same codes give the same bytes.
 
 Cost beyond the model's pass: one sort of all firings, Σ L0² additions (co-activation), 2·d_sae²·d_in operations
-(neighbours), 2·d_sae·V·d_in operations (output tokens), labels. Memory: `ENTRIES_AT_ONCE` firings, some 4 KB a latent.
+(neighbours), 2·d_sae·V·d_in operations (output tokens), labels. Memory: `ENTRIES_AT_ONCE` firings, and about 4 KB per
+latent.
 """
 
 from __future__ import annotations
@@ -82,22 +83,22 @@ class FeatureInputs:
     codes: Codes
     text: Text
     documents: np.ndarray
-    """int32 [S, T]: document of every token."""
+    """int32 [S, T]: number of the document that each token belongs to."""
     document_names: Mapping[int, tuple[str, str]]
-    """Document → (source, origin), for the documents that occur."""
+    """Document number → (source, origin), for the documents that occur."""
     hidden: np.ndarray
     """float16 [W, d]: mean hidden state of each window."""
     W_dec: Tensor
     """[d_sae, d_in]."""
     outputs: OutputMap | str
-    """How directions reach the output, or why they don't."""
+    """How directions reach the output, or the reason why they have no direct path to it."""
     token_bytes: Sequence[bytes]
     special: np.ndarray
     """bool [V]."""
     info: Mapping[str, Any]
-    """Facts for features.json."""
+    """Facts about the run and the SAE, for features.json."""
     embeddings: np.ndarray | None = None
-    """float32 [W, e]: each window by a sentence-embedding model, where one was named."""
+    """float32 [W, e]: the sentence embedding of each window; None if no embedding model was named."""
 
 
 def build_database(
@@ -108,9 +109,10 @@ def build_database(
     advance: Callable[[str], object] = lambda step: None,
     entries_at_once: int | None = None,
 ) -> None:
-    """Aggregates, labels and writes one database; `advance` hears the name of each of `N_STEPS` finished steps.
+    """Aggregates, labels and writes one database into `folder`.
 
-    `entries_at_once` bounds the firings held in memory (tests; the result does not depend on it).
+    `advance` is called with the name of each of the `N_STEPS` steps when it is finished. `entries_at_once` bounds the
+    firings held in memory; it is there for tests, and the result does not depend on it.
     """
     settings = settings or FeatureSettings()
     limit = {} if entries_at_once is None else {"entries_at_once": entries_at_once}
@@ -139,8 +141,8 @@ N_STEPS = 6
 
 
 def _by_block(inputs: FeatureInputs, settings: FeatureSettings, limit: Mapping[str, int]) -> Arrays:
-    """Statistics of all latents, `summarise`'s names and: coactive, phi, sketches, background, background_offsets,
-    background_fired."""
+    """Statistics of all latents: the arrays of `summarise`, and coactive, phi, sketches, background,
+    background_offsets, background_fired."""
     codes, text = inputs.codes, inputs.text
     counts = np.bincount(codes.indices, minlength=codes.d_sae).astype(np.int64)
     background = draw_background(text, settings)
@@ -153,6 +155,7 @@ def _by_block(inputs: FeatureInputs, settings: FeatureSettings, limit: Mapping[s
             firings, codes, counts, n_encoded, n_neighbours=settings.n_neighbours
         )
         block["sketches"] = sketches(firings, text.encoded, settings.n_sketch)
+        # a block's offsets start at 0: shift them behind those of the blocks before
         offsets, in_background = background_firings(firings, text, background)
         fired_offsets.append(offsets[1:] + fired_offsets[-1][-1])
         fired.append(in_background)
@@ -167,7 +170,10 @@ def _by_block(inputs: FeatureInputs, settings: FeatureSettings, limit: Mapping[s
 
 
 def _output_tokens(inputs: FeatureInputs, settings: FeatureSettings) -> tuple[np.ndarray, np.ndarray]:
-    """ids int32 and effects float32 [m, 2, k]; k = 0 without a direct path to the output."""
+    """Output tokens that each latent raises and lowers most: ids int32 and effects float32, both [m, 2, k].
+
+    Index 0 of the second axis is raised, 1 is lowered; k = 0 without a direct path to the output.
+    """
     if isinstance(inputs.outputs, str):
         m = inputs.codes.d_sae
         return np.empty((m, 2, 0), np.int32), np.empty((m, 2, 0), np.float32)
@@ -179,6 +185,7 @@ def _output_tokens(inputs: FeatureInputs, settings: FeatureSettings) -> tuple[np
 def _examples(
     inputs: FeatureInputs, settings: FeatureSettings, statistics: Arrays, near: np.ndarray, *, limit: Mapping[str, int]
 ) -> Arrays:
+    # near misses come from the neighbours' top contexts, so every block needs the peaks of all latents
     peaks = statistics["chosen"][:, : settings.n_top]
 
     def of(firings: Firings) -> Examples:
@@ -251,6 +258,7 @@ def _arrays(
 ) -> Arrays:
     text = inputs.text
     data, offsets = packed(inputs.token_bytes)
+    # documents are stored as runs: the token at which each begins, and its number
     changes = np.flatnonzero(np.diff(inputs.documents.reshape(-1), prepend=-1))
     return {
         "tokens": text.tokens,
@@ -274,9 +282,10 @@ def _arrays(
 
 
 def _token_index(token: np.ndarray, score: np.ndarray, n_vocabulary: int) -> Arrays:
-    """token → latents, best first: the per-latent lists [m, k] turned round."""
+    """Inverts the per-latent token lists [m, k] into token → latents, best first."""
     latent, place = np.nonzero(token >= 0)
     tokens, scores = token[latent, place], score[latent, place]
+    # lexsort sorts by its last key first: token, then score downwards, then latent for ties
     order = np.lexsort((latent, -scores, tokens))
     counts = np.bincount(tokens, minlength=n_vocabulary)
     return {
@@ -297,6 +306,7 @@ def _info(
     inputs: FeatureInputs, settings: FeatureSettings, columns: Arrays, labels: Labels, *, n_examples: int
 ) -> dict[str, Any]:
     text = inputs.text
+    # databases can be compared token by token when they agree in this hash
     digest = hashlib.sha256(np.ascontiguousarray(text.tokens).data)
     digest.update(np.packbits(text.encoded).data)
     return {

@@ -1,4 +1,4 @@
-"""From codes by token to firings by latent, and what is counted over them: exact, blocked, compiled by numba.
+"""Turns codes by token into firings by latent, and computes statistics over them (exact, in blocks, compiled by numba).
 
 Place on the path: `encode_pass` → [firings of each latent in token order, statistics, chosen windows] → `contexts`.
 
@@ -8,9 +8,10 @@ Place on the path: `encode_pass` → [firings of each latent in token order, sta
     contexts                   the n_top contexts with the highest peaks; windows drawn from each fifth of the firing
                                windows by peak; a uniform sample of firing windows
 
-Memory is bounded by working on blocks of latents whose firings fit `ENTRIES_AT_ONCE`; each block reads the codes once.
-Quantiles are exact (all positives of a latent are sorted), not taken from a sample. Draws come from a generator seeded
-by (seed, latent): neither threads nor blocks change a byte. Ties between equal peaks go to the earlier token.
+Memory is bounded by working on blocks of latents whose firings fit `ENTRIES_AT_ONCE`; each block reads all codes once.
+Quantiles are exact: all positive activations of a latent are sorted, not a sample of them. Each latent draws from its
+own generator, seeded by (seed, latent), so neither the number of threads nor the blocks change a byte. Of equal peaks,
+the earlier token comes first.
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -27,13 +28,15 @@ from monosemy.features.building.encode_pass import Codes
 from monosemy.features.store.settings import LEVELS, N_QUANTILES, FeatureSettings
 
 ENTRIES_AT_ONCE = 1 << 26
+"""Firings that one block holds: 8 bytes each (int32 token, float32 value) up to 2^31 tokens."""
 _parallel = numba.njit(parallel=True, cache=True)
 _serial = numba.njit(cache=True)
 
 
 @dataclass(frozen=True)
 class Firings:
-    """Latents first..first+m: where each fires and how strongly."""
+    """Where latents first … first + m − 1 fire, and how strongly; the firings of latent first + f are entries
+    offsets[f]:offsets[f+1]."""
 
     first: int
     offsets: np.ndarray
@@ -50,7 +53,7 @@ class Firings:
 
 @dataclass(frozen=True)
 class Text:
-    """The text of the pass, as the aggregation needs it."""
+    """The text of the encoding pass, in the form that the aggregation needs."""
 
     tokens: np.ndarray
     """int32 [S, T]."""
@@ -60,7 +63,7 @@ class Text:
     last_of_document: np.ndarray
     """bool [S·T]."""
     encoded: np.ndarray
-    """bool [S·T]: positions that were encoded."""
+    """bool [S·T]: whether the position was encoded."""
     n_vocabulary: int
 
     @property
@@ -77,9 +80,9 @@ class Text:
 
 
 def document_ends(documents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(first, last) bool [N]: the first and the last encoded token of every document, documents int [N] in order.
+    """(first, last) bool [N]: whether a token is the first or the last encoded one of its document.
 
-    A document that was cut by the end of the text still has a last token here.
+    `documents` int [N] is in the order of the text. A document cut off by the end of the text still gets a last token.
     """
     positions = np.flatnonzero(encoded)
     change = np.diff(documents[positions]) != 0
@@ -90,19 +93,22 @@ def document_ends(documents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarra
 
 
 def blocks(codes: Codes, entries_at_once: int = ENTRIES_AT_ONCE) -> Iterator[Firings]:
-    """The firings of all latents, in blocks of consecutive ones: at most `entries_at_once` firings, or one latent.
+    """Yields the firings of all latents in blocks of consecutive latents.
 
-    A block costs one reading of the codes.
+    A block holds at most `entries_at_once` firings, except that a single latent with more is a block by itself. Each
+    block costs one pass over the codes.
     """
     counts = np.bincount(codes.indices, minlength=codes.d_sae) if len(codes.indices) else np.zeros(codes.d_sae, int)
     totals = np.concatenate([[0], np.cumsum(counts)])
     first = 0
     while first < codes.d_sae:
+        # the largest `last` whose block still fits; at least one latent, so that the loop always advances
         last = int(np.searchsorted(totals, totals[first] + entries_at_once, side="right")) - 1
         last = min(max(last, first + 1), codes.d_sae)
         offsets = (totals[first : last + 1] - totals[first]).astype(np.int64)
         token = np.empty(offsets[-1], np.int32 if codes.n_tokens < 2**31 else np.int64)
         value = np.empty(offsets[-1], np.float32)
+        # a copy, since `_transpose` advances these offsets as it writes
         _transpose(codes.offsets, codes.indices, codes.values, first, last, offsets[:-1].copy(), token, value)
         yield Firings(first, offsets, token, value)
         first = last
@@ -110,9 +116,10 @@ def blocks(codes: Codes, entries_at_once: int = ENTRIES_AT_ONCE) -> Iterator[Fir
 
 @_serial
 def _transpose(offsets, indices, values, first, last, at, token, value):
-    """Turns rows by token into rows by latent, for latents first..last: one pass over all stored entries.
+    """Counting sort of the codes into rows by latent, for latents first … last − 1, in one pass over all entries.
 
-    `at[f]` is where latent first + f writes next. Tokens come in increasing order, so every latent's tokens do too.
+    `at[f]` is where latent first + f writes next. Tokens are read in increasing order, so each latent's tokens come out
+    sorted.
     """
     for n in range(len(offsets) - 1):
         for z in range(offsets[n], offsets[n + 1]):
@@ -124,15 +131,20 @@ def _transpose(offsets, indices, values, first, last, at, token, value):
 
 
 def summarise(firings: Firings, text: Text, settings: FeatureSettings) -> dict[str, np.ndarray]:
-    """Statistics and chosen windows of a block of m latents; every array has m rows.
+    """Statistics and chosen windows of a block of m latents. Every array has m rows:
 
-    n int64; mean, min, max, first_share, last_share, mean_position, token_entropy (bits) float32, NaN for a latent
-    that never fires (n, max: 0); quantiles [m, len(LEVELS)]; histogram, positions int64; chosen int64
-    [m, n_top + 5·n_per_quantile] token of each example's peak or −1; sample, sample_value [m, n_sample]; n_windows;
-    index_token, index_score [m, n_index_tokens].
+    n, n_windows                  int64 [m], firings and windows with a firing
+    mean, min, max, first_share, last_share, mean_position, token_entropy (bits)
+                                  float32 [m]; NaN for a latent that never fires, except that its max is 0
+    quantiles                     float32 [m, len(LEVELS)]
+    histogram, positions          int64 [m, n_bins] and [m, n_position_buckets]
+    chosen                        int64 [m, n_top + 5·n_per_quantile], token of each example's peak or −1
+    sample, sample_value          int64 and float32 [m, n_sample], token and activation of sampled peaks
+    index_token, index_score      int64 and float32 [m, n_index_tokens]
 
-    Index score of token v: √(s·r), s the share of the latent's summed activation that falls on v, r the mean over all
-    occurrences of v of activation / largest activation: high where the token and the latent go together.
+    The index score of token v is √(s·r). s is the share of the latent's summed activation that falls on v, and r the
+    mean of activation / largest activation over all occurrences of v. It is high when the two occur together: the
+    latent fires mostly on v, and v mostly makes it fire.
     """
     m, s = firings.n_latents, settings
     out: dict[str, Any] = {
@@ -166,15 +178,15 @@ def summarise(firings: Firings, text: Text, settings: FeatureSettings) -> dict[s
     return out
 
 
-# Compiled functions take what they read in tuples. What they write is a parameter of its own: numba drops writes to an
-# array out of a tuple, in parallel loops, as if nobody could see them.
+# Compiled functions take their inputs in tuples, but every output array is a parameter of its own: in parallel loops,
+# numba eliminates writes to an array unpacked from a tuple as dead code.
 
 _MOMENTS = ("mean", "min", "max", "first_share", "last_share", "mean_position")
-"""Columns of what `_statistics` writes to `moments`."""
+"""The columns that `_statistics` writes to `moments`."""
 
 
 class LatentRows(NamedTuple):
-    """The arrays of `Firings`, as compiled functions take them."""
+    """The arrays of `Firings` as a tuple, for compiled functions."""
 
     offsets: np.ndarray
     token: np.ndarray
@@ -183,8 +195,10 @@ class LatentRows(NamedTuple):
 
 @_parallel
 def _statistics(rows, length, ends, levels, moments, quantiles, histogram, positions):
-    """Moments, quantiles, histogram and positions of every latent's firings. A thread takes whole latents, so the sums
-    of one latent are always added in token order, whatever the number of threads."""
+    """Moments, quantiles, histogram and positions of every latent's firings.
+
+    A thread takes whole latents, so the sums of a latent are added in token order whatever the number of threads.
+    """
     offsets, token, value = rows
     first, last = ends
     n_bins, n_buckets = histogram.shape[1], positions.shape[1]
@@ -195,6 +209,7 @@ def _statistics(rows, length, ends, levels, moments, quantiles, histogram, posit
         n = b - a
         ordered = np.sort(value[a:b])
         low, high = ordered[0], ordered[n - 1]
+        # linear interpolation between the two nearest order statistics, as np.quantile does by default
         for q in range(len(levels)):
             at = levels[q] * (n - 1)
             below = int(at)
@@ -209,6 +224,7 @@ def _statistics(rows, length, ends, levels, moments, quantiles, histogram, posit
             n_first += first[token[z]]
             n_last += last[token[z]]
             positions[f, place * n_buckets // length] += 1
+            # the largest value would fall just behind the last bin
             bin = int((np.float64(value[z]) - low) / width * n_bins) if width > 0 else 0
             histogram[f, min(bin, n_bins - 1)] += 1
         moments[f, 0], moments[f, 1], moments[f, 2] = total / n, low, high
@@ -216,13 +232,16 @@ def _statistics(rows, length, ends, levels, moments, quantiles, histogram, posit
 
 
 def generator_base(seed: int, first: int, multiplier: int = 0xD1342543DE82EF95) -> np.uint64:
-    """State of the generator of latent `first`; that of latent first + f is f more. Arithmetic is modulo 2^64."""
+    """State of latent `first`'s random generator, modulo 2^64; that of latent first + f is larger by f.
+
+    Callers with different multipliers draw from different streams for the same seed.
+    """
     return np.uint64((seed * multiplier + first) % 2**64)
 
 
 @_serial
 def next_random(state):
-    """splitmix64: the next state and 64 random bits."""
+    """One step of splitmix64: the next state and 64 random bits."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     z = state
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -232,7 +251,7 @@ def next_random(state):
 
 @_serial
 def _draw(items, k, state):
-    """Moves k uniformly drawn items, without replacement, to the front; returns the generator's state."""
+    """Moves k items, drawn uniformly without replacement, to the front (Fisher-Yates); returns the next state."""
     n = len(items)
     for i in range(min(k, n)):
         state, bits = next_random(state)
@@ -243,7 +262,10 @@ def _draw(items, k, state):
 
 @_serial
 def _peaks(token, value, size):
-    """Token and value of the largest activation in each stretch of `size` tokens that holds a firing."""
+    """Token and value of the largest activation in each stretch of `size` tokens that holds a firing.
+
+    Firings are in token order, so a stretch is finished as soon as the next one begins. Equal values keep the first.
+    """
     where, peak = np.empty(len(token), np.int64), np.empty(len(token), np.float32)
     n, current = 0, -1
     for z in range(len(token)):
@@ -259,7 +281,7 @@ def _peaks(token, value, size):
 
 @_parallel
 def _choose(rows, sizes, counts, base, examples, sample, sample_value, n_windows):
-    """The contexts with the highest peaks, then windows drawn from each fifth by peak, then a uniform sample.
+    """Chooses the contexts with the highest peaks, windows drawn from each fifth by peak, and a uniform sample.
 
     A stable sort (mergesort) leaves equal peaks in the order of their tokens. Each latent has its own generator.
     """
@@ -271,10 +293,12 @@ def _choose(rows, sizes, counts, base, examples, sample, sample_value, n_windows
         a, b = offsets[f], offsets[f + 1]
         if a == b:
             continue
+        # 1. the strongest examples: one per context, so that one text cannot fill the list
         where, peak = _peaks(token[a:b], value[a:b], length)
         order = np.argsort(-peak, kind="mergesort")
         for k in range(min(n_top, len(order))):
             examples[f, k] = where[order[k]]
+        # 2. examples of each fifth of the firing windows, weakest fifth first
         where, peak = _peaks(token[a:b], value[a:b], window)
         n_windows[f] = len(where)
         order = np.argsort(peak, kind="mergesort")
@@ -284,6 +308,7 @@ def _choose(rows, sizes, counts, base, examples, sample, sample_value, n_windows
             state = _draw(fifth, n_per_quantile, state)
             for k in range(min(n_per_quantile, len(fifth))):
                 examples[f, n_top + q * n_per_quantile + k] = where[fifth[k]]
+        # 3. a uniform sample of the firing windows for labels, put back into token order
         windows = np.arange(len(where))
         _draw(windows, sample.shape[1], state)
         sampled = np.sort(windows[: sample.shape[1]])
@@ -293,10 +318,10 @@ def _choose(rows, sizes, counts, base, examples, sample, sample_value, n_windows
 
 @_parallel
 def _tokens(rows, ids, occurrences, n_threads, entropy, index_token, index_score):
-    """Entropy of the tokens that a latent fires on, and the tokens that go with it best.
+    """Entropy of the tokens that a latent fires on, and the tokens that go with it best (`summarise`: index score).
 
-    Every thread has one table over the vocabulary and takes latents n_threads apart. Only the entries that a latent
-    touched are set back to zero, so that a latent costs its firings, not the vocabulary.
+    Every thread has one table over the vocabulary and takes every n_threads-th latent. Only the entries that a latent
+    touched are set back to zero, so a latent costs time in proportion to its firings, not to the vocabulary.
     """
     offsets, token, value = rows
     n_latents = len(offsets) - 1
@@ -321,6 +346,7 @@ def _tokens(rows, ids, occurrences, n_threads, entropy, index_token, index_score
             for k in range(n_met):
                 v = tokens_met[k]
                 bits -= count[v] / n * np.log2(count[v] / n)
+                # occurrences[v] is not 0: it counts encoded positions, the only ones that fire
                 scores[k] = np.sqrt(total[v] / sum_all * total[v] / (largest * occurrences[v]))
                 count[v], total[v] = 0, 0.0
             entropy[f] = bits

@@ -1,21 +1,20 @@
-"""Which latents fire together, over the whole dictionary and all tokens; and a short projection of each latent's
-activations, by which two databases over one text can be compared.
+"""Finds the latents that fire together, and makes a short sketch of each latent's activations.
 
+Sketches let two databases over the same text be compared. Both are over the whole dictionary and all tokens.
 Place on the path: `by_latent` → [co-activation neighbours, sketches] → database.
 
     φ_ij = (n_ij N − n_i n_j) / √(n_i (N − n_i) n_j (N − n_j))
 
-the Pearson correlation of "i fires" and "j fires" over the N encoded tokens. n_ij is counted exactly: for each
-firing of i, the other latents of that token's row (a sparse AᵀA, row by row, nothing of size d_sae² is held). Pairs
-that meet on fewer than `MIN_TOGETHER` tokens are left out: for latents that hardly fire, one meeting by chance gives a
-φ near 1.
-Cost: Σ_tokens L0² additions.
+is the Pearson correlation of "i fires" and "j fires" over the N encoded tokens. n_ij is counted exactly: for each
+firing of i, the other latents in that token's row are counted (a sparse AᵀA, row by row, so that nothing of size d_sae²
+is held). Pairs that fire together on fewer than `MIN_TOGETHER` tokens are left out, since for latents that hardly fire
+a single coincidence gives a φ near 1. Cost: Σ_tokens L0² additions.
 
     sketch_i[b] = Σ_{t: h(t) = b} s(t) (a_i(t) − ā_i) / ‖a_i − ā_i‖        h(t), s(t) = ±1 hashes of the token index
 
-(count sketch, Charikar et al. 2002): the inner product of two sketches of length k estimates the correlation of two
-latents' activations with a standard error of about 1/√k (0.06 at 256), whatever SAE or site they come from, as long as
-both passes read the same tokens.
+is a count sketch (Charikar et al. 2002). The inner product of two sketches of length k estimates the correlation of
+the two latents' activations with a standard error of about 1/√k (0.06 at 256). The latents may come from different SAEs
+or sites, as long as both passes read the same tokens.
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -36,9 +35,10 @@ _parallel = numba.njit(parallel=True, cache=True)
 def coactivation(
     firings: Firings, codes: Codes, counts: np.ndarray, n_encoded: int, *, n_neighbours: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The latents that fire together with each latent of the block most: int32 [m, k] (−1: none), φ float32 [m, k].
+    """For each latent of the block, those with the highest φ: int32 [m, k] (−1: none) and φ float32 [m, k].
 
-    `counts` int64 [d_sae]: firings of every latent; `n_encoded`: encoded tokens. Ties go to the lower number.
+    `counts` int64 [d_sae] are the firings of every latent, `n_encoded` is the number of encoded tokens. Of equal φ, the
+    lower latent comes first.
     """
     latents = np.full((firings.n_latents, n_neighbours), -1, np.int32)
     phi = np.zeros((firings.n_latents, n_neighbours), np.float32)
@@ -48,7 +48,7 @@ def coactivation(
 
 
 class _Block(NamedTuple):
-    """Firings of consecutive latents, as compiled functions take them."""
+    """Firings of consecutive latents as a tuple, for compiled functions."""
 
     offsets: np.ndarray
     token: np.ndarray
@@ -57,10 +57,10 @@ class _Block(NamedTuple):
 
 @_parallel
 def _count_together(block, rows, indices, counts, n_encoded, n_threads, latents, phi):
-    """φ with every latent met on a firing's token, best first. `rows`, `indices`: the codes by token.
+    """Writes the partners with the highest φ of each latent, best first. `rows`, `indices` are the codes by token.
 
     As in `by_latent`, a thread has one table over the dictionary and clears only the entries that a latent touched.
-    Scores start at −2, below any correlation, which marks pairs that do not count.
+    Scores start at −2, which is below any correlation and marks pairs that do not count.
     """
     offsets, token, first = block
     n_neighbours = latents.shape[1]
@@ -76,11 +76,13 @@ def _count_together(block, rows, indices, counts, n_encoded, n_threads, latents,
                         met[n_met] = g
                         n_met += 1
                     together[g] += 1
+            # sorted by number, so that the stable sort by score below puts the lower latent first among equals
             partners = np.sort(met[:n_met])
             scores = np.full(n_met, -2.0)
             for k in range(n_met):
                 g = partners[k]
                 count = counts[g]
+                # in float64: the product of four counts overflows int64
                 spread = np.float64(own_count) * (n_encoded - own_count) * np.float64(count) * (n_encoded - count)
                 if g != first + f and together[g] >= MIN_TOGETHER and spread > 0:
                     excess = np.float64(together[g]) * n_encoded - np.float64(own_count) * count
@@ -93,7 +95,11 @@ def _count_together(block, rows, indices, counts, n_encoded, n_threads, latents,
 
 
 def sketches(firings: Firings, encoded: np.ndarray, length: int) -> np.ndarray:
-    """int8 [m, length]: sketches × 127; zeros for a latent that never fires. `encoded` bool [N]: tokens encoded."""
+    """The sketches of a block times 127, int8 [m, length]; zeros for a latent that never fires.
+
+    `encoded` bool [N] says which tokens were encoded; they are the sample over which activations are correlated.
+    """
+    # Σ s(t) per bucket: with it, the mean is subtracted from a whole bucket at once rather than from every token
     bucket, sign = _hashes(len(encoded), length)
     base = np.bincount(bucket[encoded], weights=sign[encoded], minlength=length)
     out = np.zeros((firings.n_latents, length), np.int8)
@@ -105,6 +111,7 @@ def sketches(firings: Firings, encoded: np.ndarray, length: int) -> np.ndarray:
 def _hashes(n_tokens, length):
     bucket, sign = np.empty(n_tokens, np.int64), np.empty(n_tokens, np.float64)
     for t in range(n_tokens):
+        # one hash of the token index gives both: the lowest bit is the sign, the others choose the bucket
         _, bits = next_random(np.uint64(t) * np.uint64(0x9E3779B97F4A7C15))
         bucket[t] = np.int64((bits >> np.uint64(1)) % np.uint64(length))
         sign[t] = 1.0 if bits & np.uint64(1) else -1.0

@@ -1,11 +1,11 @@
-"""The contexts shown for each latent: the chosen firing windows, windows it stays silent in, and its activations there.
+"""Gathers the contexts shown for each latent: windows where it fires, windows where it is silent, and its activations.
 
 Place on the path: `by_latent` (chosen windows), neighbours → [contexts] → database.
 
-Near misses of latent i are windows of its nearest decoder neighbours' strongest contexts in which i does not fire; one
-of each neighbour in turn. Random negatives are drawn uniformly among the windows in which it does not fire. An example
-points at one token (the peak; for a near miss the neighbour's peak, for a random window its middle) and carries the
-latent's activations over that token's whole context, in which it may fire outside the silent window.
+A near miss of latent i is a window around a strong peak of one of its nearest decoder neighbours in which i itself does
+not fire; the neighbours take turns. Random negatives are drawn uniformly from the windows in which i does not fire. An
+example points at one token: the peak, for a near miss the neighbour's peak, for a random window its middle. It carries
+the latent's activations over that token's whole context, where the latent may fire outside the silent window.
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -26,20 +26,20 @@ _serial = numba.njit(cache=True)
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of a block of m latents, latent after latent, groups in the order of `GROUPS`."""
+    """Examples of a block of m latents, latent after latent; within a latent in the order of `GROUPS`."""
 
     offsets: np.ndarray
-    """int64 [m + 1] into the two below."""
+    """int64 [m + 1]: offsets into `token` and `group`."""
     token: np.ndarray
     """int64 [E]: sequence · T + position."""
     group: np.ndarray
     """uint8 [E]: index into `GROUPS`."""
     activation_offsets: np.ndarray
-    """int64 [E + 1] into the two below."""
+    """int64 [E + 1]: offsets into `position` and `activation`."""
     position: np.ndarray
-    """uint16 [A]: position in the context of each firing."""
+    """uint16 [A]: position of each firing in the context."""
     activation: np.ndarray
-    """float32 [A]: activation / the latent's largest."""
+    """float32 [A]: activation divided by the latent's largest."""
 
 
 def gather_examples(
@@ -52,19 +52,26 @@ def gather_examples(
     neighbours: np.ndarray,
     largest: np.ndarray,
 ) -> Examples:
-    """Examples of a block. chosen [m, n_top + 5·n_per_quantile] of `summarise`; peaks [d_sae, n_top] the top contexts
-    of every latent (tokens, −1: none); neighbours int [m, k]; largest float32 [m]."""
+    """The examples of a block of m latents.
+
+    windows int64 [m, n_top + 5·n_per_quantile] is `chosen` of `summarise`; peaks int64 [d_sae, n_top] holds the peak
+    token of each latent's strongest contexts (−1: none); neighbours int [m, k] are the nearest latents by decoder
+    direction; largest float32 [m] is each latent's largest activation.
+    """
     s = settings
+    # a multiplier of its own: the draws must not repeat those of `summarise`
     silent = np.full((firings.n_latents, s.n_near_miss + s.n_random), -1, np.int64)
     base = generator_base(s.seed, firings.first, 0xA0761D6478BD642F)
     stretch = (text.window, text.n_windows)
     _silent(firings.offsets, firings.token, stretch, base, s.n_near_miss, neighbours, peaks, silent)
+    # all examples as one table [m, columns], each column of one group; −1 marks places without an example
     table = np.concatenate([windows, silent], axis=1)
     sizes = [s.n_top, *[s.n_per_quantile] * N_QUANTILES, s.n_near_miss, s.n_random]
     groups = np.repeat(np.arange(len(GROUPS), dtype=np.uint8), sizes)
     is_example = table >= 0
     offsets = np.concatenate([[0], np.cumsum(is_example.sum(1))]).astype(np.int64)
     token, latent = table[is_example], np.broadcast_to(np.arange(len(table))[:, None], table.shape)[is_example]
+    # the firings of each example's latent within its context: find their range, then copy them
     starts, stops = np.empty(len(token), np.int64), np.empty(len(token), np.int64)
     first = token // text.context_length * text.context_length
     _ranges(firings.offsets, firings.token, latent, first, text.context_length, starts, stops)
@@ -80,13 +87,14 @@ def gather_examples(
 
 @_serial
 def _fires_in(token, a, b, start, stop):
-    """Whether firings token[a:b] (increasing) have one in [start, stop)."""
+    """Whether one of the firings token[a:b] (increasing) lies in [start, stop)."""
     at = a + np.searchsorted(token[a:b], start)
     return at < b and token[at] < stop
 
 
 @_serial
 def _new(row, n, window, size):
+    """Whether none of the first n tokens in `row` lies in that window."""
     is_present = False
     for k in range(n):
         is_present |= row[k] >= 0 and row[k] // size == window
@@ -95,14 +103,15 @@ def _new(row, n, window, size):
 
 @_parallel
 def _silent(offsets, token, sizes, base, n_near, neighbours, peaks, out):
-    """Fills out [m, n_near + n_random] with the tokens that silent windows are shown at; −1 where there are too few.
+    """Fills out [m, n_near + n_random] with the tokens at which silent windows are shown; −1 where there are too few.
 
-    Random windows are drawn and refused until one is silent and new, `_ATTEMPTS` times at most: a latent that fires in
-    nearly every window gets fewer.
+    Random windows come from rejection sampling: windows are drawn until enough are silent and new, at most `_ATTEMPTS`
+    times, so a latent that fires in nearly every window gets fewer.
     """
     size, n_windows = sizes
     for f in numba.prange(len(offsets) - 1):
         a, b, n = offsets[f], offsets[f + 1], 0
+        # rank outside, neighbour inside: the strongest context of every neighbour before anyone's second
         for rank in range(peaks.shape[1]):
             for k in range(neighbours.shape[1]):
                 peak = peaks[neighbours[f, k], rank] if neighbours[f, k] >= 0 else -1
@@ -112,7 +121,7 @@ def _silent(offsets, token, sizes, base, n_near, neighbours, peaks, out):
                         out[f, n] = peak
                         n += 1
         state, _ = next_random(base + np.uint64(f))
-        n = n_near
+        n = n_near  # random windows have fixed places, also when there are fewer near misses
         for _ in range(_ATTEMPTS):
             if n == out.shape[1]:
                 break
@@ -125,6 +134,7 @@ def _silent(offsets, token, sizes, base, n_near, neighbours, peaks, out):
 
 @_parallel
 def _ranges(offsets, token, latent, context_start, length, starts, stops):
+    """The entries of `token` at which each example's latent fires in its context: starts[e]:stops[e]."""
     for e in numba.prange(len(latent)):
         a, b = offsets[latent[e]], offsets[latent[e] + 1]
         starts[e] = a + np.searchsorted(token[a:b], context_start[e])
@@ -133,6 +143,7 @@ def _ranges(offsets, token, latent, context_start, length, starts, stops):
 
 @_parallel
 def _fill(token, value, length, starts, stops, lengths, position, activation):
+    """Copies each example's firings, as positions in the context and activations, to their places in the output."""
     for e in numba.prange(len(starts)):
         for k in range(stops[e] - starts[e]):
             position[lengths[e] + k] = token[starts[e] + k] % length

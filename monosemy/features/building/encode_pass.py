@@ -1,19 +1,19 @@
-"""One pass over the text for all SAEs: sparse codes on disk, appended shard by shard, resumable at any byte.
+"""Encodes the text with all SAEs in one pass; the codes are appended to files shard by shard, resumable at any byte.
 
 Place on the path: activation rows of a site → [codes of every token, mean hidden state of every window] → `by_latent`.
 
-Work folder, flat binary files that only ever grow:
+The work folder holds flat binary files that only ever grow:
     progress.json                    what it depends on, sequences done, length of every file at that point
     kept.bin                         bool [tokens]: positions that were encoded
     <site>/hidden.bin                float16 [windows, d]: mean of the kept rows of each window, divided by the scale
     <site>/<name>/counts.bin         int32 [tokens]: stored entries of each token (0 where the position was dropped)
     <site>/<name>/indices.bin        int32 [entries]: latents, tokens in order
     <site>/<name>/values.bin         float32 [entries]: activations, all above zero
-A shard is appended and flushed to the device before progress.json is renamed into place; a killed pass cuts the files
-back to what progress.json says and goes on, so that the bytes do not depend on kills. A pass for some of the SAEs of an
-earlier one takes their codes over.
+A shard is appended and flushed to the device before progress.json is renamed into place. After a kill, the next pass
+truncates the files to the lengths in progress.json and continues, so the bytes do not depend on kills. A pass for some
+of the SAEs of an earlier pass reuses their codes.
 
-Cost: (4 + 8·L0) bytes a token and SAE on disk, freed when the databases are written; memory of one shard.
+Cost: (4 + 8·L0) bytes per token and SAE on disk, freed when the databases are written; memory of one shard.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class ShardRows:
-    """Kept rows of consecutive sequences; row i is the same token at every site."""
+    """Activations at the kept positions of consecutive sequences; row i is the same token at every site."""
 
     activations: Mapping[str, Tensor]
     """Site → [n, d] in raw units."""
@@ -52,10 +52,10 @@ class ShardRows:
 
 @dataclass(frozen=True)
 class Codes:
-    """The code of every token of the pass, memory-mapped: compressed rows like `SparseLatents`."""
+    """The codes of all tokens of the pass as compressed rows, like `SparseLatents`; indices and values are mapped."""
 
     offsets: np.ndarray
-    """int64 [N + 1]."""
+    """int64 [N + 1]: token n has entries offsets[n]:offsets[n+1]."""
     indices: np.ndarray
     """int32 [Z]."""
     values: np.ndarray
@@ -68,10 +68,11 @@ class Codes:
 
 
 class EncodePass:
-    """The growing files of one pass.
+    """The files of one pass, which grow shard by shard.
 
-    `identity` says what the codes of each SAE depend on (text, activations, weights), as text; files of another one are
-    thrown away. Raises UserError when the folder cannot be written to.
+    `identity` describes what each SAE's codes depend on (text, activations, weights). Files with another identity are
+    discarded. `scale` holds the number by which each site's hidden means are divided. Raises UserError when the folder
+    cannot be written to.
     """
 
     def __init__(
@@ -101,14 +102,18 @@ class EncodePass:
     def run(
         self, read: Callable[[int, int], Iterable[ShardRows]], advance: Callable[[int], object] = lambda n: None
     ) -> None:
-        """Encodes what is missing. `read(start, stop)` gives the kept rows of sequences start..stop in order."""
+        """Encodes the sequences that are not on disk yet.
+
+        `read(start, stop)` gives the kept rows of sequences start … stop − 1 in order. `advance` is called with the
+        number of tokens of each finished shard.
+        """
         for start in range(self.n_sequences_done, self.n_sequences, SHARD_SEQUENCES):
             stop = min(start + SHARD_SEQUENCES, self.n_sequences)
             self._append(start, stop, list(read(start, stop)))
             advance((stop - start) * self.context_length)
 
     def codes(self, key: Key) -> Codes:
-        """The finished code of one SAE."""
+        """The finished codes of one SAE."""
         folder = self._sae_folder(key)
         counts = np.fromfile(folder / "counts.bin", np.int32)
         offsets = np.zeros(len(counts) + 1, np.int64)
@@ -121,11 +126,11 @@ class EncodePass:
         )
 
     def encoded(self) -> np.ndarray:
-        """bool [N]: positions that were encoded."""
+        """Whether each position was encoded, bool [N]."""
         return np.fromfile(self.folder / "kept.bin", bool)
 
     def hidden(self, site: str) -> np.ndarray:
-        """float16 [W, d]: mean hidden state of each window, in units of the site's scale; zeros where none was kept."""
+        """Mean hidden state of each window divided by the site's scale, float16 [W, d]; zeros where no row was kept."""
         flat = _mapped(self.folder / site / "hidden.bin", np.float16)
         return flat.reshape(self.n_sequences * self.context_length // self.window, -1)
 
@@ -145,6 +150,7 @@ class EncodePass:
                 sae, [part.activations[site] for part in parts]
             )
             new[f"{base}/counts.bin"] = [counts]
+        # data before progress: a kill in between leaves bytes that progress.json does not count, and resuming cuts them
         try:
             for name, arrays in new.items():
                 with (self.folder / name).open("ab") as file:
@@ -163,6 +169,7 @@ class EncodePass:
         n_windows = n_tokens // self.window
         sums = np.zeros((n_windows, rows.shape[1]), np.float32)
         windows = token // self.window
+        # add.at, since a window repeats in `windows` and `sums[windows] += …` would keep only its last row
         np.add.at(sums, windows, rows / np.float32(self.scale[site]))
         counts = np.bincount(windows, minlength=n_windows).astype(np.float32)
         return (sums / np.maximum(counts, 1)[:, None]).astype(np.float16)
@@ -176,6 +183,7 @@ class EncodePass:
         return self.folder / key[0] / key[1]
 
     def _resume(self) -> None:
+        """Continues the files of an earlier pass that was the same, and starts over with empty ones otherwise."""
         path = self.folder / "progress.json"
         state: dict[str, Any] = {}
         if path.exists():
@@ -185,6 +193,7 @@ class EncodePass:
                 state = {}
         lengths = {name: state.get("lengths", {}).get(name, -1) for name in self._names()}
         paths = {name: self.folder / name for name in self._names()}
+        # a file shorter than recorded was tampered with or lost: nothing of the pass can be trusted then
         if not self._continues(state) or any(_size(paths[name]) < n or n < 0 for name, n in lengths.items()):
             state, lengths = {"done": 0}, dict.fromkeys(self._names(), 0)
         self.n_sequences_done, self._lengths = state["done"], lengths
@@ -198,6 +207,7 @@ class EncodePass:
         self._write_progress()
 
     def _continues(self, state: Mapping[str, Any]) -> bool:
+        """Whether recorded progress is of the same text and of at least the requested SAEs."""
         recorded = state.get("identity", {})
         requested = self.identity["saes"].items()
         return recorded.get("text") == self.identity["text"] and requested <= recorded.get("saes", {}).items()
@@ -208,7 +218,10 @@ class EncodePass:
 
 
 def encode_rows(sae: SparseAutoencoder, parts: list[Tensor]) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Codes of rows [n, d]: positive entries of each row int32 [n], their latents and values, row by row."""
+    """Encodes rows [n, d]: the number of positive entries of each row int32 [n], and parts of their latents and values.
+
+    The parts, one for each batch of rows, hold the entries row after row.
+    """
     import torch
 
     device = next(sae.parameters()).device
@@ -228,6 +241,7 @@ def encode_rows(sae: SparseAutoencoder, parts: list[Tensor]) -> tuple[np.ndarray
 
 
 def _mapped(path: Path, dtype: Any) -> np.ndarray:
+    # an empty file cannot be mapped
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 

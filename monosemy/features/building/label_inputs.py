@@ -1,7 +1,7 @@
-"""From a build's arrays to what the labels are made from (`labelling.LabelInputs`).
+"""Turns a build's arrays into the inputs of the labels (`labels.inputs.LabelInputs`).
 
-Place on the path: `by_latent` → [label inputs] → `labels`. The background is one uniform draw of windows for all
-latents; which of them each latent fires in is read off its firings.
+Place on the path: `by_latent` → [label inputs] → `labels`. The background is one uniform draw of windows, shared by all
+latents; a latent's firings tell in which of these windows it fires.
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -15,14 +15,18 @@ from monosemy.features.store.settings import FeatureSettings
 
 
 def draw_background(text: Text, settings: FeatureSettings) -> np.ndarray:
-    """int64 [B], increasing: windows with at least one encoded token, drawn without replacement."""
+    """Draws the background: int64 [B], increasing, distinct windows with at least one encoded token."""
     filled = np.flatnonzero(text.encoded.reshape(-1, text.window).any(1))
     n = min(settings.n_background, len(filled))
     return np.sort(np.random.default_rng(settings.seed).choice(filled, n, replace=False))
 
 
 def background_firings(firings: Firings, text: Text, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(offsets int64 [m + 1], int32 [Y]): the background windows, by their index, in which each latent fires."""
+    """The background windows in which each latent fires: (offsets int64 [m + 1], indices int32 [Y] into `background`).
+
+    Latent first + f has the indices offsets[f]:offsets[f+1].
+    """
+    # window → its index in the background, −1 outside it
     rank = np.full(text.n_windows, -1, np.int32)
     rank[background] = np.arange(len(background), dtype=np.int32)
     fired = np.empty(min(len(firings.token), firings.n_latents * len(background)), np.int32)
@@ -35,6 +39,7 @@ def background_firings(firings: Firings, text: Text, background: np.ndarray) -> 
 def _fired_in(offsets, token, size, rank, out_offsets, fired):
     n = 0
     for f in range(len(offsets) - 1):
+        # firings are in token order, so several in one window follow one another and count once
         last = -1
         for z in range(offsets[f], offsets[f + 1]):
             window = token[z] // size
@@ -47,7 +52,7 @@ def _fired_in(offsets, token, size, rank, out_offsets, fired):
 
 
 def sampled_peaks(sample: np.ndarray, sample_value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(offsets int64 [m + 1], peaks int64 [Z], values float32 [Z]) of the samples [m, n_sample] (−1: none)."""
+    """Packs the samples [m, n_sample] (−1: none) into (offsets int64 [m + 1], peaks int64 [Z], values float32 [Z])."""
     is_sampled = sample >= 0
     return (
         np.concatenate([[0], np.cumsum(is_sampled.sum(1))]).astype(np.int64),

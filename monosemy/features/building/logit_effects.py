@@ -1,16 +1,16 @@
-"""Which output tokens a latent raises and lowers, read off its decoder direction.
+"""The output tokens that a latent raises and lowers most, read off its decoder direction.
 
 Place on the path: SAE, model → [logit effects] → database.
 
     effect of latent f on token v = (d_f ⊙ γ) · U_v / σ, minus its mean over the vocabulary
 
-d_f the decoder row, γ the gain of the final norm, U the unembedding, σ the median size that the final norm divides by,
-measured on a few sequences of the text (root mean square; standard deviation, with d_f centred, for a LayerNorm). Unit:
-logits per unit of activation. The centring changes no probability.
+d_f is the decoder row, γ the gain of the final norm, U the unembedding, and σ the median size by which the final norm
+divides, measured on a few sequences of the text (the root mean square; for a LayerNorm the standard deviation, with d_f
+centred). Unit: logits per unit of activation. Subtracting the mean changes no probability.
 
-This is the direct path alone ("logit lens"): what later layers make of the direction is left out, the norm's σ is taken
-as constant, and so are a family's own scaling or capping of logits. Sites that don't write into the residual stream
-(inputs of the MLP, attention heads before their projection) have no direct path: `reason` says so.
+This is the direct path alone ("logit lens"). What later layers make of the direction is left out, σ is treated as
+constant, and a model family's own scaling or capping of logits is ignored. Sites that are not written into the residual
+stream (inputs of the MLP, attention heads before their projection) have no direct path (`no_direct_path`).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _DIRECT = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 @dataclass(frozen=True)
 class OutputMap:
-    """The final norm with its size frozen, then the unembedding."""
+    """The map from the residual stream to the logits: the final norm with a constant σ, then the unembedding."""
 
     gain: Tensor
     """γ / σ, float32 [d_model]."""
     centred: bool
-    """Whether the norm subtracts the mean first (LayerNorm)."""
+    """Whether the norm first subtracts the mean (LayerNorm)."""
     unembedding: Tensor
     """[V, d_model]."""
 
     def effects(self, directions: Tensor) -> Tensor:
-        """Centred effects [m, V] of directions [m, d_model] in the residual stream, float32."""
+        """Effects [m, V] of directions [m, d_model] in the residual stream, minus their mean over V; float32."""
         d = directions.float()
         if self.centred:
             d = d - d.mean(dim=1, keepdim=True)
@@ -59,11 +59,15 @@ def no_direct_path(model: LanguageModel, site: str) -> str | None:
 
 @torch.no_grad()
 def output_map(model: LanguageModel, tokens: Tensor) -> OutputMap | str:
-    """The model's frozen final norm and unembedding, σ measured on tokens [B, T]; or why there is none, as text."""
+    """The model's final norm with σ measured on tokens [B, T], and its unembedding; or the reason why there is none.
+
+    The final norm is found without knowing the model family: it is the module whose output is the unembedding's input.
+    """
     head = model.module.get_output_embeddings()  # type: ignore[operator]
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor) or weight.shape[1] != model.d_model:
         return f"{model.name} has no unembedding of the residual stream's width"
+    # address of an output → (the leaf module that made it, its input); the head's input is looked up by its address
     made_by: dict[int, tuple[nn.Module, Tensor]] = {}
     final_norms: list[tuple[nn.Module, Tensor]] = []
 
@@ -90,13 +94,19 @@ def output_map(model: LanguageModel, tokens: Tensor) -> OutputMap | str:
 
 
 def _deviation(x: Tensor, centred: bool) -> Tensor:
+    """The size σ by which the norm divides each row: root mean square, or standard deviation if it centres."""
     if centred:
         x = x - x.mean(dim=-1, keepdim=True)
     return x.square().mean(dim=-1).sqrt()
 
 
 def _gain(norm: Callable[[Tensor], Tensor], width: int, like: Tensor) -> tuple[Tensor, bool]:
-    """γ [d] and whether the norm centres, found by calling it: families keep γ as w, as 1 + w, or nowhere."""
+    """γ [d] and whether the norm centres, found by calling the norm, since families keep γ as w, as 1 + w, or nowhere.
+
+    `like` gives the device and dtype.
+    """
+    # A probe of alternating signs has mean 0 for even widths. A norm that centres ignores an offset of 50, others
+    # don't. Half the difference of norm(x) and norm(−x) cancels the bias.
     signs = torch.where(torch.arange(width, device=like.device) % 2 == 0, 1.0, -1.0).to(like.dtype)
     large = 100 * signs  # far above any epsilon
     centred = bool(torch.allclose(norm(large + 50).float(), norm(large).float(), rtol=1e-2, atol=1e-2))
@@ -108,7 +118,10 @@ def _gain(norm: Callable[[Tensor], Tensor], width: int, like: Tensor) -> tuple[T
 
 @torch.no_grad()
 def top_effects(outputs: OutputMap, directions: Tensor, n: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """((ids, effects) most raised, (ids, effects) most lowered), each [m, n], strongest first."""
+    """((ids, effects) most raised, (ids, effects) most lowered), each [m, n], strongest first.
+
+    directions [m, d_model] are in the residual stream. Blocks of rows bound the memory to `_BLOCK` · V effects.
+    """
     n = min(n, len(outputs.unembedding))
     raised, lowered = [], []
     for block in directions.to(outputs.gain.device).split(_BLOCK):

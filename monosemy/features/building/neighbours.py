@@ -1,7 +1,7 @@
-"""The latents whose decoder directions are closest, over the whole dictionary.
+"""Finds each latent's nearest other latents by decoder direction, over the whole dictionary.
 
-Place on the path: SAE → [decoder neighbours] → database. cos(d_i, d_j) in blocks of rows: nothing of size d_sae² is
-held. Cost: 2 · d_sae² · d_in operations.
+Place on the path: SAE → [decoder neighbours] → database. cos(d_i, d_j) is computed in blocks of rows, so nothing of
+size d_sae² is held. Cost: 2 · d_sae² · d_in operations.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _BLOCK = 2048
 
 @torch.no_grad()
 def decoder_neighbours(W_dec: Tensor, n_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest other latents of each latent: int32 [m, k], cosines float32 [m, k], best first; k at most m − 1.
+    """The k = `n_neighbours` nearest other latents of each latent: int32 [m, k] and cosines float32 [m, k], best first.
 
-    W_dec [m, d], any row norms. Missing places (k above m − 1) hold −1 and 0.
+    W_dec is [m, d], with rows of any norm. If k exceeds m − 1, the missing places hold −1 and cosine 0.
     """
     rows = torch.nn.functional.normalize(W_dec.float(), dim=1)
     n = len(rows)
@@ -27,7 +27,7 @@ def decoder_neighbours(W_dec: Tensor, n_neighbours: int) -> tuple[np.ndarray, np
     for start in range(0, n if k else 0, _BLOCK):
         block = rows[start : start + _BLOCK] @ rows.T
         rows_of_block = torch.arange(len(block))
-        block[rows_of_block, rows_of_block + start] = -torch.inf
+        block[rows_of_block, rows_of_block + start] = -torch.inf  # a latent is not its own neighbour
         best = block.topk(k, dim=1)
         latents[start : start + _BLOCK, :k] = best.indices.cpu().numpy()
         cosines[start : start + _BLOCK, :k] = best.values.cpu().numpy()
