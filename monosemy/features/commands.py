@@ -1,7 +1,7 @@
-"""The commands that show and export features: their flags, and nothing else.
+"""The command-line flags of the commands that show and export features.
 
 Place on the data's path: `cli.py` hands the words after the command's name to one of the `run_…` functions here.
-Exporters are imported when they are called, so that a missing latent is said at once.
+Exporters are imported only when they are called, so that an error such as a missing latent appears at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SUMMARIES = {command.name: command.summary for command in ROOM.commands}
 
 
 def run_show(words: list[str]) -> None:
-    """RUN LATENT [--sae SITE/NAME] [-n 6] [--group top …] [--whole]"""
+    """`monosemy show RUN LATENT [--sae SITE/NAME] [-n 6] [--group top …] [--whole]`"""
     parser = _parser("show")
     parser.add_argument("latent", type=whole(Range(0, example=12)), help="number of the latent, from 0")
     parser.add_argument(
@@ -44,6 +44,7 @@ def run_show(words: list[str]) -> None:
 
     from monosemy.features.view.show import latent_page
 
+    # elsewhere than on a terminal: 100 columns whatever the caller's window, and plain text
     page = latent_page(
         database, options.latent, n=options.n, groups=options.group or tuple(GROUPS), whole=options.whole
     )
@@ -58,7 +59,7 @@ def run_show(words: list[str]) -> None:
 
 
 def run_export_html(words: list[str]) -> None:
-    """RUN LATENT … [--sae SITE/NAME] --out FILE.html [-n 8]"""
+    """`monosemy export-html RUN LATENT … [--sae SITE/NAME] --out FILE.html [-n 8]`"""
     parser = _parser("export-html")
     parser.add_argument("latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")
     parser.add_argument("--out", required=True, help="the file to write, e.g. latents.html")
@@ -72,7 +73,8 @@ def run_export_html(words: list[str]) -> None:
 
 
 def run_export_neuronpedia(words: list[str]) -> None:
-    """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER [--layout bulk|upload] [--model-id …] [--source-set …]"""
+    """`monosemy export-neuronpedia RUN [LATENT …] [--sae SITE/NAME] --out FOLDER [--layout bulk|upload]
+    [--model-id …] [--source-set …]`"""
     parser = _export_parser("export-neuronpedia")
     from monosemy.features.export.neuronpedia import CONTEXT, CREATOR, export_neuronpedia
 
@@ -104,7 +106,7 @@ def run_export_neuronpedia(words: list[str]) -> None:
 
 
 def run_export_circuit_tracer(words: list[str]) -> None:
-    """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER [--context 32]"""
+    """`monosemy export-circuit-tracer RUN [LATENT …] [--sae SITE/NAME] --out FOLDER [--context 32]`"""
     parser = _export_parser("export-circuit-tracer")
     from monosemy.features.export.circuit_tracer import CONTEXT, export_circuit_tracer
 
@@ -118,7 +120,7 @@ def run_export_circuit_tracer(words: list[str]) -> None:
 
 
 def run_export_parquet(words: list[str]) -> None:
-    """RUN [LATENT …] [--sae SITE/NAME] --out FOLDER"""
+    """`monosemy export-parquet RUN [LATENT …] [--sae SITE/NAME] --out FOLDER`"""
     options = _export_parser("export-parquet").parse_args(words)
     database = open_selected(Path(options.run), options.sae)
     from monosemy.features.export.parquet import export_parquet
@@ -127,7 +129,7 @@ def run_export_parquet(words: list[str]) -> None:
 
 
 def _write(text: str) -> None:
-    """To standard output; a reader that has seen enough (`| head`) is no error."""
+    """Writes to standard output; a reader that stops early (`| head`) is not an error."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What the features of latents add to the whole: commands that show, explain and export them."""
+"""The features room: registers the commands that show, explain and export the features of latents."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Windows of text as vectors of a sentence-embedding model: one more reader that labels' scores are compared with.
+"""Embeds windows of text with a sentence-embedding model, as a baseline for the scores of labels.
 
 Place on the path: tokens of the pass → texts → [an embedding model] → `labels` (columns embedding_auroc, _low, _high).
-Optional: without a model there are no such columns. The vectors know nothing of the model under study or its SAE, so
-that their score says how far the meaning of the text alone tells where a latent fires.
+It is optional; without a model there are no such columns. The vectors know nothing of the model under study or its SAE.
+Their score therefore says how well the meaning of the text alone predicts where a latent fires.
 
-Limits: one vector for a whole window, so that a latent that answers to single words is told poorly; vectors are made
-anew by every build (4,700 windows of 32 tokens take a small model about a minute).
+Limits: a window has a single vector, so a latent that fires on single words is predicted poorly. Every build computes
+the vectors anew (4,700 windows of 32 tokens take a small model about a minute).
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ _AT_ONCE = 1024
 
 
 class Encoder(Protocol):
-    """What turns texts into vectors: a sentence-transformers model, or anything with these two."""
+    """Turns texts into vectors: a sentence-transformers model, or any object with these two members."""
 
     name: str
-    """Which model, for the record and to tell builds apart."""
+    """The model's name, which is recorded and distinguishes builds."""
 
     def encode(self, texts: list[str]) -> Any:
-        """[n, e]: a vector for each text."""
+        """One vector per text, [n, e]."""
         ...
 
 
 class SentenceModel:
-    """A model of the sentence-transformers library: a hub id or a folder."""
+    """A model of the sentence-transformers library, from a hub id or a folder.
+
+    Raises UserError when the library is not installed or the model cannot be loaded.
+    """
 
     def __init__(self, source: str) -> None:
         try:
@@ -61,7 +64,7 @@ class SentenceModel:
 
 
 def model_name(source: str) -> str:
-    """A hub id as it is; for a folder its last part and a hash of its weights, so that two of one name differ."""
+    """The hub id itself; for a folder its last part and a hash of its weights, to tell folders of one name apart."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return source
@@ -71,14 +74,17 @@ def model_name(source: str) -> str:
 
 
 def window_texts(tokens: np.ndarray, window: int, token_bytes: Sequence[bytes], special: np.ndarray) -> list[str]:
-    """[W]: the text of every window, special tokens left out, characters cut by its ends as U+FFFD. tokens [S, T]."""
+    """The text of every window, [W], without special tokens; characters cut off at its ends become U+FFFD.
+
+    tokens int [S, T]; token_bytes [V]; special bool [V].
+    """
     rows = tokens.reshape(-1, window).tolist()
     is_special = special.tolist()
     return [b"".join(token_bytes[t] for t in row if not is_special[t]).decode("utf-8", "replace") for row in rows]
 
 
 def embed(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """float32 [n, e]. Raises UserError when the vectors are no finite [n, e] numbers."""
+    """Embeds n texts, float32 [n, e]. Raises UserError unless the encoder gives one row of finite numbers per text."""
     parts = []
     for start in range(0, len(texts), _AT_ONCE):
         part = list(texts[start : start + _AT_ONCE])

@@ -1,7 +1,7 @@
-"""Short labels for every latent, without a language model: what is over-represented where it fires.
+"""Makes a short label for every latent without a language model, from what is over-represented where it fires.
 
-Place on the data's path: the feature build calls `label_latents` once its aggregation is done; the labels and their
-scores go into the feature database. Everything is arrays in, arrays out: no model, no tokenizer, no torch.
+Place on the data's path: the feature build calls `label_latents` after its aggregation; the labels and their scores go
+into the feature database. It works on arrays alone: no model, no tokenizer, no torch.
 """
 
 from __future__ import annotations
@@ -27,37 +27,42 @@ from monosemy.features.labels.wording import Evidence, compose
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LABELS_VERSION = 2
-"""Raised whenever the same inputs would get other labels or scores, so that databases are built again."""
+"""Increased whenever the same inputs would get other labels or scores, so that databases are built again."""
 _CHUNK = 1024
 _N_ITEMS = 24
-"""Over-represented items kept for each latent and table."""
+"""Number of over-represented items kept per latent and table."""
 _MIN_Z = 3.0
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of m latents, and how well they tell firing from non-firing windows of held-out documents."""
+    """Labels of m latents, and how well they tell firing from silent windows of held-out documents."""
 
     texts: list[str]
-    """[m]: `“July”, “June” after “in”; raises “August”`; an empty string for a latent that never fired."""
+    """[m]: labels such as `“July”, “June” after “in”; raises “August”`; empty for a latent that never fired."""
     hints: list[list[str]]
-    """[m]: short plain remarks: `months`, `first token of a word in capitals`, `mostly in python_docs`."""
+    """[m]: short remarks in plain words such as `months`, `at the start of a line` or `in French text`."""
     peak_tokens: list[list[tuple[int, float]]]
-    """[m]: (token id, log-odds in standard deviations) of tokens over-represented at peaks, best first."""
+    """[m]: (token id, z of its log-odds) of the tokens over-represented at peaks, best first."""
     before_tokens: list[list[tuple[int, float]]]
     """[m]: the same for the token just before the peak."""
     columns: dict[str, Array] = field(default_factory=dict)
-    """name → float32 [m], NaN where it cannot be computed: token_entropy (bits); AUROCs label_auroc, hidden_auroc,
-    combined_auroc, top_token_auroc (and embedding_auroc where embeddings are given), each with _low and _high, and
-    _strong for label and hidden; label_n and label_n_negative, the held-out windows, label_n_documents and
-    label_n_negative_documents, the documents they are of, which the intervals count."""
+    """name → float32 [m], NaN where it cannot be computed:
+
+    token_entropy                                   bits
+    label_auroc, hidden_auroc, combined_auroc, top_token_auroc (and embedding_auroc if there are embeddings)
+                                                    each with _low and _high; label and hidden also with _strong
+    label_n, label_n_negative                       held-out firing and silent windows
+    label_n_documents, label_n_negative_documents   the documents of these windows, on which the intervals rest
+    """
 
 
 def label_latents(inputs: LabelInputs) -> Labels:
-    """Labels and scores of every latent (see `Labels`). Deterministic given `inputs`.
+    """Labels and scores of every latent (see `Labels`); the same inputs give the same labels.
 
-    Documents are split once: 60% to make labels from, 40% to score them on. A latent with fewer than ten sampled
-    windows gets its label from all of them, and no scores. Raises ValueError when the arrays do not fit together.
+    Documents are split once: labels are made from 60% of them and scored on the other 40%. A latent with fewer than ten
+    sampled windows gets its label from all of them, and no scores. Raises ValueError when the arrays do not fit
+    together.
     """
     inputs.check()
     vocabulary = read_vocabulary(inputs.token_texts, inputs.special, inputs.token_bytes)
@@ -77,7 +82,8 @@ def label_latents(inputs: LabelInputs) -> Labels:
 
 
 def _label_chunk(inputs: LabelInputs, text: LabelText, readers: Mapping[str, Reader], first: int) -> Labels:
-    """Labels of latents first … first + _CHUNK."""
+    """Labels of latents first … first + _CHUNK − 1."""
+    # evidence twice: of the whole fitted sample, and of the strongest contexts alone
     stop = min(inputs.n_latents, first + _CHUNK)
     sample = Sample.take(inputs, text, first, stop)
     tables, strongest = (_tables(text, peaks, inputs.window) for peaks in (sample.fitted, sample.top))
@@ -102,7 +108,7 @@ def _label_chunk(inputs: LabelInputs, text: LabelText, readers: Mapping[str, Rea
 def _evidence(
     inputs: LabelInputs, text: LabelText, peaks: Peaks, tables: Tables, *, first: int
 ) -> Callable[[int], Evidence]:
-    """What is known of each latent of a chunk, by its number in the chunk."""
+    """A function from a latent's number in the chunk to the evidence about it."""
     places = peaks.shares(text.places.T[peaks.tokens])
     n_sources = max(1, len(text.corpus.sources))
     sources = peaks.shares(text.source_of[peaks.tokens, None] == np.arange(n_sources))
@@ -124,7 +130,10 @@ def _evidence(
 
 
 def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
-    """Over-represented groups and kinds at the peaks, just before them, and in their windows."""
+    """Finds the over-represented groups at the peaks, just before them and in their windows, against all fitted text.
+
+    The first two also get the log-odds and shares of the kinds of token.
+    """
     m, n_kinds, at = len(peaks.totals), len(KINDS), peaks.tokens
     shape = (m, 3, _N_ITEMS)
     tables = Tables(
@@ -133,6 +142,7 @@ def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
         *(np.empty((m, 2, n_kinds), np.float32) for _ in range(2)),
     )
 
+    # views into the result, which the compiled functions below fill in place
     def top(table: int) -> list[Array]:
         return [array[:, table] for array in (tables.groups, tables.odds, tables.z, tables.share)]
 
@@ -147,6 +157,7 @@ def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
         over_represented(counted, text.group_counts, n_tokens, _MIN_Z, *top(table))
         odds, share = tables.kind_odds[:, table], tables.kind_share[:, table]
         kind_log_odds(counted._replace(items=kinds), text.kind_counts, n_tokens, odds, share=share)
+    # the third table counts windows, not tokens: a group counts once per window
     around = np.empty((len(at), window), np.int32)
     distinct_in_windows(tokens, window, vocabulary.groups, at // window, out=around)
     weights = np.repeat(peaks.weights, window)
@@ -156,7 +167,7 @@ def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
 
 
 def _entropy(text: LabelText, sample: Sample) -> Array:
-    """Entropy, in bits, of the token at the peak over each latent's sample; NaN without one. float32 [m]."""
+    """Entropy in bits of the token at the peak, over each latent's sample: float32 [m], NaN without a sample."""
     latent = np.repeat(np.arange(len(sample.fired)), np.diff(sample.offsets)).astype(np.int64)
     pairs, counts = np.unique(latent << 32 | text.corpus.tokens[sample.peaks], return_counts=True)
     n = np.diff(sample.offsets).astype(np.float64)

@@ -1,12 +1,12 @@
-"""Over-represented items: log-odds of counts against a background, with an informative Dirichlet prior.
+"""Finds over-represented items: log-odds of counts against a background, with an informative Dirichlet prior.
 
-Place on the data's path: token groups at and around a latent's peaks → the few that mark it, for `labels`.
+Place on the data's path: token groups at and around a latent's peaks → the few that characterise it, for `labels`.
 
 For an item with count c among n, background count b among N, and prior α = a·b/N (a items of the background's mix):
     δ = ln((c + α)/(n + a − c − α)) − ln((b + α)/(N + a − b − α)),   z = δ / √(1/(c + α) + 1/(b + α))
 Source: Monroe, Colaresi & Quinn, "Fightin' Words" (2008), equations 15–22. Deviation: counts are weighted by the
-square root of the activation (weights that average 1 over a latent's sample): strong activations speak louder, and a
-few extreme ones don't drown the rest (held-out AUROC of labels is best between no weight and the root).
+square root of the activation, with weights that average 1 over a latent's sample. Strong activations then count for
+more without a few extreme ones drowning out the rest (held-out AUROC of labels is best between no weight and the root).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PRIOR = 50.0
 
 @_compile_serial
 def log_odds(count: float, n: float, background: float, n_background: float, prior: float) -> tuple[float, float]:
-    """(δ, z) of one item; see the module."""
+    """(δ, z) of one item, as in the module's equations. Arguments: c, n, b, N, a."""
+    # half a count for an item that the background lacks, and floors under the complements: every logarithm stays finite
     alpha = prior * max(background, 0.5) / n_background
     first = math.log((count + alpha) / max(n + prior - count - alpha, 1e-3))
     second = math.log((background + alpha) / max(n_background + prior - background - alpha, 1e-3))
@@ -36,10 +37,10 @@ def log_odds(count: float, n: float, background: float, n_background: float, pri
 
 
 class WeightedItems(NamedTuple):
-    """What is counted: Z items of m latents, latent after latent."""
+    """The items to count: Z items of m latents, latent after latent."""
 
     items: Array
-    """int32 [Z]; negative: no item there."""
+    """int32 [Z]; a negative number means that there is no item."""
     weights: Array
     """float32 [Z]."""
     offsets: Array
@@ -59,13 +60,14 @@ def over_represented(
     z: Array,
     share: Array,
 ) -> None:
-    """The K items of each latent with the largest z, best first.
+    """Writes the K items with the largest z of each latent, best first.
 
-    background float64 [items]: counts in all text, n_background in sum. Writes top_items int32 [m, K], −1 after the
-    last, and odds, z and share (of n) float32 [m, K]; as numba demands, each is a parameter of its own. Items below
-    z = `minimum`, and those that occur once in a larger sample, are left out. Sorting brings equal items together, so
-    that each is counted in one stretch: a table over the vocabulary would cost more than a latent's few hundred items.
-    The K best are kept by insertion.
+    background float64 [items] holds the counts in all text, which sum to n_background. The outputs are top_items int32
+    [m, K], −1 after the last, and odds, z and share (of n) float32 [m, K]; numba needs each as its own parameter. Items
+    with z below `minimum`, and items that occur only once in a sample of 8 or more, are left out.
+
+    Sorting brings equal items together, so each is counted in one stretch. A table over the vocabulary would cost more
+    than a latent's few hundred items. The K best are kept by insertion.
     """
     items, weights, offsets, totals = counted
     n_items = top_items.shape[1]
@@ -88,6 +90,7 @@ def over_represented(
             delta, score = log_odds(count, totals[i], background[item], n_background, PRIOR)
             if score < minimum or score <= z[i, n_items - 1]:
                 continue
+            # insertion: move weaker items down until the new one is in place, and drop the last
             k = n_items - 1
             while k > 0 and z[i, k - 1] < score:
                 top_items[i, k], odds[i, k], z[i, k], share[i, k] = (
@@ -102,7 +105,8 @@ def over_represented(
 
 @_compile
 def kind_log_odds(counted: WeightedItems, background: Array, n_background: float, odds: Array, share: Array) -> None:
-    """δ and share of every kind at each latent's positions. The items counted are kinds; odds, share [m, kinds]."""
+    """Writes δ and the share of every kind at each latent's positions. The counted items are kinds, int [Z];
+    background float64 [kinds]; the outputs odds and share are float32 [m, kinds]."""
     kinds, weights, offsets, totals = counted
     n_kinds = odds.shape[1]
     for i in numba.prange(len(offsets) - 1):
@@ -117,7 +121,7 @@ def kind_log_odds(counted: WeightedItems, background: Array, n_background: float
 
 @_compile
 def distinct_in_windows(tokens: Array, window: int, groups: Array, windows: Array, out: Array) -> None:
-    """out int32 [Z, window]: the distinct groups of each window, −1 where a group repeats an earlier one."""
+    """Writes out int32 [Z, window]: the group of each token in a window, −1 where the window already had that group."""
     for z in numba.prange(len(windows)):
         for j in range(window):
             group = groups[tokens[windows[z] * window + j]]

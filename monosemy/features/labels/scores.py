@@ -1,27 +1,29 @@
-"""Scores of labels: how well something simple tells the windows where a latent fires from those where it doesn't.
+"""Scores labels: how well a simple classifier tells the windows where a latent fires from those where it doesn't.
 
-Place on the data's path: `labels` fits on one side of the documents, this scores on the other.
+Place on the data's path: `labels` fits on one part of the documents, this module scores on the other.
 
     AUROC = P(score of a firing window > score of a silent one) + ½ P(equal)
 
-Windows scored, per latent: its sampled windows (positives) and the shared background windows in which it doesn't
-fire (negatives), both of held-out documents. Four scores of a window:
+The positives of a latent are its sampled windows, the negatives are the shared background windows in which it doesn't
+fire; both are from held-out documents. A window has four scores:
     label        max over its tokens t of [peak log-odds(t) + log-odds(token before t)] + Σ over its distinct words of
-                 their log-odds of being in the window at all: the tokens that the label's text is made from
+                 their log-odds of being in the window at all; these are the tokens that the label's text is made from
     hidden       the window's mean hidden state, projected on Σ⁻¹(μ₊ − μ₀) (linear discriminant, shared covariance)
-    combined     the two, each in standard deviations over held-in silent windows, added
-    top token    1 if the window holds the token most frequent at the latent's peaks in the documents that labels are
-                 made from, else 0: the trivial classifier, given whether or not that token is over-represented
+    combined     the sum of these two, each in standard deviations over silent windows of fitted documents
+    top token    1 if the window contains the token most frequent at the latent's peaks in fitted documents, else 0:
+                 the trivial classifier, which is given whether or not that token is over-represented
 
-The `_strong` columns score the strongest quarter of the firing windows alone: most of a latent's firing is weak, and
-weak firing is hard to tell whatever the label.
+The `_strong` columns score the strongest quarter of the firing windows alone, because most of a latent's firing is
+weak, and weak firing is hard to predict from any label.
 
-What the hidden-state score means: the hidden states are those of the SAE's own site, which the latent itself is a
-function of. It bounds what a linear reader of the averaged site can do; it is not evidence that people can tell.
+The hidden-state score must be read with care: the hidden states are those of the SAE's own site, of which the latent
+itself is a function. The score bounds what a linear reader of the averaged site can achieve; it is no evidence that
+people can tell.
 
-Intervals: Newcombe (2006), method 5: the AUROCs θ with |A − θ| ≤ 1.96·SE(θ), SE after Hanley & McNeil (1982) with
-(n₊ + n₋)/2 in place of each n; it behaves at A = 1 where DeLong's and the bootstrap collapse to a point. n₊ and n₋ are
-numbers of *documents*, since windows of one document resemble each other; every AUROC over all windows has one.
+Intervals are Newcombe's (2006), method 5: all AUROCs θ with |A − θ| ≤ 1.96·SE(θ), where SE is that of Hanley & McNeil
+(1982) with (n₊ + n₋)/2 in place of each n. Unlike DeLong's and the bootstrap, they do not collapse to a point at A = 1.
+n₊ and n₋ are numbers of *documents*, since windows of one document resemble each other. Every AUROC over all windows
+has an interval.
 """
 
 from __future__ import annotations
@@ -44,28 +46,29 @@ _compile_serial = numba.njit(cache=True)
 
 _BLOCK = 64
 _RIDGE = 10.0
-"""Added to the covariance's diagonal, in standard deviations squared."""
+"""Added to the diagonal of the covariance, which is that of standardised vectors."""
 MIN_WINDOWS = 5
-"""Fewer held-out windows of either kind: no score."""
+"""With fewer held-out windows of either kind there is no score."""
 
 
 @_compile_serial
 def auroc(positives: Array, negatives: Array) -> float:
-    """P(positive > negative) + ½ P(equal), NaN when either is empty. positives [n₊], negatives [n₋]: scores."""
+    """P(positive > negative) + ½ P(equal) of two sets of scores, [n₊] and [n₋]; NaN when either is empty."""
     if len(positives) == 0 or len(negatives) == 0:
         return np.nan
     ranked = np.sort(negatives)
     total = 0.0
+    # left counts the negatives below the value, right those below or equal: their mean counts ties by half
     for value in positives:
         total += 0.5 * (np.searchsorted(ranked, value, side="left") + np.searchsorted(ranked, value, side="right"))
     return total / (len(positives) * len(negatives))
 
 
 def auroc_interval(area: Array, n_positive: Array, n_negative: Array, confidence: float = 0.95) -> tuple[Array, Array]:
-    """(low, high) of AUROCs, each [m]; NaN where the area is NaN or a count is below one.
+    """The intervals (low, high) of AUROCs, each [m]; NaN where the area is NaN or a count is below one.
 
-    Solved by bisection on each side of the area (the bound is monotone there). Source: Newcombe, Statistics in
-    Medicine 25 (2006) 559, method 5.
+    They are found by bisection on each side of the area, where the condition is monotone. Source: Newcombe, Statistics
+    in Medicine 25 (2006) 559, method 5.
     """
     from statistics import NormalDist
 
@@ -80,6 +83,7 @@ def auroc_interval(area: Array, n_positive: Array, n_negative: Array, confidence
         spread = theta * (1 - theta) * (1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta))
         return np.abs(a - theta) > z * np.sqrt(np.maximum(spread, 0) / (n1 * n0))
 
+    # 40 halvings leave less than 1e-12 of the unit interval
     bounds = []
     for end in (0.0, 1.0):
         rejected, accepted = np.full_like(a, end), a.copy()
@@ -94,7 +98,10 @@ def auroc_interval(area: Array, n_positive: Array, n_negative: Array, confidence
 
 @_compile
 def project_positives(hidden: Array, directions: Array, offsets: Array, windows: Array, out: Array) -> None:
-    """out[z] = hidden[windows[z]] · directions[latent of z]. hidden [W, d], directions [m, d], out float32 [Z]."""
+    """Writes out[z] = hidden[windows[z]] · directions[latent of z]. hidden [W, d], directions [m, d], out float32 [Z].
+
+    A loop rather than a matrix product, since each latent has windows of its own.
+    """
     for i in numba.prange(len(offsets) - 1):
         for z in range(offsets[i], offsets[i + 1]):
             total = np.float32(0)
@@ -129,7 +136,7 @@ class ScoredWindows(NamedTuple):
 
 
 class LabelTables(NamedTuple):
-    """The log-odds that a label scores windows with; as in `Tables`."""
+    """The log-odds with which a label scores windows; shapes as in `Tables`."""
 
     groups: Array
     odds: Array
@@ -142,9 +149,10 @@ class LabelTables(NamedTuple):
 def _window_score(
     tokens: Array, groups: Array, kinds: Array, dense: Array, by_kind: Array, marks: Array, mark: int
 ) -> float:
-    """The label score of one window's tokens; dense float32 [3, G]: peak, before and context log-odds.
+    """The label score of one window's tokens. dense float32 [3, G] holds the peak, before and context log-odds.
 
-    A group that was met in this window carries its `mark`, so that nothing has to be cleared between windows.
+    A group without log-odds of its own counts as its kind does. A group seen in this window is given the window's
+    `mark`, so nothing has to be cleared between windows.
     """
     best = np.float32(-1e30)
     context = np.float32(0)
@@ -172,20 +180,20 @@ def score_labels(
     top_positive: Array,
     top_background: Array,
 ) -> None:
-    """Label scores and top-token hits of every latent's windows.
+    """Writes the label scores and top-token hits of every latent's windows.
 
-    Writes positive_scores, top_positive [Z]; background_scores, top_background [m, B]; as numba demands, each is a
-    parameter of its own.
+    The outputs are positive_scores, top_positive [Z] and background_scores, top_background [m, B]; numba needs each as
+    its own parameter.
 
-    A thread takes `_BLOCK` latents and spreads each one's few log-odds over a table of all groups, looks every token
-    up there, and sets back the same few entries.
+    A thread takes `_BLOCK` latents. For each it writes the latent's few log-odds into a table over all groups, looks up
+    every token there, and clears the same few entries again.
     """
     tokens, window, groups, kinds, n_groups = text
     offsets, positives, background = windows
     table_groups, odds, kind_odds, top_token = tables
     m, n_background = len(offsets) - 1, len(background)
     for block in numba.prange((m + _BLOCK - 1) // _BLOCK):
-        dense = np.zeros((3, n_groups), np.float32)  # one table a block: clearing V entries a latent costs more
+        dense = np.zeros((3, n_groups), np.float32)  # one table per block: a new one per latent would cost more
         marks = np.zeros(n_groups, np.int32)
         mark = 0
         for i in range(block * _BLOCK, min(m, (block + 1) * _BLOCK)):
@@ -193,6 +201,7 @@ def score_labels(
                 for k in range(table_groups.shape[2]):
                     if table_groups[i, table, k] >= 0:
                         dense[table, table_groups[i, table, k]] = odds[i, table, k]
+            # the latent's own windows first, then the shared background
             n_positive = offsets[i + 1] - offsets[i]
             for j in range(n_positive + n_background):
                 mark += 1
@@ -222,7 +231,10 @@ def areas(
     background_mask: Array,
     out: Array,
 ) -> None:
-    """out[i] = AUROC over the used positives [Z] against the used background windows [m, B]; NaN below MIN_WINDOWS."""
+    """Writes out[i] = AUROC of latent i's masked positives [Z] against its masked background windows [m, B].
+
+    NaN where either kind has fewer than `MIN_WINDOWS`.
+    """
     for i in numba.prange(len(offsets) - 1):
         span = slice(offsets[i], offsets[i + 1])
         positives = positive_scores[span][positive_mask[span]]
@@ -233,7 +245,7 @@ def areas(
 
 @_compile
 def n_documents(documents: Array, offsets: Array, mask: Array, out: Array) -> None:
-    """out[i] = number of distinct documents among latent i's used entries. documents, used [Z]."""
+    """Writes out[i] = number of distinct documents among latent i's masked entries. documents, mask [Z]."""
     for i in numba.prange(len(offsets) - 1):
         span = slice(offsets[i], offsets[i + 1])
         out[i] = len(np.unique(documents[span][mask[span]]))
@@ -241,21 +253,28 @@ def n_documents(documents: Array, offsets: Array, mask: Array, out: Array) -> No
 
 @dataclass(frozen=True)
 class Tables:
-    """What is over-represented for m latents, in three tables (peak, before, window) of K groups, best first."""
+    """Over-represented groups of m latents: three tables (at the peak, just before, in the window) of K groups each,
+    best first."""
 
     groups: Array
     """int32 [m, 3, K], −1 after the last."""
     odds: Array
+    """float32 [m, 3, K]: log-odds δ."""
     z: Array
+    """float32 [m, 3, K]: δ in standard deviations."""
     share: Array
-    """float32 [m, 3, K]"""
+    """float32 [m, 3, K]: weighted share of the peaks (or windows) with the group."""
     kind_odds: Array
+    """float32 [m, 2, kinds]: log-odds of each kind of token at the peak and just before."""
     kind_share: Array
-    """float32 [m, 2, kinds]: at the peak, just before."""
+    """float32 [m, 2, kinds]: weighted share of the peaks with each kind."""
 
 
 def merged(tables: Tables, strongest: Tables, n: int = 8) -> Tables:
-    """`tables` with the first n items of `strongest` that they lack, so that scores rest on all the label's words."""
+    """`tables` with those of the first n items of `strongest` that they lack, so scores use all the label's words.
+
+    Only groups and odds are extended; the others keep their K columns.
+    """
     new = strongest.groups[:, :, :n]
     already = (new[..., None] == tables.groups[:, :, None]).any(-1)
     all_groups = np.concatenate([tables.groups, np.where(already, -1, new)], 2)
@@ -265,16 +284,16 @@ def merged(tables: Tables, strongest: Tables, n: int = 8) -> Tables:
 
 @dataclass(frozen=True)
 class Reader:
-    """A linear discriminant over window vectors: standardised vectors and their factored covariance."""
+    """A linear discriminant over window vectors."""
 
     vectors: Array
-    """float32 [W, d]: windows, centred and in standard deviations of the fitted ones."""
+    """float32 [W, d]: vectors of all windows, standardised by mean and standard deviation of the fitted ones."""
     covariance: Array
-    """float64 [d, d]: of the fitted windows, with a share of its diagonal added."""
+    """float64 [d, d]: covariance of the fitted windows' vectors, with `_RIDGE` added to its diagonal."""
 
     @staticmethod
     def fit(vectors: Array, fitted: Array) -> Reader:
-        """vectors [W, d]; fitted bool [W]: windows to take mean, scale and covariance from."""
+        """Standardises vectors [W, d]; mean, scale and covariance are those of the windows in `fitted`, bool [W]."""
         fitted_vectors = vectors[fitted].astype(np.float32)
         mean, scale = fitted_vectors.mean(0), fitted_vectors.std(0)
         scale[scale == 0] = 1
@@ -284,7 +303,7 @@ class Reader:
         return Reader((vectors.astype(np.float32) - mean) / scale, covariance)
 
     def directions(self, sample: Sample) -> Array:
-        """Σ⁻¹(μ₊ − μ₀) of every latent, float32 [m, d]; μ₀ = 0, the mean over all fitted windows."""
+        """Σ⁻¹(μ₊ − μ₀) of every latent, float32 [m, d]. μ₀ is the mean over all fitted windows, which is 0 here."""
         peaks = sample.fitted
         means = np.zeros((len(sample.fired), self.vectors.shape[1]), np.float32)
         for i, (start, stop) in enumerate(pairwise(peaks.offsets.tolist())):
@@ -293,7 +312,7 @@ class Reader:
         return np.linalg.solve(self.covariance, means.T.astype(np.float64)).T.astype(np.float32)
 
     def scores(self, sample: Sample, background: Array) -> tuple[Array, Array]:
-        """Scores of the sampled windows [Z] and of the background windows [m, B]."""
+        """The discriminant's scores of the sampled windows [Z] and of the background windows [m, B]."""
         directions = np.ascontiguousarray(self.directions(sample))
         positive = np.empty(len(sample.windows), np.float32)
         project_positives(self.vectors, directions, sample.offsets, sample.windows, out=positive)
@@ -303,7 +322,8 @@ class Reader:
 def score_sample(
     inputs: LabelInputs, text: LabelText, sample: Sample, tables: Tables, *, readers: Mapping[str, Reader]
 ) -> dict[str, Array]:
-    """Every score column of a chunk of latents, float32 [m]; NaN where there are too few windows."""
+    """All score columns of a chunk of latents, float32 [m]; NaN where there are too few windows."""
+    # 1. scores of every window: by the label, its top token, and each reader
     m, n_background = sample.fired.shape
     vocabulary = text.corpus.vocabulary
     positive = np.empty(len(sample.peaks), np.float32)
@@ -320,10 +340,12 @@ def score_sample(
     )
     pairs = {"label": (positive, background), "top_token": (top_positive, top_background)}
     pairs |= {name: reader.scores(sample, inputs.background) for name, reader in readers.items()}
+    # standard deviations come from fitted documents, so that held-out windows do not set their own scale
     silent_fitted = ~sample.fired & text.window_fitted[inputs.background]
     latent = np.repeat(np.arange(m), np.diff(sample.offsets))
     standard = [_standardised(*pairs[name], silent_fitted, latent) for name in ("label", "hidden")]
     pairs["combined"] = (standard[0][0] + standard[1][0], standard[0][1] + standard[1][1])
+    # 2. AUROCs over held-out windows, with intervals
     silent = ~sample.fired & text.window_held_out[inputs.background]
     columns: dict[str, Array] = {}
     for name, (of_positives, of_background) in pairs.items():
@@ -349,7 +371,7 @@ def score_sample(
 
 
 def _standardised(positive: Array, background: Array, reference: Array, latent: Array) -> tuple[Array, Array]:
-    """Both in standard deviations of the background's `reference` entries [m, B], per latent."""
+    """Both scores, centred and in standard deviations of the background's `reference` entries [m, B], per latent."""
     n = np.maximum(reference.sum(1), 1)
     mean = np.where(reference, background, 0).sum(1) / n
     spread = np.sqrt(np.where(reference, (background - mean[:, None]) ** 2, 0).sum(1) / n) + 1e-6
@@ -357,10 +379,11 @@ def _standardised(positive: Array, background: Array, reference: Array, latent: 
 
 
 def _document_counts(inputs: LabelInputs, text: LabelText, sample: Sample, silent: Array) -> tuple[Array, Array]:
-    """Distinct documents among the positives and among the negatives of every latent, [m] each."""
+    """Numbers of distinct documents among the positives and among the negatives of every latent, [m] each."""
     m = len(sample.fired)
     positive, negative = np.empty(m), np.empty(m)
     n_documents(text.documents[sample.peaks], sample.offsets, sample.scored, positive)
+    # a background window counts for the document at its middle
     middle = text.documents[inputs.background * inputs.window + inputs.window // 2]
     spans = np.arange(m + 1) * len(middle)
     n_documents(np.tile(middle, m), spans, np.ascontiguousarray(silent).reshape(-1), negative)

@@ -1,6 +1,6 @@
-"""What a feature build keeps for every latent: plain numbers, recorded in features.json.
+"""The settings of a feature build, which are recorded in features.json, and the names of the example groups.
 
-Place on the path: beside the build and the reader, which share the names of the example groups.
+Place on the path: used by both the build and the reader.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ FORMAT = 2
 TOP, NEAR_MISS, RANDOM = "top", "near_miss", "random"
 N_QUANTILES = 5
 GROUPS = (TOP, *(f"q{i}" for i in range(N_QUANTILES)), NEAR_MISS, RANDOM)
-"""Example groups in the order they are stored. q0 holds the weakest fifth of the windows in which a latent fires, by
-their peaks, q4 the strongest."""
+"""Example groups in the order in which they are stored.
+
+q0 … q4 are fifths of the windows in which the latent fires, ordered by peak: q0 is the weakest, q4 the strongest.
+"""
 LEVELS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 """Levels of the stored quantiles of positive activations."""
 
