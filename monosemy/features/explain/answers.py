@@ -1,7 +1,7 @@
-"""How a chat model's answer is read from the probabilities of its tokens.
+"""Reads a chat model's answer from the probabilities of its tokens.
 
 Place on the data's path: the chat models (`chat`, `chat_server`) give pairs of a token's text and its probability;
-here they become P(yes) or an expected digit. What cannot be read is None, never a made-up number.
+here they become P(yes) or an expected digit. An answer that cannot be read is None, never a made-up number.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 DIGITS = "0123456789"
 FOLDED = "{} takes no system message; ours stands at the start of the first user message"
-"""A chat model's note."""
+"""The note (`ChatModel.note`) of a chat model whose system message is folded into the user's."""
 
 
 def answer_probability(tokens: Sequence[tuple[str, float]]) -> float | None:
@@ -25,7 +25,7 @@ def answer_probability(tokens: Sequence[tuple[str, float]]) -> float | None:
 
 
 def expected_digit(tokens: Sequence[tuple[str, float]]) -> float | None:
-    """Σ d·P(d) / Σ P(d) over tokens that are one digit; None when none is."""
+    """Σ d·P(d) / Σ P(d) over the tokens that are a single digit; None when there is none."""
     digits = [(int(text.strip()), p) for text, p in tokens if len(text.strip()) == 1 and text.strip() in DIGITS]
     total = math.fsum(p for _, p in digits)
     return math.fsum(d * p for d, p in digits) / total if total > 0 else None

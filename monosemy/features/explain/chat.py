@@ -1,11 +1,11 @@
 """Chat models that explain latents: a local transformers model, or any server with OpenAI's chat interface.
 
-Place on the data's path: `explanations` asks, one of these answers. Three questions are enough: a reply in words,
-P(yes) of a yes-no question read from the first token's logits (so that nothing has to be parsed), and a digit for
+Place on the data's path: `explanations` asks, and one of these answers. There are three kinds of question: for a reply
+in words; for P(yes), read from the logits of the first token so that nothing has to be parsed; and for a digit for
 every token of a text (simulation). What a server does not give is None, never a made-up number.
 
-Limits: greedy replies only; a server's P(yes) sees the tokens it lists (20 at most). Local models answer one prompt at
-a time.
+Limits: replies are greedy; a server's P(yes) rests on the alternatives that it lists (20 at most). Local models answer
+one prompt at a time.
 """
 
 from __future__ import annotations
@@ -24,36 +24,37 @@ if TYPE_CHECKING:
 
 
 class ChatModel(Protocol):
-    """What `explanations` needs of a chat model."""
+    """The interface that `explanations` needs of a chat model."""
 
     name: str
-    """Which model, for the record: no keys, no paths."""
+    """The model's name for the record, without keys or paths."""
     identity: str
-    """What tells this model from any other whose answers may differ: a hash, or an address with a name."""
+    """Distinguishes this model from all others whose answers may differ: a hash, or an address with a name."""
     note: str
-    """How it is asked otherwise than usual, for the reader; empty where it is not."""
+    """Remark for the reader if the model is asked in an unusual way; otherwise empty."""
 
     def fits(self, messages: Messages, n_reply_tokens: int) -> bool:
-        """Whether prompt and reply fit into the model's context, as far as can be known beforehand."""
+        """Whether prompt and reply fit into the model's context, as far as this is known in advance."""
         ...
 
     def reply(self, messages: Messages, n_tokens: int) -> str:
-        """A reply of at most n_tokens."""
+        """The model's greedy reply, of at most n_tokens tokens."""
         ...
 
     def yes(self, messages: Messages) -> tuple[float | None, str]:
-        """(P(yes) / (P(yes) + P(no)) of the first token or None where it cannot be read, the first token's text)."""
+        """(P(yes) / (P(yes) + P(no)) at the first token, the first token's text); None where it cannot be read."""
         ...
 
     def digits(self, messages: Messages, pieces: Sequence[str]) -> list[float] | None:
-        """The expected digit, 0 to 9, that the model gives each piece of a text; None where it cannot be read."""
+        """The digit, 0 to 9, that the model is expected to give each piece of a text; None if it cannot be read."""
         ...
 
 
 def open_chat(chat: str, model: str | None = None) -> ChatModel:
-    """`embedded`, a folder or .gguf file, a hub id, or http(s)://… with a `model` name.
+    """Opens a chat model: `embedded`, a folder or .gguf file, a hub id, or http(s)://… with a `model` name.
 
-    Raises UserError: nothing there, no such model on the server, a server that does not answer.
+    Raises UserError when nothing is found there, when the server does not answer or has several models and none is
+    named, or when `model` is given for anything but a server.
     """
     if "://" in chat:
         from monosemy.features.explain.chat_server import ServerChat
@@ -65,7 +66,7 @@ def open_chat(chat: str, model: str | None = None) -> ChatModel:
 
 
 class LocalChat:
-    """A model of transformers' library. One without a chat template is asked in a plain transcript."""
+    """A model of the transformers library. One without a chat template is prompted with a plain transcript."""
 
     def __init__(self, source: str) -> None:
         from monosemy.models.sources import load_model
@@ -77,6 +78,7 @@ class LocalChat:
         self._folds_system = prompts.has_template(self._tokenizer) and self._lacks_system_role()
         self.note = FOLDED.format(self.name) if self._folds_system else ""
         self.identity = fingerprint([self._model.fingerprint, self._model.tokenizer_fingerprint, template])
+        # every token that reads as yes, no or a digit counts, whatever its case and the space before it
         texts = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
         bare = [text.strip().casefold() for text in texts]
         self._answers = [(token, text) for token, text in enumerate(bare) if text in ("yes", "no")]
@@ -109,10 +111,11 @@ class LocalChat:
         return answer_probability([(text, float(probabilities[token])) for token, text in self._answers]), first
 
     def digits(self, messages: Messages, pieces: Sequence[str]) -> list[float] | None:
-        """All at once, in one pass: every line is given as `piece⇥unknown`, and the digit is read at `unknown`.
+        """Reads all digits in one pass over lines `piece⇥unknown`, from what the model predicts in place of `unknown`.
 
         Source: the one-pass simulator of Bills et al., Language models can explain neurons in language models (2023).
         """
+        # tokenized piece by piece, so that the position after each tab is known
         tokens, positions = self._prompt(messages), []
         for piece in pieces:
             tokens += prompts.plain_ids(self._tokenizer, f"{piece}\t")
@@ -138,7 +141,7 @@ class LocalChat:
         return prompts.chat_text(self._tokenizer, messages, self.name, "choose another --chat")
 
     def _lacks_system_role(self) -> bool:
-        """Whether system messages have to be folded. Raises UserError when the template fails on our kind of chat."""
+        """Whether system messages must be folded into the user's. Raises UserError when the template fails anyway."""
         probe = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
         try:
             self._chat_text(probe)
@@ -148,7 +151,8 @@ class LocalChat:
         return False
 
     def _probabilities(self, tokens: list[int], positions: list[int] | None) -> Tensor:
-        """Next-token probabilities [n, V] at positions, by default at the last one alone."""
+        """Next-token probabilities [n, V] at n positions (None: at the last one alone)."""
+        # logits_to_keep leaves out the unembedding elsewhere, which for a large vocabulary is most of the memory
         import torch
 
         input_ids = torch.tensor([tokens], device=self._model.device)

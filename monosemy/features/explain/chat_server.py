@@ -1,10 +1,11 @@
 """A server with OpenAI's chat interface (vLLM, llama.cpp, Ollama, hosted ones) as a chat model.
 
-Place on the data's path: `explanations` → [HTTP] → a server. A key is read from OPENAI_API_KEY and goes out over
-https or to this machine alone; it is never written anywhere. Redirects are not followed.
+Place on the data's path: `explanations` → [HTTP] → a server. A key is read from OPENAI_API_KEY. It is sent only over
+https or to this machine, and never written anywhere. Redirects are not followed, since they could carry the key
+elsewhere.
 
-P(yes) and digits come from the reply's own log-probabilities: up to 20 alternatives a token are asked for, then 5, then
-none, as far as the server refuses.
+P(yes) and digits come from the reply's log-probabilities. Up to 20 alternatives per token are asked for; if the server
+refuses, 5, and then none.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from monosemy.models.prompts import Messages, fold_system
 
 _TIMEOUT_SECONDS = 120.0
 _WAITS = (1.0, 4.0, 15.0)
-"""Seconds before asking again when the server is busy (429, 5xx)."""
+"""Seconds to wait before each further try when the server is busy (429, 5xx)."""
 _ALTERNATIVES = (20, 5, 0)
 _MAX_BYTES = 16 << 20
 
 
 class ServerChat:
-    """One model of a server. url: with or without the ending /v1."""
+    """One model of a server; `url` may be given with or without the ending /v1.
+
+    Raises UserError for an address that cannot be used, or when `model` is missing and the server has not exactly one.
+    """
 
     def __init__(self, url: str, model: str | None = None) -> None:
         self._url = _base(url)
@@ -44,7 +48,7 @@ class ServerChat:
         self.identity = f"{self._url} {self.name}"
 
     def fits(self, messages: Messages, n_reply_tokens: int) -> bool:
-        return True  # a server does not say; it refuses what is too long
+        return True  # a server does not tell its limit; it refuses a prompt that is too long
 
     def reply(self, messages: Messages, n_tokens: int) -> str:
         return str(self._ask(messages, n_tokens)["message"].get("content") or "").strip()
@@ -56,7 +60,8 @@ class ServerChat:
         return (answer_probability(written[0][1]) if written else None), text
 
     def digits(self, messages: Messages, pieces: Sequence[str]) -> list[float] | None:
-        """The server writes `piece⇥digit` lines itself; None when they are not one digit for every piece."""
+        """Has the server write `piece⇥digit` lines; None unless they hold exactly one digit for every piece."""
+        # only a digit right after a tab counts: pieces may contain digits of their own
         request = [*messages, {"role": "user", "content": "\n".join(f"{piece}\t?" for piece in pieces)}]
         choice = self._ask_with_probabilities(request, 12 * len(pieces) + 16)
         digits: list[float] = []
@@ -70,6 +75,7 @@ class ServerChat:
         return digits if len(digits) == len(pieces) else None
 
     def _ask_with_probabilities(self, messages: Messages, n_tokens: int) -> Any:
+        # the first number that the server accepts is remembered, so that later questions start with it
         for k, n in enumerate(self._alternatives):
             extra = {"logprobs": True, "top_logprobs": n} if n else {}
             try:
@@ -90,7 +96,7 @@ class ServerChat:
             has_system = any(message["role"] == "system" for message in messages)
             if self.note or not has_system or "system" not in refused.reason.lower():
                 raise
-            # as servers of Gemma's and old Mistral's templates answer
+            # servers answer so for templates without a system role, such as Gemma's and old Mistral's
             response = self._request("/chat/completions", body | {"messages": fold_system(messages)})
             self.note = FOLDED.format(self.name)
         try:
@@ -121,6 +127,7 @@ class ServerChat:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         request = urllib.request.Request(self._url + path, data, headers)
+        # None marks the last try, which raises instead of waiting
         for wait in (*_WAITS, None):
             try:
                 with self._opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
@@ -140,12 +147,14 @@ class ServerChat:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: following it would send the key to another address."""
+
     def redirect_request(self, *arguments: Any, **named: Any) -> None:
         return None
 
 
 class _Refused(UserError):
-    """The server answered with an error."""
+    """Raised when the server answers with an HTTP error."""
 
     def __init__(self, url: str, status: int, reason: str) -> None:
         self.status, self.reason = status, reason
@@ -154,6 +163,7 @@ class _Refused(UserError):
 
 
 def _base(url: str) -> str:
+    """The address without a trailing /chat/completions, query or fragment; /v1 is added to one without a path."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"--chat {url!r} is no address; give http://HOST:PORT/v1 or https://…, embedded, or a folder")
@@ -164,6 +174,7 @@ def _base(url: str) -> str:
 
 
 def _key_for(url: str) -> str | None:
+    """OPENAI_API_KEY if it may be sent to this address (https or this machine), else None."""
     key = os.environ.get("OPENAI_API_KEY")
     parts = urllib.parse.urlsplit(url)
     return key if key and (parts.scheme == "https" or _is_loopback(parts.hostname or "")) else None
@@ -188,7 +199,7 @@ def _reason(error: urllib.error.HTTPError) -> str:
 
 
 def _token_alternatives(choice: Any) -> list[tuple[str, list[tuple[str, float]]]]:
-    """(text, [(alternative, probability), …]) of every token of a reply; empty where the server gives none."""
+    """(text, [(alternative, probability), …]) of every token of a reply; empty if the server gives none."""
     entries = (choice.get("logprobs") or {}).get("content") or []
     tokens = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""`monosemy explain RUN`: explanations by a chat model, in the terminal.
+"""The command `monosemy explain RUN`: explanations by a chat model, in the terminal.
 
 Place on the data's path: words of the command line → `explanations` → a line for each latent.
 """
@@ -26,7 +26,7 @@ read from OPENAI_API_KEY.
 
 
 def run_explain(words: list[str]) -> None:
-    """The command. Raises UserError for bad input, before any model is loaded."""
+    """Runs `monosemy explain`. Raises UserError for bad input, before any model is loaded."""
     options = _parser().parse_args(words)
     database = open_selected(Path(options.run), options.sae)
     from monosemy.features.explain.chat import open_chat
@@ -39,7 +39,7 @@ def run_explain(words: list[str]) -> None:
     print(f"{len(latents)} latents of {database.info['site']}/{database.info['name']}, explained by {chat.name}")
     printed_note = ""
     for explained in explain_latents(database, latents, chat):
-        if chat.note != printed_note:  # a server's is known once it was asked
+        if chat.note != printed_note:  # a server's note is known only after the first question
             printed_note = chat.note
             print(f"note: {printed_note}")
         print(f"\n{explained.latent:>6}  {visible(explained.text) or 'not explained'}", flush=True)
@@ -48,7 +48,7 @@ def run_explain(words: list[str]) -> None:
 
 
 def score_lines(record: dict[str, Any]) -> list[str]:
-    """The scores of a record in words, one a line, with intervals, counts and what is missing."""
+    """The scores of an explanation's record in words, one per line, with intervals, counts and reasons for gaps."""
     lines = []
     names = {
         "detection_random": "detection, against random text",
@@ -75,7 +75,7 @@ def score_lines(record: dict[str, Any]) -> list[str]:
 
 
 def interval(score: dict[str, Any], name: str) -> str:
-    """`0.71 [0.55, 0.83]`; `not known` where there is no number."""
+    """A number with its interval, `0.71 [0.55, 0.83]`, or `not known` if there is no number."""
     if score[name] is None:
         return "not known"
     low, high = score[f"{name}_low"], score[f"{name}_high"]

@@ -1,18 +1,19 @@
-"""Explanations by a chat model, and how well each tells where its latent fires.
+"""Explains latents with a chat model, and scores how well each explanation predicts where its latent fires.
 
 Place on the data's path: feature database + `chat` → a phrase and its scores, back into the database.
 
-Per latent, its contexts are dealt in turn into those that the explanation is written from and those it is scored on:
-    explanation  from up to 24 passages over all quantiles of activation, firing words marked
-    detection    P(yes) that a passage sets the latent off: firing against random ones, and against near misses, apart
-    fuzzing      P(yes) that the marked words are the right ones: right marks against as many on silent words
-    simulation   correlation of the activations that the model expects with the true ones, where it gives probabilities
-One passage a prompt; nothing is parsed out of words where log-probabilities exist (else yes and no in the reply count
-as 1 and 0, and the record says so). Every prompt and answer is kept (`journal`).
+A latent's contexts are dealt alternately to two piles; the explanation is written from one and scored on the other:
+    explanation  from up to 24 passages over all quantiles of activation, with the firing words marked
+    detection    P(yes) that the latent fires in a passage: firing passages against random ones, and separately against
+                 near misses
+    fuzzing      P(yes) that the marked words are the right ones: right marks against as many marks on silent words
+    simulation   correlation of the activations that the model expects with the true ones, if it gives probabilities
+Each prompt has one passage. Answers are read from log-probabilities where they exist; else yes and no in the reply
+count as 1 and 0, and the record says so. Every prompt and answer is kept (`journal`).
 
 Source: detection and fuzzing after Paulo et al., Automatically interpreting millions of features (2024); simulation
-after Bills et al. (2023). Deviations: one example a prompt; negatives of two kinds, never mixed.
-Limits: twelve random and twelve near-miss windows a latent are stored by default, so those intervals are wide.
+after Bills et al. (2023). Deviations: one example per prompt; negatives of two kinds, never mixed.
+Limits: by default twelve random and twelve near-miss windows per latent are stored, so those intervals are wide.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from monosemy.features.store.settings import NEAR_MISS, RANDOM
 from monosemy.features.store.write import writing
 
 N_EXPLAIN = 24
-"""Passages an explanation is written from, at most."""
+"""The largest number of passages that an explanation is written from."""
 N_SCORED = 20
-"""Firing passages it is scored on, at most."""
+"""The largest number of firing passages that it is scored on."""
 N_SIMULATED = 6
 MIN_PASSAGES = 4
-"""Firing passages below which a latent is not explained."""
+"""A latent with fewer passages to explain from is not explained."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A latent's explanation. text is "" when the latent fires too seldom or the model said nothing."""
+    """A latent's explanation. `text` is "" if the latent fires too rarely or the model gave no usable reply."""
 
     latent: int
     text: str
@@ -55,11 +56,11 @@ class Explained:
 def explain_latents(
     database: FeatureDatabase, latents: Sequence[int], chat: ChatModel, *, seed: int = 0
 ) -> Iterator[Explained]:
-    """Explains and scores latents one by one; each is written to the database before it is handed out.
+    """Explains and scores latents one by one, and yields each after writing it to the database.
 
-    Raises UserError for a latent out of range, a chat model too short for any question, a server that fails, a folder
-    that cannot be written, or features that are being built or explained already; what was asked by then is kept, and
-    the same call goes on from there.
+    Raises UserError for a latent out of range, a chat model whose context is too short for any question, a server that
+    fails, a folder that cannot be written, or features that another process is building or explaining. All answers up
+    to then are kept, and the same call continues from there.
     """
     if not chat.fits(prompts.explain_messages([], 0.0, []), prompts.N_EXPLAIN_TOKENS):
         raise UserError(
@@ -80,7 +81,7 @@ def explain_latents(
 def explain_latent(
     database: FeatureDatabase, latent: int, chat: ChatModel, journal: Journal, *, seed: int = 0
 ) -> Explained:
-    """One latent's explanation and scores, not yet written to the database."""
+    """The explanation and scores of one latent, not yet written to the database."""
     written_from, scored = deal(database, latent)
     record: dict[str, Any] = {"model": chat.name, "n_passages": len(written_from), "scores": {}, "skipped": {}}
     if len(written_from) < MIN_PASSAGES:
@@ -95,7 +96,7 @@ def explain_latent(
         messages = prompts.explain_messages(written_from, largest, [text for text in raised if text])
         if len(written_from) <= MIN_PASSAGES or chat.fits(messages, prompts.N_EXPLAIN_TOKENS):
             break
-        written_from = written_from[:-1]  # dealt over the quantiles in turn: the rest still covers them
+        written_from = written_from[:-1]  # passages alternate between quantiles, so the rest still covers them all
     record["n_passages"] = len(written_from)
     if not chat.fits(messages, prompts.N_EXPLAIN_TOKENS):
         return Explained(latent, "", record | {"skipped": {"explanation": "its contexts are too long for the model"}})
@@ -118,7 +119,8 @@ def _score(
     ask: Callable[..., Any],
     random: np.random.Generator,
 ) -> None:
-    """Puts detection, fuzzing and simulation into the record."""
+    """Adds the scores of detection, fuzzing and simulation to the record, or why one was skipped."""
+    # the positives' answers are asked once and scored against both kinds of negatives
     scores, skipped = record["scores"], record["skipped"]
     from_words = [0]
 
@@ -186,7 +188,10 @@ def _documents(batch: Sequence[Passage]) -> list[int]:
 
 
 def deal(database: FeatureDatabase, latent: int) -> tuple[list[Passage], list[Passage]]:
-    """(passages to explain from, passages to score on), each over the quantiles in turn, the strongest first."""
+    """(passages to explain from, passages to score on), each alternating between the quantiles, the strongest first.
+
+    A window that belongs to several groups of examples is dealt once, so that the two never share one.
+    """
     piles: tuple[list[list[Passage]], list[list[Passage]]] = ([], [])
     dealt: set[tuple[int, int]] = set()
     for group in ("top", "q4", "q3", "q2", "q1", "q0"):
@@ -199,13 +204,13 @@ def deal(database: FeatureDatabase, latent: int) -> tuple[list[Passage], list[Pa
 
 
 def _in_turn(groups: list[list[Passage]]) -> list[Passage]:
-    """One of each group, then a second of each, …"""
+    """Interleaves the groups: the first of each, then the second of each, and so on."""
     longest = max((len(group) for group in groups), default=0)
     return [group[k] for k in range(longest) for group in groups if k < len(group)]
 
 
 def passages(database: FeatureDatabase, latent: int, groups: Sequence[str]) -> list[Passage]:
-    """The windows of the latent's examples of some groups: the window of the peak, as long as the build's windows."""
+    """The latent's examples of some groups, each cut to the build's window that contains its peak."""
     window = int(database.info["window"])
     return [_passage(database, example, window) for example in database.examples(latent, groups)]
 
@@ -227,6 +232,6 @@ def _passage(database: FeatureDatabase, example: Example, window: int) -> Passag
 
 
 def choose_latents(database: FeatureDatabase, n: int, seed: int = 0) -> list[int]:
-    """n latents drawn uniformly among those that fired in at least MIN_PASSAGES·4 places; all of them where fewer."""
+    """Draws n latents uniformly from those that fired at least 4·MIN_PASSAGES times; all of them if there are fewer."""
     alive = np.flatnonzero(np.asarray(database.columns["n_fired"]) >= 4 * MIN_PASSAGES)
     return np.sort(np.random.default_rng(seed).permutation(alive)[:n]).tolist()

@@ -1,9 +1,9 @@
-"""Every question put to a chat model and its answer, one JSON line each: nothing asked is lost or asked twice.
+"""A journal of every question put to a chat model and its answer, so that none is lost or asked twice.
 
-Place on the data's path: `explanations` → [explanations.jsonl beside the feature database]. The key of a line is a
-hash of the model's identity (not of its name, which two models may share), the kind of question and the messages;
-asking the same again takes the answer from the file, which is how an interrupted command goes on. Lines are appended
-and flushed to disk one by one; a last line cut short by a kill is left out.
+Place on the data's path: `explanations` → [explanations.jsonl beside the feature database], one JSON line per question.
+The key of a line is a hash of the model's identity (not its name, which two models may share), the kind of question,
+the messages and the pieces. A question asked before is answered from the file, which is how an interrupted command
+continues. Lines are appended and flushed to disk one by one; a last line cut short by a kill is ignored.
 """
 
 from __future__ import annotations
@@ -23,24 +23,28 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """The answers in a file. Raises UserError when the file cannot be written."""
+    """The questions and answers in one file. `ask` raises UserError when the file cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._answers: dict[str, Any] = {}
         self.n_asked = 0
-        """Questions put in this process."""
+        """Number of questions that this process has put to a model."""
         self._cut_short = False
         if path.exists():
             data = path.read_bytes()
             self._cut_short = bool(data) and not data.endswith(b"\n")
-            for line in data.decode("utf-8", "replace").split("\n"):  # texts may hold the other line ends
+            # not splitlines: JSON strings may hold other line ends, such as U+2028, unescaped
+            for line in data.decode("utf-8", "replace").split("\n"):
                 self._read(line)
 
     def ask(
         self, chat: ChatModel, latent: int, kind: str, messages: Any, *, question: Callable[[], Any], **facts: Any
     ) -> Any:
-        """The kept answer to this question, or else that of `question()`, kept from now on. facts: JSON beside it."""
+        """The recorded answer to this question, or the answer of `question()`, which is then recorded.
+
+        `facts` are JSON values to be stored beside the answer; of these only `pieces` is part of the key.
+        """
         key = fingerprint([chat.identity, kind, messages, facts.get("pieces")])
         if key not in self._answers:
             answer = question()
@@ -62,6 +66,7 @@ class Journal:
         text = json.dumps(entry, ensure_ascii=False) + "\n"
         try:
             with self._path.open("a", encoding="utf-8") as file:
+                # a fragment left by a kill must not swallow the first new line
                 file.write("\n" + text if self._cut_short else text)
                 file.flush()
                 os.fsync(file.fileno())

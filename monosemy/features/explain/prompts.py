@@ -1,7 +1,7 @@
-"""What a chat model is asked about a latent, and how its replies are read.
+"""The prompts by which a chat model is asked about a latent, and the reading of its replies.
 
 Place on the data's path: excerpts of the feature database → messages → `chat` → a phrase. Firing tokens stand between
-« and ». Everything here is text in, text out.
+« and ». Everything here works on text alone.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ class Passage:
     """A stretch of text with a latent's activations."""
 
     group: str
+    """The example group it comes from, one of `store.settings.GROUPS`."""
     pieces: tuple[str, ...]
+    """The text in pieces: a token each, or several that make up one character."""
     activations: tuple[float, ...]
+    """The latent's largest activation in each piece."""
     context: int
+    """Number of its context in the pass."""
     start: int
     """Position of the first token in the context."""
     document: int
@@ -39,7 +43,7 @@ class Passage:
         return f"{self.group}:{self.context}:{self.start}"
 
     def firing(self) -> list[bool]:
-        """The pieces to mark: at least a third of the passage's largest activation."""
+        """Which pieces to mark: those with at least a third of the passage's largest activation."""
         top = max(self.activations, default=0.0)
         return [a > 0 and a >= top / 3 for a in self.activations]
 
@@ -49,17 +53,21 @@ class Passage:
 
 
 def marked(pieces: Sequence[str], marks: Sequence[bool]) -> str:
-    """The text with «…» around each run of marked pieces; spaces stay outside."""
+    """The text with «…» around each run of marked pieces; spaces at a run's ends stay outside."""
     text = ""
     for piece, mark in zip(pieces, marks, strict=True):
         bare = piece.strip()
         marked_piece = f"«{bare}»" if bare else f"«{piece}»"
         text += (piece.replace(bare, marked_piece, 1) if bare else marked_piece) if mark else piece
+    # pieces were marked one by one: merge those that touch
     return text.replace("»«", "")
 
 
 def explain_messages(passages: Sequence[Passage], largest: float, raised: Sequence[str]) -> Messages:
-    """Asks for one phrase. largest: the latent's maximum activation; raised: output tokens it promotes."""
+    """Asks for an explanation in one phrase.
+
+    `largest` is the latent's maximum activation, to which strengths refer; `raised` are the output tokens it raises.
+    """
     lines = []
     for number, passage in enumerate(passages, 1):
         strength = round(9 * max(passage.activations, default=0.0) / largest) if largest > 0 else 0
@@ -82,8 +90,10 @@ def explain_messages(passages: Sequence[Passage], largest: float, raised: Sequen
 
 
 def read_explanation(reply: str) -> str:
-    """The phrase in a reply: its first line that is more than an announcement (`The words are:`), without quotation
-    marks, list marks or a closing full stop."""
+    """The phrase in a reply: the first line that is not just an announcement such as `The words are:`.
+
+    Quotation marks, list markers and a final full stop are removed, and it is cut to `_MAX_CHARACTERS`.
+    """
     lines = [line for line in reply.splitlines() if line.strip()]
     line = next((line for line in lines if not line.rstrip().endswith(":")), "")  # past “The marked words are:”
     line = re.sub(r"^\s*(?:[-*•]|\d+[.)]|(?:the )?(?:answer|explanation|phrase)\s*:)\s*", "", line, flags=re.IGNORECASE)
@@ -91,7 +101,7 @@ def read_explanation(reply: str) -> str:
 
 
 def detection_messages(explanation: str, passage: Passage) -> Messages:
-    """Does this text set the unit off?"""
+    """Asks whether the latent fires in this passage (yes or no)."""
     return _question(
         f"A unit of a language model fires on: {explanation}\n\nText: {passage.text}\n\n"
         "Does this text contain something that the unit fires on? Answer Yes or No."
@@ -99,7 +109,7 @@ def detection_messages(explanation: str, passage: Passage) -> Messages:
 
 
 def fuzzing_messages(explanation: str, passage: Passage, marks: Sequence[bool]) -> Messages:
-    """Are the marked words the right ones?"""
+    """Asks whether the marked words are those on which the latent fires (yes or no)."""
     return _question(
         f"A unit of a language model fires on: {explanation}\n\nText: {marked(passage.pieces, marks)}\n\n"
         "Are the words between « and » ones that the unit fires on? Answer Yes or No."
@@ -114,7 +124,10 @@ def _question(text: str) -> Messages:
 
 
 def simulation_messages(explanation: str) -> Messages:
-    """Asks for a digit, 0 to 9, for every token; the tokens follow as lines `token⇥digit`."""
+    """Asks for a digit, 0 to 9, for every token of a text, in lines `token⇥digit`.
+
+    The text itself is added by `ChatModel.digits`, because servers and local models need it in different forms.
+    """
     return [
         {
             "role": "system",
@@ -128,15 +141,15 @@ def simulation_messages(explanation: str) -> Messages:
 
 
 def simulation_pieces(pieces: Iterable[str]) -> list[str]:
-    """Pieces as single lines without tabs; blank ones visible."""
+    """Pieces without line breaks and tabs, so that each fits one `token⇥digit` line; blank ones are made visible."""
     visible_pieces = (piece.replace("\n", "↵").replace("\t", "⇥") for piece in pieces)
     return [piece.strip(" ") or "␣" for piece in visible_pieces]
 
 
 def wrong_marks(passage: Passage, numbers: Sequence[float]) -> list[bool] | None:
-    """As many marks as the right ones, on words that do not fire; None when there are too few such words.
+    """As many marks as `firing` makes, but on words where the latent is silent; None if there are too few of them.
 
-    numbers: one per piece, uniform in [0, 1): the silent words with the smallest are marked.
+    `numbers` has one draw per piece, uniform in [0, 1); the silent words with the smallest numbers are marked.
     """
     n = sum(passage.firing())
     silent = [i for i, (a, piece) in enumerate(zip(passage.activations, passage.pieces)) if a == 0 and piece.strip()]

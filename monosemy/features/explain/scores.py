@@ -1,11 +1,12 @@
-"""How good an explanation is: AUROC and balanced accuracy of yes-no answers, correlation of simulated activations.
+"""Scores an explanation: AUROC and balanced accuracy of yes-no answers, correlation of simulated activations.
 
 Place on the data's path: a chat model's answers → numbers with intervals, for `explanations`. An answer that could
-not be read is missing: it is counted, and enters no mean.
+not be read is missing: it is counted as such, and left out of all means.
 
-Intervals: passages of one document resemble each other, so documents are what counts, as in `labels/scores.py`. AUROC
-as there; balanced accuracy from the Wilson intervals of its two halves with n the number of documents, combined by
-MOVER (Zou & Donner 2008): (a + b)/2 ∓ ½√((a − l_a)² + (b − l_b)²); correlation by resampling whole documents.
+Intervals rest on the number of documents, as in `labels/scores.py`, since passages of one document resemble each other.
+AUROC has the interval described there. Balanced accuracy combines the Wilson intervals of its two halves, with n the
+number of documents, by MOVER (Zou & Donner 2008); its lower end is (a + b)/2 − ½√((a − l_a)² + (b − l_b)²), and its
+upper end has the upper limits instead. Correlation is bootstrapped by resampling whole documents.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ def yes_no_score(
     positive_documents: Sequence[int],
     negative_documents: Sequence[int],
 ) -> Score:
-    """Score of P(yes) answers; None: an answer that could not be read. documents: of each passage asked about.
+    """The score of P(yes) answers to positive and negative passages; None is an answer that could not be read.
 
-    {"auroc", "auroc_low", "auroc_high", "balanced_accuracy", …_low, …_high, "n_positive", "n_negative", "n_missing",
-    "n_positive_documents", "n_negative_documents"}; a number is None where there is no answer of one kind. Balanced
-    accuracy counts P(yes) > ½ as yes, ½ as half of one.
+    The documents are those of the passages asked about. Returns {"auroc", "auroc_low", "auroc_high",
+    "balanced_accuracy", …_low, …_high, "n_positive", "n_negative", "n_missing", "n_positive_documents",
+    "n_negative_documents"}; the first six are None if one kind has no answer. For balanced accuracy, P(yes) > ½ counts
+    as yes, and exactly ½ as half right.
     """
     from monosemy.features.labels.scores import auroc, auroc_interval
 
@@ -54,7 +56,7 @@ def yes_no_score(
 
 
 def _n_documents(answers: Sequence[float | None], documents: Sequence[int]) -> int:
-    """Documents with an answer that could be read."""
+    """Number of documents with an answer that could be read."""
     return len({document for p, document in zip(answers, documents, strict=True) if p is not None})
 
 
@@ -63,6 +65,7 @@ def _share(right: np.ndarray, undecided: np.ndarray) -> float:
 
 
 def _balanced_accuracy(a: float, n_a: int, b: float, n_b: int) -> tuple[float, float, float]:
+    """(mean of two shares, low, high), the interval by MOVER; a of n_a and b of n_b documents."""
     (low_a, high_a), (low_b, high_b) = wilson(a, n_a), wilson(b, n_b)
     middle = (a + b) / 2
     below, above = math.hypot(a - low_a, b - low_b) / 2, math.hypot(high_a - a, high_b - b) / 2
@@ -70,7 +73,7 @@ def _balanced_accuracy(a: float, n_a: int, b: float, n_b: int) -> tuple[float, f
 
 
 def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share of n (n ≥ 1)."""
+    """Wilson's interval of a share of n observations (n ≥ 1)."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -82,9 +85,9 @@ def simulation_score(
 ) -> Score:
     """Pearson correlation of simulated with true activations over all tokens of the passages.
 
-    {"correlation", "correlation_low", "correlation_high", "n_passages", "n_documents", "n_tokens"}; the interval
-    resamples documents (1,000 times) and is None below five of them; the correlation is None where either side is
-    constant.
+    Returns {"correlation", "correlation_low", "correlation_high", "n_passages", "n_documents", "n_tokens"}. The
+    interval resamples documents (1,000 times) and is None with fewer than five. The correlation is None where either
+    side is constant.
     """
     blocks: dict[int, list[int]] = {}
     for k, document in enumerate(documents):

@@ -1,18 +1,18 @@
-"""`monosemy export-circuit-tracer RUN`: features as circuit-tracer's frontend reads them.
+"""Exports features in the format of circuit-tracer's frontend: `monosemy export-circuit-tracer RUN`.
 
-Place on the data's path: the way out to attribution graphs. Written: the JSON that circuit-tracer 0.5 declares in
-frontend/feature_models.py, one a latent, in the two forms its frontend loads:
+Place on the data's path: the way out to attribution graphs. Each latent is written as the JSON that circuit-tracer 0.5
+declares in frontend/feature_models.py, in one of the two forms that its frontend loads:
 
     features/index.json.gz    {"<layer>": {"filename", "offsets" [d_sae + 1]}}
     features/layer_<n>.bin    per latent 4 bytes of length (little-endian), then gzip of the JSON
     <number>.json             when latents are named: number is the Cantor pairing of layer and latent, the frontend's
                               node id; serve them from any address (feature_json_base_url of a graph's metadata)
 
-Characters cut over several tokens are whole; line breaks and tabs are the signs ⏎ → ↵ that circuit-tracer uses,
-lone surrogates and NUL those of `visible.storable`.
-Limits: `transcoder_id` names this SAE; graphs need transcoders, so features of a residual-stream SAE can be looked
-at but not attributed to. Logit effects come without their values: the format has no place for them.
-Activations of examples were kept in 8 bits each (`activation_codes`).
+Characters split over several tokens are whole again. Line breaks and tabs become the signs ⏎ → ↵ that circuit-tracer
+uses, lone surrogates and NUL those of `visible.storable`.
+Limits: `transcoder_id` names this SAE, but attribution graphs need transcoders, so the features of a residual-stream
+SAE can be viewed but not attributed to. Logit effects lack their values, for which the format has no field. Activations
+of examples have the precision of 8 bits each (`activation_codes`).
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ QUANTILE_NAMES = {
     "q0": "Subsample interval 4 (weakest fifth)",
 }
 CONTEXT = 32
-"""Tokens of a context around the peak: what public feature files hold."""
+"""Tokens of an example around its peak, as many as in public feature files."""
 
 
 def export_circuit_tracer(
     database: FeatureDatabase, out: Path, latents: Sequence[int] | None = None, *, context: int = CONTEXT
 ) -> Path:
-    """Writes the new folder `out` and returns it. `latents` None: all, packed; else one JSON file each.
+    """Writes the new folder `out` and returns it: all latents packed (`latents` None), or one JSON file per named one.
 
-    `context`: tokens of an example, its peak two thirds in. Raises UserError when `out` holds anything, and for a
-    site without a layer.
+    `context` is the number of tokens of an example, with the peak two thirds of the way in. Raises UserError if `out`
+    exists and is not an empty folder, and for a site without a layer number.
     """
     out, layer = new_folder(out), place_of(database.info["site"]).layer
     with files.atomic_folder(out) as folder:
@@ -64,12 +64,12 @@ def export_circuit_tracer(
 
 
 def cantor(layer: int, latent: int) -> int:
-    """(x + y)(x + y + 1) / 2 + y, the number by which circuit-tracer knows latent y of layer x."""
+    """Cantor's pairing (x + y)(x + y + 1) / 2 + y, by which circuit-tracer numbers latent y of layer x."""
     return (layer + latent) * (layer + latent + 1) // 2 + latent
 
 
 def feature(database: FeatureDatabase, latent: int, context: int = CONTEXT) -> dict[str, Any]:
-    """A latent in circuit-tracer's form; one that never fired has no examples and zeros for its range."""
+    """A latent as a JSON object of circuit-tracer; one that never fired has no examples, and zeros for its range."""
     _, counts = database.histogram(latent)
     _, values = database.quantiles(latent)
     raised, lowered = database.output_tokens(latent)
@@ -84,6 +84,7 @@ def feature(database: FeatureDatabase, latent: int, context: int = CONTEXT) -> d
         "bottom_logits": [_signs(database.tokens.text(token)) for token, _ in lowered],
         "act_min": 0.0,
         "act_max": five_digits(maximum),
+        # v == v leaves out NaN, which JSON cannot hold
         "quantile_values": [five_digits(float(v)) for v in values if v == v],
         "histogram": [float(count) for count in counts],
         "activation_frequency": five_digits(value_of(database.columns, "firing_rate", latent) or 0.0),
@@ -113,6 +114,7 @@ def _quantiles(database: FeatureDatabase, latent: int, context: int) -> list[dic
 
 
 def _packed(database: FeatureDatabase, folder: Path, layer: int, context: int) -> None:
+    """Writes all latents to one file, and an index of the offsets at which their records begin."""
     folder.mkdir(parents=True)
     n = database.n_latents
     name = f"layer_{layer}.bin"
@@ -127,7 +129,7 @@ def _packed(database: FeatureDatabase, folder: Path, layer: int, context: int) -
 
 
 def _write_record(file: BinaryIO, document: dict[str, Any]) -> None:
-    packed = gzip.compress(json_line(document).encode(), mtime=0)
+    packed = gzip.compress(json_line(document).encode(), mtime=0)  # no time stamp: the same features, the same bytes
     file.write(struct.pack("<I", len(packed)) + packed)
 
 

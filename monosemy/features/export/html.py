@@ -1,9 +1,9 @@
-"""`monosemy export-html RUN LATENT …`: a few latents on one page that anybody can open.
+"""Exports a few latents as one page that anybody can open: `monosemy export-html RUN LATENT …`.
 
-Place on the data's path: the end of the path for people without the run. One self-contained file without scripts: it
-opens offline, in light and dark, and reads by keyboard and screen reader (every context's activations are also a
-table behind its number). Newlines are shown as a sign and a real line break is not made, so that a context stays one
-paragraph. Limits: for a few dozen latents; a page of hundreds is large (about 60 KB a latent).
+Place on the data's path: its end, for people without the run. The page is one self-contained file without scripts. It
+opens offline, in light and dark, and can be read by keyboard and screen reader: behind the number of each context is a
+table of its activations. Line breaks are shown as a sign rather than made, so that a context stays one paragraph.
+Limits: it is meant for a few dozen latents; a page of hundreds is large (about 60 KB per latent).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from monosemy.support.html import Html, details, escape, join
 from monosemy.support.numbers import activation_text
 
 BEFORE, AFTER = 28, 12
-"""Pieces around the peak that a context shows before all of it is asked for."""
+"""Pieces before and after the peak that a context shows until it is expanded."""
 N_LISTED = 8
-"""Output tokens and neighbours in a table."""
+"""Number of output tokens and of neighbours listed in a table."""
 HOW_TO_READ = (
     "A latent is one direction of a sparse autoencoder; most are silent on most tokens. Shades mark how strongly it "
     "fires, in ninths of its maximum; the underlined token is the peak, and the number before a context is the "
@@ -47,9 +47,10 @@ HOW_TO_READ = (
 
 
 def export_html(database: FeatureDatabase, latents: Sequence[int], out: Path, *, n: int = 8) -> Path:
-    """Writes the page of `latents` to `out` and returns it. `n`: contexts a group at most.
+    """Writes the page of `latents` to `out` and returns `out`. A group shows at most `n` contexts.
 
-    Raises UserError when `out` is a folder, is no .html file, or is a file that this command did not make.
+    Raises UserError if `out` is a folder, does not end in .html, is a file that this command did not make, or cannot be
+    written.
     """
     out = _target(out)
     where = f"{database.info['site']}/{database.info['name']}"
@@ -68,6 +69,7 @@ def _target(out: Path) -> Path:
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {out} must end in .html")
     if out.exists():
+        # a page made by this command names it in its head and may be replaced; any other file is the user's own
         with out.open("rb") as file:
             ours = html_page.GENERATOR.encode() in file.read(4096)
         if not ours:
@@ -91,7 +93,7 @@ def _article(database: FeatureDatabase, latent: int, n: int) -> Html:
 
 
 def _heading(database: FeatureDatabase, latent: int) -> Html:
-    """Where the latent is, its label and hints, and a chat model's explanation where there is one."""
+    """The latent's site and number, its label and hints, and a chat model's explanation if there is one."""
     place = Html('<p class="where">{}/{} · latent {}</p>')
     heading = place.format(database.info["site"], database.info["name"], latent)
     heading += Html('<h2 id="h-{}">{}</h2>').format(latent, title(database, latent))
@@ -103,7 +105,7 @@ def _heading(database: FeatureDatabase, latent: int) -> Html:
 
 
 def _examples(database: FeatureDatabase, latent: int, n: int) -> Html:
-    """Each group's first n contexts."""
+    """The first n contexts of each group."""
     maximum = stats(database, latent).get("max") or 0.0
     return join(
         Html('<h3>{}</h3><ol class="ex">{}</ol>').format(
@@ -202,7 +204,7 @@ def _example(context: Excerpt, maximum: float) -> Html:
 
 
 def _values(context: Excerpt) -> Html:
-    """The peak's number, which opens to every firing token's; a plain number where nothing fires."""
+    """The activation at the peak, which opens to a table of all firing tokens; an empty element if nothing fires."""
     firing = [
         (quoted(piece), activation_text(value))
         for piece, value in zip(context.pieces, context.activations, strict=True)
@@ -215,7 +217,7 @@ def _values(context: Excerpt) -> Html:
 
 
 def _piece(context: Excerpt, i: int, maximum: float) -> Html:
-    """A token, shaded by its activation; line breaks and tabs as signs, the peak in bold."""
+    """A piece of text shaded by its activation, with signs for line breaks and tabs, and the peak in bold."""
     text = escape(context.pieces[i])
     for character, sign in (("\n", "↵"), ("\t", "→")):
         text = text.replace(character, Html('<span class="br">{}</span>').format(sign))

@@ -1,7 +1,7 @@
-"""The building blocks and the look of an exported page: one file, no script, nothing loaded from elsewhere.
+"""Building blocks and style of an exported page, which is one file without scripts that loads nothing else.
 
 Place on the data's path: below `html.py`, on the frame of `support/html`. Shades are one hue in nine steps, in a light
-and a dark version; in both the text stands out from every shade by at least 4.5:1 (a test computes it).
+and a dark version. In both, the text has a contrast of at least 4.5:1 with every shade (a test computes it).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ GENERATOR = "monosemy export-html"
 LIGHT_INK, DARK_INK = "#1b1f24", "#e8eaed"
 LIGHT_SHADES = ("#e9f0fe", "#d8e5fd", "#c6d9fc", "#b4cdfb", "#a1c1f9", "#8eb4f7", "#7aa6f4", "#6a9af1", "#5b8eee")
 DARK_SHADES = ("#1b2536", "#1e2c45", "#213454", "#243c63", "#274472", "#2a4c80", "#2d548e", "#305c9c", "#3364aa")
-"""Backgrounds of levels 1 to 9."""
+"""Background colours of levels 1 to 9."""
 
 
 def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[int] = ()) -> Html:
-    """A table of texts; the first cell of a row is its heading; `numeric` columns are aligned right."""
+    """A table of texts. The first cell of each row is its heading; the columns in `numeric` are aligned right."""
 
     def kind(i: int) -> Html:
         return Html(' class="n"' if i in numeric else "")
@@ -37,10 +37,11 @@ def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]], 
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], describe: str, ends: tuple[str, str]) -> Html:
-    """Bars as inline SVG, `describe` for those who cannot see them, `ends` the two numbers under the axis."""
+    """A histogram as inline SVG. `describe` is read out by screen readers; `ends` are the numbers under the axis."""
     width, height = 480, 96
     highest, step = max([1, *counts]), width / max(1, len(counts))
     bar = Html('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
+    # a bin that is not empty has at least 1.5 units of height, so that it can be seen beside a large one
     bars = join(
         bar.format(i * step + 0.5, height - size, max(step - 1, 0.5), size)
         for i, count in enumerate(counts)
@@ -56,7 +57,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], describe: str, ends
 
 
 def page(title: str, lede: Html, contents: Sequence[tuple[str, str, str]], body: Html, foot: Html) -> str:
-    """The document. `contents`: (anchor, name, label) per latent."""
+    """The whole document. `contents` has (anchor, name, label) for each latent."""
     return document(
         "features/export/latents.html",
         title=title,
@@ -71,6 +72,8 @@ def page(title: str, lede: Html, contents: Sequence[tuple[str, str, str]], body:
 
 
 def style() -> str:
+    """The page's CSS with the inks and shades of both colour schemes."""
+
     def scheme(ink: str, shades: Sequence[str]) -> str:
         return f":root{{--ink:{ink}}}" + "".join(f".a{i}{{background:{shade}}}" for i, shade in enumerate(shades, 1))
 

@@ -1,25 +1,29 @@
-"""`monosemy export-neuronpedia RUN`: features for Neuronpedia's bulk importer or its upload call.
+"""Exports features for Neuronpedia's bulk importer or its upload call: `monosemy export-neuronpedia RUN`.
 
-Place on the data's path: the way out to a shared site. Nothing is sent from here; two layouts are written.
+Place on the data's path: the way out to a shared site. Nothing is sent; files are written in one of two layouts:
 
     bulk     OUT/<model>/<layer>-<set>/{release,model,sourceset,source}.jsonl
              …/features/batch-N.jsonl.gz, activations/batch-N.jsonl.gz, explanations/batch-N.jsonl.gz
-             (batch N holds the same latents in all three: N·1024 on)
+             (batch N holds the same 1,024 latents in all three)
     upload   OUT/batch-N.json: {"modelId", "source", "features": up to 128}, the body of POST /api/feature/upload-batch
 
-The bulk importer inserts the columns that a file's *first* line names into its tables, so all lines of a file have the
-same keys; `index` is text there, ids are given (the importer makes none) and are derived from what they name, so that
-an import done twice changes nothing. Source: Neuronpedia's schema.prisma and lib/db/import.ts, and the request class of
-its Python client, neuronpedia 1.2.
+The bulk importer inserts the columns that the *first* line of a file names, so all lines of a file have the same keys.
+`index` is text there. The importer makes no ids, so they are given, and derived from what they name: importing twice
+changes nothing. Source: Neuronpedia's schema.prisma and lib/db/import.ts, and the request class of its Python client,
+neuronpedia 1.2.
 
-What the fields hold: `frac_nonzero` the firing rate; `freq_hist_data_*` counts of positive activations and the middles
-of their bins; `neuron_alignment_*` the largest weights of the decoder vector by size, with their share of its L1 norm;
-`topkCosSim*` nearest decoder directions; `correlated_features_*` correlation of *firing* (not of activations);
-`bin*` the fifths of firing windows by peak. Activations were kept in 8 bits each (`activation_codes`). Empty because
-not measured: correlated_neurons_*, logits_hist_data_*, correlated_features_l1. Only contexts in which the latent fires
-are exported. `typeName` and `explanationModelName` of explanations are null: the importer refuses names that its own
-tables don't have; `notes` say how a label was made. Tokens are the text itself, but for what valid UTF-8 or the site's
-database can't hold: lone surrogates and NUL are signs (`visible.storable`).
+The fields hold:
+    frac_nonzero                the firing rate
+    freq_hist_data_*            counts of positive activations, and the middles of their bins
+    neuron_alignment_*          the largest weights of the decoder vector by size, and their shares of its L1 norm
+    topkCosSim*                 nearest decoder directions
+    correlated_features_*       correlation of *firing* (not of activations)
+    bin*                        the fifths of firing windows by peak
+correlated_neurons_*, logits_hist_data_* and correlated_features_l1 are empty because they are not measured. Only
+contexts in which the latent fires are exported, with activations in the precision of 8 bits (`activation_codes`).
+`typeName` and `explanationModelName` of explanations are null, because the importer refuses names that its own tables
+lack; `notes` say how a label was made. Tokens are the exact text, except that lone surrogates and NUL, which UTF-8 or
+the site's database can't hold, are replaced by signs (`visible.storable`).
 """
 
 from __future__ import annotations
@@ -45,18 +49,18 @@ from monosemy.support.progress import stage
 from monosemy.support.visible import json_line, storable
 
 BATCH = 1024
-"""Latents a bulk file, as in Neuronpedia's own exports."""
+"""Latents per bulk file, as in Neuronpedia's own exports."""
 UPLOAD_BATCH, UPLOAD_LOGITS = 128, 20
-"""Most features and output tokens that the upload call takes."""
+"""The largest numbers of features, and of output tokens per feature, that the upload call takes."""
 CONTEXT = 64
 CREATOR = "clkht01d40000jv08hvalcvly"
-"""The user that public converters name: a Neuronpedia database made from its own seed has it."""
+"""The user id that public converters use; a Neuronpedia database made from its own seed data contains it."""
 N_ALIGNED = 3
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the export goes by on the site."""
+    """The names that the export has on the site."""
 
     model: str
     source_set: str
@@ -76,11 +80,11 @@ def export_neuronpedia(
     source_set: str | None = None,
     creator: str = CREATOR,
 ) -> Path:
-    """Writes the new folder `out` and returns the folder to import (bulk) or `out` (upload).
+    """Writes the new folder `out`; returns the folder to import (bulk) or `out` itself (upload).
 
-    `latents` None: all. `context`: tokens of an example, its peak two thirds in. `model` and `source_set`: names on
-    the site, else made from the run's. Raises UserError for a name the site would refuse, an unknown layout, and an
-    `out` that holds anything.
+    `latents` None means all. `context` is the number of tokens of an example, with the peak two thirds of the way in.
+    `model` and `source_set` are names on the site; without them, they are derived from the run. Raises UserError for a
+    name that the site would refuse, an unknown layout, or an `out` that is not new or empty.
     """
     if layout not in ("bulk", "upload"):
         raise UserError(f"--layout {layout!r} is unknown; choose bulk (importer) or upload (its upload call)")
@@ -107,7 +111,10 @@ def export_neuronpedia(
 
 
 def names_for(info: dict[str, Any], model: str | None, source_set: str | None, creator: str) -> Names:
-    """Names on the site: letters, digits, `-` and `_`; a set's name also serves in `<layer>-<set>`."""
+    """The names on the site, of letters, digits, `-` and `_`; the source is named `<layer>-<set>`.
+
+    Raises UserError for a given name with other characters.
+    """
     place = place_of(info["site"], post_norms=bool(info["model"]["post_norms"]))
     model = model or _slug(str(info["model"]["name"]).rsplit("/", 1)[-1])
     source_set = source_set or f"{place.short}-{_slug(str(info['name']))}"
@@ -125,7 +132,7 @@ def _slug(name: str) -> str:
 
 
 def _write_heads(info: dict[str, Any], names: Names, folder: Path) -> None:
-    """The four files that make release, model, set and source; only columns that the site's tables have."""
+    """Writes the four files for release, model, set and source, with no columns but those of the site's tables."""
     folder.mkdir(parents=True)
     common = {"creatorId": names.creator, "createdAt": info["created"], "visibility": "PUBLIC"}
     described = f"{info['architecture']} SAE {info['name']} at {info['site']}, trained with monosemy"
@@ -177,7 +184,8 @@ def _write_bulk(
         rows["explanations"] += map(json_line, _explanations(database, names, latent))
     for kind, lines in rows.items():
         (folder / kind).mkdir(exist_ok=True)
-        if lines:  # the importer stumbles over an empty file
+        if lines:  # the importer fails on an empty file
+            # mtime 0: the same features give the same bytes
             data = "".join(f"{line}\n" for line in lines).encode()
             (folder / kind / f"batch-{number}.jsonl.gz").write_bytes(gzip.compress(data, compresslevel=5, mtime=0))
 
@@ -271,7 +279,7 @@ def _explanations(database: FeatureDatabase, names: Names, latent: int) -> list[
 
 
 def _texts(database: FeatureDatabase, latent: int) -> list[tuple[str, str, str]]:
-    """(kind, text, how it was made) of a latent's label and, where there is one, its explanation."""
+    """(kind, text, how it was made) of a latent's label and of its explanation, as far as they exist."""
     label = database.label(latent)
     texts = []
     if label.get("text"):
@@ -322,7 +330,10 @@ def _upload(database: FeatureDatabase, latent: int, context: int) -> dict[str, A
 def _examples(
     database: FeatureDatabase, latent: int, context: int
 ) -> Iterator[tuple[Excerpt, tuple[float, float] | None]]:
-    """Contexts in which the latent fires, with the range of its fifth's peaks (None for the strongest contexts)."""
+    """The contexts in which the latent fires, each with the range of peaks in its fifth.
+
+    The range is that of the stored examples; it is None for the strongest contexts, which belong to no fifth.
+    """
     before = 2 * context // 3
     for group, examples in by_group(database, latent, FIRING_GROUPS).items():
         peaks = [float(example.value) for example in examples]
@@ -337,6 +348,6 @@ def _bars(edges: np.ndarray, counts: np.ndarray) -> tuple[list[float], list[floa
 
 
 def _identity(kind: str, names: Names, latent: int, number: int, content: str) -> str:
-    """25 letters and digits that begin with c, as the site's own ids; the same for the same row."""
+    """A row's id: 25 letters and digits that begin with c, like the site's own ids; equal rows get equal ids."""
     text = "\0".join((kind, names.model, names.source, str(latent), str(number), content))
     return "c" + hashlib.sha256(text.encode()).hexdigest()[:24]

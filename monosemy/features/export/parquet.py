@@ -1,18 +1,18 @@
-"""`monosemy export-parquet RUN`: the whole feature database as tables for pandas, polars, DuckDB or Spark.
+"""Exports the whole feature database as tables for pandas, polars, DuckDB or Spark: `monosemy export-parquet RUN`.
 
 Place on the data's path: the way out to other people's analyses.
 
-    latents.parquet      one row a latent: every column of the database (null where not measured), label, hints,
+    latents.parquet      one row per latent: every column of the database (null where not measured), label, hints,
                          explanation, histogram, quantiles, output tokens, neighbours
-    examples.parquet     one row an example: latent, group, context, peak, value, source, origin, and where in the
+    examples.parquet     one row per example: latent, group, context, peak, value, source, origin, and where in the
                          context the latent fires (fired_positions, fired_values)
     contexts.parquet     the contexts of these examples, once: context, token_ids, text
     vocabulary.parquet   token_id, text, special
 
-They join on `latent`, `context` and `token_id`. Bytes of a token that are no text show as ⟨E2⟩, NUL
-as ␀ (many readers end a string there); every other character is as it was. What the database was
-built from is in each file's metadata under `monosemy` as JSON; `example_activations` there says how exact the values
-of examples are (8 bits each).
+The tables join on `latent`, `context` and `token_id`. Bytes of a token that belong to no character are shown as ⟨E2⟩,
+and NUL as ␀, because many readers end a string there; all other characters are unchanged. Each file's metadata says
+under `monosemy`, as JSON, what the database was built from; `example_activations` there says how precise the values of
+examples are (8 bits each).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from monosemy.support.progress import stage
 from monosemy.support.visible import storable
 
 ROW_GROUP = 512
-"""Latents written at once: what is held in memory."""
+"""Number of latents held in memory and written at once."""
 _TOKEN = pa.struct([("token_id", pa.int32()), ("token", pa.string()), ("value", pa.float32())])
 _NEIGHBOUR = pa.struct([("latent", pa.int32()), ("value", pa.float32())])
 _LISTS = {
@@ -66,9 +66,9 @@ EXAMPLES = pa.schema(
 
 
 def export_parquet(database: FeatureDatabase, out: Path, latents: Sequence[int] | None = None) -> Path:
-    """Writes the new folder `out` with the four tables and returns it. `latents` None: all.
+    """Writes the new folder `out` with the four tables and returns it; `latents` None means all.
 
-    Raises UserError when `out` holds anything or cannot be written.
+    Raises UserError if `out` is not new or empty, or cannot be written.
     """
     out = new_folder(out)
     numbers = list(range(database.n_latents) if latents is None else latents)
@@ -86,6 +86,7 @@ def export_parquet(database: FeatureDatabase, out: Path, latents: Sequence[int] 
             rows.write_table(pa.Table.from_pylist([_latent(database, i) for i in part], schema=schema))
             listed = [row for latent in part for row in _examples(database, latent)]
             examples.write_table(pa.Table.from_pylist(listed, schema=examples.schema))
+            # latents share contexts: each is written once, after all examples are known
             context_numbers.update(row["context"] for row in listed)
             bar.advance(len(part))
         _write(folder / "contexts.parquet", _contexts(database, sorted(context_numbers)), metadata)
@@ -119,7 +120,7 @@ def _vocabulary(database: FeatureDatabase) -> pa.Table:
 
 
 def latent_schema(database: FeatureDatabase) -> pa.Schema:
-    """Types of latents.parquet: the database's own columns as float32, `n_fired` as an integer."""
+    """The schema of latents.parquet: the database's columns are float32, except `n_fired`, which is an integer."""
     numbers = [(name, pa.int64() if name == "n_fired" else pa.float32()) for name in database.columns]
     return pa.schema([("latent", pa.int32()), *numbers, *_LISTS.items()])
 

@@ -1,11 +1,11 @@
-"""What labels need to know of a tokenizer's tokens: which are the same word, which join, what kind each is.
+"""Classifies the tokens of a vocabulary for labels: which are the same word, which join to words, what kind each is.
 
 Place on the data's path: token texts → groups, kinds and words, for `labels`. Two tokens share a group when their
-texts differ only in case and in leading spaces (`July`, ` july`); tokens of white space or of broken bytes are their
-own groups. A word is a run of tokens without a space in it whose texts are letters and digits.
+texts differ only in case and in leading or trailing spaces (`July`, ` july`). A token of white space or of incomplete
+bytes is a group by itself. A word is a run of tokens without a space in it whose texts are letters and digits.
 
-Limits: words of scripts written without spaces (Chinese, Japanese, Thai) are single tokens here. Lists of names
-(months, pronouns, …) exist for English, French, Spanish and German.
+Limits: in scripts written without spaces (Chinese, Japanese, Thai), each token counts as a word. Word lists (months,
+pronouns, …) exist for English, French, Spanish and German.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KINDS = (
     "other scripts",
     "other symbols",
 )
-"""Plain names of the kinds of token; every token has one."""
+"""Plain names of the kinds of token; every token has exactly one."""
 _LOWER, _CAPITAL, _CAPITALS, _ENDING, _NUMBER, _PUNCTUATION, _OPENING, _QUOTE, _BREAK, _SPACE, _SCRIPT, _SYMBOL = range(
     12
 )
@@ -41,21 +41,21 @@ _LOWER, _CAPITAL, _CAPITALS, _ENDING, _NUMBER, _PUNCTUATION, _OPENING, _QUOTE, _
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids → what their text is. V tokens, G groups."""
+    """Facts about the text of every token id. V tokens, G groups."""
 
     texts: Sequence[str]
-    """[V]: decoded alone."""
+    """[V]: text of each token decoded by itself."""
     pieces: Sequence[bytes] | None
-    """[V]: exact bytes, when known."""
+    """[V]: exact bytes of each token; None if unknown."""
     groups: Array
-    """int32 [V]: 0 … G − 1."""
+    """int32 [V]: group of each token, 0 … G − 1."""
     n_groups: int
     kinds: Array
     """int8 [V]: index into `KINDS`."""
     special: Array
-    """bool [V]."""
+    """bool [V]: tokens that are not text."""
     joins_left: Array
-    """bool [V]: begins with a letter or digit, so it continues a word that ends just before it."""
+    """bool [V]: begins with a letter or digit, so it continues a word that reaches up to it."""
     joins_right: Array
     """bool [V]: ends with a letter or digit."""
     ends_line: Array
@@ -64,14 +64,17 @@ class Vocabulary:
     """bool [V]: is a full stop, question or exclamation mark."""
 
     def join(self, tokens: Array) -> str:
-        """The text of several tokens, bytes merged."""
+        """The text of several tokens, with characters that are split over tokens put together where bytes are known."""
         if self.pieces is None:
             return "".join(self.texts[t] for t in tokens)
         return b"".join(self.pieces[t] for t in tokens).decode("utf-8", errors="replace")
 
 
 def read_vocabulary(texts: Sequence[str], special: Array, pieces: Sequence[bytes] | None = None) -> Vocabulary:
-    """Groups and kinds of every token. texts [V]; special bool [V]; pieces [V], the exact bytes of each token."""
+    """Finds the group, kind and flags of every token.
+
+    texts [V]; special bool [V]; pieces [V] are the exact bytes of each token, None if unknown.
+    """
     numbers: dict[str, int] = {}
     n = len(texts)
     groups, kinds = np.empty(n, np.int32), np.empty(n, np.int8)
@@ -79,6 +82,7 @@ def read_vocabulary(texts: Sequence[str], special: Array, pieces: Sequence[bytes
     for token, text in enumerate(texts):
         bare = text.strip(" ")
         broken = "�" in text or special[token] or not bare.strip()
+        # "=" keeps a text apart from the token numbers that name broken tokens
         key = f"{token}" if broken else f"={bare.casefold()}"
         groups[token] = numbers.setdefault(key, len(numbers))
         kinds[token] = _kind(text)
@@ -107,13 +111,14 @@ def read_vocabulary(texts: Sequence[str], special: Array, pieces: Sequence[bytes
 def _in_word(character: str) -> bool:
     if not character:
         return False
+    # part of a split character: taken for a letter, so that its word stays in one piece
     if character == "�":
         return True
     return character.isalnum() and not _unspaced(character)
 
 
 def _unspaced(character: str) -> bool:
-    """Whether the script puts no spaces between words (Thai, Lao, kana, Chinese characters)."""
+    """Whether the character's script is written without spaces between words (Thai, Lao, kana, Chinese characters)."""
     code = ord(character)
     return 0x0E00 <= code <= 0x0EFF or 0x3040 <= code <= 0x30FF or 0x3400 <= code <= 0x9FFF or code >= 0x20000
 
@@ -128,7 +133,7 @@ def _kind(text: str) -> int:
     if all(c.isdigit() for c in bare):
         return _NUMBER
     if first.isalpha():
-        if ord(first) > 0x24F:
+        if ord(first) > 0x24F:  # behind the last block of Latin letters
             return _SCRIPT
         if first.isupper():
             return _CAPITALS if len(bare) > 1 and bare.isupper() else _CAPITAL
@@ -196,7 +201,7 @@ CATEGORIES: dict[str, frozenset[str]] = {
         "raise with as lambda yield pass break continue assert async await global del finally"
     ),
 }
-"""Plain name → words (case-folded); a label that lists several of one category names it."""
+"""Plain name → words (case-folded); a label whose words all belong to one category names the category."""
 
 FUNCTION_WORDS = frozenset().union(
     *(
@@ -211,11 +216,14 @@ FUNCTION_WORDS = frozenset().union(
         "ces sont como más también este esta estos lo si son dont où mais fait être deux cuyo donde nicht auch als wie"
     ),
 )
-"""Words that say nothing of what a text is about."""
+"""Words that say nothing about the topic of a text."""
 
 
 def category_of(words: Sequence[str], *, code: bool) -> str | None:
-    """The category that all the words belong to; None when there is none or fewer than two words."""
+    """The first category that contains all the words; None without one, or for fewer than two different words.
+
+    Python keywords are a category only when `code` is true, since most of them are English words.
+    """
     folded = {word.strip().casefold() for word in words}
     if len(folded) < 2:
         return None

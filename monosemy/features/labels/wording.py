@@ -1,10 +1,11 @@
-"""From counts to words: the one line that a latent's label is.
+"""Writes the one-line label of a latent from counts.
 
 Place on the data's path: the evidence gathered by `labels` → `“July”, “June” after “in” in French text`.
 
-A label says, as far as each holds: the words at the peaks (with the name of their category, or the kind of token they
-are), what comes just before, what the text around is about, where in a line or document, in which source, and which
-output tokens the latent raises. Where nothing stands out it says `unclear` and gives examples.
+A label consists of the following parts, each only if it applies: the words at the peaks (with the name of their
+category, or the kind of token they are), the words just before, the topic of the text around, the place in a line or
+document, the source, and the output tokens that the latent raises. If nothing stands out, it says `unclear` and gives
+examples.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MAX_WORD_TOKENS = 6
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _LENGTHS = ("", "one", "two", "three", "four", "five", "six")
 _MIN_STRONGEST = 5
-"""Strongest contexts below which they are not described apart."""
+"""With fewer strongest contexts, they are not described separately."""
 _LANGUAGES = ("english", "french", "spanish", "german", "italian", "portuguese", "dutch", "russian", "chinese")
 _PLACES = (
     "at the start of a document",
@@ -36,51 +37,51 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one latent's peaks. Lists are best first, at most K long."""
+    """The facts about one latent's peaks from which its label is written. Lists are best first, at most K long."""
 
     peaks: Array
     """int64 [n]: token indices of the fitted peaks."""
     groups: Array
     """int32 [3, K]: over-represented at the peak, just before, in the window; −1 after the last."""
     shares: Array
-    """float32 [3, K]: share of the peaks (windows) that have it, weighted by activation."""
+    """float32 [3, K]: share of the peaks (or windows) that have the group, weighted as in `corpus.Peaks`."""
     kind_shares: Array
-    """float32 [kinds]."""
+    """float32 [kinds]: share of the peaks of each kind."""
     kind_odds: Array
-    """float32 [kinds]."""
+    """float32 [kinds]: log-odds of each kind at the peaks against fitted text."""
     place_shares: Array
-    """float32 [4]: start and end of a document, start of a line, start of a sentence."""
+    """float32 [4]: share of the peaks at each of `_PLACES`."""
     source_shares: Array
-    """float32 [sources]."""
+    """float32 [sources]: share of the peaks in each source."""
     raised: Array
-    """int32 [k]."""
+    """int32 [k]: output tokens that the latent raises most, best first."""
     raised_values: Array
-    """float32 [k]."""
+    """float32 [k]: by how much it raises them (logits per unit of activation)."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The tokens of the pass as labels need them. N tokens."""
+    """The N tokens of the pass, and statistics of them that labels compare with."""
 
     vocabulary: Vocabulary
     tokens: Array
     """int32 [N]."""
     joined: Array
-    """bool [N]: continues the word of the token before."""
+    """bool [N]: whether the token continues the word of the token before."""
     sources: Sequence[str]
     whole_share: Array
     """float64 [G]: share of a group's occurrences that are whole words."""
     group_tokens: Array
     """int32 [G]: the commonest token of each group."""
     common_raised: frozenset[int]
-    """Tokens that very many latents raise: they say nothing of any one."""
+    """Tokens that very many latents raise, which therefore say nothing about a single one."""
     source_base: Array
-    """float64 [sources]: share of the tokens."""
+    """float64 [sources]: share of all tokens in each source."""
     place_base: Array
-    """float64 [4]."""
+    """float64 [4]: share of all tokens at each of `_PLACES`."""
 
     def word(self, index: int) -> tuple[int, int]:
-        """[start, stop) of the word around a token, at most six tokens to each side."""
+        """[start, stop) of the word that contains a token, reaching at most six tokens to each side."""
         start, stop = index, index + 1
         while self.joined[start] and index - start < _MAX_WORD_TOKENS:
             start -= 1
@@ -90,9 +91,13 @@ class Corpus:
 
 
 def compose(evidence: Evidence, strongest: Evidence, corpus: Corpus) -> tuple[str, list[str]]:
-    """(label, hints) of one latent; ("", []) for one without peaks. `strongest`: of its strongest contexts alone."""
+    """(label, hints) of one latent; ("", []) for one without peaks.
+
+    `evidence` is that of its fitted sample, `strongest` that of its strongest contexts alone.
+    """
     if not len(evidence.peaks):
         return "", []
+    # the description of the strongest contexts is added only where it names new words
     label, words, hints = _describe(evidence, corpus)
     if len(strongest.peaks) >= _MIN_STRONGEST:
         at_top, top_words, top_hints = _describe(strongest, corpus, few=True)
@@ -116,9 +121,11 @@ def _strongest(description: str) -> str:
 
 
 def _describe(evidence: Evidence, corpus: Corpus, *, few: bool = False) -> tuple[str, list[str], list[str]]:
-    """(description or "" where nothing stands out, the words at the peaks that it names, hints).
+    """(description, the words at the peaks that it names, hints); the description is "" if nothing stands out.
 
-    `few`: only a handful of peaks, of which each thing named must cover a fifth, or a third of the text around."""
+    `few` means that there are only a handful of peaks. To be named, a word must then cover a fifth of them, and a word
+    before or around them 30%.
+    """
     words, coverage = peak_words(evidence, corpus, 0.2 if few else 0.0)
     source, places = _source(evidence, corpus), _place_hints(evidence, corpus)
     category = category_of([word for word, _ in words], code=source == "code") if coverage >= 0.3 else None
@@ -139,8 +146,11 @@ def _describe(evidence: Evidence, corpus: Corpus, *, few: bool = False) -> tuple
 def _main(
     words: list[tuple[str, float]], coverage: float, category: str | None, kind: str | None
 ) -> tuple[str, list[str]]:
-    """What is at the peaks, and the words it names: words where few of them cover many peaks, else the kind of token,
-    else nothing."""
+    """The description of the peaks themselves, and the words that it names.
+
+    It is a category with words, else the kind of token if the top words cover too little, else the words if they cover
+    enough of the peaks, else nothing. `coverage` is the share of the peaks that the three top words cover.
+    """
     if category:
         named_words = [word for word, share in words[:4] if share >= 0.03]
         return f"{category}: {_listed(named_words)}", named_words
@@ -158,7 +168,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def quote(text: str) -> str:
-    """“text”, with white space made visible in words."""
+    """The text in quotation marks, “text”; white space alone is described in words, such as `2 line breaks`."""
     bare = text.strip(" ")
     if not text.strip():
         n_breaks, n_spaces = text.count("\n"), text.count(" ")
@@ -171,9 +181,10 @@ def quote(text: str) -> str:
 
 
 def peak_words(evidence: Evidence, corpus: Corpus, least: float = 0.0) -> tuple[list[tuple[str, float]], float]:
-    """Up to six (word, share of the peaks) shown for the over-represented groups, and the top three's joint share.
+    """Up to six (word, share of the peaks) for the over-represented groups, and the joint share of the first three.
 
-    A group is shown as the whole word where most of its peaks lie in one word; else as a part: `un…`, `…ing`.
+    A group is shown as a whole word if at least 60% of its peaks lie in that word, else as a part: `un…`, `…ing`. Words
+    with a share below `least` are left out.
     """
     groups = corpus.vocabulary.groups[corpus.tokens[evidence.peaks]]
     by_word: dict[str, list[Any]] = {}
@@ -191,6 +202,7 @@ def peak_words(evidence: Evidence, corpus: Corpus, least: float = 0.0) -> tuple[
 
 
 def _surface(peaks: Array, corpus: Corpus) -> str:
+    """The word or part of a word to show for a group, from the first 64 of its peaks."""
     spans = [corpus.word(int(index)) for index in peaks[:64]]
     words = Counter(
         corpus.vocabulary.join(corpus.tokens[a:b]).strip(" ") or corpus.vocabulary.join(corpus.tokens[a:b])
@@ -207,7 +219,10 @@ def _surface(peaks: Array, corpus: Corpus) -> str:
 
 
 def _kind(evidence: Evidence, corpus: Corpus) -> str | None:
-    """The kind of token at most peaks, when it is far more common there than elsewhere; digits with their place."""
+    """The kind of token at most peaks, if it is far more common there than elsewhere; numbers with the digit's place.
+
+    Lower-case words are never reported, since that would describe most text.
+    """
     best = int(np.argmax(evidence.kind_shares))
     name = KINDS[best]
     if evidence.kind_shares[best] < 0.6 or evidence.kind_odds[best] < 0.7 or name == "lower-case words":
@@ -215,6 +230,7 @@ def _kind(evidence: Evidence, corpus: Corpus) -> str | None:
     if name != "numbers":
         return name
     spans = [(int(index), *corpus.word(int(index))) for index in evidence.peaks[:64]]
+    # the usual place of the peak in its number, and the usual length of the number, in tokens (one per digit)
     (place, length), n = Counter((index - a, b - a) for index, a, b in spans).most_common(1)[0]
     if length < 2 or n < 0.5 * len(spans) or length > len(_ORDINALS):
         return name
@@ -222,9 +238,9 @@ def _kind(evidence: Evidence, corpus: Corpus) -> str | None:
 
 
 def _before_words(evidence: Evidence, corpus: Corpus, least: float) -> list[str]:
-    """Words just before the peak, where one to three of them come before at least 40% of the peaks."""
+    """Up to three words just before the peak, if together they precede at least 40% of the peaks; else none."""
     if np.mean(corpus.joined[evidence.peaks]) > 0.4:
-        return []  # the peak is inside a word, which the words at the peak show whole
+        return []  # the peaks are inside words, and `peak_words` already shows those as a whole
     texts, total = [], 0.0
     previous = np.maximum(evidence.peaks - 1, 0)
     groups = corpus.vocabulary.groups[corpus.tokens[previous]]
@@ -236,7 +252,7 @@ def _before_words(evidence: Evidence, corpus: Corpus, least: float) -> list[str]
 
 
 def _context_words(evidence: Evidence, corpus: Corpus, named_words: Sequence[str], least: float) -> list[str]:
-    """Up to three words over-represented in the windows, other than those named already and function words."""
+    """Up to three words over-represented in the windows, without function words and those already named."""
     excluded = {word.strip("…").casefold() for word in named_words} | FUNCTION_WORDS
     texts: list[str] = []
     for group, share in zip(evidence.groups[2], evidence.shares[2], strict=True):
@@ -250,9 +266,9 @@ def _context_words(evidence: Evidence, corpus: Corpus, named_words: Sequence[str
 
 
 def _raised_words(evidence: Evidence, corpus: Corpus) -> list[str]:
-    """Up to two readable tokens that the latent raises, where they stand out: far above the rest, or one word twice.
+    """Up to two readable tokens that the latent raises and that stand out: far above the rest, or one word twice.
 
-    Single unrelated tokens on top are mostly rare tokens with long unembedding vectors, in random directions too.
+    Other tokens at the top are mostly rare ones with long unembedding vectors, which come up in random directions too.
     """
     vocabulary, values = corpus.vocabulary, evidence.raised_values
     if len(values) == 0 or values[-1] <= 0:
@@ -276,7 +292,7 @@ def _examples(evidence: Evidence, corpus: Corpus) -> list[str]:
 
 
 def _place_hints(evidence: Evidence, corpus: Corpus) -> list[str]:
-    """Places in a document or line that hold at most peaks and seldom elsewhere."""
+    """The places in a document or line that at least half of the peaks are at, four times as often as other tokens."""
     return [
         place
         for place, share, base in zip(_PLACES, evidence.place_shares, corpus.place_base, strict=True)
@@ -285,7 +301,10 @@ def _place_hints(evidence: Evidence, corpus: Corpus) -> list[str]:
 
 
 def _source(evidence: Evidence, corpus: Corpus) -> str | None:
-    """The source (a corpus, a language), or two languages but English, of nearly all peaks and little of the text."""
+    """The source (a corpus, a language) of most peaks, if it holds much less of the text; None without one.
+
+    A pair of languages other than English is accepted as well.
+    """
     order = np.argsort(-evidence.source_shares)
     for n in (1, 2):
         leading = order[:n]

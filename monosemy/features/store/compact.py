@@ -1,7 +1,7 @@
-"""The arrays of a feature database, in the small types they are kept in.
+"""Converts the arrays of a feature build to the small types in which the database stores them.
 
-Place on the path: `build` → [compact] → `write` → files → `database`. m latents, k of something per latent, E examples,
-A firings in the contexts of examples, V token ids.
+Place on the path: `build` → [compact] → `write` → files → `database`. There are m latents, k of something per latent,
+E examples, A firings in the contexts of examples and V token ids.
 
     in the file                          what it holds
     tokens [S, T]                        the contexts, once
@@ -64,8 +64,11 @@ _OTHERS = (
     "index_score",
 )
 INPUTS = (*_AS_GIVEN, *_EXAMPLES, *_OTHERS)
-"""What `compact` takes. Missing neighbours are −1; example_group [E] indexes GROUPS and does not fall within a latent;
-example_activation_offsets [E + 1]; example_activation [A] are shares of the latent's largest activation."""
+"""The arrays that `compact` takes.
+
+Missing neighbours are −1. example_group [E] indexes GROUPS and never decreases within a latent.
+example_activation_offsets is [E + 1]. example_activation [A] holds shares of the latent's largest activation.
+"""
 ARRAYS = (
     *_AS_GIVEN,
     *_OTHERS,
@@ -79,14 +82,14 @@ ARRAYS = (
     "activation_position",
     "activation_code",
 )
-"""The files, without their ending."""
+"""Names of the files, without their extension."""
 Arrays = dict[str, np.ndarray]
 
 
 def compact(arrays: Mapping[str, np.ndarray], columns: Sequence[str], labels: Sequence[Mapping[str, Any]]) -> Arrays:
-    """The arrays of the files (`ARRAYS`) from those of a build (`INPUTS`) and the records of the labels.
+    """The arrays of the files (`ARRAYS`), from those of a build (`INPUTS`) and the records of the labels.
 
-    Raises ValueError for other names, or groups out of order.
+    Raises ValueError if the names are not those of `INPUTS`, or if a latent's examples are not in the order of GROUPS.
     """
     if set(arrays) != set(INPUTS):
         raise ValueError(f"arrays differ from the format: {sorted(set(arrays) ^ set(INPUTS))}")
@@ -123,6 +126,7 @@ def _offsets(offsets: np.ndarray) -> np.ndarray:
 
 
 def _label_tokens(labels: Sequence[Mapping[str, Any]], n_vocabulary: int) -> Arrays:
+    """The records' lists of tokens as arrays [m, 2, k], cut to `n_label_tokens` and filled up with V."""
     ids = np.full((len(labels), 2, FeatureSettings.n_label_tokens), n_vocabulary)
     odds = np.zeros(ids.shape, np.float16)
     for i, record in enumerate(labels):
@@ -133,12 +137,14 @@ def _label_tokens(labels: Sequence[Mapping[str, Any]], n_vocabulary: int) -> Arr
 
 
 def _examples(arrays: Mapping[str, np.ndarray], low: np.ndarray, high: np.ndarray) -> Arrays:
+    """Examples in the form of the files: counts per group in place of a group per example, activations in one byte."""
     offsets, group = np.asarray(arrays["example_offsets"], np.int64), arrays["example_group"]
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     if any((np.diff(group[a:b].astype(int)) < 0).any() for a, b in itertools.pairwise(offsets.tolist())):
         raise ValueError("examples of a latent must be in the order of their groups")
     counts = np.bincount(owner * len(GROUPS) + group, minlength=(len(offsets) - 1) * len(GROUPS))
     ends = np.asarray(arrays["example_activation_offsets"], np.int64)
+    # the latent of every firing, whose own minimum and maximum are the ends of the one-byte scale
     length, of_firing = np.diff(ends), np.repeat(owner, np.diff(ends))
     activation = arrays["example_activation"] * high[of_firing]
     return {

@@ -1,11 +1,12 @@
-"""The feature database: everything the pages, exports and explanations read about the latents of one SAE.
+"""The feature database: everything that pages, exports and explanations read about the latents of one SAE.
 
 Place on the path: RUN/features/<site>/<name>/ (made by `build`) → [FeatureDatabase] → pages, exports, explanations.
-Arrays are memory-mapped, so that opening costs milliseconds whatever the number of latents; labels and documents are in
-SQLite. Neither torch nor numba is imported. Safe to use from several threads: SQLite gets one connection a thread.
+Arrays are memory-mapped, so opening takes milliseconds whatever the number of latents; labels and documents are in
+SQLite. Neither torch nor numba is imported. A database may be used from several threads: each gets its own SQLite
+connection.
 
-A *token index* is flat: context · T + position. Units: activations and every value derived from them are raw, as the
-SAE gives them; cosines and correlations have none; output tokens are in logits per unit of activation.
+A *token index* is flat: context · T + position. Units: activations and all values derived from them are raw, as the
+SAE gives them; cosines and correlations have no unit; output tokens are in logits per unit of activation.
 """
 
 from __future__ import annotations
@@ -40,40 +41,43 @@ from monosemy.support.visible import visible
 
 @dataclass(frozen=True)
 class Example:
-    """A context of a latent."""
+    """One context shown for a latent."""
 
     group: str
     """`top`, `q0` (weakest fifth) … `q4` (strongest), `near_miss`, `random`."""
     context: int
-    """Number of the context among the pass's."""
+    """Number of the context in the pass."""
     peak: int
-    """Position of the peak in the context; for negatives, of the window meant."""
+    """Position of the peak in the context; for negatives, a position in the silent window."""
     value: float
     """Activation at the peak, raw; 0 for negatives."""
     token_ids: np.ndarray
     """int32 [T]."""
     activations: np.ndarray
-    """float32 [T], raw; the whole context's, so a negative may have some outside its window."""
+    """float32 [T], raw, over the whole context; a negative may have activations outside its window."""
     source: str
     """Name of the text source of the document at the peak."""
     origin: str
-    """The document: a title, a file."""
+    """The document's title or file name."""
 
 
 class FeatureDatabase:
-    """One SAE's latents. Open with `FeatureDatabase.open` or `open_features`."""
+    """The features of one SAE. Open it with `FeatureDatabase.open` or `open_features`."""
 
     def __init__(self, folder: Path, info: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.files = FeatureFiles(folder)
         self.info, self._arrays = info, arrays
         self.columns: Mapping[str, np.ndarray] = dict(zip(info["columns"], arrays["columns"]))
-        """float32 [m] each, NaN where a latent has no value; what they mean: info["column_help"]."""
+        """Column name → float32 [m], NaN where a latent has no value; info["column_help"] says what each means."""
         self.tokens = TokenTexts(arrays["vocabulary_data"], arrays["vocabulary_offsets"], arrays["vocabulary_special"])
         self._local = threading.local()
 
     @staticmethod
     def open(folder: Path) -> FeatureDatabase:
-        """Opens a database. Raises UserError: none there, of another format, or a file missing or truncated."""
+        """Opens a database.
+
+        Raises UserError if there is none, if it has another format, or if a file is missing or damaged.
+        """
         folder = Path(folder).expanduser()
         database = FeatureFiles(folder)
         if not database.info.exists():
@@ -90,7 +94,7 @@ class FeatureDatabase:
         arrays: dict[str, np.ndarray] = {}
         for name in ARRAYS:
             try:
-                # as plain arrays over the map: slices of np.memmap itself cost ten times as much
+                # plain arrays over the memory map: slicing np.memmap itself takes ten times as long
                 arrays[name] = np.asarray(np.load(database.array(name), mmap_mode="r", allow_pickle=False))
             except (OSError, ValueError, EOFError) as error:
                 raise _damaged(database.array(name), error) from None
@@ -111,26 +115,30 @@ class FeatureDatabase:
         return int(self.info["context_length"])
 
     def check(self, latent: int) -> int:
-        """The latent's number; UserError when there is none such."""
+        """The latent's number. Raises UserError if the SAE has no such latent."""
         if not 0 <= latent < self.n_latents:
             raise UserError(f"latent {latent} is out of range; this SAE has latents 0 to {self.n_latents - 1}")
         return int(latent)
 
     def stats(self, latent: int) -> dict[str, float]:
-        """Every column of one latent; NaN where it has no value."""
+        """The value of every column for one latent; NaN where it has none."""
         self.check(latent)
         return {name: float(column[latent]) for name, column in self.columns.items()}
 
     # --- contexts ---------------------------------------------------------------------------------------------------
 
     def examples(self, latent: int, groups: Iterable[str] | None = None) -> list[Example]:
-        """The latent's contexts, in the order of `GROUPS`, the strongest of `top` first; of a latent that never
-        fired, near misses and random contexts alone."""
+        """The latent's examples in the order of `GROUPS`, those of `top` from the strongest down.
+
+        A latent that never fired has only near misses and random contexts. Raises UserError for an unknown group or
+        latent.
+        """
         selected_groups = set(GROUPS if groups is None else groups)
         if not selected_groups <= set(GROUPS):
             raise unknown("example group", sorted(selected_groups - set(GROUPS))[0], GROUPS)
         kinds, token, length, position, value = self.example_arrays(latent)
         context, peak = token // self.context_length, token % self.context_length
+        # all contexts dense at once: one scatter and one read of tokens, rather than one per example
         activations = np.zeros((len(token), self.context_length), np.float32)
         activations[np.repeat(np.arange(len(token)), length), position] = value
         token_ids = self._arrays["tokens"][context].astype(np.int32)
@@ -142,10 +150,10 @@ class FeatureDatabase:
         ]
 
     def example_arrays(self, latent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The same sparse and at once, E examples with A firings in their contexts, example after example:
+        """The latent's E examples as sparse arrays, with the A firings in their contexts, example after example.
 
-        (group [E], an index into `GROUPS`; token [E], the token index of the peak; length [E], firings in the context,
-        A in all; position [A] in the context; value float32 [A], raw).
+        Returns (group [E], an index into `GROUPS`; token [E], the token index of the peak; length [E], the number of
+        firings in the context, A in all; position [A] of each firing in the context; value float32 [A], raw).
         """
         arrays = self._arrays
         first, last = arrays["example_offsets"][self.check(latent) : latent + 2].tolist()
@@ -160,7 +168,10 @@ class FeatureDatabase:
         )
 
     def example(self, number: int) -> Example:
-        """One example by its number in the whole database, 0 to info["n_examples"] − 1. Raises UserError outside."""
+        """One example by its number in the whole database, from 0 to info["n_examples"] − 1.
+
+        Raises UserError for a number outside this range.
+        """
         n = len(self._arrays["example_token"])
         if not 0 <= number < n:
             raise UserError(f"example {number} is out of range; this database has examples 0 to {n - 1}")
@@ -168,13 +179,14 @@ class FeatureDatabase:
         return self.examples(latent)[number - int(self._arrays["example_offsets"][latent])]
 
     def context(self, context: int) -> np.ndarray:
-        """int32 [T]: the tokens of a context. Raises UserError for a number that is none."""
+        """The tokens of a context, int32 [T]. Raises UserError for a number out of range."""
         if not 0 <= context < self.info["n_contexts"]:
             raise UserError(f"context {context} is out of range; there are contexts 0 to {self.info['n_contexts'] - 1}")
         return self._arrays["tokens"][context].astype(np.int32)
 
     def encoded(self, context: int) -> np.ndarray:
-        """bool [T]: the positions of a context that the SAE read: no first positions, special tokens, outliers."""
+        """Which positions of a context the SAE encoded, bool [T]: all but first ones, special tokens and outliers."""
+        # a context need not begin at a byte: read the bytes that it touches, and cut the bits before it
         length = self.context_length
         bits = np.unpackbits(self._arrays["kept"][context * length // 8 : -(-(context + 1) * length // 8)])
         return bits[context * length % 8 :][:length].astype(bool)
@@ -189,7 +201,7 @@ class FeatureDatabase:
         return [names.get(number, ("", "")) for number in self.document_numbers(token).tolist()]
 
     def document_numbers(self, token: np.ndarray) -> np.ndarray:
-        """int32 [n]: the numbers of the documents at token indices [n]."""
+        """The numbers of the documents at token indices [n], int32 [n]."""
         rows = np.searchsorted(self._document_starts, token, side="right") - 1
         return self._arrays["documents"][rows, 1]
 
@@ -205,23 +217,28 @@ class FeatureDatabase:
     # --- numbers ----------------------------------------------------------------------------------------------------
 
     def histogram(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of the positive activations: edges float32 [B + 1], raw, equal widths, smallest to largest; counts [B]."""
+        """The histogram of the positive activations: (edges float32 [B + 1], raw; counts int64 [B]).
+
+        Bins have equal widths from the smallest to the largest activation.
+        """
         counts = np.array(self._arrays["histogram"][self.check(latent)], np.int64)
         low, high = float(self.columns["min"][latent]), float(self.columns["max"][latent])
         low = 0.0 if np.isnan(low) else low
         return np.linspace(low, high, len(counts) + 1, dtype=np.float32), counts
 
     def quantiles(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """(levels, values [L] raw) of the positive activations; NaN for a latent that never fired."""
+        """The quantiles of the positive activations: (levels [L], values [L], raw); NaN if the latent never fired."""
         return np.asarray(LEVELS, np.float32), np.array(self._arrays["quantiles"][self.check(latent)])
 
     def positions(self, latent: int) -> np.ndarray:
-        """int64 [P]: firings in each of P equal parts of a context, first to last."""
+        """The number of firings in each of P equal parts of a context, int64 [P], first to last."""
         return np.array(self._arrays["positions"][self.check(latent)], np.int64)
 
     def output_tokens(self, latent: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-        """(raised, lowered): (token id, logits per unit of activation), strongest first; empty lists where the site has
-        no direct path to the output (info["no_output_tokens"] says why)."""
+        """(raised, lowered): lists of (token id, logits per unit of activation), strongest first.
+
+        Both are empty if the site has no direct path to the output; info["no_output_tokens"] says why.
+        """
         ids, values = self._arrays["output_ids"][self.check(latent)], self._arrays["output_values"][latent]
         raised, lowered = (list(zip(i, v)) for i, v in zip(ids.tolist(), values.tolist()))
         return raised, lowered
@@ -236,25 +253,31 @@ class FeatureDatabase:
 
     @property
     def sketches(self) -> np.ndarray:
-        """int8 [m, k]: sketch · sketch′ / 127² estimates the correlation of two latents' activations (error ≈ 1/√k),
-        across databases whose info["text_sha256"] agree."""
+        """Count sketches of the activations, int8 [m, k] (`building.coactivation`).
+
+        sketch · sketch′ / 127² estimates the correlation of two latents' activations with an error of about 1/√k, also
+        across databases if their info["text_sha256"] agree.
+        """
         return self._arrays["sketches"]
 
     def decoder_vector(self, latent: int) -> np.ndarray:
-        """float32 [d]: the latent's decoder row, from the SAE's own file. Raises UserError when that is gone."""
+        """The latent's decoder row, float32 [d], read from the SAE's own file. Raises UserError if that is gone."""
         return self.decoder_vectors(slice(self.check(latent), latent + 1))[0]
 
     def decoder_vectors(self, latents: slice | np.ndarray) -> np.ndarray:
-        """float32 [n, d]: decoder rows of several latents."""
+        """The decoder rows of several latents, float32 [n, d]. Raises UserError if the SAE's file is gone."""
         sae = self.files.run.sae(self.info["site"], self.info["name"])
         return read_rows(sae.weights, "W_dec", latents)
 
     # --- labels and search --------------------------------------------------------------------------------------------
 
     def label(self, latent: int) -> dict[str, Any]:
-        """{"text", "hints": [text], "peak_tokens", "before_tokens": [(token id, log-odds in standard deviations)],
-        "explanation": {"text", …} or None, "explanation_leads": whether it is the heading, "scores": {name: value or
-        NaN}}."""
+        """The label, explanation and scores of a latent:
+
+        {"text", "hints": [text], "peak_tokens", "before_tokens": [(token id, log-odds in standard deviations)],
+        "explanation": {"text", …} or None, "explanation_leads": whether the explanation is the heading,
+        "scores": {name: value or NaN}}
+        """
         query = "SELECT label, hints FROM texts WHERE latent = ?"
         text, hints = self._sqlite().execute(query, (self.check(latent),)).fetchone() or ("", "")
         query = "SELECT text, record FROM explanations WHERE latent = ?"
@@ -273,7 +296,10 @@ class FeatureDatabase:
         }
 
     def labels(self, latents: Sequence[int] | np.ndarray) -> list[str]:
-        """The texts of several latents, in the order asked: the label, or an explanation that leads (`heading`)."""
+        """The texts that name several latents, in the given order: the label, or an explanation that leads (`heading`).
+
+        A latent without either has "".
+        """
         numbers = [int(i) for i in latents]
         texts: dict[int, str] = {}
         for start in range(0, len(numbers), 500):  # SQLite limits the variables of a statement
@@ -285,7 +311,11 @@ class FeatureDatabase:
     def _leading_texts(
         self, rows: str, values: Sequence[Any] | Mapping[str, Any], rank: str = "0.0", end: str = ""
     ) -> list[tuple[int, str, float]]:
-        """(latent, leading text, rank) of rows with label and explanation. `rows`: their table and condition."""
+        """(latent, leading text, rank) of the selected rows of a table with labels and explanations.
+
+        `rows` is "TABLE WHERE CONDITION", for the tables `texts` and `search`; `rank` and `end` are SQL as well. Values
+        from users never go into this text: they are bound as `values`.
+        """
         table, _, condition = rows.partition(" WHERE ")
         number = f"{table}.{'rowid' if table == 'search' else 'latent'}"
         query = (
@@ -308,21 +338,28 @@ class FeatureDatabase:
         return float(self.columns["label_auroc"][latent]) if "label_auroc" in self.columns else None
 
     def search_labels(self, text: str, limit: int = 50) -> list[tuple[int, str, float]]:
-        """(latent, text as `labels` gives it, rank) of labels and explanations with words that begin like those of
-        `text`, best first (a lower rank is better). Text without a letter or digit is looked for as it stands."""
+        """Searches labels and explanations for words that begin with those of `text`.
+
+        Returns (latent, text as in `labels`, rank), best first; a lower rank is better. A text without letters or
+        digits is searched for literally, in the order of the latents.
+        """
         if expression := match_expression(text):
             end = "ORDER BY rank, search.rowid LIMIT ?"
             return self._leading_texts("search WHERE search MATCH ?", (expression, limit), "rank", end)
         if not (plain := text.strip()):
             return []
+        # the full-text index has no punctuation: scan the texts, with LIKE's wildcards taken literally
         escaped = plain.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         condition = "texts.label LIKE :text ESCAPE '\\' OR texts.explanation LIKE :text ESCAPE '\\'"
         values = {"text": f"%{escaped}%", "limit": limit}
         return self._leading_texts(f"texts WHERE {condition}", values, end="ORDER BY texts.latent LIMIT :limit")
 
     def latents_of_token(self, token_id: int, limit: int = 50) -> list[tuple[int, float]]:
-        """(latent, score) of latents that go together with a token, best first; score 1: all of the latent's activation
-        falls on it, at full strength at each occurrence. Raises UserError outside the vocabulary."""
+        """(latent, score) of the latents that go together with a token, best first.
+
+        Score 1 means that all of the latent's activation falls on the token, with full strength at every occurrence.
+        Raises UserError for a token outside the vocabulary.
+        """
         if not 0 <= token_id < len(self.tokens):
             raise UserError(f"token id {token_id} is out of range; this vocabulary has ids 0 to {len(self.tokens) - 1}")
         first, last = (int(x) for x in self._arrays["index_offsets"][token_id : token_id + 2])
@@ -331,19 +368,21 @@ class FeatureDatabase:
         return [(int(i), float(s)) for i, s in zip(self._arrays["index_latent"][first:last], scores)]
 
     def tokens_matching(self, text: str, limit: int = 50) -> list[int]:
-        """Ids of tokens that are, begin with or contain `text`, in this order."""
+        """Ids of the tokens whose text is `text`, then begins with it, then contains it."""
         return self.tokens.matching(text, limit)
 
     def write_explanations(self, explanations: Mapping[int, tuple[str, Mapping[str, Any]]]) -> None:
-        """Keeps {latent: (text, record)} in one transaction; earlier ones of these latents are replaced.
+        """Stores {latent: (text, record)} in one transaction; earlier explanations of these latents are replaced.
 
-        `record` is JSON: model, scores, … Raises UserError for a latent out of range or a folder that can't be written.
+        `record` is a JSON object with the model, scores and so on. Raises UserError for a latent out of range or a
+        folder that cannot be written.
         """
         rows = [
             (self.check(i), text, json.dumps(dict(record), ensure_ascii=False, allow_nan=False))
             for i, (text, record) in explanations.items()
         ]
         try:
+            # a connection's own context manager commits or rolls back, but does not close
             with closing(sqlite3.connect(self.files.sqlite, timeout=30)) as connection, connection:
                 for latent, text, record in rows:
                     replace_explanation(connection, latent, text, record)
@@ -351,6 +390,7 @@ class FeatureDatabase:
             raise UserError(f"cannot write {self.files.sqlite}: {error}; check the folder's permissions") from None
 
     def _sqlite(self) -> sqlite3.Connection:
+        """This thread's read-only connection; SQLite connections must not be shared between threads."""
         if not hasattr(self._local, "connection"):
             uri = f"{(self.files.sqlite).resolve().as_uri()}?mode=ro"
             self._local.connection = sqlite3.connect(uri, uri=True, timeout=30)
@@ -359,14 +399,14 @@ class FeatureDatabase:
 
 
 def list_features(run: Path) -> list[tuple[str, str]]:
-    """(site, name) of every feature database of a run, in order of name."""
+    """(site, name) of every feature database of a run, sorted."""
     return [(database.site, database.name) for database in RunFiles(run).databases()]
 
 
 def open_features(run: Path, site: str | None = None, name: str | None = None) -> FeatureDatabase:
-    """The database of one SAE of a run; without a name, the only or first one there is, controls last.
+    """Opens the database of one SAE of a run; without site or name, the first one that fits, controls last.
 
-    Raises UserError for a folder that is no run, an unknown SAE, one whose training stopped early, or one without
+    Raises UserError for a folder that is not a run, an unknown SAE, one whose training stopped early, or one without
     features (with the command that builds them).
     """
     read_run(run)

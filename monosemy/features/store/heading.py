@@ -1,9 +1,9 @@
-"""Which text names a latent: its label, or a chat model's explanation that tells its firing better.
+"""Chooses the text that names a latent: its label, or a chat model's explanation if that predicts its firing better.
 
-Place on the data's path: label and explanation with their scores → the heading of pages, lists and exports. Compared is
-one measure only, the AUROC of telling windows in which the latent fires from windows drawn at random, on text that
-neither was made from: `label_auroc` and the explanation's `detection_random`. Where either was not measured the label
-leads, so that no heading stands beside a score that belongs to another text.
+Place on the data's path: label and explanation with their scores → the heading of pages, lists and exports. The two are
+compared by one measure, the AUROC of telling windows in which the latent fires from windows drawn at random, on text
+that neither was made from: `label_auroc` and the explanation's `detection_random`. If either was not measured, the
+label leads, so that a heading never stands beside a score that belongs to another text.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ COMPARED = "detection_random"
 
 
 def explanation_score(explanation: Mapping[str, Any]) -> float | None:
-    """AUROC of detection against random text; None where it was not measured."""
+    """The explanation's AUROC of detection against random text; None if it was not measured."""
     value = ((explanation.get("scores") or {}).get(COMPARED) or {}).get("auroc")
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def explanation_leads(label: str, label_auroc: float | None, explanation: Mapping[str, Any] | None) -> bool:
-    """Whether the explanation ({"text", "scores", …}) is the heading; label_auroc: None or NaN where not measured."""
+    """Whether the explanation ({"text", "scores", …}) is the heading.
+
+    `label_auroc` is None or NaN if it was not measured. An explanation of a latent without a label always leads.
+    """
     if not explanation or not explanation.get("text"):
         return False
     if not label:
         return True
     score = explanation_score(explanation)
-    return score is not None and label_auroc is not None and score > label_auroc  # a NaN is never exceeded
+    return score is not None and label_auroc is not None and score > label_auroc  # False for NaN

@@ -1,14 +1,14 @@
-"""Bookmarks and notes on latents, in a file of their own: RUN/notes.json.
+"""Bookmarks and notes on latents, kept in RUN/notes.json.
 
-Place on the path: beside the feature database, which is built again at will; what a person wrote must not go with it.
+Place on the path: beside the feature database. They have a file of their own because the database may be rebuilt at any
+time, and what a person wrote must survive that.
 
     {"format": 1, "notes": [{"site", "name", "latent", "bookmark", "text", "changed"}]}
 
-One entry a latent, in order of site, name and latent. Every change reads, edits and replaces the whole file under a
-lock (`.notes.lock`, freed by the kernel with its holder), so that two browsers on one run don't undo each other.
-A change says only what it changes: what it leaves out stays as it is in the file, whatever the writer knew of it.
-Limits: without `before` the last writer of one latent's text wins; a file that cannot be read is refused, never
-overwritten.
+There is one entry per latent, sorted by site, name and latent. Every change reads, edits and replaces the whole file
+under a lock (`.notes.lock`, which the kernel releases when its holder dies), so two browsers on one run don't undo each
+other's changes. A change names only what it changes; the rest stays as it is in the file, whatever the writer last saw.
+Limits: without `before`, the last writer of a latent's text wins. A file that cannot be read is never overwritten.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from monosemy.support import files, locks
 
 FORMAT = 1
 MAX_CHARACTERS = 20_000
-"""Longest note, in characters."""
+"""Length of the longest note, in characters."""
 
 
 class ChangedError(UserError):
-    """The note is no longer what its writer saw."""
+    """Raised when the note has changed since its writer last saw it."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """What a person keeps about one latent. `changed`: ISO 8601, UTC."""
+    """A person's bookmark and note on one latent. `changed` is a time in ISO 8601, UTC."""
 
     site: str
     name: str
@@ -44,7 +44,7 @@ class Note:
 
 
 def read_notes(run: Path) -> list[Note]:
-    """All notes of a run folder, in order; none when the file does not exist yet.
+    """All notes of a run folder, in order; an empty list if the file does not exist yet.
 
     Raises UserError when the file is damaged or of a newer format.
     """
@@ -71,11 +71,11 @@ def put_note(
     text: str | None = None,
     before: str | None = None,
 ) -> list[Note]:
-    """Changes one latent's bookmark, note or both, durably, and returns all notes.
+    """Durably changes the bookmark or the text of one latent, or both, and returns all notes of the run.
 
-    None keeps what is there; with neither a bookmark nor a text left the entry goes. `before` is the text that the
-    writer of `text` saw. Raises ChangedError when another one has been written since, and UserError for a text above
-    `MAX_CHARACTERS`, an unreadable notes.json, or a folder that cannot be written.
+    None leaves a value as it is. An entry with neither bookmark nor text is removed. `before` is the text that the
+    writer of `text` last saw. Raises ChangedError if another text has been written since, and UserError for a text
+    longer than `MAX_CHARACTERS`, an unreadable notes.json, or a folder that cannot be written.
     """
     if text is not None and len(text) > MAX_CHARACTERS:
         raise UserError(f"a note takes at most {MAX_CHARACTERS:,} characters, got {len(text):,}; shorten it")
@@ -84,6 +84,7 @@ def put_note(
         notes_by_key = {(note.site, note.name, note.latent): note for note in read_notes(run)}
         old_note = notes_by_key.pop(key, None)
         old_bookmark, old_text = (old_note.bookmark, old_note.text) if old_note else (False, "")
+        # a text that is already there is no conflict: a repeated request must not be refused
         if text is not None and before is not None and old_text not in (before, text):
             raise ChangedError(
                 f"the note on latent {latent} was changed elsewhere meanwhile; look at it, then save again"

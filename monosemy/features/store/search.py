@@ -1,7 +1,7 @@
-"""A reader's words as a full-text query that cannot be malformed.
+"""Turns a reader's words into a full-text query that is always well-formed.
 
-Place on the path: search box → [FTS5 expression] → `database`. Every word must appear, as a prefix; operators and
-quotation marks of the query language are taken as text.
+Place on the path: search box → [FTS5 expression] → `database`. Every word must appear as the beginning of a word. The
+operators of the query language are treated as ordinary words, and its punctuation is dropped.
 """
 
 from __future__ import annotations
@@ -13,5 +13,5 @@ _MOST_WORDS = 16
 
 
 def match_expression(text: str) -> str:
-    """`golden gate` → `"golden"* "gate"*`; empty when the text has no word."""
+    """The FTS5 expression for a text: `golden gate` → `"golden"* "gate"*`; empty if the text has no word."""
     return " ".join(f'"{word}"*' for word in _WORD.findall(text)[:_MOST_WORDS])

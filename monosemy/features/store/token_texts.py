@@ -1,10 +1,10 @@
-"""What token ids look like to a reader: their bytes, their text, and pieces in which split characters are whole again.
+"""Shows token ids to a reader: their bytes, their text, and pieces in which split characters are whole again.
 
-Place on the path: tokenizer → [bytes of every token] → database → pages and exports. Reading needs NumPy alone; only
-`token_bytes` needs the tokenizer.
+Place on the path: tokenizer → [bytes of every token] → database → pages and exports. Reading needs only NumPy;
+`token_bytes` also needs the tokenizer.
 
-Byte-level tokenizers cut characters of several bytes between tokens: “—” may be two tokens, neither of which is text.
-`pieces` joins such neighbours into one piece; bytes that are no text anywhere show as ⟨E2⟩.
+Byte-level tokenizers may split a character of several bytes over tokens: “—” may be two tokens, neither of which is
+valid text. `pieces` joins such tokens into one piece. Bytes that belong to no character are shown as ⟨E2⟩.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens start..stop of a sequence, shown as one text."""
+    """Tokens start … stop − 1 of a sequence, shown as one text."""
 
     start: int
     stop: int
@@ -31,7 +31,10 @@ class Piece:
 
 
 class TokenTexts:
-    """The texts of a vocabulary. `offsets` int [V + 1] into `data` uint8; `special` bool [V]."""
+    """The texts of a vocabulary of V tokens.
+
+    Token t has the bytes data[offsets[t]:offsets[t+1]]: `offsets` int [V + 1], `data` uint8; `special` bool [V].
+    """
 
     def __init__(self, data: np.ndarray, offsets: np.ndarray, special: np.ndarray) -> None:
         self._data, self._offsets, self._special = data, offsets, special
@@ -40,27 +43,28 @@ class TokenTexts:
         return len(self._special)
 
     def bytes(self, token_id: int) -> bytes:
-        """UTF-8 bytes of a token; raises IndexError outside the vocabulary."""
+        """The UTF-8 bytes of a token. Raises IndexError outside the vocabulary."""
         if not 0 <= token_id < len(self):
             raise IndexError(f"token id {token_id} of {len(self)}")
         return self._data[int(self._offsets[token_id]) : int(self._offsets[token_id + 1])].tobytes()
 
     def is_special(self, token_id: int) -> bool:
-        """Whether it is no text (separators, BOS, padding, chat marks)."""
+        """Whether the token is not text (separators, BOS, padding, chat markers)."""
         return bool(self._special[token_id])
 
     def text(self, token_id: int) -> str:
-        """A token alone; bytes that are no text as ⟨E2⟩."""
+        """The text of a token by itself; bytes that are not a whole character appear as ⟨E2⟩."""
         return _readable(self.bytes(token_id))
 
     def texts(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
         return [self.text(int(token)) for token in token_ids]
 
     def pieces(self, token_ids: Sequence[int] | np.ndarray) -> list[Piece]:
-        """The sequence as pieces: one a token, but tokens that share a character are one piece."""
+        """The sequence in pieces: one per token, except that tokens which share a character form one piece."""
         pieces: list[Piece] = []
         start, pending = 0, b""
         for i, token in enumerate(token_ids):
+            # a token that cannot continue the pending bytes ends their piece, incomplete as it is
             if not pending:
                 start = i
             elif self.is_special(int(token)) or not _continues(pending, self.bytes(int(token))):
@@ -75,8 +79,10 @@ class TokenTexts:
         return pieces
 
     def matching(self, text: str, limit: int = 50) -> list[int]:
-        """Ids of tokens whose text is `text`, then that begin with it, then that contain it (case and leading spaces
-        ignored); shorter ones first. Empty for an empty text."""
+        """Ids of the tokens whose text is `text`, then begins with it, then contains it; shorter ones first.
+
+        Case and surrounding white space are ignored. An empty text matches nothing.
+        """
         query = text.strip().lower()
         if not query:
             return []
@@ -93,12 +99,13 @@ class TokenTexts:
 
 
 def token_bytes(tokenizer: Any, n_vocabulary: int) -> list[bytes]:
-    """UTF-8 bytes of every token id below n_vocabulary of a transformers tokenizer; empty for ids without a token.
+    """The UTF-8 bytes of every token id below n_vocabulary of a transformers tokenizer; empty for ids without a token.
 
-    Without a tokenizer a token is shown as its number behind a space.
+    Without a tokenizer, a token's text is a space and its number.
     """
     if tokenizer is None:
         return [f" {number}".encode() for number in range(n_vocabulary)]
+    # three kinds of vocabularies: byte-level (GPT-2's alphabet), byte fallback (<0xE2>), and SentencePiece's ▁
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     decoder = json.dumps(rules.get("decoder"))
     added_tokens = {number: token.content for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
@@ -107,6 +114,7 @@ def token_bytes(tokenizer: Any, n_vocabulary: int) -> list[bytes]:
     names = tokenizer.convert_ids_to_tokens(list(range(min(n_vocabulary, len(tokenizer)))))
     texts = [b""] * n_vocabulary
     for number, name in enumerate(names):
+        # added tokens are plain text in any vocabulary
         if number in added_tokens:
             texts[number] = added_tokens[number].encode()
         elif name is None:
@@ -123,13 +131,13 @@ def token_bytes(tokenizer: Any, n_vocabulary: int) -> list[bytes]:
 
 
 def packed(tokens: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """(data uint8, offsets uint32 [V + 1]) as `TokenTexts` takes them."""
+    """The bytes of all tokens as (data uint8, offsets uint32 [V + 1]), which `TokenTexts` takes."""
     offsets = np.concatenate([[0], np.cumsum([len(token) for token in tokens])]).astype(np.uint32)
     return np.frombuffer(b"".join(tokens), np.uint8), offsets
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """Byte → the printable character that byte-level tokenizers write for it (GPT-2)."""
+    """Byte → the printable character that stands for it in byte-level vocabularies (GPT-2's mapping)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {byte: chr(byte) for byte in plain}
     unprintable = [byte for byte in range(256) if byte not in letters]
@@ -137,7 +145,7 @@ def _byte_alphabet() -> dict[int, str]:
 
 
 def _needed(lead: int) -> int:
-    """Bytes of a UTF-8 character that begins with `lead`; 0 when none does."""
+    """The number of bytes of a UTF-8 character that begins with `lead`; 0 if none does."""
     return 1 if lead < 0x80 else 2 if 0xC2 <= lead < 0xE0 else 3 if 0xE0 <= lead < 0xF0 else 4 if lead in _FOUR else 0
 
 
@@ -146,6 +154,7 @@ _FOUR = range(0xF0, 0xF5)
 
 def _unfinished(data: bytes) -> bool:
     """Whether the bytes end inside a character."""
+    # go back to the last byte that is not a continuation (10xxxxxx): the lead byte says how many must follow
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte & 0xC0 != 0x80:
@@ -158,5 +167,6 @@ def _continues(pending: bytes, following: bytes) -> bool:
 
 
 def _readable(data: bytes) -> str:
+    # surrogateescape turns each undecodable byte b into U+DC00 + b
     text = data.decode("utf-8", "surrogateescape")
     return re.sub(r"[\udc80-\udcff]", lambda m: f"⟨{ord(m[0]) - 0xDC00:02X}⟩", text)

@@ -1,13 +1,13 @@
-"""A feature database as a folder, written under another name and renamed when whole.
+"""Writes a feature database as a folder, under a temporary name that is replaced when it is complete.
 
 Place on the path: `build` → [RUN/features/<site>/<name>/] → `database` (the reader).
 
     features.json                    info: what it was built from and how
-    *.npy                            the arrays of `compact.ARRAYS`, small types, memory-mapped by the reader
+    *.npy                            the arrays of `compact.ARRAYS` in small types, memory-mapped by the reader
     features.sqlite                  labels and explanations with full-text search; documents
 
-What another database of the same SAE held beyond these files (explanations, with their prompts and replies) is carried
-over; nothing a user paid for is lost by building again.
+Explanations of an older database of the same SAE, and all its other files such as prompts and replies, are carried
+over: nothing that a user paid for is lost by building again.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ CREATE VIRTUAL TABLE search USING fts5(
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Holds the database in `folder` (which need not exist yet) against other writers.
+    """Locks the database in `folder`, which need not exist yet, against other writers.
 
-    A build copies the explanations of the older database and then replaces its folder: one written between the two
-    would be lost. Whoever comes second is refused at once. Raises UserError when another build or `explain` holds it,
-    or the folder cannot be written to.
+    A build copies the explanations of the older database and then replaces its folder, so an explanation written in
+    between would be lost. A second writer is refused at once rather than made to wait. Raises UserError when another
+    build or `explain` holds the lock, or when the folder cannot be written to.
     """
     try:
         lock = locks.acquire(FeatureFiles(folder).lock)
@@ -65,17 +65,18 @@ def write_database(
     *,
     documents: Iterable[tuple[int, str, str]],
 ) -> None:
-    """Writes a database, replacing an older one of the same name only when complete.
+    """Writes a database, which replaces an older one in `folder` only when it is complete.
 
-    arrays: as `compact.INPUTS` names them; labels: of every latent in order, its text and a record with `hints` [text]
-    and, where known, `peak_tokens` and `before_tokens` [(token id, log-odds)]; documents: (number, source, origin).
-    Raises UserError when the folder cannot be written to, ValueError for arrays that don't fit together.
+    `arrays` are those of `compact.INPUTS`. `labels` has for every latent in order its text and a record with `hints`
+    [text] and, where known, `peak_tokens` and `before_tokens` [(token id, log-odds)]. `documents` are (number, source,
+    origin). Raises UserError when the folder cannot be written to, and ValueError for arrays that don't fit together.
     """
     small = compact(arrays, info["columns"], [record for _, record in labels])
     with files.atomic_folder(folder) as target:
         unfinished = FeatureFiles(target)
         for name in ARRAYS:
             np.save(unfinished.array(name), np.ascontiguousarray(small[name]), allow_pickle=False)
+        # read from the older database, which stays in place until this block has ended
         explanations = _carry_over(folder, target, info)
         try:
             _write_sqlite(unfinished.sqlite, labels, documents, explanations)
@@ -92,6 +93,7 @@ def _write_sqlite(
     documents: Iterable[tuple[int, str, str]],
     explanations: Sequence[tuple[int, str, str]],
 ) -> None:
+    # autocommit mode: the transaction below is explicit, so that everything is written in one
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA page_size = 4096")
         connection.executescript(_SCHEMA)
@@ -104,13 +106,18 @@ def _write_sqlite(
         connection.executemany("INSERT INTO texts VALUES (?, ?, ?, ?)", rows)
         connection.executemany("INSERT INTO documents VALUES (?, ?, ?)", documents)
         connection.executemany("INSERT INTO explanations VALUES (?, ?, ?)", explanations)
+        # commands of FTS5, written as inserts: index all of `texts`, then merge the index into one segment
         connection.execute("INSERT INTO search (search) VALUES ('rebuild')")
         connection.execute("COMMIT")
         connection.execute("INSERT INTO search (search) VALUES ('optimize')")
 
 
 def replace_explanation(connection: sqlite3.Connection, latent: int, text: str, record: str) -> None:
-    """Within the caller's transaction: the explanation, its record (JSON), and the full-text index, in step."""
+    """Replaces a latent's explanation, its record (JSON) and its entry in the full-text index.
+
+    The caller opens the transaction that keeps the three consistent.
+    """
+    # the index keeps no copy of the text: deleting an entry needs the old words, before they are overwritten
     old = connection.execute("SELECT label, explanation FROM texts WHERE latent = ?", (latent,)).fetchone()
     remove = "INSERT INTO search (search, rowid, label, explanation) VALUES ('delete', ?, ?, ?)"
     connection.execute(remove, (latent, *old))
@@ -120,10 +127,10 @@ def replace_explanation(connection: sqlite3.Connection, latent: int, text: str, 
 
 
 def _carry_over(old: Path, new: Path, info: Mapping[str, Any]) -> list[tuple[int, str, str]]:
-    """Copies what is not part of the format out of the folder that is being replaced; gives its explanations.
+    """Copies the files that are not part of the format from the old folder to the new one; returns its explanations.
 
-    Where the old database was of another SAE (one trained again under the same name), the files go into a folder
-    `earlier-…` of their own and its explanations, which would be wrong here, stay with them.
+    If the old database was of another SAE (one trained again under the same name), the files go into a folder
+    `earlier-…`. Its explanations would be wrong for the new SAE; they are kept there, and none are returned.
     """
     replaced = FeatureFiles(old)
     if not replaced.info.exists():

@@ -1,8 +1,8 @@
-"""A context as people read it: pieces of text with their activations, cut around the peak.
+"""Excerpts: contexts in readable form, as pieces of text with their activations, cut around the peak.
 
 Place on the data's path: between the feature database and everything that shows a context (terminal, HTML, exports).
-A character that the tokenizer cut over several tokens becomes one piece with the largest of their activations, so
-that nobody has to look at broken bytes.
+A character that the tokenizer split over several tokens becomes one piece with the largest of their activations, so
+that readers never see broken bytes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ GROUPS = {
     "near_miss": "Near misses: a similar latent fires here, this one does not",
     "random": "Random contexts where it does not fire",
 }
-"""Groups of examples in the order they are shown, with their names."""
+"""Groups of examples and their names, in the order in which they are shown."""
 _CONTINUES = {bytes([byte]) for byte in range(0x80, 0xC0)}
-"""First bytes of a token that goes on with the character before it, in UTF-8."""
+"""UTF-8 continuation bytes: a token that begins with one continues the character before it."""
 FIRING_GROUPS = ("top", "q4", "q3", "q2", "q1", "q0")
 """The groups in which the latent fires; the others are for contrast."""
 
@@ -40,23 +40,23 @@ class Excerpt:
     value: float
     """The activation at the peak."""
     pieces: tuple[str, ...]
-    """Texts; a piece is one token, or the tokens of one character."""
+    """Text of each piece; a piece is one token, or the tokens of one character."""
     activations: tuple[float, ...]
-    """One per piece, the largest of its tokens; 0 where the latent does not fire."""
+    """Largest activation among each piece's tokens; 0 where the latent does not fire."""
     special: tuple[bool, ...]
-    """Pieces that are no text (separators, chat marks)."""
+    """Whether each piece is not text (separators, chat markers)."""
     peak: int
     """Index of the peak's piece."""
     context: int
     """Number of the context in the database."""
     source: str
-    """Where it is from: the text's source and the document, in words."""
+    """The text's source and the document, in words."""
     cut: tuple[bool, bool] = (False, False)
-    """Whether there is more before, more after."""
+    """Whether the context continues before and after the excerpt."""
 
 
 def by_group(database: FeatureDatabase, latent: int, groups: Sequence[str] = ()) -> dict[str, list[Example]]:
-    """The latent's examples in one reading; only groups that it has, in the order of `GROUPS`, or of `groups`."""
+    """The latent's examples by group, in the order of `groups` (default: of `GROUPS`); empty groups are left out."""
     examples: dict[str, list[Example]] = {}
     for example in database.examples(latent, list(groups) or None):
         examples.setdefault(example.group, []).append(example)
@@ -66,8 +66,10 @@ def by_group(database: FeatureDatabase, latent: int, groups: Sequence[str] = ())
 def excerpt(
     database: FeatureDatabase, example: Example, before: int | None = None, after: int | None = None
 ) -> Excerpt:
-    """An example's whole context, or at most `before` tokens before its peak and `after` behind it; characters that
-    the cut would divide are taken whole."""
+    """An example's context, cut to at most `before` tokens before its peak and `after` behind it (None: not cut).
+
+    A character that a cut would split is kept whole.
+    """
     n = len(example.token_ids)
     start = 0 if before is None else _character_start(database, example.token_ids, max(0, example.peak - before))
     stop = n if after is None else _character_start(database, example.token_ids, min(n, example.peak + after + 1), 1)
@@ -89,14 +91,14 @@ def excerpt(
 
 
 def _character_start(database: FeatureDatabase, ids: np.ndarray, position: int, step: int = -1) -> int:
-    """The nearest position, in steps, at which no character is continued."""
+    """The first position, going by `step`, at which a new character begins (or an end of the text)."""
     while 0 < position < len(ids) and database.tokens.bytes(int(ids[position]))[:1] in _CONTINUES:
         position += step
     return position
 
 
 def quoted(text: str) -> str:
-    """A token between quotation marks, its spaces visible: ` July` → `“␣July”`."""
+    """A token in quotation marks with its outer spaces made visible: ` July` → `“␣July”`."""
     visible_text = visible(text)
     lead, core = len(visible_text) - len(visible_text.lstrip(" ")), visible_text.strip(" ")
     trail = len(visible_text) - lead - len(core) if core else 0
@@ -104,7 +106,7 @@ def quoted(text: str) -> str:
 
 
 def level(value: float, maximum: float, levels: int = 9) -> int:
-    """Shade of an activation: 0 where it does not fire, else 1 to `levels` in equal steps up to `maximum`."""
+    """The shade of an activation: 0 if the latent does not fire, else 1 to `levels` in equal steps up to `maximum`."""
     if value <= 0 or maximum <= 0:
         return 0
     return min(levels, max(1, int(np.ceil(value / maximum * levels))))

@@ -1,7 +1,7 @@
-"""What is said of one latent wherever it is shown: numbers in words, scores with their intervals, neighbours, tokens.
+"""The facts about a latent as all views show them: numbers in words, scores with intervals, neighbours.
 
 Place on the data's path: between the feature database and the terminal view, the HTML page and the exports. A number
-that was not measured is None here (NaN in the database), never a stand-in.
+that was not measured is None here (NaN in the database), never a substitute value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COLUMNS = {
     "mean_position": ("mean position in the context", "tokens"),
     "token_entropy": ("entropy of the token at its peaks", "bits"),
 }
-"""Column → (what it is called, what follows its value), in the order shown."""
+"""Column → (its name, the words after its value), in the order in which they are shown."""
 SCORES = {
     "label": "the label’s tokens",
     "hidden": "the mean hidden state",
@@ -32,7 +32,7 @@ SCORES = {
     "embedding": "a sentence embedding",
     "top_token": "its commonest token (baseline)",
 }
-"""What firing windows are told from, with its name; AUROC columns are `<name>_auroc`."""
+"""Key → name of what each score classifies windows by; the key's AUROC column is `<key>_auroc`."""
 SCORES_NOTE = (
     "AUROC of telling windows in which it fires from others, on held-out documents; 0.5 is chance. Intervals (95%) "
     "take documents as independent, not windows. The hidden state is the model’s own at the SAE’s site: its score says "
@@ -42,22 +42,25 @@ SCORES_NOTE = (
 
 @dataclass(frozen=True)
 class Score:
-    """AUROC on held-out windows, with its 95% interval where there is one."""
+    """An AUROC on held-out windows, with its 95% interval if there is one."""
 
     way: str
+    """What windows are classified by, a name from `SCORES`."""
     auroc: float
     low: float | None
     high: float | None
     n: int | None
-    """Held-out windows in which the latent fires."""
+    """Number of held-out windows in which the latent fires."""
     n_documents: int | None = None
-    """Documents that these windows are of: what the interval counts."""
+    """Number of documents of these windows, on which the interval rests."""
     strong: float | None = None
     """AUROC when only the strongest quarter of the firing windows counts as firing."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
+    """A neighbour of a latent: its number, the cosine or correlation with it, and its label."""
+
     latent: int
     value: float
     label: str
@@ -72,12 +75,12 @@ def value_of(columns: Mapping[str, Any], name: str, latent: int) -> float | None
 
 
 def stats(database: FeatureDatabase, latent: int) -> dict[str, float | None]:
-    """Every column's value for the latent, None where it was not measured."""
+    """The value of every column for the latent; None where it was not measured."""
     return {name: value_of(database.columns, name, latent) for name in database.columns}
 
 
 def scores(database: FeatureDatabase, latent: int) -> list[Score]:
-    """How well each way tells firing from non-firing windows; empty when nothing could be measured."""
+    """The scores that were measured, in the order of `SCORES`; an empty list if there are none."""
     n, n_documents = (_count(value_of(database.columns, name, latent)) for name in ("label_n", "label_n_documents"))
     measured = []
     for way, name in SCORES.items():
@@ -91,7 +94,7 @@ def scores(database: FeatureDatabase, latent: int) -> list[Score]:
 
 
 def scored_on(measured: Sequence[Score]) -> str:
-    """` (98 held-out firing windows of 41 documents)`; empty where that is not known."""
+    """What the scores were measured on, ` (98 held-out firing windows of 41 documents)`; empty if not known."""
     if not measured or measured[0].n is None:
         return ""
     documents = "" if measured[0].n_documents is None else f" of {measured[0].n_documents:,} documents"
@@ -103,7 +106,8 @@ def _count(value: float | None) -> int | None:
 
 
 def neighbours(database: FeatureDatabase, latent: int) -> dict[str, list[Neighbour]]:
-    """`decoder` (cosine of decoder directions) and `coactivation` (correlation of firing), with labels, best first."""
+    """The neighbours by `decoder` (cosine of decoder directions) and by `coactivation` (correlation of firing), best
+    first, with their labels."""
     pairs_of_kind = database.neighbours(latent)
     labels = {}
     latents = sorted({neighbour for pairs in pairs_of_kind.values() for neighbour, _ in pairs})
@@ -121,13 +125,13 @@ def fired(database: FeatureDatabase, latent: int) -> bool:
 
 
 def title(database: FeatureDatabase, latent: int) -> str:
-    """The label, or what to say when there is none."""
+    """The label, or a remark in parentheses if there is none."""
     text = str(database.label(latent).get("text") or "")
     return text or ("(no label)" if fired(database, latent) else "(never fired on this text)")
 
 
 def explanation(label: Mapping[str, Any]) -> str:
-    """A chat model's explanation where there is one, whether kept alone or with its scores; else empty."""
+    """The text of a chat model's explanation, stored with or without scores; empty if there is none."""
     text = label.get("explanation")
     if isinstance(text, Mapping):
         text = text.get("text")
@@ -135,23 +139,23 @@ def explanation(label: Mapping[str, Any]) -> str:
 
 
 def hints(database: FeatureDatabase, latent: int) -> list[str]:
-    """The label's remarks, without those that the label itself says."""
+    """The label's hints, without those that the label already contains."""
     label = database.label(latent)
     return [str(hint) for hint in label.get("hints") or () if str(hint) not in str(label.get("text"))]
 
 
 def percent(value: float | None) -> str:
-    """A share as per cent: 0.31%."""
+    """A share in per cent, such as 0.31%; a dash for None."""
     return "–" if value is None else f"{activation_text(100 * value)}%"
 
 
 def signed(value: float) -> str:
-    """With its sign: +0.0246, −1.20."""
+    """A number with its sign, such as +0.0246 or −1.20."""
     return f"{'−' if value < 0 else '+'}{activation_text(abs(value))}"
 
 
 def value_text(name: str, value: float | None) -> str:
-    """A column's value as it is shown, with what follows it."""
+    """A column's value as it is shown, with its unit in words; a dash for None."""
     if value is None:
         return "–"
     if name in ("firing_rate", "first_share", "last_share"):
@@ -162,13 +166,14 @@ def value_text(name: str, value: float | None) -> str:
 
 
 def score_text(score: Score) -> str:
-    """`0.93 (0.90–0.95)`."""
+    """A score with its interval, such as `0.93 (0.90–0.95)`."""
     interval = "" if score.low is None or score.high is None else f" ({score.low:.2f}–{score.high:.2f})"
     return f"{score.auroc:.2f}{interval}"
 
 
 def built_from(info: Mapping[str, Any]) -> str:
-    """What the database was built from, in words: `SmolLM2-135M, 150,000 tokens of the run's training text`."""
+    """The model and text that the database was built from, in words: `SmolLM2-135M, 150,000 tokens of the run's
+    training text`."""
     text = info.get("text")
     name = text.get("what") if isinstance(text, Mapping) else text
     return f"{info['model']['name']}, {info['n_tokens']:,} tokens" + (f" of {name}" if isinstance(name, str) else "")

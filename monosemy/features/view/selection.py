@@ -1,4 +1,4 @@
-"""Which SAE's features, which latents, and where to: the words that `show` and the exports share.
+"""Parses the words that `show` and the exports share: which SAE's features, which latents, which output folder.
 
 Place on the data's path: between the command line and the feature database. Nothing heavy is imported.
 """
@@ -29,12 +29,13 @@ _HOOKS = {
     "mlp_out_post": ("hook_mlp_out", "mlp"),
 }
 _BEFORE_POST_NORM = {"attn_out": "attn.hook_out", "mlp_out": "mlp.hook_out"}
-"""Where a norm follows the sublayers, TransformerLens' block-level names are those of the places behind it."""
+"""Names for models with a norm behind each sublayer: there, TransformerLens' block-level names mean the output of that
+norm, so what comes before it has another name."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an SAE reads: its layer, TransformerLens' name of the point, and the short name that sets of SAEs go by."""
+    """The place an SAE reads: its layer, TransformerLens' hook name, and the short name used for sets of SAEs."""
 
     layer: int
     hook: str
@@ -42,8 +43,10 @@ class Place:
 
 
 def place_of(site: str, *, post_norms: bool = False) -> Place:
-    """`layers.12.resid_post` → layer 12, `blocks.12.hook_resid_post`, `res`. post_norms: whether a norm follows the
-    model's sublayers. Raises UserError for another form."""
+    """The place of a site: `layers.12.resid_post` → layer 12, `blocks.12.hook_resid_post`, `res`.
+
+    `post_norms` says whether a norm follows the model's sublayers. Raises UserError for a site without a layer number.
+    """
     match = _SITE.fullmatch(site)
     if not match:
         raise UserError(f"site {site!r} has no layer number; exports need a site such as layers.12.resid_post")
@@ -55,10 +58,10 @@ def place_of(site: str, *, post_norms: bool = False) -> Place:
 
 
 def open_selected(run: Path, sae: str | None) -> FeatureDatabase:
-    """The feature database of `sae` (`SITE/NAME`, or the name alone where that is enough), or of the only one built.
+    """Opens the feature database of `sae` (`SITE/NAME`, or just the name if it is unique), or the only one built.
 
-    Raises UserError when the run or the SAE has no features (naming the command that builds them), when `sae` is
-    unknown or its training stopped early, and when there are several and none is named.
+    Raises UserError when the run or the SAE has no features (with the command that builds them), when `sae` is unknown
+    or its training stopped early, and when there are several databases and none is named.
     """
     read_run(run)
     features = list_features(run)
@@ -81,10 +84,11 @@ def open_selected(run: Path, sae: str | None) -> FeatureDatabase:
 
 
 def parse_latents(words: Sequence[str], database: FeatureDatabase) -> list[int]:
-    """`["3", "17,20", "30-32"]` → [3, 17, 20, 30, 31, 32]: in the order given, each once.
+    """The latents that words name, in the given order, each once: `["3", "17,20", "30-32"]` → [3, 17, 20, 30, 31, 32].
 
-    Raises UserError for what is no number or range, and for a latent that the SAE does not have.
+    Raises UserError for a word that is not a number or range, and for a latent that the SAE does not have.
     """
+    # both ends are checked before the range is made: a huge last number must not make a huge list
     latents: dict[int, None] = {}
     for part in (part for word in words for part in word.split(",") if part):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
@@ -98,7 +102,10 @@ def parse_latents(words: Sequence[str], database: FeatureDatabase) -> list[int]:
 
 
 def new_folder(path: Path) -> Path:
-    """`path`, when nothing is there that an export could overwrite: it must be missing or an empty folder."""
+    """`path` itself, if it is missing or an empty folder, so that an export overwrites nothing.
+
+    Raises UserError otherwise, or when it cannot be written to.
+    """
     path = path.expanduser()
     if path.exists() and not path.is_dir():
         raise UserError(f"--out {path} is a file; give a new folder")

@@ -1,9 +1,9 @@
-"""`monosemy show RUN LATENT`: a latent's page in the terminal.
+"""A latent's page in the terminal: `monosemy show RUN LATENT`.
 
-Place on the data's path: a reader of the feature database. Shades of one colour mark how strongly a token fires; the
-same can be read without any colour: a small digit behind a token is its activation in ninths of the latent's maximum
-(₉ is the strongest), and the peak stands in «marks» with its value at the line's start. Rich leaves colours out
-when the output is no terminal or NO_COLOR is set.
+Place on the data's path: a reader of the feature database. Shades of one colour show how strongly the latent fires on a
+token. The page can be read without colour too: a small digit behind a token is the activation in ninths of the latent's
+maximum (₉ is the strongest), and the peak stands in «marks», with its value at the start of the line. Rich leaves out
+colours when the output is not a terminal or NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ BARS = "▁▂▃▄▅▆▇█"
 def latent_page(
     database: FeatureDatabase, latent: int, *, n: int = 6, groups: Sequence[str] = tuple(GROUPS), whole: bool = False
 ) -> Group:
-    """Everything the database knows of a latent, as something rich can print.
+    """The whole page of a latent, which rich can print.
 
-    `n`: strongest examples at most, and a third as many of every other group (`n` when one group is asked for).
-    `whole`: contexts uncut. `groups`: which groups of examples, in their order.
+    It shows at most `n` of the strongest examples and a third as many of every other group (`n` if only one group is
+    asked for). `groups` are the groups of examples in the order to show them; `whole` leaves contexts uncut.
     """
     parts: list[Text | Table | Padding] = [_head(database, latent)]
     if fired(database, latent):
@@ -81,7 +81,7 @@ def _head(database: FeatureDatabase, latent: int) -> Text:
 
 
 def _firing(values: Mapping[str, float | None]) -> str:
-    """When it fires, in two lines; what was not measured is left out."""
+    """Two lines that say when the latent fires; numbers that were not measured are left out."""
     lines = (
         (("firing_rate", "fires on"), ("n_fired", "in all"), ("mean", "mean"), ("max", "maximum")),
         (("first_share", "first token of a document"), ("last_share", "last"), ("token_entropy", "token at its peaks")),
@@ -96,7 +96,7 @@ def _firing(values: Mapping[str, float | None]) -> str:
 
 
 def _scores(database: FeatureDatabase, latent: int) -> Table:
-    """One line for each thing that firing is told from."""
+    """A table with one row per score."""
     table = Table.grid(padding=(0, 1))
     measured = scores(database, latent)
     if measured:
@@ -155,14 +155,14 @@ def _examples(excerpts: list[Excerpt], maximum: float) -> Table:
 
 
 def context_text(excerpt: Excerpt, maximum: float) -> Text:
-    """A context as one line of shaded tokens; reads the same without colour. Runs of spaces are shortened to one."""
+    """A context as one line of shaded tokens, readable without colour. Runs of spaces are shortened to one."""
     text = Text("…" if excerpt.cut[0] else "")
     for i, piece in enumerate(excerpt.pieces):
         shade = level(excerpt.activations[i], maximum)
         text_of_piece, firing = re.sub(" +", " ", visible(piece)), excerpt.activations[i] > 0
         core = text_of_piece.lstrip(" ")
         lead = " " if len(core) < len(text_of_piece) else ""
-        if firing and not core:  # a token of spaces alone would not be seen
+        if firing and not core:  # a token of spaces alone would be invisible
             lead, core = "", "␣"
         if i == excerpt.peak and excerpt.value > 0:
             core = f"«{core}»"
