@@ -1,4 +1,4 @@
-"""What routes share: the JSON that they answer, and the checked body of a request.
+"""Helpers that all routes share: writing JSON answers and checking the body of a request.
 
 Place on the path: api and every page's own routes → [answers] → browser.
 """
@@ -16,17 +16,18 @@ from monosemy.errors import UserError
 
 
 def answer(value: Any, status: int = 200) -> Response:
+    """A JSON response. NumPy arrays become lists, NaN and infinities null."""
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status, media_type="application/json")
 
 
 async def body_of(kind: type[B], request: Request) -> B:
-    """The request's body as a model of schema.py. Raises UserError for what it does not take."""
+    """The request's body as a model of schema.py. Raises UserError if the body does not fit the model."""
     return parse_body(kind, await json_body(request))
 
 
 async def json_body(request: Request) -> dict[str, Any]:
-    """The object in a request's body. Raises UserError when there is none."""
+    """The JSON object in a request's body. Raises UserError if the body is anything else."""
     try:
         value = orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:

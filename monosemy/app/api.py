@@ -1,8 +1,8 @@
-"""The HTTP API: addresses, checks of what comes in, and errors as JSON. Its types are in schema.py.
+"""The routes of the HTTP API, with checks of requests and errors as JSON. Its types are in schema.py.
 
-Place on the path: server → [routes] → lists, pages, compare, live, notes. Handlers are thin: a request's words are
-looked up, its body is checked by a model of schema.py, one function answers, orjson writes it (missing numbers become
-null).
+Place on the path: server → [routes] → lists, pages, compare, live, notes. Handlers are thin: they look up the names in
+the address, check the body with a model of schema.py, call the one function that answers, and let orjson write the
+result (missing numbers become null).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _LIST_LIMIT = 50
 
 
 def make_app(catalogue: Catalogue) -> FastAPI:
-    """The application over one run; `security.Guard` goes around it."""
+    """The application for one run. `security.Guard` must be wrapped around it."""
     app = FastAPI(title="monosemy", openapi_url=None, docs_url=None, redoc_url=None)
     model = LiveModel(catalogue)
     for kind, status in STATUS.items():
@@ -53,11 +53,13 @@ def make_app(catalogue: Catalogue) -> FastAPI:
     app.add_exception_handler(Exception, _fault)
     for add_routes in ROUTES:
         add_routes(app, catalogue, model)
-    _add_pages(app, catalogue)  # last: it answers every address that is left
+    _add_pages(app, catalogue)  # last, since it answers every address that no other route has
     return app
 
 
 def latent_number(sae: Dictionary, word: str) -> int:
+    """The latent that a word of the address names. Raises NotFoundError for other words and latents out of range."""
+    # not int(word) alone: Python accepts underscores, signs, spaces and digits of other scripts
     if not (word.isascii() and word.isdigit() and len(word) <= 10):
         raise NotFoundError(f"a latent is a number from 0 to {sae.d_sae - 1}, got {word[:40]!r}")
     return sae.check_latent(int(word))
@@ -71,17 +73,18 @@ def _error_handler(status: int) -> Any:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the framework refuses by itself, a method that an address lacks, say."""
+    """Answers requests that the framework itself refuses, such as a method that an address lacks."""
     assert isinstance(error, HTTPException)
     return answer({"error": str(error.detail)}, error.status_code)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
-    """The client left before its request was whole: nothing is wrong here, and nobody reads this."""
+    """Ends a request whose client left before sending all of it; the answer reaches nobody."""
     return Response(status_code=400)
 
 
 async def _fault(request: Request, error: Exception) -> Response:
+    """Answers any other exception with its type alone; the details are in the server's terminal."""
     return answer({"error": f"a fault of the server: {type(error).__name__}; its terminal says more"}, 500)
 
 
@@ -162,6 +165,7 @@ def _add_text(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     async def text(request: Request, site: str, name: str) -> Response:
         sae, body = catalogue.sae(site, name), await body_of(TextBody, request)
         result = await asyncio.to_thread(live.read_text, model, sae, body.text, top=body.top, latent=body.latent)
+        # labels of all latents in one query, written into the result in place
         firing = [entry for entries in (*result["top"], result["summary"]) for entry in entries]
         for entry, label in zip(firing, sae.labels([entry["latent"] for entry in firing]), strict=True):
             entry["label"] = label
@@ -207,7 +211,7 @@ def _add_notes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         try:
             sae = catalogue.sae(note.site, note.name)
             return sae.labels([sae.check_latent(note.latent)])[0]
-        except NotFoundError:  # of an SAE that is no longer there
+        except NotFoundError:  # a note may outlive its SAE
             return ""
 
     @app.get("/api/notes")
@@ -219,6 +223,7 @@ def _add_notes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         body = await body_of(NoteChange, request)
         sae = catalogue.sae(body.site, body.name)
         latent = sae.check_latent(body.latent)
+        # fields that the request leaves out must not reach `put_note` as their defaults, which would erase the note
         change = body.model_dump(include={"bookmark", "text", "before"}, exclude_unset=True)
         return answer_notes(notes.put_note(catalogue.folder, sae.site, sae.name, latent, **change))
 
@@ -227,6 +232,7 @@ def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:
     assets = load_assets()
 
     def serve(request: Request, asset: Asset) -> Response:
+        # "no-cache" lets the browser keep the file but makes it ask each time whether the tag is still current
         headers = {"Cache-Control": "no-cache", "ETag": asset.tag}
         if matches_tag(request.headers.get("if-none-match", ""), asset.tag):
             return Response(status_code=304, headers=headers)
@@ -248,6 +254,7 @@ def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:
 
     @app.get("/{place:path}")
     async def page(request: Request, place: str) -> Response:
+        # every other address is a place within the page, whose script reads it
         if place.startswith("api/"):
             raise NotFoundError("no such address in the API")
         return serve(request, assets["index.html"])
@@ -261,4 +268,4 @@ ROUTES: list[Callable[[FastAPI, Catalogue, LiveModel], None]] = [
     _add_steering,
     _add_notes,
 ]
-"""Each adds its addresses to the application. A new page's routes stand in a file of their own, with a line here."""
+"""Functions that add routes to the application. The routes of a new page go into their own file, with a line here."""

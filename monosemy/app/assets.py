@@ -1,4 +1,4 @@
-"""The page's built files, kept in memory: an address is a key of this table and never a path.
+"""The page's built files, kept in memory. An address is only ever a key of this table, never a path.
 
 Place on the path: monosemy/app/static/ (built from web/) → [assets] → server.
 """
@@ -29,19 +29,23 @@ REPORT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "sandbox allow-scripts allow-popups; frame-ancestors 'none'"
 )
-"""For the run's own report.html, which carries its styles and script inside: it gets an origin of its own, from which
-the API cannot be reached."""
+"""Content-security policy of the run's own report.html, which contains its styles and scripts.
+
+`sandbox` without `allow-same-origin` gives the report an origin of its own, from which it cannot reach the API.
+"""
 
 
 @dataclass(frozen=True)
 class Asset:
+    """A file to serve; `tag` is its ETag, a hash of the content in quotation marks."""
+
     content: bytes
     media_type: str
     tag: str
 
 
 def load_assets(folder: Path = FOLDER) -> dict[str, Asset]:
-    """Every built file by its name relative to the folder; an explanation as index.html where nothing was built."""
+    """Every built file by its name relative to the folder; if nothing was built, index.html explains how to build."""
     assets = {
         path.relative_to(folder).as_posix(): _asset(path.read_bytes(), TYPES[path.suffix])
         for path in sorted(folder.rglob("*"))

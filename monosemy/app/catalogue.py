@@ -1,11 +1,11 @@
-"""What a run holds, as the browser sees it: its SAEs, its evaluation, and the feature databases, opened at first use.
+"""The contents of a run as the browser sees them: its SAEs, its evaluation and its feature databases.
 
 Place on the path: run folder → [catalogue] → lists, pages, compare, live → server. The table of SAEs is read from the
-folder; a request names an SAE by site and name, which are looked up here and never become part of a path.
+folder. A request names an SAE by site and name, which are looked up in this table and never become part of a path.
 
-Columns are float32 [d_sae], one value a latent. An SAE without a feature database still has those that the evaluation
-kept in latents.safetensors: n_fired, firing_rate, mean (of the positive activations, raw units) and max.
-Limits: a run that trains on while it is browsed is read again at each reload of the overview.
+Columns are float32 [d_sae], one value per latent. An SAE without a feature database still has the columns that the
+evaluation stored in latents.safetensors: n_fired, firing_rate, mean (of the positive activations, raw units) and max.
+Limits: if a run is still training while it is browsed, changes appear when the overview is reloaded.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class NotFoundError(UserError):
-    """Something the address names is not in this run (answered with status 404)."""
+    """Raised for an address that names something which is not in this run (status 404)."""
 
 
 @dataclass
 class Dictionary:
-    """One SAE of the run; `database` is None where no features were built."""
+    """One SAE or control of the run; `database` is None if no features were built."""
 
     saved: SavedSae
     database: FeatureDatabase | None = None
     stamp: tuple[int, int] | None = None
-    """What tells one build of the features from the next."""
+    """Identity of the features' present build; it changes when they are built again."""
     problem: str = ""
-    """Why a database that is there cannot be read; empty when all is well."""
+    """Why an existing database cannot be read; empty if it can."""
     orders: dict[str, Array] = field(default_factory=dict)
-    """Latents sorted by a column, made by `lists` at first use."""
+    """Latents sorted by each column; `lists` fills it at first use."""
     built_columns: Mapping[str, Array] = field(default_factory=dict)
-    """The database's columns as plain arrays: indexing a memory-mapped one takes five times as long."""
+    """The database's columns as plain arrays, since indexing a memory-mapped one takes five times as long."""
 
     @property
     def site(self) -> str:
@@ -73,7 +73,7 @@ class Dictionary:
 
     @cached_property
     def statistics(self) -> tuple[dict[str, Array], int | None]:
-        """Columns from the evaluation, and its tokens; empty where the SAE was not evaluated."""
+        """(columns from the evaluation, its number of tokens); ({}, None) if the SAE was not evaluated."""
         path = SaeFiles(self.folder).latents
         if not path.exists():
             return {}, None
@@ -91,7 +91,7 @@ class Dictionary:
 
     @property
     def columns(self) -> Mapping[str, Array]:
-        """Of the features, or of the evaluation where there are none."""
+        """The columns of the features, or those of the evaluation if there are no features."""
         return self.built_columns or self.statistics[0]
 
     @property
@@ -99,38 +99,38 @@ class Dictionary:
         return int(self.database.info["n_tokens"]) if self.database is not None else self.statistics[1]
 
     def check_latent(self, latent: int) -> int:
-        """Raises NotFoundError unless 0 ≤ latent < d_sae."""
+        """The latent itself. Raises NotFoundError unless 0 ≤ latent < d_sae."""
         if not 0 <= latent < self.d_sae:
             raise NotFoundError(f"latent {latent} is out of range: {self.name} has latents 0 to {self.d_sae - 1}")
         return latent
 
     def steering_max(self, latent: int) -> tuple[float, str] | None:
-        """(maximum, the text it was measured on) that steering's unit `max` multiplies.
+        """The maximum that steering's unit `max` multiplies, and the text it was measured on.
 
-        That of the evaluation, on "validation" text; where the latent is silent there, or nothing was evaluated, that
-        of the "features". None where it fired on neither.
+        It is the evaluation's, on "validation" text. If the latent is silent there, or nothing was evaluated, it is
+        that of the "features". None if the latent fired on neither.
         """
         for columns, text in ((self.statistics[0], "validation"), (self.built_columns, "features")):
             value = float(columns["max"][latent]) if "max" in columns else 0.0
-            if value > 0:  # NaN is not
+            if value > 0:  # False for NaN
                 return value, text
         return None
 
     @property
     def build_command(self) -> str:
-        """Builds the features of this very SAE."""
+        """The command that builds the features of this SAE."""
         run = SaeFiles(self.folder).run
         assert run is not None  # a catalogue lists the SAEs of a run
         return f"monosemy features {shlex.quote(str(run.folder))} --saes {self.saved.label}"
 
     def labels(self, latents: Array | list[int]) -> list[str]:
-        """Labels of some latents; empty strings without features."""
+        """The labels of some latents; empty strings without features."""
         if self.database is None:
             return [""] * len(latents)
         return self.database.labels(np.asarray(latents, dtype=np.int64))
 
     def entry(self) -> dict[str, Any]:
-        """The SaeEntry of web/src/api.ts."""
+        """The SAE as a `schema.SaeEntry`."""
         columns = list(self.columns)
         source = "features" if self.database is not None else "evaluation" if columns else "none"
         return {
@@ -153,7 +153,7 @@ class Dictionary:
 
 
 class Catalogue:
-    """The SAEs of one run folder. Raises UserError when the folder is no run or holds no SAE."""
+    """The SAEs of one run folder. Raises UserError if the folder is not a run or holds no SAE."""
 
     def __init__(self, folder: Path, moved: Moved = NOT_MOVED) -> None:
         self.folder, self.moved = folder.expanduser(), moved
@@ -167,11 +167,12 @@ class Catalogue:
 
     @property
     def build_command(self) -> str:
-        """Builds the features of the run's default SAE."""
+        """The command that builds the features of the run's default SAE."""
         return f"monosemy features {shlex.quote(str(self.folder))}"
 
     def refresh(self) -> list[Dictionary]:
-        """Reads the folder's table of SAEs again; new SAEs and new feature builds appear. Controls come last."""
+        """Reads the folder's table of SAEs again, which shows new SAEs and new feature builds. Controls come last."""
+        # known SAEs keep their object, and with it their opened database and sorted columns
         with self._lock:
             saes: dict[tuple[str, str], Dictionary] = {}
             for saved in saved_saes(self.folder):
@@ -184,6 +185,7 @@ class Catalogue:
         return list(saes.values())
 
     def _open_features(self, sae: Dictionary) -> None:
+        """Opens an SAE's features if they are new or were built again since the last look."""
         features = self.files.features(sae.site, sae.name)
         stamp = _stamp(features.info)
         if stamp == sae.stamp:
@@ -192,18 +194,18 @@ class Catalogue:
         if stamp is not None and not sae.saved.stopped:
             try:
                 sae.database = FeatureDatabase.open(features.folder)
-            except UserError as error:  # damaged or of another format: the run's other SAEs can still be looked at
+            except UserError as error:  # damaged or of another format: the run's other SAEs can still be browsed
                 sae.problem = str(error)
         built = sae.database.columns if sae.database is not None else {}
         sae.built_columns = {column: np.asarray(values) for column, values in built.items()}
         sae.stamp, sae.orders = stamp, {}
 
     def saes(self) -> list[Dictionary]:
-        """As they were at the last `refresh`."""
+        """The SAEs as of the last `refresh`."""
         return list(self._known.values())
 
     def sae(self, site: str, name: str) -> Dictionary:
-        """The SAE of that site and name. Raises NotFoundError with the names there are."""
+        """The SAE of a site and name. Raises NotFoundError, which lists the names that exist."""
         entry = self._known.get((site, name))
         if entry is None:
             names = ", ".join("/".join(key) for key in list(self._known)[:24])
@@ -211,12 +213,16 @@ class Catalogue:
         return entry
 
     def sae_of(self, key: str) -> Dictionary:
-        """The SAE called `site/name`."""
+        """The SAE named by the key `site/name`. Raises NotFoundError as `sae` does."""
         site, _, name = key.partition("/")
         return self.sae(site, name)
 
     def features(self, site: str, name: str) -> tuple[Dictionary, FeatureDatabase]:
-        """The SAE and its feature database. Raises NotFoundError, with the command that builds it, without one."""
+        """The SAE and its feature database.
+
+        Raises NotFoundError for an unknown SAE or one without features (with the command that builds them), and
+        UserError for one whose training stopped early or whose database cannot be read.
+        """
         sae = self.sae(site, name)
         refuse_stopped(sae.saved.label, sae.saved.stopped)
         if sae.problem:
@@ -226,7 +232,7 @@ class Catalogue:
         return sae, sae.database
 
     def evaluation(self) -> tuple[list[dict[str, Any]], float | None]:
-        """Records of evaluation.json and the model's own loss (nats per token); nothing before the evaluation."""
+        """The records of evaluation.json and the model's own loss (nats per token); ([], None) before evaluation."""
         path = self.files.evaluation
         if not path.exists():
             return [], None
@@ -235,7 +241,10 @@ class Catalogue:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Identity of a file's present content; None when there is no such file."""
+    """Identity of a file's present content; None if there is no such file.
+
+    Builds replace the file rather than write into it, so inode and time of change tell them apart.
+    """
     try:
         status = path.stat()
     except OSError:

@@ -1,16 +1,16 @@
-"""Two SAEs side by side: each latent of one beside its best match in the other, and what has no match.
+"""Compares two SAEs: each latent of one beside its best match in the other, and the latents without a match.
 
-Place on the path: two dictionaries of a run → [matches] → server. Two measures, either of which may order the pairs:
+Place on the path: two dictionaries of a run → [matches] → server. Pairs are matched by one of two measures:
 
     cosine        W_dec_a[i] · W_dec_b[j] / (‖·‖ ‖·‖)       both SAEs must read activations of the same width
     correlation   of the activations over one text, estimated from the sketches that a feature build keeps for each
                   latent (features/building/coactivation.py); both must be built on the same tokens. Error about 1/√k
 
-The best j of every i and the best i of every j are found over the whole dictionaries in blocks, once per pair of SAEs;
-pages and thresholds are cut from the result. Only the matches are kept (24 bytes a latent): the vectors of the pairs on
-a page are read again from the SAEs' files.
-Limits: d_sae_a × d_sae_b up to `MAX_PAIRS`; cosines near 0.3 are common by chance at small widths, so a threshold says
-how alike is alike, not that a match means anything.
+The best j of every i and the best i of every j are found over the whole dictionaries, in blocks and once per pair of
+SAEs. Pages and thresholds are then cut from the result. Only the matches are kept (24 bytes per latent); the vectors
+of the pairs on a page are read again from the SAEs' files.
+Limits: d_sae_a × d_sae_b up to `MAX_PAIRS`. Cosines near 0.3 are common by chance at small widths, so a match above
+the threshold is not by itself evidence that the two latents mean the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from monosemy.layout import SaeFiles
 from monosemy.support.tensor_rows import read_rows
 
 MAX_PAIRS = 2**31
-"""Most pairs of latents that are compared: 46,000 by 46,000."""
+"""The largest number of pairs of latents that are compared, about 46,000 by 46,000."""
 THRESHOLDS = {"cosine": 0.7, "correlation": 0.5}
 VIEWS = ("matched", "only_a", "only_b")
 KEPT_COMPARISONS = 4
@@ -39,21 +39,28 @@ _BINS = 40
 
 
 Reader = Callable[[slice | Array], Array]
-"""Vectors of some latents, float32 [n, d], rows of length 1."""
+"""Reads the vectors of n latents, float32 [n, d], with rows of length 1."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The best match of every latent in either direction: partner int64 and value float32, [d_sae] each."""
+    """The best match of every latent, in both directions."""
 
     partner_a: Array
+    """int64 [d_sae of a]: the latent of b that matches each latent of a best."""
     value_a: Array
+    """float32 [d_sae of a]: the measure of that pair."""
     partner_b: Array
+    """int64 [d_sae of b]: the latent of a that matches each latent of b best."""
     value_b: Array
+    """float32 [d_sae of b]: the measure of that pair."""
 
 
 class Comparison:
-    """One pair of SAEs: which measures there are, and their matches, found at first use."""
+    """One pair of SAEs with the measures that are available, and their matches, which are found at first use.
+
+    Raises UserError for the same SAE on both sides or more than `MAX_PAIRS` pairs.
+    """
 
     def __init__(self, a: Dictionary, b: Dictionary) -> None:
         if a is b:
@@ -74,14 +81,17 @@ class Comparison:
         return list(self._readers)
 
     def matches(self, by: str) -> Matches:
-        """Found at the first call, in seconds for large dictionaries. Raises UserError for a damaged SAE file."""
+        """The matches by one measure; the first call computes them, which takes seconds for large dictionaries.
+
+        Raises UserError for a damaged SAE file.
+        """
         if by not in self._matches:
             left, right = self._readers[by]
             self._matches[by] = best_matches(left(slice(None)), right(slice(None)))
         return self._matches[by]
 
     def value(self, by: str, rows: Array, partners: Array) -> Array | None:
-        """The measure of given pairs [n]; None where it is not available."""
+        """The measure of n given pairs, [n]; None if it is not available."""
         if by not in self._readers:
             return None
         left, right = self._readers[by]
@@ -106,7 +116,11 @@ class Comparison:
             self._readers["correlation"] = _sketch_reader(first), _sketch_reader(second)
 
     def page(self, by: str, view: str, threshold: float | None, offset: int, limit: int) -> dict[str, Any]:
-        """One page of a view (Comparison in web/src/api.ts). Raises UserError for an unknown measure or view."""
+        """One page of a view (`schema.Comparison`).
+
+        `threshold` None takes the measure's own in `THRESHOLDS`. Raises UserError for an unknown or unavailable measure
+        or an unknown view.
+        """
         if not self.measures:
             raise UserError("; ".join(self.notes.values()))
         by = by or self.measures[0]
@@ -132,6 +146,7 @@ class Comparison:
             "n_mutual": int((_mutual(pairing) & (pairing.value_a >= cut)).sum()),
             "distribution": {
                 "edges": edges,
+                # values below the first edge count in the first bin
                 "a": np.histogram(pairing.value_a.clip(edges[0], 1), edges)[0],
                 "b": np.histogram(pairing.value_b.clip(edges[0], 1), edges)[0],
             },
@@ -161,9 +176,9 @@ class Comparison:
 
 
 def best_matches(left: Array, right: Array) -> Matches:
-    """The largest inner product of every row of `left` [m, d] with a row of `right` [n, d], and the other way round.
+    """The largest inner product of every row of `left` [m, d] with a row of `right` [n, d], and vice versa.
 
-    Ties go to the lower number. Memory: one block of rows times n.
+    Of equal products, the lower number wins. Memory: one block of rows times n.
     """
     partner_a, value_a = np.zeros(len(left), np.int64), np.zeros(len(left), np.float32)
     partner_b, value_b = np.zeros(len(right), np.int64), np.full(len(right), -np.inf, np.float32)
@@ -172,6 +187,7 @@ def best_matches(left: Array, right: Array) -> Matches:
         rows = slice(start, start + len(products))
         partner_a[rows] = products.argmax(axis=1)
         value_a[rows] = products.max(axis=1)
+        # the best of each column over the blocks so far; a tie keeps the earlier block, which has lower numbers
         better = products.max(axis=0) > value_b
         partner_b[better] = products.argmax(axis=0)[better] + start
         value_b[better] = products.max(axis=0)[better]
@@ -179,22 +195,23 @@ def best_matches(left: Array, right: Array) -> Matches:
 
 
 def unit_rows(vectors: Array) -> Array:
-    """float32 rows of length 1; zero rows stay zero."""
+    """The rows as float32 with length 1; zero rows stay zero."""
     rows = np.asarray(vectors, dtype=np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
 
 
 def _decoder_reader(sae: Dictionary) -> Reader:
-    """Reads rows of W_dec [d_sae, d_in] as saved, at length 1."""
+    """A reader of the saved rows of W_dec [d_sae, d_in], normalised."""
     return lambda rows: unit_rows(read_rows(SaeFiles(sae.folder).weights, "W_dec", rows))
 
 
 def _sketch_reader(database: FeatureDatabase) -> Reader:
+    """A reader of a database's sketches, normalised, whose inner products estimate correlations."""
     return lambda rows: unit_rows(np.asarray(database.sketches[rows]))
 
 
 class Comparisons:
-    """The comparisons of a server: found in threads, one at a time, equal ones once; the last few are kept."""
+    """The comparisons of a server, computed in threads one at a time; the last `KEPT_COMPARISONS` are kept."""
 
     def __init__(self) -> None:
         self._kept: dict[Any, Comparison] = {}
@@ -203,22 +220,24 @@ class Comparisons:
     async def page(
         self, a: Dictionary, b: Dictionary, by: str, view: str, threshold: float | None, offset: int, limit: int
     ) -> dict[str, Any]:
-        """`Comparison.page`. Raises UserError as it does, and for one SAE on both sides or too many pairs."""
-        async with self._turn:  # one at a time: memory holds the vectors of one pair, and who asks the same then has it
+        """`Comparison.page` for a pair of SAEs. Raises UserError as `Comparison` and its page do."""
+        # one at a time: memory holds the vectors of a single pair, and a second request for it finds the result
+        async with self._turn:
             pair = self._pair(a, b)
             return await asyncio.to_thread(pair.page, by, view, threshold, offset, limit)
 
     def _pair(self, a: Dictionary, b: Dictionary) -> Comparison:
         key = (a.site, a.name, a.stamp, b.site, b.name, b.stamp)
+        # a dict keeps the order of insertion: popped and put back, a comparison becomes the most recently used one
         pair = self._kept.pop(key, None) or Comparison(a, b)
-        self._kept[key] = pair  # last again
+        self._kept[key] = pair
         while len(self._kept) > KEPT_COMPARISONS:
             self._kept.pop(next(iter(self._kept)))
         return pair
 
 
 def _rows(pairing: Matches, view: str, cut: float) -> tuple[Array, Array]:
-    """(latents of a, latents of b) of a view: matches best first, unmatched worst first."""
+    """(latents of a, latents of b) of a view: the best matches first, or the worst ones first among the unmatched."""
     if view == "only_b":
         latents = np.flatnonzero(pairing.value_b < cut)
         latents = latents[np.argsort(pairing.value_b[latents], kind="stable")]
@@ -231,4 +250,5 @@ def _rows(pairing: Matches, view: str, cut: float) -> tuple[Array, Array]:
 
 
 def _mutual(pairing: Matches) -> Array:
+    """bool [d_sae of a]: whether a latent is also the best match of its own best match."""
     return pairing.partner_b[pairing.partner_a] == np.arange(len(pairing.partner_a))

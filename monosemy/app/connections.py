@@ -1,8 +1,8 @@
-"""How long a visitor may take to ask, and how many connections there may be.
+"""Limits how long a request may take to arrive, and how many connections there may be.
 
-Place on the path: socket → [connection] → security → api. uvicorn waits for ever for the rest of a request that was
-begun; here a request must have arrived whole `REQUEST_SECONDS` after the connection was made or the request began, else
-the connection is closed. What is being answered has no limit: a steered answer takes as long as it takes.
+Place on the path: socket → [connection] → security → api. uvicorn itself waits for ever for the rest of a request. Here
+the whole request must have arrived `REQUEST_SECONDS` after the connection was made or the request began, or the
+connection is closed. Answers have no time limit, since a steered text takes as long as it takes.
 Limits: built on uvicorn's h11 protocol, whose `conn` and `connections` are used as they are in 0.30 to 0.54.
 """
 
@@ -15,11 +15,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 REQUEST_SECONDS = 10.0
 MAX_CONNECTIONS = 128
-"""More are closed at once; a browser opens six."""
+"""Connections beyond this number are closed at once; a browser opens six."""
 
 
 class PromptProtocol(H11Protocol):
-    """HTTP/1.1 with a deadline for requests."""
+    """uvicorn's HTTP/1.1 protocol with a deadline by which a request must have arrived."""
 
     _deadline: asyncio.TimerHandle | None = None
 
@@ -42,6 +42,7 @@ class PromptProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _expect_request(self) -> None:
+        # a running deadline is not extended: a client that sends a byte now and then must not hold the connection
         if self._deadline is None:
             self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 

@@ -1,8 +1,8 @@
-"""Sorting, filtering and searching latents over whole columns: the lists of the browser.
+"""The lists of the browser: sorting, filtering and searching latents over whole columns.
 
-Place on the path: feature database → [lists] → server. A filter is a mask over float32 columns [d_sae]; the order of a
-column is sorted once and kept, so that a page costs one pass over the dictionary, however the pages are turned.
-Missing values (NaN) come last in either order and pass no bound. Ties are in order of latent.
+Place on the path: feature database → [lists] → server. A filter is a mask over float32 columns [d_sae]. Each column is
+sorted once and its order kept, so any page of a list costs a single pass over the dictionary. Missing values (NaN) come
+last in either order and pass no bound. Equal values are in order of latent.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from monosemy.app.label_match import matching
 from monosemy.errors import UserError, unknown
 
 PAGE_ROWS = 500
-"""Most rows that one call answers."""
+"""The largest number of rows in one answer."""
 MAX_QUERY = 200
-"""Longest search text, in characters."""
+"""Length of the longest search text, in characters."""
 BROAD = 20_000
+"""Number of matches above which relevance is not computed."""
 _OPTIONS = ("sort", "order", "q", "offset", "limit")
 
 
 def latent_list(sae: Dictionary, query: Mapping[str, str]) -> dict[str, Any]:
-    """A page of latents (LatentList in web/src/api.ts).
+    """A page of latents (`schema.LatentList`).
 
-    query: sort (a column or "latent"), order (asc, desc), min_COLUMN and max_COLUMN (inclusive), q (words of the
-    label), offset, limit. Raises UserError for an unknown name or a value that is no number.
+    `query` may hold sort (a column or "latent"), order (asc, desc), min_COLUMN and max_COLUMN (inclusive), q (words of
+    the label), offset and limit. Raises UserError for an unknown name or a value that is not a number.
     """
     columns = sae.columns
     mask = _mask(sae, query)
     order = _order(sae, query.get("sort") or "latent", query.get("order") or "asc")
+    # the filter applied to the whole sorted order, without sorting again
     latents = order if mask is None else order[mask[order]]
     offset, limit = whole_number(query, "offset", 0), whole_number(query, "limit", 50, PAGE_ROWS)
     page = latents[offset : offset + limit]
@@ -47,7 +49,10 @@ def latent_list(sae: Dictionary, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def column_bytes(sae: Dictionary, names: str) -> bytes:
-    """Whole columns, float32 little-endian [d_sae] each, one after another. Raises UserError for an unknown name."""
+    """Whole columns one after another, each float32 little-endian [d_sae].
+
+    `names` are separated by commas. Raises UserError for an unknown name, or none.
+    """
     columns = [name for name in names.split(",") if name]
     if not columns or len(columns) > len(sae.columns):
         raise UserError(f"name the columns once each, of: {', '.join(sae.columns) or 'none, nothing was measured yet'}")
@@ -55,9 +60,10 @@ def column_bytes(sae: Dictionary, names: str) -> bytes:
 
 
 def search_labels(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
-    """Latents whose label has the words (LabelSearch in web/src/api.ts), by relevance.
+    """The latents whose label or explanation contains the words, by relevance (`schema.LabelSearch`).
 
-    Words that more than `BROAD` labels have say nothing: then the labels that hold best come first, at score 0.
+    If more than `BROAD` latents match, relevance says nothing; those with the highest label AUROC then come first, all
+    with score 0.
     """
     assert sae.database is not None
     latents = matching(sae.database, checked_query(text))
@@ -73,12 +79,16 @@ def search_labels(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
 
 
 def search_token(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
-    """Vocabulary tokens that match the text, and the latents that peak on them (TokenSearch in web/src/api.ts)."""
+    """The vocabulary tokens that match the text, and the latents that go with them best (`schema.TokenSearch`).
+
+    Raises UserError for an empty text or one longer than `MAX_QUERY`.
+    """
     database = sae.database
     assert database is not None
     if not text or len(text) > MAX_QUERY:
         raise UserError(f"a token search takes 1 to {MAX_QUERY} characters, got {len(text)}")
     tokens = [int(token) for token in database.tokens_matching(text)][:20]
+    # a latent listed under several of the tokens keeps the one with its best score
     best: dict[int, tuple[float, int]] = {}
     for token in tokens:
         for latent, score in database.latents_of_token(token, limit):
@@ -96,7 +106,7 @@ def search_token(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
 
 
 def hit(sae: Dictionary, latent: int, label: str, score: float) -> dict[str, Any]:
-    """A SearchHit of web/src/api.ts."""
+    """One row of a search's answer (`schema.SearchHit`)."""
     return {
         "latent": int(latent),
         "label": label,
@@ -107,7 +117,7 @@ def hit(sae: Dictionary, latent: int, label: str, score: float) -> dict[str, Any
 
 
 def at(columns: Mapping[str, Array], name: str, latent: int) -> float | None:
-    """One value of a column; None where the column or the value is missing."""
+    """One value of a column; None if the column or the value is missing."""
     if name not in columns:
         return None
     value = float(columns[name][latent])
@@ -115,13 +125,14 @@ def at(columns: Mapping[str, Array], name: str, latent: int) -> float | None:
 
 
 def checked_query(text: str) -> str:
+    """The text itself. Raises UserError if it is blank or longer than `MAX_QUERY`."""
     if not text.strip() or len(text) > MAX_QUERY:
         raise UserError(f"a search takes 1 to {MAX_QUERY} characters, got {len(text)}")
     return text
 
 
 def whole_number(query: Mapping[str, str], name: str, default: int, most: int = 2**31 - 1) -> int:
-    """The option `name` as an integer of 0 to `most`; `default` when it is not given."""
+    """The option `name` as an integer from 0 to `most`; `default` if it is not given. Raises UserError otherwise."""
     word = query.get(name)
     if word is None or word == "":
         return default
@@ -131,6 +142,7 @@ def whole_number(query: Mapping[str, str], name: str, default: int, most: int = 
 
 
 def number(name: str, word: str) -> float:
+    """The option `name` as a finite number. Raises UserError for anything else."""
     try:
         value = float(word)
     except ValueError:
@@ -141,7 +153,7 @@ def number(name: str, word: str) -> float:
 
 
 def _mask(sae: Dictionary, query: Mapping[str, str]) -> Array | None:
-    """bool [d_sae] of the latents that pass every filter; None when there is no filter."""
+    """Which latents pass every filter, bool [d_sae]; None if there is no filter."""
     passed: Array | None = None
     for key, word in query.items():
         bound, _, name = key.partition("_")
@@ -161,13 +173,13 @@ def _mask(sae: Dictionary, query: Mapping[str, str]) -> Array | None:
 
 
 def _order(sae: Dictionary, sort: str, order: str) -> Array:
-    """int64 [d_sae]: the latents in the order asked for."""
+    """All latents in the requested order, int64 [d_sae]; kept in `sae.orders`."""
     if order not in ("asc", "desc"):
         raise unknown("order", order[:40], ("asc", "desc"))
     key = f"{sort} {order}"
     if key not in sae.orders:
         column = np.arange(sae.d_sae) if sort == "latent" else _column(sae, sort)
-        # numpy sorts NaN last, and a stable sort keeps ties in order of latent
+        # NumPy sorts NaN last, negated or not, and a stable sort keeps equal values in order of latent
         sae.orders[key] = np.argsort(-column if order == "desc" else column, kind="stable")
     return sae.orders[key]
 

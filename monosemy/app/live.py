@@ -1,12 +1,12 @@
-"""The language model behind the browser: loaded at first need, one pass at a time.
+"""The language model behind the browser, loaded at first need and used by one request at a time.
 
 Place on the path: run folder → [model and SAEs, in memory] → the user's own text and steering. torch is imported by the
 loading thread, never at the start of the server.
 
-States: absent → loading → ready, or failed with a reason; a failed load is tried again at the next need. Passes of the
-model are taken one at a time by a lock; a stream of steering holds it for one event only, so that a text is answered
-while an answer is being written. There is one steering stream at a time.
-Limits: everything runs on the device of the run's own configuration; SAEs, once used, stay loaded (the last four).
+States: absent → loading → ready, or failed with a reason; after a failure, the next request that needs the model loads
+it again. A lock serialises the passes of the model. A steering stream holds it for a single event at a time, so the
+model can read another text while an answer is being written. There is at most one steering stream.
+Limits: everything runs on the device of the run's own configuration. The last four SAEs used stay loaded.
 """
 
 from __future__ import annotations
@@ -29,28 +29,32 @@ if TYPE_CHECKING:
     from monosemy.steering.edits import LatentScales
 
 MAX_TEXT = 20_000
-"""Longest text of one's own and longest prompt, in characters."""
+"""Length of the longest own text and of the longest prompt, in characters."""
 MAX_NEW_TOKENS = 256
 MAX_EDITS = 16
 MAX_SWEEP = 24
 SWEEP_BATCH = 4
-"""Strengths that are answered together: a small batch costs little more than one text, and results come early."""
+"""Number of strengths answered together: a small batch costs little more than one text, and results come early."""
 MAX_TOP = 50
 KEPT_SAES = 4
 WAIT_SECONDS = 30.0
-"""How long a text waits for the model while a pass runs."""
+"""How long a request waits for the model while another one's pass runs."""
 
 
 class BusyError(UserError):
-    """The model is taken (status 409)."""
+    """Raised when another request holds the model or the steering stream (status 409)."""
 
 
 class ModelError(UserError):
-    """The model cannot be loaded (status 503)."""
+    """Raised when the model cannot be loaded (status 503)."""
 
 
 class LiveModel:
-    """The run's language model and SAEs, loaded in the background at first need."""
+    """The run's language model and SAEs, loaded in the background at first need.
+
+    `_change` guards the state and wakes the requests that wait for loading; `_passes` is held during a pass of the
+    model, `_stream` for the length of a steering stream.
+    """
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -64,13 +68,13 @@ class LiveModel:
         self._stream = threading.Lock()
 
     def status(self) -> dict[str, Any]:
-        """The ModelStatus of web/src/api.ts."""
+        """The model's state (`schema.ModelStatus`)."""
         seconds = time.monotonic() - self._started if self._started is not None and self.state == "loading" else None
         chat = bool(getattr(self._model.tokenizer, "chat_template", None)) if self._model is not None else None
         return {"state": self.state, "name": self.name, "message": self.message, "seconds": seconds, "chat": chat}
 
     def start(self) -> None:
-        """Begins to load unless it is loaded or loading."""
+        """Starts loading the model in a thread, unless it is loaded or loading already."""
         with self._change:
             if self.state in ("loading", "ready"):
                 return
@@ -78,7 +82,7 @@ class LiveModel:
         threading.Thread(target=self._load, name="model", daemon=True).start()
 
     def model(self) -> LanguageModel:
-        """The model; waits while it loads. Raises ModelError with the reason when it cannot be loaded."""
+        """The model, after waiting until it is loaded. Raises ModelError with the reason if it cannot be."""
         self.start()
         with self._change:
             self._change.wait_for(lambda: self.state != "loading")
@@ -92,7 +96,7 @@ class LiveModel:
             loaded = _load_run_model(self.catalogue)
         except UserError as error:
             message = str(error)
-        except Exception as error:  # a fault of ours must not leave the page waiting for ever
+        except Exception as error:  # whatever went wrong, the page must not wait for ever
             message = f"loading failed: {type(error).__name__}: {error}"
         with self._change:
             self._model, self.message = loaded, message
@@ -100,7 +104,7 @@ class LiveModel:
             self._change.notify_all()
 
     def sae(self, entry: Dictionary) -> SparseAutoencoder:
-        """The SAE on the model's device. Raises UserError when its files are damaged."""
+        """The SAE on the model's device; the last `KEPT_SAES` loaded are kept. Raises UserError for damaged files."""
         from monosemy.saes.storage import load_sae
 
         model, key = self.model(), (entry.site, entry.name)
@@ -113,7 +117,7 @@ class LiveModel:
 
     @contextmanager
     def passes(self) -> Iterator[None]:
-        """Sole use of the model, for a moment. Raises BusyError after `WAIT_SECONDS`."""
+        """Gives the caller sole use of the model. Raises BusyError if it is not free within `WAIT_SECONDS`."""
         if not self._passes.acquire(timeout=WAIT_SECONDS):
             raise BusyError("the model is busy with another request; try again in a moment")
         try:
@@ -122,7 +126,7 @@ class LiveModel:
             self._passes.release()
 
     def hold_stream(self) -> None:
-        """Takes the one steering stream; `free_stream` gives it back. Raises BusyError while another one runs."""
+        """Takes the one steering stream, until `free_stream`. Raises BusyError if another one is running."""
         if not self._stream.acquire(blocking=False):
             raise BusyError("another text is being written; stop it first, or wait for its end")
 
@@ -131,18 +135,19 @@ class LiveModel:
 
 
 def _load_run_model(catalogue: Catalogue) -> LanguageModel:
-    """The model the run was made with. Raises UserError when it is no longer that model."""
+    """The model that the run was made with. Raises UserError if what is found now is another model."""
     from monosemy.models.of_run import load_run_model
 
     return load_run_model(catalogue.folder, catalogue.config, catalogue.provenance, catalogue.moved)
 
 
 def read_text(live: LiveModel, entry: Dictionary, text: str, *, top: int = 8, latent: int | None = None) -> Any:
-    """The SAE's code of the user's own text (TextResult in web/src/api.ts, labels left out).
+    """The SAE's code of the user's own text (`schema.TextResult` without labels).
 
-    The text stands behind the separator that begins a document in training. Positions that training dropped (the
-    first one, special tokens, norms above the outlier multiple) have no active latents. Blocks; run it in a thread.
-    Raises UserError for an empty or too long text or a latent out of range, ModelError, BusyError.
+    The text is preceded by the separator that begins a document in training. Positions of the kinds that training drops
+    (the first one, special tokens, outliers) have no active latents. `top` is the number of latents listed per token;
+    `latent` asks for one latent's activation at every token. The call blocks, so run it in a thread. Raises UserError
+    for an empty or too long text and a latent out of range, ModelError, and BusyError.
     """
     if not text or len(text) > MAX_TEXT:
         raise UserError(f"a text takes 1 to {MAX_TEXT:,} characters, got {len(text):,}")
@@ -158,7 +163,7 @@ def read_text(live: LiveModel, entry: Dictionary, text: str, *, top: int = 8, la
 
 
 def steering_request(entry: Dictionary, body: Mapping[str, Any]) -> SteeringRequest:
-    """The checked request in a body of `POST /api/steer`. Raises UserError for anything it does not take."""
+    """The checked request in a body of `POST /api/steer`. Raises UserError for invalid values or ones over a limit."""
     request = request_from_json({k: v for k, v in body.items() if k not in ("site", "name", "values")})
     for field, text in (("prompt", request.prompt), ("instruction", request.instruction), ("system", request.system)):
         if len(text) > MAX_TEXT:
@@ -175,7 +180,7 @@ def steering_request(entry: Dictionary, body: Mapping[str, Any]) -> SteeringRequ
 
 
 def steer_events(live: LiveModel, entry: Dictionary, request: SteeringRequest) -> Iterator[dict[str, Any]]:
-    """The events of one steered generation; each `next` blocks for one event and holds the model only that long."""
+    """The events of one steered generation; each `next` blocks for one event and holds the model only so long."""
     from monosemy.steering.generate import stream
 
     model, sae = live.model(), live.sae(entry)
@@ -183,7 +188,7 @@ def steer_events(live: LiveModel, entry: Dictionary, request: SteeringRequest) -
 
 
 def steering_scales(entry: Dictionary, sae: SparseAutoencoder) -> LatentScales:
-    """The scales of steering's units, with `Dictionary.steering_max` as every latent's maximum."""
+    """The scales of steering's units, in which every latent's maximum is that of `Dictionary.steering_max`."""
     import torch
 
     from monosemy.steering.edits import read_scales
@@ -191,7 +196,7 @@ def steering_scales(entry: Dictionary, sae: SparseAutoencoder) -> LatentScales:
     scales, built = read_scales(entry.folder, sae), entry.built_columns.get("max")
     if built is None:
         return scales
-    maximum = torch.tensor(built).nan_to_num()  # a copy: PyTorch warns of arrays that are only read, as these are
+    maximum = torch.tensor(built).nan_to_num()  # a copy, since from_numpy warns of read-only arrays such as these
     if scales.maximum is not None:
         maximum = torch.where(scales.maximum > 0, scales.maximum, maximum.to(scales.maximum))
     return replace(scales, maximum=maximum)
@@ -200,11 +205,11 @@ def steering_scales(entry: Dictionary, sae: SparseAutoencoder) -> LatentScales:
 def sweep_events(
     live: LiveModel, entry: Dictionary, request: SteeringRequest, values: list[Any]
 ) -> Iterator[dict[str, Any]]:
-    """The steered column at several strengths, `SWEEP_BATCH` at a time, then {"kind": "end", "seconds"}.
+    """The events of the steered column at several strengths, `SWEEP_BATCH` at a time, then {"kind": "end", "seconds"}.
 
-    A strength that leaves no answer is said in an error once the others are answered.
-    An event comes with every token that these texts grow by, so that whoever leaves is noticed between two of them.
-    Raises UserError for strengths that are no finite numbers, or too many of them.
+    There is an event for every token, so that a client that has left is noticed between two tokens. Raises UserError at
+    once for too many strengths or ones that are not finite numbers. Strengths that leave no answer raise it at the end,
+    when the others have been answered.
     """
     if not 1 <= len(values) <= MAX_SWEEP:
         raise UserError(f"a sweep takes 1 to {MAX_SWEEP} strengths, got {len(values)}")
@@ -234,6 +239,7 @@ def _sweep(
 
 
 def _one_at_a_time(live: LiveModel, events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same events, with the model locked while each is made and free while it is sent."""
     while True:
         with live.passes():
             event = next(events, None)

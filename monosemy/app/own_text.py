@@ -1,11 +1,11 @@
-"""What an SAE makes of the user's own text, token by token. Imported only once a model is loaded (it needs torch).
+"""Encodes the user's own text with an SAE, token by token. Imported only once a model is needed, since it needs torch.
 
 Place on the path: text → tokens → activations at the site → sparse code → [top latents and traces] → page.
 
-A text is read as training read documents: behind the text separator, without template. Positions that training dropped
-are shown without activations: the first one, special tokens, and rows longer than the run's outlier norm, as in
-steering (steering/edits.py); where no norm of the site is known, than the run's outlier multiple times the median norm
-of this text's ordinary rows.
+A text is read as documents are in training: after the text separator and without a chat template. Positions of the
+kinds that training drops are shown without activations: the first one, special tokens, and outliers. An outlier has a
+norm above the run's limit, as in steering (steering/edits.py). If no norm of the site is known, the limit is the run's
+outlier multiple times the median norm of this text's other positions.
 Limits: at most `MAX_TOKENS` tokens, or the model's positions.
 """
 
@@ -23,9 +23,9 @@ from monosemy.models.adapter import LanguageModel
 from monosemy.saes.base import SparseAutoencoder
 
 MAX_TOKENS = 1_024
-"""Tokens of a text that are read; the rest is left out and counted."""
+"""The largest number of tokens that are read; those beyond are only counted."""
 SUMMARY = 200
-"""Latents listed for the whole text."""
+"""The largest number of latents listed for the whole text."""
 
 
 def encode_text(
@@ -39,8 +39,9 @@ def encode_text(
     latent: int | None,
     outlier_norm: float | None = None,
 ) -> dict[str, Any]:
-    """The latents of every token of a text (TextResult in web/src/api.ts, without labels).
+    """The active latents of every token of a text (`schema.TextResult` without labels).
 
+    `top` is the number of latents listed per token, `latent` the one whose activations make up the trace.
     Raises UserError for a text without tokens.
     """
     pieces, ids, n_dropped = split_text(model, text, provenance.get("text", {}))
@@ -51,7 +52,7 @@ def encode_text(
     positions = keep.nonzero()[:, 0].tolist()
     tops: list[list[dict[str, Any]]] = [[] for _ in ids]
     trace = [0.0] * len(ids)
-    best: dict[int, list[float]] = {}  # latent: largest value, its position, tokens it fires on
+    best: dict[int, list[float]] = {}  # latent → its largest value, where that is, number of tokens it fires on
     l0 = [0] * len(ids)
     for row, position in enumerate(positions):
         indices, values = (part.tolist() for part in code.row(row))
@@ -78,10 +79,11 @@ def encode_text(
 
 
 def split_text(model: LanguageModel, text: str, record: Mapping[str, Any]) -> tuple[list[str], list[int], int]:
-    """Pieces and ids of the tokens, the separator first, and how many tokens were left out at the end.
+    """(pieces, ids) of the tokens, the separator first, and the number of tokens left out at the end.
 
-    A character cut over several tokens is the piece of the first of them; the others get "".
+    A character split over several tokens is the piece of the first of them; the others have "".
     """
+    # offsets of such tokens all span the whole character: only the first goes beyond the text shown so far
     tokenizer = model.tokenizer_for("a text of your own")
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, pieces, end = list(encoded["input_ids"]), [], 0
@@ -101,7 +103,7 @@ def split_text(model: LanguageModel, text: str, record: Mapping[str, Any]) -> tu
 def kept_rows(
     rows: Tensor, ids: list[int], model: LanguageModel, config: RunConfig, outlier_norm: float | None
 ) -> Tensor:
-    """bool [T]: the positions of the text that training would have kept."""
+    """Which positions of the text training would have kept, bool [T]. rows [T, d]: activations in the model's units."""
     settings = config.activations
     keep = torch.ones(len(ids), dtype=torch.bool, device=rows.device)
     keep[: settings.drop_first_positions] = False

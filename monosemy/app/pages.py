@@ -1,7 +1,7 @@
-"""Everything the page of one latent shows, gathered from the feature database in about a millisecond.
+"""Gathers everything that the page of one latent shows from the feature database, in about a millisecond.
 
-Place on the path: feature database → [latent page] → server. A page holds some 2,000 tokens; their texts come from a
-table made once per database (`Vocabulary`), since asking token by token would take longer than all the rest.
+Place on the path: feature database → [latent page] → server. A page has some 2,000 tokens. Their texts come from a
+table made once per database (`Vocabulary`), since looking up token by token would take longer than all the rest.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from monosemy.features.store.database import Example, FeatureDatabase
 from monosemy.features.store.token_texts import TokenTexts
 
 WINDOW = 24
-"""Tokens shown on each side of a peak, unless asked otherwise."""
+"""Default number of tokens shown on each side of a peak."""
 
 
 class Vocabulary:
-    """Texts of token ids, looked up by the thousand."""
+    """A table of the texts of all token ids, for fast lookup of thousands at once."""
 
     def __init__(self, tokens: TokenTexts) -> None:
         self._tokens = tokens
@@ -27,11 +27,12 @@ class Vocabulary:
         self._whole: list[str | None] = [_whole(tokens.bytes(token)) for token in range(len(tokens))]
 
     def text(self, token: int) -> str:
-        """The text of one token alone."""
+        """The text of one token by itself."""
         return self._whole[token] or self._tokens.text(token)
 
     def texts(self, token_ids: list[int]) -> list[str]:
-        """One text a token; a character cut over several tokens is the text of the first, the others get ""."""
+        """One text per token; a character split over several tokens is the text of the first, the others have ""."""
+        # the table answers all tokens that are text by themselves; only runs of the others need to be decoded together
         texts = [*map(self._whole.__getitem__, token_ids)]
         stop = 0
         while None in texts:
@@ -50,7 +51,7 @@ class Vocabulary:
 
 
 def _whole(data: bytes) -> str | None:
-    """The token's text; None where it is a part of a character."""
+    """The token's text; None if its bytes are not whole characters."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -61,7 +62,7 @@ _vocabularies: weakref.WeakKeyDictionary[TokenTexts, Vocabulary] = weakref.WeakK
 
 
 def vocabulary(database: FeatureDatabase) -> Vocabulary:
-    """The database's table of texts, made at first use and freed with it."""
+    """The database's table of texts, made at first use and freed together with the database."""
     tokens = database.tokens
     table = _vocabularies.get(tokens)
     if table is None:
@@ -70,7 +71,7 @@ def vocabulary(database: FeatureDatabase) -> Vocabulary:
 
 
 def latent_page(sae: Dictionary, latent: int, window: int = WINDOW) -> dict[str, Any]:
-    """The page of one latent (LatentPage in web/src/api.ts); `window` tokens on each side of a peak, 0: all.
+    """The page of one latent (`schema.LatentPage`), with `window` tokens on each side of a peak; 0 shows all.
 
     Raises NotFoundError for a latent out of range.
     """
@@ -103,7 +104,7 @@ def _output(words: Vocabulary, tokens: list[tuple[int, float]]) -> list[dict[str
 
 
 def _label(words: Vocabulary, label: dict[str, Any]) -> dict[str, Any]:
-    """The label with its tokens as texts, and an explanation with every key whoever wrote it."""
+    """The label with its tokens as texts; keys that an explanation lacks are filled in, whatever version wrote it."""
     if label["explanation"] is not None:
         label["explanation"] = {"model": "", "n_passages": None, "scores": {}, "skipped": {}} | label["explanation"]
     for key in ("peak_tokens", "before_tokens"):
@@ -132,7 +133,7 @@ def _example(words: Vocabulary, example: Example, window: int) -> dict[str, Any]
     stop = min(length, example.peak + window + 1) if window else length
     ids = example.token_ids[start:stop].tolist()
     activations = example.activations[start:stop]
-    fired = activations.nonzero()[0]  # none is negative
+    fired = activations.nonzero()[0]  # activations are never negative
     return {
         "group": example.group,
         "context": example.context,

@@ -1,4 +1,4 @@
-"""What the browser adds to the whole."""
+"""The app room: registers the command `monosemy browse`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""What goes over the wire: every request body and every answer of the HTTP API, as pydantic models.
+"""Pydantic models of every request body and every answer of the HTTP API.
 
-Place on the path: [schema] → api (checks bodies with it) and web/src/types.ts (made from it by `typescript.py`).
+Place on the path: [schema] → api (checks bodies with it) and web/src/types.ts (made from it by `typescript.py`, with
+the docstrings of models and fields as comments).
 
-Bodies are checked strictly: no word is taken for a number. Answers are built as plain dicts and written by orjson,
-since a page holds thousands of numbers; a test compares what the server sends with what stands here. Missing numbers
-are null in JSON and NaN in binary columns. What steering takes is defined in steering/request.py alone.
+Bodies are checked strictly: a string is never converted to a number. Answers are not built from these models but as
+plain dicts that orjson writes, since a page holds thousands of numbers; a test compares them with the models. Missing
+numbers are null in JSON and NaN in binary columns. The steering request is defined in steering/request.py alone.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ B = TypeVar("B", bound=Body)
 
 
 def parse_body(kind: type[B], values: dict[str, Any]) -> B:
-    """The checked body. Raises UserError, one line, naming the first field that is missing or of another type."""
+    """The checked body. Raises a one-line UserError that names the first field that is missing or of the wrong type."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -600,9 +601,9 @@ class StrengthEvent(AnswerSummary):
 
 
 SteerEvent = TypeAliasType("SteerEvent", StartEvent | TokenEvent | DoneEvent | MeasureEvent | EndEvent | ErrorEvent)
-"""One line of the stream of `POST /api/steer`: start, tokens step by step, done and measure per column, end."""
+"""A line of the answer to `POST /api/steer`: start, tokens step by step, done and measure per column, end."""
 SweepEvent = TypeAliasType("SweepEvent", ProgressEvent | StrengthEvent | EndEvent | ErrorEvent)
-"""One line of the stream of `POST /api/sweep`: the steered column alone at several strengths of the first edit."""
+"""A line of the answer to `POST /api/sweep`: the steered column alone, at several strengths of the first edit."""
 
 
 # ---------------------------------------------------------------- notes

@@ -1,19 +1,19 @@
-"""Who may talk to the local server, and what a page of it may do.
+"""Decides who may talk to the local server, and what its pages may do.
 
-Place on the path: browser → [security] → server; an ASGI layer around all of it.
+Place on the path: browser → [security] → server; an ASGI layer around all of the server.
 
-    Host      must be one of the server's own names and its port: a foreign name that resolves to this machine
-              (DNS rebinding) gets 403
-    Origin    where a browser sends one it must be this server's own; a page of another site can neither call the API
-              nor make the browser call it (403)
-    token     on any address but loopback: `/?token=…`, printed at the start, is exchanged for a cookie (HttpOnly,
-              SameSite=Strict); everything without that cookie gets 403
+    Host      must be one of the server's own names, with its port; a foreign name that resolves to this machine (DNS
+              rebinding) gets 403
+    Origin    if the browser sends one, it must be this server's own, so that a page of another site can neither call
+              the API nor make the browser call it (403)
+    token     needed on any address but loopback: `/?token=…`, printed at the start, is exchanged for a cookie
+              (HttpOnly, SameSite=Strict); requests without that cookie get 403
     body      at most MAX_BODY bytes, whatever its declared length (413)
-    headers   a content-security policy without exceptions ('self' only, no frames, no inline script or style),
-              nosniff, no-referrer, same-origin opener and resources; nothing is cached but assets
+    headers   a strict content-security policy ('self' only, no frames, no inline script or style), nosniff,
+              no-referrer, same-origin opener and resources; only assets may be cached
 
 Source: the usual defences of local servers (Jupyter's token, the Fetch standard's Origin and Sec-Fetch-Site).
-Limits: plain HTTP. On a network that is not trusted, leave it at loopback and come by an SSH tunnel.
+Limits: plain HTTP. On a network that is not trusted, keep the server on loopback and connect through an SSH tunnel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 MAX_BODY = 256 * 1024
-"""Largest request body, in bytes."""
+"""Size of the largest request body, in bytes."""
 _TOO_LARGE = f"the request is larger than the {MAX_BODY // 1024} KiB that are taken"
 POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -58,34 +58,40 @@ _HEADERS = {
 
 
 class TooLargeError(UserError):
-    """A body above `MAX_BODY`, noticed while it is read (status 413)."""
+    """Raised while a body is read, once it exceeds `MAX_BODY` (status 413)."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """Under which names the server answers, and whether a token is needed (always, but for loopback alone)."""
+    """The names under which the server answers, and its secrets.
+
+    `token` is None, which means that none is needed, only on a loopback address without further names. `session` is the
+    value of the cookie that the token is exchanged for.
+    """
 
     host: str
     port: int
     token: str | None
     session: str
     names: tuple[str, ...] = ()
-    """Further host names it answers to, at any port: those of a proxy."""
+    """Further host names that it answers to at any port, such as those of a proxy."""
 
     @staticmethod
     def to(host: str, port: int, names: tuple[str, ...] = ()) -> Access:
-        """Access to a server bound to `host`; fresh random secrets each time."""
+        """Access to a server bound to `host` and `port`, with new random secrets."""
         token = None if is_loopback(host) and not names else secrets.token_urlsafe(32)
         return Access(host, port, token, secrets.token_urlsafe(32), names)
 
     @property
     def cookie(self) -> str:
-        """Cookies know no ports, so the port is in the name."""
+        """Name of the cookie. It contains the port, because browsers share cookies between the ports of a host."""
         return f"monosemy_{self.port}"
 
     def knows_host(self, header: str) -> bool:
-        """Whether a Host header is this server's. Bound to all interfaces it takes any literal IP address: rebinding
-        needs a name."""
+        """Whether a Host header names this server.
+
+        Beyond loopback, any literal IP address is accepted: DNS rebinding needs a name.
+        """
         try:
             parts = urlsplit(f"//{header}")
             name, port = (parts.hostname or "").lower(), parts.port or 80
@@ -102,20 +108,22 @@ class Access:
         return not is_loopback(self.host) and (_is_address(name) or name == socket.gethostname().lower())
 
     def knows_origin(self, origin: str, host: str) -> bool:
-        """Whether an Origin header is the page that this very Host served."""
+        """Whether an Origin header is that of a page served by this Host."""
         return origin in (f"http://{host}", f"https://{host}")
 
     def admits(self, cookie_header: str) -> bool:
-        """Whether the cookie is the one handed out for the token; always, where no token is needed."""
+        """Whether the cookie is the one given out for the token; always true if no token is needed."""
         if self.token is None:
             return True
         try:
             morsel = SimpleCookie(cookie_header).get(self.cookie)
         except CookieError:
             return False
+        # compared in constant time, so that the time taken tells nothing about the secret
         return morsel is not None and hmac.compare_digest(morsel.value.encode(), self.session.encode())
 
     def opens(self, token: str) -> bool:
+        """Whether this is the token; False if none is needed."""
         return self.token is not None and hmac.compare_digest(token.encode(), self.token.encode())
 
 
@@ -137,7 +145,7 @@ def _is_address(name: str) -> bool:
 
 
 class Guard:
-    """The ASGI layer: refuses what `Access` does not admit, caps bodies, adds the headers to every answer."""
+    """The ASGI layer that refuses requests `Access` does not admit, caps bodies, and adds the security headers."""
 
     def __init__(self, app: App, access: Access) -> None:
         self.app, self.access = app, access
@@ -149,6 +157,7 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008})
         send = _with_headers(send)
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
+        # the dict above keeps the last of repeated headers: a request with two Hosts must be told from a normal one
         hosts = [value for key, value in scope["headers"] if key == b"host"]
         if refusal := self._refusal(scope, headers, len(hosts)):
             return await _answer(send, *refusal)
@@ -167,10 +176,11 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and not self.access.knows_origin(origin, host):
             return 403, f"requests from {origin[:80]!r} are refused"
-        # a link from elsewhere may open a page, no other site may call the API
+        # a link on another site may open a page, but no other site may call the API
         elsewhere = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
         if elsewhere and (scope["method"] != "GET" or scope["path"].startswith("/api/")):
             return 403, "requests from other sites are refused"
+        # JSON only: a form of another site can send other types without asking first (no CORS preflight)
         if scope["method"] in ("POST", "PUT"):
             if headers.get(b"content-type", "").partition(";")[0].strip().lower() != "application/json":
                 return 415, "send application/json"
@@ -180,8 +190,8 @@ class Guard:
         return None
 
     async def _exchange(self, scope: Scope, send: Send, query: dict[str, str]) -> None:
-        """The token for a cookie, and on to the same page without the token in its address."""
-        place = quote("/" + scope["path"].lstrip("/"))  # "//name" would lead to another host
+        """Sets the cookie, and redirects to the same page without the token in its address."""
+        place = quote("/" + scope["path"].lstrip("/"))  # a browser would take "//name" for another host
         place += f"?{urlencode(query)}" if query else ""
         cookie = f"{self.access.cookie}={self.access.session}; HttpOnly; SameSite=Strict; Path=/"
         headers = [(b"location", place.encode()), (b"set-cookie", cookie.encode())]
@@ -190,7 +200,7 @@ class Guard:
 
 
 def _capped(receive: Receive) -> Receive:
-    """A body whose reading ends in TooLargeError once it is too long, whatever length it declared."""
+    """`receive`, raising TooLargeError once the body is too long, whatever length it declared."""
     read = 0
 
     async def capped() -> MutableMapping[str, Any]:
@@ -205,7 +215,7 @@ def _capped(receive: Receive) -> Receive:
 
 
 def _with_headers(send: Send) -> Send:
-    """Adds the security headers; a header that the answer sets itself stays."""
+    """`send`, adding the security headers; headers that the answer itself sets are kept."""
 
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":

@@ -1,10 +1,10 @@
-"""`monosemy browse RUN`: the local server behind the pages.
+"""The local server behind the pages: `monosemy browse RUN`.
 
 Place on the path: run folder and feature databases → [HTTP API, see web/src/api.ts] → the page in a browser.
 
 Everything but the model runs in the event loop (a latent's page takes about a millisecond); the model's passes and
 comparisons run in threads. Nothing here imports torch: the model is loaded at first need (`live`).
-Limits: one run a server; for one person or a few, not for the internet.
+Limits: a server shows one run; it is meant for one person or a few, not for the internet.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ DEFAULT_PORT = 8321
 
 
 def run_browse(words: list[str]) -> None:
-    """RUN [--host 127.0.0.1] [--port 8321] [--no-open]; serves until interrupted. Raises UserError for bad input."""
+    """`monosemy browse RUN [--host 127.0.0.1] [--port 8321] [--no-open]`: serves until interrupted.
+
+    Raises UserError for bad input.
+    """
     parser = Parser("monosemy browse", description="look at a run's latents in a web browser, offline")
     parser.add_argument("run", help="a run folder, e.g. runs/demo")
     parser.add_argument(
@@ -49,6 +52,7 @@ def run_browse(words: list[str]) -> None:
     add_moved(parser, text=False)
     flags = parser.parse_args(words)
     catalogue = Catalogue(Path(flags.run), moved_of(flags))
+    # bound here rather than by uvicorn: the port is known, also for --port 0, before the address is printed
     listener = bind(flags.host, flags.port)
     port = listener.getsockname()[1]
     access = Access.to(flags.host, port, tuple(flags.name))
@@ -67,7 +71,7 @@ def run_browse(words: list[str]) -> None:
 
 
 def warm(catalogue: Catalogue) -> None:
-    """Makes the tables that the first page and the first token search would otherwise wait for."""
+    """Makes the tables for which the first page and the first token search would otherwise wait."""
     for sae in catalogue.saes():
         if sae.database is not None:
             vocabulary(sae.database)
@@ -75,13 +79,13 @@ def warm(catalogue: Catalogue) -> None:
 
 
 def serve(catalogue: Catalogue, access: Access, listener: socket.socket) -> None:
-    """Serves until interrupted, which is how it ends."""
+    """Serves until interrupted (Ctrl-C), which is the normal end."""
     with contextlib.suppress(KeyboardInterrupt):
         make_server(catalogue, access).run(sockets=[listener])
 
 
 def make_server(catalogue: Catalogue, access: Access) -> uvicorn.Server:
-    """The server, ready to run on a socket that is bound already."""
+    """The server, ready to run on a socket that is already bound."""
     app: Any = Guard(make_app(catalogue), access)
     settings = uvicorn.Config(
         app,
@@ -98,7 +102,10 @@ def make_server(catalogue: Catalogue, access: Access) -> uvicorn.Server:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises UserError for a port out of range or in use, or an address not ours."""
+    """A socket that listens on host and port; port 0 takes a free one.
+
+    Raises UserError for a port that is out of range or in use, and for an address that is not this machine's.
+    """
     if not 0 <= port <= 65535:
         raise UserError(f"--port must be from 0 to 65535, got {port}; {DEFAULT_PORT} is the default")
     try:
@@ -125,7 +132,7 @@ def _refused(host: str, port: int, error: OSError) -> str:
 
 
 def page_address(access: Access) -> str:
-    """What to type into a browser, the token included."""
+    """The address to open in a browser, with the token if one is needed."""
     host = access.host if access.host not in ("0.0.0.0", "::") else socket.gethostname()
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{access.port}/" + (f"?token={access.token}" if access.token else "")

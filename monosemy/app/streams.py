@@ -1,8 +1,9 @@
-"""Answers that arrive line by line: events of a worker thread as newline-delimited JSON, stopped when nobody listens.
+"""Streams answers line by line: the events of a worker thread as newline-delimited JSON, until the client leaves.
 
-Place on the path: steering's iterator of events → [worker thread → event loop] → browser. The first two events are
-waited for before anything is answered (the first one describes, the second one needs a pass), so that bad input is an
-ordinary error with its status. The worker looks for a cancellation after each event; closing the connection is one.
+Place on the path: steering's iterator of events → [worker thread → event loop] → browser. The answer begins only when
+the first two events are there: the first is a description, and the second needs a pass of the model. Bad input is thus
+answered by an ordinary error with its status. After each event the worker checks whether it was cancelled, which
+happens when the connection is closed.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ _log = logging.getLogger("monosemy")
 
 
 async def stream_events(live: LiveModel, make: Callable[[], Events]) -> Response:
-    """The response that streams `make()`'s events, as the one stream there may be.
+    """The response that streams the events of `make()`, and holds the one steering stream until they end.
 
-    Raises BusyError while another stream runs, and whatever `make` or its first event raises.
+    Raises BusyError while another stream runs, and whatever `make` or its first two events raise.
     """
     live.hold_stream()
     try:
@@ -42,6 +43,7 @@ async def stream_events(live: LiveModel, make: Callable[[], Events]) -> Response
 
 def _begin(make: Callable[[], Events]) -> Generator[dict[str, Any], None, None]:
     events = make()
+    # not a generator itself: its errors must be raised here, before the response has begun
     begun = [*itertools.islice(events, 2)]
     return _continued(begun, events)
 
@@ -56,7 +58,7 @@ def _continued(begun: list[dict[str, Any]], events: Events) -> Generator[dict[st
 
 
 class EventStream(Response):
-    """One JSON object a line, until the events end or the client goes."""
+    """A response of one JSON object per line, until the events end or the client leaves."""
 
     media_type = "application/x-ndjson"
 
@@ -70,6 +72,7 @@ class EventStream(Response):
         queue: asyncio.Queue[Any] = asyncio.Queue()
         worker = threading.Thread(target=self._work, args=(asyncio.get_running_loop(), queue), daemon=True)
         worker.start()
+        # wait for the next event or the client's departure, whichever comes first
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -90,6 +93,7 @@ class EventStream(Response):
             gone.cancel()
 
     def _work(self, loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any]) -> None:
+        # asyncio's queue is not thread-safe: the loop's own thread must put
         def put(event: Any) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(queue.put_nowait, event)
@@ -105,6 +109,7 @@ class EventStream(Response):
             _log.exception("a stream failed")
             put({"kind": "error", "error": f"{type(error).__name__}: {error}"})
         finally:
+            # the generator is closed before another stream may begin
             self._events.close()
             self._live.free_stream()
             put(_END)

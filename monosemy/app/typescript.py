@@ -1,7 +1,7 @@
 """Writes web/src/types.ts, the front-end's types, from the models of the API: `python -m monosemy.app.typescript`.
 
 Place on the path: schema.py and steering/request.py → JSON schema (by pydantic) → [TypeScript]. `make web` runs it, and
-a test fails when the file does not say what the models say. A field with a default may be left out by who writes it.
+a test fails when the file differs from the models. A field with a default is optional in TypeScript.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ KINDS: tuple[Any, ...] = (
     schema.Notes,
     schema.NoteChange,
 )
-"""What the addresses take and answer; the types inside them come along."""
+"""The bodies and answers of all addresses; the types that they contain are written too."""
 HEAD = "/** Types of the HTTP API. Made from monosemy/app/schema.py by `make web`: change them there. */\n"
 PRIMITIVES = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
 
 
 def render() -> str:
     """The text of types.ts."""
-    for kind in (request.SteeringRequest, request.Edit, request.Positions):  # plain dataclasses: their docstrings too
+    # these are plain dataclasses: pydantic reads the docstrings of their fields only if told to
+    for kind in (request.SteeringRequest, request.Edit, request.Positions):
         kind.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)  # type: ignore[union-attr]
     adapters: list[Any] = [(i, "validation", TypeAdapter(kind)) for i, kind in enumerate(KINDS)]
     _, document = TypeAdapter.json_schemas(adapters, ref_template="{model}")
