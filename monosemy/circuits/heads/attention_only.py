@@ -79,6 +79,7 @@ class AttentionOnly(nn.Module):
         """What the heads collect by attention, before W_O."""
         queries, keys, values = _read(q, self.W_Q[layer]), _read(k, self.W_K[layer]), _read(v, self.W_V[layer])
         scores = queries @ keys.transpose(-1, -2) * self.shape.d_head**-0.5
+        # Causal mask: True above the diagonal, where a key comes later than the query.
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         return scores.masked_fill(later, -torch.inf).softmax(-1) @ values
 
@@ -91,6 +92,7 @@ class AttentionOnly(nn.Module):
         """
         residual = embeddings
         for layer in range(self.n_layers):
+            # One stream for all heads (H = 1) unless `reads` may change what single heads see.
             q = k = v = residual.unsqueeze(2)
             if reads is not None:
                 wide = q.expand(-1, -1, self.n_heads, -1)

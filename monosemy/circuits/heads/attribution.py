@@ -86,6 +86,7 @@ def _between(heads: Heads, batch: Batch, share: float) -> Tensor:
 
 def _derivatives(heads: Heads, batch: Batch, difference: Tensor, inputs: Tensor | None) -> Float[Tensor, "B n"]:
     """∂m/∂c at c = 0 for values v + c · difference."""
+    # One coefficient per prompt and head, so that one gradient gives the whole table of scores.
     c = torch.zeros(difference.shape[0], difference.shape[2], device=difference.device, requires_grad=True)
     logits = heads.logits(batch.clean.tokens, _push_edit(c, difference, heads.n_heads), inputs=inputs, gradients=True)
     with torch.enable_grad():

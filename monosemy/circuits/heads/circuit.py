@@ -221,15 +221,18 @@ def find_circuit(
     bench = Bench(heads, data, min(settings.n_prompts, len(data.positives)), ablation, seed=settings.seed)
     contrast = bench.contrast
     difference = metric_difference(contrast, data.name)
+    # Announce what may make the result worthless or slow, before any method runs.
     accuracy = _accuracy(bench)
     if not accuracy.enough:
         warnings.warn(f"{data.name} on {heads.name}: {accuracy}", stacklevel=2)
     methods = [settings.method, *settings.compared]
     if (minutes := expected_seconds(bench, methods) / 60) > ANNOUNCED_MINUTES:
         warnings.warn(f"about {minutes:.0f} minutes for {', '.join(methods)}", stacklevel=2)
+    # Heads, members, and what the members carry.
     head_scores = METHODS[settings.method](bench)
     members = members_of(head_scores, difference)
     carried_shares = carried(contrast, members, ablation) if members else None
+    # Edges among the members, on fewer prompts: there are many more edges than heads.
     no_edges = _no_edges(heads) if settings.edges else ""
     edges, n_edge_prompts = None, 0
     if settings.edges and members and not no_edges:
@@ -367,6 +370,7 @@ def _code_edges(bench: Bench, method: str, head_scores: HeadScores, measured: Ed
         edges = dict.fromkeys(Edge(sender, receiver) for sender in ends for receiver in ends if sender[0] < receiver[0])
     else:
         return None
+    # The combined method has its own codes; a code method takes those it ranks by, any other method those of `fast`.
     codes = bench.combined.codes if method == "combined" else bench.codes(CODE_PRESETS.get(method, "fast"))[0]
     assert codes is not None
     table = edge_scores(pair_counts(codes, break_ties=True), n_heads)

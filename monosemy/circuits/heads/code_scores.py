@@ -37,6 +37,7 @@ def node_intervals(codes: Codes, n_resamples: int = 200, *, break_ties: bool = F
     """95% percentile intervals of the node scores; positives and negatives are resampled separately."""
     generator = torch.Generator().manual_seed(0)
     groups = [codes.positive.nonzero()[:, 0], (~codes.positive).nonzero()[:, 0]]
+    # Counts of distinct codes are not sums over prompts, so every resample is counted anew.
     resampled_scores = []
     for _ in range(n_resamples):
         rows = torch.cat([g[torch.randint(len(g), (len(g),), generator=generator)] for g in groups])
@@ -65,6 +66,7 @@ def pair_counts(codes: Codes, *, break_ties: bool = False) -> Float[Tensor, "n n
         partners = wide[:, head + 1 :] - (head + 1) * n_compact
         # The flat place of each (head's code, partner, partner's code), and whether it occurs on positives, negatives.
         pair = compact[:, head : head + 1] * (n - head - 1) * n_compact + partners
+        # One table per head against all later heads: a single table of all pairs would be far larger.
         occurs = torch.zeros(2, width * (n - head - 1) * n_compact, dtype=torch.bool)
         occurs[0, pair[codes.positive].flatten()] = True
         occurs[1, pair[~codes.positive].flatten()] = True
@@ -84,6 +86,7 @@ def head_scores_by_pairs(
     Equal pairs come in the order of their heads; pairs with U = 0 never count. `break_ties` adds Σ_g U_gh, scaled below
     1: with few heads per layer and many layers, nearly all heads are in none of so few pairs.
     """
+    # Pairs above the diagonal in row order; the stable sort keeps that order among equal pairs.
     n = len(counts)
     first, second = torch.triu_indices(n, n, 1)
     values = counts[first, second]

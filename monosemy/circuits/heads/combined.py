@@ -103,7 +103,7 @@ def combined_circuit(
         code_scores = node_scores(codes, break_ties=True)
     # 3: propose.
     n_checks = min(n, max(config.min_checks, ceil(config.share * n)))
-    n_restored = n_checks // 4
+    n_restored = n_checks // 4  # reserved for step 5, out of the same budget
     n_proposed = n_checks - n_restored
     n_by_codes = round(config.code_share * n_proposed)
     by_attribution, by_codes = propose(estimate.importance, code_scores, n_proposed, n_by_codes)
@@ -131,6 +131,7 @@ def combined_circuit(
         effects = exhaustive_patching(contrast, ablation, indices=doubtful).per_example
         assert effects is not None
         per_example[:, doubtful] = effects[:, doubtful]
+    # 7: scores are means over prompts of whatever `per_example` now holds for each head.
     n_passes = 3 * config.n_steps + passes_of(contrast.heads, [*proposed, *restored, *doubtful])
     scores = HeadScores(
         "combined",

@@ -103,6 +103,7 @@ class Contrast:
             return [batch.corrupted.values for batch in self.batches]
         if ablation == "zero":
             return [torch.zeros_like(batch.clean.values) for batch in self.batches]
+        # One mean per position and head over all batches; expand repeats it for every prompt without a copy.
         total = torch.stack([batch.corrupted.values.sum(0) for batch in self.batches]).sum(0)
         mean = total / self.n_examples
         return [mean.expand_as(batch.clean.values) for batch in self.batches]
@@ -139,6 +140,7 @@ def read_contrast(heads: Heads, examples: Sequence[Example], metric: str) -> Con
     began = time.perf_counter()
     for rows in batches(heads, clean):
         batch_examples = examples[rows]
+        # With the residual stream, so that later passes can start at the layer that they change.
         clean_pass, corrupted_pass = (heads.run(tokens[rows], residual=True) for tokens in (clean, corrupted))
         contrast_batches.append(
             Batch(

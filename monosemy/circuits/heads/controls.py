@@ -75,6 +75,7 @@ def probe_accuracy(
         mean = values[fitted].double().mean(0)
         a, b = ((values[half] - mean).transpose(0, 1) for half in (fitted, tested))  # [n, E/2, d_value]
         size = a.square().sum((1, 2), keepdim=True) / len(fitted)
+        # Spread below rounding counts as none.
         size = torch.where(size > ROUNDING**2 * mean.square().sum(1)[:, None, None], size, 0.0)
         a, b = (torch.where(size > 0, part, 0.0) for part in (a, b))
         # One scale for all heads, so that one penalty fits them; heads without information stay 0.
@@ -100,6 +101,7 @@ def kmeans_codes(pooled: PooledHeads, config: DiscreteConfig) -> Codes:
     The centres are fitted on the samples that the SAE would be trained on, and the codes are those of the examples on
     which its codes would be counted.
     """
+    # The same random choices as for the SAE (`config.seed`), so only the coder differs.
     prepared_samples = prepared(pooled, config)
     samples = prepared_samples.training
     generator = torch.Generator().manual_seed(config.seed)

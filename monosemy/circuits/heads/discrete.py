@@ -186,6 +186,7 @@ def train(x: Float[Tensor, "N d"], config: DiscreteConfig, n_dimensions: int | N
             v.mul_(0.999).addcmul_(g, g, value=0.001)
             root = (v / (1 - 0.999**step)).sqrt_().add_(1e-8)
             p.addcdiv_(m, root, value=-config.learning_rate / (1 - 0.9**step))
+        # Back to unit rows: without this, the L1 penalty would shrink f and grow W_d instead of sparsifying.
         for rows in (sae.W_e, sae.W_d):
             rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
     return sae
@@ -263,6 +264,7 @@ def _counted(is_positive: Tensor, trained: Tensor, config: DiscreteConfig, gener
             "count codes on; give more prompts or a smaller n_training"
         )
     if config.equal_sizes:
+        # Counts of distinct codes grow with the number of prompts, so unequal groups would bias the difference.
         for rows in (is_positive, ~is_positive):
             group_rows = (counted & rows).nonzero()[:, 0]
             drop = group_rows[torch.randperm(len(group_rows), generator=generator)[min(group_sizes) :]]

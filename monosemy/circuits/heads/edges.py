@@ -79,6 +79,7 @@ class EdgeGraph:
         tokens = batch.clean.tokens
         with torch.no_grad():
             start, replacement = self.model.embed(tokens), self.replaced(batch)
+        # Grows layer by layer while the pass runs: `read` of a layer sees exactly the senders before it.
         written_so_far = [start.unsqueeze(2)]
 
         def keep(layer: int, outputs: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ def patch_edges(
     with torch.no_grad(), progress.stage("patch edges", total=len(edge_numbers) * len(contrast.batches)) as bar:
         for batch in contrast.batches:
             rows = slice(n_done, n_done := n_done + len(batch.examples))
-            for index in edge_numbers:
+            for index in edge_numbers:  # a mask of ones with one zero: a single cut edge
                 mask = torch.ones(len(graph.edges), device=contrast.heads.device)
                 mask[index] = 0
                 effects[rows, index] = (batch.m_clean - graph.metric(batch, mask)).cpu().double()
@@ -214,6 +215,8 @@ def acdc_edges(
         with torch.no_grad():
             return sum(float(kl(b, graph.logits(b, mask)).sum()) for b in contrast.batches) / contrast.n_examples
 
+    # Edges are numbered in topological order, so counting down goes from the output back. Thresholds rise: the largest
+    # one that keeps an edge is written last.
     with progress.stage("ACDC", total=n * len(thresholds), unit="edges") as bar:
         for threshold in sorted(thresholds):
             for index in prune(range(n - 1, -1, -1), divergence, threshold, bar.advance):

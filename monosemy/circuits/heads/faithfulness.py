@@ -69,6 +69,7 @@ def curve(metric: Sequence[Float[Tensor, " E"]], sizes: Sequence[int]) -> Faithf
     metric: for each set, the metric on every prompt, [E]; sizes: how many members each set has. The first set must be
     empty and the last must hold everything.
     """
+    # [prompts, sets]: what each set gains over the empty one.
     m = torch.stack(list(metric), 1).cpu().double().numpy()
     gained = m - m[:, :1]
     full_gain = gained[:, -1:]
@@ -78,6 +79,7 @@ def curve(metric: Sequence[Float[Tensor, " E"]], sizes: Sequence[int]) -> Faithf
             "differ in this behaviour, so faithfulness means nothing here"
         )
     shares = np.array(sizes, dtype=np.float64) / sizes[-1]
+    # A ratio of means, not a mean of ratios: on single prompts the full gain may be near 0 or negative.
     values = gained.mean(0) / full_gain.mean()
     weights = bootstrap_weights(len(m), 1000)
     resampled = np.stack([resampled_ratio(column, full_gain[:, 0], weights) for column in gained.T], 1)
@@ -94,20 +96,23 @@ def curve(metric: Sequence[Float[Tensor, " E"]], sizes: Sequence[int]) -> Faithf
 
 
 def _area(values: Float[ndarray, "r k"], shares: Float[ndarray, " k"], missing: bool = False) -> Float[ndarray, " r"]:
-    """∫ f, or ∫ |1 − f| (of the points, not of the lines between them), by the trapezoidal rule."""
+    """∫ f, or ∫ |1 − f| with `missing`, by the trapezoidal rule over the points.
+
+    |1 − f| is taken at the points only, not where the line between two points crosses 1.
+    """
     heights = np.abs(1 - values) if missing else values
     return ((heights[:, 1:] + heights[:, :-1]) / 2 * np.diff(shares)).sum(1)
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """What of the behaviour a circuit misses."""
+    """How much of the behaviour a circuit misses."""
 
     without: float
     """f(M ∖ C): what the rest of the model still carries."""
     without_interval: Interval
     incompleteness: float
-    """Mean over random halves K of C of |f(C ∖ K) − f(M ∖ K)|."""
+    """The mean of |f(C ∖ K) − f(M ∖ K)| over random halves K of C."""
 
 
 def completeness(
@@ -122,6 +127,7 @@ def completeness(
     every_head = list(all_heads(contrast.heads))
     outside = [index for index in every_head if index not in set(members)]
 
+    # A curve of three points, of which only the middle one is wanted.
     def f(indices: Sequence[int]) -> Faithfulness:
         return curve([empty, restricted_metric(contrast, indices, ablation), full_metric], [0, 1, 2])
 

@@ -78,6 +78,7 @@ def prune(
     remaining = []
     current = 0.0
     for index in order:
+        # The rise counts from the last accepted state, so many small rises may add up to more than the threshold.
         raised = divergence([*dropped, index])
         if raised - current < threshold:
             dropped.append(index)
@@ -114,6 +115,7 @@ def subnetwork_probing(
         return kl(contrast.batches[batch], logits).mean()
 
     openings = train_gates(n_all(heads), len(contrast.batches), loss, config, device=heads.device)
+    # A step runs one batch forward and back, three passes' worth over 1 / n_batches of the prompts.
     passes = 3 * config.n_steps / len(contrast.batches)
     return HeadScores(
         "SP", openings, False, time.perf_counter() - began, reading_seconds=contrast.seconds, n_passes=passes

@@ -69,6 +69,7 @@ def attribute_member_edges(contrast: Contrast, members: Sequence[int], ablation:
     edges = edges_among(members, heads.n_heads)
     effects = []
     for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
+        # Many edges share senders and receivers: one difference is made per sender and one gradient per receiver.
         lost = batch.clean.values - replacement
         differences = {s: heads.added(s, lost[:, :, s]) for s in sorted(members)}
         gradients = {r: _gradient(heads, batch, r) for r in dict.fromkeys(receiver for _, receiver in edges)}
@@ -136,6 +137,7 @@ def _effect(
     if receiver is None:
         return batch.m_clean - batch.measure(heads.logits_from(batch.clean, pushed))
     layer, head = divmod(receiver, heads.n_heads)
+    # Only the receiver takes the value it computes from the changed stream; the pass then runs on from its layer.
     values = batch.clean.values.clone()
     values[:, :, receiver] = heads.values_from(batch.clean, layer, pushed)[:, :, head]
     edit = replace_edit(values, [receiver], heads.n_heads)

@@ -86,6 +86,7 @@ def codes_by_node(bench: Bench, name: str) -> HeadScores:
     """The discrete method: scores |P_h \\ N_h| from a preset's codes, with intervals over prompts."""
     codes, seconds = bench.codes(name)
     ties = bench.config(name).break_ties
+    # The clock stops before the intervals: they are not part of the method.
     began = time.perf_counter()
     scores = code_scores.node_scores(codes, break_ties=ties)
     seconds += time.perf_counter() - began

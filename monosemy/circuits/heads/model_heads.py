@@ -270,6 +270,7 @@ class LanguageModelHeads:
         def editor(layer: int, edit: HeadEdit) -> Callable[[Tensor], Tensor]:
             return lambda value: self.join(layer, edit(layer, self.split(layer, value)))
 
+        # A function per layer, since a lambda in the loop would see the last layer only.
         edits = {_site(layer): editor(layer, edit) for layer in edited_layers} if edit is not None else {}
         if inputs is not None:
             edits[_residual_site(0)] = lambda _: inputs
@@ -386,7 +387,7 @@ def replace_edit(replacement: Float[Tensor, "B T n d_value"], indices: Sequence[
         if layer not in of_layer:
             return values
         layer_heads = of_layer[layer]
-        new = values.clone()
+        new = values.clone()  # not in place: others may hold the tensor, and autograd may need it
         new[:, :, layer_heads] = replacement[:, :, [layer * n_heads + head for head in layer_heads]].to(values.dtype)
         return new
 

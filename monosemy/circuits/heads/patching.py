@@ -54,7 +54,7 @@ def exhaustive_patching(
     n_done = 0
     with progress.stage("patch heads", total=len(head_numbers) * contrast.n_examples, unit="passes") as bar:
         for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
-            rows = slice(n_done, n_done := n_done + len(batch.examples))
+            rows = slice(n_done, n_done := n_done + len(batch.examples))  # this batch's rows of the table
             for index in head_numbers:
                 effects[rows, index] = (
                     _effect(contrast.heads, batch, replacement, (index,), direction=direction).cpu().double()

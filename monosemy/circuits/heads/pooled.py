@@ -76,6 +76,7 @@ def pooled_heads(heads: Heads, data: TaskData, *, fresh: bool = False) -> Pooled
     examples = [*data.positives, *data.negatives]
     if not isinstance(heads, LanguageModelHeads):
         return _read(heads, data, examples)
+    # Everything that the stored numbers depend on, the metric and the answers included.
     identity = {
         "layout": LAYOUT,
         "model": heads.fingerprint,
@@ -107,6 +108,7 @@ def _read(heads: Heads, data: TaskData, examples: Sequence[Example]) -> PooledHe
     with progress.stage("read heads", total=len(examples), unit="prompts") as bar:
         for rows in batches(heads, tokens):
             clean_pass = heads.run(tokens[rows])
+            # Pooled at once, so that values of all positions are held for one batch only.
             mean.append(clean_pass.values.float().mean(1).cpu())
             last.append(clean_pass.values[:, -1].float().cpu())
             measured.append(metric(clean_pass.logits, examples[rows]).cpu())

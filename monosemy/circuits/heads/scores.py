@@ -71,7 +71,7 @@ class EdgeScores:
 
 
 def mean_intervals(per_example: Float[Tensor, "E n"], n_resamples: int = 1000) -> Float[Tensor, "n 2"]:
-    """95% bootstrap intervals of the means over prompts, [n, (low, high)]."""
+    """95% bootstrap intervals of the means over prompts, [n, (low, high)]; all heads share their resamples."""
     weights = torch.from_numpy(bootstrap_weights(len(per_example), n_resamples)) / len(per_example)
     means = weights @ per_example.cpu().double()
     return means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T

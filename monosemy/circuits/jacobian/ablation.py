@@ -73,6 +73,7 @@ def measure_ablation(
     if not len(x):
         raise UserError("no pair of latents is active on these tokens, so there is nothing to ablate")
     weights = bootstrap_weights(blocks.n, n_bootstrap, seed) if blocks.n > 1 else np.zeros((0, blocks.n))
+    # Spearman's correlation is Pearson's of the ranks, so both come from the same kind of sums.
     sums, ranked = _sums(x, y, b, blocks.n), _sums(ranks(x), ranks(y), b, blocks.n)
     return AblationRecord(
         rank_correlation=estimated(_correlation, ranked, weights, confidence),
@@ -102,6 +103,7 @@ def ablation_effects(latent_map: LatentMap, x: Float[Tensor, "n d"], slices: Jac
 def ranks(values: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
     """Ranks from 1; tied values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    # Tied values occupy the places last − counts + 1 … last; their rank is the mean of the two ends.
     last = np.cumsum(counts)
     return ((last - counts + 1 + last) / 2)[inverse]
 

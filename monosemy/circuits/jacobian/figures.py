@@ -110,6 +110,7 @@ def _measures(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> No
 
 def magnitudes(histograms: Sequence[tuple[str, Sequence[int]]]) -> Drawing:
     """The distribution of |J|, one outline per pair; histograms: (name, counts per bin) of each."""
+    # Bins 0 and the last are open, so the drawn edges run over the inner bins.
     edges = LOWEST + np.arange(0, len(histograms[0][1]) - 1, COARSE) / PER_DECADE
     heights = {name: _coarse(counts) for name, counts in histograms}
     filled = np.flatnonzero(np.sum(list(heights.values()), axis=0))

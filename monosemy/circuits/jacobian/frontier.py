@@ -75,6 +75,7 @@ def frontier(
         row |= {"linearity": pair["linearity"]["shares"], "ablation": pair["ablation"]}
         row |= {key: pair[key] for key in ("n_tokens", "n_documents")}
         rows.append(row)
+    # Reductions and costs compare with the pair without penalty, so all rows must be there first.
     rows.sort(key=lambda row: (row["l0"], row["seed"], row["lambda"]))
     for row in rows:
         base = baseline(rows, row)
@@ -187,6 +188,7 @@ def _matched(pair: Row, candidates: Sequence[Row], draws: Mapping[str, Draws]) -
     span = values[high] - values[low]
     share = (target - values[low]) / span if matched and span > 0 else float(target >= values[high])
     bracket = (ranked[low][1], ranked[high][1])
+    # Every measure of the random model at that point, beside the trained one's.
     measures, resamples = {}, {}
     for name in (name for name in COMPARED if name in pair["estimates"]):
         trained_estimate = pair["estimates"][name]
@@ -231,6 +233,7 @@ def _mixed(a: Any, b: Any, share: float) -> Any:
     """(1 − share) a + share b, taken of the logarithms where both are positive."""
     n = min(len(a), len(b))
     a, b = a[:n], b[:n]
+    # Both forms are computed everywhere and chosen from at the end, hence the silenced warnings for log(0).
     positive = (a > 0) & (b > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithmic = np.exp((1 - share) * np.log(a) + share * np.log(b))

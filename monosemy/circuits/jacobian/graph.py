@@ -52,7 +52,8 @@ def error_effects(
         error = x - latent_map.sae_in.decode(latent_map.sae_in.encode(x))
         # A forward-mode product: J_MLP itself, [d, d] per token, is never made.
         change = torch.func.jvp(latent_map.mlp, (x,), (error,))[1]
-        rows = latent_map.sae_out.W_enc.T[outputs]  # [n, i, d]
+        # Only the active latents' encoder columns: [n, i, d].
+        rows = latent_map.sae_out.W_enc.T[outputs]
         effect = torch.einsum("nid,nd->ni", rows, change) / latent_map.sae_out.config.scale
     return effect.masked_fill(~slices.out_active, 0)
 
@@ -70,6 +71,7 @@ def token_graph(
     errors = error_effects(latent_map, x, y, slices)[0][slices.out_active[0]].double()
     # At the reconstruction s_out is f_s(s); adding the error's edge gives the latent at the true output again.
     target = s_out.double() if latent_map.at == "input" else s_out.double() + errors
+    # Whatever the linear parts leave over, so that every output latent's edges sum to its activation exactly.
     constant = target - weights.sum(1) - errors
     nodes: list[dict[str, Any]] = [
         *({"id": f"in:{j}", "kind": "input", "latent": j, "value": float(v)} for j, v in zip(inputs, s_in)),

@@ -73,6 +73,7 @@ def measure_linearity(
     if not len(token):
         raise UserError("no input latent is active on these tokens, so there is nothing to sweep")
     unit = float(values[values > 0].double().square().mean().sqrt()) / 4
+    # Drawn over all (token, active latent) pairs of the sample, so tokens with more active latents count more.
     order = torch.randperm(len(token), generator=torch.Generator().manual_seed(seed))[:n_sweeps].to(token.device)
     blocks = Blocks()
     counts = np.zeros((blocks.limit, len(SHAPES)))
@@ -103,6 +104,7 @@ def sweep(
     base = latent_map.base(x)
     active = latent_map.outputs(base)[0].nonzero()[:, 0]
     latents = torch.full((N_POINTS,), latent, device=x.device)
+    # One row per point of the sweep: the MLP's input at x, moved along the latent's decoder direction.
     moved = latent_map.moved(base.expand(N_POINTS, -1), latents, points - value)
     return latent_map.outputs(moved)[:, active].T
 

@@ -189,6 +189,7 @@ def share_holding(counts: Float[ndarray, "r bin"], totals: Float[ndarray, "r bin
 def _per_token(J: Float[Tensor, "n i j"], pairs: Bool[Tensor, "n i j"]) -> dict[str, Float[Tensor, " n"]]:
     """Per token, the columns of `_COLUMNS` that J itself determines; J is zero outside the pairs."""
     elements = pairs.sum((1, 2)).double()
+    # A token without elements gives 0/0 and then rms 0; dividing by 1 instead keeps its (empty) sums at 0.
     rms = (J.square().sum((1, 2)) / elements).sqrt().nan_to_num(0)
     scaled = J / torch.where(rms > 0, rms, 1)[:, None, None]
     columns = {"tokens": torch.ones_like(elements), "elements": elements, "abs": J.abs().sum((1, 2))}
@@ -215,6 +216,7 @@ def _kurtosis(prefix: str) -> Callable[[Sums], ndarray]:
     """Kurtosis from the sums of the first four powers, so that one pass over the data is enough."""
 
     def kurtosis(sums: Sums) -> ndarray:
+        # The central moments, expanded in raw ones.
         first, second, third, fourth = (sums[f"{prefix}power_{power}"] / sums["elements"] for power in range(1, 5))
         variance = second - first**2
         return (fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4) / variance**2

@@ -114,6 +114,7 @@ def mean_magnitude(
         active_outputs = _active_outputs(
             slopes.weights, inputs, outputs, middle.detach(), rows=rows, max_memory=max_memory
         )
+    # The divisor holds the L0s that the step asks for, not the numbers of active latents, which vary by token.
     matrices = Matrices(slopes.weights, inputs.sae.W_dec, outputs.sae.W_enc)
     total = absolute_sum(matrices, (a, b), active, active_outputs, max_memory=max_memory)
     return total / (len(a) * inputs.l0 * outputs.l0)

@@ -62,6 +62,7 @@ def read_jacobian(run_folder: Path) -> Jacobian | None:
         measures = {name: read_json(study.pair(name).measures) for name in names}
         pairs = {name: read_json(p) for name in names if (p := study.pair(name).pairs).exists()}
         others = [read_json(p) if p.exists() else {} for p in (study.random, study.interpretability)]
+        # Results over several pairs carry the fingerprint of those pairs; another one means other SAEs.
         random, scores = (document if document.get("of") == frontier["of"] else {} for document in others)
         return Jacobian(
             rows=frontier["rows"],
@@ -110,6 +111,7 @@ def _drawn_histograms(studies: Jacobian) -> list[tuple[str, Sequence[int]]]:
     l0 = studies.main[0]["l0"]
     levels = {(row["kind"], row["lambda"]): min(row["l0_random"]) for row in studies.random.get("rows", ())}
     random: dict[tuple[str, float], tuple[float, Sequence[int]]] = {}
+    # Of each kind of random model and λ, the pair at the trained L0, else at the lower L0 of the match.
     for kind, histograms in studies.random.get("histograms", {}).items():
         level = l0 if l0 in {pair["l0"] for pair in histograms} else None
         for pair in histograms:
@@ -191,6 +193,7 @@ def _times(reduction: Estimate) -> str:
     if value is None:
         return ""
     if value < 1:
+        # "0.5 times fewer" reads badly: say "2 times more", with the interval's ends exchanged.
         value, ends = 1 / value, ends and [1 / ends[1], 1 / ends[0]]
     span = ends_text(ends, ".3g")
     return f", {value:.3g}{span} times {'fewer' if reduction['value'] >= 1 else 'more'}"

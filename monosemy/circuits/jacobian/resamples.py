@@ -55,6 +55,7 @@ def ratio(
     """before / after, resample by resample; None where either was not saved."""
     if before is None or after is None:
         return None
+    # Runs may have been measured with different numbers of resamples; the first ones still belong together.
     n = min(len(before), len(after))
     with np.errstate(divide="ignore", invalid="ignore"):
         return before[:n] / after[:n]

@@ -161,6 +161,7 @@ def graph_of_text(study: Study, entry: PairEntry, text: str) -> dict[str, Any]:
     places, slicer = torch.arange(len(ids)), loaded.slicer()
     graphs = []
     for position in keep.nonzero()[:, 0].tolist():
+        # Documents play no part in a graph; the places fill their field.
         row = Rows(x, y, places, places).take(slice(position, position + 1))
         graph = token_graph(loaded.latent_map, row.x, row.y, slicer(row))
         graphs.append({"position": position, "token": texts.text(ids[position]), **graph})
@@ -231,9 +232,11 @@ def random_study(
             f"this run has no pair with λ = {missing[0]:g} to compare a random model's with; choose among its own: "
             f"{', '.join(f'{coef:g}' for coef in coefs)}"
         )
+    # A random model has one seed, so it is compared with the pairs of one seed.
     trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]
     path = study.files.random
     earlier = _earlier(study, path)
+    # Kinds that are not asked for now keep their earlier results.
     frontiers, histograms, folders = (
         {kind: measures for kind, measures in earlier.get(part, {}).items() if kind not in kinds}
         for part in ("frontiers", "histograms", "folders")

@@ -186,6 +186,7 @@ class Study:
         prepared = self.prepared
         shards = getattr(prepared.tokens, side)
         length = shards.context_length
+        # Whole sequences, rounded up; float32 at two sites is 8 bytes per token and dimension.
         stop = min(shards.n_sequences, -(-n_tokens // length))
         needed = 8 * prepared.model.d_model * stop * length
         if needed > (room := available_memory() // SHARE_OF_MEMORY):
@@ -197,6 +198,7 @@ class Study:
         # A store already holds the training activations; all other text is run through the model.
         if side == "train" and prepared.store is not None:
             store = prepared.store
+            # Stored rows are in the order of the text, so the first sequences are a prefix.
             last = int(np.searchsorted(store.sequences, stop))
             place = store.sequences[:last].astype(np.int64) * length + store.positions[:last]
             x, y = (store.rows(site, slice(0, last)) for site in sites)

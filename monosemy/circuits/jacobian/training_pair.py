@@ -85,6 +85,7 @@ class Pair:
         self.coef, self.config = coef, config
         self.max_memory = max_memory or config.max_memory_mb * 1_000_000
         check_pair(slopes.weights, trainees[0].sae, trainees[1].sae)
+        # At λ = 0 no Jacobian is ever computed.
         self.n_bytes = 0 if coef == 0 else step_bytes(slopes.weights, trainees, config, self.max_memory)
 
     def coef_at(self, index: int) -> float:
@@ -117,6 +118,7 @@ class Pair:
         keep_x, keep_y = inputs.ordinary(x, first), outputs.ordinary(y, second)
         if self.coef > 0:
             both = [keep for keep in (keep_x, keep_y) if keep is not None]
+            # A row that either SAE refuses is dropped from both, since its Jacobian needs both ends.
             keep_x = keep_y = torch.stack(both).all(0) if both else None
         if keep_x is not None:
             x = x[keep_x]

@@ -54,6 +54,7 @@ class MlpWeights:
 
     def _hidden(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """g = x W_in + b_in and u = x W_up + b_up, [N, d_ff] each; u is None for a plain MLP."""
+        # addmm adds the bias within the product instead of in a pass of its own.
         g = x @ self.W_in if self.b_in is None else torch.addmm(self.b_in, x, self.W_in)
         if self.W_up is None:
             return g, None

@@ -99,6 +99,7 @@ def _pairs(prompts: Prompts) -> tuple[list[int], list[tuple[int, int]]] | None:
     start = len(prompts.start)
     years = []
     for century in CENTURIES:
+        # A century counts only if it is one token and the next two digits are exactly one of `numbers`.
         prefix = prompts.encode(f" {century}")
         if len(prefix) != start + 1 or prompts.encode(f" {century}01") != (*prefix, numbers[1]):
             continue

@@ -27,6 +27,7 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     for _ in range(n):
         sampled_words = sample(random, nouns, 2 * N_WORDS)
         first, corrupted_start = sampled_words[:N_WORDS], sampled_words[N_WORDS:]
+        # The repetition may start at different words, so that position alone does not tell the answer.
         start = int(random.integers(0, N_WORDS - N_REPEATED))
         again, answer = first[start : start + N_REPEATED], first[start + N_REPEATED]
         wrong = tuple(f" {word}" for word in first if word != answer)

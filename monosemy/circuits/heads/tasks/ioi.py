@@ -41,6 +41,7 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     enough("ioi", "names", names, 10)
     enough("ioi", "places", places, 1)
     enough("ioi", "objects", objects, 1)
+    # One filling is enough to count tokens: every name, place and object is one token.
     filled = [t.format(A=names[0], B=names[1], S=names[1], place=places[0], object=objects[0]) for t in TEMPLATES]
     n_tokens, fits = of_one_length(filled, prompts)
     templates = [template for template, fit in zip(TEMPLATES, fits) if fit]
@@ -73,6 +74,7 @@ def _draft(
     template = templates[random.integers(len(templates))]
     indirect, subject, *other_names = sample(random, names, 5)
     where = {"place": sample(random, places, 1)[0], "object": sample(random, objects, 1)[0]}
+    # ABBA and BABA in turn.
     first, second = (indirect, subject) if i % 2 else (subject, indirect)
     text = template.format(A=first, B=second, S=subject, **where)
     corrupted = template.format(A=other_names[0], B=other_names[1], S=other_names[2], **where)

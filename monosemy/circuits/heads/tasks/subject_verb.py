@@ -35,7 +35,7 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
     for i in range(n):
         subject, second_noun = (counted[j] for j in random.choice(len(counted), 2, replace=False))
         ending = f"{sample(random, between, 1)[0]} the {second_noun[int(random.integers(2))]}"
-        number = i % 2
+        number = i % 2  # singular and plural subjects in turn
         same, changed = (f"The {subject[form]} {ending}" for form in (number, 1 - number))
         untold = f"The {sample(random, neutral, 1)[0]} {ending}"
         positives.append(Draft(same, changed, VERBS[number], VERBS[1 - number]))
