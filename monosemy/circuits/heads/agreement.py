@@ -134,10 +134,12 @@ def resampled_auc(scores: ndarray, labels: ndarray, n_resamples: int, seed: int)
 
 
 def _resamplable(labels: ndarray) -> bool:
+    """Whether there are at least two members and two others, so that both can be resampled."""
     return 2 <= labels.sum() <= len(labels) - 2
 
 
 def _checked(importance: Tensor | ndarray, labels: ndarray) -> ndarray:
+    """The scores as float64. Raises UserError when one is not finite or all labels are of one kind."""
     scores = importance.detach().cpu().double().numpy() if isinstance(importance, Tensor) else np.asarray(importance)
     if scores.shape != labels.shape:
         raise ValueError(f"{scores.shape} scores for {labels.shape} labels")

@@ -132,6 +132,7 @@ class Circuit:
         }
 
     def _method(self, scores: HeadScores) -> dict[str, Any]:
+        """One method's scores and cost, as JSON values."""
         return {
             "method": scores.method,
             "signed": scores.signed,
@@ -150,6 +151,7 @@ class Circuit:
         }
 
     def _published(self, circuit: PublishedCircuit) -> dict[str, Any]:
+        """One reported circuit with every method's agreement, as JSON values."""
         agreements = [(scores.method, self.agreement_with(circuit, scores)) for scores in (self.heads, *self.compared)]
         return {
             "version": circuit.version,
@@ -295,6 +297,7 @@ def members_of(scores: HeadScores, difference: float, share: float = MEMBER_SHAR
 
 
 def _build_task(heads: Heads, task: str, settings: CircuitSettings) -> TaskData:
+    """Makes the prompts of a task of the library, or reads those of a file, for the model's tokenizer."""
     if not isinstance(heads, LanguageModelHeads):
         raise UserError(f"{heads.name} has no tokenizer; give the prompts themselves (TaskData) instead of {task!r}")
     n_examples = settings.n_examples
@@ -328,6 +331,7 @@ def _check_tokens(heads: Heads, data: TaskData) -> None:
 
 
 def _accuracy(bench: Bench) -> TaskAccuracy:
+    """How often the model does the task on the prompts of the bench."""
     examples = tuple(e for batch in bench.contrast.batches for e in batch.examples)
     return task_accuracy(torch.cat([batch.clean.logits for batch in bench.contrast.batches]), examples)
 
@@ -384,6 +388,7 @@ def _code_edges(bench: Bench, method: str, head_scores: HeadScores, measured: Ed
 
 
 def _edges(edge_scores: EdgeScores | None) -> list[dict[str, Any]] | None:
+    """Edges with scores and intervals, as JSON values."""
     if edge_scores is None:
         return None
     intervals = edge_scores.intervals.tolist() if edge_scores.intervals is not None else [None] * len(edge_scores.edges)

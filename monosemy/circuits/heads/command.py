@@ -85,6 +85,7 @@ def run_circuits(words: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """The flags of `monosemy circuits`."""
     parser = Parser("monosemy circuits", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("task", nargs="?", help="a task's name, or a .jsonl file of your own prompts")

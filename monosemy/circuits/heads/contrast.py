@@ -72,14 +72,17 @@ class Contrast:
 
     @property
     def n_examples(self) -> int:
+        """The number of prompts."""
         return sum(len(batch.examples) for batch in self.batches)
 
     @property
     def m_clean(self) -> Float[Tensor, " E"]:
+        """The metric on every prompt, all batches joined."""
         return torch.cat([batch.m_clean for batch in self.batches])
 
     @property
     def m_corrupt(self) -> Float[Tensor, " E"]:
+        """The metric on every counterpart, all batches joined."""
         return torch.cat([batch.m_corrupt for batch in self.batches])
 
     def first(self, n: int) -> Contrast:
@@ -193,4 +196,5 @@ def passes_of(heads: Heads, indices: Sequence[int]) -> float:
 
 
 def all_heads(heads: Heads) -> range:
+    """The numbers of all heads."""
     return range(n_all(heads))

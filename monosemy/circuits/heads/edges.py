@@ -242,6 +242,7 @@ def probe_edges(contrast: Contrast, config: ProbeConfig | None = None, ablation:
 
 
 def _signed(method: str, graph: EdgeGraph, per_example: Float[Tensor, "E edges"], began: float) -> EdgeScores:
+    """Signed scores of all edges: means over prompts, with intervals."""
     seconds = time.perf_counter() - began
     intervals = mean_intervals(per_example)
     return EdgeScores(

@@ -55,6 +55,7 @@ class PublishedCircuit:
 
     @property
     def heads(self) -> frozenset[Head]:
+        """The heads of all groups."""
         return frozenset(head for group in self.groups.values() for head in group)
 
     @property
@@ -70,6 +71,7 @@ class PublishedCircuit:
 
 
 def _channels(text: str) -> tuple[Channel, ...]:
+    """The channels that a text such as "kv" names; ("",) for an edge into the output."""
     return tuple(c for c in ("q", "k", "v") if c in text) or ("",)
 
 

@@ -97,6 +97,7 @@ def _scores(
     *,
     began: float,
 ) -> EdgeScores:
+    """Signed scores of the numbered edges: means over prompts, with intervals."""
     n_heads = contrast.heads.n_heads
     edges = [edge_of(sender, receiver, n_heads) for sender, receiver in numbered_edges]
     intervals = mean_intervals(per_example) if edges else torch.zeros(0, 2, dtype=torch.float64)

@@ -53,12 +53,14 @@ def summary(circuit: Circuit) -> str:
 
 
 def method_heading(circuit: Circuit) -> tuple[str, ...]:
+    """The headings of `method_rows`."""
     auc_columns = [f"AUC, {version.version}" for version in circuit.published]
     seconds = ("seconds", "of it reading")
     return ("method", *seconds, "rank correlation", *auc_columns, "shared among the first", "first heads")
 
 
 def heads_heading(circuit: Circuit) -> tuple[str, ...]:
+    """The headings of `head_rows`."""
     signed = circuit.heads.signed
     return (
         ("head", "effect", "95%", "share of the difference", "in the circuit")
@@ -86,6 +88,7 @@ def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
 
 
 def edges_heading(circuit: Circuit) -> tuple[str, ...]:
+    """The headings of `edge_rows`."""
     count = "code pairs only on positives"
     return ("edge", count) if circuit.edges is None else ("edge", "effect", "95%", count)
 
@@ -185,6 +188,7 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
 
 
 def _document(circuit: Circuit, drawing: Drawing) -> str:
+    """The whole page as HTML."""
     lede = Html(
         '<p class="lede">{} is {}. The metric ({}) is {:.3g} on the prompts and {:.3g} on their counterparts; an '
         "effect is what the metric loses when a head's or an edge's value is replaced by {}. {}.</p>"
@@ -229,6 +233,8 @@ def _methods_table(circuit: Circuit) -> Html:
 
 
 def _table(caption: str, heading: tuple[str, ...], rows: list[tuple[str, ...]], numeric: tuple[int, ...]) -> Html:
+    """A table in which the columns `numeric` are sorted as numbers."""
+
     def cell(column: int, text: str) -> Any:
         if column not in numeric:
             return text
@@ -239,6 +245,7 @@ def _table(caption: str, heading: tuple[str, ...], rows: list[tuple[str, ...]], 
 
 
 def _limits(circuit: Circuit) -> list[str]:
+    """What a reader should know before trusting the numbers, one sentence each."""
     lines = [
         "Heads are in the circuit when their effect is at least 5% of the difference between prompts and counterparts "
         "and its interval excludes 0.",

@@ -87,6 +87,7 @@ def pairwise_patching(
 def _effect(
     heads: Heads, batch: Batch, replacement: Tensor, indices: Sequence[int], *, direction: Direction
 ) -> Float[Tensor, " B"]:
+    """The effect of replacing (or restoring) these heads together, on every prompt of a batch."""
     # noise: clean pass, values from the replacement; denoise: corrupted pass, values from the clean one.
     plain, source = (batch.clean, replacement) if direction == "noise" else (batch.corrupted, batch.clean.values)
     edit = replace_edit(source, indices, heads.n_heads)

@@ -102,6 +102,7 @@ def pooled_heads(heads: Heads, data: TaskData, *, fresh: bool = False) -> Pooled
 
 
 def _read(heads: Heads, data: TaskData, examples: Sequence[Example]) -> PooledHeads:
+    """Runs the model on all examples and pools the values; also returns the time that this took."""
     tokens, metric = clean_tokens(examples), METRICS[data.metric]
     mean, last, measured, correct = [], [], [], []
     began = time.perf_counter()

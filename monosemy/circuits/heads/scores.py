@@ -50,6 +50,7 @@ class HeadScores:
 
     @property
     def total_seconds(self) -> float:
+        """Time of the method's own work and of the reading it needs."""
         return self.seconds + self.reading_seconds
 
 

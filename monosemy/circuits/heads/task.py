@@ -59,6 +59,7 @@ class Edge:
 
     @property
     def ends(self) -> tuple[Head | str, Head | str]:
+        """Sender and receiver."""
         return self.sender, self.receiver
 
 

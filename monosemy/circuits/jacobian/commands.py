@@ -72,6 +72,7 @@ def run_train(words: list[str]) -> None:
 
 
 def _train_parser() -> argparse.ArgumentParser:
+    """The flags of `monosemy jacobian train`."""
     parser = _parser(
         "train",
         "Trains a pair for every λ, L0 and seed, and measures them.",
@@ -412,6 +413,7 @@ def _with_pair(folder: Path, moved: Moved, name: str | None, use: Callable[[Stud
 
 
 def _settings(arguments: argparse.Namespace) -> MeasureSettings:
+    """The `MeasureSettings` that the flags ask for."""
     from monosemy.circuits.jacobian.measuring import MeasureSettings
 
     return MeasureSettings(
@@ -428,6 +430,7 @@ def _report(folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def _parser(command: str, purpose: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
+    """A parser with what all subcommands share."""
     parser = Parser(
         f"monosemy jacobian {command}",
         description=purpose,
@@ -440,6 +443,7 @@ def _parser(command: str, purpose: str, example: str, *, reports: bool = True) -
 
 
 def _run_parser(command: str, purpose: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
+    """A parser for a subcommand that works on a finished run."""
     parser = _parser(command, purpose, example, reports=reports)
     parser.add_argument("run", help="a run folder with pairs, e.g. runs/jsae")
     add_moved(parser, short=command != "graph")  # there --text is already the text of the graph
@@ -447,6 +451,7 @@ def _run_parser(command: str, purpose: str, example: str, *, reports: bool = Tru
 
 
 def _add_measures(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `MeasureSettings`."""
     group = parser.add_argument_group("how much is measured")
     group.add_argument(
         "--measure-tokens", type=TOKENS, default="32k", help="validation tokens for the shares (default 32k)"

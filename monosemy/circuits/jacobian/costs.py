@@ -56,6 +56,7 @@ def ce_cost(base: Mapping[str, Any], row: Mapping[str, Any], losses: Losses | No
 
 
 def _interval(base: Mapping[str, Any], row: Mapping[str, Any], losses: Losses) -> list[float] | None:
+    """The interval of the larger side's cost; None with fewer than two documents."""
     # Sums over documents are paired: each resample draws the same documents for both pairs and both sides.
     sides = []
     for site in row["sites"]:

@@ -25,6 +25,7 @@ class StudyFiles:
 
     @staticmethod
     def of_run(run: Path) -> StudyFiles:
+        """The files of the studies of a run."""
         return StudyFiles(RunFiles(run).folder / "jacobian")
 
     @property

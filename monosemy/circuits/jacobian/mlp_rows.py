@@ -29,6 +29,7 @@ class Rows:
         return len(self.x)
 
     def take(self, part: slice | Int[Tensor, " m"]) -> Rows:
+        """The rows of a slice, or of a tensor of indices."""
         return Rows(self.x[part], self.y[part], self.documents[part], self.tokens[part])
 
     def chunks(self, n: int = 1024) -> Iterator[Rows]:

@@ -75,6 +75,7 @@ class Sizes:
 
     @property
     def n_tables_in(self) -> int:
+        """Tables over input latents: T_in, and T_up for a gated MLP."""
         return 2 if self.gated else 1
 
     def table_rows(self, n_tokens: int) -> int:
@@ -227,6 +228,7 @@ class _Part:
         self.pairs = kernels.pair_offsets(inputs, outputs)
 
     def factors(self, tables: Tables, a: Tensor, b: Tensor | None) -> kernels.Factors:
+        """The arguments of the kernels for these tokens."""
         return kernels.Factors(a, b, tables.T_in, tables.T_up, tables.T_out, self.inputs, self.outputs)
 
 
@@ -243,6 +245,7 @@ def _renumbered(pattern: Pattern, m: int) -> tuple[Pattern, Tensor | None]:
 
 
 def _rows(matrix: Tensor, latents: Tensor | None) -> Tensor:
+    """The rows of the latents; the whole matrix where None stands for nearly all of them."""
     return matrix if latents is None else matrix[latents]
 
 
@@ -253,6 +256,7 @@ def between(pattern: Pattern, first: int, last: int) -> Pattern:
 
 
 def _widths(d_ff: int, width: int) -> list[slice]:
+    """Slices of at most `width` hidden columns."""
     return [slice(start, min(d_ff, start + width)) for start in range(0, d_ff, width)]
 
 

@@ -200,6 +200,7 @@ def _times(reduction: Estimate) -> str:
 
 
 def _frontier(studies: Jacobian) -> Html:
+    """The table of all pairs: what they explain and cost, and how sparse their Jacobians are."""
     headings = [
         "λ",
         "L0",
@@ -237,6 +238,7 @@ def _frontier(studies: Jacobian) -> Html:
 
 
 def _behaviour(studies: Jacobian) -> Html:
+    """The table of curves, ablation and averages of all pairs."""
     headings = [
         "λ",
         "L0",
@@ -265,6 +267,7 @@ def _behaviour(studies: Jacobian) -> Html:
 
 
 def _random(rows: Sequence[Mapping[str, Any]]) -> Html:
+    """The comparison with randomised models: what it is, and its two tables."""
     headings = ["Random model", "λ", "Variance explained", "in, trained", "random", "out, trained", "random"]
     headings.append("L0 there")
     measures = (*MEASURES, ("kurtosis", "Kurtosis"))
@@ -314,6 +317,7 @@ def _kurtosis(estimate: Estimate) -> Cell:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Html:
+    """The table of label scores, one row per SAE."""
     headings = [
         "λ",
         "Site",
@@ -361,6 +365,7 @@ def _pairs(document: Mapping[str, Any]) -> Html:
 
 
 def _pair_rows(output: Mapping[str, Any]) -> Html:
+    """The table rows of one output latent: its input latents with their texts."""
     lines = []
     line = Html(
         '<tr><th scope="row">{}</th><td>{}</td><td class="n">{:.0%}</td><td class="n">{:+.2f}</td>'
@@ -380,6 +385,7 @@ def _latent(latent: Mapping[str, Any]) -> Html:
 
 
 def _tokens(example: Mapping[str, Any]) -> Html:
+    """The tokens of an example as HTML, shaded and underlined by the two latents' activations."""
     top_in, top_out = max(example["in_values"]) or 1.0, max(example["out_values"]) or 1.0
     spans: list[Html] = []
     columns = zip(example["tokens"], example["in_values"], example["out_values"], strict=True)
@@ -412,6 +418,7 @@ def _share(estimate: Estimate) -> Cell:
 
 
 def _cell(estimate: Estimate, factor: float, digits: int, unit: str) -> Cell:
+    """A value with its interval, times `factor`; sorted by value. A dash where there is none."""
     if estimate["value"] is None:
         return Cell("–", float("nan"))
 

@@ -29,7 +29,7 @@ Draws = Mapping[str, Float[ndarray, " resample"]]
 
 
 def save_draws(path: Path, draws: Draws) -> None:
-    """Writes draws.safetensors, through a temporary file so that a crash leaves no half of it."""
+    """Writes draws.safetensors durably; a crash never leaves half a file."""
     with atomic_path(path) as temporary:
         save_tensors(temporary, {name: torch.from_numpy(np.asarray(values)) for name, values in draws.items()})
 

@@ -43,6 +43,7 @@ class JacobianSlices:
 
     @property
     def n_tokens(self) -> int:
+        """N, the number of tokens."""
         return self.values.shape[0]
 
     @property

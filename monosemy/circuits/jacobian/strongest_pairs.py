@@ -91,6 +91,7 @@ class LatentSelection:
 
     @property
     def is_named(self) -> bool:
+        """Whether the user named any latents."""
         return bool(self.outputs or self.pairs)
 
 

@@ -112,6 +112,7 @@ def _labelled(study: Study, entry: PairEntry, document: dict[str, Any]) -> dict[
     from monosemy.features.store.database import open_features
 
     def labels(site: str, latents: list[int]) -> dict[int, str]:
+        """The labels of a site's latents; empty where it has no feature database."""
         try:
             database = open_features(study.run.folder, site, entry.name)
         except UserError:

@@ -176,6 +176,7 @@ class Study:
         return self._rows[key]
 
     def _read(self, sites: tuple[str, str], n_tokens: int, side: str) -> Rows:
+        """Reads the rows from the store where it holds them, else by running the model."""
         import torch
 
         from monosemy.activations.harvest import harvest_rows
@@ -256,6 +257,7 @@ class LoadedPair:
 
     @property
     def latent_map(self) -> LatentMap:
+        """The map from input to output latents, for evaluating changes of the input latents."""
         from monosemy.circuits.jacobian.latent_map import LatentMap
 
         return LatentMap(self.sae_in, self.sae_out, self.weights.output, self.entry.at)  # type: ignore[arg-type]

@@ -48,6 +48,7 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
 
 
 def _draft(random: np.random.Generator, nouns: tuple[str, ...], openings: tuple[str, ...]) -> Draft:
+    """One example in words: a function with its docstring, and the same with other arguments."""
     n_arguments = N_BEFORE + N_MATCHING + N_AFTER
     opening = sample(random, openings, 1)[0]
     nouns_drawn = sample(random, [word for word in nouns if word != opening], n_arguments * 2 + 2 + 7)
@@ -64,6 +65,7 @@ def _draft(random: np.random.Generator, nouns: tuple[str, ...], openings: tuple[
 
 
 def _text(arguments: Sequence[str], described: Sequence[str], filler: Sequence[str]) -> str:
+    """The prompt, up to the last `:param`."""
     lines = [
         f"def {filler[1]}(self, {', '.join(arguments)}):",
         f"    {QUOTES}{filler[0]} {filler[2]} {filler[3]}",

@@ -127,6 +127,7 @@ def _random_year(random: np.random.Generator, years: list[tuple[int, int]]) -> t
 
 
 def _draft(random: np.random.Generator, nouns: tuple[str, ...], form: Form) -> Draft:
+    """One example of a per-digit form in words."""
     noun = sample(random, nouns, 1)[0]
     century = int(random.choice(CENTURIES))
     digit, fixed_digit = int(random.integers(1, 9)), int(random.integers(0, 10))

@@ -71,6 +71,7 @@ def _draft(
     places: tuple[str, ...],
     objects: tuple[str, ...],
 ) -> Draft:
+    """Example number i in words: a random template, filled with random names, place and object."""
     template = templates[random.integers(len(templates))]
     indirect, subject, *other_names = sample(random, names, 5)
     where = {"place": sample(random, places, 1)[0], "object": sample(random, objects, 1)[0]}

@@ -57,6 +57,7 @@ def build(path: Path, prompts: Prompts, tokenizer: str = "") -> TaskData:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
+    """The records of all lines that are not empty. Raises UserError for a file that cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # with or without a byte-order mark
     except OSError as error:
@@ -75,6 +76,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    """One line as a record with its line number, fully checked. Raises UserError, naming the line."""
     where = f"{path}, line {number}"
     try:
         record = json.loads(line)
@@ -124,6 +126,7 @@ def _check_text(where: str, text: str) -> None:
 
 
 def _metric(path: Path, records: list[dict[str, Any]]) -> str:
+    """The one metric that the lines name, or the default. Raises UserError where they name several."""
     with_metric = [record for record in records if "metric" in record]
     for record in with_metric[1:]:
         if record["metric"] != with_metric[0]["metric"]:
@@ -135,6 +138,7 @@ def _metric(path: Path, records: list[dict[str, Any]]) -> str:
 
 
 def _texts(where: str, key: str, value: Any) -> tuple[str, ...]:
+    """A word or a list of words as a tuple. Raises UserError for anything else."""
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(item, str) and item for item in values):
         raise UserError(f"{where}: {key!r} must be a word or a list of words, got {value!r}")
