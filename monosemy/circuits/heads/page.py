@@ -141,7 +141,7 @@ def rank_correlation(first: HeadScores, second: HeadScores) -> float:
     ranks = []
     for scores in (first, second):
         values = scores.importance.numpy()
-        # Ranks from 0, shifted by a constant: ties get the mean of the places that they occupy.
+        # Ranks from 0; ties get the mean of the places that they occupy.
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - (counts + 1) / 2)[inverse])
     first_ranks, second_ranks = (r - r.mean() for r in ranks)

@@ -3,9 +3,9 @@
 Place on the path: a pair's measures (measures.py and its siblings) and evaluation.json → [tables] → terminal, report.
 Plain JSON values in and out; an *estimate* is {"value": v, "interval": [low, high] or null}.
 
-Frontier: one row per pair, seeds apart. Beside each sparsity measure stands the factor by which it is lower than that
-of the pair with λ = 0 and the same L0 and seed, and what the pair costs in CE score (costs.py). Both compare the pairs
-document by document.
+Frontier: one row per pair; seeds are not averaged. Beside each sparsity measure stands the factor by which it is lower
+than that of the pair with λ = 0 and the same L0 and seed, and what the pair costs in CE score (costs.py). Both compare
+the pairs document by document.
 
 Chosen λ: the largest that costs at most `MAX_COST` of the CE score (loss recovered; cost as in costs.py).
 

@@ -118,7 +118,6 @@ class Pair:
         keep_x, keep_y = inputs.ordinary(x, first), outputs.ordinary(y, second)
         if self.coef > 0:
             both = [keep for keep in (keep_x, keep_y) if keep is not None]
-            # A row that either SAE refuses is dropped from both, since its Jacobian needs both ends.
             keep_x = keep_y = torch.stack(both).all(0) if both else None
         if keep_x is not None:
             x = x[keep_x]
