@@ -198,7 +198,7 @@ class Catalogue:
                 sae.problem = str(error)
         built = sae.database.columns if sae.database is not None else {}
         sae.built_columns = {column: np.asarray(values) for column, values in built.items()}
-        sae.stamp, sae.orders = stamp, {}
+        sae.stamp, sae.orders = stamp, {}  # orders of the old columns are void
 
     def saes(self) -> list[Dictionary]:
         """The SAEs as of the last `refresh`."""

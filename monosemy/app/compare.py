@@ -132,6 +132,7 @@ class Comparison:
             raise unknown("view", view[:40], VIEWS)
         pairing, cut = self.matches(by), THRESHOLDS[by] if threshold is None else threshold
         edges = np.linspace(-1.0 if by == "correlation" else 0.0, 1.0, _BINS + 1)
+        # all rows of the view in order; values and labels only for those on the page
         rows, partners = _rows(pairing, view, cut)
         page = slice(offset, offset + limit)
         return {
@@ -159,6 +160,7 @@ class Comparison:
     def _pairs(self, pairing: Matches, rows: Array, partners: Array) -> list[dict[str, Any]]:
         values = {by: self.value(by, rows, partners) for by in THRESHOLDS}
         labels = self.a.labels(rows), self.b.labels(partners)
+        # in the view of b's unmatched latents, `partners` are not partner_a of `rows`: both directions are checked
         mutual = (pairing.partner_a[rows] == partners) & (pairing.partner_b[partners] == rows)
         return [
             {

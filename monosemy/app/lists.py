@@ -159,6 +159,7 @@ def _mask(sae: Dictionary, query: Mapping[str, str]) -> Array | None:
         bound, _, name = key.partition("_")
         if key in _OPTIONS:
             continue
+        # min_firing_rate → ("min", "firing_rate"): a column's name may contain underscores
         if bound not in ("min", "max") or not name:
             raise unknown("option", key[:40], [*_OPTIONS, "min_COLUMN", "max_COLUMN"])
         column, limit = _column(sae, name), number(key, word)

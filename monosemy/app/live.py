@@ -75,6 +75,7 @@ class LiveModel:
 
     def start(self) -> None:
         """Starts loading the model in a thread, unless it is loaded or loading already."""
+        # under the lock, so that two requests do not both start a thread
         with self._change:
             if self.state in ("loading", "ready"):
                 return
@@ -156,6 +157,7 @@ def read_text(live: LiveModel, entry: Dictionary, text: str, *, top: int = 8, la
     top = min(max(top, 1), MAX_TOP)
     from monosemy.app.own_text import encode_text
 
+    # loading may take long and is waited for before the model is locked
     model, sae = live.model(), live.sae(entry)
     run, limit = live.catalogue, steering_scales(entry, sae).outlier_norm
     with live.passes():
@@ -197,6 +199,7 @@ def steering_scales(entry: Dictionary, sae: SparseAutoencoder) -> LatentScales:
     if built is None:
         return scales
     maximum = torch.tensor(built).nan_to_num()  # a copy, since from_numpy warns of read-only arrays such as these
+    # the evaluation's maximum where the latent fired there, else that of the features
     if scales.maximum is not None:
         maximum = torch.where(scales.maximum > 0, scales.maximum, maximum.to(scales.maximum))
     return replace(scales, maximum=maximum)
@@ -213,6 +216,7 @@ def sweep_events(
     """
     if not 1 <= len(values) <= MAX_SWEEP:
         raise UserError(f"a sweep takes 1 to {MAX_SWEEP} strengths, got {len(values)}")
+    # JSON's true is an int in Python
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"a strength must be a finite number, got {str(value)[:40]!r}")

@@ -66,6 +66,7 @@ def encode_text(
                 summary[0], summary[1] = v, position
             if i == latent:
                 trace[position] = v
+    # by largest value; of equal values the lower latent first
     ranked = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:SUMMARY]
     return {
         "tokens": pieces,
@@ -109,6 +110,7 @@ def kept_rows(
     keep[: settings.drop_first_positions] = False
     if settings.drop_special_tokens:
         keep &= torch.tensor([token not in model.special_token_ids for token in ids], device=rows.device)
+    # the median of the positions kept so far: the massive norms of first and special tokens must not raise the limit
     norms = rows.norm(dim=1)
     if settings.outlier_multiple and bool(keep.any()):
         keep &= norms <= (outlier_norm or settings.outlier_multiple * float(norms[keep].median()))

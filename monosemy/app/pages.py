@@ -58,6 +58,7 @@ def _whole(data: bytes) -> str | None:
         return None
 
 
+# weak keys: a table must not keep the memory-mapped files of a replaced database open
 _vocabularies: weakref.WeakKeyDictionary[TokenTexts, Vocabulary] = weakref.WeakKeyDictionary()
 
 

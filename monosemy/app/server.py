@@ -64,6 +64,7 @@ def run_browse(words: list[str]) -> None:
     if not any(sae.database for sae in saes):
         print(f"no latent pages yet: no features were built; build them: {catalogue.build_command}")
     sys.stdout.flush()
+    # the socket already listens, so a browser that is quicker than the server waits instead of failing
     if not flags.no_open and can_open():
         webbrowser.open(address)
     threading.Thread(target=warm, args=(catalogue,), daemon=True).start()

@@ -88,6 +88,7 @@ class EventStream(Response):
                     return
                 line = orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
                 await send({"type": "http.response.body", "body": line, "more_body": True})
+        # the worker may still be in a pass: it notices after its next event, and then frees the stream
         finally:
             self._cancelled.set()
             gone.cancel()

@@ -49,6 +49,7 @@ def run_steer(words: list[str]) -> None:
     sae_folder = choose_sae(folder, options.sae).folder
     for word in options.find or ():
         require_characters("--find", word)
+    # everything that can be checked without weights, before the model is loaded
     request = None if options.find else _request(options)
     _check_latents(sae_folder, request)
     model, sae, scales = load_run(folder, sae_folder, moved_of(options))
@@ -131,6 +132,7 @@ def _request(options: argparse.Namespace) -> SteeringRequest:
 
 
 def _edits(options: argparse.Namespace) -> tuple[Edit, ...]:
+    # each operation is a flag whose value may be left out (ablate): None means that the flag was not given
     operations = [name for name in OPERATIONS if getattr(options, name) is not None]
     if len(operations) > 1:
         raise UserError(f"--latent takes one operation, got --{' and --'.join(operations)}; use --edit for several")
@@ -204,6 +206,7 @@ def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest) -
                 measures[event["column"]] = event
             elif event["kind"] == "end":
                 untouched = event["untouched"]
+            # elsewhere than on a terminal nobody sees the columns grow: no table per token
             if event["kind"] != "token" or console.is_terminal:
                 live.update(_columns(texts, names))
     if untouched:
@@ -327,6 +330,7 @@ def _print_latents_for_words(
     print(f"after {NEUTRAL_PROMPT!r} these words have probability {float(scores.words_before):.2%} unsteered")
     has_scores = scores.tokens.shape[1] > 0
     table = Table("latent", "words", *(("output score", "without push", "its direction raises") if has_scores else ()))
+    # ranked by the words' probability after the push, since the wish is to make the model say them
     for row in scores.words[:, 0].argsort(descending=True)[:n].tolist():
         cells: list[str | Text] = [str(int(scores.latents[row])), f"{float(scores.words[row, 0]):.2%}"]
         if has_scores:

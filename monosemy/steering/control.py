@@ -34,6 +34,7 @@ def control_edits(
             raise UserError(f"control latent {control} is out of range; this SAE has latents 0 to {sae.d_sae - 1}")
         if control in used:
             raise UserError(f"control latent {control} is among the steered ones; name another or leave it out")
+    # several edits of one latent share a partner; no latent is the partner of two, or of itself
     edits_of_control: list[Edit] = []
     partner: dict[int, int] = {}
     for edit in edits:
@@ -73,5 +74,6 @@ def _draw(latent: int, excluded: set[int], sae: SparseAutoencoder, scales: Laten
         candidates = candidates[distance.argsort(stable=True)[:N_CANDIDATES]]
     if not len(candidates):
         raise UserError("no other latent is left for the random column; leave that column out")
+    # seeded by latent as well, so that several edits draw independently
     random = torch.Generator().manual_seed(1_000_003 * seed + latent)
     return int(candidates[torch.randint(len(candidates), (1,), generator=random)])

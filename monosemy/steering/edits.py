@@ -200,13 +200,16 @@ class SiteEdit:
         if len(self.rows) != len(x_BTD):
             raise ValueError(f"edits for {len(self.rows)} texts met a batch of {len(x_BTD)}")
         edited = x_BTD
+        # all edited positions of the batch in one [N, D] array, text after text, so that one encoder pass serves all
         edited_BT = torch.stack([self._edited_mask(x_BTD[row], place, row) for row in range(len(x_BTD))])
         self.n_edited = [n + int(count) for n, count in zip(self.n_edited, edited_BT.sum(1))]
         if bool(edited_BT.any()):
             edited = x_BTD.clone()
             edited[edited_BT] = self._changed(x_BTD[edited_BT], edited_BT.sum(1).tolist())
+            # nothing changed: hand back the original, since a clone laid out differently in memory would make later
+            # layers sum in another order
             if torch.equal(edited, x_BTD):
-                edited = x_BTD  # a copy laid out otherwise in memory would be summed in another order further on
+                edited = x_BTD
         if self.watch:
             self.before.append(self._read(x_BTD))
             self.after.append(self.before[-1] if edited is x_BTD else self._read(edited))

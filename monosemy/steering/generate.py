@@ -88,6 +88,7 @@ def stream(
         if column.steering is not None:
             check_positions(request.positions, len(column.prompt_ids), request.n_tokens)
     yield {"kind": "start", "columns": [_describe(model, column) for column in columns], "control": control}
+    # all columns are decoded in one batch; whatever is refused from here on is too strong an edit
     rows = SiteEdit(sae, scales, [column.steering for column in columns])
     sampling = Sampling(request.temperature, request.top_p, request.seed)
     texts = [GrowingText(model.tokenizer) for _ in columns]
@@ -96,6 +97,7 @@ def stream(
             model, sae.config.site, [c.prompt_ids for c in columns], rows, n_tokens=request.n_tokens, sampling=sampling
         )
     ):
+        # the token that ends an answer is not part of its text
         for b, (token, log_prob, ended) in next_tokens.items():
             name = columns[b].name
             if not ended:
@@ -116,6 +118,7 @@ def stream(
                     "n_tokens": len(texts[b].ids),
                     "stopped": "end" if ended else "length",
                 }
+    # measured afterwards over the finished texts: another pass each, which a caller may skip
     if request.measure:
         yield from _measures(model, sae, request, scales, columns=columns, answers=[text.ids for text in texts])
     untouched = [c.name for c, n in zip(columns, rows.n_edited, strict=True) if c.steering is not None and not n]
@@ -126,6 +129,7 @@ def make_columns(
     model: LanguageModel, sae: SparseAutoencoder, request: SteeringRequest, scales: LatentScales
 ) -> tuple[list[Column], int | None]:
     """The requested columns with edits in raw units, and the random column's first latent (None without one)."""
+    # raw units first: the control takes over the size of a push, not the unit in which the user gave it
     edits = tuple(resolve(edit, sae, scales) for edit in request.edits)
     names = request.columns or default_columns(request, sae, scales)
     random_edits = control_edits(edits, sae, scales, request.seed, control=request.control) if "random" in names else ()
@@ -154,6 +158,7 @@ def check_positions(positions: Positions, n_prompt: int, n_tokens: int) -> None:
 
     The first token never can, nor the last one written, since the model does not read it any more.
     """
+    # asks `edited_positions` itself about the longest text there can be, so that the two never disagree
     n_read = n_prompt + n_tokens - 1
     place = whole_text(torch.zeros(1, n_read, dtype=torch.long), n_prompt)
     if bool(edited_positions(positions, place, 0).any()):
@@ -187,6 +192,7 @@ def decode(
     ends = end_ids(model)
     choose = _Chooser(sampling, len(prompts))
     unfinished = set(range(len(prompts)))
+    # without edits in a text, logits that are no numbers are the model's own fault and not too strong an edit
     steerings = rows.rows if isinstance(rows, SiteEdit) else [None] * len(prompts)
     for step in range(n_tokens):
         check_finite(decoding.logits, site, model, [steering is not None for steering in steerings])
@@ -307,6 +313,7 @@ def _measures(
     columns: list[Column],
     answers: list[list[int]],
 ) -> Iterator[dict[str, Any]]:
+    # every column is measured against the unsteered model after the user's own prompt, the prompted one included
     plain = prompt_ids(model, request.prompt, chat=request.chat, system=request.system)
     watch = [edit.latent for edit in request.edits]
     for column, ids in zip(columns, answers, strict=True):

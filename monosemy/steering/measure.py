@@ -74,6 +74,7 @@ class AnswerMeasures:
     def to_json(self, tokenizer: Any, prompt: Sequence[int], answer: Sequence[int]) -> dict[str, Any]:
         """The fields of a `measure` event (request.py)."""
         pieces = token_pieces(tokenizer, answer)
+        # `before` and `after` begin with the prompt's tokens
         before, after = self.before.tolist(), self.after.tolist()
         tokens = [
             {
@@ -117,6 +118,7 @@ def measure_answer(
     start = model.prefix(tokens, sae.config.site)
     log_q = _answer_log_probs(model, tokens, len(prompt), edit, start=start)
     if plain == list(prompt):
+        # an unsteered answer to the plain prompt is its own reference: KL and change are exactly 0
         log_p = log_q if steering is None else _answer_log_probs(model, tokens, len(prompt), None, start=start)
     else:
         log_p = _answer_log_probs(model, torch.tensor([[*plain, *answer]]), len(plain), None, start=None)

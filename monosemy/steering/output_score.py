@@ -118,6 +118,7 @@ def output_scores(
     # everything before the site is the same for all latents: computed once
     start = model.prefix(tokens, sae.config.site)
     before = model.logits(tokens, start=start)[0, -1].float().softmax(-1)
+    # in batches: one pass from the site on, in which each row pushes another latent
     lens = _LogitLens(model, ids)
     parts: list[tuple[Tensor, ...]] = []
     for rows in torch.arange(len(latent_ids)).split(_BATCH):
@@ -168,6 +169,7 @@ def written_directions(model: LanguageModel, site: str, directions_ND: Tensor) -
         return "mlp_in is what the MLP receives, which is not written into the residual stream"
     if model.post_norms and parsed.kind not in POST_NORM_KINDS:
         return f"{parsed.kind} reaches the residual stream through a norm, so that directions have no fixed image there"
+    # what the heads write is their values through W_O; all that is left is written as it is
     if parsed.kind == "attn_heads":
         return directions_ND @ model.output_matrix(parsed.layer).to(directions_ND)
     return directions_ND
@@ -176,6 +178,7 @@ def written_directions(model: LanguageModel, site: str, directions_ND: Tensor) -
 def _score(probabilities_NV: Tensor, tokens_NK: Tensor) -> Tensor:
     if not tokens_NK.shape[1]:
         return probabilities_NV.new_full((len(probabilities_NV),), math.nan)
+    # the rank of the most probable of the latent's tokens, from 0: how many tokens of the vocabulary beat it
     best = probabilities_NV.gather(1, tokens_NK).max(1).values
     rank = (probabilities_NV > best[:, None]).sum(1)
     return (1 - rank / probabilities_NV.shape[1]) * best

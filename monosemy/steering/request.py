@@ -173,6 +173,7 @@ def check_agreement(edits: Sequence[Edit]) -> None:
     All changes are computed from the same activation f: `set 8` twice would give 16 − f, `set 8` and `ablate` 8 − f.
     `set` with `add` is allowed, as a push on top of the set value.
     """
+    # latent → its one deciding operation
     decided: dict[int, str] = {}
     for edit in edits:
         if edit.operation not in DECIDING:

@@ -121,6 +121,7 @@ def _answering(
     """
     model, sae = steerable.model, steerable.sae
     check_room(model, prompts, n_tokens)
+    # (steering, prompt) pairs, so that a batch may mix several strengths
     jobs = [(s, p) for s in range(len(steerings)) for p in range(len(prompts))]
     answer_of: dict[tuple[int, int], Answer] = {}
     failures: dict[int, str] = {} if too_strong is None else too_strong
@@ -257,6 +258,7 @@ def sweep_events(
             continue
         answer, measures = point.answers[0], point.measures[0]
         summed = measures.summary()
+        # the answer alone: the prompt is the same at every strength
         active = measures.after[len(prompt) :, 0]
         yield {
             "kind": "strength",

@@ -115,19 +115,23 @@ def build_database(
     firings held in memory; it is there for tests, and the result does not depend on it.
     """
     settings = settings or FeatureSettings()
+    # 1. statistics of all latents, block by block; examples need those of all latents, hence a second pass below
     limit = {} if entries_at_once is None else {"entries_at_once": entries_at_once}
     statistics = _by_block(inputs, settings, limit)
     advance("firings counted")
+    # 2. what the decoder alone tells: neighbours and output tokens
     neighbours, cosines = decoder_neighbours(inputs.W_dec, settings.n_neighbours)
     statistics["neighbours"] = np.stack([neighbours, statistics.pop("coactive")], axis=1)
     statistics["neighbour_values"] = np.stack([cosines, statistics.pop("phi")], axis=1)
     advance("neighbours found")
     statistics["output_ids"], statistics["output_values"] = _output_tokens(inputs, settings)
     advance("output tokens found")
+    # 3. contexts and labels
     examples = _examples(inputs, settings, statistics, neighbours, limit=limit)
     advance("contexts gathered")
     labels = label_latents(_label_inputs(inputs, settings, statistics))
     advance("labels made")
+    # 4. the arrays, rows and facts in the form of the database
     columns = _columns(inputs, statistics, labels)
     arrays = _arrays(inputs, settings, statistics, columns, examples=examples)
     info = _info(inputs, settings, columns, labels, n_examples=len(arrays["example_token"]))
@@ -202,6 +206,7 @@ def _examples(
 
     parts = [of(firings) for firings in blocks(inputs.codes, **limit)]
 
+    # offsets of one block each, turned into offsets over all blocks by way of their lengths
     def joined(arrays: list[np.ndarray]) -> np.ndarray:
         return np.cumsum([0, *np.concatenate([np.diff(array) for array in arrays])])
 
@@ -249,6 +254,7 @@ def _columns(inputs: FeatureInputs, statistics: Arrays, labels: Labels) -> Array
     columns |= {name: statistics[name] for name in names}
     columns["top_cosine"], columns["top_coactivation"] = statistics["neighbour_values"][:, :, 0].T
     columns["top_logit"] = output_values[:, 0, 0] if output_values.shape[2] else np.full(len(output_values), np.nan)
+    # the labels' token_entropy is that of a sample: the exact one above goes first
     columns |= {name: values for name, values in labels.columns.items() if name not in columns}
     return {name: np.asarray(values, np.float32) for name, values in columns.items()}
 

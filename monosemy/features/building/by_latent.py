@@ -84,6 +84,7 @@ def document_ends(documents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarra
 
     `documents` int [N] is in the order of the text. A document cut off by the end of the text still gets a last token.
     """
+    # neighbours among the encoded positions: dropped ones, such as a separator at the start, are stepped over
     positions = np.flatnonzero(encoded)
     change = np.diff(documents[positions]) != 0
     first, last = np.zeros(len(documents), bool), np.zeros(len(documents), bool)
@@ -160,6 +161,7 @@ def summarise(firings: Firings, text: Text, settings: FeatureSettings) -> dict[s
         "index_token": np.full((m, s.n_index_tokens), -1, np.int64),
         "index_score": np.zeros((m, s.n_index_tokens), np.float32),
     }
+    # the compiled functions fill the arrays of `out` in place
     flat = text.tokens.reshape(-1)
     occurrences = np.bincount(flat[text.encoded], minlength=text.n_vocabulary)
     rows = LatentRows(firings.offsets, firings.token, firings.value)
@@ -216,6 +218,7 @@ def _statistics(rows, length, ends, levels, moments, quantiles, histogram, posit
             above = min(below + 1, n - 1)
             quantiles[f, q] = ordered[below] + (at - below) * (ordered[above] - ordered[below])
         total, places, n_first, n_last = 0.0, 0.0, 0, 0
+        # in float64: rounding in float32 could put an activation near an edge into the wrong bin
         width = np.float64(high) - np.float64(low)
         for z in range(a, b):
             total += value[z]
@@ -302,6 +305,7 @@ def _choose(rows, sizes, counts, base, examples, sample, sample_value, n_windows
         where, peak = _peaks(token[a:b], value[a:b], window)
         n_windows[f] = len(where)
         order = np.argsort(peak, kind="mergesort")
+        # splitmix64 hashes its state: states that differ by 1 give unrelated draws
         state, _ = next_random(base + np.uint64(f))
         for q in range(n_quantiles):
             fifth = order[q * len(order) // n_quantiles : (q + 1) * len(order) // n_quantiles].copy()

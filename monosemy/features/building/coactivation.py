@@ -69,6 +69,7 @@ def _count_together(block, rows, indices, counts, n_encoded, n_threads, latents,
         met = np.empty(len(counts), np.int64)
         for f in range(thread, len(offsets) - 1, n_threads):
             n_met, own_count = 0, counts[first + f]
+            # count every latent in the rows of f's firings (f itself is met too, and skipped below)
             for z in range(offsets[f], offsets[f + 1]):
                 for y in range(rows[token[z]], rows[token[z] + 1]):
                     g = indices[y]
@@ -123,12 +124,14 @@ def _sketch(offsets, token, value, bucket, sign, base, n_encoded, out):
     for f in numba.prange(len(offsets) - 1):
         total, squares = 0.0, 0.0
         sums = np.zeros(len(base))
+        # sums over firings alone: everywhere else the activation is 0
         for z in range(offsets[f], offsets[f + 1]):
             total += value[z]
             squares += np.float64(value[z]) * value[z]
             sums[bucket[token[z]]] += sign[token[z]] * value[z]
         if n_encoded == 0:
             continue
+        # ‖a − ā‖² = Σ a² − N ā²; rounding may take it just below zero
         mean = total / n_encoded
         norm = np.sqrt(max(squares - n_encoded * mean * mean, 0.0))
         if norm > 0:

@@ -73,7 +73,7 @@ def gather_examples(
     token, latent = table[is_example], np.broadcast_to(np.arange(len(table))[:, None], table.shape)[is_example]
     # the firings of each example's latent within its context: find their range, then copy them
     starts, stops = np.empty(len(token), np.int64), np.empty(len(token), np.int64)
-    first = token // text.context_length * text.context_length
+    first = token // text.context_length * text.context_length  # the token index at which the context begins
     _ranges(firings.offsets, firings.token, latent, first, text.context_length, starts, stops)
     length = stops - starts
     at = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)

@@ -135,6 +135,7 @@ class EncodePass:
         return flat.reshape(self.n_sequences * self.context_length // self.window, -1)
 
     def _append(self, start: int, stop: int, parts: list[ShardRows]) -> None:
+        # everything of the shard is computed before anything is written; token indices are relative to the shard
         first, n_tokens = start * self.context_length, (stop - start) * self.context_length
         new: dict[str, list[np.ndarray]] = {name: [] for name in self._names()}
         token = np.concatenate([np.empty(0, np.int64), *(part.token for part in parts)]) - first
@@ -146,6 +147,7 @@ class EncodePass:
         for (site, name), sae in self.saes.items():
             counts = np.zeros(n_tokens, np.int32)
             base = f"{site}/{name}"
+            # dropped positions keep the count 0
             counts[token], new[f"{base}/indices.bin"], new[f"{base}/values.bin"] = encode_rows(
                 sae, [part.activations[site] for part in parts]
             )
@@ -156,7 +158,7 @@ class EncodePass:
                 with (self.folder / name).open("ab") as file:
                     for array in arrays:
                         file.write(np.ascontiguousarray(array).data)
-                        self._lengths[name] += array.nbytes
+                        self._lengths[name] += array.nbytes  # recorded by `_write_progress` once all files are flushed
                     file.flush()
                     os.fsync(file.fileno())
         except OSError as error:
@@ -191,6 +193,7 @@ class EncodePass:
                 state = files.read_json(path)
             except UserError:
                 state = {}
+        # −1: not recorded, as when a pass for other SAEs left the folder
         lengths = {name: state.get("lengths", {}).get(name, -1) for name in self._names()}
         paths = {name: self.folder / name for name in self._names()}
         # a file shorter than recorded was tampered with or lost: nothing of the pass can be trusted then
@@ -200,6 +203,7 @@ class EncodePass:
         try:
             for name, file in paths.items():
                 file.parent.mkdir(parents=True, exist_ok=True)
+                # cut off what was appended after the last progress.json
                 file.touch()
                 os.truncate(file, self._lengths[name])
         except OSError as error:
@@ -210,6 +214,7 @@ class EncodePass:
         """Whether recorded progress is of the same text and of at least the requested SAEs."""
         recorded = state.get("identity", {})
         requested = self.identity["saes"].items()
+        # dict views compare as sets: every requested SAE is recorded with the same identity
         return recorded.get("text") == self.identity["text"] and requested <= recorded.get("saes", {}).items()
 
     def _write_progress(self) -> None:

@@ -78,6 +78,7 @@ def output_map(model: LanguageModel, tokens: Tensor) -> OutputMap | str:
     def before_head(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         final_norms.extend([made_by[inputs[0].data_ptr()]] if inputs[0].data_ptr() in made_by else [])
 
+    # one pass with hooks on all leaf modules: whichever made the head's input is the final norm
     leaves = [module for module in model.module.modules() if not any(module.children()) and module is not head]
     handles = [leaf.register_forward_hook(after) for leaf in leaves] + [head.register_forward_pre_hook(before_head)]
     try:

@@ -67,6 +67,7 @@ class ServerChat:
         digits: list[float] = []
         line = ""
         for text, alternatives in _token_alternatives(choice):
+            # the line so far with the token's own white space: a token may be "\t7", or the tab a token by itself
             before = line + text[: len(text) - len(text.lstrip())]
             digit = expected_digit(alternatives) if text.strip().isdigit() and before.endswith("\t") else None
             if digit is not None:

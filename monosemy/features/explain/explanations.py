@@ -92,6 +92,7 @@ def explain_latent(
 
     raised = [database.tokens.text(token).strip() for token, _ in database.output_tokens(latent)[0][:8]]
     largest = float(database.columns["max"][latent])
+    # shorten the prompt until it fits the model's context, but keep a minimum of passages
     while True:
         messages = prompts.explain_messages(written_from, largest, [text for text in raised if text])
         if len(written_from) <= MIN_PASSAGES or chat.fits(messages, prompts.N_EXPLAIN_TOKENS):
@@ -128,6 +129,7 @@ def _score(
         probability, reply = ask(kind, messages, lambda: list(chat.yes(messages)), passage=passage.key)
         if probability is not None:
             return float(probability)
+        # no log-probabilities: take the reply itself if it is a plain yes or no
         word = reply.strip().casefold().rstrip(".!,")
         from_words[0] += word in ("yes", "no")
         return {"yes": 1.0, "no": 0.0}.get(word)
@@ -143,6 +145,7 @@ def _score(
             )
         else:
             skipped[f"detection_{kind}"] = "no passages of this kind are stored"
+    # fuzzing asks twice about each passage, with right and with wrong marks, so that the two sides are paired
     marked: list[Passage] = []
     right: list[float | None] = []
     wrong: list[float | None] = []
@@ -194,6 +197,7 @@ def deal(database: FeatureDatabase, latent: int) -> tuple[list[Passage], list[Pa
     """
     piles: tuple[list[list[Passage]], list[list[Passage]]] = ([], [])
     dealt: set[tuple[int, int]] = set()
+    # within each group, passages go to the two piles alternately
     for group in ("top", "q4", "q3", "q2", "q1", "q0"):
         fresh = [p for p in passages(database, latent, [group]) if (p.context, p.start) not in dealt]
         dealt |= {(p.context, p.start) for p in fresh}

@@ -95,7 +95,8 @@ def read_explanation(reply: str) -> str:
     Quotation marks, list markers and a final full stop are removed, and it is cut to `_MAX_CHARACTERS`.
     """
     lines = [line for line in reply.splitlines() if line.strip()]
-    line = next((line for line in lines if not line.rstrip().endswith(":")), "")  # past “The marked words are:”
+    line = next((line for line in lines if not line.rstrip().endswith(":")), "")  # skips “The marked words are:”
+    # list markers ("- ", "1.") and labels ("Answer:") at the start
     line = re.sub(r"^\s*(?:[-*•]|\d+[.)]|(?:the )?(?:answer|explanation|phrase)\s*:)\s*", "", line, flags=re.IGNORECASE)
     return line.strip().strip('*"“”').rstrip(".").strip()[:_MAX_CHARACTERS]
 

@@ -89,6 +89,7 @@ def simulation_score(
     interval resamples documents (1,000 times) and is None with fewer than five. The correlation is None where either
     side is constant.
     """
+    # document → its passages, the unit that is resampled
     blocks: dict[int, list[int]] = {}
     for k, document in enumerate(documents):
         blocks.setdefault(document, []).append(k)
@@ -100,6 +101,7 @@ def simulation_score(
     if correlation is not None and len(blocks) >= 5:
         of_document = [np.concatenate([pairs[k] for k in block], axis=1) for block in blocks.values()]
         draws = np.random.default_rng(seed).integers(len(blocks), size=(1000, len(blocks)))
+        # resamples in which one side is constant have no correlation and are left out
         estimates = [r for draw in draws if (r := _correlation([of_document[k] for k in draw])) is not None]
         low, high = (float(x) for x in np.quantile(estimates, [0.025, 0.975]))
     return {"correlation": correlation, "correlation_low": low, "correlation_high": high} | counts

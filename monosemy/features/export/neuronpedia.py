@@ -94,6 +94,7 @@ def export_neuronpedia(
         target = folder / names.model / names.source if layout == "bulk" else folder
         if layout == "bulk":
             _write_heads(database.info, names, target)
+        # file by file, so that memory holds one batch of latents
         size = BATCH if layout == "bulk" else UPLOAD_BATCH
         for number, start in enumerate(range(0, len(numbers), size)):
             part = numbers[start : start + size]

@@ -133,6 +133,7 @@ def _latent(database: FeatureDatabase, latent: int) -> dict[str, Any]:
     edges, counts = database.histogram(latent)
     levels, values = database.quantiles(latent)
     raised, lowered = database.output_tokens(latent)
+    # a latent that never fired has NaN quantiles, and no histogram worth writing
     measured = bool(np.isfinite(values).all())
     return {
         "latent": latent,

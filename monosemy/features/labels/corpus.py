@@ -65,12 +65,14 @@ class LabelText:
             fitted = np.ones_like(fitted)
             by_window = fitted.reshape(-1, inputs.window)
         places = _places(tokens, documents, vocabulary)
+        # a token continues a word if both sides of the seam are letters or digits, within one document
         joined = np.zeros(len(tokens), bool)
         joined[1:] = vocabulary.joins_left[tokens[1:]] & vocabulary.joins_right[tokens[:-1]]
         joined[:: inputs.tokens.shape[1]] = False  # no word continues across the start of a sequence
         joined[1:] &= documents[1:] == documents[:-1]
         names = sorted(set(inputs.document_sources))
         number = {name: k for k, name in enumerate(names)}
+        # document → number of its source → the same per token
         by_document = np.array([number[name] for name in inputs.document_sources] or [0], np.int32)
         source_of = by_document[documents] if names else np.zeros(len(tokens), np.int32)
         groups = vocabulary.groups[tokens]
@@ -212,6 +214,7 @@ class Sample:
     @staticmethod
     def take(inputs: LabelInputs, text: LabelText, first: int, stop: int) -> Sample:
         """The samples of latents first … stop − 1."""
+        # the chunk's entries of the sample, with offsets that begin at 0
         offsets = np.ascontiguousarray(inputs.offsets[first : stop + 1], np.int64)
         peaks = np.asarray(inputs.peaks[offsets[0] : offsets[-1]], np.int64)
         values = np.asarray(inputs.values[offsets[0] : offsets[-1]], np.float32)
@@ -227,6 +230,7 @@ class Sample:
         # keep the stronger half of the fitted windows, the median itself included
         fit &= ~(values < _quantiles(values, offsets, fit, 0.5)[latent])
         windows = peaks // inputs.window
+        # which background windows each latent fires in, from a sparse list to a dense mask
         spans = inputs.background_offsets[first : stop + 1].astype(np.int64)
         fired = np.zeros((m, len(inputs.background)), bool)
         fired[np.repeat(np.arange(m), np.diff(spans)), inputs.background_fired[spans[0] : spans[-1]]] = True

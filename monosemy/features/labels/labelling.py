@@ -98,6 +98,7 @@ def _label_chunk(inputs: LabelInputs, text: LabelText, readers: Mapping[str, Rea
             hints.append(f"fires in {background_rate[i]:.0%} of all stretches of text")
         labels.texts.append(label)
         labels.hints.append(hints)
+        # groups are shown by their commonest token
         for table, token_lists in enumerate((labels.peak_tokens, labels.before_tokens)):
             present = tables.groups[i, table] >= 0
             tokens = text.corpus.group_tokens[tables.groups[i, table][present]]
@@ -147,6 +148,7 @@ def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
         return [array[:, table] for array in (tables.groups, tables.odds, tables.z, tables.share)]
 
     vocabulary, tokens = text.corpus.vocabulary, text.corpus.tokens
+    # a token before the peak counts only within the same document and if it is text
     before = np.maximum(at - 1, 0)
     has_before = (at > 0) & (text.documents[before] == text.documents[at]) & ~vocabulary.special[tokens[before]]
     n_tokens = float(text.group_counts.sum())
@@ -169,8 +171,10 @@ def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
 def _entropy(text: LabelText, sample: Sample) -> Array:
     """Entropy in bits of the token at the peak, over each latent's sample: float32 [m], NaN without a sample."""
     latent = np.repeat(np.arange(len(sample.fired)), np.diff(sample.offsets)).astype(np.int64)
+    # (latent, token) packed into one integer, counted in one pass for all latents
     pairs, counts = np.unique(latent << 32 | text.corpus.tokens[sample.peaks], return_counts=True)
     n = np.diff(sample.offsets).astype(np.float64)
     p = counts / n[pairs >> 32]
     bits = np.bincount(pairs >> 32, -p * np.log2(p), minlength=len(n))
+    # abs: a single token gives −0
     return np.where(n > 0, np.abs(bits), np.nan).astype(np.float32)

@@ -83,11 +83,13 @@ def over_represented(
             while stop < len(order) and latent_items[order[stop]] == item:
                 count += weights[offsets[i] + order[stop]]
                 stop += 1
+            # one occurrence is an accident, unless the whole sample is tiny
             repeated = stop - start > 1 or totals[i] < 8
             start = stop
             if item < 0 or not repeated:
                 continue
             delta, score = log_odds(count, totals[i], background[item], n_background, PRIOR)
+            # the last place holds the weakest of the K kept so far (0 while there are fewer)
             if score < minimum or score <= z[i, n_items - 1]:
                 continue
             # insertion: move weaker items down until the new one is in place, and drop the last

@@ -158,6 +158,7 @@ def _window_score(
     context = np.float32(0)
     for t in range(len(tokens)):
         group = groups[tokens[t]]
+        # 0 marks a group without log-odds of its own: fall back on those of the token's kind
         peak = dense[0, group] if dense[0, group] != 0 else by_kind[0, kinds[tokens[t]]]
         if t > 0:
             previous = groups[tokens[t - 1]]
@@ -275,6 +276,7 @@ def merged(tables: Tables, strongest: Tables, n: int = 8) -> Tables:
 
     Only groups and odds are extended; the others keep their K columns.
     """
+    # groups that the latent already has become −1, which marks no group
     new = strongest.groups[:, :, :n]
     already = (new[..., None] == tables.groups[:, :, None]).any(-1)
     all_groups = np.concatenate([tables.groups, np.where(already, -1, new)], 2)
@@ -296,7 +298,7 @@ class Reader:
         """Standardises vectors [W, d]; mean, scale and covariance are those of the windows in `fitted`, bool [W]."""
         fitted_vectors = vectors[fitted].astype(np.float32)
         mean, scale = fitted_vectors.mean(0), fitted_vectors.std(0)
-        scale[scale == 0] = 1
+        scale[scale == 0] = 1  # a constant dimension stays 0 rather than become NaN
         fitted_vectors = (fitted_vectors - mean) / scale
         covariance = (fitted_vectors.T @ fitted_vectors).astype(np.float64) / max(1, len(fitted_vectors))
         covariance[np.diag_indices_from(covariance)] += _RIDGE
@@ -309,6 +311,7 @@ class Reader:
         for i, (start, stop) in enumerate(pairwise(peaks.offsets.tolist())):
             means[i] = self.vectors[peaks.tokens[start:stop] // sample.window].sum(0)
         means /= np.maximum(peaks.totals, 1)[:, None]
+        # one factorisation of the covariance serves all latents of the chunk
         return np.linalg.solve(self.covariance, means.T.astype(np.float64)).T.astype(np.float32)
 
     def scores(self, sample: Sample, background: Array) -> tuple[Array, Array]:
@@ -385,6 +388,7 @@ def _document_counts(inputs: LabelInputs, text: LabelText, sample: Sample, silen
     n_documents(text.documents[sample.peaks], sample.offsets, sample.scored, positive)
     # a background window counts for the document at its middle
     middle = text.documents[inputs.background * inputs.window + inputs.window // 2]
+    # the same background documents for every latent, each with the latent's own mask
     spans = np.arange(m + 1) * len(middle)
     n_documents(np.tile(middle, m), spans, np.ascontiguousarray(silent).reshape(-1), negative)
     return positive, negative

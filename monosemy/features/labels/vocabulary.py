@@ -78,6 +78,7 @@ def read_vocabulary(texts: Sequence[str], special: Array, pieces: Sequence[bytes
     numbers: dict[str, int] = {}
     n = len(texts)
     groups, kinds = np.empty(n, np.int32), np.empty(n, np.int8)
+    # joins left, joins right, ends a line, ends a sentence
     flags = np.zeros((4, n), bool)
     for token, text in enumerate(texts):
         bare = text.strip(" ")
@@ -92,7 +93,7 @@ def read_vocabulary(texts: Sequence[str], special: Array, pieces: Sequence[bytes
             "\n" in text,
             bare in (".", "!", "?", ".”", '."', "?”", "!”"),
         )
-    flags[:, np.asarray(special, bool)] = False
+    flags[:, np.asarray(special, bool)] = False  # the text of special tokens, such as <|end|>, means nothing here
     joins_left, joins_right, ends_line, ends_sentence = flags
     return Vocabulary(
         texts,
@@ -137,6 +138,7 @@ def _kind(text: str) -> int:
             return _SCRIPT
         if first.isupper():
             return _CAPITALS if len(bare) > 1 and bare.isupper() else _CAPITAL
+        # a lower-case token without a space before it continues a word
         return _LOWER if text[0] == " " else _ENDING
     if first in "([{<":
         return _OPENING

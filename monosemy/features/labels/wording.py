@@ -126,15 +126,18 @@ def _describe(evidence: Evidence, corpus: Corpus, *, few: bool = False) -> tuple
     `few` means that there are only a handful of peaks. To be named, a word must then cover a fifth of them, and a word
     before or around them 30%.
     """
+    # 1. collect what stands out at the peaks
     words, coverage = peak_words(evidence, corpus, 0.2 if few else 0.0)
     source, places = _source(evidence, corpus), _place_hints(evidence, corpus)
     category = category_of([word for word, _ in words], code=source == "code") if coverage >= 0.3 else None
     kind = _kind(evidence, corpus)
     main, named_words = _main(words, coverage, category, kind)
+    # 2. put the parts together; a part that comes first needs another connecting word
     parts = [main] if main else []
     if before := _before_words(evidence, corpus, 0.3 if few else 0.1):
         parts.append(("after " if parts else "what follows ") + _listed(before))
     parts += places
+    # words that cover nearly all peaks already name the latent: those around would only distract
     if coverage < 0.7 and (around := _context_words(evidence, corpus, named_words, 0.3 if few else 0.1)):
         parts.append(("in text with " if parts else "text with ") + _listed(around))
     if source:
@@ -155,6 +158,7 @@ def _main(
         named_words = [word for word, share in words[:4] if share >= 0.03]
         return f"{category}: {_listed(named_words)}", named_words
     named_words = [word for word, share in words[:3] if share >= 0.05]
+    # single numbers are arbitrary examples even when a few of them cover many peaks
     if kind and (coverage < 0.4 or "digit" in kind or kind == "numbers"):
         examples = coverage >= 0.15 and (kind == "parts of words" or not any("…" in word for word in named_words))
         return kind + (f", e.g. {_listed(named_words)}" if examples else ""), named_words
@@ -211,6 +215,7 @@ def _surface(peaks: Array, corpus: Corpus) -> str:
     word, n = words.most_common(1)[0]
     if n >= 0.6 * len(spans):
         return word
+    # a part of several words: an ellipsis on each side on which most of these words go on
     parts = Counter(corpus.vocabulary.texts[corpus.tokens[index]].strip(" ") for index in peaks[:64])
     part = parts.most_common(1)[0][0]
     continues_left = sum(index > a for index, (a, _) in zip(peaks, spans, strict=False)) > len(spans) / 2
@@ -278,6 +283,7 @@ def _raised_words(evidence: Evidence, corpus: Corpus) -> list[str]:
     texts: list[str] = []
     for token, value in zip(first, values, strict=False):
         text = vocabulary.texts[token].strip()
+        # values[-1] is the weakest of the stored tokens, which stands for "the rest"
         stands_out = value >= 1.75 * values[-1] or groups[vocabulary.groups[token]] > 1
         readable = text and "�" not in text and text.isprintable() and not vocabulary.special[token]
         repeated = text.casefold() in [listed.casefold() for listed in texts]
@@ -306,6 +312,7 @@ def _source(evidence: Evidence, corpus: Corpus) -> str | None:
     A pair of languages other than English is accepted as well.
     """
     order = np.argsort(-evidence.source_shares)
+    # a single source first, then pairs, of which only languages are accepted
     for n in (1, 2):
         leading = order[:n]
         names = [corpus.sources[k] for k in leading] if len(corpus.sources) > n else []

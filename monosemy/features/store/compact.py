@@ -100,6 +100,7 @@ def compact(arrays: Mapping[str, np.ndarray], columns: Sequence[str], labels: Se
         "tokens": arrays["tokens"].astype(_unsigned(n_vocabulary)),
         "histogram": _counts(arrays["histogram"]),
         "positions": _counts(arrays["positions"]),
+        # unsigned types have no −1: a missing neighbour becomes m, one past the last latent
         "neighbours": np.where(arrays["neighbours"] < 0, m, arrays["neighbours"]).astype(_unsigned(m)),
         "neighbour_values": arrays["neighbour_values"].astype(np.float16),
         "output_ids": arrays["output_ids"].astype(_unsigned(n_vocabulary)),
@@ -140,6 +141,7 @@ def _examples(arrays: Mapping[str, np.ndarray], low: np.ndarray, high: np.ndarra
     """Examples in the form of the files: counts per group in place of a group per example, activations in one byte."""
     offsets, group = np.asarray(arrays["example_offsets"], np.int64), arrays["example_group"]
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    # as int: the difference of unsigned bytes would wrap round instead of falling below zero
     if any((np.diff(group[a:b].astype(int)) < 0).any() for a, b in itertools.pairwise(offsets.tolist())):
         raise ValueError("examples of a latent must be in the order of their groups")
     counts = np.bincount(owner * len(GROUPS) + group, minlength=(len(offsets) - 1) * len(GROUPS))

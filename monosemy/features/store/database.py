@@ -175,6 +175,7 @@ class FeatureDatabase:
         n = len(self._arrays["example_token"])
         if not 0 <= number < n:
             raise UserError(f"example {number} is out of range; this database has examples 0 to {n - 1}")
+        # side="right" steps over latents without examples, whose offsets are equal
         latent = int(np.searchsorted(self._arrays["example_offsets"], number, side="right")) - 1
         return self.examples(latent)[number - int(self._arrays["example_offsets"][latent])]
 
@@ -363,7 +364,7 @@ class FeatureDatabase:
         if not 0 <= token_id < len(self.tokens):
             raise UserError(f"token id {token_id} is out of range; this vocabulary has ids 0 to {len(self.tokens) - 1}")
         first, last = (int(x) for x in self._arrays["index_offsets"][token_id : token_id + 2])
-        last = min(last, first + limit)
+        last = min(last, first + limit)  # stored best first: the limit cuts the weakest
         scores = self._arrays["index_score"][first:last].astype(np.float32)
         return [(int(i), float(s)) for i, s in zip(self._arrays["index_latent"][first:last], scores)]
 

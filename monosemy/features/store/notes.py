@@ -80,6 +80,7 @@ def put_note(
     if text is not None and len(text) > MAX_CHARACTERS:
         raise UserError(f"a note takes at most {MAX_CHARACTERS:,} characters, got {len(text):,}; shorten it")
     key = (site, name, latent)
+    # read and write under one lock: between them no other process may change the file
     with locks.waiting_for(RunFiles(run).notes_lock, RunFiles(run).notes):
         notes_by_key = {(note.site, note.name, note.latent): note for note in read_notes(run)}
         old_note = notes_by_key.pop(key, None)

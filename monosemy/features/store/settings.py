@@ -21,32 +21,35 @@ LEVELS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """How much is kept per latent."""
+    """How much text a feature build looks at, and how much it keeps per latent."""
 
     window: int = 32
-    """Tokens in a window; contexts are cut into whole windows (shortened where it does not divide the context)."""
+    """Number of tokens in a window. A context is cut into whole windows, which are shorter if this does not divide it."""
     n_top: int = 16
-    """Contexts with the highest peaks, one example a context."""
+    """Number of contexts with the highest peaks that are kept, one example per context."""
     n_per_quantile: int = 4
-    """Windows drawn from each fifth of the firing windows."""
+    """Number of windows drawn from each fifth of the firing windows."""
     n_near_miss: int = 12
-    """Windows without a firing in which the latent's nearest neighbours fire."""
+    """Number of windows kept in which the latent is silent but one of its nearest neighbours fires."""
     n_random: int = 12
-    """Windows without a firing, drawn uniformly."""
+    """Number of windows drawn uniformly from those in which the latent is silent."""
     n_sample: int = 256
-    """Firing windows drawn uniformly, for labels (not kept)."""
+    """Number of firing windows drawn uniformly for labels (not kept in the database)."""
     n_background: int = 2048
-    """Windows drawn uniformly for all latents, for labels (not kept)."""
+    """Number of windows drawn uniformly for the labels of all latents (not kept in the database)."""
     n_bins: int = 30
-    """Bins of the histogram of positive activations, equal widths from the smallest to the largest."""
+    """Number of bins of the histogram of positive activations, with equal widths from the smallest to the largest."""
     n_position_buckets: int = 16
-    """Equal parts of a context in which firings are counted."""
+    """Number of equal parts of a context in which firings are counted."""
     n_neighbours: int = 10
+    """Number of neighbours kept by decoder direction, and as many by co-activation."""
     n_output_tokens: int = 15
+    """Number of output tokens kept that the latent raises most, and as many that it lowers."""
     n_index_tokens: int = 16
-    """Tokens a latent is listed under in the token index."""
+    """Number of tokens under which a latent is listed in the token index."""
     n_label_tokens: int = 6
-    """Over-represented tokens kept of those a label is made from, at the peaks and just before."""
+    """Number of over-represented tokens kept at the peaks, and as many just before them."""
     n_sketch: int = 256
-    """Length of the projection by which activations of two databases over one text are correlated."""
+    """Length of the sketch by which activations of two databases over the same text are correlated."""
     seed: int = 0
+    """Seed of everything that is drawn."""

@@ -71,6 +71,7 @@ def excerpt(
     A character that a cut would split is kept whole.
     """
     n = len(example.token_ids)
+    # at a cut inside a character, the start goes back and the stop forward to its ends
     start = 0 if before is None else _character_start(database, example.token_ids, max(0, example.peak - before))
     stop = n if after is None else _character_start(database, example.token_ids, min(n, example.peak + after + 1), 1)
     ids = example.token_ids[start:stop].tolist()

@@ -57,6 +57,7 @@ def latent_page(
     maximum = stats(database, latent).get("max") or 0.0
     examples = by_group(database, latent, groups)
     for group, group_examples in examples.items():
+        # -(-n // 3) is n / 3 rounded up
         first_examples = group_examples[: n if group == "top" or len(groups) == 1 else -(-n // 3)]
         parts.append(Text(f"\n{GROUPS[group]}", style="bold"))
         cut = (None, None) if whole else (24, 10)
@@ -116,6 +117,7 @@ def _histogram(database: FeatureDatabase, latent: int) -> Text:
     text = Text("\nActivations when it fires  ", style="bold")
     text.append(f"{activation_text(float(edges[0]))} ▏{bars}▕ {activation_text(float(edges[-1]))}", style="not bold")
     levels, values = database.quantiles(latent)
+    # levels are float32, in which 0.25, 0.5 and 0.75 are exact
     quartiles = [(q, v) for q, v in zip(levels, values, strict=True) if q in (0.25, 0.5, 0.75)]
     if quartiles:
         text.append("   quartiles " + " · ".join(activation_text(float(v)) for _, v in quartiles), style="not bold dim")
