@@ -24,7 +24,7 @@ class FeatureSettings:
     """How much text a feature build looks at, and how much it keeps per latent."""
 
     window: int = 32
-    """Number of tokens in a window. A context is cut into whole windows, which are shorter if this does not divide it."""
+    """Number of tokens in a window; a build takes the largest number up to this that divides the context."""
     n_top: int = 16
     """Number of contexts with the highest peaks that are kept, one example per context."""
     n_per_quantile: int = 4
