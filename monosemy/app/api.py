@@ -89,6 +89,8 @@ async def _fault(request: Request, error: Exception) -> Response:
 
 
 def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    """Routes for the overview of the run and the state of its model."""
+
     @app.get("/api/run")
     async def run() -> Response:
         saes = [sae.entry() for sae in catalogue.refresh()]
@@ -127,6 +129,8 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
 
 
 def _add_latents(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    """Routes for the features of one SAE: its info, columns, lists, latent pages and searches."""
+
     @app.get("/api/f/{site}/{name}/info")
     async def info(site: str, name: str) -> Response:
         return answer(catalogue.features(site, name)[1].info)
@@ -161,6 +165,8 @@ def _limit(request: Request) -> int:
 
 
 def _add_text(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    """The route that encodes the user's own text."""
+
     @app.post("/api/f/{site}/{name}/text")
     async def text(request: Request, site: str, name: str) -> Response:
         sae, body = catalogue.sae(site, name), await body_of(TextBody, request)
@@ -173,6 +179,7 @@ def _add_text(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
 
 
 def _add_compare(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    """The route that compares two SAEs."""
     comparisons = Comparisons()
 
     @app.get("/api/compare")
@@ -184,6 +191,8 @@ def _add_compare(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
 
 
 def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    """Routes that stream a steered generation, or a sweep of strengths."""
+
     def sae_of(body: SaeBody) -> Dictionary:
         return catalogue.sae(body.site, body.name)
 
@@ -204,6 +213,8 @@ def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
 
 
 def _add_notes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    """Routes that read and change notes and bookmarks."""
+
     def answer_notes(all_notes: list[notes.Note]) -> Response:
         return answer({"notes": [vars(note) | {"label": label(note)} for note in all_notes]})
 
@@ -229,6 +240,7 @@ def _add_notes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
 
 
 def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:
+    """Routes for the report, the built files, and the page itself at every other address."""
     assets = load_assets()
 
     def serve(request: Request, asset: Asset) -> Response:

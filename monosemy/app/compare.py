@@ -98,12 +98,14 @@ class Comparison:
         return np.einsum("nd,nd->n", left(rows), right(partners))
 
     def _find_cosine(self) -> None:
+        """Makes the cosine available if both SAEs read vectors of the same width; else notes why not."""
         if self.a.config["d_in"] != self.b.config["d_in"]:
             self.notes["cosine"] = "decoder directions cannot be compared: the two SAEs read vectors of different width"
             return
         self._readers["cosine"] = _decoder_reader(self.a), _decoder_reader(self.b)
 
     def _find_correlation(self) -> None:
+        """Makes correlation available if both SAEs have features built on the same tokens; else notes why not."""
         first, second = self.a.database, self.b.database
         without = [sae.name for sae in (self.a, self.b) if sae.database is None]
         if first is None or second is None:
@@ -158,6 +160,7 @@ class Comparison:
         }
 
     def _pairs(self, pairing: Matches, rows: Array, partners: Array) -> list[dict[str, Any]]:
+        """The rows of a page (`schema.ComparedPair`): each pair with both measures, labels and firing rates."""
         values = {by: self.value(by, rows, partners) for by in THRESHOLDS}
         labels = self.a.labels(rows), self.b.labels(partners)
         # in the view of b's unmatched latents, `partners` are not partner_a of `rows`: both directions are checked

@@ -92,6 +92,7 @@ class LiveModel:
             return self._model
 
     def _load(self) -> None:
+        """Loads the model (in a thread of its own), records the outcome and wakes all who wait for it."""
         loaded, message = None, ""
         try:
             loaded = _load_run_model(self.catalogue)
@@ -227,6 +228,7 @@ def sweep_events(
 def _sweep(
     model: LanguageModel, sae: SparseAutoencoder, entry: Dictionary, request: SteeringRequest, values: list[float]
 ) -> Iterator[dict[str, Any]]:
+    """The events of a sweep, batch after batch; strengths that leave no answer make up an error at the end."""
     from monosemy.steering import sweep
 
     started, scales = time.perf_counter(), steering_scales(entry, sae)

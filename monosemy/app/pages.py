@@ -129,6 +129,7 @@ def _neighbours(sae: Dictionary, database: FeatureDatabase, latent: int) -> dict
 
 
 def _example(words: Vocabulary, example: Example, window: int) -> dict[str, Any]:
+    """One context of the page (`schema.Example`); `window` tokens on each side of the peak, 0: all."""
     length = len(example.token_ids)
     start = max(0, example.peak - window) if window else 0
     stop = min(length, example.peak + window + 1) if window else length

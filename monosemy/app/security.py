@@ -170,6 +170,7 @@ class Guard:
         await self.app(scope, _capped(receive), send)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str], n_hosts: int) -> tuple[int, str] | None:
+        """(status, error) of a request to be refused for its headers; None if it may pass."""
         host = headers.get(b"host", "")
         if n_hosts != 1 or not self.access.knows_host(host):
             return 403, f"this server does not answer to the host name {host[:80]!r}"

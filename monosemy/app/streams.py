@@ -42,6 +42,7 @@ async def stream_events(live: LiveModel, make: Callable[[], Events]) -> Response
 
 
 def _begin(make: Callable[[], Events]) -> Generator[dict[str, Any], None, None]:
+    """The events, of which the first two have already been computed."""
     events = make()
     # not a generator itself: its errors must be raised here, before the response has begun
     begun = [*itertools.islice(events, 2)]
@@ -69,6 +70,7 @@ class EventStream(Response):
         self._cancelled = threading.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the worker's events as they come, and cancels the worker when the client leaves."""
         queue: asyncio.Queue[Any] = asyncio.Queue()
         worker = threading.Thread(target=self._work, args=(asyncio.get_running_loop(), queue), daemon=True)
         worker.start()
@@ -94,6 +96,8 @@ class EventStream(Response):
             gone.cancel()
 
     def _work(self, loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any]) -> None:
+        """Runs the events in the worker thread; errors become a last event, since the status is already sent."""
+
         # asyncio's queue is not thread-safe: the loop's own thread must put
         def put(event: Any) -> None:
             if not loop.is_closed():
@@ -117,5 +121,6 @@ class EventStream(Response):
 
 
 async def _disconnected(receive: Receive) -> None:
+    """Returns when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -49,6 +49,7 @@ def render() -> str:
 
 
 def _declaration(name: str, body: dict[str, Any]) -> str:
+    """A named JSON schema as an exported interface or type."""
     comment = _comment(body.get("description", ""), "")
     if body.get("type") != "object":
         return f"{comment}export type {name} = {_type(body)};\n"

@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _request(options: argparse.Namespace) -> SteeringRequest:
+    """The request that the flags describe."""
     return SteeringRequest(
         prompt=options.prompt,
         edits=_edits(options),
@@ -132,6 +133,7 @@ def _request(options: argparse.Namespace) -> SteeringRequest:
 
 
 def _edits(options: argparse.Namespace) -> tuple[Edit, ...]:
+    """The edits of --latent, then those of --edit. Raises UserError for flags that don't fit together."""
     # each operation is a flag whose value may be left out (ablate): None means that the flag was not given
     operations = [name for name in OPERATIONS if getattr(options, name) is not None]
     if len(operations) > 1:
@@ -160,6 +162,7 @@ def _written_edit(text: str) -> Edit:
 
 
 def _positions(text: str) -> Positions:
+    """The positions that --positions names: a word, or a range START-STOP."""
     start, dash, stop = text.partition("-")
     if dash and start.isdigit() and (stop.isdigit() or not stop):
         return Positions("range", int(start), int(stop) if stop else None)
@@ -171,6 +174,7 @@ def _positions(text: str) -> Positions:
 def load_run(
     folder: Path, sae_folder: Path, moved: Moved = NOT_MOVED
 ) -> tuple[LanguageModel, SparseAutoencoder, LatentScales]:
+    """The run's model, the SAE on its device, and the scales of its units."""
     from monosemy.models.of_run import load_run_model
     from monosemy.saes.storage import load_sae
     from monosemy.steering.edits import read_scales
@@ -238,6 +242,7 @@ def _columns(texts: dict[str, str], names: dict[str, str]) -> Any:
 
 
 def _measures(measures: dict[str, dict[str, Any]]) -> Any:
+    """A table of the measures, one row per column."""
     from rich.table import Table
 
     headings = (
@@ -281,6 +286,7 @@ def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest) -> An
 
 
 def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, as_json: bool) -> None:
+    """Prints a sweep as a table when it is finished, or its events as JSON when they come."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -318,6 +324,7 @@ def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, 
 def _print_latents_for_words(
     model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, words: list[str], *, n: int = 15
 ) -> None:
+    """Pushes every latent, and prints the n after which the words are most probable."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -66,6 +66,7 @@ def _candidates(excluded: set[int], sae: SparseAutoencoder, scales: LatentScales
 
 
 def _draw(latent: int, excluded: set[int], sae: SparseAutoencoder, scales: LatentScales, *, seed: int) -> int:
+    """A latent that fires about as often as `latent`. Raises UserError when none is left outside `excluded`."""
     candidates = _candidates(excluded, sae, scales)
     if scales.n_fired is not None:
         # nearest on a log scale: firing counts span orders of magnitude

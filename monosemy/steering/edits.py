@@ -197,6 +197,7 @@ class SiteEdit:
 
     @torch.no_grad()
     def __call__(self, x_BTD: Tensor, place: Place) -> Tensor:
+        """The activations [B, T, D] after the edits, for `place` in their texts; the same tensor if nothing changes."""
         if len(self.rows) != len(x_BTD):
             raise ValueError(f"edits for {len(self.rows)} texts met a batch of {len(x_BTD)}")
         edited = x_BTD
@@ -261,6 +262,7 @@ class SiteEdit:
         return new
 
     def _read(self, x_BTD: Tensor) -> Tensor:
+        """The watched latents' activations, [B, T, len(watch)]."""
         code = self.sae.encode(x_BTD.flatten(0, 1).float())
         return latent_values(code, self.watch).view(*x_BTD.shape[:2], -1)
 

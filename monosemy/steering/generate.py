@@ -272,6 +272,7 @@ class _Chooser:
         }
 
     def __call__(self, logits_BV: Tensor) -> Tensor:
+        """The chosen tokens [B], from logits [B, V]."""
         if self.sampling.temperature == 0:
             return logits_BV.argmax(-1)
         # noise is drawn on the CPU, so that a seed gives the same random numbers on every device
@@ -313,6 +314,7 @@ def _measures(
     columns: list[Column],
     answers: list[list[int]],
 ) -> Iterator[dict[str, Any]]:
+    """A `measure` event per column."""
     # every column is measured against the unsteered model after the user's own prompt, the prompted one included
     plain = prompt_ids(model, request.prompt, chat=request.chat, system=request.system)
     watch = [edit.latent for edit in request.edits]

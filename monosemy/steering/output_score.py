@@ -152,6 +152,7 @@ def _in_groups(probabilities_NV: Tensor, groups: list[list[int]]) -> Tensor:
 
 
 def _default_latents(sae: SparseAutoencoder, scales: LatentScales) -> list[int]:
+    """All latents that fired, or all there are where firing counts are unknown."""
     if scales.n_fired is None:
         return list(range(sae.d_sae))
     return scales.n_fired.nonzero()[:, 0].tolist()
@@ -176,6 +177,7 @@ def written_directions(model: LanguageModel, site: str, directions_ND: Tensor) -
 
 
 def _score(probabilities_NV: Tensor, tokens_NK: Tensor) -> Tensor:
+    """The score of each row's tokens [N, K] under probabilities [N, V]: [N], NaN for K = 0."""
     if not tokens_NK.shape[1]:
         return probabilities_NV.new_full((len(probabilities_NV),), math.nan)
     # the rank of the most probable of the latent's tokens, from 0: how many tokens of the vocabulary beat it

@@ -189,6 +189,7 @@ def _output_tokens(inputs: FeatureInputs, settings: FeatureSettings) -> tuple[np
 def _examples(
     inputs: FeatureInputs, settings: FeatureSettings, statistics: Arrays, near: np.ndarray, *, limit: Mapping[str, int]
 ) -> Arrays:
+    """The examples of all latents, gathered block by block into the arrays of the database."""
     # near misses come from the neighbours' top contexts, so every block needs the peaks of all latents
     peaks = statistics["chosen"][:, : settings.n_top]
 
@@ -221,6 +222,7 @@ def _examples(
 
 
 def _label_inputs(inputs: FeatureInputs, settings: FeatureSettings, statistics: Arrays) -> LabelInputs:
+    """The inputs of the labels, from those of the build and the statistics of all latents."""
     offsets, peaks, values = sampled_peaks(statistics["sample"], statistics["sample_value"])
     n_documents = int(inputs.documents.max(initial=0)) + 1
     return LabelInputs(
@@ -247,6 +249,7 @@ def _label_inputs(inputs: FeatureInputs, settings: FeatureSettings, statistics: 
 
 
 def _columns(inputs: FeatureInputs, statistics: Arrays, labels: Labels) -> Arrays:
+    """The columns of the database, name → float32 [m]."""
     n_encoded = max(1, int(inputs.text.encoded.sum()))
     output_values = statistics["output_values"]
     columns: Arrays = {"n_fired": statistics["n"], "firing_rate": statistics["n"] / n_encoded}
@@ -262,6 +265,7 @@ def _columns(inputs: FeatureInputs, statistics: Arrays, labels: Labels) -> Array
 def _arrays(
     inputs: FeatureInputs, settings: FeatureSettings, statistics: Arrays, columns: Arrays, *, examples: Arrays
 ) -> Arrays:
+    """The arrays of `compact.INPUTS`."""
     text = inputs.text
     data, offsets = packed(inputs.token_bytes)
     # documents are stored as runs: the token at which each begins, and its number
@@ -311,6 +315,7 @@ def _label_rows(labels: Labels) -> list[tuple[str, dict[str, Any]]]:
 def _info(
     inputs: FeatureInputs, settings: FeatureSettings, columns: Arrays, labels: Labels, *, n_examples: int
 ) -> dict[str, Any]:
+    """The contents of features.json."""
     text = inputs.text
     # databases can be compared token by token when they agree in this hash
     digest = hashlib.sha256(np.ascontiguousarray(text.tokens).data)

@@ -110,6 +110,7 @@ def sketches(firings: Firings, encoded: np.ndarray, length: int) -> np.ndarray:
 
 @numba.njit(cache=True)
 def _hashes(n_tokens, length):
+    """The bucket and the sign of every token index, [N] each."""
     bucket, sign = np.empty(n_tokens, np.int64), np.empty(n_tokens, np.float64)
     for t in range(n_tokens):
         # one hash of the token index gives both: the lowest bit is the sign, the others choose the bucket
@@ -121,6 +122,7 @@ def _hashes(n_tokens, length):
 
 @_parallel
 def _sketch(offsets, token, value, bucket, sign, base, n_encoded, out):
+    """Writes out [m, length]; base [length] is the sum of the signs of all encoded tokens in each bucket."""
     for f in numba.prange(len(offsets) - 1):
         total, squares = 0.0, 0.0
         sums = np.zeros(len(base))

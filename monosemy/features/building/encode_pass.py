@@ -135,6 +135,7 @@ class EncodePass:
         return flat.reshape(self.n_sequences * self.context_length // self.window, -1)
 
     def _append(self, start: int, stop: int, parts: list[ShardRows]) -> None:
+        """Encodes one shard and appends it to all files; progress is recorded once they are on disk."""
         # everything of the shard is computed before anything is written; token indices are relative to the shard
         first, n_tokens = start * self.context_length, (stop - start) * self.context_length
         new: dict[str, list[np.ndarray]] = {name: [] for name in self._names()}
@@ -167,6 +168,7 @@ class EncodePass:
         self._write_progress()
 
     def _means(self, parts: list[ShardRows], token: np.ndarray, site: str, n_tokens: int) -> np.ndarray:
+        """The mean kept row of each window of a shard in units of the site's scale, float16 [windows, d]."""
         rows = np.concatenate([part.activations[site].float().cpu().numpy() for part in parts])
         n_windows = n_tokens // self.window
         sums = np.zeros((n_windows, rows.shape[1]), np.float32)

@@ -37,6 +37,7 @@ def background_firings(firings: Firings, text: Text, background: np.ndarray) -> 
 
 @numba.njit(cache=True)
 def _fired_in(offsets, token, size, rank, out_offsets, fired):
+    """Fills out_offsets [m + 1] and fired with the ranks of the background windows; returns the number of entries."""
     n = 0
     for f in range(len(offsets) - 1):
         # firings are in token order, so several in one window follow one another and count once

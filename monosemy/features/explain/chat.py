@@ -128,6 +128,7 @@ class LocalChat:
         return [digit for digit in digits if digit is not None] if None not in digits else None
 
     def _prompt(self, messages: Messages) -> list[int]:
+        """The tokens of a chat, up to where the assistant's reply begins."""
         if prompts.has_template(self._tokenizer):
             sent_messages = prompts.fold_system(messages) if self._folds_system else messages
             ids = prompts.chat_ids(self._tokenizer, self._chat_text(sent_messages))

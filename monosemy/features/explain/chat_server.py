@@ -76,6 +76,7 @@ class ServerChat:
         return digits if len(digits) == len(pieces) else None
 
     def _ask_with_probabilities(self, messages: Messages, n_tokens: int) -> Any:
+        """The reply with as many alternatives per token as the server allows."""
         # the first number that the server accepts is remembered, so that later questions start with it
         for k, n in enumerate(self._alternatives):
             extra = {"logprobs": True, "top_logprobs": n} if n else {}
@@ -90,6 +91,7 @@ class ServerChat:
         raise AssertionError("unreachable")
 
     def _ask(self, messages: Messages, n_tokens: int, **extra: Any) -> Any:
+        """The first choice of a greedy reply. Folds the system message if the server refuses it."""
         body = {"model": self.name, "max_tokens": n_tokens, "temperature": 0, **extra}
         try:
             response = self._request("/chat/completions", body | {"messages": self._sent_messages(messages)})
@@ -114,6 +116,7 @@ class ServerChat:
         return fold_system(messages) if self.note else messages
 
     def _choose(self, model: str | None) -> str:
+        """The model to ask: the named one, or the only one that the server lists."""
         if model:
             return model
         try:
@@ -125,6 +128,7 @@ class ServerChat:
         return names[0]
 
     def _request(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One HTTP request, repeated after a wait while the server is busy; returns the parsed JSON."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         request = urllib.request.Request(self._url + path, data, headers)
@@ -189,6 +193,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
+    """The server's own words about an error, shortened to 200 characters."""
     text = error.read(4096).decode("utf-8", "replace")
     try:
         document = json.loads(text)

@@ -167,6 +167,7 @@ def _score(
 def _simulate(
     record: dict[str, Any], text: str, chat: ChatModel, batch: list[Passage], *, ask: Callable[..., Any]
 ) -> None:
+    """Adds the simulation score to the record, or why there is none."""
     messages = prompts.simulation_messages(text)
     simulated, simulated_passages = [], []
     for passage in batch:
@@ -220,6 +221,7 @@ def passages(database: FeatureDatabase, latent: int, groups: Sequence[str]) -> l
 
 
 def _passage(database: FeatureDatabase, example: Example, window: int) -> Passage:
+    """The window of an example that contains its peak; a piece has the largest activation of its tokens."""
     start = example.peak // window * window
     tokens, values = example.token_ids[start : start + window], example.activations[start : start + window]
     pieces = database.tokens.pieces(tokens)

@@ -92,6 +92,7 @@ def feature(database: FeatureDatabase, latent: int, context: int = CONTEXT) -> d
 
 
 def _quantiles(database: FeatureDatabase, latent: int, context: int) -> list[dict[str, Any]]:
+    """The latent's examples by group; one that an earlier group already had is marked as repeated."""
     written_places: set[tuple[int, int]] = set()
     before = 2 * context // 3
     quantiles = []

@@ -63,6 +63,7 @@ def export_html(database: FeatureDatabase, latents: Sequence[int], out: Path, *,
 
 
 def _target(out: Path) -> Path:
+    """The file to write. Raises UserError for one that must not be written (see `export_html`)."""
     out = out.expanduser()
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; give a file, e.g. {out / 'latents.html'}")
@@ -79,6 +80,7 @@ def _target(out: Path) -> Path:
 
 
 def _article(database: FeatureDatabase, latent: int, n: int) -> Html:
+    """One latent's part of the page."""
     side = [_histogram(database, latent)] if fired(database, latent) else []
     side += [_numbers(database, latent), _scores(database, latent), _outputs(database, latent)]
     return Html(
@@ -140,6 +142,7 @@ def _scores(database: FeatureDatabase, latent: int) -> Html:
 
 
 def _histogram(database: FeatureDatabase, latent: int) -> Html:
+    """The histogram as a picture, with its counts and the quantiles as tables."""
     edges, counts = database.histogram(latent)
     low, high, total = float(edges[0]), float(edges[-1]), int(counts.sum())
     describe = f"Histogram of {total} positive activations from {activation_text(low)} to {activation_text(high)}"
@@ -162,6 +165,7 @@ def _histogram(database: FeatureDatabase, latent: int) -> Html:
 
 
 def _outputs(database: FeatureDatabase, latent: int) -> Html:
+    """The table of output tokens raised and lowered, or the reason why there are none."""
     raised, lowered = database.output_tokens(latent)
     if not raised:
         reason = database.info.get("no_output_tokens") or "No output tokens."
@@ -189,6 +193,7 @@ def _neighbours(database: FeatureDatabase, latent: int) -> list[Html]:
 
 
 def _example(context: Excerpt, maximum: float) -> Html:
+    """One context: the part around the peak, with the rest hidden until it is asked for."""
     start, stop = max(0, context.peak - BEFORE), min(len(context.pieces), context.peak + AFTER + 1)
     marks = [_piece(context, i, maximum) for i in range(len(context.pieces))]
     before = after = source = Html()
@@ -232,6 +237,7 @@ def _piece(context: Excerpt, i: int, maximum: float) -> Html:
 
 
 def _foot(database: FeatureDatabase) -> Html:
+    """The record of what the page was made from."""
     info = database.info
     rows = [
         ("SAE", f"{info['site']}/{info['name']} ({info['architecture']}, {info['d_sae']:,} latents)"),

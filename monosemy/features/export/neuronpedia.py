@@ -178,6 +178,7 @@ def _write_heads(info: dict[str, Any], names: Names, folder: Path) -> None:
 def _write_bulk(
     database: FeatureDatabase, names: Names, latents: Sequence[int], folder: Path, number: int, context: int
 ) -> None:
+    """Writes one batch of latents: a file each of features, activations and explanations."""
     rows: dict[str, list[str]] = {"features": [], "activations": [], "explanations": []}
     for latent in latents:
         rows["features"].append(json_line(_feature(database, names, latent)))
@@ -192,6 +193,7 @@ def _write_bulk(
 
 
 def _feature(database: FeatureDatabase, names: Names, latent: int) -> dict[str, Any]:
+    """The latent's row of the site's table of features."""
     raised, lowered = database.output_tokens(latent)
     near = database.neighbours(latent)
     edges, counts = database.histogram(latent)
@@ -236,6 +238,7 @@ def _feature(database: FeatureDatabase, names: Names, latent: int) -> dict[str, 
 
 
 def _activations(database: FeatureDatabase, names: Names, latent: int, context: int) -> list[dict[str, Any]]:
+    """The rows of the site's table of activations, one per example."""
     rows = []
     for number, (passage, bin_) in enumerate(_examples(database, latent, context)):
         rows.append(
@@ -263,6 +266,7 @@ def _activations(database: FeatureDatabase, names: Names, latent: int, context: 
 
 
 def _explanations(database: FeatureDatabase, names: Names, latent: int) -> list[dict[str, Any]]:
+    """The rows of the site's table of explanations: the label, and a chat model's explanation if there is one."""
     return [
         {
             "id": _identity(f"explanation {kind}", names, latent, 0, text),
@@ -297,6 +301,8 @@ def _texts(database: FeatureDatabase, latent: int) -> list[tuple[str, str, str]]
 
 
 def _upload(database: FeatureDatabase, latent: int, context: int) -> dict[str, Any]:
+    """A latent as the upload call takes it."""
+
     def logits(tokens: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
         return [
             {"token": storable(database.tokens.text(i)), "value": five_digits(float(v))}

@@ -99,6 +99,7 @@ def _write(path: Path, table: pa.Table, metadata: dict[bytes, bytes]) -> None:
 
 
 def _contexts(database: FeatureDatabase, contexts: Sequence[int]) -> pa.Table:
+    """The table contexts.parquet."""
     rows = [database.context(context).tolist() for context in contexts]
     texts = [storable("".join(piece.text for piece in database.tokens.pieces(row))) for row in rows]
     columns = {
@@ -126,6 +127,7 @@ def latent_schema(database: FeatureDatabase) -> pa.Schema:
 
 
 def _latent(database: FeatureDatabase, latent: int) -> dict[str, Any]:
+    """A row of latents.parquet."""
     numbers: dict[str, Any] = dict(stats(database, latent))
     if numbers.get("n_fired") is not None:
         numbers["n_fired"] = int(numbers["n_fired"])
@@ -164,6 +166,7 @@ def _others(pairs: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
 
 
 def _examples(database: FeatureDatabase, latent: int) -> Iterator[dict[str, Any]]:
+    """The latent's rows of examples.parquet."""
     for example in database.examples(latent):
         positions = np.flatnonzero(example.activations)
         yield {

@@ -110,6 +110,7 @@ def read_vocabulary(texts: Sequence[str], special: Array, pieces: Sequence[bytes
 
 
 def _in_word(character: str) -> bool:
+    """Whether a character can be part of a word of several tokens."""
     if not character:
         return False
     # part of a split character: taken for a letter, so that its word stays in one piece
@@ -125,6 +126,7 @@ def _unspaced(character: str) -> bool:
 
 
 def _kind(text: str) -> int:
+    """The kind of a token, an index into `KINDS`, decided by its first character that is not white space."""
     if "\n" in text and not text.strip():
         return _BREAK
     bare = text.strip()

@@ -93,6 +93,7 @@ def _write_sqlite(
     documents: Iterable[tuple[int, str, str]],
     explanations: Sequence[tuple[int, str, str]],
 ) -> None:
+    """Writes labels, explanations and documents in one transaction, with the full-text index."""
     # autocommit mode: the transaction below is explicit, so that everything is written in one
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA page_size = 4096")
