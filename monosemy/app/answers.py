@@ -17,6 +17,7 @@ from monosemy.errors import UserError
 
 def answer(value: Any, status: int = 200) -> Response:
     """A JSON response. NumPy arrays become lists, NaN and infinities null."""
+    # orjson writes arrays straight from their memory, which json would need as Python numbers first
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, status, media_type="application/json")
 

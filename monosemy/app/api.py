@@ -46,6 +46,7 @@ def make_app(catalogue: Catalogue) -> FastAPI:
     """The application for one run. `security.Guard` must be wrapped around it."""
     app = FastAPI(title="monosemy", openapi_url=None, docs_url=None, redoc_url=None)
     model = LiveModel(catalogue)
+    # Starlette uses the handler of the most specific type, so UserError's status is the default of its subclasses
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _error_handler(status))
     app.add_exception_handler(HTTPException, _http_error)

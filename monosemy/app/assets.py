@@ -61,4 +61,5 @@ def _asset(content: bytes, media_type: str) -> Asset:
 
 def matches_tag(header: str, tag: str) -> bool:
     """Whether an If-None-Match header names the tag."""
+    # a browser may list several tags
     return tag in re.split(r"\s*,\s*", header.strip())

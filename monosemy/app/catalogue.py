@@ -79,6 +79,7 @@ class Dictionary:
             return {}, None
         statistics = LatentStatistics.load(path)
         count, n_tokens = statistics.firing_count, statistics.n_tokens
+        # silent latents have 0 / 0 here, and get NaN
         fired = count.astype(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
             columns = {

@@ -133,6 +133,7 @@ class Comparison:
         if view not in VIEWS:
             raise unknown("view", view[:40], VIEWS)
         pairing, cut = self.matches(by), THRESHOLDS[by] if threshold is None else threshold
+        # correlations may be strongly negative, best cosines hardly are
         edges = np.linspace(-1.0 if by == "correlation" else 0.0, 1.0, _BINS + 1)
         # all rows of the view in order; values and labels only for those on the page
         rows, partners = _rows(pairing, view, cut)

@@ -112,6 +112,7 @@ class LiveModel:
         model, key = self.model(), (entry.site, entry.name)
         if key not in self._saes:
             loaded = load_sae(entry.folder, device=str(model.device))
+            # oldest first, by time of loading
             while len(self._saes) >= KEPT_SAES:
                 self._saes.pop(next(iter(self._saes)))
             self._saes[key] = loaded

@@ -99,6 +99,7 @@ class Access:
             return False
         if "@" in header or "/" in header:
             return False
+        # a proxy's port is its own affair
         if name in (own.lower() for own in self.names):
             return True
         if port != self.port:
@@ -161,6 +162,7 @@ class Guard:
         hosts = [value for key, value in scope["headers"] if key == b"host"]
         if refusal := self._refusal(scope, headers, len(hosts)):
             return await _answer(send, *refusal)
+        # the address with the token is opened once; from then on the cookie admits
         if self.access.token is not None:
             query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
             if scope["method"] == "GET" and self.access.opens(query.pop("token", "")):

@@ -88,6 +88,7 @@ def serve(catalogue: Catalogue, access: Access, listener: socket.socket) -> None
 def make_server(catalogue: Catalogue, access: Access) -> uvicorn.Server:
     """The server, ready to run on a socket that is already bound."""
     app: Any = Guard(make_app(catalogue), access)
+    # no access log: it would print the token, which is part of the first address
     settings = uvicorn.Config(
         app,
         log_level="warning",
@@ -114,6 +115,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise UserError(f"unknown host {host!r} ({error.strerror}); give an address of this machine") from None
+    # a server that has just ended must not block its port while old connections time out
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(place)

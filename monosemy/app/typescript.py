@@ -86,6 +86,7 @@ def _type(body: dict[str, Any]) -> str:
         return f"[{', '.join(map(_type, body['prefixItems']))}]"
     if body.get("type") == "array":
         item = _type(body.get("items", {}))
+        # [] binds tighter than |
         return f"({item})[]" if "|" in item else f"{item}[]"
     if body.get("type") == "object":
         return f"Record<string, {_type(body['additionalProperties'])}>"

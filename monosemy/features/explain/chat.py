@@ -106,6 +106,7 @@ class LocalChat:
     def yes(self, messages: Messages) -> tuple[float | None, str]:
         if not self.fits(messages, 1):
             return None, ""
+        # all spellings of both answers, at the first token of the reply; the reply itself need not be written
         probabilities = self._probabilities(self._prompt(messages), None)[-1]
         first = self._tokenizer.decode([int(probabilities.argmax())])
         return answer_probability([(text, float(probabilities[token])) for token, text in self._answers]), first
@@ -143,6 +144,7 @@ class LocalChat:
 
     def _lacks_system_role(self) -> bool:
         """Whether system messages must be folded into the user's. Raises UserError when the template fails anyway."""
+        # a template may also object to the order of roles: the probe has the same order as the simulation's prompt
         probe = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
         try:
             self._chat_text(probe)

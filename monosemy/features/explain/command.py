@@ -35,6 +35,7 @@ def run_explain(words: list[str]) -> None:
     if options.latents and options.n is not None:
         raise UserError("give --latents or --n, not both")
     latents = parse_latents(options.latents, database) if options.latents else choose_latents(database, options.n or 50)
+    # latents are checked above, since opening the chat model may take long
     chat = open_chat(options.chat, options.model)
     print(f"{len(latents)} latents of {database.info['site']}/{database.info['name']}, explained by {chat.name}")
     printed_note = ""

@@ -70,6 +70,7 @@ def explain_messages(passages: Sequence[Passage], largest: float, raised: Sequen
     """
     lines = []
     for number, passage in enumerate(passages, 1):
+        # 0 to 9 against the latent's maximum, so that weak and strong excerpts can be told apart
         strength = round(9 * max(passage.activations, default=0.0) / largest) if largest > 0 else 0
         lines.append(f"Excerpt {number} (strength {strength} of 9): {marked(passage.pieces, passage.firing())}")
     if common := Counter(word for passage in passages for word in passage.words()).most_common(8):
@@ -156,5 +157,6 @@ def wrong_marks(passage: Passage, numbers: Sequence[float]) -> list[bool] | None
     silent = [i for i, (a, piece) in enumerate(zip(passage.activations, passage.pieces)) if a == 0 and piece.strip()]
     if not n or len(silent) < n:
         return None
+    # the smallest of independent uniform numbers: a uniform draw of n silent pieces
     marked_pieces = set(sorted(silent, key=lambda i: numbers[i])[:n])
     return [i in marked_pieces for i in range(len(passage.pieces))]

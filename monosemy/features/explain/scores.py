@@ -39,6 +39,7 @@ def yes_no_score(
     yes = np.array([p for p in positives if p is not None], float)
     no = np.array([p for p in negatives if p is not None], float)
     n_yes, n_no = _n_documents(positives, positive_documents), _n_documents(negatives, negative_documents)
+    # counts are of passages, intervals rest on documents
     counts = {
         "n_positive": len(yes),
         "n_negative": len(no),
@@ -66,6 +67,7 @@ def _share(right: np.ndarray, undecided: np.ndarray) -> float:
 
 def _balanced_accuracy(a: float, n_a: int, b: float, n_b: int) -> tuple[float, float, float]:
     """(mean of two shares, low, high), the interval by MOVER; a of n_a and b of n_b documents."""
+    # each side of the interval adds up the distances of its own limits, so it need not be symmetric
     (low_a, high_a), (low_b, high_b) = wilson(a, n_a), wilson(b, n_b)
     middle = (a + b) / 2
     below, above = math.hypot(a - low_a, b - low_b) / 2, math.hypot(high_a - a, high_b - b) / 2

@@ -125,6 +125,7 @@ def _packed(database: FeatureDatabase, folder: Path, layer: int, context: int) -
             _write_record(file, feature(database, latent, context))
             offsets.append(file.tell())
             bar.advance()
+    # one offset more than there are latents: each record ends where the next begins
     index = {str(layer): {"filename": name, "offsets": offsets}}
     (folder / "index.json.gz").write_bytes(gzip.compress(json_line(index).encode(), mtime=0))
 

@@ -210,6 +210,7 @@ def _example(context: Excerpt, maximum: float) -> Html:
 
 def _values(context: Excerpt) -> Html:
     """The activation at the peak, which opens to a table of all firing tokens; an empty element if nothing fires."""
+    # shades cannot be heard or read exactly: the same numbers once more, as a table
     firing = [
         (quoted(piece), activation_text(value))
         for piece, value in zip(context.pieces, context.activations, strict=True)
@@ -223,6 +224,7 @@ def _values(context: Excerpt) -> Html:
 
 def _piece(context: Excerpt, i: int, maximum: float) -> Html:
     """A piece of text shaded by its activation, with signs for line breaks and tabs, and the peak in bold."""
+    # escaped first: what is added below is markup
     text = escape(context.pieces[i])
     for character, sign in (("\n", "↵"), ("\t", "→")):
         text = text.replace(character, Html('<span class="br">{}</span>').format(sign))

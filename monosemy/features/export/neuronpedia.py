@@ -198,6 +198,7 @@ def _feature(database: FeatureDatabase, names: Names, latent: int) -> dict[str, 
     near = database.neighbours(latent)
     edges, counts = database.histogram(latent)
     heights, middles = _bars(edges, counts) if fired(database, latent) else ([], [])
+    # stable sort of the sizes, so that equal weights are listed in the order of their dimensions
     vector = np.asarray(database.decoder_vector(latent), np.float64)
     sizes = np.abs(vector)
     aligned = np.argsort(-sizes, kind="stable")[:N_ALIGNED]

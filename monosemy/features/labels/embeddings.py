@@ -78,6 +78,7 @@ def window_texts(tokens: np.ndarray, window: int, token_bytes: Sequence[bytes], 
 
     tokens int [S, T]; token_bytes [V]; special bool [V].
     """
+    # bytes are joined before decoding, so that characters split over tokens are whole
     rows = tokens.reshape(-1, window).tolist()
     is_special = special.tolist()
     return [b"".join(token_bytes[t] for t in row if not is_special[t]).decode("utf-8", "replace") for row in rows]

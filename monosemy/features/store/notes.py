@@ -90,6 +90,7 @@ def put_note(
             raise ChangedError(
                 f"the note on latent {latent} was changed elsewhere meanwhile; look at it, then save again"
             )
+        # what the change leaves out is filled in from the file as it is now
         bookmark = old_bookmark if bookmark is None else bookmark
         text = old_text if text is None else text
         if bookmark or text.strip():

@@ -100,6 +100,7 @@ def _character_start(database: FeatureDatabase, ids: np.ndarray, position: int, 
 
 def quoted(text: str) -> str:
     """A token in quotation marks with its outer spaces made visible: ` July` → `“␣July”`."""
+    # in a text of spaces alone, all of them are leading
     visible_text = visible(text)
     lead, core = len(visible_text) - len(visible_text.lstrip(" ")), visible_text.strip(" ")
     trail = len(visible_text) - lead - len(core) if core else 0

@@ -66,6 +66,7 @@ def open_selected(run: Path, sae: str | None) -> FeatureDatabase:
     read_run(run)
     features = list_features(run)
     saes = [saved for saved in saved_saes(run) if saved.key in features]
+    # unlike `open_features`, which takes the first of several databases, a command asks which one is meant
     if sae is None:
         usable = [saved for saved in saes if not saved.stopped]
         if len(usable) > 1:
