@@ -86,7 +86,7 @@ def is_causal(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
 
 
 def wrong_shapes(model: LanguageModel, tokens: Tensor, read: dict[str, Tensor]) -> dict[str, str]:
-    """Sites that are never computed, have another shape than [B, T, site_width], or are overwritten in the same pass."""
+    """Sites that are never computed, not of shape [B, T, site_width], or overwritten later in the same pass."""
     failed: dict[str, str] = {}
     for name in model.site_names():
         expected = [*tokens.shape, model.site_width(name)]

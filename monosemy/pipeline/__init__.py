@@ -1,8 +1,8 @@
-"""The stages of a run, in order: model → tokens → activations → training → evaluation (→ features) → report.
+"""Runs the stages of a run in order: model → tokens → activations → training → evaluation (→ features) → report.
 
-Place on the path: all of it; only `cli` stands above. A finished stage is noted in the run's stages.json with the
-fingerprint of everything it depends on and is not redone while its results are there; tokens and activations live in
-the shared cache folder.
+Place on the path: all of it; only `cli` is above. A finished stage is recorded in the run's stages.json, with the
+fingerprint of everything it depends on, and is not repeated while its results exist. Tokens and activations are in the
+shared cache folder.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ __all__ = ["check_config", "evaluate_folder", "report", "whole_run"]
 
 
 def whole_run(config: RunConfig, folder: Path, *, features: bool = False, moved: Moved = NOT_MOVED) -> Path:
-    """Trains, evaluates and reports; what is already done is not redone. Returns the report's path.
+    """Trains, evaluates and reports, without repeating finished stages. Returns the report's path.
 
-    `features` also finds out what the latents of one SAE respond to, for `monosemy browse`. `moved` says where the
-    model and text of a run that is continued are now; they are loaded, and held against what the run began with, even
-    where nothing is left to do.
-    Raises UserError, once controls are measured and the report is written, when the training of every SAE stopped.
+    With `features`, it also builds the feature database of one SAE, for `monosemy browse`. `moved` gives the present
+    paths of model and text of a run that is continued; they are loaded and compared with what the run began with, even
+    if no stage is left to do.
+    Raises UserError when the training of every SAE stopped early, after controls are measured and the report is
+    written.
     """
     check_config(config)
     with open_run(folder, config, moved) as run:
@@ -48,7 +49,7 @@ def whole_run(config: RunConfig, folder: Path, *, features: bool = False, moved:
 
 
 def evaluate_folder(folder: Path, moved: Moved = NOT_MOVED) -> None:
-    """`monosemy evaluate RUN`: measures again, whatever was measured before."""
+    """Evaluates a run again, whatever was measured before, and reports (`monosemy evaluate RUN`)."""
     config, _ = read_run(folder)
     with open_run(folder, config, moved) as run:
         evaluate(run, again=True)
@@ -57,7 +58,7 @@ def evaluate_folder(folder: Path, moved: Moved = NOT_MOVED) -> None:
 
 
 def default_features(run: Run, prepared: Prepared | None = None) -> None:
-    """The feature database of the default SAE, unless it is there."""
+    """Builds the feature database of the default SAE, unless the run has intact databases already."""
     from monosemy.features.store.database import list_features, open_features
     from monosemy.pipeline.features import build_for_run
 
@@ -75,7 +76,7 @@ def default_features(run: Run, prepared: Prepared | None = None) -> None:
 
 
 def report(folder: Path) -> Path:
-    """Writes the run's report; returns its path."""
+    """Writes the run's report, and returns its path. Raises UserError when it cannot be written."""
     from monosemy.report.page import write_report
 
     files.require_writable(RunFiles(folder).report, "the report")
@@ -83,9 +84,9 @@ def report(folder: Path) -> Path:
 
 
 def print_results(folder: Path) -> None:
-    """The evaluation as a table in the terminal, and below it what stopped on the way.
+    """Prints the evaluation as a table, and below it the SAEs whose training stopped early.
 
-    Raises UserError instead when the training of every SAE stopped.
+    Raises UserError instead when the training of every SAE stopped early.
     """
     from monosemy.evals.frontier import print_evaluation, read_evaluation
 
@@ -102,5 +103,5 @@ def print_results(folder: Path) -> None:
 
 
 def all_stopped(folder: Path) -> bool:
-    """Whether no SAE of the run, controls aside, was trained to its end."""
+    """Whether the training of every SAE of the run, controls aside, stopped early."""
     return all(sae.stopped for sae in saved_saes(folder) if not sae.control)

@@ -1,4 +1,4 @@
-"""What can be refused before anything is loaded or started: settings, memory, disk."""
+"""Checks settings, memory and disk, and refuses a run before anything is loaded or started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def check_config(config: RunConfig) -> None:
-    """Refuses settings out of range or that cannot work together. Raises UserError; opens nothing."""
+    """Raises UserError for settings that are out of range or cannot work together. Opens no file."""
     check_ranges(config, flag_of)
     training = config.training
     if training.warmup_fraction + training.decay_fraction > 1:
@@ -33,6 +33,7 @@ def check_config(config: RunConfig) -> None:
     check_context(config)
     requirements = requirements_of(config)
     named = {"architectures": config.architectures, "l0": config.l0, "seeds": config.seeds}
+    # A room may bring all the SAEs of a run; the list of the run's own may then be empty.
     if not config.architectures and any(needs.architectures(config) for needs in requirements):
         named.pop("architectures")
     for name, values in {**named, "activations.sites": config.activations.sites}.items():
@@ -47,9 +48,10 @@ def check_config(config: RunConfig) -> None:
 
 
 def check_context(config: RunConfig, *, starts_with_bos: bool = False) -> None:
-    """Refuses sequences of which no position counts and predicts a token. Raises UserError."""
+    """Raises UserError for sequences so short that no position is kept and predicts a token."""
     settings, length = config.activations, config.text.context_length
     n_left_out = max(settings.drop_first_positions, int(starts_with_bos and settings.drop_special_tokens))
+    # One position to keep, and one after it to predict.
     if length < n_left_out + 2:
         reasons = "activations.drop_first_positions" + (", BOS" if starts_with_bos else "")
         raise UserError(
@@ -59,7 +61,7 @@ def check_context(config: RunConfig, *, starts_with_bos: bool = False) -> None:
 
 
 def require_distinct(name: str, values: Iterable[Any]) -> None:
-    """Refuses an empty list, and one that holds a value twice. Raises UserError, naming the flag."""
+    """Raises UserError, naming the flag, for an empty list and for one that holds a value twice."""
     listed = list(values)
     if not listed:
         raise UserError(f"{name} is empty; give at least one")
@@ -69,7 +71,7 @@ def require_distinct(name: str, values: Iterable[Any]) -> None:
 
 
 def _check_architectures(config: RunConfig, of_rooms: Sequence[str]) -> None:
-    """`of_rooms`: architectures that rooms train beside the run's own."""
+    """Checks the architectures, their options and the L0s; `of_rooms` are architectures that rooms train as well."""
     import torch
 
     from monosemy.saes.base import SaeConfig
@@ -87,7 +89,8 @@ def _check_architectures(config: RunConfig, of_rooms: Sequence[str]) -> None:
         if l0 > config.d_sae:
             raise UserError(f"--l0 {number_name(l0)} must be at most d_sae {config.d_sae}; lower it or raise --d-sae")
         for name in dict.fromkeys(trained):
-            with torch.device("meta"):  # the architecture's own checks, at any width without its memory
+            # Building an SAE runs the architecture's own checks; on the meta device it takes no memory.
+            with torch.device("meta"):
                 build_sae(SaeConfig(name, 1, config.d_sae, float(l0), options=options_of(config, name)))
     if config.evaluation.frozen_random or config.evaluation.pca:
         for l0 in config.l0:
@@ -103,14 +106,16 @@ def _option_flag(architecture: str, option: str) -> str:
 
 
 def options_of(config: RunConfig, architecture: str) -> dict[str, Any]:
-    """The overrides meant for one architecture, without its prefix."""
+    """The options of one architecture in the configuration, without its prefix."""
     prefix = architecture + "."
     return {key.removeprefix(prefix): value for key, value in config.options.items() if key.startswith(prefix)}
 
 
 def check_resources(run: Run) -> None:
-    """Memory of the plan against what is free, and disk too where nothing has been written yet. Raises UserError, with
-    a value that would fit where one setting is to blame."""
+    """Raises UserError when the run does not fit into the free memory or, before anything is written, on the disk.
+
+    If lowering a single setting is enough, the message gives a value that fits.
+    """
     from monosemy.models.sources import choose_device, model_size
     from monosemy.support.estimates import DoesNotFit, value_that_fits
 
@@ -128,12 +133,15 @@ def check_resources(run: Run) -> None:
 
 
 def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, device: torch.device) -> None:
+    """Raises DoesNotFit when a run with this configuration does not fit."""
     from monosemy.support.estimates import estimate, require_resources
 
     costs = [needs.cost(config, size) for needs in requirements_of(config)]
     plan = estimate(config, _widths(config, size.d_model, d_heads), size, costs=costs)
-    if not run.created:  # what it writes is partly there already, and would be counted twice
+    # A run that is continued has written part of its files already; they would be counted twice.
+    if not run.created:
         plan = dataclasses.replace(plan, cache_disk={}, run_disk={})
+    # On a GPU, most parts are needed there and the rest in main memory.
     if device.type == "cuda":
         import torch
 
@@ -146,5 +154,6 @@ def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, de
 
 
 def _widths(config: RunConfig, d_model: int, d_heads: int) -> Mapping[str, int]:
+    """The width of each site, from its name alone, since no model is loaded yet."""
     heads = ("attn_heads", "hook_z")
     return {site: d_heads if site.split(".")[-1] in heads else d_model for site in config.activations.sites}

@@ -1,7 +1,7 @@
-"""The evaluation stage: every SAE and control of a run on validation documents, at the positions training kept.
+"""The evaluation stage: measures every SAE and control of a run on validation documents, by training's drop rules.
 
-One pass of the model over the validation text feeds the reconstruction measures of all sites; the loss is then measured
-site by site, over one set of sequences and one mask of kept positions.
+One pass of the model over the validation text gives the reconstruction measures of all sites. The model's loss is then
+measured site by site, over the same sequences and with the same mask of kept positions.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from monosemy.evals.reconstruction import Reconstruction
 
 Sets = dict[str, dict[str, Any]]
-"""site -> name -> dictionary."""
+"""{site: {name: dictionary}}."""
 
 
 def evaluated(run: Run) -> bool:
-    """Whether the evaluation is done and its results are still there."""
+    """Whether the evaluation is done and its results still exist."""
     from monosemy.evals.frontier import read_evaluation
 
     if not run.stage_done("evaluation", identity(run.config)):
@@ -40,13 +40,17 @@ def evaluated(run: Run) -> bool:
         read_evaluation(run.files.evaluation)
     except UserError:
         return False
+    # SAEs whose training stopped have no statistics, so with any of them missing files mean nothing.
     latents = [sae.latents for sae in run.files.saes()]
     stopped = run.provenance.get("stopped", [])
     return stopped != [] or all(path.exists() for path in latents)
 
 
 def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False) -> None:
-    """Measures the run and writes evaluation.json; `again` also when that was done. Raises UserError, untrained."""
+    """Measures the run and writes evaluation.json, unless that is done; with `again` in any case.
+
+    Raises UserError when the run is not trained.
+    """
     import torch
 
     from monosemy.evals.documents import save_documents
@@ -90,7 +94,7 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
 
 
 def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, str], Candidate]]:
-    """The trained SAEs (those that stopped left out) and PCA, by site and name."""
+    """The trained SAEs, without those that stopped early, and the PCA controls, by site and name."""
     from monosemy.evals.controls import fit_pca
     from monosemy.evals.frontier import Candidate
     from monosemy.saes.storage import load_sae, read_sae_config, stopped_early
@@ -108,6 +112,7 @@ def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, s
             )
     if run.config.evaluation.pca:
         for site, rows in prepared.held_in(CALIBRATION_TOKENS, seed=2).items():
+            # Evaluation is in raw units, as saved SAEs are.
             basis = fit_pca((rows * prepared.scale[site]).split(4096))
             for l0 in run.config.l0:
                 if l0 <= rows.shape[1]:
@@ -120,7 +125,7 @@ def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, s
 def _reconstructions(
     run: Run, prepared: Prepared, saes: Sets
 ) -> tuple[dict[str, dict[str, Reconstruction]], dict[str, DocumentSums]]:
-    """One pass over the validation text for all sites; keeps each SAE's latent statistics beside it."""
+    """Measures reconstruction at all sites in one pass over the validation text, and saves the latents' statistics."""
     from monosemy.activations.harvest import harvest_rows
     from monosemy.evals.reconstruction import ReconstructionMeter
 
@@ -142,7 +147,10 @@ def _reconstructions(
 
 
 def loss_tokens(prepared: Prepared, n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Validation sequences for the loss, spread over the text: tokens, documents, keep, each [B, T]."""
+    """Validation sequences for the model's loss, spread evenly over the text: tokens, documents, keep, each [B, T].
+
+    The kept positions are those of all sites together, so that every site's loss is measured on the same tokens.
+    """
     import numpy as np
     import torch
 

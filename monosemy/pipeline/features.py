@@ -1,9 +1,9 @@
-"""The feature stage: which SAEs, which text, one pass, one database each.
+"""The feature stage: builds the feature databases of one or several SAEs in one pass over the text.
 
-`monosemy features RUN` and the last stage of `monosemy demo`. The text is the run's training text (its validation text
-is a tenth of what a latent needs), read from the start, at the positions training kept. Where the run's activations are
-on disk they are read from there, in the number format they were kept in; else the model runs. All SAEs asked for share
-one pass. A database that was built from the same SAE, text and settings is not built again.
+It is `monosemy features RUN`, and the last stage of `monosemy demo`. The text is the run's training text, because the
+validation text is a tenth of what a latent needs. It is read from the start, at the positions that training kept. If
+the run's activations are on disk, they are read from there, in the number format in which they were stored; otherwise
+the model runs. A database that was built from the same SAE, text and settings is not built again.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ def build_features(
     embedding_model: str | Encoder | None = None,
     moved: Moved = NOT_MOVED,
 ) -> list[Path]:
-    """Builds the databases of the SAEs named as SITE/NAME or NAME; returns their folders.
+    """Builds the feature databases of SAEs, named as SITE/NAME or NAME, and returns their folders.
 
-    saes: by default the JumpReLU SAE with the middle L0 of the first site, else the middle of what is there.
-    n_tokens: about 150,000 unless given; all of the training text if it is shorter.
-    embedding_model: a hub id or a folder of sentence-transformers (or an object like it), whose vectors of windows are
+    saes: by default the JumpReLU SAE with the middle L0 of the first site, or, without JumpReLU, the SAE with the
+    middle L0.
+    n_tokens: by default about 150,000; the whole training text if that is shorter.
+    embedding_model: a hub id or a folder of sentence-transformers, or an object like it; its vectors of windows are
     scored beside the labels.
-    Raises UserError for no run, an unknown SAE, an embedding model that cannot be loaded, too few tokens, too little
-    disk, features that are being built or explained at this moment.
+    Raises UserError for a folder that is not a run, an unknown SAE, an embedding model that cannot be loaded, too few
+    tokens, too little disk, and features that are being built or explained at the moment.
     """
     config, _ = read_run(folder)
     with open_run(folder, config, moved) as run:
@@ -67,7 +68,7 @@ def build_for_run(
     prepared: Prepared | None = None,
     embedding_model: str | Encoder | None = None,
 ) -> list[Path]:
-    """As `build_features`, for a run that is open already."""
+    """As `build_features`, for a run that is already open."""
     from monosemy.features.store.write import writing
 
     keys = choose_saes(run.folder, saes)
@@ -81,6 +82,7 @@ def build_for_run(
     missing = [key for key in keys if not stage.built(key)]
     if missing:
         with contextlib.ExitStack() as held:
+            # The locks of all databases are taken first, so that a busy one is refused before the long pass.
             for key in missing:
                 held.enter_context(writing(run.files.features(*key).folder))
             stage.build(missing)
@@ -88,13 +90,13 @@ def build_for_run(
 
 
 def choose_saes(folder: Path, names: Sequence[str] | None) -> list[Key]:
-    """(site, name) of the SAEs asked for, or of the default one. Raises UserError as `choose_sae` does."""
+    """The (site, name) of the named SAEs, or of the default one. Raises UserError as `choose_sae` does."""
     saes = [choose_sae(folder, name) for name in names] if names else [choose_sae(folder)]
     return list(dict.fromkeys(sae.key for sae in saes))
 
 
 class _Stage:
-    """One call's work: the shared pass, then a database for each SAE."""
+    """The work of one call: the shared pass over the text, then a database for each SAE."""
 
     def __init__(
         self, run: Run, prepared: Prepared, n_tokens: int, embedding_model: str | Encoder | None = None
@@ -106,6 +108,7 @@ class _Stage:
         shards = prepared.tokens.train
         self.length = shards.context_length
         self.n_sequences = min(shards.n_sequences, -(-n_tokens // self.length))
+        # The largest window, up to the default, that divides a sequence into whole windows.
         window = next(w for w in range(min(FeatureSettings.window, self.length), 0, -1) if self.length % w == 0)
         self.settings = FeatureSettings(window=window)
         self.embedding_model = embedding_model
@@ -115,7 +118,7 @@ class _Stage:
         self.work = run.files.feature_work
 
     def fingerprint(self, key: Key) -> str:
-        """Of everything a database depends on."""
+        """The fingerprint of everything that a database depends on."""
         from monosemy.features.labels.labelling import LABELS_VERSION
         from monosemy.features.store.settings import FORMAT
 
@@ -126,6 +129,7 @@ class _Stage:
         return str(files.read_json(self.run.files.sae(*key).config)["weights_sha256"])
 
     def built(self, key: Key) -> bool:
+        """Whether an intact database exists that was built from the same SAE, text and settings."""
         from monosemy.features.store.database import FeatureDatabase
 
         try:
@@ -135,6 +139,7 @@ class _Stage:
         return bool(database.info.get("fingerprint") == self.fingerprint(key))
 
     def build(self, keys: list[Key]) -> None:
+        """Encodes the text with all SAEs in one pass, which continues an interrupted one, and builds the databases."""
         from monosemy.features.building.build import N_STEPS, build_database
         from monosemy.features.building.encode_pass import EncodePass
         from monosemy.saes.storage import load_sae
@@ -177,11 +182,12 @@ class _Stage:
         return SentenceModel(named) if isinstance(named, str) else named
 
     def _reader(self, sites: list[str]) -> Callable[[int, int], Iterable[ShardRows]]:
-        """Kept rows of a range of sequences: from the store, or from the model."""
+        """A function that yields the kept rows of sequences `start` to `stop`, from the store or from the model."""
         from monosemy.features.building.encode_pass import ShardRows
 
         prepared, store = self.prepared, self.prepared.store
         if store is not None:
+            # Rows lie in the order of their sequences: ends[s] is the first row of sequence s.
             ends = np.searchsorted(store.sequences, np.arange(self.n_sequences + 1))
             token = store.sequences.astype(np.int64) * self.length + store.positions
 
@@ -203,8 +209,10 @@ class _Stage:
         return harvested
 
     def _info(self, key: Key, sae: SparseAutoencoder) -> dict[str, Any]:
+        """The description of a database: its SAE, model, text and settings, as JSON values."""
         prepared, (site, name) = self.prepared, key
         multiple = prepared.config.activations.outlier_multiple
+        # The limit is a multiple of the median norm, so dividing it gives the median again.
         limit = prepared.rules.norm_limits[site]
         return {
             "fingerprint": self.fingerprint(key),
@@ -238,7 +246,10 @@ class _Stage:
         }
 
     def _check_disk(self, keys: list[Key]) -> None:
-        """Codes cost 4 + 8·L0 bytes a token, the databases some 4 KB a latent."""
+        """Raises UserError when the disk is too small.
+
+        Codes take 4 + 8·L0 bytes a token, a database some 4 KB a latent, and the rest 6 bytes a token.
+        """
         from monosemy.saes.storage import read_sae_config
 
         configs = [read_sae_config(self.run.files.sae(*key).folder) for key in keys]
@@ -252,7 +263,7 @@ class _Stage:
 
 
 class SharedText:
-    """What all databases of one pass have in common: the text, its documents, the vocabulary."""
+    """What all databases of a pass share: the text, its documents and the vocabulary."""
 
     def __init__(self, model: LanguageModel, tokens: TokenSet, n_sequences: int, window: int) -> None:
         from monosemy.features.store.token_texts import token_bytes
@@ -273,6 +284,7 @@ class SharedText:
         self.special[[t for t in model.special_token_ids if t < len(self.special)]] = True
 
     def embed(self, encoder: Encoder) -> None:
+        """Computes the embedding of every window of the text."""
         from monosemy.features.labels.embeddings import embed, window_texts
 
         with progress.stage(f"features: embedding by {encoder.name}"):
@@ -280,12 +292,14 @@ class SharedText:
             self.embeddings = embed(encoder, texts)
 
     def text(self, encoded: np.ndarray) -> Text:
+        """The text, with the positions that were encoded."""
         from monosemy.features.building.by_latent import Text, document_ends
 
         first, last = document_ends(self.documents.reshape(-1), encoded)
         return Text(self.tokens, self.window, first, last, encoded=encoded, n_vocabulary=self.model.vocab_size)
 
     def inputs(self, encode_pass: EncodePass, key: Key, sae: SparseAutoencoder, info: dict[str, Any]) -> FeatureInputs:
+        """The inputs from which the database of one SAE is built."""
         import torch
 
         from monosemy.features.building.build import FeatureInputs

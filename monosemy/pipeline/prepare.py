@@ -1,4 +1,4 @@
-"""What training and evaluation stand on: the model, the tokens, the activations, and which positions count."""
+"""Prepares what training and evaluation need: the model, the tokens, the activations and the drop rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Prepared:
-    """A loaded model, its tokens and its activations, on disk (`store`) or made while training (`stream` alone)."""
+    """A loaded model, its tokens and its activations, which are on disk (`store`) or made in training (no `store`)."""
 
     model: LanguageModel
     tokens: TokenSet
@@ -40,23 +40,24 @@ class Prepared:
 
     @property
     def fingerprint(self) -> str:
-        """Of the model, all of the text, and how activations are made of them."""
+        """A hash of the model, the whole text and the settings of activations."""
         if self.store is not None:
             return fingerprint([self.store.fingerprint, self.tokens.fingerprint])
         return fingerprint([self.model.fingerprint, self.tokens.fingerprint, to_json(self.config.activations)])
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Of what `fingerprint` covers, one by one."""
+        """The separate fingerprints of what `fingerprint` covers."""
         parts = {"model": self.model.fingerprint, "text": self.tokens.fingerprint}
         return parts | ({} if self.store is None else {"activations": self.store.fingerprint})
 
     def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
-        """About n_tokens training rows, spread over the text, per site at E‖x‖² = 1, [n, d]."""
+        """About n_tokens training rows of every site, spread over the text, [n, d] at E‖x‖² = 1."""
         import numpy as np
 
         if self.store is not None:
             n = min(n_tokens, self.store.n_rows)
+            # Sorted, so that each shard is read once and in order.
             row_indices = np.sort(np.random.default_rng(seed).choice(self.store.n_rows, n, replace=False))
             rows = {site: self.store.rows(site, row_indices) for site in self.sites}
         else:
@@ -64,6 +65,7 @@ class Prepared:
         return {site: (x / self.scale[site]).to(self.model.device) for site, x in rows.items()}
 
     def _harvested(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
+        """As `held_in`, in raw units and straight from the model: whole passes over randomly chosen sequences."""
         import numpy as np
         import torch
 
@@ -84,10 +86,10 @@ class Prepared:
 
 
 def prepare(run: Run) -> Prepared:
-    """Loads the model, tokenises the text, harvests the activations; reuses whatever the cache holds.
+    """Loads the model, tokenises the text and harvests the activations, reusing what the cache holds.
 
-    Raises UserError where memory or disk cannot hold the run, and when the model or the text are no longer what this
-    run began with.
+    Raises UserError when memory or disk cannot hold the run, and when the model or the text has changed since the run
+    began.
     """
     from monosemy.data.tokens import prepare_tokens, separator_and_bos
     from monosemy.models.of_run import load_run_model, refuse_change
@@ -132,7 +134,7 @@ def prepare(run: Run) -> Prepared:
 def _activations(
     config: RunConfig, model: LanguageModel, tokens: TokenSet, sites: tuple[str, ...]
 ) -> tuple[Prepared, dict[str, int]]:
-    """The prepared stream, and how many positions were dropped for each reason (streams: not known yet)."""
+    """The prepared activations, and how many positions were dropped for each reason (empty while still unknown)."""
     from monosemy.activations.harvest import measure_sites
     from monosemy.activations.store import build_store
     from monosemy.activations.stream import MixingStream, StoredStream

@@ -1,7 +1,8 @@
-"""What a run trains: its SAEs and controls, initialised from held-in rows, and what rooms train beside them.
+"""Builds what a run trains: its SAEs and controls, initialised from training rows, and the units of rooms.
 
-Place on the path: prepared activations → **trainees** → the training stage. One SAE for every architecture × L0 ×
-seed at every site, the frozen-random control; then the joined units of the rooms that take part (`Room.units`).
+Place on the path: prepared activations → **trainees** → the training stage. There is one SAE for every architecture ×
+L0 × seed at every site, and a frozen-random control for every L0 and seed; then come the joined units of the rooms that
+take part (`Room.units`).
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ class NewSae:
     l0: float
     seed: int
     frozen: bool = False
-    """A decoder that stays random: a control."""
+    """Whether the decoder stays random, which makes the SAE a control."""
 
 
 def build_trainees(prepared: Prepared) -> dict[Key, Trainee]:
-    """One trainee for every SAE and control of the run."""
+    """Builds a trainee for every SAE and control of the run."""
     config = prepared.config
     families = [(name, name, False) for name in config.architectures]
     if config.evaluation.frozen_random:
@@ -55,17 +56,17 @@ def build_trainees(prepared: Prepared) -> dict[Key, Trainee]:
 
 
 def build_units(prepared: Prepared) -> list[JoinedUnit]:
-    """The units of every room that takes part in the run. Raises UserError where one cannot be built."""
+    """Builds the units of every room that takes part in the run. Raises UserError when one cannot be built."""
     return [unit for room in taking_part(prepared.config) if room.units for unit in load(room.units)(prepared)]
 
 
 def initial_rows(prepared: Prepared) -> Mapping[str, Tensor]:
-    """Site → the rows [n, d] that SAEs are initialised from."""
+    """The rows [n, d] of each site from which SAEs are initialised."""
     return prepared.held_in(INITIAL_TOKENS, seed=1)
 
 
 def build_trainee(prepared: Prepared, new: NewSae, rows: Tensor) -> Trainee:
-    """An initialised SAE with its optimizer; rows [n, d] at E‖x‖² = 1."""
+    """Builds and initialises an SAE from rows [n, d] at E‖x‖² = 1, with its optimizer and controller."""
     from monosemy.saes.base import SaeConfig
     from monosemy.saes.registry import build_sae
     from monosemy.training.trainee import Trainee

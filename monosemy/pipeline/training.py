@@ -1,5 +1,4 @@
-"""The training stage: every architecture × L0 × seed at every site, the frozen-random control, and what rooms train
-beside them, on one stream."""
+"""The training stage: trains all SAEs, controls and units of rooms on one stream, then calibrates and saves them."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ CALIBRATION_TOKENS = 32_768
 
 
 def trained(run: Run) -> bool:
-    """Whether every SAE of the run is trained and still there."""
+    """Whether every SAE of the run is trained and its files still exist."""
     if not run.stage_done("training", identity(run.config)):
         return False
     saes = [run.files.sae(site, name) for site, name in run.stage_record("training")["saes"]]
@@ -35,7 +34,10 @@ def trained(run: Run) -> bool:
 
 
 def train(run: Run) -> Prepared | None:
-    """Trains, calibrates and saves every SAE; continues from the last checkpoint. None when all was done before."""
+    """Trains, calibrates and saves every SAE, continuing from the last checkpoint. None if all was done before.
+
+    Raises UserError as `prepare` does, and for a checkpoint that is damaged or of another configuration.
+    """
     if trained(run):
         shutil.rmtree(run.files.checkpoints, ignore_errors=True)
         return None
@@ -61,12 +63,13 @@ def train(run: Run) -> Prepared | None:
         run.add_provenance(dropped_positions=stream["n_dropped"])
     saes = [[site, name] for site, name in trainees]
     run.mark_done("training", identity(run.config), trainer.seconds, {"n_tokens": trainer.n_tokens, "saes": saes})
-    shutil.rmtree(run.files.checkpoints, ignore_errors=True)  # the trained SAEs are on disk
+    # Only now that the trained SAEs are on disk and the stage is recorded.
+    shutil.rmtree(run.files.checkpoints, ignore_errors=True)
     return prepared
 
 
 def _origin(config: RunConfig, prepared: Prepared) -> Origin:
-    """What the checkpoints of this run belong to."""
+    """The origin of this run's checkpoints: its configuration, model, text and activations."""
     from monosemy.training.checkpoint import Origin
 
     covered = fingerprint([identity(config), prepared.fingerprint])
@@ -74,6 +77,7 @@ def _origin(config: RunConfig, prepared: Prepared) -> Origin:
 
 
 def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee], units: Sequence[Unit]) -> Trainer:
+    """Trains to the end, with progress and viewers, and returns the trainer."""
     from monosemy.training.trainer import Trainer
     from monosemy.training.viewers import open_viewer
 
@@ -105,7 +109,7 @@ def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee
 
 
 def _finish(trainee: Trainee, rows: Tensor, *, scale: float, n_tokens: int) -> SparseAutoencoder:
-    """The trained SAE with its L0 landed and the scale folded in, and a record of both. rows [n, d]: held in."""
+    """Calibrates a trained SAE on training rows [n, d], folds the scale in, and records both in its configuration."""
     from monosemy.saes.base import calibrate
 
     sae = trainee.sae.eval()
@@ -115,6 +119,7 @@ def _finish(trainee: Trainee, rows: Tensor, *, scale: float, n_tokens: int) -> S
         "rows_left_out": trainee.n_left_out,
         "stopped": trainee.stopped,
     }
+    # After calibration: `rows` are at E‖x‖² = 1, and from here on the SAE reads raw activations.
     sae.fold_scale(scale)
     sae.config = dataclasses.replace(sae.config, record=record)
     return sae

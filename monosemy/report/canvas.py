@@ -1,7 +1,7 @@
-"""Small drawing tools that all figures share: rendering in two themes, L0 axes, labels at the ends of lines.
+"""Drawing tools that all figures share: rendering in two themes, L0 axes, labels at the ends of lines.
 
-Place on the data's path: between matplotlib and `figures.py`. Uses matplotlib's Agg canvas without pyplot, so
-nothing global is touched and no display is needed.
+Place on the data's path: between matplotlib and `figures.py`. It uses matplotlib's Agg canvas without pyplot, so that
+no global state changes and no display is needed.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ Draw = Callable[[Theme], Figure]
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure in both themes, with the words that go with it."""
+    """A figure in both themes, with its texts."""
 
     file: str
-    """Name under figures/, without extension."""
+    """Its name under figures/, without extension."""
     alt: str
-    """What the picture shows, for readers who cannot see it."""
+    """A description of the picture for readers who cannot see it."""
     caption: str
     width: float
-    """Inches; the page shows 100 CSS pixels an inch."""
+    """Its width in inches; the page shows 100 CSS pixels per inch."""
     light: bytes
     dark: bytes
-    """PNG."""
+    """Both pictures are PNG."""
 
 
 def render(file: str, alt: str, caption: str, draw: Draw) -> Drawing:
-    """Draws in both themes."""
+    """Draws a figure in both themes."""
     pictures = {}
     for theme in (LIGHT, DARK):
         with matplotlib.rc_context(matplotlib_settings(theme)):  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def render(file: str, alt: str, caption: str, draw: Draw) -> Drawing:
 
 
 def _png(figure: Figure) -> bytes:
-    """PNG with a palette of 256 colours: a third of the size, and no difference that an eye can find."""
+    """The figure as PNG with a palette of 256 colours: a third of the size, without a visible difference."""
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -65,7 +65,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def l0_axis(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None:
-    """A logarithmic L0 axis around `values` with a tick at each asked L0 and nowhere else."""
+    """Makes the x axis a logarithmic L0 axis around `values`, with ticks only at `ticks`, the target L0s."""
     low, high = min(values), max(values)
     margin = max((high / low) ** 0.08, 1.12)
     axes.set_xscale("log", base=2)
@@ -77,7 +77,7 @@ def l0_axis(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None
 
 
 def thin_ticks(ticks: Sequence[float], span: float) -> list[float]:
-    """Ticks that keep at least 7% of the logarithmic axis between neighbours, from the first on."""
+    """The ticks, from the first on, that keep at least 7% of the logarithmic axis between neighbours."""
     thinned: list[float] = []
     for tick in ticks:
         if not thinned or np.log(tick / thinned[-1]) >= 0.07 * np.log(span):
@@ -86,9 +86,10 @@ def thin_ticks(ticks: Sequence[float], span: float) -> list[float]:
 
 
 def value_axis(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> None:
-    """Logarithmic when all values are positive and span more than a factor of 4, else linear from 0.
+    """Makes the y axis logarithmic if all values are positive and span more than a factor of 4, else linear from 0.
 
-    `ends` are interval ends; they widen the axis, except non-positive ones on a logarithmic axis.
+    `ends` are the ends of intervals. They widen the axis, except that on a logarithmic axis those far below the values
+    do not.
     """
     finite = np.array([v for v in values if np.isfinite(v)])
     finite_with_ends = np.array([v for v in [*finite, *ends] if np.isfinite(v)])
@@ -108,10 +109,10 @@ def value_axis(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> No
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, float, Style]], *, gap: float = 0.062) -> None:
-    """Writes each series' name at the right of the axes, at the height of its last point, none on another.
+    """Writes each series' name at the right of the axes, at the height of its last point, without overlaps.
 
-    `ends`: (x, y) of the last point in data units and the style. `gap`: least distance of two labels in shares of
-    the axes' height. A thin line joins a label that had to move.
+    `ends` holds (x, y) of each last point, in data units, and the style. `gap` is the least distance of two labels, as
+    a share of the axes' height. A thin line connects each label with its point.
     """
     if not ends:
         return
@@ -143,9 +144,14 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, Style]], *, gap: f
 
 
 def spread_apart(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Heights moved as little as needed so that neighbours are `gap` apart: clusters grow around their mean."""
+    """Moves heights as little as needed so that neighbours are at least `gap` apart.
+
+    Labels that would overlap form a cluster that is spaced evenly around the mean of their heights; clusters that come
+    to overlap are merged, until none do.
+    """
     by_height = np.argsort(heights, kind="stable")
-    clusters = [[float(heights[i])] for i in by_height]  # wished heights of members, bottom up
+    # Each cluster holds the wished heights of its members; clusters go from bottom to top.
+    clusters = [[float(heights[i])] for i in by_height]
     merged = True
     while merged:
         merged = False
@@ -166,7 +172,7 @@ def spread_apart(heights: np.ndarray, gap: float) -> np.ndarray:
 def margins(
     figure: Figure, *, left: float, right: float, bottom: float, top: float, hspace: float, wspace: float
 ) -> None:
-    """Room around and between panels, in inches."""
+    """Sets the room around and between panels, in inches."""
     width, height = figure.get_size_inches()
     rows, columns = figure.axes[0].get_gridspec().get_geometry()  # type: ignore[union-attr]
     inner_height = (height - bottom - top - hspace * (rows - 1)) / rows
@@ -182,7 +188,7 @@ def margins(
 
 
 def legend_row(figure: Figure, styles: Sequence[Style], *, y: float, lines: bool = True, columns: int = 8) -> None:
-    """One legend for a whole figure, in a row at height `y` (share of the figure)."""
+    """Adds one legend for the whole figure, in a row at height `y` (a share of the figure)."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -209,12 +215,12 @@ def legend_row(figure: Figure, styles: Sequence[Style], *, y: float, lines: bool
 
 
 def face(style: Style, figure: Figure) -> dict[str, Any]:
-    """Marker face: hollow for controls."""
+    """The colours of a marker, which is hollow for controls."""
     background = figure.get_facecolor()
     return {"markerfacecolor": background if style.control else style.colour, "markeredgecolor": style.colour}
 
 
 def tokens_axis(axes: Axes) -> None:
-    """Training tokens with k, M or B."""
+    """Makes the x axis one of training tokens, with k, M or B."""
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: magnitude_text(value)))

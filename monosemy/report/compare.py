@@ -1,15 +1,15 @@
-"""Which architecture is ahead at each sparsity, said no louder than the intervals allow.
+"""Decides which architecture is ahead at each sparsity, claiming no more than the intervals allow.
 
 Place on the data's path: from evaluation records to the points of the frontier plots and to sentences.
 
-Points. Records of one architecture and one asked L0 that differ only in seed make one point: the mean over seeds.
-With one seed its interval is the record's own (bootstrap over validation documents); with several it reaches from
-the lowest lower end to the highest upper end of the seeds' intervals, so it covers both kinds of chance.
+Points. Records of one architecture and one target L0 that differ only in their seeds make one point, the mean over
+seeds. With one seed, its interval is that of the record (bootstrap over validation documents). With several, it reaches
+from the lowest lower end to the highest upper end of the seeds' intervals, so that it covers both sources of chance.
 
-Verdicts. At each asked L0, architectures whose reached L0 lies within 5% of it are ranked (lower is better for
-delta loss and FVU). One is ahead only when its interval ends below where every other's begins; otherwise those
-that overlap the best are named as not told apart. Since all SAEs are measured on the same tokens, the test is
-cautious: a paired comparison could still separate overlapping ones.
+Verdicts. At each target L0, the architectures whose reached L0 is within 5% of it are ranked; lower is better for delta
+loss and FVU. An architecture is ahead only if its interval ends below the start of every other's. Otherwise those that
+overlap with the best are named as not told apart. Since all SAEs are measured on the same tokens, this test is
+cautious: a paired comparison could still separate some that overlap.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from monosemy.report.theme import label, order
 from monosemy.support.numbers import interval_text
 
 L0_TOLERANCE = 0.05
-"""Largest |reached / asked − 1| at which SAEs count as equally sparse."""
+"""The largest |reached L0 / target L0 − 1| at which SAEs count as equally sparse."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One architecture at one asked L0: all its seeds."""
+    """One architecture at one target L0, with all its seeds."""
 
     architecture: str
     target_l0: float | None
@@ -39,7 +39,7 @@ class Point:
     records: tuple[Evaluated, ...]
 
     def __getitem__(self, measure: str) -> Measure:
-        """Mean over seeds with its interval (see the module's docstring); seeds without a value are left out."""
+        """The mean over seeds with its interval (module docstring), over the seeds that have a value."""
         measured = [m for r in self.records if math.isfinite((m := r[measure]).value)]
         if not measured:
             return Measure(math.nan)
@@ -50,27 +50,28 @@ class Point:
         return Measure(float(np.mean([m.value for m in measured])), min(lows), max(highs))
 
     def spread(self, measure: str) -> float:
-        """Standard deviation over seeds (n − 1 in the denominator); NaN for fewer than two."""
+        """The standard deviation over seeds (with n − 1 in the denominator); NaN for fewer than two."""
         values = [v for r in self.records if math.isfinite(v := r[measure].value)]
         return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
     @property
     def on_target(self) -> bool:
-        """Whether the mean reached L0 is within 5% of the asked one."""
+        """Whether the mean reached L0 is within 5% of the target L0."""
         if not self.target_l0:
             return False
         return abs(self["l0"].value / self.target_l0 - 1) <= L0_TOLERANCE
 
 
 def points(records: Iterable[Evaluated]) -> list[Point]:
-    """Records of one site grouped over seeds, by architecture (in the report's order), then by L0.
+    """The records of one site, grouped over seeds, in the order of architectures in the report and then of L0.
 
-    SAEs whose training stopped early are left out: their weights are not a result.
+    SAEs whose training stopped early are left out, because their weights are not a result.
     """
     groups: dict[tuple[str, float | None, str], list[Evaluated]] = {}
     for record in records:
         if record.stopped:
             continue
+        # Without a target L0, only the name tells which records differ by no more than their seed.
         without_seed = "" if record.target_l0 is not None else re.sub(r"-s\d+$", "", record.name)
         groups.setdefault((record.architecture, record.target_l0, without_seed), []).append(record)
     site_points = [Point(key[0], key[1], group[0].control, tuple(group)) for key, group in groups.items()]
@@ -80,14 +81,14 @@ def points(records: Iterable[Evaluated]) -> list[Point]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The ranking of architectures at one asked L0 on one measure (lower is better)."""
+    """The ranking of architectures at one target L0 by one measure (lower is better)."""
 
     target_l0: float
     measure: str
     ranked: tuple[Point, ...]
-    """On-target points, best first; controls are not ranked."""
+    """The points that reached the target, best first; controls are not ranked."""
     off_target: tuple[Point, ...]
-    """Points left out because their reached L0 is more than 5% from the asked one."""
+    """The points that are not ranked, because their reached L0 is more than 5% from the target."""
 
     @property
     def best(self) -> Point | None:
@@ -95,15 +96,16 @@ class Verdict:
 
     @property
     def tied(self) -> tuple[Point, ...]:
-        """Points not told apart from the best: overlapping intervals, or no interval to judge by."""
+        """The points that are not told apart from the best: their intervals overlap, or there are none."""
         if not self.ranked:
             return ()
         edge = self.ranked[0][self.measure].high
+        # `not low > edge` rather than `low <= edge`: without an interval low is NaN, and both comparisons are false.
         return tuple(p for p in self.ranked[1:] if not p[self.measure].low > edge)
 
 
 def verdicts(site_points: Sequence[Point], measure: str) -> list[Verdict]:
-    """One verdict per asked L0 at which at least one architecture (not a control) was measured."""
+    """A verdict for each target L0 at which at least one architecture (not a control) was measured."""
     able = [p for p in site_points if not p.control and p.target_l0 and math.isfinite(p[measure].value)]
     result = []
     for target in sorted({p.target_l0 for p in able if p.target_l0}):
@@ -114,9 +116,9 @@ def verdicts(site_points: Sequence[Point], measure: str) -> list[Verdict]:
 
 
 def beaten_by_control(site_points: Sequence[Point], control: str, measure: str) -> tuple[list[Point], list[Point]]:
-    """(SAEs compared with `control` at the same asked L0, those of them that are not clearly better).
+    """(SAEs compared with `control` at the same target L0, those of them that are not clearly better).
 
-    Clearly better: the SAE's interval ends below where the control's begins.
+    An SAE is clearly better if its interval ends below the start of the control's.
     """
     floor = {p.target_l0: p[measure] for p in site_points if p.architecture == control}
     compared = [p for p in site_points if not p.control and p.target_l0 in floor and math.isfinite(p[measure].value)]
@@ -124,11 +126,11 @@ def beaten_by_control(site_points: Sequence[Point], control: str, measure: str) 
 
 
 def names(site_points: Iterable[Point]) -> str:
-    """`TopK, Gated and JumpReLU`."""
+    """The names of the points' architectures, as in `TopK, Gated and JumpReLU`."""
     listed = [label(name) for name in dict.fromkeys(p.architecture for p in site_points)]
     return listed[0] if len(listed) == 1 else ", ".join(listed[:-1]) + f" and {listed[-1]}"
 
 
 def with_interval(measure: Measure, *, percent: bool = False) -> str:
-    """The value and its interval, as `interval_text` writes them."""
+    """The value and its interval as text (`interval_text`)."""
     return interval_text(measure.value, measure.low, measure.high, percent=percent)

@@ -1,8 +1,8 @@
-"""The figures of a run, per site: frontiers, shares of dead and over-active latents, firing rates, usage, training.
+"""Draws the figures of each site: frontiers, shares of dead and over-active latents, firing rates, usage, training.
 
-Place on the data's path: from `ReportInputs` to pictures. `site_figures` returns them all; `write_figures` keeps
-the PNG files. Every drawing carries its alternative text and a caption that says what was measured, on how many tokens,
-and what was done to the data for display.
+Place on the data's path: from `ReportInputs` to pictures. `site_figures` yields them all; `write_figures` writes the
+PNG files. Every drawing has an alternative text and a caption that says what was measured, on how many tokens, and how
+the data were changed for display.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ SHARES = {
 
 
 def site_figures(run: ReportInputs, site: str, laws: dict[Key, PowerLaw | None]) -> Iterator[tuple[str, Drawing]]:
-    """(kind, drawing) of one site: delta_loss, fvu, shares, firing_rates, usage, training; without data, left out."""
+    """Yields (kind, drawing) for one site, of those that have data: delta_loss, fvu, shares, firing_rates, usage and
+    training."""
     site_points = [p for p in points(run.at(site)) if p["l0"].value > 0]
     for measure in FRONTIERS:
         if any(math.isfinite(p[measure].value) for p in site_points):
@@ -56,14 +57,14 @@ def site_figures(run: ReportInputs, site: str, laws: dict[Key, PowerLaw | None])
 
 
 def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
-    """Writes figures/<file>.png (light theme). Raises UserError when the folder cannot be written."""
+    """Writes figures/<file>.png, in the light theme. Raises UserError when the folder cannot be written to."""
     for drawing in drawings:
         with atomic_path(RunFiles(folder).figure(drawing.file)) as temporary:
             temporary.write_bytes(drawing.light)
 
 
 def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
-    """One measure against the reached L0: a line per architecture, interval bars, controls in grey."""
+    """Draws one measure against the reached L0: a line per architecture, bars for intervals, controls in grey."""
     short, axis = FRONTIERS[measure]
     drawn = [p for p in site_points if math.isfinite(p[measure].value)]
 
@@ -104,11 +105,12 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
 def _series(
     axes: Axes, drawn: Sequence[Point], name: str, measure: str, looks: dict[str, Style]
 ) -> tuple[float, float, Style]:
-    """Draws one architecture; returns its last point."""
+    """Draws one architecture, and returns its last point and its style."""
     style, figure = looks[name], axes.figure
     assert isinstance(figure, Figure)
     mine = sorted((p for p in drawn if p.architecture == name), key=lambda p: p["l0"].value)
     n, place = len(looks), list(looks).index(name)
+    # Architectures are spread from −5% to +5% sideways, so that their bars do not hide each other.
     shift = 1.05 ** (2 * place / (n - 1) - 1) if n > 1 else 1.0
     x = np.array([p["l0"].value for p in mine]) * shift
     y = np.array([p[measure].value for p in mine])
@@ -140,19 +142,19 @@ def _ends(point: Point, measure: str) -> tuple[float, float]:
 
 
 def _l0_ticks(drawn: Sequence[Point]) -> list[float]:
-    """Asked L0s, or reached ones where none was asked."""
+    """The target L0s, or the reached ones if there are no targets."""
     targets = {p.target_l0 for p in drawn if p.target_l0}
     return sorted(targets) if targets else sorted({float(f"{p['l0'].value:.2g}") for p in drawn})
 
 
 def dictionaries(site_points: Sequence[Point]) -> list[Point]:
-    """Points with shares to show: SAEs and the frozen-random control (PCA components fire always, by construction)."""
+    """The points with shares to show: SAEs and the frozen-random control. PCA's components always fire."""
     able = [p for p in site_points if not p.control or p.architecture == FROZEN_RANDOM]
     return [p for p in able if any(math.isfinite(p[s].value) for s in SHARES)]
 
 
 def shares(site_points: Sequence[Point], site: str) -> Drawing:
-    """Dead and over-active shares of latents against L0, one panel each, for dictionaries that choose latents."""
+    """Draws the shares of dead and over-active latents against L0, one panel each."""
     drawn = dictionaries(site_points)
 
     def draw(theme: Theme) -> Figure:

@@ -1,6 +1,6 @@
-"""Pictures of single latents: how often they fire (histograms), and how often against how strongly (usage plot).
+"""Figures of how latents fire: histograms of their rates, and rate against strength (the usage plot).
 
-Place on the data's path: from firing statistics to two figures per site. Captions say which latents are drawn and
+Place on the data's path: from firing statistics to two figures per site. The captions say which latents are drawn and
 which are only counted.
 """
 
@@ -25,7 +25,7 @@ Statistics = Sequence[tuple[Evaluated, Latents]]
 
 
 def firing_rates(statistics: Statistics, site: str) -> Drawing:
-    """Histograms of the firing rate, a panel per architecture, a line per L0 (seeds pooled)."""
+    """Draws histograms of the firing rate: a panel per architecture, a line per L0, with seeds pooled."""
     names_ = order(r.architecture for r, _ in statistics)
     n_tokens = max(latents.n_tokens for _, latents in statistics)
     edges = rate_edges(n_tokens)
@@ -62,7 +62,7 @@ def firing_rates(statistics: Statistics, site: str) -> Drawing:
 
 
 def rate_edges(n_tokens: int) -> np.ndarray:
-    """Bin edges of the firing rate: half-way between whole counts, about 9 a decade where counts allow."""
+    """The edges of the bins of firing rates: about 9 bins per decade, with edges half-way between whole counts."""
     decades = max(math.log10(n_tokens), 0.5)
     counts = np.unique(np.round(np.geomspace(1, n_tokens, max(int(9 * decades), 4))))
     return np.append(counts - 0.5, n_tokens + 0.5) / n_tokens
@@ -80,6 +80,7 @@ def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, t
         n_latents = sum(len(g.firing_count) for g in group)
         n_dead = sum(g.n_dead for g in group)
         rates = np.concatenate([g.firing_rate[g.firing_count > 0] for g in group])
+        # Divided by the bins' logarithmic widths, which differ at low counts, so that areas are shares of latents.
         height = 100 * np.histogram(rates, edges)[0] / n_latents / width
         fade = 0.5 + 0.5 * (place + 1) / len(levels)
         colour = _blend(style.colour, theme.background, fade)
@@ -112,7 +113,8 @@ def _list(architectures: Sequence[str]) -> str:
 
 
 def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]) -> Drawing:
-    """Firing frequency against mean activation when active: a panel per architecture (row) and L0 (column)."""
+    """Draws firing frequency against mean activation when active: a panel per architecture (row) and L0 (column)."""
+    # Each panel shows the lowest seed.
     firsts: dict[tuple[str, str], tuple[Evaluated, Latents]] = {}
     for record, latents in sorted(statistics, key=lambda pair: (pair[0]["l0"].value, pair[0].seed)):
         firsts.setdefault((record.architecture, _level(record)), (record, latents))
@@ -165,7 +167,7 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]
 
 
 def law_text(law: PowerLaw) -> str:
-    """`β = −0.42 [−0.45, −0.39]`."""
+    """The exponent of a power law as text: `β = −0.42 [−0.45, −0.39]`."""
     low, high = law.interval
     return f"β = {law.exponent:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
 
@@ -199,7 +201,7 @@ def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Styl
 
 
 def _usage_limits(axes: Axes, panels: Sequence[Latents]) -> None:
-    """Shared logarithmic limits, with room at the top for the text."""
+    """Sets the logarithmic limits that all panels share, with room for text at the top."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     live = [latents.mean_when_active[latents.firing_count > 0] for latents in panels]
@@ -214,6 +216,6 @@ def _usage_limits(axes: Axes, panels: Sequence[Latents]) -> None:
 
 
 def _levels(statistics: Statistics) -> list[str]:
-    """L0 levels, sparsest first."""
+    """The levels of L0, the sparsest first."""
     ordered = sorted(statistics, key=lambda pair: pair[0].target_l0 or pair[0]["l0"].value)
     return list(dict.fromkeys(_level(record) for record, _ in ordered))

@@ -1,7 +1,7 @@
-"""HTML building blocks of the report: tables that sort, figures in both themes, the page.
+"""The HTML building blocks of the report: sortable tables, figures in both themes, the page.
 
-Place on the data's path: below `page.py`, on the frame of `support/html`. The script only sorts tables: without it the
-page reads the same.
+Place on the data's path: below `page.py`, on the frame of `support/html`. The only script sorts tables; without it, the
+page shows the same content.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["Cell", "Html", "bullets", "details", "escape", "facts", "figure", "j
 
 NUMBER, LONG = Html(' class="n"'), Html(' class="long"')
 LONG_TEXT = 32
-"""Letters above which a cell of text may break into lines."""
+"""The number of characters above which the text of a cell may break into lines."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a table cell and what it is sorted by (the text when None)."""
+    """The text of a table cell, and the number that it is sorted by (by its text if None)."""
 
     text: str
     sort: float | None = None
@@ -32,7 +32,7 @@ class Cell:
 def table(
     caption: str, headings: Sequence[str], rows: Sequence[Sequence[Cell | str]], *, muted: Sequence[int] = ()
 ) -> Html:
-    """A sortable table with a caption; the first cell of a row is its heading; `muted` are rows of controls."""
+    """A sortable table with a caption. The first cell of each row is its heading; `muted` are the rows of controls."""
     numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(headings))]
     head = join(
         Html('<th scope="col"{}><button type="button">{}</button></th>').format(NUMBER if number else "", heading)
@@ -74,7 +74,7 @@ def facts(caption: str, rows: Sequence[tuple[str, str]]) -> Html:
 
 
 def figure(drawing: Drawing) -> Html:
-    """A figure with its caption, light or dark as the reader's system asks."""
+    """A figure with its caption, light or dark according to the reader's system."""
     light, dark = (base64.b64encode(png).decode() for png in (drawing.light, drawing.dark))
     return Html(
         '<figure style="max-width:{width:.0f}px"><picture>'
@@ -85,12 +85,12 @@ def figure(drawing: Drawing) -> Html:
 
 
 def bullets(items: Sequence[str]) -> Html:
-    """A list of plain sentences."""
+    """A bulleted list of sentences."""
     return Html("<ul>{}</ul>").format(join(Html("<li>{}</li>").format(item) for item in items))
 
 
 def page(title: str, lede: Html, contents: Sequence[tuple[str, str]], body: Html, foot: str) -> str:
-    """The whole document. `contents`: (anchor, text) of the sections."""
+    """The whole page. `contents` holds (anchor, text) of the sections."""
     return document(
         "report/report.html",
         title=title,

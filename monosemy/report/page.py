@@ -1,10 +1,10 @@
-"""The report of a run: figures/*.png and one self-contained report.html.
+"""Writes the report of a run: figures/*.png and one self-contained report.html.
 
-Place on the data's path: the end of the main job. `write_report` reads the run folder, draws, and writes; it never
-touches anything else in the folder and can be run again at any time. The page opens offline: pictures are inlined
-as PNG in a light and a dark rendering, and nothing is loaded from elsewhere.
+Place on the data's path: the end of the main job. `write_report` reads the run folder, draws the figures and writes the
+page. It changes nothing else in the folder and can be run again at any time. The page works offline: pictures are
+inlined as PNG, in a light and a dark version, and nothing is loaded from elsewhere.
 
-Limits: a run of many sites makes a long page and a file of some megabytes (about 1 MB a site).
+Limits: a run of many sites gives a long page and a file of some megabytes (about 1 MB a site).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ HEADINGS = {
 
 
 def write_report(run_folder: Path) -> Path:
-    """Writes figures/*.png and report.html into a run folder and returns the path of report.html.
+    """Writes figures/*.png and report.html into a run folder, and returns the path of report.html.
 
-    Raises UserError naming the file and the command that makes it when an input is missing or damaged, before
-    anything is written; and when the folder cannot be written.
+    Raises UserError when an input is missing or damaged, before anything is written, naming the file and the command
+    that makes it; also when the folder cannot be written to.
     """
     run = read_inputs(Path(run_folder))
     sections = read_sections(run.folder)
@@ -85,7 +85,7 @@ def _document(
 
 
 def _summary(run: ReportInputs) -> Html:
-    """Which architecture is ahead, site by site, and what a reader must keep in mind."""
+    """The opening section: which architecture is ahead at each site, and what a reader must keep in mind."""
     parts = [Html('<section id="summary"><h2>Which architecture is ahead</h2>')]
     for site in run.sites:
         if line := headline(run, site):
@@ -100,7 +100,7 @@ def _summary(run: ReportInputs) -> Html:
 
 
 def _wins(run: ReportInputs, site: str) -> Html:
-    """The answer as a table: per asked L0 and measure, the lowest and those not told apart from it."""
+    """The verdicts as a table: for each target L0 and measure, the lowest and those not told apart from it."""
     site_points = points(run.at(site))
     judged = {m: {v.target_l0: v for v in verdicts(site_points, m)} for m in MEASURES}
     rows: list[list[Cell | str]] = []
@@ -145,7 +145,7 @@ def _site(
 
 
 def _losses(run: ReportInputs, site: str) -> str:
-    """The model's own loss and that of deleting the site, which bound delta loss; empty when not measured."""
+    """A sentence with the model's own loss and its loss with zeros at the site, for scale; empty if not measured."""
     clean, zero = run.evaluation.get("clean_loss"), run.evaluation.get("zero_loss")
     zero = zero.get(site) if isinstance(zero, Mapping) else zero
     if not isinstance(clean, int | float):
@@ -160,7 +160,7 @@ def _losses(run: ReportInputs, site: str) -> str:
 
 
 def _provenance(run: ReportInputs) -> Html:
-    """Where every number comes from: inputs, versions, machine, seconds; the whole configuration folded away."""
+    """The section on where the numbers come from: inputs, times, versions, and the configuration, folded away."""
     inputs = dict(run.provenance)
     seconds = {str(k): float(v) for k, v in dict(inputs.pop("seconds", {})).items()}
     versions = inputs.pop("versions", {})
@@ -203,7 +203,7 @@ def _range(values: list[int]) -> str:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested values as `name · part → text`, in readable words; empty ones left out."""
+    """Flattens nested values into {`name · part`: text} with readable names; leaves out empty values."""
     if isinstance(value, Mapping):
         parts = [_flat(item, f"{prefix} · {key}" if prefix else str(key)) for key, item in value.items()]
         return {name: text for part in parts for name, text in part.items()}

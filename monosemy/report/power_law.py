@@ -1,18 +1,18 @@
-r"""The power law between how often latents fire and how strongly: frequency = A · activation^β.
+r"""Fits a power law between how often latents fire and how strongly: frequency = A · activation^β.
 
 Place on the data's path: from the firing statistics of one SAE to one line of its usage plot.
 
-Estimator: ordinary least squares of log₁₀(firing frequency) on log₁₀(mean activation when active), every latent
-that fired at least once counting once:
+Estimator: ordinary least squares of log₁₀(firing frequency) on log₁₀(mean activation when active), over all latents
+that fired at least once:
 
     β = Σ (u − ū)(v − v̄) / Σ (u − ū)²,   u = log₁₀ activation,  v = log₁₀ frequency,   log₁₀ A = v̄ − β ū
 
-Interval: percentile bootstrap over latents (latents drawn with replacement, 2.5th and 97.5th percentiles of β), so
-it covers which latents the dictionary holds, not the finite number of validation tokens.
+Interval: percentile bootstrap over latents (latents drawn with replacement, 2.5th and 97.5th percentiles of β). It
+reflects the choice of latents, not the finite number of validation tokens.
 
-Limits. Dead latents have no logarithm and are left out. The mean activation of a rarely firing latent is itself
-noisy, which pulls β towards 0, and frequencies below 1/n_tokens cannot be seen. A straight line on log–log axes
-describes the cloud; it does not show that a power law generated it: read R² beside it.
+Limits: dead latents have no logarithm and are left out. The mean activation of a latent that fires rarely is noisy,
+which pulls β towards 0, and frequencies below 1/n_tokens cannot be observed. A straight line on log–log axes describes
+the cloud of points; it does not show that a power law generated it. R² belongs beside it.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_LATENTS = 20
-"""Below this many usable latents no law is fitted."""
+"""The least number of usable latents for which a law is fitted."""
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """frequency = 10^log10_scale · activation^exponent."""
+    """A fitted power law, frequency = 10^log10_scale · activation^exponent."""
 
     exponent: float
     interval: tuple[float, float]
-    """95% bootstrap interval of the exponent."""
+    """The 95% bootstrap interval of the exponent."""
     log10_scale: float
     r_squared: float
-    """Share of the variance of log₁₀ frequency that the line explains, in [0, 1]."""
+    """The share of the variance of log₁₀ frequency that the line explains, in [0, 1]."""
     n_latents: int
     resampled: np.ndarray
     """float64 [n_bootstrap, 2]: (exponent, log10_scale) of every resample."""
 
     def line(self, activation: np.ndarray) -> np.ndarray:
-        """Fitted frequency at each activation."""
+        """The fitted frequency at each activation."""
         return 10 ** (self.log10_scale + self.exponent * np.log10(activation))
 
     def band(self, activation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """95% pointwise bootstrap interval of the fitted line at each activation."""
+        """The pointwise 95% bootstrap interval of the fitted line at each activation."""
         lines = self.resampled[:, 1:] + self.resampled[:, :1] * np.log10(activation)
         low, high = np.percentile(lines, [2.5, 97.5], axis=0)
         return 10**low, 10**high
@@ -55,8 +55,8 @@ def fit_power_law(
 ) -> PowerLaw | None:
     """Fits frequency = A · activation^β over latents.
 
-    activation, frequency: [F]; entries that are not finite and positive (dead latents) are left out. Returns None
-    when fewer than `MIN_LATENTS` remain or when all activations are equal: then no slope can be estimated.
+    activation and frequency are [F]; latents whose values are not finite and positive (dead ones) are left out. Returns
+    None when fewer than `MIN_LATENTS` remain, and when all activations are equal, so that there is no slope.
     """
     activation, frequency = np.asarray(activation, np.float64), np.asarray(frequency, np.float64)
     usable = np.isfinite(activation) & np.isfinite(frequency) & (activation > 0) & (frequency > 0)
@@ -67,6 +67,7 @@ def fit_power_law(
     random = np.random.default_rng(seed)
     draws = (random.integers(len(u), size=len(u)) for _ in range(n_bootstrap))
     resampled = np.array([_least_squares(u[draw], v[draw]) for draw in draws])
+    # A resample may draw latents of one activation only, which has no slope.
     resampled = resampled[np.isfinite(resampled).all(axis=1)]
     low, high = np.percentile(resampled[:, 0], [2.5, 97.5])
     variance = float(((v - v.mean()) ** 2).sum())
@@ -82,7 +83,7 @@ def fit_power_law(
 
 
 def _least_squares(u: np.ndarray, v: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept of v on u; NaN when all of u is equal."""
+    """The slope and intercept of v on u; NaN when all values of u are equal."""
     u_mean, v_mean = u.mean(), v.mean()
     centred = u - u_mean
     spread = centred @ centred

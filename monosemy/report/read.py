@@ -1,11 +1,11 @@
-"""A run folder, read and checked for the report.
+"""Reads and checks a run folder for the report.
 
-Place on the data's path: after training and evaluation, before figures and page. Reads `run.json` (configuration
-and provenance), `metrics.jsonl` (training curves), `evaluation.json` (one record per SAE and control) and
-`saes/<site>/<name>/latents.safetensors` (firing statistics per latent); reads no weights and needs no torch.
+Place on the data's path: after training and evaluation, before figures and page. It reads `run.json` (configuration and
+provenance), `metrics.jsonl` (training curves), `evaluation.json` (one record per SAE and control) and
+`saes/<site>/<name>/latents.safetensors` (firing statistics of the latents). It reads no weights and needs no torch.
 
-A value that was not measured is NaN here, never a guess. An SAE that training stopped (NaN or Inf in a batch or
-loss) has a curve and a reason but no evaluation record; it is kept and shown as stopped.
+A value that was not measured is NaN, never a guess. An SAE whose training stopped (NaN or infinity in a batch or loss)
+has a curve and a reason but no evaluation record; it is kept and shown as stopped.
 
 Limits: everything is held in memory (three numbers per latent and one row per metric record).
 """
@@ -48,7 +48,7 @@ EVALUATION_FORMAT = 1
 
 @dataclass(frozen=True)
 class Measure:
-    """A measured value and the ends of its interval; NaN where nothing was measured."""
+    """A measured value and the ends of its interval; NaN if it was not measured."""
 
     value: float
     low: float = math.nan
@@ -71,7 +71,7 @@ class Evaluated:
     measures: Mapping[str, Measure]
     l0_quantiles: Mapping[str, float] = field(default_factory=dict)
     stopped: str | None = None
-    """Why its training stopped early; None for one that ran to its end and for controls that are not trained."""
+    """Why its training stopped early; None if it ran to the end, and for controls that are not trained."""
 
     def __getitem__(self, measure: str) -> Measure:
         return self.measures[measure]
@@ -79,17 +79,17 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Latents:
-    """Firing statistics of every latent of one SAE over `n_tokens` validation tokens."""
+    """The firing statistics of every latent of one SAE, over `n_tokens` validation tokens."""
 
     firing_count: np.ndarray
-    """int64 [F]: tokens on which the latent is active."""
+    """int64 [F]: the number of tokens on which the latent is active."""
     mean_when_active: np.ndarray
-    """float64 [F]: mean activation over those tokens, in units of the site's activations; NaN for a dead latent."""
+    """float64 [F]: the mean activation over those tokens, in units of the site's activations; NaN for a dead latent."""
     n_tokens: int
 
     @property
     def firing_rate(self) -> np.ndarray:
-        """float64 [F]: share of tokens on which the latent is active."""
+        """float64 [F]: the share of tokens on which the latent is active."""
         return self.firing_count / self.n_tokens
 
     @property
@@ -99,7 +99,7 @@ class Latents:
 
 @dataclass(frozen=True)
 class Curve:
-    """The training record of one SAE: one array per quantity of CURVES, in order of steps."""
+    """The training record of one SAE: one array per quantity of CURVES, in the order of steps."""
 
     site: str
     name: str
@@ -108,19 +108,19 @@ class Curve:
     seed: int
     columns: Mapping[str, np.ndarray]
     stopped: str | None = None
-    """Why training stopped early; None for an SAE that ran to its end."""
+    """Why its training stopped early; None if it ran to the end."""
 
     def __getitem__(self, column: str) -> np.ndarray:
         return self.columns[column]
 
 
 Key = tuple[str, str]
-"""(site, name) of an SAE."""
+"""The (site, name) of an SAE."""
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """All that the report shows."""
+    """Everything that the report shows."""
 
     folder: Path
     config: RunConfig
@@ -133,7 +133,7 @@ class ReportInputs:
 
     @property
     def sites(self) -> list[str]:
-        """Sites in the order of evaluation.json, then those that only have curves."""
+        """The sites in the order of evaluation.json, followed by those that only have curves."""
         return list(dict.fromkeys([r.site for r in self.records] + [c.site for c in self.curves.values()]))
 
     def at(self, site: str) -> list[Evaluated]:
@@ -148,7 +148,7 @@ class ReportInputs:
 
     @property
     def unrecorded(self) -> list[str]:
-        """SAEs that run.json asks for and of which neither metrics nor evaluation know anything."""
+        """The SAEs that run.json asks for, but that neither metrics nor evaluation mention."""
         recorded = {(c.site, c.architecture, c.target_l0, c.seed) for c in self.curves.values()}
         recorded |= {(r.site, r.architecture, r.target_l0, r.seed) for r in self.records}
         configured = itertools.product(self.sites, self.config.architectures, self.config.l0, self.config.seeds)
@@ -162,8 +162,8 @@ class ReportInputs:
 def read_inputs(folder: Path) -> ReportInputs:
     """Reads and checks a run folder.
 
-    Raises UserError naming the file and the command that makes it, for a folder, file or field that is missing,
-    truncated or of the wrong kind.
+    Raises UserError, naming the file and the command that makes it, when a folder, file or field is missing, truncated
+    or of the wrong kind.
     """
     folder = Path(folder)
     run_files = RunFiles(folder)
@@ -193,6 +193,7 @@ def read_inputs(folder: Path) -> ReportInputs:
 
 
 def _object(path: Path, command: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError naming the `command` that writes it."""
     try:
         value = read_json(path)
     except UserError as error:
@@ -257,13 +258,13 @@ def _measure(value: Mapping[str, Any], measure: str) -> Measure:
 
 
 def _number(value: Any) -> float:
-    """None (how a NaN is written in JSON) and infinities become NaN."""
+    """The value as a float; None (which stands for NaN in JSON) and infinities become NaN."""
     number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else math.nan
 
 
 def _curves(path: Path, records: Mapping[Key, Evaluated], messages: list[str]) -> dict[Key, Curve]:
-    """Training curves; of several records of one step (a resumed run may repeat some) the last counts."""
+    """Reads the training curves. If a step has several records, as a resumed run may write, the last one counts."""
     command = "`monosemy train` writes it, and continues a run that was interrupted"
     if not path.exists():
         raise UserError(f"{path} does not exist; {command}")
@@ -280,6 +281,7 @@ def _curves(path: Path, records: Mapping[Key, Evaluated], messages: list[str]) -
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: record {number} lacks a usable site, name or step; {command}") from None
         rows.setdefault(key, {}).setdefault(step, {}).update(value)
+    # The last step of any SAE whose loss was finite: one whose records end before it must have stopped.
     try:
         healthy = (n for steps in rows.values() for n, row in steps.items() if not math.isnan(_number(row.get("loss"))))
         last_step = max(healthy, default=0)
@@ -293,7 +295,8 @@ def _curve(
 ) -> Curve:
     ordered = [steps[step] for step in sorted(steps)]
     last = ordered[-1]
-    family = key[1].partition("-l0_")[0]  # a control may train as the architecture it is a control of
+    # A control is trained with the architecture that it is a control for; its name says what it is.
+    family = key[1].partition("-l0_")[0]
     target = last.get("target_l0")
     return Curve(
         site=key[0],
@@ -307,7 +310,7 @@ def _curve(
 
 
 def _stopped(key: Key, last: Mapping[str, Any], last_step: int, messages: list[str]) -> str | None:
-    """The trainer's own message where it was kept, else what the metrics show."""
+    """Why an SAE stopped: the trainer's message if it was kept, else what the metrics show; None if it did not."""
     step = last["step"]
     for message in [*messages, last.get("stopped")]:
         if isinstance(message, str) and key[1] in message and key[0] in message:
@@ -322,7 +325,7 @@ def _stopped(key: Key, last: Mapping[str, Any], last_step: int, messages: list[s
 
 
 def _latents(folder: Path, record: Evaluated) -> Latents | None:
-    """Statistics of one SAE; None for controls without latents of their own (PCA: every component always fires)."""
+    """The statistics of one SAE; None for controls other than frozen-random (PCA's components always fire)."""
     if record.control and record.architecture != FROZEN_RANDOM:
         return None
     path = RunFiles(folder).sae(record.site, record.name).latents

@@ -1,7 +1,7 @@
 """The opening of the report in plain words: what was run, which architecture is ahead, and what to be wary of.
 
-Place on the data's path: from verdicts to sentences. Every sentence is worked out from the run's numbers; none
-claims more than the intervals allow (see compare.py).
+Place on the data's path: from verdicts to sentences. Every sentence is derived from the run's numbers, and none claims
+more than the intervals allow (see compare.py).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from monosemy.report.theme import label, order
 
 MEASURES = {"delta_loss": ("delta loss", " nats per token"), "fvu": ("FVU", "")}
 MANY_DEAD = 0.3
-"""Share of dead latents from which the opening mentions them."""
+"""The share of dead latents from which on the opening mentions them."""
 
 
 def model_name(run: ReportInputs) -> str:
-    """The model's name from the provenance, else what the configuration calls it."""
+    """The model's name in the provenance, or else in the configuration."""
     return _name(run.provenance.get("model"), run.config.model.source)
 
 
@@ -34,7 +34,7 @@ def title(run: ReportInputs) -> str:
 
 
 def what_was_run(run: ReportInputs) -> str:
-    """One paragraph: how many SAEs of which kinds, on what, measured on what."""
+    """A paragraph on how many SAEs of which kinds were trained, on what, and what they were measured on."""
     saes = [r for r in run.records if not r.control]
     curves = [c for c in run.curves.values() if c.architecture in run.config.architectures]
     n_trained = len({(r.site, r.name) for r in saes} | {(c.site, c.name) for c in curves})
@@ -65,7 +65,10 @@ HOW_TO_READ = (
 
 
 def headline(run: ReportInputs, site: str) -> str:
-    """The answer in two sentences: who is lowest in delta loss (else in FVU) where, and where that lead is sure."""
+    """The answer in two sentences: which architecture is lowest at which L0, and where its lead is certain.
+
+    It is about delta loss, or about FVU if that is not measured; empty if nothing can be ranked.
+    """
     site_points = points(run.at(site))
     for measure, (words, _) in MEASURES.items():
         judged = [v for v in verdicts(site_points, measure) if v.best and len(v.ranked) > 1]
@@ -88,7 +91,7 @@ def _levels(judged: Sequence[Verdict]) -> str:
 
 
 def findings(run: ReportInputs, site: str) -> list[str]:
-    """One sentence per asked L0 and measure, then how the SAEs fare against the controls."""
+    """A sentence for each target L0 and measure, followed by the comparison of the SAEs with the controls."""
     site_points = points(run.at(site))
     lines = []
     by_level = {m: {v.target_l0: v for v in verdicts(site_points, m)} for m in MEASURES}
@@ -104,7 +107,7 @@ def findings(run: ReportInputs, site: str) -> list[str]:
 
 
 def verdict_sentence(verdict: Verdict) -> str:
-    """Who is lowest, and whether the intervals tell it apart from the others."""
+    """A sentence on which architecture is lowest, and whether the intervals tell it apart from the others."""
     measure, unit = MEASURES[verdict.measure]
     if verdict.best is None:
         return f"No SAE reached this L0 within 5%, so none is ranked on {measure}."
@@ -121,7 +124,7 @@ def verdict_sentence(verdict: Verdict) -> str:
 
 
 def control_sentence(site_points: Sequence[Point], control: str, words: str) -> str | None:
-    """Whether every SAE rebuilds better than a control at the same asked L0; None without that control."""
+    """A sentence on whether every SAE reconstructs better than a control at the same target L0; None without it."""
     compared, unclear = beaten_by_control(site_points, control, "fvu")
     if not compared:
         return None
@@ -134,7 +137,7 @@ def control_sentence(site_points: Sequence[Point], control: str, words: str) -> 
 
 
 def warnings(run: ReportInputs) -> list[str]:
-    """What a reader must know before trusting the numbers; empty when there is nothing."""
+    """What a reader must know before trusting the numbers, a sentence each."""
     lines = [f"Training stopped early: {line}. It is not ranked and not in the frontier plots." for line in run.stopped]
     lines += [f"{name} was asked for, but there is no record of its training." for name in run.unrecorded]
     unevaluated = [

@@ -1,4 +1,4 @@
-"""The tables beside the figures: every plotted number, to be read, sorted and copied.
+"""The tables beside the figures, with every number that is plotted, for reading, sorting and copying.
 
 Place on the data's path: from records, curves and latent statistics to HTML tables (markup.py).
 """
@@ -56,7 +56,7 @@ def _count(n: float) -> Cell:
 
 
 def frontier(run: ReportInputs, site: str) -> Html:
-    """Everything measured, one row per architecture and asked L0, with the spread over seeds where there is one."""
+    """The table of everything measured: one row per architecture and target L0, with the spread over several seeds."""
     site_points = points(run.at(site))
     measured = {m: h for m, h in FRONTIER.items() if any(math.isfinite(p[m].value) for p in site_points)}
     several = any(len(p.records) > 1 for p in site_points)
@@ -94,7 +94,7 @@ def _quantiles(point: Point) -> Cell:
 
 
 def by_seed(run: ReportInputs, site: str) -> Html:
-    """One row per SAE, for runs of several seeds."""
+    """The table with one row per SAE, for runs with several seeds."""
     records = _ordered(run.at(site))
     rows: Rows = [
         [r.name, _level(r.target_l0), _count(r.seed), *(_value(r[m]) for m in FRONTIER), r.stopped or "complete"]
@@ -105,7 +105,7 @@ def by_seed(run: ReportInputs, site: str) -> Html:
 
 
 def shares(run: ReportInputs, site: str) -> Html:
-    """Dead and over-active latents."""
+    """The table of the shares of dead and over-active latents."""
     dictionaries = [p for p in points(run.at(site)) if not p.control or p.architecture == "frozen_random"]
     rows: Rows = [
         [
@@ -122,7 +122,7 @@ def shares(run: ReportInputs, site: str) -> Html:
 
 
 def firing_rates(run: ReportInputs, site: str) -> Html:
-    """Counts of dead latents and quantiles of the firing rate of live ones."""
+    """The table of the counts of dead latents, and of quantiles of the firing rate of live ones."""
 
     def row(record: Evaluated, latents: Latents) -> list[Cell | str]:
         live = latents.firing_rate[latents.firing_count > 0]
@@ -135,7 +135,7 @@ def firing_rates(run: ReportInputs, site: str) -> Html:
 
 
 def usage(run: ReportInputs, site: str, laws: Mapping[Key, PowerLaw | None]) -> Html:
-    """The fitted power laws."""
+    """The table of the fitted power laws."""
 
     def row(record: Evaluated, latents: Latents) -> list[Cell | str]:
         law = laws.get((record.site, record.name))
@@ -172,7 +172,7 @@ def _latent_table(
 
 
 def training(run: ReportInputs, site: str) -> Html:
-    """The last record of every training curve, and whether it ran to its end."""
+    """The table of the last values of every training curve, and of whether training ran to the end."""
     rank = order(c.architecture for c in run.curves.values())
     curves = sorted(
         (c for c in run.curves.values() if c.site == site),

@@ -1,11 +1,11 @@
-"""How series look: one colour, marker, line style and label per architecture, on light and on dark.
+"""The look of each architecture in light and dark figures and pages: colour, marker, line style and label.
 
-Place on the data's path: between the numbers and the drawings, for the report's figures and the browser's pages alike.
+Place on the data's path: between the numbers and the drawings, for the report's figures as well as the browser's pages.
 An architecture's label and place come from the registry (saes/registry.py); the palette gives each place its look.
 
-Identity never rests on colour alone (marker and line style differ too). The colours of one theme differ by at least
-ΔE 14 (CIE76) in normal, protan, deutan and tritan vision and stand out from the background by at least 3:1, those of
-the pages, in which names are written, by at least 4.5:1. Controls are grey, dotted and hollow.
+Architectures never differ by colour alone, but by marker and line style as well. The colours of one theme differ by at
+least ΔE 14 (CIE76) in normal, protan, deutan and tritan vision. Their contrast with the background is at least 3:1, and
+at least 4.5:1 in the pages, where names are written in them. Controls are grey, dotted and hollow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from monosemy.saes.registry import ARCHITECTURES
 
 FROZEN_RANDOM = "frozen_random"
 CONTROLS = {FROZEN_RANDOM: "Frozen random", "pca": "PCA", "channels": "Channels"}
-"""Labels of the controls."""
+"""The labels of the controls."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Look:
     dark: str
     page_light: str
     page_dark: str
-    """Colours in the figures, and in the browser's pages."""
+    """The colours in the figures (`light`, `dark`) and in the browser's pages."""
     marker: str
-    """By matplotlib's letter."""
+    """The marker as matplotlib's letter."""
     dashes: tuple[float, ...] = ()
-    """Lengths of dashes and gaps in line widths; empty: a solid line."""
+    """The lengths of dashes and gaps, in line widths; empty for a solid line."""
 
 
 PALETTE = (
@@ -47,24 +47,24 @@ PALETTE = (
     Look("#B30000", "#B1F5A3", "#B30000", "#B1F5A3", "*", (3, 1, 3, 2.5)),
     Look("#000099", "#FFB3FF", "#000099", "#FFB3FF", ">", (1.5, 1.5)),
 )
-"""One place per line of the registry; places without an architecture serve those that no registry knows."""
+"""One look per line of the registry; the rest serve architectures that are not in the registry."""
 _CONTROL_LOOKS = (("X", (1, 1.6)), ("h", (5, 2.5)), ("p", (3, 1.5, 1, 1.5)))
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one rendering."""
+    """The colours of one version of a figure, light or dark."""
 
     name: str
     background: str
     ink: str
     muted: str
-    """Controls and secondary text."""
+    """The colour of controls and secondary text."""
     grid: str
     series: tuple[str, ...]
-    """Figures' colours, one per place of `PALETTE`."""
+    """The colours of the figures, one per place of `PALETTE`."""
     page_series: tuple[str, ...]
-    """The same of the browser's pages."""
+    """The same for the browser's pages."""
 
 
 LIGHT = Theme(
@@ -89,7 +89,7 @@ DARK = Theme(
 
 @dataclass(frozen=True)
 class Style:
-    """How one architecture is drawn by matplotlib in one theme."""
+    """The style of one architecture in matplotlib, in one theme."""
 
     label: str
     colour: str
@@ -100,7 +100,7 @@ class Style:
 
 @dataclass(frozen=True)
 class PageStyle:
-    """How one architecture is drawn in the browser (SeriesStyle in web/src/types.ts)."""
+    """The style of one architecture in the browser (SeriesStyle in web/src/types.ts)."""
 
     label: str
     light: str
@@ -110,7 +110,7 @@ class PageStyle:
 
 
 def label(architecture: str) -> str:
-    """The name readers know: `batch_topk` → `BatchTopK`; an unlisted architecture keeps its own."""
+    """The name for readers: `batch_topk` → `BatchTopK`; an architecture that is not listed keeps its own."""
     for room in rooms():
         for prefix, readable in room.labels.items():
             if architecture.startswith(prefix):
@@ -121,7 +121,7 @@ def label(architecture: str) -> str:
 
 
 def order(architectures: Iterable[str]) -> list[str]:
-    """Distinct architectures in the one order of every figure and table: registered, others by name, controls last."""
+    """The distinct architectures in the order of every figure and table: registered ones, others by name, controls."""
     rank = {name: number for number, name in enumerate([*ARCHITECTURES, *CONTROLS])}
 
     def place(name: str) -> tuple[bool, int, str]:
@@ -143,7 +143,7 @@ def styles(architectures: Iterable[str], theme: Theme) -> dict[str, Style]:
 
 
 def page_styles(architectures: Iterable[str]) -> dict[str, PageStyle]:
-    """The style of each architecture in the browser's pages: marker and dashes are those of the figures."""
+    """The style of each architecture in the browser's pages, with the markers and dashes of the figures."""
     drawn: dict[str, PageStyle] = {}
     for name, (slot, marker, dashes) in _looks(architectures).items():
         light, dark = (theme.muted if slot is None else theme.page_series[slot] for theme in (LIGHT, DARK))
@@ -152,10 +152,10 @@ def page_styles(architectures: Iterable[str]) -> dict[str, PageStyle]:
 
 
 def _looks(architectures: Iterable[str]) -> dict[str, tuple[int | None, str, tuple[float, ...]]]:
-    """(place of the palette, None for controls; marker; dashes) of each architecture, in their order.
+    """The place in the palette (None for controls), marker and dashes of each architecture, in their order.
 
-    Registered architectures have their own places. Others take the places that are free among these architectures;
-    where no more are free they share a colour and differ by marker.
+    Registered architectures have their own places. Others take the places that none of these architectures has. When
+    all are taken, they share a colour and differ by marker.
     """
     names = order(architectures)
     own = {name: slot for slot, name in enumerate(ARCHITECTURES) if slot < len(PALETTE)}
@@ -169,6 +169,7 @@ def _looks(architectures: Iterable[str]) -> dict[str, tuple[int | None, str, tup
             continue
         slot, turn = own.get(name, -1), 0
         if name not in own:
+            # Each further round through the free places moves on to another marker.
             turn, index = divmod(n_others, len(free))
             slot, n_others = free[index], n_others + 1
         looks[name] = slot, PALETTE[(slot + turn) % len(PALETTE)].marker, PALETTE[slot].dashes
@@ -176,7 +177,7 @@ def _looks(architectures: Iterable[str]) -> dict[str, tuple[int | None, str, tup
 
 
 def matplotlib_settings(theme: Theme) -> dict[str, object]:
-    """rcParams of a theme; the font is the one that matplotlib carries, so figures look alike everywhere."""
+    """The rcParams of a theme. The font is the one that comes with matplotlib, so figures look the same everywhere."""
     return {
         "font.family": "DejaVu Sans",
         "font.size": 9,

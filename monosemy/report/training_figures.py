@@ -1,7 +1,7 @@
-"""Training curves: loss, FVU, L0, dead share and learning rate against training tokens.
+"""Draws training curves: loss, FVU, L0, dead share and learning rate against training tokens.
 
-Place on the data's path: from metrics.jsonl to one figure per site. One column per asked L0 keeps the lines of a
-panel few; an SAE that training stopped ends in a cross.
+Place on the data's path: from metrics.jsonl to one figure per site. There is one column per target L0, so that a panel
+has few lines. The curve of an SAE whose training stopped ends in a cross.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOGARITHMIC = ("loss", "fvu", "l0")
 
 
 def training(curves: Sequence[Curve], site: str) -> Drawing:
-    """A row per quantity, a column per asked L0, a line per SAE."""
+    """Draws the curves of one site: a row per quantity, a column per target L0, a line per SAE."""
     targets = sorted({curve.target_l0 or 0.0 for curve in curves})
     rows = [name for name in PANELS if any(np.isfinite(curve[name]).any() for curve in curves)]
     stopped = [curve for curve in curves if curve.stopped]
@@ -72,7 +72,7 @@ def training(curves: Sequence[Curve], site: str) -> Drawing:
 
 
 def _limits(curves: Sequence[Curve], quantity: str) -> tuple[float, float]:
-    """Logarithmic limits around all positive values of a row, at least a factor of 1.5 apart."""
+    """The logarithmic limits around all positive values of a row, at least a factor of 1.5 apart."""
     values = np.concatenate([curve[quantity] for curve in curves])
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
@@ -105,6 +105,7 @@ def _panel(
         if not usable.any():
             continue
         x, y = x[usable], y[usable]
+        # Markers start at a different place on each curve, so that they do not cover each other where curves coincide.
         stagger = 0.03 + 0.16 * list(looks).index(curve.architecture) / max(len(looks), 1)
         axes.plot(
             x,

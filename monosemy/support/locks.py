@@ -1,11 +1,11 @@
 """Locks between processes: one holder at a time, freed by the kernel when the holder ends, however it ends.
 
-Place on the path: beneath whatever two processes must not do at once (write a run, build a database, fetch a model,
-change notes). The lock is `filelock`'s, taken on a file that exists for nothing else and stays there; the holder writes
-its process number into it, so that whoever is refused can say who is in the way. Worker processes forked by the
-holder do not keep the lock.
+Place on the path: beneath everything that two processes must not do at once (write a run, build a database, fetch a
+model, change notes). The lock comes from `filelock` and is held on a file that serves no other purpose and is never
+removed. The holder writes its process number into the file, so that a process that is refused can say who holds the
+lock. Worker processes that the holder forks do not keep the lock.
 
-Limits: no lock across machines on file systems that have none.
+Limits: there is no lock across machines on file systems that do not support it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class LockedError(Exception):
-    """Another holder has the lock. `holder` is its process number, or "unknown"."""
+    """Another process holds the lock. `holder` is its process number, or "unknown"."""
 
     def __init__(self, holder: str) -> None:
         super().__init__(f"held by process {holder}")
@@ -32,17 +32,18 @@ class LockedError(Exception):
 
     @property
     def held_here(self) -> bool:
-        """Whether this very process holds it."""
+        """Whether this process itself holds the lock."""
         return self.holder == str(os.getpid())
 
 
 def acquire(path: Path) -> FileLock:
-    """Takes the lock at `path` at once; it is held until `release()`.
+    """Takes the lock at `path` without waiting; it is held until `release()`.
 
-    Raises LockedError when it is taken, UserError when the lock's file cannot be made.
+    Raises LockedError when another process holds it, and UserError when the lock's file cannot be created.
     """
     from filelock import FileLock, Timeout
 
+    # Not thread-local: a lock that one thread has taken may be released in another.
     lock = FileLock(path, blocking=False, thread_local=False, on_acquired=_sign)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,9 +57,9 @@ def acquire(path: Path) -> FileLock:
 
 @contextmanager
 def waiting_for(path: Path, final: Path) -> Iterator[None]:
-    """Holds the lock at `path`, once whoever has it is done, while `final` is written.
+    """Waits for the lock at `path` and holds it within the block, while `final` is written.
 
-    Nothing is held on file systems without locks. Raises UserError when the lock's file cannot be made.
+    On file systems without locks nothing is held. Raises UserError when the lock's file cannot be created.
     """
     from filelock import FileLock
 
@@ -76,11 +77,13 @@ def waiting_for(path: Path, final: Path) -> Iterator[None]:
 
 
 def _sign(descriptor: int) -> None:
+    """Writes this process's number into the lock's file."""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
 def _holder(path: Path) -> str:
+    """The process number in the lock's file, or "unknown"."""
     with suppress(OSError):
         return path.read_bytes()[:32].decode(errors="replace").strip() or "unknown"
     return "unknown"

@@ -1,10 +1,10 @@
-"""The file of training metrics: JSON lines, appended, and cut back to a known length on resume.
+"""The file of training metrics: JSON lines that are appended, and cut back to a known length on resume.
 
-Place on the data's path: training → metrics.jsonl → report. A checkpoint stores `offset()`; a resumed run calls
-`truncate(offset)` first, so that the records written after the checkpoint, which training is about to write
-again, don't appear twice: the file of an interrupted run ends equal, byte for byte, to that of an unbroken one.
+Place on the data's path: training → metrics.jsonl → report. A checkpoint stores `offset()`. A resumed run first calls
+`truncate(offset)`, which removes the records written after the checkpoint, since training writes them again. The file
+of an interrupted run is therefore equal, byte for byte, to that of an uninterrupted one.
 
-Non-finite numbers become null (JSON has no NaN).
+Numbers that are not finite become null (JSON has no NaN).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from monosemy.support.files import explain_os_error
 
 
 class MetricsWriter:
-    """Appends records to `path`. Every `append` is whole: on a full disk nothing of it stays."""
+    """Appends records to `path`. Each `append` is written completely or, on a full disk, not at all."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -43,6 +43,7 @@ class MetricsWriter:
 
     @staticmethod
     def _write(descriptor: int, data: bytes) -> None:
+        # os.write may write less than it is given; on an error, what was written so far is taken back.
         before = os.fstat(descriptor).st_size
         try:
             view = memoryview(data)
@@ -53,7 +54,7 @@ class MetricsWriter:
             raise
 
     def offset(self) -> int:
-        """Bytes written so far, flushed to the device: what a checkpoint stores."""
+        """The number of bytes written so far, once they are flushed to the device; a checkpoint stores it."""
         if not self.path.exists():
             return 0
         descriptor = os.open(self.path, os.O_RDONLY)
@@ -78,10 +79,11 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records; a last line cut short by a kill is left out. Raises UserError for any other damage."""
+    """Reads all records, without a last line that a kill cut short. Raises UserError for any other damage."""
     records = []
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is unfinished or empty
+    # What follows the last newline is empty, or a line that was never finished.
+    for number, line in enumerate(lines[:-1], start=1):
         try:
             records.append(json.loads(line))
         except ValueError as error:

@@ -1,17 +1,17 @@
-"""Where a run's model and text lie on this machine, so that they are found from any folder and after a move.
+"""Finds a run's model and text on this machine, from any folder and after a move.
 
-A run stands on a model and a text, which it knows by their fingerprints; where they lie is no part of it. run.json
-keeps what was typed. For a model or text on the local disk `sources.json` beside it keeps the absolute path and the
-path relative to the run folder, and they are looked for in this order:
+A run identifies its model and its text by their fingerprints, not by their paths. run.json keeps the path as it was
+typed. For a model or text on the local disk, `sources.json` beside it keeps the absolute path and the path relative to
+the run folder. They are looked for in this order:
 
-  1. where the user says now (`--model`, `--text`)
-  2. what was typed, where it still leads to one of the next two
-  3. relative to the run folder (both were moved together)
-  4. the absolute path (the run alone was moved, or the command is given in another folder)
-  5. what was typed
+  1. where the user says they are now (`--model`, `--text`)
+  2. the path as typed, if it still leads to one of the next two
+  3. the path relative to the run folder (both were moved together)
+  4. the absolute path (only the run was moved, or the command is given in another folder)
+  5. the path as typed
 
-Whatever is found must have the fingerprint that the run began with; a place that passes is the one kept from then on.
-sources.json is the only file of a run that holds paths of the machine: leave it out when you hand a run on.
+What is found must have the fingerprint that the run began with. If it does, its place is remembered from then on.
+sources.json is the only file of a run that holds paths of the machine: leave it out when you pass a run on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Kind = Literal["model", "text"]
 
 @dataclass(frozen=True)
 class Moved:
-    """Where the user says that the model and the text are now; empty where nothing is said."""
+    """The present paths of model and text, as the user gives them; empty where none is given."""
 
     model: str = ""
     text: str = ""
@@ -65,15 +65,17 @@ def add_moved(parser: argparse.ArgumentParser, *, text: bool = True, short: bool
 
 
 def moved_of(arguments: argparse.Namespace) -> Moved:
-    """What the flags of `add_moved` say."""
+    """The present paths that the flags of `add_moved` give."""
     return Moved(arguments.moved_model, getattr(arguments, "moved_text", ""))
 
 
 def find_source(
     folder: Path, config: RunConfig, provenance: Mapping[str, Any], kind: Kind, moved: Moved = NOT_MOVED
 ) -> str:
-    """The source to load now: a path, or what was typed where that is no path. Raises UserError when the run began with
-    a path at which nothing is any more."""
+    """The source to load: a path, or what was typed if that is not a path.
+
+    Raises UserError when the run began with a path and nothing is there any more.
+    """
     typed = getattr(config, kind).source
     if now := getattr(moved, kind):
         return now
@@ -93,7 +95,7 @@ def find_source(
 
 
 def remember_sources(folder: Path, **sources: str) -> None:
-    """Notes where the run's model and text were found, those that are on the local disk."""
+    """Remembers in sources.json where the run's model and text were found, for those on the local disk."""
     document: dict[str, Any] = {"format": FORMAT}
     for kind, source in sources.items():
         path = Path(source).expanduser()
@@ -105,6 +107,7 @@ def remember_sources(folder: Path, **sources: str) -> None:
 
 
 def _places(folder: Path, kind: Kind) -> list[Path]:
+    """The remembered places, the one relative to the run folder first; none if nothing is remembered."""
     place = _read(folder).get(kind)
     if not isinstance(place, dict):
         return []
@@ -113,7 +116,7 @@ def _places(folder: Path, kind: Kind) -> list[Path]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What is known; nothing of a file that is missing or damaged, which only costs the convenience."""
+    """The content of sources.json; empty for a missing or damaged file, whose loss only costs convenience."""
     try:
         document = files.read_json(RunFiles(folder).sources)
     except UserError:
@@ -122,7 +125,8 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _was_path(typed: str, provenance: Mapping[str, Any], kind: Kind) -> bool:
-    """Whether a run of an older version, which kept no sources.json, began with a path: its model has no commit."""
+    """Whether a run began with a path, for runs of older versions, which kept no sources.json."""
+    # A model that was fingerprinted and has no commit did not come from the hub.
     if kind == "model":
         model = provenance.get("model", {})
         return typed != "embedded" and "fingerprint" in model and model.get("commit") is None

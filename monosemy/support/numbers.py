@@ -1,7 +1,7 @@
-"""How numbers are written for people: in the terminal, on pages, in reports and in messages.
+"""Formats numbers for people: in the terminal, on pages, in reports and in messages.
 
-Place on the path: beneath everything that shows a number. Every function gives a text and measures nothing; `–` stands
-for what was not measured. (`ranges.number_name`, which no two numbers share, is for names of files and for settings.)
+Place on the path: beneath everything that shows a number. `–` stands for a value that was not measured. For file names
+and settings there is `ranges.number_name`, which gives different numbers different texts.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ DASH = "–"
 
 
 def number_text(value: float) -> str:
-    """Thousands separated; three significant digits below 100."""
+    """A number with separated thousands, or with three significant digits below 100."""
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 def significant_text(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits and never an exponent: `100`, `12.3`, `0.00012`."""
+    """A number with `digits` significant digits and never an exponent: `100`, `12.3`, `0.00012`."""
     return f"{Decimal(repr(float(f'{value:.{digits}g}')) if value else '0').normalize():f}"
 
 
@@ -29,7 +29,10 @@ def percent_text(share: float, digits: int = 3) -> str:
 
 
 def measured_text(value: float, digits: int = 3) -> str:
-    """`digits` significant digits, trailing zeros too, without an exponent from 0.0001 on; `–` for NaN."""
+    """A number with `digits` significant digits, including trailing zeros; `–` for NaN.
+
+    Only numbers below 0.0001 have an exponent.
+    """
     if not math.isfinite(value):
         return DASH
     if value == 0:
@@ -43,7 +46,10 @@ def measured_text(value: float, digits: int = 3) -> str:
 
 
 def interval_text(value: float, low: float, high: float, *, percent: bool = False) -> str:
-    """`0.213 [0.201, 0.226]`, all with the decimals of the value; without an interval (NaN) the value alone."""
+    """A value and its interval, `0.213 [0.201, 0.226]`, all with the decimals of the value.
+
+    Without an interval (NaN) it is the value alone.
+    """
     scale = 100.0 if percent else 1.0
     value, low, high = value * scale, low * scale, high * scale
     if not math.isfinite(value):
@@ -59,13 +65,15 @@ def interval_text(value: float, low: float, high: float, *, percent: bool = Fals
 
 
 def ends_text(ends: Sequence[float] | None, form: str) -> str:
-    """The ends of an interval to stand behind its value, ` [0.50, 0.71]` for the form `.2f`; nothing without one."""
+    """The ends of an interval as a suffix of its value: ` [0.50, 0.71]` for the form `.2f`; empty for None."""
     return f" [{ends[0]:{form}}, {ends[1]:{form}}]" if ends else ""
 
 
 def activation_text(value: float | None, digits: int = 3) -> str:
-    """An activation, effect or rate of one latent, without an exponent from 0.000001 on: `0.00123`, `12.3`, `1,234`;
-    `–` for None."""
+    """An activation, effect or rate of one latent: `0.00123`, `12.3`, `1,234`; `–` for None.
+
+    Only numbers below 0.000001 have an exponent.
+    """
     if value is None:
         return DASH
     if value == 0:
@@ -106,8 +114,10 @@ def size_text(n_bytes: float) -> str:
 
 
 def five_digits(value: float) -> float:
-    """The number as an export keeps it, with five significant digits. Raises ValueError for NaN and infinities, which
-    JSON has not."""
+    """The number rounded to five significant digits, as exports hold it.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
     if not math.isfinite(value):
         raise ValueError(f"not a number that JSON can hold: {value}")
     return float(f"{value:.5g}")

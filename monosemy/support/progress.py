@@ -1,15 +1,15 @@
-"""How far a long stage has come: rate and time left, on a terminal or in a log.
+"""Shows the progress of long stages, with rate and time left, on a terminal or in a log.
 
-Place on the data's path: beside all of it; every stage that can take more than a second reports here. On a
-terminal a bar is drawn by rich (imported only then); elsewhere one plain line is printed about every ten
-seconds, and one at the end, so that a log file stays readable. `MONOSEMY_QUIET=1` silences both. A display that
-fails (its terminal closed, the disk under its log full) falls silent; the work it shows goes on.
+Place on the data's path: beside all of it; every stage that can take more than a second reports here. On a terminal,
+rich draws a bar (and is imported only then). Elsewhere, one plain line is printed about every ten seconds and one at
+the end, so that a log file stays readable. `MONOSEMY_QUIET=1` silences both. A display that fails, because its terminal
+was closed or the disk under its log is full, falls silent; the work goes on.
 
-The rate is that of the later half of the work done here since its first report, which often carries what is paid once
-(compiling); before there is evidence, neither rate nor time left is shown. Work restored from an earlier, interrupted
-run enters through `start=` and so never flatters the rate.
+The rate is measured over the later half of the time since the stage's first report, because the first unit often
+includes one-time costs such as compiling. Until there is enough evidence, neither rate nor time left is shown. Work
+restored from an earlier, interrupted run is given as `start=`, so that it does not raise the rate.
 
-Limits: stages do not nest; a stage opened inside another prints plain lines.
+Limits: stages do not nest; a stage that is opened within another one prints plain lines.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ _live = False  # rich allows one live display at a time
 
 
 class Bar(Protocol):
-    """What `stage` yields."""
+    """The progress display that `stage` yields."""
 
     def advance(self, n: float = 1) -> None:
         """Counts `n` more units as done."""
 
     def note(self, text: str) -> None:
-        """A short remark shown behind the numbers, e.g. the current loss."""
+        """Shows a short remark after the numbers, e.g. the current loss."""
 
 
 class _Quiet:
+    """A display that shows nothing."""
+
     def advance(self, n: float = 1) -> None:
         pass
 
@@ -53,7 +55,7 @@ class _Quiet:
 
 
 class _Shielded:
-    """Passes every call on until one fails, then none: what is shown can never end the work."""
+    """A display that falls silent at its first error, so that showing progress can never end the work."""
 
     def __init__(self, open_bar: Callable[[], Any]) -> None:
         self.bar: Any = _Quiet()
@@ -81,10 +83,10 @@ class _Shielded:
 
 
 class _Rate:
-    """Units a second, and the time left, from the later half of what was done since the first report.
+    """The rate in units per second and the time left, from the later half of the time since the first report.
 
-    The first unit of a stage often carries what is paid once (compiling, opening files): it starts the clock and is not
-    counted. Nothing is said before two more have shown how fast the work goes.
+    The first unit of a stage often includes one-time costs (compiling, opening files): it starts the clock and is not
+    counted. There is no rate until two more reports have come.
     """
 
     EVIDENCE, MARKS = 2, 64
@@ -98,12 +100,14 @@ class _Rate:
         self.last = (time.monotonic(), done)
         if self.n_reports % self.stride == 0:
             self.marks.append(self.last)
+            # When there are too many marks, every other one is dropped and new ones come half as often: memory is
+            # bounded, and marks stay evenly spread.
             if len(self.marks) > self.MARKS:
                 self.marks, self.stride = self.marks[::2], 2 * self.stride
         self.n_reports += 1
 
     def per_second(self) -> float | None:
-        """None while there is no evidence."""
+        """The rate; None until there is enough evidence."""
         if self.n_reports <= self.EVIDENCE:
             return None
         now, done = self.last
@@ -112,7 +116,7 @@ class _Rate:
         return (done - before) / max(now - began, 1e-9) or None
 
     def texts(self, done: float, total: float | None, unit: str) -> tuple[str, str]:
-        """`2,041 tokens/s` and `2 min 21 s left`; empty while not known."""
+        """Rate and time left, as `2,041 tokens/s` and `2 min 21 s left`; empty while unknown."""
         rate = self.per_second()
         if rate is None:
             return "", ""
@@ -121,7 +125,8 @@ class _Rate:
 
 
 class _Plain:
-    """One line every `interval` seconds: `harvest: 12,288/300,000 tokens (4%), 2,041 tokens/s, 2 min 21 s left`."""
+    """A display that prints a line every `interval` seconds, such as
+    `harvest: 12,288/300,000 tokens (4%), 2,041 tokens/s, 2 min 21 s left`."""
 
     def __init__(self, name: str, total: float | None, unit: str, start: float, stream: IO[str], interval: float):
         self.name, self.total, self.unit, self.stream, self.interval = name, total, unit, stream, interval
@@ -161,7 +166,7 @@ class _Plain:
 
 
 class _Drawn:
-    """A bar drawn by rich."""
+    """A display that draws a bar with rich."""
 
     def __init__(self, name: str, total: float | None, unit: str, start: float):
         global _live
@@ -211,10 +216,10 @@ class _Drawn:
 
 @contextmanager
 def stage(name: str, total: float | None = None, unit: str = "steps", *, start: float = 0) -> Iterator[Bar]:
-    """Reports on one stage of work.
+    """Shows the progress of one stage of work.
 
-    `total` units in all (None when unknown), of which `start` were done before this process. Everything goes to
-    standard error, so that standard output holds results only.
+    The stage has `total` units (None when unknown), of which `start` were done before. Everything goes to standard
+    error, so that standard output holds results only.
 
         with stage("harvest", total=300_000, unit="tokens") as bar:
             bar.advance(2048)
@@ -236,9 +241,9 @@ def _open(name: str, total: float | None, unit: str, start: float) -> _Quiet | _
 
 
 def say(text: str) -> None:
-    """One line beside the progress, for what a user should know and no result says. Not inside a stage."""
+    """Prints one line for the user that belongs to no result. Not to be called inside a stage."""
     if not _quiet():
-        with suppress(Exception):  # no display may fail the work it belongs to
+        with suppress(Exception):  # a failing display must not end the work
             print(text, file=sys.stderr, flush=True)
 
 
@@ -268,7 +273,7 @@ def _rich_display() -> Any:
 
 
 def progress_text(done: float, total: float | None, unit: str) -> str:
-    """`12,288/300,000 tokens (4%)`, or `12,288 tokens` when the total is unknown."""
+    """The progress as `12,288/300,000 tokens (4%)`, or as `12,288 tokens` when the total is unknown."""
     if total is None:
         return f"{number_text(done)} {unit}"
     share = f" ({done / total:.0%})" if total > 0 else ""

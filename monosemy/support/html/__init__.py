@@ -1,10 +1,11 @@
-"""One frame for every HTML file that is written: escaping, the page's head, and what the page may do.
+"""The frame of every HTML file that is written: escaping, the head of the page, and its security policy.
 
-Place on the data's path: its end; reports, circuits and exported latents are laid out in it. Pages are self-contained:
-style and script stand inside, pictures are data, and a content security policy forbids every load and every script but
-the page's own, named by its hash. So no text of a corpus, a model or a file's name can do anything; it is escaped too.
+Place on the data's path: its end; reports, circuits and exported latents are laid out with it. Pages are
+self-contained: style and script are inside, and pictures are data. A content security policy forbids every load, and
+every script except the page's own, which it names by its hash. Text of a corpus, a model or a file name can therefore
+do nothing; it is escaped as well.
 
-`Html` is text that is HTML already. Whatever else is put into it, or into a template, is escaped:
+`Html` is text that is HTML already. Anything else that is put into it, or into a template, is escaped:
 
     Html("<p>{}</p>").format("a < b")  →  <p>a &lt; b</p>
 """
@@ -24,12 +25,14 @@ from markupsafe import Markup
 from monosemy.support.visible import visible_lines
 
 PACKAGE = Path(__file__).parents[2]
-"""Templates are named by their place in the package, e.g. `report/report.html`."""
+"""The folder of the package; templates are named by their path in it, e.g. `report/report.html`."""
 
 
 class Html(Markup):
-    """HTML; `format`, `join` and `+` escape what is not. Characters that nobody would see, or that would turn the
-    page's text round, become signs."""
+    """HTML text. `format`, `join` and `+` escape everything that is not `Html`.
+
+    Characters that are invisible, or that would reverse the direction of the page's text, become visible signs.
+    """
 
     @classmethod
     def escape(cls, text: object) -> Html:
@@ -37,29 +40,29 @@ class Html(Markup):
 
 
 def escape(text: object) -> Html:
-    """Text as HTML."""
+    """The text as HTML, escaped unless it is HTML already."""
     return Html.escape(text)
 
 
 def join(parts: Iterable[object], separator: str = "") -> Html:
-    """The parts one after another; what is no HTML is escaped."""
+    """Joins the parts; those that are not HTML are escaped."""
     return Html(separator).join(parts)  # type: ignore[arg-type]
 
 
 def details(summary: str, content: Html) -> Html:
-    """Content that is folded away behind a line of text."""
+    """Content that is folded away behind a summary line."""
     return Html("<details><summary>{}</summary>{}</details>").format(summary, content)
 
 
 def read_part(name: str) -> Html:
-    """A style sheet or a script of the package, to stand inside a page."""
+    """A style sheet or a script of the package, for use inside a page."""
     return Html((PACKAGE / name).read_text(encoding="utf-8"))
 
 
 def document(template: str, *, title: str, style: str, script: str = "", **values: Any) -> str:
-    """A whole page. `template` extends support/html/frame.html; `values` are what it names.
+    """Renders a page. `template` extends support/html/frame.html; `values` are its variables.
 
-    `style` and `script` are of the package, never of data: they are not escaped.
+    `style` and `script` are not escaped, so they must come from the package, never from data.
     """
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     if script:
@@ -82,4 +85,5 @@ def _environment() -> Environment:
 
 
 def _seen(value: object) -> object:
+    """The value, if it is HTML already; otherwise its text with every character visible."""
     return value if hasattr(value, "__html__") else visible_lines(str(value))
