@@ -40,6 +40,15 @@ PerLatent: TypeAlias = Float[Tensor, " d_sae"]
 PerEntry: TypeAlias = Float[Tensor, " z"]
 """Values on a pattern, row by row."""
 
+TokenIds: TypeAlias = Int[Tensor, "batch position"]
+"""Numbers in the tokenizer's vocabulary, and of documents."""
+PositionMask: TypeAlias = Bool[Tensor, "batch position"]
+TextMask: TypeAlias = Bool[Tensor, "batch position"] | Int[Tensor, "batch position"]
+"""What of padded sequences is text (1) and what is padding (0), as tokenizers return it."""
+SiteActivations: TypeAlias = Float[Tensor, "batch position _"]
+"""Activations of one of several sites, which may differ in width."""
+SiteNorms: TypeAlias = Float[Tensor, "batch position"]
+
 LatentMask: TypeAlias = Bool[Tensor, " d_sae"]
 LatentCounts: TypeAlias = Int[Tensor, " d_sae"]
 TokenCounts: TypeAlias = Int[Tensor, " n"]

@@ -23,20 +23,23 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
 from monosemy.config import ActivationsConfig
 from monosemy.errors import UserError
+from monosemy.shapes import PositionMask, SiteActivations, SiteNorms, TextMask, TokenIds
 
 REASONS = ("first_position", "special_token", "norm_outlier")
 """Names of the reasons, in the order they are tested; code i + 1 in `drop_reasons`."""
 NOT_DROPPED = 0
 
 
+@runtime_checkable
 class ActivationModel(Protocol):
     """What harvesting needs of a language model (models.adapter.LanguageModel has it)."""
 
@@ -51,10 +54,11 @@ class ActivationModel(Protocol):
     def resolve(self, site: str) -> str: ...
     def site_width(self, site: str) -> int: ...
     def activations(
-        self, tokens: Tensor, sites: Sequence[str], *, attention_mask: Tensor | None = None
-    ) -> Mapping[str, Tensor]: ...
+        self, tokens: TokenIds, sites: Sequence[str], *, attention_mask: TextMask | None = None
+    ) -> Mapping[str, SiteActivations]: ...
 
 
+@runtime_checkable
 class Tokens(Protocol):
     """What harvesting needs of packed tokens (data.tokens.TokenShards has it)."""
 
@@ -120,26 +124,28 @@ class DropRules:
 class HarvestedRows:
     """The kept rows of a few sequences; row i is the same token at every site."""
 
-    activations: dict[str, Tensor]
-    """Site -> [n, d], the model's dtype and device, raw units."""
-    token_ids: Tensor
-    """[n] int32, on the CPU like the three below."""
-    sequence: Tensor
-    """[n] int32: which sequence of the shards."""
-    position: Tensor
-    """[n] int32: which position of that sequence."""
-    document: Tensor
-    """[n] int32: which document of the text."""
+    activations: dict[str, Float[Tensor, "n _"]]
+    """By site, in the model's dtype, on its device, in raw units; sites differ in width."""
+    token_ids: Int32[Tensor, " n"]
+    """On the CPU, like the three below."""
+    sequence: Int32[Tensor, " n"]
+    """Which sequence of the shards."""
+    position: Int32[Tensor, " n"]
+    """Which position of that sequence."""
+    document: Int32[Tensor, " n"]
+    """Which document of the text."""
     n_tokens: int
     """Positions read, kept or not."""
     n_dropped: dict[str, int]
     """Reason -> positions dropped for it; n_tokens = n + their sum."""
 
 
-def drop_reasons(tokens: Tensor, activations: Mapping[str, Tensor], rules: DropRules) -> Tensor:
-    """Why each position is dropped: [B, T] uint8 on the tokens' device, 0 kept, i + 1 for REASONS[i].
+def drop_reasons(
+    tokens: TokenIds, activations: Mapping[str, SiteActivations], rules: DropRules
+) -> UInt8[Tensor, "batch position"]:
+    """Why each position is dropped, on the tokens' device: 0 kept, i + 1 for REASONS[i].
 
-    `tokens` [B, T]; `activations` must hold [B, T, d] of every site in `rules.norm_limits`.
+    `activations` must hold every site in `rules.norm_limits`.
     """
     missing = sorted(set(rules.norm_limits) - set(activations))
     if missing:
@@ -147,23 +153,23 @@ def drop_reasons(tokens: Tensor, activations: Mapping[str, Tensor], rules: DropR
     return _reasons(tokens, {site: norms(activations[site]) for site in rules.norm_limits}, rules)
 
 
-def keep_mask(tokens: Tensor, activations: Mapping[str, Tensor], rules: DropRules) -> Tensor:
-    """[B, T] bool: the positions that count in training and in evaluation. Arguments as `drop_reasons`."""
+def keep_mask(tokens: TokenIds, activations: Mapping[str, SiteActivations], rules: DropRules) -> PositionMask:
+    """The positions that count in training and in evaluation. Arguments as `drop_reasons`."""
     return drop_reasons(tokens, activations, rules) == NOT_DROPPED
 
 
-def read_packed(model: ActivationModel, tokens: Tensor, sites: Sequence[str]) -> Mapping[str, Tensor]:
+def read_packed(model: ActivationModel, tokens: TokenIds, sites: Sequence[str]) -> Mapping[str, SiteActivations]:
     """Activations of packed sequences: all of it is text, the padding token included where a text holds it."""
     return model.activations(tokens, sites, attention_mask=torch.ones_like(tokens))
 
 
-def norms(activations: Tensor) -> Tensor:
+def norms(activations: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows"]:
     """||x|| over the last dimension in float32 (half formats would overflow on massive activations)."""
     return torch.linalg.vector_norm(activations, dim=-1, dtype=torch.float32)
 
 
-def _reasons(tokens: Tensor, lengths: Mapping[str, Tensor], rules: DropRules) -> Tensor:
-    """`drop_reasons` from the norms [B, T] of every site that has a limit."""
+def _reasons(tokens: TokenIds, lengths: Mapping[str, SiteNorms], rules: DropRules) -> UInt8[Tensor, "batch position"]:
+    """`drop_reasons` from the norms of every site that has a limit."""
     reasons = torch.zeros(tokens.shape, dtype=torch.uint8, device=tokens.device)
     for site, limit in rules.norm_limits.items():
         reasons[(lengths[site] > limit).to(tokens.device)] = 1 + REASONS.index("norm_outlier")
@@ -297,9 +303,9 @@ def harvest_rows(
 
 
 def _kept_rows(
-    tokens: Tensor,
-    activations: Mapping[str, Tensor],
-    lengths: Mapping[str, Tensor],
+    tokens: TokenIds,
+    activations: Mapping[str, SiteActivations],
+    lengths: Mapping[str, SiteNorms],
     rules: DropRules,
     names: Sequence[str],
     first: int,
@@ -320,8 +326,8 @@ def _kept_rows(
     )
 
 
-def checked_norms(activations: Mapping[str, Tensor], names: Sequence[str], first: int) -> dict[str, Tensor]:
-    """[B, T] norms per site; UserError naming site, sequence and position where one is not finite."""
+def checked_norms(activations: Mapping[str, SiteActivations], names: Sequence[str], first: int) -> dict[str, SiteNorms]:
+    """Norms per site; UserError naming site, sequence and position where one is not finite."""
     lengths = {site: norms(activations[site]) for site in names}
     for site, length in lengths.items():
         if not bool(torch.isfinite(length).all()):
@@ -333,7 +339,7 @@ def checked_norms(activations: Mapping[str, Tensor], names: Sequence[str], first
     return lengths
 
 
-def _batches(shards: Tokens, config: ActivationsConfig, start: int, stop: int) -> Iterator[tuple[int, int, Tensor]]:
+def _batches(shards: Tokens, config: ActivationsConfig, start: int, stop: int) -> Iterator[tuple[int, int, TokenIds]]:
     for first in range(start, stop, config.batch_sequences):
         last = min(first + config.batch_sequences, stop)
         yield first, last, torch.from_numpy(np.array(shards.sequences(first, last), dtype=np.int64))

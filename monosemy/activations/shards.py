@@ -21,6 +21,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosemy.activations.harvest import REASONS, HarvestedRows
@@ -84,8 +85,10 @@ class ShardWriter:
         }
 
 
-def narrowed(values: Tensor, dtype: torch.dtype, site: str, sequences: Tensor) -> Tensor:
-    """Rows [n, d] on the CPU in `dtype`; UserError naming site and sequence where float16 is too narrow."""
+def narrowed(
+    values: Float[Tensor, "n d_in"], dtype: torch.dtype, site: str, sequences: Int[Tensor, " n"]
+) -> Float[Tensor, "n d_in"]:
+    """Rows on the CPU in `dtype`; UserError naming site and sequence where float16 is too narrow."""
     narrow = values.to(device="cpu", dtype=dtype)
     if dtype == torch.float16 and not bool(torch.isfinite(narrow).all()):
         row = int((~torch.isfinite(narrow)).any(1).nonzero()[0])

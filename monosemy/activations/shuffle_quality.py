@@ -21,7 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from monosemy.shapes import Activations, PerInput
 
 ROWS_PER_BATCH = 128
 """Rows of each batch that are looked at: enough for 1e-3, at no cost that shows."""
@@ -51,15 +54,15 @@ class ShuffleQuality:
 class NeighbourMeter:
     """Accumulates c and r over batches; exact to save and restore."""
 
-    def __init__(self, mean: Tensor) -> None:
-        """`mean` [d]: centre of the rows, in the units of the batches."""
+    def __init__(self, mean: PerInput) -> None:
+        """`mean`: centre of the rows, in the units of the batches."""
         self.mean = mean.detach().cpu().double()
         self.direction_sum = torch.zeros_like(self.mean)
         # batches, pairs, sum c_b, sum c_b^2, rows, sum n_b^2, sum ||s_b||^2 with s_b the sum of u over batch b
         self.totals = torch.zeros(7, dtype=torch.float64)
 
-    def update(self, batch: Tensor) -> None:
-        """Looks at the first rows of one batch [N, d], in the order of the stream."""
+    def update(self, batch: Activations) -> None:
+        """Looks at the first rows of one batch, in the order of the stream."""
         rows = batch[:ROWS_PER_BATCH].detach().cpu().double() - self.mean
         if len(rows) < 2:
             return
@@ -91,8 +94,8 @@ class NeighbourMeter:
         self.totals = state["totals"].clone()
 
 
-def measure_shuffle(batches: Iterable[Tensor], mean: Tensor) -> ShuffleQuality | None:
-    """The quality of a stream from some of its batches [N, d], best spread over all of it; `mean` [d] its centre."""
+def measure_shuffle(batches: Iterable[Float[Tensor, "_ d_in"]], mean: PerInput) -> ShuffleQuality | None:
+    """The quality of a stream from some of its batches, best spread over all of it; `mean` is its centre."""
     meter = NeighbourMeter(mean)
     for batch in batches:
         meter.update(batch)

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from monosemy.activations.harvest import (
@@ -106,8 +107,8 @@ class ActivationStore:
             raise unknown("site of this store", site, self.sites)
         return self._widths[site]
 
-    def rows(self, site: str, indices: np.ndarray | slice) -> Tensor:
-        """float32 [n, d], raw units, in the order of `indices` (int array within 0..n_rows, or a slice)."""
+    def rows(self, site: str, indices: np.ndarray | slice) -> Float32[Tensor, "n d_in"]:
+        """Rows in raw units, in the order of `indices` (int array within 0..n_rows, or a slice)."""
         width = self.width(site)
         if isinstance(indices, slice):
             start, stop, step = indices.indices(self.n_rows)
@@ -158,7 +159,7 @@ class ActivationStore:
         for k, places in zip(touched, np.split(order, begins[1:])):
             yield int(k), places, indices[places] - self._starts[k]
 
-    def _mean(self, site: str) -> Tensor:
+    def _mean(self, site: str) -> Float32[Tensor, " d_in"]:
         total = torch.zeros(self.width(site), dtype=torch.float64)
         for shard in self._shards:
             total += shard[f"sum/{site}"]

@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from monosemy.activations.harvest import (
@@ -53,7 +54,8 @@ from monosemy.activations.store import ActivationStore, store_identity
 from monosemy.config import ActivationsConfig, fingerprint, positive
 from monosemy.errors import UserError
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Float32[Tensor, "n _"]]
+"""Rows of the same tokens at every site; sites differ in width."""
 
 
 class StoredStream:
@@ -121,7 +123,7 @@ class StoredStream:
         n_available = max(1, self.store.n_rows // self.batch_tokens)
         steps = np.unique(np.linspace(0, n_available - 1, min(n_batches, n_available)).astype(int))
 
-        def batches() -> Iterator[Tensor]:
+        def batches() -> Iterator[Float32[Tensor, "n d_in"]]:
             for step in steps.tolist():
                 first = step * self.batch_tokens
                 in_order = np.arange(first, min(first + self.batch_tokens, self.store.n_rows))

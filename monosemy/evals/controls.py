@@ -45,7 +45,7 @@ class PcaBasis:
         return PcaDictionary(self.mean, self.components[:k])
 
 
-def fit_pca(batches: Iterable[Float[Tensor, "n d"]]) -> PcaBasis:
+def fit_pca(batches: Iterable[Float[Tensor, "_ d"]]) -> PcaBasis:
     """Fits PCA to training rows in one pass, with sums in float64.
 
     Raises UserError when there are fewer than two rows or a value is not finite.

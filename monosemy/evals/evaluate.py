@@ -24,6 +24,7 @@ from monosemy.evals.frontier import Candidate, build_record
 from monosemy.evals.model_loss import evaluate_model_loss
 from monosemy.evals.reconstruction import check_width, evaluate_reconstruction
 from monosemy.models.padding import Padding, check_unpadded, read_mask, read_tokens
+from monosemy.shapes import TextMask, TokenIds
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 def evaluate(
     model: LanguageModel,
     sae: SparseAutoencoder,
-    tokens: Tensor,
+    tokens: TokenIds,
     *,
-    attention_mask: Tensor | None = None,
+    attention_mask: TextMask | None = None,
     site: str | None = None,
     rules: ActivationsConfig | None = None,
     n_bootstrap: int = 1000,

@@ -29,18 +29,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.evals.documents import DocumentSums
 from monosemy.evals.intervals import Blocks, Interval, bootstrap_weights, ratio_interval
-from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, reconstruct
+from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, require_finite
 from monosemy.models.padding import Padding, read_mask, text_positions
+from monosemy.shapes import PositionMask, TextMask, TokenIds
 
 Edit = Callable[[Tensor], Tensor]
 _LOGIT_BYTES = 2**28  # size aimed at for one array of logits
@@ -50,14 +51,17 @@ _CHUNK_ENTRIES = {
 }  # logits taken together by the log-softmax: on a CPU, what its cache holds
 
 
+@runtime_checkable
 class Model(Protocol):
     """What is needed of `models.adapter.LanguageModel`."""
 
     def site_width(self, site: str, /) -> int: ...
 
-    def prefix(self, tokens: Tensor, site: str, /, *, attention_mask: Tensor | None = None) -> Any: ...
+    def prefix(self, tokens: TokenIds, site: str, /, *, attention_mask: TextMask | None = None) -> Any: ...
 
-    def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None, start: Any = None) -> Tensor: ...
+    def logits(
+        self, tokens: TokenIds, edits: Mapping[str, Edit] | None = None, start: Any = None
+    ) -> Float[Tensor, "batch position vocab"]: ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class ModelLosses:
 
 def splice(
     dictionary: Dictionary | None,
-    keep: Bool[Tensor, "batch position"] | None = None,
+    keep: PositionMask | None = None,
     *,
     name: str = "",
     site: str = "",
@@ -113,11 +117,11 @@ class Splice:
     """What `splice` makes."""
 
     dictionary: Dictionary | None
-    keep: Bool[Tensor, "batch position"] | None
+    keep: PositionMask | None
     name: str
     site: str
 
-    def with_mask(self, mask: Bool[Tensor, "batch position"]) -> Splice:
+    def with_mask(self, mask: PositionMask) -> Splice:
         """The same edit for padded sequences; `mask` is True at text."""
         keep = text_positions(mask) > 0 if self.keep is None else self.keep.to(mask.device) & mask
         return replace(self, keep=keep)
@@ -135,8 +139,8 @@ class Splice:
         if self.dictionary is None or not len(rows):
             spliced[at] = 0
         else:
-            reconstruction = reconstruct(self.name, self.dictionary, rows.to(torch.float32), self.site)[1]
-            spliced[at] = reconstruction.to(x_BTD.dtype)
+            x_hat = self.dictionary.decode(self.dictionary.encode(rows.to(torch.float32)))
+            spliced[at] = require_finite(self.name, x_hat, self.site).to(x_BTD.dtype)
         return spliced
 
 
@@ -146,19 +150,19 @@ class IdentityDictionary:
     def __init__(self, d_in: int):
         self.d_in = self.d_sae = d_in
 
-    def encode(self, x: Tensor) -> Any:
+    def encode(self, x: Float[Tensor, "n d"]) -> Any:
         return x
 
-    def decode(self, latents: Any) -> Tensor:
+    def decode(self, latents: Any) -> Float[Tensor, "n d"]:
         return latents
 
 
 def check_splice(
     model: Model,
     site: str,
-    tokens: Int[Tensor, "batch position"],
-    keep: Bool[Tensor, "batch position"],
-    attention_mask: Tensor | None = None,
+    tokens: TokenIds,
+    keep: PositionMask,
+    attention_mask: TextMask | None = None,
 ) -> float:
     """Δloss of an identity dictionary, always exactly 0.0, over the first sequence with a kept position.
 
@@ -192,11 +196,11 @@ def evaluate_model_loss(
     model: Model,
     site: str,
     saes: Mapping[str, Dictionary],
-    tokens: Int[Tensor, "batch position"],
-    keep: Bool[Tensor, "batch position"],
+    tokens: TokenIds,
+    keep: PositionMask,
     *,
-    attention_mask: Int[Tensor, "batch position"] | None = None,
-    documents: Int[Tensor, "batch position"] | None = None,
+    attention_mask: TextMask | None = None,
+    documents: TokenIds | None = None,
     n_bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -251,7 +255,7 @@ def evaluate_model_loss(
     return sums.finish(weights, confidence, blocks.documents)
 
 
-def _batches(model: Model, tokens: Tensor, batch_sequences: int | None) -> Iterator[slice]:
+def _batches(model: Model, tokens: TokenIds, batch_sequences: int | None) -> Iterator[slice]:
     if batch_sequences is None:
         vocabulary = int(getattr(model, "vocab_size", 50_000))
         batch_sequences = max(1, _LOGIT_BYTES // (4 * vocabulary * tokens.shape[1]))
@@ -263,12 +267,12 @@ def _batches(model: Model, tokens: Tensor, batch_sequences: int | None) -> Itera
 class _LossBatch:
     """Sequences that go through the model together."""
 
-    tokens: Int[Tensor, "batch position"]
+    tokens: TokenIds
     start: Any
     """The model's own work up to the site (`Model.prefix`), shared by all passes."""
-    keep: Bool[Tensor, "batch position"]
+    keep: PositionMask
     """Where the activation is replaced."""
-    counted: Bool[Tensor, "batch position"]
+    counted: PositionMask
     """Where the prediction counts."""
     block: Int[Tensor, " n"]
     """Block of documents of every counted prediction, in order."""
@@ -305,7 +309,7 @@ class _TokenLosses:
     Rows are taken as they lie, counted or not: leaving the few others out would cost a copy of the rest.
     """
 
-    def __init__(self, clean_BTV: Float[Tensor, "batch position vocabulary"], tokens: Tensor, counted: Tensor):
+    def __init__(self, clean_BTV: Float[Tensor, "batch position vocab"], tokens: TokenIds, counted: PositionMask):
         self.log_p = clean_BTV.flatten(0, 1).to(torch.float32)
         self.targets = tokens.roll(-1, dims=1).flatten()[:, None].to(self.log_p.device)  # the last position's: unused
         self.counted = counted.flatten().to(self.log_p.device)
@@ -321,7 +325,9 @@ class _TokenLosses:
         size = max(1, _CHUNK_ENTRIES["cpu" if self.log_p.device.type == "cpu" else "other"] // n_vocabulary)
         return (slice(first, first + size) for first in range(0, n_rows, size))
 
-    def against(self, logits_BTV: Tensor, *, with_kl: bool) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"] | None]:
+    def against(
+        self, logits_BTV: Float[Tensor, "batch position vocab"], *, with_kl: bool
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"] | None]:
         """(CE − CE_clean, KL) per counted token; both exactly 0 for identical logits."""
         logits, losses, kls = logits_BTV.flatten(0, 1), [], []
         for rows in self._chunks():
@@ -347,7 +353,9 @@ class _LossSums:
         loss = loss.cpu().to(torch.float64)
         self.clean += block_sums(torch.stack([torch.ones_like(loss), loss], dim=1), block, self.limit)
 
-    def add(self, name: str | None, delta: Tensor, kl: Tensor | None, block: Int[Tensor, " n"]) -> None:
+    def add(
+        self, name: str | None, delta: Float[Tensor, " n"], kl: Float[Tensor, " n"] | None, block: Int[Tensor, " n"]
+    ) -> None:
         columns = torch.stack([delta] if kl is None else [delta, kl], dim=1).cpu()
         total = block_sums(columns, block, self.limit)
         if name is None:

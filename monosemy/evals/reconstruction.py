@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,11 +44,13 @@ from monosemy.evals.intervals import (
 )
 from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.latents import SparseLatents
+from monosemy.shapes import EntryNumbers, PerEntry
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MAX_COUNTS = 2**24  # entries of a SAE's table of firing counts per block and latent
 
 
+@runtime_checkable
 class Dictionary(Protocol):
     """What evaluation needs of a SAE or a control; `d_in` (or `config.d_in`) is checked where present."""
 
@@ -93,7 +95,7 @@ class Reconstruction:
 
 def evaluate_reconstruction(
     saes: Mapping[str, Dictionary],
-    batches: Iterable[tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]],
+    batches: Iterable[tuple[Float[Tensor, "_ d"], Int[Tensor, " _"]]],
     *,
     site: str = "",
     n_bootstrap: int = 1000,
@@ -142,7 +144,8 @@ class ReconstructionMeter:
             raise UserError(f"validation activations at {self.site or 'the site'} hold NaN or infinity; rebuild them")
         self._rows.add(x, block)
         for name, sae in self.saes.items():
-            self._sums[name].add(x, *reconstruct(name, sae, x, self.site), block)
+            latents = sae.encode(x)
+            self._sums[name].add(x, latents, require_finite(name, sae.decode(latents), self.site), block)
 
     def documents(self, reconstructions: Mapping[str, Reconstruction]) -> DocumentSums:
         """The errors of what `finish` gave, for paired comparisons."""
@@ -173,19 +176,15 @@ def check_width(name: str, sae: Dictionary, site: str, width: int) -> None:
         )
 
 
-def reconstruct(
-    name: str, sae: Dictionary, x: Float[Tensor, "n d"], site: str = ""
-) -> tuple[SparseLatents, Float[Tensor, "n d"]]:
-    """encode, decode; raises UserError that names the SAE when the result is not finite."""
-    latents = sae.encode(x)
-    x_hat = sae.decode(latents)
+def require_finite(name: str, x_hat: Float[Tensor, "n d"], site: str = "") -> Float[Tensor, "n d"]:
+    """The reconstruction as it is; raises UserError, naming the SAE, when it holds NaN or infinity."""
     if not torch.isfinite(x_hat).all():
         n_bad = int((~torch.isfinite(x_hat)).any(dim=1).sum())
         raise UserError(
-            f"SAE {name!r}{f' at {site}' if site else ''}: the reconstruction of {n_bad} of {len(x)} tokens holds NaN "
-            "or infinity; leave this SAE out or train it again with a lower learning rate"
+            f"SAE {name!r}{f' at {site}' if site else ''}: the reconstruction of {n_bad} of {len(x_hat)} tokens "
+            "holds NaN or infinity; leave this SAE out or train it again with a lower learning rate"
         )
-    return latents, x_hat
+    return x_hat
 
 
 class _RowSums:
@@ -280,8 +279,8 @@ class _DictionarySums:
         return Reconstruction(record, statistics, error)
 
 
-def active_entries(latents: SparseLatents) -> tuple[Tensor, Tensor, Tensor]:
-    """(token, latent, value) of every entry whose value is not zero, int64 numbers, in row order."""
+def active_entries(latents: SparseLatents) -> tuple[EntryNumbers, EntryNumbers, PerEntry]:
+    """(token, latent, value) of every entry whose value is not zero, in row order."""
     token, index, value = latents.rows(), latents.indices.to(torch.int64), latents.values.detach()
     active = value != 0  # not > 0: the codes of PCA and of other controls have either sign
     if bool(active.all()):

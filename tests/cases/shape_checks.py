@@ -23,6 +23,15 @@ MODULES = (
     "monosemy.training.dead",
     "monosemy.training.outliers",
     "monosemy.training.trainee",
+    "monosemy.activations.harvest",
+    "monosemy.activations.shards",
+    "monosemy.activations.shuffle_quality",
+    "monosemy.activations.store",
+    "monosemy.activations.stream",
+    "monosemy.evals.controls",
+    "monosemy.evals.intervals",
+    "monosemy.evals.model_loss",
+    "monosemy.evals.reconstruction",
     *(entry.path.split(":")[0] for entry in ARCHITECTURES.values()),
 )
 

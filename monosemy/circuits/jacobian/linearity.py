@@ -55,7 +55,7 @@ class LinearityRecord:
 
 def measure_linearity(
     latent_map: LatentMap,
-    batches: Iterable[tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]],
+    batches: Iterable[tuple[Float[Tensor, "_ d"], Int[Tensor, " _"]]],
     *,
     n_sweeps: int = 500,
     n_bootstrap: int = 1000,
