@@ -1,4 +1,4 @@
-"""monosemy: sparse autoencoders of language models, from text to a compared dictionary."""
+"""monosemy: sparse autoencoders of language models, from text to compared dictionaries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported at first use, so that `import monosemy` is light."""
+    """Imports a public name at its first use, so that `import monosemy` is fast."""
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'monosemy' has no attribute {name!r}")

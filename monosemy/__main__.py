@@ -1,4 +1,4 @@
-"""`python -m monosemy COMMAND …`"""
+"""Runs the command line as `python -m monosemy COMMAND …`."""
 
 from monosemy.cli import main
 

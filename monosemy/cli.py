@@ -1,8 +1,8 @@
-"""The command line: `monosemy COMMAND …`; `commands` lists them, those of the rooms (`rooms.Room`) included.
+"""The command line, `monosemy COMMAND …`; `commands` lists the commands, including those of the rooms (`rooms.Room`).
 
-Bad input ends in one line on standard error and status 2; an interrupted training run saves a checkpoint and ends with
-status 130. Imports are lazy, so that `--help` answers at once: the commands of a run are in `commands`, and each room
-has its own.
+Bad input ends with one line on standard error and status 2. An interrupted training run saves a checkpoint and ends
+with status 130. Imports are lazy, so that `--help` answers at once: the commands of a run are in `commands.py`, and
+each room has its own.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from monosemy.rooms import Command, rooms
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; exits with 0, 2 (bad input), 130 (interrupted, checkpoint written) or 141 (nobody reads on)."""
+    """The entry point. Exits with 0, 2 (bad input), 130 (interrupted) or 141 (the reader of its output is gone)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Set before torch and transformers are imported, which read these variables once.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its notices on slower paths are no news of ours
-    # Threads that wait sleep rather than spin: as fast on a free machine, many times faster on a busy one.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its notices on slower paths do not concern users
+    # Waiting threads sleep instead of spinning: as fast on a free machine, and many times faster on a busy one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # no name of a file or token may end a command that did its work
+        # The name of a file or a token that the terminal cannot encode must not end a command that did its work.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         dispatch(words)
@@ -39,7 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
         continues = "; run the same command to continue" if command and command.continues else ""
         print(f"interrupted{continues}", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # `monosemy … | head`: the reader has seen enough
+    except BrokenPipeError:  # `monosemy … | head`: the reader has ended
+        # Python flushes standard output at exit; into the closed pipe, that would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Interrupted as error:
@@ -48,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def dispatch(words: list[str]) -> None:
+    """Runs the command that the words name, or prints help or version. Raises UserError for an unknown command."""
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
@@ -64,7 +68,7 @@ def dispatch(words: list[str]) -> None:
 
 @functools.cache
 def commands() -> dict[str, Command]:
-    """Every command by its name, in the order of `monosemy --help`."""
+    """All commands by name, in the order of `monosemy --help`."""
     of_rooms = [command for room in rooms() for command in room.commands]
     return {command.name: command for command in (*RUN_COMMANDS, *of_rooms, INFO)}
 

@@ -1,7 +1,7 @@
-"""The commands of a run: train, evaluate, report, features, and what is here.
+"""The commands of a run: demo, train, evaluate, report and features; and info.
 
 Place on the path: the command line loads this module when one of its commands runs (`cli.RUN_COMMANDS`), so that
-`monosemy --help` need not.
+`monosemy --help` does not have to.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
 
 
 def run_demo(words: list[str]) -> None:
-    """A training run, and the features of one of its SAEs."""
+    """`monosemy demo`: trains a small run, and builds the features of one of its SAEs."""
     folder = _train("demo", words, command="demo", features=True)
     print(f"look at the latents: monosemy browse {folder}")
 
 
 def run_train(words: list[str]) -> None:
-    """[RECIPE or run.json] [--run FOLDER] [settings]"""
+    """`monosemy train [RECIPE | run.json | RUN] [--run FOLDER] [FLAGS]`; without a start, the recipe is `demo`."""
     if words and not words[0].startswith("-"):
         _train(words[0], words[1:], command="train")
     else:
@@ -38,11 +38,12 @@ def run_train(words: list[str]) -> None:
 
 
 def _train(start: str, words: list[str], *, command: str, features: bool = False) -> Path:
-    """Trains what the words ask for, on top of the recipe, settings or run that is `start`; returns the run folder."""
+    """Trains with the settings of `start` (a recipe, a file or a run) and of the words; returns the run folder."""
     base = _base(start)
     arguments, settings = _settings(base, words, command)
     folder = Path(arguments.run or _default_folder(start)).expanduser()
     moved = NOT_MOVED
+    # A run that is continued keeps its model and text, so their flags can only say where these are now.
     if _continues(start, folder):
         moved = Moved(**{kind: settings.pop(f"{kind}.source", "") for kind in ("model", "text")})
     from monosemy import pipeline
@@ -53,14 +54,14 @@ def _train(start: str, words: list[str], *, command: str, features: bool = False
 
 
 def _continues(start: str, folder: Path) -> bool:
-    """Whether a run is trained on from its own folder: its model and text are its own, and can only have moved."""
+    """Whether `start` is the run in `folder` itself, which is then continued."""
     path = Path(start).expanduser()
     run = path.parent if path.name == RUN_JSON else path
     return (run / RUN_JSON).is_file() and folder.is_dir() and run.samefile(folder)
 
 
 def _default_folder(start: str) -> Path:
-    """A run folder (or its run.json) is continued; a recipe or a file of settings gets runs/NAME."""
+    """The folder of a run without `--run`: that of `start` if it is a run or its run.json, else runs/NAME."""
     path = Path(start).expanduser()
     if path.is_dir():
         return path
@@ -70,6 +71,7 @@ def _default_folder(start: str) -> Path:
 
 
 def run_evaluate(words: list[str]) -> None:
+    """`monosemy evaluate RUN`: measures the SAEs of a run again."""
     parser = _run_parser("evaluate")
     add_moved(parser)
     arguments = parser.parse_args(words)
@@ -79,6 +81,7 @@ def run_evaluate(words: list[str]) -> None:
 
 
 def run_report(words: list[str]) -> None:
+    """`monosemy report RUN`: writes the report again, which needs no weights, but says when some are missing."""
     folder = Path(_run_parser("report").parse_args(words).run).expanduser()
     from monosemy import pipeline
     from monosemy.run import require_weights
@@ -88,6 +91,7 @@ def run_report(words: list[str]) -> None:
 
 
 def run_features(words: list[str]) -> None:
+    """`monosemy features RUN`: builds the feature databases of SAEs of a run."""
     parser = _run_parser("features")
     parser.add_argument(
         "--saes", nargs="+", metavar="SITE/NAME", help="by default the JumpReLU SAE at the middle L0 of the first site"
@@ -112,6 +116,7 @@ def run_features(words: list[str]) -> None:
 
 
 def run_info(words: list[str]) -> None:
+    """`monosemy info [RUN | ARCHITECTURE]`: prints what is here, a run's settings, or an architecture's options."""
     parser = Parser("monosemy info", description=commands()["info"].summary)
     parser.add_argument(
         "subject",
@@ -152,6 +157,7 @@ def _print_run(folder: Path) -> None:
 
 
 def _print_architecture(name: str) -> None:
+    """Prints an architecture's module docstring, which describes it to users as well, and its options."""
     from monosemy.saes.registry import architecture
 
     cls = architecture(name)
@@ -179,7 +185,7 @@ def _base(start: str) -> RunConfig:
 
 
 def _settings(base: RunConfig, words: list[str], command: str = "train") -> tuple[argparse.Namespace, dict[str, Any]]:
-    """(the parsed words, the settings that they give): every setting of config.py is a flag of train and demo."""
+    """(parsed words, settings that they give); every setting of config.py is a flag of train and demo."""
     from monosemy.saes.registry import ARCHITECTURES
 
     return read_settings(_settings_parser(base, command), words, ARCHITECTURES)

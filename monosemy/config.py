@@ -1,8 +1,8 @@
-"""What a run is: frozen dataclasses, to and from JSON, with a fingerprint; every number declares its range.
+"""The configuration of a run: frozen dataclasses that convert to and from JSON and have a fingerprint.
 
-Unknown keys and wrong types are errors. Nothing here acts: building a configuration opens no file, loads no
-model and talks to no service. Counts start with `n_`, durations end in `_tokens` or `_steps`, coefficients in
-`_coef`; sparsity is always an L0 (active latents per token), losses are in nats per token.
+Every number declares its range; unknown keys and wrong types are errors. Building a configuration opens no file, loads
+no model and contacts no service. Names of counts start with `n_`, those of durations end in `_tokens` or `_steps`, and
+those of coefficients in `_coef`. Sparsity is always an L0 (active latents per token); losses are in nats per token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from monosemy.ranges import SHARE, Range
 from monosemy.rooms import Room, load, rooms
 
 LABELS = frozenset({"recipe", "log_to"})
-"""Settings of a run that change nothing in what it computes."""
+"""Settings of a run that do not change what it computes."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ SEED = Range(0, 2**63 - 1, example=0)
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The language model whose activations are taken apart."""
+    """The language model whose activations the SAEs are trained on."""
 
     source: str = "embedded"
     """`embedded` (SmolLM2-135M-Instruct, from the package index), a hub id, a local folder, or a .gguf file."""
@@ -39,10 +39,10 @@ class ModelConfig:
     dtype: Dtype = "float32"
     """Number format of the model's weights and activations; keep float32 on CPUs without bfloat16 units."""
     device: str = "auto"
-    """`auto` (a GPU when there is one), `cpu`, `cuda`, `cuda:1`."""
+    """Where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`."""
     randomise: Literal["none", "published", "reinitialised", "matched"] = "none"
-    """A control: the same model with its weights redrawn (`published`: matrices from N(0, (0.8/√d)²); `matched`: with
-    each matrix's own mean and variance; `reinitialised`: as before training)."""
+    """Redraw the model's weights, as a control: `published` draws matrices from N(0, (0.8/√d)²), `matched` draws each
+    with its own mean and variance, `reinitialised` initialises the model as before training."""
 
 
 @dataclass(frozen=True)
@@ -53,68 +53,70 @@ class TextConfig:
     """`embedded`, `embedded:english,french,spanish,speeches,code,german`, a hub dataset id, or a path: .txt, .jsonl,
     .json, .csv, .tsv (each also .gz, .zst, .bz2 or .xz), .parquet, or a folder of them."""
     column: str = "text"
-    """Column that holds the text, chat messages (written out by the model's chat template) or token ids; `meta.body`
-    and `messages[].content` are paths into nested ones."""
+    """Column with the text, chat messages (written out with the model's chat template) or token ids; `meta.body` and
+    `messages[].content` are paths into nested columns."""
     subset: str | None = None
     """Configuration name of a hub dataset."""
     split: str = "train"
     """Split of a hub dataset."""
     context_length: Annotated[int, Range(2, example=256)] = 256
-    """Tokens per packed sequence."""
+    """Number of tokens in each packed sequence."""
     n_tokens: Annotated[int, Range(1, example=300_000)] = 300_000
-    """Training tokens."""
+    """Number of training tokens."""
     n_validation_tokens: Annotated[int, Range(1, example=65_536)] = 65_536
-    """Validation tokens, from documents that training never sees."""
+    """Number of validation tokens, from documents that training never sees."""
     seed: Annotated[int, SEED] = 0
-    """Order of the documents and the choice of validation documents."""
+    """Seed for the order of the documents and the choice of validation documents."""
 
 
 @dataclass(frozen=True)
 class ActivationsConfig:
-    """Where activations are read, what is dropped, and how they are kept."""
+    """Where activations are read, which positions are dropped, and how activations are stored."""
 
     sites: tuple[str, ...] = ("layers.12.resid_post",)
     """Site names, e.g. `layers.12.resid_post`, `.resid_mid`, `.resid_pre`, `.attn_out`, `.attn_heads`,
     `.mlp_in`, `.mlp_out`; TransformerLens names are accepted."""
     storage: Literal["disk", "stream"] = "disk"
-    """`disk`: harvested once, kept and reused; `stream`: harvested while training, never kept."""
+    """`disk` harvests activations once, keeps them and reuses them; `stream` harvests them while training and keeps
+    none."""
     dtype: Dtype = "bfloat16"
-    """Number format on disk."""
+    """Number format of activations on disk and in the shuffle buffer."""
     drop_first_positions: Annotated[int, Range(0, example=1)] = 1
-    """Leading positions of every sequence left out of training and evaluation (massive activations)."""
+    """Number of positions to drop at the start of every sequence, in training and evaluation (massive activations)."""
     drop_special_tokens: bool = True
-    """Leave out positions that hold a special token (BOS, EOS, PAD, chat markers)."""
+    """Drop positions that hold a special token (BOS, EOS, PAD, chat markers)."""
     outlier_multiple: Annotated[float, Range(1, example=6, above_low=True, or_zero="keeps all")] = 6.0
-    """Leave out tokens whose norm exceeds this multiple of the site's median norm; 0 keeps all."""
+    """Drop positions whose norm exceeds this multiple of the site's median norm; 0 keeps all."""
     batch_sequences: Annotated[int, Range(1, example=8)] = 8
-    """Sequences per pass of the model."""
+    """Number of sequences in each pass of the model."""
     buffer_tokens: Annotated[int, Range(1, example=131_072)] = 131_072
-    """`stream` only: size of the shuffle buffer in tokens."""
+    """Size of the shuffle buffer in tokens, for `stream` storage only."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the SAEs are trained; None leaves the choice to each architecture's recipe."""
+    """How the SAEs are trained."""
 
     batch_tokens: Annotated[int, Range(1, example=1024)] = 1024
-    """Token rows per step."""
+    """Number of tokens in each training step."""
     n_passes: Annotated[int, Range(1, 100_000, example=1)] = 1
-    """Times each training token is used (`disk` storage only)."""
+    """How many times each training token is used; more than once with `disk` storage only."""
     learning_rate: Annotated[float | None, Range(0, 1, example=2e-3, above_low=True)] = None
-    """Peak learning rate; None takes the architecture's own."""
+    """Peak learning rate of all SAEs; None takes each architecture's own."""
     warmup_fraction: Annotated[float, SHARE] = 0.05
-    """Share of the steps over which the learning rate rises."""
+    """Share of the steps, at the start, over which the learning rate rises."""
     decay_fraction: Annotated[float, SHARE] = 0.2
     """Share of the steps, at the end, over which the learning rate falls to zero."""
     dead_fraction: Annotated[float, SHARE] = 0.1
-    """A latent counts as dead for revival when silent for this share of the training tokens (at most 10M tokens)."""
+    """A latent counts as dead, and is revived, once it was silent for this share of the training tokens (at most 10M
+    tokens)."""
     outlier_error: Annotated[float, Range(1, example=100, above_low=True, or_zero="keeps all")] = 100.0
-    """Rows whose squared error exceeds this multiple of the batch's median, and that are reconstructed worse than by
-    zeros, are left out of the step; 0 keeps all."""
+    """Leave rows out of a step if their squared error exceeds this multiple of the batch's median and zeros would
+    reconstruct them better; 0 keeps all."""
     checkpoint_tokens: Annotated[int, Range(1, example=200_000)] = 200_000
-    """Tokens between checkpoints."""
+    """Number of tokens between checkpoints."""
     log_tokens: Annotated[int, Range(1, example=10_000)] = 10_000
-    """Tokens between metric records."""
+    """Number of tokens between metric records."""
 
 
 @dataclass(frozen=True)
@@ -122,20 +124,21 @@ class EvaluationConfig:
     """What is measured on validation documents."""
 
     n_loss_tokens: Annotated[int, Range(1, example=8_192)] = 8_192
-    """Tokens over which the spliced language-model loss is measured."""
+    """Number of tokens over which the model's loss with spliced reconstructions is measured."""
     n_bootstrap: Annotated[int, Range(1, 100_000, example=1_000)] = 1_000
-    """Resamples behind each interval."""
+    """Number of bootstrap resamples for each interval."""
     frozen_random: bool = True
     """Train a control with a frozen random decoder at each site and L0."""
     pca: bool = True
-    """PCA with as many components as the L0, at each site."""
+    """Measure PCA with as many components as the L0, as a control at each site and L0."""
 
 
 def with_room_settings(settings: type[T]) -> type[T]:
-    """A decorator: the frozen dataclass with one more field for the settings of every room, at its defaults."""
+    """A decorator that adds a field to a frozen dataclass for the settings of every room, with their defaults."""
     kinds = {room.name: load(room.settings) for room in rooms() if room.settings}
     sections = [(name, kind, field(default_factory=kind)) for name, kind in kinds.items()]
     extended = dataclasses.make_dataclass(settings.__name__, sections, bases=(settings,), frozen=True)
+    # make_dataclass sets its own; the help and pickling need those of the original class.
     extended.__module__, extended.__doc__ = settings.__module__, settings.__doc__
     return extended
 
@@ -143,60 +146,60 @@ def with_room_settings(settings: type[T]) -> type[T]:
 @with_room_settings
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run: every architecture × L0 × seed at every site, trained on one stream."""
+    """A whole run: an SAE for every architecture × L0 × seed at every site, all trained on one stream."""
 
     recipe: str = "custom"
-    """Name of the recipe this configuration started from (a label)."""
+    """Name of the recipe that this configuration started from; only a label."""
     log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Live views of training besides metrics.jsonl; install monosemy[tensorboard] or monosemy[wandb]."""
+    """Live views of training, in addition to metrics.jsonl; install monosemy[tensorboard] or monosemy[wandb]."""
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
     activations: ActivationsConfig = field(default_factory=ActivationsConfig)
     architectures: tuple[str, ...] = ("relu", "topk", "batch_topk", "gated", "jumprelu")
     """Architectures to train."""
     l0: Annotated[tuple[float, ...], Range(0, example=32, above_low=True)] = (16.0, 32.0, 64.0)
-    """Sparsity levels: active latents per token that every SAE must land on."""
+    """Target L0s (active latents per token); each gives an SAE of every architecture."""
     d_sae: Annotated[int, Range(1, 10**12, example=2304)] = 2304
-    """Latents per SAE."""
+    """Number of latents in each SAE."""
     seeds: Annotated[tuple[int, ...], SEED] = (0,)
-    """Seeds of initialisation; each gives a further SAE."""
+    """Seeds of the initialisation; each gives another SAE."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Architecture options, `{"jumprelu.bandwidth": 0.02}`, or flags `--jumprelu.bandwidth 0.02`; `monosemy info
-    jumprelu` lists them."""
+    """Options of architectures, as `{"jumprelu.bandwidth": 0.02}` or as flags `--jumprelu.bandwidth 0.02`; `monosemy
+    info jumprelu` lists them."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 def room_settings(config: RunConfig, kind: type[T]) -> T:
-    """The section of the room whose settings are of this type."""
+    """The settings of the room whose settings have this type."""
     return getattr(config, _section(kind))
 
 
 def with_room(config: RunConfig, settings: Any) -> RunConfig:
-    """`config` with these settings as the section of the room whose type they are."""
+    """A copy of `config` with these settings for the room whose settings have their type."""
     return dataclasses.replace(config, **{_section(type(settings)): settings})
 
 
 def _section(kind: type) -> str:
-    """The name of the room whose settings are of this type."""
+    """The name of the room whose settings have this type."""
     return next(room.name for room in rooms() if room.settings and load(room.settings) is kind)
 
 
 def taking_part(config: RunConfig) -> tuple[Room, ...]:
-    """The rooms that a run asks something of."""
+    """The rooms that take part in a run with this configuration."""
     return tuple(room for room in rooms() if room.settings and room.takes_part(getattr(config, room.name)))
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON values (tuples become lists)."""
+    """A dataclass as JSON values; tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_json(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Builds the dataclass `kind` from JSON values.
 
-    Missing keys take their defaults. Raises UserError for an unknown key (with near matches) or a value of the
-    wrong type, naming its place as `training.batch_tokens`.
+    Missing keys take their defaults. Raises UserError for an unknown key (with similar ones) and for a value of the
+    wrong type, naming its place as in `training.batch_tokens`.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where or kind.__name__} must be an object of named values, got {values!r}")
@@ -210,6 +213,7 @@ def from_json(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    """The JSON value as one of the type `hint`. Raises UserError, naming its place, when it is of another type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value, where)  # type: ignore[arg-type]
@@ -231,6 +235,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return dict(value)
     if hint is Any:
         return value
+    # A whole number is a fine float; True and False are ints to Python, but no numbers to a user.
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -239,43 +244,47 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """First 16 hex digits of the SHA-256 of the canonical JSON of a dataclass or of plain JSON values."""
+    """The first 16 hex digits of the SHA-256 of a dataclass or of JSON values, written as canonical JSON."""
     plain = to_json(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    # Canonical: sorted keys, no spaces, ASCII, so that equal values have equal texts.
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def identity(config: RunConfig) -> str:
-    """Fingerprint of all that a run computes: its labels left out, and settings of what it does not do (rooms that take
-    no part in it, random weights)."""
+    """The fingerprint of everything that a run computes.
+
+    It does not cover labels, nor settings of what the run does not do (rooms that take no part, random weights).
+    """
     return fingerprint(computed_settings(config))
 
 
 def computed_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings behind `identity`, as JSON values."""
+    """The settings that `identity` covers, as JSON values."""
     idle = LABELS | {room.name for room in rooms() if room.settings and room not in taking_part(config)}
     computed = {key: value for key, value in to_json(config).items() if key not in idle}
+    # As for the idle rooms: a setting at rest is left out, so that runs from before it existed keep their identity.
     if config.model.randomise == "none":
         computed["model"].pop("randomise")
     return computed
 
 
 class Difference(NamedTuple):
-    """A setting that two configurations do not share."""
+    """A setting that differs between two configurations."""
 
     name: str
-    """`training.batch_tokens`"""
+    """Its dotted name, such as `training.batch_tokens`."""
     there: Any
     here: Any
 
     def __str__(self) -> str:
-        """`training.batch_tokens is 1024 there and 2048 here`"""
+        """The difference in words: `training.batch_tokens is 1024 there and 2048 here`."""
         there, here = ("unset" if value is None else repr(value) for value in (self.there, self.here))
         return f"{self.name} is {there} there and {here} here"
 
 
 def first_difference_of(there: Mapping[str, Any], here: Mapping[str, Any]) -> Difference | None:
-    """The first value, in the order of `there`, that two nested JSON objects do not share."""
+    """The first value, in the order of `there`, that differs between two nested JSON objects; None if none does."""
     left, right = dict(_leaves(there)), dict(_leaves(here))
     for name in [*left, *(other for other in right if other not in left)]:
         if left.get(name) != right.get(name):
@@ -284,6 +293,7 @@ def first_difference_of(there: Mapping[str, Any], here: Mapping[str, Any]) -> Di
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, value) of everything in nested objects."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -295,7 +305,7 @@ UNITS = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 
 
 def count(flag: str, word: str) -> int:
-    """`1.5M` as 1500000. Raises UserError, naming the flag, for what is no count."""
+    """The number that a word such as `1.5M` stands for (1500000). Raises UserError, naming the flag, if it is none."""
     number, unit = (word[:-1], UNITS[word[-1]]) if word[-1:] in UNITS else (word, 1)
     try:
         return round(float(number.replace("_", "").replace(",", "")) * unit)

@@ -1,7 +1,7 @@
-"""Errors meant for users: one line that names the value, the rule, the valid choices and the fix.
+"""Errors for users: one line with the value, the rule, the valid choices and the fix.
 
-The command line prints a `UserError` as its one line and exits with status 2; every other exception
-is a fault of ours and keeps its traceback.
+The command line prints a `UserError` as a single line and exits with status 2. Any other exception is a fault of the
+package and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad input. The message is a single line: value, rule, valid choices, fix."""
+    """Bad input. The message is a single line with the value, the rule, the valid choices and the fix."""
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived while work could be kept; it was, and the message says where."""
+    """SIGINT or SIGTERM arrived and the work so far was saved; the message says where."""
 
 
 def near_matches(value: str, choices: Iterable[str], n: int = 3) -> list[str]:
-    """Up to `n` choices that look like `value`, best first; empty when none comes close."""
-    import difflib  # only an error needs it, and every command imports this module
+    """Up to `n` choices that resemble `value`, the best first; empty when none does."""
+    import difflib  # here, because every command imports this module and only errors need it
 
     by_lower = {choice.lower(): choice for choice in choices}
     return [by_lower[hit] for hit in difflib.get_close_matches(value.lower(), by_lower, n=n, cutoff=0.5)]

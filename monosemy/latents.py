@@ -1,8 +1,8 @@
 """SparseLatents: the code of a batch, kept sparse from the encoder to the feature database.
 
-Compressed rows: row n's active latents are `indices[offsets[n]:offsets[n+1]]` with activations
-`values[offsets[n]:offsets[n+1]]`. `values` may carry a gradient; the sparsity pattern never does. Entries may hold
-the value zero (a latent inside JumpReLU's kernel window, say): statistics count positive values only.
+It is stored as compressed rows: the active latents of row n are `indices[offsets[n]:offsets[n+1]]`, with the
+activations `values[offsets[n]:offsets[n+1]]`. `values` may carry a gradient; the pattern never does. Entries may have
+the value zero, for example a latent inside JumpReLU's kernel window; statistics count positive values only.
 
 Limits: rows are not guaranteed to be sorted by latent index.
 """
@@ -22,9 +22,9 @@ from monosemy.shapes import EntryNumbers, LatentCounts, PerEntry, PreActs, Token
 
 @dataclass(frozen=True)
 class SparseLatents:
-    """Latent activations of N token rows over d_sae latents, as compressed rows.
+    """The code of N token rows over d_sae latents, as compressed rows.
 
-    Fields: offsets int64 [N+1], indices int32 [Z], values float [Z] (gradient flows through these), d_sae.
+    Fields: offsets int64 [N+1], indices int32 [Z], values float [Z] (which carry the gradient), d_sae.
     """
 
     offsets: Int[Tensor, " n_plus_one"]
@@ -34,7 +34,7 @@ class SparseLatents:
 
     @classmethod
     def from_dense(cls, dense: PreActs) -> SparseLatents:
-        """The non-zero entries of a dense code [N, F]; the gradient flows through the values."""
+        """The code with the non-zero entries of a dense code [N, F]. Gradient: flows through the values."""
         rows, columns = dense.detach().nonzero(as_tuple=True)
         counts = torch.bincount(rows, minlength=dense.shape[0])
         offsets = torch.zeros(dense.shape[0] + 1, dtype=torch.int64, device=dense.device)
@@ -43,7 +43,9 @@ class SparseLatents:
 
     @classmethod
     def concatenate(cls, parts: Sequence[SparseLatents]) -> SparseLatents:
-        """The codes of consecutive parts of a batch as one; at least one part, all of one d_sae."""
+        """Joins the codes of consecutive parts of a batch: at least one part, all with the same d_sae."""
+        # Each part's offsets are shifted by the number of entries before it. `shifts` has one more than needed, the
+        # total, hence no strict zip.
         ends = [part.offsets[1:] for part in parts]
         shifts = accumulate((part.n_entries for part in parts), initial=0)
         offsets = torch.cat([parts[0].offsets[:1], *(end + shift for end, shift in zip(ends, shifts, strict=False))])
@@ -59,7 +61,7 @@ class SparseLatents:
         return self.indices.shape[0]
 
     def rows(self) -> EntryNumbers:
-        """Row number of every stored entry, int64 [Z]."""
+        """The row number of every stored entry, int64 [Z]."""
         return torch.repeat_interleave(
             torch.arange(self.n_tokens, device=self.offsets.device),
             self.offsets.diff(),
@@ -71,43 +73,44 @@ class SparseLatents:
         return replace(self, values=values)
 
     def positive(self) -> SparseLatents:
-        """The code without its entries of value zero."""
+        """The code without its entries whose value is zero."""
         keep = self.values.detach() > 0
         if bool(keep.all()):
             return self
+        # A running count of the kept entries, read at the old offsets, gives the new offsets.
         positive_before = torch.zeros(self.n_entries + 1, dtype=torch.int64, device=keep.device)
         torch.cumsum(keep, 0, out=positive_before[1:])
         return SparseLatents(positive_before[self.offsets], self.indices[keep], self.values[keep], self.d_sae)
 
     def to_dense(self) -> PreActs:
-        """Dense code [N, F]; the gradient flows to `values`."""
+        """The dense code [N, F]. Gradient: flows to `values`."""
         flat = self.rows() * self.d_sae + self.indices.long()
         dense = self.values.new_zeros(self.n_tokens * self.d_sae)
         return dense.index_add(0, flat, self.values).view(self.n_tokens, self.d_sae)
 
     @property
     def n_active(self) -> TokenCounts:
-        """Latents with a positive value per token row, int64 [N]."""
+        """The number of latents with a positive value in each token row, int64 [N]."""
         positive = torch.zeros(self.n_entries + 1, dtype=torch.int64, device=self.offsets.device)
         torch.cumsum(self.values.detach() > 0, 0, out=positive[1:])
         return positive[self.offsets].diff()
 
     @property
     def l0(self) -> float:
-        """Mean number of positive latents per token row."""
+        """The mean number of latents with a positive value per token row."""
         return float((self.values.detach() > 0).sum()) / max(1, self.n_tokens)
 
     def firing_counts(self) -> LatentCounts:
-        """Token rows on which each latent is positive, int64 [F]."""
+        """The number of token rows in which each latent has a positive value, int64 [F]."""
         active = self.indices[self.values.detach() > 0].long()
         return torch.bincount(active, minlength=self.d_sae)
 
     def sums(self) -> Float[Tensor, " d_sae"]:
-        """Sum of each latent's values over the rows, float64 [F]."""
+        """The sum of each latent's values over all rows, float64 [F]."""
         return torch.bincount(self.indices.long(), self.values.detach().double(), minlength=self.d_sae)
 
     def row(self, n: int) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
-        """(indices, values) of token row n, strongest first."""
+        """The (indices, values) of token row n, with the largest value first."""
         span = slice(int(self.offsets[n]), int(self.offsets[n + 1]))
         order = self.values[span].argsort(descending=True)
         return self.indices[span][order], self.values[span][order]

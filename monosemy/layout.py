@@ -1,13 +1,13 @@
-"""Where everything of a run lies: the one place that spells the names of a run's files and folders.
+"""The names of all files and folders of a run; no other module spells them out.
 
-Place on the path: beneath everything that reads or writes a run. Nothing is opened here; each file has one reader and
-one writer elsewhere:
+Place on the path: beneath everything that reads or writes a run. No file is opened here; each has one reader and one
+writer elsewhere:
 
     run.json          configuration and provenance                                      run.py
     stages.json       what is finished                                                  run.py
     run.lock          one writer at a time                                              run.py
-    sources.json      where model and text lie on this machine                          support/moved.py
-    metrics.jsonl     one training record a line                                        support/metrics.py
+    sources.json      where model and text are on this machine                          support/moved.py
+    metrics.jsonl     one training record per line                                      support/metrics.py
     wandb.json        the identity of the run in Weights & Biases                       training/viewers.py
     checkpoints/step-<number>/   tensors.safetensors, state.json                        training/checkpoint.py
     evaluation.json   one record per SAE and control                                    evals/frontier.py
@@ -17,9 +17,9 @@ one writer elsewhere:
     features/<site>/<name>/  features.json, features.sqlite, <array>.npy                features/store
                              explanations.jsonl                                         features/explain/journal.py
     features/.work/          codes of the SAEs whose features are being built           features/building/encode_pass.py
-    notes.json, .notes.lock  what a person keeps about latents                          features/store/notes.py
+    notes.json, .notes.lock  a person's notes on latents                                features/store/notes.py
     report.html, figures/<name>.png                                                     report
-    <room>/                  what a room keeps besides, e.g. its studies; the room's own layout.py names them
+    <room>/                  further files of a room, e.g. its studies, which the room's own layout.py names
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHECKPOINT = "step-"
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of the run in `folder`, whether or not they exist."""
+    """The paths of the run's files in `folder`, whether or not they exist."""
 
     folder: Path
 
@@ -95,14 +95,15 @@ class RunFiles:
         return self.folder / ".notes.lock"
 
     def sae(self, site: str, name: str) -> SaeFiles:
-        """Raises UserError for a site or name that is no plain folder name."""
+        """The files of one SAE. Raises UserError for a site or name that cannot be a folder name."""
         for role, value in (("site", site), ("SAE name", name)):
             if not value or value.startswith(".") or any(c in value for c in '/\\\0:*?"<>|'):
                 raise UserError(f"{role} {value!r} cannot be a folder name; use letters, digits, '.', '-' and '_'")
         return SaeFiles(self.folder / "saes" / site / name)
 
     def saes(self) -> Iterator[SaeFiles]:
-        """Every SAE saved, in order of site and name; what is being written has a dot before its name."""
+        """Yields every saved SAE, in the order of sites and names."""
+        # A folder that is being written has a dot before its name.
         for path in sorted((self.folder / "saes").glob("*/*/config.json")):
             if not path.parent.name.startswith("."):
                 yield SaeFiles(path.parent)
@@ -111,7 +112,7 @@ class RunFiles:
         return FeatureFiles(self.folder / "features" / site / name)
 
     def databases(self, site: str = "*") -> Iterator[FeatureFiles]:
-        """Every feature database built, at one site or all, in order of site and name."""
+        """Yields every feature database, at one site or at all, in the order of sites and names."""
         for path in sorted((self.folder / "features").glob(f"{site}/*/features.json")):
             if not path.parent.name.startswith("."):
                 yield FeatureFiles(path.parent)
@@ -149,7 +150,7 @@ class SaeFiles:
 
     @property
     def run(self) -> RunFiles | None:
-        """The run that the SAE lies in; None for one in a folder of its own."""
+        """The run that the SAE belongs to; None for one in a folder of its own."""
         above = self.folder.parent.parent
         run = RunFiles(above.parent)
         return run if above.name == "saes" and run.run_json.exists() else None
@@ -179,7 +180,7 @@ class FeatureFiles:
 
     @property
     def sqlite_journal(self) -> Path:
-        """SQLite's own, while it writes."""
+        """The file that SQLite itself keeps while it writes."""
         return self.folder / "features.sqlite-journal"
 
     def array(self, name: str) -> Path:
@@ -187,12 +188,12 @@ class FeatureFiles:
 
     @property
     def journal(self) -> Path:
-        """Every question put to a language model about the latents, and its answer."""
+        """Every question that a language model was asked about the latents, with its answer."""
         return self.folder / "explanations.jsonl"
 
     @property
     def lock(self) -> Path:
-        """Beside the folder, which a build replaces."""
+        """The lock's file, which is beside the folder because a build replaces the folder."""
         return self.folder.with_name(f".{self.folder.name}.lock")
 
     @property
@@ -220,6 +221,7 @@ class CheckpointFiles:
 
     @staticmethod
     def finished(checkpoints: Path) -> list[CheckpointFiles]:
-        """Oldest first."""
+        """The finished checkpoints, oldest first."""
+        # Numbers have leading zeros, so that names sort as steps do.
         listed = (CheckpointFiles(folder) for folder in sorted(checkpoints.glob(f"{_CHECKPOINT}*")))
         return [checkpoint for checkpoint in listed if checkpoint.state.exists()]

@@ -1,9 +1,9 @@
-"""Ranges of numbers that people type: declared beside the field or flag, checked before anything is loaded.
+"""Ranges of the numbers that users give, declared beside the field or flag and checked before anything is loaded.
 
     batch_tokens: Annotated[int, Range(1, example=1024)] = 1024
 
-`check_ranges` walks a dataclass and refuses the first value outside its range. Reading a saved configuration checks
-nothing: a run that was made under other rules can still be evaluated and reported.
+`check_ranges` goes through a dataclass and refuses the first value that is outside its range. Reading a saved
+configuration does not check ranges, so that a run made under other rules can still be evaluated and reported.
 """
 
 from __future__ import annotations
@@ -21,36 +21,39 @@ from monosemy.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """The values from `low` to `high`, both included unless `above_low` or `below_high` is set; NaN and infinities are
-    in no range."""
+    """The values from `low` to `high`, including both unless `above_low` or `below_high` is set.
+
+    NaN and infinities are in no range.
+    """
 
     low: float
     high: float = math.inf
     _: dataclasses.KW_ONLY
     example: float
-    """A value that works, for the message."""
+    """A valid value, for the message."""
     above_low: bool = False
     below_high: bool = False
     or_zero: str = ""
-    """What 0 means where it is allowed besides, e.g. `keeps all`."""
+    """The meaning of 0 where 0 is allowed in addition, e.g. `keeps all`."""
 
     def __contains__(self, value: float) -> bool:
         if self.or_zero and value == 0:
             return True
         above = value > self.low if self.above_low else value >= self.low
+        # Without an upper end the comparison is strict, which excludes infinity.
         below = value < self.high if self.below_high or self.high == math.inf else value <= self.high
         return above and below
 
     @property
     def rule(self) -> str:
-        """`must be above 0 and at most 1`"""
+        """The rule in words: `must be above 0 and at most 1`."""
         text = f"must be {'above' if self.above_low else 'at least'} {number_name(self.low)}"
         if self.high < math.inf:
             text += f" and {'below' if self.below_high else 'at most'} {number_name(self.high)}"
         return text + (f", or 0, which {self.or_zero}" if self.or_zero else "")
 
     def require(self, flag: str, value: float) -> None:
-        """Raises UserError, naming the flag and a value that works, for a value outside."""
+        """Raises UserError, naming the flag and a valid value, for a value outside the range."""
         if value not in self:
             raise UserError(f"{flag} {number_name(value)} {self.rule}; e.g. {number_name(self.example)}")
 
@@ -59,7 +62,7 @@ SHARE = Range(0, 1, example=0.1)
 
 
 def number_name(value: float) -> str:
-    """A number as text, short but never the same for two numbers: `4`, `0.3`, `4.0000001`."""
+    """A number as a short text that no other number has: `4`, `0.3`, `4.0000001`."""
     if isinstance(value, int):
         return str(value)
     short = f"{value:g}"
@@ -67,8 +70,10 @@ def number_name(value: float) -> str:
 
 
 def numeric_fields(kind: type) -> Iterator[tuple[str, Range | None]]:
-    """(dotted name, declared range) of every numeric field of a dataclass and of the dataclasses in it: whole and real
-    numbers, optional ones and lists of them."""
+    """Yields (dotted name, declared range) of every numeric field of a dataclass and of the dataclasses in it.
+
+    Numeric are integers and floats, optional ones, and tuples of them.
+    """
     hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, declared = hints[field.name], None
@@ -88,7 +93,7 @@ def _is_numeric(hint: Any) -> bool:
 
 
 def check_ranges(settings: Any, flag_of: Callable[[str], str]) -> None:
-    """Raises UserError for the first number of a dataclass outside its range, naming it by `flag_of(dotted name)`."""
+    """Raises UserError for the first number of a dataclass that is outside its range, with its `flag_of(name)`."""
     for name, declared in numeric_fields(type(settings)):
         value = settings
         for part in name.split("."):
@@ -99,7 +104,7 @@ def check_ranges(settings: Any, flag_of: Callable[[str], str]) -> None:
 
 
 def range_of(kind: type, name: str) -> Range:
-    """The range declared for a (dotted) field."""
+    """The range declared for the field with this dotted name."""
     declared = dict(numeric_fields(kind))[name]
     assert declared is not None, name
     return declared

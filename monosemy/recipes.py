@@ -1,4 +1,4 @@
-"""Named configurations. A recipe is a function that returns a complete `RunConfig`: plain data, nothing opened."""
+"""Recipes, the named configurations. Each is a function that returns a complete `RunConfig` and opens no file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "quick": quick}
 
 
 def recipe(name: str) -> RunConfig:
-    """The configuration of a named recipe. Raises UserError, with near matches, for another name."""
+    """The configuration of a recipe. Raises UserError, with similar names, for an unknown one."""
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES, fix="or give the path of a run.json")
     return RECIPES[name]()

@@ -1,11 +1,11 @@
-"""What rooms add to the whole, so that the core needs to know none of them.
+"""Rooms: parts of the package that add to the core without the core knowing them.
 
-A room is a folder of the package with a module `room` that holds one `ROOM`. The core reads the list `ROOMS` and asks
-each room for what it adds: commands, a section of a run's settings, work in the stages of a run, a section of the
-report. Whatever is slow to import is given as `module:name` and loaded when it is first needed. `monosemy --help`
-imports this module and every `room.py`, so they hold named tuples: `dataclasses` alone takes a tenth of its time.
+A room is a folder of the package with a module `room` that defines a `ROOM`. The core reads the list `ROOMS` and asks
+each room what it adds: commands, a section of a run's settings, work in the stages of a run, a section of the report.
+Objects that are slow to import are given as `module:name` and loaded when first needed. `monosemy --help` imports this
+module and every `room.py`, so they use named tuples: importing `dataclasses` alone takes a tenth of its time.
 
-A new room is a line in `ROOMS` and its own `room.py`; `circuits/jacobian/room.py` shows all that one can add.
+Adding a room takes a line in `ROOMS` and a `room.py`; `circuits/jacobian/room.py` shows everything that one can add.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ ROOMS = (
     "monosemy.circuits.jacobian.room",
     "monosemy.circuits.heads.room",
 )
-"""The modules that hold a `ROOM`, in the order in which commands and report sections appear."""
+"""The modules that define a `ROOM`, in the order in which commands and sections of the report appear."""
 
 
 class Command(NamedTuple):
-    """`monosemy NAME …`."""
+    """A command of the command line, `monosemy NAME …`."""
 
     name: str
     summary: str
-    """One line of `monosemy --help`."""
+    """Its line in `monosemy --help`."""
     function: str | Callable[[list[str]], object]
-    """It takes the words after the command's name; as `module:function` it is loaded when the command runs."""
+    """A function of the words after the command's name; as `module:function`, it is loaded when the command runs."""
     continues: bool = True
-    """Whether the same command, given again after an interruption, goes on from what was done."""
+    """Whether the same command, given again after an interruption, continues the work."""
 
     def run(self, words: list[str]) -> None:
         function = load(self.function) if isinstance(self.function, str) else self.function
@@ -47,25 +47,25 @@ def _asks_for_nothing(settings: Any) -> bool:
 
 
 class Room(NamedTuple):
-    """What one room adds; everything but the name may be left out."""
+    """A room's additions to the core; all fields except the name are optional."""
 
     name: str
-    """Also the name of its section in run.json and in front of its flags (`--jacobian.layer`)."""
+    """The room's name, also that of its section in run.json and the prefix of its flags (`--jacobian.layer`)."""
     commands: tuple[Command, ...] = ()
     settings: str = ""
-    """`module:class`, a frozen dataclass whose defaults ask for nothing: the room's section of `config.RunConfig`."""
+    """`module:class` of a frozen dataclass, the room's section of `config.RunConfig`; its defaults ask for nothing."""
     takes_part: Callable[[Any], bool] = _asks_for_nothing
-    """Whether a run with these settings asks for anything of the room's. Where it does not, the settings leave the
-    run's identity alone, so that a new room does not make strangers of old runs."""
+    """Whether a run with these settings uses the room. If not, the settings do not enter the run's identity, so that
+    existing runs keep theirs when a room is added."""
     requirements: str = ""
-    """`module:object`, a `pipeline.requirements.Requirements`: what must hold, and fit, before such a run begins."""
+    """`module:object` of a `pipeline.requirements.Requirements`: what must hold before a run with the room begins."""
     units: str = ""
     """`module:function` from a `pipeline.prepare.Prepared` to the `training.trainer.JoinedUnit`s that the trainer
-    steps beside the single SAEs of such a run."""
+    steps beside the single SAEs of a run with the room."""
     report: str = ""
-    """`module:function` from a run folder to a `report.sections.Section`, or None where there is nothing to report."""
+    """`module:function` from a run folder to a `report.sections.Section`, or None when there is nothing to report."""
     labels: Mapping[str, str] = MappingProxyType({})
-    """How the names of its SAEs begin → what readers see instead: `jsae_0.2` is shown as `Pair, λ = 0.2`."""
+    """Prefixes of the names of its SAEs, with the text that readers see instead: `jsae_0.2` becomes `Pair, λ = 0.2`."""
 
 
 @functools.cache

@@ -1,16 +1,16 @@
-"""A run is a folder: what was asked (run.json), what is finished (stages.json), and what came out.
+"""A run is a folder with its configuration (run.json), its finished stages (stages.json) and its results.
 
-Place on the data's path: beside all of it. `cli` opens a run, passes its paths to the stages, and marks each
-finished stage, so that the same command given again redoes nothing and continues what was interrupted.
+Place on the data's path: beside all of it. The pipeline opens a run, passes its paths to the stages and records each
+finished stage, so that the same command, given again, repeats nothing and continues what was interrupted.
 
     run.json     {"format", "config": the resolved RunConfig, "provenance": versions, machine, seconds per stage}
     stages.json  {"format", "stages": {name: {"fingerprint", "seconds", "finished", "record"}}}
 
-Where these and all other files of a run lie: layout.py.
+layout.py lists these and all other files of a run.
 
-Provenance describes the machine in words (system, cores, memory); it holds no paths, host or user names.
-The lock is on `run.lock` (support/locks.py): the kernel frees it with the process that holds it, so a killed run never
-blocks its own resumption, and worker processes forked by the dead run don't keep it.
+The provenance describes the machine in words (system, cores, memory); it holds no paths and no host or user names.
+The lock is on `run.lock` (support/locks.py). The kernel frees it when its process ends, so a killed run never blocks
+its own continuation, and worker processes that the killed run forked do not keep it.
 """
 
 from __future__ import annotations
@@ -42,16 +42,19 @@ _PACKAGES = ("monosemy", "torch", "transformers", "tokenizers", "interp-engine",
 
 
 class Run:
-    """An open run folder, locked against other writers. Made by `open_run`; use as a context manager or `close`."""
+    """An open run folder, locked against other writers.
+
+    `open_run` makes one. Use it as a context manager, or call `close`.
+    """
 
     def __init__(self, folder: Path, config: RunConfig, provenance: dict[str, Any], lock: FileLock):
         self.files = RunFiles(folder)
-        """Where everything of the run lies."""
+        """The paths of the run's files."""
         self.config, self.provenance = config, provenance
         self.created = False
-        """Whether this process began the run."""
+        """Whether this process created the run."""
         self.moved = NOT_MOVED
-        """Where the user says that model and text are now."""
+        """The present paths of model and text, as the user gives them."""
         self._lock = lock
         self._stages: dict[str, Any] = {}
         if self.files.stages.exists():
@@ -65,21 +68,21 @@ class Run:
         return MetricsWriter(self.files.metrics)
 
     def stage_done(self, name: str, fingerprint: str) -> bool:
-        """Whether the stage was finished for exactly these inputs.
+        """Whether the stage was finished with exactly these inputs.
 
-        `fingerprint` must cover everything the stage's result depends on, the fingerprints of the stages before
-        it included; a stage finished with another fingerprint counts as not done.
+        `fingerprint` must cover everything that the stage's result depends on, including earlier stages. A stage that
+        was finished with another fingerprint counts as not done.
         """
         return self._stages.get(name, {}).get("fingerprint") == fingerprint
 
     def stage_record(self, name: str) -> dict[str, Any]:
-        """What `mark_done` was given for a finished stage; empty when it is not finished."""
+        """The record that `mark_done` was given for a finished stage; empty if the stage is not finished."""
         return dict(self._stages.get(name, {}).get("record", {}))
 
     def mark_done(self, name: str, fingerprint: str, seconds: float, record: Mapping[str, Any] | None = None) -> None:
-        """Notes, durably, that a stage is finished; its results must be on disk by then.
+        """Records durably that a stage is finished. Its results must be on disk before.
 
-        `seconds` is the stage's own wall time (a resumed stage adds up its parts); it enters the provenance.
+        `seconds` is the stage's wall time, summed over its parts if it was resumed; it goes into the provenance.
         """
         self.provenance["seconds"][name] = round(seconds, 3)
         self._write_run_json()
@@ -92,12 +95,12 @@ class Run:
         files.write_json(self.files.stages, {"format": FORMAT, "stages": self._stages})
 
     def add_provenance(self, **facts: Any) -> None:
-        """Adds facts to the provenance, e.g. `model={"name": …, "fingerprint": …}`; a repeated name is replaced."""
+        """Adds facts to the provenance, e.g. `model={"name": …, "fingerprint": …}`; replaces those of the same name."""
         self.provenance.update(facts)
         self._write_run_json()
 
     def source(self, kind: Literal["model", "text"]) -> str:
-        """Where the run's model or text is now (moved.py). Raises UserError when it is no longer where it was."""
+        """The present source of the run's model or text (support/moved.py). Raises UserError when it is not found."""
         return find_source(self.folder, self.config, self.provenance, kind, self.moved)
 
     def _write_run_json(self) -> None:
@@ -105,7 +108,7 @@ class Run:
         files.write_json(self.files.run_json, document)
 
     def close(self) -> None:
-        """Frees the lock; calling it twice is harmless."""
+        """Frees the lock. Calling it again does nothing."""
         self._lock.release()
 
     def __enter__(self) -> Run:
@@ -119,7 +122,10 @@ class Run:
         self.close()
 
     def _withdraw(self) -> None:
-        """Leaves nothing of a run that was refused before it had begun: the mended command may name the same folder."""
+        """Removes the files of a run that was refused before it began, so that a corrected command can use its folder.
+
+        Nothing is removed if the folder holds anything else.
+        """
         own = (self.files.run_json, self.files.lock)
         if set(self.folder.iterdir()) <= set(own):
             for path in own:
@@ -129,16 +135,17 @@ class Run:
 
 
 def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
-    """Creates the run folder, or reopens it to continue; `moved` says where its model and text are now.
+    """Creates a run folder, or opens an existing run to continue it.
 
-    Raises UserError, having written nothing, when the folder holds a run of another configuration (naming the
-    first setting that differs), files that are no run, or is open in another process; and when it cannot be
-    written to.
+    `moved` gives the present paths of its model and text. Raises UserError, without writing anything, when the folder
+    holds a run of another configuration (naming the first setting that differs) or files that are not a run, and when
+    it is open in another process; also when it cannot be written to.
     """
     folder = folder.expanduser()
     require_characters(f"the name of run folder {folder}", str(folder))
     _refuse_foreign(folder)
     run_json = RunFiles(folder).run_json
+    # Checked before the lock as well: a refused command must leave no trace, and the lock creates a file.
     if run_json.exists():
         _refuse_difference(folder, read_run(folder)[0], config)
     lock = _acquire(folder)
@@ -149,7 +156,8 @@ def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
             run.created = True
         else:
             recorded, provenance = read_run(folder)
-            _refuse_difference(folder, recorded, config)  # again, now that nobody else can write
+            # Checked again, now that nobody else can write.
+            _refuse_difference(folder, recorded, config)
             provenance.setdefault("seconds", {})
             if changed := _changed_versions(provenance):
                 provenance.setdefault("continued_with", []).append({"at": _now(), "versions": changed})
@@ -163,9 +171,9 @@ def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
 
 
 def read_run(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """Configuration and provenance of a run, without opening it for writing.
+    """Reads the configuration and the provenance of a run, without opening it for writing.
 
-    Raises UserError when the folder holds no run, or one of a newer format.
+    Raises UserError when the folder holds no run, or one of another format.
     """
     path = RunFiles(folder).run_json
     if not path.exists():
@@ -175,7 +183,10 @@ def read_run(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
 
 
 def load_config(path: Path) -> RunConfig:
-    """The configuration in a run folder, in its run.json, or in a JSON file that holds the settings alone."""
+    """Reads a configuration from a run folder, from its run.json, or from a JSON file with settings only.
+
+    Raises UserError when there is none.
+    """
     path = path.expanduser()
     if path.is_dir():
         return read_run(path)[0]
@@ -189,7 +200,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def require_weights(folder: Path, *only: tuple[str, str]) -> None:
-    """Raises UserError, naming the file, where SAEs of a run (all, or `only` some) have lost their weights."""
+    """Raises UserError, naming the file, when the weights of SAEs of a run (all, or `only` some) are missing."""
     saes = [sae for sae in RunFiles(folder).saes() if not only or (sae.site, sae.name) in only]
     lost = [sae for sae in saes if not sae.weights.is_file()]
     if lost:
@@ -201,7 +212,7 @@ def require_weights(folder: Path, *only: tuple[str, str]) -> None:
 
 
 def first_difference(there: RunConfig, here: RunConfig) -> Difference | None:
-    """The first setting, in the order of the configuration, that two runs do not share; labels are no difference."""
+    """The first setting, in the order of the configuration, that differs between two runs; labels do not count."""
     left, right = ({k: v for k, v in to_json(config).items() if k not in LABELS} for config in (there, here))
     return first_difference_of(left, right)
 
@@ -215,7 +226,10 @@ def _refuse_difference(folder: Path, there: RunConfig, here: RunConfig) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """A folder with other things in it is not ours to write to; our own leftovers of an early kill are."""
+    """Raises UserError for a folder with other files in it, which must not be written to.
+
+    The lock and half-written files that a run leaves when it is killed early do not count.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run folder {folder} is a file; choose another folder")
     run_files = RunFiles(folder)
@@ -232,7 +246,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _acquire(folder: Path) -> FileLock:
-    """Takes the folder's lock."""
+    """Takes the folder's lock. Raises UserError when another process, or this one, holds it."""
     try:
         return locks.acquire(RunFiles(folder).lock)
     except locks.LockedError as error:
@@ -248,7 +262,7 @@ def _new_provenance() -> dict[str, Any]:
 
 
 def _changed_versions(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Versions that differ from those the run was last continued with."""
+    """The versions that differ from those with which the run was last begun or continued."""
     last_versions = dict(provenance.get("versions", {}))
     for later in provenance.get("continued_with", []):
         last_versions.update(later["versions"])
@@ -256,7 +270,7 @@ def _changed_versions(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape results; read from metadata, importing nothing."""
+    """The versions of Python and of the packages that influence results, read without importing them."""
     installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -268,6 +282,7 @@ def machine() -> str:
     """This machine in words: `Linux x86_64, 2 cores, 23.5 GiB memory`."""
     import psutil
 
+    # The cores that this process may use, which can be fewer than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory().total / 2**30
     return f"{platform.system()} {platform.machine()}, {cores} cores, {memory:.1f} GiB memory"

@@ -1,20 +1,20 @@
-"""Activations of many sites from one pass of the model, and the one rule on which positions count.
+"""Collects activations of several sites in one pass of the model, and decides which positions are dropped.
 
 Place on the data's path: tokens -> [harvest] -> activation rows, for the disk store (store.py), the on-the-fly
-stream (stream.py) and evaluation, which all drop the same positions because all of them call `drop_reasons`.
+stream (stream.py) and evaluation. All three drop the same positions, because all of them use the rules below.
 
 A position is dropped for the first of these reasons that holds:
   1. first_position     position < drop_first_positions (position 0 carries massive activations: residual norms
                         of some 23,000 against a median of 137-676 in SmolLM2-135M);
   2. special_token      the token is a special one (BOS, EOS, PAD, chat markers);
   3. norm_outlier       ||x|| > outlier_multiple * median ||x||, at ANY of the harvested sites.
-A position dropped at one site is dropped at all, so that row i is the same token at every site.
+A position dropped at one site is dropped at all sites, so that row i is the same token at every site.
 
-The median is measured at every site over the ordinary positions (reasons 1 and 2 left out) of the first
-`n_tokens` training tokens. Training and evaluation must use the same numbers: they travel as `DropRules`.
+The median is measured at every site over the ordinary positions (those without reason 1 or 2) of the first `n_tokens`
+training tokens. Training and evaluation must use the same numbers, so they are handed on as `DropRules`.
 
-Source: shared practice of SAE training (special tokens and norm outliers out); the multiple of the median is
-the field's usual form. Limits: the median is of a sample, so the limit moves by a per cent or two with it.
+Source: common practice in SAE training, which leaves out special tokens and norm outliers; outliers are usually defined
+by a multiple of the median norm. Limits: the median is that of a sample, so the limit varies by a per cent or two.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from monosemy.errors import UserError
 from monosemy.shapes import PositionMask, SiteActivations, SiteNorms, TextMask, TokenIds
 
 REASONS = ("first_position", "special_token", "norm_outlier")
-"""Names of the reasons, in the order they are tested; code i + 1 in `drop_reasons`."""
+"""The reasons to drop a position, the strongest first; `drop_reasons` gives REASONS[i] the code i + 1."""
 NOT_DROPPED = 0
 
 
 @runtime_checkable
 class ActivationModel(Protocol):
-    """What harvesting needs of a language model (models.adapter.LanguageModel has it)."""
+    """A language model, as far as harvesting needs it (implemented by models.adapter.LanguageModel)."""
 
     @property
     def name(self) -> str: ...
@@ -60,7 +60,7 @@ class ActivationModel(Protocol):
 
 @runtime_checkable
 class Tokens(Protocol):
-    """What harvesting needs of packed tokens (data.tokens.TokenShards has it)."""
+    """Packed tokens, as far as harvesting needs them (implemented by data.tokens.TokenShards)."""
 
     @property
     def n_sequences(self) -> int: ...
@@ -74,18 +74,18 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True)
 class SiteStatistics:
-    """One site on the held-in sample. Lengths are in the model's own (raw) units."""
+    """Statistics of one site on a sample of the training tokens. Norms are in the model's own (raw) units."""
 
     median_norm: float
-    """Median of ||x|| over ordinary positions."""
+    """The median of ||x|| over ordinary positions."""
     scale: float
-    """C = sqrt(E ||x||^2) over the kept positions of the sample; the stream divides by it."""
+    """C = sqrt(E ||x||^2) over the kept positions of the sample; the stream divides activations by it."""
     n_tokens: int
-    """Tokens read."""
+    """The number of tokens read."""
     n_ordinary: int
-    """Of them neither first positions nor special tokens: those behind the median."""
+    """How many of them are neither first positions nor special tokens; the median is taken over these."""
     n_outliers: int
-    """Ordinary positions dropped as outliers (of any site, since rows stay aligned)."""
+    """How many ordinary positions are dropped as outliers of any site: the same number at every site."""
 
     def to_json(self) -> dict[str, float | int]:
         return dict(vars(self))
@@ -93,20 +93,21 @@ class SiteStatistics:
 
 @dataclass(frozen=True)
 class DropRules:
-    """Everything `drop_reasons` needs, as plain values that fit into a record."""
+    """The rules that decide which positions are dropped, as plain values that can be written to a record."""
 
     first_positions: int
-    """Leading positions of each sequence that are dropped."""
+    """How many positions are dropped at the start of each sequence."""
     special_token_ids: frozenset[int]
-    """Token ids that are dropped; empty when special tokens are kept."""
+    """The ids of tokens that are dropped; empty when special tokens are kept."""
     norm_limits: Mapping[str, float]
-    """Largest norm that is kept, per site; infinity keeps all."""
+    """The largest norm that is kept, by site; infinity keeps all."""
 
     def only(self, sites: Sequence[str]) -> DropRules:
-        """The rules with the norm limits of these sites alone, for use where the other sites are not at hand."""
+        """The rules with the norm limits of these sites only, for use where the other sites were not harvested."""
         return DropRules(self.first_positions, self.special_token_ids, {s: self.norm_limits[s] for s in sites})
 
     def to_json(self) -> dict[str, Any]:
+        # JSON has no infinity: a site without a limit is written as null.
         limits = {site: None if math.isinf(limit) else limit for site, limit in self.norm_limits.items()}
         return {
             "first_positions": self.first_positions,
@@ -122,30 +123,30 @@ class DropRules:
 
 @dataclass(frozen=True)
 class HarvestedRows:
-    """The kept rows of a few sequences; row i is the same token at every site."""
+    """The rows kept of one pass of the model; row i is the same token at every site."""
 
     activations: dict[str, Float[Tensor, "n _"]]
-    """By site, in the model's dtype, on its device, in raw units; sites differ in width."""
+    """The activations by site, in the model's dtype, on its device, in raw units; sites differ in width."""
     token_ids: Int32[Tensor, " n"]
-    """On the CPU, like the three below."""
+    """The token ids, on the CPU like the next three tensors."""
     sequence: Int32[Tensor, " n"]
-    """Which sequence of the shards."""
+    """The number of each row's sequence in the token shards."""
     position: Int32[Tensor, " n"]
-    """Which position of that sequence."""
+    """Each row's position in its sequence."""
     document: Int32[Tensor, " n"]
-    """Which document of the text."""
+    """The number of each row's document."""
     n_tokens: int
-    """Positions read, kept or not."""
+    """The number of positions read, whether kept or not."""
     n_dropped: dict[str, int]
-    """Reason -> positions dropped for it; n_tokens = n + their sum."""
+    """Reason -> number of positions dropped for it; n_tokens = n + the sum of these."""
 
 
 def drop_reasons(
     tokens: TokenIds, activations: Mapping[str, SiteActivations], rules: DropRules
 ) -> UInt8[Tensor, "batch position"]:
-    """Why each position is dropped, on the tokens' device: 0 kept, i + 1 for REASONS[i].
+    """The reason why each position is dropped, on the tokens' device: i + 1 for REASONS[i], 0 if kept.
 
-    `activations` must hold every site in `rules.norm_limits`.
+    `activations` must hold every site in `rules.norm_limits`, else ValueError.
     """
     missing = sorted(set(rules.norm_limits) - set(activations))
     if missing:
@@ -154,22 +155,26 @@ def drop_reasons(
 
 
 def keep_mask(tokens: TokenIds, activations: Mapping[str, SiteActivations], rules: DropRules) -> PositionMask:
-    """The positions that count in training and in evaluation. Arguments as `drop_reasons`."""
+    """The positions that training and evaluation use. Arguments as for `drop_reasons`."""
     return drop_reasons(tokens, activations, rules) == NOT_DROPPED
 
 
 def read_packed(model: ActivationModel, tokens: TokenIds, sites: Sequence[str]) -> Mapping[str, SiteActivations]:
-    """Activations of packed sequences: all of it is text, the padding token included where a text holds it."""
+    """Activations of packed sequences, which have no padding.
+
+    Without the mask of ones, a padding token that occurs in the text would be taken for padding.
+    """
     return model.activations(tokens, sites, attention_mask=torch.ones_like(tokens))
 
 
 def norms(activations: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows"]:
-    """||x|| over the last dimension in float32 (half formats would overflow on massive activations)."""
+    """||x|| over the last dimension, in float32: the squares of massive activations overflow float16."""
     return torch.linalg.vector_norm(activations, dim=-1, dtype=torch.float32)
 
 
 def _reasons(tokens: TokenIds, lengths: Mapping[str, SiteNorms], rules: DropRules) -> UInt8[Tensor, "batch position"]:
-    """`drop_reasons` from the norms of every site that has a limit."""
+    """As `drop_reasons`, from the norms of every site that has a limit."""
+    # From the last reason to the first: each overwrites those that come after it in REASONS.
     reasons = torch.zeros(tokens.shape, dtype=torch.uint8, device=tokens.device)
     for site, limit in rules.norm_limits.items():
         reasons[(lengths[site] > limit).to(tokens.device)] = 1 + REASONS.index("norm_outlier")
@@ -181,7 +186,7 @@ def _reasons(tokens: TokenIds, lengths: Mapping[str, SiteNorms], rules: DropRule
 
 
 def check_config(config: ActivationsConfig, context_length: int) -> None:
-    """Raises UserError for a rule that makes no sense."""
+    """Raises UserError when a value of the configuration makes no sense for sequences of this length."""
     if not 0 <= config.drop_first_positions < context_length:
         raise UserError(
             f"drop_first_positions must be from 0 to {context_length - 1} (the context length minus 1), "
@@ -197,7 +202,10 @@ def check_config(config: ActivationsConfig, context_length: int) -> None:
 
 
 def resolve_sites(model: ActivationModel, sites: Sequence[str]) -> tuple[str, ...]:
-    """Canonical names in the order given, each once; UserError for none, or from the model for unknown ones."""
+    """The canonical names of `sites`, in the order given and without duplicates.
+
+    Raises UserError when there are none; the model raises it for an unknown site.
+    """
     names = tuple(dict.fromkeys(model.resolve(site) for site in sites))
     if not names:
         raise UserError("no sites given; name at least one, e.g. layers.12.resid_post")
@@ -207,7 +215,7 @@ def resolve_sites(model: ActivationModel, sites: Sequence[str]) -> tuple[str, ..
 def drop_rules(
     model: ActivationModel, config: ActivationsConfig, statistics: Mapping[str, SiteStatistics]
 ) -> DropRules:
-    """The rules of this configuration, with the limits that follow from the measured medians."""
+    """The drop rules of this configuration, with norm limits that follow from the measured medians."""
     multiple = config.outlier_multiple
     limits = {s: multiple * stats.median_norm if multiple else math.inf for s, stats in statistics.items()}
     return DropRules(config.drop_first_positions, _special(model, config), limits)
@@ -221,14 +229,15 @@ def _special(model: ActivationModel, config: ActivationsConfig) -> frozenset[int
 def measure_sites(
     model: ActivationModel, shards: Tokens, sites: Sequence[str], config: ActivationsConfig, n_tokens: int = 8192
 ) -> dict[str, SiteStatistics]:
-    """Median norm, scale and outliers of every site over the first `n_tokens` training tokens.
+    """Measures median norm, scale and outliers of every site over the first `n_tokens` training tokens.
 
-    Only norms are kept, so memory is 4 bytes per token and site. Raises UserError when no ordinary position is
-    among them, or all activations of a site are zero.
+    Only norms are kept, which takes 4 bytes per token and site. Raises UserError when no position is ordinary, when
+    every ordinary position is an outlier, when most activations of a site are zero, and when one is not finite.
     """
     check_config(config, shards.context_length)
     names = resolve_sites(model, sites)
     n_sequences = min(shards.n_sequences, max(1, -(-n_tokens // shards.context_length)))
+    # No norm limits yet: they follow from the medians measured here.
     rules = DropRules(config.drop_first_positions, _special(model, config), {})
     collected: dict[str, list[Tensor]] = {site: [] for site in names}
     ordinary_parts = []
@@ -250,7 +259,7 @@ def measure_sites(
 def _site_statistics(
     lengths: Mapping[str, Tensor], outlier_multiple: float, n_tokens: int
 ) -> dict[str, SiteStatistics]:
-    """From the norms [n_ordinary] of every site at the same positions."""
+    """The statistics from the norms [n_ordinary] of every site, all at the same positions."""
     medians = {site: float(length.median()) for site, length in lengths.items()}
     ordinary = torch.ones_like(next(iter(lengths.values())), dtype=torch.bool)
     for site, length in lengths.items():
@@ -285,10 +294,10 @@ def harvest_rows(
     *,
     finite: bool = True,
 ) -> Iterator[HarvestedRows]:
-    """The kept rows of sequences start..stop, one item per pass of `config.batch_sequences` sequences.
+    """Yields the kept rows of sequences `start` to `stop` (exclusive), `config.batch_sequences` sequences at a time.
 
-    With `finite`, raises UserError naming site and sequence when an activation is NaN or infinite, dropped or not: a
-    model that makes them is broken, or its dtype too narrow.
+    With `finite`, raises UserError naming site, sequence and position when an activation is NaN or infinite, even at a
+    dropped position: the model is then broken or its dtype too narrow.
     """
     names = resolve_sites(model, sites)
     rules = statistics if isinstance(statistics, DropRules) else drop_rules(model, config, statistics)
@@ -327,7 +336,10 @@ def _kept_rows(
 
 
 def checked_norms(activations: Mapping[str, SiteActivations], names: Sequence[str], first: int) -> dict[str, SiteNorms]:
-    """Norms per site; UserError naming site, sequence and position where one is not finite."""
+    """The norms by site. Raises UserError, naming site, sequence and position, if one is not finite.
+
+    `first` is the number of the first of the sequences.
+    """
     lengths = {site: norms(activations[site]) for site in names}
     for site, length in lengths.items():
         if not bool(torch.isfinite(length).all()):
@@ -340,6 +352,7 @@ def checked_norms(activations: Mapping[str, SiteActivations], names: Sequence[st
 
 
 def _batches(shards: Tokens, config: ActivationsConfig, start: int, stop: int) -> Iterator[tuple[int, int, TokenIds]]:
+    """Yields (first sequence, sequence after the last, tokens) for each pass of the model."""
     for first in range(start, stop, config.batch_sequences):
         last = min(first + config.batch_sequences, stop)
         yield first, last, torch.from_numpy(np.array(shards.sequences(first, last), dtype=np.int64))

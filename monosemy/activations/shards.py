@@ -1,13 +1,14 @@
-"""One shard of an activation store: written whole, checked by size and hash, read by memory map.
+"""The shards of an activation store: written atomically, checked by size and hash, read through a memory map.
 
 Place on the data's path: below store.py. A shard is a safetensors file:
     <site>        [n, d]  bfloat16 | float16 | float32, raw units
     token_ids, sequence, position, document   [n] int32
     sum/<site>    [d]     float64, sum of the rows as stored
 
-Reading maps the file by its header (support/tensor_rows.py), because the views must stay lazy with every version of the
-safetensors library, and thousands of shards must need no file descriptors.
-Limits: sums are in float64 and exact to the last bit only for one number of threads.
+Reading parses the header here (support/tensor_rows.py) and maps the file, rather than using the safetensors library:
+the views must stay lazy with every version of that library, and thousands of open shards must not use up file
+descriptors.
+Limits: sums are taken in float64, and are the same to the last bit only for the same number of threads.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _REDO = "delete that file and run the same command again to harvest it anew"
 
 
 class ShardWriter:
-    """Collects the rows of one shard in the dtype on disk, and their sums in float64."""
+    """Collects the rows of one shard in the dtype kept on disk, with their sums in float64, and writes the shard."""
 
     def __init__(self, widths: Mapping[str, int], dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -54,8 +55,10 @@ class ShardWriter:
         self.parts: dict[str, list[Tensor]] = {name: [] for name in (*widths, *LABELS)}
 
     def add(self, rows: HarvestedRows) -> None:
+        """Appends the rows of one pass of the model. Raises UserError when a value does not fit into float16."""
         for site, values in rows.activations.items():
             narrow = narrowed(values, self.dtype, site, rows.sequence)
+            # Sums of the rows as stored: the store's mean and scale then fit what training reads, rounding included.
             exact = narrow.double()
             self.sums[site] += exact.sum(0)
             self.square_sums[site] += float(exact.square().sum())
@@ -67,10 +70,10 @@ class ShardWriter:
         self.dropped.update(rows.n_dropped)
 
     def write(self, path: Path) -> dict[str, Any]:
-        """Writes the shard durably; its entry for the manifest."""
+        """Writes the shard durably, and returns its entry for the manifest."""
         tensors = {name: torch.cat(parts) for name, parts in self.parts.items()}
         tensors |= {f"sum/{site}": total for site, total in self.sums.items()}
-        # to bytes first: a full disk is then an OSError that atomic_path explains, and the hash costs no reading
+        # To bytes first: a full disk is then an OSError, which atomic_path explains, and hashing needs no second read.
         content = safetensors.torch.save(tensors)
         with files.atomic_path(path) as temporary:
             temporary.write_bytes(content)
@@ -88,7 +91,7 @@ class ShardWriter:
 def narrowed(
     values: Float[Tensor, "n d_in"], dtype: torch.dtype, site: str, sequences: Int[Tensor, " n"]
 ) -> Float[Tensor, "n d_in"]:
-    """Rows on the CPU in `dtype`; UserError naming site and sequence where float16 is too narrow."""
+    """Copies rows to the CPU in `dtype`. Raises UserError, naming site and sequence, on a float16 overflow."""
     narrow = values.to(device="cpu", dtype=dtype)
     if dtype == torch.float16 and not bool(torch.isfinite(narrow).all()):
         row = int((~torch.isfinite(narrow)).any(1).nonzero()[0])
@@ -100,7 +103,7 @@ def narrowed(
 
 
 def verify_shards(folder: Path, entries: Sequence[dict[str, Any]], *, hashes: bool) -> None:
-    """Raises UserError for the first shard that is missing, of another size or, with `hashes`, other content."""
+    """Raises UserError for the first shard that is missing or has another size or, with `hashes`, other content."""
     for entry in entries:
         path = folder / entry["file"]
         if not path.exists():
@@ -108,7 +111,7 @@ def verify_shards(folder: Path, entries: Sequence[dict[str, Any]], *, hashes: bo
         if (size := path.stat().st_size) != entry["bytes"]:
             raise UserError(f"shard {path} has {size} bytes, not {entry['bytes']}: it was truncated; {_REDO}")
     total = sum(entry["bytes"] for entry in entries)
-    # a bar only where hashing takes seconds
+    # A progress bar only where hashing takes seconds.
     reporting = progress.stage("verify", total / 1e6, "MB") if total > 1 << 30 else contextlib.nullcontext()
     with reporting as bar:
         for entry in entries if hashes else ():
@@ -119,11 +122,13 @@ def verify_shards(folder: Path, entries: Sequence[dict[str, Any]], *, hashes: bo
 
 
 def map_shard(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as views of one private memory map: nothing is read until used.
+    """The tensors of a safetensors file as views of one memory map: nothing is read until it is used.
 
-    `torch.from_file` closes the file behind the map, so that thousands of shards need no file descriptors.
+    Raises UserError when the file cannot be read as a safetensors file.
     """
     try:
+        # `torch.from_file` closes the file once it is mapped, so that thousands of shards need no file descriptors. The
+        # map is private: what is written into a view never reaches the file.
         stored = stored_tensors(path)
         content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
         return {

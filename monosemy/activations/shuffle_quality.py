@@ -1,17 +1,17 @@
-"""How well a stream is shuffled: correlation of neighbouring rows, against what a full shuffle would give.
+"""Measures how well a stream is shuffled: the correlation of neighbouring rows, relative to that of a full shuffle.
 
-Place on the data's path: beside the streams; it reads batches as training receives them and changes nothing.
+Place on the data's path: beside the streams. It reads batches as training receives them, and changes nothing.
 
 With u_i = (x_i - mean) / ||x_i - mean||, the centred directions of the rows in the order of the stream:
     c  = mean over neighbours (i, i+1) of one batch of  u_i . u_{i+1}
     r  = mean over pairs of rows of different batches of  u_i . u_j        (what a full shuffle gives)
     correlation = (c - r) / (1 - r)          0: as a full shuffle; 1: every row equals its neighbour
-Within a batch a trainer ignores the order, so for a stream that draws at random neighbours stand for all pairs of a
-batch. r comes from the rows themselves, hence no second, shuffled stream is needed; it is unbiased once the batches
-span the text. The interval is c's: 1.96 standard errors over batches, each batch one observation.
+Training does not depend on the order within a batch, so for a stream that draws at random, neighbours stand for all
+pairs of a batch. r comes from the rows themselves, so no second, shuffled stream is needed; it is unbiased if the
+batches span the whole text. The interval reflects c only: 1.96 standard errors, with each batch as one observation.
 
-Source: the autocorrelation test of SAE shuffle buffers, made a number. Limits: batches of an unshuffled stream are
-themselves dependent, so its interval is too narrow; r's own error (of order 1/sqrt(rows)) is left out.
+Source: the autocorrelation test of SAE shuffle buffers, turned into a number. Limits: batches of an unshuffled stream
+depend on each other, so its interval is too narrow; the error of r itself (of order 1/sqrt(rows)) is left out.
 """
 
 from __future__ import annotations
@@ -27,42 +27,43 @@ from torch import Tensor
 from monosemy.shapes import Activations, PerInput
 
 ROWS_PER_BATCH = 128
-"""Rows of each batch that are looked at: enough for 1e-3, at no cost that shows."""
+"""How many rows of each batch are used: enough to resolve 1e-3, at a negligible cost."""
 
 
 @dataclass(frozen=True)
 class ShuffleQuality:
-    """What `NeighbourMeter` found."""
+    """How well a stream is shuffled, as measured by `NeighbourMeter`."""
 
     correlation: float
     """(c - r) / (1 - r): 0 for a full shuffle."""
     interval: tuple[float, float]
-    """95% interval of the correlation."""
+    """The 95% interval of the correlation."""
     neighbour_cosine: float
-    """c, mean cosine of neighbours."""
+    """c, the mean cosine of neighbouring rows."""
     full_shuffle_cosine: float
-    """r, mean cosine of rows of different batches."""
+    """r, the mean cosine of rows of different batches."""
     n_pairs: int
-    """Neighbouring pairs behind c."""
+    """The number of neighbouring pairs that c is the mean of."""
     n_batches: int
-    """Batches they come from."""
+    """The number of batches that the pairs come from."""
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "interval": list(self.interval)}
 
 
 class NeighbourMeter:
-    """Accumulates c and r over batches; exact to save and restore."""
+    """Accumulates c and r over batches. Its state can be saved and restored exactly."""
 
     def __init__(self, mean: PerInput) -> None:
-        """`mean`: centre of the rows, in the units of the batches."""
+        """`mean` is the centre of the rows, in the units of the batches."""
         self.mean = mean.detach().cpu().double()
         self.direction_sum = torch.zeros_like(self.mean)
-        # batches, pairs, sum c_b, sum c_b^2, rows, sum n_b^2, sum ||s_b||^2 with s_b the sum of u over batch b
+        # In this order: number of batches b, pairs, sum c_b, sum c_b^2, rows, sum n_b^2, and sum ||s_b||^2, where batch
+        # b has n_b rows, mean neighbour cosine c_b and s_b = sum of u over its rows.
         self.totals = torch.zeros(7, dtype=torch.float64)
 
     def update(self, batch: Activations) -> None:
-        """Looks at the first rows of one batch, in the order of the stream."""
+        """Takes in the first rows of one batch, in the order of the stream."""
         rows = batch[:ROWS_PER_BATCH].detach().cpu().double() - self.mean
         if len(rows) < 2:
             return
@@ -74,11 +75,13 @@ class NeighbourMeter:
         self.totals += torch.tensor([1, n - 1, cosine, cosine**2, n, n * n, float(batch_sum.square().sum())]).double()
 
     def result(self) -> ShuffleQuality | None:
-        """None before the second batch: one batch alone has nothing to be compared with."""
+        """The quality over all batches so far; None before the second, since r needs rows of different batches."""
         batches, pairs, cosines, squares, rows, row_squares, batch_squares = self.totals.tolist()
         if batches < 2:
             return None
         c = cosines / batches
+        # The cosines of all pairs sum to ||sum of all u||^2, those within batches to sum ||s_b||^2. Their difference is
+        # the sum over pairs of different batches, without a loop over pairs.
         r = (float(self.direction_sum.square().sum()) - batch_squares) / (rows**2 - row_squares)
         variance = max(squares / batches - c * c, 0.0) / (batches - 1)
         room = max(1 - r, 1e-12)
@@ -95,7 +98,10 @@ class NeighbourMeter:
 
 
 def measure_shuffle(batches: Iterable[Float[Tensor, "_ d_in"]], mean: PerInput) -> ShuffleQuality | None:
-    """The quality of a stream from some of its batches, best spread over all of it; `mean` is its centre."""
+    """Measures a stream from some of its batches, which should be spread over all of it.
+
+    `mean` is the centre of the rows. Returns None for fewer than two batches.
+    """
     meter = NeighbourMeter(mean)
     for batch in batches:
         meter.update(batch)

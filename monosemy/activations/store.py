@@ -1,22 +1,24 @@
-"""Activations on disk: harvested once, kept in safetensors shards, read back by memory map, reused by later runs.
+"""Stores activations on disk: harvested once, kept in safetensors shards, memory-mapped and reused by later runs.
 
 Place on the data's path: harvest.py -> [store] -> StoredStream (stream.py), feature database, probes.
 
 A store is a folder:
     manifest.json                   identity, statistics, one entry per shard (bytes, SHA-256, rows, dropped counts)
     activations-00000.safetensors   the kept rows of a fixed range of sequences (shards.py)
-Its identity is a fingerprint of: the model (hash and dtype), the tokens, the sites and widths, the dtype kept and
-the drop rules. `build_store` reuses a folder of the same identity, refuses one of another, and continues an
-interrupted one shard by shard: a shard gets its name once whole and flushed, then the manifest gets its entry. No
-file holds a time or a name of this machine, so an interrupted build ends in the same bytes as an uninterrupted one.
+The fingerprint of a store covers the model (hash and dtype), the tokens, the sites and their widths, the dtype on disk
+and the drop rules. `build_store` reuses a folder with the same fingerprint and refuses one with another. It continues
+an interrupted build shard by shard: a shard gets its name once it is complete and on disk, and only then its entry in
+the manifest. No file holds a time or the name of a machine, so an interrupted build ends with the same bytes as an
+uninterrupted one.
 
 Statistics, over all kept rows as stored, summed in float64: scale C = sqrt(E ||x||^2), mean = E x.
 
-Cost: (sum of widths * bytes of dtype + 16) bytes a token; 1,024 random rows of 576 out of 300,000 (4 shards, in the
-page cache) take about 0.4 ms on two cores. Beyond main memory each row of a shuffled stream is one random read of a
-page or two (about 0.1 ms on an SSD, 10 ms on a disk): there, prefer storage "stream".
-Limits: one process builds a folder at a time; opening reads every byte once, to check the hashes (`verify=False`
-leaves it at the sizes).
+Cost: (sum of widths * bytes of dtype + 16) bytes a token. Reading 1,024 random rows of width 576 out of 300,000
+(4 shards, in the page cache) takes about 0.4 ms on two cores. When a store is larger than main memory, each row of a
+shuffled stream is a random read of one or two pages (about 0.1 ms on an SSD, 10 ms on a hard disk); prefer storage
+"stream" then.
+Limits: only one process may build a folder at a time. Opening a store reads every byte once to check the hashes;
+`verify=False` checks the sizes only.
 """
 
 from __future__ import annotations
@@ -58,13 +60,13 @@ _KEYS = {"complete", "fingerprint", "identity", "sequences_per_shard", "statisti
 
 
 class ActivationStore:
-    """Kept activation rows of several sites; row i is the same token at every site.
+    """A store's activation rows of several sites; row i is the same token at every site.
 
-    Open with `ActivationStore.open(folder)` or get it from `build_store`.
+    Open one with `ActivationStore.open(folder)`, or get one from `build_store`.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """`manifest` must be complete and its shards checked: use `open`."""
+        """For `open` and `build_store`: `manifest` must be complete and its shards checked."""
         self.folder = folder
         self.fingerprint: str = manifest["fingerprint"]
         self.dtype: str = manifest["identity"]["dtype"]
@@ -72,24 +74,25 @@ class ActivationStore:
         self.statistics = {site: SiteStatistics(**values) for site, values in manifest["statistics"].items()}
         self.n_rows: int = manifest["n_rows"]
         self.scale: dict[str, float] = manifest["scale"]
-        """C = sqrt(E ||x||^2) per site, raw units."""
+        """C = sqrt(E ||x||^2) by site, in raw units."""
         self._widths: dict[str, int] = manifest["identity"]["sites"]
         self.sites = tuple(self._widths)
         self._shards = [map_shard(folder / entry["file"]) for entry in manifest["shards"]]
         self._starts = np.cumsum([0] + [entry["n_rows"] for entry in manifest["shards"]])
         self.mean = {site: self._mean(site) for site in self.sites}
-        """E x per site: float32 [d], raw units."""
+        """E x by site: float32 [d], in raw units."""
         self.record: dict[str, Any] = {
             key: value for key, value in manifest.items() if key not in ("shards", "kind", "complete")
         }
-        """Where the rows come from and what was dropped: plain JSON, for a run's provenance."""
+        """Where the rows come from and what was dropped, as JSON values, for the record of a run."""
 
     @staticmethod
     def open(folder: Path, *, expected: str | None = None, verify: bool = True) -> ActivationStore:
         """Opens a complete store.
 
-        `expected` is the fingerprint it must have; `verify` hashes every shard (sizes are always checked). Raises
-        UserError: not a store, interrupted, of another configuration, or a shard missing, truncated or corrupted.
+        `expected` is the fingerprint that it must have. `verify` hashes every shard; sizes are always checked. Raises
+        UserError when the folder is not a store, is unfinished or has another fingerprint, and when a shard is missing,
+        truncated or corrupted.
         """
         manifest = _read_manifest(folder)
         if expected is not None and manifest["fingerprint"] != expected:
@@ -102,16 +105,20 @@ class ActivationStore:
         return ActivationStore(folder, manifest)
 
     def width(self, site: str) -> int:
-        """Length d of the rows of a site; UserError for a site that is not kept here."""
+        """The width d of a site's rows. Raises UserError for a site that the store does not hold."""
         if site not in self._widths:
             raise unknown("site of this store", site, self.sites)
         return self._widths[site]
 
     def rows(self, site: str, indices: np.ndarray | slice) -> Float32[Tensor, "n d_in"]:
-        """Rows in raw units, in the order of `indices` (int array within 0..n_rows, or a slice)."""
+        """The rows of a site in raw units, in the order of `indices` (an int array or a slice).
+
+        Raises IndexError for a row number outside 0 to n_rows - 1, UserError for a site that the store does not hold.
+        """
         width = self.width(site)
         if isinstance(indices, slice):
             start, stop, step = indices.indices(self.n_rows)
+            # Consecutive rows are copied as ranges of the shards, without an array of their numbers.
             if step == 1:
                 parts = [self._shards[k][site][a:b] for k, a, b in self._ranges(start, stop)]
                 return torch.cat([torch.empty(0, width), *(part.float() for part in parts)])
@@ -123,37 +130,39 @@ class ActivationStore:
 
     @cached_property
     def token_ids(self) -> np.ndarray:
-        """[n_rows] int32; read into memory once, like the three below."""
+        """Token id of every row, int32 [n_rows]. Read into memory at first use, like the next three arrays."""
         return self._labels("token_ids")
 
     @cached_property
     def sequences(self) -> np.ndarray:
-        """[n_rows] int32: sequence of the token shards."""
+        """Number of every row's sequence in the token shards, int32 [n_rows]."""
         return self._labels("sequence")
 
     @cached_property
     def positions(self) -> np.ndarray:
-        """[n_rows] int32: position in that sequence."""
+        """Position of every row in its sequence, int32 [n_rows]."""
         return self._labels("position")
 
     @cached_property
     def documents(self) -> np.ndarray:
-        """[n_rows] int32: document of the text."""
+        """Number of every row's document, int32 [n_rows]."""
         return self._labels("document")
 
     def _labels(self, name: str) -> np.ndarray:
         return np.concatenate([shard[name].numpy() for shard in self._shards])
 
     def _ranges(self, start: int, stop: int) -> Iterable[tuple[int, int, int]]:
+        """(shard, first row, row after the last) for each shard that overlaps rows `start` to `stop`."""
         for k, (first, last) in enumerate(zip(self._starts, self._starts[1:])):
             if start < last and stop > first:
                 yield k, max(start, int(first)) - int(first), min(stop, int(last)) - int(first)
 
     def _grouped(self, indices: np.ndarray) -> Iterable[tuple[int, np.ndarray, np.ndarray]]:
-        """(shard, places in the output, row numbers within the shard) for each shard that is touched."""
+        """(shard, places in the output, row numbers within the shard) for each shard that holds any of the rows."""
         if len(indices) and not 0 <= indices.min() <= indices.max() < self.n_rows:
             raise IndexError(f"row numbers must be from 0 to {self.n_rows - 1}")
         shard_of = np.searchsorted(self._starts, indices, side="right") - 1
+        # Sorting the places by shard makes those of one shard adjacent; they are then cut where the shard changes.
         order = np.argsort(shard_of, kind="stable")
         touched, begins = np.unique(shard_of[order], return_index=True)
         for k, places in zip(touched, np.split(order, begins[1:])):
@@ -169,7 +178,7 @@ class ActivationStore:
 def store_identity(
     model: ActivationModel, shards: Tokens, sites: Sequence[str], config: ActivationsConfig
 ) -> dict[str, Any]:
-    """What a store's rows depend on, as JSON; its fingerprint decides whether a store can be reused."""
+    """Everything that a store's rows depend on, as JSON values; its fingerprint says whether a store can be reused."""
     names = resolve_sites(model, sites)
     return {
         "format": FORMAT,
@@ -187,7 +196,7 @@ def store_identity(
 
 
 def default_folder(identity: dict[str, Any]) -> Path:
-    """Where a store of this identity is kept unless a folder is named."""
+    """The folder in the cache where a store of this identity is kept, unless another folder is named."""
     return files.cache_folder() / "activations" / fingerprint(identity)
 
 
@@ -200,12 +209,12 @@ def build_store(
     *,
     shard_bytes: int | None = None,
 ) -> ActivationStore:
-    """The store of these activations: reused when complete, continued when interrupted, built otherwise.
+    """Builds the store of these activations, continues an interrupted build of it, or opens it when it is complete.
 
-    `folder` defaults to one in the cache named by the fingerprint. `shard_bytes` is the largest size of a shard,
-    96 MiB to 1 GiB by the size of the store unless given. Raises UserError for a folder of another configuration, a
-    damaged shard, too little disk (estimated before the model runs), an unwritable folder, NaN or infinite
-    activations, or no rows left after dropping.
+    `folder` defaults to one in the cache named by the fingerprint. `shard_bytes` is the approximate size of a shard; by
+    default it is 96 MiB to 1 GiB, depending on the size of the store. Raises UserError for a folder of another
+    configuration, a damaged shard, too little free space (estimated before the model runs), an unwritable folder, NaN
+    or infinite activations, and when no rows are left after dropping.
     """
     check_config(config, shards.context_length)
     identity = store_identity(model, shards, sites, config)
@@ -213,12 +222,15 @@ def build_store(
     if (folder / "manifest.json").exists():
         manifest = _read_manifest(folder)
         _check_identity(folder, manifest["identity"], identity)
+        # A shard that was deleted, as the message on a damaged one advises, is harvested again; a damaged one that is
+        # still there is refused.
         present = [entry for entry in manifest["shards"] if (folder / entry["file"]).exists()]
         verify_shards(folder, present, hashes=True)
         manifest |= {"shards": present, "complete": manifest["complete"] and len(present) == len(manifest["shards"])}
     else:
         _check_disk(folder, identity, shards.n_sequences)
         _make_folder(folder)
+        # The manifest keeps the statistics, so that a continued build drops by the same limits.
         statistics = measure_sites(model, shards, sites, config)
         manifest = _new_manifest(model, identity, config, statistics, shard_bytes)
         files.write_json(folder / "manifest.json", manifest)
@@ -229,7 +241,7 @@ def build_store(
 
 
 def bytes_per_token(identity: dict[str, Any]) -> int:
-    """Bytes a kept token takes in a store of this identity."""
+    """The bytes that a kept token takes in a store of this identity."""
     return sum(identity["sites"].values()) * DTYPES[identity["dtype"]].itemsize + LABEL_BYTES
 
 
@@ -241,9 +253,11 @@ def _new_manifest(
     shard_bytes: int | None,
 ) -> dict[str, Any]:
     per_sequence = identity["context_length"] * bytes_per_token(identity)
+    # About 512 shards, unless that makes them too small or too large.
     n_shard_bytes = shard_bytes or min(
         max(per_sequence * identity["n_sequences"] // 512, MIN_SHARD_BYTES), MAX_SHARD_BYTES
     )
+    # A shard holds whole passes of the model, so that a continued build runs the same passes as an uninterrupted one.
     batches = max(1, n_shard_bytes // (per_sequence * config.batch_sequences))
     return {
         "kind": KIND,
@@ -261,7 +275,7 @@ def _new_manifest(
 def _harvest_missing(
     model: ActivationModel, shards: Tokens, config: ActivationsConfig, folder: Path, manifest: dict[str, Any]
 ) -> None:
-    """Harvests every shard without an entry; after each, the manifest on disk has its entry too."""
+    """Harvests every shard that has no entry in the manifest, and writes the manifest after each of them."""
     size, total = manifest["sequences_per_shard"], shards.n_sequences
     have = {entry["start"] for entry in manifest["shards"]}
     missing = [start for start in range(0, total, size) if start not in have]
@@ -285,7 +299,7 @@ def _harvest_missing(
 
 
 def _completed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Adds the totals over all shards; UserError when nothing was kept."""
+    """Marks the manifest as complete and adds the totals over all shards. Raises UserError when no row was kept."""
     entries = manifest["shards"]
     n_rows = sum(entry["n_rows"] for entry in entries)
     n_tokens = sum(entry["n_tokens"] for entry in entries)
@@ -341,9 +355,10 @@ def _check_disk(folder: Path, identity: dict[str, Any], n_sequences: int) -> Non
 
 
 def _make_folder(folder: Path) -> None:
-    """Creates the folder and clears what killed builds left half-written."""
+    """Creates the folder, and removes half-written files that killed builds left in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # A temporary file's name ends in its process's number; those of processes that still run are left alone.
         for path in folder.glob(".*.tmp"):
             pid = path.name.split(".")[-2]
             if pid.isdigit() and not psutil.pid_exists(int(pid)):

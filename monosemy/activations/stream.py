@@ -1,28 +1,28 @@
-"""Batches of shuffled activation rows for training, with a position that is saved and restored bit for bit.
+"""Streams shuffled batches of activations to training, with a state that is saved and restored bit for bit.
 
-Place on the data's path: store.py or harvest.py -> [stream] -> training. A stream is an iterator of
-{site: float32 [batch_tokens, d]}, row i the same token at every site, divided by the site's scale C so that
-E ||x||^2 = 1 (C is folded back into the weights when an SAE is saved).
+Place on the data's path: store.py or harvest.py -> [stream] -> training. A stream is an iterator over
+{site: float32 [batch_tokens, d]}. Row i is the same token at every site. Rows are divided by the site's scale C so that
+E ||x||^2 = 1; C is folded back into the weights when an SAE is saved.
 
-StoredStream (storage "disk"): a full, exact shuffle. Pass p visits the rows of the store in the order
-permutation(PCG64(seed, p)); passes follow one another without a gap, so a batch may hold the end of one and the start
-of the next, and only what is left after the last pass (fewer than batch_tokens rows) is not used. Its state is the
-step. Cost: 8 bytes of memory per stored row for the permutation, and one random read per row and site.
+StoredStream (storage "disk") shuffles fully and exactly. Pass p visits the rows of the store in the order
+permutation(PCG64(seed, p)). Passes follow one another without a gap, so a batch may hold the end of one and the start
+of the next; only the rows left over after the last full batch of the last pass are not used. Its state is the step.
+Cost: 8 bytes of memory per stored row for the permutation, and one random read per row and site.
 
-MixingStream (storage "stream"): nothing is kept on disk. A buffer of `buffer_tokens` rows, in the dtype of the
-configuration, is filled from the model whenever it is less than half full; each batch is drawn from it at random
-without replacement. Its state holds the buffer, the cursor in the text and the random generator. A buffer mixes
-rows only as far as it reaches; `shuffle_quality` says what that leaves. Correlation of neighbours (0: full shuffle)
-on 400,000 tokens of SmolLM2-135M, layers.12.resid_post, batches of 1,024 rows, with 95% intervals:
+MixingStream (storage "stream") keeps nothing on disk. A buffer of `buffer_tokens` rows, in the dtype of the
+configuration, is refilled from the model whenever it is less than half full; each batch is drawn from it at random
+without replacement. Its state holds the buffer, the cursor in the text and the random generator. A buffer mixes rows
+only as far as it reaches; `shuffle_quality` measures the correlation that remains. Correlation of neighbours (0: full
+shuffle) on 400,000 tokens of SmolLM2-135M, layers.12.resid_post, batches of 1,024 rows, with 95% intervals:
     stored order 0.258 (0.250, 0.266)      buffer of 4,096 tokens 0.027 (0.021, 0.032)
     full shuffle 0.000 (-0.003, 0.003)     16,384: 0.007 (0.005, 0.009)     65,536 and 131,072: 0.001 (0.000, 0.002)
 
-Number of steps of a MixingStream: known before the first one, because schedules need it. First positions and special
-tokens are counted exactly; the share of outliers is taken at the upper end of its interval on the held-in sample
-(Wilson, 99.9%), so that the text outlasts the steps by about 0.1%. Were the share higher still, the text is begun
-again, which the record tells (`n_text_passes`).
+The number of steps of a MixingStream is fixed before the first one, because schedules need it. First positions and
+special tokens are counted exactly; the share of outliers is taken at the upper end of its interval on the sample of
+training tokens (Wilson, 99.9%), so that the text lasts about 0.1% longer than the steps. If the share is higher still,
+the stream starts the text again, and the record shows it (`n_text_passes`).
 
-Limits: bit-exact on one machine and one number of threads, since the model's own sums depend on them.
+Limits: bit-exact only on the same machine with the same number of threads, since the model's sums depend on both.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Batch = dict[str, Float32[Tensor, "n _"]]
 
 
 class StoredStream:
-    """Every row of a store once per pass, in an order drawn afresh for each pass."""
+    """A stream that gives every row of a store once per pass, in a new random order for each pass."""
 
     def __init__(
         self,
@@ -72,8 +72,9 @@ class StoredStream:
         device: torch.device | str = "cpu",
         prefetch: bool | None = None,
     ) -> None:
-        """`prefetch` reads the next batch in a thread meanwhile (by default when `device` is not the CPU); the
-        batches are the same either way. Raises UserError for fewer rows than one batch, or a site not kept."""
+        """`prefetch` reads the next batch in a thread while the current one is used, by default when `device` is not
+        the CPU; the batches are the same either way. Raises UserError when the store has fewer rows than one batch or
+        does not hold a site."""
         _check_sizes(batch_tokens=batch_tokens, n_passes=n_passes, seed=seed)
         for site in sites:
             store.width(site)
@@ -103,11 +104,11 @@ class StoredStream:
         return {site: rows.to(self.device) for site, rows in batch.items()}
 
     def state(self) -> dict[str, Any]:
-        """Plain JSON; what is read ahead is no part of it."""
+        """The position in the stream, as JSON values. Batches read ahead are not part of it."""
         return {**self._identity(), "step": self.step}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state`; UserError when it is of another stream."""
+        """Continues from `state`. Raises UserError when it belongs to another stream."""
         _check_state(self._identity(), state)
         if not 0 <= state["step"] <= self.n_steps:
             raise UserError(
@@ -116,9 +117,9 @@ class StoredStream:
         self.step = state["step"]
 
     def shuffle_quality(self, site: str, n_batches: int = 64, *, shuffled: bool = True) -> ShuffleQuality | None:
-        """Neighbour correlation over batches spread evenly over the first pass; nothing of the stream moves.
+        """Measures the neighbour correlation over batches spread evenly over the first pass; the stream does not move.
 
-        `shuffled=False` gives that of the stored order, for comparison. None for fewer than two batches.
+        `shuffled=False` measures the stored order instead, for comparison. Returns None for fewer than two batches.
         """
         n_available = max(1, self.store.n_rows // self.batch_tokens)
         steps = np.unique(np.linspace(0, n_available - 1, min(n_batches, n_available)).astype(int))
@@ -133,7 +134,7 @@ class StoredStream:
         return measure_shuffle(batches(), self.store.mean[site])
 
     def record(self) -> dict[str, Any]:
-        """Plain JSON for a run's provenance."""
+        """The stream's identity, length and shuffle quality, as JSON values, for the record of a run."""
         qualities = {
             site: {
                 "shuffled": _json(self.shuffle_quality(site)),
@@ -144,6 +145,7 @@ class StoredStream:
         return {**self._identity(), "n_steps": self.n_steps, "shuffle_quality": qualities}
 
     def _identity(self) -> dict[str, Any]:
+        """Everything that the batches depend on: a state of another identity is refused."""
         return {
             "storage": "disk",
             "fingerprint": self.store.fingerprint,
@@ -160,24 +162,26 @@ class StoredStream:
 
     def _read_ahead(self, reader: ThreadPoolExecutor) -> Batch:
         ahead, self._ahead = self._ahead, None
+        # After a restore the batch read ahead may be of another step; it is then discarded.
         batch = ahead[1].result() if ahead is not None and ahead[0] == self.step else self._read(self.step)
         if self.step + 1 < self.n_steps:
             self._ahead = (self.step + 1, reader.submit(self._read, self.step + 1))
         return batch
 
     def _indices(self, step: int) -> np.ndarray:
-        """Row numbers of a step: batch_tokens of the passes' permutations, one after the other."""
+        """The row numbers of a step: its batch_tokens entries of all passes' permutations, laid end to end."""
         n = self.store.n_rows
         first, last = step * self.batch_tokens, (step + 1) * self.batch_tokens
         passes = range(first // n, (last - 1) // n + 1)
         return np.concatenate([self._permutation(p)[max(first - p * n, 0) : last - p * n] for p in passes])
 
     def _permutation(self, p: int) -> np.ndarray:
+        """The order of rows in pass p, int64 [n_rows]. It depends on seed and p alone, so no state has to hold it."""
         permutation = self._permutations.get(p)
         if permutation is None:
             random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, p])))
             permutation = random.permutation(self.store.n_rows)
-            # A batch can straddle two passes, so the previous pass's order stays; older ones are let go.
+            # A batch can straddle two passes, so the previous pass's order is kept as well; older ones are freed.
             previous = {key: order for key, order in self._permutations.items() if key == p - 1}
             self._permutations = previous | {p: permutation}
         return permutation
@@ -185,19 +189,19 @@ class StoredStream:
 
 @dataclass(frozen=True)
 class RowSource:
-    """Where rows come from that are never kept: a text through a model, read at sites."""
+    """The source of rows that are not stored on disk: a text, the model that reads it, and the sites to harvest."""
 
     model: ActivationModel
     shards: Tokens
     sites: Sequence[str]
     config: ActivationsConfig
-    """Which rows are left out, the size of the buffer and of a pass."""
+    """Says which rows are dropped, and how large the buffer and a pass of the model are."""
     statistics: Mapping[str, SiteStatistics]
-    """Of a held-in sample, by site: norms (for outliers) and scale."""
+    """Norms (for outliers) and scale by site, measured on a sample of the training tokens."""
 
 
 class MixingStream:
-    """Rows straight from the model through a shuffle buffer; each token of the text is used once."""
+    """A stream that draws rows from a shuffle buffer, which the model fills; it reads the text once."""
 
     def __init__(
         self,
@@ -209,10 +213,10 @@ class MixingStream:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`buffer_tokens` defaults to the configuration's, `scale` to that of the held-in sample in the statistics.
+        """`buffer_tokens` defaults to the configuration's, `scale` to the one in the source's statistics.
 
-        Raises UserError for a buffer smaller than two batches or two passes of the model, or text for less than one
-        step.
+        Raises UserError when the buffer is smaller than two batches or two passes of the model, and when the text is
+        too short for one step.
         """
         model, shards, config, statistics = source.model, source.shards, source.config, source.statistics
         check_config(config, shards.context_length)
@@ -250,7 +254,7 @@ class MixingStream:
     def __next__(self) -> Batch:
         if self.step >= self.n_steps:
             raise StopIteration
-        # At half, so that a batch is always drawn from much more text than itself.
+        # Refilled at half, so that a batch is always drawn from much more text than its own size.
         if self._n_buffered < self.buffer_tokens // 2:
             self._refill()
         batch = self._draw()
@@ -260,7 +264,7 @@ class MixingStream:
         return {site: rows.to(self.device) for site, rows in batch.items()}
 
     def state(self) -> dict[str, Any]:
-        """JSON values and, at the top level, tensors: all that the following batches depend on."""
+        """Everything that the following batches depend on: JSON values and, at the top level, tensors."""
         n = self._n_buffered
         state: dict[str, Any] = {
             **self._identity(),
@@ -276,7 +280,7 @@ class MixingStream:
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state`, bit for bit; UserError when it is of another stream."""
+        """Continues from `state`, bit for bit. Raises UserError when it belongs to another stream."""
         _check_state(self._identity(), state)
         self.step, self._cursor, self._n_read = state["step"], state["cursor"], state["n_read"]
         self._dropped = Counter(state["n_dropped"])
@@ -292,11 +296,11 @@ class MixingStream:
                 self._meters[site].restore(saved)
 
     def shuffle_quality(self, site: str) -> ShuffleQuality | None:
-        """Neighbour correlation over all batches so far (over interruptions too); None before the second."""
+        """The neighbour correlation over all batches so far, across interruptions; None before the second batch."""
         return self._meters[site].result() if site in self._meters else None
 
     def record(self) -> dict[str, Any]:
-        """Plain JSON for a run's provenance, as of now."""
+        """The stream's identity, length, dropped positions and shuffle quality so far, as JSON values for a record."""
         return {
             **self._identity(),
             "n_steps": self.n_steps,
@@ -309,6 +313,7 @@ class MixingStream:
         }
 
     def _identity(self) -> dict[str, Any]:
+        """Everything that the batches depend on: a state of another identity is refused."""
         return {
             "storage": "stream",
             "fingerprint": fingerprint(store_identity(self.model, self.shards, self.sites, self.config)),
@@ -325,15 +330,16 @@ class MixingStream:
         return {reason: self._dropped[reason] for reason in REASONS}
 
     def _refill(self) -> None:
-        """Harvests until the next pass of the model might not fit, or the text ends with a batch still buffered."""
-        # A pass is harvested whole or not at all, so that the cursor alone says where the text goes on.
+        """Harvests until another pass of the model might not fit, or until the text ends with a batch in the buffer."""
+        # A pass is harvested as a whole or not at all, so that the cursor alone says where to continue in the text.
         while self._n_buffered + self._per_pass <= self.buffer_tokens:
             if self._cursor >= self.shards.n_sequences:
                 if self._n_buffered >= self.batch_tokens:
                     break
+                # More outliers than the number of steps allowed for: start the text again rather than end early.
                 self._cursor = 0
             stop = min(self._cursor + self.config.batch_sequences, self.shards.n_sequences)
-            # what is not finite goes on to the trainer, which stops the SAEs of that site and no others
+            # Values that are not finite are passed on: the trainer stops the SAEs of that site and no others.
             for rows in harvest_rows(
                 self.model, self.shards, self.sites, self.config, self.rules, self._cursor, stop, finite=False
             ):
@@ -346,18 +352,19 @@ class MixingStream:
             self._cursor = stop
         if not self._meters:
             for site, buffer in self._buffer.items():
-                # the first full buffer stands for the text when rows are centred
+                # Rows are centred by the mean of the first full buffer, which stands for the mean of the text.
                 mean = buffer[: self._n_buffered].mean(0, dtype=torch.float64)
                 self._meters[site] = NeighbourMeter(mean / self.scale[site])
 
     def _draw(self) -> Batch:
-        """Takes batch_tokens random rows out; rows from the buffer's end move into their places."""
+        """Takes batch_tokens random rows out of the buffer, and fills their places with rows from its end."""
         n, left = self._n_buffered, self._n_buffered - self.batch_tokens
         slots = torch.randperm(n, generator=self._generator)[: self.batch_tokens]
         is_drawn = torch.zeros(n, dtype=torch.bool)
         is_drawn[slots] = True
-        # The buffer stays dense: what was not drawn of its last batch_tokens places goes to the places before them that
-        # were. No more rows move than were drawn, and their order means nothing, since draws are random.
+        # The buffer stays dense: rows in its last batch_tokens places that were not drawn move into the drawn places
+        # before them. The two are equally many, at most batch_tokens rows move, and their order does not matter, since
+        # draws are random.
         holes, movers = is_drawn[:left].nonzero()[:, 0], left + (~is_drawn[left:]).nonzero()[:, 0]
         batch = {}
         for site, buffer in self._buffer.items():
@@ -368,12 +375,16 @@ class MixingStream:
 
 
 def _usable_rows(shards: Tokens, rules: Any, statistics: Mapping[str, SiteStatistics]) -> int:
-    """Rows that are sure to be kept but for one chance in 2,000: exact counts less the upper share of outliers."""
+    """The number of rows that will be kept, with a chance of 1 in 2,000 that it is too high.
+
+    It is the exact number of ordinary positions, less the upper end of the interval of the share of outliers.
+    """
     special = np.array(sorted(rules.special_token_ids), dtype=np.int64)
     ordinary = 0
     for first in range(0, shards.n_sequences, 4096):
         tokens = np.asarray(shards.sequences(first, min(first + 4096, shards.n_sequences)))
         ordinary += int((~np.isin(tokens[:, rules.first_positions :], special)).sum())
+    # Any site will do: outliers of one site are dropped at all, so every site has the same counts.
     measured = next(iter(statistics.values()))
     limited = any(np.isfinite(limit) for limit in rules.norm_limits.values())
     share = _wilson_upper(measured.n_outliers, measured.n_ordinary) if limited else 0.0
@@ -381,7 +392,7 @@ def _usable_rows(shards: Tokens, rules: Any, statistics: Mapping[str, SiteStatis
 
 
 def _wilson_upper(count: int, n: int, z: float = 3.29) -> float:
-    """Upper end of Wilson's interval of a share (z = 3.29: 99.9%)."""
+    """The upper end of the Wilson interval of the share count / n (z = 3.29: 99.9%)."""
     p = count / n
     spread = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     return (p + z * z / (2 * n) + spread) / (1 + z * z / n)

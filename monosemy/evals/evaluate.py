@@ -1,9 +1,9 @@
-"""One call for one's own SAE on one's own tokens: the record that evaluation.json has for it.
+"""Evaluates one SAE on given tokens in one call; the result is a record like those of evaluation.json.
 
-Place on the path: beside the pipeline's evaluation stage, which streams validation text instead; both call
-`evaluate_reconstruction` and `evaluate_model_loss`. Positions are left out as in training by default: the first of each
-sequence, special tokens, and norms beyond six medians; spliced passes keep their true activations. Padding is no
-position at all: it is neither read, nor predicted, nor context.
+Place on the path: beside the pipeline's evaluation stage, which streams validation text instead. Both use the same
+measurements of reconstruction and model loss. By default positions are dropped as in training: the first of each
+sequence, special tokens, and norms beyond six medians; in spliced passes they keep their true activations. Padding does
+not count as positions at all: it is not encoded, not predicted and not attended to.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ def evaluate(
     rules: ActivationsConfig | None = None,
     n_bootstrap: int = 1000,
 ) -> dict[str, Any]:
-    """FVU, L0, dead share, Δ loss, loss recovered, KL … of `sae` over `tokens` [sequences, positions].
+    """Measures FVU, L0, dead share, Δ loss, loss recovered, KL and more for `sae` over `tokens` [sequences, positions].
 
-    Of padded sequences `attention_mask` says what is text (1) and what padding (0), on either side: the numbers are
-    those of the sequences without it. `site` defaults to the one the SAE was trained at. `rules` says which positions
-    are left out. Losses in nats per token. Sequences are the blocks of the bootstrap, copies of one sequence a single
-    block: `n_documents` of the `n_sequences` differ, and intervals (None with one) know of no more. Raises UserError
-    for tokens of another shape, padding without a mask, a SAE of another width, or when no position is left.
+    `attention_mask` marks text (1) and padding (0) in padded sequences, on either side; the results are those of the
+    sequences without padding. `site` defaults to the one the SAE was trained at. `rules` says which positions are
+    dropped. Losses are in nats per token. The bootstrap resamples sequences; identical sequences count as one, so
+    `n_documents` of the `n_sequences` are distinct. Intervals are None if there is only one.
+    Raises UserError for tokens of another shape, padding without a mask, an SAE whose width is not the site's, and when
+    no position is left.
     """
     tokens = read_tokens(tokens).cpu().long()
     if tokens.shape[1] < 2:
@@ -65,7 +66,7 @@ def evaluate(
         text = padding.is_text
         tokens = padding.text_first(tokens).masked_fill(~text, 0)
     with torch.no_grad():
-        # what follows a sequence's text cannot reach it
+        # Text was moved to the front, and a causal model never attends to what follows: padding needs no mask here.
         parts = tokens.split(rules.batch_sequences)
         x = torch.cat([read_packed(model, part, [where])[where] for part in parts])
     keep = _kept(model, where, x, tokens, text, rules)
@@ -88,7 +89,9 @@ def _kept(
     text: Bool[Tensor, "B T"],
     rules: ActivationsConfig,
 ) -> Bool[Tensor, "B T"]:
-    """The positions that count, on the CPU. Raises UserError when none is left."""
+    """The positions that are evaluated, bool [B, T] on the CPU. Raises UserError when none is left."""
+    # As in training, the limit is a multiple of the median norm, but that of these tokens. Unlike in training, special
+    # tokens count towards the median.
     multiple = rules.outlier_multiple
     limit = float("inf")
     if multiple and bool(text[:, rules.drop_first_positions :].any()):
@@ -103,7 +106,7 @@ def _kept(
 
 
 def _distinct(sequences: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
-    """Which sequences are the same, by number; one warning where any are."""
+    """A number for every sequence, equal for identical ones; warns once if there are any."""
     numbers = torch.unique(sequences, dim=0, return_inverse=True)[1]
     n_distinct = int(numbers.max()) + 1
     if n_distinct < len(sequences):

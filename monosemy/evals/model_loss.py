@@ -1,28 +1,28 @@
-"""What a language model loses when dictionaries' reconstructions replace its activations.
+"""Measures how much a language model's loss rises when reconstructions replace its activations.
 
-Place on the data's path: evaluation, the only part of it that runs the model. Per batch of sequences the layers
-before the site run once; from there the model goes on once as it is (clean), once with zeros, once per SAE.
+Place on the data's path: evaluation, in the part that runs the whole model. For each batch of sequences the layers up
+to the site run once; the rest of the model then runs once unchanged (clean), once with zeros and once per SAE.
 
   Δloss     = CE(spliced) − CE(clean)                                    nats per token
   recovered = (CE(zero) − CE(spliced)) / (CE(zero) − CE(clean))          1: nothing lost, 0: as bad as zeros
   KL        = mean over tokens of Σ_v p_clean(v) log(p_clean(v) / p_spliced(v))
 
-Positions dropped from training (first position, special tokens, norm outliers) keep their true activation in
-*every* splice, zeros included: a SAE is not asked about them, and damage there would drown everything else. The
-losses counted are those of the predictions made *at kept positions* (each of its next token, so never at a
-sequence's last one), the same tokens for clean, zeros and SAEs. This is the field's choice (SAELens, SAEBench:
-positions holding an ignored token are masked out of the mean); damage that reaches dropped positions by attention
-is not counted. Padding is no position at all.
+Positions dropped from training (first position, special tokens, norm outliers) keep their true activation in *every*
+splice, the one with zeros included: SAEs are not trained on them, and damage there would drown everything else. The
+losses counted are those of predictions made *at kept positions*, the same for clean, zeros and SAEs. A sequence's last
+position predicts nothing and does not count. This is common practice (SAELens and SAEBench mask positions with an
+ignored token out of the mean); damage that reaches dropped positions through attention is not counted. Padding does not
+count as positions at all.
 
 `check_splice` runs first: an identity dictionary must leave every logit bit-identical (Δloss exactly 0), and zeros
-must change some, or the site is not wired as thought.
+must change at least one; otherwise the model is not edited where it should be.
 
-Intervals: per-document sums of the paired per-token differences are resampled (intervals.py); pairing makes the
-interval of Δloss far tighter than the losses' own. Per-token losses are computed in float32, summed in float64.
+Intervals: sums of the paired per-token differences over documents are resampled (intervals.py). Pairing makes the
+interval of Δloss far tighter than those of the losses. Per-token losses are computed in float32 and summed in float64.
 
-Limits: two arrays [batch, T, V] are alive at once, the clean log-probabilities and a splice's logits; log-softmax
-works on few rows at a time. Cost: tokens × (1 + (1 + number of SAEs) × the share of the model after the site); the
-losses and KL add about 4% to that on a CPU (135M parameters, vocabulary 49,152).
+Limits: two arrays [batch, T, V] are in memory at once, the clean log-probabilities and the logits of a splice;
+log-softmax works on a few rows at a time. Cost: tokens × (1 + (1 + number of SAEs) × the share of the model after the
+site); the losses and KL add about 4% to that on a CPU (135M parameters, vocabulary 49,152).
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from monosemy.models.padding import Padding, read_mask, text_positions
 from monosemy.shapes import PositionMask, TextMask, TokenIds
 
 Edit = Callable[[Tensor], Tensor]
-_LOGIT_BYTES = 2**28  # size aimed at for one array of logits
+_LOGIT_BYTES = 2**28  # the target size of one array of logits
 _CHUNK_ENTRIES = {
     "cpu": 2**19,
     "other": 2**24,
-}  # logits taken together by the log-softmax: on a CPU, what its cache holds
+}  # how many logits one log-softmax takes: on a CPU, as many as fit into its cache
 
 
 @runtime_checkable
 class Model(Protocol):
-    """What is needed of `models.adapter.LanguageModel`."""
+    """A language model, as far as it is needed here (implemented by `models.adapter.LanguageModel`)."""
 
     def site_width(self, site: str, /) -> int: ...
 
@@ -66,23 +66,23 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class ModelLossRecord:
-    """One dictionary's effect on the model; every `_interval` is (low, high), or None with one document."""
+    """The effect of one dictionary on the model. Every `_interval` is (low, high), or None with only one document."""
 
     delta_loss: float
-    """Nats per token."""
+    """CE(spliced) − CE(clean), in nats per token."""
     delta_loss_interval: Interval
     loss_recovered: float | None
-    """None when zeros do no damage, so that nothing is to be recovered."""
+    """The share of the loss recovered; None when zeros do not raise the loss, so that there is nothing to recover."""
     loss_recovered_interval: Interval
     kl: float
-    """Nats per token, clean against spliced."""
+    """The divergence of the spliced predictions from the clean ones, in nats per token."""
     kl_interval: Interval
     n_loss_tokens: int
 
 
 @dataclass(frozen=True)
 class ModelLosses:
-    """The model's own loss, its loss with zeros at the site, and what each dictionary does."""
+    """The model's own loss, its loss with zeros at the site, and each dictionary's effect; in nats per token."""
 
     clean_loss: float
     clean_loss_interval: Interval
@@ -91,7 +91,7 @@ class ModelLosses:
     n_loss_tokens: int
     records: dict[str, ModelLossRecord]
     documents: DocumentSums = field(compare=False, repr=False)
-    """Σ CE(spliced) − CE(clean) of each SAE by blocks of documents, for paired comparisons."""
+    """Σ (CE(spliced) − CE(clean)) of each SAE by blocks of documents, for paired comparisons."""
 
 
 def splice(
@@ -101,20 +101,20 @@ def splice(
     name: str = "",
     site: str = "",
 ) -> Splice:
-    """The edit that puts the dictionary's reconstruction (None: zeros) at kept positions, and only there.
+    """Makes the edit that replaces activations at kept positions by their reconstruction, or by zeros (None).
 
-    `keep` None keeps all but the first token of each sequence, whose massive activation no SAE is trained on. Of padded
-    sequences the model's `attention_mask` says which token is the first; padding is left alone.
+    Without `keep`, all positions are kept except the first token of each sequence, whose massive activation no SAE is
+    trained on. In padded sequences the model's `attention_mask` says which token is the first; padding is not edited.
 
-    Rows are read in float32 and written back in the model's own dtype. Raises UserError, naming the SAE, for a
-    reconstruction that is not finite, and for `keep` of another shape than the tokens'.
+    Rows are read in float32 and written back in the model's own dtype. The edit raises UserError, naming the SAE, when
+    a reconstruction is not finite, and when the shape of `keep` is not that of the tokens.
     """
     return Splice(dictionary, keep, name, site)
 
 
 @dataclass(frozen=True)
 class Splice:
-    """What `splice` makes."""
+    """The edit that `splice` makes: a function from the activations of a site [B, T, d] to those that replace them."""
 
     dictionary: Dictionary | None
     keep: PositionMask | None
@@ -122,7 +122,7 @@ class Splice:
     site: str
 
     def with_mask(self, mask: PositionMask) -> Splice:
-        """The same edit for padded sequences; `mask` is True at text."""
+        """The same edit for padded sequences, given where their text is (True)."""
         keep = text_positions(mask) > 0 if self.keep is None else self.keep.to(mask.device) & mask
         return replace(self, keep=keep)
 
@@ -136,6 +136,7 @@ class Splice:
             raise UserError(f"keep has shape {list(at.shape)}, but the tokens {list(x_BTD.shape[:2])}; they must match")
         spliced = x_BTD.clone()
         rows = x_BTD[at]
+        # Without rows there is nothing to encode, and writing zeros to no place changes nothing.
         if self.dictionary is None or not len(rows):
             spliced[at] = 0
         else:
@@ -145,7 +146,7 @@ class Splice:
 
 
 class IdentityDictionary:
-    """encode and decode hand the activation through: the splice with nothing lost (its code is dense and no code)."""
+    """A dictionary that loses nothing: `encode` and `decode` return their argument (its code is the activation)."""
 
     def __init__(self, d_in: int):
         self.d_in = self.d_sae = d_in
@@ -164,11 +165,13 @@ def check_splice(
     keep: PositionMask,
     attention_mask: TextMask | None = None,
 ) -> float:
-    """Δloss of an identity dictionary, always exactly 0.0, over the first sequence with a kept position.
+    """Checks on the first sequence with a kept position that splicing reaches the model and changes nothing else.
 
-    Raises RuntimeError when splicing the activation itself changes a logit, or splicing zeros changes none: the
-    adapter's fault, never the user's.
+    Returns the largest change of a logit by an identity dictionary, which is always exactly 0.0. Raises RuntimeError
+    when splicing the activation itself changes a logit, or when splicing zeros changes none. Either is a fault of the
+    adapter, not of the user.
     """
+    # argmax gives the first of several maxima.
     row = int(keep.any(dim=1).to(torch.int64).argmax())
     tokens, keep = tokens[row : row + 1], keep[row : row + 1]
     start = model.prefix(tokens, site, attention_mask=None if attention_mask is None else attention_mask[row : row + 1])
@@ -188,7 +191,7 @@ def check_splice(
 
 
 def n_passes(saes: Mapping[str, Dictionary]) -> int:
-    """Passes over the tokens that `evaluate_model_loss` reports to `advance`: clean, zeros, each SAE."""
+    """How many passes over the tokens `evaluate_model_loss` reports to `advance`: clean, zeros and one per SAE."""
     return len(saes) + 2
 
 
@@ -207,16 +210,16 @@ def evaluate_model_loss(
     batch_sequences: int | None = None,
     advance: Callable[[int], object] | None = None,
 ) -> ModelLosses:
-    """Splices every SAE in turn at `site` of `model` over `tokens`.
+    """Splices each SAE at `site` of `model` over `tokens`, and measures the model's loss.
 
-    `attention_mask` says what of padded sequences is text (1): padding is neither kept nor predicted, and each sequence
-    gives the numbers of itself alone. `keep` is True where the activation is replaced and the prediction counted.
-    `documents` numbers each token's document, the block of the bootstrap; without it each sequence is one.
-    `batch_sequences` goes together through the model (None: as many as 256 MB of logits allow). `advance` receives
-    tokens.numel() × `n_passes(saes)` in all.
+    `attention_mask` marks the text (1) of padded sequences. Padding is neither replaced nor predicted, and each
+    sequence gives the same numbers as it does alone. `keep` is True where activations are replaced and predictions
+    counted. `documents` holds the number of each token's document, which the bootstrap resamples; without it each
+    sequence is a document. `batch_sequences` is how many sequences go through the model together (None: as many as
+    256 MB of logits allow). `advance` receives tokens.numel() × `n_passes(saes)` in total.
 
-    Raises UserError when no position is counted, for a SAE of another width, for a reconstruction that is not finite,
-    for padding without a mask.
+    Raises UserError when no position counts, when an SAE's width is not the site's, when a reconstruction is not
+    finite, and for padding without a mask.
     """
     tokens, keep = torch.as_tensor(tokens, dtype=torch.int64).cpu(), torch.as_tensor(keep, dtype=torch.bool).cpu()
     if tokens.shape != keep.shape:
@@ -227,7 +230,9 @@ def evaluate_model_loss(
         documents = torch.arange(len(tokens))[:, None].expand_as(tokens)
     documents = torch.as_tensor(documents).cpu()
     has_next = torch.ones_like(keep)
-    if attention_mask is not None:  # text first, and what follows it is out of its sight
+    if attention_mask is not None:
+        # Text is moved to the front, where a causal model never attends to the padding behind it. The padding may then
+        # pass for text, which the mask of ones says.
         padding = Padding.of(read_mask(attention_mask, tokens))
         tokens, keep, documents = (padding.text_first(values) for values in (tokens, keep, documents))
         tokens, keep = tokens.masked_fill(~padding.is_text, 0), keep & padding.is_text
@@ -243,7 +248,8 @@ def evaluate_model_loss(
         for part in _batches(model, tokens, batch_sequences):
             counted = keep[part] & has_next[part]
             if bool(counted.any()):
-                block = blocks.rows(documents[part][counted])  # the predicting token's document
+                # A prediction belongs to the document of the token that makes it, not of the one it predicts.
+                block = blocks.rows(documents[part][counted])
                 start = model.prefix(
                     tokens[part], site, attention_mask=None if attention_mask is None else attention_mask[part]
                 )
@@ -269,13 +275,13 @@ class _LossBatch:
 
     tokens: TokenIds
     start: Any
-    """The model's own work up to the site (`Model.prefix`), shared by all passes."""
+    """The model's state just before the site (`Model.prefix`), computed once for all passes."""
     keep: PositionMask
-    """Where the activation is replaced."""
+    """Where activations are replaced."""
     counted: PositionMask
-    """Where the prediction counts."""
+    """Where predictions count."""
     block: Int[Tensor, " n"]
-    """Block of documents of every counted prediction, in order."""
+    """The block of documents of each counted prediction, in order."""
 
 
 def _measure_batch(
@@ -298,24 +304,27 @@ def _measure_batch(
         edit = splice(sae, batch.keep, name=name or "zeros", site=site)
         logits = model.logits(tokens, edits={site: edit}, start=start)
         sums.add(name, *base.against(logits, with_kl=name is not None), block)
-        del logits  # before the next pass makes its own
+        # Freed before the next pass makes its own: only two arrays of this size may be alive.
+        del logits
         if advance:
             advance(tokens.numel())
 
 
 class _TokenLosses:
-    """Cross-entropy of the clean logits at the counted positions, and the comparison of other logits with them.
+    """The clean cross-entropy at the counted positions, and the comparison of other logits with it.
 
-    Rows are taken as they lie, counted or not: leaving the few others out would cost a copy of the rest.
+    Rows are processed whether counted or not: selecting the counted ones, nearly all, would copy them.
     """
 
     def __init__(self, clean_BTV: Float[Tensor, "batch position vocab"], tokens: TokenIds, counted: PositionMask):
         self.log_p = clean_BTV.flatten(0, 1).to(torch.float32)
-        self.targets = tokens.roll(-1, dims=1).flatten()[:, None].to(self.log_p.device)  # the last position's: unused
+        # Each position's target is the next token. The last position wraps around to the first token, but never counts.
+        self.targets = tokens.roll(-1, dims=1).flatten()[:, None].to(self.log_p.device)
         self.counted = counted.flatten().to(self.log_p.device)
         losses = []
         for rows in self._chunks():
-            self.log_p[rows] = self.log_p[rows].log_softmax(dim=1)  # in place of the logits, which nobody else has
+            # Overwrites the logits, which nothing else uses: that saves an array of their size.
+            self.log_p[rows] = self.log_p[rows].log_softmax(dim=1)
             losses.append(-self.log_p[rows].gather(1, self.targets[rows])[:, 0])
         self.every_loss = torch.cat(losses)
         self.loss = self.every_loss[self.counted]
@@ -328,12 +337,13 @@ class _TokenLosses:
     def against(
         self, logits_BTV: Float[Tensor, "batch position vocab"], *, with_kl: bool
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"] | None]:
-        """(CE − CE_clean, KL) per counted token; both exactly 0 for identical logits."""
+        """(CE − CE_clean, KL) of every counted token, [n]; both are exactly 0 for identical logits."""
         logits, losses, kls = logits_BTV.flatten(0, 1), [], []
         for rows in self._chunks():
             log_q = logits[rows].to(torch.float32).log_softmax(dim=1)
             losses.append(-log_q.gather(1, self.targets[rows])[:, 0])
             if with_kl:
+                # Σ p (log p − log q), with the difference written over log q.
                 log_ratio = torch.sub(self.log_p[rows], log_q, out=log_q)
                 kls.append(torch.linalg.vecdot(self.log_p[rows].exp(), log_ratio))
         delta = (torch.cat(losses) - self.every_loss)[self.counted]
@@ -341,7 +351,7 @@ class _TokenLosses:
 
 
 class _LossSums:
-    """Per block: counted tokens, clean loss, the zeros' Δloss; per SAE Δloss and KL. float64."""
+    """Sums per block, in float64: counted tokens, clean loss, Δloss of zeros, and Δloss and KL of each SAE."""
 
     def __init__(self, names: list[str], limit: int):
         self.limit = limit

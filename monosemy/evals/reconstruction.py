@@ -1,23 +1,23 @@
-"""How well, how sparsely and with which latents dictionaries reconstruct validation activations: one pass, many SAEs.
+"""Measures how well and how sparsely dictionaries reconstruct validation activations: many SAEs in one pass.
 
-Place on the data's path: evaluation; rows of one site stream by once, in raw units, and every SAE of that site reads
-each batch.
+Place on the data's path: evaluation. The rows of a site, in raw units, are read once, and every SAE of that site
+encodes each batch.
 
   FVU = Σ‖x − x̂‖² / Σ‖x − x̄‖²      x̄ the mean over *all* evaluated tokens, not over a batch
   γ   = E‖x̂‖² / E[x̂·x]              1: no shrinkage; the factor by which x̂ is too short (not centred, as defined)
   L0  = active latents per token     dead = no firing on any evaluated token
 
 One pass is enough: with c the first batch's mean, q_b = Σ‖x − c‖² and s_b = Σ(x − c) over the tokens of block b,
-Σ‖x − x̄‖² = Σ_b q_b − ‖Σ_b s_b‖²/N, in float64; the shift by c keeps a large mean from cancelling digits. The same
+Σ‖x − x̄‖² = Σ_b q_b − ‖Σ_b s_b‖²/N, in float64; shifting by c keeps a large mean from cancelling digits. The same
 sums, weighted, give the denominator of every bootstrap resample, each centred at its own mean.
 
-Source: γ is the relative reconstruction bias of Rajamanoharan et al. 2024 (arXiv 2404.16014); FVU the textbook
-1 − R². A latent fires where its value is not zero. Intervals: see intervals.py; shares of latents over a firing
-rate resample the documents behind the rates; the dead share has a delete-one-document jackknife, because resampling
-with replacement leaves documents out and would count more latents dead.
+Source: γ is the relative reconstruction bias of Rajamanoharan et al. 2024 (arXiv 2404.16014); FVU is the textbook
+1 − R². A latent fires where its value is not zero. Intervals: see intervals.py. The shares of latents above a firing
+rate are bootstrapped over documents. The dead share has a delete-one-block jackknife instead, because resampling with
+replacement leaves documents out and would count more latents as dead.
 
-Limits: shares and rates refer to the evaluated tokens alone: a latent dead on 60,000 tokens may fire once in a
-million. Memory: blocks × d_sae counts per SAE, at most 64 MB each.
+Limits: shares and rates refer only to the evaluated tokens; a latent dead on 60,000 tokens may fire once in a million.
+Memory: a table of firing counts per SAE, blocks × d_sae, of at most 64 MB up to a d_sae of 2²⁰.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from monosemy.latents import SparseLatents
 from monosemy.shapes import EntryNumbers, PerEntry
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_MAX_COUNTS = 2**24  # entries of a SAE's table of firing counts per block and latent
+_MAX_COUNTS = 2**24  # the most entries of an SAE's table of firing counts, blocks × latents
 
 
 @runtime_checkable
 class Dictionary(Protocol):
-    """What evaluation needs of a SAE or a control; `d_in` (or `config.d_in`) is checked where present."""
+    """An SAE or a control, as far as evaluation needs it. Its `d_in` or `config.d_in` is checked where present."""
 
     @property
     def d_sae(self) -> int: ...
@@ -64,7 +64,7 @@ class Dictionary(Protocol):
 
 @dataclass(frozen=True)
 class ReconstructionRecord:
-    """The numbers of one dictionary on one site; every `_interval` is (low, high), or None with one document."""
+    """The results of one dictionary at one site. Every `_interval` is (low, high), or None with only one document."""
 
     n_tokens: int
     n_documents: int
@@ -75,7 +75,7 @@ class ReconstructionRecord:
     fvu: float
     fvu_interval: Interval
     gamma: float | None
-    """None when x̂·x sums to zero (a SAE that never fires and has no bias)."""
+    """None when x̂·x sums to zero, as for an SAE that never fires and has no bias."""
     gamma_interval: Interval
     dead_fraction: float
     dead_fraction_interval: Interval
@@ -87,6 +87,8 @@ class ReconstructionRecord:
 
 @dataclass(frozen=True)
 class Reconstruction:
+    """All results of one dictionary: its record, its latents' statistics and its error by block."""
+
     record: ReconstructionRecord
     latents: LatentStatistics
     error: Float[np.ndarray, " block"]
@@ -104,10 +106,10 @@ def evaluate_reconstruction(
     chunk_tokens: int = 4096,
     advance: Callable[[int], object] | None = None,
 ) -> dict[str, Reconstruction]:
-    """One pass over `batches` of (rows in raw units, document or sequence number of each row), all SAEs at once.
+    """Evaluates all SAEs in one pass over `batches` of (rows in raw units, number of each row's document).
 
-    `chunk_tokens` bounds the rows encoded together; `advance` receives the rows done. Raises UserError when there
-    are no rows, when a SAE's width is not the site's, and when rows or a reconstruction hold NaN or infinity.
+    `chunk_tokens` bounds the rows encoded together; `advance` receives the number of rows done. Raises UserError when
+    there are no rows, when an SAE's width is not the site's, and when rows or a reconstruction hold NaN or infinity.
     """
     meter = ReconstructionMeter(saes, site, chunk_tokens)
     for rows, ids in batches:
@@ -118,7 +120,7 @@ def evaluate_reconstruction(
 
 
 class ReconstructionMeter:
-    """The sums behind `evaluate_reconstruction`, filled batch by batch, so that several sites share one model pass."""
+    """`evaluate_reconstruction` in steps, batch by batch, so that several sites can share one pass of the model."""
 
     def __init__(self, saes: Mapping[str, Dictionary], site: str = "", chunk_tokens: int = 4096) -> None:
         self.saes, self.site, self.chunk_tokens = saes, site, chunk_tokens
@@ -128,7 +130,10 @@ class ReconstructionMeter:
 
     @torch.no_grad()
     def add(self, batch: Float[Tensor, "n d"], ids: Int[Tensor, " n"]) -> None:
-        """Counts rows in raw units, each with the number of its document or sequence. Raises UserError."""
+        """Takes in rows in raw units, each with the number of its document or sequence.
+
+        Raises UserError when an SAE's width is not the rows', and when rows or a reconstruction are not finite.
+        """
         blocks = self._blocks.rows(torch.as_tensor(ids))
         for x, block in zip(batch.split(self.chunk_tokens), blocks.split(self.chunk_tokens)):
             if len(x):
@@ -148,7 +153,7 @@ class ReconstructionMeter:
             self._sums[name].add(x, latents, require_finite(name, sae.decode(latents), self.site), block)
 
     def documents(self, reconstructions: Mapping[str, Reconstruction]) -> DocumentSums:
-        """The errors of what `finish` gave, for paired comparisons."""
+        """The errors in the results of `finish`, for paired comparisons."""
         assert self._rows is not None, "finish comes first, and raises without rows"
         n_tokens = self._rows.n[: self._blocks.n]
         return DocumentSums(
@@ -156,7 +161,7 @@ class ReconstructionMeter:
         )
 
     def finish(self, n_bootstrap: int = 1000, confidence: float = 0.95, seed: int = 0) -> dict[str, Reconstruction]:
-        """The results by name. Raises UserError when no row was counted."""
+        """The results by name. Raises UserError when there were no rows."""
         if self._rows is None:
             where = self.site or "the site"
             raise UserError(f"no validation rows at {where}: every token was dropped or none was given")
@@ -167,7 +172,7 @@ class ReconstructionMeter:
 
 
 def check_width(name: str, sae: Dictionary, site: str, width: int) -> None:
-    """Raises UserError, naming both widths, for a SAE of another site's width."""
+    """Raises UserError, naming both widths, when the SAE's width is not the site's."""
     d_in = getattr(sae, "d_in", None) or getattr(getattr(sae, "config", None), "d_in", None)
     if d_in is not None and d_in != width:
         raise UserError(
@@ -188,7 +193,7 @@ def require_finite(name: str, x_hat: Float[Tensor, "n d"], site: str = "") -> Fl
 
 
 class _RowSums:
-    """Per block: tokens, Σ‖x − c‖², Σ(x − c); shared by all SAEs of the site."""
+    """Sums over the tokens of each block that all SAEs of the site share: token count, Σ‖x − c‖², Σ(x − c)."""
 
     def __init__(self, first: Float[Tensor, "n d"]):
         self.shift = first.to(torch.float64).mean(0)
@@ -205,6 +210,7 @@ class _RowSums:
     def finish(self, weights: np.ndarray) -> _Denominator:
         linear = self.linear.cpu().numpy()[: weights.shape[1]]
         n, square = self.n[: weights.shape[1]], self.square[: weights.shape[1]]
+        # Σ‖x − x̄‖² = Σ_b q_b − ‖Σ_b s_b‖²/N; the same with weights for every resample.
         total = float(square.sum() - np.square(linear.sum(0)).sum() / n.sum())
         resampled = weights @ square - np.square(weights @ linear).sum(1) / (weights @ n)
         return _Denominator(n, total, resampled)
@@ -212,20 +218,24 @@ class _RowSums:
 
 @dataclass(frozen=True)
 class _Denominator:
+    """The denominator of the FVU, of the data and of every resample."""
+
     n: np.ndarray
-    """Tokens per block."""
+    """The number of tokens of each block."""
     total: float
     """Σ‖x − x̄‖²."""
     resampled: np.ndarray
+    """The same of each resample."""
 
 
 class _DictionarySums:
-    """What one SAE leaves behind: sums per block and per latent, and the histogram of L0."""
+    """Sums of one SAE over blocks and over latents, and the histogram of its active latents per token."""
 
     def __init__(self, d_sae: int, device: torch.device):
         self.d_sae = d_sae
         self.per_block = np.zeros((Blocks().limit, 4))  # Σ‖x − x̂‖², Σ‖x̂‖², Σ x̂·x, Σ L0
         self.l0_histogram = np.zeros(d_sae + 1, dtype=np.int64)
+        # A wide SAE's counts are kept over fewer, merged blocks, so that the table stays small.
         self.n_count_blocks = max(16, min(Blocks().limit, _MAX_COUNTS // d_sae))
         self.counts = torch.zeros(self.n_count_blocks, d_sae, dtype=torch.int32, device=device)
         self.sum = torch.zeros(d_sae, dtype=torch.float64, device=device)
@@ -240,8 +250,11 @@ class _DictionarySums:
         x_hat = x_hat.to(torch.float32)
         error = x - x_hat
         squares = [torch.linalg.vecdot(*pair) for pair in ((error, error), (x_hat, x_hat), (x_hat, x))]
-        per_token = torch.stack([*squares, l0.to(torch.float32)], dim=1)  # summed over tokens in float64
+        # Per token in float32; `block_sums` adds up in float64.
+        per_token = torch.stack([*squares, l0.to(torch.float32)], dim=1)
         self.per_block += block_sums(per_token, block, len(self.per_block))
+        # Firing counts by block and latent in one bincount: (block, latent) becomes one number, over the blocks present
+        # in this chunk only.
         present, local = torch.unique(block % self.n_count_blocks, return_inverse=True)
         cells = torch.bincount(local[token] * self.d_sae + index, minlength=len(present) * self.d_sae)
         self.counts[present] += cells.view(len(present), self.d_sae).to(torch.int32)
@@ -282,7 +295,8 @@ class _DictionarySums:
 def active_entries(latents: SparseLatents) -> tuple[EntryNumbers, EntryNumbers, PerEntry]:
     """(token, latent, value) of every entry whose value is not zero, in row order."""
     token, index, value = latents.rows(), latents.indices.to(torch.int64), latents.values.detach()
-    active = value != 0  # not > 0: the codes of PCA and of other controls have either sign
+    # Not `> 0`: the codes of PCA and of other controls have either sign.
+    active = value != 0
     if bool(active.all()):
         return token, index, value
     return token[active], index[active], value[active]
@@ -295,18 +309,21 @@ def block_sums(per_token: Float[Tensor, "n s"], block: Int[Tensor, " n"], limit:
 
 
 def _quantiles(histogram: np.ndarray) -> dict[str, int]:
-    """The smallest L0 that at least a share q of the tokens do not exceed, for each q."""
+    """For each q, the smallest number of active latents that at least a share q of the tokens do not exceed."""
     share = np.cumsum(histogram) / histogram.sum()
+    # The small subtraction keeps a share that equals q up to rounding from being taken as below it.
     return {str(q): int(np.searchsorted(share, q - 1e-12)) for q in QUANTILES}
 
 
 def _firing_shares(
     counts: Int[Tensor, "block d_sae"], n: np.ndarray, n_bootstrap: int, confidence: float, seed: int
 ) -> dict[str, Any]:
-    """Shares of latents that are dead, or fire on more than 1% or 10% of the tokens, with their intervals."""
+    """The shares of latents that are dead or fire on more than 1% or 10% of the tokens, with their intervals."""
     n_blocks, d_sae = counts.shape
     firing = counts.sum(0, dtype=torch.int64)
-    once = (counts > 0).sum(0) == 1  # the latents that one block alone keeps alive
+    # Latents that fire in one block only: without that block they would be dead, which gives all leave-one-out dead
+    # shares at once.
+    once = (counts > 0).sum(0) == 1
     dead = float((firing == 0).double().mean())
     without = dead + ((counts > 0) & once).sum(1).double().numpy() / d_sae
     values: dict[str, Any] = {
@@ -317,8 +334,10 @@ def _firing_shares(
     n_resampled = weights @ torch.from_numpy(n)
     n_over = {"over_1pct_fraction": torch.zeros(n_bootstrap), "over_10pct_fraction": torch.zeros(n_bootstrap)}
     rates = {"over_1pct_fraction": 0.01, "over_10pct_fraction": 0.10}
+    # In parts of the latents, to bound the memory of [resample, latent].
     for part in counts.split(8192, dim=1):
-        resampled = weights.to(torch.float32) @ part.to(torch.float32)  # exact: whole numbers below 2²⁴
+        # float32 is exact for whole numbers below 2²⁴.
+        resampled = weights.to(torch.float32) @ part.to(torch.float32)
         for name, rate in rates.items():
             n_over[name] += (resampled > rate * n_resampled[:, None]).sum(1)
     for name, rate in rates.items():
