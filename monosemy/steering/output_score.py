@@ -107,10 +107,14 @@ def output_scores(
 
     `strength` is the push in units of the site's typical norm. `words` are groups of words to look for, for example one
     group per topic. `advance` is called with the number of latents as they are finished. Raises UserError for a latent
-    out of range or a site whose typical norm is not known, and TooStrongError for a push that leaves nothing of the
-    prompt.
+    out of range, an SAE of which no latent fired, or a site whose typical norm is not known, and TooStrongError for a
+    push that leaves nothing of the prompt.
     """
     latent_ids = torch.tensor(_default_latents(sae, scales) if latents is None else list(latents), dtype=torch.int64)
+    if not len(latent_ids):
+        raise UserError(
+            f"no latent of the SAE at {sae.config.site} fired in the texts that were read: none can be scored"
+        )
     amounts = [resolve(Edit(int(i), "add", strength, "norm"), sae, scales).value for i in latent_ids]
     ids = text_ids(model.tokenizer_for("the score's prompt"), prompt)
     groups = [word_tokens(model, group) for group in words]

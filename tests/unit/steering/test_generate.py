@@ -513,6 +513,9 @@ def test_output_scores_take_the_latents_that_fire(model, sae, scales):
         word_tokens(model, [" "])
     with pytest.raises(UserError, match="typical norm"):
         output_scores(model, sae, LatentScales(), [1])
+    silent = replace(scales, n_fired=torch.zeros(sae.d_sae, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"no latent of the SAE at .* fired"):
+        output_scores(model, sae, silent)
 
 
 def test_characters_of_several_tokens_appear_when_complete(model):
