@@ -176,6 +176,7 @@ def _run_parser(command: str) -> Parser:
 
 
 def _base(start: str) -> RunConfig:
+    """The configuration that a run starts from: that of a recipe, a file or a run."""
     from monosemy.recipes import recipe
     from monosemy.run import load_config
 

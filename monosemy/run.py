@@ -218,6 +218,7 @@ def first_difference(there: RunConfig, here: RunConfig) -> Difference | None:
 
 
 def _refuse_difference(folder: Path, there: RunConfig, here: RunConfig) -> None:
+    """Raises UserError when a folder's run has another configuration than the one now asked for."""
     if difference := first_difference(there, here):
         raise UserError(
             f"run folder {folder} holds another configuration: {difference}; "

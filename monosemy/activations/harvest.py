@@ -107,6 +107,7 @@ class DropRules:
         return DropRules(self.first_positions, self.special_token_ids, {s: self.norm_limits[s] for s in sites})
 
     def to_json(self) -> dict[str, Any]:
+        """The rules as JSON values."""
         # JSON has no infinity: a site without a limit is written as null.
         limits = {site: None if math.isinf(limit) else limit for site, limit in self.norm_limits.items()}
         return {

@@ -252,6 +252,7 @@ def _new_manifest(
     statistics: dict[str, SiteStatistics],
     shard_bytes: int | None,
 ) -> dict[str, Any]:
+    """The manifest of a store without any shards yet."""
     per_sequence = identity["context_length"] * bytes_per_token(identity)
     # About 512 shards, unless that makes them too small or too large.
     n_shard_bytes = shard_bytes or min(
@@ -319,6 +320,7 @@ def _completed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads a store's manifest. Raises UserError when the folder is not a store, or one of another format."""
     manifest = files.read_json(folder / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND or not manifest.keys() >= _KEYS:
         raise UserError(
@@ -332,6 +334,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_identity(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises UserError, naming everything that differs, when a folder holds another store."""
     different = [
         f"{key} {json.dumps(stored.get(key))} there, {json.dumps(expected[key])} asked"
         for key in expected
@@ -345,6 +348,7 @@ def _check_identity(folder: Path, stored: dict[str, Any], expected: dict[str, An
 
 
 def _check_disk(folder: Path, identity: dict[str, Any], n_sequences: int) -> None:
+    """Raises UserError when the disk cannot hold the activations of `n_sequences` sequences, if none are dropped."""
     needed = n_sequences * identity["context_length"] * bytes_per_token(identity) + (1 << 20)
     free = files.free_bytes(folder)
     if needed > free:

@@ -55,7 +55,7 @@ from monosemy.config import ActivationsConfig, fingerprint, positive
 from monosemy.errors import UserError
 
 Batch = dict[str, Float32[Tensor, "n _"]]
-"""Rows of the same tokens at every site; sites differ in width."""
+"""The rows of a batch by site: row i is the same token at every site, and sites differ in width."""
 
 
 class StoredStream:
@@ -161,6 +161,7 @@ class StoredStream:
         return {site: self.store.rows(site, indices).div_(self.store.scale[site]) for site in self.sites}
 
     def _read_ahead(self, reader: ThreadPoolExecutor) -> Batch:
+        """The batch of the present step, while the thread starts reading that of the next one."""
         ahead, self._ahead = self._ahead, None
         # After a restore the batch read ahead may be of another step; it is then discarded.
         batch = ahead[1].result() if ahead is not None and ahead[0] == self.step else self._read(self.step)

@@ -229,6 +229,7 @@ def check_largest_id(largest: int, vocab_size: int | None, where: str) -> None:
 
 
 def _too_small(text: TextConfig, queues: Sequence[SourceQueue], shortage: Shortage) -> UserError:
+    """The error for a text that cannot fill both sides, with what it holds and why some of it was left out."""
     demand = f"{text.n_tokens:,} training and {text.n_validation_tokens:,} validation tokens were asked"
     fix = "lower --tokens or --text.n-validation-tokens, or add text"
     if shortage.side == "validation" and len(queues) == 1:

@@ -77,6 +77,7 @@ def missing_column(column: str, existing: Sequence[str], where: str) -> UserErro
 
 
 def _content(value: Any, column: str, where: str) -> Content:
+    """The value of a column as text, chat or token ids. Raises UserError when it is none of these."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -118,6 +119,7 @@ def _token_ids(value: list[int], column: str, where: str) -> TokenIds:
 
 
 def _message(item: Mapping[str, Any], column: str, where: str) -> dict[str, str]:
+    """One message as {"role", "content"}, from that form or ShareGPT's. Raises UserError when it has no role."""
     role, content = (item["role"], item.get("content")) if "role" in item else (item.get("from"), item.get("value"))
     if not isinstance(role, str):
         raise UserError(

@@ -122,6 +122,7 @@ def _pinned_commit(name: str, revision: str | None) -> str:
 
 
 def _hub_error(name: str, error: Exception) -> UserError:
+    """The UserError for a failure of the hub's libraries, told apart by class names, since their classes vary."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     kind = type(error).__name__
     if kind in ("RepositoryNotFoundError", "DatasetNotFoundError", "RevisionNotFoundError"):

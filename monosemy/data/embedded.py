@@ -163,6 +163,7 @@ def embedded_sources(source: str, limit: int) -> list[TextSource]:
 
 
 def _source(name: str, share: float, limit: int) -> TextSource:
+    """The text source of one part."""
     part = PARTS[name]
 
     def read() -> Iterator[Document]:
@@ -214,6 +215,7 @@ def _german_folder() -> Path:
 
 
 def _run(command: list[str], folder: str) -> None:
+    """Runs a command in a folder. Raises UserError, with the last line of its complaint, when it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = ([*done.stderr.strip().splitlines()] or ["no reason given"])[-1]
@@ -224,6 +226,7 @@ def _run(command: list[str], folder: str) -> None:
 
 
 def _content_hash(folder: Path) -> str:
+    """A hash of the pages' names and contents: Debian's package is not pinned, so its content identifies it."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.html")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -173,6 +173,7 @@ def _numbered_from(reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _field(header: list[str], values: list[str], column: str, where: str) -> str:
+    """The field of a row in the named column. Raises UserError for a missing column or another number of fields."""
     if column not in header:
         raise missing_column(column, header, where)
     if len(values) != len(header):

@@ -93,6 +93,7 @@ def documents_of(content: Content, source: str, origin: str, limit: int, chat: C
 
 
 def _nothing_to_read(path: Path, n_empty: int, n_ignored: int) -> UserError:
+    """The error for a file or folder without readable text: of another kind, empty, or a folder of such."""
     endings = f"{', '.join(FORMATS)} (all but the last also with {', '.join(COMPRESSIONS)})"
     if not path.is_dir() and n_ignored:
         return UserError(

@@ -80,6 +80,7 @@ class ShuffledDocuments:
         return self.by_section or self._divides_one_of_several or self.notes["cut"] > 0
 
     def _window(self) -> list[Document]:
+        """The next documents to shuffle together; empty at the end."""
         window: list[Document] = []
         size = 0
         for document in self.documents:
@@ -249,6 +250,7 @@ class SourceQueue:
         return self._ready.popleft()
 
     def _batch(self) -> list[Document]:
+        """The next documents to tokenise together; empty at the end."""
         batch: list[Document] = []
         size = 0
         for document in self._documents:

@@ -91,6 +91,7 @@ class TokenShards:
         return list(accumulate(self.shard_sequences))
 
     def _rows(self, shards: Sequence[Tokens], start: int, stop: int) -> Tokens:
+        """Rows [start, stop) of the shards laid end to end; raises IndexError outside."""
         if not 0 <= start <= stop <= self.n_sequences:
             raise IndexError(f"sequences [{start}, {stop}) of {self.n_sequences}")
         pieces: list[Tokens] = []
@@ -224,6 +225,7 @@ def _built(folder: Path, identities: list[dict[str, Any]], began_with: str | Non
 def _build(
     text: TextConfig, tokenizer: Tokenizer, sources: list[TextSource], identities: list[dict[str, Any]], folder: Path
 ) -> Path:
+    """Builds the tokens in a folder under another name, renames it to their fingerprint and returns it."""
     # The folder's name depends on the text's content, so it is built under another name first.
     staging = folder / f".{fingerprint(identities[0])}.built"
     with atomic_folder(staging) as target:

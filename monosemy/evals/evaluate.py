@@ -119,6 +119,7 @@ def _distinct(sequences: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
 
 
 def _warn_of_another_model(sae: SparseAutoencoder, model: LanguageModel) -> None:
+    """Warns if the SAE was trained on a model of another name; only the last part of a path counts."""
     trained_on = sae.config.model
     if trained_on and PurePath(trained_on).name != PurePath(model.name).name:
         warnings.warn(

@@ -150,6 +150,7 @@ def print_evaluation(records: Iterable[Record], console: Console | None = None) 
 
 
 def _table(site: str, records: list[Record], columns: list[Column]) -> Table:
+    """The table of one site, with a line between target L0s and each target written once."""
     table = Table(
         title=site, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
     )

@@ -262,6 +262,7 @@ def evaluate_model_loss(
 
 
 def _batches(model: Model, tokens: TokenIds, batch_sequences: int | None) -> Iterator[slice]:
+    """Yields the sequences of each pass; by default as many as `_LOGIT_BYTES` of float32 logits allow."""
     if batch_sequences is None:
         vocabulary = int(getattr(model, "vocab_size", 50_000))
         batch_sequences = max(1, _LOGIT_BYTES // (4 * vocabulary * tokens.shape[1]))
@@ -374,6 +375,7 @@ class _LossSums:
             self.saes[name] += total
 
     def finish(self, weights: np.ndarray, confidence: float, documents: list[int]) -> ModelLosses:
+        """Divides the sums by the tokens, with intervals from the bootstrap's weights [resample, block]."""
         used = slice(0, weights.shape[1])
         n, clean = self.clean[used].T
         zero = self.zero[used, 0]

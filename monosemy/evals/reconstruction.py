@@ -182,7 +182,7 @@ def check_width(name: str, sae: Dictionary, site: str, width: int) -> None:
 
 
 def require_finite(name: str, x_hat: Float[Tensor, "n d"], site: str = "") -> Float[Tensor, "n d"]:
-    """The reconstruction as it is; raises UserError, naming the SAE, when it holds NaN or infinity."""
+    """Returns the reconstruction. Raises UserError, naming the SAE, when it holds NaN or infinity."""
     if not torch.isfinite(x_hat).all():
         n_bad = int((~torch.isfinite(x_hat)).any(dim=1).sum())
         raise UserError(
@@ -244,6 +244,7 @@ class _DictionarySums:
     def add(
         self, x: Float[Tensor, "n d"], latents: SparseLatents, x_hat: Float[Tensor, "n d"], block: Int[Tensor, " n"]
     ) -> None:
+        """Takes in the code and the reconstruction of rows, with each row's block."""
         token, index, value = active_entries(latents)
         l0 = torch.bincount(token, minlength=len(x))
         self.l0_histogram += torch.bincount(l0, minlength=self.d_sae + 1).cpu().numpy()
@@ -264,6 +265,7 @@ class _DictionarySums:
     def finish(
         self, denominator: _Denominator, blocks: Blocks, weights: np.ndarray, confidence: float, seed: int
     ) -> Reconstruction:
+        """Turns the sums into the record, the latents' statistics and the error by block."""
         n, n_tokens = denominator.n, int(denominator.n.sum())
         error, square, dot, l0 = self.per_block[: blocks.n].T
         counts = self.counts[: min(blocks.n, self.n_count_blocks)].cpu()

@@ -207,6 +207,8 @@ def cache_is_exact(model: LanguageModel) -> bool:
 
 
 def _cache_agrees(model: LanguageModel) -> bool:
+    """Whether two prompts of different lengths, continued by two tokens, get the same logits both ways."""
+    # Of different lengths, so that one is padded; two steps, so that the cache is both filled and extended.
     prompts = [[token % model.vocab_size for token in prompt[: model.max_positions - 2]] for prompt in _PROBE]
     whole = Decoding(model, prompts, use_cache=False)
     cached = Decoding(model, prompts, use_cache=True)

@@ -38,7 +38,7 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
 
 def leading_ids(tokenizer: Any) -> list[int]:
     """The ids that the tokenizer puts before every text."""
-    # Finds where the plain ids begin within those with special tokens: the added ones lie before and behind.
+    # Finds where the plain ids begin within those with special tokens, which may be added at both ends.
     whole, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     n_added = len(whole) - len(plain)
     return next((list(whole[:n]) for n in range(n_added + 1) if whole[n : n + len(plain)] == plain), [])
@@ -104,6 +104,7 @@ def _rendered(tokenizer: Any, messages: Messages) -> str:
 
 
 def _renders(tokenizer: Any, messages: Messages) -> bool:
+    """Whether the chat template can write these messages."""
     try:
         _rendered(tokenizer, messages)
     except Exception:

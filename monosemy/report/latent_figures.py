@@ -69,6 +69,7 @@ def rate_edges(n_tokens: int) -> np.ndarray:
 
 
 def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, theme: Theme) -> None:
+    """Draws the histograms of one architecture, a line per L0, the sparser ones paler."""
     levels = list(dict.fromkeys(_level(r) for r, _ in sorted(mine, key=lambda pair: pair[0]["l0"].value)))
     width = np.diff(np.log10(edges))
     axes.set_xscale("log")
@@ -173,8 +174,10 @@ def law_text(law: PowerLaw) -> str:
 
 
 def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Style, theme: Theme) -> None:
+    """Draws the live latents of one SAE as points, with the fitted power law."""
     live = latents.firing_count > 0
     x, y = latents.mean_when_active[live], latents.firing_rate[live]
+    # The more points, the more transparent, so that dense regions still show their density.
     alpha = float(np.clip(600 / max(len(x), 1), 0.12, 0.7))
     axes.plot(x, y, ".", color=style.colour, markersize=3.4, markeredgewidth=0, alpha=alpha, rasterized=True)
     if law is not None:

@@ -66,6 +66,7 @@ def _document(
     laws: Mapping[Key, PowerLaw | None],
     sections: Sequence[Section],
 ) -> str:
+    """The whole page: opening, sections of rooms, sites, provenance."""
     lede = Html('<p class="lede">{}</p>').format(what_was_run(run))
     body = [_summary(run)]
     contents = [("summary", "Which architecture is ahead")]
@@ -125,6 +126,8 @@ def _wins(run: ReportInputs, site: str) -> Html:
 def _site(
     run: ReportInputs, site: str, anchor: str, drawings: Mapping[str, Drawing], laws: Mapping[Key, PowerLaw | None]
 ) -> Html:
+    """The section of one site: its figures, each with the table of its numbers."""
+
     def picture(kind: str) -> Html:
         return figure(drawings[kind]) if kind in drawings else Html()
 

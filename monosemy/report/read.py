@@ -210,6 +210,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _records(evaluation: dict[str, Any], path: Path, command: str) -> list[Evaluated]:
+    """The records of evaluation.json. Raises UserError naming the first one that is damaged or doubled."""
     if evaluation.get("format") != EVALUATION_FORMAT:
         raise UserError(
             f"{path} has format {evaluation.get('format')!r}, this version reads {EVALUATION_FORMAT}; "
@@ -293,6 +294,7 @@ def _curves(path: Path, records: Mapping[Key, Evaluated], messages: list[str]) -
 def _curve(
     key: Key, steps: Mapping[int, dict[str, Any]], last_step: int, record: Evaluated | None, messages: list[str]
 ) -> Curve:
+    """The curve of one SAE from its records by step."""
     ordered = [steps[step] for step in sorted(steps)]
     last = ordered[-1]
     # A control is trained with the architecture that it is a control for; its name says what it is.

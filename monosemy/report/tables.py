@@ -86,6 +86,7 @@ def frontier(run: ReportInputs, site: str) -> Html:
 
 
 def _quantiles(point: Point) -> Cell:
+    """The number of active latents at the 5% and 95% quantiles of tokens, as means over seeds."""
     low = [r.l0_quantiles[k] for r in point.records if math.isfinite(r.l0_quantiles.get((k := "0.05"), math.nan))]
     high = [r.l0_quantiles[k] for r in point.records if math.isfinite(r.l0_quantiles.get((k := "0.95"), math.nan))]
     if not (low and high):
@@ -162,6 +163,7 @@ def _latent_table(
     headings: Sequence[str],
     row: Callable[[Evaluated, Latents], list[Cell | str]],
 ) -> Html:
+    """A table with one row per SAE that has latent statistics, with the cells of `row` after its name."""
     records = [r for r in _ordered(run.at(site)) if (r.site, r.name) in run.latents]
     rows: Rows = [
         [label(r.architecture), _level(r.target_l0), _count(r.seed), *row(r, run.latents[r.site, r.name])]

@@ -84,6 +84,7 @@ def _limits(curves: Sequence[Curve], quantity: str) -> tuple[float, float]:
 def _panel(
     axes: Axes, curves: Sequence[Curve], quantity: str, target: float, looks: dict[str, Style], theme: Theme
 ) -> None:
+    """Draws one quantity of the SAEs of one target L0."""
     if quantity in _LOGARITHMIC:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))

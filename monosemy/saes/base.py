@@ -180,6 +180,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
 
 def check_sizes(config: SaeConfig) -> None:
+    """Raises UserError for sizes that no SAE can have, such as an L0 above the number of latents."""
     if config.d_in < 1 or config.d_sae < 1:
         raise UserError(f"d_in and d_sae must be at least 1, got {config.d_in} and {config.d_sae}")
     if not 0 < config.l0 <= config.d_sae:
@@ -189,6 +190,7 @@ def check_sizes(config: SaeConfig) -> None:
 
 
 def check_input(x: Tensor, d_in: int) -> None:
+    """Raises UserError when the rows of x are not `d_in` wide."""
     if x.shape[-1] != d_in:
         raise UserError(f"the input has width {x.shape[-1]} but this SAE reads width {d_in}; take its own site")
 

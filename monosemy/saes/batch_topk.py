@@ -30,10 +30,14 @@ from monosemy.shapes import Activations, PreActs
 
 @dataclass(frozen=True)
 class BatchTopKOptions:
+    """The options of BatchTopK, for activations at E‖x‖² = 1."""
+
     learning_rate: Annotated[float, RATE] = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: Annotated[float, DECAY] = 0.9
+    """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
+    """Decay of Adam's second moment per step."""
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
@@ -41,6 +45,7 @@ class BatchTopKOptions:
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which k falls to its target."""
     aux_coef: Annotated[float, COEF] = 1 / 32
+    """Coefficient of AuxK; 0 leaves it out."""
     k_aux: Annotated[int, Range(1, example=256)] = 256
     """Number of dead latents per token that AuxK uses to reconstruct the residual."""
     threshold_beta: Annotated[float, DECAY] = 0.99
@@ -100,7 +105,7 @@ class BatchTopK(SparseAutoencoder):
     def observe(self, output: StepOutput, step: StepInfo) -> None:
         """Moves θ's average by the smallest pre-activation kept in this step.
 
-        While k is still annealed, θ is simply that of the last step: a larger k has a lower cut.
+        While k is still annealed, θ is just that of the last step, since a larger k has a lower cut.
         """
         assert output.statistic is not None
         if step.l0 > self.config.l0:

@@ -32,16 +32,20 @@ from monosemy.shapes import Activations, PerEntry, PreActs
 
 @dataclass(frozen=True)
 class GatedOptions:
+    """The options of Gated, for activations at E‖x‖² = 1."""
+
     learning_rate: Annotated[float, RATE] = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: Annotated[float, DECAY] = 0.9
+    """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
+    """Decay of Adam's second moment per step."""
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
     """The L0 starts at this multiple of the target L0."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
-    """Share of training over which the L0 asked of the controller falls to the target L0."""
+    """Share of training over which the controller's L0 falls to the target L0."""
     aux_coef: Annotated[float, COEF] = 1.0
     """Weight of the error that the gate's own values leave when the frozen decoder reconstructs from them."""
     sparsity_coef: Annotated[float, COEF] = 0.0

@@ -41,10 +41,14 @@ from monosemy.shapes import Activations, PerEntry, PerLatent, PreActs, Scalar
 
 @dataclass(frozen=True)
 class JumpReluOptions:
+    """The options of JumpReLU, for activations at E‖x‖² = 1."""
+
     learning_rate: Annotated[float, RATE] = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: Annotated[float, DECAY] = 0.9
+    """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
+    """Decay of Adam's second moment per step."""
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     recipe: Literal["step", "tanh"] = "step"
@@ -60,7 +64,7 @@ class JumpReluOptions:
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
     """The L0 starts at this multiple of the target L0."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
-    """Share of training over which the L0 asked of the controller falls to the target L0."""
+    """Share of training over which the controller's L0 falls to the target L0."""
     sparsity_coef: Annotated[float, COEF] = 0.0
     """A fixed λ; 0 lets the controller choose it."""
     sparsity_coef_start: Annotated[float, FIRST_COEF] = 1e-3
@@ -204,6 +208,7 @@ class JumpRelu(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
 
     def _below(self, x: Activations, centred: Activations) -> Scalar:
+        """The λ_P term of a batch. It needs every pre-activation, so the dense product is taken once more."""
         pre = self._pre(x)
         # The selection is strict; against the next float below θ it includes entries exactly at θ, whose gradient is 0.
         above = dispatch.select_above(pre, torch.nextafter(self.threshold.detach(), torch.tensor(-torch.inf).to(pre)))
@@ -214,6 +219,7 @@ class JumpRelu(SparseAutoencoder):
     @torch.no_grad()
     def initialise(self, x: Activations, l0: float) -> None:
         self.b_dec.copy_(x.mean(0))
+        # With biases at zero, one common θ at this quantile lets l0 latents fire on average.
         if self.options.threshold_start == 0:
             self.threshold.fill_(max(0.0, quantile_of_l0(self._pre(x), l0)))
 

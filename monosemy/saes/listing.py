@@ -1,10 +1,10 @@
 """Lists and chooses the saved SAEs of a run, in the same way for pages, pickers, terminal and exports.
 
-Place on the data's path: run folder → [listing] → whoever shows or uses an SAE. Only config.json is read, so that the
-server starts without torch. At each site the list starts with the SAEs in the order of their names and L0s. Controls
-follow: a frozen random decoder is trained with the architecture that it is a control for and must not be mistaken for
-it. SAEs whose training stopped early come last, because their numbers mean nothing. Where no SAE is named, none that
-stopped early is ever chosen, and a control only where there is nothing else.
+Place on the data's path: run folder → [listing] → everything that shows or uses an SAE. Only config.json is read, so
+that the server starts without torch. At each site the list starts with the SAEs in the order of their names and L0s.
+Controls follow: a frozen random decoder is trained with the architecture that it is a control for and must not be
+mistaken for it. SAEs whose training stopped early come last, because their numbers mean nothing. Where no SAE is named,
+none that stopped early is ever chosen, and a control only where there is nothing else.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The registry of architectures. Adding one takes one file, one test and one line here.
 
-An architecture's module is imported when it is first asked for.
+An architecture's module is imported when the architecture is first used.
 """
 
 from __future__ import annotations

@@ -29,16 +29,20 @@ from monosemy.shapes import Activations, PerEntry, PreActs
 
 @dataclass(frozen=True)
 class ReluOptions:
+    """The options of ReLU + L1, for activations at E‖x‖² = 1."""
+
     learning_rate: Annotated[float, RATE] = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: Annotated[float, DECAY] = 0.9
+    """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
+    """Decay of Adam's second moment per step."""
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
     """The L0 starts at this multiple of the target L0."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
-    """Share of training over which the L0 asked of the controller falls to the target L0."""
+    """Share of training over which the controller's L0 falls to the target L0."""
     sparsity_coef: Annotated[float, COEF] = 0.0
     """A fixed λ; 0 lets the controller choose it."""
     sparsity_coef_start: Annotated[float, FIRST_COEF] = 0.01

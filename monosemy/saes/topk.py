@@ -30,10 +30,14 @@ from monosemy.shapes import Activations, PerEntry
 
 @dataclass(frozen=True)
 class TopKOptions:
+    """The options of TopK, for activations at E‖x‖² = 1."""
+
     learning_rate: Annotated[float, RATE] = 2e-3
     """Peak Adam learning rate at E‖x‖² = 1."""
     beta1: Annotated[float, DECAY] = 0.9
+    """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
+    """Decay of Adam's second moment per step."""
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
     k_start_factor: Annotated[float, START_FACTOR] = 2.0
@@ -41,6 +45,7 @@ class TopKOptions:
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which k falls to its target."""
     aux_coef: Annotated[float, COEF] = 1 / 32
+    """Coefficient of AuxK; 0 leaves it out."""
     k_aux: Annotated[int, Range(1, example=256)] = 256
     """Number of dead latents per token that AuxK uses to reconstruct the residual."""
 
@@ -78,9 +83,11 @@ class TopK(SparseAutoencoder):
             *self._encode(x, round(step.l0)), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec
         )
         reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
+        # The variance is that of the batch and has no gradient: the error is the batch's FVU.
         error = squared_error(x, reconstruction) / variance(x)
         terms = {"error": error.detach()}
         total = error
+        # AuxK costs a second product, so it is left out while no latent is dead.
         if step.dead is not None and self.options.aux_coef > 0:
             aux = dead_latent_error(
                 x, reconstruction, self.W_enc, self.W_dec, self.b_enc, self.b_dec, step.dead, self.options.k_aux

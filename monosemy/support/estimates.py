@@ -188,6 +188,7 @@ def require_resources(
 
 
 def _require(kind: str, parts: Mapping[str, int], available: int, where: str, remedies: Mapping[str, Remedy]) -> None:
+    """Raises DoesNotFit, with the remedy for the largest part, when the parts need more than is available."""
     needed = int(sum(parts.values()) * MARGIN)
     if needed <= available:
         return

@@ -111,6 +111,7 @@ class _Rate:
         if self.n_reports <= self.EVIDENCE:
             return None
         now, done = self.last
+        # From the last mark before the middle of the time so far, so that the rate follows a change of pace.
         middle = (self.marks[0][0] + now) / 2
         began, before = next(mark for mark in reversed(self.marks) if mark[0] <= middle)
         return (done - before) / max(now - began, 1e-9) or None

@@ -234,6 +234,7 @@ class Trainer:
         return max(1, psutil.virtual_memory().total // 8 // buffers)
 
     def _step(self, batch: Mapping[str, Tensor], workers: Workers) -> dict[Key, dict[str, float]]:
+        """Advances every unit by one step and returns the metrics; stops the SAEs of units that diverge."""
         # A finite sum proves that every entry is finite, and it is fast. A sum that is not finite may just have
         # overflowed, so only then is every entry tested.
         finite = {site: bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()) for site, x in batch.items()}
@@ -261,6 +262,7 @@ class Trainer:
         return metrics
 
     def _record(self, metrics: Mapping[Key, Mapping[str, float]]) -> None:
+        """Appends a record per SAE to the metrics, and shows it in the viewers."""
         records = []
         for (site, name), values in metrics.items():
             config = self.trainees[site, name].sae.config
