@@ -86,6 +86,7 @@ def run_report(words: list[str]) -> None:
     from monosemy import pipeline
     from monosemy.run import require_weights
 
+    # The report needs no weights, so it is written first; missing ones are an error all the same.
     print(f"report: {pipeline.report(folder)}")
     require_weights(folder)
 

@@ -84,6 +84,7 @@ class Run:
 
         `seconds` is the stage's wall time, summed over its parts if it was resumed; it goes into the provenance.
         """
+        # run.json first: once the stage counts as done, nothing would add its seconds any more.
         self.provenance["seconds"][name] = round(seconds, 3)
         self._write_run_json()
         self._stages[name] = {
@@ -117,6 +118,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Refused before any stage was finished, for example because memory is too small.
         if isinstance(error, UserError) and not self._stages:
             self._withdraw()
         self.close()
@@ -161,6 +163,7 @@ def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
             provenance.setdefault("seconds", {})
             if changed := _changed_versions(provenance):
                 provenance.setdefault("continued_with", []).append({"at": _now(), "versions": changed})
+            # Labels may change, and only live views matter to a run that is continued.
             run = Run(folder, dataclasses.replace(recorded, log_to=config.log_to), provenance, lock)
         run.moved = moved
         run._write_run_json()

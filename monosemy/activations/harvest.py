@@ -253,6 +253,7 @@ def measure_sites(
             f"none of the first {ordinary.numel()} tokens counts: all are first positions or special tokens; "
             "check the text and drop_first_positions"
         )
+    # Only ordinary positions: the massive activations of first positions would distort the statistics.
     lengths = {site: torch.cat(parts)[ordinary].double() for site, parts in collected.items()}
     return _site_statistics(lengths, config.outlier_multiple, ordinary.numel())
 
@@ -262,6 +263,7 @@ def _site_statistics(
 ) -> dict[str, SiteStatistics]:
     """The statistics from the norms [n_ordinary] of every site, all at the same positions."""
     medians = {site: float(length.median()) for site, length in lengths.items()}
+    # Outliers of any site are dropped at all sites, so the scale of each is taken over what all sites keep.
     ordinary = torch.ones_like(next(iter(lengths.values())), dtype=torch.bool)
     for site, length in lengths.items():
         if medians[site] == 0:

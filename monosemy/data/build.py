@@ -93,6 +93,7 @@ class _Attempt:
     def run(self) -> dict[str, Any]:
         """Writes all files, and returns their part of the manifest. Raises Shortage when the text ends too early."""
         text, (separator, bos) = self.text, (self.tokenizer.separator, self.tokenizer.bos)
+        # Documents fill all positions but BOS; sequences are counted up to whole ones.
         width = text.context_length - (bos is not None)
         n_tokens = {"validation": text.n_validation_tokens, "train": text.n_tokens}
         n_sequences = {side: -(-n // text.context_length) for side, n in n_tokens.items()}

@@ -135,6 +135,7 @@ def _message_text(content: Any, column: str, where: str) -> str:
         return ""
     if isinstance(content, str):
         return content
+    # Multimodal chats give a message as parts; only text can be read.
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
         if all(isinstance(part.get("text"), str) for part in content):
             return "".join(part["text"] for part in content)

@@ -50,6 +50,7 @@ class Document:
     @cached_property
     def digest(self) -> int:
         """A 64-bit hash of the content alone, equal for copies."""
+        # "surrogatepass", since a text may hold half a surrogate pair, which UTF-8 has no bytes for.
         content = self.text.encode("utf-8", "surrogatepass") if self.ids is None else self.ids.tobytes()
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 

@@ -77,6 +77,7 @@ def local_source(path: Path, column: str, limit: int, chat: ChatTemplate, known_
 def documents_of(content: Content, source: str, origin: str, limit: int, chat: ChatTemplate) -> Iterator[Document]:
     """Yields the document of a row, or the sections of a long one, all with index 0."""
     notes: tuple[str, ...] = ()
+    # Token ids are cut at a fixed length, since they have no lines.
     if isinstance(content, np.ndarray):
         length = section_tokens(limit)
         parts = [content[start : start + length] for start in range(0, len(content), length)]
@@ -141,6 +142,7 @@ def _interleave(readers: Iterator[Iterator[Document]], n_open: int) -> Iterator[
             if document is not None:
                 yield document
                 continue
+            # The next reader takes the place of the one that ended, so that `n_open` stay open.
             following = next(readers, None)
             at = running.index(reader)
             running[at : at + 1] = [] if following is None else [following]

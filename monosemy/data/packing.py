@@ -71,6 +71,7 @@ def without_frame(ids: TokenIds, bos: int | None, separator: int | None, padding
     Packing adds BOS and separator again.
     """
     start, end = 0, len(ids)
+    # Padding first, since BOS and separator are found inside of it. Only one of each goes: a second one is text.
     if padding is not None:
         inner = np.flatnonzero(ids != padding)
         start, end = (int(inner[0]), int(inner[-1]) + 1) if len(inner) else (0, 0)
@@ -89,6 +90,7 @@ def pack(
     Tokens at the end that do not fill a sequence are dropped. `separator` follows every document and counts as its last
     token. `bos` fills position 0 of every sequence and belongs to the document of the token after it.
     """
+    # BOS takes one position of every sequence.
     width = context_length - (bos is not None)
     ending = np.array([] if separator is None else [separator], dtype=np.int32)
     tokens: list[TokenIds] = []

@@ -96,6 +96,7 @@ class TokenShards:
             raise IndexError(f"sequences [{start}, {stop}) of {self.n_sequences}")
         pieces: list[Tokens] = []
         while start < stop:
+            # The shard that holds sequence `start`: the first one whose end is beyond it.
             k = bisect_right(self._ends, start)
             offset = self._ends[k] - self.shard_sequences[k]
             until = min(stop, self._ends[k])
@@ -254,6 +255,7 @@ def separator_and_bos(tokenizer: Any) -> tuple[int | None, int | None]:
     if tokenizer is None:
         return None, None
     pretraining = tokenizer.get_added_vocab().get("<|endoftext|>")
+    # In order of preference; a token id may be 0, so None is tested for and not falsehood.
     candidates = (pretraining, tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id)
     separator = next((token for token in candidates if token is not None), None)
     bos = tokenizer.bos_token_id

@@ -177,5 +177,6 @@ def _prepared(
             raise UserError(f"no dictionary {name!r} in this evaluation; there are {', '.join(evaluation.sums)}")
     if len(evaluation.n_tokens) < 2:
         raise UserError("a paired comparison needs validation text of two documents or more")
+    # Averaged over seeds before the resampling, so that every resample pairs the groups on the same documents.
     totals = {group: np.mean([evaluation.sums[name] for name in names], axis=0) for group, names in groups.items()}
     return totals, bootstrap_weights(len(evaluation.n_tokens), n_resamples, seed)

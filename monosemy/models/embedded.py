@@ -106,6 +106,7 @@ def convert(source: Path, folder: Path) -> None:
     files.write_json(folder / "config.json", config)
     build_tokenizer(reader).save_pretrained(folder)
     weights = read_weights(reader, config["num_attention_heads"], config["num_key_value_heads"])
+    # Some arrays are read-only views of the mapped file, which torch does not take without a warning.
     tensors = {name: torch.from_numpy(np.require(weight, requirements="W")) for name, weight in weights.items()}
     save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     record = {"package": PACKAGE.requirement, "package_sha256": PACKAGE.sha256, "conversion": CONVERSION}
@@ -143,6 +144,7 @@ def llama_config(reader: GGUFReader) -> dict[str, Any]:
         "bos_token_id": field(reader, "tokenizer.ggml.bos_token_id"),
         "eos_token_id": field(reader, "tokenizer.ggml.eos_token_id"),
         "pad_token_id": field(reader, "tokenizer.ggml.padding_token_id"),
+        # A file without an output matrix uses the embedding for it.
         "tie_word_embeddings": all(tensor.name != "output.weight" for tensor in reader.tensors),
     }
 
@@ -215,12 +217,14 @@ def uninterleave(weight: np.ndarray, n_heads: int) -> np.ndarray:
     llama.cpp stores the rows of a head in the order 0, h, 1, h + 1, … with h = d_head / 2, so that the two rows that
     its rotary embedding rotates together are neighbours; transformers expects 0, 1, 2, …
     """
+    # [heads, pair, which of the two, d] → [heads, which of the two, pair, d].
     d_half = weight.shape[0] // n_heads // 2
     split = weight.reshape(n_heads, d_half, 2, weight.shape[1])
     return np.ascontiguousarray(split.swapaxes(1, 2).reshape(weight.shape))
 
 
 def _require_space(final: Path) -> None:
+    # float32 weights, and 16 MiB for the tokenizer's files.
     needed = 4 * SIZE.n_parameters + 16 * 2**20
     if (free := files.free_bytes(final)) < needed:
         sizes = f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"

@@ -60,6 +60,7 @@ class Padding:
 
     def as_given(self, values: Tensor) -> Tensor:
         """Reorders values [B, T, …] from the model's order into the caller's, with zeros at padding."""
+        # `scatter` by the same order undoes `gather`.
         returned = torch.zeros_like(values).scatter(1, _expanded(self.order, values), values)
         return torch.where(_expanded(self.mask, values), returned, 0)
 
@@ -137,6 +138,7 @@ def check_unpadded(tokens: Int[Tensor, "B T"], names: Any) -> None:
     pad = getattr(names, "pad_token_id", None)
     if not isinstance(pad, int):
         return
+    # The padding token is ambiguous if it is also BOS, EOS or UNK, as in GPT-2.
     is_pad = tokens == pad
     text_tokens = [getattr(names, f"{kind}_token_id", None) for kind in ("bos", "eos", "unk")]
     if not any(pad in token if isinstance(token, list) else pad == token for token in text_tokens):

@@ -116,6 +116,7 @@ def parse_site(name: str, n_layers: int, *, post_norms: bool) -> Site:
         raise unknown("site", name, [f"layers.{middle}.{kind}" for kind in kinds], fix="n is the layer, from 0")
     if not 0 <= layer < n_layers:
         raise UserError(f"layer {layer} of site {name!r} is out of range: this model has layers 0 to {n_layers - 1}")
+    # Without post-norms, a name that means the tensor after one means the sublayer's output.
     if not post_norms:
         kind = POST_NORM_KINDS.get(kind, kind)
     return Site(layer, kind)

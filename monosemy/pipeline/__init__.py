@@ -38,6 +38,7 @@ def whole_run(config: RunConfig, folder: Path, *, features: bool = False, moved:
     check_config(config)
     with open_run(folder, config, moved) as run:
         prepared = train(run)
+        # A finished run loads nothing, so a new path given for its model or text would otherwise go unchecked.
         if prepared is None and moved != NOT_MOVED:
             prepared = prepare(run)
         evaluate(run, prepared)

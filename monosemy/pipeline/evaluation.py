@@ -88,6 +88,7 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
                 build_record(candidates[site, name], reconstructions[site][name].record, losses[site].records[name])
             )
     sums = {site: {"error": errors[site], "delta_loss": losses[site].documents} for site in prepared.sites}
+    # evaluation.json last: its existence means that everything beside it is complete.
     save_documents(run.files.documents, sums)
     write_evaluation(run.files.evaluation, build_evaluation(records, losses, run.provenance))
     run.mark_done("evaluation", identity(run.config), time.perf_counter() - started)
@@ -141,6 +142,7 @@ def _reconstructions(
     reconstructions = {site: meter.finish(run.config.evaluation.n_bootstrap) for site, meter in meters.items()}
     for site, results in reconstructions.items():
         for name, result in results.items():
+            # PCA has no folder, and its components fire on every token anyway.
             if (sae := run.files.sae(site, name)).folder.exists():
                 result.latents.save(sae.latents)
     return reconstructions, {site: meter.documents(reconstructions[site]) for site, meter in meters.items()}
@@ -158,6 +160,7 @@ def loss_tokens(prepared: Prepared, n_tokens: int) -> tuple[Tensor, Tensor, Tens
 
     shards = prepared.tokens.validation
     n_sequences = max(1, min(shards.n_sequences, math.ceil(n_tokens / shards.context_length)))
+    # Evenly spaced over the text: the first sequences would hold few documents, and so give wide intervals.
     sequence_numbers = np.linspace(0, shards.n_sequences - 1, n_sequences).astype(int)
 
     def stacked(read: Any) -> Tensor:

@@ -145,6 +145,7 @@ class _Stage:
         from monosemy.saes.storage import load_sae
 
         self._check_disk(keys)
+        # Loaded first, so that a wrong name is refused before the long pass.
         encoder = self._encoder()
         saes = {key: load_sae(self.run.files.sae(*key).folder).to(self.prepared.model.device) for key in keys}
         identity = {key: self.fingerprint(key) for key in keys}
@@ -166,7 +167,7 @@ class _Stage:
         for key, sae in saes.items():
             inputs = shared.inputs(encode_pass, key, sae, self._info(key, sae))
             with progress.stage(f"features: {key[1]} at {key[0]}", total=N_STEPS, unit="steps") as bar:
-
+                # Bound as a default, since the name `bar` is bound anew in each round of the loop.
                 def advance(step: str, bar: Any = bar) -> None:
                     bar.note(step)
                     bar.advance(1)
@@ -281,6 +282,7 @@ class SharedText:
         }
         self.token_bytes = token_bytes(model.tokenizer, model.vocab_size)
         self.special = np.zeros(model.vocab_size, bool)
+        # A tokenizer may have special tokens beyond the model's embedding.
         self.special[[t for t in model.special_token_ids if t < len(self.special)]] = True
 
     def embed(self, encoder: Encoder) -> None:

@@ -73,6 +73,7 @@ class Prepared:
 
         shards, settings = self.tokens.train, self.config.activations
         n_passes = math.ceil(n_tokens / (shards.context_length * settings.batch_sequences))
+        # Whole passes that start where harvesting for a store would start them.
         firsts = np.arange(0, shards.n_sequences, settings.batch_sequences)
         first_sequences = np.sort(np.random.default_rng(seed).choice(firsts, min(n_passes, len(firsts)), replace=False))
         parts = [
@@ -115,10 +116,12 @@ def prepare(run: Run) -> Prepared:
         lies_at=run.source("text"),
     )
     refuse_change("the text", began_with, tokens.fingerprint, run.folder, "--text")
+    # Only places that have passed both checks are remembered.
     remember_sources(run.folder, model=run.source("model"), text=run.source("text"))
     for remark in tokens.record.get("remarks", []):
         progress.say(f"text: {remark}")
     prepared, dropped = _activations(config, model, tokens, sites)
+    # Written once per set of activations: a continued run keeps the provenance that it began with.
     source = prepared.fingerprint
     if not run.stage_done("activations", source):
         run.add_provenance(

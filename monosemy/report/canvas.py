@@ -55,6 +55,7 @@ def render(file: str, alt: str, caption: str, draw: Draw) -> Drawing:
 
 def _png(figure: Figure) -> bytes:
     """The figure as PNG with a palette of 256 colours: a third of the size, without a visible difference."""
+    # Drawn on a canvas of its own, without pyplot, whose global list would keep the figure alive.
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -67,6 +68,7 @@ def _png(figure: Figure) -> bytes:
 def l0_axis(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None:
     """Makes the x axis a logarithmic L0 axis around `values`, with ticks only at `ticks`, the target L0s."""
     low, high = min(values), max(values)
+    # 8% of the axis on either side, in logarithms, and some room even around a single value.
     margin = max((high / low) ** 0.08, 1.12)
     axes.set_xscale("log", base=2)
     axes.set_xlim(low / margin, high * margin)
@@ -94,6 +96,7 @@ def value_axis(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> No
     finite = np.array([v for v in values if np.isfinite(v)])
     finite_with_ends = np.array([v for v in [*finite, *ends] if np.isfinite(v)])
     if len(finite) and finite.min() > 0 and finite.max() > 4 * finite.min():
+        # An interval that nearly reaches zero would stretch a logarithmic axis over many empty decades.
         positive = finite_with_ends[finite_with_ends > finite.min() / 4]
         axes.set_yscale("log")
         axes.set_ylim(positive.min() / 1.18, positive.max() * 1.18)
@@ -116,6 +119,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, Style]], *, gap: f
     """
     if not ends:
         return
+    # Label heights are compared in shares of the axes' height, whatever the scale of the data.
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = np.array([to_axes.transform((x, y))[1] for x, y, _ in ends])
     placed = spread_apart(heights, gap)
@@ -173,6 +177,7 @@ def margins(
     figure: Figure, *, left: float, right: float, bottom: float, top: float, hspace: float, wspace: float
 ) -> None:
     """Sets the room around and between panels, in inches."""
+    # matplotlib takes margins as shares of the figure, and gaps as shares of a panel.
     width, height = figure.get_size_inches()
     rows, columns = figure.axes[0].get_gridspec().get_geometry()  # type: ignore[union-attr]
     inner_height = (height - bottom - top - hspace * (rows - 1)) / rows

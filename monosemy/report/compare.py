@@ -45,6 +45,7 @@ class Point:
             return Measure(math.nan)
         if len(measured) == 1:
             return measured[0]
+        # A seed without an interval (too few documents) still widens it by its value.
         lows = [m.low if math.isfinite(m.low) else m.value for m in measured]
         highs = [m.high if math.isfinite(m.high) else m.value for m in measured]
         return Measure(float(np.mean([m.value for m in measured])), min(lows), max(highs))

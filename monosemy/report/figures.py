@@ -81,6 +81,7 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
         label_ends(axes, ends)
         return figure
 
+    # The alternative text carries the picture's message, for readers who cannot see it.
     best = "; ".join(
         f"at L0 {v.target_l0:g} the lowest is {names([v.best])} with {with_interval(v.best[measure])}"
         for v in verdicts(drawn, measure)
@@ -117,6 +118,7 @@ def _series(
     bottom = axes.get_ylim()[0]
     for position, point in zip(x, mine, strict=True):
         low, high = _ends(point, measure)
+        # A bar may reach below the axis; it is then cut there and has no lower cap.
         if math.isfinite(low) and math.isfinite(high):
             axes.plot([position] * 2, [max(low, bottom), high], color=style.colour, linewidth=1.1, zorder=2)
             axes.plot([position], [high], marker="_", color=style.colour, markersize=5, zorder=2)
@@ -166,6 +168,7 @@ def shares(site_points: Sequence[Point], site: str) -> Drawing:
             here = [p for p in drawn if math.isfinite(p[measure].value)]
             if here:
                 ends = [e for p in here for e in _ends(p, measure)]
+                # At least 1%, so that a panel in which nothing is dead does not magnify noise.
                 high = max([e for e in ends if math.isfinite(e)] + [p[measure].value for p in here] + [0.01])
                 axes.set_ylim(-0.02 * high, min(1.08 * high, 1.02))
                 l0_axis(axes, [p["l0"].value for p in drawn], _l0_ticks(drawn))

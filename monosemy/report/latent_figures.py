@@ -64,6 +64,7 @@ def firing_rates(statistics: Statistics, site: str) -> Drawing:
 def rate_edges(n_tokens: int) -> np.ndarray:
     """The edges of the bins of firing rates: about 9 bins per decade, with edges half-way between whole counts."""
     decades = max(math.log10(n_tokens), 0.5)
+    # Rates are whole counts over n_tokens: edges between counts keep bins from being empty by rounding alone.
     counts = np.unique(np.round(np.geomspace(1, n_tokens, max(int(9 * decades), 4))))
     return np.append(counts - 0.5, n_tokens + 0.5) / n_tokens
 

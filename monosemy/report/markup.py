@@ -33,6 +33,7 @@ def table(
     caption: str, headings: Sequence[str], rows: Sequence[Sequence[Cell | str]], *, muted: Sequence[int] = ()
 ) -> Html:
     """A sortable table with a caption. The first cell of each row is its heading; `muted` are the rows of controls."""
+    # A column with any number in it is aligned as numbers.
     numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(headings))]
     head = join(
         Html('<th scope="col"{}><button type="button">{}</button></th>').format(NUMBER if number else "", heading)
@@ -59,6 +60,7 @@ def _row(row: Sequence[Cell | str], muted: bool) -> Html:
 def _cell(cell: Cell) -> Html:
     if cell.sort is None:
         return Html("<td{}>{}</td>").format(LONG if len(cell.text) > LONG_TEXT else "", cell.text)
+    # The script sorts an empty key, a missing value, as infinity.
     key = cell.sort if math.isfinite(cell.sort) else ""
     return Html('<td{} data-sort="{}">{}</td>').format(NUMBER, key, cell.text)
 

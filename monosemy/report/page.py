@@ -43,6 +43,7 @@ def write_report(run_folder: Path) -> Path:
     Raises UserError when an input is missing or damaged, before anything is written, naming the file and the command
     that makes it; also when the folder cannot be written to.
     """
+    # All inputs are read before anything is written, so that a damaged one leaves the old report as it was.
     run = read_inputs(Path(run_folder))
     sections = read_sections(run.folder)
     with stage("report", total=len(run.sites), unit="sites") as bar:

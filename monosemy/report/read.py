@@ -226,6 +226,7 @@ def _records(evaluation: dict[str, Any], path: Path, command: str) -> list[Evalu
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             fault = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
             raise UserError(f"{path}: record {number} {fault}; `{command}` writes it anew") from None
+    # Figures and tables find their SAE by site and name, so that a doubled record would silently hide the other.
     keys = [(record.site, record.name) for record in records]
     for site, name in keys:
         if keys.count((site, name)) > 1:
@@ -251,6 +252,7 @@ def _record(value: Mapping[str, Any]) -> Evaluated:
 
 
 def _measure(value: Mapping[str, Any], measure: str) -> Measure:
+    # Every dictionary has these two; all other measures may be missing.
     if measure in ("l0", "fvu") and measure not in value:
         raise KeyError(measure)
     ends = value.get(f"{measure}_interval")
@@ -344,6 +346,7 @@ def _latents(folder: Path, record: Evaluated) -> Latents | None:
             f"{path} holds statistics of {counts.shape} latents over {n_tokens} tokens, the record has "
             f"{record.d_sae} latents; {command} anew"
         )
+    # Dead latents keep NaN: they have no mean when active.
     active = counts > 0
     mean = np.full(record.d_sae, np.nan)
     mean[active] = total[active].astype(np.float64) / counts[active]

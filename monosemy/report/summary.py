@@ -35,6 +35,7 @@ def title(run: ReportInputs) -> str:
 
 def what_was_run(run: ReportInputs) -> str:
     """A paragraph on how many SAEs of which kinds were trained, on what, and what they were measured on."""
+    # SAEs whose training stopped may have a curve but no record, so both are counted.
     saes = [r for r in run.records if not r.control]
     curves = [c for c in run.curves.values() if c.architecture in run.config.architectures]
     n_trained = len({(r.site, r.name) for r in saes} | {(c.site, c.name) for c in curves})
@@ -70,6 +71,7 @@ def headline(run: ReportInputs, site: str) -> str:
     It is about delta loss, or about FVU if that is not measured; empty if nothing can be ranked.
     """
     site_points = points(run.at(site))
+    # The first measure with anything to compare decides; a single ranked architecture leads over nothing.
     for measure, (words, _) in MEASURES.items():
         judged = [v for v in verdicts(site_points, measure) if v.best and len(v.ranked) > 1]
         if not judged:
@@ -140,6 +142,7 @@ def warnings(run: ReportInputs) -> list[str]:
     """What a reader must know before trusting the numbers, a sentence each."""
     lines = [f"Training stopped early: {line}. It is not ranked and not in the frontier plots." for line in run.stopped]
     lines += [f"{name} was asked for, but there is no record of its training." for name in run.unrecorded]
+    # Without a message from training, a missing record means that evaluation has not been run since.
     unevaluated = [
         c for key, c in run.curves.items() if not c.stopped and key not in {(r.site, r.name) for r in run.records}
     ]

@@ -75,6 +75,7 @@ def frontier(run: ReportInputs, site: str) -> Html:
         if several:
             row += [_count(len(p.records)), *(_number(p.spread(m)) for m in spread)]
         rows.append(row)
+    # SAEs whose training stopped have no results, but must not vanish from the table.
     for c in stopped:
         empty = len(headings) - 3
         rows.append(

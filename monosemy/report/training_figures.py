@@ -32,6 +32,7 @@ _LOGARITHMIC = ("loss", "fvu", "l0")
 
 def training(curves: Sequence[Curve], site: str) -> Drawing:
     """Draws the curves of one site: a row per quantity, a column per target L0, a line per SAE."""
+    # 0 stands for SAEs without a target L0.
     targets = sorted({curve.target_l0 or 0.0 for curve in curves})
     rows = [name for name in PANELS if any(np.isfinite(curve[name]).any() for curve in curves)]
     stopped = [curve for curve in curves if curve.stopped]

@@ -85,6 +85,7 @@ def find_source(
     as_typed = Path(typed).expanduser()
     for place in places:
         if place.exists():
+            # As typed if that is the same place, so that messages show the user's own words.
             return typed if as_typed.exists() and as_typed.samefile(place) else str(place)
     if as_typed.exists():
         return typed

@@ -20,6 +20,7 @@ def number_text(value: float) -> str:
 
 def significant_text(value: float, digits: int = 3) -> str:
     """A number with `digits` significant digits and never an exponent: `100`, `12.3`, `0.00012`."""
+    # Rounded as a float, then written by Decimal, which never uses an exponent with the format `f`.
     return f"{Decimal(repr(float(f'{value:.{digits}g}')) if value else '0').normalize():f}"
 
 
@@ -38,6 +39,7 @@ def measured_text(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     size = abs(value)
+    # Large numbers keep all digits before the point, even beyond `digits`.
     if size >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     if size < 1e-4:
@@ -94,6 +96,7 @@ def magnitude_text(value: float) -> str:
 
 def duration_text(seconds: float) -> str:
     """`0.4 s`, `48 s`, `2 min 21 s`, `3 h 04 min`."""
+    # From here on one decimal would round to 10.0 s.
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
