@@ -228,7 +228,7 @@ def calibrate(sae: SparseAutoencoder, batches: list[Tensor]) -> dict[str, float]
 def _strongest_margins(sae: SparseAutoencoder, batches: list[Tensor], n_keep: int) -> tuple[Tensor, int]:
     """A set of margins that contains the n_keep + 1 largest of all rows, and the number of positive ones among all.
 
-    Where fewer than n_keep + 1 are finite, the set holds every finite one. All margins together would not fit into
+    Where fewer than n_keep + 1 are finite, the set holds every finite one. All margins together might not fit into
     memory, so only those above a bound are kept. The bound is guessed from the first batch and lowered until enough
     margins pass it.
     """
