@@ -12,9 +12,6 @@ run_export_neuronpedia, run_export_parquet, run_features, run_info, run_jacobian
 # What a room registers, likewise as text (rooms.py).
 REQUIREMENTS, build_pairs, read_section
 
-# Architectures: registry.py names the module, and the class by its name.
-BatchTopK, Gated, JumpRelu, Relu, TopK
-
 # Called by Python or by a library, by name.
 __getattr__  # of the package: public names are imported at first use
 handle_starttag, handle_startendtag, handle_endtag, handle_data  # HTMLParser

@@ -12,6 +12,7 @@ A hub dataset without a revision is pinned to the commit that is current at its 
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -122,16 +123,29 @@ def _pinned_commit(name: str, revision: str | None) -> str:
 
 
 def _hub_error(name: str, error: Exception) -> UserError:
-    """The UserError for a failure of the hub's libraries, told apart by class names, since their classes vary."""
+    """The UserError for a failure of the hub's libraries: a dataset that is not there, no connection, or another."""
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     kind = type(error).__name__
-    if kind in ("RepositoryNotFoundError", "DatasetNotFoundError", "RevisionNotFoundError"):
+    if isinstance(error, DatasetNotFoundError | RepositoryNotFoundError | RevisionNotFoundError):
         return UserError(
             f"no dataset {name!r} on the hub that you may read ({reason[:200]}); check its spelling{_CHOICES}"
         )
-    if isinstance(error, ConnectionError | TimeoutError) or "Connect" in kind or "Timeout" in kind or "Offline" in kind:
+    # The HTTP library's own classes differ between releases of the hub's; the operating system's error behind them
+    # does not.
+    if any(isinstance(cause, ConnectionError | TimeoutError | socket.gaierror) for cause in _causes(error)):
         return UserError(
             f"dataset {name!r}: no connection to the hub ({kind}: {reason[:200]}), and it is not in the cache; "
             "check the network, or use embedded or local text"
         )
     return UserError(f"cannot read dataset {name!r}: {kind}: {reason[:400]}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and those that it was raised from, the first cause last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

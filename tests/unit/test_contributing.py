@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from app_cases import Server, page_run
+from command_words import parsed
 
 from monosemy.app import api, schema, typescript
 from monosemy.config import TrainingConfig
+from monosemy.pipeline import check_config
+from monosemy.recipes import demo
 from monosemy.report.theme import LIGHT, order, styles
 from monosemy.saes import registry
 from monosemy.saes.base import SaeConfig
@@ -108,9 +112,26 @@ def test_files_named_on_the_page_exist():
     assert missing == added | {"monosemy/app/silent.py", "tests/unit/app/test_silent.py"}
 
 
-def test_the_command_line_accepts_it():
-    from monosemy.commands import _parse
-    from monosemy.pipeline import check_config
-    from monosemy.recipes import demo
+def test_the_examples_pass_the_checks_as_they_are_written(tmp_path):
+    """Of style and of dead code, with no line of an allow-list for them (the page says nothing of one)."""
+    files = {
+        "group_topk.py": ARCHITECTURE,
+        "test_group_topk.py": TESTS,
+        "silent.py": ROUTE,
+        "test_silent.py": ROUTE_TESTS,
+    }
+    for name, source in files.items():
+        (tmp_path / name).write_text(source)
+    root = Path(__file__).parents[2]
+    tools = (
+        ("ruff", "check", "--config", "pyproject.toml", str(tmp_path)),
+        ("ruff", "format", "--check", "--config", "pyproject.toml", str(tmp_path)),
+        ("vulture", "monosemy", "research", "tests/vulture_allowed.py", *(str(tmp_path / name) for name in files)),
+    )
+    for tool in tools:
+        done = subprocess.run([sys.executable, "-m", *tool], cwd=root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
-    check_config(_parse(demo(), ["--architectures", "topk", NAME, f"--{NAME}.n-groups", "4"]))
+
+def test_the_command_line_accepts_it():
+    check_config(parsed(demo(), ["--architectures", "topk", NAME, f"--{NAME}.n-groups", "4"]))

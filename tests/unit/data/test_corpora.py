@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import datasets
@@ -174,7 +176,21 @@ def test_streamed_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         list(stream_documents(str(tmp_path), TextConfig(split="test"), ChatTemplate(None)))
 
 
-def test_no_network_for_a_hub_dataset(tmp_path: Path) -> None:
+class Refusing(BaseHTTPRequestHandler):
+    """Answers as the hub does where there is no such dataset, or none that may be read."""
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing: the test's output stays clean."""
+
+
+@pytest.mark.parametrize("reach", ["refused", "no such host", "offline", "no such dataset"])
+def test_a_hub_dataset_that_cannot_be_had_is_one_line(tmp_path: Path, reach: str) -> None:
     script = (
         "from monosemy.config import TextConfig\n"
         "from monosemy.data.corpora import open_sources\n"
@@ -182,9 +198,25 @@ def test_no_network_for_a_hub_dataset(tmp_path: Path) -> None:
         "try: open_sources(TextConfig(source='owner/name'))\n"
         "except UserError as error: print(error)\n"
     )
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "MONOSEMY_CACHE": str(tmp_path)}
+    server = HTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = {
+        "refused": "http://127.0.0.1:9",
+        "no such host": "http://nowhere.invalid",
+        "offline": "http://127.0.0.1:9",
+        "no such dataset": f"http://127.0.0.1:{server.server_port}",
+    }[reach]
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "MONOSEMY_CACHE": str(tmp_path),
+        "HF_HUB_OFFLINE": "1" if reach == "offline" else "0",
+    }
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
-    assert "dataset 'owner/name': no connection to the hub" in done.stdout
+    server.shutdown()
+    server.server_close()
+    message = "no dataset 'owner/name' on" if reach == "no such dataset" else "dataset 'owner/name': no connection to"
+    assert f"{message} the hub" in done.stdout
     assert done.stdout.count("\n") == 1
     assert not list(tmp_path.rglob("*.json"))
 
