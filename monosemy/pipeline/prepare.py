@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from monosemy.activations.harvest import DropRules
     from monosemy.activations.store import ActivationStore
-    from monosemy.activations.stream import MixingStream, RowSource, StoredStream
+    from monosemy.activations.stream import MixingStream, StoredStream
     from monosemy.data.tokens import TokenSet
     from monosemy.models.adapter import LanguageModel
 
@@ -140,7 +140,7 @@ def _activations(
     """The prepared activations, and how many positions were dropped for each reason (empty while still unknown)."""
     from monosemy.activations.harvest import measure_sites
     from monosemy.activations.store import build_store
-    from monosemy.activations.stream import MixingStream, StoredStream
+    from monosemy.activations.stream import MixingStream, RowSource, StoredStream
 
     settings, training = config.activations, config.training
     if settings.storage == "disk":

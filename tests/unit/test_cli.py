@@ -86,7 +86,7 @@ def test_the_help_of_train_explains_every_setting(capsys):
     for setting in settings_of(RunConfig):
         assert flag_of(setting.name) in words
         assert setting.documentation, setting.name
-    assert "Latents per SAE. (default: 2304)" in " ".join(words)
+    assert "Number of latents in each SAE. (default: 2304)" in " ".join(words)
 
 
 def test_yes_or_no_settings_lists_and_words_that_belong_to_nothing():
