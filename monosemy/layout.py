@@ -1,7 +1,7 @@
 """The names of all files and folders of a run; no other module spells them out.
 
 Place on the path: beneath everything that reads or writes a run. No file is opened here; each has one reader and one
-writer elsewhere:
+writer, in the module that is named beside it (in two, where the reader comes first):
 
     run.json          configuration and provenance                                      run.py
     stages.json       what is finished                                                  run.py
@@ -10,11 +10,13 @@ writer elsewhere:
     metrics.jsonl     one training record per line                                      support/metrics.py
     wandb.json        the identity of the run in Weights & Biases                       training/viewers.py
     checkpoints/step-<number>/   tensors.safetensors, state.json                        training/checkpoint.py
-    evaluation.json   one record per SAE and control                                    evals/frontier.py
+    evaluation.json   one record per SAE and control                                    evals/evaluation_file.py
     documents.safetensors   sums per document                                           evals/documents.py
-    saes/<site>/<name>/      sae.safetensors, config.json                               saes/storage.py
+    saes/<site>/<name>/      sae.safetensors                                            saes/storage.py
+                             config.json                                                saes/config_file.py
                              latents.safetensors                                        evals/latent_statistics.py
-    features/<site>/<name>/  features.json, features.sqlite, <array>.npy                features/store
+    features/<site>/<name>/  features.json                                              run.py, features/store/write.py
+                             features.sqlite, <array>.npy                               features/store
                              explanations.jsonl                                         features/explain/journal.py
     features/.work/          codes of the SAEs whose features are being built           features/building/encode_pass.py
     notes.json, .notes.lock  a person's notes on latents                                features/store/notes.py

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from monosemy.config import LABELS, Difference, RunConfig, first_difference_of, from_json, to_json
 from monosemy.errors import UserError
-from monosemy.layout import RunFiles
+from monosemy.layout import FeatureFiles, RunFiles
 from monosemy.support import files, locks
 from monosemy.support.metrics import MetricsWriter
 from monosemy.support.moved import NOT_MOVED, Moved, find_source
@@ -56,9 +56,7 @@ class Run:
         self.moved = NOT_MOVED
         """The present paths of model and text, as the user gives them."""
         self._lock = lock
-        self._stages: dict[str, Any] = {}
-        if self.files.stages.exists():
-            self._stages = dict(_read_format(self.files.stages)["stages"])
+        self._stages = read_stages(folder)
 
     @property
     def folder(self) -> Path:
@@ -183,6 +181,35 @@ def read_run(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
         raise UserError(f"{folder} is not a run folder (it has no {path.name}); give the folder a run was written to")
     document = _read_format(path)
     return from_json(RunConfig, document.get("config", {})), dict(document.get("provenance", {}))
+
+
+def read_stages(folder: Path) -> dict[str, Any]:
+    """The finished stages of a run, by name: fingerprint, seconds, time and record of each; empty before the first.
+
+    Raises UserError when stages.json is damaged or has another format.
+    """
+    path = RunFiles(folder).stages
+    if not path.exists():
+        return {}
+    stages = _read_format(path).get("stages")
+    if not isinstance(stages, dict):
+        raise UserError(f"{path} has no object 'stages'; restore it or delete it")
+    return stages
+
+
+def read_feature_info(folder: Path) -> dict[str, Any]:
+    """The content of features.json in the feature database `folder`: what was built, and from what.
+
+    It is read here, below features and steering, because neither of them may import the other. The format is left to
+    the caller to check. Raises UserError when the file is missing or damaged.
+    """
+    path = FeatureFiles(folder).info
+    info = files.read_json(path)
+    if not isinstance(info, dict):
+        raise UserError(
+            f"{path} must hold a JSON object, got {type(info).__name__}; build it again: monosemy features RUN"
+        )
+    return info
 
 
 def load_config(path: Path) -> RunConfig:

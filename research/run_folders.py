@@ -11,11 +11,11 @@ from pathlib import Path
 
 from monosemy.config import RunConfig, fingerprint, to_json
 from monosemy.errors import UserError
-from monosemy.layout import RunFiles, SaeFiles
+from monosemy.layout import RunFiles
 from monosemy.run import read_run
 from monosemy.saes.base import SparseAutoencoder
+from monosemy.saes.config_file import read_weights_sha256
 from monosemy.saes.storage import load_sae, read_sae_config
-from monosemy.support.files import read_json
 from research.records import record_path
 
 FROZEN = "frozen_random"
@@ -113,10 +113,7 @@ def provenance(folders: Sequence[Path], entries: Sequence[Entry]) -> dict[str, o
 def identity(entries: Sequence[Entry], **settings: object) -> str:
     """A name for cached work on these SAEs with these settings. It holds the hash of the weights, which loading checks:
     a SAE trained anew has another name, even where its configuration is the same."""
-    saes = [
-        [to_json(read_sae_config(entry.folder)), read_json(SaeFiles(entry.folder).config)["weights_sha256"]]
-        for entry in entries
-    ]
+    saes = [[to_json(read_sae_config(entry.folder)), read_weights_sha256(entry.folder)] for entry in entries]
     return fingerprint([saes, [[entry.site, entry.name] for entry in entries], settings])
 
 

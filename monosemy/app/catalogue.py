@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from monosemy.errors import UserError
+from monosemy.evals.evaluation_file import read_evaluation
 from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.layout import RunFiles, SaeFiles
 from monosemy.run import read_run
 from monosemy.saes.listing import SavedSae, refuse_stopped, saved_saes
-from monosemy.support import files
 from monosemy.support.moved import NOT_MOVED, Moved
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -234,11 +234,10 @@ class Catalogue:
 
     def evaluation(self) -> tuple[list[dict[str, Any]], float | None]:
         """The records of evaluation.json and the model's own loss (nats per token); ([], None) before evaluation."""
-        path = self.files.evaluation
-        if not path.exists():
+        if not self.files.evaluation.exists():
             return [], None
-        document = files.read_json(path)
-        return list(document.get("records", [])), document.get("clean_loss")
+        evaluation = read_evaluation(self.folder)
+        return list(evaluation.get("records", [])), evaluation.get("clean_loss")
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from monosemy.app.catalogue import Array, Dictionary
-from monosemy.app.label_match import matching
 from monosemy.errors import UserError, unknown
+from monosemy.features.store.label_match import matching
 
 PAGE_ROWS = 500
 """The largest number of rows in one answer."""

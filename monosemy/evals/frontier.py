@@ -1,11 +1,7 @@
-"""Writes the results of evaluation: evaluation.json with one record per SAE or control, and a table in the terminal.
+"""Joins the results of evaluation: one record per SAE or control for evaluation.json, and a table in the terminal.
 
 Place on the data's path: the end of evaluation. It joins the measurements of reconstruction.py and model_loss.py and
-computes nothing itself. The report reads the file.
-
-Format 1 of evaluation.json: {"format": 1, "records": […], "clean_loss": nats per token, "clean_loss_interval": pair,
-"zero_loss": {site: nats per token}, "zero_loss_interval": {site: pair}, "provenance": {…}}. A quantity that was not
-measured, or whose value is not finite, is null.
+computes nothing itself. evaluation_file.py writes and reads the file, and says what is in it.
 """
 
 from __future__ import annotations
@@ -15,19 +11,16 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from monosemy.errors import UserError
+from monosemy.evals.evaluation_file import FORMAT
 from monosemy.evals.model_loss import ModelLosses, ModelLossRecord
 from monosemy.evals.reconstruction import ReconstructionRecord
-from monosemy.support.files import read_json, write_json
 
-FORMAT = 1
 Record: TypeAlias = dict[str, Any]
 
 _PLAIN_WIDTH = 120  # characters per line where the output is not a terminal
@@ -106,19 +99,6 @@ def build_evaluation(
             "provenance": dict(provenance or {}),
         }
     )
-
-
-def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
-    """Writes evaluation.json, durably."""
-    write_json(path, evaluation)
-
-
-def read_evaluation(path: Path) -> dict[str, Any]:
-    """Reads evaluation.json. Raises UserError for a missing or damaged file or one of another kind or format."""
-    evaluation = read_json(path)
-    if not isinstance(evaluation, dict) or evaluation.get("format") != FORMAT:
-        raise UserError(f"{path} is not an evaluation of format {FORMAT}; run `monosemy evaluate` to write it again")
-    return evaluation
 
 
 def print_evaluation(records: Iterable[Record], console: Console | None = None) -> None:

@@ -89,7 +89,8 @@ def print_results(folder: Path) -> None:
 
     Raises UserError instead when the training of every SAE stopped early.
     """
-    from monosemy.evals.frontier import print_evaluation, read_evaluation
+    from monosemy.evals.evaluation_file import read_evaluation
+    from monosemy.evals.frontier import print_evaluation
 
     messages = [str(message).partition("; the other SAEs")[0] for message in read_run(folder)[1].get("stopped", [])]
     if all_stopped(folder):
@@ -98,7 +99,7 @@ def print_results(folder: Path) -> None:
             f"{RunFiles(folder).report} shows how it went; train again in a new folder, e.g. with a lower "
             "--training.learning-rate"
         )
-    print_evaluation(read_evaluation(RunFiles(folder).evaluation)["records"])
+    print_evaluation(read_evaluation(folder)["records"])
     for message in messages:
         print(f"not in the table: {message}", file=sys.stderr)
 

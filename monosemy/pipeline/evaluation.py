@@ -32,12 +32,12 @@ Sets = dict[str, dict[str, Any]]
 
 def evaluated(run: Run) -> bool:
     """Whether the evaluation is done and its results still exist."""
-    from monosemy.evals.frontier import read_evaluation
+    from monosemy.evals.evaluation_file import read_evaluation
 
     if not run.stage_done("evaluation", identity(run.config)):
         return False
     try:
-        read_evaluation(run.files.evaluation)
+        read_evaluation(run.folder)
     except UserError:
         return False
     # SAEs whose training stopped have no statistics, so with any of them missing files mean nothing.
@@ -54,7 +54,8 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
     import torch
 
     from monosemy.evals.documents import save_documents
-    from monosemy.evals.frontier import build_evaluation, build_record, write_evaluation
+    from monosemy.evals.evaluation_file import write_evaluation
+    from monosemy.evals.frontier import build_evaluation, build_record
     from monosemy.evals.model_loss import evaluate_model_loss, n_passes
 
     require_weights(run.folder)
@@ -90,7 +91,7 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
     sums = {site: {"error": errors[site], "delta_loss": losses[site].documents} for site in prepared.sites}
     # evaluation.json last: its existence means that everything beside it is complete.
     save_documents(run.files.documents, sums)
-    write_evaluation(run.files.evaluation, build_evaluation(records, losses, run.provenance))
+    write_evaluation(run.folder, build_evaluation(records, losses, run.provenance))
     run.mark_done("evaluation", identity(run.config), time.perf_counter() - started)
 
 

@@ -22,6 +22,7 @@ from monosemy.config import fingerprint
 from monosemy.errors import UserError
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.run import Run, open_run, read_run, require_weights, versions
+from monosemy.saes.config_file import read_weights_sha256
 from monosemy.saes.listing import Key, choose_sae
 from monosemy.support import files, progress
 from monosemy.support.moved import NOT_MOVED, Moved
@@ -126,7 +127,7 @@ class _Stage:
         return fingerprint([FORMAT, self.prepared.fingerprint, self.n_sequences, *settings, self._sha(key)])
 
     def _sha(self, key: Key) -> str:
-        return str(files.read_json(self.run.files.sae(*key).config)["weights_sha256"])
+        return read_weights_sha256(self.run.files.sae(*key).folder)
 
     def built(self, key: Key) -> bool:
         """Whether an intact database exists that was built from the same SAE, text and settings."""

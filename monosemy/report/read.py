@@ -23,12 +23,12 @@ import numpy as np
 
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
+from monosemy.evals.evaluation_file import read_evaluation
 from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.layout import RunFiles
 from monosemy.ranges import number_name
 from monosemy.report.theme import CONTROLS, FROZEN_RANDOM
-from monosemy.run import read_run
-from monosemy.support.files import read_json
+from monosemy.run import read_run, read_stages
 from monosemy.support.metrics import read_metrics
 
 MEASURES = (
@@ -43,7 +43,6 @@ MEASURES = (
     "gamma",
 )
 CURVES = ("step", "n_tokens", "loss", "fvu", "l0", "dead_fraction", "learning_rate")
-EVALUATION_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def read_inputs(folder: Path) -> ReportInputs:
         raise UserError(f"{run_files.run_json}: {error}; `monosemy train` writes this file") from None
     except (OSError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{run_files.run_json} is damaged ({error}); `monosemy train` writes it") from None
-    evaluation = _object(run_files.evaluation, f"monosemy evaluate {folder}")
+    evaluation = read_evaluation(folder)
     records = _records(evaluation, run_files.evaluation, f"monosemy evaluate {folder}")
     messages = [str(message) for message in provenance.get("stopped") or []]  # the trainer's, when the run kept them
     curves = _curves(run_files.metrics, {(r.site, r.name): r for r in records}, messages)
@@ -184,7 +183,7 @@ def read_inputs(folder: Path) -> ReportInputs:
         folder=folder,
         config=config,
         provenance=provenance,
-        stages=_mapping(_object(run_files.stages, "monosemy train").get("stages")) if run_files.stages.exists() else {},
+        stages=_stages(folder),
         evaluation={key: value for key, value in evaluation.items() if key != "records"},
         records=tuple(records),
         curves=curves,
@@ -192,30 +191,19 @@ def read_inputs(folder: Path) -> ReportInputs:
     )
 
 
-def _object(path: Path, command: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises UserError naming the `command` that writes it."""
+def _stages(folder: Path) -> dict[str, Any]:
+    """The finished stages. Raises UserError naming the command that writes the file."""
     try:
-        value = read_json(path)
+        return read_stages(folder)
     except UserError as error:
-        raise UserError(f"{error}; `{command}` writes it") from None
+        raise UserError(f"{error}; `monosemy train` writes it") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); `{command}` writes it") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}; `{command}` writes it")
-    return value
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
+        path = RunFiles(folder).stages
+        raise UserError(f"{path} cannot be read ({error.strerror}); `monosemy train` writes it") from None
 
 
 def _records(evaluation: dict[str, Any], path: Path, command: str) -> list[Evaluated]:
     """The records of evaluation.json. Raises UserError naming the first one that is damaged or doubled."""
-    if evaluation.get("format") != EVALUATION_FORMAT:
-        raise UserError(
-            f"{path} has format {evaluation.get('format')!r}, this version reads {EVALUATION_FORMAT}; "
-            f"`{command}` writes it anew"
-        )
     values = evaluation.get("records")
     if not isinstance(values, list):
         raise UserError(f"{path} has no list 'records'; `{command}` writes it anew")

@@ -18,7 +18,7 @@ from typing import Any
 from monosemy.errors import UserError, unknown
 from monosemy.layout import RunFiles
 from monosemy.run import read_run
-from monosemy.support import files
+from monosemy.saes.config_file import read_config_file
 
 FROZEN_RANDOM = "frozen_random"
 Key = tuple[str, str]
@@ -68,7 +68,7 @@ def saved_saes(folder: Path) -> list[SavedSae]:
     """The SAEs of a run, in the order of every list. Raises UserError when a config.json is not valid JSON."""
     saes = []
     for entry in RunFiles(folder).saes():
-        document = files.read_json(entry.config)
+        document = read_config_file(entry.folder)
         config = document.get("sae") if isinstance(document, dict) else None
         saes.append(SavedSae(entry.site, entry.name, entry.folder, config if isinstance(config, dict) else {}))
     return sorted(saes, key=_rank)

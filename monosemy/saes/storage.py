@@ -2,15 +2,13 @@
 
 A saved SAE reads raw activations, because the site's scale is folded into its biases and thresholds. Tensors: W_enc
 [d_in, d_sae], W_dec [d_sae, d_in] and b_dec [d_in]; depending on the architecture also b_enc, b_gate, b_mag, r_mag and
-threshold, each [d_sae], and BatchTopK's threshold and threshold_weight, which are scalars.
-config.json: {"format": "monosemy-sae", "format_version": 1, "weights_sha256", "sae": SaeConfig as JSON}.
-Nothing in the folder can run code.
+threshold, each [d_sae], and BatchTopK's threshold and threshold_weight, which are scalars. What config.json holds is
+said in config_file.py. Nothing in the folder can run code.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,12 +18,11 @@ from monosemy.config import from_json
 from monosemy.errors import UserError
 from monosemy.layout import SaeFiles
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, describe
+from monosemy.saes.config_file import checked_config_file, read_weights_sha256, write_config_file
 from monosemy.saes.listing import refuse_stopped
 from monosemy.saes.registry import build_sae
 from monosemy.support import files
 from monosemy.support.tensors import save_tensors
-
-FORMAT, FORMAT_VERSION = "monosemy-sae", 1
 
 
 def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
@@ -38,13 +35,7 @@ def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
     with files.atomic_path(SaeFiles(folder).weights) as temporary:
         save_tensors(temporary, sae.state_dict())
         digest = files.sha256(temporary)
-    document = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "weights_sha256": digest,
-        "sae": describe(sae),
-    }
-    files.write_json(SaeFiles(folder).config, document)
+    write_config_file(folder, describe(sae), digest)
 
 
 def load_sae(
@@ -63,8 +54,7 @@ def load_sae(
     path = SaeFiles(folder).weights
     if not path.exists():
         raise UserError(f"{path} is missing; restore it, or delete {folder} and train again")
-    expected = files.read_json(SaeFiles(folder).config)["weights_sha256"]
-    if files.sha256(path) != expected:
+    if files.sha256(path) != read_weights_sha256(folder):
         raise UserError(
             f"{path} is damaged (its SHA-256 is not the one in config.json); "
             f"restore it, or delete {folder} and train again"
@@ -99,17 +89,4 @@ def read_sae_config(folder: Path) -> SaeConfig:
 
     Raises UserError when the folder is not a saved SAE or has another format version.
     """
-    path = SaeFiles(Path(folder).expanduser()).config
-    if not path.exists():
-        raise UserError(
-            f"{folder} is not a saved SAE (it has no {path.name}); give a folder such as RUN/saes/SITE/NAME"
-        )
-    document: Any = files.read_json(path)
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(f"{path} does not describe a monosemy SAE; give a folder such as RUN/saes/SITE/NAME")
-    if document.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {document.get('format_version')!r}, this version of monosemy reads "
-            f"{FORMAT_VERSION}; upgrade monosemy"
-        )
-    return from_json(SaeConfig, document["sae"], "sae")
+    return from_json(SaeConfig, checked_config_file(folder)["sae"], "sae")

@@ -37,11 +37,10 @@ from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.latents import SparseLatents
 from monosemy.layout import SaeFiles
 from monosemy.models.generation import Place
-from monosemy.run import read_run
+from monosemy.run import read_feature_info, read_run
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.steering.request import FACTORS, Edit, Positions
 from monosemy.steering.strength import check_push
-from monosemy.support import files
 
 OUTLIER_MULTIPLE = 6.0
 """The outlier limit in typical norms, used where neither the run nor the site's median norm is known."""
@@ -112,7 +111,7 @@ def _outlier_norm(folder: Path, typical_norm: float | None) -> float | None:
     multiple = read_run(sae.run.folder)[0].activations.outlier_multiple
     if not multiple:
         return math.inf
-    infos = (files.read_json(features.info) for features in sae.run.databases(sae.site))
+    infos = (read_feature_info(features.folder) for features in sae.run.databases(sae.site))
     norm = next((median for info in infos if (median := info.get("median_norm"))), typical_norm)
     return None if norm is None else multiple * float(norm)
 

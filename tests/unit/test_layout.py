@@ -1,13 +1,15 @@
-"""Where a run's files lie: one place that spells their names, and no other module that does."""
+"""Where a run's files lie: one place that spells their names, one module that reads each, and no other that does."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from file_readers import files_read
 
 import monosemy
 from monosemy import layout
@@ -26,6 +28,10 @@ FOLDERS = {"saes", "features", "checkpoints", "figures", "jacobian", ".work"}
 OTHER_FORMATS = {
     Path("features/export/circuit_tracer.py"): {"features"},  # the folder that circuit-tracer reads
 }
+
+
+NO_FILES = {"research/interpretability/run.py": {"latents"}}
+"""Attributes with the name of a file's path that are none: here a number of latents."""
 
 
 def constants(tree: ast.AST) -> Iterator[str]:
@@ -55,6 +61,79 @@ def test_the_check_knows_every_file_of_the_owners():
         bodies = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         names = {name for body in bodies for name in constants(body) if name.endswith((".json", ".jsonl", ".sqlite"))}
         assert names - {"config.json"} <= FILES  # config.json is also Hugging Face's name
+
+
+KINDS = (RunFiles, SaeFiles, FeatureFiles, CheckpointFiles)
+
+
+def file_names() -> dict[str, str]:
+    """Property of the layout's classes → name of its file, for all files that are read as data."""
+    files = {}
+    for kind in KINDS:
+        for name, member in inspect.getmembers(kind, lambda member: isinstance(member, property)):
+            path = member.fget(kind(Path("folder")))
+            if isinstance(path, Path) and path.suffix in (".json", ".jsonl", ".safetensors", ".sqlite"):
+                files[name] = path.name
+    return files
+
+
+def listed_owners(listing: str) -> dict[str, list[str]]:
+    """File → the modules and rooms that stand beside it in the layout's docstring, the reader first."""
+    owners: dict[str, list[str]] = {}
+    for line in listing.splitlines():
+        if entry := re.fullmatch(r" {4,}(\S.*?) {3,}(.*?)? {2,}(\S+(?:, \S+)?)", line):
+            for file in re.findall(r"[\w.]+\.(?:jsonl?|safetensors|sqlite)", f"{entry[1]} {entry[2]}"):
+                owners[file] = entry[3].split(", ")
+    return owners
+
+
+def test_only_the_listed_module_reads_a_file_of_a_run():
+    files, owners = file_names(), listed_owners(layout.__doc__)
+    assert owners.keys() == set(files.values())
+    readers: dict[str, set[str]] = {}
+    others = []
+    for path in sorted(
+        path for package in ("monosemy", "research") for path in (PACKAGE.parent / package).rglob("*.py")
+    ):
+        module = path.relative_to(PACKAGE.parent).as_posix()
+        for name in files_read(path.read_text(encoding="utf-8"), files) - NO_FILES.get(module, set()):
+            owner = f"monosemy/{owners[files[name]][0]}"
+            readers.setdefault(name, set()).add(module)
+            if module != owner and not module.startswith(f"{owner}/"):
+                others.append(f"{module} reads {files[name]}, as {owner} does")
+    assert others == []
+    assert readers.keys() >= {
+        "run_json",
+        "stages",
+        "evaluation",
+        "config",
+        "info",
+        "notes",
+        "sources",
+        "state",
+        "sqlite",
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return read_json(RunFiles(folder).evaluation)",
+        "path = self.files.evaluation\n    return json.loads(path.read_text())",
+        "if (path := run.files.evaluation).exists():\n        return read_json(path)",
+        "return [files.read_json(path) for path in [run_files.evaluation]]",
+        "return parsed(RunFiles(folder).evaluation)",
+        "with open(RunFiles(folder).evaluation) as file:\n        return json.load(file)",
+    ],
+)
+def test_a_second_reader_is_found(body: str):
+    module = f"def parsed(file):\n    return json.loads(file.read_text())\n\ndef read(folder):\n    {body}\n"
+    assert files_read(module, {"evaluation", "stages"}) == {"evaluation"}
+
+
+def test_passing_a_path_on_is_no_reading():
+    module = "def read(folder):\n    path = RunFiles(folder).evaluation\n    return path.exists() and parsed(folder)\n"
+    assert files_read(module, {"evaluation"}) == set()
 
 
 @pytest.mark.parametrize("kind", [RunFiles, SaeFiles, FeatureFiles, CheckpointFiles])

@@ -66,7 +66,7 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
     """
     from monosemy.circuits.jacobian.costs import read_losses
     from monosemy.circuits.jacobian.frontier import choose, frontier, short_notes
-    from monosemy.evals.frontier import read_evaluation
+    from monosemy.evals.evaluation_file import read_evaluation
 
     for pair in study.pairs:
         pair_files = study.files.pair(pair.name)
@@ -76,7 +76,7 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
             measures = _measure_pair(study, pair, settings)
             files.write_json(path, {"format": FORMAT, "fingerprint": fingerprint, **pair.made_of, **measures})
     measured = [files.read_json(study.files.pair(pair.name).measures) for pair in study.pairs]
-    evaluation = read_evaluation(study.run.files.evaluation)
+    evaluation = read_evaluation(study.run.folder)
     rows = frontier(
         measured, evaluation["records"], read_draws(study.run.folder), read_losses(study.run.folder, evaluation)
     )

@@ -23,9 +23,10 @@ from monosemy.circuits.jacobian.layout import StudyFiles
 from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.config import fingerprint, room_settings
 from monosemy.errors import UserError, unknown
-from monosemy.layout import RunFiles, SaeFiles
+from monosemy.layout import RunFiles
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.run import Run
+from monosemy.saes.config_file import read_weights_sha256
 from monosemy.support import files, progress
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def find_pairs(folder: Path) -> list[PairEntry]:
         if (second, name) not in sae_folders:
             raise UserError(f"pair {name} lacks its SAE at {second}; train it again: monosemy train {folder}")
         paths = (path, sae_folders[second, name])
-        shas = [str(files.read_json(SaeFiles(place).config)["weights_sha256"]) for place in paths]
+        shas = [read_weights_sha256(place) for place in paths]
         layer = parse_site(site, 10**6, post_norms=True).layer
         pairs.append(
             PairEntry(

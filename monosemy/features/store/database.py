@@ -32,9 +32,8 @@ from monosemy.features.store.settings import FORMAT, GROUPS, LEVELS
 from monosemy.features.store.token_texts import TokenTexts
 from monosemy.features.store.write import replace_explanation
 from monosemy.layout import FeatureFiles, RunFiles
-from monosemy.run import read_run
+from monosemy.run import read_feature_info, read_run
 from monosemy.saes.listing import refuse_stopped, saved_saes
-from monosemy.support import files
 from monosemy.support.tensor_rows import read_rows
 from monosemy.support.visible import visible
 
@@ -84,11 +83,10 @@ class FeatureDatabase:
             raise UserError(
                 f"{folder} holds no feature database (it has no {database.info.name}); build it: monosemy features RUN"
             )
-        info = files.read_json(database.info)
-        if not isinstance(info, dict) or info.get("format") != FORMAT:
-            version = info.get("format") if isinstance(info, dict) else None
+        info = read_feature_info(folder)
+        if info.get("format") != FORMAT:
             raise UserError(
-                f"{folder} has feature format {version!r} and this version reads {FORMAT}; build it again: "
+                f"{folder} has feature format {info.get('format')!r} and this version reads {FORMAT}; build it again: "
                 "monosemy features RUN"
             )
         arrays: dict[str, np.ndarray] = {}

@@ -25,6 +25,7 @@ import numpy as np
 from monosemy.errors import UserError
 from monosemy.features.store.compact import ARRAYS, compact
 from monosemy.layout import FeatureFiles
+from monosemy.run import read_feature_info
 from monosemy.support import files, locks
 
 _SCHEMA = """
@@ -138,7 +139,7 @@ def _carry_over(old: Path, new: Path, info: Mapping[str, Any]) -> list[tuple[int
         return []
     own = [replaced.info, replaced.sqlite, replaced.sqlite_journal, *map(replaced.array, ARRAYS)]
     names = {path.name for path in own}
-    sha = _sae_sha256(replaced.info)
+    sha = _sae_sha256(old)
     same = sha == info.get("sae_sha256")
     target = new if same else new / f"earlier-{sha[:8]}"
     for path in sorted(old.iterdir()):
@@ -155,10 +156,11 @@ def _carry_over(old: Path, new: Path, info: Mapping[str, Any]) -> list[tuple[int
     return explanations if same else []
 
 
-def _sae_sha256(info: Path) -> str:
+def _sae_sha256(folder: Path) -> str:
+    """The hash of the SAE that a database was built of; empty where its features.json is damaged."""
     try:
-        return str(files.read_json(info).get("sae_sha256", ""))
-    except (UserError, AttributeError):
+        return str(read_feature_info(folder).get("sae_sha256", ""))
+    except UserError:
         return ""
 
 

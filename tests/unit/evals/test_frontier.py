@@ -11,13 +11,12 @@ from rich.console import Console
 from monosemy.errors import UserError
 from monosemy.evals.controls import fit_pca
 from monosemy.evals.documents import DocumentSums
+from monosemy.evals.evaluation_file import read_evaluation, write_evaluation
 from monosemy.evals.frontier import (
     Candidate,
     build_evaluation,
     build_record,
     print_evaluation,
-    read_evaluation,
-    write_evaluation,
 )
 from monosemy.evals.model_loss import ModelLosses, ModelLossRecord
 from monosemy.evals.reconstruction import evaluate_reconstruction
@@ -81,9 +80,8 @@ def test_file_round_trip_sorted(tmp_path, records):
     sums = DocumentSums(np.arange(2), np.array([2000.0, 2000.0]), {})
     losses = {"layers.1.resid_post": ModelLosses(3.0, (2.9, 3.1), 9.0, (8.0, 10.0), 4000, {}, sums)}
     evaluation = build_evaluation(records, losses, {"model": "tiny"})
-    path = tmp_path / "evaluation.json"
-    write_evaluation(path, evaluation)
-    read = read_evaluation(path)
+    write_evaluation(tmp_path, evaluation)
+    read = read_evaluation(tmp_path)
     assert read == evaluation
     assert (read["format"], read["clean_loss"], read["zero_loss"]) == (1, 3.0, {"layers.1.resid_post": 9.0})
     order = [(r["site"], r["target_l0"], r["architecture"], r["seed"]) for r in read["records"]]
@@ -101,7 +99,7 @@ def test_foreign_file(tmp_path):
     path = tmp_path / "evaluation.json"
     write_json(path, {"format": 2, "records": []})
     with pytest.raises(UserError, match=r"evaluation\.json is not an evaluation of format 1"):
-        read_evaluation(path)
+        read_evaluation(tmp_path)
 
 
 def rendered(records, width=120):

@@ -9,7 +9,8 @@ import torch
 
 from monosemy.config import RunConfig
 from monosemy.evals.controls import fit_pca
-from monosemy.evals.frontier import Candidate, build_evaluation, build_record, write_evaluation
+from monosemy.evals.evaluation_file import write_evaluation
+from monosemy.evals.frontier import Candidate, build_evaluation, build_record
 from monosemy.evals.reconstruction import evaluate_reconstruction
 from monosemy.report.page import write_report
 from monosemy.report.read import read_inputs
@@ -39,7 +40,7 @@ def test_files_of_the_other_stages_are_read_as_they_are_written(tmp_path: Path) 
             candidate = Candidate(name, kind, SITE, float(L0), control=kind in ("frozen_random", "pca"))
             records.append(build_record(candidate, found.record))
             found.latents.save(run.files.sae(SITE, name).latents)
-        write_evaluation(run.files.evaluation, build_evaluation(records))
+        write_evaluation(run.folder, build_evaluation(records))
         row = {"site": SITE, "architecture": "topk", "target_l0": float(L0), "seed": 0, "fvu": 0.5, "l0": 4.0}
         run.metrics().append(
             {**row, "name": name, "step": step, "n_tokens": 64 * step, "loss": float("nan") if step > 2 else 0.7}

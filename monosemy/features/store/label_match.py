@@ -1,22 +1,23 @@
 """Finds all labels that contain a reader's words, for filters and for words too common to be ranked by relevance.
 
-Place on the path: full-text index of a feature database → [latents] → lists. `FeatureDatabase.search_labels` ranks by
-relevance, which costs about 1.5 microseconds per match; finding just the numbers of all matches costs a tenth of that.
+Place on the path: full-text index of a feature database → [latents] → the browser's lists.
+`FeatureDatabase.search_labels` ranks by relevance, which costs about 1.5 microseconds per match; finding just the
+numbers of all matches costs a tenth of that.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 
-from monosemy.app.catalogue import Array
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.store.search import match_expression
 
 
-def matching(database: FeatureDatabase, text: str) -> Array:
+def matching(database: FeatureDatabase, text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The latents whose label or explanation contains the words, int64 [n], in increasing order."""
     expression = match_expression(text)
     if not expression:
