@@ -93,7 +93,7 @@ RUN_COMMANDS = (
     ),
 )
 INFO = Command(
-    "info", "what is here: architectures and their options, recipes, a run's settings", "monosemy.commands:run_info"
+    "info", "say what is here: architectures and their options, recipes, a run's settings", "monosemy.commands:run_info"
 )
 
 if __name__ == "__main__":

@@ -95,15 +95,20 @@ def run_features(words: list[str]) -> None:
     """`monosemy features RUN`: builds the feature databases of SAEs of a run."""
     parser = _run_parser("features")
     parser.add_argument(
-        "--saes", nargs="+", metavar="SITE/NAME", help="by default the JumpReLU SAE at the middle L0 of the first site"
+        "--saes",
+        nargs="+",
+        metavar="SITE/NAME",
+        help="SAEs whose latents to describe. (default: the JumpReLU SAE at the middle L0 of the first site)",
     )
     parser.add_argument(
         "--tokens",
         type=amount(Range(1, example=150_000)),
-        help="training tokens to read, e.g. 150k (the default) or 1.5M",
+        help="Training tokens to read, e.g. 1.5M. (default: 150k)",
     )
     parser.add_argument(
-        "--embedding-model", metavar="NAME", help="also score labels by a sentence-embedding model: hub id or folder"
+        "--embedding-model",
+        metavar="NAME",
+        help="Also score labels by a sentence-embedding model: a hub id or a folder.",
     )
     add_moved(parser)
     arguments = parser.parse_args(words)
@@ -118,12 +123,14 @@ def run_features(words: list[str]) -> None:
 
 def run_info(words: list[str]) -> None:
     """`monosemy info [RUN | ARCHITECTURE]`: prints what is here, a run's settings, or an architecture's options."""
-    parser = Parser("monosemy info", description=commands()["info"].summary)
+    parser = Parser(
+        "monosemy info", commands()["info"].summary, examples=("monosemy info jumprelu", "monosemy info runs/demo")
+    )
     parser.add_argument(
         "subject",
         nargs="?",
         metavar="what",
-        help="a run folder (its settings and SAEs) or an architecture (its options)",
+        help="A run folder (its settings and SAEs) or an architecture (its options).",
     )
     subject = parser.parse_args(words).subject
     from monosemy.recipes import RECIPES
@@ -171,8 +178,8 @@ def _print_architecture(name: str) -> None:
 
 
 def _run_parser(command: str) -> Parser:
-    parser = Parser(f"monosemy {command}", description=commands()[command].summary)
-    parser.add_argument("run", help="a run folder, e.g. runs/demo")
+    parser = Parser(f"monosemy {command}", commands()[command].summary, examples=(f"monosemy {command} runs/demo",))
+    parser.add_argument("run", help="A run folder, e.g. runs/demo.")
     return parser
 
 
@@ -196,18 +203,24 @@ def _settings(base: RunConfig, words: list[str], command: str = "train") -> tupl
 def _settings_parser(base: RunConfig, command: str) -> Parser:
     from monosemy.recipes import RECIPES
 
-    lines = [commands()[command].summary[:1].upper() + commands()[command].summary[1:] + ".", ""]
+    lines = []
     if command == "train":
-        lines.append("recipes, the settings that a run starts from (demo where none is named):")
+        lines.append("Recipes are the settings that a run starts from; the one used where none is named is demo:")
         lines += [f"  {name:8s}{(make.__doc__ or '').strip()}" for name, make in RECIPES.items()]
-    lines += [
-        "counts of tokens take k, M and G: --tokens 1.5M",
-        "options of an architecture: --jumprelu.bandwidth-relative 0.3; monosemy info jumprelu lists them",
-    ]
+    lines.append("Counts of tokens take k, M and G. monosemy info jumprelu lists the options of that architecture.")
+    begin = {"train": "monosemy train quick --run runs/first", "demo": "monosemy demo --run runs/first"}[command]
+    examples = (f"{begin} --tokens 1.5M --l0 16 32", f"{begin} --jumprelu.bandwidth-relative 0.3")
     start = {"train": "[RECIPE | run.json | RUN] ", "demo": ""}[command]
     usage = f"monosemy {command} {start}[--run FOLDER] [FLAGS]"
-    parser = Parser(f"monosemy {command}", "\n".join(lines), usage=usage, allow_abbrev=False)
+    parser = Parser(
+        f"monosemy {command}",
+        commands()[command].summary,
+        details="\n".join(lines),
+        examples=examples,
+        usage=usage,
+        allow_abbrev=False,
+    )
     default = {"train": "runs/NAME", "demo": "runs/demo"}[command]
-    parser.add_argument("--run", metavar="FOLDER", help=f"the run folder to make or to continue (default: {default})")
+    parser.add_argument("--run", metavar="FOLDER", help=f"The run folder to make or to continue. (default: {default})")
     add_settings(parser, base)
     return parser

@@ -25,6 +25,7 @@ from monosemy.app.api import make_app
 from monosemy.app.catalogue import Catalogue
 from monosemy.app.connections import MAX_CONNECTIONS, PromptProtocol
 from monosemy.app.pages import vocabulary
+from monosemy.app.room import ROOM
 from monosemy.app.security import Access, Guard
 from monosemy.errors import UserError
 from monosemy.ranges import Range
@@ -39,16 +40,26 @@ def run_browse(words: list[str]) -> None:
 
     Raises UserError for bad input.
     """
-    parser = Parser("monosemy browse", description="look at a run's latents in a web browser, offline")
-    parser.add_argument("run", help="a run folder, e.g. runs/demo")
+    parser = Parser("monosemy browse", ROOM.commands[0].summary, examples=("monosemy browse runs/demo",))
+    parser.add_argument("run", help="A run folder, e.g. runs/demo.")
     parser.add_argument(
-        "--port", type=whole(Range(0, 65535, example=DEFAULT_PORT)), default=DEFAULT_PORT, help="0 takes a free one"
+        "--port",
+        type=whole(Range(0, 65535, example=DEFAULT_PORT)),
+        default=DEFAULT_PORT,
+        help="The server's port; 0 takes a free one.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="another address than loopback asks visitors for a token")
     parser.add_argument(
-        "--name", action="append", default=[], help="a host name that a proxy passes on; asks visitors for a token too"
+        "--host",
+        default="127.0.0.1",
+        help="The server's address; visitors of another one than loopback are asked for a token.",
     )
-    parser.add_argument("--no-open", action="store_true", help="do not open the page")
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        help="A host name that a proxy passes on, may be repeated; visitors are asked for a token.",
+    )
+    parser.add_argument("--no-open", action="store_true", help="Do not open the page.")
     add_moved(parser, text=False)
     flags = parser.parse_args(words)
     catalogue = Catalogue(Path(flags.run), moved_of(flags))

@@ -21,22 +21,29 @@ from monosemy.run import require_weights
 from monosemy.support.arguments import Parser, whole
 
 SUMMARIES = {command.name: command.summary for command in ROOM.commands}
+EXAMPLES = {
+    "show": "runs/demo 12",
+    "export-html": "runs/demo 12 40-45 --out latents.html",
+    "export-neuronpedia": "runs/demo --out neuronpedia",
+    "export-circuit-tracer": "runs/demo --out circuit-tracer",
+    "export-parquet": "runs/demo --out tables",
+}
 
 
 def run_show(words: list[str]) -> None:
     """`monosemy show RUN LATENT [--sae SITE/NAME] [-n 6] [--group top …] [--whole]`"""
     parser = _parser("show")
-    parser.add_argument("latent", type=whole(Range(0, example=12)), help="number of the latent, from 0")
+    parser.add_argument("latent", type=whole(Range(0, example=12)), help="Number of the latent, from 0.")
     parser.add_argument(
         "-n",
         type=whole(Range(1, example=6)),
         default=6,
-        help="strongest examples at most, a third as many of the others (default 6)",
+        help="Strongest examples at most, and a third as many of the others.",
     )
     parser.add_argument(
-        "--group", action="append", choices=list(GROUPS), help="only this group of examples; repeatable"
+        "--group", action="append", choices=list(GROUPS), help="Show only this group of examples; may be repeated."
     )
-    parser.add_argument("--whole", action="store_true", help="contexts uncut")
+    parser.add_argument("--whole", action="store_true", help="Show whole contexts, uncut.")
     options = parser.parse_args(words)
     database = open_selected(Path(options.run), options.sae)
     database.check(options.latent)
@@ -61,9 +68,9 @@ def run_show(words: list[str]) -> None:
 def run_export_html(words: list[str]) -> None:
     """`monosemy export-html RUN LATENT … [--sae SITE/NAME] --out FILE.html [-n 8]`"""
     parser = _parser("export-html")
-    parser.add_argument("latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")
-    parser.add_argument("--out", required=True, help="the file to write, e.g. latents.html")
-    parser.add_argument("-n", type=whole(Range(1, example=8)), default=8, help="examples a group at most (default 8)")
+    parser.add_argument("latents", nargs="+", help="Latents: numbers and ranges, e.g. 12 40-45.")
+    parser.add_argument("--out", required=True, metavar="FILE", help="The file to write, e.g. latents.html.")
+    parser.add_argument("-n", type=whole(Range(1, example=8)), default=8, help="Examples in each group at most.")
     options = parser.parse_args(words)
     database = open_selected(Path(options.run), options.sae)
     from monosemy.features.export.html import export_html
@@ -82,14 +89,14 @@ def run_export_neuronpedia(words: list[str]) -> None:
         "--layout",
         choices=("bulk", "upload"),
         default="bulk",
-        help="bulk: files for the site's importer (default); upload: bodies of its upload call",
+        help="What to write: files for the site's importer, or bodies of its upload call.",
     )
+    parser.add_argument("--context", type=whole(Range(1, example=32)), default=CONTEXT, help="Tokens in each example.")
+    parser.add_argument("--model-id", metavar="NAME", help="The model's name on the site. (default: from the run)")
+    parser.add_argument("--source-set", metavar="NAME", help="The set's name on the site. (default: from site and SAE)")
     parser.add_argument(
-        "--context", type=whole(Range(1, example=32)), default=CONTEXT, help=f"tokens an example (default {CONTEXT})"
+        "--creator-id", metavar="NAME", default=CREATOR, help="The user that the import is filed under."
     )
-    parser.add_argument("--model-id", help="the model's name on the site (default: from the run)")
-    parser.add_argument("--source-set", help="the set's name on the site (default: from site and SAE)")
-    parser.add_argument("--creator-id", default=CREATOR, help="the user that the import is filed under")
     options = parser.parse_args(words)
     database = open_selected(Path(options.run), options.sae)
     written = export_neuronpedia(
@@ -110,9 +117,7 @@ def run_export_circuit_tracer(words: list[str]) -> None:
     parser = _export_parser("export-circuit-tracer")
     from monosemy.features.export.circuit_tracer import CONTEXT, export_circuit_tracer
 
-    parser.add_argument(
-        "--context", type=whole(Range(1, example=32)), default=CONTEXT, help=f"tokens an example (default {CONTEXT})"
-    )
+    parser.add_argument("--context", type=whole(Range(1, example=32)), default=CONTEXT, help="Tokens in each example.")
     options = parser.parse_args(words)
     database = open_selected(Path(options.run), options.sae)
     written = export_circuit_tracer(database, Path(options.out), _latents(options, database), context=options.context)
@@ -138,16 +143,16 @@ def _write(text: str) -> None:
 
 
 def _parser(command: str) -> Parser:
-    parser = Parser(f"monosemy {command}", description=SUMMARIES[command])
-    parser.add_argument("run", help="a run folder, e.g. runs/demo")
-    parser.add_argument("--sae", metavar="SITE/NAME", help="which SAE (needed when features of several are built)")
+    parser = Parser(f"monosemy {command}", SUMMARIES[command], examples=(f"monosemy {command} {EXAMPLES[command]}",))
+    parser.add_argument("run", help="A run folder, e.g. runs/demo.")
+    parser.add_argument("--sae", metavar="SITE/NAME", help="The SAE; needed when features of several are built.")
     return parser
 
 
 def _export_parser(command: str) -> argparse.ArgumentParser:
     parser = _parser(command)
-    parser.add_argument("latents", nargs="*", help="latents: numbers and ranges (default: all)")
-    parser.add_argument("--out", required=True, help="the folder to make; it must be new or empty")
+    parser.add_argument("latents", nargs="*", help="Latents: numbers and ranges, e.g. 12 40-45. (default: all)")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="The folder to make; it must be new or empty.")
     return parser
 
 

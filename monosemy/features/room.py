@@ -9,7 +9,7 @@ ROOM = Room(
     commands=(
         Command(
             "show",
-            "a latent's page in the terminal",
+            "show a latent's page in the terminal",
             "monosemy.features.commands:run_show",
             continues=False,
         ),
@@ -20,22 +20,22 @@ ROOM = Room(
         ),
         Command(
             "export-html",
-            "a few latents as one HTML file that opens anywhere",
+            "write a few latents as one HTML file that opens anywhere",
             "monosemy.features.commands:run_export_html",
         ),
         Command(
             "export-neuronpedia",
-            "features in Neuronpedia's import or upload format",
+            "write features in Neuronpedia's import or upload format",
             "monosemy.features.commands:run_export_neuronpedia",
         ),
         Command(
             "export-circuit-tracer",
-            "features as circuit-tracer's frontend reads them",
+            "write features as circuit-tracer's frontend reads them",
             "monosemy.features.commands:run_export_circuit_tracer",
         ),
         Command(
             "export-parquet",
-            "features as Parquet tables",
+            "write features as Parquet tables",
             "monosemy.features.commands:run_export_parquet",
         ),
     ),

@@ -19,6 +19,7 @@ from monosemy.ranges import Range
 from monosemy.run import read_run
 from monosemy.saes.listing import choose_sae
 from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
+from monosemy.steering.room import ROOM
 from monosemy.support import json_text
 from monosemy.support.arguments import Parser, real, whole
 from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
@@ -33,13 +34,12 @@ if TYPE_CHECKING:
 LATENT = Range(0, example=12)
 STRENGTH = Range(-1e38, 1e38, example=8)
 """Any strength that float32 can hold; whether the text survives it shows in the answer."""
-DESCRIPTION = """Write text with a model whose latents are changed, beside the unchanged model and a random control.
-
-  monosemy steer runs/demo --latent 12 --set 8 --unit max --prompt "What should I do this weekend?"
-  monosemy steer runs/demo --edit 12:set:8:max --edit 40:ablate --prompt "…" --instruction "Talk about music."
-  monosemy steer runs/demo --latent 12 --sweep 0 2 4 8 --unit max --prompt "…"
-  monosemy steer runs/demo --find July August      which latents make the model say these words
-"""
+EXAMPLES = (
+    'monosemy steer runs/demo --latent 12 --set 8 --unit max --prompt "What should I do this weekend?"',
+    'monosemy steer runs/demo --edit 12:set:8:max --edit 40:ablate --prompt "…" --instruction "Talk about music."',
+    'monosemy steer runs/demo --latent 12 --sweep 0 2 4 8 --unit max --prompt "…"',
+    "monosemy steer runs/demo --find July August      which latents make the model say these words",
+)
 
 
 def run_steer(words: list[str]) -> None:
@@ -83,32 +83,54 @@ def _check_latents(sae_folder: Path, request: SteeringRequest | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser("monosemy steer", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("monosemy steer", ROOM.commands[0].summary, examples=EXAMPLES)
     add = parser.add_argument
-    add("run", help="a run folder, e.g. runs/demo")
-    add("--sae", help="SITE/NAME of the SAE (default: JumpReLU at the middle L0 of the first site)")
-    add("--prompt", default="", help="what to answer or to continue")
-    add("--latent", type=whole(LATENT), nargs="+", default=[], help="latents to edit, all by the same operation")
+    add("run", help="A run folder, e.g. runs/demo.")
+    add("--sae", metavar="SITE/NAME", help="The SAE. (default: JumpReLU at the middle L0 of the first site)")
+    add("--prompt", default="", help="What to answer or to continue.")
+    add("--latent", type=whole(LATENT), nargs="+", default=[], help="Latents to edit, all by the same operation.")
     for name, meaning in OPERATIONS.items():
-        add(f"--{name}", type=real(STRENGTH), nargs="?", const=0.0, metavar="VALUE", help=meaning)
-    add("--unit", default="raw", help="; ".join(f"{name}: {meaning}" for name, meaning in UNITS.items()))
-    add("--edit", action="append", default=[], metavar="LATENT:OPERATION[:VALUE[:UNIT]]", help="one more edit")
-    add("--positions", default="all", help=f"{', '.join(PLACES[:-1])}, or START-STOP (token numbers of the prompt)")
-    add("--no-error", action="store_true", help="leave out what the SAE does not reconstruct")
-    add("--columns", nargs="+", metavar="COLUMN", help=f"of: {', '.join(COLUMNS)}")
-    add("--instruction", default="", help="adds a column: the unsteered model told this before the prompt")
-    add("--control", type=whole(LATENT), help="latent of the random column")
-    add("--plain", action="store_true", help="continue the text itself, without the model's chat template")
-    add("--system", default="", help="the chat's system message")
-    add("--tokens", type=whole(Range(1, 100_000, example=60)), default=60, help="tokens to write at most (default 60)")
+        about = f"{meaning[:1].upper()}{meaning[1:]}."
+        add(f"--{name}", type=real(STRENGTH), nargs="?", const=0.0, help=about)
+    units = "; ".join(f"{name}: {meaning}" for name, meaning in UNITS.items())
+    add("--unit", default="raw", help=f"The unit of values. {units}.")
     add(
-        "--temperature", type=real(Range(0, 1e6, example=0.7)), default=0.0, help="0: the most probable token each time"
+        "--edit",
+        action="append",
+        default=[],
+        metavar="LATENT:OPERATION[:VALUE[:UNIT]]",
+        help="One more edit; may be repeated.",
     )
-    add("--top-p", type=real(Range(0, 1, example=0.9, above_low=True)), default=1.0)
-    add("--seed", type=whole(SEED), default=0)
-    add("--sweep", type=real(STRENGTH), nargs="+", metavar="VALUE", help="answer at each of these strengths instead")
-    add("--find", nargs="+", metavar="WORD", help="list the latents that make these words most probable")
-    add("--json", action="store_true", help="events as JSON, one a line")
+    places = ", ".join(PLACES[:-1])
+    add("--positions", default="all", help=f"Edited tokens: {places}, or START-STOP (token numbers of the prompt).")
+    add("--no-error", action="store_true", help="Leave out what the SAE does not reconstruct.")
+    add("--columns", nargs="+", metavar="COLUMN", help=f"Columns to write, of: {', '.join(COLUMNS)}.")
+    add("--instruction", default="", help="Add a column: the unsteered model told this before the prompt.")
+    add("--control", type=whole(LATENT), help="Latent of the random column.")
+    add("--plain", action="store_true", help="Continue the text itself, without the model's chat template.")
+    add("--system", default="", help="The chat's system message.")
+    add("--tokens", type=whole(Range(1, 100_000, example=60)), default=60, help="Number of tokens to write at most.")
+    add(
+        "--temperature",
+        type=real(Range(0, 1e6, example=0.7)),
+        default=0.0,
+        help="Temperature of the draws; 0 takes the most probable token each time.",
+    )
+    add(
+        "--top-p",
+        type=real(Range(0, 1, example=0.9, above_low=True)),
+        default=1.0,
+        help="Draw from the fewest most probable tokens that have this probability together.",
+    )
+    add(
+        "--seed",
+        type=whole(SEED),
+        default=0,
+        help="Seed of the draws, and of the choice of the random column's latent.",
+    )
+    add("--sweep", type=real(STRENGTH), nargs="+", help="Answer at each of these strengths instead.")
+    add("--find", nargs="+", metavar="WORD", help="List the latents that make these words most probable.")
+    add("--json", action="store_true", help="Write events as JSON, one a line.")
     add_moved(parser, text=False)
     return parser
 

@@ -8,28 +8,44 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from monosemy.config import count
 from monosemy.errors import UserError
-from monosemy.ranges import Range
+from monosemy.ranges import Range, number_name
 
 T = TypeVar("T", int, float)
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are UserErrors, and whose usage names what must be given and not every flag."""
+    """An ArgumentParser whose errors are UserErrors and whose help has one layout: summary, examples, arguments.
 
-    def __init__(self, prog: str, description: str = "", **options: Any) -> None:
-        """The description's lines stay as they are written."""
-        options = {"formatter_class": argparse.RawDescriptionHelpFormatter} | options
-        super().__init__(prog, description=description, **options)
+    The usage names what must be given, and not every flag.
+    """
+
+    def __init__(self, prog: str, summary: str, *, details: str = "", examples: Sequence[str] = (), **options: Any):
+        """The summary is one sentence, `details` are paragraphs below it; the lines of both stay as they are written.
+
+        `summary` may be the command's line in `monosemy --help`, which begins small and has no full stop.
+        """
+        title = "example:" if len(examples) == 1 else "examples:"
+        shown_examples = "\n".join([title, *(f"  {example}" for example in examples)]) if examples else ""
+        paragraphs = [f"{summary[:1].upper()}{summary[1:].removesuffix('.')}.", details.strip("\n"), shown_examples]
+        super().__init__(
+            prog,
+            description="\n\n".join(filter(None, paragraphs)),
+            formatter_class=_HelpFormatter,
+            add_help=False,
+            **options,
+        )
+        self.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
     def format_help(self) -> str:
         if self.usage is None:
             required = [action for action in self._actions if action.required and action.option_strings]
-            words = [f"{action.option_strings[0]} {action.metavar or action.dest.upper()}" for action in required]
+            words = [f"{action.option_strings[0]} {metavar_of(action)}" for action in required]
             words += [_place(action) for action in self._get_positional_actions()]
             self.usage = " ".join(["%(prog)s", *words, "[FLAGS]"])
         return super().format_help()
@@ -46,14 +62,65 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message + hint)
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Writes every placeholder and every default in the same way."""
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        return lambda n_words: (metavar_of(action),) * n_words
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        """The help, with the default behind it unless it says a default itself.
+
+        Flags without a value and those that are empty by default have nothing to add.
+        """
+        text = action.help or ""
+        empty = action.default is None or action.default is False or action.default in ("", [], argparse.SUPPRESS)
+        if "(default: " in text or empty:
+            return text
+        return f"{text} (default: {default_text(action.default).replace('%', '%%')})"
+
+
+def metavar_of(action: argparse.Action) -> str:
+    """The placeholder of an argument's value in the help.
+
+    For flags it is `a|b` for choices, `N` or `X` for numbers, or else the name in capitals, as for all positionals.
+    """
+    if not action.option_strings:
+        return str(action.metavar or action.dest).upper()
+    if isinstance(action.metavar, str):
+        return action.metavar
+    if action.choices is not None:
+        return "|".join(map(str, action.choices))
+    if isinstance(action.type, NumberType):
+        return action.type.metavar
+    return action.dest.rpartition(".")[2].replace("_", "-").upper()
+
+
+def default_text(value: Any) -> str:
+    """A default as the user would type it: `32`, `0.004`, `relu topk`; `none` for an empty list."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(default_text, value)) or "none"
+    return number_name(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
 def _place(positional: argparse.Action) -> str:
     """`RUN`, `[LATENT ...]`: a positional argument in the usage."""
-    name = str(positional.metavar or positional.dest).upper()
-    name += " ..." if positional.nargs in ("+", "*") else ""
+    name = metavar_of(positional) + (" ..." if positional.nargs in ("+", "*") else "")
     return name if positional.required else f"[{name}]"
 
 
-def whole(allowed: Range) -> Callable[[str], int]:
+@dataclass(frozen=True)
+class NumberType:
+    """The type of a flag that takes a number: reads the word, and has the placeholder that the help shows."""
+
+    read: Callable[[str], Any]
+    metavar: str
+
+    def __call__(self, word: str) -> Any:
+        return self.read(word)
+
+
+def whole(allowed: Range) -> NumberType:
     """The type of a flag that takes a whole number of a range."""
 
     def read(word: str) -> int:
@@ -63,10 +130,10 @@ def whole(allowed: Range) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"takes a whole number, got {word!r}") from None
         return _within(allowed, number)
 
-    return read
+    return NumberType(read, "N")
 
 
-def real(allowed: Range) -> Callable[[str], float]:
+def real(allowed: Range) -> NumberType:
     """The type of a flag that takes a number of a range."""
 
     def read(word: str) -> float:
@@ -76,10 +143,10 @@ def real(allowed: Range) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(f"takes a number, got {word!r}") from None
         return _within(allowed, number)
 
-    return read
+    return NumberType(read, "X")
 
 
-def amount(allowed: Range) -> Callable[[str], int]:
+def amount(allowed: Range) -> NumberType:
     """The type of a flag that takes a count with an optional unit, e.g. `150k`."""
 
     def read(word: str) -> int:
@@ -89,7 +156,7 @@ def amount(allowed: Range) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(str(error).strip()) from None
         return _within(allowed, number)
 
-    return read
+    return NumberType(read, "N")
 
 
 def _within(allowed: Range, number: T) -> T:

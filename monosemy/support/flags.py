@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from monosemy.config import RunConfig, count, from_json, to_json
 from monosemy.errors import UserError, near_matches, unknown
-from monosemy.support.arguments import Parser
+from monosemy.support.arguments import Parser, default_text
 
 SHORT = {
     "--model": "--model.source",
@@ -134,14 +134,13 @@ def _documentation(kind: type) -> dict[str, str]:
 
 def _add_setting(group: argparse._ArgumentGroup, setting: Setting, default: Any) -> None:
     flags = dict.fromkeys((flag_of(setting.name), _long_flag(setting.name)))
-    default_words = " ".join(f"{item}" for item in default) if isinstance(default, list) else str(default)
-    documentation = f"{setting.documentation} (default: {default_words or 'none'})".replace("%", "%%")
+    documentation = f"{setting.documentation} (default: {default_text(default)})".replace("%", "%%")
     origin, parts = typing.get_origin(setting.hint), typing.get_args(setting.hint)
     about: dict[str, Any] = {"dest": setting.name, "default": argparse.SUPPRESS, "help": documentation}
     if setting.hint is bool:
         group.add_argument(*flags, nargs="?", const="True", metavar="True|False", **about)
         section, dot, name = _long_flag(setting.name)[2:].rpartition(".")
-        without = about | {"help": f"the opposite of {flag_of(setting.name)}"}
+        without = about | {"help": f"The opposite of {flag_of(setting.name)}."}
         group.add_argument(f"--{section}{dot}no-{name}", action="store_const", const="False", **without)
     elif origin is tuple:
         group.add_argument(*flags, nargs="*", metavar=_metavar(parts[0]), **about)
@@ -149,13 +148,13 @@ def _add_setting(group: argparse._ArgumentGroup, setting: Setting, default: Any)
         group.add_argument(*flags, metavar=_metavar(setting.hint), **about)
 
 
-def _metavar(hint: Any) -> str:
-    """What the help shows for a value of this type."""
+def _metavar(hint: Any) -> str | None:
+    """The placeholder of a value of this type in the help; None leaves it to the parser, which takes the name."""
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(typing.get_args(hint))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return _metavar(next(part for part in typing.get_args(hint) if part is not type(None)))
-    return {int: "N", float: "X"}.get(hint, "VALUE")
+    return {int: "N", float: "X"}.get(hint)
 
 
 def _value_of(config: RunConfig, name: str) -> Any:

@@ -51,7 +51,7 @@ def add_moved(parser: argparse.ArgumentParser, *, text: bool = True, short: bool
         dest="moved_model",
         metavar="NEWPATH",
         default="",
-        help="where the run's model is now, if it was moved",
+        help="Where the run's model is now, if it was moved.",
     )
     if text:
         parser.add_argument(
@@ -60,7 +60,7 @@ def add_moved(parser: argparse.ArgumentParser, *, text: bool = True, short: bool
             dest="moved_text",
             metavar="NEWPATH",
             default="",
-            help="where the run's text is now, if it was moved",
+            help="Where the run's text is now, if it was moved.",
         )
 
 

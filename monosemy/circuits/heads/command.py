@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monosemy.circuits.heads.room import ROOM
 from monosemy.config import SEED
 from monosemy.errors import UserError
 from monosemy.ranges import Range
@@ -24,13 +25,12 @@ from monosemy.support.visible import visible
 if TYPE_CHECKING:
     from monosemy.circuits.heads.circuit import Circuit
 
-DESCRIPTION = """Find the attention heads, and the edges between them, that carry a behaviour.
-
-  monosemy circuits ioi                                    on the embedded SmolLM2-135M, about a minute
-  monosemy circuits induction --model gpt2 --prompts 128
-  monosemy circuits mine.jsonl --compare eap eap-ig codes  your own prompts, other methods beside
-  monosemy circuits --list                                 tasks and methods
-"""
+EXAMPLES = (
+    "monosemy circuits ioi                                    on the embedded SmolLM2-135M, about a minute",
+    "monosemy circuits induction --model gpt2 --prompts 128",
+    "monosemy circuits mine.jsonl --compare eap eap-ig codes  your own prompts, other methods beside",
+    "monosemy circuits --list                                 tasks and methods",
+)
 
 
 def run_circuits(words: list[str]) -> None:
@@ -86,31 +86,35 @@ def run_circuits(words: list[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     """The flags of `monosemy circuits`."""
-    parser = Parser("monosemy circuits", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("monosemy circuits", ROOM.commands[0].summary, examples=EXAMPLES)
     add = parser.add_argument
-    add("task", nargs="?", help="a task's name, or a .jsonl file of your own prompts")
-    add("--list", action="store_true", help="tasks and methods")
-    add("--model", default="embedded", help="hub id, folder, .gguf file, or `embedded` (the default)")
-    add("--revision", help="commit or branch on the hub")
-    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    add("--device", default="auto", help="auto, cpu, cuda, …")
-    add("--method", default="combined", help="what ranks the heads (default: combined)")
-    add("--compare", nargs="+", default=[], metavar="METHOD", help="further methods in the table; `all` for every one")
+    add("task", nargs="?", help="A task's name, or a .jsonl file of your own prompts.")
+    add("--list", action="store_true", help="List tasks and methods, and end.")
+    add("--model", default="embedded", help="`embedded`, a hub id, a folder, or a .gguf file.")
+    add("--revision", help="Commit or branch on the hub.")
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="Number format of the model.")
+    add("--device", default="auto", help="Where the model runs: `auto`, `cpu`, `cuda` or `cuda:1`.")
+    add("--method", default="combined", help="The method that ranks the heads.")
+    add("--compare", nargs="+", default=[], metavar="METHOD", help="Further methods in the table; `all` for every one.")
     add(
         "--prompts",
         type=whole(Range(5, 1_000_000, example=64)),
         default=64,
-        help="prompts that causal methods run on (default 64)",
+        help="Number of prompts that causal methods run on.",
     )
     add(
         "--examples",
         type=whole(Range(1, 1_000_000, example=250)),
-        help="positives made, and negatives (default 250 where codes are counted)",
+        help="Number of positives to make, and of negatives. (default: 250 where codes are counted)",
     )
-    add("--ablation", default="resample", choices=("resample", "mean", "zero"), help="what replaces a head's output")
-    add("--no-edges", action="store_true", help="heads only")
-    add("--seed", type=whole(SEED), default=0)
-    add("--out", help="folder for circuit.html, .svg, .png and .json (default runs/circuit-TASK)")
+    add("--ablation", default="resample", choices=("resample", "mean", "zero"), help="What replaces a head's output.")
+    add("--no-edges", action="store_true", help="Find heads only, and no edges between them.")
+    add("--seed", type=whole(SEED), default=0, help="Seed of the task's prompts and of all draws.")
+    add(
+        "--out",
+        metavar="FOLDER",
+        help="Folder for circuit.html, .svg, .png and .json. (default: runs/circuit-TASK)",
+    )
     return parser
 
 

@@ -9,7 +9,7 @@ ROOM = Room(
     commands=(
         Command(
             "circuits",
-            "the attention heads and edges that carry a behaviour, with intervals and a drawing",
+            "find the attention heads and edges that carry a behaviour, with intervals and a drawing",
             "monosemy.circuits.heads.command:run_circuits",
             continues=False,
         ),

@@ -32,20 +32,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TOKENS = amount(Range(1, example=32_000))
 LAMBDAS = (0.0, 0.3, 3.0, 30.0)
-DESCRIPTION = """Jacobian SAEs: two SAEs around one MLP, trained so that input latents move output latents little.
+OVERVIEW = """usage: monosemy jacobian COMMAND …
 
-  train       a λ frontier: pairs for several λ on one stream, then measured and reported
-  measure     sparsity, linearity and ablation of a run's pairs, again or with other settings
-  pairs       which input latents drive which output latents, with texts
-  graph       the graph of latents, of a text or on average, as JSON
-  random      the same on randomised models, compared at the same variance explained
-  interpret   how well automatic labels describe the latents, with and without the penalty
+Train pairs of SAEs around one MLP so that input latents move output latents little.
 
-A first look, in a few minutes on two cores:
-
+examples: a first look, in a few minutes on two cores
   monosemy jacobian train --run runs/jsae --tokens 50k --d-sae 1152 --l0 16 --lambda 0 3 30
   monosemy jacobian pairs runs/jsae --pair jsae_3-l0_16-s0
   open runs/jsae/report.html
+
+commands:
+  train       train a λ frontier: pairs for several λ on one stream; then measure and report it
+  measure     measure sparsity, linearity and ablation of a run's pairs, again or with other settings
+  pairs       show which input latents drive which output latents, with texts
+  graph       write the graph of latents, of a text or on average, as JSON
+  random      do the same on randomised models, and compare at the same variance explained
+  interpret   score how well automatic labels describe the latents, with and without the penalty
 
 monosemy jacobian COMMAND --help tells more; docs/jacobian.md says what the numbers mean."""
 
@@ -53,7 +55,7 @@ monosemy jacobian COMMAND --help tells more; docs/jacobian.md says what the numb
 def run_jacobian(words: list[str]) -> None:
     """Runs `monosemy jacobian` with the words that follow it. Raises UserError for bad input."""
     if not words or words[0] in ("-h", "--help"):
-        print(f"usage: monosemy jacobian COMMAND …\n\n{DESCRIPTION}")
+        print(OVERVIEW)
         return
     if words[0] not in SUBCOMMANDS:
         raise unknown("command of monosemy jacobian", words[0], SUBCOMMANDS)
@@ -75,59 +77,67 @@ def _train_parser() -> argparse.ArgumentParser:
     """The flags of `monosemy jacobian train`."""
     parser = _parser(
         "train",
-        "Trains a pair for every λ, L0 and seed, and measures them.",
+        "train a pair for every λ, L0 and seed, and measure them",
         "monosemy jacobian train --run runs/jsae --layer 15 --l0 32 --d-sae 4608 --tokens 500k --passes 2 "
         "--lambda 0 0.3 3 30",
     )
     add = parser.add_argument
-    add("--run", required=True, help="the run folder to make or to continue, e.g. runs/jsae")
-    add("--model", default="embedded", help="embedded, a hub id, a folder, or a .gguf file (default: embedded)")
-    add("--text", default="embedded", help="embedded, a hub dataset, or a path (default: embedded)")
+    add("--run", required=True, metavar="FOLDER", help="The run folder to make or to continue, e.g. runs/jsae.")
+    add("--model", default="embedded", help="`embedded`, a hub id, a folder, or a .gguf file.")
+    add("--text", default="embedded", help="`embedded`, a hub dataset, or a path.")
     add(
         "--context",
         type=whole(range_of(TextConfig, "context_length")),
         default=256,
-        help="tokens per sequence (default 256)",
+        help="Tokens in each sequence.",
     )
-    add("--layer", type=whole(range_of(JacobianConfig, "layer")), help="the MLP's layer (default: the middle one)")
-    defaults = " ".join(f"{coef:g}" for coef in LAMBDAS)
+    add("--layer", type=whole(range_of(JacobianConfig, "layer")), help="The MLP's layer. (default: the middle one)")
     add(
         "--lambda",
         dest="lambdas",
         type=real(range_of(JacobianConfig, "lambdas")),
         nargs="+",
         default=list(LAMBDAS),
-        metavar="λ",
-        help=f"strengths of the penalty, 0 for none (default: {defaults})",
+        help="λ of each pair: the strength of its penalty, 0 for none.",
     )
     add(
         "--l0",
         type=real(range_of(RunConfig, "l0")),
         nargs="+",
         default=[32.0],
-        help="active latents per token (default 32)",
+        help="Target L0s (active latents per token); each gives a pair for every λ.",
     )
-    add("--d-sae", type=whole(range_of(RunConfig, "d_sae")), default=4608, help="latents of each SAE (default 4608)")
-    add("--seeds", type=whole(range_of(RunConfig, "seeds")), nargs="+", default=[0])
-    add("--tokens", type=TOKENS, default="300k", help="training tokens, e.g. 500k or 1.5M (default 300k)")
-    add("--validation-tokens", type=TOKENS, default="65k", help="default 65k")
+    add("--d-sae", type=whole(range_of(RunConfig, "d_sae")), default=4608, help="Latents per SAE.")
+    add(
+        "--seeds",
+        type=whole(range_of(RunConfig, "seeds")),
+        nargs="+",
+        default=[0],
+        help="Seeds of the initialisation; each gives another pair.",
+    )
+    add("--tokens", type=TOKENS, default="300k", help="Number of training tokens, e.g. 500k or 1.5M.")
+    add("--validation-tokens", type=TOKENS, default="65k", help="Number of validation tokens.")
     add(
         "--passes",
         type=whole(range_of(TrainingConfig, "n_passes")),
         default=1,
-        help="times each token is used (default 1)",
+        help="How many times each training token is used.",
     )
     add(
         "--batch",
         type=whole(range_of(TrainingConfig, "batch_tokens")),
         default=1024,
-        help="tokens per step (default 1024)",
+        help="Number of tokens in each training step.",
     )
-    add("--learning-rate", type=real(range_of(TrainingConfig, "learning_rate")), help="default: the architecture's own")
-    add("--architecture", choices=("topk", "batch_topk", "jumprelu"), default="topk")
+    add(
+        "--learning-rate",
+        type=real(range_of(TrainingConfig, "learning_rate")),
+        help="Peak learning rate. (default: the architecture's own)",
+    )
+    add("--architecture", choices=("topk", "batch_topk", "jumprelu"), default="topk", help="Architecture of both SAEs.")
     _add_penalty(parser)
-    add("--device", default="auto")
-    add("--loss-tokens", type=TOKENS, default="8k", help="validation tokens for the CE score (default 8k)")
+    add("--device", default="auto", help="Where the model runs: `auto`, `cpu`, `cuda` or `cuda:1`.")
+    add("--loss-tokens", type=TOKENS, default="8k", help="Number of validation tokens for the CE score.")
     _add_measures(parser)
     return parser
 
@@ -139,26 +149,26 @@ def _add_penalty(parser: argparse.ArgumentParser) -> None:
         "--at",
         choices=("input", "reconstruction"),
         default="input",
-        help="where the MLP's slopes are taken (default: input, as published)",
+        help="Where the MLP's slopes are taken: at its true input, as published, or at the reconstruction.",
     )
     add(
         "--token-share",
         type=real(range_of(JacobianConfig, "token_share")),
         default=1.0,
-        help="share of each batch that the penalty is measured on (default 1)",
+        help="Share of each batch on which the penalty is measured.",
     )
     add(
         "--memory",
         type=whole(range_of(JacobianConfig, "max_memory_mb")),
         default=2048,
         metavar="MB",
-        help="bound on the penalty's arrays (default 2048)",
+        help="Largest memory for the penalty's temporary arrays.",
     )
     add(
         "--randomise",
         choices=("none", "published", "reinitialised", "matched"),
         default="none",
-        help="train on the model with redrawn weights; `monosemy jacobian random` does that and compares",
+        help="Train on the model with redrawn weights; `monosemy jacobian random` does that and compares.",
     )
 
 
@@ -203,10 +213,10 @@ def run_measure(words: list[str]) -> None:
     """`monosemy jacobian measure`: measures a run's pairs and shows the frontier."""
     parser = _run_parser(
         "measure",
-        "Measures a run's pairs on validation text; what is measured already is shown.",
+        "measure a run's pairs on validation text, and show what is measured already",
         "monosemy jacobian measure runs/jsae --measure-tokens 65k",
     )
-    parser.add_argument("--again", action="store_true", help="measure anew")
+    parser.add_argument("--again", action="store_true", help="Measure anew what is measured already.")
     _add_measures(parser)
     arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.measuring import measure
@@ -222,34 +232,34 @@ def run_pairs(words: list[str]) -> None:
     """`monosemy jacobian pairs`: shows the strongest pairs of latents in context."""
     parser = _run_parser(
         "pairs",
-        "Shows which input latents drive which output latents, and in which texts.",
+        "show which input latents drive which output latents, and in which texts",
         "monosemy jacobian pairs runs/jsae --pair jsae_3-l0_32-s0 --output 12 40",
     )
     add = parser.add_argument
-    add("--pair", help="name of the pair (needed when the run has several)")
+    add("--pair", metavar="NAME", help="Name of the pair; needed when the run has several.")
     add(
         "--output",
         type=whole(Range(0, example=12)),
         nargs="+",
         default=[],
-        help="output latents to take apart (default: chosen by concentration)",
+        help="Output latents to take apart. (default: chosen by concentration)",
     )
-    add("--latents", nargs="+", default=[], metavar="INPUT:OUTPUT", help="pairs of latents to show, e.g. 5:12")
-    add("--tokens", type=TOKENS, default="65k", help="training tokens to read (default 65k)")
+    add("--latents", nargs="+", default=[], metavar="INPUT:OUTPUT", help="Pairs of latents to show, e.g. 5:12.")
+    add("--tokens", type=TOKENS, default="65k", help="Number of training tokens to read.")
     add(
         "-n",
         type=whole(Range(1, 100_000, example=20)),
         default=20,
-        help="output latents where none is named (default 20)",
+        help="Number of output latents where none is named.",
     )
-    add("--inputs", type=whole(Range(1, 100_000, example=3)), default=3, help="input latents of each (default 3)")
+    add("--inputs", type=whole(Range(1, 100_000, example=3)), default=3, help="Number of input latents of each.")
     add(
         "--examples",
         type=whole(Range(1, 100_000, example=4)),
         default=4,
-        help="texts of each pair of latents (default 4; two are printed)",
+        help="Number of texts of each pair of latents; two are printed.",
     )
-    add("--out", help="also write everything to this JSON file")
+    add("--out", metavar="FILE", help="Also write everything to this JSON file.")
     arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.studies import PairSettings, pairs_study
     from monosemy.circuits.jacobian.terminal import pairs_page, show
@@ -285,21 +295,21 @@ def run_graph(words: list[str]) -> None:
     """`monosemy jacobian graph`: writes the graph of latents, of a text or averaged, as JSON."""
     parser = _run_parser(
         "graph",
-        "Writes the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out.",
+        "write the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out",
         'monosemy jacobian graph runs/jsae --pair jsae_3-l0_32-s0 --text "In July we went to Paris." --out graph.json',
         reports=False,
     )
     add = parser.add_argument
-    add("--pair", help="name of the pair (needed when the run has several)")
-    add("--text", help="a text, for a graph at each of its tokens (default: the average over training text)")
-    add("--tokens", type=TOKENS, default="32k", help="training tokens to average over (default 32k)")
+    add("--pair", metavar="NAME", help="Name of the pair; needed when the run has several.")
+    add("--text", help="A text, for a graph at each of its tokens. (default: the average over training text)")
+    add("--tokens", type=TOKENS, default="32k", help="Number of training tokens to average over.")
     add(
         "--edges",
         type=whole(Range(1, 100_000, example=2000)),
         default=2000,
-        help="strongest edges of the average (default 2000)",
+        help="Number of strongest edges of the average.",
     )
-    add("--out", required=True, help="the JSON file to write")
+    add("--out", required=True, metavar="FILE", help="The JSON file to write.")
     arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.studies import graph_of_averages, graph_of_text
     from monosemy.support.files import require_writable, write_json
@@ -322,25 +332,24 @@ def run_random(words: list[str]) -> None:
     """`monosemy jacobian random`: trains the pairs on randomised models and compares."""
     parser = _run_parser(
         "random",
-        "Trains the pairs on randomised models and compares them at the same variance explained.",
+        "train the pairs on randomised models, and compare them at the same variance explained",
         "monosemy jacobian random runs/jsae --kinds published --lambda 0 3 --l0 16 32 64",
     )
     add = parser.add_argument
     kinds = ("published", "reinitialised", "matched")
-    add("--kinds", nargs="+", choices=kinds, default=list(kinds), help="how weights are redrawn (default: all three)")
+    add("--kinds", nargs="+", choices=kinds, default=list(kinds), help="How weights are redrawn.")
     add(
         "--lambda",
         dest="lambdas",
         type=real(range_of(JacobianConfig, "lambdas")),
         nargs="+",
-        metavar="λ",
-        help="default: 0 and the chosen one",
+        help="λ of each pair. (default: 0 and the chosen one)",
     )
     add(
         "--l0",
         type=real(range_of(RunConfig, "l0")),
         nargs="+",
-        help="L0s to enclose the variance explained (default: half, once, twice the run's)",
+        help="L0s to enclose the variance explained. (default: half, once and twice the run's)",
     )
     _add_measures(parser)
     arguments = parser.parse_args(words)
@@ -365,11 +374,11 @@ def run_interpret(words: list[str]) -> None:
     """`monosemy jacobian interpret`: scores the automatic labels of the latents of some pairs."""
     parser = _run_parser(
         "interpret",
-        "Scores automatic labels of the latents: the pair without penalty against another.",
+        "score automatic labels of the latents: the pair without penalty against another",
         "monosemy jacobian interpret runs/jsae --pair jsae_3-l0_32-s0",
     )
-    parser.add_argument("--pair", nargs="+", help="pairs to score (default: λ = 0 and the chosen λ)")
-    parser.add_argument("--tokens", type=TOKENS, help="training tokens to read (default 150k)")
+    parser.add_argument("--pair", nargs="+", metavar="NAME", help="Pairs to score. (default: λ = 0 and the chosen λ)")
+    parser.add_argument("--tokens", type=TOKENS, help="Number of training tokens to read. (default: 150k)")
     arguments = parser.parse_args(words)
     from monosemy.circuits.jacobian.frontier import choose
     from monosemy.circuits.jacobian.studies import frontier_rows, interpretability_study
@@ -429,23 +438,18 @@ def _report(folder: Path, arguments: argparse.Namespace) -> None:
         print(f"report: {pipeline.report(folder)}")
 
 
-def _parser(command: str, purpose: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
+def _parser(command: str, summary: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
     """A parser with what all subcommands share."""
-    parser = Parser(
-        f"monosemy jacobian {command}",
-        description=purpose,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(f"monosemy jacobian {command}", summary, examples=(example,))
     if reports:
-        parser.add_argument("--no-report", action="store_true", help="leave report.html as it is")
+        parser.add_argument("--no-report", action="store_true", help="Leave report.html as it is.")
     return parser
 
 
-def _run_parser(command: str, purpose: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
+def _run_parser(command: str, summary: str, example: str, *, reports: bool = True) -> argparse.ArgumentParser:
     """A parser for a subcommand that works on a finished run."""
-    parser = _parser(command, purpose, example, reports=reports)
-    parser.add_argument("run", help="a run folder with pairs, e.g. runs/jsae")
+    parser = _parser(command, summary, example, reports=reports)
+    parser.add_argument("run", help="A run folder with pairs, e.g. runs/jsae.")
     add_moved(parser, short=command != "graph")  # there --text is already the text of the graph
     return parser
 
@@ -454,19 +458,19 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `MeasureSettings`."""
     group = parser.add_argument_group("how much is measured")
     group.add_argument(
-        "--measure-tokens", type=TOKENS, default="32k", help="validation tokens for the shares (default 32k)"
+        "--measure-tokens", type=TOKENS, default="32k", help="Number of validation tokens for the shares."
     )
     group.add_argument(
-        "--average-tokens", type=TOKENS, default="16k", help="for the averages over pairs of latents (default 16k)"
+        "--average-tokens", type=TOKENS, default="16k", help="Number of tokens for the averages over pairs of latents."
     )
     group.add_argument(
         "--curves",
         type=whole(Range(1, 1_000_000, example=500)),
         default=500,
-        help="sweeps of an input latent (default 500)",
+        help="Number of sweeps of an input latent.",
     )
     group.add_argument(
-        "--ablation-tokens", type=whole(Range(1, example=512)), default=512, help="tokens for ablation (default 512)"
+        "--ablation-tokens", type=whole(Range(1, example=512)), default=512, help="Number of tokens for ablation."
     )
 
 

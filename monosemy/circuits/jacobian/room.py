@@ -20,7 +20,7 @@ ROOM = Room(
     commands=(
         Command(
             "jacobian",
-            "pairs of SAEs around an MLP that compute sparsely: train a frontier, measure, pairs, graphs",
+            "train pairs of SAEs around an MLP that compute sparsely, measure them, and show pairs and graphs",
             "monosemy.circuits.jacobian.commands:run_jacobian",
         ),
     ),

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.errors import UserError
+from monosemy.features.room import ROOM
 from monosemy.features.view.selection import open_selected, parse_latents
 from monosemy.ranges import Range
 from monosemy.support.arguments import Parser, whole
 from monosemy.support.visible import visible
 
-DESCRIPTION = """Let a chat model say in a phrase what latents fire on, and score each phrase.
-
-  monosemy explain runs/demo --chat embedded --n 10
-  monosemy explain runs/demo --latents 12 40-45 --chat http://localhost:8000/v1 --model NAME
-
-Every prompt and reply is kept beside the features; the same command goes on where it was stopped. A server's key is
-read from OPENAI_API_KEY.
-"""
+DETAILS = """Every prompt and reply is kept beside the features; the same command goes on where it was stopped.
+A server's key is read from OPENAI_API_KEY."""
+EXAMPLES = (
+    "monosemy explain runs/demo --chat embedded --n 10",
+    "monosemy explain runs/demo --latents 12 40-45 --chat http://localhost:8000/v1 --model NAME",
+)
 
 
 def run_explain(words: list[str]) -> None:
@@ -84,16 +83,19 @@ def interval(score: dict[str, Any], name: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser("monosemy explain", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run folder with features, e.g. runs/demo")
-    parser.add_argument("--sae", metavar="SITE/NAME", help="which SAE (needed when features of several are built)")
-    parser.add_argument("--latents", nargs="+", help="latents: numbers and ranges, e.g. 12 40-45")
-    parser.add_argument("--n", type=whole(Range(1, example=50)), help="how many latents, drawn at random (default 50)")
+    summary = next(command.summary for command in ROOM.commands if command.name == "explain")
+    parser = Parser("monosemy explain", summary, details=DETAILS, examples=EXAMPLES)
+    parser.add_argument("run", help="A run folder with features, e.g. runs/demo.")
+    parser.add_argument("--sae", metavar="SITE/NAME", help="The SAE; needed when features of several are built.")
+    parser.add_argument("--latents", nargs="+", help="Latents: numbers and ranges, e.g. 12 40-45.")
+    parser.add_argument(
+        "--n", type=whole(Range(1, example=50)), help="Number of latents to draw at random. (default: 50)"
+    )
     parser.add_argument(
         "--chat",
         required=True,
         metavar="MODEL",
-        help="embedded (tiny: to try it out), a model folder, a hub id, or http://HOST:PORT/v1",
+        help="The chat model: `embedded` (tiny, to try it out), a folder, a hub id, or http://HOST:PORT/v1.",
     )
-    parser.add_argument("--model", metavar="NAME", help="the server's name of the model")
+    parser.add_argument("--model", metavar="NAME", help="The server's name of the model.")
     return parser
