@@ -88,7 +88,7 @@ RUN_COMMANDS = (
     Command("report", "write a run's report.html and figures again", "monosemy.commands:run_report"),
     Command(
         "features",
-        "find out what the latents of an SAE respond to: contexts, labels, neighbours",
+        "find out what the latents of an SAE respond to: examples, labels, neighbours",
         "monosemy.commands:run_features",
     ),
 )

@@ -160,7 +160,7 @@ class RunConfig:
     l0: Annotated[tuple[float, ...], Range(0, example=32, above_low=True)] = (16.0, 32.0, 64.0)
     """Target L0s (active latents per token); each gives an SAE of every architecture."""
     d_sae: Annotated[int, Range(1, 10**12, example=2304)] = 2304
-    """Latents per SAE."""
+    """Number of latents in each SAE."""
     seeds: Annotated[tuple[int, ...], SEED] = (0,)
     """Seeds of the initialisation; each gives another SAE."""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -43,7 +43,7 @@ def run_show(words: list[str]) -> None:
     parser.add_argument(
         "--group", action="append", choices=list(GROUPS), help="Show only this group of examples; may be repeated."
     )
-    parser.add_argument("--whole", action="store_true", help="Show whole contexts, uncut.")
+    parser.add_argument("--whole", action="store_true", help="Show whole examples, uncut.")
     options = parser.parse_args(words)
     database = open_selected(Path(options.run), options.sae)
     database.check(options.latent)

@@ -107,7 +107,7 @@ def _train_parser() -> argparse.ArgumentParser:
         default=[32.0],
         help="Target L0s (active latents per token); each gives a pair for every λ.",
     )
-    add("--d-sae", type=whole(range_of(RunConfig, "d_sae")), default=4608, help="Latents per SAE.")
+    add("--d-sae", type=whole(range_of(RunConfig, "d_sae")), default=4608, help="Number of latents in each SAE.")
     add(
         "--seeds",
         type=whole(range_of(RunConfig, "seeds")),
