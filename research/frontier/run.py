@@ -29,8 +29,9 @@ from monosemy.report.compare import Point, points
 from monosemy.report.figures import site_figures
 from monosemy.report.power_law import PowerLaw, fit_power_law
 from monosemy.report.read import Evaluated, Latents, ReportInputs, read_inputs
+from monosemy.run import read_stages
 from monosemy.saes.registry import ARCHITECTURES
-from monosemy.support.files import atomic_path, read_json
+from monosemy.support.files import atomic_path
 from research import common, run_folders
 from research.records import record_path
 
@@ -241,7 +242,7 @@ def costs(folders: Sequence[Path], runs: Sequence[ReportInputs]) -> list[dict[st
     """Seconds of every stage of every run, with the SAEs and tokens behind them."""
     listed = []
     for folder, run in zip(folders, runs, strict=True):
-        stages = read_json(folder / "stages.json")["stages"]
+        stages = read_stages(folder)
         trained = stages.get("training", {}).get("record", {})
         losses = [r.n_loss_tokens for r in run.records if math.isfinite(r["delta_loss"].value)]
         listed.append(

@@ -55,6 +55,7 @@ from monosemy.features.building.encode_pass import Codes, EncodePass, ShardRows
 from monosemy.features.labels.labelling import LABELS_VERSION
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.store.settings import FORMAT, FeatureSettings
+from monosemy.layout import FeatureFiles
 from monosemy.models.sites import parse_site
 from monosemy.models.sources import load_model
 from monosemy.pipeline.features import SharedText
@@ -169,7 +170,7 @@ def databases(material: Material, n_latents: int) -> tuple[dict[Key, Path], dict
             latents, n_dead[key] = drawn_latents(codes, n_latents, seed=0)
             folder = material.folder / f"features-{fingerprint([FORMAT, LABELS_VERSION, n_latents])}" / key[1]
             folders[key] = folder
-            if not (folder / "features.json").exists():
+            if not FeatureFiles(folder).info.exists():
                 inputs = inputs or material.inputs()
                 W_dec = dictionary.W_dec.detach()[torch.from_numpy(latents)]
                 info = {"site": key[0], "name": key[1], "d_sae": len(latents), "latents": latents.tolist()}

@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from monosemy.circuits.jacobian.layout import StudyFiles
 from monosemy.circuits.jacobian.measures import BINS_PER_DECADE, LOWEST
-from monosemy.run import machine, read_run, versions
-from monosemy.support.files import read_json
+from monosemy.circuits.jacobian.study_file import read_study
+from monosemy.config import to_json
+from monosemy.evals.evaluation_file import read_evaluation
+from monosemy.layout import RunFiles
+from monosemy.run import machine, read_run, read_stages, versions
 
 FREE_OF_SCALE = ("scaled_over_0.01", "scaled_over_0.1", "scaled_over_1", "share_of_90", "token_share_of_90")
 COMPARED = (
@@ -44,12 +48,12 @@ N_AROUND = 6
 
 
 def frontier_rows(folder: Path) -> list[dict[str, Any]]:
-    return list(read_json(folder / "main" / "jacobian" / "frontier.json")["rows"])
+    return list(read_study(StudyFiles.of_run(folder / "main").frontier)["rows"])
 
 
 def largest_affordable(folder: Path) -> dict[str, Any] | None:
     """The row of the largest λ that costs at most .02; None where none above 0 does."""
-    name = read_json(folder / "main" / "jacobian" / "frontier.json")["chosen"]
+    name = read_study(StudyFiles.of_run(folder / "main").frontier)["chosen"]
     row = next(row for row in frontier_rows(folder) if row["name"] == name)
     return row if row["lambda"] > 0 else None
 
@@ -60,45 +64,45 @@ def smallest(folder: Path) -> dict[str, Any]:
 
 def collect(folder: Path, seconds: Mapping[str, float], studied: str) -> dict[str, Any]:
     """Everything measured so far, without histograms and with few texts."""
-    results = folder / "main" / "jacobian"
+    files = StudyFiles.of_run(folder / "main")
     affordable = largest_affordable(folder)
     document: dict[str, Any] = {
         "machine": machine(),
         "versions": versions(),
         "seconds": dict(seconds),
-        "config": read_json(folder / "main" / "run.json")["config"],
+        "config": to_json(read_run(folder / "main")[0]),
         "counts": counts(folder / "main"),
         "frontier": frontier_rows(folder),
         "chosen": None if affordable is None else affordable["name"],
         "studied": studied,
     }
-    document["published_starts"] = published_starts(results, document["frontier"])
-    random_file = folder / AGAINST_RANDOM / "jacobian" / "random.json"
-    random = read_json(random_file) if random_file.exists() else {"folders": {}}
-    document["training_seconds"] = {}
-    places = [f"{AGAINST_RANDOM}/jacobian/random/{place}" for place in random["folders"].values()]
-    for name in ("main", "seeds", *WHOLE, AGAINST_RANDOM, *places):
-        if (folder / name / "run.json").exists():
-            document["training_seconds"][name.rsplit("/", 1)[-1]] = read_run(folder / name)[1].get("seconds", {})
+    document["published_starts"] = published_starts(files, document["frontier"])
+    against_random = StudyFiles.of_run(folder / AGAINST_RANDOM)
+    random = read_study(against_random.random) if against_random.random.exists() else {"folders": {}}
+    runs = [folder / name for name in ("main", "seeds", *WHOLE, AGAINST_RANDOM)]
+    runs += [against_random.random_run(name) for name in random["folders"].values()]
+    document["training_seconds"] = {
+        run.name: read_run(run)[1].get("seconds", {}) for run in runs if RunFiles(run).run_json.exists()
+    }
     for key, names in (("seeds", ("seeds",)), ("whole", WHOLE)):
-        files = [path for name in names if (path := folder / name / "jacobian" / "frontier.json").exists()]
-        if files:
-            document[key] = [row for path in files for row in read_json(path)["rows"]]
+        frontiers = [path for name in names if (path := StudyFiles.of_run(folder / name).frontier).exists()]
+        if frontiers:
+            document[key] = [row for path in frontiers for row in read_study(path)["rows"]]
     if random["folders"]:
         document["random"], document["random_frontiers"] = random["rows"], random["frontiers"]
-        document["against_random"] = read_json(random_file.with_name("frontier.json"))["rows"]
-    if (path := results / "interpretability.json").exists():
-        document["interpretability"] = read_json(path)["rows"]
-    if (path := results / studied / "pairs.json").exists():
-        document["pairs"] = strongest(read_json(path))
+        document["against_random"] = read_study(against_random.frontier)["rows"]
+    if files.interpretability.exists():
+        document["interpretability"] = read_study(files.interpretability)["rows"]
+    if (pairs := files.pair(studied).pairs).exists():
+        document["pairs"] = strongest(read_study(pairs))
     document["checks"] = checks(document)
     return document
 
 
 def counts(run: Path) -> dict[str, Any]:
     """Tokens and documents behind the numbers."""
-    record = read_json(run / "evaluation.json")["records"][0]
-    training = read_json(run / "stages.json")["stages"]["training"]["record"]
+    record = read_evaluation(run)["records"][0]
+    training = read_stages(run)["training"]["record"]
     return {
         "training_tokens": training["n_tokens"],
         **{name: record[name] for name in ("n_tokens", "n_documents", "n_loss_tokens")},
@@ -123,13 +127,13 @@ def around(example: Mapping[str, Any]) -> dict[str, Any]:
     return {"at": example["at"] - first, "tokens": example["tokens"][first : example["at"] + N_AROUND + 1]}
 
 
-def published_starts(results: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def published_starts(files: StudyFiles, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Shares above the size that as many elements exceed at λ = 0 as exceeded .01 in a paper's model.
 
     .01 is another size on other activations; this is the same place in the distribution. To a bin of the histograms
     (a fortieth of a decade), no intervals.
     """
-    bins = {row["name"]: np.array(read_json(results / row["name"] / "measures.json")["histogram"]) for row in rows}
+    bins = {row["name"]: np.array(read_study(files.pair(row["name"]).measures)["histogram"]) for row in rows}
     shares = {name: c[::-1].cumsum()[::-1] / c.sum() for name, c in bins.items()}
     base = shares[next(row["name"] for row in rows if row["lambda"] == 0)]
     starts = {}

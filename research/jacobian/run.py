@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.cli import main as monosemy
+from monosemy.layout import RunFiles
 from monosemy.support.files import read_json, write_json
 from research.jacobian.collect import AGAINST_RANDOM, WHOLE, collect, frontier_rows, largest_affordable, smallest
 from research.records import figures_folder, record_path, write_record
@@ -75,7 +76,7 @@ def main() -> None:
     )
     pictures = {"trade_off": "main", "magnitudes": AGAINST_RANDOM}
     for name, run in pictures.items():
-        picture = arguments.folder / run / "figures" / f"jacobian-{name}.png"
+        picture = RunFiles(arguments.folder / run).figure(f"jacobian-{name}")
         if picture.exists():
             arguments.figures.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(picture, arguments.figures / picture.name)

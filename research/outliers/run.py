@@ -22,6 +22,7 @@ import numpy as np
 from monosemy.activations.store import ActivationStore
 from monosemy.activations.stream import StoredStream
 from monosemy.errors import UserError
+from monosemy.layout import RunFiles
 from monosemy.run import read_run
 from monosemy.support.files import cache_folder
 from monosemy.support.metrics import read_metrics
@@ -59,7 +60,7 @@ def curves(folder: Path, readings: Sequence[int]) -> dict[str, Any]:
     """One run's SAEs; `readings`: steps with a long row."""
     config, _ = read_run(folder)
     by_name: dict[str, list[dict[str, Any]]] = {}
-    for record in read_metrics(folder / "metrics.jsonl"):
+    for record in read_metrics(RunFiles(folder).metrics):
         by_name.setdefault(record["name"], []).append(record)
     saes = {}
     for name, records in by_name.items():

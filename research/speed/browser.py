@@ -33,7 +33,9 @@ from monosemy.config import RunConfig, to_json
 from monosemy.features.store.settings import FORMAT, GROUPS, LEVELS, FeatureSettings
 from monosemy.features.store.token_texts import packed
 from monosemy.features.store.write import write_database
+from monosemy.layout import RunFiles
 from monosemy.run import machine, versions
+from monosemy.saes.config_file import write_config_file
 from monosemy.support.files import write_json
 from research.records import record_path, write_record
 
@@ -51,9 +53,9 @@ START_SECONDS = 2.0
 def write_synthetic_run(folder: Path, m: int, seed: int = 0) -> int:
     """A run with one SAE of m latents and its feature database; returns the database's bytes."""
     random = np.random.default_rng(seed)
-    write_json(folder / "run.json", {"format": 1, "config": to_json(RunConfig()), "provenance": {}})
+    write_json(RunFiles(folder).run_json, {"format": 1, "config": to_json(RunConfig()), "provenance": {}})
     config = {"architecture": "topk", "d_in": 576, "d_sae": m, "l0": 64.0, "seed": 0, "site": SITE}
-    write_json(folder / "saes" / SITE / NAME / "config.json", {"format": "monosemy-sae", "sae": config})
+    write_config_file(RunFiles(folder).sae(SITE, NAME).folder, config, weights_sha256="")
     words = _words(random)
     columns = _columns(random, m)
     arrays = {**_numbers(random, m), **_examples(random, m), **_texts(random, m, words)}
@@ -72,7 +74,7 @@ def write_synthetic_run(folder: Path, m: int, seed: int = 0) -> int:
         "n_examples": len(arrays["example_token"]),
     }
     documents = [(i, "english", f"article {i}") for i in range(4096)]
-    target = folder / "features" / SITE / NAME
+    target = RunFiles(folder).features(SITE, NAME).folder
     write_database(target, info, arrays, list(_labels(random, m, words)), documents=documents)
     return sum(path.stat().st_size for path in target.iterdir())
 
@@ -340,9 +342,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary) / "run"
-        if not (folder / "run.json").exists():
+        if not RunFiles(folder).run_json.exists():
             write_synthetic_run(folder, arguments.latents)
-        size = sum(path.stat().st_size for path in (folder / "features" / SITE / NAME).iterdir())
+        size = sum(path.stat().st_size for path in RunFiles(folder).features(SITE, NAME).folder.iterdir())
         results = measure(folder, arguments.latents, arguments.requests, arguments.seconds)
     print(f"{arguments.latents:,} latents, {size / 2**20:.0f} MiB; cold start {results['cold_start_seconds']:.2f} s")
     for name, row in results["milliseconds"].items():

@@ -63,7 +63,8 @@ def _calls(function: ast.FunctionDef, properties: Collection[str]) -> Iterator[t
         called = {ast.unparse(call.func)}
         if isinstance(call.func, ast.Attribute):
             passed.append(call.func.value)
-            called.add(call.func.attr)
+            if not ast.unparse(call.func.value)[0].isupper():  # `Database.open` opens what belongs to that class
+                called.add(call.func.attr)
         if origins := set().union(*(_origins(value, properties, names) for value in passed)):
             yield called, origins
 

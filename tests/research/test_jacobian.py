@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from monosemy.circuits.jacobian.layout import StudyFiles
 from monosemy.circuits.jacobian.measures import N_BINS
 from monosemy.support.files import write_json
 from research.jacobian import collect
@@ -64,7 +65,7 @@ def test_shares_are_compared_at_the_size_that_the_published_share_exceeds_withou
         histogram[300], histogram[401] = 100 - large, large
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "measures.json", {"histogram": histogram})
-    start = collect.published_starts(tmp_path, rows)["pythia-410m"]
+    start = collect.published_starts(StudyFiles(tmp_path), rows)["pythia-410m"]
     assert start["shares"] == {"0": pytest.approx(0.58), "3": pytest.approx(0.06)}
     assert 10 ** (-10 + 300 / 40) <= start["size"] <= 1.0  # any size between the two bins has these shares
 

@@ -14,6 +14,7 @@ from file_readers import files_read
 import monosemy
 from monosemy import layout
 from monosemy.circuits.jacobian import layout as jacobian_layout
+from monosemy.circuits.jacobian.layout import PairFiles, StudyFiles
 from monosemy.layout import CheckpointFiles, FeatureFiles, RunFiles, SaeFiles
 
 PACKAGE = Path(monosemy.__file__).parent
@@ -22,16 +23,26 @@ FILES = {
     "run.json", "stages.json", "run.lock", "sources.json", "metrics.jsonl", "wandb.json", "evaluation.json",
     "documents.safetensors", "sae.safetensors", "latents.safetensors", "features.json", "features.sqlite",
     "explanations.jsonl", "notes.json", ".notes.lock", "report.html", "tensors.safetensors", "state.json",
-    "frontier.json", "random.json", "interpretability.json", "measures.json", "draws.safetensors", "pairs.json",
 }  # fmt: skip
+STUDY_FILES = {
+    "frontier.json",
+    "random.json",
+    "interpretability.json",
+    "measures.json",
+    "draws.safetensors",
+    "pairs.json",
+}
+FILES |= STUDY_FILES
 FOLDERS = {"saes", "features", "checkpoints", "figures", "jacobian", ".work"}
 OTHER_FORMATS = {
-    Path("features/export/circuit_tracer.py"): {"features"},  # the folder that circuit-tracer reads
+    Path("monosemy/features/export/circuit_tracer.py"): {"features"},  # the folder that circuit-tracer reads
+    Path("research/records.py"): {"figures"},  # a study's own folder
 }
 
 
-NO_FILES = {"research/interpretability/run.py": {"latents"}}
-"""Attributes with the name of a file's path that are none: here a number of latents."""
+def modules() -> list[Path]:
+    """Every module of the library and of the studies."""
+    return sorted(path for package in ("monosemy", "research") for path in (PACKAGE.parent / package).rglob("*.py"))
 
 
 def constants(tree: ast.AST) -> Iterator[str]:
@@ -47,11 +58,11 @@ def constants(tree: ast.AST) -> Iterator[str]:
 
 def test_no_other_module_spells_the_name_of_a_run_s_file():
     spelled = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in modules():
         if path not in OWNERS:
             names = set(constants(ast.parse(path.read_text(encoding="utf-8")))) & (FILES | FOLDERS)
-            if names := names - OTHER_FORMATS.get(path.relative_to(PACKAGE), set()):
-                spelled[str(path.relative_to(PACKAGE))] = names
+            if names := names - OTHER_FORMATS.get(path.relative_to(PACKAGE.parent), set()):
+                spelled[str(path.relative_to(PACKAGE.parent))] = names
     assert spelled == {}
 
 
@@ -63,7 +74,8 @@ def test_the_check_knows_every_file_of_the_owners():
         assert names - {"config.json"} <= FILES  # config.json is also Hugging Face's name
 
 
-KINDS = (RunFiles, SaeFiles, FeatureFiles, CheckpointFiles)
+KINDS = (RunFiles, SaeFiles, FeatureFiles, CheckpointFiles, StudyFiles, PairFiles)
+STUDY_READERS = {".json": "circuits/jacobian/study_file.py", ".safetensors": "circuits/jacobian/resamples.py"}
 
 
 def file_names() -> dict[str, str]:
@@ -89,14 +101,13 @@ def listed_owners(listing: str) -> dict[str, list[str]]:
 
 def test_only_the_listed_module_reads_a_file_of_a_run():
     files, owners = file_names(), listed_owners(layout.__doc__)
+    owners |= {name: [STUDY_READERS[Path(name).suffix]] for name in STUDY_FILES}
     assert owners.keys() == set(files.values())
     readers: dict[str, set[str]] = {}
     others = []
-    for path in sorted(
-        path for package in ("monosemy", "research") for path in (PACKAGE.parent / package).rglob("*.py")
-    ):
+    for path in modules():
         module = path.relative_to(PACKAGE.parent).as_posix()
-        for name in files_read(path.read_text(encoding="utf-8"), files) - NO_FILES.get(module, set()):
+        for name in files_read(path.read_text(encoding="utf-8"), files):
             owner = f"monosemy/{owners[files[name]][0]}"
             readers.setdefault(name, set()).add(module)
             if module != owner and not module.startswith(f"{owner}/"):

@@ -1,6 +1,7 @@
 """Where the studies of a run's pairs are stored: the only place that spells out the names of their files.
 
-Place on the path: used by everything that measures, shows and reports on pairs. All files are in RUN/jacobian:
+Place on the path: used by everything that measures, shows and reports on pairs. study_file.py reads the JSON files,
+resamples.py the draws. All files are in RUN/jacobian:
 
     frontier.json            every pair: variance explained, CE score, sparsity, linearity, ablation
     <pair>/measures.json     one pair's measures; draws.safetensors beside it: the same on every resample

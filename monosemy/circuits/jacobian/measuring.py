@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monosemy.circuits.jacobian.layout import StudyFiles
+from monosemy.circuits.jacobian.study_file import read_study
 from monosemy.circuits.jacobian.trained_pairs import FORMAT, LoadedPair, PairEntry, Slicer, Study, find_pairs
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
@@ -75,7 +76,7 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
         if again or not (study.done(path, fingerprint) and pair_files.draws.exists()):
             measures = _measure_pair(study, pair, settings)
             files.write_json(path, {"format": FORMAT, "fingerprint": fingerprint, **pair.made_of, **measures})
-    measured = [files.read_json(study.files.pair(pair.name).measures) for pair in study.pairs]
+    measured = [read_study(study.files.pair(pair.name).measures) for pair in study.pairs]
     evaluation = read_evaluation(study.run.folder)
     rows = frontier(
         measured, evaluation["records"], read_draws(study.run.folder), read_losses(study.run.folder, evaluation)

@@ -13,11 +13,11 @@ from typing import Any
 
 from monosemy.circuits.jacobian.figures import magnitudes, trade_off
 from monosemy.circuits.jacobian.layout import StudyFiles
+from monosemy.circuits.jacobian.study_file import read_study
 from monosemy.errors import UserError
 from monosemy.report.canvas import Drawing
 from monosemy.report.markup import Cell, Html, bullets, details, escape, figure, join, table
 from monosemy.report.sections import Section
-from monosemy.support.files import read_json
 from monosemy.support.numbers import ends_text
 
 ANCHOR, TITLE = "jacobian", "Pairs around the MLP: sparse computation"
@@ -57,11 +57,11 @@ def read_jacobian(run_folder: Path) -> Jacobian | None:
         return None
     again = f"`monosemy jacobian measure {run_folder} --again` writes it anew"
     try:
-        frontier = read_json(study.frontier)
+        frontier = read_study(study.frontier)
         names = [row["name"] for row in frontier["rows"]]
-        measures = {name: read_json(study.pair(name).measures) for name in names}
-        pairs = {name: read_json(p) for name in names if (p := study.pair(name).pairs).exists()}
-        others = [read_json(p) if p.exists() else {} for p in (study.random, study.interpretability)]
+        measures = {name: read_study(study.pair(name).measures) for name in names}
+        pairs = {name: read_study(p) for name in names if (p := study.pair(name).pairs).exists()}
+        others = [read_study(p) if p.exists() else {} for p in (study.random, study.interpretability)]
         # Results over several pairs carry the fingerprint of those pairs; another one means other SAEs.
         random, scores = (document if document.get("of") == frontier["of"] else {} for document in others)
         return Jacobian(

@@ -23,6 +23,7 @@ from monosemy.circuits.jacobian.measuring import (
     train_and_measure,
 )
 from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.circuits.jacobian.study_file import read_study
 from monosemy.circuits.jacobian.trained_pairs import FORMAT, PairEntry, Study, find_pairs
 from monosemy.config import ModelConfig, RunConfig, identity, room_settings, with_room
 from monosemy.errors import UserError
@@ -70,7 +71,7 @@ def pairs_study(
     path = study.files.pair(entry.name).pairs
     fingerprint, latents_named = study.identity(entry, settings), bool(outputs or pairs)
     if not latents_named and not again and study.done(path, fingerprint):
-        return _labelled(study, entry, files.read_json(path))
+        return _labelled(study, entry, read_study(path))
     rows = study.rows(entry, settings.n_tokens, "train")
     loaded = study.load(entry)
     slicer = loaded.slicer()
@@ -249,7 +250,7 @@ def random_study(
         folders[kind] = folder.name
         frontiers[kind] = train_and_measure(config, folder, settings, sources)
         for pair in find_pairs(folder):
-            measures = files.read_json(StudyFiles.of_run(folder).pair(pair.name).measures)
+            measures = read_study(StudyFiles.of_run(folder).pair(pair.name).measures)
             histograms.setdefault(kind, []).append({**pair.identity, "histogram": measures["histogram"]})
     draws = {kind: read_draws(study.files.random_run(name)) for kind, name in folders.items()}
     rows = compare(trained, frontiers, read_draws(study.run.folder), draws)
@@ -261,7 +262,7 @@ def random_study(
 def _earlier(study: Study, path: Path) -> dict[str, Any]:
     """An earlier result over the run's pairs, if it was made from the present ones; else empty."""
     try:
-        document = files.read_json(path) if path.exists() else {}
+        document = read_study(path) if path.exists() else {}
     except UserError:
         return {}  # damaged, so made again
     return document if document.get("of") == study.of else {}
@@ -317,4 +318,4 @@ def frontier_rows(folder: Path) -> list[dict[str, Any]]:
     path = StudyFiles.of_run(folder).frontier
     if not path.exists():
         raise UserError(f"{folder} is not measured yet; measure it: monosemy jacobian measure {folder}")
-    return list(files.read_json(path)["rows"])
+    return list(read_study(path)["rows"])

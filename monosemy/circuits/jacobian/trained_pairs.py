@@ -21,13 +21,14 @@ import numpy as np
 
 from monosemy.circuits.jacobian.layout import StudyFiles
 from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.circuits.jacobian.study_file import read_study
 from monosemy.config import fingerprint, room_settings
 from monosemy.errors import UserError, unknown
 from monosemy.layout import RunFiles
 from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.run import Run
 from monosemy.saes.config_file import read_weights_sha256
-from monosemy.support import files, progress
+from monosemy.support import progress
 
 if TYPE_CHECKING:
     from monosemy.circuits.jacobian.latent_map import LatentMap
@@ -226,7 +227,7 @@ class Study:
         if not path.exists():
             return False
         try:
-            return bool(files.read_json(path).get("fingerprint") == expected)
+            return bool(read_study(path).get("fingerprint") == expected)
         except UserError:
             return False  # damaged, so computed again
 
