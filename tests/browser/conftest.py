@@ -41,10 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def chromium_path() -> str:
     """The browser: MONOSEMY_CHROMIUM, else one on the PATH."""
     names = (os.environ.get("MONOSEMY_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
-    if found is None:
+    executable = next((path for name in names if name and (path := shutil.which(name))), None)
+    if executable is None:
         pytest.fail("these tests need Chromium: apt-get install chromium, or set MONOSEMY_CHROMIUM to its path")
-    return found
+    return executable
 
 
 @pytest.fixture(scope="session")
@@ -118,9 +118,9 @@ def new_page(chromium):
             slow.send("Network.emulateNetworkConditions", line)
         page.on("pageerror", lambda error: wrong.append(f"threw: {error}"))
 
-        def logged(said) -> None:
-            if said.type == "error" and not (expected and expected in said.text):
-                wrong.append(f"logged: {said.text}")
+        def logged(message) -> None:
+            if message.type == "error" and not (expected and expected in message.text):
+                wrong.append(f"logged: {message.text}")
 
         page.on("console", logged)
         page.on("request", lambda r: None if r.url.startswith("http://127.0.0.1:") else wrong.append(f"asked {r.url}"))

@@ -26,18 +26,18 @@ def test_pages_are_accessible_and_fit(server, new_page, width, dark):
     from axe_playwright_python.sync_playwright import Axe
 
     page = new_page(width=width, dark=dark)
-    found = []
+    problems = []
     for name, address in PAGES.items():
         page.goto(server.address + address)
         wait_for_answers(page)
         page.evaluate("document.querySelectorAll('main details').forEach(one => one.open = true)")
         for violation in Axe().run(page).response["violations"]:
             targets = [node["target"] for node in violation["nodes"][:3]]
-            found.append(f"{name}: {violation['id']} {violation['help']} {targets}")
+            problems.append(f"{name}: {violation['id']} {violation['help']} {targets}")
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         if wide > 0:
-            found.append(f"{name}: {wide} pixels wider than the screen")
-    assert found == []
+            problems.append(f"{name}: {wide} pixels wider than the screen")
+    assert problems == []
 
 
 def test_the_help_dialog_is_accessible(server, new_page):

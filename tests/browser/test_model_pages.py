@@ -98,20 +98,20 @@ def test_any_of_several_latents_is_traced_and_the_control_is_in_the_address(serv
 def test_the_strength_in_numbers_is_the_one_that_is_applied(server, new_page):
     page = new_page()
     page.goto(f"{server.address}{STEER}?e=5:set:2:max&n=1&columns=steered")
-    found = json.loads(page.evaluate(f"fetch('/api/f/{SITE}/{NAME}/latent/5').then(r => r.text())"))
-    assert found["steering_max"]["text"] == "validation"
-    assert found["steering_max"]["value"] != found["stats"]["max"]
-    told = page.get_by_text("its maximum on the validation text")
-    shown = float(told.inner_text().split(" = ")[1].split(",")[0])
-    assert abs(shown / (2 * found["steering_max"]["value"]) - 1) < 0.005  # shown to three figures
-    with page.expect_request("**/api/steer") as asked:
+    latent_page = json.loads(page.evaluate(f"fetch('/api/f/{SITE}/{NAME}/latent/5').then(r => r.text())"))
+    assert latent_page["steering_max"]["text"] == "validation"
+    assert latent_page["steering_max"]["value"] != latent_page["stats"]["max"]
+    strength_line = page.get_by_text("its maximum on the validation text")
+    displayed_value = float(strength_line.inner_text().split(" = ")[1].split(",")[0])
+    assert abs(displayed_value / (2 * latent_page["steering_max"]["value"]) - 1) < 0.005  # shown to three figures
+    with page.expect_request("**/api/steer") as steer_request:
         page.get_by_role("button", name="Write").click()
     expect(page.locator("[data-column=steered] dl")).to_contain_text("Perplexity", timeout=SLOW)
     headers = {"Content-Type": "application/json"}
-    again = Request(f"{server.address}/api/steer", asked.value.post_data.encode(), headers)
+    again = Request(f"{server.address}/api/steer", steer_request.value.post_data.encode(), headers)
     with urlopen(again, timeout=60) as answer:
         start = json.loads(answer.readline())
-    assert start["columns"][0]["edits"][0]["value"] == pytest.approx(2 * found["steering_max"]["value"])
+    assert start["columns"][0]["edits"][0]["value"] == pytest.approx(2 * latent_page["steering_max"]["value"])
 
 
 def test_steering_can_be_stopped_and_run_again(server, new_page):

@@ -30,7 +30,7 @@ def test_a_chat_models_explanation_is_shown_with_its_scores(hostile, new_page):
     page = new_page()
     page.goto(f"{hostile.address}/latent/{SITE}/{NAME}/0")
     expect(page.locator("h1")).to_have_text("“July” after “in”")  # no better than chance: the label leads
-    told = page.locator("section[aria-labelledby=explanation]")
-    expect(told).to_contain_text("The month of July.")
-    expect(told).to_contain_text("AUROC 0.500 [0.400, 0.600]")
-    expect(told).to_contain_text("Simulation: not measured, the model gives no log-probabilities.")
+    explanation = page.locator("section[aria-labelledby=explanation]")
+    expect(explanation).to_contain_text("The month of July.")
+    expect(explanation).to_contain_text("AUROC 0.500 [0.400, 0.600]")
+    expect(explanation).to_contain_text("Simulation: not measured, the model gives no log-probabilities.")

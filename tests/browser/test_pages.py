@@ -88,11 +88,11 @@ def test_a_brush_over_the_scatter_narrows_the_list(server, new_page):
     page.mouse.up()
     expect(page).to_have_url(re.compile("min_mean=.*max_mean=.*min_firing_rate=.*max_firing_rate="))
     expect(heading).not_to_have_text("1,152 latents")
-    chosen = number(heading.inner_text())
-    assert 0 < chosen < 1152
+    n_listed = number(heading.inner_text())
+    assert 0 < n_listed < 1152
     low, high = (float(re.search(f"{end}_firing_rate=([0-9.e-]+)", page.url)[1]) for end in ("min", "max"))
     shares = page.locator("tbody tr td:nth-child(3)").all_inner_texts()
-    assert len(shares) == min(50, chosen)
+    assert len(shares) == min(50, n_listed)
     assert all(low * 95 <= float(text.strip("%")) <= high * 105 for text in shares)  # shown to two figures
     page.get_by_role("button", name="Clear range").click()
     expect(heading).to_have_text("1,152 latents")
@@ -301,8 +301,8 @@ def test_notes_and_bookmarks_outlive_the_page(server, new_page):
     note.fill("Fires on <b>this</b>, not on that.")
     page.get_by_role("button", name="Save note").click()
     expect(page.get_by_text("Saved in the run's folder")).to_be_visible()
-    kept = (server.folder / "notes.json").read_text()
-    assert "not on that" in kept
+    notes_text = (server.folder / "notes.json").read_text()
+    assert "not on that" in notes_text
     other = new_page()
     other.goto(f"{server.address}/notes")
     expect(other.get_by_label("Note on latent 11")).to_have_value("Fires on <b>this</b>, not on that.")

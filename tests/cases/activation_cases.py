@@ -67,10 +67,10 @@ class TableModel:
     ) -> dict[str, Tensor]:
         assert attention_mask is None or bool(attention_mask.all())
         self.n_passes += 1
-        found = {self.resolve(site): self.tables[self.resolve(site)][tokens] for site in sites}
-        for rows in found.values():
+        rows_by_site = {self.resolve(site): self.tables[self.resolve(site)][tokens] for site in sites}
+        for rows in rows_by_site.values():
             rows[:, 0] *= 1000
-        return found
+        return rows_by_site
 
 
 @dataclass

@@ -22,8 +22,8 @@ def word_tokenizer(digits: int = 2, leave_out: tuple[str, ...] = ()) -> Any:
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
     whole = sorted({*listed, *(f" {word}" for word in listed), *numbers, *(f" {n}" for n in numbers), *characters})
     number = " ?[0-9]{2}|[0-9]" if digits == 2 else "[0-9]"
-    known = "|".join(sorted((word for word in listed if word.isalpha()), key=len, reverse=True))
-    pattern = rf" ?\b(?:{known})\b|{number}|[\s\S]"
+    alternatives = "|".join(sorted((word for word in listed if word.isalpha()), key=len, reverse=True))
+    pattern = rf" ?\b(?:{alternatives})\b|{number}|[\s\S]"
     vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", *whole])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")

@@ -159,8 +159,8 @@ def _steering_page() -> Iterator[str]:
     yield f"({record['n_tokens']} tokens an answer, {n_search} questions to search on, {n_judged} to judge, "
     tried = ", ".join(f"{name} {100 * share:.0f}%" for name, share in topic["tried"].items())
     yield f"each topic tried gave {tried} of answers on the topic and fluent"
-    chosen = topic["chosen"]
-    yield f"latent {chosen['latent']}, set to {chosen['strength']:.2f} of the typical norm (raw {chosen['raw']:.0f})"
+    edit = topic["chosen"]
+    yield f"latent {edit['latent']}, set to {edit['strength']:.2f} of the typical norm (raw {edit['raw']:.0f})"
     for kind in ("technical", "plain"):
         tone = record["tone"][kind]
         changes = []
@@ -178,10 +178,10 @@ def _steering_page() -> Iterator[str]:
         f"{gap['mean']:.2f} [{gap['interval'][0]:.2f}, {gap['interval'][1]:.2f}] nats ({groups} occupations, "
         f"{len(bias['templates'])} templates). Loss on {bias['changed']['1']['cost']['n_tokens']} validation tokens."
     )
-    one = bias["changed"]["1"]
-    before, after = bias["before"], one["judged"]
-    yield f"tripling one latent ({one['changes'][0][0]}) takes two thirds of the gap"
-    yield f"rises from {one['cost']['perplexity_before']:.1f} to {one['cost']['perplexity_after']:.1f}"
+    one_latent = bias["changed"]["1"]
+    before, after = bias["before"], one_latent["judged"]
+    yield f"tripling one latent ({one_latent['changes'][0][0]}) takes two thirds of the gap"
+    yield f"rises from {one_latent['cost']['perplexity_before']:.1f} to {one_latent['cost']['perplexity_after']:.1f}"
     leans = [f"{value:+.2f}".replace("-", "−") for value in (*before["lean"], *after["lean"])]
     yield f"from {leans[0]} (occupations of women) and {leans[1]} (of men"
     yield f"to {leans[2]} and {leans[3]}. The latent says"

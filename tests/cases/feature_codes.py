@@ -34,16 +34,16 @@ def codes_of(dense: np.ndarray) -> Codes:
     return Codes(offsets, columns.astype(np.int32), dense[rows, columns].astype(np.float32), dense.shape[1])
 
 
-def text_of(n_sequences: int, seed: int = 0, kept: np.ndarray | None = None) -> Text:
-    """Random tokens; a new document about every ten tokens; first positions not encoded unless `kept` is given."""
+def text_of(n_sequences: int, seed: int = 0, encoded: np.ndarray | None = None) -> Text:
+    """Random tokens; a new document about every ten tokens; first positions not encoded unless `encoded` is given."""
     random = np.random.default_rng(seed)
     tokens = random.integers(0, VOCABULARY, (n_sequences, T)).astype(np.int32)
-    if kept is None:
-        kept = np.ones(tokens.shape, bool)
-        kept[:, 0] = False
-        kept = kept.reshape(-1)
-    first, last = document_ends(np.cumsum(random.random(tokens.size) < 0.1), kept)
-    return Text(tokens, WINDOW, first, last, encoded=kept, n_vocabulary=VOCABULARY)
+    if encoded is None:
+        encoded = np.ones(tokens.shape, bool)
+        encoded[:, 0] = False
+        encoded = encoded.reshape(-1)
+    first, last = document_ends(np.cumsum(random.random(tokens.size) < 0.1), encoded)
+    return Text(tokens, WINDOW, first, last, encoded=encoded, n_vocabulary=VOCABULARY)
 
 
 @st.composite
@@ -88,12 +88,12 @@ def statistics_of(column: np.ndarray, text: Text) -> dict[str, object]:
 
 def peaks_of(column: np.ndarray, size: int) -> list[tuple[int, float]]:
     """(token, value) of the peak of every stretch of `size` tokens that holds a firing; the first of equal ones."""
-    found = []
+    peaks = []
     for start in range(0, len(column), size):
         part = column[start : start + size]
         if part.any():
-            found.append((start + int(part.argmax()), float(part.max())))
-    return found
+            peaks.append((start + int(part.argmax()), float(part.max())))
+    return peaks
 
 
 def top_contexts(column: np.ndarray) -> list[int]:
@@ -111,7 +111,9 @@ def fifths(column: np.ndarray) -> list[set[int]]:
 def index_scores(column: np.ndarray, text: Text) -> dict[int, float]:
     tokens = text.tokens.reshape(-1)
     return {
-        v: float(np.sqrt(column[here].sum() / column.sum() * column[here & text.encoded].sum() / column.max() / seen))
+        v: float(
+            np.sqrt(column[here].sum() / column.sum() * column[here & text.encoded].sum() / column.max() / n_encoded)
+        )
         for v in range(VOCABULARY)
-        if (here := tokens == v)[column > 0].any() and (seen := (here & text.encoded).sum())
+        if (here := tokens == v)[column > 0].any() and (n_encoded := (here & text.encoded).sum())
     }

@@ -17,8 +17,8 @@ def circuit(name: str) -> CompiledCircuit:
 
 @cache
 def contrast(name: str, n: int = 8) -> Contrast:
-    found = circuit(name)
-    return read_contrast(AttentionOnlyHeads(found.model), found.data.positives[:n], found.data.metric)
+    planted = circuit(name)
+    return read_contrast(AttentionOnlyHeads(planted.model), planted.data.positives[:n], planted.data.metric)
 
 
 @cache

@@ -15,11 +15,13 @@ OnStep = Callable[[int, Mapping[tuple[str, str], Mapping[str, float]]], None]
 
 
 def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
-    return {f"{s}/{n}/{k}": t.clone() for (s, n), one in trainer.trainees.items() for k, t in one.tensors().items()}
+    return {
+        f"{s}/{n}/{k}": t.clone() for (s, n), trainee in trainer.trainees.items() for k, t in trainee.tensors().items()
+    }
 
 
 def states_of(trainer: Trainer) -> dict[str, Any]:
-    return {f"{site}/{name}": one.state() for (site, name), one in trainer.trainees.items()}
+    return {f"{site}/{name}": trainee.state() for (site, name), trainee in trainer.trainees.items()}
 
 
 def tensors_hash(trainer: Trainer) -> str:

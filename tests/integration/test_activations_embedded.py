@@ -43,12 +43,12 @@ def test_stored_rows_are_the_models_activations(
     store: ActivationStore, embedded_model: LanguageModel, shards: TokenShards
 ) -> None:
     tokens = torch.from_numpy(shards.sequences(8, 16).astype(np.int64))
-    found = embedded_model.activations(tokens, SITES)
-    keep = keep_mask(tokens, found, store.rules)
+    activations = embedded_model.activations(tokens, SITES)
+    keep = keep_mask(tokens, activations, store.rules)
     here = (store.sequences >= 8) & (store.sequences < 16)
     assert store.token_ids[here].tolist() == tokens[keep].tolist()
     for site in SITES:
-        assert torch.equal(store.rows(site, np.flatnonzero(here)), found[site][keep].bfloat16().float())
+        assert torch.equal(store.rows(site, np.flatnonzero(here)), activations[site][keep].bfloat16().float())
 
 
 def test_massive_activations_and_special_tokens_are_left_out(
@@ -100,8 +100,8 @@ def test_a_buffer_on_the_real_model_resumes_bit_for_bit_and_mixes_less_than_a_fu
     assert len(batches) == whole.n_steps > 0.9 * shards.n_tokens / 128 - 1
     list(itertools.islice(interrupted, 11))
     resumed.restore(interrupted.state())
-    for expected, found in itertools.zip_longest(batches[11:], resumed):
-        assert all(torch.equal(expected[site], found[site]) for site in SITES)
+    for expected, batch in itertools.zip_longest(batches[11:], resumed):
+        assert all(torch.equal(expected[site], batch[site]) for site in SITES)
 
     full = StoredStream(store, SITES, batch_tokens=128)
     for site in SITES:

@@ -35,13 +35,13 @@ def test_a_text_and_a_steered_answer_from_a_server_that_had_no_model_yet(run: Pa
     with Server(run) as server:
         assert server.get("/api/model")["state"] == "absent"
         text = "In July 1969 — l’été — the crew landed."
-        found = server.send("POST", f"/api/f/{SITE}/{NAME}/text", {"text": text})
+        answer = server.send("POST", f"/api/f/{SITE}/{NAME}/text", {"text": text})
         state = server.get("/api/model")
         assert (state["state"], state["name"], state["chat"]) == ("ready", "SmolLM2-135M-Instruct", True)
-        assert "".join(found["tokens"]) == "<|endoftext|>" + text
-        assert found["l0"][0] == 0
-        assert max(found["l0"]) <= 32
-        assert sum(found["l0"]) > 0
+        assert "".join(answer["tokens"]) == "<|endoftext|>" + text
+        assert answer["l0"][0] == 0
+        assert max(answer["l0"]) <= 32
+        assert sum(answer["l0"]) > 0
         request = {
             "site": SITE,
             "name": NAME,

@@ -57,7 +57,7 @@ def test_replacing_everything_gives_the_counterpart(circuit, embedded_model):
     contrast = read_contrast(heads, circuit.task.positives[:N_PROMPTS], circuit.task.metric)
     batch = contrast.batches[0]
     alike = batch.clean.tokens[:, -1] == batch.corrupted.tokens[:, -1]
-    everything = replace_edit(batch.corrupted.values, range(270), heads.n_heads)
-    patched = batch.measure(heads.logits(batch.clean.tokens, everything))
+    replace_all = replace_edit(batch.corrupted.values, range(270), heads.n_heads)
+    patched = batch.measure(heads.logits(batch.clean.tokens, replace_all))
     assert bool(alike.any())
     torch.testing.assert_close(patched[alike], batch.m_corrupt[alike], rtol=1e-3, atol=1e-3)

@@ -91,9 +91,9 @@ def test_spliced_loss_matches_a_hook_on_the_model(embedded_model, data, measured
 def test_more_components_lose_less_in_every_measure(measured, data):
     rows, saes, losses = measured
     documents = torch.arange(len(rows)) // 47
-    chosen = {name: sae for name, sae in saes.items() if name.startswith("pca")}
-    fvus = [r.record.fvu for r in evaluate_reconstruction(chosen, [(rows, documents)], site=SITE).values()]
-    records = [losses.records[name] for name in chosen]
+    pca_saes = {name: sae for name, sae in saes.items() if name.startswith("pca")}
+    fvus = [r.record.fvu for r in evaluate_reconstruction(pca_saes, [(rows, documents)], site=SITE).values()]
+    records = [losses.records[name] for name in pca_saes]
     assert fvus == sorted(fvus, reverse=True)
     assert [r.kl for r in records] == sorted((r.kl for r in records), reverse=True)
     assert [r.loss_recovered for r in records] == sorted(r.loss_recovered for r in records)

@@ -28,13 +28,13 @@ TEXT = "Golden Gate Bridge — naïve café, 東京, 😀\n\tdef f(x):  return x
 def test_the_last_residual_through_the_output_map_is_the_models_logits(embedded_model):
     tokens = torch.tensor([embedded_model.tokenizer("The old bridge over the river was closed in 1978.")["input_ids"]])
     last = f"layers.{embedded_model.n_layers - 1}.resid_post"
-    found = output_map(embedded_model, tokens)
-    assert isinstance(found, OutputMap)
+    logit_map = output_map(embedded_model, tokens)
+    assert isinstance(logit_map, OutputMap)
     x = embedded_model.activations(tokens, [last])[last][0].float()
     sizes = x.square().mean(-1).sqrt()
     logits = embedded_model.logits(tokens)[0].float()
     expected = logits - logits.mean(-1, keepdim=True)
-    effects = found.effects(x) * (sizes.median() / sizes)[:, None]
+    effects = logit_map.effects(x) * (sizes.median() / sizes)[:, None]
     torch.testing.assert_close(effects, expected, atol=2e-3, rtol=1e-3)
 
 

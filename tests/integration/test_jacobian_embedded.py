@@ -47,7 +47,9 @@ def test_pairs_and_graph_of_real_text(run, tmp_path, capsys):
     main(["jacobian", "graph", str(run), "--pair", SPARSE, "--text", "In July we went to Paris.", *out])
     graph = read_json(tmp_path / "graph.json")
     assert "".join(graph["tokens"]).endswith("In July we went to Paris.")
-    for one in graph["graphs"]:
-        values = {node["id"]: node["value"] for node in one["nodes"] if node["kind"] == "output"}
+    for token_graph in graph["graphs"]:
+        values = {node["id"]: node["value"] for node in token_graph["nodes"] if node["kind"] == "output"}
         for target, value in values.items():
-            assert sum(e["weight"] for e in one["edges"] if e["target"] == target) == pytest.approx(value, abs=1e-3)
+            assert sum(e["weight"] for e in token_graph["edges"] if e["target"] == target) == pytest.approx(
+                value, abs=1e-3
+            )

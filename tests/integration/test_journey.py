@@ -67,11 +67,11 @@ def test_the_same_command_again_redoes_nothing(run):
 def test_the_lines_of_the_readme_run(run):
     code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S).group(1)
     code = re.sub(r'load_sae\(".*?"\)', f'load_sae("{run}/saes/layers.6.resid_post/jumprelu-l0_32-s0")', code)
-    found: dict = {}
-    exec(code, found)
-    assert found["reconstruction"].shape == found["x"][0, 1:].shape
-    assert found["latents"].l0 == pytest.approx(32, rel=0.5)  # one sentence
-    assert found["logits"].shape[:2] == found["tokens"].shape
+    namespace: dict = {}
+    exec(code, namespace)
+    assert namespace["reconstruction"].shape == namespace["x"][0, 1:].shape
+    assert namespace["latents"].l0 == pytest.approx(32, rel=0.5)  # one sentence
+    assert namespace["logits"].shape[:2] == namespace["tokens"].shape
 
 
 @pytest.mark.parametrize(

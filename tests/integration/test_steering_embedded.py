@@ -101,10 +101,10 @@ def test_a_language_direction_turns_the_answer_french(embedded_model, sae, scale
         instruction="Answer in French.",
         n_tokens=24,
     )
-    found = steer(embedded_model, sae, request, scales)
+    columns = steer(embedded_model, sae, request, scales)
 
     def n_french(column: str) -> int:
-        words = found[column]["text"].lower().replace("'", " ").split()
+        words = columns[column]["text"].lower().replace("'", " ").split()
         return sum(
             word in {"le", "la", "les", "de", "des", "un", "une", "et", "je", "est", "à", "en"} for word in words
         )
@@ -112,10 +112,10 @@ def test_a_language_direction_turns_the_answer_french(embedded_model, sae, scale
     assert n_french("default") == 0
     assert n_french("random") == 0
     assert n_french("steered") >= 3
-    assert found["default"]["mean_kl"] == 0
-    assert found["steered"]["mean_kl"] > 0.5
-    assert found["steered"]["perplexity"] > found["default"]["perplexity"]
-    assert len(found["steered"]["tokens"]) == found["steered"]["n_tokens"]
+    assert columns["default"]["mean_kl"] == 0
+    assert columns["steered"]["mean_kl"] > 0.5
+    assert columns["steered"]["perplexity"] > columns["default"]["perplexity"]
+    assert len(columns["steered"]["tokens"]) == columns["steered"]["n_tokens"]
 
 
 def test_streamed_log_probabilities_are_those_of_the_measures(embedded_model, sae, scales):

@@ -72,12 +72,12 @@ def test_evaluation_keeps_the_very_positions_that_harvesting_keeps() -> None:
     rules = drop_rules(model, CONFIG, measure_sites(model, text, (A, B), CONFIG))
     rules = DropRules.from_json(json.loads(json.dumps(rules.to_json())))
     tokens = torch.from_numpy(text.tokens.astype(np.int64))
-    found = model.activations(tokens, (A, B))
-    assert np.array_equal(keep_mask(tokens, found, rules).numpy(), expected_keep(text))
-    assert torch.equal(drop_reasons(tokens, found, rules) == 0, keep_mask(tokens, found, rules))
+    activations = model.activations(tokens, (A, B))
+    assert np.array_equal(keep_mask(tokens, activations, rules).numpy(), expected_keep(text))
+    assert torch.equal(drop_reasons(tokens, activations, rules) == 0, keep_mask(tokens, activations, rules))
     with pytest.raises(ValueError, match=r"layers\.1\.mlp_out"):
-        keep_mask(tokens, {A: found[A]}, rules)
-    alone = keep_mask(tokens, {A: found[A]}, rules.only([A]))
+        keep_mask(tokens, {A: activations[A]}, rules)
+    alone = keep_mask(tokens, {A: activations[A]}, rules.only([A]))
     assert int(alone.sum()) > int(expected_keep(text).sum())
 
 
@@ -105,10 +105,10 @@ def test_statistics_are_those_of_the_held_in_sample() -> None:
     ordinary = sample[sample != EOS]
     length = model.tables[B].norm(dim=1).double().numpy()
     assert stats.median_norm == np.sort(length[ordinary])[(len(ordinary) - 1) // 2]
-    kept = ordinary[ordinary != OUTLIER]
-    assert stats.scale == pytest.approx(np.sqrt((length[kept] ** 2).mean()), rel=1e-6)
+    inliers = ordinary[ordinary != OUTLIER]
+    assert stats.scale == pytest.approx(np.sqrt((length[inliers] ** 2).mean()), rel=1e-6)
     assert (stats.n_tokens, stats.n_ordinary) == (320, len(ordinary))
-    assert stats.n_outliers == len(ordinary) - len(kept) > 0
+    assert stats.n_outliers == len(ordinary) - len(inliers) > 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -50,11 +50,11 @@ def truth(site: str) -> torch.Tensor:
 def test_rows_read_back_are_the_harvested_ones_rounded_once(tmp_path: Path, dtype: str) -> None:
     store = built(tmp_path, with_(dtype=dtype))
     assert len(list(tmp_path.glob("*.safetensors"))) == (10 if dtype == "float32" else 5)
-    chosen = np.random.default_rng(0).integers(store.n_rows, size=500)
+    indices = np.random.default_rng(0).integers(store.n_rows, size=500)
     for site in (A, B):
         expected = truth(site).to(getattr(torch, dtype)).float()
         assert torch.equal(store.rows(site, slice(None)), expected)
-        assert torch.equal(store.rows(site, chosen), expected[chosen])
+        assert torch.equal(store.rows(site, indices), expected[indices])
         assert torch.equal(store.rows(site, slice(70, 300)), expected[70:300])
         assert torch.equal(store.rows(site, slice(900, 100, -7)), expected[range(900, 100, -7)])
         assert store.rows(site, np.array([], dtype=np.int64)).shape == (0, WIDTHS[site])
@@ -129,9 +129,9 @@ def test_stores_are_kept_in_the_cache_by_fingerprint(tmp_path: Path, monkeypatch
 def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path: Path, change: dict) -> None:
     built(tmp_path)
     before = contents(tmp_path)
-    asked = {"model": TableModel(), "text": topical_text(), "sites": (A, B), "config": CONFIG} | change
+    arguments = {"model": TableModel(), "text": topical_text(), "sites": (A, B), "config": CONFIG} | change
     with pytest.raises(UserError, match="another configuration"):
-        build_store(asked["model"], asked["text"], asked["sites"], asked["config"], tmp_path)
+        build_store(arguments["model"], arguments["text"], arguments["sites"], arguments["config"], tmp_path)
     assert contents(tmp_path) == before
 
 

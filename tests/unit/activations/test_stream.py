@@ -64,9 +64,9 @@ def through_files(state: dict[str, Any], folder: Path) -> dict[str, Any]:
 def same(first: Iterator[dict[str, Tensor]], second: Iterator[dict[str, Tensor]]) -> int:
     """Asserts equal bits to the end; the number of batches."""
     n = 0
-    for one, other in itertools.zip_longest(first, second):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[site], other[site]) for site in one)
+    for batch, other in itertools.zip_longest(first, second):
+        assert batch.keys() == other.keys()
+        assert all(torch.equal(batch[site], other[site]) for site in batch)
         n += 1
     return n
 
@@ -78,7 +78,7 @@ def test_each_pass_visits_every_row_once_in_its_own_order(store: ActivationStore
     n = store.n_rows
     stream = stored(store, batch_tokens=1, n_passes=3)
     order = np.concatenate([stream._indices(step) for step in range(stream.n_steps)]).reshape(3, n)
-    assert all(sorted(one) == list(range(n)) for one in order.tolist())
+    assert all(sorted(pass_order) == list(range(n)) for pass_order in order.tolist())
     # two random permutations agree at one place on average
     assert all((order[i] == order[j]).sum() < 10 for i, j in [(0, 1), (0, 2), (1, 2)])
     assert (order[0] == np.arange(n)).sum() < 10
@@ -90,10 +90,10 @@ def test_batches_run_on_from_one_pass_into_the_next(store: ActivationStore) -> N
     batches = list(stream)
     assert len(batches) == stream.n_steps
     assert {rows.shape for batch in batches for rows in batch.values()} == {(BATCH, 16), (BATCH, 12)}
-    seen = Counter(tokens_of(torch.cat([batch[A] for batch in batches]), store.scale[A]))
-    asked = Counter({token: 2 * count for token, count in Counter(store.token_ids.tolist()).items()})
-    assert sum((asked - seen).values()) == 2 * store.n_rows - stream.n_steps * BATCH < BATCH
-    assert not seen - asked
+    counts = Counter(tokens_of(torch.cat([batch[A] for batch in batches]), store.scale[A]))
+    expected = Counter({token: 2 * count for token, count in Counter(store.token_ids.tolist()).items()})
+    assert sum((expected - counts).values()) == 2 * store.n_rows - stream.n_steps * BATCH < BATCH
+    assert not counts - expected
 
 
 def test_rows_are_aligned_over_sites_and_scaled_to_unit_mean_square(store: ActivationStore) -> None:
@@ -156,12 +156,12 @@ def test_the_buffer_gives_each_row_of_the_text_once_and_leaves_out_little() -> N
     text = topical_text(n_sequences=200)
     stream = mixing(text)
     batches = list(stream)
-    kept = Counter(text.tokens[expected_keep(text)].tolist())
-    seen = Counter(tokens_of(torch.cat([batch[A] for batch in batches]), stream.scale[A]))
-    assert not seen - kept
+    expected = Counter(text.tokens[expected_keep(text)].tolist())
+    counts = Counter(tokens_of(torch.cat([batch[A] for batch in batches]), stream.scale[A]))
+    assert not counts - expected
     assert len(batches) == stream.n_steps
     # an upper limit on the share of outliers, from the sample, and the last incomplete batch are what is left out
-    assert sum((kept - seen).values()) < BATCH + 0.02 * text.tokens.size
+    assert sum((expected - counts).values()) < BATCH + 0.02 * text.tokens.size
     record = json.loads(json.dumps(stream.record()))
     assert record["n_text_passes"] <= 1
     assert record["n_dropped"]["norm_outlier"] > 0
@@ -174,8 +174,8 @@ def test_mixing_rows_are_aligned_and_scaled() -> None:
         assert tokens_of(batch[A], stream.scale[A]) == tokens_of(batch[B], stream.scale[B], B)
     mean_square = torch.cat([batch[B] for batch in batches]).square().sum(1).mean()
     assert float(mean_square) == pytest.approx(1, rel=1e-2)
-    given = mixing(scale={A: 2.0, B: 4.0})
-    assert torch.equal(next(given)[A] * 2.0, next(mixing())[A] * stream.scale[A])
+    rescaled = mixing(scale={A: 2.0, B: 4.0})
+    assert torch.equal(next(rescaled)[A] * 2.0, next(mixing())[A] * stream.scale[A])
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 9, 16])

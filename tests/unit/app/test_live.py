@@ -77,23 +77,23 @@ def server_folder(server: Server) -> str:
 
 
 def test_the_code_of_a_text_is_the_saes_own(run: Path, server: Server):
-    found = server.send("POST", f"{BASE}/text", {"text": "In July", "top": 50, "latent": 5})
-    assert found["tokens"] == ["<eos>", *"In July"]
-    assert found["special"] == [0]
+    answer = server.send("POST", f"{BASE}/text", {"text": "In July", "top": 50, "latent": 5})
+    assert answer["tokens"] == ["<eos>", *"In July"]
+    assert answer["special"] == [0]
     model = load_model(str(run / "model"), device="cpu")
     sae = load_sae(run / "saes" / LIVE_SITE / LIVE_NAME)
     ids = torch.tensor([[256, *model.tokenizer("In July")["input_ids"]]])
     code = sae.encode(model.activations(ids, [LIVE_SITE])[LIVE_SITE][0])
-    assert found["top"][0] == []  # the first position, on which no SAE is trained
+    assert answer["top"][0] == []  # the first position, on which no SAE is trained
     for position in range(1, ids.shape[1]):
-        sent = {entry["latent"]: entry["value"] for entry in found["top"][position]}
+        sent = {entry["latent"]: entry["value"] for entry in answer["top"][position]}
         latents, values = (part.tolist() for part in code.row(position))
-        wanted = {i: v for i, v in zip(latents, values, strict=True) if v > 0}
-        assert sent == pytest.approx(wanted, rel=1e-4)
-        assert found["trace"][position] == pytest.approx(wanted.get(5, 0.0), rel=1e-4)
-        assert found["l0"][position] == len(wanted)
-    strongest = max((entry["value"], entry["latent"]) for listed in found["top"] for entry in listed)
-    assert (found["summary"][0]["value"], found["summary"][0]["latent"]) == strongest
+        expected = {i: v for i, v in zip(latents, values, strict=True) if v > 0}
+        assert sent == pytest.approx(expected, rel=1e-4)
+        assert answer["trace"][position] == pytest.approx(expected.get(5, 0.0), rel=1e-4)
+        assert answer["l0"][position] == len(expected)
+    strongest = max((entry["value"], entry["latent"]) for listed in answer["top"] for entry in listed)
+    assert (answer["summary"][0]["value"], answer["summary"][0]["latent"]) == strongest
 
 
 def test_a_character_of_several_tokens_stands_on_the_first_of_them(server: Server):
@@ -101,8 +101,8 @@ def test_a_character_of_several_tokens_stands_on_the_first_of_them(server: Serve
 
 
 def test_a_long_text_is_cut_and_counted(server: Server):
-    found = server.send("POST", f"{BASE}/text", {"text": "x" * 100})
-    assert (len(found["tokens"]), found["n_dropped"]) == (64, 37)  # the model has 64 positions
+    answer = server.send("POST", f"{BASE}/text", {"text": "x" * 100})
+    assert (len(answer["tokens"]), answer["n_dropped"]) == (64, 37)  # the model has 64 positions
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_bad_texts_are_refused(server: Server, body: dict[str, Any], words: str)
 
 
 def test_steering_streams_columns_and_measures(server: Server):
-    found = events(server, "/api/steer", STEER)
-    kinds = [event["kind"] for event in found]
+    steer_events = events(server, "/api/steer", STEER)
+    kinds = [event["kind"] for event in steer_events]
     assert kinds[0] == "start"
     assert kinds[-1] == "end"
-    assert {event["column"] for event in found if event["kind"] == "measure"} == {"default", "steered"}
-    measured = next(event for event in found if event["kind"] == "measure" and event["column"] == "steered")
+    assert {event["column"] for event in steer_events if event["kind"] == "measure"} == {"default", "steered"}
+    measured = next(event for event in steer_events if event["kind"] == "measure" and event["column"] == "steered")
     # the edited activation is encoded again, which its other directions shift a little
     assert [token["edited_activations"][0] for token in measured["tokens"]] == pytest.approx([8] * 4, abs=0.5)
     assert all(token["activations"][0] < 4 for token in measured["tokens"])
@@ -164,16 +164,16 @@ def test_own_text_drops_what_the_runs_rule_drops(run: Path):
     norms = live.model().activations(torch.tensor([[256, *range(65, 75)]]), [LIVE_SITE])[LIVE_SITE][0].norm(dim=1)
     ids = list(range(65, 75))
     limit = float(norms[1:].sort().values[4])
-    kept = kept_rows(norms[1:, None], ids, live.model(), live.catalogue.config, limit)
-    assert kept.tolist()[1:] == (norms[2:] <= limit).tolist()  # the first position goes in any case
+    keep = kept_rows(norms[1:, None], ids, live.model(), live.catalogue.config, limit)
+    assert keep.tolist()[1:] == (norms[2:] <= limit).tolist()  # the first position goes in any case
     assert read_text(live, entry, "In July")["l0"][1:] == [4] * 7
 
 
 def test_a_sweep_answers_every_strength_in_order(server: Server):
     values = [0, 1, 2, 4, 8, 16]
-    found = events(server, "/api/sweep", STEER | {"values": values})
-    assert [event["value"] for event in found if event["kind"] == "strength"] == values
-    assert found[-1]["kind"] == "end"
+    sweep_events = events(server, "/api/sweep", STEER | {"values": values})
+    assert [event["value"] for event in sweep_events if event["kind"] == "strength"] == values
+    assert sweep_events[-1]["kind"] == "end"
 
 
 @pytest.mark.parametrize(
@@ -241,8 +241,8 @@ def test_leaving_a_sweep_stops_it_long_before_its_end(server: Server, monkeypatc
 
     monkeypatch.setattr(SiteEdit, "__call__", slow)
     connection = server.connect()
-    asked = STEER | {"values": [1, 2, 3, 4, 5], "n_tokens": 40, "prompt": "a"}  # 40 passes, then the measures
-    connection.request("POST", "/api/sweep", json.dumps(asked), {"Content-Type": "application/json"})
+    body = STEER | {"values": [1, 2, 3, 4, 5], "n_tokens": 40, "prompt": "a"}  # 40 passes, then the measures
+    connection.request("POST", "/api/sweep", json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     first = json.loads(answer.readline())
     assert (first["kind"], first["done"], first["n_tokens"]) == ("progress", 0, 40)

@@ -36,14 +36,14 @@ def server(run: Path) -> Iterator[Server]:
 
 
 def test_the_overview_lists_the_saes_and_what_they_have(server: Server):
-    found = server.get("/api/run")
-    assert [(sae["name"], sae["has_features"], sae["d_sae"]) for sae in found["saes"]] == [
+    overview = server.get("/api/run")
+    assert [(sae["name"], sae["has_features"], sae["d_sae"]) for sae in overview["saes"]] == [
         (OTHER, True, M),
         (NAME, True, M),
     ]
-    assert found["model"]["state"] == "absent"
-    assert found["evaluation"] == []
-    assert "monosemy features" in found["build_command"]
+    assert overview["model"]["state"] == "absent"
+    assert overview["evaluation"] == []
+    assert "monosemy features" in overview["build_command"]
     assert server.get(f"{BASE}/info")["context_length"] == T
 
 
@@ -55,11 +55,11 @@ def test_a_page_holds_the_contexts_as_the_database_has_them(run: Path, server: S
         assert [(e["group"], e["context"], e["peak"]) for e in page["examples"]] == [
             (e.group, e.context, e.peak) for e in examples
         ]
-        for sent, kept in zip(page["examples"], examples, strict=True):
+        for sent, stored in zip(page["examples"], examples, strict=True):
             dense = np.zeros(T, np.float32)
             for position, value in sent["activations"]:
                 dense[position] = value
-            assert np.array_equal(dense, kept.activations)
+            assert np.array_equal(dense, stored.activations)
             assert len(sent["tokens"]) == T
             assert "".join(sent["tokens"]) == "".join(
                 piece.text for piece in database.tokens.pieces(CONTEXTS[sent["context"]])
@@ -226,8 +226,8 @@ def test_a_word_in_most_labels_puts_the_labels_that_hold_best_first(server: Serv
 
 
 def test_token_search_names_the_tokens_it_took(server: Server):
-    found = server.get(f"{BASE}/token?text=july")
-    assert [token["text"] for token in found["tokens"]] == [" July"]
+    answer = server.get(f"{BASE}/token?text=july")
+    assert [token["text"] for token in answer["tokens"]] == [" July"]
     assert server.get(f"{BASE}/token?text=nothing+like+it") == {"tokens": [], "hits": []}
 
 
@@ -253,9 +253,9 @@ def test_notes_are_kept_beside_the_features_and_come_back_with_labels(run: Path,
 
 def test_two_equal_saes_match_latent_by_latent(server: Server):
     pair = f"a={SITE}/{NAME}&b={SITE}/{OTHER}"
-    found = server.get(f"/api/compare?{pair}&by=cosine&threshold=0.99")
-    assert found["n_matched_a"] == found["n_matched_b"] == M == sum(found["distribution"]["a"])
-    assert all(row["cosine"] == pytest.approx(1, abs=1e-5) for row in found["rows"])
+    comparison = server.get(f"/api/compare?{pair}&by=cosine&threshold=0.99")
+    assert comparison["n_matched_a"] == comparison["n_matched_b"] == M == sum(comparison["distribution"]["a"])
+    assert all(row["cosine"] == pytest.approx(1, abs=1e-5) for row in comparison["rows"])
     assert server.get(f"/api/compare?{pair}&view=only_a&threshold=0.99")["rows"] == []
     assert "both sides" in server.refusal("GET", f"/api/compare?a={SITE}/{NAME}&b={SITE}/{NAME}")[1]
     assert "did you mean 'cosine'" in server.refusal("GET", f"/api/compare?{pair}&by=cosin")[1]
@@ -276,13 +276,13 @@ def test_comparisons_are_found_beside_the_event_loop_and_equal_ones_once(
     monkeypatch.setattr("monosemy.app.compare.read_rows", slow)
     pair = f"/api/compare?a={SITE}/{OTHER}&b={SITE}/{NAME}&by=cosine&threshold=2"  # no pair on the page
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(server.get, pair) for _ in range(4)]
+        futures = [pool.submit(server.get, pair) for _ in range(4)]
         while not reads:
             time.sleep(0.01)
         server.get("/api/model")  # answered while vectors are read
         time.sleep(0.1)  # the other three have come too
         answered.set()
-        assert len({json.dumps(one.result()) for one in asked}) == 1
+        assert len({json.dumps(future.result()) for future in futures}) == 1
     whole = 2  # each side's vectors, once
     pages = 2 * 4  # an empty list of rows of each side for every page
     assert len(reads) == whole + pages
@@ -311,11 +311,11 @@ def test_best_matches_are_those_of_the_whole_product(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("monosemy.app.compare._BLOCK", 7)
     random = np.random.default_rng(0)
     left, right = unit_rows(random.standard_normal((40, 8))), unit_rows(random.standard_normal((30, 8)))
-    whole, found = left @ right.T, best_matches(left, right)
-    assert np.array_equal(found.partner_a, whole.argmax(1))
-    assert np.array_equal(found.partner_b, whole.argmax(0))
-    assert np.allclose(found.value_a, whole.max(1))
-    assert np.allclose(found.value_b, whole.max(0))
+    whole, matches = left @ right.T, best_matches(left, right)
+    assert np.array_equal(matches.partner_a, whole.argmax(1))
+    assert np.array_equal(matches.partner_b, whole.argmax(0))
+    assert np.allclose(matches.value_a, whole.max(1))
+    assert np.allclose(matches.value_b, whole.max(0))
 
 
 def test_features_built_again_are_served_without_a_restart(tmp_path: Path):
@@ -332,9 +332,9 @@ def test_a_damaged_database_is_named_and_the_other_saes_stay_readable(tmp_path: 
     run = page_run(tmp_path / "run")
     (run / "features" / SITE / NAME / "columns.npy").write_bytes(b"broken")
     with Server(run) as server:
-        found = {sae["name"]: sae for sae in server.get("/api/run")["saes"]}
-        assert "columns.npy is missing or damaged" in found[NAME]["problem"]
-        assert found[OTHER]["problem"] == ""
+        by_name = {sae["name"]: sae for sae in server.get("/api/run")["saes"]}
+        assert "columns.npy is missing or damaged" in by_name[NAME]["problem"]
+        assert by_name[OTHER]["problem"] == ""
         assert "columns.npy" in server.refusal("GET", f"{BASE}/latent/0")[1]
         assert server.get(f"/api/f/{SITE}/{OTHER}/latent/0")["latent"] == 0
 

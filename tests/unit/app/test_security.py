@@ -116,10 +116,10 @@ def test_requests_that_never_end_are_closed_and_leave_no_trace(run: Path, monkey
         early = socket.create_connection(("127.0.0.1", server.port))  # and one that leaves by itself
         early.sendall(body.encode())
         early.close()
-        kept = server.connect()  # a connection that is kept between two requests is no slow one
+        idle = server.connect()  # a connection that is kept between two requests is no slow one
         for _ in range(2):
-            kept.request("GET", "/api/model")
-            assert json.loads(kept.getresponse().read())["state"] == "absent"
+            idle.request("GET", "/api/model")
+            assert json.loads(idle.getresponse().read())["state"] == "absent"
             time.sleep(0.7)
     logging.getLogger("uvicorn.error").removeHandler(listener)
     assert [record.getMessage() for record in logged if record.levelno >= logging.WARNING] == []
@@ -192,13 +192,13 @@ def test_another_host_asks_for_the_token_and_gives_a_cookie(run: Path):
             assert server.refusal("GET", path)[0] == 403
         status, headers, _ = server.ask("GET", f"/latents?sort=max&token={server.access.token}")
         assert (status, headers["location"]) == (303, "/latents?sort=max")
-        given = headers["set-cookie"]
-        assert "HttpOnly" in given
-        assert "SameSite=Strict" in given
-        assert str(server.access.token) not in given
-        cookie = {"Cookie": given.split(";")[0]}
+        set_cookie = headers["set-cookie"]
+        assert "HttpOnly" in set_cookie
+        assert "SameSite=Strict" in set_cookie
+        assert str(server.access.token) not in set_cookie
+        cookie = {"Cookie": set_cookie.split(";")[0]}
         assert server.ask("GET", "/api/run", headers=cookie)[0] == 200
-        assert server.ask("GET", "/api/run", headers={"Cookie": given.split("=")[0] + "=wrong"})[0] == 403
+        assert server.ask("GET", "/api/run", headers={"Cookie": set_cookie.split("=")[0] + "=wrong"})[0] == 403
         assert server.refusal("PUT", "/api/notes", NOTE)[0] == 403
         assert server.refusal("PUT", "/api/notes", NOTE, {**cookie, "Origin": "http://evil.example"})[0] == 403
         rebound = {**cookie, "Host": f"evil.example:{server.port}"}

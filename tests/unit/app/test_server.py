@@ -58,8 +58,8 @@ Comparison(a, b).page("cosine", "matched", None, 0, 10)
 put_note(catalogue.folder, a.site, a.name, 0, bookmark=True, text="")
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_a_folder_that_is_no_run_or_holds_no_sae_is_refused(tmp_path: Path):
@@ -85,10 +85,10 @@ def test_a_run_without_features_says_how_to_build_them(tmp_path: Path):
 
 
 def test_a_port_in_use_or_out_of_range_is_refused_with_the_fix():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use.*--port {port + 1}"):
             bind("127.0.0.1", port)
     with pytest.raises(UserError, match="from 0 to 65535, got 70000"):
@@ -103,8 +103,8 @@ def test_an_address_that_is_not_this_machines_is_refused():
 
 
 def test_a_port_that_needs_more_rights_is_refused():
-    said = _refused("127.0.0.1", 1, PermissionError(errno.EACCES, "Permission denied"))
-    assert "needs more rights" in said
+    message = _refused("127.0.0.1", 1, PermissionError(errno.EACCES, "Permission denied"))
+    assert "needs more rights" in message
     if os.geteuid() != 0:  # the superuser may take any port
         with pytest.raises(UserError, match="needs more rights"):
             bind("127.0.0.1", 1)

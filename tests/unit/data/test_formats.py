@@ -204,12 +204,12 @@ def test_token_ids_need_no_tokenizer(tmp_path: Path) -> None:
     for number in np_unique(of)[:-1]:
         assert flat[of == number].tolist() == rows[origins[number]]
     assert (tokens.record["separator_token"], tokens.record["bos_token"]) == (None, None)
-    asked = TextConfig(
+    config = TextConfig(
         str(tmp_path / "ids.parquet"), "input_ids", context_length=8, n_tokens=160, n_validation_tokens=40
     )
     for folder in ("tokens", "elsewhere"):  # tokens that are there already, and such that are not
         with pytest.raises(UserError, match=r"holds token id \d+, and the model's vocabulary ends at 99"):
-            prepare_tokens(asked, None, "t", folder=tmp_path / folder, vocab_size=100)
+            prepare_tokens(config, None, "t", folder=tmp_path / folder, vocab_size=100)
     with pytest.raises(UserError, match="the model has no tokenizer and the text holds words"):
         tokens_of(write_jsonl(tmp_path / "words.jsonl", ["words"] * 30), tmp_path / "tokens", None)
 

@@ -36,10 +36,10 @@ def test_packing_loses_no_token(sizes: list[int], width: int, separator: int | N
     if bos is not None:
         assert (tokens[:, 0] == bos).all()
         assert (of[:, 0] == of[:, 1]).all()
-    kept = tokens[:, first:].size
-    assert tokens[:, first:].ravel().tolist() == flat[:kept]
-    assert of[:, first:].ravel().tolist() == numbers[:kept]
-    assert len(flat) - kept < width - first
+    n_packed = tokens[:, first:].size
+    assert tokens[:, first:].ravel().tolist() == flat[:n_packed]
+    assert of[:, first:].ravel().tolist() == numbers[:n_packed]
+    assert len(flat) - n_packed < width - first
 
 
 def test_packing_in_blocks_is_packing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,13 +253,13 @@ def test_every_prefix_keeps_the_shares() -> None:
     shares = {"a": 0.5, "b": 0.3, "c": 0.2}
     sizes = {"a": 12, "b": 40, "c": 90}
     queues = [queue(n, [1] * 400, share=s, size=sizes[n]) for n, s in shares.items()]
-    taken = Counter[str]()
+    n_tokens = Counter[str]()
     for document, ids in mixed(queues, 8000, 1, True):
-        taken[document.source] += len(ids) + 1
-        total = sum(taken.values())
+        n_tokens[document.source] += len(ids) + 1
+        total = sum(n_tokens.values())
         for name, share in shares.items():
-            assert abs(taken[name] - share * total) <= 2 * (max(sizes.values()) + 1)
-    assert sum(taken.values()) < 8000 + 91
+            assert abs(n_tokens[name] - share * total) <= 2 * (max(sizes.values()) + 1)
+    assert sum(n_tokens.values()) < 8000 + 91
 
 
 def test_training_begins_the_same_however_long() -> None:

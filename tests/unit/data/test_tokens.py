@@ -31,12 +31,12 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TextConfig:
 def whole_documents(shards: tokens_module.TokenShards) -> dict[int, str]:
     """{document number: text} of the documents that lie whole in the shards."""
     tokens, numbers = shards.sequences(0, shards.n_sequences).ravel(), shards.documents(0, shards.n_sequences).ravel()
-    found = {}
+    documents = {}
     for number in np.unique(numbers):
         ids = tokens[numbers == number]
         if ids[-1] == EOS:
-            found[int(number)] = TOKENIZER.decode(ids[:-1])
-    return found
+            documents[int(number)] = TOKENIZER.decode(ids[:-1])
+    return documents
 
 
 def test_shards_hold_the_documents(text: TextConfig) -> None:
@@ -50,11 +50,11 @@ def test_shards_hold_the_documents(text: TextConfig) -> None:
     for shards, side in ((tokens.train, "train"), (tokens.validation, "validation")):
         documents = whole_documents(shards)
         assert len(documents) > 5
-        for number, found in documents.items():
+        for number, document in documents.items():
             line = int(listed[number]["origin"].partition("#")[2]) - 1
-            assert found == f"document {line} é {'.' * (line % 7)}"
+            assert document == f"document {line} é {'.' * (line % 7)}"
             assert listed[number]["side"] == side
-            assert listed[number]["n_tokens"] == len(found.encode())
+            assert listed[number]["n_tokens"] == len(document.encode())
     sides = {side: {d["origin"] for d in listed if d["side"] == side} for side in ("train", "validation")}
     assert not sides["train"] & sides["validation"]
     assert tokens.record["train_documents"] == len(sides["train"])
@@ -81,11 +81,11 @@ def test_built_once_and_named_by_what_it_is(text: TextConfig, monkeypatch: pytes
 
 
 def test_same_seed_same_bytes(text: TextConfig, tmp_path: Path) -> None:
-    one = prepare_tokens(text, TOKENIZER, "t", folder=tmp_path / "one")
-    two = prepare_tokens(text, TOKENIZER, "t", folder=tmp_path / "two")
-    assert one.folder != two.folder
-    for path in one.folder.iterdir():
-        assert path.read_bytes() == (two.folder / path.name).read_bytes()
+    first = prepare_tokens(text, TOKENIZER, "t", folder=tmp_path / "one")
+    second = prepare_tokens(text, TOKENIZER, "t", folder=tmp_path / "two")
+    assert first.folder != second.folder
+    for path in first.folder.iterdir():
+        assert path.read_bytes() == (second.folder / path.name).read_bytes()
 
 
 def test_many_shards_read_as_one(text: TextConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,18 +172,18 @@ def words(n: int, seed: int) -> str:
 def test_long_rows_are_cut_and_serve_both_sides(tmp_path: Path, text: TextConfig, sizes: list[int], kind: str) -> None:
     texts = [words(n, seed) for seed, n in enumerate(sizes)]
     path = (write_jsonl if kind == "jsonl" else write_parquet)(tmp_path / f"long.{kind}", texts)
-    asked = replace(text, source=str(path), n_tokens=30_000, n_validation_tokens=10_000)
-    tokens = prepare_tokens(asked, TOKENIZER, "t")
+    config = replace(text, source=str(path), n_tokens=30_000, n_validation_tokens=10_000)
+    tokens = prepare_tokens(config, TOKENIZER, "t")
     sides = sides_of(tokens)
     assert not set(sides["train"]) & set(sides["validation"])
     longest = max(d["n_tokens"] for d in tokens.documents())
     assert longest <= 3 * 8192
     whole = {
-        number: found
+        number: document
         for shards in (tokens.train, tokens.validation)
-        for number, found in whole_documents(shards).items()
+        for number, document in whole_documents(shards).items()
     }
-    assert all(any(found in text for text in texts) for found in list(whole.values())[:50])
+    assert all(any(document in text for text in texts) for document in list(whole.values())[:50])
     if len(sizes) > 5:
         assert any("section" not in origin for origin in sides["validation"])  # not the long one alone
 
@@ -239,8 +239,8 @@ def test_rules_that_change_the_tokens_change_their_name(tmp_path: Path, text: Te
 def test_one_book(tmp_path: Path, text: TextConfig) -> None:
     book = tmp_path / "book.txt"
     book.write_text("".join(f"paragraph {i} " + "x" * 1000 + "\n\n" for i in range(50)))
-    one = replace(text, source=str(book), n_tokens=30_000, n_validation_tokens=9_000)
-    tokens = prepare_tokens(one, TOKENIZER, "t")
+    config = replace(text, source=str(book), n_tokens=30_000, n_validation_tokens=9_000)
+    tokens = prepare_tokens(config, TOKENIZER, "t")
     assert tokens.record["sources"]["local"]["split_unit"] == "section"
     sides = {side: {d["origin"] for d in tokens.documents() if d["side"] == side} for side in ("train", "validation")}
     assert sides["train"]

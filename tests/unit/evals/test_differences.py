@@ -44,9 +44,9 @@ def test_a_difference_is_found_and_named():
 
 def test_only_the_asked_pairs():
     groups = {name: [np.arange(10.0)] for name in "abc"}
-    found = simultaneous_differences(groups, [("a", "c")])
-    assert [(d.first, d.second) for d in found] == [("a", "c")]
-    assert found[0].estimate == 0
+    differences = simultaneous_differences(groups, [("a", "c")])
+    assert [(d.first, d.second) for d in differences] == [("a", "c")]
+    assert differences[0].estimate == 0
 
 
 def test_permutations_against_all_of_them():

@@ -45,23 +45,23 @@ def measured(n_documents=30, **factors):
 
 
 def test_sums_are_those_of_the_tokens():
-    found, rows, ids = measured(half=0.5)
-    assert sorted(found.documents) == sorted(set(ids.tolist()))
-    for block, document in enumerate(found.documents):
+    document_sums, rows, ids = measured(half=0.5)
+    assert sorted(document_sums.documents) == sorted(set(ids.tolist()))
+    for block, document in enumerate(document_sums.documents):
         mine = rows[ids == document].double()
-        assert found.n_tokens[block] == len(mine)
-        assert found.sums["half"][block] == pytest.approx(0.25 * float(mine.square().sum()), rel=1e-6)
+        assert document_sums.n_tokens[block] == len(mine)
+        assert document_sums.sums["half"][block] == pytest.approx(0.25 * float(mine.square().sum()), rel=1e-6)
 
 
 def test_documents_beyond_the_limit_share_blocks():
-    found, rows, ids = measured(n_documents=600, half=0.5)
-    assert len(found.documents) == len(set(ids.tolist())) > MAX_BLOCKS == len(found.n_tokens)
-    assert found.sums["half"].sum() == pytest.approx(0.25 * float(rows.double().square().sum()), rel=1e-6)
+    document_sums, rows, ids = measured(n_documents=600, half=0.5)
+    assert len(document_sums.documents) == len(set(ids.tolist())) > MAX_BLOCKS == len(document_sums.n_tokens)
+    assert document_sums.sums["half"].sum() == pytest.approx(0.25 * float(rows.double().square().sum()), rel=1e-6)
 
 
 def test_a_constant_ratio_has_an_interval_without_width():
-    found, _, _ = measured(a=0.5, b=0.4)
-    (ratio,) = paired_ratios(found, {"a": ["a"], "b": ["b"]})
+    document_sums, _, _ = measured(a=0.5, b=0.4)
+    (ratio,) = paired_ratios(document_sums, {"a": ["a"], "b": ["b"]})
     assert ratio.estimate == pytest.approx(0.25 / 0.36 - 1, rel=1e-5)
     assert ratio.high - ratio.low < 1e-4
 
@@ -69,8 +69,8 @@ def test_a_constant_ratio_has_an_interval_without_width():
 def test_differences_are_per_token_and_of_the_groups_means():
     n = np.array([10.0, 30.0, 20.0])
     sums = {"a0": np.array([1.0, 2.0, 3.0]), "a1": np.array([3.0, 4.0, 5.0]), "b": np.array([0.0, 0.0, 6.0])}
-    found = DocumentSums(np.array([7, 3, 5]), n, sums)
-    (difference,) = paired_differences(found, {"a": ["a0", "a1"], "b": ["b"]})
+    document_sums = DocumentSums(np.array([7, 3, 5]), n, sums)
+    (difference,) = paired_differences(document_sums, {"a": ["a0", "a1"], "b": ["b"]})
     assert difference.estimate == pytest.approx((9 - 6) / 60)
     assert difference.low < difference.estimate < difference.high
 
@@ -88,10 +88,10 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_round_trip_and_joining(tmp_path):
-    found, _, _ = measured(a=0.5, b=0.4)
+    document_sums, _, _ = measured(a=0.5, b=0.4)
     other, _, _ = measured(c=0.3)
     path = tmp_path / "documents.safetensors"
-    save_documents(path, {"layers.0.mlp_out": {"error": found, "delta_loss": other}})
+    save_documents(path, {"layers.0.mlp_out": {"error": document_sums, "delta_loss": other}})
     read = load_documents(path)["layers.0.mlp_out"]
     assert list(read["error"].sums) == ["a", "b"]
     whole = joined([read["error"], read["delta_loss"]])
@@ -100,12 +100,12 @@ def test_round_trip_and_joining(tmp_path):
 
 
 def test_what_cannot_be_paired_is_refused(tmp_path):
-    found, _, _ = measured(a=0.5)
+    document_sums, _, _ = measured(a=0.5)
     fewer, _, _ = measured(n_documents=29, b=0.5)
     with pytest.raises(UserError, match="cannot pair evaluations over other tokens"):
-        found.joined(fewer)
+        document_sums.joined(fewer)
     with pytest.raises(UserError, match="no dictionary 'z'"):
-        paired_ratios(found, {"a": ["a"], "z": ["z"]})
+        paired_ratios(document_sums, {"a": ["a"], "z": ["z"]})
     with pytest.raises(UserError, match="two documents"):
         paired_ratios(measured(n_documents=1, a=0.5, b=0.5)[0], {"a": ["a"], "b": ["b"]})
     path = tmp_path / "documents.safetensors"

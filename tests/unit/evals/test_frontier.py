@@ -44,8 +44,8 @@ def candidate(architecture, target=4.0, site="layers.1.resid_post", control=Fals
 
 @pytest.fixture
 def records(reconstructions):
-    def make(which, *args, **kwargs):
-        return build_record(candidate(*args, **kwargs), reconstructions[which], LOSS)
+    def make(key, *args, **kwargs):
+        return build_record(candidate(*args, **kwargs), reconstructions[key], LOSS)
 
     return [
         make("2", "frozen_random", control=True),

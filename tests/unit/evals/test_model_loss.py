@@ -89,20 +89,20 @@ def direct(model, sae, tokens, keep):
 
 def test_losses_match_direct_computation(data):
     model, saes = CausalModel(), {"fine": Rounding(0.3), "coarse": Rounding(2.0)}
-    found = evaluate_model_loss(model, SITE, saes, *data)
+    losses = evaluate_model_loss(model, SITE, saes, *data)
     clean, _ = direct(model, IdentityDictionary(D), *data)
     zero, _ = direct(model, None, *data)
-    assert found.clean_loss == pytest.approx(clean, rel=1e-6)
-    assert found.zero_loss == pytest.approx(zero, rel=1e-6)
-    assert found.n_loss_tokens == int(data[1][:, :-1].sum())
+    assert losses.clean_loss == pytest.approx(clean, rel=1e-6)
+    assert losses.zero_loss == pytest.approx(zero, rel=1e-6)
+    assert losses.n_loss_tokens == int(data[1][:, :-1].sum())
     for name, sae in saes.items():
         loss, kl = direct(model, sae, *data)
-        record = found.records[name]
+        record = losses.records[name]
         assert record.delta_loss == pytest.approx(loss - clean, rel=1e-4, abs=1e-6)
         assert record.kl == pytest.approx(kl, rel=1e-4, abs=1e-6)
         assert record.loss_recovered == pytest.approx((zero - loss) / (zero - clean), rel=1e-4)
-        assert record.n_loss_tokens == found.n_loss_tokens
-    assert 0 < found.records["fine"].kl < found.records["coarse"].kl
+        assert record.n_loss_tokens == losses.n_loss_tokens
+    assert 0 < losses.records["fine"].kl < losses.records["coarse"].kl
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -130,11 +130,11 @@ def test_dropped_positions_keep_their_activation_in_every_splice(data):
 def test_batching_changes_nothing_and_shares_the_prefix(data):
     whole, parts = CausalModel(), CausalModel()
     saes = {"a": Rounding(0.5), "b": Rounding(1.5)}
-    one = evaluate_model_loss(whole, SITE, saes, *data, batch_sequences=B)
+    one_batch = evaluate_model_loss(whole, SITE, saes, *data, batch_sequences=B)
     many = evaluate_model_loss(parts, SITE, saes, *data, batch_sequences=2)
     for name in saes:
-        assert many.records[name].delta_loss == pytest.approx(one.records[name].delta_loss, rel=1e-5)
-        assert many.records[name].kl_interval == pytest.approx(one.records[name].kl_interval, rel=1e-5)
+        assert many.records[name].delta_loss == pytest.approx(one_batch.records[name].delta_loss, rel=1e-5)
+        assert many.records[name].kl_interval == pytest.approx(one_batch.records[name].kl_interval, rel=1e-5)
     assert parts.n_prefixes == 1 + 5  # the splice check, then once per batch
     assert max(parts.batches) == 2
 
@@ -154,11 +154,11 @@ def test_documents_are_the_blocks_and_those_without_counted_tokens_are_none(data
 
 
 def test_paired_differences_give_tight_intervals(data):
-    found = evaluate_model_loss(CausalModel(), SITE, {"fine": Rounding(0.05)}, *data)
-    record = found.records["fine"]
+    losses = evaluate_model_loss(CausalModel(), SITE, {"fine": Rounding(0.05)}, *data)
+    record = losses.records["fine"]
     low, high = record.delta_loss_interval
     assert low <= record.delta_loss <= high
-    assert high - low < 0.05 * (found.clean_loss_interval[1] - found.clean_loss_interval[0])
+    assert high - low < 0.05 * (losses.clean_loss_interval[1] - losses.clean_loss_interval[0])
     assert record.loss_recovered_interval[0] <= record.loss_recovered <= record.loss_recovered_interval[1]
 
 
@@ -168,14 +168,14 @@ def test_sequences_with_nothing_counted_are_skipped(data):
     keep[2:5] = False
     keep[5] = torch.tensor([False] * (T - 1) + [True])  # the last position predicts nothing
     done = []
-    found = evaluate_model_loss(
+    losses = evaluate_model_loss(
         CausalModel(), SITE, {"a": Rounding(1.0)}, tokens, keep, batch_sequences=1, advance=done.append
     )
     rest = [0, 1, 6, 7, 8]
     alone = evaluate_model_loss(CausalModel(), SITE, {"a": Rounding(1.0)}, tokens[rest], keep[rest])
     # batches of other sizes: products round otherwise, by some 8 · 2⁻²⁴ of logits of up to 10
-    assert found.records["a"].delta_loss == pytest.approx(alone.records["a"].delta_loss, rel=1e-5)
-    assert found.records["a"].delta_loss_interval == pytest.approx(alone.records["a"].delta_loss_interval, rel=1e-5)
+    assert losses.records["a"].delta_loss == pytest.approx(alone.records["a"].delta_loss, rel=1e-5)
+    assert losses.records["a"].delta_loss_interval == pytest.approx(alone.records["a"].delta_loss_interval, rel=1e-5)
     assert sum(done) == tokens.numel() * n_passes({"a": Rounding(1.0)})
 
 
@@ -188,10 +188,10 @@ def test_loss_recovered_is_unknown_when_zeros_do_no_damage(data):
     model.embedding[0, 0] = model.embedding[1, 1] = 5.0
     model.unembedding = torch.zeros(D, V)
     model.unembedding[0, 2] = model.unembedding[1, 3] = 9.0
-    found = evaluate_model_loss(model, SITE, {"a": Rounding(1.0)}, tokens, keep)
-    assert found.zero_loss < found.clean_loss
-    assert found.records["a"].loss_recovered is None
-    assert found.records["a"].loss_recovered_interval is None
+    losses = evaluate_model_loss(model, SITE, {"a": Rounding(1.0)}, tokens, keep)
+    assert losses.zero_loss < losses.clean_loss
+    assert losses.records["a"].loss_recovered is None
+    assert losses.records["a"].loss_recovered_interval is None
 
 
 class TestSpliceCheck:
@@ -255,10 +255,10 @@ def test_transformers_models_at_every_kind_of_site(tiny_model, family):
             "all": basis.dictionary(rows.shape[1]),
             "few": basis.dictionary(2),
         }
-        found = evaluate_model_loss(model, site, saes, tokens, keep, batch_sequences=4).records
-        assert found["identity"].delta_loss == found["identity"].kl == 0.0
-        assert abs(found["all"].delta_loss) < 1e-4
-        assert found["all"].kl < 1e-5 < found["few"].kl
+        records = evaluate_model_loss(model, site, saes, tokens, keep, batch_sequences=4).records
+        assert records["identity"].delta_loss == records["identity"].kl == 0.0
+        assert abs(records["all"].delta_loss) < 1e-4
+        assert records["all"].kl < 1e-5 < records["few"].kl
 
 
 def test_evaluate_in_one_call_agrees_with_its_parts(tiny_model):

@@ -72,17 +72,17 @@ def test_fvu_is_centred_on_the_mean_of_all_tokens(mean):
     x, documents = rows_and_documents(mean=mean)
     x = x.sort(dim=0).values  # every batch has its own mean: only the mean over all tokens gives the right variance
     sae = Thresholded(b=mean)
-    found = evaluate_reconstruction({"a": sae}, batches(x, documents, 64), n_bootstrap=50)["a"].record
-    assert found.fvu == pytest.approx(direct_fvu(x, sae.decode(sae.encode(x))), rel=1e-5)
-    assert found.fvu_interval[0] < found.fvu < found.fvu_interval[1]
+    record = evaluate_reconstruction({"a": sae}, batches(x, documents, 64), n_bootstrap=50)["a"].record
+    assert record.fvu == pytest.approx(direct_fvu(x, sae.decode(sae.encode(x))), rel=1e-5)
+    assert record.fvu_interval[0] < record.fvu < record.fvu_interval[1]
 
 
 def test_predicting_the_mean_has_fvu_one():
     x, documents = rows_and_documents(mean=50.0)
     mean_only = PcaDictionary(x.mean(0), torch.zeros(1, D))
-    found = evaluate_reconstruction({"mean": mean_only}, batches(x, documents, 100))["mean"].record
-    assert found.fvu == pytest.approx(1.0, abs=1e-6)
-    assert found.l0 == 0.0
+    record = evaluate_reconstruction({"mean": mean_only}, batches(x, documents, 100))["mean"].record
+    assert record.fvu == pytest.approx(1.0, abs=1e-6)
+    assert record.l0 == 0.0
 
 
 def test_batches_and_chunks_do_not_change_the_numbers():
@@ -136,11 +136,11 @@ def test_zero_entries_do_not_fire_and_negative_ones_do():
             return torch.zeros(latents.n_tokens, D)
 
     x, documents = rows_and_documents(n=50)
-    found = evaluate_reconstruction({"a": Stored()}, [(x, documents)])["a"]
-    assert found.latents.firing_count.tolist() == [0, 50, 50]
-    assert found.latents.max.tolist() == [0.0, -2.0, 1.5]
-    assert found.record.l0 == 2.0
-    assert found.record.gamma is None  # x̂ = 0 everywhere
+    evaluation = evaluate_reconstruction({"a": Stored()}, [(x, documents)])["a"]
+    assert evaluation.latents.firing_count.tolist() == [0, 50, 50]
+    assert evaluation.latents.max.tolist() == [0.0, -2.0, 1.5]
+    assert evaluation.record.l0 == 2.0
+    assert evaluation.record.gamma is None  # x̂ = 0 everywhere
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.3])
@@ -158,7 +158,7 @@ def test_intervals_are_those_of_explicitly_resampled_documents():
     x, documents = rows_and_documents(n=300, mean=2.0, n_documents=9)
     documents = documents.sort().values
     sae = Thresholded(1.5, b=2.0)
-    found = evaluate_reconstruction({"a": sae}, [(x, documents)], n_bootstrap=40, seed=5)["a"].record
+    record = evaluate_reconstruction({"a": sae}, [(x, documents)], n_bootstrap=40, seed=5)["a"].record
     fvus, l0s, over = [], [], []
     for row in bootstrap_weights(9, 40, seed=5).astype(int):
         drawn = torch.cat([x[documents == b] for b in range(9) for _ in range(row[b])])
@@ -166,9 +166,9 @@ def test_intervals_are_those_of_explicitly_resampled_documents():
         fvus.append(direct_fvu(drawn, sae.decode(sae.encode(drawn))))
         l0s.append(float((code > 0).sum(1).double().mean()))
         over.append(float(((code > 0).double().mean(0) > 0.10).double().mean()))
-    assert found.fvu_interval == pytest.approx(percentiles(np.array(fvus)), rel=1e-4)
-    assert found.l0_interval == pytest.approx(percentiles(np.array(l0s)), rel=1e-9)
-    assert found.over_10pct_fraction_interval == pytest.approx(percentiles(np.array(over)), abs=1e-9)
+    assert record.fvu_interval == pytest.approx(percentiles(np.array(fvus)), rel=1e-4)
+    assert record.l0_interval == pytest.approx(percentiles(np.array(l0s)), rel=1e-9)
+    assert record.over_10pct_fraction_interval == pytest.approx(percentiles(np.array(over)), abs=1e-9)
 
 
 def test_dead_share_interval_by_leaving_documents_out():
@@ -267,12 +267,12 @@ def test_every_architecture_is_evaluated_as_its_own_dense_code_says(architecture
     sae = build_sae(SaeConfig(architecture, d_in=D, d_sae=F, l0=4.0))
     sae.initialise(x, 4.0)
     sae.shift_margins(-1e-3)  # off the very pre-activation that the threshold was read from
-    found = evaluate_reconstruction({"sae": sae}, batches(x, documents, 128))["sae"]
+    evaluation = evaluate_reconstruction({"sae": sae}, batches(x, documents, 128))["sae"]
     with torch.no_grad():
         code = sae.encode(x).to_dense()
         x_hat = sae(x)
-    assert np.array_equal(found.latents.firing_count, (code > 0).sum(0))
-    assert found.record.l0 == pytest.approx(float((code > 0).sum(1).double().mean()))
-    assert found.record.l0 > 1
-    assert found.record.fvu == pytest.approx(direct_fvu(x, x_hat), rel=1e-5)
-    assert found.record.gamma == pytest.approx(float(x_hat.square().sum() / (x_hat * x).sum()), rel=1e-5)
+    assert np.array_equal(evaluation.latents.firing_count, (code > 0).sum(0))
+    assert evaluation.record.l0 == pytest.approx(float((code > 0).sum(1).double().mean()))
+    assert evaluation.record.l0 > 1
+    assert evaluation.record.fvu == pytest.approx(direct_fvu(x, x_hat), rel=1e-5)
+    assert evaluation.record.gamma == pytest.approx(float(x_hat.square().sum() / (x_hat * x).sum()), rel=1e-5)

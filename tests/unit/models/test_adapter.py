@@ -90,10 +90,10 @@ def test_replacing_acts_and_replacing_by_itself_does_not(family, tiny_model, tok
     with torch.no_grad():
         assert torch.equal(plain, model.module(input_ids=tokens, use_cache=False).logits)
     for site in (name for name in model.site_names() if name.startswith("layers.2.")):
-        seen = []
-        same = model.logits(tokens, {site: lambda x, seen=seen: seen.append(x) or x.clone()})
+        captured = []
+        same = model.logits(tokens, {site: lambda x, captured=captured: captured.append(x) or x.clone()})
         assert torch.equal(same, plain)
-        assert torch.equal(seen[0], model.activations(tokens, [site])[site])
+        assert torch.equal(captured[0], model.activations(tokens, [site])[site])
         assert not torch.equal(model.logits(tokens, {site: lambda x: 0.5 * x}), plain), site
     assert torch.equal(model.logits(tokens), plain)
 

@@ -138,14 +138,14 @@ def test_a_replacement_that_does_not_reach_the_residual_stream():
     model = LanguageModel(random_module("llama"), byte_tokenizer(), name="tiny", fingerprint="tiny")
     block = model._blocks[2]
     original, mlp = block.forward, block.mlp
-    seen: dict[str, torch.Tensor] = {}
+    captured: dict[str, torch.Tensor] = {}
     block.post_attention_layernorm.register_forward_hook(
-        lambda _, args, output: seen.update(mid=args[0], normed=output)
+        lambda _, args, output: captured.update(mid=args[0], normed=output)
     )
 
     def beside(*args, **kwargs):
         original(*args, **kwargs)
-        return seen["mid"] + type(mlp).forward(mlp, seen["normed"])
+        return captured["mid"] + type(mlp).forward(mlp, captured["normed"])
 
     block.forward = beside
     failed = check_model(model)

@@ -71,12 +71,12 @@ def test_an_edit_that_hands_back_its_input_changes_no_bit(tiny_model, prompts):
 
 
 def test_padding_is_told_apart_from_the_first_token(tiny_model):
-    seen = []
-    decoding = Decoding(tiny_model("llama"), [[5, 6, 7], [8]], {SITE: lambda x, place: seen.append(place) or x})
+    places = []
+    decoding = Decoding(tiny_model("llama"), [[5, 6, 7], [8]], {SITE: lambda x, place: places.append(place) or x})
     decoding.append(torch.tensor([1, 2]))
-    assert seen[0].positions.tolist() == [[0, 1, 2], [-1, -1, 0]]
-    assert seen[1].positions.tolist() == [[3], [1]]
-    assert seen[1].prompt_lengths.tolist() == [3, 1]
+    assert places[0].positions.tolist() == [[0, 1, 2], [-1, -1, 0]]
+    assert places[1].positions.tolist() == [[3], [1]]
+    assert places[1].prompt_lengths.tolist() == [3, 1]
 
 
 def test_nothing_is_left_on_the_model_between_passes(tiny_model, prompts):

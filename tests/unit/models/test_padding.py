@@ -74,8 +74,8 @@ def test_rows_of_a_padded_batch_are_those_of_each_row_alone(family, tiny_model, 
         batch = model.activations(tokens, sites, attention_mask=mask)
         for name in sites:
             assert_rows(batch[name], [values[name] for values in alone], mask)
-        everything = model.all_activations(tokens, attention_mask=mask)
-        assert_rows(everything[site], [values[site] for values in alone], mask)
+        all_sites = model.all_activations(tokens, attention_mask=mask)
+        assert_rows(all_sites[site], [values[site] for values in alone], mask)
         assert_rows(model.logits(tokens, attention_mask=mask), plain, mask)
         assert_rows(model.logits(tokens, edits, attention_mask=mask), edited, mask)
         start = model.prefix(tokens, site, attention_mask=mask)
@@ -133,7 +133,7 @@ def test_padding_is_no_number_of_an_evaluation(tiny_model, rows):
 def test_losses_take_masks_with_documents(tiny_model, rows):
     model, site = tiny_model("llama"), "layers.1.resid_post"
     sae = build_sae(SaeConfig("topk", 32, 64, 4, site=site))
-    found = []
+    evaluations = []
     for side in ("left", "right"):
         tokens, mask = padded(rows, side)
         documents = torch.tensor([0, 1, 1, 2])[:, None].expand_as(tokens)
@@ -141,9 +141,9 @@ def test_losses_take_masks_with_documents(tiny_model, rows):
             model, site, {"a": sae}, tokens, text_positions(mask.bool()) > 0, attention_mask=mask, documents=documents
         )
         assert losses.documents.documents.tolist() == [0, 1]  # the row of one token predicts nothing
-        found.append(losses)
-    assert found[0].clean_loss == pytest.approx(found[1].clean_loss, abs=1e-5)
-    assert found[0].records["a"].delta_loss == pytest.approx(found[1].records["a"].delta_loss, abs=1e-5)
+        evaluations.append(losses)
+    assert evaluations[0].clean_loss == pytest.approx(evaluations[1].clean_loss, abs=1e-5)
+    assert evaluations[0].records["a"].delta_loss == pytest.approx(evaluations[1].records["a"].delta_loss, abs=1e-5)
 
 
 def test_an_edit_leaves_padding_alone(tiny_model, rows):

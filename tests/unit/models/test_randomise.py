@@ -73,9 +73,9 @@ def test_random_models_are_models_with_their_own_fingerprints(tmp_path):
     assert models["published"].name == f"{folder} (published)"
     tokens = torch.arange(12)[None]
     logits = [model.logits(tokens) for model in models.values()]
-    for i, one in enumerate(logits):
-        assert torch.isfinite(one).all()
-        assert all(not torch.allclose(one, other) for other in logits[:i])
+    for i, current in enumerate(logits):
+        assert torch.isfinite(current).all()
+        assert all(not torch.allclose(current, other) for other in logits[:i])
     again = load_model(folder, device="cpu", randomise="matched")
     assert again.fingerprint == models["matched"].fingerprint
     assert torch.equal(again.logits(tokens), models["matched"].logits(tokens)), "the same draw every time"

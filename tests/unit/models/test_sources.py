@@ -226,10 +226,10 @@ for name in sys.argv[1:]:
     except UserError as error:
         print("UserError:", error)
 """
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_"))}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_"))}
     done = subprocess.run(
         [sys.executable, "-c", code, *names],
-        env={**kept, "HF_HOME": str(tmp_path / "hf"), **environment},
+        env={**inherited, "HF_HOME": str(tmp_path / "hf"), **environment},
         capture_output=True,
         text=True,
         timeout=120,

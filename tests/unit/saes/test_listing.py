@@ -113,10 +113,10 @@ def test_an_sae_without_features_is_told_the_command_that_builds_them(run, capsy
     words = {"show": ["1"], "explain": ["--chat", "http://127.0.0.1:9"]}.get(command, ["1", "--out", "x.html"])
     with pytest.raises(SystemExit) as ended:
         main([command, str(run), *words, "--sae", f"{FIRST}/topk-l0_16-s0"])
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert ended.value.code == 2
-    assert f"has no features yet; build them: monosemy features {run} --saes {FIRST}/topk-l0_16-s0" in said
-    assert "unknown" not in said
+    assert f"has no features yet; build them: monosemy features {run} --saes {FIRST}/topk-l0_16-s0" in message
+    assert "unknown" not in message
 
 
 def test_the_browser_lists_them_in_the_same_order_and_never_as_what_a_control_is_trained_as(run):

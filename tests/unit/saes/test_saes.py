@@ -54,8 +54,8 @@ def make(name: str, **changes: Any) -> SparseAutoencoder:
 
 def gradients(sae: SparseAutoencoder, loss: Tensor) -> dict[str, Tensor]:
     names, parameters = zip(*sae.named_parameters())
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, parameters, found)}
+    computed = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {n: torch.zeros_like(p) if g is None else g for n, p, g in zip(names, parameters, computed)}
 
 
 def assert_same(ours: dict[str, Tensor], dense: dict[str, Tensor], tolerance: float = 1e-9) -> None:
@@ -85,8 +85,8 @@ def dense_aux(sae: Any, x: Tensor, reconstruction: Tensor, pre: Tensor, dead: Te
     residual = (x - reconstruction).detach()
     n_dead = min(sae.options.k_aux, int(dead.sum()))
     scores = pre.detach().masked_fill(~dead, -torch.inf)
-    chosen = torch.zeros_like(pre).scatter(1, scores.topk(n_dead, dim=1).indices, 1.0)
-    code = (pre * chosen).relu()
+    mask = torch.zeros_like(pre).scatter(1, scores.topk(n_dead, dim=1).indices, 1.0)
+    code = (pre * mask).relu()
     return (residual - code @ sae.W_dec).square().sum() / residual.square().sum()
 
 
@@ -144,10 +144,10 @@ def test_gradients_equal_dense_autograd(name: str, seed: int) -> None:
 def test_dead_latent_term_gradients_equal_dense_autograd(name: str) -> None:
     sae, x = make(name, options={"k_aux": 4, "aux_coef": 0.5}), rows()
     step = dataclasses.replace(STEP, dead=torch.arange(M) % 2 == 0)
-    found = gradients(sae, sae.losses(x, step).total)
-    assert_same(found, gradients(sae, DENSE[name](sae, x, step)))
+    computed = gradients(sae, sae.losses(x, step).total)
+    assert_same(computed, gradients(sae, DENSE[name](sae, x, step)))
     without = gradients(sae, sae.losses(x, STEP).total)
-    assert (found["W_enc"] - without["W_enc"]).abs().max() > 1e-4
+    assert (computed["W_enc"] - without["W_enc"]).abs().max() > 1e-4
 
 
 @pytest.mark.usefixtures("density")
@@ -172,8 +172,8 @@ def test_gradients_equal_finite_differences(name: str) -> None:
                 own_below = sae.losses(x, STEP)
                 parameter[where] = before
                 flat[where] = (above - below) / (2 * step)
-                for one in (own_above, own_below):  # no entry crosses within the step: both losses are the same one
-                    assert ((one.latents.to_dense() != 0) == (keep != 0)).all()
+                for perturbed in (own_above, own_below):  # no entry crosses within the step: the loss stays the same
+                    assert ((perturbed.latents.to_dense() != 0) == (keep != 0)).all()
                 own = (own_above.total - own_below.total) / (2 * step)
                 assert own.item() == pytest.approx(gradient[where].item(), abs=1e-7), (key, where)
         assert (flat - gradient).abs().max() < 1e-7, key
@@ -195,7 +195,7 @@ def window(sae: Any, pre: Tensor) -> Tensor:
 def test_jumprelu_threshold_gradient_is_the_closed_form() -> None:
     sae, x = jumprelu(), rows(200)
     output = sae.losses(x, STEP)
-    found = gradients(sae, output.total)
+    computed = gradients(sae, output.total)
     with torch.no_grad():
         pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
         error = x - sae(x)
@@ -204,18 +204,18 @@ def test_jumprelu_threshold_gradient_is_the_closed_form() -> None:
         assert (inside * (pre < sae.threshold)).sum() > 0  # on both sides of the threshold
         per_token = 2 * sae.threshold * (error @ sae.W_dec.T) - STEP.sparsity_coef
         expected = (per_token * inside / sae.bandwidth).mean(0)
-    assert (found["threshold"] - expected).abs().max() < 1e-9
+    assert (computed["threshold"] - expected).abs().max() < 1e-9
 
 
 @pytest.mark.usefixtures("density")
 def test_jumprelu_other_gradients_are_those_with_the_step_constant() -> None:
     sae, x = jumprelu(), rows(50)
-    found = gradients(sae, sae.losses(x, STEP).total)
+    computed = gradients(sae, sae.losses(x, STEP).total)
     pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
     step = (pre > sae.threshold).double()
     dense = gradients(sae, square(x - sae.b_dec - (pre * step) @ sae.W_dec) + STEP.sparsity_coef * step.sum(1).mean())
-    del found["threshold"], dense["threshold"]
-    assert_same(found, dense)
+    del computed["threshold"], dense["threshold"]
+    assert_same(computed, dense)
 
 
 class DenseJump(torch.autograd.Function):
