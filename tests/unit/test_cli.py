@@ -45,9 +45,9 @@ def test_short_names_units_and_options():
     ],
 )
 def test_refused_before_anything_is_loaded(words, message):
-    with pytest.raises(UserError, match=message) as found:
+    with pytest.raises(UserError, match=message) as caught:
         check_config(parsed(quick(), words))
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_words_end_with_status_2(capsys):
@@ -62,9 +62,9 @@ def test_unknown_words_end_with_status_2(capsys):
 
 def test_info_lists_an_architectures_options(capsys):
     cli.main(["info", "jumprelu"])
-    shown = capsys.readouterr().out
-    assert "jumprelu.bandwidth_relative = 0.5" in shown
-    assert "L0" in shown
+    output = capsys.readouterr().out
+    assert "jumprelu.bandwidth_relative = 0.5" in output
+    assert "L0" in output
 
 
 def test_counts_take_units_in_either_form(capsys):
@@ -74,9 +74,9 @@ def test_counts_take_units_in_either_form(capsys):
         parsed(quick(), ["--tokens", "1.5X"])
     with pytest.raises(SystemExit):
         parsed(quick(), ["--help"])
-    shown = capsys.readouterr().out
-    assert "--tokens N, --text.n-tokens N" in shown
-    assert "quick" in shown
+    output = capsys.readouterr().out
+    assert "--tokens N, --text.n-tokens N" in output
+    assert "quick" in output
 
 
 def test_the_help_of_train_explains_every_setting(capsys):
@@ -147,9 +147,9 @@ def test_help_as_a_word(capsys):
         with pytest.raises(SystemExit) as ended:
             cli.main(words)
         assert ended.value.code == 0
-        shown = capsys.readouterr().out
-        assert usage in shown
-        assert words[1] == "show" or "usage: monosemy train" not in shown
+        output = capsys.readouterr().out
+        assert usage in output
+        assert words[1] == "show" or "usage: monosemy train" not in output
 
 
 @pytest.mark.parametrize(
@@ -187,18 +187,18 @@ def test_help_as_a_word(capsys):
 def test_every_wrong_word_is_one_line(words, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert ended.value.code == 2
-    assert told.out == ""
-    assert told.err.startswith("error: ")
-    assert told.err.count("\n") == 1
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
 
 
 def test_a_run_folder_whose_name_is_no_text_is_refused_in_a_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "quick", "--run", str(tmp_path / "caf\udce9")])
-    told = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert ended.value.code == 2
-    assert "byte E9" in told
-    assert told.count("\n") == 1
+    assert "byte E9" in error
+    assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -49,9 +49,9 @@ def registered(monkeypatch):
 def test_every_test_of_the_page_passes():
     torch.manual_seed(0)
     tests = module_of(TESTS, "test_of_the_page")
-    found = [getattr(tests, name) for name in dir(tests) if name.startswith("test_")]
-    assert len(found) == 3
-    for test in found:
+    functions = [getattr(tests, name) for name in dir(tests) if name.startswith("test_")]
+    assert len(functions) == 3
+    for test in functions:
         test()
 
 

@@ -68,8 +68,8 @@ def test_the_readmes_numbers_are_all_rendered_from_records(outcomes):
     """All but the versions of Python, which pyproject.toml has."""
     assert set(outcomes["README.md"].by_status) == {"claimed", "unrecorded"}
     assert [number.text for number in outcomes["README.md"].by_status["unrecorded"]] == ["3.13"]
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    least, above = re.findall(r"3\.(\d+)", wanted)
+    requirement = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    least, above = re.findall(r"3\.(\d+)", requirement)
     assert f"Python 3.{least}–3.{int(above) - 1}" in (ROOT / "README.md").read_text()
 
 

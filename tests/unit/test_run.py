@@ -78,15 +78,15 @@ def test_reopening_keeps_provenance_and_notes_other_versions(tmp_path, monkeypat
     with open_run(tmp_path, CONFIG) as run:
         run.add_provenance(model={"name": "tiny", "fingerprint": "abc"})
         created = run.provenance["created"]
-    known = runs.versions()
-    monkeypatch.setattr(runs, "versions", lambda: {**known, "torch": "99.0"})
+    installed = runs.versions()
+    monkeypatch.setattr(runs, "versions", lambda: {**installed, "torch": "99.0"})
     for _ in range(2):  # noted once, not at every opening
         with open_run(tmp_path, CONFIG):
             pass
     provenance = read_run(tmp_path)[1]
     assert provenance["created"] == created
     assert provenance["model"] == {"name": "tiny", "fingerprint": "abc"}
-    assert provenance["versions"]["torch"] == known["torch"]
+    assert provenance["versions"]["torch"] == installed["torch"]
     assert [later["versions"] for later in provenance["continued_with"]] == [{"torch": "99.0"}]
 
 

@@ -316,24 +316,24 @@ def test_an_sae_that_never_fires_gives_an_empty_database(built, tmp_path):
     # what was said of the SAE that stood here before is kept, apart
     assert database.label(1)["explanation"] is None
     earlier = database.folder / f"earlier-{before.info['sae_sha256'][:8]}"
-    kept = json.loads((earlier / "explanations.json").read_text())
-    assert kept == [{"latent": 1, "text": "the sea", "record": {"score": 0.5}}]
+    explanations = json.loads((earlier / "explanations.json").read_text())
+    assert explanations == [{"latent": 1, "text": "the sea", "record": {"score": 0.5}}]
     assert (earlier / "explanations.jsonl").read_text() == "{}\n"
 
 
 def contents(folder: Path) -> dict[str, bytes | dict]:
     """Everything of a database but the hour it was made."""
-    found: dict[str, bytes | dict] = {}
+    files: dict[str, bytes | dict] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != "features.json":
-            found[str(path.relative_to(folder))] = path.read_bytes()
-    found["info"] = json.loads((folder / "features.json").read_text()) | {"created": ""}
-    return found
+            files[str(path.relative_to(folder))] = path.read_bytes()
+    files["info"] = json.loads((folder / "features.json").read_text()) | {"created": ""}
+    return files
 
 
 def start(run: Path, names: list[str], cache: Path) -> subprocess.Popen[str]:
-    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    env = {**os.environ, **one, "MONOSEMY_CACHE": str(cache), "MONOSEMY_QUIET": "1"}
+    single_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    env = {**os.environ, **single_thread, "MONOSEMY_CACHE": str(cache), "MONOSEMY_QUIET": "1"}
     program = (
         "import sys; from pathlib import Path; from monosemy.features.building import encode_pass;"
         "encode_pass.SHARD_SEQUENCES = 16; from monosemy.pipeline.features import build_features;"
@@ -387,10 +387,10 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes(tmp_path, 
     _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     for name in ("jumprelu-l0_4-s0", "topk-l0_4-s0"):
-        one, two = contents(whole / "features" / SITES[0] / name), contents(built / name)
-        assert one.keys() == two.keys()
-        for file in one:
-            assert one[file] == two[file], file
+        expected, resumed = contents(whole / "features" / SITES[0] / name), contents(built / name)
+        assert expected.keys() == resumed.keys()
+        for file in expected:
+            assert expected[file] == resumed[file], file
     assert not work.exists()
     assert list_features(killed) == [(SITES[0], "jumprelu-l0_4-s0"), (SITES[0], "topk-l0_4-s0")]
 

@@ -49,12 +49,14 @@ def test_blocks_are_the_code_turned_round_whatever_their_size(case):
 def test_statistics_are_those_of_the_positive_activations(case):
     dense, text = case
     (firings,) = blocks(codes_of(dense))
-    found = summarise(firings, text, SETTINGS)
+    summary = summarise(firings, text, SETTINGS)
     for latent in range(dense.shape[1]):
         for name, expected in statistics_of(dense[:, latent], text).items():
-            np.testing.assert_allclose(found[name][latent], expected, rtol=1e-5, atol=1e-6, err_msg=f"{name} {latent}")
-    assert np.isnan(found["quantiles"][0]).all()
-    assert found["histogram"][0].sum() == 0
+            np.testing.assert_allclose(
+                summary[name][latent], expected, rtol=1e-5, atol=1e-6, err_msg=f"{name} {latent}"
+            )
+    assert np.isnan(summary["quantiles"][0]).all()
+    assert summary["histogram"][0].sum() == 0
 
 
 @given(dense_codes())
@@ -62,9 +64,9 @@ def test_statistics_are_those_of_the_positive_activations(case):
 def test_the_strongest_contexts_come_first_and_equal_ones_in_order_of_the_text(case):
     dense, text = case
     (firings,) = blocks(codes_of(dense))
-    chosen = summarise(firings, text, SETTINGS)["chosen"][:, : SETTINGS.n_top]
+    strongest = summarise(firings, text, SETTINGS)["chosen"][:, : SETTINGS.n_top]
     for latent in range(dense.shape[1]):
-        assert [t for t in chosen[latent] if t >= 0] == top_contexts(dense[:, latent])
+        assert [t for t in strongest[latent] if t >= 0] == top_contexts(dense[:, latent])
 
 
 @given(dense_codes())
@@ -72,21 +74,21 @@ def test_the_strongest_contexts_come_first_and_equal_ones_in_order_of_the_text(c
 def test_examples_of_each_fifth_come_from_it_and_samples_are_firing_windows(case):
     dense, text = case
     (firings,) = blocks(codes_of(dense))
-    found = summarise(firings, text, SETTINGS)
+    summary = summarise(firings, text, SETTINGS)
     k = SETTINGS.n_per_quantile
     for latent in range(dense.shape[1]):
-        drawn = found["chosen"][latent, SETTINGS.n_top :].reshape(N_QUANTILES, k)
+        drawn = summary["chosen"][latent, SETTINGS.n_top :].reshape(N_QUANTILES, k)
         for row, fifth in zip(drawn, fifths(dense[:, latent])):
             own = [t for t in row if t >= 0]
             assert len(own) == len(set(own)) == min(k, len(fifth))
             assert set(own) <= fifth
         peaks = dict(peaks_of(dense[:, latent], WINDOW))
-        sample = found["sample"][latent]
-        kept = sample[sample >= 0]
-        assert len(kept) == min(SETTINGS.n_sample, len(peaks)) == len(set(kept))
-        assert found["n_windows"][latent] == len(peaks)
-        assert [peaks[t] for t in kept] == found["sample_value"][latent, : len(kept)].tolist()
-        assert (np.diff(kept) > 0).all()
+        sample = summary["sample"][latent]
+        windows = sample[sample >= 0]
+        assert len(windows) == min(SETTINGS.n_sample, len(peaks)) == len(set(windows))
+        assert summary["n_windows"][latent] == len(peaks)
+        assert [peaks[t] for t in windows] == summary["sample_value"][latent, : len(windows)].tolist()
+        assert (np.diff(windows) > 0).all()
 
 
 def test_samples_are_uniform_over_the_firing_windows():
@@ -106,11 +108,11 @@ def test_samples_are_uniform_over_the_firing_windows():
 def test_the_token_index_lists_the_tokens_a_latent_goes_with(case):
     dense, text = case
     (firings,) = blocks(codes_of(dense))
-    found = summarise(firings, text, SETTINGS)
+    summary = summarise(firings, text, SETTINGS)
     for latent in range(dense.shape[1]):
         expected = index_scores(dense[:, latent], text) if dense[:, latent].any() else {}
-        there = found["index_token"][latent] >= 0
-        listed = dict(zip(found["index_token"][latent][there].tolist(), found["index_score"][latent][there]))
+        there = summary["index_token"][latent] >= 0
+        listed = dict(zip(summary["index_token"][latent][there].tolist(), summary["index_score"][latent][there]))
         assert len(listed) == min(len(expected), SETTINGS.n_index_tokens)
         for token, score in listed.items():
             assert score == pytest.approx(expected[token], rel=1e-5)
@@ -147,16 +149,16 @@ def test_silent_windows_are_silent_and_activations_are_those_of_the_whole_contex
     dense, text = case
     (firings,) = blocks(codes_of(dense))
     m = dense.shape[1]
-    found = summarise(firings, text, SETTINGS)
+    summary = summarise(firings, text, SETTINGS)
     near = np.array([[j for j in range(m) if j != i][:2] for i in range(m)])
     examples = gather_examples(
         firings,
         text,
         SETTINGS,
-        found["chosen"],
-        peaks=found["chosen"][:, : SETTINGS.n_top],
+        summary["chosen"],
+        peaks=summary["chosen"][:, : SETTINGS.n_top],
         neighbours=near,
-        largest=found["max"],
+        largest=summary["max"],
     )
     for latent in range(m):
         span = range(*examples.offsets[latent : latent + 2])
@@ -169,7 +171,7 @@ def test_silent_windows_are_silent_and_activations_are_those_of_the_whole_contex
                 assert not dense[window : window + WINDOW, latent].any()
             fired = slice(*examples.activation_offsets[e : e + 2])
             context = np.zeros(T, np.float32)
-            context[examples.position[fired]] = examples.activation[fired] * found["max"][latent]
+            context[examples.position[fired]] = examples.activation[fired] * summary["max"][latent]
             start = token // T * T
             np.testing.assert_allclose(context, dense[start : start + T, latent], rtol=1e-6)
         misses = [int(examples.token[e]) for e, g in zip(span, groups) if g == "near_miss"]
@@ -199,14 +201,14 @@ def test_sketches_estimate_correlations_across_databases():
     shared = random.exponential(size=(200 * T, 40)) * (random.random((200 * T, 40)) < 0.1)
     noise = random.exponential(size=shared.shape) * (random.random(shared.shape) < 0.1)
     mixes = np.linspace(0, 1, 40)
-    one, two = (a.astype(np.float32) * text.encoded[:, None] for a in (shared, mixes * shared + (1 - mixes) * noise))
+    left, right = (a.astype(np.float32) * text.encoded[:, None] for a in (shared, mixes * shared + (1 - mixes) * noise))
     length = 1024
     first, second = (
         np.concatenate([sketches(f, text.encoded, length) for f in blocks(codes_of(a))]).astype(float) / 127
-        for a in (one, two)
+        for a in (left, right)
     )
-    kept = text.encoded
-    true = np.array([np.corrcoef(one[kept, i], two[kept, i])[0, 1] for i in range(40)])
+    encoded = text.encoded
+    true = np.array([np.corrcoef(left[encoded, i], right[encoded, i])[0, 1] for i in range(40)])
     estimated = (first * second).sum(1)
     errors = (estimated - true) * np.sqrt(length)
     assert np.abs(errors).max() < 5
@@ -217,15 +219,15 @@ def test_a_latent_that_never_fires_has_an_empty_sketch():
     dense = np.zeros((2 * T, 2), np.float32)
     dense[3, 1] = 1
     (firings,) = blocks(codes_of(dense))
-    found = sketches(firings, text_of(2).encoded, 16)
-    assert not found[0].any()
-    assert found[1].any()
+    latent_sketches = sketches(firings, text_of(2).encoded, 16)
+    assert not latent_sketches[0].any()
+    assert latent_sketches[1].any()
 
 
 def test_the_ends_of_documents_are_their_first_and_last_encoded_tokens():
     documents = np.array([0, 0, 0, 1, 1, 2, 2, 2])
-    kept = np.array([0, 1, 1, 1, 0, 0, 1, 1], bool)
-    first, last = document_ends(documents, kept)
+    encoded = np.array([0, 1, 1, 1, 0, 0, 1, 1], bool)
+    first, last = document_ends(documents, encoded)
     assert np.flatnonzero(first).tolist() == [1, 3, 6]
     assert np.flatnonzero(last).tolist() == [2, 3, 7]
     for ends in document_ends(documents, np.zeros(8, bool)):

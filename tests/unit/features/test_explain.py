@@ -64,9 +64,9 @@ def open_it(run: Path) -> FeatureDatabase:
 
 
 def test_a_right_explanation_scores_full_marks_and_lands_in_the_database(run: Path, database: FeatureDatabase) -> None:
-    (found,) = explain_latents(database, [0], WordChat())
-    scores = found.record["scores"]
-    assert found.text == "July"
+    (explanation,) = explain_latents(database, [0], WordChat())
+    scores = explanation.record["scores"]
+    assert explanation.text == "July"
     for name in ("detection_random", "detection_near_miss", "fuzzing"):
         assert scores[name]["auroc"] == 1
         assert scores[name]["balanced_accuracy"] == 1
@@ -86,9 +86,9 @@ def test_a_right_explanation_scores_full_marks_and_lands_in_the_database(run: Pa
 
 
 def test_what_is_scored_on_was_not_shown_before(database: FeatureDatabase) -> None:
-    shown, scored = deal(database, 0)
-    assert len(shown) == len(scored) == 16
-    assert not {(p.context, p.start) for p in shown} & {(p.context, p.start) for p in scored}
+    prompt_passages, scored = deal(database, 0)
+    assert len(prompt_passages) == len(scored) == 16
+    assert not {(p.context, p.start) for p in prompt_passages} & {(p.context, p.start) for p in scored}
     assert {p.group for p in scored} == {"top", "q4", "q3", "q2", "q1"}
 
 
@@ -103,8 +103,8 @@ def test_a_killed_command_asks_only_what_is_left(database: FeatureDatabase) -> N
     with journal.open("a", encoding="utf-8") as file:
         file.write('{"key": "cut sho')
     rest = WordChat()
-    (found,) = explain_latents(database, [0], rest)
-    assert found == expected
+    (explanation,) = explain_latents(database, [0], rest)
+    assert explanation == expected
     assert rest.n_questions == whole.n_questions - 10
     assert len(journal.read_text(encoding="utf-8").splitlines()) == n_lines + 1
     last = WordChat()
@@ -137,9 +137,9 @@ def test_line_ends_inside_a_text_cut_no_answer_off(database: FeatureDatabase) ->
 
 
 def test_silent_latents_are_left_out_with_a_reason(database: FeatureDatabase) -> None:
-    (found,) = explain_latents(database, [3], WordChat())
-    assert found.text == ""
-    assert "too few" in found.record["skipped"]["explanation"]
+    (explanation,) = explain_latents(database, [3], WordChat())
+    assert explanation.text == ""
+    assert "too few" in explanation.record["skipped"]["explanation"]
     assert open_it(database.folder.parents[2]).label(3)["explanation"] is None
     with pytest.raises(UserError, match="latents 0 to 3"):
         list(explain_latents(database, [0, 99], WordChat()))
@@ -152,7 +152,7 @@ def test_silent_latents_are_left_out_with_a_reason(database: FeatureDatabase) ->
 @contextmanager
 def server(**settings: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A server of OpenAI's chat interface whose model is WordChat: (address, requests seen)."""
-    seen: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -160,7 +160,7 @@ def server(**settings: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append({"body": body, "authorization": self.headers.get("Authorization")})
+            requests.append({"body": body, "authorization": self.headers.get("Authorization")})
             if status := settings.get("status"):
                 self._send(status, {"error": {"message": "not with me"}})
             elif settings.get("no_system") and body["messages"][0]["role"] == "system":
@@ -185,7 +185,7 @@ def server(**settings: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{listening.server_port}", seen
+        yield f"http://127.0.0.1:{listening.server_port}", requests
     finally:
         listening.shutdown()
         listening.server_close()
@@ -219,42 +219,44 @@ def test_a_server_gives_the_same_scores_as_the_model_itself(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "a secret")
     (direct,) = explain_latents(database, [0], WordChat("another"))
-    with server(most_alternatives=5) as (url, seen):
+    with server(most_alternatives=5) as (url, requests):
         run_explain([str(run), "--chat", url, "--latents", "0"])
-    found = open_it(run).label(0)["explanation"]
-    assert found["text"] == direct.text
-    assert found["scores"].keys() == direct.record["scores"].keys()
-    assert found["scores"]["fuzzing"]["auroc"] == pytest.approx(direct.record["scores"]["fuzzing"]["auroc"])
-    assert found["scores"]["simulation"] == direct.record["scores"]["simulation"]
-    assert sum(request["body"].get("top_logprobs") == 20 for request in seen) == 1  # refused once, then five asked for
-    assert all(request["authorization"] == "Bearer a secret" for request in seen)  # this machine
+    explanation = open_it(run).label(0)["explanation"]
+    assert explanation["text"] == direct.text
+    assert explanation["scores"].keys() == direct.record["scores"].keys()
+    assert explanation["scores"]["fuzzing"]["auroc"] == pytest.approx(direct.record["scores"]["fuzzing"]["auroc"])
+    assert explanation["scores"]["simulation"] == direct.record["scores"]["simulation"]
+    assert (
+        sum(request["body"].get("top_logprobs") == 20 for request in requests) == 1
+    )  # refused once, then five asked for
+    assert all(request["authorization"] == "Bearer a secret" for request in requests)  # this machine
     assert "a secret" not in (database.files.journal).read_text(encoding="utf-8")
-    shown = capsys.readouterr().out
-    assert "July" in shown
-    assert "AUROC 1.00 [" in shown
-    assert "16 firing, 4 not" in shown
+    output = capsys.readouterr().out
+    assert "July" in output
+    assert "AUROC 1.00 [" in output
+    assert "16 firing, 4 not" in output
 
 
 def test_a_server_without_log_probabilities_is_read_by_its_words(database: FeatureDatabase) -> None:
     with server(most_alternatives=0) as (url, _):
-        (found,) = explain_latents(database, [0], open_chat(url, "word-chat"))
-    assert found.record["answers_from_words"] > 30
-    assert found.record["scores"]["detection_random"]["auroc"] == 1
-    assert "simulation" not in found.record["scores"]
-    assert "log-probabilities" in found.record["skipped"]["simulation"]
-    assert any("read from words" in line for line in score_lines(found.record))
+        (explanation,) = explain_latents(database, [0], open_chat(url, "word-chat"))
+    assert explanation.record["answers_from_words"] > 30
+    assert explanation.record["scores"]["detection_random"]["auroc"] == 1
+    assert "simulation" not in explanation.record["scores"]
+    assert "log-probabilities" in explanation.record["skipped"]["simulation"]
+    assert any("read from words" in line for line in score_lines(explanation.record))
 
 
 def test_a_server_whose_template_takes_no_system_message_is_asked_without(
     run: Path, database: FeatureDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with server(no_system=True) as (url, seen):
+    with server(no_system=True) as (url, requests):
         run_explain([str(run), "--chat", url, "--latents", "0"])
-    assert sum(request["body"]["messages"][0]["role"] == "system" for request in seen) == 1  # refused once
-    assert seen[1]["body"]["messages"][0]["content"].startswith("You study a unit inside a language model.")
-    shown = capsys.readouterr().out
-    assert "note: word-chat takes no system message; ours stands at the start of the first user message" in shown
-    assert "July" in shown
+    assert sum(request["body"]["messages"][0]["role"] == "system" for request in requests) == 1  # refused once
+    assert requests[1]["body"]["messages"][0]["content"].startswith("You study a unit inside a language model.")
+    output = capsys.readouterr().out
+    assert "note: word-chat takes no system message; ours stands at the start of the first user message" in output
+    assert "July" in output
 
 
 def test_servers_that_fail_are_explained_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,17 +306,17 @@ def test_a_local_models_answers_are_its_own_probabilities(folder: Path) -> None:
         with torch.no_grad():
             return module(torch.tensor([tokenizer.encode(text)])).logits[0, -1].softmax(-1)
 
-    given = "User: Is it?\n\nAssistant:"
-    row = after(given)
+    prompt = "User: Is it?\n\nAssistant:"
+    row = after(prompt)
     yes, no = (float(row[tokenizer.convert_tokens_to_ids(word)]) for word in ("Yes", "No"))
     probability, _ = chat.yes(messages)
     assert probability == pytest.approx(yes / (yes + no), rel=1e-5)
     digits = chat.digits(messages, ["a", "b"])
     assert digits is not None
     ids = [tokenizer.convert_tokens_to_ids(d) for d in "0123456789"]
-    for piece, found in zip(("a\t", "a\tunknown\nb\t"), digits, strict=True):
-        p = after(given + piece)[ids].double()
-        assert found == pytest.approx(float((p * torch.arange(10)).sum() / p.sum()), rel=1e-4)
+    for piece, digit in zip(("a\t", "a\tunknown\nb\t"), digits, strict=True):
+        p = after(prompt + piece)[ids].double()
+        assert digit == pytest.approx(float((p * torch.arange(10)).sum() / p.sum()), rel=1e-4)
     assert chat.reply(messages, 6) == chat.reply(messages, 6)
     assert not chat.fits([{"role": "user", "content": "x" * 390}], 20)
     assert chat.digits([{"role": "user", "content": "x" * 390}], ["a"]) is None
@@ -329,11 +331,11 @@ def with_template(folder: Path, target: Path, template: str) -> str:
 def test_a_template_without_a_system_role_gets_ours_in_the_first_user_message(folder: Path, tmp_path: Path) -> None:
     turns = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}"
     refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + turns
-    told = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it?"}]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it?"}]
     folded = [{"role": "user", "content": "Be brief.\n\nIs it?"}]
     chat = open_chat(with_template(folder, tmp_path / "refuses", refuses))
     assert chat.note == "refuses takes no system message; ours stands at the start of the first user message"
-    assert chat.yes(told) == open_chat(with_template(folder, tmp_path / "takes", turns)).yes(folded)
+    assert chat.yes(messages) == open_chat(with_template(folder, tmp_path / "takes", turns)).yes(folded)
     with pytest.raises(UserError, match=r"the chat template of broken fails \(TemplateSyntaxError.*another --chat"):
         open_chat(with_template(folder, tmp_path / "broken", "{% for m in messages %}"))
 

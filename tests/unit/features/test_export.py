@@ -76,7 +76,7 @@ def test_bulk_files_are_where_the_importer_looks(bulk: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "known", "needed"),
+    ("kind", "columns", "needed"),
     [
         ("features", NEURON, "modelId layer index"),
         ("activations", ACTIVATION, ACTIVATION_NEEDS),
@@ -84,10 +84,10 @@ def test_bulk_files_are_where_the_importer_looks(bulk: Path) -> None:
     ],
 )
 def test_every_line_has_the_columns_of_the_first_and_the_table_has_them(
-    bulk: Path, kind: str, known: str, needed: str
+    bulk: Path, kind: str, columns: str, needed: str
 ) -> None:
     rows = lines(bulk / kind / "batch-0.jsonl.gz")
-    assert set(needed.split()) <= rows[0].keys() <= set(known.split())
+    assert set(needed.split()) <= rows[0].keys() <= set(columns.split())
     for row in rows:
         assert row.keys() == rows[0].keys()
         assert all(row[name] is not None for name in needed.split())
@@ -157,7 +157,7 @@ def test_upload_bodies_take_what_the_call_takes(
     assert feature["topLogits"][0] == {"token": " July", "value": 0.5}
     assert feature["explanations"] == [{"text": "“July” after “in”", "methodName": None, "modelName": None}]
     assert len(feature["activations"][0]["tokens"]) == len(feature["activations"][0]["values"]) == 4
-    fractions = [one["quantileFraction"] for one in feature["activations"]]
+    fractions = [activation["quantileFraction"] for activation in feature["activations"]]
     assert fractions == [None, 0.2, 0.2]
 
 
@@ -206,10 +206,10 @@ def read_packed(folder: Path, number: int) -> dict[str, Any]:
 def test_packed_features_are_found_by_the_frontends_node_id(database: FeatureDatabase, tmp_path: Path) -> None:
     out = export_circuit_tracer(database, tmp_path / "ct")
     for latent in range(M):
-        found = read_packed(out / "features", cantor(2, latent))
-        assert found["index"] == latent
+        feature = read_packed(out / "features", cantor(2, latent))
+        assert feature["index"] == latent
         for name, kind in FEATURE.items():
-            assert isinstance(found[name], kind), name
+            assert isinstance(feature[name], kind), name
     index = json.loads(gzip.decompress((out / "features" / "index.json.gz").read_bytes()))
     assert index["2"]["offsets"][-1] == (out / "features" / "layer_2.bin").stat().st_size
 
@@ -241,22 +241,22 @@ def test_parquet_tables_hold_the_database(database: FeatureDatabase, tmp_path: P
     rows = latents.to_pylist()
     assert [row["latent"] for row in rows] == list(range(M))
     for name, column in database.columns.items():
-        found = np.array(latents[name].to_numpy(zero_copy_only=False), np.float32)
-        np.testing.assert_array_equal(found, column)
+        exported = np.array(latents[name].to_numpy(zero_copy_only=False), np.float32)
+        np.testing.assert_array_equal(exported, column)
     assert latents["label_auroc"].null_count == 3  # not measured is null, not a number
     assert rows[0]["hints"] == ["months"]
     assert rows[0]["raised"][0]["token"] == " July"
     assert rows[3]["quantile_values"] == []
     assert examples.num_rows == database.info["n_examples"]
-    first, kept = examples.to_pylist()[0], database.examples(0)[0]
+    first, example = examples.to_pylist()[0], database.examples(0)[0]
     contexts = {row["context"]: row for row in pq.read_table(out / "contexts.parquet").to_pylist()}
-    assert contexts[first["context"]]["token_ids"] == kept.token_ids.tolist()
+    assert contexts[first["context"]]["token_ids"] == example.token_ids.tolist()
     assert contexts[first["context"]]["text"].startswith("<|end|> the market in July— the\n market")
     words = pq.read_table(out / "vocabulary.parquet").to_pylist()
-    assert words[kept.token_ids[first["peak"]]] == {"token_id": 2, "text": " July", "special": False}
+    assert words[example.token_ids[first["peak"]]] == {"token_id": 2, "text": " July", "special": False}
     rebuilt = np.zeros(T, np.float32)
     rebuilt[first["fired_positions"]] = first["fired_values"]
-    np.testing.assert_array_equal(rebuilt, kept.activations)
+    np.testing.assert_array_equal(rebuilt, example.activations)
     assert json.loads(latents.schema.metadata[b"monosemy"])["sae_sha256"] == "cd34"
 
 

@@ -142,7 +142,7 @@ def test_the_top_token_is_the_most_frequent_one_whether_or_not_it_stands_out(lab
     tokens, _, _, _ = corpus()
     at = np.sort(np.random.default_rng(4).choice(np.flatnonzero(tokens.reshape(-1) > 0), 400, replace=False))
     inputs = inputs_of([at, where(" July", " June")])
-    found = label_latents(inputs).columns
+    columns = label_latents(inputs).columns
     held_out = ~_is_fitted(np.arange(len(tokens)), inputs.seed)
     per_document = LENGTH // WINDOW
     rows = tokens.reshape(-1, WINDOW)
@@ -156,11 +156,11 @@ def test_the_top_token_is_the_most_frequent_one_whether_or_not_it_stands_out(lab
         positive, negative = (w[held_out[w // per_document]] for w in (fired, silent))
         hits = (rows[np.concatenate([positive, negative])] == top).any(1)
         area = roc_auc_score(np.repeat([1, 0], [len(positive), len(negative)]), hits)
-        assert found["top_token_auroc"][latent] == pytest.approx(area, abs=1e-6)
-        assert found["label_n_documents"][latent] == len(np.unique(positive // per_document))
-        assert found["label_n_negative_documents"][latent] == len(np.unique(negative // per_document))
-    assert found["top_token_auroc"][0] != 0.5
-    assert (found["label_n_documents"] < found["label_n"]).all()
+        assert columns["top_token_auroc"][latent] == pytest.approx(area, abs=1e-6)
+        assert columns["label_n_documents"][latent] == len(np.unique(positive // per_document))
+        assert columns["label_n_negative_documents"][latent] == len(np.unique(negative // per_document))
+    assert columns["top_token_auroc"][0] != 0.5
+    assert (columns["label_n_documents"] < columns["label_n"]).all()
 
 
 def test_every_score_has_an_interval_around_it(labels: Labels) -> None:
@@ -186,8 +186,8 @@ def test_entropy_counts_the_tokens_at_the_peaks(labels: Labels) -> None:
 def test_raised_tokens_are_named_only_where_they_stand_out(labels: Labels) -> None:
     # all latents of the fixture raise July: then it says nothing of any one (more than four latents, more than 1%)
     assert not any("raises" in text for text in labels.texts)
-    one = label_latents(inputs_of([where(" sea")]))
-    assert one.texts[0].endswith("raises “July”")
+    labelled = label_latents(inputs_of([where(" sea")]))
+    assert labelled.texts[0].endswith("raises “July”")
     even = inputs_of([where(" sea")], raised_values=np.array([[1.2, 1.1, 1.0]], np.float32))
     even = dataclasses.replace(even, raised=np.array([[ID[" July"], ID[" war"], ID[" le"]]], np.int32))
     assert "raises" not in label_latents(even).texts[0]
@@ -196,8 +196,8 @@ def test_raised_tokens_are_named_only_where_they_stand_out(labels: Labels) -> No
 def test_the_strongest_contexts_are_described_where_they_differ() -> None:
     words = where(*[f" word{i}" for i in range(20)])
     top = np.random.default_rng(0).permutation(where(" ship"))[None, :24]
-    found = label_latents(inputs_of([words], top=top))
-    assert "strongest on “ship”" in found.texts[0]
+    labelled = label_latents(inputs_of([words], top=top))
+    assert "strongest on “ship”" in labelled.texts[0]
     assert "strongest" not in label_latents(inputs_of([where(" ship")], top=top)).texts[0]
 
 
@@ -249,13 +249,13 @@ def test_intervals_cover_the_true_auroc_and_do_not_collapse_at_one() -> None:
 
 def test_tokens_of_one_word_share_a_group_and_every_token_has_a_kind() -> None:
     texts = ["July", " july", " JULY", " un", "\n\n", "  ", "7", "é", " Москва", "(", "\ufffd", "\ufffd", "<s>"]
-    found = read_vocabulary(texts, np.arange(len(texts)) == len(texts) - 1)
-    assert len({int(found.groups[i]) for i in range(3)}) == 1
-    assert found.groups[10] != found.groups[11]  # broken bytes: nobody knows whether they are the same
-    kinds = [KINDS[kind] for kind in found.kinds]
+    vocabulary = read_vocabulary(texts, np.arange(len(texts)) == len(texts) - 1)
+    assert len({int(vocabulary.groups[i]) for i in range(3)}) == 1
+    assert vocabulary.groups[10] != vocabulary.groups[11]  # broken bytes: nobody knows whether they are the same
+    kinds = [KINDS[kind] for kind in vocabulary.kinds]
     assert kinds[2:7] == ["words in capitals", "lower-case words", "line breaks", "white space", "numbers"]
     assert kinds[8] == "other scripts"
-    assert not found.joins_left[-1]
+    assert not vocabulary.joins_left[-1]
     whole = read_vocabulary(["\ufffd", "\ufffd"], np.zeros(2, bool), ["é".encode()[:1], "é".encode()[1:]])
     assert whole.join(np.array([0, 1])) == "é"
 

@@ -19,10 +19,10 @@ def test_effects_are_what_a_small_step_in_the_last_residual_does_to_the_logits(t
     """Steps orthogonal to the residual keep its size: then the effects, at the token's own size, are the derivative."""
     model = tiny_model(family)
     site = f"layers.{model.n_layers - 1}.resid_post"
-    found = output_map(model, TOKENS)
-    assert isinstance(found, OutputMap), found
+    logit_map = output_map(model, TOKENS)
+    assert isinstance(logit_map, OutputMap), logit_map
     x = model.activations(TOKENS, [site])[site]
-    centred = x - x.mean(-1, keepdim=True) if found.centred else x
+    centred = x - x.mean(-1, keepdim=True) if logit_map.centred else x
     sizes = centred.square().mean(-1).sqrt()
     generator = torch.Generator().manual_seed(0)
     step = torch.randn(x.shape, generator=generator)
@@ -31,7 +31,7 @@ def test_effects_are_what_a_small_step_in_the_last_residual_does_to_the_logits(t
     up, down = (model.logits(TOKENS, {site: lambda v, s=s: v + s * h * step}).double() for s in (1, -1))
     measured = (up - down) / (2 * h)
     measured -= measured.mean(-1, keepdim=True)
-    effects = found.effects(step.view(-1, model.d_model)).view(measured.shape)
+    effects = logit_map.effects(step.view(-1, model.d_model)).view(measured.shape)
     expected = effects * (sizes.median() / sizes)[..., None]
     scale = float(expected.abs().max())
     assert scale > 0.01
@@ -53,11 +53,11 @@ def test_sites_that_write_nothing_into_the_stream_say_so(tiny_model):
 
 
 def test_the_most_raised_and_lowered_tokens_are_those_of_all_effects(tiny_model):
-    found = output_map(tiny_model("llama"), TOKENS)
-    directions = torch.randn(300, found.unembedding.shape[1], generator=torch.Generator().manual_seed(1))
-    effects = found.effects(directions)
+    logit_map = output_map(tiny_model("llama"), TOKENS)
+    directions = torch.randn(300, logit_map.unembedding.shape[1], generator=torch.Generator().manual_seed(1))
+    effects = logit_map.effects(directions)
     assert effects.mean(1).abs().max() < 1e-5
-    (up, raised), (down, lowered) = top_effects(found, directions, 5)
+    (up, raised), (down, lowered) = top_effects(logit_map, directions, 5)
     ordered = effects.sort(dim=1, descending=True)
     torch.testing.assert_close(raised, ordered.values[:, :5])
     torch.testing.assert_close(lowered, ordered.values[:, -5:].flip(1))

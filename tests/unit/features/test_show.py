@@ -68,10 +68,10 @@ def printed(database: FeatureDatabase, latent: int, *, colour: bool = False) -> 
 
 
 def test_a_character_cut_over_two_tokens_is_one_piece_with_the_larger_activation(database: FeatureDatabase) -> None:
-    one = excerpt(database, database.examples(1, ["top"])[0])
-    assert "".join(one.pieces).count("—") == 1
-    assert one.pieces[one.peak] == "—"
-    assert one.activations[one.peak] == one.value == 4.0  # the tokens had 1 and 4
+    passage = excerpt(database, database.examples(1, ["top"])[0])
+    assert "".join(passage.pieces).count("—") == 1
+    assert passage.pieces[passage.peak] == "—"
+    assert passage.activations[passage.peak] == passage.value == 4.0  # the tokens had 1 and 4
 
 
 def test_cutting_keeps_the_peak_and_says_that_there_is_more(database: FeatureDatabase) -> None:
@@ -144,8 +144,8 @@ def test_the_page_holds_everything_and_loads_nothing(database: FeatureDatabase, 
     assert not re.search(r"(src|href)=\"(?!#)", written)
     assert "default-src 'none'" in written
     assert [a["id"] for tag, a in page.tags if tag == "article"] == [f"latent-{i}" for i in range(4)]
-    for wanted in ("“July” after “in”", "0.93 (0.90–0.95)", "4.17%", "Near misses", "a newspaper", "of 17 documents"):
-        assert wanted in page.text
+    for words in ("“July” after “in”", "0.93 (0.90–0.95)", "4.17%", "Near misses", "a newspaper", "of 17 documents"):
+        assert words in page.text
     assert "nan" not in page.text.lower()
 
 
@@ -194,14 +194,17 @@ def test_latents_are_numbers_and_ranges(database: FeatureDatabase) -> None:
 
 
 def test_the_sae_is_chosen_by_name(tmp_path: Path) -> None:
-    one = write_feature_run(tmp_path / "one")
-    assert open_selected(one, None).info["name"] == NAME
-    two = write_feature_run(tmp_path / "two", (NAME, "relu-l0_4-s0"))
-    assert open_selected(two, "relu-l0_4-s0").info["name"] == open_selected(two, f"{SITE}/relu-l0_4-s0").info["name"]
+    run = write_feature_run(tmp_path / "one")
+    assert open_selected(run, None).info["name"] == NAME
+    larger_run = write_feature_run(tmp_path / "two", (NAME, "relu-l0_4-s0"))
+    assert (
+        open_selected(larger_run, "relu-l0_4-s0").info["name"]
+        == open_selected(larger_run, f"{SITE}/relu-l0_4-s0").info["name"]
+    )
     with pytest.raises(UserError, match=f"choose one: --sae {SITE}/relu"):
-        open_selected(two, None)
+        open_selected(larger_run, None)
     with pytest.raises(UserError, match="did you mean"):
-        open_selected(two, "topk-l0_5-s0")
+        open_selected(larger_run, "topk-l0_5-s0")
     with pytest.raises(UserError, match="not a run folder"):
         open_selected(tmp_path, None)
 

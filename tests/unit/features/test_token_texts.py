@@ -22,12 +22,12 @@ def one_byte_a_token() -> TokenTexts:
 
 
 def test_a_byte_level_tokenizer_gives_every_byte_and_its_special_token():
-    found = token_bytes(byte_tokenizer(), 300)
+    vocabulary = token_bytes(byte_tokenizer(), 300)
     ids = byte_tokenizer()("ü—\n x")["input_ids"]
-    assert b"".join(found[i] for i in ids) == "ü—\n x".encode()
-    assert found[256] == b"<eos>"
-    assert found[257:] == [b""] * 43
-    assert sorted(found[:256]) == [bytes([b]) for b in range(256)]
+    assert b"".join(vocabulary[i] for i in ids) == "ü—\n x".encode()
+    assert vocabulary[256] == b"<eos>"
+    assert vocabulary[257:] == [b""] * 43
+    assert sorted(vocabulary[:256]) == [bytes([b]) for b in range(256)]
 
 
 def test_sentence_piece_names_become_spaces_and_bytes():
@@ -37,23 +37,23 @@ def test_sentence_piece_names_become_spaces_and_bytes():
     names = ["<unk>", "▁the", "<0xE2>", "rest"]
     tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    found = token_bytes(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"), 4)
-    assert found == [b"<unk>", b" the", b"\xe2", b"rest"]
+    vocabulary = token_bytes(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"), 4)
+    assert vocabulary == [b"<unk>", b" the", b"\xe2", b"rest"]
 
 
 @given(st.text(max_size=30))
 def test_text_cut_into_bytes_comes_back_character_by_character(text):
-    found = one_byte_a_token()
-    pieces = found.pieces(list(text.encode()))
+    token_texts = one_byte_a_token()
+    pieces = token_texts.pieces(list(text.encode()))
     assert [piece.text for piece in pieces] == list(text)
     assert all(piece.stop - piece.start == len(piece.text.encode()) for piece in pieces)
 
 
 @given(st.lists(st.integers(0, 256), max_size=40))
 def test_pieces_cover_the_tokens_in_order_whatever_they_are(ids):
-    found = one_byte_a_token()
+    token_texts = one_byte_a_token()
     at = 0
-    for piece in found.pieces(ids):
+    for piece in token_texts.pieces(ids):
         assert piece.start == at < piece.stop
         assert piece.text
         at = piece.stop
@@ -61,26 +61,26 @@ def test_pieces_cover_the_tokens_in_order_whatever_they_are(ids):
 
 
 def test_special_tokens_and_broken_bytes_stand_alone():
-    found = one_byte_a_token()
-    shown = [(p.start, p.stop, p.text) for p in found.pieces([0xE2, 256, 0x80, 97])]
-    assert shown == [(0, 1, "⟨E2⟩"), (1, 2, "<eos>"), (2, 3, "⟨80⟩"), (3, 4, "a")]
-    assert found.is_special(256)
-    assert not found.is_special(97)
+    token_texts = one_byte_a_token()
+    pieces = [(p.start, p.stop, p.text) for p in token_texts.pieces([0xE2, 256, 0x80, 97])]
+    assert pieces == [(0, 1, "⟨E2⟩"), (1, 2, "<eos>"), (2, 3, "⟨80⟩"), (3, 4, "a")]
+    assert token_texts.is_special(256)
+    assert not token_texts.is_special(97)
 
 
 def test_words_keep_their_own_piece_beside_a_cut_character():
-    found = texts([b" in", b"\xe2\x80", b"\x94 so", b"\xe2"])
-    assert [p.text for p in found.pieces([0, 1, 2, 0])] == [" in", "— so", " in"]
-    assert [p.text for p in found.pieces([3, 0])] == ["⟨E2⟩", " in"]
-    assert found.text(1) == "⟨E2⟩⟨80⟩"
+    token_texts = texts([b" in", b"\xe2\x80", b"\x94 so", b"\xe2"])
+    assert [p.text for p in token_texts.pieces([0, 1, 2, 0])] == [" in", "— so", " in"]
+    assert [p.text for p in token_texts.pieces([3, 0])] == ["⟨E2⟩", " in"]
+    assert token_texts.text(1) == "⟨E2⟩⟨80⟩"
 
 
 def test_tokens_are_found_exact_first_then_by_beginning_then_inside():
-    found = texts([b"xJuly", b"Julian", b" July", b"july", b"", b"August"])
-    assert found.matching("july") == [2, 3, 0]
-    assert found.matching(" JUL") == [2, 3, 1, 0]
-    assert found.matching("  ") == []
-    assert found.matching("a", limit=1) == [5]
+    token_texts = texts([b"xJuly", b"Julian", b" July", b"july", b"", b"August"])
+    assert token_texts.matching("july") == [2, 3, 0]
+    assert token_texts.matching(" JUL") == [2, 3, 1, 0]
+    assert token_texts.matching("  ") == []
+    assert token_texts.matching("a", limit=1) == [5]
 
 
 def test_a_token_outside_the_vocabulary_is_an_error():

@@ -32,7 +32,11 @@ def trained(architecture: str) -> tuple[dict[str, torch.Tensor], list[float], li
     sae.initialise(batch(), trainee.target_l0(0.0))
     metrics = [trainee.step(batch(), index) for index in range(STEPS)]
     weights = {name: p.detach().clone() for name, p in sae.state_dict().items()}
-    return weights, [one["loss"] for one in metrics], [one["fvu"] for one in metrics]
+    return (
+        weights,
+        [step_metrics["loss"] for step_metrics in metrics],
+        [step_metrics["fvu"] for step_metrics in metrics],
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -70,12 +74,12 @@ def test_gradients_of_one_step_in_float32_are_the_float64_reference_to_rounding(
         parameter.data *= 1 + 0.01 * torch.rand(parameter.shape, generator=random)
     exact = copy.deepcopy(sae).double()
     monkeypatch.setattr(dispatch, "DENSE_ABOVE", 2.0)
-    selected, found = gradients(sae, x)
+    selected, computed = gradients(sae, x)
     monkeypatch.setattr(dispatch, "DENSE_ABOVE", -1.0)
     monkeypatch.setattr(dispatch, "_backend", lambda tensor: reference)
-    wanted_selected, wanted = gradients(exact, x.double())
-    assert torch.equal(selected, wanted_selected)  # no pre-activation of this seed is on its threshold
-    assert found.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        error = (found[name].double() - gradient).norm() / gradient.norm().clamp(min=1e-12)
+    expected_selected, expected = gradients(exact, x.double())
+    assert torch.equal(selected, expected_selected)  # no pre-activation of this seed is on its threshold
+    assert computed.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = (computed[name].double() - gradient).norm() / gradient.norm().clamp(min=1e-12)
         assert error < 3e-6, (name, float(error))

@@ -175,14 +175,14 @@ def test_non_contiguous_inputs_are_taken_as_they_are():
 def test_the_squared_error_and_its_gradients_equal_autograd():
     generator = torch.Generator().manual_seed(0)
     x, estimate = (torch.randn(7, 5, generator=generator, dtype=torch.float64) for _ in range(2))
-    found, wanted = [], []
-    for kept, loss in (
-        (found, ops.squared_error),
-        (wanted, lambda x, estimate: (x - estimate).square().sum() / len(x)),
+    computed, expected = [], []
+    for results, loss in (
+        (computed, ops.squared_error),
+        (expected, lambda x, estimate: (x - estimate).square().sum() / len(x)),
     ):
         leaves = [x.clone().requires_grad_(), estimate.T.contiguous().T.clone().requires_grad_()]
         total = loss(*leaves)
         (3 * total).backward()
-        kept += [total.detach(), *(leaf.grad for leaf in leaves)]
-    for mine, theirs in zip(found, wanted, strict=True):
+        results += [total.detach(), *(leaf.grad for leaf in leaves)]
+    for mine, theirs in zip(computed, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-14)

@@ -47,21 +47,21 @@ def pre_activations(x, W_enc, bias):
     return x @ W_enc + (0 if bias is None else bias)
 
 
-def assert_same(found, pattern, pre):
-    assert found[0].offsets.tolist() == pattern.offsets.tolist()
-    assert found[0].indices.tolist() == pattern.indices.tolist()
-    assert torch.equal(found[1], reference.take(pre, pattern))
+def assert_same(encoded, pattern, pre):
+    assert encoded[0].offsets.tolist() == pattern.offsets.tolist()
+    assert encoded[0].indices.tolist() == pattern.indices.tolist()
+    assert torch.equal(encoded[1], reference.take(pre, pattern))
 
 
 @settings(max_examples=80)
 @given(encoders(), st.integers(1, 20))
 def test_topk_is_the_definition(encoder, k):
-    found = screen.encode_topk(*encoder, k)
-    if found is None:
+    encoded = screen.encode_topk(*encoder, k)
+    if encoded is None:
         assert 3 * k > screen.WORTH * encoder[1].shape[1]
         return
     pre = pre_activations(*encoder)
-    assert_same(found, reference.select_topk(pre, k), pre)
+    assert_same(encoded, reference.select_topk(pre, k), pre)
 
 
 @settings(max_examples=80)
@@ -71,14 +71,14 @@ def test_above_is_the_definition(encoder, share):
     cut = float(pre.flatten().quantile(1 - share))
     threshold = torch.full((pre.shape[1],), cut)
     threshold[::3] += 1
-    found = screen.encode_above(*encoder, threshold)
-    if found is None:  # too much of a row passes
+    encoded = screen.encode_above(*encoder, threshold)
+    if encoded is None:  # too much of a row passes
         room = max(64, int(screen.WORTH * pre.shape[1]))
         sampled = pre[:: max(1, len(pre) // screen.SAMPLE_ROWS)]
         crowded = bool(((pre > threshold).sum(1) > room).any())
         assert crowded or float((sampled > threshold).float().mean()) >= screen.WORTH / 2
         return
-    assert_same(found, reference.select_above(pre, threshold), pre)
+    assert_same(encoded, reference.select_above(pre, threshold), pre)
 
 
 @settings(max_examples=80)
@@ -86,25 +86,25 @@ def test_above_is_the_definition(encoder, share):
 def test_batch_topk_is_the_definition(encoder, share):
     pre = pre_activations(*encoder)
     n_keep = max(1, int(share * pre.numel()))
-    found = screen.encode_batch_topk(*encoder, n_keep)
-    if found is None:  # few distinct values: no guess lets enough and not too much through
+    encoded = screen.encode_batch_topk(*encoder, n_keep)
+    if encoded is None:  # few distinct values: no guess lets enough and not too much through
         return
     pattern, cut = reference.select_batch_topk(pre, n_keep)
-    assert_same(found[:2], pattern, pre)
-    assert found[2] == cut
+    assert_same(encoded[:2], pattern, pre)
+    assert encoded[2] == cut
 
 
 @settings(max_examples=30)
 @given(encoders(), st.integers(1, 12))
 def test_rows_taken_block_by_block_are_the_same_rows(encoder, k):
-    found = screen.encode_topk(*encoder, k)
+    encoded = screen.encode_topk(*encoder, k)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(screen, "BUFFER", 1)  # 32 rows a block, the least
         again = screen.encode_topk(*encoder, k)
         above = screen.encode_above(*encoder, torch.full((encoder[1].shape[1],), 1e9))
-    assert (found is None) == (again is None)
-    if found is not None:
-        assert_same(again, found[0], pre_activations(*encoder))
+    assert (encoded is None) == (again is None)
+    if encoded is not None:
+        assert_same(again, encoded[0], pre_activations(*encoder))
     assert above is None or len(above[1]) == 0
 
 
@@ -118,20 +118,20 @@ def test_what_rounding_takes_from_the_input_is_in_the_bound():
     weights[:, 0] = 0
     pre = x @ weights.T
     threshold = torch.full((200,), 0.998 * float(pre[0, 0]))  # the rounded product is 0.996 of the true one
-    found = screen.encode_above(x, weights.T, None, threshold)
-    assert found is not None
-    assert found[0].indices.tolist() == [0] * 64
-    torch.testing.assert_close(found[1], pre[:, 0], rtol=1e-5, atol=0)
+    encoded = screen.encode_above(x, weights.T, None, threshold)
+    assert encoded is not None
+    assert encoded[0].indices.tolist() == [0] * 64
+    torch.testing.assert_close(encoded[1], pre[:, 0], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("which", ["a row", "a latent", "every row"])
-def test_rows_whose_norm_underflows_are_left_to_the_dense_product(which):
+@pytest.mark.parametrize("underflowing", ["a row", "a latent", "every row"])
+def test_rows_whose_norm_underflows_are_left_to_the_dense_product(underflowing):
     torch.manual_seed(0)
     x, weights = torch.randn(600, 64), torch.randn(4000, 64)
-    if which == "a latent":
+    if underflowing == "a latent":
         weights[7] *= 1e-26
     else:
-        x[1 if which == "a row" else 0 :] *= 1e-26
+        x[1 if underflowing == "a row" else 0 :] *= 1e-26
     assert screen.encode_topk(x, weights.T, None, 32) is None
 
 
@@ -149,11 +149,11 @@ def test_threads_do_not_share_the_buffer():
     torch.manual_seed(0)
     x = torch.randint(-8, 9, (8, 256, 48)).float()
     weights = torch.randint(-8, 9, (8, 4200, 48)).float()
-    wanted = [reference.select_topk(x[i] @ weights[i].T, 16).indices for i in range(8)]
+    expected = [reference.select_topk(x[i] @ weights[i].T, 16).indices for i in range(8)]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(4):
             jobs = [pool.submit(dispatch.encode_topk, x[i], weights[i].T, None, 16) for i in range(8)]
-            for job, indices in zip(jobs, wanted, strict=True):
+            for job, indices in zip(jobs, expected, strict=True):
                 assert torch.equal(job.result()[0].indices, indices)
 
 
@@ -162,25 +162,25 @@ def test_batch_topk_is_found_by_the_screen_where_values_differ(seed):
     random = torch.Generator().manual_seed(seed)
     x = torch.randint(-8, 9, (64, 40), generator=random).float()
     weights = torch.randint(-8, 9, (900, 40), generator=random).float()
-    found = screen.encode_batch_topk(x, weights.T, None, 64 * 9)
-    assert found is not None
+    encoded = screen.encode_batch_topk(x, weights.T, None, 64 * 9)
+    assert encoded is not None
     pre = x @ weights.T
     pattern, cut = reference.select_batch_topk(pre, 64 * 9)
-    assert_same(found[:2], pattern, pre)
-    assert found[2] == cut
+    assert_same(encoded[:2], pattern, pre)
+    assert encoded[2] == cut
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
 def test_any_scale(scale):
     torch.manual_seed(0)
     x, W_enc = torch.randn(40, 33) * scale, torch.randn(500, 33).T
-    found = screen.encode_topk(x, W_enc, None, 8)
+    encoded = screen.encode_topk(x, W_enc, None, 8)
     pre = x.double() @ W_enc.double()
     pattern = reference.select_topk(pre, 8)
-    assert found is not None
-    assert found[0].indices.tolist() == pattern.indices.tolist()
+    assert encoded is not None
+    assert encoded[0].indices.tolist() == pattern.indices.tolist()
     expected = reference.take(pre, pattern)
-    torch.testing.assert_close(found[1].double(), expected, rtol=1e-5, atol=1e-6 * scale)
+    torch.testing.assert_close(encoded[1].double(), expected, rtol=1e-5, atol=1e-6 * scale)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -203,20 +203,20 @@ def test_a_training_step_takes_the_screen_and_agrees_with_the_dense_one(architec
     x = x / x.square().sum(1).mean().sqrt()
     sae = build_sae(SaeConfig(architecture, 64, 2048, 8))
     sae.initialise(x, 8)
-    taken = []
+    calls = []
     blocks = screen._Screen.blocks
-    monkeypatch.setattr(screen._Screen, "blocks", lambda self: taken.append(1) or blocks(self))
+    monkeypatch.setattr(screen._Screen, "blocks", lambda self: calls.append(1) or blocks(self))
     step = StepInfo(progress=0.5, l0=8, sparsity_coef=0.01)
 
     def gradients():
         output = sae.losses(x, step)
         output.total.backward()
-        found = {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
+        by_name = {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
         sae.zero_grad()
-        return output.total.detach(), found, output.latents
+        return output.total.detach(), by_name, output.latents
 
     loss, mine, latents = gradients()
-    assert taken
+    assert calls
     monkeypatch.setattr(dispatch, "_screen", lambda *_: None)
     dense_loss, theirs, dense_latents = gradients()
     assert latents.indices.tolist() == dense_latents.indices.tolist()
@@ -239,6 +239,6 @@ def test_it_is_left_out_where_it_makes_no_sense(monkeypatch):
 
 def test_cutting_a_batch_keeps_the_earlier_of_equal_values():
     pattern = reference.Pattern(torch.tensor([0, 2, 4]), torch.tensor([1, 5, 0, 3], dtype=torch.int32))
-    kept, values, cut = cpu.cut_batch(pattern, torch.tensor([2.0, 1.0, 1.0, 3.0]), 3)
-    assert (kept.offsets.tolist(), kept.indices.tolist()) == ([0, 2, 3], [1, 5, 3])
+    cut_pattern, values, cut = cpu.cut_batch(pattern, torch.tensor([2.0, 1.0, 1.0, 3.0]), 3)
+    assert (cut_pattern.offsets.tolist(), cut_pattern.indices.tolist()) == ([0, 2, 3], [1, 5, 3])
     assert (values.tolist(), cut) == ([2.0, 1.0, 3.0], 1.0)

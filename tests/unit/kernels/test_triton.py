@@ -91,11 +91,11 @@ def test_topk_of_equal_ascending_infinite_and_transposed_scores():
 @pytest.mark.parametrize("scores", ["falling", "mixed", "rising"])
 def test_lists_that_overflow_are_given_up(scores):
     rising = torch.arange(320.0, device=DEVICE).expand(3, -1)
-    made = {"falling": rising.flip(1), "mixed": random(3, 320), "rising": rising}[scores]
-    largest = triton_encode._largest_by_lists(triton_encode._dense(made), 3, 16)
+    matrix = {"falling": rising.flip(1), "mixed": random(3, 320), "rising": rising}[scores]
+    largest = triton_encode._largest_by_lists(triton_encode._dense(matrix), 3, 16)
     assert (largest is None) == (scores == "rising")
     if largest is not None:
-        assert largest.indices.tolist() == made.topk(3).indices.sort(1).values.tolist()
+        assert largest.indices.tolist() == matrix.topk(3).indices.sort(1).values.tolist()
 
 
 @pytest.mark.parametrize("sample_rows", [1, 128])
@@ -263,8 +263,8 @@ def test_every_gradient_of_the_fused_path_equals_autograd_through_a_dense_code(m
         t.grad = None
 
     dense_pre = (x - b_dec) @ W_enc + b_enc
-    ones = torch.ones(len(pattern.indices), device=DEVICE)
-    mask = SparseLatents(pattern.offsets, pattern.indices, ones, n_latents).to_dense() > 0
+    unit_values = torch.ones(len(pattern.indices), device=DEVICE)
+    mask = SparseLatents(pattern.offsets, pattern.indices, unit_values, n_latents).to_dense() > 0
     assert torch.equal(mask, (dense_pre >= dense_pre.topk(7).values[:, -1:]) & (dense_pre > 0))
     code = torch.where(mask, torch.sin(dense_pre) * scale, 0.0)
     ((code @ W_dec + b_dec).pow(2).sum() + code.pow(2).sum()).backward()

@@ -80,11 +80,11 @@ def causal_families() -> list[str]:
 
 def sizes_for(config_class: Any) -> dict[str, Any]:
     """What `SIZES` has for a configuration, and for those it holds (of a model of images and text, say)."""
-    known: set[str] = set()
+    parameters: set[str] = set()
     for base in config_class.__mro__:
-        known |= set(inspect.signature(base.__init__).parameters) | set(getattr(base, "__annotations__", {}))
-    values = {name: value for name, value in SIZES.items() if name in known}
-    if "kv_lora_rank" in known:  # latent attention has as many keys as queries, and widths of its own
+        parameters |= set(inspect.signature(base.__init__).parameters) | set(getattr(base, "__annotations__", {}))
+    values = {name: value for name, value in SIZES.items() if name in parameters}
+    if "kv_lora_rank" in parameters:  # latent attention has as many keys as queries, and widths of its own
         values.pop("head_dim", None)
         values["num_key_value_heads"] = N_HEADS
     held = getattr(config_class, "sub_configs", {})
@@ -140,9 +140,9 @@ def problems(family: str, module: torch.nn.Module) -> list[str]:
         heads = LanguageModelHeads(model)
     except UserError as error:
         return wrong + ([f"refused in several lines: {error}"] if "\n" in str(error) else [])
-    found = heads.run(tokens)
-    same = replace_edit(found.values, range(heads.n_layers * heads.n_heads), heads.n_heads)
-    if not torch.equal(heads.logits(tokens, same), found.logits):
+    plain_run = heads.run(tokens)
+    same = replace_edit(plain_run.values, range(heads.n_layers * heads.n_heads), heads.n_heads)
+    if not torch.equal(heads.logits(tokens, same), plain_run.logits):
         wrong.append("heads replaced by themselves change the logits")
     return wrong
 

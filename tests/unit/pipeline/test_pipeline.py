@@ -81,8 +81,8 @@ def start(config: RunConfig, folder: Path, cache: Path) -> subprocess.Popen[str]
     folder.parent.mkdir(parents=True, exist_ok=True)
     file = folder.parent / f"{folder.name}.json"
     file.write_text(json.dumps(to_json(config)))
-    one = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    env = {**os.environ, **one, "MONOSEMY_CACHE": str(cache), "MONOSEMY_QUIET": "1"}
+    single_thread = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    env = {**os.environ, **single_thread, "MONOSEMY_CACHE": str(cache), "MONOSEMY_QUIET": "1"}
     command = [sys.executable, "-c", "from monosemy.cli import main; main()", "train", str(file), "--run", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
@@ -94,13 +94,13 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 def results(folder: Path) -> dict[str, bytes | list]:
     """What must not depend on kills: weights, settings, training metrics, evaluation."""
-    kept: dict[str, bytes | list] = {
+    outputs: dict[str, bytes | list] = {
         str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("saes/*/*/*"))
     }
-    kept["metrics"] = (folder / "metrics.jsonl").read_bytes()
-    kept["documents"] = (folder / "documents.safetensors").read_bytes()
-    kept["evaluation"] = json.loads((folder / "evaluation.json").read_text())["records"]
-    return kept
+    outputs["metrics"] = (folder / "metrics.jsonl").read_bytes()
+    outputs["documents"] = (folder / "documents.safetensors").read_bytes()
+    outputs["evaluation"] = json.loads((folder / "evaluation.json").read_text())["records"]
+    return outputs
 
 
 @pytest.mark.timeout(1200)

@@ -35,15 +35,17 @@ def sentence(*records: Evaluated) -> str:
 
 
 def test_a_clear_winner_is_called_one() -> None:
-    said = sentence(record("topk", (0.2, 0.19, 0.21)), record("relu", (0.4, 0.39, 0.41)))
-    assert said == "TopK has the lowest FVU, 0.200 [0.190, 0.210], and its interval lies below that of ReLU + L1."
+    verdict = sentence(record("topk", (0.2, 0.19, 0.21)), record("relu", (0.4, 0.39, 0.41)))
+    assert verdict == "TopK has the lowest FVU, 0.200 [0.190, 0.210], and its interval lies below that of ReLU + L1."
 
 
 def test_overlapping_intervals_are_not_told_apart() -> None:
-    said = sentence(
+    verdict = sentence(
         record("topk", (0.2, 0.19, 0.22)), record("gated", (0.21, 0.2, 0.23)), record("relu", (0.4, 0.39, 0.41))
     )
-    assert said == "TopK has the lowest FVU, 0.200 [0.190, 0.220], not told apart from Gated (the intervals overlap)."
+    assert (
+        verdict == "TopK has the lowest FVU, 0.200 [0.190, 0.220], not told apart from Gated (the intervals overlap)."
+    )
 
 
 def test_touching_intervals_count_as_overlapping() -> None:
@@ -51,8 +53,8 @@ def test_touching_intervals_count_as_overlapping() -> None:
 
 
 def test_without_intervals_nothing_is_claimed() -> None:
-    said = sentence(record("topk", (0.2, NAN, NAN)), record("relu", (0.4, NAN, NAN)))
-    assert "without an interval" in said
+    verdict = sentence(record("topk", (0.2, NAN, NAN)), record("relu", (0.4, NAN, NAN)))
+    assert "without an interval" in verdict
 
 
 def test_saes_off_their_l0_are_not_ranked() -> None:
@@ -80,19 +82,19 @@ def test_seeds_become_a_mean_with_the_envelope_of_their_intervals() -> None:
 
 
 def test_stopped_saes_and_controls_are_not_ranked() -> None:
-    said = sentence(
+    verdict = sentence(
         record("topk", (0.3, 0.29, 0.31)),
         record("relu", (0.1, 0.09, 0.11), stopped="NaN"),
         record("pca", (0.05, 0.04, 0.06), control=True),
     )
-    assert said.startswith("TopK alone")
+    assert verdict.startswith("TopK alone")
 
 
 def test_saes_of_no_asked_l0_stay_apart_points() -> None:
     a, b = record("relu", (0.2, 0.1, 0.3), target=None), record("relu", (0.4, 0.3, 0.5), target=None, l0=9)
-    found = points([a, Evaluated(**{**vars(b), "name": "relu-coef_2-s0"})])
-    assert len(found) == 2
-    assert verdicts(found, "fvu") == []
+    separate = points([a, Evaluated(**{**vars(b), "name": "relu-coef_2-s0"})])
+    assert len(separate) == 2
+    assert verdicts(separate, "fvu") == []
 
 
 def test_controls_are_beaten_only_with_intervals_apart() -> None:
@@ -105,8 +107,8 @@ def test_controls_are_beaten_only_with_intervals_apart() -> None:
     compared, unclear = beaten_by_control(points([control, better, close, worse]), "frozen_random", "fvu")
     assert len(compared) == 3
     assert {p.architecture for p in unclear} == {"relu", "gated"}
-    said = control_sentence(points([control, better, close]), "frozen_random", "it")
-    assert said == "Not clearly lower in FVU than it at the same L0: ReLU + L1 at L0 32. The other 1 are."
+    verdict = control_sentence(points([control, better, close]), "frozen_random", "it")
+    assert verdict == "Not clearly lower in FVU than it at the same L0: ReLU + L1 at L0 32. The other 1 are."
     assert control_sentence(points([control, better]), "frozen_random", "it") == (
         "Every SAE has a lower FVU than it at the same L0, with intervals apart."
     )

@@ -38,17 +38,17 @@ class Page(HTMLParser):
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
+        attributes = dict(attrs)
         if tag not in VOID:
             self.open.append(tag)
         if tag == "img":
-            self.images.append(given)
+            self.images.append(attributes)
         if tag == "table":
             self.tables.append({"caption": [], "th": [], "td": []})
-        self.ids += [given["id"]] if given.get("id") else []
-        self.addresses += [value for name in ("src", "srcset", "href") if (value := given.get(name))]
+        self.ids += [attributes["id"]] if attributes.get("id") else []
+        self.addresses += [value for name in ("src", "srcset", "href") if (value := attributes.get(name))]
         if tag == "th":
-            assert given.get("scope") in ("col", "row")
+            assert attributes.get("scope") in ("col", "row")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag

@@ -69,8 +69,8 @@ def test_a_nan_loss_is_a_stop(tmp_path: Path) -> None:
 
 def test_an_sae_that_falls_silent_is_a_stop_even_when_evaluated(folder: Path) -> None:
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not ('"relu-l0_16-s0"' in line and json.loads(line)["step"] > 30)]
-    (folder / "metrics.jsonl").write_text("".join(kept))
+    remaining = [line for line in lines if not ('"relu-l0_16-s0"' in line and json.loads(line)["step"] > 30)]
+    (folder / "metrics.jsonl").write_text("".join(remaining))
     run = read_inputs(folder)
     assert "stopped after its record of step 30; others went on to step 60" in run.stopped[0]
     assert next(r for r in run.records if r.name == "relu-l0_16-s0").stopped == run.stopped[0]

@@ -35,11 +35,11 @@ def test_files_of_the_other_stages_are_read_as_they_are_written(tmp_path: Path) 
     measured = evaluate_reconstruction(saes, [(x, documents)], site=SITE, n_bootstrap=50)
     with open_run(tmp_path / "run", config) as run:
         records = []
-        for name, found in measured.items():
+        for name, evaluation in measured.items():
             kind = name.partition("-")[0]
             candidate = Candidate(name, kind, SITE, float(L0), control=kind in ("frozen_random", "pca"))
-            records.append(build_record(candidate, found.record))
-            found.latents.save(run.files.sae(SITE, name).latents)
+            records.append(build_record(candidate, evaluation.record))
+            evaluation.latents.save(run.files.sae(SITE, name).latents)
         write_evaluation(run.folder, build_evaluation(records))
         row = {"site": SITE, "architecture": "topk", "target_l0": float(L0), "seed": 0, "fvu": 0.5, "l0": 4.0}
         run.metrics().append(
@@ -53,9 +53,9 @@ def test_files_of_the_other_stages_are_read_as_they_are_written(tmp_path: Path) 
     read = read_inputs(run.folder)
     by_name = {record.name: record for record in read.records}
     assert set(by_name) == set(saes)
-    for name, found in measured.items():
-        assert by_name[name]["fvu"].value == pytest.approx(found.record.fvu)
-        assert by_name[name].l0_quantiles["0.5"] == found.record.l0_quantiles["0.5"]
+    for name, evaluation in measured.items():
+        assert by_name[name]["fvu"].value == pytest.approx(evaluation.record.fvu)
+        assert by_name[name].l0_quantiles["0.5"] == evaluation.record.l0_quantiles["0.5"]
     latents = read.latents[SITE, "topk-l0_4-s0"]
     assert latents.firing_rate.sum() == pytest.approx(L0, rel=0.02)
     assert latents.n_tokens == 1200

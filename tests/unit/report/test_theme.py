@@ -40,8 +40,8 @@ def contrast(a: str, b: str) -> float:
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
 @pytest.mark.parametrize("vision", VISION)
 def test_colours_differ_in_every_kind_of_vision(theme: Theme, vision: str) -> None:
-    seen = [lab(np.array(VISION[vision]) @ linear(colour)) for colour in theme.series]
-    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) >= 14
+    colours = [lab(np.array(VISION[vision]) @ linear(colour)) for colour in theme.series]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) >= 14
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)

@@ -51,20 +51,22 @@ def test_the_default_sae_is_of_the_first_site_and_the_one_that_has_features_by_d
     ):
         sae = build_sae(SaeConfig(architecture, 16, 32, l0, site=site))
         save_sae(sae, run / "saes" / site / f"{architecture}-l0_{l0}-s0")
-    chosen = command.choose_sae(run, None)
-    assert chosen.key == (sites[0], "topk-l0_8-s0")
-    assert choose_saes(run, None) == [chosen.key]
+    default = command.choose_sae(run, None)
+    assert default.key == (sites[0], "topk-l0_8-s0")
+    assert choose_saes(run, None) == [default.key]
 
 
 def test_one_operation_for_named_latents_and_more_edits_beside(run):
-    asked = read("--latent", "12", "14", "--set", "8", "--unit", "max", "--edit", "3:ablate", "--edit", "4:add:-2:norm")
-    assert asked.edits == (
+    request = read(
+        "--latent", "12", "14", "--set", "8", "--unit", "max", "--edit", "3:ablate", "--edit", "4:add:-2:norm"
+    )
+    assert request.edits == (
         Edit(12, "set", 8.0, "max"),
         Edit(14, "set", 8.0, "max"),
         Edit(3, "ablate", 0.0, "raw"),
         Edit(4, "add", -2.0, "norm"),
     )
-    assert asked.columns is None
+    assert request.columns is None
     assert read("--latent", "1", "--ablate", "--columns", "steered").columns == ("steered",)
 
 
@@ -125,9 +127,9 @@ def test_columns_measures_and_sweeps_are_printed(run, monkeypatch, tiny_model, c
     monkeypatch.setattr(command, "load_run", lambda *_: (model, sae, scales))
     steer = [str(run), "--latent", "5", "--unit", "norm", "--prompt", "The mill", "--tokens", "5"]
     command.run_steer([*steer, "--set", "2"])
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in ("default", "steered", "random", "tokens", "nats"):
-        assert words in shown
+        assert words in output
     command.run_steer([*steer, "--set", "2", "--json"])
     events = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert (events[0]["kind"], events[-1]["kind"], events[-1]["untouched"]) == ("start", "end", [])
@@ -160,13 +162,13 @@ def test_words_that_are_no_text_are_refused_without_loading_the_model(run, monke
     monkeypatch.setattr(command, "load_run", lambda *_: pytest.fail("the model was loaded"))
     typed = b"caf\xe9".decode("utf-8", "surrogateescape")
     edit = ["--latent", "1", "--set", "1"]
-    for words, what in (
+    for words, named in (
         (["--prompt", typed], "the prompt"),
         (["--prompt", "a", "--system", typed], "the system message"),
         (["--prompt", "a", "--instruction", typed], "the instruction"),
         (["--find", typed], "--find"),
     ):
-        with pytest.raises(UserError, match=f"{what} holds the byte E9 .* not UTF-8"):
+        with pytest.raises(UserError, match=f"{named} holds the byte E9 .* not UTF-8"):
             command.run_steer([str(run), *edit, *words])
 
 
@@ -179,9 +181,9 @@ def test_generated_control_characters_are_signs_in_the_terminal(run, monkeypatch
     monkeypatch.setattr(command, "load_run", lambda *_: (model, sae, scales))
     words = ["--latent", "5", "--set", "2", "--prompt", "The mill", "--tokens", "40", "--temperature", "3"]
     command.run_steer([str(run), *words, "--columns", "steered"])
-    shown = capsys.readouterr().out
-    assert not set(shown) & {chr(code) for code in range(32) if chr(code) not in "\n"}
-    assert any(chr(code) in shown for code in range(0x2400, 0x2420))  # bytes drawn almost evenly: some are controls
+    output = capsys.readouterr().out
+    assert not set(output) & {chr(code) for code in range(32) if chr(code) not in "\n"}
+    assert any(chr(code) in output for code in range(0x2400, 0x2420))  # bytes drawn almost evenly: some are controls
 
 
 def test_every_edited_latent_is_traced(run, monkeypatch, tiny_model, capsys):
@@ -196,16 +198,16 @@ def test_every_edited_latent_is_traced(run, monkeypatch, tiny_model, capsys):
     words = ["--prompt", "The mill", "--tokens", "5", "--edit", "5:add:30", "--edit", "9:add:60", "--edit", "5:set:1"]
     command.run_steer([str(run), *words])
     table = capsys.readouterr().out.split("latent, mean over the answer")[1].splitlines()
-    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if line.startswith("│")]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table if line.startswith("│")]
     request = command._request(command._parser().parse_args(["RUN", *words]))
     columns = steer(model, sae, request, scales)
     expected = [
         [str(latent)]
         + [
-            format(sum(token["edited_activations"][place] for token in found["tokens"]) / found["n_tokens"], ".1f")
-            for found in columns.values()
+            format(sum(token["edited_activations"][place] for token in column["tokens"]) / column["n_tokens"], ".1f")
+            for column in columns.values()
         ]
         for place, latent in enumerate((5, 9))
     ]
-    assert shown == expected
-    assert shown[0][1:] != shown[1][1:]
+    assert rows == expected
+    assert rows[0][1:] != rows[1][1:]

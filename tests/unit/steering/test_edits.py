@@ -101,9 +101,9 @@ def test_each_operation_follows_its_equation(sae, x):
         ("cap", cut): x + (f.clamp(max=cut) - f) * d,
         ("project", 0.5): x - 0.5 * (x @ d)[..., None] * d,
     }
-    for (operation, value), wanted in expected.items():
+    for (operation, value), target in expected.items():
         new = edited(sae, x, [Edit(latent, operation, value)])
-        torch.testing.assert_close(new[:, 1:], wanted[:, 1:], msg=operation)
+        torch.testing.assert_close(new[:, 1:], target[:, 1:], msg=operation)
         assert torch.equal(new[:, 0], x[:, 0])
     gone = edited(sae, x, [Edit(latent, "project", 0.0)])[:, 1:] @ d
     assert gone.abs().max() < 1e-5
@@ -290,16 +290,16 @@ def test_bad_requests_are_refused_in_one_line():
 )
 def test_edits_of_one_latent_that_contradict_each_other_are_refused(edits, message):
     beside = [{"latent": 4, "operation": "set", "value": 1}]
-    asked = [{"latent": 3, "operation": operation, "value": value} for operation, value in edits]
+    conflicting = [{"latent": 3, "operation": operation, "value": value} for operation, value in edits]
     with pytest.raises(UserError, match=message) as caught:
-        request_from_json({"prompt": "Hello", "edits": beside + asked})
+        request_from_json({"prompt": "Hello", "edits": beside + conflicting})
     assert "\n" not in str(caught.value)
 
 
 def test_a_push_may_stand_beside_any_other_edit_of_its_latent():
     for operation in ("add", "set", "ablate", "cap", "scale", "project"):
-        asked = [{"latent": 3, "operation": name, "value": 2} for name in (operation, "add", "add")]
-        assert len(request_from_json({"prompt": "Hello", "edits": asked}).edits) == 3
+        edits = [{"latent": 3, "operation": name, "value": 2} for name in (operation, "add", "add")]
+        assert len(request_from_json({"prompt": "Hello", "edits": edits}).edits) == 3
 
 
 def test_the_control_is_another_latent_that_fires_about_as_often_and_is_pushed_as_far(sae, x):
@@ -324,8 +324,8 @@ def test_the_control_is_another_latent_that_fires_about_as_often_and_is_pushed_a
 
 def test_values_of_few_latents_from_a_sparse_code(sae, x):
     code = sae.encode(x.flatten(0, 1))
-    wanted = [7, 0, busiest(sae, x), 7]
-    assert torch.equal(latent_values(code, wanted), code.to_dense()[:, wanted])
+    latents = [7, 0, busiest(sae, x), 7]
+    assert torch.equal(latent_values(code, latents), code.to_dense()[:, latents])
 
 
 def test_scales_of_a_folder_without_statistics_know_only_the_norm(sae, tmp_path):

@@ -51,10 +51,10 @@ def request(**changes) -> SteeringRequest:
 
 
 def by_kind(events) -> dict[str, list[dict]]:
-    found: dict[str, list[dict]] = {}
+    grouped: dict[str, list[dict]] = {}
     for event in events:
-        found.setdefault(event["kind"], []).append(event)
-    return found
+        grouped.setdefault(event["kind"], []).append(event)
+    return grouped
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -86,9 +86,9 @@ def test_steering_by_nothing_hands_on_the_very_activation_and_writes_the_same(mo
     assert len(same) == 20
     assert all(same)
     # The rest of the model is BLAS, whose last bit may depend on where in memory the cache lies.
-    for one, other in zip(steered, generate(model, SITE, PROMPTS, n_tokens=20), strict=True):
-        assert (one.ids, one.text) == (other.ids, other.text)
-        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+    for answer, other in zip(steered, generate(model, SITE, PROMPTS, n_tokens=20), strict=True):
+        assert (answer.ids, answer.text) == (other.ids, other.text)
+        assert answer.log_probs == pytest.approx(other.log_probs, abs=1e-5)
 
 
 def test_generated_positions_leave_the_first_new_token_alone(model, sae, scales):
@@ -102,12 +102,12 @@ def test_generated_positions_leave_the_first_new_token_alone(model, sae, scales)
 
 
 def test_events_come_in_order_and_agree_with_each_other(model, sae, scales):
-    asked = request(columns=("default", "steered", "prompted", "random"), instruction="Talk about mills.")
-    listed = list(stream(model, sae, asked, scales))
+    steer_request = request(columns=("default", "steered", "prompted", "random"), instruction="Talk about mills.")
+    listed = list(stream(model, sae, steer_request, scales))
     events = by_kind(listed)
     assert (listed[0]["kind"], listed[-1]["kind"]) == ("start", "end")
     start = listed[0]
-    assert [c["column"] for c in start["columns"]] == list(asked.columns)
+    assert [c["column"] for c in start["columns"]] == list(steer_request.columns)
     default, steered, prompted, random = start["columns"]
     assert default["prompt"] == steered["prompt"] == random["prompt"] == "".join(default["prompt_tokens"])
     assert prompted["prompt"] == "Talk about mills.\n\nThe old mill"
@@ -118,7 +118,7 @@ def test_events_come_in_order_and_agree_with_each_other(model, sae, scales):
     steps = [event["step"] for event in events["token"]]
     assert steps == sorted(steps)
     for done, measure in zip(
-        sorted(events["done"], key=lambda e: asked.columns.index(e["column"])), events["measure"], strict=True
+        sorted(events["done"], key=lambda e: steer_request.columns.index(e["column"])), events["measure"], strict=True
     ):
         tokens = [event for event in events["token"] if event["column"] == done["column"]]
         assert measure["column"] == done["column"]
@@ -131,19 +131,19 @@ def test_events_come_in_order_and_agree_with_each_other(model, sae, scales):
 
 
 def test_without_edits_every_column_is_the_default(model, sae, scales):
-    asked = request(columns=("default", "steered", "random"), edits=(Edit(5, "add", 0.0),))
-    events = by_kind(stream(model, sae, asked, scales))
+    steer_request = request(columns=("default", "steered", "random"), edits=(Edit(5, "add", 0.0),))
+    events = by_kind(stream(model, sae, steer_request, scales))
     assert len({event["text"] for event in events["done"]}) == 1
     for measure in events["measure"]:
         assert (measure["mean_kl"], measure["mean_log_prob_change"]) == (0.0, 0.0)
 
 
 def test_sampling_shares_its_random_numbers_between_columns_and_is_repeatable(model, sae, scales):
-    asked = request(edits=(Edit(5, "add", 0.0),), temperature=1.5, top_p=0.95, measure=False)
-    texts = [{e["text"] for e in stream(model, sae, asked, scales) if e["kind"] == "done"} for _ in range(2)]
+    steer_request = request(edits=(Edit(5, "add", 0.0),), temperature=1.5, top_p=0.95, measure=False)
+    texts = [{e["text"] for e in stream(model, sae, steer_request, scales) if e["kind"] == "done"} for _ in range(2)]
     assert len(texts[0]) == 1
     assert texts[0] == texts[1]
-    other = {e["text"] for e in stream(model, sae, replace(asked, seed=1), scales) if e["kind"] == "done"}
+    other = {e["text"] for e in stream(model, sae, replace(steer_request, seed=1), scales) if e["kind"] == "done"}
     assert other != texts[0]
 
 
@@ -152,8 +152,8 @@ def test_sampling_draws_from_the_models_distribution(model):
     prompt = PROMPTS[0]
     expected = model.logits(torch.tensor([prompt]))[0, -1].softmax(-1)
     groups = tuple(range(3000))
-    found = generate(model, SITE, [prompt] * 3000, n_tokens=1, sampling=Sampling(1.0, groups=groups))
-    tokens = torch.tensor([answer.ids[0] if answer.ids else 256 for answer in found])
+    answers = generate(model, SITE, [prompt] * 3000, n_tokens=1, sampling=Sampling(1.0, groups=groups))
+    tokens = torch.tensor([answer.ids[0] if answer.ids else 256 for answer in answers])
     counts = torch.bincount(tokens, minlength=257) / 3000
     assert (counts - expected).abs().sum() < 1.5 * math.sqrt(257 / 3000)  # expected: about 0.8 √(V/n)
     likely = expected.sort(descending=True)
@@ -198,9 +198,9 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused_before_the_first
         next(stream(model, sae, replace(fitting, prompt="x" * 53), scales))
     with pytest.raises(UserError, match=r"64 tokens of prompt .* exceed the 64 positions of tiny llama; shorten the"):
         next(stream(model, sae, replace(fitting, prompt="x" * 64), scales))
-    told = replace(fitting, columns=("default", "prompted"), instruction="Be short.")
+    instructed = replace(fitting, columns=("default", "prompted"), instruction="Be short.")
     with pytest.raises(UserError, match="63 tokens of prompt and 12 new ones"):  # the instruction is part of it
-        next(stream(model, sae, told, scales))
+        next(stream(model, sae, instructed, scales))
     with pytest.raises(UserError, match=too_long):
         next(sweep_events(model, sae, replace(fitting, prompt="x" * 53), [0.0, 1.0], scales=scales))
     with pytest.raises(UserError, match=too_long):
@@ -220,11 +220,11 @@ def half(request) -> LanguageModel:
 def test_a_push_that_leaves_nothing_of_the_text_is_refused_in_place_of_an_answer(operation, model, half, sae, scales):
     for each in (model, half):
         for strength in (1e5, 1e6, 1e30, 1e300):
-            asked = request(edits=(Edit(5, operation, strength),))
+            steer_request = request(edits=(Edit(5, operation, strength),))
             with pytest.raises(TooStrongError, match=r"too strong: .*lower the strength") as caught:
-                list(stream(each, sae, asked, scales))
+                list(stream(each, sae, steer_request, scales))
             assert "\n" not in str(caught.value)
-            refused = list(sweep_events(each, sae, asked, [0.0, strength], scales=scales))[-2:]
+            refused = list(sweep_events(each, sae, steer_request, [0.0, strength], scales=scales))[-2:]
             assert [event["kind"] for event in refused] == ["strength", "too_strong"]
             with pytest.raises(TooStrongError):
                 output_scores(each, sae, scales, [5], strength=strength)
@@ -288,8 +288,11 @@ def test_copies_of_a_prompt_count_once_and_are_told(model, sae, scales):
     ],
 )
 def test_positions_that_no_token_has_are_refused(positions, changes, model, sae, scales):
-    asked = request(positions=positions, **changes)
-    for events in (stream(model, sae, asked, scales), sweep_events(model, sae, asked, [0.0, 1.0], scales=scales)):
+    steer_request = request(positions=positions, **changes)
+    for events in (
+        stream(model, sae, steer_request, scales),
+        sweep_events(model, sae, steer_request, [0.0, 1.0], scales=scales),
+    ):
         with pytest.raises(UserError, match="names no token that can be edited: the prompt has tokens 0 to"):
             next(events)
     last = request(positions=Positions("range", 22), columns=("default", "steered"))
@@ -304,34 +307,34 @@ def test_columns_in_which_nothing_was_edited_are_told(model, sae, scales):
 
 def test_every_latent_can_be_ablated_without_a_column_that_nobody_asked_for(model, sae, scales):
     every = tuple(Edit(i, "ablate") for i in range(sae.d_sae))
-    asked = SteeringRequest("The old mill", every, n_tokens=3)
-    start = next(stream(model, sae, asked, scales))
+    steer_request = SteeringRequest("The old mill", every, n_tokens=3)
+    start = next(stream(model, sae, steer_request, scales))
     assert [column["column"] for column in start["columns"]] == ["default", "steered"]
     assert start["control"] is None
     with pytest.raises(UserError, match="no other latent is left for the random column; leave that column out"):
-        next(stream(model, sae, replace(asked, columns=("steered", "random")), scales))
+        next(stream(model, sae, replace(steer_request, columns=("steered", "random")), scales))
 
 
 def test_measures_follow_their_definitions(model, sae, scales):
     prompt, answer = PROMPTS[0], list(b" by the river by the")
     steering = Steering((Edit(5, "set", 6.0),))
-    found = measure_answer(model, sae, scales, prompt, answer=answer, steering=steering, watch=[5])
+    measures = measure_answer(model, sae, scales, prompt, answer=answer, steering=steering, watch=[5])
     tokens = torch.tensor([[*prompt, *answer]])
     edit = SiteEdit(sae, scales, [steering], watch=[5])
     q = model.logits(tokens, {SITE: lambda x: edit(x, whole_text(tokens, len(prompt)))})[0].log_softmax(-1)
     p = model.logits(tokens)[0].log_softmax(-1)
     for t, token in enumerate(answer):
         at = len(prompt) + t - 1
-        assert float(found.log_probs[t]) == pytest.approx(float(q[at, token]), abs=1e-4)
-        assert float(found.unsteered_log_probs[t]) == pytest.approx(float(p[at, token]), abs=1e-4)
+        assert float(measures.log_probs[t]) == pytest.approx(float(q[at, token]), abs=1e-4)
+        assert float(measures.unsteered_log_probs[t]) == pytest.approx(float(p[at, token]), abs=1e-4)
         kl = (q[at].exp() * (q[at] - p[at])).sum()
-        assert float(found.kl[t]) == pytest.approx(float(kl), abs=1e-4)
-    assert found.kl.min() >= 0
-    assert found.kl.mean() > 0.01
-    assert found.perplexity == pytest.approx(math.exp(-float(found.unsteered_log_probs.mean())), rel=1e-5)
-    assert torch.equal(found.before, edit.before[0][0])
-    assert torch.equal(found.after, edit.after[0][0])
-    assert found.distinct[0] == len(set(answer)) / len(answer)
+        assert float(measures.kl[t]) == pytest.approx(float(kl), abs=1e-4)
+    assert measures.kl.min() >= 0
+    assert measures.kl.mean() > 0.01
+    assert measures.perplexity == pytest.approx(math.exp(-float(measures.unsteered_log_probs.mean())), rel=1e-5)
+    assert torch.equal(measures.before, edit.before[0][0])
+    assert torch.equal(measures.after, edit.after[0][0])
+    assert measures.distinct[0] == len(set(answer)) / len(answer)
 
     plain = measure_answer(model, sae, scales, prompt, answer=answer, steering=None)
     assert plain.kl.abs().max() == 0
@@ -341,10 +344,10 @@ def test_measures_follow_their_definitions(model, sae, scales):
 
 
 def test_an_empty_answer_has_no_measures(model, sae, scales):
-    found = measure_answer(
+    measures = measure_answer(
         model, sae, scales, PROMPTS[0], answer=[], steering=Steering((Edit(5, "set", 6.0),)), watch=[5]
     )
-    assert found.summary() == {
+    assert measures.summary() == {
         "n_tokens": 0,
         "perplexity": None,
         "mean_kl": None,
@@ -422,9 +425,9 @@ def test_answers_do_not_depend_on_the_batch(model, sae, scales, monkeypatch):
 
 
 def test_means_and_differences_over_prompts():
-    found = mean_over_prompts([1.0, None, 3.0, 2.0])
-    assert (found.mean, found.n) == (2.0, 3)
-    assert found.interval[0] < 2 < found.interval[1]
+    average = mean_over_prompts([1.0, None, 3.0, 2.0])
+    assert (average.mean, average.n) == (2.0, 3)
+    assert average.interval[0] < 2 < average.interval[1]
     assert mean_over_prompts([None]).mean is None
     assert mean_over_prompts([1.0]).interval is None
     apart = paired_difference([1.0, 2.0, 3.0], [0.5, 1.5, 2.5])
@@ -434,14 +437,14 @@ def test_means_and_differences_over_prompts():
 
 def test_output_scores_are_those_of_a_whole_pass_with_the_push(model, sae, scales):
     prompt, strength = "So far", 2.0
-    found = output_scores(
+    scores = output_scores(
         model, sae, scales, [3, 5, 20], prompt=prompt, strength=strength, words=[["mill", "river"], ["a"]]
     )
     ids = torch.tensor([prompt_ids(model, prompt)])
-    wanted = word_tokens(model, ["mill", "river"])
-    assert wanted == sorted(prompt_ids(model, "mMrR"))
+    word_ids = word_tokens(model, ["mill", "river"])
+    assert word_ids == sorted(prompt_ids(model, "mMrR"))
     plain = model.logits(ids)[0, -1].softmax(-1)
-    assert float(found.words_before[0]) == pytest.approx(float(plain[wanted].sum()), rel=1e-4)
+    assert float(scores.words_before[0]) == pytest.approx(float(plain[word_ids].sum()), rel=1e-4)
     last = f"layers.{model.n_layers - 1}.resid_post"
     for row, latent in enumerate([3, 5, 20]):
         d = sae.W_dec[latent]
@@ -460,15 +463,15 @@ def test_output_scores_are_those_of_a_whole_pass_with_the_push(model, sae, scale
             - model.logits(ids)[0, -1]
         )
         tokens = lens.topk(20).indices
-        assert set(found.tokens[row].tolist()) == set(tokens.tolist())
-        for probabilities, score in ((after, found.score[row]), (plain, found.score_before[row])):
+        assert set(scores.tokens[row].tolist()) == set(tokens.tolist())
+        for probabilities, score in ((after, scores.score[row]), (plain, scores.score_before[row])):
             best = probabilities[tokens].max()
             rank = int((probabilities > best).sum())
             assert float(score) == pytest.approx((1 - rank / 257) * float(best), rel=1e-3)
-        assert float(found.words[row, 0]) == pytest.approx(float(after[wanted].sum()), rel=1e-3)
+        assert float(scores.words[row, 0]) == pytest.approx(float(after[word_ids].sum()), rel=1e-3)
         letters = word_tokens(model, ["a"])
-        assert float(found.words[row, 1]) == pytest.approx(float(after[letters].sum()), rel=1e-3)
-    torch.testing.assert_close(found.gain, found.score - found.score_before)
+        assert float(scores.words[row, 1]) == pytest.approx(float(after[letters].sum()), rel=1e-3)
+    torch.testing.assert_close(scores.gain, scores.score - scores.score_before)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
@@ -481,34 +484,34 @@ def test_output_tokens_are_those_of_what_a_site_writes_into_the_residual_stream(
     sae = build_sae(SaeConfig("topk", d_in=d, d_sae=8, l0=2, site=site, seed=1))
     sae.initialise(model.activations(tokens, [site])[site][0].float(), 6.0)
     sae.fold_scale(2.0)
-    found = output_scores(model, sae, LatentScales(typical_norm=3.0), words=[["mill"]])
-    assert found.words.shape == (8, 1)  # the push is made at the site itself, wherever that is
+    scores = output_scores(model, sae, LatentScales(typical_norm=3.0), words=[["mill"]])
+    assert scores.words.shape == (8, 1)  # the push is made at the site itself, wherever that is
     without = kind == "mlp_in" or (family == "gemma2" and not site.endswith("_post"))
-    assert found.tokens.shape == (8, 0 if without else 20)
-    assert bool(found.score.isnan().all()) == without
+    assert scores.tokens.shape == (8, 0 if without else 20)
+    assert bool(scores.score.isnan().all()) == without
     if without:
         assert isinstance(written_directions(model, site, sae.W_dec), str)
         return
     mid = "layers.2.resid_mid" if kind.startswith("attn") else "layers.2.resid_post"
     gained = []
     for direction in sae.W_dec:
-        seen = {}
+        captured = {}
 
-        def keep(x, seen=seen):
-            seen["x"] = x
+        def keep(x, captured=captured):
+            captured["x"] = x
             return x
 
         model.logits(tokens, {mid: keep})
-        plain = seen["x"]
+        plain = captured["x"]
         model.logits(tokens, {site: lambda x, direction=direction: x + direction, mid: keep})
-        gained.append((seen["x"] - plain)[0, -1])
+        gained.append((captured["x"] - plain)[0, -1])
     written = written_directions(model, site, sae.W_dec)
     torch.testing.assert_close(written, torch.stack(gained), atol=1e-4, rtol=1e-3)
 
 
 def test_output_scores_take_the_latents_that_fire(model, sae, scales):
-    found = output_scores(model, sae, scales)
-    assert found.latents.tolist() == scales.n_fired.nonzero()[:, 0].tolist()
+    scores = output_scores(model, sae, scales)
+    assert scores.latents.tolist() == scales.n_fired.nonzero()[:, 0].tolist()
     with pytest.raises(UserError, match="at least one word"):
         word_tokens(model, [" "])
     with pytest.raises(UserError, match="typical norm"):

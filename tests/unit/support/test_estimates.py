@@ -53,8 +53,8 @@ def test_parts_against_counts_by_hand():
     assert plan.cache_disk["token shards"] == 8 * 11_000
     assert plan.run_disk == {"SAEs": 4 * parameters, "checkpoints": 24 * parameters}
     assert plan.memory["SAEs in training"] == 18 * parameters
-    one = 2 * 100 * 1000 + 3000 + 100
-    assert plan.memory["training step"] == 4 * one + config.training.batch_tokens * (4 * 1000 + 2 * 150) * 4
+    n_parameters = 2 * 100 * 1000 + 3000 + 100
+    assert plan.memory["training step"] == 4 * n_parameters + config.training.batch_tokens * (4 * 1000 + 2 * 150) * 4
     assert plan.memory["model"] == 4 * SMOL.n_parameters
     assert plan.memory["logits"] == 3 * 2**28
     long = dataclasses.replace(config, text=TextConfig(context_length=2048))

@@ -88,8 +88,8 @@ def test_nothing_cached_and_no_connection(index: Path, monkeypatch: pytest.Monke
 
 def test_member_pattern_and_hostile_names(index: Path) -> None:
     package = make_wheel(index, {"../outside.txt": "x", "/absolute.txt": "x"})
-    chosen = PackageFile(package.requirement, package.sha256, "*.txt")
-    folder = fetch(chosen)
+    texts = PackageFile(package.requirement, package.sha256, "*.txt")
+    folder = fetch(texts)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     assert names == [CONTENTS, "tiny_text/a.txt"]
     assert not list(folder.parent.parent.rglob("outside.txt"))

@@ -102,11 +102,11 @@ def test_killed_between_the_two_renames_of_a_folder(tmp_path):
 
 
 def test_clearing_leaves_other_hidden_files_alone(tmp_path):
-    kept = [tmp_path / ".gitignore", tmp_path / ".notes.tmp", tmp_path / "a.1.tmp"]
-    for path in kept:
+    hidden = [tmp_path / ".gitignore", tmp_path / ".notes.tmp", tmp_path / "a.1.tmp"]
+    for path in hidden:
         path.write_text("mine")
     files.clear_leftovers(tmp_path)
-    assert all(path.read_text() == "mine" for path in kept)
+    assert all(path.read_text() == "mine" for path in hidden)
 
 
 def test_failing_writer_leaves_the_old_content_and_no_temporary(tmp_path):
@@ -249,10 +249,10 @@ def test_json_round_trip(tmp_path_factory, value):
 def test_sha256_and_progress(tmp_path):
     data = bytes(range(256)) * 40_000
     (tmp_path / "data").write_bytes(data)
-    seen: list[int] = []
-    assert files.sha256(tmp_path / "data", seen.append) == hashlib.sha256(data).hexdigest()
-    assert seen == sorted(seen)
-    assert seen[-1] == len(data)
+    progress: list[int] = []
+    assert files.sha256(tmp_path / "data", progress.append) == hashlib.sha256(data).hexdigest()
+    assert progress == sorted(progress)
+    assert progress[-1] == len(data)
 
 
 @pytest.mark.parametrize(

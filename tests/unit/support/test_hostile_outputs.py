@@ -56,9 +56,9 @@ def test_the_terminal_gets_nothing_that_acts(run):
     code = "import sys; from monosemy.cli import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "show", str(run), "0"]
     done = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"})
-    shown = done.stdout.decode()
-    assert "Ju␀␁␛[31m␇⟨U+9B⟩2J⟨U+202E⟩⟨U+2066⟩↵∅∅␡ly" in shown.replace("\n", "")
-    assert acting(shown) == set()
+    output = done.stdout.decode()
+    assert "Ju␀␁␛[31m␇⟨U+9B⟩2J⟨U+202E⟩⟨U+2066⟩↵∅∅␡ly" in output.replace("\n", "")
+    assert acting(output) == set()
 
 
 def test_a_refusal_shows_what_was_typed_without_acting(run, tmp_path):

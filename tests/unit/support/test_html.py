@@ -12,25 +12,25 @@ import monosemy
 from monosemy.support.html import Html, details, document, escape, join, read_part
 
 HOSTILE = "<script>alert('1')</script> & \u202e\x1b"
-SHOWN = "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &amp; ⟨U+202E⟩␛"
+ESCAPED = "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &amp; ⟨U+202E⟩␛"
 PAGE = {"title": HOSTILE, "style": "p{color:red}", "skip": "Skip", "lede": "", "foot": HOSTILE}
 
 
 def test_every_way_into_html_escapes_once():
-    assert escape(HOSTILE) == SHOWN
-    assert escape(escape(HOSTILE)) == SHOWN
-    assert Html("<p>{}</p>").format(HOSTILE) == f"<p>{SHOWN}</p>"
+    assert escape(HOSTILE) == ESCAPED
+    assert escape(escape(HOSTILE)) == ESCAPED
+    assert Html("<p>{}</p>").format(HOSTILE) == f"<p>{ESCAPED}</p>"
     assert Html("<p>{}</p>").format(Html("<b>x</b>")) == "<p><b>x</b></p>"
-    assert Html("<p>") + HOSTILE == f"<p>{SHOWN}"
-    assert join([HOSTILE, Html("<br>")], "|") == f"{SHOWN}|<br>"
-    assert details(HOSTILE, Html("<i>x</i>")) == f"<details><summary>{SHOWN}</summary><i>x</i></details>"
+    assert Html("<p>") + HOSTILE == f"<p>{ESCAPED}"
+    assert join([HOSTILE, Html("<br>")], "|") == f"{ESCAPED}|<br>"
+    assert details(HOSTILE, Html("<i>x</i>")) == f"<details><summary>{ESCAPED}</summary><i>x</i></details>"
 
 
 def test_what_a_template_names_is_escaped_but_for_html():
     page = document("report/report.html", contents=[(HOSTILE, HOSTILE)], body=Html("<p>x</p>"), **PAGE)
-    assert f"<title>{SHOWN}</title>" in page
-    assert f'<li><a href="#{SHOWN}">{SHOWN}</a></li>' in page
-    assert f"<footer><p>{SHOWN}</p></footer>" in page
+    assert f"<title>{ESCAPED}</title>" in page
+    assert f'<li><a href="#{ESCAPED}">{ESCAPED}</a></li>' in page
+    assert f"<footer><p>{ESCAPED}</p></footer>" in page
     assert "<p>x</p>" in page
     assert "<script" not in page
 

@@ -66,7 +66,7 @@ def tiny_text(path: Path, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def original(tmp_path_factory) -> Path:
     """A project with a model, a text and a run, made by relative paths from inside it."""
     root = tmp_path_factory.mktemp("made")
     project, here = root / "project", os.getcwd()
@@ -85,12 +85,12 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def project(made, tmp_path, monkeypatch) -> Path:
+def project(original, tmp_path, monkeypatch) -> Path:
     """A copy of the project that a test may tear apart; the original is out of reach, and so is its cache."""
     monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(made, tmp_path / "copy")
-    known = tmp_path / "copy" / "runs" / "mine" / FILE
-    known.write_text(known.read_text().replace(str(made), str(tmp_path / "copy")))
+    shutil.copytree(original, tmp_path / "copy")
+    places = tmp_path / "copy" / "runs" / "mine" / FILE
+    places.write_text(places.read_text().replace(str(original), str(tmp_path / "copy")))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return tmp_path / "copy"
@@ -110,11 +110,11 @@ def refusal(capsys, *words: object) -> str:
     return error
 
 
-def test_run_json_holds_what_was_typed_and_no_path_of_the_machine(made):
-    run = made / "runs" / "mine"
+def test_run_json_holds_what_was_typed_and_no_path_of_the_machine(original):
+    run = original / "runs" / "mine"
     config = json.loads((run / "run.json").read_text())["config"]
     assert (config["model"]["source"], config["text"]["source"]) == ("models/tiny", "data/text.jsonl")
-    holders = [path.name for path in run.rglob("*") if path.is_file() and str(made).encode() in path.read_bytes()]
+    holders = [path.name for path in run.rglob("*") if path.is_file() and str(original).encode() in path.read_bytes()]
     assert holders == [FILE]
 
 
@@ -168,9 +168,9 @@ def test_every_command_that_reads_them_takes_the_new_places(project, tmp_path):
     (project / "models" / "tiny").rename(tmp_path / "tiny")
     (project / "data" / "text.jsonl").rename(tmp_path / "t.jsonl")
     moved = ["--model", str(tmp_path / "tiny"), "--text", str(tmp_path / "t.jsonl")]
-    kept = (run / FILE).read_text()
+    places = (run / FILE).read_text()
     for words in (["features", str(run), "--tokens", "2k", *moved], ["train", str(run), *moved]):
-        (run / FILE).write_text(kept)
+        (run / FILE).write_text(places)
         cli.main(words)
         assert json.loads((run / FILE).read_text())["model"]["absolute"] == str(tmp_path / "tiny")
 

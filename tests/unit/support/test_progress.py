@@ -60,22 +60,22 @@ def on_terminal(program: str, **variables: str) -> str:
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", **variables}
     process = subprocess.Popen([sys.executable, "-c", program], stdout=side, stderr=side, env=environment)
     os.close(side)
-    shown = b""
+    output = b""
     try:
         while block := os.read(main, 65536):
-            shown += block
+            output += block
     except OSError:  # how Linux says that the other side is closed
         pass
     os.close(main)
     assert process.wait() == 0
-    return shown.decode()
+    return output.decode()
 
 
 def test_terminal_has_a_bar_with_rate_and_time_left():
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(STAGE))
-    assert "━" in shown
-    assert re.search(r"[\d,]+/3,000 tokens \(\d+%\) +[\d,]+ tokens/s +[\d.]+ s +[\d.]+ s left +loss 1\.25", shown)
-    assert "3,000/3,000 tokens (100%)" in shown
+    output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(STAGE))
+    assert "━" in output
+    assert re.search(r"[\d,]+/3,000 tokens \(\d+%\) +[\d,]+ tokens/s +[\d.]+ s +[\d.]+ s left +loss 1\.25", output)
+    assert "3,000/3,000 tokens (100%)" in output
 
 
 def test_dumb_terminal_gets_plain_lines():
@@ -84,8 +84,8 @@ def test_dumb_terminal_gets_plain_lines():
 
 def test_failure_inside_a_terminal_stage_restores_the_terminal():
     program = STAGE.replace('bar.note("loss 1.25")', "raise SystemExit(0)")
-    shown = on_terminal(program)
-    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    output = on_terminal(program)
+    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device that is always full is Linux's")

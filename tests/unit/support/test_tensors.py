@@ -31,9 +31,9 @@ def small_files():
 
 def test_a_failed_write_is_an_os_error(tmp_path, small_files):
     small_files()
-    with pytest.raises(OSError, match="too large") as found:
+    with pytest.raises(OSError, match="too large") as caught:
         save_tensors(tmp_path / "a", {"t": torch.zeros(100_000)})
-    assert found.value.errno == errno.EFBIG
+    assert caught.value.errno == errno.EFBIG
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(tmp_path, small_files):

@@ -14,18 +14,18 @@ BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def test_every_sign_of_a_hostile_text():
-    shown = "a␀␁␛[31m␇⟨U+9B⟩2J⟨U+202E⟩⟨U+2066⟩↵∅∅⟨U+D83D⟩⟨E9⟩␡"
-    assert visible(HOSTILE) == f"{shown}↵b→c↵d"
-    assert visible_lines(HOSTILE) == f"{shown}\nb\tc\nd"
+    signs = "a␀␁␛[31m␇⟨U+9B⟩2J⟨U+202E⟩⟨U+2066⟩↵∅∅⟨U+D83D⟩⟨E9⟩␡"
+    assert visible(HOSTILE) == f"{signs}↵b→c↵d"
+    assert visible_lines(HOSTILE) == f"{signs}\nb\tc\nd"
 
 
 def test_no_character_of_unicode_acts_or_hides():
     for code in range(sys.maxunicode + 1):
-        shown, kind = visible(chr(code)), unicodedata.category(chr(code))
-        numeric = kind == "Cf" and unicodedata.bidirectional(shown[0]) in ("AN", "AL", "L")  # Arabic number signs
-        assert shown.isprintable() or kind in ("Cn", "Co", "Zs") or numeric, hex(code)
-        assert not {unicodedata.bidirectional(c) for c in shown} & BIDI, hex(code)
-        shown.encode()
+        sign, kind = visible(chr(code)), unicodedata.category(chr(code))
+        numeric = kind == "Cf" and unicodedata.bidirectional(sign[0]) in ("AN", "AL", "L")  # Arabic number signs
+        assert sign.isprintable() or kind in ("Cn", "Co", "Zs") or numeric, hex(code)
+        assert not {unicodedata.bidirectional(c) for c in sign} & BIDI, hex(code)
+        sign.encode()
 
 
 @pytest.mark.parametrize(

@@ -28,25 +28,25 @@ def trained(architecture: str, length: float, **settings: float) -> tuple[list[f
     config = TrainingConfig(batch_tokens=ROWS, learning_rate=4e-3, decay_fraction=0.0, **settings)
     sae = build_sae(SaeConfig(architecture, D, M, 6))
     trainee = Trainee(sae, config, STEPS, STEPS * ROWS)
-    stream, found = batches(), []
+    stream, fvus = batches(), []
     sae.initialise(next(stream), trainee.target_l0(0))
     for index in range(STEPS):
         x = next(stream)
         if index == AT and length:
             x[5] = length * torch.nn.functional.normalize(sae.W_enc.detach().sum(1), dim=0)
-        found.append(trainee.step(x, index)["fvu"])
-    return found, trainee
+        fvus.append(trainee.step(x, index)["fvu"])
+    return fvus, trainee
 
 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "topk"])
 def test_one_row_cannot_wreck_a_dictionary(architecture):
-    clean, one = trained(architecture, 0)
-    kept, guarded = trained(architecture, 20)
+    clean, undisturbed = trained(architecture, 0)
+    guarded_fvus, guarded = trained(architecture, 20)
     wrecked, _ = trained(architecture, 20, outlier_error=0)
-    assert one.n_left_out <= 2  # of 30,720 rows
-    assert guarded.n_left_out == one.n_left_out + 1
+    assert undisturbed.n_left_out <= 2  # of 30,720 rows
+    assert guarded.n_left_out == undisturbed.n_left_out + 1
     after = slice(AT + 1, STEPS)
-    assert sum(kept[after]) == pytest.approx(sum(clean[after]), rel=0.01)
+    assert sum(guarded_fvus[after]) == pytest.approx(sum(clean[after]), rel=0.01)
     assert sum(wrecked[after]) > 1.05 * sum(clean[after])
 
 

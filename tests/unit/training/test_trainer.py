@@ -113,12 +113,12 @@ def stop_at(step: int, trainer_of: Callable[[], Trainer]) -> OnStep:
 
 
 def interrupted(folder: Path, step: int) -> Trainer:
-    made: list[Trainer] = []
-    made.append(make_trainer(folder, on_step=stop_at(step, lambda: made[0])))
-    made[0].resume()
+    trainers: list[Trainer] = []
+    trainers.append(make_trainer(folder, on_step=stop_at(step, lambda: trainers[0])))
+    trainers[0].resume()
     with pytest.raises(Interrupted, match=f"interrupted at step {step}; saved as"):
-        made[0].train()
-    return made[0]
+        trainers[0].train()
+    return trainers[0]
 
 
 # --- training itself ----------------------------------------------------------------------------------------------
@@ -187,10 +187,10 @@ def test_training_on_several_threads_resumes_exactly(tmp_path: Path) -> None:
         trainees = {}
         for kind in ("topk", "jumprelu", "batch_topk", "relu"):
             sae = build_sae(SaeConfig(kind, d_in=16, d_sae=4096, l0=8, site="site.a"))
-            one = Trainee(sae, CONFIG, 12, 12 * 300)
-            sae.initialise(next(Stream(1))["site.a"], one.target_l0(0))
-            trainees["site.a", kind] = one
-        made = Trainer(
+            trainee = Trainee(sae, CONFIG, 12, 12 * 300)
+            sae.initialise(next(Stream(1))["site.a"], trainee.target_l0(0))
+            trainees["site.a", kind] = trainee
+        resumed = Trainer(
             trainees,
             stream,
             dataclasses.replace(CONFIG, checkpoint_tokens=300 * 5),
@@ -198,9 +198,9 @@ def test_training_on_several_threads_resumes_exactly(tmp_path: Path) -> None:
             metrics=MetricsWriter(folder / "metrics.jsonl"),
             origin=Origin("threads"),
         )
-        made.resume()
-        made.stream.n_steps = n_steps
-        return made
+        resumed.resume()
+        resumed.stream.n_steps = n_steps
+        return resumed
 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -284,9 +284,9 @@ def start_child(folder: Path, *, leashed: bool) -> subprocess.Popen[str]:
     """The process; its output is the step it resumed at, then every step done."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     env["PYTHONPATH"] = os.pathsep.join([CASES, *filter(None, [os.environ.get("PYTHONPATH")])])
-    given = subprocess.PIPE if leashed else subprocess.DEVNULL
+    stdin = subprocess.PIPE if leashed else subprocess.DEVNULL
     command = [sys.executable, __file__, str(folder)]
-    return subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def test_three_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
@@ -334,8 +334,8 @@ def test_a_nan_batch_stops_only_that_sites_saes(unbroken: tuple[Trainer, bytes],
             assert trainee.optimizer.n_steps == 12
             assert all(torch.isfinite(t).all() for t in trainee.tensors().values())
     own, theirs = tensors_of(trainer), tensors_of(unbroken[0])
-    kept = [name for name in own if name.startswith("site.a/")]
-    assert_same_tensors({n: own[n] for n in kept}, {n: theirs[n] for n in kept})
+    unaffected = [name for name in own if name.startswith("site.a/")]
+    assert_same_tensors({n: own[n] for n in unaffected}, {n: theirs[n] for n in unaffected})
     steps = {r["step"] for r in read_metrics(tmp_path / "metrics.jsonl") if r["site"] == "site.b"}
     assert max(steps) <= 12
     # A resumed run remembers who stopped and why, though the stream is whole now.
@@ -348,20 +348,20 @@ def test_a_nan_batch_stops_only_that_sites_saes(unbroken: tuple[Trainer, bytes],
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_nan_loss_stops_that_sae_with_nothing_changed(name: str, tmp_path: Path) -> None:
-    made: list[Trainer] = []
+    trainers: list[Trainer] = []
 
     def poison(n_rows: int, metrics: Mapping[tuple[str, str], Mapping[str, float]]) -> None:
-        if made[0].index == 4:
+        if trainers[0].index == 4:
             with torch.no_grad():
-                made[0].trainees["site.a", name].sae.b_dec[0] = torch.nan
+                trainers[0].trainees["site.a", name].sae.b_dec[0] = torch.nan
 
-    made.append(make_trainer(tmp_path, PlantedStream(8), on_step=poison))
-    made[0].train()
-    assert len(made[0].messages) == 1
-    assert f"{name} at site.a stopped: the loss became nan at step 4" in made[0].messages[0]
-    assert [key for key, one in made[0].trainees.items() if one.stopped] == [("site.a", name)]
-    assert made[0].trainees["site.a", name].optimizer.n_steps == 4
-    assert made[0].trainees["site.b", name].optimizer.n_steps == 8
+    trainers.append(make_trainer(tmp_path, PlantedStream(8), on_step=poison))
+    trainers[0].train()
+    assert len(trainers[0].messages) == 1
+    assert f"{name} at site.a stopped: the loss became nan at step 4" in trainers[0].messages[0]
+    assert [key for key, trainee in trainers[0].trainees.items() if trainee.stopped] == [("site.a", name)]
+    assert trainers[0].trainees["site.a", name].optimizer.n_steps == 4
+    assert trainers[0].trainees["site.b", name].optimizer.n_steps == 8
 
 
 def test_a_diverging_step_changes_nothing() -> None:

@@ -48,8 +48,8 @@ def test_tensorboard_reads_back_each_step_once(tmp_path):
         resumed([record(step, 2 / step)])
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
-    shown = [(e.step, round(e.value, 3)) for e in read.Scalars("layers.3.mlp_out/topk-l0_8-s0/loss")]
-    assert shown == [(1, 1.0), (2, 1.0), (3, 0.667)]
+    points = [(e.step, round(e.value, 3)) for e in read.Scalars("layers.3.mlp_out/topk-l0_8-s0/loss")]
+    assert points == [(1, 1.0), (2, 1.0), (3, 0.667)]
 
 
 @installed("wandb")
@@ -60,7 +60,7 @@ def test_wandb_keeps_one_run_over_a_resume(tmp_path, monkeypatch):
         view = open_viewer("wandb", tmp_path, {"d_sae": 8})
         view([record(1, 0.5)])
         __import__("wandb").finish()
-    known = json.loads((tmp_path / "wandb.json").read_text())["id"]
+    run_id = json.loads((tmp_path / "wandb.json").read_text())["id"]
     folders = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
     assert len(folders) == 2
-    assert all(known in name for name in folders)
+    assert all(run_id in name for name in folders)

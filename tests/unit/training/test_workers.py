@@ -54,11 +54,11 @@ def test_memory_bounds_how_many_run_at_a_time(two_threads):
 def test_a_workers_choice_of_threads_is_not_left_to_later_threads(two_threads):
     with Workers(4, torch.device("cpu")) as workers:
         workers.run([lambda: None] * 4)
-    found: list[int] = []
-    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread_counts: list[int] = []
+    later = threading.Thread(target=lambda: thread_counts.append(torch.get_num_threads()))
     later.start()
     later.join()
-    assert found == [2]
+    assert thread_counts == [2]
 
 
 def test_saes_trained_side_by_side_end_in_the_weights_of_each_trained_alone(two_threads):
@@ -67,22 +67,22 @@ def test_saes_trained_side_by_side_end_in_the_weights_of_each_trained_alone(two_
     kinds = ("relu", "topk", "batch_topk", "gated", "jumprelu")
 
     def trainees():
-        made = [
+        built = [
             Trainee(build_sae(SaeConfig(kind, 16, 64, 4.0, seed=1)), TrainingConfig(batch_tokens=64), 20, 20 * 64)
             for kind in kinds
         ]
-        for one in made:
-            one.sae.initialise(x[0], one.target_l0(0.0))
-        return made
+        for trainee in built:
+            trainee.sae.initialise(x[0], trainee.target_l0(0.0))
+        return built
 
     together, alone = trainees(), trainees()
     with Workers(len(kinds), torch.device("cpu"), most=2) as workers:
         for index, batch in enumerate(x):
-            workers.run([lambda one=one, b=batch, i=index: one.step(b, i) for one in together])
+            workers.run([lambda trainee=trainee, b=batch, i=index: trainee.step(b, i) for trainee in together])
     torch.set_num_threads(1)
-    for one in alone:
+    for trainee in alone:
         for index, batch in enumerate(x):
-            one.step(batch, index)
+            trainee.step(batch, index)
     for left, right in zip(together, alone, strict=True):
         for name, value in left.tensors().items():
             assert torch.equal(value, right.tensors()[name]), name

@@ -51,16 +51,16 @@ def task_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled():
-    found = compile_circuit("ioi", n_examples=16)
-    circuit = find_circuit(found.model, found.data, n_prompts=8, compare=["eap", "codes", "mean-difference"])
-    return found, circuit
+    planted = compile_circuit("ioi", n_examples=16)
+    circuit = find_circuit(planted.model, planted.data, n_prompts=8, compare=["eap", "codes", "mean-difference"])
+    return planted, circuit
 
 
 def test_the_known_circuit_comes_out_with_its_edges(compiled):
-    found, circuit = compiled
-    assert {divmod(i, circuit.n_heads) for i in circuit.members} == found.heads
+    planted, circuit = compiled
+    assert {divmod(i, circuit.n_heads) for i in circuit.members} == planted.heads
     strong = {e for e, s in zip(circuit.edges.edges, circuit.edges.scores, strict=True) if abs(s) > 1e-3}
-    assert strong == found.edges
+    assert strong == planted.edges
     assert len(circuit.code_edges.edges) > 0
     assert circuit.accuracy.share == 1
     assert head_rows(circuit)[0][4] == "yes"
@@ -94,8 +94,8 @@ def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         circuit = find_circuit(model, data, method="patching", compare=["eap"], edges=False)
-    (known,) = circuit.published
-    expected = roc_auc(circuit.heads.importance, labels_of(known.heads, 2, 8))
+    (reference,) = circuit.published
+    expected = roc_auc(circuit.heads.importance, labels_of(reference.heads, 2, 8))
     assert method_rows(circuit)[0][4] == f"{expected:.3f}"
     assert method_heading(circuit)[4] == "AUC, two layers"
     write_circuit(circuit, tmp_path)
@@ -110,17 +110,17 @@ def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
 
 
 def test_copies_are_left_out_and_said(tmp_path):
-    found = compile_circuit("ioi", n_examples=16)
-    alone = find_circuit(found.model, found.data, n_prompts=8, method="patching", edges=False)
-    several = dataclasses.replace(found.data, positives=found.data.positives[:1] * 9 + found.data.positives[1:])
+    planted = compile_circuit("ioi", n_examples=16)
+    alone = find_circuit(planted.model, planted.data, n_prompts=8, method="patching", edges=False)
+    several = dataclasses.replace(planted.data, positives=planted.data.positives[:1] * 9 + planted.data.positives[1:])
     with pytest.warns(UserWarning, match="8 of 24 positive prompts are copies of others and left out"):
-        circuit = find_circuit(found.model, several, n_prompts=8, method="patching", edges=False)
+        circuit = find_circuit(planted.model, several, n_prompts=8, method="patching", edges=False)
     assert circuit.n_prompts == 8
     assert torch.equal(circuit.heads.scores, alone.heads.scores)
     assert torch.equal(circuit.heads.intervals, alone.heads.intervals)
     write_circuit(circuit, tmp_path)
-    told = json.loads((tmp_path / "circuit.json").read_text())["provenance"]
-    assert told[-1] == "8 of 24 positive prompts are copies of others and left out"
+    provenance = json.loads((tmp_path / "circuit.json").read_text())["provenance"]
+    assert provenance[-1] == "8 of 24 positive prompts are copies of others and left out"
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_prompts_that_the_model_cannot_take_are_refused_before_the_work(tokens, 
 
 
 def test_codes_alone_show_the_edges_that_they_give(tmp_path):
-    found = compile_circuit("ioi", n_examples=16)
-    circuit = find_circuit(found.model, found.data, n_prompts=8, method="codes")
+    planted = compile_circuit("ioi", n_examples=16)
+    circuit = find_circuit(planted.model, planted.data, n_prompts=8, method="codes")
     assert (circuit.members, circuit.edges) == ([], None)
     first = {circuit.name_of(i) for i in circuit.ranked()[:12] if circuit.heads.importance[i] > 0}
     rows = edge_rows(circuit)
@@ -152,13 +152,13 @@ def test_codes_alone_show_the_edges_that_they_give(tmp_path):
     text = write_circuit(circuit, tmp_path).read_text()
     assert "Edges by codes, among the first heads" in text
     assert json.loads((tmp_path / "circuit.json").read_text())["edges_by_codes"]
-    assert find_circuit(found.model, found.data, n_prompts=8, method="codes", edges=False).code_edges is None
+    assert find_circuit(planted.model, planted.data, n_prompts=8, method="codes", edges=False).code_edges is None
 
 
 def test_prompts_of_ones_own_are_all_read():
-    found = compile_circuit("induction", n_examples=16)
+    planted = compile_circuit("induction", n_examples=16)
     with pytest.raises(UserError, match=r"n_examples \(12\) says how many prompts of a task of the library"):
-        find_circuit(found.model, found.data, n_prompts=8, n_examples=12)
+        find_circuit(planted.model, planted.data, n_prompts=8, n_examples=12)
 
 
 def test_an_interrupted_circuit_starts_over(capsys, monkeypatch):
@@ -166,11 +166,11 @@ def test_an_interrupted_circuit_starts_over(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("monosemy.cli.dispatch", stop)
-    for words, told in ((["circuits", "ioi"], "interrupted\n"), (["demo"], "interrupted; run the same command")):
+    for words, message in ((["circuits", "ioi"], "interrupted\n"), (["demo"], "interrupted; run the same command")):
         with pytest.raises(SystemExit) as ended:
             main(words)
         assert ended.value.code == 130
-        assert capsys.readouterr().err.startswith(told)
+        assert capsys.readouterr().err.startswith(message)
 
 
 def test_page_and_drawing(compiled, tmp_path):
@@ -202,10 +202,10 @@ def test_the_command_on_a_tiny_model(task_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("monosemy.models.sources.load_model", lambda *a, **k: make_tiny_model("llama"))
     words = ["circuits", str(task_file), "--out", str(tmp_path / "c"), "--compare", "codes", "eap-ig", "random"]
     main(words)
-    told = capsys.readouterr().out
-    assert "heads by combined" in told
-    assert "codes, fast" in told
-    assert "right on" in told
+    output = capsys.readouterr().out
+    assert "heads by combined" in output
+    assert "codes, fast" in output
+    assert "right on" in output
     first = json.loads((tmp_path / "c/circuit.json").read_text())
     main(words)
     again = json.loads((tmp_path / "c/circuit.json").read_text())
@@ -221,32 +221,32 @@ def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(fa
     data = build_task(str(task_file), model, 5)
     contrast = read_contrast(heads, data.positives, data.metric)
     early, late = 2, 3 * heads.n_heads + 1
-    found = patch_member_edges(contrast, [early, late])
-    assert [str(edge) for edge in found.edges] == ["0.2 → 3.1", "0.2 → output", "3.1 → output"]
+    patched_edges = patch_member_edges(contrast, [early, late])
+    assert [str(edge) for edge in patched_edges.edges] == ["0.2 → 3.1", "0.2 → output", "3.1 → output"]
     batch = contrast.batches[0]
     # by hand: the last residual stream with this head's part exchanged
     added = heads.outputs(batch.corrupted.values - batch.clean.values)[:, :, late]
     edited = model.logits(batch.clean.tokens, {"layers.3.resid_post": lambda x: x + added})[:, -1]
     expected = float((batch.m_clean - batch.measure(edited)).mean())
-    assert float(found.scores[2]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert float(patched_edges.scores[2]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
     # by hand: what the receiver reads with the sender's part exchanged, the rest of the stream as it was
     added = heads.outputs(batch.corrupted.values - batch.clean.values)[:, :, early]
     site = "layers.3.attn_heads"
-    seen = {}
+    captured = {}
 
     def keep(value):
-        seen["values"] = value.unflatten(-1, (heads.n_heads, -1))
+        captured["values"] = value.unflatten(-1, (heads.n_heads, -1))
         return value
 
     model.logits(batch.clean.tokens, {"layers.3.resid_pre": lambda x: x + added, site: keep})
     values = batch.clean.values.clone()
-    values[:, :, late] = seen["values"][:, :, late % heads.n_heads]
+    values[:, :, late] = captured["values"][:, :, late % heads.n_heads]
     patched = heads.logits(batch.clean.tokens, replace_edit(values, [late], heads.n_heads))
     expected = float((batch.m_clean - batch.measure(patched)).mean())
-    assert float(found.scores[0]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert float(patched_edges.scores[0]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
     # EAP is the slope of the same: a thousandth of the sender's difference
     by_gradient = attribute_member_edges(contrast, [early, late])
-    assert by_gradient.edges == found.edges
+    assert by_gradient.edges == patched_edges.edges
     nearly = batch.clean.values + 1e-3 * (batch.corrupted.values - batch.clean.values)
     corrupted = dataclasses.replace(batch.corrupted, values=nearly)
     slope = patch_member_edges(
@@ -262,11 +262,11 @@ def test_masks_on_kept_edges(family, task_file):
     heads = as_heads(model)
     data = shown(model, build_task(str(task_file), model, 5))
     contrast = read_contrast(heads, data.positives, data.metric)
-    kept = [1, heads.n_heads + 2, 2 * heads.n_heads, 2 * heads.n_heads + 3, 3 * heads.n_heads + 1]
-    graph, batch = MemberGraph(contrast, kept), contrast.batches[0]
+    members = [1, heads.n_heads + 2, 2 * heads.n_heads, 2 * heads.n_heads + 3, 3 * heads.n_heads + 1]
+    graph, batch = MemberGraph(contrast, members), contrast.batches[0]
     n = len(graph.edges)
     torch.testing.assert_close(graph.metric(0, torch.ones(n)), batch.m_clean, rtol=1e-4, atol=1e-5)
-    exact = patch_member_edges(contrast, kept)
+    exact = patch_member_edges(contrast, members)
     assert graph.edges == exact.edges
     for number in range(n):  # a single 0 is the exact effect
         mask = torch.ones(n)
@@ -276,10 +276,10 @@ def test_masks_on_kept_edges(family, task_file):
     # the slope at 1 is EAP, for all edges at once, two receivers of one layer among them
     gates = torch.ones(n, requires_grad=True)
     (slope,) = torch.autograd.grad(graph.metric(0, gates).mean(), gates)
-    torch.testing.assert_close(slope.double(), attribute_member_edges(contrast, kept).scores, rtol=1e-3, atol=1e-5)
-    pruned = acdc_member_edges(contrast, kept, [1e-9, 10.0])
+    torch.testing.assert_close(slope.double(), attribute_member_edges(contrast, members).scores, rtol=1e-3, atol=1e-5)
+    pruned = acdc_member_edges(contrast, members, [1e-9, 10.0])
     assert float(pruned.scores.max()) <= 1e-9  # nothing is worth ten nats
-    probed = probe_member_edges(contrast, kept, ProbeConfig(n_steps=3))
+    probed = probe_member_edges(contrast, members, ProbeConfig(n_steps=3))
     assert bool(((probed.scores > 0) & (probed.scores < 1)).all())
     small = compile_circuit("induction", n_examples=5)
     other = read_contrast(as_heads(small.model), small.data.positives, small.data.metric)
@@ -324,6 +324,6 @@ def test_bad_words_end_in_one_line(words, message, capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

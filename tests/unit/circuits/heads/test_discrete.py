@@ -58,11 +58,11 @@ def test_gradients_are_those_of_the_loss(n_dimensions):
     x = torch.randn(11, 7, generator=generator, dtype=torch.float64)
     f = torch.relu((x - sae.b) @ sae.W_e.T + sae.b_e)
     share = 7 / n_dimensions if n_dimensions else 1
-    wanted = share * (f @ sae.W_d + sae.b - x).square().mean() + 0.3 * f.abs().sum(1).mean()
-    expected = torch.autograd.grad(wanted, [sae.W_e, sae.W_d, sae.b_e, sae.b])
+    expected_loss = share * (f @ sae.W_d + sae.b - x).square().mean() + 0.3 * f.abs().sum(1).mean()
+    expected = torch.autograd.grad(expected_loss, [sae.W_e, sae.W_d, sae.b_e, sae.b])
     with torch.no_grad():
         loss, gradients = sae.loss_and_gradients(x, 0.3, n_dimensions)
-    torch.testing.assert_close(loss, wanted.detach())
+    torch.testing.assert_close(loss, expected_loss.detach())
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -107,12 +107,12 @@ def _random_codes(n_examples: int = 15, n: int = 5, n_codes: int = 4) -> Codes:
 def test_counts_are_set_differences():
     codes = _random_codes()
     rows, positive = codes.codes.tolist(), codes.positive.tolist()
-    shown = {
+    code_sets = {
         sign: [{row[h] for row, p in zip(rows, positive, strict=True) if p is sign} for h in range(5)]
         for sign in (True, False)
     }
-    assert node_scores(codes).tolist() == [len(shown[True][h] - shown[False][h]) for h in range(5)]
-    assert distinct_codes(codes).tolist() == [len(shown[True][h] | shown[False][h]) for h in range(5)]
+    assert node_scores(codes).tolist() == [len(code_sets[True][h] - code_sets[False][h]) for h in range(5)]
+    assert distinct_codes(codes).tolist() == [len(code_sets[True][h] | code_sets[False][h]) for h in range(5)]
     counts = pair_counts(codes)
     for g, h in product(range(5), range(5)):
         pairs = {s: {(r[g], r[h]) for r, p in zip(rows, positive, strict=True) if p is s} for s in (True, False)}
@@ -207,7 +207,7 @@ def test_a_probe_is_ridge_regression_on_halves_whatever_a_heads_scale():
     rounded[:20] *= 1 + 2e-7  # the processor's doing, however well it tells positives from negatives
     values = torch.cat([x, x * 2.0**-53, torch.zeros_like(x), rounded], 1)
     pooled = PooledHeads(None, {"mean": values}, torch.ones(n), torch.ones(n), n_positives=20, seconds=0.0)
-    found = probe_accuracy(pooled, preset("paper"), seed=3)
+    accuracy = probe_accuracy(pooled, preset("paper"), seed=3)
     y = np.where(np.arange(n) < 20, 1.0, -1.0)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(3)).numpy()
     right, nearest = 0, np.inf
@@ -220,7 +220,7 @@ def test_a_probe_is_ridge_regression_on_halves_whatever_a_heads_scale():
         right += int((np.sign(predicted) == y[tested]).sum())
         nearest = min(nearest, np.abs(predicted).min())
     assert nearest > 1e-4  # no prediction that rounding could turn
-    assert found[0] == found[1] == pytest.approx(right / n)
-    assert found[0] > 0.6
-    assert 0.3 < float(found[2]) < 0.6
-    assert found[3] == found[2]
+    assert accuracy[0] == accuracy[1] == pytest.approx(right / n)
+    assert accuracy[0] > 0.6
+    assert 0.3 < float(accuracy[2]) < 0.6
+    assert accuracy[3] == accuracy[2]

@@ -17,12 +17,12 @@ def test_what_cannot_be_told_or_held_is_refused():
     broken = dataclasses.replace(some.batches[0], m_clean=some.batches[0].m_clean * float("nan"))
     with pytest.raises(UserError, match=r"is nan on the prompts and .* numbers overflow in .*; load it as float32"):
         metric_difference(dataclasses.replace(some, batches=[broken]))
-    one = some.batches[0].first(2)
-    kept = sum(x.nbytes for p in (one.clean, one.corrupted) for x in (p.values, p.logits, *(p.residual or ())))
-    each = int(MEMORY_MARGIN * kept / 2)
-    _require_memory(one, 10, available=8 * each + 8)
+    batch = some.batches[0].first(2)
+    n_bytes = sum(x.nbytes for p in (batch.clean, batch.corrupted) for x in (p.values, p.logits, *(p.residual or ())))
+    each = int(MEMORY_MARGIN * n_bytes / 2)
+    _require_memory(batch, 10, available=8 * each + 8)
     with pytest.raises(UserError, match=r"^11 prompts of .* need about .* are free; use at most 10 prompts$"):
-        _require_memory(one, 11, available=8 * each + 8)
+        _require_memory(batch, 11, available=8 * each + 8)
 
 
 def test_more_checks_than_planned_are_announced():

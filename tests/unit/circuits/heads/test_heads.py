@@ -28,9 +28,9 @@ def tokens() -> torch.Tensor:
 
 def _bias(model, layer: int) -> torch.Tensor:
     projection = model._places[f"layers.{layer}.attn_heads"][0]
-    found = getattr(projection, "bias", None)
+    bias = getattr(projection, "bias", None)
     scale = model.contribution_scale(f"layers.{layer}.attn_out")
-    return torch.zeros(model.d_model) if found is None else found * scale
+    return torch.zeros(model.d_model) if bias is None else bias * scale
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -52,8 +52,8 @@ def test_replacing_heads_by_themselves_changes_nothing(family, tokens):
     assert torch.equal(plain.logits, heads.logits(tokens))
     same = replace_edit(plain.values, range(N_LAYERS * N_HEADS), N_HEADS)
     assert torch.equal(heads.logits(tokens, same), plain.logits)
-    one = replace_edit(plain.values, [2 * N_HEADS + 1], N_HEADS)
-    assert torch.equal(heads.logits(tokens, one, layers=[2], clean=plain), plain.logits)
+    edit = replace_edit(plain.values, [2 * N_HEADS + 1], N_HEADS)
+    assert torch.equal(heads.logits(tokens, edit, layers=[2], clean=plain), plain.logits)
     assert torch.equal(heads.logits(tokens, inputs=heads.inputs(tokens)), plain.logits)
 
 
@@ -88,14 +88,14 @@ def test_query_heads_that_share_a_key_are_patched_alone(tokens):
     model = make_tiny_model("llama")  # 4 query heads, 2 key/value heads
     heads = as_heads(model)
     plain, other = heads.run(tokens), heads.run(tokens.flip(1))
-    seen = []
-    hook = model.module.model.layers[1].self_attn.register_forward_hook(lambda *a: seen.append(a[2][0]))
+    attention_outputs = []
+    hook = model.module.model.layers[1].self_attn.register_forward_hook(lambda *a: attention_outputs.append(a[2][0]))
     try:
         for edit in (None, replace_edit(other.values, [N_HEADS], N_HEADS)):
             heads.logits(tokens, edit)
     finally:
         hook.remove()
-    before, after = seen
+    before, after = attention_outputs
     moved = other.values[:, :, N_HEADS] - plain.values[:, :, N_HEADS]
     torch.testing.assert_close(after - before, moved @ model.output_weights(1)[0], rtol=1e-4, atol=1e-6)
     assert float((after - before).abs().max()) > 1e-3
@@ -135,11 +135,11 @@ def test_unequal_layers_are_padded_or_left_out(kind, tokens):
         total = outputs[:, :, layer * N_HEADS : (layer + 1) * N_HEADS].sum(2)
         expected = read.get(f"layers.{layer}.attn_out", torch.zeros_like(total))
         torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
-    everything = range(N_LAYERS * N_HEADS)
-    assert torch.equal(heads.logits(tokens, replace_edit(plain.values, everything, N_HEADS)), plain.logits)
-    one = replace_edit(other.values, [3 * N_HEADS], N_HEADS)
-    assert torch.equal(heads.logits(tokens, one, layers=[3], clean=plain), heads.logits(tokens, one))
-    assert not torch.allclose(heads.logits(tokens, one), plain.logits)
+    all_heads = range(N_LAYERS * N_HEADS)
+    assert torch.equal(heads.logits(tokens, replace_edit(plain.values, all_heads, N_HEADS)), plain.logits)
+    edit = replace_edit(other.values, [3 * N_HEADS], N_HEADS)
+    assert torch.equal(heads.logits(tokens, edit, layers=[3], clean=plain), heads.logits(tokens, edit))
+    assert not torch.allclose(heads.logits(tokens, edit), plain.logits)
     for layer in range(N_LAYERS):
         same = heads.values_from(plain, layer, torch.zeros(*tokens.shape, model.d_model), gradients=True)
         block = plain.values[:, :, layer * N_HEADS : (layer + 1) * N_HEADS]
@@ -161,8 +161,8 @@ def test_every_method_runs_on_a_gpu():
     small = Bench(as_heads(circuit.model.to("cuda")), circuit.data, 6)
     for name, method in METHODS.items():
         assert bool(torch.isfinite(method(small).scores).all()), name
-    found = find_circuit(circuit.model, circuit.data, n_prompts=6)
-    assert {divmod(i, found.n_heads) for i in found.members} == circuit.heads
+    result = find_circuit(circuit.model, circuit.data, n_prompts=6)
+    assert {divmod(i, result.n_heads) for i in result.members} == circuit.heads
     few = read_contrast(small.heads, circuit.data.positives[:5], circuit.data.metric)
     for scores in (attribute_edges(few), acdc_edges(few, [0.01]), probe_edges(few, ProbeConfig(n_steps=2))):
         assert bool(torch.isfinite(scores.scores).all())

@@ -75,13 +75,13 @@ def test_redundant_heads_show_when_restored_or_replaced_together():
 
 @pytest.mark.parametrize("name", ["induction", "ioi"])
 def test_exact_edges_are_the_truth(name):
-    found = circuit(name)
-    edges = all_edges(found.model.n_layers, found.model.n_heads)
-    truth = [i for i, edge in enumerate(edges) if edge in found.edges]
-    others = [i for i, edge in enumerate(edges) if edge not in found.edges]
+    planted = circuit(name)
+    edges = all_edges(planted.model.n_layers, planted.model.n_heads)
+    truth = [i for i, edge in enumerate(edges) if edge in planted.edges]
+    others = [i for i, edge in enumerate(edges) if edge not in planted.edges]
     probed = others[:: max(1, len(others) // 60)]
     scores = patch_edges(contrast(name), [*truth, *probed]).importance
-    assert len(truth) == len(found.edges)
+    assert len(truth) == len(planted.edges)
     assert float(scores[truth].min()) > 0.02
     assert float(scores[probed].max()) < NOTHING
 
@@ -99,11 +99,11 @@ def test_the_mask_of_ones_is_the_model_and_that_of_zeros_the_counterpart(name):
 @pytest.mark.parametrize("name", list(CIRCUITS))
 def test_eap_is_exact_on_linear_paths(name):
     """From the last heads to the logits everything is linear: gradients are differences."""
-    found = circuit(name)
+    planted = circuit(name)
     exact, estimate = exhaustive_patching(contrast(name)), attribution_patching(contrast(name))
-    readers = indices(name, {edge.sender for edge in found.edges if edge.receiver == OUTPUT})
+    readers = indices(name, {edge.sender for edge in planted.edges if edge.receiver == OUTPUT})
     torch.testing.assert_close(estimate.per_example[:, readers], exact.per_example[:, readers], rtol=1e-4, atol=1e-4)
-    edges = all_edges(found.model.n_layers, found.model.n_heads)
+    edges = all_edges(planted.model.n_layers, planted.model.n_heads)
     last = [i for i, edge in enumerate(edges) if edge.receiver == OUTPUT]
     by_patching, by_gradient = patch_edges(contrast(name), last), attribute_edges(contrast(name))
     torch.testing.assert_close(by_gradient.scores[last], by_patching.scores[last], rtol=1e-4, atol=1e-4)
@@ -113,8 +113,10 @@ def test_eap_is_exact_on_linear_paths(name):
 @pytest.mark.parametrize("n_steps", [1, 4])
 def test_edges_into_the_output_sum_to_the_whole_difference(name, n_steps):
     assert circuit(name).data.metric == "logit_difference"  # linear in the logits
-    found = attribute_edges(contrast(name), n_steps)
-    total = sum(float(s) for edge, s in zip(found.edges, found.scores, strict=True) if edge.receiver == OUTPUT)
+    edge_scores = attribute_edges(contrast(name), n_steps)
+    total = sum(
+        float(s) for edge, s in zip(edge_scores.edges, edge_scores.scores, strict=True) if edge.receiver == OUTPUT
+    )
     difference = float((contrast(name).m_clean - contrast(name).m_corrupt).double().mean())
     assert total == pytest.approx(difference, rel=1e-4)
 
@@ -128,10 +130,10 @@ def test_gradients_of_edges_are_derivatives_of_the_mask():
 
 def test_one_sign_for_all_methods():
     """The negative mover works against the behaviour: negative wherever there is a sign; the movers are positive."""
-    found = circuit("ioi")
-    last = found.model.n_layers - 1
-    (negative,) = indices("ioi", {head for head in found.heads if head[0] == last})
-    movers = indices("ioi", {head for head in found.heads if head[0] == last - 1})
+    planted = circuit("ioi")
+    last = planted.model.n_layers - 1
+    (negative,) = indices("ioi", {head for head in planted.heads if head[0] == last})
+    movers = indices("ioi", {head for head in planted.heads if head[0] == last - 1})
     signed = [
         *(exhaustive_patching(contrast("ioi"), ablation) for ablation in ("resample", "mean", "zero")),
         exhaustive_patching(contrast("ioi"), direction="denoise"),
@@ -145,8 +147,8 @@ def test_one_sign_for_all_methods():
         assert float(scores.scores[movers].min()) > 1, scores.method
     for edges in (attribute_edges(contrast("ioi")), attribute_edges(contrast("ioi"), N_STEPS)):
         by_edge = dict(zip(edges.edges, edges.scores.tolist(), strict=True))
-        into = {edge.sender: by_edge[edge] for edge in found.edges if edge.receiver == OUTPUT}
-        assert {head for head, score in into.items() if score < 0} == {divmod(negative, found.model.n_heads)}
+        into = {edge.sender: by_edge[edge] for edge in planted.edges if edge.receiver == OUTPUT}
+        assert {head for head, score in into.items() if score < 0} == {divmod(negative, planted.model.n_heads)}
     for scores in (head_importance(contrast("ioi")), acdc(contrast("ioi"), [0.1])):
         assert not scores.signed
         assert float(scores.scores.min()) >= 0
@@ -163,8 +165,8 @@ def test_causal_methods_give_inert_heads_no_place(name):
 
 
 def test_searches_over_sets_drop_inert_heads():
-    found = circuit("induction")
-    inside, inert = indices("induction", found.heads), indices("induction", found.inert)
+    planted = circuit("induction")
+    inside, inert = indices("induction", planted.heads), indices("induction", planted.inert)
     pruned = acdc(contrast("induction"), [0.01])
     assert float(pruned.scores[inert].max()) == 0
     assert float(pruned.scores[inside].min()) == 0.01
@@ -198,24 +200,24 @@ def test_heads_that_write_the_same_everywhere_have_no_codes_of_their_own(name, m
 
 
 def test_reversed_tasks_are_refused_and_poor_accuracy_is_told_before_any_method_runs(monkeypatch):
-    found = circuit("ioi")
-    data = dataclasses.replace(found.data, positives=found.data.negatives, negatives=found.data.positives)
+    planted = circuit("ioi")
+    data = dataclasses.replace(planted.data, positives=planted.data.negatives, negatives=planted.data.positives)
     with pytest.raises(UserError, match="positives and negatives are the wrong way round"):
-        find_circuit(found.model, data, n_prompts=8)
-    turned = [dataclasses.replace(e, answers=e.wrong, wrong=e.answers) for e in found.data.positives[:3]]
-    data = dataclasses.replace(found.data, positives=(*turned, *found.data.positives[3:10]))
+        find_circuit(planted.model, data, n_prompts=8)
+    turned = [dataclasses.replace(e, answers=e.wrong, wrong=e.answers) for e in planted.data.positives[:3]]
+    data = dataclasses.replace(planted.data, positives=(*turned, *planted.data.positives[3:10]))
     monkeypatch.setitem(METHODS, "eap", lambda bench: pytest.fail("ran before the warning"))
     with pytest.warns(UserWarning, match="right on 70%"), pytest.raises(pytest.fail.Exception):
-        find_circuit(found.model, data, method="eap")
+        find_circuit(planted.model, data, method="eap")
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_members_are_heads_whose_effect_was_measured(seed):
-    found = compile_circuit("ioi", seed, 16)
-    result = find_circuit(found.model, found.data, n_prompts=8, edges=False)
+    planted = compile_circuit("ioi", seed, 16)
+    result = find_circuit(planted.model, planted.data, n_prompts=8, edges=False)
     assert set(result.members) <= result.heads.checked
-    assert {divmod(i, result.n_heads) for i in result.members} == found.heads
-    by_gradient = find_circuit(found.model, found.data, n_prompts=8, method="eap", edges=False)
+    assert {divmod(i, result.n_heads) for i in result.members} == planted.heads
+    by_gradient = find_circuit(planted.model, planted.data, n_prompts=8, method="eap", edges=False)
     assert by_gradient.heads.checked == frozenset()
 
 
@@ -228,38 +230,38 @@ def test_a_large_estimate_is_patched_before_it_counts(monkeypatch):
     wrong[:, inert] = 0.06 * difference
     estimate = dataclasses.replace(exact, scores=wrong.mean(0), per_example=wrong, checked=frozenset())
     monkeypatch.setattr("monosemy.circuits.heads.combined.integrated_attribution", lambda *_: estimate)
-    found = combined_circuit(contrast("ioi"), CombinedConfig(share=0.01, min_checks=2, code_share=0))
-    assert (len(found.by_attribution), found.by_codes) == (2, [])
-    torch.testing.assert_close(found.heads.scores, exact.scores)
-    assert set(members_of(found.heads, difference)) == set(inside)
-    assert found.heads.checked == {*inside, inert}
-    assert found.heads.n_passes == 3 + len(inside) + 1
+    combined = combined_circuit(contrast("ioi"), CombinedConfig(share=0.01, min_checks=2, code_share=0))
+    assert (len(combined.by_attribution), combined.by_codes) == (2, [])
+    torch.testing.assert_close(combined.heads.scores, exact.scores)
+    assert set(members_of(combined.heads, difference)) == set(inside)
+    assert combined.heads.checked == {*inside, inert}
+    assert combined.heads.n_passes == 3 + len(inside) + 1
 
 
 def test_a_restored_head_says_what_replacing_it_does():
     inside = indices("or_pair", circuit("or_pair").heads)
     pair = [i for i in inside if i < circuit("or_pair").model.n_heads]
-    found = find_circuit(circuit("or_pair").model, circuit("or_pair").data, n_prompts=8, edges=False)
-    assert set(found.heads.replaced) == set(pair)
+    result = find_circuit(circuit("or_pair").model, circuit("or_pair").data, n_prompts=8, edges=False)
+    assert set(result.heads.replaced) == set(pair)
     exact = exhaustive_patching(contrast("or_pair")).scores
     for i in pair:
-        assert found.heads.replaced[i] == pytest.approx(float(exact[i]), abs=1e-6)
-        assert float(found.heads.scores[i]) > 4
-        row = next(row for row in head_rows(found) if row[0] == found.name_of(i))
+        assert result.heads.replaced[i] == pytest.approx(float(exact[i]), abs=1e-6)
+        assert float(result.heads.scores[i]) > 4
+        row = next(row for row in head_rows(result) if row[0] == result.name_of(i))
         assert row[-1].startswith("yes, restored (replaced: ")
-        told = found.to_json()["methods"][0]["restored_and_replaced"][found.name_of(i)]
-        assert told == {"restored": float(found.heads.scores[i]), "replaced": found.heads.replaced[i]}
-    other = next(row for row in head_rows(found) if row[0] not in {found.name_of(i) for i in pair})
+        effects = result.to_json()["methods"][0]["restored_and_replaced"][result.name_of(i)]
+        assert effects == {"restored": float(result.heads.scores[i]), "replaced": result.heads.replaced[i]}
+    other = next(row for row in head_rows(result) if row[0] not in {result.name_of(i) for i in pair})
     assert other[-1] == "yes"
 
 
 @pytest.mark.parametrize("name", ["induction", "ioi"])
 def test_the_circuit_carries_the_behaviour_and_nothing_is_left_without_it(name):
-    found = find_circuit(circuit(name).model, circuit(name).data, n_prompts=8, edges=False)
-    assert found.carried.alone == pytest.approx(1, abs=1e-3)
-    assert found.carried.without == pytest.approx(0, abs=1e-3)
-    assert found.carried.alone_interval[0] <= found.carried.alone <= found.carried.alone_interval[1]
-    half = carried(bench(name).contrast, found.members[:1])
+    result = find_circuit(circuit(name).model, circuit(name).data, n_prompts=8, edges=False)
+    assert result.carried.alone == pytest.approx(1, abs=1e-3)
+    assert result.carried.without == pytest.approx(0, abs=1e-3)
+    assert result.carried.alone_interval[0] <= result.carried.alone <= result.carried.alone_interval[1]
+    half = carried(bench(name).contrast, result.members[:1])
     assert half.alone < 0.5
     ranking = find_circuit(circuit(name).model, circuit(name).data, n_prompts=8, method="codes", edges=False)
     assert ranking.carried is None
@@ -268,26 +270,26 @@ def test_the_circuit_carries_the_behaviour_and_nothing_is_left_without_it(name):
 @pytest.mark.parametrize("ablation", ["mean", "zero"])
 def test_edges_follow_the_ablation(ablation):
     """Into the output of one layer's heads everything is linear: edges by hand, and EAP equal to patching."""
-    found, some = circuit("ioi"), contrast("ioi")
+    planted, some = circuit("ioi"), contrast("ioi")
     graph, batch = EdgeGraph(some, ablation), some.batches[0]
     n = len(graph.edges)
     torch.testing.assert_close(graph.metric(batch, torch.ones(n)), batch.m_clean)
-    last = [i for i, edge in enumerate(graph.edges) if edge.receiver == OUTPUT and edge.sender in found.heads]
+    last = [i for i, edge in enumerate(graph.edges) if edge.receiver == OUTPUT and edge.sender in planted.heads]
     exact, estimate = patch_edges(some, last, ablation), attribute_edges(some, 1, ablation)
     torch.testing.assert_close(estimate.scores[last], exact.scores[last], rtol=1e-4, atol=1e-4)
     for number in last:
         layer, head = graph.edges[number].sender
-        index = layer * found.model.n_heads + head
+        index = layer * planted.model.n_heads + head
         gone = some.replacements(ablation)[0][:, -1, index] - batch.clean.values[:, -1, index]
-        moved = batch.measure(batch.clean.logits + gone @ found.model.W_U)
+        moved = batch.measure(batch.clean.logits + gone @ planted.model.W_U)
         assert float(exact.scores[number]) == pytest.approx(float((batch.m_clean - moved).mean()), rel=1e-4, abs=1e-4)
-    inside = indices("ioi", found.heads)
-    kept = patch_member_edges(some, inside, ablation)
-    assert {str(e): s for e, s in zip(kept.edges, kept.scores.tolist(), strict=True)} == pytest.approx(
+    inside = indices("ioi", planted.heads)
+    member_edges = patch_member_edges(some, inside, ablation)
+    assert {str(e): s for e, s in zip(member_edges.edges, member_edges.scores.tolist(), strict=True)} == pytest.approx(
         {
             str(graph.edges[i]): s
             for i, s in enumerate(patch_edges(some, None, ablation).scores.tolist())
-            if graph.edges[i] in set(kept.edges)
+            if graph.edges[i] in set(member_edges.edges)
         }
     )
     with pytest.raises(UserError, match="unknown ablation 'noise'"):
@@ -305,41 +307,43 @@ def test_proposals_leave_out_what_shows_nothing():
 
 
 def test_without_codes_only_gradients_propose():
-    found = combined_circuit(contrast("induction"), CombinedConfig(code_share=0.0))
-    assert found.by_codes == []
-    assert set(indices("induction", circuit("induction").heads)) <= set(found.by_attribution)
-    assert len(found.by_attribution) <= 8
+    combined = combined_circuit(contrast("induction"), CombinedConfig(code_share=0.0))
+    assert combined.by_codes == []
+    assert set(indices("induction", circuit("induction").heads)) <= set(combined.by_attribution)
+    assert len(combined.by_attribution) <= 8
 
 
 def test_edges_of_a_tiny_graph_by_search():
-    found = circuit("induction")
-    few = read_contrast(AttentionOnlyHeads(found.model), found.data.positives[:5], found.data.metric)
+    planted = circuit("induction")
+    few = read_contrast(AttentionOnlyHeads(planted.model), planted.data.positives[:5], planted.data.metric)
     pruned = acdc_edges(few, [0.01])
-    kept = {edge for edge, score in zip(pruned.edges, pruned.scores, strict=True) if score > 0}
-    assert kept
-    assert kept <= found.edges  # greedy: of edges that stand in for each other some go
+    remaining = {edge for edge, score in zip(pruned.edges, pruned.scores, strict=True) if score > 0}
+    assert remaining
+    assert remaining <= planted.edges  # greedy: of edges that stand in for each other some go
     probed = probe_edges(few, ProbeConfig(n_steps=3))
     assert len(probed.scores) == len(pruned.edges)
     assert bool(((probed.scores > 0) & (probed.scores < 1)).all())
 
 
 def test_edges_among_kept_heads_are_the_graphs_own():
-    found = circuit("induction")
-    inside = indices("induction", found.heads)
+    planted = circuit("induction")
+    inside = indices("induction", planted.heads)
     edges = patch_member_edges(contrast("induction"), inside)
-    assert found.edges <= set(edges.edges)
+    assert planted.edges <= set(edges.edges)
     strong = {edge for edge, score in zip(edges.edges, edges.scores, strict=True) if abs(score) > NOTHING}
-    assert strong == found.edges
+    assert strong == planted.edges
 
 
 def test_same_seed_same_result():
-    found = circuit("induction")
-    data = dataclasses.replace(found.data, positives=found.data.positives[:16], negatives=found.data.negatives[:16])
-    fresh = [Bench(AttentionOnlyHeads(found.model), data, 6) for _ in range(2)]
+    planted = circuit("induction")
+    data = dataclasses.replace(
+        planted.data, positives=planted.data.positives[:16], negatives=planted.data.negatives[:16]
+    )
+    fresh = [Bench(AttentionOnlyHeads(planted.model), data, 6) for _ in range(2)]
     for method in METHODS:
         if method in ("sp", "patching-zero", "patching-mean"):  # of SP with fewer steps above
             continue
-        first, second = (METHODS[method](one).scores for one in fresh)
+        first, second = (METHODS[method](repeat).scores for repeat in fresh)
         assert torch.equal(first, second), method
 
 

@@ -16,10 +16,10 @@ from monosemy.circuits.heads.patching import exhaustive_patching
 
 
 def test_seeds_reach_every_part():
-    found = circuit("induction")
-    one, other = (Bench(AttentionOnlyHeads(found.model), found.data, 8, seed=seed) for seed in (0, 1))
-    assert not torch.equal(one.combined.codes.codes, other.combined.codes.codes)
-    by_seed = [subnetwork_probing(one.contrast, ProbeConfig(n_steps=3, seed=seed)).scores for seed in (0, 0, 1)]
+    planted = circuit("induction")
+    first, other = (Bench(AttentionOnlyHeads(planted.model), planted.data, 8, seed=seed) for seed in (0, 1))
+    assert not torch.equal(first.combined.codes.codes, other.combined.codes.codes)
+    by_seed = [subnetwork_probing(first.contrast, ProbeConfig(n_steps=3, seed=seed)).scores for seed in (0, 0, 1)]
     assert torch.equal(by_seed[0], by_seed[1])
     assert not torch.equal(by_seed[0], by_seed[2])
 
@@ -60,8 +60,8 @@ def test_passes_follow_one_convention():
     some, every = contrast("or_pair"), 18.0
     assert exhaustive_patching(some).n_passes == every
     assert acdc(some, [0.1]).n_passes == every
-    found = combined_circuit(some)
-    n_patched = len(found.by_attribution) + len(found.by_codes)
-    assert found.heads.n_passes in [3 + n_patched + n for n in range(len(found.heads.replaced), 3)]
+    combined = combined_circuit(some)
+    n_patched = len(combined.by_attribution) + len(combined.by_codes)
+    assert combined.heads.n_passes in [3 + n_patched + n for n in range(len(combined.heads.replaced), 3)]
     assert expected_passes("patching-mean", some.heads, 1) == every
     assert expected_passes("codes", some.heads, 1) == 0

@@ -23,10 +23,10 @@ def _permuted(model: AttentionOnly, order: list[int]) -> AttentionOnly:
 
 
 def test_permuting_heads_permutes_scores():
-    found = circuit("ioi")
-    order = torch.randperm(found.model.n_heads, generator=torch.Generator().manual_seed(5)).tolist()
-    moved = Bench(AttentionOnlyHeads(_permuted(found.model, order)), found.data, 8)
-    where = [layer * len(order) + head for layer in range(found.model.n_layers) for head in order]
+    planted = circuit("ioi")
+    order = torch.randperm(planted.model.n_heads, generator=torch.Generator().manual_seed(5)).tolist()
+    moved = Bench(AttentionOnlyHeads(_permuted(planted.model, order)), planted.data, 8)
+    where = [layer * len(order) + head for layer in range(planted.model.n_layers) for head in order]
     # not ACDC and SP, which take heads in order or at random; nor k-means and preset `fast`, whose first centres and
     # axes depend on the order of samples
     names = "patching restoring eap eap-ig hisp combined-no-codes mean-difference probe codes-paper pairs-paper"
@@ -38,10 +38,10 @@ def test_permuting_heads_permutes_scores():
 @pytest.mark.parametrize("name", ["induction", "ioi", "or_pair"])
 def test_permuting_heads_permutes_what_combined_measures(name):
     """Codes may propose other heads then: members are the same, and so is the score of what both sides check."""
-    found = circuit(name)
-    order = torch.randperm(found.model.n_heads, generator=torch.Generator().manual_seed(5)).tolist()
-    moved = Bench(AttentionOnlyHeads(_permuted(found.model, order)), found.data, 8)
-    where = [layer * len(order) + head for layer in range(found.model.n_layers) for head in order]  # theirs → ours
+    planted = circuit(name)
+    order = torch.randperm(planted.model.n_heads, generator=torch.Generator().manual_seed(5)).tolist()
+    moved = Bench(AttentionOnlyHeads(_permuted(planted.model, order)), planted.data, 8)
+    where = [layer * len(order) + head for layer in range(planted.model.n_layers) for head in order]  # theirs → ours
     ours, theirs = METHODS["combined"](bench(name)), METHODS["combined"](moved)
     difference = float((contrast(name).m_clean - contrast(name).m_corrupt).mean())
     assert {where[i] for i in members_of(theirs, difference)} == set(members_of(ours, difference)) != set()

@@ -85,8 +85,8 @@ def test_the_interval_of_the_auc_holds_the_truth_as_often_as_it_says():
     labels = np.arange(120) < 40
     held = 0
     for trial in range(200):
-        found = agreement(random.normal(size=120) + labels, labels, n_resamples=300, seed=trial)
-        low, high = found.auc_interval
+        estimate = agreement(random.normal(size=120) + labels, labels, n_resamples=300, seed=trial)
+        low, high = estimate.auc_interval
         held += low <= truth <= high
     assert 0.90 <= held / 200 <= 0.99
 
@@ -124,10 +124,10 @@ def test_scores_that_cannot_be_ranked_are_refused():
 
 def test_faithfulness_by_hand():
     """m = 1, 3, 5 of 5 with 0, 1, 2 parts kept: f = 0, ½, 1; areas under straight lines."""
-    found = curve([torch.full((4,), value) for value in (1.0, 3.0, 5.0)], [0, 1, 2])
-    assert found.values == (0.0, 0.5, 1.0)
-    assert (found.cpr, found.cmd) == (0.5, 0.5)
-    assert found.intervals[1] == (0.5, 0.5)
+    linear = curve([torch.full((4,), value) for value in (1.0, 3.0, 5.0)], [0, 1, 2])
+    assert linear.values == (0.0, 0.5, 1.0)
+    assert (linear.cpr, linear.cmd) == (0.5, 0.5)
+    assert linear.intervals[1] == (0.5, 0.5)
     over = curve([torch.full((4,), value) for value in (1.0, 9.0, 5.0)], [0, 1, 4])
     assert over.values == (0.0, 2.0, 1.0)
     assert over.cpr == pytest.approx(0.25 * 1.0 + 0.75 * 1.5)
@@ -155,7 +155,7 @@ def test_a_circuit_without_one_of_an_or_pair_is_faithful_but_not_complete():
     assert lacking[0] < n_heads
     alone = faithfulness(contrast, torch.isin(torch.arange(18), torch.tensor(lacking)).double(), fractions=(2 / 18,))
     assert alone.values[1] == pytest.approx(1.0, abs=1e-3)
-    gaps = [completeness(contrast, chosen).incompleteness for chosen in (members, lacking)]
+    gaps = [completeness(contrast, subset).incompleteness for subset in (members, lacking)]
     assert gaps[0] < 0.01 < 0.2 < gaps[1]
 
 
@@ -203,11 +203,11 @@ def test_a_pair_adds_members_only_when_it_does_more_than_both_alone(monkeypatch)
     single = from_examples("by hand", contrast, alone, 0.0, n_passes=0)
     monkeypatch.setattr("research.heads.reference.exhaustive_patching", lambda *_: single)
     monkeypatch.setattr("research.heads.reference.pairwise_patching", lambda *_, **__: both)
-    found = find_reference(contrast)
+    reference = find_reference(contrast)
     assert float(single.scores[1]) > 0.05 * d
-    assert float(found.synergy[0, 1]) < -0.05 * d
-    assert found.alone.tolist() == [True, False, False, False, False]
-    assert found.together.tolist() == [False, False, True, True, False]
+    assert float(reference.synergy[0, 1]) < -0.05 * d
+    assert reference.alone.tolist() == [True, False, False, False, False]
+    assert reference.together.tolist() == [False, False, True, True, False]
 
 
 def test_a_reference_needs_a_difference():

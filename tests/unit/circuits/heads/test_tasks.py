@@ -173,8 +173,8 @@ def test_words_of_several_tokens_are_left_out_and_counted(pairs):
     tokenizer = word_tokenizer(digits=2, leave_out=("Mary", "Paul", "garden"))
     data = task_of("ioi", tokenizer, 200, 0)
     assert not any(re.search("Mary|Paul|garden", example.text) for example in data.positives)
-    everything = int(re.match(r"(\d+) of", task_of("ioi", pairs, 5, 0).provenance[0])[1])
-    assert data.provenance[0].startswith(f"{everything - 2} of {everything} names")
+    n_names = int(re.match(r"(\d+) of", task_of("ioi", pairs, 5, 0).provenance[0])[1])
+    assert data.provenance[0].startswith(f"{n_names - 2} of {n_names} names")
     many = word_tokenizer(digits=2, leave_out=tuple(name for name in _names() if name > "Alice"))
     with pytest.raises(UserError, match=r"only \d names are single tokens .* ioi needs 10"):
         task_of("ioi", many, 10, 0)
@@ -188,14 +188,14 @@ def _names():
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
-ONE = Example((1, 2), (1, 3), (0,), (1, 2))
-TWO = Example((1, 2), (1, 3), (0, 1), (3,))
+FIRST = Example((1, 2), (1, 3), (0,), (1, 2))
+SECOND = Example((1, 2), (1, 3), (0, 1), (3,))
 
 
 def test_metrics_by_hand():
     logits = torch.tensor([[2.0, 1.0, -1.0, 0.0], [0.5, 1.5, 9.0, 3.0]], dtype=torch.float64)
     p = logits.softmax(1)
-    examples = [ONE, TWO]
+    examples = [FIRST, SECOND]
     assert logit_difference(logits, examples).tolist() == [2.0 - 0.0, 1.0 - 3.0]
     assert logit_minus_best_wrong(logits, examples).tolist() == [1.0, -2.0]
     expected = torch.stack([p[0, 0] - p[0, 1] - p[0, 2], p[1, 0] + p[1, 1] - p[1, 3]])
@@ -206,22 +206,22 @@ def test_metrics_by_hand():
 
 def test_logit_difference_is_linear():
     a, b = torch.randn(2, 4, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
-    both = logit_difference(2 * a - b, [ONE, TWO])
-    torch.testing.assert_close(both, 2 * logit_difference(a, [ONE, TWO]) - logit_difference(b, [ONE, TWO]))
+    both = logit_difference(2 * a - b, [FIRST, SECOND])
+    torch.testing.assert_close(both, 2 * logit_difference(a, [FIRST, SECOND]) - logit_difference(b, [FIRST, SECOND]))
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
 def test_metrics_are_differentiable(metric):
     logits = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: METRICS[metric](x, [ONE, TWO]), (logits,))
+    assert torch.autograd.gradcheck(lambda x: METRICS[metric](x, [FIRST, SECOND]), (logits,))
 
 
 def test_accuracy_says_when_the_model_does_not_do_the_task():
-    examples = tuple(ONE for _ in range(8))
+    examples = tuple(FIRST for _ in range(8))
     logits = torch.tensor([[2.0, 1.0, 0.0, 3.0]] * 6 + [[0.0, 1.0, 0.0, 0.0]] * 2)
-    found = task_accuracy(logits, examples)
-    assert (found.share, found.top1, found.enough) == (0.75, 0.0, True)
-    low, high = found.interval
+    accuracy = task_accuracy(logits, examples)
+    assert (accuracy.share, accuracy.top1, accuracy.enough) == (0.75, 0.0, True)
+    low, high = accuracy.interval
     assert low < 0.75 < high
     worse = task_accuracy(logits[2:], examples[2:])
     assert not worse.enough
@@ -232,7 +232,7 @@ def test_accuracy_says_when_the_model_does_not_do_the_task():
 
 
 def five(**changes):
-    return tuple(dataclasses.replace(ONE, **changes) for _ in range(5))
+    return tuple(dataclasses.replace(FIRST, **changes) for _ in range(5))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_tasks_that_cannot_serve_are_refused(positives, negatives, metric, messa
 
 def test_copies_of_a_prompt_count_as_one():
     def task(*positive_ids):
-        positives = tuple(dataclasses.replace(ONE, tokens=(9, i), corrupted=(8, 8)) for i in positive_ids)
+        positives = tuple(dataclasses.replace(FIRST, tokens=(9, i), corrupted=(8, 8)) for i in positive_ids)
         return TaskData("mine", positives, five(tokens=(7, 7), corrupted=(8, 8)), "logit_difference")
 
     with pytest.raises(UserError, match="has 5 negative prompts, but only 1 different ones, and copies count as one"):
@@ -315,9 +315,9 @@ def test_a_task_of_ones_own_takes_negatives_as_counterparts(tmp_path, pairs):
     assert words(pairs, first.answers) == [" Anna"]
     assert words(pairs, first.wrong) == [" Mark", " Paul", " Mary", " John", " Lucy"]
     assert data.negatives[1].corrupted_text == "The Mark met"
-    told = task_of(write(tmp_path, own(wrong=[" met"], corrupted="The garden met")), pairs, 250, 0)
-    assert words(pairs, told.positives[0].wrong) == [" met"]
-    assert told.positives[0].corrupted_text == "The garden met"
+    explicit = task_of(write(tmp_path, own(wrong=[" met"], corrupted="The garden met")), pairs, 250, 0)
+    assert words(pairs, explicit.positives[0].wrong) == [" met"]
+    assert explicit.positives[0].corrupted_text == "The garden met"
 
 
 @pytest.mark.parametrize(
@@ -366,10 +366,10 @@ def test_files_that_cannot_be_used_name_the_line_and_the_fix(tmp_path, pairs, re
 )
 def test_an_answer_that_continues_a_word_is_pointed_out_once(prompt, answer, glued):
     records = [{"line": n, "prompt": prompt, "answers": (answer,), "wrong": ()} for n in (1, 2)]
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         jsonl._warn_of_glued(Path("mine.jsonl"), records)
-    assert [str(w.message) for w in told] == glued * [
+    assert [str(w.message) for w in caught] == glued * [
         "mine.jsonl, line 1: the answer 'Mark' is read as part of the word before it ('metMark'); if a new word is "
         "meant, begin it with a space: ' Mark'"
     ]

@@ -113,9 +113,9 @@ def test_slices_and_their_tables_share_the_memory_bound_of_the_run(run, monkeypa
     assert loaded.max_memory == config.jacobian.max_memory_mb * 10**6
     wide, narrow = loaded.slicer(), dataclasses.replace(loaded, max_memory=2 * tables - 1).slicer()
     assert narrow.tables is None, "they would take more than half"
-    found = [one(rows) for one in (wide, narrow)]
+    slices = [slicer(rows) for slicer in (wide, narrow)]
     assert calls == [loaded.max_memory - tables, 2 * tables - 1]
-    torch.testing.assert_close(found[0].values, found[1].values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(slices[0].values, slices[1].values, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_measured_is_not_measured_again(run, capsys):
@@ -123,8 +123,8 @@ def test_what_is_measured_is_not_measured_again(run, capsys):
     before = path.stat().st_mtime_ns
     command("measure", run, "--no-report", *FEW)
     assert path.stat().st_mtime_ns == before
-    shown = capsys.readouterr().out
-    assert "|J|>.01" in shown
+    output = capsys.readouterr().out
+    assert "|J|>.01" in output
     path.write_text("{")
     command("measure", run, "--no-report", *FEW)
     assert json.loads(path.read_text())["lambda"] == 0
@@ -132,14 +132,14 @@ def test_what_is_measured_is_not_measured_again(run, capsys):
 
 def test_pairs_are_shown_and_kept(run, capsys):
     command("pairs", run, "--no-report", "--pair", SECOND, "--tokens", "8k", "-n", "4")
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     document = read_json(run / "jacobian" / SECOND / "pairs.json")
-    assert f"averaged over {document['n_average_tokens']:,} training tokens" in shown
+    assert f"averaged over {document['n_average_tokens']:,} training tokens" in printed
     assert 1 <= len(document["outputs"]) <= 4
     for output in document["outputs"]:
-        assert f"output latent {output['latent']}" in shown
-        for one in output["inputs"]:
-            for example in one["examples"]:
+        assert f"output latent {output['latent']}" in printed
+        for input_latent in output["inputs"]:
+            for example in input_latent["examples"]:
                 assert len(example["tokens"]) == len(example["in_values"]) == len(example["out_values"])
                 assert example["in_values"][example["at"]] == pytest.approx(example["in_value"], rel=1e-3, abs=1e-4)
                 assert example["out_values"][example["at"]] == pytest.approx(example["out_value"], rel=1e-3, abs=1e-4)
@@ -149,18 +149,18 @@ def test_pairs_are_shown_and_kept(run, capsys):
         "pairs", run, "--no-report", "--pair", SECOND, "--tokens", "8k", "--latents", f"{other}:{latent}", "--out", out
     )
     (only,) = read_json(out)["outputs"]
-    assert (only["latent"], [one["latent"] for one in only["inputs"]]) == (latent, [other])
+    assert (only["latent"], [input_latent["latent"] for input_latent in only["inputs"]]) == (latent, [other])
 
 
 def test_graphs_are_written(run, tmp_path):
     command("graph", run, "--pair", SECOND, "--text", "the cat sat", "--out", tmp_path / "text.json")
     graph = read_json(tmp_path / "text.json")
     assert graph["tokens"][1:] == list("the cat sat")
-    assert [one["position"] for one in graph["graphs"]] == list(range(1, 12))
-    for one in graph["graphs"]:
-        values = {node["id"]: node["value"] for node in one["nodes"] if node["kind"] == "output"}
+    assert [token_graph["position"] for token_graph in graph["graphs"]] == list(range(1, 12))
+    for token_graph in graph["graphs"]:
+        values = {node["id"]: node["value"] for node in token_graph["nodes"] if node["kind"] == "output"}
         for target, value in values.items():
-            into = sum(edge["weight"] for edge in one["edges"] if edge["target"] == target)
+            into = sum(edge["weight"] for edge in token_graph["edges"] if edge["target"] == target)
             assert into == pytest.approx(value, abs=1e-4)
     command("graph", run, "--pair", FIRST, "--tokens", "4k", "--edges", "30", "--out", tmp_path / "average.json")
     average = read_json(tmp_path / "average.json")
@@ -191,55 +191,55 @@ def test_randomised_models_are_trained_apart_and_compared(run, capsys):
     path.write_text(json.dumps(earlier))
     command(*words)
     assert (inner / "stages.json").read_bytes() == before, "nothing is trained again"
-    assert {one["kind"] for one in read_json(path)["rows"]} == {"published", "matched"}, "the other kind stays"
+    assert {entry["kind"] for entry in read_json(path)["rows"]} == {"published", "matched"}, "the other kind stays"
     path.write_text(json.dumps(earlier | {"of": "other SAEs"}))
     assert not read_jacobian(run).random, "made of other SAEs than those measured"
     command(*words)
-    assert {one["kind"] for one in read_json(path)["rows"]} == {"published"}
+    assert {entry["kind"] for entry in read_json(path)["rows"]} == {"published"}
 
 
 def test_labels_of_both_pairs_are_scored(run, capsys):
     command("interpret", run, "--no-report", "--tokens", "4k", "--pair", FIRST)
     command("interpret", run, "--no-report", "--tokens", "4k", "--pair", SECOND)
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     rows = read_json(run / "jacobian" / "interpretability.json")["rows"]
     sites = ["layers.1.mlp_in", "layers.1.mlp_out"]
-    assert [(one["name"], one["site"]) for one in rows] == [(name, site) for name in (FIRST, SECOND) for site in sites]
+    assert [(row["name"], row["site"]) for row in rows] == [(name, site) for name in (FIRST, SECOND) for site in sites]
     html = section(read_jacobian(run), drawings(read_jacobian(run)))
-    for one in rows:
-        assert 0 < one["n_label"] <= 48
-        low, high = one["label_auroc"]["interval"]
-        assert 0 <= low <= one["label_auroc"]["value"] <= high <= 1
-        assert f"{one['label_auroc']['value']:.3f} [{low:.3f}, {high:.3f}]" in html
-    assert f"{rows[-1]['label_auroc']['value']:.3f}" in shown
+    for row in rows:
+        assert 0 < row["n_label"] <= 48
+        low, high = row["label_auroc"]["interval"]
+        assert 0 <= low <= row["label_auroc"]["value"] <= high <= 1
+        assert f"{row['label_auroc']['value']:.3f} [{low:.3f}, {high:.3f}]" in html
+    assert f"{rows[-1]['label_auroc']['value']:.3f}" in output
 
 
 def test_the_report_has_a_section_on_them(run):
     command("pairs", run, "--no-report", "--pair", SECOND, "--tokens", "8k", "-n", "4")
-    found = read_jacobian(run)
-    drawn = drawings(found)
+    results = read_jacobian(run)
+    drawn = drawings(results)
     assert set(drawn) == {"trade_off", "magnitudes"}
-    html = section(found, drawn)
+    html = section(results, drawn)
     assert "Strongest pairs" in html
-    assert html.count("<tr>") > 2 * len(found.rows)
-    for row in found.rows:
+    assert html.count("<tr>") > 2 * len(results.rows)
+    for row in results.rows:
         assert f"{100 * row['estimates']['over_0.01']['value']:.3g}%" in html
     (run / "jacobian" / "frontier.json").write_text('{"rows": [{}]}')
     with pytest.raises(UserError, match="monosemy jacobian measure"):
         read_jacobian(run)
     command("measure", run, "--no-report", *FEW)
-    assert read_jacobian(run).rows == found.rows
+    assert read_jacobian(run).rows == results.rows
     assert read_jacobian(run.parent) is None
 
 
 def test_texts_in_the_report_are_escaped_and_shaded():
     example = {"tokens": ["<b>", "x", "\n"], "at": 1, "in_values": [0, 2, 1], "out_values": [0.5, 1, 0], "effect": -0.5}
-    one = {"latent": 3, "share": 0.5, "label": "<i>", "examples": [example]}
+    input_latent = {"latent": 3, "share": 0.5, "label": "<i>", "examples": [example]}
     document = {
         "name": FIRST,
         "n_tokens": 10,
         "n_average_tokens": 5,
-        "outputs": [{"latent": 7, "label": None, "inputs": [one]}],
+        "outputs": [{"latent": 7, "label": None, "inputs": [input_latent]}],
     }
     row = {"name": FIRST, "lambda": 0.0, "l0": 4.0, "seed": 0, "sites": ["a", "b"], "n_tokens": 1, "n_documents": 1}
     empty = {"value": None, "interval": None}
@@ -250,8 +250,8 @@ def test_texts_in_the_report_are_escaped_and_shaded():
     row |= {"ablation": {"rank_correlation": empty, "r_squared": empty}, "ce_cost": empty}
     histogram = [0] * 562
     histogram[300] = 5
-    found = Jacobian([row], None, {FIRST: histogram}, pairs=[document])
-    html = section(found, drawings(found))
+    results = Jacobian([row], None, {FIRST: histogram}, pairs=[document])
+    html = section(results, drawings(results))
     assert "<b>x</b>" in html, "the token of the hit"
     assert "&lt;b&gt;" in html
     assert "&lt;i&gt;" in html
@@ -271,31 +271,31 @@ def test_histograms_of_random_models_are_drawn_where_they_were_matched():
             for kind in kinds
         },
     }
-    found = Jacobian(rows, "p0.3", {row["name"]: histogram for row in rows}, random=random)
-    assert [name for name, _ in _drawn_histograms(found)] == [
+    results = Jacobian(rows, "p0.3", {row["name"]: histogram for row in rows}, random=random)
+    assert [name for name, _ in _drawn_histograms(results)] == [
         "trained model, no penalty",
         "trained model, λ = 3",
         "published random model, L0 32, no penalty",
         "matched random model, L0 32, no penalty",
         "published random model, L0 32, λ = 3",
     ]
-    alone = [name for name, _ in _drawn_histograms(Jacobian(rows, "p0.3", found.histograms))]
+    alone = [name for name, _ in _drawn_histograms(Jacobian(rows, "p0.3", results.histograms))]
     assert alone == ["trained model, no penalty", "trained model, λ = 0.3"]
 
 
 def test_scores_of_labels_are_means_over_the_latents_that_have_one():
     values = np.array([0.9, 0.7, np.nan, 0.5, 0.85, np.nan])
-    found = summarise_scores({"label": values, "combined": np.full(6, np.nan)})
-    assert found["n_label"] == 4
-    assert found["label_auroc"]["value"] == pytest.approx(np.mean([0.9, 0.7, 0.5, 0.85]))
-    low, high = found["label_auroc"]["interval"]
-    assert 0.5 <= low < found["label_auroc"]["value"] < high <= 0.9
-    assert found["label_good"]["value"] == 0.5
-    assert found["combined_auroc"] == {"value": None, "interval": None}
+    summary = summarise_scores({"label": values, "combined": np.full(6, np.nan)})
+    assert summary["n_label"] == 4
+    assert summary["label_auroc"]["value"] == pytest.approx(np.mean([0.9, 0.7, 0.5, 0.85]))
+    low, high = summary["label_auroc"]["interval"]
+    assert 0.5 <= low < summary["label_auroc"]["value"] < high <= 0.9
+    assert summary["label_good"]["value"] == 0.5
+    assert summary["combined_auroc"] == {"value": None, "interval": None}
 
 
 def test_mistakes_are_refused_at_once(run, tmp_path, capsys):
-    for words, said in [
+    for words, message in [
         (["measur", run], "did you mean"),
         (["pairs", run], "several pairs"),
         (["pairs", run, "--pair", "jsae_3"], "unknown pair"),
@@ -316,7 +316,7 @@ def test_mistakes_are_refused_at_once(run, tmp_path, capsys):
         (["train", "--run", tmp_path / "r", "--lambda", "0", "-1"], "--lambda -1 must be at least 0"),
         (["train", "--run", tmp_path / "r", "--layer", "-3"], "--layer -3 must be at least 0"),
     ]:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             run_jacobian([str(word) for word in words])
     capsys.readouterr()
 

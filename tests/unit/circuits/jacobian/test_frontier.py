@@ -89,13 +89,13 @@ def test_reductions_and_costs_are_paired_over_documents():
         for site in SITES
         for name in names
     ]
-    found = frontier(
+    rows = frontier(
         [measured(c, s) for c, s, *_ in PAIRS],
         records,
         {f"jsae_{c:g}-l0_16-s0": drawn(s, noise) for c, s, *_ in PAIRS},
         Losses(sums, dict.fromkeys(SITES, 2.0)),
     )
-    for row, cost, factor in zip(found, (0, 0.01, 0.035, 0.04), (1, 4, 1.6, None), strict=True):
+    for row, cost, factor in zip(rows, (0, 0.01, 0.035, 0.04), (1, 4, 1.6, None), strict=True):
         assert row["ce_cost"]["value"] == pytest.approx(cost, abs=1e-12), "of the side that loses more"
         assert row["ce_cost"]["interval"] == pytest.approx([cost, cost], abs=1e-9)
         reduction = row["reduction"]["over_0.01"]
@@ -126,30 +126,30 @@ def test_random_pairs_are_interpolated_to_the_same_variance_explained(rows):
     others = random_rows(0.0, {8: (0.4, 0.4), 16: (0.3, 0.6), 32: (0.1, 0.9)})
     noise = np.exp(np.random.default_rng(0).normal(size=500))
     draws = {row["name"]: drawn(row["estimates"]["over_0.01"]["value"], noise) for row in others}
-    (found,) = compare(rows, {"published": others}, {}, {"published": draws})
-    assert found["matched"]
-    assert found["l0_random"] == [16, 32]
-    assert found["variance_explained"] == found["variance_explained_random"] == pytest.approx(0.8)
+    (comparison,) = compare(rows, {"published": others}, {}, {"published": draws})
+    assert comparison["matched"]
+    assert comparison["l0_random"] == [16, 32]
+    assert comparison["variance_explained"] == comparison["variance_explained_random"] == pytest.approx(0.8)
     expected = math.sqrt(0.6 * 0.9)  # half-way between FVU .3 and .1, on a logarithmic scale
-    assert found["measures"]["over_0.01"]["random"]["value"] == pytest.approx(expected)
-    assert found["measures"]["over_0.01"]["random"]["interval"] == pytest.approx(
+    assert comparison["measures"]["over_0.01"]["random"]["value"] == pytest.approx(expected)
+    assert comparison["measures"]["over_0.01"]["random"]["interval"] == pytest.approx(
         list(expected * np.quantile(noise, [0.025, 0.975]))
     )
-    assert found["explained"]["out"] == {"trained": pytest.approx(0.8), "random": pytest.approx(0.8)}
+    assert comparison["explained"]["out"] == {"trained": pytest.approx(0.8), "random": pytest.approx(0.8)}
     (bare,) = compare(rows, {"published": others})
     assert bare["measures"]["over_0.01"]["random"]["interval"] is None, "no resamples, no interval"
     assert bare["measures"]["over_0.01"]["verdict"] == "unknown"
-    assert found["measures"]["over_0.01"]["trained"]["value"] == 0.8
+    assert comparison["measures"]["over_0.01"]["trained"]["value"] == 0.8
 
 
 @pytest.mark.parametrize(("fvus", "nearest"), [((0.5, 0.4), 16), ((0.15, 0.1), 8)])
 def test_what_cannot_be_matched_is_said(rows, fvus, nearest):
     others = random_rows(0.0, {8: (fvus[0], 0.4), 16: (fvus[1], 0.6)})
-    (found,) = compare(rows, {"published": others})
-    assert not found["matched"]
-    assert found["l0_random"] == [nearest]
-    assert found["variance_explained_random"] == pytest.approx(1 - (fvus[1] if nearest == 16 else fvus[0]))
-    assert found["measures"]["over_0.01"]["random"]["value"] == (0.6 if nearest == 16 else 0.4)
+    (comparison,) = compare(rows, {"published": others})
+    assert not comparison["matched"]
+    assert comparison["l0_random"] == [nearest]
+    assert comparison["variance_explained_random"] == pytest.approx(1 - (fvus[1] if nearest == 16 else fvus[0]))
+    assert comparison["measures"]["over_0.01"]["random"]["value"] == (0.6 if nearest == 16 else 0.4)
 
 
 def test_reductions_of_both_models(rows):
@@ -158,10 +158,10 @@ def test_reductions_of_both_models(rows):
     draws = [
         {row["name"]: drawn(row["estimates"]["over_0.01"]["value"], noise) for row in part} for part in (rows, others)
     ]
-    found = {row["lambda"]: row for row in compare(rows, {"matched": others}, draws[0], {"matched": draws[1]})}
-    assert set(found) == {0, 1}
-    assert all(row["matched"] and row["reduction_matched"] for row in found.values()), "the same to the digit"
-    factors = found[1]["reduction"]["over_0.01"]
+    comparisons = {row["lambda"]: row for row in compare(rows, {"matched": others}, draws[0], {"matched": draws[1]})}
+    assert set(comparisons) == {0, 1}
+    assert all(row["matched"] and row["reduction_matched"] for row in comparisons.values()), "the same to the digit"
+    factors = comparisons[1]["reduction"]["over_0.01"]
     for model, factor in (("trained", 1.6), ("random", 3)):
         assert factors[model]["value"] == pytest.approx(factor)
         assert factors[model]["interval"] == pytest.approx([factor, factor]), "paired over documents"

@@ -140,8 +140,8 @@ def test_ratios_of_pairs_over_the_same_documents_are_known_better_than_either(tm
     hard = torch.rand(40, generator=generator)[documents][:, None, None]  # documents differ, alike for both pairs
     draw = torch.rand(400, 4, 4, generator=generator)
     first, second = (record_of((draw < share * hard).double(), documents) for share in (0.8, 0.4))
-    for name, one in (("first", first), ("second", second)):
-        save_draws(tmp_path / name, one.draws)
+    for name, record in (("first", first), ("second", second)):
+        save_draws(tmp_path / name, record.draws)
     before, after = (load_draws(tmp_path / name)["over_0.01"] for name in ("first", "second"))
     np.testing.assert_array_equal(before, first.draws["over_0.01"])
     low, high = np.quantile(before, 0.025), np.quantile(before, 0.975)
@@ -173,12 +173,12 @@ def test_tokens_with_fewer_active_latents_than_k_are_counted():
     meter.add(make_slices(torch.ones(10, 4, 4), outputs, inputs), torch.arange(10))
     record = meter.finish()
     assert (record["short_in"].value, record["short_out"].value) == (0.3, 0.1)
-    estimates = {name: {"value": one.value} for name, one in record.estimates.items()}
+    estimates = {name: {"value": estimate.value} for name, estimate in record.estimates.items()}
     (note,) = short_notes([{"name": "pair", "l0": 4.0, "estimates": estimates}])
     assert "30.0% of the tokens have fewer than 4 positive input latents and 10.0% fewer output latents" in note
     full = JacobianMeter(k=4)
     full.add(make_slices(torch.ones(10, 4, 4)), torch.arange(10))
-    estimates = {name: {"value": one.value} for name, one in full.finish().estimates.items()}
+    estimates = {name: {"value": estimate.value} for name, estimate in full.finish().estimates.items()}
     assert short_notes([{"name": "pair", "l0": 4.0, "estimates": estimates}]) == []
     assert "short_in" not in record_of(torch.ones(3, 2, 2)).estimates, "no fixed k, nothing to fall short of"
 
@@ -216,11 +216,11 @@ def planted() -> tuple[PairAverages, np.ndarray]:
 
 def test_averages_equal_the_dense_ones(planted):
     averages, (dense, effect) = planted
-    found = np.zeros((2, 12, 10))
-    found[0, averages.out, averages.inp] = averages.mean_abs
-    found[1, averages.out, averages.inp] = averages.mean_effect
-    np.testing.assert_allclose(found[0], dense, rtol=1e-5)
-    np.testing.assert_allclose(found[1], effect, rtol=1e-5)
+    measured = np.zeros((2, 12, 10))
+    measured[0, averages.out, averages.inp] = averages.mean_abs
+    measured[1, averages.out, averages.inp] = averages.mean_effect
+    np.testing.assert_allclose(measured[0], dense, rtol=1e-5)
+    np.testing.assert_allclose(measured[1], effect, rtol=1e-5)
     assert (np.diff(averages.mean_effect) <= 0).all()
     for threshold in (0.005, 0.01, 0.02):
         estimate = averages.over[f"{threshold:g}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ TORCH = {
 def select(sae: SparseAutoencoder, pre: Tensor) -> Tensor:
     """τ: the SAE's selection and ReLU, in plain operations that autograd goes through."""
     if sae.name == "topk":
-        kept = torch.zeros_like(pre).scatter(-1, pre.topk(round(sae.config.l0), dim=-1).indices, 1.0)
-        return (pre * kept).relu()
+        mask = torch.zeros_like(pre).scatter(-1, pre.topk(round(sae.config.l0), dim=-1).indices, 1.0)
+        return (pre * mask).relu()
     if sae.name == "relu":
         return pre.relu()
     return torch.where(pre > sae.threshold.clamp_min(0), pre, 0.0)
@@ -72,7 +73,7 @@ def whole_jacobian(
     mlp: Callable[[Tensor], Tensor], sae_in: SparseAutoencoder, sae_out: SparseAutoencoder, x: Tensor, at: str
 ) -> Tensor:
     """∂f_s/∂s [N, m_y, m_x] by autograd: f_s = τ e_y(MLP(d_x(τ(s)) + error)), `at` input with the error x − x̂ held."""
-    found = []
+    jacobians = []
     for row in x:
         s = select(sae_in, (row - sae_in.b_dec) @ sae_in.W_enc + sae_in.b_enc)
         error = row - (s @ sae_in.W_dec + sae_in.b_dec) if at == "input" else torch.zeros_like(row)
@@ -82,15 +83,15 @@ def whole_jacobian(
             y = mlp(s @ sae_in.W_dec + sae_in.b_dec + error)
             return select(sae_out, (y - sae_out.b_dec) @ sae_out.W_enc + sae_out.b_enc)
 
-        found.append(jacobian(f, s))
-    return torch.stack(found)
+        jacobians.append(jacobian(f, s))
+    return torch.stack(jacobians)
 
 
-def dense(found: JacobianSlices, m_out: int = M, m_in: int = M) -> Tensor:
+def dense(slices: JacobianSlices, m_out: int = M, m_in: int = M) -> Tensor:
     """[N, m_y, m_x], zero off the slices."""
-    whole = torch.zeros(found.n_tokens, m_out + 1, m_in + 1, dtype=found.values.dtype)
-    for n in range(found.n_tokens):
-        whole[n, found.out_indices[n][:, None], found.in_indices[n][None, :]] = found.values[n]
+    whole = torch.zeros(slices.n_tokens, m_out + 1, m_in + 1, dtype=slices.values.dtype)
+    for n in range(slices.n_tokens):
+        whole[n, slices.out_indices[n][:, None], slices.in_indices[n][None, :]] = slices.values[n]
     return whole[:, :m_out, :m_in]
 
 
@@ -101,14 +102,14 @@ def dense(found: JacobianSlices, m_out: int = M, m_in: int = M) -> Tensor:
 @pytest.mark.parametrize(("activation", "gated"), CASES)
 def test_slices_are_autograd_through_the_whole_chain(activation: str, gated: bool, at: Any) -> None:
     weights, sae_in, sae_out, x = make_weights(activation, gated), make_sae(1), make_sae(2), rows()
-    found = jacobian_slices(weights, sae_in, sae_out, x, at=at)
+    slices = jacobian_slices(weights, sae_in, sae_out, x, at=at)
     expected = whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, at)
     assert expected.abs().max() > 0.1
-    assert (dense(found) - expected).abs().max() < 1e-10
+    assert (dense(slices) - expected).abs().max() < 1e-10
     # nothing stands off the slices, exactly
-    listed = dense(dataclasses.replace(found, values=torch.ones_like(found.values))) > 0
+    listed = dense(dataclasses.replace(slices, values=torch.ones_like(slices.values))) > 0
     assert bool((expected[~listed] == 0).all())
-    assert found.values.shape == (N, K, K)
+    assert slices.values.shape == (N, K, K)
 
 
 @pytest.mark.parametrize("architecture", ["batch_topk", "jumprelu", "relu"])
@@ -116,12 +117,12 @@ def test_slices_are_autograd_through_the_whole_chain(activation: str, gated: boo
 def test_other_architectures_are_exact_too(architecture: str, at: Any) -> None:
     weights, x = make_weights("silu", True), rows()
     sae_in, sae_out = make_sae(1, architecture), make_sae(2, architecture)
-    found = jacobian_slices(weights, sae_in, sae_out, x, at=at)
+    slices = jacobian_slices(weights, sae_in, sae_out, x, at=at)
     expected = whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, at)
     assert expected.abs().max() > 0.1
-    assert (dense(found) - expected).abs().max() < 1e-10
-    assert len(set(found.in_active.sum(1).tolist())) > 1  # rows of different lengths: padding is exercised
-    assert bool((found.values[~found.active] == 0).all())
+    assert (dense(slices) - expected).abs().max() < 1e-10
+    assert len(set(slices.in_active.sum(1).tolist())) > 1  # rows of different lengths: padding is exercised
+    assert bool((slices.values[~slices.active] == 0).all())
 
 
 def test_fewer_positive_pre_activations_than_k() -> None:
@@ -129,29 +130,29 @@ def test_fewer_positive_pre_activations_than_k() -> None:
     with torch.no_grad():
         for sae in (sae_in, sae_out):
             sae.b_enc.sub_(1.2)
-    found = jacobian_slices(weights, sae_in, sae_out, x)
-    counts = found.in_active.sum(1)
+    slices = jacobian_slices(weights, sae_in, sae_out, x)
+    counts = slices.in_active.sum(1)
     assert int(counts.min()) < K
-    assert (dense(found) - whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, "input")).abs().max() < 1e-10
+    assert (dense(slices) - whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, "input")).abs().max() < 1e-10
 
 
 def test_no_active_latents_at_all() -> None:
     weights, sae_in, sae_out = make_weights("gelu", True), make_sae(1), make_sae(2)
     with torch.no_grad():
         sae_in.b_enc.sub_(100.0)
-    found = jacobian_slices(weights, sae_in, sae_out, rows())
-    assert found.values.shape == (N, K, 0)
-    assert found.elements().shape == (0,)
+    slices = jacobian_slices(weights, sae_in, sae_out, rows())
+    assert slices.values.shape == (N, K, 0)
+    assert slices.elements().shape == (0,)
     assert jacobian_slices(weights, sae_in, sae_out, rows(0)).n_tokens == 0
 
 
 def test_a_linear_mlp_has_the_same_jacobian_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ACTIVATIONS, "identity", lambda z: (z, torch.ones_like(z)))
     weights, sae_in, sae_out = make_weights("identity", False), make_sae(1), make_sae(2)
-    found = dense(jacobian_slices(weights, sae_in, sae_out, rows(30)))
+    dense_jacobian = dense(jacobian_slices(weights, sae_in, sae_out, rows(30)))
     constant = (sae_in.W_dec @ weights.W_in @ weights.W_out @ sae_out.W_enc).T
-    active = found != 0
-    assert (found - constant)[active].abs().max() < 1e-10
+    active = dense_jacobian != 0
+    assert (dense_jacobian - constant)[active].abs().max() < 1e-10
     assert int(active.any(0).sum()) > M
 
 
@@ -185,12 +186,14 @@ def test_units_are_those_of_training() -> None:
 # --- the gradient of Σ|J| ---------------------------------------------------------------------------------------------
 
 
-def patterns_of(found: JacobianSlices) -> tuple[Pattern, Pattern]:
-    made = []
-    for indices in (found.in_indices, found.out_indices):
+def patterns_of(slices: JacobianSlices) -> tuple[Pattern, Pattern]:
+    patterns = []
+    for indices in (slices.in_indices, slices.out_indices):
         counts = (indices >= 0).sum(1)
-        made.append(Pattern(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), indices[indices >= 0].to(torch.int32)))
-    return made[0], made[1]
+        patterns.append(
+            Pattern(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), indices[indices >= 0].to(torch.int32))
+        )
+    return patterns[0], patterns[1]
 
 
 @pytest.mark.parametrize("cut_to", ["whole batch", "narrow parts", "single tokens"])
@@ -208,18 +211,18 @@ def test_penalty_and_gradient_are_autograds(
     n_tokens, width = {"whole batch": (9, 150), "narrow parts": (9, NARROWEST), "single tokens": (1, NARROWEST)}[cut_to]
     monkeypatch.setattr(products, "plan", lambda *_, **__: Plan(n_tokens, width, 0))
     total = absolute_sum(Matrices(weights, *leaves[:2]), (leaves[2], leaves[3] if gated else None), inputs, outputs)
-    found = torch.autograd.grad(3 * total, leaves)
+    gradients = torch.autograd.grad(3 * total, leaves)
 
     J = leaves[0] @ weights.W_in @ (leaves[2][:, :, None] * (weights.W_out @ leaves[1]))
     if weights.W_up is not None:
         J = J + leaves[0] @ weights.W_up @ (leaves[3][:, :, None] * (weights.W_out @ leaves[1]))
     mask = torch.zeros(9, M, M, dtype=torch.float64)
     for n in range(9):
-        chosen = [p.indices[p.offsets[n] : p.offsets[n + 1]].long() for p in (inputs, outputs)]
-        mask[n, chosen[0][:, None], chosen[1][None, :]] = 1
+        active = [p.indices[p.offsets[n] : p.offsets[n + 1]].long() for p in (inputs, outputs)]
+        mask[n, active[0][:, None], active[1][None, :]] = 1
     expected = (J * mask).abs().sum()
     torch.testing.assert_close(total, expected.detach(), rtol=1e-11, atol=0)
-    for ours, theirs in zip(found, torch.autograd.grad(3 * expected, leaves)):
+    for ours, theirs in zip(gradients, torch.autograd.grad(3 * expected, leaves)):
         assert theirs.abs().max() > 0
         assert (ours - theirs).abs().max() < 1e-10
 
@@ -254,22 +257,22 @@ def test_compiled_kernels_are_pytorchs(width: int, gated: bool) -> None:
     for diagonals in (True, False):
         mine = kernels.gradients(factors, pairs, ours, diagonals=diagonals)
         other = kernels.gradients_in_torch(factors, pairs, ours, diagonals=diagonals)
-        for one, two in zip(mine, other):
-            assert (one is None) == (two is None)
-            if one is not None and two is not None:
-                torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
+        for compiled, in_torch in zip(mine, other):
+            assert (compiled is None) == (in_torch is None)
+            if compiled is not None and in_torch is not None:
+                torch.testing.assert_close(compiled, in_torch, rtol=1e-11, atol=1e-11)
 
 
 def test_rows_subset() -> None:
     mask = torch.rand(8, 10, generator=torch.Generator().manual_seed(0)) < 0.3
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
     pattern, values = Pattern(offsets, mask.nonzero()[:, 1].to(torch.int32)), torch.arange(float(mask.sum()))
-    chosen = torch.tensor([5, 0, 7])
-    taken, kept = kernels.rows_subset(pattern, values, chosen)
-    for position, row in enumerate(chosen.tolist()):
-        span, there = slice(*taken.offsets[position : position + 2]), slice(*offsets[row : row + 2])
-        assert torch.equal(taken.indices[span], pattern.indices[there])
-        assert torch.equal(kept[span], values[there])
+    row_indices = torch.tensor([5, 0, 7])
+    subset, subset_values = kernels.rows_subset(pattern, values, row_indices)
+    for position, row in enumerate(row_indices.tolist()):
+        span, there = slice(*subset.offsets[position : position + 2]), slice(*offsets[row : row + 2])
+        assert torch.equal(subset.indices[span], pattern.indices[there])
+        assert torch.equal(subset_values[span], values[there])
 
 
 # --- memory and cost ----------------------------------------------------------------------------------------------
@@ -285,20 +288,20 @@ def test_chunked_is_unchunked(at: Any) -> None:
         part = jacobian_slices(weights, sae_in, sae_out, x, at=at, max_memory=bound)
         for field in dataclasses.fields(JacobianSlices):
             torch.testing.assert_close(getattr(part, field.name), getattr(whole, field.name), rtol=1e-11, atol=1e-13)
-    given = jacobian_slices(weights, sae_in, sae_out, x, at=at, tables=weight_tables(weights, sae_in, sae_out))
-    torch.testing.assert_close(given.values, whole.values, rtol=1e-11, atol=1e-13)
+    with_tables = jacobian_slices(weights, sae_in, sae_out, x, at=at, tables=weight_tables(weights, sae_in, sae_out))
+    torch.testing.assert_close(with_tables.values, whole.values, rtol=1e-11, atol=1e-13)
 
 
 def test_whole_tables_are_made_where_they_are_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many small parts under a tight bound: the products of all latents' weights are made once, unasked."""
     weights, sae_in, sae_out, x = make_weights("silu", True), make_sae(1), make_sae(2), rows(1500)
-    made = []
+    calls = []
     real = jacobian_mlp.whole_tables
-    monkeypatch.setattr(jacobian_mlp, "whole_tables", lambda *given: made.append(1) or real(*given))
+    monkeypatch.setattr(jacobian_mlp, "whole_tables", lambda *arguments: calls.append(1) or real(*arguments))
     whole = jacobian_slices(weights, sae_in, sae_out, x)
-    assert not made, "one part: its own tables are never larger"
+    assert not calls, "one part: its own tables are never larger"
     tight = jacobian_slices(weights, sae_in, sae_out, x, max_memory=1_000_000)
-    assert made == [1]
+    assert calls == [1]
     assert (tight.values - whole.values).abs().max() < 1e-13
     assert torch.equal(tight.out_indices, whole.out_indices)
 
@@ -353,10 +356,10 @@ def test_every_family_is_exact(family: str) -> None:
         return leave(model.block(layer).activation_fn(entry(row)))
 
     sae_in, sae_out = (make_sae(seed, d=d).float() for seed in (1, 2))
-    found = jacobian_slices(weights, sae_in, sae_out, x, y=y)
+    slices = jacobian_slices(weights, sae_in, sae_out, x, y=y)
     expected = whole_jacobian(own, sae_in, sae_out, x, "input")
     assert expected.abs().max() > 0.01
-    assert (dense(found) - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
+    assert (dense(slices) - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
 def test_activations_and_their_slopes() -> None:
@@ -474,7 +477,7 @@ def test_allocations_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "at", "n_tokens", "bound"),
+    ("computed", "at", "n_tokens", "bound"),
     [
         ("penalty", "input", 1000, 60_000_000),
         ("penalty", "reconstruction", 1000, 120_000_000),
@@ -482,23 +485,24 @@ def test_allocations_are_counted(tmp_path: Path) -> None:
         ("slices", "reconstruction", 2000, 20_000_000),
     ],
 )
-def test_peak_memory_stays_within_the_bound(what: str, at: At, n_tokens: int, bound: int, tmp_path: Path) -> None:
+def test_peak_memory_stays_within_the_bound(computed: str, at: At, n_tokens: int, bound: int, tmp_path: Path) -> None:
     weights = make_weights("silu", True, 64, 2048).to(torch.zeros(1))
-    saes = [make_sae(seed, m=3000, d=64, l0=16).float().requires_grad_(what == "penalty") for seed in (1, 2)]
+    saes = [make_sae(seed, m=3000, d=64, l0=16).float().requires_grad_(computed == "penalty") for seed in (1, 2)]
     x = torch.randn(n_tokens, 64, generator=torch.Generator().manual_seed(0))
     y = torch.cat([weights.output(part) for part in x.split(20)])
 
     def peak(max_memory: int) -> int:
         """Beside the result."""
-        made = []
-        if what == "slices":
-            given = y if at == "input" else None
-            run = lambda: made.append(jacobian_slices(weights, *saes, x, y=given, at=at, max_memory=max_memory))  # noqa: E731
+        results = []
+        if computed == "slices":
+            known_outputs = y if at == "input" else None
+            call = partial(jacobian_slices, weights, *saes, x, y=known_outputs, at=at, max_memory=max_memory)
+            run = lambda: results.append(call())  # noqa: E731
         else:
             codes = [Code(sae, rows, training_code(sae, rows, 16), 16) for sae, rows in zip(saes, (x, y), strict=True)]
             run = lambda: mean_magnitude(SlopesAtInput(weights), *codes, 0, at=at, max_memory=max_memory).backward()  # noqa: E731
         highest = most_bytes(run, tmp_path / "trace.json")
-        return highest - sum(tensor.nbytes for slices in made for tensor in vars(slices).values())
+        return highest - sum(tensor.nbytes for slices in results for tensor in vars(slices).values())
 
     assert peak(bound) < bound
     assert peak(1 << 40) > 1.5 * bound, "it would take more if it could"

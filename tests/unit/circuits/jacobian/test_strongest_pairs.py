@@ -32,8 +32,8 @@ def planted():
     x = 2 * torch.rand(N_SEQUENCES * LENGTH, D, generator=generator)
     ids = np.arange(N_SEQUENCES * LENGTH).reshape(N_SEQUENCES, LENGTH)
     documents = ids // 12
-    kept = torch.from_numpy(np.flatnonzero(ids.ravel() % LENGTH != 0))
-    rows = Rows(x, latent_map.mlp(x), torch.from_numpy(documents.ravel()), torch.arange(len(x))).take(kept)
+    kept_rows = torch.from_numpy(np.flatnonzero(ids.ravel() % LENGTH != 0))
+    rows = Rows(x, latent_map.mlp(x), torch.from_numpy(documents.ravel()), torch.arange(len(x))).take(kept_rows)
     text = Text(ids, documents, lambda part: [f"t{token}" for token in part])
     meter = AveragesMeter(D, D)
     for chunk in rows.chunks(17):
@@ -47,17 +47,17 @@ def slices_of(latent_map):
 
 def test_the_planted_pairs_are_found_with_their_strongest_tokens(planted):
     latent_map, rows, text, averages = planted
-    found = pair_study(
+    outputs = pair_study(
         rows, slices_of(latent_map), latent_map, averages, text=text, selection=LatentSelection(n_outputs=D, n_inputs=2)
     )
     rare = {i for i in range(D) if averages.n_active[averages.inputs_of(i, 1)[0]] < 10}
-    assert {one["latent"] for one in found} == set(range(D)) - rare
+    assert {output["latent"] for output in outputs} == set(range(D)) - rare
     assert len(rare) <= 1
-    json.dumps(found)
+    json.dumps(outputs)
     dense_in, dense_out = latent_map.inputs(rows.x).to_dense(), latent_map.outputs(rows.x)
-    for one in found:
-        first, second = one["inputs"]
-        i, j = one["latent"], first["latent"]
+    for output in outputs:
+        first, second = output["inputs"]
+        i, j = output["latent"], first["latent"]
         assert j == ORDER[i]
         assert first["share"] > 0.8 > 0.2 > second["share"] > 0
         both = (dense_in[:, j] > 0) & (dense_out[:, i] > 0)
@@ -73,13 +73,13 @@ def test_the_planted_pairs_are_found_with_their_strongest_tokens(planted):
 
 def test_contexts_stay_in_their_sequence_and_document_and_show_both_latents(planted):
     latent_map, rows, text, averages = planted
-    found = pair_study(
+    outputs = pair_study(
         rows, slices_of(latent_map), latent_map, averages, text=text, selection=LatentSelection(n_outputs=D, n_inputs=1)
     )
     dense_in, dense_out = latent_map.inputs(rows.x).to_dense(), latent_map.outputs(rows.x)
-    for one in found:
-        i, j = one["latent"], one["inputs"][0]["latent"]
-        for example in one["inputs"][0]["examples"]:
+    for output in outputs:
+        i, j = output["latent"], output["inputs"][0]["latent"]
+        for example in output["inputs"][0]["examples"]:
             ids = [int(token[1:]) for token in example["tokens"]]
             here = example["sequence"] * LENGTH + example["position"]
             assert ids[example["at"]] == here
@@ -97,16 +97,16 @@ def test_rows_are_read_in_the_format_of_the_saes(planted):
     """As on another device: rows stay where they are read, and what an SAE reads is moved to it."""
     latent_map, rows, text, averages = planted
     wide = Rows(rows.x.double(), rows.y.double(), rows.documents, rows.tokens)
-    found = [
-        pair_study(one, lambda chunk: autograd_slices(latent_map, chunk.x.float()), latent_map, averages, text=text)
-        for one in (rows, wide)
+    studies = [
+        pair_study(source, lambda chunk: autograd_slices(latent_map, chunk.x.float()), latent_map, averages, text=text)
+        for source in (rows, wide)
     ]
-    assert found[0] == found[1]
+    assert studies[0] == studies[1]
 
 
 def test_named_latents_and_pairs(planted):
     latent_map, rows, text, averages = planted
-    found = pair_study(
+    outputs = pair_study(
         rows,
         slices_of(latent_map),
         latent_map,
@@ -114,9 +114,9 @@ def test_named_latents_and_pairs(planted):
         text=text,
         selection=LatentSelection(outputs=[2], pairs=[(0, 5)], n_inputs=3, n_examples=2),
     )
-    assert [(one["latent"], len(one["inputs"])) for one in found] == [(2, 3), (5, 1)]
-    assert found[1]["inputs"][0]["latent"] == 0
-    assert found[1]["inputs"][0]["examples"][0]["jacobian"] == pytest.approx(0.01 * 2 / 4)
+    assert [(output["latent"], len(output["inputs"])) for output in outputs] == [(2, 3), (5, 1)]
+    assert outputs[1]["inputs"][0]["latent"] == 0
+    assert outputs[1]["inputs"][0]["examples"][0]["jacobian"] == pytest.approx(0.01 * 2 / 4)
     with pytest.raises(UserError, match="output latent 8 is out of range"):
         pair_study(rows, slices_of(latent_map), latent_map, averages, text=text, selection=LatentSelection(outputs=[8]))
     with pytest.raises(UserError, match="input latent -1 is out of range"):
@@ -149,9 +149,9 @@ def test_hits_of_a_pair_that_never_meets(planted):
     )
     assert len(hits) == D * D
     dense = autograd_slices(latent_map, few.x)
-    for (i, j), found in hits.items():
+    for (i, j), hits_of_pair in hits.items():
         together = dense.active[:, i, j]
-        assert len(found) == min(int(together.any()), 1), "both rows are of one sequence"
+        assert len(hits_of_pair) == min(int(together.any()), 1), "both rows are of one sequence"
 
 
 @pytest.mark.parametrize("at", ["input", "reconstruction"])
@@ -200,8 +200,8 @@ def test_the_average_graph_has_the_planted_edges(planted):
     left_out = np.array([squares(latent_map.sae_in, rows.x), squares(latent_map.sae_out, rows.y)])
     graph = average_graph(averages, errors, (left_out[:, 0] / left_out[:, 1]).tolist(), n_edges=D)
     nodes = {node["id"]: node for node in graph["nodes"]}
-    kept = latent_map.outputs(rows.x) * latent_map.sae_out.config.scale  # y's coordinates that stay
-    share = 1 - float(kept.square().sum() / rows.y.square().sum())
+    remaining = latent_map.outputs(rows.x) * latent_map.sae_out.config.scale  # y's coordinates that stay
+    share = 1 - float(remaining.square().sum() / rows.y.square().sum())
     assert 0 < nodes["error:out"]["share"] == pytest.approx(share, rel=1e-4)
     assert not [edge for edge in graph["edges"] if "error:out" in (edge["source"], edge["target"])]
     pairs = {(e["source"], e["target"]) for e in graph["edges"] if e["source"] != "error:in"}

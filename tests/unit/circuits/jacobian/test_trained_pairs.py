@@ -61,15 +61,15 @@ def test_a_run_of_pairs_is_trained_saved_and_evaluated(
     page = whole_run(settings, tmp_path / "run")
     assert page.exists()
     names = ["jsae_0-l0_4-s0", "jsae_1-l0_4-s0", "jsae_30-l0_4-s0"]
-    found = {(sae.site, sae.name): load_sae(sae.folder) for sae in RunFiles(tmp_path / "run").saes()}
-    assert sorted(found) == sorted((site, name) for site in SITES for name in names)
+    saes = {(sae.site, sae.name): load_sae(sae.folder) for sae in RunFiles(tmp_path / "run").saes()}
+    assert sorted(saes) == sorted((site, name) for site in SITES for name in names)
     records = json.loads((tmp_path / "run" / "evaluation.json").read_text())["records"]
     trained = [r for r in records if not r["control"]]
-    assert {(r["site"], r["name"]) for r in trained} == set(found)
+    assert {(r["site"], r["name"]) for r in trained} == set(saes)
     assert {r["architecture"] for r in trained} == {"jsae_0", "jsae_1", "jsae_30"}
-    kept = found[SITES[0], names[1]].config.record["jacobian"]
-    assert kept["lambda"] == 1.0
-    assert kept["sites"] == list(SITES)
+    jacobian_record = saes[SITES[0], names[1]].config.record["jacobian"]
+    assert jacobian_record["lambda"] == 1.0
+    assert jacobian_record["sites"] == list(SITES)
     model = load_model(settings.model.source, device="cpu")
     weights = mlp_weights(model, 2)
     tokens = torch.randint(97, 122, (8, 32), generator=torch.Generator().manual_seed(0))
@@ -77,7 +77,7 @@ def test_a_run_of_pairs_is_trained_saved_and_evaluated(
     x, y = (ends[site].flatten(0, 1) for site in SITES)
     sizes = []
     for name in names:
-        slices = jacobian_slices(weights, found[SITES[0], name], found[SITES[1], name], x, y=y)
+        slices = jacobian_slices(weights, saes[SITES[0], name], saes[SITES[1], name], x, y=y)
         sizes.append(float(slices.elements().abs().mean()))
     assert sizes[0] > 1.2 * sizes[1] > 1.5 * sizes[2]
 

@@ -52,24 +52,24 @@ def trainable(sae: SparseAutoencoder) -> SparseAutoencoder:
 
 
 def codes(architecture: str, x: Tensor, y: Tensor) -> tuple[Code, Code]:
-    made = []
+    sides = []
     for seed, rows_of_site in ((1, x), (2, y)):
         sae = trainable(make_sae(seed, architecture))
-        made.append(Code(sae, rows_of_site, training_code(sae, rows_of_site, 5), 5))
-    return made[0], made[1]
+        sides.append(Code(sae, rows_of_site, training_code(sae, rows_of_site, 5), 5))
+    return sides[0], sides[1]
 
 
 def dense_penalty(weights: Any, inputs: Code, outputs: Code, at: str, drawn: Tensor | None) -> Tensor:
     """The same by dense operations that autograd goes through; selections held fixed."""
-    chosen = torch.arange(len(inputs.x)) if drawn is None else drawn
-    x, sae, other = inputs.x[chosen], inputs.sae, outputs.sae
-    on = (inputs.latents.to_dense()[chosen] > 0).double()
+    row_indices = torch.arange(len(inputs.x)) if drawn is None else drawn
+    x, sae, other = inputs.x[row_indices], inputs.sae, outputs.sae
+    on = (inputs.latents.to_dense()[row_indices] > 0).double()
     s = on * ((x - sae.b_dec) @ sae.W_enc + sae.b_enc)
     middle = x if at == "input" else s @ sae.W_dec + sae.b_dec
-    reached = outputs.latents.to_dense()[chosen]
+    reached = outputs.latents.to_dense()[row_indices]
     if at == "reconstruction":
         whole = inputs.latents.to_dense() @ sae.W_dec + sae.b_dec
-        reached = training_code(other, weights.output(whole), 5).to_dense()[chosen]
+        reached = training_code(other, weights.output(whole), 5).to_dense()[row_indices]
     a, b = weights.slopes(middle)
     J = sae.W_dec @ weights.W_in @ (a[:, :, None] * (weights.W_out @ other.W_enc))
     if b is not None:
@@ -84,18 +84,18 @@ def dense_penalty(weights: Any, inputs: Code, outputs: Code, at: str, drawn: Ten
 def test_gradient_of_every_parameter(architecture: str, gated: bool, at: Any, share: float) -> None:
     weights, x = make_weights("silu" if gated else "gelu_tanh", gated), rows(10)
     inputs, outputs = codes(architecture, x, weights.output(x))
-    found = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 7, at=at, token_share=share)
+    penalty = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 7, at=at, token_share=share)
     expected = dense_penalty(weights, inputs, outputs, at, sampled_rows(7, 10, share))
-    torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-11, atol=0)
+    torch.testing.assert_close(penalty.detach(), expected.detach(), rtol=1e-11, atol=0)
     parameters = [*inputs.sae.named_parameters(), *outputs.sae.named_parameters()]
     tensors = [p for _, p in parameters]
-    ours = torch.autograd.grad(found, tensors, allow_unused=True)
+    ours = torch.autograd.grad(penalty, tensors, allow_unused=True)
     theirs = torch.autograd.grad(expected, tensors, allow_unused=True)
     moved = set()
-    for place, ((name, _), one, two) in enumerate(zip(parameters, ours, theirs, strict=True)):
-        one, two = (torch.zeros(1) if g is None else g for g in (one, two))
-        assert (one - two).abs().max() < 1e-10, name
-        if two.abs().max() > 0:
+    for place, ((name, _), gradient, expected_gradient) in enumerate(zip(parameters, ours, theirs, strict=True)):
+        gradient, expected_gradient = (torch.zeros(1) if g is None else g for g in (gradient, expected_gradient))
+        assert (gradient - expected_gradient).abs().max() < 1e-10, name
+        if expected_gradient.abs().max() > 0:
             moved.add(("in." if place < len(parameters) // 2 else "out.") + name)
     through = {"in.W_enc", "in.b_enc", "in.b_dec"} if at == "reconstruction" else set()
     assert moved == {"in.W_dec", "out.W_enc"} | through
@@ -106,9 +106,9 @@ def test_gradient_of_every_parameter(architecture: str, gated: bool, at: Any, sh
 def test_value_is_the_mean_of_the_slices_magnitudes(architecture: str, at: Any) -> None:
     weights, x = make_weights("silu", True), rows(10)
     inputs, outputs = codes(architecture, x, weights.output(x))
-    found = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 0, at=at)
+    penalty = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 0, at=at)
     slices = jacobian_slices(weights, inputs.sae, outputs.sae, x, at=at)
-    torch.testing.assert_close(found.detach(), slices.values.abs().sum() / (10 * 25), rtol=1e-11, atol=0)
+    torch.testing.assert_close(penalty.detach(), slices.values.abs().sum() / (10 * 25), rtol=1e-11, atol=0)
 
 
 def test_the_random_share_is_a_mean_over_uniformly_drawn_tokens() -> None:
@@ -124,8 +124,8 @@ def test_the_random_share_is_a_mean_over_uniformly_drawn_tokens() -> None:
         assert len(set(drawn.tolist())) == 2
         counts[drawn] += 1
         if index < 20:
-            found = mean_magnitude(SlopesAtInput(weights), inputs, outputs, index, token_share=0.25)
-            torch.testing.assert_close(found.detach(), by_row[drawn].mean(), rtol=1e-11, atol=0)
+            penalty = mean_magnitude(SlopesAtInput(weights), inputs, outputs, index, token_share=0.25)
+            torch.testing.assert_close(penalty.detach(), by_row[drawn].mean(), rtol=1e-11, atol=0)
     assert bool(((counts - 500).abs() < 5 * (2000 * 0.25 * 0.75) ** 0.5).all())
     assert sampled_rows(3, 8, 1.0) is None
     assert len(sampled_rows(3, 8, 1e-9)) == 1  # type: ignore[arg-type]
@@ -237,8 +237,8 @@ def test_the_penalty_is_recorded_warms_up_and_acts(unbroken: tuple[Trainer, Path
     sums = {}
     for name, _, _ in PAIRS:
         pair = [unbroken[0].trainees[site, name].sae for site in SITES]
-        found = jacobian_slices(unbroken[0].stream.weights, *pair, x[SITES[0]], y=x[SITES[1]])
-        sums[name] = float(found.values.abs().sum()) / ROWS / L0**2
+        slices = jacobian_slices(unbroken[0].stream.weights, *pair, x[SITES[0]], y=x[SITES[1]])
+        sums[name] = float(slices.values.abs().sum()) / ROWS / L0**2
     assert max(value for name, value in sums.items() if name in ("topk", "share", "there")) < 0.95 * sums["none"]
     assert "jacobian_coef" not in next(r for r in records if r["name"] == "alone")
 
@@ -246,7 +246,7 @@ def test_the_penalty_is_recorded_warms_up_and_acts(unbroken: tuple[Trainer, Path
 def test_nan_at_one_site_stops_both_saes_and_no_others(unbroken: tuple[Trainer, Path], tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, Stream(nan_at=12))
     trainer.train()
-    assert {key for key, one in trainer.trainees.items() if not one.stopped} == {(SITES[0], "alone")}
+    assert {key for key, trainee in trainer.trainees.items() if not trainee.stopped} == {(SITES[0], "alone")}
     assert len(trainer.messages) == 2 * len(PAIRS) + 1
     assert f"topk at {SITES[0]} stopped: the batch holds NaN or infinity at step 12" in "\n".join(trainer.messages)
     whole = unbroken[0].trainees[SITES[0], "alone"].tensors()
@@ -257,13 +257,13 @@ def test_a_diverging_step_changes_neither_sae() -> None:
     trainer = make_trainer(Path("unused"))
     pair = next(unit for unit in trainer.units if isinstance(unit, Pair) and unit.keys[0][1] == "jumprelu")
     pair.step(next(trainer.stream), 0)
-    before = [{n: t.clone() for n, t in one.tensors().items()} for one in pair.trainees]
+    before = [{n: t.clone() for n, t in trainee.tensors().items()} for trainee in pair.trainees]
     batch = dict(next(trainer.stream))
     batch[SITES[1]] = batch[SITES[1]] * 1e30
     with pytest.raises(Diverged, match="step 1"):
         pair.step(batch, 1)
-    for one, was in zip(pair.trainees, before):
-        assert_same_tensors(one.tensors(), was)
+    for trainee, was in zip(pair.trainees, before):
+        assert_same_tensors(trainee.tensors(), was)
 
 
 def test_pairs_that_leave_out_other_rows_share_no_slopes() -> None:
@@ -281,26 +281,26 @@ def test_pairs_that_leave_out_other_rows_share_no_slopes() -> None:
             batch = next(stream)
             for pair in pairs:
                 pair.step(batch, index)
-        ends[shared] = [one for pair in pairs for one in pair.trainees]
-    assert [one.n_left_out for one in ends[True]] == [0, 0, 2, 2, 0, 0]
-    for one, two in zip(*ends.values(), strict=True):
-        assert_same_tensors(one.tensors(), two.tensors())
+        ends[shared] = [trainee for pair in pairs for trainee in pair.trainees]
+    assert [trainee.n_left_out for trainee in ends[True]] == [0, 0, 2, 2, 0, 0]
+    for trainee, other in zip(*ends.values(), strict=True):
+        assert_same_tensors(trainee.tensors(), other.tensors())
 
 
 def test_without_penalty_each_side_leaves_out_its_own_rows() -> None:
     stream = Stream(long_at=(4, 9))
-    trainees = [make_trainee(site, "jumprelu", STEPS, one) for site, one in zip(SITES, (CONFIG, KEEP_ALL))]
-    alone = [make_trainee(site, "jumprelu", STEPS, one) for site, one in zip(SITES, (CONFIG, KEEP_ALL))]
+    trainees = [make_trainee(site, "jumprelu", STEPS, config) for site, config in zip(SITES, (CONFIG, KEEP_ALL))]
+    alone = [make_trainee(site, "jumprelu", STEPS, config) for site, config in zip(SITES, (CONFIG, KEEP_ALL))]
     keys = ((SITES[0], "pair"), (SITES[1], "pair"))
     pair = Pair(keys, (trainees[0], trainees[1]), SlopesAtInput(stream.weights), 0.0, JacobianConfig())
     for index in range(12):
         batch = next(stream)
         pair.step(batch, index)
-        for site, one in zip(SITES, alone):
-            one.step(batch[site], index)
-    assert [one.n_left_out > 0 for one in trainees] == [True, False]
-    for one, two in zip(trainees, alone, strict=True):
-        assert_same_tensors(one.tensors(), two.tensors())
+        for site, trainee in zip(SITES, alone):
+            trainee.step(batch[site], index)
+    assert [trainee.n_left_out > 0 for trainee in trainees] == [True, False]
+    for trainee, other in zip(trainees, alone, strict=True):
+        assert_same_tensors(trainee.tensors(), other.tensors())
 
 
 # --- exact resume -------------------------------------------------------------------------------------------------
@@ -334,9 +334,9 @@ def start_child(folder: Path, *, leashed: bool) -> subprocess.Popen[str]:
     env["PYTHONPATH"] = os.pathsep.join(
         [str(Path(mlp_pairs.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    given = subprocess.PIPE if leashed else subprocess.DEVNULL
+    stdin = subprocess.PIPE if leashed else subprocess.DEVNULL
     command = [sys.executable, __file__, str(folder)]
-    return subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def test_two_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_planted_one_to_one_features_are_found_sparser_at_equal_variance_explain
         return {SITES[0]: x, SITES[1]: weights.output(x)}
 
     first, held_out = batch(), batch()
-    found = {}
+    by_penalty = {}
     batches = [batch() for _ in range(40)]
     for coef in (0.0, 1.0):
         trainees = []
@@ -429,11 +429,11 @@ def test_planted_one_to_one_features_are_found_sparser_at_equal_variance_explain
         meter.add(slices, torch.arange(n))
         record = meter.finish(50)
         measures = {name: record[name].value for name in ("over_0.02", "scaled_over_0.1", "token_share_of_90")}
-        found[coef] = explained, measures | {"own": own_share(slices, *saes, U, V)}
-    for before, after in zip(found[0.0][0], found[1.0][0]):
+        by_penalty[coef] = explained, measures | {"own": own_share(slices, *saes, U, V)}
+    for before, after in zip(by_penalty[0.0][0], by_penalty[1.0][0]):
         assert before > 0.9
         assert after > before - 0.02
-    dense, sparse = found[0.0][1], found[1.0][1]
+    dense, sparse = by_penalty[0.0][1], by_penalty[1.0][1]
     assert sparse["over_0.02"] < 0.7 * dense["over_0.02"]
     for name in ("scaled_over_0.1", "token_share_of_90"):
         assert sparse[name] < 0.8 * dense[name], f"{name}: sparser, not only smaller"
