@@ -3,7 +3,8 @@
     python -m research.house.measure [--root FOLDER] [--json]
 
 It reads the sources and runs one command, `monosemy --help`; nothing of the tree is imported. So it measures any
-commit that is unpacked somewhere. Measured are the packages `monosemy` and `research` (`benchmarks` in older trees).
+commit that is unpacked somewhere. Measured are the packages `monosemy` and `research` (`benchmarks` in older trees) and
+the folder `tests`. The comment share alone leaves the tests out: it is to show whether clever code is explained.
 
 Definitions:
 - Circle: modules that import each other, directly or through others. Imports inside functions count too.
@@ -11,7 +12,9 @@ Definitions:
   parameter; each place counts once. It is vague when it is one of `VAGUE`, whatever its plural, number or underscores.
 - Comment line: a line with a comment that is written for a reader; directives to tools (`noqa`, `type:`, `fmt:`) and
   docstrings are not counted. Code line: a line with any other token, docstrings left out.
-- Length of a function: lines from its `def` to its last, without decorators. A test of the house holds the limits.
+- Length of a function: lines from its `def` to its last, without decorators.
+
+`tests/research/test_house.py` holds the limits on circles, functions, parameters, files, names and recorded results.
 
 Standard library only. Limits: names in files that are not Python are not measured; CPU time depends on the machine.
 """
@@ -42,6 +45,7 @@ VAGUE = frozenset(f"{PARTICIPLES} {PRONOUNS} {PLACEHOLDERS}".split())
 """Names that give neither type nor role. `data` is not one of them: the term for a file's bytes or a record's body."""
 DIRECTIVE = re.compile(r"#\s*(noqa|type:|fmt:|mypy:|ruff:|pragma|!)")
 HELP_RUNS = 7
+FOLDERS = ("monosemy", "research", "benchmarks", "tests")
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,16 @@ class House:
 
 
 def read_modules(root: Path) -> list[Module]:
-    """Every Python file of the measured packages under `root`, by path."""
+    """Every Python file of the measured folders under `root`, by path."""
     modules = []
-    for package in ("monosemy", "research", "benchmarks"):
+    for package in FOLDERS:
         for path in sorted((root / package).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
             room = "/".join(parts[:2]) if package == "monosemy" and len(parts) > 2 else package
             text = path.read_text(encoding="utf-8")
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            if parts[:2] == ("tests", "cases"):
+                name = path.stem  # as the tests import their helpers, whose folder is on the path
             modules.append(Module(name, room, path.relative_to(root), text, ast.parse(text)))
     return modules
 
@@ -198,10 +204,10 @@ def functions(modules: list[Module]) -> Iterator[tuple[str, int, int]]:
                 yield f"{module.path}:{node.name}", (node.end_lineno or 0) - node.lineno + 1, n_parameters
 
 
-def tracked_json_lines(root: Path) -> int:
-    """Lines of the JSON files that git tracks; of all of them where the tree is no repository."""
-    listing = subprocess.run(["git", "ls-files", "*.json"], cwd=root, capture_output=True, text=True)
-    paths = listing.stdout.split("\n") if listing.returncode == 0 else [str(p) for p in root.rglob("*.json")]
+def tracked_json_lines(root: Path, pattern: str = "*.json") -> int:
+    """Lines of the JSON files that match `pattern` and that git tracks; of all where the tree is no repository."""
+    listing = subprocess.run(["git", "ls-files", pattern], cwd=root, capture_output=True, text=True)
+    paths = listing.stdout.split("\n") if listing.returncode == 0 else [str(p) for p in root.rglob(pattern)]
     return sum((root / path).read_bytes().count(b"\n") for path in paths if path and (root / path).is_file())
 
 
@@ -249,7 +255,8 @@ def measure(root: Path) -> House:
     longest = max(definitions, key=lambda definition: definition[1])
     widest = max(definitions, key=lambda definition: definition[2])
     largest = max(modules, key=lambda module: module.text.count("\n"))
-    code_lines = sum(room.code_lines for room in rooms)
+    commented = [room for room in rooms if room.room != "tests"]
+    code_lines = sum(room.code_lines for room in commented)
     return House(
         rooms=rooms,
         circles=circles({module.name: imports(module, names) for module in modules}),
@@ -263,7 +270,7 @@ def measure(root: Path) -> House:
         longest_file_lines=largest.text.count("\n"),
         vague_share=vague.total() / n_names,
         vague_names=dict(vague.most_common()),
-        comments_per_100_code_lines=100 * sum(room.comment_lines for room in rooms) / code_lines,
+        comments_per_100_code_lines=100 * sum(room.comment_lines for room in commented) / code_lines,
         fmt_skips=sum(
             len(re.findall(r"#\s*fmt:\s*skip", module.text)) for module in modules if "house" not in module.name
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +18,55 @@ _FVU_AT_32 = {"relu": 0.34, "topk": 0.232, "batch_topk": 0.221, "gated": 0.24, "
 N_TOKENS, N_LOSS_TOKENS = 60_211, 8_064
 
 
-def write_run(
-    folder: Path,
-    *,
-    sites: Sequence[str] = ("layers.12.resid_post",),
-    architectures: Sequence[str] = ARCHITECTURES,
-    l0: Sequence[float] = (16.0, 32.0, 64.0),
-    seeds: Sequence[int] = (0,),
-    d_sae: int = 384,
-    frozen_random: bool = True,
-    pca: bool = True,
-    all_dead: bool = False,
-    diverged: str | None = None,
-    n_records: int = 30,
-) -> Path:
-    """A whole run folder; `diverged` names an SAE whose loss becomes NaN and that is not evaluated."""
+@dataclass(frozen=True)
+class RunContents:
+    """What a synthetic run trained; `diverged` names an SAE whose loss becomes NaN and that is not evaluated."""
+
+    sites: Sequence[str] = ("layers.12.resid_post",)
+    architectures: Sequence[str] = ARCHITECTURES
+    l0: Sequence[float] = (16.0, 32.0, 64.0)
+    seeds: Sequence[int] = (0,)
+    d_sae: int = 384
+    frozen_random: bool = True
+    pca: bool = True
+    all_dead: bool = False
+    diverged: str | None = None
+    n_records: int = 30
+
+
+def write_run(folder: Path, **settings: Any) -> Path:
+    """A whole run folder; `settings` are fields of `RunContents`."""
+    contents = RunContents(**settings)
     random = np.random.default_rng(0)
     config = RunConfig(
         recipe="demo",
-        architectures=tuple(architectures),
-        l0=tuple(l0),
-        seeds=tuple(seeds),
-        d_sae=d_sae,
-        activations=ActivationsConfig(sites=tuple(sites)),
+        architectures=tuple(contents.architectures),
+        l0=tuple(contents.l0),
+        seeds=tuple(contents.seeds),
+        d_sae=contents.d_sae,
+        activations=ActivationsConfig(sites=tuple(contents.sites)),
     )
     folder.mkdir(parents=True)
     _json(folder / "run.json", {"format": 1, "config": to_json(config), "provenance": provenance()})
     records, lines = [], []
-    for depth, site in enumerate(sites):
-        trained = [*architectures, *(["frozen_random"] if frozen_random else [])]
+    for depth, site in enumerate(contents.sites):
+        trained = [*contents.architectures, *(["frozen_random"] if contents.frozen_random else [])]
         for architecture in trained:
-            for target in l0:
-                for seed in seeds if architecture != "frozen_random" else (0,):
+            for target in contents.l0:
+                for seed in contents.seeds if architecture != "frozen_random" else (0,):
                     name = f"{architecture}-l0_{target:g}-s{seed}"
                     quality = _FVU_AT_32.get(architecture, 0.3) * (1 + 0.2 * depth) * (32 / target) ** 0.42
                     quality *= 1 + 0.01 * random.standard_normal()
-                    lines += _curve(site, name, architecture, target, seed, quality, n_records, name == diverged)
-                    if name == diverged:
+                    lines += _curve(
+                        site, name, architecture, target, seed, quality, contents.n_records, name == contents.diverged
+                    )
+                    if name == contents.diverged:
                         continue
                     path = folder / "saes" / site / name / "latents.safetensors"
-                    counts = _latents(path, random, architecture, target, d_sae, all_dead)
+                    counts = _latents(path, random, architecture, target, contents.d_sae, contents.all_dead)
                     records.append(_record(random, site, name, architecture, target, seed, quality, counts))
-        if pca:
-            for target in l0:
+        if contents.pca:
+            for target in contents.l0:
                 fvu = 0.62 * (32 / target) ** 0.3 * (1 + 0.2 * depth)
                 counts = np.full(int(target), N_TOKENS)
                 records.append(_record(random, site, f"pca-l0_{target:g}", "pca", target, 0, fvu, counts))
@@ -70,7 +77,7 @@ def write_run(
             "format": 1,
             "records": records,
             "clean_loss": 3.214,
-            "zero_loss": dict.fromkeys(sites, 11.08),
+            "zero_loss": dict.fromkeys(contents.sites, 11.08),
             "provenance": {"n_bootstrap": 1000, "splice_check": "an identity splice changed the loss by exactly 0"},
         },
     )

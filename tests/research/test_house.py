@@ -6,9 +6,39 @@ from pathlib import Path
 
 import pytest
 
-from research.house.measure import bound_names, circles, is_vague, line_counts, measure, read_modules, vague_counts
+from research.house.measure import (
+    House,
+    Module,
+    bound_names,
+    circles,
+    functions,
+    is_vague,
+    line_counts,
+    measure,
+    read_modules,
+    tracked_json_lines,
+    vague_counts,
+)
 
 ROOT = Path(__file__).parents[2]
+
+WIDE = {
+    "monosemy/evals/model_loss.py:evaluate_model_loss": "a public call: what is read, then settings, all by keyword",
+    "monosemy/kernels/cuda/encode.py:_append_above": "a Triton kernel: pointers, sizes and strides come one by one",
+    "monosemy/kernels/cuda/encode.py:_merge_topk": "a Triton kernel",
+    "monosemy/kernels/cuda/sparse.py:_accumulate": "a Triton kernel",
+    "monosemy/kernels/cuda/sparse.py:_adam": "a Triton kernel",
+    "monosemy/kernels/cuda/sparse.py:_decode": "a Triton kernel",
+    "monosemy/kernels/ops.py:forward": "an autograd function: each tensor that has a gradient is a parameter",
+    "monosemy/saes/jumprelu.py:forward": "an autograd function",
+}
+"""Functions of more than eight parameters, and why."""
+
+LONG = {
+    "monosemy/app/schema.py": "every body of the API, as pydantic models: the front-end's types are made from it",
+    "monosemy/models/adapter.py": "one class, the model as all rooms see it: reading, editing, prefixes, padding",
+}
+"""Files of the package of more than 500 lines, and why."""
 
 FIRST = '''\
 """A docstring is no code."""
@@ -72,6 +102,40 @@ def test_not_vague(name: str) -> None:
     assert not is_vague(name)
 
 
-def test_names_of_this_tree_say_what_they_hold() -> None:
-    n_names, vague = vague_counts(read_modules(ROOT))
+@pytest.fixture(scope="module")
+def modules() -> list[Module]:
+    return read_modules(ROOT)
+
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return measure(ROOT)
+
+
+def test_names_of_this_tree_say_what_they_hold(modules: list[Module]) -> None:
+    n_names, vague = vague_counts(modules)
     assert vague.total() / n_names <= 0.001, f"vague names: {dict(vague.most_common())}"
+
+
+def test_no_module_imports_itself_through_others(house: House) -> None:
+    assert house.circles == []
+
+
+def test_functions_are_short_and_take_few_parameters(modules: list[Module]) -> None:
+    definitions = list(functions(modules))
+    assert [place for place, n_lines, _ in definitions if n_lines > 80] == []
+    assert {place for place, _, n_parameters in definitions if n_parameters > 8} <= set(WIDE)
+
+
+def test_files_of_the_package_are_short(modules: list[Module]) -> None:
+    lines = {module.path.as_posix(): module.text.count("\n") for module in modules}
+    long = {path for path, n_lines in lines.items() if path.startswith("monosemy/") and n_lines > 500}
+    assert long <= set(LONG)
+
+
+def test_formatting_is_left_to_the_formatter(house: House) -> None:
+    assert house.fmt_skips <= 10
+
+
+def test_recorded_results_stay_small() -> None:
+    assert tracked_json_lines(ROOT, "research/*/results/*.json") <= 2_000
