@@ -7,7 +7,7 @@ train` made and evaluated them. Nothing is measured here: their evaluations are 
 
 For each site: every architecture and asked L0 (mean over seeds; interval: from the lowest to the highest end of the
 seeds' own, each over validation documents; `each`: single seeds, in the order of `seeds`), the largest miss of an asked
-L0, and the differences of architectures at each L0, paired over the documents and simultaneous (evals.documents): FVU
+L0, and the differences of architectures at each L0, paired over the documents and simultaneous (paired.py): FVU
 as ratios, delta loss in nats per token. The paired intervals don't know how seeds differ: `by_seed` has each seed's own
 estimate. Printed: the tables of README.md, ± half the interval's width. Figures as in a run's report.
 """
@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.errors import UserError
-from monosemy.evals.differences import Difference
-from monosemy.evals.documents import DocumentSums, joined, load_documents, paired_differences, paired_ratios
+from monosemy.evals.documents import DocumentSums, load_documents
 from monosemy.layout import RunFiles
 from monosemy.report.compare import Point, points
 from monosemy.report.figures import site_figures
@@ -33,6 +32,8 @@ from monosemy.run import read_stages
 from monosemy.saes.registry import ARCHITECTURES
 from monosemy.support.files import atomic_path
 from research import common, run_folders
+from research.differences import Difference
+from research.frontier.paired import joined, paired_differences, paired_ratios
 from research.records import record_path
 
 SHARES = ("dead_fraction", "over_1pct_fraction", "over_10pct_fraction")

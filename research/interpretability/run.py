@@ -42,13 +42,6 @@ import torch
 from monosemy.activations.harvest import drop_rules, harvest_rows, measure_sites
 from monosemy.config import fingerprint, to_json
 from monosemy.data.tokens import prepare_tokens
-from monosemy.evals.differences import (
-    Groups,
-    blocked_permutation,
-    group_means,
-    resampled_means,
-    simultaneous_differences,
-)
 from monosemy.evals.intervals import percentiles
 from monosemy.features.building.build import FeatureInputs, build_database
 from monosemy.features.building.encode_pass import Codes, EncodePass, ShardRows
@@ -64,6 +57,13 @@ from monosemy.support import progress
 from monosemy.support.files import cache_folder
 from research import common, run_folders
 from research.dictionaries import Channels, Neurons
+from research.differences import (
+    Groups,
+    blocked_permutation,
+    group_means,
+    resampled_means,
+    simultaneous_differences,
+)
 
 MEASURES = ("label", "label_strong", "top_token", "hidden")
 COLUMNS = {"label_strong": "label_auroc_strong"} | {m: f"{m}_auroc" for m in MEASURES if m != "label_strong"}

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.evals.differences import simultaneous
 from monosemy.evals.intervals import bootstrap_weights, percentiles
 from monosemy.saes.registry import ARCHITECTURES
+from research.differences import simultaneous
 from research.probing.material import Material
 from research.probing.probes import Answers
 from research.probing.tasks import FAMILIES, Task

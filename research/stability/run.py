@@ -37,7 +37,6 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from monosemy.errors import UserError
-from monosemy.evals.differences import resampled_means, simultaneous_differences
 from monosemy.evals.intervals import percentiles
 from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.features.explain.scores import wilson
@@ -45,6 +44,7 @@ from monosemy.layout import SaeFiles
 from monosemy.saes.registry import ARCHITECTURES
 from monosemy.support import progress
 from research import common, run_folders
+from research.differences import resampled_means, simultaneous_differences
 from research.stability.twins import Twins, chance_rows, find_twins, one_to_one
 
 THRESHOLDS = (0.7, 0.9)

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from monosemy.evals.differences import blocked_permutation, group_means, resampled_means, simultaneous_differences
+from research.differences import blocked_permutation, group_means, resampled_means, simultaneous_differences
 
 
 def test_the_mean_counts_every_cluster_alike():
