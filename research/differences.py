@@ -125,7 +125,7 @@ def blocked_permutation(
         raise ValueError(f"a blocked test needs two blocks and two groups at least, got {n_blocks} and {n_groups}")
     random = np.random.default_rng(seed)
 
-    def spread(tables: ndarray) -> ndarray:
+    def spread(tables: ndarray) -> ndarray | np.floating:
         means = tables.mean(-2)
         return np.square(means - means.mean(-1, keepdims=True)).sum(-1)
 
