@@ -19,6 +19,7 @@ from monosemy.report.canvas import Drawing, margins, render
 from monosemy.report.power_law import PowerLaw
 from monosemy.report.read import Evaluated, Key, Latents
 from monosemy.report.theme import Style, Theme, label, order, styles
+from monosemy.support.numbers import value_text
 
 _SHADE_LINES: tuple[object, ...] = ((0, (1, 1)), (0, (4, 1.5)), "-", (0, (5, 1, 1, 1)))
 Statistics = Sequence[tuple[Evaluated, Latents]]
@@ -171,7 +172,7 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]
 def law_text(law: PowerLaw) -> str:
     """The exponent of a power law as text: `β = −0.42 [−0.45, −0.39]`."""
     low, high = law.interval
-    return f"β = {law.exponent:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+    return f"β = {value_text(law.exponent, '.2f', (low, high))}".replace("-", "−")
 
 
 def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Style, theme: Theme) -> None:

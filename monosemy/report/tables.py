@@ -17,7 +17,7 @@ from monosemy.report.markup import Cell, Html, table
 from monosemy.report.power_law import PowerLaw
 from monosemy.report.read import Curve, Evaluated, Key, Latents, Measure, ReportInputs
 from monosemy.report.theme import CONTROLS, label, order
-from monosemy.support.numbers import measured_text, percent_text
+from monosemy.support.numbers import count_text, measured_text, percent_text
 
 Rows: TypeAlias = list[list[Cell | str]]
 FRONTIER = {
@@ -52,7 +52,7 @@ def _share(value: float) -> Cell:
 
 
 def _count(n: float) -> Cell:
-    return Cell(f"{n:,.0f}" if math.isfinite(n) else "–", n)
+    return Cell(count_text(n), n)
 
 
 def frontier(run: ReportInputs, site: str) -> Html:

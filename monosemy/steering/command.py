@@ -23,6 +23,7 @@ from monosemy.steering.room import ROOM
 from monosemy.support import json_text
 from monosemy.support.arguments import Parser, real, whole
 from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
+from monosemy.support.numbers import value_text
 from monosemy.support.text_input import require_characters
 from monosemy.support.visible import visible, visible_lines
 
@@ -280,10 +281,10 @@ def _measures(measures: dict[str, dict[str, Any]]) -> Any:
         table.add_row(
             name,
             str(measure["n_tokens"]),
-            _number(measure["perplexity"], ".1f"),
-            _number(measure["mean_kl"], ".2f"),
-            _number(measure["mean_log_prob_change"], "+.2f"),
-            " / ".join(_number(share, ".2f") for share in measure["distinct"]),
+            value_text(measure["perplexity"], ".1f", missing="none"),
+            value_text(measure["mean_kl"], ".2f", missing="none"),
+            value_text(measure["mean_log_prob_change"], "+.2f", missing="none"),
+            " / ".join(value_text(share, ".2f", missing="none") for share in measure["distinct"]),
         )
     return table
 
@@ -302,7 +303,8 @@ def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest) -> An
         row = []
         for measure in measures.values():
             values = [token["edited_activations"][place] for token in measure["tokens"]]
-            row.append(_number(sum(values) / len(values) if values else None, ".1f"))
+            mean = sum(values) / len(values) if values else None
+            row.append(value_text(mean, ".1f", missing="none"))
         table.add_row(str(latent), *row)
     return table
 
@@ -338,7 +340,8 @@ def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, 
             (event["distinct"][1], ".2f"),
             (event["mean_activation"], ".1f"),
         ]
-        table.add_row(f"{event['value']:g}", *(_number(*pair) for pair in numbers), Text(visible_lines(event["text"])))
+        cells = [value_text(value, form, missing="none") for value, form in numbers]
+        table.add_row(f"{event['value']:g}", *cells, Text(visible_lines(event["text"])))
     if not as_json:
         Console().print(table)
 
@@ -372,7 +375,3 @@ def _print_latents_for_words(
     if not has_scores:
         reason = written_directions(model, sae.config.site, sae.W_dec[:1])
         print(f"no output scores: {reason}; the words' probabilities are those after a push at the site itself")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "none" if value is None else format(value, form)

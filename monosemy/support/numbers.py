@@ -24,9 +24,9 @@ def significant_text(value: float, digits: int = 3) -> str:
     return f"{Decimal(repr(float(f'{value:.{digits}g}')) if value else '0').normalize():f}"
 
 
-def percent_text(share: float, digits: int = 3) -> str:
-    """A share as per cent: `12.3%`, `100%`."""
-    return f"{significant_text(100 * share, digits)}%"
+def percent_text(share: float | None, digits: int = 3) -> str:
+    """A share as per cent: `12.3%`, `100%`; `–` for None."""
+    return DASH if share is None else f"{significant_text(100 * share, digits)}%"
 
 
 def measured_text(value: float, digits: int = 3) -> str:
@@ -71,6 +71,32 @@ def ends_text(ends: Sequence[float] | None, form: str) -> str:
     return f" [{ends[0]:{form}}, {ends[1]:{form}}]" if ends else ""
 
 
+def value_text(
+    value: float | None,
+    form: str,
+    ends: Sequence[float] | None = None,
+    *,
+    scale: float = 1,
+    unit: str = "",
+    missing: str = DASH,
+) -> str:
+    """A value with its unit and the ends of its interval, all in one format: `4.1× [3.8, 4.4]`; `missing` for None.
+
+    All numbers are multiplied by `scale`: 100 with the unit `%` shows a share as per cent.
+    """
+    if value is None:
+        return missing
+    scaled_ends = tuple(scale * end for end in ends) if ends else None
+    return f"{scale * value:{form}}{unit}{ends_text(scaled_ends, form)}"
+
+
+def percent_margin_text(share: float | None, ends: Sequence[float] | None = None) -> str:
+    """A share as per cent with half the width of its interval, `6.2 ±0.2%`; `–` for None."""
+    if share is None or not ends:
+        return percent_text(share)
+    return f"{significant_text(100 * share)} ±{percent_text((ends[1] - ends[0]) / 2, 2)}"
+
+
 def activation_text(value: float | None, digits: int = 3) -> str:
     """An activation, effect or rate of one latent: `0.00123`, `12.3`, `1,234`; `–` for None.
 
@@ -84,6 +110,21 @@ def activation_text(value: float | None, digits: int = 3) -> str:
         return f"{value:,.0f}"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(places, 8)}f}" if abs(value) >= 1e-6 else f"{value:.1e}"
+
+
+def rate_text(share: float | None) -> str:
+    """A latent's share of the tokens as per cent, with the digits of `activation_text`: `0.310%`; `–` for None."""
+    return DASH if share is None else f"{activation_text(100 * share)}%"
+
+
+def signed_text(value: float) -> str:
+    """An activation or effect with its sign: `+0.0246`, `−1.20`."""
+    return f"{'−' if value < 0 else '+'}{activation_text(abs(value))}"
+
+
+def count_text(n: float) -> str:
+    """A count with separated thousands, `12,345`; `–` for NaN."""
+    return f"{n:,.0f}" if math.isfinite(n) else DASH
 
 
 def magnitude_text(value: float) -> str:

@@ -19,7 +19,7 @@ from monosemy.report.canvas import Drawing, render
 from monosemy.report.markup import Cell, Html, bullets, facts, figure, join, page, table
 from monosemy.report.theme import LIGHT, Theme, matplotlib_settings
 from monosemy.support.files import atomic_path, write_json, write_text
-from monosemy.support.numbers import ends_text
+from monosemy.support.numbers import value_text
 
 if TYPE_CHECKING:
     from monosemy.circuits.heads.circuit import Circuit
@@ -41,7 +41,7 @@ def summary(circuit: Circuit) -> str:
         return "no head's effect is large and clear enough to count as the circuit's"
     carried = circuit.carried
     sides = [
-        f"{value:.0%}" + ends_text(ends, ".0%")
+        value_text(value, ".0%", ends)
         for value, ends in ((carried.alone, carried.alone_interval), (carried.without, carried.without_interval))
     ]
     n = len(circuit.members)

@@ -41,9 +41,8 @@ def trade_off(rows: Sequence[Mapping[str, Any]]) -> Drawing:
         _measures(right, rows, theme)
         return figure
 
-    ends = (
-        f"from {_percent(shares[0])} at λ = {rows[0]['lambda']:g} to {_percent(shares[-1])} at {rows[-1]['lambda']:g}"
-    )
+    first, last = percent_text(shares[0]), percent_text(shares[-1])
+    ends = f"from {first} at λ = {rows[0]['lambda']:g} to {last} at {rows[-1]['lambda']:g}"
     alt = f"Share of Jacobian elements above .01, {ends}, against the CE score. Table below."
     caption = (
         "Left: what sparsity costs. Each point is a pair of SAEs; CE score is the loss recovered, the lower of the two "
@@ -162,7 +161,3 @@ def _score(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if any(score["value"] is None for score in scores):
         return None
     return min(scores, key=lambda score: score["value"])
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else percent_text(value)

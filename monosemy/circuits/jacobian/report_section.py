@@ -18,7 +18,7 @@ from monosemy.errors import UserError
 from monosemy.report.canvas import Drawing
 from monosemy.report.markup import Cell, Html, bullets, details, escape, figure, join, table
 from monosemy.report.sections import Section
-from monosemy.support.numbers import ends_text
+from monosemy.support.numbers import DASH, value_text
 
 ANCHOR, TITLE = "jacobian", "Pairs around the MLP: sparse computation"
 N_OUTPUTS, N_EXAMPLES, LEVELS = 12, 2, 5
@@ -195,8 +195,7 @@ def _times(reduction: Estimate) -> str:
     if value < 1:
         # "0.5 times fewer" reads badly: say "2 times more", with the interval's ends exchanged.
         value, ends = 1 / value, ends and [1 / ends[1], 1 / ends[0]]
-    span = ends_text(ends, ".3g")
-    return f", {value:.3g}{span} times {'fewer' if reduction['value'] >= 1 else 'more'}"
+    return f", {value_text(value, '.3g', ends)} times {'fewer' if reduction['value'] >= 1 else 'more'}"
 
 
 def _frontier(studies: Jacobian) -> Html:
@@ -410,32 +409,22 @@ def _level(value: float, top: float) -> int:
 
 
 def _number(estimate: Estimate, decimals: int = 3) -> Cell:
-    return _cell(estimate, 1, decimals, "")
+    return _cell(estimate, f".{decimals}f")
 
 
 def _share(estimate: Estimate) -> Cell:
-    return _cell(estimate, 100, 3, "%")
-
-
-def _cell(estimate: Estimate, factor: float, digits: int, unit: str) -> Cell:
-    """A value with its interval, times `factor`; sorted by value. A dash where there is none."""
-    if estimate["value"] is None:
-        return Cell("–", float("nan"))
-
-    def text(value: float) -> str:
-        return f"{factor * value:.{digits}g}" if unit else f"{value:.{digits}f}"
-
-    ends = estimate.get("interval")
-    rendered = f"{text(estimate['value'])}{unit}" + (f" [{text(ends[0])}, {text(ends[1])}]" if ends else "")
-    return Cell(rendered, factor * estimate["value"])
+    return _cell(estimate, ".3g", scale=100, unit="%")
 
 
 def _factor(estimate: Estimate | None) -> Cell:
-    if estimate is None or estimate["value"] is None:
-        return Cell("–", float("nan"))
-    ends = estimate["interval"]
-    span = ends_text(ends, ".3g")
-    return Cell(f"{estimate['value']:.3g}×{span}", estimate["value"])
+    return _cell(estimate, ".3g", unit="×") if estimate else Cell(DASH, float("nan"))
+
+
+def _cell(estimate: Estimate, form: str, *, scale: float = 1, unit: str = "") -> Cell:
+    """A value with its interval, times `scale`; sorted by value. A dash where there is none."""
+    value = estimate["value"]
+    text = value_text(value, form, estimate.get("interval"), scale=scale, unit=unit)
+    return Cell(text, float("nan") if value is None else scale * value)
 
 
 def _percent(estimate: Estimate) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monosemy.circuits.jacobian.frontier import short_notes
-from monosemy.support.numbers import ends_text, percent_text, significant_text
+from monosemy.support.numbers import DASH, percent_margin_text, value_text
 from monosemy.support.visible import visible
 
 _PLAIN_WIDTH = 160
@@ -159,30 +159,22 @@ def _context(example: Mapping[str, Any]) -> Text:
 
 def number(estimate: Mapping[str, Any], decimals: int = 3) -> str:
     """The value alone; a dash where it is not known."""
-    return "–" if estimate["value"] is None else f"{estimate['value']:.{decimals}f}"
+    return value_text(estimate["value"], f".{decimals}f")
 
 
 def percent(estimate: Mapping[str, Any]) -> str:
-    """The value as a percentage with half the width of its interval, such as `6.2 ±.2%`."""
-    if estimate["value"] is None:
-        return "–"
-    ends = estimate.get("interval")
-    text = significant_text(100 * estimate["value"])
-    return f"{text}%" if not ends else f"{text} ±{percent_text((ends[1] - ends[0]) / 2, 2)}"
+    """The value as a percentage with half the width of its interval, such as `6.2 ±0.2%`."""
+    return percent_margin_text(estimate["value"], estimate.get("interval"))
 
 
 def spanned(estimate: Mapping[str, Any], decimals: int = 3) -> str:
     """The value with its interval, such as `0.012 [0.009, 0.016]`."""
-    ends = estimate.get("interval")
-    return number(estimate, decimals) + ends_text(ends, f".{decimals}f")
+    return value_text(estimate["value"], f".{decimals}f", estimate.get("interval"))
 
 
 def factor(estimate: Mapping[str, Any] | None) -> str:
     """A factor with its interval, such as `4.1× [3.8, 4.4]`."""
-    if estimate is None or estimate["value"] is None:
-        return "–"
-    ends = estimate["interval"]
-    return f"{estimate['value']:.2g}×" + ends_text(ends, ".2g")
+    return value_text(estimate["value"], ".2g", estimate.get("interval"), unit="×") if estimate else DASH
 
 
 def _table(title: str, headings: Iterable[str]) -> Table:

@@ -14,6 +14,7 @@ from monosemy.features.room import ROOM
 from monosemy.features.view.selection import open_selected, parse_latents
 from monosemy.ranges import Range
 from monosemy.support.arguments import Parser, whole
+from monosemy.support.numbers import value_text
 from monosemy.support.visible import visible
 
 DETAILS = """Every prompt and reply is kept beside the features; the same command goes on where it was stopped.
@@ -76,10 +77,9 @@ def score_lines(record: dict[str, Any]) -> list[str]:
 
 def interval(score: dict[str, Any], name: str) -> str:
     """A number with its interval, `0.71 [0.55, 0.83]`, or `not known` if there is no number."""
-    if score[name] is None:
-        return "not known"
-    low, high = score[f"{name}_low"], score[f"{name}_high"]
-    return f"{score[name]:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else "")
+    low, high = score.get(f"{name}_low"), score.get(f"{name}_high")
+    ends = None if low is None or high is None else (low, high)
+    return value_text(score[name], ".2f", ends, missing="not known")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from monosemy.features.view.facts import (
     COLUMNS,
     SCORES_NOTE,
     built_from,
+    column_text,
     explanation,
     fired,
     hints,
@@ -26,14 +27,12 @@ from monosemy.features.view.facts import (
     score_text,
     scored_on,
     scores,
-    signed,
     stats,
     title,
-    value_text,
 )
 from monosemy.support import files
 from monosemy.support.html import Html, details, escape, join
-from monosemy.support.numbers import activation_text
+from monosemy.support.numbers import activation_text, signed_text
 
 BEFORE, AFTER = 28, 12
 """Pieces before and after the peak that a context shows until it is expanded."""
@@ -120,7 +119,7 @@ def _examples(database: FeatureDatabase, latent: int, n: int) -> Html:
 def _numbers(database: FeatureDatabase, latent: int) -> Html:
     values = stats(database, latent)
     rows = [
-        (name.capitalize(), value_text(column, values[column]))
+        (name.capitalize(), column_text(column, values[column]))
         for column, (name, _) in COLUMNS.items()
         if values.get(column) is not None
     ]
@@ -171,7 +170,7 @@ def _outputs(database: FeatureDatabase, latent: int) -> Html:
         reason = database.info.get("no_output_tokens") or "No output tokens."
         return Html('<p class="note">{}</p>').format(reason)
     rows = [
-        (quoted(database.tokens.text(up)), signed(more), quoted(database.tokens.text(down)), signed(less))
+        (quoted(database.tokens.text(up)), signed_text(more), quoted(database.tokens.text(down)), signed_text(less))
         for (up, more), (down, less) in zip(raised[:N_LISTED], lowered[:N_LISTED], strict=True)
     ]
     caption = "Output tokens, in logits per unit of activation"
@@ -185,7 +184,7 @@ def _neighbours(database: FeatureDatabase, latent: int) -> list[Html]:
     }
     tables = []
     for kind, others in neighbours(database, latent).items():
-        rows = [(str(other.latent), other.label, signed(other.value)) for other in others[:N_LISTED]]
+        rows = [(str(other.latent), other.label, signed_text(other.value)) for other in others[:N_LISTED]]
         if rows:
             caption, unit = names[kind]
             tables.append(html_page.table(caption, ("latent", "label", unit), rows, numeric=(2,)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.support.numbers import activation_text
+from monosemy.support.numbers import DASH, activation_text, rate_text
 
 COLUMNS = {
     "firing_rate": ("fires on", "of tokens"),
@@ -144,22 +144,12 @@ def hints(database: FeatureDatabase, latent: int) -> list[str]:
     return [str(hint) for hint in label.get("hints") or () if str(hint) not in str(label.get("text"))]
 
 
-def percent(value: float | None) -> str:
-    """A share in per cent, such as 0.31%; a dash for None."""
-    return "–" if value is None else f"{activation_text(100 * value)}%"
-
-
-def signed(value: float) -> str:
-    """A number with its sign, such as +0.0246 or −1.20."""
-    return f"{'−' if value < 0 else '+'}{activation_text(abs(value))}"
-
-
-def value_text(name: str, value: float | None) -> str:
+def column_text(name: str, value: float | None) -> str:
     """A column's value as it is shown, with its unit in words; a dash for None."""
     if value is None:
-        return "–"
+        return DASH
     if name in ("firing_rate", "first_share", "last_share"):
-        text = percent(value)
+        text = rate_text(value)
     else:
         text = f"{int(value):,}" if name == "n_fired" else activation_text(value)
     return f"{text} {COLUMNS[name][1]}".strip()

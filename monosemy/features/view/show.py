@@ -21,6 +21,7 @@ from monosemy.features.view.excerpt import GROUPS, Excerpt, by_group, excerpt, l
 from monosemy.features.view.facts import (
     Neighbour,
     built_from,
+    column_text,
     explanation,
     fired,
     hints,
@@ -28,12 +29,10 @@ from monosemy.features.view.facts import (
     score_text,
     scored_on,
     scores,
-    signed,
     stats,
     title,
-    value_text,
 )
-from monosemy.support.numbers import activation_text
+from monosemy.support.numbers import activation_text, signed_text
 from monosemy.support.visible import visible
 
 SHADES = ("#dbe7fb", "#c3d7f8", "#a9c6f5", "#8fb4f1", "#759fec", "#5b8ae6", "#4375dd", "#2f61cf", "#1d4db8")
@@ -89,7 +88,7 @@ def _firing(values: Mapping[str, float | None]) -> str:
     )
     text_lines = [
         " · ".join(
-            f"{heading} {value_text(name, values[name])}" for name, heading in line if values.get(name) is not None
+            f"{heading} {column_text(name, values[name])}" for name, heading in line if values.get(name) is not None
         )
         for line in lines
     ]
@@ -128,7 +127,7 @@ def _outputs(database: FeatureDatabase, latent: int) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_row("", "")
     for name, tokens in zip(("Raises", "Lowers"), database.output_tokens(latent), strict=True):
-        listed = [f"{quoted(database.tokens.text(i))} {signed(value)}" for i, value in tokens[:8]]
+        listed = [f"{quoted(database.tokens.text(i))} {signed_text(value)}" for i, value in tokens[:8]]
         lines = ["   ".join(listed[i : i + 4]) for i in range(0, len(listed), 4)]
         table.add_row(Text(name, style="bold"), Text("\n".join(lines) or "–"))
     return table
@@ -144,7 +143,7 @@ def _neighbours(database: FeatureDatabase, latent: int) -> Table:
 
 
 def _neighbour(neighbour: Neighbour) -> str:
-    return f"{signed(neighbour.value)}  {neighbour.latent}  {neighbour.label}"
+    return f"{signed_text(neighbour.value)}  {neighbour.latent}  {neighbour.label}"
 
 
 def _examples(excerpts: list[Excerpt], maximum: float) -> Table:

@@ -8,14 +8,19 @@ import pytest
 
 from monosemy.support.numbers import (
     activation_text,
+    count_text,
     duration_text,
     ends_text,
     five_digits,
     interval_text,
     magnitude_text,
     number_text,
+    percent_margin_text,
     percent_text,
+    rate_text,
+    signed_text,
     size_text,
+    value_text,
 )
 
 
@@ -76,6 +81,29 @@ def test_intervals():
     assert interval_text(math.nan, 0, 1) == "–"
     assert ends_text((0.5, 0.714), ".2f") == " [0.50, 0.71]"
     assert ends_text(None, ".2f") == ends_text([], ".2f") == ""
+
+
+def test_a_value_its_unit_and_its_interval_have_one_format():
+    assert value_text(0.01234, ".3f", [0.009, 0.0161]) == "0.012 [0.009, 0.016]"
+    assert value_text(4.123, ".2g", (3.8, 4.44), unit="×") == "4.1× [3.8, 4.4]"
+    assert value_text(0.12345, ".3g", (0.1, 0.2), scale=100, unit="%") == "12.3% [10, 20]"
+    assert value_text(-0.5, "+.2f") == "-0.50"
+    assert value_text(None, ".3f", (0.1, 0.2)) == "–"
+    assert value_text(None, ".3f", missing="none") == "none"
+
+
+def test_shares_with_their_margin():
+    assert percent_margin_text(0.062, (0.060, 0.064)) == "6.2 ±0.2%"
+    assert percent_margin_text(0.5) == "50%"
+    assert percent_margin_text(None, (0.1, 0.2)) == "–"
+
+
+def test_rates_signed_numbers_and_counts():
+    assert rate_text(0.0031) == "0.310%"
+    assert signed_text(0.0246) == "+0.0246"
+    assert signed_text(-1.2) == "−1.20"
+    assert count_text(12345.0) == "12,345"
+    assert (rate_text(None), percent_text(None), count_text(math.nan)) == ("–", "–", "–")
 
 
 def test_activations_have_no_exponent_where_people_can_read_them_without():
