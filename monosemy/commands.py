@@ -116,7 +116,7 @@ def run_features(words: list[str]) -> None:
 
     folder = Path(arguments.run).expanduser()
     moved = moved_of(arguments)
-    for built in build_features(folder, arguments.saes, arguments.tokens, arguments.embedding_model, moved):
+    for built in build_features(folder, arguments.saes, arguments.tokens, arguments.embedding_model, moved=moved):
         print(f"features: {built}")
     print(f"look at them: monosemy browse {folder}")
 

@@ -100,7 +100,7 @@ class Run:
 
     def source(self, kind: Literal["model", "text"]) -> str:
         """The present source of the run's model or text (support/moved.py). Raises UserError when it is not found."""
-        return find_source(self.folder, self.config, self.provenance, kind, self.moved)
+        return find_source(self.folder, self.config, self.provenance, kind, moved=self.moved)
 
     def _write_run_json(self) -> None:
         document = {"format": FORMAT, "config": to_json(self.config), "provenance": self.provenance}

@@ -37,7 +37,7 @@ def real_rows(n_tokens: int) -> Tensor:
     tokens = prepare_tokens(text, model.tokenizer, model.tokenizer_fingerprint)
     config = ActivationsConfig(sites=(SITE,))
     statistics = measure_sites(model, tokens.train, [SITE], config)
-    parts = harvest_rows(model, tokens.train, [SITE], config, statistics)
+    parts = harvest_rows(model, tokens.train, [SITE], config, statistics=statistics)
     rows = torch.cat([part.activations[SITE].float() for part in parts])
     return rows / rows.square().sum(1).mean().sqrt()
 
@@ -60,7 +60,7 @@ def save_real_split(path: Path, n_tokens: int, n_validation_tokens: int, seed: i
     config = ActivationsConfig(sites=(SITE,))
     store = build_store(model, tokens.train, [SITE], config)
     scale = store.scale[SITE]
-    parts = list(harvest_rows(model, tokens.validation, [SITE], config, store.rules))
+    parts = list(harvest_rows(model, tokens.validation, [SITE], config, statistics=store.rules))
     tensors = {
         "train": (store.rows(SITE, slice(None)) / scale).bfloat16(),
         "validation": torch.cat([part.activations[SITE].float() for part in parts]) / scale,

@@ -18,7 +18,7 @@ Tests (2007), chapter 6. Limits: the intervals do not include the spread between
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import combinations
 
 import numpy as np
@@ -36,6 +36,7 @@ class Difference:
     first: str
     second: str
     estimate: float
+    _: KW_ONLY
     low: float
     high: float
 
@@ -106,7 +107,7 @@ def simultaneous(
     studentised = np.abs(deviation) / np.where(error > 0, error, 1)[:, None]
     margin = np.quantile(studentised.max(0), confidence) * error
     return [
-        Difference(a, b, float(d), float(d - m), float(d + m))
+        Difference(a, b, float(d), low=float(d - m), high=float(d + m))
         for (a, b), d, m in zip(pairs, estimate, margin, strict=True)
     ]
 

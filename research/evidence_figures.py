@@ -27,7 +27,7 @@ def looks(kinds: Sequence[str], theme: Theme) -> dict[str, Style]:
     for number, kind in enumerate(kind for kind in kinds if kind not in report_kinds):
         line = _UNIT_LINES[number % len(_UNIT_LINES)]
         styled[kind] = Style(
-            OWN_UNITS.get(kind, kind), theme.muted, _UNIT_MARKERS[number % len(_UNIT_MARKERS)], line, True
+            OWN_UNITS.get(kind, kind), theme.muted, _UNIT_MARKERS[number % len(_UNIT_MARKERS)], line, control=True
         )
     return {
         kind: styled[kind] for kind in [*order(report_kinds), *(kind for kind in kinds if kind not in report_kinds)]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from monosemy.config import RunConfig, fingerprint, to_json
@@ -31,6 +31,7 @@ class Entry:
     kind: str
     site: str
     name: str
+    _: KW_ONLY
     l0: float
     seed: int
     d_sae: int
@@ -62,7 +63,7 @@ def gather(folders: Sequence[Path], site: str | None, l0: float) -> list[Entry]:
             config = read_sae_config(path)
             if config.l0 == l0 and site in (None, where):
                 kind = FROZEN if config.frozen_decoder else config.architecture
-                entry = Entry(path, kind, where, name, config.l0, config.seed, config.d_sae)
+                entry = Entry(path, kind, where, name, l0=config.l0, seed=config.seed, d_sae=config.d_sae)
                 entries.setdefault((where, kind, config.seed), entry)
     if not entries:
         raise UserError(f"no SAE of L0 {l0:g}{f' at {site}' if site else ''} in {', '.join(map(str, folders))}")

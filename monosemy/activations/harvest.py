@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -134,6 +134,7 @@ class HarvestedRows:
     """The number of each row's sequence in the token shards."""
     position: Int32[Tensor, " n"]
     """Each row's position in its sequence."""
+    _: KW_ONLY
     document: Int32[Tensor, " n"]
     """The number of each row's document."""
     n_tokens: int
@@ -228,7 +229,7 @@ def _special(model: ActivationModel, config: ActivationsConfig) -> frozenset[int
 
 @torch.no_grad()
 def measure_sites(
-    model: ActivationModel, shards: Tokens, sites: Sequence[str], config: ActivationsConfig, n_tokens: int = 8192
+    model: ActivationModel, shards: Tokens, sites: Sequence[str], config: ActivationsConfig, *, n_tokens: int = 8192
 ) -> dict[str, SiteStatistics]:
     """Measures median norm, scale and outliers of every site over the first `n_tokens` training tokens.
 
@@ -291,10 +292,10 @@ def harvest_rows(
     shards: Tokens,
     sites: Sequence[str],
     config: ActivationsConfig,
+    *,
     statistics: Mapping[str, SiteStatistics] | DropRules,
     start: int = 0,
     stop: int | None = None,
-    *,
     finite: bool = True,
 ) -> Iterator[HarvestedRows]:
     """Yields the kept rows of sequences `start` to `stop` (exclusive), `config.batch_sequences` sequences at a time.
@@ -311,7 +312,9 @@ def harvest_rows(
         lengths = (
             checked_norms(activations, names, first) if finite else {site: norms(activations[site]) for site in names}
         )
-        yield _kept_rows(tokens, activations, lengths, rules, names, first, shards.documents(first, last))
+        yield _kept_rows(
+            tokens, activations, lengths, rules, names=names, first=first, documents=shards.documents(first, last)
+        )
 
 
 def _kept_rows(
@@ -319,6 +322,7 @@ def _kept_rows(
     activations: Mapping[str, SiteActivations],
     lengths: Mapping[str, SiteNorms],
     rules: DropRules,
+    *,
     names: Sequence[str],
     first: int,
     documents: np.ndarray,

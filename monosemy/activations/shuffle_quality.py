@@ -17,7 +17,7 @@ depend on each other, so its interval is too narrow; the error of r itself (of o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class ShuffleQuality:
     """c, the mean cosine of neighbouring rows."""
     full_shuffle_cosine: float
     """r, the mean cosine of rows of different batches."""
+    _: KW_ONLY
     n_pairs: int
     """The number of neighbouring pairs that c is the mean of."""
     n_batches: int
@@ -86,7 +87,7 @@ class NeighbourMeter:
         variance = max(squares / batches - c * c, 0.0) / (batches - 1)
         room = max(1 - r, 1e-12)
         value, half = (c - r) / room, 1.96 * variance**0.5 / room
-        return ShuffleQuality(value, (value - half, value + half), c, r, int(pairs), int(batches))
+        return ShuffleQuality(value, (value - half, value + half), c, r, n_pairs=int(pairs), n_batches=int(batches))
 
     def state(self) -> dict[str, Tensor]:
         return {"mean": self.mean.clone(), "direction_sum": self.direction_sum.clone(), "totals": self.totals.clone()}

@@ -205,8 +205,8 @@ def build_store(
     shards: Tokens,
     sites: Sequence[str],
     config: ActivationsConfig,
-    folder: Path | None = None,
     *,
+    folder: Path | None = None,
     shard_bytes: int | None = None,
 ) -> ActivationStore:
     """Builds the store of these activations, continues an interrupted build of it, or opens it when it is complete.
@@ -232,10 +232,10 @@ def build_store(
         _make_folder(folder)
         # The manifest keeps the statistics, so that a continued build drops by the same limits.
         statistics = measure_sites(model, shards, sites, config)
-        manifest = _new_manifest(model, identity, config, statistics, shard_bytes)
+        manifest = _new_manifest(model, identity, config, statistics, shard_bytes=shard_bytes)
         files.write_json(folder / "manifest.json", manifest)
     if not manifest["complete"]:
-        _harvest_missing(model, shards, config, folder, manifest)
+        _harvest_missing(model, shards, config, folder, manifest=manifest)
         files.write_json(folder / "manifest.json", _completed(manifest))
     return ActivationStore(folder, manifest)
 
@@ -250,6 +250,7 @@ def _new_manifest(
     identity: dict[str, Any],
     config: ActivationsConfig,
     statistics: dict[str, SiteStatistics],
+    *,
     shard_bytes: int | None,
 ) -> dict[str, Any]:
     """The manifest of a store without any shards yet."""
@@ -274,7 +275,7 @@ def _new_manifest(
 
 
 def _harvest_missing(
-    model: ActivationModel, shards: Tokens, config: ActivationsConfig, folder: Path, manifest: dict[str, Any]
+    model: ActivationModel, shards: Tokens, config: ActivationsConfig, folder: Path, *, manifest: dict[str, Any]
 ) -> None:
     """Harvests every shard that has no entry in the manifest, and writes the manifest after each of them."""
     size, total = manifest["sequences_per_shard"], shards.n_sequences
@@ -290,7 +291,7 @@ def _harvest_missing(
         for start in missing:
             shard = ShardWriter(widths, DTYPES[manifest["identity"]["dtype"]])
             stop = min(start + size, total)
-            for rows in harvest_rows(model, shards, list(widths), config, rules, start, stop):
+            for rows in harvest_rows(model, shards, list(widths), config, statistics=rules, start=start, stop=stop):
                 shard.add(rows)
                 bar.advance(rows.n_tokens)
             entry = shard.write(folder / f"activations-{start // size:05d}.safetensors")

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -197,6 +197,7 @@ class RowSource:
     sites: Sequence[str]
     config: ActivationsConfig
     """Says which rows are dropped, and how large the buffer and a pass of the model are."""
+    _: KW_ONLY
     statistics: Mapping[str, SiteStatistics]
     """Norms (for outliers) and scale by site, measured on a sample of the training tokens."""
 
@@ -342,7 +343,14 @@ class MixingStream:
             stop = min(self._cursor + self.config.batch_sequences, self.shards.n_sequences)
             # Values that are not finite are passed on: the trainer stops the SAEs of that site and no others.
             for rows in harvest_rows(
-                self.model, self.shards, self.sites, self.config, self.rules, self._cursor, stop, finite=False
+                self.model,
+                self.shards,
+                self.sites,
+                self.config,
+                statistics=self.rules,
+                start=self._cursor,
+                stop=stop,
+                finite=False,
             ):
                 first, last = self._n_buffered, self._n_buffered + len(rows.token_ids)
                 for site, buffer in self._buffer.items():

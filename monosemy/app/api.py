@@ -184,11 +184,13 @@ def _add_compare(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     comparisons = Comparisons()
 
     @app.get("/api/compare")
-    async def compare(request: Request, a: str = "", b: str = "", by: str = "", view: str = "matched") -> Response:
+    async def compare(request: Request, *, a: str = "", b: str = "", by: str = "", view: str = "matched") -> Response:
         query, pair = request.query_params, (catalogue.sae_of(a), catalogue.sae_of(b))
         threshold = lists.number("threshold", query["threshold"]) if query.get("threshold") else None
         offset = lists.whole_number(query, "offset", 0)
-        return answer(await comparisons.page(*pair, by, view, threshold, offset, _limit(request)))
+        return answer(
+            await comparisons.page(*pair, by, view, threshold=threshold, offset=offset, limit=_limit(request))
+        )
 
 
 def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:

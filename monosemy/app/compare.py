@@ -117,7 +117,7 @@ class Comparison:
         else:
             self._readers["correlation"] = _sketch_reader(first), _sketch_reader(second)
 
-    def page(self, by: str, view: str, threshold: float | None, offset: int, limit: int) -> dict[str, Any]:
+    def page(self, by: str, view: str, *, threshold: float | None, offset: int, limit: int) -> dict[str, Any]:
         """One page of a view (`schema.Comparison`).
 
         `threshold` None takes the measure's own in `THRESHOLDS`. Raises UserError for an unknown or unavailable measure
@@ -224,13 +224,13 @@ class Comparisons:
         self._turn = asyncio.Lock()
 
     async def page(
-        self, a: Dictionary, b: Dictionary, by: str, view: str, threshold: float | None, offset: int, limit: int
+        self, a: Dictionary, b: Dictionary, by: str, view: str, *, threshold: float | None, offset: int, limit: int
     ) -> dict[str, Any]:
         """`Comparison.page` for a pair of SAEs. Raises UserError as `Comparison` and its page do."""
         # one at a time: memory holds the vectors of a single pair, and a second request for it finds the result
         async with self._turn:
             pair = self._pair(a, b)
-            return await asyncio.to_thread(pair.page, by, view, threshold, offset, limit)
+            return await asyncio.to_thread(pair.page, by, view, threshold=threshold, offset=offset, limit=limit)
 
     def _pair(self, a: Dictionary, b: Dictionary) -> Comparison:
         key = (a.site, a.name, a.stamp, b.site, b.name, b.stamp)

@@ -163,7 +163,9 @@ def read_text(live: LiveModel, entry: Dictionary, text: str, *, top: int = 8, la
     model, sae = live.model(), live.sae(entry)
     run, limit = live.catalogue, steering_scales(entry, sae).outlier_norm
     with live.passes():
-        return encode_text(model, sae, text, run.config, run.provenance, top=top, latent=latent, outlier_norm=limit)
+        return encode_text(
+            model, sae, text, run.config, provenance=run.provenance, top=top, latent=latent, outlier_norm=limit
+        )
 
 
 def steering_request(entry: Dictionary, body: Mapping[str, Any]) -> SteeringRequest:
@@ -223,11 +225,11 @@ def sweep_events(
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"a strength must be a finite number, got {str(value)[:40]!r}")
     model, sae = live.model(), live.sae(entry)
-    return _one_at_a_time(live, _sweep(model, sae, entry, request, [float(value) for value in values]))
+    return _one_at_a_time(live, _sweep(model, sae, entry, request, values=[float(value) for value in values]))
 
 
 def _sweep(
-    model: LanguageModel, sae: SparseAutoencoder, entry: Dictionary, request: SteeringRequest, values: list[float]
+    model: LanguageModel, sae: SparseAutoencoder, entry: Dictionary, request: SteeringRequest, *, values: list[float]
 ) -> Iterator[dict[str, Any]]:
     """The events of a sweep, batch after batch; strengths that leave no answer make up an error at the end."""
     from monosemy.steering import sweep

@@ -33,8 +33,8 @@ def encode_text(
     sae: SparseAutoencoder,
     text: str,
     config: RunConfig,
-    provenance: Mapping[str, Any],
     *,
+    provenance: Mapping[str, Any],
     top: int,
     latent: int | None,
     outlier_norm: float | None = None,
@@ -47,7 +47,7 @@ def encode_text(
     pieces, ids, n_dropped = split_text(model, text, provenance.get("text", {}))
     tokens = torch.tensor([ids])
     rows = model.activations(tokens, [sae.config.site])[model.resolve(sae.config.site)][0].float()
-    keep = kept_rows(rows, ids, model, config, outlier_norm)
+    keep = kept_rows(rows, ids, model, config, outlier_norm=outlier_norm)
     code = sae.encode(rows[keep].to(sae.W_dec.device))
     positions = keep.nonzero()[:, 0].tolist()
     tops: list[list[dict[str, Any]]] = [[] for _ in ids]
@@ -102,7 +102,7 @@ def split_text(model: LanguageModel, text: str, record: Mapping[str, Any]) -> tu
 
 
 def kept_rows(
-    rows: Tensor, ids: list[int], model: LanguageModel, config: RunConfig, outlier_norm: float | None
+    rows: Tensor, ids: list[int], model: LanguageModel, config: RunConfig, *, outlier_norm: float | None
 ) -> Tensor:
     """Which positions of the text training would have kept, bool [T]. rows [T, d]: activations in the model's units."""
     settings = config.activations

@@ -23,7 +23,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -73,6 +73,7 @@ class Access:
     port: int
     token: str | None
     session: str
+    _: KW_ONLY
     names: tuple[str, ...] = ()
     """Further host names that it answers to at any port, such as those of a proxy."""
 
@@ -80,7 +81,7 @@ class Access:
     def to(host: str, port: int, names: tuple[str, ...] = ()) -> Access:
         """Access to a server bound to `host` and `port`, with new random secrets."""
         token = None if is_loopback(host) and not names else secrets.token_urlsafe(32)
-        return Access(host, port, token, secrets.token_urlsafe(32), names)
+        return Access(host, port, token, secrets.token_urlsafe(32), names=names)
 
     @property
     def cookie(self) -> str:

@@ -53,7 +53,7 @@ def build_tokens(text: TextConfig, tokenizer: Tokenizer, sources: list[TextSourc
         source.prepare()
     by_section: set[str] = set()
     while True:
-        attempt = _Attempt(text, tokenizer, sources, folder, by_section)
+        attempt = _Attempt(text, tokenizer, sources, folder, by_section=by_section)
         try:
             return attempt.run()
         except Shortage as shortage:
@@ -70,7 +70,7 @@ class _Attempt:
     """One attempt to build the shards in a pass over the text, with the works of the sources `by_section` split."""
 
     def __init__(
-        self, text: TextConfig, tokenizer: Tokenizer, sources: list[TextSource], folder: Path, by_section: set[str]
+        self, text: TextConfig, tokenizer: Tokenizer, sources: list[TextSource], folder: Path, *, by_section: set[str]
     ) -> None:
         self.text, self.tokenizer, self.folder = text, tokenizer, folder
         self.numbers = Numbers()
@@ -81,7 +81,7 @@ class _Attempt:
                 ShuffledDocuments(source.read(), f"{text.seed}/{source.name}", source.name in by_section),
                 tokenise,
                 tokenizer.unframe,
-                self.numbers,
+                numbers=self.numbers,
             )
             for source in sources
         ]

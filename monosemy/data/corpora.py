@@ -42,7 +42,7 @@ def open_sources(text: TextConfig, tokenizer: Any = None, lies_at: str = "") -> 
         return embedded_sources(source, limit)
     path = Path(lies_at or source).expanduser()
     if path.exists() or _looks_like_path(lies_at or source):
-        return [local_source(path, text.column, limit, chat, Path(source).expanduser())]
+        return [local_source(path, text.column, limit, chat, known_as=Path(source).expanduser())]
     if "/" not in source and near_matches(source.partition(":")[0], ["embedded"]):
         raise UserError(f"unknown text source {source!r}; did you mean 'embedded'?{_CHOICES}")
     if not _HUB_ID.fullmatch(source):
@@ -98,7 +98,7 @@ def stream_documents(dataset: str, text: TextConfig, chat: ChatTemplate, **argum
         index = 0
         for number, row in enumerate(rows):
             content = content_of(row, text.column, f"{where} row {number}")
-            for document in documents_of(content, "hub", str(number), limit, chat):
+            for document in documents_of(content, "hub", str(number), limit, chat=chat):
                 yield replace(document, index=index)
                 index += 1
     except UserError:

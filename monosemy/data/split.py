@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from monosemy.data.copies import TextNumbers
 from monosemy.data.documents import Document, TextSource, TokenIds
@@ -140,6 +140,7 @@ class SourceQueue:
     tokenise: Tokenise
     unframe: Callable[[TokenIds], TokenIds] = lambda ids: ids
     """Removes special tokens that packing adds, from documents that have them already."""
+    _: KW_ONLY
     numbers: Numbers = field(default_factory=Numbers)
     n_empty: int = 0
     n_copies: int = 0

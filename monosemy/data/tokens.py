@@ -21,7 +21,7 @@ import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -56,6 +56,7 @@ class TokenShards:
     context_length: int
     shard_sequences: tuple[int, ...]
     """The number of sequences in each shard."""
+    _: KW_ONLY
     fingerprint: str
     """A hash of the content: equal tokens have equal fingerprints, whichever run made them."""
 
@@ -116,6 +117,7 @@ class TokenSet:
     validation: TokenShards
     fingerprint: str
     """A hash of text, tokenizer and settings; also the name of the folder."""
+    _: KW_ONLY
     record: dict[str, Any]
     """JSON values: documents, tokens, licence, split unit and empty documents of each source; separator and BOS."""
 
@@ -141,7 +143,7 @@ class TokenSet:
                     f"delete the folder {folder} to tokenise again"
                 )
         sides = {side: _shards(folder, side, manifest) for side in ("train", "validation")}
-        return cls(folder, sides["train"], sides["validation"], manifest["fingerprint"], manifest["record"])
+        return cls(folder, sides["train"], sides["validation"], manifest["fingerprint"], record=manifest["record"])
 
     def documents(self) -> Iterator[dict[str, Any]]:
         """Yields {source, origin, side, n_tokens} of every document, in the order of the documents' numbers."""
@@ -189,7 +191,7 @@ def prepare_tokens(
         with exclusive(first):
             if (final := _built(folder, identities, began_with)) is None:
                 _check_disk(text, first)
-                final = _build(text, frame, sources, identities, folder)
+                final = _build(text, frame, sources, identities, folder=folder)
     tokens = TokenSet.open(final)
     if (largest := tokens.record.get("largest_given_id")) is not None:
         check_largest_id(largest, vocab_size, f"text {text.source!r}")
@@ -224,7 +226,7 @@ def _built(folder: Path, identities: list[dict[str, Any]], began_with: str | Non
 
 
 def _build(
-    text: TextConfig, tokenizer: Tokenizer, sources: list[TextSource], identities: list[dict[str, Any]], folder: Path
+    text: TextConfig, tokenizer: Tokenizer, sources: list[TextSource], identities: list[dict[str, Any]], *, folder: Path
 ) -> Path:
     """Builds the tokens in a folder under another name, renames it to their fingerprint and returns it."""
     # The folder's name depends on the text's content, so it is built under another name first.
@@ -276,7 +278,7 @@ def _shards(folder: Path, side: str, manifest: dict[str, Any]) -> TokenShards:
     sizes = tuple(manifest["shards"][side])
     names = shard_names(side, len(sizes)) + shard_names(f"{side}-documents", len(sizes))
     content = fingerprint({name: manifest["files"][name] for name in names})
-    return TokenShards(folder, side, manifest["context_length"], sizes, content)
+    return TokenShards(folder, side, manifest["context_length"], sizes, fingerprint=content)
 
 
 def _load(path: Path) -> Tokens:

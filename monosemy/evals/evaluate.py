@@ -69,15 +69,15 @@ def evaluate(
         # Text was moved to the front, and a causal model never attends to what follows: padding needs no mask here.
         parts = tokens.split(rules.batch_sequences)
         x = torch.cat([read_packed(model, part, [where])[where] for part in parts])
-    keep = _kept(model, where, x, tokens, text, rules)
+    keep = _kept(model, where, x, tokens, text=text, rules=rules)
     sequences = _distinct(tokens.masked_fill(~text, -1))[:, None].expand_as(tokens)
     saes: Mapping[str, Any] = {name: sae}
     batches = ((x[i][keep[i]], sequences[i][keep[i]]) for i in range(len(tokens)))
     reconstruction = evaluate_reconstruction(saes, batches, site=where, n_bootstrap=n_bootstrap)[name].record
     losses = evaluate_model_loss(
-        model, where, saes, tokens, keep, attention_mask=text, documents=sequences, n_bootstrap=n_bootstrap
+        model, where, saes, tokens, keep=keep, attention_mask=text, documents=sequences, n_bootstrap=n_bootstrap
     )
-    candidate = Candidate(name, name, where, sae.config.l0, sae.config.seed, control=sae.config.frozen_decoder)
+    candidate = Candidate(name, name, where, sae.config.l0, seed=sae.config.seed, control=sae.config.frozen_decoder)
     return {**build_record(candidate, reconstruction, losses.records[name]), "n_sequences": len(tokens)}
 
 
@@ -86,6 +86,7 @@ def _kept(
     site: str,
     x: Float[Tensor, "B T d"],
     tokens: Int[Tensor, "B T"],
+    *,
     text: Bool[Tensor, "B T"],
     rules: ActivationsConfig,
 ) -> Bool[Tensor, "B T"]:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
 from rich import box
@@ -61,6 +61,7 @@ class Candidate:
     """`topk`, …; for controls `frozen_random`, `pca`, `channels`."""
     site: str
     target_l0: float | None
+    _: KW_ONLY
     seed: int = 0
     control: bool = False
 

@@ -28,7 +28,7 @@ site); the losses and KL add about 4% to that on a CPU (135M parameters, vocabul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -74,6 +74,7 @@ class ModelLossRecord:
     loss_recovered: float | None
     """The share of the loss recovered; None when zeros do not raise the loss, so that there is nothing to recover."""
     loss_recovered_interval: Interval
+    _: KW_ONLY
     kl: float
     """The divergence of the spliced predictions from the clean ones, in nats per token."""
     kl_interval: Interval
@@ -88,6 +89,7 @@ class ModelLosses:
     clean_loss_interval: Interval
     zero_loss: float
     zero_loss_interval: Interval
+    _: KW_ONLY
     n_loss_tokens: int
     records: dict[str, ModelLossRecord]
     documents: DocumentSums = field(compare=False, repr=False)
@@ -163,6 +165,7 @@ def check_splice(
     site: str,
     tokens: TokenIds,
     keep: PositionMask,
+    *,
     attention_mask: TextMask | None = None,
 ) -> float:
     """Checks on the first sequence with a kept position that splicing reaches the model and changes nothing else.
@@ -244,7 +247,7 @@ def evaluate_model_loss(
     blocks = Blocks()
     sums = _LossSums(list(saes), blocks.limit)
     with torch.no_grad():
-        check_splice(model, site, tokens, keep, attention_mask)
+        check_splice(model, site, tokens, keep, attention_mask=attention_mask)
         for part in _batches(model, tokens, batch_sequences):
             counted = keep[part] & has_next[part]
             if bool(counted.any()):
@@ -253,7 +256,7 @@ def evaluate_model_loss(
                 start = model.prefix(
                     tokens[part], site, attention_mask=None if attention_mask is None else attention_mask[part]
                 )
-                batch = _LossBatch(tokens[part], start, keep[part], counted, block)
+                batch = _LossBatch(tokens[part], start, keep[part], counted, block=block)
                 _measure_batch(model, site, saes, batch, sums=sums, advance=advance)
             elif advance:
                 advance(tokens[part].numel() * n_passes(saes))
@@ -281,6 +284,7 @@ class _LossBatch:
     """Where activations are replaced."""
     counted: PositionMask
     """Where predictions count."""
+    _: KW_ONLY
     block: Int[Tensor, " n"]
     """The block of documents of each counted prediction, in order."""
 

@@ -167,7 +167,9 @@ class ReconstructionMeter:
             raise UserError(f"no validation rows at {where}: every token was dropped or none was given")
         weights = bootstrap_weights(self._blocks.n, n_bootstrap, seed)
         denominator = self._rows.finish(weights)
-        finished = {n: s.finish(denominator, self._blocks, weights, confidence, seed) for n, s in self._sums.items()}
+        finished = {
+            n: s.finish(denominator, self._blocks, weights, confidence, seed=seed) for n, s in self._sums.items()
+        }
         return finished
 
 
@@ -263,7 +265,7 @@ class _DictionarySums:
         self.max.scatter_reduce_(0, index, value.to(torch.float32), "amax")
 
     def finish(
-        self, denominator: _Denominator, blocks: Blocks, weights: np.ndarray, confidence: float, seed: int
+        self, denominator: _Denominator, blocks: Blocks, weights: np.ndarray, confidence: float, *, seed: int
     ) -> Reconstruction:
         """Turns the sums into the record, the latents' statistics and the error by block."""
         n, n_tokens = denominator.n, int(denominator.n.sum())
@@ -271,7 +273,7 @@ class _DictionarySums:
         counts = self.counts[: min(blocks.n, self.n_count_blocks)].cpu()
         firing = counts.sum(0, dtype=torch.int64)
         n_folded = np.bincount(np.arange(blocks.n) % self.n_count_blocks, weights=n)
-        shares = _firing_shares(counts, n_folded, len(weights), confidence, seed)
+        shares = _firing_shares(counts, n_folded, len(weights), confidence, seed=seed)
         with np.errstate(divide="ignore", invalid="ignore"):
             fvu_resampled = (weights @ error) / denominator.resampled
         several = blocks.n >= 2
@@ -318,7 +320,7 @@ def _quantiles(histogram: np.ndarray) -> dict[str, int]:
 
 
 def _firing_shares(
-    counts: Int[Tensor, "block d_sae"], n: np.ndarray, n_bootstrap: int, confidence: float, seed: int
+    counts: Int[Tensor, "block d_sae"], n: np.ndarray, n_bootstrap: int, confidence: float, *, seed: int
 ) -> dict[str, Any]:
     """The shares of latents that are dead or fire on more than 1% or 10% of the tokens, with their intervals."""
     n_blocks, d_sae = counts.shape

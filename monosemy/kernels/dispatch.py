@@ -192,6 +192,7 @@ def adam(
     gradient: Float[Tensor, "*shape"],
     first: Float[Tensor, "*shape"],
     second: Float[Tensor, "*shape"],
+    *,
     options: AdamStep,
 ) -> None:
     """In place; a [D, F] tensor stored column by column is stepped through its [F, D] transpose."""
@@ -201,4 +202,4 @@ def adam(
     if not tensors[1].is_contiguous():
         tensors[1] = tensors[1].contiguous()
     with torch.no_grad(), _on_device(parameter):
-        _backend(parameter).adam(*(t.detach() for t in tensors), options)
+        _backend(parameter).adam(*(t.detach() for t in tensors), options=options)

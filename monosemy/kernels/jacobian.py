@@ -95,7 +95,7 @@ def _chunk(factors: Factors, first: int, last: int) -> _Padded:
         # In place: R is the largest of the temporaries, [CHUNK, kx, h].
         R.addcmul_(factors.T_up[inputs], factors.b[first:last, None])
     Q = factors.T_out[outputs] * out_mask[:, :, None]
-    return _Padded(R.mul_(in_mask[:, :, None]), Q, inputs, outputs, in_mask, out_mask)
+    return _Padded(R.mul_(in_mask[:, :, None]), Q, inputs, outputs, in_mask=in_mask, out_mask=out_mask)
 
 
 def _each(factors: Factors) -> list[tuple[int, int]]:
@@ -131,7 +131,7 @@ def gradients_in_torch(factors: Factors, pairs: Tensor, slope: Tensor, *, diagon
             _scatter(d_up, chunk.inputs, chunk.in_mask, d_R * factors.b[first:last, None])
             if d_b is not None:
                 d_b[first:last] = (d_R * factors.T_up[chunk.inputs]).sum(1)
-    return Gradients(d_in, d_up, d_out, d_a, d_b)
+    return Gradients(d_in, d_up, d_out, d_a, b=d_b)
 
 
 def _scatter(out: Tensor, indices: Tensor, mask: Tensor, rows: Tensor) -> None:

@@ -58,7 +58,9 @@ class _OnSelection(Function):
         centred, W_enc = ctx.saved_tensors
         needs_x, needs_W, needs_b_enc, needs_b_dec = ctx.needs_input_grad[:4]
         n_latents = W_enc.shape[1]
-        grad_W = codes_transposed_times(ctx.pattern, ctx.columns, grad, centred, n_latents).T if needs_W else None
+        grad_W = (
+            codes_transposed_times(ctx.pattern, ctx.columns, grad, centred, n_latents=n_latents).T if needs_W else None
+        )
         # π = (x − b_dec) W_enc + b_enc: both biases need only Σ_n ∂π by latent, b_dec through −W_enc.
         by_latent = dispatch.sum_by_latent(ctx.columns, grad) if needs_b_enc or needs_b_dec else None
         grad_b_enc = by_latent if needs_b_enc else None
@@ -91,7 +93,7 @@ class _Decode(Function):
             grad_values = dispatch.gather_dot(pattern, grad, W_dec)
         if needs_W:
             columns = ctx.columns or dispatch.transpose(pattern, n_latents)
-            grad_W = codes_transposed_times(pattern, columns, values, grad, n_latents)
+            grad_W = codes_transposed_times(pattern, columns, values, grad, n_latents=n_latents)
         return grad_values, grad_W, grad.sum(0) if needs_b else None, None, None
 
 
@@ -185,7 +187,7 @@ def codes_times(
 
 
 def codes_transposed_times(
-    pattern: Pattern, columns: Columns, values: PerEntry, inputs: Float[Tensor, "n d"], n_latents: int
+    pattern: Pattern, columns: Columns, values: PerEntry, inputs: Float[Tensor, "n d"], *, n_latents: int
 ) -> Float[Tensor, "d_sae d"]:
     """codesᵀ [F, N] × inputs [N, D], sparse or dense by the measured density."""
     if is_dense(pattern, n_latents):

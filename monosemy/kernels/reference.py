@@ -154,6 +154,7 @@ def adam(
     gradient: Float[Tensor, "*shape"],
     first: Float[Tensor, "*shape"],
     second: Float[Tensor, "*shape"],
+    *,
     options: AdamStep,
 ) -> None:
     """One Adam step in place (Kingma & Ba 2015, bias-corrected).

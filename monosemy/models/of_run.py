@@ -24,7 +24,7 @@ def load_run_model(
 ) -> LanguageModel:
     """The model of a run. Raises UserError when it is not found, naming the flag for its path, and when it changed."""
     settings, began_with = config.model, provenance.get("model", {})
-    source = find_source(folder, config, provenance, "model", moved)
+    source = find_source(folder, config, provenance, "model", moved=moved)
     model = load_model(
         source,
         revision=settings.revision or began_with.get("commit"),
@@ -34,11 +34,11 @@ def load_run_model(
     )
     if source != settings.source:
         model.name = settings.source + model.name.removeprefix(source)
-    refuse_change("the model", began_with.get("fingerprint"), model.fingerprint, folder, "--model")
+    refuse_change("the model", began_with.get("fingerprint"), model.fingerprint, folder, flag="--model")
     return model
 
 
-def refuse_change(subject: str, before: str | None, now: str, folder: Path, flag: str) -> None:
+def refuse_change(subject: str, before: str | None, now: str, folder: Path, *, flag: str) -> None:
     """Raises UserError when a run's model or text has another fingerprint than at the run's beginning."""
     if before not in (None, now):
         raise UserError(

@@ -124,7 +124,7 @@ def check_resources(run: Run) -> None:
     device = choose_device(run.config.model.device)
 
     def require(config: RunConfig) -> None:
-        _require_plan(run, config, size, d_heads, device)
+        _require_plan(run, config, size, d_heads, device=device)
 
     try:
         require(run.config)
@@ -132,7 +132,7 @@ def check_resources(run: Run) -> None:
         raise UserError(f"{error}{value_that_fits(run.config, error, require)}") from None
 
 
-def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, device: torch.device) -> None:
+def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, *, device: torch.device) -> None:
     """Raises DoesNotFit when a run with this configuration does not fit."""
     from monosemy.support.estimates import estimate, require_resources
 

@@ -78,7 +78,7 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
                 site,
                 saes[site],
                 tokens,
-                keep,
+                keep=keep,
                 attention_mask=torch.ones_like(tokens),
                 documents=documents,
                 n_bootstrap=settings.n_bootstrap,
@@ -110,7 +110,7 @@ def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, s
             sae, label = load_sae(folder), name.split("-")[0]
             saes[site][name] = sae.to(device)
             candidates[site, name] = Candidate(
-                name, label, site, sae.config.l0, sae.config.seed, control=sae.config.frozen_decoder
+                name, label, site, sae.config.l0, seed=sae.config.seed, control=sae.config.frozen_decoder
             )
     if run.config.evaluation.pca:
         for site, rows in prepared.held_in(CALIBRATION_TOKENS, seed=2).items():
@@ -135,7 +135,7 @@ def _reconstructions(
     validation = prepared.tokens.validation
     with progress.stage("reconstruction", total=validation.n_tokens, unit="tokens") as bar:
         for part in harvest_rows(
-            prepared.model, validation, prepared.sites, prepared.config.activations, prepared.rules
+            prepared.model, validation, prepared.sites, prepared.config.activations, statistics=prepared.rules
         ):
             for site, meter in meters.items():
                 meter.add(part.activations[site], part.document)

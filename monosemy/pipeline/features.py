@@ -45,6 +45,7 @@ def build_features(
     saes: list[str] | None = None,
     n_tokens: int | None = None,
     embedding_model: str | Encoder | None = None,
+    *,
     moved: Moved = NOT_MOVED,
 ) -> list[Path]:
     """Builds the feature databases of SAEs, named as SITE/NAME or NAME, and returns their folders.
@@ -67,6 +68,7 @@ def build_for_run(
     saes: list[str] | None = None,
     n_tokens: int | None = None,
     prepared: Prepared | None = None,
+    *,
     embedding_model: str | Encoder | None = None,
 ) -> list[Path]:
     """As `build_features`, for a run that is already open."""
@@ -204,7 +206,9 @@ class _Stage:
         def harvested(start: int, stop: int) -> Iterable[ShardRows]:
             settings = prepared.config.activations
             shards = prepared.tokens.train
-            for part in harvest_rows(prepared.model, shards, prepared.sites, settings, prepared.rules, start, stop):
+            for part in harvest_rows(
+                prepared.model, shards, prepared.sites, settings, statistics=prepared.rules, start=start, stop=stop
+            ):
                 token = part.sequence.numpy().astype(np.int64) * self.length + part.position.numpy()
                 yield ShardRows({site: part.activations[site] for site in sites}, token)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from monosemy.config import RunConfig, fingerprint, to_json
@@ -33,6 +33,7 @@ class Prepared:
     tokens: TokenSet
     sites: tuple[str, ...]
     store: ActivationStore | None
+    _: KW_ONLY
     stream: StoredStream | MixingStream
     rules: DropRules
     scale: Mapping[str, float]
@@ -80,7 +81,13 @@ class Prepared:
             part
             for first in first_sequences.tolist()
             for part in harvest_rows(
-                self.model, shards, self.sites, settings, self.rules, first, first + settings.batch_sequences
+                self.model,
+                shards,
+                self.sites,
+                settings,
+                statistics=self.rules,
+                start=first,
+                stop=first + settings.batch_sequences,
             )
         ]
         return {site: torch.cat([part.activations[site].float().cpu() for part in parts]) for site in self.sites}
@@ -115,7 +122,7 @@ def prepare(run: Run) -> Prepared:
         began_with=began_with,
         lies_at=run.source("text"),
     )
-    refuse_change("the text", began_with, tokens.fingerprint, run.folder, "--text")
+    refuse_change("the text", began_with, tokens.fingerprint, run.folder, flag="--text")
     # Only places that have passed both checks are remembered.
     remember_sources(run.folder, model=run.source("model"), text=run.source("text"))
     for remark in tokens.record.get("remarks", []):
@@ -154,13 +161,14 @@ def _activations(
             device=model.device,
         )
         scale = {site: float(store.scale[site]) for site in sites}
-        return Prepared(model, tokens, sites, store, stored, store.rules, scale, config), store.record["n_dropped"]
+        prepared = Prepared(model, tokens, sites, store, stream=stored, rules=store.rules, scale=scale, config=config)
+        return prepared, store.record["n_dropped"]
     statistics = measure_sites(model, tokens.train, sites, settings)
     mixing = MixingStream(
-        RowSource(model, tokens.train, sites, settings, statistics),
+        RowSource(model, tokens.train, sites, settings, statistics=statistics),
         batch_tokens=training.batch_tokens,
         seed=config.text.seed,
         device=model.device,
     )
     scale = {site: float(mixing.scale[site]) for site in sites}
-    return Prepared(model, tokens, sites, None, mixing, mixing.rules, scale, config), {}
+    return Prepared(model, tokens, sites, None, stream=mixing, rules=mixing.rules, scale=scale, config=config), {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from monosemy.config import taking_part
@@ -36,6 +36,7 @@ class NewSae:
     architecture: str
     l0: float
     seed: int
+    _: KW_ONLY
     frozen: bool = False
     """Whether the decoder stays random, which makes the SAE a control."""
 
@@ -48,7 +49,7 @@ def build_trainees(prepared: Prepared) -> dict[Key, Trainee]:
         families.append((CONTROL, "topk", True))
     return {
         (site, f"{label}-l0_{number_name(l0)}-s{seed}"): build_trainee(
-            prepared, NewSae(site, architecture, l0, seed, frozen), rows
+            prepared, NewSae(site, architecture, l0, seed, frozen=frozen), rows
         )
         for site, rows in initial_rows(prepared).items()
         for (label, architecture, frozen), l0, seed in itertools.product(families, config.l0, config.seeds)

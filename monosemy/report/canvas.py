@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import matplotlib
@@ -37,6 +37,7 @@ class Drawing:
     caption: str
     width: float
     """Its width in inches; the page shows 100 CSS pixels per inch."""
+    _: KW_ONLY
     light: bytes
     dark: bytes
     """Both pictures are PNG."""
@@ -50,7 +51,7 @@ def render(file: str, alt: str, caption: str, draw: Draw) -> Drawing:
             figure = draw(theme)
             pictures[theme.name] = _png(figure)
             width = float(figure.get_size_inches()[0])
-    return Drawing(file, alt, caption, width, pictures["light"], pictures["dark"])
+    return Drawing(file, alt, caption, width, light=pictures["light"], dark=pictures["dark"])
 
 
 def _png(figure: Figure) -> bytes:

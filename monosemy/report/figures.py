@@ -74,7 +74,7 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
         looks = styles([p.architecture for p in drawn], theme)
         value_axis(axes, [p[measure].value for p in drawn], [e for p in drawn for e in _ends(p, measure)])
         l0_axis(axes, [p["l0"].value for p in drawn], _l0_ticks(drawn))
-        ends = [_series(axes, drawn, name, measure, looks) for name in looks]
+        ends = [_series(axes, drawn, name, measure, looks=looks) for name in looks]
         axes.set_title(f"{short} at {site}")
         axes.set_xlabel("L0 (active latents per token, log scale)")
         axes.set_ylabel(axis + (", log scale" if axes.get_yscale() == "log" else ""))
@@ -104,7 +104,7 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
 
 
 def _series(
-    axes: Axes, drawn: Sequence[Point], name: str, measure: str, looks: dict[str, Style]
+    axes: Axes, drawn: Sequence[Point], name: str, measure: str, *, looks: dict[str, Style]
 ) -> tuple[float, float, Style]:
     """Draws one architecture, and returns its last point and its style."""
     style, figure = looks[name], axes.figure
@@ -174,7 +174,7 @@ def shares(site_points: Sequence[Point], site: str) -> Drawing:
                 l0_axis(axes, [p["l0"].value for p in drawn], _l0_ticks(drawn))
                 for name in looks:
                     if any(p.architecture == name for p in here):
-                        _series(axes, here, name, measure, looks)
+                        _series(axes, here, name, measure, looks=looks)
             axes.set_title(title)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value)))
             axes.set_xlabel("L0 (log scale)")

@@ -40,7 +40,7 @@ def firing_rates(statistics: Statistics, site: str) -> Drawing:
         looks = styles(names_, theme)
         for axes, name in zip(panels, names_, strict=False):
             mine = [(r, latents) for r, latents in statistics if r.architecture == name]
-            _rate_panel(axes, mine, edges, looks[name], theme)
+            _rate_panel(axes, mine, edges, looks[name], theme=theme)
             axes.set_title(looks[name].label, color=looks[name].colour)
         top = max((axes.dataLim.ymax for axes in panels[: len(names_)]), default=0.0)
         panels[0].set_ylim(0, 1.45 * top if top > 0 else 100)
@@ -70,7 +70,7 @@ def rate_edges(n_tokens: int) -> np.ndarray:
     return np.append(counts - 0.5, n_tokens + 0.5) / n_tokens
 
 
-def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, theme: Theme) -> None:
+def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, *, theme: Theme) -> None:
     """Draws the histograms of one architecture, a line per L0, the sparser ones paler."""
     levels = list(dict.fromkeys(_level(r) for r, _ in sorted(mine, key=lambda pair: pair[0]["l0"].value)))
     width = np.diff(np.log10(edges))
@@ -139,7 +139,7 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]
                     axes.set_axis_off()
                     continue
                 record, latents = firsts[name, level]
-                _usage_panel(axes, latents, laws.get((record.site, record.name)), looks[name], theme)
+                _usage_panel(axes, latents, laws.get((record.site, record.name)), looks[name], theme=theme)
                 axes.set_title(f"{label(name)}, {level}", fontsize=8.5)
         _usage_limits(panels[0, 0], [latents for _, latents in firsts.values()])
         figure.supxlabel(
@@ -175,7 +175,7 @@ def law_text(law: PowerLaw) -> str:
     return f"β = {value_text(law.exponent, '.2f', (low, high))}".replace("-", "−")
 
 
-def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Style, theme: Theme) -> None:
+def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Style, *, theme: Theme) -> None:
     """Draws the live latents of one SAE as points, with the fitted power law."""
     live = latents.firing_count > 0
     x, y = latents.mean_when_active[live], latents.firing_rate[live]

@@ -91,7 +91,7 @@ def bullets(items: Sequence[str]) -> Html:
     return Html("<ul>{}</ul>").format(join(Html("<li>{}</li>").format(item) for item in items))
 
 
-def page(title: str, lede: Html, contents: Sequence[tuple[str, str]], body: Html, foot: str) -> str:
+def page(title: str, lede: Html, contents: Sequence[tuple[str, str]], body: Html, *, foot: str) -> str:
     """The whole page. `contents` holds (anchor, text) of the sections."""
     return document(
         "report/report.html",

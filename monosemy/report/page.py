@@ -74,7 +74,7 @@ def _document(
     body += [section.html for section in sections]
     contents += [(section.anchor, section.title) for section in sections]
     for number_, site in enumerate(run.sites):
-        body.append(_site(run, site, f"site-{number_}", drawings[site], laws))
+        body.append(_site(run, site, f"site-{number_}", drawings[site], laws=laws))
         contents.append((f"site-{number_}", site))
     body.append(_provenance(run))
     contents.append(("provenance", "Provenance"))
@@ -83,7 +83,7 @@ def _document(
         f"Made by monosemy {version} from run.json, metrics.jsonl, evaluation.json and the statistics of the latents; "
         "figures/ holds the pictures."
     )
-    return page(title(run), lede, contents, join(body, "\n"), foot)
+    return page(title(run), lede, contents, join(body, "\n"), foot=foot)
 
 
 def _summary(run: ReportInputs) -> Html:
@@ -125,7 +125,7 @@ def _wins(run: ReportInputs, site: str) -> Html:
 
 
 def _site(
-    run: ReportInputs, site: str, anchor: str, drawings: Mapping[str, Drawing], laws: Mapping[Key, PowerLaw | None]
+    run: ReportInputs, site: str, anchor: str, drawings: Mapping[str, Drawing], *, laws: Mapping[Key, PowerLaw | None]
 ) -> Html:
     """The section of one site: its figures, each with the table of its numbers."""
 

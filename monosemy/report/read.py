@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Evaluated:
     architecture: str
     site: str
     target_l0: float | None
+    _: KW_ONLY
     seed: int
     d_sae: int
     control: bool
@@ -276,13 +277,13 @@ def _curves(path: Path, records: Mapping[Key, Evaluated], messages: list[str]) -
     try:
         healthy = (n for steps in rows.values() for n, row in steps.items() if not math.isnan(_number(row.get("loss"))))
         last_step = max(healthy, default=0)
-        return {key: _curve(key, steps, last_step, records.get(key), messages) for key, steps in rows.items()}
+        return {key: _curve(key, steps, last_step, records.get(key), messages=messages) for key, steps in rows.items()}
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: a record holds a value of the wrong kind ({error}); {command}") from None
 
 
 def _curve(
-    key: Key, steps: Mapping[int, dict[str, Any]], last_step: int, record: Evaluated | None, messages: list[str]
+    key: Key, steps: Mapping[int, dict[str, Any]], last_step: int, record: Evaluated | None, *, messages: list[str]
 ) -> Curve:
     """The curve of one SAE from its records by step."""
     ordered = [steps[step] for step in sorted(steps)]

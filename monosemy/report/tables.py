@@ -133,7 +133,7 @@ def firing_rates(run: ReportInputs, site: str) -> Html:
         return [*cells, *(_share(float(v)) for v in marks)]
 
     headings = ["Latents", "Dead", "Live", "Rate, 10th percentile", "Median rate", "Rate, 90th percentile"]
-    return _latent_table(run, site, f"Firing rates of live latents at {site}", headings, row)
+    return _latent_table(run, site, f"Firing rates of live latents at {site}", headings, row=row)
 
 
 def usage(run: ReportInputs, site: str, laws: Mapping[Key, PowerLaw | None]) -> Html:
@@ -154,7 +154,7 @@ def usage(run: ReportInputs, site: str, laws: Mapping[Key, PowerLaw | None]) -> 
 
     headings = ["Median of mean activation", "Exponent β [95% interval]", "R²", "Live latents (fitted)"]
     caption = f"Power laws of usage at {site}: firing frequency = A · mean activation^β"
-    return _latent_table(run, site, caption, headings, row)
+    return _latent_table(run, site, caption, headings, row=row)
 
 
 def _latent_table(
@@ -162,6 +162,7 @@ def _latent_table(
     site: str,
     caption: str,
     headings: Sequence[str],
+    *,
     row: Callable[[Evaluated, Latents], list[Cell | str]],
 ) -> Html:
     """A table with one row per SAE that has latent statistics, with the cells of `row` after its name."""

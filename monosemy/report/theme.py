@@ -11,7 +11,7 @@ at least 4.5:1 in the pages, where names are written in them. Controls are grey,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from monosemy.rooms import rooms
 from monosemy.saes.registry import ARCHITECTURES
@@ -30,6 +30,7 @@ class Look:
     page_light: str
     page_dark: str
     """The colours in the figures (`light`, `dark`) and in the browser's pages."""
+    _: KW_ONLY
     marker: str
     """The marker as matplotlib's letter."""
     dashes: tuple[float, ...] = ()
@@ -37,15 +38,15 @@ class Look:
 
 
 PALETTE = (
-    Look("#E8590C", "#D9822B", "#C94A04", "#E59A4B", "v"),
-    Look("#1C4ED8", "#5B7BFF", "#1C4ED8", "#7C97FF", "o"),
-    Look("#0B9A82", "#4FF0D0", "#087F6B", "#4FF0D0", "s", (6, 1.5)),
-    Look("#7A0C1E", "#F5E663", "#7A0C1E", "#F5E663", "D", (4, 1.2, 1, 1.2)),
-    Look("#D04BD4", "#FF4FB5", "#B52FB9", "#FF6CC2", "^", (2.2, 1)),
-    Look("#3B0764", "#FFFFFF", "#3B0764", "#FFFFFF", "P", (1, 1)),
-    Look("#4D0033", "#A68059", "#4D0033", "#A68059", "<", (8, 1.5, 1, 1.5)),
-    Look("#B30000", "#B1F5A3", "#B30000", "#B1F5A3", "*", (3, 1, 3, 2.5)),
-    Look("#000099", "#FFB3FF", "#000099", "#FFB3FF", ">", (1.5, 1.5)),
+    Look("#E8590C", "#D9822B", "#C94A04", "#E59A4B", marker="v"),
+    Look("#1C4ED8", "#5B7BFF", "#1C4ED8", "#7C97FF", marker="o"),
+    Look("#0B9A82", "#4FF0D0", "#087F6B", "#4FF0D0", marker="s", dashes=(6, 1.5)),
+    Look("#7A0C1E", "#F5E663", "#7A0C1E", "#F5E663", marker="D", dashes=(4, 1.2, 1, 1.2)),
+    Look("#D04BD4", "#FF4FB5", "#B52FB9", "#FF6CC2", marker="^", dashes=(2.2, 1)),
+    Look("#3B0764", "#FFFFFF", "#3B0764", "#FFFFFF", marker="P", dashes=(1, 1)),
+    Look("#4D0033", "#A68059", "#4D0033", "#A68059", marker="<", dashes=(8, 1.5, 1, 1.5)),
+    Look("#B30000", "#B1F5A3", "#B30000", "#B1F5A3", marker="*", dashes=(3, 1, 3, 2.5)),
+    Look("#000099", "#FFB3FF", "#000099", "#FFB3FF", marker=">", dashes=(1.5, 1.5)),
 )
 """One look per line of the registry; the rest serve architectures that are not in the registry."""
 _CONTROL_LOOKS = (("X", (1, 1.6)), ("h", (5, 2.5)), ("p", (3, 1.5, 1, 1.5)))
@@ -95,6 +96,7 @@ class Style:
     colour: str
     marker: str
     line: object
+    _: KW_ONLY
     control: bool
 
 
@@ -106,6 +108,7 @@ class PageStyle:
     light: str
     dark: str
     marker: str
+    _: KW_ONLY
     dashes: tuple[float, ...]
 
 
@@ -136,9 +139,9 @@ def styles(architectures: Iterable[str], theme: Theme) -> dict[str, Style]:
     for name, (slot, marker, dashes) in _looks(architectures).items():
         line = (0, dashes) if dashes else "-"
         if slot is None:
-            drawn[name] = Style(f"{label(name)} (control)", theme.muted, marker, line, True)
+            drawn[name] = Style(f"{label(name)} (control)", theme.muted, marker, line, control=True)
         else:
-            drawn[name] = Style(label(name), theme.series[slot], marker, line, False)
+            drawn[name] = Style(label(name), theme.series[slot], marker, line, control=False)
     return drawn
 
 
@@ -147,7 +150,7 @@ def page_styles(architectures: Iterable[str]) -> dict[str, PageStyle]:
     drawn: dict[str, PageStyle] = {}
     for name, (slot, marker, dashes) in _looks(architectures).items():
         light, dark = (theme.muted if slot is None else theme.page_series[slot] for theme in (LIGHT, DARK))
-        drawn[name] = PageStyle(label(name), light, dark, marker, dashes)
+        drawn[name] = PageStyle(label(name), light, dark, marker, dashes=dashes)
     return drawn
 
 

@@ -46,7 +46,7 @@ def training(curves: Sequence[Curve], site: str) -> Drawing:
         for i, quantity in enumerate(rows):
             for j, target in enumerate(targets):
                 mine = [curve for curve in curves if (curve.target_l0 or 0.0) == target]
-                _panel(panels[i, j], mine, quantity, target, looks, theme)
+                _panel(panels[i, j], mine, quantity, target, looks=looks, theme=theme)
             panels[i, 0].set_ylabel(PANELS[quantity])
             if quantity in _LOGARITHMIC:
                 panels[i, 0].set_ylim(*_limits(curves, quantity))
@@ -83,7 +83,7 @@ def _limits(curves: Sequence[Curve], quantity: str) -> tuple[float, float]:
 
 
 def _panel(
-    axes: Axes, curves: Sequence[Curve], quantity: str, target: float, looks: dict[str, Style], theme: Theme
+    axes: Axes, curves: Sequence[Curve], quantity: str, target: float, *, looks: dict[str, Style], theme: Theme
 ) -> None:
     """Draws one quantity of the SAEs of one target L0."""
     if quantity in _LOGARITHMIC:

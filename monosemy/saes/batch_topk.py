@@ -90,7 +90,14 @@ class BatchTopK(SparseAutoencoder):
         total = error
         if step.dead is not None and self.options.aux_coef > 0:
             aux = dead_latent_error(
-                x, reconstruction, self.W_enc, self.W_dec, self.b_enc, self.b_dec, step.dead, self.options.k_aux
+                x,
+                reconstruction,
+                W_enc=self.W_enc,
+                W_dec=self.W_dec,
+                b_enc=self.b_enc,
+                b_dec=self.b_dec,
+                dead=step.dead,
+                k_aux=self.options.k_aux,
             )
             terms["aux"] = aux.detach()
             total = total + self.options.aux_coef * aux

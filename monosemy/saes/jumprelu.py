@@ -139,7 +139,7 @@ class BelowThreshold(Function):
         n_rows, n_latents = len(centred), W_enc.shape[1]
         # A code of ones on the entries at or above θ turns the sparse kernels into sums over those entries.
         unit_values = centred.new_ones(len(ctx.above.indices))
-        above_sum = ops.codes_transposed_times(ctx.above, ctx.columns, unit_values, centred, n_latents)
+        above_sum = ops.codes_transposed_times(ctx.above, ctx.columns, unit_values, centred, n_latents=n_latents)
         below_share = 1 - dispatch.sum_by_latent(ctx.columns, unit_values) / n_rows
         # The share of rows below θ_i is −∂/∂b_enc and ∂/∂θ; b_dec enters π through −W_enc.
         grad_W = ((above_sum - centred.sum(0)) * (grad / n_rows)).T

@@ -27,6 +27,7 @@ def variance(x: Activations) -> Scalar:
 def dead_latent_error(
     x: Activations,
     reconstruction: Activations,
+    *,
     W_enc: EncoderMatrix,
     W_dec: DecoderMatrix,
     b_enc: PerLatent,

@@ -176,18 +176,20 @@ def require_resources(
     file system, their needs are added up.
     """
     available = available_memory() if memory_available is None else memory_available
-    _require(kind, plan.memory, available, "", plan.remedies)
+    _require(kind, plan.memory, available, "", remedies=plan.remedies)
     cache = files.cache_folder() if cache is None else cache
     if _same_disk(folder, cache):
         both = {**plan.cache_disk, **plan.run_disk}
-        _require("disk", both, files.free_bytes(folder), f" in {folder} and {cache}", plan.remedies)
+        _require("disk", both, files.free_bytes(folder), f" in {folder} and {cache}", remedies=plan.remedies)
         return
-    _require("disk", plan.run_disk, files.free_bytes(folder), f" in {folder}", plan.remedies)
+    _require("disk", plan.run_disk, files.free_bytes(folder), f" in {folder}", remedies=plan.remedies)
     where = f" in {cache} (move it with MONOSEMY_CACHE)"
-    _require("disk", plan.cache_disk, files.free_bytes(cache), where, plan.remedies)
+    _require("disk", plan.cache_disk, files.free_bytes(cache), where, remedies=plan.remedies)
 
 
-def _require(kind: str, parts: Mapping[str, int], available: int, where: str, remedies: Mapping[str, Remedy]) -> None:
+def _require(
+    kind: str, parts: Mapping[str, int], available: int, where: str, *, remedies: Mapping[str, Remedy]
+) -> None:
     """Raises DoesNotFit, with the remedy for the largest part, when the parts need more than is available."""
     needed = int(sum(parts.values()) * MARGIN)
     if needed <= available:

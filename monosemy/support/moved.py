@@ -70,7 +70,7 @@ def moved_of(arguments: argparse.Namespace) -> Moved:
 
 
 def find_source(
-    folder: Path, config: RunConfig, provenance: Mapping[str, Any], kind: Kind, moved: Moved = NOT_MOVED
+    folder: Path, config: RunConfig, provenance: Mapping[str, Any], kind: Kind, *, moved: Moved = NOT_MOVED
 ) -> str:
     """The source to load: a path, or what was typed if that is not a path.
 

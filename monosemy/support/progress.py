@@ -129,7 +129,7 @@ class _Plain:
     """A display that prints a line every `interval` seconds, such as
     `harvest: 12,288/300,000 tokens (4%), 2,041 tokens/s, 2 min 21 s left`."""
 
-    def __init__(self, name: str, total: float | None, unit: str, start: float, stream: IO[str], interval: float):
+    def __init__(self, name: str, total: float | None, unit: str, start: float, *, stream: IO[str], interval: float):
         self.name, self.total, self.unit, self.stream, self.interval = name, total, unit, stream, interval
         self.start = self.done = start
         self.remark = ""
@@ -237,7 +237,7 @@ def _open(name: str, total: float | None, unit: str, start: float) -> _Quiet | _
     if _quiet():
         return _Quiet()
     if _live or not _is_terminal(sys.stderr):
-        return _Plain(name, total, unit, start, sys.stderr, PLAIN_INTERVAL_SECONDS)
+        return _Plain(name, total, unit, start, stream=sys.stderr, interval=PLAIN_INTERVAL_SECONDS)
     return _Drawn(name, total, unit, start)
 
 

@@ -53,7 +53,7 @@ def read_rows(path: Path, tensor: str, rows: slice | np.ndarray) -> np.ndarray:
     """Reads rows of a stored matrix as float32 [n, d]. Raises UserError for a missing or damaged file."""
     try:
         stored = stored_tensors(path)[tensor]
-        matrix = np.memmap(path, _DTYPES[stored.dtype], "r", stored.start, stored.shape)
+        matrix = np.memmap(path, _DTYPES[stored.dtype], "r", stored.start, shape=stored.shape)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore the SAE's folder") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

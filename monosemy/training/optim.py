@@ -56,7 +56,7 @@ class Adam:
                 epsilon=self.epsilon,
                 unit_rows=name == "W_dec",
             )
-            dispatch.adam(parameter, parameter.grad, self.first[name], self.second[name], options)
+            dispatch.adam(parameter, parameter.grad, self.first[name], self.second[name], options=options)
             # Not zeroed: the next backward pass then writes the gradient instead of adding to it.
             parameter.grad = None
 

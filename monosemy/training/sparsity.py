@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-def annealed_l0(l0: float, progress: float, start_factor: float, anneal_fraction: float, d_sae: int) -> float:
+def annealed_l0(l0: float, progress: float, start_factor: float, anneal_fraction: float, *, d_sae: int) -> float:
     """The L0 that the step at `progress` should have: it falls geometrically from start_factor·l0 to l0.
 
     The start is at most d_sae/2, and never below l0.

@@ -58,7 +58,7 @@ class Trainee:
     def target_l0(self, progress: float) -> float:
         """The L0 that the step at `progress` (share of steps done) should have."""
         options, config = self.sae.options, self.sae.config
-        return annealed_l0(config.l0, progress, options.k_start_factor, options.k_anneal_fraction, config.d_sae)
+        return annealed_l0(config.l0, progress, options.k_start_factor, options.k_anneal_fraction, d_sae=config.d_sae)
 
     def step(self, x: Activations, index: int) -> dict[str, float]:
         """Takes one training step on x [N, d_in] at E‖x‖² = 1, and returns its metrics. `index` counts from 0.

@@ -75,9 +75,12 @@ def paired_ratios(
     estimates = {name: float(np.log(total.sum())) for name, total in totals.items()}
     resampled = {name: np.log(weights @ total) for name, total in totals.items()}
     logs = simultaneous(estimates, resampled, pairs or list(combinations(groups, 2)), confidence=confidence)
-    return [
-        Difference(d.first, d.second, *(float(np.expm1(value)) for value in (d.estimate, d.low, d.high))) for d in logs
-    ]
+    return [Difference(d.first, d.second, _change(d.estimate), low=_change(d.low), high=_change(d.high)) for d in logs]
+
+
+def _change(log_ratio: float) -> float:
+    """The ratio minus 1."""
+    return float(np.expm1(log_ratio))
 
 
 def _prepared(

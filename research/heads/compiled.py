@@ -24,7 +24,7 @@ attention are saturated, as in real models: gradients through queries and keys u
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
@@ -52,6 +52,7 @@ class CompiledCircuit:
     data: TaskData
     heads: frozenset[Head]
     """The circuit C: heads through which the behaviour runs (one of them may work against it)."""
+    _: KW_ONLY
     edges: frozenset[Edge]
     """Edges that carry a difference between a prompt and its counterpart to the output."""
     constant_edges: frozenset[Edge]
@@ -74,7 +75,7 @@ class Blueprint:
     Heads of one layer take random places, by seed, so that nothing can be read off a head's number.
     """
 
-    def __init__(self, spaces: Mapping[str, int], n_layers: int, n_heads: int, d_head: int, seed: int) -> None:
+    def __init__(self, spaces: Mapping[str, int], n_layers: int, n_heads: int, d_head: int, *, seed: int) -> None:
         starts = torch.tensor([0, *spaces.values()]).cumsum(0).tolist()
         self.spaces = {name: slice(a, b) for name, a, b in zip(spaces, starts, starts[1:])}
         shape = Shape(n_layers, n_heads, starts[-1], d_head, vocab_size=spaces["token"], n_positions=spaces["position"])
@@ -214,7 +215,16 @@ def _induction_circuit(
     ]
     same_on_both = [*_edges([INPUT], previous, "qk"), *_edges([INPUT], induction, "kv")]
     data = induction_task(n_examples, seed)
-    return _finish(plan, name, data, [*previous, *induction], edges, same_on_both, inert, constant)
+    return _finish(
+        plan,
+        name,
+        data,
+        [*previous, *induction],
+        edges=edges,
+        constant_edges=same_on_both,
+        inert=inert,
+        constant=constant,
+    )
 
 
 def _ioi(seed: int, n_examples: int) -> CompiledCircuit:
@@ -257,7 +267,16 @@ def _ioi(seed: int, n_examples: int) -> CompiledCircuit:
     ]
     same_on_both = [*_edges([INPUT], inhibition, "qk"), *_edges([INPUT], movers, "q")]
     data = ioi_task(n_examples, seed)
-    return _finish(plan, "ioi", data, [*duplicate, *inhibition, *movers], edges, same_on_both, inert, constant)
+    return _finish(
+        plan,
+        "ioi",
+        data,
+        [*duplicate, *inhibition, *movers],
+        edges=edges,
+        constant_edges=same_on_both,
+        inert=inert,
+        constant=constant,
+    )
 
 
 CIRCUITS: dict[str, Callable[[int, int], CompiledCircuit]] = {
@@ -293,6 +312,7 @@ def _finish(
     name: str,
     data: TaskData,
     heads: list[Head],
+    *,
     edges: list[Edge],
     constant_edges: list[Edge],
     inert: list[Head],
@@ -301,5 +321,12 @@ def _finish(
     model, empty = plan.build(f"compiled {name}")
     dead = empty | frozenset(constant)
     return CompiledCircuit(
-        name, model, data, frozenset(heads), frozenset(edges), frozenset(constant_edges), frozenset(inert), dead
+        name,
+        model,
+        data,
+        frozenset(heads),
+        edges=frozenset(edges),
+        constant_edges=frozenset(constant_edges),
+        inert=frozenset(inert),
+        dead=dead,
     )

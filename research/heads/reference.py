@@ -19,7 +19,7 @@ This is agreement with exhaustive ablation, not ground truth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class Reference:
     synergy_intervals: Float[Tensor, "n n 2"] | None
     difference: float
     """D: mean m(clean) − m(corrupted)."""
+    _: KW_ONLY
     share: float
     n_heads: int
     """Heads in a layer."""
@@ -86,7 +87,7 @@ def find_reference(
     difference = metric_difference(contrast)
     single = exhaustive_patching(contrast, ablation)
     synergy, intervals = pair_synergy(contrast, single, ablation) if pairs else (None, None)
-    return Reference(single, synergy, intervals, difference, share, contrast.heads.n_heads)
+    return Reference(single, synergy, intervals, difference, share=share, n_heads=contrast.heads.n_heads)
 
 
 def pair_synergy(

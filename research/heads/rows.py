@@ -74,6 +74,7 @@ def compare(
     labels: np.ndarray,
     rows: Mapping[str, Entry],
     unseen: Contrast,
+    *,
     others: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Every method's agreement, time and faithfulness; `unseen`: prompts that faithfulness and completeness are

@@ -83,6 +83,7 @@ class Sizes:
     n_mean_reference: int = 16
     n_prompts: int = 32
     """Of the causal methods."""
+    _: dataclasses.KW_ONLY
     n_few: int = 8
     """Of the costly ones, on the real model."""
     n_edge_prompts: int = 16
@@ -149,7 +150,7 @@ def compiled_part(name: str, seed: int, sizes: Sizes = Sizes(), methods: tuple[s
     exact = patch_edges(contrast)
     counted = np.array([edge not in circuit.constant_edges for edge in exact.edges])
     truth = np.array([edge in circuit.edges for edge in exact.edges])
-    comparison["edges"] = small_edges(contrast, exact, truth[counted], counted, sizes)
+    comparison["edges"] = small_edges(contrast, exact, truth[counted], counted, sizes=sizes)
     comparison["edges"]["n_neither"] = int((~counted).sum())
     n_used = dict.fromkeys(("patching", "EAP"), contrast.n_examples)
     comparison["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(contrast)}, truth, n_used)
@@ -168,7 +169,7 @@ def trained_part(task: str, seed: int, sizes: Sizes = Sizes()) -> dict[str, Any]
     comparison = compare(bench, reference.labels, entries(bench, ONCE), contrast.first(sizes.n_faithful))
     some = read_contrast(heads, data.positives[: sizes.n_edge_prompts], data.metric)
     exact, truth = patch_edges(some), matters(patch_edges(contrast.first(sizes.n_edge_prompts)), reference.difference)
-    comparison["edges"] = small_edges(some, exact, truth, np.ones(len(truth), dtype=bool), sizes)
+    comparison["edges"] = small_edges(some, exact, truth, np.ones(len(truth), dtype=bool), sizes=sizes)
     n_used = dict.fromkeys(("patching", "EAP"), some.n_examples)
     comparison["head_pairs"] = pair_rows(bench, {"patching": exact, "EAP": attribute_edges(some)}, truth, n_used)
     return record | comparison
@@ -182,7 +183,7 @@ def matters(exact: EdgeScores, difference: float) -> np.ndarray:
 
 
 def small_edges(
-    contrast: Contrast, exact: EdgeScores, truth: np.ndarray, counted: np.ndarray, sizes: Sizes
+    contrast: Contrast, exact: EdgeScores, truth: np.ndarray, counted: np.ndarray, *, sizes: Sizes
 ) -> dict[str, Any]:
     """Edge methods on the whole graph; edges that are neither right nor wrong are not counted."""
     if not enough(truth):
@@ -222,7 +223,7 @@ def pair_rows(
     return edge_rows(timed_scores, of_pair)
 
 
-def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int, n_few: int) -> dict[str, Any]:
+def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int, *, n_few: int) -> dict[str, Any]:
     """Edges among the reference's strongest heads; truth: exact patching of prompts that no method saw. ACDC and
     subnetwork probing have `n_few` prompts, the others both numbers."""
     order = reference.single.importance.argsort(descending=True, stable=True).tolist()
@@ -283,10 +284,10 @@ def real_part(task: str) -> dict[str, Any]:
     names = [name for name in ONCE if name not in COSTLY]
     rows = entries(bench, names) | entries(few, [*ALSO_FEW, *COSTLY], f"-{sizes.n_few}")
     unseen = contrast.first(sizes.n_faithful)
-    comparison = compare(bench, reference.labels, rows, unseen, {"mean_reference": by_mean.labels})
+    comparison = compare(bench, reference.labels, rows, unseen, others={"mean_reference": by_mean.labels})
     record |= {"n_reference": sizes.n_reference, "n_tokens": bench.data.n_tokens, "sizes": dataclasses.asdict(sizes)}
     record["members_by_mean"] = [f"{layer}.{head}" for layer, head in sorted(by_mean.heads)]
-    return record | comparison | real_pairs(bench, contrast, reference, sizes.n_edge_prompts, sizes.n_few // 2)
+    return record | comparison | real_pairs(bench, contrast, reference, sizes.n_edge_prompts, n_few=sizes.n_few // 2)
 
 
 def published_part(task: str) -> dict[str, Any]:
@@ -306,7 +307,9 @@ def published_part(task: str) -> dict[str, Any]:
     rows = entries(bench, [name for name in ONCE if name not in COSTLY])
     rows |= entries(few, [*ALSO_FEW, *COSTLY], f"-{sizes.n_few}")
     first, *others = labels
-    comparison = compare(bench, labels[first], rows, bench.contrast, {version: labels[version] for version in others})
+    comparison = compare(
+        bench, labels[first], rows, bench.contrast, others={version: labels[version] for version in others}
+    )
     return comparison | {"accuracy": accuracy, "version": first, "source": versions[0].source}
 
 

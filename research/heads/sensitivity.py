@@ -25,7 +25,7 @@ N_TIMED = 5
 
 
 def sensitivity_rows(
-    pooled: PooledHeads, labels: np.ndarray, where: str, seeds: Sequence[int], most: int = 100, widest: int = 1600
+    pooled: PooledHeads, labels: np.ndarray, where: str, seeds: Sequence[int], *, most: int = 100, widest: int = 1600
 ) -> dict[str, Any]:
     """AUC of the node scores, preset `paper` with one setting changed at a time; `most`, `widest`: training examples
     and latents, at most."""

@@ -73,7 +73,7 @@ def induction_prompts(symbols: Symbols, n: int, seed: int, repeat: int = 1) -> t
         corrupted[length - 1 if i % 2 else start + repeat] = other
         answer = int(new[start + repeat])
         wrong = tuple(int(token) for token in new if token != answer)
-        examples.append(_example(symbols, tokens, corrupted, (answer,), wrong))
+        examples.append(_example(symbols, tokens, corrupted, (answer,), wrong=wrong))
     return tuple(examples)
 
 
@@ -91,7 +91,7 @@ def ioi_prompts(symbols: Symbols, n: int, seed: int, orders: Sequence[str] = FIR
         corrupted = list(tokens)
         for place, letter, other in zip(places, orders[i % len(orders)], drawn[2:5]):
             tokens[place], corrupted[place] = named[letter], other
-        examples.append(_example(symbols, tokens, corrupted, (named["A"],), (named["B"],)))
+        examples.append(_example(symbols, tokens, corrupted, (named["A"],), wrong=(named["B"],)))
     return tuple(examples)
 
 
@@ -111,7 +111,7 @@ def _task(name: str, positives: tuple[Example, ...]) -> TaskData:
 
 
 def _example(
-    symbols: Symbols, tokens: list[int], corrupted: list[int], answers: tuple[int, ...], wrong: tuple[int, ...]
+    symbols: Symbols, tokens: list[int], corrupted: list[int], answers: tuple[int, ...], *, wrong: tuple[int, ...]
 ) -> Example:
-    texts = symbols.text(tokens), symbols.text(corrupted)
-    return Example(tuple(tokens), tuple(corrupted), answers, wrong, *texts)
+    text, corrupted_text = symbols.text(tokens), symbols.text(corrupted)
+    return Example(tuple(tokens), tuple(corrupted), answers, wrong, text=text, corrupted_text=corrupted_text)

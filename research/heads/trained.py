@@ -142,7 +142,7 @@ def train(recipe: Recipe) -> AttentionOnly:
         for step in range(recipe.n_steps):
             tokens, labels = draw_batch(recipe, generator)
             penalty = recipe.head_coef * _ramp(step / recipe.n_steps) * _sizes(model)
-            loss = _loss(recipe, model, chores, tokens, labels) + penalty
+            loss = _loss(recipe, model, chores, tokens, labels=labels) + penalty
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trainable, 1.0)
@@ -163,7 +163,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _loss(recipe: Recipe, model: AttentionOnly, chores: Tensor, tokens: Tensor, labels: Tensor) -> Tensor:
+def _loss(recipe: Recipe, model: AttentionOnly, chores: Tensor, tokens: Tensor, *, labels: Tensor) -> Tensor:
     residual = model.residual(model.embed(tokens))
     behaviour = cross_entropy((residual @ model.W_U).flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
     before, again = (residual @ chores).split([recipe.symbols.size, 2], dim=-1)

@@ -33,7 +33,7 @@ import sys
 import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 
 # Participles that say what happened to a thing but not what the thing is; pronouns and words that fit any value; and
@@ -56,6 +56,7 @@ class Module:
     room: str
     path: Path
     text: str
+    _: KW_ONLY
     tree: ast.Module
 
 
@@ -67,6 +68,7 @@ class Room:
     files: int
     lines: int
     code_lines: int
+    _: KW_ONLY
     comment_lines: int
     bound_names: int
     vague_names: int
@@ -105,7 +107,7 @@ def read_modules(root: Path) -> list[Module]:
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             if parts[:2] == ("tests", "cases"):
                 name = path.stem  # as the tests import their helpers, whose folder is on the path
-            modules.append(Module(name, room, path.relative_to(root), text, ast.parse(text)))
+            modules.append(Module(name, room, path.relative_to(root), text, tree=ast.parse(text)))
     return modules
 
 
@@ -241,7 +243,17 @@ def measure_rooms(modules: list[Module]) -> list[Room]:
         code, comments = (sum(counts) for counts in zip(*(line_counts(module) for module in members), strict=True))
         n_names, vague = vague_counts(members)
         n_lines = sum(module.text.count("\n") for module in members)
-        rooms.append(Room(room, len(members), n_lines, code, comments, n_names, vague.total()))
+        rooms.append(
+            Room(
+                room,
+                files=len(members),
+                lines=n_lines,
+                code_lines=code,
+                comment_lines=comments,
+                bound_names=n_names,
+                vague_names=vague.total(),
+            )
+        )
     return rooms
 
 

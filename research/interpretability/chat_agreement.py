@@ -46,15 +46,17 @@ def agreement(folder: Path, name: str, n_latents: int) -> dict[str, Any]:
         for latent in latents:
             halves, random = deal(database, latent), passages(database, latent, [RANDOM])
             firing = [half[:N_PASSAGES] for half in halves]
-            pair = [explanation(chat, journal, database, latent, half[:N_EXAMPLES]) for half in halves]
+            pair = [explanation(chat, journal, database, latent, examples=half[:N_EXAMPLES]) for half in halves]
             silent = [random[0::2][:N_PASSAGES], random[1::2][:N_PASSAGES]]
-            repeats.append([detection(chat, journal, latent, pair[i], firing[1 - i], silent[i]) for i in (0, 1)])
+            repeats.append(
+                [detection(chat, journal, latent, pair[i], firing=firing[1 - i], silent=silent[i]) for i in (0, 1)]
+            )
             texts.append((pair[0], pair[1]))
             passage_pairs.append((firing[1], silent[0]))
             bar.advance(1)
     wrong = [
-        detection(chat, journal, latent, texts[(i + 1) % len(texts)][0], *passage_pairs[i])
-        for i, latent in enumerate(latents)
+        detection(chat, journal, latent, texts[(i + 1) % len(texts)][0], firing=firing, silent=silent)
+        for i, (latent, (firing, silent)) in enumerate(zip(latents, passage_pairs, strict=True))
     ]
     first, second = np.array(repeats).T
     right_minus_wrong = first - np.array(wrong)
@@ -78,7 +80,7 @@ def agreement(folder: Path, name: str, n_latents: int) -> dict[str, Any]:
 
 
 def explanation(
-    chat: ChatModel, journal: Journal, database: FeatureDatabase, latent: int, examples: list[Passage]
+    chat: ChatModel, journal: Journal, database: FeatureDatabase, latent: int, *, examples: list[Passage]
 ) -> str:
     """What the model says of the examples; "nothing" where it says nothing."""
     raised = [database.tokens.text(token).strip() for token, _ in database.output_tokens(latent)[0][:8]]
@@ -91,7 +93,7 @@ def explanation(
 
 
 def detection(
-    chat: ChatModel, journal: Journal, latent: int, text: str, firing: list[Passage], silent: list[Passage]
+    chat: ChatModel, journal: Journal, latent: int, text: str, *, firing: list[Passage], silent: list[Passage]
 ) -> float:
     """AUROC of P(yes), firing passages against silent ones; unreadable answers count as ½."""
     p_yes = []

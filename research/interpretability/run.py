@@ -89,7 +89,13 @@ class Material:
         sample = [
             part.activations[self.site]
             for part in harvest_rows(
-                self.model, shards, [self.site], self.settings, self.rules, 0, 4 * self.settings.batch_sequences
+                self.model,
+                shards,
+                [self.site],
+                self.settings,
+                statistics=self.rules,
+                start=0,
+                stop=4 * self.settings.batch_sequences,
             )
         ]
         self.dictionaries: dict[Key, Any] = {(entry.site, entry.name): entry.load() for entry in entries}
@@ -129,7 +135,9 @@ class Material:
 
     def _rows(self, start: int, stop: int) -> list[ShardRows]:
         length = self.tokens.train.context_length
-        parts = harvest_rows(self.model, self.tokens.train, self.sites, self.settings, self.rules, start, stop)
+        parts = harvest_rows(
+            self.model, self.tokens.train, self.sites, self.settings, statistics=self.rules, start=start, stop=stop
+        )
         return [
             ShardRows(part.activations, part.sequence.numpy().astype(np.int64) * length + part.position.numpy())
             for part in parts

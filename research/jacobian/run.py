@@ -88,6 +88,7 @@ def train(
     name: str,
     lambdas: Sequence[str],
     seeds: Sequence[str],
+    *,
     token_share: str | None = None,
     l0: float = 1,
 ) -> None:
@@ -122,7 +123,7 @@ def seeds(arguments: argparse.Namespace) -> None:
 
 def whole(arguments: argparse.Namespace) -> None:
     for name, some in zip(WHOLE, (["0"], arguments.seeds), strict=True):
-        train(arguments, name, [f"{studied(arguments)['lambda']:g}"], some, "1")
+        train(arguments, name, [f"{studied(arguments)['lambda']:g}"], some, token_share="1")
 
 
 def random(arguments: argparse.Namespace) -> None:

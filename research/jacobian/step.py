@@ -57,14 +57,16 @@ def real_ends(n_tokens: int) -> tuple[dict[str, Tensor], MlpWeights]:
     tokens = prepare_tokens(text, model.tokenizer, model.tokenizer_fingerprint)
     config = ActivationsConfig(sites=SITES)
     measured = measure_sites(model, tokens.train, list(SITES), config)
-    parts = list(harvest_rows(model, tokens.train, list(SITES), config, measured))
+    parts = list(harvest_rows(model, tokens.train, list(SITES), config, statistics=measured))
     rows = {site: torch.cat([part.activations[site].float() for part in parts]) for site in SITES}
     scale = {site: float(x.square().sum(1).mean().sqrt()) for site, x in rows.items()}
     weights = mlp_weights(model, LAYER).between_scaled(*(scale[site] for site in SITES))
     return {site: x / scale[site] for site, x in rows.items()}, weights
 
 
-def make_pair(weights: MlpWeights, batch: dict[str, Tensor], coef: float, share: float, max_memory: int | None) -> Pair:
+def make_pair(
+    weights: MlpWeights, batch: dict[str, Tensor], coef: float, share: float, *, max_memory: int | None
+) -> Pair:
     trainees = []
     for site in SITES:
         config = SaeConfig("topk", batch[site].shape[1], D_SAE, K, site=site, options={"k_start_factor": 1.0})
@@ -75,7 +77,7 @@ def make_pair(weights: MlpWeights, batch: dict[str, Tensor], coef: float, share:
     settings = JacobianConfig(token_share=share)
     keys = ((SITES[0], "pair"), (SITES[1], "pair"))
     slopes = SlopesAtInput(weights)
-    return Pair(keys, (trainees[0], trainees[1]), slopes, coef, settings, max_memory=max_memory)
+    return Pair(keys, (trainees[0], trainees[1]), slopes, coef, config=settings, max_memory=max_memory)
 
 
 def stepper(pair: Pair, batches: list[dict[str, Tensor]]) -> Callable[[], None]:
@@ -150,7 +152,7 @@ def narrower_pairs(weights: MlpWeights, batch: dict[str, Tensor], free: int) -> 
     narrow, refused = {}, {}
     for bound in (150_000_000, 250_000_000):
         try:
-            pair = make_pair(weights, batch, 1.0, 1.0, bound)
+            pair = make_pair(weights, batch, 1.0, 1.0, max_memory=bound)
         except UserError as error:
             refused[bound] = str(error)
             continue
@@ -161,16 +163,16 @@ def narrower_pairs(weights: MlpWeights, batch: dict[str, Tensor], free: int) -> 
 
 def measure(n: int, ends: dict[str, Tensor], weights: MlpWeights, rounds: int) -> dict[str, Any]:
     whole = [{site: x[i : i + n] for site, x in ends.items()} for i in range(0, len(ends[SITES[0]]) - n + 1, n)][:10]
-    pairs = {share: make_pair(weights, whole[0], 1.0, share, None) for share in SHARES}
+    pairs = {share: make_pair(weights, whole[0], 1.0, share, max_memory=None) for share in SHARES}
     contenders: dict[str, Callable[[], object]] = {
-        "pair without penalty": stepper(make_pair(weights, whole[0], 0.0, 1.0, None), whole)
+        "pair without penalty": stepper(make_pair(weights, whole[0], 0.0, 1.0, max_memory=None), whole)
     }
     contenders |= {f"pair, penalty on {share:g} of the tokens": stepper(p, whole) for share, p in pairs.items()}
     narrow, refused = narrower_pairs(weights, whole[0], pairs[1.0].n_bytes)
     contenders |= {f"pair, penalty within {bound / 1e6:.0f} MB": stepper(p, whole) for bound, p in narrow.items()}
-    dense = peers.sae_lens(ends[SITES[0]].shape[1], D_SAE, K, [batch[SITES[0]] for batch in whole], N_STEPS)
+    dense = peers.sae_lens(ends[SITES[0]].shape[1], D_SAE, K, [batch[SITES[0]] for batch in whole], n_steps=N_STEPS)
     contenders["sae-lens topk"] = dense["sae-lens topk"]
-    parts, n_active = parts_of(make_pair(weights, whole[0], 1.0, 1.0, None), whole[0])
+    parts, n_active = parts_of(make_pair(weights, whole[0], 1.0, 1.0, max_memory=None), whole[0])
     seconds = common.rounds_of({**contenders, **parts}, rounds, warm_up=2)
     whole_step, bare = seconds["pair, penalty on 1 of the tokens"], seconds["pair without penalty"]
     seconds["rest"] = [

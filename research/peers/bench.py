@@ -62,7 +62,7 @@ class Draw:
 class Bench:
     """Rows, and every run made so far (one JSON line each)."""
 
-    def __init__(self, folder: Path, d_sae: int, batch: int, n_steps: int, seeds: Sequence[int]) -> None:
+    def __init__(self, folder: Path, d_sae: int, batch: int, n_steps: int, *, seeds: Sequence[int]) -> None:
         self.d_sae, self.batch, self.n_steps, self.seeds = d_sae, batch, n_steps, seeds
         self.size = {"d_sae": d_sae, "batch": batch, "n_steps": n_steps}
         self.first = Draw(folder / "rows.safetensors", 0, 32_768)
@@ -84,7 +84,7 @@ class Bench:
         return rows[documents % 2 == 0], documents[documents % 2 == 0]
 
     def tried(
-        self, library: str, architecture: str, l0: float, rate: float, coef: float | None = None, **extra: Any
+        self, library: str, architecture: str, l0: float, rate: float, *, coef: float | None = None, **extra: Any
     ) -> Record:
         """The record of one training run on the first draw, made now unless it was before."""
         about = self._about(library, architecture, l0, {"learning_rate": rate, "coef": coef, **extra})
@@ -118,23 +118,27 @@ class Bench:
         settings = dict(about["settings"])
         rate, coef = settings.pop("learning_rate"), settings.pop("coef")
         if about["library"] == OURS:
-            return self._ours(about["architecture"], about["asked_l0"], rate, settings, data, held_in)
+            return self._ours(about["architecture"], about["asked_l0"], rate, settings, data=data, held_in=held_in)
         make = peers_training.LIBRARIES[about["library"]]
-        return make(about["architecture"], data, self.d_sae, float(about["asked_l0"]), rate, coef, **settings)
+        return make(
+            about["architecture"], data, self.d_sae, float(about["asked_l0"]), learning_rate=rate, coef=coef, **settings
+        )
 
-    def _ours(self, architecture: str, l0: float, rate: float, options: Record, data: Data, held_in: Tensor) -> Trained:
+    def _ours(
+        self, architecture: str, l0: float, rate: float, options: Record, *, data: Data, held_in: Tensor
+    ) -> Trained:
         if architecture not in self.warm:  # compiles the kernels: no part of a step
             self.warm.add(architecture)
-            self._trainee(architecture, l0, rate, options, data, held_in).step(data.batches[0], 0)
+            self._trainee(architecture, l0, rate, options, data=data, held_in=held_in).step(data.batches[0], 0)
         clock = Clock()
-        trainee = self._trainee(architecture, l0, rate, options, data, held_in)
+        trainee = self._trainee(architecture, l0, rate, options, data=data, held_in=held_in)
         for index, x in enumerate(data.batches):
             trainee.step(x, index)
         calibrate(trainee.sae, list(held_in.split(4096)))
         return Trained(trainee.sae, *clock.seconds())
 
     def _trainee(
-        self, architecture: str, l0: float, rate: float, options: Record, data: Data, held_in: Tensor
+        self, architecture: str, l0: float, rate: float, options: Record, *, data: Data, held_in: Tensor
     ) -> Trainee:
         sae = build_sae(SaeConfig(architecture, data.d_in, self.d_sae, l0, seed=data.seed, options=options))
         settings = TrainingConfig(batch_tokens=data.batch_tokens, learning_rate=rate)

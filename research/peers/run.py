@@ -103,15 +103,15 @@ def search(bench: Bench, library: str, architecture: str) -> list[Record]:
     rates = RATES[library]
     if architecture == "jumprelu" and library == "dictionary-learning":
         tries = [(rates[1], 0.001), (rates[1], 0.01), (rates[2], 0.01)]
-        records = [bench.tried(library, architecture, L0, rate, 1.0, bandwidth=b) for rate, b in tries]
+        records = [bench.tried(library, architecture, L0, rate, coef=1.0, bandwidth=b) for rate, b in tries]
         best = best_of(records)["settings"]
         more = {"bandwidth": 3 * best["bandwidth"]}
-        records.append(bench.tried(library, architecture, L0, best["learning_rate"], best["coef"], **more))
+        records.append(bench.tried(library, architecture, L0, best["learning_rate"], coef=best["coef"], **more))
         best = best_of(records)["settings"]
         faster = {"bandwidth": best["bandwidth"]}
-        return [*records, bench.tried(library, architecture, L0, 2 * rates[2], best["coef"], **faster)]
+        return [*records, bench.tried(library, architecture, L0, 2 * rates[2], coef=best["coef"], **faster)]
     if (library, architecture) in FIRST_COEF:
-        return landed(bench, library, architecture, rates, FIRST_COEF[library, architecture])
+        return landed(bench, library, architecture, rates, coef=FIRST_COEF[library, architecture])
     records = [bench.tried(library, architecture, L0, rate) for rate in rates]
     records.append(bench.tried(library, architecture, L0, next_rate(rates, best_of(records))))
     if library == "eai-sparsify":
@@ -128,19 +128,21 @@ def next_rate(rates: tuple[float, ...], best: Record) -> float:
     return rate / 2 if rate == rates[0] else float(f"{math.sqrt(rate * rates[-1]):.4g}")
 
 
-def landed(bench: Bench, library: str, architecture: str, rates: tuple[float, ...], coef: float) -> list[Record]:
+def landed(bench: Bench, library: str, architecture: str, rates: tuple[float, ...], *, coef: float) -> list[Record]:
     """Each of the two higher learning rates twice, with a coefficient corrected by what came before; at the better, all
     carried to the asked L0, up to three more until one is within a tenth of it."""
     records: list[Record] = []
     for rate in rates[1:] * 2:
         same = [r for r in records if rate_of(r) == rate]
-        records.append(bench.tried(library, architecture, L0, rate, next_coef(same or records) if records else coef))
+        records.append(
+            bench.tried(library, architecture, L0, rate, coef=next_coef(same or records) if records else coef)
+        )
     rate = rate_of(min(records, key=at_l0))
     for _ in range(3):
         same = [r for r in records if rate_of(r) == rate]
         if min(map(misses, same)) < math.log(1.1):
             break
-        records.append(bench.tried(library, architecture, L0, rate, next_coef(same)))
+        records.append(bench.tried(library, architecture, L0, rate, coef=next_coef(same)))
     return records
 
 
@@ -212,7 +214,7 @@ def step_times(bench: Bench, rounds: int) -> dict[str, float]:
             contenders[f"{OURS} {name}"]()
     held_in = list(bench.first.held_in.split(4096))
     contenders[f"{OURS} calibration"] = lambda: calibrate(trainee.sae, held_in)
-    contenders |= peers.steppers(bench.data.d_in, bench.d_sae, L0, batches, 100_000)
+    contenders |= peers.steppers(bench.data.d_in, bench.d_sae, L0, batches, n_steps=100_000)
     return {name: 1e3 * seconds for name, seconds in common.medians(contenders, rounds=rounds).items()}
 
 
@@ -254,7 +256,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="PNG of every try")
     parser.add_argument("--out", type=Path, default=record_path("peers"))
     arguments = parser.parse_args()
-    bench = Bench(arguments.folder, arguments.width, arguments.batch, arguments.steps, arguments.seeds)
+    bench = Bench(arguments.folder, arguments.width, arguments.batch, arguments.steps, seeds=arguments.seeds)
     pairs = [(library, name) for library, name in PEERS if not arguments.rows or f"{library} {name}" in arguments.rows]
     tuned = {name: our_tries(bench, name) for name in ARCHITECTURES if name in {name for _, name in pairs}}
     rows = [compare(bench, library, name, best_of(tuned[name])) for library, name in pairs]

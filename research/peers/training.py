@@ -88,7 +88,7 @@ class Dense:
 
 
 def sae_lens(
-    architecture: str, data: Data, d_sae: int, l0: float, learning_rate: float, coef: float | None, **extra: Any
+    architecture: str, data: Data, d_sae: int, l0: float, *, learning_rate: float, coef: float | None, **extra: Any
 ) -> Trained:
     """ReLU and Gated: `coef` the L1 coefficient; JumpReLU: the recipe its documentation recommends for ease (tanh loss,
     bandwidth 2, threshold 0.1, pre-activation loss, the coefficient rising over the whole run). Its batch-topk becomes
@@ -150,7 +150,7 @@ def sae_lens(
 
 
 def dictionary_learning(
-    architecture: str, data: Data, d_sae: int, l0: float, learning_rate: float, coef: float | None, **extra: Any
+    architecture: str, data: Data, d_sae: int, l0: float, *, learning_rate: float, coef: float | None, **extra: Any
 ) -> Trained:
     """`coef`: L1 penalty, or for JumpReLU the weight of its target-L0 loss. Threshold averages start half way and
     forget within a tenth of the run; its window for dead latents, a constant 10M tokens there, is set by hand."""
@@ -236,7 +236,7 @@ class SparsifyDictionary:
 
 
 def sparsify(
-    architecture: str, data: Data, d_sae: int, l0: float, learning_rate: float, coef: float | None, **extra: Any
+    architecture: str, data: Data, d_sae: int, l0: float, *, learning_rate: float, coef: float | None, **extra: Any
 ) -> Trained:
     """TopK by its trainer as it comes: sign descent with momentum, schedule-free averaging. `extra` goes to its
     TrainConfig (k_decay_steps, auxk_alpha)."""

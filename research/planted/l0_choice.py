@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +55,7 @@ class TailProjection:
     value: float
     interval: Interval
     """95%, over blocks of rows."""
+    _: KW_ONLY
     n_rows: int
 
 
@@ -95,7 +96,7 @@ def tail_projection(sae: Decoder, x: Float[Tensor, "n d"], n: int, *, l0: float)
         # A block's value differs from that of all rows by little; its spread gives the width, all rows the centre.
         offsets = np.array(blocks) - np.mean(blocks)
         interval = percentiles(value + bootstrap_weights(n_blocks, 1000) @ offsets / n_blocks)
-    return TailProjection(l0, n, value, interval, n_rows)
+    return TailProjection(l0, n, value, interval, n_rows=n_rows)
 
 
 def _largest(z: Tensor, n: int) -> float:

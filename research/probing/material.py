@@ -122,4 +122,4 @@ def with_rows(task: Task, row_of: np.ndarray) -> Task:
     if not task.on_tokens:
         return task
     there = row_of[task.examples] >= 0
-    return Task(task.family, task.name, True, task.examples[there], task.labels[there], task.train[there])
+    return Task(task.family, task.name, True, task.examples[there], labels=task.labels[there], train=task.train[there])

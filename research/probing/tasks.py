@@ -19,7 +19,7 @@ import csv
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ class Task:
     on_tokens: bool
     examples: np.ndarray
     """int64 [n]: snippet, or snippet · LENGTH + position."""
+    _: KW_ONLY
     labels: np.ndarray
     """bool [n]."""
     train: np.ndarray
@@ -142,7 +143,7 @@ def make_tasks(snippets: Sequence[Snippet], pieces: Sequence[str], seed: int = 0
         ]
         examples = np.concatenate(per_class)
         labels = np.repeat([True, False], [len(c) for c in per_class])
-        tasks.append(Task(family, name, False, examples, labels, train[examples]))
+        tasks.append(Task(family, name, False, examples, labels=labels, train=train[examples]))
 
     languages = np.isin(part, ["english", "french", "spanish"])
     for language in ("english", "french", "spanish"):
@@ -210,7 +211,7 @@ def word_tasks(
         ]
         examples = np.concatenate(per_class)
         labels = np.repeat([True, False], [len(c) for c in per_class])
-        tasks.append(Task("words", name, True, place[examples], labels, in_train[examples]))
+        tasks.append(Task("words", name, True, place[examples], labels=labels, train=in_train[examples]))
 
     add("numbers", kind_of == "number", kind_of != "number")
     add("punctuation", kind_of == "punctuation", kind_of != "punctuation")

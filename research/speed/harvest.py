@@ -47,7 +47,7 @@ def main() -> None:
         inner.layers = every
 
     def ours() -> None:
-        for _ in harvest_rows(model, tokens.train, [common.SITE], config, statistics):
+        for _ in harvest_rows(model, tokens.train, [common.SITE], config, statistics=statistics):
             pass
 
     def to_disk() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 Steppers = dict[str, Callable[[], object]]
 
 
-def steppers(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int) -> Steppers:
+def steppers(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int) -> Steppers:
     """{`library architecture`: one step}."""
     contenders: Steppers = {}
     for package, make in (
@@ -26,7 +26,7 @@ def steppers(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int)
         ("eai-sparsify", sparsify),
     ):
         try:
-            contenders |= make(d_in, d_sae, k, batches, n_steps)
+            contenders |= make(d_in, d_sae, k, batches, n_steps=n_steps)
             print(f"{package} {importlib.metadata.version(package)}", file=sys.stderr)
         except ImportError as error:
             print(f"{package} left out: {error}", file=sys.stderr)
@@ -44,7 +44,7 @@ def cycle(batches: list[Tensor], step: Callable[[int, Tensor], object]) -> Calla
     return run
 
 
-def sae_lens(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int) -> Steppers:
+def sae_lens(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int) -> Steppers:
     from sae_lens import saes
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -70,7 +70,7 @@ def sae_lens(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int)
     return contenders
 
 
-def dictionary_learning(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int) -> Steppers:
+def dictionary_learning(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int) -> Steppers:
     from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
     from dictionary_learning.trainers.gdm import GatedSAETrainer
     from dictionary_learning.trainers.jumprelu import JumpReluTrainer
@@ -99,7 +99,7 @@ def dictionary_learning(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_
     return contenders
 
 
-def sparsify(d_in: int, d_sae: int, k: int, batches: list[Tensor], n_steps: int) -> Steppers:
+def sparsify(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int) -> Steppers:
     from sparsify import SparseCoder, SparseCoderConfig
     from sparsify.sign_sgd import SignSGD
 

@@ -68,7 +68,7 @@ def least_bytes(n: int, d: int, m: int) -> int:
     return 4 * (2 * n * m + 2 * d * m * 8)
 
 
-def measure(d_sae: int, batches: list[Tensor], peers: bool, rounds: int, settle: int) -> list[dict[str, object]]:
+def measure(d_sae: int, batches: list[Tensor], peers: bool, rounds: int, *, settle: int) -> list[dict[str, object]]:
     x = batches[0]
     weights = torch.randn(d_sae, x.shape[1]).T
     buffer = x.new_empty(len(x), d_sae)  # fresh pages would cost a sixth more, in our favour
@@ -91,7 +91,7 @@ def measure(d_sae: int, batches: list[Tensor], peers: bool, rounds: int, settle:
     if peers:
         from research.speed import peers as other
 
-        contenders |= other.steppers(x.shape[1], d_sae, L0, batches, N_STEPS)
+        contenders |= other.steppers(x.shape[1], d_sae, L0, batches, n_steps=N_STEPS)
     seconds = common.rounds_of(contenders, rounds, warm_up=3)
     product = statistics.median(seconds["product"])
     bound = product + least_bytes(len(x), x.shape[1], d_sae) / common.bandwidth()
@@ -127,7 +127,9 @@ def main() -> None:
     batches = list(rows[: len(rows) // arguments.batch * arguments.batch].split(arguments.batch))
     results = []
     for d_sae in arguments.widths:
-        for row in measure(d_sae, batches, arguments.peers and d_sae <= 36_864, arguments.rounds, arguments.settle):
+        for row in measure(
+            d_sae, batches, arguments.peers and d_sae <= 36_864, arguments.rounds, settle=arguments.settle
+        ):
             l0 = f"L0 {row['l0']:.0f}" if row["l0"] else ""
             print(
                 f"m {row['d_sae']:7d}  {row['name']:32s} {row['milliseconds']:8.1f} ms  {row['ratio']:6.2f} "

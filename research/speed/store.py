@@ -33,7 +33,9 @@ def writers(folder: Path, width: int) -> dict[str, Callable[[], object]]:
     site = "layers.0.resid_post"
     label = torch.zeros(WRITTEN, dtype=torch.int32)
     activations = {site: torch.randn(WRITTEN, width)}
-    rows = HarvestedRows(activations, label, label, label, label, WRITTEN, dict.fromkeys(REASONS, 0))
+    rows = HarvestedRows(
+        activations, label, label, label, document=label, n_tokens=WRITTEN, n_dropped=dict.fromkeys(REASONS, 0)
+    )
     content = bytes(2 * width * WRITTEN)
 
     def shard() -> None:

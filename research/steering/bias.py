@@ -90,7 +90,12 @@ def steered(changes: Sequence[Change]) -> Steering:
 
 
 def leans(
-    model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, names: Sequence[str], changes: Sequence[Change]
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scales: LatentScales,
+    names: Sequence[str],
+    *,
+    changes: Sequence[Change],
 ) -> tuple[np.ndarray, np.ndarray]:
     """(lean of each occupation in nats, P(she) + P(he) of each), with the changes at every position."""
     texts = [template.format(name) for name in names for template in TEMPLATES]
@@ -116,7 +121,7 @@ def gap(women: np.ndarray, men: np.ndarray, *, n_bootstrap: int = 2000) -> dict[
 
 
 def candidates(
-    model: LanguageModel, sae: SparseAutoencoder, women: Sequence[str], men: Sequence[str], n: int
+    model: LanguageModel, sae: SparseAutoencoder, women: Sequence[str], men: Sequence[str], *, n: int
 ) -> list[int]:
     """The n latents whose mean activation over the texts differs most between the two groups."""
 
@@ -137,6 +142,7 @@ def loss_cost(
     sae: SparseAutoencoder,
     scales: LatentScales,
     sequences: Tensor,
+    *,
     latent_changes: Sequence[Change],
 ) -> dict[str, Any]:
     """Change of the loss on text [B, T], nats per token, sequences resampled."""
@@ -181,7 +187,7 @@ def bias_case(
     search, judge = (WOMEN[0::2], MEN[0::2]), (WOMEN[1::2], MEN[1::2])
 
     def measured(names: tuple[list[str], list[str]], changes: Sequence[Change]) -> dict[str, Any]:
-        groups = [leans(model, sae, scales, group, changes) for group in names]
+        groups = [leans(model, sae, scales, group, changes=changes) for group in names]
         return {
             "gap": gap(groups[0][0], groups[1][0]),
             "lean": [float(lean.mean()) for lean, _ in groups],
@@ -192,11 +198,11 @@ def bias_case(
         return {
             "changes": list(changes),
             "judged": measured(judge, changes),
-            "cost": loss_cost(model, sae, scales, validation, changes),
+            "cost": loss_cost(model, sae, scales, validation, latent_changes=changes),
         }
 
     before_search = measured(search, [])["gap"]["mean"]
-    tried = [(i, factor) for i in candidates(model, sae, search[0], search[1], n_candidates) for factor in FACTORS]
+    tried = [(i, factor) for i in candidates(model, sae, search[0], search[1], n=n_candidates) for factor in FACTORS]
     gaps = {change: measured(search, [change])["gap"]["mean"] for change in tried}
     ranked: list[Change] = []
     for latent, factor in sorted(tried, key=lambda change: abs(gaps[change])):

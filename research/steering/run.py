@@ -186,7 +186,7 @@ def summary(columns: dict[str, Any], default: dict[str, Any], answers: Sequence[
 
 
 def wish(
-    bench: Bench, candidates: list[int], score: Callable[[str], float | None], instruction: str, goal: str
+    bench: Bench, candidates: list[int], score: Callable[[str], float | None], instruction: str, *, goal: str
 ) -> dict[str, Any]:
     """Chooses latent and strength on the even questions, judges them and the controls on the odd ones.
 
@@ -314,7 +314,7 @@ def topic(bench: Bench, run: Path) -> dict[str, Any]:
             [row["latent"] for row in candidates[name]],
             lambda text, of=TOPICS[name]: float(mentions(text, of)),
             TOPIC_INSTRUCTION.format(name),
-            "both",
+            goal="both",
         )
         for name in likely
     }
@@ -329,7 +329,7 @@ def tone(bench: Bench, run: Path) -> dict[str, Any]:
     results: dict[str, Any] = {"found": candidates}
     for name, goal in (("technical", "score"), ("plain", "-score")):
         results[name] = wish(
-            bench, [row["latent"] for row in candidates[name]], complex_share, TONE_INSTRUCTION[name], goal
+            bench, [row["latent"] for row in candidates[name]], complex_share, TONE_INSTRUCTION[name], goal=goal
         )
     return results
 

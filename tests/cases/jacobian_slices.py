@@ -23,7 +23,7 @@ def make_slices(
     in_values = (in_indices >= 0).to(values.dtype) if in_values is None else in_values
     active = (out_indices >= 0)[:, :, None] & (in_indices >= 0)[:, None, :]
     out_values = (out_indices >= 0).to(values.dtype)
-    return JacobianSlices(values.masked_fill(~active, 0), out_indices, in_indices, out_values, in_values)
+    return JacobianSlices(values.masked_fill(~active, 0), out_indices, in_indices, out_values, in_values=in_values)
 
 
 def one_hot_sae(d: int, k: int, scale: float = 1.0, bias: float = 0.0) -> SparseAutoencoder:
@@ -53,7 +53,7 @@ def autograd_slices(latent_map: LatentMap, x: Tensor) -> JacobianSlices:
     J = torch.func.vmap(torch.func.jacrev(lambda row: latent_map.mlp(row[None])[0]))(x)
     J = J * c_in / c_out * (f > 0)[:, :, None] * (s > 0)[:, None, :]
     order = torch.arange(d).expand(len(x), -1)
-    return JacobianSlices(J, order.masked_fill(f <= 0, -1), order.masked_fill(s <= 0, -1), f, s)
+    return JacobianSlices(J, order.masked_fill(f <= 0, -1), order.masked_fill(s <= 0, -1), f, in_values=s)
 
 
 class Linear(nn.Module):

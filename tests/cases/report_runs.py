@@ -58,18 +58,31 @@ def write_run(folder: Path, **settings: Any) -> Path:
                     quality = _FVU_AT_32.get(architecture, 0.3) * (1 + 0.2 * depth) * (32 / target) ** 0.42
                     quality *= 1 + 0.01 * random.standard_normal()
                     lines += _curve(
-                        site, name, architecture, target, seed, quality, contents.n_records, name == contents.diverged
+                        site,
+                        name,
+                        architecture,
+                        target,
+                        seed=seed,
+                        fvu=quality,
+                        n_records=contents.n_records,
+                        diverges=name == contents.diverged,
                     )
                     if name == contents.diverged:
                         continue
                     path = folder / "saes" / site / name / "latents.safetensors"
-                    counts = _latents(path, random, architecture, target, contents.d_sae, contents.all_dead)
-                    records.append(_record(random, site, name, architecture, target, seed, quality, counts))
+                    counts = _latents(
+                        path, random, architecture, target, d_sae=contents.d_sae, all_dead=contents.all_dead
+                    )
+                    records.append(
+                        _record(random, site, name, architecture, target=target, seed=seed, fvu=quality, counts=counts)
+                    )
         if contents.pca:
             for target in contents.l0:
                 fvu = 0.62 * (32 / target) ** 0.3 * (1 + 0.2 * depth)
                 counts = np.full(int(target), N_TOKENS)
-                records.append(_record(random, site, f"pca-l0_{target:g}", "pca", target, 0, fvu, counts))
+                records.append(
+                    _record(random, site, f"pca-l0_{target:g}", "pca", target=target, seed=0, fvu=fvu, counts=counts)
+                )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     _json(
         folder / "evaluation.json",

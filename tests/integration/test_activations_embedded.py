@@ -36,7 +36,7 @@ def store(
     embedded_model: LanguageModel, shards: TokenShards, tmp_path_factory: pytest.TempPathFactory
 ) -> ActivationStore:
     folder = tmp_path_factory.mktemp("store")
-    return build_store(embedded_model, shards, SITES, CONFIG, folder, shard_bytes=SHARD_BYTES)
+    return build_store(embedded_model, shards, SITES, CONFIG, folder=folder, shard_bytes=SHARD_BYTES)
 
 
 def test_stored_rows_are_the_models_activations(
@@ -73,7 +73,7 @@ def test_a_shard_harvested_anew_has_the_same_bytes(
     path = store.folder / "activations-00002.safetensors"
     before = path.read_bytes()
     path.unlink()
-    again = build_store(embedded_model, shards, SITES, CONFIG, store.folder)
+    again = build_store(embedded_model, shards, SITES, CONFIG, folder=store.folder)
     assert path.read_bytes() == before
     assert again.record == store.record
 
@@ -92,7 +92,10 @@ def test_a_buffer_on_the_real_model_resumes_bit_for_bit_and_mixes_less_than_a_fu
 
     def stream() -> MixingStream:
         return MixingStream(
-            RowSource(embedded_model, shards, SITES, CONFIG, statistics), batch_tokens=128, buffer_tokens=2048, seed=1
+            RowSource(embedded_model, shards, SITES, CONFIG, statistics=statistics),
+            batch_tokens=128,
+            buffer_tokens=2048,
+            seed=1,
         )
 
     whole, interrupted, resumed = stream(), stream(), stream()

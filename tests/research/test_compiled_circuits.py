@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
 
 import pytest
@@ -48,6 +48,7 @@ class Passes:
     corrupted: Tensor
     m_clean: Tensor
     m_corrupt: Tensor
+    _: KW_ONLY
     outputs: Tensor
     """Of all heads, on the counterparts."""
     difference: Tensor
@@ -65,7 +66,7 @@ def passes(name, seed=0):
     clean, corrupted = clean_tokens(circuit.data.positives), corrupted_tokens(circuit.data.positives)
     m_clean, m_corrupt = (metric(circuit, model.logits(tokens)) for tokens in (clean, corrupted))
     outputs = [torch.cat([model.head_outputs(t), model.embed(t)[:, :, None]], 2) for t in (clean, corrupted)]
-    return Passes(clean, corrupted, m_clean, m_corrupt, outputs[1], outputs[1] - outputs[0])
+    return Passes(clean, corrupted, m_clean, m_corrupt, outputs=outputs[1], difference=outputs[1] - outputs[0])
 
 
 def effect(circuit, heads):

@@ -219,7 +219,7 @@ def probed():
     material = SimpleNamespace(
         n_documents=40,
         tasks=[
-            tasks.Task(f, name, False, every, labels, nowhere)
+            tasks.Task(f, name, False, every, labels=labels, train=nowhere)
             for f, name in ((first, "a"), (first, "b"), (second, "c"))
         ],
         answers=lambda predictions, task: probes.answers_by_document(predictions, labels, every, 40),
@@ -268,7 +268,9 @@ def test_weights_trained_anew_have_another_identity(tmp_path):
         with torch.no_grad():
             sae.W_dec.copy_(torch.arange(32.0).reshape(8, 4) + shift)
         save_sae(sae, tmp_path / "sae")
-        entry = run_folders.Entry(tmp_path / "sae", "topk", "layers.1.resid_post", "topk-l0_2-s0", 2, 0, 8)
+        entry = run_folders.Entry(
+            tmp_path / "sae", "topk", "layers.1.resid_post", "topk-l0_2-s0", l0=2, seed=0, d_sae=8
+        )
         names.append(run_folders.identity([entry]))
     assert names[0] == names[1] != names[2]
     assert run_folders.identity([entry], n=1) != names[2]

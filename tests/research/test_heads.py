@@ -179,7 +179,7 @@ def test_a_piece_of_a_real_model(tmp_path, monkeypatch):
         lines += [{"kind": "negative", "prompt": other}]
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
-    sizes = circuits.Sizes(20, 10, 6, 8, 4, 4)
+    sizes = circuits.Sizes(20, 10, 6, 8, n_few=4, n_edge_prompts=4)
     monkeypatch.setattr(circuits, "real_model", lambda: model)
     monkeypatch.setitem(circuits.SIZES, str(path), sizes)
     try:

@@ -74,7 +74,7 @@ def test_too_many_rows_are_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -
 
 
 def scored(l0: float, value: float, n: int = 64, width: float = 0.001) -> TailProjection:
-    return TailProjection(l0, n, value, (value - width, value + width), 1000)
+    return TailProjection(l0, n, value, (value - width, value + width), n_rows=1000)
 
 
 def test_the_lowest_value_is_chosen_and_its_rivals_named() -> None:

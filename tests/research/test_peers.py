@@ -38,7 +38,7 @@ def test_coefficients_land_and_both_rates_are_tried_twice():
         tries.append(a_try(rate, l0, fvu * (32 / l0) ** 0.28, coef=coef))
         return tries[-1]
 
-    landed = run.landed(SimpleNamespace(tried=tried), "a library", "relu", (5e-4, 1e-3, 2e-3), 5.0)
+    landed = run.landed(SimpleNamespace(tried=tried), "a library", "relu", (5e-4, 1e-3, 2e-3), coef=5.0)
     rates = [r["settings"]["learning_rate"] for r in landed]
     assert len(landed) <= 7
     assert rates.count(1e-3) == 2

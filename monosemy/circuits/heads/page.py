@@ -214,7 +214,7 @@ def _document(circuit: Circuit, drawing: Drawing) -> str:
     body = join((section.format(anchor, name, join(parts, "\n")) for anchor, name, parts in sections), "\n")
     contents = [(anchor, name) for anchor, name, _ in sections]
     title = f"Circuit: {circuit.task.name} in {circuit.model}"
-    return page(title, lede, contents, body, f"Made by monosemy {__version__}; circuit.json holds the numbers.")
+    return page(title, lede, contents, body, foot=f"Made by monosemy {__version__}; circuit.json holds the numbers.")
 
 
 def _heads_table(circuit: Circuit) -> Html:

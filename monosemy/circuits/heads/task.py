@@ -23,7 +23,7 @@ of one token, all prompts of the same length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -74,6 +74,7 @@ class Example:
     """The next tokens that show the behaviour."""
     wrong: tuple[int, ...]
     """The next tokens that compete with the answers; no token is in both."""
+    _: KW_ONLY
     text: str = ""
     corrupted_text: str = ""
 

@@ -41,5 +41,5 @@ def build_pairs(prepared: Prepared) -> list[Pair]:
             build_trainee(prepared, NewSae(site, settings.architecture, l0, seed), rows[site]) for site in sites
         )
         keys = ((site_in, name), (site_out, name))
-        pairs.append(Pair(keys, (inputs, outputs), slopes, coef, settings, max_memory=max_memory))
+        pairs.append(Pair(keys, (inputs, outputs), slopes, coef, config=settings, max_memory=max_memory))
     return pairs

@@ -274,7 +274,7 @@ def run_pairs(words: list[str]) -> None:
         folder,
         moved_of(arguments),
         arguments.pair,
-        lambda study, pair: pairs_study(study, pair, settings, arguments.output, latents),
+        lambda study, pair: pairs_study(study, pair, settings, arguments.output, pairs=latents),
     )
     show(pairs_page(document))
     if arguments.out:
@@ -364,7 +364,7 @@ def run_random(words: list[str]) -> None:
         first = study.pairs[0]
         lambdas = arguments.lambdas or sorted({0.0, choose(measure(study, settings))["lambda"]})
         levels = arguments.l0 or [max(1, round(first.l0 / 2)), first.l0, 2 * first.l0]
-        return random_study(study, arguments.kinds, lambdas, [float(l0) for l0 in levels], settings)
+        return random_study(study, arguments.kinds, lambdas, [float(l0) for l0 in levels], settings=settings)
 
     show(comparison_tables(_with_study(folder, moved_of(arguments), compared)))
     _report(folder, arguments)

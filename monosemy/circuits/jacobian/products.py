@@ -229,7 +229,9 @@ class _Part:
 
     def factors(self, tables: Tables, a: Tensor, b: Tensor | None) -> kernels.Factors:
         """The arguments of the kernels for these tokens."""
-        return kernels.Factors(a, b, tables.T_in, tables.T_up, tables.T_out, self.inputs, self.outputs)
+        return kernels.Factors(
+            a, b, tables.T_in, tables.T_up, T_out=tables.T_out, inputs=self.inputs, outputs=self.outputs
+        )
 
 
 def _renumbered(pattern: Pattern, m: int) -> tuple[Pattern, Tensor | None]:

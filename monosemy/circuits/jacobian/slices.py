@@ -17,7 +17,7 @@ Limits: every row is padded to the largest number of active latents of any row, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -39,6 +39,7 @@ class JacobianSlices:
     out_indices: Tensor
     in_indices: Tensor
     out_values: Tensor
+    _: KW_ONLY
     in_values: Tensor
 
     @property

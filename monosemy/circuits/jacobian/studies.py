@@ -57,8 +57,8 @@ def pairs_study(
     entry: PairEntry,
     settings: PairSettings,
     outputs: Sequence[int] = (),
-    pairs: Sequence[tuple[int, int]] = (),
     *,
+    pairs: Sequence[tuple[int, int]] = (),
     again: bool = False,
 ) -> dict[str, Any]:
     """Output latents with their strongest input latents and texts, as JSON values, with labels where there are any.
@@ -218,7 +218,7 @@ def random_config(config: RunConfig, kind: str, lambdas: Sequence[float], l0: Se
 
 
 def random_study(
-    study: Study, kinds: Sequence[str], lambdas: Sequence[float], l0: Sequence[float], settings: MeasureSettings
+    study: Study, kinds: Sequence[str], lambdas: Sequence[float], l0: Sequence[float], *, settings: MeasureSettings
 ) -> list[dict[str, Any]]:
     """Trains and measures pairs on each kind of random model, compares them, writes random.json, returns its rows.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ class PairEntry:
     coef: float
     """λ of the penalty."""
     l0: float
+    _: KW_ONLY
     seed: int
     layer: int
     at: str
@@ -104,11 +105,11 @@ def find_pairs(folder: Path) -> list[PairEntry]:
                 (first, second),
                 float(record["lambda"]),
                 config.l0,
-                config.seed,
-                layer,
-                str(record["at"]),
-                paths,
-                (shas[0], shas[1]),
+                seed=config.seed,
+                layer=layer,
+                at=str(record["at"]),
+                folders=paths,
+                weights=(shas[0], shas[1]),
             )
         )
     if not pairs:
@@ -164,7 +165,7 @@ class Study:
         device = self.prepared.model.device
         sae_in, sae_out = (load_sae(folder).to(device).eval() for folder in pair.folders)
         max_memory = room_settings(self.run.config, JacobianConfig).max_memory_mb * 1_000_000
-        return LoadedPair(pair, sae_in, sae_out, self.weights(pair.layer), max_memory)
+        return LoadedPair(pair, sae_in, sae_out, self.weights(pair.layer), max_memory=max_memory)
 
     def rows(self, pair: PairEntry, n_tokens: int, side: str = "validation") -> Rows:
         """The kept rows at the pair's two sites, from about the first n_tokens tokens of the side of the text.
@@ -208,7 +209,13 @@ class Study:
             return Rows(x, y, torch.from_numpy(store.documents[:last].astype(np.int64)), torch.from_numpy(place))
         with progress.stage(f"jacobian: reading the {side} text", total=stop * length, unit="tokens") as bar:
             for part in harvest_rows(
-                prepared.model, shards, prepared.sites, prepared.config.activations, prepared.rules, 0, stop
+                prepared.model,
+                shards,
+                prepared.sites,
+                prepared.config.activations,
+                statistics=prepared.rules,
+                start=0,
+                stop=stop,
             ):
                 x, y = (part.activations[site].float() for site in sites)
                 place = part.sequence.long() * length + part.position.long()
@@ -254,6 +261,7 @@ class LoadedPair:
     sae_in: SparseAutoencoder
     sae_out: SparseAutoencoder
     weights: MlpWeights
+    _: KW_ONLY
     max_memory: int
     """Bytes that computing slices may take, tables included (`jacobian.max_memory_mb`)."""
 

@@ -77,8 +77,8 @@ class Pair:
         trainees: tuple[Trainee, Trainee],
         slopes: SlopesAtInput,
         coef: float,
-        config: JacobianConfig,
         *,
+        config: JacobianConfig,
         max_memory: int | None = None,
     ) -> None:
         self.keys, self.trainees, self.slopes = keys, trainees, slopes

@@ -110,7 +110,16 @@ def blocks(codes: Codes, entries_at_once: int = ENTRIES_AT_ONCE) -> Iterator[Fir
         token = np.empty(offsets[-1], np.int32 if codes.n_tokens < 2**31 else np.int64)
         value = np.empty(offsets[-1], np.float32)
         # a copy, since `_transpose` advances these offsets as it writes
-        _transpose(codes.offsets, codes.indices, codes.values, first, last, offsets[:-1].copy(), token, value)
+        _transpose(
+            codes.offsets,
+            codes.indices,
+            codes.values,
+            first=first,
+            last=last,
+            at=offsets[:-1].copy(),
+            token=token,
+            value=value,
+        )
         yield Firings(first, offsets, token, value)
         first = last
 
@@ -168,14 +177,37 @@ def summarise(firings: Firings, text: Text, settings: FeatureSettings) -> dict[s
     ends = (text.first_of_document, text.last_of_document)
     moments = np.full((m, len(_MOMENTS)), np.nan, np.float32)
     levels = np.asarray(LEVELS)
-    histograms = (out["quantiles"], out["histogram"], out["positions"])
-    _statistics(rows, text.context_length, ends, levels, moments, *histograms)
+    _statistics(
+        rows,
+        text.context_length,
+        ends,
+        levels,
+        moments=moments,
+        quantiles=out["quantiles"],
+        histogram=out["histogram"],
+        positions=out["positions"],
+    )
     out |= {name: moments[:, column].copy() for column, name in enumerate(_MOMENTS)}
     sizes, counts = (text.context_length, text.window), (s.n_top, s.n_per_quantile)
-    windows = (out["chosen"], out["sample"], out["sample_value"], out["n_windows"])
-    _choose(rows, sizes, counts, generator_base(s.seed, firings.first), *windows)
-    typical = (out["token_entropy"], out["index_token"], out["index_score"])
-    _tokens(rows, flat, occurrences, numba.get_num_threads(), *typical)
+    _choose(
+        rows,
+        sizes,
+        counts,
+        generator_base(s.seed, firings.first),
+        examples=out["chosen"],
+        sample=out["sample"],
+        sample_value=out["sample_value"],
+        n_windows=out["n_windows"],
+    )
+    _tokens(
+        rows,
+        flat,
+        occurrences,
+        numba.get_num_threads(),
+        entropy=out["token_entropy"],
+        index_token=out["index_token"],
+        index_score=out["index_score"],
+    )
     out["max"][out["n"] == 0] = 0
     return out
 

@@ -43,7 +43,16 @@ def coactivation(
     latents = np.full((firings.n_latents, n_neighbours), -1, np.int32)
     phi = np.zeros((firings.n_latents, n_neighbours), np.float32)
     block = _Block(firings.offsets, firings.token, firings.first)
-    _count_together(block, codes.offsets, codes.indices, counts, n_encoded, numba.get_num_threads(), latents, phi)
+    _count_together(
+        block,
+        codes.offsets,
+        codes.indices,
+        counts,
+        n_encoded=n_encoded,
+        n_threads=numba.get_num_threads(),
+        latents=latents,
+        phi=phi,
+    )
     return latents, phi
 
 
@@ -104,7 +113,16 @@ def sketches(firings: Firings, encoded: np.ndarray, length: int) -> np.ndarray:
     bucket, sign = _hashes(len(encoded), length)
     base = np.bincount(bucket[encoded], weights=sign[encoded], minlength=length)
     out = np.zeros((firings.n_latents, length), np.int8)
-    _sketch(firings.offsets, firings.token, firings.value, bucket, sign, base, int(encoded.sum()), out)
+    _sketch(
+        firings.offsets,
+        firings.token,
+        firings.value,
+        bucket,
+        sign=sign,
+        base=base,
+        n_encoded=int(encoded.sum()),
+        out=out,
+    )
     return out
 
 

@@ -63,7 +63,16 @@ def gather_examples(
     silent = np.full((firings.n_latents, s.n_near_miss + s.n_random), -1, np.int64)
     base = generator_base(s.seed, firings.first, 0xA0761D6478BD642F)
     stretch = (text.window, text.n_windows)
-    _silent(firings.offsets, firings.token, stretch, base, s.n_near_miss, neighbours, peaks, silent)
+    _silent(
+        firings.offsets,
+        firings.token,
+        stretch,
+        base,
+        n_near=s.n_near_miss,
+        neighbours=neighbours,
+        peaks=peaks,
+        out=silent,
+    )
     # all examples as one table [m, columns], each column of one group; −1 marks places without an example
     table = np.concatenate([windows, silent], axis=1)
     sizes = [s.n_top, *[s.n_per_quantile] * N_QUANTILES, s.n_near_miss, s.n_random]
@@ -74,11 +83,20 @@ def gather_examples(
     # the firings of each example's latent within its context: find their range, then copy them
     starts, stops = np.empty(len(token), np.int64), np.empty(len(token), np.int64)
     first = token // text.context_length * text.context_length  # the token index at which the context begins
-    _ranges(firings.offsets, firings.token, latent, first, text.context_length, starts, stops)
+    _ranges(firings.offsets, firings.token, latent, first, length=text.context_length, starts=starts, stops=stops)
     length = stops - starts
     at = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
     position, activation = np.empty(at[-1], np.uint16), np.empty(at[-1], np.float32)
-    _fill(firings.token, firings.value, text.context_length, starts, stops, at, position, activation)
+    _fill(
+        firings.token,
+        firings.value,
+        text.context_length,
+        starts,
+        stops=stops,
+        lengths=at,
+        position=position,
+        activation=activation,
+    )
     grouped = np.broadcast_to(groups, table.shape)[is_example]
     return Examples(
         offsets, token, grouped, at, position=position, activation=activation / np.repeat(largest[latent], length)

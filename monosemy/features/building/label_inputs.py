@@ -31,7 +31,7 @@ def background_firings(firings: Firings, text: Text, background: np.ndarray) -> 
     rank[background] = np.arange(len(background), dtype=np.int32)
     fired = np.empty(min(len(firings.token), firings.n_latents * len(background)), np.int32)
     offsets = np.zeros(firings.n_latents + 1, np.int64)
-    n = _fired_in(firings.offsets, firings.token, text.window, rank, offsets, fired)
+    n = _fired_in(firings.offsets, firings.token, text.window, rank, out_offsets=offsets, fired=fired)
     return offsets, fired[:n].copy()
 
 

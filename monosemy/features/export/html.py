@@ -57,7 +57,7 @@ def export_html(database: FeatureDatabase, latents: Sequence[int], out: Path, *,
     contents = [(f"latent-{i}", f"{i}", title(database, i)) for i in latents]
     body = join((_article(database, latent, n) for latent in latents), "\n")
     lede = Html("<p>Measured on {}. {}</p>").format(built_from(database.info), HOW_TO_READ)
-    files.write_text(out, html_page.page(name, lede, contents, body, _foot(database)))
+    files.write_text(out, html_page.page(name, lede, contents, body, foot=_foot(database)))
     return out
 
 

@@ -56,7 +56,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], describe: str, ends
     ).format(width=width, height=height, below=height + 20, describe=describe, bars=bars, labels=labels)
 
 
-def page(title: str, lede: Html, contents: Sequence[tuple[str, str, str]], body: Html, foot: Html) -> str:
+def page(title: str, lede: Html, contents: Sequence[tuple[str, str, str]], body: Html, *, foot: Html) -> str:
     """The whole document. `contents` has (anchor, name, label) for each latent."""
     return document(
         "features/export/latents.html",

@@ -32,7 +32,7 @@ import gzip
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Names:
     source_set: str
     source: str
     place: Place
+    _: KW_ONLY
     creator: str
 
 
@@ -99,7 +100,7 @@ def export_neuronpedia(
         for number, start in enumerate(range(0, len(numbers), size)):
             part = numbers[start : start + size]
             if layout == "bulk":
-                _write_bulk(database, names, part, target, number, context)
+                _write_bulk(database, names, part, target, number=number, context=context)
             else:
                 body = {
                     "modelId": names.model,
@@ -122,7 +123,7 @@ def names_for(info: dict[str, Any], model: str | None, source_set: str | None, c
     for flag, name in (("--model-id", model), ("--source-set", source_set)):
         if not re.fullmatch(r"[a-zA-Z0-9-_]+", name):
             raise UserError(f"{flag} {name!r} may hold letters, digits, '-' and '_' only")
-    return Names(model, source_set, f"{place.layer}-{source_set}", place, creator)
+    return Names(model, source_set, f"{place.layer}-{source_set}", place, creator=creator)
 
 
 def _slug(name: str) -> str:
@@ -176,7 +177,7 @@ def _write_heads(info: dict[str, Any], names: Names, folder: Path) -> None:
 
 
 def _write_bulk(
-    database: FeatureDatabase, names: Names, latents: Sequence[int], folder: Path, number: int, context: int
+    database: FeatureDatabase, names: Names, latents: Sequence[int], folder: Path, *, number: int, context: int
 ) -> None:
     """Writes one batch of latents: a file each of features, activations and explanations."""
     rows: dict[str, list[str]] = {"features": [], "activations": [], "explanations": []}
@@ -244,7 +245,7 @@ def _activations(database: FeatureDatabase, names: Names, latent: int, context: 
     for number, (passage, bin_) in enumerate(_examples(database, latent, context)):
         rows.append(
             {
-                "id": _identity("activation", names, latent, number, database.info["sae_sha256"]),
+                "id": _identity("activation", names, latent, number, content=database.info["sae_sha256"]),
                 "modelId": names.model,
                 "layer": names.source,
                 "index": str(latent),
@@ -270,7 +271,7 @@ def _explanations(database: FeatureDatabase, names: Names, latent: int) -> list[
     """The rows of the site's table of explanations: the label, and a chat model's explanation if there is one."""
     return [
         {
-            "id": _identity(f"explanation {kind}", names, latent, 0, text),
+            "id": _identity(f"explanation {kind}", names, latent, 0, content=text),
             "modelId": names.model,
             "layer": names.source,
             "index": str(latent),
@@ -355,7 +356,7 @@ def _bars(edges: np.ndarray, counts: np.ndarray) -> tuple[list[float], list[floa
     return [float(count) for count in counts], [five_digits(float(middle)) for middle in middles]
 
 
-def _identity(kind: str, names: Names, latent: int, number: int, content: str) -> str:
+def _identity(kind: str, names: Names, latent: int, number: int, *, content: str) -> str:
     """A row's id: 25 letters and digits that begin with c, like the site's own ids; equal rows get equal ids."""
     text = "\0".join((kind, names.model, names.source, str(latent), str(number), content))
     return "c" + hashlib.sha256(text.encode()).hexdigest()[:24]

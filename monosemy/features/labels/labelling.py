@@ -144,8 +144,9 @@ def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
     )
 
     # views into the result, which the compiled functions below fill in place
-    def top(table: int) -> list[Array]:
-        return [array[:, table] for array in (tables.groups, tables.odds, tables.z, tables.share)]
+    def top(table: int) -> dict[str, Array]:
+        columns = {"top_items": tables.groups, "odds": tables.odds, "z": tables.z, "share": tables.share}
+        return {name: array[:, table] for name, array in columns.items()}
 
     vocabulary, tokens = text.corpus.vocabulary, text.corpus.tokens
     # a token before the peak counts only within the same document and if it is text
@@ -156,7 +157,7 @@ def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
         items = np.where(present, vocabulary.groups[tokens[positions]], -1).astype(np.int32)
         kinds = np.where(present, vocabulary.kinds[tokens[positions]], -1).astype(np.int8)
         counted = WeightedItems(items, peaks.weights, peaks.offsets, peaks.totals)
-        over_represented(counted, text.group_counts, n_tokens, _MIN_Z, *top(table))
+        over_represented(counted, text.group_counts, n_tokens, _MIN_Z, **top(table))
         odds, share = tables.kind_odds[:, table], tables.kind_share[:, table]
         kind_log_odds(counted._replace(items=kinds), text.kind_counts, n_tokens, odds, share=share)
     # the third table counts windows, not tokens: a group counts once per window
@@ -164,7 +165,7 @@ def _tables(text: LabelText, peaks: Peaks, window: int) -> Tables:
     distinct_in_windows(tokens, window, vocabulary.groups, at // window, out=around)
     weights = np.repeat(peaks.weights, window)
     counted = WeightedItems(around.reshape(-1), weights, peaks.offsets * window, peaks.totals)
-    over_represented(counted, text.window_counts, float(text.window_fitted.sum()), _MIN_Z, *top(2))
+    over_represented(counted, text.window_counts, float(text.window_fitted.sum()), _MIN_Z, **top(2))
     return tables
 
 

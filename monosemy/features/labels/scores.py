@@ -333,13 +333,15 @@ def score_sample(
     background = np.empty((m, n_background), np.float32)
     top_positive, top_background = np.empty_like(positive), np.empty_like(background)
     score_labels(
-        WindowTokens(text.corpus.tokens, inputs.window, vocabulary.groups, vocabulary.kinds, vocabulary.n_groups),
+        WindowTokens(
+            text.corpus.tokens, inputs.window, vocabulary.groups, vocabulary.kinds, n_groups=vocabulary.n_groups
+        ),
         ScoredWindows(sample.offsets, sample.windows, inputs.background),
         LabelTables(tables.groups, tables.odds, tables.kind_odds, sample.top_token),
         positive,
-        background,
-        top_positive,
-        top_background,
+        background_scores=background,
+        top_positive=top_positive,
+        top_background=top_background,
     )
     pairs = {"label": (positive, background), "top_token": (top_positive, top_background)}
     pairs |= {name: reader.scores(sample, inputs.background) for name, reader in readers.items()}
@@ -363,7 +365,13 @@ def score_sample(
         )
     for name in ("label", "hidden"):
         columns[f"{name}_auroc_strong"] = np.empty(m)
-        areas(*pairs[name], sample.offsets, sample.scored & sample.strong, silent, columns[f"{name}_auroc_strong"])
+        areas(
+            *pairs[name],
+            sample.offsets,
+            sample.scored & sample.strong,
+            background_mask=silent,
+            out=columns[f"{name}_auroc_strong"],
+        )
     counts = _document_counts(inputs, text, sample, silent)
     for name in pairs:
         columns[f"{name}_auroc_low"], columns[f"{name}_auroc_high"] = auroc_interval(columns[f"{name}_auroc"], *counts)

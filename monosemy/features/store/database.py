@@ -16,7 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Example:
     """Position of the peak in the context; for negatives, a position in the silent window."""
     value: float
     """Activation at the peak, raw; 0 for negatives."""
+    _: KW_ONLY
     token_ids: np.ndarray
     """int32 [T]."""
     activations: np.ndarray
@@ -142,8 +143,19 @@ class FeatureDatabase:
         token_ids = self._arrays["tokens"][context].astype(np.int32)
         peaks, documents = zip(context.tolist(), peak.tolist()), self.documents_at(token)
         return [
-            Example(GROUPS[kind], *place, activations[k, place[1]].item(), token_ids[k], activations[k], *document)
-            for k, (kind, place, document) in enumerate(zip(kinds.tolist(), peaks, documents))
+            Example(
+                group=GROUPS[kind],
+                context=context_number,
+                peak=peak_position,
+                value=activations[k, peak_position].item(),
+                token_ids=token_ids[k],
+                activations=activations[k],
+                source=source,
+                origin=origin,
+            )
+            for k, (kind, (context_number, peak_position), (source, origin)) in enumerate(
+                zip(kinds.tolist(), peaks, documents)
+            )
             if GROUPS[kind] in selected_groups
         ]
 

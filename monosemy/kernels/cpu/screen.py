@@ -105,8 +105,19 @@ class _Screen(NamedTuple):
             at = slice(first, min(first + size, n_rows))
             products = _buffer(at.stop - first, n_latents)
             torch._int_mm(self.rows.codes[at], latents.codes.T, out=products)
-            rows = (self.rows.scale[at], self.rows.rounded_norm[at], self.rows.error_norm[at])
-            yield at, _Block(products.numpy(), self.bias, *rows, latents.scale, latents.error_norm, latents.norm)
+            yield (
+                at,
+                _Block(
+                    products.numpy(),
+                    self.bias,
+                    row_scale=self.rows.scale[at],
+                    row_rounded_norm=self.rows.rounded_norm[at],
+                    row_error_norm=self.rows.error_norm[at],
+                    scale=latents.scale,
+                    error_norm=latents.error_norm,
+                    norm=latents.norm,
+                ),
+            )
 
 
 _held = threading.local()
@@ -289,7 +300,7 @@ def _rounded(matrix: np.ndarray, smooth: np.ndarray) -> _Rounded:
     codes = torch.zeros(n_rows, -(-matrix.shape[1] // 4) * 4, dtype=torch.int8)
     scale, rounded_norm, error_norm, norm = (np.empty(n_rows, np.float32) for _ in range(4))
     _round(matrix, smooth, codes.numpy(), scale, rounded_norm, error_norm, norm)
-    return _Rounded(codes, scale, rounded_norm, error_norm, norm)
+    return _Rounded(codes, scale, rounded_norm, error_norm, norm=norm)
 
 
 def _screen(x: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> _Screen | None:
@@ -307,7 +318,7 @@ def _screen(x: Tensor, W_enc: Tensor, b_enc: Tensor | None) -> _Screen | None:
     # What float32 itself rounds in a sum of D terms is charged to the rows' rounding error.
     slack = np.float32(SLACK * max(64, x.shape[1]))
     rows = rows._replace(error_norm=rows.error_norm + slack * rows.norm)
-    return _Screen(x.numpy(), weights.numpy(), bias.numpy(), rows, latents)
+    return _Screen(x.numpy(), weights.numpy(), bias.numpy(), rows=rows, latents=latents)
 
 
 def encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor | None, k: int) -> tuple[Pattern, Tensor] | None:

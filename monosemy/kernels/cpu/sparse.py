@@ -393,6 +393,7 @@ def adam(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
+    *,
     options: AdamStep,
 ) -> None:
     shape = (1, -1) if parameter.ndim == 1 else parameter.shape

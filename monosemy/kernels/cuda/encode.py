@@ -243,13 +243,13 @@ class _Largest:
         return self._indices[self._now]
 
     def merge_chunk(self, block: Tensor, bias: Tensor, start: int) -> None:
-        self._merge(block, bias, start, self.indices, self.indices, listed=False)  # lists: unused
+        self._merge(block, bias, start, self.indices, counts=self.indices, listed=False)  # lists: unused
 
     def merge_lists(self, values: Tensor, indices: Tensor, counts: Tensor) -> None:
-        self._merge(values, values, 0, indices, counts, listed=True)
+        self._merge(values, values, 0, indices, counts=counts, listed=True)
 
     def _merge(  # lists: the first counts[n] candidates of row n, all of higher index than what is kept
-        self, block: Tensor, bias: Tensor, start: int, list_indices: Tensor, counts: Tensor, *, listed: bool
+        self, block: Tensor, bias: Tensor, start: int, list_indices: Tensor, *, counts: Tensor, listed: bool
     ) -> None:
         n_rows, k = self.values.shape
         width, held = triton.next_power_of_2(block.shape[1]), triton.next_power_of_2(k)

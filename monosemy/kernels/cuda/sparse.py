@@ -258,6 +258,7 @@ def adam(
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
+    *,
     options: AdamStep,
 ) -> None:
     """In place on contiguous tensors. `1 − β` is taken in double precision: in float32 1 − 0.999 is off by 1e-5."""

@@ -30,7 +30,7 @@ def with_(**changes: object) -> ActivationsConfig:
 
 def harvested(config: ActivationsConfig = CONFIG, sites: tuple[str, ...] = (A, B)) -> list:
     model, text = TableModel(), topical_text()
-    return list(harvest_rows(model, text, sites, config, measure_sites(model, text, sites, config)))
+    return list(harvest_rows(model, text, sites, config, statistics=measure_sites(model, text, sites, config)))
 
 
 def test_rows_are_the_kept_tokens_in_order_and_aligned_over_sites() -> None:
@@ -118,8 +118,8 @@ def test_a_value_that_is_not_finite_is_an_error_that_names_site_and_sequence(val
     model = TableModel(poison=(B, OUTLIER, value))
     rules = drop_rules(model, CONFIG, measure_sites(TableModel(), text, (A, B), CONFIG))
     with pytest.raises(UserError, match=r"layers\.1\.mlp_out .* sequence 17, position 5"):
-        list(harvest_rows(model, text, (A, B), CONFIG, rules))
-    assert len(list(harvest_rows(model, text, (A,), CONFIG, rules.only([A])))) == 20
+        list(harvest_rows(model, text, (A, B), CONFIG, statistics=rules))
+    assert len(list(harvest_rows(model, text, (A,), CONFIG, statistics=rules.only([A])))) == 20
 
 
 def test_norms_of_half_precision_activations_do_not_overflow() -> None:

@@ -34,7 +34,7 @@ def with_(**changes: object) -> ActivationsConfig:
 
 
 def built(folder: Path, config: ActivationsConfig = CONFIG, text: ArrayTokens | None = None) -> ActivationStore:
-    return build_store(TableModel(), text or topical_text(), (A, B), config, folder, shard_bytes=SHARD_BYTES)
+    return build_store(TableModel(), text or topical_text(), (A, B), config, folder=folder, shard_bytes=SHARD_BYTES)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -97,7 +97,9 @@ def test_shards_are_plain_safetensors(tmp_path: Path) -> None:
 def test_a_complete_store_is_reused_without_running_the_model(tmp_path: Path) -> None:
     built(tmp_path)
     before, model = contents(tmp_path), TableModel()
-    again = build_store(model, topical_text(), ("blocks.0.hook_resid_post", B), with_(batch_sequences=5), tmp_path)
+    again = build_store(
+        model, topical_text(), ("blocks.0.hook_resid_post", B), with_(batch_sequences=5), folder=tmp_path
+    )
     assert model.n_passes == 0
     assert contents(tmp_path) == before
     assert again.sites == (A, B)
@@ -131,7 +133,7 @@ def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path: P
     before = contents(tmp_path)
     arguments = {"model": TableModel(), "text": topical_text(), "sites": (A, B), "config": CONFIG} | change
     with pytest.raises(UserError, match="another configuration"):
-        build_store(arguments["model"], arguments["text"], arguments["sites"], arguments["config"], tmp_path)
+        build_store(arguments["model"], arguments["text"], arguments["sites"], arguments["config"], folder=tmp_path)
     assert contents(tmp_path) == before
 
 
@@ -183,9 +185,9 @@ def test_only_the_shard_that_was_deleted_is_harvested_anew(tmp_path: Path) -> No
     before, model = contents(tmp_path), TableModel()
     flip_a_byte(tmp_path / "activations-00003.safetensors")
     with pytest.raises(UserError, match="delete that file"):
-        build_store(model, topical_text(), (A, B), CONFIG, tmp_path)
+        build_store(model, topical_text(), (A, B), CONFIG, folder=tmp_path)
     (tmp_path / "activations-00003.safetensors").unlink()
-    build_store(model, topical_text(), (A, B), CONFIG, tmp_path)
+    build_store(model, topical_text(), (A, B), CONFIG, folder=tmp_path)
     assert model.n_passes == 2  # four sequences, two at a time
     assert contents(tmp_path) == before
 
@@ -205,7 +207,7 @@ def test_too_little_disk_is_said_before_the_model_runs(tmp_path: Path, monkeypat
     monkeypatch.setattr(store_module.files, "free_bytes", lambda path: 1_000_000)
     model = TableModel()
     with pytest.raises(UserError, match=r"need 0\.00 GB .* are free; .*text\.n_tokens"):
-        build_store(model, topical_text(), (A, B), CONFIG, tmp_path / "new")
+        build_store(model, topical_text(), (A, B), CONFIG, folder=tmp_path / "new")
     assert model.n_passes == 0
     assert not (tmp_path / "new").exists()
 
@@ -254,9 +256,10 @@ def test_values_beyond_float16_are_refused_and_kept_in_bfloat16(tmp_path: Path) 
         config = with_(dtype=dtype, outlier_multiple=0.0)
         if dtype == "float16":
             with pytest.raises(UserError, match=r"layers\.0\.resid_post in sequence \d+ is beyond float16"):
-                build_store(model, text, (A,), config, tmp_path / dtype)
+                build_store(model, text, (A,), config, folder=tmp_path / dtype)
         else:
-            assert float(build_store(model, text, (A,), config, tmp_path / dtype).rows(A, slice(None)).max()) > 9e4
+            store = build_store(model, text, (A,), config, folder=tmp_path / dtype)
+            assert float(store.rows(A, slice(None)).max()) > 9e4
 
 
 def test_rows_and_sites_outside_the_store_are_refused(tmp_path: Path) -> None:
@@ -297,7 +300,7 @@ def start_build(folder: Path, before: str = "") -> subprocess.Popen[str]:
         "from activation_cases import CONFIG, A, B, TableModel, topical_text\n"
         "from monosemy.activations.store import build_store\n"
         "model = TableModel()\n"
-        f"build_store(model, topical_text(), (A, B), CONFIG, Path({str(folder)!r}), shard_bytes={SHARD_BYTES})\n"
+        f"build_store(model, topical_text(), (A, B), CONFIG, folder=Path({str(folder)!r}), shard_bytes={SHARD_BYTES})\n"
         "print(model.n_passes)"
     )
     path = os.pathsep.join([str(Path(activation_cases.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -337,7 +340,7 @@ def test_a_real_tiny_model_is_stored_as_it_computes(tmp_path: Path, tiny_model: 
     tokens = np.random.default_rng(0).integers(1, model.vocab_size, size=(6, 16)).astype(np.int32)
     text = ArrayTokens(tokens, np.zeros_like(tokens))
     config = ActivationsConfig(sites=sites, dtype="float32", batch_sequences=2, outlier_multiple=0.0)
-    store = build_store(model, text, sites, config, tmp_path)
+    store = build_store(model, text, sites, config, folder=tmp_path)
     whole = model.activations(torch.from_numpy(tokens).long(), sites)
     for site in sites:
         expected = whole[site][torch.from_numpy(store.sequences).long(), torch.from_numpy(store.positions).long()]

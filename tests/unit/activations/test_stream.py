@@ -30,7 +30,7 @@ BATCH = 64
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
     folder = tmp_path_factory.mktemp("store")
-    return build_store(TableModel(), topical_text(), (A, B), CONFIG, folder, shard_bytes=20_000)
+    return build_store(TableModel(), topical_text(), (A, B), CONFIG, folder=folder, shard_bytes=20_000)
 
 
 def stored(store: ActivationStore, **changes: Any) -> StoredStream:
@@ -42,7 +42,7 @@ def mixing(text: ArrayTokens | None = None, config: ActivationsConfig = CONFIG, 
     model = TableModel()
     statistics = changes.pop("statistics", None) or measure_sites(model, text, (A, B), config)
     options = {"batch_tokens": BATCH, "buffer_tokens": 256, "seed": 3} | changes
-    return MixingStream(RowSource(model, text, (A, B), config, statistics), **options)
+    return MixingStream(RowSource(model, text, (A, B), config, statistics=statistics), **options)
 
 
 def tokens_of(rows: Tensor, scale: float, site: str = A) -> list[int]:
@@ -277,7 +277,7 @@ def test_one_batch_has_nothing_to_be_compared_with() -> None:
 
 def test_a_full_shuffle_is_uncorrelated_the_stored_order_is_not_a_buffer_lies_between(tmp_path: Path) -> None:
     text = topical_text(n_sequences=400)
-    full_store = build_store(TableModel(), text, (A, B), CONFIG, tmp_path)
+    full_store = build_store(TableModel(), text, (A, B), CONFIG, folder=tmp_path)
     shuffled = stored(full_store).shuffle_quality(A)
     unshuffled = stored(full_store).shuffle_quality(A, shuffled=False)
 

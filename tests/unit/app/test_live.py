@@ -164,7 +164,7 @@ def test_own_text_drops_what_the_runs_rule_drops(run: Path):
     norms = live.model().activations(torch.tensor([[256, *range(65, 75)]]), [LIVE_SITE])[LIVE_SITE][0].norm(dim=1)
     ids = list(range(65, 75))
     limit = float(norms[1:].sort().values[4])
-    keep = kept_rows(norms[1:, None], ids, live.model(), live.catalogue.config, limit)
+    keep = kept_rows(norms[1:, None], ids, live.model(), live.catalogue.config, outlier_norm=limit)
     assert keep.tolist()[1:] == (norms[2:] <= limit).tolist()  # the first position goes in any case
     assert read_text(live, entry, "In July")["l0"][1:] == [4] * 7
 

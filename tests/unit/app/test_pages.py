@@ -292,7 +292,7 @@ def test_comparisons_are_found_beside_the_event_loop_and_equal_ones_once(
 def test_kept_comparisons_hold_matches_and_no_vectors(run: Path):
     a, b = Catalogue(run).refresh()
     pair = Comparison(a, b)
-    pair.page("cosine", "matched", None, 0, 10)
+    pair.page("cosine", "matched", threshold=None, offset=0, limit=10)
     assert [
         value.shape for matches in pair._matches.values() for value in vars(matches).values() if value.ndim > 1
     ] == []

@@ -54,7 +54,7 @@ api.make_app(catalogue)
 a, b = catalogue.refresh()
 pages.latent_page(a, 0)
 lists.latent_list(a, {{"sort": "max", "q": "july"}})
-Comparison(a, b).page("cosine", "matched", None, 0, 10)
+Comparison(a, b).page("cosine", "matched", threshold=None, offset=0, limit=10)
 put_note(catalogue.folder, a.site, a.name, 0, bookmark=True, text="")
 print([name for name in {HEAVY!r} if name in sys.modules])
 """

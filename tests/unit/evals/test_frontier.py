@@ -26,7 +26,7 @@ FIELDS = {"name", "architecture", "site", "d_sae", "target_l0", "seed", "control
 MEASURES = ("l0", "fvu", "delta_loss", "loss_recovered", "kl", "over_1pct_fraction", "over_10pct_fraction", "gamma")
 FIELDS |= {"l0_quantiles", "dead_fraction", *MEASURES, *(f"{measure}_interval" for measure in MEASURES)}
 
-LOSS = ModelLossRecord(0.25, (0.2, 0.3), 0.9, (0.85, 0.95), 0.2, (0.15, 0.25), 4000)
+LOSS = ModelLossRecord(0.25, (0.2, 0.3), 0.9, (0.85, 0.95), kl=0.2, kl_interval=(0.15, 0.25), n_loss_tokens=4000)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def reconstructions():
 
 
 def candidate(architecture, target=4.0, site="layers.1.resid_post", control=False, seed=0):
-    return Candidate(f"{architecture}-l0_{target:g}-s{seed}", architecture, site, target, seed, control)
+    return Candidate(f"{architecture}-l0_{target:g}-s{seed}", architecture, site, target, seed=seed, control=control)
 
 
 @pytest.fixture
@@ -70,7 +70,9 @@ def test_unmeasured_and_infinite_values_are_null(reconstructions):
     record = build_record(candidate("topk"), reconstructions["2"])
     assert set(record) >= FIELDS
     assert record["delta_loss"] is record["kl_interval"] is record["n_loss_tokens"] is None
-    infinite = ModelLossRecord(float("inf"), (0.0, float("nan")), None, None, 0.0, None, 10)
+    infinite = ModelLossRecord(
+        float("inf"), (0.0, float("nan")), None, None, kl=0.0, kl_interval=None, n_loss_tokens=10
+    )
     record = build_record(candidate("topk"), reconstructions["2"], infinite)
     assert record["delta_loss"] is None
     assert record["delta_loss_interval"] == [0.0, None]
@@ -78,7 +80,11 @@ def test_unmeasured_and_infinite_values_are_null(reconstructions):
 
 def test_file_round_trip_sorted(tmp_path, records):
     sums = DocumentSums(np.arange(2), np.array([2000.0, 2000.0]), {})
-    losses = {"layers.1.resid_post": ModelLosses(3.0, (2.9, 3.1), 9.0, (8.0, 10.0), 4000, {}, sums)}
+    losses = {
+        "layers.1.resid_post": ModelLosses(
+            3.0, (2.9, 3.1), 9.0, (8.0, 10.0), n_loss_tokens=4000, records={}, documents=sums
+        )
+    }
     evaluation = build_evaluation(records, losses, {"model": "tiny"})
     write_evaluation(tmp_path, evaluation)
     read = read_evaluation(tmp_path)

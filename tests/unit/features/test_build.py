@@ -108,7 +108,9 @@ def dense_code(folder: Path, name: str) -> np.ndarray:
     prepared, n_sequences = prepared_for(folder), -(-N_TOKENS // 64)
     sae, dense = load_sae(folder / "saes" / SITES[0] / name), np.zeros((n_sequences * 64, WIDTH), np.float32)
     train, settings = prepared.tokens.train, prepared.config.activations
-    for part in harvest_rows(prepared.model, train, prepared.sites, settings, prepared.rules, 0, n_sequences):
+    for part in harvest_rows(
+        prepared.model, train, prepared.sites, settings, statistics=prepared.rules, start=0, stop=n_sequences
+    ):
         code = sae.encode(part.activations[SITES[0]]).to_dense()
         dense[part.sequence.numpy() * 64 + part.position.numpy()] = code.numpy()
     return dense

@@ -220,8 +220,8 @@ def test_log_odds_are_those_of_the_equation() -> None:
         (background + alpha) / (total + PRIOR - background - alpha)
     )
     z = delta / np.sqrt(1 / (count + alpha) + 1 / (background + alpha))
-    assert log_odds(count, n, background, total, PRIOR) == pytest.approx((delta, z))
-    assert log_odds(0.6, 20.0, 300.0, total, PRIOR)[0] == pytest.approx(0, abs=1e-9)  # as often as elsewhere
+    assert log_odds(count, n, background, total, prior=PRIOR) == pytest.approx((delta, z))
+    assert log_odds(0.6, 20.0, 300.0, total, prior=PRIOR)[0] == pytest.approx(0, abs=1e-9)  # as often as elsewhere
 
 
 def test_auroc_agrees_with_scikit_learn_ties_included() -> None:

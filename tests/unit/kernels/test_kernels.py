@@ -100,8 +100,8 @@ def test_adam_steps_as_the_definition_and_as_pytorch(unit_rows, beta1):
     for step in range(1, 6):
         gradient = torch.randn(7, 5, generator=generator, dtype=torch.float64)
         options = AdamStep(step=step, **rates)
-        dispatch.adam(mine, gradient.clone(), *states[0], options)
-        reference.adam(theirs, gradient.clone(), *states[1], options)
+        dispatch.adam(mine, gradient.clone(), *states[0], options=options)
+        reference.adam(theirs, gradient.clone(), *states[1], options=options)
         pytorch.grad = gradient.clone()
         optimiser.step()
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
@@ -121,7 +121,7 @@ def test_adam_steps_a_column_major_matrix_in_place():
         torch.ones(4, 6, dtype=torch.float64),
         first,
         second,
-        AdamStep(step=1, learning_rate=0.1, beta1=0.9, beta2=0.999, epsilon=0.0, unit_rows=False),
+        options=AdamStep(step=1, learning_rate=0.1, beta1=0.9, beta2=0.999, epsilon=0.0, unit_rows=False),
     )
     torch.testing.assert_close(column_major, before - 0.1)
     assert column_major.data_ptr() == storage.data_ptr()

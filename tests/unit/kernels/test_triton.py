@@ -220,8 +220,8 @@ def test_adam_steps_as_the_definition(shape, unit_rows, dtype):
     for step in range(1, 4):
         gradient = random(*shape, seed=step, dtype=dtype)
         options = AdamStep(step=step, **rates)
-        backend.adam(mine, gradient, *states, options)
-        reference.adam(theirs, gradient.double(), *their_states, options)
+        backend.adam(mine, gradient, *states, options=options)
+        reference.adam(theirs, gradient.double(), *their_states, options=options)
         torch.testing.assert_close(mine, theirs.to(dtype), **CLOSE[dtype])
         # In half precision the states were rounded: go on from the same ones.
         theirs, their_states = mine.double(), [s.double() for s in states]
@@ -234,8 +234,8 @@ def test_adam_steps_a_vector():
     mine, gradient = random(1500), random(1500, seed=1)
     theirs = mine.clone()
     options = AdamStep(step=1, learning_rate=0.1, beta1=0.0, beta2=0.999, epsilon=1e-8, unit_rows=False)
-    backend.adam(mine, gradient, torch.zeros_like(mine), torch.zeros_like(mine), options)
-    reference.adam(theirs, gradient, torch.zeros_like(mine), torch.zeros_like(mine), options)
+    backend.adam(mine, gradient, torch.zeros_like(mine), torch.zeros_like(mine), options=options)
+    reference.adam(theirs, gradient, torch.zeros_like(mine), torch.zeros_like(mine), options=options)
     torch.testing.assert_close(mine, theirs)
 
 

@@ -26,7 +26,20 @@ def record(
 ) -> Evaluated:
     measures = dict.fromkeys(MEASURES, Measure(NAN)) | {"l0": Measure(l0, l0, l0), "fvu": Measure(*fvu)}
     name = f"{architecture}-l0_{target or 0:g}-s{seed}"
-    return Evaluated(name, architecture, "site", target, seed, 64, control, 1000, 0, measures, {}, stopped)
+    return Evaluated(
+        name,
+        architecture,
+        "site",
+        target,
+        seed=seed,
+        d_sae=64,
+        control=control,
+        n_tokens=1000,
+        n_loss_tokens=0,
+        measures=measures,
+        l0_quantiles={},
+        stopped=stopped,
+    )
 
 
 def sentence(*records: Evaluated) -> str:

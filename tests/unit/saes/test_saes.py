@@ -102,7 +102,7 @@ def dense_topk(sae: Any, x: Tensor, step: StepInfo, keep: Tensor | None = None) 
     reconstruction = sae.b_dec + (pre * keep) @ sae.W_dec
     total = square(x - reconstruction) / variance(x)
     if step.dead is not None:
-        total = total + sae.options.aux_coef * dense_aux(sae, x, reconstruction, pre, step.dead)
+        total = total + sae.options.aux_coef * dense_aux(sae, x, reconstruction, pre, dead=step.dead)
     return total
 
 

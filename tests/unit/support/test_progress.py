@@ -140,7 +140,7 @@ class Clock:
 def test_rate_counts_only_what_was_done_here(capsys, monkeypatch):
     """A resumed stage: 900 of 1000 were done by an earlier process."""
     clock = Clock(monkeypatch)
-    bar = progress._Plain("train", 1000, "steps", 900, sys.stderr, interval=1e9)
+    bar = progress._Plain("train", 1000, "steps", 900, stream=sys.stderr, interval=1e9)
     for _ in range(5):
         clock.spend(bar, 2, 10)
     bar.print_line(finished=False)
@@ -152,7 +152,7 @@ def test_rate_counts_only_what_was_done_here(capsys, monkeypatch):
 def test_no_time_left_is_promised_from_a_first_step_that_compiles(capsys, monkeypatch):
     """A minute of compiling, then a step a second: nothing is said until steps have shown how fast they go."""
     clock = Clock(monkeypatch)
-    bar = progress._Plain("training", 600, "steps", 0, sys.stderr, interval=0)
+    bar = progress._Plain("training", 600, "steps", 0, stream=sys.stderr, interval=0)
     clock.spend(bar, 60, 1)
     clock.spend(bar, 1, 1)
     clock.spend(bar, 1, 1)

@@ -91,7 +91,7 @@ class Prompts:
         """The draft in tokens. Raises UserError as `next_tokens` does."""
         answers, wrong = (self.next_tokens(draft.text, words) for words in (draft.answers, draft.wrong))
         tokens = self.encode(draft.text), self.encode(draft.corrupted)
-        return Example(*tokens, answers, wrong, draft.text, draft.corrupted)
+        return Example(*tokens, answers, wrong, text=draft.text, corrupted_text=draft.corrupted)
 
 
 def enough(task: str, kind: str, single_tokens: Sequence[Any], needed: int) -> None:

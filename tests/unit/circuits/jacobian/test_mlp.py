@@ -103,7 +103,7 @@ def dense(slices: JacobianSlices, m_out: int = M, m_in: int = M) -> Tensor:
 def test_slices_are_autograd_through_the_whole_chain(activation: str, gated: bool, at: Any) -> None:
     weights, sae_in, sae_out, x = make_weights(activation, gated), make_sae(1), make_sae(2), rows()
     slices = jacobian_slices(weights, sae_in, sae_out, x, at=at)
-    expected = whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, at)
+    expected = whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, at=at)
     assert expected.abs().max() > 0.1
     assert (dense(slices) - expected).abs().max() < 1e-10
     # nothing stands off the slices, exactly
@@ -118,7 +118,7 @@ def test_other_architectures_are_exact_too(architecture: str, at: Any) -> None:
     weights, x = make_weights("silu", True), rows()
     sae_in, sae_out = make_sae(1, architecture), make_sae(2, architecture)
     slices = jacobian_slices(weights, sae_in, sae_out, x, at=at)
-    expected = whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, at)
+    expected = whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, at=at)
     assert expected.abs().max() > 0.1
     assert (dense(slices) - expected).abs().max() < 1e-10
     assert len(set(slices.in_active.sum(1).tolist())) > 1  # rows of different lengths: padding is exercised
@@ -133,7 +133,7 @@ def test_fewer_positive_pre_activations_than_k() -> None:
     slices = jacobian_slices(weights, sae_in, sae_out, x)
     counts = slices.in_active.sum(1)
     assert int(counts.min()) < K
-    assert (dense(slices) - whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, "input")).abs().max() < 1e-10
+    assert (dense(slices) - whole_jacobian(plain_mlp(weights), sae_in, sae_out, x, at="input")).abs().max() < 1e-10
 
 
 def test_no_active_latents_at_all() -> None:
@@ -357,7 +357,7 @@ def test_every_family_is_exact(family: str) -> None:
 
     sae_in, sae_out = (make_sae(seed, d=d).float() for seed in (1, 2))
     slices = jacobian_slices(weights, sae_in, sae_out, x, y=y)
-    expected = whole_jacobian(own, sae_in, sae_out, x, "input")
+    expected = whole_jacobian(own, sae_in, sae_out, x, at="input")
     assert expected.abs().max() > 0.01
     assert (dense(slices) - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
 

@@ -171,7 +171,7 @@ def test_edges_into_a_latent_sum_to_its_activation(at, planted):
         order.masked_fill(f <= 0, -1),
         order.masked_fill(s <= 0, -1),
         f,
-        s,
+        in_values=s,
     )
     graph = token_graph(latent_map, x, y, slices)
     outputs = {node["id"]: node["value"] for node in graph["nodes"] if node["kind"] == "output"}

@@ -85,7 +85,7 @@ def test_gradient_of_every_parameter(architecture: str, gated: bool, at: Any, sh
     weights, x = make_weights("silu" if gated else "gelu_tanh", gated), rows(10)
     inputs, outputs = codes(architecture, x, weights.output(x))
     penalty = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 7, at=at, token_share=share)
-    expected = dense_penalty(weights, inputs, outputs, at, sampled_rows(7, 10, share))
+    expected = dense_penalty(weights, inputs, outputs, at, drawn=sampled_rows(7, 10, share))
     torch.testing.assert_close(penalty.detach(), expected.detach(), rtol=1e-11, atol=0)
     parameters = [*inputs.sae.named_parameters(), *outputs.sae.named_parameters()]
     tensors = [p for _, p in parameters]
@@ -194,7 +194,7 @@ def make_trainer(
         keys = ((SITES[0], name), (SITES[1], name))
         own_config = dataclasses.replace(config, outlier_error=0.0) if name == "topk" else config
         own = tuple(make_trainee(site, settings.architecture, stream.n_steps, own_config) for site in SITES)
-        pairs.append(Pair(keys, own, slopes[settings.token_share], coef, settings))  # type: ignore[arg-type]
+        pairs.append(Pair(keys, own, slopes[settings.token_share], coef, config=settings))  # type: ignore[arg-type]
         trainees |= dict(zip(keys, own))
     for site in SITES:
         trainees[site, "alone"] = make_trainee(site, "topk", stream.n_steps, config)
@@ -276,7 +276,7 @@ def test_pairs_that_leave_out_other_rows_share_no_slopes() -> None:
             own = [make_trainee(site, "topk", STEPS, config) for site in SITES]
             slopes = common if shared else SlopesAtInput(stream.weights)
             keys = ((SITES[0], name), (SITES[1], name))
-            pairs.append(Pair(keys, (own[0], own[1]), slopes, 20.0, JacobianConfig()))
+            pairs.append(Pair(keys, (own[0], own[1]), slopes, 20.0, config=JacobianConfig()))
         for index in range(12):
             batch = next(stream)
             for pair in pairs:
@@ -292,7 +292,7 @@ def test_without_penalty_each_side_leaves_out_its_own_rows() -> None:
     trainees = [make_trainee(site, "jumprelu", STEPS, config) for site, config in zip(SITES, (CONFIG, KEEP_ALL))]
     alone = [make_trainee(site, "jumprelu", STEPS, config) for site, config in zip(SITES, (CONFIG, KEEP_ALL))]
     keys = ((SITES[0], "pair"), (SITES[1], "pair"))
-    pair = Pair(keys, (trainees[0], trainees[1]), SlopesAtInput(stream.weights), 0.0, JacobianConfig())
+    pair = Pair(keys, (trainees[0], trainees[1]), SlopesAtInput(stream.weights), 0.0, config=JacobianConfig())
     for index in range(12):
         batch = next(stream)
         pair.step(batch, index)
@@ -419,7 +419,7 @@ def test_planted_one_to_one_features_are_found_sparser_at_equal_variance_explain
             trainees.append(Trainee(sae, config, n_steps, n_steps * n))
             sae.initialise(first[site], 2 * k)
         keys = ((SITES[0], "pair"), (SITES[1], "pair"))
-        pair = Pair(keys, (trainees[0], trainees[1]), SlopesAtInput(weights), coef, JacobianConfig())
+        pair = Pair(keys, (trainees[0], trainees[1]), SlopesAtInput(weights), coef, config=JacobianConfig())
         for index in range(n_steps):
             pair.step(batches[index % len(batches)], index)
         saes = [t.sae for t in trainees]
@@ -494,9 +494,9 @@ def test_a_pair_that_does_not_fit_is_refused_at_once() -> None:
     own = [make_trainee(site, "topk", STEPS, CONFIG) for site in SITES]
     keys = ((SITES[0], "pair"), (SITES[1], "pair"))
     with pytest.raises(UserError, match=r"one token .* raise max_memory"):
-        Pair(keys, (own[0], own[1]), SlopesAtInput(stream.weights), 1.0, JacobianConfig(), max_memory=5000)
+        Pair(keys, (own[0], own[1]), SlopesAtInput(stream.weights), 1.0, config=JacobianConfig(), max_memory=5000)
     with pytest.raises(UserError, match="not the two ends of one MLP"):
-        Pair(keys, (own[1], own[0]), SlopesAtInput(stream.weights), 1.0, JacobianConfig())
+        Pair(keys, (own[1], own[0]), SlopesAtInput(stream.weights), 1.0, config=JacobianConfig())
 
 
 if __name__ == "__main__":
