@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from import_graph import Graph, first_circle, import_graph
+from positional_arguments import positional_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,3 +52,37 @@ def test_a_circle_is_found_however_it_is_closed(tmp_path: Path, back: str):
         f"package.room.lower → package.upper (line {line})",
         "package.upper → package.room.lower (line 1)",
     ]
+
+
+def test_arguments_have_names_from_the_fifth_on():
+    """Reading a call must not need the definition: `harvest_rows(model, shards, sites, config, start=8)`."""
+    assert positional_arguments(ROOT, ("monosemy", "research")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "breaches"),
+    [
+        ("def f(a, b, c, d, e): pass", ["1 f (5)"]),
+        ("def f(a, b, c, d, *, e): pass", []),
+        ("class C:\n    async def f(self, a, b, c, d, e=0): pass", ["2 f (5)"]),
+        ("class C:\n    def f(self, a, b, c, d): pass", []),
+        ("room.f(1, 2, 3, 4, 5)", ["1 f (5)"]),
+        ("Record(1, 2, 3, 4, *rest)", ["1 Record (5)"]),
+        ("f(1, 2, 3, 4, e=5)", []),
+        ("table.add_row(1, 2, 3, 4, 5)", []),
+        ("compile = numba.njit(cache=True)\n@compile\ndef f(a, b, c, d, e):\n    f(a, b, c, d, e)", []),
+        ("@numba.njit\ndef f(a, b, c, d, e): pass\nf(1, 2, 3, 4, 5)", ["3 f (5)"]),
+        ("@cache\ndef f(a, b, c, d, e): pass", ["2 f (5)"]),
+    ],
+)
+def test_a_fifth_positional_argument_is_found(tmp_path: Path, text: str, breaches: list[str]):
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "module.py").write_text(text)
+    assert positional_arguments(tmp_path, ("room",)) == [f"room/module.py:{breach}" for breach in breaches]
+
+
+def test_only_kernels_call_compiled_functions_by_position(tmp_path: Path):
+    (tmp_path / "room" / "kernels").mkdir(parents=True)
+    text = "@triton.jit\ndef f(a, b, c, d, e): pass\nf[grid](1, 2, 3, 4, 5)\ng(1, 2, 3, 4, 5)"
+    (tmp_path / "room" / "kernels" / "module.py").write_text(text)
+    assert positional_arguments(tmp_path, ("room",)) == ["room/kernels/module.py:4 g (5)"]
