@@ -29,12 +29,12 @@ MODULES = (
     "monosemy.activations.store",
     "monosemy.activations.stream",
     "monosemy.evals.controls",
-    "monosemy.evals.differences",
     "monosemy.evals.documents",
     "monosemy.evals.intervals",
     "monosemy.evals.model_loss",
     "monosemy.evals.reconstruction",
     "monosemy.models.padding",
+    "research.differences",
     *(entry.path.split(":")[0] for entry in ARCHITECTURES.values()),
 )
 
