@@ -12,7 +12,7 @@ writer, in the module that is named beside it (in two, where the reader comes fi
     checkpoints/step-<number>/   tensors.safetensors, state.json                        training/checkpoint.py
     evaluation.json   one record per SAE and control                                    evals/evaluation_file.py
     documents.safetensors   sums per document                                           evals/documents.py
-    saes/<site>/<name>/      sae.safetensors                                            saes/storage.py
+    saes/<site>/<name>/      sae.safetensors                                            saes/formats/own.py
                              config.json                                                saes/config_file.py
                              latents.safetensors                                        evals/latent_statistics.py
     features/<site>/<name>/  features.json                                              run.py, features/store/write.py

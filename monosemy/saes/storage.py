@@ -3,7 +3,7 @@
 A saved SAE reads raw activations, because the site's scale is folded into its biases and thresholds. Tensors: W_enc
 [d_in, d_sae], W_dec [d_sae, d_in] and b_dec [d_in]; depending on the architecture also b_enc, b_gate, b_mag, r_mag and
 threshold, each [d_sae], and BatchTopK's threshold and threshold_weight, which are scalars. What config.json holds is
-said in config_file.py. Nothing in the folder can run code.
+said in config_file.py. Nothing in the folder can run code. Other layouts are read through `formats`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from monosemy.config import from_json
 from monosemy.errors import UserError
 from monosemy.layout import SaeFiles
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, describe
-from monosemy.saes.config_file import checked_config_file, read_weights_sha256, write_config_file
+from monosemy.saes.config_file import write_config_file
+from monosemy.saes.formats import layout_of
 from monosemy.saes.listing import refuse_stopped
 from monosemy.saes.registry import build_sae
 from monosemy.support import files
@@ -48,30 +46,20 @@ def load_sae(
     as it was when it stopped.
     """
     folder = Path(folder).expanduser()
-    config = read_sae_config(folder)
+    layout = layout_of(folder)
+    config = layout.config(folder)
     if not even_stopped:
         refuse_stopped(f"{folder.parent.name}/{folder.name}", stopped_early(config))
-    path = SaeFiles(folder).weights
-    if not path.exists():
-        raise UserError(f"{path} is missing; restore it, or delete {folder} and train again")
-    if files.sha256(path) != read_weights_sha256(folder):
-        raise UserError(
-            f"{path} is damaged (its SHA-256 is not the one in config.json); "
-            f"restore it, or delete {folder} and train again"
-        )
+    tensors = layout.tensors(folder, config)
     sae = build_sae(config)
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a safetensors file ({error}); restore it, or delete {folder} and train"
-        ) from None
     own = sae.state_dict()
     for name in own.keys() | tensors.keys():
         theirs = tuple(tensors[name].shape) if name in tensors else "missing"
         ours = tuple(own[name].shape) if name in own else "not expected"
         if theirs != ours:
-            raise UserError(f"{path}: tensor {name} is {theirs} but a {config.architecture} SAE has {ours}")
+            raise UserError(
+                f"{SaeFiles(folder).weights}: tensor {name} is {theirs} but a {config.architecture} SAE has {ours}"
+            )
     with torch.no_grad():
         for name, tensor in own.items():
             # In place: W_enc keeps its column-by-column storage, which a safetensors file does not record.
@@ -89,4 +77,5 @@ def read_sae_config(folder: Path) -> SaeConfig:
 
     Raises UserError when the folder is not a saved SAE or has another format version.
     """
-    return from_json(SaeConfig, checked_config_file(folder)["sae"], "sae")
+    folder = Path(folder).expanduser()
+    return layout_of(folder).config(folder)
