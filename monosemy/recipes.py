@@ -9,7 +9,7 @@ from monosemy.errors import unknown
 
 
 def demo() -> RunConfig:
-    """Five architectures at L0 16, 32 and 64 on the residual stream of SmolLM2-135M, 12 to 20 minutes on two cores."""
+    """Five architectures at L0 16, 32 and 64 on the residual stream of SmolLM2-135M, 12 to 25 minutes on two cores."""
     return RunConfig(
         recipe="demo",
         text=TextConfig(n_tokens=300_000, n_validation_tokens=32_768),

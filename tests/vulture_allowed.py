@@ -16,7 +16,7 @@ REQUIREMENTS, build_pairs, read_section
 __getattr__  # of the package: public names are imported at first use
 handle_starttag, handle_startendtag, handle_endtag, handle_data  # HTMLParser
 redirect_request  # urllib's redirect handler
-_metavar_formatter, _get_help_string, default_metavar  # of argparse's help formatter
+_negative_number_matcher, _metavar_formatter, _get_help_string, default_metavar  # of argparse's help formatter
 model_state, static  # FastAPI routes, registered by their decorators
 __pydantic_config__, core_schema  # pydantic
 showwarning  # of the module `warnings`

@@ -121,9 +121,9 @@ def resolve(edit: Edit, sae: SparseAutoencoder, scales: LatentScales) -> Edit:
 
     Raises UserError for a latent that does not exist, one without a maximum (unit `max`), or a scale that is unknown.
     """
-    # factors have no unit, and ablate has no value
     if not 0 <= edit.latent < sae.d_sae:
         raise UserError(f"latent {edit.latent} is out of range; this SAE has latents 0 to {sae.d_sae - 1}")
+    # factors have no unit, and ablate has no value
     if edit.operation in FACTORS or edit.operation == "ablate" or edit.unit == "raw":
         return replace(edit, unit="raw")
     if edit.unit == "max":

@@ -40,6 +40,8 @@ class Parser(argparse.ArgumentParser):
             add_help=False,
             **options,
         )
+        # argparse takes -5 for a value but -1e-3 and -inf for flags; as values they get an answer about their range
+        self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf$|nan$)")
         self.add_argument("-h", "--help", action="help", help="Show this help and exit.")
 
     def format_help(self) -> str:

@@ -9,7 +9,7 @@ from monosemy.latents import SparseLatents
 
 
 class Scaled:
-    """x̂ = factor · x."""
+    """x̂ = factor · x, with one latent that is always on."""
 
     d_sae = 1
 

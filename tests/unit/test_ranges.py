@@ -110,6 +110,8 @@ def test_recipes_and_all_defaults_are_within_their_ranges():
         ("--jumprelu.bandwidth-relative -0.1", "--jumprelu.bandwidth-relative -0.1 must be at least 0"),
         ("--jumprelu.bandwidth Infinity", "--jumprelu.bandwidth inf must be above 0"),
         ("--relu.sparsity-coef -1", "--relu.sparsity-coef -1 must"),  # an architecture that is not even trained
+        ("--training.learning-rate -1e-3", "--training.learning-rate -0.001 must be above 0"),
+        ("--l0 -inf", "--l0 -inf must be above 0"),
         ("--tokens 0", "--tokens 0 must be at least 1; e.g. 300000"),
         ("--l0 nan", "--l0 nan must be above 0"),
         ("--seeds -1", "--seeds -1 must be at least 0"),

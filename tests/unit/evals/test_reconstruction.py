@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from document_sums import Scaled
 
 from monosemy.errors import UserError
 from monosemy.evals.controls import PcaDictionary
@@ -33,22 +34,6 @@ class Thresholded:
 
     def decode(self, latents):
         return self.gain * latents.to_dense() @ self.W.T + self.b
-
-
-class Scaled:
-    """x̂ = factor · x, with one latent that is always on."""
-
-    d_sae = 1
-
-    def __init__(self, factor):
-        self.factor = factor
-
-    def encode(self, x):
-        self.x = x
-        return SparseLatents.from_dense(torch.ones(len(x), 1))
-
-    def decode(self, latents):
-        return self.factor * self.x
 
 
 def rows_and_documents(n=700, mean=0.0, seed=0, n_documents=25):
