@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from steering_cases import D_SAE, SITE, place_of, scales_of, tiny_sae
@@ -232,6 +234,24 @@ def test_units(sae, x):
     length = by_norm.value * float(sae.W_dec[latent].norm())
     assert length == pytest.approx(0.5 * scales.typical_norm)
     assert resolve(Edit(latent, "scale", 3.0, "max"), sae, scales).value == 3.0
+
+
+@pytest.mark.parametrize("length", [3.0, 0.2])
+def test_a_push_in_norms_moves_the_activation_as_far_whatever_the_decoder_rows_length(length, sae, x):
+    scales = LatentScales(typical_norm=7.0)
+    stretched = copy.deepcopy(sae)
+    stretched.W_dec[5] *= length / stretched.W_dec[5].norm()
+    assert resolve(Edit(5, "add", 0.5, "norm"), stretched, scales).value == pytest.approx(3.5 / length, rel=1e-5)
+    new = edited(stretched, x, [Edit(5, "add", 0.5, "norm")], scales=scales)
+    torch.testing.assert_close((new - x)[:, 1:].norm(dim=-1), torch.full((2, 13), 3.5), rtol=1e-4, atol=1e-4)
+
+
+def test_projection_leaves_a_share_of_the_component_whatever_the_decoder_rows_length(sae, x):
+    stretched = copy.deepcopy(sae)
+    stretched.W_dec[5] *= 3
+    unit = sae.W_dec[5] / sae.W_dec[5].norm()
+    new = edited(stretched, x, [Edit(5, "project", 0.25)])
+    torch.testing.assert_close(new[:, 1:] @ unit, 0.25 * (x[:, 1:] @ unit), rtol=1e-4, atol=1e-5)
 
 
 def test_bad_edits_are_refused_in_one_line(sae, x):

@@ -64,6 +64,33 @@ def test_a_sweep_is_the_map_itself():
         torch.testing.assert_close(curves[i], (moved @ W)[:, i] / 0.5, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("value", "unit", "end"), [(2.0, 1.0, 5.0), (4.5, 1.0, 5.5), (6.0, 1.5, 7.5), (0.1, 0.2, 1.0)])
+def test_a_sweep_ends_at_five_units_or_one_beyond_the_latents_own_value(value, unit, end):
+    x = torch.tensor([[0.5, value, 0.25]])
+    curves = sweep(one_hot_map(Linear(torch.eye(3)), 3, 3), x, 1, value, unit=unit)
+    torch.testing.assert_close(curves[1], torch.linspace(0, end, 100))
+    torch.testing.assert_close(curves[0], torch.full((100,), 0.5))
+
+
+def test_the_unit_is_a_quarter_of_the_root_mean_square_of_active_latents():
+    """3, 4, 12 and 1 are active, so u = √(170 / 4) / 4; the zeros and the negative value do not count."""
+    x = torch.tensor([[3.0, 4.0, 0.0], [-7.0, 12.0, 0.0], [0.0, 0.0, 2.0]]) * torch.tensor([1.0, 1.0, 0.5])
+    latent_map = one_hot_map(Linear(torch.eye(3)), 3, 3, scale_in=2.0)
+    record = measure_linearity(latent_map, [(2 * x[:2], torch.arange(2)), (2 * x[2:], torch.arange(2, 3))])
+    assert record.unit == pytest.approx((170 / 4) ** 0.5 / 4, rel=1e-6)
+
+
+def test_what_is_seen_depends_on_how_far_the_sweep_reaches():
+    """y = max(r, 1.2 c) at r = c: flat up to 1.2 c, then rising. Sweeps of [0, 5u] with u = c/4 just reach the bend."""
+    c = 2.0
+    x = torch.full((20, 1), c)
+    bent = measure_linearity(one_hot_map(lambda r: r.clamp(min=1.2 * c), 1, 1), [(x, torch.arange(20))])
+    assert bent.unit == pytest.approx(c / 4)
+    assert bent.shares["other"].value == 1  # with a unit half as large, the curve would be flat
+    beyond = measure_linearity(one_hot_map(lambda r: r.clamp(min=1.26 * c), 1, 1), [(x, torch.arange(20))])
+    assert beyond.shares["flat"].value == 1  # with one twice as large, it would not
+
+
 def test_linear_maps_give_linear_curves_and_thresholds_jumps():
     x, documents = rows(40, 6), torch.arange(40)
     every = measure_linearity(one_hot_map(Linear(torch.eye(6) + 0.1), 6, 6), [(x, documents)], n_sweeps=30)

@@ -1,4 +1,4 @@
-"""Pairs in training: the penalty's gradient, its random share, exact resume, planted features, what is refused."""
+"""Pairs in training: what the penalty changes, exact resume, planted features, what is refused."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 import mlp_pairs
 import pytest
 import torch
-from mlp_pairs import make_sae, make_weights, rows
+from mlp_pairs import make_weights
 from torch import Tensor
 from trained_tensors import OnStep, assert_same_tensors, tensors_hash
 
 from monosemy.circuits.jacobian.measures import JacobianMeter
 from monosemy.circuits.jacobian.mlp import jacobian_slices
-from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, sampled_rows, training_code
+from monosemy.circuits.jacobian.penalty import SlopesAtInput
 from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.circuits.jacobian.slices import JacobianSlices
 from monosemy.circuits.jacobian.training_pair import Pair, pair_name, pair_sites
@@ -42,93 +42,6 @@ CONFIG = TrainingConfig(
     batch_tokens=ROWS, checkpoint_tokens=10 * ROWS, log_tokens=ROWS, dead_fraction=0.05, warmup_fraction=0.1
 )
 KEEP_ALL = dataclasses.replace(CONFIG, outlier_error=0.0)
-
-
-# --- the penalty --------------------------------------------------------------------------------------------------
-
-
-def trainable(sae: SparseAutoencoder) -> SparseAutoencoder:
-    return sae.requires_grad_(True)
-
-
-def codes(architecture: str, x: Tensor, y: Tensor) -> tuple[Code, Code]:
-    sides = []
-    for seed, rows_of_site in ((1, x), (2, y)):
-        sae = trainable(make_sae(seed, architecture))
-        sides.append(Code(sae, rows_of_site, training_code(sae, rows_of_site, 5), 5))
-    return sides[0], sides[1]
-
-
-def dense_penalty(weights: Any, inputs: Code, outputs: Code, at: str, drawn: Tensor | None) -> Tensor:
-    """The same by dense operations that autograd goes through; selections held fixed."""
-    row_indices = torch.arange(len(inputs.x)) if drawn is None else drawn
-    x, sae, other = inputs.x[row_indices], inputs.sae, outputs.sae
-    on = (inputs.latents.to_dense()[row_indices] > 0).double()
-    s = on * ((x - sae.b_dec) @ sae.W_enc + sae.b_enc)
-    middle = x if at == "input" else s @ sae.W_dec + sae.b_dec
-    reached = outputs.latents.to_dense()[row_indices]
-    if at == "reconstruction":
-        whole = inputs.latents.to_dense() @ sae.W_dec + sae.b_dec
-        reached = training_code(other, weights.output(whole), 5).to_dense()[row_indices]
-    a, b = weights.slopes(middle)
-    J = sae.W_dec @ weights.W_in @ (a[:, :, None] * (weights.W_out @ other.W_enc))
-    if b is not None:
-        J = J + sae.W_dec @ weights.W_up @ (b[:, :, None] * (weights.W_out @ other.W_enc))
-    return (J * on[:, :, None] * (reached > 0)[:, None, :]).abs().sum() / (len(x) * 25)
-
-
-@pytest.mark.parametrize("share", [1.0, 0.4])
-@pytest.mark.parametrize("at", ["input", "reconstruction"])
-@pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "jumprelu"])
-def test_gradient_of_every_parameter(architecture: str, gated: bool, at: Any, share: float) -> None:
-    weights, x = make_weights("silu" if gated else "gelu_tanh", gated), rows(10)
-    inputs, outputs = codes(architecture, x, weights.output(x))
-    penalty = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 7, at=at, token_share=share)
-    expected = dense_penalty(weights, inputs, outputs, at, drawn=sampled_rows(7, 10, share))
-    torch.testing.assert_close(penalty.detach(), expected.detach(), rtol=1e-11, atol=0)
-    parameters = [*inputs.sae.named_parameters(), *outputs.sae.named_parameters()]
-    tensors = [p for _, p in parameters]
-    ours = torch.autograd.grad(penalty, tensors, allow_unused=True)
-    theirs = torch.autograd.grad(expected, tensors, allow_unused=True)
-    moved = set()
-    for place, ((name, _), gradient, expected_gradient) in enumerate(zip(parameters, ours, theirs, strict=True)):
-        gradient, expected_gradient = (torch.zeros(1) if g is None else g for g in (gradient, expected_gradient))
-        assert (gradient - expected_gradient).abs().max() < 1e-10, name
-        if expected_gradient.abs().max() > 0:
-            moved.add(("in." if place < len(parameters) // 2 else "out.") + name)
-    through = {"in.W_enc", "in.b_enc", "in.b_dec"} if at == "reconstruction" else set()
-    assert moved == {"in.W_dec", "out.W_enc"} | through
-
-
-@pytest.mark.parametrize("architecture", ["topk", "jumprelu"])
-@pytest.mark.parametrize("at", ["input", "reconstruction"])
-def test_value_is_the_mean_of_the_slices_magnitudes(architecture: str, at: Any) -> None:
-    weights, x = make_weights("silu", True), rows(10)
-    inputs, outputs = codes(architecture, x, weights.output(x))
-    penalty = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 0, at=at)
-    slices = jacobian_slices(weights, inputs.sae, outputs.sae, x, at=at)
-    torch.testing.assert_close(penalty.detach(), slices.values.abs().sum() / (10 * 25), rtol=1e-11, atol=0)
-
-
-def test_the_random_share_is_a_mean_over_uniformly_drawn_tokens() -> None:
-    """So its expectation is the whole penalty; the draw depends on the step alone."""
-    weights, x = make_weights("silu", True), rows(8)
-    inputs, outputs = codes("topk", x, weights.output(x))
-    by_row = jacobian_slices(weights, inputs.sae, outputs.sae, x).values.abs().sum((1, 2)) / 25
-    counts = torch.zeros(8)
-    for index in range(2000):
-        drawn = sampled_rows(index, 8, 0.25)
-        assert drawn is not None
-        assert torch.equal(drawn, sampled_rows(index, 8, 0.25))
-        assert len(set(drawn.tolist())) == 2
-        counts[drawn] += 1
-        if index < 20:
-            penalty = mean_magnitude(SlopesAtInput(weights), inputs, outputs, index, token_share=0.25)
-            torch.testing.assert_close(penalty.detach(), by_row[drawn].mean(), rtol=1e-11, atol=0)
-    assert bool(((counts - 500).abs() < 5 * (2000 * 0.25 * 0.75) ** 0.5).all())
-    assert sampled_rows(3, 8, 1.0) is None
-    assert len(sampled_rows(3, 8, 1e-9)) == 1  # type: ignore[arg-type]
 
 
 # --- training -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,50 @@
+"""What the training stage does around the trainer, on a tiny run: the rows that thresholds are calibrated on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_models import byte_tokenizer, random_module
+
+from monosemy.config import ActivationsConfig, ModelConfig, RunConfig, TextConfig, TrainingConfig
+from monosemy.pipeline import training
+from monosemy.run import open_run
+from monosemy.saes.storage import load_sae
+
+SITE, L0, N_ROWS = "layers.1.resid_post", 4.0, 512
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> RunConfig:
+    """One site of a random Llama on 8,000 tokens of made-up text, in ten steps."""
+    folder = tmp_path_factory.mktemp("inputs")
+    random_module("llama").save_pretrained(folder / "model")
+    byte_tokenizer().save_pretrained(folder / "model")
+    words = np.random.default_rng(0).integers(97, 123, (100, 100)).astype(np.uint8)
+    (folder / "text.txt").write_text("\n\n".join(bytes(line).decode() for line in words))
+    return RunConfig(
+        model=ModelConfig(source=str(folder / "model"), device="cpu"),
+        text=TextConfig(source=str(folder / "text.txt"), context_length=32, n_tokens=8000, n_validation_tokens=512),
+        activations=ActivationsConfig(sites=(SITE,), dtype="float32"),
+        architectures=("gated",),
+        l0=(L0,),
+        d_sae=64,
+        training=TrainingConfig(batch_tokens=800, n_passes=1),
+    )
+
+
+def test_thresholds_are_calibrated_on_a_draw_of_their_own(config, tmp_path, monkeypatch) -> None:
+    """Calibration lands the L0 exactly on its rows, and on no others; so its rows are those on which it does."""
+    monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(training, "CALIBRATION_TOKENS", N_ROWS)
+    with open_run(tmp_path / "run", config) as run:
+        prepared = training.train(run)
+        assert prepared is not None
+        assert prepared.store is not None
+        [name] = [name for _, name in run.stage_record("training")["saes"] if name.startswith("gated")]
+        sae = load_sae(run.files.sae(SITE, name).folder)
+        drawn = [np.random.default_rng(seed).choice(prepared.store.n_rows, N_ROWS, replace=False) for seed in (1, 2)]
+        at_start, own = (sae.encode(prepared.store.rows(SITE, np.sort(numbers))).l0 for numbers in drawn)
+    assert own == pytest.approx(L0, abs=2 / N_ROWS)
+    assert abs(at_start - L0) > 10 / N_ROWS, "the rows that the SAE started from are others"
+    assert sae.config.record["calibration"]["n_tokens"] == N_ROWS
