@@ -32,6 +32,7 @@ from monosemy.layout import FeatureFiles, RunFiles
 from monosemy.support import files, locks
 from monosemy.support.metrics import MetricsWriter
 from monosemy.support.moved import NOT_MOVED, Moved, find_source
+from monosemy.support.numbers import fixed_text
 from monosemy.support.text_input import require_characters
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def machine() -> str:
     # The cores that this process may use, which can be fewer than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory().total / 2**30
-    return f"{platform.system()} {platform.machine()}, {cores} cores, {memory:.1f} GiB memory"
+    return f"{platform.system()} {platform.machine()}, {cores} cores, {fixed_text(memory, 1)} GiB memory"
 
 
 def _read_format(path: Path) -> dict[str, Any]:

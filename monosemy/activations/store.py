@@ -52,6 +52,7 @@ from monosemy.activations.shards import DTYPES, LABEL_BYTES, ShardWriter, map_sh
 from monosemy.config import ActivationsConfig, fingerprint
 from monosemy.errors import UserError, unknown
 from monosemy.support import files, progress
+from monosemy.support.numbers import fixed_text
 
 FORMAT = 1
 KIND = "monosemy activations"
@@ -354,8 +355,9 @@ def _check_disk(folder: Path, identity: dict[str, Any], n_sequences: int) -> Non
     free = files.free_bytes(folder)
     if needed > free:
         raise UserError(
-            f"the activations need {needed / 1e9:.2f} GB at {folder}, where {free / 1e9:.2f} GB are free; free space, "
-            "lower text.n_tokens, use fewer sites, set activations.dtype to bfloat16, or activations.storage to stream"
+            f"the activations need {fixed_text(needed / 1e9, 2)} GB at {folder}, where {fixed_text(free / 1e9, 2)} GB "
+            "are free; free space, lower text.n_tokens, use fewer sites, set activations.dtype to bfloat16, or "
+            "activations.storage to stream"
         )
 
 

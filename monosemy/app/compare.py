@@ -27,6 +27,7 @@ from monosemy.app.lists import at
 from monosemy.errors import UserError, unknown
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.layout import SaeFiles
+from monosemy.support.numbers import count_text
 from monosemy.support.tensor_rows import read_rows
 
 MAX_PAIRS = 2**31
@@ -67,7 +68,8 @@ class Comparison:
             raise UserError(f"{a.site}/{a.name} is on both sides; choose another SAE for one of them")
         if a.d_sae * b.d_sae > MAX_PAIRS:
             raise UserError(
-                f"{a.d_sae:,} by {b.d_sae:,} latents are more than are compared here (at most {MAX_PAIRS:,} pairs)"
+                f"{count_text(a.d_sae)} by {count_text(b.d_sae)} latents are more than are compared here (at most "
+                f"{count_text(MAX_PAIRS)} pairs)"
             )
         self.a, self.b = a, b
         self.notes: dict[str, str] = {}

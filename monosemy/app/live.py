@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from monosemy.app.catalogue import Catalogue, Dictionary
 from monosemy.errors import UserError
 from monosemy.steering.request import SteeringRequest, request_from_json
+from monosemy.support.numbers import count_text, setting_text
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
@@ -153,7 +154,7 @@ def read_text(live: LiveModel, entry: Dictionary, text: str, *, top: int = 8, la
     for an empty or too long text and a latent out of range, ModelError, and BusyError.
     """
     if not text or len(text) > MAX_TEXT:
-        raise UserError(f"a text takes 1 to {MAX_TEXT:,} characters, got {len(text):,}")
+        raise UserError(f"a text takes 1 to {count_text(MAX_TEXT)} characters, got {count_text(len(text))}")
     if latent is not None:
         entry.check_latent(latent)
     top = min(max(top, 1), MAX_TOP)
@@ -173,7 +174,7 @@ def steering_request(entry: Dictionary, body: Mapping[str, Any]) -> SteeringRequ
     request = request_from_json({k: v for k, v in body.items() if k not in ("site", "name", "values")})
     for field, text in (("prompt", request.prompt), ("instruction", request.instruction), ("system", request.system)):
         if len(text) > MAX_TEXT:
-            raise UserError(f"the {field} takes at most {MAX_TEXT:,} characters, got {len(text):,}")
+            raise UserError(f"the {field} takes at most {count_text(MAX_TEXT)} characters, got {count_text(len(text))}")
     if request.n_tokens > MAX_NEW_TOKENS:
         raise UserError(
             f"n_tokens takes at most {MAX_NEW_TOKENS} here, got {request.n_tokens}; monosemy steer has no cap"
@@ -239,7 +240,7 @@ def _sweep(
     for first in range(0, len(values), SWEEP_BATCH):
         for event in sweep.sweep_events(model, sae, request, values[first : first + SWEEP_BATCH], scales=scales):
             if event["kind"] == "too_strong":
-                refused.append(f"strength {event['value']:g}: {event['error']}")
+                refused.append(f"strength {setting_text(event['value'])}: {event['error']}")
             else:
                 yield event | {"done": first} if event["kind"] == "progress" else event
     if refused:

@@ -19,6 +19,7 @@ from monosemy.data.split import Numbers, Shortage, ShuffledDocuments, SourceQueu
 from monosemy.errors import UserError
 from monosemy.support import json_text, progress
 from monosemy.support.files import sha256
+from monosemy.support.numbers import count_text
 
 _SHARD_TOKENS = 1 << 24
 
@@ -199,8 +200,9 @@ def remarks(record: dict[str, Any]) -> list[str]:
         n_documents = facts["train_documents"] + facts["validation_documents"] + facts["copies_left_out"]
         if facts["copies"]:
             lines.append(
-                f"{name}: {facts['copies']:,} of {n_documents:,} documents are copies of another; each text counts as "
-                f"one document, and {facts['copies_left_out']:,} were left out because validation holds their text"
+                f"{name}: {count_text(facts['copies'])} of {count_text(n_documents)} documents are copies of another; "
+                f"each text counts as one document, and {count_text(facts['copies_left_out'])} were left out because "
+                "validation holds their text"
             )
         if "divided_work" in facts:
             lines.append(
@@ -211,11 +213,13 @@ def remarks(record: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{name}: whole documents cannot fill both training and validation; long ones were split by section"
             )
-        lines += [f"{name}: {READER_NOTES[note]}: {n:,}" for note, n in facts["reader"].items() if note != "cut"]
+        lines += [
+            f"{name}: {READER_NOTES[note]}: {count_text(n)}" for note, n in facts["reader"].items() if note != "cut"
+        ]
     if record["special_tokens_in_text"]:
         lines.append(
-            f"the text itself holds {record['special_tokens_in_text']:,} special tokens (such as EOS or padding); they "
-            "are dropped like any other unless activations.drop_special_tokens is off"
+            f"the text itself holds {count_text(record['special_tokens_in_text'])} special tokens (such as EOS or "
+            "padding); they are dropped like any other unless activations.drop_special_tokens is off"
         )
     return lines
 
@@ -231,21 +235,23 @@ def check_largest_id(largest: int, vocab_size: int | None, where: str) -> None:
 
 def _too_small(text: TextConfig, queues: Sequence[SourceQueue], shortage: Shortage) -> UserError:
     """The error for a text that cannot fill both sides, with what it holds and why some of it was left out."""
-    demand = f"{text.n_tokens:,} training and {text.n_validation_tokens:,} validation tokens were asked"
+    demand = (
+        f"{count_text(text.n_tokens)} training and {count_text(text.n_validation_tokens)} validation tokens were asked"
+    )
     fix = "lower --tokens or --text.n-validation-tokens, or add text"
     if shortage.side == "validation" and len(queues) == 1:
-        has = f"{shortage.n_tokens + queues[0].n_kept_tokens:,} tokens in all"
+        has = f"{count_text(shortage.n_tokens + queues[0].n_kept_tokens)} tokens in all"
     elif shortage.side == "validation":
-        has = f"{shortage.n_tokens:,} validation tokens"
+        has = f"{count_text(shortage.n_tokens)} validation tokens"
     else:
         n_validation = sum(q.validation.n_tokens for q in queues)
-        has = f"{shortage.n_tokens:,} training tokens beside {n_validation:,} for validation"
+        has = f"{count_text(shortage.n_tokens)} training tokens beside {count_text(n_validation)} for validation"
     first = "" if len(queues) == 1 else f" at its fixed shares ({shortage.queue.source.name!r} ends first)"
     counts = {
         "copies of validation's documents left out": shortage.queue.n_left_out,
         "empty documents": shortage.queue.n_empty,
     }
-    reasons = ", ".join(f"{n:,} {reason}" for reason, n in counts.items() if n)
+    reasons = ", ".join(f"{count_text(n)} {reason}" for reason, n in counts.items() if n)
     reasons = f" ({reasons})" if reasons else ""
     return UserError(f"text {text.source!r} holds only {has}{first}{reasons}, but {demand}; {fix}")
 

@@ -38,6 +38,7 @@ from monosemy.data.documents import TextSource
 from monosemy.errors import UserError
 from monosemy.support.fetch import exclusive
 from monosemy.support.files import atomic_folder, cache_folder, free_bytes, read_json, sha256, sync, write_json
+from monosemy.support.numbers import fixed_text
 
 FORMAT = 1
 RULES = 2
@@ -269,8 +270,8 @@ def _check_disk(text: TextConfig, final: Path) -> None:
     needed = (text.n_tokens + text.n_validation_tokens) * _BYTES_PER_TOKEN
     if (free := free_bytes(final)) < needed:
         raise UserError(
-            f"tokens need {needed / 1e9:.2f} GB in {final.parent} and {free / 1e9:.2f} GB are free; "
-            "free space, lower n_tokens, or set MONOSEMY_CACHE to another disk"
+            f"tokens need {fixed_text(needed / 1e9, 2)} GB in {final.parent} and {fixed_text(free / 1e9, 2)} GB are "
+            "free; free space, lower n_tokens, or set MONOSEMY_CACHE to another disk"
         )
 
 

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 
 from monosemy.errors import UserError
 from monosemy.support.files import atomic_path
+from monosemy.support.numbers import count_text
 from monosemy.support.tensors import save_tensors
 
 FORMAT = 1
@@ -48,9 +49,9 @@ class DocumentSums:
         same = np.array_equal(self.documents, other.documents) and np.array_equal(self.n_tokens, other.n_tokens)
         if not same:
             raise UserError(
-                f"cannot pair evaluations over other tokens ({int(self.n_tokens.sum()):,} of {len(self.documents)} "
-                f"documents, {int(other.n_tokens.sum()):,} of {len(other.documents)}); evaluate both runs with the "
-                "same text, sites and evaluation settings"
+                f"cannot pair evaluations over other tokens ({count_text(int(self.n_tokens.sum()))} of "
+                f"{len(self.documents)} documents, {count_text(int(other.n_tokens.sum()))} of {len(other.documents)}); "
+                "evaluate both runs with the same text, sites and evaluation settings"
             )
         return DocumentSums(self.documents, self.n_tokens, {**self.sums, **other.sums})
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from monosemy.evals.evaluation_file import FORMAT
 from monosemy.evals.model_loss import ModelLosses, ModelLossRecord
 from monosemy.evals.reconstruction import ReconstructionRecord
+from monosemy.support.numbers import count_text, fixed_text, setting_text
 
 Record: TypeAlias = dict[str, Any]
 
@@ -144,7 +145,7 @@ def _table(site: str, records: list[Record], columns: list[Column]) -> Table:
         target = record["target_l0"]
         last = i + 1 == len(records) or records[i + 1]["target_l0"] != target
         label = record["architecture"] + (f" s{record['seed']}" if record["seed"] else "")
-        target_text = "" if target is None or (i and target == previous) else f"{target:g}"
+        target_text = "" if target is None or (i and target == previous) else setting_text(target)
         style = "dim" if record["control"] else None
         table.add_row(
             target_text, label, *(format_value(record, column) for column in columns), style=style, end_section=last
@@ -170,16 +171,16 @@ def format_value(record: Record, column: Column) -> str:
     value, interval = record[column.field], record.get(f"{column.field}_interval")
     if value is None:
         return "–"
-    text = f"{value * column.factor:.{column.decimals}f}"
+    text = fixed_text(value * column.factor, column.decimals)
     if not column.with_interval or interval is None or None in interval:
         return text
-    half = f"{(interval[1] - interval[0]) / 2 * column.factor:.{column.decimals}f}"
+    half = fixed_text((interval[1] - interval[0]) / 2 * column.factor, column.decimals)
     return f"{text} ±{half.removeprefix('0')}"
 
 
 def _range(values: set[int]) -> str:
     """The range of `values` as `4,096` or `4,000–4,096`; empty for none."""
-    return "–".join(f"{value:,}" for value in sorted({min(values), max(values)})) if values else ""
+    return "–".join(count_text(value) for value in sorted({min(values), max(values)})) if values else ""
 
 
 def _plain(value: Any) -> Any:

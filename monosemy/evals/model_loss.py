@@ -42,6 +42,7 @@ from monosemy.evals.intervals import Blocks, Interval, bootstrap_weights, ratio_
 from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, require_finite
 from monosemy.models.padding import Padding, read_mask, text_positions
 from monosemy.shapes import PositionMask, TextMask, TokenIds
+from monosemy.support.numbers import rounded_text
 
 Edit = Callable[[Tensor], Tensor]
 _LOGIT_BYTES = 2**28  # the target size of one array of logits
@@ -184,7 +185,7 @@ def check_splice(
     if not torch.equal(clean, spliced):
         difference = float((clean - spliced).abs().max())
         raise RuntimeError(
-            f"splice check at {site}: an identity dictionary changed the logits by up to {difference:.3g}"
+            f"splice check at {site}: an identity dictionary changed the logits by up to {rounded_text(difference)}"
         )
     if bool(keep.any()) and torch.equal(clean, model.logits(tokens, edits={site: splice(None, keep)}, start=start)):
         raise RuntimeError(

@@ -28,6 +28,7 @@ from torch import Tensor
 from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
 from monosemy.models.sites import KINDS
+from monosemy.support.numbers import exponent_text
 
 N_SEQUENCES, N_POSITIONS = 2, 8
 TOLERANCE_UNITS = 16
@@ -116,7 +117,9 @@ def wrong_sums(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
                 continue
             error = sum_error([here[term] for term in terms], here[total])
             if error > TOLERANCE_UNITS * torch.finfo(here[total].dtype).eps:
-                reason = f"{' + '.join(terms)} = {total} does not hold at this layer (relative error {error:.1e})"
+                reason = (
+                    f"{' + '.join(terms)} = {total} does not hold at this layer (relative error {exponent_text(error)})"
+                )
                 suspects = {term.removesuffix("_post") for term in terms if "out" in term}
                 suspects |= {f"{kind}_post" for kind in suspects}
                 # resid_mid is suspect only if the first sum has not confirmed it.
@@ -164,7 +167,9 @@ def wrong_heads(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]
         size = (heads.abs() @ matrix.abs()).amax() + total.abs().amax()
         error = float(gap.abs().amax() / size.clamp_min(1e-30))
         if error > TOLERANCE_UNITS * torch.finfo(read[out].dtype).eps:
-            failed[site] = f"attn_heads @ W_O = attn_out does not hold at this layer (relative error {error:.1e})"
+            failed[site] = (
+                f"attn_heads @ W_O = attn_out does not hold at this layer (relative error {exponent_text(error)})"
+            )
     return failed
 
 

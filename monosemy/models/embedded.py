@@ -21,6 +21,7 @@ from monosemy.errors import UserError
 from monosemy.support import files, progress
 from monosemy.support.estimates import ModelSize
 from monosemy.support.fetch import PackageFile, exclusive, fetch
+from monosemy.support.numbers import fixed_text
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -227,5 +228,5 @@ def _require_space(final: Path) -> None:
     # float32 weights, and 16 MiB for the tokenizer's files.
     needed = 4 * SIZE.n_parameters + 16 * 2**20
     if (free := files.free_bytes(final)) < needed:
-        sizes = f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
+        sizes = f"{fixed_text(needed / 1e6, 0)} MB are needed, {fixed_text(free / 1e6, 0)} MB are free"
         raise UserError(f"too little disk for the embedded model at {final.parent}: {sizes}; set MONOSEMY_CACHE")

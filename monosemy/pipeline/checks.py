@@ -13,6 +13,7 @@ from monosemy.pipeline.requirements import requirements_of
 from monosemy.ranges import check_ranges, number_name
 from monosemy.support import files
 from monosemy.support.flags import flag_of
+from monosemy.support.numbers import setting_text
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,8 @@ def check_config(config: RunConfig) -> None:
     training = config.training
     if training.warmup_fraction + training.decay_fraction > 1:
         raise UserError(
-            f"--training.warmup-fraction {training.warmup_fraction:g} and --training.decay-fraction "
-            f"{training.decay_fraction:g} must add up to at most 1; e.g. 0.05 and 0.2"
+            f"--training.warmup-fraction {setting_text(training.warmup_fraction)} and --training.decay-fraction "
+            f"{setting_text(training.decay_fraction)} must add up to at most 1; e.g. 0.05 and 0.2"
         )
     check_context(config)
     requirements = requirements_of(config)

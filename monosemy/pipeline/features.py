@@ -26,6 +26,7 @@ from monosemy.saes.config_file import read_weights_sha256
 from monosemy.saes.listing import Key, choose_sae
 from monosemy.support import files, progress
 from monosemy.support.moved import NOT_MOVED, Moved
+from monosemy.support.numbers import fixed_text
 
 if TYPE_CHECKING:
     from monosemy.data.tokens import TokenSet
@@ -263,8 +264,8 @@ class _Stage:
         needed = sum(n_tokens * (4 + 8 * config.l0) + 4096 * config.d_sae + 6 * n_tokens for config in configs)
         if needed > (free := files.free_bytes(self.run.folder)):
             raise UserError(
-                f"the features need {needed / 1e9:.2f} GB in {self.run.folder} and {free / 1e9:.2f} GB are free; free "
-                "space, or ask for fewer SAEs or tokens"
+                f"the features need {fixed_text(needed / 1e9, 2)} GB in {self.run.folder} and "
+                f"{fixed_text(free / 1e9, 2)} GB are free; free space, or ask for fewer SAEs or tokens"
             )
 
 

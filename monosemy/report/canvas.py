@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from PIL import Image
 
 from monosemy.report.theme import DARK, LIGHT, Style, Theme, matplotlib_settings
-from monosemy.support.numbers import magnitude_text
+from monosemy.support.numbers import magnitude_text, setting_text
 
 DPI = 200
 Draw = Callable[[Theme], Figure]
@@ -76,7 +76,7 @@ def l0_axis(axes: Axes, values: Sequence[float], ticks: Sequence[float]) -> None
     thinned = thin_ticks(sorted(set(ticks)), high * margin / (low / margin))
     axes.xaxis.set_major_locator(FixedLocator(thinned))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: setting_text(value)))
 
 
 def thin_ticks(ticks: Sequence[float], span: float) -> list[float]:
@@ -105,7 +105,7 @@ def value_axis(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> No
         subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
         axes.yaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=20))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: setting_text(value)))
         return
     low, high = (finite_with_ends.min(), finite_with_ends.max()) if len(finite_with_ends) else (0.0, 1.0)
     axes.set_ylim(min(low * 1.08, 0.0), high * 1.08 if high > 0 else 1.0)

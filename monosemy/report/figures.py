@@ -25,7 +25,7 @@ from monosemy.report.read import Key, ReportInputs
 from monosemy.report.theme import FROZEN_RANDOM, Style, Theme, label, styles
 from monosemy.report.training_figures import training
 from monosemy.support.files import atomic_path
-from monosemy.support.numbers import percent_text
+from monosemy.support.numbers import count_text, percent_text, rounded_text, setting_text
 
 INTERVAL = "95% bootstrap interval"
 FRONTIERS = {
@@ -83,7 +83,7 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
 
     # The alternative text carries the picture's message, for readers who cannot see it.
     best = "; ".join(
-        f"at L0 {v.target_l0:g} the lowest is {names([v.best])} with {with_interval(v.best[measure])}"
+        f"at L0 {setting_text(v.target_l0)} the lowest is {names([v.best])} with {with_interval(v.best[measure])}"
         for v in verdicts(drawn, measure)
         if v.best
     )
@@ -96,8 +96,9 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
         )
     tokens = max(r.n_loss_tokens if measure == "delta_loss" else r.n_tokens for p in drawn for r in p.records)
     caption = (
-        f"{short} against L0, lower is better; {tokens:,} validation tokens. {bars}. Points lie at the reached L0, "
-        f"moved sideways by at most 5% so that bars do not hide each other; ticks mark the asked L0. Grey: controls."
+        f"{short} against L0, lower is better; {count_text(tokens)} validation tokens. {bars}. Points lie at the "
+        "reached L0, moved sideways by at most 5% so that bars do not hide each other; ticks mark the asked L0. Grey: "
+        "controls."
     )
     alt = f"{axis} against L0 at {site} for {names(drawn)}; {best or 'no SAE reached its asked L0'}. Table below."
     return render(f"{measure}-{site}", alt, caption, draw)
@@ -146,7 +147,7 @@ def _ends(point: Point, measure: str) -> tuple[float, float]:
 def _l0_ticks(drawn: Sequence[Point]) -> list[float]:
     """The target L0s, or the reached ones if there are no targets."""
     targets = {p.target_l0 for p in drawn if p.target_l0}
-    return sorted(targets) if targets else sorted({float(f"{p['l0'].value:.2g}") for p in drawn})
+    return sorted(targets) if targets else sorted({float(rounded_text(p["l0"].value, 2)) for p in drawn})
 
 
 def dictionaries(site_points: Sequence[Point]) -> list[Point]:
@@ -185,11 +186,11 @@ def shares(site_points: Sequence[Point], site: str) -> Drawing:
     worst = max(drawn, key=lambda p: p["dead_fraction"].value if math.isfinite(p["dead_fraction"].value) else -1)
     alt = (
         f"Shares of dead and over-active latents against L0 at {site}. Largest dead share: {label(worst.architecture)} "
-        f"at L0 {worst['l0'].value:.3g}, {with_interval(worst['dead_fraction'], percent=True)}. Table below."
+        f"at L0 {rounded_text(worst['l0'].value)}, {with_interval(worst['dead_fraction'], percent=True)}. Table below."
     )
     tokens = max(r.n_tokens for p in drawn for r in p.records)
     caption = (
-        f"Wasted latents, lower is better. Dead: not active once in {tokens:,} validation tokens (a latent "
+        f"Wasted latents, lower is better. Dead: not active once in {count_text(tokens)} validation tokens (a latent "
         f"rarer than that counts as dead too). Latents active on more than 10% of tokens seldom stand for one thing. "
         f"Bars where measured: {INTERVAL}. The three panels have scales of their own."
     )

@@ -19,7 +19,7 @@ from monosemy.report.canvas import Drawing, margins, render
 from monosemy.report.power_law import PowerLaw
 from monosemy.report.read import Evaluated, Key, Latents
 from monosemy.report.theme import Style, Theme, label, order, styles
-from monosemy.support.numbers import value_text
+from monosemy.support.numbers import count_text, fixed_percent_text, fixed_text, rounded_text, setting_text, value_text
 
 _SHADE_LINES: tuple[object, ...] = ((0, (1, 1)), (0, (4, 1.5)), "-", (0, (5, 1, 1, 1)))
 Statistics = Sequence[tuple[Evaluated, Latents]]
@@ -55,9 +55,9 @@ def firing_rates(statistics: Statistics, site: str) -> Drawing:
 
     alt = f"Histograms of log10 firing rate of live latents at {site}, one panel each for {_list(names_)}. Table below."
     caption = (
-        f"How often latents fire, over {n_tokens:,} validation tokens. Dead latents have no rate: they are counted in "
-        "the legends, not drawn, so a curve's area is the live share. Bins hold whole counts and widths differ, hence "
-        "% of latents per decade. Vertical lines: 1% and 10% of tokens."
+        f"How often latents fire, over {count_text(n_tokens)} validation tokens. Dead latents have no rate: they are "
+        "counted in the legends, not drawn, so a curve's area is the live share. Bins hold whole counts and widths "
+        "differ, hence % of latents per decade. Vertical lines: 1% and 10% of tokens."
     )
     return render(f"firing_rates-{site}", alt, caption, draw)
 
@@ -93,7 +93,7 @@ def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, *
             edges,
             color=colour,
             linewidth=1.4,
-            label=f"{level}: {n_dead:,} dead ({n_dead / n_latents:.1%})",
+            label=f"{level}: {count_text(n_dead)} dead ({fixed_percent_text(n_dead / n_latents, 1)})",
             linestyle=_SHADE_LINES[place % len(_SHADE_LINES)],  # type: ignore[arg-type]
         )
     axes.xaxis.set_major_locator(LogLocator(base=10, numticks=12))
@@ -102,7 +102,9 @@ def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, *
 
 
 def _level(record: Evaluated) -> str:
-    return f"L0 {record['l0'].value:.3g}" if record.target_l0 is None else f"L0 {record.target_l0:g}"
+    return (
+        f"L0 {rounded_text(record['l0'].value)}" if record.target_l0 is None else f"L0 {setting_text(record.target_l0)}"
+    )
 
 
 def _blend(colour: str, background: str, share: float) -> tuple[float, float, float]:
@@ -149,7 +151,7 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]
             va="bottom",
         )
         where = {"x": 0.06 / size[0], "ha": "left", "fontsize": 9}
-        figure.supylabel(f"Firing frequency\n(share of {n_tokens:,} tokens, log scale)", **where)
+        figure.supylabel(f"Firing frequency\n(share of {count_text(n_tokens)} tokens, log scale)", **where)
         return figure
 
     fitted = [
@@ -172,7 +174,7 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]
 def law_text(law: PowerLaw) -> str:
     """The exponent of a power law as text: `β = −0.42 [−0.45, −0.39]`."""
     low, high = law.interval
-    return f"β = {value_text(law.exponent, '.2f', (low, high))}".replace("-", "−")
+    return f"β = {value_text(law.exponent, (low, high), decimals=2)}".replace("-", "−")
 
 
 def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Style, *, theme: Theme) -> None:
@@ -187,11 +189,11 @@ def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Styl
         low, high = law.band(span)
         axes.fill_between(span, low, high, color=theme.ink, alpha=0.18, linewidth=0)
         axes.plot(span, law.line(span), color=theme.ink, linewidth=1.3)
-        text = f"{law_text(law)}\nR² = {law.r_squared:.2f}, {law.n_latents:,} latents"
+        text = f"{law_text(law)}\nR² = {fixed_text(law.r_squared, 2)}, {count_text(law.n_latents)} latents"
     elif len(x):
-        text = f"{len(x):,} live latents: too few, or too alike, to fit"
+        text = f"{count_text(len(x))} live latents: too few, or too alike, to fit"
     else:
-        text = f"no latent fired\n({len(live):,} dead)"
+        text = f"no latent fired\n({count_text(len(live))} dead)"
     axes.text(
         0.97,
         0.96,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from monosemy.report.canvas import Drawing
 from monosemy.support.html import Html, details, document, escape, join, read_part
+from monosemy.support.numbers import fixed_text
 
 __all__ = ["Cell", "Html", "bullets", "details", "escape", "facts", "figure", "join", "page", "table"]
 
@@ -79,11 +80,11 @@ def figure(drawing: Drawing) -> Html:
     """A figure with its caption, light or dark according to the reader's system."""
     light, dark = (base64.b64encode(png).decode() for png in (drawing.light, drawing.dark))
     return Html(
-        '<figure style="max-width:{width:.0f}px"><picture>'
+        '<figure style="max-width:{width}px"><picture>'
         '<source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">'
         '<img alt="{alt}" src="data:image/png;base64,{light}"></picture>'
         "<figcaption>{caption}</figcaption></figure>"
-    ).format(width=drawing.width * 100, dark=dark, alt=drawing.alt, light=light, caption=drawing.caption)
+    ).format(width=fixed_text(drawing.width * 100, 0), dark=dark, alt=drawing.alt, light=light, caption=drawing.caption)
 
 
 def bullets(items: Sequence[str]) -> Html:

@@ -25,7 +25,7 @@ from monosemy.report.read import Key, ReportInputs, read_inputs
 from monosemy.report.sections import Section, read_sections
 from monosemy.report.summary import HOW_TO_READ, MEASURES, findings, headline, title, warnings, what_was_run
 from monosemy.support.files import write_text
-from monosemy.support.numbers import duration_text, measured_text
+from monosemy.support.numbers import count_text, duration_text, measured_text, setting_text
 from monosemy.support.progress import stage
 
 HEADINGS = {
@@ -107,7 +107,7 @@ def _wins(run: ReportInputs, site: str) -> Html:
     judged = {m: {v.target_l0: v for v in verdicts(site_points, m)} for m in MEASURES}
     rows: list[list[Cell | str]] = []
     for target in sorted({level for by_level in judged.values() for level in by_level}):
-        row: list[Cell | str] = [f"{target:g}"]
+        row: list[Cell | str] = [setting_text(target)]
         for measure, by_level in judged.items():
             verdict = by_level.get(target)
             if verdict is None or verdict.best is None:
@@ -171,7 +171,7 @@ def _provenance(run: ReportInputs) -> Html:
     rows = [
         ("Recipe", run.config.recipe),
         ("Sites", ", ".join(run.sites)),
-        ("Training tokens asked for", f"{run.config.text.n_tokens:,}"),
+        ("Training tokens asked for", count_text(run.config.text.n_tokens)),
         ("Activations trained on, per SAE", _trained(run)),
         ("Validation tokens (FVU, L0, firing)", _range([r.n_tokens for r in run.records])),
         ("Validation tokens (losses)", _range([r.n_loss_tokens for r in run.records if r.n_loss_tokens])),
@@ -203,7 +203,7 @@ def _range(values: list[int]) -> str:
     if not values:
         return "none"
     low, high = min(values), max(values)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return count_text(low) if low == high else f"{count_text(low)} to {count_text(high)}"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
@@ -226,5 +226,5 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return count_text(value)
+    return setting_text(value) if isinstance(value, float) else str(value)

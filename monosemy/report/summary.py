@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from monosemy.report.compare import Point, Verdict, beaten_by_control, names, points, verdicts, with_interval
 from monosemy.report.read import ReportInputs
 from monosemy.report.theme import label, order
+from monosemy.support.numbers import count_text, fixed_percent_text, rounded_text, setting_text
 
 MEASURES = {"delta_loss": ("delta loss", " nats per token"), "fvu": ("FVU", "")}
 MANY_DEAD = 0.3
@@ -44,15 +45,15 @@ def what_was_run(run: ReportInputs) -> str:
     levels = sorted({r.target_l0 for r in saes if r.target_l0} or set(run.config.l0))
     trained_on = max((c["n_tokens"].max() for c in run.curves.values()), default=math.nan)
     most = "up to " if run.stopped else ""
-    tokens = f"{most}{trained_on:,.0f} activations" if math.isfinite(trained_on) else "activations"
+    tokens = f"{most}{count_text(trained_on)} activations" if math.isfinite(trained_on) else "activations"
     seeds = len(run.config.seeds)
     measured = max((r.n_tokens for r in run.records), default=0)
     return (
         f"{n_trained} sparse {_plural('autoencoder', n_trained)} ({_and([label(k) for k in kinds])}; "
-        f"{' or '.join(f'{w:,}' for w in widths)} latents; {_plural('sparsity level', len(levels))} L0 "
-        f"{_and([f'{v:g}' for v in levels])}; {seeds} {_plural('seed', seeds)}) learnt to rebuild the activations of "
-        f"{model_name(run)} at {_and(run.sites)}. Each was trained on {tokens} and measured on "
-        f"{measured:,} tokens from documents that training never saw."
+        f"{' or '.join(count_text(w) for w in widths)} latents; {_plural('sparsity level', len(levels))} L0 "
+        f"{_and([setting_text(v) for v in levels])}; {seeds} {_plural('seed', seeds)}) learnt to rebuild the "
+        f"activations of {model_name(run)} at {_and(run.sites)}. Each was trained on {tokens} and measured on "
+        f"{count_text(measured)} tokens from documents that training never saw."
     )
 
 
@@ -89,7 +90,7 @@ def headline(run: ReportInputs, site: str) -> str:
 
 
 def _levels(judged: Sequence[Verdict]) -> str:
-    return f"L0 {_and([f'{v.target_l0:g}' for v in judged])}"
+    return f"L0 {_and([setting_text(v.target_l0) for v in judged])}"
 
 
 def findings(run: ReportInputs, site: str) -> list[str]:
@@ -99,7 +100,7 @@ def findings(run: ReportInputs, site: str) -> list[str]:
     by_level = {m: {v.target_l0: v for v in verdicts(site_points, m)} for m in MEASURES}
     for target in sorted({level for judged in by_level.values() for level in judged}):
         sentences = [verdict_sentence(judged[target]) for judged in by_level.values() if target in judged]
-        lines.append(f"L0 {target:g}: " + " ".join(sentences))
+        lines.append(f"L0 {setting_text(target)}: " + " ".join(sentences))
     if not lines:
         lines.append("No SAE here was asked for an L0 and measured, so none is ranked; compare them in the plots.")
     for control, words in (("frozen_random", "a dictionary of frozen random directions"), ("pca", "PCA")):
@@ -132,7 +133,8 @@ def control_sentence(site_points: Sequence[Point], control: str, words: str) -> 
         return None
     if not unclear:
         return f"Every SAE has a lower FVU than {words} at the same L0, with intervals apart."
-    listed = _and([f"{label(p.architecture)} at L0 {p.target_l0:g}" for p in unclear])
+    levels = ["" if p.target_l0 is None else f" at L0 {setting_text(p.target_l0)}" for p in unclear]
+    listed = _and([f"{label(p.architecture)}{level}" for p, level in zip(unclear, levels, strict=True)])
     return (
         f"Not clearly lower in FVU than {words} at the same L0: {listed}. The other {len(compared) - len(unclear)} are."
     )
@@ -152,14 +154,16 @@ def warnings(run: ReportInputs) -> list[str]:
         for p in site_points:
             if p.target_l0 and not p.on_target and not p.control:
                 lines.append(
-                    f"{label(p.architecture)} at {site} was asked for L0 {p.target_l0:g} and reached "
-                    f"{p['l0'].value:.3g}, more than 5% away: it is plotted where it landed, but not ranked."
+                    f"{label(p.architecture)} at {site} was asked for L0 {setting_text(p.target_l0)} and reached "
+                    f"{rounded_text(p['l0'].value)}, more than 5% away: it is plotted where it landed, but not ranked."
                 )
         if dead := [p for p in site_points if not p.control and p["dead_fraction"].value >= MANY_DEAD]:
             listed = [
-                f"{label(p.architecture)} at L0 {p['l0'].value:.3g} ({p['dead_fraction'].value:.0%})" for p in dead
+                f"{label(p.architecture)} at L0 {rounded_text(p['l0'].value)} "
+                f"({fixed_percent_text(p['dead_fraction'].value)})"
+                for p in dead
             ]
-            lines.append(f"{MANY_DEAD:.0%} or more of the latents are dead at {site}: {_and(listed)}.")
+            lines.append(f"{fixed_percent_text(MANY_DEAD)} or more of the latents are dead at {site}: {_and(listed)}.")
         if site_points and not any(p.control for p in site_points):
             lines.append(f"No control was measured at {site}: how much any dictionary would explain is not known.")
     return lines

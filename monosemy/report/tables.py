@@ -17,7 +17,7 @@ from monosemy.report.markup import Cell, Html, table
 from monosemy.report.power_law import PowerLaw
 from monosemy.report.read import Curve, Evaluated, Key, Latents, Measure, ReportInputs
 from monosemy.report.theme import CONTROLS, label, order
-from monosemy.support.numbers import count_text, measured_text, percent_text
+from monosemy.support.numbers import count_text, measured_text, percent_text, rounded_text, setting_text
 
 Rows: TypeAlias = list[list[Cell | str]]
 FRONTIER = {
@@ -40,7 +40,7 @@ def _value(measure: Measure, *, percent: bool = False) -> Cell:
 
 
 def _level(target: float | None) -> Cell:
-    return Cell("–" if target is None else f"{target:g}", math.nan if target is None else target)
+    return Cell("–" if target is None else setting_text(target), math.nan if target is None else target)
 
 
 def _number(value: float) -> Cell:
@@ -92,7 +92,8 @@ def _quantiles(point: Point) -> Cell:
     high = [r.l0_quantiles[k] for r in point.records if math.isfinite(r.l0_quantiles.get((k := "0.95"), math.nan))]
     if not (low and high):
         return Cell("–", math.nan)
-    return Cell(f"{np.mean(low):.3g} to {np.mean(high):.3g}", float(np.mean(high) - np.mean(low)))
+    lowest, highest = float(np.mean(low)), float(np.mean(high))
+    return Cell(f"{rounded_text(lowest)} to {rounded_text(highest)}", highest - lowest)
 
 
 def by_seed(run: ReportInputs, site: str) -> Html:
@@ -190,7 +191,7 @@ def training(run: ReportInputs, site: str) -> Html:
             *(_count(_last(c, name)) for name in ("step", "n_tokens")),
             *(_number(_last(c, name)) for name in ("loss", "fvu", "l0")),
             _share(_last(c, "dead_fraction")),
-            Cell(f"{_peak(c):.3g}", _peak(c)),
+            Cell(rounded_text(_peak(c)), _peak(c)),
             c.stopped or "complete",
         ]
         for c in curves

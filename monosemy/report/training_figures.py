@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from monosemy.report.canvas import Drawing, legend_row, margins, render, tokens_axis
 from monosemy.report.read import Curve
 from monosemy.report.theme import Style, Theme, label, styles
-from monosemy.support.numbers import percent_text
+from monosemy.support.numbers import percent_text, setting_text
 
 PANELS = {
     "loss": "Training loss\n(each its own, log)",
@@ -52,13 +52,15 @@ def training(curves: Sequence[Curve], site: str) -> Drawing:
                 panels[i, 0].set_ylim(*_limits(curves, quantity))
         figure.align_ylabels(panels[:, 0])
         for j, target in enumerate(targets):
-            panels[0, j].set_title(f"asked L0 {target:g}" if target else "no asked L0")
+            panels[0, j].set_title(f"asked L0 {setting_text(target)}" if target else "no asked L0")
             panels[-1, j].set_xlabel("Training tokens")
             tokens_axis(panels[-1, j])
         legend_row(figure, list(looks.values()), y=1 - 0.06 / size[1])
         return figure
 
-    ends = "; ".join(f"{label(c.architecture)} L0 {c.target_l0 or 0:g} seed {c.seed}: {c.stopped}" for c in stopped)
+    ends = "; ".join(
+        f"{label(c.architecture)} L0 {setting_text(c.target_l0 or 0)} seed {c.seed}: {c.stopped}" for c in stopped
+    )
     alt = (
         f"Training curves of {len(curves)} SAEs at {site}. "
         + (f"Stopped: {ends}. " if stopped else "")
@@ -90,13 +92,13 @@ def _panel(
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: setting_text(value)))
     elif quantity == "dead_fraction":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value)))
         axes.yaxis.set_major_locator(MaxNLocator(4))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: setting_text(value)))
     if quantity == "l0" and target:
         axes.axhline(target, color=theme.ink, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)  # type: ignore[arg-type]
     for curve in curves:

@@ -28,6 +28,7 @@ from monosemy.errors import UserError
 from monosemy.kernels import ops
 from monosemy.latents import SparseLatents
 from monosemy.shapes import Activations, LatentMask, PreActs, Scalar
+from monosemy.support.numbers import setting_text
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def check_sizes(config: SaeConfig) -> None:
         raise UserError(f"d_in and d_sae must be at least 1, got {config.d_in} and {config.d_sae}")
     if not 0 < config.l0 <= config.d_sae:
         raise UserError(
-            f"l0 {config.l0:g} must be above 0 and at most d_sae {config.d_sae}; lower the L0 or widen the SAE"
+            f"l0 {setting_text(config.l0)} must be above 0 and at most d_sae {config.d_sae}; lower the L0 or widen the "
+            "SAE"
         )
 
 

@@ -23,7 +23,7 @@ from monosemy.steering.room import ROOM
 from monosemy.support import json_text
 from monosemy.support.arguments import Parser, real, whole
 from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
-from monosemy.support.numbers import value_text
+from monosemy.support.numbers import fixed_percent_text, fixed_text, rounded_text, setting_text, value_text
 from monosemy.support.text_input import require_characters
 from monosemy.support.visible import visible, visible_lines
 
@@ -249,7 +249,7 @@ def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest) -
 
 
 def _heading(column: dict[str, Any]) -> str:
-    edits = ", ".join(f"{e['latent']} {e['operation']} {e['value']:.4g}" for e in column["edits"])
+    edits = ", ".join(f"{e['latent']} {e['operation']} {rounded_text(e['value'], 4)}" for e in column["edits"])
     return f"{column['column']}: latent {edits}" if edits else column["column"]
 
 
@@ -281,10 +281,10 @@ def _measures(measures: dict[str, dict[str, Any]]) -> Any:
         table.add_row(
             name,
             str(measure["n_tokens"]),
-            value_text(measure["perplexity"], ".1f", missing="none"),
-            value_text(measure["mean_kl"], ".2f", missing="none"),
-            value_text(measure["mean_log_prob_change"], "+.2f", missing="none"),
-            " / ".join(value_text(share, ".2f", missing="none") for share in measure["distinct"]),
+            value_text(measure["perplexity"], decimals=1, missing="none"),
+            value_text(measure["mean_kl"], decimals=2, missing="none"),
+            value_text(measure["mean_log_prob_change"], decimals=2, signed=True, missing="none"),
+            " / ".join(value_text(share, decimals=2, missing="none") for share in measure["distinct"]),
         )
     return table
 
@@ -304,7 +304,7 @@ def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest) -> An
         for measure in measures.values():
             values = [token["edited_activations"][place] for token in measure["tokens"]]
             mean = sum(values) / len(values) if values else None
-            row.append(value_text(mean, ".1f", missing="none"))
+            row.append(value_text(mean, decimals=1, missing="none"))
         table.add_row(str(latent), *row)
     return table
 
@@ -332,16 +332,16 @@ def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, 
             print(json_text.dumps(event), flush=True)
             continue
         if event["kind"] == "too_strong":
-            table.add_row(f"{event['value']:g}", *["–"] * 4, Text(f"no answer: {event['error']}"))
+            table.add_row(setting_text(event["value"]), *["–"] * 4, Text(f"no answer: {event['error']}"))
             continue
         numbers = [
-            (event["perplexity"], ".1f"),
-            (event["mean_kl"], ".2f"),
-            (event["distinct"][1], ".2f"),
-            (event["mean_activation"], ".1f"),
+            (event["perplexity"], 1),
+            (event["mean_kl"], 2),
+            (event["distinct"][1], 2),
+            (event["mean_activation"], 1),
         ]
-        cells = [value_text(value, form, missing="none") for value, form in numbers]
-        table.add_row(f"{event['value']:g}", *cells, Text(visible_lines(event["text"])))
+        cells = [value_text(value, decimals=decimals, missing="none") for value, decimals in numbers]
+        table.add_row(setting_text(event["value"]), *cells, Text(visible_lines(event["text"])))
     if not as_json:
         Console().print(table)
 
@@ -359,17 +359,24 @@ def _print_latents_for_words(
 
     with progress.stage("push each latent", total=sae.d_sae, unit="latents") as bar:
         scores = output_scores(model, sae, scales, words=[words], advance=bar.advance)
-    print(f"after {NEUTRAL_PROMPT!r} these words have probability {float(scores.words_before):.2%} unsteered")
+    print(
+        f"after {NEUTRAL_PROMPT!r} these words have probability {fixed_percent_text(float(scores.words_before), 2)} "
+        "unsteered"
+    )
     has_scores = scores.tokens.shape[1] > 0
     table = Table("latent", "words", *(("output score", "without push", "its direction raises") if has_scores else ()))
     # ranked by the words' probability after the push, since the wish is to make the model say them
     for row in scores.words[:, 0].argsort(descending=True)[:n].tolist():
-        cells: list[str | Text] = [str(int(scores.latents[row])), f"{float(scores.words[row, 0]):.2%}"]
+        cells: list[str | Text] = [str(int(scores.latents[row])), fixed_percent_text(float(scores.words[row, 0]), 2)]
         if has_scores:
             raised = " ".join(
                 repr(visible(model.tokenizer.decode([token]))) for token in scores.tokens[row, :6].tolist()
             )
-            cells += [f"{float(scores.score[row]):.3f}", f"{float(scores.score_before[row]):.3f}", Text(raised)]
+            cells += [
+                fixed_text(float(scores.score[row]), 3),
+                fixed_text(float(scores.score_before[row]), 3),
+                Text(raised),
+            ]
         table.add_row(*cells)
     Console().print(table)
     if not has_scores:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
+from monosemy.support.numbers import rounded_text
 
 LONGEST_PUSH = 100.0
 """Longest push in the residual stream, in norms of the activation it is added to.
@@ -51,8 +52,8 @@ def check_push(h_ND: Tensor, change_ND: Tensor, *, dtype: torch.dtype, site: str
     # "not all within" rather than "any beyond": NaN fails both comparisons and must be refused too
     if not bool(((h_ND + change_ND).abs() <= limits.max).all()):
         raise TooStrongError(
-            f"the change is too strong: it exceeds the largest number of {_name(dtype)}, {limits.max:.3g}; lower the "
-            "strength",
+            f"the change is too strong: it exceeds the largest number of {_name(dtype)}, {rounded_text(limits.max)}; "
+            "lower the strength",
             [row],
         )
     # an activation of exactly zero has nothing to drown
@@ -62,8 +63,8 @@ def check_push(h_ND: Tensor, change_ND: Tensor, *, dtype: torch.dtype, site: str
     if bool(drowned.any()):
         times = float((push_norms / activation_norms)[drowned].max())
         raise TooStrongError(
-            f"the change is too strong: {times:.2g} times as long as the activation, so that nothing of the text is "
-            f"left; lower the strength to at most {longest:.3g} times the activation's length",
+            f"the change is too strong: {rounded_text(times, 2)} times as long as the activation, so that nothing of "
+            f"the text is left; lower the strength to at most {rounded_text(longest)} times the activation's length",
             [row],
         )
 

@@ -66,28 +66,55 @@ def interval_text(value: float, low: float, high: float, *, percent: bool = Fals
     return f"{text}{mark} [{low:,.{decimals}f}, {high:,.{decimals}f}]"
 
 
-def ends_text(ends: Sequence[float] | None, form: str) -> str:
-    """The ends of an interval as a suffix of its value: ` [0.50, 0.71]` for the form `.2f`; empty for None."""
-    return f" [{ends[0]:{form}}, {ends[1]:{form}}]" if ends else ""
+def setting_text(value: float) -> str:
+    """A setting's value as people type it, with at most six significant digits: `32`, `0.001`, `1e-05`."""
+    return f"{value:g}"
+
+
+def rounded_text(value: float, digits: int = 3) -> str:
+    """At most `digits` significant digits, with an exponent where it is shorter: `0.5`, `12.3`, `1.23e+05`."""
+    return f"{value:.{digits}g}"
+
+
+def fixed_text(value: float, decimals: int, *, signed: bool = False) -> str:
+    """A number with `decimals` digits after the point, such as `0.50`; `+0.50` if signed."""
+    return f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}"
+
+
+def fixed_percent_text(share: float, decimals: int = 0, *, signed: bool = False) -> str:
+    """A share as per cent with `decimals` digits after the point, such as `12%`; `+12%` if signed."""
+    return f"{share:+.{decimals}%}" if signed else f"{share:.{decimals}%}"
+
+
+def exponent_text(value: float, decimals: int = 1) -> str:
+    """A number with an exponent and `decimals` digits after the point: `1.2e-05`."""
+    return f"{value:.{decimals}e}"
 
 
 def value_text(
     value: float | None,
-    form: str,
     ends: Sequence[float] | None = None,
     *,
+    decimals: int | None = None,
+    digits: int = 3,
+    signed: bool = False,
     scale: float = 1,
     unit: str = "",
     missing: str = DASH,
 ) -> str:
     """A value with its unit and the ends of its interval, all in one format: `4.1× [3.8, 4.4]`; `missing` for None.
 
-    All numbers are multiplied by `scale`: 100 with the unit `%` shows a share as per cent.
+    The format is `fixed_text` with `decimals`, or without them `rounded_text` with `digits`. All numbers are multiplied
+    by `scale`: 100 with the unit `%` shows a share as per cent.
     """
     if value is None:
         return missing
-    scaled_ends = tuple(scale * end for end in ends) if ends else None
-    return f"{scale * value:{form}}{unit}{ends_text(scaled_ends, form)}"
+
+    def text(number: float) -> str:
+        number = scale * number
+        return rounded_text(number, digits) if decimals is None else fixed_text(number, decimals, signed=signed)
+
+    return f"{text(value)}{unit}" + (f" [{text(ends[0])}, {text(ends[1])}]" if ends else "")
 
 
 def percent_margin_text(share: float | None, ends: Sequence[float] | None = None) -> str:
@@ -123,7 +150,10 @@ def signed_text(value: float) -> str:
 
 
 def count_text(n: float) -> str:
-    """A count with separated thousands, `12,345`; `–` for NaN."""
+    """A count with separated thousands, `12,345`; `–` for NaN and infinities."""
+    # Only integers are exact beyond 2⁵³.
+    if isinstance(n, int):
+        return f"{n:,}"
     return f"{n:,.0f}" if math.isfinite(n) else DASH
 
 

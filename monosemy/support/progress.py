@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Protocol
 
-from monosemy.support.numbers import duration_text, number_text
+from monosemy.support.numbers import duration_text, fixed_percent_text, number_text
 
 PLAIN_INTERVAL_SECONDS = 10.0
 _REDRAWS_PER_SECOND = 5.0
@@ -277,5 +277,5 @@ def progress_text(done: float, total: float | None, unit: str) -> str:
     """The progress as `12,288/300,000 tokens (4%)`, or as `12,288 tokens` when the total is unknown."""
     if total is None:
         return f"{number_text(done)} {unit}"
-    share = f" ({done / total:.0%})" if total > 0 else ""
+    share = f" ({fixed_percent_text(done / total)})" if total > 0 else ""
     return f"{number_text(done)}/{number_text(total)} {unit}{share}"

@@ -38,6 +38,7 @@ from monosemy.circuits.heads.scores import EdgeScores, HeadScores
 from monosemy.circuits.heads.task import Edge, TaskData, without_copies
 from monosemy.circuits.heads.tasks import N_EXAMPLES, TaskAccuracy, build_task, task_accuracy
 from monosemy.errors import UserError
+from monosemy.support.numbers import fixed_text
 
 if TYPE_CHECKING:
     from monosemy.circuits.heads.attention_only import AttentionOnly
@@ -229,7 +230,7 @@ def find_circuit(
         warnings.warn(f"{data.name} on {heads.name}: {accuracy}", stacklevel=2)
     methods = [settings.method, *settings.compared]
     if (minutes := expected_seconds(bench, methods) / 60) > ANNOUNCED_MINUTES:
-        warnings.warn(f"about {minutes:.0f} minutes for {', '.join(methods)}", stacklevel=2)
+        warnings.warn(f"about {fixed_text(minutes, 0)} minutes for {', '.join(methods)}", stacklevel=2)
     # Heads, members, and what the members carry.
     head_scores = METHODS[settings.method](bench)
     members = members_of(head_scores, difference)

@@ -47,6 +47,7 @@ from monosemy.circuits.heads.pooled import PooledHeads
 from monosemy.circuits.heads.scores import HeadScores, mean_intervals
 from monosemy.circuits.heads.task import accuracy
 from monosemy.errors import UserError
+from monosemy.support.numbers import fixed_text
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def combined_circuit(
         minutes = passes_of(contrast.heads, doubtful) * contrast.seconds / 2 / 60
         warnings.warn(
             f"{len(doubtful)} more heads than the {n_checks} of the budget look like members and are patched too, "
-            f"about {minutes:.1f} minutes",
+            f"about {fixed_text(minutes, 1)} minutes",
             stacklevel=2,
         )
     if doubtful:

@@ -20,6 +20,7 @@ from monosemy.errors import UserError
 from monosemy.ranges import Range
 from monosemy.support.arguments import Parser, whole
 from monosemy.support.files import require_writable
+from monosemy.support.numbers import rounded_text
 from monosemy.support.visible import visible
 
 if TYPE_CHECKING:
@@ -149,8 +150,8 @@ def _print_tables(circuit: Circuit) -> None:
     headline = visible(f"{circuit.task.name} on {circuit.model}: {circuit.accuracy}")
     console.print(headline, highlight=False, markup=False)
     console.print(
-        f"{circuit.task.metric}: {circuit.m_clean:.3g} on {circuit.n_prompts} prompts, {circuit.m_corrupt:.3g} on "
-        f"their counterparts; {summary(circuit)}",
+        f"{circuit.task.metric}: {rounded_text(circuit.m_clean)} on {circuit.n_prompts} prompts, "
+        f"{rounded_text(circuit.m_corrupt)} on their counterparts; {summary(circuit)}",
         highlight=False,
     )
     table = Table(*heads_heading(circuit), title=f"heads by {circuit.heads.method}", title_justify="left")

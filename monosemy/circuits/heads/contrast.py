@@ -25,7 +25,7 @@ from monosemy.circuits.heads.model_heads import Heads, Pass, batches, n_all
 from monosemy.circuits.heads.task import METRICS, Example, clean_tokens, corrupted_tokens
 from monosemy.errors import UserError, unknown
 from monosemy.support.estimates import available_memory
-from monosemy.support.numbers import size_text
+from monosemy.support.numbers import rounded_text, size_text
 
 Ablation: TypeAlias = Literal["resample", "mean", "zero"]
 ABLATIONS = ("resample", "mean", "zero")
@@ -120,14 +120,15 @@ def metric_difference(contrast: Contrast, task: str = "") -> float:
     clean, corrupt = float(contrast.m_clean.cpu().double().mean()), float(contrast.m_corrupt.cpu().double().mean())
     if not isfinite(clean - corrupt):
         raise UserError(
-            f"the metric{f' of task {task!r}' if task else ''} is {clean:.3g} on the prompts and {corrupt:.3g} on "
-            f"their counterparts: numbers overflow in {contrast.heads.name}; load it as float32"
+            f"the metric{f' of task {task!r}' if task else ''} is {rounded_text(clean)} on the prompts and "
+            f"{rounded_text(corrupt)} on their counterparts: numbers overflow in {contrast.heads.name}; load it as "
+            "float32"
         )
     if clean - corrupt <= 1e-6 * max(1.0, abs(clean)):
         raise UserError(
-            f"the metric{f' of task {task!r}' if task else ''} is no larger on the prompts ({clean:.3g}) than on their "
-            f"counterparts ({corrupt:.3g}): {contrast.heads.name} does not show this behaviour, or positives and "
-            "negatives are the wrong way round; choose another task or other counterparts"
+            f"the metric{f' of task {task!r}' if task else ''} is no larger on the prompts ({rounded_text(clean)}) "
+            f"than on their counterparts ({rounded_text(corrupt)}): {contrast.heads.name} does not show this "
+            "behaviour, or positives and negatives are the wrong way round; choose another task or other counterparts"
         )
     return clean - corrupt
 

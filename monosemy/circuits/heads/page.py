@@ -19,11 +19,12 @@ from monosemy.report.canvas import Drawing, render
 from monosemy.report.markup import Cell, Html, bullets, facts, figure, join, page, table
 from monosemy.report.theme import LIGHT, Theme, matplotlib_settings
 from monosemy.support.files import atomic_path, write_json, write_text
-from monosemy.support.numbers import value_text
+from monosemy.support.numbers import DASH, fixed_percent_text, fixed_text, rounded_text
 
 if TYPE_CHECKING:
     from monosemy.circuits.heads.circuit import Circuit
     from monosemy.circuits.heads.scores import HeadScores
+    from monosemy.evals.intervals import Interval
 
 N_SHOWN = 20
 """How many heads are listed, where the circuit has no more members than that."""
@@ -41,8 +42,8 @@ def summary(circuit: Circuit) -> str:
         return "no head's effect is large and clear enough to count as the circuit's"
     carried = circuit.carried
     sides = [
-        value_text(value, ".0%", ends)
-        for value, ends in ((carried.alone, carried.alone_interval), (carried.without, carried.without_interval))
+        _share_text(share, interval)
+        for share, interval in ((carried.alone, carried.alone_interval), (carried.without, carried.without_interval))
     ]
     n = len(circuit.members)
     heads = f"{n} heads" if n > 1 else "1 head"
@@ -50,6 +51,12 @@ def summary(circuit: Circuit) -> str:
         f"{heads} in the circuit: of what replacing every head takes away, {sides[0]} is there when all other heads "
         f"are replaced, {sides[1]} is left when the circuit is"
     )
+
+
+def _share_text(share: float, interval: Interval) -> str:
+    """A share as per cent with its interval, if it has one: `83% [79%, 88%]`."""
+    ends = f" [{fixed_percent_text(interval[0])}, {fixed_percent_text(interval[1])}]" if interval else ""
+    return fixed_percent_text(share) + ends
 
 
 def method_heading(circuit: Circuit) -> tuple[str, ...]:
@@ -77,13 +84,15 @@ def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
         score = float(circuit.heads.scores[index])
         if score == 0:
             break
-        share = f"{score / difference:+.1%}" if circuit.heads.signed else "–"
-        member = "yes" if index in circuit.members else "no" if circuit.heads.signed else "–"
+        share = fixed_percent_text(score / difference, 1, signed=True) if circuit.heads.signed else DASH
+        member = "yes" if index in circuit.members else "no" if circuit.heads.signed else DASH
         if circuit.heads.checked is not None and index not in circuit.heads.checked:
             member += ", by estimate"
         if index in circuit.heads.replaced:
-            member += f", restored (replaced: {circuit.heads.replaced[index]:.3g})"
-        rows.append((circuit.name_of(index), f"{score:.3g}", _interval(circuit.heads.intervals, index), share, member))
+            member += f", restored (replaced: {rounded_text(circuit.heads.replaced[index])})"
+        rows.append(
+            (circuit.name_of(index), rounded_text(score), _interval(circuit.heads.intervals, index), share, member)
+        )
     return rows
 
 
@@ -110,8 +119,8 @@ def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for i in edges.importance.argsort(descending=True, stable=True).tolist():
         edge, count = edges.edges[i], by_codes.get(edges.edges[i].ends)
-        count_text = "–" if count is None else f"{int(count)}"  # the part below 1 only breaks ties
-        rows.append((str(edge), f"{float(edges.scores[i]):.3g}", _interval(edges.intervals, i), count_text))
+        n_together = DASH if count is None else f"{int(count)}"  # the part below 1 only breaks ties
+        rows.append((str(edge), rounded_text(float(edges.scores[i])), _interval(edges.intervals, i), n_together))
     return rows
 
 
@@ -125,10 +134,10 @@ def method_rows(circuit: Circuit) -> list[tuple[str, ...]]:
         rows.append(
             (
                 scores.method,
-                f"{scores.total_seconds:.1f}",
-                f"{scores.reading_seconds:.1f}",
-                f"{rank_correlation(circuit.heads, scores):.2f}",
-                *(f"{circuit.agreement_with(reported, scores).auc:.3f}" for reported in circuit.published),
+                fixed_text(scores.total_seconds, 1),
+                fixed_text(scores.reading_seconds, 1),
+                fixed_text(rank_correlation(circuit.heads, scores), 2),
+                *(fixed_text(circuit.agreement_with(reported, scores).auc, 3) for reported in circuit.published),
                 f"{len(first & set(order[:k]))} of {k}",
                 " ".join(circuit.name_of(i) for i in order[:6]),
             )
@@ -150,7 +159,10 @@ def rank_correlation(first: HeadScores, second: HeadScores) -> float:
 
 
 def _interval(intervals: Any, index: int) -> str:
-    return "–" if intervals is None else f"{float(intervals[index][0]):.3g} to {float(intervals[index][1]):.3g}"
+    if intervals is None:
+        return DASH
+    low, high = (rounded_text(float(end)) for end in intervals[index])
+    return f"{low} to {high}"
 
 
 def write_circuit(circuit: Circuit, folder: Path) -> Path:
@@ -190,14 +202,14 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
 def _document(circuit: Circuit, drawing: Drawing) -> str:
     """The whole page as HTML."""
     lede = Html(
-        '<p class="lede">{} is {}. The metric ({}) is {:.3g} on the prompts and {:.3g} on their counterparts; an '
+        '<p class="lede">{} is {}. The metric ({}) is {} on the prompts and {} on their counterparts; an '
         "effect is what the metric loses when a head's or an edge's value is replaced by {}. {}.</p>"
     ).format(
         circuit.model,
         circuit.accuracy,
         circuit.task.metric,
-        circuit.m_clean,
-        circuit.m_corrupt,
+        rounded_text(circuit.m_clean),
+        rounded_text(circuit.m_corrupt),
         Html(REPLACED_BY[circuit.ablation]),
         summary(circuit),
     )
@@ -239,7 +251,7 @@ def _table(caption: str, heading: tuple[str, ...], rows: list[tuple[str, ...]], 
         if column not in numeric:
             return text
         number = text.rstrip("%")
-        return Cell(text, float("nan") if text == "–" else float(number))
+        return Cell(text, float("nan") if text == DASH else float(number))
 
     return table(caption, heading, [[cell(i, text) for i, text in enumerate(row)] for row in rows])
 

@@ -28,6 +28,8 @@ from monosemy.circuits.jacobian.measures import THRESHOLDS, Estimate
 from monosemy.circuits.jacobian.slices import JacobianSlices
 from monosemy.errors import UserError
 from monosemy.evals.intervals import Blocks, bootstrap_weights, percentiles
+from monosemy.ranges import number_name
+from monosemy.support.numbers import fixed_text
 
 BYTES_PER_ENTRY = 50
 """Bytes per entry at the peak of `AveragesMeter.finish`, measured where hardly any tokens share a pair; about 30 where
@@ -89,7 +91,7 @@ class AveragesMeter:
         if self._n * BYTES_PER_ENTRY > self.max_bytes:
             raise UserError(
                 f"averaging the Jacobian over {int(self._tokens.sum()) + len(documents)} tokens takes more than "
-                f"{self.max_bytes / 1e9:.1f} GB; average over fewer tokens"
+                f"{fixed_text(self.max_bytes / 1e9, 1)} GB; average over fewer tokens"
             )
         block = self._blocks.rows(torch.as_tensor(documents))
         self._tokens += np.bincount(block.cpu().numpy(), minlength=len(self._tokens))
@@ -185,7 +187,7 @@ class AveragesMeter:
             means = (weights @ by_block.T) / tokens[:, None]
             counts += np.array([(means > threshold).sum(1) for threshold in THRESHOLDS])
         return {
-            f"{threshold:g}": Estimate(
+            number_name(threshold): Estimate(
                 float((mean > threshold).sum()) / n_all_pairs, percentiles(row / n_all_pairs, confidence)
             )
             for threshold, row in zip(THRESHOLDS, counts)

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from monosemy.report.canvas import Drawing, margins, render
 from monosemy.report.theme import Theme
-from monosemy.support.numbers import percent_text
+from monosemy.support.numbers import count_text, exponent_text, fixed_percent_text, percent_text, setting_text
 
 LOWEST, PER_DECADE = -10, 40
 """How `histogram` in measures.json is binned: one bin below 1e-10, then 40 bins per decade."""
@@ -42,13 +42,13 @@ def trade_off(rows: Sequence[Mapping[str, Any]]) -> Drawing:
         return figure
 
     first, last = percent_text(shares[0]), percent_text(shares[-1])
-    ends = f"from {first} at λ = {rows[0]['lambda']:g} to {last} at {rows[-1]['lambda']:g}"
+    ends = f"from {first} at λ = {setting_text(rows[0]['lambda'])} to {last} at {setting_text(rows[-1]['lambda'])}"
     alt = f"Share of Jacobian elements above .01, {ends}, against the CE score. Table below."
     caption = (
         "Left: what sparsity costs. Each point is a pair of SAEs; CE score is the loss recovered, the lower of the two "
         "SAEs' (1: the model's own loss). Right: share of the elements of active latents, for three measures; the "
         f"second and third do not change when latents are rescaled. Bars: 95% bootstrap over documents; "
-        f"{rows[0]['n_tokens']:,} validation tokens."
+        f"{count_text(rows[0]['n_tokens'])} validation tokens."
     )
     return render("jacobian-trade_off", alt, caption, draw)
 
@@ -66,7 +66,7 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> None:
             axes.plot([100 * end for end in share["interval"]], [y, y], color=colour, linewidth=1)
         if score["interval"]:
             axes.plot([x, x], score["interval"], color=colour, linewidth=1)
-        axes.annotate(f"{row['lambda']:g}", (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        axes.annotate(setting_text(row["lambda"]), (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
     if points:
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", linewidth=1.2)
         values = [x for x, _ in points]
@@ -99,7 +99,7 @@ def _measures(axes: Axes, rows: Sequence[Mapping[str, Any]], theme: Theme) -> No
             if estimate["interval"]:
                 axes.plot([place, place], [100 * end for end in estimate["interval"]], color=colour, linewidth=1)
     axes.set_ylim(bottom=0)
-    axes.set_xticks(places, [f"{row['lambda']:g}" for row in rows])
+    axes.set_xticks(places, [setting_text(row["lambda"]) for row in rows])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value / 100)))
     axes.set_title("Sparsity against λ")
     axes.set_xlabel("λ (steps as trained, not to scale)")
@@ -131,7 +131,7 @@ def magnitudes(histograms: Sequence[tuple[str, Sequence[int]]]) -> Drawing:
             )
         axes.set_xlim(max(span[0], -7.0), span[1])
         axes.axvline(-2, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)))  # type: ignore[arg-type]
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10.0**value:.0e}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: exponent_text(10.0**value, 0)))
         axes.set_ylim(bottom=0)
         axes.set_title("Size of the Jacobian's elements")
         axes.set_xlabel("|J| between active latents (log scale); dashed: .01")
@@ -140,7 +140,7 @@ def magnitudes(histograms: Sequence[tuple[str, Sequence[int]]]) -> Drawing:
         return figure
 
     names = ", ".join(heights)
-    below = "; ".join(f"{name}: {share:.1%}" for name, share in zero.items() if share > 0.001)
+    below = "; ".join(f"{name}: {fixed_percent_text(share, 1)}" for name, share in zero.items() if share > 0.001)
     caption = (
         "Elements of the Jacobian between active latents, at E‖x‖² = E‖y‖² = 1. A sparse Jacobian has most of its "
         f"elements far to the left. Below 1e-10, not drawn: {below or 'none'}."

@@ -28,6 +28,7 @@ import numpy as np
 from monosemy.circuits.jacobian.costs import Losses, ce_cost
 from monosemy.circuits.jacobian.resamples import Draws, interval, ratio
 from monosemy.errors import UserError
+from monosemy.support.numbers import fixed_percent_text, setting_text
 
 Row = dict[str, Any]
 MAX_COST = 0.02
@@ -96,8 +97,9 @@ def short_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         shares = {side: (row["estimates"].get(f"short_{side}") or UNKNOWN)["value"] or 0.0 for side in SIDES}
         if max(shares.values()) > MANY_SHORT:
             notes.append(
-                f"{row['name']}: {shares['in']:.1%} of the tokens have fewer than {row['l0']:g} positive input latents "
-                f"and {shares['out']:.1%} fewer output latents; their J is smaller, and is exact on what is active"
+                f"{row['name']}: {fixed_percent_text(shares['in'], 1)} of the tokens have fewer than "
+                f"{setting_text(row['l0'])} positive input latents and {fixed_percent_text(shares['out'], 1)} fewer "
+                "output latents; their J is smaller, and is exact on what is active"
             )
     return notes
 

@@ -40,6 +40,7 @@ from monosemy.circuits.jacobian.slices import JacobianSlices
 from monosemy.errors import UserError
 from monosemy.evals.intervals import Blocks, Interval, bootstrap_weights, percentiles
 from monosemy.evals.reconstruction import block_sums
+from monosemy.ranges import number_name
 
 THRESHOLDS = (0.005, 0.01, 0.02)
 SCALED_THRESHOLDS = (0.005, 0.01, 0.02, 0.1, 0.5, 1.0)
@@ -197,9 +198,9 @@ def _per_token(J: Float[Tensor, "n i j"], pairs: Bool[Tensor, "n i j"]) -> dict[
         columns[f"power_{power}"] = J.pow(power).sum((1, 2))
         columns[f"scaled_power_{power}"] = scaled.pow(power).sum((1, 2))
     for threshold in THRESHOLDS:
-        columns[f"over_{threshold:g}"] = (J.abs() > threshold).sum((1, 2)).double()
+        columns[f"over_{number_name(threshold)}"] = (J.abs() > threshold).sum((1, 2)).double()
     for threshold in SCALED_THRESHOLDS:
-        columns[f"scaled_over_{threshold:g}"] = (scaled.abs() > threshold).sum((1, 2)).double()
+        columns[f"scaled_over_{number_name(threshold)}"] = (scaled.abs() > threshold).sum((1, 2)).double()
     columns["share_tokens"] = (columns["abs"] > 0).double()
     columns["share"] = _token_share(J.abs().flatten(1), columns["abs"]) / elements.clamp_min(1)
     return columns
@@ -228,7 +229,7 @@ def _ratio(top: str, bottom: str = "elements") -> Callable[[Sums], ndarray]:
     return lambda sums: sums[top] / sums[bottom]
 
 
-_OVER = [f"over_{t:g}" for t in THRESHOLDS] + [f"scaled_over_{t:g}" for t in SCALED_THRESHOLDS]
+_OVER = [f"over_{number_name(t)}" for t in THRESHOLDS] + [f"scaled_over_{number_name(t)}" for t in SCALED_THRESHOLDS]
 _COLUMNS: Sequence[str] = (
     "tokens",
     "elements",

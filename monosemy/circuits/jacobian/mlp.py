@@ -52,7 +52,7 @@ from monosemy.errors import UserError
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.support.estimates import available_memory
-from monosemy.support.numbers import size_text
+from monosemy.support.numbers import exponent_text, size_text
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
@@ -164,7 +164,7 @@ def _check(weights: MlpWeights, entry: nn.Module, leave: nn.Module, holder: nn.M
     if not error < _AGREE.get(parameter.dtype, 5e-2):
         raise UserError(
             f"{weights.name} ({type(leave).__name__}) is not what its modules' names promise: the formula is off by "
-            f"{error:.1e} of the output's norm; its Jacobian is not covered"
+            f"{exponent_text(error)} of the output's norm; its Jacobian is not covered"
         )
 
 

@@ -18,7 +18,15 @@ from monosemy.errors import UserError
 from monosemy.report.canvas import Drawing
 from monosemy.report.markup import Cell, Html, bullets, details, escape, figure, join, table
 from monosemy.report.sections import Section
-from monosemy.support.numbers import DASH, value_text
+from monosemy.support.numbers import (
+    DASH,
+    count_text,
+    fixed_percent_text,
+    fixed_text,
+    rounded_text,
+    setting_text,
+    value_text,
+)
 
 ANCHOR, TITLE = "jacobian", "Pairs around the MLP: sparse computation"
 N_OUTPUTS, N_EXAMPLES, LEVELS = 12, 2, 5
@@ -127,13 +135,13 @@ def _drawn_histograms(studies: Jacobian) -> list[tuple[str, Sequence[int]]]:
     for kind, coef in [*((kind, 0) for kind in kinds), *((kind, coef) for kind in kinds[:1] for coef in others)]:
         if (kind, coef) in random:
             own, histogram = random[kind, coef]
-            at = "" if own == l0 else f", L0 {own:g}"
+            at = "" if own == l0 else f", L0 {setting_text(own)}"
             curves.append((f"{kind} random model{at}, {_penalty(coef)}", histogram))
     return curves
 
 
 def _penalty(coef: float) -> str:
-    return "no penalty" if coef == 0 else f"λ = {coef:g}"
+    return "no penalty" if coef == 0 else f"λ = {setting_text(coef)}"
 
 
 def section(studies: Jacobian, drawn: Mapping[str, Drawing]) -> Html:
@@ -165,7 +173,8 @@ def _what(studies: Jacobian) -> str:
     return (
         f"Each pair is an SAE at {first['sites'][0]} and one at {first['sites'][1]}, trained together. J is the "
         "derivative of an active output latent by an active input latent, through the MLP; λ is the weight of its mean "
-        f"size in the loss. Measured on {first['n_tokens']:,} validation tokens of {first['n_documents']:,} documents."
+        f"size in the loss. Measured on {count_text(first['n_tokens'])} validation tokens of "
+        f"{count_text(first['n_documents'])} documents."
     )
 
 
@@ -180,7 +189,9 @@ def _findings(studies: Jacobian) -> list[str]:
     if row is base:
         return ["Every λ > 0 that was trained costs more than .02 of the CE score."]
     cost = _number(row["ce_cost"]).text
-    sentences = [f"λ = {row['lambda']:g} is the largest that costs at most .02 of the CE score: it costs {cost}."]
+    sentences = [
+        f"λ = {setting_text(row['lambda'])} is the largest that costs at most .02 of the CE score: it costs {cost}."
+    ]
     for measure, condition in (("over_0.01", "|J| > .01"), ("scaled_over_0.1", "|J| > .1 of the token's RMS")):
         ends = f"{_percent(base['estimates'][measure])} to {_percent(row['estimates'][measure])}"
         sentences.append(f"There, elements with {condition} go from {ends}{_times(row['reduction'][measure])}.")
@@ -195,7 +206,7 @@ def _times(reduction: Estimate) -> str:
     if value < 1:
         # "0.5 times fewer" reads badly: say "2 times more", with the interval's ends exchanged.
         value, ends = 1 / value, ends and [1 / ends[1], 1 / ends[0]]
-    return f", {value_text(value, '.3g', ends)} times {'fewer' if reduction['value'] >= 1 else 'more'}"
+    return f", {value_text(value, ends)} times {'fewer' if reduction['value'] >= 1 else 'more'}"
 
 
 def _frontier(studies: Jacobian) -> Html:
@@ -220,7 +231,11 @@ def _frontier(studies: Jacobian) -> Html:
     rows: list[list[Cell | str]] = []
     for row in studies.rows:
         estimates, fewer = row["estimates"], row["reduction"]
-        cells: list[Cell | str] = [f"{row['lambda']:g}", Cell(f"{row['l0']:g}", row["l0"]), str(row["seed"])]
+        cells: list[Cell | str] = [
+            setting_text(row["lambda"]),
+            Cell(setting_text(row["l0"]), row["l0"]),
+            str(row["seed"]),
+        ]
         cells += [_number(row[key]) for key in ("variance_explained_in", "variance_explained_out")]
         cells += [_number(row[key]) for key in ("ce_score_in", "ce_score_out", "ce_cost")]
         cells += [_share(estimates["over_0.01"]), _factor(fewer.get("over_0.01"))]
@@ -253,7 +268,11 @@ def _behaviour(studies: Jacobian) -> Html:
     rows: list[list[Cell | str]] = []
     for row in studies.rows:
         shapes, ablation = row["linearity"], row["ablation"]
-        cells: list[Cell | str] = [f"{row['lambda']:g}", Cell(f"{row['l0']:g}", row["l0"]), str(row["seed"])]
+        cells: list[Cell | str] = [
+            setting_text(row["lambda"]),
+            Cell(setting_text(row["l0"]), row["l0"]),
+            str(row["seed"]),
+        ]
         cells += [_share(shapes[shape]) for shape in ("linear", "jumprelu", "flat", "other")]
         cells += [_number(ablation["rank_correlation"]), _number(ablation["r_squared"])]
         cells.append(_share(row["average_over"].get("0.01", {"value": None})))
@@ -274,12 +293,14 @@ def _random(rows: Sequence[Mapping[str, Any]]) -> Html:
         headings += [f"{title}, trained", "random", "Which"]
     cells: list[list[Cell | str]] = []
     for row in rows:
-        explained = f"{row['variance_explained']:.3f}"
+        explained = fixed_text(row["variance_explained"], 3)
         if not row["matched"]:
-            explained += f", not matched: {row['variance_explained_random']:.3f}"
-        line: list[Cell | str] = [row["kind"], f"{row['lambda']:g}", explained]
-        line += [f"{row['explained'][side][model]:.3f}" for side in ("in", "out") for model in ("trained", "random")]
-        line.append(" to ".join(f"{l0:g}" for l0 in row["l0_random"]))
+            explained += f", not matched: {fixed_text(row['variance_explained_random'], 3)}"
+        line: list[Cell | str] = [row["kind"], setting_text(row["lambda"]), explained]
+        line += [
+            fixed_text(row["explained"][side][model], 3) for side in ("in", "out") for model in ("trained", "random")
+        ]
+        line.append(" to ".join(setting_text(l0) for l0 in row["l0_random"]))
         for measure, _ in measures:
             models = row["measures"][measure]
             cell = _share if measure != "kurtosis" else _kurtosis
@@ -302,7 +323,7 @@ def _random_reductions(rows: Sequence[Mapping[str, Any]]) -> Html:
     more = {"trained below": "random", "random below": "trained"}
     cells: list[list[Cell | str]] = []
     for row in (row for row in rows if row["lambda"] > 0 and row["reduction"]):
-        line: list[Cell | str] = [row["kind"], f"{row['lambda']:g}", "yes" if row["reduction_matched"] else "no"]
+        line: list[Cell | str] = [row["kind"], setting_text(row["lambda"]), "yes" if row["reduction_matched"] else "no"]
         for measure, _ in MEASURES:
             models = row["reduction"][measure]
             verdict = more.get(models["verdict"], models["verdict"])
@@ -329,9 +350,9 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Html:
     ]
     cells: list[list[Cell | str]] = [
         [
-            f"{row['lambda']:g}",
+            setting_text(row["lambda"]),
             row["site"],
-            Cell(f"{row['n_label']:,}", row["n_label"]),
+            Cell(count_text(row["n_label"]), row["n_label"]),
             _number(row["label_auroc"]),
             _share(row["label_good"]),
             _number(row["combined_auroc"]),
@@ -347,7 +368,8 @@ def _pairs(document: Mapping[str, Any]) -> Html:
     """The strongest pairs as a table; tokens are shaded by the input latent and underlined by the output latent."""
     head = (
         f"Strongest pairs of {document['name']}: output latents most of whose effect comes through one input latent, "
-        f"averaged over {document['n_average_tokens']:,} training tokens, with texts out of {document['n_tokens']:,}"
+        f"averaged over {count_text(document['n_average_tokens'])} training tokens, with texts out of "
+        f"{count_text(document['n_tokens'])}"
     )
     rows = join(_pair_rows(output) for output in document["outputs"][:N_OUTPUTS])
     legend = Html(
@@ -367,14 +389,14 @@ def _pair_rows(output: Mapping[str, Any]) -> Html:
     """The table rows of one output latent: its input latents with their texts."""
     lines = []
     line = Html(
-        '<tr><th scope="row">{}</th><td>{}</td><td class="n">{:.0%}</td><td class="n">{:+.2f}</td>'
-        '<td class="text">{}</td></tr>'
+        '<tr><th scope="row">{}</th><td>{}</td><td class="n">{}</td><td class="n">{}</td><td class="text">{}</td></tr>'
     )
     for source in output["inputs"]:
         for place, example in enumerate(source["examples"][:N_EXAMPLES]):
             first = place == 0
             ends = (_latent(output), _latent(source)) if first else ("", "")
-            lines.append(line.format(*ends, source["share"], example["effect"], _tokens(example)))
+            numbers = (fixed_percent_text(source["share"]), fixed_text(example["effect"], 2, signed=True))
+            lines.append(line.format(*ends, *numbers, _tokens(example)))
     return join(lines)
 
 
@@ -397,7 +419,7 @@ def _tokens(example: Mapping[str, Any]) -> Html:
         ]
         inner = Html("<b>{}</b>").format(text) if place == example["at"] else text
         if classes:
-            title = f"input latent {s_in:.2g}, output latent {s_out:.2g}"
+            title = f"input latent {rounded_text(s_in, 2)}, output latent {rounded_text(s_out, 2)}"
             inner = Html('<span class="{}" title="{}">{}</span>').format(" ".join(classes), title, inner)
         spans.append(inner)
     return join(spans)
@@ -409,21 +431,21 @@ def _level(value: float, top: float) -> int:
 
 
 def _number(estimate: Estimate, decimals: int = 3) -> Cell:
-    return _cell(estimate, f".{decimals}f")
+    return _cell(estimate, decimals=decimals)
 
 
 def _share(estimate: Estimate) -> Cell:
-    return _cell(estimate, ".3g", scale=100, unit="%")
+    return _cell(estimate, scale=100, unit="%")
 
 
 def _factor(estimate: Estimate | None) -> Cell:
-    return _cell(estimate, ".3g", unit="×") if estimate else Cell(DASH, float("nan"))
+    return _cell(estimate, unit="×") if estimate else Cell(DASH, float("nan"))
 
 
-def _cell(estimate: Estimate, form: str, *, scale: float = 1, unit: str = "") -> Cell:
+def _cell(estimate: Estimate, *, decimals: int | None = None, scale: float = 1, unit: str = "") -> Cell:
     """A value with its interval, times `scale`; sorted by value. A dash where there is none."""
     value = estimate["value"]
-    text = value_text(value, form, estimate.get("interval"), scale=scale, unit=unit)
+    text = value_text(value, estimate.get("interval"), decimals=decimals, scale=scale, unit=unit)
     return Cell(text, float("nan") if value is None else scale * value)
 
 

@@ -30,6 +30,7 @@ from monosemy.errors import UserError
 from monosemy.run import Run
 from monosemy.support import files, progress
 from monosemy.support.moved import Moved
+from monosemy.support.numbers import setting_text
 
 if TYPE_CHECKING:
     from monosemy.circuits.jacobian.strongest_pairs import Text
@@ -231,8 +232,8 @@ def random_study(
     coefs = sorted({pair.coef for pair in study.pairs})
     if missing := [coef for coef in lambdas if coef not in coefs]:
         raise UserError(
-            f"this run has no pair with λ = {missing[0]:g} to compare a random model's with; choose among its own: "
-            f"{', '.join(f'{coef:g}' for coef in coefs)}"
+            f"this run has no pair with λ = {setting_text(missing[0])} to compare a random model's with; choose among "
+            f"its own: {', '.join(setting_text(coef) for coef in coefs)}"
         )
     # A random model has one seed, so it is compared with the pairs of one seed.
     trained = [row for row in measure(study, settings) if row["seed"] == study.pairs[0].seed]

@@ -15,7 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from monosemy.circuits.jacobian.frontier import short_notes
-from monosemy.support.numbers import DASH, percent_margin_text, value_text
+from monosemy.support.numbers import (
+    DASH,
+    count_text,
+    fixed_percent_text,
+    fixed_text,
+    percent_margin_text,
+    setting_text,
+    value_text,
+)
 from monosemy.support.visible import visible
 
 _PLAIN_WIDTH = 160
@@ -37,7 +45,7 @@ def frontier_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
     )
     for row in rows:
         estimates, fewer, shapes = row["estimates"], row["reduction"], row["linearity"]
-        pair_cells = (f"{row['lambda']:g}", f"{row['l0']:g}", str(row["seed"]))
+        pair_cells = (setting_text(row["lambda"]), setting_text(row["l0"]), str(row["seed"]))
         sides = ("variance_explained_in", "variance_explained_out", "ce_score_in", "ce_score_out")
         first.add_row(*pair_cells, *(number(row[side]) for side in sides), spanned(row["ce_cost"]))
         second.add_row(
@@ -68,15 +76,15 @@ def comparison_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
     headings = ["random model", "λ", "matched", "times fewer than at λ = 0", "trained", "random", ""]
     third = _table("What the penalty does to each", headings)
     for row in rows:
-        model_cells = (row["kind"], f"{row['lambda']:g}")
+        model_cells = (row["kind"], setting_text(row["lambda"]))
         sides = [row["explained"][side] for side in ("in", "out")]
-        levels = " to ".join(f"{l0:g}" for l0 in row["l0_random"])
-        matched = "yes" if row["matched"] else f"no: {row['variance_explained']:.3f}, {_random_ve(row)}"
+        levels = " to ".join(setting_text(l0) for l0 in row["l0_random"])
+        matched = "yes" if row["matched"] else f"no: {fixed_text(row['variance_explained'], 3)}, {_random_ve(row)}"
         first.add_row(
             *model_cells,
             levels,
             matched,
-            *(f"{measure[model]:.3f}" for measure in sides for model in ("trained", "random")),
+            *(fixed_text(measure[model], 3) for measure in sides for model in ("trained", "random")),
         )
         matched_text = "yes" if row["matched"] else "no"
         for name, heading in (*MEASURES, ("kurtosis", "kurtosis")):
@@ -102,7 +110,7 @@ def comparison_tables(rows: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def _random_ve(row: Mapping[str, Any]) -> str:
-    return f"random {row['variance_explained_random']:.3f}"
+    return f"random {fixed_text(row['variance_explained_random'], 3)}"
 
 
 def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -111,7 +119,7 @@ def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("How well automatic labels tell where latents fire (held-out AUROC)", headings)
     for row in rows:
         table.add_row(
-            f"{row['lambda']:g}",
+            setting_text(row["lambda"]),
             row["site"],
             str(row["n_label"]),
             number(row["label_auroc"]),
@@ -125,15 +133,18 @@ def scores_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def pairs_page(document: Mapping[str, Any], n_examples: int = 2) -> RenderableType:
     """Output latents with their strongest input latents, and texts coloured by the input latent's activation."""
-    extent = f"averaged over {document['n_average_tokens']:,} training tokens, texts out of {document['n_tokens']:,}"
+    extent = (
+        f"averaged over {count_text(document['n_average_tokens'])} training tokens, "
+        f"texts out of {count_text(document['n_tokens'])}"
+    )
     parts: list[RenderableType] = [Text(f"{document['name']}: {extent}", style="dim")]
     for output in document["outputs"]:
         parts.append(Text(f"\noutput latent {output['latent']}{_label(output)}", style="bold"))
         for record in output["inputs"]:
             parts.append(
                 Text(
-                    f"  ← input latent {record['latent']}, {record['share']:.0%} of its effect, both active on "
-                    f"{record['n_tokens']} of them{_label(record)}"
+                    f"  ← input latent {record['latent']}, {fixed_percent_text(record['share'])} of its effect, both "
+                    f"active on {record['n_tokens']} of them{_label(record)}"
                 )
             )
             parts += [_context(example) for example in record["examples"][:n_examples]]
@@ -146,7 +157,7 @@ def _label(record: Mapping[str, Any]) -> str:
 
 def _context(example: Mapping[str, Any]) -> Text:
     """The tokens of an example, shaded by s_j, with the token of the hit underlined."""
-    line = Text(f"      J s = {example['effect']:+.2f}  ", style="dim")
+    line = Text(f"      J s = {fixed_text(example['effect'], 2, signed=True)}  ", style="dim")
     top = max(example["in_values"]) or 1.0
     for place, (token, value) in enumerate(zip(example["tokens"], example["in_values"], strict=True)):
         level = round(value / top * (len(_LEVELS) - 1))
@@ -159,7 +170,7 @@ def _context(example: Mapping[str, Any]) -> Text:
 
 def number(estimate: Mapping[str, Any], decimals: int = 3) -> str:
     """The value alone; a dash where it is not known."""
-    return value_text(estimate["value"], f".{decimals}f")
+    return value_text(estimate["value"], decimals=decimals)
 
 
 def percent(estimate: Mapping[str, Any]) -> str:
@@ -169,12 +180,12 @@ def percent(estimate: Mapping[str, Any]) -> str:
 
 def spanned(estimate: Mapping[str, Any], decimals: int = 3) -> str:
     """The value with its interval, such as `0.012 [0.009, 0.016]`."""
-    return value_text(estimate["value"], f".{decimals}f", estimate.get("interval"))
+    return value_text(estimate["value"], estimate.get("interval"), decimals=decimals)
 
 
 def factor(estimate: Mapping[str, Any] | None) -> str:
     """A factor with its interval, such as `4.1× [3.8, 4.4]`."""
-    return value_text(estimate["value"], ".2g", estimate.get("interval"), unit="×") if estimate else DASH
+    return value_text(estimate["value"], estimate.get("interval"), digits=2, unit="×") if estimate else DASH
 
 
 def _table(title: str, headings: Iterable[str]) -> Table:

@@ -29,6 +29,7 @@ from monosemy.pipeline.prepare import Prepared, prepare
 from monosemy.run import Run
 from monosemy.saes.config_file import read_weights_sha256
 from monosemy.support import progress
+from monosemy.support.numbers import count_text
 
 if TYPE_CHECKING:
     from monosemy.circuits.jacobian.latent_map import LatentMap
@@ -195,8 +196,8 @@ class Study:
         needed = 8 * prepared.model.d_model * stop * length
         if needed > (room := available_memory() // SHARE_OF_MEMORY):
             raise UserError(
-                f"{stop * length:,} tokens of activations take {size_text(needed)} and {size_text(room)} may be used; "
-                "read fewer tokens"
+                f"{count_text(stop * length)} tokens of activations take {size_text(needed)} and {size_text(room)} may "
+                "be used; read fewer tokens"
             )
         parts = []
         # A store already holds the training activations; all other text is run through the model.

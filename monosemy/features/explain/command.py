@@ -79,7 +79,7 @@ def interval(score: dict[str, Any], name: str) -> str:
     """A number with its interval, `0.71 [0.55, 0.83]`, or `not known` if there is no number."""
     low, high = score.get(f"{name}_low"), score.get(f"{name}_high")
     ends = None if low is None or high is None else (low, high)
-    return value_text(score[name], ".2f", ends, missing="not known")
+    return value_text(score[name], ends, decimals=2, missing="not known")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,7 +32,7 @@ from monosemy.features.view.facts import (
 )
 from monosemy.support import files
 from monosemy.support.html import Html, details, escape, join
-from monosemy.support.numbers import activation_text, signed_text
+from monosemy.support.numbers import activation_text, count_text, fixed_text, setting_text, signed_text
 
 BEFORE, AFTER = 28, 12
 """Pieces before and after the peak that a context shows until it is expanded."""
@@ -131,7 +131,7 @@ def _scores(database: FeatureDatabase, latent: int) -> Html:
     if not label_scores:
         return Html()
     rows = [
-        (score.way.capitalize(), score_text(score), "–" if score.strong is None else f"{score.strong:.2f}")
+        (score.way.capitalize(), score_text(score), "–" if score.strong is None else fixed_text(score.strong, 2))
         for score in label_scores
     ]
     caption = f"Can its firing be told?{scored_on(label_scores)}"
@@ -149,17 +149,19 @@ def _histogram(database: FeatureDatabase, latent: int) -> Html:
         edges.tolist(), counts.tolist(), describe, (activation_text(low), activation_text(high))
     )
     rows = [
-        (f"{activation_text(float(edges[i]))} to {activation_text(float(edges[i + 1]))}", f"{int(count):,}")
+        (f"{activation_text(float(edges[i]))} to {activation_text(float(edges[i + 1]))}", count_text(int(count)))
         for i, count in enumerate(counts)
         if count
     ]
     levels, values = database.quantiles(latent)
-    quantiles = [(f"{100 * float(q):g}%", activation_text(float(v))) for q, v in zip(levels, values, strict=True)]
+    quantiles = [
+        (f"{setting_text(100 * float(q))}%", activation_text(float(v))) for q, v in zip(levels, values, strict=True)
+    ]
     tables = html_page.table("Counts", ("activation", "tokens"), rows, numeric=(1,)) + html_page.table(
         "Quantiles of the positive activations", ("share below", "activation"), quantiles, numeric=(1,)
     )
-    return Html("<figure><figcaption><b>Activations when it fires</b> · {:,} tokens</figcaption>{}{}</figure>").format(
-        total, picture, details("as a table", tables)
+    return Html("<figure><figcaption><b>Activations when it fires</b> · {} tokens</figcaption>{}{}</figure>").format(
+        count_text(total), picture, details("as a table", tables)
     )
 
 
@@ -241,10 +243,10 @@ def _foot(database: FeatureDatabase) -> Html:
     """The record of what the page was made from."""
     info = database.info
     rows = [
-        ("SAE", f"{info['site']}/{info['name']} ({info['architecture']}, {info['d_sae']:,} latents)"),
+        ("SAE", f"{info['site']}/{info['name']} ({info['architecture']}, {count_text(info['d_sae'])} latents)"),
         ("weights (SHA-256)", str(info["sae_sha256"])),
         ("model", f"{info['model']['name']} ({info['model']['fingerprint']})"),
-        ("tokens", f"{info['n_tokens']:,} in contexts of {info['context_length']}"),
+        ("tokens", f"{count_text(info['n_tokens'])} in contexts of {info['context_length']}"),
         ("built", str(info["created"])),
     ]
     items = join(Html("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monosemy.support.html import Html, document, join, read_part
+from monosemy.support.numbers import fixed_text
 
 GENERATOR = "monosemy export-html"
 
@@ -40,10 +41,10 @@ def histogram(edges: Sequence[float], counts: Sequence[int], describe: str, ends
     """A histogram as inline SVG. `describe` is read out by screen readers; `ends` are the numbers under the axis."""
     width, height = 480, 96
     highest, step = max([1, *counts]), width / max(1, len(counts))
-    bar = Html('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
+    bar = Html('<rect x="{}" y="{}" width="{}" height="{}"/>')
     # a bin that is not empty has at least 1.5 units of height, so that it can be seen beside a large one
     bars = join(
-        bar.format(i * step + 0.5, height - size, max(step - 1, 0.5), size)
+        bar.format(*(fixed_text(length, 1) for length in (i * step + 0.5, height - size, max(step - 1, 0.5), size)))
         for i, count in enumerate(counts)
         if (size := max(1.5, height * count / highest) if count else 0)
     )

@@ -23,6 +23,7 @@ from monosemy.features.labels.log_odds import (
 from monosemy.features.labels.scores import Reader, Tables, merged, score_sample
 from monosemy.features.labels.vocabulary import KINDS, read_vocabulary
 from monosemy.features.labels.wording import Evidence, compose
+from monosemy.support.numbers import fixed_percent_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -95,7 +96,7 @@ def _label_chunk(inputs: LabelInputs, text: LabelText, readers: Mapping[str, Rea
     for i in range(stop - first):
         label, hints = compose(of_fitted(i), of_top(i), text.corpus)
         if background_rate[i] >= 0.5:
-            hints.append(f"fires in {background_rate[i]:.0%} of all stretches of text")
+            hints.append(f"fires in {fixed_percent_text(background_rate[i])} of all stretches of text")
         labels.texts.append(label)
         labels.hints.append(hints)
         # groups are shown by their commonest token

@@ -21,6 +21,7 @@ from typing import Any
 from monosemy.errors import UserError
 from monosemy.layout import RunFiles
 from monosemy.support import files, locks
+from monosemy.support.numbers import count_text
 
 FORMAT = 1
 MAX_CHARACTERS = 20_000
@@ -78,7 +79,9 @@ def put_note(
     longer than `MAX_CHARACTERS`, an unreadable notes.json, or a folder that cannot be written.
     """
     if text is not None and len(text) > MAX_CHARACTERS:
-        raise UserError(f"a note takes at most {MAX_CHARACTERS:,} characters, got {len(text):,}; shorten it")
+        raise UserError(
+            f"a note takes at most {count_text(MAX_CHARACTERS)} characters, got {count_text(len(text))}; shorten it"
+        )
     key = (site, name, latent)
     # read and write under one lock: between them no other process may change the file
     with locks.waiting_for(RunFiles(run).notes_lock, RunFiles(run).notes):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.support.numbers import DASH, activation_text, rate_text
+from monosemy.support.numbers import DASH, activation_text, count_text, fixed_text, rate_text
 
 COLUMNS = {
     "firing_rate": ("fires on", "of tokens"),
@@ -97,8 +97,8 @@ def scored_on(measured: Sequence[Score]) -> str:
     """What the scores were measured on, ` (98 held-out firing windows of 41 documents)`; empty if not known."""
     if not measured or measured[0].n is None:
         return ""
-    documents = "" if measured[0].n_documents is None else f" of {measured[0].n_documents:,} documents"
-    return f" ({measured[0].n:,} held-out firing windows{documents})"
+    documents = "" if measured[0].n_documents is None else f" of {count_text(measured[0].n_documents)} documents"
+    return f" ({count_text(measured[0].n)} held-out firing windows{documents})"
 
 
 def _count(value: float | None) -> int | None:
@@ -151,14 +151,16 @@ def column_text(name: str, value: float | None) -> str:
     if name in ("firing_rate", "first_share", "last_share"):
         text = rate_text(value)
     else:
-        text = f"{int(value):,}" if name == "n_fired" else activation_text(value)
+        text = count_text(int(value)) if name == "n_fired" else activation_text(value)
     return f"{text} {COLUMNS[name][1]}".strip()
 
 
 def score_text(score: Score) -> str:
     """A score with its interval, such as `0.93 (0.90–0.95)`."""
-    interval = "" if score.low is None or score.high is None else f" ({score.low:.2f}–{score.high:.2f})"
-    return f"{score.auroc:.2f}{interval}"
+    auroc = fixed_text(score.auroc, 2)
+    if score.low is None or score.high is None:
+        return auroc
+    return f"{auroc} ({fixed_text(score.low, 2)}–{fixed_text(score.high, 2)})"
 
 
 def built_from(info: Mapping[str, Any]) -> str:
@@ -166,4 +168,5 @@ def built_from(info: Mapping[str, Any]) -> str:
     training text`."""
     text = info.get("text")
     name = text.get("what") if isinstance(text, Mapping) else text
-    return f"{info['model']['name']}, {info['n_tokens']:,} tokens" + (f" of {name}" if isinstance(name, str) else "")
+    source = f" of {name}" if isinstance(name, str) else ""
+    return f"{info['model']['name']}, {count_text(info['n_tokens'])} tokens{source}"

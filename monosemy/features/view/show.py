@@ -32,7 +32,7 @@ from monosemy.features.view.facts import (
     stats,
     title,
 )
-from monosemy.support.numbers import activation_text, signed_text
+from monosemy.support.numbers import activation_text, fixed_text, signed_text
 from monosemy.support.visible import visible
 
 SHADES = ("#dbe7fb", "#c3d7f8", "#a9c6f5", "#8fb4f1", "#759fec", "#5b8ae6", "#4375dd", "#2f61cf", "#1d4db8")
@@ -104,7 +104,7 @@ def _scores(database: FeatureDatabase, latent: int) -> Table:
             Text(f"\nTold from{scored_on(measured)}", style="bold"), Text("\nAUROC (95%)"), Text("\nstrongest quarter")
         )
     for score in measured:
-        strong = "–" if score.strong is None else f"{score.strong:.2f}"
+        strong = "–" if score.strong is None else fixed_text(score.strong, 2)
         table.add_row(Text(score.way), Text(score_text(score)), Text(strong))
     return table
 

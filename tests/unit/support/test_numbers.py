@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from monosemy.support.numbers import (
     activation_text,
     count_text,
     duration_text,
-    ends_text,
+    exponent_text,
     five_digits,
+    fixed_percent_text,
+    fixed_text,
     interval_text,
     magnitude_text,
     number_text,
     percent_margin_text,
     percent_text,
     rate_text,
+    rounded_text,
+    setting_text,
     signed_text,
     size_text,
     value_text,
@@ -79,17 +85,46 @@ def test_intervals():
     assert interval_text(0.2134, 0.2, 0.2266, percent=True) == "21.3% [20.0, 22.7]"
     assert interval_text(0.2134, math.nan, math.nan) == "0.213"
     assert interval_text(math.nan, 0, 1) == "–"
-    assert ends_text((0.5, 0.714), ".2f") == " [0.50, 0.71]"
-    assert ends_text(None, ".2f") == ends_text([], ".2f") == ""
 
 
 def test_a_value_its_unit_and_its_interval_have_one_format():
-    assert value_text(0.01234, ".3f", [0.009, 0.0161]) == "0.012 [0.009, 0.016]"
-    assert value_text(4.123, ".2g", (3.8, 4.44), unit="×") == "4.1× [3.8, 4.4]"
-    assert value_text(0.12345, ".3g", (0.1, 0.2), scale=100, unit="%") == "12.3% [10, 20]"
-    assert value_text(-0.5, "+.2f") == "-0.50"
-    assert value_text(None, ".3f", (0.1, 0.2)) == "–"
-    assert value_text(None, ".3f", missing="none") == "none"
+    assert value_text(0.01234, [0.009, 0.0161], decimals=3) == "0.012 [0.009, 0.016]"
+    assert value_text(0.5, (0.5, 0.714), decimals=2) == "0.50 [0.50, 0.71]"
+    assert value_text(0.5, [], decimals=2) == "0.50"
+    assert value_text(4.123, (3.8, 4.44), digits=2, unit="×") == "4.1× [3.8, 4.4]"
+    assert value_text(0.12345, (0.1, 0.2), scale=100, unit="%") == "12.3% [10, 20]"
+    assert value_text(-0.5, decimals=2, signed=True) == "-0.50"
+    assert value_text(0.5, (-0.25, 1), decimals=2, signed=True) == "+0.50 [-0.25, +1.00]"
+    assert value_text(None, (0.1, 0.2), decimals=3) == "–"
+    assert value_text(None, missing="none") == "none"
+
+
+@given(st.floats() | st.integers(-(10**300), 10**300), st.integers(0, 8))
+def test_formats_with_a_name_are_those_of_the_language(value: float, digits: int):
+    """NaN, infinities and whole numbers included: names for formats change no digit of what is printed."""
+    assert setting_text(value) == f"{value:g}"
+    assert rounded_text(value, digits) == f"{value:.{digits}g}"
+    assert fixed_text(value, digits) == f"{value:.{digits}f}"
+    assert fixed_text(value, digits, signed=True) == f"{value:+.{digits}f}"
+    assert fixed_percent_text(value, digits) == f"{value:.{digits}%}"
+    assert fixed_percent_text(value, digits, signed=True) == f"{value:+.{digits}%}"
+    assert exponent_text(value, digits) == f"{value:.{digits}e}"
+    assert value_text(value) == rounded_text(value) == f"{value:.3g}"
+    assert (
+        value_text(value, (value, value), decimals=digits)
+        == f"{value:.{digits}f} [{value:.{digits}f}, {value:.{digits}f}]"
+    )
+    assert (fixed_percent_text(value), exponent_text(value)) == (f"{value:.0%}", f"{value:.1e}")
+
+
+@given(st.integers())
+def test_counts_keep_every_digit(count: int):
+    assert count_text(count) == f"{count:,}"
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_counts_that_are_floats_are_rounded(count: float):
+    assert count_text(count) == f"{count:,.0f}"
 
 
 def test_shares_with_their_margin():

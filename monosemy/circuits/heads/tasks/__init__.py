@@ -19,6 +19,7 @@ from monosemy.circuits.heads.tasks import docstring, greater_than, induction, io
 from monosemy.circuits.heads.tasks.prompts import Prompts
 from monosemy.errors import UserError, unknown
 from monosemy.evals.intervals import Interval, bootstrap_weights, ratio_interval
+from monosemy.support.numbers import fixed_percent_text
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
@@ -85,14 +86,15 @@ class TaskAccuracy:
         return self.share >= MIN_ACCURACY
 
     def __str__(self) -> str:
-        interval_text = f" ({self.interval[0]:.0%} to {self.interval[1]:.0%})" if self.interval else ""
+        interval_text = " ({} to {})".format(*map(fixed_percent_text, self.interval)) if self.interval else ""
         text = (
-            f"right on {self.share:.0%}{interval_text} of {self.n} prompts; the answer is the top token on "
-            f"{self.top1:.0%}"
+            f"right on {fixed_percent_text(self.share)}{interval_text} of {self.n} prompts; the answer is the top "
+            f"token on {fixed_percent_text(self.top1)}"
         )
         if self.enough:
             return text
-        return f"{text}: less than {MIN_ACCURACY:.0%}, so what follows is not a circuit that does this task"
+        least = fixed_percent_text(MIN_ACCURACY)
+        return f"{text}: less than {least}, so what follows is not a circuit that does this task"
 
 
 def task_accuracy(logits: Tensor, examples: tuple[Example, ...]) -> TaskAccuracy:
