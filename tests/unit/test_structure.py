@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from import_graph import Graph, first_circle, import_graph
+from number_formats import EXEMPT, OWNER, number_formats
 from positional_arguments import positional_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,3 +87,40 @@ def test_only_kernels_call_compiled_functions_by_position(tmp_path: Path):
     text = "@triton.jit\ndef f(a, b, c, d, e): pass\nf[grid](1, 2, 3, 4, 5)\ng(1, 2, 3, 4, 5)"
     (tmp_path / "room" / "kernels" / "module.py").write_text(text)
     assert positional_arguments(tmp_path, ("room",)) == ["room/kernels/module.py:4 g (5)"]
+
+
+def test_numbers_are_formatted_in_one_module():
+    """How many digits people see is decided by functions with names, such as `count_text` and `percent_text`."""
+    assert number_formats(ROOT, ("monosemy",)) == [], f"use a function of {OWNER}"
+
+
+def test_files_with_formats_of_their_own_exist():
+    assert [place for place in (OWNER, *EXEMPT) if not (ROOT / place).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "formats"),
+    [
+        ('f"{n:,} tokens"', ["1 ,"]),
+        ('f"{x:g}"', ["1 g"]),
+        ('f"a\\n{x:+.1%}"', ["1 +.1%"]),
+        ('f"{x:>10.3f}"', ["1 >10.3f"]),
+        ('f"{x:.{digits}f}"', ["1 .0f"]),
+        ("f\"{', '.join(f'{x:.2e}' for x in xs)}\"", ["1 .2e"]),
+        ('\nformat(x, ".2f")', ["2 .2f"]),
+        ('format(n, ",")', ["1 ,"]),
+        ('text(x, ".3g")', ["1 .3g"]),
+        ('text(x, f".{digits}f")', ["1 .0f"]),
+        ('"{} of {:.0%}".format(n, x)', ["1 {:.0%}"]),
+        ('"{n:,}".format(n=n)', ["1 {n:,}"]),
+        ('"%.2f GB" % x', ["1 %.2f"]),
+        ('"""Such as {x:.2f}."""', []),
+        ('f"{name:>8} {day:02d} {code:04X} {text!r:.40} {100}%"', []),
+        ('"100% sure: {}".format(",")', []),
+        ('re.sub(r"%", "%%", text)', []),
+    ],
+)
+def test_a_format_of_a_number_is_found(tmp_path: Path, text: str, formats: list[str]):
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "module.py").write_text(text)
+    assert number_formats(tmp_path, ("room",)) == [f"room/module.py:{line}" for line in formats]
