@@ -135,7 +135,7 @@ def resampled_auc(scores: ndarray, labels: ndarray, n_resamples: int, seed: int)
 
 def _resamplable(labels: ndarray) -> bool:
     """Whether there are at least two members and two others, so that both can be resampled."""
-    return 2 <= labels.sum() <= len(labels) - 2
+    return bool(2 <= labels.sum() <= len(labels) - 2)
 
 
 def _checked(importance: Tensor | ndarray, labels: ndarray) -> ndarray:

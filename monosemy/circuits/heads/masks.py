@@ -148,7 +148,7 @@ def train_gates(
     return opening(a).detach().cpu().double()
 
 
-def opening(a: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def opening(a: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """P(z > 0) of hard-concrete gates with parameters a."""
     return torch.sigmoid(a - BETA * math.log(-GAMMA / ZETA))
 

@@ -26,7 +26,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -59,6 +59,7 @@ class Pass:
     asked for or passes cannot start late."""
 
 
+@runtime_checkable
 class Heads(Protocol):
     """The interface to a model's heads that all methods are written against."""
 

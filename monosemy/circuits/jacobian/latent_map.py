@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ from monosemy.circuits.jacobian.slices import At
 from monosemy.latents import SparseLatents
 
 
+@runtime_checkable
 class Sae(Protocol):
     """The part of an SAE that the map needs; `config.scale` is the scale C that was folded into its weights."""
 

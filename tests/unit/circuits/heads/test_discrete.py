@@ -206,7 +206,8 @@ def test_a_probe_is_ridge_regression_on_halves_whatever_a_heads_scale():
     rounded = 0.3 * (1 + 1e-7 * torch.randn(n, 1, d, generator=generator))
     rounded[:20] *= 1 + 2e-7  # the processor's doing, however well it tells positives from negatives
     values = torch.cat([x, x * 2.0**-53, torch.zeros_like(x), rounded], 1)
-    pooled = PooledHeads(None, {"mean": values}, torch.ones(n), torch.ones(n), n_positives=20, seconds=0.0)
+    heads = AttentionOnlyHeads(AttentionOnly(Shape(2, 2, d, 4, vocab_size=5, n_positions=5)))
+    pooled = PooledHeads(heads, {"mean": values}, torch.ones(n), torch.ones(n), n_positives=20, seconds=0.0)
     accuracy = probe_accuracy(pooled, preset("paper"), seed=3)
     y = np.where(np.arange(n) < 20, 1.0, -1.0)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(3)).numpy()

@@ -189,7 +189,7 @@ def test_bad_input_is_refused():
     with pytest.raises(UserError, match="NaN"):
         record_of(torch.full((1, 2, 2), math.nan))
     with pytest.raises(UserError, match="average over fewer tokens"):
-        AveragesMeter(10, 10, max_bytes=1000).add(make_slices(torch.ones(50, 4, 4)), torch.zeros(50))
+        AveragesMeter(10, 10, max_bytes=1000).add(make_slices(torch.ones(50, 4, 4)), torch.zeros(50, dtype=torch.int64))
 
 
 @pytest.fixture
