@@ -1,11 +1,10 @@
 """Sweeps the strength of an edit: more and more of the latent, until the text falls apart.
 
 Place on the path: generate, measure → [one point per strength]. Every prompt is answered at every strength with the
-same random numbers, and each answer is measured (measure.py). Means over prompts come with a bootstrap interval that
-resamples prompts; with a single prompt there is none.
+same random numbers, and each answer is measured (measure.py).
 
 Source: strength chosen by a sweep, as in AxBench (Wu et al. 2025). Limits: answers to the same prompt at two strengths
-are not independent; compare points by `paired_difference`, not by whether their intervals overlap.
+are not independent; compare points by the mean of their differences prompt by prompt, not by two intervals.
 """
 
 from __future__ import annotations
@@ -15,10 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from monosemy.errors import UserError
-from monosemy.evals.intervals import Interval, bootstrap_weights, ratio_interval
 from monosemy.models.adapter import LanguageModel
 from monosemy.models.generation import check_room
 from monosemy.saes.base import SparseAutoencoder
@@ -42,34 +38,6 @@ class SweepPoint:
     measures: list[AnswerMeasures]
     too_strong: str = ""
     """Why there are no answers at this strength; empty if there are."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over n prompts; `interval` is None for n < 2, `mean` is None for n = 0."""
-
-    mean: float | None
-    interval: Interval
-    n: int
-
-
-def mean_over_prompts(values: Sequence[float | None], *, n_bootstrap: int = 2000, seed: int = 0) -> Estimate:
-    """Mean of the values that are not None, with a 95% bootstrap interval over them."""
-    defined = np.array([value for value in values if value is not None], dtype=np.float64)
-    if not len(defined):
-        return Estimate(None, None, 0)
-    weights = bootstrap_weights(len(defined), n_bootstrap, seed)
-    return Estimate(float(defined.mean()), ratio_interval(defined, np.ones(len(defined)), weights), len(defined))
-
-
-def paired_difference(
-    first: Sequence[float | None], second: Sequence[float | None], *, n_bootstrap: int = 2000, seed: int = 0
-) -> Estimate:
-    """Mean of first − second over the prompts for which both exist, with a 95% bootstrap interval."""
-    pairs = zip(first, second, strict=True)
-    return mean_over_prompts(
-        [a - b for a, b in pairs if a is not None and b is not None], n_bootstrap=n_bootstrap, seed=seed
-    )
 
 
 def answer_all(

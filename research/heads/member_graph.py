@@ -1,6 +1,7 @@
-"""Many edges among member heads of a real model held at once, in one pass: ACDC and subnetwork probing over them.
+"""Many edges among member heads of a real model held at once, in one pass.
 
-Place on the path: `Contrast`, member heads → [a mask on the edges between them and to the output] → a score per edge.
+Place on the path: `Contrast`, member heads → [a mask on the edges between them and to the output] → search
+(`edge_search.py`).
 
     receiver r reads   x_r − Σ_s (1 − z_sr) (o_s − o'_s)        (member heads s in earlier layers)
 
@@ -8,13 +9,11 @@ as in `edges.py`, x_r and o_s as they run, and all edges from and to other heads
 keys and values are held together. The prompts run once more for every receiver of a layer with an edge cut: at that
 layer these copies read what the receiver reads, and its values are taken over from them; elsewhere they do not count.
 
-Source: Conmy et al. 2023 (2304.14997), Cao et al. 2021 (2104.03514). Limits: as in `member_edges.py`, whose exact
-effects are those of a mask with a single 0.
+Limits: as in `member_edges.py`, whose exact effects are those of a mask with a single 0.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -23,12 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast
-from monosemy.circuits.heads.masks import THRESHOLDS, ProbeConfig, kl, prune, train_gates
 from monosemy.circuits.heads.member_edges import edge_of, edges_among
 from monosemy.circuits.heads.model_heads import LanguageModelHeads
-from monosemy.circuits.heads.scores import EdgeScores
 from monosemy.errors import UserError
-from monosemy.support import progress
 
 
 class MemberGraph:
@@ -119,52 +115,3 @@ class _MaskedPass:
         numbers = self.graph.cut(receiver, self.mask)
         parts = [(1 - self.mask[number]) * self.lost[self.graph.places[number][0]] for number in numbers]
         return torch.stack(parts).sum(0)
-
-
-def acdc_member_edges(
-    contrast: Contrast,
-    members: Sequence[int],
-    thresholds: Sequence[float] = THRESHOLDS,
-    ablation: Ablation = "resample",
-) -> EdgeScores:
-    """ACDC over the edges among member heads, those of the last receivers first; all other edges stay. Unsigned."""
-    began = time.perf_counter()
-    graph = MemberGraph(contrast, members, ablation)
-    n = len(graph.edges)
-    score = torch.zeros(n, dtype=torch.float64)
-
-    def divergence(dropped: list[int]) -> float:
-        mask = torch.ones(n, device=contrast.heads.device)
-        mask[dropped] = 0
-        divergences = [kl(batch, graph.logits(i, mask)) for i, batch in enumerate(contrast.batches)]
-        return float(torch.cat(divergences).mean())
-
-    def last(number: int) -> tuple[float, int]:
-        receiver = graph.places[number][1]
-        return (-receiver if receiver is not None else -torch.inf, -number)
-
-    with progress.stage("ACDC", total=n * len(thresholds), unit="edges") as bar:
-        for threshold in sorted(thresholds):
-            for index in prune(sorted(range(n), key=last), divergence, threshold, bar.advance):
-                score[index] = threshold
-    return EdgeScores(
-        "ACDC", graph.edges, score, False, seconds=time.perf_counter() - began, reading_seconds=contrast.seconds
-    )
-
-
-def probe_member_edges(
-    contrast: Contrast, members: Sequence[int], config: ProbeConfig | None = None, ablation: Ablation = "resample"
-) -> EdgeScores:
-    """Subnetwork probing with a gate on every edge among member heads. Unsigned."""
-    began = time.perf_counter()
-    graph = MemberGraph(contrast, members, ablation)
-
-    def loss(batch: int, gates: Tensor) -> Tensor:
-        return kl(contrast.batches[batch], graph.logits(batch, gates)).mean()
-
-    openings = train_gates(
-        len(graph.edges), len(contrast.batches), loss, config or ProbeConfig(), device=contrast.heads.device
-    )
-    return EdgeScores(
-        "SP", graph.edges, openings, False, seconds=time.perf_counter() - began, reading_seconds=contrast.seconds
-    )

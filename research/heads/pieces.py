@@ -15,6 +15,21 @@ from monosemy.config import fingerprint
 from monosemy.run import machine
 from monosemy.support.files import read_json, write_json
 
+PARTS = (
+    "run",
+    "cost",
+    "rows",
+    "sensitivity",
+    "compiled",
+    "edge_search",
+    "faithfulness",
+    "member_graph",
+    "reference",
+    "symbolic",
+    "trained",
+)
+"""The files of this benchmark that pieces depend on."""
+
 
 class SkippedError(Exception):
     """A piece that cannot be made now; the message says why."""
@@ -24,8 +39,7 @@ class SkippedError(Exception):
 def settings() -> str:
     """What finished pieces are named after: all code of circuits and of this benchmark, comments and docstrings left
     out (tables and figures are made of the pieces, so theirs is not in it)."""
-    parts = ("run", "cost", "rows", "sensitivity", "compiled", "member_graph", "reference", "symbolic", "trained")
-    own = [Path(__file__).with_name(f"{name}.py") for name in parts]
+    own = [Path(__file__).with_name(f"{name}.py") for name in PARTS]
     files = [*sorted(Path(heads.__file__).parent.rglob("*.py")), *own]
     return fingerprint([code_of(file.read_text(encoding="utf-8")) for file in files])[:10]
 

@@ -19,7 +19,9 @@ This is agreement with exhaustive ablation, not ground truth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -27,10 +29,12 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
-from monosemy.circuits.heads.contrast import MEMBER_SHARE, Ablation, Contrast, metric_difference
-from monosemy.circuits.heads.patching import exhaustive_patching, pairwise_patching
+from monosemy.circuits.heads.contrast import MEMBER_SHARE, Ablation, Contrast, all_heads, metric_difference
+from monosemy.circuits.heads.model_heads import n_all
+from monosemy.circuits.heads.patching import exhaustive_patching, patched_effect
 from monosemy.circuits.heads.scores import HeadScores, mean_intervals
 from monosemy.circuits.heads.task import Head
+from monosemy.support import progress
 
 
 @dataclass(frozen=True)
@@ -101,3 +105,23 @@ def pair_synergy(
     each.diagonal(dim1=1, dim2=2).zero_()
     n = each.shape[1]
     return each.mean(0), torch.stack([mean_intervals(each[:, g]) for g in range(n)])
+
+
+def pairwise_patching(
+    contrast: Contrast, single: HeadScores, indices: Sequence[int] | None = None, ablation: Ablation = "resample"
+) -> Float[Tensor, "E n n"]:
+    """The effect of replacing two heads at once on every prompt; the diagonal holds the effects of `single`."""
+    assert single.per_example is not None
+    head_numbers = list(all_heads(contrast.heads) if indices is None else indices)
+    n = n_all(contrast.heads)
+    effects = torch.zeros(contrast.n_examples, n, n, dtype=torch.float64)
+    n_done = 0
+    pairs = list(combinations(sorted(head_numbers), 2))
+    with progress.stage("patch pairs", total=len(pairs) * contrast.n_examples, unit="passes") as bar:
+        for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
+            rows = slice(n_done, n_done := n_done + len(batch.examples))
+            for g, h in pairs:
+                effect = patched_effect(contrast.heads, batch, replacement, (g, h), direction="noise").cpu().double()
+                effects[rows, g, h] = effects[rows, h, g] = effect
+                bar.advance(len(batch.examples))
+    return effects + torch.diag_embed(single.per_example)

@@ -13,13 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
+from torch import Tensor
 
-from monosemy.circuits.heads.agreement import agreement, auc_difference, resampled_auc, roc_auc
+from monosemy.circuits.heads.agreement import agreement, can_resample, checked_scores, resampled_auc, roc_auc
 from monosemy.circuits.heads.contrast import Contrast
-from monosemy.circuits.heads.faithfulness import completeness, faithfulness
 from monosemy.circuits.heads.methods import METHODS, NEEDS_NEGATIVES, Bench
 from monosemy.circuits.heads.scores import EdgeScores, HeadScores
-from monosemy.evals.intervals import percentiles
+from monosemy.evals.intervals import Interval, percentiles
+from research.heads.faithfulness import completeness, faithfulness
 
 Entry = tuple[Callable[[], HeadScores], int]
 """What makes a row, and the prompts that it uses (positives and negatives for methods that count both)."""
@@ -103,6 +105,18 @@ def compare(
         "completeness_of_combined": dataclasses.asdict(completeness(unseen, best)),
         "combined_seconds_of_patching": of_patching(method_rows),
     }
+
+
+def auc_difference(
+    first: Tensor | ndarray, second: Tensor | ndarray, labels: ndarray, n_resamples: int = 1000, *, seed: int = 0
+) -> tuple[float, Interval]:
+    """AUC of `first` minus AUC of `second`, with an interval that uses the same resamples of heads for both."""
+    first_scores, second_scores = checked_scores(first, labels), checked_scores(second, labels)
+    difference = roc_auc(first_scores, labels) - roc_auc(second_scores, labels)
+    if not can_resample(labels):
+        return difference, None
+    resampled = [resampled_auc(scores, labels, n_resamples, seed) for scores in (first_scores, second_scores)]
+    return difference, percentiles(resampled[0] - resampled[1])
 
 
 def of_patching(rows: Mapping[str, dict[str, Any]]) -> dict[str, float]:

@@ -48,7 +48,7 @@ from monosemy.circuits.heads.agreement import labels_of
 from monosemy.circuits.heads.attribution import N_STEPS
 from monosemy.circuits.heads.code_scores import edge_scores, pair_counts
 from monosemy.circuits.heads.contrast import MEMBER_SHARE, Contrast, read_contrast
-from monosemy.circuits.heads.edges import acdc_edges, attribute_edges, patch_edges, probe_edges
+from monosemy.circuits.heads.edges import attribute_edges, patch_edges
 from monosemy.circuits.heads.ground_truth import published
 from monosemy.circuits.heads.masks import THRESHOLDS, ProbeConfig
 from monosemy.circuits.heads.member_edges import attribute_member_edges, patch_member_edges
@@ -62,8 +62,8 @@ from monosemy.support import progress
 from research.common import save
 from research.heads.compiled import CIRCUITS, compile_circuit
 from research.heads.cost import cost_part
+from research.heads.edge_search import acdc_edges, acdc_member_edges, probe_edges, probe_member_edges
 from research.heads.figures import write_figures
-from research.heads.member_graph import acdc_member_edges, probe_member_edges
 from research.heads.pieces import SkippedError, brief, load_or_make, settings
 from research.heads.reference import Reference, find_reference
 from research.heads.rows import compare, edge_rows, enough, entries, print_table, summary, timed

@@ -12,7 +12,7 @@ import torch
 
 from monosemy.circuits.heads.agreement import roc_auc
 from monosemy.circuits.heads.code_scores import node_scores
-from monosemy.circuits.heads.discrete import FIXES, PRESETS, Codes, DiscreteConfig, discrete_codes, preset
+from monosemy.circuits.heads.discrete import PRESETS, Codes, DiscreteConfig, discrete_codes, preset
 from monosemy.circuits.heads.pooled import PooledHeads
 from monosemy.errors import UserError
 
@@ -20,6 +20,8 @@ WIDTHS = (50, 100, 200, 400, 800, 1600)
 LAMBDAS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 N_TRAINING = (2, 5, 10, 25, 50, 100)
 N_COUNTING = (5, 10, 25, 50, 100, 250)
+FIXES = ("dead_code", "break_ties", "equal_sizes", "held_out")
+"""The optional corrections of the paper's procedure, apart from the pooling."""
 N_TIMED = 5
 """Rounds of the speed part, each preset once in every one."""
 

@@ -26,7 +26,7 @@ from monosemy.saes.base import SparseAutoencoder
 from monosemy.steering.control import control_edits
 from monosemy.steering.edits import LatentScales, SiteEdit, Steering
 from monosemy.steering.request import Edit
-from monosemy.steering.sweep import mean_over_prompts
+from research.steering.estimates import mean_over_prompts
 
 WOMEN = [
     "attendant",

@@ -35,11 +35,12 @@ from monosemy.steering.measure import distinct_n, measure_answer
 from monosemy.steering.output_score import output_scores
 from monosemy.steering.prompts import prompt_ids, with_instruction
 from monosemy.steering.request import Edit
-from monosemy.steering.sweep import answer_all, mean_over_prompts, paired_difference
+from monosemy.steering.sweep import answer_all
 from monosemy.support.files import read_json
 from research import common
 from research.records import record_path
 from research.steering.bias import bias_case
+from research.steering.estimates import mean_over_prompts, paired_difference
 
 QUESTIONS = (
     "What should I do this weekend?",

@@ -12,6 +12,7 @@ import torch
 from known_circuits import bench
 from tiny_models import make_tiny_model
 
+from monosemy.circuits.heads.agreement import agreement, roc_auc
 from monosemy.circuits.heads.tasks.prompts import Prompts
 from research.heads import cost, pieces, rows, tables
 from research.heads import run as circuits
@@ -224,3 +225,16 @@ def test_what_methods_see_the_reference_does_not():
     assert (len(data.positives), len(data.negatives), len(others)) == (10, 10, 6)
     assert not {e.tokens for e in others} & {e.tokens for e in data.positives}
     assert json.loads(json.dumps(circuits.settings())) == circuits.settings()
+
+
+def test_paired_differences_are_tighter_than_the_intervals_apart():
+    random = np.random.default_rng(0)
+    labels = np.arange(100) < 30
+    first = random.normal(size=100) + labels
+    second = first + 0.1 * random.normal(size=100)
+    difference, (low, high) = rows.auc_difference(first, second, labels)
+    assert difference == pytest.approx(roc_auc(first, labels) - roc_auc(second, labels))
+    assert low <= difference <= high
+    apart = agreement(first, labels).auc_interval
+    assert high - low < 0.5 * (apart[1] - apart[0])
+    assert rows.auc_difference(first, first, labels) == (0.0, (0.0, 0.0))

@@ -62,10 +62,10 @@ def agreement(
 
     Raises UserError when all labels are of one kind or a score is not finite.
     """
-    scores = _checked(importance, labels)
+    scores = checked_scores(importance, labels)
     return Agreement(
         roc_auc(scores, labels),
-        percentiles(resampled_auc(scores, labels, n_resamples, seed)) if _resamplable(labels) else None,
+        percentiles(resampled_auc(scores, labels, n_resamples, seed)) if can_resample(labels) else None,
         average_precision(scores, labels),
         precision_recall_at(scores, labels, int(labels.sum()))[0],
         n=len(labels),
@@ -75,25 +75,13 @@ def agreement(
 
 def roc_auc(importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"]) -> float:
     """The share of (member, other) pairs that the scores put in the right order; ties count half."""
-    scores = _checked(importance, labels)
+    scores = checked_scores(importance, labels)
     return float(_order(scores, labels).mean())
-
-
-def auc_difference(
-    first: Tensor | ndarray, second: Tensor | ndarray, labels: ndarray, n_resamples: int = 1000, *, seed: int = 0
-) -> tuple[float, Interval]:
-    """AUC of `first` minus AUC of `second`, with an interval that uses the same resamples of heads for both."""
-    first_scores, second_scores = _checked(first, labels), _checked(second, labels)
-    difference = roc_auc(first_scores, labels) - roc_auc(second_scores, labels)
-    if not _resamplable(labels):
-        return difference, None
-    resampled = [resampled_auc(scores, labels, n_resamples, seed) for scores in (first_scores, second_scores)]
-    return difference, percentiles(resampled[0] - resampled[1])
 
 
 def average_precision(importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"]) -> float:
     """The mean over members of the precision at each one's rank; tied members share the last of their ranks."""
-    scores = _checked(importance, labels)
+    scores = checked_scores(importance, labels)
     down = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[down], append=-np.inf))  # last place of each distinct score
     hits = np.cumsum(labels[down])[ends]
@@ -108,7 +96,7 @@ def precision_recall_at(
 
     Of the scores tied at the border, the expected number of members in a random order counts.
     """
-    scores = _checked(importance, labels)
+    scores = checked_scores(importance, labels)
     if not 1 <= k <= len(scores):
         raise UserError(f"cannot take the first {k} of {len(scores)}; choose 1 to {len(scores)}")
     border = np.sort(scores)[::-1][k - 1]
@@ -133,12 +121,12 @@ def resampled_auc(scores: ndarray, labels: ndarray, n_resamples: int, seed: int)
     return ((members @ order) * others).sum(1) / order.size
 
 
-def _resamplable(labels: ndarray) -> bool:
+def can_resample(labels: ndarray) -> bool:
     """Whether there are at least two members and two others, so that both can be resampled."""
     return bool(2 <= labels.sum() <= len(labels) - 2)
 
 
-def _checked(importance: Tensor | ndarray, labels: ndarray) -> ndarray:
+def checked_scores(importance: Tensor | ndarray, labels: ndarray) -> ndarray:
     """The scores as float64. Raises UserError when one is not finite or all labels are of one kind."""
     scores = importance.detach().cpu().double().numpy() if isinstance(importance, Tensor) else np.asarray(importance)
     if scores.shape != labels.shape:

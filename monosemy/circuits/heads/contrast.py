@@ -95,7 +95,7 @@ class Contrast:
         n_examples = sum(len(batch.examples) for batch in first_batches)
         return Contrast(self.heads, first_batches, self.seconds * n_examples / self.n_examples)
 
-    def replacements(self, ablation: Ablation) -> list[Float[Tensor, "B T n d_value"]]:
+    def replacements(self, ablation: Ablation) -> list[Float[Tensor, "_ T n d_value"]]:
         """The values that replace those of ablated heads, one tensor per batch.
 
         Raises UserError for an unknown ablation.

@@ -77,8 +77,6 @@ class DiscreteConfig:
             raise UserError(f"l1_coef must not be negative, got {self.l1_coef}")
 
 
-FIXES = ("dead_code", "break_ties", "equal_sizes", "held_out")
-"""The optional corrections of the paper's procedure, apart from the pooling."""
 PRESETS = {
     "paper": DiscreteConfig(),
     "fast": DiscreteConfig(

@@ -1,4 +1,4 @@
-"""Edges of attention-only models: exact patching, EAP, EAP-IG, ACDC and subnetwork probing on the whole graph.
+"""Edges of attention-only models: exact patching, EAP and EAP-IG on the whole graph.
 
 Place on the path: `Contrast` of an attention-only model → [a mask on every edge] → a score per edge.
 
@@ -12,13 +12,12 @@ m(clean) − m(edge replaced):
     exact     m(1) − m(z_sr = 0)                      one pass per edge
     EAP       ∂m/∂z_sr at z = 1                        = Σ (o_s − o'_s) · ∂m/∂x_r, one backward pass for all edges
     EAP-IG    the same, averaged over inputs on the straight path of embeddings
-    ACDC, SP  as in `masks.py`, over edges
 
 Over the edges into the output, EAP's scores sum to m(clean) − m(corrupt) where the metric is linear in the logits:
 these edges are a cut of the graph, and the metric reads it linearly. Edges further back count the same effect again.
 
-Source: Syed et al. 2023 (2310.10348), Hanna et al. 2024 (2403.17806), Conmy et al. 2023 (2304.14997). Limits: needs a
-model in which every read can be replaced (`attention_only.py`); for real models see `member_edges.py`.
+Source: Syed et al. 2023 (2310.10348), Hanna et al. 2024 (2403.17806). Limits: needs a model in which every read can be
+replaced (`attention_only.py`); for real models see `member_edges.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from torch import Tensor
 
 from monosemy.circuits.heads.attention_only import AttentionOnly
 from monosemy.circuits.heads.contrast import ABLATIONS, Ablation, Batch, Contrast
-from monosemy.circuits.heads.masks import THRESHOLDS, ProbeConfig, kl, prune, train_gates
 from monosemy.circuits.heads.model_heads import AttentionOnlyHeads, Pass
 from monosemy.circuits.heads.scores import EdgeScores, mean_intervals
 from monosemy.circuits.heads.task import INPUT, OUTPUT, Channel, Edge, Head
@@ -198,47 +196,6 @@ def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> 
         n_senders = 1 + min(number // 3, model.n_layers) * model.n_heads
         products.append(torch.einsum("btsd,bthd->bsh", difference[:, :, :n_senders], gradient).flatten(1))
     return torch.cat(products, dim=1).cpu().double()
-
-
-def acdc_edges(
-    contrast: Contrast, thresholds: Sequence[float] = THRESHOLDS, ablation: Ablation = "resample"
-) -> EdgeScores:
-    """ACDC: from the output back, every incoming edge is tried in turn. Unsigned: the largest τ that keeps the edge."""
-    began = time.perf_counter()
-    graph = EdgeGraph(contrast, ablation)
-    n = len(graph.edges)
-    score = torch.zeros(n, dtype=torch.float64)
-
-    def divergence(dropped: list[int]) -> float:
-        mask = torch.ones(n, device=contrast.heads.device)
-        mask[dropped] = 0
-        with torch.no_grad():
-            return sum(float(kl(b, graph.logits(b, mask)).sum()) for b in contrast.batches) / contrast.n_examples
-
-    # Edges are numbered in topological order, so counting down goes from the output back. Thresholds rise: the largest
-    # one that keeps an edge is written last.
-    with progress.stage("ACDC", total=n * len(thresholds), unit="edges") as bar:
-        for threshold in sorted(thresholds):
-            for index in prune(range(n - 1, -1, -1), divergence, threshold, bar.advance):
-                score[index] = threshold
-    return EdgeScores(
-        "ACDC", graph.edges, score, False, seconds=time.perf_counter() - began, reading_seconds=contrast.seconds
-    )
-
-
-def probe_edges(contrast: Contrast, config: ProbeConfig | None = None, ablation: Ablation = "resample") -> EdgeScores:
-    """Subnetwork probing with a gate on every edge; unsigned scores."""
-    began = time.perf_counter()
-    graph = EdgeGraph(contrast, ablation)
-    n = len(graph.edges)
-
-    def loss(batch: int, gates: Tensor) -> Tensor:
-        return kl(contrast.batches[batch], graph.logits(contrast.batches[batch], gates)).mean()
-
-    openings = train_gates(n, len(contrast.batches), loss, config or ProbeConfig(), device=contrast.heads.device)
-    return EdgeScores(
-        "SP", graph.edges, openings, False, seconds=time.perf_counter() - began, reading_seconds=contrast.seconds
-    )
 
 
 def _signed(method: str, graph: EdgeGraph, per_example: Float[Tensor, "E edges"], began: float) -> EdgeScores:

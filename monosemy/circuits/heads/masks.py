@@ -16,7 +16,7 @@ Neither method distinguishes a head that supports the behaviour from one that wo
 distribution. Scores are ≥ 0 and unsigned.
 
 Source: Conmy et al. 2023 (2304.14997), Cao et al. 2021 (2104.03514), Louizos et al. 2018 (1712.01312). Deviations:
-heads instead of edges (`edges.py` has edges, on small models), a grid of τ in one score. Limits: ACDC is greedy and
+heads instead of edges, a grid of τ in one score. Limits: ACDC is greedy and
 tries the heads of a layer from the last to the first, so among heads that stand in for each other their numbering
 decides.
 """

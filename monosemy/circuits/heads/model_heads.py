@@ -59,7 +59,7 @@ class Pass:
     asked for or passes cannot start late."""
 
 
-@runtime_checkable
+@runtime_checkable  # so that tests can check signatures that name it
 class Heads(Protocol):
     """The interface to a model's heads that all methods are written against."""
 

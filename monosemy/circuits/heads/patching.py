@@ -6,10 +6,7 @@ Place on the path: `Contrast` → [effect of every head] → ground truth where 
     denoise   the counterpart with one head restored     effect = m(corrupted, head ← clean) − m(corrupted)
 
 A positive effect means that the head supports the behaviour. Where either of two heads is enough, noise finds neither,
-because the other stands in, and denoise finds both; where both are needed, denoise finds neither. `pairwise_patching`
-replaces two at once:
-
-    synergy_gh = effect(g and h) − effect(g) − effect(h)
+because the other stands in, and denoise finds both; where both are needed, denoise finds neither.
 
 Cost: one pass from the head's layer on for every head, prompt and direction. Limits: a backup head, which acts only
 when another one is missing, has no effect alone.
@@ -19,7 +16,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Literal, TypeAlias
 
 import torch
@@ -57,34 +53,14 @@ def exhaustive_patching(
             rows = slice(n_done, n_done := n_done + len(batch.examples))  # this batch's rows of the table
             for index in head_numbers:
                 effects[rows, index] = (
-                    _effect(contrast.heads, batch, replacement, (index,), direction=direction).cpu().double()
+                    patched_effect(contrast.heads, batch, replacement, (index,), direction=direction).cpu().double()
                 )
                 bar.advance(len(batch.examples))
     name = {"noise": f"patching, {ablation}", "denoise": "patching, restored"}[direction]
     return from_examples(name, contrast, effects, began, n_passes=passes_of(contrast.heads, head_numbers))
 
 
-def pairwise_patching(
-    contrast: Contrast, single: HeadScores, indices: Sequence[int] | None = None, ablation: Ablation = "resample"
-) -> Float[Tensor, "E n n"]:
-    """The effect of replacing two heads at once on every prompt; the diagonal holds the effects of `single`."""
-    assert single.per_example is not None
-    head_numbers = list(all_heads(contrast.heads) if indices is None else indices)
-    n = n_all(contrast.heads)
-    effects = torch.zeros(contrast.n_examples, n, n, dtype=torch.float64)
-    n_done = 0
-    pairs = list(combinations(sorted(head_numbers), 2))
-    with progress.stage("patch pairs", total=len(pairs) * contrast.n_examples, unit="passes") as bar:
-        for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
-            rows = slice(n_done, n_done := n_done + len(batch.examples))
-            for g, h in pairs:
-                effect = _effect(contrast.heads, batch, replacement, (g, h), direction="noise").cpu().double()
-                effects[rows, g, h] = effects[rows, h, g] = effect
-                bar.advance(len(batch.examples))
-    return effects + torch.diag_embed(single.per_example)
-
-
-def _effect(
+def patched_effect(
     heads: Heads, batch: Batch, replacement: Tensor, indices: Sequence[int], *, direction: Direction
 ) -> Float[Tensor, " B"]:
     """The effect of replacing (or restoring) these heads together, on every prompt of a batch."""

@@ -24,7 +24,7 @@ from monosemy.circuits.jacobian.slices import At
 from monosemy.latents import SparseLatents
 
 
-@runtime_checkable
+@runtime_checkable  # so that tests can check signatures that name it
 class Sae(Protocol):
     """The part of an SAE that the map needs; `config.scale` is the scale C that was folded into its weights."""
 

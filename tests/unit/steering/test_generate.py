@@ -24,7 +24,7 @@ from monosemy.steering.output_score import output_scores, word_tokens, written_d
 from monosemy.steering.prompts import GrowingText, prompt_ids, prompt_text
 from monosemy.steering.request import Edit, Positions, SteeringRequest
 from monosemy.steering.strength import TooStrongError, check_push
-from monosemy.steering.sweep import answer_all, mean_over_prompts, paired_difference, sweep, sweep_events
+from monosemy.steering.sweep import answer_all, sweep, sweep_events
 from monosemy.support import json_text
 
 PROMPTS = [list(b"The old mill"), list(b"So"), list(b"In summer the water")]
@@ -369,7 +369,7 @@ def test_a_sweep_changes_nothing_at_zero_and_more_the_stronger(model, sae, scale
     assert [point.value for point in points] == values
     plain = generate(model, SITE, PROMPTS, n_tokens=10)
     assert [a.ids for a in points[0].answers] == [a.ids for a in plain]
-    kl = [mean_over_prompts([float(m.kl.mean()) for m in point.measures]).mean for point in points]
+    kl = [float(torch.stack([m.kl.mean() for m in point.measures]).mean()) for point in points]
     assert kl[0] == 0
     assert kl == sorted(kl)
     traces = [torch.cat([m.after[:, 0] for m in point.measures]).mean() for point in points]
@@ -422,17 +422,6 @@ def test_answers_do_not_depend_on_the_batch(model, sae, scales, monkeypatch):
     monkeypatch.setattr("monosemy.steering.sweep.BATCH_TEXTS", 2)
     apart = answer_all(model, sae, scales, PROMPTS, steerings=steerings, n_tokens=8, sampling=sampling)
     assert [[a.ids for a in row] for row in together] == [[a.ids for a in row] for row in apart]
-
-
-def test_means_and_differences_over_prompts():
-    average = mean_over_prompts([1.0, None, 3.0, 2.0])
-    assert (average.mean, average.n) == (2.0, 3)
-    assert average.interval[0] < 2 < average.interval[1]
-    assert mean_over_prompts([None]).mean is None
-    assert mean_over_prompts([1.0]).interval is None
-    apart = paired_difference([1.0, 2.0, 3.0], [0.5, 1.5, 2.5])
-    assert apart.mean == 0.5
-    assert apart.interval == pytest.approx((0.5, 0.5))
 
 
 def test_output_scores_are_those_of_a_whole_pass_with_the_push(model, sae, scales):

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from letter_task import task_shown_by, write_letter_task
 from tiny_models import make_tiny_model
 
 from monosemy import __version__
@@ -17,7 +18,6 @@ from monosemy.circuits.heads.circuit import find_circuit
 from monosemy.circuits.heads.command import run_circuits
 from monosemy.circuits.heads.contrast import read_contrast
 from monosemy.circuits.heads.drawing import draw_circuit, edges_to_draw
-from monosemy.circuits.heads.masks import ProbeConfig
 from monosemy.circuits.heads.member_edges import attribute_member_edges, patch_member_edges
 from monosemy.circuits.heads.model_heads import as_heads, replace_edit
 from monosemy.circuits.heads.page import (
@@ -33,20 +33,12 @@ from monosemy.circuits.heads.tasks import build_task
 from monosemy.cli import main
 from monosemy.errors import UserError
 from research.heads.compiled import compile_circuit
-from research.heads.member_graph import MemberGraph, acdc_member_edges, probe_member_edges
 from research.heads.symbolic import INDUCTION, induction_task
 
 
 @pytest.fixture(scope="module")
 def task_file(tmp_path_factory):
-    lines = []
-    for number in range(8):
-        letter, other = "abcdefgh"[number], "hgfedcba"[number]
-        lines.append({"kind": "positive", "prompt": f"{letter}x{other}{letter}", "answers": [other], "wrong": ["x"]})
-        lines.append({"kind": "negative", "prompt": f"{other}y{letter}z"})
-    path = tmp_path_factory.mktemp("task") / "mine.jsonl"
-    path.write_text("\n".join(json.dumps(line) for line in lines))
-    return path
+    return write_letter_task(tmp_path_factory.mktemp("task"))
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +63,6 @@ def test_the_known_circuit_comes_out_with_its_edges(compiled):
     assert rank_correlation(circuit.heads, circuit.compared[0]) > 0.8
 
 
-def shown(model, data):
-    """The task, or the one of the wrong answers: random weights show one of them."""
-    read = read_contrast(as_heads(model), data.positives, data.metric)
-    if float(read.m_clean.mean()) > float(read.m_corrupt.mean()):
-        return data
-    flipped = tuple(dataclasses.replace(e, answers=e.wrong, wrong=e.answers) for e in data.positives)
-    return dataclasses.replace(data, positives=flipped)
-
-
 def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
     """A model of the shape and name that the list of the induction heads is for."""
     model = AttentionOnly(
@@ -90,7 +73,7 @@ def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
     data = dataclasses.replace(induction_task(24), name="induction", metric="probability_difference")
-    data = shown(model, data)
+    data = task_shown_by(model, data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         circuit = find_circuit(model, data, method="patching", compare=["eap"], edges=False)
@@ -256,42 +239,11 @@ def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(fa
     assert float(by_gradient.scores.abs().max()) > 0.02
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_masks_on_kept_edges(family, task_file):
-    model = make_tiny_model(family)
-    heads = as_heads(model)
-    data = shown(model, build_task(str(task_file), model, 5))
-    contrast = read_contrast(heads, data.positives, data.metric)
-    members = [1, heads.n_heads + 2, 2 * heads.n_heads, 2 * heads.n_heads + 3, 3 * heads.n_heads + 1]
-    graph, batch = MemberGraph(contrast, members), contrast.batches[0]
-    n = len(graph.edges)
-    torch.testing.assert_close(graph.metric(0, torch.ones(n)), batch.m_clean, rtol=1e-4, atol=1e-5)
-    exact = patch_member_edges(contrast, members)
-    assert graph.edges == exact.edges
-    for number in range(n):  # a single 0 is the exact effect
-        mask = torch.ones(n)
-        mask[number] = 0
-        effect = float((batch.m_clean - graph.metric(0, mask)).double().mean())
-        assert effect == pytest.approx(float(exact.scores[number]), rel=1e-3, abs=2e-5), str(graph.edges[number])
-    # the slope at 1 is EAP, for all edges at once, two receivers of one layer among them
-    gates = torch.ones(n, requires_grad=True)
-    (slope,) = torch.autograd.grad(graph.metric(0, gates).mean(), gates)
-    torch.testing.assert_close(slope.double(), attribute_member_edges(contrast, members).scores, rtol=1e-3, atol=1e-5)
-    pruned = acdc_member_edges(contrast, members, [1e-9, 10.0])
-    assert float(pruned.scores.max()) <= 1e-9  # nothing is worth ten nats
-    probed = probe_member_edges(contrast, members, ProbeConfig(n_steps=3))
-    assert bool(((probed.scores > 0) & (probed.scores < 1)).all())
-    small = compile_circuit("induction", n_examples=5)
-    other = read_contrast(as_heads(small.model), small.data.positives, small.data.metric)
-    with pytest.raises(UserError, match="has edges of its own"):
-        MemberGraph(other, [0])
-
-
 def test_families_with_post_norms_have_heads_but_no_edges(task_file):
     model = make_tiny_model("gemma3")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        circuit = find_circuit(model, shown(model, build_task(str(task_file), model, 8)), n_prompts=8)
+        circuit = find_circuit(model, task_shown_by(model, build_task(str(task_file), model, 8)), n_prompts=8)
     assert len(circuit.heads.scores) == 16
     assert bool(torch.isfinite(circuit.heads.scores).all())
     assert circuit.edges is None

@@ -9,8 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from monosemy.circuits.heads.circuit import find_circuit
 from monosemy.circuits.heads.contrast import read_contrast
-from monosemy.circuits.heads.edges import acdc_edges, attribute_edges, probe_edges
-from monosemy.circuits.heads.masks import ProbeConfig
+from monosemy.circuits.heads.edges import attribute_edges
 from monosemy.circuits.heads.methods import METHODS, Bench
 from monosemy.circuits.heads.model_heads import LanguageModelHeads, as_heads, mask_edit, replace_edit
 from monosemy.errors import UserError
@@ -164,5 +163,4 @@ def test_every_method_runs_on_a_gpu():
     result = find_circuit(circuit.model, circuit.data, n_prompts=6)
     assert {divmod(i, result.n_heads) for i in result.members} == circuit.heads
     few = read_contrast(small.heads, circuit.data.positives[:5], circuit.data.metric)
-    for scores in (attribute_edges(few), acdc_edges(few, [0.01]), probe_edges(few, ProbeConfig(n_steps=2))):
-        assert bool(torch.isfinite(scores.scores).all())
+    assert bool(torch.isfinite(attribute_edges(few).scores).all())
