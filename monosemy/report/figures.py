@@ -20,7 +20,7 @@ from monosemy.layout import RunFiles
 from monosemy.report.canvas import Drawing, face, l0_axis, label_ends, legend_row, margins, render, value_axis
 from monosemy.report.compare import Point, names, points, verdicts, with_interval
 from monosemy.report.latent_figures import firing_rates, usage
-from monosemy.report.power_law import PowerLaw
+from monosemy.report.power_law import UsageLaws
 from monosemy.report.read import Key, ReportInputs
 from monosemy.report.theme import FROZEN_RANDOM, Style, Theme, label, styles
 from monosemy.report.training_figures import training
@@ -39,7 +39,7 @@ SHARES = {
 }
 
 
-def site_figures(run: ReportInputs, site: str, laws: dict[Key, PowerLaw | None]) -> Iterator[tuple[str, Drawing]]:
+def site_figures(run: ReportInputs, site: str, laws: dict[Key, UsageLaws | None]) -> Iterator[tuple[str, Drawing]]:
     """Yields (kind, drawing) for one site, of those that have data: delta_loss, fvu, shares, firing_rates, usage and
     training."""
     site_points = [p for p in points(run.at(site)) if p["l0"].value > 0]

@@ -1,4 +1,4 @@
-"""Figures of how latents fire: histograms of their rates, and rate against strength (the usage plot).
+"""Figures of how latents fire: histograms of their rates, and strength against rate (the usage plot).
 
 Place on the data's path: from firing statistics to two figures per site. The captions say which latents are drawn and
 which are only counted.
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from monosemy.report.canvas import Drawing, margins, render
-from monosemy.report.power_law import PowerLaw
+from monosemy.report.power_law import PowerLaw, UsageLaws
 from monosemy.report.read import Evaluated, Key, Latents
 from monosemy.report.theme import Style, Theme, label, order, styles
 from monosemy.support.numbers import count_text, fixed_percent_text, fixed_text, rounded_text, setting_text, value_text
@@ -117,8 +117,8 @@ def _list(architectures: Sequence[str]) -> str:
     return ", ".join(label(name) for name in architectures)
 
 
-def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]) -> Drawing:
-    """Draws firing frequency against mean activation when active: a panel per architecture (row) and L0 (column)."""
+def usage(statistics: Statistics, site: str, laws: Mapping[Key, UsageLaws | None]) -> Drawing:
+    """Draws mean activation when active over firing frequency: a panel per architecture (row) and L0 (column)."""
     # Each panel shows the lowest seed.
     firsts: dict[tuple[str, str], tuple[Evaluated, Latents]] = {}
     for record, latents in sorted(statistics, key=lambda pair: (pair[0]["l0"].value, pair[0].seed)):
@@ -145,53 +145,62 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, PowerLaw | None]
                 axes.set_title(f"{label(name)}, {level}", fontsize=8.5)
         _usage_limits(panels[0, 0], [latents for _, latents in firsts.values()])
         figure.supxlabel(
-            "Mean activation when active (units of the site's activations, log scale)",
+            f"Firing frequency f (share of {count_text(n_tokens)} tokens, log scale)",
             fontsize=9,
             y=0.1 / size[1],
             va="bottom",
         )
         where = {"x": 0.06 / size[0], "ha": "left", "fontsize": 9}
-        figure.supylabel(f"Firing frequency\n(share of {count_text(n_tokens)} tokens, log scale)", **where)
+        figure.supylabel("Mean activation a when active\n(units of the site's activations, log scale)", **where)
         return figure
 
     fitted = [
-        f"{label(r.architecture)} {_level(r)}: {law_text(law)}"
+        f"{label(r.architecture)} {_level(r)}: a on f {law_text(both.activation_on_frequency)}, "
+        f"f on a {law_text(both.frequency_on_activation)}"
         for r, _ in firsts.values()
-        if (law := laws.get((r.site, r.name)))
+        if (both := laws.get((r.site, r.name)))
     ]
     exponents = "; ".join(fitted) or "none could be fitted"
-    alt = f"Firing frequency against mean activation at {site}, one point per live latent. Exponents: {exponents}."
+    alt = f"Mean activation a over firing frequency f at {site}, one point per live latent. Exponents: {exponents}."
     caption = (
-        "Feature usage: one point per latent that fired at least once; dead latents are counted in the table. Line: "
-        "frequency = A · activation^β, least squares on the logarithms; band and brackets: 95% bootstrap over latents "
-        "(1,000 resamples). The line describes the cloud and does not prove a power law: see R². Rare latents line up "
-        "in rows because counts are whole numbers."
+        "Feature usage: one point per latent that fired at least once; dead latents are counted in the table. Lines: "
+        "least squares on the logarithms, fitted both ways. Solid, with band: a = A · f^β (a on f). Dashed: "
+        "f = A′ · a^β′ (f on a), with slope 1/β′ on these axes. β β′ = R², so the two agree only where R² is near 1. "
+        "Band and brackets: 95% bootstrap over latents (1,000 resamples). Lines describe the cloud and do not prove "
+        "a power law. Rare latents line up in columns because counts are whole numbers."
         + (" Points are those of the lowest seed; the table has every seed." if seeds > 1 else "")
     )
     return render(f"usage-{site}", alt, caption, draw)
 
 
 def law_text(law: PowerLaw) -> str:
-    """The exponent of a power law as text: `β = −0.42 [−0.45, −0.39]`."""
+    """The exponent of a power law with its interval as text: `−0.42 [−0.45, −0.39]`."""
     low, high = law.interval
-    return f"β = {value_text(law.exponent, (low, high), decimals=2)}".replace("-", "−")
+    return value_text(law.exponent, (low, high), decimals=2).replace("-", "−")
 
 
-def _usage_panel(axes: Axes, latents: Latents, law: PowerLaw | None, style: Style, *, theme: Theme) -> None:
-    """Draws the live latents of one SAE as points, with the fitted power law."""
+def _usage_panel(axes: Axes, latents: Latents, laws: UsageLaws | None, style: Style, *, theme: Theme) -> None:
+    """Draws the live latents of one SAE as points, with both fitted power laws."""
     live = latents.firing_count > 0
-    x, y = latents.mean_when_active[live], latents.firing_rate[live]
+    frequency, activation = latents.firing_rate[live], latents.mean_when_active[live]
     # The more points, the more transparent, so that dense regions still show their density.
-    alpha = float(np.clip(600 / max(len(x), 1), 0.12, 0.7))
-    axes.plot(x, y, ".", color=style.colour, markersize=3.4, markeredgewidth=0, alpha=alpha, rasterized=True)
-    if law is not None:
-        span = np.geomspace(x.min(), x.max(), 60)
-        low, high = law.band(span)
-        axes.fill_between(span, low, high, color=theme.ink, alpha=0.18, linewidth=0)
-        axes.plot(span, law.line(span), color=theme.ink, linewidth=1.3)
-        text = f"{law_text(law)}\nR² = {fixed_text(law.r_squared, 2)}, {count_text(law.n_latents)} latents"
-    elif len(x):
-        text = f"{count_text(len(x))} live latents: too few, or too alike, to fit"
+    alpha = float(np.clip(600 / max(len(frequency), 1), 0.12, 0.7))
+    axes.plot(
+        frequency, activation, ".", color=style.colour, markersize=3.4, markeredgewidth=0, alpha=alpha, rasterized=True
+    )
+    if laws is not None:
+        forth, back = laws.activation_on_frequency, laws.frequency_on_activation
+        across = np.geomspace(frequency.min(), frequency.max(), 60)
+        axes.fill_between(across, *forth.band(across), color=theme.ink, alpha=0.18, linewidth=0)
+        axes.plot(across, forth.line(across), color=theme.ink, linewidth=1.3)
+        up = np.geomspace(activation.min(), activation.max(), 60)
+        axes.plot(back.line(up), up, color=theme.ink, linewidth=1.1, linestyle=(0, (4, 2)))
+        text = (
+            f"a on f: β = {law_text(forth)}\nf on a: β′ = {law_text(back)}\n"
+            f"R² = {fixed_text(forth.r_squared, 2)}, {count_text(forth.n_latents)} latents"
+        )
+    elif len(frequency):
+        text = f"{count_text(len(frequency))} live latents: too few, or too alike, to fit"
     else:
         text = f"no latent fired\n({count_text(len(live))} dead)"
     axes.text(
@@ -211,15 +220,16 @@ def _usage_limits(axes: Axes, panels: Sequence[Latents]) -> None:
     """Sets the logarithmic limits that all panels share, with room for text at the top."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    live = [latents.mean_when_active[latents.firing_count > 0] for latents in panels]
-    x = np.concatenate(live)
-    x = x[x > 0]
-    if len(x):
-        axes.set_xlim(x.min() / 1.3, x.max() * 1.3)
-    axes.set_ylim(0.6 / max(latents.n_tokens for latents in panels), 12)
-    lowest = math.floor(math.log10(0.6 / max(latents.n_tokens for latents in panels)))
-    axes.yaxis.set_major_locator(FixedLocator([10.0**power for power in range(lowest + 1, 1)]))
-    axes.yaxis.set_minor_locator(NullLocator())
+    activation = np.concatenate([latents.mean_when_active[latents.firing_count > 0] for latents in panels])
+    activation = activation[activation > 0]
+    low, high = (activation.min() / 1.3, activation.max() * 1.3) if len(activation) else (1.0, 10.0)
+    axes.set_ylim(low, high * (high / low) ** 0.4)
+    lowest = 0.6 / max(latents.n_tokens for latents in panels)
+    axes.set_xlim(lowest, 1.5)
+    powers = range(math.floor(math.log10(lowest)) + 1, 1)
+    # A label for every other power where there are many: panels are narrow.
+    axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in powers if len(powers) < 5 or power % 2 == 0]))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _levels(statistics: Statistics) -> list[str]:

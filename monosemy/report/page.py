@@ -20,7 +20,7 @@ from monosemy.report.canvas import Drawing
 from monosemy.report.compare import names, points, verdicts, with_interval
 from monosemy.report.figures import site_figures, write_figures
 from monosemy.report.markup import Cell, Html, bullets, details, facts, figure, join, page, table
-from monosemy.report.power_law import PowerLaw, fit_power_law
+from monosemy.report.power_law import UsageLaws, fit_usage
 from monosemy.report.read import Key, ReportInputs, read_inputs
 from monosemy.report.sections import Section, read_sections
 from monosemy.report.summary import HOW_TO_READ, MEASURES, findings, headline, title, warnings, what_was_run
@@ -47,9 +47,7 @@ def write_report(run_folder: Path) -> Path:
     run = read_inputs(Path(run_folder))
     sections = read_sections(run.folder)
     with stage("report", total=len(run.sites), unit="sites") as bar:
-        laws = {
-            key: fit_power_law(latents.mean_when_active, latents.firing_rate) for key, latents in run.latents.items()
-        }
+        laws = {key: fit_usage(latents.firing_rate, latents.mean_when_active) for key, latents in run.latents.items()}
         drawings: dict[str, dict[str, Drawing]] = {}
         for site in run.sites:
             drawings[site] = dict(site_figures(run, site, laws))
@@ -64,7 +62,7 @@ def write_report(run_folder: Path) -> Path:
 def _document(
     run: ReportInputs,
     drawings: Mapping[str, Mapping[str, Drawing]],
-    laws: Mapping[Key, PowerLaw | None],
+    laws: Mapping[Key, UsageLaws | None],
     sections: Sequence[Section],
 ) -> str:
     """The whole page: opening, sections of rooms, sites, provenance."""
@@ -125,7 +123,7 @@ def _wins(run: ReportInputs, site: str) -> Html:
 
 
 def _site(
-    run: ReportInputs, site: str, anchor: str, drawings: Mapping[str, Drawing], *, laws: Mapping[Key, PowerLaw | None]
+    run: ReportInputs, site: str, anchor: str, drawings: Mapping[str, Drawing], *, laws: Mapping[Key, UsageLaws | None]
 ) -> Html:
     """The section of one site: its figures, each with the table of its numbers."""
 

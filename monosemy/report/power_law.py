@@ -1,17 +1,22 @@
-r"""Fits a power law between how often latents fire and how strongly: frequency = A · activation^β.
+r"""Fits power laws between how often latents fire and how strongly, in both directions.
 
-Place on the data's path: from the firing statistics of one SAE to one line of its usage plot.
+Place on the data's path: from the firing statistics of one SAE to the two lines of its usage plot.
 
-Estimator: ordinary least squares of log₁₀(firing frequency) on log₁₀(mean activation when active), over all latents
-that fired at least once:
+Estimator: ordinary least squares on the logarithms, over all latents that fired at least once. With f the firing
+frequency and a the mean activation when active,
 
-    β = Σ (u − ū)(v − v̄) / Σ (u − ū)²,   u = log₁₀ activation,  v = log₁₀ frequency,   log₁₀ A = v̄ − β ū
+    a = A f^β     β  = Σ (u − ū)(v − v̄) / Σ (u − ū)²        u = log₁₀ f,  v = log₁₀ a,  log₁₀ A  = v̄ − β ū
+    f = A' a^β'   β' = Σ (u − ū)(v − v̄) / Σ (v − v̄)²                                    log₁₀ A' = ū − β' v̄
+
+The first minimises the error of the activation, the second that of the frequency. β β' = R², so the two are the same
+line only where R² = 1; in a wide cloud they differ much, and neither is *the* slope. In the plot of a over f, the
+second line has slope 1/β'.
 
 Interval: percentile bootstrap over latents (latents drawn with replacement, 2.5th and 97.5th percentiles of β). It
 reflects the choice of latents, not the finite number of validation tokens.
 
 Limits: dead latents have no logarithm and are left out. The mean activation of a latent that fires rarely is noisy,
-which pulls β towards 0, and frequencies below 1/n_tokens cannot be observed. A straight line on log–log axes describes
+which pulls β' towards 0, and frequencies below 1/n_tokens cannot be observed. A straight line on log–log axes describes
 the cloud of points; it does not show that a power law generated it. R² belongs beside it.
 """
 
@@ -27,47 +32,68 @@ MIN_LATENTS = 20
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """A fitted power law, frequency = 10^log10_scale · activation^exponent."""
+    """A fitted power law, y = 10^log10_scale · x^exponent."""
 
     exponent: float
     interval: tuple[float, float]
     """The 95% bootstrap interval of the exponent."""
     log10_scale: float
     r_squared: float
-    """The share of the variance of log₁₀ frequency that the line explains, in [0, 1]."""
+    """The share of the variance of log₁₀ y that the line explains, in [0, 1]."""
     n_latents: int
     resampled: np.ndarray
     """float64 [n_bootstrap, 2]: (exponent, log10_scale) of every resample."""
 
-    def line(self, activation: np.ndarray) -> np.ndarray:
-        """The fitted frequency at each activation."""
-        return 10 ** (self.log10_scale + self.exponent * np.log10(activation))
+    def line(self, x: np.ndarray) -> np.ndarray:
+        """The fitted y at each x."""
+        return 10 ** (self.log10_scale + self.exponent * np.log10(x))
 
-    def band(self, activation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pointwise 95% bootstrap interval of the fitted line at each activation."""
-        lines = self.resampled[:, 1:] + self.resampled[:, :1] * np.log10(activation)
+    def band(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pointwise 95% bootstrap interval of the fitted line at each x."""
+        lines = self.resampled[:, 1:] + self.resampled[:, :1] * np.log10(x)
         low, high = np.percentile(lines, [2.5, 97.5], axis=0)
         return 10**low, 10**high
 
 
-def fit_power_law(
-    activation: np.ndarray, frequency: np.ndarray, *, n_bootstrap: int = 1000, seed: int = 0
-) -> PowerLaw | None:
-    """Fits frequency = A · activation^β over latents.
+@dataclass(frozen=True)
+class UsageLaws:
+    """Both regressions between firing frequency and mean activation."""
 
-    activation and frequency are [F]; latents whose values are not finite and positive (dead ones) are left out. Returns
-    None when fewer than `MIN_LATENTS` remain, and when all activations are equal, so that there is no slope.
+    activation_on_frequency: PowerLaw
+    """a = A f^β, the line of the vertical axis on the horizontal one."""
+    frequency_on_activation: PowerLaw
+    """f = A' a^β'."""
+
+
+def fit_usage(
+    frequency: np.ndarray, activation: np.ndarray, *, n_bootstrap: int = 1000, seed: int = 0
+) -> UsageLaws | None:
+    """Fits both power laws over latents, given as [F].
+
+    Returns None when fewer than `MIN_LATENTS` have finite, positive values, and when all frequencies or all activations
+    are equal.
     """
-    activation, frequency = np.asarray(activation, np.float64), np.asarray(frequency, np.float64)
-    usable = np.isfinite(activation) & np.isfinite(frequency) & (activation > 0) & (frequency > 0)
-    u, v = np.log10(activation[usable]), np.log10(frequency[usable])
+    forth = fit_power_law(frequency, activation, n_bootstrap=n_bootstrap, seed=seed)
+    back = fit_power_law(activation, frequency, n_bootstrap=n_bootstrap, seed=seed)
+    return None if forth is None or back is None else UsageLaws(forth, back)
+
+
+def fit_power_law(x: np.ndarray, y: np.ndarray, *, n_bootstrap: int = 1000, seed: int = 0) -> PowerLaw | None:
+    """Fits y = A · x^β over latents.
+
+    x and y are [F]; latents whose values are not finite and positive (dead ones) are left out. Returns None when fewer
+    than `MIN_LATENTS` remain, and when all x are equal, so that there is no slope.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    usable = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+    u, v = np.log10(x[usable]), np.log10(y[usable])
     if len(u) < MIN_LATENTS or np.ptp(u) < 1e-9:
         return None
     exponent, log10_scale = _least_squares(u, v)
     random = np.random.default_rng(seed)
     draws = (random.integers(len(u), size=len(u)) for _ in range(n_bootstrap))
     resampled = np.array([_least_squares(u[draw], v[draw]) for draw in draws])
-    # A resample may draw latents of one activation only, which has no slope.
+    # A resample may draw latents of one x only, which has no slope.
     resampled = resampled[np.isfinite(resampled).all(axis=1)]
     low, high = np.percentile(resampled[:, 0], [2.5, 97.5])
     variance = float(((v - v.mean()) ** 2).sum())

@@ -14,7 +14,7 @@ import numpy as np
 from monosemy.report.compare import Point, points, with_interval
 from monosemy.report.latent_figures import law_text
 from monosemy.report.markup import Cell, Html, table
-from monosemy.report.power_law import PowerLaw
+from monosemy.report.power_law import UsageLaws
 from monosemy.report.read import Curve, Evaluated, Key, Latents, Measure, ReportInputs
 from monosemy.report.theme import CONTROLS, label, order
 from monosemy.support.numbers import count_text, measured_text, percent_text, rounded_text, setting_text
@@ -137,24 +137,35 @@ def firing_rates(run: ReportInputs, site: str) -> Html:
     return _latent_table(run, site, f"Firing rates of live latents at {site}", headings, row=row)
 
 
-def usage(run: ReportInputs, site: str, laws: Mapping[Key, PowerLaw | None]) -> Html:
-    """The table of the fitted power laws."""
+def usage(run: ReportInputs, site: str, laws: Mapping[Key, UsageLaws | None]) -> Html:
+    """The table of the power laws fitted in both directions."""
 
     def row(record: Evaluated, latents: Latents) -> list[Cell | str]:
-        law = laws.get((record.site, record.name))
+        both = laws.get((record.site, record.name))
         live = latents.mean_when_active[latents.firing_count > 0]
         typical = _number(float(np.median(live)) if len(live) else math.nan)
-        if law is None:
-            return [typical, Cell("not fitted", math.nan), Cell("–", math.nan), _count(len(live))]
+        if both is None:
+            return [typical, *[Cell("not fitted", math.nan)] * 2, Cell("–", math.nan), _count(len(live))]
+        forth, back = both.activation_on_frequency, both.frequency_on_activation
         return [
             typical,
-            Cell(law_text(law).removeprefix("β = "), law.exponent),
-            _number(law.r_squared),
-            _count(law.n_latents),
+            Cell(law_text(forth), forth.exponent),
+            Cell(law_text(back), back.exponent),
+            _number(forth.r_squared),
+            _count(forth.n_latents),
         ]
 
-    headings = ["Median of mean activation", "Exponent β [95% interval]", "R²", "Live latents (fitted)"]
-    caption = f"Power laws of usage at {site}: firing frequency = A · mean activation^β"
+    headings = [
+        "Median of mean activation",
+        "β of activation on frequency [95% interval]",
+        "β′ of frequency on activation [95% interval]",
+        "R²",
+        "Live latents (fitted)",
+    ]
+    caption = (
+        f"Power laws of usage at {site}, by least squares on the logarithms: mean activation = A · frequency^β, and "
+        "frequency = A′ · mean activation^β′"
+    )
     return _latent_table(run, site, caption, headings, row=row)
 
 

@@ -26,7 +26,7 @@ from monosemy.evals.documents import DocumentSums, load_documents
 from monosemy.layout import RunFiles
 from monosemy.report.compare import Point, points
 from monosemy.report.figures import site_figures
-from monosemy.report.power_law import PowerLaw, fit_power_law
+from monosemy.report.power_law import UsageLaws, fit_usage
 from monosemy.report.read import Evaluated, Latents, ReportInputs, read_inputs
 from monosemy.run import read_stages
 from monosemy.saes.registry import ARCHITECTURES
@@ -111,9 +111,9 @@ def as_rows(sums: DocumentSums, here: Sequence[Point], differ: Callable[..., lis
     ]
 
 
-def laws_of(run: ReportInputs, site: str) -> dict[tuple[str, str], PowerLaw | None]:
+def laws_of(run: ReportInputs, site: str) -> dict[tuple[str, str], UsageLaws | None]:
     return {
-        key: fit_power_law(latents.mean_when_active, latents.firing_rate)
+        key: fit_usage(latents.firing_rate, latents.mean_when_active)
         for key, latents in run.latents.items()
         if key[0] == site
     }
@@ -140,8 +140,9 @@ def compare(run: ReportInputs, folders: Sequence[Path], site: str) -> dict[str, 
         "paired": paired(sums, frontier_points),
         "power_laws": {
             name: {"exponent": law.exponent, "interval": law.interval, "r_squared": law.r_squared}
-            for (_, name), law in laws_of(run, site).items()
-            if law is not None
+            for (_, name), laws in laws_of(run, site).items()
+            if laws is not None
+            for law in (laws.frequency_on_activation,)
         },
         "over_10pct": {name: over_active(latents) for (where, name), latents in run.latents.items() if where == site},
     }

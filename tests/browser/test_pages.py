@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
+import pytest
 from browser_pages import NAME, OTHER, SITE, wait_for_answers, wait_until
 from playwright.sync_api import expect
 
@@ -96,6 +98,44 @@ def test_a_brush_over_the_scatter_narrows_the_list(server, new_page):
     assert all(low * 95 <= float(text.strip("%")) <= high * 105 for text in shares)  # shown to two figures
     page.get_by_role("button", name="Clear range").click()
     expect(heading).to_have_text("1,152 latents")
+
+
+def test_the_usage_plot_has_frequency_across_and_strength_upwards(server, new_page):
+    page = new_page()
+    page.goto(server.address + LATENTS)
+    plot = page.locator(".scatter").bounding_box()
+    below = page.locator(".chart svg text", has_text="Share of tokens on which it fires, log scale").bounding_box()
+    above = page.locator(".chart svg text", has_text="Mean activation when it fires, log scale").bounding_box()
+    assert below["y"] >= plot["y"] + plot["height"]
+    assert above["y"] + above["height"] <= plot["y"]
+    # A low strip over the whole width holds weak latents of every frequency.
+    page.mouse.move(plot["x"] + 2, plot["y"] + plot["height"] * 0.6)
+    page.mouse.down()
+    page.mouse.move(plot["x"] + plot["width"] - 2, plot["y"] + plot["height"] - 2, steps=4)
+    page.mouse.up()
+    expect(page).to_have_url(re.compile("min_mean=.*max_firing_rate="))
+    rate, mean = (columns(page)[name] for name in ("firing_rate", "mean"))
+    low, high = (float(re.search(f"max_{name}=([0-9.e-]+)", page.url)[1]) for name in ("mean", "firing_rate"))
+    assert low < np.sqrt(mean.min() * mean.max())
+    assert high > rate.max()
+
+
+def test_the_usage_plot_says_the_slope_both_ways(server, new_page):
+    page = new_page()
+    page.goto(server.address + LATENTS)
+    page.locator("#slopes").wait_for()
+    stated = page.locator("#slopes b").all_inner_texts()
+    rate, mean = (np.log(columns(page)[name]) for name in ("firing_rate", "mean"))
+    expected = [np.polyfit(rate, mean, 1)[0], np.polyfit(mean, rate, 1)[0]]
+    assert [float(text.replace("−", "-")) for text in stated] == pytest.approx(expected, rel=0.01)
+
+
+def columns(page) -> dict[str, np.ndarray]:
+    """Firing rate and mean activation of the latents that fire, as the server sends them."""
+    address = f"/api/f/{SITE}/{NAME}/columns?names=firing_rate,mean"
+    sent = page.evaluate(f"fetch('{address}').then((r) => r.arrayBuffer()).then((b) => [...new Float32Array(b)])")
+    rate, mean = np.array(sent).reshape(2, -1)
+    return {"firing_rate": rate[rate > 0], "mean": mean[rate > 0]}
 
 
 def test_the_brush_works_by_keyboard(server, new_page):

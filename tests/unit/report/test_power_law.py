@@ -1,11 +1,11 @@
-"""The power law of usage: known exponents are recovered, intervals cover, hopeless inputs give None."""
+"""The power laws of usage: known exponents are recovered, intervals cover, both directions are fitted, or none."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from monosemy.report.power_law import MIN_LATENTS, fit_power_law
+from monosemy.report.power_law import MIN_LATENTS, fit_power_law, fit_usage
 
 
 def planted(random: np.random.Generator, n: int, exponent: float, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,3 +79,30 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert second is not None
     assert other is not None
     assert first.interval == second.interval != other.interval
+
+
+def test_both_directions_are_fitted_and_are_one_line_only_without_noise() -> None:
+    activation, frequency = planted(np.random.default_rng(6), 300, -0.8, 0.5)
+    laws = fit_usage(frequency, activation, n_bootstrap=20)
+    assert laws is not None
+    forth, back = laws.activation_on_frequency, laws.frequency_on_activation
+    u, v = np.log10(frequency), np.log10(activation)
+    covariance = np.cov(u, v)
+    assert forth.exponent == pytest.approx(covariance[0, 1] / covariance[0, 0])
+    assert back.exponent == pytest.approx(covariance[0, 1] / covariance[1, 1])
+    assert forth.exponent * back.exponent == pytest.approx(np.corrcoef(u, v)[0, 1] ** 2)
+    assert forth.r_squared == pytest.approx(back.r_squared)
+    assert abs(1 / back.exponent) > abs(forth.exponent)
+    # both pass through the middle of the cloud
+    assert forth.line(10 ** u.mean()) == pytest.approx(10 ** v.mean())
+    assert back.line(10 ** v.mean()) == pytest.approx(10 ** u.mean())
+    exact = fit_usage(*planted(np.random.default_rng(7), 100, -0.5, 0.0)[::-1], n_bootstrap=20)
+    assert exact is not None
+    assert exact.activation_on_frequency.exponent == pytest.approx(-2)
+    assert exact.frequency_on_activation.exponent == pytest.approx(-0.5)
+
+
+def test_without_a_spread_of_either_there_are_no_laws() -> None:
+    spread = np.linspace(0.1, 0.9, 50)
+    assert fit_usage(spread, np.full(50, 3.0)) is None
+    assert fit_usage(np.full(50, 3.0), spread) is None

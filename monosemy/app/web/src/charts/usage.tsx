@@ -1,4 +1,4 @@
-/** Firing rate against mean activation, one dot a latent, on a canvas; a brush chooses a range of both. */
+/** Mean activation over firing rate, one dot a latent, on a canvas; a brush chooses a range of both. */
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { num, share } from "../format";
 import { hideTip, showTip, speak } from "../parts/tip";
@@ -7,14 +7,14 @@ import { Axes } from "./axes";
 import type { Frame } from "./axes";
 import { domainOf, scale } from "./scale";
 
-/** Bounds of both values. */
+/** Bounds of the firing rate (x) and of the mean activation (y). */
 export interface Box {
   x: [number, number];
   y: [number, number];
 }
 interface UsageProps {
-  mean: Float32Array;
   rate: Float32Array;
+  mean: Float32Array;
   box: Box | null;
   /** Latents outside are drawn faint. */
   inside: (latent: number) => boolean;
@@ -24,11 +24,11 @@ interface UsageProps {
 
 const HEIGHT = 400;
 
-export function Usage({ mean, rate, box, inside, onBox, onOpen }: UsageProps) {
+export function Usage({ rate, mean, box, inside, onBox, onOpen }: UsageProps) {
   const [ref, width] = useWidth<HTMLDivElement>();
   const canvas = useRef<HTMLCanvasElement>(null);
-  const frame: Frame = { width, height: HEIGHT, left: 46, right: 8, top: 24, bottom: 38 };
-  const domains = useMemo(() => [domainOf(mean, true, 0.04), domainOf(rate, true, 0.04)] as const, [mean, rate]);
+  const frame: Frame = { width, height: HEIGHT, left: 46, right: 14, top: 24, bottom: 38 };
+  const domains = useMemo(() => [domainOf(rate, true, 0.04), domainOf(mean, true, 0.04)] as const, [rate, mean]);
   const x = scale(true, domains[0], [0, width - frame.left - frame.right]);
   const y = scale(true, domains[1], [HEIGHT - frame.bottom - frame.top, 0]);
   const [drag, setDrag] = useState<{ x0: number; y0: number; x1: number; y1: number } | null>(null);
@@ -46,8 +46,8 @@ export function Usage({ mean, rate, box, inside, onBox, onOpen }: UsageProps) {
     };
   }, []);
   useEffect(() => {
-    if (canvas.current && width) paint(canvas.current, x.at, y.at, mean, rate, inside);
-  }, [mean, rate, inside, width, scheme]);
+    if (canvas.current && width) paint(canvas.current, x.at, y.at, rate, mean, inside);
+  }, [rate, mean, inside, width, scheme]);
 
   const place = (event: PointerEvent) => {
     const at = canvas.current?.getBoundingClientRect();
@@ -63,17 +63,17 @@ export function Usage({ mean, rate, box, inside, onBox, onOpen }: UsageProps) {
   const move = (event: PointerEvent) => {
     const at = place(event);
     if (drag) return setDrag({ ...drag, x1: at.x, y1: at.y });
-    const latent = nearest(at, x.at, y.at, mean, rate);
+    const latent = nearest(at, x.at, y.at, rate, mean);
     if (latent < 0) return hideTip();
     const left = canvas.current?.getBoundingClientRect();
-    if (left) dotTip(latent, left.left + x.at(mean[latent] ?? 1), left.top + y.at(rate[latent] ?? 1), mean, rate);
+    if (left) dotTip(latent, left.left + x.at(rate[latent] ?? 1), left.top + y.at(mean[latent] ?? 1), rate, mean);
   };
   const up = (event: PointerEvent) => {
     if (!drag) return;
     setDrag(null);
     const small = Math.abs(drag.x1 - drag.x0) < 4 && Math.abs(drag.y1 - drag.y0) < 4;
     if (!small) return onBox(boxOf(drag, x.value, y.value));
-    const latent = nearest(place(event), x.at, y.at, mean, rate);
+    const latent = nearest(place(event), x.at, y.at, rate, mean);
     if (latent >= 0) onOpen(latent);
     else onBox(null);
   };
@@ -82,7 +82,7 @@ export function Usage({ mean, rate, box, inside, onBox, onOpen }: UsageProps) {
     if (next === undefined) return;
     event.preventDefault();
     onBox(next);
-    if (next) speak(`Mean ${num(next.x[0])} to ${num(next.x[1])}, fires on ${share(next.y[0])} to ${share(next.y[1])}`);
+    if (next) speak(`Fires on ${share(next.x[0])} to ${share(next.x[1])}, mean ${num(next.y[0])} to ${num(next.y[1])}`);
   };
   const brush = drag
     ? { left: Math.min(drag.x0, drag.x1), top: Math.min(drag.y0, drag.y1), right: Math.max(drag.x0, drag.x1), bottom: Math.max(drag.y0, drag.y1) }
@@ -94,7 +94,7 @@ export function Usage({ mean, rate, box, inside, onBox, onOpen }: UsageProps) {
       {width > 0 && (
         <>
           <svg viewBox={`0 0 ${width} ${HEIGHT}`} height={HEIGHT} aria-hidden="true">
-            <Axes frame={frame} x={axesX} y={axesY} xName="Mean activation when it fires, log scale" yName="Share of tokens on which it fires, log scale" yText={(value) => `${Number((value * 100).toPrecision(3))}%`} />
+            <Axes frame={frame} x={axesX} y={axesY} xName="Share of tokens on which it fires, log scale" yName="Mean activation when it fires, log scale" xText={(value) => `${Number((value * 100).toPrecision(3))}%`} />
           </svg>
           <div
             class="scatter"
@@ -119,7 +119,7 @@ export function Usage({ mean, rate, box, inside, onBox, onOpen }: UsageProps) {
   );
 }
 
-function paint(canvas: HTMLCanvasElement, x: (v: number) => number, y: (v: number) => number, mean: Float32Array, rate: Float32Array, inside: (i: number) => boolean): void {
+function paint(canvas: HTMLCanvasElement, x: (v: number) => number, y: (v: number) => number, rate: Float32Array, mean: Float32Array, inside: (i: number) => boolean): void {
   const density = devicePixelRatio || 1;
   const { clientWidth: width, clientHeight: height } = canvas;
   canvas.width = width * density;
@@ -134,20 +134,20 @@ function paint(canvas: HTMLCanvasElement, x: (v: number) => number, y: (v: numbe
     pen.fillStyle = css.getPropertyValue(chosen ? "--mark" : "--edge");
     pen.globalAlpha = chosen ? opacity : 0.16;
     for (let i = 0; i < mean.length; i++) {
-      const a = mean[i] ?? 0;
-      const b = rate[i] ?? 0;
+      const a = rate[i] ?? 0;
+      const b = mean[i] ?? 0;
       if (!(a > 0) || !(b > 0) || inside(i) !== chosen) continue;
       pen.fillRect(x(a) - size / 2, y(b) - size / 2, size, size);
     }
   }
 }
 
-function nearest(at: { x: number; y: number }, x: (v: number) => number, y: (v: number) => number, mean: Float32Array, rate: Float32Array): number {
+function nearest(at: { x: number; y: number }, x: (v: number) => number, y: (v: number) => number, rate: Float32Array, mean: Float32Array): number {
   let best = 64; // within 8 pixels
   let found = -1;
   for (let i = 0; i < mean.length; i++) {
-    const a = mean[i] ?? 0;
-    const b = rate[i] ?? 0;
+    const a = rate[i] ?? 0;
+    const b = mean[i] ?? 0;
     if (!(a > 0) || !(b > 0)) continue;
     const distance = (x(a) - at.x) ** 2 + (y(b) - at.y) ** 2;
     if (distance < best) [best, found] = [distance, i];
@@ -155,10 +155,39 @@ function nearest(at: { x: number; y: number }, x: (v: number) => number, y: (v: 
   return found;
 }
 
-function dotTip(latent: number, left: number, top: number, mean: Float32Array, rate: Float32Array): void {
+function dotTip(latent: number, left: number, top: number, rate: Float32Array, mean: Float32Array): void {
   const rect = new DOMRect(left, top, 0, 0);
   const anchor = { getClientRects: () => [rect], getBoundingClientRect: () => rect } as unknown as Element;
   showTip(anchor, `${latent}`, `mean ${num(mean[latent])}`, `fires on ${share(rate[latent])} of tokens; click opens it`);
+}
+
+/** Least squares on the logarithms, both ways: mean = A · rate^forth and rate = A′ · mean^back. */
+export interface Slopes {
+  forth: number;
+  back: number;
+  r2: number;
+  n: number;
+}
+
+/** Null with fewer than 20 latents that fire, and without a spread of either value (as in the report). */
+export function slopesOf(rate: Float32Array, mean: Float32Array): Slopes | null {
+  const points: [number, number][] = [];
+  for (let i = 0; i < rate.length; i++) {
+    const f = rate[i] ?? 0;
+    const a = mean[i] ?? 0;
+    if (f > 0 && a > 0) points.push([Math.log(f), Math.log(a)]);
+  }
+  const n = points.length;
+  const u = points.reduce((sum, point) => sum + point[0], 0) / n;
+  const v = points.reduce((sum, point) => sum + point[1], 0) / n;
+  let [uu, uv, vv] = [0, 0, 0];
+  for (const [x, y] of points) {
+    uu += (x - u) ** 2;
+    uv += (x - u) * (y - v);
+    vv += (y - v) ** 2;
+  }
+  if (n < 20 || uu < 1e-12 * n || vv < 1e-12 * n) return null;
+  return { forth: uv / uu, back: uv / vv, r2: (uv * uv) / (uu * vv), n };
 }
 
 const round = (value: number): number => Number(value.toPrecision(3));

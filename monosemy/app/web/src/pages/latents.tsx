@@ -1,9 +1,9 @@
 /** All latents of one SAE: usage scatter with a brush, triage, and the list that both narrow. */
 import { useEffect, useMemo } from "preact/hooks";
 import { api } from "../api";
-import { Usage } from "../charts/usage";
+import { Usage, slopesOf } from "../charts/usage";
 import type { Box } from "../charts/usage";
-import { SHARES, columnHelp, columnTitle, columnValue, count, num, saeTitle } from "../format";
+import { SHARES, columnHelp, columnTitle, columnValue, count, num, saeTitle, signed } from "../format";
 import { architecture } from "../looks";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Await, Message, Pager, SortHead } from "../parts/bits";
@@ -103,17 +103,18 @@ function Usable({ columns, query }: { columns: Record<string, Float32Array>; que
   const box: Box | null = useMemo(() => {
     const { min, max } = bounds;
     if ([min.mean, max.mean, min.firing_rate, max.firing_rate].some((one) => one === undefined)) return null;
-    return { x: [min.mean ?? 0, max.mean ?? 0], y: [min.firing_rate ?? 0, max.firing_rate ?? 0] };
+    return { x: [min.firing_rate ?? 0, max.firing_rate ?? 0], y: [min.mean ?? 0, max.mean ?? 0] };
   }, [bounds]);
   const setBox = (next: Box | null) =>
     setQuery({
-      min_mean: next?.x[0] ?? null,
-      max_mean: next?.x[1] ?? null,
-      min_firing_rate: next?.y[0] ?? null,
-      max_firing_rate: next?.y[1] ?? null,
+      min_mean: next?.y[0] ?? null,
+      max_mean: next?.y[1] ?? null,
+      min_firing_rate: next?.x[0] ?? null,
+      max_firing_rate: next?.x[1] ?? null,
       offset: null,
     });
   const { mean, firing_rate: rate } = columns;
+  const slopes = useMemo(() => (rate && mean ? slopesOf(rate, mean) : null), [rate, mean]);
   return (
     <>
       <TriageRow columns={columns} bounds={bounds} />
@@ -126,7 +127,13 @@ function Usable({ columns, query }: { columns: Record<string, Float32Array>; que
                 Clear range
               </button>
             </header>
-            <Usage mean={mean} rate={rate} box={box} inside={inside} onBox={setBox} onOpen={(latent) => go(to.latent(sae.site, sae.name, latent))} />
+            <Usage rate={rate} mean={mean} box={box} inside={inside} onBox={setBox} onOpen={(latent) => go(to.latent(sae.site, sae.name, latent))} />
+            {slopes && (
+              <p class="small" id="slopes">
+                Least squares on the logarithms, both ways: activation on frequency has slope <b>{signed(slopes.forth)}</b>, frequency on activation has slope{" "}
+                <b>{signed(slopes.back)}</b> (R² {num(slopes.r2)}, {count(slopes.n)} latents that fire). They describe one line only where R² is near 1.
+              </p>
+            )}
             <p class="small muted">Drag over the dots to choose a range; the list beside shows what is in it.</p>
           </section>
         )}
