@@ -142,6 +142,11 @@ def test_table_without_model_loss_leaves_its_columns_out(reconstructions):
     assert "losses" not in text
 
 
+def test_a_column_that_one_record_alone_has_is_in_the_table(records, reconstructions):
+    text = rendered([*records, build_record(candidate("relu", target=9.0), reconstructions["2"])])
+    assert "KL" in text
+
+
 def test_output_that_is_no_terminal_is_wide_enough(records, capsys):
     print_evaluation(records)
     text = capsys.readouterr().out

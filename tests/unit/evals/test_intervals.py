@@ -79,3 +79,9 @@ def test_jackknife_of_a_mean_is_the_textbook_standard_error():
     low, high = jackknife_interval(values.mean(), leave_one_out, low=-9.0, high=9.0)
     assert (high - low) / 2 == pytest.approx(1.959964 * values.std(ddof=1) / np.sqrt(40), rel=1e-6)
     assert jackknife_interval(0.01, np.array([0.0, 0.02, 0.5]), low=0.0, high=1.0)[0] == 0.0
+
+
+def test_two_blocks_have_a_jackknife_interval():
+    """e_b = 0.4 and 0.6, so SE² = ½ (0.01 + 0.01)."""
+    low, high = jackknife_interval(0.5, np.array([0.4, 0.6]), low=0.0, high=1.0)
+    assert (low, high) == pytest.approx((0.5 - 0.1 * 1.959964, 0.5 + 0.1 * 1.959964), rel=1e-6)

@@ -128,6 +128,24 @@ def test_zero_entries_do_not_fire_and_negative_ones_do():
     assert evaluation.record.gamma is None  # x̂ = 0 everywhere
 
 
+def test_quantiles_of_the_l0_where_shares_are_met_exactly():
+    """Of 20 tokens, one has no active latent, four have one, five two, five three, four four, and one five."""
+
+    class Counted:
+        d_sae = 5
+
+        def encode(self, x):
+            return SparseLatents.from_dense((torch.arange(5) < x[:, :1]).float())
+
+        def decode(self, latents):
+            return torch.zeros(latents.n_tokens, 2)
+
+    n_active = torch.tensor([0] + 4 * [1] + 5 * [2] + 5 * [3] + 4 * [4] + [5]).float()
+    x = torch.stack([n_active, torch.ones(20)], dim=1)
+    record = evaluate_reconstruction({"a": Counted()}, [(x, torch.arange(20))])["a"].record
+    assert record.l0_quantiles == {"0.05": 0, "0.25": 1, "0.5": 2, "0.75": 3, "0.95": 4}
+
+
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.3])
 def test_gamma_is_the_factor_of_a_scaled_identity(factor):
     x, documents = rows_and_documents()

@@ -106,6 +106,17 @@ def test_latents_that_no_shift_makes_fire_have_no_margin() -> None:
     assert make("topk").margins(x) is None
 
 
+def test_a_magnitude_of_zero_does_not_fire() -> None:
+    """At x = b_dec, π_mag is b_mag: positive, zero and negative here, behind gates that are open."""
+    sae = make("gated")
+    sae.b_gate.fill_(0.5)
+    sae.b_mag.copy_(torch.arange(F).sub(1).clamp(max=1))
+    margins = sae.margins(sae.b_dec[None])[0]
+    assert margins[:2].tolist() == [-torch.inf, -torch.inf]
+    torch.testing.assert_close(margins[2:], torch.full((F - 2,), 0.5, dtype=torch.float64))
+    assert sae.encode(sae.b_dec[None]).to_dense()[0].tolist() == [0.0, 0.0, *[1.0] * (F - 2)]
+
+
 # --- BatchTopK's threshold ----------------------------------------------------------------------------------------
 
 

@@ -246,6 +246,13 @@ def test_jumprelu_tanh_recipe_equals_dense_autograd(pre_act_coef: float) -> None
     assert_same(gradients(sae, output.total), gradients(sae, total))
 
 
+def test_the_term_below_the_threshold_belongs_to_the_tanh_recipe_alone() -> None:
+    x = rows()
+    for recipe, coef, has_term in (("tanh", 0.3, True), ("tanh", 0.0, False), ("step", 0.3, False)):
+        output = jumprelu(recipe=recipe, pre_act_coef=coef).losses(x, STEP)
+        assert ("below" in output.terms) is has_term
+
+
 @pytest.mark.usefixtures("density")
 def test_below_threshold_term_alone_equals_dense_autograd() -> None:
     sae, x = jumprelu(recipe="tanh", pre_act_coef=1.0), rows(50)
