@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import trained_tensors
@@ -145,6 +147,17 @@ def test_training_learns_and_records(unbroken: tuple[Trainer, bytes], tmp_path: 
         assert sae.losses(x[key[0]], step).total < 0.97 * untrained.losses(x[key[0]], step).total
     assert any(r["dead_fraction"] > 0 for r in records)  # so that resuming covers the dead-latent term
     assert any("loss_aux" in r for r in records)
+
+
+def test_as_many_saes_step_side_by_side_as_an_eighth_of_the_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two float32 buffers of [64 rows, 48 latents] are 24,576 bytes an SAE."""
+    trainer = make_trainer(tmp_path)
+    assert {unit.n_bytes for unit in trainer.units} == {0}
+    for n_bytes, expected in ((8 * 24_576 * 5, 5), (8 * 24_576 * 5 - 8, 4), (1000, 1)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda n_bytes=n_bytes: SimpleNamespace(total=n_bytes))
+        assert trainer._most_at_a_time() == expected
 
 
 def test_a_frozen_decoder_stays_as_drawn(unbroken: tuple[Trainer, bytes]) -> None:
