@@ -12,6 +12,7 @@ from monosemy.config import ActivationsConfig, RunConfig
 from monosemy.errors import UserError
 from monosemy.run import open_run
 from monosemy.saes.registry import ARCHITECTURES
+from monosemy.steering import control
 from monosemy.steering.control import control_edits
 from monosemy.steering.edits import LatentScales, SiteEdit, Steering, latent_values, read_scales, resolve
 from monosemy.steering.request import Edit, Positions, request_from_json
@@ -117,6 +118,11 @@ def test_several_latents_are_changed_together_from_the_same_reading(sae, x):
     new = edited(sae, x, [Edit(first, "set", 5.0), Edit(second, "set", 2.0), Edit(second, "add", 1.0)])
     change = (5 - f[..., [first]]) * sae.W_dec[first] + (3 - f[..., [second]]) * sae.W_dec[second]
     torch.testing.assert_close(new[:, 1:], (x + change)[:, 1:])
+
+
+def test_an_edit_that_does_nothing_here_keeps_no_other_from_acting(sae, x):
+    new = edited(sae, x, [Edit(3, "add", 0.0), Edit(7, "add", 2.0)])
+    torch.testing.assert_close(new[:, 1:], (x + 2 * sae.W_dec[7])[:, 1:])
 
 
 def test_with_the_error_kept_nothing_else_changes(sae, x):
@@ -337,9 +343,24 @@ def test_the_control_is_another_latent_that_fires_about_as_often_and_is_pushed_a
     assert len(drawn) > 3
     assert latent not in drawn
     assert control_edits(edits, sae, scales, seed=0, control=11)[0].latent == 11
-    for control, message in ((latent, "among the steered ones"), (D_SAE, "out of range")):
+    for refused, message in ((latent, "among the steered ones"), (D_SAE, "out of range")):
         with pytest.raises(UserError, match=message):
-            control_edits(edits, sae, scales, seed=0, control=control)
+            control_edits(edits, sae, scales, seed=0, control=refused)
+
+
+def test_controls_are_near_in_the_order_of_magnitude_and_their_pushes_as_long(sae, monkeypatch):
+    """Latent i fires 1.5^i times and has a decoder row of length 1 + i: partners are the next in number, both ways."""
+    monkeypatch.setattr(control, "N_CANDIDATES", 6)
+    stretched = copy.deepcopy(sae)
+    lengths = 1 + torch.arange(float(D_SAE))
+    stretched.W_dec *= (lengths / stretched.W_dec.norm(dim=1))[:, None]
+    scales = LatentScales(n_fired=1.5 ** torch.arange(D_SAE))
+    partners = set()
+    for seed in range(60):
+        (partner,) = control_edits((Edit(24, "set", 3.0),), stretched, scales, seed=seed)
+        partners.add(partner.latent)
+        assert partner.value * float(lengths[partner.latent]) == pytest.approx(3.0 * 25, rel=1e-5)
+    assert partners == {21, 22, 23, 25, 26, 27}
 
 
 def test_values_of_few_latents_from_a_sparse_code(sae, x):
