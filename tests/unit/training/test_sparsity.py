@@ -6,7 +6,11 @@ import math
 
 import pytest
 
+from monosemy.config import TrainingConfig
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.registry import build_sae
 from monosemy.training.sparsity import SparsityController, annealed_l0
+from monosemy.training.trainee import Trainee
 
 
 @pytest.mark.parametrize(
@@ -82,3 +86,12 @@ def test_a_restored_controller_goes_on_as_the_first() -> None:
         controller.observe(50.0, 40.0)
     assert second.state() == first.state()
     assert second.used(30.0) == first.used(30.0)
+
+
+@pytest.mark.parametrize(("n_steps", "gain"), [(50, 0.2), (150, 0.2), (300, 0.1), (6000, 0.005)])
+def test_the_gain_lets_the_coefficient_move_by_three_in_logarithms_in_a_tenth_of_the_run(
+    n_steps: int, gain: float
+) -> None:
+    trainee = Trainee(build_sae(SaeConfig("gated", 6, 24, 3)), TrainingConfig(batch_tokens=8), n_steps, 8 * n_steps)
+    assert trainee.controller is not None
+    assert trainee.controller.gain == pytest.approx(gain, rel=1e-12)
