@@ -27,6 +27,7 @@ from research.heads import tables as heads
 from research.house import tables as house
 from research.interpretability import tables as interpretability
 from research.jacobian import tables as jacobian
+from research.mutation import tables as mutation
 from research.outliers import tables as outliers
 from research.peers import tables as peers
 from research.planted import tables as planted
@@ -43,6 +44,7 @@ STUDIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, str]]] = {
     "house": house.tables,
     "interpretability": interpretability.tables,
     "jacobian": jacobian.tables,
+    "mutation": mutation.tables,
     "outliers": outliers.tables,
     "peers": peers.tables,
     "planted": planted.tables,

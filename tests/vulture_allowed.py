@@ -37,5 +37,8 @@ n_asked  # of a journal: how many questions went to the language model
 open_documents  # every document of a text, without packing
 steer  # docs/steering.md
 
+# Hooks of pytest, called by name (research/mutation/run.py).
+pytest_runtest_logstart, pytest_runtest_call, pytest_runtest_logreport
+
 # The legend of shapes.py.
 Activations, DecoderMatrix, EncoderMatrix, PerInput, PerLatent, PerToken, PreActs
