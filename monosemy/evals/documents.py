@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from safetensors import SafetensorError, safe_open
 
 from monosemy.errors import UserError
 from monosemy.support.files import atomic_path
 from monosemy.support.numbers import count_text
+from monosemy.support.tensor_rows import read_arrays, unreadable
 from monosemy.support.tensors import save_tensors
 
 FORMAT = 1
@@ -82,23 +82,23 @@ def save_documents(path: Path, sites: Sites) -> None:
 
 def load_documents(path: Path) -> dict[str, dict[str, DocumentSums]]:
     """Reads documents.safetensors. Raises UserError for a missing or damaged file or one of another kind or format."""
+    fix = f"run `monosemy evaluate {path.parent}` again"
+    stored = read_arrays(path, "document sums", fix)
+    arrays = stored.arrays
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            if about.get("format") != FORMAT:
-                raise ValueError(f"format {about.get('format')!r}, this version reads {FORMAT}")
-            return {
-                site: {
-                    quantity: DocumentSums(
-                        file.get_tensor(f"{site}/{quantity}/documents"),
-                        file.get_tensor(f"{site}/{quantity}/n_tokens"),
-                        dict(zip(listed, file.get_tensor(f"{site}/{quantity}/sums"), strict=True)),
-                    )
-                    for quantity, listed in quantities.items()
-                }
-                for site, quantities in about["names"].items()
+        about = json.loads(stored.metadata["about"])
+        if about.get("format") != FORMAT:
+            raise ValueError(f"format {about.get('format')!r}, this version reads {FORMAT}")
+        return {
+            site: {
+                quantity: DocumentSums(
+                    arrays[f"{site}/{quantity}/documents"],
+                    arrays[f"{site}/{quantity}/n_tokens"],
+                    dict(zip(dictionaries, arrays[f"{site}/{quantity}/sums"], strict=True)),
+                )
+                for quantity, dictionaries in quantities.items()
             }
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not a file of document sums ({error}); run `monosemy evaluate {path.parent}` again"
-        ) from None
+            for site, quantities in about["names"].items()
+        }
+    except (KeyError, ValueError, AttributeError) as error:
+        raise unreadable(path, "document sums", error, fix) from None

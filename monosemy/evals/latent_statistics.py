@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from safetensors import SafetensorError, safe_open
 
-from monosemy.errors import UserError
 from monosemy.support.files import atomic_path
+from monosemy.support.tensor_rows import read_arrays, unreadable
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,10 @@ class LatentStatistics:
     @classmethod
     def load(cls, path: Path) -> LatentStatistics:
         """Reads the file. Raises UserError when it is missing, truncated or of another kind."""
+        content, fix = "latent statistics", "run the evaluation again"
+        stored = read_arrays(path, content, fix, ("firing_count", "sum", "max"))
         try:
-            with safe_open(path, framework="numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in ("firing_count", "sum", "max")}
-                n_tokens = int((file.metadata() or {}).get("n_tokens", 0))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UserError(f"{path} is not a file of latent statistics ({error}); run the evaluation again") from None
-        return cls(**arrays, n_tokens=n_tokens or None)
+            n_tokens = int(stored.metadata.get("n_tokens", 0))
+        except ValueError as error:
+            raise unreadable(path, content, error, fix) from None
+        return cls(**stored.arrays, n_tokens=n_tokens or None)

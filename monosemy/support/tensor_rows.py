@@ -1,18 +1,21 @@
-"""Reads rows of tensors in a safetensors file in place, without torch and without loading the file.
+"""Reads safetensors files without torch: rows of a large file in place, or a small file of arrays as a whole.
 
-Place on the path: beneath everything that reads a few rows of a large file (pages, comparison of SAEs) or maps a whole
-one (activation shards). Format: 8 bytes with the header's length, a JSON header {tensor: dtype, shape, data_offsets},
-then the data (safetensors' own specification).
-Limits: rows of float32, float16 and bfloat16 matrices.
+Place on the path: beneath everything that reads a few rows of a large file (pages, comparison of SAEs), maps a whole
+one (activation shards), or reads the small files of a run (statistics, sums, draws) and of the cache.
+Format: 8 bytes with the header's length, a JSON header {tensor: dtype, shape, data_offsets}, then the data
+(safetensors' own specification).
+Limits: rows of float32, float16 and bfloat16 matrices; whole arrays of number formats that numpy has (no bfloat16).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from monosemy.errors import UserError
 
@@ -28,6 +31,35 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
     end: int
+
+
+@dataclass(frozen=True)
+class StoredArrays:
+    """The content of a safetensors file: arrays by name, and the texts that were stored with them."""
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]
+
+
+def read_arrays(path: Path, content: str, fix: str, names: Sequence[str] | None = None) -> StoredArrays:
+    """Reads the arrays called `names`, or all, into memory.
+
+    content: what such a file holds, in the plural, and fix: what the user can do; both are for messages.
+    Raises UserError when the file is missing or damaged, or lacks one of the arrays.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+            return StoredArrays(arrays, file.metadata() or {})
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {fix}") from None
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, content, error, fix) from None
+
+
+def unreadable(path: Path, content: str, error: Exception, fix: str) -> UserError:
+    """The error for a file whose content is not what `read_arrays` or its caller expects."""
+    return UserError(f"{path} is not a readable file of {content} ({error}); {fix}")
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:

@@ -7,7 +7,8 @@ Place on the path: a task's prompts → [x [examples, heads, d_model]] → codes
 
 Values are stored instead of outputs: pooling commutes with W_O, and values are smaller. The file's name is a hash of
 the model's weights, the prompts and this layout, so only a run that would compute the same finds it. It also holds the
-seconds that reading took, which count for every method that uses it, cached or not.
+seconds that reading took, which count for every method that uses it, cached or not. A damaged file is read and written
+anew, with a warning.
 
 Limits: all positions have the same weight; prompts have one length, as tasks require.
 """
@@ -15,20 +16,23 @@ Limits: all positions have the same weight; prompts have one length, as tasks re
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor
 
 from monosemy.circuits.heads.model_heads import Heads, LanguageModelHeads, batches, n_all
 from monosemy.circuits.heads.task import METRICS, Example, TaskData, accuracy, clean_tokens
 from monosemy.config import fingerprint
+from monosemy.errors import UserError
 from monosemy.support import progress
 from monosemy.support.files import atomic_path, cache_folder
+from monosemy.support.tensor_rows import read_arrays
 from monosemy.support.tensors import save_tensors
 
 Pooling: TypeAlias = Literal["mean", "last"]
@@ -86,19 +90,31 @@ def pooled_heads(heads: Heads, data: TaskData, *, fresh: bool = False) -> Pooled
     }
     path = cache_folder() / "circuits" / f"heads-{fingerprint(identity)}.safetensors"
     if path.is_file() and not fresh:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        values = {name.removeprefix("values."): v for name, v in tensors.items() if name.startswith("values.")}
-        seconds = float(tensors["seconds"])
-        return PooledHeads(
-            heads, values, tensors["metric"], tensors["correct"], n_positives=len(data.positives), seconds=seconds
-        )
+        try:
+            return _cached(path, heads, len(data.positives))
+        except UserError as error:
+            warnings.warn(str(error), stacklevel=2)
     read = _read(heads, data, examples)
     tensors = {f"values.{name}": value for name, value in read.values.items()}
     tensors |= {"metric": read.metric, "correct": read.correct, "seconds": torch.tensor(read.seconds)}
     with atomic_path(path) as temporary:
         save_tensors(temporary, tensors)
     return read
+
+
+def _cached(path: Path, heads: Heads, n_positives: int) -> PooledHeads:
+    """The content of a file in the cache. Raises UserError when it is damaged."""
+    names = ("values.mean", "values.last", "metric", "correct", "seconds")
+    stored = read_arrays(path, "pooled head outputs", "it is computed anew", names)
+    tensors = {name: torch.from_numpy(array) for name, array in stored.arrays.items()}
+    return PooledHeads(
+        heads,
+        {"mean": tensors["values.mean"], "last": tensors["values.last"]},
+        tensors["metric"],
+        tensors["correct"],
+        n_positives=n_positives,
+        seconds=float(tensors["seconds"]),
+    )
 
 
 def _read(heads: Heads, data: TaskData, examples: Sequence[Example]) -> PooledHeads:

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from safetensors import SafetensorError, safe_open
 
-from monosemy.errors import UserError
 from monosemy.evals.intervals import percentiles
 from monosemy.support.files import atomic_path
+from monosemy.support.tensor_rows import read_arrays
 from monosemy.support.tensors import save_tensors
 
 Draws = Mapping[str, Float[ndarray, " resample"]]
@@ -36,11 +35,7 @@ def save_draws(path: Path, draws: Draws) -> None:
 
 def load_draws(path: Path) -> dict[str, Float[ndarray, " resample"]]:
     """Reads draws.safetensors. Raises UserError for a missing or damaged file."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is no file of resampled measures ({error}); measure the run again") from None
+    return read_arrays(path, "resampled measures", "measure the run again").arrays
 
 
 def interval(values: Float[ndarray, " resample"] | None) -> list[float] | None:

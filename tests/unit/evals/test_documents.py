@@ -16,9 +16,9 @@ def test_sums_are_those_of_the_tokens():
     document_sums, rows, ids = measured(half=0.5)
     assert sorted(document_sums.documents) == sorted(set(ids.tolist()))
     for block, document in enumerate(document_sums.documents):
-        mine = rows[ids == document].double()
-        assert document_sums.n_tokens[block] == len(mine)
-        assert document_sums.sums["half"][block] == pytest.approx(0.25 * float(mine.square().sum()), rel=1e-6)
+        document_rows = rows[ids == document].double()
+        assert document_sums.n_tokens[block] == len(document_rows)
+        assert document_sums.sums["half"][block] == pytest.approx(0.25 * float(document_rows.square().sum()), rel=1e-6)
 
 
 def test_documents_beyond_the_limit_share_blocks():
@@ -46,5 +46,7 @@ def test_what_cannot_be_joined_or_read_is_refused(tmp_path):
         document_sums.joined(fewer)
     path = tmp_path / "documents.safetensors"
     path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="not a file of document sums"):
+    with pytest.raises(
+        UserError, match=r"documents\.safetensors is not a readable file of document sums .*; run `monosemy evaluate"
+    ):
         load_documents(path)

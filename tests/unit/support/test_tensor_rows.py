@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from monosemy.errors import UserError
-from monosemy.support.tensor_rows import read_rows, stored_tensors
+from monosemy.support.tensor_rows import read_arrays, read_rows, stored_tensors
 
 
 @pytest.fixture
@@ -40,6 +40,34 @@ def test_every_tensor_lies_where_its_bytes_are(path: Path):
     for name, tensor in tensors.items():
         assert stored[name].shape == tuple(tensor.shape)
         assert content[stored[name].start : stored[name].end] == bytes(tensor.view(torch.uint8).flatten().tolist())
+
+
+def test_arrays_are_those_that_the_library_reads(path: Path):
+    stored = read_arrays(path, "rows", "write it again", ("rows_float32", "rows_float16", "counts"))
+    tensors = load_file(path)
+    assert stored.metadata == {"about": "a test"}
+    assert set(stored.arrays) == {"rows_float32", "rows_float16", "counts"}
+    for name, array in stored.arrays.items():
+        assert np.array_equal(array, tensors[name].numpy())
+        assert array.dtype == tensors[name].numpy().dtype
+    save_file({"counts": torch.arange(5)}, path)
+    assert set(read_arrays(path, "rows", "write it again").arrays) == {"counts"}
+
+
+@pytest.mark.parametrize("n_bytes", [0, 5, 40, -3])
+def test_a_truncated_file_of_arrays_is_named_with_the_fix(path: Path, n_bytes: int):
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(UserError, match=r"^.*a\.safetensors is not a readable file of rows \(.+\); write it again$"):
+        read_arrays(path, "rows", "write it again", ("counts",))
+
+
+def test_a_missing_file_or_array_is_named_with_the_fix(path: Path):
+    with pytest.raises(
+        UserError, match=r"^.*a\.safetensors is not a readable file of rows \(.*sums.*\); write it again$"
+    ):
+        read_arrays(path, "rows", "write it again", ("sums",))
+    with pytest.raises(UserError, match=r"^.*c\.safetensors is missing; write it again$"):
+        read_arrays(path.with_name("c.safetensors"), "rows", "write it again")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 7, b"\xff" * 64, b"\x02" + bytes(7) + b"[]", bytes(8)])

@@ -193,7 +193,17 @@ def test_the_command_on_a_tiny_model(task_file, tmp_path, monkeypatch, capsys):
     main(words)
     again = json.loads((tmp_path / "c/circuit.json").read_text())
     assert [m["scores"] for m in again["methods"]] == [m["scores"] for m in first["methods"]]
-    assert len(list((tmp_path / "cache/circuits").glob("heads-*.safetensors"))) == 1  # read once, kept
+    (cached,) = (tmp_path / "cache/circuits").glob("heads-*.safetensors")  # read once, kept
+    content = cached.read_bytes()
+    cached.write_bytes(content[:-3])
+    capsys.readouterr()
+    main(words)
+    warning = capsys.readouterr().err
+    assert f"monosemy: {cached} is not a readable file of pooled head outputs" in warning
+    assert "it is computed anew" in warning
+    third = json.loads((tmp_path / "c/circuit.json").read_text())
+    assert [m["scores"] for m in third["methods"]] == [m["scores"] for m in first["methods"]]
+    assert len(cached.read_bytes()) == len(content)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
