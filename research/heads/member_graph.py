@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast
-from monosemy.circuits.heads.member_edges import edge_of, edges_among
+from monosemy.circuits.heads.member_edges import edges_among, edges_by_number
 from monosemy.circuits.heads.model_heads import LanguageModelHeads
 from monosemy.errors import UserError
 
@@ -37,7 +37,7 @@ class MemberGraph:
         self.heads = heads
         self.contrast = contrast
         self.places = edges_among(members, heads.n_heads)
-        self.edges = [edge_of(sender, receiver, heads.n_heads) for sender, receiver in self.places]
+        self.edges = edges_by_number(self.places, heads.n_heads)
         self.replacements = contrast.replacements(ablation)
         self._numbers: dict[int | None, list[int]] = {}
         for number, (_, receiver) in enumerate(self.places):

@@ -48,10 +48,10 @@ from monosemy.circuits.heads.agreement import labels_of
 from monosemy.circuits.heads.attribution import N_STEPS
 from monosemy.circuits.heads.code_scores import edge_scores, pair_counts
 from monosemy.circuits.heads.contrast import MEMBER_SHARE, Contrast, read_contrast
-from monosemy.circuits.heads.edges import attribute_edges, patch_edges
+from monosemy.circuits.heads.edges import patch_edges
 from monosemy.circuits.heads.ground_truth import published
 from monosemy.circuits.heads.masks import THRESHOLDS, ProbeConfig
-from monosemy.circuits.heads.member_edges import attribute_member_edges, patch_member_edges
+from monosemy.circuits.heads.member_edges import patch_member_edges
 from monosemy.circuits.heads.methods import METHODS, Bench
 from monosemy.circuits.heads.model_heads import as_heads
 from monosemy.circuits.heads.scores import EdgeScores
@@ -62,6 +62,7 @@ from monosemy.support import progress
 from research.common import save
 from research.heads.compiled import CIRCUITS, compile_circuit
 from research.heads.cost import cost_part
+from research.heads.edge_attribution import attribute_edges, attribute_member_edges
 from research.heads.edge_search import acdc_edges, acdc_member_edges, probe_edges, probe_member_edges
 from research.heads.figures import write_figures
 from research.heads.pieces import SkippedError, brief, load_or_make, settings

@@ -10,11 +10,12 @@ from tiny_models import make_tiny_model
 
 from monosemy.circuits.heads.contrast import read_contrast
 from monosemy.circuits.heads.masks import ProbeConfig
-from monosemy.circuits.heads.member_edges import attribute_member_edges, patch_member_edges
+from monosemy.circuits.heads.member_edges import patch_member_edges
 from monosemy.circuits.heads.model_heads import AttentionOnlyHeads, as_heads
 from monosemy.circuits.heads.tasks import build_task
 from monosemy.errors import UserError
 from research.heads.compiled import compile_circuit
+from research.heads.edge_attribution import attribute_member_edges
 from research.heads.edge_search import acdc_edges, acdc_member_edges, probe_edges, probe_member_edges
 from research.heads.member_graph import MemberGraph
 

@@ -1,4 +1,4 @@
-"""Edges of attention-only models: exact patching, EAP and EAP-IG on the whole graph.
+"""Edges of attention-only models: masks on all of them, and the exact effect of each.
 
 Place on the path: `Contrast` of an attention-only model → [a mask on every edge] → a score per edge.
 
@@ -6,17 +6,10 @@ Place on the path: `Contrast` of an attention-only model → [a mask on every ed
 
 x_r is the residual stream of the running pass, o_s what sender s (the embeddings or an earlier head) writes in it, and
 o'_s what s writes on the counterpart (or the mean of that, or nothing, by `ablation`). z is the mask: z = 1 is the
-model itself, z_sr = 0 cuts one edge, and with resampling z = 0 everywhere is the counterpart. All methods use one sign,
-m(clean) − m(edge replaced):
+model itself, z_sr = 0 cuts one edge, and with resampling z = 0 everywhere is the counterpart. An edge's score is
+m(1) − m(z_sr = 0) = m(clean) − m(edge replaced), and takes one pass.
 
-    exact     m(1) − m(z_sr = 0)                      one pass per edge
-    EAP       ∂m/∂z_sr at z = 1                        = Σ (o_s − o'_s) · ∂m/∂x_r, one backward pass for all edges
-    EAP-IG    the same, averaged over inputs on the straight path of embeddings
-
-Over the edges into the output, EAP's scores sum to m(clean) − m(corrupt) where the metric is linear in the logits:
-these edges are a cut of the graph, and the metric reads it linearly. Edges further back count the same effect again.
-
-Source: Syed et al. 2023 (2310.10348), Hanna et al. 2024 (2403.17806). Limits: needs a model in which every read can be
+Source: path patching (Goldowsky-Dill et al. 2023, 2304.05969). Limits: needs a model in which every read can be
 replaced (`attention_only.py`); for real models see `member_edges.py`.
 """
 
@@ -34,7 +27,7 @@ from torch import Tensor
 from monosemy.circuits.heads.attention_only import AttentionOnly
 from monosemy.circuits.heads.contrast import ABLATIONS, Ablation, Batch, Contrast
 from monosemy.circuits.heads.model_heads import AttentionOnlyHeads, Pass
-from monosemy.circuits.heads.scores import EdgeScores, mean_intervals
+from monosemy.circuits.heads.scores import EdgeScores, edges_from_examples
 from monosemy.circuits.heads.task import INPUT, OUTPUT, Channel, Edge, Head
 from monosemy.errors import UserError, unknown
 from monosemy.support import progress
@@ -149,65 +142,4 @@ def patch_edges(
                 mask[index] = 0
                 effects[rows, index] = (batch.m_clean - graph.metric(batch, mask)).cpu().double()
                 bar.advance()
-    return _signed("patching", graph, effects, began)
-
-
-def attribute_edges(contrast: Contrast, n_steps: int = 1, ablation: Ablation = "resample") -> EdgeScores:
-    """EAP (one step) or EAP-IG (several): a forward and a backward pass per step, for all edges at once.
-
-    The path of EAP-IG starts at the counterpart's embeddings, whatever the ablation.
-    """
-    began = time.perf_counter()
-    graph = EdgeGraph(contrast, ablation)
-    effects = []
-    for batch in contrast.batches:
-        total = torch.zeros(len(batch.examples), len(graph.edges), dtype=torch.float64)
-        clean, corrupted = (contrast.heads.inputs(p.tokens) for p in (batch.clean, batch.corrupted))
-        for step in range(1, n_steps + 1):
-            inputs = None if step == n_steps else corrupted + step / n_steps * (clean - corrupted)
-            total += _edge_derivatives(graph, batch, inputs)
-        effects.append(total / n_steps)
-    return _signed("EAP" if n_steps == 1 else "EAP-IG", graph, torch.cat(effects), began)
-
-
-def _edge_derivatives(graph: EdgeGraph, batch: Batch, inputs: Tensor | None) -> Float[Tensor, "B edges"]:
-    """Σ (o_s − o'_s) · ∂m/∂x_r per prompt and edge, with the gradient taken at `inputs`.
-
-    The senders' difference is always that between prompt and counterpart. The derivative by the mask would take it at
-    `inputs`, so the gradient with respect to what the receivers read is used instead.
-    """
-    model = graph.model
-    reads: list[Tensor] = []
-
-    def read(layer: int, channel: Channel, wide: Tensor) -> Tensor:
-        # A zero added to what a receiver reads: its gradient is ∂m/∂x_r for that receiver alone.
-        push = torch.zeros_like(wide, requires_grad=True)
-        reads.append(push)
-        return wide + push
-
-    with torch.enable_grad():
-        start = model.embed(batch.clean.tokens).detach() if inputs is None else inputs
-        total = batch.measure(model.logits(batch.clean.tokens, reads=read, embeddings=start)).sum()
-        gradients = torch.autograd.grad(total, reads)
-    difference = written(model, batch.clean) - graph.replaced(batch)
-    products = []
-    for number, gradient in enumerate(gradients):
-        # Three reads (q, k, v) a layer, then the output's; each layer has the senders before it.
-        n_senders = 1 + min(number // 3, model.n_layers) * model.n_heads
-        products.append(torch.einsum("btsd,bthd->bsh", difference[:, :, :n_senders], gradient).flatten(1))
-    return torch.cat(products, dim=1).cpu().double()
-
-
-def _signed(method: str, graph: EdgeGraph, per_example: Float[Tensor, "E edges"], began: float) -> EdgeScores:
-    """Signed scores of all edges: means over prompts, with intervals."""
-    seconds = time.perf_counter() - began
-    intervals = mean_intervals(per_example)
-    return EdgeScores(
-        method,
-        graph.edges,
-        per_example.mean(0),
-        True,
-        seconds=seconds,
-        reading_seconds=graph.contrast.seconds,
-        intervals=intervals,
-    )
+    return edges_from_examples("patching", contrast, graph.edges, effects, began=began)

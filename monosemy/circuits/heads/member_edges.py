@@ -1,4 +1,4 @@
-"""Direct edges between the heads of a circuit, measured exactly or by gradients, in any model without post-norms.
+"""Direct edges between the heads of a circuit, measured exactly, in any model without post-norms.
 
 Place on the path: `Contrast`, members of a circuit → [each edge replaced in turn] → a score per edge.
 
@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from monosemy.circuits.heads.contrast import Ablation, Batch, Contrast
-from monosemy.circuits.heads.edges import all_edges, attribute_edges, patch_edges
+from monosemy.circuits.heads.edges import all_edges, patch_edges
 from monosemy.circuits.heads.model_heads import AttentionOnlyHeads, LanguageModelHeads, replace_edit
-from monosemy.circuits.heads.scores import EdgeScores, mean_intervals
+from monosemy.circuits.heads.scores import EdgeScores, edges_from_examples
 from monosemy.circuits.heads.task import INPUT, OUTPUT, Edge
 from monosemy.support import progress
 
@@ -41,7 +41,7 @@ def patch_member_edges(contrast: Contrast, members: Sequence[int], ablation: Abl
     """
     heads = contrast.heads
     if isinstance(heads, AttentionOnlyHeads):
-        return _restricted(contrast, members, lambda indices: patch_edges(contrast, indices, ablation))
+        return among_members(contrast, members, lambda indices: patch_edges(contrast, indices, ablation))
     assert isinstance(heads, LanguageModelHeads)
     began = time.perf_counter()
     edges = edges_among(members, heads.n_heads)
@@ -53,29 +53,7 @@ def patch_member_edges(contrast: Contrast, members: Sequence[int], ablation: Abl
             for number, (sender, receiver) in enumerate(edges):
                 effects[rows, number] = _effect(heads, batch, replacement, sender, receiver=receiver).cpu().double()
                 bar.advance(len(batch.examples))
-    return _scores("patching", contrast, edges, effects, began=began)
-
-
-def attribute_member_edges(contrast: Contrast, members: Sequence[int], ablation: Ablation = "resample") -> EdgeScores:
-    """EAP of the same edges: Σ (o_s − o'_s) · ∂m/∂x_r, where x_r is what the receiver alone reads.
-
-    Takes one backward pass for every receiver. Raises UserError as `patch_member_edges` does.
-    """
-    heads = contrast.heads
-    if isinstance(heads, AttentionOnlyHeads):
-        return _restricted(contrast, members, lambda _: attribute_edges(contrast, 1, ablation))
-    assert isinstance(heads, LanguageModelHeads)
-    began = time.perf_counter()
-    edges = edges_among(members, heads.n_heads)
-    effects = []
-    for batch, replacement in zip(contrast.batches, contrast.replacements(ablation)):
-        # Many edges share senders and receivers: one difference is made per sender and one gradient per receiver.
-        lost = batch.clean.values - replacement
-        differences = {s: heads.added(s, lost[:, :, s]) for s in sorted(members)}
-        gradients = {r: _gradient(heads, batch, r) for r in dict.fromkeys(receiver for _, receiver in edges)}
-        columns = [(differences[s] * gradients[r]).sum((1, 2)) for s, r in edges]
-        effects.append(torch.stack(columns, 1).cpu().double() if columns else torch.zeros(len(batch.examples), 0))
-    return _scores("EAP", contrast, edges, torch.cat(effects), began=began)
+    return edges_from_examples("patching", contrast, edges_by_number(edges, heads.n_heads), effects, began=began)
 
 
 def edges_among(members: Sequence[int], n_heads: int) -> list[tuple[int, int | None]]:
@@ -84,49 +62,12 @@ def edges_among(members: Sequence[int], n_heads: int) -> list[tuple[int, int | N
     return [*pairs, *((s, None) for s in sorted(members))]
 
 
-def edge_of(sender: int, receiver: int | None, n_heads: int) -> Edge:
-    """The Edge of two heads given by number; None is the output."""
-    return Edge(divmod(sender, n_heads), OUTPUT if receiver is None else divmod(receiver, n_heads))
-
-
-def _scores(
-    method: str,
-    contrast: Contrast,
-    numbered_edges: Sequence[tuple[int, int | None]],
-    per_example: Tensor,
-    *,
-    began: float,
-) -> EdgeScores:
-    """Signed scores of the numbered edges: means over prompts, with intervals."""
-    n_heads = contrast.heads.n_heads
-    edges = [edge_of(sender, receiver, n_heads) for sender, receiver in numbered_edges]
-    intervals = mean_intervals(per_example) if edges else torch.zeros(0, 2, dtype=torch.float64)
-    seconds = time.perf_counter() - began
-    return EdgeScores(
-        method, edges, per_example.mean(0), True, seconds=seconds, reading_seconds=contrast.seconds, intervals=intervals
-    )
-
-
-def _gradient(heads: LanguageModelHeads, batch: Batch, receiver: int | None) -> Tensor:
-    """The gradient of m with respect to what the receiver alone reads, [B, T, d_model], at the prompt itself."""
-    push = torch.zeros(*batch.clean.tokens.shape, heads.d_model, device=heads.device, requires_grad=True)
-    if receiver is None:
-        logits = heads.logits_from(batch.clean, push, gradients=True)
-    else:
-        layer, head = divmod(receiver, heads.n_heads)
-        with torch.enable_grad():
-            values = heads.values_from(batch.clean, layer, push, gradients=True)
-            # Of the layer's heads only the receiver sees the push; all others keep their clean values.
-            of_head = values[:, :, head : head + 1]
-            every = torch.cat(
-                [batch.clean.values[:, :, :receiver], of_head, batch.clean.values[:, :, receiver + 1 :]], 2
-            )
-        edit = replace_edit(every, [receiver], heads.n_heads)
-        logits = heads.logits(batch.clean.tokens, edit, layers=[layer], clean=batch.clean, gradients=True)
-    with torch.enable_grad():
-        total = batch.measure(logits).sum()
-    (gradient,) = torch.autograd.grad(total, push)
-    return gradient
+def edges_by_number(pairs: Sequence[tuple[int, int | None]], n_heads: int) -> list[Edge]:
+    """The edges of (sender, receiver) pairs of heads by number; a receiver of None is the output."""
+    return [
+        Edge(divmod(sender, n_heads), OUTPUT if receiver is None else divmod(receiver, n_heads))
+        for sender, receiver in pairs
+    ]
 
 
 def _effect(
@@ -145,18 +86,18 @@ def _effect(
     return batch.m_clean - batch.measure(heads.logits(batch.clean.tokens, edit, layers=[layer], clean=batch.clean))
 
 
-def _restricted(contrast: Contrast, members: Sequence[int], method: Callable[[list[int]], EdgeScores]) -> EdgeScores:
+def among_members(contrast: Contrast, members: Sequence[int], method: Callable[[list[int]], EdgeScores]) -> EdgeScores:
     """The edges of an attention-only model among the members, the input and the output.
 
     method: receives these edges' numbers and returns scores of all edges of the model.
     """
     n_heads = contrast.heads.n_heads
     ends = {INPUT, OUTPUT, *(divmod(index, n_heads) for index in members)}
-    every = all_edges(contrast.heads.n_layers, n_heads)
-    indices = [number for number, edge in enumerate(every) if edge.sender in ends and edge.receiver in ends]
+    graph_edges = all_edges(contrast.heads.n_layers, n_heads)
+    indices = [number for number, edge in enumerate(graph_edges) if edge.sender in ends and edge.receiver in ends]
     edge_scores = method(indices)
     assert edge_scores.intervals is not None
-    edges = [every[number] for number in indices]
+    member_edges = [graph_edges[number] for number in indices]
     return replace(
-        edge_scores, edges=edges, scores=edge_scores.scores[indices], intervals=edge_scores.intervals[indices]
+        edge_scores, edges=member_edges, scores=edge_scores.scores[indices], intervals=edge_scores.intervals[indices]
     )

@@ -97,3 +97,14 @@ def from_examples(
         intervals=mean_intervals(per_example),
         n_passes=n_passes,
     )
+
+
+def edges_from_examples(
+    method: str, contrast: Contrast, edges: list[Edge], per_example: Float[Tensor, "E edges"], *, began: float
+) -> EdgeScores:
+    """Signed scores of edges that are means over prompts, with their intervals; `began` as in `from_examples`."""
+    seconds = time.perf_counter() - began
+    intervals = mean_intervals(per_example) if edges else torch.zeros(0, 2, dtype=torch.float64)
+    return EdgeScores(
+        method, edges, per_example.mean(0), True, seconds=seconds, reading_seconds=contrast.seconds, intervals=intervals
+    )

@@ -18,7 +18,7 @@ from monosemy.circuits.heads.circuit import find_circuit
 from monosemy.circuits.heads.command import run_circuits
 from monosemy.circuits.heads.contrast import read_contrast
 from monosemy.circuits.heads.drawing import draw_circuit, edges_to_draw
-from monosemy.circuits.heads.member_edges import attribute_member_edges, patch_member_edges
+from monosemy.circuits.heads.member_edges import patch_member_edges
 from monosemy.circuits.heads.model_heads import as_heads, replace_edit
 from monosemy.circuits.heads.page import (
     edge_rows,
@@ -237,16 +237,6 @@ def test_direct_edges_into_the_output_of_the_last_layer_are_the_heads_effects(fa
     patched = heads.logits(batch.clean.tokens, replace_edit(values, [late], heads.n_heads))
     expected = float((batch.m_clean - batch.measure(patched)).mean())
     assert float(patched_edges.scores[0]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    # EAP is the slope of the same: a thousandth of the sender's difference
-    by_gradient = attribute_member_edges(contrast, [early, late])
-    assert by_gradient.edges == patched_edges.edges
-    nearly = batch.clean.values + 1e-3 * (batch.corrupted.values - batch.clean.values)
-    corrupted = dataclasses.replace(batch.corrupted, values=nearly)
-    slope = patch_member_edges(
-        dataclasses.replace(contrast, batches=[dataclasses.replace(batch, corrupted=corrupted)]), [early, late]
-    )
-    torch.testing.assert_close(by_gradient.scores, 1e3 * slope.scores, rtol=0.05, atol=5e-3)
-    assert float(by_gradient.scores.abs().max()) > 0.02
 
 
 def test_families_with_post_norms_have_heads_but_no_edges(task_file):

@@ -10,13 +10,12 @@ from known_circuits import bench, circuit, contrast, indices
 from tiny_models import make_tiny_model
 
 from monosemy.circuits.heads.attention_only import AttentionOnly
-from monosemy.circuits.heads.attribution import N_STEPS, attribution_patching, head_importance, integrated_attribution
+from monosemy.circuits.heads.attribution import attribution_patching, head_importance, integrated_attribution
 from monosemy.circuits.heads.circuit import find_circuit, members_of
 from monosemy.circuits.heads.combined import CombinedConfig, combined_circuit, propose
 from monosemy.circuits.heads.edges import (
     EdgeGraph,
     all_edges,
-    attribute_edges,
     patch_edges,
 )
 from monosemy.circuits.heads.faithfulness import carried
@@ -97,29 +96,6 @@ def test_eap_is_exact_on_linear_paths(name):
     exact, estimate = exhaustive_patching(contrast(name)), attribution_patching(contrast(name))
     readers = indices(name, {edge.sender for edge in planted.edges if edge.receiver == OUTPUT})
     torch.testing.assert_close(estimate.per_example[:, readers], exact.per_example[:, readers], rtol=1e-4, atol=1e-4)
-    edges = all_edges(planted.model.n_layers, planted.model.n_heads)
-    last = [i for i, edge in enumerate(edges) if edge.receiver == OUTPUT]
-    by_patching, by_gradient = patch_edges(contrast(name), last), attribute_edges(contrast(name))
-    torch.testing.assert_close(by_gradient.scores[last], by_patching.scores[last], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", list(CIRCUITS))
-@pytest.mark.parametrize("n_steps", [1, 4])
-def test_edges_into_the_output_sum_to_the_whole_difference(name, n_steps):
-    assert circuit(name).data.metric == "logit_difference"  # linear in the logits
-    edge_scores = attribute_edges(contrast(name), n_steps)
-    total = sum(
-        float(s) for edge, s in zip(edge_scores.edges, edge_scores.scores, strict=True) if edge.receiver == OUTPUT
-    )
-    difference = float((contrast(name).m_clean - contrast(name).m_corrupt).double().mean())
-    assert total == pytest.approx(difference, rel=1e-4)
-
-
-def test_gradients_of_edges_are_derivatives_of_the_mask():
-    graph, batch = EdgeGraph(contrast("ioi")), contrast("ioi").batches[0]
-    mask = torch.ones(len(graph.edges), requires_grad=True)
-    (expected,) = torch.autograd.grad(graph.metric(batch, mask).mean(), mask)
-    torch.testing.assert_close(attribute_edges(contrast("ioi")).scores.float(), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_one_sign_for_all_methods():
@@ -139,10 +115,6 @@ def test_one_sign_for_all_methods():
         assert scores.signed
         assert float(scores.scores[negative]) < -1, scores.method
         assert float(scores.scores[movers].min()) > 1, scores.method
-    for edges in (attribute_edges(contrast("ioi")), attribute_edges(contrast("ioi"), N_STEPS)):
-        by_edge = dict(zip(edges.edges, edges.scores.tolist(), strict=True))
-        into = {edge.sender: by_edge[edge] for edge in planted.edges if edge.receiver == OUTPUT}
-        assert {head for head, score in into.items() if score < 0} == {divmod(negative, planted.model.n_heads)}
     for scores in (head_importance(contrast("ioi")), acdc(contrast("ioi"), [0.1])):
         assert not scores.signed
         assert float(scores.scores.min()) >= 0
@@ -263,14 +235,13 @@ def test_the_circuit_carries_the_behaviour_and_nothing_is_left_without_it(name):
 
 @pytest.mark.parametrize("ablation", ["mean", "zero"])
 def test_edges_follow_the_ablation(ablation):
-    """Into the output of one layer's heads everything is linear: edges by hand, and EAP equal to patching."""
+    """Into the output of one layer's heads everything is linear, so that edges can be computed by hand."""
     planted, some = circuit("ioi"), contrast("ioi")
     graph, batch = EdgeGraph(some, ablation), some.batches[0]
     n = len(graph.edges)
     torch.testing.assert_close(graph.metric(batch, torch.ones(n)), batch.m_clean)
     last = [i for i, edge in enumerate(graph.edges) if edge.receiver == OUTPUT and edge.sender in planted.heads]
-    exact, estimate = patch_edges(some, last, ablation), attribute_edges(some, 1, ablation)
-    torch.testing.assert_close(estimate.scores[last], exact.scores[last], rtol=1e-4, atol=1e-4)
+    exact = patch_edges(some, last, ablation)
     for number in last:
         layer, head = graph.edges[number].sender
         index = layer * planted.model.n_heads + head
