@@ -9,6 +9,7 @@ writer, in the module that is named beside it (in two, where the reader comes fi
     sources.json      where model and text are on this machine                          support/moved.py
     metrics.jsonl     one training record per line                                      support/metrics.py
     wandb.json        the identity of the run in Weights & Biases                       training/viewers.py
+    tensorboard/      training as TensorBoard shows it                                  training/viewers.py
     checkpoints/step-<number>/   tensors.safetensors, state.json                        training/checkpoint.py
     evaluation.json   one record per SAE and control                                    evals/evaluation_file.py
     documents.safetensors   sums per document                                           evals/documents.py
@@ -18,6 +19,8 @@ writer, in the module that is named beside it (in two, where the reader comes fi
     features/<site>/<name>/  features.json                                              run.py, features/store/write.py
                              features.sqlite, <array>.npy                               features/store
                              explanations.jsonl                                         features/explain/journal.py
+        earlier-<hash>/      files about an SAE that another one replaced               features/store/write.py
+                             explanations.json                                          features/store/write.py
     features/.work/          codes of the SAEs whose features are being built           features/building/encode_pass.py
     notes.json, .notes.lock  a person's notes on latents                                features/store/notes.py
     report.html, figures/<name>.png                                                     report
@@ -34,6 +37,7 @@ from monosemy.errors import UserError
 
 RUN_JSON = "run.json"
 _CHECKPOINT = "step-"
+_EARLIER = "earlier-"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,10 @@ class RunFiles:
     @property
     def wandb(self) -> Path:
         return self.folder / "wandb.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
 
     @property
     def checkpoints(self) -> Path:
@@ -198,9 +206,29 @@ class FeatureFiles:
         """The lock's file, which is beside the folder because a build replaces the folder."""
         return self.folder.with_name(f".{self.folder.name}.lock")
 
+    def earlier(self, sae_sha256: str) -> EarlierFiles:
+        """Where the files about a replaced SAE, given by the hash of its weights, are kept."""
+        return EarlierFiles(self.folder / f"{_EARLIER}{sae_sha256[:8]}")
+
+    def all_earlier(self) -> list[EarlierFiles]:
+        """What is kept about replaced SAEs, in the order of the folders' names."""
+        return [EarlierFiles(folder) for folder in sorted(self.folder.glob(f"{_EARLIER}*"))]
+
     @property
     def run(self) -> RunFiles:
         return RunFiles(self.folder.resolve().parents[2])
+
+
+@dataclass(frozen=True)
+class EarlierFiles:
+    """What a feature database keeps about an SAE that another one of the same name replaced."""
+
+    folder: Path
+
+    @property
+    def replaced_explanations(self) -> Path:
+        """The explanations of the replaced SAE's latents; written for people, no module reads them."""
+        return self.folder / "explanations.json"
 
 
 @dataclass(frozen=True)
@@ -225,5 +253,5 @@ class CheckpointFiles:
     def finished(checkpoints: Path) -> list[CheckpointFiles]:
         """The finished checkpoints, oldest first."""
         # Numbers have leading zeros, so that names sort as steps do.
-        listed = (CheckpointFiles(folder) for folder in sorted(checkpoints.glob(f"{_CHECKPOINT}*")))
-        return [checkpoint for checkpoint in listed if checkpoint.state.exists()]
+        checkpoint_files = (CheckpointFiles(folder) for folder in sorted(checkpoints.glob(f"{_CHECKPOINT}*")))
+        return [checkpoint for checkpoint in checkpoint_files if checkpoint.state.exists()]

@@ -33,7 +33,7 @@ def open_viewer(kind: str, folder: Path, config: Mapping[str, Any]) -> Viewer:
         importlib.import_module(kind)
     except ImportError:
         raise UserError(f"log_to {kind} needs its package: pip install 'monosemy[{kind}]', or leave it out") from None
-    return _tensorboard(folder / "tensorboard") if kind == "tensorboard" else _wandb(folder, config)
+    return _tensorboard(RunFiles(folder).tensorboard) if kind == "tensorboard" else _wandb(folder, config)
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

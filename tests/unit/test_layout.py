@@ -15,14 +15,15 @@ import monosemy
 from monosemy import layout
 from monosemy.circuits.jacobian import layout as jacobian_layout
 from monosemy.circuits.jacobian.layout import PairFiles, StudyFiles
-from monosemy.layout import CheckpointFiles, FeatureFiles, RunFiles, SaeFiles
+from monosemy.layout import CheckpointFiles, EarlierFiles, FeatureFiles, RunFiles, SaeFiles
 
 PACKAGE = Path(monosemy.__file__).parent
 OWNERS = {Path(module.__file__) for module in (layout, jacobian_layout)}
 FILES = {
     "run.json", "stages.json", "run.lock", "sources.json", "metrics.jsonl", "wandb.json", "evaluation.json",
     "documents.safetensors", "sae.safetensors", "latents.safetensors", "features.json", "features.sqlite",
-    "explanations.jsonl", "notes.json", ".notes.lock", "report.html", "tensors.safetensors", "state.json",
+    "explanations.jsonl", "explanations.json", "notes.json", ".notes.lock", "report.html", "tensors.safetensors",
+    "state.json",
 }  # fmt: skip
 STUDY_FILES = {
     "frontier.json",
@@ -33,7 +34,7 @@ STUDY_FILES = {
     "pairs.json",
 }
 FILES |= STUDY_FILES
-FOLDERS = {"saes", "features", "checkpoints", "figures", "jacobian", ".work"}
+FOLDERS = {"saes", "features", "checkpoints", "figures", "jacobian", ".work", "tensorboard", "earlier-"}
 OTHER_FORMATS = {
     Path("monosemy/features/export/circuit_tracer.py"): {"features"},  # the folder that circuit-tracer reads
     Path("research/records.py"): {"figures"},  # a study's own folder
@@ -74,7 +75,7 @@ def test_the_check_knows_every_file_of_the_owners():
         assert names - {"config.json"} <= FILES  # config.json is also Hugging Face's name
 
 
-KINDS = (RunFiles, SaeFiles, FeatureFiles, CheckpointFiles, StudyFiles, PairFiles)
+KINDS = (RunFiles, SaeFiles, FeatureFiles, EarlierFiles, CheckpointFiles, StudyFiles, PairFiles)
 STUDY_READERS = {".json": "circuits/jacobian/study_file.py", ".safetensors": "circuits/jacobian/resamples.py"}
 
 

@@ -141,9 +141,11 @@ def _carry_over(old: Path, new: Path, info: Mapping[str, Any]) -> list[tuple[int
     names = {path.name for path in own}
     sha = _sae_sha256(old)
     same = sha == info.get("sae_sha256")
-    target = new if same else new / f"earlier-{sha[:8]}"
+    earlier = FeatureFiles(new).earlier(sha)
+    target = new if same else earlier.folder
+    about_others = {files_of.folder for files_of in replaced.all_earlier()}
     for path in sorted(old.iterdir()):
-        if path.name.startswith("earlier-"):
+        if path in about_others:
             shutil.copytree(path, new / path.name)
         elif path.name not in names and not path.name.startswith("."):
             target.mkdir(exist_ok=True)
@@ -152,7 +154,7 @@ def _carry_over(old: Path, new: Path, info: Mapping[str, Any]) -> list[tuple[int
     if explanations and not same:
         target.mkdir(exist_ok=True)
         records = [{"latent": i, "text": text, "record": json.loads(record)} for i, text, record in explanations]
-        files.write_json(target / "explanations.json", records)
+        files.write_json(earlier.replaced_explanations, records)
     return explanations if same else []
 
 
