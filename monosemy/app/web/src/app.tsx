@@ -58,17 +58,17 @@ function useModel(first: ModelStatus): [ModelStatus, () => void] {
 /** What the notes file holds; nothing is taken for an empty note before it was read. */
 function useNotes(): Pick<Shared, "notes" | "setNotes" | "notesState" | "readNotes"> {
   const [notes, setAll] = useState<Note[]>([]);
-  const [notesState, setState] = useState<Shared["notesState"]>({ known: false, error: null });
+  const [notesState, setState] = useState<Shared["notesState"]>({ loaded: false, error: null });
   const written = useRef(0);
-  const setNotes = useCallback((found: Note[]) => {
+  const setNotes = useCallback((read: Note[]) => {
     written.current += 1;
-    setAll(found);
-    setState({ known: true, error: null });
+    setAll(read);
+    setState({ loaded: true, error: null });
   }, []);
   const readNotes = useCallback(() => {
     const before = written.current;
     api.notes().then(
-      (found) => before === written.current && setNotes(found), // else a saved note's answer is newer
+      (read) => before === written.current && setNotes(read), // else a saved note's answer is newer
       (reason: unknown) => setState((old) => ({ ...old, error: sentence(reason) })),
     );
   }, []);
@@ -83,9 +83,9 @@ function Shell({ run }: { run: RunInfo }) {
   const [help, setHelp] = useState(false);
   const main = useRef<HTMLElement>(null);
   const [page = "", site = "", name = ""] = route.parts;
-  const asked = { site, name };
+  const address = { site, name };
   const [last, setLast] = useState(() => firstSae(run.saes));
-  const named = run.saes.find((sae) => sameSae(sae, asked));
+  const named = run.saes.find((sae) => sameSae(sae, address));
   const sae = named ?? last;
   useEffect(() => {
     if (named) setLast(named);
@@ -119,7 +119,7 @@ function Shell({ run }: { run: RunInfo }) {
         </button>
         <Top page={page} onHelp={() => setHelp(true)} />
         <main ref={main} tabIndex={-1}>
-          <Page route={route} known={named !== undefined} />
+          <Page route={route} exists={named !== undefined} />
         </main>
       </div>
       <Help open={help} onClose={() => setHelp(false)} />
@@ -127,13 +127,13 @@ function Shell({ run }: { run: RunInfo }) {
   );
 }
 
-function Page({ route, known }: { route: Route; known: boolean }) {
+function Page({ route, exists }: { route: Route; exists: boolean }) {
   const { sae } = useShared();
   const [page, site, name, last] = route.parts;
   if (page === undefined) return <OverviewPage />;
   if (page === "compare") return <ComparePage query={route.query} />;
   if (page === "notes") return <NotesPage />;
-  if (site !== undefined && !known) {
+  if (site !== undefined && !exists) {
     return <Missing>This run has no SAE {site}/{name}; choose one at the top of the page.</Missing>;
   }
   if (page === "search") return <SearchPage query={route.query} key={`${sae.site}/${sae.name}`} />;

@@ -14,7 +14,7 @@ export interface Shared {
   notes: Note[];
   setNotes: (notes: Note[]) => void;
   /** Whether the notes were read once, and why the last reading failed. */
-  notesState: { known: boolean; error: string | null };
+  notesState: { loaded: boolean; error: string | null };
   readNotes: () => void;
 }
 
@@ -35,22 +35,22 @@ export interface Loaded<T> {
 /** Loads at first and whenever `inputs` change; an older answer stays in view until the new one is there, `busy` from
  * the very render that has the new inputs: a heading may already name them. */
 export function useLoad<T>(load: ((signal: AbortSignal) => Promise<T>) | null, inputs: Inputs): Loaded<T> {
-  const asked = useMemo(() => ({}), inputs);
+  const request = useMemo(() => ({}), inputs);
   const [state, setState] = useState<{ value: T | null; error: string | null; of: object | null }>({ value: null, error: null, of: null });
   useEffect(() => {
     if (!load) {
-      setState({ value: null, error: null, of: asked });
+      setState({ value: null, error: null, of: request });
       return;
     }
     const abort = new AbortController();
     setState((old) => ({ ...old, error: null }));
     load(abort.signal).then(
-      (value) => abort.signal.aborted || setState({ value, error: null, of: asked }),
-      (error: unknown) => abort.signal.aborted || setState({ value: null, error: sentence(error), of: asked }),
+      (value) => abort.signal.aborted || setState({ value, error: null, of: request }),
+      (error: unknown) => abort.signal.aborted || setState({ value: null, error: sentence(error), of: request }),
     );
     return () => abort.abort();
-  }, [asked]);
-  return { value: state.value, error: state.error, busy: load !== null && state.of !== asked };
+  }, [request]);
+  return { value: state.value, error: state.error, busy: load !== null && state.of !== request };
 }
 
 export function sentence(error: unknown): string {

@@ -19,8 +19,8 @@ interface FrontierProps {
 }
 
 /** Names down the right edge, each as near to its curve's end as its neighbours allow. */
-function spread(wanted: number[], gap: number, low: number, high: number): number[] {
-  const order = wanted.map((y, i) => ({ y, i })).sort((a, b) => a.y - b.y);
+function spread(heights: number[], gap: number, low: number, high: number): number[] {
+  const order = heights.map((y, i) => ({ y, i })).sort((a, b) => a.y - b.y);
   let floor = low - gap;
   for (const item of order) floor = item.y = Math.max(item.y, floor + gap);
   let ceiling = high + gap;
@@ -30,21 +30,21 @@ function spread(wanted: number[], gap: number, low: number, high: number): numbe
 
 export function Frontier({ title, measure, yName, records, href }: FrontierProps) {
   const [ref, width] = useWidth<HTMLDivElement>();
-  const shown = records.filter((r) => (r.l0 ?? 0) > 0 && (r[measure] ?? 0) > 0);
-  const names = inOrder(shown.map((r) => r.architecture));
+  const drawn = records.filter((r) => (r.l0 ?? 0) > 0 && (r[measure] ?? 0) > 0);
+  const names = inOrder(drawn.map((r) => r.architecture));
   const frame: Frame = { width, height: 330, left: 38, right: 112, top: 24, bottom: 38 };
-  const ends = shown.flatMap((r) => (r[`${measure}_interval`] as [number, number] | null) ?? [r[measure] ?? null]);
-  const x = scale(true, domainOf(shown.map((r) => r.l0), true, 0.08), [frame.left, width - frame.right]);
+  const ends = drawn.flatMap((r) => (r[`${measure}_interval`] as [number, number] | null) ?? [r[measure] ?? null]);
+  const x = scale(true, domainOf(drawn.map((r) => r.l0), true, 0.08), [frame.left, width - frame.right]);
   const y = scale(true, domainOf(ends, true, 0.04), [frame.height - frame.bottom, frame.top]);
-  const targets = [...new Set(shown.map((r) => r.target_l0).filter((t): t is number => t !== null))].sort((a, b) => a - b);
+  const targets = [...new Set(drawn.map((r) => r.target_l0).filter((t): t is number => t !== null))].sort((a, b) => a - b);
   const curves = names.map((name) => ({
     name,
-    points: shown.filter((r) => r.architecture === name).sort((a, b) => (a.l0 ?? 0) - (b.l0 ?? 0)),
+    points: drawn.filter((r) => r.architecture === name).sort((a, b) => (a.l0 ?? 0) - (b.l0 ?? 0)),
   }));
   const heights = spread(curves.map((c) => y.at(c.points.at(-1)?.[measure] ?? 1)), 15, frame.top + 4, frame.height - frame.bottom - 2);
   return (
     <figure class="chart" ref={ref} aria-label={title}>
-      {width > 0 && shown.length > 0 && (
+      {width > 0 && drawn.length > 0 && (
         <svg viewBox={`0 0 ${width} ${frame.height}`} height={frame.height}>
           <Axes frame={frame} x={x} y={y} xName="Active latents per token (L0), log scale" yName={yName} xTicks={targets.length > 1 ? targets : undefined} />
           {curves.map(({ name, points }, i) => {
@@ -71,7 +71,7 @@ export function Frontier({ title, measure, yName, records, href }: FrontierProps
       <DataTable
         title={title}
         head={["SAE", "L0", yName, "95% interval"]}
-        rows={shown.map((r) => [r.name, num(r.l0), num(r[measure]), interval(r[`${measure}_interval`] as [number, number] | null)])}
+        rows={drawn.map((r) => [r.name, num(r.l0), num(r[measure]), interval(r[`${measure}_interval`] as [number, number] | null)])}
       />
     </figure>
   );

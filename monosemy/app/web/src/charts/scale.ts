@@ -42,28 +42,28 @@ export function domainOf(values: Iterable<number | null | undefined>, log: boole
   return [low - widen, high + widen];
 }
 
-function linearTicks([low, high]: [number, number], wanted: number): number[] {
-  const rough = (high - low) / wanted;
+function linearTicks([low, high]: [number, number], count: number): number[] {
+  const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = ([1, 2, 5, 10].find((m) => m * power >= rough) ?? 10) * power;
-  const found: number[] = [];
-  for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i++) found.push(Number((i * step).toPrecision(12)));
-  return found;
+  const ticks: number[] = [];
+  for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i++) ticks.push(Number((i * step).toPrecision(12)));
+  return ticks;
 }
 
 /** Round values within the domain: 1-2-5 steps; on a log scale whole powers, or 1-2-5 within few of them. */
-export function ticks(scale: Scale, wanted = 5): number[] {
+export function ticks(scale: Scale, count = 5): number[] {
   const [low, high] = scale.domain;
-  if (!scale.log) return linearTicks(scale.domain, wanted);
+  if (!scale.log) return linearTicks(scale.domain, count);
   const decades = Math.log10(high / low);
-  if (decades < 0.5) return linearTicks(scale.domain, wanted);
-  const every = Math.max(1, Math.ceil(decades / wanted));
-  const found: number[] = [];
+  if (decades < 0.5) return linearTicks(scale.domain, count);
+  const stride = Math.max(1, Math.ceil(decades / count));
+  const values: number[] = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-    const parts = decades <= 1 ? [1, 1.5, 2, 3, 5, 7] : decades <= Math.max(2, wanted / 3 + 0.5) ? [1, 2, 5] : [1];
-    if (power % every === 0) for (const m of parts) found.push(m * 10 ** power);
+    const parts = decades <= 1 ? [1, 1.5, 2, 3, 5, 7] : decades <= Math.max(2, count / 3 + 0.5) ? [1, 2, 5] : [1];
+    if (power % stride === 0) for (const m of parts) values.push(m * 10 ** power);
   }
-  return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+  return values.filter((value) => value >= low * 0.999 && value <= high * 1.001);
 }
 
 /** A tick's words: plain numbers from 0.001 to 9,999, else a power of ten. */

@@ -130,13 +130,13 @@ function paint(canvas: HTMLCanvasElement, x: (v: number) => number, y: (v: numbe
   const css = getComputedStyle(document.documentElement);
   const size = mean.length > 40_000 ? 1.5 : mean.length > 8_000 ? 2 : 3;
   const opacity = mean.length > 40_000 ? 0.14 : mean.length > 8_000 ? 0.4 : 0.55;
-  for (const chosen of [false, true]) {
-    pen.fillStyle = css.getPropertyValue(chosen ? "--mark" : "--edge");
-    pen.globalAlpha = chosen ? opacity : 0.16;
+  for (const selected of [false, true]) {
+    pen.fillStyle = css.getPropertyValue(selected ? "--mark" : "--edge");
+    pen.globalAlpha = selected ? opacity : 0.16;
     for (let i = 0; i < mean.length; i++) {
       const a = rate[i] ?? 0;
       const b = mean[i] ?? 0;
-      if (!(a > 0) || !(b > 0) || inside(i) !== chosen) continue;
+      if (!(a > 0) || !(b > 0) || inside(i) !== selected) continue;
       pen.fillRect(x(a) - size / 2, y(b) - size / 2, size, size);
     }
   }
@@ -144,15 +144,15 @@ function paint(canvas: HTMLCanvasElement, x: (v: number) => number, y: (v: numbe
 
 function nearest(at: { x: number; y: number }, x: (v: number) => number, y: (v: number) => number, rate: Float32Array, mean: Float32Array): number {
   let best = 64; // within 8 pixels
-  let found = -1;
+  let latent = -1;
   for (let i = 0; i < mean.length; i++) {
     const a = rate[i] ?? 0;
     const b = mean[i] ?? 0;
     if (!(a > 0) || !(b > 0)) continue;
     const distance = (x(a) - at.x) ** 2 + (y(b) - at.y) ** 2;
-    if (distance < best) [best, found] = [distance, i];
+    if (distance < best) [best, latent] = [distance, i];
   }
-  return found;
+  return latent;
 }
 
 function dotTip(latent: number, left: number, top: number, rate: Float32Array, mean: Float32Array): void {

@@ -24,11 +24,11 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
   const { run, sae } = useShared();
   const [a, b] = choices(run.saes, sae, query);
   const by = query.get("by") === "correlation" ? ("correlation" as const) : query.get("by") === "cosine" ? ("cosine" as const) : undefined;
-  const asked = Number(query.get("threshold")) || undefined;
-  const threshold = useSettled(asked, 200);
-  const view = (["matched", "only_a", "only_b"] as const).find((one) => one === query.get("view")) ?? "matched";
+  const picked = Number(query.get("threshold")) || undefined;
+  const threshold = useSettled(picked, 200);
+  const view = (["matched", "only_a", "only_b"] as const).find((name) => name === query.get("view")) ?? "matched";
   const offset = Number(query.get("offset")) || 0;
-  const found = useLoad(
+  const comparison = useLoad(
     (signal) => api.compare({ a: key(a), b: key(b), by, threshold, view, offset, limit: LIMIT }, signal),
     [a, b, by, threshold, view, offset],
   );
@@ -40,9 +40,9 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
     <label class="field">
       <span>{side === "a" ? "First" : "Second"}</span>
       <select value={key(sae)} onChange={(event) => setQuery({ [side]: event.currentTarget.value, offset: null, by: null }, false)}>
-        {run.saes.map((one) => (
-          <option value={key(one)} key={key(one)}>
-            {one.site} · {saeOption(one)}
+        {run.saes.map((entry) => (
+          <option value={key(entry)} key={key(entry)}>
+            {entry.site} · {saeOption(entry)}
           </option>
         ))}
       </select>
@@ -64,21 +64,21 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
             {pick("b", b)}
           </div>
         </section>
-        <Await of={found}>{(value) => <Compared found={value} a={a} b={b} asked={asked} offset={offset} />}</Await>
+        <Await of={comparison}>{(value) => <Compared comparison={value} a={a} b={b} picked={picked} offset={offset} />}</Await>
       </div>
     </>
   );
 }
 
-function Compared({ found, a, b, asked, offset }: { found: Comparison; a: SaeEntry; b: SaeEntry; asked?: number; offset: number }) {
+function Compared({ comparison, a, b, picked, offset }: { comparison: Comparison; a: SaeEntry; b: SaeEntry; picked?: number; offset: number }) {
   const part = (n: number, of: number) => `${count(n)} of ${count(of)} (${share(n / of)})`;
   const views = [
-    { value: "matched" as const, text: `Matched (${count(found.n_matched_a)})` },
-    { value: "only_a" as const, text: `Only in the first (${count(a.d_sae - found.n_matched_a)})` },
-    { value: "only_b" as const, text: `Only in the second (${count(b.d_sae - found.n_matched_b)})` },
+    { value: "matched" as const, text: `Matched (${count(comparison.n_matched_a)})` },
+    { value: "only_a" as const, text: `Only in the first (${count(a.d_sae - comparison.n_matched_a)})` },
+    { value: "only_b" as const, text: `Only in the second (${count(b.d_sae - comparison.n_matched_b)})` },
   ];
-  const { distribution: d } = found;
-  const unit = found.by === "cosine" ? "decoder cosine" : "correlation";
+  const { distribution: d } = comparison;
+  const unit = comparison.by === "cosine" ? "decoder cosine" : "correlation";
   return (
     <div class="usage">
       <section class="card stack" aria-labelledby="match">
@@ -86,7 +86,7 @@ function Compared({ found, a, b, asked, offset }: { found: Comparison; a: SaeEnt
         <div class="row between">
           <Choice
             name="Match by"
-            value={found.by}
+            value={comparison.by}
             options={[
               { value: "cosine", text: "Decoder cosine" },
               { value: "correlation", text: "Correlation", title: "Of activations over the same tokens" },
@@ -94,34 +94,34 @@ function Compared({ found, a, b, asked, offset }: { found: Comparison; a: SaeEnt
             onPick={(by) => setQuery({ by, offset: null })}
           />
         </div>
-        {found.notes.map((note) => (
+        {comparison.notes.map((note) => (
           <Message key={note}>{note}</Message>
         ))}
         <label class="field">
           <span>
-            Counts as a match from {unit} <b>{num(asked ?? found.threshold, 2)}</b>
+            Counts as a match from {unit} <b>{num(picked ?? comparison.threshold, 2)}</b>
           </span>
           <input
             type="range"
             min={0.05}
             max={0.99}
             step={0.01}
-            value={asked ?? found.threshold}
+            value={picked ?? comparison.threshold}
             onInput={(event) => setQuery({ threshold: event.currentTarget.value, offset: null })}
           />
         </label>
         <dl class="facts">
           <div>
             <dt>First, matched</dt>
-            <dd>{part(found.n_matched_a, a.d_sae)}</dd>
+            <dd>{part(comparison.n_matched_a, a.d_sae)}</dd>
           </div>
           <div>
             <dt>Second, matched</dt>
-            <dd>{part(found.n_matched_b, b.d_sae)}</dd>
+            <dd>{part(comparison.n_matched_b, b.d_sae)}</dd>
           </div>
           <div>
             <dt>Each other's best</dt>
-            <dd>{count(found.n_mutual)} pairs</dd>
+            <dd>{count(comparison.n_mutual)} pairs</dd>
           </div>
         </dl>
         <Bars
@@ -132,20 +132,20 @@ function Compared({ found, a, b, asked, offset }: { found: Comparison; a: SaeEnt
           edges={d.edges}
           counts={d.a}
           other={{ name: "Second", counts: d.b }}
-          line={{ at: asked ?? found.threshold, name: "match" }}
+          line={{ at: picked ?? comparison.threshold, name: "match" }}
         />
       </section>
       <section class="card stack" aria-label="Latents">
-        <Choice name="Which latents" value={found.view} options={views} onPick={(view) => setQuery({ view: view === "matched" ? null : view, offset: null })} />
-        <Pairs found={found} a={a} b={b} />
-        <Pager total={found.total} offset={offset} limit={LIMIT} onMove={(next) => setQuery({ offset: next || null })} />
+        <Choice name="Which latents" value={comparison.view} options={views} onPick={(view) => setQuery({ view: view === "matched" ? null : view, offset: null })} />
+        <Pairs comparison={comparison} a={a} b={b} />
+        <Pager total={comparison.total} offset={offset} limit={LIMIT} onMove={(next) => setQuery({ offset: next || null })} />
       </section>
     </div>
   );
 }
 
-function Pairs({ found, a, b }: { found: Comparison; a: SaeEntry; b: SaeEntry }) {
-  if (!found.rows.length) return <p class="empty">None at this threshold.</p>;
+function Pairs({ comparison, a, b }: { comparison: Comparison; a: SaeEntry; b: SaeEntry }) {
+  if (!comparison.rows.length) return <p class="empty">None at this threshold.</p>;
   const cell = (sae: SaeEntry, latent: number, label: string) => (
     <td class="half">
       <a data-row href={to.latent(sae.site, sae.name, latent)}>
@@ -153,21 +153,21 @@ function Pairs({ found, a, b }: { found: Comparison; a: SaeEntry; b: SaeEntry })
       </a>
     </td>
   );
-  const swapped = found.view === "only_b";
+  const swapped = comparison.view === "only_b";
   return (
     <div class="scroll">
       <table>
         <thead>
           <tr>
             <th scope="col">{swapped ? "Second" : "First"}</th>
-            <th scope="col">{found.view === "matched" ? "Best match in the second" : `Nearest in the ${swapped ? "first" : "second"}`}</th>
+            <th scope="col">{comparison.view === "matched" ? "Best match in the second" : `Nearest in the ${swapped ? "first" : "second"}`}</th>
             <th scope="col" class="n">Cosine</th>
             <th scope="col" class="n">Correlation</th>
             <th scope="col" class="n">Fires on</th>
           </tr>
         </thead>
         <tbody>
-          {found.rows.map((row) => (
+          {comparison.rows.map((row) => (
             <tr key={`${row.a}-${row.b}`}>
               {swapped ? cell(b, row.b, row.label_b) : cell(a, row.a, row.label_a)}
               {swapped ? cell(a, row.a, row.label_a) : cell(b, row.b, row.label_b)}

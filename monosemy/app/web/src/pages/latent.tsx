@@ -147,7 +147,7 @@ function Body({ page, view, sae }: { page: LatentPage; view: ReturnType<typeof u
         ) : (
           <Message>This latent never fired on the {count(sae.n_tokens)} tokens that the features were built from.</Message>
         )}
-        {explanation && <Explanation found={explanation} />}
+        {explanation && <Explanation explanation={explanation} />}
         <section class="card" aria-labelledby="own">
           <header>
             <h2 id="own">Test your own text</h2>
@@ -181,7 +181,7 @@ function Body({ page, view, sae }: { page: LatentPage; view: ReturnType<typeof u
 function Distribution({ page }: { page: LatentPage }) {
   const { histogram, quantiles, positions } = page;
   const at = (level: number) => {
-    const i = quantiles.levels.findIndex((one) => Math.abs(one - level) < 1e-6);
+    const i = quantiles.levels.findIndex((quantile) => Math.abs(quantile - level) < 1e-6);
     return i >= 0 ? quantiles.values[i] : undefined;
   };
   const median = at(0.5);
@@ -257,19 +257,19 @@ function Outputs({ page }: { page: LatentPage }) {
 }
 
 function Near({ page, sae }: { page: LatentPage; sae: SaeEntry }) {
-  const list = (title: string, help: string, found: LatentPage["neighbours"]["decoder"]) =>
-    found.length > 0 && (
+  const list = (title: string, help: string, neighbours: LatentPage["neighbours"]["decoder"]) =>
+    neighbours.length > 0 && (
       <div class="group">
         <h3 title={help}>
           {title} <span class="muted">{help}</span>
         </h3>
         <ul class="list">
-          {found.slice(0, 8).map((one) => (
-            <li key={one.latent}>
-              <a href={to.latent(sae.site, sae.name, one.latent)}>
-                <Named latent={one.latent} label={one.label} />
+          {neighbours.slice(0, 8).map((neighbour) => (
+            <li key={neighbour.latent}>
+              <a href={to.latent(sae.site, sae.name, neighbour.latent)}>
+                <Named latent={neighbour.latent} label={neighbour.label} />
               </a>
-              <span class="muted">{num(one.value, 2)}</span>
+              <span class="muted">{num(neighbour.value, 2)}</span>
             </li>
           ))}
         </ul>

@@ -11,7 +11,7 @@ import { go, setQuery, to } from "../router";
 import { useLoad, useSettled, useShared } from "../state";
 
 const LIMIT = 50;
-const SHOWN = ["firing_rate", "mean", "max", "top_cosine", "label_auroc"];
+const TABLE_COLUMNS = ["firing_rate", "mean", "max", "top_cosine", "label_auroc"];
 
 interface Bounds {
   min: Record<string, number>;
@@ -36,14 +36,14 @@ const TRIAGE: Triage[] = [
 
 /** Bounds are written in the address as min_NAME and max_NAME. */
 function boundsOf(query: URLSearchParams): Bounds {
-  const found: Bounds = { min: {}, max: {} };
+  const bounds: Bounds = { min: {}, max: {} };
   for (const [key, text] of query) {
     const value = Number(text);
     if (!Number.isFinite(value)) continue;
-    if (key.startsWith("min_")) found.min[key.slice(4)] = value;
-    if (key.startsWith("max_")) found.max[key.slice(4)] = value;
+    if (key.startsWith("min_")) bounds.min[key.slice(4)] = value;
+    if (key.startsWith("max_")) bounds.max[key.slice(4)] = value;
   }
-  return found;
+  return bounds;
 }
 
 function passes(bounds: Bounds, columns: Record<string, Float32Array>, i: number): boolean {
@@ -54,11 +54,11 @@ function passes(bounds: Bounds, columns: Record<string, Float32Array>, i: number
 
 export function LatentsPage({ query }: { query: URLSearchParams }) {
   const { sae } = useShared();
-  const wanted = useMemo(
-    () => [...new Set(["mean", "firing_rate", ...TRIAGE.map((one) => one.needs)])].filter((name) => sae.columns.includes(name)),
+  const names = useMemo(
+    () => [...new Set(["mean", "firing_rate", ...TRIAGE.map((filter) => filter.needs)])].filter((name) => sae.columns.includes(name)),
     [sae],
   );
-  const columns = useLoad(sae.column_source === "none" ? null : (signal) => api.columns(sae.site, sae.name, wanted, signal), [sae]);
+  const columns = useLoad(sae.column_source === "none" ? null : (signal) => api.columns(sae.site, sae.name, names, signal), [sae]);
   useEffect(() => {
     document.title = `Latents of ${sae.name} · monosemy`;
   }, [sae]);
@@ -88,7 +88,7 @@ export function LatentsPage({ query }: { query: URLSearchParams }) {
           </Message>
         )}
         {sae.column_source === "none" ? null : (
-          <Await of={columns}>{(found) => <Usable columns={found} query={query} />}</Await>
+          <Await of={columns}>{(values) => <Usable columns={values} query={query} />}</Await>
         )}
       </div>
     </>
@@ -102,7 +102,7 @@ function Usable({ columns, query }: { columns: Record<string, Float32Array>; que
   const inside = useMemo(() => (i: number) => passes(bounds, columns, i), [bounds, columns]);
   const box: Box | null = useMemo(() => {
     const { min, max } = bounds;
-    if ([min.mean, max.mean, min.firing_rate, max.firing_rate].some((one) => one === undefined)) return null;
+    if ([min.mean, max.mean, min.firing_rate, max.firing_rate].some((bound) => bound === undefined)) return null;
     return { x: [min.firing_rate ?? 0, max.firing_rate ?? 0], y: [min.mean ?? 0, max.mean ?? 0] };
   }, [bounds]);
   const setBox = (next: Box | null) =>
@@ -144,20 +144,20 @@ function Usable({ columns, query }: { columns: Record<string, Float32Array>; que
 }
 
 function TriageRow({ columns, bounds }: { columns: Record<string, Float32Array>; bounds: Bounds }) {
-  const usable = TRIAGE.filter((one) => columns[one.needs]);
+  const usable = TRIAGE.filter((filter) => columns[filter.needs]);
   const counts = useMemo(
     () =>
-      usable.map((one) => {
+      usable.map((filter) => {
         const only: Bounds = { min: {}, max: {} };
-        if (one.min !== undefined) only.min[one.needs] = one.min;
-        if (one.max !== undefined) only.max[one.needs] = one.max;
+        if (filter.min !== undefined) only.min[filter.needs] = filter.min;
+        if (filter.max !== undefined) only.max[filter.needs] = filter.max;
         let n = 0;
-        for (let i = 0; i < (columns[one.needs]?.length ?? 0); i++) n += Number(passes(only, columns, i));
+        for (let i = 0; i < (columns[filter.needs]?.length ?? 0); i++) n += Number(passes(only, columns, i));
         return n;
       }),
     [columns],
   );
-  const on = (one: Triage) => bounds.min[one.needs] === one.min && bounds.max[one.needs] === one.max;
+  const on = (filter: Triage) => bounds.min[filter.needs] === filter.min && bounds.max[filter.needs] === filter.max;
   const none = Object.keys(bounds.min).length + Object.keys(bounds.max).length === 0;
   const clear = Object.fromEntries([...Object.keys(bounds.min).map((k) => [`min_${k}`, null]), ...Object.keys(bounds.max).map((k) => [`max_${k}`, null])]);
   return (
@@ -165,15 +165,15 @@ function TriageRow({ columns, bounds }: { columns: Record<string, Float32Array>;
       <button type="button" aria-pressed={none} onClick={() => setQuery({ ...clear, offset: null })}>
         All <span class="count">{count(Object.values(columns)[0]?.length)}</span>
       </button>
-      {usable.map((one, i) => (
+      {usable.map((filter, i) => (
         <button
           type="button"
-          key={one.name}
-          title={one.help}
-          aria-pressed={on(one)}
-          onClick={() => setQuery({ ...clear, ...(on(one) ? {} : { [`min_${one.needs}`]: one.min ?? null, [`max_${one.needs}`]: one.max ?? null }), offset: null })}
+          key={filter.name}
+          title={filter.help}
+          aria-pressed={on(filter)}
+          onClick={() => setQuery({ ...clear, ...(on(filter) ? {} : { [`min_${filter.needs}`]: filter.min ?? null, [`max_${filter.needs}`]: filter.max ?? null }), offset: null })}
         >
-          {one.name} <span class="count">{count(counts[i])}</span>
+          {filter.name} <span class="count">{count(counts[i])}</span>
         </button>
       ))}
     </div>
@@ -191,7 +191,7 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
     (signal) => api.latents(sae.site, sae.name, { sort, order, ...bounds, q: settled, offset, limit: LIMIT }, signal),
     [sae, sort, order, bounds, settled, offset],
   );
-  const shown = SHOWN.filter((name) => sae.columns.includes(name));
+  const tableColumns = TABLE_COLUMNS.filter((name) => sae.columns.includes(name));
   const onSort = (name: string, next: string) => setQuery({ sort: name, order: next, offset: null });
   return (
     <section class="card" aria-labelledby="list">
@@ -212,8 +212,8 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
       </header>
       <BoundFields bounds={bounds} />
       <Await of={list}>
-        {(found) =>
-          found.total === 0 ? (
+        {(page) =>
+          page.total === 0 ? (
             <p class="empty">No latent passes these filters.</p>
           ) : (
             <>
@@ -223,13 +223,13 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
                     <tr>
                       <SortHead name="latent" sort={sort} order={order} help={columnHelp("latent")} wide onSort={onSort} />
                       {sae.has_features && <th scope="col">Label</th>}
-                      {shown.map((name) => (
+                      {tableColumns.map((name) => (
                         <SortHead key={name} name={name} sort={sort} order={order} help={columnHelp(name)} onSort={onSort} />
                       ))}
                     </tr>
                   </thead>
                   <tbody>
-                    {found.rows.map((row) => (
+                    {page.rows.map((row) => (
                       <tr key={row.latent}>
                         <td>
                           <a data-row={sae.has_features ? undefined : true} href={to.latent(sae.site, sae.name, row.latent)}>
@@ -243,9 +243,9 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
                             </a>
                           </td>
                         )}
-                        {shown.map((name) => (
+                        {tableColumns.map((name) => (
                           <td class="n" key={name}>
-                            {columnValue(name, row.values[found.columns.indexOf(name)])}
+                            {columnValue(name, row.values[page.columns.indexOf(name)])}
                           </td>
                         ))}
                       </tr>
@@ -253,7 +253,7 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
                   </tbody>
                 </table>
               </div>
-              <Pager total={found.total} offset={offset} limit={LIMIT} onMove={(next) => setQuery({ offset: next || null })} />
+              <Pager total={page.total} offset={offset} limit={LIMIT} onMove={(next) => setQuery({ offset: next || null })} />
             </>
           )
         }

@@ -13,17 +13,17 @@ type Kind = "all" | "bookmarks" | "notes";
 export function NotesPage() {
   const { run, notes, notesState, readNotes } = useShared();
   const { query } = useRoute();
-  const kind = (["bookmarks", "notes"] as const).find((one) => one === query.get("show")) ?? "all";
+  const kind = (["bookmarks", "notes"] as const).find((name) => name === query.get("show")) ?? "all";
   useEffect(() => {
     document.title = "Notes · monosemy";
     readNotes();
   }, []);
   useKeys(ROW_KEYS);
-  const shown = notes
+  const listing = notes
     .filter((note) => kind === "all" || (kind === "bookmarks" ? note.bookmark : note.text !== ""))
     .toSorted((a, b) => b.changed.localeCompare(a.changed));
   const title = (note: Note) => {
-    const sae = run.saes.find((one) => sameSae(one, note));
+    const sae = run.saes.find((entry) => sameSae(entry, note));
     return sae ? `${saeTitle(sae)} · ${note.site}` : `${note.site}/${note.name} (no longer in this run)`;
   };
   return (
@@ -52,13 +52,13 @@ export function NotesPage() {
             {notesState.error} <button type="button" onClick={readNotes}>Read the notes again</button>
           </Message>
         )}
-        {!notesState.known ? null : shown.length === 0 ? (
+        {!notesState.loaded ? null : listing.length === 0 ? (
           <p class="empty">
             Nothing here yet. On a latent's page, <kbd>b</kbd> bookmarks it, and there is a box for a note.
           </p>
         ) : (
           <ul class="notes">
-            {shown.map((note) => (
+            {listing.map((note) => (
               <li key={`${note.site}/${note.name}/${note.latent}`}>
                 <div class="row between">
                   <a data-row class="strong" href={to.latent(note.site, note.name, note.latent)}>

@@ -24,8 +24,8 @@ const SHARES = new Set<Column>(["dead_fraction", "over_10pct_fraction"]);
 export function OverviewPage() {
   const { run, model } = useShared();
   const { query } = useRoute();
-  const sites = [...new Set([...run.saes, ...run.evaluation].map((one) => one.site))];
-  const site = sites.find((one) => one === query.get("site")) ?? sites[0] ?? "";
+  const sites = [...new Set([...run.saes, ...run.evaluation].map((entry) => entry.site))];
+  const site = sites.find((name) => name === query.get("site")) ?? sites[0] ?? "";
   const records = run.evaluation.filter((record) => record.site === site);
   const entry = (record: EvaluationRecord) => run.saes.find((sae) => sae.site === record.site && sae.name === record.name);
   const href = (record: EvaluationRecord) => {
@@ -56,8 +56,8 @@ export function OverviewPage() {
             <label class="field">
               <span>Site</span>
               <select value={site} onChange={(event) => setQuery({ site: event.currentTarget.value })}>
-                {sites.map((one) => (
-                  <option key={one}>{one}</option>
+                {sites.map((name) => (
+                  <option key={name}>{name}</option>
                 ))}
               </select>
             </label>
@@ -144,7 +144,7 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
           </thead>
           <tbody>
             {rows.map((record) => {
-              const sae = saes.find((one) => one.name === record.name);
+              const sae = saes.find((entry) => entry.name === record.name);
               return (
                 <tr key={record.name} class={record.control ? "off" : undefined}>
                   <td class="nowrap">

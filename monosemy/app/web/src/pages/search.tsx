@@ -19,7 +19,7 @@ const MODES: { value: Mode; text: string; about: string; hint: string }[] = [
 
 export function SearchPage({ query }: { query: URLSearchParams }) {
   const { sae } = useShared();
-  const mode = MODES.find((one) => one.value === query.get("mode")) ?? MODES[0]!;
+  const mode = MODES.find((option) => option.value === query.get("mode")) ?? MODES[0]!;
   const q = query.get("q") ?? "";
   useEffect(() => {
     document.title = `${q ? `${q} · ` : ""}Search · monosemy`;
@@ -88,17 +88,17 @@ function Box({ q, hint, name }: { q: string; hint: string; name: string }) {
 
 function Labels({ q }: { q: string }) {
   const { sae } = useShared();
-  const found = useLoad(q.trim() ? (signal) => api.search(sae.site, sae.name, q, 100, signal) : null, [sae, q]);
+  const results = useLoad(q.trim() ? (signal) => api.search(sae.site, sae.name, q, 100, signal) : null, [sae, q]);
   if (!q.trim()) return null;
-  return <Await of={found}>{(value) => <Hits hits={value.hits} none={`No label has “${q}”.`} />}</Await>;
+  return <Await of={results}>{(value) => <Hits hits={value.hits} none={`No label has “${q}”.`} />}</Await>;
 }
 
 function Tokens({ q }: { q: string }) {
   const { sae } = useShared();
-  const found = useLoad(q ? (signal) => api.token(sae.site, sae.name, q, 100, signal) : null, [sae, q]);
+  const results = useLoad(q ? (signal) => api.token(sae.site, sae.name, q, 100, signal) : null, [sae, q]);
   if (!q) return null;
   return (
-    <Await of={found}>
+    <Await of={results}>
       {(value) => (
         <>
           {value.tokens.length > 0 && (
@@ -114,7 +114,7 @@ function Tokens({ q }: { q: string }) {
           <Hits
             hits={value.hits}
             none={value.tokens.length ? "No latent peaks on these tokens." : `The model has no token that begins with “${q}”.`}
-            token={(hit) => value.tokens.find((one) => one.id === (hit as { token?: number }).token)?.text ?? ""}
+            token={(hit) => value.tokens.find((token) => token.id === (hit as { token?: number }).token)?.text ?? ""}
           />
         </>
       )}

@@ -76,8 +76,8 @@ function useRun() {
   const abort = useRef<AbortController | null>(null);
   useEffect(() => () => abort.current?.abort(), []);
   const start = async (settings: Settings, sae: { site: string; name: string }) => {
-    const mine = new AbortController();
-    abort.current = mine;
+    const controller = new AbortController();
+    abort.current = controller;
     setAnswers([]);
     setError(null);
     setSeconds(null);
@@ -89,14 +89,14 @@ function useRun() {
         if (event.kind === "error") setError(event.error);
         if (event.kind === "start") {
           setControl(event.control);
-          setLatents(event.columns.find((one) => one.column === "steered")?.edits.map((edit) => edit.latent) ?? []);
+          setLatents(event.columns.find((answer) => answer.column === "steered")?.edits.map((edit) => edit.latent) ?? []);
         }
         if (event.kind === "end") setSeconds(event.seconds);
         setAnswers((old) => after(old, event));
       };
-      await patient(() => api.steer(request(settings, sae), on, mine.signal), mine.signal);
+      await patient(() => api.steer(request(settings, sae), on, controller.signal), controller.signal);
     } catch (reason) {
-      if (!mine.signal.aborted) setError(sentence(reason));
+      if (!controller.signal.aborted) setError(sentence(reason));
     }
     setRunning(false);
     setBusy(false);
@@ -118,14 +118,14 @@ function Status({ run }: { run: Run }) {
 }
 
 function Answers({ run, settings, query }: { run: Run; settings: Settings; query: URLSearchParams }) {
-  const shading: Shading = SHADINGS.find((one) => one.value === query.get("shade"))?.value ?? "latent";
+  const shading: Shading = SHADINGS.find((option) => option.value === query.get("shade"))?.value ?? "latent";
   const latents = run.answers.length ? run.latents : settings.edits.map((edit) => edit.latent);
   const traced = Math.max(0, latents.indexOf(Number(query.get("trace") ?? -1)));
   const several = new Set(latents).size > 1;
   const max = shadeMax(run.answers, shading, traced);
   const measured = run.answers.some((answer) => answer.measure);
   const waiting: Answer[] = settings.columns.map((column) => ({ column, prompt: "", tokens: [], stopped: "end", measure: null }));
-  const shown = run.answers.length ? run.answers : waiting;
+  const columns = run.answers.length ? run.answers : waiting;
   if (!settings.edits.length && !run.answers.length) {
     return (
       <section class="card">
@@ -154,8 +154,8 @@ function Answers({ run, settings, query }: { run: Run; settings: Settings; query
           <Ramp max={max} signed={shading === "change"} unit={shading === "latent" ? "activation" : "nats"} />
         )}
       </div>
-      <div class={shown.length > 2 ? "four" : "two"}>
-        {shown.map((answer) => (
+      <div class={columns.length > 2 ? "four" : "two"}>
+        {columns.map((answer) => (
           <Column key={answer.column} answer={answer} shading={shading} max={max} running={run.running} control={run.control} traced={traced} latent={several ? (latents[traced] ?? null) : null} />
         ))}
       </div>
@@ -197,7 +197,7 @@ function More({ settings, change }: Part) {
   const { run, sae } = useShared();
   const { positions } = settings;
   const toggle = (column: SteerColumn, on: boolean) =>
-    change({ columns: COLUMNS.map((one) => one.value).filter((one) => (one === column ? on : settings.columns.includes(one))) });
+    change({ columns: COLUMNS.map((option) => option.value).filter((name) => (name === column ? on : settings.columns.includes(name))) });
   const number = (name: string, value: number, step: number, min: number, max: number, set: (value: number) => void) => (
     <label class="field">
       <span>{name}</span>
@@ -247,10 +247,10 @@ function More({ settings, change }: Part) {
         </label>
         <fieldset class="stack tight">
           <legend class="label">Columns</legend>
-          {COLUMNS.map((one) => (
-            <label class="check" key={one.value}>
-              <input type="checkbox" checked={settings.columns.includes(one.value)} disabled={one.value === "steered"} onChange={(event) => toggle(one.value, event.currentTarget.checked)} />
-              {one.text} <span class="muted">{one.about}</span>
+          {COLUMNS.map((option) => (
+            <label class="check" key={option.value}>
+              <input type="checkbox" checked={settings.columns.includes(option.value)} disabled={option.value === "steered"} onChange={(event) => toggle(option.value, event.currentTarget.checked)} />
+              {option.text} <span class="muted">{option.about}</span>
             </label>
           ))}
         </fieldset>

@@ -26,8 +26,8 @@ export interface ContextView {
 
 /** The view of contexts, all of it from the address; the length is remembered for the next latent's (`to.latent`). */
 export function useContextView(query: URLSearchParams): ContextView {
-  const length = LENGTHS.find((one) => one === query.get("ctx")) ?? "line";
-  const tab = (["top", "quantiles", "near_miss", "random"] as const).find((one) => one === query.get("show")) ?? "top";
+  const length = LENGTHS.find((name) => name === query.get("ctx")) ?? "line";
+  const tab = (["top", "quantiles", "near_miss", "random"] as const).find((name) => name === query.get("show")) ?? "top";
   const spaces = query.get("spaces") === "1";
   return {
     length,
@@ -68,7 +68,7 @@ const FIFTHS: Partial<Record<ExampleGroup, string>> = {
 export function Contexts({ page, view }: { page: LatentPage; view: ContextView }) {
   const max = page.stats.max ?? Math.max(...page.examples.map((example) => example.value), 1e-9);
   const tabs = TABS.filter((tab) => page.examples.some((example) => tab.groups.includes(example.group)));
-  const tab = tabs.find((one) => one.value === view.tab) ?? tabs[0];
+  const tab = tabs.find((entry) => entry.value === view.tab) ?? tabs[0];
   if (!tab) return null;
   return (
     <section class="card" aria-labelledby="contexts">

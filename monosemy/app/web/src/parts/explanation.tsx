@@ -1,8 +1,8 @@
 /** A chat model's explanation of a latent, with the scores of monosemy/features/explain/explanations.py and what they rest on. */
-import type { Explanation as Explained } from "../api";
+import type { Explanation as ExplanationBody } from "../api";
 import { count, num } from "../format";
 
-type Score = Explained["scores"][string];
+type Score = ExplanationBody["scores"][string];
 
 const NAMES: Record<string, [string, string]> = {
   detection_random: ["Detection, random", "Told from windows drawn at random: does the text fire it?"],
@@ -13,9 +13,9 @@ const NAMES: Record<string, [string, string]> = {
 const MEASURES = ["auroc", "balanced_accuracy", "correlation"];
 const MEASURE_NAMES: Record<string, string> = { auroc: "AUROC", balanced_accuracy: "balanced accuracy", correlation: "correlation" };
 
-export function Explanation({ found }: { found: Explained }) {
-  const scores = Object.entries(found.scores);
-  const skipped = Object.entries(found.skipped);
+export function Explanation({ explanation }: { explanation: ExplanationBody }) {
+  const scores = Object.entries(explanation.scores);
+  const skipped = Object.entries(explanation.skipped);
   const ends = (score: Score, measure: string) => {
     const [low, high] = [score[`${measure}_low`], score[`${measure}_high`]];
     return low != null && high != null ? ` [${num(low)}, ${num(high)}]` : "";
@@ -25,11 +25,11 @@ export function Explanation({ found }: { found: Explained }) {
       <header>
         <h2 id="explanation">Explanation</h2>
         <span class="sub">
-          by {found.model || "a chat model"}
-          {found.n_passages !== null && `, from ${count(found.n_passages)} contexts`}
+          by {explanation.model || "a chat model"}
+          {explanation.n_passages !== null && `, from ${count(explanation.n_passages)} contexts`}
         </span>
       </header>
-      <p>{found.text}</p>
+      <p>{explanation.text}</p>
       {scores.length > 0 && (
         <div class="scroll">
           <table>

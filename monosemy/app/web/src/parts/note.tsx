@@ -21,7 +21,7 @@ addEventListener("beforeunload", (event) => {
 
 function useNote(sae: Named, latent: number) {
   const { notes, setNotes, readNotes } = useShared();
-  const note = notes.find((one) => sameSae(one, sae) && one.latent === latent);
+  const note = notes.find((entry) => sameSae(entry, sae) && entry.latent === latent);
   const [failed, setFailed] = useState<{ latent: number; error: string } | null>(null);
   /** Only what is changed is sent: the server knows the rest better than this page. */
   const write = async (values: Pick<NoteChange, "bookmark" | "text" | "before">) => {
@@ -55,7 +55,7 @@ export function NoteBox({ sae, latent, bare }: { sae: Named; latent: number; bar
   const draft = drafts.get(key);
   const text = draft?.text ?? saved;
   const changed = text !== saved;
-  const known = notesState.known;
+  const loaded = notesState.loaded;
   const save = async () => {
     setSaving(true);
     if ((await write({ text, before: saved })) && drafts.get(key)?.text === text) drafts.delete(key);
@@ -75,8 +75,8 @@ export function NoteBox({ sae, latent, bare }: { sae: Named; latent: number; bar
         aria-label={`Note on latent ${latent}`}
         rows={bare ? 2 : 3}
         maxLength={run.limits.note_characters}
-        placeholder={known ? "What you make of it" : ""}
-        disabled={!known}
+        placeholder={loaded ? "What you make of it" : ""}
+        disabled={!loaded}
         value={text}
         onInput={(event) => {
           if (event.currentTarget.value === saved) drafts.delete(key);
@@ -91,7 +91,7 @@ export function NoteBox({ sae, latent, bare }: { sae: Named; latent: number; bar
         </p>
       )}
       <div class="row">
-        <button type="submit" disabled={!changed || saving || !known}>
+        <button type="submit" disabled={!changed || saving || !loaded}>
           Save note
         </button>
         <span class="small muted" role="status">

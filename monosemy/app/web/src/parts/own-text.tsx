@@ -22,7 +22,7 @@ export function OwnText({ sae, latent, max, onResult }: OwnTextProps) {
   const { query } = useRoute();
   const [text, setText] = useState(query.get("text") ?? "");
   const [result, setResult] = useState<TextResult | null>(null);
-  const [asked, setAsked] = useState(-1);
+  const [tracedLatent, setTracedLatent] = useState(-1);
   const [error, setError] = useState<string | null>(null);
   const [busy, setBusy] = useState(false);
   const ask = async () => {
@@ -33,7 +33,7 @@ export function OwnText({ sae, latent, max, onResult }: OwnTextProps) {
     setQuery({ text });
     try {
       setResult(await api.text(sae.site, sae.name, { text, top: 10, ...(latent === undefined ? {} : { latent }) }));
-      setAsked(latent ?? -1);
+      setTracedLatent(latent ?? -1);
       onResult?.();
     } catch (reason) {
       setError(sentence(reason));
@@ -41,7 +41,7 @@ export function OwnText({ sae, latent, max, onResult }: OwnTextProps) {
     setBusy(false);
     watchModel();
   };
-  const current = result && (latent === undefined || asked === latent) ? result : null;
+  const current = result && (latent === undefined || tracedLatent === latent) ? result : null;
   return (
     <div class="stack tight">
       <form
@@ -102,10 +102,10 @@ function Firing({ result, sae }: { result: TextResult; sae: SaeEntry }) {
   const [at, setAt] = useState<number | null>(null);
   const [latent, setLatent] = useState<number | null>(null);
   // Shades: the latent that is pointed at, where it is among a token's strongest; else each token's strongest latent.
-  const found = result.top.map((one) => one.find((firing) => latent === null || firing.latent === latent)?.value ?? 0);
+  const values = result.top.map((firings) => firings.find((firing) => latent === null || firing.latent === latent)?.value ?? 0);
   const special = new Set(result.special);
-  const max = Math.max(1e-9, ...result.top.flatMap((one, i) => (special.has(i) ? [] : one.map((firing) => firing.value))));
-  const listed = at === null ? null : (result.top[at] ?? []);
+  const max = Math.max(1e-9, ...result.top.flatMap((firings, i) => (special.has(i) ? [] : firings.map((firing) => firing.value))));
+  const strongest = at === null ? null : (result.top[at] ?? []);
   return (
     <div class="stack">
       <div class="tokens" role="group" aria-label="Tokens: choose one for its latents">
@@ -114,7 +114,7 @@ function Firing({ result, sae }: { result: TextResult; sae: SaeEntry }) {
             <button
               type="button"
               key={i}
-              class={`tokbutton u a${shade(Math.min(found[i] ?? 0, max), max)}`}
+              class={`tokbutton u a${shade(Math.min(values[i] ?? 0, max), max)}`}
               aria-pressed={at === i}
               title={`${count(result.l0[i])} latents fire${result.top[i]?.[0] ? `, the strongest: ${result.top[i][0].latent} ${result.top[i][0].label} (${num(result.top[i][0].value)})` : ""}`}
               onClick={() => setAt(at === i ? null : i)}
@@ -136,23 +136,23 @@ function Firing({ result, sae }: { result: TextResult; sae: SaeEntry }) {
           <tr>
             <th scope="col">Latent</th>
             <th scope="col" class="n">Activation</th>
-            {listed === null && <th scope="col">Strongest at</th>}
-            {listed === null && <th scope="col" class="n">Tokens</th>}
+            {strongest === null && <th scope="col">Strongest at</th>}
+            {strongest === null && <th scope="col" class="n">Tokens</th>}
           </tr>
         </thead>
         <tbody>
-          {(listed ?? result.summary).map((one) => (
-            <tr key={one.latent} onMouseEnter={() => setLatent(one.latent)} onMouseLeave={() => setLatent(null)} onFocusCapture={() => setLatent(one.latent)} onBlurCapture={() => setLatent(null)}>
+          {(strongest ?? result.summary).map((row) => (
+            <tr key={row.latent} onMouseEnter={() => setLatent(row.latent)} onMouseLeave={() => setLatent(null)} onFocusCapture={() => setLatent(row.latent)} onBlurCapture={() => setLatent(null)}>
               <td class="w">
-                <a data-row href={to.latent(sae.site, sae.name, one.latent)}>
-                  <Named latent={one.latent} label={one.label} />
+                <a data-row href={to.latent(sae.site, sae.name, row.latent)}>
+                  <Named latent={row.latent} label={row.label} />
                 </a>
               </td>
-              <td class="n">{num(one.value)}</td>
-              {"peak" in one && listed === null && (
+              <td class="n">{num(row.value)}</td>
+              {"peak" in row && strongest === null && (
                 <>
-                  <td class="nowrap"><span class="tok">{quoted(result.tokens[(one as TextResult["summary"][number]).peak] ?? "")}</span></td>
-                  <td class="n">{(one as TextResult["summary"][number]).n_tokens}</td>
+                  <td class="nowrap"><span class="tok">{quoted(result.tokens[(row as TextResult["summary"][number]).peak] ?? "")}</span></td>
+                  <td class="n">{(row as TextResult["summary"][number]).n_tokens}</td>
                 </>
               )}
             </tr>

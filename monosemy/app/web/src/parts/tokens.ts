@@ -12,13 +12,13 @@ export interface Unit {
 /** Tokens whose text is "" belong to the one before: a character's bytes cut over several tokens. */
 export function units(run: TokenRun): Unit[] {
   const special = new Set(run.special);
-  const found: Unit[] = [];
+  const merged: Unit[] = [];
   run.tokens.forEach((text, i) => {
-    const last = found.at(-1);
+    const last = merged.at(-1);
     if (text === "" && last && !special.has(i)) last.n += 1;
-    else found.push({ from: i, n: 1, text, special: special.has(i) });
+    else merged.push({ from: i, n: 1, text, special: special.has(i) });
   });
-  return found;
+  return merged;
 }
 
 /** The largest of a unit's token values. */
@@ -57,11 +57,11 @@ const UNSEEN = /[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2060-\u2065\u
  * not, a run of spaces (an indentation) takes the width of two.
  */
 export function pieces(text: string, spaces: boolean): Piece[] {
-  const found: Piece[] = [];
+  const drawn: Piece[] = [];
   const add = (piece: string, visible: boolean) => {
-    const last = found.at(-1);
+    const last = drawn.at(-1);
     if (last && last.visible === visible) last.text += piece;
-    else found.push({ text: piece, visible });
+    else drawn.push({ text: piece, visible });
   };
   for (const character of spaces ? text : text.replace(/ {3,}/g, "  ")) {
     const code = character.codePointAt(0) ?? 0;
@@ -75,7 +75,7 @@ export function pieces(text: string, spaces: boolean): Piece[] {
     else if (UNSEEN.test(character)) add("∅", true);
     else add(character, false);
   }
-  return found;
+  return drawn;
 }
 
 /** For a sentence read aloud or a title: white space visible, in quotes. */

@@ -39,22 +39,22 @@ export function Top({ page, onHelp }: { page: string; onHelp: () => void }) {
 
 function SaePicker({ page }: { page: string }) {
   const { run, sae } = useShared();
-  const sites = [...new Set(run.saes.map((one) => one.site))];
+  const sites = [...new Set(run.saes.map((entry) => entry.site))];
   const pick = (event: Event) => {
-    const chosen = run.saes[Number((event.target as HTMLSelectElement).value)];
-    if (!chosen) return;
-    if (page === "search") go(to.search(chosen.site, chosen.name) + location.search);
-    else if (page === "steer") go(to.steer(chosen.site, chosen.name));
-    else go(to.latents(chosen.site, chosen.name));
+    const entry = run.saes[Number((event.target as HTMLSelectElement).value)];
+    if (!entry) return;
+    if (page === "search") go(to.search(entry.site, entry.name) + location.search);
+    else if (page === "steer") go(to.steer(entry.site, entry.name));
+    else go(to.latents(entry.site, entry.name));
   };
   return (
     <select aria-label="SAE" title="The SAE whose latents are shown" value={run.saes.indexOf(sae)} onChange={pick}>
       {sites.map((site) => (
         <optgroup label={site} key={site}>
-          {run.saes.map((one, i) =>
-            one.site === site ? (
-              <option value={i} key={one.name}>
-                {saeOption(one)}
+          {run.saes.map((entry, i) =>
+            entry.site === site ? (
+              <option value={i} key={entry.name}>
+                {saeOption(entry)}
               </option>
             ) : null,
           )}

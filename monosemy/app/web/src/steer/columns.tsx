@@ -65,7 +65,7 @@ interface ColumnProps {
 }
 
 export function Column({ answer, shading, max, running, control, traced, latent }: ColumnProps) {
-  const about = COLUMNS.find((one) => one.value === answer.column);
+  const about = COLUMNS.find((option) => option.value === answer.column);
   const { measure } = answer;
   const texts = measure ? measure.tokens.map((token) => token.text) : answer.tokens;
   const values = measure ? measure.tokens.map((token) => value(token, shading, traced)) : [];

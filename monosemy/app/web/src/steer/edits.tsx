@@ -23,7 +23,7 @@ export function Edits({ sae, edits, onChange }: EditsProps) {
         <OneEdit key={`${edit.latent}-${i}`} sae={sae} edit={edit} onSet={(values) => set(i, values)} onRemove={() => onChange(edits.filter((_, k) => k !== i))} />
       ))}
       {edits.length < run.limits.edits && (
-        <Add sae={sae} taken={edits.map((edit) => edit.latent)} onAdd={(latent) => onChange([...edits, { latent, operation: "set", value: 1.5, unit: "max" }])} />
+        <Add sae={sae} latents={edits.map((edit) => edit.latent)} onAdd={(latent) => onChange([...edits, { latent, operation: "set", value: 1.5, unit: "max" }])} />
       )}
     </div>
   );
@@ -41,7 +41,7 @@ async function about(sae: SaeEntry, latent: number, signal: AbortSignal): Promis
 }
 
 function OneEdit({ sae, edit, onSet, onRemove }: { sae: SaeEntry; edit: Edit; onSet: (values: Partial<Edit>) => void; onRemove: () => void }) {
-  const known = useLoad((signal) => about(sae, edit.latent, signal), [sae, edit.latent]).value;
+  const info = useLoad((signal) => about(sae, edit.latent, signal), [sae, edit.latent]).value;
   const [low, high, step] = range(edit);
   const valued = edit.operation !== "ablate";
   const name = `latent ${edit.latent}`;
@@ -50,22 +50,22 @@ function OneEdit({ sae, edit, onSet, onRemove }: { sae: SaeEntry; edit: Edit; on
       <legend class="sr">Change of {name}</legend>
       <div class="line1">
         <a href={to.latent(sae.site, sae.name, edit.latent)}>
-          <Named latent={edit.latent} label={known?.label ?? ""} />
+          <Named latent={edit.latent} label={info?.label ?? ""} />
         </a>
         <button type="button" class="quiet icon" aria-label={`Remove ${name}`} title="Remove" onClick={onRemove}>
           ×
         </button>
       </div>
       <div class="knobs">
-        <select aria-label={`What to do to ${name}`} value={edit.operation} title={OPERATIONS.find((one) => one.value === edit.operation)?.help} onChange={(event) => onSet({ operation: event.currentTarget.value as Operation })}>
-          {OPERATIONS.map((one) => (
-            <option value={one.value} key={one.value}>{one.text}</option>
+        <select aria-label={`What to do to ${name}`} value={edit.operation} title={OPERATIONS.find((option) => option.value === edit.operation)?.help} onChange={(event) => onSet({ operation: event.currentTarget.value as Operation })}>
+          {OPERATIONS.map((option) => (
+            <option value={option.value} key={option.value}>{option.text}</option>
           ))}
         </select>
         {hasUnit(edit.operation) ? (
           <select aria-label={`Unit for ${name}`} value={edit.unit} onChange={(event) => onSet({ unit: event.currentTarget.value as EditUnit })}>
-            {UNITS.map((one) => (
-              <option value={one.value} key={one.value}>{one.text}</option>
+            {UNITS.map((option) => (
+              <option value={option.value} key={option.value}>{option.text}</option>
             ))}
           </select>
         ) : (
@@ -78,10 +78,10 @@ function OneEdit({ sae, edit, onSet, onRemove }: { sae: SaeEntry; edit: Edit; on
           <input type="number" aria-label={`Strength for ${name}, exactly`} step="any" value={edit.value} onChange={(event) => onSet({ value: Number(event.currentTarget.value) || 0 })} />
         </div>
       )}
-      {valued && edit.unit === "max" && hasUnit(edit.operation) && known && (
+      {valued && edit.unit === "max" && hasUnit(edit.operation) && info && (
         <p class="small muted">
-          {known.max
-            ? `${num(edit.value, 2)} × ${num(known.max.value)} = ${num(edit.value * known.max.value)}, its maximum on the ${known.max.text} text`
+          {info.max
+            ? `${num(edit.value, 2)} × ${num(info.max.value)} = ${num(edit.value * info.max.value)}, its maximum on the ${info.max.text} text`
             : "It never fired, so it has no maximum: choose another unit."}
         </p>
       )}
@@ -90,12 +90,12 @@ function OneEdit({ sae, edit, onSet, onRemove }: { sae: SaeEntry; edit: Edit; on
 }
 
 /** Adds a latent by its number or by words of its label. */
-function Add({ sae, taken, onAdd }: { sae: SaeEntry; taken: number[]; onAdd: (latent: number) => void }) {
+function Add({ sae, latents, onAdd }: { sae: SaeEntry; latents: number[]; onAdd: (latent: number) => void }) {
   const [text, setText] = useState("");
   const settled = useSettled(text.trim(), 150);
   const number = /^\d+$/.test(settled) ? Number(settled) : null;
   const words = settled !== "" && number === null && sae.has_features;
-  const found = useLoad(words ? (signal) => api.search(sae.site, sae.name, settled, 8, signal) : null, [sae, settled]);
+  const results = useLoad(words ? (signal) => api.search(sae.site, sae.name, settled, 8, signal) : null, [sae, settled]);
   const add = (latent: number) => {
     onAdd(latent);
     setText("");
@@ -104,23 +104,23 @@ function Add({ sae, taken, onAdd }: { sae: SaeEntry; taken: number[]; onAdd: (la
   return (
     <div class="edit">
       <label class="field">
-        <span>{taken.length ? "Another latent" : "Latent to steer"}</span>
+        <span>{latents.length ? "Another latent" : "Latent to steer"}</span>
         <input type="search" data-search placeholder={sae.has_features ? "Number, or words of its label" : "Number"} value={text} onInput={(event) => setText(event.currentTarget.value)} />
       </label>
       {outside && <Message bad>There is no latent {number}: this SAE has 0 to {sae.d_sae - 1}.</Message>}
-      {number !== null && !outside && !taken.includes(number) && (
+      {number !== null && !outside && !latents.includes(number) && (
         <button type="button" onClick={() => add(number)}>Add latent {number}</button>
       )}
-      {words && found.value && (
+      {words && results.value && (
         <ul class="list">
-          {found.value.hits.filter((hit) => !taken.includes(hit.latent)).map((hit) => (
+          {results.value.hits.filter((hit) => !latents.includes(hit.latent)).map((hit) => (
             <li key={hit.latent}>
               <button type="button" class="quiet pick" onClick={() => add(hit.latent)}>
                 <span><Named latent={hit.latent} label={hit.label} /></span>
               </button>
             </li>
           ))}
-          {found.value.hits.length === 0 && <li class="muted">No label has “{settled}”.</li>}
+          {results.value.hits.length === 0 && <li class="muted">No label has “{settled}”.</li>}
         </ul>
       )}
     </div>

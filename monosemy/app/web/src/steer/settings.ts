@@ -45,9 +45,9 @@ function editsOf(text: string | null, d_sae: number): Edit[] {
   return (text ?? "").split(",").flatMap((part) => {
     const [latent = "", operation = "", value = "0", unit = "max"] = part.split(":");
     const number = Number(latent);
-    const known = OPERATIONS.find((one) => one.value === operation);
-    if (!latent || !Number.isInteger(number) || number < 0 || number >= d_sae || !known) return [];
-    return [{ latent: number, operation: known.value, value: Number(value) || 0, unit: UNITS.find((one) => one.value === unit)?.value ?? "max" }];
+    const entry = OPERATIONS.find((option) => option.value === operation);
+    if (!latent || !Number.isInteger(number) || number < 0 || number >= d_sae || !entry) return [];
+    return [{ latent: number, operation: entry.value, value: Number(value) || 0, unit: UNITS.find((option) => option.value === unit)?.value ?? "max" }];
   });
 }
 
@@ -67,7 +67,7 @@ export function read(query: URLSearchParams, d_sae: number): Settings {
     edits: editsOf(query.get("e"), d_sae),
     positions: positionsOf(query.get("at")),
     keep_error: query.get("error") !== "drop",
-    columns: COLUMNS.map((one) => one.value).filter((one) => columns.includes(one)),
+    columns: COLUMNS.map((option) => option.value).filter((column) => columns.includes(column)),
     instruction: query.get("say") ?? "",
     chat: chat === null ? null : chat === "yes",
     control: Number.isInteger(control) && control >= 0 && control < d_sae ? control : null,
@@ -98,6 +98,6 @@ export function written(settings: Settings): Record<string, string | number | nu
 
 /** The request; a prompted column without an instruction is left out, as the page says. */
 export function request(settings: Settings, sae: { site: string; name: string }): SteerRequest {
-  const columns = settings.columns.filter((one) => one !== "prompted" || settings.instruction.trim() !== "");
+  const columns = settings.columns.filter((column) => column !== "prompted" || settings.instruction.trim() !== "");
   return { site: sae.site, name: sae.name, ...settings, columns };
 }

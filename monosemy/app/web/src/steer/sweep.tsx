@@ -18,7 +18,7 @@ export function Sweep({ settings, sae, busy, onBusy }: { settings: Settings; sae
   const { query } = useRoute();
   const [first] = settings.edits;
   const text = query.get("sweep") ?? (first?.unit === "norm" ? "0, 0.1, 0.2, 0.4, 0.6, 0.8" : "0, 0.5, 1, 1.5, 2, 3, 4");
-  const [found, setFound] = useState<Strength[]>([]);
+  const [strengths, setStrengths] = useState<Strength[]>([]);
   const [progress, setProgress] = useState("");
   const [error, setError] = useState<string | null>(null);
   const [running, setRunning] = useState(false);
@@ -28,21 +28,21 @@ export function Sweep({ settings, sae, busy, onBusy }: { settings: Settings; sae
   const many = values.length > run.limits.sweep_values;
   const start = async () => {
     abort.current = new AbortController();
-    setFound([]);
+    setStrengths([]);
     setProgress("");
     setError(null);
     setRunning(true);
     onBusy(true);
     watchModel();
     try {
-      const asked = { ...request(settings, sae), columns: ["steered" as const], values };
+      const sweep = { ...request(settings, sae), columns: ["steered" as const], values };
       const { signal } = abort.current;
       const on = (event: SweepEvent) => {
-        if (event.kind === "strength") setFound((old) => [...old, event].sort((a, b) => a.value - b.value));
+        if (event.kind === "strength") setStrengths((old) => [...old, event].sort((a, b) => a.value - b.value));
         else if (event.kind === "progress") setProgress(`, token ${event.step} of ${event.n_tokens}`);
         else if (event.kind === "error") setError(event.error);
       };
-      await patient(() => api.sweep(asked, on, signal), signal);
+      await patient(() => api.sweep(sweep, on, signal), signal);
     } catch (reason) {
       if (!abort.current.signal.aborted) setError(sentence(reason));
     }
@@ -51,14 +51,14 @@ export function Sweep({ settings, sae, busy, onBusy }: { settings: Settings; sae
     watchModel();
   };
   if (!first || first.operation === "ablate") return null;
-  const what = OPERATIONS.find((one) => one.value === first.operation)?.text.toLowerCase() ?? "";
-  const unit = hasUnit(first.operation) ? (UNITS.find((one) => one.value === first.unit)?.text ?? "") : "";
-  const x = found.map((one) => one.value);
+  const operation = OPERATIONS.find((option) => option.value === first.operation)?.text.toLowerCase() ?? "";
+  const unit = hasUnit(first.operation) ? (UNITS.find((option) => option.value === first.unit)?.text ?? "") : "";
+  const x = strengths.map((strength) => strength.value);
   return (
     <section class="card stack" aria-labelledby="sweep">
       <header>
         <h2 id="sweep">Strength sweep</h2>
-        <span class="sub">latent {first.latent}, {what}, {unit}</span>
+        <span class="sub">latent {first.latent}, {operation}, {unit}</span>
       </header>
       <div class="row end">
         <label class="field wide">
@@ -70,16 +70,16 @@ export function Sweep({ settings, sae, busy, onBusy }: { settings: Settings; sae
         ) : (
           <button type="button" disabled={busy || wrong || many} onClick={() => void start()}>Run sweep</button>
         )}
-        <span class={`small muted${running ? " busy" : ""}`} role="status">{running ? `${found.length} of ${values.length}${progress}` : ""}</span>
+        <span class={`small muted${running ? " busy" : ""}`} role="status">{running ? `${strengths.length} of ${values.length}${progress}` : ""}</span>
       </div>
       {wrong && <Message bad>Strengths must be numbers, separated by commas.</Message>}
       {many && <Message bad>At most {run.limits.sweep_values} strengths at a time.</Message>}
       {error && <Message bad>{error}</Message>}
-      {found.length > 0 && (
+      {strengths.length > 0 && (
         <>
           <div class="two">
-            <Lines title="Perplexity under the unsteered model" xName="Strength" yName="Perplexity, log scale" log x={x} series={[{ name: "Perplexity", tone: "tone-accent", values: found.map((one) => one.perplexity) }]} />
-            <Lines title="KL from the unsteered model" xName="Strength" yName="KL, nats per token" zero x={x} series={[{ name: "KL", tone: "tone-mark", values: found.map((one) => one.mean_kl) }]} />
+            <Lines title="Perplexity under the unsteered model" xName="Strength" yName="Perplexity, log scale" log x={x} series={[{ name: "Perplexity", tone: "tone-accent", values: strengths.map((strength) => strength.perplexity) }]} />
+            <Lines title="KL from the unsteered model" xName="Strength" yName="KL, nats per token" zero x={x} series={[{ name: "KL", tone: "tone-mark", values: strengths.map((strength) => strength.mean_kl) }]} />
           </div>
           <div class="scroll">
             <table>
@@ -93,13 +93,13 @@ export function Sweep({ settings, sae, busy, onBusy }: { settings: Settings; sae
                 </tr>
               </thead>
               <tbody>
-                {found.map((one) => (
-                  <tr key={one.value}>
-                    <td class="n">{num(one.value)}</td>
-                    <td class="w answer">{one.text}</td>
-                    <td class="n">{num(one.perplexity)}</td>
-                    <td class="n">{num(one.mean_kl)}</td>
-                    <td class="n">{num(one.distinct[1], 2)}</td>
+                {strengths.map((strength) => (
+                  <tr key={strength.value}>
+                    <td class="n">{num(strength.value)}</td>
+                    <td class="w answer">{strength.text}</td>
+                    <td class="n">{num(strength.perplexity)}</td>
+                    <td class="n">{num(strength.mean_kl)}</td>
+                    <td class="n">{num(strength.distinct[1], 2)}</td>
                   </tr>
                 ))}
               </tbody>
