@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -25,6 +26,8 @@ from monosemy.training.trainee import Trainee
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 ARCHITECTURE, TESTS, ROUTE, MODEL, ROUTE_TESTS = BLOCKS
+CALL, ADDRESS, VIEW = re.findall(r"^```tsx?\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+WEB = Path(api.__file__).parent / "web"
 LINE = re.search(r'^    "(\w+)": Entry\("(monosemy\.saes\.\w+:\w+)", label="(\w+)"\),$', PAGE, flags=re.MULTILINE)
 NAME, PLACE, LABEL = LINE.groups()  # type: ignore[union-attr]
 
@@ -102,6 +105,46 @@ def test_the_page_of_the_browser_works_as_written(tmp_path, monkeypatch):
         assert "export interface SilentLatents {" in typescript.render()
     finally:
         del schema.SilentLatents, sys.modules["monosemy.app.silent"]
+
+
+def with_page(web: Path, view: str) -> None:
+    """Puts the example's TypeScript into a copy of the sources, as the page says."""
+    edits = {
+        "api.ts": (("export const api = {\n", f"{CALL}"), ("import type {\n  Comparison,", " SilentLatents,")),
+        "app.tsx": (
+            ('import { Top } from "./parts/top";\n', 'import { SilentPage } from "./pages/silent";\n'),
+            ("  if (page === undefined) return <OverviewPage />;\n", ADDRESS),
+        ),
+    }
+    for name, insertions in edits.items():
+        text = (WEB / "src" / name).read_text(encoding="utf-8")
+        for before, line in insertions:
+            assert text.count(before) == 1, f"{name} has no single place {before!r}"
+            text = text.replace(before, before + line)
+        (web / "src" / name).write_text(text, encoding="utf-8")
+    (web / "src" / "pages" / "silent.tsx").write_text(view, encoding="utf-8")
+
+
+@pytest.mark.skipif(
+    not (shutil.which("node") and (WEB / "node_modules").is_dir()),
+    reason="no Node or no packages (`make web` installs them): the example's TypeScript is not type-checked",
+)
+def test_the_pages_typescript_is_type_checked(tmp_path, monkeypatch):
+    """Against the types made of its model; a view with a field that the model lacks fails, so the check can fail."""
+    web = Path(shutil.copytree(WEB, tmp_path / "web", ignore=shutil.ignore_patterns("node_modules")))
+    (web / "node_modules").symlink_to(WEB / "node_modules")
+    exec(compile(MODEL, "CONTRIBUTING.md", "exec"), schema.__dict__)
+    try:
+        monkeypatch.setattr(typescript, "KINDS", (*typescript.KINDS, schema.SilentLatents))
+        (web / "src" / "types.ts").write_text(typescript.render(), encoding="utf-8")
+    finally:
+        del schema.SilentLatents
+    command = ["node", str(WEB / "node_modules/typescript/bin/tsc"), "--noEmit", "--project", str(web)]
+    for view, n_errors in ((VIEW, 0), (VIEW.replace("value.latents", "value.lattices"), 1)):
+        with_page(web, view)
+        checked = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert checked.stdout.count("error TS") == n_errors, checked.stdout + checked.stderr
+        assert (checked.returncode == 0) == (n_errors == 0), checked.stderr
 
 
 def test_files_named_on_the_page_exist():
