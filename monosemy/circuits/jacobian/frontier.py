@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.circuits.jacobian.costs import Losses, ce_cost
+from monosemy.circuits.jacobian.loss_cost import Losses, ce_cost
 from monosemy.circuits.jacobian.resamples import Draws, interval, ratio
 from monosemy.errors import UserError
 from monosemy.support.numbers import fixed_percent_text, setting_text

@@ -65,8 +65,8 @@ def measure(study: Study, settings: MeasureSettings, *, again: bool = False) -> 
 
     With `again`, pairs that are measured already are measured anew.
     """
-    from monosemy.circuits.jacobian.costs import read_losses
     from monosemy.circuits.jacobian.frontier import choose, frontier, short_notes
+    from monosemy.circuits.jacobian.loss_cost import read_losses
     from monosemy.evals.evaluation_file import read_evaluation
 
     for pair in study.pairs:

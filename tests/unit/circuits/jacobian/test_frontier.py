@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from monosemy.circuits.jacobian import terminal as jacobian_terminal
-from monosemy.circuits.jacobian.costs import Losses
 from monosemy.circuits.jacobian.frontier import COMPARED, SPARSITY, choose, compare, explained, frontier, verdict
+from monosemy.circuits.jacobian.loss_cost import Losses
 from monosemy.errors import UserError
 from monosemy.evals.documents import DocumentSums
 
