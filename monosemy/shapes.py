@@ -47,6 +47,8 @@ TextMask: TypeAlias = Bool[Tensor, "batch position"] | Int[Tensor, "batch positi
 """What of padded sequences is text (1) and what is padding (0), as tokenizers return it."""
 SiteActivations: TypeAlias = Float[Tensor, "batch position _"]
 """Activations of one of several sites, which may differ in width."""
+Logits: TypeAlias = Float[Tensor, "batch _ vocab"]
+"""Logits of the next token after every position of sequences, or after their last one alone."""
 SiteNorms: TypeAlias = Float[Tensor, "batch position"]
 
 LatentMask: TypeAlias = Bool[Tensor, " d_sae"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from monosemy.config import TextConfig
 from monosemy.data.documents import READER_NOTES, Document, TextSource, TokenIds
-from monosemy.data.packing import pack, tokeniser, without_frame
+from monosemy.data.packing import Sequences, pack, tokeniser, without_frame
 from monosemy.data.split import Numbers, Shortage, ShuffledDocuments, SourceQueue, mixed
 from monosemy.errors import UserError
 from monosemy.support import json_text, progress
@@ -267,10 +267,10 @@ class _ShardWriter:
     def __init__(self, folder: Path, side: str, context_length: int, n_sequences: int) -> None:
         self.folder, self.side, self.n_wanted = folder, side, n_sequences
         self.per_shard = max(1, _SHARD_TOKENS // context_length)
-        self.held: list[tuple[TokenIds, TokenIds]] = []
+        self.held: list[tuple[Sequences, Sequences]] = []
         self.written: list[int] = []
 
-    def add(self, tokens: TokenIds, documents: TokenIds) -> None:
+    def add(self, tokens: Sequences, documents: Sequences) -> None:
         # The last block may hold more sequences than were asked for.
         room = self.n_wanted - sum(self.written) - sum(len(t) for t, _ in self.held)
         self.held.append((tokens[:room], documents[:room]))

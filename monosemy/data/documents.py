@@ -12,12 +12,13 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Int32
 
-TokenIds = NDArray[np.int32]
+TokenIds: TypeAlias = Int32[np.ndarray, " _"]
+"""The tokens of one document, in order."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Int32
 
 from monosemy.data.documents import TokenIds
 from monosemy.errors import UserError
@@ -23,6 +24,9 @@ from monosemy.errors import UserError
 _BLOCK_TOKENS = 1 << 20
 
 Tokenise = Callable[[Sequence[str]], list[TokenIds]]
+
+Sequences: TypeAlias = Int32[np.ndarray, "batch position"]
+"""Whole sequences of equal length: token ids, or the document of every token."""
 
 
 @contextmanager
@@ -84,7 +88,7 @@ def without_frame(ids: TokenIds, bos: int | None, separator: int | None, padding
 
 def pack(
     documents: Iterable[tuple[int, TokenIds]], context_length: int, separator: int | None, bos: int | None
-) -> Iterator[tuple[TokenIds, TokenIds]]:
+) -> Iterator[tuple[Sequences, Sequences]]:
     """Packs documents, given as (number, ids), into blocks of (tokens [n, T], document number of every token [n, T]).
 
     Tokens at the end that do not fill a sequence are dropped. `separator` follows every document and counts as its last
@@ -112,10 +116,10 @@ def pack(
         yield _sequences(np.concatenate(tokens)[:whole], np.concatenate(numbers)[:whole], width, bos)
 
 
-def _sequences(tokens: TokenIds, numbers: TokenIds, width: int, bos: int | None) -> tuple[TokenIds, TokenIds]:
+def _sequences(tokens: TokenIds, numbers: TokenIds, width: int, bos: int | None) -> tuple[Sequences, Sequences]:
     """Cuts flat tokens and document numbers into rows of `width`, and puts BOS before each row."""
-    tokens, numbers = tokens.reshape(-1, width), numbers.reshape(-1, width)
+    token_rows, number_rows = tokens.reshape(-1, width), numbers.reshape(-1, width)
     if bos is None:
-        return tokens, numbers
-    column = np.full((len(tokens), 1), bos, dtype=np.int32)
-    return np.concatenate([column, tokens], axis=1), np.concatenate([numbers[:, :1], numbers], axis=1)
+        return token_rows, number_rows
+    column = np.full((len(token_rows), 1), bos, dtype=np.int32)
+    return np.concatenate([column, token_rows], axis=1), np.concatenate([number_rows[:, :1], number_rows], axis=1)

@@ -84,12 +84,12 @@ def evaluate(
 def _kept(
     model: LanguageModel,
     site: str,
-    x: Float[Tensor, "B T d"],
-    tokens: Int[Tensor, "B T"],
+    x: Float[Tensor, "batch position d_in"],
+    tokens: Int[Tensor, "batch position"],
     *,
-    text: Bool[Tensor, "B T"],
+    text: Bool[Tensor, "batch position"],
     rules: ActivationsConfig,
-) -> Bool[Tensor, "B T"]:
+) -> Bool[Tensor, "batch position"]:
     """The positions that are evaluated, bool [B, T] on the CPU. Raises UserError when none is left."""
     # As in training, the limit is a multiple of the median norm, but that of these tokens. Unlike in training, special
     # tokens count towards the median.
@@ -106,7 +106,7 @@ def _kept(
     return keep
 
 
-def _distinct(sequences: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
+def _distinct(sequences: Int[Tensor, "batch position"]) -> Int[Tensor, " batch"]:
     """A number for every sequence, equal for identical ones; warns once if there are any."""
     numbers = torch.unique(sequences, dim=0, return_inverse=True)[1]
     n_distinct = int(numbers.max()) + 1

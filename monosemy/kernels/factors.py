@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jaxtyping import Float
 from torch import Tensor
 
 from monosemy.kernels.reference import Pattern
@@ -17,11 +18,11 @@ class Factors(NamedTuple):
     """What J is made of, for N tokens: a, b [N, h]; T_in, T_up [U, h], T_out [V, h]; `inputs` and `outputs` are
     patterns of N rows with indices below U and V. b and T_up are both None for a plain MLP."""
 
-    a: Tensor
-    b: Tensor | None
-    T_in: Tensor
-    T_up: Tensor | None
-    T_out: Tensor
+    a: Float[Tensor, "n d_ff"]
+    b: Float[Tensor, "n d_ff"] | None
+    T_in: Float[Tensor, "u d_ff"]
+    T_up: Float[Tensor, "u d_ff"] | None
+    T_out: Float[Tensor, "v d_ff"]
     inputs: Pattern
     outputs: Pattern
 
@@ -29,8 +30,8 @@ class Factors(NamedTuple):
 class Gradients(NamedTuple):
     """∂L of every factor that has one; a and b only where they were asked for."""
 
-    T_in: Tensor
-    T_up: Tensor | None
-    T_out: Tensor
-    a: Tensor | None
-    b: Tensor | None
+    T_in: Float[Tensor, "u d_ff"]
+    T_up: Float[Tensor, "u d_ff"] | None
+    T_out: Float[Tensor, "v d_ff"]
+    a: Float[Tensor, "n d_ff"] | None
+    b: Float[Tensor, "n d_ff"] | None

@@ -17,27 +17,32 @@ backend; on the CPU float32 and float64 run `kernels.cpu.jacobian`. Nothing carr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from monosemy.kernels import dispatch
 from monosemy.kernels.factors import Factors, Gradients
 from monosemy.kernels.reference import Pattern, rows_of
+from monosemy.shapes import PerEntry
+
+PairOffsets: TypeAlias = Int64[Tensor, " n_plus_1"]
+"""Where the entries of each token's J begin among the flat ones, and where the last token's end."""
 
 CHUNK = 64
 """Tokens whose gathered rows PyTorch's form holds at a time."""
 
 
-def pair_offsets(inputs: Pattern, outputs: Pattern) -> Tensor:
+def pair_offsets(inputs: Pattern, outputs: Pattern) -> PairOffsets:
     """Where each token's kx·ky entries begin, int64 [N + 1]."""
     offsets = torch.zeros_like(inputs.offsets)
     torch.cumsum(inputs.offsets.diff() * outputs.offsets.diff(), 0, out=offsets[1:])
     return offsets
 
 
-def slices(factors: Factors, pairs: Tensor, out: Tensor) -> None:
+def slices(factors: Factors, pairs: PairOffsets, out: PerEntry) -> None:
     """Adds J of every token to `out`, flat, at the offsets `pairs`."""
     with torch.no_grad():
         if _compiled(factors.T_out):
@@ -48,7 +53,7 @@ def slices(factors: Factors, pairs: Tensor, out: Tensor) -> None:
             slices_in_torch(factors, pairs, out)
 
 
-def gradients(factors: Factors, pairs: Tensor, slope: Tensor, *, diagonals: bool) -> Gradients:
+def gradients(factors: Factors, pairs: PairOffsets, slope: PerEntry, *, diagonals: bool) -> Gradients:
     """The factors' gradients for a slope ∂L/∂J, flat; those of a and b where `diagonals` asks for them."""
     with torch.no_grad():
         if _compiled(factors.T_out):
@@ -65,15 +70,15 @@ def _compiled(tensor: Tensor) -> bool:
 class _Padded(NamedTuple):
     """One chunk of tokens: gathered rows, zero on padding, and where the entries of its J stand."""
 
-    R: Tensor
-    Q: Tensor
-    inputs: Tensor
-    outputs: Tensor
-    in_mask: Tensor
-    out_mask: Tensor
+    R: Float[Tensor, "n k_in d_ff"]
+    Q: Float[Tensor, "n k_out d_ff"]
+    inputs: Int64[Tensor, "n k_in"]
+    outputs: Int64[Tensor, "n k_out"]
+    in_mask: Bool[Tensor, "n k_in"]
+    out_mask: Bool[Tensor, "n k_out"]
 
 
-def padded(pattern: Pattern, first: int, last: int) -> tuple[Tensor, Tensor]:
+def padded(pattern: Pattern, first: int, last: int) -> tuple[Int64[Tensor, "n k"], Bool[Tensor, "n k"]]:
     """Indices int64 [n, K] of rows first … last, 0 on padding, and bool [n, K] where there is none."""
     part = Pattern(
         pattern.offsets[first : last + 1] - pattern.offsets[first],
@@ -103,7 +108,7 @@ def _each(factors: Factors) -> list[tuple[int, int]]:
     return [(first, min(first + CHUNK, n_tokens)) for first in range(0, n_tokens, CHUNK)]
 
 
-def slices_in_torch(factors: Factors, pairs: Tensor, out: Tensor) -> None:
+def slices_in_torch(factors: Factors, pairs: PairOffsets, out: PerEntry) -> None:
     for first, last in _each(factors):
         chunk = _chunk(factors, first, last)
         J = chunk.Q @ chunk.R.mT
@@ -111,7 +116,7 @@ def slices_in_torch(factors: Factors, pairs: Tensor, out: Tensor) -> None:
         out[pairs[first] : pairs[last]] += J[chunk.out_mask[:, :, None] & chunk.in_mask[:, None, :]]
 
 
-def gradients_in_torch(factors: Factors, pairs: Tensor, slope: Tensor, *, diagonals: bool) -> Gradients:
+def gradients_in_torch(factors: Factors, pairs: PairOffsets, slope: PerEntry, *, diagonals: bool) -> Gradients:
     gated = factors.b is not None
     d_in, d_out = torch.zeros_like(factors.T_in), torch.zeros_like(factors.T_out)
     d_up = torch.zeros_like(factors.T_up) if factors.T_up is not None else None
@@ -142,7 +147,9 @@ def _scatter(out: Tensor, indices: Tensor, mask: Tensor, rows: Tensor) -> None:
     out += dispatch.accumulate(columns, torch.ones(len(entries), dtype=rows.dtype, device=rows.device), rows[mask])
 
 
-def rows_subset(pattern: Pattern, values: Tensor, rows: Tensor) -> tuple[Pattern, Tensor]:
+def rows_subset(
+    pattern: Pattern, values: PerEntry, rows: Int64[Tensor, " drawn"]
+) -> tuple[Pattern, Float[Tensor, " subset"]]:
     """The pattern and its values [Z] at the token rows `rows` (int64, any order) alone."""
     counts = pattern.offsets.diff()[rows]
     offsets = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)

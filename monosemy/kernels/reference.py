@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from monosemy.shapes import Activations, DecoderMatrix, EntryNumbers, PerEntry, PerInput, PerLatent, PerToken, PreActs
@@ -19,8 +19,8 @@ from monosemy.shapes import Activations, DecoderMatrix, EntryNumbers, PerEntry, 
 class Pattern(NamedTuple):
     """Which latents are selected in each row: offsets int64 [N+1], indices int32 [Z]."""
 
-    offsets: Tensor
-    indices: Tensor
+    offsets: Int64[Tensor, " n_plus_1"]
+    indices: Int32[Tensor, " z"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Columns(NamedTuple):
     """The transpose of a pattern, by latent: offsets int64 [F+1]; entry z of latent f has token row `rows[z]` and
     stands at `order[z]` in the row-wise values. Rows ascend within a latent."""
 
-    offsets: Tensor
-    rows: Tensor
-    order: Tensor
+    offsets: Int64[Tensor, " d_sae_plus_1"]
+    rows: Int32[Tensor, " z"]
+    order: Int32[Tensor, " z"]
 
 
 def rows_of(pattern: Pattern) -> EntryNumbers:

@@ -31,9 +31,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosemy.config import fingerprint as hash_json
@@ -43,21 +44,19 @@ from monosemy.models.heads import find_projection, layer_heads, projection_matri
 from monosemy.models.padding import Edit, Padding, check_unpadded, read_mask, read_tokens
 from monosemy.models.passing import as_sequences, pass_through, unscaled
 from monosemy.models.sites import KINDS, POST_NORM_KINDS, Site, parse_site
-
-if TYPE_CHECKING:
-    pass
+from monosemy.shapes import Logits, SiteActivations, TextMask, TokenIds
 
 
 @dataclass(frozen=True)
 class Start:
     """The residual stream at a layer boundary, from which passes can continue."""
 
-    tokens: Tensor
-    """[B, T], on the model's device; padded rows have their text first."""
+    tokens: TokenIds
+    """On the model's device; padded rows have their text first."""
     layer: int
     """The first layer that a continued pass runs; 0 runs the whole model."""
-    resid: Tensor | None
-    """The residual stream [B, T, d_model] entering `layer`, ordered as `tokens`; None when no layer is skipped."""
+    resid: Float[Tensor, "batch position d_model"] | None
+    """The residual stream entering `layer`, ordered as `tokens`; None when no layer is skipped."""
     padding: Padding | None = None
     """None when every token is text."""
 
@@ -184,7 +183,7 @@ class LanguageModel:
             return 0
         return layer_heads(self._engine, layer, self.site_width(name))
 
-    def output_matrix(self, layer: int) -> Tensor:
+    def output_matrix(self, layer: int) -> Float[Tensor, "d_heads d_model"]:
         """W_O of a layer, [d_heads, d_model]: `attn_heads @ W_O` plus a bias is `attn_out`.
 
         Raises UserError for a layer without `attn_heads`, and for a projection that is not a plain matrix (quantised).
@@ -200,7 +199,7 @@ class LanguageModel:
         # With post-norms the factor applies after the norm, and so belongs to attn_out_post.
         return matrix if self.post_norms else matrix * self._multipliers[0]
 
-    def output_weights(self, layer: int) -> Tensor:
+    def output_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """W_O of a layer by query head, [H, d_head, d_model].
 
         Head h adds z_h @ W_O[h] to `layers.N.attn_out`, where z_h is its part of `layers.N.attn_heads`. A bias belongs
@@ -258,12 +257,12 @@ class LanguageModel:
     @torch.no_grad()
     def activations(
         self,
-        tokens: Tensor,
+        tokens: TokenIds,
         sites: Sequence[str],
         start: Start | None = None,
         *,
-        attention_mask: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+        attention_mask: TextMask | None = None,
+    ) -> dict[str, SiteActivations]:
         """Reads the activations [B, T, d] at each site, by canonical name, in the model's dtype on its device.
 
         `tokens` are integers [B, T]. In padded batches `attention_mask` [B, T] marks text (1) and padding (0);
@@ -282,7 +281,9 @@ class LanguageModel:
         return {name: read[name] if padding is None else padding.as_given(read[name]) for name in names}
 
     @torch.no_grad()
-    def all_activations(self, tokens: Tensor, *, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+    def all_activations(
+        self, tokens: TokenIds, *, attention_mask: TextMask | None = None
+    ) -> dict[str, SiteActivations]:
         """Copies the activations at every site in one whole pass; sites whose module never runs are missing.
 
         Meant for checks on few tokens: the pass does not end early, and all activations are in memory at once.
@@ -291,12 +292,12 @@ class LanguageModel:
         read = self._read(tokens, set(self._places), whole=True)
         return read if padding is None else {name: padding.as_given(value) for name, value in read.items()}
 
-    def _read(self, tokens: Tensor, names: set[str], *, whole: bool) -> dict[str, Tensor]:
+    def _read(self, tokens: TokenIds, names: set[str], *, whole: bool) -> dict[str, SiteActivations]:
         """Runs one pass and returns the activations at `names`.
 
         A `whole` pass returns copies. Otherwise the pass ends early and what it returns may be the model's own tensors.
         """
-        read: dict[str, Tensor] = {}
+        read: dict[str, SiteActivations] = {}
         if not names:
             return read
 
@@ -321,14 +322,14 @@ class LanguageModel:
 
     def logits(
         self,
-        tokens: Tensor,
+        tokens: TokenIds,
         edits: Mapping[str, Edit] | None = None,
         start: Start | None = None,
         *,
         last_only: bool = False,
         gradients: bool = False,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
+        attention_mask: TextMask | None = None,
+    ) -> Logits:
         """Computes next-token logits [B, T, V], replacing the activation x at each site of `edits` by edit(x).
 
         The result of an edit is cast to the model's dtype. With `start`, layers before `start.layer` are skipped; it
@@ -352,7 +353,7 @@ class LanguageModel:
             return padding.last(logits) if last_only else padding.as_given(logits)
 
     @contextmanager
-    def editing(self, edits: Mapping[str, Edit], tokens: Tensor) -> Iterator[None]:
+    def editing(self, edits: Mapping[str, Edit], tokens: TokenIds) -> Iterator[None]:
         """Within the block, passes over tokens [B, T] have the activations at these sites (canonical names) replaced.
 
         Raises ValueError for an edit that changes the shape, and UserError at the end if a site was never computed.
@@ -382,7 +383,7 @@ class LanguageModel:
             raise UserError(f"{self.name} never computed {', '.join(missing)}: nothing was replaced there")
 
     @torch.no_grad()
-    def prefix(self, tokens: Tensor, site: str, *, attention_mask: Tensor | None = None) -> Start:
+    def prefix(self, tokens: TokenIds, site: str, *, attention_mask: TextMask | None = None) -> Start:
         """Runs the layers before `site` once, so that many passes can continue from there.
 
         The start lies at the layer boundary before the site. `tokens`, `attention_mask` and errors are as in
@@ -397,7 +398,7 @@ class LanguageModel:
             return Start(tokens, 0, None, padding)
         return Start(tokens, layer, self._block_output(tokens, layer - 1), padding)
 
-    def _block_output(self, tokens: Tensor, layer: int) -> Tensor:
+    def _block_output(self, tokens: TokenIds, layer: int) -> Float[Tensor, "batch position d_model"]:
         """The residual stream leaving a layer, [B, T, d_model], in a pass that ends there."""
         outputs: list[Tensor] = []
 
@@ -410,7 +411,7 @@ class LanguageModel:
             self._run(tokens)
         return outputs[0]
 
-    def _run(self, tokens: Tensor, *, last_only: bool = False) -> Tensor:
+    def _run(self, tokens: TokenIds, *, last_only: bool = False) -> Logits:
         if last_only and self._keeps_logits:
             return self.module(input_ids=tokens, use_cache=False, return_dict=True, logits_to_keep=1).logits
         logits = self.module(input_ids=tokens, use_cache=False, return_dict=True).logits
@@ -466,7 +467,7 @@ class LanguageModel:
                 handle.remove()
         return extras
 
-    def _check_start(self, start: Start, tokens: Tensor, padding: Padding | None, site_names: Iterable[str]) -> None:
+    def _check_start(self, start: Start, tokens: TokenIds, padding: Padding | None, site_names: Iterable[str]) -> None:
         """Raises ValueError when `start` is of other tokens or another mask, or skips one of the sites."""
         if not torch.equal(start.tokens, tokens):
             raise ValueError("this start was made from other tokens")
@@ -479,8 +480,8 @@ class LanguageModel:
                 raise ValueError(f"the start at layer {start.layer} skips the site {name}")
 
     def _checked(
-        self, tokens: Tensor, attention_mask: Tensor | None, start: Start | None = None
-    ) -> tuple[Tensor, Padding | None]:
+        self, tokens: TokenIds, attention_mask: TextMask | None, start: Start | None = None
+    ) -> tuple[TokenIds, Padding | None]:
         """The tokens on the model's device, padded rows with their text first, and their padding.
 
         Raises UserError for tokens that the model cannot take and for padding without a mask.

@@ -20,14 +20,15 @@ Limits: 16 tokens show wrong wiring, not rare numerical faults.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
+from monosemy.models.padding import Edit
 from monosemy.models.sites import KINDS
+from monosemy.shapes import Logits, SiteActivations, TokenIds
 from monosemy.support.numbers import exponent_text
 
 N_SEQUENCES, N_POSITIONS = 2, 8
@@ -64,20 +65,20 @@ def check_model(model: LanguageModel) -> dict[str, str]:
     return failed
 
 
-def sample_tokens(model: LanguageModel) -> Tensor:
+def sample_tokens(model: LanguageModel) -> TokenIds:
     """Random token ids [2, 8], the same at every load; none is the padding token."""
     generator = torch.Generator().manual_seed(0)
     shape = (N_SEQUENCES, min(N_POSITIONS, model.max_positions))
     return _as_text(model, torch.randint(model.vocab_size, shape, generator=generator))
 
 
-def _as_text(model: LanguageModel, tokens: Tensor) -> Tensor:
+def _as_text(model: LanguageModel, tokens: TokenIds) -> TokenIds:
     """The tokens, with the padding token replaced by the next id, so that nothing is taken for padding."""
     pad = getattr(model.padding_names, "pad_token_id", None)
     return tokens if pad is None else torch.where(tokens == pad, (tokens + 1) % model.vocab_size, tokens)
 
 
-def is_causal(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
+def is_causal(model: LanguageModel, tokens: TokenIds, plain: Logits) -> bool:
     """Whether changing the last token leaves earlier logits unchanged, up to the rounding of kernels."""
     changed = tokens.clone()
     changed[:, -1] = (changed[:, -1] + 1) % model.vocab_size
@@ -86,7 +87,7 @@ def is_causal(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
     return bool(difference <= 1e-2 * plain.abs().max())
 
 
-def wrong_shapes(model: LanguageModel, tokens: Tensor, read: dict[str, Tensor]) -> dict[str, str]:
+def wrong_shapes(model: LanguageModel, tokens: TokenIds, read: dict[str, SiteActivations]) -> dict[str, str]:
     """Sites that are never computed, not of shape [B, T, site_width], or overwritten later in the same pass."""
     failed: dict[str, str] = {}
     for name in model.site_names():
@@ -101,7 +102,7 @@ def wrong_shapes(model: LanguageModel, tokens: Tensor, read: dict[str, Tensor]) 
     return failed | dict.fromkeys(overwritten, "a later step of the same pass overwrites its activation in place")
 
 
-def wrong_sums(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
+def wrong_sums(model: LanguageModel, read: dict[str, SiteActivations]) -> dict[str, str]:
     """The contributions and resid_mid of layers whose residual stream does not add up, with the reason."""
     failed: dict[str, str] = {}
     suffix = "_post" if model.post_norms else ""
@@ -129,15 +130,15 @@ def wrong_sums(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
     return failed
 
 
-def wrong_writes(model: LanguageModel, tokens: Tensor) -> dict[str, str]:
+def wrong_writes(model: LanguageModel, tokens: TokenIds) -> dict[str, str]:
     """The contributions and resid_mid of layers where a replaced contribution does not reach the residual stream."""
     suffix = "_post" if model.post_norms else ""
     kinds = (f".attn_out{suffix}", f".mlp_out{suffix}")
     sites = [name for name in model.site_names() if name.endswith(kinds)]
-    written: dict[str, Tensor] = {}
+    written: dict[str, SiteActivations] = {}
 
-    def other(name: str) -> Callable[[Tensor], Tensor]:
-        def edit(value: Tensor) -> Tensor:
+    def other(name: str) -> Edit:
+        def edit(value: SiteActivations) -> SiteActivations:
             # Any value that differs from the original and is of about the same size.
             written[name] = value.flip(-1) + 0.5 * value
             return written[name]
@@ -149,7 +150,7 @@ def wrong_writes(model: LanguageModel, tokens: Tensor) -> dict[str, str]:
     return wrong_sums(model, {**read, **written})
 
 
-def wrong_heads(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]:
+def wrong_heads(model: LanguageModel, read: dict[str, SiteActivations]) -> dict[str, str]:
     """The attn_heads of layers where W_O does not turn them into attn_out, with the reason."""
     failed: dict[str, str] = {}
     for layer in range(model.n_layers):
@@ -173,7 +174,7 @@ def wrong_heads(model: LanguageModel, read: dict[str, Tensor]) -> dict[str, str]
     return failed
 
 
-def sum_error(terms: list[Tensor], total: Tensor) -> float:
+def sum_error(terms: list[Float[Tensor, "*rows d_model"]], total: Float[Tensor, "*rows d_model"]) -> float:
     """The largest |Σ terms − total| of any token, relative to the largest entry among that token's terms."""
     left = torch.stack([term.double() for term in terms])
     gap = (left.sum(0) - total.double()).abs().amax(-1)
@@ -181,7 +182,7 @@ def sum_error(terms: list[Tensor], total: Tensor) -> float:
     return float((gap / size.clamp_min(1e-30)).max())
 
 
-def wrong_replacements(model: LanguageModel, tokens: Tensor, plain: Tensor) -> dict[str, str]:
+def wrong_replacements(model: LanguageModel, tokens: TokenIds, plain: Logits) -> dict[str, str]:
     """All sites of each kind for which replacing activations by copies changes the logits."""
     # All sites at once first: the usual case needs a single pass.
     if _is_unchanged(model, tokens, plain, model.site_names()):
@@ -194,7 +195,7 @@ def wrong_replacements(model: LanguageModel, tokens: Tensor, plain: Tensor) -> d
     return failed
 
 
-def late_start_is_exact(model: LanguageModel, tokens: Tensor, plain: Tensor) -> bool:
+def late_start_is_exact(model: LanguageModel, tokens: TokenIds, plain: Logits) -> bool:
     """Whether skipping half of the layers, and skipping all, leaves the logits equal to the last bit.
 
     Other tokens run between the prefix and the pass that continues it, since state left in a layer must not matter.
@@ -213,7 +214,7 @@ def late_start_is_exact(model: LanguageModel, tokens: Tensor, plain: Tensor) -> 
     return True
 
 
-def _is_unchanged(model: LanguageModel, tokens: Tensor, plain: Tensor, sites: list[str]) -> bool:
+def _is_unchanged(model: LanguageModel, tokens: TokenIds, plain: Logits, sites: list[str]) -> bool:
     return torch.equal(model.logits(tokens, dict.fromkeys(sites, torch.clone)), plain)
 
 

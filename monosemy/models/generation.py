@@ -29,27 +29,29 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
+from monosemy.shapes import SiteActivations, TokenIds
 
 
 @dataclass(frozen=True)
 class Place:
     """The positions of the tokens of one pass in their texts."""
 
-    positions: Tensor
-    """int64 [B, T]: the number of the token in its text, counted from 0; −1 at padding."""
-    prompt_lengths: Tensor
-    """int64 [B]: tokens from this position on were generated."""
+    positions: Int64[Tensor, "batch position"]
+    """The number of the token in its text, counted from 0; −1 at padding."""
+    prompt_lengths: Int64[Tensor, " batch"]
+    """Tokens from this position on were generated."""
 
 
-PlacedEdit = Callable[[Tensor, Place], Tensor]
+PlacedEdit = Callable[[SiteActivations, Place], SiteActivations]
 """A function from a site's activation [B, T, d] and the positions of its tokens to a replacement of the same shape."""
 
 
-def whole_text(tokens: Tensor, prompt_length: int) -> Place:
+def whole_text(tokens: TokenIds, prompt_length: int) -> Place:
     """The place of a pass over whole, unpadded texts [B, T]."""
     positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
     return Place(positions, torch.full((len(tokens),), prompt_length, device=tokens.device))
@@ -118,8 +120,8 @@ class Decoding:
     def _lengths(self) -> Tensor:
         return self._prompt_lengths + self._n_new
 
-    def append(self, tokens: Tensor) -> None:
-        """Adds one token to every text, given as [B], and computes `logits` again. Raises UserError at the end of the
+    def append(self, tokens: Int[Tensor, " batch"]) -> None:
+        """Adds one token to every text and computes `logits` again. Raises UserError at the end of the
         model's positions."""
         column = tokens.to(self._tokens)[:, None]
         self._tokens = torch.cat([self._tokens, column], dim=1)

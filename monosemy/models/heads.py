@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def projection_width(projection: nn.Module) -> int | None:
     return projection_width(inner[0]) if len(inner) == 1 else None
 
 
-def projection_matrix(projection: nn.Module) -> Tensor | None:
+def projection_matrix(projection: nn.Module) -> Float[Tensor, "d_in d_out"] | None:
     """The weights of a projection as a view [d_in, d_out]; None where it has no such matrix.
 
     GPT-2's Conv1D has weights [d_in, d_out], all others [d_out, d_in]; some wrap the linear map in another module.

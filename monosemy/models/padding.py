@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from monosemy.errors import UserError
+from monosemy.shapes import SiteActivations
 
-Edit = Callable[[Tensor], Tensor]
+Edit = Callable[[SiteActivations], SiteActivations]
 """A function from a site's activation [B, T, d] to its replacement of the same shape, which may have another dtype. An
 edit that needs to know which positions are padding has a method `with_mask(mask) -> Edit`, with mask bool [B, T]."""
 
@@ -33,39 +34,39 @@ edit that needs to know which positions are padding has a method `with_mask(mask
 class Padding:
     """Which columns of a batch are text, and the order in which the model reads them."""
 
-    mask: Bool[Tensor, "B T"]
+    mask: Bool[Tensor, "batch position"]
     """True at text, in the caller's order."""
-    order: Int[Tensor, "B T"]
+    order: Int[Tensor, "batch position"]
     """For each column in the model's order, where text comes first, the column in the caller's order."""
 
     @classmethod
-    def of(cls, mask: Bool[Tensor, "B T"]) -> Padding:
+    def of(cls, mask: Bool[Tensor, "batch position"]) -> Padding:
         """The padding that a mask describes, True at text."""
         # A stable sort keeps the order of the text's tokens.
         return cls(mask, (~mask).to(torch.int8).argsort(dim=1, stable=True))
 
     @property
-    def is_text(self) -> Bool[Tensor, "B T"]:
+    def is_text(self) -> Bool[Tensor, "batch position"]:
         """The mask in the model's order."""
         return self.mask.gather(1, self.order)
 
     @property
-    def lengths(self) -> Int[Tensor, " B"]:
+    def lengths(self) -> Int[Tensor, " batch"]:
         """The number of real tokens of each row."""
         return self.mask.sum(1)
 
-    def text_first(self, values: Tensor) -> Tensor:
-        """Reorders values [B, T, …] from the caller's order into the model's."""
+    def text_first(self, values: Shaped[Tensor, "batch position *rest"]) -> Shaped[Tensor, "batch position *rest"]:
+        """Reorders values from the caller's order into the model's."""
         return values.gather(1, _expanded(self.order, values))
 
-    def as_given(self, values: Tensor) -> Tensor:
-        """Reorders values [B, T, …] from the model's order into the caller's, with zeros at padding."""
+    def as_given(self, values: Shaped[Tensor, "batch position *rest"]) -> Shaped[Tensor, "batch position *rest"]:
+        """Reorders values from the model's order into the caller's, with zeros at padding."""
         # `scatter` by the same order undoes `gather`.
         returned = torch.zeros_like(values).scatter(1, _expanded(self.order, values), values)
         return torch.where(_expanded(self.mask, values), returned, 0)
 
-    def last(self, values: Tensor) -> Tensor:
-        """The values of each row's last token, [B, 1, …], from values [B, T, …] in the model's order."""
+    def last(self, values: Shaped[Tensor, "batch position *rest"]) -> Shaped[Tensor, "batch 1 *rest"]:
+        """The values of each row's last token, from values in the model's order."""
         return values[torch.arange(len(values), device=values.device), self.lengths - 1].unsqueeze(1)
 
     def edit(self, edit: Edit) -> Edit:
@@ -84,12 +85,12 @@ class Padding:
         return replace
 
 
-def text_positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+def text_positions(mask: Bool[Tensor, "batch position"]) -> Int[Tensor, "batch position"]:
     """The number of each token in its own text, counted from 0; −1 at padding."""
     return torch.where(mask, mask.to(torch.int64).cumsum(1) - 1, -1)
 
 
-def read_mask(attention_mask: Any, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+def read_mask(attention_mask: Any, tokens: Int[Tensor, "batch position"]) -> Bool[Tensor, "batch position"]:
     """The mask as booleans on the device of the tokens.
 
     Raises UserError for a shape other than the tokens', values other than 0 and 1, and a row without text.
@@ -109,7 +110,7 @@ def read_mask(attention_mask: Any, tokens: Int[Tensor, "B T"]) -> Bool[Tensor, "
     return mask
 
 
-def read_tokens(tokens: Any) -> Int[Tensor, "B T"]:
+def read_tokens(tokens: Any) -> Int[Tensor, "batch position"]:
     """The tokens as a tensor, from a tensor, an array or lists. Raises UserError for anything but integers [B, T]."""
     if isinstance(tokens, Mapping):
         raise UserError(
@@ -128,7 +129,7 @@ def read_tokens(tokens: Any) -> Int[Tensor, "B T"]:
     return tokens
 
 
-def check_unpadded(tokens: Int[Tensor, "B T"], names: Any) -> None:
+def check_unpadded(tokens: Int[Tensor, "batch position"], names: Any) -> None:
     """Raises UserError if tokens without a mask are padded nevertheless.
 
     `names` (a tokenizer or a model's configuration) names the padding token. If that token has no other use, it is

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from monosemy.shapes import SiteActivations, TokenIds
 
-def pass_through(resid: Tensor | None, n_extras: int | None) -> Callable[..., Any]:
+
+def pass_through(resid: Float[Tensor, "batch position d_model"] | None, n_extras: int | None) -> Callable[..., Any]:
     """A forward method for a skipped layer: it returns its input, or `resid` if given.
 
     `n_extras` is how many None values follow in a tuple; None returns the tensor alone.
@@ -25,7 +28,7 @@ def pass_through(resid: Tensor | None, n_extras: int | None) -> Callable[..., An
     return forward
 
 
-def unscaled(new: Tensor, value: Tensor, scale: float) -> Tensor:
+def unscaled(new: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
     """The output that a module must give so that its contribution, scaled by `scale`, is `new`.
 
     It is new / scale, and bit for bit the module's own `value` where the edit left the contribution unchanged.
@@ -38,7 +41,7 @@ def unscaled(new: Tensor, value: Tensor, scale: float) -> Tensor:
     return divided + correction
 
 
-def as_sequences(value: Tensor, tokens: Tensor) -> Tensor:
+def as_sequences(value: Float[Tensor, " ..."], tokens: TokenIds) -> SiteActivations:
     """Reshapes to [B, T, d]: some modules flatten sequences to [B · T, d] (OPT's MLP) or split [B, T, H, d_head]."""
     n_sequences, n_positions = tokens.shape
     return value.reshape(n_sequences, n_positions, -1)

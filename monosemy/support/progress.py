@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 from monosemy.support.numbers import duration_text, fixed_percent_text, number_text
 
@@ -28,6 +28,7 @@ _REDRAWS_PER_SECOND = 5.0
 _live = False  # rich allows one live display at a time
 
 
+@runtime_checkable  # so that tests can check signatures that name it
 class Bar(Protocol):
     """The progress display that `stage` yields."""
 

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from monosemy.errors import UserError
@@ -71,7 +72,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 }
 
 
-def value_and_slope(name: str, z: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_slope(name: str, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """φ(z) and φ'(z), both of z's shape; gradient to z through both. `name` is a key of `ACTIVATIONS`."""
     return ACTIVATIONS[name](z)
 

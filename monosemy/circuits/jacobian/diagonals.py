@@ -13,14 +13,15 @@ share of a training step.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
-if TYPE_CHECKING:
-    from monosemy.circuits.jacobian.weights import MlpWeights
+from monosemy.circuits.jacobian.weights import MlpWeights, Slopes
+from monosemy.shapes import Activations
 
 ROWS = 256
 """Rows that are computed at a time."""
@@ -59,13 +60,13 @@ class _Diagonals(Function):
         return d_x, None
 
 
-def diagonals(weights: MlpWeights, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def diagonals(weights: MlpWeights, x: Activations) -> Slopes:
     """a, b [N, d_ff] of every row of x [N, d_in] (`MlpWeights.slopes`; b None for a plain MLP); gradient to x."""
     return _Diagonals.apply(x, weights)
 
 
 @torch.no_grad()
-def outputs(weights: MlpWeights, x: Tensor, max_memory: int) -> Tensor:
+def outputs(weights: MlpWeights, x: Activations, max_memory: int) -> Float[Tensor, "n d_out"]:
     """The MLP's output y [N, d_out] for x [N, d_in], without gradient.
 
     Temporary arrays take at most half of max_memory bytes, or what one row needs if that is more.

@@ -28,6 +28,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosemy.circuits.jacobian.activation import recognise
@@ -51,6 +52,7 @@ from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.errors import UserError
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
+from monosemy.shapes import Activations
 from monosemy.support.estimates import available_memory
 from monosemy.support.numbers import exponent_text, size_text
 
@@ -200,9 +202,9 @@ def jacobian_slices(
     weights: MlpWeights,
     sae_in: SparseAutoencoder,
     sae_out: SparseAutoencoder,
-    x: Tensor,
+    x: Activations,
     *,
-    y: Tensor | None = None,
+    y: Float[Tensor, "n d_out"] | None = None,
     at: At = "input",
     max_memory: int = DEFAULT_MEMORY,
     tables: Tables | None = None,

@@ -20,26 +20,32 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from monosemy.circuits.jacobian.diagonals import diagonals
 from monosemy.circuits.jacobian.diagonals import outputs as mlp_outputs
 from monosemy.circuits.jacobian.products import DEFAULT_MEMORY, Matrices, absolute_sum
 from monosemy.circuits.jacobian.slices import At
-from monosemy.circuits.jacobian.weights import MlpWeights
+from monosemy.circuits.jacobian.weights import MlpWeights, Slopes
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.jacobian import rows_subset
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.saes.base import SparseAutoencoder
+from monosemy.shapes import Activations, Scalar
+
+DrawnSlopes: TypeAlias = tuple[Float[Tensor, "drawn d_ff"], Float[Tensor, "drawn d_ff"] | None]
+"""The slopes of a batch's drawn rows; of all of its rows where none were drawn."""
 
 _STRIDE = 0x9E3779B1
 """Spreads consecutive step numbers over the seeds (a prime near 2³² divided by the golden ratio)."""
 
 
-def sampled_rows(index: int, n_rows: int, share: float) -> Tensor | None:
+def sampled_rows(index: int, n_rows: int, share: float) -> Int64[Tensor, " drawn"] | None:
     """The rows on which step `index` measures the penalty, in ascending order, at least one; None for all of them."""
     if share >= 1:
         return None
@@ -58,12 +64,12 @@ class SlopesAtInput:
     weights: MlpWeights
     """The MLP between scaled activations (`MlpWeights.between_scaled`)."""
     _step: int = -1
-    _x: Tensor | None = None
-    _slopes: tuple[Tensor, Tensor | None] | None = None
+    _x: Activations | None = None
+    _slopes: Slopes | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @torch.no_grad()
-    def at(self, index: int, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def at(self, index: int, x: Activations, rows: Int64[Tensor, " drawn"] | None) -> DrawnSlopes:
         """a, b [rows, d_ff] of the drawn rows of x at step `index`, without gradient.
 
         Two calls with the same step and the same x must ask for the same rows: the second gets the first one's result.
@@ -82,7 +88,7 @@ class Code:
     """One SAE's side of a batch: the SAE, its input, its code in this step, and the L0 that the step asks for."""
 
     sae: SparseAutoencoder
-    x: Tensor
+    x: Activations
     latents: SparseLatents
     l0: float
 
@@ -96,7 +102,7 @@ def mean_magnitude(
     at: At = "input",
     token_share: float = 1.0,
     max_memory: int = DEFAULT_MEMORY,
-) -> Tensor:
+) -> Scalar:
     """P of a batch, a scalar; the module's docstring says what receives gradient.
 
     inputs, outputs: both SAEs' sides of this step's batch, in units of E‖x‖² = E‖y‖² = 1.
@@ -151,7 +157,7 @@ def _active_outputs(
 
 
 @torch.no_grad()
-def training_code(sae: SparseAutoencoder, x: Tensor, l0: float) -> SparseLatents:
+def training_code(sae: SparseAutoencoder, x: Activations, l0: float) -> SparseLatents:
     """The code of x as a training step that asks for `l0` selects it, without gradient.
 
     TopK and BatchTopK select by the step's L0; every other architecture selects in training as in `encode`.

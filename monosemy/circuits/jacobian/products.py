@@ -27,20 +27,20 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
 from monosemy.circuits.jacobian.diagonals import ROWS, SCRATCH, SCRATCH_BACK
+from monosemy.circuits.jacobian.weights import MlpWeights, Slopes
 from monosemy.errors import UserError
 from monosemy.kernels import jacobian as kernels
 from monosemy.kernels.reference import Pattern
+from monosemy.shapes import Scalar
 from monosemy.support.numbers import size_text
-
-if TYPE_CHECKING:
-    from monosemy.circuits.jacobian.weights import MlpWeights
 
 NARROWEST = 64
 """The fewest hidden columns that are held at a time."""
@@ -171,13 +171,13 @@ def whole_tables_pay(sizes: Sizes, chunk_tokens: int) -> bool:
 class Tables:
     """T_in, T_up [U, h], T_out [V, h] of all latents."""
 
-    T_in: Tensor
-    T_up: Tensor | None
-    T_out: Tensor
+    T_in: Float[Tensor, "u d_ff"]
+    T_up: Float[Tensor, "u d_ff"] | None
+    T_out: Float[Tensor, "v d_ff"]
 
 
 @torch.no_grad()
-def whole_tables(weights: MlpWeights, W_dec: Tensor, W_enc: Tensor) -> Tables:
+def whole_tables(weights: MlpWeights, W_dec: Float[Tensor, "m_in d_in"], W_enc: Float[Tensor, "d_out m_out"]) -> Tables:
     """The tables of all latents: 2·m_x + m_y rows of h numbers (m_x + m_y for a plain MLP), 2·d·h operations a row."""
     T_up = None if weights.W_up is None else W_dec @ weights.W_up
     return Tables(W_dec @ weights.W_in, T_up, W_enc.T @ weights.W_out.T)
@@ -188,10 +188,10 @@ class Matrices:
     """The matrices that J is a product of: the MLP's weights, the decoder before it and the encoder after it."""
 
     weights: MlpWeights
-    W_dec: Tensor
-    """[m_x, d_in], of the input SAE."""
-    W_enc: Tensor
-    """[d_out, m_y], of the output SAE."""
+    W_dec: Float[Tensor, "m_in d_in"]
+    """Of the input SAE."""
+    W_enc: Float[Tensor, "d_out m_out"]
+    """Of the output SAE."""
 
 
 def batch_sizes(matrices: Matrices, inputs: Pattern, outputs: Pattern) -> Sizes:
@@ -265,13 +265,13 @@ def _widths(d_ff: int, width: int) -> list[slice]:
 @torch.no_grad()
 def flat_slices(
     matrices: Matrices,
-    diagonals: tuple[Tensor, Tensor | None],
+    diagonals: Slopes,
     inputs: Pattern,
     outputs: Pattern,
     *,
     width: int,
     tables: Tables | None = None,
-) -> Tensor:
+) -> Float[Tensor, " z"]:
     """J of every token, flat (see `kernels.pair_offsets`); carries no gradient.
 
     J is computed `width` hidden columns at a time, or at once where `tables` of all latents are given. diagonals: a, b
@@ -296,7 +296,7 @@ def _factors(
     weights: MlpWeights,
     decoder_rows: Tensor,
     encoder_rows: Tensor,
-    diagonals: tuple[Tensor, Tensor | None],
+    diagonals: Slopes,
     *,
     part: _Part,
     columns: slice,
@@ -320,7 +320,7 @@ class _Slopes:
 
 def _add_part(
     matrices: Matrices,
-    diagonals: tuple[Tensor, Tensor | None],
+    diagonals: Slopes,
     part: _Part,
     width: int,
     *,
@@ -418,12 +418,12 @@ class _AbsoluteSum(Function):
 
 def absolute_sum(
     matrices: Matrices,
-    diagonals: tuple[Tensor, Tensor | None],
+    diagonals: Slopes,
     inputs: Pattern,
     outputs: Pattern,
     *,
     max_memory: int = DEFAULT_MEMORY,
-) -> Tensor:
+) -> Scalar:
     """Σ_n Σ_ij |J_n,ij| over the active pairs of all tokens, a scalar.
 
     diagonals: a, b [N, h] (`MlpWeights.slopes`; b None for a plain MLP); inputs, outputs: patterns of active latents, N

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 At = Literal["input", "reconstruction"]
@@ -35,12 +36,12 @@ class JacobianSlices:
     a gradient.
     """
 
-    values: Tensor
-    out_indices: Tensor
-    in_indices: Tensor
-    out_values: Tensor
+    values: Float[Tensor, "n k_out k_in"]
+    out_indices: Int64[Tensor, "n k_out"]
+    in_indices: Int64[Tensor, "n k_in"]
+    out_values: Float[Tensor, "n k_out"]
     _: KW_ONLY
-    in_values: Tensor
+    in_values: Float[Tensor, "n k_in"]
 
     @property
     def n_tokens(self) -> int:
@@ -48,20 +49,20 @@ class JacobianSlices:
         return self.values.shape[0]
 
     @property
-    def out_active(self) -> Tensor:
+    def out_active(self) -> Bool[Tensor, "n k_out"]:
         """bool [N, Ky]: true where there is a latent, false on padding."""
         return self.out_indices >= 0
 
     @property
-    def in_active(self) -> Tensor:
+    def in_active(self) -> Bool[Tensor, "n k_in"]:
         """bool [N, Kx]: true where there is a latent, false on padding."""
         return self.in_indices >= 0
 
     @property
-    def active(self) -> Tensor:
+    def active(self) -> Bool[Tensor, "n k_out k_in"]:
         """bool [N, Ky, Kx]: true for pairs of active latents, the elements that shares and averages count."""
         return self.out_active[:, :, None] & self.in_active[:, None, :]
 
-    def elements(self) -> Tensor:
+    def elements(self) -> Float[Tensor, " z"]:
         """J of every pair of active latents, one-dimensional, token after token."""
         return self.values[self.active]
