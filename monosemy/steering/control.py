@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.saes.base import SparseAutoencoder
@@ -59,7 +61,7 @@ def has_control(edits: tuple[Edit, ...], sae: SparseAutoencoder, scales: LatentS
     return len(_candidates(edited, sae, scales)) >= len(edited)
 
 
-def _candidates(excluded: set[int], sae: SparseAutoencoder, scales: LatentScales) -> torch.Tensor:
+def _candidates(excluded: set[int], sae: SparseAutoencoder, scales: LatentScales) -> Int64[Tensor, " candidate"]:
     """Latents outside `excluded` that fired at least once; all outside it where firing counts are unknown."""
     candidates = torch.tensor([i for i in range(sae.d_sae) if i not in excluded], dtype=torch.int64)
     return candidates if scales.n_fired is None else candidates[scales.n_fired.cpu()[candidates] > 0]

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosemy.errors import UserError
@@ -39,6 +40,7 @@ from monosemy.layout import SaeFiles
 from monosemy.models.generation import Place
 from monosemy.run import read_feature_info, read_run
 from monosemy.saes.base import SparseAutoencoder
+from monosemy.shapes import Activations, LatentCounts, PerInput, PerLatent, PerToken, SiteActivations
 from monosemy.steering.request import FACTORS, Edit, Positions
 from monosemy.steering.strength import check_push
 
@@ -51,10 +53,10 @@ _READS_CODE = ("set", "scale", "cap", "ablate")
 class LatentScales:
     """The measurements on ordinary text that the units of a strength refer to."""
 
-    maximum: Tensor | None = None
-    """Each latent's maximum activation, [F]."""
-    n_fired: Tensor | None = None
-    """Number of tokens on which each latent fired, [F]; the random control is matched to the edited latent by it."""
+    maximum: PerLatent | None = None
+    """Each latent's maximum activation."""
+    n_fired: LatentCounts | None = None
+    """Number of tokens on which each latent fired; the random control is matched to the edited latent by it."""
     typical_norm: float | None = None
     """Root mean square of the activation's norm at the site."""
     outlier_norm: float | None = None
@@ -141,8 +143,8 @@ def resolve(edit: Edit, sae: SparseAutoencoder, scales: LatentScales) -> Edit:
     return replace(edit, value=edit.value * size, unit="raw")
 
 
-def latent_values(code: SparseLatents, latents: Sequence[int]) -> Tensor:
-    """Activations of a few latents, read from a sparse code: float [N, len(latents)]. A latent may be listed twice."""
+def latent_values(code: SparseLatents, latents: Sequence[int]) -> Float[Tensor, "n listed"]:
+    """Activations of a few latents, read from a sparse code. A latent may be listed twice."""
     # latent → column of the result, or −1: one lookup per stored entry, without a dense [N, d_sae] code
     column_of = torch.full((code.d_sae,), -1, dtype=torch.int64, device=code.indices.device)
     distinct = list(dict.fromkeys(latents))
@@ -154,8 +156,8 @@ def latent_values(code: SparseLatents, latents: Sequence[int]) -> Tensor:
     return values[:, column_of[list(latents)]]
 
 
-def edited_positions(positions: Positions, place: Place, row: int) -> Tensor:
-    """The tokens of a row that the request names, bool [T]; never the first token, never padding."""
+def edited_positions(positions: Positions, place: Place, row: int) -> Bool[Tensor, " position"]:
+    """The tokens of a row that the request names; never the first token, never padding."""
     at, length = place.positions[row], place.prompt_lengths[row]
     edited = at >= 1  # position 0 is the first token, and padding has negative positions
     if positions.where == "prompt":
@@ -186,8 +188,8 @@ class SiteEdit:
         self.sae, self.watch = sae, list(watch)
         self.limit = scales.longest_edited
         self.rows = [None if row is None else self._resolved(row, scales) for row in rows]
-        self.before: list[Tensor] = []
-        self.after: list[Tensor] = []
+        self.before: list[Float[Tensor, "batch position watched"]] = []
+        self.after: list[Float[Tensor, "batch position watched"]] = []
         self.n_edited = [0] * len(self.rows)
         """Number of activations edited in each text, over all passes."""
 
@@ -195,8 +197,8 @@ class SiteEdit:
         return replace(steering, edits=tuple(resolve(edit, self.sae, scales) for edit in steering.edits))
 
     @torch.no_grad()
-    def __call__(self, x_BTD: Tensor, place: Place) -> Tensor:
-        """The activations [B, T, D] after the edits, for `place` in their texts; the same tensor if nothing changes."""
+    def __call__(self, x_BTD: SiteActivations, place: Place) -> SiteActivations:
+        """The activations after the edits, for `place` in their texts; the same tensor if nothing changes."""
         if len(self.rows) != len(x_BTD):
             raise ValueError(f"edits for {len(self.rows)} texts met a batch of {len(x_BTD)}")
         edited = x_BTD
@@ -215,16 +217,16 @@ class SiteEdit:
             self.after.append(self.before[-1] if edited is x_BTD else self._read(edited))
         return edited
 
-    def _edited_mask(self, x_TD: Tensor, place: Place, row: int) -> Tensor:
-        """The positions of text `row` that its edits change, bool [T]."""
+    def _edited_mask(self, x_TD: Float[Tensor, "position d_in"], place: Place, row: int) -> Bool[Tensor, " position"]:
+        """The positions of text `row` that its edits change."""
         steering = self.rows[row]
         if steering is None or not steering.edits:
             return torch.zeros(len(x_TD), dtype=torch.bool, device=x_TD.device)
         positions = edited_positions(steering.positions, place, row)
         return positions if math.isinf(self.limit) else positions & (x_TD.float().norm(dim=-1) <= self.limit)
 
-    def _changed(self, x_ND: Tensor, counts: list[int]) -> Tensor:
-        """The activations after their edits, [N, D]; the first `counts[0]` belong to text 0, and so on.
+    def _changed(self, x_ND: Activations, counts: list[int]) -> Activations:
+        """The activations after their edits; the first `counts[0]` belong to text 0, and so on.
 
         Raises TooStrongError (`check_push`) where an edit overflows the model's dtype or drowns the text.
         """
@@ -260,14 +262,14 @@ class SiteEdit:
                 new[at] = (x_hat[at] + change).to(x_ND.dtype)
         return new
 
-    def _read(self, x_BTD: Tensor) -> Tensor:
-        """The watched latents' activations, [B, T, len(watch)]."""
+    def _read(self, x_BTD: SiteActivations) -> Float[Tensor, "batch position watched"]:
+        """The watched latents' activations."""
         code = self.sae.encode(x_BTD.flatten(0, 1).float())
         return latent_values(code, self.watch).view(*x_BTD.shape[:2], -1)
 
 
-def _amount(edit: Edit, f_N: Tensor, h_ND: Tensor, direction: Tensor) -> Tensor:
-    """The coefficient of d_i that is added at each position, [N]; the module docstring lists the formulas."""
+def _amount(edit: Edit, f_N: PerToken, h_ND: Activations, direction: PerInput) -> PerToken:
+    """The coefficient of d_i that is added at each position; the module docstring lists the formulas."""
     if edit.operation == "add":
         # not full_like, which raises for a value beyond float32: this becomes infinite, and check_push reports it
         return torch.zeros_like(f_N).add(edit.value)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from monosemy.errors import UserError
@@ -271,8 +272,8 @@ class _Chooser:
             group: torch.Generator().manual_seed(1_000_003 * sampling.seed + group) for group in set(self.groups)
         }
 
-    def __call__(self, logits_BV: Tensor) -> Tensor:
-        """The chosen tokens [B], from logits [B, V]."""
+    def __call__(self, logits_BV: Float[Tensor, "batch vocab"]) -> Int64[Tensor, " batch"]:
+        """The chosen token of every text."""
         if self.sampling.temperature == 0:
             return logits_BV.argmax(-1)
         # noise is drawn on the CPU, so that a seed gives the same random numbers on every device
@@ -287,7 +288,7 @@ class _Chooser:
         return (scaled + torch.stack([noise[group] for group in self.groups])).argmax(-1).to(logits_BV.device)
 
 
-def _top_p(logits_BV: Tensor, top_p: float) -> Tensor:
+def _top_p(logits_BV: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
     """Logits with −∞ outside the smallest set of tokens that holds `top_p` of the probability."""
     ranked, order = logits_BV.softmax(-1).sort(dim=-1, descending=True)
     # a token is outside if those before it already hold top_p; the first one never is

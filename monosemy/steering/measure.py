@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosemy.models.adapter import LanguageModel, Start
@@ -35,16 +36,16 @@ from monosemy.steering.strength import check_finite
 class AnswerMeasures:
     """One answer of n tokens; tensors on the CPU."""
 
-    log_probs: Tensor
-    """log q(a_t | …), [n]."""
-    unsteered_log_probs: Tensor
-    """log p(a_t | …), [n]."""
-    kl: Tensor
-    """[n]."""
-    before: Tensor
-    """Activations of the watched latents before the edit, [prompt + n, k]."""
-    after: Tensor
-    """The same latents encoded again after the edit, [prompt + n, k]."""
+    log_probs: Float[Tensor, " n"]
+    """log q(a_t | …)."""
+    unsteered_log_probs: Float[Tensor, " n"]
+    """log p(a_t | …)."""
+    kl: Float[Tensor, " n"]
+    """KL(q ‖ p) at every token."""
+    before: Float[Tensor, "position watched"]
+    """Activations of the watched latents before the edit, on the prompt and the answer."""
+    after: Float[Tensor, "position watched"]
+    """The same latents encoded again after the edit."""
     distinct: tuple[float | None, float | None, float | None]
     """Shares of distinct 1-, 2- and 3-grams; None where the answer is too short to contain one."""
 
@@ -134,16 +135,21 @@ def measure_answer(
     )
 
 
-def _divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """KL(q ‖ p) of each row in nats, [n]. Tokens of probability 0 under q add nothing (0 · log 0 = 0)."""
+def _divergence(log_q: Float[Tensor, "n vocab"], log_p: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
+    """KL(q ‖ p) of each row in nats. Tokens of probability 0 under q add nothing (0 · log 0 = 0)."""
     apart = (log_q - log_p).masked_fill(log_q == -torch.inf, 0.0)
     return torch.linalg.vecdot(log_q.exp(), apart).clamp(min=0)  # rounding can leave −1e-8
 
 
 def _answer_log_probs(
-    model: LanguageModel, tokens: Tensor, n_prompt: int, edit: SiteEdit | None, *, start: Start | None
-) -> Tensor:
-    """Log-probabilities [n, V] of every next token along the answer, from one pass over the whole text [1, T]."""
+    model: LanguageModel,
+    tokens: Int[Tensor, "1 position"],
+    n_prompt: int,
+    edit: SiteEdit | None,
+    *,
+    start: Start | None,
+) -> Float[Tensor, "n vocab"]:
+    """Log-probabilities of every next token along the answer, from one pass over the whole text."""
     # logits at position t predict token t + 1: those of the answer start one position early, the last predict nothing
     place = whole_text(tokens.to(model.device), n_prompt)
     edits = None if edit is None else {edit.sae.config.site: lambda x: edit(x, place)}

@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from monosemy.errors import UserError
@@ -55,23 +56,23 @@ Small, so that the factor by which the final norm divides hardly changes.
 class OutputScores:
     """Output scores, one row per latent; tensors on the CPU."""
 
-    latents: Tensor
-    """[n]"""
-    score: Tensor
-    """Score after the push, [n]; NaN at a site without `tokens`."""
-    score_before: Tensor
-    """Score of the same tokens without a push, [n]; NaN at a site without `tokens`."""
-    tokens: Tensor
-    """The tokens that a latent's direction raises most, strongest first, [n, N_TOKENS]; [n, 0] at a site that is not
-    written into the residual stream."""
-    words: Tensor
-    """Probability of each group of words after the push, [n, number of groups]; words count by their first tokens."""
-    words_before: Tensor
-    """The same without a push, [number of groups]."""
+    latents: Int64[Tensor, " scored"]
+    """The numbers of the scored latents."""
+    score: Float[Tensor, " scored"]
+    """Score after the push; NaN at a site without `tokens`."""
+    score_before: Float[Tensor, " scored"]
+    """Score of the same tokens without a push; NaN at a site without `tokens`."""
+    tokens: Int64[Tensor, "scored raised"]
+    """The `N_TOKENS` tokens that a latent's direction raises most, strongest first; none at a site that is not written
+    into the residual stream."""
+    words: Float[Tensor, "scored group"]
+    """Probability of each group of words after the push; words count by their first tokens."""
+    words_before: Float[Tensor, " group"]
+    """The same without a push."""
 
     @property
-    def gain(self) -> Tensor:
-        """What the push added to the score, [n]."""
+    def gain(self) -> Float[Tensor, " scored"]:
+        """What the push added to the score."""
         return self.score - self.score_before
 
 
@@ -149,8 +150,8 @@ def output_scores(
     )
 
 
-def _in_groups(probabilities_NV: Tensor, groups: list[list[int]]) -> Tensor:
-    """Summed probability of each group's tokens, [N, G]."""
+def _in_groups(probabilities_NV: Float[Tensor, "n vocab"], groups: list[list[int]]) -> Float[Tensor, "n group"]:
+    """Summed probability of each group's tokens."""
     sums = [probabilities_NV[:, group].sum(1) for group in groups]
     return torch.stack(sums, dim=1) if sums else probabilities_NV.new_zeros(len(probabilities_NV), 0)
 
@@ -162,8 +163,10 @@ def _default_latents(sae: SparseAutoencoder, scales: LatentScales) -> list[int]:
     return scales.n_fired.nonzero()[:, 0].tolist()
 
 
-def written_directions(model: LanguageModel, site: str, directions_ND: Tensor) -> Tensor | str:
-    """Directions of a site as they arrive in the residual stream, [N, d_model], or the reason why there is no such map.
+def written_directions(
+    model: LanguageModel, site: str, directions_ND: Float[Tensor, "n d_in"]
+) -> Float[Tensor, "n d_model"] | str:
+    """Directions of a site as they arrive in the residual stream, or the reason why there is no such map.
 
     A post-norm rescales by an amount that depends on the text, so directions before one have no fixed image.
     """
@@ -180,8 +183,8 @@ def written_directions(model: LanguageModel, site: str, directions_ND: Tensor) -
     return directions_ND
 
 
-def _score(probabilities_NV: Tensor, tokens_NK: Tensor) -> Tensor:
-    """The score of each row's tokens [N, K] under probabilities [N, V]: [N], NaN for K = 0."""
+def _score(probabilities_NV: Float[Tensor, "n vocab"], tokens_NK: Int64[Tensor, "n raised"]) -> Float[Tensor, " n"]:
+    """The score of each row's tokens under its probabilities; NaN for a row without tokens."""
     if not tokens_NK.shape[1]:
         return probabilities_NV.new_full((len(probabilities_NV),), math.nan)
     # the rank of the most probable of the latent's tokens, from 0: how many tokens of the vocabulary beat it
@@ -190,15 +193,17 @@ def _score(probabilities_NV: Tensor, tokens_NK: Tensor) -> Tensor:
     return (1 - rank / probabilities_NV.shape[1]) * best
 
 
-def _pushed(model: LanguageModel, site: str, start: Start, push_ND: Tensor) -> Tensor:
-    """Logits [N, V] after the last token when each push is added there; the pass begins at the site."""
+def _pushed(
+    model: LanguageModel, site: str, start: Start, push_ND: Float[Tensor, "n d_in"]
+) -> Float[Tensor, "n vocab"]:
+    """Logits after the last token when each push is added there; the pass begins at the site."""
     n = len(push_ND)
     # one prompt expanded to N rows without a copy; `add` clones before it writes
     many = Start(
         start.tokens.expand(n, -1), start.layer, None if start.resid is None else start.resid.expand(n, -1, -1)
     )
 
-    def add(x_NTD: Tensor) -> Tensor:
+    def add(x_NTD: Float[Tensor, "n position d_in"]) -> Float[Tensor, "n position d_in"]:
         check_push(x_NTD[:, -1].float(), push_ND.to(x_NTD.device), dtype=x_NTD.dtype, site=site, row=0)
         x_NTD = x_NTD.clone()
         x_NTD[:, -1] += push_ND.to(x_NTD)
@@ -221,8 +226,8 @@ class _LogitLens:
         self.plain = model.logits(self.start.tokens, start=self.start)[0, -1].float()
         self.norm = float(model.activations(tokens, [self.site])[self.site][0, -1].float().norm())
 
-    def raised(self, directions_ND: Tensor) -> Tensor:
-        """The tokens [N, N_TOKENS] whose logits rise most."""
+    def raised(self, directions_ND: Float[Tensor, "n d_model"]) -> Int64[Tensor, "n raised"]:
+        """The `N_TOKENS` tokens whose logits rise most."""
         unit = torch.nn.functional.normalize(directions_ND, dim=1)
         logits = _pushed(self.model, self.site, self.start, unit * (_SLIGHT * self.norm)).float()
         return (logits - self.plain).topk(min(N_TOKENS, logits.shape[1]), dim=1).indices

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
+from monosemy.shapes import Activations, PerToken
 from monosemy.support.numbers import rounded_text
 
 LONGEST_PUSH = 100.0
@@ -43,7 +45,7 @@ def longest_push(site: str, dtype: torch.dtype) -> float:
     return min(LONGEST_PUSH, beyond_rounding) if ".resid_" in site else beyond_rounding
 
 
-def check_push(h_ND: Tensor, change_ND: Tensor, *, dtype: torch.dtype, site: str, row: int) -> None:
+def check_push(h_ND: Activations, change_ND: Activations, *, dtype: torch.dtype, site: str, row: int) -> None:
     """Raises TooStrongError when h + change overflows `dtype` or the change drowns an activation h (both float32).
 
     `row` is the text's number in the batch, for the error's `rows`.
@@ -69,17 +71,19 @@ def check_push(h_ND: Tensor, change_ND: Tensor, *, dtype: torch.dtype, site: str
         )
 
 
-def _lengths(x_ND: Tensor) -> Tensor:
-    """Norms [N], finite even where the sum of squares would overflow: the largest component is factored out first."""
+def _lengths(x_ND: Activations) -> PerToken:
+    """Norms of the rows, finite even where a sum of squares would overflow: the largest component is factored out."""
     largest = x_ND.abs().amax(dim=1, keepdim=True)
     return (x_ND / largest.clamp(min=torch.finfo(x_ND.dtype).tiny)).norm(dim=1) * largest[:, 0]
 
 
-def check_finite(logits_BV: Tensor, site: str, model: LanguageModel, edited: Sequence[bool] = ()) -> None:
+def check_finite(
+    logits_BV: Float[Tensor, "batch *position vocab"], site: str, model: LanguageModel, edited: Sequence[bool] = ()
+) -> None:
     """Raises TooStrongError for edited texts whose logits are NaN or +∞, and UserError if an unedited text has them.
 
     `edited` says for each text whether it was edited; by default all were. Logits of −∞ are allowed, since models use
-    them to forbid tokens. `logits_BV` is [B, V] or [B, T, V].
+    them to forbid tokens.
     """
     bad = (logits_BV.isnan() | (logits_BV == torch.inf)).any(dim=-1).reshape(len(logits_BV), -1).any(dim=1)
     if not bool(bad.any()):

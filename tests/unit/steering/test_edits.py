@@ -261,7 +261,7 @@ def test_projection_leaves_a_share_of_the_component_whatever_the_decoder_rows_le
 
 
 def test_bad_edits_are_refused_in_one_line(sae, x):
-    dead = LatentScales(torch.zeros(D_SAE), torch.zeros(D_SAE), 1.0)
+    dead = LatentScales(torch.zeros(D_SAE), torch.zeros(D_SAE, dtype=torch.int64), 1.0)
     for make, message in (
         (lambda: resolve(Edit(D_SAE), sae, FREE), r"latent 48 is out of range; this SAE has latents 0 to 47"),
         (lambda: resolve(Edit(-1), sae, FREE), r"latent -1 is out of range"),
@@ -349,12 +349,12 @@ def test_the_control_is_another_latent_that_fires_about_as_often_and_is_pushed_a
 
 
 def test_controls_are_near_in_the_order_of_magnitude_and_their_pushes_as_long(sae, monkeypatch):
-    """Latent i fires 1.5^i times and has a decoder row of length 1 + i: partners are the next in number, both ways."""
+    """Latent i fires 100 · 1.5^i times and has a decoder row 1 + i long: partners are the next in number, both ways."""
     monkeypatch.setattr(control, "N_CANDIDATES", 6)
     stretched = copy.deepcopy(sae)
     lengths = 1 + torch.arange(float(D_SAE))
     stretched.W_dec *= (lengths / stretched.W_dec.norm(dim=1))[:, None]
-    scales = LatentScales(n_fired=1.5 ** torch.arange(D_SAE))
+    scales = LatentScales(n_fired=(100 * 1.5 ** torch.arange(D_SAE)).long())
     partners = set()
     for seed in range(60):
         (partner,) = control_edits((Edit(24, "set", 3.0),), stretched, scales, seed=seed)
