@@ -55,8 +55,8 @@ def dispatch(words: list[str]) -> None:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
-        listed = "\n".join(f"  {name:23s}{command.summary}" for name, command in commands().items())
-        print(f"usage: monosemy COMMAND …\n\n{listed}\n\nmonosemy COMMAND --help tells more; version {__version__}")
+        summaries = "\n".join(f"  {name:23s}{command.summary}" for name, command in commands().items())
+        print(f"usage: monosemy COMMAND …\n\n{summaries}\n\nmonosemy COMMAND --help tells more; version {__version__}")
         return
     if words[0] == "--version":
         print(__version__)

@@ -27,8 +27,8 @@ def near_matches(value: str, choices: Iterable[str], n: int = 3) -> list[str]:
 
 def unknown(kind: str, value: str, choices: Iterable[str], *, fix: str = "") -> UserError:
     """The error for a name outside a closed set: `unknown site 'x'; did you mean …; choices: …`."""
-    listed = list(choices)
-    near = near_matches(value, listed)
+    valid_choices = list(choices)
+    near = near_matches(value, valid_choices)
     hint = f" did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-    listing = ", ".join(listed[:24]) + (f", … ({len(listed)} in all)" if len(listed) > 24 else "")
+    listing = ", ".join(valid_choices[:24]) + (f", … ({len(valid_choices)} in all)" if len(valid_choices) > 24 else "")
     return UserError(f"unknown {kind} {value!r};{hint} valid choices: {listing}" + (f"; {fix}" if fix else ""))

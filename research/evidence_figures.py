@@ -109,11 +109,11 @@ def stability(folder: Path, curves: Mapping[str, np.ndarray], chance: Mapping[st
             above = 1 - np.linspace(0, 1, len(values))
             left.plot(values, above, color=style.colour, linestyle=style.line, label=style.label, linewidth=1.4)  # type: ignore[arg-type]
         above = np.linspace(1, 0, 400)
-        every = np.array([np.quantile(values, 1 - above) for values in chance.values()])
+        chance_quantiles = np.array([np.quantile(values, 1 - above) for values in chance.values()])
         band = left.fill_betweenx(
             above,
-            every.min(0),
-            every.max(0),
+            chance_quantiles.min(0),
+            chance_quantiles.max(0),
             color=theme.muted,
             alpha=0.4,
             linewidth=0.8,

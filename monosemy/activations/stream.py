@@ -413,9 +413,9 @@ def _check_sizes(*, seed: int, **sizes: int) -> None:
         raise UserError(f"seed must be 0 or more, got {seed}")
 
 
-def _check_state(mine: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def _check_state(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     different = [
-        f"{key} {state.get(key)} there, {value} here" for key, value in mine.items() if state.get(key) != value
+        f"{key} {state.get(key)} there, {value} here" for key, value in expected.items() if state.get(key) != value
     ]
     if different:
         raise UserError(

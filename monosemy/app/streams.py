@@ -45,13 +45,13 @@ def _begin(make: Callable[[], Events]) -> Generator[dict[str, Any], None, None]:
     """The events, of which the first two have already been computed."""
     events = make()
     # not a generator itself: its errors must be raised here, before the response has begun
-    begun = [*itertools.islice(events, 2)]
-    return _continued(begun, events)
+    first_events = [*itertools.islice(events, 2)]
+    return _continued(first_events, events)
 
 
-def _continued(begun: list[dict[str, Any]], events: Events) -> Generator[dict[str, Any], None, None]:
+def _continued(first_events: list[dict[str, Any]], events: Events) -> Generator[dict[str, Any], None, None]:
     try:
-        yield from begun
+        yield from first_events
         yield from events
     finally:
         if close := getattr(events, "close", None):

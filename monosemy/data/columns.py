@@ -70,9 +70,9 @@ def missing_column(column: str, existing: Sequence[str], where: str) -> UserErro
     """The error for a `TextConfig.column` that does not exist."""
     near = near_matches(column, existing)
     hint = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
-    listed = ", ".join(existing[:40]) + (", …" if len(existing) > 40 else "")
+    column_list = ", ".join(existing[:40]) + (", …" if len(existing) > 40 else "")
     return UserError(
-        f"{where} has no column {column!r};{hint} columns: {listed or 'none'}; choose one with --text.column"
+        f"{where} has no column {column!r};{hint} columns: {column_list or 'none'}; choose one with --text.column"
     )
 
 

@@ -151,8 +151,8 @@ def embedded_sources(source: str, limit: int) -> list[TextSource]:
 
     Raises UserError for an unknown or repeated part.
     """
-    _, colon, listed = source.partition(":")
-    names = [name.strip() for name in listed.split(",")] if colon else [n for n, p in PARTS.items() if p.default]
+    _, colon, part_list = source.partition(":")
+    names = [name.strip() for name in part_list.split(",")] if colon else [n for n, p in PARTS.items() if p.default]
     for name in names:
         if name not in PARTS:
             raise unknown("embedded text", name, PARTS, fix="e.g. embedded:english,code")

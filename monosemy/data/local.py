@@ -103,8 +103,8 @@ def _nothing_to_read(path: Path, n_empty: int, n_ignored: int) -> UserError:
             f"{shown(path)}: text files must end in one of {endings}, got {path.suffix!r}; rename or convert it"
         )
     if n_empty:
-        every = " (so is every text file in it)" if path.is_dir() else ""
-        return UserError(f"{shown(path)} is empty{every}; choose another")
+        folder_remark = " (so is every text file in it)" if path.is_dir() else ""
+        return UserError(f"{shown(path)} is empty{folder_remark}; choose another")
     return UserError(f"folder {shown(path)} holds no {endings} file; choose another folder or file")
 
 

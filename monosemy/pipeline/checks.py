@@ -63,11 +63,11 @@ def check_context(config: RunConfig, *, starts_with_bos: bool = False) -> None:
 
 def require_distinct(name: str, values: Iterable[Any]) -> None:
     """Raises UserError, naming the flag, for an empty list and for one that holds a value twice."""
-    listed = list(values)
-    if not listed:
+    value_list = list(values)
+    if not value_list:
         raise UserError(f"{name} is empty; give at least one")
-    for value in listed:
-        if listed.count(value) > 1:
+    for value in value_list:
+        if value_list.count(value) > 1:
             raise UserError(f"{name} holds {value} twice; give each once")
 
 

@@ -128,8 +128,8 @@ def beaten_by_control(site_points: Sequence[Point], control: str, measure: str) 
 
 def names(site_points: Iterable[Point]) -> str:
     """The names of the points' architectures, as in `TopK, Gated and JumpReLU`."""
-    listed = [label(name) for name in dict.fromkeys(p.architecture for p in site_points)]
-    return listed[0] if len(listed) == 1 else ", ".join(listed[:-1]) + f" and {listed[-1]}"
+    labels = [label(name) for name in dict.fromkeys(p.architecture for p in site_points)]
+    return labels[0] if len(labels) == 1 else ", ".join(labels[:-1]) + f" and {labels[-1]}"
 
 
 def with_interval(measure: Measure, *, percent: bool = False) -> str:

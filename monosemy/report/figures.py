@@ -110,14 +110,14 @@ def _series(
     """Draws one architecture, and returns its last point and its style."""
     style, figure = looks[name], axes.figure
     assert isinstance(figure, Figure)
-    mine = sorted((p for p in drawn if p.architecture == name), key=lambda p: p["l0"].value)
+    series = sorted((p for p in drawn if p.architecture == name), key=lambda p: p["l0"].value)
     n, place = len(looks), list(looks).index(name)
     # Architectures are spread from −5% to +5% sideways, so that their bars do not hide each other.
     shift = 1.05 ** (2 * place / (n - 1) - 1) if n > 1 else 1.0
-    x = np.array([p["l0"].value for p in mine]) * shift
-    y = np.array([p[measure].value for p in mine])
+    x = np.array([p["l0"].value for p in series]) * shift
+    y = np.array([p[measure].value for p in series])
     bottom = axes.get_ylim()[0]
-    for position, point in zip(x, mine, strict=True):
+    for position, point in zip(x, series, strict=True):
         low, high = _ends(point, measure)
         # A bar may reach below the axis; it is then cut there and has no lower cap.
         if math.isfinite(low) and math.isfinite(high):

@@ -39,8 +39,8 @@ def firing_rates(statistics: Statistics, site: str) -> Drawing:
         margins(figure, left=0.62, right=0.12, bottom=0.52, top=0.28, hspace=0.34, wspace=0.16)
         looks = styles(names_, theme)
         for axes, name in zip(panels, names_, strict=False):
-            mine = [(r, latents) for r, latents in statistics if r.architecture == name]
-            _rate_panel(axes, mine, edges, looks[name], theme=theme)
+            of_architecture = [(r, latents) for r, latents in statistics if r.architecture == name]
+            _rate_panel(axes, of_architecture, edges, looks[name], theme=theme)
             axes.set_title(looks[name].label, color=looks[name].colour)
         top = max((axes.dataLim.ymax for axes in panels[: len(names_)]), default=0.0)
         panels[0].set_ylim(0, 1.45 * top if top > 0 else 100)
@@ -70,16 +70,16 @@ def rate_edges(n_tokens: int) -> np.ndarray:
     return np.append(counts - 0.5, n_tokens + 0.5) / n_tokens
 
 
-def _rate_panel(axes: Axes, mine: Statistics, edges: np.ndarray, style: Style, *, theme: Theme) -> None:
+def _rate_panel(axes: Axes, statistics: Statistics, edges: np.ndarray, style: Style, *, theme: Theme) -> None:
     """Draws the histograms of one architecture, a line per L0, the sparser ones paler."""
-    levels = list(dict.fromkeys(_level(r) for r, _ in sorted(mine, key=lambda pair: pair[0]["l0"].value)))
+    levels = list(dict.fromkeys(_level(r) for r, _ in sorted(statistics, key=lambda pair: pair[0]["l0"].value)))
     width = np.diff(np.log10(edges))
     axes.set_xscale("log")
     axes.set_xlim(edges[0], 1.5)
     for mark in (0.01, 0.1):
         axes.axvline(mark, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)  # type: ignore[arg-type]
     for place, level in enumerate(levels):
-        group = [latents for r, latents in mine if _level(r) == level]
+        group = [latents for r, latents in statistics if _level(r) == level]
         n_latents = sum(len(g.firing_count) for g in group)
         n_dead = sum(g.n_dead for g in group)
         rates = np.concatenate([g.firing_rate[g.firing_count > 0] for g in group])

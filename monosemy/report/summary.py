@@ -134,9 +134,10 @@ def control_sentence(site_points: Sequence[Point], control: str, words: str) -> 
     if not unclear:
         return f"Every SAE has a lower FVU than {words} at the same L0, with intervals apart."
     levels = ["" if p.target_l0 is None else f" at L0 {setting_text(p.target_l0)}" for p in unclear]
-    listed = _and([f"{label(p.architecture)}{level}" for p, level in zip(unclear, levels, strict=True)])
+    unclear_text = _and([f"{label(p.architecture)}{level}" for p, level in zip(unclear, levels, strict=True)])
     return (
-        f"Not clearly lower in FVU than {words} at the same L0: {listed}. The other {len(compared) - len(unclear)} are."
+        f"Not clearly lower in FVU than {words} at the same L0: {unclear_text}. "
+        f"The other {len(compared) - len(unclear)} are."
     )
 
 
@@ -158,12 +159,14 @@ def warnings(run: ReportInputs) -> list[str]:
                     f"{rounded_text(p['l0'].value)}, more than 5% away: it is plotted where it landed, but not ranked."
                 )
         if dead := [p for p in site_points if not p.control and p["dead_fraction"].value >= MANY_DEAD]:
-            listed = [
+            dead_saes = [
                 f"{label(p.architecture)} at L0 {rounded_text(p['l0'].value)} "
                 f"({fixed_percent_text(p['dead_fraction'].value)})"
                 for p in dead
             ]
-            lines.append(f"{fixed_percent_text(MANY_DEAD)} or more of the latents are dead at {site}: {_and(listed)}.")
+            lines.append(
+                f"{fixed_percent_text(MANY_DEAD)} or more of the latents are dead at {site}: {_and(dead_saes)}."
+            )
         if site_points and not any(p.control for p in site_points):
             lines.append(f"No control was measured at {site}: how much any dictionary would explain is not known.")
     return lines

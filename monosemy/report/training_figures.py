@@ -45,8 +45,8 @@ def training(curves: Sequence[Curve], site: str) -> Drawing:
         margins(figure, left=0.95, right=0.12, bottom=0.5, top=0.72, hspace=0.19, wspace=0.18)
         for i, quantity in enumerate(rows):
             for j, target in enumerate(targets):
-                mine = [curve for curve in curves if (curve.target_l0 or 0.0) == target]
-                _panel(panels[i, j], mine, quantity, target, looks=looks, theme=theme)
+                panel_curves = [curve for curve in curves if (curve.target_l0 or 0.0) == target]
+                _panel(panels[i, j], panel_curves, quantity, target, looks=looks, theme=theme)
             panels[i, 0].set_ylabel(PANELS[quantity])
             if quantity in _LOGARITHMIC:
                 panels[i, 0].set_ylim(*_limits(curves, quantity))

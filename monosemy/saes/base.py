@@ -235,16 +235,16 @@ def _strongest_margins(sae: SparseAutoencoder, batches: list[Tensor], n_keep: in
     margins pass it.
     """
     share = n_keep / sum(len(x) for x in batches)
-    room = 1.5
+    slack = 1.5
     while True:
         bound, parts, n_active = -torch.inf, [], 0
         for i, x in enumerate(batches):
             margins = sae.margins(x)
             assert margins is not None
             flat = margins.flatten()
-            # The bound lets through `room` times as many pairs of the first batch as its share would be, and a few more
-            # for small batches. Where that is all of them, it stays at −∞ and the search ends after this round.
-            rank = math.ceil(room * share * len(x)) + 64
+            # The bound lets through `slack` times as many pairs of the first batch as its share would be, and a few
+            # more for small batches. Where that is all of them, it stays at −∞ and the search ends after this round.
+            rank = math.ceil(slack * share * len(x)) + 64
             if i == 0 and rank < flat.numel():
                 bound = float(flat.kthvalue(flat.numel() - rank + 1).values)
             n_active += int((flat > 0).sum())
@@ -252,7 +252,7 @@ def _strongest_margins(sae: SparseAutoencoder, batches: list[Tensor], n_keep: in
         strongest = torch.cat(parts)
         if len(strongest) > n_keep or bound == -torch.inf:
             return strongest[strongest > -torch.inf], n_active  # pairs at −∞ cannot fire whatever the shift
-        room *= 4
+        slack *= 4
 
 
 def describe(sae: SparseAutoencoder) -> dict[str, Any]:

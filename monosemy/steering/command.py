@@ -219,9 +219,9 @@ def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest) -
     names: dict[str, str] = {}
     untouched: list[str] = []
     # the second event needs a pass of the model: an edit refused there must not leave an empty table behind
-    begun = list(itertools.islice(events, 2))
+    first_events = list(itertools.islice(events, 2))
     with Live(console=console, refresh_per_second=8, transient=False) as live:
-        for event in itertools.chain(begun, events):
+        for event in itertools.chain(first_events, events):
             if event["kind"] == "start":
                 names = {c["column"]: _heading(c) for c in event["columns"]}
                 texts = dict.fromkeys(names, "")

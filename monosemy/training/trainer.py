@@ -198,8 +198,8 @@ class Trainer:
                 if stop_asked():
                     folder = self.save()
                     raise Interrupted(f"interrupted at step {self.index}; saved as {folder}")
-                every = self.config.checkpoint_tokens
-                if last or self.n_tokens // every > before // every:
+                interval_tokens = self.config.checkpoint_tokens
+                if last or self.n_tokens // interval_tokens > before // interval_tokens:
                     self.save()
 
     @property

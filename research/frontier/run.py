@@ -242,12 +242,12 @@ def draw(run: ReportInputs, site: str, folder: Path) -> None:
 
 def costs(folders: Sequence[Path], runs: Sequence[ReportInputs]) -> list[dict[str, Any]]:
     """Seconds of every stage of every run, with the SAEs and tokens behind them."""
-    listed = []
+    rows = []
     for folder, run in zip(folders, runs, strict=True):
         stages = read_stages(folder)
         trained = stages.get("training", {}).get("record", {})
         losses = [r.n_loss_tokens for r in run.records if math.isfinite(r["delta_loss"].value)]
-        listed.append(
+        rows.append(
             {
                 "run": folder.name,
                 "n_saes": len(trained.get("saes", ())),
@@ -258,7 +258,7 @@ def costs(folders: Sequence[Path], runs: Sequence[ReportInputs]) -> list[dict[st
                 "seconds": {name: stage["seconds"] for name, stage in stages.items()},
             }
         )
-    return listed
+    return rows
 
 
 def main() -> None:

@@ -230,10 +230,10 @@ def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int, *, n
     order = reference.single.importance.argsort(descending=True, stable=True).tolist()
     members = [i for i in order if reference.labels[i]][:N_MEMBERS]
     truth = matters(patch_member_edges(other.first(n), members), reference.difference)
-    mine = read_contrast(bench.heads, bench.data.positives[:n], bench.data.metric)
+    own_contrast = read_contrast(bench.heads, bench.data.positives[:n], bench.data.metric)
     methods, used = {}, {}
-    few = mine.first(n_few)
-    for some, suffix in ((mine, ""), (few, f"-{n_few}")):
+    few = own_contrast.first(n_few)
+    for some, suffix in ((own_contrast, ""), (few, f"-{n_few}")):
         methods |= {
             f"patching{suffix}": patch_member_edges(some, members),
             f"EAP{suffix}": attribute_member_edges(some, members),
@@ -241,8 +241,8 @@ def real_pairs(bench: Bench, other: Contrast, reference: Reference, n: int, *, n
         used |= dict.fromkeys((f"patching{suffix}", f"EAP{suffix}"), some)
     methods |= {f"ACDC-{n_few}": acdc_member_edges(few, members), f"SP-{n_few}": probe_member_edges(few, members)}
     used |= dict.fromkeys((f"ACDC-{n_few}", f"SP-{n_few}"), few)
-    every = np.ones(len(truth), dtype=bool)
-    with_output = edge_rows({name: timed(scores, every, used[name]) for name, scores in methods.items()}, truth)
+    all_edges = np.ones(len(truth), dtype=bool)
+    with_output = edge_rows({name: timed(scores, all_edges, used[name]) for name, scores in methods.items()}, truth)
     n_used = {name: contrast.n_examples for name, contrast in used.items()}
     return {"edges": with_output, "head_pairs": pair_rows(bench, methods, truth, n_used)}
 
@@ -363,9 +363,9 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, default=figures_folder("heads"))
     arguments = parser.parse_args()
     parts: dict[str, Any] = {}
-    listed = [entry for entry in all_parts() if entry[0] in arguments.parts and arguments.only in entry[1]]
-    with progress.stage("circuits", total=len(listed), unit="pieces") as bar:
-        for _, name, make in listed:
+    entries = [entry for entry in all_parts() if entry[0] in arguments.parts and arguments.only in entry[1]]
+    with progress.stage("circuits", total=len(entries), unit="pieces") as bar:
+        for _, name, make in entries:
             parts[name] = load_or_make(arguments.work / f"{name}-{settings()}.json", make)
             bar.advance()
     table = summary(parts)

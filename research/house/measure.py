@@ -38,8 +38,8 @@ from pathlib import Path
 
 # Participles that say what happened to a thing but not what the thing is; pronouns and words that fit any value; and
 # placeholders.
-PARTICIPLES = "found kept chosen known shown told made given asked wanted said taken seen meant"
-PRONOUNS = "one it this that what which something anything everything whatever thing stuff"
+PARTICIPLES = "found kept chosen known shown told untold made given asked wanted said taken seen meant begun listed"
+PRONOUNS = "one mine every it this that what which something anything everything whatever thing stuff"
 PLACEHOLDERS = "tmp temp foo baz obj res ret val misc data2"
 VAGUE = frozenset(f"{PARTICIPLES} {PRONOUNS} {PLACEHOLDERS}".split())
 """Names that give neither type nor role. `data` is not one of them: the term for a file's bytes or a record's body."""

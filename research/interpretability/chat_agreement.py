@@ -97,9 +97,9 @@ def detection(
 ) -> float:
     """AUROC of P(yes), firing passages against silent ones; unreadable answers count as ½."""
     p_yes = []
-    for listed in (firing, silent):
+    for group in (firing, silent):
         answers = []
-        for passage in listed:
+        for passage in group:
             messages = prompts.detection_messages(text, passage)
             answer = journal.ask(chat, latent, "detection", messages, question=lambda m=messages: list(chat.yes(m)))
             answers.append(0.5 if answer[0] is None else float(answer[0]))

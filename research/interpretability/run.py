@@ -211,8 +211,8 @@ def matched_groups(
     scored: Scored, kinds: Sequence[str], measure: str, n_strata: int = N_STRATA
 ) -> dict[str, list[np.ndarray]] | None:
     """As `groups_of`, a cluster for each seed and class of the firing rates; None where one is empty."""
-    every = np.concatenate([v["firing_rate"][np.isfinite(v[measure])] for k in kinds for v in scored[k].values()])
-    edges = np.quantile(every, np.linspace(0, 1, n_strata + 1)[1:-1])
+    rates = np.concatenate([v["firing_rate"][np.isfinite(v[measure])] for k in kinds for v in scored[k].values()])
+    edges = np.quantile(rates, np.linspace(0, 1, n_strata + 1)[1:-1])
     groups: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     for kind in kinds:
         for columns in scored[kind].values():
@@ -232,8 +232,8 @@ def at_chance(scored: Scored, measure: str) -> Scored:
 
 def contrasts(scored: Scored, measure: str) -> dict[str, Any]:
     """Means with intervals, and differences that hold together: against controls, of architectures, at equal rates."""
-    every = groups_of(scored, list(scored), measure)
-    means, resampled = group_means(every), resampled_means(every)
+    groups_by_kind = groups_of(scored, list(scored), measure)
+    means, resampled = group_means(groups_by_kind), resampled_means(groups_by_kind)
     trained = [kind for kind in scored if kind in ARCHITECTURES]
     controls = [kind for kind in scored if kind not in ARCHITECTURES]
 
@@ -243,9 +243,9 @@ def contrasts(scored: Scored, measure: str) -> dict[str, Any]:
     own, against = list(combinations(trained, 2)), [(kind, control) for control in controls for kind in trained]
     results: dict[str, Any] = {
         "means": {kind: {"mean": means[kind], "interval": percentiles(resampled[kind])} for kind in scored},
-        "by_seed": {kind: [float(v.mean()) for v in clusters] for kind, clusters in every.items()},
-        "against_controls": differences(every, against),
-        "differences": differences({kind: every[kind] for kind in trained}, own),
+        "by_seed": {kind: [float(v.mean()) for v in clusters] for kind, clusters in groups_by_kind.items()},
+        "against_controls": differences(groups_by_kind, against),
+        "differences": differences({kind: groups_by_kind[kind] for kind in trained}, own),
         "matched": differences(matched_groups(scored, trained, measure) if own else None, own),
     }
     if run_folders.FROZEN in controls and trained:

@@ -219,12 +219,13 @@ def share_against_whole(document: Mapping[str, Any]) -> dict[str, Any]:
     the same seed, with its standard error; beside it the root mean square difference of two seeds (√2 standard
     deviations), which is what a user sees who runs once."""
     coef = document["whole"][0]["lambda"]
-    every = {row["seed"]: row for row in document["whole"]}
+    whole_rows = {row["seed"]: row for row in document["whole"]}
     rows = {row["seed"]: row for row in [*document["frontier"], *document.get("seeds", [])] if row["lambda"] == coef}
     spread = seeds(document).get(f"λ = {coef:g}", {}) if document.get("seeds") else {}
     changes: dict[str, Any] = {}
     for name in COMPARED:
-        both = [(_value(rows[seed], name), _value(every[seed], name)) for seed in sorted(rows.keys() & every.keys())]
+        shared = sorted(rows.keys() & whole_rows.keys())
+        both = [(_value(rows[seed], name), _value(whole_rows[seed], name)) for seed in shared]
         change = _spread([share - whole for share, whole in both if share is not None and whole is not None])
         sd = spread.get(name, {}).get("sd")
         typical = None if sd is None else 2**0.5 * sd

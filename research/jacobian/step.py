@@ -102,8 +102,8 @@ def parts_of(pair: Pair, batch: dict[str, Tensor]) -> tuple[dict[str, Callable[[
     part = products._Part(*patterns, len(inputs.W_dec), outputs.W_enc.shape[1], renumber=True)
     left = products._rows(inputs.W_dec, part.in_latents)
     right = products._rows(outputs.W_enc.T, part.out_latents)
-    every = slice(0, weights.d_ff)
-    factors, pairs = products._factors(weights, left, right, slopes, part=part, columns=every), part.pairs
+    all_columns = slice(0, weights.d_ff)
+    factors, pairs = products._factors(weights, left, right, slopes, part=part, columns=all_columns), part.pairs
     J = torch.zeros(int(pairs[-1]))
     kernels.slices(factors, pairs, J)
     signs = J.sign()
@@ -117,7 +117,7 @@ def parts_of(pair: Pair, batch: dict[str, Tensor]) -> tuple[dict[str, Callable[[
 
     return {
         "slopes of the MLP": lambda: weights.slopes(batch[SITES[0]]),
-        "products of weights": lambda: products._factors(weights, left, right, slopes, part=part, columns=every),
+        "products of weights": lambda: products._factors(weights, left, right, slopes, part=part, columns=all_columns),
         "slices": lambda: kernels.slices(factors, pairs, torch.zeros_like(J)),
         "gradient of the tables": lambda: kernels.gradients(factors, pairs, signs, diagonals=False),
         "gradient of the weights": back,

@@ -181,18 +181,18 @@ def compare(bench: Bench, library: str, architecture: str, ours: Record) -> Reco
     """One row of a peer: its tries, its chosen one, and ours at the L0 that it reached."""
     tries = search(bench, library, architecture)
     theirs = bench.reported(best_of(tries))
-    mine = bench.reported(ours)
+    own_record = bench.reported(ours)
     reached = pooled(theirs)["l0"]
-    if abs(math.log(reached / pooled(mine)["l0"])) > 0.01:
-        mine = bench.reported(ours, max(1, round(reached) if architecture == "topk" else round(reached, 1)))
-    top, bottom = (torch.tensor([r["errors"] for r in rows]).double().numpy() for rows in (mine, theirs))
+    if abs(math.log(reached / pooled(own_record)["l0"])) > 0.01:
+        own_record = bench.reported(ours, max(1, round(reached) if architecture == "topk" else round(reached, 1)))
+    top, bottom = (torch.tensor([r["errors"] for r in rows]).double().numpy() for rows in (own_record, theirs))
     weights = bootstrap_weights(top.shape[1], 2000)
     return {
         "library": library,
         "architecture": architecture,
         "tries": [brief(r) for r in tries],
         **pooled(theirs),
-        "ours": pooled(mine),
+        "ours": pooled(own_record),
         "ratio": float(top.sum() / bottom.sum()),
         "ratio_interval": ratio_interval(top.sum(0), bottom.sum(0), weights),
         "ratio_by_seed": (top.sum(1) / bottom.sum(1)).tolist(),

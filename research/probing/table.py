@@ -36,9 +36,9 @@ class Table:
 
     def task(self, task: Task, predictions: Sequence[np.ndarray]) -> tuple[float, np.ndarray, list[float]]:
         """(estimate, resamples, by draw) of one task; predictions: [draws, n] each. Draws and seeds are averaged."""
-        every = [self.material.answers(row, task) for rows in predictions for row in rows]
-        together = Answers(*(np.sum([getattr(a, f) for a in every], 0) for f in vars(every[0])))
-        return together.balanced_accuracy, together.resampled(self.weights), [a.balanced_accuracy for a in every]
+        all_answers = [self.material.answers(row, task) for rows in predictions for row in rows]
+        together = Answers(*(np.sum([getattr(a, f) for a in all_answers], 0) for f in vars(all_answers[0])))
+        return together.balanced_accuracy, together.resampled(self.weights), [a.balanced_accuracy for a in all_answers]
 
     def kind(self, answers: Sequence[Predictions], key: str) -> dict[str, tuple[float, np.ndarray, list[float]]]:
         """Task → the above. key: how a task's answers are called, with {} for its name."""

@@ -70,8 +70,8 @@ def read_snippets(tokenizer: Any, used: set[tuple[str, str]], *, share: float = 
     random = np.random.default_rng(seed)
 
     def texts(part: str) -> Iterator[tuple[str, str]]:
-        listed = [pair for pair in PARTS[part].read() if (part, pair[0]) not in used]
-        return (listed[i] for i in random.permutation(len(listed)))
+        unused_texts = [pair for pair in PARTS[part].read() if (part, pair[0]) not in used]
+        return (unused_texts[i] for i in random.permutation(len(unused_texts)))
 
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -217,8 +217,8 @@ def word_tasks(
     add("punctuation", kind_of == "punctuation", kind_of != "punctuation")
     add("capitals inside a sentence", kind_of == "capital", lower)
     for name in ("prepositions", "pronouns"):
-        listed = np.isin(word_of, sorted(CATEGORIES[name]))
-        add(name, lower & listed, lower & ~listed)
+        in_category = np.isin(word_of, sorted(CATEGORIES[name]))
+        add(name, lower & in_category, lower & ~in_category)
     suffixed = {name: long & ends_with(word_of, endings) for name, endings in SUFFIXES.items()}
     for name, matching in suffixed.items():
         add(name, matching, long & ~matching, unseen_words=True)

@@ -301,7 +301,7 @@ def measure(folder: Path, m: int, n: int, seconds: float) -> dict[str, Any]:
         os.sched_setaffinity(0, set(cores[1:]))
     try:
         random, client = np.random.default_rng(1), Client(port)
-        milliseconds = {name: latencies(client, listed) for name, listed in queries(random, m, n).items()}
+        milliseconds = {name: latencies(client, paths) for name, paths in queries(random, m, n).items()}
         base = f"/api/f/{SITE}/{NAME}/latent/"
         before = cpu_seconds(process.pid)
         rate = pages_per_second(port, lambda: f"{base}{random.integers(m)}", seconds)

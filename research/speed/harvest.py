@@ -33,7 +33,7 @@ def main() -> None:
     config = ActivationsConfig(sites=(common.SITE,))
     statistics = measure_sites(model, tokens.train, [common.SITE], config)
     inner = model.module.model
-    every = inner.layers
+    all_layers = inner.layers
     parts = torch.from_numpy(np.array(tokens.train.sequences(0, tokens.train.n_sequences), dtype=np.int64)).split(
         config.batch_sequences
     )
@@ -41,10 +41,10 @@ def main() -> None:
 
     @torch.inference_mode()
     def bare() -> None:
-        inner.layers = every[: layer + 1]
+        inner.layers = all_layers[: layer + 1]
         for part in parts:
             inner(input_ids=part, use_cache=False)
-        inner.layers = every
+        inner.layers = all_layers
 
     def ours() -> None:
         for _ in harvest_rows(model, tokens.train, [common.SITE], config, statistics=statistics):

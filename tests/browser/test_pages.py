@@ -353,8 +353,8 @@ def test_notes_and_bookmarks_outlive_the_page(server, new_page):
 
 
 def kept_note(server, latent):
-    listed = json.loads((server.folder / "notes.json").read_text())["notes"]
-    return next(((note["bookmark"], note["text"]) for note in listed if note["latent"] == latent), None)
+    notes = json.loads((server.folder / "notes.json").read_text())["notes"]
+    return next(((note["bookmark"], note["text"]) for note in notes if note["latent"] == latent), None)
 
 
 def test_a_bookmark_from_a_page_that_knows_no_notes_keeps_the_note(server, new_page):

@@ -12,17 +12,20 @@ def word_tokenizer(digits: int = 2, leave_out: tuple[str, ...] = ()) -> Any:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    listed = [*words.NAMES, *words.PLACES, *words.OBJECTS, *words.EVENTS, *words.NOUNS, *words.UNCOUNTED]
-    listed += [word for pair in words.COUNTED for word in pair]
-    listed += " ".join([*ioi.TEMPLATES, greater_than._FROM, *subject_verb.PREPOSITIONS]).replace(".", "").split()
-    listed += [verb.strip() for verbs in subject_verb.VERBS for verb in verbs] + ["def", "self", "param", "The", "x"]
-    listed = [word.strip("{},") for word in listed if word.strip("{},") not in leave_out]
+    word_forms = [*words.NAMES, *words.PLACES, *words.OBJECTS, *words.EVENTS, *words.NOUNS, *words.UNCOUNTED]
+    word_forms += [word for pair in words.COUNTED for word in pair]
+    word_forms += " ".join([*ioi.TEMPLATES, greater_than._FROM, *subject_verb.PREPOSITIONS]).replace(".", "").split()
+    word_forms += [verb.strip() for verbs in subject_verb.VERBS for verb in verbs]
+    word_forms += ["def", "self", "param", "The", "x"]
+    word_forms = [word.strip("{},") for word in word_forms if word.strip("{},") not in leave_out]
     numbers = [f"{i:02d}" for i in range(100)] if digits == 2 else []
     numbers += [str(i) for i in range(10)]
     characters = [chr(code) for code in range(32, 127)] + ["\n"]
-    whole = sorted({*listed, *(f" {word}" for word in listed), *numbers, *(f" {n}" for n in numbers), *characters})
+    whole = sorted(
+        {*word_forms, *(f" {word}" for word in word_forms), *numbers, *(f" {n}" for n in numbers), *characters}
+    )
     number = " ?[0-9]{2}|[0-9]" if digits == 2 else "[0-9]"
-    alternatives = "|".join(sorted((word for word in listed if word.isalpha()), key=len, reverse=True))
+    alternatives = "|".join(sorted((word for word in word_forms if word.isalpha()), key=len, reverse=True))
     pattern = rf" ?\b(?:{alternatives})\b|{number}|[\s\S]"
     vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", *whole])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))

@@ -54,17 +54,17 @@ class Outcome:
 
 
 def unrecorded() -> list[dict[str, str]]:
-    listed: list[dict[str, str]] = json.loads(UNRECORDED.read_text(encoding="utf-8"))
-    return listed
+    entries: list[dict[str, str]] = json.loads(UNRECORDED.read_text(encoding="utf-8"))
+    return entries
 
 
 def check(document: str, text: str, claims: Sequence[tuple[str, str]]) -> Outcome:
     """`claims`: (document, passage as the records give it)."""
     outcome = Outcome()
     rendered = [(passage, None) for name, passage in claims if name == document]
-    listed = [(entry["passage"], entry.get("through")) for entry in unrecorded() if entry["document"] == document]
+    passages = [(entry["passage"], entry.get("through")) for entry in unrecorded() if entry["document"] == document]
     claimed = _spans(text, rendered, outcome, "the records say")
-    without = _spans(text, listed, outcome, "listed as unrecorded, but not there")
+    without = _spans(text, passages, outcome, "listed as unrecorded, but not there")
     for number in measurements(document, text):
         statuses = (
             status for status, spans in (("claimed", claimed), ("unrecorded", without)) if _within(number, spans)

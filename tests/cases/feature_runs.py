@@ -125,8 +125,8 @@ def _labels() -> list[tuple[str, dict[str, Any]]]:
 
 def _arrays() -> dict[str, np.ndarray]:
     data, offsets = packed(WORDS)
-    listed = [example for latent in range(M) for example in EXAMPLES[latent]]
-    fired = [sorted(example[3].items()) for example in listed]
+    examples = [example for latent in range(M) for example in EXAMPLES[latent]]
+    fired = [sorted(example[3].items()) for example in examples]
     largest = [MAXIMUM[latent] for latent in range(M) for _ in EXAMPLES[latent]]
     near = np.full((M, 2, 2), -1, np.int32)
     near[0] = [[1, 2], [2, 1]]
@@ -145,8 +145,8 @@ def _arrays() -> dict[str, np.ndarray]:
         "output_ids": np.tile(np.array([[JULY, BREAK], [DASH, SCRIPT]], np.int32), (M, 1, 1)),
         "output_values": np.tile(np.array([[0.5, 0.25], [-0.5, -0.25]], np.float32), (M, 1, 1)),
         "example_offsets": np.cumsum([0, *(len(EXAMPLES[latent]) for latent in range(M))]),
-        "example_token": np.array([context * T + peak for _, context, peak, _ in listed], np.int64),
-        "example_group": np.array([GROUPS.index(group) for group, *_ in listed], np.uint8),
+        "example_token": np.array([context * T + peak for _, context, peak, _ in examples], np.int64),
+        "example_group": np.array([GROUPS.index(group) for group, *_ in examples], np.uint8),
         "example_activation_offsets": np.cumsum([0, *map(len, fired)]),
         "example_position": np.array([position for pairs in fired for position, _ in pairs], np.uint16),
         "example_activation": np.array(

@@ -51,9 +51,9 @@ def test_default_mix(tmp_path: Path) -> None:
             assert record[name]["train_tokens"] / 1e6 == pytest.approx(part.share, abs=0.015)
             assert record[name]["validation_tokens"] / 2e5 == pytest.approx(part.share, abs=0.06)
             assert record[name]["licence"] == part.licence
-    listed = list(tokens.documents())
+    documents = list(tokens.documents())
     works = {
-        side: {(d["source"], d["origin"]) for d in listed if d["side"] == side} for side in ("train", "validation")
+        side: {(d["source"], d["origin"]) for d in documents if d["side"] == side} for side in ("train", "validation")
     }
     assert not works["train"] & works["validation"]
     # Every quarter of the training tokens has the shares of the whole.
@@ -62,17 +62,17 @@ def test_default_mix(tmp_path: Path) -> None:
         ids, counts = np.unique(quarter, return_counts=True)
         by_source = Counter[str]()
         for number, count in zip(ids, counts, strict=True):
-            by_source[listed[number]["source"]] += int(count)
+            by_source[documents[number]["source"]] += int(count)
         for name, count in by_source.items():
             assert count / quarter.size == pytest.approx(PARTS[name].share, abs=0.05)
     # A document that lies whole in the shards is the text that was read.
     read = {(d.source, d.origin): d.text for d in open_documents(TextConfig(source="embedded:french"))}
     flat, of = tokens.train.sequences(0, tokens.train.n_sequences).ravel(), numbers.ravel()
-    french = [i for i, d in enumerate(listed) if d["source"] == "french" and d["side"] == "train"][:20]
+    french = [i for i, d in enumerate(documents) if d["source"] == "french" and d["side"] == "train"][:20]
     for number in french:
         ids = flat[of == number]
         assert ids[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(ids[:-1]) == read["french", listed[number]["origin"]]
+        assert tokenizer.decode(ids[:-1]) == read["french", documents[number]["origin"]]
 
 
 def test_german() -> None:

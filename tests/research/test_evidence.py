@@ -214,17 +214,17 @@ def test_unscored_latents_count_as_chance_by_measure():
 @pytest.fixture
 def probed():
     """(material of two tasks of one family and one of another, says(n): answers right on n of each class's 20)."""
-    labels, every, nowhere = np.repeat([True, False], 20), np.arange(40), np.zeros(40, bool)
+    labels, rows, nowhere = np.repeat([True, False], 20), np.arange(40), np.zeros(40, bool)
     first, second = tasks.FAMILIES[:2]
     material = SimpleNamespace(
         n_documents=40,
         tasks=[
-            tasks.Task(f, name, False, every, labels=labels, train=nowhere)
+            tasks.Task(f, name, False, rows, labels=labels, train=nowhere)
             for f, name in ((first, "a"), (first, "b"), (second, "c"))
         ],
-        answers=lambda predictions, task: probes.answers_by_document(predictions, labels, every, 40),
+        answers=lambda predictions, task: probes.answers_by_document(predictions, labels, rows, 40),
     )
-    return material, lambda right: (every % 20 < right) == labels
+    return material, lambda right: (rows % 20 < right) == labels
 
 
 def predictions_of(table, says, **right):

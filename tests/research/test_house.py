@@ -92,12 +92,14 @@ def test_circles_of_a_graph() -> None:
     assert circles(graph) == [["b", "c"]]
 
 
-@pytest.mark.parametrize("name", ["found", "_kept", "ones", "SHOWN", "chosen2", "told_1", "tmp", "things"])
+@pytest.mark.parametrize(
+    "name", ["found", "_kept", "ones", "SHOWN", "chosen2", "told_1", "tmp", "things", "mine", "every", "listed"]
+)
 def test_vague(name: str) -> None:
     assert is_vague(name)
 
 
-@pytest.mark.parametrize("name", ["n_found", "scores", "one_hot", "data", "_", "values", "value2", "bar"])
+@pytest.mark.parametrize("name", ["n_found", "listing", "scores", "one_hot", "data", "_", "values", "value2", "bar"])
 def test_not_vague(name: str) -> None:
     assert not is_vague(name)
 

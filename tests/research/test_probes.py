@@ -76,8 +76,8 @@ def test_a_full_probe_reads_what_is_spread_over_many_features():
     documents = np.arange(600) // 3
     train = split_documents(documents)
     predictions, strength = full_probe(features[train], labels[train], documents[train], features[~train])
-    every = np.zeros(int((~train).sum()), np.int64)
-    full = answers_by_document(predictions, labels[~train], every, 1).balanced_accuracy
+    one_document = np.zeros(int((~train).sum()), np.int64)
+    full = answers_by_document(predictions, labels[~train], one_document, 1).balanced_accuracy
     single = accuracy(features[:400], labels[:400], np.arange(400) // 4, k=1)[1].balanced_accuracy
     assert strength in (1e-3, 1e-2, 1e-1, 1.0)
     assert full > 0.8

@@ -80,10 +80,10 @@ def test_it_trains():
 
 def test_its_label_and_a_colour_of_its_own_reach_figures_tables_and_the_api(tmp_path):
     """With the registry's line alone, in the order of every list."""
-    looks, listed = styles([*registry.ARCHITECTURES, "pca"], LIGHT), order(["pca", NAME, "relu"])
+    looks, ordered = styles([*registry.ARCHITECTURES, "pca"], LIGHT), order(["pca", NAME, "relu"])
     assert looks[NAME].label == LABEL
     assert len({look.colour for look in looks.values()}) == len(looks)
-    assert listed == ["relu", NAME, "pca"]
+    assert ordered == ["relu", NAME, "pca"]
     run = page_run(tmp_path)
     for path in run.glob("saes/*/relu-*/config.json"):
         path.write_text(path.read_text().replace('"relu"', f'"{NAME}"'))

@@ -31,9 +31,9 @@ def test_every_name_that_a_room_gives_leads_somewhere(room: Room):
 def test_names_are_given_once():
     names = [room.name for room in rooms()]
     assert len(set(names)) == len(names) == len(ROOMS)
-    listed = [command.name for room in rooms() for command in room.commands]
-    assert len(set(listed)) == len(listed)
-    assert set(listed) < set(cli.commands())
+    command_names = [command.name for room in rooms() for command in room.commands]
+    assert len(set(command_names)) == len(command_names)
+    assert set(command_names) < set(cli.commands())
 
 
 def test_a_run_of_the_core_alone_takes_part_in_no_room():

@@ -214,8 +214,8 @@ def _restore(
 def pooled_contrast(contrast: Contrast) -> PooledHeads:
     """Prompts as positives and counterparts as negatives, pooled over positions; makes no pass of its own."""
     sides = [[batch.clean for batch in contrast.batches], [batch.corrupted for batch in contrast.batches]]
-    every = [p.values.float() for side in sides for p in side]
-    values = {"mean": torch.cat([v.mean(1) for v in every]), "last": torch.cat([v[:, -1] for v in every])}
+    head_values = [p.values.float() for side in sides for p in side]
+    values = {"mean": torch.cat([v.mean(1) for v in head_values]), "last": torch.cat([v[:, -1] for v in head_values])}
     metric = torch.cat([contrast.m_clean, contrast.m_corrupt]).cpu()
     values = {name: value.cpu() for name, value in values.items()}
     right = [accuracy(b.clean.logits, b.examples) for b in contrast.batches]

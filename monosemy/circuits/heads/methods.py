@@ -57,9 +57,9 @@ class Bench:
     @cached_property
     def pooled(self) -> PooledHeads:
         """All negatives and the positives that the model gets right; all positives when fewer than 5 are right."""
-        every = pooled_heads(self.heads, self.data, fresh=self.fresh)
-        right = every.correct.bool() | ~every.positive
-        return every.choose(right) if int((right & every.positive).sum()) >= 5 else every
+        all_examples = pooled_heads(self.heads, self.data, fresh=self.fresh)
+        right = all_examples.correct.bool() | ~all_examples.positive
+        return all_examples.choose(right) if int((right & all_examples.positive).sum()) >= 5 else all_examples
 
     @cached_property
     def combined(self) -> Combined:
@@ -191,17 +191,17 @@ def all_methods(ablation: Ablation, main: str) -> list[str]:
 
 def expected_passes(name: str, heads: Heads, n_batches: int) -> float:
     """About how many passes over the prompts a causal method will make; 0 for methods that only read."""
-    every = passes_of(heads, all_heads(heads))
+    n_patching = passes_of(heads, all_heads(heads))
     share = CombinedConfig().share
     return {
-        "combined": 3 * CombinedConfig().n_steps + share * every,  # without step 6, whose cost is not known before
-        "combined-no-codes": 3 * CombinedConfig().n_steps + share * every,
+        "combined": 3 * CombinedConfig().n_steps + share * n_patching,  # without step 6, whose cost is not known before
+        "combined-no-codes": 3 * CombinedConfig().n_steps + share * n_patching,
         "eap": 3,
         "hisp": 3,
         "eap-ig": 3 * attribution.N_STEPS,
-        "acdc": len(masks.THRESHOLDS) * every,
+        "acdc": len(masks.THRESHOLDS) * n_patching,
         "sp": 3 * masks.ProbeConfig().n_steps / n_batches,
-    }.get(name, every if name.startswith("patching") or name == "restoring" else 0.0)
+    }.get(name, n_patching if name.startswith("patching") or name == "restoring" else 0.0)
 
 
 def expected_seconds(bench: Bench, names: Sequence[str]) -> float:

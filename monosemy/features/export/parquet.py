@@ -84,10 +84,10 @@ def export_parquet(database: FeatureDatabase, out: Path, latents: Sequence[int] 
         for start in range(0, len(numbers), ROW_GROUP):
             part = numbers[start : start + ROW_GROUP]
             rows.write_table(pa.Table.from_pylist([_latent(database, i) for i in part], schema=schema))
-            listed = [row for latent in part for row in _examples(database, latent)]
-            examples.write_table(pa.Table.from_pylist(listed, schema=examples.schema))
+            example_rows = [row for latent in part for row in _examples(database, latent)]
+            examples.write_table(pa.Table.from_pylist(example_rows, schema=examples.schema))
             # latents share contexts: each is written once, after all examples are known
-            context_numbers.update(row["context"] for row in listed)
+            context_numbers.update(row["context"] for row in example_rows)
             bar.advance(len(part))
         _write(folder / "contexts.parquet", _contexts(database, sorted(context_numbers)), metadata)
         _write(folder / "vocabulary.parquet", _vocabulary(database), metadata)

@@ -286,7 +286,7 @@ def _raised_words(evidence: Evidence, corpus: Corpus) -> list[str]:
         # values[-1] is the weakest of the stored tokens, which stands for "the rest"
         stands_out = value >= 1.75 * values[-1] or groups[vocabulary.groups[token]] > 1
         readable = text and "�" not in text and text.isprintable() and not vocabulary.special[token]
-        repeated = text.casefold() in [listed.casefold() for listed in texts]
+        repeated = text.casefold() in [earlier_text.casefold() for earlier_text in texts]
         if stands_out and readable and not repeated and token not in corpus.common_raised:
             texts.append(text)
     return texts[:2]

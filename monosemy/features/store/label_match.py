@@ -26,5 +26,5 @@ def matching(database: FeatureDatabase, text: str) -> np.ndarray[Any, np.dtype[n
     with closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
         # one long string is read much faster than one row per match
         query = "SELECT group_concat(rowid) FROM search WHERE search MATCH ?"
-        (listed,) = connection.execute(query, (expression,)).fetchone()
-    return np.sort(np.array(listed.split(","), dtype=np.int64)) if listed else np.empty(0, np.int64)
+        (joined_numbers,) = connection.execute(query, (expression,)).fetchone()
+    return np.sort(np.array(joined_numbers.split(","), dtype=np.int64)) if joined_numbers else np.empty(0, np.int64)

@@ -70,8 +70,8 @@ def open_selected(run: Path, sae: str | None) -> FeatureDatabase:
     if sae is None:
         usable = [saved for saved in saes if not saved.stopped]
         if len(usable) > 1:
-            listed = " or ".join(f"--sae {saved.label}{saved.remark}" for saved in usable)
-            raise UserError(f"{run} has features of {len(usable)} SAEs; choose one: {listed}")
+            flags = " or ".join(f"--sae {saved.label}{saved.remark}" for saved in usable)
+            raise UserError(f"{run} has features of {len(usable)} SAEs; choose one: {flags}")
         if not usable:
             if saved_saes(run):
                 choose_sae(run)  # refuses a run of which every SAE stopped early
@@ -79,8 +79,8 @@ def open_selected(run: Path, sae: str | None) -> FeatureDatabase:
         return open_features(run, *usable[0].key)
     matches = [saved for saved in saes if sae in (saved.label, saved.name)]
     if len(matches) > 1:
-        listed = " or ".join(f"--sae {saved.label}" for saved in matches)
-        raise UserError(f"SAE name {sae!r} is at several sites; choose one: {listed}")
+        flags = " or ".join(f"--sae {saved.label}" for saved in matches)
+        raise UserError(f"SAE name {sae!r} is at several sites; choose one: {flags}")
     return open_features(run, *(matches[0] if matches else choose_sae(run, sae)).key)
 
 

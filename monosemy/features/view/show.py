@@ -127,8 +127,8 @@ def _outputs(database: FeatureDatabase, latent: int) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_row("", "")
     for name, tokens in zip(("Raises", "Lowers"), database.output_tokens(latent), strict=True):
-        listed = [f"{quoted(database.tokens.text(i))} {signed_text(value)}" for i, value in tokens[:8]]
-        lines = ["   ".join(listed[i : i + 4]) for i in range(0, len(listed), 4)]
+        token_texts = [f"{quoted(database.tokens.text(i))} {signed_text(value)}" for i, value in tokens[:8]]
+        lines = ["   ".join(token_texts[i : i + 4]) for i in range(0, len(token_texts), 4)]
         table.add_row(Text(name, style="bold"), Text("\n".join(lines) or "–"))
     return table
 

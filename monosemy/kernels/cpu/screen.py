@@ -197,10 +197,10 @@ def _reach_row(n, out, block):
 
 @_compile
 def _above_rows(threshold, indices, values, counts, x, weights, block):
-    # Candidates by the screen, then their true values. A row's count goes on past the room of its list (the caller
+    # Candidates by the screen, then their true values. A row's count goes on past its list's capacity (the caller
     # sees that it overflowed and takes the dense product), but nothing is written there.
     n_rows, n_latents = block.products.shape
-    bias, room = block.bias, indices.shape[1]
+    bias, capacity = block.bias, indices.shape[1]
     for n in numba.prange(n_rows):
         reach = np.empty(n_latents, np.float32)
         _reach_row(n, reach, block)
@@ -214,7 +214,7 @@ def _above_rows(threshold, indices, values, counts, x, weights, block):
             f = candidates[s]
             value = _dot(x[n], weights[f]) + bias[f]
             if value > threshold[f]:
-                if n_selected < room:
+                if n_selected < capacity:
                     indices[n, n_selected], values[n, n_selected] = f, value
                 n_selected += 1
         counts[n] = n_selected
@@ -363,12 +363,12 @@ def encode_batch_topk(
 
 def _above(screen: _Screen, threshold: np.ndarray) -> tuple[Pattern, Tensor] | None:
     n_rows, n_latents = len(screen.x), len(screen.weights)
-    room = max(64, int(WORTH * n_latents))
-    padded, exact = np.empty((n_rows, room), np.int32), np.empty((n_rows, room), np.float32)
+    capacity = max(64, int(WORTH * n_latents))
+    padded, exact = np.empty((n_rows, capacity), np.int32), np.empty((n_rows, capacity), np.float32)
     counts = np.empty(n_rows, np.int64)
     for at, block in screen.blocks():
         _above_rows(threshold, padded[at], exact[at], counts[at], screen.x[at], screen.weights, block)
-    if counts.max() > room:
+    if counts.max() > capacity:
         return None
     return _packed(padded, exact, counts)
 

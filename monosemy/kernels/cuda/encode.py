@@ -45,7 +45,7 @@ BLOCK = 1024
 """Latents a program compares with its thresholds at once."""
 LIST_SHARE, LIST_LEAST = 64, 256
 """A row's list has room for 1/64 of the latents, but for at least 256."""
-ROOM_LEAST = 64
+CAPACITY_LEAST = 64
 """Room for a row's top-k candidates between two merges: 4 k, but at least this."""
 SAMPLE_ROWS = 128
 """Rows from which batch top-k guesses its cut."""
@@ -116,15 +116,15 @@ def _merge_topk(
     values,
     indices,
     k,
-    LISTED: tl.constexpr,
+    FROM_LISTS: tl.constexpr,
     CHUNK: tl.constexpr,
     HELD: tl.constexpr,
 ):
-    # Merges a chunk of scores, or with LISTED the row's list of candidates, into the row's k largest.
+    # Merges a chunk of scores, or with FROM_LISTS the row's list of candidates, into the row's k largest.
     # A value's bits as an integer are its key; 0 marks what cannot be selected (not positive, or an empty place).
     n = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, CHUNK)
-    if LISTED:
+    if FROM_LISTS:
         inside = column < tl.load(counts + n)
         index = tl.load(list_indices + n * row_stride + column, mask=inside, other=0)
     else:
@@ -132,7 +132,7 @@ def _merge_topk(
         index = start + column
     at = n * row_stride + column.to(tl.int64) * column_stride
     score = tl.load(scores + at, mask=inside, other=0.0).to(tl.float32)
-    if not LISTED:
+    if not FROM_LISTS:
         score += tl.load(bias + index, mask=inside, other=0.0)
     key = tl.where(inside & (score > 0), score, 0.0).to(tl.int32, bitcast=True)
     place = tl.arange(0, HELD)
@@ -243,13 +243,13 @@ class _Largest:
         return self._indices[self._now]
 
     def merge_chunk(self, block: Tensor, bias: Tensor, start: int) -> None:
-        self._merge(block, bias, start, self.indices, counts=self.indices, listed=False)  # lists: unused
+        self._merge(block, bias, start, self.indices, counts=self.indices, from_lists=False)  # lists: unused
 
     def merge_lists(self, values: Tensor, indices: Tensor, counts: Tensor) -> None:
-        self._merge(values, values, 0, indices, counts=counts, listed=True)
+        self._merge(values, values, 0, indices, counts=counts, from_lists=True)
 
     def _merge(  # lists: the first counts[n] candidates of row n, all of higher index than what is kept
-        self, block: Tensor, bias: Tensor, start: int, list_indices: Tensor, *, counts: Tensor, listed: bool
+        self, block: Tensor, bias: Tensor, start: int, list_indices: Tensor, *, counts: Tensor, from_lists: bool
     ) -> None:
         n_rows, k = self.values.shape
         width, held = triton.next_power_of_2(block.shape[1]), triton.next_power_of_2(k)
@@ -267,7 +267,7 @@ class _Largest:
             self._values[new],
             self._indices[new],
             k,
-            LISTED=listed,
+            FROM_LISTS=from_lists,
             CHUNK=width,
             HELD=held,
             num_warps=min(16, max(1, max(width, held) // 512)),
@@ -276,8 +276,8 @@ class _Largest:
 
 
 def _topk(source: _Scores, k: int) -> tuple[Pattern, Tensor]:
-    room = triton.next_power_of_2(max(4 * k, ROOM_LEAST))
-    largest = _largest_by_lists(source, k, room) if room < CHUNK else None
+    capacity = triton.next_power_of_2(max(4 * k, CAPACITY_LEAST))
+    largest = _largest_by_lists(source, k, capacity) if capacity < CHUNK else None
     if largest is None:
         largest = _Largest(source.shape[0], k, source.bias.device)
         for start, block in source.chunks():
@@ -289,12 +289,12 @@ def _topk(source: _Scores, k: int) -> tuple[Pattern, Tensor]:
     return _pack(offsets, n_entries, largest.values, largest.indices)
 
 
-def _largest_by_lists(source: _Scores, k: int, room: int) -> _Largest | None:
+def _largest_by_lists(source: _Scores, k: int, capacity: int) -> _Largest | None:
     """The k largest of every row; None if a list overflowed."""
     (n_rows, n_latents), device = source.shape, source.bias.device
-    largest, values = _Largest(n_rows, k, device), torch.empty(n_rows, room, device=device)
+    largest, values = _Largest(n_rows, k, device), torch.empty(n_rows, capacity, device=device)
     indices = torch.empty_like(values, dtype=torch.int32)
-    lists = _Lists(torch.arange(n_rows, device=device) * room, room, values, indices)
+    lists = _Lists(torch.arange(n_rows, device=device) * capacity, capacity, values, indices)
     counts = torch.zeros(n_rows, dtype=torch.int32, device=device)
     most, n_merged = counts, 0
     for start, block in source.chunks():
@@ -309,7 +309,7 @@ def _largest_by_lists(source: _Scores, k: int, room: int) -> _Largest | None:
             most = torch.maximum(most, counts)
             bound, n_merged = largest.values.amin(1), end
             counts = torch.zeros_like(counts)
-    return None if bool((most > room).any()) else largest
+    return None if bool((most > capacity).any()) else largest
 
 
 class _Lists(NamedTuple):

@@ -92,7 +92,7 @@ def test_the_code_of_a_text_is_the_saes_own(run: Path, server: Server):
         assert sent == pytest.approx(expected, rel=1e-4)
         assert answer["trace"][position] == pytest.approx(expected.get(5, 0.0), rel=1e-4)
         assert answer["l0"][position] == len(expected)
-    strongest = max((entry["value"], entry["latent"]) for listed in answer["top"] for entry in listed)
+    strongest = max((entry["value"], entry["latent"]) for top_entries in answer["top"] for entry in top_entries)
     assert (answer["summary"][0]["value"], answer["summary"][0]["latent"]) == strongest
 
 
@@ -205,10 +205,10 @@ def test_bad_strengths_are_refused(server: Server):
 def test_strengths_without_an_answer_are_an_error_behind_the_others(
     server: Server,
 ):
-    listed = events(server, "/api/sweep", {**STEER, "values": [0, 2, 1e30]})
-    assert [event["value"] for event in listed if event["kind"] == "strength"] == [0, 2]
-    assert listed[-1]["kind"] == "error"
-    assert listed[-1]["error"].startswith("strength 1e+30: the change is too strong: ")
+    sweep_events = events(server, "/api/sweep", {**STEER, "values": [0, 2, 1e30]})
+    assert [event["value"] for event in sweep_events if event["kind"] == "strength"] == [0, 2]
+    assert sweep_events[-1]["kind"] == "error"
+    assert sweep_events[-1]["error"].startswith("strength 1e+30: the change is too strong: ")
     strong = [{"latent": 5, "operation": "add", "value": 1e30, "unit": "raw"}]
     status, error = server.refusal("POST", "/api/steer", {**STEER, "edits": strong})
     assert status == 400

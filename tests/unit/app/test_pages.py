@@ -191,14 +191,14 @@ def test_search_and_lists_show_the_same_text_whichever_was_matched(tmp_path: Pat
     run = page_run(tmp_path / "run")
     open_features(run, SITE, NAME).write_explanations({0: ("Names of summer months.", {"scores": SCORED})})
     with Server(run) as server:
-        listed = server.get(f"{BASE}/latents?limit=1")["rows"][0]["label"]
-        assert listed == "Names of summer months."
+        row_label = server.get(f"{BASE}/latents?limit=1")["rows"][0]["label"]
+        assert row_label == "Names of summer months."
         for word in ("summer", "july"):  # of the explanation, of the label under it
             hits = server.get(f"{BASE}/search?q={word}")["hits"]
-            assert [(hit["latent"], hit["label"]) for hit in hits] == [(0, listed)]
+            assert [(hit["latent"], hit["label"]) for hit in hits] == [(0, row_label)]
         label = server.get(f"{BASE}/latent/0")["label"]
     assert label["text"] == "“July” after “in”"
-    assert label["explanation"] == {"text": listed, "model": "", "n_passages": None, "scores": SCORED, "skipped": {}}
+    assert label["explanation"] == {"text": row_label, "model": "", "n_passages": None, "scores": SCORED, "skipped": {}}
     assert label["explanation_leads"]
 
 

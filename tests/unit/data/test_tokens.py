@@ -46,16 +46,16 @@ def test_shards_hold_the_documents(text: TextConfig) -> None:
     assert tokens.train.sequences(3, 5).shape == (2, 16)
     assert tokens.train.sequences(3, 5).dtype == np.int32
     assert isinstance(tokens.train.sequences(3, 5), np.memmap)
-    listed = list(tokens.documents())
+    document_records = list(tokens.documents())
     for shards, side in ((tokens.train, "train"), (tokens.validation, "validation")):
         documents = whole_documents(shards)
         assert len(documents) > 5
         for number, document in documents.items():
-            line = int(listed[number]["origin"].partition("#")[2]) - 1
+            line = int(document_records[number]["origin"].partition("#")[2]) - 1
             assert document == f"document {line} é {'.' * (line % 7)}"
-            assert listed[number]["side"] == side
-            assert listed[number]["n_tokens"] == len(document.encode())
-    sides = {side: {d["origin"] for d in listed if d["side"] == side} for side in ("train", "validation")}
+            assert document_records[number]["side"] == side
+            assert document_records[number]["n_tokens"] == len(document.encode())
+    sides = {side: {d["origin"] for d in document_records if d["side"] == side} for side in ("train", "validation")}
     assert not sides["train"] & sides["validation"]
     assert tokens.record["train_documents"] == len(sides["train"])
     assert tokens.record["sources"]["local"]["train_tokens"] >= 600
@@ -142,8 +142,8 @@ def test_corpus_smaller_than_asked(text: TextConfig) -> None:
 
 
 def sides_of(tokens: TokenSet) -> dict[str, list[str]]:
-    listed = list(tokens.documents())
-    return {side: [d["origin"] for d in listed if d["side"] == side] for side in ("train", "validation")}
+    documents = list(tokens.documents())
+    return {side: [d["origin"] for d in documents if d["side"] == side] for side in ("train", "validation")}
 
 
 def test_two_books(tmp_path: Path, text: TextConfig) -> None:
@@ -197,9 +197,9 @@ def test_copies_are_one_document(tmp_path: Path, text: TextConfig) -> None:
     assert train
     assert validation
     assert not train & validation
-    listed = list(tokens.documents())
+    document_records = list(tokens.documents())
     documents = tokens.train.documents(0, tokens.train.n_sequences)
-    assert documents.max() < len(listed) < len(repeated)
+    assert documents.max() < len(document_records) < len(repeated)
     assert len(set(documents.ravel().tolist())) <= 60  # of more than a hundred copies
     facts = tokens.record["sources"]["local"]
     assert facts["copies"] > 50

@@ -72,8 +72,8 @@ def test_products_agree_with_the_definition(scores, d_in):
     values = reference.take(scores, pattern)
     columns = reference.transpose(pattern, n_latents)
     compiled_columns = cpu.transpose(pattern, n_latents)
-    for mine, theirs in zip(compiled_columns, columns, strict=True):
-        assert mine.tolist() == theirs.tolist()
+    for computed, theirs in zip(compiled_columns, columns, strict=True):
+        assert computed.tolist() == theirs.tolist()
     close = {"rtol": 2e-5, "atol": 2e-5} if scores.dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(cpu.take(scores, pattern), values, rtol=0, atol=0)
     for name, arguments in {
@@ -84,31 +84,33 @@ def test_products_agree_with_the_definition(scores, d_in):
     }.items():
         torch.testing.assert_close(getattr(cpu, name)(*arguments), getattr(reference, name)(*arguments), **close)
     target = torch.randn(n_rows, d_in, generator=generator, dtype=scores.dtype)
-    for mine, theirs in zip(cpu.squared_error(target, inputs), reference.squared_error(target, inputs), strict=True):
-        torch.testing.assert_close(mine, theirs, **close)
+    for computed, theirs in zip(
+        cpu.squared_error(target, inputs), reference.squared_error(target, inputs), strict=True
+    ):
+        torch.testing.assert_close(computed, theirs, **close)
 
 
 @pytest.mark.parametrize("unit_rows", [False, True])
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
 def test_adam_steps_as_the_definition_and_as_pytorch(unit_rows, beta1):
     generator = torch.Generator().manual_seed(1)
-    mine = torch.nn.functional.normalize(torch.randn(7, 5, generator=generator, dtype=torch.float64), dim=1)
-    theirs, pytorch = mine.clone(), torch.nn.Parameter(mine.clone())
-    states = [[torch.zeros_like(mine) for _ in range(2)] for _ in range(2)]
+    weights = torch.nn.functional.normalize(torch.randn(7, 5, generator=generator, dtype=torch.float64), dim=1)
+    theirs, pytorch = weights.clone(), torch.nn.Parameter(weights.clone())
+    states = [[torch.zeros_like(weights) for _ in range(2)] for _ in range(2)]
     optimiser = torch.optim.Adam([pytorch], lr=0.01, betas=(beta1, 0.99), eps=1e-8)
     rates = {"learning_rate": 0.01, "beta1": beta1, "beta2": 0.99, "epsilon": 1e-8, "unit_rows": unit_rows}
     for step in range(1, 6):
         gradient = torch.randn(7, 5, generator=generator, dtype=torch.float64)
         options = AdamStep(step=step, **rates)
-        dispatch.adam(mine, gradient.clone(), *states[0], options=options)
+        dispatch.adam(weights, gradient.clone(), *states[0], options=options)
         reference.adam(theirs, gradient.clone(), *states[1], options=options)
         pytorch.grad = gradient.clone()
         optimiser.step()
-    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(weights, theirs, rtol=1e-12, atol=1e-13)
     if unit_rows:
-        torch.testing.assert_close(mine.norm(dim=1), torch.ones(7, dtype=torch.float64))
+        torch.testing.assert_close(weights.norm(dim=1), torch.ones(7, dtype=torch.float64))
     else:
-        torch.testing.assert_close(mine, pytorch.detach(), rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(weights, pytorch.detach(), rtol=1e-9, atol=1e-11)
 
 
 def test_adam_steps_a_column_major_matrix_in_place():
@@ -184,5 +186,5 @@ def test_the_squared_error_and_its_gradients_equal_autograd():
         total = loss(*leaves)
         (3 * total).backward()
         results += [total.detach(), *(leaf.grad for leaf in leaves)]
-    for mine, theirs in zip(computed, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-14)
+    for result, theirs in zip(computed, expected, strict=True):
+        torch.testing.assert_close(result, theirs, rtol=1e-14, atol=1e-14)

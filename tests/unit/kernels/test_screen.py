@@ -73,9 +73,9 @@ def test_above_is_the_definition(encoder, share):
     threshold[::3] += 1
     encoded = screen.encode_above(*encoder, threshold)
     if encoded is None:  # too much of a row passes
-        room = max(64, int(screen.WORTH * pre.shape[1]))
+        capacity = max(64, int(screen.WORTH * pre.shape[1]))
         sampled = pre[:: max(1, len(pre) // screen.SAMPLE_ROWS)]
-        crowded = bool(((pre > threshold).sum(1) > room).any())
+        crowded = bool(((pre > threshold).sum(1) > capacity).any())
         assert crowded or float((sampled > threshold).float().mean()) >= screen.WORTH / 2
         return
     assert_same(encoded, reference.select_above(pre, threshold), pre)
@@ -215,14 +215,14 @@ def test_a_training_step_takes_the_screen_and_agrees_with_the_dense_one(architec
         sae.zero_grad()
         return output.total.detach(), by_name, output.latents
 
-    loss, mine, latents = gradients()
+    loss, screened, latents = gradients()
     assert calls
     monkeypatch.setattr(dispatch, "_screen", lambda *_: None)
     dense_loss, theirs, dense_latents = gradients()
     assert latents.indices.tolist() == dense_latents.indices.tolist()
     torch.testing.assert_close(loss, dense_loss, rtol=1e-5, atol=0)
     for name, gradient in theirs.items():
-        torch.testing.assert_close(mine[name], gradient, rtol=1e-3, atol=1e-6 + 1e-4 * float(gradient.abs().max()))
+        torch.testing.assert_close(screened[name], gradient, rtol=1e-3, atol=1e-6 + 1e-4 * float(gradient.abs().max()))
 
 
 @pytest.mark.usefixtures("forced")

@@ -39,7 +39,7 @@ def small_chunks(monkeypatch):
     """Several chunks and blocks at the sizes of these tests."""
     monkeypatch.setattr(triton_encode, "CHUNK", 64)
     monkeypatch.setattr(triton_encode, "BLOCK", 32)
-    monkeypatch.setattr(triton_encode, "ROOM_LEAST", 8)
+    monkeypatch.setattr(triton_encode, "CAPACITY_LEAST", 8)
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -106,9 +106,9 @@ def test_batch_topk_keeps_the_largest_of_the_batch(monkeypatch, shape, dtype, sa
     scores = scores_of(shape, dtype)
     for n_keep in {0, 1, 3, 20, scores.numel() // 3, scores.numel()}:
         n_keep = min(n_keep, scores.numel())
-        mine, cut = backend.select_batch_topk(scores, n_keep)
+        selected, cut = backend.select_batch_topk(scores, n_keep)
         theirs, their_cut = reference.select_batch_topk(scores, n_keep)
-        assert_same(mine, theirs)
+        assert_same(selected, theirs)
         assert cut == their_cut
 
 
@@ -116,9 +116,9 @@ def test_a_guess_that_is_too_high_is_loosened(monkeypatch):
     monkeypatch.setattr(triton_encode, "SAMPLE_ROWS", 1)
     scores = random(6, 400)
     scores[0] *= 100  # the only row in the sample
-    mine, cut = backend.select_batch_topk(scores, 400)
+    selected, cut = backend.select_batch_topk(scores, 400)
     theirs, their_cut = reference.select_batch_topk(scores, 400)
-    assert_same(mine, theirs)
+    assert_same(selected, theirs)
     assert cut == their_cut
 
 
@@ -143,21 +143,21 @@ def test_the_fused_encoder_selects_what_the_dense_product_would(monkeypatch, n_r
     b_enc = whole(n_latents, seed=2, dtype=dtype) if with_bias else None
     pre = x.float() @ W_enc.float() + (b_enc.float() if b_enc is not None else 0)
     for k in {1, min(8, n_latents), n_latents}:
-        mine, values = backend.encode_topk(x, W_enc, b_enc, k)
-        assert_same(mine, reference.select_topk(pre, k))
-        assert values.tolist() == reference.take(pre, mine).tolist()
+        selected, values = backend.encode_topk(x, W_enc, b_enc, k)
+        assert_same(selected, reference.select_topk(pre, k))
+        assert values.tolist() == reference.take(pre, selected).tolist()
         assert values.dtype == dtype
     threshold = whole(n_latents, seed=3, dtype=dtype)
     for least in (1, 256):
         monkeypatch.setattr(triton_encode, "LIST_LEAST", least)
-        mine, values = backend.encode_above(x, W_enc, b_enc, threshold)
-        assert_same(mine, reference.select_above(pre, threshold))
-        assert values.tolist() == reference.take(pre, mine).tolist()
+        selected, values = backend.encode_above(x, W_enc, b_enc, threshold)
+        assert_same(selected, reference.select_above(pre, threshold))
+        assert values.tolist() == reference.take(pre, selected).tolist()
         for n_keep in {1, pre.numel() // 4, pre.numel()}:
-            mine, values, cut = backend.encode_batch_topk(x, W_enc, b_enc, n_keep)
+            selected, values, cut = backend.encode_batch_topk(x, W_enc, b_enc, n_keep)
             theirs, their_cut = reference.select_batch_topk(pre, n_keep)
-            assert_same(mine, theirs)
-            assert values.tolist() == reference.take(pre, mine).tolist()
+            assert_same(selected, theirs)
+            assert values.tolist() == reference.take(pre, selected).tolist()
             assert cut == their_cut
 
 
@@ -169,9 +169,9 @@ def test_products_agree_with_the_definition(shape, d_in, dtype):
     n_rows, n_latents = scores.shape
     pattern = reference.select_above(scores, torch.zeros(n_latents, device=DEVICE))
     columns = reference.transpose(pattern, n_latents)
-    for mine, theirs in zip(backend.transpose(pattern, n_latents), columns, strict=True):
-        assert mine.tolist() == theirs.tolist()
-        assert mine.dtype == theirs.dtype
+    for computed, theirs in zip(backend.transpose(pattern, n_latents), columns, strict=True):
+        assert computed.tolist() == theirs.tolist()
+        assert computed.dtype == theirs.dtype
     inputs, bias = random(d_in, n_rows, dtype=dtype).T, random(d_in, dtype=dtype)  # inputs: not contiguous
     matrix = random(d_in, n_latents, seed=1, dtype=dtype).T
     values = reference.take(scores, pattern)
@@ -184,9 +184,9 @@ def test_products_agree_with_the_definition(shape, d_in, dtype):
     }.items():
         doubled = [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
         exact = getattr(reference, name)(*doubled)
-        mine = getattr(backend, name)(*arguments)
-        assert mine.is_contiguous()
-        torch.testing.assert_close(mine, exact.to(dtype), **CLOSE[dtype])
+        computed = getattr(backend, name)(*arguments)
+        assert computed.is_contiguous()
+        torch.testing.assert_close(computed, exact.to(dtype), **CLOSE[dtype])
     target = random(n_rows, d_in, seed=2, dtype=dtype)
     sums, residual = backend.squared_error(target, inputs)
     exact_sums, exact_residual = reference.squared_error(target.double(), inputs.double())
@@ -213,30 +213,30 @@ def test_a_pattern_without_entries():
 @pytest.mark.parametrize("unit_rows", [False, True])
 @pytest.mark.parametrize("shape", [(7, 5), (3, 130), (1, 1)])
 def test_adam_steps_as_the_definition(shape, unit_rows, dtype):
-    mine = torch.nn.functional.normalize(random(*shape), dim=1).to(dtype)
-    states = [torch.zeros_like(mine) for _ in range(2)]
-    theirs, their_states = mine.double(), [s.double() for s in states]
+    weights = torch.nn.functional.normalize(random(*shape), dim=1).to(dtype)
+    states = [torch.zeros_like(weights) for _ in range(2)]
+    theirs, their_states = weights.double(), [s.double() for s in states]
     rates = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "unit_rows": unit_rows}
     for step in range(1, 4):
         gradient = random(*shape, seed=step, dtype=dtype)
         options = AdamStep(step=step, **rates)
-        backend.adam(mine, gradient, *states, options=options)
+        backend.adam(weights, gradient, *states, options=options)
         reference.adam(theirs, gradient.double(), *their_states, options=options)
-        torch.testing.assert_close(mine, theirs.to(dtype), **CLOSE[dtype])
+        torch.testing.assert_close(weights, theirs.to(dtype), **CLOSE[dtype])
         # In half precision the states were rounded: go on from the same ones.
-        theirs, their_states = mine.double(), [s.double() for s in states]
+        theirs, their_states = weights.double(), [s.double() for s in states]
     if unit_rows:
         norms = torch.ones(shape[0], device=DEVICE)
-        torch.testing.assert_close(mine.float().norm(dim=1), norms, **CLOSE[dtype])
+        torch.testing.assert_close(weights.float().norm(dim=1), norms, **CLOSE[dtype])
 
 
 def test_adam_steps_a_vector():
-    mine, gradient = random(1500), random(1500, seed=1)
-    theirs = mine.clone()
+    weights, gradient = random(1500), random(1500, seed=1)
+    theirs = weights.clone()
     options = AdamStep(step=1, learning_rate=0.1, beta1=0.0, beta2=0.999, epsilon=1e-8, unit_rows=False)
-    backend.adam(mine, gradient, torch.zeros_like(mine), torch.zeros_like(mine), options=options)
-    reference.adam(theirs, gradient, torch.zeros_like(mine), torch.zeros_like(mine), options=options)
-    torch.testing.assert_close(mine, theirs)
+    backend.adam(weights, gradient, torch.zeros_like(weights), torch.zeros_like(weights), options=options)
+    reference.adam(theirs, gradient, torch.zeros_like(weights), torch.zeros_like(weights), options=options)
+    torch.testing.assert_close(weights, theirs)
 
 
 def point_dispatch_at(monkeypatch, module):
@@ -288,11 +288,11 @@ def test_a_training_step_equals_the_definition_in_double_precision(monkeypatch, 
     truth = exact.losses(x.double(), step)
     truth.total.backward()
     point_dispatch_at(monkeypatch, backend)
-    mine = sae.losses(x, step)
-    mine.total.backward()
-    assert mine.latents.indices.tolist() == truth.latents.indices.tolist()
-    torch.testing.assert_close(mine.total.double(), truth.total, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(mine.reconstruction.double(), truth.reconstruction, rtol=1e-5, atol=1e-6)
+    computed = sae.losses(x, step)
+    computed.total.backward()
+    assert computed.latents.indices.tolist() == truth.latents.indices.tolist()
+    torch.testing.assert_close(computed.total.double(), truth.total, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(computed.reconstruction.double(), truth.reconstruction, rtol=1e-5, atol=1e-6)
     for (name, parameter), theirs in zip(sae.named_parameters(), exact.parameters(), strict=True):
         assert parameter.grad is not None, name
         torch.testing.assert_close(parameter.grad.double(), theirs.grad, rtol=2e-4, atol=1e-5, msg=name)
@@ -315,7 +315,7 @@ kernels = [(kernel, flag) for kernel in (encode._merge_topk, encode._append_abov
 for name in ("_take", "_decode", "_gather_dot", "_accumulate", "_sum_by_latent", "_squared_error", "_adam"):
     kernels.append((getattr(products, name), True))
 for kernel, flag in kernels:
-    blocks |= dict.fromkeys(["LISTED", "BY_ROW", "UNIT_ROWS"], flag)
+    blocks |= dict.fromkeys(["FROM_LISTS", "BY_ROW", "UNIT_ROWS"], flag)
     # What is in neither table is a tensor in the caller's number format.
     signature = {a: "constexpr" if a in blocks else types.get(a, "*bf16") for a in kernel.arg_names}
     constants = {(i,): blocks[a] for i, a in enumerate(kernel.arg_names) if a in blocks}
@@ -342,23 +342,23 @@ def test_on_a_gpu_at_its_own_chunk_size(monkeypatch, dtype):
     x, W_enc = whole(n_rows, d_in, dtype=dtype), whole(n_latents, d_in, seed=1, dtype=dtype).T
     b_enc = whole(n_latents, seed=2, dtype=dtype)
     pre = x.float() @ W_enc.float() + b_enc.float()
-    mine, values = backend.encode_topk(x, W_enc, b_enc, k)
-    assert_same(mine, reference.select_topk(pre, k))
-    assert torch.equal(values.float(), reference.take(pre, mine))
-    mine, _, cut = backend.encode_batch_topk(x, W_enc, b_enc, k * n_rows)
+    selected, values = backend.encode_topk(x, W_enc, b_enc, k)
+    assert_same(selected, reference.select_topk(pre, k))
+    assert torch.equal(values.float(), reference.take(pre, selected))
+    selected, _, cut = backend.encode_batch_topk(x, W_enc, b_enc, k * n_rows)
     theirs, their_cut = reference.select_batch_topk(pre, k * n_rows)
-    assert_same(mine, theirs)
+    assert_same(selected, theirs)
     assert cut == their_cut
     for level in (20.0, 80.0):  # lists overflow at the first
         threshold = torch.full((n_latents,), level, device=DEVICE)
-        mine, values = backend.encode_above(x, W_enc, b_enc, threshold)
-        assert_same(mine, reference.select_above(pre, threshold))
+        selected, values = backend.encode_above(x, W_enc, b_enc, threshold)
+        assert_same(selected, reference.select_above(pre, threshold))
     matrix, bias = random(n_latents, d_in, seed=3, dtype=dtype), random(d_in, dtype=dtype)
-    columns = backend.transpose(mine, n_latents)
-    values = random(len(mine.indices), dtype=dtype)
+    columns = backend.transpose(selected, n_latents)
+    values = random(len(selected.indices), dtype=dtype)
     for name, arguments in {
-        "decode": (mine, values, matrix, bias),
-        "gather_dot": (mine, x, matrix),
+        "decode": (selected, values, matrix, bias),
+        "gather_dot": (selected, x, matrix),
         "accumulate": (columns, values, x),
         "sum_by_latent": (columns, values),
     }.items():

@@ -103,10 +103,10 @@ def test_generated_positions_leave_the_first_new_token_alone(model, sae, scales)
 
 def test_events_come_in_order_and_agree_with_each_other(model, sae, scales):
     steer_request = request(columns=("default", "steered", "prompted", "random"), instruction="Talk about mills.")
-    listed = list(stream(model, sae, steer_request, scales))
-    events = by_kind(listed)
-    assert (listed[0]["kind"], listed[-1]["kind"]) == ("start", "end")
-    start = listed[0]
+    event_list = list(stream(model, sae, steer_request, scales))
+    events = by_kind(event_list)
+    assert (event_list[0]["kind"], event_list[-1]["kind"]) == ("start", "end")
+    start = event_list[0]
     assert [c["column"] for c in start["columns"]] == list(steer_request.columns)
     default, steered, prompted, random = start["columns"]
     assert default["prompt"] == steered["prompt"] == random["prompt"] == "".join(default["prompt_tokens"])
@@ -240,10 +240,10 @@ def test_only_the_residual_stream_is_drowned_by_a_hundred_lengths(site, limit):
 
 
 def test_strengths_that_can_be_answered_are_answered_in_half_precision(half, sae, scales):
-    listed = list(stream(half, sae, request(edits=(Edit(5, "add", 4.0, "norm"),)), scales))
-    for event in listed:
+    event_list = list(stream(half, sae, request(edits=(Edit(5, "add", 4.0, "norm"),)), scales))
+    for event in event_list:
         assert orjson.loads(json_text.dumps(event)) == json.loads(json.dumps(event))
-    for measure in by_kind(listed)["measure"]:
+    for measure in by_kind(event_list)["measure"]:
         assert math.isfinite(measure["perplexity"])
         assert math.isfinite(measure["mean_kl"])
 
@@ -306,8 +306,8 @@ def test_columns_in_which_nothing_was_edited_are_told(model, sae, scales):
 
 
 def test_every_latent_can_be_ablated_without_a_column_that_nobody_asked_for(model, sae, scales):
-    every = tuple(Edit(i, "ablate") for i in range(sae.d_sae))
-    steer_request = SteeringRequest("The old mill", every, n_tokens=3)
+    ablations = tuple(Edit(i, "ablate") for i in range(sae.d_sae))
+    steer_request = SteeringRequest("The old mill", ablations, n_tokens=3)
     start = next(stream(model, sae, steer_request, scales))
     assert [column["column"] for column in start["columns"]] == ["default", "steered"]
     assert start["control"] is None
@@ -381,9 +381,9 @@ def test_a_sweep_changes_nothing_at_zero_and_more_the_stronger(model, sae, scale
 
 
 def test_sweep_events_for_the_page(model, sae, scales):
-    listed = list(sweep_events(model, sae, request(), [0.0, 2.0], scales=scales))
-    events = by_kind(listed)["strength"]
-    assert listed[-2:] == events
+    event_list = list(sweep_events(model, sae, request(), [0.0, 2.0], scales=scales))
+    events = by_kind(event_list)["strength"]
+    assert event_list[-2:] == events
     assert [event["value"] for event in events] == [0.0, 2.0]
     steered = by_kind(stream(model, sae, request(edits=(Edit(5, "set", 2.0, "norm"),)), scales))
     column = next(e for e in steered["done"] if e["column"] == "steered")

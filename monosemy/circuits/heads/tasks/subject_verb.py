@@ -37,9 +37,9 @@ def build(prompts: Prompts, n: int, seed: int, tokenizer: str = "") -> TaskData:
         ending = f"{sample(random, between, 1)[0]} the {second_noun[int(random.integers(2))]}"
         number = i % 2  # singular and plural subjects in turn
         same, changed = (f"The {subject[form]} {ending}" for form in (number, 1 - number))
-        untold = f"The {sample(random, neutral, 1)[0]} {ending}"
+        neutral_prompt = f"The {sample(random, neutral, 1)[0]} {ending}"
         positives.append(Draft(same, changed, VERBS[number], VERBS[1 - number]))
-        negatives.append(Draft(untold, same, VERBS[number], VERBS[1 - number]))
+        negatives.append(Draft(neutral_prompt, same, VERBS[number], VERBS[1 - number]))
     return TaskData(
         "subject-verb",
         tuple(prompts.example(draft) for draft in positives),

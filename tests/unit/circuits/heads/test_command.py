@@ -86,10 +86,10 @@ def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
     assert saved["heads"] == ["0.0", "1.5", "1.6"]
     assert saved["agreement"]["patching, resample"]["auc"] == expected
     assert set(saved["agreement"]) == {"patching, resample", "EAP"}
-    mine = dataclasses.replace(data, name="another")
+    renamed_task = dataclasses.replace(data, name="another")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert find_circuit(model, mine, method="eap", edges=False).published == ()
+        assert find_circuit(model, renamed_task, method="eap", edges=False).published == ()
 
 
 def test_copies_are_left_out_and_said(tmp_path):

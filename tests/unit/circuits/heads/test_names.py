@@ -57,11 +57,11 @@ def test_all_methods_repeat_none():
 
 def test_passes_follow_one_convention():
     """Beyond reading; a model that cannot start late runs every layer; what is tried in vain counts too."""
-    some, every = contrast("or_pair"), 18.0
-    assert exhaustive_patching(some).n_passes == every
-    assert acdc(some, [0.1]).n_passes == every
+    some, n_passes_of_all = contrast("or_pair"), 18.0
+    assert exhaustive_patching(some).n_passes == n_passes_of_all
+    assert acdc(some, [0.1]).n_passes == n_passes_of_all
     combined = combined_circuit(some)
     n_patched = len(combined.by_attribution) + len(combined.by_codes)
     assert combined.heads.n_passes in [3 + n_patched + n for n in range(len(combined.heads.replaced), 3)]
-    assert expected_passes("patching-mean", some.heads, 1) == every
+    assert expected_passes("patching-mean", some.heads, 1) == n_passes_of_all
     assert expected_passes("codes", some.heads, 1) == 0

@@ -93,11 +93,11 @@ def test_what_is_seen_depends_on_how_far_the_sweep_reaches():
 
 def test_linear_maps_give_linear_curves_and_thresholds_jumps():
     x, documents = rows(40, 6), torch.arange(40)
-    every = measure_linearity(one_hot_map(Linear(torch.eye(6) + 0.1), 6, 6), [(x, documents)], n_sweeps=30)
-    assert every.n_sweeps == 30
-    assert every.n_curves == 180
-    assert every.shares["linear"].value == 1
-    assert every.shares["linear_or_flat"].interval == (1, 1)
+    linear = measure_linearity(one_hot_map(Linear(torch.eye(6) + 0.1), 6, 6), [(x, documents)], n_sweeps=30)
+    assert linear.n_sweeps == 30
+    assert linear.n_curves == 180
+    assert linear.shares["linear"].value == 1
+    assert linear.shares["linear_or_flat"].interval == (1, 1)
     diagonal = measure_linearity(one_hot_map(Linear(torch.eye(6)), 6, 6), [(x, documents)], n_sweeps=30)
     assert diagonal.shares["flat"].value == pytest.approx(5 / 6), "only the latent itself moves"
     squared = measure_linearity(one_hot_map(lambda r: r**2, 6, 6), [(x, documents)], n_sweeps=30)

@@ -107,8 +107,8 @@ def test_slices_are_autograd_through_the_whole_chain(activation: str, gated: boo
     assert expected.abs().max() > 0.1
     assert (dense(slices) - expected).abs().max() < 1e-10
     # nothing stands off the slices, exactly
-    listed = dense(dataclasses.replace(slices, values=torch.ones_like(slices.values))) > 0
-    assert bool((expected[~listed] == 0).all())
+    on_slices = dense(dataclasses.replace(slices, values=torch.ones_like(slices.values))) > 0
+    assert bool((expected[~on_slices] == 0).all())
     assert slices.values.shape == (N, K, K)
 
 
@@ -255,9 +255,9 @@ def test_compiled_kernels_are_pytorchs(width: int, gated: bool) -> None:
     kernels.slices_in_torch(factors, pairs, theirs)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
     for diagonals in (True, False):
-        mine = kernels.gradients(factors, pairs, ours, diagonals=diagonals)
+        compiled_gradients = kernels.gradients(factors, pairs, ours, diagonals=diagonals)
         other = kernels.gradients_in_torch(factors, pairs, ours, diagonals=diagonals)
-        for compiled, in_torch in zip(mine, other):
+        for compiled, in_torch in zip(compiled_gradients, other):
             assert (compiled is None) == (in_torch is None)
             if compiled is not None and in_torch is not None:
                 torch.testing.assert_close(compiled, in_torch, rtol=1e-11, atol=1e-11)

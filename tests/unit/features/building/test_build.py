@@ -151,14 +151,14 @@ def test_what_is_read_back_is_what_the_model_and_the_sae_say(request, run, name)
 
 def test_tokens_documents_and_positions_left_out_are_those_of_the_text(built):
     database, prepared = open_features(built, SITES[0], "topk-l0_4-s0"), prepared_for(built)
-    train, listed = prepared.tokens.train, list(prepared.tokens.documents())
+    train, document_records = prepared.tokens.train, list(prepared.tokens.documents())
     numbers = train.documents(0, database.info["n_contexts"])
     for context in (0, 7, database.info["n_contexts"] - 1):
         np.testing.assert_array_equal(database.context(context), train.sequences(context, context + 1)[0])
         assert not database.encoded(context)[0]
         assert database.encoded(context)[1:].mean() > 0.9
         for position in (0, 40):
-            entry = listed[numbers[context, position]]
+            entry = document_records[numbers[context, position]]
             assert database.document(context * 64 + position) == (entry["source"], entry["origin"])
     assert sum(database.encoded(i).sum() for i in range(database.info["n_contexts"])) == database.info["n_encoded"]
     text = b"".join(database.tokens.bytes(i) for i in database.context(0)).decode(errors="replace")

@@ -112,12 +112,12 @@ def test_the_token_index_lists_the_tokens_a_latent_goes_with(case):
     for latent in range(dense.shape[1]):
         expected = index_scores(dense[:, latent], text) if dense[:, latent].any() else {}
         there = summary["index_token"][latent] >= 0
-        listed = dict(zip(summary["index_token"][latent][there].tolist(), summary["index_score"][latent][there]))
-        assert len(listed) == min(len(expected), SETTINGS.n_index_tokens)
-        for token, score in listed.items():
+        stored = dict(zip(summary["index_token"][latent][there].tolist(), summary["index_score"][latent][there]))
+        assert len(stored) == min(len(expected), SETTINGS.n_index_tokens)
+        for token, score in stored.items():
             assert score == pytest.approx(expected[token], rel=1e-5)
-        weakest = min(listed.values(), default=0)
-        assert all(score <= weakest * (1 + 1e-5) for token, score in expected.items() if token not in listed)
+        weakest = min(stored.values(), default=0)
+        assert all(score <= weakest * (1 + 1e-5) for token, score in expected.items() if token not in stored)
 
 
 @given(dense_codes())
@@ -135,12 +135,12 @@ def test_coactivation_is_the_correlation_of_firing_over_all_pairs(case):
             for j in range(dense.shape[1])
             if j != i and together[i, j] >= MIN_TOGETHER and 0 < n[i] < n_kept and 0 < n[j] < n_kept
         }
-        listed = {int(j): float(v) for j, v in zip(latents[i], phi[i]) if j >= 0}
-        assert len(listed) == min(len(expected), SETTINGS.n_neighbours)
-        assert all(value == pytest.approx(expected[j], abs=1e-6) for j, value in listed.items())
-        assert sorted(listed.values(), reverse=True) == list(listed.values())
-        rest = [value for j, value in expected.items() if j not in listed]
-        assert max(rest, default=-1) <= min(listed.values(), default=1) + 1e-6
+        neighbour_phi = {int(j): float(v) for j, v in zip(latents[i], phi[i]) if j >= 0}
+        assert len(neighbour_phi) == min(len(expected), SETTINGS.n_neighbours)
+        assert all(value == pytest.approx(expected[j], abs=1e-6) for j, value in neighbour_phi.items())
+        assert sorted(neighbour_phi.values(), reverse=True) == list(neighbour_phi.values())
+        rest = [value for j, value in expected.items() if j not in neighbour_phi]
+        assert max(rest, default=-1) <= min(neighbour_phi.values(), default=1) + 1e-6
 
 
 @given(dense_codes())

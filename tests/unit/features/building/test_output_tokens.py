@@ -70,10 +70,10 @@ def test_decoder_neighbours_are_those_of_all_pairs():
     W = random.standard_normal((2500, 12)).astype(np.float32) * random.uniform(0.5, 3, (2500, 1)).astype(np.float32)
     latents, cosines = decoder_neighbours(torch.from_numpy(W), 4)
     unit = W / np.linalg.norm(W, axis=1, keepdims=True)
-    every = unit @ unit.T
-    np.fill_diagonal(every, -2)
-    np.testing.assert_allclose(cosines, -np.sort(-every, axis=1)[:, :4], atol=1e-5)
-    np.testing.assert_allclose(np.take_along_axis(every, latents.astype(int), 1), cosines, atol=1e-5)
+    all_cosines = unit @ unit.T
+    np.fill_diagonal(all_cosines, -2)
+    np.testing.assert_allclose(cosines, -np.sort(-all_cosines, axis=1)[:, :4], atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(all_cosines, latents.astype(int), 1), cosines, atol=1e-5)
 
 
 def test_a_dictionary_smaller_than_the_list_leaves_places_empty():

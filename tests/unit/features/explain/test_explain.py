@@ -45,11 +45,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     contexts[:, 2::3] = MARKET
     contexts[:32, 5] = JULY
     groups = ["top"] * 16 + ["q4", "q3", "q2", "q1"] * 4 + ["near_miss"] * 4 + ["random"] * 4
-    listed = [(group, k, 5, {5: 8.0 - k / 8} if k < 32 else {}) for k, group in enumerate(groups)]
+    latent_examples = [(group, k, 5, {5: 8.0 - k / 8} if k < 32 else {}) for k, group in enumerate(groups)]
     order = {name: place for place, name in enumerate(feature_runs.GROUPS)}
     monkeypatch.setattr(feature_runs, "CONTEXTS", contexts)
     monkeypatch.setattr(feature_runs, "DOCUMENT_STARTS", [(2 * k * feature_runs.T, k) for k in range(N_CONTEXTS // 2)])
-    examples = {0: sorted(listed, key=lambda e: order[e[0]]), 1: [], 2: [], 3: []}
+    examples = {0: sorted(latent_examples, key=lambda e: order[e[0]]), 1: [], 2: [], 3: []}
     monkeypatch.setattr(feature_runs, "EXAMPLES", examples)
     return feature_runs.write_feature_run(tmp_path / "run")
 
@@ -427,14 +427,14 @@ def test_intervals_count_documents_not_passages() -> None:
     shared = [random.normal(size=12) * (1 + 3 * (k == 0)) for k in range(6)]
     true = [s for s in shared for _ in range(4)]
     simulated = [t + random.normal(size=12) for t in true]
-    listed = [[x.tolist() for x in side] for side in (simulated, true)]
-    blocked = simulation_score(*listed, [k // 4 for k in range(24)])
-    free = simulation_score(*listed, range(24))
+    sides = [[x.tolist() for x in side] for side in (simulated, true)]
+    blocked = simulation_score(*sides, [k // 4 for k in range(24)])
+    free = simulation_score(*sides, range(24))
     assert blocked["correlation"] == free["correlation"]
     assert blocked["n_documents"] == 6
     widths = [score["correlation_high"] - score["correlation_low"] for score in (blocked, free)]
     assert widths[0] > widths[1]
-    assert simulation_score(*listed, [k % 4 for k in range(24)])["correlation_low"] is None  # four documents
+    assert simulation_score(*sides, [k % 4 for k in range(24)])["correlation_low"] is None  # four documents
 
 
 def test_simulation_is_pearsons_correlation_over_all_tokens() -> None:

@@ -268,14 +268,14 @@ def test_an_export_makes_a_folder_and_touches_no_other(command: Any, tmp_path: P
     run = str(write_feature_run(tmp_path / "run"))
     command([run, "1-2", "--out", str(tmp_path / "made" / "here")])
     assert any((tmp_path / "made" / "here").iterdir())
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("years of work")
+    own_folder = tmp_path / "mine"
+    own_folder.mkdir()
+    (own_folder / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="not empty"):
-        command([run, "--out", str(mine)])
+        command([run, "--out", str(own_folder)])
     with pytest.raises(UserError, match="is a file"):
-        command([run, "--out", str(mine / "thesis.txt")])
-    assert contents(mine) == {"thesis.txt": b"years of work"}
+        command([run, "--out", str(own_folder / "thesis.txt")])
+    assert contents(own_folder) == {"thesis.txt": b"years of work"}
     with pytest.raises(UserError, match="0 to 3"):
         command([run, "7", "--out", str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
