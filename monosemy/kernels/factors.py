@@ -28,7 +28,10 @@ class Factors(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """∂L of every factor that has one; a and b only where they were asked for."""
+    """The gradients of the factors.
+
+    a and b are None unless the caller asked for them. For a plain MLP, b and T_up are None in any case.
+    """
 
     T_in: Float[Tensor, "u d_ff"]
     T_up: Float[Tensor, "u d_ff"] | None

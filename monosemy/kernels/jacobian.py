@@ -68,7 +68,10 @@ def _compiled(tensor: Tensor) -> bool:
 
 
 class _Padded(NamedTuple):
-    """One chunk of tokens: gathered rows, zero on padding, and where the entries of its J stand."""
+    """The factors of a chunk of tokens, padded so that all tokens have as many active latents as the one with most.
+
+    J of the chunk is Q Rᵀ. R and Q are zero on padding, where the masks are False.
+    """
 
     R: Float[Tensor, "n k_in d_ff"]
     Q: Float[Tensor, "n k_out d_ff"]
@@ -79,7 +82,10 @@ class _Padded(NamedTuple):
 
 
 def padded(pattern: Pattern, first: int, last: int) -> tuple[Int64[Tensor, "n k"], Bool[Tensor, "n k"]]:
-    """Indices int64 [n, K] of rows first … last, 0 on padding, and bool [n, K] where there is none."""
+    """Rows `first` to `last` (not included) of a pattern, all padded to the length K of the longest.
+
+    Returns the indices, int64 [n, K] with 0 on padding, and a mask, bool [n, K], that is False on padding.
+    """
     part = Pattern(
         pattern.offsets[first : last + 1] - pattern.offsets[first],
         pattern.indices[int(pattern.offsets[first]) : int(pattern.offsets[last])],

@@ -26,7 +26,7 @@ from monosemy.evals.intervals import Interval, bootstrap_weights, percentiles
 
 
 def labels_of(members: Iterable[Head], n_layers: int, n_heads: int) -> Bool[ndarray, " n"]:
-    """Whether each head is in the circuit; heads are counted layer by layer.
+    """Whether each head is in the circuit, with heads counted layer by layer.
 
     Raises UserError for a head that the model does not have.
     """
@@ -47,10 +47,10 @@ class Agreement:
 
     auc: float
     auc_interval: Interval
-    """95% bootstrap interval over members and others; None with fewer than two of either."""
+    """95% bootstrap interval over members and others, or None with fewer than two of either."""
     average_precision: float
     precision: float
-    """Precision of the first |C|; equals the recall at |C|."""
+    """Precision of the first |C|, which equals the recall at |C|."""
     n: int
     n_members: int
 
@@ -74,13 +74,13 @@ def agreement(
 
 
 def roc_auc(importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"]) -> float:
-    """The share of (member, other) pairs that the scores put in the right order; ties count half."""
+    """The share of (member, other) pairs that the scores put in the right order. A tie counts half."""
     scores = checked_scores(importance, labels)
     return float(_order(scores, labels).mean())
 
 
 def average_precision(importance: Float[Tensor, " n"] | ndarray, labels: Bool[ndarray, " n"]) -> float:
-    """The mean over members of the precision at each one's rank; tied members share the last of their ranks."""
+    """The mean over members of the precision at each one's rank. Tied members share the last of their ranks."""
     scores = checked_scores(importance, labels)
     down = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[down], append=-np.inf))  # last place of each distinct score
@@ -113,7 +113,7 @@ def _order(scores: ndarray, labels: ndarray) -> Float[ndarray, "members others"]
 
 
 def resampled_auc(scores: ndarray, labels: ndarray, n_resamples: int, seed: int) -> Float[ndarray, " resample"]:
-    """AUC on every resample of members and of others; the same labels and seed give the same resamples."""
+    """AUC on every resample of members and of others. The same labels and seed give the same resamples."""
     # A resampled AUC is a mean of the table of pairs, weighted by how often each row and column is drawn.
     order = _order(scores, labels)
     members = bootstrap_weights(order.shape[0], n_resamples, seed)

@@ -5,13 +5,13 @@ Place on the path: pooled head outputs x [E, n, d] → [SAE → codes [E, n]] �
     f = ReLU(W_e (x − b) + b_e)       x̂ = W_d f + b       rows of W_e and W_d of unit length, b shared
     loss = mean((x̂ − x)²) + λ · mean_samples ‖f‖₁           code = argmax f
 
-Every (example, head) is one sample. Training is full-batch Adam. The gradients are exact; they are written out by hand
+Every (example, head) is one sample. Training is full-batch Adam. The gradients are exact. They are written out by hand
 because that saves one small product per step, a quarter of the time:
 
     ∂/∂W_d = fᵀ g,  ∂/∂f = g W_dᵀ + λ/N,  ∂/∂pre = ∂/∂f · 1[pre > 0],  ∂/∂W_e = ∂preᵀ (x − b),  g = 2 (x̂ − x) / (N d)
 
 Preset `paper`: 200 latents, λ 0.02, 500 epochs, 10 training examples drawn from positives and negatives together, codes
-counted on all examples, mean pooling; a sample with no active latent gets code 0 without notice. Preset `fast`, ours:
+counted on all examples, mean pooling. A sample with no active latent gets code 0 without notice. Preset `fast`, ours:
 100 latents, outputs projected on 64 principal components (d in the loss stays that of the outputs), λ 0.03, 250 epochs
 at twice the learning rate, a code of its own for "no latent active", counting only on examples outside the training
 set, as many negatives as positives, ties broken. Its numbers were chosen on the benchmark's own models: compiled ones,
@@ -21,7 +21,7 @@ Outputs are not scaled. λ weighs lengths against squared lengths over d, so the
 model. Outputs scaled to one length did about as well on small models, but lost greater-than on SmolLM2.
 
 Source: O'Neill and Bui 2024 (arXiv 2405.12522), their equations and public code. Deviation: rows are normalised after
-each step without projecting the gradient first. Limits: the method is correlational; a head that differs between
+each step without projecting the gradient first. Limits: the method is correlational. A head that differs between
 positives and negatives gets a high score whether or not anything reads its output.
 """
 
@@ -94,7 +94,7 @@ PRESETS = {
 
 
 def preset(name: str, task: str = "", **changes: object) -> DiscreteConfig:
-    """A preset's settings with `changes`; `paper` takes the paper's λ for the task.
+    """A preset's settings with `changes`. The preset `paper` takes the paper's λ for the task.
 
     Raises UserError for an unknown preset.
     """
@@ -131,7 +131,7 @@ class Codes:
 
 
 class CodeSae:
-    """The small SAE, with W_e, W_d [m, d], b_e [m] and b [d]; `train` returns it trained, `encode` computes codes."""
+    """The small SAE, with W_e, W_d [m, d], b_e [m] and b [d]. `train` returns it trained, `encode` computes codes."""
 
     def __init__(self, d_in: int, config: DiscreteConfig) -> None:
         generator = torch.Generator().manual_seed(config.seed)
@@ -141,7 +141,7 @@ class CodeSae:
         self.b = torch.zeros(d_in)
 
     def encode(self, x: Float[Tensor, "N d"], *, dead_code: bool) -> Int[Tensor, " N"]:
-        """argmax f of every sample; without an active latent, code 0, or d_sae with `dead_code`."""
+        """argmax f of every sample. Without an active latent the code is 0, or d_sae with `dead_code`."""
         # The centring x − b is folded into the bias, which saves a pass over the samples.
         strongest, code = (torch.addmm(self.b_e - self.W_e @ self.b, x, self.W_e.T)).max(1)
         silent = strongest <= 0
@@ -168,7 +168,7 @@ class CodeSae:
 
 
 def train(x: Float[Tensor, "N d"], config: DiscreteConfig, n_dimensions: int | None = None) -> CodeSae:
-    """Trains the SAE by full-batch Adam on the samples x; the same x and config give the same SAE.
+    """Trains the SAE by full-batch Adam on the samples x. The same x and config give the same SAE.
 
     n_dimensions: the dimensions of the outputs, where x is projected.
     """

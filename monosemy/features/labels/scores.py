@@ -4,10 +4,10 @@ Place on the data's path: `labels` fits on one part of the documents, this modul
 
     AUROC = P(score of a firing window > score of a silent one) + ½ P(equal)
 
-The positives of a latent are its sampled windows, the negatives are the shared background windows in which it doesn't
-fire; both are from held-out documents. A window has four scores:
+The positives of a latent are its sampled windows. The negatives are the shared background windows in which it doesn't
+fire. Both are from held-out documents. A window has four scores:
     label        max over its tokens t of [peak log-odds(t) + log-odds(token before t)] + Σ over its distinct words of
-                 their log-odds of being in the window at all; these are the tokens that the label's text is made from
+                 their log-odds of being in the window at all (the label's text is made from the same tokens)
     hidden       the window's mean hidden state, projected on Σ⁻¹(μ₊ − μ₀) (linear discriminant, shared covariance)
     combined     the sum of these two, each in standard deviations over silent windows of fitted documents
     top token    1 if the window contains the token most frequent at the latent's peaks in fitted documents, else 0:
@@ -17,7 +17,7 @@ The `_strong` columns score the strongest quarter of the firing windows alone, b
 weak, and weak firing is hard to predict from any label.
 
 The hidden-state score must be read with care: the hidden states are those of the SAE's own site, of which the latent
-itself is a function. The score bounds what a linear reader of the averaged site can achieve; it is no evidence that
+itself is a function. The score bounds what a linear reader of the averaged site can achieve. It is no evidence that
 people can tell.
 
 Intervals are Newcombe's (2006), method 5: all AUROCs θ with |A − θ| ≤ 1.96·SE(θ), where SE is that of Hanley & McNeil

@@ -7,10 +7,12 @@ w̃ + e_w:
 
     π = x·w + b,   π̃ = x̃·w̃ + b exactly in integers,   |π − π̃| ≤ B = ‖x̃‖‖e_w‖ + ‖e_x‖‖w‖   (Cauchy–Schwarz)
 
-whose norms are measured, not bounded, while rounding. A latent whose π̃ + B does not reach the threshold cannot be
-selected; every other is computed in float32. So the selection is that of the float32 pre-activations, always: nothing
-is guessed and nothing can be missed (`SLACK` covers float32's own rounding of the sums; adding a bias much larger than
-‖x‖‖w‖ rounds once more, in the dense product as here).
+The norms are measured while rounding, so that B is as tight as the matrix at hand allows. A latent whose π̃ + B does
+not reach the threshold cannot be selected. All others are candidates and are computed in float32. The selection is
+therefore always that of the float32 pre-activations: nothing is guessed, and nothing can be missed. Float32's own
+rounding of the sums is part of B (`SLACK`). A bias much larger than ‖x‖‖w‖ is rounded once more when it is added, here
+as in the dense product.
+
 - above: candidates are π̃ + B > θ.
 - top-k: float32 values of about the k largest π̃ give a lower bound t of the k-th largest π; candidates are π̃ + B ≥ t.
 - batch top-k: candidates above a cut guessed from π̃; if fewer than n of them truly pass it, the guess is lowered.
@@ -42,20 +44,22 @@ from monosemy.kernels.cpu import sparse as cpu
 from monosemy.kernels.reference import Pattern
 
 WORTH = 0.10
-"""Share of selected entries up to which the screen is worth its while; with candidates, about two to three times that
-is computed in gathered dot products, each four times the cost of an entry of the dense product."""
+"""The largest share of selected entries at which the screen still saves time. Two to three times as many entries are
+candidates, and each costs a gathered dot product: four times as much as an entry of the dense product."""
 SLACK = 2**-23
-"""Float32 rounding of a sum of d terms: at most d·2⁻²⁴ of ‖x‖‖w‖; twice that, for the norms' own rounding."""
+"""Allowance for float32's own rounding, as a share of ‖x‖‖w‖ for each term of a sum. A sum of d terms is off by at most
+d·2⁻²⁴ of ‖x‖‖w‖; the allowance is twice that, because the norms are rounded too."""
 BUFFER = 2**25
 """Entries of the integer products held at a time."""
 TINY = np.float32(1e-24)
-"""Squared norm of a row below which float32 squares underflow and nothing is proven; such matrices are left alone."""
+"""A matrix with a row of a smaller squared norm takes the dense product: float32 squares underflow there, and the bound
+proves nothing."""
 WIDEST = 2**17
-"""Inputs up to which sums of products of two 8-bit numbers fit 32 bits."""
+"""The largest number of inputs for which a sum of products of two 8-bit numbers fits into 32 bits."""
 SAMPLE_ROWS = 32
-"""Rows whose true pre-activations tell the density beforehand."""
+"""Number of rows whose exact pre-activations are computed first, to estimate how many entries will be selected."""
 LEAST = 2**20
-"""Entries [N, F] below which the dense product is quick enough."""
+"""The screen is tried from this number of entries, N·F, on; below it the dense product is fast enough."""
 
 _compile = numba.njit(parallel=True, nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True)
 _inline = numba.njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True, inline="always")
@@ -84,7 +88,7 @@ class _Block(NamedTuple):
     scale: np.ndarray
     error_norm: np.ndarray
     norm: np.ndarray
-    """The last three by latent, [F]."""
+    """Bias, scale and the last two norms belong to the latents, [F]. The fields `row_…` belong to the rows, [n]."""
 
 
 class _Screen(NamedTuple):
@@ -97,7 +101,7 @@ class _Screen(NamedTuple):
     latents: _Rounded
 
     def blocks(self) -> Iterator[tuple[slice, _Block]]:
-        """The integer products, some rows at a time in one reused buffer, each with the rows it is of."""
+        """Yields the integer products, a block of rows at a time, with the rows' numbers. Blocks share one buffer."""
         n_rows, n_latents = len(self.x), len(self.weights)
         size = max(32, min(n_rows, BUFFER // n_latents))
         latents = self.latents
@@ -124,7 +128,10 @@ _held = threading.local()
 
 
 def _buffer(n_rows: int, n_latents: int) -> Tensor:
-    """int32 [n_rows, n_latents] of memory that stays: fresh pages would cost as much as the product itself."""
+    """An int32 matrix [n_rows, n_latents] in memory that this thread keeps.
+
+    Memory that is allocated anew for each call would cost as much time as the product itself.
+    """
     needed = n_rows * n_latents
     if getattr(_held, "buffer", None) is None or _held.buffer.numel() < needed:
         with torch.inference_mode(False):  # what inference mode makes could not be written to outside of it
@@ -134,9 +141,10 @@ def _buffer(n_rows: int, n_latents: int) -> Tensor:
 
 @functools.cache
 def available() -> bool:
-    """Whether this processor multiplies 8-bit integers fast; MONOSEMY_SCREEN=0 says no and 1 says yes whatever it is.
+    """Whether this processor multiplies 8-bit integers fast. MONOSEMY_SCREEN=0 or 1 overrides the answer.
 
-    Asked of the processor rather than measured: a resumed run must decide as it did before, to be the same bit for bit.
+    The answer comes from the processor's list of instructions, not from a timing, which could differ from run to run.
+    A resumed run must decide as it did before, because its numbers are to be the same bit for bit.
     """
     wish = os.environ.get("MONOSEMY_SCREEN", "")
     if wish in ("0", "1") or not hasattr(torch, "_int_mm"):

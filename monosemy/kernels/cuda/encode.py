@@ -4,19 +4,21 @@
     encode_above(x, W, b, θ)          = select_above(π, θ)           each with the values of π on the selection,
     encode_batch_topk(x, W, b, n)     = select_batch_topk(π, n)      rounded to x's number format after selecting
 
-π is made `CHUNK` latents at a time into one reused float32 buffer by the vendor's matrix product (W_enc stored column
-by column makes a chunk a contiguous slice; a hand-written product would lose more than the buffer's traffic costs),
-and each chunk is folded into what is kept so far before the next one overwrites it:
-- top-k: the k largest of (kept ∪ chunk), per row. The k-th largest is found by bisection on the float's bits, which
-  ascend with a positive float. Kept latents precede the chunk's, so the earliest of equal values are kept: the order
-  (value, then lower index) is total and taking its first k in stages is exact. After the first chunk only what exceeds
-  a row's k-th value so far is listed (about k entries while the latents seen double), and the lists are merged each
-  time they have doubled; if a list overflowed, which needs pre-activations that grow with the index, the product is
-  repeated and every chunk merged whole.
-- threshold: entries above θ are appended to a list per row. The counts go on past a full list; if any row overflowed,
-  the product is repeated and writes straight to the places which the counts give.
-- batch top-k: a cut guessed from a sample of rows bounds the entries worth holding; if fewer than n pass, the guess is
-  loosened and the product repeated. Among those that passed the cut is exact, ties in row-major order.
+π is computed `CHUNK` latents at a time into one float32 buffer, which all chunks share. The matrix product is the
+vendor's: it is faster than a hand-written one by more than writing and reading the buffer costs. W_enc is stored column
+by column, so that a chunk of latents is a contiguous slice. Each chunk is merged into the selection so far before the
+next chunk overwrites it:
+- top-k: each row takes the k largest of its selection so far and the chunk. The k-th largest is found by bisection on
+  the bits of the floats, which for positive floats are in the same order as the values. Of equal values the lower index
+  comes first, and the selection so far has lower indices than the chunk. The order is total, so taking the first k in
+  stages is exact. After the first chunk, only entries above a row's k-th value so far are written to a list: about k
+  entries while the number of latents seen doubles, after which the lists are merged. A list overflows only where
+  pre-activations grow with the index. The product is then repeated, and every chunk is merged whole.
+- threshold: entries above θ are appended to a list for each row. A full list takes no more entries, but they are still
+  counted. If any list overflowed, the product is repeated and writes the entries to the places that the counts give.
+- batch top-k: only entries above a cut are held, which is guessed from a sample of rows. If fewer than n entries pass,
+  the guess is lowered and the product repeated. Among the entries that passed, the final cut is exact, with ties in
+  row-major order.
 Memory: O(N·CHUNK + kept entries + N·list). Everything is deterministic: one program per row, no atomics. The
 `select_*` functions are the same code on chunks of a dense matrix.
 
@@ -324,8 +326,10 @@ class _Lists(NamedTuple):
 def _append(
     block: Tensor, start: int, bias: Tensor, threshold: Tensor, *, lists: _Lists, counts: Tensor, by_row: bool
 ) -> Tensor:
-    """Writes a chunk's entries above their thresholds behind the first counts[n] of row n's list, while there is room;
-    returns how many there are with the chunk's. `by_row`: one threshold a row rather than one a latent."""
+    """Appends a chunk's entries above their thresholds to the rows' lists, as far as their capacity allows.
+
+    Returns the new counts, which include entries that found no place. `by_row`: thresholds belong to rows, not latents.
+    """
     new_counts = torch.empty_like(counts)
     _append_above[(lists.bases.shape[0],)](
         block,
