@@ -17,12 +17,15 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM arrived and the work so far was saved; the message says where."""
 
 
-def near_matches(value: str, choices: Iterable[str], n: int = 3) -> list[str]:
-    """Up to `n` choices that resemble `value`, the best first; empty when none does."""
+def near_matches(value: str, choices: Iterable[str], n: int = 3, *, cutoff: float = 0.5) -> list[str]:
+    """Up to `n` choices that resemble `value`, the best first; empty when none does.
+
+    cutoff: the least similarity, from 0 (nothing in common) to 1 (equal up to case), as difflib measures it.
+    """
     import difflib  # here, because every command imports this module and only errors need it
 
     by_lower = {choice.lower(): choice for choice in choices}
-    return [by_lower[hit] for hit in difflib.get_close_matches(value.lower(), by_lower, n=n, cutoff=0.5)]
+    return [by_lower[hit] for hit in difflib.get_close_matches(value.lower(), by_lower, n=n, cutoff=cutoff)]
 
 
 def unknown(kind: str, value: str, choices: Iterable[str], *, fix: str = "") -> UserError:

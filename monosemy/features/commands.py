@@ -68,7 +68,7 @@ def run_show(words: list[str]) -> None:
 def run_export_html(words: list[str]) -> None:
     """`monosemy export-html RUN LATENT … [--sae SITE/NAME] --out FILE.html [-n 8]`"""
     parser = _parser("export-html")
-    parser.add_argument("latents", nargs="+", help="Latents: numbers and ranges, e.g. 12 40-45.")
+    parser.add_argument("latents", nargs="+", help="Numbers and ranges of latents, e.g. 12 40-45.")
     parser.add_argument("--out", required=True, metavar="FILE", help="The file to write, e.g. latents.html.")
     parser.add_argument("-n", type=whole(Range(1, example=8)), default=8, help="Examples in each group at most.")
     options = parser.parse_args(words)
@@ -151,7 +151,7 @@ def _parser(command: str) -> Parser:
 
 def _export_parser(command: str) -> argparse.ArgumentParser:
     parser = _parser(command)
-    parser.add_argument("latents", nargs="*", help="Latents: numbers and ranges, e.g. 12 40-45. (default: all)")
+    parser.add_argument("latents", nargs="*", help="Numbers and ranges of latents, e.g. 12 40-45. (default: all)")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="The folder to make; it must be new or empty.")
     return parser
 

@@ -53,15 +53,24 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """argparse's words as one line, without the usage before it."""
+        """argparse's words as one line, without the usage before it; a missing argument comes with its help."""
+        names, required, missing = message.partition("the following arguments are required: ")
+        if required and not names:
+            message = f"missing: {'; '.join(self._described(name) for name in missing.split(', '))}"
         message = re.sub(r"^argument (--[^/\s:]+)/\S+?: ", r"argument \1: ", message)
         message = re.sub(r"^argument (\S+?): (?=(invalid|expected|not allowed))", r"\1: ", message)
         message = re.sub(r"^argument (\S+?): ", r"\1 ", message)
-        message = message.replace("the following arguments are required", "missing").replace(
-            "unrecognized arguments", "unknown"
-        )
+        message = message.replace("unrecognized arguments", "unknown")
         hint = "" if "; e.g. " in message else f"; {self.prog} --help tells more"
         raise UserError(message + hint)
+
+    def _described(self, name: str) -> str:
+        """`RUN, a run folder, e.g. runs/demo`: a required argument, by argparse's name, as the help describes it."""
+        by_name = {"/".join(action.option_strings) or action.metavar or action.dest: action for action in self._actions}
+        action = by_name[name]
+        placeholder = " ".join([*action.option_strings[:1], metavar_of(action)])
+        text = (action.help or "").removesuffix(".").replace("%%", "%")
+        return f"{placeholder}, {text[:1].lower()}{text[1:]}"
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

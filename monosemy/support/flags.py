@@ -34,6 +34,10 @@ SHORT = {
 }
 
 
+_SIMILAR = 0.6
+"""How similar a flag must be to a word to be suggested for it: a typing error leaves more, two unrelated words less."""
+
+
 class Setting(NamedTuple):
     """A setting that a flag can give."""
 
@@ -82,7 +86,7 @@ def read_settings(
             parser.add_argument(flag, dest=options[flag], nargs="?", const="", default=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args(words)
     if rest:
-        raise _unknown_word(rest[0])
+        raise _unknown_word(rest[0], parser.prog)
     values = {
         setting.name: _read(flag_of(setting.name), setting.hint, getattr(arguments, setting.name))
         for setting in settings_of(RunConfig)
@@ -168,13 +172,16 @@ def _long_flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
-def _unknown_word(word: str) -> UserError:
+def _unknown_word(word: str, command: str) -> UserError:
+    """The error for a word that the parser of `command`, as it is typed, does not know."""
     if not word.startswith("--"):
         return UserError(f"{word!r} belongs to no flag; settings are written --FLAG VALUE, e.g. --tokens 1.5M")
     names = [setting.name for setting in settings_of(RunConfig)]
-    near = near_matches(word, dict.fromkeys([*map(flag_of, names), *map(_long_flag, names)]))
-    hint = f" did you mean {' or '.join(near)}?" if near else ""
-    return UserError(f"unknown flag {word};{hint} monosemy train --help lists the settings")
+    # Without the dashes, which all flags share: they would make any two short flags look alike.
+    flags = [flag.removeprefix("--") for flag in dict.fromkeys([*map(flag_of, names), *map(_long_flag, names)])]
+    near = near_matches(word.partition("=")[0].removeprefix("--"), flags, cutoff=_SIMILAR)
+    hint = f" did you mean {' or '.join(f'--{flag}' for flag in near)}?" if near else ""
+    return UserError(f"unknown flag {word};{hint} {command} --help lists the settings")
 
 
 def _option(flag: str, word: str) -> Any:

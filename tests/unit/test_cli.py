@@ -99,6 +99,9 @@ def test_yes_or_no_settings_lists_and_words_that_belong_to_nothing():
     for words, message in (
         (["--evaluation.pca", "maybe"], "--evaluation.pca takes True or False, or no value, got 'maybe'"),
         (["--seedz", "3"], "unknown flag --seedz; did you mean --seeds"),
+        (["--batch-tokens", "3"], "unknown flag --batch-tokens; did you mean --training.batch-tokens"),
+        (["--out", "x"], "unknown flag --out; monosemy train --help lists the settings"),  # nothing resembles it
+        (["--out=x"], "unknown flag --out=x; monosemy train --help lists the settings"),
         (["--arch", "topk"], "unknown flag --arch"),  # no abbreviations: a later setting could make them ambiguous
         (["--tokens", "5", "6"], "'6' belongs to no flag"),
         (["--text"], "--text: expected one argument"),
@@ -106,6 +109,26 @@ def test_yes_or_no_settings_lists_and_words_that_belong_to_nothing():
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             parsed(quick(), words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["features"], "missing: RUN, a run folder, e.g. runs/demo; monosemy features --help tells more"),
+        (
+            ["export-html", "runs/demo"],
+            "missing: LATENTS, numbers and ranges of latents, e.g. 12 40-45; --out FILE, the file to write, "
+            "e.g. latents.html; monosemy export-html --help tells more",
+        ),
+        (["demo", "--out", "x"], "unknown flag --out; monosemy demo --help lists the settings"),
+        (["train", "quick", "--out", "x"], "unknown flag --out; monosemy train --help lists the settings"),
+    ],
+)
+def test_errors_of_the_parser_speak_as_the_help_does_and_name_the_typed_command(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 @pytest.mark.parametrize(

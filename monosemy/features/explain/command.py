@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser("monosemy explain", summary, details=DETAILS, examples=EXAMPLES)
     parser.add_argument("run", help="A run folder with features, e.g. runs/demo.")
     parser.add_argument("--sae", metavar="SITE/NAME", help="The SAE; needed when features of several are built.")
-    parser.add_argument("--latents", nargs="+", help="Latents: numbers and ranges, e.g. 12 40-45.")
+    parser.add_argument("--latents", nargs="+", help="Numbers and ranges of latents, e.g. 12 40-45.")
     parser.add_argument(
         "--n", type=whole(Range(1, example=50)), help="Number of latents to draw at random. (default: 50)"
     )
