@@ -10,13 +10,17 @@ Definitions:
 - Circle: modules that import each other, directly or through others. Imports inside functions count too.
 - Bound name: the target of an assignment (walrus, `for`, `with`, comprehension, `except` and `match` included) or a
   parameter; each place counts once. It is vague when it is one of `VAGUE`, whatever its plural, number or underscores.
+- Bound name of TypeScript: what stands after `const`, `let` or `var`, destructured or not, and parameters of functions
+  and arrows, found by regular expressions in the text without comments and strings. Fields of types, imports, methods
+  of classes and `catch` are left out.
 - Comment line: a line with a comment that is written for a reader; directives to tools (`noqa`, `type:`, `fmt:`) and
   docstrings are not counted. Code line: a line with any other token, docstrings left out.
 - Length of a function: lines from its `def` to its last, without decorators.
 
 `tests/research/test_house.py` holds the limits on circles, functions, parameters, files, names and recorded results.
 
-Standard library only. Limits: names in files that are not Python are not measured; CPU time depends on the machine.
+Standard library only. Limits: of TypeScript only names are measured, and without a parser, so that a parameter whose
+default value has brackets or commas may be missed; CPU time depends on the machine.
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ PLACEHOLDERS = "tmp temp foo baz obj res ret val misc data2"
 VAGUE = frozenset(f"{PARTICIPLES} {PRONOUNS} {PLACEHOLDERS}".split())
 """Names that give neither type nor role. `data` is not one of them: the term for a file's bytes or a record's body."""
 DIRECTIVE = re.compile(r"#\s*(noqa|type:|fmt:|mypy:|ruff:|pragma|!)")
+RESULTS = "*/results/*.json"
+"""Recorded results: what studies keep, by the folder's name in this tree and in older ones."""
 HELP_RUNS = 7
 FOLDERS = ("monosemy", "research", "benchmarks", "tests")
 
@@ -92,7 +98,10 @@ class House:
     vague_names: dict[str, int]
     comments_per_100_code_lines: float
     fmt_skips: int
-    tracked_json_lines: int
+    typescript_names: int
+    typescript_vague: dict[str, int]
+    result_json_lines: int
+    other_json_lines: int
     help_cpu_seconds: float | None
 
 
@@ -126,6 +135,44 @@ def is_vague(name: str) -> bool:
     """True for a word of `VAGUE`, also in the plural, with a number, or between underscores."""
     stem = re.sub(r"_?\d+$", "", name.strip("_").lower())
     return bool({name, stem, stem.removesuffix("s")} & VAGUE)
+
+
+_TYPESCRIPT_SILENT = re.compile(
+    r"/\*.*?\*/|(?<!:)//[^\n]*|\"(?:\\\\.|[^\"\\\\\n])*\"|'(?:\\\\.|[^'\\\\\n])*'", re.DOTALL
+)
+_TYPESCRIPT_TYPES = re.compile(r":\s*(?:\{[^{}]*\}|\[[^\[\]]*\]|\([^()]*\)\s*=>\s*[\w.<>|\[\] ]+)")
+_TYPESCRIPT_BINDERS = re.compile(
+    r"\b(?:const|let|var)\s+(?:([\w$]+)|[\[{]([^=;]*?)[\]}]\s*(?:=|:|of\b))"
+    r"|\bfunction\s*[\w$]*\s*(?:<[^>()]*>)?\(([^()]*)\)"
+    r"|\(([^()]*)\)\s*(?::[^=(){}]*)?=>"
+    r"|\b([\w$]+)\s*=>"
+)
+_BRACKETS = re.compile(r"[\[{]([^\[\]{}]*)[\]}]")
+_DESTRUCTURED = re.compile(r"(?:^|,)\s*(?:\.\.\.)?(?:[\w$]+\s*:\s*)?([A-Za-z_$][\w$]*)")
+_PARAMETER = re.compile(r"(?:^|,)\s*(?:\.\.\.)?([A-Za-z_$][\w$]*)")
+
+
+def typescript_names(text: str) -> Iterator[str]:
+    """The names that a TypeScript file binds, each as often as it does; see the module's definition and limits."""
+    text = _TYPESCRIPT_SILENT.sub('""', text)
+    text = _TYPESCRIPT_TYPES.sub("", text)  # a type's own braces would look like destructured names
+    for binder in _TYPESCRIPT_BINDERS.finditer(text):
+        name, destructured, *parameters, single = binder.groups()
+        if name or single:
+            yield name or single
+        yield from _DESTRUCTURED.findall(destructured or "")
+        for group in parameters:
+            group = re.sub(r"<[^<>]*>", "", group or "")  # commas of generic types
+            for inner in _BRACKETS.findall(group):
+                yield from _DESTRUCTURED.findall(inner)
+            yield from _PARAMETER.findall(_BRACKETS.sub("", group))
+
+
+def read_typescript(root: Path) -> list[str]:
+    """The sources of the browser's pages under `root`, by path; types.ts is left out, since it is made from Python."""
+    sources = root / "monosemy" / "app" / "web" / "src"
+    paths = sorted(path for path in sources.rglob("*") if path.suffix in (".ts", ".tsx", ".js"))
+    return [path.read_text(encoding="utf-8") for path in paths if path.name != "types.ts"]
 
 
 def vague_counts(modules: list[Module]) -> tuple[int, Counter[str]]:
@@ -268,6 +315,8 @@ def measure(root: Path) -> House:
     widest = max(definitions, key=lambda definition: definition[2])
     largest = max(modules, key=lambda module: module.text.count("\n"))
     commented = [room for room in rooms if room.room != "tests"]
+    typescript = [name for text in read_typescript(root) for name in typescript_names(text)]
+    result_lines = tracked_json_lines(root, RESULTS)
     code_lines = sum(room.code_lines for room in commented)
     return House(
         rooms=rooms,
@@ -286,7 +335,10 @@ def measure(root: Path) -> House:
         fmt_skips=sum(
             len(re.findall(r"#\s*fmt:\s*skip", module.text)) for module in modules if "house" not in module.name
         ),
-        tracked_json_lines=tracked_json_lines(root),
+        typescript_names=len(typescript),
+        typescript_vague=dict(Counter(name for name in typescript if is_vague(name)).most_common()),
+        result_json_lines=result_lines,
+        other_json_lines=tracked_json_lines(root) - result_lines,
         help_cpu_seconds=help_cpu_seconds(root),
     )
 
@@ -302,7 +354,10 @@ def as_text(house: House) -> str:
         )
     n_files, n_lines = sum(room.files for room in house.rooms), sum(room.lines for room in house.rooms)
     seconds = "not measured here" if house.help_cpu_seconds is None else f"{house.help_cpu_seconds:.3f} s of CPU"
-    vague = ", ".join(f"{name} {count}" for name, count in house.vague_names.items()) or "none"
+    vague, typescript = (
+        ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+        for counts in (house.vague_names, house.typescript_vague)
+    )
     whole = {
         "files, lines": f"{n_files}, {n_lines:,}",
         "import circles": "; ".join(" ↔ ".join(circle) for circle in house.circles) or "none",
@@ -312,9 +367,10 @@ def as_text(house: House) -> str:
         "most parameters": f"{house.most_parameters_count} ({house.most_parameters}); "
         f"{house.functions_over_8_parameters} over 8",
         "vague names": f"{100 * house.vague_share:.2f}% of bound names ({vague})",
+        "in TypeScript": f"{sum(house.typescript_vague.values())} of {house.typescript_names:,} names ({typescript})",
         "comments": f"{house.comments_per_100_code_lines:.1f} lines per 100 code lines",
         "# fmt: skip": str(house.fmt_skips),
-        "tracked JSON": f"{house.tracked_json_lines:,} lines",
+        "tracked JSON": f"{house.result_json_lines:,} lines of results, {house.other_json_lines:,} others",
         "monosemy --help": f"{seconds} (median of {HELP_RUNS})",
     }
     return "\n".join([*lines, "", *(f"{label:18}{value}" for label, value in whole.items())])

@@ -17,6 +17,7 @@ from research.house.measure import (
     measure,
     read_modules,
     tracked_json_lines,
+    typescript_names,
     vague_counts,
 )
 
@@ -60,6 +61,16 @@ def first(found, *, kept_1=0, **what):
 SECOND = "def second():\n    from monosemy.room.first import first\n\n    return first\n"
 
 
+PAGE = """\
+import { api } from "./api"; // const comment = 1
+const [first, { value }] = pair, text = "let quoted = (inside) => 1";
+export const list = (title: string, help: Record<string, Found>, note?: string) => title;
+function page<T>({ found, shown: rows }: { found: T; shown: Row[] }, n = 1, each: (x: number) => number): void {
+  for (const row of rows) found.map((one, i) => one + i).filter(async => async);
+}
+"""
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     room = tmp_path / "monosemy" / "room"
@@ -68,6 +79,12 @@ def tree(tmp_path: Path) -> Path:
     (room / "first.py").write_text(FIRST)
     (room / "second.py").write_text(SECOND)
     (room / "numbers.json").write_text("[\n1\n]\n")
+    results = tmp_path / "research" / "study" / "results"
+    results.mkdir(parents=True)
+    (results / "study.json").write_text("[\n]\n")
+    pages = tmp_path / "monosemy" / "app" / "web" / "src"
+    pages.mkdir(parents=True)
+    (pages / "page.tsx").write_text(PAGE)
     return tmp_path
 
 
@@ -84,7 +101,16 @@ def test_names_and_lines_by_hand(tree: Path) -> None:
 def test_imports_inside_functions_make_circles(tree: Path) -> None:
     house = measure(tree)
     assert house.circles == [["monosemy.room.first", "monosemy.room.second"]]
-    assert (house.most_parameters_count, house.longest_function_lines, house.tracked_json_lines) == (3, 10, 3)
+    assert (house.most_parameters_count, house.longest_function_lines) == (3, 10)
+    assert (house.result_json_lines, house.other_json_lines) == (2, 3)
+
+
+def test_names_of_typescript_by_hand(tree: Path) -> None:
+    """Types, comments, strings and the old name of a renamed part bind nothing."""
+    bound = ["list", "title", "help", "note", "found", "rows", "n", "each", "row", "one", "i", "async"]
+    assert [name for name in typescript_names(PAGE) if name not in ("first", "value", "text")] == bound
+    house = measure(tree)
+    assert house.typescript_vague == {"found": 1, "one": 1}
 
 
 def test_circles_of_a_graph() -> None:
@@ -117,6 +143,10 @@ def house() -> House:
 def test_names_of_this_tree_say_what_they_hold(modules: list[Module]) -> None:
     n_names, vague = vague_counts(modules)
     assert vague.total() / n_names <= 0.001, f"vague names: {dict(vague.most_common())}"
+
+
+def test_names_of_the_pages_say_what_they_hold(house: House) -> None:
+    assert sum(house.typescript_vague.values()) / house.typescript_names <= 0.001, house.typescript_vague
 
 
 def test_no_module_imports_itself_through_others(house: House) -> None:

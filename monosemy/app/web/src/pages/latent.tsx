@@ -90,7 +90,7 @@ function Backing({ page }: { page: LatentPage }) {
   const hints = page.label.hints?.filter((hint) => !text.includes(hint)) ?? [];
   const lead = [...(explanation_leads && text ? [text] : []), ...hints];
   const detection = explanation?.scores.detection_random;
-  const more = Object.keys(stats).filter((name) => name.endsWith("_auroc") && !WAYS.some(([known]) => known === name));
+  const more = Object.keys(stats).filter((name) => name.endsWith("_auroc") && !WAYS.some(([column]) => column === name));
   const ways = [...WAYS, ...more.map((name): [string, string] => [name, columnTitle(name)])].filter(([name]) => stats[name] != null);
   const counted = (firing: string, silent: string) =>
     stats[silent] == null ? count(stats[firing]) : `${count(stats[firing])} firing and ${count(stats[silent])} silent`;
