@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from jaxtyping import Bool, Float16, Float32, Int, Int32, Int64, Shaped
+from numpy import ndarray
 
 from monosemy.features.building.by_latent import Firings, Text, blocks, summarise
 from monosemy.features.building.coactivation import coactivation, sketches
@@ -33,8 +34,9 @@ from monosemy.features.store.activation_codes import KEPT_IN
 from monosemy.features.store.settings import FORMAT, FeatureSettings
 from monosemy.features.store.token_texts import packed
 from monosemy.features.store.write import write_database
+from monosemy.shapes import DecoderMatrix
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Shaped[ndarray, " ..."]]
 COLUMN_HELP = {
     "n_fired": "tokens on which the latent fires",
     "firing_rate": "share of the encoded tokens on which it fires",
@@ -82,23 +84,22 @@ class FeatureInputs:
 
     codes: Codes
     text: Text
-    documents: np.ndarray
-    """int32 [S, T]: number of the document that each token belongs to."""
+    documents: Int32[ndarray, "sequence position"]
+    """Number of the document that each token belongs to."""
     document_names: Mapping[int, tuple[str, str]]
     """Document number → (source, origin), for the documents that occur."""
-    hidden: np.ndarray
-    """float16 [W, d]: mean hidden state of each window."""
-    W_dec: Tensor
-    """[d_sae, d_in]."""
+    hidden: Float16[ndarray, "window d_in"]
+    """Mean hidden state of each window."""
+    W_dec: DecoderMatrix
     outputs: OutputMap | str
     """How directions reach the output, or the reason why they have no direct path to it."""
     token_bytes: Sequence[bytes]
-    special: np.ndarray
-    """bool [V]."""
+    special: Bool[ndarray, " vocab"]
+    """Which tokens are special."""
     info: Mapping[str, Any]
     """Facts about the run and the SAE, for features.json."""
-    embeddings: np.ndarray | None = None
-    """float32 [W, e]: the sentence embedding of each window; None if no embedding model was named."""
+    embeddings: Float32[ndarray, "window _"] | None = None
+    """The sentence embedding of each window; None if no embedding model was named."""
 
 
 def build_database(
@@ -151,7 +152,7 @@ def _by_block(inputs: FeatureInputs, settings: FeatureSettings, limit: Mapping[s
     counts = np.bincount(codes.indices, minlength=codes.d_sae).astype(np.int64)
     background = draw_background(text, settings)
     n_encoded = int(text.encoded.sum())
-    parts: dict[str, list[np.ndarray]] = {}
+    parts: dict[str, list[Shaped[ndarray, " ..."]]] = {}
     fired_offsets, fired = [np.zeros(1, np.int64)], []
     for firings in blocks(codes, **limit):
         block = summarise(firings, text, settings)
@@ -173,8 +174,10 @@ def _by_block(inputs: FeatureInputs, settings: FeatureSettings, limit: Mapping[s
     }
 
 
-def _output_tokens(inputs: FeatureInputs, settings: FeatureSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Output tokens that each latent raises and lowers most: ids int32 and effects float32, both [m, 2, k].
+def _output_tokens(
+    inputs: FeatureInputs, settings: FeatureSettings
+) -> tuple[Int32[ndarray, "d_sae 2 k"], Float32[ndarray, "d_sae 2 k"]]:
+    """Output tokens that each latent raises and lowers most: (ids, effects).
 
     Index 0 of the second axis is raised, 1 is lowered; k = 0 without a direct path to the output.
     """
@@ -187,7 +190,12 @@ def _output_tokens(inputs: FeatureInputs, settings: FeatureSettings) -> tuple[np
 
 
 def _examples(
-    inputs: FeatureInputs, settings: FeatureSettings, statistics: Arrays, near: np.ndarray, *, limit: Mapping[str, int]
+    inputs: FeatureInputs,
+    settings: FeatureSettings,
+    statistics: Arrays,
+    near: Int[ndarray, "d_sae k"],
+    *,
+    limit: Mapping[str, int],
 ) -> Arrays:
     """The examples of all latents, gathered block by block into the arrays of the database."""
     # near misses come from the neighbours' top contexts, so every block needs the peaks of all latents
@@ -208,7 +216,7 @@ def _examples(
     parts = [of(firings) for firings in blocks(inputs.codes, **limit)]
 
     # offsets of one block each, turned into offsets over all blocks by way of their lengths
-    def joined(arrays: list[np.ndarray]) -> np.ndarray:
+    def joined(arrays: list[Int64[ndarray, " _"]]) -> Int64[ndarray, " n_plus_1"]:
         return np.cumsum([0, *np.concatenate([np.diff(array) for array in arrays])])
 
     return {
@@ -291,8 +299,8 @@ def _arrays(
     }
 
 
-def _token_index(token: np.ndarray, score: np.ndarray, n_vocabulary: int) -> Arrays:
-    """Inverts the per-latent token lists [m, k] into token → latents, best first."""
+def _token_index(token: Int64[ndarray, "d_sae k"], score: Float32[ndarray, "d_sae k"], n_vocabulary: int) -> Arrays:
+    """Inverts the per-latent token lists into token → latents, best first."""
     latent, place = np.nonzero(token >= 0)
     tokens, scores = token[latent, place], score[latent, place]
     # lexsort sorts by its last key first: token, then score downwards, then latent for ties

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32, Int64, Shaped
+from numpy import ndarray
 
 from monosemy.features.building.encode_pass import Codes
 from monosemy.features.store.settings import LEVELS, N_QUANTILES, FeatureSettings
@@ -39,12 +41,12 @@ class Firings:
     offsets[f]:offsets[f+1]."""
 
     first: int
-    offsets: np.ndarray
-    """int64 [m + 1]."""
-    token: np.ndarray
-    """int32 or int64 [Z]: sequence · T + position, increasing within a latent."""
-    value: np.ndarray
-    """float32 [Z]."""
+    offsets: Int64[ndarray, " m_plus_1"]
+    """Where each latent's entries begin, and where the last one's end."""
+    token: Int[ndarray, " z"]
+    """Int32 or int64: sequence · T + position, increasing within a latent."""
+    value: Float32[ndarray, " z"]
+    """The activation of every firing."""
 
     @property
     def n_latents(self) -> int:
@@ -55,15 +57,14 @@ class Firings:
 class Text:
     """The text of the encoding pass, in the form that the aggregation needs."""
 
-    tokens: np.ndarray
-    """int32 [S, T]."""
+    tokens: Int32[ndarray, "sequence position"]
+    """The token ids."""
     window: int
-    first_of_document: np.ndarray
-    """bool [S·T]."""
-    last_of_document: np.ndarray
-    """bool [S·T]."""
-    encoded: np.ndarray
-    """bool [S·T]: whether the position was encoded."""
+    first_of_document: Bool[ndarray, " token"]
+    """Which of the S·T tokens are the first encoded ones of their documents."""
+    last_of_document: Bool[ndarray, " token"]
+    encoded: Bool[ndarray, " token"]
+    """Whether the position was encoded."""
     n_vocabulary: int
 
     @property
@@ -79,10 +80,12 @@ class Text:
         return self.tokens.size // self.window
 
 
-def document_ends(documents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(first, last) bool [N]: whether a token is the first or the last encoded one of its document.
+def document_ends(
+    documents: Int[ndarray, " token"], encoded: Bool[ndarray, " token"]
+) -> tuple[Bool[ndarray, " token"], Bool[ndarray, " token"]]:
+    """(first, last): whether a token is the first or the last encoded one of its document.
 
-    `documents` int [N] is in the order of the text. A document cut off by the end of the text still gets a last token.
+    `documents` is in the order of the text. A document cut off by the end of the text still gets a last token.
     """
     # neighbours among the encoded positions: dropped ones, such as a separator at the start, are stepped over
     positions = np.flatnonzero(encoded)
@@ -140,7 +143,7 @@ def _transpose(offsets, indices, values, first, last, at, token, value):
                 at[f - first] += 1
 
 
-def summarise(firings: Firings, text: Text, settings: FeatureSettings) -> dict[str, np.ndarray]:
+def summarise(firings: Firings, text: Text, settings: FeatureSettings) -> dict[str, Shaped[ndarray, "m ..."]]:
     """Statistics and chosen windows of a block of m latents. Every array has m rows:
 
     n, n_windows                  int64 [m], firings and windows with a firing
@@ -222,9 +225,9 @@ _MOMENTS = ("mean", "min", "max", "first_share", "last_share", "mean_position")
 class LatentRows(NamedTuple):
     """The arrays of `Firings` as a tuple, for compiled functions."""
 
-    offsets: np.ndarray
-    token: np.ndarray
-    value: np.ndarray
+    offsets: Int64[ndarray, " m_plus_1"]
+    token: Int[ndarray, " z"]
+    value: Float32[ndarray, " z"]
 
 
 @_parallel

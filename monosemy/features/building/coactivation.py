@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int8, Int32, Int64
+from numpy import ndarray
 
 from monosemy.features.building.by_latent import Firings, next_random
 from monosemy.features.building.encode_pass import Codes
@@ -33,11 +35,11 @@ _parallel = numba.njit(parallel=True, cache=True)
 
 
 def coactivation(
-    firings: Firings, codes: Codes, counts: np.ndarray, n_encoded: int, *, n_neighbours: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each latent of the block, those with the highest φ: int32 [m, k] (−1: none) and φ float32 [m, k].
+    firings: Firings, codes: Codes, counts: Int64[ndarray, " d_sae"], n_encoded: int, *, n_neighbours: int
+) -> tuple[Int32[ndarray, "m k"], Float32[ndarray, "m k"]]:
+    """For each latent of the block, those with the highest φ (−1: none), and φ.
 
-    `counts` int64 [d_sae] are the firings of every latent, `n_encoded` is the number of encoded tokens. Of equal φ, the
+    `counts` are the firings of every latent, `n_encoded` is the number of encoded tokens. Of equal φ, the
     lower latent comes first.
     """
     latents = np.full((firings.n_latents, n_neighbours), -1, np.int32)
@@ -59,8 +61,8 @@ def coactivation(
 class _Block(NamedTuple):
     """Firings of consecutive latents as a tuple, for compiled functions."""
 
-    offsets: np.ndarray
-    token: np.ndarray
+    offsets: Int64[ndarray, " m_plus_1"]
+    token: Int[ndarray, " z"]
     first: int
 
 
@@ -104,10 +106,10 @@ def _count_together(block, rows, indices, counts, n_encoded, n_threads, latents,
                     latents[f, k], phi[f, k] = partners[best[k]], scores[best[k]]
 
 
-def sketches(firings: Firings, encoded: np.ndarray, length: int) -> np.ndarray:
-    """The sketches of a block times 127, int8 [m, length]; zeros for a latent that never fires.
+def sketches(firings: Firings, encoded: Bool[ndarray, " token"], length: int) -> Int8[ndarray, "m length"]:
+    """The sketches of a block times 127; zeros for a latent that never fires.
 
-    `encoded` bool [N] says which tokens were encoded; they are the sample over which activations are correlated.
+    `encoded` says which tokens were encoded; they are the sample over which activations are correlated.
     """
     # Σ s(t) per bucket: with it, the mean is subtracted from a whole bucket at once rather than from every token
     bucket, sign = _hashes(len(encoded), length)

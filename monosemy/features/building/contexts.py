@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+from jaxtyping import Float32, Int, Int64, UInt8, UInt16
+from numpy import ndarray
 
 from monosemy.features.building.by_latent import Firings, Text, generator_base, next_random
 from monosemy.features.store.settings import GROUPS, N_QUANTILES, FeatureSettings
@@ -28,35 +30,34 @@ _serial = numba.njit(cache=True)
 class Examples:
     """Examples of a block of m latents, latent after latent; within a latent in the order of `GROUPS`."""
 
-    offsets: np.ndarray
-    """int64 [m + 1]: offsets into `token` and `group`."""
-    token: np.ndarray
-    """int64 [E]: sequence · T + position."""
-    group: np.ndarray
-    """uint8 [E]: index into `GROUPS`."""
-    activation_offsets: np.ndarray
-    """int64 [E + 1]: offsets into `position` and `activation`."""
-    position: np.ndarray
-    """uint16 [A]: position of each firing in the context."""
-    activation: np.ndarray
-    """float32 [A]: activation divided by the latent's largest."""
+    offsets: Int64[ndarray, " m_plus_1"]
+    """Offsets into `token` and `group`."""
+    token: Int64[ndarray, " example"]
+    """Sequence · T + position."""
+    group: UInt8[ndarray, " example"]
+    """Index into `GROUPS`."""
+    activation_offsets: Int64[ndarray, " examples_plus_1"]
+    """Offsets into `position` and `activation`."""
+    position: UInt16[ndarray, " firing"]
+    """Position of each firing in the context."""
+    activation: Float32[ndarray, " firing"]
+    """Activation divided by the latent's largest."""
 
 
 def gather_examples(
     firings: Firings,
     text: Text,
     settings: FeatureSettings,
-    windows: np.ndarray,
+    windows: Int64[ndarray, "m column"],
     *,
-    peaks: np.ndarray,
-    neighbours: np.ndarray,
-    largest: np.ndarray,
+    peaks: Int64[ndarray, "d_sae n_top"],
+    neighbours: Int[ndarray, "m k"],
+    largest: Float32[ndarray, " m"],
 ) -> Examples:
     """The examples of a block of m latents.
 
-    windows int64 [m, n_top + 5·n_per_quantile] is `chosen` of `summarise`; peaks int64 [d_sae, n_top] holds the peak
-    token of each latent's strongest contexts (−1: none); neighbours int [m, k] are the nearest latents by decoder
-    direction; largest float32 [m] is each latent's largest activation.
+    windows is `chosen` of `summarise`; peaks holds the peak token of each latent's strongest contexts (−1: none);
+    neighbours are the nearest latents by decoder direction; largest is each latent's largest activation.
     """
     s = settings
     # a multiplier of its own: the draws must not repeat those of `summarise`

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Float16, Float32, Int32, Int64, Shaped
+from numpy import ndarray
 
 from monosemy.errors import UserError
 from monosemy.support import files
@@ -44,22 +46,22 @@ Key = tuple[str, str]
 class ShardRows:
     """Activations at the kept positions of consecutive sequences; row i is the same token at every site."""
 
-    activations: Mapping[str, Tensor]
-    """Site → [n, d] in raw units."""
-    token: np.ndarray
-    """int64 [n], increasing: sequence · T + position."""
+    activations: Mapping[str, Float[Tensor, "n _"]]
+    """Site → rows in raw units."""
+    token: Int64[ndarray, " n"]
+    """Increasing: sequence · T + position."""
 
 
 @dataclass(frozen=True)
 class Codes:
     """The codes of all tokens of the pass as compressed rows, like `SparseLatents`; indices and values are mapped."""
 
-    offsets: np.ndarray
-    """int64 [N + 1]: token n has entries offsets[n]:offsets[n+1]."""
-    indices: np.ndarray
-    """int32 [Z]."""
-    values: np.ndarray
-    """float32 [Z], all above zero."""
+    offsets: Int64[ndarray, " n_plus_1"]
+    """Token n has entries offsets[n]:offsets[n+1]."""
+    indices: Int32[ndarray, " z"]
+    """The latents of every token, token after token."""
+    values: Float32[ndarray, " z"]
+    """Their activations, all above zero."""
     d_sae: int
 
     @property
@@ -125,12 +127,12 @@ class EncodePass:
             self.saes[key].d_sae,
         )
 
-    def encoded(self) -> np.ndarray:
-        """Whether each position was encoded, bool [N]."""
+    def encoded(self) -> Bool[ndarray, " token"]:
+        """Whether each position was encoded."""
         return np.fromfile(self.folder / "kept.bin", bool)
 
-    def hidden(self, site: str) -> np.ndarray:
-        """Mean hidden state of each window divided by the site's scale, float16 [W, d]; zeros where no row was kept."""
+    def hidden(self, site: str) -> Float16[ndarray, "window d_in"]:
+        """Mean hidden state of each window divided by the site's scale; zeros where no row was kept."""
         flat = _mapped(self.folder / site / "hidden.bin", np.float16)
         return flat.reshape(self.n_sequences * self.context_length // self.window, -1)
 
@@ -138,7 +140,7 @@ class EncodePass:
         """Encodes one shard and appends it to all files; progress is recorded once they are on disk."""
         # everything of the shard is computed before anything is written; token indices are relative to the shard
         first, n_tokens = start * self.context_length, (stop - start) * self.context_length
-        new: dict[str, list[np.ndarray]] = {name: [] for name in self._names()}
+        new: dict[str, list[Shaped[ndarray, " ..."]]] = {name: [] for name in self._names()}
         token = np.concatenate([np.empty(0, np.int64), *(part.token for part in parts)]) - first
         encoded = np.zeros(n_tokens, bool)
         encoded[token] = True
@@ -167,7 +169,9 @@ class EncodePass:
         self.n_sequences_done = stop
         self._write_progress()
 
-    def _means(self, parts: list[ShardRows], token: np.ndarray, site: str, n_tokens: int) -> np.ndarray:
+    def _means(
+        self, parts: list[ShardRows], token: Int64[ndarray, " n"], site: str, n_tokens: int
+    ) -> Float16[ndarray, "window d_in"]:
         """The mean kept row of each window of a shard in units of the site's scale, float16 [windows, d]."""
         rows = np.concatenate([part.activations[site].float().cpu().numpy() for part in parts])
         n_windows = n_tokens // self.window
@@ -224,8 +228,10 @@ class EncodePass:
         files.write_json(self.folder / "progress.json", state)
 
 
-def encode_rows(sae: SparseAutoencoder, parts: list[Tensor]) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Encodes rows [n, d]: the number of positive entries of each row int32 [n], and parts of their latents and values.
+def encode_rows(
+    sae: SparseAutoencoder, parts: list[Float[Tensor, "_ d_in"]]
+) -> tuple[Int32[ndarray, " n"], list[Int32[ndarray, " _"]], list[Float32[ndarray, " _"]]]:
+    """Encodes rows: the number of positive entries of each row, and parts of their latents and values.
 
     The parts, one for each batch of rows, hold the entries row after row.
     """
@@ -247,7 +253,7 @@ def encode_rows(sae: SparseAutoencoder, parts: list[Tensor]) -> tuple[np.ndarray
     return np.concatenate(counts), indices, values
 
 
-def _mapped(path: Path, dtype: Any) -> np.ndarray:
+def _mapped(path: Path, dtype: Any) -> Shaped[ndarray, " _"]:
     # an empty file cannot be mapped
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from jaxtyping import Float32, Int32, Int64
+from numpy import ndarray
 
 from monosemy.features.building.by_latent import Firings, Text
 from monosemy.features.store.settings import FeatureSettings
 
 
-def draw_background(text: Text, settings: FeatureSettings) -> np.ndarray:
-    """Draws the background: int64 [B], increasing, distinct windows with at least one encoded token."""
+def draw_background(text: Text, settings: FeatureSettings) -> Int64[ndarray, " window"]:
+    """Draws the background: increasing, distinct windows with at least one encoded token."""
     filled = np.flatnonzero(text.encoded.reshape(-1, text.window).any(1))
     n = min(settings.n_background, len(filled))
     return np.sort(np.random.default_rng(settings.seed).choice(filled, n, replace=False))
 
 
-def background_firings(firings: Firings, text: Text, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The background windows in which each latent fires: (offsets int64 [m + 1], indices int32 [Y] into `background`).
+def background_firings(
+    firings: Firings, text: Text, background: Int64[ndarray, " window"]
+) -> tuple[Int64[ndarray, " m_plus_1"], Int32[ndarray, " y"]]:
+    """The background windows in which each latent fires: (offsets, indices into `background`).
 
     Latent first + f has the indices offsets[f]:offsets[f+1].
     """
@@ -52,8 +56,10 @@ def _fired_in(offsets, token, size, rank, out_offsets, fired):
     return n
 
 
-def sampled_peaks(sample: np.ndarray, sample_value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Packs the samples [m, n_sample] (−1: none) into (offsets int64 [m + 1], peaks int64 [Z], values float32 [Z])."""
+def sampled_peaks(
+    sample: Int64[ndarray, "m n_sample"], sample_value: Float32[ndarray, "m n_sample"]
+) -> tuple[Int64[ndarray, " m_plus_1"], Int64[ndarray, " z"], Float32[ndarray, " z"]]:
+    """Packs the samples (−1: none) into (offsets, peaks, values)."""
     is_sampled = sample >= 0
     return (
         np.concatenate([[0], np.cumsum(is_sampled.sum(1))]).astype(np.int64),

@@ -17,13 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from monosemy.models.adapter import LanguageModel
 from monosemy.models.sites import parse_site
+from monosemy.shapes import TokenIds
+
+TokenEffects: TypeAlias = tuple[Int64[Tensor, "m n"], Float[Tensor, "m n"]]
+"""Tokens of the vocabulary, and what a direction does to their logits."""
 
 _BLOCK = 256
 _DIRECT = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -33,15 +38,14 @@ _DIRECT = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 class OutputMap:
     """The map from the residual stream to the logits: the final norm with a constant σ, then the unembedding."""
 
-    gain: Tensor
-    """γ / σ, float32 [d_model]."""
+    gain: Float[Tensor, " d_model"]
+    """γ / σ, float32."""
     centred: bool
     """Whether the norm first subtracts the mean (LayerNorm)."""
-    unembedding: Tensor
-    """[V, d_model]."""
+    unembedding: Float[Tensor, "vocab d_model"]
 
-    def effects(self, directions: Tensor) -> Tensor:
-        """Effects [m, V] of directions [m, d_model] in the residual stream, minus their mean over V; float32."""
+    def effects(self, directions: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
+        """Effects of directions in the residual stream, minus their mean over the vocabulary; float32."""
         d = directions.float()
         if self.centred:
             d = d - d.mean(dim=1, keepdim=True)
@@ -58,8 +62,8 @@ def no_direct_path(model: LanguageModel, site: str) -> str | None:
 
 
 @torch.no_grad()
-def output_map(model: LanguageModel, tokens: Tensor) -> OutputMap | str:
-    """The model's final norm with σ measured on tokens [B, T], and its unembedding; or the reason why there is none.
+def output_map(model: LanguageModel, tokens: TokenIds) -> OutputMap | str:
+    """The model's final norm with σ measured on the tokens, and its unembedding; or the reason why there is none.
 
     The final norm is found without knowing the model family: it is the module whose output is the unembedding's input.
     """
@@ -94,15 +98,15 @@ def output_map(model: LanguageModel, tokens: Tensor) -> OutputMap | str:
     return OutputMap(gain / sizes.median(), centred, weight)
 
 
-def _deviation(x: Tensor, centred: bool) -> Tensor:
+def _deviation(x: Float[Tensor, "*rows d_model"], centred: bool) -> Float[Tensor, "*rows"]:
     """The size σ by which the norm divides each row: root mean square, or standard deviation if it centres."""
     if centred:
         x = x - x.mean(dim=-1, keepdim=True)
     return x.square().mean(dim=-1).sqrt()
 
 
-def _gain(norm: Callable[[Tensor], Tensor], width: int, like: Tensor) -> tuple[Tensor, bool]:
-    """γ [d] and whether the norm centres, found by calling the norm, since families keep γ as w, as 1 + w, or nowhere.
+def _gain(norm: Callable[[Tensor], Tensor], width: int, like: Tensor) -> tuple[Float[Tensor, " d_model"], bool]:
+    """γ and whether the norm centres, found by calling the norm, since families keep γ as w, as 1 + w, or nowhere.
 
     `like` gives the device and dtype.
     """
@@ -118,10 +122,12 @@ def _gain(norm: Callable[[Tensor], Tensor], width: int, like: Tensor) -> tuple[T
 
 
 @torch.no_grad()
-def top_effects(outputs: OutputMap, directions: Tensor, n: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """((ids, effects) most raised, (ids, effects) most lowered), each [m, n], strongest first.
+def top_effects(
+    outputs: OutputMap, directions: Float[Tensor, "m d_model"], n: int
+) -> tuple[TokenEffects, TokenEffects]:
+    """(ids, effects) of the n tokens most raised and of those most lowered, strongest first.
 
-    directions [m, d_model] are in the residual stream. Blocks of rows bound the memory to `_BLOCK` · V effects.
+    directions are in the residual stream. Blocks of rows bound the memory to `_BLOCK` · V effects.
     """
     n = min(n, len(outputs.unembedding))
     raised, lowered = [], []
@@ -130,7 +136,7 @@ def top_effects(outputs: OutputMap, directions: Tensor, n: int) -> tuple[tuple[T
         raised.append(effects.topk(n, dim=1))
         lowered.append(effects.topk(n, dim=1, largest=False))
 
-    def joined(parts: list[Any]) -> tuple[Tensor, Tensor]:
+    def joined(parts: list[Any]) -> TokenEffects:
         return torch.cat([p.indices for p in parts]).cpu(), torch.cat([p.values for p in parts]).cpu()
 
     return joined(raised), joined(lowered)

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float32, Int32
+from numpy import ndarray
+
+from monosemy.shapes import DecoderMatrix
 
 _BLOCK = 2048
 
 
 @torch.no_grad()
-def decoder_neighbours(W_dec: Tensor, n_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k = `n_neighbours` nearest other latents of each latent: int32 [m, k] and cosines float32 [m, k], best first.
+def decoder_neighbours(
+    W_dec: DecoderMatrix, n_neighbours: int
+) -> tuple[Int32[ndarray, "d_sae k"], Float32[ndarray, "d_sae k"]]:
+    """The k = `n_neighbours` nearest other latents of each latent, and the cosines, best first.
 
-    W_dec is [m, d], with rows of any norm. If k exceeds m − 1, the missing places hold −1 and cosine 0.
+    Rows of W_dec may have any norm. If k exceeds d_sae − 1, the missing places hold −1 and cosine 0.
     """
     rows = torch.nn.functional.normalize(W_dec.float(), dim=1)
     n = len(rows)

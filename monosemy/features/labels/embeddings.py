@@ -13,9 +13,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Bool, Float32, Int
+from numpy import ndarray
 
 from monosemy.config import fingerprint
 from monosemy.errors import UserError
@@ -23,6 +25,7 @@ from monosemy.errors import UserError
 _AT_ONCE = 1024
 
 
+@runtime_checkable  # so that tests can check signatures that name it
 class Encoder(Protocol):
     """Turns texts into vectors: a sentence-transformers model, or any object with these two members."""
 
@@ -73,19 +76,21 @@ def model_name(source: str) -> str:
     return f"{folder.resolve().name} ({fingerprint(folder_identity(folder))})"
 
 
-def window_texts(tokens: np.ndarray, window: int, token_bytes: Sequence[bytes], special: np.ndarray) -> list[str]:
-    """The text of every window, [W], without special tokens; characters cut off at its ends become U+FFFD.
-
-    tokens int [S, T]; token_bytes [V]; special bool [V].
-    """
+def window_texts(
+    tokens: Int[ndarray, "sequence position"],
+    window: int,
+    token_bytes: Sequence[bytes],
+    special: Bool[ndarray, " vocab"],
+) -> list[str]:
+    """The text of every window, without special tokens; characters cut off at its ends become U+FFFD."""
     # bytes are joined before decoding, so that characters split over tokens are whole
     rows = tokens.reshape(-1, window).tolist()
     is_special = special.tolist()
     return [b"".join(token_bytes[t] for t in row if not is_special[t]).decode("utf-8", "replace") for row in rows]
 
 
-def embed(encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """Embeds n texts, float32 [n, e]. Raises UserError unless the encoder gives one row of finite numbers per text."""
+def embed(encoder: Encoder, texts: Sequence[str]) -> Float32[ndarray, "text _"]:
+    """Embeds texts, each as one row. Raises UserError unless the encoder gives one row of finite numbers per text."""
     parts = []
     for start in range(0, len(texts), _AT_ONCE):
         part = list(texts[start : start + _AT_ONCE])

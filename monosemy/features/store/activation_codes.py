@@ -11,6 +11,8 @@ off by at most a factor of (max / min)^(1/510): 0.4% where max is 7 times min, 2
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from numpy import ndarray
 
 KEPT_IN = (
     "8 bits each, on a logarithmic scale between the latent's smallest and largest activation: those two are exact, "
@@ -19,14 +21,18 @@ KEPT_IN = (
 """How the activations of examples are stored, in words for those who read them from a database."""
 
 
-def encode_activations(activation: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """uint8 codes of activations on the scale from `low` to `high`, both above zero; values outside are clamped."""
+def encode_activations(
+    activation: Float[ndarray, " z"], low: Float[ndarray, " z"], high: Float[ndarray, " z"]
+) -> UInt8[ndarray, " z"]:
+    """Codes of activations on the scale from `low` to `high`, both above zero; values outside are clamped."""
     # 1 + 1e-12 keeps the divisor above zero for a latent with a single activation value
     span = np.log(np.maximum(high.astype(np.float64) / low, 1 + 1e-12))
     place = np.log(np.maximum(activation.astype(np.float64) / low, 1)) / span
     return np.round(255 * np.minimum(place, 1)).astype(np.uint8)
 
 
-def decode_activations(code: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
-    """The float32 activations of codes: 0 is `low`, 255 is `high`."""
+def decode_activations(
+    code: UInt8[ndarray, " z"], low: Float[ndarray, " z"] | float, high: Float[ndarray, " z"] | float
+) -> Float32[ndarray, " z"]:
+    """The activations of codes: 0 is `low`, 255 is `high`."""
     return (low * (np.float64(high) / low) ** (code / 255.0)).astype(np.float32)

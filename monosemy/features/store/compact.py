@@ -29,6 +29,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Integer, Shaped
+from numpy import ndarray
 
 from monosemy.features.store.activation_codes import encode_activations
 from monosemy.features.store.settings import GROUPS, FeatureSettings
@@ -83,10 +85,12 @@ ARRAYS = (
     "activation_code",
 )
 """Names of the files, without their extension."""
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Shaped[ndarray, " ..."]]
 
 
-def compact(arrays: Mapping[str, np.ndarray], columns: Sequence[str], labels: Sequence[Mapping[str, Any]]) -> Arrays:
+def compact(
+    arrays: Mapping[str, Shaped[ndarray, " ..."]], columns: Sequence[str], labels: Sequence[Mapping[str, Any]]
+) -> Arrays:
     """The arrays of the files (`ARRAYS`), from those of a build (`INPUTS`) and the records of the labels.
 
     Raises ValueError if the names are not those of `INPUTS`, or if a latent's examples are not in the order of GROUPS.
@@ -118,11 +122,11 @@ def _unsigned(largest: int) -> Any:
     return next(t for t in (np.uint8, np.uint16, np.uint32, np.uint64) if largest <= np.iinfo(t).max)
 
 
-def _counts(counts: np.ndarray) -> np.ndarray:
+def _counts(counts: Integer[ndarray, "m bin"]) -> Integer[ndarray, "m bin"]:
     return counts.astype(_unsigned(int(counts.max(initial=0))))
 
 
-def _offsets(offsets: np.ndarray) -> np.ndarray:
+def _offsets(offsets: Integer[ndarray, " n"]) -> Integer[ndarray, " n"]:
     return offsets.astype(_unsigned(int(offsets[-1])))
 
 
@@ -137,7 +141,9 @@ def _label_tokens(labels: Sequence[Mapping[str, Any]], n_vocabulary: int) -> Arr
     return {"label_ids": ids.astype(_unsigned(n_vocabulary)), "label_odds": odds}
 
 
-def _examples(arrays: Mapping[str, np.ndarray], low: np.ndarray, high: np.ndarray) -> Arrays:
+def _examples(
+    arrays: Mapping[str, Shaped[ndarray, " ..."]], low: Float[ndarray, " m"], high: Float[ndarray, " m"]
+) -> Arrays:
     """Examples in the form of the files: counts per group in place of a group per example, activations in one byte."""
     offsets, group = np.asarray(arrays["example_offsets"], np.int64), arrays["example_group"]
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))

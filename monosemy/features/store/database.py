@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int8, Int32, Int64, Integer, Shaped
+from numpy import ndarray
 
 from monosemy.errors import UserError, unknown
 from monosemy.features.store.activation_codes import decode_activations
@@ -51,10 +53,10 @@ class Example:
     value: float
     """Activation at the peak, raw; 0 for negatives."""
     _: KW_ONLY
-    token_ids: np.ndarray
-    """int32 [T]."""
-    activations: np.ndarray
-    """float32 [T], raw, over the whole context; a negative may have activations outside its window."""
+    token_ids: Int32[ndarray, " position"]
+    """The tokens of the context."""
+    activations: Float32[ndarray, " position"]
+    """Raw, over the whole context; a negative may have activations outside its window."""
     source: str
     """Name of the text source of the document at the peak."""
     origin: str
@@ -64,11 +66,11 @@ class Example:
 class FeatureDatabase:
     """The features of one SAE. Open it with `FeatureDatabase.open` or `open_features`."""
 
-    def __init__(self, folder: Path, info: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, folder: Path, info: dict[str, Any], arrays: Mapping[str, Shaped[ndarray, " ..."]]) -> None:
         self.files = FeatureFiles(folder)
         self.info, self._arrays = info, arrays
-        self.columns: Mapping[str, np.ndarray] = dict(zip(info["columns"], arrays["columns"]))
-        """Column name → float32 [m], NaN where a latent has no value; info["column_help"] says what each means."""
+        self.columns: Mapping[str, Float32[ndarray, " d_sae"]] = dict(zip(info["columns"], arrays["columns"]))
+        """Column name → values, NaN where a latent has no value; info["column_help"] says what each means."""
         self.tokens = TokenTexts(arrays["vocabulary_data"], arrays["vocabulary_offsets"], arrays["vocabulary_special"])
         self._local = threading.local()
 
@@ -90,7 +92,7 @@ class FeatureDatabase:
                 f"{folder} has feature format {info.get('format')!r} and this version reads {FORMAT}; build it again: "
                 "monosemy features RUN"
             )
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Shaped[ndarray, " ..."]] = {}
         for name in ARRAYS:
             try:
                 # plain arrays over the memory map: slicing np.memmap itself takes ten times as long
@@ -159,11 +161,19 @@ class FeatureDatabase:
             if GROUPS[kind] in selected_groups
         ]
 
-    def example_arrays(self, latent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The latent's E examples as sparse arrays, with the A firings in their contexts, example after example.
+    def example_arrays(
+        self, latent: int
+    ) -> tuple[
+        Int64[ndarray, " example"],
+        Int64[ndarray, " example"],
+        Integer[ndarray, " example"],
+        Integer[ndarray, " firing"],
+        Float32[ndarray, " firing"],
+    ]:
+        """The latent's examples as sparse arrays, with the firings in their contexts, example after example.
 
-        Returns (group [E], an index into `GROUPS`; token [E], the token index of the peak; length [E], the number of
-        firings in the context, A in all; position [A] of each firing in the context; value float32 [A], raw).
+        Returns (group, an index into `GROUPS`; token, the token index of the peak; length, the number of firings in the
+        context; position of each firing in the context; value of each firing, raw).
         """
         arrays = self._arrays
         first, last = arrays["example_offsets"][self.check(latent) : latent + 2].tolist()
@@ -189,14 +199,14 @@ class FeatureDatabase:
         latent = int(np.searchsorted(self._arrays["example_offsets"], number, side="right")) - 1
         return self.examples(latent)[number - int(self._arrays["example_offsets"][latent])]
 
-    def context(self, context: int) -> np.ndarray:
-        """The tokens of a context, int32 [T]. Raises UserError for a number out of range."""
+    def context(self, context: int) -> Int32[ndarray, " position"]:
+        """The tokens of a context. Raises UserError for a number out of range."""
         if not 0 <= context < self.info["n_contexts"]:
             raise UserError(f"context {context} is out of range; there are contexts 0 to {self.info['n_contexts'] - 1}")
         return self._arrays["tokens"][context].astype(np.int32)
 
-    def encoded(self, context: int) -> np.ndarray:
-        """Which positions of a context the SAE encoded, bool [T]: all but first ones, special tokens and outliers."""
+    def encoded(self, context: int) -> Bool[ndarray, " position"]:
+        """Which positions of a context the SAE encoded: all but first ones, special tokens and outliers."""
         # a context need not begin at a byte: read the bytes that it touches, and cut the bits before it
         length = self.context_length
         bits = np.unpackbits(self._arrays["kept"][context * length // 8 : -(-(context + 1) * length // 8)])
@@ -206,18 +216,18 @@ class FeatureDatabase:
         """(source, origin) of the document at a token index."""
         return self.documents_at(np.array([token_index]))[0]
 
-    def documents_at(self, token: np.ndarray) -> list[tuple[str, str]]:
-        """(source, origin) of the documents at token indices [n]."""
+    def documents_at(self, token: Int[ndarray, " n"]) -> list[tuple[str, str]]:
+        """(source, origin) of the documents at token indices."""
         names = self._document_names
         return [names.get(number, ("", "")) for number in self.document_numbers(token).tolist()]
 
-    def document_numbers(self, token: np.ndarray) -> np.ndarray:
-        """The numbers of the documents at token indices [n], int32 [n]."""
+    def document_numbers(self, token: Int[ndarray, " n"]) -> Integer[ndarray, " n"]:
+        """The numbers of the documents at token indices."""
         rows = np.searchsorted(self._document_starts, token, side="right") - 1
         return self._arrays["documents"][rows, 1]
 
     @cached_property
-    def _document_starts(self) -> np.ndarray:
+    def _document_starts(self) -> Integer[ndarray, " start"]:
         return np.array(self._arrays["documents"][:, 0])
 
     @cached_property
@@ -227,8 +237,8 @@ class FeatureDatabase:
 
     # --- numbers ----------------------------------------------------------------------------------------------------
 
-    def histogram(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """The histogram of the positive activations: (edges float32 [B + 1], raw; counts int64 [B]).
+    def histogram(self, latent: int) -> tuple[Float32[ndarray, " bins_plus_1"], Int64[ndarray, " bin"]]:
+        """The histogram of the positive activations: (edges, raw; counts).
 
         Bins have equal widths from the smallest to the largest activation.
         """
@@ -237,12 +247,12 @@ class FeatureDatabase:
         low = 0.0 if np.isnan(low) else low
         return np.linspace(low, high, len(counts) + 1, dtype=np.float32), counts
 
-    def quantiles(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
-        """The quantiles of the positive activations: (levels [L], values [L], raw); NaN if the latent never fired."""
+    def quantiles(self, latent: int) -> tuple[Float32[ndarray, " level"], Float32[ndarray, " level"]]:
+        """The quantiles of the positive activations: (levels; values, raw); NaN if the latent never fired."""
         return np.asarray(LEVELS, np.float32), np.array(self._arrays["quantiles"][self.check(latent)])
 
-    def positions(self, latent: int) -> np.ndarray:
-        """The number of firings in each of P equal parts of a context, int64 [P], first to last."""
+    def positions(self, latent: int) -> Int64[ndarray, " part"]:
+        """The number of firings in each of several equal parts of a context, first to last."""
         return np.array(self._arrays["positions"][self.check(latent)], np.int64)
 
     def output_tokens(self, latent: int) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
@@ -263,20 +273,20 @@ class FeatureDatabase:
         }
 
     @property
-    def sketches(self) -> np.ndarray:
-        """Count sketches of the activations, int8 [m, k] (`building.coactivation`).
+    def sketches(self) -> Int8[ndarray, "d_sae k"]:
+        """Count sketches of the activations (`building.coactivation`).
 
         sketch · sketch′ / 127² estimates the correlation of two latents' activations with an error of about 1/√k, also
         across databases if their info["text_sha256"] agree.
         """
         return self._arrays["sketches"]
 
-    def decoder_vector(self, latent: int) -> np.ndarray:
-        """The latent's decoder row, float32 [d], read from the SAE's own file. Raises UserError if that is gone."""
+    def decoder_vector(self, latent: int) -> Float32[ndarray, " d_in"]:
+        """The latent's decoder row, read from the SAE's own file. Raises UserError if that is gone."""
         return self.decoder_vectors(slice(self.check(latent), latent + 1))[0]
 
-    def decoder_vectors(self, latents: slice | np.ndarray) -> np.ndarray:
-        """The decoder rows of several latents, float32 [n, d]. Raises UserError if the SAE's file is gone."""
+    def decoder_vectors(self, latents: slice | Int[ndarray, " n"]) -> Float32[ndarray, "n d_in"]:
+        """The decoder rows of several latents. Raises UserError if the SAE's file is gone."""
         sae = self.files.run.sae(self.info["site"], self.info["name"])
         return read_rows(sae.weights, "W_dec", latents)
 
@@ -306,7 +316,7 @@ class FeatureDatabase:
             "scores": {name: float(self.columns[name][latent]) for name in self.info["label_columns"]},
         }
 
-    def labels(self, latents: Sequence[int] | np.ndarray) -> list[str]:
+    def labels(self, latents: Sequence[int] | Int[ndarray, " n"]) -> list[str]:
         """The texts that name several latents, in the given order: the label, or an explanation that leads (`heading`).
 
         A latent without either has "".

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
 
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.store.search import match_expression
 
 
-def matching(database: FeatureDatabase, text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The latents whose label or explanation contains the words, int64 [n], in increasing order."""
+def matching(database: FeatureDatabase, text: str) -> Int64[ndarray, " latent"]:
+    """The latents whose label or explanation contains the words, in increasing order."""
     expression = match_expression(text)
     if not expression:
         return np.sort([latent for latent, _, _ in database.search_labels(text, database.n_latents)]).astype(np.int64)

@@ -17,6 +17,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Integer, UInt8, UInt32
+from numpy import ndarray
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -33,10 +35,15 @@ class Piece:
 class TokenTexts:
     """The texts of a vocabulary of V tokens.
 
-    Token t has the bytes data[offsets[t]:offsets[t+1]]: `offsets` int [V + 1], `data` uint8; `special` bool [V].
+    Token t has the bytes data[offsets[t]:offsets[t+1]]; `special` says which tokens are not text.
     """
 
-    def __init__(self, data: np.ndarray, offsets: np.ndarray, special: np.ndarray) -> None:
+    def __init__(
+        self,
+        data: UInt8[ndarray, " byte"],
+        offsets: Integer[ndarray, " vocab_plus_1"],
+        special: Bool[ndarray, " vocab"],
+    ) -> None:
         self._data, self._offsets, self._special = data, offsets, special
 
     def __len__(self) -> int:
@@ -56,10 +63,10 @@ class TokenTexts:
         """The text of a token by itself; bytes that are not a whole character appear as ⟨E2⟩."""
         return _readable(self.bytes(token_id))
 
-    def texts(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
+    def texts(self, token_ids: Sequence[int] | Integer[ndarray, " position"]) -> list[str]:
         return [self.text(int(token)) for token in token_ids]
 
-    def pieces(self, token_ids: Sequence[int] | np.ndarray) -> list[Piece]:
+    def pieces(self, token_ids: Sequence[int] | Integer[ndarray, " position"]) -> list[Piece]:
         """The sequence in pieces: one per token, except that tokens which share a character form one piece."""
         pieces: list[Piece] = []
         start, pending = 0, b""
@@ -130,8 +137,8 @@ def token_bytes(tokenizer: Any, n_vocabulary: int) -> list[bytes]:
     return texts
 
 
-def packed(tokens: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of all tokens as (data uint8, offsets uint32 [V + 1]), which `TokenTexts` takes."""
+def packed(tokens: Sequence[bytes]) -> tuple[UInt8[ndarray, " byte"], UInt32[ndarray, " vocab_plus_1"]]:
+    """The bytes of all tokens as (data, offsets), which `TokenTexts` takes."""
     offsets = np.concatenate([[0], np.cumsum([len(token) for token in tokens])]).astype(np.uint32)
     return np.frombuffer(b"".join(tokens), np.uint8), offsets
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
+from numpy import ndarray
 
 from monosemy.errors import UserError
 from monosemy.features.store.compact import ARRAYS, compact
@@ -61,7 +63,7 @@ def writing(folder: Path) -> Iterator[None]:
 def write_database(
     folder: Path,
     info: Mapping[str, Any],
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Shaped[ndarray, " ..."]],
     labels: Sequence[tuple[str, Mapping[str, Any]]],
     *,
     documents: Iterable[tuple[int, str, str]],
