@@ -81,7 +81,7 @@ def mutants_of(root: Path, module: str) -> list[Mutant]:
             for kind, replacement in _replacements(node):
                 before, after = ast.unparse(node), ast.unparse(ast.fix_missing_locations(replacement))
                 line: int = getattr(node, "lineno", function.lineno)
-                mutants.append(Mutant(module, name, line, kind, before, after, steps))
+                mutants.append(Mutant(module, name, line, kind, before=before, after=after, path=steps))
     return mutants
 
 
