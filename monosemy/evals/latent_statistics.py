@@ -39,7 +39,8 @@ class LatentStatistics:
         arrays = {"firing_count": self.firing_count, "sum": self.sum, "max": self.max}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         with atomic_path(path) as temporary:
-            save_tensors(temporary, tensors, {"n_tokens": str(self.n_tokens)})
+            # 0 stands for None, which `load` gives for files that do not say.
+            save_tensors(temporary, tensors, {"n_tokens": str(self.n_tokens or 0)})
 
     @classmethod
     def load(cls, path: Path) -> LatentStatistics:

@@ -135,10 +135,9 @@ def control_sentence(site_points: Sequence[Point], control: str, words: str) -> 
         return f"Every SAE has a lower FVU than {words} at the same L0, with intervals apart."
     levels = ["" if p.target_l0 is None else f" at L0 {setting_text(p.target_l0)}" for p in unclear]
     unclear_text = _and([f"{label(p.architecture)}{level}" for p, level in zip(unclear, levels, strict=True)])
-    return (
-        f"Not clearly lower in FVU than {words} at the same L0: {unclear_text}. "
-        f"The other {len(compared) - len(unclear)} are."
-    )
+    sentence = f"Not clearly lower in FVU than {words} at the same L0: {unclear_text}."
+    n_clear = len(compared) - len(unclear)
+    return sentence if n_clear == 0 else f"{sentence} The other {'one is' if n_clear == 1 else f'{n_clear} are'}."
 
 
 def warnings(run: ReportInputs) -> list[str]:

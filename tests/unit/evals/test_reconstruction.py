@@ -1,5 +1,7 @@
 """Reconstruction measures against direct computation on all rows at once."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -229,6 +231,8 @@ def test_statistics_file_round_trip_and_damage(tmp_path):
     assert read.n_tokens == 77
     assert np.array_equal(read.firing_count, statistics.firing_count)
     assert np.array_equal(read.sum, statistics.sum)
+    dataclasses.replace(statistics, n_tokens=None).save(path)
+    assert LatentStatistics.load(path).n_tokens is None
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match=r"latents\.safetensors"):
         LatentStatistics.load(path)

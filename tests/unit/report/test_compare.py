@@ -121,11 +121,18 @@ def test_controls_are_beaten_only_with_intervals_apart() -> None:
     assert len(compared) == 3
     assert {p.architecture for p in unclear} == {"relu", "gated"}
     verdict = control_sentence(points([control, better, close]), "frozen_random", "it")
-    assert verdict == "Not clearly lower in FVU than it at the same L0: ReLU + L1 at L0 32. The other 1 are."
+    assert verdict == "Not clearly lower in FVU than it at the same L0: ReLU + L1 at L0 32. The other one is."
     assert control_sentence(points([control, better]), "frozen_random", "it") == (
         "Every SAE has a lower FVU than it at the same L0, with intervals apart."
     )
     assert control_sentence(points([better]), "frozen_random", "it") is None
+
+
+def test_an_sae_of_no_asked_l0_is_named_without_one() -> None:
+    control = record("frozen_random", (0.5, 0.45, 0.55), target=None, control=True)
+    close = record("relu", (0.44, 0.4, 0.48), target=None)
+    verdict = control_sentence(points([control, close]), "frozen_random", "it")
+    assert verdict == "Not clearly lower in FVU than it at the same L0: ReLU + L1."
 
 
 @pytest.mark.parametrize(
