@@ -21,16 +21,29 @@ from monosemy.shapes import EntryNumbers, LatentCounts, PerEntry, PreActs, Token
 
 
 @dataclass(frozen=True)
+class Frame:
+    """What an SAE took from each input row before it encoded it, and puts back after decoding: scale · x̂ + offset.
+
+    scale: [N, 1]. offset: [N, 1], the same for all components, or [N, d_out].
+    """
+
+    scale: Float[Tensor, "n 1"]
+    offset: Float[Tensor, "n _"]
+
+
+@dataclass(frozen=True)
 class SparseLatents:
     """The code of N token rows over d_sae latents, as compressed rows.
 
-    Fields: offsets int64 [N+1], indices int32 [Z], values float [Z] (which carry the gradient), d_sae.
+    Fields: offsets int64 [N+1], indices int32 [Z], values float [Z] (which carry the gradient), d_sae; frame, only for
+    an SAE that treats every row in its own way (saes/transformed.py).
     """
 
     offsets: Int[Tensor, " n_plus_one"]
     indices: EntryNumbers
     values: PerEntry
     d_sae: int
+    frame: Frame | None = None
 
     @classmethod
     def from_dense(cls, dense: PreActs) -> SparseLatents:
@@ -50,7 +63,11 @@ class SparseLatents:
         shifts = accumulate((part.n_entries for part in parts), initial=0)
         offsets = torch.cat([parts[0].offsets[:1], *(end + shift for end, shift in zip(ends, shifts, strict=False))])
         indices, values = (torch.cat([getattr(part, name) for part in parts]) for name in ("indices", "values"))
-        return cls(offsets, indices, values, parts[0].d_sae)
+        frames = [part.frame for part in parts if part.frame is not None]
+        frame = (
+            Frame(*(torch.cat([getattr(f, name) for f in frames]) for name in ("scale", "offset"))) if frames else None
+        )
+        return cls(offsets, indices, values, parts[0].d_sae, frame=frame)
 
     @property
     def n_tokens(self) -> int:
@@ -80,7 +97,8 @@ class SparseLatents:
         # A running count of the kept entries, read at the old offsets, gives the new offsets.
         positive_before = torch.zeros(self.n_entries + 1, dtype=torch.int64, device=keep.device)
         torch.cumsum(keep, 0, out=positive_before[1:])
-        return SparseLatents(positive_before[self.offsets], self.indices[keep], self.values[keep], self.d_sae)
+        offsets = positive_before[self.offsets]
+        return SparseLatents(offsets, self.indices[keep], self.values[keep], self.d_sae, frame=self.frame)
 
     def to_dense(self) -> PreActs:
         """The dense code [N, F]. Gradient: flows to `values`."""

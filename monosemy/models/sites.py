@@ -22,6 +22,7 @@ import re
 from dataclasses import dataclass
 
 from monosemy.errors import UserError, unknown
+from monosemy.support.hook_names import LENS_KINDS
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,6 @@ KINDS: dict[str, Kind] = {
 
 POST_NORM_KINDS = {"attn_out_post": "attn_out", "mlp_out_post": "mlp_out"}
 """Kinds that exist only where a norm follows the sublayer, each with the kind that it is the same as elsewhere."""
-
-_LENS_KINDS = {
-    "hook_resid_pre": "resid_pre",
-    "hook_resid_mid": "resid_mid",
-    "hook_resid_post": "resid_post",
-    "attn.hook_z": "attn_heads",
-    "hook_attn_out": "attn_out_post",
-    "hook_mlp_out": "mlp_out_post",
-    "attn.hook_out": "attn_out",
-    "mlp.hook_out": "mlp_out",
-    "mlp.hook_in": "mlp_in",
-}
-"""TransformerLens' names after `blocks.<n>.`. Its hook_attn_out and hook_mlp_out, which belong to the block, come after
-the post-norm, hence attn_out_post and mlp_out_post."""
 
 _LENS_REFUSED = {
     "hook_mlp_in": "it is the residual stream before the norm, not what the MLP receives: "
@@ -107,9 +94,9 @@ def parse_site(name: str, n_layers: int, *, post_norms: bool) -> Site:
         layer, hook = int(match[1]), match[2]
         if reason := _LENS_REFUSED.get(hook):
             raise UserError(f"site {name!r} has no equal here: {reason.format(n=layer)}")
-        if hook not in _LENS_KINDS:
-            raise unknown("site", name, [f"blocks.{layer}.{lens_kind}" for lens_kind in _LENS_KINDS])
-        kind = _LENS_KINDS[hook]
+        if hook not in LENS_KINDS:
+            raise unknown("site", name, [f"blocks.{layer}.{lens_kind}" for lens_kind in LENS_KINDS])
+        kind = LENS_KINDS[hook]
     else:
         kinds = [k for k in KINDS if post_norms or k not in POST_NORM_KINDS]
         middle = n_layers // 2

@@ -27,6 +27,7 @@ from monosemy.config import from_json, to_json
 from monosemy.errors import UserError
 from monosemy.kernels import ops
 from monosemy.latents import SparseLatents
+from monosemy.saes.transforms import NO_TRANSFORMS, Transforms
 from monosemy.shapes import Activations, LatentMask, PreActs, Scalar
 from monosemy.support.numbers import setting_text
 
@@ -42,7 +43,7 @@ class SaeConfig:
     d_in: int
     d_sae: int
     l0: float
-    """The target L0: how many latents should be active per token."""
+    """The target L0: how many latents should be active per token; 0 where a publisher does not say it."""
     site: str = ""
     model: str = ""
     seed: int = 0
@@ -51,6 +52,12 @@ class SaeConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     scale: float = 1.0
     record: Mapping[str, Any] = field(default_factory=dict)
+    transforms: Transforms = NO_TRANSFORMS
+    """What a published SAE does to its input and output beside encoding and decoding."""
+    d_out: int | None = None
+    """The width of a transcoder's output; None where the output is a reconstruction of the input."""
+    site_out: str = ""
+    """The site that a transcoder's output stands for; empty where it is `site`."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,12 @@ class SparseAutoencoder(nn.Module, ABC):
         self.options: Any = from_json(self.Options, config.options, f"options of {self.name}")
         # Its own generator, on the CPU: the weights depend on the seed alone, not on earlier draws or the device.
         generator = torch.Generator().manual_seed(config.seed)
-        # Normalised Gaussian rows are uniform on the sphere; the encoder starts as the decoder's transpose.
-        rows = torch.randn(config.d_sae, config.d_in, generator=generator)
-        rows = nn.functional.normalize(rows, dim=1)
+        if torch.get_default_device().type == "meta":
+            rows = torch.empty(config.d_sae, config.d_in)  # no storage: a saved SAE is read into it (storage.py)
+        else:
+            # Normalised Gaussian rows are uniform on the sphere; the encoder starts as the decoder's transpose.
+            rows = torch.randn(config.d_sae, config.d_in, generator=generator)
+            rows = nn.functional.normalize(rows, dim=1)
         self.W_dec = nn.Parameter(rows, requires_grad=not config.frozen_decoder)
         self.W_enc = nn.Parameter(rows.clone().T)  # a transposed view: stored column by column
         self.b_dec = nn.Parameter(torch.zeros(config.d_in))
@@ -127,6 +137,15 @@ class SparseAutoencoder(nn.Module, ABC):
     @property
     def d_sae(self) -> int:
         return self.config.d_sae
+
+    @property
+    def d_out(self) -> int:
+        """The width of the output; that of the input except for transcoders."""
+        return self.config.d_out or self.config.d_in
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a file of this SAE holds, by name: the parameters and buffers themselves."""
+        return self.state_dict()
 
     @abstractmethod
     def encode(self, x: Activations) -> SparseLatents:
@@ -184,7 +203,8 @@ def check_sizes(config: SaeConfig) -> None:
     """Raises UserError for sizes that no SAE can have, such as an L0 above the number of latents."""
     if config.d_in < 1 or config.d_sae < 1:
         raise UserError(f"d_in and d_sae must be at least 1, got {config.d_in} and {config.d_sae}")
-    if not 0 < config.l0 <= config.d_sae:
+    unknown_l0 = config.l0 == 0 and "origin" in config.record
+    if not 0 < config.l0 <= config.d_sae and not unknown_l0:
         raise UserError(
             f"l0 {setting_text(config.l0)} must be above 0 and at most d_sae {config.d_sae}; lower the L0 or widen the "
             "SAE"

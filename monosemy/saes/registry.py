@@ -5,6 +5,7 @@ An architecture's module is imported when the architecture is first used.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,5 +45,14 @@ def architecture(name: str) -> type[SparseAutoencoder]:
 
 
 def build_sae(config: SaeConfig) -> SparseAutoencoder:
-    """Builds an untrained SAE of `config.architecture`, with weights drawn from `config.seed`."""
-    return architecture(config.architecture)(config)
+    """Builds an untrained SAE of `config.architecture`, with weights drawn from `config.seed`.
+
+    Where the configuration has transforms or a transcoder's output width, they are around an SAE of the architecture.
+    """
+    from monosemy.saes.transformed import TransformedSae
+    from monosemy.saes.transforms import NO_TRANSFORMS
+
+    if config.transforms == NO_TRANSFORMS and config.d_out is None:
+        return architecture(config.architecture)(config)
+    inner = dataclasses.replace(config, transforms=NO_TRANSFORMS, d_out=None, site_out="")
+    return TransformedSae(config, architecture(config.architecture)(inner))

@@ -37,6 +37,7 @@ FILES |= STUDY_FILES
 FOLDERS = {"saes", "features", "checkpoints", "figures", "jacobian", ".work", "tensorboard", "earlier-"}
 OTHER_FORMATS = {
     Path("monosemy/features/export/circuit_tracer.py"): {"features"},  # the folder that circuit-tracer reads
+    Path("monosemy/saes/formats/sparsify.py"): {"sae.safetensors"},
     Path("research/records.py"): {"figures"},  # a study's own folder
 }
 

@@ -2,28 +2,42 @@
 
 A layout is a module of three functions. `load_sae` builds the SAE from what they give, and checks every shape:
 
-    recognises(path) -> bool                    whether the folder or file is of this layout; cheap, and never an error
-    config(path) -> SaeConfig                   what kind of SAE it is, without reading its weights
-    tensors(path, config) -> dict[str, Tensor]  the weights under our names, in our orientation and units
-                                                (`saes.storage` lists them)
+    recognises(path) -> bool             whether the folder or file is of this layout; cheap, and never an error
+    config(path) -> SaeConfig            what kind of SAE it is, without reading its weights
+    tensors(path, config) -> mapping     the weights under our names and in our orientation (`saes.storage` lists them),
+                                         as tensors or, to save memory, as `stored.StoredTensor`s that are still in
+                                         their file. They keep the publisher's units: what the publisher does to inputs
+                                         and outputs beside is said in `config.transforms`
 
-The last two raise UserError for a damaged file. Files come from strangers: nothing in them may run.
+The last two raise UserError for a damaged file. Files come from strangers: nothing in them may run. A layout of a
+folder names its files in `FILES`, so that the SAE can be given by one of them too, and so that only they are fetched
+from the hub.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
+from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig
+from monosemy.saes.formats.stored import StoredTensor
 
 OWN = "monosemy"
 LAYOUTS: dict[str, str] = {
     OWN: "monosemy.saes.formats.own",
+    "SAELens": "monosemy.saes.formats.sae_lens",
+    "Gemma Scope": "monosemy.saes.formats.gemma_scope",
+    "Gemma Scope 2": "monosemy.saes.formats.gemma_scope_2",
+    "sparsify": "monosemy.saes.formats.sparsify",
+    "dictionary_learning": "monosemy.saes.formats.dictionary_learning",
+    "Llama Scope": "monosemy.saes.formats.llama_scope",
+    "circuit-tracer": "monosemy.saes.formats.circuit_tracer",
+    "torch file": "monosemy.saes.formats.torch_files",
 }
 """Layouts by name, each with its module, which is imported when an SAE is read."""
 
@@ -35,11 +49,50 @@ class Layout(Protocol):
 
     def config(self, path: Path) -> SaeConfig: ...
 
-    def tensors(self, path: Path, config: SaeConfig) -> Mapping[str, Tensor]: ...
+    def tensors(self, path: Path, config: SaeConfig) -> Mapping[str, Tensor | StoredTensor]: ...
 
 
-def layout_of(path: Path) -> Layout:
-    """The layout that recognises the path; our own where none does, whose errors say what is missing."""
+def layout_of(path: Path) -> tuple[Layout, Path]:
+    """The layout that recognises the path, and the SAE's folder or file.
+
+    A folder that is none itself stands for the one SAE below it. Where there is none, it is our own layout, whose
+    errors say what is missing. Raises UserError, with examples, for a folder of several.
+    """
+    layout = _recognising(path)
+    if layout is None and path.is_dir():
+        below: dict[Path, Layout] = {}
+        for place in _places_below(path):
+            if place.parent not in below and (inner := _recognising(place)):
+                below[place] = inner
+        if len(below) > 1:
+            examples = ", ".join(str(place) for place in list(below)[:3])
+            raise UserError(f"{path} holds {len(below)} SAEs; name one, e.g. {examples}")
+        if below:
+            place, inner = below.popitem()
+            return inner, place
+    layout = layout or importlib.import_module(LAYOUTS[OWN])
+    of_folder = path.name in getattr(layout, "FILES", ()) and path.is_file()
+    return layout, path.parent if of_folder else path
+
+
+def _recognising(path: Path) -> Layout | None:
     modules = [importlib.import_module(module) for module in LAYOUTS.values()]
-    own = importlib.import_module(LAYOUTS[OWN])
-    return next((module for module in modules if module.recognises(path)), own)
+    try:
+        return next((module for module in modules if module.recognises(path)), None)
+    except OSError:  # a name that is too long, or a folder that may not be read
+        return None
+
+
+def _places_below(folder: Path, *, depth: int = 4, n_most: int = 2000) -> Iterator[Path]:
+    """Folders, and torch files, below a folder, level by level, up to a bound; links are not followed."""
+    level = [folder]
+    for _ in range(depth):
+        try:
+            entries = [entry for parent in level for entry in sorted(parent.iterdir()) if entry.name[0] != "."]
+        except OSError:
+            return
+        n_most -= len(entries)
+        if n_most < 0:
+            return
+        level = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
+        yield from (entry for entry in entries if entry in level or entry.suffix in (".pt", ".pth"))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
 from monosemy.config import from_json
 from monosemy.errors import UserError
 from monosemy.layout import SaeFiles
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.config_file import checked_config_file, read_weights_sha256
+from monosemy.saes.formats.stored import StoredTensor, read_file
 from monosemy.support import files
 
 
@@ -20,7 +17,7 @@ def recognises(path: Path) -> bool:
     """Whether the folder has a config.json of ours."""
     try:
         checked_config_file(path)
-    except UserError:
+    except (UserError, OSError, RecursionError):
         return False
     return True
 
@@ -30,7 +27,7 @@ def config(path: Path) -> SaeConfig:
     return from_json(SaeConfig, checked_config_file(path)["sae"], "sae")
 
 
-def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor]:
+def tensors(path: Path, config: SaeConfig) -> dict[str, StoredTensor]:
     """The weights. Raises UserError when they are missing, or are not those that config.json was written for."""
     weights = SaeFiles(path).weights
     if not weights.exists():
@@ -40,9 +37,4 @@ def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor]:
             f"{weights} is damaged (its SHA-256 is not the one in config.json); "
             f"restore it, or delete {path} and train again"
         )
-    try:
-        return load_file(weights)
-    except SafetensorError as error:
-        raise UserError(
-            f"{weights} is not a safetensors file ({error}); restore it, or delete {path} and train"
-        ) from None
+    return read_file(weights)

@@ -1,0 +1,93 @@
+"""circuit-tracer's sets of transcoders: config.yaml, and layer_<i>.safetensors or W_enc_<i> and W_dec_<i> a layer.
+
+    π = x W_encᵀ + b_enc,  f = ReLU(π) H(π − θ)  (without θ ReLU, or TopK where config.yaml says so)
+    ŷ = f W_dec + b_dec + x W_skipᵀ
+
+Both matrices are [d_sae, d]; b_dec is not subtracted from the input. One layer is read at a time, by its file. A
+cross-layer transcoder's layer i gives to layers i, i + 1, …, whose outputs are read side by side; the outputs of the
+layers below, which end at layer i too, are in their files. Source: circuit-tracer 0.3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from monosemy.errors import UserError
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.formats.described import Description, count, matrix, member, section, text
+from monosemy.saes.formats.gemma_scope_2 import side_by_side
+from monosemy.saes.formats.stored import StoredTensor, read_file, read_yaml
+from monosemy.saes.transforms import Transforms
+
+NAME = "circuit-tracer"
+CONFIG = "config.yaml"
+_LAYER = re.compile(r"(layer|W_enc)_(\d+)\.safetensors")
+
+
+def recognises(path: Path) -> bool:
+    if path.is_dir():
+        return (path / CONFIG).is_file() and any(_LAYER.fullmatch(entry.name) for entry in path.iterdir())
+    return bool(_LAYER.fullmatch(path.name)) and path.is_file()
+
+
+def config(path: Path) -> SaeConfig:
+    layer, _ = _layer(path)
+    settings = read_yaml(member(path, CONFIG)) if (path.parent / CONFIG).is_file() else {}
+    ours = _named(path)
+    k = _k(settings)
+    architecture = "jumprelu" if "threshold" in ours else "topk" if k else "relu"
+    hook_in = text(settings, "feature_input_hook", "mlp.hook_in")
+    hook_out = text(settings, "feature_output_hook", "hook_mlp_out")
+    description = Description(
+        NAME,
+        architecture,
+        model=text(settings, "model_name"),
+        hook=f"blocks.{layer}.{hook_in}",
+        hook_out=f"blocks.{layer}.{hook_out}",
+        l0=k if architecture == "topk" else 0,
+        transforms=Transforms(subtract_b_dec=False, skip="W_skip" in ours, transcoder=True),
+        facts={"scan": settings.get("scan") if isinstance(settings.get("scan"), str) else None, "prepend_bos": True},
+    )
+    return description.sae_config(matrix(ours, "W_enc", path), matrix(ours, "W_dec", path))
+
+
+def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
+    return _named(path)
+
+
+def _layer(path: Path) -> tuple[int, bool]:
+    """(layer, whether it is of a cross-layer transcoder), by the file's name."""
+    if path.is_dir():
+        layers = sorted(entry.name for entry in path.iterdir() if _LAYER.fullmatch(entry.name))
+        raise UserError(
+            f"{path} holds a transcoder for each of {len(layers)} layers; name one, e.g. {path / layers[0]}"
+        )
+    match = _LAYER.fullmatch(path.name)
+    assert match is not None
+    return int(match[2]), match[1] == "W_enc"
+
+
+def _k(settings: Mapping[str, Any]) -> int:
+    """k where config.yaml asks for TopK, else 0."""
+    activation = settings.get("activation")
+    if isinstance(activation, str):
+        return count(settings, "k") if activation.lower() == "topk" else 0
+    named = section(settings, "activation")
+    kind = str(named.get("name") or named.get("type") or ("topk" if {"k", "topk"} & named.keys() else "")).lower()
+    return count({"k": named.get("k", named.get("topk"))}, "k") if kind == "topk" else 0
+
+
+def _named(path: Path) -> dict[str, Any]:
+    layer, cross_layer = _layer(path)
+    stored: dict[str, Any] = dict(read_file(member(path, path.name)))
+    if cross_layer:
+        decoder = read_file(member(path, f"W_dec_{layer}.safetensors"))
+        stored = {name.removesuffix(f"_{layer}"): array for name, array in {**stored, **decoder}.items()}
+    ours = {name.removeprefix("activation_function."): array for name, array in stored.items()}
+    ours["W_enc"] = matrix(ours, "W_enc", path).T
+    return side_by_side(ours) if "W_dec" in ours and len(ours["W_dec"].shape) == 3 else ours

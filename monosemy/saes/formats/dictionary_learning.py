@@ -1,0 +1,108 @@
+"""dictionary_learning: a folder with ae.pt and config.json, whose trainer section names one of seven classes.
+
+    AutoEncoder             f = ReLU((x − b) W + c)            AutoEncoderNew: without b in the encoder
+    AutoEncoderTopK         f = TopK_k(ReLU((x − b) W + c))
+    BatchTopKSAE            f = π H(π − θ), π = ReLU((x − b) W + c), one θ (−1: not set); MatryoshkaBatchTopKSAE alike
+    JumpReluAutoEncoder     f = ReLU(π H(π − θ)), π = x W + c
+    GatedAutoEncoder        as ours
+
+Weights are read as the file has them; the library's own loader of AutoEncoder gives decoder rows unit length, which
+multiplies the latents and leaves the reconstruction. Source: dictionary-learning 0.1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosemy.errors import UserError, unknown
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.formats.described import Description, count, holds, matrix, member, scalar, section, tensor, text
+from monosemy.saes.formats.stored import StoredTensor, read_file, read_settings
+from monosemy.saes.transforms import Transforms
+
+NAME = "dictionary_learning"
+FILES = ("ae.pt", "config.json")
+_WEIGHTS, _CONFIG = FILES
+_CLASSES = {
+    "AutoEncoder": "relu",
+    "AutoEncoderNew": "relu",
+    "AutoEncoderTopK": "topk",
+    "BatchTopKSAE": "batch_topk",
+    "MatryoshkaBatchTopKSAE": "batch_topk",
+    "JumpReluAutoEncoder": "jumprelu",
+    "GatedAutoEncoder": "gated",
+}
+_UNCENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")
+_NAMES = {
+    "encoder.bias": "b_enc",
+    "bias": "b_dec",
+    "decoder_bias": "b_dec",
+    "decoder.bias": "b_dec",
+    "gate_bias": "b_gate",
+    "mag_bias": "b_mag",
+}
+_NOT_COPIED = ("encoder.weight", "decoder.weight", "k", "group_sizes")
+"""Matrices, which are turned, and what is no weight. Groups matter in training alone."""
+
+
+def recognises(path: Path) -> bool:
+    return holds(path, *FILES)
+
+
+def config(path: Path) -> SaeConfig:
+    settings = read_settings(member(path, _CONFIG))
+    trainer, buffer = section(settings, "trainer"), section(settings, "buffer")
+    kind = text(trainer, "dict_class", "AutoEncoder")
+    if kind not in _CLASSES:
+        raise unknown("class of dictionary_learning", kind, _CLASSES)
+    stored = read_file(member(path, _WEIGHTS))
+    ours = _named(stored, path)
+    architecture = _CLASSES[kind]
+    description = Description(
+        NAME,
+        architecture,
+        model=text(trainer, "lm_name"),
+        hook=_hook(trainer),
+        l0=_k(stored, trainer, path) if architecture in ("topk", "batch_topk") else 0,
+        transforms=Transforms(subtract_b_dec=kind not in _UNCENTRED),
+        facts={"class": kind, "context_size": buffer.get("ctx_len")},
+    )
+    return description.sae_config(ours["W_enc"], ours["W_dec"])
+
+
+def _hook(trainer: Any) -> str:
+    layer = trainer.get("layer")
+    named = text(trainer, "submodule_name")
+    return named or (f"resid_post_layer_{layer}" if isinstance(layer, int) else "")
+
+
+def _k(stored: dict[str, StoredTensor], trainer: Any, path: Path) -> int:
+    """k as the weights say it, which config.json must not contradict."""
+    if "k" not in stored:
+        return count(trainer, "k")
+    k = count({"k": scalar(stored["k"])}, "k")
+    if trainer.get("k") not in (None, k):
+        raise UserError(f"{path / _CONFIG} says k = {trainer['k']!r} but {path / _WEIGHTS} says {k}")
+    return k
+
+
+def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
+    ours: dict[str, Any] = _named(read_file(member(path, _WEIGHTS)), path)
+    if config.architecture == "batch_topk":
+        ours["threshold"] = torch.tensor(scalar(tensor(ours, "threshold", path)))
+        ours["threshold_weight"] = torch.ones((), dtype=torch.float64)
+    elif config.architecture != "jumprelu":
+        ours.pop("threshold", None)  # of AutoEncoderTopK, which selects without it
+    return ours
+
+
+def _named(stored: dict[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
+    """The tensors under our names, both matrices the way we have them."""
+    ours = {_NAMES.get(name, name): array for name, array in stored.items() if name not in _NOT_COPIED}
+    for name, source in (("W_enc", "encoder.weight"), ("W_dec", "decoder.weight")):
+        ours[name] = matrix(stored, source, path).T if source in stored else matrix(stored, name, path)
+    return ours

@@ -1,0 +1,83 @@
+"""Gemma Scope 2: a folder with config.json and params.safetensors; SAEs, transcoders and cross-layer transcoders.
+
+    π = x w_enc + b_enc,  f = ReLU(π) H(π − θ),  ŷ = f w_dec + b_dec + x affine_skip_connection
+
+b_dec is not subtracted from the input. A cross-layer transcoder's w_dec is [d_sae, layers, d], one output a layer; they
+are read side by side, as one output of layers · d components. Source: google/gemma-scope-2-270m-pt and its siblings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosemy.errors import UserError
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.formats.described import Description, holds, matrix, member, tensor, text
+from monosemy.saes.formats.stored import StoredTensor, in_memory, read_file, read_settings
+from monosemy.saes.transforms import Transforms
+
+NAME = "Gemma Scope 2"
+FILES = ("config.json", "params.safetensors")
+_CONFIG, _PARAMS = FILES
+
+
+def recognises(path: Path) -> bool:
+    return holds(path, *FILES)
+
+
+def config(path: Path) -> SaeConfig:
+    settings = read_settings(member(path, _CONFIG))
+    if text(settings, "architecture", "jump_relu") != "jump_relu":
+        raise UserError(f"{path / _CONFIG} is of architecture {settings['architecture']!r}; jump_relu is read")
+    stored = _tensors(path)
+    hook, hook_out = text(settings, "hf_hook_point_in"), text(settings, "hf_hook_point_out")
+    l0 = settings.get("l0")
+    W_enc, W_dec = matrix(stored, "W_enc", path), matrix(stored, "W_dec", path)
+    transcoder = bool(hook_out and hook_out != hook) or "W_skip" in stored or W_enc.shape[0] != W_dec.shape[1]
+    model = text(settings, "model_name").replace("-v3", "-3")
+    description = Description(
+        NAME,
+        "jumprelu",
+        model=model if "/" in model or not model else f"google/{model}",
+        hook=hook,
+        hook_out=hook_out,
+        l0=float(l0) if isinstance(l0, int | float) and 0 <= l0 <= W_enc.shape[1] else 0,
+        transforms=Transforms(subtract_b_dec=False, skip="W_skip" in stored, transcoder=transcoder),
+        facts={"prepend_bos": True},
+    )
+    return description.sae_config(W_enc, W_dec)
+
+
+def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
+    return _tensors(path)
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    stored: dict[str, Any] = dict(read_file(member(path, _PARAMS)))
+    names = {"w_enc": "W_enc", "w_dec": "W_dec"}
+    ours = {names.get(name, name): array for name, array in stored.items() if name != "affine_skip_connection"}
+    if "affine_skip_connection" in stored:
+        ours["W_skip"] = matrix(stored, "affine_skip_connection", path).T
+    W_dec = tensor(ours, "W_dec", path)
+    return side_by_side(ours) if len(W_dec.shape) == 3 else ours
+
+
+def side_by_side(stored: dict[str, Any]) -> dict[str, Any]:
+    """A cross-layer transcoder's tensors with the outputs of its layers in one row, [d_sae, layers · d].
+
+    A b_dec [d] is the one of the first layer.
+    """
+    W_dec: StoredTensor = stored["W_dec"]
+    n_latents, n_layers, width = W_dec.shape
+    blocks = W_dec.blocks
+    flat = replace(W_dec, shape=(n_latents, n_layers * width), blocks=lambda: (b.flatten(1) for b in blocks()))
+    b_dec = tensor(stored, "b_dec", W_dec.path).read().flatten()
+    if len(b_dec) not in (width, n_layers * width):
+        raise UserError(f"{W_dec.path}: b_dec has {len(b_dec)} components but an output has {width}")
+    padded = torch.cat([b_dec, b_dec.new_zeros(n_layers * width - len(b_dec))])
+    return {**stored, "W_dec": flat, "b_dec": in_memory("b_dec", W_dec.path, padded)}

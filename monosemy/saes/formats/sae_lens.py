@@ -1,0 +1,150 @@
+"""SAELens' folders: cfg.json and sae_weights.safetensors, as version 6 writes them and as earlier ones did.
+
+    SAE          π = (x' − b_dec) W_enc + b_enc,  x̂ = f W_dec + b_dec      (b_dec: only with apply_b_dec_to_input)
+    transcoder   π = x' W_enc + b_enc,            ŷ = f W_dec + b_dec + x W_skipᵀ
+    standard f = ReLU(π);  topk f = ReLU(TopK_k(π));  jumprelu f = ReLU(π) H(π − θ);  gated as ours
+    topk with rescale_acts_by_decoder_norm: π is multiplied by ‖W_dec row‖ first, and f divided by it for decoding
+
+x' is the input after `normalize_activations` (transforms.py). In files before version 6 the settings are flat; a
+`scaling_factor` multiplies the latents on their way to the decoder, `log_threshold` is the logarithm of θ. Not read:
+abstopk, matching_pursuit and temporal, which select latents in other ways. Source: sae-lens 6.54.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosemy.errors import UserError
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.formats.described import Description, count, holds, matrix, member, scalar, section, tensor, text
+from monosemy.saes.formats.stored import StoredTensor, in_memory, read_file, read_settings
+from monosemy.saes.transforms import Transforms
+
+NAME = "SAELens"
+FILES = ("cfg.json", "sae_weights.safetensors")
+_CFG, _WEIGHTS = FILES
+_ARCHITECTURES = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
+_TRANSCODERS = {
+    "transcoder": "relu",
+    "skip_transcoder": "relu",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
+}
+_NORMALISATIONS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "rescale"}
+_UNFOLDED = ("expected_average_only_in", "covariance_whitening")
+_CENTRED_HOOKS = re.compile(r"blocks\.\d+\.(hook_resid_\w+|hook_attn_out|hook_mlp_out)")
+_FACTS = ("prepend_bos", "context_size", "dataset_path", "neuronpedia_id", "sae_lens_version", "training_architecture")
+
+
+def recognises(path: Path) -> bool:
+    return holds(path, *FILES)
+
+
+def config(path: Path) -> SaeConfig:
+    settings, metadata = _settings(path)
+    tensors = read_file(member(path, _WEIGHTS))
+    architecture = text(settings, "architecture", "standard")
+    ours = _ARCHITECTURES.get(architecture) or _TRANSCODERS.get(architecture)
+    if ours is None:
+        valid = ", ".join([*_ARCHITECTURES, *_TRANSCODERS])
+        raise UserError(f"{path / _CFG} is of a {architecture!r} SAE, which has no equal here; those read are {valid}")
+    facts = {key: metadata[key] for key in _FACTS if metadata.get(key) is not None}
+    normalisation = settings.get("normalize_activations") or "none"
+    if normalisation in _UNFOLDED:
+        facts["warning"] = (
+            f"it expects inputs scaled as its training did ({normalisation}), which its files do not say; "
+            "scale the activations before you encode them"
+        )
+    description = Description(
+        NAME,
+        ours,
+        model=text(metadata, "model_name"),
+        hook=text(metadata, "hook_name"),
+        hook_out=text(metadata, "hook_name_out"),
+        l0=count(settings, "k") if ours == "topk" else 0,
+        transforms=_transforms(settings, metadata, tensors, transcoder=architecture in _TRANSCODERS),
+        facts=facts,
+    )
+    weights = path / _WEIGHTS
+    return description.sae_config(matrix(tensors, "W_enc", weights), matrix(tensors, "W_dec", weights))
+
+
+def _transforms(
+    settings: Mapping[str, Any], metadata: Mapping[str, Any], tensors: Mapping[str, Any], *, transcoder: bool
+) -> Transforms:
+    normalisation = settings.get("normalize_activations") or "none"
+    if normalisation not in (*_NORMALISATIONS, *_UNFOLDED):
+        raise UserError(f"the SAE's settings say normalize_activations = {normalisation!r}, which is not known")
+    hook = text(metadata, "hook_name")
+    centred = section(metadata, "model_from_pretrained_kwargs").get("center_writing_weights") is True
+    return Transforms(
+        normalise=_NORMALISATIONS.get(normalisation, "none"),  # type: ignore[arg-type]
+        centre=centred and bool(_CENTRED_HOOKS.fullmatch(hook)),
+        subtract_b_dec=not transcoder and bool(settings.get("apply_b_dec_to_input", True)),
+        merge_heads=settings.get("reshape_activations") == "hook_z",
+        skip="W_skip" in tensors,
+        transcoder=transcoder,
+    )
+
+
+def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
+    settings, _ = _settings(path)
+    stored: dict[str, Any] = dict(read_file(member(path, _WEIGHTS)))
+    if "log_threshold" in stored and "threshold" not in stored:
+        stored["threshold"] = stored.pop("log_threshold").read().exp()
+    if "threshold" in stored and config.architecture == "jumprelu" and stored["threshold"].shape in ((), (1,)):
+        stored["threshold"] = torch.full((config.d_sae,), scalar(stored["threshold"]))
+    factor = stored.pop("scaling_factor", None)
+    if factor is not None and not torch.equal(factor := factor.read(), torch.ones_like(factor)):
+        stored["W_dec"] = stored["W_dec"].read() * factor[:, None]
+    if settings.get("rescale_acts_by_decoder_norm") and config.architecture == "topk":
+        stored |= _rescaled(stored, path / _WEIGHTS)
+    return stored
+
+
+def _rescaled(stored: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Encoder times, and decoder divided by, the lengths of the decoder's rows: the same code without the rescaling."""
+    W_dec = in_memory("W_dec", path, stored["W_dec"]) if isinstance(stored["W_dec"], Tensor) else stored["W_dec"]
+    rows = W_dec.read()
+    lengths = rows.norm(dim=1)
+    if not bool((lengths > 0).all()):
+        raise UserError(f"{path} has decoder rows of length zero, by which its code would be divided")
+    b_enc = tensor(stored, "b_enc", path)
+    if b_enc.shape != lengths.shape or stored["W_enc"].shape[1:] != lengths.shape:
+        raise UserError(f"{path} has {len(lengths)} decoder rows but another number of encoder columns or biases")
+    W_enc = stored["W_enc"].read()
+    return {"W_enc": W_enc.mul_(lengths), "W_dec": rows.div_(lengths[:, None]), "b_enc": b_enc.read() * lengths}
+
+
+def _settings(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """(settings, metadata) in the manner of version 6, whichever version wrote the file."""
+    settings = read_settings(member(path, _CFG))
+    metadata = section(settings, "metadata")
+    version = text(metadata, "sae_lens_version") or text(settings, "sae_lens_version")
+    if _is_6(version):
+        return settings, metadata
+    renamed = {
+        "hook_point": "hook_name",
+        "hook_point_head_index": "hook_head_index",
+        "activation_fn_str": "activation_fn",
+    }
+    described = {key: value for key, value in metadata.items() if value is not None}
+    flat = {renamed.get(key, key): value for key, value in {**settings, **described}.items()}
+    if flat.get("activation_fn") == "topk" and "k" in section(flat, "activation_fn_kwargs"):
+        flat |= {"architecture": "topk", "k": section(flat, "activation_fn_kwargs")["k"]}
+    if isinstance(flat.get("normalize_activations"), bool):
+        flat["normalize_activations"] = "expected_average_only_in" if flat["normalize_activations"] else "none"
+    flat.setdefault("reshape_activations", "hook_z" if "hook_z" in text(flat, "hook_name") else "none")
+    flat.setdefault("prepend_bos", True)
+    return flat, flat
+
+
+def _is_6(version: str) -> bool:
+    match = re.match(r"(\d+)\.", version)
+    return match is not None and int(match[1]) >= 6
