@@ -8,6 +8,7 @@ Version 1: {"format": "monosemy-sae", "format_version": 1, "weights_sha256", "sa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def read_config_file(folder: Path) -> Any:
 def checked_config_file(folder: Path) -> dict[str, Any]:
     """Reads the file. Raises UserError when the folder is not a saved SAE or has another format version."""
     path = SaeFiles(Path(folder).expanduser()).config
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, without an error for a name that is too long
         raise UserError(
             f"{folder} is not a saved SAE (it has no {path.name}); give a folder such as RUN/saes/SITE/NAME"
         )

@@ -8,6 +8,7 @@ said in config_file.py. Nothing in the folder can run code. Other layouts are re
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from monosemy.errors import UserError
 from monosemy.layout import SaeFiles
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, describe
 from monosemy.saes.config_file import write_config_file
-from monosemy.saes.formats import layout_of
+from monosemy.saes.formats import Layout, layout_of
+from monosemy.saes.formats.hub import Fetched, fetch, hub_name
 from monosemy.saes.formats.stored import StoredTensor
 from monosemy.saes.listing import refuse_stopped
 from monosemy.saes.registry import build_sae
@@ -44,15 +46,17 @@ def load_sae(
 ) -> SparseAutoencoder:
     """Loads an SAE, ready to encode raw activations of its site; in evaluation mode, without gradients.
 
-    source: a folder or file of any layout in `formats.LAYOUTS`. An SAE of another library keeps its publisher's units
-    and gives that library's codes and reconstructions; `config.transforms` says what it does to its input and output
-    beside, `config.record["origin"]` where it came from.
-    Raises UserError when there is no SAE, when its layout or kind is unknown, when its weights are damaged (hash,
-    shapes, NaN), or when its training stopped early. With `even_stopped`, an SAE whose training stopped early is loaded
-    as it was when it stopped.
+    source: a folder or file of any layout in `formats.LAYOUTS`, or a name on the hub (`formats/hub.py`), such as
+    google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71, of which only the SAE's own files are fetched. An SAE
+    of another library keeps its publisher's units and gives that library's codes and reconstructions;
+    `config.transforms` says what it does to its input and output beside, `config.record["origin"]` where it came from.
+    Raises UserError when there is no SAE, when the hub does not serve it, when its layout or kind is unknown, when its
+    weights are damaged (hash, shapes, NaN), or when its training stopped early. With `even_stopped`, an SAE whose
+    training stopped early is loaded as it was when it stopped.
     """
-    layout, place = layout_of(Path(source).expanduser())
-    config = layout.config(place)
+    path, fetched = locate(source)
+    layout, place = layout_of(path)
+    config = with_origin(layout.config(place), layout, place, fetched)
     if not even_stopped:
         refuse_stopped(f"{place.parent.name}/{place.name}", stopped_early(config))
     tensors = layout.tensors(place, config)
@@ -67,6 +71,42 @@ def load_sae(
             stored = tensors[name]
             stored.copy_into(target) if isinstance(stored, StoredTensor) else target.copy_(stored)
     return sae.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def locate(source: str | Path) -> tuple[Path, Fetched | None]:
+    """The local path of an SAE, and where it was fetched from, if it is one of the hub."""
+    path = Path(source).expanduser()
+    name = None if str(source).startswith("~") or _exists(path) else hub_name(str(source))
+    if name is None:
+        return path, None
+    fetched = fetch(name)
+    return fetched.place, fetched
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long for a file, or has a NUL
+        return False
+
+
+def with_origin(config: SaeConfig, layout: Layout, place: Path, fetched: Fetched | None) -> SaeConfig:
+    """The configuration with the files that it was read from, by SHA-256, and the repository and commit of the hub's.
+
+    An SAE of our own layout already says how it was made.
+    """
+    if "origin" not in config.record or "files" in config.record["origin"]:
+        return config
+    names = getattr(layout, "FILES", ())
+    paths = {name: place / name for name in names} if place.is_dir() else {place.name: place}
+    origin = {
+        **config.record["origin"],
+        "path": str(place.absolute()) if fetched is None else str(fetched.name),
+        "files": {name: files.sha256(path) for name, path in paths.items() if path.is_file()},
+    }
+    if fetched is not None:
+        origin |= {"repository": fetched.name.repository, "commit": fetched.commit}
+    return dataclasses.replace(config, record={**config.record, "origin": origin})
 
 
 def check_shapes(sae: SparseAutoencoder, tensors: Mapping[str, Tensor | StoredTensor], place: Path) -> None:

@@ -17,6 +17,7 @@ from the hub.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -59,7 +60,7 @@ def layout_of(path: Path) -> tuple[Layout, Path]:
     errors say what is missing. Raises UserError, with examples, for a folder of several.
     """
     layout = _recognising(path)
-    if layout is None and path.is_dir():
+    if layout is None and os.path.isdir(path):  # which a name that is too long does not upset
         below: dict[Path, Layout] = {}
         for place in _places_below(path):
             if place.parent not in below and (inner := _recognising(place)):
@@ -71,7 +72,7 @@ def layout_of(path: Path) -> tuple[Layout, Path]:
             place, inner = below.popitem()
             return inner, place
     layout = layout or importlib.import_module(LAYOUTS[OWN])
-    of_folder = path.name in getattr(layout, "FILES", ()) and path.is_file()
+    of_folder = path.name in getattr(layout, "FILES", ()) and os.path.isfile(path)
     return layout, path.parent if of_folder else path
 
 
@@ -79,7 +80,7 @@ def _recognising(path: Path) -> Layout | None:
     modules = [importlib.import_module(module) for module in LAYOUTS.values()]
     try:
         return next((module for module in modules if module.recognises(path)), None)
-    except OSError:  # a name that is too long, or a folder that may not be read
+    except (OSError, ValueError):  # a name that is too long or has a NUL, or a folder that may not be read
         return None
 
 

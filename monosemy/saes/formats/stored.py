@@ -6,7 +6,7 @@ block into the place where it is needed, so that opening an SAE takes little mor
 
 Never unpickled: an .npz is read with pickles refused; of a .pt only tensors and plain values are read
 (`torch.load(weights_only=True)`), and only from torch's zip form, whose sizes can be checked first. Limits: real
-floating-point numbers of 16, 32 and 64 bits, and whole numbers for what is counted (k, group sizes); NaN is refused.
+floating-point numbers of 16, 32 and 64 bits, and whole numbers for what is counted (k, group sizes); NaN and infinity are refused.
 """
 
 from __future__ import annotations
@@ -81,8 +81,12 @@ class StoredTensor:
         rows = target.T if self.transposed else target
         position = 0
         for block in self.blocks():
-            if block.is_floating_point() and bool(block.isnan().any()):
-                raise UserError(f"tensor {self.name} of {self.path} holds NaN, so that no SAE can be made of it")
+            # An infinite threshold switches a latent off; infinite weights only make NaN of it.
+            odd = block.isnan() if "threshold" in self.name else ~block.isfinite()
+            if bool(odd.any()):
+                raise UserError(
+                    f"tensor {self.name} of {self.path} holds NaN or infinity, so that no SAE can be made of it"
+                )
             if block.dim() == 0:
                 rows.copy_(block)
                 return

@@ -1,0 +1,245 @@
+"""Files from strangers: whatever is in them, opening ends in an SAE or in one line, and nothing in them runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from published_saes import CASES, FOLDER
+from safetensors.torch import load_file, save_file
+
+from monosemy.errors import UserError
+from monosemy.saes.storage import load_sae
+
+FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def copied(case: str, to: Path) -> Path:
+    """The case's own files in a new folder; returns that folder."""
+    source = next(path for path in (FOLDER / case).rglob("*") if path.is_file()).parent
+    to.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def one_line(path: Path) -> str:
+    """The line that opening ends in; empty where it opens."""
+    message, sae = "", None
+    try:
+        sae = load_sae(path)
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert len(message) < 1000
+    assert sae is None or all(bool(t.isfinite().all()) for name, t in sae.tensors().items() if "threshold" not in name)
+    return message
+
+
+@FUZZ
+@given(case=st.sampled_from(CASES), data=st.data())
+def test_changed_cut_and_lengthened_files(case: str, data: st.DataObject):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = copied(case, Path(temporary))
+        path = folder / data.draw(st.sampled_from(sorted(p.name for p in folder.iterdir())))
+        content = bytearray(path.read_bytes())
+        damage = data.draw(st.sampled_from(["flip", "cut", "insert", "zero"]))
+        place = data.draw(st.integers(0, min(len(content) - 1, data.draw(st.sampled_from([64, 1500, len(content)])))))
+        if damage == "flip":
+            content[place] ^= data.draw(st.integers(1, 255))
+        elif damage == "cut":
+            del content[place:]
+        elif damage == "insert":
+            content[place:place] = data.draw(st.binary(min_size=1, max_size=20))
+        else:
+            content[place : place + 8] = bytes(8)
+        path.write_bytes(bytes(content))
+        one_line(folder)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@FUZZ
+@given(case=st.sampled_from([case for case in CASES if case != "gemma_scope_1"]), data=st.data())
+def test_any_value_of_any_setting(case: str, data: st.DataObject):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = copied(case, Path(temporary))
+        path = next(path for path in sorted(folder.iterdir()) if path.suffix == ".json")
+        document = json.loads(path.read_text())
+        sections = [document, *(value for value in document.values() if isinstance(value, dict))]
+        section = data.draw(st.sampled_from(sections))
+        section[data.draw(st.sampled_from(sorted(section)))] = data.draw(JSON)
+        path.write_text(json.dumps(document if data.draw(st.booleans()) or section is document else data.draw(JSON)))
+        one_line(folder)
+
+
+@FUZZ
+@given(
+    case=st.sampled_from([case for case in CASES if case.startswith(("lens", "sparsify", "gemma_scope_2"))]),
+    data=st.data(),
+)
+def test_any_header(case: str, data: st.DataObject):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = copied(case, Path(temporary))
+        path = next(path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors")
+        content = path.read_bytes()
+        (length,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + length])
+        entry = header[data.draw(st.sampled_from(sorted(header)))]
+        key = data.draw(st.sampled_from(sorted(entry)))
+        sizes = st.lists(st.sampled_from([-1, 0, 1, 24, 96, 2304, 2**31, 2**40, 2**62, 2**63]), max_size=4)
+        entry[key] = data.draw(sizes | st.sampled_from(["F16", "F64", "C64", "I64", "F8_E4M3", ""]) | JSON)
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+        one_line(folder)
+
+
+def test_huge_headers_and_sizes_allocate_nothing(tmp_path):
+    folder = copied("lens_standard", tmp_path / "sae")
+    weights = folder / "sae_weights.safetensors"
+    weights.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    assert "is not a safetensors file, or is cut off" in one_line(folder)
+    header = {"W_enc": {"dtype": "F32", "shape": [2**30, 2**20], "data_offsets": [0, 2**52]}}
+    text = json.dumps(header).encode()
+    weights.write_bytes(struct.pack("<Q", len(text)) + text)
+    assert "it is cut off or damaged" in one_line(folder)
+    text = b'{"a":' + b"[" * 200_000
+    weights.write_bytes(struct.pack("<Q", len(text)) + text)
+    assert "its header is no JSON object" in one_line(folder)
+    (folder / "cfg.json").write_text("[" * 200_000)
+    assert "is not valid JSON" in one_line(folder)
+
+
+def test_nan_is_refused_with_the_tensors_name(tmp_path):
+    folder = copied("lens_jumprelu", tmp_path / "sae")
+    stored = load_file(folder / "sae_weights.safetensors")
+    stored["W_dec"][3, 4] = torch.nan
+    save_file(stored, folder / "sae_weights.safetensors")
+    assert "tensor W_dec of" in one_line(folder)
+    assert "holds NaN or infinity" in one_line(folder)
+
+
+def test_shapes_that_do_not_fit_each_other_are_named(tmp_path):
+    folder = copied("lens_jumprelu", tmp_path / "sae")
+    stored = load_file(folder / "sae_weights.safetensors")
+    save_file({**stored, "threshold": torch.zeros(95)}, folder / "sae_weights.safetensors")
+    assert "tensor threshold is (95,) but a jumprelu SAE has (96,)" in one_line(folder)
+    save_file({**stored, "W_enc": torch.zeros(24, 96, dtype=torch.int64)}, folder / "sae_weights.safetensors")
+    assert "not a matrix's" in one_line(folder)
+    del stored["b_enc"]
+    save_file(stored, folder / "sae_weights.safetensors")
+    assert "tensor b_enc is missing" in one_line(folder)
+
+
+class _Executed:
+    """Its pickle makes a file when it is opened."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.witness),)
+
+
+def test_no_pickle_is_executed(tmp_path):
+    witness = tmp_path / "executed"
+    hostile = _Executed(witness)
+    torch.save({"encoder.weight": hostile}, tmp_path / "sae.pt")
+    assert "could run code when it is opened" in one_line(tmp_path / "sae.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"encoder.weight": hostile}))
+    assert "not a torch file in zip form" in one_line(tmp_path / "plain.pt")
+    folder = tmp_path / "scope"
+    folder.mkdir()
+    np.savez(folder / "params.npz", W_enc=np.array([hostile], dtype=object))
+    assert "array W_enc of" in one_line(folder)
+    tracer = tmp_path / "tracer"
+    tracer.mkdir()
+    save_file({"W_enc": torch.zeros(4, 2)}, tracer / "layer_0.safetensors")
+    (tracer / "config.yaml").write_text(f"model_name: !!python/object/apply:os.mkdir ['{witness}']\n")
+    assert "is not valid YAML" in one_line(tracer / "layer_0.safetensors")
+    assert not witness.exists()
+
+
+def test_tensors_that_claim_more_than_the_file_holds(tmp_path):
+    wide = torch.zeros(1).expand(2**20, 2**20)
+    stored = {
+        "encoder.weight": wide,
+        "decoder.weight": wide,
+        "encoder.bias": torch.zeros(2),
+        "decoder.bias": torch.zeros(2),
+    }
+    torch.save(stored, tmp_path / "sae.pt")
+    assert "claims to have more numbers than the file holds" in one_line(tmp_path / "sae.pt")
+    torch.save({"encoder.weight": torch.zeros(4, 2).to_sparse()}, tmp_path / "sparse.pt")
+    assert "is not a plain tensor" in one_line(tmp_path / "sparse.pt")
+
+
+def test_archives_that_grow_are_refused_before_they_are_unpacked(tmp_path):
+    folder = tmp_path / "scope"
+    folder.mkdir()
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**13, 2**13)})
+    with zipfile.ZipFile(folder / "params.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("W_enc.npy", header.getvalue() + bytes(2**28))
+    assert "would grow to" in one_line(folder)
+
+
+def test_other_byte_orders_and_numbers_of_arrays(tmp_path):
+    folder = copied("gemma_scope_1", tmp_path / "scope")
+    arrays = dict(np.load(folder / "params.npz"))
+    opened = load_sae(folder)
+    np.savez(folder / "params.npz", **{**arrays, "W_enc": np.asfortranarray(arrays["W_enc"])})
+    assert torch.equal(load_sae(folder).W_enc, opened.W_enc)
+    np.savez_compressed(folder / "params.npz", **{**arrays, "b_dec": arrays["b_dec"].astype(np.float16)})
+    assert one_line(folder) == ""
+    np.savez(folder / "params.npz", **{**arrays, "W_enc": arrays["W_enc"].astype(">f4")})
+    assert "holds '>f4', but weights are of" in one_line(folder)
+
+
+def test_links_and_names_that_lead_out_of_the_folder_are_refused(tmp_path):
+    folder = copied("lens_standard", tmp_path / "sae")
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    (folder / "sae_weights.safetensors").rename(elsewhere)
+    (folder / "sae_weights.safetensors").symlink_to(elsewhere)
+    assert "leads out of its folder" in one_line(folder)
+    (folder / "sae_weights.safetensors").unlink()
+    (folder / "sae_weights.safetensors").symlink_to(folder / "sae_weights.safetensors")  # to itself
+    assert one_line(folder)
+    (folder / "sae_weights.safetensors").unlink()
+    (folder / "sae_weights.safetensors").mkdir()
+    assert one_line(folder)
+
+
+def test_the_hubs_cache_is_made_of_links_within_one_repository(tmp_path):
+    repository = tmp_path / "models--org--name"
+    (repository / "blobs").mkdir(parents=True)
+    folder = copied("lens_standard", tmp_path / "sae")
+    snapshot = repository / "snapshots" / "0123" / "blocks.3"
+    snapshot.mkdir(parents=True)
+    for i, path in enumerate(sorted(folder.iterdir())):
+        path.rename(repository / "blobs" / str(i))
+        (snapshot / path.name).symlink_to(repository / "blobs" / str(i))
+    assert one_line(snapshot) == ""
+
+
+def test_odd_paths(tmp_path):
+    for path in ("x" * 5000, tmp_path / "missing", "hf://x", "a\0b", ""):
+        with pytest.raises(UserError):
+            load_sae(path)
