@@ -14,6 +14,8 @@ _PUBLIC = {
     "SparseLatents": "monosemy.latents",
     "SaeConfig": "monosemy.saes.base",
     "build_sae": "monosemy.saes.registry",
+    "fit": "monosemy.rows.fitting",
+    "Dictionary": "monosemy.rows.dictionary",
     "RunConfig": "monosemy.config",
     "UserError": "monosemy.errors",
     "splice": "monosemy.evals.model_loss",
@@ -31,3 +33,8 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'monosemy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, for `dir` and completion; none of them is imported by that."""
+    return sorted(__all__)

@@ -45,7 +45,7 @@ def _train(start: str, words: list[str], *, command: str, features: bool = False
     moved = NOT_MOVED
     # A run that is continued keeps its model and text, so their flags can only say where these are now.
     if _continues(start, folder):
-        moved = Moved(**{kind: settings.pop(f"{kind}.source", "") for kind in ("model", "text")})
+        moved = Moved(**{kind: settings.pop(f"{kind}.source", "") for kind in ("model", "text", "rows")})
     from monosemy import pipeline
 
     page = pipeline.whole_run(with_settings(base, settings), folder, features=features, moved=moved)

@@ -23,6 +23,8 @@ writer, in the module that is named beside it (in two, where the reader comes fi
                              explanations.json                                          features/store/write.py
     features/.work/          codes of the SAEs whose features are being built           features/building/encode_pass.py
     notes.json, .notes.lock  a person's notes on latents                                features/store/notes.py
+    rows.npy          rows that were given as batches or as a Parquet column            rows/prepare.py
+    groups.npy        the group of every row, where rows belong together                rows/prepare.py
     report.html, figures/<name>.png                                                     report
     <room>/                  further files of a room, e.g. its studies, which the room's own layout.py names
 """
@@ -88,6 +90,14 @@ class RunFiles:
     @property
     def documents(self) -> Path:
         return self.folder / "documents.safetensors"
+
+    @property
+    def rows(self) -> Path:
+        return self.folder / "rows.npy"
+
+    @property
+    def groups(self) -> Path:
+        return self.folder / "groups.npy"
 
     @property
     def report(self) -> Path:

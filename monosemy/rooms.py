@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 ROOMS = (
+    "monosemy.rows.room",
     "monosemy.features.room",
     "monosemy.app.room",
     "monosemy.steering.room",
@@ -59,6 +60,9 @@ class Room(NamedTuple):
     existing runs keep theirs when a room is added."""
     requirements: str = ""
     """`module:object` of a `pipeline.requirements.Requirements`: what must hold before a run with the room begins."""
+    activations: str = ""
+    """`module:function` from an open `run.Run` to the `pipeline.training_data.TrainingData` that takes the place of the
+    activations of a model and a text."""
     units: str = ""
     """`module:function` from a `pipeline.prepare.Prepared` to the `training.trainer.JoinedUnit`s that the trainer
     steps beside the single SAEs of a run with the room."""

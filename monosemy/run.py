@@ -99,8 +99,8 @@ class Run:
         self.provenance.update(facts)
         self._write_run_json()
 
-    def source(self, kind: Literal["model", "text"]) -> str:
-        """The present source of the run's model or text (support/moved.py). Raises UserError when it is not found."""
+    def source(self, kind: Literal["model", "text", "rows"]) -> str:
+        """The present source of the run's model, text or rows (support/moved.py). Raises UserError when it is gone."""
         return find_source(self.folder, self.config, self.provenance, kind, moved=self.moved)
 
     def _write_run_json(self) -> None:

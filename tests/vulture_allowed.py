@@ -10,10 +10,12 @@ run_browse, run_circuits, run_demo, run_evaluate, run_explain, run_export_circui
 run_export_neuronpedia, run_export_parquet, run_features, run_info, run_jacobian, run_report, run_show, run_steer
 
 # What a room registers, likewise as text (rooms.py).
-REQUIREMENTS, build_pairs, read_section
+REQUIREMENTS, build_pairs, prepare_run_rows, read_section
 
 # Called by Python or by a library, by name.
-__getattr__  # of the package: public names are imported at first use
+__getattr__, __dir__  # of the package: public names are imported at first use
+inverse_transform, get_feature_names_out, input_features, preserves_dtype  # of scikit-learn's estimators
+firing_rates_, n_features_in_  # of a fitted Dictionary, for its users
 handle_starttag, handle_startendtag, handle_endtag, handle_data  # HTMLParser
 redirect_request  # urllib's redirect handler
 _negative_number_matcher, _metavar_formatter, _get_help_string, default_metavar  # of argparse's help formatter

@@ -48,6 +48,7 @@ from monosemy.activations.harvest import (
     harvest_rows,
     resolve_sites,
 )
+from monosemy.activations.row_store import RowStore
 from monosemy.activations.shards import DTYPES, narrowed
 from monosemy.activations.shuffle_quality import ROWS_PER_BATCH, NeighbourMeter, ShuffleQuality, measure_shuffle
 from monosemy.activations.store import ActivationStore, store_identity
@@ -63,7 +64,7 @@ class StoredStream:
 
     def __init__(
         self,
-        store: ActivationStore,
+        store: ActivationStore | RowStore,
         sites: Sequence[str],
         *,
         batch_tokens: int,

@@ -16,7 +16,7 @@ from monosemy.errors import UserError
 from monosemy.layout import RunFiles
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
-from monosemy.pipeline.prepare import Prepared, prepare
+from monosemy.pipeline.prepare import Prepared, training_data
 from monosemy.pipeline.training import train
 from monosemy.run import Run, open_run, read_run
 from monosemy.saes.listing import saved_saes
@@ -40,9 +40,10 @@ def whole_run(config: RunConfig, folder: Path, *, features: bool = False, moved:
         prepared = train(run)
         # A finished run loads nothing, so a new path given for its model or text would otherwise go unchecked.
         if prepared is None and moved != NOT_MOVED:
-            prepared = prepare(run)
+            prepared = training_data(run)
         evaluate(run, prepared)
-        if features and not all_stopped(folder):
+        # Features are read off text; activations of another origin have none.
+        if features and (prepared is None or isinstance(prepared, Prepared)) and not all_stopped(folder):
             default_features(run, prepared)
     page = report(folder)
     print_results(folder)

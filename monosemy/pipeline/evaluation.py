@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from monosemy.config import identity
 from monosemy.errors import UserError
-from monosemy.pipeline.prepare import Prepared, prepare
+from monosemy.pipeline.prepare import Prepared, training_data
 from monosemy.pipeline.training import CALIBRATION_TOKENS, trained
+from monosemy.pipeline.training_data import TrainingData
 from monosemy.ranges import number_name
 from monosemy.run import Run, require_weights
 from monosemy.support import progress
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from monosemy.evals.documents import DocumentSums
     from monosemy.evals.frontier import Candidate
+    from monosemy.evals.model_loss import ModelLosses
     from monosemy.evals.reconstruction import Reconstruction
 
 Sets = dict[str, dict[str, Any]]
@@ -46,30 +48,48 @@ def evaluated(run: Run) -> bool:
     return stopped != [] or all(path.exists() for path in latents)
 
 
-def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False) -> None:
+def evaluate(run: Run, prepared: TrainingData | None = None, *, again: bool = False) -> None:
     """Measures the run and writes evaluation.json, unless that is done; with `again` in any case.
 
+    Activations without a language model behind them have no model loss; its fields are then null.
     Raises UserError when the run is not trained.
     """
-    import torch
-
     from monosemy.evals.documents import save_documents
     from monosemy.evals.evaluation_file import write_evaluation
     from monosemy.evals.frontier import build_evaluation, build_record
-    from monosemy.evals.model_loss import evaluate_model_loss, n_passes
 
     require_weights(run.folder)
     if not trained(run):
         raise UserError(f"{run.folder} has no complete set of trained SAEs; train it: monosemy train {run.folder}")
     if evaluated(run) and not again:
         return
-    prepared = prepared or prepare(run)
+    prepared = prepared or training_data(run)
     started = time.perf_counter()
-    settings = run.config.evaluation
     saes, candidates = _dictionaries(run, prepared)
     reconstructions, errors = _reconstructions(run, prepared, saes)
+    losses = _model_losses(run, prepared, saes) if isinstance(prepared, Prepared) else {}
+    records = []
+    sums: dict[str, dict[str, DocumentSums]] = {site: {"error": errors[site]} for site in prepared.sites}
+    for site in prepared.sites:
+        if site in losses:
+            sums[site]["delta_loss"] = losses[site].documents
+        for name in saes[site]:
+            model_loss = losses[site].records[name] if site in losses else None
+            records.append(build_record(candidates[site, name], reconstructions[site][name].record, model_loss))
+    # evaluation.json last: its existence means that everything beside it is complete.
+    save_documents(run.files.documents, sums)
+    write_evaluation(run.folder, build_evaluation(records, losses, run.provenance))
+    run.mark_done("evaluation", identity(run.config), time.perf_counter() - started)
+
+
+def _model_losses(run: Run, prepared: Prepared, saes: Sets) -> dict[str, ModelLosses]:
+    """The model's loss with every dictionary spliced in, by site, over the same sequences at all sites."""
+    import torch
+
+    from monosemy.evals.model_loss import evaluate_model_loss, n_passes
+
+    settings, losses = run.config.evaluation, {}
     tokens, documents, keep = loss_tokens(prepared, settings.n_loss_tokens)
-    records, losses = [], {}
     for site in prepared.sites:
         total = tokens.numel() * n_passes(saes[site])
         with progress.stage(f"model loss at {site}", total=total, unit="tokens") as bar:
@@ -84,24 +104,16 @@ def evaluate(run: Run, prepared: Prepared | None = None, *, again: bool = False)
                 n_bootstrap=settings.n_bootstrap,
                 advance=bar.advance,
             )
-        for name in saes[site]:
-            records.append(
-                build_record(candidates[site, name], reconstructions[site][name].record, losses[site].records[name])
-            )
-    sums = {site: {"error": errors[site], "delta_loss": losses[site].documents} for site in prepared.sites}
-    # evaluation.json last: its existence means that everything beside it is complete.
-    save_documents(run.files.documents, sums)
-    write_evaluation(run.folder, build_evaluation(records, losses, run.provenance))
-    run.mark_done("evaluation", identity(run.config), time.perf_counter() - started)
+    return losses
 
 
-def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, str], Candidate]]:
+def _dictionaries(run: Run, prepared: TrainingData) -> tuple[Sets, dict[tuple[str, str], Candidate]]:
     """The trained SAEs, without those that stopped early, and the PCA controls, by site and name."""
     from monosemy.evals.controls import fit_pca
     from monosemy.evals.frontier import Candidate
     from monosemy.saes.storage import load_sae, read_sae_config, stopped_early
 
-    device = prepared.model.device
+    device = prepared.device
     saes: Sets = {site: {} for site in prepared.sites}
     candidates: dict[tuple[str, str], Candidate] = {}
     for saved in run.files.saes():
@@ -115,7 +127,7 @@ def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, s
     if run.config.evaluation.pca:
         for site, rows in prepared.held_in(CALIBRATION_TOKENS, seed=2).items():
             # Evaluation is in raw units, as saved SAEs are.
-            basis = fit_pca((rows * prepared.scale[site]).split(4096))
+            basis = fit_pca(prepared.raw(site, rows).split(4096))
             for l0 in run.config.l0:
                 if l0 <= rows.shape[1]:
                     name = f"pca-l0_{number_name(l0)}"
@@ -125,21 +137,17 @@ def _dictionaries(run: Run, prepared: Prepared) -> tuple[Sets, dict[tuple[str, s
 
 
 def _reconstructions(
-    run: Run, prepared: Prepared, saes: Sets
+    run: Run, prepared: TrainingData, saes: Sets
 ) -> tuple[dict[str, dict[str, Reconstruction]], dict[str, DocumentSums]]:
-    """Measures reconstruction at all sites in one pass over the validation text, and saves the latents' statistics."""
-    from monosemy.activations.harvest import harvest_rows
+    """Measures reconstruction at all sites in one pass over the validation rows, and saves the latents' statistics."""
     from monosemy.evals.reconstruction import ReconstructionMeter
 
     meters = {site: ReconstructionMeter(saes[site], site) for site in prepared.sites}
-    validation = prepared.tokens.validation
-    with progress.stage("reconstruction", total=validation.n_tokens, unit="tokens") as bar:
-        for part in harvest_rows(
-            prepared.model, validation, prepared.sites, prepared.config.activations, statistics=prepared.rules
-        ):
+    with progress.stage("reconstruction", total=prepared.n_validation, unit=prepared.unit) as bar:
+        for part in prepared.validation():
             for site, meter in meters.items():
-                meter.add(part.activations[site], part.document)
-            bar.advance(part.n_tokens)
+                meter.add(part.activations[site].to(prepared.device), part.documents)
+            bar.advance(part.n_read)
     reconstructions = {site: meter.finish(run.config.evaluation.n_bootstrap) for site, meter in meters.items()}
     for site, results in reconstructions.items():
         for name, result in results.items():

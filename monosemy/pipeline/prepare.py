@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from monosemy.config import RunConfig, fingerprint, to_json
+from monosemy.config import RunConfig, fingerprint, taking_part, to_json
 from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_context, check_resources
+from monosemy.pipeline.training_data import TrainingData, ValidationRows
+from monosemy.rooms import load
 from monosemy.run import Run
 from monosemy.support import progress
 from monosemy.support.moved import remember_sources
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from monosemy.activations.harvest import DropRules
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Prepared:
+class Prepared(TrainingData):
     """A loaded model, its tokens and its activations, which are on disk (`store`) or made in training (no `store`)."""
 
     model: LanguageModel
@@ -38,6 +41,26 @@ class Prepared:
     rules: DropRules
     scale: Mapping[str, float]
     config: RunConfig
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def source_name(self) -> str:
+        return self.model.name
+
+    @property
+    def n_validation(self) -> int:
+        return self.tokens.validation.n_tokens
+
+    def validation(self) -> Iterator[ValidationRows]:
+        """Yields the kept positions of the validation text, harvested by training's drop rules."""
+        from monosemy.activations.harvest import harvest_rows
+
+        settings = self.config.activations
+        for part in harvest_rows(self.model, self.tokens.validation, self.sites, settings, statistics=self.rules):
+            yield ValidationRows(part.activations, part.document, part.n_tokens)
 
     @property
     def fingerprint(self) -> str:
@@ -91,6 +114,17 @@ class Prepared:
             )
         ]
         return {site: torch.cat([part.activations[site].float().cpu() for part in parts]) for site in self.sites}
+
+
+def training_data(run: Run) -> TrainingData:
+    """The activations of a run: those that a room brings, or else those of its model and text.
+
+    Raises UserError as `prepare` does.
+    """
+    for room in taking_part(run.config):
+        if room.activations:
+            return load(room.activations)(run)
+    return prepare(run)
 
 
 def prepare(run: Run) -> Prepared:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from monosemy.config import taking_part
 from monosemy.pipeline.checks import options_of
-from monosemy.pipeline.prepare import Prepared
+from monosemy.pipeline.training_data import TrainingData
 from monosemy.ranges import number_name
 from monosemy.rooms import load
 
@@ -41,7 +41,7 @@ class NewSae:
     """Whether the decoder stays random, which makes the SAE a control."""
 
 
-def build_trainees(prepared: Prepared) -> dict[Key, Trainee]:
+def build_trainees(prepared: TrainingData) -> dict[Key, Trainee]:
     """Builds a trainee for every SAE and control of the run."""
     config = prepared.config
     families = [(name, name, False) for name in config.architectures]
@@ -56,17 +56,17 @@ def build_trainees(prepared: Prepared) -> dict[Key, Trainee]:
     }
 
 
-def build_units(prepared: Prepared) -> list[JoinedUnit]:
+def build_units(prepared: TrainingData) -> list[JoinedUnit]:
     """Builds the units of every room that takes part in the run. Raises UserError when one cannot be built."""
     return [unit for room in taking_part(prepared.config) if room.units for unit in load(room.units)(prepared)]
 
 
-def initial_rows(prepared: Prepared) -> Mapping[str, Tensor]:
+def initial_rows(prepared: TrainingData) -> Mapping[str, Tensor]:
     """The rows [n, d] of each site from which SAEs are initialised."""
     return prepared.held_in(INITIAL_TOKENS, seed=1)
 
 
-def build_trainee(prepared: Prepared, new: NewSae, rows: Tensor) -> Trainee:
+def build_trainee(prepared: TrainingData, new: NewSae, rows: Tensor) -> Trainee:
     """Builds and initialises an SAE from rows [n, d] at E‖x‖² = 1, with its optimizer and controller."""
     from monosemy.saes.base import SaeConfig
     from monosemy.saes.registry import build_sae
@@ -79,12 +79,12 @@ def build_trainee(prepared: Prepared, new: NewSae, rows: Tensor) -> Trainee:
         config.d_sae,
         float(new.l0),
         site=new.site,
-        model=prepared.model.name,
+        model=prepared.source_name,
         seed=new.seed,
         frozen_decoder=new.frozen,
         options=options_of(config, new.architecture),
     )
-    sae = build_sae(described).to(prepared.model.device)
+    sae = build_sae(described).to(prepared.device)
     trainee = Trainee(sae, config.training, n_steps, n_steps * config.training.batch_tokens)
     # For the L0 of the first step, which is a multiple of the target L0.
     sae.initialise(rows, trainee.target_l0(0.0))

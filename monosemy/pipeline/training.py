@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monosemy.config import RunConfig, computed_settings, fingerprint, identity, to_json
-from monosemy.pipeline.prepare import Prepared, prepare
+from monosemy.pipeline.prepare import training_data
 from monosemy.pipeline.trainees import build_trainees, build_units
+from monosemy.pipeline.training_data import TrainingData
 from monosemy.run import Run
 from monosemy.support import progress
 
@@ -33,8 +34,10 @@ def trained(run: Run) -> bool:
     return all(path.exists() for sae in saes for path in (sae.config, sae.weights))
 
 
-def train(run: Run) -> Prepared | None:
+def train(run: Run, prepared: TrainingData | None = None) -> TrainingData | None:
     """Trains, calibrates and saves every SAE, continuing from the last checkpoint. None if all was done before.
+
+    `prepared` are the run's activations where they are at hand already.
 
     Raises UserError as `prepare` does, and for a checkpoint that is damaged or of another configuration.
     """
@@ -43,7 +46,7 @@ def train(run: Run) -> Prepared | None:
         return None
     from monosemy.saes.storage import save_sae
 
-    prepared = prepare(run)
+    prepared = prepared or training_data(run)
     trainees = build_trainees(prepared)
     units = build_units(prepared)
     trainees |= {key: trainee for unit in units for key, trainee in zip(unit.keys, unit.trainees, strict=True)}
@@ -52,7 +55,11 @@ def train(run: Run) -> Prepared | None:
     records = {key: unit.record() for unit in units for key in unit.keys}
     with progress.stage("calibrating and saving", total=len(trainees), unit="SAEs") as bar:
         for (site, name), trainee in trainees.items():
-            sae = _finish(trainee, rows[site], scale=prepared.scale[site], n_tokens=trainer.n_tokens)
+            sae = _finish(trainee, rows[site], n_tokens=trainer.n_tokens)
+            # From here on the SAE reads raw activations.
+            sae.fold_scale(prepared.scale[site])
+            if (centre := prepared.centre(site)) is not None:
+                sae.fold_centre(centre)
             record = {**sae.config.record, "control": name.split("-")[0], **records.get((site, name), {})}
             sae.config = dataclasses.replace(sae.config, record=record)
             save_sae(sae, run.files.sae(site, name).folder)
@@ -68,7 +75,7 @@ def train(run: Run) -> Prepared | None:
     return prepared
 
 
-def _origin(config: RunConfig, prepared: Prepared) -> Origin:
+def _origin(config: RunConfig, prepared: TrainingData) -> Origin:
     """The origin of this run's checkpoints: its configuration, model, text and activations."""
     from monosemy.training.checkpoint import Origin
 
@@ -76,7 +83,9 @@ def _origin(config: RunConfig, prepared: Prepared) -> Origin:
     return Origin(covered, computed_settings(config) | {"fingerprint": prepared.fingerprints})
 
 
-def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee], units: Sequence[Unit]) -> Trainer:
+def _train(
+    run: Run, prepared: TrainingData, trainees: dict[tuple[str, str], Trainee], units: Sequence[Unit]
+) -> Trainer:
     """Trains to the end, with progress and viewers, and returns the trainer."""
     from monosemy.training.trainer import Trainer
     from monosemy.training.viewers import open_viewer
@@ -94,7 +103,7 @@ def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee
     done = trainer.resume()
     trainer.viewers = [open_viewer(kind, run.folder, to_json(run.config)) for kind in run.config.log_to]
     n_printed = len(trainer.messages)
-    with progress.stage(f"training {len(trainees)} SAEs", total=total, unit="tokens", start=done) as bar:
+    with progress.stage(f"training {len(trainees)} SAEs", total=total, unit=prepared.unit, start=done) as bar:
 
         def on_step(n_rows: int, metrics: Mapping[Any, Any]) -> None:
             nonlocal n_printed
@@ -108,8 +117,8 @@ def _train(run: Run, prepared: Prepared, trainees: dict[tuple[str, str], Trainee
     return trainer
 
 
-def _finish(trainee: Trainee, rows: Tensor, *, scale: float, n_tokens: int) -> SparseAutoencoder:
-    """Calibrates a trained SAE on training rows [n, d], folds the scale in, and records both in its configuration."""
+def _finish(trainee: Trainee, rows: Tensor, *, n_tokens: int) -> SparseAutoencoder:
+    """Calibrates a trained SAE on training rows [n, d] at E‖x‖² = 1, and records how it was trained."""
     from monosemy.saes.base import calibrate
 
     sae = trainee.sae.eval()
@@ -119,7 +128,5 @@ def _finish(trainee: Trainee, rows: Tensor, *, scale: float, n_tokens: int) -> S
         "rows_left_out": trainee.n_left_out,
         "stopped": trainee.stopped,
     }
-    # After calibration: `rows` are at E‖x‖² = 1, and from here on the SAE reads raw activations.
-    sae.fold_scale(scale)
     sae.config = dataclasses.replace(sae.config, record=record)
     return sae

@@ -28,7 +28,7 @@ from monosemy.errors import UserError
 from monosemy.kernels import ops
 from monosemy.latents import SparseLatents
 from monosemy.saes.transforms import NO_TRANSFORMS, Transforms
-from monosemy.shapes import Activations, LatentMask, PreActs, Scalar
+from monosemy.shapes import Activations, LatentMask, PerInput, PreActs, Scalar
 from monosemy.support.numbers import setting_text
 
 
@@ -197,6 +197,12 @@ class SparseAutoencoder(nn.Module, ABC):
         for name in self.scaled:
             getattr(self, name).mul_(scale)
         self.config = dataclasses.replace(self.config, scale=self.config.scale * scale)
+
+    @torch.no_grad()
+    def fold_centre(self, centre: PerInput) -> None:
+        """Makes an SAE that was trained on x − m read x, in place; the centre m [d_in] is in units of its input."""
+        # Every architecture reads x only through x − b_dec, and adds b_dec to what it decodes.
+        self.b_dec.add_(centre.to(self.b_dec))
 
 
 def check_sizes(config: SaeConfig) -> None:

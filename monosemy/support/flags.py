@@ -29,6 +29,9 @@ SHORT = {
     "--text": "--text.source",
     "--tokens": "--text.n-tokens",
     "--sites": "--activations.sites",
+    "--activations": "--rows.source",
+    "--tensor": "--rows.tensor",
+    "--column": "--rows.column",
     "--dtype": "--model.dtype",
     "--device": "--model.device",
 }

@@ -29,22 +29,23 @@ from monosemy.layout import RunFiles
 from monosemy.support import files
 
 FORMAT = 1
-Kind = Literal["model", "text"]
+Kind = Literal["model", "text", "rows"]
 
 
 @dataclass(frozen=True)
 class Moved:
-    """The present paths of model and text, as the user gives them; empty where none is given."""
+    """The present paths of model, text and rows, as the user gives them; empty where none is given."""
 
     model: str = ""
     text: str = ""
+    rows: str = ""
 
 
 NOT_MOVED = Moved()
 
 
 def add_moved(parser: argparse.ArgumentParser, *, text: bool = True, short: bool = True) -> None:
-    """Adds `--model` and, for commands that read the text, `--text` (`short`) or its long name, `--text.source`."""
+    """Adds `--model`, and for commands that read the text `--activations` and `--text` (`short`) or `--text.source`."""
     parser.add_argument(
         "--model",
         "--model.source",
@@ -62,11 +63,19 @@ def add_moved(parser: argparse.ArgumentParser, *, text: bool = True, short: bool
             default="",
             help="Where the run's text is now, if it was moved.",
         )
+        parser.add_argument(
+            "--activations",
+            "--rows.source",
+            dest="moved_rows",
+            metavar="NEWPATH",
+            default="",
+            help="Where the run's file of activations is now, if it was moved.",
+        )
 
 
 def moved_of(arguments: argparse.Namespace) -> Moved:
     """The present paths that the flags of `add_moved` give."""
-    return Moved(arguments.moved_model, getattr(arguments, "moved_text", ""))
+    return Moved(arguments.moved_model, getattr(arguments, "moved_text", ""), getattr(arguments, "moved_rows", ""))
 
 
 def find_source(
@@ -91,7 +100,7 @@ def find_source(
         return typed
     raise UserError(
         f"the {kind} of run {folder} is no longer at {places[-1] if places else typed}; restore it there, or say where "
-        f"it is now: --{kind} NEWPATH"
+        f"it is now: --{'activations' if kind == 'rows' else kind} NEWPATH"
     )
 
 

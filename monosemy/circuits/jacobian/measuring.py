@@ -19,6 +19,7 @@ from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
+from monosemy.pipeline.prepare import Prepared
 from monosemy.pipeline.training import train
 from monosemy.run import open_run
 from monosemy.support import files, progress
@@ -57,6 +58,7 @@ def train_and_measure(
     with open_run(folder, config, moved) as run:
         prepared = train(run)
         evaluate(run, prepared)
+        assert prepared is None or isinstance(prepared, Prepared), "pairs are trained around the MLP of a model"
         return measure(Study(run, prepared), settings)
 
 

@@ -1,0 +1,89 @@
+"""What training and evaluation need of a run's activations, wherever they come from.
+
+Place on the path: prepared activations → [this interface] → trainees, training stage, evaluation stage. Behind
+`prepare.Prepared` are a language model and a text; a room may bring activations of another origin (`Room.activations`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from monosemy.config import RunConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from monosemy.activations.row_store import RowStore
+    from monosemy.activations.store import ActivationStore
+    from monosemy.activations.stream import MixingStream, StoredStream
+
+
+class ValidationRows(NamedTuple):
+    """A part of the validation rows; row i is the same one at every site."""
+
+    activations: Mapping[str, Tensor]
+    """Rows [n, d] by site, in raw units."""
+    documents: Tensor
+    """int [n]: the number of each row's document or group; intervals resample these."""
+    n_read: int
+    """The number of rows or positions read, including those left out."""
+
+
+class TrainingData(ABC):
+    """Activations of one or several sites, ready for training at E‖x‖² = 1 and for evaluation in raw units."""
+
+    sites: tuple[str, ...]
+    store: ActivationStore | RowStore | None
+    """The activations on disk; None where they are made while training."""
+    stream: StoredStream | MixingStream
+    scale: Mapping[str, float]
+    """C by site: training reads rows divided by it."""
+    unit = "tokens"
+    """What a row is, for displays of progress."""
+    config: RunConfig
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where SAEs are trained."""
+
+    @property
+    @abstractmethod
+    def source_name(self) -> str:
+        """The name of the model, or of the file, that the activations come from."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of everything that the activations depend on."""
+
+    @property
+    @abstractmethod
+    def fingerprints(self) -> dict[str, str]:
+        """The separate fingerprints of what `fingerprint` covers."""
+
+    @property
+    @abstractmethod
+    def n_validation(self) -> int:
+        """How many rows or positions `validation` reads."""
+
+    @abstractmethod
+    def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
+        """About n_tokens training rows of every site, drawn at random, [n, d] at E‖x‖² = 1."""
+
+    @abstractmethod
+    def validation(self) -> Iterator[ValidationRows]:
+        """Yields all validation rows."""
+
+    def centre(self, site: str) -> Tensor | None:
+        """The row [d], in raw units, that is subtracted from every row before it is scaled; None for no such row."""
+        return None
+
+    def raw(self, site: str, rows: Tensor) -> Tensor:
+        """Rows [n, d] at E‖x‖² = 1, such as those of `held_in`, in raw units."""
+        rows = rows * self.scale[site]
+        centre = self.centre(site)
+        return rows if centre is None else rows + centre.to(rows.device)
