@@ -87,3 +87,39 @@ def hub_model(name: str) -> str:
         return _MODELS[name]
     owner = next((owner for start, owner in _OWNERS if name.startswith(start)), "")
     return f"{owner}/{name}" if owner else name
+
+
+def lens_hook(site: str) -> str:
+    """TransformerLens' name of one of our sites; empty for no site."""
+    layer, kind = _parts(site)
+    # On a model without post-norms attn_out and attn_out_post are one tensor, whose name there is hook_attn_out.
+    names = {ours: theirs for theirs, ours in LENS_KINDS.items() if not theirs.endswith("hook_out")}
+    names |= {"attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out"}
+    return f"blocks.{layer}.{names[kind]}" if kind in names else ""
+
+
+def module_hook(site: str, *, part: bool = True) -> str:
+    """The module whose output, or with `.input` whose input, one of our sites is, by its path in transformers.
+
+    part: whether `.output` or `.input` stands behind it, as Gemma Scope 2 writes it. Empty for no site.
+    """
+    layer, kind = _parts(site)
+    names = {
+        "resid_post": ".output",
+        "resid_pre": ".input",
+        "attn_heads": ".self_attn.o_proj.input",
+        "attn_out": ".self_attn.output",
+        "attn_out_post": ".post_attention_layernorm.output",
+        "mlp_in": ".pre_feedforward_layernorm.output",
+        "mlp_out": ".mlp.output",
+        "mlp_out_post": ".post_feedforward_layernorm.output",
+    }
+    if kind not in names:
+        return ""
+    below = names[kind] if part else names[kind].rpartition(".")[0]
+    return f"{'model.' if part else ''}layers.{layer}{below}"
+
+
+def _parts(site: str) -> tuple[str, str]:
+    match = re.fullmatch(r"layers\.(\d+)\.(\w+)", site)
+    return (match[1], match[2]) if match else ("", "")

@@ -11,7 +11,8 @@ A layout is a module of three functions. `load_sae` builds the SAE from what the
 
 The last two raise UserError for a damaged file. Files come from strangers: nothing in them may run. A layout of a
 folder names its files in `FILES`, so that the SAE can be given by one of them too, and so that only they are fetched
-from the hub.
+from the hub. A layout that is written too has a fourth function, export(sae) -> exported.Exported, and a line in
+`WRITERS`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from monosemy.errors import UserError
-from monosemy.saes.base import SaeConfig
+from monosemy.errors import UserError, unknown
+from monosemy.saes.base import SaeConfig, SparseAutoencoder
+from monosemy.saes.formats.exported import Exported
 from monosemy.saes.formats.stored import StoredTensor
 
 OWN = "monosemy"
@@ -42,6 +44,15 @@ LAYOUTS: dict[str, str] = {
 }
 """Layouts by name, each with its module, which is imported when an SAE is read."""
 
+WRITERS: dict[str, str] = {
+    "sae-lens": "monosemy.saes.formats.sae_lens",
+    "sparsify": "monosemy.saes.formats.sparsify",
+    "dictionary-learning": "monosemy.saes.formats.dictionary_learning",
+    "gemma-scope-2": "monosemy.saes.formats.gemma_scope_2",
+    "circuit-tracer": "monosemy.saes.formats.circuit_tracer",
+}
+"""Layouts that are written too, by their names on the command line: their modules have a function `export`."""
+
 
 class Layout(Protocol):
     """The three functions of a layout's module."""
@@ -51,6 +62,16 @@ class Layout(Protocol):
     def config(self, path: Path) -> SaeConfig: ...
 
     def tensors(self, path: Path, config: SaeConfig) -> Mapping[str, Tensor | StoredTensor]: ...
+
+
+def export(sae: SparseAutoencoder, layout: str) -> Exported:
+    """The SAE's files in another library's layout, with notes on what was folded and what is lost.
+
+    Raises UserError for a layout that is not one of `WRITERS`, and when it cannot hold this SAE.
+    """
+    if layout not in WRITERS:
+        raise unknown("layout", layout, WRITERS)
+    return importlib.import_module(WRITERS[layout]).export(sae)
 
 
 def layout_of(path: Path) -> tuple[Layout, Path]:

@@ -18,11 +18,13 @@ from typing import Any
 from torch import Tensor
 
 from monosemy.errors import UserError
-from monosemy.saes.base import SaeConfig
+from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.formats.described import Description, count, matrix, member, section, text
+from monosemy.saes.formats.exported import Exported, Parts
 from monosemy.saes.formats.gemma_scope_2 import side_by_side
 from monosemy.saes.formats.stored import StoredTensor, read_file, read_yaml
 from monosemy.saes.transforms import Transforms
+from monosemy.support.hook_names import lens_hook
 
 NAME = "circuit-tracer"
 CONFIG = "config.yaml"
@@ -91,3 +93,30 @@ def _named(path: Path) -> dict[str, Any]:
     ours = {name.removeprefix("activation_function."): array for name, array in stored.items()}
     ours["W_enc"] = matrix(ours, "W_enc", path).T
     return side_by_side(ours) if "W_dec" in ours and len(ours["W_dec"].shape) == 3 else ours
+
+
+def export(sae: SparseAutoencoder) -> Exported:
+    """One layer of a set of transcoders. Raises UserError for an SAE, and for kinds that circuit-tracer has not."""
+    parts = Parts.of(sae, NAME)
+    parts.require(("relu", "jumprelu"))
+    parts.require_plain_rows()
+    parts.fold_input_scale()
+    parts.fold_b_dec(subtracted=False)
+    config = parts.config
+    layer = re.match(r"layers\.(\d+)\.", config.site)
+    if not parts.transforms.transcoder or not layer:
+        raise parts.refuse("a set has transcoders, whose layer must be known, and this SAE reconstructs its input")
+    tensors = dict(parts.tensors)
+    tensors["W_enc"] = tensors["W_enc"].T
+    if "threshold" in tensors:
+        tensors["activation_function.threshold"] = tensors.pop("threshold")
+    hook_in, hook_out = (re.sub(r"^blocks\.\d+\.", "", lens_hook(site)) for site in (config.site, config.site_out))
+    settings = {
+        "model_name": config.model,
+        "model_kind": "transcoder_set",
+        "feature_input_hook": hook_in or "mlp.hook_in",
+        "feature_output_hook": hook_out or "hook_mlp_out",
+        "scan": config.model.rpartition("/")[2] or "monosemy",
+    }
+    parts.notes.append("a set needs every layer of the model, all of one width: export each into the same folder")
+    return Exported({CONFIG: settings}, {f"layer_{layer[1]}.safetensors": tensors}, tuple(parts.notes))

@@ -12,6 +12,7 @@ multiplies the latents and leaves the reconstruction. Source: dictionary-learnin
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 
 from monosemy.errors import UserError, unknown
-from monosemy.saes.base import SaeConfig
+from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.formats.described import Description, count, holds, matrix, member, scalar, section, tensor, text
+from monosemy.saes.formats.exported import Exported, Parts
 from monosemy.saes.formats.stored import StoredTensor, read_file, read_settings
 from monosemy.saes.transforms import Transforms
 
@@ -106,3 +108,45 @@ def _named(stored: dict[str, StoredTensor], path: Path) -> dict[str, StoredTenso
     for name, source in (("W_enc", "encoder.weight"), ("W_dec", "decoder.weight")):
         ours[name] = matrix(stored, source, path).T if source in stored else matrix(stored, name, path)
     return ours
+
+
+def export(sae: SparseAutoencoder) -> Exported:
+    """The SAE as a folder that dictionary_learning's load_dictionary opens. Raises UserError for a transcoder."""
+    parts = Parts.of(sae, NAME)
+    parts.require(("relu", "topk", "batch_topk", "jumprelu", "gated"), transcoder=False)
+    parts.require_plain_rows()
+    parts.fold_input_scale()
+    if parts.kind != "relu":
+        parts.fold_b_dec(subtracted=parts.kind != "jumprelu")
+    kind = _exported_class(parts)
+    tensors = parts.tensors
+    names = {"b_enc": "encoder.bias", "b_gate": "gate_bias", "b_mag": "mag_bias"}
+    biases = {"AutoEncoder": "bias", "AutoEncoderNew": "decoder.bias", "GatedAutoEncoder": "decoder_bias"}
+    if kind != "JumpReluAutoEncoder":
+        tensors = {{**names, "b_dec": biases.get(kind, "b_dec")}.get(name, name): t for name, t in tensors.items()}
+        tensors["encoder.weight"], tensors["decoder.weight"] = tensors.pop("W_enc").T, tensors.pop("W_dec").T
+    config, k = parts.config, max(1, round(parts.config.l0))
+    if kind in ("AutoEncoderTopK", "BatchTopKSAE"):
+        tensors["k"] = torch.tensor(k, dtype=torch.int32)
+        tensors.setdefault("threshold", torch.tensor(-1.0))
+    if kind == "AutoEncoder":
+        parts.note_row_lengths("its loader gives them, so that it shows latents times that length")
+    layer = re.match(r"layers\.(\d+)", config.site)
+    trainer = {
+        "trainer_class": "monosemy",
+        "dict_class": kind,
+        "activation_dim": config.d_in,
+        "dict_size": config.d_sae,
+        "layer": int(layer[1]) if layer else None,
+        "lm_name": config.model,
+        "submodule_name": f"{config.site.rpartition('.')[2]}_layer_{layer[1]}" if layer else None,
+        "k": k,
+    }
+    settings = {"trainer": trainer, "buffer": {"d_submodule": config.d_in, "io": "out", "ctx_len": 128}}
+    return Exported({_CONFIG: settings}, {_WEIGHTS: tensors}, tuple(parts.notes))
+
+
+def _exported_class(parts: Parts) -> str:
+    if parts.kind == "relu":
+        return "AutoEncoder" if parts.transforms.subtract_b_dec else "AutoEncoderNew"
+    return next(name for name, kind in _CLASSES.items() if kind == parts.kind)

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from monosemy.errors import UserError
-from monosemy.saes.base import SaeConfig
+from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.formats.described import Description, holds, matrix, member, tensor, text
+from monosemy.saes.formats.exported import Exported, Parts
 from monosemy.saes.formats.stored import StoredTensor, in_memory, read_file, read_settings
 from monosemy.saes.transforms import Transforms
+from monosemy.support.hook_names import module_hook
 
 NAME = "Gemma Scope 2"
 FILES = ("config.json", "params.safetensors")
@@ -81,3 +83,34 @@ def side_by_side(stored: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{W_dec.path}: b_dec has {len(b_dec)} components but an output has {width}")
     padded = torch.cat([b_dec, b_dec.new_zeros(n_layers * width - len(b_dec))])
     return {**stored, "W_dec": flat, "b_dec": in_memory("b_dec", W_dec.path, padded)}
+
+
+def export(sae: SparseAutoencoder) -> Exported:
+    """The SAE in Gemma Scope 2's layout, which holds JumpReLU alone. Raises UserError for TopK and Gated."""
+    parts = Parts.of(sae, NAME)
+    parts.require(("jumprelu",))
+    parts.require_plain_rows()
+    parts.fold_input_scale()
+    parts.fold_b_dec(subtracted=False)
+    config, transforms = parts.config, parts.transforms
+    hook = module_hook(config.site)
+    settings = {
+        "architecture": "jump_relu",
+        "model_name": config.model,
+        "hf_hook_point_in": hook,
+        "hf_hook_point_out": module_hook(config.site_out) if config.site_out else hook,
+        "width": config.d_sae,
+        "l0": setting_number(config.l0),
+        "affine_connection": transforms.skip,
+        "type": "transcoder" if transforms.transcoder else "sae",
+    }
+    names = {"W_enc": "w_enc", "W_dec": "w_dec"}
+    tensors = {names.get(name, name): tensor for name, tensor in parts.tensors.items()}
+    if "W_skip" in tensors:
+        tensors["affine_skip_connection"] = tensors.pop("W_skip").T
+    return Exported({_CONFIG: settings}, {_PARAMS: tensors}, tuple(parts.notes))
+
+
+def setting_number(value: float) -> float | int:
+    """A whole number as one."""
+    return int(value) if float(value).is_integer() else value

@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 
 from monosemy.errors import UserError
-from monosemy.saes.base import SaeConfig
+from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.formats.described import Description, count, holds, matrix, member, scalar, section, tensor, text
+from monosemy.saes.formats.exported import Exported, Parts
 from monosemy.saes.formats.stored import StoredTensor, in_memory, read_file, read_settings
 from monosemy.saes.transforms import Transforms
+from monosemy.support.hook_names import lens_hook
 
 NAME = "SAELens"
 FILES = ("cfg.json", "sae_weights.safetensors")
@@ -148,3 +150,57 @@ def _settings(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 def _is_6(version: str) -> bool:
     match = re.match(r"(\d+)\.", version)
     return match is not None and int(match[1]) >= 6
+
+
+def export(sae: SparseAutoencoder) -> Exported:
+    """The SAE as a folder that sae-lens 6 opens. Raises UserError for a kind that it has not."""
+    parts = Parts.of(sae, NAME)
+    transcoder = parts.transforms.transcoder or parts.transforms.skip
+    parts.require(("relu", "jumprelu") if transcoder else ("relu", "topk", "jumprelu", "gated"), width=True)
+    parts.fold_input_scale()
+    if transcoder:
+        parts.fold_b_dec(subtracted=False)
+    parts.note_row_lengths("SAEBench asks for")
+    names = {ours: theirs for theirs, ours in _ARCHITECTURES.items()}
+    architecture = names[parts.kind]
+    if transcoder:
+        words = ["jumprelu"] * (parts.kind == "jumprelu") + ["skip"] * parts.transforms.skip + ["transcoder"]
+        architecture = "_".join(words)
+        if parts.transforms.normalise != "none":
+            parts.notes.append(f"sae-lens normalises the input ({parts.transforms.normalise}) and not the output")
+    config = parts.config
+    settings = {
+        "architecture": architecture,
+        "d_in": config.d_in,
+        "d_sae": config.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": parts.transforms.subtract_b_dec,
+        "normalize_activations": {ours: theirs for theirs, ours in _NORMALISATIONS.items()}[parts.transforms.normalise],
+        "reshape_activations": "hook_z" if parts.transforms.merge_heads else "none",
+        **({"k": round(config.l0), "rescale_acts_by_decoder_norm": False} if parts.kind == "topk" else {}),
+        **({"d_out": sae.d_out} if transcoder else {}),
+        "metadata": _metadata(parts),
+    }
+    return Exported({_CFG: settings}, {_WEIGHTS: parts.tensors}, tuple(parts.notes))
+
+
+def _metadata(parts: Parts) -> dict[str, Any]:
+    config, same_library = parts.config, parts.origin("layout") == NAME
+    metadata: dict[str, Any] = {
+        "sae_lens_version": "6.54.12",
+        "sae_lens_training_version": None,
+        "model_name": parts.origin("model") if same_library else config.model,
+        "hook_name": (parts.origin("hook") if same_library else "") or lens_hook(config.site),
+        "prepend_bos": bool(parts.origin("prepend_bos", False)),
+        "training_architecture": config.architecture,
+    }
+    if config.site_out:
+        metadata["hook_name_out"] = (parts.origin("hook_out") if same_library else "") or lens_hook(config.site_out)
+    metadata |= {key: value for key in _FACTS if (value := parts.origin(key)) is not None and key not in metadata}
+    if parts.transforms.centre:
+        metadata["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
+        parts.notes.append("sae-lens centres the residual stream only in a model loaded with centred writing weights")
+    if not metadata["hook_name"]:
+        parts.notes.append(f"the site {config.site or '(none)'} has no name there, so that sae-lens cannot find it")
+    return metadata

@@ -12,10 +12,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from monosemy.errors import UserError
-from monosemy.saes.base import SaeConfig
+from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.formats.described import Description, count, folder_of, holds, matrix, member, text
+from monosemy.saes.formats.exported import Exported, Parts
 from monosemy.saes.formats.stored import StoredTensor, read_file, read_settings
 from monosemy.saes.transforms import Transforms
+from monosemy.support.hook_names import module_hook
 
 NAME = "sparsify"
 FILES = ("cfg.json", "sae.safetensors")
@@ -63,3 +65,34 @@ def _tensors(path: Path) -> dict[str, StoredTensor]:
     ours = {_NAMES.get(name, name): array for name, array in stored.items()}
     ours["W_enc"] = matrix(ours, "W_enc", path).T
     return ours
+
+
+def export(sae: SparseAutoencoder) -> Exported:
+    """The SAE as a folder, named after its hook point, that sparsify and Delphi open. Raises UserError unless TopK."""
+    parts = Parts.of(sae, NAME)
+    parts.require(("topk",))
+    parts.require_plain_rows()
+    parts.fold_input_scale()
+    transcode = parts.transforms.transcoder
+    parts.fold_b_dec(subtracted=not transcode)
+    config = parts.config
+    site = config.site_out.replace("_out_post", "_out") if transcode else config.site.replace("_out_post", "_out")
+    hook = module_hook(site, part=False) or "sae"
+    if not module_hook(site, part=False) or site.endswith((".resid_pre", ".attn_heads", ".mlp_in")):
+        parts.notes.append(f"sparsify reads outputs of modules; the site {site or '(none)'} is none")
+    parts.notes.append(f"the model's name ({config.model or 'not known'}) has no place in an SAE's own folder there")
+    settings = {
+        "activation": "topk",
+        "expansion_factor": max(1, config.d_sae // config.d_in),
+        "normalize_decoder": True,
+        "num_latents": config.d_sae,
+        "k": round(config.l0),
+        "multi_topk": False,
+        "skip_connection": parts.transforms.skip,
+        "transcode": transcode,
+        "d_in": config.d_in,
+    }
+    theirs = {ours: name for name, ours in _NAMES.items()}
+    tensors = {theirs.get(name, name): tensor for name, tensor in parts.tensors.items()}
+    tensors["encoder.weight"] = tensors["encoder.weight"].T
+    return Exported({_CFG: settings}, {_WEIGHTS: tensors}, tuple(parts.notes), folder=hook)

@@ -6,7 +6,8 @@ block into the place where it is needed, so that opening an SAE takes little mor
 
 Never unpickled: an .npz is read with pickles refused; of a .pt only tensors and plain values are read
 (`torch.load(weights_only=True)`), and only from torch's zip form, whose sizes can be checked first. Limits: real
-floating-point numbers of 16, 32 and 64 bits, and whole numbers for what is counted (k, group sizes); NaN and infinity are refused.
+floating-point numbers of 16, 32 and 64 bits, and whole numbers for what is counted (k, group sizes); NaN and infinity
+are refused.
 """
 
 from __future__ import annotations

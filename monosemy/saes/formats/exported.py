@@ -1,0 +1,142 @@
+"""What all writers share: an SAE taken apart, the steps that bring it into another library's form, and the files.
+
+Place on the path: an SAE → [Parts, folded as the layout needs it] → `Exported` → a folder. Each step that changes a
+number, and everything that is lost, leaves a note, which is shown before anything is written. A layout that would give
+other codes is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosemy.errors import UserError
+from monosemy.saes.base import SaeConfig, SparseAutoencoder
+from monosemy.saes.transforms import Transforms
+from monosemy.support import files
+from monosemy.support.numbers import setting_text
+from monosemy.support.tensors import save_tensors
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files of an SAE in another library's layout, by their names within its folder, and what is to be said."""
+
+    settings: Mapping[str, Mapping[str, Any]]
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    notes: tuple[str, ...] = ()
+    folder: str = ""
+    """The name of the SAE's own folder within the one that is given, where the layout says it."""
+
+
+@dataclass
+class Parts:
+    """An SAE taken apart: its kind, its transforms and its tensors, which the steps below change."""
+
+    layout: str
+    """The layout that it is brought into, for messages."""
+    config: SaeConfig
+    kind: str
+    transforms: Transforms
+    tensors: dict[str, Tensor]
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, sae: SparseAutoencoder, layout: str) -> Parts:
+        config = sae.config
+        tensors = {name: tensor.detach().cpu().float() for name, tensor in sae.tensors().items()}
+        tensors.pop("threshold_weight", None)
+        return cls(layout, config, config.architecture, config.transforms, tensors)
+
+    def refuse(self, reason: str) -> UserError:
+        return UserError(f"{self.layout} cannot hold this SAE: {reason}; SAELens' layout is the one that holds most")
+
+    def require(self, kinds: tuple[str, ...], *, transcoder: bool = True, width: bool = False) -> None:
+        """Raises UserError when the layout has no such kind; BatchTopK becomes the JumpReLU that it is at inference."""
+        if self.kind == "batch_topk" and "batch_topk" not in kinds:
+            threshold = self.tensors["threshold"].clamp_min(0).expand(self.config.d_sae).clone()
+            self.kind, self.tensors["threshold"] = "jumprelu", threshold
+            self.notes.append("BatchTopK is written as the JumpReLU that it is at inference: one threshold for all")
+        if self.kind == "relu" and "relu" not in kinds and "jumprelu" in kinds:
+            self.kind, self.tensors["threshold"] = "jumprelu", torch.zeros(self.config.d_sae)
+            self.notes.append("ReLU is written as a JumpReLU with thresholds of zero, which is the same")
+        if self.kind not in kinds:
+            raise self.refuse(f"it has no {self.kind}, only {', '.join(kinds)}")
+        if not transcoder and self.transforms.transcoder:
+            raise self.refuse("it has no transcoders")
+        if not width and self.config.d_out is not None:
+            raise self.refuse(f"its output must be as wide as its input, not {self.config.d_out}")
+
+    def require_plain_rows(self) -> None:
+        """Raises UserError when rows are normalised or centred, which a layout without such a setting would drop."""
+        if self.transforms.normalise != "none" or self.transforms.centre:
+            what = self.transforms.normalise if self.transforms.normalise != "none" else "centring"
+            raise self.refuse(f"every row of its input is changed ({what}), for which it has no setting")
+        if self.transforms.merge_heads:
+            self.notes.append("that its input comes as [heads, d_head] is not written: give it merged")
+
+    def fold_input_scale(self) -> None:
+        """Multiplies the encoder by a constant factor of the input, and divides the reconstruction by it."""
+        scale = self.transforms.input_scale
+        if scale == 1:
+            return
+        self.tensors["W_enc"] = self.tensors["W_enc"] * scale
+        if not self.transforms.transcoder:
+            for name in ("W_dec", "b_dec"):
+                self.tensors[name] = self.tensors[name] / scale
+        self.transforms = dataclasses.replace(self.transforms, input_scale=1.0)
+        self.notes.append(f"the factor {setting_text(scale)} of its input was folded into the weights")
+
+    def fold_b_dec(self, *, subtracted: bool) -> None:
+        """Makes the encoder read x − b_dec, or x, without changing its codes beyond rounding."""
+        if self.transforms.subtract_b_dec == subtracted:
+            return
+        if self.config.d_out is not None:
+            raise self.refuse("it subtracts the output's bias from an input of another width")
+        # x W + b = (x − d) W + (b + d W), in float64 because the two may nearly cancel.
+        shift = self.tensors["b_dec"].double() @ self.tensors["W_enc"].double() * (1 if subtracted else -1)
+        for name in ("b_enc", "b_gate", "b_mag"):
+            if name in self.tensors:
+                factor = self.tensors["r_mag"].double().exp() if name == "b_mag" else 1.0
+                self.tensors[name] = (self.tensors[name].double() + shift * factor).float()
+        self.transforms = dataclasses.replace(self.transforms, subtract_b_dec=subtracted)
+        self.notes.append("b_dec was folded into the encoder's bias; codes agree up to rounding")
+
+    def note_row_lengths(self, why: str) -> None:
+        """Notes decoder rows that are not of unit length."""
+        lengths = self.tensors["W_dec"].norm(dim=1)
+        if float((lengths - 1).abs().max()) > 1e-5:
+            self.notes.append(f"decoder rows are not of unit length, which {why}")
+
+    def origin(self, key: str, default: Any = None) -> Any:
+        """What the publisher's files said of it."""
+        return self.config.record.get("origin", {}).get(key, default)
+
+
+def write_exported(exported: Exported, folder: Path) -> Path:
+    """Writes the files below `folder`, each under its final name only when it is whole; returns the SAE's folder.
+
+    Raises UserError when it cannot write.
+    """
+    target = Path(folder).expanduser() / exported.folder
+    for name, tensors in exported.tensors.items():
+        contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        with files.atomic_path(target / name) as temporary:
+            if name.endswith(".pt"):
+                torch.save({key: tensor.clone() for key, tensor in contiguous.items()}, temporary)
+            else:
+                save_tensors(temporary, contiguous)
+    for name, settings in exported.settings.items():
+        if name.endswith(".yaml"):
+            import yaml
+
+            files.write_text(target / name, yaml.safe_dump(dict(settings), sort_keys=False))
+        else:
+            files.write_json(target / name, dict(settings))
+    return target
