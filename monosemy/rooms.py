@@ -21,6 +21,7 @@ ROOMS = (
     "monosemy.features.room",
     "monosemy.app.room",
     "monosemy.steering.room",
+    "monosemy.publishing.room",
     "monosemy.circuits.jacobian.room",
     "monosemy.circuits.heads.room",
 )

@@ -52,7 +52,7 @@ class Parts:
         config = sae.config
         tensors = {name: tensor.detach().cpu().float() for name, tensor in sae.tensors().items()}
         tensors.pop("threshold_weight", None)
-        return cls(layout, config, config.architecture, config.transforms, tensors)
+        return cls(layout, config, config.architecture, config.transforms, tensors=tensors)
 
     def refuse(self, reason: str) -> UserError:
         return UserError(f"{self.layout} cannot hold this SAE: {reason}; SAELens' layout is the one that holds most")
