@@ -14,8 +14,9 @@
 Every row says how many prompts it used. On the small models all methods have the same 32 (codes and probes 250
 positives and as many negatives). On the real model the methods that cost most (ACDC, subnetwork probing, restoring,
 mean and zero ablation) have 8, and so have `combined-8`, `eap-8`, `eap-ig-8`, `patching-8`, to compare with. Docstring
-prompts are 40 tokens where the others are 15 to 19: there the reference has 32 prompts, methods 16, and the costly 4.
-Edges have 16 (docstring 8), and on the real model ACDC and subnetwork probing 4 (2), as have `patching-4` and `EAP-4`.
+prompts are 36 tokens where the others are 15 to 19: there the reference has 32 prompts (8 for mean ablation and for
+faithfulness), methods 16, and the costly 4. Edges have 16 (docstring 4), and on the real model ACDC and subnetwork
+probing 4 (2), as have `patching-4` and `EAP-4`.
 Faithfulness and completeness are measured on prompts of the reference, which no method saw (compiled and published: on
 the methods' own). Heads of the real model are read afresh for every piece, so that its seconds are of this run.
 
@@ -101,7 +102,7 @@ class Sizes:
 SEEDS = range(5)
 TRAINED = ("induction", "ioi")
 REAL = ("ioi", "docstring", "induction", "greater-than-units")
-SIZES = {"docstring": Sizes(n_reference=32, n_mean_reference=16, n_prompts=16, n_few=4, n_edge_prompts=8)}
+SIZES = {"docstring": Sizes(n_reference=32, n_mean_reference=8, n_prompts=16, n_few=4, n_edge_prompts=4, n_faithful=8)}
 """Where they differ from the usual ones."""
 N_MEMBERS = 8
 """Heads of the real model between which edges are scored."""

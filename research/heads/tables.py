@@ -1,4 +1,4 @@
-"""The tables of README.md, from results/heads.json.
+"""The tables of README.md, from results/heads.json, docstring.json and second_look.json.
 
 Cells: ROC AUC [95% interval over heads, of the mean over seeds where there are several], seconds with reading counted.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monosemy.circuits.heads.tasks.docstring import DocstringVariant
 from research.markdown import markdown
 
 Row = Mapping[str, Any]
@@ -35,7 +36,16 @@ SETTINGS = {
 
 
 def tables(records: Mapping[str, Row]) -> dict[str, str]:
-    document = records["heads"]
+    named_tables = benchmark_tables(records["heads"])
+    if "docstring" in records:
+        named_tables["docstring-variants"] = variant_table(records["docstring"])
+    if "second_look" in records:
+        named_tables["second-look"] = second_look_table(records["second_look"]["models"])
+    return named_tables
+
+
+def benchmark_tables(document: Row) -> dict[str, str]:
+    """The tables of the benchmark of all methods."""
     summary, parts = document["summary"], document["parts"]
     named_tables: dict[str, str] = {}
     costs = {name.removeprefix("cost-"): part for name, part in parts.items() if name.startswith("cost-")}
@@ -61,6 +71,33 @@ def tables(records: Mapping[str, Row]) -> dict[str, str]:
     if sensitivity:
         named_tables["sensitivity"] = sensitivity_table(sensitivity)
     return named_tables
+
+
+def variant_table(record: Row) -> str:
+    """Accuracy of the embedded model on every variant of docstring's prompts; the selected one in bold."""
+    body = []
+    for row in record["variants"]:
+        variant = DocstringVariant(**row["variant"])
+        cells = [str(variant.n_before), str(variant.n_matching), str(variant.n_after), variant.names]
+        cells += [_share(row["selection"]), _share(row["reporting"])]
+        mark = "**" if row["variant"] == record["selected"] else ""
+        body.append([f"{mark}{cell}{mark}" for cell in cells])
+    return markdown(("before", "described", "after", "names", "selection prompts", "other prompts"), body)
+
+
+def _share(accuracy: Row) -> str:
+    low, high = accuracy["interval"]
+    return f"{accuracy['share']:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def second_look_table(models: Mapping[str, Row]) -> str:
+    """AUC, and passes as a share of exhaustive patching's, of methods with and without a second look."""
+    names = list(next(iter(models.values()))["methods"])
+    body = []
+    for model, entry in models.items():
+        rows = [entry["methods"][name] for name in names]
+        body.append([model, *(f"{auc(row['auc'])}{ends(row.get('interval'))} {row['cost']:.1%}" for row in rows)])
+    return markdown(("", *(f"`{name}`" for name in names)), body)
 
 
 def auc_table(groups: Mapping[str, Row]) -> str:

@@ -12,7 +12,15 @@ def word_tokenizer(digits: int = 2, leave_out: tuple[str, ...] = ()) -> Any:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    word_forms = [*words.NAMES, *words.PLACES, *words.OBJECTS, *words.EVENTS, *words.NOUNS, *words.UNCOUNTED]
+    word_forms = [
+        *words.NAMES,
+        *words.PLACES,
+        *words.OBJECTS,
+        *words.EVENTS,
+        *words.NOUNS,
+        *words.UNCOUNTED,
+        *words.ARGUMENTS,
+    ]
     word_forms += [word for pair in words.COUNTED for word in pair]
     word_forms += " ".join([*ioi.TEMPLATES, greater_than._FROM, *subject_verb.PREPOSITIONS]).replace(".", "").split()
     word_forms += [verb.strip() for verbs in subject_verb.VERBS for verb in verbs]

@@ -39,7 +39,7 @@ from monosemy.circuits.heads.pooled import PooledHeads, Pooling
 from monosemy.config import positive
 from monosemy.errors import UserError, unknown
 
-LAMBDA_BY_TASK = {"docstring": 0.05}
+LAMBDA_BY_TASK = {"docstring": 0.05, "docstring-source": 0.05}
 """The paper's λ for the tasks where it is not 0.02."""
 
 

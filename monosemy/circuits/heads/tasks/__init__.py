@@ -30,6 +30,7 @@ TASKS: dict[str, Callable[..., TaskData]] = {
     "greater-than-units": partial(greater_than.build, form="units"),
     "greater-than-tens": partial(greater_than.build, form="tens"),
     "docstring": docstring.build,
+    "docstring-source": partial(docstring.build, variant=docstring.SOURCE),
     "induction": induction.build,
     "subject-verb": subject_verb.build,
 }

@@ -51,6 +51,22 @@ NOUNS: tuple[str, ...] = _listed(
     """
 )
 
+ARGUMENTS: tuple[str, ...] = _listed(
+    """
+    action address amount area args array base block body bound buffer cache category channel child client code color
+    column command config content context copy count cursor data database date default delay depth device directory
+    document duration element encoding end entry error event field file filename filter flag folder font format frame
+    function group handler header height host id image index info input instance interval item key kind label language
+    length level limit line list location mask match matrix message method mode model module name network node number
+    object offset operation option order output owner package page parent password path pattern period point pool port
+    position prefix price process project properties query queue range rate reason record region request response result
+    root row rule scale schema scope score section seed sender sequence server service session shape signal size slice
+    sort source speed stack start state status step stream string style table tag target task template text threshold
+    time timeout title token topic total type unit update url user value vector version weight width window
+    """
+)
+"""Names that arguments of functions have in real code."""
+
 # (singular, plural)
 COUNTED: tuple[tuple[str, str], ...] = tuple(
     (word, f"{word}s")

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ from monosemy.circuits.heads.task import (
     probability_difference,
     without_copies,
 )
-from monosemy.circuits.heads.tasks import TASKS, check_name, greater_than, jsonl, task_accuracy, task_of
+from monosemy.circuits.heads.tasks import TASKS, check_name, docstring, greater_than, jsonl, task_accuracy, task_of
+from monosemy.circuits.heads.tasks import words as word_lists
 from monosemy.circuits.heads.tasks.prompts import Prompts
 from monosemy.errors import UserError
 
@@ -139,15 +141,44 @@ def test_tokenizers_that_split_years_otherwise_are_told_of_both_forms():
         task_of("greater-than", whole, 10, 0)
 
 
-def test_docstring_asks_for_the_third_described_argument(pairs):
-    for example in task_of("docstring", pairs, 20, 0).positives:
+@pytest.mark.parametrize("names", ["words", "code"])
+@pytest.mark.parametrize(("n_before", "n_matching", "n_after"), [(2, 3, 1), (0, 3, 1), (1, 2, 0), (0, 4, 2)])
+def test_docstring_asks_for_the_next_described_argument(n_before, n_matching, n_after, names, pairs):
+    variant = docstring.DocstringVariant(n_before, n_matching, n_after, names)
+    data = docstring.build(Prompts(pairs), 20, 0, variant=variant)
+    assert len({example.tokens for example in data.positives}) == 20
+    for example in data.positives:
         arguments = re.search(r"self, (.*)\)", example.text)[1].split(", ")
+        assert len(arguments) == len(set(arguments)) == n_before + n_matching + n_after
         described = re.findall(r":param (\w+):", example.text)
-        assert described == arguments[2:4]
-        assert words(pairs, example.answers) == [f" {arguments[4]}"]
-        assert sorted(words(pairs, example.wrong)) == sorted(f" {word}" for word in arguments if word != arguments[4])
+        assert described == arguments[n_before : n_before + n_matching - 1]
+        answer = arguments[n_before + n_matching - 1]
+        assert words(pairs, example.answers) == [f" {answer}"]
+        assert sorted(words(pairs, example.wrong)) == sorted(f" {word}" for word in arguments if word != answer)
         other = re.search(r"self, (.*)\)", example.corrupted_text)[1].split(", ")
         assert not {*other, *re.findall(r":param (\w+):", example.corrupted_text)} & set(arguments)
+        # Names repeat only where they are described; all else of the prompt is the counterpart's.
+        counts = Counter(re.findall(r"\w+", example.text))
+        assert [counts[name] for name in arguments] == [1 + (name in described) for name in arguments]
+        changed = [(a, b) for a, b in zip(example.tokens, example.corrupted, strict=True) if a != b]
+        assert len(changed) == len(arguments) + len(described)
+        if names == "code":
+            assert {*arguments, *other} <= set(word_lists.ARGUMENTS)
+
+
+def test_variants_of_docstring_have_names_and_impossible_ones_are_refused(pairs):
+    source = task_of("docstring-source", pairs, 5, 0)
+    assert source.name == "docstring-source"
+    assert len(re.findall(r"\w+", source.positives[0].text.splitlines()[0])) == 2 + 1 + 6  # def, name, self, arguments
+    assert task_of("docstring", pairs, 5, 0).name == docstring.DEFAULT.task_name == "docstring"
+    assert docstring.DocstringVariant(1, 4, 0, "code").task_name == "docstring-1-4-0-code"
+    with pytest.raises(UserError, match="2 to 6 described arguments, and 0 to 4 before and after them; got 1, 0 and 2"):
+        docstring.DocstringVariant(0, 1, 2)
+    with pytest.raises(UserError, match="unknown kind of argument names 'cod'; did you mean 'code'"):
+        docstring.DocstringVariant(names="cod")
+    few = word_tokenizer(leave_out=tuple(set(word_lists.ARGUMENTS) - set(word_lists.NOUNS)))
+    with pytest.raises(UserError, match=r"only \d+ names of arguments are single tokens .* docstring needs 40"):
+        docstring.build(Prompts(few), 5, 0, variant=docstring.DocstringVariant(names="code"))
 
 
 def test_induction_continues_the_repetition_that_the_counterpart_lacks(pairs):
