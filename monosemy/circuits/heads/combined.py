@@ -4,13 +4,15 @@ Place on the path: `Contrast` → [propose → confirm → edges] → the circui
 
     1  codes        node scores |P_h \\ N_h| of the `fast` discrete method; positives are the prompts, negatives their
                     counterparts
-    2  attribution  EAP for all heads, from one backward pass (`n_steps` above 1: EAP-IG)
-    3  propose      the first heads of 2, and the first of 1 that 2 did not propose
+    2  attribution  EAP for all heads, from one backward pass (`n_steps` above 1: EAP-IG); with a `step` above 0 also a
+                    second look, the derivative after a finite step, on a share of the prompts
+    3  propose      the first heads of 2, each by the larger of its two estimates, and the first of 1 that 2 did not
+                    propose
     4  confirm      exact patching of the proposed: effect = m(clean) − m(head replaced)
     5  restore      proposed heads without effect, those with the largest attribution first: m(corrupted, head ← clean)
                     − m(corrupted). This finds heads that stand in for each other, so that removing one shows nothing
     6  again        heads that were not proposed, but whose attribution is as large as a member's, are checked as in 4
-    7  score        of a checked head, the larger in size of 4 and 5; of any other head, its attribution
+    7  score        of a checked head, the larger in size of 4 and 5; of any other head, its attribution (EAP)
 
 A head that differs between prompts and counterparts, but whose output nothing reads, may be proposed by its codes in
 step 3; step 4 then finds its exact effect, zero. All scores are in units of the metric, positive when the head supports
@@ -37,7 +39,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosemy.circuits.heads.attribution import integrated_attribution
+from monosemy.circuits.heads.attribution import integrated_attribution, step_attribution
 from monosemy.circuits.heads.code_scores import node_scores
 from monosemy.circuits.heads.contrast import MEMBER_SHARE, Ablation, Contrast, passes_of
 from monosemy.circuits.heads.discrete import PRESETS, Codes, DiscreteConfig, discrete_codes, fitted
@@ -62,6 +64,11 @@ class CombinedConfig:
     """Share of the proposed heads that codes propose; 0 leaves the codes out."""
     n_steps: int = 1
     """Points on the attribution's path: 1 is EAP, more is EAP-IG; each takes the time of about two passes."""
+    step: float = 0.0
+    """How far towards the replacement the second look takes its derivative (`attribution.STEP` is a quarter of the
+    way); 0 leaves the second look out."""
+    step_share: float = 0.5
+    """Share of the prompts that the second look reads; it only proposes heads, so it need not read all."""
     weak: float = 0.02
     """A proposed head whose effect is below this share of m(clean) − m(corrupt) is restored as well."""
     codes: DiscreteConfig = field(default_factory=lambda: PRESETS["fast"])
@@ -71,6 +78,10 @@ class CombinedConfig:
         if not 0 < self.share <= 1 or not 0 <= self.code_share <= 1:
             raise UserError(
                 f"share must be above 0 and at most 1, code_share from 0 to 1; got {self.share} and {self.code_share}"
+            )
+        if not 0 <= self.step <= 1 or not 0 < self.step_share <= 1:
+            raise UserError(
+                f"step must be from 0 to 1, step_share above 0 and at most 1; got {self.step} and {self.step_share}"
             )
 
 
@@ -97,6 +108,7 @@ def combined_circuit(
     n = n_all(contrast.heads)
     # 1 and 2: codes and attribution of all heads.
     estimate = integrated_attribution(contrast, ablation, config.n_steps)
+    attribution, n_look_passes = _second_look(contrast, config, ablation, estimate)
     codes, code_scores = None, torch.zeros(n, dtype=torch.float64)
     if config.code_share:
         pooled = pooled_contrast(contrast)
@@ -107,7 +119,7 @@ def combined_circuit(
     n_restored = n_checks // 4  # reserved for step 5, out of the same budget
     n_proposed = n_checks - n_restored
     n_by_codes = round(config.code_share * n_proposed)
-    by_attribution, by_codes = propose(estimate.importance, code_scores, n_proposed, n_by_codes)
+    by_attribution, by_codes = propose(attribution, code_scores, n_proposed, n_by_codes)
     proposed = [*by_attribution, *by_codes]
     # 4: the exact effects of the proposed heads take the place of their estimates.
     effect = exhaustive_patching(contrast, ablation, indices=proposed)
@@ -122,18 +134,13 @@ def combined_circuit(
     # 6: check the heads that would be members by an unchecked estimate.
     doubtful = _doubtful(contrast, estimate, proposed)
     if len(doubtful) > n_checks:
-        minutes = passes_of(contrast.heads, doubtful) * contrast.seconds / 2 / 60
-        warnings.warn(
-            f"{len(doubtful)} more heads than the {n_checks} of the budget look like members and are patched too, "
-            f"about {fixed_text(minutes, 1)} minutes",
-            stacklevel=2,
-        )
+        _warn_of_doubtful(contrast, doubtful, n_checks)
     if doubtful:
         effects = exhaustive_patching(contrast, ablation, indices=doubtful).per_example
         assert effects is not None
         per_example[:, doubtful] = effects[:, doubtful]
     # 7: scores are means over prompts of whatever `per_example` now holds for each head.
-    n_passes = 3 * config.n_steps + passes_of(contrast.heads, [*proposed, *restored, *doubtful])
+    n_passes = 3 * config.n_steps + n_look_passes + passes_of(contrast.heads, [*proposed, *restored, *doubtful])
     scores = HeadScores(
         "combined",
         per_example.mean(0),
@@ -147,6 +154,31 @@ def combined_circuit(
         replaced=replaced,
     )
     return Combined(scores, by_codes, by_attribution, code_scores, codes=codes)
+
+
+def _second_look(
+    contrast: Contrast, config: CombinedConfig, ablation: Ablation, estimate: HeadScores
+) -> tuple[Float[Tensor, " n"], float]:
+    """What attribution ranks heads by when it proposes, and the passes that the second look took.
+
+    Without a second look, the size of the estimate; with one, the larger of it and the size of the derivative after a
+    finite step.
+    """
+    if not config.step:
+        return estimate.importance, 0.0
+    some = contrast.first(ceil(config.step_share * contrast.n_examples))
+    after_step = step_attribution(some, ablation, config.step)
+    n_passes = after_step.n_passes * some.n_examples / contrast.n_examples
+    return torch.maximum(estimate.importance, after_step.importance), n_passes
+
+
+def _warn_of_doubtful(contrast: Contrast, doubtful: Sequence[int], n_checks: int) -> None:
+    minutes = passes_of(contrast.heads, doubtful) * contrast.seconds / 2 / 60
+    warnings.warn(
+        f"{len(doubtful)} more heads than the {n_checks} of the budget look like members and are patched too, "
+        f"about {fixed_text(minutes, 1)} minutes",
+        stacklevel=3,
+    )
 
 
 def _doubtful(contrast: Contrast, estimate: HeadScores, proposed: Sequence[int]) -> list[int]:

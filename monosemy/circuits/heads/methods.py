@@ -117,6 +117,12 @@ def _combined_without_codes(bench: Bench) -> HeadScores:
     return replace(scores, method="combined, no codes")
 
 
+def _combined_with_step(bench: Bench) -> HeadScores:
+    """The combined method with a second look, a gradient after a finite step, in the place of codes."""
+    config = CombinedConfig(code_share=0.0, step=attribution.STEP)
+    return replace(combined_circuit(bench.contrast, config, bench.ablation).heads, method="combined, step")
+
+
 def _control(
     name: str, bench: Bench, score: Callable[[PooledHeads], Tensor], coding_seconds: float = 0.0
 ) -> HeadScores:
@@ -157,6 +163,7 @@ CONTROLS: dict[str, Callable[[Bench], HeadScores]] = {
 METHODS: dict[str, Callable[[Bench], HeadScores]] = {
     "combined": _combined,
     "combined-no-codes": _combined_without_codes,
+    "combined-step": _combined_with_step,
     "codes": partial(codes_by_node, name="fast"),
     "codes-paper": partial(codes_by_node, name="paper"),
     "pairs": partial(codes_by_pairs, name="fast"),
@@ -168,6 +175,7 @@ METHODS: dict[str, Callable[[Bench], HeadScores]] = {
     "restoring": lambda bench: patching.exhaustive_patching(bench.contrast, direction="denoise"),
     "eap": lambda bench: attribution.attribution_patching(bench.contrast, bench.ablation),
     "eap-ig": lambda bench: attribution.integrated_attribution(bench.contrast, bench.ablation),
+    "eap-step": lambda bench: attribution.step_attribution(bench.contrast, bench.ablation),
     "hisp": lambda bench: attribution.head_importance(bench.contrast, bench.ablation),
     "acdc": lambda bench: masks.acdc(bench.contrast, ablation=bench.ablation),
     "sp": lambda bench: masks.subnetwork_probing(bench.contrast, masks.ProbeConfig(seed=bench.seed), bench.ablation),
@@ -196,7 +204,9 @@ def expected_passes(name: str, heads: Heads, n_batches: int) -> float:
     return {
         "combined": 3 * CombinedConfig().n_steps + share * n_patching,  # without step 6, whose cost is not known before
         "combined-no-codes": 3 * CombinedConfig().n_steps + share * n_patching,
+        "combined-step": 3 + 3 * CombinedConfig().step_share + share * n_patching,
         "eap": 3,
+        "eap-step": 3,
         "hisp": 3,
         "eap-ig": 3 * attribution.N_STEPS,
         "acdc": len(masks.THRESHOLDS) * n_patching,

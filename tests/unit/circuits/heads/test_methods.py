@@ -9,10 +9,17 @@ import torch
 from known_circuits import bench, circuit, contrast, indices
 from tiny_models import make_tiny_model
 
-from monosemy.circuits.heads.attention_only import AttentionOnly
-from monosemy.circuits.heads.attribution import attribution_patching, head_importance, integrated_attribution
+from monosemy.circuits.heads.attention_only import AttentionOnly, Shape
+from monosemy.circuits.heads.attribution import (
+    STEP,
+    attribution_patching,
+    head_importance,
+    integrated_attribution,
+    step_attribution,
+)
 from monosemy.circuits.heads.circuit import find_circuit, members_of
 from monosemy.circuits.heads.combined import CombinedConfig, combined_circuit, propose
+from monosemy.circuits.heads.contrast import read_contrast
 from monosemy.circuits.heads.edges import (
     EdgeGraph,
     all_edges,
@@ -38,9 +45,11 @@ CAUSAL = (
     "restoring",
     "eap",
     "eap-ig",
+    "eap-step",
     "hisp",
     "combined",
     "combined-no-codes",
+    "combined-step",
     "acdc",
 )
 
@@ -98,6 +107,31 @@ def test_eap_is_exact_on_linear_paths(name):
     torch.testing.assert_close(estimate.per_example[:, readers], exact.per_example[:, readers], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("step", [0.0, STEP, 1.0])
+def test_the_gradient_after_a_step_is_the_softmax_derivative_there(step):
+    """In a model of one layer the logits are linear in the heads' values, so that the metric's gradient after any step
+    can be written down: ∂(p_a − p_w)/∂ℓ = p_a (e_a − p) − p_w (e_w − p)."""
+    model = AttentionOnly(Shape(n_layers=1, n_heads=2, d_model=6, d_head=3, vocab_size=5, n_positions=4)).double()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    prompts = ([(0, 1, 2, 3), (4, 2, 2, 0), (3, 3, 1, 4)], [(0, 4, 2, 1), (1, 2, 0, 0), (2, 3, 4, 4)])
+    examples = [Example(clean, corrupted, (1,), (3,)) for clean, corrupted in zip(*prompts, strict=True)]
+    some = read_contrast(AttentionOnlyHeads(model), examples, "probability_difference")
+    written, written_corrupted = (
+        torch.stack([model.head_outputs(torch.tensor([tokens]))[0, -1] for tokens in side]) for side in prompts
+    )
+    moved = (written - written_corrupted) @ model.W_U  # [prompt, head, logit]
+    p = (model(torch.tensor(prompts[0]))[:, -1] - step * moved.sum(1)).softmax(1)
+    answer, wrong = torch.eye(5, dtype=torch.float64)[[1, 3]]
+    gradient = p[:, 1:2] * (answer - p) - p[:, 3:4] * (wrong - p)
+    estimate = step_attribution(some, step=step)
+    torch.testing.assert_close(estimate.per_example, torch.einsum("bk,bhk->bh", gradient, moved).detach())
+    assert (estimate.checked, estimate.n_passes) == (frozenset(), 3)
+    if step == 0:
+        torch.testing.assert_close(estimate.per_example, attribution_patching(some).per_example)
+
+
 def test_one_sign_for_all_methods():
     """The negative mover works against the behaviour: negative wherever there is a sign; the movers are positive."""
     planted = circuit("ioi")
@@ -109,6 +143,7 @@ def test_one_sign_for_all_methods():
         exhaustive_patching(contrast("ioi"), direction="denoise"),
         attribution_patching(contrast("ioi")),
         integrated_attribution(contrast("ioi")),
+        step_attribution(contrast("ioi")),
         combined_circuit(contrast("ioi")).heads,
     ]
     for scores in signed:
@@ -202,6 +237,35 @@ def test_a_large_estimate_is_patched_before_it_counts(monkeypatch):
     assert set(members_of(combined.heads, difference)) == set(inside)
     assert combined.heads.checked == {*inside, inert}
     assert combined.heads.n_passes == 3 + len(inside) + 1
+
+
+def test_a_head_that_only_the_second_look_sees_is_patched(monkeypatch):
+    """EAP sees nothing of a member here; after the step, on half of the prompts, it is the largest."""
+    hidden, *_ = indices("ioi", circuit("ioi").heads)
+    exact = exhaustive_patching(contrast("ioi"))
+    blind = exact.per_example.clone()
+    blind[:, hidden] = 0
+    estimate = dataclasses.replace(exact, scores=blind.mean(0), per_example=blind, checked=frozenset())
+    n_read = []
+
+    def after_step(some, ablation, step):
+        n_read.append((some.n_examples, ablation, step))
+        sizes = torch.zeros(len(exact.scores), dtype=torch.float64)
+        sizes[hidden] = 1000
+        return dataclasses.replace(exact, scores=sizes, n_passes=3)
+
+    monkeypatch.setattr("monosemy.circuits.heads.combined.integrated_attribution", lambda *_: estimate)
+    monkeypatch.setattr("monosemy.circuits.heads.combined.step_attribution", after_step)
+    config = CombinedConfig(share=0.01, min_checks=1, code_share=0)
+    without = combined_circuit(contrast("ioi"), config)
+    assert hidden not in without.heads.checked
+    assert float(without.heads.scores[hidden]) == 0
+    assert n_read == []
+    combined = combined_circuit(contrast("ioi"), dataclasses.replace(config, step=0.25))
+    assert n_read == [(4, "resample", 0.25)]
+    assert combined.by_attribution == [hidden]
+    assert float(combined.heads.scores[hidden]) == pytest.approx(float(exact.scores[hidden]))
+    assert combined.heads.n_passes == 3 + 3 * 4 / 8 + len(combined.heads.checked)
 
 
 def test_a_restored_head_says_what_replacing_it_does():
@@ -327,6 +391,8 @@ def test_bad_input_is_refused():
         exhaustive_patching(contrast("ioi"), direction="forward")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="share must be above 0"):
         CombinedConfig(share=0)
+    with pytest.raises(UserError, match="step must be from 0 to 1, step_share above 0 and at most 1; got 2 and"):
+        CombinedConfig(step=2)
     with pytest.raises(UserError, match="has no tokenizer"):
         find_circuit(circuit("ioi").model, "ioi")
     tokens = [[97, 98, 99], [98, 99, 97]]
