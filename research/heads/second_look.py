@@ -8,7 +8,7 @@ Cost: passes over the prompts with the two of reading, over those of exhaustive 
 The step (a quarter of the way) and the share of the prompts that read it (half) were chosen on other draws of the
 prompts of induction, IOI and greater-than (seed 1; here it is seed 0), and on no docstring.
 
-Run: python -m research.heads.second_look [--only induction] (about 3 minutes on one free core)
+Run: python -m research.heads.second_look [--only induction] (about 6 minutes on one free core)
 """
 
 from __future__ import annotations
