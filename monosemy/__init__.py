@@ -16,6 +16,7 @@ _PUBLIC = {
     "build_sae": "monosemy.saes.registry",
     "fit": "monosemy.rows.fitting",
     "Dictionary": "monosemy.rows.dictionary",
+    "open_run": "monosemy.pipeline.finished",
     "RunConfig": "monosemy.config",
     "UserError": "monosemy.errors",
     "splice": "monosemy.evals.model_loss",

@@ -41,6 +41,13 @@ def _train(start: str, words: list[str], *, command: str, features: bool = False
     """Trains with the settings of `start` (a recipe, a file or a run) and of the words; returns the run folder."""
     base = _base(start)
     arguments, settings = _settings(base, words, command)
+    from monosemy.recipes import RECIPES
+
+    if settings.get("rows.source") and start in RECIPES:
+        # The sizes that suit somebody's rows follow from the rows, not from a recipe for a language model.
+        from monosemy.rows.defaults import frontier_config
+
+        base, start = frontier_config(settings), Path(settings["rows.source"]).stem
     folder = Path(arguments.run or _default_folder(start)).expanduser()
     moved = NOT_MOVED
     # A run that is continued keeps its model and text, so their flags can only say where these are now.
@@ -209,14 +216,17 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
         lines += [f"  {name:8s}{(make.__doc__ or '').strip()}" for name, make in RECIPES.items()]
     lines.append("Counts of tokens take k, M and G. monosemy info jumprelu lists the options of that architecture.")
     begin = {"train": "monosemy train quick --run runs/first", "demo": "monosemy demo --run runs/first"}[command]
-    examples = (f"{begin} --tokens 1.5M --l0 16 32", f"{begin} --jumprelu.bandwidth-relative 0.3")
+    examples = [f"{begin} --tokens 1.5M --l0 16 32", f"{begin} --jumprelu.bandwidth-relative 0.3"]
+    if command == "train":
+        lines.append("With --activations, the sizes that no flag gives follow from the rows (docs/own-embeddings.md).")
+        examples.append("monosemy train --activations embeddings.npy --run runs/mine")
     start = {"train": "[RECIPE | run.json | RUN] ", "demo": ""}[command]
     usage = f"monosemy {command} {start}[--run FOLDER] [FLAGS]"
     parser = Parser(
         f"monosemy {command}",
         commands()[command].summary,
         details="\n".join(lines),
-        examples=examples,
+        examples=tuple(examples),
         usage=usage,
         allow_abbrev=False,
     )

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosemy.shapes import EntryNumbers, LatentCounts, PerEntry, PreActs, TokenCounts
+from monosemy.support.notebook import facts_html, facts_line
+from monosemy.support.numbers import count_text, rounded_text
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ class SparseLatents:
     values: PerEntry
     d_sae: int
     frame: Frame | None = None
+
+    def _facts(self) -> dict[str, str]:
+        shape = {"rows": count_text(self.n_tokens), "d_sae": count_text(self.d_sae)}
+        return {**shape, "L0": rounded_text(self.l0), "entries": count_text(self.n_entries)}
+
+    def __repr__(self) -> str:
+        return facts_line("SparseLatents", self._facts())
+
+    def _repr_html_(self) -> str:
+        return facts_html("SparseLatents", self._facts())
 
     @classmethod
     def from_dense(cls, dense: PreActs) -> SparseLatents:

@@ -16,6 +16,7 @@ REQUIREMENTS, build_pairs, prepare_run_rows, read_section
 __getattr__, __dir__  # of the package: public names are imported at first use
 inverse_transform, get_feature_names_out, input_features, preserves_dtype  # of scikit-learn's estimators
 firing_rates_, n_features_in_  # of a fitted Dictionary, for its users
+saes, _repr_html_  # of runs and other objects, for their users and notebooks
 handle_starttag, handle_startendtag, handle_endtag, handle_data  # HTMLParser
 redirect_request  # urllib's redirect handler
 _negative_number_matcher, _metavar_formatter, _get_help_string, default_metavar  # of argparse's help formatter

@@ -151,6 +151,18 @@ def open_table(
     return spool(parquet_batches(path, column), spooled, path.name)
 
 
+def table_size(path: Path, tensor: str | None = None, column: str | None = None) -> tuple[int, int]:
+    """The (rows, columns) of the table in a file, without reading it. Raises UserError as `open_table` does."""
+    path = path.expanduser()
+    if path.suffix != ".parquet" or not path.is_file():
+        table = open_table(path, tensor=tensor, column=column)
+        return table.n_rows, table.width
+    first = next(parquet_batches(path, column), np.zeros((0, 0)))
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_metadata(path).num_rows, first.shape[1]
+
+
 def map_npy(path: Path) -> np.ndarray:
     """A .npy file, mapped rather than read. Raises UserError when it is no whole file of numbers."""
     try:

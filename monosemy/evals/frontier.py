@@ -103,8 +103,8 @@ def build_evaluation(
     )
 
 
-def print_evaluation(records: Iterable[Record], console: Console | None = None) -> None:
-    """Prints one table per site to `console`, or to standard output.
+def print_evaluation(records: Iterable[Record], console: Console | None = None, *, of_rows: bool = False) -> None:
+    """Prints one table per site to `console`, or to standard output; `of_rows` where a token is somebody's row.
 
     Rows go by target L0, with controls after the SAEs of the same target; values come with half their interval. Columns
     that do not fit a narrow terminal are left out, the least important first, and named below; nothing is cut off.
@@ -128,7 +128,11 @@ def print_evaluation(records: Iterable[Record], console: Console | None = None) 
     for site, of_site in by_site.items():
         console.print(_table(site, of_site, columns))
         console.print()
-    console.print(_caption(ordered, hidden), style="dim")
+    caption = _caption(ordered, hidden)
+    if of_rows:
+        caption = caption.replace("token", "row").replace("over documents", "over rows or groups of them")
+        caption += "; no language model stands behind the rows, so no loss is measured"
+    console.print(caption, style="dim")
 
 
 def _table(site: str, records: list[Record], columns: list[Column]) -> Table:

@@ -45,6 +45,8 @@ from monosemy.models.padding import Edit, Padding, check_unpadded, read_mask, re
 from monosemy.models.passing import as_sequences, pass_through, unscaled
 from monosemy.models.sites import KINDS, POST_NORM_KINDS, Site, parse_site
 from monosemy.shapes import Logits, SiteActivations, TextMask, TokenIds
+from monosemy.support.notebook import facts_html, facts_line
+from monosemy.support.numbers import count_text
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,16 @@ class LanguageModel:
         configured = self._engine.n_heads
         self.n_heads: int = configured if configured in counts or not counts else max(set(counts), key=counts.count)
         """Attention heads per layer: the configured number if any layer has it, else that of most layers."""
+
+    def _facts(self) -> dict[str, str]:
+        sizes = {"layers": self.n_layers, "width": self.d_model, "vocabulary": self.vocab_size}
+        return {name: count_text(n) for name, n in sizes.items()} | {"device": str(self.device)}
+
+    def __repr__(self) -> str:
+        return facts_line(self.name, self._facts())
+
+    def _repr_html_(self) -> str:
+        return facts_html(self.name, self._facts())
 
     @property
     def device(self) -> torch.device:

@@ -93,14 +93,15 @@ def print_results(folder: Path) -> None:
     from monosemy.evals.evaluation_file import read_evaluation
     from monosemy.evals.frontier import print_evaluation
 
-    messages = [str(message).partition("; the other SAEs")[0] for message in read_run(folder)[1].get("stopped", [])]
+    provenance = read_run(folder)[1]
+    messages = [str(message).partition("; the other SAEs")[0] for message in provenance.get("stopped", [])]
     if all_stopped(folder):
         raise UserError(
             f"the training of every SAE of {folder} stopped early ({messages[0] if messages else 'none is whole'}); "
             f"{RunFiles(folder).report} shows how it went; train again in a new folder, e.g. with a lower "
             "--training.learning-rate"
         )
-    print_evaluation(read_evaluation(folder)["records"])
+    print_evaluation(read_evaluation(folder)["records"], of_rows="rows" in provenance)
     for message in messages:
         print(f"not in the table: {message}", file=sys.stderr)
 

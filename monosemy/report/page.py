@@ -23,7 +23,16 @@ from monosemy.report.markup import Cell, Html, bullets, details, facts, figure, 
 from monosemy.report.power_law import UsageLaws, fit_usage
 from monosemy.report.read import Key, ReportInputs, read_inputs
 from monosemy.report.sections import Section, read_sections
-from monosemy.report.summary import HOW_TO_READ, MEASURES, findings, headline, title, warnings, what_was_run
+from monosemy.report.summary import (
+    HOW_TO_READ,
+    HOW_TO_READ_ROWS,
+    MEASURES,
+    findings,
+    headline,
+    title,
+    warnings,
+    what_was_run,
+)
 from monosemy.support.files import write_text
 from monosemy.support.numbers import count_text, duration_text, measured_text, setting_text
 from monosemy.support.progress import stage
@@ -90,7 +99,7 @@ def _summary(run: ReportInputs) -> Html:
     for site in run.sites:
         if line := headline(run, site):
             parts.append(Html('<p class="short">At {}, {}</p>').format(site, line))
-    parts.append(Html("<p>{}</p>").format(HOW_TO_READ))
+    parts.append(Html("<p>{}</p>").format(HOW_TO_READ_ROWS if run.of_rows else HOW_TO_READ))
     for site in run.sites:
         heading = Html("<h3>{}</h3>").format(site) if len(run.sites) > 1 else Html()
         parts.append(heading + _wins(run, site) + bullets(findings(run, site)))
@@ -103,6 +112,8 @@ def _wins(run: ReportInputs, site: str) -> Html:
     """The verdicts as a table: for each target L0 and measure, the lowest and those not told apart from it."""
     site_points = points(run.at(site))
     judged = {m: {v.target_l0: v for v in verdicts(site_points, m)} for m in MEASURES}
+    if run.of_rows:
+        del judged["delta_loss"]
     rows: list[list[Cell | str]] = []
     for target in sorted({level for by_level in judged.values() for level in by_level}):
         row: list[Cell | str] = [setting_text(target)]
@@ -117,7 +128,9 @@ def _wins(run: ReportInputs, site: str) -> Html:
         rows.append(row)
     if not rows:
         return Html()
-    headings = ["Asked L0", "Lowest delta loss", "nats per token", "Not told apart from it"]
+    headings = ["Asked L0"]
+    if "delta_loss" in judged:
+        headings += ["Lowest delta loss", "nats per token", "Not told apart from it"]
     headings += ["Lowest FVU", "FVU", "Not told apart"]
     return table(f"Best at each sparsity at {site}: lower is better, 95% intervals in brackets", headings, rows)
 
@@ -169,7 +182,7 @@ def _provenance(run: ReportInputs) -> Html:
     rows = [
         ("Recipe", run.config.recipe),
         ("Sites", ", ".join(run.sites)),
-        ("Training tokens asked for", count_text(run.config.text.n_tokens)),
+        *([] if run.of_rows else [("Training tokens asked for", count_text(run.config.text.n_tokens))]),
         ("Activations trained on, per SAE", _trained(run)),
         ("Validation tokens (FVU, L0, firing)", _range([r.n_tokens for r in run.records])),
         ("Validation tokens (losses)", _range([r.n_loss_tokens for r in run.records if r.n_loss_tokens])),
@@ -187,8 +200,11 @@ def _provenance(run: ReportInputs) -> Html:
         parts.append(facts("How it was measured", list(measured.items())))
     if noted := _flat({name: done.get("record") for name, done in run.stages.items() if isinstance(done, Mapping)}):
         parts.append(details("What the stages noted", facts("Records of the stages", list(noted.items()))))
+    # A text and sites that a run on somebody's rows never read would only mislead.
+    unused = ("text", "activations") if run.of_rows else ()
+    configuration = {name: value for name, value in to_json(run.config).items() if name not in unused}
     parts.append(
-        details("The whole configuration", facts("Configuration (run.json)", list(_flat(to_json(run.config)).items())))
+        details("The whole configuration", facts("Configuration (run.json)", list(_flat(configuration).items())))
     )
     return join([*parts, Html("</section>")], "\n")
 

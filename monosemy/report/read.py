@@ -140,6 +140,11 @@ class ReportInputs:
         return [record for record in self.records if record.site == site]
 
     @property
+    def of_rows(self) -> bool:
+        """Whether the run was trained on somebody's rows, without a language model."""
+        return "rows" in self.provenance
+
+    @property
     def stopped(self) -> list[str]:
         """One line per SAE whose training stopped early."""
         curve_messages = [curve.stopped for curve in self.curves.values() if curve.stopped]

@@ -20,8 +20,8 @@ MANY_DEAD = 0.3
 
 
 def model_name(run: ReportInputs) -> str:
-    """The model's name in the provenance, or else in the configuration."""
-    return _name(run.provenance.get("model"), run.config.model.source)
+    """The name of the model, or of the rows that took its place, in the provenance, or else in the configuration."""
+    return _name(run.provenance.get("rows") or run.provenance.get("model"), run.config.model.source)
 
 
 def _name(entry: object, otherwise: str) -> str:
@@ -48,12 +48,15 @@ def what_was_run(run: ReportInputs) -> str:
     tokens = f"{most}{count_text(trained_on)} activations" if math.isfinite(trained_on) else "activations"
     seeds = len(run.config.seeds)
     measured = max((r.n_tokens for r in run.records), default=0)
+    learnt = f"the activations of {model_name(run)} at {_and(run.sites)}"
+    held_out = "tokens from documents that training never saw"
+    if run.of_rows:
+        learnt, held_out = f"the rows of {model_name(run)}", "rows that training never saw"
     return (
         f"{n_trained} sparse {_plural('autoencoder', n_trained)} ({_and([label(k) for k in kinds])}; "
         f"{' or '.join(count_text(w) for w in widths)} latents; {_plural('sparsity level', len(levels))} L0 "
-        f"{_and([setting_text(v) for v in levels])}; {seeds} {_plural('seed', seeds)}) learnt to rebuild the "
-        f"activations of {model_name(run)} at {_and(run.sites)}. Each was trained on {tokens} and measured on "
-        f"{count_text(measured)} tokens from documents that training never saw."
+        f"{_and([setting_text(v) for v in levels])}; {seeds} {_plural('seed', seeds)}) learnt to rebuild "
+        f"{learnt}. Each was trained on {tokens} and measured on {count_text(measured)} {held_out}."
     )
 
 
@@ -63,6 +66,14 @@ HOW_TO_READ = (
     "reconstruction misses. Lower is better for both, and only SAEs that are equally sparse (the same L0, the mean "
     "number of latents active on a token) should be compared. Brackets are 95% bootstrap intervals over validation "
     "documents; where two overlap, this run does not tell the SAEs apart."
+)
+
+HOW_TO_READ_ROWS = (
+    "FVU is the fraction of the rows' variance that the reconstruction misses. Lower is better, and only SAEs that are "
+    "equally sparse (the same L0, the mean number of latents active on a row) should be compared. Brackets are 95% "
+    "bootstrap intervals over validation rows or groups of them; where two overlap, this run does not tell the SAEs "
+    "apart. No language model stands behind these rows, so there is no delta loss, no loss recovered and no KL; where "
+    "figures and tables speak of a token they mean a row, and by a document a row or a group of rows."
 )
 
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from monosemy.activations.tables import Table
+from monosemy.activations.tables import Table, table_size
 from monosemy.config import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig, from_json, to_json, with_room
 from monosemy.errors import UserError
-from monosemy.ranges import number_name
+from monosemy.ranges import check_ranges, number_name
 from monosemy.rows.settings import RowsConfig
+from monosemy.support.flags import flag_of
 
 STEPS, MOST_PASSES = 2_000, 200
 
@@ -32,9 +34,10 @@ class Size:
     n_train: int
 
     @staticmethod
-    def of(table: Table, validation_fraction: float, max_validation_rows: int = 65_536) -> Size:
-        n_validation = min(max_validation_rows, round(validation_fraction * table.n_rows))
-        return Size(table.width, max(1, table.n_rows - n_validation))
+    def of(n_rows: int, width: int, rows: RowsConfig) -> Size:
+        """The size of a table that is split as the settings say."""
+        n_validation = min(rows.max_validation_rows, round(rows.validation_fraction * n_rows))
+        return Size(width, max(1, n_rows - n_validation))
 
 
 def default_d_sae(size: Size, l0: float | None = None) -> int:
@@ -80,7 +83,7 @@ class Wishes:
 
 def rows_config(table: Table, wishes: Wishes, rows: RowsConfig) -> RunConfig:
     """The configuration of a run on this table. Raises UserError for wishes that cannot be met."""
-    size = Size.of(table, rows.validation_fraction, rows.max_validation_rows)
+    size = Size.of(table.n_rows, table.width, rows)
     d_sae = wishes.d_sae or default_d_sae(size, max(wishes.l0 or (0,)))
     l0 = wishes.l0 or (default_l0(d_sae),)
     (first, *_) = wishes.architectures
@@ -94,6 +97,30 @@ def rows_config(table: Table, wishes: Wishes, rows: RowsConfig) -> RunConfig:
         options={f"{first}.{name}": value for name, value in (wishes.options or {}).items()},
         training=default_training(size, wishes.training),
         evaluation=EvaluationConfig(frozen_random=wishes.controls, pca=wishes.controls),
+    )
+    return with_room(config, rows)
+
+
+def frontier_config(values: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run on a file of rows where `values`, settings by dotted name, leave out the sizes.
+
+    It compares all architectures at half the default L0, at it and at twice it. Raises UserError for a file that
+    cannot be read.
+    """
+    prefix = "rows."
+    rows = from_json(RowsConfig, {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)})
+    check_ranges(rows, lambda name: flag_of(prefix + name))
+    assert rows.source is not None, "frontier_config is for runs on a file"
+    n_rows, width = table_size(Path(rows.source), rows.tensor, rows.column)
+    size = Size.of(n_rows, width, rows)
+    d_sae = values.get("d_sae") or default_d_sae(size, max(values.get("l0") or (0,)))
+    middle = default_l0(d_sae)
+    given = {k.removeprefix("training."): v for k, v in values.items() if k.startswith("training.")}
+    config = RunConfig(
+        recipe="rows",
+        l0=tuple(sorted({max(1.0, middle // 2), middle, min(float(d_sae), 2 * middle)})),
+        d_sae=d_sae,
+        training=default_training(size, given),
     )
     return with_room(config, rows)
 

@@ -29,7 +29,8 @@ from monosemy.kernels import ops
 from monosemy.latents import SparseLatents
 from monosemy.saes.transforms import NO_TRANSFORMS, Transforms
 from monosemy.shapes import Activations, LatentMask, PerInput, PreActs, Scalar
-from monosemy.support.numbers import setting_text
+from monosemy.support.notebook import facts_html, facts_line
+from monosemy.support.numbers import count_text, setting_text
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,18 @@ class SparseAutoencoder(nn.Module, ABC):
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a file of this SAE holds, by name: the parameters and buffers themselves."""
         return self.state_dict()
+
+    def _facts(self) -> dict[str, str]:
+        config = self.config
+        size = {"d_in": count_text(self.d_in), "d_sae": count_text(self.d_sae)}
+        facts = {**size, "L0": setting_text(config.l0) if config.l0 else "", "site": config.site, "model": config.model}
+        return {name: value for name, value in facts.items() if value}
+
+    def __repr__(self) -> str:
+        return facts_line(f"{self.name} SAE", self._facts())
+
+    def _repr_html_(self) -> str:
+        return facts_html(f"{self.name} SAE", self._facts())
 
     @abstractmethod
     def encode(self, x: Activations) -> SparseLatents:
