@@ -130,13 +130,18 @@ def training_data(run: Run) -> TrainingData:
 def prepare(run: Run) -> Prepared:
     """Loads the model, tokenises the text and harvests the activations, reusing what the cache holds.
 
-    Raises UserError when memory or disk cannot hold the run, and when the model or the text has changed since the run
-    began.
+    Raises UserError when memory or disk cannot hold the run, when the model or the text has changed since the run
+    began, and for a run that has neither.
     """
     from monosemy.data.tokens import prepare_tokens, separator_and_bos
     from monosemy.models.of_run import load_run_model, refuse_change
 
     config = run.config
+    if any(room.activations for room in taking_part(config)):
+        raise UserError(
+            f"{run.folder} was trained on rows without a language model, so there is no text to read; its report, "
+            "`monosemy evaluate` and monosemy.open_run work without one"
+        )
     check_resources(run)
     started = time.perf_counter()
     model = load_run_model(run.folder, config, run.provenance, run.moved)

@@ -39,6 +39,9 @@ def test_a_file_gives_a_frontier_and_a_report_that_speaks_of_rows(rows, tmp_path
     assert "No language model stands behind these rows" in page
     assert "Lowest delta loss" not in page
     assert "How often against how strongly" in page
+    with pytest.raises(SystemExit):
+        cli.main(["features", str(run)])
+    assert "trained on rows without a language model" in capsys.readouterr().err
     # Moved, and evaluated again where it is now.
     moved = rows.with_name("moved.npy")
     rows.rename(moved)
