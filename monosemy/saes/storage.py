@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ def load_sae(
     """
     path, fetched = locate(source)
     layout, place = layout_of(path)
-    config = with_origin(layout.config(place), layout, place, fetched)
+    config = layout.config(place)
     if not even_stopped:
         refuse_stopped(f"{place.parent.name}/{place.name}", stopped_early(config))
     tensors = layout.tensors(place, config)
@@ -65,11 +66,14 @@ def load_sae(
         sae = build_sae(config)
     check_shapes(sae, tensors, place)
     sae.to_empty(device="cpu")
-    with torch.no_grad():
+    # Files are hashed beside, in a thread: hashing takes as long as reading, and needs no lock of Python's.
+    with torch.no_grad(), ThreadPoolExecutor(1) as pool:
+        described = pool.submit(with_origin, config, layout, place, fetched)
         # In place: W_enc keeps its column-by-column storage, which a file does not record.
         for name, target in sae.tensors().items():
             stored = tensors[name]
             stored.copy_into(target) if isinstance(stored, StoredTensor) else target.copy_(stored)
+        sae.config = described.result()
     return sae.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 

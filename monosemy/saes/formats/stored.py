@@ -27,7 +27,7 @@ from torch import Tensor
 from monosemy.errors import UserError
 from monosemy.support.numbers import count_text
 
-_BLOCK_BYTES = 1 << 25
+_BLOCK_BYTES = 1 << 23
 _HEADER_BYTES = 1 << 24
 """The longest header or settings file that is read: hundreds of times what an SAE's has."""
 _COMPRESSION = 50
@@ -82,9 +82,7 @@ class StoredTensor:
         rows = target.T if self.transposed else target
         position = 0
         for block in self.blocks():
-            # An infinite threshold switches a latent off; infinite weights only make NaN of it.
-            odd = block.isnan() if "threshold" in self.name else ~block.isfinite()
-            if bool(odd.any()):
+            if not _usable(block, infinity="threshold" in self.name):
                 raise UserError(
                     f"tensor {self.name} of {self.path} holds NaN or infinity, so that no SAE can be made of it"
                 )
@@ -95,6 +93,15 @@ class StoredTensor:
             position += len(block)
         if target.dim() and position != len(rows):
             raise UserError(f"{self.path} is cut off within tensor {self.name}; download or copy it again")
+
+
+def _usable(block: Tensor, *, infinity: bool) -> bool:
+    """Whether a block has no NaN, and no infinity unless it may: an infinite threshold switches a latent off."""
+    # The sum tells in a tenth of the time: NaN and infinity stay what they are in it. Large numbers may overflow, hence
+    # the second look.
+    if not block.is_floating_point() or math.isfinite(float(block.sum())):
+        return True
+    return not bool((block.isnan() if infinity else ~block.isfinite()).any())
 
 
 def in_memory(name: str, path: Path, tensor: Tensor) -> StoredTensor:

@@ -1,0 +1,54 @@
+"""The tables of README.md and of docs/published.md, from results/formats.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from research.markdown import markdown
+
+Record = Mapping[str, Any]
+_LIBRARIES = {"dl": "dictionary_learning", "gemma": "Gemma Scope", "lens": "sae-lens", "sparsify": "sparsify"}
+_JUDGES = {
+    "sae-lens": "sae-lens",
+    "sparsify": "sparsify",
+    "dictionary-learning": "dictionary_learning",
+    "gemma-scope-2": "sae-lens's loader of Gemma Scope 2",
+    "circuit-tracer": "the layout's equation",
+}
+
+
+def tables(records: Mapping[str, Record]) -> dict[str, str]:
+    record = records["formats"]
+    return {
+        "read": read_table(record["read"]),
+        "written": written_table(record["written"]),
+        "opening": opening_table(record["opening"]),
+    }
+
+
+def worst(rows: list[Record]) -> list[str]:
+    codes, reconstruction = (max(row[name] for row in rows) for name in ("codes", "reconstruction"))
+    same = sum(row["same_support"] for row in rows)
+    return [str(len(rows)), f"{codes:.0e}", f"{reconstruction:.0e}", f"{same} of {len(rows)}"]
+
+
+def read_table(read: Record) -> str:
+    body = []
+    for prefix, library in _LIBRARIES.items():
+        rows = [row for case, row in read.items() if case.startswith(prefix)]
+        body.append([library, *worst(rows)])
+    return markdown(("made by", "SAEs", "codes", "reconstructions", "same latents"), body)
+
+
+def written_table(written: Record) -> str:
+    body = [[layout, _JUDGES[layout], *worst(list(rows.values()))] for layout, rows in written.items()]
+    return markdown(("layout", "opened by", "SAEs", "codes", "reconstructions", "same latents"), body)
+
+
+def opening_table(opening: Record) -> str:
+    body = [
+        [name, f"{row['seconds']:.2f}", f"{row['reading']:.2f}", f"{row['memory']:.2f}"]
+        for name, row in opening.items()
+    ]
+    return markdown(("file", "seconds", "of which reading the file takes", "memory at the peak, in weights"), body)

@@ -1,0 +1,51 @@
+"""docs/published.md does what it says, with local folders in the place of the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from published_saes import FOLDER, outputs
+
+import monosemy
+from monosemy import cli
+
+PAGE = (Path(__file__).parents[3] / "docs" / "published.md").read_text(encoding="utf-8")
+HUB = '"google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"'
+
+
+def test_the_first_block_runs(capsys):
+    block = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    assert HUB in block
+    names = {"activations": outputs("gemma_scope_1")["x"]}
+    exec(block.replace(HUB, repr(str(FOLDER / "gemma_scope_1"))), names)
+    torch.testing.assert_close(names["reconstruction"], outputs("gemma_scope_1")["recon"])
+    assert capsys.readouterr().out.split()[-2] == "96"
+
+
+def test_the_commands_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"```\n(monosemy export.*?)```", PAGE, re.DOTALL)[1]
+    commands = [line.partition("#")[0].split()[1:] for line in block.splitlines()]
+    assert len(commands) == 4
+    for words in commands:
+        cli.main([str(FOLDER / "lens_topk_unit") if word == "runs/demo" else word for word in words])
+    assert (tmp_path / "exports" / "demo" / "cfg.json").is_file()
+    assert (tmp_path / "exports" / "smollm-saes" / "README.md").is_file()
+    assert "would write" in capsys.readouterr().out
+
+
+def test_every_transform_and_layout_of_the_page_exists():
+    for name in re.findall(r"^\| `(\w+)`", PAGE, re.MULTILINE):
+        assert hasattr(monosemy.SaeConfig("topk", 2, 4, 1.0).transforms, name)
+    for layout in re.findall(r"--layout (\S+)", PAGE):
+        assert layout in ("sparsify",)
+
+
+@pytest.mark.parametrize("case", ["gemma_scope_1", "dl_jumprelu"])
+def test_origin_has_what_the_page_says(case):
+    origin = monosemy.load_sae(FOLDER / case).config.record["origin"]
+    assert origin["files"]
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in origin["files"].values())
