@@ -22,6 +22,7 @@ from typing import Any
 from monosemy.errors import UserError
 from monosemy.support.files import write_text
 from research import records
+from research.formats import tables as formats
 from research.frontier import tables as frontier
 from research.heads import tables as heads
 from research.house import tables as house
@@ -39,6 +40,7 @@ from research.steering import tables as steering
 
 REPOSITORY = Path(__file__).parents[1]
 STUDIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, str]]] = {
+    "formats": formats.tables,
     "frontier": frontier.tables,
     "heads": heads.tables,
     "house": house.tables,

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -200,18 +199,19 @@ def timed(folder: Path) -> dict[str, float]:
             while file.read(1 << 22):
                 pass
     reading = time.perf_counter() - started
-    before = _resident()
-    started = time.perf_counter()
+    before = _memory("VmRSS")
+    started, started_cpu = time.perf_counter(), time.process_time()
     sae = load_sae(folder)
-    seconds = time.perf_counter() - started
+    seconds, processor = time.perf_counter() - started, time.process_time() - started_cpu
     weights = sum(tensor.numel() * tensor.element_size() for tensor in sae.tensors().values())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "reading": reading, "memory": (peak - before) / weights}
+    memory = (_memory("VmHWM") - before) / weights
+    return {"seconds": seconds, "processor": processor, "reading": reading, "memory": memory}
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def _memory(name: str) -> int:
+    """This process's memory in bytes, now (VmRSS) or at its peak (VmHWM), as the kernel counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def written_table(written: Record) -> str:
 
 def opening_table(opening: Record) -> str:
     body = [
-        [name, f"{row['seconds']:.2f}", f"{row['reading']:.2f}", f"{row['memory']:.2f}"]
+        [name, f"{row['seconds']:.2f}", f"{row['processor']:.2f}", f"{row['reading']:.2f}", f"{row['memory']:.2f}"]
         for name, row in opening.items()
     ]
-    return markdown(("file", "seconds", "of which reading the file takes", "memory at the peak, in weights"), body)
+    return markdown(
+        ("file", "seconds", "processor time", "reading the file alone", "memory at the peak, in weights"), body
+    )

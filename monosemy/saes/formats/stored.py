@@ -27,7 +27,7 @@ from torch import Tensor
 from monosemy.errors import UserError
 from monosemy.support.numbers import count_text
 
-_BLOCK_BYTES = 1 << 23
+_BLOCK_BYTES = 1 << 22
 _HEADER_BYTES = 1 << 24
 """The longest header or settings file that is read: hundreds of times what an SAE's has."""
 _COMPRESSION = 50
