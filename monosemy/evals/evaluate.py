@@ -47,8 +47,8 @@ def evaluate(
     sequences without padding. `site` defaults to the one the SAE was trained at. `rules` says which positions are
     dropped. Losses are in nats per token. The bootstrap resamples sequences; identical sequences count as one, so
     `n_documents` of the `n_sequences` are distinct. Intervals are None if there is only one.
-    Raises UserError for a transcoder, tokens of another shape, padding without a mask, an SAE whose width is not the site's, and when
-    no position is left.
+    Raises UserError for a transcoder, tokens of another shape, padding without a mask, an SAE whose width is not the
+    site's, and when no position is left.
     """
     tokens = read_tokens(tokens).cpu().long()
     if tokens.shape[1] < 2:
@@ -82,7 +82,9 @@ def evaluate(
     losses = evaluate_model_loss(
         model, where, saes, tokens, keep=keep, attention_mask=text, documents=sequences, n_bootstrap=n_bootstrap
     )
-    candidate = Candidate(name, name, where, sae.config.l0 or None, seed=sae.config.seed, control=sae.config.frozen_decoder)
+    candidate = Candidate(
+        name, name, where, sae.config.l0 or None, seed=sae.config.seed, control=sae.config.frozen_decoder
+    )
     return {**build_record(candidate, reconstruction, losses.records[name]), "n_sequences": len(tokens)}
 
 

@@ -146,7 +146,7 @@ def by_gemma_loader(folder: Path, sae: SparseAutoencoder, x: Tensor) -> Outputs:
     name = "layer_3_transcoder" if sae.config.transforms.transcoder else "layer_3_resid_post"
     shapes = {key: list(tensor.shape) for key, tensor in load_file(folder / "params.safetensors").items()}
     loaders.hf_hub_download = lambda *words, **named: str(folder / Path(named.get("filename") or words[1]).name)
-    loaders.get_safetensors_tensor_shapes = lambda *_: shapes
+    setattr(loaders, "get_safetensors_tensor_shapes", lambda *_: shapes)  # noqa: B010
     settings, tensors, _ = loaders.gemma_3_sae_huggingface_loader("google/gemma-scope-2-270m-pt", name)
     theirs = SAE.from_dict(loaders.handle_config_defaulting({**settings, "device": "cpu"}))
     theirs.load_state_dict(tensors)
