@@ -6,7 +6,7 @@ Remove a name together with what it stands for; add one only with its reason.
 # ruff: noqa: B018, F821
 
 # Commands: their functions are named as text, `monosemy.features.commands:run_show`, so that none is imported early.
-run_browse, run_circuits, run_demo, run_evaluate, run_explain, run_export_circuit_tracer, run_export_html
+run_browse, run_catalogue, run_circuits, run_demo, run_evaluate, run_explain, run_export_circuit_tracer, run_export_html
 run_export, run_export_neuronpedia, run_export_parquet, run_push, run_features, run_info, run_jacobian, run_report, run_show, run_steer
 
 # What a room registers, likewise as text (rooms.py).

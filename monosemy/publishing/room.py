@@ -1,4 +1,4 @@
-"""The publishing room: registers the commands that write an SAE for other libraries, and put it on the hub."""
+"""The publishing room: registers the commands that find published SAEs, and publish one for other libraries."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from monosemy.rooms import Command, Room
 ROOM = Room(
     name="publishing",
     commands=(
+        Command(
+            "catalogue",
+            "list families of published SAEs, and how to open one",
+            "monosemy.publishing.catalogue:run_catalogue",
+            continues=False,
+        ),
         Command(
             "export",
             "write an SAE as sae-lens and other libraries read it",
