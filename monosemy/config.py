@@ -102,14 +102,19 @@ class TrainingConfig:
     n_passes: Annotated[int, Range(1, 100_000, example=1)] = 1
     """How many times each training token is used; more than once with `disk` storage only."""
     learning_rate: Annotated[float | None, Range(0, 1, example=2e-3, above_low=True)] = None
-    """Peak learning rate of all SAEs; None takes each architecture's own."""
+    """Peak learning rate of all SAEs; None takes each architecture's own, by default 0.13/√d_in at batches of 1,024
+    tokens (training/optim.py)."""
     warmup_fraction: Annotated[float, SHARE] = 0.05
     """Share of the steps, at the start, over which the learning rate rises."""
     decay_fraction: Annotated[float, SHARE] = 0.2
     """Share of the steps, at the end, over which the learning rate falls to zero."""
     dead_fraction: Annotated[float, SHARE] = 0.1
-    """A latent counts as dead, and is revived, once it was silent for this share of the training tokens (at most 10M
-    tokens)."""
+    """A latent counts as dead once it was silent for this share of the training tokens, or for `dead_firings`."""
+    dead_firings: Annotated[float, Range(1, 1e6, example=200)] = 200.0
+    """A latent counts as dead once it was silent for as many tokens as hold this many firings of an average latent."""
+    restart_share: Annotated[float, SHARE] = 0.01
+    """Share of all latents that may restart in one step when they are dead, in the direction of the error; 0 restarts
+    none."""
     outlier_error: Annotated[float, Range(1, example=100, above_low=True, or_zero="keeps all")] = 100.0
     """Leave rows out of a step if their squared error exceeds this multiple of the batch's median and zeros would
     reconstruct them better; 0 keeps all."""

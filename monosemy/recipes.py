@@ -13,7 +13,7 @@ def demo() -> RunConfig:
     return RunConfig(
         recipe="demo",
         text=TextConfig(n_tokens=300_000, n_validation_tokens=32_768),
-        training=TrainingConfig(batch_tokens=512, n_passes=2, learning_rate=4e-3),  # of 1e-3, 2e-3, 4e-3 best for all
+        training=TrainingConfig(batch_tokens=512, n_passes=2),
         evaluation=EvaluationConfig(n_loss_tokens=4_096),  # 20 passes of the model: a third of the demo's time at 8,192
     )
 

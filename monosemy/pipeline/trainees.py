@@ -86,6 +86,5 @@ def build_trainee(prepared: TrainingData, new: NewSae, rows: Tensor) -> Trainee:
     )
     sae = build_sae(described).to(prepared.device)
     trainee = Trainee(sae, config.training, n_steps, n_steps * config.training.batch_tokens)
-    # For the L0 of the first step, which is a multiple of the target L0.
-    sae.initialise(rows, trainee.target_l0(0.0))
+    trainee.initialise(rows)
     return trainee

@@ -185,6 +185,13 @@ class SparseAutoencoder(nn.Module, ABC):
     def observe(self, output: StepOutput, step: StepInfo) -> None:
         """Updates what gradients do not train, such as a running threshold; called once per step, after Adam's."""
 
+    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
+        """Gives `latents` [R] new encoder columns [d_in, R], to fire above `thresholds` [R] of (x − b_dec) W_enc.
+
+        `output` is that of the step before. Where the selection decides what fires, as in TopK, the columns are
+        scaled so that the thresholds lie where its weakest active latents do.
+        """
+
     def rate_factors(self) -> Mapping[str, float]:
         """Learning-rate multipliers by parameter name (default 1)."""
         biases = [name for name, _ in self.named_parameters() if name.startswith("b_")]
@@ -234,13 +241,6 @@ def check_input(x: Tensor, d_in: int) -> None:
     """Raises UserError when the rows of x are not `d_in` wide."""
     if x.shape[-1] != d_in:
         raise UserError(f"the input has width {x.shape[-1]} but this SAE reads width {d_in}; take its own site")
-
-
-def quantile_of_l0(scores: PreActs, l0: float) -> float:
-    """The score that l0 entries per row reach on average, over all of scores [N, F]: the (l0·N)-th largest entry."""
-    n_above = min(scores.numel(), max(1, math.ceil(l0 * scores.shape[0])))
-    # kthvalue counts from the smallest, starting at 1.
-    return float(scores.flatten().kthvalue(scores.numel() - n_above + 1).values)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
+from monosemy.saes.starts import fit_size, start_weights
 from monosemy.shapes import Activations, PreActs
 
 
@@ -32,20 +33,20 @@ from monosemy.shapes import Activations, PreActs
 class BatchTopKOptions:
     """The options of BatchTopK, for activations at E‖x‖² = 1."""
 
-    learning_rate: Annotated[float, RATE] = 2e-3
-    """Peak Adam learning rate at E‖x‖² = 1."""
-    beta1: Annotated[float, DECAY] = 0.9
+    learning_rate: Annotated[float | None, RATE] = None
+    """Peak Adam learning rate at E‖x‖² = 1; None takes the default of training/optim.py."""
+    beta1: Annotated[float, DECAY] = 0.5
     """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
     """Decay of Adam's second moment per step."""
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
-    k_start_factor: Annotated[float, START_FACTOR] = 2.0
+    k_start_factor: Annotated[float, START_FACTOR] = 1.0
     """k starts at this multiple of the target k."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which k falls to its target."""
-    aux_coef: Annotated[float, COEF] = 1 / 32
-    """Coefficient of AuxK; 0 leaves it out."""
+    aux_coef: Annotated[float, COEF] = 0.0
+    """Coefficient of AuxK, which revives dead latents slowly; 0 leaves it out, the paper has 1/32."""
     k_aux: Annotated[int, Range(1, example=256)] = 256
     """Number of dead latents per token that AuxK uses to reconstruct the residual."""
     threshold_beta: Annotated[float, DECAY] = 0.99
@@ -106,7 +107,8 @@ class BatchTopK(SparseAutoencoder):
 
     @torch.no_grad()
     def initialise(self, x: Activations, l0: float) -> None:
-        self.b_dec.copy_(x.mean(0))
+        n_dense = start_weights(self, x)
+        fit_size(self, x, n_dense)
 
     @torch.no_grad()
     def observe(self, output: StepOutput, step: StepInfo) -> None:
@@ -133,3 +135,9 @@ class BatchTopK(SparseAutoencoder):
 
     def shift_margins(self, amount: float) -> None:
         self.threshold.add_(amount).clamp_min_(0)
+
+    @torch.no_grad()
+    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
+        assert output.statistic is not None
+        self.W_enc[:, latents] = encoder * (output.statistic / thresholds.clamp_min(1e-12)).clamp(0.1, 2)
+        self.b_enc[latents] = 0

@@ -2,14 +2,15 @@
 
     π_gate = (x − b_dec) W_enc + b_gate;  π_mag = e^{r_mag} ⊙ ((x − b_dec) W_enc) + b_mag
     f = 1[π_gate > 0] ⊙ ReLU(π_mag),  x̂ = b_dec + f W_dec
-    L = mean‖x − x̂‖² + λ mean Σ_f ReLU(π_gate)_f ‖d_f‖ + aux_coef · mean‖x − x̂_frozen(ReLU(π_gate))‖²
+    L = (mean‖x − x̂‖² + aux_coef · mean‖x − x̂_frozen(ReLU(π_gate))‖²) / V
+        + λ mean Σ_f ReLU(π_gate)_f ‖d_f‖ / √V,  V = mean‖x − x̄‖² of the batch
 
-x̂_frozen decodes with W_dec and b_dec detached. A controller steers λ so that the L0 lands on its target. Gradient:
-every term is exactly zero off {π_gate > 0}. W_enc receives gradient through the magnitudes (where π_mag > 0), the L1
-term and the auxiliary error; b_gate through the latter two only.
+x̂_frozen decodes with W_dec and b_dec detached. A controller steers λ so that the L0
+lands on its target. Gradient: every term is exactly zero off {π_gate > 0}. W_enc receives gradient through the
+magnitudes (where π_mag > 0), the L1 term and the auxiliary error; b_gate through the latter two only.
 Source: Rajamanoharan et al. 2024 (arXiv 2404.16014).
-Deviations: b_gate starts at the quantile that gives the starting L0, so that the code is sparse from the first step;
-Adam has β₁ 0.9 rather than the paper's 0, which lets short runs take twice the learning rate without killing latents.
+Deviations: the start is that of starts.py, with every b_gate at its latent's own quantile, so that the code is sparse
+from the first step; Adam has β₁ 0.5 rather than the paper's 0; dead latents restart (training/revival.py).
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE
-from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
-from monosemy.saes.losses import squared_error
+from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
+from monosemy.saes.losses import squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
+from monosemy.saes.starts import fit_size, start_thresholds, start_weights
 from monosemy.shapes import Activations, PerEntry, PreActs
 
 
@@ -34,15 +36,15 @@ from monosemy.shapes import Activations, PerEntry, PreActs
 class GatedOptions:
     """The options of Gated, for activations at E‖x‖² = 1."""
 
-    learning_rate: Annotated[float, RATE] = 2e-3
-    """Peak Adam learning rate at E‖x‖² = 1."""
-    beta1: Annotated[float, DECAY] = 0.9
+    learning_rate: Annotated[float | None, RATE] = None
+    """Peak Adam learning rate at E‖x‖² = 1; None takes the default of training/optim.py."""
+    beta1: Annotated[float, DECAY] = 0.5
     """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
     """Decay of Adam's second moment per step."""
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
-    k_start_factor: Annotated[float, START_FACTOR] = 2.0
+    k_start_factor: Annotated[float, START_FACTOR] = 1.0
     """The L0 starts at this multiple of the target L0."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which the controller's L0 falls to the target L0."""
@@ -50,8 +52,8 @@ class GatedOptions:
     """Weight of the error that the gate's own values leave when the frozen decoder reconstructs from them."""
     sparsity_coef: Annotated[float, COEF] = 0.0
     """A fixed λ; 0 lets the controller choose it."""
-    sparsity_coef_start: Annotated[float, FIRST_COEF] = 0.01
-    """The λ that the controller starts from."""
+    sparsity_coef_start: Annotated[float, FIRST_COEF] = 0.1
+    """The λ that the controller starts from, in units of the starting error over the starting sparsity term."""
 
 
 @final
@@ -95,18 +97,27 @@ class Gated(SparseAutoencoder):
         # with a decoder that is detached so that only the magnitudes shape it.
         reconstruction = selection.decode(values, self.W_dec, self.b_dec)
         by_gate = selection.decode(gate, self.W_dec.detach(), self.b_dec.detach())
-        error, aux = squared_error(x, reconstruction), squared_error(x, by_gate)
+        # The variance is that of the batch and has no gradient: the errors are FVUs, and λ has no unit.
+        unit = variance(x)
+        error, aux = squared_error(x, reconstruction) / unit, squared_error(x, by_gate) / unit
         # On the selection ReLU(π_gate) is π_gate itself, and decoder rows have unit length.
-        l1 = gate.sum() / len(x)
-        terms = {"error": error.detach(), "l1": l1.detach(), "aux": aux.detach()}
+        l1 = gate.sum() / len(x) / unit.sqrt()
+        terms = {"error": error.detach(), "sparsity": l1.detach(), "aux": aux.detach()}
         total = error + step.sparsity_coef * l1 + self.options.aux_coef * aux
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
 
     @torch.no_grad()
     def initialise(self, x: Activations, l0: float) -> None:
-        self.b_dec.copy_(x.mean(0))
-        threshold = max(0.0, quantile_of_l0(self._linear(x), l0))
-        self.b_gate.fill_(-threshold)
+        n_dense = start_weights(self, x)
+        self.b_gate.copy_(-start_thresholds(self._linear(x), l0, n_dense))
+        fit_size(self, x, n_dense)
+
+    @torch.no_grad()
+    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
+        self.W_enc[:, latents] = encoder
+        self.r_mag[latents] = 0
+        self.b_mag[latents] = 0
+        self.b_gate[latents] = -thresholds
 
     @torch.no_grad()
     def margins(self, x: Activations) -> PreActs:

@@ -1,9 +1,10 @@
 """JumpReLU: every latent has its own threshold, learned through straight-through gradients.
 
     f = π ⊙ H(π − θ),  π = (x − b_dec) W_enc + b_enc,  x̂ = b_dec + f W_dec
-    recipe "step" (Rajamanoharan et al. 2024, arXiv 2407.14435):  L = mean‖x − x̂‖² + λ mean‖f‖₀
-    recipe "tanh" (Anthropic, January 2025):  L = mean‖x − x̂‖² + λ mean Σ tanh(c f_i‖d_i‖)
+    recipe "step" (Rajamanoharan et al. 2024, arXiv 2407.14435):  L = FVU + λ mean‖f‖₀
+    recipe "tanh" (Anthropic, January 2025):  L = FVU + λ mean Σ tanh(c f_i‖d_i‖)
                                                   + λ_P mean Σ ReLU(θ_i − π_i)‖d_i‖
+with the batch's FVU = mean‖x − x̂‖² / mean‖x − x̄‖².
 
 Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
     ∂f/∂θ = −(θ/ε) K((π − θ)/ε),  ∂H/∂θ = −(1/ε) K((π − θ)/ε),  ∂f/∂π = H(π − θ),  ∂H/∂π = 0.
@@ -12,10 +13,11 @@ off {π > θ − ε/2}, apart from the λ_P term, whose gradient below the thres
 (`BelowThreshold`). Training is therefore sparse and exact.
 A controller steers λ so that the L0 lands on its target; thresholds are calibrated at the end on training tokens.
 
-Deviations, for runs of hundreds of steps: θ starts at the quantile of π that gives the starting L0; ε is a share of the
-current mean θ rather than an absolute 0.001; θ itself is trained, in float32 and clamped at zero (log θ under Adam
-barely moves in short runs); Adam has β₁ 0.9 (the paper's is 0). To train as the paper does, set
-`bandwidth_relative = 0`, `bandwidth`, `threshold_start` and `beta1 = 0`.
+Deviations, for runs of hundreds of steps: the start is that of starts.py, with every θ at its latent's own quantile; ε
+is a share of the current mean θ rather than an absolute 0.001; θ itself is trained, in float32 and clamped at zero (log
+θ under Adam barely moves in short runs); Adam has β₁ 0.5 (the paper's is 0); dead latents restart
+(training/revival.py). To train as the paper does, set `bandwidth_relative = 0`, `bandwidth`, `threshold_start`,
+`beta1 = 0` and `training.restart_share = 0`.
 """
 
 # mypy: disable-error-code="override"
@@ -33,9 +35,10 @@ from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Columns, Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE, Range
-from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, quantile_of_l0
-from monosemy.saes.losses import squared_error
+from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
+from monosemy.saes.losses import squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
+from monosemy.saes.starts import fit_size, start_thresholds, start_weights
 from monosemy.shapes import Activations, PerEntry, PerLatent, PreActs, Scalar
 
 
@@ -43,9 +46,9 @@ from monosemy.shapes import Activations, PerEntry, PerLatent, PreActs, Scalar
 class JumpReluOptions:
     """The options of JumpReLU, for activations at E‖x‖² = 1."""
 
-    learning_rate: Annotated[float, RATE] = 2e-3
-    """Peak Adam learning rate at E‖x‖² = 1."""
-    beta1: Annotated[float, DECAY] = 0.9
+    learning_rate: Annotated[float | None, RATE] = None
+    """Peak Adam learning rate at E‖x‖² = 1; None takes the default of training/optim.py."""
+    beta1: Annotated[float, DECAY] = 0.5
     """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
     """Decay of Adam's second moment per step."""
@@ -58,17 +61,17 @@ class JumpReluOptions:
     bandwidth: Annotated[float, Range(0, 100, example=0.001, above_low=True)] = 0.001
     """Kernel width ε at E‖x‖² = 1, used when `bandwidth_relative` is 0."""
     threshold_start: Annotated[float, Range(0, 1e6, example=0.01)] = 0.0
-    """θ at the start; 0 takes the quantile of π that gives the starting L0."""
+    """θ at the start; 0 takes each latent's own quantile of π, so that all fire equally often at the starting L0."""
     threshold_rate_factor: Annotated[float, FACTOR] = 1.0
     """θ's learning rate as a multiple of the weights'."""
-    k_start_factor: Annotated[float, START_FACTOR] = 2.0
+    k_start_factor: Annotated[float, START_FACTOR] = 1.0
     """The L0 starts at this multiple of the target L0."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which the controller's L0 falls to the target L0."""
     sparsity_coef: Annotated[float, COEF] = 0.0
     """A fixed λ; 0 lets the controller choose it."""
-    sparsity_coef_start: Annotated[float, FIRST_COEF] = 1e-3
-    """The λ that the controller starts from."""
+    sparsity_coef_start: Annotated[float, FIRST_COEF] = 0.1
+    """The λ that the controller starts from, in units of the starting error over the starting sparsity term."""
     tanh_scale: Annotated[float, Range(0, 1e6, example=96, above_low=True)] = 96.0
     """The factor c inside the tanh, at E‖x‖² = 1 (4·√d for d = 576); read by `tanh` only."""
     pre_act_coef: Annotated[float, COEF] = 0.0
@@ -192,7 +195,8 @@ class JumpRelu(SparseAutoencoder):
         threshold = selection.per_latent(self.threshold)
         values = JumpReluFunction.apply(selection.pre_acts, threshold, bandwidth)
         reconstruction = selection.decode(values, self.W_dec, self.b_dec)
-        error = squared_error(x, reconstruction)
+        # The variance is that of the batch and has no gradient: the error is the batch's FVU, and λ has no unit.
+        error = squared_error(x, reconstruction) / variance(x)
         terms = {"error": error.detach()}
         if self.options.recipe == "step":
             sparsity = StepFunction.apply(selection.pre_acts, threshold, bandwidth).sum() / len(x)
@@ -218,10 +222,16 @@ class JumpRelu(SparseAutoencoder):
 
     @torch.no_grad()
     def initialise(self, x: Activations, l0: float) -> None:
-        self.b_dec.copy_(x.mean(0))
-        # With biases at zero, one common θ at this quantile lets l0 latents fire on average.
+        n_dense = start_weights(self, x)
         if self.options.threshold_start == 0:
-            self.threshold.fill_(max(0.0, quantile_of_l0(self._pre(x), l0)))
+            self.threshold.copy_(start_thresholds(self._pre(x), l0, n_dense))
+        fit_size(self, x, n_dense)
+
+    @torch.no_grad()
+    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
+        self.W_enc[:, latents] = encoder
+        self.b_enc[latents] = 0
+        self.threshold[latents] = thresholds
 
     @torch.no_grad()
     def observe(self, output: StepOutput, step: StepInfo) -> None:

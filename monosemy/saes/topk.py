@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from monosemy.errors import UserError
 from monosemy.kernels import dispatch, ops
@@ -25,6 +25,7 @@ from monosemy.ranges import SHARE, Range, number_name
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
+from monosemy.saes.starts import fit_size, start_weights
 from monosemy.shapes import Activations, PerEntry
 
 
@@ -32,20 +33,20 @@ from monosemy.shapes import Activations, PerEntry
 class TopKOptions:
     """The options of TopK, for activations at E‖x‖² = 1."""
 
-    learning_rate: Annotated[float, RATE] = 2e-3
-    """Peak Adam learning rate at E‖x‖² = 1."""
-    beta1: Annotated[float, DECAY] = 0.9
+    learning_rate: Annotated[float | None, RATE] = None
+    """Peak Adam learning rate at E‖x‖² = 1; None takes the default of training/optim.py."""
+    beta1: Annotated[float, DECAY] = 0.5
     """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
     """Decay of Adam's second moment per step."""
     bias_rate_factor: Annotated[float, FACTOR] = 1.0
     """Learning rate of all biases as a multiple of the weights'."""
-    k_start_factor: Annotated[float, START_FACTOR] = 2.0
+    k_start_factor: Annotated[float, START_FACTOR] = 1.0
     """k starts at this multiple of the target k."""
     k_anneal_fraction: Annotated[float, SHARE] = 0.3
     """Share of training over which k falls to its target."""
-    aux_coef: Annotated[float, COEF] = 1 / 32
-    """Coefficient of AuxK; 0 leaves it out."""
+    aux_coef: Annotated[float, COEF] = 0.0
+    """Coefficient of AuxK, which revives dead latents slowly; 0 leaves it out, the paper has 1/32."""
     k_aux: Annotated[int, Range(1, example=256)] = 256
     """Number of dead latents per token that AuxK uses to reconstruct the residual."""
 
@@ -105,4 +106,15 @@ class TopK(SparseAutoencoder):
 
     @torch.no_grad()
     def initialise(self, x: Activations, l0: float) -> None:
-        self.b_dec.copy_(x.mean(0))
+        n_dense = start_weights(self, x)
+        fit_size(self, x, n_dense)
+
+    @torch.no_grad()
+    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
+        # The weakest active latent of a row is the last of its entries' values in size; the median row stands for all.
+        codes = output.latents
+        weakest = torch.segment_reduce(codes.values, "min", lengths=codes.offsets.diff(), initial=torch.inf)
+        weakest = weakest[weakest.isfinite()]
+        level = weakest.median() if len(weakest) else thresholds.mean()
+        self.W_enc[:, latents] = encoder * (level / thresholds.clamp_min(1e-12)).clamp(0.1, 2)
+        self.b_enc[latents] = 0

@@ -2,6 +2,15 @@
 
 This is bias-corrected Adam (Kingma & Ba 2015) in one fused pass per tensor (`kernels.dispatch.adam`). For W_dec, the
 gradient's component along each row is removed before the step, and the rows are scaled back to unit length after it.
+
+One learning rate suits all data only if each parameter's rate is in the parameter's own unit. Weights have none.
+Thresholds and biases do: those of latents are measured in pre-activations, b_dec in activations. E‖x‖² = 1 fixes
+neither, because activations may have a large mean and few dominating directions. `parameter_units` measures both.
+
+Dominating directions also drown the encoder's gradient: it is a sum over rows, and most of a row lies along them. W_enc
+is therefore trained as M V, with `Anisotropy`'s M: V receives Mᵀ ∂L/∂W_enc, and Adam's step of V moves W_enc by M
+times it. Where no direction dominates, M is the identity. The decoder rows of the two dense latents on u_k
+(`start_weights`) take s_k of a step, because turning a row costs error in proportion to its latent's activations.
 """
 
 from __future__ import annotations
@@ -10,10 +19,14 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from monosemy.kernels import dispatch
 from monosemy.kernels.reference import AdamStep
 from monosemy.saes.base import SparseAutoencoder
+from monosemy.saes.losses import variance
+from monosemy.saes.starts import Anisotropy, measure_anisotropy
+from monosemy.shapes import Activations
 
 
 def schedule(progress: float, warmup_fraction: float, decay_fraction: float) -> float:
@@ -30,6 +43,33 @@ def schedule(progress: float, warmup_fraction: float, decay_fraction: float) -> 
     return 1.0
 
 
+def default_rate(d_in: int, batch_tokens: int) -> float:
+    """The peak learning rate where none is set: 0.13/√d_in · √(batch_tokens/1024), at most 0.02.
+
+    A decoder row has unit length, so its entries are about 1/√d_in, and Adam moves each by about the learning rate: the
+    direction then turns equally fast whatever the width of the data. Larger batches have less noise to average out
+    (square-root rule: Malladi et al. 2022, arXiv 2205.10287).
+    """
+    return min(0.02, 0.13 * math.sqrt(batch_tokens / 1024 / d_in))
+
+
+@torch.no_grad()
+def parameter_units(sae: SparseAutoencoder, x: Activations, anisotropy: Anisotropy) -> dict[str, float]:
+    """The units of the parameters that have one, by name, from training rows x [N, d_in] at the SAE's start.
+
+    For b_dec, the rows' root mean square distance σ from their mean. For latents' biases and thresholds, the root mean
+    square of (x − b_dec) W_enc times √d_in. On isotropic data with unit encoder rows, that too is σ.
+    """
+    rows = x[:256]
+    linear = (rows - sae.b_dec) @ sae.W_enc
+    spread = math.sqrt(float(variance(anisotropy.shrink(rows.T).T)))
+    # The median latent's: dense latents of dominating directions answer far more strongly than all others.
+    response = math.sqrt(sae.d_in * float(linear.square().mean(0).median()))
+    # Constant rows have no spread; a rate of zero would freeze the parameters for good.
+    units = {name: (spread if name == "b_dec" else response) or 1.0 for name in sae.scaled}
+    return {name: unit for name, unit in units.items() if math.isfinite(unit)}
+
+
 class Adam:
     """Adam for the trainable parameters of one SAE. A step leaves parameters without a gradient unchanged."""
 
@@ -41,7 +81,16 @@ class Adam:
         self.first = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.rate_factors = dict(sae.rate_factors())
+        self.units: dict[str, float] = {}
+        self.anisotropy = Anisotropy(sae.W_dec.new_zeros(0, sae.d_in), sae.W_dec.new_zeros(0))
+        self.sae = sae
 
+    def adapt(self, x: Activations) -> None:
+        """Measures units and dominating directions from training rows x [N, d_in], at the SAE's start."""
+        self.anisotropy = measure_anisotropy(x - self.sae.b_dec.detach(), self.sae.config.l0)
+        self.units = parameter_units(self.sae, x, self.anisotropy)
+
+    @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Moves every parameter that has a gradient, and drops the gradients."""
         self.n_steps += 1
@@ -50,15 +99,34 @@ class Adam:
                 continue
             options = AdamStep(
                 step=self.n_steps,
-                learning_rate=learning_rate * self.rate_factors.get(name, 1.0),
+                learning_rate=learning_rate * self.rate_factors.get(name, 1.0) * self.units.get(name, 1.0),
                 beta1=self.beta1,
                 beta2=self.beta2,
                 epsilon=self.epsilon,
                 unit_rows=name == "W_dec",
             )
-            dispatch.adam(parameter, parameter.grad, self.first[name], self.second[name], options=options)
+            moments = self.first[name], self.second[name]
+            if name == "W_enc" and len(self.anisotropy.excess):
+                self._shrunk_step(parameter, moments, options)
+            else:
+                n_dense = 2 * len(self.anisotropy.excess) if name == "W_dec" else 0
+                dense_rows = parameter[:n_dense].clone()
+                dispatch.adam(parameter, parameter.grad, *moments, options=options)
+                if n_dense:
+                    shares = (1 - self.anisotropy.excess).repeat_interleave(2)[:, None]
+                    parameter[:n_dense] = normalize(torch.lerp(dense_rows, parameter[:n_dense], shares), dim=1)
             # Not zeroed: the next backward pass then writes the gradient instead of adding to it.
             parameter.grad = None
+
+    def _shrunk_step(self, W_enc: Tensor, moments: tuple[Tensor, Tensor], options: AdamStep) -> None:
+        """Adam's step of V, where W_enc = M V. V itself is not kept: only its change is needed."""
+        directions, excess = self.anisotropy
+        assert W_enc.grad is not None
+        gradient = self.anisotropy.shrink(W_enc.grad)
+        before = directions @ W_enc
+        dispatch.adam(W_enc, gradient, *moments, options=options)
+        # W_enc has moved by ΔV. Along each dominating direction, the excess of that is taken back.
+        W_enc.sub_(directions.T @ (excess[:, None] * (directions @ W_enc - before)))
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments by name, for a checkpoint. The tensors are the optimizer's own, not copies."""

@@ -4,7 +4,7 @@
   1. `forward`: settles the step's L0, λ and dead latents, and computes the loss. It changes nothing.
   2. `ordinary`: finds the rows that would wreck the SAE; if there are any, `forward` runs again without them.
   3. `differentiate`: computes the gradients.
-  4. `update`: Adam, the SAE's own `observe`, firing counts, controller.
+  4. `update`: Adam, the SAE's own `observe`, firing counts, restarts of dead latents, controller.
 SAEs that share a loss do not call `step`: their unit takes these parts of their steps side by side.
 """
 
@@ -19,10 +19,12 @@ from torch import Tensor
 from monosemy.config import TrainingConfig
 from monosemy.saes.base import SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import variance
+from monosemy.saes.starts import Anisotropy
 from monosemy.shapes import Activations, Scalar
-from monosemy.training.dead import FiringTracker
-from monosemy.training.optim import Adam, schedule
+from monosemy.training.dead import FiringTracker, dead_after_tokens
+from monosemy.training.optim import Adam, default_rate, schedule
 from monosemy.training.outliers import ordinary_rows
+from monosemy.training.revival import LAST_RESTART, drawn_latents, forget, new_weights
 from monosemy.training.sparsity import SparsityController, annealed_l0
 
 
@@ -43,10 +45,11 @@ class Trainee:
     def __init__(self, sae: SparseAutoencoder, config: TrainingConfig, n_steps: int, n_train_tokens: int) -> None:
         self.sae, self.config, self.n_steps = sae, config, n_steps
         options = sae.options
-        self.learning_rate = config.learning_rate or options.learning_rate
+        self.learning_rate = (
+            config.learning_rate or options.learning_rate or default_rate(sae.d_in, config.batch_tokens)
+        )
         self.optimizer = Adam(sae, options.beta1, options.beta2)
-        # At least one batch: no latent is dead before it had a chance to fire.
-        dead_after = max(config.batch_tokens, min(10_000_000, int(config.dead_fraction * n_train_tokens)))
+        dead_after = dead_after_tokens(sae.config, config, n_train_tokens)
         self.tracker = FiringTracker(sae.d_sae, dead_after, sae.W_dec.device)
         self.controller: SparsityController | None = None
         if sae.coefficient and options.sparsity_coef == 0:
@@ -54,6 +57,17 @@ class Trainee:
             self.controller = SparsityController(options.sparsity_coef_start, gain=min(0.2, 30 / n_steps))
         self.stopped: str | None = None
         self.n_left_out = 0
+
+    @torch.no_grad()
+    def initialise(self, x: Activations) -> None:
+        """Starts the SAE from training rows x [n, d_in] at E‖x‖² = 1, and measures what its steps depend on."""
+        target = self.target_l0(0.0)
+        self.sae.initialise(x, target)
+        self.optimizer.adapt(x)
+        if self.controller:
+            # In the loss, λ times the sparsity term then starts at a fixed share of the error, whatever the data.
+            terms = self.sae.losses(x[: self.config.batch_tokens], StepInfo(0.0, target, 0.0, None)).terms
+            self.controller.coef *= float(terms["error"]) / max(float(terms["sparsity"]), 1e-30)
 
     def target_l0(self, progress: float) -> float:
         """The L0 that the step at `progress` (share of steps done) should have."""
@@ -111,6 +125,7 @@ class Trainee:
         self.optimizer.step(rate)
         self.sae.observe(output, info)
         self.tracker.observe(output.latents)
+        n_restarted = self.restart_dead(x, index, output)
         l0 = output.latents.l0
         if self.controller:
             self.controller.observe(l0, info.l0)
@@ -119,29 +134,51 @@ class Trainee:
         loss = float(output.total.detach())
         metrics = {"loss": loss, "fvu": error / max(float(variance(x)), 1e-30), "l0": l0, "asked_l0": info.l0}
         metrics |= {"dead_fraction": dead_fraction, "learning_rate": rate, "sparsity_coef": info.sparsity_coef}
+        metrics["restarted"] = n_restarted
         metrics["rows_left_out"] = self.n_left_out
         return metrics | {f"loss_{name}": float(term) for name, term in output.terms.items()}
+
+    def restart_dead(self, x: Activations, index: int, output: StepOutput) -> int:
+        """Restarts some of the dead latents (revival.py), and returns how many."""
+        dead = self.tracker.dead()
+        if self.config.restart_share == 0 or index >= LAST_RESTART * self.n_steps or not bool(dead.any()):
+            return 0
+        # Its own generator for every step: a resumed run draws what it would have drawn.
+        generator = torch.Generator().manual_seed(self.sae.config.seed * 1_000_003 + index)
+        latents = drawn_latents(dead, self.config.restart_share, generator)
+        anisotropy = self.optimizer.anisotropy
+        new = new_weights(self.sae, latents, x, output.reconstruction, anisotropy=anisotropy, generator=generator)
+        with torch.no_grad():
+            self.sae.W_dec[latents] = new.decoder
+            self.sae.restart(latents, new.encoder, new.thresholds, output)
+        forget(self.optimizer, latents, ~dead)
+        self.tracker.silent_tokens[latents] = 0
+        return len(latents)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that a checkpoint needs: parameters, buffers, Adam's moments, firing counts."""
         own = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
-        return (
-            own | {f"adam.{n}": t for n, t in self.optimizer.tensors().items()} | {"silent": self.tracker.silent_tokens}
-        )
+        moments = {f"adam.{name}": t for name, t in self.optimizer.tensors().items()}
+        anisotropy = {f"anisotropy.{name}": t for name, t in self.optimizer.anisotropy._asdict().items()}
+        return own | moments | anisotropy | {"silent": self.tracker.silent_tokens}
 
     def state(self) -> dict[str, Any]:
         """Everything else that a checkpoint needs, as JSON values."""
         controller = self.controller.state() if self.controller else None
         progress = {"n_steps": self.optimizer.n_steps, "stopped": self.stopped, "n_left_out": self.n_left_out}
-        return {**progress, "controller": controller}
+        return {**progress, "units": self.optimizer.units, "controller": controller}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Restores `tensors` and `state`, so that training continues exactly where they were taken."""
+        # How many directions dominate is measured, so these have no fixed shape to be copied into.
+        measured = {name: tensors[f"anisotropy.{name}"] for name in Anisotropy._fields}
+        self.optimizer.anisotropy = Anisotropy(**{name: t.to(self.sae.W_dec.device) for name, t in measured.items()})
         for name, tensor in self.tensors().items():
             # In place: W_enc stays stored column by column, and the optimizer keeps its references to the parameters.
             tensor.copy_(tensors[name])
         self.optimizer.n_steps, self.stopped = state["n_steps"], state["stopped"]
         self.n_left_out = state["n_left_out"]
+        self.optimizer.units = state["units"]
         if self.controller:
             self.controller.restore(state["controller"])

@@ -143,7 +143,7 @@ class Bench:
         sae = build_sae(SaeConfig(architecture, data.d_in, self.d_sae, l0, seed=data.seed, options=options))
         settings = TrainingConfig(batch_tokens=data.batch_tokens, learning_rate=rate)
         trainee = Trainee(sae, settings, data.n_steps, data.n_steps * data.batch_tokens)
-        sae.initialise(held_in[:4096], trainee.target_l0(0.0))
+        trainee.initialise(held_in[:4096])
         return trainee
 
     def _keep(self, key: str, record: Record) -> None:

@@ -73,7 +73,7 @@ def train(architecture: str, seed: int, n_steps: int, d_sae: int) -> dict[str, f
     data = Planted(seed)
     sae = build_sae(SaeConfig(architecture, D_IN, d_sae, round(data.l0), seed=seed + 1000))
     trainee = Trainee(sae, TrainingConfig(batch_tokens=BATCH, learning_rate=LEARNING_RATE), n_steps, n_steps * BATCH)
-    sae.initialise(data.batch(4096), trainee.target_l0(0.0))
+    trainee.initialise(data.batch(4096))
     last: dict[str, float] = {}
     for step in range(n_steps):
         last = trainee.step(data.batch(), step)

@@ -186,7 +186,7 @@ def run(size: Size, seed: int, factors: Sequence[float] = ()) -> dict[str, Any]:
     for key, (architecture, _, l0) in settings.items():
         sae = build_sae(SaeConfig(architecture, size.d_in, size.d_sae, l0, seed=seed + 1000))
         trainees[key] = Trainee(sae, config, size.n_steps, size.n_steps * size.batch)
-        sae.initialise(held_in[:4096], trainees[key].target_l0(0.0))
+        trainees[key].initialise(held_in[:4096])
     started, used = time.perf_counter(), time.process_time()
     with (
         stage(f"{size.n_true} features, seed {seed}", total=size.n_steps, unit="steps") as bar,

@@ -1,4 +1,4 @@
-"""The tables of README.md, from results/groups.json and results/scale.json."""
+"""The tables of README.md, from results/groups.json, results/scale.json and results/kinds.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,29 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "groups": groups_table(groups["results"]),
         **{name: table(size) for name, size in sizes.items()},
         "l0-choice": choice_table(sizes),
+        "kinds": kinds_table(records["kinds"]["results"]),
     }
+
+
+def kinds_table(results: Record) -> str:
+    """The recipe before and after, by kind of data and architecture: means over seeds, the dead with their range."""
+
+    def cells(scores: list[Record]) -> list[str]:
+        dead = [100 * score["dead"] for score in scores]
+        means = {key: sum(score[key] for score in scores) / len(scores) for key in ("fvu", "mcc", "f1")}
+        return [f"{min(dead):.1f}–{max(dead):.1f}", f"{means['fvu']:.3f}", f"{means['mcc']:.3f}", f"{means['f1']:.2f}"]
+
+    before, after = results["before"], results["after"]
+    rows = [
+        [kind, architecture, *cells(before[kind][architecture]), *cells(scores)]
+        for kind, by_architecture in after.items()
+        for architecture, scores in by_architecture.items()
+    ]
+    measured = ["dead %", "FVU", "MCC", "F1"]
+    return markdown(
+        ["data", "dictionary", *[f"before: {measured[0]}", *measured[1:]], *[f"now: {measured[0]}", *measured[1:]]],
+        rows,
+    )
 
 
 def groups_table(results: Record) -> str:

@@ -71,7 +71,7 @@ def test_it_trains():
         x = code @ planted
         x = x / x.square().sum(1).mean().sqrt()
         if index == 0:
-            sae.initialise(x, trainee.target_l0(0.0))
+            trainee.initialise(x)
         history.append(trainee.step(x, index))
     late, target = history[-1], history[70]["fvu"]  # from step 60 on the L0 is the asked one
     assert 3 <= late["l0"] <= 4

@@ -29,7 +29,7 @@ def trained(architecture: str) -> tuple[dict[str, torch.Tensor], list[float], li
 
     sae = build_sae(SaeConfig(architecture, D, M, 3)).double()
     trainee = Trainee(sae, TrainingConfig(batch_tokens=ROWS, dead_fraction=0.05), STEPS, STEPS * ROWS)
-    sae.initialise(batch(), trainee.target_l0(0.0))
+    trainee.initialise(batch())
     metrics = [trainee.step(batch(), index) for index in range(STEPS)]
     weights = {name: p.detach().clone() for name, p in sae.state_dict().items()}
     return (

@@ -78,7 +78,8 @@ def square(e: Tensor) -> Tensor:
 def dense_relu(sae: Any, x: Tensor, step: StepInfo, keep: Tensor | None = None) -> Tensor:
     pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
     code = pre.relu() if keep is None else pre * keep
-    return square(x - sae.b_dec - code @ sae.W_dec) + step.sparsity_coef * code.sum(1).mean()
+    error = square(x - sae.b_dec - code @ sae.W_dec) / variance(x)
+    return error + step.sparsity_coef * code.sum(1).mean() / variance(x).sqrt()
 
 
 def dense_aux(sae: Any, x: Tensor, reconstruction: Tensor, pre: Tensor, dead: Tensor) -> Tensor:
@@ -111,8 +112,17 @@ def dense_gated(sae: Any, x: Tensor, step: StepInfo) -> Tensor:
     gate = linear + sae.b_gate
     code = (gate > 0) * (linear * sae.r_mag.exp() + sae.b_mag).relu()
     frozen = sae.b_dec.detach() + gate.relu() @ sae.W_dec.detach()
-    error = square(x - sae.b_dec - code @ sae.W_dec)
-    return error + step.sparsity_coef * gate.relu().sum(1).mean() + sae.options.aux_coef * square(x - frozen)
+    errors = square(x - sae.b_dec - code @ sae.W_dec) + sae.options.aux_coef * square(x - frozen)
+    return errors / variance(x) + step.sparsity_coef * gate.relu().sum(1).mean() / variance(x).sqrt()
+
+
+def dense_jumprelu(sae: Any, x: Tensor, step: StepInfo) -> Tensor:
+    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
+    inside = window(sae, pre.detach())
+    code = DenseJump.apply(pre, sae.threshold, inside, sae.bandwidth)
+    firing = DenseStep.apply(pre, sae.threshold, inside, sae.bandwidth)
+    reconstruction = sae.b_dec + code @ sae.W_dec
+    return square(x - reconstruction) / variance(x) + step.sparsity_coef * firing.sum(1).mean()
 
 
 DENSE: dict[str, Callable[..., Tensor]] = {
@@ -120,6 +130,7 @@ DENSE: dict[str, Callable[..., Tensor]] = {
     "topk": dense_topk,
     "batch_topk": dense_topk,
     "gated": dense_gated,
+    "jumprelu": dense_jumprelu,
 }
 
 
@@ -202,7 +213,7 @@ def test_jumprelu_threshold_gradient_is_the_closed_form() -> None:
         inside = window(sae, pre)
         assert inside.sum(0).min() > 0  # every latent has tokens in its window
         assert (inside * (pre < sae.threshold)).sum() > 0  # on both sides of the threshold
-        per_token = 2 * sae.threshold * (error @ sae.W_dec.T) - STEP.sparsity_coef
+        per_token = 2 * sae.threshold * (error @ sae.W_dec.T) / variance(x) - STEP.sparsity_coef
         expected = (per_token * inside / sae.bandwidth).mean(0)
     assert (computed["threshold"] - expected).abs().max() < 1e-9
 
@@ -213,7 +224,8 @@ def test_jumprelu_other_gradients_are_those_with_the_step_constant() -> None:
     computed = gradients(sae, sae.losses(x, STEP).total)
     pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
     step = (pre > sae.threshold).double()
-    dense = gradients(sae, square(x - sae.b_dec - (pre * step) @ sae.W_dec) + STEP.sparsity_coef * step.sum(1).mean())
+    error = square(x - sae.b_dec - (pre * step) @ sae.W_dec) / variance(x)
+    dense = gradients(sae, error + STEP.sparsity_coef * step.sum(1).mean())
     del computed["threshold"], dense["threshold"]
     assert_same(computed, dense)
 
@@ -233,6 +245,20 @@ class DenseJump(torch.autograd.Function):
         return grad * (pre > threshold), (-threshold / ctx.bandwidth * inside * grad).sum(0), None, None
 
 
+class DenseStep(torch.autograd.Function):
+    """H(π − θ) [N, F], written densely: θ ← −(1/ε) K."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, inside: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(inside)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).to(pre)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return None, (-ctx.saved_tensors[0] / ctx.bandwidth * grad).sum(0), None, None
+
+
 @pytest.mark.usefixtures("density")
 @pytest.mark.parametrize("pre_act_coef", [0.0, 0.3])
 def test_jumprelu_tanh_recipe_equals_dense_autograd(pre_act_coef: float) -> None:
@@ -240,7 +266,8 @@ def test_jumprelu_tanh_recipe_equals_dense_autograd(pre_act_coef: float) -> None
     output = sae.losses(x, STEP)
     pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
     code = DenseJump.apply(pre, sae.threshold, window(sae, pre.detach()), sae.bandwidth)
-    total = square(x - sae.b_dec - code @ sae.W_dec) + STEP.sparsity_coef * torch.tanh(3 * code).sum(1).mean()
+    error = square(x - sae.b_dec - code @ sae.W_dec) / variance(x)
+    total = error + STEP.sparsity_coef * torch.tanh(3 * code).sum(1).mean()
     total = total + pre_act_coef * (sae.threshold - pre).relu().sum(1).mean()
     assert output.total.item() == pytest.approx(total.item(), abs=1e-12)
     assert_same(gradients(sae, output.total), gradients(sae, total))

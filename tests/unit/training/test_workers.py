@@ -72,7 +72,7 @@ def test_saes_trained_side_by_side_end_in_the_weights_of_each_trained_alone(two_
             for kind in kinds
         ]
         for trainee in built:
-            trainee.sae.initialise(x[0], trainee.target_l0(0.0))
+            trainee.initialise(x[0])
         return built
 
     together, alone = trainees(), trainees()

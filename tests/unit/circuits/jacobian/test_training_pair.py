@@ -92,7 +92,7 @@ PAIRS = (
 def make_trainee(site: str, architecture: str, n_steps: int, config: TrainingConfig) -> Trainee:
     sae = build_sae(SaeConfig(architecture, D, M, L0, site=site))
     trainee = Trainee(sae, config, n_steps, n_steps * ROWS)
-    sae.initialise(next(Stream())[site], trainee.target_l0(0))
+    trainee.initialise(next(Stream())[site])
     return trainee
 
 
@@ -195,7 +195,11 @@ def test_pairs_that_leave_out_other_rows_share_no_slopes() -> None:
             for pair in pairs:
                 pair.step(batch, index)
         ends[shared] = [trainee for pair in pairs for trainee in pair.trainees]
-    assert [trainee.n_left_out for trainee in ends[True]] == [0, 0, 2, 2, 0, 0]
+    n_left_out = [trainee.n_left_out for trainee in ends[True]]
+    # Which of the long rows spoil a step depends on the weights; the middle pair must have left out some.
+    assert n_left_out == [trainee.n_left_out for trainee in ends[False]]
+    assert n_left_out == [0, 0, n_left_out[2], n_left_out[2], 0, 0]
+    assert n_left_out[2] > 0
     for trainee, other in zip(*ends.values(), strict=True):
         assert_same_tensors(trainee.tensors(), other.tensors())
 

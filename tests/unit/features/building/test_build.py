@@ -186,23 +186,23 @@ def test_explanations_are_kept_found_and_carried_over_by_a_new_build(built, tmp_
     database = open_features(run, SITES[0], "topk-l0_4-s0")
     label = database.label(3)["text"]
     better, worse = ({"scores": {"detection_random": {"auroc": value}}} for value in (1.5, 0.0))
-    database.write_explanations({3: ("walls of old castles", better), 5: ("the sea", worse)})
-    database.write_explanations({3: ("walls of stone", better)})
+    database.write_explanations({3: ("gates of old castles", better), 5: ("the sea", worse)})
+    database.write_explanations({3: ("gates of iron", better)})
     (database.folder / "chat").mkdir()
     (database.folder / "chat" / "prompts.jsonl").write_text('{"prompt": "?"}\n')
     assert database.search_labels("castles") == []
-    assert [(i, text) for i, text, _ in database.search_labels("sto wal")] == [(3, "walls of stone")]
-    assert (3, "walls of stone") in [(i, text) for i, text, _ in database.search_labels(label, limit=WIDTH)]
-    database.write_explanations({3: ("walls — of stone", better)})
-    assert (3, "walls — of stone") in [(i, text) for i, text, _ in database.search_labels("—", limit=WIDTH)]
-    database.write_explanations({3: ("walls of stone", better)})
-    assert database.labels([5, 3]) == [database.label(5)["text"], "walls of stone"]
+    assert [(i, text) for i, text, _ in database.search_labels("iro gat")] == [(3, "gates of iron")]
+    assert (3, "gates of iron") in [(i, text) for i, text, _ in database.search_labels(label, limit=WIDTH)]
+    database.write_explanations({3: ("gates — of iron", better)})
+    assert (3, "gates — of iron") in [(i, text) for i, text, _ in database.search_labels("—", limit=WIDTH)]
+    database.write_explanations({3: ("gates of iron", better)})
+    assert database.labels([5, 3]) == [database.label(5)["text"], "gates of iron"]
     assert [database.label(i)["explanation_leads"] for i in (5, 3)] == [False, True]
     build_features(run, [f"{SITES[0]}/topk-l0_4-s0"], 10_000)
     again = open_features(run, SITES[0], "topk-l0_4-s0")
     assert again.info["n_tokens"] != database.info["n_tokens"]
-    assert again.label(3)["explanation"] == {"text": "walls of stone", **better}
-    assert [i for i, *_ in again.search_labels("sto wal")] == [3]
+    assert again.label(3)["explanation"] == {"text": "gates of iron", **better}
+    assert [i for i, *_ in again.search_labels("iro gat")] == [3]
     assert (again.folder / "chat" / "prompts.jsonl").read_text() == '{"prompt": "?"}\n'
     with pytest.raises(UserError, match=f"latent {WIDTH} is out of range; this SAE has latents 0 to {WIDTH - 1}"):
         again.write_explanations({WIDTH: ("x", {})})

@@ -1,0 +1,169 @@
+"""Starts that suit the data: latents for dominating directions, an encoder that looks past them, one firing rate.
+
+Activations of language models are far from isotropic: a few directions may carry most of the variance. Under random
+encoder rows every latent then answers to them and to little else, and most die before they learn. Three measures, all
+taken from the mean and the covariance of a few thousand training rows:
+- a direction that carries more of the variance than an average latent could gets two latents of its own, one for each
+  sign, so that the others need not share it;
+- the encoder starts as the filter that answers each decoder row with 1 and everything else as little as it can;
+- thresholds start where all other latents fire equally often, and sizes where they reconstruct best.
+`Anisotropy` serves training too: steps and restarts of encoders are shrunk along the same directions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosemy.shapes import Activations, DecoderMatrix, EncoderMatrix, PerLatent, PreActs
+
+if TYPE_CHECKING:
+    from monosemy.saes.base import SparseAutoencoder
+
+SHRINKAGE = 1.0
+"""The share of the mean variance per direction that is added to every direction's, so that W_enc stays near W_decᵀ."""
+DOMINATING = 10.0
+"""How many times the mean variance of the directions after it a dominating direction has at least."""
+
+
+class Anisotropy(NamedTuple):
+    """The directions that dominate the data, and how much less of them encoders should see than of others.
+
+    directions: orthonormal rows u_k, [K, d_in]; K is 0 where none dominates. excess: 1 − s_k, [K], where
+    s_k² = (mean variance of the other directions) / (variance along u_k).
+    """
+
+    directions: Float[Tensor, "k d_in"]
+    excess: Float[Tensor, " k"]
+
+    def shrink(self, columns: Float[Tensor, "d_in n"]) -> Float[Tensor, "d_in n"]:
+        """M w for every column w: M = I − Σ_k (1 − s_k) u_k u_kᵀ makes the variance along u_k that of the others."""
+        return columns - self.directions.T @ (self.excess[:, None] * (self.directions @ columns))
+
+
+@torch.no_grad()
+def measure_anisotropy(centred: Activations, l0: float) -> Anisotropy:
+    """Finds the dominating directions of centred rows x [N, d_in].
+
+    A direction dominates when it carries more than 1/l0 of the variance, which is more than an average active latent
+    can, and `DOMINATING` times the mean variance of the directions after it. There are l0/4 of them at most, so that
+    most active latents are others.
+    """
+    # In float64: the spectrum may span many orders of magnitude.
+    rows = centred.double()
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    shares = values.flip(0).clamp_min(0) / values.sum().clamp_min(1e-300)
+    d_in = centred.shape[1]
+    after = (1 - shares.cumsum(0)).clamp_min(0) / torch.arange(d_in - 1, -1, -1).clamp_min(1).to(shares)
+    dominates = (shares > 1 / l0) & (shares > DOMINATING * after)
+    n_dominating = min(int(dominates.cumprod(0).sum()), int(l0 / 4), d_in - 1)
+    shares = shares[:n_dominating]
+    others = (1 - shares.sum()).clamp_min(0) / max(1, d_in - n_dominating)
+    return Anisotropy(vectors.flip(1).T[:n_dominating].to(centred), (1 - (others / shares).sqrt()).to(centred))
+
+
+@torch.no_grad()
+def start_weights(sae: SparseAutoencoder, x: Activations) -> int:
+    """Sets b_dec to the mean of rows x [N, d_in], then W_enc, and returns the number of dense latents.
+
+    Dense latents come first. Two of them, one for each sign, share a dominating direction. A frozen decoder has none.
+    """
+    sae.b_dec.copy_(x.mean(0))
+    centred, n_dense = x - sae.b_dec, 0
+    if sae.W_dec.requires_grad:
+        directions = measure_anisotropy(centred, sae.config.l0).directions
+        n_dense = 2 * len(directions) if 2 * len(directions) < sae.d_sae else 0
+        sae.W_dec[:n_dense] = torch.stack([directions, -directions], 1).flatten(0, 1)[:n_dense]
+    sae.W_enc.copy_(distortionless_encoder(centred, sae.W_dec))
+    return n_dense
+
+
+@torch.no_grad()
+def fit_size(sae: SparseAutoencoder, x: Activations, n_dense: int) -> None:
+    """Scales W_enc, biases and thresholds of all but the first `n_dense` latents so that they reconstruct x best.
+
+    Each answers its own decoder row with 1, but several of them share what they answer to: together they overshoot,
+    the more the wider the dictionary is for its data. The same latents fire as before.
+    """
+    latents = sae.encode(x)
+    is_dense = latents.indices < n_dense
+    others = replace(latents, values=torch.where(is_dense, 0, latents.values))
+    explained = sae.decode(others) - sae.b_dec
+    rest = x - sae.decode(replace(latents, values=torch.where(is_dense, latents.values, 0)))
+    factor = float((rest * explained).sum() / explained.square().sum().clamp_min(1e-30))
+    if not 0 < factor < 1:
+        return
+    sae.W_enc[:, n_dense:] *= factor
+    for name in sae.scaled:
+        parameter = getattr(sae, name)
+        if name != "b_dec" and parameter.ndim == 1:
+            parameter[n_dense:] *= factor
+
+
+@torch.no_grad()
+def distortionless_encoder(centred: Activations, W_dec: DecoderMatrix) -> EncoderMatrix:
+    """The encoder that answers each decoder row with 1 and everything else in the data as little as it can, [d_in, F].
+
+        w_i = S⁻¹ d_i / (d_iᵀ S⁻¹ d_i),  S = Σ + SHRINKAGE · (tr Σ / d_in) · I,  Σ = mean x xᵀ over the centred rows
+
+    It minimises wᵀ S w subject to wᵀ d_i = 1, so variance along dominating directions no longer drives the latents. On
+    isotropic data w_i = d_i. Source: the minimum-variance distortionless response filter (Capon 1969).
+    """
+    # In float64: S of a long-tailed spectrum is ill-conditioned.
+    rows = centred.double()
+    covariance = rows.T @ rows / len(rows)
+    mean_variance = covariance.diagonal().mean()
+    if not mean_variance > 0:  # constant rows tell nothing
+        return W_dec.T.clone()
+    covariance.diagonal().add_(SHRINKAGE * mean_variance)
+    directions = W_dec.detach().double().T
+    filters = torch.linalg.solve(covariance, directions)
+    return (filters / (filters * directions).sum(0)).to(W_dec)
+
+
+@torch.no_grad()
+def start_thresholds(pre: PreActs, l0: float, n_dense: int) -> PerLatent:
+    """Thresholds [F] at which `l0` latents fire on an average row of pre [N, F].
+
+    Zero for the first `n_dense`, of which half fire on every row; one firing rate for all others.
+    """
+    thresholds = pre.new_zeros(pre.shape[1])
+    thresholds[n_dense:] = thresholds_of_equal_rate(pre[:, n_dense:], l0 - n_dense / 2)
+    return thresholds
+
+
+@torch.no_grad()
+def thresholds_of_equal_rate(pre: PreActs, l0: float) -> PerLatent:
+    """The threshold of each latent, [F], at which all fire equally often and `l0` of them on an average row.
+
+    Each lies at its latent's own quantile of pre [N, F], and none below zero; a common shift then sets the L0, because
+    a latent fires on a whole number of rows. All lie halfway between two neighbouring values: on a pre-activation
+    itself, rounding would decide whether it fires.
+    """
+    n_rows, n_latents = pre.shape
+    n_firing = min(n_rows - 1, max(1, round(l0 * n_rows / n_latents)))
+    if n_firing < 1:  # a single row has no quantiles
+        return pre.new_full((n_latents,), max(0.0, quantile_of_l0(pre, l0)))
+    thresholds = halfway_below(pre, n_firing)
+    margins = (pre - thresholds).flatten()
+    n_above = min(margins.numel() - 1, max(1, round(l0 * n_rows)))
+    return (thresholds + halfway_below(margins, n_above)).clamp_min(0)
+
+
+def halfway_below(scores: Tensor, n_above: int) -> Tensor:
+    """The value halfway between the `n_above`-th largest of scores, along their first dimension, and the next."""
+    # kthvalue counts from the smallest, starting at 1.
+    rank = len(scores) - n_above
+    return (scores.kthvalue(rank, dim=0).values + scores.kthvalue(rank + 1, dim=0).values) / 2
+
+
+def quantile_of_l0(scores: PreActs, l0: float) -> float:
+    """The score that l0 entries per row reach on average, over all of scores [N, F]: the (l0·N)-th largest entry."""
+    n_above = min(scores.numel(), max(1, math.ceil(l0 * scores.shape[0])))
+    # kthvalue counts from the smallest, starting at 1.
+    return float(scores.flatten().kthvalue(scores.numel() - n_above + 1).values)

@@ -1,0 +1,94 @@
+"""Revival: dead latents start afresh in the direction of what the SAE leaves over.
+
+A latent is dead after `FiringTracker.dead_after_tokens` silent tokens. In every step some of the dead restart. For
+each, a row n of the batch is drawn with probability in proportion to ‖e_n‖², e = x − x̂, and with `Anisotropy`'s M
+
+    d = e_n / ‖e_n‖,   w = M² d / (dᵀ M² d),   θ so that (x − b_dec)·w > θ on L0·N/F of the batch's N rows,
+
+both times the factor at which the latent reduces the error of those rows most. So it fires as often as an average one,
+and helps from the next step on. The step has computed e anyway, so restarts cost next to nothing.
+Source: this project, after the resampling of Bricken et al. 2023 (Towards Monosemanticity), which restarts all dead
+latents at a few fixed steps, with a small encoder and without regard to how often it fires.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from monosemy.saes.base import SparseAutoencoder
+from monosemy.saes.starts import Anisotropy, halfway_below
+from monosemy.shapes import Activations, LatentMask
+from monosemy.training.optim import Adam
+
+LAST_RESTART = 0.97
+"""Share of the steps after which none restarts: the learning rate is then nearly zero, and nothing new would learn."""
+
+
+class Restart(NamedTuple):
+    """New weights of R latents: decoder rows [R, d_in], encoder columns [d_in, R] and thresholds [R]."""
+
+    decoder: Float[Tensor, "r d_in"]
+    encoder: Float[Tensor, "d_in r"]
+    thresholds: Float[Tensor, " r"]
+
+
+@torch.no_grad()
+def drawn_latents(dead: LatentMask, share: float, generator: torch.Generator) -> Int64[Tensor, " r"]:
+    """The numbers of the dead latents that restart now: at most `share` of all latents, but at least one."""
+    latents = dead.nonzero()[:, 0]
+    order = torch.randperm(len(latents), generator=generator)[: max(1, int(share * len(dead)))]
+    return latents[order.to(latents.device)]
+
+
+@torch.no_grad()
+def new_weights(
+    sae: SparseAutoencoder,
+    latents: Int64[Tensor, " r"],
+    x: Activations,
+    reconstruction: Activations,
+    *,
+    anisotropy: Anisotropy,
+    generator: torch.Generator,
+) -> Restart:
+    """Weights with which `latents` [R] restart, from a batch x [N, d_in] and its reconstruction (equations above).
+
+    A frozen decoder keeps its rows. Deterministic given the generator's seed.
+    """
+    residual = x - reconstruction
+    decoder = sae.W_dec[latents]
+    if sae.W_dec.requires_grad:
+        # On the CPU and in float64, where the draw depends on the seed and the weights alone.
+        energy = residual.square().sum(1).double().cpu() + 1e-30
+        rows = torch.multinomial(energy, len(latents), replacement=len(latents) > len(x), generator=generator)
+        decoder = normalize(residual[rows.to(x.device)], dim=1)
+    filters = anisotropy.shrink(anisotropy.shrink(decoder.T))
+    filters = filters / (filters * decoder.T).sum(0).clamp_min(1e-12)
+    answers = (x - sae.b_dec) @ filters
+    n_firing = min(len(x) - 1, max(1, round(sae.config.l0 * len(x) / sae.d_sae)))
+    thresholds = halfway_below(answers, n_firing).clamp_min(0)
+    # Least squares over the rows on which each latent fires: Σ f (e·d) / Σ f².
+    values = torch.where(answers > thresholds, answers, 0)
+    best = (values * (residual @ decoder.T)).sum(0) / values.square().sum(0).clamp_min(1e-30)
+    size = best.clamp(0.1, 1.0)
+    return Restart(decoder, filters * size, thresholds * size)
+
+
+@torch.no_grad()
+def forget(optimizer: Adam, latents: Int64[Tensor, " r"], living: LatentMask) -> None:
+    """Gives restarted `latents` [R] no first moment, and the second moment of an average living latent.
+
+    A second moment of zero would make their first steps as large as Adam's bound.
+    """
+    for name, second in optimizer.second.items():
+        if name == "b_dec":
+            continue
+        # W_enc has its latents in columns, all others in rows.
+        dim = 1 if name == "W_enc" else 0
+        average = second.movedim(dim, 0)[living].mean() if bool(living.any()) else second.mean()
+        optimizer.first[name].index_fill_(dim, latents, 0)
+        second.index_fill_(dim, latents, float(average))
