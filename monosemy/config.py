@@ -102,7 +102,7 @@ class TrainingConfig:
     n_passes: Annotated[int, Range(1, 100_000, example=1)] = 1
     """How many times each training token is used; more than once with `disk` storage only."""
     learning_rate: Annotated[float | None, Range(0, 1, example=2e-3, above_low=True)] = None
-    """Peak learning rate of all SAEs; None takes each architecture's own, by default 0.13/√d_in at batches of 1,024
+    """Peak learning rate of all SAEs; None takes each architecture's own, or else 0.13/√d_in at batches of 1,024
     tokens (training/optim.py)."""
     warmup_fraction: Annotated[float, SHARE] = 0.05
     """Share of the steps, at the start, over which the learning rate rises."""

@@ -18,9 +18,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from monosemy.config import from_json, to_json
@@ -93,6 +94,18 @@ class StepOutput:
     reconstruction: Activations
     latents: SparseLatents
     statistic: float | None = None
+
+
+class Restart(NamedTuple):
+    """New weights for R latents, and how they answer to the N rows of the step's batch."""
+
+    decoder: Float[Tensor, "r d_in"]
+    """Unit rows."""
+    encoder: Float[Tensor, "d_in r"]
+    answers: Float[Tensor, "n r"]
+    """(x − b_dec) times the encoder."""
+    thresholds: Float[Tensor, " r"]
+    """Not negative; each lies below as many answers as an average latent has firings in the batch."""
 
 
 class SparseAutoencoder(nn.Module, ABC):
@@ -185,12 +198,15 @@ class SparseAutoencoder(nn.Module, ABC):
     def observe(self, output: StepOutput, step: StepInfo) -> None:
         """Updates what gradients do not train, such as a running threshold; called once per step, after Adam's."""
 
-    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
-        """Gives `latents` [R] new encoder columns [d_in, R], to fire above `thresholds` [R] of (x − b_dec) W_enc.
+    def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:
+        """Gives `latents` new weights, with which they fire where their answers are above their thresholds.
 
-        `output` is that of the step before. Where the selection decides what fires, as in TopK, the columns are
-        scaled so that the thresholds lie where its weakest active latents do.
+        `output` is that of the step just taken. Where the selection decides what fires, as in TopK, encoders are scaled
+        instead, so that the latents are selected as often.
         """
+        if self.W_dec.requires_grad:
+            self.W_dec[latents] = new.decoder
+        self.W_enc[:, latents] = new.encoder
 
     def rate_factors(self) -> Mapping[str, float]:
         """Learning-rate multipliers by parameter name (default 1)."""

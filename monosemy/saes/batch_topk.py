@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from monosemy.kernels import dispatch, ops
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE, Range
-from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
+from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
-from monosemy.saes.starts import fit_size, start_weights
+from monosemy.saes.starts import fit_size, scaled_restart, start_weights
 from monosemy.shapes import Activations, PreActs
 
 
@@ -34,7 +35,7 @@ class BatchTopKOptions:
     """The options of BatchTopK, for activations at E‖x‖² = 1."""
 
     learning_rate: Annotated[float | None, RATE] = None
-    """Peak Adam learning rate at E‖x‖² = 1; None takes the default of training/optim.py."""
+    """Peak Adam learning rate at E‖x‖² = 1; None takes that of training/optim.py."""
     beta1: Annotated[float, DECAY] = 0.5
     """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
@@ -137,7 +138,8 @@ class BatchTopK(SparseAutoencoder):
         self.threshold.add_(amount).clamp_min_(0)
 
     @torch.no_grad()
-    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
+    def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:
         assert output.statistic is not None
-        self.W_enc[:, latents] = encoder * (output.statistic / thresholds.clamp_min(1e-12)).clamp(0.1, 2)
+        factors = output.statistic / new.thresholds.clamp_min(1e-12)
+        super().restart(latents, scaled_restart(new, factors), output)
         self.b_enc[latents] = 0

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE
-from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
+from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
 from monosemy.saes.starts import fit_size, start_thresholds, start_weights
@@ -37,7 +38,7 @@ class GatedOptions:
     """The options of Gated, for activations at E‖x‖² = 1."""
 
     learning_rate: Annotated[float | None, RATE] = None
-    """Peak Adam learning rate at E‖x‖² = 1; None takes the default of training/optim.py."""
+    """Peak Adam learning rate at E‖x‖² = 1; None takes that of training/optim.py."""
     beta1: Annotated[float, DECAY] = 0.5
     """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
@@ -113,11 +114,11 @@ class Gated(SparseAutoencoder):
         fit_size(self, x, n_dense)
 
     @torch.no_grad()
-    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
-        self.W_enc[:, latents] = encoder
+    def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:
+        super().restart(latents, new, output)
         self.r_mag[latents] = 0
         self.b_mag[latents] = 0
-        self.b_gate[latents] = -thresholds
+        self.b_gate[latents] = -new.thresholds
 
     @torch.no_grad()
     def margins(self, x: Activations) -> PreActs:

@@ -4,7 +4,8 @@
     recipe "step" (Rajamanoharan et al. 2024, arXiv 2407.14435):  L = FVU + λ mean‖f‖₀
     recipe "tanh" (Anthropic, January 2025):  L = FVU + λ mean Σ tanh(c f_i‖d_i‖)
                                                   + λ_P mean Σ ReLU(θ_i − π_i)‖d_i‖
-with the batch's FVU = mean‖x − x̂‖² / mean‖x − x̄‖².
+with the batch's FVU = mean‖x − x̂‖² / mean‖x − x̄‖². "step" can also have frequency_coef · Σ_i max(0, p_i − limit)², p_i
+the share of the batch's rows on which latent i fires; like the L0, it reaches θ only.
 
 Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
     ∂f/∂θ = −(θ/ε) K((π − θ)/ε),  ∂H/∂θ = −(1/ε) K((π − θ)/ε),  ∂f/∂π = H(π − θ),  ∂H/∂π = 0.
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, final
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.autograd import Function
 
@@ -35,7 +37,7 @@ from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Columns, Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE, Range
-from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
+from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
 from monosemy.saes.starts import fit_size, start_thresholds, start_weights
@@ -47,7 +49,7 @@ class JumpReluOptions:
     """The options of JumpReLU, for activations at E‖x‖² = 1."""
 
     learning_rate: Annotated[float | None, RATE] = None
-    """Peak Adam learning rate at E‖x‖² = 1; None takes the default of training/optim.py."""
+    """Peak Adam learning rate at E‖x‖² = 1; None takes that of training/optim.py."""
     beta1: Annotated[float, DECAY] = 0.5
     """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
@@ -72,6 +74,10 @@ class JumpReluOptions:
     """A fixed λ; 0 lets the controller choose it."""
     sparsity_coef_start: Annotated[float, FIRST_COEF] = 0.1
     """The λ that the controller starts from, in units of the starting error over the starting sparsity term."""
+    frequency_coef: Annotated[float, COEF] = 0.0
+    """Weight of the penalty on latents that fire more often than `frequency_limit`; 0 leaves it out."""
+    frequency_limit: Annotated[float, SHARE] = 0.1
+    """The share of tokens up to which a latent may fire without that penalty."""
     tanh_scale: Annotated[float, Range(0, 1e6, example=96, above_low=True)] = 96.0
     """The factor c inside the tanh, at E‖x‖² = 1 (4·√d for d = 576); read by `tanh` only."""
     pre_act_coef: Annotated[float, COEF] = 0.0
@@ -199,17 +205,28 @@ class JumpRelu(SparseAutoencoder):
         error = squared_error(x, reconstruction) / variance(x)
         terms = {"error": error.detach()}
         if self.options.recipe == "step":
-            sparsity = StepFunction.apply(selection.pre_acts, threshold, bandwidth).sum() / len(x)
+            fires = StepFunction.apply(selection.pre_acts, threshold, bandwidth)
+            sparsity = fires.sum() / len(x)
         else:
             # Decoder rows have unit length, and tanh(0) = 0 off the selection.
             sparsity = torch.tanh(self.options.tanh_scale * values).sum() / len(x)
         terms["sparsity"] = sparsity.detach()
         total = error + step.sparsity_coef * sparsity
+        if self.options.recipe == "step" and self.options.frequency_coef > 0:
+            frequency = self._frequency(fires, selection, n_rows=len(x))
+            terms["frequency"] = frequency.detach()
+            total = total + self.options.frequency_coef * frequency
         if self.options.recipe == "tanh" and self.options.pre_act_coef > 0:
             below = self._below(x, centred)
             terms["below"] = below.detach()
             total = total + self.options.pre_act_coef * below
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
+
+    def _frequency(self, fires: PerEntry, selection: ops.Selection, *, n_rows: int) -> Scalar:
+        """Σ_i max(0, p_i − limit)² with p_i the share of the batch's rows on which latent i fires."""
+        latents = selection.pattern.indices.long()
+        rates = fires.new_zeros(self.d_sae).index_add(0, latents, fires) / n_rows
+        return (rates - self.options.frequency_limit).clamp_min(0).square().sum()
 
     def _below(self, x: Activations, centred: Activations) -> Scalar:
         """The λ_P term of a batch. It needs every pre-activation, so the dense product is taken once more."""
@@ -228,10 +245,10 @@ class JumpRelu(SparseAutoencoder):
         fit_size(self, x, n_dense)
 
     @torch.no_grad()
-    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
-        self.W_enc[:, latents] = encoder
+    def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:
+        super().restart(latents, new, output)
         self.b_enc[latents] = 0
-        self.threshold[latents] = thresholds
+        self.threshold[latents] = new.thresholds
 
     @torch.no_grad()
     def observe(self, output: StepOutput, step: StepInfo) -> None:

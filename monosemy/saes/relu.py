@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE
-from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
+from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
 from monosemy.saes.starts import fit_size, start_thresholds, start_weights
@@ -33,7 +34,7 @@ class ReluOptions:
     """The options of ReLU + L1, for activations at E‖x‖² = 1."""
 
     learning_rate: Annotated[float | None, RATE] = None
-    """Peak Adam learning rate at E‖x‖² = 1; None takes the default of training/optim.py."""
+    """Peak Adam learning rate at E‖x‖² = 1; None takes that of training/optim.py."""
     beta1: Annotated[float, DECAY] = 0.5
     """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
@@ -92,9 +93,9 @@ class Relu(SparseAutoencoder):
         fit_size(self, x, n_dense)
 
     @torch.no_grad()
-    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
-        self.W_enc[:, latents] = encoder
-        self.b_enc[latents] = -thresholds
+    def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:
+        super().restart(latents, new, output)
+        self.b_enc[latents] = -new.thresholds
 
     def margins(self, x: Activations) -> PreActs:
         return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)

@@ -23,7 +23,7 @@ from torch import Tensor
 from monosemy.shapes import Activations, DecoderMatrix, EncoderMatrix, PerLatent, PreActs
 
 if TYPE_CHECKING:
-    from monosemy.saes.base import SparseAutoencoder
+    from monosemy.saes.base import Restart, SparseAutoencoder
 
 SHRINKAGE = 1.0
 """The share of the mean variance per direction that is added to every direction's, so that W_enc stays near W_decᵀ."""
@@ -64,7 +64,9 @@ def measure_anisotropy(centred: Activations, l0: float) -> Anisotropy:
     n_dominating = min(int(dominates.cumprod(0).sum()), int(l0 / 4), d_in - 1)
     shares = shares[:n_dominating]
     others = (1 - shares.sum()).clamp_min(0) / max(1, d_in - n_dominating)
-    return Anisotropy(vectors.flip(1).T[:n_dominating].to(centred), (1 - (others / shares).sqrt()).to(centred))
+    # Contiguous, as they come back from a checkpoint: the order of summation depends on the layout.
+    directions = vectors.flip(1).T[:n_dominating].to(centred).contiguous()
+    return Anisotropy(directions, (1 - (others / shares).sqrt()).to(centred))
 
 
 @torch.no_grad()
@@ -153,6 +155,12 @@ def thresholds_of_equal_rate(pre: PreActs, l0: float) -> PerLatent:
     margins = (pre - thresholds).flatten()
     n_above = min(margins.numel() - 1, max(1, round(l0 * n_rows)))
     return (thresholds + halfway_below(margins, n_above)).clamp_min(0)
+
+
+def scaled_restart(new: Restart, factors: PerLatent) -> Restart:
+    """The restart with encoders times `factors` [R], bounded so that a decoder row is answered with .05 to 2."""
+    gains = (new.encoder * new.decoder.T).sum(0).clamp_min(1e-12)
+    return new._replace(encoder=new.encoder * (factors * gains).clamp(0.05, 2) / gains)
 
 
 def halfway_below(scores: Tensor, n_above: int) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from monosemy.errors import UserError
@@ -22,10 +23,10 @@ from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE, Range, number_name
-from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput
+from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import dead_latent_error, squared_error, variance
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
-from monosemy.saes.starts import fit_size, start_weights
+from monosemy.saes.starts import fit_size, halfway_below, scaled_restart, start_weights
 from monosemy.shapes import Activations, PerEntry
 
 
@@ -34,7 +35,7 @@ class TopKOptions:
     """The options of TopK, for activations at E‖x‖² = 1."""
 
     learning_rate: Annotated[float | None, RATE] = None
-    """Peak Adam learning rate at E‖x‖² = 1; None takes the default of training/optim.py."""
+    """Peak Adam learning rate at E‖x‖² = 1; None takes that of training/optim.py."""
     beta1: Annotated[float, DECAY] = 0.5
     """Decay of Adam's first moment per step."""
     beta2: Annotated[float, DECAY] = 0.999
@@ -110,11 +111,11 @@ class TopK(SparseAutoencoder):
         fit_size(self, x, n_dense)
 
     @torch.no_grad()
-    def restart(self, latents: Tensor, encoder: Tensor, thresholds: Tensor, output: StepOutput) -> None:
-        # The weakest active latent of a row is the last of its entries' values in size; the median row stands for all.
+    def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:
+        # The weakest active latent of every row, which a new one must exceed there to be selected.
         codes = output.latents
         weakest = torch.segment_reduce(codes.values, "min", lengths=codes.offsets.diff(), initial=torch.inf)
-        weakest = weakest[weakest.isfinite()]
-        level = weakest.median() if len(weakest) else thresholds.mean()
-        self.W_enc[:, latents] = encoder * (level / thresholds.clamp_min(1e-12)).clamp(0.1, 2)
+        ratios = new.answers / torch.where(weakest.isfinite(), weakest, weakest.new_zeros(())).clamp_min(1e-12)[:, None]
+        cut = halfway_below(ratios, int((new.answers[:, 0] > new.thresholds[0]).sum().clamp(1, len(ratios) - 1)))
+        super().restart(latents, scaled_restart(new, 1 / cut.clamp_min(1e-12)), output)
         self.b_enc[latents] = 0

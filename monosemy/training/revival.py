@@ -13,28 +13,18 @@ latents at a few fixed steps, with a small encoder and without regard to how oft
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monosemy.saes.base import SparseAutoencoder
+from monosemy.saes.base import Restart, SparseAutoencoder
 from monosemy.saes.starts import Anisotropy, halfway_below
 from monosemy.shapes import Activations, LatentMask
 from monosemy.training.optim import Adam
 
 LAST_RESTART = 0.97
 """Share of the steps after which none restarts: the learning rate is then nearly zero, and nothing new would learn."""
-
-
-class Restart(NamedTuple):
-    """New weights of R latents: decoder rows [R, d_in], encoder columns [d_in, R] and thresholds [R]."""
-
-    decoder: Float[Tensor, "r d_in"]
-    encoder: Float[Tensor, "d_in r"]
-    thresholds: Float[Tensor, " r"]
 
 
 @torch.no_grad()
@@ -75,7 +65,7 @@ def new_weights(
     values = torch.where(answers > thresholds, answers, 0)
     best = (values * (residual @ decoder.T)).sum(0) / values.square().sum(0).clamp_min(1e-30)
     size = best.clamp(0.1, 1.0)
-    return Restart(decoder, filters * size, thresholds * size)
+    return Restart(decoder, filters * size, answers * size, thresholds * size)
 
 
 @torch.no_grad()

@@ -149,8 +149,7 @@ class Trainee:
         anisotropy = self.optimizer.anisotropy
         new = new_weights(self.sae, latents, x, output.reconstruction, anisotropy=anisotropy, generator=generator)
         with torch.no_grad():
-            self.sae.W_dec[latents] = new.decoder
-            self.sae.restart(latents, new.encoder, new.thresholds, output)
+            self.sae.restart(latents, new, output)
         forget(self.optimizer, latents, ~dead)
         self.tracker.silent_tokens[latents] = 0
         return len(latents)
@@ -172,8 +171,9 @@ class Trainee:
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Restores `tensors` and `state`, so that training continues exactly where they were taken."""
         # How many directions dominate is measured, so these have no fixed shape to be copied into.
-        measured = {name: tensors[f"anisotropy.{name}"] for name in Anisotropy._fields}
-        self.optimizer.anisotropy = Anisotropy(**{name: t.to(self.sae.W_dec.device) for name, t in measured.items()})
+        # Cloned, because tensors of a file need not be aligned as torch aligns its own, and products round differently.
+        measured = {name: tensors[f"anisotropy.{name}"].to(self.sae.W_dec.device).clone() for name in Anisotropy._fields}
+        self.optimizer.anisotropy = Anisotropy(**measured)
         for name, tensor in self.tensors().items():
             # In place: W_enc stays stored column by column, and the optimizer keeps its references to the parameters.
             tensor.copy_(tensors[name])

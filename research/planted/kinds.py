@@ -10,13 +10,15 @@ Each SAE has as many latents as there are directions and is asked for the true m
 the share of latents that never fire (dead), FVU, the mean over directions matched one to one of the absolute cosine
 (MCC), and the mean F1 of each latent as a detector of its nearest direction.
 
-Run: python -m research.planted.kinds [--rows 122880] [--seeds 2] [--label after] [--out FILE]
+Run: python -m research.planted.kinds [--rows 102400 512000 2048000] [--kinds even] [--seeds 0 1] [--label after]
+Takes about half an hour a seed with one thread. Results are added to the record.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,12 +99,12 @@ def kind(name: str, seed: int) -> Kind:
                 drawn[:, start:stop] &= drawn[:, parents[start - roots : stop - roots]]
         return drawn
 
-    made = Kind(directions, fires, spread, mean, dominating, generator)
+    made = Kind(directions, fires, amplitude_spread=spread, mean=mean, dominating=dominating, generator=generator)
     made.scale = float(made.rows(16_384)[0].square().sum(1).mean().sqrt())
     return made
 
 
-def train(data: Kind, architecture: str, l0: float, n_rows: int, seed: int) -> SparseAutoencoder:
+def train(data: Kind, architecture: str, l0: float, *, n_rows: int, seed: int) -> SparseAutoencoder:
     n, d = data.directions.shape
     sae = build_sae(SaeConfig(architecture, d, n, l0, seed=seed + 1000))
     n_steps = n_rows // BATCH
@@ -143,27 +145,37 @@ def measures(sae: SparseAutoencoder, data: Kind) -> dict[str, float]:
     }
 
 
+def measure(name: str, seed: int, n_rows: int, architectures: Sequence[str]) -> dict[str, list[dict[str, float]]]:
+    """The measures of one SAE of each architecture, trained on the same kind of rows, by architecture."""
+    scores = {}
+    for architecture in architectures:
+        data = kind(name, seed)
+        l0 = round(float(data.rows(16_384)[1].sum(1).float().mean()))
+        scores[architecture] = [
+            {"asked_l0": l0, **measures(train(data, architecture, l0, n_rows=n_rows, seed=seed), data)}
+        ]
+    return scores
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=122_880)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--rows", type=int, nargs="+", default=[102_400, 512_000, 2_048_000])
+    parser.add_argument("--kinds", nargs="+", default=["even", "hierarchical", "dominated"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--label", default="after", help="name of this tree's results beside those recorded before")
     parser.add_argument("--out", type=Path, default=record_path("planted", "kinds"))
     arguments = parser.parse_args()
-    names = ("even", "hierarchical", "dominated")
-    results: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in names}
-    with stage("planted", total=len(names) * arguments.seeds * len(ARCHITECTURES), unit="SAEs") as bar:
-        for name in names:
-            for seed in range(arguments.seeds):
-                data = kind(name, seed)
-                l0 = round(float(data.rows(16_384)[1].sum(1).float().mean()))
-                for architecture in ARCHITECTURES:
-                    scores = measures(train(data, architecture, l0, arguments.rows, seed), data)
-                    results[name].setdefault(architecture, []).append({"asked_l0": l0, **scores})
-                    bar.advance()
-    earlier = read_json(arguments.out)["results"] if arguments.out.exists() else {}
-    body = {"n_rows": arguments.rows, "batch": BATCH, "results": {**earlier, arguments.label: results}}
-    common.save(arguments.out, body)
+    wanted = list(itertools.product(arguments.rows, arguments.kinds, arguments.seeds))
+    with stage("planted", total=len(wanted), unit="comparisons") as bar:
+        for n_rows, name, seed in wanted:
+            scores = measure(name, seed, n_rows, ARCHITECTURES)
+            # Read anew each time: other processes may add other kinds to the same record.
+            results = read_json(arguments.out)["results"] if arguments.out.exists() else {}
+            own = results.setdefault(arguments.label, {}).setdefault(str(n_rows), {}).setdefault(name, {})
+            for architecture, measured in scores.items():
+                own.setdefault(architecture, []).extend(measured)
+            common.save(arguments.out, {"batch": BATCH, "results": results})
+            bar.advance()
 
 
 if __name__ == "__main__":

@@ -23,24 +23,23 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
 
 
 def kinds_table(results: Record) -> str:
-    """The recipe before and after, by kind of data and architecture: means over seeds, the dead with their range."""
+    """The recipe now, and before where it was measured, by kind of data, length and architecture: means over seeds."""
+    before, after = results["before"], results["after"]
 
     def cells(scores: list[Record]) -> list[str]:
-        dead = [100 * score["dead"] for score in scores]
-        means = {key: sum(score[key] for score in scores) / len(scores) for key in ("fvu", "mcc", "f1")}
-        return [f"{min(dead):.1f}–{max(dead):.1f}", f"{means['fvu']:.3f}", f"{means['mcc']:.3f}", f"{means['f1']:.2f}"]
+        means = {key: sum(score[key] for score in scores) / len(scores) for key in ("dead", "fvu", "mcc", "f1")}
+        return [f"{100 * means['dead']:.1f}", f"{means['fvu']:.3f}", f"{means['mcc']:.3f}", f"{means['f1']:.2f}"]
 
-    before, after = results["before"], results["after"]
-    rows = [
-        [kind, architecture, *cells(before[kind][architecture]), *cells(scores)]
-        for kind, by_architecture in after.items()
-        for architecture, scores in by_architecture.items()
-    ]
+    rows = []
+    for kind in ("even", "hierarchical", "dominated"):
+        for n_rows in sorted(after, key=int):
+            for architecture, scores in after[n_rows].get(kind, {}).items():
+                earlier = before.get(n_rows, {}).get(kind, {}).get(architecture)
+                old = cells(earlier) if earlier else [""] * 4
+                rows.append([kind, f"{int(n_rows):,}", architecture, *old, *cells(scores)])
     measured = ["dead %", "FVU", "MCC", "F1"]
-    return markdown(
-        ["data", "dictionary", *[f"before: {measured[0]}", *measured[1:]], *[f"now: {measured[0]}", *measured[1:]]],
-        rows,
-    )
+    columns = [f"{when} {name}" for when in ("before:", "now:") for name in measured]
+    return markdown(["data", "rows", "dictionary", *columns], rows)
 
 
 def groups_table(results: Record) -> str:

@@ -125,6 +125,20 @@ def dense_jumprelu(sae: Any, x: Tensor, step: StepInfo) -> Tensor:
     return square(x - reconstruction) / variance(x) + step.sparsity_coef * firing.sum(1).mean()
 
 
+def test_frequent_latents_pay_for_the_rate_above_the_limit() -> None:
+    """Against the dense definition: Σ max(0, p_i − limit)², whose gradient reaches θ alone."""
+    sae, x = make("jumprelu", options={"frequency_coef": 0.7, "frequency_limit": 0.2}), rows()
+    firing = DenseStep.apply(
+        pre := (x - sae.b_dec) @ sae.W_enc + sae.b_enc, sae.threshold, window(sae, pre.detach()), sae.bandwidth
+    )
+    penalty = 0.7 * (firing.mean(0) - 0.2).clamp_min(0).square().sum()
+    assert penalty.item() > 1e-3
+    expected = dense_jumprelu(sae, x, STEP) + penalty
+    output = sae.losses(x, STEP)
+    assert output.total.item() == pytest.approx(expected.item(), abs=1e-12)
+    assert_same(gradients(sae, output.total), gradients(sae, expected))
+
+
 DENSE: dict[str, Callable[..., Tensor]] = {
     "relu": dense_relu,
     "topk": dense_topk,

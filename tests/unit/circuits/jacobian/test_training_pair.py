@@ -93,6 +93,8 @@ def make_trainee(site: str, architecture: str, n_steps: int, config: TrainingCon
     sae = build_sae(SaeConfig(architecture, D, M, L0, site=site))
     trainee = Trainee(sae, config, n_steps, n_steps * ROWS)
     trainee.initialise(next(Stream())[site])
+    with torch.no_grad():
+        sae.W_enc.mul_(4)  # so large that a long row is reconstructed worse than by nothing
     return trainee
 
 
@@ -319,7 +321,8 @@ def test_planted_one_to_one_features_are_found_sparser_at_equal_variance_explain
         b_in=None,
         b_out=None,
     )
-    config = TrainingConfig(batch_tokens=n)
+    # There are twice as many latents as features: the superfluous ones stay dead.
+    config = TrainingConfig(batch_tokens=n, learning_rate=3e-3, restart_share=0.0)
 
     def batch() -> dict[str, Tensor]:
         on = torch.rand(n, n_features, generator=draw).argsort(1) < k
