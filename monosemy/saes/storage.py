@@ -68,7 +68,7 @@ def load_sae(
     sae.to_empty(device="cpu")
     # Files are hashed beside, in a thread: hashing takes as long as reading, and needs no lock of Python's.
     with torch.no_grad(), ThreadPoolExecutor(1) as pool:
-        described = pool.submit(with_origin, config, layout, place, fetched)
+        described = pool.submit(lambda: with_origin(config, layout, place, fetched))
         # In place: W_enc keeps its column-by-column storage, which a file does not record.
         for name, target in sae.tensors().items():
             stored = tensors[name]

@@ -172,7 +172,9 @@ class Trainee:
         """Restores `tensors` and `state`, so that training continues exactly where they were taken."""
         # How many directions dominate is measured, so these have no fixed shape to be copied into.
         # Cloned, because tensors of a file need not be aligned as torch aligns its own, and products round differently.
-        measured = {name: tensors[f"anisotropy.{name}"].to(self.sae.W_dec.device).clone() for name in Anisotropy._fields}
+        measured = {
+            name: tensors[f"anisotropy.{name}"].to(self.sae.W_dec.device).clone() for name in Anisotropy._fields
+        }
         self.optimizer.anisotropy = Anisotropy(**measured)
         for name, tensor in self.tensors().items():
             # In place: W_enc stays stored column by column, and the optimizer keeps its references to the parameters.

@@ -80,7 +80,7 @@ def subjects() -> Iterator[tuple[str, SparseAutoencoder, Tensor]]:
     """(name, SAE, rows) of the five architectures as they are saved after training, and of the published ones."""
     x = torch.randn(N_ROWS, D_IN, generator=torch.Generator().manual_seed(0)) + 0.5
     for name in ARCHITECTURES:
-        config = SaeConfig(name, D_IN, D_SAE, 16.0, "layers.3.resid_post", "openai-community/gpt2", seed=1)
+        config = SaeConfig(name, D_IN, D_SAE, 16.0, site="layers.3.resid_post", model="openai-community/gpt2", seed=1)
         sae = build_sae(config)
         sae.initialise(x, 16)
         calibrate(sae, [x])
