@@ -65,7 +65,9 @@ def test_a_real_database_takes_two_kilobytes_a_latent_beside_its_contexts(tmp_pa
     a_latent = (sum(sizes.values()) - sum(sizes[f"{name}.npy"] for name in ONCE)) / WIDTH
     print(f"{a_latent:.0f} bytes a latent")
     assert a_latent <= 2048
-    latent = int(database.columns["n_fired"].argmax())
+    # The most frequent latent but for dense ones, whose examples are one context after another.
+    n_fired = database.columns["n_fired"]
+    latent = int(np.where(n_fired < 0.1 * 24_576, n_fired, 0).argmax())
     assert len(database.examples(latent)) == 60
     assert [len(database.examples(latent, [group])) for group in ("near_miss", "random")] == [12, 12]
     raised, lowered = database.output_tokens(latent)
