@@ -32,5 +32,5 @@ def test_a_number_that_json_does_not_know_is_refused(tmp_path):
 def test_a_table_that_no_study_has_is_refused_with_those_there_are():
     with pytest.raises(UserError, match="no table speed/nothing; there are: step, "):
         tables.filled("<!-- table: speed/nothing -->\n<!-- end -->\n")
-    with pytest.raises(UserError, match="no table nowhere/step; there are: .*frontier, "):
+    with pytest.raises(UserError, match=r"no table nowhere/step; there are: .*frontier, "):
         tables.filled("<!-- table: nowhere/step -->\n<!-- end -->\n")
