@@ -38,6 +38,7 @@ FOLDERS = {"saes", "features", "checkpoints", "figures", "jacobian", ".work", "t
 OTHER_FORMATS = {
     Path("monosemy/features/export/circuit_tracer.py"): {"features"},  # the folder that circuit-tracer reads
     Path("monosemy/saes/formats/sparsify.py"): {"sae.safetensors"},
+    Path("monosemy/publishing/families.py"): {"sae.safetensors"},  # sparsify's name, in the catalogue
     Path("research/records.py"): {"figures"},  # a study's own folder
 }
 
