@@ -242,7 +242,8 @@ class JumpRelu(SparseAutoencoder):
         n_dense = start_weights(self, x)
         if self.options.threshold_start == 0:
             self.threshold.copy_(start_thresholds(self._pre(x), l0, n_dense))
-        fit_size(self, x, n_dense)
+            # Only then: a θ that was set stays as it is.
+            fit_size(self, x, n_dense)
 
     @torch.no_grad()
     def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:

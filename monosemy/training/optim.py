@@ -57,8 +57,9 @@ def default_rate(d_in: int, batch_tokens: int) -> float:
 def parameter_units(sae: SparseAutoencoder, x: Activations, anisotropy: Anisotropy) -> dict[str, float]:
     """The units of the parameters that have one, by name, from training rows x [N, d_in] at the SAE's start.
 
-    For b_dec, the rows' root mean square distance σ from their mean. For latents' biases and thresholds, the root mean
-    square of (x − b_dec) W_enc times √d_in. On isotropic data with unit encoder rows, that too is σ.
+    For b_dec, the rows' root mean square distance σ from their mean, dominating directions shrunk. For latents' biases
+    and thresholds, √d_in times the root mean square of (x − b_dec) W_enc over the rows, that of the median latent. On
+    isotropic data with unit encoder rows, that too is σ.
     """
     rows = x[:256]
     linear = (rows - sae.b_dec) @ sae.W_enc
