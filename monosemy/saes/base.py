@@ -213,6 +213,10 @@ class SparseAutoencoder(nn.Module, ABC):
         biases = [name for name, _ in self.named_parameters() if name.startswith("b_")]
         return dict.fromkeys(biases, getattr(self.options, "bias_rate_factor", 1.0))
 
+    def output_scale(self, x: Activations) -> Float[Tensor, "n 1"] | None:
+        """By what a latent's activation times its decoder row is multiplied in x̂, per row of x; None where by 1."""
+        return None
+
     def decode(self, latents: SparseLatents) -> Activations:
         """Decodes a code into x̂ [N, d_in]. Raises UserError when the code's number of latents is not this SAE's."""
         if latents.d_sae != self.d_sae:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosemy.errors import UserError
@@ -92,6 +93,11 @@ class TransformedSae(SparseAutoencoder):
         if transforms.skip:
             offset = offset + raw @ self.W_skip.T
         return x, Frame(scale, offset)
+
+    @torch.no_grad()
+    def output_scale(self, x: Activations) -> Float[Tensor, "n 1"] | None:
+        frame = self._enter(x)[1]
+        return None if frame is None else frame.scale
 
     @torch.no_grad()
     def encode(self, x: Activations) -> SparseLatents:

@@ -11,6 +11,9 @@ of h that the SAE does not reconstruct stays in h'; without it, an edited positi
 Units of c: `raw` is the latent's own activation, `max` is a multiple of the latent's maximum, and `norm` makes ‖c d_i‖
 that multiple of the site's typical activation norm. An edit that changes nothing leaves every bit as it was.
 
+A published SAE whose input is scaled or normalised (saes/transforms.py) has its activations in the publisher's units.
+There d_i stands for s W_dec[i], with the s by which the SAE's own decoder returns to the units of the row.
+
 Three kinds of positions are never edited: the first token of a text, padding, and outliers. The massive activations of
 first tokens and outliers were dropped from training (activations/harvest.py), so the SAE's code for them is noise. An
 outlier is an activation whose norm exceeds a multiple of the site's median norm; the multiple is the run's own
@@ -86,8 +89,8 @@ def read_scales(folder: Path, sae: SparseAutoencoder) -> LatentScales:
     """Reads the scales of a saved SAE.
 
     Maxima and firing counts come from `latents.safetensors` beside the SAE (measured on validation text), the typical
-    norm from the SAE's own scale, and the outlier limit from the run it belongs to. A scale that is not recorded is
-    None, and `resolve` raises UserError when an edit needs it.
+    norm from the SAE's own scale, or for an imported one from its run, and the outlier limit from the run it belongs
+    to. A scale that is not recorded is None, and `resolve` raises UserError when an edit needs it.
 
     The outlier limit is the one training used: the multiple in the run's configuration (0: no outliers) times the
     site's median norm, which the features of any SAE at the site record. Without features, the typical norm stands in
@@ -95,7 +98,7 @@ def read_scales(folder: Path, sae: SparseAutoencoder) -> LatentScales:
     """
     # scale 1 is what an SAE has whose activations were never rescaled: it says nothing about the site's norm
     folder = Path(folder).expanduser().absolute()
-    norm = sae.config.scale if sae.config.scale != 1.0 else None
+    norm = sae.config.scale if sae.config.scale != 1.0 else _norm_of_run(folder)
     outlier = _outlier_norm(folder, norm)
     path = SaeFiles(folder).latents
     if not path.exists():
@@ -103,6 +106,15 @@ def read_scales(folder: Path, sae: SparseAutoencoder) -> LatentScales:
     statistics = LatentStatistics.load(path)
     maximum, firing_count = torch.from_numpy(statistics.max), torch.from_numpy(statistics.firing_count)
     return LatentScales(maximum.float(), firing_count, norm, outlier)
+
+
+def _norm_of_run(folder: Path) -> float | None:
+    """The typical norm that the run of `folder` (RUN/saes/SITE/NAME) measured at the site; None where it has none."""
+    sae = SaeFiles(folder)
+    if sae.run is None:
+        return None
+    norm = read_run(sae.run.folder)[1].get("scale", {}).get(sae.site)
+    return None if norm is None else float(norm)
 
 
 def _outlier_norm(folder: Path, typical_norm: float | None) -> float | None:
@@ -139,8 +151,17 @@ def resolve(edit: Edit, sae: SparseAutoencoder, scales: LatentScales) -> Edit:
     else:
         if scales.typical_norm is None:
             raise UserError("unit norm needs the site's typical norm, which this SAE does not record; use unit raw")
-        size = scales.typical_norm / float(sae.W_dec[edit.latent].norm())
+        length = float(sae.W_dec[edit.latent].norm()) * typical_output_scale(sae, scales.typical_norm)
+        size = scales.typical_norm / length
     return replace(edit, value=edit.value * size, unit="raw")
+
+
+def typical_output_scale(sae: SparseAutoencoder, typical_norm: float | None) -> float:
+    """What `sae.output_scale` gives for a row of the site's typical norm whose components have mean 0."""
+    transforms = sae.config.transforms
+    if transforms.normalise == "none" or typical_norm is None:
+        return 1.0 / transforms.input_scale
+    return typical_norm / math.sqrt(sae.d_in) / transforms.input_scale
 
 
 def latent_values(code: SparseLatents, latents: Sequence[int]) -> Float[Tensor, "n listed"]:
@@ -241,6 +262,7 @@ class SiteEdit:
         f_NE = latent_values(code, latents) if code is not None else h.new_zeros(len(h), len(latents))
         directions = dict(zip(latents, self.sae.W_dec[latents].float(), strict=True))
         readings = dict(zip(latents, f_NE.unbind(1), strict=True))
+        scale_N1 = self.sae.output_scale(h)
         x_hat = self.sae.decode(code) if replaced and code is not None else h
         # then each text's change: amounts a [n, E] times the directions of its E edits
         new, first = x_ND.clone(), 0
@@ -251,6 +273,10 @@ class SiteEdit:
                 continue
             amounts = [_amount(e, readings[e.latent][at], h[at], directions[e.latent]) for e in steering.edits]
             a_NE = torch.stack(amounts, dim=1)
+            if scale_N1 is not None:
+                # `project` is a share of h itself, whatever the units of the code.
+                in_code = torch.tensor([e.operation != "project" for e in steering.edits], device=a_NE.device)
+                a_NE = torch.where(in_code, a_NE * scale_N1[at], a_NE)
             change = a_NE @ torch.stack([directions[e.latent] for e in steering.edits])
             base, site = h[at] if steering.keep_error else x_hat[at], self.sae.config.site
             check_push(base, change, dtype=x_ND.dtype, site=site, row=row)

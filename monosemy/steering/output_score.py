@@ -36,7 +36,7 @@ from monosemy.models.adapter import LanguageModel, Start
 from monosemy.models.prompts import check_vocabulary, plain_ids, text_ids
 from monosemy.models.sites import POST_NORM_KINDS, parse_site
 from monosemy.saes.base import SparseAutoencoder
-from monosemy.steering.edits import LatentScales, resolve
+from monosemy.steering.edits import LatentScales, resolve, typical_output_scale
 from monosemy.steering.request import Edit
 from monosemy.steering.strength import check_finite, check_push
 
@@ -116,7 +116,8 @@ def output_scores(
         raise UserError(
             f"no latent of the SAE at {sae.config.site} fired in the texts that were read: none can be scored"
         )
-    amounts = [resolve(Edit(int(i), "add", strength, "norm"), sae, scales).value for i in latent_ids]
+    scale = typical_output_scale(sae, scales.typical_norm)
+    amounts = [scale * resolve(Edit(int(i), "add", strength, "norm"), sae, scales).value for i in latent_ids]
     ids = text_ids(model.tokenizer_for("the score's prompt"), prompt)
     groups = [word_tokens(model, group) for group in words]
     tokens = torch.tensor([ids], device=model.device)

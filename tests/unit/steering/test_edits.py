@@ -6,12 +6,14 @@ import copy
 
 import pytest
 import torch
+from published_saes import FOLDER, outputs
 from steering_cases import D_SAE, SITE, place_of, scales_of, tiny_sae
 
 from monosemy.config import ActivationsConfig, RunConfig
 from monosemy.errors import UserError
 from monosemy.run import open_run
 from monosemy.saes.registry import ARCHITECTURES
+from monosemy.saes.storage import load_sae
 from monosemy.steering import control
 from monosemy.steering.control import control_edits
 from monosemy.steering.edits import LatentScales, SiteEdit, Steering, latent_values, read_scales, resolve
@@ -252,6 +254,29 @@ def test_a_push_in_norms_moves_the_activation_as_far_whatever_the_decoder_rows_l
     assert resolve(Edit(5, "add", 0.5, "norm"), stretched, scales).value == pytest.approx(3.5 / length, rel=1e-5)
     new = edited(stretched, x, [Edit(5, "add", 0.5, "norm")], scales=scales)
     torch.testing.assert_close((new - x)[:, 1:].norm(dim=-1), torch.full((2, 13), 3.5), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["lens_jumprelu_layernorm", "lens_standard_normrescale"])
+def test_a_published_sae_is_set_in_its_publishers_units_and_written_in_those_of_the_row(case):
+    sae, rows = load_sae(FOLDER / case), outputs(case)["x"]
+    new = edited(sae, rows[None], [Edit(5, "set", 2.5)], keep_error=False)[0]
+    codes = outputs(case)["codes"].clone()
+    codes[:, 5] = 2.5
+    # The publishers' equations: the code is decoded, and the row's normalisation is undone.
+    if case == "lens_jumprelu_layernorm":
+        size, mean = rows.std(1, keepdim=True), rows.mean(1, keepdim=True)
+    else:
+        size, mean = rows.norm(dim=1, keepdim=True) / rows.shape[1] ** 0.5, 0.0
+    expected = (codes @ sae.W_dec + sae.b_dec) * size + mean
+    torch.testing.assert_close(new[1:], expected[1:], rtol=1e-4, atol=1e-4)
+    assert torch.equal(new[0], rows[0])
+
+
+def test_a_push_in_norms_is_as_long_for_a_published_sae_that_normalises():
+    sae = load_sae(FOLDER / "lens_standard_normrescale")
+    rows = 7.0 * torch.nn.functional.normalize(outputs("lens_standard_normrescale")["x"], dim=1)[None]
+    new = edited(sae, rows, [Edit(5, "add", 0.5, "norm")], scales=LatentScales(typical_norm=7.0))
+    torch.testing.assert_close((new - rows)[0, 1:].norm(dim=1), torch.full((rows.shape[1] - 1,), 3.5))
 
 
 def test_projection_leaves_a_share_of_the_component_whatever_the_decoder_rows_length(sae, x):
