@@ -85,6 +85,12 @@ RUN_COMMANDS = (
         "monosemy.commands:run_train",
     ),
     Command("evaluate", "measure the SAEs of a run on validation documents", "monosemy.commands:run_evaluate"),
+    Command(
+        "import",
+        "make a published SAE a run, or add it to one, to measure and show it beside others",
+        "monosemy.commands:run_import",
+        continues=False,
+    ),
     Command("report", "write a run's report.html and figures again", "monosemy.commands:run_report"),
     Command(
         "features",

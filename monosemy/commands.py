@@ -1,4 +1,4 @@
-"""The commands of a run: demo, train, evaluate, report and features; and info.
+"""The commands of a run: demo, train, evaluate, import, report and features; and info.
 
 Place on the path: the command line loads this module when one of its commands runs (`cli.RUN_COMMANDS`), so that
 `monosemy --help` does not have to.
@@ -15,12 +15,19 @@ from typing import Any
 from monosemy import __version__
 from monosemy.cli import commands
 from monosemy.config import RunConfig
-from monosemy.errors import unknown
+from monosemy.errors import UserError, unknown
 from monosemy.layout import RUN_JSON
 from monosemy.ranges import Range
 from monosemy.support.arguments import Parser, amount
 from monosemy.support.flags import add_settings, read_settings, with_settings
-from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
+from monosemy.support.moved import NOT_MOVED, Moved
+from monosemy.support.subjects import add_subject, open_subject
+
+_PUBLISHED = "google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82"
+SUBJECT_EXAMPLES = {
+    "evaluate": ("monosemy evaluate runs/demo", f"monosemy evaluate {_PUBLISHED} --text my-texts/"),
+    "features": ("monosemy features runs/demo", f"monosemy features {_PUBLISHED} --tokens 1.5M"),
+}
 
 
 def run_demo(words: list[str]) -> None:
@@ -78,13 +85,50 @@ def _default_folder(start: str) -> Path:
 
 
 def run_evaluate(words: list[str]) -> None:
-    """`monosemy evaluate RUN`: measures the SAEs of a run again."""
-    parser = _run_parser("evaluate")
-    add_moved(parser)
-    arguments = parser.parse_args(words)
+    """`monosemy evaluate RUN|SAE`: measures the SAEs of a run again, or an SAE from elsewhere."""
+    parser = Parser("monosemy evaluate", commands()["evaluate"].summary, examples=SUBJECT_EXAMPLES["evaluate"])
+    add_subject(parser, rows=True)
+    subject = open_subject(parser.parse_args(words))
     from monosemy import pipeline
 
-    pipeline.evaluate_folder(Path(arguments.run).expanduser(), moved_of(arguments))
+    pipeline.evaluate_folder(subject.folder, subject.moved)
+
+
+def run_import(words: list[str]) -> None:
+    """`monosemy import SAE [SAE …] --run FOLDER`: makes published SAEs a run, or adds them to one."""
+    from monosemy.config import EvaluationConfig, TextConfig
+
+    parser = Parser(
+        "monosemy import",
+        commands()["import"].summary,
+        examples=("monosemy import google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --run runs/gs",),
+    )
+    parser.add_argument("saes", nargs="+", metavar="sae", help="An SAE's folder or file, or its name on the hub.")
+    parser.add_argument("--run", required=True, metavar="FOLDER", help="The run to make, or the one that they join.")
+    parser.add_argument("--model", default="", help="The model: a hub id, a folder or a file. (default: the SAE's)")
+    parser.add_argument("--site", default="", help="The site to read. (default: the one that the SAE names)")
+    parser.add_argument("--text", default="", help="A new run's text, as for train. (default: embedded)")
+    parser.add_argument("--name", default="", help="Their name in tables. (default: published_ARCHITECTURE)")
+    sizes = {
+        "--tokens": (TextConfig.n_tokens, "Tokens of a new run's text that features read."),
+        "--validation-tokens": (TextConfig.n_validation_tokens, "Tokens of a new run's text that evaluation reads."),
+        "--loss-tokens": (EvaluationConfig.n_loss_tokens, "Of these, tokens over which the model's loss is measured."),
+    }
+    for flag, (default, meaning) in sizes.items():
+        # Errors about a text name its settings as training does.
+        names = [flag, f"--text.n-{flag.removeprefix('--')}"] if flag != "--loss-tokens" else [flag]
+        dest = f"n_{flag.removeprefix('--').replace('-', '_')}"
+        parser.add_argument(*names, dest=dest, type=amount(Range(1, example=default)), default=default, help=meaning)
+    options = vars(parser.parse_args(words))
+    from monosemy.pipeline.imported import ImportSettings, import_saes
+    from monosemy.saes.listing import print_warnings, saved_saes
+
+    sources, folder = options.pop("saes"), Path(options.pop("run")).expanduser()
+    places = {files.folder for files in import_saes(sources, folder, ImportSettings(**options))}
+    for place in places:
+        print(f"imported: {place}")
+    print_warnings(sae for sae in saved_saes(folder) if sae.folder in places)
+    print(f"measure: monosemy evaluate {folder}")
 
 
 def run_report(words: list[str]) -> None:
@@ -99,8 +143,9 @@ def run_report(words: list[str]) -> None:
 
 
 def run_features(words: list[str]) -> None:
-    """`monosemy features RUN`: builds the feature databases of SAEs of a run."""
-    parser = _run_parser("features")
+    """`monosemy features RUN|SAE`: builds the feature databases of SAEs."""
+    parser = Parser("monosemy features", commands()["features"].summary, examples=SUBJECT_EXAMPLES["features"])
+    add_subject(parser, rows=True)
     parser.add_argument(
         "--saes",
         nargs="+",
@@ -117,14 +162,18 @@ def run_features(words: list[str]) -> None:
         metavar="NAME",
         help="Also score labels by a sentence-embedding model: a hub id or a folder.",
     )
-    add_moved(parser)
     arguments = parser.parse_args(words)
-    from monosemy.pipeline.features import build_features
+    subject = open_subject(arguments)
+    if subject.sae and arguments.saes:
+        raise UserError(f"--saes chooses among the SAEs of a run, but {arguments.run} is one SAE; leave it out")
+    from monosemy.pipeline.features import build_features, choose_saes
+    from monosemy.saes.listing import print_warnings, saved_saes
 
-    folder = Path(arguments.run).expanduser()
-    moved = moved_of(arguments)
-    for built in build_features(folder, arguments.saes, arguments.tokens, arguments.embedding_model, moved=moved):
-        print(f"features: {built}")
+    folder, names = subject.folder, [subject.sae] if subject.sae else arguments.saes
+    built = build_features(folder, names, arguments.tokens, arguments.embedding_model, moved=subject.moved)
+    for place in built:
+        print(f"features: {place}")
+    print_warnings(sae for sae in saved_saes(folder) if sae.key in choose_saes(folder, names))
     print(f"look at them: monosemy browse {folder}")
 
 

@@ -264,6 +264,11 @@ def identity(config: RunConfig) -> str:
     return fingerprint(computed_settings(config))
 
 
+def trains_nothing(config: RunConfig) -> bool:
+    """Whether a run has no SAEs of its own to train, because all that it measures were published elsewhere."""
+    return not config.architectures and not taking_part(config)
+
+
 def computed_settings(config: RunConfig) -> dict[str, Any]:
     """The settings that `identity` covers, as JSON values."""
     idle = LABELS | {room.name for room in rooms() if room.settings and room not in taking_part(config)}

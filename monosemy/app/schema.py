@@ -137,6 +137,10 @@ class SaeEntry(Wire):
     control: bool
     stopped: str
     """Why its training stopped early; empty for one trained to its end."""
+    imported: bool
+    """Whether it was trained elsewhere, and imported."""
+    warnings: list[str]
+    """What may make an imported SAE's numbers here differ from its publisher's."""
     build_command: str
     """The command that builds the features of this SAE."""
     d_sae: int

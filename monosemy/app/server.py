@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import webbrowser
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -29,19 +28,20 @@ from monosemy.app.room import ROOM
 from monosemy.app.security import Access, Guard
 from monosemy.errors import UserError
 from monosemy.ranges import Range
+from monosemy.saes.listing import print_warnings
 from monosemy.support.arguments import Parser, whole
-from monosemy.support.moved import add_moved, moved_of
+from monosemy.support.subjects import add_subject, open_subject
 
 DEFAULT_PORT = 8321
 
 
 def run_browse(words: list[str]) -> None:
-    """`monosemy browse RUN [--host 127.0.0.1] [--port 8321] [--no-open]`: serves until interrupted.
+    """`monosemy browse RUN|SAE [--host 127.0.0.1] [--port 8321] [--no-open]`: serves until interrupted.
 
     Raises UserError for bad input.
     """
     parser = Parser("monosemy browse", ROOM.commands[0].summary, examples=("monosemy browse runs/demo",))
-    parser.add_argument("run", help="A run folder, e.g. runs/demo.")
+    add_subject(parser)
     parser.add_argument(
         "--port",
         type=whole(Range(0, 65535, example=DEFAULT_PORT)),
@@ -60,9 +60,9 @@ def run_browse(words: list[str]) -> None:
         help="A host name that a proxy passes on, may be repeated; visitors are asked for a token.",
     )
     parser.add_argument("--no-open", action="store_true", help="Do not open the page.")
-    add_moved(parser, text=False)
     flags = parser.parse_args(words)
-    catalogue = Catalogue(Path(flags.run), moved_of(flags))
+    subject = open_subject(flags, moved=("model",))
+    catalogue = Catalogue(subject.folder, subject.moved)
     # bound here rather than by uvicorn: the port is known, also for --port 0, before the address is printed
     listener = bind(flags.host, flags.port)
     port = listener.getsockname()[1]
@@ -72,6 +72,7 @@ def run_browse(words: list[str]) -> None:
     saes = catalogue.refresh()
     for problem in filter(None, (sae.problem for sae in saes)):
         print(f"warning: {problem}")
+    print_warnings(sae.saved for sae in saes)
     if not any(sae.database for sae in saes):
         print(f"no latent pages yet: no features were built; build them: {catalogue.build_command}")
     sys.stdout.flush()

@@ -164,7 +164,7 @@ def _caption(records: list[Record], hidden: list[str]) -> str:
     return (
         f"{tokens} validation tokens"
         + (f", losses over {loss_tokens} (nats per token)" if loss_tokens else "")
-        + "; asked: L0 asked for; ± half the bootstrap interval over documents; "
+        + "; asked: L0 asked for, or published; ± half the bootstrap interval over documents; "
         "dead, >1%, >10%: per cent of the latents that fire on no token, on more than 1%, on more than 10% of them"
         + (f"; too narrow for {', '.join(hidden)}: see evaluation.json" if hidden else "")
     )

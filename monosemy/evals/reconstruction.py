@@ -176,7 +176,13 @@ class ReconstructionMeter:
 def check_width(name: str, sae: Dictionary, site: str, width: int) -> None:
     """Raises UserError, naming both widths, when the SAE's width is not the site's."""
     d_in = getattr(sae, "d_in", None) or getattr(getattr(sae, "config", None), "d_in", None)
-    if d_in is not None and d_in != width:
+    if d_in is not None:
+        require_width(name, d_in, site, width)
+
+
+def require_width(name: str, d_in: int, site: str, width: int) -> None:
+    """As `check_width`, for an SAE whose weights are not read yet."""
+    if d_in != width:
         raise UserError(
             f"SAE {name!r} reads activations {d_in} wide, but {site or 'the site'} is {width} wide; "
             "choose the site that it was trained on"

@@ -18,7 +18,9 @@ from monosemy.features.view.excerpt import GROUPS
 from monosemy.features.view.selection import open_selected, parse_latents
 from monosemy.ranges import Range
 from monosemy.run import require_weights
+from monosemy.saes.listing import print_warnings, saved_saes
 from monosemy.support.arguments import Parser, whole
+from monosemy.support.subjects import Subject, add_subject, open_subject
 
 SUMMARIES = {command.name: command.summary for command in ROOM.commands}
 EXAMPLES = {
@@ -45,7 +47,8 @@ def run_show(words: list[str]) -> None:
     )
     parser.add_argument("--whole", action="store_true", help="Show whole examples, uncut.")
     options = parser.parse_args(words)
-    database = open_selected(Path(options.run), options.sae)
+    subject = open_subject(options, moved=())
+    database = _database(subject)
     database.check(options.latent)
     from rich.console import Console
 
@@ -62,7 +65,7 @@ def run_show(words: list[str]) -> None:
         with console.capture() as captured:
             console.print(page)
         _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))  # rich pads lines
-    require_weights(Path(options.run), (database.info["site"], database.info["name"]))
+    require_weights(subject.folder, (database.info["site"], database.info["name"]))
 
 
 def run_export_html(words: list[str]) -> None:
@@ -72,7 +75,7 @@ def run_export_html(words: list[str]) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="The file to write, e.g. latents.html.")
     parser.add_argument("-n", type=whole(Range(1, example=8)), default=8, help="Examples in each group at most.")
     options = parser.parse_args(words)
-    database = open_selected(Path(options.run), options.sae)
+    database = _open(options)
     from monosemy.features.export.html import export_html
 
     latents = parse_latents(options.latents, database)
@@ -98,7 +101,7 @@ def run_export_neuronpedia(words: list[str]) -> None:
         "--creator-id", metavar="NAME", default=CREATOR, help="The user that the import is filed under."
     )
     options = parser.parse_args(words)
-    database = open_selected(Path(options.run), options.sae)
+    database = _open(options)
     written = export_neuronpedia(
         database,
         Path(options.out),
@@ -119,7 +122,7 @@ def run_export_circuit_tracer(words: list[str]) -> None:
 
     parser.add_argument("--context", type=whole(Range(1, example=32)), default=CONTEXT, help="Tokens in each example.")
     options = parser.parse_args(words)
-    database = open_selected(Path(options.run), options.sae)
+    database = _open(options)
     written = export_circuit_tracer(database, Path(options.out), _latents(options, database), context=options.context)
     print(f"written: {written}")
 
@@ -127,7 +130,7 @@ def run_export_circuit_tracer(words: list[str]) -> None:
 def run_export_parquet(words: list[str]) -> None:
     """`monosemy export-parquet RUN [LATENT …] [--sae SITE/NAME] --out FOLDER`"""
     options = _export_parser("export-parquet").parse_args(words)
-    database = open_selected(Path(options.run), options.sae)
+    database = _open(options)
     from monosemy.features.export.parquet import export_parquet
 
     print(f"written: {export_parquet(database, Path(options.out), _latents(options, database))}")
@@ -144,9 +147,22 @@ def _write(text: str) -> None:
 
 def _parser(command: str) -> Parser:
     parser = Parser(f"monosemy {command}", SUMMARIES[command], examples=(f"monosemy {command} {EXAMPLES[command]}",))
-    parser.add_argument("run", help="A run folder, e.g. runs/demo.")
+    add_subject(parser)
     parser.add_argument("--sae", metavar="SITE/NAME", help="The SAE; needed when features of several are built.")
     return parser
+
+
+def _open(options: argparse.Namespace) -> FeatureDatabase:
+    """The feature database that the words name. Raises UserError as `open_selected` does."""
+    return _database(open_subject(options, moved=()))
+
+
+def _database(subject: Subject) -> FeatureDatabase:
+    database = open_selected(subject.folder, subject.sae)
+    print_warnings(
+        sae for sae in saved_saes(subject.folder) if sae.key == (database.info["site"], database.info["name"])
+    )
+    return database
 
 
 def _export_parser(command: str) -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from monosemy.config import RunConfig, identity
+from monosemy.config import RunConfig, identity, trains_nothing
 from monosemy.errors import UserError
 from monosemy.layout import RunFiles
 from monosemy.pipeline.checks import check_config
@@ -19,7 +19,7 @@ from monosemy.pipeline.evaluation import evaluate
 from monosemy.pipeline.prepare import Prepared, training_data
 from monosemy.pipeline.training import train
 from monosemy.run import Run, open_run, read_run
-from monosemy.saes.listing import saved_saes
+from monosemy.saes.listing import print_warnings, saved_saes
 from monosemy.support import files
 from monosemy.support.moved import NOT_MOVED, Moved
 
@@ -35,6 +35,11 @@ def whole_run(config: RunConfig, folder: Path, *, features: bool = False, moved:
     Raises UserError when the training of every SAE stopped early, after controls are measured and the report is
     written.
     """
+    if trains_nothing(config) and RunFiles(folder).run_json.is_file():
+        raise UserError(
+            f"{folder} holds imported SAEs only, and trains none; measure them with `monosemy evaluate {folder}`, or "
+            "train a run of your own and import them into it"
+        )
     check_config(config)
     with open_run(folder, config, moved) as run:
         prepared = train(run)
@@ -104,6 +109,7 @@ def print_results(folder: Path) -> None:
     print_evaluation(read_evaluation(folder)["records"], of_rows="rows" in provenance)
     for message in messages:
         print(f"not in the table: {message}", file=sys.stderr)
+    print_warnings(saved_saes(folder))
 
 
 def all_stopped(folder: Path) -> bool:

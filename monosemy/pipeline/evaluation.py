@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from monosemy.evals.frontier import Candidate
     from monosemy.evals.model_loss import ModelLosses
     from monosemy.evals.reconstruction import Reconstruction
+    from monosemy.saes.base import SparseAutoencoder
 
 Sets = dict[str, dict[str, Any]]
 """{site: {name: dictionary}}."""
@@ -108,9 +109,13 @@ def _model_losses(run: Run, prepared: Prepared, saes: Sets) -> dict[str, ModelLo
 
 
 def _dictionaries(run: Run, prepared: TrainingData) -> tuple[Sets, dict[tuple[str, str], Candidate]]:
-    """The trained SAEs, without those that stopped early, and the PCA controls, by site and name."""
+    """The run's SAEs, without those that stopped early, and the PCA controls, by site and name.
+
+    PCA has the L0s that the run was asked for, and those of imported SAEs.
+    """
     from monosemy.evals.controls import fit_pca
     from monosemy.evals.frontier import Candidate
+    from monosemy.saes.listing import label_of, saved_saes
     from monosemy.saes.storage import load_sae, read_sae_config, stopped_early
 
     device = prepared.device
@@ -119,21 +124,33 @@ def _dictionaries(run: Run, prepared: TrainingData) -> tuple[Sets, dict[tuple[st
     for saved in run.files.saes():
         site, name, folder = saved.site, saved.name, saved.folder
         if site in saes and not stopped_early(read_sae_config(folder)):
-            sae, label = load_sae(folder), name.split("-")[0]
+            sae = load_sae(folder)
             saes[site][name] = sae.to(device)
             candidates[site, name] = Candidate(
-                name, label, site, sae.config.l0, seed=sae.config.seed, control=sae.config.frozen_decoder
+                name,
+                label_of(name),
+                site,
+                sae.config.l0 or None,
+                seed=sae.config.seed,
+                control=sae.config.frozen_decoder,
             )
     if run.config.evaluation.pca:
         for site, rows in prepared.held_in(CALIBRATION_TOKENS, seed=2).items():
             # Evaluation is in raw units, as saved SAEs are.
-            basis = fit_pca(prepared.raw(site, rows).split(4096))
-            for l0 in run.config.l0:
-                if l0 <= rows.shape[1]:
+            batches = prepared.raw(site, rows).split(4096)
+            basis = fit_pca(batches)
+            imported = [saes[site][sae.name] for sae in saved_saes(run.folder) if sae.site == site and sae.imported]
+            for l0 in sorted({*run.config.l0, *(_whole_l0(sae, batches[0]) for sae in imported)}):
+                if 1 <= l0 <= rows.shape[1]:
                     name = f"pca-l0_{number_name(l0)}"
                     saes[site][name] = basis.dictionary(round(l0)).to(device)
                     candidates[site, name] = Candidate(name, "pca", site, float(l0), control=True)
     return saes, candidates
+
+
+def _whole_l0(sae: SparseAutoencoder, rows: Tensor) -> float:
+    """The number of components with which PCA is an imported SAE's control: its published L0, or that on the rows."""
+    return float(round(sae.config.l0 or sae.encode(rows).l0))
 
 
 def _reconstructions(

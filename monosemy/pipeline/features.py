@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 N_TOKENS = 150_000
 _SIGMA_SEQUENCES = 8
+_UNKNOWN_L0 = 100
+"""For estimates only: the L0 of a published SAE that does not say its own."""
 
 
 def build_features(
@@ -226,7 +228,7 @@ class _Stage:
             "site": site,
             "name": name,
             "architecture": sae.config.architecture,
-            "l0": sae.config.l0,
+            "l0": sae.config.l0 or None,
             "d_sae": sae.d_sae,
             "d_in": sae.d_in,
             "seed": sae.config.seed,
@@ -261,7 +263,9 @@ class _Stage:
 
         configs = [read_sae_config(self.run.files.sae(*key).folder) for key in keys]
         n_tokens = self.n_sequences * self.length
-        needed = sum(n_tokens * (4 + 8 * config.l0) + 4096 * config.d_sae + 6 * n_tokens for config in configs)
+        needed = sum(
+            n_tokens * (4 + 8 * (config.l0 or _UNKNOWN_L0)) + 4096 * config.d_sae + 6 * n_tokens for config in configs
+        )
         if needed > (free := files.free_bytes(self.run.folder)):
             raise UserError(
                 f"the features need {fixed_text(needed / 1e9, 2)} GB in {self.run.folder} and "

@@ -65,14 +65,17 @@ class FinishedRun:
 
     def _facts(self) -> dict[str, str]:
         rows = self.provenance.get("rows")
-        names = [sae.label for sae in saved_saes(self.folder) if not sae.control]
-        return {
+        saes = [sae for sae in saved_saes(self.folder) if not sae.control]
+        n_imported = sum(bool(sae.imported) for sae in saes)
+        facts = {
             "rows" if rows else "model": str(rows["name"]) if rows else self.config.model.source,
-            "SAEs": count_text(len(names)),
+            "SAEs": count_text(len(saes)) + (f" ({count_text(n_imported)} imported)" if n_imported else ""),
             "architectures": ", ".join(self.config.architectures),
             "L0": ", ".join(setting_text(l0) for l0 in self.config.l0),
             "d_sae": count_text(self.config.d_sae),
         }
+        # A run of imported SAEs alone was asked for no architectures and L0s.
+        return {name: text for name, text in facts.items() if text}
 
     def __repr__(self) -> str:
         return facts_line(f"Run {self.folder}", self._facts())

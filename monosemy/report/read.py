@@ -2,7 +2,8 @@
 
 Place on the data's path: after training and evaluation, before figures and page. It reads `run.json` (configuration and
 provenance), `metrics.jsonl` (training curves), `evaluation.json` (one record per SAE and control) and
-`saes/<site>/<name>/latents.safetensors` (firing statistics of the latents). It reads no weights and needs no torch.
+`saes/<site>/<name>/` (latents.safetensors, the firing statistics; config.json, for SAEs imported from elsewhere). It
+reads no weights and needs no torch.
 
 A value that was not measured is NaN, never a guess. An SAE whose training stopped (NaN or infinity in a batch or loss)
 has a curve and a reason but no evaluation record; it is kept and shown as stopped.
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.config import RunConfig
+from monosemy.config import RunConfig, trains_nothing
 from monosemy.errors import UserError
 from monosemy.evals.evaluation_file import read_evaluation
 from monosemy.evals.latent_statistics import LatentStatistics
@@ -29,6 +30,7 @@ from monosemy.layout import RunFiles
 from monosemy.ranges import number_name
 from monosemy.report.theme import CONTROLS, FROZEN_RANDOM
 from monosemy.run import read_run, read_stages
+from monosemy.saes.listing import saved_saes
 from monosemy.support.metrics import read_metrics
 
 MEASURES = (
@@ -130,6 +132,8 @@ class ReportInputs:
     records: tuple[Evaluated, ...]
     curves: Mapping[Key, Curve]
     latents: Mapping[Key, Latents]
+    imported: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
+    """The SAEs that were imported from elsewhere, each with its warnings."""
 
     @property
     def sites(self) -> list[str]:
@@ -183,7 +187,9 @@ def read_inputs(folder: Path) -> ReportInputs:
     evaluation = read_evaluation(folder)
     records = _records(evaluation, run_files.evaluation, f"monosemy evaluate {folder}")
     messages = [str(message) for message in provenance.get("stopped") or []]  # the trainer's, when the run kept them
-    curves = _curves(run_files.metrics, {(r.site, r.name): r for r in records}, messages)
+    curves = (
+        {} if trains_nothing(config) else _curves(run_files.metrics, {(r.site, r.name): r for r in records}, messages)
+    )
     records = [replace(r, stopped=c.stopped) if (c := curves.get((r.site, r.name))) else r for r in records]
     return ReportInputs(
         folder=folder,
@@ -194,6 +200,7 @@ def read_inputs(folder: Path) -> ReportInputs:
         records=tuple(records),
         curves=curves,
         latents={(r.site, r.name): latents for r in records if (latents := _latents(folder, r)) is not None},
+        imported={sae.key: tuple(sae.warnings) for sae in saved_saes(folder) if sae.imported},
     )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from monosemy.config import trains_nothing
 from monosemy.report.compare import Point, Verdict, beaten_by_control, names, points, verdicts, with_interval
-from monosemy.report.read import ReportInputs
+from monosemy.report.read import Evaluated, ReportInputs
 from monosemy.report.theme import label, order
 from monosemy.support.numbers import count_text, fixed_percent_text, rounded_text, setting_text
 
@@ -35,9 +36,16 @@ def title(run: ReportInputs) -> str:
 
 
 def what_was_run(run: ReportInputs) -> str:
-    """A paragraph on how many SAEs of which kinds were trained, on what, and what they were measured on."""
+    """A paragraph on how many SAEs of which kinds were trained or imported, on what, and what they were measured on."""
+    measured = count_text(max((r.n_tokens for r in run.records), default=0))
+    imported = [r for r in run.records if (r.site, r.name) in run.imported]
+    if imported and trains_nothing(run.config):
+        return (
+            f"{_published(imported)} measured on the activations of {model_name(run)} at {_and(run.sites)}, over "
+            f"{measured} tokens. {_ELSEWHERE}"
+        )
     # SAEs whose training stopped may have a curve but no record, so both are counted.
-    saes = [r for r in run.records if not r.control]
+    saes = [r for r in run.records if not r.control and (r.site, r.name) not in run.imported]
     curves = [c for c in run.curves.values() if c.architecture in run.config.architectures]
     n_trained = len({(r.site, r.name) for r in saes} | {(c.site, c.name) for c in curves})
     kinds = order([r.architecture for r in saes] + [c.architecture for c in curves])
@@ -47,17 +55,28 @@ def what_was_run(run: ReportInputs) -> str:
     most = "up to " if run.stopped else ""
     tokens = f"{most}{count_text(trained_on)} activations" if math.isfinite(trained_on) else "activations"
     seeds = len(run.config.seeds)
-    measured = max((r.n_tokens for r in run.records), default=0)
     learnt = f"the activations of {model_name(run)} at {_and(run.sites)}"
     held_out = "tokens from documents that training never saw"
     if run.of_rows:
         learnt, held_out = f"the rows of {model_name(run)}", "rows that training never saw"
+    beside = f" Beside them, {_published(imported)} measured on the same tokens. {_ELSEWHERE}" if imported else ""
     return (
         f"{n_trained} sparse {_plural('autoencoder', n_trained)} ({_and([label(k) for k in kinds])}; "
         f"{' or '.join(count_text(w) for w in widths)} latents; {_plural('sparsity level', len(levels))} L0 "
         f"{_and([setting_text(v) for v in levels])}; {seeds} {_plural('seed', seeds)}) learnt to rebuild "
-        f"{learnt}. Each was trained on {tokens} and measured on {count_text(measured)} {held_out}."
+        f"{learnt}. Each was trained on {tokens} and measured on {measured} {held_out}.{beside}"
     )
+
+
+_ELSEWHERE = "What was published was trained elsewhere, on text that may hold what it is measured on here."
+
+
+def _published(records: Sequence[Evaluated]) -> str:
+    """`2 published sparse autoencoders (JumpReLU, published; 16,384 latents) were`."""
+    kinds = _and([label(kind) for kind in order(r.architecture for r in records)])
+    widths = " or ".join(count_text(width) for width in sorted({r.d_sae for r in records}))
+    verb = "was" if len(records) == 1 else "were"
+    return f"{len(records)} published sparse {_plural('autoencoder', len(records))} ({kinds}; {widths} latents) {verb}"
 
 
 HOW_TO_READ = (
@@ -160,12 +179,16 @@ def warnings(run: ReportInputs) -> list[str]:
         c for key, c in run.curves.items() if not c.stopped and key not in {(r.site, r.name) for r in run.records}
     ]
     lines += [f"{c.name} at {c.site} was trained but not evaluated." for c in unevaluated]
+    for (site, name), remarks in run.imported.items():
+        lines += [f"{name} at {site}: {remark}." for remark in remarks]
     for site in run.sites:
         site_points = points(run.at(site))
         for p in site_points:
             if p.target_l0 and not p.on_target and not p.control:
+                imported = any((record.site, record.name) in run.imported for record in p.records)
+                verb = "was published with" if imported else "was asked for"
                 lines.append(
-                    f"{label(p.architecture)} at {site} was asked for L0 {setting_text(p.target_l0)} and reached "
+                    f"{label(p.architecture)} at {site} {verb} L0 {setting_text(p.target_l0)} and reached "
                     f"{rounded_text(p['l0'].value)}, more than 5% away: it is plotted where it landed, but not ranked."
                 )
         if dead := [p for p in site_points if not p.control and p["dead_fraction"].value >= MANY_DEAD]:

@@ -10,6 +10,7 @@ at least 4.5:1 in the pages, where names are written in them. Controls are grey,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 
@@ -113,13 +114,15 @@ class PageStyle:
 
 
 def label(architecture: str) -> str:
-    """The name for readers: `batch_topk` → `BatchTopK`; an architecture that is not listed keeps its own."""
+    """The name for readers: `batch_topk` → `BatchTopK`, `published_topk` → `TopK, published`; others keep their own."""
     for room in rooms():
         for prefix, readable in room.labels.items():
             if architecture.startswith(prefix):
                 return readable + architecture.removeprefix(prefix)
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture].label
+    if match := re.fullmatch(r"published_([a-z_]+?)(?:_(\d+))?", architecture):
+        return f"{label(match[1])}, published" + (f" ({match[2]})" if match[2] else "")
     return CONTROLS.get(architecture, architecture.replace("_", " "))
 
 

@@ -4,13 +4,15 @@ Place on the data's path: run folder → [listing] → everything that shows or 
 that the server starts without torch. At each site the list starts with the SAEs in the order of their names and L0s.
 Controls follow: a frozen random decoder is trained with the architecture that it is a control for and must not be
 mistaken for it. SAEs whose training stopped early come last, because their numbers mean nothing. Where no SAE is named,
-none that stopped early is ever chosen, and a control only where there is nothing else.
+none that stopped early is ever chosen, one that was imported only where the run trained none, and a control only where
+there is nothing else.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from monosemy.errors import UserError, unknown
 from monosemy.layout import RunFiles
 from monosemy.run import read_run
 from monosemy.saes.config_file import read_config_file
+from monosemy.support.visible import visible
 
 FROZEN_RANDOM = "frozen_random"
 Key = tuple[str, str]
@@ -49,8 +52,21 @@ class SavedSae:
         return bool(self.config.get("frozen_decoder"))
 
     @property
+    def imported(self) -> Mapping[str, Any]:
+        """What the import of an SAE from elsewhere recorded: its `source` and `warnings`; empty for one of the run."""
+        imported = (self.config.get("record") or {}).get("imported")
+        return imported if isinstance(imported, Mapping) else {}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may make an imported SAE's numbers here differ from the published ones, a sentence part each."""
+        return [str(warning) for warning in self.imported.get("warnings") or []]
+
+    @property
     def kind(self) -> str:
-        """Its architecture, or `frozen_random` for a control."""
+        """Its architecture, `frozen_random` for a control, and for an imported SAE what it is called in this run."""
+        if self.imported:
+            return label_of(self.name)
         return FROZEN_RANDOM if self.control else str(self.config.get("architecture") or "unknown")
 
     @property
@@ -62,6 +78,18 @@ class SavedSae:
     def remark(self) -> str:
         """A suffix for its name: ` (control)`, ` (training stopped early)` or nothing."""
         return " (training stopped early)" if self.stopped else " (control)" if self.control else ""
+
+
+def label_of(name: str) -> str:
+    """What tables and figures call the SAEs of this name: `topk` of `topk-l0_32-s0`."""
+    return name.split("-")[0]
+
+
+def print_warnings(saes: Iterable[SavedSae]) -> None:
+    """Prints what must be known of imported SAEs on standard error, a line each."""
+    for sae in saes:
+        for warning in sae.warnings:
+            print(f"warning: {sae.label}: {visible(warning)}", file=sys.stderr)
 
 
 def saved_saes(folder: Path) -> list[SavedSae]:
@@ -109,7 +137,8 @@ def default_sae(folder: Path, saes: Sequence[SavedSae]) -> SavedSae:
             f"the training of every SAE of {folder} stopped early ({_reason(saes[0].stopped)}); train again in a new "
             "folder, e.g. with a lower --training.learning-rate"
         )
-    trained = [sae for sae in complete if not sae.control] or complete
+    candidates = [sae for sae in complete if not sae.control] or complete
+    trained = [sae for sae in candidates if not sae.imported] or candidates
     first = [sae for sae in trained if sae.site == trained[0].site]
     jumprelu = [sae for sae in first if sae.config.get("architecture") == "jumprelu"]
     ordered = sorted(jumprelu or first, key=lambda sae: (float(sae.config.get("l0") or 0), sae.key))

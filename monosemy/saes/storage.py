@@ -80,16 +80,22 @@ def load_sae(
 def locate(source: str | Path) -> tuple[Path, Fetched | None]:
     """The local path of an SAE, and where it was fetched from, if it is one of the hub."""
     path = Path(source).expanduser()
-    name = None if str(source).startswith("~") or _exists(path) else hub_name(str(source))
+    name = None if is_local(source) else hub_name(str(source))
     if name is None:
         return path, None
     fetched = fetch(name)
     return fetched.place, fetched
 
 
-def _exists(path: Path) -> bool:
+def is_local(source: str | Path) -> bool:
+    """Whether a source is a path rather than a name on the hub: one that exists, or lies in a folder that does.
+
+    `runs/dmo` beside runs/demo could be a name on the hub too, and is a mistyped path.
+    """
+    path = Path(source).expanduser()
     try:
-        return path.exists()
+        mistyped = len(path.parts) == 2 and (path.parent.is_dir() or path.parts[0] == "runs")
+        return str(source).startswith("~") or path.exists() or mistyped
     except (OSError, ValueError):  # a name that is too long for a file, or has a NUL
         return False
 

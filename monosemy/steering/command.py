@@ -17,13 +17,14 @@ from monosemy.config import SEED
 from monosemy.errors import UserError
 from monosemy.ranges import Range
 from monosemy.run import read_run
-from monosemy.saes.listing import choose_sae
+from monosemy.saes.listing import choose_sae, print_warnings
 from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
 from monosemy.steering.room import ROOM
 from monosemy.support import json_text
 from monosemy.support.arguments import Parser, real, whole
-from monosemy.support.moved import NOT_MOVED, Moved, add_moved, moved_of
+from monosemy.support.moved import NOT_MOVED, Moved
 from monosemy.support.numbers import fixed_percent_text, fixed_text, rounded_text, setting_text, value_text
+from monosemy.support.subjects import add_subject, open_subject
 from monosemy.support.text_input import require_characters
 from monosemy.support.visible import visible, visible_lines
 
@@ -46,14 +47,15 @@ EXAMPLES = (
 def run_steer(words: list[str]) -> None:
     """Runs `monosemy steer`. Raises UserError for bad input, where possible before the model is loaded."""
     options = _parser().parse_args(words)
-    folder = Path(options.run).expanduser()
-    sae_folder = choose_sae(folder, options.sae).folder
+    subject = open_subject(options, moved=("model",))
+    saved = choose_sae(subject.folder, subject.sae)
     for word in options.find or ():
         require_characters("--find", word)
     # everything that can be checked without weights, before the model is loaded
     request = None if options.find else _request(options)
-    _check_latents(sae_folder, request)
-    model, sae, scales = load_run(folder, sae_folder, moved_of(options))
+    _check_latents(saved.folder, request)
+    print_warnings([saved])
+    model, sae, scales = load_run(subject.folder, saved.folder, subject.moved)
     if options.find:
         _print_latents_for_words(model, sae, scales, options.find)
         return
@@ -86,7 +88,7 @@ def _check_latents(sae_folder: Path, request: SteeringRequest | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("monosemy steer", ROOM.commands[0].summary, examples=EXAMPLES)
     add = parser.add_argument
-    add("run", help="A run folder, e.g. runs/demo.")
+    add_subject(parser)
     add("--sae", metavar="SITE/NAME", help="The SAE. (default: JumpReLU at the middle L0 of the first site)")
     add("--prompt", default="", help="What to answer or to continue.")
     add("--latent", type=whole(LATENT), nargs="+", default=[], help="Latents to edit, all by the same operation.")
@@ -132,7 +134,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--sweep", type=real(STRENGTH), nargs="+", help="Answer at each of these strengths instead.")
     add("--find", nargs="+", metavar="WORD", help="List the latents that make these words most probable.")
     add("--json", action="store_true", help="Write events as JSON, one a line.")
-    add_moved(parser, text=False)
     return parser
 
 

@@ -114,7 +114,11 @@ def test_yes_or_no_settings_lists_and_words_that_belong_to_nothing():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["features"], "missing: RUN, a run folder, e.g. runs/demo; monosemy features --help tells more"),
+        (
+            ["features"],
+            "missing: RUN, a run folder, or an SAE (its folder, file or name on the hub), e.g. runs/demo; "
+            "monosemy features --help tells more",
+        ),
         (
             ["export-html", "runs/demo"],
             "missing: LATENTS, numbers and ranges of latents, e.g. 12 40-45; --out FILE, the file to write, "

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from narrow_model import SITE, SIZES, write_inputs
 from published_saes import FOLDER, outputs
 
 import monosemy
@@ -49,3 +52,24 @@ def test_origin_has_what_the_page_says(case):
     origin = monosemy.load_sae(FOLDER / case).config.record["origin"]
     assert origin["files"]
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in origin["files"].values())
+
+
+def test_the_commands_on_an_sae_and_on_a_run_it_joins_run(tmp_path, monkeypatch, capsys):
+    write_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy("text.jsonl", "my-texts.jsonl")
+    on_sae, joining = re.findall(r"```\n((?:SAE=|monosemy import).*?)```", PAGE, re.DOTALL)
+    # The page's SAE names its model and site; of this one, the test says them.
+    flags = ["--model", "model", "--site", SITE, *SIZES]
+    for line in on_sae.splitlines()[1:]:
+        words = [*shlex.split(line.replace("$SAE", str(FOLDER / "dl_topk")))[1:], *flags]
+        if words[0] != "browse":  # it would not end
+            cli.main(words)
+    (run,) = Path("runs").iterdir()
+    assert (run / "report.html").is_file()
+    flags += ["--text", "my-texts.jsonl", "--loss-tokens", "512"]
+    for line in joining.splitlines():
+        words = shlex.split(line.replace("$SAE", str(FOLDER / "dl_topk")))[1:]
+        cli.main(words + (flags if words[0] == "import" else []))
+    assert "gemma_scope" in capsys.readouterr().out
+    assert Path("runs/mine/saes", SITE, "gemma_scope-l0_6", "config.json").is_file()

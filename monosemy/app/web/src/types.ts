@@ -426,6 +426,10 @@ export interface SaeEntry {
   control: boolean;
   /** Why its training stopped early; empty for one trained to its end. */
   stopped: string;
+  /** Whether it was trained elsewhere, and imported. */
+  imported: boolean;
+  /** What may make an imported SAE's numbers here differ from its publisher's. */
+  warnings: string[];
   /** The command that builds the features of this SAE. */
   build_command: string;
   d_sae: number;

@@ -155,7 +155,8 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
                     ) : (
                       record.name
                     )}{" "}
-                    {record.control ? <span class="tag">control</span> : sae?.has_features && <span class="tag">features</span>}
+                    {record.control ? <span class="tag">control</span> : sae?.has_features && <span class="tag">features</span>}{" "}
+                    {sae?.imported && <span class="tag">imported</span>}
                   </td>
                   {COLUMNS.map((name) => (
                     <td class="n" key={name}>
@@ -172,7 +173,7 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
                   <a data-row href={to.latents(sae.site, sae.name)}>
                     {sae.name}
                   </a>{" "}
-                  {sae.control && <span class="tag">control</span>}
+                  {sae.control && <span class="tag">control</span>} {sae.imported && <span class="tag">imported</span>}
                 </td>
                 <td colSpan={COLUMNS.length} class="muted">
                   {sae.stopped ? `training stopped early: ${sae.stopped}` : "not evaluated"}
@@ -182,6 +183,13 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
           </tbody>
         </table>
       </div>
+      {saes.flatMap((sae) =>
+        sae.warnings.map((warning) => (
+          <p class="small" key={`${sae.name}: ${warning}`}>
+            <strong>{sae.name}</strong>: {warning}.
+          </p>
+        )),
+      )}
       {first && (
         <p class="small muted">
           Measured on {count(first.n_tokens)} validation tokens from {count(first.n_documents)} documents; in brackets 95% intervals over documents.
