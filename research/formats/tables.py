@@ -1,4 +1,4 @@
-"""The tables of README.md and of docs/published.md, from results/formats.json."""
+"""The tables of README.md and of docs/published.md, from results/formats.json and results/judged.json."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "read": read_table(record["read"]),
         "written": written_table(record["written"]),
         "opening": opening_table(record["opening"]),
+        "judged": judged_table(records["judged"]["saes"]),
     }
 
 
@@ -54,3 +55,10 @@ def opening_table(opening: Record) -> str:
     return markdown(
         ("file", "seconds", "processor time", "reading the file alone", "memory at the peak, in weights"), body
     )
+
+
+def judged_table(saes: Record) -> str:
+    measures = {"fvu": 6, "fvu_sae_lens": 6, "fvu_sae_lens_legacy": 6, "l0": 4, "l0_sae_lens": 4}
+    body = [[name, *(f"{row[key]:.{decimals}f}" for key, decimals in measures.items())] for name, row in saes.items()]
+    heading = ("SAE", "FVU here", "1 − explained_variance", "1 − explained_variance_legacy", "L0 here", "l0")
+    return markdown(heading, body)
