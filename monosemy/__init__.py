@@ -25,6 +25,7 @@ _PUBLIC = {
     "evaluate_model_loss": "monosemy.evals.model_loss",
     "whole_run": "monosemy.pipeline",
     "find_circuit": "monosemy.circuits.heads.circuit",
+    "attribute": "monosemy.circuits.graphs.attribution",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -24,6 +24,7 @@ ROOMS = (
     "monosemy.publishing.room",
     "monosemy.circuits.jacobian.room",
     "monosemy.circuits.heads.room",
+    "monosemy.circuits.graphs.room",
 )
 """The modules that define a `ROOM`, in the order in which commands and sections of the report appear."""
 

@@ -80,8 +80,8 @@ def feature(database: FeatureDatabase, latent: int, context: int = CONTEXT) -> d
         "index": latent,
         "layer": place_of(info["site"]).layer,
         "examples_quantiles": _quantiles(database, latent, context),
-        "top_logits": [_signs(database.tokens.text(token)) for token, _ in raised],
-        "bottom_logits": [_signs(database.tokens.text(token)) for token, _ in lowered],
+        "top_logits": [with_signs(database.tokens.text(token)) for token, _ in raised],
+        "bottom_logits": [with_signs(database.tokens.text(token)) for token, _ in lowered],
         "act_min": 0.0,
         "act_max": five_digits(maximum),
         # v == v leaves out NaN, which JSON cannot hold
@@ -103,7 +103,7 @@ def _quantiles(database: FeatureDatabase, latent: int, context: int) -> list[dic
             place = (int(example.context), int(example.peak))
             examples.append(
                 {
-                    "tokens": [_signs(piece) for piece in passage.pieces],
+                    "tokens": [with_signs(piece) for piece in passage.pieces],
                     "tokens_acts_list": [five_digits(value) for value in passage.activations],
                     "train_token_ind": passage.peak,
                     "is_repeated_datapoint": place in written_places,
@@ -135,5 +135,6 @@ def _write_record(file: BinaryIO, document: dict[str, Any]) -> None:
     file.write(struct.pack("<I", len(packed)) + packed)
 
 
-def _signs(text: str) -> str:
+def with_signs(text: str) -> str:
+    """A token's text with visible line breaks and tabs, as circuit-tracer's frontend shows them."""
     return storable(text).replace("\n", "⏎").replace("\t", "→").replace("\r", "↵")

@@ -1,0 +1,77 @@
+"""Opens transcoders by where they lie: a run, a circuit-tracer set, or files and names one by one.
+
+Place on the path: paths → [SAEs with two sites] → `transcoders.match_layers`.
+
+Of a run, each layer gives the transcoder that `saes.listing.default_sae` would choose among those at its site, or the
+one of the asked name; controls never take part by themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monosemy.errors import UserError, unknown
+from monosemy.layout import RUN_JSON
+from monosemy.saes.base import SparseAutoencoder
+from monosemy.saes.listing import SavedSae, default_sae, saved_saes
+from monosemy.saes.storage import load_sae
+
+_SET_FILE = re.compile(r"layer_(\d+)\.safetensors")
+
+
+def open_transcoders(source: str | Path, name: str | None = None) -> list[SparseAutoencoder]:
+    """The transcoders of a run folder, of a folder of a circuit-tracer set, or the one of any other SAE's place.
+
+    name: which of a run's transcoders to take at every site, where it has several. Raises UserError when there are
+    none.
+    """
+    folder = Path(source).expanduser()
+    if (folder / RUN_JSON).is_file():
+        return [load_sae(saved.folder) for saved in run_transcoders(folder, name)]
+    if folder.is_dir() and (files := set_files(folder)):
+        return [load_sae(file) for file in files]
+    return [load_sae(source)]
+
+
+def set_files(folder: Path) -> list[Path]:
+    """The files of a circuit-tracer set in a folder, layer by layer."""
+    matches = [(int(match[1]), path) for path in folder.iterdir() if (match := _SET_FILE.fullmatch(path.name))]
+    return [path for _, path in sorted(matches)]
+
+
+def is_transcoder(config: Any) -> bool:
+    """Whether a saved SAE's configuration is that of a transcoder."""
+    return bool((config.get("transforms") or {}).get("transcoder"))
+
+
+def run_transcoders(folder: Path, name: str | None = None) -> list[SavedSae]:
+    """One transcoder for each site of a run that has any. Raises UserError when none has, or none of that name."""
+    saes = [sae for sae in saved_saes(folder) if is_transcoder(sae.config)]
+    if not saes:
+        sites = ", ".join(dict.fromkeys(sae.site for sae in saved_saes(folder))) or "none at all"
+        raise UserError(
+            f"{folder} holds no transcoders, which a graph needs (its SAEs: {sites}); train them with monosemy train "
+            "transcoders, or give a circuit-tracer set (--transcoders FOLDER)"
+        )
+    if name is not None and name not in {sae.name for sae in saes}:
+        raise unknown("transcoder", name, dict.fromkeys(sae.name for sae in saes))
+    by_site: dict[str, list[SavedSae]] = {}
+    for sae in saes:
+        if name in (None, sae.name):
+            by_site.setdefault(sae.site, []).append(sae)
+    return [default_sae(folder, of_site) if name is None else of_site[0] for of_site in by_site.values()]
+
+
+def control_transcoders(folder: Path, transcoders: Sequence[SavedSae]) -> list[SavedSae]:
+    """The trained controls (frozen random decoder) of a run at the sites of some of its transcoders, nearest in L0."""
+    controls = [sae for sae in saved_saes(folder) if is_transcoder(sae.config) and sae.control and not sae.stopped]
+    chosen = []
+    for sae in transcoders:
+        at_site = [control for control in controls if control.site == sae.site]
+        l0 = float(sae.config.get("l0") or 0)
+        if at_site:
+            chosen.append(min(at_site, key=lambda control: abs(float(control.config.get("l0") or 0) - l0)))
+    return chosen
