@@ -41,6 +41,7 @@ meaning  # of a site kind: the legend of models/sites.py
 n_asked  # of a journal: how many questions went to the language model
 open_documents  # every document of a text, without packing
 steer  # docs/steering.md
+to_networkx  # docs/graphs.md
 
 # Hooks of pytest, called by name (research/mutation/run.py).
 pytest_runtest_logstart, pytest_runtest_call, pytest_runtest_logreport

@@ -111,19 +111,19 @@ def _logit_changes(
     assert part.weights is not None
     latents, positions = graph.latents[list(nodes), 2], graph.latents[list(nodes), 1]
     writes = part.weights.decoders(latents) * graph.activations[list(nodes), None]
-    taken = torch.zeros(len(nodes) + 1, graph.n_tokens, model.d_model, dtype=model.dtype, device=model.device)
+    removed = torch.zeros(len(nodes) + 1, graph.n_tokens, model.d_model, dtype=model.dtype, device=model.device)
     # The last row is the prompt itself, so that before and after come from the same pass.
-    taken[torch.arange(len(nodes)), positions] = writes.to(taken)
-    tokens = graph.tokens.expand(len(taken), -1).to(model.device)
+    removed[torch.arange(len(nodes)), positions] = writes.to(removed)
+    tokens = graph.tokens.expand(len(removed), -1).to(model.device)
     site = f"layers.{layer}.{transcoder.gives}"
-    z = _last_logits(model, tokens, site, taken, patterns=effects.frozen.patterns if frozen else None)
+    z = _last_logits(model, tokens, site, removed, patterns=effects.frozen.patterns if frozen else None)
     centred = z[:, graph.logit_ids] - z.mean(1, keepdim=True)
     changes = (centred[:-1] - centred[-1:]).abs().double().cpu()
     return changes @ graph.probabilities.double().cpu()
 
 
 def _last_logits(
-    model: LanguageModel, tokens: Tensor, site: str, taken: Tensor, *, patterns: list[Tensor] | None
+    model: LanguageModel, tokens: Tensor, site: str, removed: Tensor, *, patterns: list[Tensor] | None
 ) -> Float[Tensor, "batch vocab"]:
     """Logits behind the prompt, in front of any cap, with `taken` subtracted at a site."""
     read: list[Tensor] = []
@@ -136,7 +136,7 @@ def _last_logits(
     else:
         start = None
     try:
-        edits = {site: lambda y: y - taken}
+        edits = {site: lambda y: y - removed}
         if patterns is None:
             model.logits(tokens, edits, start, last_only=True)
         else:

@@ -51,7 +51,7 @@ class ScoreParts:
     """(source at the query's side, source at the key's side, part of the score), the largest first."""
 
 
-def score_parts(graph: Graph, layer: int, head: int, query: int, key: int, *, n_parts: int = 20) -> ScoreParts:
+def score_parts(graph: Graph, layer: int, head: int, *, query: int, key: int, n_parts: int = 20) -> ScoreParts:
     """The parts of a head's score between two positions: the `n_parts` largest by side, and of their pairs.
 
     Raises UserError for a layer or head that the model lacks, and for positions outside the prompt or a key behind the
@@ -113,7 +113,7 @@ def _maps(
     """(∂q/∂x, q, ∂k/∂x, k, scaling) at the query's and the key's position; x is what the attention reads."""
     query, key = places
     entered: list[Tensor] = []
-    taken: dict[str, tuple[Tensor, Tensor]] = {}
+    maps: dict[str, tuple[Tensor, Tensor]] = {}
     scaling = 1.0
 
     def enter(module: nn.Module, arguments: Any, keywords: dict[str, Any]) -> Any:
@@ -132,7 +132,7 @@ def _maps(
         for name, vector, position in zip(("q", "k"), vectors, (query, key)):
             basis = torch.eye(len(vector), dtype=vector.dtype, device=vector.device)
             (jacobian,) = torch.autograd.grad(vector, entered[-1], basis, retain_graph=True, is_grads_batched=True)
-            taken[name] = jacobian[:, 0, position], vector.detach()
+            maps[name] = jacobian[:, 0, position], vector.detach()
         scaling = float(call.scaling) if call.scaling is not None else call.query.shape[-1] ** -0.5
 
     with observed(model) as observer:
@@ -146,7 +146,7 @@ def _maps(
     finally:
         handle.remove()
     kind = context_of(graph).effects.values.dtype
-    (J_q, q), (J_k, k) = taken["q"], taken["k"]
+    (J_q, q), (J_k, k) = maps["q"], maps["k"]
     return J_q.to(kind), q.to(kind), J_k.to(kind), k.to(kind), scaling
 
 

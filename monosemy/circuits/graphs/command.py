@@ -80,14 +80,16 @@ def _one_prompt(graph: Graph, options: argparse.Namespace, folder: Path) -> None
     """Measures, controls and heads of a single prompt's graph, and its files."""
     from monosemy.circuits.graphs.ablation import ablate
     from monosemy.circuits.graphs.graph_json import write_graph_json
+    from monosemy.circuits.graphs.opening import open_controls
     from monosemy.circuits.graphs.terminal import print_ablations, print_controls, print_heads, print_score
 
-    kept = graph.kept_latents()
-    n_ablations = len(kept) if options.ablations is None else min(options.ablations, len(kept))
-    ablations = ablate(graph, kept[:n_ablations]) if n_ablations else None
+    latents = graph.kept_latents()
+    n_ablations = len(latents) if options.ablations is None else min(options.ablations, len(latents))
+    ablations = ablate(graph, latents[:n_ablations]) if n_ablations else None
     print_ablations(graph, ablations)
     if options.controls:
-        print_controls(graph, ablations, options.seed)
+        trained = open_controls(Path(options.run).expanduser(), options.name) if options.run else []
+        print_controls(graph, ablations, options.seed, trained)
     if options.heads:
         print_heads(graph, options.heads)
     if options.score:
@@ -146,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--run", metavar="FOLDER", help="A run with transcoders; its model is used.")
     add("--transcoders", nargs="+", metavar="PLACE", help="Files, names on the hub, or the folder of a set.")
     add("--name", help="Which of a run's transcoders to take at every site. (default: the middle L0)")
-    add("--model", help="The model without --run (default: as the transcoders say), or where the run's model is now.")
+    add("--model", help="The model, or where the run's model is now. (default: as the transcoders say)")
     add("--device", default="auto", help="Where the model runs without --run: `auto`, `cpu`, `cuda` or `cuda:1`.")
     add("--nodes", type=whole(Range(1, 1_000_000, example=2000)), default=2000, help="The most latents as nodes.")
     add("--logits", type=whole(Range(1, 1000, example=10)), default=10, help="The most logits.")

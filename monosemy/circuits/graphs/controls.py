@@ -1,4 +1,4 @@
-"""The same graph from transcoders that learned nothing: shuffled encoders, and random ones of equal L0.
+"""The same graph from transcoders that learned nothing: shuffled encoders, random ones of equal L0, trained controls.
 
 Place on the path: graph → [controls] → scores and agreement beside the graph's own.
 
@@ -8,13 +8,14 @@ Place on the path: graph → [controls] → scores and agreement beside the grap
 
 In both, activations are scaled so that the latents write as much (root mean square over positions) as the real ones,
 and the bias is fitted to the prompt; the linear path stays, since it is none of the latents'. A graph whose scores are
-no better than its controls' says nothing about what its latents mean. Limits: a trained control (frozen random decoder,
-`frozen_decoder` in the training settings) is the stricter one; give its transcoders in place of the trained ones.
+no better than its controls' says nothing about what its latents mean. Controls of the run itself (trained, with a
+frozen random decoder) are the stricter ones; `trained_control` makes their graph.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -25,8 +26,9 @@ from monosemy.circuits.graphs.attribution import build_graph
 from monosemy.circuits.graphs.effects import DirectEffects
 from monosemy.circuits.graphs.frozen_model import FrozenLayer
 from monosemy.circuits.graphs.graph import Graph
-from monosemy.circuits.graphs.replacement import LayerReplacement, assemble
-from monosemy.circuits.graphs.transcoders import Weights
+from monosemy.circuits.graphs.replacement import LayerReplacement, assemble, replace_mlps
+from monosemy.circuits.graphs.transcoders import Weights, match_layers
+from monosemy.saes.base import SparseAutoencoder
 
 Control: TypeAlias = Literal["shuffled", "random"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
@@ -42,6 +44,15 @@ def control_graph(graph: Graph, control: Control, *, seed: int = 0) -> Graph:
         for part in effects.parts
     ]
     return build_graph(dataclasses.replace(context, effects=DirectEffects(effects.frozen, parts)), graph.prompt)
+
+
+def trained_control(graph: Graph, saes: Sequence[SparseAutoencoder]) -> Graph:
+    """The graph of the same prompt and settings with trained controls in the place of the transcoders."""
+    context = context_of(graph)
+    transcoders = match_layers(context.model, saes)
+    frozen = context.effects.frozen
+    effects = DirectEffects(frozen, replace_mlps(frozen, transcoders))
+    return build_graph(dataclasses.replace(context, transcoders=transcoders, effects=effects), graph.prompt)
 
 
 @torch.no_grad()

@@ -127,7 +127,7 @@ class DirectEffects:
         constants = vectors.new_zeros(len(targets))
         rows = Rows.of(positions)
         gradient = vectors.new_zeros(len(rows.targets), self.frozen.d_model)
-        n_joined = self._join(gradient, constants, rows, (layers, vectors), self.n_layers)
+        n_joined = self._join(gradient, constants, rows, joining=(layers, vectors), layer=self.n_layers)
         for index in reversed(range(self.n_layers)):
             layer, part = self.frozen.layers[index], self.parts[index]
             active = gradient[: _end(rows, n_joined)]
@@ -138,7 +138,7 @@ class DirectEffects:
             if not layer.parallel and skipped is not None:
                 active += skipped
             if joins_early:
-                n_joined += self._join(gradient, constants, rows, (layers, vectors), index)
+                n_joined += self._join(gradient, constants, rows, joining=(layers, vectors), layer=index)
                 active = gradient[: _end(rows, n_joined)]
             if watch is not None:
                 watch(index, active, rows)
@@ -147,7 +147,9 @@ class DirectEffects:
                 active += skipped
             active += passed
             if n_here and not joins_early:
-                n_joined += self._join(gradient, constants, rows, (layers, vectors), index, targets.of_attention)
+                n_joined += self._join(
+                    gradient, constants, rows, joining=(layers, vectors), layer=index, of_attention=targets.of_attention
+                )
         self._at_embeddings(gradient, rows, effects)
         unsorted, constants_unsorted = torch.empty_like(effects), torch.empty_like(constants)
         unsorted[order], constants_unsorted[order] = effects, constants
@@ -158,12 +160,16 @@ class DirectEffects:
         gradient: Tensor,
         constants: Tensor,
         rows: Rows,
-        sorted_targets: tuple[Tensor, Tensor],
+        *,
+        joining: tuple[Tensor, Tensor],
         layer: int,
         of_attention: bool = False,
     ) -> int:
-        """Starts the targets of one layer: their vectors, sent back through the norm before them. Returns how many."""
-        layers, vectors = sorted_targets
+        """Starts the targets of one layer: their vectors, sent back through the norm before them. Returns how many.
+
+        `joining` holds the layers and vectors of all targets.
+        """
+        layers, vectors = joining
         here = (layers == layer).nonzero()[:, 0]
         places = rows.starts[here] + (rows.targets.bincount(minlength=len(layers))[here] - 1)
         norm = self.norm_before(layer, of_attention)

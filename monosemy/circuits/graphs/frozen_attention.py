@@ -63,9 +63,9 @@ class _Observer:
     """Calls that took one of `patterns`; these are not kept in `calls`."""
     on_call: Callable[[AttentionCall], None] | None = None
 
-    def __call__(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any
-    ) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, module: nn.Module, *states: Tensor, **rest: Any) -> tuple[Tensor, Tensor | None]:
+        """Attention as transformers asks for it; `states` are query, key, value and mask."""
+        query, key, value = states[:3]
         if self.patterns is not None:
             frozen = self.patterns[self.n_replaced % len(self.patterns)].to(value)
             self.n_replaced += 1
@@ -74,7 +74,7 @@ class _Observer:
         plain: AttentionFunction | None = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         if plain is None:
             raise UserError(f"{type(module).__name__} has no plain attention function that could be observed")
-        output, pattern = plain(module, query, key, value, mask, **rest)
+        output, pattern = plain(module, *states, **rest)
         assert pattern is not None
         call = AttentionCall(module, query, key, value, pattern=pattern, scaling=rest.get("scaling"))
         self.calls.append(call)

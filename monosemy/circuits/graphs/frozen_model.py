@@ -206,10 +206,10 @@ def _freeze_layer(
     def gap(left: Tensor, right: Tensor) -> float:
         return float((left - right).norm() / right.norm().clamp_min(1e-30))
 
-    def require(left: Tensor, right: Tensor, what: str) -> None:
+    def require(left: Tensor, right: Tensor, claim: str) -> None:
         if not (error := gap(left, right)) <= norms.tolerance:
             raise UserError(
-                f"{model.name}, layer {index}: {what} does not hold (off by {exponent_text(error)} of its norm), so "
+                f"{model.name}, layer {index}: {claim} does not hold (off by {exponent_text(error)} of its norm), so "
                 "that no exact graph can be made; choose another model"
             )
 

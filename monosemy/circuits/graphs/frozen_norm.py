@@ -46,9 +46,9 @@ def freeze_norm(
 ) -> FrozenNorm:
     """The norm that gave y from x. Raises UserError for a module that is neither a layer norm nor an RMS norm."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    ones = torch.ones_like(x[0])
-    gains = [ones] if weight is None else [weight, 1 + weight]
-    offset = torch.zeros_like(ones) if bias is None else bias
+    unit = torch.ones_like(x[0])
+    gains = [unit] if weight is None else [weight, 1 + weight]
+    offset = torch.zeros_like(unit) if bias is None else bias
     best, least = None, float("inf")
     for centred in (False, True):
         for gain in gains:

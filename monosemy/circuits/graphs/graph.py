@@ -222,11 +222,11 @@ class Graph:
             columns[name] = [values.get(node) for node in range(len(self.nodes))]
         return pa.table(columns)
 
-    def edge_table(self, *, kept: bool = True) -> pa.Table:
-        """Edges as an Arrow table of source node, target node and direct effect: the kept ones, or all but zeros."""
+    def edge_table(self, *, pruned: bool = True) -> pa.Table:
+        """Edges as an Arrow table of source node, target node and direct effect: those that pruning kept, or all but zeros."""
         import pyarrow as pa
 
-        mask = self.pruned.edges if kept else self.effects != 0
+        mask = self.pruned.edges if pruned else self.effects != 0
         rows, columns = (part.numpy() for part in mask.nonzero(as_tuple=True))
         shift = self.n_sources - self.n_latents
         targets = rows + shift * (rows >= self.n_latents)
@@ -251,8 +251,8 @@ class Graph:
 
     def kept_latents(self) -> list[int]:
         """The kept latents, by influence, largest first."""
-        kept = self.pruned.sources[: self.n_latents].nonzero()[:, 0]
-        return kept[self.influence[kept].argsort(descending=True)].tolist()
+        numbers = self.pruned.sources[: self.n_latents].nonzero()[:, 0]
+        return numbers[self.influence[numbers].argsort(descending=True)].tolist()
 
     def kept_edges(self) -> Iterator[tuple[int, int, float]]:
         """(source node, target node, effect) of every kept edge."""

@@ -33,8 +33,8 @@ def write_graph_json(graph: Graph, path: Path, slug: str) -> Path:
 def graph_json(graph: Graph, slug: str) -> dict[str, Any]:
     """The kept graph as a JSON object of the schema."""
     cumulative = graph.rank_order().tolist()
-    kept = graph.pruned.sources.nonzero()[:, 0].tolist()
-    nodes = [_source(graph, number, cumulative[number]) for number in kept]
+    sources = graph.pruned.sources.nonzero()[:, 0].tolist()
+    nodes = [_source(graph, number, cumulative[number]) for number in sources]
     nodes += [_logit(graph, place) for place in range(graph.n_logits)]
     links = [
         {"source": _id(graph.nodes[source]), "target": _id(graph.nodes[target]), "weight": five_digits(effect)}

@@ -9,7 +9,6 @@ one of the asked name; controls never take part by themselves.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +64,20 @@ def run_transcoders(folder: Path, name: str | None = None) -> list[SavedSae]:
     return [default_sae(folder, of_site) if name is None else of_site[0] for of_site in by_site.values()]
 
 
-def control_transcoders(folder: Path, transcoders: Sequence[SavedSae]) -> list[SavedSae]:
-    """The trained controls (frozen random decoder) of a run at the sites of some of its transcoders, nearest in L0."""
-    controls = [sae for sae in saved_saes(folder) if is_transcoder(sae.config) and sae.control and not sae.stopped]
-    chosen = []
-    for sae in transcoders:
-        at_site = [control for control in controls if control.site == sae.site]
-        l0 = float(sae.config.get("l0") or 0)
-        if at_site:
-            chosen.append(min(at_site, key=lambda control: abs(float(control.config.get("l0") or 0) - l0)))
-    return chosen
+def open_controls(folder: Path, name: str | None = None) -> list[SparseAutoencoder]:
+    """The trained controls (frozen random decoder) at the sites of a run's transcoders, nearest in L0; [] without any.
+
+    Only where every one of the sites has a control is there a set of them.
+    """
+    saved = [sae for sae in saved_saes(folder) if is_transcoder(sae.config) and sae.control and not sae.stopped]
+    controls: list[SavedSae] = []
+    for sae in run_transcoders(folder, name):
+        at_site = [control for control in saved if control.site == sae.site]
+        if not at_site:
+            return []
+        controls.append(min(at_site, key=lambda control: abs(_l0(control) - _l0(sae))))
+    return [load_sae(control.folder) for control in controls]
+
+
+def _l0(sae: SavedSae) -> float:
+    return float(sae.config.get("l0") or 0)

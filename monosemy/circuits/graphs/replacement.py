@@ -184,10 +184,10 @@ def assemble(
     return part
 
 
-def _require(ours: Tensor, theirs: Tensor, layer: int, what: str) -> None:
+def _require(ours: Tensor, theirs: Tensor, layer: int, claim: str) -> None:
     gap = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-30)) if theirs.numel() else 0.0
     if not gap <= 1e-3:
         raise UserError(
-            f"the transcoder of layer {layer} is not the affine map that a graph needs: {what} are off by "
+            f"the transcoder of layer {layer} is not the affine map that a graph needs: {claim} are off by "
             f"{exponent_text(gap)} of their norm; give another"
         )

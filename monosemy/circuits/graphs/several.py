@@ -41,7 +41,7 @@ class PromptGraphs:
     nodes: tuple[Key, ...]
     """Every node that some prompt's pruning kept, by mean influence, the largest first; logits last."""
     influence: Float[ndarray, "prompt node"]
-    kept: Float[ndarray, "prompt node"]
+    membership: Float[ndarray, "prompt node"]
     """1 where the prompt's pruning kept the node."""
     edges: tuple[tuple[int, int], ...]
     """(source, target) of every kept edge, as places in `nodes`."""
@@ -63,7 +63,7 @@ class PromptGraphs:
                 "influence": self.influence.mean(0),
                 "low": low,
                 "high": high,
-                "kept_share": self.kept.mean(0),
+                "kept_share": self.membership.mean(0),
                 "n_prompts": [len(self.graphs)] * len(self.nodes),
             }
         )
@@ -100,18 +100,17 @@ def put_together(graphs: Sequence[Graph], *, by_position: bool = False) -> Promp
     places: dict[Key, int] = {}
     edge_places: dict[tuple[int, int], int] = {}
     for graph, keys in zip(graphs, keys_by_graph):
-        kept = [*graph.pruned.sources.nonzero()[:, 0].tolist(), *range(graph.n_sources, len(graph.nodes))]
-        for number in kept:
+        for number in [*graph.pruned.sources.nonzero()[:, 0].tolist(), *range(graph.n_sources, len(graph.nodes))]:
             places.setdefault(keys[number], len(places))
         for source, target, _ in graph.kept_edges():
             edge_places.setdefault((places[keys[source]], places[keys[target]]), len(edge_places))
     influence = np.zeros((len(graphs), len(places)))
-    kept_share, effects = np.zeros_like(influence), np.zeros((len(graphs), len(edge_places)))
+    membership, effects = np.zeros_like(influence), np.zeros((len(graphs), len(edge_places)))
     for row, (graph, keys) in enumerate(zip(graphs, keys_by_graph)):
         owners = torch.tensor([places.get(key, len(places)) for key in keys])
         columns, targets = owners[: graph.n_sources], owners[[graph.target_node(t) for t in range(len(graph.effects))]]
         influence[row] = _summed(graph.influence.double(), columns, len(places))
-        kept_share[row] = _summed(graph.pruned.sources.double(), columns, len(places)) > 0
+        membership[row] = _summed(graph.pruned.sources.double(), columns, len(places)) > 0
         by_target = torch.zeros(len(places) + 1, graph.n_sources, dtype=torch.float64)
         by_target.index_add_(0, targets, graph.effects.double().cpu())
         square = torch.zeros(len(places) + 1, len(places) + 1, dtype=torch.float64)
@@ -119,14 +118,14 @@ def put_together(graphs: Sequence[Graph], *, by_position: bool = False) -> Promp
         if edge_places:
             sources, ends = torch.tensor(list(edge_places)).T
             effects[row] = square[ends, sources].numpy()
-    return _sorted_parts(tuple(graphs), list(places), influence, kept_share, edges=(list(edge_places), effects))
+    return _sorted_parts(tuple(graphs), list(places), influence, membership, edges=(list(edge_places), effects))
 
 
 def _sorted_parts(
     graphs: tuple[Graph, ...],
     keys: list[Key],
     influence: ndarray,
-    kept: ndarray,
+    membership: ndarray,
     *,
     edges: tuple[list[tuple[int, int]], ndarray],
 ) -> PromptGraphs:
@@ -139,7 +138,7 @@ def _sorted_parts(
         graphs,
         tuple(keys[place] for place in ranking),
         influence[:, ranking],
-        kept[:, ranking],
+        membership[:, ranking],
         edges=tuple((new_place[pairs[edge][0]], new_place[pairs[edge][1]]) for edge in by_size),
         effects=effects[:, by_size],
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from monosemy.circuits.graphs.ablation import Ablations, Agreement, ablate
 from monosemy.circuits.graphs.attention_scores import score_parts
 from monosemy.circuits.graphs.attribution import graph_bytes
 from monosemy.circuits.graphs.carriers import edge_carriers
-from monosemy.circuits.graphs.controls import CONTROLS, control_graph
+from monosemy.circuits.graphs.controls import CONTROLS, control_graph, trained_control
 from monosemy.circuits.graphs.graph import Graph, Node
 from monosemy.circuits.graphs.several import PromptGraphs, key_name, mean_intervals
 from monosemy.errors import UserError
+from monosemy.saes.base import SparseAutoencoder
 from monosemy.support.numbers import (
     count_text,
     duration_text,
@@ -82,18 +84,22 @@ def print_ablations(graph: Graph, ablations: Ablations | None) -> None:
         )
 
 
-def print_controls(graph: Graph, ablations: Ablations | None, seed: int) -> None:
-    """Scores and agreement beside those of transcoders that learned nothing."""
+def print_controls(
+    graph: Graph, ablations: Ablations | None, seed: int, trained: Sequence[SparseAutoencoder] = ()
+) -> None:
+    """Scores and agreement beside those of transcoders that learned nothing; `trained` are a run's own controls."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("transcoders", "replacement", "completeness", "agreement with ablation (free)")
     n_ablations = 0 if ablations is None else len(ablations.nodes)
-    graphs = {"as given": (graph, ablations)}
-    for control in CONTROLS:
-        other = control_graph(graph, control, seed=seed)
-        kept = other.kept_latents()[:n_ablations]
-        graphs[control] = other, ablate(other, kept) if kept else None
+    graphs: dict[str, tuple[Graph, Ablations | None]] = {"as given": (graph, ablations)}
+    others: dict[str, Graph] = {control: control_graph(graph, control, seed=seed) for control in CONTROLS}
+    if trained:
+        others["frozen random decoder"] = trained_control(graph, trained)
+    for control, other in others.items():
+        latents = other.kept_latents()[:n_ablations]
+        graphs[control] = other, ablate(other, latents) if latents else None
     for name, (other, measured) in graphs.items():
         agreement = "" if measured is None else _agreement_text(measured.free_agreement)
         table.add_row(name, fixed_text(other.replacement_score, 3), fixed_text(other.completeness_score, 3), agreement)
@@ -128,7 +134,7 @@ def print_score(graph: Graph, place: str) -> None:
     if match is None:
         raise UserError(f"--score {place!r} must be LAYER.HEAD:QUERY,KEY, e.g. 12.3:9,4")
     layer, head, query, key = (int(part) for part in match.groups())
-    parts = score_parts(graph, layer, head, query, key)
+    parts = score_parts(graph, layer, head, query=query, key=key)
     print(
         f"head {layer}.{head} from {query} to {key}: score {significant_text(parts.score)}, weight "
         f"{percent_text(parts.weight)}; biases of the query {significant_text(parts.query_bias)}, of the key "
@@ -155,7 +161,7 @@ def print_prompts(together: PromptGraphs) -> None:
     latents = [place for place, key in enumerate(together.nodes) if key[0] == "latent"]
     for place in latents[:N_ROWS]:
         mean = float(together.influence[:, place].mean())
-        share = percent_text(float(together.kept[:, place].mean()))
+        share = percent_text(float(together.membership[:, place].mean()))
         table.add_row(key_name(together.nodes[place]), interval_text(mean, low[place], high[place]), share)
     Console().print(table)
     low, high = mean_intervals(together.effects)

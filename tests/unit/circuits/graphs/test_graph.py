@@ -82,8 +82,8 @@ def test_tables_hold_the_graph(graph):
     assert rows[graph.n_latents]["activation"] is None
     assert rows[0]["name"] == f"L{rows[0]['layer']}/{rows[0]['number']}@{rows[0]['position']}"
     assert list(zip(*(edges[name].to_pylist() for name in edges.column_names))) == list(graph.kept_edges())
-    every = graph.edge_table(kept=False)
-    assert every.num_rows == int((graph.effects != 0).sum()) > edges.num_rows
+    all_edges = graph.edge_table(pruned=False)
+    assert all_edges.num_rows == int((graph.effects != 0).sum()) > edges.num_rows
 
 
 def test_networkx_holds_the_kept_graph(graph):

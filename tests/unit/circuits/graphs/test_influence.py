@@ -75,8 +75,8 @@ def test_pruning_keeps_the_asked_share_and_nothing_that_leads_nowhere(effects):
     assert bool(dropped.any())
     assert not bool(pruned.edges[:, dropped].any())
     assert not bool(pruned.edges[:N][dropped[:N]].any())
-    kept = pruned.sources[:N]
-    assert bool(pruned.edges[:, :N][:, kept].any(0).all()), "every kept latent leads somewhere"
-    assert bool(pruned.edges[:N][kept].any(1).all()), "every kept latent comes from somewhere"
-    everything = prune(effects, WEIGHTS, n_tokens=N_TOKENS, node_share=1.0, edge_share=1.0)
-    assert everything.sources.tolist() == [False, *[True] * (len(by_node) - 1)], "only the one without inputs goes"
+    members = pruned.sources[:N]
+    assert bool(pruned.edges[:, :N][:, members].any(0).all()), "every kept latent leads somewhere"
+    assert bool(pruned.edges[:N][members].any(1).all()), "every kept latent comes from somewhere"
+    unpruned = prune(effects, WEIGHTS, n_tokens=N_TOKENS, node_share=1.0, edge_share=1.0)
+    assert unpruned.sources.tolist() == [False, *[True] * (len(by_node) - 1)], "only the one without inputs goes"

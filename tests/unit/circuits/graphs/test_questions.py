@@ -30,14 +30,14 @@ def changes_by_hand(graph, saes, node, *, frozen):
     """Σ_k p_k |Δ(z_k − mean z)| from two passes of the model, one with the latent's output taken away."""
     model = exact_model("llama")
     layer, position, latent = graph.latents[node].tolist()
-    taken = torch.zeros(graph.n_tokens, 32, dtype=torch.float64)
-    taken[position] = graph.activations[node] * saes[layer].W_dec[latent]
+    removed = torch.zeros(graph.n_tokens, 32, dtype=torch.float64)
+    removed[position] = graph.activations[node] * saes[layer].W_dec[latent]
 
     def centred(edits):
         logits = model.logits(graph.tokens[None], edits)[0, -1]
         return (logits - logits.mean())[graph.logit_ids]
 
-    edits = {f"layers.{layer}.mlp_out": lambda y: y - taken}
+    edits = {f"layers.{layer}.mlp_out": lambda y: y - removed}
     if frozen:
         with frozen_attention(model.module):  # the first pass keeps its patterns for the second
             before, after = centred({}), centred(edits)
@@ -96,11 +96,11 @@ def test_an_edge_through_one_head_is_that_heads(monkeypatch):
     model = exact_model("gpt2")
     with torch.no_grad():
         matrices = [block.attn.c_proj.weight for block in model.module.transformer.h]
-        kept = [matrix.clone() for matrix in matrices]
+        originals = [matrix.clone() for matrix in matrices]
         for layer, matrix in enumerate(matrices):
             matrix.mul_(0.0)
             if layer == 1:
-                matrix[8:16] = kept[layer][8:16]  # head 1 of width 8
+                matrix[8:16] = originals[layer][8:16]  # head 1 of width 8
     try:
         from monosemy.circuits.graphs import attribution
 
@@ -119,7 +119,7 @@ def test_an_edge_through_one_head_is_that_heads(monkeypatch):
         assert all(part == 0 for _, _, part in carriers.heads[1:])
     finally:
         with torch.no_grad():
-            for matrix, original in zip(matrices, kept):
+            for matrix, original in zip(matrices, originals):
                 matrix.copy_(original)
 
 
@@ -135,7 +135,7 @@ def test_parts_of_a_score_add_up_to_the_models_own(family):
     """Rotary positions, grouped queries, norms of queries and keys, biases."""
     graph = attribute(exact_model(family), random_transcoders((0, 1)), TEXT, max_latents=20)
     query = 9
-    parts = [score_parts(graph, 2, 1, query, key, n_parts=10**6) for key in range(query + 1)]
+    parts = [score_parts(graph, 2, 1, query=query, key=key, n_parts=10**6) for key in range(query + 1)]
     for part in parts:
         scale = max(abs(value) for _, value in part.by_query)
         assert sum(value for _, value in part.by_query) + part.query_bias == pytest.approx(part.score, abs=1e-7 * scale)
@@ -152,7 +152,7 @@ def test_parts_of_a_score_add_up_to_the_models_own(family):
 def test_scores_outside_the_model_are_refused(graph):
     for place, message in (((9, 0, 3, 1), "layer 9"), ((1, 4, 3, 1), "head 4"), ((1, 0, 1, 3), "positions 1")):
         with pytest.raises(UserError, match=message):
-            score_parts(graph, *place[:3], key=place[3])
+            score_parts(graph, *place[:2], query=place[2], key=place[3])
 
 
 @pytest.mark.parametrize("control", CONTROLS)
