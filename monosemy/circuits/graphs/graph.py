@@ -223,7 +223,7 @@ class Graph:
         return pa.table(columns)
 
     def edge_table(self, *, pruned: bool = True) -> pa.Table:
-        """Edges as an Arrow table of source node, target node and direct effect: those that pruning kept, or all but zeros."""
+        """Edges as an Arrow table of source node, target node and direct effect: the pruned ones, or all but zeros."""
         import pyarrow as pa
 
         mask = self.pruned.edges if pruned else self.effects != 0
