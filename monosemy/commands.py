@@ -124,7 +124,7 @@ def run_import(words: list[str]) -> None:
     from monosemy.saes.listing import print_warnings, saved_saes
 
     sources, folder = options.pop("saes"), Path(options.pop("run")).expanduser()
-    places = {files.folder for files in import_saes(sources, folder, ImportSettings(**options))}
+    places = [files.folder for files in import_saes(sources, folder, ImportSettings(**options))]
     for place in places:
         print(f"imported: {place}")
     print_warnings(sae for sae in saved_saes(folder) if sae.folder in places)

@@ -21,6 +21,7 @@ from monosemy.config import (
     ModelConfig,
     RunConfig,
     TextConfig,
+    fingerprint,
     identity,
     trains_nothing,
 )
@@ -30,6 +31,7 @@ from monosemy.pipeline.training import trained
 from monosemy.ranges import number_name
 from monosemy.run import Run, open_run, read_run
 from monosemy.saes.listing import label_of, saved_saes
+from monosemy.support import files
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
@@ -60,6 +62,8 @@ class Publication:
     source: str
     """What the user typed: what `load_sae` takes."""
     config: SaeConfig
+    content: str
+    """A hash of its files, wherever they lie."""
 
 
 def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) -> list[SaeFiles]:
@@ -97,6 +101,7 @@ def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) 
             sae = load_sae(publication.source)
             record = {
                 "source": publication.source,
+                "content": publication.content,
                 "warnings": _warnings(publication.config, site, model),
             }
             sae.config = dataclasses.replace(sae.config, site=site, record={**sae.config.record, "imported": record})
@@ -108,15 +113,19 @@ def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) 
 
 def describe_publication(source: str) -> Publication:
     """Reads what an SAE's files say of it. Raises UserError as `load_sae` does, and for a transcoder."""
-    from monosemy.saes.storage import locate, read_sae_config
+    from monosemy.saes.formats import layout_of
+    from monosemy.saes.storage import locate
 
-    config = read_sae_config(locate(source)[0])
+    layout, place = layout_of(locate(source)[0])
+    config = layout.config(place)
     if config.transforms.transcoder:
         raise UserError(
             f"{source} is a transcoder: it gives {config.site_out or 'another site'} and does not reconstruct its "
             "input, which is what a run measures; import an SAE"
         )
-    return Publication(source, config)
+    paths = [place / name for name in getattr(layout, "FILES", ())] if place.is_dir() else [place]
+    content = fingerprint({path.name: files.sha256(path) for path in paths if path.is_file()})
+    return Publication(source, config, content)
 
 
 def model_of(publication: Publication, typed: str) -> str:
@@ -236,6 +245,8 @@ def _places(run: Run, publications: Sequence[Publication], sites: Sequence[str],
         raise UserError(f"{run.folder} is not trained to the end; train it first: monosemy train {run.folder}")
     if name and not _NAME.fullmatch(name):
         raise UserError(f"--name {name!r} has other characters than letters, digits, '_' and '.'; e.g. gemma_scope")
+    if not name:
+        _refuse_doubles(run, publications, sites)
     places: list[SaeFiles] = []
     widths = _widths(run)
     for publication, site in zip(publications, sites, strict=True):
@@ -251,6 +262,20 @@ def _places(run: Run, publications: Sequence[Publication], sites: Sequence[str],
 
 def _folder_name(label: str, sae: SaeConfig) -> str:
     return f"{label}-l0_{number_name(sae.l0)}" if sae.l0 else label
+
+
+def _refuse_doubles(run: Run, publications: Sequence[Publication], sites: Sequence[str]) -> None:
+    """Raises UserError for an SAE that is in the run already, or is named twice; its files tell, not its path."""
+    labels = {(sae.site, sae.imported["content"]): sae.label for sae in saved_saes(run.folder) if sae.imported}
+    for publication, site in zip(publications, sites, strict=True):
+        label = labels.get((site, publication.content))
+        if label:
+            raise UserError(
+                f"{publication.source} is in the run already, as {label}; to have it twice, name it, e.g. --name again"
+            )
+        if label is not None:
+            raise UserError(f"{publication.source} is named twice; name each SAE once")
+        labels[site, publication.content] = ""
 
 
 def _widths(run: Run) -> dict[tuple[str, str], int]:
@@ -275,16 +300,7 @@ def _free_label(
     *,
     widths: dict[tuple[str, str], int],
 ) -> str:
-    """`published_ARCHITECTURE`, with a number behind it where another SAE of that name, or of another width, is there.
-
-    Raises UserError for an SAE that is in the run already, by its source.
-    """
-    for sae in saved_saes(run.folder):
-        if sae.site == site and sae.imported.get("source") == publication.source:
-            raise UserError(
-                f"{publication.source} is in the run already, as {sae.label}; to have it twice, name it, e.g. "
-                f"--name {sae.kind}_again"
-            )
+    """`published_ARCHITECTURE`, with a number behind it where an SAE of that name, or of another width, is there."""
     sae_config, number = publication.config, 1
     while True:
         label = f"published_{sae_config.architecture}" + (f"_{number}" if number > 1 else "")

@@ -34,23 +34,12 @@ def run_of_sae(source: str, settings: ImportSettings) -> tuple[Path, str]:
     publication = describe_publication(source)
     model, site = model_of(publication, settings.model), site_name(publication, settings.site)
     text = settings.text or TextConfig.source
-    covered = [content_hash(source), model, site, text, settings.n_tokens, settings.n_validation_tokens]
+    covered = [publication.content, model, site, text, settings.n_tokens, settings.n_validation_tokens]
     folder = _FOLDER / f"{_short(source)}-{fingerprint(covered)[:8]}"
     # A run without its SAE is what an interrupted import leaves behind.
     if not RunFiles(folder).run_json.is_file() or not saved_saes(folder):
         import_saes([source], folder, settings)
     return folder, saved_saes(folder)[0].label
-
-
-def content_hash(source: str) -> str:
-    """A hash of the SAE's files, wherever they lie."""
-    from monosemy.saes.formats import layout_of
-    from monosemy.saes.storage import locate
-    from monosemy.support import files
-
-    layout, place = layout_of(locate(source)[0])
-    paths = [place / name for name in getattr(layout, "FILES", ())] if place.is_dir() else [place]
-    return fingerprint({path.name: files.sha256(path) for path in paths if path.is_file()})
 
 
 def _sae_place(source: str) -> Path | None:

@@ -72,7 +72,7 @@ _ELSEWHERE = "What was published was trained elsewhere, on text that may hold wh
 
 
 def _published(records: Sequence[Evaluated]) -> str:
-    """`2 published sparse autoencoders (JumpReLU, published; 16,384 latents) were`."""
+    """`2 published sparse autoencoders (published JumpReLU; 16,384 latents) were`."""
     kinds = _and([label(kind) for kind in order(r.architecture for r in records)])
     widths = " or ".join(count_text(width) for width in sorted({r.d_sae for r in records}))
     verb = "was" if len(records) == 1 else "were"

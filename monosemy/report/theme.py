@@ -114,7 +114,7 @@ class PageStyle:
 
 
 def label(architecture: str) -> str:
-    """The name for readers: `batch_topk` → `BatchTopK`, `published_topk` → `TopK, published`; others keep their own."""
+    """The name for readers: `batch_topk` → `BatchTopK`, `published_topk` → `published TopK`; others keep their own."""
     for room in rooms():
         for prefix, readable in room.labels.items():
             if architecture.startswith(prefix):
@@ -122,7 +122,7 @@ def label(architecture: str) -> str:
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture].label
     if match := re.fullmatch(r"published_([a-z_]+?)(?:_(\d+))?", architecture):
-        return f"{label(match[1])}, published" + (f" ({match[2]})" if match[2] else "")
+        return f"published {label(match[1])}" + (f" {match[2]}" if match[2] else "")
     return CONTROLS.get(architecture, architecture.replace("_", " "))
 
 

@@ -114,7 +114,7 @@ def test_what_makes_its_numbers_differ_is_said_by_the_commands_the_report_and_th
     assert "published_jumprelu_2: it is of layers.3.resid_post" in printed.err
     page = (imported / "report.html").read_text()
     assert "3 published sparse autoencoders" in page
-    assert "JumpReLU, published (2)" in page
+    assert "published JumpReLU 2" in page
     assert "its numbers on" in page
     entries = {entry.name: entry.entry() for entry in Catalogue(imported).saes()}
     assert entries["published_jumprelu"]["target_l0"] is None
@@ -210,6 +210,7 @@ def test_wrong_words_are_one_line(imported, inputs, flags, tmp_path, monkeypatch
     assert "and no SAE of a layout that is read" in failure(capsys, "evaluate", text)
     assert "is not a run folder" in failure(capsys, "show", "runs/dmo", "3")
     assert "is in the run already" in failure(capsys, "import", sae, "--run", str(imported), "--site", site)
+    assert "is named twice" in failure(capsys, "import", *[sae, sae, "--run", "runs/new", *flags])
     transcoder = str(FOLDER / "lens_transcoder")
     assert "is a transcoder" in failure(capsys, "import", transcoder, "--run", str(imported), "--site", site)
     assert "leave it out" in failure(capsys, "evaluate", str(imported), "--site", site)
