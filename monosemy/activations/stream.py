@@ -6,7 +6,10 @@ E ||x||^2 = 1; C is folded back into the weights when an SAE is saved.
 
 StoredStream (storage "disk") shuffles fully and exactly. Pass p visits the rows of the store in the order
 permutation(PCG64(seed, p)). Passes follow one another without a gap, so a batch may hold the end of one and the start
-of the next; only the rows left over after the last full batch of the last pass are not used. Its state is the step.
+of the next; only the rows left over after the last full batch of the last pass are not used. Where there are several
+passes, a random twentieth of the rows is reserved for calibration and never trained on: an SAE fires less often on rows
+that it was trained on than on others (by 8% after 4 passes over 40,000 tokens, by 2% after one pass over 100,000). Its
+state is the step.
 Cost: 8 bytes of memory per stored row for the permutation, and one random read per row and site.
 
 MixingStream (storage "stream") keeps nothing on disk. A buffer of `buffer_tokens` rows, in the dtype of the
@@ -55,6 +58,9 @@ from monosemy.activations.store import ActivationStore, store_identity
 from monosemy.config import ActivationsConfig, fingerprint, positive
 from monosemy.errors import UserError
 
+LEAST_CALIBRATION_ROWS, MOST_CALIBRATION_ROWS = 4096, 32_768
+"""How many rows are reserved: a twentieth, or in small stores up to a tenth in order to reach the first number."""
+
 Batch = dict[str, Float32[Tensor, "n _"]]
 """The rows of a batch by site: row i is the same token at every site, and sites differ in width."""
 
@@ -82,10 +88,12 @@ class StoredStream:
         self.store, self.sites = store, tuple(sites)
         self.batch_tokens, self.n_passes, self.seed = batch_tokens, n_passes, seed
         self.device = torch.device(device)
-        self.n_steps = store.n_rows * n_passes // batch_tokens
+        self._reserved = self._draw_reserved()
+        self.n_rows = store.n_rows - len(self._reserved)
+        self.n_steps = self.n_rows * n_passes // batch_tokens
         if self.n_steps == 0:
             raise UserError(
-                f"batch_tokens {batch_tokens} is more than the {store.n_rows * n_passes} rows of {n_passes} pass(es) "
+                f"batch_tokens {batch_tokens} is more than the {self.n_rows * n_passes} rows of {n_passes} pass(es) "
                 "of the store; lower --training.batch-tokens or give more text"
             )
         self.step = 0
@@ -103,6 +111,17 @@ class StoredStream:
         batch = self._read(self.step) if self._reader is None else self._read_ahead(self._reader)
         self.step += 1
         return {site: rows.to(self.device) for site, rows in batch.items()}
+
+    def calibration_rows(self, n_rows: int) -> np.ndarray:
+        """The numbers of at most n_rows rows that training leaves out or meets last, sorted, int64 [n].
+
+        With several passes these are the reserved rows. With one pass they are those of the last tenth of the steps,
+        in which the learning rate has almost ended and after which no row comes again, and the rows left over.
+        """
+        if len(self._reserved):
+            return np.sort(self._reserved[:n_rows])
+        n_last = max(min(self.n_rows, LEAST_CALIBRATION_ROWS), self.n_rows // 10)
+        return np.sort(self._permutation(0)[-min(n_rows, n_last) :])
 
     def state(self) -> dict[str, Any]:
         """The position in the stream, as JSON values. Batches read ahead are not part of it."""
@@ -122,7 +141,7 @@ class StoredStream:
 
         `shuffled=False` measures the stored order instead, for comparison. Returns None for fewer than two batches.
         """
-        n_available = max(1, self.store.n_rows // self.batch_tokens)
+        n_available = max(1, self.n_rows // self.batch_tokens)
         steps = np.unique(np.linspace(0, n_available - 1, min(n_batches, n_available)).astype(int))
 
         def batches() -> Iterator[Float32[Tensor, "n d_in"]]:
@@ -151,11 +170,22 @@ class StoredStream:
             "storage": "disk",
             "fingerprint": self.store.fingerprint,
             "n_rows": self.store.n_rows,
+            "n_reserved": len(self._reserved),
             "sites": list(self.sites),
             "batch_tokens": self.batch_tokens,
             "n_passes": self.n_passes,
             "seed": self.seed,
         }
+
+    def _draw_reserved(self) -> np.ndarray:
+        """The numbers of the rows that are never trained on, in random order; none where there is only one pass."""
+        n = self.store.n_rows
+        if self.n_passes == 1:
+            return np.empty(0, dtype=np.int64)
+        # A stream of its own: passes count from 0 and never come here.
+        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 1 << 32])))
+        n_reserved = max(n // 20, min(LEAST_CALIBRATION_ROWS, n // 10))
+        return random.permutation(n)[: min(n_reserved, MOST_CALIBRATION_ROWS)]
 
     def _read(self, step: int) -> Batch:
         indices = self._indices(step)
@@ -172,17 +202,17 @@ class StoredStream:
 
     def _indices(self, step: int) -> np.ndarray:
         """The row numbers of a step: its batch_tokens entries of all passes' permutations, laid end to end."""
-        n = self.store.n_rows
+        n = self.n_rows
         first, last = step * self.batch_tokens, (step + 1) * self.batch_tokens
         passes = range(first // n, (last - 1) // n + 1)
         return np.concatenate([self._permutation(p)[max(first - p * n, 0) : last - p * n] for p in passes])
 
     def _permutation(self, p: int) -> np.ndarray:
-        """The order of rows in pass p, int64 [n_rows]. It depends on seed and p alone, so no state has to hold it."""
+        """The order of the trained rows in pass p, int64 [n_rows]. It depends on seed and p alone, so no state has to hold it."""
         permutation = self._permutations.get(p)
         if permutation is None:
             random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, p])))
-            permutation = random.permutation(self.store.n_rows)
+            permutation = random.permutation(np.setdiff1d(np.arange(self.store.n_rows), self._reserved))
             # A batch can straddle two passes, so the previous pass's order is kept as well; older ones are freed.
             previous = {key: order for key, order in self._permutations.items() if key == p - 1}
             self._permutations = previous | {p: permutation}

@@ -82,10 +82,8 @@ class Prepared(TrainingData):
         if self.store is not None:
             n = min(n_tokens, self.store.n_rows)
             # Sorted, so that each shard is read once and in order.
-            row_indices = np.sort(np.random.default_rng(seed).choice(self.store.n_rows, n, replace=False))
-            rows = {site: self.store.rows(site, row_indices) for site in self.sites}
-        else:
-            rows = self._harvested(n_tokens, seed)
+            return self.stored_rows(np.sort(np.random.default_rng(seed).choice(self.store.n_rows, n, replace=False)))
+        rows = self._harvested(n_tokens, seed)
         return {site: (x / self.scale[site]).to(self.model.device) for site, x in rows.items()}
 
     def _harvested(self, n_tokens: int, seed: int) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def train(run: Run, prepared: TrainingData | None = None) -> TrainingData | None
     units = build_units(prepared)
     trainees |= {key: trainee for unit in units for key, trainee in zip(unit.keys, unit.trainees, strict=True)}
     trainer = _train(run, prepared, trainees, units)
-    rows = prepared.held_in(CALIBRATION_TOKENS, seed=2)
+    rows = prepared.calibration(CALIBRATION_TOKENS)
     records = {key: unit.record() for unit in units for key in unit.keys}
     with progress.stage("calibrating and saving", total=len(trainees), unit="SAEs") as bar:
         for (site, name), trainee in trainees.items():
@@ -118,7 +118,7 @@ def _train(
 
 
 def _finish(trainee: Trainee, rows: Tensor, *, n_tokens: int) -> SparseAutoencoder:
-    """Calibrates a trained SAE on training rows [n, d] at E‖x‖² = 1, and records how it was trained."""
+    """Calibrates a trained SAE on rows [n, d] at E‖x‖² = 1, and records how it was trained."""
     from monosemy.saes.base import calibrate
 
     sae = trainee.sae.eval()

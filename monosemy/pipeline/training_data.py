@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from monosemy.config import RunConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -73,6 +74,23 @@ class TrainingData(ABC):
     @abstractmethod
     def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
         """About n_tokens training rows of every site, drawn at random, [n, d] at E‖x‖² = 1."""
+
+    def calibration(self, n_tokens: int) -> dict[str, Tensor]:
+        """At most n_tokens rows of every site for calibration, [n, d] at E‖x‖² = 1.
+
+        From a store they are those that training leaves out or meets last, because an SAE fires less often on rows
+        that it was trained on; otherwise they are drawn at random from the training text.
+        """
+        from monosemy.activations.stream import StoredStream
+
+        if self.store is None or not isinstance(self.stream, StoredStream):
+            return self.held_in(n_tokens, seed=2)
+        return self.stored_rows(self.stream.calibration_rows(n_tokens))
+
+    def stored_rows(self, row_numbers: np.ndarray) -> dict[str, Tensor]:
+        """Rows of the store by their sorted numbers, of every site, [n, d] at E‖x‖² = 1."""
+        assert self.store is not None
+        return {site: (self.store.rows(site, row_numbers) / self.scale[site]).to(self.device) for site in self.sites}
 
     @abstractmethod
     def validation(self) -> Iterator[ValidationRows]:

@@ -76,8 +76,9 @@ class PreparedRows(TrainingData):
     def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
         """About n_tokens training rows, drawn at random, [n, d] at E‖x‖² = 1."""
         n_rows = self.store.n_rows
-        numbers = np.sort(np.random.default_rng(seed).choice(n_rows, min(n_tokens, n_rows), replace=False))
-        return {SITE: (self.store.rows(SITE, numbers) / self.scale[SITE]).to(self.device)}
+        return self.stored_rows(
+            np.sort(np.random.default_rng(seed).choice(n_rows, min(n_tokens, n_rows), replace=False))
+        )
 
     def validation(self) -> Iterator[ValidationRows]:
         for rows, groups in self.store.validation_rows():

@@ -12,7 +12,7 @@ Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
 In "step" the sparsity term reaches θ only; in "tanh" it reaches θ and the encoder through f. Gradients are exactly zero
 off {π > θ − ε/2}, apart from the λ_P term, whose gradient below the threshold is one sum shared by all latents
 (`BelowThreshold`). Training is therefore sparse and exact.
-A controller steers λ so that the L0 lands on its target; thresholds are calibrated at the end on training tokens.
+A controller steers λ so that the L0 lands on its target; thresholds are calibrated at the end on tokens left for it.
 
 Deviations, for runs of hundreds of steps: the start is that of starts.py, with every θ at its latent's own quantile; ε
 is a share of the current mean θ rather than an absolute 0.001; θ itself is trained, in float32 and clamped at zero (log

@@ -5,8 +5,9 @@ each, a row n of the batch is drawn with probability in proportion to ‖e_n‖�
 
     d = e_n / ‖e_n‖,   w = M² d / (dᵀ M² d),   θ so that (x − b_dec)·w > θ on L0·N/F of the batch's N rows,
 
-both times the factor at which the latent reduces the error of those rows most. So it fires as often as an average one,
-and helps from the next step on. The step has computed e anyway, so restarts cost next to nothing.
+both times the factor at which the latent reduces the error of those rows most, and then times the factor, at most 1, at
+which all that restart reduce it most together. So each fires as often as an average one and helps from the next step on.
+The step has computed e anyway, so restarts cost next to nothing.
 Source: this project, after the resampling of Bricken et al. 2023 (Towards Monosemanticity), which restarts all dead
 latents at a few fixed steps, with a small encoder and without regard to how often it fires.
 """
@@ -65,6 +66,10 @@ def new_weights(
     values = torch.where(answers > thresholds, answers, 0)
     best = (values * (residual @ decoder.T)).sum(0) / values.square().sum(0).clamp_min(1e-30)
     size = best.clamp(0.1, 1.0)
+    # Then least squares for all of them together: many may answer the same part of the error.
+    addition = (values * size) @ decoder
+    together = (addition * residual).sum() / addition.square().sum().clamp_min(1e-30)
+    size = size * together.clamp(0.01, 1.0)
     return Restart(decoder, filters * size, answers * size, thresholds * size)
 
 

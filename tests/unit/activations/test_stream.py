@@ -74,25 +74,37 @@ def same(first: Iterator[dict[str, Tensor]], second: Iterator[dict[str, Tensor]]
 # --- StoredStream ---------------------------------------------------------------------------------------------------
 
 
-def test_each_pass_visits_every_row_once_in_its_own_order(store: ActivationStore) -> None:
-    n = store.n_rows
+def test_each_pass_visits_every_trained_row_once_in_its_own_order(store: ActivationStore) -> None:
     stream = stored(store, batch_tokens=1, n_passes=3)
+    n = stream.n_rows
     order = np.concatenate([stream._indices(step) for step in range(stream.n_steps)]).reshape(3, n)
-    assert all(sorted(pass_order) == list(range(n)) for pass_order in order.tolist())
+    reserved = stream.calibration_rows(store.n_rows)
+    assert len(reserved) == store.n_rows // 10 == store.n_rows - n
+    trained = sorted(set(range(store.n_rows)) - set(reserved.tolist()))
+    assert all(sorted(pass_order) == trained for pass_order in order.tolist())
     # two random permutations agree at one place on average
     assert all((order[i] == order[j]).sum() < 10 for i, j in [(0, 1), (0, 2), (1, 2)])
     assert (order[0] == np.arange(n)).sum() < 10
 
 
+def test_a_single_pass_reserves_nothing_and_calibrates_on_the_rows_it_meets_last(store: ActivationStore) -> None:
+    stream = stored(store, batch_tokens=1)
+    order = np.concatenate([stream._indices(step) for step in range(stream.n_steps)])
+    assert sorted(order.tolist()) == list(range(store.n_rows))
+    assert stream.calibration_rows(50).tolist() == sorted(order[-50:].tolist())
+    assert stream.calibration_rows(10 * store.n_rows).tolist() == list(range(store.n_rows))  # below the least number
+
+
 def test_batches_run_on_from_one_pass_into_the_next(store: ActivationStore) -> None:
     stream = stored(store, n_passes=2)
-    assert stream.n_steps == 2 * store.n_rows // BATCH > 2 * (store.n_rows // BATCH)
+    assert stream.n_steps == 2 * stream.n_rows // BATCH > 2 * (stream.n_rows // BATCH)
     batches = list(stream)
     assert len(batches) == stream.n_steps
     assert {rows.shape for batch in batches for rows in batch.values()} == {(BATCH, 16), (BATCH, 12)}
     counts = Counter(tokens_of(torch.cat([batch[A] for batch in batches]), store.scale[A]))
-    expected = Counter({token: 2 * count for token, count in Counter(store.token_ids.tolist()).items()})
-    assert sum((expected - counts).values()) == 2 * store.n_rows - stream.n_steps * BATCH < BATCH
+    trained = np.delete(np.asarray(store.token_ids), stream.calibration_rows(store.n_rows))
+    expected = Counter({token: 2 * count for token, count in Counter(trained.tolist()).items()})
+    assert sum((expected - counts).values()) == 2 * stream.n_rows - stream.n_steps * BATCH < BATCH
     assert not counts - expected
 
 
@@ -105,7 +117,7 @@ def test_rows_are_aligned_over_sites_and_scaled_to_unit_mean_square(store: Activ
         assert float(mean_square) == pytest.approx(1, rel=2e-2)
 
 
-@pytest.mark.parametrize("stop", [0, 1, 17, 18, 36])
+@pytest.mark.parametrize("stop", [0, 1, 17, 18, 32])
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_a_restored_stream_goes_on_bit_for_bit(
     store: ActivationStore, tmp_path: Path, stop: int, prefetch: bool
