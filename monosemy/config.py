@@ -108,10 +108,8 @@ class TrainingConfig:
     """Share of the steps, at the start, over which the learning rate rises."""
     decay_fraction: Annotated[float, SHARE] = 0.2
     """Share of the steps, at the end, over which the learning rate falls to zero."""
-    dead_fraction: Annotated[float, SHARE] = 0.05
-    """A latent counts as dead once it was silent for this share of the training tokens, or for `dead_firings`."""
-    dead_firings: Annotated[float, Range(1, 1e6, example=200)] = 200.0
-    """A latent counts as dead once it was silent for as many tokens as hold this many firings of an average latent."""
+    dead_fraction: Annotated[float, SHARE] = 0.03
+    """A latent counts as dead once it was silent for this share of the training tokens, and for at least one batch."""
     restart_share: Annotated[float, SHARE] = 0.03
     """Share of all latents that may restart in one step when they are dead, in the direction of the error; 0 restarts
     none."""

@@ -4,8 +4,8 @@
     recipe "step" (Rajamanoharan et al. 2024, arXiv 2407.14435):  L = FVU + λ mean‖f‖₀
     recipe "tanh" (Anthropic, January 2025):  L = FVU + λ mean Σ tanh(c f_i‖d_i‖)
                                                   + λ_P mean Σ ReLU(θ_i − π_i)‖d_i‖
-with the batch's FVU = mean‖x − x̂‖² / mean‖x − x̄‖². "step" can also have frequency_coef · Σ_i max(0, p_i − limit)², p_i
-the share of the batch's rows on which latent i fires; like the L0, it reaches θ only.
+with the batch's FVU = mean‖x − x̂‖² / mean‖x − x̄‖². "step" can also have frequency_coef · Σ_i max(0, p_i − limit)², over
+the latents with p_i < 3 · limit, p_i the share of the batch's rows on which latent i fires; like the L0, it reaches θ only.
 
 Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
     ∂f/∂θ = −(θ/ε) K((π − θ)/ε),  ∂H/∂θ = −(1/ε) K((π − θ)/ε),  ∂f/∂π = H(π − θ),  ∂H/∂π = 0.
@@ -75,7 +75,8 @@ class JumpReluOptions:
     sparsity_coef_start: Annotated[float, FIRST_COEF] = 0.1
     """The λ that the controller starts from, in units of the starting error over the starting sparsity term."""
     frequency_coef: Annotated[float, COEF] = 0.0
-    """Weight of the penalty on latents that fire more often than `frequency_limit`; 0 leaves it out."""
+    """Weight of the penalty on latents that fire more often than `frequency_limit`, up to three times as often; 0
+    leaves it out."""
     frequency_limit: Annotated[float, SHARE] = 0.1
     """The share of tokens up to which a latent may fire without that penalty."""
     tanh_scale: Annotated[float, Range(0, 1e6, example=96, above_low=True)] = 96.0
@@ -223,10 +224,16 @@ class JumpRelu(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
 
     def _frequency(self, fires: PerEntry, selection: ops.Selection, *, n_rows: int) -> Scalar:
-        """Σ_i max(0, p_i − limit)² with p_i the share of the batch's rows on which latent i fires."""
+        """Σ_i max(0, p_i − limit)² with p_i the share of the batch's rows on which latent i fires.
+
+        Latents above three times the limit are left alone: those of dominating directions fire on half of the rows
+        (starts.py), and are better kept than made to share out what they hold.
+        """
         latents = selection.pattern.indices.long()
         rates = fires.new_zeros(self.d_sae).index_add(0, latents, fires) / n_rows
-        return (rates - self.options.frequency_limit).clamp_min(0).square().sum()
+        limit = self.options.frequency_limit
+        excess = (rates - limit).clamp_min(0).square()
+        return torch.where(rates.detach() < 3 * limit, excess, 0).sum()
 
     def _below(self, x: Activations, centred: Activations) -> Scalar:
         """The λ_P term of a batch. It needs every pre-activation, so the dense product is taken once more."""

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from monosemy.shapes import Activations, DecoderMatrix, EncoderMatrix, PerLatent, PreActs
@@ -35,24 +35,32 @@ class Anisotropy(NamedTuple):
     """The directions that dominate the data, and how much less of them encoders should see than of others.
 
     directions: orthonormal rows u_k, [K, d_in]; K is 0 where none dominates. excess: 1 − s_k, [K], where
-    s_k² = (mean variance of the other directions) / (variance along u_k).
+    s_k² = (mean variance of the other directions) / (variance along u_k). n_paired: int64 [], how many of them, the
+    first, get two dense latents each.
     """
 
     directions: Float[Tensor, "k d_in"]
     excess: Float[Tensor, " k"]
+    n_paired: Int64[Tensor, ""]
 
     def shrink(self, columns: Float[Tensor, "d_in n"]) -> Float[Tensor, "d_in n"]:
         """M w for every column w: M = I − Σ_k (1 − s_k) u_k u_kᵀ makes the variance along u_k that of the others."""
         return columns - self.directions.T @ (self.excess[:, None] * (self.directions @ columns))
 
 
+def no_anisotropy(like: DecoderMatrix) -> Anisotropy:
+    """That of data without dominating directions, as wide as the rows of `like` [F, d_in]."""
+    none = torch.zeros((), dtype=torch.int64, device=like.device)
+    return Anisotropy(like.new_zeros(0, like.shape[1]), like.new_zeros(0), none)
+
+
 @torch.no_grad()
 def measure_anisotropy(centred: Activations, l0: float) -> Anisotropy:
     """Finds the dominating directions of centred rows x [N, d_in].
 
-    A direction dominates when it carries more than 1/l0 of the variance, which is more than an average active latent
-    can, and `DOMINATING` times the mean variance of the directions after it. There are l0/4 of them at most, so that
-    most active latents are others.
+    A direction dominates when it carries more than `DOMINATING` times the mean variance of the directions after it, and
+    all those before it do. It is paired when it also carries more than 1/l0 of all variance, which is more than an
+    average active latent can. l0/4 of them are paired at most, so that most active latents are others.
     """
     # In float64: the spectrum may span many orders of magnitude.
     rows = centred.double()
@@ -60,13 +68,13 @@ def measure_anisotropy(centred: Activations, l0: float) -> Anisotropy:
     shares = values.flip(0).clamp_min(0) / values.sum().clamp_min(1e-300)
     d_in = centred.shape[1]
     after = (1 - shares.cumsum(0)).clamp_min(0) / torch.arange(d_in - 1, -1, -1).clamp_min(1).to(shares)
-    dominates = (shares > 1 / l0) & (shares > DOMINATING * after)
-    n_dominating = min(int(dominates.cumprod(0).sum()), int(l0 / 4), d_in - 1)
+    n_dominating = min(int((shares > DOMINATING * after).cumprod(0).sum()), d_in - 1)
     shares = shares[:n_dominating]
+    n_paired = (shares > 1 / l0).sum().clamp_max(int(l0 / 4))
     others = (1 - shares.sum()).clamp_min(0) / max(1, d_in - n_dominating)
     # Contiguous, as they come back from a checkpoint: the order of summation depends on the layout.
     directions = vectors.flip(1).T[:n_dominating].to(centred).contiguous()
-    return Anisotropy(directions, (1 - (others / shares).sqrt()).to(centred))
+    return Anisotropy(directions, (1 - (others / shares).sqrt()).to(centred), n_paired)
 
 
 @torch.no_grad()
@@ -78,7 +86,8 @@ def start_weights(sae: SparseAutoencoder, x: Activations) -> int:
     sae.b_dec.copy_(x.mean(0))
     centred, n_dense = x - sae.b_dec, 0
     if sae.W_dec.requires_grad:
-        directions = measure_anisotropy(centred, sae.config.l0).directions
+        anisotropy = measure_anisotropy(centred, sae.config.l0)
+        directions = anisotropy.directions[: anisotropy.n_paired]
         n_dense = 2 * len(directions) if 2 * len(directions) < sae.d_sae else 0
         sae.W_dec[:n_dense] = torch.stack([directions, -directions], 1).flatten(0, 1)[:n_dense]
     sae.W_enc.copy_(distortionless_encoder(centred, sae.W_dec))

@@ -6,18 +6,16 @@ import torch
 
 from monosemy.config import TrainingConfig
 from monosemy.latents import SparseLatents
-from monosemy.saes.base import SaeConfig
 from monosemy.shapes import LatentMask
 
 
-def dead_after_tokens(sae: SaeConfig, config: TrainingConfig, n_train_tokens: int) -> int:
+def dead_after_tokens(config: TrainingConfig, n_train_tokens: int) -> int:
     """After how many silent tokens a latent counts as dead, in a run on `n_train_tokens` tokens.
 
-    As many as hold `dead_firings` firings of an average latent, which fires once in d_sae/l0 tokens; at most
-    `dead_fraction` of the run, and at least one batch, so that every latent had a chance to fire.
+    A share of the run, so that a latent can be tried again as often in a short run as in a long one, and at least one
+    batch, so that every latent had a chance to fire. A long run thus has more patience with rare latents.
     """
-    n_tokens = min(config.dead_firings * sae.d_sae / sae.l0, config.dead_fraction * n_train_tokens)
-    return max(config.batch_tokens, int(n_tokens))
+    return max(config.batch_tokens, int(config.dead_fraction * n_train_tokens))
 
 
 class FiringTracker:

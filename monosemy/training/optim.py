@@ -25,7 +25,7 @@ from monosemy.kernels import dispatch
 from monosemy.kernels.reference import AdamStep
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.saes.losses import variance
-from monosemy.saes.starts import Anisotropy, measure_anisotropy
+from monosemy.saes.starts import Anisotropy, measure_anisotropy, no_anisotropy
 from monosemy.shapes import Activations
 
 
@@ -83,7 +83,7 @@ class Adam:
         self.second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.rate_factors = dict(sae.rate_factors())
         self.units: dict[str, float] = {}
-        self.anisotropy = Anisotropy(sae.W_dec.new_zeros(0, sae.d_in), sae.W_dec.new_zeros(0))
+        self.anisotropy = no_anisotropy(sae.W_dec)
         self.sae = sae
 
     def adapt(self, x: Activations) -> None:
@@ -110,18 +110,18 @@ class Adam:
             if name == "W_enc" and len(self.anisotropy.excess):
                 self._shrunk_step(parameter, moments, options)
             else:
-                n_dense = 2 * len(self.anisotropy.excess) if name == "W_dec" else 0
+                n_dense = 2 * int(self.anisotropy.n_paired) if name == "W_dec" else 0
                 dense_rows = parameter[:n_dense].clone()
                 dispatch.adam(parameter, parameter.grad, *moments, options=options)
                 if n_dense:
-                    shares = (1 - self.anisotropy.excess).repeat_interleave(2)[:, None]
+                    shares = (1 - self.anisotropy.excess[: n_dense // 2]).repeat_interleave(2)[:, None]
                     parameter[:n_dense] = normalize(torch.lerp(dense_rows, parameter[:n_dense], shares), dim=1)
             # Not zeroed: the next backward pass then writes the gradient instead of adding to it.
             parameter.grad = None
 
     def _shrunk_step(self, W_enc: Tensor, moments: tuple[Tensor, Tensor], options: AdamStep) -> None:
         """Adam's step of V, where W_enc = M V. V itself is not kept: only its change is needed."""
-        directions, excess = self.anisotropy
+        directions, excess, _ = self.anisotropy
         assert W_enc.grad is not None
         gradient = self.anisotropy.shrink(W_enc.grad)
         before = directions @ W_enc

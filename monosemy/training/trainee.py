@@ -49,7 +49,7 @@ class Trainee:
             config.learning_rate or options.learning_rate or default_rate(sae.d_in, config.batch_tokens)
         )
         self.optimizer = Adam(sae, options.beta1, options.beta2)
-        dead_after = dead_after_tokens(sae.config, config, n_train_tokens)
+        dead_after = dead_after_tokens(config, n_train_tokens)
         self.tracker = FiringTracker(sae.d_sae, dead_after, sae.W_dec.device)
         self.controller: SparsityController | None = None
         if sae.coefficient and options.sparsity_coef == 0:

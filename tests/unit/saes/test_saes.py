@@ -126,12 +126,16 @@ def dense_jumprelu(sae: Any, x: Tensor, step: StepInfo) -> Tensor:
 
 
 def test_frequent_latents_pay_for_the_rate_above_the_limit() -> None:
-    """Against the dense definition: Σ max(0, p_i − limit)², whose gradient reaches θ alone."""
-    sae, x = make("jumprelu", options={"frequency_coef": 0.7, "frequency_limit": 0.2}), rows()
+    """Against the dense definition: Σ max(0, p_i − limit)² below 3 · limit, whose gradient reaches θ alone."""
+    sae, x = make("jumprelu", options={"frequency_coef": 0.7, "frequency_limit": 0.1}), rows()
     firing = DenseStep.apply(
         pre := (x - sae.b_dec) @ sae.W_enc + sae.b_enc, sae.threshold, window(sae, pre.detach()), sae.bandwidth
     )
-    penalty = 0.7 * (firing.mean(0) - 0.2).clamp_min(0).square().sum()
+    rates = firing.mean(0)
+    penalised = (rates > 0.1) & (rates < 0.3)
+    assert bool(penalised.any())
+    assert bool((rates >= 0.3).any())  # dense latents, which are left alone
+    penalty = 0.7 * (rates[penalised] - 0.1).square().sum()
     assert penalty.item() > 1e-3
     expected = dense_jumprelu(sae, x, STEP) + penalty
     output = sae.losses(x, STEP)
