@@ -5,7 +5,8 @@
     recipe "tanh" (Anthropic, January 2025):  L = FVU + λ mean Σ tanh(c f_i‖d_i‖)
                                                   + λ_P mean Σ ReLU(θ_i − π_i)‖d_i‖
 with the batch's FVU = mean‖x − x̂‖² / mean‖x − x̄‖². "step" can also have frequency_coef · Σ_i max(0, p_i − limit)², over
-the latents with p_i < 3 · limit, p_i the share of the batch's rows on which latent i fires; like the L0, it reaches θ only.
+the latents with p_i < 3 · limit, p_i the share of the batch's rows on which latent i fires; like the L0, it reaches θ
+only.
 
 Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
     ∂f/∂θ = −(θ/ε) K((π − θ)/ε),  ∂H/∂θ = −(1/ε) K((π − θ)/ε),  ∂f/∂π = H(π − θ),  ∂H/∂π = 0.
@@ -76,7 +77,8 @@ class JumpReluOptions:
     """The λ that the controller starts from, in units of the starting error over the starting sparsity term."""
     frequency_coef: Annotated[float, COEF] = 0.0
     """Weight of the penalty on latents that fire more often than `frequency_limit`, up to three times as often; 0
-    leaves it out."""
+    leaves it out. 0.1 lowered the share of latents on more than a tenth of the tokens from 2.0% to 0.7% at 1% more FVU
+    (L0 64 of 2,304); on planted data with dominating directions it cost 9%."""
     frequency_limit: Annotated[float, SHARE] = 0.1
     """The share of tokens up to which a latent may fire without that penalty."""
     tanh_scale: Annotated[float, Range(0, 1e6, example=96, above_low=True)] = 96.0

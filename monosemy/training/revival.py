@@ -6,8 +6,8 @@ each, a row n of the batch is drawn with probability in proportion to ‖e_n‖�
     d = e_n / ‖e_n‖,   w = M² d / (dᵀ M² d),   θ so that (x − b_dec)·w > θ on L0·N/F of the batch's N rows,
 
 both times the factor at which the latent reduces the error of those rows most, and then times the factor, at most 1, at
-which all that restart reduce it most together. So each fires as often as an average one and helps from the next step on.
-The step has computed e anyway, so restarts cost next to nothing.
+which all that restart reduce it most together. So each fires as often as an average one and helps from the next
+step on. The step has computed e anyway, so restarts cost next to nothing.
 Source: this project, after the resampling of Bricken et al. 2023 (Towards Monosemanticity), which restarts all dead
 latents at a few fixed steps, with a small encoder and without regard to how often it fires.
 """

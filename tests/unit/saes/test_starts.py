@@ -62,15 +62,16 @@ def test_few_rows_still_give_the_l0() -> None:
     assert float(fires.sum(1).float().mean()) == pytest.approx(4.0, abs=0.2)
 
 
-def test_directions_that_dominate_are_those_above_both_bounds() -> None:
+def test_directions_dominate_above_one_bound_and_are_paired_above_both() -> None:
     """Rows ±a_i e_i have variances that are known exactly."""
     shares = torch.tensor([0.5, 0.2, 0.1] + [0.2 / 61] * 61)
     centred = torch.diag((64 * shares).sqrt()).repeat(2, 1) * torch.tensor([1.0, -1.0]).repeat_interleave(64)[:, None]
-    for l0, n_dominating in ((100.0, 3), (8.0, 2), (4.0, 1), (3.0, 0)):  # ten times what comes after, 1/l0, l0/4
-        directions, excess = measure_anisotropy(centred, l0)
-        assert torch.allclose(directions.abs(), torch.eye(64)[:n_dominating], atol=1e-5)
-        others = (1 - shares[:n_dominating].sum()) / (64 - n_dominating)
-        assert torch.allclose(1 - excess, (others / shares[:n_dominating]).sqrt(), rtol=1e-4)
+    for l0, n_paired in ((100.0, 3), (8.0, 2), (4.0, 1), (3.0, 0)):  # ten times what comes after, 1/l0, l0/4
+        anisotropy = measure_anisotropy(centred, l0)
+        assert torch.allclose(anisotropy.directions.abs(), torch.eye(64)[:3], atol=1e-5)
+        others = shares[3]
+        assert torch.allclose(1 - anisotropy.excess, (others / shares[:3]).sqrt(), rtol=1e-4)
+        assert int(anisotropy.n_paired) == n_paired
 
 
 def test_shrinking_makes_dominating_directions_like_the_others() -> None:

@@ -146,7 +146,7 @@ def test_steps_of_the_encoder_are_adams_in_shrunk_coordinates() -> None:
     sae.initialise(x, 8)
     adam = Adam(sae, 0.5, 0.9)
     adam.adapt(x)
-    directions, excess = (tensor.double() for tensor in adam.anisotropy)
+    directions, excess = adam.anisotropy.directions.double(), adam.anisotropy.excess.double()
     assert directions.shape == (1, 16)
     others = (x - x.mean(0)).double().square().sum() / 512 - 1
     along = ((x - x.mean(0)).double() @ directions.T).square().mean()
