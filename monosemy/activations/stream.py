@@ -208,7 +208,7 @@ class StoredStream:
         return np.concatenate([self._permutation(p)[max(first - p * n, 0) : last - p * n] for p in passes])
 
     def _permutation(self, p: int) -> np.ndarray:
-        """The order of the trained rows in pass p, int64 [n_rows]. It depends on seed and p: no state has to hold it."""
+        """The order of the trained rows in pass p, int64 [n_rows]. Seed and p determine it: no state has to hold it."""
         permutation = self._permutations.get(p)
         if permutation is None:
             random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, p])))
