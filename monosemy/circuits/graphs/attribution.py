@@ -44,7 +44,7 @@ _ROUND_BYTES = 256 << 20
 """What the gradients of one sweep may take."""
 
 _VALUE_MAPS: WeakKeyDictionary[LanguageModel, list[ValueMap]] = WeakKeyDictionary()
-Transcoders: TypeAlias = Mapping[int, Transcoder] | Iterable[SparseAutoencoder] | str | Path
+Transcoders: TypeAlias = Mapping[int, Transcoder] | Iterable[SparseAutoencoder | str | Path] | str | Path
 
 
 def attribute(
@@ -65,16 +65,26 @@ def attribute(
     Raises UserError, one line, for no transcoders, transcoders of another model, a prompt that is too long, a prompt on
     which nothing is active, a model that cannot be frozen, and where the rows would not fit in memory.
     """
-    if isinstance(transcoders, str | Path):
-        transcoders = open_transcoders(transcoders)
-    if not (isinstance(transcoders, Mapping) and all(isinstance(part, Transcoder) for part in transcoders.values())):
-        transcoders = match_layers(model, transcoders)  # type: ignore[arg-type]
+    by_layer = _by_layer(model, transcoders)
     settings = GraphSettings(max_latents, logit_share, max_logits, node_share=node_share, edge_share=edge_share)
     check_settings(settings)
     frozen = freeze_model(model, prompt_tokens(model, text), value_maps(model))
-    effects = DirectEffects(frozen, replace_mlps(frozen, transcoders))  # type: ignore[arg-type]
-    context = Context(model, dict(transcoders), effects, settings)  # type: ignore[arg-type]
+    effects = DirectEffects(frozen, replace_mlps(frozen, by_layer))
+    context = Context(model, by_layer, effects, settings)
     return build_graph(context, text if isinstance(text, str) else "")
+
+
+def _by_layer(model: LanguageModel, transcoders: Transcoders) -> dict[int, Transcoder]:
+    """The transcoders, opened where they are places, checked and by layer."""
+    if isinstance(transcoders, str | Path):
+        return match_layers(model, open_transcoders(transcoders))
+    members = list(transcoders.values()) if isinstance(transcoders, Mapping) else list(transcoders)
+    if members and all(isinstance(member, Transcoder) for member in members):
+        return {member.layer: member for member in members if isinstance(member, Transcoder)}
+    saes: list[SparseAutoencoder] = []
+    for member in members:
+        saes += open_transcoders(member) if isinstance(member, str | Path) else [member]  # type: ignore[list-item]
+    return match_layers(model, saes)
 
 
 def check_settings(settings: GraphSettings) -> None:
@@ -153,8 +163,16 @@ def build_graph(context: Context, prompt: str) -> Graph:
         ),
         n_active=effects.n_latents,
         bare_layers=tuple(part.layer for part in effects.parts if part.weights is None),
+        fvu={part.layer: layer_fvu(effects, part.layer) for part in effects.parts if part.weights is not None},
         context=context,
     )
+
+
+def layer_fvu(effects: DirectEffects, layer: int) -> float:
+    """The share of the variance of an MLP's contributions that its error nodes carry, behind the first position."""
+    contribution = effects.frozen.layers[layer].contribution[1:]
+    variance = (contribution - contribution.mean(0)).square().sum()
+    return float(effects.parts[layer].error[1:].square().sum() / variance.clamp_min(1e-30))
 
 
 def choose_nodes(

@@ -106,6 +106,8 @@ class Graph:
     """Active latents on the prompt, nodes or not, without those of the first position."""
     bare_layers: tuple[int, ...]
     """Layers without a transcoder, whose whole MLP output is an error."""
+    fvu: Mapping[int, float]
+    """By layer, the share of the variance of the MLP's outputs on this prompt that its transcoder misses."""
     context: Context | None = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:

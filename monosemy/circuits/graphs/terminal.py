@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 
 from monosemy.circuits.graphs.ablation import Ablations, Agreement, ablate
@@ -52,6 +53,12 @@ def print_graph(graph: Graph, seconds: float) -> None:
         f"self-check: rows sum to their targets up to {exponent_text(float(graph.residuals.max()))} of each "
         f"(median {exponent_text(float(graph.residuals.median()))})"
     )
+    missed = statistics.median(graph.fvu.values())
+    print(
+        f"the transcoders miss {percent_text(missed)} of the variance of MLP outputs on this prompt (median of layers)"
+    )
+    if missed >= 1:
+        print("that is no better than nothing: are they transcoders of this model?")
     if graph.bare_layers:
         layers = ", ".join(str(layer) for layer in graph.bare_layers)
         print(f"no transcoder for layer {layers}: the whole output of that MLP is an error node")

@@ -6,10 +6,12 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from graph_cases import TEXT, random_transcoder
 from safetensors.torch import save_file
 from tiny_models import N_LAYERS, byte_tokenizer, random_module
 
+import monosemy
 from monosemy.circuits.graphs.command import slug_of
 from monosemy.cli import main
 from monosemy.config import ModelConfig, RunConfig, to_json
@@ -85,6 +87,15 @@ def test_a_set_and_several_prompts(transcoder_set, model_folder, tmp_path, capsy
     assert "no transcoder for layer" not in printed
     assert "mean of 2 prompts" in printed
     assert {"low", "high", "kept_share"} <= set(pq.read_table(out / "nodes.parquet").column_names)
+
+
+def test_places_are_opened_in_python_too(transcoder_set, model_folder):
+    model = monosemy.load_model(str(model_folder), device="cpu")
+    whole = monosemy.attribute(model, transcoder_set, TEXT, max_latents=20)
+    files = [str(transcoder_set / f"layer_{layer}.safetensors") for layer in range(N_LAYERS)]
+    one_by_one = monosemy.attribute(model, files, TEXT, max_latents=20)
+    assert torch.equal(whole.effects, one_by_one.effects)
+    assert whole.bare_layers == ()
 
 
 def refusal(words, capsys):

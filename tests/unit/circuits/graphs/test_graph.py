@@ -72,6 +72,14 @@ def test_a_layer_without_transcoder_is_an_error_and_said():
     assert float(graph.effects[:, errors].abs().max()) > 0
 
 
+def test_missed_variance_is_that_of_the_transcoder_on_the_prompt(graph):
+    model, sae = exact_model("llama"), random_transcoder(2)
+    read = model.activations(graph.tokens[None], ["layers.2.mlp_in", "layers.2.mlp_out"])
+    x, y = (read[f"layers.2.{kind}"][0, 1:] for kind in ("mlp_in", "mlp_out"))
+    expected = (y - sae(x)).square().sum() / (y - y.mean(0)).square().sum()
+    assert graph.fvu[2] == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_tables_hold_the_graph(graph):
     nodes, edges = graph.node_table({"twice": {0: 2.0}}), graph.edge_table()
     assert nodes.num_rows == len(graph.nodes)
