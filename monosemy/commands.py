@@ -19,7 +19,7 @@ from monosemy.errors import UserError, unknown
 from monosemy.layout import RUN_JSON
 from monosemy.ranges import Range
 from monosemy.support.arguments import Parser, amount
-from monosemy.support.flags import add_settings, read_settings, with_settings
+from monosemy.support.flags import add_descriptive, add_settings, descriptive_of, read_settings, with_settings
 from monosemy.support.moved import NOT_MOVED, Moved
 from monosemy.support.subjects import add_subject, open_subject
 
@@ -155,13 +155,14 @@ def run_features(words: list[str]) -> None:
     parser.add_argument(
         "--tokens",
         type=amount(Range(1, example=150_000)),
-        help="Training tokens to read, e.g. 1.5M. (default: 150k)",
+        help="Training tokens, or rows, to read, e.g. 1.5M. (default: 150k)",
     )
     parser.add_argument(
         "--embedding-model",
         metavar="NAME",
         help="Also score labels by a sentence-embedding model: a hub id or a folder.",
     )
+    add_descriptive(parser)
     arguments = parser.parse_args(words)
     subject = open_subject(arguments)
     if subject.sae and arguments.saes:
@@ -170,7 +171,14 @@ def run_features(words: list[str]) -> None:
     from monosemy.saes.listing import print_warnings, saved_saes
 
     folder, names = subject.folder, [subject.sae] if subject.sae else arguments.saes
-    built = build_features(folder, names, arguments.tokens, arguments.embedding_model, moved=subject.moved)
+    built = build_features(
+        folder,
+        names,
+        arguments.tokens,
+        arguments.embedding_model,
+        moved=subject.moved,
+        settings=descriptive_of(arguments),
+    )
     for place in built:
         print(f"features: {place}")
     print_warnings(sae for sae in saved_saes(folder) if sae.key in choose_saes(folder, names))

@@ -271,10 +271,23 @@ def computed_settings(config: RunConfig) -> dict[str, Any]:
     """The settings that `identity` covers, as JSON values."""
     idle = LABELS | {room.name for room in rooms() if room.settings and room not in taking_part(config)}
     computed = {key: value for key, value in to_json(config).items() if key not in idle}
+    for room in taking_part(config):
+        for name in room.descriptive:
+            computed[room.name].pop(name)
     # As for the idle rooms: a setting at rest is left out, so that runs from before it existed keep their identity.
     if config.model.randomise == "none":
         computed["model"].pop("randomise")
     return computed
+
+
+def with_labels(config: RunConfig, labelled: RunConfig) -> RunConfig:
+    """`config` with everything of `labelled` that changes nothing computed, except the name of its recipe."""
+    for room in taking_part(config):
+        section, labels = getattr(config, room.name), getattr(labelled, room.name)
+        if room.descriptive:
+            described = {name: getattr(labels, name) for name in room.descriptive}
+            config = with_room(config, dataclasses.replace(section, **described))
+    return dataclasses.replace(config, log_to=labelled.log_to)
 
 
 class Difference(NamedTuple):

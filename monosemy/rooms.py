@@ -65,6 +65,12 @@ class Room(NamedTuple):
     activations: str = ""
     """`module:function` from an open `run.Run` to the `pipeline.training_data.TrainingData` that takes the place of the
     activations of a model and a text."""
+    features: str = ""
+    """`module:function` from these activations and a `pipeline.feature_source.FeatureRequest` to the `FeatureSource`
+    that takes the place of the training text when features are built."""
+    descriptive: tuple[str, ...] = ()
+    """Names of settings of the room that change nothing that is computed: they do not enter the run's identity, and may
+    change when a run is opened again."""
     units: str = ""
     """`module:function` from a `pipeline.prepare.Prepared` to the `training.trainer.JoinedUnit`s that the trainer
     steps beside the single SAEs of a run with the room."""

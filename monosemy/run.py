@@ -16,7 +16,6 @@ its own continuation, and worker processes that the killed run forked do not kee
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import importlib.metadata
 import os
@@ -26,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from monosemy.config import LABELS, Difference, RunConfig, first_difference_of, from_json, to_json
+from monosemy.config import LABELS, Difference, RunConfig, first_difference_of, from_json, to_json, with_labels
 from monosemy.errors import UserError
 from monosemy.layout import FeatureFiles, RunFiles
 from monosemy.support import files, locks
@@ -99,6 +98,11 @@ class Run:
         self.provenance.update(facts)
         self._write_run_json()
 
+    def relabel(self, config: RunConfig) -> None:
+        """Takes over from `config` what changes nothing that is computed."""
+        self.config = with_labels(self.config, config)
+        self._write_run_json()
+
     def source(self, kind: Literal["model", "text", "rows"]) -> str:
         """The present source of the run's model, text or rows (support/moved.py). Raises UserError when it is gone."""
         return find_source(self.folder, self.config, self.provenance, kind, moved=self.moved)
@@ -162,8 +166,8 @@ def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
             provenance.setdefault("seconds", {})
             if changed := _changed_versions(provenance):
                 provenance.setdefault("continued_with", []).append({"at": _now(), "versions": changed})
-            # Labels may change, and only live views matter to a run that is continued.
-            run = Run(folder, dataclasses.replace(recorded, log_to=config.log_to), provenance, lock)
+            # Labels may change: live views, and what describes the rows of a run.
+            run = Run(folder, with_labels(recorded, config), provenance, lock)
         run.moved = moved
         run._write_run_json()
     except BaseException:
@@ -244,7 +248,8 @@ def require_weights(folder: Path, *only: tuple[str, str]) -> None:
 
 def first_difference(there: RunConfig, here: RunConfig) -> Difference | None:
     """The first setting, in the order of the configuration, that differs between two runs; labels do not count."""
-    left, right = ({k: v for k, v in to_json(config).items() if k not in LABELS} for config in (there, here))
+    alike = with_labels(here, there)
+    left, right = ({k: v for k, v in to_json(config).items() if k not in LABELS} for config in (there, alike))
     return first_difference_of(left, right)
 
 

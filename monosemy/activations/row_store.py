@@ -68,14 +68,15 @@ class RowStore:
         # The stream's rows are centred, so that their mean is zero.
         self.mean = {site: torch.zeros(table.width)}
         self.n_outliers = int((~measured.kept).sum())
-        self._train = np.flatnonzero(measured.kept & ~is_validation)
+        self.train = np.flatnonzero(measured.kept & ~is_validation)
+        """Numbers in the table of the training rows, and below of the validation rows, both without outliers."""
         self.validation = np.flatnonzero(measured.kept & is_validation)
-        if len(self._train) < 2 or len(self.validation) < 1:
+        if len(self.train) < 2 or len(self.validation) < 1:
             raise UserError(
-                f"{table.name} has {len(self._train)} training and {len(self.validation)} validation rows left after "
+                f"{table.name} has {len(self.train)} training and {len(self.validation)} validation rows left after "
                 f"{self.n_outliers} outliers; give more rows or groups, or set outlier_multiple to 0"
             )
-        self.n_rows = len(self._train)
+        self.n_rows = len(self.train)
         digest = hashlib.blake2b(digest_size=8)
         for part in (measured.digest.encode(), self.groups.tobytes(), repr(split).encode()):
             digest.update(part)
@@ -90,7 +91,7 @@ class RowStore:
         """Training rows, centred but not scaled, in the order of `indices`."""
         assert site == self.site, site
         # In float64: a large offset must not round away what is left of a row without it.
-        values = self.table.rows(self._train[indices]).astype(np.float64)
+        values = self.table.rows(self.train[indices]).astype(np.float64)
         return torch.from_numpy((values - self.mean_row).astype(np.float32))
 
     def validation_rows(self) -> Iterator[tuple[Float[Tensor, "n d_in"], Int[Tensor, " n"]]]:

@@ -219,6 +219,7 @@ def parquet_batches(path: Path, column: str | None) -> Iterator[np.ndarray]:
 def _list_rows(values: Any, name: str, first: int) -> np.ndarray:
     """A column of lists of equal length as an array [n, width]; `first` is the number of its first row."""
     import pyarrow
+    import pyarrow.compute
 
     if not hasattr(values, "flatten") or not pyarrow.types.is_nested(values.type):
         raise UserError(f"{name} holds {values.type}, not lists of numbers; choose a column with one list per row")

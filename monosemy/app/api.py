@@ -100,6 +100,12 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         return answer(
             {
                 "name": catalogue.folder.resolve().name,
+                "unit": "rows" if catalogue.of_rows else "tokens",
+                "n_rows": catalogue.provenance.get("rows", {}).get("n_rows"),
+                "row_texts": any(
+                    sae.database is not None and bool(sae.database.info.get("rows", {}).get("text"))
+                    for sae in catalogue.saes()
+                ),
                 "version": __version__,
                 "saes": saes,
                 "evaluation": evaluation,
@@ -150,6 +156,15 @@ def _add_latents(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         window = lists.whole_number(request.query_params, "window", pages.WINDOW)
         return answer(pages.latent_page(sae, latent_number(sae, latent), window))
 
+    @app.get("/api/f/{site}/{name}/picture/{context}")
+    async def picture(site: str, name: str, context: str) -> Response:
+        _, database = catalogue.features(site, name)
+        is_number = context.isascii() and context.isdigit() and len(context) <= 10
+        data = database.picture(int(context)) if is_number else None
+        if data is None:
+            raise NotFoundError("no such picture")
+        return Response(data, media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg")
+
     @app.get("/api/f/{site}/{name}/search")
     async def search(request: Request, site: str, name: str, q: str = "") -> Response:
         sae, _ = catalogue.features(site, name)
@@ -158,7 +173,8 @@ def _add_latents(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     @app.get("/api/f/{site}/{name}/token")
     async def token(request: Request, site: str, name: str, text: str = "") -> Response:
         sae, _ = catalogue.features(site, name)
-        return answer(lists.search_token(sae, text, _limit(request)))
+        search = lists.search_rows if catalogue.of_rows else lists.search_token
+        return answer(search(sae, text, _limit(request)))
 
 
 def _limit(request: Request) -> int:

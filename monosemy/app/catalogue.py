@@ -170,6 +170,11 @@ class Catalogue:
             raise UserError(f"{folder} holds no trained SAE yet; train it first: monosemy train {folder}")
 
     @property
+    def of_rows(self) -> bool:
+        """Whether the run's SAEs read rows of the user's own, behind which there is no language model."""
+        return "rows" in self.provenance
+
+    @property
     def build_command(self) -> str:
         """The command that builds the features of the run's default SAE."""
         return f"monosemy features {shlex.quote(str(self.folder))}"

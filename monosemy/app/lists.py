@@ -85,9 +85,7 @@ def search_token(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
     """
     database = sae.database
     assert database is not None
-    if not text or len(text) > MAX_QUERY:
-        raise UserError(f"a token search takes 1 to {MAX_QUERY} characters, got {len(text)}")
-    tokens = [int(token) for token in database.tokens_matching(text)][:20]
+    tokens = [int(token) for token in database.tokens_matching(_token_query(text))][:20]
     # a latent listed under several of the tokens keeps the one with its best score
     best: dict[int, tuple[float, int]] = {}
     for token in tokens:
@@ -103,6 +101,45 @@ def search_token(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
             for (latent, (score, token)), label in zip(ranked, labels, strict=True)
         ],
     }
+
+
+MOST_ROWS = 200
+"""Matching rows that a search by row text counts; more cost time and change the order little."""
+
+
+def search_rows(sae: Dictionary, text: str, limit: int) -> dict[str, Any]:
+    """The rows whose text matches, and the latents that are strongest on them (`schema.TokenSearch`).
+
+    A latent's score is its mean strength over the matching rows, each as a share of the latent's largest activation and
+    0 where the latent is not among the row's strongest; its `token` is the matching row on which it is strongest.
+    Raises UserError for an empty text or one longer than `MAX_QUERY`.
+    """
+    database = sae.database
+    assert database is not None
+    rows = database.tokens.matching(_token_query(text), MOST_ROWS)
+    totals: dict[int, float] = {}
+    best: dict[int, tuple[float, int]] = {}
+    for row in rows:
+        for latent, strength in database.latents_of_token(row, limit):
+            totals[latent] = totals.get(latent, 0.0) + float(strength)
+            if latent not in best or strength > best[latent][0]:
+                best[latent] = float(strength), row
+    ranked = sorted(totals, key=lambda latent: (-totals[latent], latent))[:limit]
+    named = dict.fromkeys([*rows[:20], *(best[latent][1] for latent in ranked)])
+    return {
+        "tokens": [{"id": row, "text": database.tokens.text(row)} for row in named],
+        "hits": [
+            hit(sae, latent, label, totals[latent] / len(rows)) | {"token": best[latent][1]}
+            for latent, label in zip(ranked, sae.labels(ranked), strict=True)
+        ],
+    }
+
+
+def _token_query(text: str) -> str:
+    """The text itself. Raises UserError if it is empty or longer than `MAX_QUERY`."""
+    if not text or len(text) > MAX_QUERY:
+        raise UserError(f"a token search takes 1 to {MAX_QUERY} characters, got {len(text)}")
+    return text
 
 
 def hit(sae: Dictionary, latent: int, label: str, score: float) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class LiveModel:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
-        self.name = str(catalogue.provenance.get("model", {}).get("name") or catalogue.config.model.source)
+        facts = catalogue.provenance.get("rows" if catalogue.of_rows else "model", {})
+        self.name = str(facts.get("name") or catalogue.config.model.source)
         self.state, self.message = "absent", ""
         self._started: float | None = None
         self._model: LanguageModel | None = None
@@ -76,6 +77,10 @@ class LiveModel:
 
     def start(self) -> None:
         """Starts loading the model in a thread, unless it is loaded or loading already."""
+        if self.catalogue.of_rows:
+            raise ModelError(
+                "this run was trained on rows of your own: there is no language model to read or write text"
+            )
         # under the lock, so that two requests do not both start a thread
         with self._change:
             if self.state in ("loading", "ready"):

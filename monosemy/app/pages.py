@@ -9,6 +9,8 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+import numpy as np
+
 from monosemy.app.catalogue import Dictionary
 from monosemy.app.lists import at
 from monosemy.features.store.database import Example, FeatureDatabase
@@ -83,6 +85,9 @@ def latent_page(sae: Dictionary, latent: int, window: int = WINDOW) -> dict[str,
     edges, counts = database.histogram(latent)
     levels, values = database.quantiles(latent)
     raised, lowered = database.output_tokens(latent)
+    examples = [_example(words, example, window) for example in database.examples(latent)]
+    if database.of_rows:
+        _add_rows(database, examples)
     return {
         "latent": latent,
         "d_sae": sae.d_sae,
@@ -91,12 +96,12 @@ def latent_page(sae: Dictionary, latent: int, window: int = WINDOW) -> dict[str,
         "steering_max": _steering_max(sae, latent),
         "histogram": {"edges": edges, "counts": counts},
         "quantiles": {"levels": levels, "values": values},
-        "positions": database.positions(latent),
+        "positions": [] if database.of_rows else database.positions(latent),
         "raised": _output(words, raised),
         "lowered": _output(words, lowered),
         "no_output_tokens": database.info.get("no_output_tokens") or None,
         "neighbours": _neighbours(sae, database, latent),
-        "examples": [_example(words, example, window) for example in database.examples(latent)],
+        "examples": examples,
     }
 
 
@@ -128,6 +133,14 @@ def _neighbours(sae: Dictionary, database: FeatureDatabase, latent: int) -> dict
     }
 
 
+def _add_rows(database: FeatureDatabase, examples: list[dict[str, Any]]) -> None:
+    """Adds to each example the number of its row in the user's table, and whether it has a picture."""
+    contexts = [example["context"] for example in examples]
+    pictured = database.with_picture(contexts)
+    for example, number in zip(examples, database.row_numbers(np.array(contexts, np.int64)), strict=True):
+        example["row"], example["picture"] = number, example["context"] in pictured
+
+
 def _example(words: Vocabulary, example: Example, window: int) -> dict[str, Any]:
     """One context of the page (`schema.Example`); `window` tokens on each side of the peak, 0: all."""
     length = len(example.token_ids)
@@ -148,4 +161,6 @@ def _example(words: Vocabulary, example: Example, window: int) -> dict[str, Any]
         "activations": list(zip(fired.tolist(), activations[fired].tolist(), strict=True)),
         "source": example.source,
         "origin": example.origin,
+        "row": None,
+        "picture": False,
     }

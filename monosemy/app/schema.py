@@ -202,6 +202,12 @@ class RunInfo(Wire):
 
     name: str
     """The folder's own name (no path)."""
+    unit: Literal["tokens", "rows"]
+    """What the SAEs read: tokens of text, or rows of the user's own, behind which there is no language model."""
+    n_rows: int | None
+    """Rows of the table; null for a run on text."""
+    row_texts: bool
+    """Whether the rows were given texts."""
     version: str
     saes: list[SaeEntry]
     """Site by site; controls last."""
@@ -294,6 +300,10 @@ class Example(TokenRun):
     """Part of the text it comes from ("english", "code", …)."""
     origin: str
     """The document: a title, a file."""
+    row: int | None
+    """Number of the row in the table, from 0, where the run is on rows of the user's own."""
+    picture: bool
+    """Whether the row has a thumbnail, at `…/picture/CONTEXT`."""
 
 
 class Neighbour(Wire):

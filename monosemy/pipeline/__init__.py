@@ -16,8 +16,9 @@ from monosemy.errors import UserError
 from monosemy.layout import RunFiles
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
-from monosemy.pipeline.prepare import Prepared, training_data
+from monosemy.pipeline.prepare import training_data
 from monosemy.pipeline.training import train
+from monosemy.pipeline.training_data import TrainingData
 from monosemy.run import Run, open_run, read_run
 from monosemy.saes.listing import print_warnings, saved_saes
 from monosemy.support import files
@@ -47,8 +48,7 @@ def whole_run(config: RunConfig, folder: Path, *, features: bool = False, moved:
         if prepared is None and moved != NOT_MOVED:
             prepared = training_data(run)
         evaluate(run, prepared)
-        # Features are read off text; activations of another origin have none.
-        if features and (prepared is None or isinstance(prepared, Prepared)) and not all_stopped(folder):
+        if features and not all_stopped(folder):
             default_features(run, prepared)
     page = report(folder)
     print_results(folder)
@@ -64,7 +64,7 @@ def evaluate_folder(folder: Path, moved: Moved = NOT_MOVED) -> None:
     print_results(folder)
 
 
-def default_features(run: Run, prepared: Prepared | None = None) -> None:
+def default_features(run: Run, prepared: TrainingData | None = None) -> None:
     """Builds the feature database of the default SAE, unless the run has intact databases already."""
     from monosemy.features.store.database import list_features, open_features
     from monosemy.pipeline.features import build_for_run

@@ -1,9 +1,8 @@
-"""The feature stage: builds the feature databases of one or several SAEs in one pass over the text.
+"""The feature stage: builds the feature databases of one or several SAEs in one pass over a run's text or rows.
 
-It is `monosemy features RUN`, and the last stage of `monosemy demo`. The text is the run's training text, because the
-validation text is a tenth of what a latent needs. It is read from the start, at the positions that training kept. If
-the run's activations are on disk, they are read from there, in the number format in which they were stored; otherwise
-the model runs. A database that was built from the same SAE, text and settings is not built again.
+It is `monosemy features RUN`, and the last stage of `monosemy demo`. What is read is a `FeatureSource`: the training
+text (`feature_text`), or what a room brings in place of one. A database that was built from the same SAE, source and
+settings is not built again.
 """
 
 from __future__ import annotations
@@ -11,34 +10,29 @@ from __future__ import annotations
 import contextlib
 import datetime
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from monosemy.config import fingerprint
+from monosemy.config import RunConfig, fingerprint, taking_part
 from monosemy.errors import UserError
-from monosemy.pipeline.prepare import Prepared, prepare
+from monosemy.pipeline.feature_source import N_TOKENS, FeatureRequest, FeatureSource
+from monosemy.pipeline.feature_text import TextSource
+from monosemy.pipeline.prepare import Prepared, training_data
+from monosemy.pipeline.training_data import TrainingData
+from monosemy.rooms import load
 from monosemy.run import Run, open_run, read_run, require_weights, versions
 from monosemy.saes.config_file import read_weights_sha256
 from monosemy.saes.listing import Key, choose_sae
 from monosemy.support import files, progress
+from monosemy.support.flags import with_settings
 from monosemy.support.moved import NOT_MOVED, Moved
 from monosemy.support.numbers import fixed_text
 
 if TYPE_CHECKING:
-    from monosemy.data.tokens import TokenSet
-    from monosemy.features.building.build import FeatureInputs
-    from monosemy.features.building.by_latent import Text
-    from monosemy.features.building.encode_pass import EncodePass, ShardRows
     from monosemy.features.labels.embeddings import Encoder
-    from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
 
-N_TOKENS = 150_000
-_SIGMA_SEQUENCES = 8
 _UNKNOWN_L0 = 100
 """For estimates only: the L0 of a published SAE that does not say its own."""
 
@@ -50,27 +44,34 @@ def build_features(
     embedding_model: str | Encoder | None = None,
     *,
     moved: Moved = NOT_MOVED,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Builds the feature databases of SAEs, named as SITE/NAME or NAME, and returns their folders.
 
     saes: by default the JumpReLU SAE with the middle L0 of the first site, or, without JumpReLU, the SAE with the
     middle L0.
-    n_tokens: by default about 150,000; the whole training text if that is shorter.
+    n_tokens: of text, or rows; by default about 150,000, or all of them if there are fewer.
     embedding_model: a hub id or a folder of sentence-transformers, or an object like it; its vectors of windows are
     scored beside the labels.
+    settings: settings of the run that only describe it, by dotted name, such as {"rows.text": "title"}; the run keeps
+    them.
     Raises UserError for a folder that is not a run, an unknown SAE, an embedding model that cannot be loaded, too few
     tokens, too little disk, and features that are being built or explained at the moment.
     """
     config, _ = read_run(folder)
-    with open_run(folder, config, moved) as run:
-        return build_for_run(run, saes, n_tokens, embedding_model=embedding_model)
+    with open_run(folder, with_settings(config, settings or {}), moved) as run:
+        try:
+            return build_for_run(run, saes, n_tokens, embedding_model=embedding_model)
+        except UserError:
+            run.relabel(config)  # a description that does not fit must not stay with the run
+            raise
 
 
 def build_for_run(
     run: Run,
     saes: list[str] | None = None,
     n_tokens: int | None = None,
-    prepared: Prepared | None = None,
+    prepared: TrainingData | None = None,
     *,
     embedding_model: str | Encoder | None = None,
 ) -> list[Path]:
@@ -83,8 +84,8 @@ def build_for_run(
         raise UserError(f"n_tokens must be at least 1, got {n_tokens}")
     require_weights(run.folder, *keys)
     folders = [run.files.features(*key).folder for key in keys]
-    prepared = prepared or prepare(run)
-    stage = _Stage(run, prepared, n_tokens, embedding_model)
+    prepared = prepared or training_data(run)
+    stage = _Stage(run, _source(run.config, prepared, FeatureRequest(n_tokens, embedding_model)))
     missing = [key for key in keys if not stage.built(key)]
     if missing:
         with contextlib.ExitStack() as held:
@@ -101,41 +102,34 @@ def choose_saes(folder: Path, names: Sequence[str] | None) -> list[Key]:
     return list(dict.fromkeys(sae.key for sae in saes))
 
 
+def _source(config: RunConfig, prepared: TrainingData, request: FeatureRequest) -> FeatureSource:
+    """The source of a run's features: a room's, or else its training text."""
+    for room in taking_part(config):
+        if room.features:
+            source: FeatureSource = load(room.features)(prepared, request)
+            return source
+    assert isinstance(prepared, Prepared), "activations that a room brings need a source of features"
+    return TextSource(prepared, request)
+
+
 class _Stage:
-    """The work of one call: the shared pass over the text, then a database for each SAE."""
+    """The work of one call: the shared pass over the source, then a database for each SAE."""
 
-    def __init__(
-        self, run: Run, prepared: Prepared, n_tokens: int, embedding_model: str | Encoder | None = None
-    ) -> None:
-        from monosemy.features.labels.embeddings import model_name
-        from monosemy.features.store.settings import FeatureSettings
-
-        self.run, self.prepared = run, prepared
-        shards = prepared.tokens.train
-        self.length = shards.context_length
-        self.n_sequences = min(shards.n_sequences, -(-n_tokens // self.length))
-        # The largest window, up to the default, that divides a sequence into whole windows.
-        window = next(w for w in range(min(FeatureSettings.window, self.length), 0, -1) if self.length % w == 0)
-        self.settings = FeatureSettings(window=window)
-        self.embedding_model = embedding_model
-        self.embedding_name = model_name(embedding_model) if isinstance(embedding_model, str) else None
-        if embedding_model is not None and not isinstance(embedding_model, str):
-            self.embedding_name = embedding_model.name
+    def __init__(self, run: Run, source: FeatureSource) -> None:
+        self.run, self.source = run, source
         self.work = run.files.feature_work
 
     def fingerprint(self, key: Key) -> str:
         """The fingerprint of everything that a database depends on."""
-        from monosemy.features.labels.labelling import LABELS_VERSION
         from monosemy.features.store.settings import FORMAT
 
-        settings = [asdict(self.settings), LABELS_VERSION, self.embedding_name]
-        return fingerprint([FORMAT, self.prepared.fingerprint, self.n_sequences, *settings, self._sha(key)])
+        return fingerprint([FORMAT, *self.source.identity, self._sha(key)])
 
     def _sha(self, key: Key) -> str:
         return read_weights_sha256(self.run.files.sae(*key).folder)
 
     def built(self, key: Key) -> bool:
-        """Whether an intact database exists that was built from the same SAE, text and settings."""
+        """Whether an intact database exists that was built from the same SAE, source and settings."""
         from monosemy.features.store.database import FeatureDatabase
 
         try:
@@ -145,84 +139,44 @@ class _Stage:
         return bool(database.info.get("fingerprint") == self.fingerprint(key))
 
     def build(self, keys: list[Key]) -> None:
-        """Encodes the text with all SAEs in one pass, which continues an interrupted one, and builds the databases."""
+        """Encodes the source with all SAEs in one pass, which continues an interrupted one, and builds the
+        databases."""
         from monosemy.features.building.build import N_STEPS, build_database
         from monosemy.features.building.encode_pass import EncodePass
         from monosemy.saes.storage import load_sae
 
         self._check_disk(keys)
-        # Loaded first, so that a wrong name is refused before the long pass.
-        encoder = self._encoder()
-        saes = {key: load_sae(self.run.files.sae(*key).folder).to(self.prepared.model.device) for key in keys}
-        identity = {key: self.fingerprint(key) for key in keys}
+        source = self.source
+        source.load()
+        saes = {key: load_sae(self.run.files.sae(*key).folder).to(source.device) for key in keys}
         encode_pass = EncodePass(
             self.work,
-            identity,
+            {key: self.fingerprint(key) for key in keys},
             saes,
-            self.prepared.scale,
-            n_sequences=self.n_sequences,
-            context_length=self.length,
-            window=self.settings.window,
+            source.scale,
+            n_sequences=source.n_sequences,
+            context_length=source.context_length,
+            window=source.window,
         )
-        total, done = self.n_sequences * self.length, encode_pass.n_sequences_done * self.length
-        with progress.stage("features: reading the text", total=total, unit="tokens", start=done) as bar:
-            encode_pass.run(self._reader(sorted({site for site, _ in keys})), bar.advance)
-        shared = SharedText(self.prepared.model, self.prepared.tokens, self.n_sequences, self.settings.window)
-        if encoder is not None:
-            shared.embed(encoder)
+        length = source.context_length
+        total, done = source.n_sequences * length, encode_pass.n_sequences_done * length
+        with progress.stage(f"features: reading the {source.name}", total=total, unit=source.unit, start=done) as bar:
+            encode_pass.run(source.reader(sorted({site for site, _ in keys})), bar.advance)
+        source.collect()
         for key, sae in saes.items():
-            inputs = shared.inputs(encode_pass, key, sae, self._info(key, sae))
+            inputs = source.inputs(encode_pass, key, sae, self._info(key, sae))
             with progress.stage(f"features: {key[1]} at {key[0]}", total=N_STEPS, unit="steps") as bar:
                 # Bound as a default, since the name `bar` is bound anew in each round of the loop.
                 def advance(step: str, bar: Any = bar) -> None:
                     bar.note(step)
                     bar.advance(1)
 
-                build_database(inputs, self.run.files.features(*key).folder, self.settings, advance=advance)
+                build_database(inputs, self.run.files.features(*key).folder, source.settings, advance=advance)
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def _encoder(self) -> Encoder | None:
-        """The embedding model, loaded before the long work begins."""
-        from monosemy.features.labels.embeddings import SentenceModel
-
-        named = self.embedding_model
-        return SentenceModel(named) if isinstance(named, str) else named
-
-    def _reader(self, sites: list[str]) -> Callable[[int, int], Iterable[ShardRows]]:
-        """A function that yields the kept rows of sequences `start` to `stop`, from the store or from the model."""
-        from monosemy.features.building.encode_pass import ShardRows
-
-        prepared, store = self.prepared, self.prepared.store
-        if store is not None:
-            # Rows lie in the order of their sequences: ends[s] is the first row of sequence s.
-            ends = np.searchsorted(store.sequences, np.arange(self.n_sequences + 1))
-            token = store.sequences.astype(np.int64) * self.length + store.positions
-
-            def stored(start: int, stop: int) -> Iterable[ShardRows]:
-                here = slice(int(ends[start]), int(ends[stop]))
-                yield ShardRows({site: store.rows(site, here) for site in sites}, token[here])
-
-            return stored
-
-        from monosemy.activations.harvest import harvest_rows
-
-        def harvested(start: int, stop: int) -> Iterable[ShardRows]:
-            settings = prepared.config.activations
-            shards = prepared.tokens.train
-            for part in harvest_rows(
-                prepared.model, shards, prepared.sites, settings, statistics=prepared.rules, start=start, stop=stop
-            ):
-                token = part.sequence.numpy().astype(np.int64) * self.length + part.position.numpy()
-                yield ShardRows({site: part.activations[site] for site in sites}, token)
-
-        return harvested
-
     def _info(self, key: Key, sae: SparseAutoencoder) -> dict[str, Any]:
-        """The description of a database: its SAE, model, text and settings, as JSON values."""
-        prepared, (site, name) = self.prepared, key
-        multiple = prepared.config.activations.outlier_multiple
-        # The limit is a multiple of the median norm, so dividing it gives the median again.
-        limit = prepared.rules.norm_limits[site]
+        """The description of a database: its SAE and its source, as JSON values."""
+        site, name = key
         return {
             "fingerprint": self.fingerprint(key),
             "site": site,
@@ -233,23 +187,10 @@ class _Stage:
             "d_in": sae.d_in,
             "seed": sae.config.seed,
             "frozen_decoder": sae.config.frozen_decoder,
-            "model": {
-                "name": prepared.model.name,
-                "fingerprint": prepared.model.fingerprint,
-                "n_layers": prepared.model.n_layers,
-                "post_norms": prepared.model.post_norms,
-            },
             "sae_sha256": self._sha(key),
-            "scale": float(prepared.scale[site]),
-            "median_norm": limit / multiple if multiple else float(prepared.scale[site]),
-            "text": {
-                "source": prepared.config.text.source,
-                "side": "train",
-                "why": "the validation text is too short to show what a latent responds to",
-                "fingerprint": prepared.tokens.fingerprint,
-            },
-            "embedding_model": self.embedding_name,
-            "activation_dtype": prepared.store.dtype if prepared.store is not None else prepared.config.model.dtype,
+            "scale": float(self.source.scale[site]),
+            "unit": self.source.unit,
+            **self.source.info(site),
             "versions": versions(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
@@ -262,7 +203,7 @@ class _Stage:
         from monosemy.saes.storage import read_sae_config
 
         configs = [read_sae_config(self.run.files.sae(*key).folder) for key in keys]
-        n_tokens = self.n_sequences * self.length
+        n_tokens = self.source.n_sequences * self.source.context_length
         needed = sum(
             n_tokens * (4 + 8 * (config.l0 or _UNKNOWN_L0)) + 4096 * config.d_sae + 6 * n_tokens for config in configs
         )
@@ -271,64 +212,3 @@ class _Stage:
                 f"the features need {fixed_text(needed / 1e9, 2)} GB in {self.run.folder} and "
                 f"{fixed_text(free / 1e9, 2)} GB are free; free space, or ask for fewer SAEs or tokens"
             )
-
-
-class SharedText:
-    """What all databases of a pass share: the text, its documents and the vocabulary."""
-
-    def __init__(self, model: LanguageModel, tokens: TokenSet, n_sequences: int, window: int) -> None:
-        from monosemy.features.store.token_texts import token_bytes
-
-        self.model, self.window = model, window
-        self.embeddings: np.ndarray | None = None
-        shards = tokens.train
-        self.tokens = np.array(shards.sequences(0, n_sequences), np.int32)
-        self.documents = np.array(shards.documents(0, n_sequences), np.int32)
-        document_numbers = set(np.unique(self.documents).tolist())
-        self.names = {
-            number: (str(entry["source"]), str(entry["origin"]))
-            for number, entry in enumerate(tokens.documents())
-            if number in document_numbers
-        }
-        self.token_bytes = token_bytes(model.tokenizer, model.vocab_size)
-        self.special = np.zeros(model.vocab_size, bool)
-        # A tokenizer may have special tokens beyond the model's embedding.
-        self.special[[t for t in model.special_token_ids if t < len(self.special)]] = True
-
-    def embed(self, encoder: Encoder) -> None:
-        """Computes the embedding of every window of the text."""
-        from monosemy.features.labels.embeddings import embed, window_texts
-
-        with progress.stage(f"features: embedding by {encoder.name}"):
-            texts = window_texts(self.tokens, self.window, self.token_bytes, self.special)
-            self.embeddings = embed(encoder, texts)
-
-    def text(self, encoded: np.ndarray) -> Text:
-        """The text, with the positions that were encoded."""
-        from monosemy.features.building.by_latent import Text, document_ends
-
-        first, last = document_ends(self.documents.reshape(-1), encoded)
-        return Text(self.tokens, self.window, first, last, encoded=encoded, n_vocabulary=self.model.vocab_size)
-
-    def inputs(self, encode_pass: EncodePass, key: Key, sae: SparseAutoencoder, info: dict[str, Any]) -> FeatureInputs:
-        """The inputs from which the database of one SAE is built."""
-        import torch
-
-        from monosemy.features.building.build import FeatureInputs
-        from monosemy.features.building.logit_effects import no_direct_path, output_map
-
-        model = self.model
-        outputs = no_direct_path(model, key[0]) or output_map(model, torch.from_numpy(self.tokens[:_SIGMA_SEQUENCES]))
-        return FeatureInputs(
-            codes=encode_pass.codes(key),
-            text=self.text(encode_pass.encoded()),
-            documents=self.documents,
-            document_names=self.names,
-            hidden=encode_pass.hidden(key[0]),
-            W_dec=sae.W_dec.detach(),
-            outputs=outputs,
-            token_bytes=self.token_bytes,
-            special=self.special,
-            info=info,
-            embeddings=self.embeddings,
-        )

@@ -138,7 +138,7 @@ def prepare(run: Run) -> Prepared:
     if any(room.activations for room in taking_part(config)):
         raise UserError(
             f"{run.folder} was trained on rows without a language model, so there is no text to read; its report, "
-            "`monosemy evaluate` and monosemy.open_run work without one"
+            "`monosemy evaluate`, `features` and `browse` and monosemy.open_run work without one"
         )
     check_resources(run)
     started = time.perf_counter()

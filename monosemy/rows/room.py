@@ -21,4 +21,6 @@ ROOM = Room(
     takes_part=reads_rows,
     requirements="monosemy.rows.requirements:REQUIREMENTS",
     activations="monosemy.rows.prepare:prepare_run_rows",
+    features="monosemy.rows.features:row_source",
+    descriptive=("text", "image", "image_folder"),
 )

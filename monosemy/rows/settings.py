@@ -28,6 +28,13 @@ class RowsConfig:
     """Name of the tensor in a .safetensors file; may be left out where only one has two dimensions."""
     column: str | None = None
     """Name of the column of lists in a .parquet file; may be left out where there is only one."""
+    text: str | None = None
+    """What the pages show for each row: a column of the Parquet file, or a file with one text for each row:
+    titles.txt, titles.jsonl:FIELD or titles.parquet:COLUMN."""
+    image: str | None = None
+    """The picture of each row: a column (or a file, as for the texts) of paths, or of the pictures themselves."""
+    image_folder: str | None = None
+    """Folder that holds the pictures; no others are read. None takes the folder of the file that names them."""
     validation_fraction: Annotated[float, Range(0, 1, example=0.1, above_low=True, below_high=True)] = 0.1
     """Share of the rows that training never sees and that everything is measured on."""
     max_validation_rows: Annotated[int, Range(2, example=65_536)] = 65_536

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from monosemy.config import RunConfig, count, from_json, to_json
 from monosemy.errors import UserError, near_matches, unknown
+from monosemy.rooms import rooms
 from monosemy.support.arguments import Parser, default_text
 
 SHORT = {
@@ -32,6 +33,9 @@ SHORT = {
     "--activations": "--rows.source",
     "--tensor": "--rows.tensor",
     "--column": "--rows.column",
+    "--row-text": "--rows.text",
+    "--row-image": "--rows.image",
+    "--row-image-folder": "--rows.image-folder",
     "--dtype": "--model.dtype",
     "--device": "--model.device",
 }
@@ -72,6 +76,25 @@ def add_settings(parser: Parser, base: RunConfig) -> None:
             summary = (setting.section.__doc__ or "").split("\n\n")[0]
             groups[setting.section] = parser.add_argument_group(title or "the run", " ".join(summary.split()))
         _add_setting(groups[setting.section], setting, _value_of(base, setting.name))
+
+
+def add_descriptive(parser: argparse.ArgumentParser) -> None:
+    """Adds a flag for every setting of a room that only describes its runs, which may change when a run is opened."""
+    for setting in _descriptive():
+        flags = dict.fromkeys((flag_of(setting.name), _long_flag(setting.name)))
+        documentation = f"{setting.documentation} (default: as the run has it)".replace("%", "%%")
+        parser.add_argument(*flags, dest=setting.name, metavar=_metavar(setting.hint), help=documentation)
+
+
+def descriptive_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings that the flags of `add_descriptive` give, by dotted name."""
+    values = {setting.name: getattr(arguments, setting.name) for setting in _descriptive()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _descriptive() -> list[Setting]:
+    names = {f"{room.name}.{name}" for room in rooms() for name in room.descriptive}
+    return [setting for setting in settings_of(RunConfig) if setting.name in names]
 
 
 def read_settings(

@@ -51,7 +51,7 @@ from monosemy.features.store.settings import FORMAT, FeatureSettings
 from monosemy.layout import FeatureFiles
 from monosemy.models.sites import parse_site
 from monosemy.models.sources import load_model
-from monosemy.pipeline.features import SharedText
+from monosemy.pipeline.feature_text import SharedText
 from monosemy.saes.registry import ARCHITECTURES
 from monosemy.support import progress
 from monosemy.support.files import cache_folder

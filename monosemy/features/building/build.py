@@ -28,6 +28,7 @@ from monosemy.features.building.encode_pass import Codes
 from monosemy.features.building.label_inputs import background_firings, draw_background, sampled_peaks
 from monosemy.features.building.logit_effects import OutputMap, top_effects
 from monosemy.features.building.neighbours import decoder_neighbours
+from monosemy.features.building.row_index import row_index
 from monosemy.features.labels.inputs import LabelInputs
 from monosemy.features.labels.labelling import Labels, label_latents
 from monosemy.features.store.activation_codes import KEPT_IN
@@ -76,6 +77,17 @@ COLUMN_HELP |= {
     "label_n_documents": "held-out documents that the firing windows are of; the intervals count these",
     "label_n_negative_documents": "held-out documents that the silent windows are of; the intervals count these",
 }
+_OF_TEXT = ("first_share", "last_share", "mean_position", "token_entropy", "n_windows", "top_logit")
+"""Columns that say nothing about rows that stand in no text."""
+ROW_COLUMN_HELP = COLUMN_HELP | {
+    "n_fired": "rows on which the latent fires",
+    "firing_rate": "share of the rows on which it fires",
+    "label_auroc": "how well the label's words tell its rows from others, held-out rows alone: AUROC, 0.5 is chance",
+    "label_n": "held-out rows on which it fires, behind the score",
+    "label_n_negative": "held-out rows on which it is silent, behind the score",
+    "label_n_documents": "groups of the firing rows; the interval counts these",
+    "label_n_negative_documents": "groups of the silent rows; the interval counts these",
+}
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,15 @@ class FeatureInputs:
     """Facts about the run and the SAE, for features.json."""
     embeddings: Float32[ndarray, "window _"] | None = None
     """The sentence embedding of each window; None if no embedding model was named."""
+    label: Callable[[LabelInputs], Labels] = label_latents
+    """Makes the labels of all latents."""
+    pictures: Callable[[Int64[ndarray, " n"]], Mapping[int, bytes]] | None = None
+    """Thumbnails of some positions, given by token index in increasing order; None for none."""
+
+    @property
+    def of_rows(self) -> bool:
+        """Whether the positions are rows that stand in no text: contexts of one position, tokens that occur once."""
+        return bool(self.info.get("unit") == "rows")
 
 
 def build_database(
@@ -130,15 +151,19 @@ def build_database(
     # 3. contexts and labels
     examples = _examples(inputs, settings, statistics, neighbours, limit=limit)
     advance("contexts gathered")
-    labels = label_latents(_label_inputs(inputs, settings, statistics))
+    labels = inputs.label(_label_inputs(inputs, settings, statistics))
     advance("labels made")
     # 4. the arrays, rows and facts in the form of the database
     columns = _columns(inputs, statistics, labels)
     arrays = _arrays(inputs, settings, statistics, columns, examples=examples)
-    info = _info(inputs, settings, columns, labels, n_examples=len(arrays["example_token"]))
-    numbers = np.unique(inputs.documents).tolist()
+    shown = np.unique(arrays["example_token"])
+    pictures = inputs.pictures(shown) if inputs.pictures is not None else {}
+    info = _info(inputs, settings, columns, labels, n_examples=len(arrays["example_token"])) | {
+        "n_pictures": len(pictures)
+    }
+    numbers = np.unique(inputs.documents).tolist() if inputs.document_names else []
     document_rows = [(number, *inputs.document_names.get(number, ("", ""))) for number in numbers]
-    write_database(folder, info, arrays, _label_rows(labels), documents=document_rows)
+    write_database(folder, info, arrays, _label_rows(labels), documents=document_rows, pictures=pictures)
     advance("database written")
 
 
@@ -267,6 +292,8 @@ def _columns(inputs: FeatureInputs, statistics: Arrays, labels: Labels) -> Array
     columns["top_logit"] = output_values[:, 0, 0] if output_values.shape[2] else np.full(len(output_values), np.nan)
     # the labels' token_entropy is that of a sample: the exact one above goes first
     columns |= {name: values for name, values in labels.columns.items() if name not in columns}
+    if inputs.of_rows:
+        columns = {name: values for name, values in columns.items() if name not in _OF_TEXT}
     return {name: np.asarray(values, np.float32) for name, values in columns.items()}
 
 
@@ -295,8 +322,15 @@ def _arrays(
         "vocabulary_offsets": offsets,
         "vocabulary_special": inputs.special,
         **examples,
-        **_token_index(statistics["index_token"], statistics["index_score"], text.n_vocabulary),
+        **_index(inputs, statistics),
     }
+
+
+def _index(inputs: FeatureInputs, statistics: Arrays) -> Arrays:
+    """The index from tokens, or from rows, to latents."""
+    if inputs.of_rows:
+        return row_index(inputs.codes, statistics["max"])
+    return _token_index(statistics["index_token"], statistics["index_score"], inputs.text.n_vocabulary)
 
 
 def _token_index(token: Int64[ndarray, "d_sae k"], score: Float32[ndarray, "d_sae k"], n_vocabulary: int) -> Arrays:
@@ -325,6 +359,7 @@ def _info(
 ) -> dict[str, Any]:
     """The contents of features.json."""
     text = inputs.text
+    column_help = ROW_COLUMN_HELP if inputs.of_rows else COLUMN_HELP
     # databases can be compared token by token when they agree in this hash
     digest = hashlib.sha256(np.ascontiguousarray(text.tokens).data)
     digest.update(np.packbits(text.encoded).data)
@@ -341,7 +376,7 @@ def _info(
         "text_sha256": digest.hexdigest(),
         "no_output_tokens": inputs.outputs if isinstance(inputs.outputs, str) else None,
         "columns": list(columns),
-        "column_help": {name: COLUMN_HELP[name] for name in columns if name in COLUMN_HELP},
+        "column_help": {name: column_help[name] for name in columns if name in column_help},
         "label_columns": [name for name in columns if name in labels.columns and name not in _OWN],
         "settings": asdict(settings),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from monosemy.errors import UserError
 from monosemy.features.room import ROOM
-from monosemy.features.view.selection import open_selected, parse_latents
+from monosemy.features.view.selection import open_selected, parse_latents, require_text
 from monosemy.ranges import Range
 from monosemy.support.arguments import Parser, whole
 from monosemy.support.numbers import value_text
@@ -29,6 +29,7 @@ def run_explain(words: list[str]) -> None:
     """Runs `monosemy explain`. Raises UserError for bad input, before any model is loaded."""
     options = _parser().parse_args(words)
     database = open_selected(Path(options.run), options.sae)
+    require_text(database.info, "explaining")
     from monosemy.features.explain.chat import open_chat
     from monosemy.features.explain.explanations import choose_latents, explain_latents
 

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.view.excerpt import FIRING_GROUPS, by_group, excerpt
 from monosemy.features.view.facts import value_of
-from monosemy.features.view.selection import new_folder, place_of
+from monosemy.features.view.selection import new_folder, place_of, require_text
 from monosemy.support import files
 from monosemy.support.numbers import five_digits
 from monosemy.support.progress import stage
@@ -52,6 +52,7 @@ def export_circuit_tracer(
     `context` is the number of tokens of an example, with the peak two thirds of the way in. Raises UserError if `out`
     exists and is not an empty folder, and for a site without a layer number.
     """
+    require_text(database.info, "circuit-tracer's format")
     out, layer = new_folder(out), place_of(database.info["site"]).layer
     with files.atomic_folder(out) as folder:
         if latents is None:

@@ -8,16 +8,16 @@ Limits: it is meant for a few dozen latents; a page of hundreds is large (about 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from monosemy.errors import UserError
 from monosemy.features.export import html_page
-from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.excerpt import GROUPS, Excerpt, by_group, excerpt, level, quoted
+from monosemy.features.store.database import Example, FeatureDatabase
+from monosemy.features.view.excerpt import Excerpt, by_group, excerpt, level, quoted
 from monosemy.features.view.facts import (
-    COLUMNS,
-    SCORES_NOTE,
     built_from,
     column_text,
     explanation,
@@ -30,19 +30,16 @@ from monosemy.features.view.facts import (
     stats,
     title,
 )
+from monosemy.features.view.words import words_of
 from monosemy.support import files
 from monosemy.support.html import Html, details, escape, join
 from monosemy.support.numbers import activation_text, count_text, fixed_text, setting_text, signed_text
+from monosemy.support.visible import visible
 
 BEFORE, AFTER = 28, 12
 """Pieces before and after the peak that a context shows until it is expanded."""
 N_LISTED = 8
 """Number of output tokens and of neighbours listed in a table."""
-HOW_TO_READ = (
-    "A latent is one direction of a sparse autoencoder; most are silent on most tokens. Shades mark how strongly it "
-    "fires, in ninths of its maximum; the underlined token is the peak, and the number before a context is the "
-    "activation there (open it for every token's)."
-)
 
 
 def export_html(database: FeatureDatabase, latents: Sequence[int], out: Path, *, n: int = 8) -> Path:
@@ -56,7 +53,7 @@ def export_html(database: FeatureDatabase, latents: Sequence[int], out: Path, *,
     name = f"Latent {latents[0]} of {where}" if len(latents) == 1 else f"{len(latents)} latents of {where}"
     contents = [(f"latent-{i}", f"{i}", title(database, i)) for i in latents]
     body = join((_article(database, latent, n) for latent in latents), "\n")
-    lede = Html("<p>Measured on {}. {}</p>").format(built_from(database.info), HOW_TO_READ)
+    lede = Html("<p>Measured on {}. {}</p>").format(built_from(database.info), words_of(database.info).how_to_read)
     files.write_text(out, html_page.page(name, lede, contents, body, foot=_foot(database)))
     return out
 
@@ -81,7 +78,9 @@ def _target(out: Path) -> Path:
 def _article(database: FeatureDatabase, latent: int, n: int) -> Html:
     """One latent's part of the page."""
     side = [_histogram(database, latent)] if fired(database, latent) else []
-    side += [_numbers(database, latent), _scores(database, latent), _outputs(database, latent)]
+    side += [_numbers(database, latent), _scores(database, latent)]
+    if not database.of_rows:
+        side.append(_outputs(database, latent))
     return Html(
         '<article id="latent-{latent}" aria-labelledby="h-{latent}">{heading}<div class="sides"><div class="main">'
         '{examples}</div><div class="side">{side}</div></div></article>'
@@ -108,19 +107,23 @@ def _heading(database: FeatureDatabase, latent: int) -> Html:
 def _examples(database: FeatureDatabase, latent: int, n: int) -> Html:
     """The first n contexts of each group."""
     maximum = stats(database, latent).get("max") or 0.0
+    groups = words_of(database.info).groups
+
+    def item(example: Example) -> Html:
+        context = excerpt(database, example)
+        return _row(context, database.picture(example.context)) if database.of_rows else _example(context, maximum)
+
     return join(
-        Html('<h3>{}</h3><ol class="ex">{}</ol>').format(
-            GROUPS[group], join(_example(excerpt(database, example), maximum) for example in examples[:n])
-        )
+        Html('<h3>{}</h3><ol class="ex">{}</ol>').format(groups[group], join(item(example) for example in examples[:n]))
         for group, examples in by_group(database, latent).items()
     )
 
 
 def _numbers(database: FeatureDatabase, latent: int) -> Html:
-    values = stats(database, latent)
+    values, words = stats(database, latent), words_of(database.info)
     rows = [
-        (name.capitalize(), column_text(column, values[column]))
-        for column, (name, _) in COLUMNS.items()
+        (name.capitalize(), column_text(column, values[column], words))
+        for column, (name, _) in words.columns.items()
         if values.get(column) is not None
     ]
     return html_page.table("When it fires", ("what", "value"), rows, numeric=(1,))
@@ -134,14 +137,16 @@ def _scores(database: FeatureDatabase, latent: int) -> Html:
         (score.way.capitalize(), score_text(score), "–" if score.strong is None else fixed_text(score.strong, 2))
         for score in label_scores
     ]
-    caption = f"Can its firing be told?{scored_on(label_scores)}"
+    words = words_of(database.info)
+    caption = f"Can its firing be told?{scored_on(label_scores, words)}"
     headings = ("from", "AUROC (95%)", "strongest quarter")
-    note = Html('<p class="note">{}</p>').format(SCORES_NOTE)
+    note = Html('<p class="note">{}</p>').format(words.scores_note)
     return html_page.table(caption, headings, rows, numeric=(1, 2)) + note
 
 
 def _histogram(database: FeatureDatabase, latent: int) -> Html:
     """The histogram as a picture, with its counts and the quantiles as tables."""
+    unit = words_of(database.info).unit
     edges, counts = database.histogram(latent)
     low, high, total = float(edges[0]), float(edges[-1]), int(counts.sum())
     describe = f"Histogram of {total} positive activations from {activation_text(low)} to {activation_text(high)}"
@@ -157,11 +162,11 @@ def _histogram(database: FeatureDatabase, latent: int) -> Html:
     quantiles = [
         (f"{setting_text(100 * float(q))}%", activation_text(float(v))) for q, v in zip(levels, values, strict=True)
     ]
-    tables = html_page.table("Counts", ("activation", "tokens"), rows, numeric=(1,)) + html_page.table(
+    tables = html_page.table("Counts", ("activation", unit), rows, numeric=(1,)) + html_page.table(
         "Quantiles of the positive activations", ("share below", "activation"), quantiles, numeric=(1,)
     )
-    return Html("<figure><figcaption><b>Activations when it fires</b> · {} tokens</figcaption>{}{}</figure>").format(
-        count_text(total), picture, details("as a table", tables)
+    return Html("<figure><figcaption><b>Activations when it fires</b> · {} {}</figcaption>{}{}</figure>").format(
+        count_text(total), unit, picture, details("as a table", tables)
     )
 
 
@@ -209,6 +214,19 @@ def _example(context: Excerpt, maximum: float) -> Html:
     )
 
 
+def _row(context: Excerpt, picture: bytes | None) -> Html:
+    """A row that stands in no text: its activation, its thumbnail if it has one, and its text."""
+    image = Html()
+    if picture is not None:
+        kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+        address = f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+        image = Html('<img class="row" src="{}" alt="{}">').format(address, context.source or "the row's picture")
+    source = Html('<span class="src">{}</span>').format(context.source) if context.source else Html()
+    return Html('<li><span>{}</span><div>{}<p class="ctx">{}</p>{}</div></li>').format(
+        activation_text(context.value), image, "".join(visible(piece) for piece in context.pieces), source
+    )
+
+
 def _values(context: Excerpt) -> Html:
     """The activation at the peak, which opens to a table of all firing tokens; an empty element if nothing fires."""
     # shades cannot be heard or read exactly: the same numbers once more, as a table
@@ -245,9 +263,19 @@ def _foot(database: FeatureDatabase) -> Html:
     rows = [
         ("SAE", f"{info['site']}/{info['name']} ({info['architecture']}, {count_text(info['d_sae'])} latents)"),
         ("weights (SHA-256)", str(info["sae_sha256"])),
-        ("model", f"{info['model']['name']} ({info['model']['fingerprint']})"),
-        ("tokens", f"{count_text(info['n_tokens'])} in contexts of {info['context_length']}"),
+        *_origin(info),
         ("built", str(info["created"])),
     ]
     items = join(Html("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows)
     return Html("<p>Made by monosemy from the run's feature database.</p><dl>{}</dl>").format(items)
+
+
+def _origin(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the database was built from, as (name, value)."""
+    if "rows" in info:
+        rows = info["rows"]
+        return [("rows", f"{count_text(info['n_tokens'])} of {rows['name']} ({rows['fingerprint']})")]
+    return [
+        ("model", f"{info['model']['name']} ({info['model']['fingerprint']})"),
+        ("tokens", f"{count_text(info['n_tokens'])} in contexts of {info['context_length']}"),
+    ]

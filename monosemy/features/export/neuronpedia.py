@@ -42,7 +42,7 @@ from monosemy.errors import UserError
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.features.view.excerpt import FIRING_GROUPS, Excerpt, by_group, excerpt
 from monosemy.features.view.facts import explanation, fired, score_text, scores, value_of
-from monosemy.features.view.selection import Place, new_folder, place_of
+from monosemy.features.view.selection import Place, new_folder, place_of, require_text
 from monosemy.support import files
 from monosemy.support.numbers import five_digits
 from monosemy.support.progress import stage
@@ -117,6 +117,7 @@ def names_for(info: dict[str, Any], model: str | None, source_set: str | None, c
 
     Raises UserError for a given name with other characters.
     """
+    require_text(info, "Neuronpedia's format")
     place = place_of(info["site"], post_norms=bool(info["model"]["post_norms"]))
     model = model or _slug(str(info["model"]["name"]).rsplit("/", 1)[-1])
     source_set = source_set or f"{place.short}-{_slug(str(info['name']))}"

@@ -58,7 +58,7 @@ class LabelText:
         """Splits the documents, joins tokens to words, and counts groups and kinds over the fitted text."""
         tokens = np.ascontiguousarray(inputs.tokens, np.int32).reshape(-1)
         documents = np.ascontiguousarray(inputs.documents, np.int64).reshape(-1)
-        fitted = _is_fitted(documents, inputs.seed)
+        fitted = is_fitted(documents, inputs.seed)
         by_window = fitted.reshape(-1, inputs.window)
         counted = ~vocabulary.special[tokens]
         if not (counted & fitted).any():  # one single document: nothing to hold out
@@ -129,7 +129,7 @@ def _common(raised: Array) -> frozenset[int]:
     return frozenset(tokens[counts > max(4, 0.01 * len(raised))].tolist())
 
 
-def _is_fitted(documents: Array, seed: int) -> Array:
+def is_fitted(documents: Array, seed: int) -> Array:
     """Whether each document is fitted, by a hash of its number (splitmix64), so that adding text moves none."""
     mixed = documents.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

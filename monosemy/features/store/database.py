@@ -115,6 +115,11 @@ class FeatureDatabase:
     def context_length(self) -> int:
         return int(self.info["context_length"])
 
+    @property
+    def of_rows(self) -> bool:
+        """Whether it was built from rows that stand in no text: a context is then one row, its token the row's text."""
+        return self.info.get("unit", "tokens") == "rows"
+
     def check(self, latent: int) -> int:
         """The latent's number. Raises UserError if the SAE has no such latent."""
         if not 0 <= latent < self.n_latents:
@@ -234,6 +239,27 @@ class FeatureDatabase:
     def _document_names(self) -> dict[int, tuple[str, str]]:
         rows = self._sqlite().execute("SELECT id, source, origin FROM documents")
         return {number: (visible(source), visible(origin)) for number, source, origin in rows}
+
+    def row_numbers(self, contexts: Int[ndarray, " n"]) -> list[int]:
+        """The number of each context's row in the table that it came from; only for a database of rows."""
+        return self.document_numbers(contexts).tolist()
+
+    def picture(self, context: int) -> bytes | None:
+        """The thumbnail of a context's row, a PNG or a JPEG; None if it has none."""
+        if not self.info.get("n_pictures"):
+            return None
+        record = self._sqlite().execute("SELECT data FROM pictures WHERE position = ?", (int(context),)).fetchone()
+        return bytes(record[0]) if record else None
+
+    def with_picture(self, contexts: Sequence[int]) -> set[int]:
+        """Those of the contexts whose row has a thumbnail."""
+        if not self.info.get("n_pictures"):
+            return set()
+        places = ",".join("?" * len(contexts))
+        records = self._sqlite().execute(
+            f"SELECT position FROM pictures WHERE position IN ({places})", [int(context) for context in contexts]
+        )
+        return {position for (position,) in records}
 
     # --- numbers ----------------------------------------------------------------------------------------------------
 

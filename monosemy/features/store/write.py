@@ -4,7 +4,7 @@ Place on the path: `build` → [RUN/features/<site>/<name>/] → `database` (the
 
     features.json                    info: what it was built from and how
     *.npy                            the arrays of `compact.ARRAYS` in small types, memory-mapped by the reader
-    features.sqlite                  labels and explanations with full-text search; documents
+    features.sqlite                  labels and explanations with full-text search; documents; thumbnails
 
 Explanations of an older database of the same SAE, and all its other files such as prompts and replies, are carried
 over: nothing that a user paid for is lost by building again.
@@ -18,6 +18,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ _SCHEMA = """
 CREATE TABLE texts (latent INTEGER PRIMARY KEY, label TEXT NOT NULL, explanation TEXT NOT NULL, hints TEXT NOT NULL);
 CREATE TABLE explanations (latent INTEGER PRIMARY KEY, text TEXT NOT NULL, record TEXT NOT NULL);
 CREATE TABLE documents (id INTEGER PRIMARY KEY, source TEXT NOT NULL, origin TEXT NOT NULL);
+CREATE TABLE pictures (position INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE VIRTUAL TABLE search USING fts5(
     label, explanation, content='texts', content_rowid='latent', tokenize='unicode61 remove_diacritics 2'
 );
@@ -67,12 +69,14 @@ def write_database(
     labels: Sequence[tuple[str, Mapping[str, Any]]],
     *,
     documents: Iterable[tuple[int, str, str]],
+    pictures: Mapping[int, bytes] = MappingProxyType({}),
 ) -> None:
     """Writes a database, which replaces an older one in `folder` only when it is complete.
 
     `arrays` are those of `compact.INPUTS`. `labels` has for every latent in order its text and a record with `hints`
     [text] and, where known, `peak_tokens` and `before_tokens` [(token id, log-odds)]. `documents` are (number, source,
-    origin). Raises UserError when the folder cannot be written to, and ValueError for arrays that don't fit together.
+    origin), `pictures` thumbnails (PNG or JPEG) by token index. Raises UserError when the folder cannot be written to,
+    and ValueError for arrays that don't fit together.
     """
     small = compact(arrays, info["columns"], [record for _, record in labels])
     with files.atomic_folder(folder) as target:
@@ -82,7 +86,7 @@ def write_database(
         # read from the older database, which stays in place until this block has ended
         explanations = _carry_over(folder, target, info)
         try:
-            _write_sqlite(unfinished.sqlite, labels, documents, explanations)
+            _write_sqlite(unfinished.sqlite, labels, documents, explanations, pictures=pictures)
         except sqlite3.Error as error:
             raise UserError(
                 f"cannot write {FeatureFiles(folder).sqlite}: {error}; free space or choose another folder"
@@ -95,8 +99,10 @@ def _write_sqlite(
     labels: Sequence[tuple[str, Mapping[str, Any]]],
     documents: Iterable[tuple[int, str, str]],
     explanations: Sequence[tuple[int, str, str]],
+    *,
+    pictures: Mapping[int, bytes],
 ) -> None:
-    """Writes labels, explanations and documents in one transaction, with the full-text index."""
+    """Writes labels, explanations, documents and thumbnails in one transaction, with the full-text index."""
     # autocommit mode: the transaction below is explicit, so that everything is written in one
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA page_size = 4096")
@@ -110,6 +116,7 @@ def _write_sqlite(
         connection.executemany("INSERT INTO texts VALUES (?, ?, ?, ?)", rows)
         connection.executemany("INSERT INTO documents VALUES (?, ?, ?)", documents)
         connection.executemany("INSERT INTO explanations VALUES (?, ?, ?)", explanations)
+        connection.executemany("INSERT INTO pictures VALUES (?, ?)", pictures.items())
         # commands of FTS5, written as inserts: index all of `texts`, then merge the index into one segment
         connection.execute("INSERT INTO search (search) VALUES ('rebuild')")
         connection.execute("COMMIT")

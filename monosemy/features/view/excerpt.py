@@ -13,19 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from monosemy.features.store.database import Example, FeatureDatabase
+from monosemy.features.view.words import GROUPS
 from monosemy.support.visible import visible
 
-GROUPS = {
-    "top": "Strongest",
-    "q4": "Strongest fifth of its firing, drawn at random",
-    "q3": "Second fifth",
-    "q2": "Middle fifth",
-    "q1": "Fourth fifth",
-    "q0": "Weakest fifth",
-    "near_miss": "Near misses: a similar latent fires here, this one does not",
-    "random": "Random contexts where it does not fire",
-}
-"""Groups of examples and their names, in the order in which they are shown."""
 _CONTINUES = {bytes([byte]) for byte in range(0x80, 0xC0)}
 """UTF-8 continuation bytes: a token that begins with one continues the character before it."""
 FIRING_GROUPS = ("top", "q4", "q3", "q2", "q1", "q0")
@@ -50,7 +40,7 @@ class Excerpt:
     context: int
     """Number of the context in the database."""
     source: str
-    """The text's source and the document, in words."""
+    """The text's source and the document, or the row's number, in words."""
     cut: tuple[bool, bool] = (False, False)
     """Whether the context continues before and after the excerpt."""
 
@@ -74,6 +64,9 @@ def excerpt(
     # at a cut inside a character, the start goes back and the stop forward to its ends
     start = 0 if before is None else _character_start(database, example.token_ids, max(0, example.peak - before))
     stop = n if after is None else _character_start(database, example.token_ids, min(n, example.peak + after + 1), 1)
+    where = [example.source, example.origin]
+    if database.info.get("rows", {}).get("text"):
+        where = [f"row {database.row_numbers(np.array([example.context]))[0]}"]
     ids = example.token_ids[start:stop].tolist()
     values = example.activations[start:stop].tolist()
     pieces = database.tokens.pieces(ids)
@@ -86,7 +79,7 @@ def excerpt(
         special=tuple(database.tokens.is_special(ids[piece.start]) for piece in pieces),
         peak=peak,
         context=int(example.context),
-        source=" · ".join(part for part in (example.source, example.origin) if part),
+        source=" · ".join(part for part in where if part),
         cut=(start > 0, stop < n),
     )
 

@@ -12,19 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from monosemy.features.store.database import FeatureDatabase
+from monosemy.features.view.words import Words
 from monosemy.support.numbers import DASH, activation_text, count_text, fixed_text, rate_text
 
-COLUMNS = {
-    "firing_rate": ("fires on", "of tokens"),
-    "n_fired": ("fired on", "tokens"),
-    "mean": ("mean when it fires", ""),
-    "max": ("maximum", ""),
-    "first_share": ("on the first token of a document", "of its firing"),
-    "last_share": ("on the last token of a document", "of its firing"),
-    "mean_position": ("mean position in the context", "tokens"),
-    "token_entropy": ("entropy of the token at its peaks", "bits"),
-}
-"""Column → (its name, the words after its value), in the order in which they are shown."""
 SCORES = {
     "label": "the label’s tokens",
     "hidden": "the mean hidden state",
@@ -33,11 +23,8 @@ SCORES = {
     "top_token": "its commonest token (baseline)",
 }
 """Key → name of what each score classifies windows by; the key's AUROC column is `<key>_auroc`."""
-SCORES_NOTE = (
-    "AUROC of telling windows in which it fires from others, on held-out documents; 0.5 is chance. Intervals (95%) "
-    "take documents as independent, not windows. The hidden state is the model’s own at the SAE’s site: its score says "
-    "how far the windows differ there, not that words explain it."
-)
+ROW_SCORES = {"label": "the label’s words"}
+"""The same where rows are classified."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,7 @@ def scores(database: FeatureDatabase, latent: int) -> list[Score]:
     """The scores that were measured, in the order of `SCORES`; an empty list if there are none."""
     n, n_documents = (_count(value_of(database.columns, name, latent)) for name in ("label_n", "label_n_documents"))
     measured = []
-    for way, name in SCORES.items():
+    for way, name in (ROW_SCORES if database.of_rows else SCORES).items():
         auroc = value_of(database.columns, f"{way}_auroc", latent)
         if auroc is not None:
             low, high, strong = (
@@ -93,12 +80,15 @@ def scores(database: FeatureDatabase, latent: int) -> list[Score]:
     return measured
 
 
-def scored_on(measured: Sequence[Score]) -> str:
+def scored_on(measured: Sequence[Score], words: Words) -> str:
     """What the scores were measured on, ` (98 held-out firing windows of 41 documents)`; empty if not known."""
     if not measured or measured[0].n is None:
         return ""
-    documents = "" if measured[0].n_documents is None else f" of {count_text(measured[0].n_documents)} documents"
-    return f" ({count_text(measured[0].n)} held-out firing windows{documents})"
+    documents = ""
+    # Rows that belong to nothing larger are their own groups, which need no second count.
+    if measured[0].n_documents is not None and (words.unit == "tokens" or measured[0].n_documents != measured[0].n):
+        documents = f" of {count_text(measured[0].n_documents)} {words.documents}"
+    return f" ({count_text(measured[0].n)} held-out firing {words.windows}{documents})"
 
 
 def _count(value: float | None) -> int | None:
@@ -127,7 +117,13 @@ def fired(database: FeatureDatabase, latent: int) -> bool:
 def title(database: FeatureDatabase, latent: int) -> str:
     """The label, or a remark in parentheses if there is none."""
     text = str(database.label(latent).get("text") or "")
-    return text or ("(no label)" if fired(database, latent) else "(never fired on this text)")
+    return text or (
+        "(no label)"
+        if fired(database, latent)
+        else "(never fired on what it was measured on)"
+        if database.of_rows
+        else "(never fired on this text)"
+    )
 
 
 def explanation(label: Mapping[str, Any]) -> str:
@@ -144,7 +140,7 @@ def hints(database: FeatureDatabase, latent: int) -> list[str]:
     return [str(hint) for hint in label.get("hints") or () if str(hint) not in str(label.get("text"))]
 
 
-def column_text(name: str, value: float | None) -> str:
+def column_text(name: str, value: float | None, words: Words) -> str:
     """A column's value as it is shown, with its unit in words; a dash for None."""
     if value is None:
         return DASH
@@ -152,7 +148,7 @@ def column_text(name: str, value: float | None) -> str:
         text = rate_text(value)
     else:
         text = count_text(int(value)) if name == "n_fired" else activation_text(value)
-    return f"{text} {COLUMNS[name][1]}".strip()
+    return f"{text} {words.columns[name][1]}".strip()
 
 
 def score_text(score: Score) -> str:
@@ -166,6 +162,9 @@ def score_text(score: Score) -> str:
 def built_from(info: Mapping[str, Any]) -> str:
     """The model and text that the database was built from, in words: `SmolLM2-135M, 150,000 tokens of the run's
     training text`."""
+    if "rows" in info:
+        rows = info["rows"]
+        return f"{rows['name']}, {count_text(info['n_tokens'])} of its {count_text(rows['n_rows'])} rows"
     text = info.get("text")
     name = text.get("what") if isinstance(text, Mapping) else text
     source = f" of {name}" if isinstance(name, str) else ""

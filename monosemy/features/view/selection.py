@@ -6,9 +6,10 @@ Place on the data's path: between the command line and the feature database. Not
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from monosemy.errors import UserError
 from monosemy.features.store.database import FeatureDatabase, list_features, open_features
@@ -55,6 +56,15 @@ def place_of(site: str, *, post_norms: bool = False) -> Place:
     if post_norms:
         hook = _BEFORE_POST_NORM.get(kind, hook)
     return Place(layer, f"blocks.{layer}.{hook}", short)
+
+
+def require_text(info: Mapping[str, Any], subject: str) -> None:
+    """Raises UserError for a database of rows that stand in no text; `subject` is what needs one."""
+    if info.get("unit") == "rows":
+        raise UserError(
+            f"{subject} needs tokens of a text, and this run is on rows; show, browse, export-html and export-parquet "
+            "work on rows"
+        )
 
 
 def open_selected(run: Path, sae: str | None) -> FeatureDatabase:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.excerpt import GROUPS, Excerpt, by_group, excerpt, level, quoted
+from monosemy.features.view.excerpt import Excerpt, by_group, excerpt, level, quoted
 from monosemy.features.view.facts import (
     Neighbour,
     built_from,
@@ -32,6 +32,7 @@ from monosemy.features.view.facts import (
     stats,
     title,
 )
+from monosemy.features.view.words import GROUPS, Words, words_of
 from monosemy.support.numbers import activation_text, fixed_text, signed_text
 from monosemy.support.visible import visible
 
@@ -52,17 +53,22 @@ def latent_page(
     parts: list[Text | Table | Padding] = [_head(database, latent)]
     if fired(database, latent):
         parts += [_histogram(database, latent)]
-    parts += [_scores(database, latent), _outputs(database, latent), _neighbours(database, latent)]
+    parts.append(_scores(database, latent))
+    if not database.of_rows:
+        parts.append(_outputs(database, latent))
+    parts.append(_neighbours(database, latent))
     maximum = stats(database, latent).get("max") or 0.0
+    words = words_of(database.info)
     examples = by_group(database, latent, groups)
     for group, group_examples in examples.items():
         # -(-n // 3) is n / 3 rounded up
         first_examples = group_examples[: n if group == "top" or len(groups) == 1 else -(-n // 3)]
-        parts.append(Text(f"\n{GROUPS[group]}", style="bold"))
+        parts.append(Text(f"\n{words.groups[group]}", style="bold"))
         cut = (None, None) if whole else (24, 10)
-        parts.append(_examples([excerpt(database, example, *cut) for example in first_examples], maximum))
+        excerpts = [excerpt(database, example, *cut) for example in first_examples]
+        parts.append(_rows(excerpts) if database.of_rows else _examples(excerpts, maximum))
     if examples:
-        parts.append(_legend())
+        parts.append(Text(f"\n{words.legend}", style="dim"))
     return Group(*parts)
 
 
@@ -75,12 +81,12 @@ def _head(database: FeatureDatabase, latent: int) -> Text:
     if explanation_text := explanation(label):
         text.append(f"a chat model's explanation: {explanation_text}\n", style="italic")
     if fired(database, latent):
-        text.append(_firing(values))
+        text.append(_firing(values, words_of(info)))
     text.append(f"measured on {built_from(info)}", style="dim")
     return text
 
 
-def _firing(values: Mapping[str, float | None]) -> str:
+def _firing(values: Mapping[str, float | None], words: Words) -> str:
     """Two lines that say when the latent fires; numbers that were not measured are left out."""
     lines = (
         (("firing_rate", "fires on"), ("n_fired", "in all"), ("mean", "mean"), ("max", "maximum")),
@@ -88,7 +94,9 @@ def _firing(values: Mapping[str, float | None]) -> str:
     )
     text_lines = [
         " · ".join(
-            f"{heading} {column_text(name, values[name])}" for name, heading in line if values.get(name) is not None
+            f"{heading} {column_text(name, values[name], words)}"
+            for name, heading in line
+            if values.get(name) is not None
         )
         for line in lines
     ]
@@ -101,7 +109,9 @@ def _scores(database: FeatureDatabase, latent: int) -> Table:
     measured = scores(database, latent)
     if measured:
         table.add_row(
-            Text(f"\nTold from{scored_on(measured)}", style="bold"), Text("\nAUROC (95%)"), Text("\nstrongest quarter")
+            Text(f"\nTold from{scored_on(measured, words_of(database.info))}", style="bold"),
+            Text("\nAUROC (95%)"),
+            Text("\nstrongest quarter"),
         )
     for score in measured:
         strong = "–" if score.strong is None else fixed_text(score.strong, 2)
@@ -155,6 +165,19 @@ def _examples(excerpts: list[Excerpt], maximum: float) -> Table:
     return table
 
 
+def _rows(excerpts: list[Excerpt]) -> Table:
+    """Rows that stand in no text, each with its activation."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for item in excerpts:
+        text = Text("".join(visible(piece) for piece in item.pieces))
+        if item.source:
+            text.append(f"  ({item.source})", style="dim italic")
+        table.add_row(Text(activation_text(item.value), style="bold"), text)
+    return table
+
+
 def context_text(excerpt: Excerpt, maximum: float) -> Text:
     """A context as one line of shaded tokens, readable without colour. Runs of spaces are shortened to one."""
     text = Text("…" if excerpt.cut[0] else "")
@@ -179,8 +202,3 @@ def context_text(excerpt: Excerpt, maximum: float) -> Text:
     if excerpt.source:
         text.append(f"  ({excerpt.source})", style="dim italic")
     return text
-
-
-def _legend() -> Text:
-    words = "«peak»; small digits: activation in ninths of the latent's maximum; ↵ line break, ␣ space"
-    return Text(f"\n{words}", style="dim")

@@ -40,7 +40,7 @@ def test_a_file_gives_a_frontier_and_a_report_that_speaks_of_rows(rows, tmp_path
     assert "Lowest delta loss" not in page
     assert "How often against how strongly" in page
     with pytest.raises(SystemExit):
-        cli.main(["features", str(run)])
+        cli.main(["steer", str(run), "--latent", "1", "--add", "1", "--prompt", "x"])
     assert "trained on rows without a language model" in capsys.readouterr().err
     # Moved, and evaluated again where it is now.
     moved = rows.with_name("moved.npy")

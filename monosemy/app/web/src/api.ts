@@ -128,6 +128,8 @@ export const api = {
     get<LabelSearch>(`${feature(site, name)}/search${query({ q, limit })}`, signal),
   token: (site: string, name: string, text: string, limit?: number, signal?: AbortSignal) =>
     get<TokenSearch>(`${feature(site, name)}/token${query({ text, limit })}`, signal),
+  /** The address of a row's thumbnail; `context` is that of an example. */
+  picture: (site: string, name: string, context: number) => `${feature(site, name)}/picture/${context}`,
   /** Loads the model at first need (seconds; poll `model` for its state). Works without features too. */
   text: (site: string, name: string, body: TextBody, signal?: AbortSignal) =>
     send<TextResult>("POST", `${feature(site, name)}/text`, body, signal),

@@ -128,7 +128,7 @@ function Shell({ run }: { run: RunInfo }) {
 }
 
 function Page({ route, exists }: { route: Route; exists: boolean }) {
-  const { sae } = useShared();
+  const { run, sae } = useShared();
   const [page, site, name, last] = route.parts;
   if (page === undefined) return <OverviewPage />;
   if (page === "compare") return <ComparePage query={route.query} />;
@@ -138,6 +138,9 @@ function Page({ route, exists }: { route: Route; exists: boolean }) {
   }
   if (page === "search") return <SearchPage query={route.query} key={`${sae.site}/${sae.name}`} />;
   if (page === "latents") return <LatentsPage query={route.query} key={`${sae.site}/${sae.name}`} />;
+  if (page === "steer" && run.unit === "rows") {
+    return <Missing>This run was trained on rows of your own, so there is no language model to steer.</Missing>;
+  }
   if (page === "steer") return <SteerPage query={route.query} key={`${sae.site}/${sae.name}`} />;
   if (page === "latent") {
     const latent = Number(last);

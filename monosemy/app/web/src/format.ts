@@ -85,8 +85,19 @@ const COLUMNS: Record<string, [string, string]> = {
   label_n_documents: ["Scored on documents", "Documents of the firing windows: what the intervals count"],
   label_n_negative_documents: ["Scored against documents", "Documents of the silent windows: what the intervals count"],
 };
+/** What the help says instead where the SAEs read rows of the user's own. */
+const ROW_HELP: Record<string, string> = {
+  n_fired: "Rows on which it is above zero",
+  firing_rate: "Share of rows on which it is above zero",
+  mean: "Mean activation over the rows on which it fires",
+  label_auroc: "AUROC on held-out rows of telling where it fires from the label's words; 0.5 is chance",
+  label_n: "Held-out rows on which it fires, behind the score",
+  label_n_negative: "Held-out rows on which it is silent, behind the score",
+  label_n_documents: "Groups of the firing rows: what the interval counts",
+  label_n_negative_documents: "Groups of the silent rows: what the interval counts",
+};
 export const columnTitle = (name: string): string => COLUMNS[name]?.[0] ?? name.replaceAll("_", " ");
-export const columnHelp = (name: string): string => COLUMNS[name]?.[1] ?? "";
+export const columnHelp = (name: string, unit = "tokens"): string => (unit === "rows" && ROW_HELP[name]) || (COLUMNS[name]?.[1] ?? "");
 export const SHARES = new Set(["firing_rate", "first_share", "last_share"]);
 export function columnValue(name: string, value: number | null | undefined): string {
   if (SHARES.has(name)) return share(value);

@@ -131,6 +131,10 @@ export interface Example {
   source: string;
   /** The document: a title, a file. */
   origin: string;
+  /** Number of the row in the table, from 0, where the run is on rows of the user's own. */
+  row: number | null;
+  /** Whether the row has a thumbnail, at `…/picture/CONTEXT`. */
+  picture: boolean;
 }
 
 /** What a chat model wrote of a latent (features/explain/explanations.py). */
@@ -397,6 +401,12 @@ export interface ResolvedEdit {
 export interface RunInfo {
   /** The folder's own name (no path). */
   name: string;
+  /** What the SAEs read: tokens of text, or rows of the user's own, behind which there is no language model. */
+  unit: "tokens" | "rows";
+  /** Rows of the table; null for a run on text. */
+  n_rows: number | null;
+  /** Whether the rows were given texts. */
+  row_texts: boolean;
   version: string;
   /** Site by site; controls last. */
   saes: SaeEntry[];

@@ -3,7 +3,7 @@ import type { EvaluationRecord } from "../api";
 import { DataTable } from "../parts/bits";
 import { interval, num } from "../format";
 import { architecture, colours, dashes, inOrder, shape } from "../looks";
-import { useWidth } from "../state";
+import { useShared, useWidth } from "../state";
 import { Axes } from "./axes";
 import type { Frame } from "./axes";
 import { domainOf, scale } from "./scale";
@@ -29,6 +29,7 @@ function spread(heights: number[], gap: number, low: number, high: number): numb
 }
 
 export function Frontier({ title, measure, yName, records, href }: FrontierProps) {
+  const { run } = useShared();
   const [ref, width] = useWidth<HTMLDivElement>();
   const drawn = records.filter((r) => (r.l0 ?? 0) > 0 && (r[measure] ?? 0) > 0);
   const names = inOrder(drawn.map((r) => r.architecture));
@@ -46,7 +47,7 @@ export function Frontier({ title, measure, yName, records, href }: FrontierProps
     <figure class="chart" ref={ref} aria-label={title}>
       {width > 0 && drawn.length > 0 && (
         <svg viewBox={`0 0 ${width} ${frame.height}`} height={frame.height}>
-          <Axes frame={frame} x={x} y={y} xName="Active latents per token (L0), log scale" yName={yName} xTicks={targets.length > 1 ? targets : undefined} />
+          <Axes frame={frame} x={x} y={y} xName={`Active latents per ${run.unit === "rows" ? "row" : "token"} (L0), log scale`} yName={yName} xTicks={targets.length > 1 ? targets : undefined} />
           {curves.map(({ name, points }, i) => {
             const last = points.at(-1);
             return (

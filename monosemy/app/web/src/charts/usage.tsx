@@ -2,7 +2,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { num, share } from "../format";
 import { hideTip, showTip, speak } from "../parts/tip";
-import { useWidth } from "../state";
+import { useShared, useWidth } from "../state";
 import { Axes } from "./axes";
 import type { Frame } from "./axes";
 import { domainOf, scale } from "./scale";
@@ -25,6 +25,7 @@ interface UsageProps {
 const HEIGHT = 400;
 
 export function Usage({ rate, mean, box, inside, onBox, onOpen }: UsageProps) {
+  const { run } = useShared();
   const [ref, width] = useWidth<HTMLDivElement>();
   const canvas = useRef<HTMLCanvasElement>(null);
   const frame: Frame = { width, height: HEIGHT, left: 46, right: 14, top: 24, bottom: 38 };
@@ -94,7 +95,7 @@ export function Usage({ rate, mean, box, inside, onBox, onOpen }: UsageProps) {
       {width > 0 && (
         <>
           <svg viewBox={`0 0 ${width} ${HEIGHT}`} height={HEIGHT} aria-hidden="true">
-            <Axes frame={frame} x={axesX} y={axesY} xName="Share of tokens on which it fires, log scale" yName="Mean activation when it fires, log scale" xText={(value) => `${Number((value * 100).toPrecision(3))}%`} />
+            <Axes frame={frame} x={axesX} y={axesY} xName={`Share of ${run.unit} on which it fires, log scale`} yName="Mean activation when it fires, log scale" xText={(value) => `${Number((value * 100).toPrecision(3))}%`} />
           </svg>
           <div
             class="scatter"

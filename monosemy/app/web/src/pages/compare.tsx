@@ -89,7 +89,7 @@ function Compared({ comparison, a, b, picked, offset }: { comparison: Comparison
             value={comparison.by}
             options={[
               { value: "cosine", text: "Decoder cosine" },
-              { value: "correlation", text: "Correlation", title: "Of activations over the same tokens" },
+              { value: "correlation", text: "Correlation", title: "Of activations over what both were measured on" },
             ]}
             onPick={(by) => setQuery({ by, offset: null })}
           />

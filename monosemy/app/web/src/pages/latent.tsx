@@ -16,7 +16,8 @@ import { go, to } from "../router";
 import { useLoad, useShared } from "../state";
 
 export function LatentPageView({ latent, query }: { latent: number; query: URLSearchParams }) {
-  const { sae } = useShared();
+  const { run, sae } = useShared();
+  const ofRows = run.unit === "rows";
   const view = useContextView(query);
   const window = view.length === "whole" ? 0 : view.length === "passage" ? 24 : 32;
   const page = useLoad(
@@ -43,7 +44,7 @@ export function LatentPageView({ latent, query }: { latent: number; query: URLSe
       <div class="head">
         <div>
           <p class="small muted">
-            Latent {latent} of {count(sae.d_sae)} · <a href={to.latents(sae.site, sae.name)}>{saeTitle(sae)}</a> · {sae.site}
+            Latent {latent} of {count(sae.d_sae)} · <a href={to.latents(sae.site, sae.name)}>{saeTitle(sae)}</a>{!ofRows && ` · ${sae.site}`}
           </p>
           <h1 class="latent-label">{label || `Latent ${latent}`}</h1>
           {page.value && page.value.latent === latent && <Backing page={page.value} />}
@@ -54,7 +55,7 @@ export function LatentPageView({ latent, query }: { latent: number; query: URLSe
           <button type="button" aria-pressed={bookmark.on} title="Bookmark (b)" onClick={bookmark.toggle}>
             {bookmark.on ? "★ Bookmarked" : "☆ Bookmark"}
           </button>
-          <a class="button" href={to.steer(sae.site, sae.name, { e: `${latent}:set:1.5:max` })}>Steer</a>
+          {!ofRows && <a class="button" href={to.steer(sae.site, sae.name, { e: `${latent}:set:1.5:max` })}>Steer</a>}
         </div>
       </div>
       {bookmark.error && <Message bad>{bookmark.error}</Message>}
@@ -85,6 +86,8 @@ const WAYS: [string, string][] = [
 
 /** The label's scores with their intervals, beside the trivial rule, and what they were counted on. */
 function Backing({ page }: { page: LatentPage }) {
+  const { run } = useShared();
+  const ofRows = run.unit === "rows";
   const { stats } = page;
   const { text, explanation, explanation_leads } = page.label;
   const hints = page.label.hints?.filter((hint) => !text.includes(hint)) ?? [];
@@ -115,7 +118,7 @@ function Backing({ page }: { page: LatentPage }) {
           {ways.map(([name, title]) => {
             const ends = [stats[`${name}_low`], stats[`${name}_high`]];
             return (
-              <span key={name} title={columnHelp(name)}>
+              <span key={name} title={columnHelp(name, run.unit)}>
                 {title} <b>{num(stats[name])}</b>
                 {ends[0] != null && ends[1] != null && ` [${num(ends[0])}, ${num(ends[1])}]`}
               </span>
@@ -123,8 +126,8 @@ function Backing({ page }: { page: LatentPage }) {
           })}
           {stats.label_n != null && (
             <span>
-              AUROC on held-out windows, {counted("label_n", "label_n_negative")}
-              {stats.label_n_documents != null && `; intervals count their documents, ${counted("label_n_documents", "label_n_negative_documents")}`}
+              AUROC on held-out {ofRows ? "rows" : "windows"}, {counted("label_n", "label_n_negative")}
+              {stats.label_n_documents != null && stats.label_n_documents !== (ofRows ? stats.label_n : null) && `; intervals count their ${ofRows ? "groups" : "documents"}, ${counted("label_n_documents", "label_n_negative_documents")}`}
             </span>
           )}
         </p>
@@ -135,6 +138,8 @@ function Backing({ page }: { page: LatentPage }) {
 
 function Body({ page, view, sae }: { page: LatentPage; view: ReturnType<typeof useContextView>; sae: SaeEntry }) {
   const [tested, setTested] = useState(false);
+  const { run } = useShared();
+  const ofRows = run.unit === "rows";
   const { stats } = page;
   const { explanation } = page.label;
   const fired = (stats.n_fired ?? stats.firing_rate ?? 0) > 0;
@@ -145,17 +150,17 @@ function Body({ page, view, sae }: { page: LatentPage; view: ReturnType<typeof u
         {fired ? (
           <Contexts page={page} view={view} />
         ) : (
-          <Message>This latent never fired on the {count(sae.n_tokens)} tokens that the features were built from.</Message>
+          <Message>This latent never fired on the {count(sae.n_tokens)} {run.unit} that the features were built from.</Message>
         )}
         {explanation && <Explanation explanation={explanation} />}
-        <section class="card" aria-labelledby="own">
+        {!ofRows && <section class="card" aria-labelledby="own">
           <header>
             <h2 id="own">Test your own text</h2>
             <span class="sub">the model reads it and this latent's activation is shown at each token</span>
           </header>
           <OwnText sae={sae} latent={page.latent} max={stats.max ?? null} onResult={() => setTested(true)} />
           {!tested && page.raised[0] && <p class="small muted">Try a sentence about what the label names, and one that is not.</p>}
-        </section>
+        </section>}
         <NoteBox sae={sae} latent={page.latent} />
       </div>
       <aside class="stack" aria-label="Numbers and neighbours">
@@ -163,7 +168,7 @@ function Body({ page, view, sae }: { page: LatentPage; view: ReturnType<typeof u
           <h2 id="numbers">Firing</h2>
           <dl class="facts">
             {facts.map((name) => (
-              <div key={name} title={columnHelp(name)}>
+              <div key={name} title={columnHelp(name, run.unit)}>
                 <dt>{columnTitle(name)}</dt>
                 <dd>{columnValue(name, stats[name])}</dd>
               </div>
@@ -171,7 +176,7 @@ function Body({ page, view, sae }: { page: LatentPage; view: ReturnType<typeof u
           </dl>
         </section>
         {fired && <Distribution page={page} />}
-        <Outputs page={page} />
+        {!ofRows && <Outputs page={page} />}
         <Near page={page} sae={sae} />
       </aside>
     </div>
@@ -179,6 +184,7 @@ function Body({ page, view, sae }: { page: LatentPage; view: ReturnType<typeof u
 }
 
 function Distribution({ page }: { page: LatentPage }) {
+  const { run } = useShared();
   const { histogram, quantiles, positions } = page;
   const at = (level: number) => {
     const i = quantiles.levels.findIndex((quantile) => Math.abs(quantile - level) < 1e-6);
@@ -192,7 +198,7 @@ function Distribution({ page }: { page: LatentPage }) {
         <Bars
           title="Activations above zero"
           xName="Activation"
-          yName="Tokens"
+          yName={run.unit === "rows" ? "Rows" : "Tokens"}
           edges={histogram.edges}
           counts={histogram.counts}
           line={median === undefined || median === null ? undefined : { at: median, name: "median" }}

@@ -25,8 +25,8 @@ interface Triage {
   max?: number;
 }
 const TRIAGE: Triage[] = [
-  { name: "Dead", help: "Never fired on the text", needs: "firing_rate", max: 0 },
-  { name: "Over-active", help: "Fire on at least 10% of tokens", needs: "firing_rate", min: 0.1 },
+  { name: "Dead", help: "Never fired on what the features were built from", needs: "firing_rate", max: 0 },
+  { name: "Over-active", help: "Firing rate of at least 10%", needs: "firing_rate", min: 0.1 },
   { name: "First token", help: "At least half of their firing falls on the first token of a document", needs: "first_share", min: 0.5 },
   { name: "Near copies", help: "Decoder cosine of at least 0.9 with another latent", needs: "top_cosine", min: 0.9 },
   { name: "One token", help: "Almost always the same token: entropy below 0.5 bits", needs: "token_entropy", max: 0.5 },
@@ -53,7 +53,7 @@ function passes(bounds: Bounds, columns: Record<string, Float32Array>, i: number
 }
 
 export function LatentsPage({ query }: { query: URLSearchParams }) {
-  const { sae } = useShared();
+  const { run, sae } = useShared();
   const names = useMemo(
     () => [...new Set(["mean", "firing_rate", ...TRIAGE.map((filter) => filter.needs)])].filter((name) => sae.columns.includes(name)),
     [sae],
@@ -69,8 +69,9 @@ export function LatentsPage({ query }: { query: URLSearchParams }) {
         <div>
           <h1>Latents of {saeTitle(sae)}</h1>
           <p class="lead">
-            {count(sae.d_sae)} {sae.control ? "latents of a control whose directions are random and were not trained" : `latents of the ${architecture(sae.architecture)} autoencoder`} at {sae.site}
-            {sae.n_tokens !== null && `, seen on ${count(sae.n_tokens)} tokens`}.
+            {count(sae.d_sae)} {sae.control ? "latents of a control whose directions are random and were not trained" : `latents of the ${architecture(sae.architecture)} autoencoder`}
+            {run.unit !== "rows" && ` at ${sae.site}`}
+            {sae.n_tokens !== null && `, seen on ${count(sae.n_tokens)} ${run.unit}`}.
           </p>
         </div>
       </div>
@@ -181,7 +182,7 @@ function TriageRow({ columns, bounds }: { columns: Record<string, Float32Array>;
 }
 
 function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
-  const { sae } = useShared();
+  const { run, sae } = useShared();
   const q = query.get("q") ?? "";
   const settled = useSettled(q, 120);
   const sort = query.get("sort") ?? "firing_rate";
@@ -224,7 +225,7 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
                       <SortHead name="latent" sort={sort} order={order} help={columnHelp("latent")} wide onSort={onSort} />
                       {sae.has_features && <th scope="col">Label</th>}
                       {tableColumns.map((name) => (
-                        <SortHead key={name} name={name} sort={sort} order={order} help={columnHelp(name)} onSort={onSort} />
+                        <SortHead key={name} name={name} sort={sort} order={order} help={columnHelp(name, run.unit)} onSort={onSort} />
                       ))}
                     </tr>
                   </thead>
@@ -264,7 +265,7 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
 
 /** Lower and upper bound of any column. */
 function BoundFields({ bounds }: { bounds: Bounds }) {
-  const { sae } = useShared();
+  const { run, sae } = useShared();
   const n = new Set([...Object.keys(bounds.min), ...Object.keys(bounds.max)]).size;
   const field = (kind: "min" | "max", name: string) => (
     <input
@@ -282,7 +283,7 @@ function BoundFields({ bounds }: { bounds: Bounds }) {
       <div class="bounds">
         {sae.columns.map((name) => (
           <>
-            <span title={columnHelp(name)}>
+            <span title={columnHelp(name, run.unit)}>
               {columnTitle(name)}
               {SHARES.has(name) && bounds.min[name] !== undefined && <span class="muted"> ≥ {num((bounds.min[name] ?? 0) * 100)}%</span>}
             </span>

@@ -19,6 +19,13 @@ const TITLES: Record<Column, [string, string]> = {
   dead_fraction: ["Dead", "Latents that never fired on the validation text"],
   over_10pct_fraction: ["Over-active", "Latents that fire on more than 10% of tokens"],
 };
+/** Measures that need no language model, with their help where the SAEs read rows of the user's own. */
+const ROW_HELP: Partial<Record<Column, string>> = {
+  l0: "Active latents per row",
+  fvu: TITLES.fvu[1],
+  dead_fraction: "Latents that never fired on the validation rows",
+  over_10pct_fraction: "Latents that fire on more than 10% of rows",
+};
 const SHARES = new Set<Column>(["dead_fraction", "over_10pct_fraction"]);
 
 export function OverviewPage() {
@@ -47,7 +54,7 @@ export function OverviewPage() {
           <p class="lead">
             {trained} sparse {trained === 1 ? "autoencoder" : "autoencoders"}
             {controls > 0 && ` and ${controls} ${controls === 1 ? "control" : "controls"}`} of {model.name}
-            {sites.length === 1 ? ` at ${site}` : ` at ${sites.length} sites`}, {count(run.saes[0]?.d_sae)} latents each
+            {run.unit === "rows" ? ` (${count(run.n_rows)} rows)` : sites.length === 1 ? ` at ${site}` : ` at ${sites.length} sites`}, {count(run.saes[0]?.d_sae)} latents each
             {run.clean_loss !== null && `; the clean model's loss is ${num(run.clean_loss)} nats per token`}.
           </p>
         </div>
@@ -72,7 +79,7 @@ export function OverviewPage() {
       <div class="stack">
         {ready.length === 0 && (
           <Message>
-            No features are built for this run, so latents have statistics but no contexts, labels or search. Build them with{" "}
+            No features are built for this run, so latents have statistics but no {run.unit === "rows" ? "rows" : "contexts"}, labels or search. Build them with{" "}
             <code>{run.build_command}</code>
           </Message>
         )}
@@ -80,24 +87,24 @@ export function OverviewPage() {
           <section class="card" aria-labelledby="ready">
             <header>
               <h2 id="ready">Ready to browse</h2>
-              <span class="sub">SAEs whose latents have contexts and labels</span>
+              <span class="sub">{run.unit === "rows" ? "SAEs whose latents have their strongest rows" : "SAEs whose latents have contexts and labels"}</span>
             </header>
             <div class="chips">
               {ready.map((sae) => (
                 <a class="button" key={`${sae.site}/${sae.name}`} href={to.latents(sae.site, sae.name)}>
                   {saeTitle(sae)}
-                  <span class="muted">{sites.length > 1 ? sae.site : `${count(sae.n_tokens)} tokens`}</span>
+                  <span class="muted">{sites.length > 1 ? sae.site : `${count(sae.n_tokens)} ${run.unit}`}</span>
                 </a>
               ))}
             </div>
           </section>
         )}
         {records.length > 0 && (
-          <div class="two">
-            <section class="card">
+          <div class={run.unit === "rows" ? undefined : "two"}>
+            {run.unit !== "rows" && <section class="card">
               <h2>What it costs the model</h2>
               <Frontier title="Rise of the model's loss against sparsity" measure="delta_loss" yName="Δ loss, nats per token, log scale" records={records} href={href} />
-            </section>
+            </section>}
             <section class="card">
               <h2>What it leaves unexplained</h2>
               <Frontier title="Unexplained variance against sparsity" measure="fvu" yName="Fraction of variance unexplained, log scale" records={records} href={href} />
@@ -111,7 +118,9 @@ export function OverviewPage() {
 }
 
 function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEntry[] }) {
+  const { run } = useShared();
   const { query } = useRoute();
+  const columns = COLUMNS.filter((name) => run.unit !== "rows" || name in ROW_HELP);
   const sort = query.get("sort") ?? "";
   const order = query.get("order") ?? "asc";
   const controls = query.get("controls") === "without" ? "without" : "with";
@@ -132,9 +141,9 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
           <thead>
             <tr>
               <th scope="col">SAE</th>
-              {COLUMNS.map((name) => (
+              {columns.map((name) => (
                 <th scope="col" class="n" key={name} aria-sort={sort === name ? (order === "desc" ? "descending" : "ascending") : undefined}>
-                  <button type="button" title={TITLES[name][1]} onClick={() => setQuery({ sort: name, order: sort === name && order === "asc" ? "desc" : null })}>
+                  <button type="button" title={(run.unit === "rows" && ROW_HELP[name]) || TITLES[name][1]} onClick={() => setQuery({ sort: name, order: sort === name && order === "asc" ? "desc" : null })}>
                     {TITLES[name][0]}
                     <span class="arrow" aria-hidden="true">{sort === name ? (order === "desc" ? "↓" : "↑") : ""}</span>
                   </button>
@@ -158,7 +167,7 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
                     {record.control ? <span class="tag">control</span> : sae?.has_features && <span class="tag">features</span>}{" "}
                     {sae?.imported && <span class="tag">imported</span>}
                   </td>
-                  {COLUMNS.map((name) => (
+                  {columns.map((name) => (
                     <td class="n" key={name}>
                       {SHARES.has(name) ? share(record[name] as number | null) : num(record[name] as number | null)}
                       {record[`${name}_interval`] ? <span class="ends">{interval(record[`${name}_interval`] as [number, number], SHARES.has(name) ? share : num)}</span> : null}
@@ -175,7 +184,7 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
                   </a>{" "}
                   {sae.control && <span class="tag">control</span>} {sae.imported && <span class="tag">imported</span>}
                 </td>
-                <td colSpan={COLUMNS.length} class="muted">
+                <td colSpan={columns.length} class="muted">
                   {sae.stopped ? `training stopped early: ${sae.stopped}` : "not evaluated"}
                 </td>
               </tr>
@@ -192,7 +201,9 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
       )}
       {first && (
         <p class="small muted">
-          Measured on {count(first.n_tokens)} validation tokens from {count(first.n_documents)} documents; in brackets 95% intervals over documents.
+          {run.unit === "rows"
+            ? `Measured on ${count(first.n_tokens)} validation rows${first.n_documents === first.n_tokens ? "" : ` in ${count(first.n_documents)} groups`}; in brackets 95% intervals over ${first.n_documents === first.n_tokens ? "rows" : "groups of rows"}.`
+            : `Measured on ${count(first.n_tokens)} validation tokens from ${count(first.n_documents)} documents; in brackets 95% intervals over documents.`}
         </p>
       )}
     </section>

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { api } from "../api";
 import type { SearchHit } from "../api";
-import { num, saeTitle, share } from "../format";
+import { count, num, saeTitle, share } from "../format";
 import { ROW_KEYS, stepRow, useKeys } from "../keys";
 import { Await, Choice, Message } from "../parts/bits";
 import { OwnText } from "../parts/own-text";
@@ -16,10 +16,15 @@ const MODES: { value: Mode; text: string; about: string; hint: string }[] = [
   { value: "token", text: "Token", about: "A piece of text as the model sees it; latents that peak there most come first.", hint: "July" },
   { value: "text", text: "Your text", about: "The model reads your text, and you see which latents fire at each token.", hint: "" },
 ];
+const ROW_MODES: typeof MODES = [
+  { value: "label", text: "Label", about: "Words anywhere in a latent's label.", hint: "a word" },
+  { value: "token", text: "Row", about: "Words as they stand in the text of a row; latents that fire most on such rows come first.", hint: "part of a row's text" },
+];
 
 export function SearchPage({ query }: { query: URLSearchParams }) {
-  const { sae } = useShared();
-  const mode = MODES.find((option) => option.value === query.get("mode")) ?? MODES[0]!;
+  const { run, sae } = useShared();
+  const modes = run.unit === "rows" ? ROW_MODES : MODES;
+  const mode = modes.find((option) => option.value === query.get("mode")) ?? modes[0]!;
   const q = query.get("q") ?? "";
   useEffect(() => {
     document.title = `${q ? `${q} · ` : ""}Search · monosemy`;
@@ -31,12 +36,12 @@ export function SearchPage({ query }: { query: URLSearchParams }) {
       <div class="head">
         <div>
           <h1>Search</h1>
-          <p class="lead">in {saeTitle(sae)} at {sae.site}</p>
+          <p class="lead">in {saeTitle(sae)}{run.unit === "rows" ? `, by its ${count(sae.n_tokens)} rows` : ` at ${sae.site}`}</p>
         </div>
       </div>
       <section class="card stack" aria-label="Search">
         <div class="row">
-          <Choice name="Search by" value={mode.value} options={MODES} onPick={(next) => setQuery({ mode: next === "label" ? null : next })} />
+          <Choice name="Search by" value={mode.value} options={modes} onPick={(next) => setQuery({ mode: next === "label" ? null : next })} />
           <span class="small muted">{mode.about}</span>
         </div>
         {!usable && (
@@ -94,7 +99,8 @@ function Labels({ q }: { q: string }) {
 }
 
 function Tokens({ q }: { q: string }) {
-  const { sae } = useShared();
+  const { run, sae } = useShared();
+  const ofRows = run.unit === "rows";
   const results = useLoad(q ? (signal) => api.token(sae.site, sae.name, q, 100, signal) : null, [sae, q]);
   if (!q) return null;
   return (
@@ -103,17 +109,17 @@ function Tokens({ q }: { q: string }) {
         <>
           {value.tokens.length > 0 && (
             <div class="row small">
-              <span class="muted">Tokens that match:</span>
-              {value.tokens.slice(0, 16).map((token) => (
+              <span class="muted">{ofRows ? "Rows that match:" : "Tokens that match:"}</span>
+              {value.tokens.slice(0, ofRows ? 5 : 16).map((token) => (
                 <button type="button" class="quiet" key={token.id} aria-pressed={token.text === q} onClick={() => setQuery({ q: token.text })}>
-                  <Token text={token.text} />
+                  {ofRows ? token.text : <Token text={token.text} />}
                 </button>
               ))}
             </div>
           )}
           <Hits
             hits={value.hits}
-            none={value.tokens.length ? "No latent peaks on these tokens." : `The model has no token that begins with “${q}”.`}
+            none={value.tokens.length ? `No latent peaks on these ${run.unit}.` : ofRows ? `No row has “${q}”.` : `The model has no token that begins with “${q}”.`}
             token={(hit) => value.tokens.find((token) => token.id === (hit as { token?: number }).token)?.text ?? ""}
           />
         </>
@@ -123,7 +129,8 @@ function Tokens({ q }: { q: string }) {
 }
 
 function Hits({ hits, none, token }: { hits: SearchHit[]; none: string; token?: (hit: SearchHit) => string }) {
-  const { sae } = useShared();
+  const { run, sae } = useShared();
+  const ofRows = run.unit === "rows";
   if (!hits.length) return <p class="empty">{none}</p>;
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label="Latents found, table">
@@ -133,8 +140,8 @@ function Hits({ hits, none, token }: { hits: SearchHit[]; none: string; token?: 
           <tr>
             <th scope="col">Latent</th>
             <th scope="col">Label</th>
-            {token && <th scope="col">Peaks on</th>}
-            {token && <th scope="col" class="n" title="How strongly the token stands for this latent">Score</th>}
+            {token && <th scope="col">{ofRows ? "Strongest of these rows" : "Peaks on"}</th>}
+            {token && <th scope="col" class="n" title={ofRows ? "Mean activation on the matching rows, as a share of its largest" : "How strongly the token stands for this latent"}>Score</th>}
             <th scope="col" class="n">Fires on</th>
             <th scope="col" class="n">Label score</th>
           </tr>
@@ -148,7 +155,7 @@ function Hits({ hits, none, token }: { hits: SearchHit[]; none: string; token?: 
               <td class="w">
                 <a data-row class="plain" href={to.latent(sae.site, sae.name, hit.latent)}>{hit.label || "no label"}</a>
               </td>
-              {token && <td class="nowrap"><Token text={token(hit)} /></td>}
+              {token && <td class={ofRows ? "w" : "nowrap"}>{ofRows ? token(hit) : <Token text={token(hit)} />}</td>}
               {token && <td class="n">{num(hit.score, 2)}</td>}
               <td class="n">{share(hit.firing_rate)}</td>
               <td class="n">{num(hit.label_auroc)}</td>

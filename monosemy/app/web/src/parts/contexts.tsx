@@ -2,9 +2,10 @@
 import type { Example, ExampleGroup, LatentPage } from "../api";
 import { num } from "../format";
 import { setQuery } from "../router";
-import { remember } from "../state";
+import { remember, useShared } from "../state";
 import { Choice } from "./bits";
 import { Context, Ramp } from "./context";
+import { RowExample } from "./row-examples";
 import { dense, quoted } from "./tokens";
 
 const LENGTHS = ["line", "passage", "whole"] as const;
@@ -65,7 +66,17 @@ const FIFTHS: Partial<Record<ExampleGroup, string>> = {
   q0: "Weakest fifth",
 };
 
+/** The same of rows that stand in no text. */
+const ABOUT_ROWS: Record<Tab, string> = {
+  top: "The rows with its largest activations.",
+  quantiles: "Drawn evenly from fifths of its activations above zero, strongest first.",
+  near_miss: "Rows on which a latent of nearly the same direction fires and this one does not.",
+  random: "Rows drawn at random on which it does not fire.",
+};
+
 export function Contexts({ page, view }: { page: LatentPage; view: ContextView }) {
+  const { run, sae } = useShared();
+  const ofRows = run.unit === "rows";
   const max = page.stats.max ?? Math.max(...page.examples.map((example) => example.value), 1e-9);
   const tabs = TABS.filter((tab) => page.examples.some((example) => tab.groups.includes(example.group)));
   const tab = tabs.find((entry) => entry.value === view.tab) ?? tabs[0];
@@ -73,8 +84,8 @@ export function Contexts({ page, view }: { page: LatentPage; view: ContextView }
   return (
     <section class="card" aria-labelledby="contexts">
       <header>
-        <h2 id="contexts">Contexts</h2>
-        <span class="row">
+        <h2 id="contexts">{ofRows ? "Rows" : "Contexts"}</h2>
+        {!ofRows && <span class="row">
           <Choice
             name="Length of contexts"
             value={view.length}
@@ -88,13 +99,13 @@ export function Contexts({ page, view }: { page: LatentPage; view: ContextView }
           <button type="button" aria-pressed={view.spaces} title="Show spaces (w)" onClick={view.toggleSpaces}>
             a·b
           </button>
-        </span>
+        </span>}
       </header>
       <div class="row between">
-        <Choice name="Which contexts" value={tab.value} options={tabs} onPick={(show) => setQuery({ show: show === "top" ? null : show })} />
+        <Choice name={ofRows ? "Which rows" : "Which contexts"} value={tab.value} options={tabs} onPick={(show) => setQuery({ show: show === "top" ? null : show })} />
         <Ramp max={max} />
       </div>
-      <p class="small muted about">{tab.about}</p>
+      <p class="small muted about">{ofRows ? ABOUT_ROWS[tab.value] : tab.about}</p>
       {tab.groups.map((group) => {
         const examples = page.examples.filter((example) => example.group === group);
         if (!examples.length) return null;
@@ -109,8 +120,8 @@ export function Contexts({ page, view }: { page: LatentPage; view: ContextView }
                 </span>
               </h3>
             )}
-            <ul class={`contexts${view.length === "line" ? " line" : ""}`}>
-              {examples.map((example, i) => (
+            <ul class={ofRows ? "row-examples" : `contexts${view.length === "line" ? " line" : ""}`}>
+              {examples.map((example, i) => ofRows ? <RowExample key={example.context} example={example} max={max} sae={sae} /> : (
                 <Row key={`${example.context}-${example.start + example.peak}-${i}`} example={example} number={i + 1} max={max} view={view} />
               ))}
             </ul>

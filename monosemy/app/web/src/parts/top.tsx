@@ -9,7 +9,7 @@ const SCHEMES = ["system", "light", "dark"] as const;
 type Scheme = (typeof SCHEMES)[number];
 
 export function Top({ page, onHelp }: { page: string; onHelp: () => void }) {
-  const { sae } = useShared();
+  const { run, sae } = useShared();
   const at = (name: string) => (page === name ? ("page" as const) : undefined);
   return (
     <header class="top">
@@ -22,12 +22,12 @@ export function Top({ page, onHelp }: { page: string; onHelp: () => void }) {
         <a href={to.latents(sae.site, sae.name)} aria-current={at("latents") ?? at("latent")}>Latents</a>
         <a href={to.search(sae.site, sae.name)} aria-current={at("search")}>Search</a>
         <a href={to.compare()} aria-current={at("compare")}>Compare</a>
-        <a href={to.steer(sae.site, sae.name)} aria-current={at("steer")}>Steer</a>
+        {run.unit !== "rows" && <a href={to.steer(sae.site, sae.name)} aria-current={at("steer")}>Steer</a>}
         <a href={to.notes()} aria-current={at("notes")}>Notes</a>
       </nav>
       <div class="tools">
         <SaePicker page={page} />
-        <ModelButton />
+        {run.unit !== "rows" && <ModelButton />}
         <SchemeButton />
         <button type="button" class="quiet icon" aria-label="Keys and help" title="Keys and help (?)" onClick={onHelp}>
           ?
