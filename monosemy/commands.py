@@ -220,8 +220,11 @@ def _print_run(folder: Path) -> None:
     from monosemy.saes.listing import saved_saes
 
     config, provenance = read_run(folder)
+    # A text and sites that a run on somebody's rows never reads would only mislead.
+    unread = ("text", "activations") if "rows" in provenance else ()
     for name, value in dataclasses.asdict(config).items():
-        print(f"{name}: {value}")
+        if name not in unread:
+            print(f"{name}: {value}")
     print(f"seconds: {provenance.get('seconds', {})}")
     for sae in saved_saes(folder):
         print(f"SAE: {sae.label}{sae.remark}")

@@ -24,6 +24,7 @@ from monosemy.report.power_law import UsageLaws
 from monosemy.report.read import Key, ReportInputs
 from monosemy.report.theme import FROZEN_RANDOM, Style, Theme, label, styles
 from monosemy.report.training_figures import training
+from monosemy.report.units import TOKENS, Unit
 from monosemy.support.files import atomic_path
 from monosemy.support.numbers import count_text, percent_text, rounded_text, setting_text
 
@@ -34,8 +35,8 @@ FRONTIERS = {
 }
 SHARES = {
     "dead_fraction": "Dead (never active)",
-    "over_1pct_fraction": "Active on > 1% of tokens",
-    "over_10pct_fraction": "Active on > 10% of tokens",
+    "over_1pct_fraction": "Active on > 1% of {units}",
+    "over_10pct_fraction": "Active on > 10% of {units}",
 }
 
 
@@ -45,15 +46,15 @@ def site_figures(run: ReportInputs, site: str, laws: dict[Key, UsageLaws | None]
     site_points = [p for p in points(run.at(site)) if p["l0"].value > 0]
     for measure in FRONTIERS:
         if any(math.isfinite(p[measure].value) for p in site_points):
-            yield measure, frontier(site_points, site, measure)
+            yield measure, frontier(site_points, site, measure, unit=run.unit)
     if dictionaries(site_points):
-        yield "shares", shares(site_points, site)
+        yield "shares", shares(site_points, site, unit=run.unit)
     statistics = [(r, run.latents[r.site, r.name]) for r in run.at(site) if (r.site, r.name) in run.latents]
     if statistics:
-        yield "firing_rates", firing_rates(statistics, site)
-        yield "usage", usage(statistics, site, laws)
+        yield "firing_rates", firing_rates(statistics, site, unit=run.unit)
+        yield "usage", usage(statistics, site, laws, unit=run.unit)
     if curves := [curve for curve in run.curves.values() if curve.site == site]:
-        yield "training", training(curves, site)
+        yield "training", training(curves, site, unit=run.unit)
 
 
 def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
@@ -63,7 +64,7 @@ def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
             temporary.write_bytes(drawing.light)
 
 
-def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
+def frontier(site_points: Sequence[Point], site: str, measure: str, *, unit: Unit = TOKENS) -> Drawing:
     """Draws one measure against the reached L0: a line per architecture, bars for intervals, controls in grey."""
     short, axis = FRONTIERS[measure]
     drawn = [p for p in site_points if math.isfinite(p[measure].value)]
@@ -76,7 +77,7 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
         l0_axis(axes, [p["l0"].value for p in drawn], _l0_ticks(drawn))
         ends = [_series(axes, drawn, name, measure, looks=looks) for name in looks]
         axes.set_title(f"{short} at {site}")
-        axes.set_xlabel("L0 (active latents per token, log scale)")
+        axes.set_xlabel(f"L0 (active latents per {unit.one}, log scale)")
         axes.set_ylabel(axis + (", log scale" if axes.get_yscale() == "log" else ""))
         label_ends(axes, ends)
         return figure
@@ -88,7 +89,7 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
         if v.best
     )
     seeds = max(len(p.records) for p in drawn)
-    bars = f"Bars: {INTERVAL} over validation documents"
+    bars = f"Bars: {INTERVAL} over validation {unit.groups}"
     if seeds > 1:
         bars += (
             f"; lines join means over up to {seeds} seeds, small dots are single seeds, and bars reach from the lowest "
@@ -96,7 +97,7 @@ def frontier(site_points: Sequence[Point], site: str, measure: str) -> Drawing:
         )
     tokens = max(r.n_loss_tokens if measure == "delta_loss" else r.n_tokens for p in drawn for r in p.records)
     caption = (
-        f"{short} against L0, lower is better; {count_text(tokens)} validation tokens. {bars}. Points lie at the "
+        f"{short} against L0, lower is better; {count_text(tokens)} validation {unit.many}. {bars}. Points lie at the "
         "reached L0, moved sideways by at most 5% so that bars do not hide each other; ticks mark the asked L0. Grey: "
         "controls."
     )
@@ -156,7 +157,7 @@ def dictionaries(site_points: Sequence[Point]) -> list[Point]:
     return [p for p in able if any(math.isfinite(p[s].value) for s in SHARES)]
 
 
-def shares(site_points: Sequence[Point], site: str) -> Drawing:
+def shares(site_points: Sequence[Point], site: str, *, unit: Unit = TOKENS) -> Drawing:
     """Draws the shares of dead and over-active latents against L0, one panel each."""
     drawn = dictionaries(site_points)
 
@@ -176,7 +177,7 @@ def shares(site_points: Sequence[Point], site: str) -> Drawing:
                 for name in looks:
                     if any(p.architecture == name for p in here):
                         _series(axes, here, name, measure, looks=looks)
-            axes.set_title(title)
+            axes.set_title(title.format(units=unit.many))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent_text(value)))
             axes.set_xlabel("L0 (log scale)")
         panels[0].set_ylabel("Share of latents")
@@ -190,8 +191,8 @@ def shares(site_points: Sequence[Point], site: str) -> Drawing:
     )
     tokens = max(r.n_tokens for p in drawn for r in p.records)
     caption = (
-        f"Wasted latents, lower is better. Dead: not active once in {count_text(tokens)} validation tokens (a latent "
-        f"rarer than that counts as dead too). Latents active on more than 10% of tokens seldom stand for one thing. "
-        f"Bars where measured: {INTERVAL}. The three panels have scales of their own."
+        f"Wasted latents, lower is better. Dead: not active once in {count_text(tokens)} validation {unit.many} (a "
+        f"latent rarer than that counts as dead too). Latents active on more than 10% of {unit.many} seldom stand for "
+        f"one thing. Bars where measured: {INTERVAL}. The three panels have scales of their own."
     )
     return render(f"shares-{site}", alt, caption, draw)

@@ -19,13 +19,14 @@ from monosemy.report.canvas import Drawing, margins, render
 from monosemy.report.power_law import PowerLaw, UsageLaws
 from monosemy.report.read import Evaluated, Key, Latents
 from monosemy.report.theme import Style, Theme, label, order, styles
+from monosemy.report.units import TOKENS, Unit
 from monosemy.support.numbers import count_text, fixed_percent_text, fixed_text, rounded_text, setting_text, value_text
 
 _SHADE_LINES: tuple[object, ...] = ((0, (1, 1)), (0, (4, 1.5)), "-", (0, (5, 1, 1, 1)))
 Statistics = Sequence[tuple[Evaluated, Latents]]
 
 
-def firing_rates(statistics: Statistics, site: str) -> Drawing:
+def firing_rates(statistics: Statistics, site: str, *, unit: Unit = TOKENS) -> Drawing:
     """Draws histograms of the firing rate: a panel per architecture, a line per L0, with seeds pooled."""
     names_ = order(r.architecture for r, _ in statistics)
     n_tokens = max(latents.n_tokens for _, latents in statistics)
@@ -48,16 +49,16 @@ def firing_rates(statistics: Statistics, site: str) -> Drawing:
             axes.set_visible(False)
         for number_, axes in enumerate(panels[: len(names_)]):
             if number_ + columns >= len(names_):
-                axes.set_xlabel("Firing rate (share of tokens, log scale)")
+                axes.set_xlabel(f"Firing rate (share of {unit.many}, log scale)")
                 axes.tick_params(labelbottom=True)
         figure.supylabel("% of latents per decade", fontsize=9, x=0.08 / figure.get_figwidth(), ha="left")
         return figure
 
     alt = f"Histograms of log10 firing rate of live latents at {site}, one panel each for {_list(names_)}. Table below."
     caption = (
-        f"How often latents fire, over {count_text(n_tokens)} validation tokens. Dead latents have no rate: they are "
-        "counted in the legends, not drawn, so a curve's area is the live share. Bins hold whole counts and widths "
-        "differ, hence % of latents per decade. Vertical lines: 1% and 10% of tokens."
+        f"How often latents fire, over {count_text(n_tokens)} validation {unit.many}. Dead latents have no rate: they "
+        "are counted in the legends, not drawn, so a curve's area is the live share. Bins hold whole counts and widths "
+        f"differ, hence % of latents per decade. Vertical lines: 1% and 10% of {unit.many}."
     )
     return render(f"firing_rates-{site}", alt, caption, draw)
 
@@ -117,7 +118,7 @@ def _list(architectures: Sequence[str]) -> str:
     return ", ".join(label(name) for name in architectures)
 
 
-def usage(statistics: Statistics, site: str, laws: Mapping[Key, UsageLaws | None]) -> Drawing:
+def usage(statistics: Statistics, site: str, laws: Mapping[Key, UsageLaws | None], *, unit: Unit = TOKENS) -> Drawing:
     """Draws mean activation when active over firing frequency: a panel per architecture (row) and L0 (column)."""
     # Each panel shows the lowest seed.
     firsts: dict[tuple[str, str], tuple[Evaluated, Latents]] = {}
@@ -145,13 +146,14 @@ def usage(statistics: Statistics, site: str, laws: Mapping[Key, UsageLaws | None
                 axes.set_title(f"{label(name)}, {level}", fontsize=8.5)
         _usage_limits(panels[0, 0], [latents for _, latents in firsts.values()])
         figure.supxlabel(
-            f"Firing frequency f (share of {count_text(n_tokens)} tokens, log scale)",
+            f"Firing frequency f (share of {count_text(n_tokens)} {unit.many}, log scale)",
             fontsize=9,
             y=0.1 / size[1],
             va="bottom",
         )
+        activations = "rows" if unit.many == "rows" else "site's activations"
         where = {"x": 0.06 / size[0], "ha": "left", "fontsize": 9}
-        figure.supylabel("Mean activation a when active\n(units of the site's activations, log scale)", **where)
+        figure.supylabel(f"Mean activation a when active\n(units of the {activations}, log scale)", **where)
         return figure
 
     fitted = [

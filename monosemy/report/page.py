@@ -184,8 +184,8 @@ def _provenance(run: ReportInputs) -> Html:
         ("Sites", ", ".join(run.sites)),
         *([] if run.of_rows else [("Training tokens asked for", count_text(run.config.text.n_tokens))]),
         ("Activations trained on, per SAE", _trained(run)),
-        ("Validation tokens (FVU, L0, firing)", _range([r.n_tokens for r in run.records])),
-        ("Validation tokens (losses)", _range([r.n_loss_tokens for r in run.records if r.n_loss_tokens])),
+        (f"Validation {run.unit.many} (FVU, L0, firing)", _range([r.n_tokens for r in run.records])),
+        *([] if run.of_rows else [("Validation tokens (losses)", _loss_tokens(run))]),
         *_flat(inputs).items(),
     ]
     parts = [Html('<section id="provenance"><h2>Provenance</h2>'), facts("What was used", rows)]
@@ -207,6 +207,10 @@ def _provenance(run: ReportInputs) -> Html:
         details("The whole configuration", facts("Configuration (run.json)", list(_flat(configuration).items())))
     )
     return join([*parts, Html("</section>")], "\n")
+
+
+def _loss_tokens(run: ReportInputs) -> str:
+    return _range([r.n_loss_tokens for r in run.records if r.n_loss_tokens])
 
 
 def _trained(run: ReportInputs) -> str:

@@ -29,6 +29,7 @@ from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.layout import RunFiles
 from monosemy.ranges import number_name
 from monosemy.report.theme import CONTROLS, FROZEN_RANDOM
+from monosemy.report.units import ROWS, TOKENS, Unit
 from monosemy.run import read_run, read_stages
 from monosemy.saes.listing import saved_saes
 from monosemy.support.metrics import read_metrics
@@ -147,6 +148,11 @@ class ReportInputs:
     def of_rows(self) -> bool:
         """Whether the run was trained on somebody's rows, without a language model."""
         return "rows" in self.provenance
+
+    @property
+    def unit(self) -> Unit:
+        """The words for what the SAEs read."""
+        return ROWS if self.of_rows else TOKENS
 
     @property
     def stopped(self) -> list[str]:

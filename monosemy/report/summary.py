@@ -53,7 +53,8 @@ def what_was_run(run: ReportInputs) -> str:
     levels = sorted({r.target_l0 for r in saes if r.target_l0} or set(run.config.l0))
     trained_on = max((c["n_tokens"].max() for c in run.curves.values()), default=math.nan)
     most = "up to " if run.stopped else ""
-    tokens = f"{most}{count_text(trained_on)} activations" if math.isfinite(trained_on) else "activations"
+    activations = "rows, passes counted," if run.of_rows else "activations"
+    trained = f"{most}{count_text(trained_on)} {activations}" if math.isfinite(trained_on) else activations
     seeds = len(run.config.seeds)
     learnt = f"the activations of {model_name(run)} at {_and(run.sites)}"
     held_out = "tokens from documents that training never saw"
@@ -64,7 +65,7 @@ def what_was_run(run: ReportInputs) -> str:
         f"{n_trained} sparse {_plural('autoencoder', n_trained)} ({_and([label(k) for k in kinds])}; "
         f"{' or '.join(count_text(w) for w in widths)} latents; {_plural('sparsity level', len(levels))} L0 "
         f"{_and([setting_text(v) for v in levels])}; {seeds} {_plural('seed', seeds)}) learnt to rebuild "
-        f"{learnt}. Each was trained on {tokens} and measured on {measured} {held_out}.{beside}"
+        f"{learnt}. Each was trained on {trained} and measured on {measured} {held_out}.{beside}"
     )
 
 
@@ -91,8 +92,7 @@ HOW_TO_READ_ROWS = (
     "FVU is the fraction of the rows' variance that the reconstruction misses. Lower is better, and only SAEs that are "
     "equally sparse (the same L0, the mean number of latents active on a row) should be compared. Brackets are 95% "
     "bootstrap intervals over validation rows or groups of them; where two overlap, this run does not tell the SAEs "
-    "apart. No language model stands behind these rows, so there is no delta loss, no loss recovered and no KL; where "
-    "figures and tables speak of a token they mean a row, and by a document a row or a group of rows."
+    "apart. No language model stands behind these rows, so there is no delta loss, no loss recovered and no KL."
 )
 
 

@@ -30,8 +30,8 @@ FRONTIER = {
 }
 SHARES = {
     "dead_fraction": "Dead",
-    "over_1pct_fraction": "Active on > 1% of tokens",
-    "over_10pct_fraction": "Active on > 10% of tokens",
+    "over_1pct_fraction": "Active on > 1% of {units}",
+    "over_10pct_fraction": "Active on > 10% of {units}",
 }
 
 
@@ -62,7 +62,7 @@ def frontier(run: ReportInputs, site: str) -> Html:
     several = any(len(p.records) > 1 for p in site_points)
     stopped = [c for c in run.curves.values() if c.site == site and c.stopped]
     spread = [m for m in ("fvu", "delta_loss") if several and m in measured]
-    headings = ["Architecture", "Asked L0", *measured.values(), "L0 of 5% to 95% of tokens"]
+    headings = ["Architecture", "Asked L0", *measured.values(), f"L0 of 5% to 95% of {run.unit.many}"]
     headings += ["Seeds", *(f"SD over seeds, {FRONTIER[m]}" for m in spread)] if several else []
     rows: Rows = []
     for p in site_points:
@@ -120,7 +120,12 @@ def shares(run: ReportInputs, site: str) -> Html:
         for p in dictionaries
     ]
     caption = f"Dead and over-active latents at {site}: share of all latents, 95% intervals in brackets"
-    headings = ["Architecture", "Asked L0", "Latents", *SHARES.values()]
+    headings = [
+        "Architecture",
+        "Asked L0",
+        "Latents",
+        *(title.format(units=run.unit.many) for title in SHARES.values()),
+    ]
     return table(caption, headings, rows, muted=[i for i, p in enumerate(dictionaries) if p.control])
 
 
@@ -212,7 +217,7 @@ def training(run: ReportInputs, site: str) -> Html:
         "Asked L0",
         "Seed",
         "Steps",
-        "Training tokens",
+        f"Training {run.unit.many}",
         "Last loss",
         "Last FVU",
         "Last L0",

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from monosemy.report.canvas import Drawing, legend_row, margins, render, tokens_axis
 from monosemy.report.read import Curve
 from monosemy.report.theme import Style, Theme, label, styles
+from monosemy.report.units import TOKENS, Unit
 from monosemy.support.numbers import percent_text, setting_text
 
 PANELS = {
@@ -30,7 +31,7 @@ PANELS = {
 _LOGARITHMIC = ("loss", "fvu", "l0")
 
 
-def training(curves: Sequence[Curve], site: str) -> Drawing:
+def training(curves: Sequence[Curve], site: str, *, unit: Unit = TOKENS) -> Drawing:
     """Draws the curves of one site: a row per quantity, a column per target L0, a line per SAE."""
     # 0 stands for SAEs without a target L0.
     targets = sorted({curve.target_l0 or 0.0 for curve in curves})
@@ -53,7 +54,7 @@ def training(curves: Sequence[Curve], site: str) -> Drawing:
         figure.align_ylabels(panels[:, 0])
         for j, target in enumerate(targets):
             panels[0, j].set_title(f"asked L0 {setting_text(target)}" if target else "no asked L0")
-            panels[-1, j].set_xlabel("Training tokens")
+            panels[-1, j].set_xlabel(f"Training {unit.many}")
             tokens_axis(panels[-1, j])
         legend_row(figure, list(looks.values()), y=1 - 0.06 / size[1])
         return figure
@@ -69,7 +70,7 @@ def training(curves: Sequence[Curve], site: str) -> Drawing:
     caption = (
         "Training curves. Losses of different architectures are different sums and cannot be compared; FVU and L0 can. "
         "Dashed lines: asked L0. FVU, L0 and dead share here are those of training batches, the results above those of "
-        "validation text." + (f" A cross marks training that stopped early ({ends})." if stopped else "")
+        f"{unit.held_out}." + (f" A cross marks training that stopped early ({ends})." if stopped else "")
     )
     return render(f"training-{site}", alt, caption, draw)
 

@@ -38,6 +38,7 @@ from monosemy.pipeline.training import train
 from monosemy.ranges import number_name
 from monosemy.rows.defaults import Wishes, check_sizes, rows_config
 from monosemy.rows.prepare import keep_rows, prepare_rows
+from monosemy.rows.python_names import python_names
 from monosemy.rows.settings import SITE
 from monosemy.rows.sources import Source, group_numbers, source_of
 from monosemy.run import open_run
@@ -108,7 +109,7 @@ class Dictionary(TransformerMixin, BaseEstimator):
         Raises UserError, a ValueError of one line, for input that cannot be learnt from.
         """
         check_sizes(self.d_sae, self.l0)
-        with ExitStack() as stack:
+        with python_names(), ExitStack() as stack:
             if run is None:
                 scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="monosemy-")))
                 folder, staged = scratch / "run", scratch / "rows.npy"

@@ -184,9 +184,8 @@ class RowSource(FeatureSource):
         if problems and not thumbnails:
             raise UserError(f"{IMAGE} {self.described.image}: no picture can be read; {problems[0]}")
         if problems:
-            progress.say(
-                f"pictures: {count_text(len(problems))} of {count_text(len(positions))} cannot be read; the first: {problems[0]}"
-            )
+            share = f"{count_text(len(problems))} of {count_text(len(positions))}"
+            progress.say(f"pictures: {share} cannot be read; the first: {problems[0]}")
         return thumbnails
 
 

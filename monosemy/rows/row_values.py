@@ -76,7 +76,8 @@ def values_of(place: Place, rows: np.ndarray, n_rows: int, flag: str) -> dict[in
             values[number] = value
     if number + 1 != n_rows:
         raise UserError(
-            f"{flag} {place.path} has {count_text(number + 1)} entries, and there are {count_text(n_rows)} rows; give one for each row"
+            f"{flag} {place.path} has {count_text(number + 1)} entries, and there are {count_text(n_rows)} rows; give "
+            "one for each row"
         )
     return values
 
