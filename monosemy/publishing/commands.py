@@ -36,7 +36,7 @@ def run_export(words: list[str]) -> None:
     parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
     options = parser.parse_args(words)
     sae, _ = _open(options)
-    exported = _announced(sae, options.layout)
+    exported = _announced(sae, options)
     target = Path(options.folder).expanduser() / exported.folder
     if options.dry_run:
         print(f"would write {target}: {', '.join([*exported.settings, *exported.tensors])}")
@@ -65,7 +65,7 @@ def run_push(words: list[str]) -> None:
     if not _REPOSITORY.fullmatch(options.repository):
         raise UserError(f"{options.repository!r} is no repository on the hub; it should be like owner/name")
     sae, run_sae = _open(options)
-    exported = _announced(sae, options.layout)
+    exported = _announced(sae, options)
     from monosemy.publishing.card import card_text, measures_of
     from monosemy.saes.formats.exported import write_exported
     from monosemy.support.files import write_text
@@ -93,6 +93,11 @@ def _parser(prog: str, summary: str, *examples: str) -> Parser:
         "--sae", metavar="SITE/NAME", help="Which SAE of a run. (default: the JumpReLU SAE at the middle L0)"
     )
     parser.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="Whose layout to write.")
+    parser.add_argument(
+        "--unit-rows",
+        action="store_true",
+        help="Make decoder rows of length 1, which SAEBench requires; reconstructions stay.",
+    )
     return parser
 
 
@@ -113,11 +118,11 @@ def _open(options: Namespace) -> tuple[SparseAutoencoder, Path | None]:
     return sae, folder if in_run else None
 
 
-def _announced(sae: SparseAutoencoder, layout: str) -> Exported:
+def _announced(sae: SparseAutoencoder, options: Namespace) -> Exported:
     """The files in the layout, after its notes have been printed."""
     from monosemy.saes.formats import export
 
-    exported = export(sae, layout)
+    exported = export(sae, options.layout, unit_rows=options.unit_rows)
     for note in exported.notes:
         print(f"note: {note}", file=sys.stderr)
     return exported

@@ -64,14 +64,21 @@ class Layout(Protocol):
     def tensors(self, path: Path, config: SaeConfig) -> Mapping[str, Tensor | StoredTensor]: ...
 
 
-def export(sae: SparseAutoencoder, layout: str) -> Exported:
+def export(sae: SparseAutoencoder, layout: str, *, unit_rows: bool = False) -> Exported:
     """The SAE's files in another library's layout, with notes on what was folded and what is lost.
+
+    unit_rows: make decoder rows of length 1, in SAELens' layout, the one that SAEBench reads.
 
     Raises UserError for a layout that is not one of `WRITERS`, and when it cannot hold this SAE.
     """
     if layout not in WRITERS:
         raise unknown("layout", layout, WRITERS)
-    return importlib.import_module(WRITERS[layout]).export(sae)
+    if unit_rows and layout != "sae-lens":
+        raise UserError(
+            f"--unit-rows is for the layout sae-lens, which SAEBench reads, not for {layout}; leave one of them out"
+        )
+    writer = importlib.import_module(WRITERS[layout])
+    return writer.export(sae, unit_rows=True) if unit_rows else writer.export(sae)
 
 
 def layout_of(path: Path) -> tuple[Layout, Path]:

@@ -108,6 +108,27 @@ class Parts:
         self.transforms = dataclasses.replace(self.transforms, subtract_b_dec=subtracted)
         self.notes.append("b_dec was folded into the encoder's bias; codes agree up to rounding")
 
+    def fold_row_lengths(self) -> None:
+        """Makes every decoder row of length 1 by multiplying its latent's encoder, biases and threshold by the length.
+
+            f_i d_i = (f_i ‖d_i‖) (d_i / ‖d_i‖)
+
+        Reconstructions stay; codes become contributions in units of the output. A row of length 0 stays as it is.
+        Raises UserError for TopK with rows of unequal length, which would select other latents.
+        """
+        lengths = self.tensors["W_dec"].double().norm(dim=1)
+        if self.kind == "topk" and float(lengths.max()) > (1 + 1e-6) * float(lengths.min()):
+            raise self.refuse(
+                "TopK selects by pre-activations, and rows of unit length would change which are the largest; leave "
+                "--unit-rows out"
+            )
+        factors = torch.where(lengths > 0, lengths, 1.0)
+        for name in ("W_enc", "b_enc", "b_gate", "b_mag", "threshold"):
+            if name in self.tensors:
+                self.tensors[name] = (self.tensors[name].double() * factors).float()
+        self.tensors["W_dec"] = (self.tensors["W_dec"].double() / factors[:, None]).float()
+        self.notes.append("lengths of decoder rows were folded into the encoder: codes are in units of the output")
+
     def note_row_lengths(self, why: str) -> None:
         """Notes decoder rows that are not of unit length."""
         lengths = self.tensors["W_dec"].norm(dim=1)

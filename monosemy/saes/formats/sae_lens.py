@@ -152,15 +152,20 @@ def _is_6(version: str) -> bool:
     return match is not None and int(match[1]) >= 6
 
 
-def export(sae: SparseAutoencoder) -> Exported:
-    """The SAE as a folder that sae-lens 6 opens. Raises UserError for a kind that it has not."""
+def export(sae: SparseAutoencoder, *, unit_rows: bool = False) -> Exported:
+    """The SAE as a folder that sae-lens 6 opens; `unit_rows` makes decoder rows of length 1, as SAEBench asks for.
+
+    Raises UserError for a kind that it has not, and where rows of length 1 would change reconstructions.
+    """
     parts = Parts.of(sae, NAME)
     transcoder = parts.transforms.transcoder or parts.transforms.skip
     parts.require(("relu", "jumprelu") if transcoder else ("relu", "topk", "jumprelu", "gated"), width=True)
     parts.fold_input_scale()
     if transcoder:
         parts.fold_b_dec(subtracted=False)
-    parts.note_row_lengths("SAEBench asks for")
+    if unit_rows:
+        parts.fold_row_lengths()
+    parts.note_row_lengths("SAEBench asks for: --unit-rows makes them so where that is exact")
     names = {ours: theirs for theirs, ours in _ARCHITECTURES.items()}
     architecture = names[parts.kind]
     if transcoder:

@@ -119,3 +119,29 @@ def test_an_input_scale_is_folded(tmp_path):
     assert again.config.transforms == dataclasses.replace(config.transforms, input_scale=1.0)
     torch.testing.assert_close(again.encode(x).to_dense(), sae.encode(x).to_dense())
     torch.testing.assert_close(again(x), sae(x))
+
+
+@pytest.mark.parametrize("case", sorted(HELD["sae-lens"]))
+def test_rows_of_unit_length_change_no_reconstruction(case: str, tmp_path: Path):
+    sae, x = load_sae(FOLDER / case), outputs(case)["x"]
+    lengths = sae.tensors()["W_dec"].norm(dim=1)
+    if sae.config.architecture == "topk" and lengths.max() > (1 + 1e-6) * lengths.min():
+        with pytest.raises(UserError, match="leave --unit-rows out"):
+            export(sae, "sae-lens", unit_rows=True)
+        return
+    exported = export(sae, "sae-lens", unit_rows=True)
+    assert any("lengths of decoder rows were folded" in note for note in exported.notes)
+    assert not any("not of unit length" in note for note in exported.notes)
+    again = load_sae(write_exported(exported, tmp_path))
+    rows = again.tensors()["W_dec"].norm(dim=1)
+    torch.testing.assert_close(rows, torch.ones_like(rows), rtol=0, atol=1e-6)
+    before, after = sae.encode(x), again.encode(x)
+    assert torch.equal(before.to_dense() > 0, after.to_dense() > 0)
+    expected = sae.decode(before)
+    torch.testing.assert_close(again.decode(after), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_rows_of_unit_length_are_for_sae_lens_alone():
+    sae = build_sae(SaeConfig("jumprelu", 8, 16, 4.0))
+    with pytest.raises(UserError, match="--unit-rows is for the layout sae-lens"):
+        export(sae, "sparsify", unit_rows=True)
