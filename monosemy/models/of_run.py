@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 def load_run_model(
     folder: Path, config: RunConfig, provenance: Mapping[str, Any], moved: Moved = NOT_MOVED
 ) -> LanguageModel:
-    """The model of a run. Raises UserError when it is not found, naming the flag for its path, and when it changed."""
+    """The model of a run. Raises UserError when it is not found, naming the flag for its path, when it changed, and for
+    a run on rows, which has none."""
+    if "rows" in provenance:
+        raise UserError(f"{folder} was trained on rows without a language model, so there is none that reads or writes")
     settings, began_with = config.model, provenance.get("model", {})
     source = find_source(folder, config, provenance, "model", moved=moved)
     model = load_model(
