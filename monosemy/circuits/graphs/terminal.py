@@ -42,7 +42,8 @@ def print_graph(graph: Graph, seconds: float) -> None:
     print(
         f"{count_text(graph.n_tokens)} tokens, {count_text(graph.n_active)} active latents, "
         f"{count_text(graph.n_latents)} of them nodes, {count_text(n_kept)} kept with "
-        f"{count_text(int(graph.pruned.edges.sum()))} edges; {duration_text(seconds)}, {size_text(graph_bytes(graph))}"
+        f"{count_text(int(graph.pruned.edges.sum()))} edges; {duration_text(seconds)}, "
+        f"at most {size_text(graph_bytes(graph))}"
     )
     print(
         f"replacement score {fixed_text(graph.replacement_score, 3)}, completeness score "
