@@ -8,6 +8,7 @@ Signatures say shapes with jaxtyping's names; bodies mark a tensor of three or m
     batch     B        sequences
     position  T        positions of a sequence
     d_in      D        components of an activation
+    d_out     E        components of what a dictionary gives; d_in except for transcoders
     d_sae     F        latents
     k         K        active latents of a row
     z         Z        stored entries of a sparse code
@@ -29,13 +30,18 @@ Scalar: TypeAlias = Float[Tensor, ""]
 
 Activations: TypeAlias = Float[Tensor, "n d_in"]
 """Rows at one site, and reconstructions of them."""
+Outputs: TypeAlias = Float[Tensor, "n d_out"]
+"""Rows at the site that the output stands for, and predictions of them."""
 PreActs: TypeAlias = Float[Tensor, "n d_sae"]
 """Pre-activations π, margins, and other scores of every (row, latent) pair."""
 EncoderMatrix: TypeAlias = Float[Tensor, "d_in d_sae"]
 DecoderMatrix: TypeAlias = Float[Tensor, "d_sae d_in"]
+OutputMatrix: TypeAlias = Float[Tensor, "d_sae d_out"]
+"""A decoder whose output may have another width than the input."""
 
 PerToken: TypeAlias = Float[Tensor, " n"]
 PerInput: TypeAlias = Float[Tensor, " d_in"]
+PerOutput: TypeAlias = Float[Tensor, " d_out"]
 PerLatent: TypeAlias = Float[Tensor, " d_sae"]
 PerEntry: TypeAlias = Float[Tensor, " z"]
 """Values on a pattern, row by row."""

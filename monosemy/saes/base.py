@@ -8,6 +8,15 @@ Shapes: W_enc [d_in, d_sae] (stored column by column, so that a latent's weights
 whole latents), W_dec [d_sae, d_in] with unit rows, b_dec [d_in], b_enc [d_sae].
 Units: during training, inputs are divided by the site's scale C so that E‖x‖² = 1. `fold_scale(C)` then makes the SAE
 read raw activations: both weight matrices stay the same, and biases, thresholds and latents are multiplied by C.
+
+A transcoder is an SAE whose output stands for another site's activation y [N, d_out] (Dunefsky et al. 2024, arXiv
+2406.11944; the linear path: Paulo et al. 2025, arXiv 2501.18823):
+
+    π = (x − m) W_enc + b_enc,   ŷ = b_dec + f W_dec [+ (x − m) W_skipᵀ]
+
+m is the input's mean, measured at the start, which `fold_input_mean` puts into the biases at the end: the saved
+transcoder reads x itself. Every architecture can be trained as one: `b_in` is what its encoder subtracts, and its
+losses compare with a `Target`.
 `forward`, `encode` and `losses` are pure. Apart from the optimizer, only `observe` changes an SAE during training.
 """
 
@@ -28,8 +37,9 @@ from monosemy.config import from_json, to_json
 from monosemy.errors import UserError
 from monosemy.kernels import ops
 from monosemy.latents import SparseLatents
+from monosemy.saes.losses import Target, variance
 from monosemy.saes.transforms import NO_TRANSFORMS, Transforms
-from monosemy.shapes import Activations, LatentMask, PerInput, PreActs, Scalar
+from monosemy.shapes import Activations, LatentMask, Outputs, PerInput, PreActs, Scalar
 from monosemy.support.notebook import facts_html, facts_line
 from monosemy.support.numbers import count_text, setting_text
 
@@ -84,14 +94,14 @@ class StepOutput:
 
     total: the scalar loss to differentiate.
     terms: the parts of the loss, detached and without their coefficients.
-    reconstruction: x̂ [N, d_in], detached.
+    reconstruction: x̂ [N, d_in], detached; of a transcoder ŷ [N, d_out] without its linear path.
     latents: the code, detached. JumpReLU's also holds entries of value zero inside the kernel window.
     statistic: a number that `observe` needs, such as the smallest pre-activation that BatchTopK kept.
     """
 
     total: Scalar
     terms: Mapping[str, Tensor]
-    reconstruction: Activations
+    reconstruction: Outputs
     latents: SparseLatents
     statistic: float | None = None
 
@@ -99,11 +109,13 @@ class StepOutput:
 class Restart(NamedTuple):
     """New weights for R latents, and how they answer to the N rows of the step's batch."""
 
-    decoder: Float[Tensor, "r d_in"]
+    decoder: Float[Tensor, "r d_out"]
     """Unit rows."""
     encoder: Float[Tensor, "d_in r"]
+    gains: Float[Tensor, " r"]
+    """The factor, of order 1, by which each encoder is longer than the filter that answers its decoder row with 1."""
     answers: Float[Tensor, "n r"]
-    """(x − b_dec) times the encoder."""
+    """(x − b_in) times the encoder."""
     thresholds: Float[Tensor, " r"]
     """Not negative; each lies below as many answers as an average latent has firings in the batch."""
 
@@ -126,6 +138,8 @@ class SparseAutoencoder(nn.Module, ABC):
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
+    W_skip: nn.Parameter
+    input_mean: Tensor
 
     def __init__(self, config: SaeConfig) -> None:
         super().__init__()
@@ -134,15 +148,16 @@ class SparseAutoencoder(nn.Module, ABC):
         self.options: Any = from_json(self.Options, config.options, f"options of {self.name}")
         # Its own generator, on the CPU: the weights depend on the seed alone, not on earlier draws or the device.
         generator = torch.Generator().manual_seed(config.seed)
-        if torch.get_default_device().type == "meta":
-            rows = torch.empty(config.d_sae, config.d_in)  # no storage: a saved SAE is read into it (storage.py)
-        else:
-            # Normalised Gaussian rows are uniform on the sphere; the encoder starts as the decoder's transpose.
-            rows = torch.randn(config.d_sae, config.d_in, generator=generator)
-            rows = nn.functional.normalize(rows, dim=1)
+        rows = _unit_rows(config.d_sae, self.d_out, generator)
+        # An SAE's encoder starts as the decoder's transpose; a transcoder's reads another space.
+        columns = _unit_rows(config.d_sae, config.d_in, generator) if config.transforms.transcoder else rows.clone()
         self.W_dec = nn.Parameter(rows, requires_grad=not config.frozen_decoder)
-        self.W_enc = nn.Parameter(rows.clone().T)  # a transposed view: stored column by column
-        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+        self.W_enc = nn.Parameter(columns.T)  # a transposed view: stored column by column
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+        if config.transforms.transcoder:
+            self.register_buffer("input_mean", torch.zeros(config.d_in))
+            if config.transforms.skip:
+                self.W_skip = nn.Parameter(torch.zeros(self.d_out, config.d_in))
 
     @property
     def d_in(self) -> int:
@@ -157,9 +172,30 @@ class SparseAutoencoder(nn.Module, ABC):
         """The width of the output; that of the input except for transcoders."""
         return self.config.d_out or self.config.d_in
 
+    @property
+    def b_in(self) -> Tensor | None:
+        """What the encoder subtracts from its input, [d_in]: b_dec; in a transcoder in training, the input's mean.
+
+        None within a published SAE that subtracts nothing (transformed.py).
+        """
+        return self.input_mean if self.config.transforms.transcoder else self.b_dec
+
+    @property
+    def source_site(self) -> str | None:
+        """The site that a transcoder reads; None for an SAE, which reads the site that it reconstructs."""
+        return self.config.site if self.config.site_out else None
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a file of this SAE holds, by name: the parameters and buffers themselves."""
-        return self.state_dict()
+        return {name: tensor for name, tensor in self.state_dict().items() if name != "input_mean"}
+
+    def target(self, x: Activations, y: Outputs) -> Target:
+        """The target of a step that reads x and should give y; x and y are the same rows for an SAE.
+
+        Gradient: to W_skip, since the linear path is taken off y rather than added to the output of the latents.
+        """
+        rows = y - (x - self.input_mean) @ self.W_skip.T if self.config.transforms.skip else y
+        return Target(rows, variance(y))
 
     def _facts(self) -> dict[str, str]:
         config = self.config
@@ -178,12 +214,18 @@ class SparseAutoencoder(nn.Module, ABC):
         """Encodes x [N, d_in] with the selection used at inference, without gradient."""
 
     @abstractmethod
-    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
-        """Computes the training loss of a batch x [N, d_in] at E‖x‖² = 1. Pure: changes nothing."""
+    def losses(self, x: Activations, step: StepInfo, target: Target | None = None) -> StepOutput:
+        """Computes the training loss of a batch x [N, d_in] at E‖x‖² = 1. Pure: changes nothing.
+
+        `target` is that of a transcoder, as `self.target` gives it; None stands for x itself.
+        """
 
     @abstractmethod
-    def initialise(self, x: Activations, l0: float) -> None:
-        """Sets biases and thresholds from training rows x [n, d_in] so that the L0 starts near `l0`."""
+    def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:
+        """Sets biases and thresholds from training rows x [n, d_in] so that the L0 starts near `l0`.
+
+        y [n, d_out] are a transcoder's outputs on these rows, at E‖y‖² = 1.
+        """
 
     def margins(self, x: Activations) -> PreActs | None:
         """How far each latent is above its firing point, [N, F]: it fires exactly where its margin is positive.
@@ -227,22 +269,63 @@ class SparseAutoencoder(nn.Module, ABC):
         """Reconstructs x [..., d_in]. Raises UserError when the last dimension is not d_in."""
         rows = x.reshape(-1, x.shape[-1])
         check_input(rows, self.d_in)
-        return self.decode(self.encode(rows)).view(x.shape)
+        output = self.decode(self.encode(rows))
+        if self.config.transforms.skip:
+            output = output + (rows - self.input_mean) @ self.W_skip.T
+        return output.view(*x.shape[:-1], self.d_out)
 
     @torch.no_grad()
-    def fold_scale(self, scale: float) -> None:
-        """Makes an SAE that was trained on x / C read raw x, in place: folded(x) = C · unfolded(x / C)."""
+    def fold_scale(self, scale: float, scale_out: float | None = None) -> None:
+        """Makes an SAE that was trained on x / C read raw x, in place: folded(x) = C · unfolded(x / C).
+
+        A transcoder whose output was trained on y / C_out takes that scale too: folded(x) = C_out · unfolded(x / C).
+        """
+        scale_out = scale if scale_out is None else scale_out
         # π(x) is affine and H(π − θ) looks at signs only. With biases and thresholds times C, π(x) = C π'(x / C): the
         # same latents fire, with C times the value.
         for name in self.scaled:
-            getattr(self, name).mul_(scale)
-        self.config = dataclasses.replace(self.config, scale=self.config.scale * scale)
+            getattr(self, name).mul_(scale_out)
+        if self.config.transforms.transcoder:
+            # Latents are in units of the output, so the encoder takes the ratio of the units.
+            self.W_enc.mul_(scale_out / scale)
+            self.input_mean.mul_(scale)
+            if self.config.transforms.skip:
+                self.W_skip.mul_(scale_out / scale)
+        self.config = dataclasses.replace(self.config, scale=self.config.scale * scale_out)
+
+    @torch.no_grad()
+    def fold_input_mean(self) -> None:
+        """Makes a transcoder read x rather than x − m, in place, with the same codes and outputs up to rounding."""
+        if self.config.transforms.skip:
+            self.b_dec.sub_((self.W_skip.double() @ self.input_mean.double()).to(self.b_dec))
+        for name, bias in biases_of_shifted_input(self.tensors(), -self.input_mean).items():
+            getattr(self, name).copy_(bias)
+        self.input_mean.zero_()
 
     @torch.no_grad()
     def fold_centre(self, centre: PerInput) -> None:
         """Makes an SAE that was trained on x − m read x, in place; the centre m [d_in] is in units of its input."""
         # Every architecture reads x only through x − b_dec, and adds b_dec to what it decodes.
         self.b_dec.add_(centre.to(self.b_dec))
+
+
+def _unit_rows(n_rows: int, width: int, generator: torch.Generator) -> Tensor:
+    """Rows [n_rows, width] that are uniform on the sphere: normalised Gaussian ones."""
+    if torch.get_default_device().type == "meta":
+        return torch.empty(n_rows, width)  # no storage: a saved SAE is read into it (storage.py)
+    return nn.functional.normalize(torch.randn(n_rows, width, generator=generator), dim=1)
+
+
+def biases_of_shifted_input(tensors: Mapping[str, Tensor], shift: PerInput) -> dict[str, Tensor]:
+    """The biases with which an encoder that reads x has the pre-activations that it has on x + shift, by name."""
+    # (x + s) W + b = x W + (b + s W), in float64 because the two may nearly cancel.
+    answer = shift.double() @ tensors["W_enc"].double()
+    biases = {}
+    for name in ("b_enc", "b_gate", "b_mag"):
+        if name in tensors:
+            factor = tensors["r_mag"].double().exp() if name == "b_mag" else 1.0
+            biases[name] = (tensors[name].double() + answer * factor).to(tensors[name])
+    return biases
 
 
 def check_sizes(config: SaeConfig) -> None:

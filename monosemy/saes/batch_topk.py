@@ -24,10 +24,10 @@ from monosemy.kernels import dispatch, ops
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
-from monosemy.saes.losses import dead_latent_error, squared_error, variance
+from monosemy.saes.losses import Target, dead_latent_error, squared_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
 from monosemy.saes.starts import fit_size, scaled_restart, start_weights
-from monosemy.shapes import Activations, PreActs
+from monosemy.shapes import Activations, Outputs, PreActs
 
 
 @dataclass(frozen=True)
@@ -77,27 +77,28 @@ class BatchTopK(SparseAutoencoder):
     @torch.no_grad()
     def encode(self, x: Activations) -> SparseLatents:
         threshold = self.threshold.clamp_min(0).to(x).expand(self.d_sae)
-        centred = ops.centre(x, self.b_dec)
+        centred = ops.centre(x, self.b_in)
         pattern, values = dispatch.encode_above(centred, self.W_enc, self.b_enc, threshold)
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
-    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
-        centred = ops.centre(x, self.b_dec)
+    def losses(self, x: Activations, step: StepInfo, target: Target | None = None) -> StepOutput:
+        target = target or Target.of(x)
+        centred = ops.centre(x, self.b_in)
         n_keep = round(step.l0 * len(x))
         pattern, values, cut = dispatch.encode_batch_topk(centred, self.W_enc, self.b_enc, n_keep)
-        selection = ops.Selection(pattern, values, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec)
+        selection = ops.Selection(pattern, values, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_in)
         reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
-        error = squared_error(x, reconstruction) / variance(x)
+        error = squared_error(target.rows, reconstruction) / target.variance
         terms = {"error": error.detach()}
         total = error
         if step.dead is not None and self.options.aux_coef > 0:
             aux = dead_latent_error(
                 x,
-                reconstruction,
+                target.rows - reconstruction,
                 W_enc=self.W_enc,
                 W_dec=self.W_dec,
                 b_enc=self.b_enc,
-                b_dec=self.b_dec,
+                b_in=self.b_in,
                 dead=step.dead,
                 k_aux=self.options.k_aux,
             )
@@ -107,9 +108,9 @@ class BatchTopK(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), latents, statistic=cut)
 
     @torch.no_grad()
-    def initialise(self, x: Activations, l0: float) -> None:
-        n_dense = start_weights(self, x)
-        fit_size(self, x, n_dense)
+    def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:
+        n_dense = start_weights(self, x, y)
+        fit_size(self, x, n_dense, y)
 
     @torch.no_grad()
     def observe(self, output: StepOutput, step: StepInfo) -> None:
@@ -130,7 +131,7 @@ class BatchTopK(SparseAutoencoder):
         self.threshold_weight.copy_(weight)
 
     def margins(self, x: Activations) -> PreActs:
-        pre = ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+        pre = ops.pre_activations(x, self.W_enc, self.b_enc, self.b_in)
         # θ never falls below zero, so a pre-activation that is not positive cannot fire at any θ.
         return torch.where(pre > 0, pre - self.threshold, -torch.inf)
 

@@ -27,10 +27,10 @@ from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE
 from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
-from monosemy.saes.losses import squared_error, variance
+from monosemy.saes.losses import Target, squared_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
 from monosemy.saes.starts import fit_size, start_thresholds, start_weights
-from monosemy.shapes import Activations, PerEntry, PreActs
+from monosemy.shapes import Activations, Outputs, PerEntry, PreActs
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Gated(SparseAutoencoder):
         self.r_mag = nn.Parameter(torch.zeros(config.d_sae))
 
     def _linear(self, x: Activations) -> PreActs:
-        return ops.pre_activations(x, self.W_enc, None, self.b_dec)
+        return ops.pre_activations(x, self.W_enc, None, self.b_in)
 
     def _encode(self, x: Activations) -> tuple[Pattern, PerEntry, Activations]:
         """The pattern where the gate is open, (x − b_dec) W_enc on it [Z], and x − b_dec."""
-        centred = ops.centre(x, self.b_dec)
+        centred = ops.centre(x, self.b_in)
         # Gate and magnitude share the product and differ in bias, so it is selected without one: π_gate > 0 is
         # (x − b_dec) W_enc > −b_gate.
         return *dispatch.encode_above(centred, self.W_enc, None, -self.b_gate), centred
@@ -89,8 +89,9 @@ class Gated(SparseAutoencoder):
         magnitude = linear * self.r_mag.exp()[latents] + self.b_mag[latents]
         return SparseLatents(pattern.offsets, pattern.indices, magnitude.relu(), self.d_sae)
 
-    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
-        selection = ops.Selection(*self._encode(x), x=x, W_enc=self.W_enc, b_enc=None, b_dec=self.b_dec)
+    def losses(self, x: Activations, step: StepInfo, target: Target | None = None) -> StepOutput:
+        target = target or Target.of(x)
+        selection = ops.Selection(*self._encode(x), x=x, W_enc=self.W_enc, b_enc=None, b_dec=self.b_in)
         gate = selection.pre_acts + selection.per_latent(self.b_gate)
         magnitude = selection.pre_acts * selection.per_latent(self.r_mag.exp()) + selection.per_latent(self.b_mag)
         values = magnitude.relu()
@@ -99,8 +100,11 @@ class Gated(SparseAutoencoder):
         reconstruction = selection.decode(values, self.W_dec, self.b_dec)
         by_gate = selection.decode(gate, self.W_dec.detach(), self.b_dec.detach())
         # The variance is that of the batch and has no gradient: the errors are FVUs, and λ has no unit.
-        unit = variance(x)
-        error, aux = squared_error(x, reconstruction) / unit, squared_error(x, by_gate) / unit
+        unit = target.variance
+        error, aux = (
+            squared_error(target.rows, reconstruction) / unit,
+            squared_error(target.rows.detach(), by_gate) / unit,
+        )
         # On the selection ReLU(π_gate) is π_gate itself, and decoder rows have unit length.
         l1 = gate.sum() / len(x) / unit.sqrt()
         terms = {"error": error.detach(), "sparsity": l1.detach(), "aux": aux.detach()}
@@ -108,10 +112,10 @@ class Gated(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
 
     @torch.no_grad()
-    def initialise(self, x: Activations, l0: float) -> None:
-        n_dense = start_weights(self, x)
+    def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:
+        n_dense = start_weights(self, x, y)
         self.b_gate.copy_(-start_thresholds(self._linear(x), l0, n_dense))
-        fit_size(self, x, n_dense)
+        fit_size(self, x, n_dense, y)
 
     @torch.no_grad()
     def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:

@@ -39,10 +39,10 @@ from monosemy.kernels.reference import Columns, Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
-from monosemy.saes.losses import squared_error, variance
+from monosemy.saes.losses import Target, squared_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
 from monosemy.saes.starts import fit_size, start_thresholds, start_weights
-from monosemy.shapes import Activations, PerEntry, PerLatent, PreActs, Scalar
+from monosemy.shapes import Activations, Outputs, PerEntry, PerLatent, PreActs, Scalar
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,11 @@ class JumpRelu(SparseAutoencoder):
         self.threshold = nn.Parameter(torch.full((config.d_sae,), self.options.threshold_start))
 
     def _pre(self, x: Activations) -> PreActs:
-        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_in)
 
     def _encode(self, x: Activations, threshold: PerLatent) -> tuple[Pattern, PerEntry, Activations]:
         """The pattern above the threshold, the pre-activations on it [Z], and x − b_dec."""
-        centred = ops.centre(x, self.b_dec)
+        centred = ops.centre(x, self.b_in)
         return *dispatch.encode_above(centred, self.W_enc, self.b_enc, threshold), centred
 
     def rate_factors(self) -> Mapping[str, float]:
@@ -194,18 +194,19 @@ class JumpRelu(SparseAutoencoder):
         pattern, values, _ = self._encode(x, self.threshold.clamp_min(0))
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
-    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
+    def losses(self, x: Activations, step: StepInfo, target: Target | None = None) -> StepOutput:
+        target = target or Target.of(x)
         # A relative width is zero once all thresholds are; the backward pass divides by it.
         bandwidth = max(self.bandwidth, 1e-12)
         # The selection reaches down to the window's lower edge, where f is zero but θ still receives gradient. The edge
         # may lie below zero; entries there move θ as well.
         window, pre_acts, centred = self._encode(x, self.threshold.detach() - bandwidth / 2)
-        selection = ops.Selection(window, pre_acts, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec)
+        selection = ops.Selection(window, pre_acts, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_in)
         threshold = selection.per_latent(self.threshold)
         values = JumpReluFunction.apply(selection.pre_acts, threshold, bandwidth)
         reconstruction = selection.decode(values, self.W_dec, self.b_dec)
         # The variance is that of the batch and has no gradient: the error is the batch's FVU, and λ has no unit.
-        error = squared_error(x, reconstruction) / variance(x)
+        error = squared_error(target.rows, reconstruction) / target.variance
         terms = {"error": error.detach()}
         if self.options.recipe == "step":
             fires = StepFunction.apply(selection.pre_acts, threshold, bandwidth)
@@ -243,16 +244,16 @@ class JumpRelu(SparseAutoencoder):
         # The selection is strict; against the next float below θ it includes entries exactly at θ, whose gradient is 0.
         above = dispatch.select_above(pre, torch.nextafter(self.threshold.detach(), torch.tensor(-torch.inf).to(pre)))
         columns = dispatch.transpose(above, self.d_sae)
-        parameters = (self.W_enc, self.b_enc, self.b_dec, self.threshold)
+        parameters = (self.W_enc, self.b_enc, self.b_in, self.threshold)
         return BelowThreshold.apply(*parameters, pre, centred, above, columns)
 
     @torch.no_grad()
-    def initialise(self, x: Activations, l0: float) -> None:
-        n_dense = start_weights(self, x)
+    def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:
+        n_dense = start_weights(self, x, y)
         if self.options.threshold_start == 0:
             self.threshold.copy_(start_thresholds(self._pre(x), l0, n_dense))
             # Only then: a θ that was set stays as it is.
-            fit_size(self, x, n_dense)
+            fit_size(self, x, n_dense, y)
 
     @torch.no_grad()
     def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:

@@ -24,6 +24,8 @@ from monosemy.saes.config_file import read_config_file
 from monosemy.support.visible import visible
 
 FROZEN_RANDOM = "frozen_random"
+TRANSCODER, SKIP_TRANSCODER = "transcoder_", "skip_transcoder_"
+"""How the kinds of transcoders begin, without and with a linear path."""
 Key = tuple[str, str]
 """(site, name)."""
 
@@ -64,10 +66,17 @@ class SavedSae:
 
     @property
     def kind(self) -> str:
-        """Its architecture, `frozen_random` for a control, and for an imported SAE what it is called in this run."""
+        """Its architecture, `frozen_random` for a control; of a transcoder with `transcoder_` before it.
+
+        For an imported SAE what it is called in this run.
+        """
         if self.imported:
             return label_of(self.name)
-        return FROZEN_RANDOM if self.control else str(self.config.get("architecture") or "unknown")
+        kind = FROZEN_RANDOM if self.control else str(self.config.get("architecture") or "unknown")
+        transforms = self.config.get("transforms") or {}
+        if not transforms.get("transcoder"):
+            return kind
+        return f"{SKIP_TRANSCODER if transforms.get('skip') else TRANSCODER}{kind}"
 
     @property
     def stopped(self) -> str:

@@ -23,10 +23,10 @@ from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE
 from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
-from monosemy.saes.losses import squared_error, variance
+from monosemy.saes.losses import Target, squared_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
 from monosemy.saes.starts import fit_size, start_thresholds, start_weights
-from monosemy.shapes import Activations, PerEntry, PreActs
+from monosemy.shapes import Activations, Outputs, PerEntry, PreActs
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Relu(SparseAutoencoder):
 
     def _encode(self, x: Activations) -> tuple[Pattern, PerEntry, Activations]:
         """The pattern of latents that fire, the pre-activations on it [Z], and x − b_dec."""
-        centred = ops.centre(x, self.b_dec)
+        centred = ops.centre(x, self.b_in)
         return *dispatch.encode_above(centred, self.W_enc, self.b_enc, x.new_zeros(self.d_sae)), centred
 
     @torch.no_grad()
@@ -73,12 +73,13 @@ class Relu(SparseAutoencoder):
         pattern, values, _ = self._encode(x)
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
-    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
-        selection = ops.Selection(*self._encode(x), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec)
+    def losses(self, x: Activations, step: StepInfo, target: Target | None = None) -> StepOutput:
+        target = target or Target.of(x)
+        selection = ops.Selection(*self._encode(x), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_in)
         reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
         # The variance is that of the batch and has no gradient: the error is the batch's FVU, and λ has no unit.
-        unit = variance(x)
-        error = squared_error(x, reconstruction) / unit
+        unit = target.variance
+        error = squared_error(target.rows, reconstruction) / unit
         # Selected values are positive and decoder rows have unit length, so their plain sum is the L1 norm.
         l1 = selection.pre_acts.sum() / len(x) / unit.sqrt()
         terms = {"error": error.detach(), "sparsity": l1.detach()}
@@ -86,11 +87,11 @@ class Relu(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(selection.pre_acts.detach()))
 
     @torch.no_grad()
-    def initialise(self, x: Activations, l0: float) -> None:
-        n_dense = start_weights(self, x)
+    def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:
+        n_dense = start_weights(self, x, y)
         self.b_enc.zero_()
         self.b_enc.copy_(-start_thresholds(self.margins(x), l0, n_dense))
-        fit_size(self, x, n_dense)
+        fit_size(self, x, n_dense, y)
 
     @torch.no_grad()
     def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:
@@ -98,7 +99,7 @@ class Relu(SparseAutoencoder):
         self.b_enc[latents] = -new.thresholds
 
     def margins(self, x: Activations) -> PreActs:
-        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_dec)
+        return ops.pre_activations(x, self.W_enc, self.b_enc, self.b_in)
 
     @torch.no_grad()
     def shift_margins(self, amount: float) -> None:

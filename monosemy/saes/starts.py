@@ -7,6 +7,8 @@ taken from the mean and the covariance of a few thousand training rows:
   sign, so that the others need not share it;
 - the encoder starts as the filter that answers each decoder row with 1 and everything else as little as it can;
 - thresholds start where all other latents fire equally often, and sizes where they reconstruct best.
+A transcoder's encoder and decoder stand in two spaces, so its encoder starts as the regression of the outputs along its
+random decoder rows (`regressed_encoder`).
 `Anisotropy` serves training too: steps and restarts of encoders are shrunk along the same directions.
 """
 
@@ -20,7 +22,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from monosemy.shapes import Activations, DecoderMatrix, EncoderMatrix, PerLatent, PreActs
+from monosemy.shapes import Activations, DecoderMatrix, EncoderMatrix, OutputMatrix, Outputs, PerLatent, PreActs
 
 if TYPE_CHECKING:
     from monosemy.saes.base import Restart, SparseAutoencoder
@@ -78,11 +80,17 @@ def measure_anisotropy(centred: Activations, l0: float) -> Anisotropy:
 
 
 @torch.no_grad()
-def start_weights(sae: SparseAutoencoder, x: Activations) -> int:
+def start_weights(sae: SparseAutoencoder, x: Activations, y: Outputs | None = None) -> int:
     """Sets b_dec to the mean of rows x [N, d_in], then W_enc, and returns the number of dense latents.
 
-    Dense latents come first. Two of them, one for each sign, share a dominating direction. A frozen decoder has none.
+    Dense latents come first. Two of them, one for each sign, share a dominating direction. A frozen decoder has none,
+    nor has a transcoder, whose outputs y [N, d_out] are given.
     """
+    if y is not None:
+        sae.input_mean.copy_(x.mean(0))
+        sae.b_dec.copy_(y.mean(0))
+        sae.W_enc.copy_(regressed_encoder(x - sae.input_mean, y - sae.b_dec, sae.W_dec))
+        return 0
     sae.b_dec.copy_(x.mean(0))
     centred, n_dense = x - sae.b_dec, 0
     if sae.W_dec.requires_grad:
@@ -95,17 +103,34 @@ def start_weights(sae: SparseAutoencoder, x: Activations) -> int:
 
 
 @torch.no_grad()
-def fit_size(sae: SparseAutoencoder, x: Activations, n_dense: int) -> None:
+def regressed_encoder(inputs: Activations, outputs: Outputs, W_dec: OutputMatrix) -> EncoderMatrix:
+    """The encoder that guesses the outputs along each decoder row from the inputs, both centred: [d_in, F].
+
+        w_i = (Σ_x + SHRINKAGE · (tr Σ_x / d_in) · I)⁻¹ Σ_xy d_i
+
+    It is a transcoder's start: its latents then say what is linear in the map, the strongest ones most of it.
+    """
+    # In float64: the covariance of a long-tailed spectrum is ill-conditioned.
+    rows = inputs.double()
+    covariance = rows.T @ rows / len(rows)
+    mean_variance = covariance.diagonal().mean().clamp_min(1e-30)  # constant rows get an encoder of zeros
+    covariance.diagonal().add_(SHRINKAGE * mean_variance)
+    linear_map = torch.linalg.solve(covariance, rows.T @ outputs.double() / len(rows))
+    return (linear_map @ W_dec.detach().double().T).to(W_dec)
+
+
+@torch.no_grad()
+def fit_size(sae: SparseAutoencoder, x: Activations, n_dense: int, y: Outputs | None = None) -> None:
     """Scales W_enc, biases and thresholds of all but the first `n_dense` latents so that they reconstruct x best.
 
     Each answers its own decoder row with 1, but several of them share what they answer to: together they overshoot,
-    the more the wider the dictionary is for its data. The same latents fire as before.
+    the more the wider the dictionary is for its data. The same latents fire as before. A transcoder should give y.
     """
     latents = sae.encode(x)
     is_dense = latents.indices < n_dense
     others = replace(latents, values=torch.where(is_dense, 0, latents.values))
     explained = sae.decode(others) - sae.b_dec
-    rest = x - sae.decode(replace(latents, values=torch.where(is_dense, latents.values, 0)))
+    rest = (x if y is None else y) - sae.decode(replace(latents, values=torch.where(is_dense, latents.values, 0)))
     factor = float((rest * explained).sum() / explained.square().sum().clamp_min(1e-30))
     if not 0 < factor < 1:
         return
@@ -167,9 +192,8 @@ def thresholds_of_equal_rate(pre: PreActs, l0: float) -> PerLatent:
 
 
 def scaled_restart(new: Restart, factors: PerLatent) -> Restart:
-    """The restart with encoders times `factors` [R], bounded so that a decoder row is answered with .05 to 2."""
-    gains = (new.encoder * new.decoder.T).sum(0).clamp_min(1e-12)
-    return new._replace(encoder=new.encoder * (factors * gains).clamp(0.05, 2) / gains)
+    """The restart with encoders times `factors` [R], bounded so that their gains are .05 to 2."""
+    return new._replace(encoder=new.encoder * (factors * new.gains).clamp(0.05, 2) / new.gains)
 
 
 def halfway_below(scores: Tensor, n_above: int) -> Tensor:

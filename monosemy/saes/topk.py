@@ -24,10 +24,10 @@ from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE, Range, number_name
 from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
-from monosemy.saes.losses import dead_latent_error, squared_error, variance
+from monosemy.saes.losses import Target, dead_latent_error, squared_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
 from monosemy.saes.starts import fit_size, halfway_below, scaled_restart, start_weights
-from monosemy.shapes import Activations, PerEntry
+from monosemy.shapes import Activations, Outputs, PerEntry
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TopK(SparseAutoencoder):
 
     def _encode(self, x: Activations, k: int) -> tuple[Pattern, PerEntry, Activations]:
         """The selected pattern, the pre-activations on it [Z], and x − b_dec."""
-        centred = ops.centre(x, self.b_dec)
+        centred = ops.centre(x, self.b_in)
         return *dispatch.encode_topk(centred, self.W_enc, self.b_enc, k), centred
 
     @torch.no_grad()
@@ -80,24 +80,25 @@ class TopK(SparseAutoencoder):
         pattern, values, _ = self._encode(x, round(self.config.l0))
         return SparseLatents(pattern.offsets, pattern.indices, values, self.d_sae)
 
-    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
+    def losses(self, x: Activations, step: StepInfo, target: Target | None = None) -> StepOutput:
+        target = target or Target.of(x)
         selection = ops.Selection(
-            *self._encode(x, round(step.l0)), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_dec
+            *self._encode(x, round(step.l0)), x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_in
         )
         reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
         # The variance is that of the batch and has no gradient: the error is the batch's FVU.
-        error = squared_error(x, reconstruction) / variance(x)
+        error = squared_error(target.rows, reconstruction) / target.variance
         terms = {"error": error.detach()}
         total = error
         # AuxK costs a second product, so it is left out while no latent is dead.
         if step.dead is not None and self.options.aux_coef > 0:
             aux = dead_latent_error(
                 x,
-                reconstruction,
+                target.rows - reconstruction,
                 W_enc=self.W_enc,
                 W_dec=self.W_dec,
                 b_enc=self.b_enc,
-                b_dec=self.b_dec,
+                b_in=self.b_in,
                 dead=step.dead,
                 k_aux=self.options.k_aux,
             )
@@ -106,9 +107,9 @@ class TopK(SparseAutoencoder):
         return StepOutput(total, terms, reconstruction.detach(), selection.latents(selection.pre_acts.detach()))
 
     @torch.no_grad()
-    def initialise(self, x: Activations, l0: float) -> None:
-        n_dense = start_weights(self, x)
-        fit_size(self, x, n_dense)
+    def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:
+        n_dense = start_weights(self, x, y)
+        fit_size(self, x, n_dense, y)
 
     @torch.no_grad()
     def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:

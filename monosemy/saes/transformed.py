@@ -19,8 +19,9 @@ from monosemy.errors import UserError
 from monosemy.kernels import ops
 from monosemy.latents import Frame, SparseLatents
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, StepOutput, check_input, check_sizes
+from monosemy.saes.losses import Target
 from monosemy.saes.transforms import LAYER_NORM_EPSILON
-from monosemy.shapes import Activations, PreActs
+from monosemy.shapes import Activations, Outputs, PreActs
 
 NOT_TRAINED = "an SAE with transforms of its input or output cannot be trained, only used; train one of your own"
 
@@ -136,11 +137,11 @@ class TransformedSae(SparseAutoencoder):
     def shift_margins(self, amount: float) -> None:
         self.inner.shift_margins(amount)
 
-    def losses(self, x: Activations, step: StepInfo) -> StepOutput:
+    def losses(self, x: Activations, step: StepInfo, target: Target | None = None) -> StepOutput:
         raise UserError(NOT_TRAINED)
 
-    def initialise(self, x: Activations, l0: float) -> None:
+    def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:
         raise UserError(NOT_TRAINED)
 
-    def fold_scale(self, scale: float) -> None:
+    def fold_scale(self, scale: float, scale_out: float | None = None) -> None:
         raise UserError(NOT_TRAINED)

@@ -26,7 +26,7 @@ LAYER_NORM_EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Transforms:
-    """The steps around an SAE's encoder and decoder; the defaults are those of every SAE that is trained here: none."""
+    """The steps around an SAE's encoder and decoder; the defaults are those of an SAE that is trained here: none."""
 
     normalise: Literal["none", "layer_norm", "rescale"] = "none"
     """How each row of the input is normalised."""
@@ -51,3 +51,8 @@ class Transforms:
 
 
 NO_TRANSFORMS = Transforms()
+
+
+def transcoding(*, skip: bool) -> Transforms:
+    """The transforms of a transcoder that is trained here, with or without a linear path."""
+    return Transforms(subtract_b_dec=False, transcoder=True, skip=skip)

@@ -5,7 +5,8 @@ gradient's component along each row is removed before the step, and the rows are
 
 One learning rate suits all data only if each parameter's rate is in the parameter's own unit. Weights have none.
 Thresholds and biases do: those of latents are measured in pre-activations, b_dec in activations. E‖x‖² = 1 fixes
-neither, because activations may have a large mean and few dominating directions. `parameter_units` measures both.
+neither, because activations may have a large mean and few dominating directions. `parameter_units` measures both. A
+transcoder's encoder has a unit as well, outputs per input: the length that its columns start with.
 
 Dominating directions also drown the encoder's gradient: it is a sum over rows, and most of a row lies along them. W_enc
 is therefore trained as M V, with `Anisotropy`'s M: V receives Mᵀ ∂L/∂W_enc, and Adam's step of V moves W_enc by M
@@ -21,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monosemy.kernels import dispatch
+from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import AdamStep
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.saes.losses import variance
 from monosemy.saes.starts import Anisotropy, measure_anisotropy, no_anisotropy
-from monosemy.shapes import Activations
+from monosemy.shapes import Activations, Outputs
 
 
 def schedule(progress: float, warmup_fraction: float, decay_fraction: float) -> float:
@@ -54,20 +55,25 @@ def default_rate(d_in: int, batch_tokens: int) -> float:
 
 
 @torch.no_grad()
-def parameter_units(sae: SparseAutoencoder, x: Activations, anisotropy: Anisotropy) -> dict[str, float]:
+def parameter_units(
+    sae: SparseAutoencoder, x: Activations, anisotropy: Anisotropy, y: Outputs | None = None
+) -> dict[str, float]:
     """The units of the parameters that have one, by name, from training rows x [N, d_in] at the SAE's start.
 
-    For b_dec, the rows' root mean square distance σ from their mean, dominating directions shrunk. For latents' biases
+    For b_dec, the rows' root mean square distance σ from their mean, dominating directions shrunk; for a transcoder,
+    whose outputs y are given, that of the outputs. For latents' biases
     and thresholds, √d_in times the root mean square of (x − b_dec) W_enc over the rows, that of the median latent. On
     isotropic data with unit encoder rows, that too is σ.
     """
     rows = x[:256]
-    linear = (rows - sae.b_dec) @ sae.W_enc
-    spread = math.sqrt(float(variance(anisotropy.shrink(rows.T).T)))
+    linear = ops.centre(rows, sae.b_in) @ sae.W_enc
+    spread = math.sqrt(float(variance(anisotropy.shrink(rows.T).T if y is None else y[:256])))
     # The median latent's: dense latents of dominating directions answer far more strongly than all others.
     response = math.sqrt(sae.d_in * float(linear.square().mean(0).median()))
     # Constant rows have no spread; a rate of zero would freeze the parameters for good.
     units = {name: (spread if name == "b_dec" else response) or 1.0 for name in sae.scaled}
+    if y is not None:
+        units["W_enc"] = float(sae.W_enc.norm(dim=0).median()) or 1.0
     return {name: unit for name, unit in units.items() if math.isfinite(unit)}
 
 
@@ -83,13 +89,17 @@ class Adam:
         self.second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.rate_factors = dict(sae.rate_factors())
         self.units: dict[str, float] = {}
-        self.anisotropy = no_anisotropy(sae.W_dec)
+        self.anisotropy = no_anisotropy(sae.W_enc.T)
         self.sae = sae
+        self.of_transcoder = sae.config.transforms.transcoder
 
-    def adapt(self, x: Activations) -> None:
-        """Measures units and dominating directions from training rows x [N, d_in], at the SAE's start."""
-        self.anisotropy = measure_anisotropy(x - self.sae.b_dec.detach(), self.sae.config.l0)
-        self.units = parameter_units(self.sae, x, self.anisotropy)
+    def adapt(self, x: Activations, y: Outputs | None = None) -> None:
+        """Measures units and dominating directions from training rows x [N, d_in], at the SAE's start.
+
+        y are a transcoder's outputs on them.
+        """
+        self.anisotropy = measure_anisotropy(ops.centre(x, self.sae.b_in), self.sae.config.l0)
+        self.units = parameter_units(self.sae, x, self.anisotropy, y)
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -110,7 +120,7 @@ class Adam:
             if name == "W_enc" and len(self.anisotropy.excess):
                 self._shrunk_step(parameter, moments, options)
             else:
-                n_dense = 2 * int(self.anisotropy.n_paired) if name == "W_dec" else 0
+                n_dense = 2 * int(self.anisotropy.n_paired) if name == "W_dec" and not self.of_transcoder else 0
                 dense_rows = parameter[:n_dense].clone()
                 dispatch.adam(parameter, parameter.grad, *moments, options=options)
                 if n_dense:

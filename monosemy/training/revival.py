@@ -8,6 +8,10 @@ each, a row n of the batch is drawn with probability in proportion to ‖e_n‖�
 both times the factor at which the latent reduces the error of those rows most, and then times the factor, at most 1, at
 which all that restart reduce it most together. So each fires as often as an average one and helps from the next
 step on. The step has computed e anyway, so restarts cost next to nothing.
+
+A transcoder's error lies in another space than its input. Its latent is made for inputs like that of the drawn row,
+w ∝ M² (x_n − b_in), and d is the direction of the error that goes with it: d ∝ Σ_n f_n e_n over the rows where it
+fires.
 Source: this project, after the resampling of Bricken et al. 2023 (Towards Monosemanticity), which restarts all dead
 latents at a few fixed steps, with a small encoder and without regard to how often it fires.
 """
@@ -19,9 +23,10 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from monosemy.kernels import ops
 from monosemy.saes.base import Restart, SparseAutoencoder
 from monosemy.saes.starts import Anisotropy, halfway_below
-from monosemy.shapes import Activations, LatentMask
+from monosemy.shapes import Activations, LatentMask, Outputs
 from monosemy.training.optim import Adam
 
 LAST_RESTART = 0.97
@@ -41,36 +46,44 @@ def new_weights(
     sae: SparseAutoencoder,
     latents: Int64[Tensor, " r"],
     x: Activations,
-    reconstruction: Activations,
+    residual: Outputs,
     *,
     anisotropy: Anisotropy,
     generator: torch.Generator,
 ) -> Restart:
-    """Weights with which `latents` [R] restart, from a batch x [N, d_in] and its reconstruction (equations above).
+    """Weights with which `latents` [R] restart, from a batch x [N, d_in] and the error e that is left of its target.
 
     A frozen decoder keeps its rows. Deterministic given the generator's seed.
     """
-    residual = x - reconstruction
-    decoder = sae.W_dec[latents]
-    if sae.W_dec.requires_grad:
+    centred, decoder = ops.centre(x, sae.b_in), sae.W_dec[latents]
+    transcoder = sae.config.transforms.transcoder
+    if transcoder or sae.W_dec.requires_grad:
         # On the CPU and in float64, where the draw depends on the seed and the weights alone.
         energy = residual.square().sum(1).double().cpu() + 1e-30
         rows = torch.multinomial(energy, len(latents), replacement=len(latents) > len(x), generator=generator)
-        decoder = normalize(residual[rows.to(x.device)], dim=1)
-    filters = anisotropy.shrink(anisotropy.shrink(decoder.T))
-    filters = filters / (filters * decoder.T).sum(0).clamp_min(1e-12)
-    answers = (x - sae.b_dec) @ filters
+        rows = rows.to(x.device)
+    if sae.W_dec.requires_grad:
+        decoder = normalize(residual[rows], dim=1)
+    directions = normalize(centred[rows], dim=1) if transcoder else decoder
+    filters = anisotropy.shrink(anisotropy.shrink(directions.T))
+    filters = filters / (filters * directions.T).sum(0).clamp_min(1e-12)
+    answers = centred @ filters
     n_firing = min(len(x) - 1, max(1, round(sae.config.l0 * len(x) / sae.d_sae)))
     thresholds = halfway_below(answers, n_firing).clamp_min(0)
     # Least squares over the rows on which each latent fires: Σ f (e·d) / Σ f².
     values = torch.where(answers > thresholds, answers, 0)
+    if transcoder and sae.W_dec.requires_grad:
+        decoder = normalize(values.T @ residual, dim=1)
     best = (values * (residual @ decoder.T)).sum(0) / values.square().sum(0).clamp_min(1e-30)
-    size = best.clamp(0.1, 1.0)
+    # An SAE's filter answers its decoder row with 1, which bounds the size; a transcoder's has no such unit.
+    size = best.clamp_min(1e-6) if transcoder else best.clamp(0.1, 1.0)
     # Then least squares for all of them together: many may answer the same part of the error.
     addition = (values * size) @ decoder
-    together = (addition * residual).sum() / addition.square().sum().clamp_min(1e-30)
-    size = size * together.clamp(0.01, 1.0)
-    return Restart(decoder, filters * size, answers * size, thresholds * size)
+    together = ((addition * residual).sum() / addition.square().sum().clamp_min(1e-30)).clamp(0.01, 1.0)
+    size = size * together
+    encoder = filters * size
+    gains = together.expand_as(size) if transcoder else (encoder * decoder.T).sum(0).clamp_min(1e-12)
+    return Restart(decoder, encoder, gains, answers * size, thresholds=thresholds * size)
 
 
 @torch.no_grad()
@@ -80,7 +93,7 @@ def forget(optimizer: Adam, latents: Int64[Tensor, " r"], living: LatentMask) ->
     A second moment of zero would make their first steps as large as Adam's bound.
     """
     for name, second in optimizer.second.items():
-        if name == "b_dec":
+        if name in ("b_dec", "W_skip"):  # not of any latent
             continue
         # W_enc has its latents in columns, all others in rows.
         dim = 1 if name == "W_enc" else 0

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from monosemy.config import TrainingConfig
 from monosemy.saes.base import SparseAutoencoder, StepInfo, StepOutput
-from monosemy.saes.losses import variance
+from monosemy.saes.losses import Target
 from monosemy.saes.starts import Anisotropy
-from monosemy.shapes import Activations, Scalar
+from monosemy.shapes import Activations, Outputs, Scalar
 from monosemy.training.dead import FiringTracker, dead_after_tokens
 from monosemy.training.optim import Adam, default_rate, schedule
 from monosemy.training.outliers import ordinary_rows
@@ -33,10 +33,16 @@ class Diverged(Exception):
 
 
 class Forward(NamedTuple):
-    """The settings of a step, and the loss computed with them before anything changes."""
+    """The settings of a step, its target, and the loss computed with them before anything changes."""
 
     info: StepInfo
+    target: Target
     output: StepOutput
+
+    @property
+    def residual(self) -> Outputs:
+        """What the output leaves of its target, [N, d_out], without gradient."""
+        return self.target.rows.detach() - self.output.reconstruction
 
 
 class Trainee:
@@ -59,14 +65,18 @@ class Trainee:
         self.n_left_out = 0
 
     @torch.no_grad()
-    def initialise(self, x: Activations) -> None:
-        """Starts the SAE from training rows x [n, d_in] at E‖x‖² = 1, and measures what its steps depend on."""
-        target = self.target_l0(0.0)
-        self.sae.initialise(x, target)
-        self.optimizer.adapt(x)
+    def initialise(self, x: Activations, y: Outputs | None = None) -> None:
+        """Starts the SAE from training rows x [n, d_in] at E‖x‖² = 1, and measures what its steps depend on.
+
+        y [n, d_out], at E‖y‖² = 1, are what a transcoder should give for them.
+        """
+        l0 = self.target_l0(0.0)
+        self.sae.initialise(x, l0, y)
+        self.optimizer.adapt(x, y)
         if self.controller:
             # In the loss, λ times the sparsity term then starts at a fixed share of the error, whatever the data.
-            terms = self.sae.losses(x[: self.config.batch_tokens], StepInfo(0.0, target, 0.0, None)).terms
+            some_x, some_y = (rows[: self.config.batch_tokens] for rows in (x, x if y is None else y))
+            terms = self.sae.losses(some_x, StepInfo(0.0, l0, 0.0, None), self.sae.target(some_x, some_y)).terms
             self.controller.coef *= float(terms["error"]) / max(float(terms["sparsity"]), 1e-30)
 
     def target_l0(self, progress: float) -> float:
@@ -74,33 +84,35 @@ class Trainee:
         options, config = self.sae.options, self.sae.config
         return annealed_l0(config.l0, progress, options.k_start_factor, options.k_anneal_fraction, d_sae=config.d_sae)
 
-    def step(self, x: Activations, index: int) -> dict[str, float]:
+    def step(self, x: Activations, index: int, y: Outputs | None = None) -> dict[str, float]:
         """Takes one training step on x [N, d_in] at E‖x‖² = 1, and returns its metrics. `index` counts from 0.
 
-        Raises Diverged, with nothing changed, when the loss or a gradient is not finite.
+        y [N, d_out] is what a transcoder should give. Raises Diverged, with nothing changed, when the loss or a
+        gradient is not finite.
         """
-        forward = self.forward(x, index)
+        forward = self.forward(x, index, y)
         # Only their error tells which rows would wreck the SAE, so a batch with such a row runs forward twice.
-        if (keep := self.ordinary(x, forward)) is not None:
-            x = x[keep]
-            forward = self.forward(x, index)
+        if (keep := self.ordinary(forward)) is not None:
+            x, y = x[keep], None if y is None else y[keep]
+            forward = self.forward(x, index, y)
         self.differentiate(forward.output.total, index)
         if keep is not None:
             self.n_left_out += int((~keep).sum())
         return self.update(x, index, forward)
 
-    def ordinary(self, x: Activations, forward: Forward) -> Bool[Tensor, " n"] | None:
+    def ordinary(self, forward: Forward) -> Bool[Tensor, " n"] | None:
         """The rows that the step may learn from, bool [N]; None when it may learn from all (outliers.py)."""
-        return ordinary_rows(x, forward.output.reconstruction, self.config.outlier_error)
+        return ordinary_rows(forward.target.rows, forward.output.reconstruction, self.config.outlier_error)
 
-    def forward(self, x: Activations, index: int) -> Forward:
-        """Computes the loss of step `index` on x. Pure: changes nothing."""
+    def forward(self, x: Activations, index: int, y: Outputs | None = None) -> Forward:
+        """Computes the loss of step `index` on x, and for a transcoder on y. Pure: changes nothing."""
         progress = index / self.n_steps
-        target = self.target_l0(progress)
-        coef = self.controller.used(target) if self.controller else getattr(self.sae.options, "sparsity_coef", 0.0)
+        l0 = self.target_l0(progress)
+        coef = self.controller.used(l0) if self.controller else getattr(self.sae.options, "sparsity_coef", 0.0)
         dead = self.tracker.dead()
-        info = StepInfo(progress, target, coef, dead if bool(dead.any()) else None)
-        return Forward(info, self.sae.losses(x, info))
+        info = StepInfo(progress, l0, coef, dead if bool(dead.any()) else None)
+        target = self.sae.target(x, x if y is None else y)
+        return Forward(info, target, self.sae.losses(x, info, target))
 
     def differentiate(self, total: Scalar, index: int, also: Trainee | None = None) -> None:
         """Computes the gradients of a loss that is this SAE's own or shared with `also`.
@@ -118,27 +130,27 @@ class Trainee:
 
     def update(self, x: Activations, index: int, forward: Forward) -> dict[str, float]:
         """Applies the gradients just computed, updates all other state, and returns the step's metrics."""
-        info, output = forward
+        info, target, output = forward
         rate = self.learning_rate * schedule(info.progress, self.config.warmup_fraction, self.config.decay_fraction)
         # Adam first: all that follows prepares the next step, and nothing may change the parameters between their
         # gradients and Adam.
         self.optimizer.step(rate)
         self.sae.observe(output, info)
         self.tracker.observe(output.latents)
-        n_restarted = self.restart_dead(x, index, output)
+        n_restarted = self.restart_dead(x, index, forward)
         l0 = output.latents.l0
         if self.controller:
             self.controller.observe(l0, info.l0)
-        error = float((x - output.reconstruction).square().sum() / len(x))
+        error = float(forward.residual.square().sum() / len(x))
         dead_fraction = 0.0 if info.dead is None else int(info.dead.sum()) / self.sae.d_sae
         loss = float(output.total.detach())
-        metrics = {"loss": loss, "fvu": error / max(float(variance(x)), 1e-30), "l0": l0, "asked_l0": info.l0}
+        metrics = {"loss": loss, "fvu": error / max(float(target.variance), 1e-30), "l0": l0, "asked_l0": info.l0}
         metrics |= {"dead_fraction": dead_fraction, "learning_rate": rate, "sparsity_coef": info.sparsity_coef}
         metrics["restarted"] = n_restarted
         metrics["rows_left_out"] = self.n_left_out
         return metrics | {f"loss_{name}": float(term) for name, term in output.terms.items()}
 
-    def restart_dead(self, x: Activations, index: int, output: StepOutput) -> int:
+    def restart_dead(self, x: Activations, index: int, forward: Forward) -> int:
         """Restarts some of the dead latents (revival.py), and returns how many."""
         dead = self.tracker.dead()
         if self.config.restart_share == 0 or index >= LAST_RESTART * self.n_steps or not bool(dead.any()):
@@ -147,9 +159,9 @@ class Trainee:
         generator = torch.Generator().manual_seed(self.sae.config.seed * 1_000_003 + index)
         latents = drawn_latents(dead, self.config.restart_share, generator)
         anisotropy = self.optimizer.anisotropy
-        new = new_weights(self.sae, latents, x, output.reconstruction, anisotropy=anisotropy, generator=generator)
+        new = new_weights(self.sae, latents, x, forward.residual, anisotropy=anisotropy, generator=generator)
         with torch.no_grad():
-            self.sae.restart(latents, new, output)
+            self.sae.restart(latents, new, forward.output)
         forget(self.optimizer, latents, ~dead)
         self.tracker.silent_tokens[latents] = 0
         return len(latents)

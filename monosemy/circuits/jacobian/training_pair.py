@@ -115,7 +115,7 @@ class Pair:
         inputs, outputs = self.trainees
         x, y = (batch[site] for site, _ in self.keys)
         first, second = inputs.forward(x, index), outputs.forward(y, index)
-        keep_x, keep_y = inputs.ordinary(x, first), outputs.ordinary(y, second)
+        keep_x, keep_y = inputs.ordinary(first), outputs.ordinary(second)
         if self.coef > 0:
             both = [keep for keep in (keep_x, keep_y) if keep is not None]
             keep_x = keep_y = torch.stack(both).all(0) if both else None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from monosemy.errors import UserError
-from monosemy.saes.base import SaeConfig, SparseAutoencoder
+from monosemy.saes.base import SaeConfig, SparseAutoencoder, biases_of_shifted_input
 from monosemy.saes.transforms import Transforms
 from monosemy.support import files
 from monosemy.support.numbers import setting_text
@@ -99,12 +99,9 @@ class Parts:
             return
         if self.config.d_out is not None:
             raise self.refuse("it subtracts the output's bias from an input of another width")
-        # x W + b = (x − d) W + (b + d W), in float64 because the two may nearly cancel.
-        shift = self.tensors["b_dec"].double() @ self.tensors["W_enc"].double() * (1 if subtracted else -1)
-        for name in ("b_enc", "b_gate", "b_mag"):
-            if name in self.tensors:
-                factor = self.tensors["r_mag"].double().exp() if name == "b_mag" else 1.0
-                self.tensors[name] = (self.tensors[name].double() + shift * factor).float()
+        # x W + b = (x − d) W + (b + d W)
+        shift = self.tensors["b_dec"] * (1 if subtracted else -1)
+        self.tensors |= biases_of_shifted_input(self.tensors, shift)
         self.transforms = dataclasses.replace(self.transforms, subtract_b_dec=subtracted)
         self.notes.append("b_dec was folded into the encoder's bias; codes agree up to rounding")
 
