@@ -22,6 +22,7 @@ ROOMS = (
     "monosemy.app.room",
     "monosemy.steering.room",
     "monosemy.publishing.room",
+    "monosemy.circuits.transcoders.room",
     "monosemy.circuits.jacobian.room",
     "monosemy.circuits.heads.room",
     "monosemy.circuits.graphs.room",

@@ -1,4 +1,4 @@
-"""PCA as a control: a dictionary that is not trained, behind the interface of an SAE.
+"""Controls that are not trained, behind the interface of an SAE: PCA, and for transcoders the best linear map.
 
 Place on the data's path: evaluation, beside trained SAEs of the same L0. A trained SAE that PCA can match has found
 nothing beyond the directions of largest variance.
@@ -9,8 +9,12 @@ PCA is dense: all k components are active on every token, with either sign, so L
 every token. It is the best linear map of rank k, but uses the same components for all tokens. It is fitted on training
 rows and evaluated on validation rows.
 
+A transcoder predicts another site's rows y. Without any latents it would be ŷ = ȳ + (x − x̄) A, A by least squares: what
+it explains beyond that is what its latents are for.
+
 Source: the definition; PCA as a baseline of dictionaries follows Bricken et al., Towards Monosemanticity (2023).
-Limits: fitting holds a [d, d] covariance in float64 and needs one eigendecomposition, O(d³): seconds at d = 4,096.
+Limits: fitting holds [d, d] covariances in float64 and needs one eigendecomposition or solution, O(d³): seconds at
+d = 4,096.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosemy.errors import UserError
-from monosemy.latents import SparseLatents
+from monosemy.latents import Frame, SparseLatents
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,42 @@ class PcaDictionary(nn.Module):
 
     def decode(self, latents: SparseLatents) -> Float[Tensor, "n d"]:
         return latents.values.view(-1, self.d_sae) @ self.W_dec + self.b_dec
+
+
+class LinearMap(nn.Module):
+    """ŷ = b + x A, fitted by least squares, as a dictionary without latents: its code holds the output as a frame."""
+
+    A: Tensor
+    b: Tensor
+    d_sae = 0
+
+    def __init__(self, A: Float[Tensor, "d_in d_out"], b: Float[Tensor, " d_out"], source: str):
+        super().__init__()
+        self.register_buffer("A", A.to(torch.float32))
+        self.register_buffer("b", b.to(torch.float32))
+        self.source_site = source
+
+    @property
+    def d_in(self) -> int:
+        return self.A.shape[0]
+
+    def encode(self, x: Float[Tensor, "n d"]) -> SparseLatents:
+        n = len(x)
+        frame = Frame(x.new_ones(n, 1), x @ self.A)
+        empty = torch.zeros(0, dtype=torch.int32, device=x.device)
+        return SparseLatents(torch.zeros(n + 1, dtype=torch.int64, device=x.device), empty, x.new_zeros(0), 0, frame)
+
+    def decode(self, latents: SparseLatents) -> Float[Tensor, "n d_out"]:
+        assert latents.frame is not None
+        return latents.frame.offset + self.b
+
+
+def fit_linear_map(x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], source: str) -> LinearMap:
+    """The least-squares map from rows x of the site `source` to rows y of another, with an intercept.
+
+    Where x has fewer independent rows than components, the shortest of the solutions.
+    """
+    x, y = x.double(), y.double()
+    inputs, outputs = x - x.mean(0), y - y.mean(0)
+    A = torch.linalg.pinv(inputs.T @ inputs, rtol=1e-10, hermitian=True) @ (inputs.T @ outputs)
+    return LinearMap(A, y.mean(0) - x.mean(0) @ A, source)

@@ -22,7 +22,7 @@ from monosemy.config import ActivationsConfig
 from monosemy.errors import UserError
 from monosemy.evals.frontier import Candidate, build_record
 from monosemy.evals.model_loss import evaluate_model_loss
-from monosemy.evals.reconstruction import check_width, evaluate_reconstruction
+from monosemy.evals.reconstruction import ReconstructionMeter, check_width
 from monosemy.models.padding import Padding, check_unpadded, read_mask, read_tokens
 from monosemy.shapes import TextMask, TokenIds
 
@@ -44,24 +44,25 @@ def evaluate(
     """Measures FVU, L0, dead share, Δ loss, loss recovered, KL and more for `sae` over `tokens` [sequences, positions].
 
     `attention_mask` marks text (1) and padding (0) in padded sequences, on either side; the results are those of the
-    sequences without padding. `site` defaults to the one the SAE was trained at. `rules` says which positions are
-    dropped. Losses are in nats per token. The bootstrap resamples sequences; identical sequences count as one, so
-    `n_documents` of the `n_sequences` are distinct. Intervals are None if there is only one.
-    Raises UserError for a transcoder, tokens of another shape, padding without a mask, an SAE whose width is not the
-    site's, and when no position is left.
+    sequences without padding. `site` defaults to the one the SAE was trained at. A transcoder is measured by what it
+    gives for the site of its output. `rules` says which positions are dropped. Losses are in nats per token. The
+    bootstrap resamples sequences; identical sequences count as one, so `n_documents` of the `n_sequences` are distinct.
+    Intervals are None if there is only one.
+    Raises UserError for a transcoder that does not say the site of its output, tokens of another shape, padding without
+    a mask, an SAE whose width is not the site's, and when no position is left.
     """
     tokens = read_tokens(tokens).cpu().long()
     if tokens.shape[1] < 2:
         raise UserError(f"tokens must be [sequences, positions ≥ 2], got shape {tuple(tokens.shape)}")
     rules = rules or ActivationsConfig()
-    where = model.resolve(site or sae.config.site)
-    name = sae.config.architecture
-    if sae.config.transforms.transcoder:
+    name, source = sae.config.architecture, sae.source_site
+    if sae.config.transforms.transcoder and source is None:
         raise UserError(
-            f"this SAE is a transcoder: it gives {sae.config.site_out or 'another site'} and does not reconstruct its "
-            "input, which is what evaluate measures"
+            "this transcoder does not say which site its output stands for; set config.site and config.site_out"
         )
-    check_width(name, sae, where, model.site_width(where))
+    where = model.resolve(site or (sae.config.site if source is None else sae.config.site_out))
+    sites = [where] if source is None else [where, model.resolve(source)]
+    check_width(name, sae, sites[-1], model.site_width(sites[-1]))
     _warn_of_another_model(sae, model)
     if attention_mask is None:
         check_unpadded(tokens, model.padding_names)
@@ -73,12 +74,17 @@ def evaluate(
     with torch.no_grad():
         # Text was moved to the front, and a causal model never attends to what follows: padding needs no mask here.
         parts = tokens.split(rules.batch_sequences)
-        x = torch.cat([read_packed(model, part, [where])[where] for part in parts])
+        read = [read_packed(model, part, sites) for part in parts]
+        rows = {site: torch.cat([part[site] for part in read]) for site in sites}
+    x = rows[where]
     keep = _kept(model, where, x, tokens, text=text, rules=rules)
     sequences = _distinct(tokens.masked_fill(~text, -1))[:, None].expand_as(tokens)
     saes: Mapping[str, Any] = {name: sae}
-    batches = ((x[i][keep[i]], sequences[i][keep[i]]) for i in range(len(tokens)))
-    reconstruction = evaluate_reconstruction(saes, batches, site=where, n_bootstrap=n_bootstrap)[name].record
+    meter = ReconstructionMeter(saes, where)
+    for i in range(len(tokens)):
+        sources = {} if source is None else {source: rows[sites[-1]][i][keep[i]]}
+        meter.add(x[i][keep[i]], sequences[i][keep[i]], sources)
+    reconstruction = meter.finish(n_bootstrap)[name].record
     losses = evaluate_model_loss(
         model, where, saes, tokens, keep=keep, attention_mask=text, documents=sequences, n_bootstrap=n_bootstrap
     )

@@ -27,6 +27,7 @@ site); the losses and KL add about 4% to that on a CPU (135M parameters, vocabul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -39,9 +40,9 @@ from torch import Tensor
 from monosemy.errors import UserError
 from monosemy.evals.documents import DocumentSums
 from monosemy.evals.intervals import Blocks, Interval, bootstrap_weights, ratio_interval
-from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, require_finite
+from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, require_finite, source_site
 from monosemy.models.padding import Padding, read_mask, text_positions
-from monosemy.shapes import PositionMask, TextMask, TokenIds
+from monosemy.shapes import PositionMask, SiteActivations, TextMask, TokenIds
 from monosemy.support.numbers import rounded_text
 
 Edit = Callable[[Tensor], Tensor]
@@ -123,6 +124,8 @@ class Splice:
     keep: PositionMask | None
     name: str
     site: str
+    source: SiteActivations | None = None
+    """A transcoder's input, at all positions; None for a dictionary that reads the site itself."""
 
     def with_mask(self, mask: PositionMask) -> Splice:
         """The same edit for padded sequences, given where their text is (True)."""
@@ -143,7 +146,8 @@ class Splice:
         if self.dictionary is None or not len(rows):
             spliced[at] = 0
         else:
-            x_hat = self.dictionary.decode(self.dictionary.encode(rows.to(torch.float32)))
+            read = rows if self.source is None else self.source.to(at.device)[at]
+            x_hat = self.dictionary.decode(self.dictionary.encode(read.to(torch.float32)))
             spliced[at] = require_finite(self.name, x_hat, self.site).to(x_BTD.dtype)
         return spliced
 
@@ -229,7 +233,7 @@ def evaluate_model_loss(
     if tokens.shape != keep.shape:
         raise UserError(f"tokens are {tuple(tokens.shape)} but the kept positions {tuple(keep.shape)}: they must match")
     for name, sae in saes.items():
-        check_width(name, sae, site, model.site_width(site))
+        check_width(name, sae, source_site(sae) or site, model.site_width(source_site(sae) or site))
     if documents is None:
         documents = torch.arange(len(tokens))[:, None].expand_as(tokens)
     documents = torch.as_tensor(documents).cpu()
@@ -255,7 +259,9 @@ def evaluate_model_loss(
                 # A prediction belongs to the document of the token that makes it, not of the one it predicts.
                 block = blocks.rows(documents[part][counted])
                 start = model.prefix(
-                    tokens[part], site, attention_mask=None if attention_mask is None else attention_mask[part]
+                    tokens[part],
+                    min([site, *_sources(saes)], key=_layer),
+                    attention_mask=None if attention_mask is None else attention_mask[part],
                 )
                 batch = _LossBatch(tokens[part], start, keep[part], counted, block=block)
                 _measure_batch(model, site, saes, batch, sums=sums, advance=advance)
@@ -263,6 +269,17 @@ def evaluate_model_loss(
                 advance(tokens[part].numel() * n_passes(saes))
     weights = bootstrap_weights(blocks.n, n_bootstrap, seed)
     return sums.finish(weights, confidence, blocks.documents)
+
+
+def _sources(saes: Mapping[str, Dictionary]) -> list[str]:
+    """The sites that transcoders among the dictionaries read."""
+    return list(dict.fromkeys(source for sae in saes.values() if (source := source_site(sae)) is not None))
+
+
+def _layer(site: str) -> int:
+    """The layer of a site, by its canonical name; 0 for a name of another form, whose layers are then all run."""
+    match = re.match(r"layers\.(\d+)\.", site)
+    return int(match[1]) if match else 0
 
 
 def _batches(model: Model, tokens: TokenIds, batch_sequences: int | None) -> Iterator[slice]:
@@ -301,13 +318,26 @@ def _measure_batch(
 ) -> None:
     """Adds one batch to `sums`: the clean pass, zeros at the site, and every SAE spliced there."""
     tokens, start, block = batch.tokens, batch.start, batch.block
-    base = _TokenLosses(model.logits(tokens, start=start), tokens, batch.counted)
+    # The clean pass also reads what transcoders take in, which no edit of the site changes.
+    read: dict[str, Tensor] = {}
+
+    def reader(source: str) -> Edit:
+        def keep(value: Tensor) -> Tensor:
+            read[source] = value.clone()  # the model may overwrite it in place
+            return value
+
+        return keep
+
+    readers = {source: reader(source) for source in _sources(saes)}
+    base = _TokenLosses(model.logits(tokens, readers, start), tokens, batch.counted)
     sums.add_clean(base.loss, block)
     if advance:
         advance(tokens.numel())
     spliced: list[tuple[str | None, Dictionary | None]] = [(None, None), *saes.items()]
     for name, sae in spliced:
         edit = splice(sae, batch.keep, name=name or "zeros", site=site)
+        if sae is not None and (source := source_site(sae)) is not None:
+            edit = replace(edit, source=read[source])
         logits = model.logits(tokens, edits={site: edit}, start=start)
         sums.add(name, *base.against(logits, with_kl=name is not None), block)
         # Freed before the next pass makes its own: only two arrays of this size may be alive.

@@ -77,11 +77,12 @@ class ReconstructionRecord:
     gamma: float | None
     """None when x̂·x sums to zero, as for an SAE that never fires and has no bias."""
     gamma_interval: Interval
-    dead_fraction: float
+    dead_fraction: float | None
+    """None, as the other shares, where there are no latents."""
     dead_fraction_interval: Interval
-    over_1pct_fraction: float
+    over_1pct_fraction: float | None
     over_1pct_fraction_interval: Interval
-    over_10pct_fraction: float
+    over_10pct_fraction: float | None
     over_10pct_fraction_interval: Interval
 
 
@@ -119,37 +120,56 @@ def evaluate_reconstruction(
     return meter.finish(n_bootstrap, confidence, seed)
 
 
+def source_site(dictionary: Dictionary) -> str | None:
+    """The site that a transcoder reads; None for a dictionary that reads the site where it is measured."""
+    return getattr(dictionary, "source_site", None)
+
+
 class ReconstructionMeter:
     """`evaluate_reconstruction` in steps, batch by batch, so that several sites can share one pass of the model."""
 
     def __init__(self, saes: Mapping[str, Dictionary], site: str = "", chunk_tokens: int = 4096) -> None:
         self.saes, self.site, self.chunk_tokens = saes, site, chunk_tokens
+        self._sources = {source_site(sae) for sae in saes.values()}
         self._blocks = Blocks()
         self._rows: _RowSums | None = None
         self._sums: dict[str, _DictionarySums] = {}
 
     @torch.no_grad()
-    def add(self, batch: Float[Tensor, "n d"], ids: Int[Tensor, " n"]) -> None:
+    def add(
+        self,
+        batch: Float[Tensor, "n d"],
+        ids: Int[Tensor, " n"],
+        sources: Mapping[str, Float[Tensor, "n _"]] | None = None,
+    ) -> None:
         """Takes in rows in raw units, each with the number of its document or sequence.
+
+        `sources` holds the same tokens' rows at the sites that transcoders read, by site.
 
         Raises UserError when an SAE's width is not the rows', and when rows or a reconstruction are not finite.
         """
         blocks = self._blocks.rows(torch.as_tensor(ids))
-        for x, block in zip(batch.split(self.chunk_tokens), blocks.split(self.chunk_tokens)):
-            if len(x):
-                self._add_chunk(x.detach().to(torch.float32), block.to(x.device))
+        for start in range(0, len(batch), self.chunk_tokens):
+            chunk = slice(start, start + self.chunk_tokens)
+            x = batch[chunk].detach().to(torch.float32)
+            read = {site: rows[chunk].detach().to(x) for site, rows in (sources or {}).items() if site in self._sources}
+            self._add_chunk(x, blocks[chunk].to(x.device), read)
 
-    def _add_chunk(self, x: Float[Tensor, "n d"], block: Int[Tensor, " n"]) -> None:
+    def _add_chunk(
+        self, x: Float[Tensor, "n d"], block: Int[Tensor, " n"], sources: Mapping[str, Float[Tensor, "n _"]]
+    ) -> None:
         if self._rows is None:
             for name, sae in self.saes.items():
-                check_width(name, sae, self.site, x.shape[1])
+                source = source_site(sae)
+                check_width(name, sae, source or self.site, x.shape[1] if source is None else sources[source].shape[1])
             self._rows = _RowSums(x)
             self._sums = {name: _DictionarySums(sae.d_sae, x.device) for name, sae in self.saes.items()}
         if not torch.isfinite(x).all():
             raise UserError(f"validation activations at {self.site or 'the site'} hold NaN or infinity; rebuild them")
         self._rows.add(x, block)
         for name, sae in self.saes.items():
-            latents = sae.encode(x)
+            source = source_site(sae)
+            latents = sae.encode(x if source is None else sources[source])
             self._sums[name].add(x, latents, require_finite(name, sae.decode(latents), self.site), block)
 
     def documents(self, reconstructions: Mapping[str, Reconstruction]) -> DocumentSums:
@@ -244,7 +264,7 @@ class _DictionarySums:
         self.per_block = np.zeros((Blocks().limit, 4))  # Σ‖x − x̂‖², Σ‖x̂‖², Σ x̂·x, Σ L0
         self.l0_histogram = np.zeros(d_sae + 1, dtype=np.int64)
         # A wide SAE's counts are kept over fewer, merged blocks, so that the table stays small.
-        self.n_count_blocks = max(16, min(Blocks().limit, _MAX_COUNTS // d_sae))
+        self.n_count_blocks = max(16, min(Blocks().limit, _MAX_COUNTS // max(1, d_sae)))
         self.counts = torch.zeros(self.n_count_blocks, d_sae, dtype=torch.int32, device=device)
         self.sum = torch.zeros(d_sae, dtype=torch.float64, device=device)
         self.max = torch.full((d_sae,), -torch.inf, device=device)
@@ -330,6 +350,9 @@ def _firing_shares(
 ) -> dict[str, Any]:
     """The shares of latents that are dead or fire on more than 1% or 10% of the tokens, with their intervals."""
     n_blocks, d_sae = counts.shape
+    if not d_sae:  # the linear map has no latents that could be dead
+        names = ("dead_fraction", "over_1pct_fraction", "over_10pct_fraction")
+        return dict.fromkeys((*names, *(f"{name}_interval" for name in names)))
     firing = counts.sum(0, dtype=torch.int64)
     # Latents that fire in one block only: without that block they would be dead, which gives all leave-one-out dead
     # shares at once.

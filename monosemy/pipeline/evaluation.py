@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Sets = dict[str, dict[str, Any]]
 """{site: {name: dictionary}}."""
+LINEAR_MAP = "linear_map"
+"""The name of the control of transcoders that has no latents."""
 
 
 def evaluated(run: Run) -> bool:
@@ -70,8 +72,8 @@ def evaluate(run: Run, prepared: TrainingData | None = None, *, again: bool = Fa
     reconstructions, errors = _reconstructions(run, prepared, saes)
     losses = _model_losses(run, prepared, saes) if isinstance(prepared, Prepared) else {}
     records = []
-    sums: dict[str, dict[str, DocumentSums]] = {site: {"error": errors[site]} for site in prepared.sites}
-    for site in prepared.sites:
+    sums: dict[str, dict[str, DocumentSums]] = {site: {"error": errors[site]} for site in saes}
+    for site in saes:
         if site in losses:
             sums[site]["delta_loss"] = losses[site].documents
         for name in saes[site]:
@@ -91,7 +93,7 @@ def _model_losses(run: Run, prepared: Prepared, saes: Sets) -> dict[str, ModelLo
 
     settings, losses = run.config.evaluation, {}
     tokens, documents, keep = loss_tokens(prepared, settings.n_loss_tokens)
-    for site in prepared.sites:
+    for site in saes:
         total = tokens.numel() * n_passes(saes[site])
         with progress.stage(f"model loss at {site}", total=total, unit="tokens") as bar:
             losses[site] = evaluate_model_loss(
@@ -109,11 +111,12 @@ def _model_losses(run: Run, prepared: Prepared, saes: Sets) -> dict[str, ModelLo
 
 
 def _dictionaries(run: Run, prepared: TrainingData) -> tuple[Sets, dict[tuple[str, str], Candidate]]:
-    """The run's SAEs, without those that stopped early, and the PCA controls, by site and name.
+    """The run's SAEs, without those that stopped early, and the untrained controls, by site and name.
 
-    PCA has the L0s that the run was asked for, and those of imported SAEs.
+    A transcoder is among those of the site that it gives. Sites that only transcoders read are left out. PCA has the L0s
+    that the run was asked for, and those of imported SAEs.
     """
-    from monosemy.evals.controls import fit_pca
+    from monosemy.evals.controls import fit_linear_map, fit_pca
     from monosemy.evals.frontier import Candidate
     from monosemy.saes.listing import label_of, saved_saes
     from monosemy.saes.storage import load_sae, read_sae_config, stopped_early
@@ -134,12 +137,21 @@ def _dictionaries(run: Run, prepared: TrainingData) -> tuple[Sets, dict[tuple[st
                 seed=sae.config.seed,
                 control=sae.config.frozen_decoder,
             )
-    if run.config.evaluation.pca:
-        for site, rows in prepared.held_in(CALIBRATION_TOKENS, seed=2).items():
-            # Evaluation is in raw units, as saved SAEs are.
-            batches = prepared.raw(site, rows).split(4096)
+    sources = {sae.source_site for of_site in saes.values() for sae in of_site.values()} - {None}
+    saes = {site: of_site for site, of_site in saes.items() if of_site or site not in sources}
+    if not (sources or run.config.evaluation.pca):
+        return saes, candidates
+    held_in = prepared.held_in(CALIBRATION_TOKENS, seed=2)
+    for site, of_site in saes.items():
+        # Evaluation is in raw units, as saved SAEs are.
+        rows = prepared.raw(site, held_in[site])
+        for source in sorted({sae.source_site for sae in of_site.values()} - {None}):
+            of_site[LINEAR_MAP] = fit_linear_map(prepared.raw(source, held_in[source]), rows, source).to(device)
+            candidates[site, LINEAR_MAP] = Candidate(LINEAR_MAP, LINEAR_MAP, site, None, control=True)
+        if run.config.evaluation.pca:
+            batches = rows.split(4096)
             basis = fit_pca(batches)
-            imported = [saes[site][sae.name] for sae in saved_saes(run.folder) if sae.site == site and sae.imported]
+            imported = [of_site[sae.name] for sae in saved_saes(run.folder) if sae.site == site and sae.imported]
             for l0 in sorted({*run.config.l0, *(_whole_l0(sae, batches[0]) for sae in imported)}):
                 if 1 <= l0 <= rows.shape[1]:
                     name = f"pca-l0_{number_name(l0)}"
@@ -159,16 +171,16 @@ def _reconstructions(
     """Measures reconstruction at all sites in one pass over the validation rows, and saves the latents' statistics."""
     from monosemy.evals.reconstruction import ReconstructionMeter
 
-    meters = {site: ReconstructionMeter(saes[site], site) for site in prepared.sites}
+    meters = {site: ReconstructionMeter(of_site, site) for site, of_site in saes.items()}
     with progress.stage("reconstruction", total=prepared.n_validation, unit=prepared.unit) as bar:
         for part in prepared.validation():
             for site, meter in meters.items():
-                meter.add(part.activations[site].to(prepared.device), part.documents)
+                meter.add(part.activations[site].to(prepared.device), part.documents, part.activations)
             bar.advance(part.n_read)
     reconstructions = {site: meter.finish(run.config.evaluation.n_bootstrap) for site, meter in meters.items()}
     for site, results in reconstructions.items():
         for name, result in results.items():
-            # PCA has no folder, and its components fire on every token anyway.
+            # PCA and the linear map have no folder: their components fire on every token, or do not exist.
             if (sae := run.files.sae(site, name)).folder.exists():
                 result.latents.save(sae.latents)
     return reconstructions, {site: meter.documents(reconstructions[site]) for site, meter in meters.items()}

@@ -161,7 +161,8 @@ class _Stage:
         length = source.context_length
         total, done = source.n_sequences * length, encode_pass.n_sequences_done * length
         with progress.stage(f"features: reading the {source.name}", total=total, unit=source.unit, start=done) as bar:
-            encode_pass.run(source.reader(sorted({site for site, _ in keys})), bar.advance)
+            read_sites = {site for site, _ in keys} | {sae.source_site for sae in saes.values() if sae.source_site}
+            encode_pass.run(source.reader(sorted(read_sites)), bar.advance)
         source.collect()
         for key, sae in saes.items():
             inputs = source.inputs(encode_pass, key, sae, self._info(key, sae))

@@ -7,10 +7,11 @@ take part (`Room.units`).
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from monosemy.config import taking_part
 from monosemy.pipeline.checks import options_of
@@ -21,6 +22,7 @@ from monosemy.rooms import load
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from monosemy.saes.transforms import Transforms
     from monosemy.training.trainee import Trainee
     from monosemy.training.trainer import JoinedUnit, Key
 
@@ -66,16 +68,28 @@ def initial_rows(prepared: TrainingData) -> Mapping[str, Tensor]:
     return prepared.held_in(INITIAL_TOKENS, seed=1)
 
 
-def build_trainee(prepared: TrainingData, new: NewSae, rows: Tensor) -> Trainee:
-    """Builds and initialises an SAE from rows [n, d] at E‖x‖² = 1, with its optimizer and controller."""
+class Source(NamedTuple):
+    """What a transcoder reads."""
+
+    site: str
+    transforms: Transforms
+    rows: Tensor
+    """[n, d_in] at E‖x‖² = 1; row i is of the same token as row i of the output's site."""
+
+
+def build_trainee(prepared: TrainingData, new: NewSae, rows: Tensor, source: Source | None = None) -> Trainee:
+    """Builds and initialises an SAE from rows [n, d] at E‖x‖² = 1, with its optimizer and controller.
+
+    With a `source` it is a transcoder, which gives the site of `new`.
+    """
     from monosemy.saes.base import SaeConfig
-    from monosemy.saes.registry import build_sae
+    from monosemy.saes.registry import architecture
     from monosemy.training.trainee import Trainee
 
     config, n_steps = prepared.config, prepared.stream.n_steps
     described = SaeConfig(
         new.architecture,
-        rows.shape[1],
+        (rows if source is None else source.rows).shape[1],
         config.d_sae,
         float(new.l0),
         site=new.site,
@@ -84,7 +98,19 @@ def build_trainee(prepared: TrainingData, new: NewSae, rows: Tensor) -> Trainee:
         frozen_decoder=new.frozen,
         options=options_of(config, new.architecture),
     )
-    sae = build_sae(described).to(prepared.device)
+    if source is not None:
+        width = rows.shape[1]
+        described = dataclasses.replace(
+            described,
+            site=source.site,
+            site_out=new.site,
+            d_out=width if width != described.d_in else None,
+            transforms=source.transforms,
+        )
+    sae = architecture(new.architecture)(described).to(prepared.device)
     trainee = Trainee(sae, config.training, n_steps, n_steps * config.training.batch_tokens)
-    trainee.initialise(rows)
+    if source is None:
+        trainee.initialise(rows)
+    else:
+        trainee.initialise(source.rows, rows)
     return trainee

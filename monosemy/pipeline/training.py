@@ -55,11 +55,8 @@ def train(run: Run, prepared: TrainingData | None = None) -> TrainingData | None
     records = {key: unit.record() for unit in units for key in unit.keys}
     with progress.stage("calibrating and saving", total=len(trainees), unit="SAEs") as bar:
         for (site, name), trainee in trainees.items():
-            sae = _finish(trainee, rows[site], n_tokens=trainer.n_tokens)
-            # From here on the SAE reads raw activations.
-            sae.fold_scale(prepared.scale[site])
-            if (centre := prepared.centre(site)) is not None:
-                sae.fold_centre(centre)
+            sae = _finish(trainee, rows[trainee.sae.source_site or site], n_tokens=trainer.n_tokens)
+            _fold(sae, prepared, site)
             record = {**sae.config.record, "control": name.split("-")[0], **records.get((site, name), {})}
             sae.config = dataclasses.replace(sae.config, record=record)
             save_sae(sae, run.files.sae(site, name).folder)
@@ -73,6 +70,17 @@ def train(run: Run, prepared: TrainingData | None = None) -> TrainingData | None
     # Only now that the trained SAEs are on disk and the stage is recorded.
     shutil.rmtree(run.files.checkpoints, ignore_errors=True)
     return prepared
+
+
+def _fold(sae: SparseAutoencoder, prepared: TrainingData, site: str) -> None:
+    """Makes a trained SAE read, and a transcoder give, raw activations."""
+    if (source := sae.source_site) is not None:
+        sae.fold_scale(prepared.scale[source], prepared.scale[site])
+        sae.fold_input_mean()
+        return
+    sae.fold_scale(prepared.scale[site])
+    if (centre := prepared.centre(site)) is not None:
+        sae.fold_centre(centre)
 
 
 def _origin(config: RunConfig, prepared: TrainingData) -> Origin:

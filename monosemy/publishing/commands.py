@@ -35,15 +35,16 @@ def run_export(words: list[str]) -> None:
     parser.add_argument("folder", help="The folder to write, e.g. exports/demo.")
     parser.add_argument("--dry-run", action="store_true", help="Say what would be written, and write nothing.")
     options = parser.parse_args(words)
-    sae, _ = _open(options)
-    exported = _announced(sae, options)
-    target = Path(options.folder).expanduser() / exported.folder
-    if options.dry_run:
-        print(f"would write {target}: {', '.join([*exported.settings, *exported.tensors])}")
-        return
     from monosemy.saes.formats.exported import write_exported
 
-    print(f"written: {write_exported(exported, Path(options.folder))}")
+    notes: set[str] = set()
+    for sae in _every_layer(options) or [_open(options)[0]]:
+        exported = _announced(sae, options, notes)
+        target = Path(options.folder).expanduser() / exported.folder
+        if options.dry_run:
+            print(f"would write {target}: {', '.join([*exported.settings, *exported.tensors])}")
+        else:
+            print(f"written: {write_exported(exported, Path(options.folder))}")
 
 
 def run_push(words: list[str]) -> None:
@@ -65,7 +66,7 @@ def run_push(words: list[str]) -> None:
     if not _REPOSITORY.fullmatch(options.repository):
         raise UserError(f"{options.repository!r} is no repository on the hub; it should be like owner/name")
     sae, run_sae = _open(options)
-    exported = _announced(sae, options)
+    exported = _announced(sae, options, set())
     from monosemy.publishing.card import card_text, measures_of
     from monosemy.saes.formats.exported import write_exported
     from monosemy.support.files import write_text
@@ -90,7 +91,10 @@ def _parser(prog: str, summary: str, *examples: str) -> Parser:
     parser = Parser(prog, summary, examples=examples)
     parser.add_argument("source", metavar="sae", help="A run, an SAE's folder or file, or its name on the hub.")
     parser.add_argument(
-        "--sae", metavar="SITE/NAME", help="Which SAE of a run. (default: the JumpReLU SAE at the middle L0)"
+        "--sae",
+        metavar="SITE/NAME",
+        help="Which SAE of a run; NAME alone: a circuit-tracer set of all layers. (default: the JumpReLU SAE at the "
+        "middle L0)",
     )
     parser.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="Whose layout to write.")
     parser.add_argument(
@@ -118,13 +122,28 @@ def _open(options: Namespace) -> tuple[SparseAutoencoder, Path | None]:
     return sae, folder if in_run else None
 
 
-def _announced(sae: SparseAutoencoder, options: Namespace) -> Exported:
-    """The files in the layout, after its notes have been printed."""
+def _every_layer(options: Namespace) -> list[SparseAutoencoder]:
+    """The transcoders of a run with the name that is given without a site, where a layout takes a set of all layers."""
+    from monosemy.saes.listing import saved_saes
+    from monosemy.saes.storage import load_sae
+
+    path = Path(options.source).expanduser()
+    is_set = options.layout == "circuit-tracer" and options.sae and "/" not in options.sae
+    if not is_set or not RunFiles(path).run_json.is_file():
+        return []
+    members = [saved for saved in saved_saes(path) if saved.name == options.sae and not saved.stopped]
+    return [load_sae(saved.folder) for saved in members] if len(members) > 1 else []
+
+
+def _announced(sae: SparseAutoencoder, options: Namespace, printed: set[str]) -> Exported:
+    """The files in the layout, after its notes have been printed, except those that were `printed` before."""
     from monosemy.saes.formats import export
 
     exported = export(sae, options.layout, unit_rows=options.unit_rows)
     for note in exported.notes:
-        print(f"note: {note}", file=sys.stderr)
+        if note not in printed:
+            print(f"note: {note}", file=sys.stderr)
+            printed.add(note)
     return exported
 
 

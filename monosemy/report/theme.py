@@ -18,7 +18,14 @@ from monosemy.rooms import rooms
 from monosemy.saes.registry import ARCHITECTURES
 
 FROZEN_RANDOM = "frozen_random"
-CONTROLS = {FROZEN_RANDOM: "Frozen random", "pca": "PCA", "channels": "Channels"}
+CONTROLS = {
+    FROZEN_RANDOM: "Frozen random",
+    "pca": "PCA",
+    "channels": "Channels",
+    "transcoder_frozen_random": "Transcoder, frozen random",
+    "skip_transcoder_frozen_random": "Skip transcoder, frozen random",
+    "linear_map": "Linear map",
+}
 """The labels of the controls."""
 
 
@@ -50,7 +57,14 @@ PALETTE = (
     Look("#000099", "#FFB3FF", "#000099", "#FFB3FF", marker=">", dashes=(1.5, 1.5)),
 )
 """One look per line of the registry; the rest serve architectures that are not in the registry."""
-_CONTROL_LOOKS = (("X", (1, 1.6)), ("h", (5, 2.5)), ("p", (3, 1.5, 1, 1.5)))
+_CONTROL_LOOKS = (
+    ("X", (1, 1.6)),
+    ("h", (5, 2.5)),
+    ("p", (3, 1.5, 1, 1.5)),
+    ("<", (1, 3)),
+    ("*", (5, 1.5, 1, 1.5)),
+    (">", (2, 2)),
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +132,7 @@ def label(architecture: str) -> str:
     for room in rooms():
         for prefix, readable in room.labels.items():
             if architecture.startswith(prefix):
-                return readable + architecture.removeprefix(prefix)
+                return readable + label(architecture.removeprefix(prefix))
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture].label
     if match := re.fullmatch(r"published_([a-z_]+?)(?:_(\d+))?", architecture):

@@ -197,6 +197,7 @@ class SiteEdit:
 
     With `watch`, every pass appends the watched latents' activations before and after the edit to `before` and `after`,
     as tensors [B, T, len(watch)]. Outlier positions are read as well, although they are not edited.
+    Raises UserError for a transcoder, which reads another site than it writes to.
     """
 
     def __init__(
@@ -206,6 +207,11 @@ class SiteEdit:
         rows: Sequence[Steering | None],
         watch: Sequence[int] = (),
     ) -> None:
+        if sae.source_site is not None:
+            raise UserError(
+                f"a transcoder's latents read {sae.source_site} and write to {sae.config.site_out}, and steering edits "
+                f"one site; choose an SAE of {sae.config.site_out}"
+            )
         self.sae, self.watch = sae, list(watch)
         self.limit = scales.longest_edited
         self.rows = [None if row is None else self._resolved(row, scales) for row in rows]

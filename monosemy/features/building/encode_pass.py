@@ -152,7 +152,7 @@ class EncodePass:
             base = f"{site}/{name}"
             # dropped positions keep the count 0
             counts[token], new[f"{base}/indices.bin"], new[f"{base}/values.bin"] = encode_rows(
-                sae, [part.activations[site] for part in parts]
+                sae, [part.activations[sae.source_site or site] for part in parts]
             )
             new[f"{base}/counts.bin"] = [counts]
         # data before progress: a kill in between leaves bytes that progress.json does not count, and resuming cuts them
