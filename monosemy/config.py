@@ -183,6 +183,11 @@ def with_room(config: RunConfig, settings: Any) -> RunConfig:
     return dataclasses.replace(config, **{_section(type(settings)): settings})
 
 
+def with_section(config: RunConfig, room: str, **settings: Any) -> RunConfig:
+    """A copy of `config` in which these settings of the room of this name are changed."""
+    return dataclasses.replace(config, **{room: dataclasses.replace(getattr(config, room), **settings)})
+
+
 def _section(kind: type) -> str:
     """The name of the room whose settings have this type."""
     return next(room.name for room in rooms() if room.settings and load(room.settings) is kind)

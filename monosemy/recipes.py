@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from monosemy.config import ActivationsConfig, EvaluationConfig, RunConfig, TextConfig, TrainingConfig
+from monosemy.config import ActivationsConfig, EvaluationConfig, RunConfig, TextConfig, TrainingConfig, with_section
 from monosemy.errors import unknown
 
 
@@ -32,7 +32,26 @@ def quick() -> RunConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "quick": quick}
+def transcoders() -> RunConfig:
+    """A JumpReLU transcoder for each of the 30 MLPs of SmolLM2-135M, from one pass over 600,000 tokens."""
+    sites = tuple(f"layers.{layer}.{end}" for layer in range(30) for end in ("mlp_in", "mlp_out"))
+    config = RunConfig(
+        recipe="transcoders",
+        text=TextConfig(n_tokens=600_000, n_validation_tokens=32_768),
+        # Kept on disk, 60 sites would take 69 KB a token; the buffer of a stream takes twice that in memory.
+        activations=ActivationsConfig(sites=sites, storage="stream", buffer_tokens=16_384),
+        architectures=(),
+        l0=(32.0,),
+        d_sae=2304,
+        training=TrainingConfig(checkpoint_tokens=100_000),
+        evaluation=EvaluationConfig(n_loss_tokens=4_096, frozen_random=False, pca=False),
+    )
+    # At 30 layers, what is compared with would take as long as what is trained: one layer of a run of its own shows it.
+    settings = {"architectures": ("jumprelu",), "compare_saes": False, "frozen_random": False}
+    return with_section(config, "transcoders", **settings)
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "quick": quick, "transcoders": transcoders}
 
 
 def recipe(name: str) -> RunConfig:

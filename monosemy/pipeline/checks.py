@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from monosemy.config import RunConfig, from_json
 from monosemy.errors import UserError, unknown
+from monosemy.pipeline.plan import MANY_SITES, plan_text
 from monosemy.pipeline.requirements import requirements_of
 from monosemy.ranges import check_ranges, number_name
-from monosemy.support import files
+from monosemy.support import files, progress
 from monosemy.support.flags import flag_of
 from monosemy.support.numbers import setting_text
 
@@ -115,7 +116,8 @@ def options_of(config: RunConfig, architecture: str) -> dict[str, Any]:
 def check_resources(run: Run) -> None:
     """Raises UserError when the run does not fit into the free memory or, before anything is written, on the disk.
 
-    If lowering a single setting is enough, the message gives a value that fits.
+    If lowering a single setting is enough, the message gives a value that fits. The plan of a new run over many sites
+    is printed.
     """
     from monosemy.models.sources import choose_device, model_size
     from monosemy.support.estimates import DoesNotFit, value_that_fits
@@ -139,6 +141,8 @@ def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, *,
 
     costs = [needs.cost(config, size) for needs in requirements_of(config)]
     plan = estimate(config, _widths(config, size.d_model, d_heads), size, costs=costs)
+    if run.created and config is run.config and len(config.activations.sites) >= MANY_SITES:
+        progress.say(plan_text(config, plan, size, device=device))
     # A run that is continued has written part of its files already; they would be counted twice.
     if not run.created:
         plan = dataclasses.replace(plan, cache_disk={}, run_disk={})

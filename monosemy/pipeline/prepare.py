@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
 
 
+HELD_IN_BYTES = 2**31
+"""The most memory that `held_in` gives rows for, in float32."""
+
+
 @dataclass
 class Prepared(TrainingData):
     """A loaded model, its tokens and its activations, which are on disk (`store`) or made in training (no `store`)."""
@@ -76,9 +80,14 @@ class Prepared(TrainingData):
         return parts | ({} if self.store is None else {"activations": self.store.fingerprint})
 
     def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
-        """About n_tokens training rows of every site, spread over the text, [n, d] at E‖x‖² = 1."""
+        """About n_tokens training rows of every site, spread over the text, [n, d] at E‖x‖² = 1.
+
+        Fewer where those of all sites together would take more than `HELD_IN_BYTES`.
+        """
         import numpy as np
 
+        row_bytes = 4 * sum(self.model.site_width(site) for site in self.sites)
+        n_tokens = min(n_tokens, HELD_IN_BYTES // row_bytes)
         if self.store is not None:
             n = min(n_tokens, self.store.n_rows)
             # Sorted, so that each shard is read once and in order.
