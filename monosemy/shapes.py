@@ -41,7 +41,6 @@ OutputMatrix: TypeAlias = Float[Tensor, "d_sae d_out"]
 
 PerToken: TypeAlias = Float[Tensor, " n"]
 PerInput: TypeAlias = Float[Tensor, " d_in"]
-PerOutput: TypeAlias = Float[Tensor, " d_out"]
 PerLatent: TypeAlias = Float[Tensor, " d_sae"]
 PerEntry: TypeAlias = Float[Tensor, " z"]
 """Values on a pattern, row by row."""

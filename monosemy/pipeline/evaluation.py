@@ -113,8 +113,8 @@ def _model_losses(run: Run, prepared: Prepared, saes: Sets) -> dict[str, ModelLo
 def _dictionaries(run: Run, prepared: TrainingData) -> tuple[Sets, dict[tuple[str, str], Candidate]]:
     """The run's SAEs, without those that stopped early, and the untrained controls, by site and name.
 
-    A transcoder is among those of the site that it gives. Sites that only transcoders read are left out. PCA has the L0s
-    that the run was asked for, and those of imported SAEs.
+    A transcoder is among those of the site that it gives. Sites that only transcoders read are left out. PCA has the
+    L0s that the run was asked for, and those of imported SAEs.
     """
     from monosemy.evals.controls import fit_linear_map, fit_pca
     from monosemy.evals.frontier import Candidate

@@ -123,6 +123,15 @@ def _levels(judged: Sequence[Verdict]) -> str:
     return f"L0 {_and([setting_text(v.target_l0) for v in judged])}"
 
 
+CONTROL_WORDS = {
+    "frozen_random": "a dictionary of frozen random directions",
+    "transcoder_frozen_random": "a transcoder with a frozen random decoder",
+    "skip_transcoder_frozen_random": "a transcoder with a linear path and a frozen random decoder",
+    "pca": "PCA",
+}
+"""The controls that have an L0, in words; the best linear map has none and stands in the tables."""
+
+
 def findings(run: ReportInputs, site: str) -> list[str]:
     """A sentence for each target L0 and measure, followed by the comparison of the SAEs with the controls."""
     site_points = points(run.at(site))
@@ -133,7 +142,7 @@ def findings(run: ReportInputs, site: str) -> list[str]:
         lines.append(f"L0 {setting_text(target)}: " + " ".join(sentences))
     if not lines:
         lines.append("No SAE here was asked for an L0 and measured, so none is ranked; compare them in the plots.")
-    for control, words in (("frozen_random", "a dictionary of frozen random directions"), ("pca", "PCA")):
+    for control, words in CONTROL_WORDS.items():
         if sentence := control_sentence(site_points, control, words):
             lines.append(sentence)
     return lines

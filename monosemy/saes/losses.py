@@ -55,7 +55,7 @@ def dead_latent_error(
     W_enc: EncoderMatrix,
     W_dec: OutputMatrix,
     b_enc: PerLatent,
-    b_in: PerInput,
+    b_in: PerInput | None,
     dead: LatentMask,
     k_aux: int,
 ) -> Scalar:
