@@ -11,7 +11,7 @@ run_export, run_import, run_export_neuronpedia, run_export_parquet, run_push
 run_features, run_graph, run_info, run_jacobian, run_report, run_show, run_steer
 
 # What a room registers, likewise as text (rooms.py).
-REQUIREMENTS, build_pairs, prepare_run_rows, read_section, row_source
+REQUIREMENTS, build_pairs, build_transcoders, prepare_run_rows, read_section, row_source
 run_of_sae  # of support/subjects.py, likewise
 
 # Called by Python or by a library, by name.
