@@ -107,7 +107,7 @@ def test_a_run_without_transcoders_keeps_its_identity() -> None:
 # --- training -----------------------------------------------------------------------------------------------------
 
 D, M, ROWS, STEPS = 12, 48, 64, 24
-CONFIG = TrainingConfig(batch_tokens=ROWS, checkpoint_tokens=10**9, log_tokens=ROWS, dead_firings=5)
+CONFIG = TrainingConfig(batch_tokens=ROWS, checkpoint_tokens=10**9, log_tokens=ROWS, dead_fraction=0.05)
 
 
 class Stream:
