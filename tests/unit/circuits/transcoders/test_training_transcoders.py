@@ -36,7 +36,7 @@ from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import ARCHITECTURES, architecture
 from monosemy.saes.storage import load_sae, save_sae
 from monosemy.saes.transforms import transcoding
-from monosemy.steering.edits import SiteEdit
+from monosemy.steering.edits import LatentScales, SiteEdit
 from monosemy.support.files import read_json
 from monosemy.support.metrics import MetricsWriter
 from monosemy.training.checkpoint import Origin
@@ -306,11 +306,10 @@ def test_a_name_without_a_site_exports_the_set_of_all_layers(
 
 def test_steering_takes_no_transcoder(folder: Path) -> None:
     sae = load_sae(folder / "saes" / SITES[1] / "transcoder_topk-l0_4-s0")
-    scales: Any = None  # refused before they are read
     with pytest.raises(
         UserError, match=r"read layers.1.mlp_in and write to layers.1.mlp_out, and steering edits one site"
     ):
-        SiteEdit(sae, scales, [])
+        SiteEdit(sae, LatentScales(), [])
 
 
 def test_evaluating_again_gives_the_same(folder: Path, records: dict[str, dict[str, Any]]) -> None:
