@@ -45,16 +45,17 @@ def main() -> None:
     add("--folder", type=Path, default=Path("runs/jacobian"))
     add("--out", type=Path, default=record_path("jacobian"))
     add("--figures", type=Path, default=figures_folder("jacobian"))
-    add("--lambda", dest="lambdas", nargs="+", default=["0", "0.1", "0.3", "1", "3", "10", "30", "100"])
+    add("--lambda", dest="lambdas", nargs="+", default=["0", "0.02", "0.06", "0.2", "0.6", "2", "6"])
     add("--layer", default="15")
     add("--l0", type=float, default=32)
     add("--d-sae", default="4608")
     add("--tokens", default="260k")
     add("--passes", default="2")
     add("--batch", default="1024")
-    add("--learning-rate", default="4e-3")
+    add("--learning-rate", help="peak learning rate (default: the architecture's own)")
     add("--loss-tokens", default="16k", help="validation tokens for the CE score")
     add("--token-share", default="0.25", help="share of each batch that the penalty is measured on")
+    add("--mlp-error", default="0", help="weight μ of the input SAE's error through the MLP")
     add("--study-lambda", type=float, help="λ of stages whole, random, pairs and interpret (default: the chosen one)")
     add("--trained-l0", type=float, default=0.5, help="L0 of the pairs compared with random ones, in units of --l0")
     add("--random-l0", type=float, nargs="+", default=[1, 2], help="L0s of the random models, in units of --l0")
@@ -101,11 +102,13 @@ def train(
         "--tokens": arguments.tokens,
         "--passes": arguments.passes,
         "--batch": arguments.batch,
-        "--learning-rate": arguments.learning_rate,
         "--loss-tokens": arguments.loss_tokens,
         "--device": arguments.device,
+        "--mlp-error": arguments.mlp_error,
         "--token-share": token_share or arguments.token_share,
     }
+    if arguments.learning_rate:
+        options["--learning-rate"] = arguments.learning_rate
     words = [word for option in options.items() for word in option]
     monosemy(["jacobian", "train", *words, "--lambda", *lambdas, "--seeds", *seeds])
 

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from monosemy.circuits.jacobian import products
+from monosemy.circuits.jacobian.batch_code import Code
 from monosemy.circuits.jacobian.mlp import mlp_weights
-from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, training_code
+from monosemy.circuits.jacobian.penalty import SlopesAtInput, mean_magnitude, training_code
 from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.circuits.jacobian.training_pair import Pair
 from monosemy.circuits.jacobian.weights import MlpWeights

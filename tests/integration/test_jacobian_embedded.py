@@ -11,14 +11,14 @@ from monosemy.support.files import read_json
 
 pytestmark = pytest.mark.integration
 
-DENSE, SPARSE = "jsae_0-l0_8-s0", "jsae_10-l0_8-s0"
+DENSE, SPARSE = "jsae_0-l0_8-s0", "jsae_0.5-l0_8-s0"
 MEASURES = ["--measure-tokens", "2k", "--average-tokens", "1k", "--curves", "40", "--ablation-tokens", "32"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "pairs"
-    settings = "--layer 3 --l0 8 --d-sae 384 --tokens 16k --validation-tokens 4k --batch 256 --lambda 0 10"
+    settings = "--layer 3 --l0 8 --d-sae 384 --tokens 16k --validation-tokens 4k --batch 256 --lambda 0 0.5"
     settings += " --loss-tokens 256 --no-report"
     main(["jacobian", "train", "--run", str(folder), *settings.split(), *MEASURES])
     return folder

@@ -10,6 +10,7 @@ import itertools
 
 import torch
 
+from monosemy.circuits.jacobian.derivative_unit import derivative_unit
 from monosemy.circuits.jacobian.mlp import mlp_weights
 from monosemy.circuits.jacobian.penalty import SlopesAtInput
 from monosemy.circuits.jacobian.settings import JacobianConfig
@@ -30,6 +31,7 @@ def build_pairs(prepared: Prepared) -> list[Pair]:
     weights = mlp_weights(prepared.model, int(site_in.split(".")[1]))
     slopes = SlopesAtInput(weights.between_scaled(*(prepared.scale[site] for site in sites)))
     rows = initial_rows(prepared)
+    unit = derivative_unit(slopes.weights, rows[site_in])
     grid = list(itertools.product(settings.lambdas, config.l0, config.seeds))
     # The bound is for all pairs that the trainer steps at the same time, each in a thread of its own.
     side_by_side = max(1, min(len(grid), torch.get_num_threads()))
@@ -41,5 +43,6 @@ def build_pairs(prepared: Prepared) -> list[Pair]:
             build_trainee(prepared, NewSae(site, settings.architecture, l0, seed), rows[site]) for site in sites
         )
         keys = ((site_in, name), (site_out, name))
-        pairs.append(Pair(keys, (inputs, outputs), slopes, coef, config=settings, max_memory=max_memory))
+        pair = Pair(keys, (inputs, outputs), slopes, coef, config=settings, max_memory=max_memory, unit=unit)
+        pairs.append(pair)
     return pairs

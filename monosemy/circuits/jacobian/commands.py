@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from monosemy.circuits.jacobian.settings import JacobianConfig
+from monosemy.circuits.jacobian.training_flags import add_penalty, run_config
 from monosemy.config import (
-    ActivationsConfig,
-    EvaluationConfig,
-    ModelConfig,
     RunConfig,
     TextConfig,
     TrainingConfig,
-    with_room,
 )
 from monosemy.errors import UserError, unknown
 from monosemy.ranges import Range, range_of
@@ -31,14 +28,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TOKENS = amount(Range(1, example=32_000))
-LAMBDAS = (0.0, 0.3, 3.0, 30.0)
+LAMBDAS = (0.0, 0.02, 0.2, 2.0)
 OVERVIEW = """usage: monosemy jacobian COMMAND …
 
 Train pairs of SAEs around one MLP so that input latents move output latents little.
 
 examples: a first look, in a few minutes on two cores
-  monosemy jacobian train --run runs/jsae --tokens 50k --d-sae 1152 --l0 16 --lambda 0 3 30
-  monosemy jacobian pairs runs/jsae --pair jsae_3-l0_16-s0
+  monosemy jacobian train --run runs/jsae --tokens 50k --d-sae 1152 --l0 16 --lambda 0 0.2 2
+  monosemy jacobian pairs runs/jsae --pair jsae_0.2-l0_16-s0
   open runs/jsae/report.html
 
 commands:
@@ -69,7 +66,7 @@ def run_train(words: list[str]) -> None:
     from monosemy.circuits.jacobian.terminal import frontier_tables, show
 
     folder = Path(arguments.run).expanduser()
-    show(frontier_tables(train_and_measure(_config(arguments), folder, _settings(arguments))))
+    show(frontier_tables(train_and_measure(run_config(arguments), folder, _settings(arguments))))
     _report(folder, arguments)
 
 
@@ -79,7 +76,7 @@ def _train_parser() -> argparse.ArgumentParser:
         "train",
         "train a pair for every λ, L0 and seed, and measure them",
         "monosemy jacobian train --run runs/jsae --layer 15 --l0 32 --d-sae 4608 --tokens 500k --passes 2 "
-        "--lambda 0 0.3 3 30",
+        "--lambda 0 0.02 0.2 2",
     )
     add = parser.add_argument
     add("--run", required=True, metavar="FOLDER", help="The run folder to make or to continue, e.g. runs/jsae.")
@@ -135,78 +132,11 @@ def _train_parser() -> argparse.ArgumentParser:
         help="Peak learning rate. (default: the architecture's own)",
     )
     add("--architecture", choices=("topk", "batch_topk", "jumprelu"), default="topk", help="Architecture of both SAEs.")
-    _add_penalty(parser)
+    add_penalty(parser)
     add("--device", default="auto", help="Where the model runs: `auto`, `cpu`, `cuda` or `cuda:1`.")
     add("--loss-tokens", type=TOKENS, default="8k", help="Number of validation tokens for the CE score.")
     _add_measures(parser)
     return parser
-
-
-def _add_penalty(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of the penalty and of the model's randomisation."""
-    add = parser.add_argument
-    add(
-        "--at",
-        choices=("input", "reconstruction"),
-        default="input",
-        help="Where the MLP's slopes are taken: at its true input, as published, or at the reconstruction.",
-    )
-    add(
-        "--token-share",
-        type=real(range_of(JacobianConfig, "token_share")),
-        default=1.0,
-        help="Share of each batch on which the penalty is measured.",
-    )
-    add(
-        "--memory",
-        type=whole(range_of(JacobianConfig, "max_memory_mb")),
-        default=2048,
-        metavar="MB",
-        help="Largest memory for the penalty's temporary arrays.",
-    )
-    add(
-        "--randomise",
-        choices=("none", "published", "reinitialised", "matched"),
-        default="none",
-        help="Train on the model with redrawn weights; `monosemy jacobian random` does that and compares.",
-    )
-
-
-def _config(arguments: argparse.Namespace) -> RunConfig:
-    """The configuration of the run that the flags ask for."""
-    layer = arguments.layer
-    if layer is None:
-        from monosemy.models.sources import model_size
-
-        layer = model_size(arguments.model)[0].n_layers // 2
-    settings = JacobianConfig(
-        lambdas=tuple(arguments.lambdas),
-        layer=layer,
-        architecture=arguments.architecture,
-        at=arguments.at,
-        token_share=arguments.token_share,
-        max_memory_mb=arguments.memory,
-    )
-    config = RunConfig(
-        recipe="jacobian",
-        model=ModelConfig(source=arguments.model, device=arguments.device, randomise=arguments.randomise),
-        text=TextConfig(
-            source=arguments.text,
-            context_length=arguments.context,
-            n_tokens=arguments.tokens,
-            n_validation_tokens=arguments.validation_tokens,
-        ),
-        activations=ActivationsConfig(sites=(f"layers.{layer}.mlp_in", f"layers.{layer}.mlp_out")),
-        architectures=(),
-        l0=tuple(arguments.l0),
-        d_sae=arguments.d_sae,
-        seeds=tuple(arguments.seeds),
-        training=TrainingConfig(
-            batch_tokens=arguments.batch, n_passes=arguments.passes, learning_rate=arguments.learning_rate
-        ),
-        evaluation=EvaluationConfig(n_loss_tokens=arguments.loss_tokens, frozen_random=False, pca=False),
-    )
-    return with_room(config, settings)
 
 
 def run_measure(words: list[str]) -> None:
@@ -233,7 +163,7 @@ def run_pairs(words: list[str]) -> None:
     parser = _run_parser(
         "pairs",
         "show which input latents drive which output latents, and in which texts",
-        "monosemy jacobian pairs runs/jsae --pair jsae_3-l0_32-s0 --output 12 40",
+        "monosemy jacobian pairs runs/jsae --pair jsae_0.2-l0_32-s0 --output 12 40",
     )
     add = parser.add_argument
     add("--pair", metavar="NAME", help="Name of the pair; needed when the run has several.")
@@ -296,7 +226,7 @@ def run_graph(words: list[str]) -> None:
     parser = _run_parser(
         "graph",
         "write the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out",
-        'monosemy jacobian graph runs/jsae --pair jsae_3-l0_32-s0 --text "In July we went to Paris." --out graph.json',
+        'monosemy jacobian graph runs/jsae --pair jsae_0.2-l0_32-s0 --text "In July we went to Paris." --out graph.json',
         reports=False,
     )
     add = parser.add_argument
@@ -333,7 +263,7 @@ def run_random(words: list[str]) -> None:
     parser = _run_parser(
         "random",
         "train the pairs on randomised models, and compare them at the same variance explained",
-        "monosemy jacobian random runs/jsae --kinds published --lambda 0 3 --l0 16 32 64",
+        "monosemy jacobian random runs/jsae --kinds published --lambda 0 0.2 --l0 16 32 64",
     )
     add = parser.add_argument
     kinds = ("published", "reinitialised", "matched")
@@ -375,7 +305,7 @@ def run_interpret(words: list[str]) -> None:
     parser = _run_parser(
         "interpret",
         "score automatic labels of the latents: the pair without penalty against another",
-        "monosemy jacobian interpret runs/jsae --pair jsae_3-l0_32-s0",
+        "monosemy jacobian interpret runs/jsae --pair jsae_0.2-l0_32-s0",
     )
     parser.add_argument("--pair", nargs="+", metavar="NAME", help="Pairs to score. (default: λ = 0 and the chosen λ)")
     parser.add_argument("--tokens", type=TOKENS, help="Number of training tokens to read. (default: 150k)")

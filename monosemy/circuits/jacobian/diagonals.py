@@ -39,7 +39,7 @@ class _Diagonals(Function):
         ctx.weights = weights
         a = x.new_empty(len(x), weights.d_ff)
         b = torch.empty_like(a) if weights.gated else None
-        for rows in _parts(len(x)):
+        for rows in parts(len(x)):
             first, second = weights.slopes(x[rows])
             a[rows] = first
             if b is not None and second is not None:
@@ -51,7 +51,7 @@ class _Diagonals(Function):
         # Checkpointing by hand: the graph of one part of the rows is built, differentiated and dropped.
         (x,) = ctx.saved_tensors
         d_x = torch.empty_like(x)
-        for rows in _parts(len(x)):
+        for rows in parts(len(x)):
             with torch.enable_grad():
                 part = x[rows].detach().requires_grad_()
                 slopes = [slope for slope in ctx.weights.slopes(part) if slope is not None]
@@ -73,10 +73,11 @@ def outputs(weights: MlpWeights, x: Activations, max_memory: int) -> Float[Tenso
     """
     y = x.new_empty(len(x), weights.d_out)
     n_rows = max_memory // (2 * SCRATCH * weights.d_ff * x.element_size())
-    for rows in _parts(len(x), min(ROWS, max(1, n_rows))):
+    for rows in parts(len(x), min(ROWS, max(1, n_rows))):
         y[rows] = weights.output(x[rows])
     return y
 
 
-def _parts(n: int, n_rows: int = ROWS) -> Iterator[slice]:
+def parts(n: int, n_rows: int = ROWS) -> Iterator[slice]:
+    """Slices of at most n_rows of n rows, in order."""
     return (slice(first, min(n, first + n_rows)) for first in range(0, n, n_rows))

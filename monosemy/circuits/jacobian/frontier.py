@@ -36,6 +36,7 @@ SPARSITY = (
     "over_0.005",
     "over_0.01",
     "over_0.02",
+    "over_0.05",
     "scaled_over_0.01",
     "scaled_over_0.1",
     "scaled_over_1",

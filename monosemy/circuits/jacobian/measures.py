@@ -4,7 +4,7 @@ Place on the path: validation activations → slices.py, mlp.py (a k×k slice pe
 Elements are the pairs (i, j) of a token's active output and input latents. All other entries are zero by construction
 and are not counted, so that a pair of SAEs does not look sparse merely because its L0 is low.
 
-  over_t        share of the elements with |J| > t, t = .005, .01, .02
+  over_t        share of the elements with |J| > t, t = .005, .01, .02, .05
   scaled_over_t the same for |J| / r, where r² is the mean of J² over the token's elements: independent of the latents'
                 scale
   kurtosis      E(J − E J)⁴ / (E(J − E J)²)² over all elements (a normal distribution has 3); scaled_kurtosis: of J / r
@@ -42,7 +42,7 @@ from monosemy.evals.intervals import Blocks, Interval, bootstrap_weights, percen
 from monosemy.evals.reconstruction import block_sums
 from monosemy.ranges import number_name
 
-THRESHOLDS = (0.005, 0.01, 0.02)
+THRESHOLDS = (0.005, 0.01, 0.02, 0.05)
 SCALED_THRESHOLDS = (0.005, 0.01, 0.02, 0.1, 0.5, 1.0)
 """In units of the root mean square of a token's elements."""
 HELD = 0.9

@@ -1,9 +1,10 @@
 """The penalty of a pair in training: the mean magnitude of its Jacobian's elements.
 
-    P = 1 / (N k_x k_y) Σ_n Σ_{i ∈ B_n, j ∈ A_n} |J_n,ij|          added to the loss as λ P
+    P = 1 / (N k_x k_y) Σ_n Σ_{i ∈ B_n, j ∈ A_n} |J_n,ij| / r        added to the loss as λ P
 
-N is the number of tokens, A_n and B_n are a token's active input and output latents, and k is the L0 that the step asks
-of each SAE. Place on the path: both SAEs' codes of a batch (`StepOutput.latents`) → **P** → `training_pair`.
+N is the number of tokens, A_n and B_n are a token's active input and output latents, k is the L0 that the step asks of
+each SAE, and r is the MLP's own unit of derivatives (`derivative_unit`).
+Place on the path: both SAEs' codes of a batch (`StepOutput.latents`) → **P** → `training_pair`.
 
 Gradient `at` the input (as published): to W_dec of the input SAE and W_enc of the output SAE only. The MLP's slopes at
 the true x do not depend on either SAE, and selections carry no gradient. `at` the reconstruction the slopes depend on
@@ -26,13 +27,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from monosemy.circuits.jacobian.batch_code import Code, positive_rows, reconstruction
 from monosemy.circuits.jacobian.diagonals import diagonals
 from monosemy.circuits.jacobian.diagonals import outputs as mlp_outputs
 from monosemy.circuits.jacobian.products import DEFAULT_MEMORY, Matrices, absolute_sum
 from monosemy.circuits.jacobian.slices import At
 from monosemy.circuits.jacobian.weights import MlpWeights, Slopes
 from monosemy.kernels import dispatch, ops
-from monosemy.kernels.jacobian import rows_subset
 from monosemy.kernels.reference import Pattern
 from monosemy.latents import SparseLatents
 from monosemy.saes.base import SparseAutoencoder
@@ -83,16 +84,6 @@ class SlopesAtInput:
             return self._slopes
 
 
-@dataclass(frozen=True)
-class Code:
-    """One SAE's side of a batch: the SAE, its input, its code in this step, and the L0 that the step asks for."""
-
-    sae: SparseAutoencoder
-    x: Activations
-    latents: SparseLatents
-    l0: float
-
-
 def mean_magnitude(
     slopes: SlopesAtInput,
     inputs: Code,
@@ -101,6 +92,7 @@ def mean_magnitude(
     *,
     at: At = "input",
     token_share: float = 1.0,
+    unit: float = 1.0,
     max_memory: int = DEFAULT_MEMORY,
 ) -> Scalar:
     """P of a batch, a scalar; the module's docstring says what receives gradient.
@@ -110,12 +102,12 @@ def mean_magnitude(
     n_rows = len(inputs.x)
     rows = sampled_rows(index, n_rows, token_share)
     rows = None if rows is None else rows.to(inputs.x.device)
-    active, values = _positive_rows(inputs.latents, rows)
+    active, values = positive_rows(inputs.latents, rows)
     if at == "input":
         a, b = slopes.at(index, inputs.x, rows)
-        active_outputs, _ = _positive_rows(outputs.latents, rows)
+        active_outputs, _ = positive_rows(outputs.latents, rows)
     else:
-        middle = _reconstruction(inputs, active, values, rows)
+        middle = reconstruction(inputs, active, values, rows)
         a, b = diagonals(slopes.weights, middle)
         active_outputs = _active_outputs(
             slopes.weights, inputs, outputs, middle.detach(), rows=rows, max_memory=max_memory
@@ -123,25 +115,7 @@ def mean_magnitude(
     # The divisor holds the L0s that the step asks for, not the numbers of active latents, which vary by token.
     matrices = Matrices(slopes.weights, inputs.sae.W_dec, outputs.sae.W_enc)
     total = absolute_sum(matrices, (a, b), active, active_outputs, max_memory=max_memory)
-    return total / (len(a) * inputs.l0 * outputs.l0)
-
-
-def _positive_rows(latents: SparseLatents, rows: Tensor | None) -> tuple[Pattern, Tensor]:
-    """The pattern of the code's positive entries in the drawn rows, and their values, detached."""
-    code = latents.positive()
-    pattern, values = Pattern(code.offsets, code.indices), code.values.detach()
-    return (pattern, values) if rows is None else rows_subset(pattern, values, rows)
-
-
-def _reconstruction(inputs: Code, active: Pattern, values: Tensor, rows: Tensor | None) -> Tensor:
-    """x̂ of the drawn rows, with its gradient to every parameter of the input SAE."""
-    # The selection is the step's own, so only the selected pre-activations are computed again, with gradient.
-    sae, x = inputs.sae, inputs.x if rows is None else inputs.x[rows]
-    b_enc = getattr(sae, "b_enc", None)
-    selection = ops.Selection(
-        active, values, ops.centre(x, sae.b_dec), x=x, W_enc=sae.W_enc, b_enc=b_enc, b_dec=sae.b_dec
-    )
-    return selection.decode(selection.pre_acts, sae.W_dec, sae.b_dec)
+    return total / (len(a) * inputs.l0 * outputs.l0 * unit)
 
 
 @torch.no_grad()
@@ -152,8 +126,8 @@ def _active_outputs(
     sae = outputs.sae
     if sae.name == "batch_topk" and rows is not None:  # latents compete across the whole batch, so all of it is encoded
         middle = inputs.sae.decode(inputs.latents.positive())
-        return _positive_rows(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), rows)[0]
-    return _positive_rows(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), None)[0]
+        return positive_rows(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), rows)[0]
+    return positive_rows(training_code(sae, mlp_outputs(weights, middle, max_memory), outputs.l0), None)[0]
 
 
 @torch.no_grad()

@@ -7,6 +7,9 @@ browser, tables for terminal and report.
                     of the context
   an output latent: its input latents by mean_effect_ij, each with its share Σ_n |J_ij| s_j / Σ_n Σ_j' |J_ij'| s_j'
 
+On every token shown, the pair is confirmed by ablation: `drop` is what s_i loses when s_j is set to 0, `other_drop` the
+mean size of that loss over the token's other active input latents.
+
 Where the user names no latent, output latents are chosen: those with the largest share of their effect through a single
 input latent. That pair must be active on at least `MIN_TOKENS` tokens, and the tokens shown of it must come from at
 least `MIN_DOCUMENTS` documents (fewer where fewer tokens are shown).
@@ -23,8 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy import ndarray
+from torch import Tensor
 
 from monosemy.circuits.jacobian.averages import PairAverages
 from monosemy.circuits.jacobian.latent_map import LatentMap
@@ -244,6 +248,7 @@ def _example(hit: Hit, i: int, j: int, rows: Rows, *, latent_map: LatentMap, tex
         "document": int(document[position]),
         "jacobian": hit.jacobian,
         "effect": hit.effect,
+        **_drops(latent_map, rows.x[hit.row : hit.row + 1].to(latent_map.sae_in.W_dec), i, j),
         "in_value": hit.in_value,
         "out_value": hit.out_value,
         "at": position - start,
@@ -251,3 +256,13 @@ def _example(hit: Hit, i: int, j: int, rows: Rows, *, latent_map: LatentMap, tex
         "in_values": [round(float(value), 5) for value in in_values],
         "out_values": [round(float(value), 5) for value in out_values],
     }
+
+
+def _drops(latent_map: LatentMap, x: Float[Tensor, "1 d"], i: int, j: int) -> dict[str, float]:
+    """What s_i loses on the token x when its input latent j is set to 0, and the mean over its others."""
+    code = latent_map.inputs(x).positive()
+    latents, base = code.indices.long(), latent_map.base(x)
+    ablated = latent_map.moved(base.expand(len(latents), -1), latents, -code.values)
+    losses = latent_map.outputs(base)[:, i] - latent_map.outputs(ablated)[:, i]
+    others = losses[latents != j].abs()
+    return {"drop": float(losses[latents == j].sum()), "other_drop": float(others.mean()) if len(others) else 0.0}

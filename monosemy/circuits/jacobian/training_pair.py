@@ -1,16 +1,20 @@
 """A pair in training: two SAEs around one MLP, and the penalty that joins their gradients.
 
-    L = L_x + L_y + λ_t P,   L_x, L_y the two SAEs' own losses, P the mean magnitude of their Jacobian (`penalty`)
+    L = L_x + L_y + λ_t P + μ E_x
 
-Place on the path: stream at `mlp_in` and `mlp_out` → **pair** → two SAEs, saved and evaluated like any other. λ_t rises
-linearly from 0 to λ over the first `jacobian.warmup_fraction` of the steps. At λ = 0 both SAEs are, to the last bit,
-those that would be trained alone. All state lives in the two trainees, so a pair is checkpointed and resumed through
-them. Rows that would wreck one of the SAEs (`training.outliers`) are left out for both, because J needs both ends; at
-λ = 0 they are left out for that SAE alone.
+L_x and L_y are the two SAEs' own losses, P is the mean size of their Jacobian's elements (`penalty`), and E_x is the
+input SAE's error as it arrives at the MLP's output (`downstream`): what a penalised SAE gives up should matter little
+to the MLP. λ_t rises linearly from 0 to λ over the first `jacobian.warmup_fraction` of the steps; μ acts from the
+first. At λ = 0 there is neither P nor E_x, and both SAEs are, to the last bit, those that would be trained alone.
+Place on the path: stream at `mlp_in` and `mlp_out` → **pair** → two SAEs, saved and evaluated like any other.
+
+All state lives in the two trainees, so a pair is checkpointed and resumed through them. Rows that would wreck one of
+the SAEs (`training.outliers`) are left out for both, because J needs both ends; at λ = 0 they are left out for that SAE
+alone.
 
 Source: Farnik et al. 2025 (arXiv 2502.18147). Deviations: the losses are those of our SAEs (E‖x‖² = 1, errors summed
-over d, as a share of the variance), so λ is on a different scale from the published one; and the k of λ/k² is the L0
-that the step asks for, which may be annealed. If a loss or gradient of either SAE is not finite, both stop.
+over d, as a share of the variance), so λ is on a different scale from the published one; the k of λ/k² is the L0 that
+the step asks for, which may be annealed; and E_x is ours. If a loss or gradient of either SAE is not finite, both stop.
 """
 
 from __future__ import annotations
@@ -22,13 +26,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosemy.circuits.jacobian.batch_code import Code
+from monosemy.circuits.jacobian.downstream import error_through_mlp
 from monosemy.circuits.jacobian.mlp import check_pair
-from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude
+from monosemy.circuits.jacobian.penalty import SlopesAtInput, mean_magnitude
 from monosemy.circuits.jacobian.products import Sizes, peak_bytes, plan
 from monosemy.circuits.jacobian.settings import JacobianConfig
 from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.errors import UserError
 from monosemy.ranges import number_name
+from monosemy.shapes import Scalar
 from monosemy.training.trainee import Trainee
 from monosemy.training.trainer import Key
 
@@ -67,8 +74,8 @@ class Pair:
 
     keys: (site, name) of the input SAE and of the output SAE, in the order of `trainees`. slopes: the MLP between
     scaled activations, shared by all pairs around it. coef: λ. max_memory: bound on the penalty's temporary arrays in
-    bytes, that of `config` by default. Raises UserError where the SAEs do not fit the MLP or one token of the penalty
-    does not fit in the bound.
+    bytes, that of `config` by default. unit: r of the MLP (`derivative_unit`), in which |J| is counted. Raises
+    UserError where the SAEs do not fit the MLP or one token of the penalty does not fit in the bound.
     """
 
     def __init__(
@@ -80,9 +87,10 @@ class Pair:
         *,
         config: JacobianConfig,
         max_memory: int | None = None,
+        unit: float = 1.0,
     ) -> None:
         self.keys, self.trainees, self.slopes = keys, trainees, slopes
-        self.coef, self.config = coef, config
+        self.coef, self.config, self.unit = coef, config, unit
         self.max_memory = max_memory or config.max_memory_mb * 1_000_000
         check_pair(slopes.weights, trainees[0].sae, trainees[1].sae)
         # At λ = 0 no Jacobian is ever computed.
@@ -101,6 +109,8 @@ class Pair:
             "at": self.config.at,
             "warmup_fraction": self.config.warmup_fraction,
             "token_share": self.config.token_share,
+            "unit": self.unit,
+            "mlp_error_coef": self.config.mlp_error_coef,
             "sites": list(sites),
             "name": names[0],
         }
@@ -128,18 +138,14 @@ class Pair:
         # The joint loss.
         total, coef = first.output.total + second.output.total, self.coef_at(index)
         more: dict[str, float] = {"jacobian_coef": coef}
-        if coef > 0:
-            magnitude = mean_magnitude(
-                self.slopes,
+        if self.coef > 0:
+            codes = (
                 Code(inputs.sae, x, first.output.latents, first.info.l0),
                 Code(outputs.sae, y, second.output.latents, second.info.l0),
-                index,
-                at=self.config.at,
-                token_share=self.config.token_share,
-                max_memory=self.max_memory,
             )
-            more["jacobian_magnitude"] = float(magnitude.detach())
-            total = total + coef * magnitude
+            terms = self._joint_terms(codes, index, coef)
+            total = total + sum(weight * term for weight, term in terms.values())
+            more |= {name: float(term.detach()) for name, (_, term) in terms.items()}
         # One backward pass and the check of both SAEs' gradients come before either SAE moves.
         inputs.differentiate(total, index, also=outputs)
         for trainee, keep in zip(self.trainees, (keep_x, keep_y)):
@@ -148,6 +154,28 @@ class Pair:
             key: trainee.update(rows, index, forward) | more
             for key, trainee, rows, forward in zip(self.keys, self.trainees, (x, y), (first, second), strict=True)
         }
+
+    def _joint_terms(self, codes: tuple[Code, Code], index: int, coef: float) -> dict[str, tuple[float, Scalar]]:
+        """The terms that are added to the two SAEs' own losses in step `index`: each with its coefficient, by name."""
+        inputs, outputs = codes
+        config, weights = self.config, self.slopes.weights
+        terms: dict[str, tuple[float, Scalar]] = {}
+        if coef > 0:
+            magnitude = mean_magnitude(
+                self.slopes,
+                inputs,
+                outputs,
+                index,
+                at=config.at,
+                token_share=config.token_share,
+                unit=self.unit,
+                max_memory=self.max_memory,
+            )
+            terms["jacobian_magnitude"] = coef, magnitude
+        if config.mlp_error_coef > 0:
+            error = error_through_mlp(weights, inputs, outputs.x, self.max_memory)
+            terms["mlp_error"] = config.mlp_error_coef, error
+        return terms
 
 
 def step_bytes(weights: MlpWeights, trainees: tuple[Trainee, Trainee], config: JacobianConfig, max_memory: int) -> int:

@@ -20,8 +20,9 @@ from torch.autograd.functional import jacobian
 from monosemy.circuits.jacobian import mlp as jacobian_mlp
 from monosemy.circuits.jacobian import products
 from monosemy.circuits.jacobian.activation import ACTIVATIONS, recognise, value_and_slope
+from monosemy.circuits.jacobian.batch_code import Code
 from monosemy.circuits.jacobian.mlp import jacobian_slices, mlp_weights, weight_tables
-from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, training_code
+from monosemy.circuits.jacobian.penalty import SlopesAtInput, mean_magnitude, training_code
 from monosemy.circuits.jacobian.products import (
     NARROWEST,
     Matrices,

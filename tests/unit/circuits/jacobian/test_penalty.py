@@ -9,8 +9,9 @@ import torch
 from mlp_pairs import make_sae, make_weights, rows
 from torch import Tensor
 
+from monosemy.circuits.jacobian.batch_code import Code
 from monosemy.circuits.jacobian.mlp import jacobian_slices
-from monosemy.circuits.jacobian.penalty import Code, SlopesAtInput, mean_magnitude, sampled_rows, training_code
+from monosemy.circuits.jacobian.penalty import SlopesAtInput, mean_magnitude, sampled_rows, training_code
 from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.registry import build_sae
@@ -78,6 +79,8 @@ def test_value_is_the_mean_of_the_slices_magnitudes(architecture: str, at: Any) 
     penalty = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 0, at=at)
     slices = jacobian_slices(weights, inputs.sae, outputs.sae, x, at=at)
     torch.testing.assert_close(penalty.detach(), slices.values.abs().sum() / (10 * 25), rtol=1e-11, atol=0)
+    in_units = mean_magnitude(SlopesAtInput(weights), inputs, outputs, 0, at=at, unit=0.25)
+    torch.testing.assert_close(in_units, 4 * penalty, rtol=1e-12, atol=0)
 
 
 def test_the_random_share_is_a_mean_over_uniformly_drawn_tokens() -> None:

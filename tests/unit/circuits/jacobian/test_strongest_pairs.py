@@ -71,6 +71,24 @@ def test_the_planted_pairs_are_found_with_their_strongest_tokens(planted):
         assert len({e["sequence"] for e in examples}) == 4
 
 
+def test_pairs_are_confirmed_by_ablation(planted):
+    """The planted map is linear, so s_i loses J_ij s_j, or all of itself where it then falls out of the top k."""
+    latent_map, rows, text, averages = planted
+    outputs = pair_study(
+        rows, slices_of(latent_map), latent_map, averages, text=text, selection=LatentSelection(n_outputs=D, n_inputs=1)
+    )
+    for output in outputs:
+        for example in output["inputs"][0]["examples"]:
+            expected = example["effect"] if example["drop"] < 0.999 * example["out_value"] else example["out_value"]
+            assert example["drop"] == pytest.approx(expected, rel=1e-4)
+            assert example["drop"] > 0.9 * example["effect"]
+            place = {int(n): r for r, n in enumerate(rows.tokens)}[example["sequence"] * LENGTH + example["position"]]
+            inputs = latent_map.inputs(rows.x[place : place + 1]).to_dense()[0]
+            others = [float(inputs[z]) * 0.01 * 2 / 4 for z in range(D) if z != output["inputs"][0]["latent"]]
+            mean = sum(others) / max(1, sum(value > 0 for value in others))
+            assert example["other_drop"] == pytest.approx(mean, rel=1e-3)
+
+
 def test_contexts_stay_in_their_sequence_and_document_and_show_both_latents(planted):
     latent_map, rows, text, averages = planted
     outputs = pair_study(

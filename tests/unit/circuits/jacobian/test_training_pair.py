@@ -80,12 +80,13 @@ class Stream:
 
 
 PAIRS = (
-    ("none", 0.0, JacobianConfig()),
-    ("topk", 20.0, JacobianConfig()),
-    ("share", 20.0, JacobianConfig(token_share=0.25)),
-    ("there", 20.0, JacobianConfig(at="reconstruction", token_share=0.5)),
-    ("batch_topk", 20.0, JacobianConfig(architecture="batch_topk")),
-    ("jumprelu", 20.0, JacobianConfig(architecture="jumprelu")),
+    ("none", 0.0, JacobianConfig(mlp_error_coef=2.0)),
+    ("topk", 20.0, JacobianConfig(mlp_error_coef=0.0)),
+    ("share", 20.0, JacobianConfig(mlp_error_coef=0.0, token_share=0.25)),
+    ("there", 20.0, JacobianConfig(mlp_error_coef=0.0, at="reconstruction", token_share=0.5)),
+    ("batch_topk", 20.0, JacobianConfig(mlp_error_coef=0.0, architecture="batch_topk")),
+    ("jumprelu", 20.0, JacobianConfig(mlp_error_coef=1.0, architecture="jumprelu")),
+    ("through", 20.0, JacobianConfig(mlp_error_coef=2.0)),
 )
 
 
@@ -109,7 +110,8 @@ def make_trainer(
         keys = ((SITES[0], name), (SITES[1], name))
         own_config = dataclasses.replace(config, outlier_error=0.0) if name == "topk" else config
         own = tuple(make_trainee(site, settings.architecture, stream.n_steps, own_config) for site in SITES)
-        pairs.append(Pair(keys, own, slopes[settings.token_share], coef, config=settings))  # type: ignore[arg-type]
+        pair = Pair(keys, own, slopes[settings.token_share], coef, config=settings)  # type: ignore[arg-type]
+        pairs.append(pair)
         trainees |= dict(zip(keys, own))
     for site in SITES:
         trainees[site, "alone"] = make_trainee(site, "topk", stream.n_steps, config)
@@ -148,14 +150,38 @@ def test_the_penalty_is_recorded_warms_up_and_acts(unbroken: tuple[Trainer, Path
         assert [r["jacobian_coef"] for r in own] == pytest.approx([coef * share for share in rise])
         assert own[0]["jacobian_coef"] == 0
         assert all(("jacobian_magnitude" in r) == (r["jacobian_coef"] > 0) for r in own)
+        seen = coef > 0 and settings.mlp_error_coef > 0
+        assert all(("mlp_error" in r) == seen for r in own)
     x = next(unbroken[0].stream)
     sums = {}
     for name, _, _ in PAIRS:
         pair = [unbroken[0].trainees[site, name].sae for site in SITES]
         slices = jacobian_slices(unbroken[0].stream.weights, *pair, x[SITES[0]], y=x[SITES[1]])
         sums[name] = float(slices.values.abs().sum()) / ROWS / L0**2
-    assert max(value for name, value in sums.items() if name in ("topk", "share", "there")) < 0.95 * sums["none"]
+    assert max(sums[name] for name in ("topk", "share", "there", "through")) < 0.95 * sums["none"]
     assert "jacobian_coef" not in next(r for r in records if r["name"] == "alone")
+
+
+def test_the_error_through_the_mlp_falls_when_it_is_in_the_loss() -> None:
+    """Two pairs that differ in its coefficient alone, on rows that neither saw; the output SAE does not notice."""
+    errors, others, n_steps = [], [], 300
+    for coef in (0.0, 1.0):
+        stream = Stream(n_steps)
+        own = [make_trainee(site, "topk", n_steps, KEEP_ALL) for site in SITES]
+        with torch.no_grad():
+            own[0].sae.W_enc.div_(4)
+        keys = ((SITES[0], "pair"), (SITES[1], "pair"))
+        settings = JacobianConfig(mlp_error_coef=coef)
+        pair = Pair(keys, (own[0], own[1]), SlopesAtInput(stream.weights), 1e-30, config=settings)
+        for index in range(n_steps):
+            pair.step(next(stream), index)
+        x = torch.cat([next(stream)[SITES[0]] for _ in range(20)])
+        with torch.no_grad():
+            error = stream.weights.output(x) - stream.weights.output(own[0].sae(x))
+        errors.append(float(error.square().sum()))
+        others.append(own[1].tensors())
+    assert errors[1] < 0.9 * errors[0]
+    assert_same_tensors(*others)
 
 
 def test_nan_at_one_site_stops_both_saes_and_no_others(unbroken: tuple[Trainer, Path], tmp_path: Path) -> None:
