@@ -226,7 +226,7 @@ def run_graph(words: list[str]) -> None:
     parser = _run_parser(
         "graph",
         "write the graph of latents as JSON: edges J·s, nodes for what the SAEs leave out",
-        'monosemy jacobian graph runs/jsae --pair jsae_0.2-l0_32-s0 --text "In July we went to Paris." --out graph.json',
+        'monosemy jacobian graph runs/jsae --pair jsae_2-l0_32-s0 --text "In July we went to Paris." --out graph.json',
         reports=False,
     )
     add = parser.add_argument
