@@ -135,7 +135,9 @@ class LinearMap(nn.Module):
         n = len(x)
         frame = Frame(x.new_ones(n, 1), x @ self.A)
         empty = torch.zeros(0, dtype=torch.int32, device=x.device)
-        return SparseLatents(torch.zeros(n + 1, dtype=torch.int64, device=x.device), empty, x.new_zeros(0), 0, frame)
+        return SparseLatents(
+            torch.zeros(n + 1, dtype=torch.int64, device=x.device), empty, x.new_zeros(0), 0, frame=frame
+        )
 
     def decode(self, latents: SparseLatents) -> Float[Tensor, "n d_out"]:
         assert latents.frame is not None

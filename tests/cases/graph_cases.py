@@ -50,7 +50,6 @@ def random_transcoder(
     m: int = 3 * D_MODEL,
     k: float = 5,
     site_out: str = "mlp_out",
-    seed: int = 0,
     **options: Any,
 ) -> SparseAutoencoder:
     """A random transcoder for the MLP of a layer."""
@@ -64,10 +63,10 @@ def random_transcoder(
         site_out=f"layers.{layer}.{site_out}",
         transforms=transforms,
         options=options,
-        seed=seed + layer,
+        seed=layer,
     )
     sae = build_sae(config)
-    generator = torch.Generator().manual_seed(100 + seed + layer)
+    generator = torch.Generator().manual_seed(100 + layer)
     with torch.no_grad():
         for name, tensor in sae.tensors().items():
             if tensor.is_floating_point() and tensor.dim() and name not in ("threshold", "input_mean"):

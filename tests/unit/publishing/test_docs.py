@@ -32,7 +32,7 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     block = re.search(r"```\n(monosemy export.*?)```", PAGE, re.DOTALL)[1]
     commands = [line.partition("#")[0].split()[1:] for line in block.splitlines()]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for words in commands:
         cli.main([str(FOLDER / "lens_topk_unit") if word == "runs/demo" else word for word in words])
     assert (tmp_path / "exports" / "demo" / "cfg.json").is_file()

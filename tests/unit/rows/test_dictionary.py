@@ -209,7 +209,7 @@ def test_defaults_fit_any_size():
         (None, {"d_sae": 8, "l0": 9}, "l0 9 must be at most d_sae 8"),
         (None, {"architecture": "jumprule"}, "did you mean 'jumprelu'"),
         (None, {"validation_fraction": 1.0}, "must be above 0 and below 1"),
-        (None, {"training": {"passes": 3}}, "unknown setting 'training.passes'"),
+        (None, {"training": {"passes": 3}}, "unknown setting 'training[\"passes\"]'"),
         (None, {"training": {"batch_tokens": 0}}, "must be at least 1"),
         (None, {"options": {"width": 3}}, "width"),
         (None, {"seed": -1}, "must be at least 0"),

@@ -123,7 +123,7 @@ def test_many_latents_that_answer_the_same_error_restart_at_a_size_that_still_lo
     with torch.no_grad():
         sae.b_dec.zero_()
     anisotropy = no_anisotropy(sae.W_dec)
-    new = new_weights(sae, torch.arange(24), x, torch.zeros_like(x), anisotropy=anisotropy, generator=generator)
+    new = new_weights(sae, torch.arange(24), x, x, anisotropy=anisotropy, generator=generator)
     addition = torch.where(new.answers > new.thresholds, new.answers, 0) @ new.decoder
     error, before = (x - addition).square().sum(), x.square().sum()
     assert float(error) < 0.9 * float(before)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from monosemy.features.labels.corpus import _is_fitted
+from monosemy.features.labels.corpus import is_fitted
 from monosemy.features.labels.inputs import LabelInputs
 from monosemy.features.labels.labelling import Labels, label_latents
 from monosemy.features.labels.log_odds import PRIOR, log_odds
@@ -143,7 +143,7 @@ def test_the_top_token_is_the_most_frequent_one_whether_or_not_it_stands_out(lab
     at = np.sort(np.random.default_rng(4).choice(np.flatnonzero(tokens.reshape(-1) > 0), 400, replace=False))
     inputs = inputs_of([at, where(" July", " June")])
     columns = label_latents(inputs).columns
-    held_out = ~_is_fitted(np.arange(len(tokens)), inputs.seed)
+    held_out = ~is_fitted(np.arange(len(tokens)), inputs.seed)
     per_document = LENGTH // WINDOW
     rows = tokens.reshape(-1, WINDOW)
     for latent in range(2):
