@@ -31,7 +31,13 @@ def run_of_sae(source: str, settings: ImportSettings) -> tuple[Path, str]:
     if place is not None and (run := SaeFiles(place.absolute()).run):
         files = SaeFiles(place.absolute())
         return run.folder, f"{files.site}/{files.name}"
-    publication = describe_publication(source)
+    try:
+        publication = describe_publication(source)
+    except UserError as error:
+        # A mistyped run folder looks like a name on the hub.
+        if place is None and not source.startswith("hf://"):
+            raise UserError(f"{source} is not a run folder here; taken as a name on the hub: {error}") from None
+        raise
     model, site = model_of(publication, settings.model), site_name(publication, settings.site)
     text = settings.text or TextConfig.source
     covered = [publication.content, model, site, text, settings.n_tokens, settings.n_validation_tokens]

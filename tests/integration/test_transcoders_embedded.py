@@ -45,4 +45,6 @@ def test_one_layer_of_a_set_is_exported_and_opened(run, tmp_path, capsys):
     assert "written" in capsys.readouterr().out
     exported = load_sae(tmp_path / "set" / "layer_12.safetensors")
     own = load_sae(run / "saes" / name)
-    assert (exported.config.site, exported.config.site_out) == SITES == (own.config.site, own.config.site_out)
+    assert (own.config.site, own.config.site_out) == SITES
+    # A set names its output by what joins the residual stream, which without a post-norm is the MLP's output itself.
+    assert (exported.config.site, exported.config.site_out) == (SITES[0], f"{SITES[1]}_post")
