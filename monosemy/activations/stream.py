@@ -8,8 +8,7 @@ StoredStream (storage "disk") shuffles fully and exactly. Pass p visits the rows
 permutation(PCG64(seed, p)). Passes follow one another without a gap, so a batch may hold the end of one and the start
 of the next; only the rows left over after the last full batch of the last pass are not used. Where there are several
 passes, a random twentieth of the rows is reserved for calibration and never trained on: an SAE fires less often on rows
-that it was trained on than on others (by 8% after 4 passes over 40,000 tokens, by 2% after one pass over 100,000). Its
-state is the step.
+that it was trained on than on others (`saes.base.calibrate`). Its state is the step.
 Cost: 8 bytes of memory per stored row for the permutation, and one random read per row and site.
 
 MixingStream (storage "stream") keeps nothing on disk. A buffer of `buffer_tokens` rows, in the dtype of the
@@ -115,8 +114,9 @@ class StoredStream:
     def calibration_rows(self, n_rows: int) -> np.ndarray:
         """The numbers of at most n_rows rows that training leaves out or meets last, sorted, int64 [n].
 
-        With several passes these are the reserved rows. With one pass they are those of the last tenth of the steps,
-        in which the learning rate has almost ended and after which no row comes again, and the rows left over.
+        With several passes these are the reserved rows. With one pass they are those of the last tenth of the steps (in
+        small stores, of as many as hold `LEAST_CALIBRATION_ROWS`) and the rows left over: they come when the learning
+        rate has fallen to half of its peak or less, and never again.
         """
         if len(self._reserved):
             return np.sort(self._reserved[:n_rows])

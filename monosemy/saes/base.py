@@ -351,7 +351,9 @@ def calibrate(sae: SparseAutoencoder, batches: list[Tensor]) -> dict[str, float]
     """Shifts all thresholds once, by the same amount, so that the mean L0 over `batches` is the target L0.
 
     The shift lies between the margins of the (l0·N)-th and the next strongest (row, latent) pair, so the L0 is exact up
-    to ties. Where fewer pairs than that can fire at all, every one of them fires except the weakest.
+    to ties. Where fewer pairs than that can fire at all, every one of them fires except the weakest. On rows that the
+    SAE was trained on it would land too low for others: JumpReLU at layer 12 of SmolLM2-135M, calibrated to 32.0 on
+    them, had an L0 of 34.6 on left-out rows after 4 passes over 40,000 tokens, and 42 after 10 passes over 10,000.
     Returns l0_before, l0_after, shift (in units of the SAE's input) and n_tokens; an empty dict when the selection
     fixes the L0 and there is nothing to shift.
     """

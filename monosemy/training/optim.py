@@ -61,9 +61,9 @@ def parameter_units(
     """The units of the parameters that have one, by name, from training rows x [N, d_in] at the SAE's start.
 
     For b_dec, the rows' root mean square distance σ from their mean, dominating directions shrunk; for a transcoder,
-    whose outputs y are given, that of the outputs. For latents' biases
-    and thresholds, √d_in times the root mean square of (x − b_dec) W_enc over the rows, that of the median latent. On
-    isotropic data with unit encoder rows, that too is σ.
+    whose outputs y are given, that of the outputs. For latents' biases and thresholds, √d_in times the root mean square
+    of (x − b_in) W_enc over the rows, that of the median latent. On isotropic data with unit encoder rows, that too is
+    σ.
     """
     rows = x[:256]
     linear = ops.centre(rows, sae.b_in) @ sae.W_enc
