@@ -74,12 +74,15 @@ def new_weights(
     values = torch.where(answers > thresholds, answers, 0)
     if transcoder and sae.W_dec.requires_grad:
         decoder = normalize(values.T @ residual, dim=1)
-    best = (values * (residual @ decoder.T)).sum(0) / values.square().sum(0).clamp_min(1e-30)
+    gained = (values * (residual @ decoder.T)).sum(0)
+    best = gained / values.square().sum(0).clamp_min(1e-30)
     # An SAE's filter answers its decoder row with 1, which bounds the size; a transcoder's has no such unit.
     size = best.clamp_min(1e-6) if transcoder else best.clamp(0.1, 1.0)
-    # Then least squares for all of them together: many may answer the same part of the error.
-    addition = (values * size) @ decoder
-    together = ((addition * residual).sum() / addition.square().sum().clamp_min(1e-30)).clamp(0.01, 1.0)
+    # Then least squares for all of them together, many of which may answer the same part of the error: (A·e) / ‖A‖²
+    # with A what they add in all. Products between latents give ‖A‖² for less work than A itself.
+    sizes = torch.outer(size, size)
+    square = ((values.T @ values) * (decoder @ decoder.T) * sizes).sum().clamp_min(1e-30)
+    together = ((gained * size).sum() / square).clamp(0.01, 1.0)
     size = size * together
     encoder = filters * size
     gains = together.expand_as(size) if transcoder else (encoder * decoder.T).sum(0).clamp_min(1e-12)
@@ -97,6 +100,8 @@ def forget(optimizer: Adam, latents: Int64[Tensor, " r"], living: LatentMask) ->
             continue
         # W_enc has its latents in columns, all others in rows.
         dim = 1 if name == "W_enc" else 0
-        average = second.movedim(dim, 0)[living].mean() if bool(living.any()) else second.mean()
+        # Latent by latent first, since picking the living ones out of a matrix would copy most of it.
+        by_latent = second.movedim(dim, 0).reshape(len(living), -1).mean(1)
+        average = by_latent[living].mean() if bool(living.any()) else by_latent.mean()
         optimizer.first[name].index_fill_(dim, latents, 0)
         second.index_fill_(dim, latents, float(average))
