@@ -26,6 +26,7 @@ from monosemy.saes.formats.stored import StoredTensor
 from monosemy.saes.listing import refuse_stopped
 from monosemy.saes.registry import build_sae
 from monosemy.support import files
+from monosemy.support.pages import use_large_pages
 from monosemy.support.tensors import save_tensors
 
 
@@ -71,6 +72,7 @@ def load_sae(
         described = pool.submit(lambda: with_origin(config, layout, place, fetched))
         # In place: W_enc keeps its column-by-column storage, which a file does not record.
         for name, target in sae.tensors().items():
+            use_large_pages(target)
             stored = tensors[name]
             stored.copy_into(target) if isinstance(stored, StoredTensor) else target.copy_(stored)
         sae.config = described.result()

@@ -12,6 +12,7 @@ are refused.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import zipfile
@@ -26,8 +27,9 @@ from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.support.numbers import count_text
+from monosemy.support.pages import forget_mapped
 
-_BLOCK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 23
 _HEADER_BYTES = 1 << 24
 """The longest header or settings file that is read: hundreds of times what an SAE's has."""
 _COMPRESSION = 50
@@ -62,7 +64,10 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     blocks: Blocks
-    """Yields the stored tensor's rows in order, as blocks [rows, …]; a scalar or vector comes as one block."""
+    """Yields the stored tensor's rows in order, as blocks [rows, …]; a scalar or vector comes as one block.
+
+    A block is gone when the next is taken: all are read into the same memory.
+    """
     transposed: bool = False
 
     @property
@@ -80,6 +85,7 @@ class StoredTensor:
         """Copies the tensor into one of the same shape and any type. Raises UserError as `read`."""
         assert tuple(target.shape) == self.shape
         rows = target.T if self.transposed else target
+        turned: Tensor | None = None
         position = 0
         for block in self.blocks():
             if not _usable(block, infinity="threshold" in self.name):
@@ -89,7 +95,14 @@ class StoredTensor:
             if block.dim() == 0:
                 rows.copy_(block)
                 return
-            rows[position : position + len(block)].copy_(block)
+            place = rows[position : position + len(block)]
+            if block.dim() == 2 and place.stride(0) == 1 and place.stride(1) > 1:
+                # Rows into columns: by way of a small transpose, which takes a third less time than at once.
+                if turned is None or turned.shape != block.T.shape:
+                    turned = torch.empty(block.T.shape, dtype=target.dtype)
+                place.T.copy_(turned.copy_(block.T))
+            else:
+                place.copy_(block)
             position += len(block)
         if target.dim() and position != len(rows):
             raise UserError(f"{self.path} is cut off within tensor {self.name}; download or copy it again")
@@ -107,6 +120,20 @@ def _usable(block: Tensor, *, infinity: bool) -> bool:
 def in_memory(name: str, path: Path, tensor: Tensor) -> StoredTensor:
     """A tensor that is in memory already, as one of a file."""
     return StoredTensor(name, path, tuple(tensor.shape), tensor.dtype, blocks=lambda: iter([tensor]))
+
+
+def mapped(name: str, path: Path, tensor: Tensor) -> StoredTensor:
+    """A tensor of a file that is mapped into memory, given in blocks whose memory is handed back after each."""
+    if tensor.dim() < 2 or not tensor.is_contiguous():
+        return in_memory(name, path, tensor)
+
+    def blocks() -> Iterator[Tensor]:
+        row_bytes = max(1, tensor[:1].numel() * tensor.element_size())
+        for block in tensor.split(max(1, _BLOCK_BYTES // row_bytes)):
+            yield block
+            forget_mapped(block)
+
+    return StoredTensor(name, path, tuple(tensor.shape), tensor.dtype, blocks=blocks)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -214,30 +241,31 @@ def _file_blocks(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.d
     """Blocks of a tensor that lies uncompressed in a file, from byte `offset` on."""
 
     def blocks() -> Iterator[Tensor]:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             file.seek(offset)
             yield from _stream_blocks(file, path, shape, dtype)
 
     return blocks
 
 
-def _stream_blocks(file: IO[bytes], path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Tensor]:
-    """Blocks of a tensor whose bytes come next in `file`."""
+def _stream_blocks(
+    file: io.RawIOBase | IO[bytes], path: Path, shape: tuple[int, ...], dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """Blocks of a tensor whose bytes come next in `file`, all in the same memory."""
     n_rows = shape[0] if len(shape) > 1 else 1
     row_shape = shape[1:] if len(shape) > 1 else shape
     row_bytes = math.prod(row_shape) * dtype.itemsize
-    step = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    step = min(n_rows, max(1, _BLOCK_BYTES // max(1, row_bytes)))
+    buffer = torch.empty((step, *row_shape), dtype=dtype)
     for first in range(0, n_rows, step):
-        n_block = min(step, n_rows - first)
-        block = torch.empty((n_block, *row_shape), dtype=dtype)
+        block = buffer[: min(step, n_rows - first)]
         view = memoryview(block.view(-1).view(torch.uint8).numpy()) if block.numel() else memoryview(b"")  # type: ignore[arg-type]
         done = 0
         while done < len(view):
-            part = file.read(len(view) - done)
-            if not part:
+            n_read = file.readinto(view[done:])  # type: ignore[union-attr]
+            if not n_read:
                 raise UserError(f"{path} is cut off; download or copy it again")
-            view[done : done + len(part)] = part
-            done += len(part)
+            done += n_read
         yield block if len(shape) > 1 else block[0]
 
 
@@ -288,7 +316,7 @@ def _npz_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> 
 def read_torch(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a .pt file's dictionary, and its whole numbers as scalars. Raises UserError for anything else."""
     values = read_torch_values(path)
-    return {name: in_memory(name, path, value) for name, value in values.items() if isinstance(value, Tensor)}
+    return {name: mapped(name, path, value) for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def read_torch_values(path: Path) -> dict[str, Any]:
