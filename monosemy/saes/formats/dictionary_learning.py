@@ -58,10 +58,14 @@ def recognises(path: Path) -> bool:
 def config(path: Path) -> SaeConfig:
     settings = read_settings(member(path, _CONFIG))
     trainer, buffer = section(settings, "trainer"), section(settings, "buffer")
-    kind = text(trainer, "dict_class", "AutoEncoder")
-    if kind not in _CLASSES:
+    kind = text(trainer, "dict_class")
+    if kind and kind not in _CLASSES:
         raise unknown("class of dictionary_learning", kind, _CLASSES)
     stored = read_file(member(path, _WEIGHTS))
+    if not kind and "bias" in stored:
+        kind = "AutoEncoder"  # the first releases had no other class, and no other has a tensor of this name
+    if not kind:
+        raise UserError(f"{path / _CONFIG} names no dict_class, without which its codes are not known")
     ours = _named(stored, path)
     architecture = _CLASSES[kind]
     description = Description(

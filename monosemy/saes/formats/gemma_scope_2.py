@@ -2,12 +2,15 @@
 
     π = x w_enc + b_enc,  f = ReLU(π) H(π − θ),  ŷ = f w_dec + b_dec + x affine_skip_connection
 
-b_dec is not subtracted from the input. A cross-layer transcoder's w_dec is [d_sae, layers, d], one output a layer; they
-are read side by side, as one output of layers · d components. Source: google/gemma-scope-2-270m-pt and its siblings.
+b_dec is not subtracted from the input. A cross-layer transcoder has one file a layer, params_layer_<i>.safetensors,
+whose w_dec is [d_sae, layers, d], one output a layer; they are read side by side, as one output of layers · d
+components. Where a repository has no config.json, its folders' names say what is in them. Source:
+google/gemma-scope-2-270m-pt and its siblings.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
-from monosemy.saes.formats.described import Description, holds, matrix, member, tensor, text
+from monosemy.saes.formats.described import Description, folder_of, holds, matrix, member, number_after, tensor, text
 from monosemy.saes.formats.exported import Exported, Parts
 from monosemy.saes.formats.stored import StoredTensor, in_memory, read_file, read_settings
 from monosemy.saes.transforms import Transforms
@@ -26,14 +29,30 @@ from monosemy.support.hook_names import module_hook
 NAME = "Gemma Scope 2"
 FILES = ("config.json", "params.safetensors")
 _CONFIG, _PARAMS = FILES
+_LAYER = re.compile(r"params_layer_(\d+)\.safetensors")
+"""The file of one layer of a cross-layer transcoder."""
+_REPOSITORY = re.compile(r"gemma-scope-2-(\w+-(?:pt|it))\b")
+_INPUT, _OUTPUT = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"
+_HOOKS = {
+    "resid_post": ("output", ""),
+    "attn_out": ("self_attn.o_proj.input", ""),
+    "mlp_out": (_OUTPUT, ""),
+    "transcoder": (_INPUT, _OUTPUT),
+    "clt": (_INPUT, _OUTPUT),
+}
+"""Within a layer, what SAEs of a folder with this name read and write."""
 
 
 def recognises(path: Path) -> bool:
-    return holds(path, *FILES)
+    if path.is_dir() and any(_LAYER.fullmatch(entry.name) for entry in path.iterdir()):
+        return True
+    if _LAYER.fullmatch(path.name) and path.is_file():
+        return True
+    return holds(path, *FILES) or (holds(path, _PARAMS) and bool(_REPOSITORY.search(str(path.absolute()))))
 
 
 def config(path: Path) -> SaeConfig:
-    settings = read_settings(member(path, _CONFIG))
+    settings = _settings(path)
     if text(settings, "architecture", "jump_relu") != "jump_relu":
         raise UserError(f"{path / _CONFIG} is of architecture {settings['architecture']!r}; jump_relu is read")
     stored = _tensors(path)
@@ -41,7 +60,8 @@ def config(path: Path) -> SaeConfig:
     l0 = settings.get("l0")
     W_enc, W_dec = matrix(stored, "W_enc", path), matrix(stored, "W_dec", path)
     transcoder = bool(hook_out and hook_out != hook) or "W_skip" in stored or W_enc.shape[0] != W_dec.shape[1]
-    model = text(settings, "model_name").replace("-v3", "-3")
+    # The hub has gemma-3-270m, without -pt, and all the others with it.
+    model = text(settings, "model_name").replace("-v3", "-3").replace("-270m-pt", "-270m")
     description = Description(
         NAME,
         "jumprelu",
@@ -55,12 +75,32 @@ def config(path: Path) -> SaeConfig:
     return description.sae_config(W_enc, W_dec)
 
 
+def _settings(path: Path) -> dict[str, Any]:
+    """config.json's settings. What it leaves out, and the hooks of a layer's file, are those of the path."""
+    settings = read_settings(member(path, _CONFIG)) if (folder_of(path) / _CONFIG).is_file() else {}
+    place = str(path.absolute())
+    model, layer = _REPOSITORY.search(place), number_after("layer_", path)
+    inferred: dict[str, Any] = {"model_name": f"gemma-3-{model[1]}"} if model else {}
+    # Of a cross-layer transcoder's parent folders the outermost may be named after another kind: the last one counts.
+    kind = max(_HOOKS, key=lambda name: place.rfind(f"/{name}"))
+    if layer is not None and f"/{kind}" in place:
+        reads, writes = (hook and f"model.layers.{layer}.{hook}" for hook in _HOOKS[kind])
+        inferred |= {"hf_hook_point_in": reads, "hf_hook_point_out": writes}
+    return {**settings, **inferred} if _LAYER.fullmatch(path.name) else {**inferred, **settings}
+
+
 def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
     return _tensors(path)
 
 
 def _tensors(path: Path) -> dict[str, Any]:
-    stored: dict[str, Any] = dict(read_file(member(path, _PARAMS)))
+    if path.is_dir() and not (path / _PARAMS).is_file():
+        layers = sorted(entry.name for entry in path.iterdir() if _LAYER.fullmatch(entry.name))
+        raise UserError(
+            f"{path} holds a cross-layer transcoder's {len(layers)} layers; name one, e.g. {path / layers[0]}"
+        )
+    file = path.name if _LAYER.fullmatch(path.name) else _PARAMS
+    stored: dict[str, Any] = dict(read_file(member(path, file)))
     names = {"w_enc": "W_enc", "w_dec": "W_dec"}
     ours = {names.get(name, name): array for name, array in stored.items() if name != "affine_skip_connection"}
     if "affine_skip_connection" in stored:

@@ -135,7 +135,7 @@ def _folder_layouts() -> Iterator[tuple[str, ...]]:
 def _partners(file: str, siblings: set[str]) -> list[str]:
     """What belongs to a weight file of its own: its set's settings, and the other half of a cross-layer transcoder."""
     parent, _, last = file.rpartition("/")
-    names = ["config.yaml"] + ([last.replace("W_enc_", "W_dec_")] if last.startswith("W_enc_") else [])
+    names = ["config.yaml", "config.json"] + ([last.replace("W_enc_", "W_dec_")] if last.startswith("W_enc_") else [])
     return [place for place in (f"{parent}/{other}".lstrip("/") for other in names) if place in siblings]
 
 

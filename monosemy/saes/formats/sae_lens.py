@@ -6,8 +6,9 @@
     topk with rescale_acts_by_decoder_norm: π is multiplied by ‖W_dec row‖ first, and f divided by it for decoding
 
 x' is the input after `normalize_activations` (transforms.py). In files before version 6 the settings are flat; a
-`scaling_factor` multiplies the latents on their way to the decoder, `log_threshold` is the logarithm of θ. Not read:
-abstopk, matching_pursuit and temporal, which select latents in other ways. Source: sae-lens 6.54.
+`scaling_factor` multiplies the latents on their way to the decoder, `log_threshold` is the logarithm of θ. A checkpoint
+of batchtopk has one θ, of the rescaled π, and is read as the jumprelu that sae-lens makes of it. Not read: abstopk,
+matching_pursuit and temporal, which select latents in other ways. Source: sae-lens 6.54.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from monosemy.support.hook_names import lens_hook
 NAME = "SAELens"
 FILES = ("cfg.json", "sae_weights.safetensors")
 _CFG, _WEIGHTS = FILES
+_BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
+"""Checkpoints of training. sae-lens saves the finished SAE as jumprelu."""
 _ARCHITECTURES = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
 _TRANSCODERS = {
     "transcoder": "relu",
@@ -53,8 +56,9 @@ def config(path: Path) -> SaeConfig:
     tensors = read_file(member(path, _WEIGHTS))
     architecture = text(settings, "architecture", "standard")
     ours = _ARCHITECTURES.get(architecture) or _TRANSCODERS.get(architecture)
+    ours = "jumprelu" if architecture in _BATCH_TOPK else ours
     if ours is None:
-        valid = ", ".join([*_ARCHITECTURES, *_TRANSCODERS])
+        valid = ", ".join([*_ARCHITECTURES, *_TRANSCODERS, *_BATCH_TOPK])
         raise UserError(f"{path / _CFG} is of a {architecture!r} SAE, which has no equal here; those read are {valid}")
     facts = {key: metadata[key] for key in _FACTS if metadata.get(key) is not None}
     normalisation = settings.get("normalize_activations") or "none"
@@ -62,6 +66,10 @@ def config(path: Path) -> SaeConfig:
         facts["warning"] = (
             f"it expects inputs scaled as its training did ({normalisation}), which its files do not say; "
             "scale the activations before you encode them"
+        )
+    if isinstance(metadata.get("hook_head_index"), int):
+        facts["warning"] = (
+            f"it reads head {metadata['hook_head_index']} of its site alone; encode that head's part of the activations"
         )
     description = Description(
         NAME,
@@ -89,7 +97,7 @@ def _transforms(
         normalise=_NORMALISATIONS.get(normalisation, "none"),  # type: ignore[arg-type]
         centre=centred and bool(_CENTRED_HOOKS.fullmatch(hook)),
         subtract_b_dec=not transcoder and bool(settings.get("apply_b_dec_to_input", True)),
-        merge_heads=settings.get("reshape_activations") == "hook_z",
+        merge_heads=settings.get("reshape_activations") == "hook_z" and metadata.get("hook_head_index") is None,
         skip="W_skip" in tensors,
         transcoder=transcoder,
     )
@@ -98,6 +106,8 @@ def _transforms(
 def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
     settings, _ = _settings(path)
     stored: dict[str, Any] = dict(read_file(member(path, _WEIGHTS)))
+    if text(settings, "architecture") in _BATCH_TOPK and "topk_threshold" in stored:
+        stored["threshold"] = stored.pop("topk_threshold")
     if "log_threshold" in stored and "threshold" not in stored:
         stored["threshold"] = stored.pop("log_threshold").read().exp()
     if "threshold" in stored and config.architecture == "jumprelu" and stored["threshold"].shape in ((), (1,)):
@@ -105,7 +115,7 @@ def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
     factor = stored.pop("scaling_factor", None)
     if factor is not None and not torch.equal(factor := factor.read(), torch.ones_like(factor)):
         stored["W_dec"] = stored["W_dec"].read() * factor[:, None]
-    if settings.get("rescale_acts_by_decoder_norm") and config.architecture == "topk":
+    if settings.get("rescale_acts_by_decoder_norm") and text(settings, "architecture") in ("topk", *_BATCH_TOPK):
         stored |= _rescaled(stored, path / _WEIGHTS)
     return stored
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -335,8 +336,7 @@ def read_torch_values(path: Path) -> dict[str, Any]:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
         raise UserError(
-            f"{path} is damaged, or holds more than tensors, which could run code when it is opened "
-            f"({_line(error)[:160]})"
+            f"{path} is damaged, or holds more than tensors, which could run code when it is opened ({_refusal(error)})"
         ) from None
     if not isinstance(values, Mapping):
         raise UserError(f"{path} holds {type(values).__name__} instead of named tensors")
@@ -349,6 +349,13 @@ def read_torch_values(path: Path) -> dict[str, Any]:
             value = torch.tensor(value)
         read[str(name)] = value
     return read
+
+
+def _refusal(error: Exception) -> str:
+    """What torch refuses in a file, without its advice to open the file unsafely."""
+    line = re.sub(r"\x1b\[\d*m", "", _line(error))
+    unsupported = re.search(r"Unsupported \w+: [\w .]+", " ".join(str(error).split()))
+    return (unsupported[0] if unsupported else line)[:160]
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:

@@ -30,7 +30,7 @@ NAME = "torch file"
 SUFFIXES = (".pt", ".pth")
 _UNCENTRED = Transforms(subtract_b_dec=False)
 _QWEN = re.compile(r"SAE-Res-(.+)-W\d+K-L0_(\d+)")
-_GOODFIRE = re.compile(r"(Llama-[\w.]+-Instruct)-SAE-l(\d+)")
+_GOODFIRE = re.compile(r"(Llama-[\w.-]+-Instruct)-SAE-l(\d+)")
 
 
 @dataclass(frozen=True)

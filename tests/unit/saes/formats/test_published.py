@@ -168,7 +168,7 @@ def test_goodfire_and_plain_linear_layers(weights, tmp_path):
         torch.save(stored, tmp_path / "Llama-3.1-8B-Instruct-SAE-l19.pth")
         sae = load_sae(tmp_path / "Llama-3.1-8B-Instruct-SAE-l19.pth")
         assert_same(sae, x, codes, recon)
-    assert sae.config.site in ("layers.19.resid_post", "")
+        assert (sae.config.model, sae.config.site) == ("meta-llama/Llama-3.1-8B-Instruct", "layers.19.resid_post")
 
 
 def test_llama_scope_scales_inputs_by_the_average_norm(weights, tmp_path):
@@ -356,3 +356,79 @@ def test_a_folder_stands_for_the_one_sae_below_it_and_not_for_several(weights, t
     lens_folder(tmp_path / "set" / "blocks.2", stored)
     with pytest.raises(UserError, match="holds 2 SAEs; name one"):
         load_sae(tmp_path / "set")
+
+
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_a_training_checkpoint_of_batch_topk_fires_above_its_threshold(weights, tmp_path, architecture, rescaled):
+    w, x = weights, weights["x"]
+    stored = {name: w[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    stored["topk_threshold"] = torch.tensor(1.25, dtype=torch.float64)
+    settings = {"architecture": architecture, "k": 4.0, "rescale_acts_by_decoder_norm": rescaled}
+    sae = load_sae(lens_folder(tmp_path / "sae", stored, **settings))
+    lengths = w["W_dec"].norm(dim=1) if rescaled else torch.ones(F)
+    pre = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * lengths
+    codes = pre * (pre > 1.25)
+    assert 0 < int((codes > 0).sum()) < codes.numel()
+    assert_same(sae, x, codes, codes / lengths @ w["W_dec"] + w["b_dec"])
+    assert sae.config.architecture == "jumprelu"
+
+
+@pytest.mark.parametrize("version", ["6.1.0", "5.0.0"])
+def test_an_sae_of_a_single_head_reads_that_heads_part_and_says_so(weights, tmp_path, version):
+    w, x = weights, weights["x"]
+    stored = {name: w[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    metadata = {"hook_name": "blocks.2.attn.hook_z", "hook_head_index": 3, "sae_lens_version": version}
+    sae = load_sae(lens_folder(tmp_path / "sae", stored, metadata=metadata))
+    codes = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
+    assert_same(sae, x, codes, codes @ w["W_dec"] + w["b_dec"])
+    assert not sae.config.transforms.merge_heads
+    assert sae.config.record["origin"]["warning"].startswith("it reads head 3 of its site alone")
+
+
+def test_a_dictionary_that_names_no_class_is_read_only_where_its_tensors_tell_it(weights, tmp_path):
+    w, x = weights, weights["x"]
+    stored = {"encoder.weight": w["W_enc"].T, "encoder.bias": w["b_enc"], "decoder.weight": w["W_dec"].T}
+    torch.save({**stored, "bias": w["b_dec"]}, tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": {"k": 4}, "buffer": {}}))
+    codes = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
+    assert_same(load_sae(tmp_path), x, codes, codes @ w["W_dec"] + w["b_dec"])
+    torch.save({**stored, "b_dec": w["b_dec"], "k": torch.tensor(4)}, tmp_path / "ae.pt")
+    with pytest.raises(UserError, match="names no dict_class"):
+        load_sae(tmp_path)
+
+
+def test_gemma_scope_2_without_settings_is_known_by_its_folders(weights, tmp_path):
+    w, x = weights, weights["x"]
+    stored = {"w_enc": w["W_enc"], "w_dec": w["W_dec"], **{n: w[n] for n in ("b_enc", "b_dec", "threshold")}}
+    pre = x @ w["W_enc"] + w["b_enc"]
+    codes = pre * (pre > w["threshold"])
+
+    def written(path: str, file: str, tensors: dict[str, Tensor]) -> Path:
+        place = tmp_path / path / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, place)
+        return place
+
+    folder = written("gemma-scope-2-270m-pt/resid_post/layer_5_width_16k_l0_small", "params.safetensors", stored).parent
+    sae = load_sae(folder)
+    assert_same(sae, x, codes, codes @ w["W_dec"] + w["b_dec"])
+    assert (sae.config.model, sae.config.site) == ("google/gemma-3-270m", "layers.5.resid_post")
+    config = read_sae_config(
+        written("gemma-scope-2-4b-it/transcoder_all/layer_9_width_16k_l0_small", "params.safetensors", stored).parent
+    )
+    assert (config.model, config.site, config.site_out) == (
+        "google/gemma-3-4b-it",
+        "layers.9.mlp_in",
+        "layers.9.mlp_out_post",
+    )
+    W_dec = torch.stack([w["W_dec"], -w["W_dec"]], dim=1)
+    file = written(
+        "gemma-scope-2-1b-pt/clt/width_262k_l0_big", "params_layer_7.safetensors", {**stored, "w_dec": W_dec}
+    )
+    sae = load_sae(file)
+    recon = torch.cat([codes @ w["W_dec"] + w["b_dec"], -(codes @ w["W_dec"])], dim=1)
+    assert_same(sae, x, codes, recon)
+    assert (sae.config.model, sae.config.site) == ("google/gemma-3-1b-pt", "layers.7.mlp_in")
+    with pytest.raises(UserError, match=r"holds a cross-layer transcoder's 1 layers; name one, e.g. .*params_layer_7"):
+        load_sae(file.parent)
