@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from monosemy import __version__
-from monosemy.app import lists, live, pages
+from monosemy.app import graphs, lists, live, pages
 from monosemy.app.answers import answer, body_of, json_body
 from monosemy.app.assets import REPORT_POLICY, Asset, load_assets, matches_tag
 from monosemy.app.catalogue import Catalogue, Dictionary, NotFoundError
@@ -114,6 +114,7 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
                 "model": model.status(),
                 "build_command": catalogue.build_command,
                 "has_report": catalogue.files.report.exists(),
+                "has_graphs": catalogue.has_graphs,
                 "limits": {
                     "text_characters": live.MAX_TEXT,
                     "note_characters": notes.MAX_CHARACTERS,
@@ -298,5 +299,6 @@ ROUTES: list[Callable[[FastAPI, Catalogue, LiveModel], None]] = [
     _add_compare,
     _add_steering,
     _add_notes,
+    graphs.add_routes,
 ]
 """Functions that add routes to the application. The routes of a new page go into their own file, with a line here."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from monosemy.circuits.graphs.layout import graphs_of_run
 from monosemy.errors import UserError
 from monosemy.evals.evaluation_file import read_evaluation
 from monosemy.evals.latent_statistics import LatentStatistics
@@ -173,6 +174,12 @@ class Catalogue:
     def of_rows(self) -> bool:
         """Whether the run's SAEs read rows of the user's own, behind which there is no language model."""
         return "rows" in self.provenance
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether the run has attribution graphs, or transcoders to make some with."""
+        transcoders = any((sae.config.get("transforms") or {}).get("transcoder") for sae in self.saes())
+        return transcoders or any(graphs_of_run(self.folder))
 
     @property
     def build_command(self) -> str:

@@ -219,6 +219,8 @@ class RunInfo(Wire):
     build_command: str
     """The command that builds features of the run's default SAE, for the hint where there are none at all."""
     has_report: bool
+    has_graphs: bool
+    """Whether it has attribution graphs, or transcoders to make some with."""
     limits: Limits
 
 

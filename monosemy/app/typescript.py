@@ -1,6 +1,6 @@
 """Writes web/src/types.ts, the front-end's types, from the models of the API: `python -m monosemy.app.typescript`.
 
-Place on the path: schema.py and steering/request.py → JSON schema (by pydantic) → [TypeScript]. `make web` runs it, and
+Place on the path: schema.py, graph_schema.py and steering/request.py → JSON schema (by pydantic) → [TypeScript]. `make web` runs it, and
 a test fails when the file differs from the models. A field with a default is optional in TypeScript.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
-from monosemy.app import schema
+from monosemy.app import graph_schema, schema
 from monosemy.steering import request
 
 TARGET = Path(__file__).parent / "web" / "src" / "types.ts"
@@ -32,6 +32,11 @@ KINDS: tuple[Any, ...] = (
     schema.SweepEvent,
     schema.Notes,
     schema.NoteChange,
+    graph_schema.GraphList,
+    graph_schema.GraphPage,
+    graph_schema.GraphContexts,
+    graph_schema.GraphEdits,
+    graph_schema.GraphIntervention,
 )
 """The bodies and answers of all addresses; the types that they contain are written too."""
 HEAD = "/** Types of the HTTP API. Made from monosemy/app/schema.py by `make web`: change them there. */\n"

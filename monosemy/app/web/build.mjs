@@ -32,7 +32,7 @@ function sourceHash() {
 rmSync(out, { recursive: true, force: true });
 mkdirSync(out, { recursive: true });
 await build({
-  entryPoints: [join(here, "src", "app.tsx"), join(here, "src", "style", "app.css")],
+  entryPoints: [join(here, "src", "app.tsx"), join(here, "src", "graph.tsx"), join(here, "src", "style", "app.css")],
   entryNames: "[name]",
   outdir: out,
   bundle: true,
@@ -47,6 +47,6 @@ await build({
 });
 for (const name of COPIED) copyFileSync(join(here, "src", name), join(out, name));
 const licence = readFileSync(join(here, "node_modules", "preact", "LICENSE"), "utf8");
-writeFileSync(join(out, "LICENSES.txt"), `app.js contains Preact:\n\n${licence}`);
+writeFileSync(join(out, "LICENSES.txt"), `app.js and graph.js contain Preact:\n\n${licence}`);
 const files = Object.fromEntries(walk(out).map((path) => [relative(out, path), sha256(readFileSync(path))]).sort());
 writeFileSync(join(out, "build.json"), `${JSON.stringify({ source_sha256: sourceHash(), files }, null, 2)}\n`);

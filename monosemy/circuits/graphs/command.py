@@ -1,20 +1,23 @@
 """`monosemy graph "TEXT" …`: the command, and its tables in the terminal.
 
 Place on the path: words of the command line → `attribute` → ablations, controls, heads → tables here, and files in a
-folder: nodes.parquet, edges.parquet and graph.json for one prompt; nodes.parquet and edges.parquet for several.
+folder (layout.py): tables, graph.json and page.json for one prompt, tables alone for several.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monosemy.circuits.graphs.layout import GraphFiles, graph_folder, slug_of
 from monosemy.circuits.graphs.room import ROOM
 from monosemy.errors import UserError
 from monosemy.ranges import Range
+from monosemy.rooms import load
 from monosemy.support.arguments import Parser, real, whole
 from monosemy.support.files import require_writable
 from monosemy.support.moved import Moved
@@ -30,8 +33,12 @@ EXAMPLES = (
     'monosemy graph "The capital of France is" --run runs/transcoders',
     'monosemy graph "The capital of France is" --transcoders sets/llama --model meta-llama/Llama-3.2-1B',
     'monosemy graph "The capital of France is" "France\'s capital is" --run runs/transcoders   both prompts summed',
+    'monosemy graph "The capital of France is" --run runs/transcoders --html france.html   its page as a file',
     'monosemy graph "The cats" --run runs/transcoders --controls --ablations 100 --heads 10',
 )
+_EXPORT = "monosemy.app.graph_export:export_graph"
+# Named as text, as commands are: the pages stand above all rooms.
+_LAYER = re.compile(r"layers\.(\d+)\..*")
 _SHARE = Range(0, 1, above_low=True, example=0.8)
 
 
@@ -42,8 +49,7 @@ def run_graph(words: list[str]) -> None:
         raise UserError('which prompt? give a text, e.g. monosemy graph "The capital of France is" --run RUN')
     if bool(options.run) == bool(options.transcoders):
         raise UserError("which transcoders? give --run RUN, or --transcoders with files or the folder of a set")
-    folder = Path(options.out or Path("runs") / f"graph-{slug_of(options.texts[0])}").expanduser()
-    require_writable(folder, "--out", folder=True)
+    folder = _target(options)
     saes, model = _opened(options)
     from monosemy.circuits.graphs.attribution import attribute
     from monosemy.circuits.graphs.terminal import print_graph, print_prompts
@@ -70,10 +76,37 @@ def run_graph(words: list[str]) -> None:
 
         together = put_together(graphs, by_position=options.by_position)
         print_prompts(together)
-        _write_tables(folder, together.node_table(), together.edge_table())
+        _write_tables(GraphFiles(folder), together.node_table(), together.edge_table())
         print(f"tables: {folder}")
     else:
         _one_prompt(graphs[0], options, folder)
+
+
+def _target(options: argparse.Namespace) -> Path:
+    """The folder for the files: --out, the run's own folder of graphs, or runs/. Raises UserError for a bad flag."""
+    if len(options.texts) > 1 and options.html:
+        raise UserError(
+            f"--html is the page of one prompt, but {len(options.texts)} are given; leave it out, or give one"
+        )
+    if options.html:
+        page_target(options.html)
+    if options.out:
+        folder = Path(options.out).expanduser()
+    elif options.run and len(options.texts) == 1:
+        folder = graph_folder(Path(options.run), options.texts[0])
+    else:
+        folder = Path("runs") / f"graph-{slug_of(options.texts[0])}"
+    require_writable(folder, "--out", folder=True)
+    return folder
+
+
+def page_target(name: str) -> Path:
+    """The file of --html. Raises UserError for one that is no HTML file or cannot be written."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise UserError(f"--html {name} must be a file that ends in .html, e.g. graph.html")
+    require_writable(path, "--html")
+    return path
 
 
 def _one_prompt(graph: Graph, options: argparse.Namespace, folder: Path) -> None:
@@ -81,6 +114,7 @@ def _one_prompt(graph: Graph, options: argparse.Namespace, folder: Path) -> None
     from monosemy.circuits.graphs.ablation import ablate
     from monosemy.circuits.graphs.graph_json import write_graph_json
     from monosemy.circuits.graphs.opening import open_controls
+    from monosemy.circuits.graphs.page_data import write_page_data
     from monosemy.circuits.graphs.terminal import print_ablations, print_controls, print_heads, print_score
 
     latents = graph.kept_latents()
@@ -101,8 +135,23 @@ def _one_prompt(graph: Graph, options: argparse.Namespace, folder: Path) -> None
             "ablation_free": dict(zip(nodes, ablations.free.tolist())),
             "ablation_frozen": dict(zip(nodes, ablations.frozen.tolist())),
         }
-    _write_tables(folder, graph.node_table(measured), graph.edge_table())
-    print(f"tables: {folder}; for Neuronpedia: {write_graph_json(graph, folder / 'graph.json', folder.name)}")
+    target = GraphFiles(folder)
+    _write_tables(target, graph.node_table(measured), graph.edge_table())
+    print(f"tables: {folder}; for Neuronpedia: {write_graph_json(graph, target.neuronpedia, folder.name)}")
+    run = Path(options.run).expanduser() if options.run else None
+    write_page_data(graph, target, ablations, {} if run is None else _places(run, options.name))
+    if options.html:
+        print(f"page: {load(_EXPORT)(target, page_target(options.html), run)}")
+    if run is not None and not options.out:
+        print(f"look at it: monosemy browse {shlex.quote(options.run)}, then Graphs")
+
+
+def _places(run: Path, name: str | None) -> dict[int, tuple[str, str]]:
+    """(site, name) of the run's transcoders, by layer."""
+    from monosemy.circuits.graphs.opening import run_transcoders
+
+    sites = ((sae, _LAYER.fullmatch(sae.site)) for sae in run_transcoders(run, name))
+    return {int(match[1]): sae.key for sae, match in sites if match is not None}
 
 
 def _opened(options: argparse.Namespace) -> tuple[list[SparseAutoencoder], LanguageModel]:
@@ -124,20 +173,15 @@ def _opened(options: argparse.Namespace) -> tuple[list[SparseAutoencoder], Langu
     return saes, load_model(source, device=options.device)
 
 
-def _write_tables(folder: Path, nodes: pa.Table, edges: pa.Table) -> None:
+def _write_tables(target: GraphFiles, nodes: pa.Table, edges: pa.Table) -> None:
     import pyarrow.parquet as pq
 
     from monosemy.support.files import atomic_path
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in (("nodes", nodes), ("edges", edges)):
-        with atomic_path(folder / f"{name}.parquet") as temporary:
+    target.folder.mkdir(parents=True, exist_ok=True)
+    for path, table in ((target.nodes, nodes), (target.edges, edges)):
+        with atomic_path(path) as temporary:
             pq.write_table(table, temporary)
-
-
-def slug_of(text: str) -> str:
-    """A folder's name made of a text's first words."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "prompt"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,5 +216,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--by-position", action="store_true", help="Keep positions of several prompts of equal length apart.")
     add("--seed", type=whole(Range(0, 2**31 - 1, example=0)), default=0, help="Seed of the controls.")
-    add("--out", metavar="FOLDER", help="Folder for the tables and graph.json. (default: runs/graph-TEXT)")
+    add(
+        "--out",
+        metavar="FOLDER",
+        help="Folder for the files. (default: RUN/graphs/TEXT, where monosemy browse RUN shows it, or runs/graph-TEXT)",
+    )
+    add("--html", metavar="FILE", help="Also the graph's page as one HTML file that opens anywhere, offline.")
     return parser

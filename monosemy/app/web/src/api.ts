@@ -10,7 +10,7 @@
  */
 import type * as wire from "./types";
 import type {
-  Comparison, FeatureInfo, LabelSearch, LatentList, LatentPage, ModelStatus, NoteChange, Notes, RunInfo, SteerEvent,
+  Comparison, FeatureInfo, GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage, LabelSearch, LatentList, LatentPage, ModelStatus, NoteChange, Notes, RunInfo, SteerEvent,
   SweepEvent, TextBody, TextResult, TokenSearch,
 } from "./types";
 
@@ -98,6 +98,8 @@ function query(values: Record<string, string | number | undefined>): string {
 
 const feature = (site: string, name: string) => `/api/f/${encodeURIComponent(site)}/${encodeURIComponent(name)}`;
 
+const graph = (name: string) => `/api/graph/${encodeURIComponent(name)}`;
+
 export const api = {
   run: (signal?: AbortSignal) => get<RunInfo>("/api/run", signal),
   info: (site: string, name: string, signal?: AbortSignal) => get<FeatureInfo>(`${feature(site, name)}/info`, signal),
@@ -136,6 +138,14 @@ export const api = {
 
   compare: (values: CompareQuery, signal?: AbortSignal) =>
     get<Comparison>(`/api/compare${query({ ...values })}`, signal),
+
+  graphs: (signal?: AbortSignal) => get<GraphList>("/api/graphs", signal),
+  graph: (name: string, signal?: AbortSignal) => get<GraphPage>(graph(name), signal),
+  graphContexts: (name: string, node: number, signal?: AbortSignal) =>
+    get<GraphContexts>(`${graph(name)}/contexts/${node}`, signal),
+  /** Runs the model with edits of a graph's latents; loads it at first need. */
+  editGraph: (name: string, body: GraphEdits, signal?: AbortSignal) =>
+    send<GraphIntervention>("POST", `${graph(name)}/edit`, body, signal),
 
   model: (signal?: AbortSignal) => get<ModelStatus>("/api/model", signal),
   loadModel: () => send<ModelStatus>("POST", "/api/model/load", {}),

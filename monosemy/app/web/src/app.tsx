@@ -7,6 +7,7 @@ import type { ModelStatus, Note, RunInfo } from "./api";
 import { useKeys } from "./keys";
 import { withLooks } from "./looks";
 import { ComparePage } from "./pages/compare";
+import { GraphPageView, GraphsPage } from "./pages/graphs";
 import { LatentPageView } from "./pages/latent";
 import { LatentsPage } from "./pages/latents";
 import { NotesPage } from "./pages/notes";
@@ -133,6 +134,8 @@ function Page({ route, exists }: { route: Route; exists: boolean }) {
   if (page === undefined) return <OverviewPage />;
   if (page === "compare") return <ComparePage query={route.query} />;
   if (page === "notes") return <NotesPage />;
+  if (page === "graphs") return <GraphsPage />;
+  if (page === "graph" && site) return <GraphPageView name={site} query={route.query} key={site} />;
   if (site !== undefined && !exists) {
     return <Missing>This run has no SAE {site}/{name}; choose one at the top of the page.</Missing>;
   }

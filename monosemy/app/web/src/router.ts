@@ -88,6 +88,8 @@ export const to = {
   search: (site: string, name: string, values: Record<string, string> = {}) => path("search", site, name) + suffix(values),
   compare: (values: Record<string, string> = {}) => path("compare") + suffix(values),
   steer: (site: string, name: string, values: Record<string, string> = {}) => path("steer", site, name) + suffix(values),
+  graphs: () => path("graphs"),
+  graph: (name: string) => path("graph", name),
   notes: () => path("notes"),
 };
 

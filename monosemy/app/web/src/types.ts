@@ -184,6 +184,159 @@ export interface FiringSummary {
   n_tokens: number;
 }
 
+/** Rank correlation of computed influence and measured effect of ablation, over nodes. */
+export interface GraphAgreement {
+  rho: number | null;
+  interval: [number, number] | null;
+  n: number;
+}
+
+export interface GraphAgreements {
+  /** With attention that answers. */
+  free: GraphAgreement;
+  /** With attention patterns held. */
+  frozen: GraphAgreement;
+}
+
+/** `GET /api/graph/NAME/contexts/NODE`: the strongest contexts of a latent. */
+export interface GraphContexts {
+  examples: Example[];
+  /** Its largest activation on the features' text. */
+  max: number | null;
+}
+
+export interface GraphEdit {
+  /** A latent's place in GraphNodes. */
+  node: number;
+  /** What its activation is multiplied by: 0 ablates it. */
+  factor: number;
+}
+
+/** `POST /api/graph/NAME/edit`: runs the model with these edits. */
+export interface GraphEdits {
+  edits: GraphEdit[];
+  /** Whether attention patterns are held as they are on the prompt. */
+  frozen?: boolean;
+}
+
+/** A graph of the run. */
+export interface GraphEntry {
+  /** Its folder's name, as in addresses. */
+  name: string;
+  prompt: string;
+  /** When it was written, in seconds since 1970. */
+  made: number;
+  n_tokens: number;
+  n_latents: number;
+  replacement: number | null;
+  completeness: number | null;
+  /** Why it cannot be read; empty when all is well. */
+  problem: string;
+}
+
+/** The next token with and without the edits. */
+export interface GraphIntervention {
+  seconds: number;
+  /** From the prediction before to that after, in nats. */
+  kl: number;
+  /** The graph's logits and the likeliest tokens of both, by the larger probability. */
+  tokens: GraphTokenChange[];
+}
+
+/** Columns, one value a link; nodes by their place in GraphNodes. */
+export interface GraphLinks {
+  source: number[];
+  target: number[];
+  /** Direct effect, in units of the target's pre-activation or logit. */
+  effect: number[];
+}
+
+/** `GET /api/graphs`. */
+export interface GraphList {
+  graphs: GraphEntry[];
+}
+
+/** Columns, one value a node; null where a node has no such thing. */
+export interface GraphNodes {
+  kind: ("latent" | "error" | "token" | "logit")[];
+  /** −1 for a token; the number of layers for a logit. */
+  layer: number[];
+  position: number[];
+  /** Of a latent in its dictionary, or of a token in the vocabulary; −1 for an error. */
+  number: number[];
+  /** The token at the node's position; a logit's own. */
+  piece: string[];
+  /** Of a latent; empty without features. */
+  label: string[];
+  activation: (number | null)[];
+  /** The share of all influence on the logits. */
+  influence: (number | null)[];
+  /** The share of all influence that nodes with more of it carry: a node is kept at a share above that. */
+  before: (number | null)[];
+  /** Of a latent or logit: the sum of |effect| over everything that reaches it, in the whole graph. */
+  size: (number | null)[];
+  /** Of a logit. */
+  probability: (number | null)[];
+  /** Measured: probability-weighted change of the logits without the latent, attention answering. */
+  free: (number | null)[];
+  /** The same with attention patterns held. */
+  frozen: (number | null)[];
+}
+
+/** `GET /api/graph/NAME`: the graph as its page prunes and draws it (circuits/graphs/page_data.py). */
+export interface GraphPage {
+  format: string;
+  version: number;
+  name: string;
+  prompt: string;
+  model: string;
+  n_layers: number;
+  tokens: string[];
+  token_ids: number[];
+  /** Those of the run; empty for a graph made with others. */
+  transcoders: GraphTranscoder[];
+  /** Layers whose transcoder has features: contexts and labels. */
+  with_features: number[];
+  /** Layers without a transcoder: the whole MLP's output is an error. */
+  bare_layers: number[];
+  /** Active latents on the prompt. */
+  n_active: number;
+  /** Those of them that are nodes of the whole graph. */
+  n_latents: number;
+  replacement: number | null;
+  completeness: number | null;
+  /** The pruning that the graph was made with: the least share of influence that nodes carry. */
+  node_share: number;
+  edge_share: number;
+  /** The share of influence that the nodes here carry: pruning goes up to it. */
+  wide_share: number;
+  /** The share of influence between these nodes that the links here carry. */
+  links_share: number;
+  /** Null where nothing was ablated. */
+  agreement: GraphAgreements | null;
+  nodes: GraphNodes;
+  links: GraphLinks;
+}
+
+export interface GraphTokenChange {
+  id: number;
+  text: string;
+  /** Probability as the next token. */
+  before: number;
+  after: number;
+  /** Of the logit, less the mean change over the vocabulary. */
+  change: number;
+}
+
+export interface GraphTranscoder {
+  layer: number;
+  /** Of the run, as for `SaeEntry`. */
+  site: string;
+  name: string;
+  /** The share of the variance of the MLP's outputs on this prompt that it misses. */
+  fvu: number | null;
+}
+
 export interface Histogram {
   edges: number[];
   counts: number[];
@@ -418,6 +571,8 @@ export interface RunInfo {
   /** The command that builds features of the run's default SAE, for the hint where there are none at all. */
   build_command: string;
   has_report: boolean;
+  /** Whether it has attribution graphs, or transcoders to make some with. */
+  has_graphs: boolean;
   limits: Limits;
 }
 

@@ -8,6 +8,7 @@ const KEYS: [string[], string][] = [
   [["Enter"], "open the row"],
   [["r"], "a latent at random"],
   [["b"], "bookmark the latent"],
+  [["p"], "pin the node of a graph; there arrows go from node to node, Esc leaves it"],
   [["c"], "length of contexts: line, passage, whole"],
   [["w"], "white space visible or not"],
   [["g"], "overview"],

@@ -23,6 +23,7 @@ export function Top({ page, onHelp }: { page: string; onHelp: () => void }) {
         <a href={to.search(sae.site, sae.name)} aria-current={at("search")}>Search</a>
         <a href={to.compare()} aria-current={at("compare")}>Compare</a>
         {run.unit !== "rows" && <a href={to.steer(sae.site, sae.name)} aria-current={at("steer")}>Steer</a>}
+        {run.has_graphs && <a href={to.graphs()} aria-current={at("graphs") ?? at("graph")}>Graphs</a>}
         <a href={to.notes()} aria-current={at("notes")}>Notes</a>
       </nav>
       <div class="tools">
