@@ -13,6 +13,7 @@ run_features, run_graph, run_info, run_jacobian, run_report, run_show, run_steer
 # What a room registers, likewise as text (rooms.py).
 REQUIREMENTS, build_pairs, build_transcoders, prepare_run_rows, read_section, row_source
 run_of_sae  # of support/subjects.py, likewise
+export_graph  # of circuits/graphs/command.py, likewise
 
 # Called by Python or by a library, by name.
 __getattr__, __dir__  # of the package: public names are imported at first use

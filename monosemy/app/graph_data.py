@@ -41,14 +41,14 @@ def bare_page(target: GraphFiles) -> dict[str, Any]:
 
 def transcoder_entries(catalogue: Catalogue, data: Mapping[str, Any]) -> dict[int, Dictionary]:
     """The transcoders of a graph that the run still has, by layer."""
-    known = {(sae.site, sae.name): sae for sae in catalogue.saes()}
+    by_key = {(sae.site, sae.name): sae for sae in catalogue.saes()}
     places = {int(entry["layer"]): (entry["site"], entry["name"]) for entry in data["transcoders"]}
-    return {layer: known[place] for layer, place in places.items() if place in known}
+    return {layer: by_key[place] for layer, place in places.items() if place in by_key}
 
 
-def latent_contexts(sae: Dictionary, latent: int) -> dict[str, Any]:
-    """The strongest contexts of a latent and its largest activation (`graph_schema.GraphContexts`); none without features."""
-    if sae.database is None:
+def latent_contexts(sae: Dictionary | None, latent: int) -> dict[str, Any]:
+    """The strongest contexts of a latent (`graph_schema.GraphContexts`); none without features."""
+    if sae is None or sae.database is None:
         return {"examples": [], "max": None}
     page = latent_page(sae, latent, WINDOW)
     examples = [example for example in page["examples"] if example["group"] == "top"][:N_CONTEXTS]

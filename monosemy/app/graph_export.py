@@ -2,8 +2,8 @@
 
 Place on the path: page.json, and labels and contexts of the run's features where it has some → [HTML] → a browser.
 The file holds the pages' own drawing code (static/graph.js) and style, which its security policy names, and the graph
-as data; it loads nothing. Contexts go with the latents that the graph's own pruning keeps. What needs the model, editing
-nodes, is left out, and the page says so.
+as data; it loads nothing. Contexts go with the latents that the graph's own pruning keeps. Editing nodes, which needs
+the model, is left out, and the page says so.
 """
 
 from __future__ import annotations

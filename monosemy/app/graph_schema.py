@@ -16,7 +16,7 @@ class GraphEntry(Wire):
     name: str
     """Its folder's name, as in addresses."""
     prompt: str
-    made: float
+    written: float
     """When it was written, in seconds since 1970."""
     n_tokens: int
     n_latents: int

@@ -19,17 +19,18 @@ from monosemy.app.answers import answer, body_of
 from monosemy.app.catalogue import Catalogue, NotFoundError
 from monosemy.app.graph_data import graph_page, latent_contexts, transcoder_entries
 from monosemy.app.graph_export import graph_document
-from monosemy.app.live import LiveModel
 from monosemy.app.graph_schema import GraphEdits
+from monosemy.app.live import LiveModel
 from monosemy.circuits.graphs.layout import GraphFiles, graphs_of_run, slug_of
-from monosemy.circuits.graphs.page_data import read_page_data
+from monosemy.circuits.graphs.page_data import read_neuronpedia, read_page_data
 from monosemy.errors import UserError
+from monosemy.support.numbers import setting_text
 
 if TYPE_CHECKING:
     from monosemy.circuits.graphs.transcoders import Transcoder
 
 MAX_EDITS = 32
-MAX_FACTOR = 100.0
+MAX_FACTOR = 100
 N_TOKENS = 12
 """Likeliest tokens listed before and after an intervention, beside the graph's own logits."""
 _ATTACHMENT = {"html": "text/html; charset=utf-8", "json": "application/json"}
@@ -48,7 +49,7 @@ def graph_list(catalogue: Catalogue) -> dict[str, Any]:
     """The graphs of the run (`graph_schema.GraphList`), the newest first; a damaged one is listed with its problem."""
     rows = []
     for target in graphs_of_run(catalogue.folder):
-        row: dict[str, Any] = {"name": target.folder.name, "made": target.page.stat().st_mtime, "problem": ""}
+        row: dict[str, Any] = {"name": target.folder.name, "written": target.page.stat().st_mtime, "problem": ""}
         try:
             data = read_page_data(target)
             row |= {key: data[key] for key in ("prompt", "n_latents", "replacement", "completeness")}
@@ -57,7 +58,7 @@ def graph_list(catalogue: Catalogue) -> dict[str, Any]:
             row |= {"prompt": target.folder.name, "n_latents": 0, "replacement": None, "completeness": None}
             row |= {"n_tokens": 0, "problem": str(error)}
         rows.append(row)
-    return {"graphs": sorted(rows, key=lambda row: -float(row["made"]))}
+    return {"graphs": sorted(rows, key=lambda row: -float(row["written"]))}
 
 
 def edit_graph(live: LiveModel, target: GraphFiles, body: GraphEdits) -> dict[str, Any]:
@@ -72,7 +73,9 @@ def edit_graph(live: LiveModel, target: GraphFiles, body: GraphEdits) -> dict[st
     nodes, n_nodes = data["nodes"], len(data["nodes"]["kind"])
     for edit in body.edits:
         if not (math.isfinite(edit.factor) and abs(edit.factor) <= MAX_FACTOR):
-            raise UserError(f"factor must be a number from {-MAX_FACTOR:g} to {MAX_FACTOR:g}, got {edit.factor}")
+            raise UserError(
+                f"factor must be a number from −{MAX_FACTOR} to {MAX_FACTOR}, got {setting_text(edit.factor)}"
+            )
         if not 0 <= edit.node < n_nodes or nodes["kind"][edit.node] != "latent":
             raise UserError(f"node {edit.node} is no latent of this graph; edit latents alone")
     import torch
@@ -144,8 +147,7 @@ def add_routes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         if not 0 <= node < len(nodes["kind"]) or nodes["kind"][node] != "latent":
             raise NotFoundError(f"node {node} is no latent of this graph")
         sae = transcoder_entries(catalogue, data).get(nodes["layer"][node])
-        none = {"examples": [], "max": None}
-        return answer(none if sae is None else latent_contexts(sae, nodes["number"][node]))
+        return answer(latent_contexts(sae, nodes["number"][node]))
 
     @app.get("/api/graph/{name}/html")
     async def html(name: str) -> Response:
@@ -156,9 +158,7 @@ def add_routes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     @app.get("/api/graph/{name}/neuronpedia")
     async def neuronpedia(name: str) -> Response:
         target = graph_files(catalogue, name)
-        if not target.neuronpedia.exists():
-            raise NotFoundError(f"{target.neuronpedia} is gone; make the graph again with monosemy graph")
-        return _download(target.neuronpedia.read_bytes(), f"{slug_of(name)}.json", "json")
+        return _download(read_neuronpedia(target), f"{slug_of(name)}.json", "json")
 
     @app.post("/api/graph/{name}/edit")
     async def edit(request: Request, name: str) -> Response:

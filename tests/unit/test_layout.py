@@ -13,17 +13,19 @@ from file_readers import files_read
 
 import monosemy
 from monosemy import layout
+from monosemy.circuits.graphs import layout as graphs_layout
+from monosemy.circuits.graphs.layout import GraphFiles
 from monosemy.circuits.jacobian import layout as jacobian_layout
 from monosemy.circuits.jacobian.layout import PairFiles, StudyFiles
 from monosemy.layout import CheckpointFiles, EarlierFiles, FeatureFiles, RunFiles, SaeFiles
 
 PACKAGE = Path(monosemy.__file__).parent
-OWNERS = {Path(module.__file__) for module in (layout, jacobian_layout)}
+OWNERS = {Path(module.__file__) for module in (layout, jacobian_layout, graphs_layout)}
 FILES = {
     "run.json", "stages.json", "run.lock", "sources.json", "metrics.jsonl", "wandb.json", "evaluation.json",
     "documents.safetensors", "sae.safetensors", "latents.safetensors", "features.json", "features.sqlite",
     "explanations.jsonl", "explanations.json", "notes.json", ".notes.lock", "report.html", "tensors.safetensors",
-    "state.json",
+    "state.json", "page.json", "graph.json",
 }  # fmt: skip
 STUDY_FILES = {
     "frontier.json",
@@ -77,7 +79,7 @@ def test_the_check_knows_every_file_of_the_owners():
         assert names - {"config.json"} <= FILES  # config.json is also Hugging Face's name
 
 
-KINDS = (RunFiles, SaeFiles, FeatureFiles, EarlierFiles, CheckpointFiles, StudyFiles, PairFiles)
+KINDS = (RunFiles, SaeFiles, FeatureFiles, EarlierFiles, CheckpointFiles, StudyFiles, PairFiles, GraphFiles)
 STUDY_READERS = {".json": "circuits/jacobian/study_file.py", ".safetensors": "circuits/jacobian/resamples.py"}
 
 
@@ -103,7 +105,7 @@ def listed_owners(listing: str) -> dict[str, list[str]]:
 
 
 def test_only_the_listed_module_reads_a_file_of_a_run():
-    files, owners = file_names(), listed_owners(layout.__doc__)
+    files, owners = file_names(), listed_owners(f"{layout.__doc__}{graphs_layout.__doc__}")
     owners |= {name: [STUDY_READERS[Path(name).suffix]] for name in STUDY_FILES}
     assert owners.keys() == set(files.values())
     readers: dict[str, set[str]] = {}

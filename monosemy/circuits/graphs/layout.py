@@ -3,9 +3,9 @@
 Place on the path: `monosemy graph --run RUN` writes them, `monosemy browse RUN` lists and shows them. Each graph of one
 prompt has a folder RUN/graphs/<name>, whose name is made of the prompt:
 
-    page.json                      the graph as its page draws it               page_data.py
-    graph.json                     the same for Neuronpedia and circuit-tracer  graph_json.py
-    nodes.parquet, edges.parquet   its tables                                   command.py
+    page.json      the graph as its page draws it  circuits/graphs/page_data.py
+    graph.json     the same for Neuronpedia        circuits/graphs/page_data.py, circuits/graphs/graph_json.py
+    nodes.parquet, edges.parquet   its tables      circuits/graphs/command.py
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ def graphs_of_run(run: Path) -> Iterator[GraphFiles]:
 def folder_name(prompt: str) -> str:
     """`slug_of` the prompt, with a hash behind it where other prompts would have the same."""
     slug = slug_of(prompt)
-    plain = prompt.strip().lower()
-    if plain.replace(" ", "-") == slug:
+    if prompt.replace(" ", "-") == slug:
         return slug
     return f"{slug}-{hashlib.sha256(prompt.encode(errors='backslashreplace')).hexdigest()[:6]}"
 

@@ -54,6 +54,14 @@ def read_page_data(target: GraphFiles) -> dict[str, Any]:
     return data
 
 
+def read_neuronpedia(target: GraphFiles) -> bytes:
+    """The content of graph.json, for a download. Raises UserError when it is missing."""
+    try:
+        return target.neuronpedia.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {target.neuronpedia} ({error.strerror}); make the graph again") from error
+
+
 def page_data(graph: Graph, ablations: Ablations | None, saes: Mapping[int, tuple[str, str]]) -> dict[str, Any]:
     """The content of page.json (`monosemy.app.graph_schema.GraphPage` without labels)."""
     settings = graph.context.settings if graph.context is not None else None
@@ -117,7 +125,7 @@ def _links(graph: Graph, numbers: list[int]) -> tuple[dict[str, list[Any]], floa
     targets, columns = order // graph.n_sources, order % graph.n_sources
     place = {number: i for i, number in enumerate(numbers)}
     total = float(weight.double().sum())
-    links = {
+    links: dict[str, list[Any]] = {
         "source": [place[column] for column in columns.tolist()],
         "target": [place[graph.target_node(row)] for row in targets.tolist()],
         "effect": [five_digits(effect) for effect in within[targets, columns].tolist()],

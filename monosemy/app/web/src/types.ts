@@ -225,7 +225,7 @@ export interface GraphEntry {
   name: string;
   prompt: string;
   /** When it was written, in seconds since 1970. */
-  made: number;
+  written: number;
   n_tokens: number;
   n_latents: number;
   replacement: number | null;

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tiny_models import N_LAYERS, byte_tokenizer, random_module
 
 import monosemy
-from monosemy.circuits.graphs.command import slug_of
+from monosemy.circuits.graphs.layout import folder_name, slug_of
 from monosemy.cli import main
 from monosemy.config import ModelConfig, RunConfig, to_json
 from monosemy.saes.base import SaeConfig
@@ -133,3 +133,9 @@ def test_slugs_are_folder_names():
     assert slug_of("The capital of France is…") == "the-capital-of-france-is"
     assert slug_of("…") == "prompt"
     assert len(slug_of("word " * 50)) <= 40
+
+
+def test_prompts_that_would_share_a_folder_have_one_each():
+    names = {folder_name(prompt) for prompt in ("A cat", "a cat", "a cat!", "word " * 50, "word " * 51, "…", "–")}
+    assert len({name.lower() for name in names}) == 7
+    assert folder_name("a cat") == "a-cat"

@@ -1,4 +1,4 @@
-/** The drawing of a graph: pointer, keys, and two canvases. */
+/** The drawing of a graph: pointer, keys, and three canvases. */
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { share } from "../format";
 import { hideTip, showTip, speak } from "../parts/tip";
@@ -6,7 +6,7 @@ import { useWidth } from "../state";
 import { layOut, nearestPlace, stepFrom } from "./layout";
 import type { Graph, GraphNode, Pruning } from "./model";
 import { nodePlace, nodeTitle, spoken } from "./names";
-import { paintAll, paintFocus } from "./paint";
+import { paintAll, paintFocus, paintFrame } from "./paint";
 import type { Scene } from "./paint";
 import type { GraphView } from "./view";
 
@@ -40,6 +40,7 @@ function useScheme(): number {
 
 export function GraphCanvas({ graph, pruning, view, hovered, onHover, onSelect, onPin }: GraphCanvasProps) {
   const [ref, room] = useWidth<HTMLDivElement>();
+  const frame = useRef<HTMLCanvasElement>(null);
   const below = useRef<HTMLCanvasElement>(null);
   const above = useRef<HTMLCanvasElement>(null);
   const scheme = useScheme();
@@ -55,7 +56,9 @@ export function GraphCanvas({ graph, pruning, view, hovered, onHover, onSelect, 
   }, [graph, pruning, layout, marks]);
   const focus = hovered ?? view.selected;
   useEffect(() => {
-    if (below.current && room) paintAll(below.current, scene);
+    if (!below.current || !frame.current || !room) return;
+    paintFrame(frame.current, scene);
+    paintAll(below.current, scene);
   }, [scene, room, scheme]);
   useEffect(() => {
     if (above.current && room) paintFocus(above.current, scene, focus);
@@ -128,6 +131,7 @@ export function GraphCanvas({ graph, pruning, view, hovered, onHover, onSelect, 
           else onSelect(node === view.selected ? null : node);
         }}
       >
+        <canvas ref={frame} />
         <canvas ref={below} />
         <canvas ref={above} />
       </div>

@@ -26,7 +26,7 @@ export function Edits({ view, source, onView }: EditsProps) {
   const [busy, setBusy] = useState(false);
   const running = useRef<AbortController | null>(null);
   useEffect(() => () => running.current?.abort(), []);
-  const asked = `${view.edits.map((edit) => `${edit.node.id}*${edit.factor}`)};${view.held}`;
+  const request = `${view.edits.map((edit) => `${edit.node.id}*${edit.factor}`)};${view.held}`;
   const run = (event: Event) => {
     event.preventDefault();
     if (!source.edit || !view.edits.length) return;
@@ -36,12 +36,12 @@ export function Edits({ view, source, onView }: EditsProps) {
     setBusy(true);
     source.edit(view.edits, view.held, abort.signal).then(
       (result) => {
-        setOutcome({ of: asked, result, error: null });
+        setOutcome({ of: request, result, error: null });
         setBusy(false);
       },
       (reason: unknown) => {
         if (abort.signal.aborted) return;
-        setOutcome({ of: asked, result: null, error: sentence(reason) });
+        setOutcome({ of: request, result: null, error: sentence(reason) });
         setBusy(false);
       },
     );
@@ -92,7 +92,7 @@ export function Edits({ view, source, onView }: EditsProps) {
         </form>
       )}
       {outcome?.error && <Message bad>{outcome.error}</Message>}
-      {outcome?.result && <Result result={outcome.result} stale={outcome.of !== asked} />}
+      {outcome?.result && <Result result={outcome.result} stale={outcome.of !== request} />}
     </section>
   );
 }

@@ -122,13 +122,14 @@ function boxesOf(view: GraphView, width: number): { boxes: Box[]; wide: number; 
     else rows.push([box]);
   }
   const wide = Math.min(170, width / Math.max(...rows.map((row) => row.length), 1) - 10);
+  const positions = boxes.map((box) => box.position);
+  const [first, last] = [Math.min(...positions), Math.max(...positions)];
   rows.forEach((row, i) => {
     row.sort((a, b) => a.position - b.position);
     // A row of a single box leans to where its tokens are, so that links do not lie on one another.
     row.forEach((box, j) => {
-      const places = width - wide;
-      const alone = boxes.length > 1 ? (box.position - Math.min(...boxes.map((other) => other.position))) / (Math.max(...boxes.map((other) => other.position)) - Math.min(...boxes.map((other) => other.position)) || 1) : 0.5;
-      box.x = row.length > 1 ? (places * j) / (row.length - 1) : places * alone;
+      const alone = last > first ? (box.position - first) / (last - first) : 0.5;
+      box.x = (width - wide) * (row.length > 1 ? j / (row.length - 1) : alone);
       box.y = (rows.length - 1 - i) * GAP + 4;
     });
   });

@@ -110,16 +110,16 @@ export class Graph {
   private dropLoose(keep: Uint8Array, links: Uint8Array): void {
     for (let changed = true; changed; ) {
       changed = false;
-      const given = new Uint8Array(keep.length);
-      const taken = new Uint8Array(keep.length);
+      const hasOutput = new Uint8Array(keep.length);
+      const hasInput = new Uint8Array(keep.length);
       for (let link = 0; link < links.length; link++) {
         if (!links[link]) continue;
-        given[this.source[link]!] = 1;
-        taken[this.target[link]!] = 1;
+        hasOutput[this.source[link]!] = 1;
+        hasInput[this.target[link]!] = 1;
       }
       for (const node of this.nodes) {
         if (!keep[node.index] || isEnd(node)) continue;
-        if (given[node.index] && (node.kind === "error" || taken[node.index])) continue;
+        if (hasOutput[node.index] && (node.kind === "error" || hasInput[node.index])) continue;
         keep[node.index] = 0;
         changed = true;
       }

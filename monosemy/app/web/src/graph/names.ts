@@ -26,8 +26,8 @@ export function spoken(node: GraphNode): string {
 
 /** A token's text with signs for what is invisible, cut to a length. */
 export function tokenText(text: string, length: number): string {
-  const seen = pieces(text, true).map((piece) => piece.text).join("").replace(/^·/, "");
-  return [...seen].length > length ? `${[...seen].slice(0, length - 1).join("")}…` : seen || "·";
+  const visible = pieces(text, true).map((piece) => piece.text).join("").replace(/^·/, "");
+  return [...visible].length > length ? `${[...visible].slice(0, length - 1).join("")}…` : visible || "·";
 }
 
 export const signedShare = (value: number): string => `${value < 0 ? "−" : "+"}${share(Math.abs(value))}`;

@@ -1,4 +1,4 @@
-/** Draws a graph on two canvases: everything, and over it what belongs to the node at hand. */
+/** Draws a graph on three canvases: rows and columns, everything in them, and over it what belongs to the node at hand. */
 import type { Graph, GraphNode, Pruning } from "./model";
 import { BOTTOM, LEFT } from "./layout";
 import type { Layout, Place } from "./layout";
@@ -49,7 +49,6 @@ export function paintAll(canvas: HTMLCanvasElement, scene: Scene): void {
   const pen = penOf(canvas, scene.layout);
   if (!pen) return;
   const colour = colours();
-  paintFrame(pen, scene, colour);
   pen.lineWidth = 1;
   pen.strokeStyle = colour.edge;
   const { graph, pruning } = scene;
@@ -64,7 +63,10 @@ export function paintAll(canvas: HTMLCanvasElement, scene: Scene): void {
 }
 
 /** Rows, columns and their names. */
-function paintFrame(pen: CanvasRenderingContext2D, { graph, layout }: Scene, colour: Colours): void {
+export function paintFrame(canvas: HTMLCanvasElement, { graph, layout }: Scene): void {
+  const pen = penOf(canvas, layout);
+  if (!pen) return;
+  const colour = colours();
   const { page } = graph;
   const foot = layout.height - BOTTOM;
   pen.fillStyle = colour.sunken;
@@ -73,11 +75,11 @@ function paintFrame(pen: CanvasRenderingContext2D, { graph, layout }: Scene, col
   pen.font = `11px ${colour.sans}`;
   pen.textAlign = "right";
   pen.textBaseline = "middle";
-  const every = layout.rowHeight < 15 ? 4 : layout.rowHeight < 22 ? 2 : 1;
+  const stride = layout.rowHeight < 15 ? 4 : layout.rowHeight < 22 ? 2 : 1;
   layout.rows.forEach((y, row) => {
     if (row === 0) pen.fillText("Tokens", LEFT - 6, y);
     else if (row === layout.rows.length - 1) pen.fillText("Logits", LEFT - 6, y);
-    else if ((row - 1) % every === 0) pen.fillText(`L${row - 1}`, LEFT - 6, y);
+    else if ((row - 1) % stride === 0) pen.fillText(`L${row - 1}`, LEFT - 6, y);
   });
   pen.font = `11.5px ${colour.mono}`;
   pen.fillStyle = colour.ink;
@@ -196,6 +198,9 @@ export function paintFocus(canvas: HTMLCanvasElement, scene: Scene, focus: Graph
   pen.globalAlpha = 1;
   for (const { other, share } of links) {
     paintNode(pen, other, scene, colour, share < 0 ? colour.down : colour.up);
+  }
+  for (const marked of scene.layout.places) {
+    if (scene.ringed.has(marked.node.index)) ring(pen, marked, SIZE + 3, colour.ink, 1.5);
   }
   paintNode(pen, place, scene, colour, colour.ink);
   ring(pen, place, SIZE + 4.5, colour.ink, 2);

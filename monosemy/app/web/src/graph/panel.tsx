@@ -56,7 +56,7 @@ export function Panel({ graph, pruning, node, source, pinned, edited, onHover, o
         )}
         {href && <a class="button" href={href}>Open latent</a>}
       </p>
-      <Facts node={node} kept={pruning.nodes[node.index] === 1} />
+      <Facts node={node} drawn={pruning.nodes[node.index] === 1} />
       {node.kind !== "token" && node.kind !== "error" && <Links title="Inputs" about="Share of everything that reaches it" links={inputs} onHover={onHover} onSelect={onSelect} />}
       {node.kind !== "logit" && <Links title="Outputs" about="Share of everything that reaches the other node" links={outputs} onHover={onHover} onSelect={onSelect} />}
       {node.kind === "latent" && <NodeContexts node={node} source={source} key={node.id} />}
@@ -78,7 +78,7 @@ function Strongest({ graph, pruning, onHover, onSelect }: Pick<PanelProps, "grap
   );
 }
 
-function Facts({ node, kept }: { node: GraphNode; kept: boolean }) {
+function Facts({ node, drawn }: { node: GraphNode; drawn: boolean }) {
   const facts: [string, string, string][] = [];
   if (node.activation !== null) facts.push(["Activation", num(node.activation), "On this prompt, at this position"]);
   if (node.influence !== null) facts.push(["Influence", share(node.influence), "Computed: its share of all influence on the logits"]);
@@ -97,7 +97,7 @@ function Facts({ node, kept }: { node: GraphNode; kept: boolean }) {
       </dl>
       {node.kind === "latent" && node.free === null && <p class="small muted">It was not ablated when the graph was made.</p>}
       {node.kind === "error" && <p class="small muted">What the transcoder leaves out of this MLP's output here. It has no inputs: nothing explains it.</p>}
-      {!kept && <p class="small muted">Pruned at these settings.</p>}
+      {!drawn && <p class="small muted">Pruned at these settings.</p>}
     </div>
   );
 }
