@@ -69,6 +69,12 @@ class Dictionary:
         return self.saved.config
 
     @property
+    def source_site(self) -> str | None:
+        """The site that a transcoder reads, which lies under the site that it gives; None for an SAE."""
+        transcoder = (self.config.get("transforms") or {}).get("transcoder")
+        return str(self.config.get("site", "")) if transcoder else None
+
+    @property
     def d_sae(self) -> int:
         return int(self.config["d_sae"])
 
@@ -137,6 +143,7 @@ class Dictionary:
         source = "features" if self.database is not None else "evaluation" if columns else "none"
         return {
             "site": self.site,
+            "source_site": self.source_site,
             "name": self.name,
             "architecture": self.saved.kind,
             "control": self.saved.control,
@@ -178,7 +185,7 @@ class Catalogue:
     @property
     def has_graphs(self) -> bool:
         """Whether the run has attribution graphs, or transcoders to make some with."""
-        transcoders = any((sae.config.get("transforms") or {}).get("transcoder") for sae in self.saes())
+        transcoders = any(sae.source_site is not None for sae in self.saes())
         return transcoders or any(graphs_of_run(self.folder))
 
     @property

@@ -131,6 +131,8 @@ class SaeEntry(Wire):
     """An SAE or control of the run."""
 
     site: str
+    source_site: str | None
+    """The site that a transcoder reads, which gives that of `site`; null for an SAE."""
     name: str
     architecture: str
     """What it goes by: of a control "frozen_random", whatever it is trained as."""

@@ -144,6 +144,14 @@ function Page({ route, exists }: { route: Route; exists: boolean }) {
   if (page === "steer" && run.unit === "rows") {
     return <Missing>This run was trained on rows of your own, so there is no language model to steer.</Missing>;
   }
+  if (page === "steer" && sae.source_site) {
+    return (
+      <Missing>
+        Steering edits one site, and a transcoder's latents read {sae.source_site} and write to {sae.site}; choose an SAE at the top
+        of the page{run.has_graphs && <>, or edit the transcoder's latents in a <a href={to.graphs()}>graph</a></>}.
+      </Missing>
+    );
+  }
   if (page === "steer") return <SteerPage query={route.query} key={`${sae.site}/${sae.name}`} />;
   if (page === "latent") {
     const latent = Number(last);

@@ -585,6 +585,8 @@ export interface SaeBody {
 /** An SAE or control of the run. */
 export interface SaeEntry {
   site: string;
+  /** The site that a transcoder reads, which gives that of `site`; null for an SAE. */
+  source_site: string | null;
   name: string;
   /** What it goes by: of a control "frozen_random", whatever it is trained as. */
   architecture: string;

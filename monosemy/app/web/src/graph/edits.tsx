@@ -70,7 +70,7 @@ export function Edits({ view, source, onView }: EditsProps) {
                   <label class="row">
                     × <input type="number" step="any" min={-100} max={100} value={edit.factor} aria-label={`Factor of ${nodeTitle(edit.node)}`} onInput={(event) => change(i, event.currentTarget.valueAsNumber)} />
                   </label>
-                  <button type="button" class="quiet icon" aria-label={`Leave ${nodeTitle(edit.node)} as it is`} title="Remove" onClick={() => onView({ edits: view.edits.filter((other) => other !== edit) })}>×</button>
+                  <button type="button" class="quiet" aria-label={`Leave ${nodeTitle(edit.node)} as it is`} onClick={() => onView({ edits: view.edits.filter((other) => other !== edit) })}>Remove</button>
                 </span>
               </li>
             ))}

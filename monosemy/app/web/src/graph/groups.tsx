@@ -76,7 +76,7 @@ export function Groups({ graph, view, onView, onHover, onSelect, onEdit }: Group
                   <i class={`sign ${node.kind}`} />
                   <span class="name">{nodeTitle(node)} <span class="muted">{nodePlace(node)}</span></span>
                 </label>
-                <button type="button" class="quiet icon" aria-label={`Unpin ${nodeTitle(node)}`} title="Unpin" onClick={() => onView({ pins: view.pins.filter((pin) => pin !== node) })}>×</button>
+                <button type="button" class="quiet" aria-label={`Unpin ${nodeTitle(node)}`} onClick={() => onView({ pins: view.pins.filter((pin) => pin !== node) })}>Unpin</button>
               </li>
             ))}
           </ul>

@@ -45,7 +45,7 @@ export function Panel({ graph, pruning, node, source, pinned, edited, onHover, o
         <p class="small muted">{node.kind === "latent" ? `Latent ${node.number}, ${nodePlace(node)}` : nodePlace(node)}</p>
         <h2 id="node">{nodeTitle(node)}</h2>
       </div>
-      <p class="row">
+      <div class="row">
         <button type="button" aria-pressed={pinned} title="Pin (p)" onClick={() => onPin(node)}>
           {pinned ? "Pinned" : "Pin"}
         </button>
@@ -55,7 +55,7 @@ export function Panel({ graph, pruning, node, source, pinned, edited, onHover, o
           </button>
         )}
         {href && <a class="button" href={href}>Open latent</a>}
-      </p>
+      </div>
       <Facts node={node} drawn={pruning.nodes[node.index] === 1} />
       {node.kind !== "token" && node.kind !== "error" && <Links title="Inputs" about="Share of everything that reaches it" links={inputs} onHover={onHover} onSelect={onSelect} />}
       {node.kind !== "logit" && <Links title="Outputs" about="Share of everything that reaches the other node" links={outputs} onHover={onHover} onSelect={onSelect} />}

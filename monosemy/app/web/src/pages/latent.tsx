@@ -44,7 +44,7 @@ export function LatentPageView({ latent, query }: { latent: number; query: URLSe
       <div class="head">
         <div>
           <p class="small muted">
-            Latent {latent} of {count(sae.d_sae)} · <a href={to.latents(sae.site, sae.name)}>{saeTitle(sae)}</a>{!ofRows && ` · ${sae.site}`}
+            Latent {latent} of {count(sae.d_sae)} · <a href={to.latents(sae.site, sae.name)}>{saeTitle(sae)}</a>{!ofRows && ` · ${sae.source_site ? `${sae.source_site} → ` : ""}${sae.site}`}
           </p>
           <h1 class="latent-label">{label || `Latent ${latent}`}</h1>
           {page.value && page.value.latent === latent && <Backing page={page.value} />}
@@ -55,7 +55,7 @@ export function LatentPageView({ latent, query }: { latent: number; query: URLSe
           <button type="button" aria-pressed={bookmark.on} title="Bookmark (b)" onClick={bookmark.toggle}>
             {bookmark.on ? "★ Bookmarked" : "☆ Bookmark"}
           </button>
-          {!ofRows && <a class="button" href={to.steer(sae.site, sae.name, { e: `${latent}:set:1.5:max` })}>Steer</a>}
+          {!ofRows && !sae.source_site && <a class="button" href={to.steer(sae.site, sae.name, { e: `${latent}:set:1.5:max` })}>Steer</a>}
         </div>
       </div>
       {bookmark.error && <Message bad>{bookmark.error}</Message>}

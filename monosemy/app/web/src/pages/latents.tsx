@@ -69,8 +69,8 @@ export function LatentsPage({ query }: { query: URLSearchParams }) {
         <div>
           <h1>Latents of {saeTitle(sae)}</h1>
           <p class="lead">
-            {count(sae.d_sae)} {sae.control ? "latents of a control whose directions are random and were not trained" : `latents of the ${architecture(sae.architecture)} autoencoder`}
-            {run.unit !== "rows" && ` at ${sae.site}`}
+            {count(sae.d_sae)} {sae.control ? "latents of a control whose directions are random and were not trained" : sae.source_site ? `latents of the ${architecture(sae.architecture)}` : `latents of the ${architecture(sae.architecture)} autoencoder`}
+            {run.unit !== "rows" && (sae.source_site ? ` from ${sae.source_site}, where they fire, to ${sae.site}` : ` at ${sae.site}`)}
             {sae.n_tokens !== null && `, seen on ${count(sae.n_tokens)} ${run.unit}`}.
           </p>
         </div>

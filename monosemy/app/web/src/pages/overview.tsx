@@ -44,15 +44,14 @@ export function OverviewPage() {
   }, [run]);
   useKeys(ROW_KEYS);
   const ready = run.saes.filter((sae) => sae.has_features);
-  const trained = run.saes.filter((sae) => !sae.control).length;
-  const controls = run.saes.length - trained;
+  const controls = run.saes.filter((sae) => sae.control).length;
   return (
     <>
       <div class="head">
         <div>
           <h1>{run.name}</h1>
           <p class="lead">
-            {trained} sparse {trained === 1 ? "autoencoder" : "autoencoders"}
+            {dictionaries(run.saes)}
             {controls > 0 && ` and ${controls} ${controls === 1 ? "control" : "controls"}`} of {model.name}
             {run.unit === "rows" ? ` (${count(run.n_rows)} rows)` : sites.length === 1 ? ` at ${site}` : ` at ${sites.length} sites`}, {count(run.saes[0]?.d_sae)} latents each
             {run.clean_loss !== null && `; the clean model's loss is ${num(run.clean_loss)} nats per token`}.
@@ -115,6 +114,17 @@ export function OverviewPage() {
       </div>
     </>
   );
+}
+
+/** "8 transcoders and 2 sparse autoencoders", without controls. */
+function dictionaries(saes: SaeEntry[]): string {
+  const trained = saes.filter((sae) => !sae.control);
+  const transcoders = trained.filter((sae) => sae.source_site).length;
+  const autoencoders = trained.length - transcoders;
+  const words = [];
+  if (transcoders) words.push(`${transcoders} ${transcoders === 1 ? "transcoder" : "transcoders"}`);
+  if (autoencoders || !transcoders) words.push(`${autoencoders} sparse ${autoencoders === 1 ? "autoencoder" : "autoencoders"}`);
+  return words.join(" and ");
 }
 
 function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEntry[] }) {
