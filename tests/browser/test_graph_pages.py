@@ -304,3 +304,23 @@ def grown(data: dict) -> dict:
         "effect": generator.normal(size=len(pairs)).tolist(),
     }
     return data | {"nodes": nodes, "links": links, "n_latents": n}
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 375])
+def test_the_pages_are_accessible(graphs, new_page, width, dark):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = new_page(width=width, dark=dark)
+    data = page.request.get(f"{graphs.address}/api/graph/{GRAPH}").json()["nodes"]
+    i = data["kind"].index("latent")
+    latent = f"{data['layer'][i]}.{data['number'][i]}.{data['position'][i]}"
+    problems = []
+    for address in ("/graphs", PAGE, f"{PAGE}?sel={latent}&pin=t1,{latent}&g=words:t4,t5&x={latent}*0"):
+        page.goto(graphs.address + address)
+        wait_for_answers(page)
+        page.evaluate("document.querySelectorAll('main details').forEach(one => one.open = true)")
+        for violation in Axe().run(page).response["violations"]:
+            targets = [node["target"] for node in violation["nodes"][:3]]
+            problems.append(f"{address}: {violation['id']} {violation['help']} {targets}")
+    assert problems == []

@@ -117,9 +117,35 @@ def test_bad_input_is_one_line(run, transcoder_set, tmp_path, capsys):
         ([TEXT, "--run", str(run), "--node-share", "0"], "--node-share"),
         (["x" * 80, "--run", str(run)], "81 tokens, but"),
         ([TEXT, "--run", str(run), "--ablations", "0", "--score", "2.1"], "LAYER.HEAD:QUERY,KEY"),
+        ([TEXT, "--run", str(run), "--html", "page.txt"], "--html page.txt must be a file that ends in .html"),
+        ([TEXT, "b", "--run", str(run), "--html", "page.html"], "--html is the page of one prompt, but 2 are given"),
     )
     for words, message in cases:
         assert message in refusal([*words, "--out", str(tmp_path / "out")], capsys)
+
+
+def test_a_page_never_replaces_a_file_of_someone_else(transcoder_set, model_folder, tmp_path, capsys):
+    words = [TEXT, "--transcoders", str(transcoder_set), "--model", str(model_folder), "--nodes", "20", "--heads", "0"]
+    page = tmp_path / "page.html"
+    words += ["--ablations", "0", "--out", str(tmp_path / "out"), "--html", str(page)]
+    page.write_text("mine")
+    assert f"{page} exists and was not made by monosemy graph" in refusal(words, capsys)
+    assert page.read_text() == "mine"
+    page.unlink()
+    main(["graph", *words])
+    first = page.read_text()
+    main(["graph", *words])
+    assert page.read_text() == first
+    assert "<title>a little text</title>" in first
+
+
+def test_a_runs_graphs_lie_in_the_run(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["graph", TEXT, "--run", str(run), "--nodes", "20", "--ablations", "0", "--heads", "0"])
+    folder = run / "graphs" / "a-little-text"
+    assert {path.name for path in folder.iterdir()} == {"nodes.parquet", "edges.parquet", "graph.json", "page.json"}
+    assert "monosemy browse" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_without_transcoders_says_what_it_has(tmp_path, capsys):
