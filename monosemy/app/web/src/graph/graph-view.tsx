@@ -59,7 +59,7 @@ export function GraphBody({ graph, view, source, onQuery }: GraphPageProps) {
         />
       </div>
       <div class="two">
-        <Groups graph={graph} view={view} onView={onView} onHover={setHovered} onSelect={select} onEdit={edit} />
+        <Groups graph={graph} view={view} onView={onView} onHover={setHovered} onSelect={select} onEdit={source.edit && edit} />
         <Edits view={view} source={source} onView={onView} />
       </div>
       <About graph={graph} />

@@ -12,7 +12,8 @@ interface GroupsProps {
   onView: (change: Partial<GraphView>) => void;
   onHover: (node: GraphNode | null) => void;
   onSelect: (node: GraphNode) => void;
-  onEdit: (nodes: GraphNode[]) => void;
+  /** Absent where nothing can be edited. */
+  onEdit?: (nodes: GraphNode[]) => void;
 }
 
 export function Groups({ graph, view, onView, onHover, onSelect, onEdit }: GroupsProps) {
@@ -62,7 +63,7 @@ export function Groups({ graph, view, onView, onHover, onSelect, onEdit }: Group
           </ul>
           <p class="row">
             <button type="button" onClick={() => ungroup(entry)}>Ungroup</button>
-            <button type="button" onClick={() => onEdit(entry.members)} disabled={!entry.members.some((node) => node.kind === "latent")}>Edit together</button>
+            {onEdit && <button type="button" onClick={() => onEdit(entry.members)} disabled={!entry.members.some((node) => node.kind === "latent")}>Edit together</button>}
           </p>
         </details>
       ))}
@@ -86,7 +87,7 @@ export function Groups({ graph, view, onView, onHover, onSelect, onEdit }: Group
               <input value={name} maxLength={60} placeholder="e.g. capital cities" onInput={(event) => setName(event.currentTarget.value)} />
             </label>
             <button type="submit" class="primary" disabled={!members.length}>Group {members.length} checked</button>
-            <button type="button" disabled={!members.some((node) => node.kind === "latent")} onClick={() => onEdit(members)}>Edit checked</button>
+            {onEdit && <button type="button" disabled={!members.some((node) => node.kind === "latent")} onClick={() => onEdit(members)}>Edit checked</button>}
           </p>
         </form>
       )}

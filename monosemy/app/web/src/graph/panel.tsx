@@ -49,7 +49,7 @@ export function Panel({ graph, pruning, node, source, pinned, edited, onHover, o
         <button type="button" aria-pressed={pinned} title="Pin (p)" onClick={() => onPin(node)}>
           {pinned ? "Pinned" : "Pin"}
         </button>
-        {node.kind === "latent" && (
+        {node.kind === "latent" && source.edit && (
           <button type="button" aria-pressed={edited} onClick={() => onEdit(node)}>
             {edited ? "Edited" : "Edit"}
           </button>
