@@ -38,22 +38,27 @@ CONTEXT, PROMPTS = 64, 4
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    config, _ = read_run(folder)
-    with open_run(folder, config) as run:
-        prepared = training_data(run)
-        parts = [(part.activations, part.documents) for part in prepared.validation()]
-    site = prepared.sites[0]
-    rows = torch.cat([activations[site].float().cpu() for activations, _ in parts])
-    documents = torch.cat([torch.as_tensor(numbers) for _, numbers in parts])
-    # Whole batches only, for both judges: sae-lens asks for a number of batches, not of rows.
-    n_rows = len(rows) - len(rows) % (CONTEXT * PROMPTS)
-    rows, documents = rows[:n_rows], documents[:n_rows]
-    saes = [sae for sae in saved_saes(folder) if sae.site == site and not sae.imported]
+    saes = [sae for sae in saved_saes(folder) if not sae.imported]
+    site = saes[0].site
+    rows, documents = validation_rows(folder, site)
+    saes = [sae for sae in saes if sae.site == site]
     judged = {sae.name: both_judges(sae.folder, rows, documents) for sae in saes}
-    record = {"sae_lens": version("sae-lens"), "site": site, "n_rows": n_rows, "saes": judged}
+    record = {"sae_lens": version("sae-lens"), "site": site, "n_rows": len(rows), "saes": judged}
     write_record(record_path("formats", "judged"), record)
     for name, row in judged.items():
         print(name, row)
+
+
+def validation_rows(folder: Path, site: str) -> tuple[Tensor, Tensor]:
+    """The run's validation activations at a site [N, d], and each row's document, as whole batches of PROMPTS."""
+    config, _ = read_run(folder)
+    with open_run(folder, config) as run:
+        parts = [(part.activations, part.documents) for part in training_data(run).validation()]
+    rows = torch.cat([activations[site].float().cpu() for activations, _ in parts])
+    documents = torch.cat([torch.as_tensor(numbers) for _, numbers in parts])
+    # Whole batches only, for every judge: sae-lens asks for a number of batches, not of rows.
+    n_rows = len(rows) - len(rows) % (CONTEXT * PROMPTS)
+    return rows[:n_rows], documents[:n_rows]
 
 
 def both_judges(folder: Path, rows: Tensor, documents: Tensor) -> dict[str, Any]:

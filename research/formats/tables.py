@@ -1,4 +1,4 @@
-"""The tables of README.md and of docs/published.md, from results/formats.json and results/judged.json."""
+"""The tables of README.md and of docs/published.md, from the records in results."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "written": written_table(record["written"]),
         "opening": opening_table(record["opening"]),
         "judged": judged_table(records["judged"]["saes"]),
+        "benchmarks": benchmarks_table(records["benchmarks"]["saes"]),
     }
 
 
@@ -62,3 +63,19 @@ def judged_table(saes: Record) -> str:
     body = [[name, *(f"{row[key]:.{decimals}f}" for key, decimals in measures.items())] for name, row in saes.items()]
     heading = ("SAE", "FVU here", "1 − explained_variance", "1 − explained_variance_legacy", "L0 here", "l0")
     return markdown(heading, body)
+
+
+def benchmarks_table(saes: Record) -> str:
+    measures = {
+        "fvu": ("FVU here", 6),
+        "fvu_core": ("1 − explained_variance of core", 6),
+        "l0": ("L0 here", 4),
+        "l0_core": ("l0 of core", 4),
+        "saebench_sae_test_accuracy": ("sparse probing, all latents", 3),
+        "saebench_sae_top_1_test_accuracy": ("sparse probing, one latent", 3),
+        "sae_probes_test_auc": ("sae-probes, AUC of 16 latents", 3),
+    }
+    body = [
+        [name, *(f"{row[key]:.{decimals}f}" for key, (_, decimals) in measures.items())] for name, row in saes.items()
+    ]
+    return markdown(("SAE", *(heading for heading, _ in measures.values())), body)
