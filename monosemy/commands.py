@@ -238,10 +238,10 @@ def _print_architecture(name: str) -> None:
     cls = architecture(name)
     print((sys.modules[cls.__module__].__doc__ or "").strip())
     print("\noptions, with their defaults; set one by, e.g.:")
-    fields = dataclasses.fields(cls.Options)
+    fields, preset = dataclasses.fields(cls.Options), cls.presets.get(name, {})
     print(f"  monosemy train quick --{name}.{fields[0].name.replace('_', '-')} {fields[0].default}\n")
     for field in fields:
-        print(f"  {name}.{field.name} = {field.default!r}")
+        print(f"  {name}.{field.name} = {preset.get(field.name, field.default)!r}")
 
 
 def _run_parser(command: str) -> Parser:

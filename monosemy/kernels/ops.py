@@ -157,7 +157,14 @@ class Selection:
 
     def decode(self, values: PerEntry, W_dec: DecoderMatrix, b_dec: PerInput) -> Activations:
         """x̂ = b_dec + codes W_dec, [N, D]."""
-        return _Decode.apply(values, W_dec, b_dec, self.pattern, self.columns)
+        return decode_selected(values, W_dec, b_dec, self.pattern, columns=self.columns)
+
+
+def decode_selected(
+    values: PerEntry, W_dec: DecoderMatrix, b_dec: PerInput, pattern: Pattern, *, columns: Columns
+) -> Activations:
+    """b_dec + Σ_f v_nf W_dec[f] for each row of a pattern and its transpose, [N, D]; gradient to the first three."""
+    return _Decode.apply(values, W_dec, b_dec, pattern, columns)
 
 
 def squared_error(x: Activations, reconstruction: Activations) -> Scalar:

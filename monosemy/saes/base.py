@@ -126,12 +126,14 @@ class SparseAutoencoder(nn.Module, ABC):
     Every architecture defines these class attributes:
     name: its name in the registry.
     Options: a frozen dataclass of its settings, with defaults.
+    presets: further names under which it is registered, each with the defaults that are others there.
     coefficient: True when the L0 follows from λ and a controller has to steer λ; False when the selection fixes the L0.
     scaled: the parameters and buffers in units of the input, which are multiplied by C when the scale is folded in.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     coefficient: ClassVar[bool]
     scaled: ClassVar[tuple[str, ...]] = ("b_enc", "b_dec")
 
@@ -145,7 +147,8 @@ class SparseAutoencoder(nn.Module, ABC):
         super().__init__()
         check_sizes(config)
         self.config = config
-        self.options: Any = from_json(self.Options, config.options, f"options of {self.name}")
+        options = {**self.presets.get(config.architecture, {}), **config.options}
+        self.options: Any = from_json(self.Options, options, f"options of {config.architecture}")
         # Its own generator, on the CPU: the weights depend on the seed alone, not on earlier draws or the device.
         generator = torch.Generator().manual_seed(config.seed)
         rows = _unit_rows(config.d_sae, self.d_out, generator)
@@ -204,10 +207,10 @@ class SparseAutoencoder(nn.Module, ABC):
         return {name: value for name, value in facts.items() if value}
 
     def __repr__(self) -> str:
-        return facts_line(f"{self.name} SAE", self._facts())
+        return facts_line(f"{self.config.architecture} SAE", self._facts())
 
     def _repr_html_(self) -> str:
-        return facts_html(f"{self.name} SAE", self._facts())
+        return facts_html(f"{self.config.architecture} SAE", self._facts())
 
     @abstractmethod
     def encode(self, x: Activations) -> SparseLatents:

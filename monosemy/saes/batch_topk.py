@@ -4,6 +4,8 @@
     inference:  f = π ⊙ H(π − θ), one threshold θ for all latents (a JumpReLU with constant θ)
     L = mean‖x − x̂‖² / mean‖x − x̄‖² + aux_coef · AuxK
 
+As `matryoshka_batch_topk` the dictionary is nested: the error is the mean over its prefixes (prefixes.py).
+
 θ is a bias-corrected moving average of the smallest pre-activation kept in each batch, taken from the end of k's
 annealing on (`observe`). It is calibrated at the end of training on training tokens. Gradient: only the pre-activations
 of selected latents receive one.
@@ -13,8 +15,9 @@ Source: Bussmann et al. 2024 (arXiv 2412.06410). Deviations: k annealing; bias c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from jaxtyping import Int64
@@ -24,8 +27,9 @@ from monosemy.kernels import dispatch, ops
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
-from monosemy.saes.losses import Target, dead_latent_error, squared_error
+from monosemy.saes.losses import Target, dead_latent_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
+from monosemy.saes.prefixes import NESTED, PREFIX, decoded, prefix_widths
 from monosemy.saes.starts import fit_size, scaled_restart, start_weights
 from monosemy.shapes import Activations, Outputs, PreActs
 
@@ -52,6 +56,8 @@ class BatchTopKOptions:
     """Number of dead latents per token that AuxK uses to reconstruct the residual."""
     threshold_beta: Annotated[float, DECAY] = 0.99
     """Decay of the threshold's moving average per step."""
+    prefixes: Annotated[tuple[float, ...], PREFIX] = ()
+    """Prefixes of the dictionary that must reconstruct on their own, as shares of its latents; none: only all."""
 
 
 @final
@@ -60,6 +66,7 @@ class BatchTopK(SparseAutoencoder):
 
     name = "batch_topk"
     Options = BatchTopKOptions
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"matryoshka_batch_topk": NESTED}
     coefficient = False
     scaled = ("b_enc", "b_dec", "threshold")
 
@@ -68,6 +75,7 @@ class BatchTopK(SparseAutoencoder):
 
     def __init__(self, config: SaeConfig) -> None:
         super().__init__(config)
+        self.widths = prefix_widths(self.options.prefixes, config.d_sae)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.register_buffer("threshold", torch.zeros(()))
         # The total weight 1 − βᵗ of the t cuts averaged so far; dividing by it is the bias correction. In float64, so
@@ -87,8 +95,9 @@ class BatchTopK(SparseAutoencoder):
         n_keep = round(step.l0 * len(x))
         pattern, values, cut = dispatch.encode_batch_topk(centred, self.W_enc, self.b_enc, n_keep)
         selection = ops.Selection(pattern, values, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_in)
-        reconstruction = selection.decode(selection.pre_acts, self.W_dec, self.b_dec)
-        error = squared_error(target.rows, reconstruction) / target.variance
+        reconstruction, error = decoded(
+            selection, selection.pre_acts, self.W_dec, self.b_dec, target=target, widths=self.widths
+        )
         terms = {"error": error.detach()}
         total = error
         if step.dead is not None and self.options.aux_coef > 0:
@@ -105,7 +114,7 @@ class BatchTopK(SparseAutoencoder):
             terms["aux"] = aux.detach()
             total = total + self.options.aux_coef * aux
         latents = selection.latents(selection.pre_acts.detach())
-        return StepOutput(total, terms, reconstruction.detach(), latents, statistic=cut)
+        return StepOutput(total, terms, reconstruction, latents, statistic=cut)
 
     @torch.no_grad()
     def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:

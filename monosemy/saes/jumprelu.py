@@ -13,6 +13,7 @@ Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
 In "step" the sparsity term reaches θ only; in "tanh" it reaches θ and the encoder through f. Gradients are exactly zero
 off {π > θ − ε/2}, apart from the λ_P term, whose gradient below the threshold is one sum shared by all latents
 (`BelowThreshold`). Training is therefore sparse and exact.
+As `matryoshka_jumprelu` the dictionary is nested: the FVU is the mean over its prefixes (prefixes.py).
 A controller steers λ so that the L0 lands on its target; thresholds are calibrated at the end on tokens left for it.
 
 Deviations, for runs of hundreds of steps: the start is that of starts.py, with every θ at its latent's own quantile; ε
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Int64
@@ -39,8 +40,9 @@ from monosemy.kernels.reference import Columns, Pattern
 from monosemy.latents import SparseLatents
 from monosemy.ranges import SHARE, Range
 from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
-from monosemy.saes.losses import Target, squared_error
+from monosemy.saes.losses import Target
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
+from monosemy.saes.prefixes import NESTED, PREFIX, decoded, prefix_widths
 from monosemy.saes.starts import fit_size, start_thresholds, start_weights
 from monosemy.shapes import Activations, Outputs, PerEntry, PerLatent, PreActs, Scalar
 
@@ -85,6 +87,8 @@ class JumpReluOptions:
     """The factor c inside the tanh, at E‖x‖² = 1 (4·√d for d = 576); read by `tanh` only."""
     pre_act_coef: Annotated[float, COEF] = 0.0
     """Coefficient λ_P of the penalty on pre-activations below their threshold; read by `tanh` only."""
+    prefixes: Annotated[tuple[float, ...], PREFIX] = ()
+    """Prefixes of the dictionary that must reconstruct on their own, as shares of its latents; none: only all."""
 
 
 class JumpReluFunction(Function):
@@ -164,11 +168,13 @@ class JumpRelu(SparseAutoencoder):
 
     name = "jumprelu"
     Options = JumpReluOptions
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"matryoshka_jumprelu": NESTED}
     coefficient = True
     scaled = ("b_enc", "b_dec", "threshold")
 
     def __init__(self, config: SaeConfig) -> None:
         super().__init__(config)
+        self.widths = prefix_widths(self.options.prefixes, config.d_sae)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.threshold = nn.Parameter(torch.full((config.d_sae,), self.options.threshold_start))
 
@@ -204,9 +210,8 @@ class JumpRelu(SparseAutoencoder):
         selection = ops.Selection(window, pre_acts, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_in)
         threshold = selection.per_latent(self.threshold)
         values = JumpReluFunction.apply(selection.pre_acts, threshold, bandwidth)
-        reconstruction = selection.decode(values, self.W_dec, self.b_dec)
         # The variance is that of the batch and has no gradient: the error is the batch's FVU, and λ has no unit.
-        error = squared_error(target.rows, reconstruction) / target.variance
+        reconstruction, error = decoded(selection, values, self.W_dec, self.b_dec, target=target, widths=self.widths)
         terms = {"error": error.detach()}
         if self.options.recipe == "step":
             fires = StepFunction.apply(selection.pre_acts, threshold, bandwidth)
@@ -224,7 +229,7 @@ class JumpRelu(SparseAutoencoder):
             below = self._below(x, centred)
             terms["below"] = below.detach()
             total = total + self.options.pre_act_coef * below
-        return StepOutput(total, terms, reconstruction.detach(), selection.latents(values.detach()))
+        return StepOutput(total, terms, reconstruction, selection.latents(values.detach()))
 
     def _frequency(self, fires: PerEntry, selection: ops.Selection, *, n_rows: int) -> Scalar:
         """Σ_i max(0, p_i − limit)² with p_i the share of the batch's rows on which latent i fires.

@@ -33,6 +33,8 @@ ARCHITECTURES: dict[str, Entry] = {
     "batch_topk": Entry("monosemy.saes.batch_topk:BatchTopK", label="BatchTopK"),
     "gated": Entry("monosemy.saes.gated:Gated", label="Gated"),
     "jumprelu": Entry("monosemy.saes.jumprelu:JumpRelu", label="JumpReLU"),
+    "matryoshka_batch_topk": Entry("monosemy.saes.batch_topk:BatchTopK", label="Matryoshka BatchTopK"),
+    "matryoshka_jumprelu": Entry("monosemy.saes.jumprelu:JumpRelu", label="Matryoshka JumpReLU"),
 }
 
 

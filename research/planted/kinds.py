@@ -52,6 +52,8 @@ class Kind:
     """Further directions times their size, [K, D], with normal coefficients in every row."""
     generator: torch.Generator
     scale: float = 1.0
+    parents: Tensor | None = None
+    """Int64 [F]: the direction without which each never fires, −1 for a root; None where there is no hierarchy."""
 
     def rows(self, n: int) -> tuple[Tensor, Tensor]:
         """Rows [n, D] at E‖x‖² = 1, and which directions fire in them, bool [n, F]."""
@@ -77,10 +79,11 @@ def kind(name: str, seed: int) -> Kind:
     generator = torch.Generator().manual_seed(seed)
     n, d = {"even": (1024, 128), "hierarchical": (1024, 256), "dominated": (2048, 256)}[name]
     directions = unit_rows(n, d, generator)
-    mean, spread, dominating = unit_rows(1, d, generator)[0], 0.0, torch.zeros(0, d)
+    mean, spread, dominating, parents = unit_rows(1, d, generator)[0], 0.0, torch.zeros(0, d), None
     if name == "hierarchical":
         roots, children, spread = 64, 320, 0.3
-        parents = torch.cat([torch.arange(children) % roots, roots + torch.arange(n - roots - children) % children])
+        of_children, of_grandchildren = torch.arange(children), torch.arange(n - roots - children)
+        parents = torch.cat([torch.full((roots,), -1), of_children % roots, roots + of_grandchildren % children])
         sizes = (roots, children, n - roots - children)
         rates = torch.cat([torch.full((size,), rate) for size, rate in zip(sizes, (0.08, 0.3, 0.4), strict=True)])
     elif name == "dominated":
@@ -94,14 +97,14 @@ def kind(name: str, seed: int) -> Kind:
 
     def fires(n_rows: int) -> Tensor:
         drawn = torch.rand(n_rows, n, generator=generator) < rates
-        if name == "hierarchical":
+        if parents is not None:
             for start, stop in ((roots, roots + children), (roots + children, n)):
-                drawn[:, start:stop] &= drawn[:, parents[start - roots : stop - roots]]
+                drawn[:, start:stop] &= drawn[:, parents[start:stop]]
         return drawn
 
-    made = Kind(directions, fires, amplitude_spread=spread, mean=mean, dominating=dominating, generator=generator)
-    made.scale = float(made.rows(16_384)[0].square().sum(1).mean().sqrt())
-    return made
+    data = Kind(directions, fires, amplitude_spread=spread, mean=mean, dominating=dominating, generator=generator)
+    data.scale, data.parents = float(data.rows(16_384)[0].square().sum(1).mean().sqrt()), parents
+    return data
 
 
 def train(data: Kind, architecture: str, l0: float, *, n_rows: int, seed: int) -> SparseAutoencoder:

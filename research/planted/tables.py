@@ -1,4 +1,5 @@
-"""The tables of README.md, from results/groups.json, results/scale.json and results/kinds.json."""
+"""The tables of README.md, from results/groups.json, results/scale.json, results/kinds.json and
+results/nested.json."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.markdown import markdown
+from research.planted import nested
 from research.planted.scale import table
 
 Record = Mapping[str, Any]
@@ -19,6 +21,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         **{name: table(size) for name, size in sizes.items()},
         "l0-choice": choice_table(sizes),
         "kinds": kinds_table(records["kinds"]["results"]),
+        "nested": nested.table(records["nested"]["results"]),
     }
 
 

@@ -12,6 +12,7 @@ multiplies the latents and leaves the reconstruction. Source: dictionary-learnin
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ _CLASSES = {
     "AutoEncoderNew": "relu",
     "AutoEncoderTopK": "topk",
     "BatchTopKSAE": "batch_topk",
-    "MatryoshkaBatchTopKSAE": "batch_topk",
+    "MatryoshkaBatchTopKSAE": "matryoshka_batch_topk",
     "JumpReluAutoEncoder": "jumprelu",
     "GatedAutoEncoder": "gated",
 }
@@ -48,7 +49,8 @@ _NAMES = {
     "mag_bias": "b_mag",
 }
 _NOT_COPIED = ("encoder.weight", "decoder.weight", "k", "group_sizes")
-"""Matrices, which are turned, and what is no weight. Groups matter in training alone."""
+"""Matrices, which are turned, and what is no weight. Groups matter in training alone, and become `prefixes`."""
+_THRESHOLDED = ("batch_topk", "matryoshka_batch_topk")
 
 
 def recognises(path: Path) -> bool:
@@ -73,11 +75,15 @@ def config(path: Path) -> SaeConfig:
         architecture,
         model=text(trainer, "lm_name"),
         hook=_hook(trainer),
-        l0=_k(stored, trainer, path) if architecture in ("topk", "batch_topk") else 0,
+        l0=_k(stored, trainer, path) if architecture in ("topk", *_THRESHOLDED) else 0,
         transforms=Transforms(subtract_b_dec=kind not in _UNCENTRED),
         facts={"class": kind, "context_size": buffer.get("ctx_len")},
     )
-    return description.sae_config(ours["W_enc"], ours["W_dec"])
+    described = description.sae_config(ours["W_enc"], ours["W_dec"])
+    if architecture != "matryoshka_batch_topk":
+        return described
+    ends = tensor(stored, "group_sizes", path).read().cumsum(0).tolist()
+    return dataclasses.replace(described, options={"prefixes": [end / described.d_sae for end in ends[:-1]]})
 
 
 def _hook(trainer: Any) -> str:
@@ -98,7 +104,7 @@ def _k(stored: dict[str, StoredTensor], trainer: Any, path: Path) -> int:
 
 def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
     ours: dict[str, Any] = _named(read_file(member(path, _WEIGHTS)), path)
-    if config.architecture == "batch_topk":
+    if config.architecture in _THRESHOLDED:
         ours["threshold"] = torch.tensor(scalar(tensor(ours, "threshold", path)))
         ours["threshold_weight"] = torch.ones((), dtype=torch.float64)
     elif config.architecture != "jumprelu":
@@ -124,13 +130,17 @@ def export(sae: SparseAutoencoder) -> Exported:
         parts.fold_b_dec(subtracted=parts.kind != "jumprelu")
     kind = _exported_class(parts)
     tensors = parts.tensors
+    widths: tuple[int, ...] = getattr(sae, "widths", ())  # of an architecture whose prefixes may be trained
+    if kind == "BatchTopKSAE" and len(widths) > 1:
+        kind = "MatryoshkaBatchTopKSAE"
+        tensors["group_sizes"] = torch.tensor(widths).diff(prepend=torch.zeros(1, dtype=torch.int64))
     names = {"b_enc": "encoder.bias", "b_gate": "gate_bias", "b_mag": "mag_bias"}
     biases = {"AutoEncoder": "bias", "AutoEncoderNew": "decoder.bias", "GatedAutoEncoder": "decoder_bias"}
-    if kind != "JumpReluAutoEncoder":
+    if kind not in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"):
         tensors = {{**names, "b_dec": biases.get(kind, "b_dec")}.get(name, name): t for name, t in tensors.items()}
         tensors["encoder.weight"], tensors["decoder.weight"] = tensors.pop("W_enc").T, tensors.pop("W_dec").T
     config, k = parts.config, max(1, round(parts.config.l0))
-    if kind in ("AutoEncoderTopK", "BatchTopKSAE"):
+    if kind in ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         tensors["k"] = torch.tensor(k, dtype=torch.int32)
         tensors.setdefault("threshold", torch.tensor(-1.0))
     if kind == "AutoEncoder":

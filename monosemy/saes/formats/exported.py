@@ -18,6 +18,7 @@ from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, biases_of_shifted_input
+from monosemy.saes.registry import architecture
 from monosemy.saes.transforms import Transforms
 from monosemy.support import files
 from monosemy.support.numbers import setting_text
@@ -52,7 +53,9 @@ class Parts:
         config = sae.config
         tensors = {name: tensor.detach().cpu().float() for name, tensor in sae.tensors().items()}
         tensors.pop("threshold_weight", None)
-        return cls(layout, config, config.architecture, config.transforms, tensors=tensors)
+        # Two architectures may be one kind: a nested dictionary encodes and decodes as any other.
+        kind = architecture(config.architecture).name
+        return cls(layout, config, kind, config.transforms, tensors=tensors)
 
     def refuse(self, reason: str) -> UserError:
         return UserError(f"{self.layout} cannot hold this SAE: {reason}; SAELens' layout is the one that holds most")

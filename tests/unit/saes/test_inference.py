@@ -29,9 +29,9 @@ def make(architecture: str, **options: Any) -> Any:
         for name, parameter in sae.named_parameters():
             noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
             parameter.add_(0.8 * noise if name == "r_mag" else 0.2 * noise)
-        if architecture == "jumprelu":
+        if sae.name == "jumprelu":
             sae.get_parameter("threshold").copy_(torch.linspace(0.05, 0.4, F, dtype=torch.float64))
-        if architecture == "batch_topk":
+        if sae.name == "batch_topk":
             sae.get_buffer("threshold").fill_(0.3)
     return sae.requires_grad_(False)
 
@@ -63,7 +63,8 @@ CODES: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "gated": lambda sae, x: torch.where(linear(sae, x) + sae.b_gate > 0, magnitude(sae, x).clamp(min=0), 0),
     "jumprelu": lambda sae, x: above(linear(sae, x) + sae.b_enc, sae.threshold),
 }
-"""The code of each architecture at inference, [N, F]."""
+CODES |= {"matryoshka_batch_topk": CODES["batch_topk"], "matryoshka_jumprelu": CODES["jumprelu"]}
+"""The code of each architecture at inference, [N, F]; nesting is a matter of training alone."""
 
 MARGINS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "relu": lambda sae, x: linear(sae, x) + sae.b_enc,

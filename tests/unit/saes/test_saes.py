@@ -45,9 +45,9 @@ def make(name: str, **changes: Any) -> SparseAutoencoder:
             noise = torch.randn(p.shape, generator=generator, dtype=p.dtype)
             p.add_(noise, alpha=0.2 if key == "W_enc" else 0.05)
         sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
-        if name == "jumprelu":
+        if sae.name == "jumprelu":
             sae.threshold.copy_(0.1 + 0.2 * torch.rand(M, generator=generator, dtype=torch.float64))
-        if name == "batch_topk":
+        if sae.name == "batch_topk":
             sae.threshold.fill_(0.2)
     return sae
 
@@ -72,14 +72,24 @@ def square(e: Tensor) -> Tensor:
     return e.square().sum(1).mean()
 
 
+NESTED = (1, 2, 4, 8, M)
+"""1/16, 1/8, 1/4, 1/2 and all of the latents."""
+
+
+def error(sae: Any, x: Tensor, code: Tensor) -> Tensor:
+    """The squared error of the reconstruction, of a nested dictionary the mean over its prefixes."""
+    widths = NESTED if sae.config.architecture.startswith("matryoshka") else (M,)
+    errors = [square(x - sae.b_dec - code[:, :width] @ sae.W_dec[:width]) for width in widths]
+    return sum(errors, torch.zeros(())) / len(widths)
+
+
 # --- dense re-implementations -------------------------------------------------------------------------------------
 
 
 def dense_relu(sae: Any, x: Tensor, step: StepInfo, keep: Tensor | None = None) -> Tensor:
     pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
     code = pre.relu() if keep is None else pre * keep
-    error = square(x - sae.b_dec - code @ sae.W_dec) / variance(x)
-    return error + step.sparsity_coef * code.sum(1).mean() / variance(x).sqrt()
+    return error(sae, x, code) / variance(x) + step.sparsity_coef * code.sum(1).mean() / variance(x).sqrt()
 
 
 def dense_aux(sae: Any, x: Tensor, reconstruction: Tensor, pre: Tensor, dead: Tensor) -> Tensor:
@@ -101,7 +111,7 @@ def dense_topk(sae: Any, x: Tensor, step: StepInfo, keep: Tensor | None = None) 
             keep = flat.scatter(0, pre.flatten().topk(round(step.l0 * len(x))).indices, 1.0).view_as(pre)
         keep = keep * (pre > 0)
     reconstruction = sae.b_dec + (pre * keep) @ sae.W_dec
-    total = square(x - reconstruction) / variance(x)
+    total = error(sae, x, pre * keep) / variance(x)
     if step.dead is not None:
         total = total + sae.options.aux_coef * dense_aux(sae, x, reconstruction, pre, dead=step.dead)
     return total
@@ -121,8 +131,7 @@ def dense_jumprelu(sae: Any, x: Tensor, step: StepInfo) -> Tensor:
     inside = window(sae, pre.detach())
     code = DenseJump.apply(pre, sae.threshold, inside, sae.bandwidth)
     firing = DenseStep.apply(pre, sae.threshold, inside, sae.bandwidth)
-    reconstruction = sae.b_dec + code @ sae.W_dec
-    return square(x - reconstruction) / variance(x) + step.sparsity_coef * firing.sum(1).mean()
+    return error(sae, x, code) / variance(x) + step.sparsity_coef * firing.sum(1).mean()
 
 
 def test_frequent_latents_pay_for_the_rate_above_the_limit() -> None:
@@ -149,6 +158,8 @@ DENSE: dict[str, Callable[..., Tensor]] = {
     "batch_topk": dense_topk,
     "gated": dense_gated,
     "jumprelu": dense_jumprelu,
+    "matryoshka_batch_topk": dense_topk,
+    "matryoshka_jumprelu": dense_jumprelu,
 }
 
 
@@ -169,7 +180,7 @@ def test_gradients_equal_dense_autograd(name: str, seed: int) -> None:
 
 
 @pytest.mark.usefixtures("density")
-@pytest.mark.parametrize("name", ["topk", "batch_topk"])
+@pytest.mark.parametrize("name", ["topk", "batch_topk", "matryoshka_batch_topk"])
 def test_dead_latent_term_gradients_equal_dense_autograd(name: str) -> None:
     sae, x = make(name, options={"k_aux": 4, "aux_coef": 0.5}), rows()
     step = dataclasses.replace(STEP, dead=torch.arange(M) % 2 == 0)
@@ -361,7 +372,7 @@ def test_initial_biases_start_near_the_l0(name: str) -> None:
     assert sae.losses(x, STEP).latents.l0 == pytest.approx(3, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["relu", "batch_topk", "gated", "jumprelu"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "topk"])
 @pytest.mark.parametrize("l0", [1, 2.5])
 def test_calibration_lands_the_l0(name: str, l0: float) -> None:
     sae = make(name, l0=l0)

@@ -22,6 +22,8 @@ from monosemy.training.revival import new_weights
 from monosemy.training.trainee import Trainee
 
 D_IN, D_OUT, M, N = 6, 5, 17, 11
+NESTED = (1, 2, 4, 8, M)
+"""1/16, 1/8, 1/4, 1/2 and all of the latents."""
 STEP = StepInfo(progress=0.5, l0=3, sparsity_coef=0.07)
 
 
@@ -51,9 +53,9 @@ def make(name: str, *, skip: bool = True, **changes: Any) -> SparseAutoencoder:
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=0.1)
         sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
         sae.input_mean.copy_(torch.randn(sae.d_in, generator=generator))
-        if name == "jumprelu":
+        if sae.name == "jumprelu":
             sae.threshold.copy_(0.1 + 0.2 * torch.rand(M, generator=generator))
-        if name == "batch_topk":
+        if sae.name == "batch_topk":
             sae.threshold.fill_(0.2)
     return sae
 
@@ -80,7 +82,9 @@ def dense_loss(sae: Any, x: Tensor, y: Tensor) -> Tensor:
     """mean‖y − ŷ‖² / Var y and the architecture's own terms. JumpReLU's thresholds have another gradient."""
     unit = (y - y.mean(0)).square().sum(1).mean()
     code = dense_code(sae, x)
-    loss = (y - affine(sae, x) - code @ sae.W_dec).square().sum(1).mean() / unit
+    widths = NESTED if sae.config.architecture.startswith("matryoshka") else (M,)
+    errors = [(y - affine(sae, x) - code[:, :w] @ sae.W_dec[:w]).square().sum(1).mean() for w in widths]
+    loss = sum(errors) / len(widths) / unit
     if sae.name == "relu":
         return loss + STEP.sparsity_coef * code.sum(1).mean() / unit.sqrt()
     if sae.name == "gated":

@@ -145,3 +145,23 @@ def test_rows_of_unit_length_are_for_sae_lens_alone():
     sae = build_sae(SaeConfig("jumprelu", 8, 16, 4.0))
     with pytest.raises(UserError, match="--unit-rows is for the layout sae-lens"):
         export(sae, "sparsify", unit_rows=True)
+
+
+def test_a_nested_dictionary_keeps_its_widths_in_dictionary_learning_and_is_a_jumprelu_in_sae_lens(tmp_path: Path):
+    config = SaeConfig("matryoshka_batch_topk", d_in=8, d_sae=32, l0=4, site="layers.3.resid_post", seed=3)
+    sae = build_sae(config)
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        sae.b_dec.normal_(generator=torch.Generator().manual_seed(2))
+        sae.threshold.fill_(0.4)
+    exported = export(sae, "dictionary-learning")
+    assert exported.settings["config.json"]["trainer"]["dict_class"] == "MatryoshkaBatchTopKSAE"
+    assert exported.tensors["ae.pt"]["group_sizes"].tolist() == [2, 2, 4, 8, 16]
+    write_exported(exported, tmp_path / "dl")
+    again = load_sae(tmp_path / "dl")
+    assert (again.config.architecture, again.widths) == ("matryoshka_batch_topk", (2, 4, 8, 16, 32))
+    assert torch.equal(again.encode(x).to_dense(), sae.encode(x).to_dense())
+    assert torch.equal(again(x), sae(x))
+    lens = load_sae(written(sae, "sae-lens", tmp_path / "lens"))
+    assert lens.config.architecture == "jumprelu"
+    assert torch.equal(lens(x), sae(x))

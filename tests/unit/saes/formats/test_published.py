@@ -257,7 +257,9 @@ def test_matryoshka_infers_by_its_threshold(weights, tmp_path):
     codes = pre * (pre > 1.5)
     sae = load_sae(tmp_path)
     assert_same(sae, x, codes, codes @ w["W_dec"] + w["b_dec"])
-    assert (sae.config.architecture, sae.config.site, sae.config.l0) == ("batch_topk", "layers.2.resid_post", 4)
+    config = sae.config
+    assert (config.architecture, config.site, config.l0) == ("matryoshka_batch_topk", "layers.2.resid_post", 4)
+    assert sae.widths == (10, 40)
     torch.save({**stored, "threshold": torch.tensor(-1.0)}, tmp_path / "ae.pt")  # not set: every positive one fires
     assert_same(load_sae(tmp_path), x, pre.relu(), pre.relu() @ w["W_dec"] + w["b_dec"])
 
