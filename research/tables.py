@@ -24,6 +24,7 @@ from monosemy.support.files import write_text
 from research import records
 from research.formats import tables as formats
 from research.frontier import tables as frontier
+from research.graphs import tables as graphs
 from research.heads import tables as heads
 from research.house import tables as house
 from research.interpretability import tables as interpretability
@@ -42,6 +43,7 @@ REPOSITORY = Path(__file__).parents[1]
 STUDIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, str]]] = {
     "formats": formats.tables,
     "frontier": frontier.tables,
+    "graphs": graphs.tables,
     "heads": heads.tables,
     "house": house.tables,
     "interpretability": interpretability.tables,
