@@ -123,7 +123,7 @@ def saebench_probing(theirs: Any, tokens: Tensor, labels: Tensor, folder: Path) 
     }
     torch.save(activations, folder / f"{DATASET}_activations.pt")
     settings = SparseProbingEvalConfig(dataset_names=[DATASET], k_values=[1, 5], sae_batch_size=64)
-    results, _ = run_eval_single_sae(settings, theirs, torch.nn.Identity(), "cpu", str(folder))
+    results, _ = run_eval_single_sae(settings, theirs, torch.nn.Identity(), "cpu", artifacts_folder=str(folder))
     return {f"saebench_{key}": results[key] for key in ("sae_test_accuracy", "sae_top_1_test_accuracy")}  # type: ignore[misc]
 
 
