@@ -97,6 +97,8 @@ class StepOutput:
     reconstruction: x̂ [N, d_in], detached; of a transcoder ŷ [N, d_out] without its linear path.
     latents: the code, detached. JumpReLU's also holds entries of value zero inside the kernel window.
     statistic: a number that `observe` needs, such as the smallest pre-activation that BatchTopK kept.
+    l0_slope: Σ_i θ_i ∂L0/∂θ_i, at most 0: how the batch's L0 answers to a relative rise of all thresholds; None where
+    no common factor steers them.
     """
 
     total: Scalar
@@ -104,6 +106,7 @@ class StepOutput:
     reconstruction: Outputs
     latents: SparseLatents
     statistic: float | None = None
+    l0_slope: float | None = None
 
 
 class Restart(NamedTuple):
@@ -242,6 +245,13 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def observe(self, output: StepOutput, step: StepInfo) -> None:
         """Updates what gradients do not train, such as a running threshold; called once per step, after Adam's."""
+
+    def balanced_coef(self, output: StepOutput, step: StepInfo) -> float | None:
+        """The λ that this step's gradient calls for, where thresholds are steered to the L0; None for a controller's λ.
+
+        Called between the backward pass and Adam's step.
+        """
+        return None
 
     def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:
         """Gives `latents` new weights, with which they fire where their answers are above their thresholds.

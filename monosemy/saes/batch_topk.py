@@ -30,7 +30,7 @@ from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, 
 from monosemy.saes.losses import Target, dead_latent_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
 from monosemy.saes.prefixes import NESTED, PREFIX, decoded, prefix_widths
-from monosemy.saes.starts import fit_size, scaled_restart, start_weights
+from monosemy.saes.starts import SMALL_START, fit_size, scaled_restart, start_weights
 from monosemy.shapes import Activations, Outputs, PreActs
 
 
@@ -119,7 +119,7 @@ class BatchTopK(SparseAutoencoder):
     @torch.no_grad()
     def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:
         n_dense = start_weights(self, x, y)
-        fit_size(self, x, n_dense, y)
+        fit_size(self, x, n_dense, y, share=SMALL_START)
 
     @torch.no_grad()
     def observe(self, output: StepOutput, step: StepInfo) -> None:

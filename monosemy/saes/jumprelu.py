@@ -14,13 +14,17 @@ In "step" the sparsity term reaches θ only; in "tanh" it reaches θ and the enc
 off {π > θ − ε/2}, apart from the λ_P term, whose gradient below the threshold is one sum shared by all latents
 (`BelowThreshold`). Training is therefore sparse and exact.
 As `matryoshka_jumprelu` the dictionary is nested: the FVU is the mean over its prefixes (prefixes.py).
-A controller steers λ so that the L0 lands on its target; thresholds are calibrated at the end on tokens left for it.
+Unless λ is fixed, "step" steers the thresholds: in each batch all are multiplied by the factor at which exactly L0 · N
+entries fire, and keep it. Since that undoes whatever the gradient does to their common level, λ has to say only how the
+error weighs against the L0 between latents; it is the Lagrange multiplier at which the step's gradient leaves the
+common level where it is (`balanced_coef`). In "tanh", a controller steers λ until the L0 lands on its target. Either
+way thresholds are calibrated at the end on tokens left for it.
 
 Deviations, for runs of hundreds of steps: the start is that of starts.py, with every θ at its latent's own quantile; ε
 is a share of the current mean θ rather than an absolute 0.001; θ itself is trained, in float32 and clamped at zero (log
 θ under Adam barely moves in short runs); Adam has β₁ 0.5 (the paper's is 0); dead latents restart
 (training/revival.py). To train as the paper does, set `bandwidth_relative = 0`, `bandwidth`, `threshold_start`,
-`beta1 = 0` and `training.restart_share = 0`.
+`beta1 = 0`, `sparsity_coef` (a fixed λ) and `training.restart_share = 0`.
 """
 
 # mypy: disable-error-code="override"
@@ -43,8 +47,14 @@ from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, 
 from monosemy.saes.losses import Target
 from monosemy.saes.options import COEF, DECAY, FACTOR, FIRST_COEF, RATE, START_FACTOR
 from monosemy.saes.prefixes import NESTED, PREFIX, decoded, prefix_widths
-from monosemy.saes.starts import fit_size, start_thresholds, start_weights
+from monosemy.saes.starts import SMALL_START, fit_size, scaled_restart, start_thresholds, start_weights
 from monosemy.shapes import Activations, Outputs, PerEntry, PerLatent, PreActs, Scalar
+
+RESTART_THRESHOLD = 0.85
+"""θ of a latent that restarts, as a share of the mean θ: one that is as strong as others where it fires stays alive.
+Shares near .7 are best on planted features that are sparse and even, 1 under dominating directions."""
+FACTOR_BOUNDS = 0.5, 2.0
+"""The smallest and largest factor by which one batch may move the thresholds."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,13 @@ class StepFunction(Function):
         return None, torch.where(inside, -grad / ctx.bandwidth, 0.0), None
 
 
+@torch.no_grad()
+def l0_slope(pre: PerEntry, threshold: PerEntry, bandwidth: float, *, n_rows: int) -> float:
+    """Σ_i θ_i ∂L0/∂θ_i through the window, from entries π, θ [Z] of a batch: −(1/ε) mean_n Σ_i θ_i K((π − θ)/ε)."""
+    inside = (pre - threshold).abs() < bandwidth / 2
+    return -float(torch.where(inside, threshold, 0.0).sum()) / (bandwidth * n_rows)
+
+
 class BelowThreshold(Function):
     """The λ_P term, mean_n Σ_i ReLU(θ_i − π_ni)‖d_i‖ with unit rows d_i, with its exact gradient at a sparse cost.
 
@@ -195,6 +212,11 @@ class JumpRelu(SparseAutoencoder):
         relative = self.options.bandwidth_relative
         return relative * float(self.threshold.detach().mean()) if relative > 0 else self.options.bandwidth
 
+    @property
+    def steered(self) -> bool:
+        """Whether a common factor gives every batch of training its L0."""
+        return self.options.recipe == "step" and self.options.sparsity_coef == 0
+
     @torch.no_grad()
     def encode(self, x: Activations) -> SparseLatents:
         pattern, values, _ = self._encode(x, self.threshold.clamp_min(0))
@@ -209,6 +231,9 @@ class JumpRelu(SparseAutoencoder):
         window, pre_acts, centred = self._encode(x, self.threshold.detach() - bandwidth / 2)
         selection = ops.Selection(window, pre_acts, centred, x=x, W_enc=self.W_enc, b_enc=self.b_enc, b_dec=self.b_in)
         threshold = selection.per_latent(self.threshold)
+        factor = self._threshold_factor(selection, step.l0, n_rows=len(x)) if self.steered else None
+        if factor is not None:
+            threshold = threshold * factor
         values = JumpReluFunction.apply(selection.pre_acts, threshold, bandwidth)
         # The variance is that of the batch and has no gradient: the error is the batch's FVU, and λ has no unit.
         reconstruction, error = decoded(selection, values, self.W_dec, self.b_dec, target=target, widths=self.widths)
@@ -229,7 +254,29 @@ class JumpRelu(SparseAutoencoder):
             below = self._below(x, centred)
             terms["below"] = below.detach()
             total = total + self.options.pre_act_coef * below
-        return StepOutput(total, terms, reconstruction, selection.latents(values.detach()))
+        latents = selection.latents(values.detach())
+        slope = None if factor is None else l0_slope(selection.pre_acts, threshold, bandwidth, n_rows=len(x))
+        return StepOutput(total, terms, reconstruction, latents, statistic=factor, l0_slope=slope)
+
+    @torch.no_grad()
+    def _threshold_factor(self, selection: ops.Selection, l0: float, *, n_rows: int) -> float:
+        """The factor on all thresholds at which `l0 · n_rows` entries of the selection fire."""
+        ratios = selection.pre_acts.detach() / selection.per_latent(self.threshold).detach().clamp_min(1e-12)
+        n_silent = len(ratios) - round(l0 * n_rows)
+        if len(ratios) == 0:
+            return 1.0
+        low, high = FACTOR_BOUNDS
+        return min(high, max(low, float(ratios.kthvalue(max(1, n_silent)).values)))
+
+    @torch.no_grad()
+    def balanced_coef(self, output: StepOutput, step: StepInfo) -> float | None:
+        """λ − (Σ_i θ_i ∂L/∂θ_i) / (Σ_i θ_i ∂L0/∂θ_i): with it, this step would not have moved the common level of θ."""
+        if output.l0_slope is None:
+            return None
+        if output.l0_slope == 0 or self.threshold.grad is None:  # nothing near a threshold, nothing to learn λ from
+            return step.sparsity_coef
+        pull = float((self.threshold * self.threshold.grad).sum())
+        return max(0.0, step.sparsity_coef - pull / output.l0_slope)
 
     def _frequency(self, fires: PerEntry, selection: ops.Selection, *, n_rows: int) -> Scalar:
         """Σ_i max(0, p_i − limit)² with p_i the share of the batch's rows on which latent i fires.
@@ -258,17 +305,20 @@ class JumpRelu(SparseAutoencoder):
         if self.options.threshold_start == 0:
             self.threshold.copy_(start_thresholds(self._pre(x), l0, n_dense))
             # Only then: a θ that was set stays as it is.
-            fit_size(self, x, n_dense, y)
+            fit_size(self, x, n_dense, y, share=SMALL_START if self.steered else 1.0)
 
     @torch.no_grad()
     def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:
+        new = scaled_restart(new, RESTART_THRESHOLD * self.threshold.mean() / new.thresholds.clamp_min(1e-12))
         super().restart(latents, new, output)
         self.b_enc[latents] = 0
         self.threshold[latents] = new.thresholds
 
     @torch.no_grad()
     def observe(self, output: StepOutput, step: StepInfo) -> None:
-        """Clamps thresholds at zero, so that no latent takes a negative value."""
+        """Keeps the batch's factor, and clamps thresholds at zero, so that no latent takes a negative value."""
+        if output.statistic is not None:
+            self.threshold.mul_(output.statistic)
         self.threshold.clamp_min_(0)
 
     @torch.no_grad()

@@ -32,6 +32,11 @@ SHRINKAGE = 1.0
 DOMINATING = 10.0
 """How many times the mean variance of the directions after it a dominating direction has at least."""
 
+SMALL_START = 0.3
+"""The share of the best size at which latents start that are selected by comparison, whatever their size: at first few
+of them then add much, and those that are useful grow. Middle layer of the embedded model, 100k tokens: 2 to 4% less FVU
+for JumpReLU, TopK and BatchTopK; Gated loses 4%, and it and ReLU start at the best size."""
+
 
 class Anisotropy(NamedTuple):
     """The directions that dominate the data, and how much less of them encoders should see than of others.
@@ -120,11 +125,14 @@ def regressed_encoder(inputs: Activations, outputs: Outputs, W_dec: OutputMatrix
 
 
 @torch.no_grad()
-def fit_size(sae: SparseAutoencoder, x: Activations, n_dense: int, y: Outputs | None = None) -> None:
-    """Scales W_enc, biases and thresholds of all but the first `n_dense` latents so that they reconstruct x best.
+def fit_size(
+    sae: SparseAutoencoder, x: Activations, n_dense: int, y: Outputs | None = None, share: float = 1.0
+) -> None:
+    """Scales W_enc, biases and thresholds of all but the first `n_dense` latents to a share of the best size for x.
 
     Each answers its own decoder row with 1, but several of them share what they answer to: together they overshoot,
-    the more the wider the dictionary is for its data. The same latents fire as before. A transcoder should give y.
+    the more the wider the dictionary is for its data. The same latents fire as before. A transcoder should give y, and
+    starts at the best size itself.
     """
     latents = sae.encode(x)
     is_dense = latents.indices < n_dense
@@ -132,8 +140,8 @@ def fit_size(sae: SparseAutoencoder, x: Activations, n_dense: int, y: Outputs | 
     explained = sae.decode(others) - sae.b_dec
     rest = (x if y is None else y) - sae.decode(replace(latents, values=torch.where(is_dense, latents.values, 0)))
     factor = float((rest * explained).sum() / explained.square().sum().clamp_min(1e-30))
-    if not 0 < factor < 1:
-        return
+    factor = factor if 0 < factor < 1 else 1.0
+    factor *= share if y is None else 1.0
     sae.W_enc[:, n_dense:] *= factor
     for name in sae.scaled:
         parameter = getattr(sae, name)
@@ -192,8 +200,9 @@ def thresholds_of_equal_rate(pre: PreActs, l0: float) -> PerLatent:
 
 
 def scaled_restart(new: Restart, factors: PerLatent) -> Restart:
-    """The restart with encoders times `factors` [R], bounded so that their gains are .05 to 2."""
-    return new._replace(encoder=new.encoder * (factors * new.gains).clamp(0.05, 2) / new.gains)
+    """The restart with encoders and thresholds times `factors` [R], bounded so that their gains are .05 to 2."""
+    factors = (factors * new.gains).clamp(0.05, 2) / new.gains
+    return new._replace(encoder=new.encoder * factors, thresholds=new.thresholds * factors)
 
 
 def halfway_below(scores: Tensor, n_above: int) -> Tensor:

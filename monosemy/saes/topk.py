@@ -26,7 +26,7 @@ from monosemy.ranges import SHARE, Range, number_name
 from monosemy.saes.base import Restart, SaeConfig, SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.losses import Target, dead_latent_error, squared_error
 from monosemy.saes.options import COEF, DECAY, FACTOR, RATE, START_FACTOR
-from monosemy.saes.starts import fit_size, halfway_below, scaled_restart, start_weights
+from monosemy.saes.starts import SMALL_START, fit_size, halfway_below, scaled_restart, start_weights
 from monosemy.shapes import Activations, Outputs, PerEntry
 
 
@@ -109,7 +109,7 @@ class TopK(SparseAutoencoder):
     @torch.no_grad()
     def initialise(self, x: Activations, l0: float, y: Outputs | None = None) -> None:
         n_dense = start_weights(self, x, y)
-        fit_size(self, x, n_dense, y)
+        fit_size(self, x, n_dense, y, share=SMALL_START)
 
     @torch.no_grad()
     def restart(self, latents: Int64[Tensor, " r"], new: Restart, output: StepOutput) -> None:

@@ -6,8 +6,10 @@ follows from a coefficient λ, a proportional-integral controller moves log λ b
 
     log λ ← log λ + gain · clip(log(L0 / target), ±1),   λ used = λ · (L0̄ / target)^proportional
 
-where L0̄ is a short moving average. Source: this project. With a coefficient that is fixed in advance, the L0 lands
-wherever that coefficient happens to lead.
+where L0̄ is a short moving average. JumpReLU has a closer way (saes/jumprelu.py): a common factor on its thresholds
+gives every batch its L0, and each step's gradient says which λ would have kept it there. λ only follows (`follow`).
+Source: this project. With a coefficient that is fixed in advance, the L0 lands wherever that coefficient happens to
+lead.
 """
 
 from __future__ import annotations
@@ -55,6 +57,10 @@ class SparsityController:
         # and the bounds keep λ finite and above zero when an SAE has gone silent.
         excess = math.log(max(l0, 1e-3) / target)
         self.coef = min(1e3, max(1e-9, self.coef * math.exp(self.gain * max(-1.0, min(1.0, excess)))))
+
+    def follow(self, balanced: float) -> None:
+        """Moves λ a tenth of the way to the one that a step's gradient calls for."""
+        self.coef += 0.1 * (balanced - self.coef)
 
     def state(self) -> dict[str, Any]:
         return {"coef": self.coef, "average_l0": self.average_l0}

@@ -132,6 +132,7 @@ class Trainee:
         """Applies the gradients just computed, updates all other state, and returns the step's metrics."""
         info, target, output = forward
         rate = self.learning_rate * schedule(info.progress, self.config.warmup_fraction, self.config.decay_fraction)
+        balanced_coef = self.sae.balanced_coef(output, info)
         # Adam first: all that follows prepares the next step, and nothing may change the parameters between their
         # gradients and Adam.
         self.optimizer.step(rate)
@@ -139,7 +140,9 @@ class Trainee:
         self.tracker.observe(output.latents)
         n_restarted = self.restart_dead(x, index, forward)
         l0 = output.latents.l0
-        if self.controller:
+        if self.controller and balanced_coef is not None:
+            self.controller.follow(balanced_coef)
+        elif self.controller:
             self.controller.observe(l0, info.l0)
         error = float(forward.residual.square().sum() / len(x))
         dead_fraction = 0.0 if info.dead is None else int(info.dead.sum()) / self.sae.d_sae
