@@ -263,9 +263,9 @@ class JumpRelu(SparseAutoencoder):
         """The factor on all thresholds at which `l0 · n_rows` entries of the selection fire."""
         ratios = selection.pre_acts.detach() / selection.per_latent(self.threshold).detach().clamp_min(1e-12)
         n_silent = len(ratios) - round(l0 * n_rows)
-        if len(ratios) == 0:
-            return 1.0
         low, high = FACTOR_BOUNDS
+        if len(ratios) == 0:
+            return low
         return min(high, max(low, float(ratios.kthvalue(max(1, n_silent)).values)))
 
     @torch.no_grad()

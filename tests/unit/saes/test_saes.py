@@ -37,8 +37,10 @@ def rows(n: int = N, seed: int = 1) -> Tensor:
 
 def make(name: str, **changes: Any) -> SparseAutoencoder:
     """A float64 SAE whose parameters are all away from their starting values."""
-    config = SaeConfig(architecture=name, d_in=D, d_sae=M, l0=3, seed=4)
-    sae = build_sae(dataclasses.replace(config, **changes)).double()
+    config = dataclasses.replace(SaeConfig(architecture=name, d_in=D, d_sae=M, l0=3, seed=4), **changes)
+    if name == "jumprelu":  # with a fixed λ, thresholds stay where they are put
+        config = dataclasses.replace(config, options={"sparsity_coef": STEP.sparsity_coef, **config.options})
+    sae = build_sae(config).double()
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for key, p in sae.named_parameters():
@@ -257,6 +259,55 @@ def test_jumprelu_other_gradients_are_those_with_the_step_constant() -> None:
     dense = gradients(sae, error + STEP.sparsity_coef * step.sum(1).mean())
     del computed["threshold"], dense["threshold"]
     assert_same(computed, dense)
+
+
+@pytest.mark.usefixtures("density")
+def test_steered_thresholds_give_the_batch_its_l0() -> None:
+    """As if every θ had been multiplied before the step: the same loss, and gradients through the product."""
+    steered, x, step = jumprelu(sparsity_coef=0.0), rows(200), dataclasses.replace(STEP, l0=4.5)
+    output = steered.losses(x, step)
+    factor = output.statistic
+    assert factor is not None
+    assert 0.5 < factor != 1 < 2  # within its bounds, and not idle
+    assert int((output.latents.values > 0).sum()) == 900
+    plain = jumprelu()
+    plain.load_state_dict(steered.state_dict())
+    with torch.no_grad():
+        plain.threshold.mul_(factor)
+    expected = plain.losses(x, step)
+    assert output.total.item() == pytest.approx(expected.total.item(), abs=1e-12)
+    ours, reference = gradients(steered, output.total), gradients(plain, expected.total)
+    reference["threshold"] = factor * reference["threshold"]
+    assert_same(ours, reference)
+    steered.observe(output, step)
+    assert torch.equal(steered.threshold, plain.threshold)
+
+
+def test_the_balanced_coefficient_leaves_the_common_level_of_thresholds_where_it_is() -> None:
+    sae, x = jumprelu(sparsity_coef=0.0), rows(200)
+    with torch.no_grad():  # latents that reduce the error, so that their firing is worth something
+        sae.W_enc.copy_(0.5 * sae.W_dec.T)
+        sae.b_enc.zero_()
+
+    def pull(step: StepInfo) -> float:
+        """Σ_i θ_i ∂L/∂θ_i of a step; leaves the gradients in place."""
+        sae.zero_grad()
+        sae.losses(x, step).total.backward()
+        return float((sae.threshold * sae.threshold.grad).sum())
+
+    assert abs(pull(STEP)) > 1e-3
+    balanced = sae.balanced_coef(sae.losses(x, STEP), STEP)
+    assert balanced > 0
+    assert abs(pull(dataclasses.replace(STEP, sparsity_coef=balanced))) < 1e-12
+    assert jumprelu().balanced_coef(jumprelu().losses(x, STEP), STEP) is None
+
+
+def test_one_batch_moves_thresholds_by_a_bounded_factor() -> None:
+    sae, x = jumprelu(sparsity_coef=0.0), rows(200)
+    assert sae.losses(100 * x, STEP).statistic == 2.0
+    with torch.no_grad():
+        sae.threshold.mul_(1000)
+    assert sae.losses(x, STEP).statistic == 0.5  # nothing is near a threshold
 
 
 class DenseJump(torch.autograd.Function):

@@ -26,7 +26,7 @@ def batches():
 def trained(architecture: str, length: float, **settings: float) -> tuple[list[float], Trainee]:
     """FVU of each step; at step AT one row (for `length` above 0) drives all latents that it can."""
     # Without restarts, which would repair some of the damage.
-    config = TrainingConfig(batch_tokens=ROWS, learning_rate=4e-3, decay_fraction=0.0, restart_share=0.0, **settings)
+    config = TrainingConfig(batch_tokens=ROWS, decay_fraction=0.0, restart_share=0.0, **settings)
     sae = build_sae(SaeConfig(architecture, D, M, 6))
     trainee = Trainee(sae, config, STEPS, STEPS * ROWS)
     stream, fvus = batches(), []
