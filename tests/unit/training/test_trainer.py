@@ -131,7 +131,7 @@ def test_training_learns_and_records(unbroken: tuple[Trainer, bytes], tmp_path: 
     trainer, metrics = unbroken
     (tmp_path / "metrics.jsonl").write_bytes(metrics)
     records = read_metrics(tmp_path / "metrics.jsonl")
-    assert len(trainer.trainees) == 12
+    assert len(trainer.trainees) == len(SITES) * (len(ARCHITECTURES) + 1)
     assert trainer.messages == []
     for site, name in trainer.trainees:
         own = [r for r in records if (r["site"], r["name"]) == (site, name)]
