@@ -152,7 +152,9 @@ def _dictionaries(run: Run, prepared: TrainingData) -> tuple[Sets, dict[tuple[st
             batches = rows.split(4096)
             basis = fit_pca(batches)
             imported = [of_site[sae.name] for sae in saved_saes(run.folder) if sae.site == site and sae.imported]
-            for l0 in sorted({*run.config.l0, *(_whole_l0(sae, batches[0]) for sae in imported)}):
+            # A transcoder's code is of the site that it reads.
+            inputs = {None: batches[0]} | {read: prepared.raw(read, held_in[read][:4096]) for read in sources}
+            for l0 in sorted({*run.config.l0, *(_whole_l0(sae, inputs[sae.source_site]) for sae in imported)}):
                 if 1 <= l0 <= rows.shape[1]:
                     name = f"pca-l0_{number_name(l0)}"
                     saes[site][name] = basis.dictionary(round(l0)).to(device)

@@ -2,8 +2,9 @@
 
 Place on the path: SAEs of any layout (`saes.formats`) → [checks] → saes/SITE/NAME of a run → evaluation, features,
 report. A new run has a model, a text and the SAEs' sites, and trains nothing. In a run that trained SAEs, they join
-them at one of its sites. Nothing is measured here: `monosemy evaluate RUN` does that, over the same text and positions
-for all. What may make an SAE's numbers there differ from its publisher's is saved with it, as warnings.
+them at one of its sites. A transcoder needs both its sites there, and stands at the one that it gives. Nothing is
+measured here: `monosemy evaluate RUN` does that, over the same text and positions for all. What may make an SAE's
+numbers there differ from its publisher's is saved with it, as warnings.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from monosemy.config import (
     ActivationsConfig,
@@ -30,7 +31,7 @@ from monosemy.layout import RunFiles, SaeFiles
 from monosemy.pipeline.training import trained
 from monosemy.ranges import number_name
 from monosemy.run import Run, open_run, read_run
-from monosemy.saes.listing import label_of, saved_saes
+from monosemy.saes.listing import SKIP_TRANSCODER, TRANSCODER, label_of, saved_saes
 from monosemy.support import files
 
 if TYPE_CHECKING:
@@ -65,13 +66,25 @@ class Publication:
     content: str
     """A hash of its files, wherever they lie."""
 
+    @property
+    def transcoder(self) -> bool:
+        return self.config.transforms.transcoder
+
+
+class SitePair(NamedTuple):
+    """The sites of an SAE in the model's own words."""
+
+    read: str
+    measured: str
+    """The same site; of a transcoder the one that it gives."""
+
 
 def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) -> list[SaeFiles]:
     """Adds SAEs to the run in `folder`, which is made if it is not there; returns their files in it.
 
-    Raises UserError, before anything is written, for a transcoder; for a model or site that neither SAE nor user names;
-    for a site that the model or the run lacks; for a wrong width; for a run of another model or text, of rows, or not
-    trained to the end; and for a name in use.
+    Raises UserError, before anything is written, for a model or site that neither SAE nor user names; for a transcoder
+    that does not say which site it gives; for a site that the model or the run lacks; for a wrong width; for a run of
+    another model or text, of rows, or not trained to the end; and for a name in use.
     """
     from monosemy.models.of_run import load_run_model
     from monosemy.models.sources import load_model
@@ -88,23 +101,28 @@ def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) 
         config = _new_config(publications, settings)
         _check_text(config.text)
         model = load_model(config.model.source)
-    sites = [_site(publication, settings, model) for publication in publications]
+    sites = [_sites(publication, settings, model) for publication in publications]
     if joins:
         _refuse_other_site(folder, config, sites, model)
     else:
         # Nothing is trained, so activations are read when they are needed and none is kept.
-        activations = ActivationsConfig(sites=tuple(dict.fromkeys(sites)), storage="stream")
+        names = dict.fromkeys(name for pair in sites for name in pair)
+        activations = ActivationsConfig(sites=tuple(names), storage="stream")
         config = dataclasses.replace(config, activations=activations)
     with open_run(folder, config) as run:
         places = _places(run, publications, sites, settings.name)
-        for publication, site, place in zip(publications, sites, places, strict=True):
+        for publication, pair, place in zip(publications, sites, places, strict=True):
             sae = load_sae(publication.source)
             record = {
                 "source": publication.source,
                 "content": publication.content,
-                "warnings": _warnings(publication.config, site, model),
+                "warnings": _warnings(publication.config, pair, model),
             }
-            sae.config = dataclasses.replace(sae.config, site=site, record={**sae.config.record, "imported": record})
+            sae.config = dataclasses.replace(
+                sae.config, site=pair.read, record={**sae.config.record, "imported": record}
+            )
+            if publication.transcoder:
+                sae.config = dataclasses.replace(sae.config, site_out=pair.measured)
             save_sae(sae, place.folder)
         if trains_nothing(config) and not run.stage_done("training", identity(config)):
             run.mark_done("training", identity(config), 0.0, {"n_tokens": 0, "saes": []})
@@ -112,17 +130,12 @@ def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) 
 
 
 def describe_publication(source: str) -> Publication:
-    """Reads what an SAE's files say of it. Raises UserError as `load_sae` does, and for a transcoder."""
+    """Reads what an SAE's files say of it. Raises UserError as `load_sae` does."""
     from monosemy.saes.formats import layout_of
     from monosemy.saes.storage import locate
 
     layout, place = layout_of(locate(source)[0])
     config = layout.config(place)
-    if config.transforms.transcoder:
-        raise UserError(
-            f"{source} is a transcoder: it gives {config.site_out or 'another site'} and does not reconstruct its "
-            "input, which is what a run measures; import an SAE"
-        )
     paths = [place / name for name in getattr(layout, "FILES", ())] if place.is_dir() else [place]
     content = fingerprint({path.name: files.sha256(path) for path in paths if path.is_file()})
     return Publication(source, config, content)
@@ -153,13 +166,24 @@ def site_name(publication: Publication, typed: str) -> str:
     return site_of_hook(name) or name
 
 
-def _site(publication: Publication, settings: ImportSettings, model: LanguageModel) -> str:
-    """The site in the model's own words. Raises UserError where the model lacks it or has another width there."""
+def _sites(publication: Publication, settings: ImportSettings, model: LanguageModel) -> SitePair:
+    """Its sites. Raises UserError where the model lacks one or has another width there, or it does not say which."""
     from monosemy.evals.reconstruction import require_width
 
     site = model.resolve(site_name(publication, settings.site))
     require_width(publication.source, publication.config.d_in, site, model.site_width(site))
-    return site
+    if not publication.transcoder:
+        return SitePair(site, site)
+    if not publication.config.site_out:
+        raise UserError(
+            f"{publication.source} is a transcoder and does not say which site it gives; write the name of that site "
+            "into its configuration, or load it in Python and set config.site_out"
+        )
+    given = model.resolve(publication.config.site_out)
+    require_width(
+        publication.source, publication.config.d_out or publication.config.d_in, given, model.site_width(given)
+    )
+    return SitePair(site, given)
 
 
 def _new_config(publications: Sequence[Publication], settings: ImportSettings) -> RunConfig:
@@ -208,17 +232,23 @@ def _refuse_other_source(folder: Path, config: RunConfig, settings: ImportSettin
             )
 
 
-def _refuse_other_site(folder: Path, config: RunConfig, sites: Sequence[str], model: LanguageModel) -> None:
+def _refuse_other_site(folder: Path, config: RunConfig, sites: Sequence[SitePair], model: LanguageModel) -> None:
     of_run = [model.resolve(name) for name in config.activations.sites]
-    for site in sites:
-        if site not in of_run:
+    for pair in sites:
+        missing = [site for site in dict.fromkeys(pair) if site not in of_run]
+        if missing and pair.read != pair.measured:
+            raise UserError(
+                f"run {folder} has no site {missing[0]}, only {', '.join(of_run)}, and a transcoder needs both that it "
+                f"reads and that it gives; import into a new run folder"
+            )
+        for site in missing:
             raise UserError(
                 f"run {folder} has no site {site}, only {', '.join(of_run)}; import into a new run folder, or measure "
                 f"it there all the same with --site {of_run[0]}"
             )
 
 
-def _warnings(sae: SaeConfig, site: str, model: LanguageModel) -> list[str]:
+def _warnings(sae: SaeConfig, sites: SitePair, model: LanguageModel) -> list[str]:
     """What may make the SAE's numbers on this model, site and text differ from its publisher's."""
     from monosemy.data.tokens import separator_and_bos
 
@@ -226,8 +256,8 @@ def _warnings(sae: SaeConfig, site: str, model: LanguageModel) -> list[str]:
     warnings = [str(origin["warning"])] if origin.get("warning") else []
     if sae.model and PurePath(sae.model).name.lower() != PurePath(model.name).name.lower():
         warnings.append(f"it is of {sae.model}, and its numbers on {model.name} say little")
-    if sae.site and model.resolve(sae.site) != site:
-        warnings.append(f"it is of {sae.site}, and its numbers at {site} say little")
+    if sae.site and model.resolve(sae.site) != sites.read:
+        warnings.append(f"it is of {sae.site}, and its numbers at {sites.read} say little")
     has_bos = separator_and_bos(model.tokenizer)[1] is not None
     if origin.get("prepend_bos") is True and not has_bos:
         warnings.append("it was trained on texts that begin with BOS, and those of this run do not")
@@ -236,8 +266,8 @@ def _warnings(sae: SaeConfig, site: str, model: LanguageModel) -> list[str]:
     return warnings
 
 
-def _places(run: Run, publications: Sequence[Publication], sites: Sequence[str], name: str) -> list[SaeFiles]:
-    """Where the SAEs are saved: NAME-l0_L0 at their sites, or NAME where no L0 was published.
+def _places(run: Run, publications: Sequence[Publication], sites: Sequence[SitePair], name: str) -> list[SaeFiles]:
+    """Where the SAEs are saved: NAME-l0_L0 at the sites where they are measured, or NAME where no L0 was published.
 
     SAEs of one name, width and site are a line of the figures, one point for each L0.
     """
@@ -249,7 +279,7 @@ def _places(run: Run, publications: Sequence[Publication], sites: Sequence[str],
         _refuse_doubles(run, publications, sites)
     places: list[SaeFiles] = []
     widths = _widths(run)
-    for publication, site in zip(publications, sites, strict=True):
+    for publication, (_, site) in zip(publications, sites, strict=True):
         sae = publication.config
         label = name or _free_label(run, publication, site, places, widths=widths)
         place = run.files.sae(site, _folder_name(label, sae))
@@ -264,10 +294,10 @@ def _folder_name(label: str, sae: SaeConfig) -> str:
     return f"{label}-l0_{number_name(sae.l0)}" if sae.l0 else label
 
 
-def _refuse_doubles(run: Run, publications: Sequence[Publication], sites: Sequence[str]) -> None:
+def _refuse_doubles(run: Run, publications: Sequence[Publication], sites: Sequence[SitePair]) -> None:
     """Raises UserError for an SAE that is in the run already, or is named twice; its files tell, not its path."""
     labels = {(sae.site, sae.imported["content"]): sae.label for sae in saved_saes(run.folder) if sae.imported}
-    for publication, site in zip(publications, sites, strict=True):
+    for publication, (_, site) in zip(publications, sites, strict=True):
         label = labels.get((site, publication.content))
         if label:
             raise UserError(
@@ -300,10 +330,14 @@ def _free_label(
     *,
     widths: dict[tuple[str, str], int],
 ) -> str:
-    """`published_ARCHITECTURE`, with a number behind it where an SAE of that name, or of another width, is there."""
+    """`published_ARCHITECTURE`, with a number behind it where an SAE of that name, or of another width, is there.
+
+    A transcoder's is `published_transcoder_ARCHITECTURE`.
+    """
     sae_config, number = publication.config, 1
+    prefix = (SKIP_TRANSCODER if sae_config.transforms.skip else TRANSCODER) if publication.transcoder else ""
     while True:
-        label = f"published_{sae_config.architecture}" + (f"_{number}" if number > 1 else "")
+        label = f"published_{prefix}{sae_config.architecture}" + (f"_{number}" if number > 1 else "")
         place = run.files.sae(site, _folder_name(label, sae_config))
         same_width = widths.get((site, label), sae_config.d_sae) == sae_config.d_sae
         if same_width and not place.folder.exists() and place not in places:

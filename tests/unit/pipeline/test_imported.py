@@ -197,6 +197,32 @@ def test_what_does_not_fit_the_run_is_one_line_and_changes_nothing(trained, sett
     assert sorted(trained.rglob("*")) == before
 
 
+def test_transcoders_are_measured_at_the_site_that_they_give(inputs, flags, tmp_path):
+    """Two published ones in a run of their own, at equal codes and outputs to the published files'."""
+    saes, run = [str(FOLDER / case) for case in ("lens_transcoder", "lens_skip_transcoder")], tmp_path / "run"
+    cli.main(["import", *saes, "--run", str(run), *flags[:4], "--site", "layers.3.mlp_in", *SIZES])
+    cli.main(["evaluate", str(run)])
+    cli.main(["features", str(run), "--tokens", "2000"])
+    measured = records(run)
+    names = {record["name"] for record in measured.values() if record["architecture"].startswith("published_")}
+    assert names == {"published_transcoder_relu", "published_skip_transcoder_relu"}
+    model = monosemy.load_model(str(inputs / "model"))
+    rows = {}
+    for name in names:
+        folder = run / "saes" / "layers.3.mlp_out" / name
+        sae = load_sae(folder)
+        assert (sae.config.site, sae.config.site_out) == ("layers.3.mlp_in", "layers.3.mlp_out")
+        tokens = torch.randint(0, model.tokenizer.vocab_size, (8, 64), generator=torch.Generator().manual_seed(0))
+        if not rows:
+            rows = model.activations(tokens, ["layers.3.mlp_in", "layers.3.mlp_out"])
+        expected = load_sae(FOLDER / name.replace("published_", "lens_").replace("_relu", ""))
+        x = rows["layers.3.mlp_in"].flatten(0, 1)
+        assert torch.equal(sae.decode(sae.encode(x)), expected.decode(expected.encode(x)))
+        # Other text than the run's, so near in size only: its code is of the input, not of the output.
+        assert measured[name]["l0"] == pytest.approx(sae.encode(x).l0, rel=0.3)
+    assert "linear_map" in measured
+
+
 def test_wrong_words_are_one_line(imported, inputs, flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model, text, site = flags[1], flags[3], flags[5]
@@ -212,7 +238,8 @@ def test_wrong_words_are_one_line(imported, inputs, flags, tmp_path, monkeypatch
     assert "is in the run already" in failure(capsys, "import", sae, "--run", str(imported), "--site", site)
     assert "is named twice" in failure(capsys, "import", *[sae, sae, "--run", "runs/new", *flags])
     transcoder = str(FOLDER / "lens_transcoder")
-    assert "is a transcoder" in failure(capsys, "import", transcoder, "--run", str(imported), "--site", site)
+    there = ["--run", str(imported), "--site", "layers.3.mlp_in"]
+    assert "needs both that it reads and that it gives" in failure(capsys, "import", transcoder, *there)
     assert "leave it out" in failure(capsys, "evaluate", str(imported), "--site", site)
     assert "leave it out" in failure(capsys, "show", sae, "0", "--sae", "x")
     assert "does not exist" in failure(capsys, "evaluate", sae, "--model", model, "--site", site, "--text", "no.txt")

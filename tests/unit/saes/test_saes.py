@@ -38,8 +38,10 @@ def rows(n: int = N, seed: int = 1) -> Tensor:
 def make(name: str, **changes: Any) -> SparseAutoencoder:
     """A float64 SAE whose parameters are all away from their starting values."""
     config = dataclasses.replace(SaeConfig(architecture=name, d_in=D, d_sae=M, l0=3, seed=4), **changes)
-    if name.endswith("jumprelu"):  # with a fixed λ, thresholds stay where they are put
-        config = dataclasses.replace(config, options={"sparsity_coef": STEP.sparsity_coef, **config.options})
+    if name.endswith("jumprelu"):  # with a fixed λ, thresholds stay where they are put; rates of so few rows are high
+        config = dataclasses.replace(
+            config, options={"sparsity_coef": STEP.sparsity_coef, "frequency_coef": 0.0, **config.options}
+        )
     sae = build_sae(config).double()
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():

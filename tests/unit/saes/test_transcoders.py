@@ -46,8 +46,8 @@ def make(name: str, *, skip: bool = True, **changes: Any) -> SparseAutoencoder:
         name, d_in=D_IN, d_sae=M, l0=3, seed=4, site="layers.2.mlp_in", site_out="layers.2.mlp_out", d_out=D_OUT,
         transforms=transcoding(skip=skip),
     )  # fmt: skip
-    if name.endswith("jumprelu"):  # with a fixed λ, thresholds stay where they are put
-        config = dataclasses.replace(config, options={"sparsity_coef": STEP.sparsity_coef})
+    if name.endswith("jumprelu"):  # with a fixed λ, thresholds stay where they are put; rates of so few rows are high
+        config = dataclasses.replace(config, options={"sparsity_coef": STEP.sparsity_coef, "frequency_coef": 0.0})
     sae = architecture(name)(dataclasses.replace(config, **changes)).double()
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
