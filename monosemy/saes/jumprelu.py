@@ -92,7 +92,7 @@ class JumpReluOptions:
     leaves it out. It lowers the share of latents on more than a tenth of the tokens from 2.0% to 0.7% at 0.8% more FVU
     (L0 64 of 2,304, 300k tokens of the embedded model, one seed)."""
     frequency_limit: Annotated[float, SHARE] = 0.1
-    """The share of tokens up to which a latent may fire without that penalty."""
+    """The share of tokens up to which a latent may fire without that penalty; three times the mean rate if higher."""
     tanh_scale: Annotated[float, Range(0, 1e6, example=96, above_low=True)] = 96.0
     """The factor c inside the tanh, at E‖x‖² = 1 (4·√d for d = 576); read by `tanh` only."""
     pre_act_coef: Annotated[float, COEF] = 0.0
@@ -247,7 +247,7 @@ class JumpRelu(SparseAutoencoder):
         terms["sparsity"] = sparsity.detach()
         total = error + step.sparsity_coef * sparsity
         if self.options.recipe == "step" and self.options.frequency_coef > 0:
-            frequency = self._frequency(fires, selection, n_rows=len(x))
+            frequency = self._frequency(fires, selection, step.l0, n_rows=len(x))
             terms["frequency"] = frequency.detach()
             total = total + self.options.frequency_coef * frequency
         if self.options.recipe == "tanh" and self.options.pre_act_coef > 0:
@@ -278,15 +278,16 @@ class JumpRelu(SparseAutoencoder):
         pull = float((self.threshold * self.threshold.grad).sum())
         return max(0.0, step.sparsity_coef - pull / output.l0_slope)
 
-    def _frequency(self, fires: PerEntry, selection: ops.Selection, *, n_rows: int) -> Scalar:
+    def _frequency(self, fires: PerEntry, selection: ops.Selection, l0: float, *, n_rows: int) -> Scalar:
         """Σ_i max(0, p_i − limit)² with p_i the share of the batch's rows on which latent i fires.
 
+        The limit is at least three times the mean rate, as it must be in a small dictionary.
         Latents above three times the limit are left alone: those of dominating directions fire on half of the rows
         (starts.py), and are better kept than made to share out what they hold.
         """
         latents = selection.pattern.indices.long()
         rates = fires.new_zeros(self.d_sae).index_add(0, latents, fires) / n_rows
-        limit = self.options.frequency_limit
+        limit = max(self.options.frequency_limit, 3 * l0 / self.d_sae)
         excess = (rates - limit).clamp_min(0).square()
         return torch.where(rates.detach() < 3 * limit, excess, 0).sum()
 

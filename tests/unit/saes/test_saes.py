@@ -140,6 +140,7 @@ def dense_jumprelu(sae: Any, x: Tensor, step: StepInfo) -> Tensor:
 
 def test_frequent_latents_pay_for_the_rate_above_the_limit() -> None:
     """Against the dense definition: Σ max(0, p_i − limit)² below 3 · limit, whose gradient reaches θ alone."""
+    step = dataclasses.replace(STEP, l0=0.5)  # a mean rate far below the limit
     sae, x = make("jumprelu", options={"frequency_coef": 0.7, "frequency_limit": 0.1}), rows()
     firing = DenseStep.apply(
         pre := (x - sae.b_dec) @ sae.W_enc + sae.b_enc, sae.threshold, window(sae, pre.detach()), sae.bandwidth
@@ -150,10 +151,13 @@ def test_frequent_latents_pay_for_the_rate_above_the_limit() -> None:
     assert bool((rates >= 0.3).any())  # dense latents, which are left alone
     penalty = 0.7 * (rates[penalised] - 0.1).square().sum()
     assert penalty.item() > 1e-3
-    expected = dense_jumprelu(sae, x, STEP) + penalty
-    output = sae.losses(x, STEP)
+    expected = dense_jumprelu(sae, x, step) + penalty
+    output = sae.losses(x, step)
     assert output.total.item() == pytest.approx(expected.item(), abs=1e-12)
     assert_same(gradients(sae, output.total), gradients(sae, expected))
+    # Where the mean rate is 3/17, the limit is three times that.
+    frequency = sae.losses(x, STEP).terms["frequency"]
+    assert frequency.item() == pytest.approx((rates - 9 / M).clamp_min(0).square().sum().item(), abs=1e-12)
 
 
 DENSE: dict[str, Callable[..., Tensor]] = {
