@@ -95,7 +95,7 @@ def make_trainee(site: str, architecture: str, n_steps: int, config: TrainingCon
     trainee = Trainee(sae, config, n_steps, n_steps * ROWS)
     trainee.initialise(next(Stream())[site])
     with torch.no_grad():
-        sae.W_enc.mul_(4)  # so large that a long row is reconstructed worse than by nothing
+        sae.W_enc.mul_(13)  # so large that a long row is reconstructed worse than by nothing
     return trainee
 
 
