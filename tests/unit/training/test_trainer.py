@@ -338,7 +338,7 @@ def test_a_nan_batch_stops_only_that_sites_saes(unbroken: tuple[Trainer, bytes],
     trainer = make_trainer(tmp_path, PlantedStream(nan_at=(12, "site.b")))
     trainer.resume()
     trainer.train()
-    assert len(trainer.messages) == 6
+    assert len(trainer.messages) == sum(site == "site.b" for site, _ in trainer.trainees)
     for (site, name), trainee in trainer.trainees.items():
         if site == "site.a":
             assert trainee.stopped is None
