@@ -264,9 +264,11 @@ class JumpRelu(SparseAutoencoder):
         ratios = selection.pre_acts.detach() / selection.per_latent(self.threshold).detach().clamp_min(1e-12)
         n_silent = len(ratios) - round(l0 * n_rows)
         low, high = FACTOR_BOUNDS
-        if len(ratios) == 0:
-            return low
-        return min(high, max(low, float(ratios.kthvalue(max(1, n_silent)).values)))
+        if n_silent < 1:  # all that the selection holds may fire, and more should
+            return low if len(ratios) == 0 else min(high, max(low, 0.999 * float(ratios.min())))
+        # Halfway to the next: at a pre-activation itself, rounding would decide whether it fires.
+        next_ratio = ratios.kthvalue(min(n_silent + 1, len(ratios))).values
+        return min(high, max(low, float(ratios.kthvalue(n_silent).values + next_ratio) / 2))
 
     @torch.no_grad()
     def balanced_coef(self, output: StepOutput, step: StepInfo) -> float | None:

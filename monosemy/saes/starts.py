@@ -126,7 +126,7 @@ def regressed_encoder(inputs: Activations, outputs: Outputs, W_dec: OutputMatrix
 
 @torch.no_grad()
 def fit_size(
-    sae: SparseAutoencoder, x: Activations, n_dense: int, y: Outputs | None = None, share: float = 1.0
+    sae: SparseAutoencoder, x: Activations, n_dense: int, y: Outputs | None = None, *, share: float = 1.0
 ) -> None:
     """Scales W_enc, biases and thresholds of all but the first `n_dense` latents to a share of the best size for x.
 
