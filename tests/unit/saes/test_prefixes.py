@@ -70,9 +70,9 @@ def test_a_prefix_serves_without_the_rest_and_the_l0_lands(name):
     fresh, left_over = batch(4096), {}
     for architecture in (name, PLAIN[name]):
         sae = build_sae(SaeConfig(architecture, 16, 48, 4))
-        trainee = Trainee(sae, TrainingConfig(batch_tokens=256), 150, 150 * 256)
+        trainee = Trainee(sae, TrainingConfig(batch_tokens=256), 300, 300 * 256)
         trainee.initialise(batch(2048))
-        for step in range(150):
+        for step in range(300):
             trainee.step(batch(256), step)
         calibrate(sae, [batch(2048)])
         code = sae.encode(fresh)
