@@ -1,9 +1,10 @@
 """Finds the rows of a batch that would wreck an SAE if it learned from them.
 
-Such a row is reconstructed far worse than all others, and worse than by the zero vector.
+Such a row is reconstructed far worse than all others, and either worse than by the zero vector or by far more latents.
 Place on the data's path: inside a training step, between the loss and its gradient. The step leaves these rows out.
 
-  left out: rows n with  e_n > multiple · median(e)  and  e_n > ‖x_n‖²,     e_n = ‖x_n − x̂_n‖²
+  left out: rows n with  e_n > multiple · median(e)  and  (e_n > ‖x_n‖²  or  l_n > CROWDED · mean(l)),
+            e_n = ‖x_n − x̂_n‖², l_n the number of its entries in the code
 
 Why: one row that is several times as long as any before it drives thousands of latents over their thresholds at once
 (in all architectures except TopK, whose k is fixed). Most of these latents fire rarely, so Adam's second moment for
@@ -13,23 +14,33 @@ Measured (research/outliers/README.md): three of 525,509 rows were 3.7 to 5.1 ti
 learning rate 4e-3 that kept them ended with 68–81% of the latents of four architectures dead. In a trial with one of
 these rows, its error was 5,000 to 16,000 times the median; the largest error of 300,000 other rows was 20 times it.
 
+The second case is that of an SAE whose encoder is still small: the row's latents are as many, but what they add stays
+below the row itself.
+
 Limits: the batch's median stands for ordinary rows, so at most half of a batch can be outliers. A row that is merely
-hard (not reconstructed at all, so that e_n ≈ ‖x_n‖²) is never left out. The metrics record how many rows were left out;
-evaluation leaves none out.
+hard (hardly reconstructed, by as many latents as others) is never left out. The metrics record how many rows were left
+out; evaluation leaves none out.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from monosemy.shapes import Activations
 
+CROWDED = 5.0
+"""How many times the batch's mean number of entries a row has that is said to drive far more latents."""
+
 
 @torch.no_grad()
-def ordinary_rows(x: Activations, reconstruction: Activations, multiple: float) -> Bool[Tensor, " n"] | None:
+def ordinary_rows(
+    x: Activations, reconstruction: Activations, n_active: Int[Tensor, " n"], multiple: float
+) -> Bool[Tensor, " n"] | None:
     """The rows to keep, bool [N]; None when all are kept, which is always so for `multiple` 0.
+
+    n_active: how many entries each row has in the code.
 
     Rows with NaN are kept, so that the loss becomes NaN and training stops with a message.
     """
@@ -37,6 +48,7 @@ def ordinary_rows(x: Activations, reconstruction: Activations, multiple: float) 
         return None
     residual = x - reconstruction
     error = torch.linalg.vecdot(residual, residual)
-    # Both conditions: a row that is merely hard is worse than the median, but no worse than a reconstruction of zero.
-    wrecking = (error > multiple * error.median()) & (error > torch.linalg.vecdot(x, x))
+    # A row that is merely hard is worse than the median, but no worse than a reconstruction of zero.
+    harmful = (error > torch.linalg.vecdot(x, x)) | (n_active > CROWDED * n_active.double().mean())
+    wrecking = (error > multiple * error.median()) & harmful
     return ~wrecking if bool(wrecking.any()) else None

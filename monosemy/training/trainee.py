@@ -102,7 +102,9 @@ class Trainee:
 
     def ordinary(self, forward: Forward) -> Bool[Tensor, " n"] | None:
         """The rows that the step may learn from, bool [N]; None when it may learn from all (outliers.py)."""
-        return ordinary_rows(forward.target.rows, forward.output.reconstruction, self.config.outlier_error)
+        output = forward.output
+        n_active = output.latents.offsets.diff()
+        return ordinary_rows(forward.target.rows, output.reconstruction, n_active, self.config.outlier_error)
 
     def forward(self, x: Activations, index: int, y: Outputs | None = None) -> Forward:
         """Computes the loss of step `index` on x, and for a transcoder on y. Pure: changes nothing."""

@@ -26,7 +26,7 @@ def batches():
 def trained(architecture: str, length: float, **settings: float) -> tuple[list[float], Trainee]:
     """FVU of each step; at step AT one row (for `length` above 0) drives all latents that it can."""
     # Without restarts, which would repair some of the damage.
-    config = TrainingConfig(batch_tokens=ROWS, decay_fraction=0.0, restart_share=0.0, **settings)
+    config = TrainingConfig(batch_tokens=ROWS, learning_rate=4e-3, decay_fraction=0.0, restart_share=0.0, **settings)
     sae = build_sae(SaeConfig(architecture, D, M, 6))
     trainee = Trainee(sae, config, STEPS, STEPS * ROWS)
     stream, fvus = batches(), []
@@ -42,8 +42,8 @@ def trained(architecture: str, length: float, **settings: float) -> tuple[list[f
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "topk"])
 def test_one_row_cannot_wreck_a_dictionary(architecture):
     clean, undisturbed = trained(architecture, 0)
-    guarded_fvus, guarded = trained(architecture, 20)
-    wrecked, _ = trained(architecture, 20, outlier_error=0)
+    guarded_fvus, guarded = trained(architecture, 40)
+    wrecked, _ = trained(architecture, 40, outlier_error=0)
     assert undisturbed.n_left_out <= 2  # of 30,720 rows
     assert guarded.n_left_out == undisturbed.n_left_out + 1
     after = slice(AT + 1, STEPS)
@@ -51,28 +51,44 @@ def test_one_row_cannot_wreck_a_dictionary(architecture):
     assert sum(wrecked[after]) > 1.05 * sum(clean[after])
 
 
+FEW = torch.full((100,), 3)
+"""Every row has as many entries."""
+
+
 def test_a_row_that_is_merely_hard_stays():
     x = torch.ones(100, 4)
     x[7] = torch.tensor([40.0, -3.0, 0.0, 0.0])
-    assert ordinary_rows(x, torch.where(torch.arange(100)[:, None] == 7, 0.0, 0.99 * x), 100) is None
+    assert ordinary_rows(x, torch.where(torch.arange(100)[:, None] == 7, 0.0, 0.99 * x), FEW, 100) is None
 
 
 def test_only_the_wrecking_row_is_left_out():
     x = torch.ones(100, 4)
     reconstruction = 0.99 * x
     reconstruction[7] = -50
-    keep = ordinary_rows(x, reconstruction, 100)
+    keep = ordinary_rows(x, reconstruction, FEW, 100)
     assert keep is not None
     assert (~keep).nonzero().tolist() == [[7]]
-    assert ordinary_rows(x, reconstruction, 0) is None
+    assert ordinary_rows(x, reconstruction, FEW, 0) is None
+
+
+def test_a_row_that_drives_far_more_latents_is_left_out_before_it_is_worse_than_nothing():
+    x = torch.ones(100, 4)
+    x[7] = 40
+    reconstruction = torch.where(torch.arange(100)[:, None] == 7, 0.2 * x, 0.99 * x)
+    assert ordinary_rows(x, reconstruction, FEW, 100) is None
+    keep = ordinary_rows(x, reconstruction, torch.where(torch.arange(100) == 7, 60, FEW), 100)
+    assert keep is not None
+    assert (~keep).nonzero().tolist() == [[7]]
+    # Many latents alone are no reason: the row is as well reconstructed as others.
+    assert ordinary_rows(x, 0.99 * x, torch.where(torch.arange(100) == 7, 60, FEW), 1e4) is None
 
 
 def test_rows_that_all_fail_are_no_outliers():
     x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
-    assert ordinary_rows(x, 9 * x, 100) is None
+    assert ordinary_rows(x, 9 * x, FEW, 100) is None
 
 
 def test_nan_rows_are_left_for_the_loss_to_refuse():
     x = torch.ones(100, 4)
     x[3] = torch.nan
-    assert ordinary_rows(x, 0.5 * x, 100) is None
+    assert ordinary_rows(x, 0.5 * x, FEW, 100) is None
