@@ -1,8 +1,8 @@
 """Do SAEBench's core and sparse probing and sae-probes take an exported SAE, and what do they measure of it?
 
-    python -m venv /tmp/sbenv
-    /tmp/sbenv/bin/pip install sae-bench==0.6.0 sae-probes==0.4.2 'numpy<2' .
-    /tmp/sbenv/bin/python -m research.formats.benchmarks runs/judged
+    python -m venv benchmarks-env
+    benchmarks-env/bin/pip install sae-bench==0.6.0 sae-probes==0.4.2 'numpy<2' .
+    benchmarks-env/bin/python -m research.formats.benchmarks runs/judged
 
 with a run as judge.py's docstring trains it. Each SAE is exported with rows of length 1, opened by sae-lens as both
 benchmarks open one, and handed to their own functions. Both would fetch a model from the hub to make activations, and
@@ -18,7 +18,6 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from monosemy.saes.formats import export
 from monosemy.saes.formats.exported import write_exported
 from monosemy.saes.listing import SavedSae, saved_saes
 from monosemy.saes.storage import load_sae
-from research.formats.judge import CONTEXT, PROMPTS, validation_rows
+from research.formats.judge import settings_of, stand_ins, validation_rows
 from research.records import record_path, write_record
 
 DATASET, N_TEXTS_EACH, N_TOKENS = "95_toxic_is", 150, 32
@@ -94,17 +93,8 @@ def saebench_core(theirs: Any, rows: Tensor) -> dict[str, Any]:
     from sae_bench.evals.core.eval_config import CoreEvalConfig
     from sae_bench.evals.core.main import run_evals
 
-    batches = iter(torch.arange(len(rows)).view(-1, PROMPTS, CONTEXT))
-    store = SimpleNamespace(get_batch_tokens=lambda *_: next(batches), context_size=CONTEXT)
-    model = SimpleNamespace(run_with_cache=lambda tokens, **_: (None, {theirs.cfg.hook_name: rows[tokens]}))
-    settings = CoreEvalConfig(
-        batch_size_prompts=PROMPTS,
-        n_eval_sparsity_variance_batches=len(rows) // (PROMPTS * CONTEXT),
-        compute_l2_norms=True,
-        compute_sparsity_metrics=True,
-        compute_variance_metrics=True,
-    )
-    metrics: dict[str, Any] = run_evals(theirs, store, model, settings)[0]
+    store, model = stand_ins(rows, theirs.cfg.hook_name)
+    metrics: dict[str, Any] = run_evals(theirs, store, model, CoreEvalConfig(**settings_of(rows)))[0]
     return metrics
 
 

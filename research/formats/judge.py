@@ -76,6 +76,20 @@ def both_judges(folder: Path, rows: Tensor, documents: Tensor) -> dict[str, Any]
     }
 
 
+def stand_ins(rows: Tensor, hook: str) -> tuple[SimpleNamespace, SimpleNamespace]:
+    """(store, model) for another library's evaluation: tokens are numbers of rows, and a pass gives these at `hook`."""
+    batches = iter(torch.arange(len(rows)).view(-1, PROMPTS, CONTEXT))
+    store = SimpleNamespace(get_batch_tokens=lambda *_: next(batches), context_size=CONTEXT)
+    return store, SimpleNamespace(run_with_cache=lambda tokens, **_: (None, {hook: rows[tokens]}))
+
+
+def settings_of(rows: Tensor) -> dict[str, Any]:
+    """For sae-lens's evaluation, and SAEBench's that came from it: reconstruction and sparsity over all rows."""
+    n_batches = len(rows) // (PROMPTS * CONTEXT)
+    measured = dict.fromkeys(("compute_l2_norms", "compute_sparsity_metrics", "compute_variance_metrics"), True)
+    return {"batch_size_prompts": PROMPTS, "n_eval_sparsity_variance_batches": n_batches, **measured}
+
+
 def by_sae_lens(folder: Path, rows: Tensor) -> dict[str, Any]:
     """What sae-lens measures of the SAE in a folder, over the rows."""
     from sae_lens import SAE
@@ -83,19 +97,14 @@ def by_sae_lens(folder: Path, rows: Tensor) -> dict[str, Any]:
     from sae_lens.training.activation_scaler import ActivationScaler
 
     theirs = SAE.load_from_disk(folder)
-    hook = theirs.cfg.metadata.hook_name
-    batches = iter(torch.arange(len(rows)).view(-1, PROMPTS, CONTEXT))
-    store = SimpleNamespace(get_batch_tokens=lambda *_: next(batches), context_size=CONTEXT)
-    model = SimpleNamespace(run_with_cache=lambda tokens, **_: (None, {hook: rows[tokens]}))
-    settings = EvalConfig(
-        batch_size_prompts=PROMPTS,
-        n_eval_sparsity_variance_batches=len(rows) // (PROMPTS * CONTEXT),
-        compute_l2_norms=True,
-        compute_sparsity_metrics=True,
-        compute_variance_metrics=True,
-    )
+    store, model = stand_ins(rows, theirs.cfg.metadata.hook_name)
     measured: dict[str, Any] = run_evals(
-        theirs, store, model, ActivationScaler(), eval_config=settings, exclude_special_tokens=False
+        theirs,
+        store,
+        model,
+        ActivationScaler(),
+        eval_config=EvalConfig(**settings_of(rows)),
+        exclude_special_tokens=False,
     )[0]
     return measured
 

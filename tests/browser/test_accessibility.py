@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from browser_pages import NAME, OTHER, SITE, wait_for_answers
+from browser_pages import NAME, OTHER, SITE, axe_findings
 
 PAGES = {
     "overview": "/",
@@ -23,17 +23,11 @@ PAGES = {
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 375])
 def test_pages_are_accessible_and_fit(server, new_page, width, dark):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = new_page(width=width, dark=dark)
     problems = []
     for name, address in PAGES.items():
         page.goto(server.address + address)
-        wait_for_answers(page)
-        page.evaluate("document.querySelectorAll('main details').forEach(one => one.open = true)")
-        for violation in Axe().run(page).response["violations"]:
-            targets = [node["target"] for node in violation["nodes"][:3]]
-            problems.append(f"{name}: {violation['id']} {violation['help']} {targets}")
+        problems += axe_findings(page, name)
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         if wide > 0:
             problems.append(f"{name}: {wide} pixels wider than the screen")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser_pages import Server, wait_for_answers, wait_until
+from browser_pages import Server, axe_findings, wait_for_answers, wait_until
 from graph_cases import TEXT
 from graph_runs import GRAPH, graph_run
 from playwright.sync_api import expect
@@ -309,8 +309,6 @@ def grown(data: dict) -> dict:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 375])
 def test_the_pages_are_accessible(graphs, new_page, width, dark):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = new_page(width=width, dark=dark)
     data = page.request.get(f"{graphs.address}/api/graph/{GRAPH}").json()["nodes"]
     i = data["kind"].index("latent")
@@ -318,9 +316,5 @@ def test_the_pages_are_accessible(graphs, new_page, width, dark):
     problems = []
     for address in ("/graphs", PAGE, f"{PAGE}?sel={latent}&pin=t1,{latent}&g=words:t4,t5&x={latent}*0"):
         page.goto(graphs.address + address)
-        wait_for_answers(page)
-        page.evaluate("document.querySelectorAll('main details').forEach(one => one.open = true)")
-        for violation in Axe().run(page).response["violations"]:
-            targets = [node["target"] for node in violation["nodes"][:3]]
-            problems.append(f"{address}: {violation['id']} {violation['help']} {targets}")
+        problems += axe_findings(page, address)
     assert problems == []

@@ -44,3 +44,15 @@ def wait_for_answers(page) -> None:
 
     page.locator("main h1, main .message").first.wait_for()
     expect(page.locator("[aria-busy=true], .empty.busy")).to_have_count(0)
+
+
+def axe_findings(page, name: str) -> list[str]:
+    """What axe-core finds wrong on the page in view, everything unfolded; a line each, with `name` in front."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    wait_for_answers(page)
+    page.evaluate("document.querySelectorAll('main details').forEach(one => one.open = true)")
+    return [
+        f"{name}: {violation['id']} {violation['help']} {[node['target'] for node in violation['nodes'][:3]]}"
+        for violation in Axe().run(page).response["violations"]
+    ]

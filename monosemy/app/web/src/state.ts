@@ -83,6 +83,23 @@ export function useWidth<E extends HTMLElement>(): [{ current: E | null }, numbe
   return [ref, width];
 }
 
+/** Counts the changes of the colour scheme, to draw again after each. */
+export function useScheme(): number {
+  const [scheme, setScheme] = useState(0);
+  useEffect(() => {
+    const redraw = () => setScheme((n) => n + 1);
+    const watch = new MutationObserver(redraw);
+    watch.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+    const media = matchMedia("(prefers-color-scheme: dark)");
+    media.addEventListener("change", redraw);
+    return () => {
+      watch.disconnect();
+      media.removeEventListener("change", redraw);
+    };
+  }, []);
+  return scheme;
+}
+
 export const sameSae = (a: { site: string; name: string }, b: { site: string; name: string }): boolean =>
   a.site === b.site && a.name === b.name;
 

@@ -2,7 +2,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { num, share } from "../format";
 import { hideTip, showTip, speak } from "../parts/tip";
-import { useShared, useWidth } from "../state";
+import { useScheme, useShared, useWidth } from "../state";
 import { Axes } from "./axes";
 import type { Frame } from "./axes";
 import { domainOf, scale } from "./scale";
@@ -33,19 +33,8 @@ export function Usage({ rate, mean, box, inside, onBox, onOpen }: UsageProps) {
   const x = scale(true, domains[0], [0, width - frame.left - frame.right]);
   const y = scale(true, domains[1], [HEIGHT - frame.bottom - frame.top, 0]);
   const [drag, setDrag] = useState<{ x0: number; y0: number; x1: number; y1: number } | null>(null);
-  const [scheme, setScheme] = useState(0);
+  const scheme = useScheme();
 
-  useEffect(() => {
-    const redraw = () => setScheme((n) => n + 1);
-    const watch = new MutationObserver(redraw);
-    watch.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-    const media = matchMedia("(prefers-color-scheme: dark)");
-    media.addEventListener("change", redraw);
-    return () => {
-      watch.disconnect();
-      media.removeEventListener("change", redraw);
-    };
-  }, []);
   useEffect(() => {
     if (canvas.current && width) paint(canvas.current, x.at, y.at, rate, mean, inside);
   }, [rate, mean, inside, width, scheme]);

@@ -1,8 +1,8 @@
 /** The drawing of a graph: pointer, keys, and three canvases. */
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef } from "preact/hooks";
 import { share } from "../format";
 import { hideTip, showTip, speak } from "../parts/tip";
-import { useWidth } from "../state";
+import { useScheme, useWidth } from "../state";
 import { layOut, nearestPlace, stepFrom } from "./layout";
 import type { Graph, GraphNode, Pruning } from "./model";
 import { nodePlace, nodeTitle, spoken } from "./names";
@@ -19,23 +19,6 @@ interface GraphCanvasProps {
   onHover: (node: GraphNode | null) => void;
   onSelect: (node: GraphNode | null) => void;
   onPin: (node: GraphNode) => void;
-}
-
-/** Counts the changes of the colour scheme, to draw again after each. */
-function useScheme(): number {
-  const [scheme, setScheme] = useState(0);
-  useEffect(() => {
-    const redraw = () => setScheme((n) => n + 1);
-    const watch = new MutationObserver(redraw);
-    watch.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-    const media = matchMedia("(prefers-color-scheme: dark)");
-    media.addEventListener("change", redraw);
-    return () => {
-      watch.disconnect();
-      media.removeEventListener("change", redraw);
-    };
-  }, []);
-  return scheme;
 }
 
 export function GraphCanvas({ graph, pruning, view, hovered, onHover, onSelect, onPin }: GraphCanvasProps) {
