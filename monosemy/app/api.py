@@ -26,6 +26,7 @@ from monosemy.app.compare import Comparisons
 from monosemy.app.live import BusyError, LiveModel, ModelError
 from monosemy.app.schema import NoteChange, SaeBody, SweepValues, TextBody, parse_body
 from monosemy.app.security import TooLargeError
+from monosemy.app.steer_examples import steer_examples
 from monosemy.app.streams import stream_events
 from monosemy.errors import UserError
 from monosemy.features.store import notes
@@ -157,6 +158,10 @@ def _add_latents(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         window = lists.whole_number(request.query_params, "window", pages.WINDOW)
         return answer(pages.latent_page(sae, latent_number(sae, latent), window))
 
+    @app.get("/api/f/{site}/{name}/highlights")
+    async def highlights(site: str, name: str) -> Response:
+        return answer(pages.highlight_cards(catalogue.features(site, name)[0]))
+
     @app.get("/api/f/{site}/{name}/picture/{context}")
     async def picture(site: str, name: str, context: str) -> Response:
         _, database = catalogue.features(site, name)
@@ -222,6 +227,11 @@ def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         sae = sae_of(parse_body(SaeBody, body))
         steering = live.steering_request(sae, body)
         return await stream_events(model, lambda: live.steer_events(model, sae, steering))
+
+    @app.post("/api/f/{site}/{name}/steer-examples")
+    async def examples(site: str, name: str) -> Response:
+        sae, database = catalogue.features(site, name)
+        return answer(await asyncio.to_thread(steer_examples, model, sae, database))
 
     @app.post("/api/sweep")
     async def sweep(request: Request) -> Response:

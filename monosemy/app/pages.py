@@ -15,6 +15,7 @@ from monosemy.app.catalogue import Dictionary
 from monosemy.app.lists import at
 from monosemy.features.store.database import Example, FeatureDatabase
 from monosemy.features.store.token_texts import TokenTexts
+from monosemy.features.view.highlights import CLEAR_SCORE, highlights
 
 WINDOW = 24
 """Default number of tokens shown on each side of a peak."""
@@ -103,6 +104,41 @@ def latent_page(sae: Dictionary, latent: int, window: int = WINDOW) -> dict[str,
         "neighbours": _neighbours(sae, database, latent),
         "examples": examples,
     }
+
+
+CARD_EXAMPLES, CARD_WINDOW = 2, 14
+_CARD_STATS = ("firing_rate", "label_auroc", "label_auroc_low", "label_auroc_high", "label_n_documents")
+
+
+def highlight_cards(sae: Dictionary) -> dict[str, Any]:
+    """What was found in the SAE, as cards (`schema.Highlights`)."""
+    database = sae.database
+    assert database is not None
+    chosen, words = highlights(database), vocabulary(database)
+    return {
+        "latents": [
+            {
+                "latent": latent,
+                "label": label,
+                "stats": {name: at(sae.columns, name, latent) for name in _CARD_STATS},
+                "examples": _card_examples(words, database, latent),
+            }
+            for latent, label in zip(chosen.latents, sae.labels(chosen.latents), strict=True)
+        ],
+        "n_clear": chosen.n_clear,
+        "clear_score": CLEAR_SCORE,
+    }
+
+
+def _card_examples(words: Vocabulary, database: FeatureDatabase, latent: int) -> list[dict[str, Any]]:
+    """The strongest contexts of a latent, from different documents where there are any."""
+    strongest = database.examples(latent, ["top"])
+    first_of_document = {example.origin or str(example.context): example for example in reversed(strongest)}
+    chosen = sorted(first_of_document.values(), key=lambda example: -example.value)[:CARD_EXAMPLES]
+    examples = [_example(words, example, CARD_WINDOW) for example in chosen]
+    if database.of_rows:
+        _add_rows(database, examples)
+    return examples
 
 
 def _output(words: Vocabulary, tokens: list[tuple[int, float]]) -> list[dict[str, Any]]:

@@ -399,6 +399,48 @@ class LatentPage(Wire):
     examples: list[Example]
 
 
+# ---------------------------------------------------------------- what was found
+
+
+class Highlight(Wire):
+    """A latent that stands for what an SAE found."""
+
+    latent: int
+    label: str
+    stats: dict[str, float | None]
+    """Its firing rate, and its label's score with the interval: firing_rate, label_auroc, label_auroc_low, …"""
+    examples: list[Example]
+    """Two of its strongest contexts."""
+
+
+class Highlights(Wire):
+    """`GET …/highlights`: a handful of clear latents, unlike each other (features/view/highlights.py)."""
+
+    latents: list[Highlight]
+    n_clear: int
+    """Clear latents in the whole dictionary."""
+    clear_score: float
+    """The lower end of a label's score from which on a latent is clear."""
+
+
+class SteerExample(Wire):
+    """A latent that makes the model say the words it fires on."""
+
+    latent: int
+    label: str
+    words: list[str]
+    before: float
+    """Probability of one of the words after a neutral prompt."""
+    after: float
+    """The same with the latent pushed."""
+
+
+class SteerExamples(Wire):
+    """`POST …/steer-examples`: latents with which steering works at a click, best first; maybe none."""
+
+    examples: list[SteerExample]
+
+
 # ---------------------------------------------------------------- search and own text
 
 

@@ -20,6 +20,8 @@ KINDS: tuple[Any, ...] = (
     schema.FeatureInfo,
     schema.LatentList,
     schema.LatentPage,
+    schema.Highlights,
+    schema.SteerExamples,
     schema.LabelSearch,
     schema.TokenSearch,
     schema.TextBody,

@@ -35,6 +35,7 @@ def test_every_answer_about_latents_is_what_the_models_say(tmp_path: Path):
         check(schema.ModelStatus, server.get("/api/model"))
         check(schema.FeatureInfo, server.get(f"{BASE}/info"))
         check(schema.LatentList, server.get(f"{BASE}/latents"))
+        check(schema.Highlights, server.get(f"{BASE}/highlights"))
         for latent in (0, 3):  # one with everything, one that never fired
             check(schema.LatentPage, server.get(f"{BASE}/latent/{latent}"))
         check(schema.LabelSearch, server.get(f"{BASE}/search?q=a"))

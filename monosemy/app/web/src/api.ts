@@ -10,7 +10,7 @@
  */
 import type * as wire from "./types";
 import type {
-  Comparison, FeatureInfo, GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage, LabelSearch, LatentList, LatentPage, ModelStatus, NoteChange, Notes, RunInfo, SteerEvent,
+  Comparison, FeatureInfo, GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage, Highlights, LabelSearch, LatentList, LatentPage, ModelStatus, NoteChange, Notes, RunInfo, SteerEvent, SteerExamples,
   SweepEvent, TextBody, TextResult, TokenSearch,
 } from "./types";
 
@@ -126,6 +126,10 @@ export const api = {
   /** `window`: tokens on each side of the peak (default 24); 0 sends whole contexts. */
   latent: (site: string, name: string, latent: number, window?: number, signal?: AbortSignal) =>
     get<LatentPage>(`${feature(site, name)}/latent/${latent}${query({ window })}`, signal),
+  highlights: (site: string, name: string, signal?: AbortSignal) => get<Highlights>(`${feature(site, name)}/highlights`, signal),
+  /** Loads the model at first need. */
+  steerExamples: (site: string, name: string, signal?: AbortSignal) =>
+    send<SteerExamples>("POST", `${feature(site, name)}/steer-examples`, {}, signal),
   search: (site: string, name: string, q: string, limit?: number, signal?: AbortSignal) =>
     get<LabelSearch>(`${feature(site, name)}/search${query({ q, limit })}`, signal),
   token: (site: string, name: string, text: string, limit?: number, signal?: AbortSignal) =>

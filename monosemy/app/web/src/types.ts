@@ -337,6 +337,25 @@ export interface GraphTranscoder {
   fvu: number | null;
 }
 
+/** A latent that stands for what an SAE found. */
+export interface Highlight {
+  latent: number;
+  label: string;
+  /** Its firing rate, and its label's score with the interval: firing_rate, label_auroc, label_auroc_low, … */
+  stats: Record<string, number | null>;
+  /** Two of its strongest contexts. */
+  examples: Example[];
+}
+
+/** `GET …/highlights`: a handful of clear latents, unlike each other (features/view/highlights.py). */
+export interface Highlights {
+  latents: Highlight[];
+  /** Clear latents in the whole dictionary. */
+  n_clear: number;
+  /** The lower end of a label's score from which on a latent is clear. */
+  clear_score: number;
+}
+
 export interface Histogram {
   edges: number[];
   counts: number[];
@@ -651,6 +670,22 @@ export interface StartedColumn {
 }
 
 export type SteerEvent = StartEvent | TokenEvent | DoneEvent | MeasureEvent | EndEvent | ErrorEvent;
+
+/** A latent that makes the model say the words it fires on. */
+export interface SteerExample {
+  latent: number;
+  label: string;
+  words: string[];
+  /** Probability of one of the words after a neutral prompt. */
+  before: number;
+  /** The same with the latent pushed. */
+  after: number;
+}
+
+/** `POST …/steer-examples`: latents with which steering works at a click, best first; maybe none. */
+export interface SteerExamples {
+  examples: SteerExample[];
+}
 
 export interface SteeringMax {
   value: number;

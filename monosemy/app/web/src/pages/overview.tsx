@@ -5,8 +5,9 @@ import { Frontier } from "../charts/frontier";
 import { count, interval, num, saeTitle, share } from "../format";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Choice, Message } from "../parts/bits";
+import { Found } from "../parts/highlights";
 import { setQuery, to, useRoute } from "../router";
-import { useShared } from "../state";
+import { sameSae, useShared } from "../state";
 
 const COLUMNS = ["l0", "fvu", "delta_loss", "loss_recovered", "kl", "dead_fraction", "over_10pct_fraction"] as const;
 type Column = (typeof COLUMNS)[number];
@@ -29,7 +30,7 @@ const ROW_HELP: Partial<Record<Column, string>> = {
 const SHARES = new Set<Column>(["dead_fraction", "over_10pct_fraction"]);
 
 export function OverviewPage() {
-  const { run, model } = useShared();
+  const { run, model, sae } = useShared();
   const { query } = useRoute();
   const sites = [...new Set([...run.saes, ...run.evaluation].map((entry) => entry.site))];
   const site = sites.find((name) => name === query.get("site")) ?? sites[0] ?? "";
@@ -44,6 +45,7 @@ export function OverviewPage() {
   }, [run]);
   useKeys(ROW_KEYS);
   const ready = run.saes.filter((sae) => sae.has_features);
+  const shown = ready.find((entry) => sameSae(entry, sae)) ?? ready.find((entry) => !entry.control);
   const controls = run.saes.filter((sae) => sae.control).length;
   return (
     <>
@@ -82,7 +84,8 @@ export function OverviewPage() {
             <code>{run.build_command}</code>
           </Message>
         )}
-        {ready.length > 0 && (
+        {shown && <Found sae={shown} key={`${shown.site}/${shown.name}`} />}
+        {ready.length > 1 && (
           <section class="card" aria-labelledby="ready">
             <header>
               <h2 id="ready">Ready to browse</h2>

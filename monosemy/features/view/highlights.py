@@ -1,0 +1,142 @@
+"""What was found in an SAE, in a handful of latents: those whose label tells best where they fire, unlike each other.
+
+Place on the path: feature database → [highlights] → overview, report. A latent is *clear* if its label was scored on
+enough held-out windows and even the lower end of its AUROC's interval is high, and if it is neither so rare that the
+score rests on a few windows nor so common that the label says little. Of the clear ones are taken, one after another,
+
+    argmax  clarity(i) − max over the taken ones of likeness(i, j)
+
+clarity is the lower end of the label's score, with a little for latents that fire on several tokens rather than on a
+single one, that fire rarely, and whose label quotes a word that says what it is about; likeness is the share of words
+that two labels have in common, the correlation of the two activations, or a constant for two latents whose strongest
+contexts are from the same part of the text. All numbers are the database's.
+
+Limits: the strengths of likeness are set by hand; only the `_POOL` clearest latents are compared with each other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monosemy.features.labels.vocabulary import FUNCTION_WORDS
+from monosemy.features.store.database import FeatureDatabase
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+N_HIGHLIGHTS = 6
+CLEAR_SCORE = 0.8
+"""Lower end of the interval of the label's AUROC from which on a latent counts as clear."""
+MAX_RATE = 0.02
+MIN_FIRED = 20
+"""Tokens on which a clear latent fires at least."""
+MIN_WORD = 3
+"""Letters of the shortest word that says what a latent is about."""
+_MIN_WINDOWS = 8
+_SEVERAL_TOKENS, _TENFOLD_RARER, _WORD_QUOTED = 0.04, 0.04, 0.04
+"""What firing on several tokens, on a tenth of the tokens, and a label with a word of content are worth, in AUROC."""
+_ALIKE, _SAME_SOURCE = 0.3, 0.03
+_POOL = 200
+_WORD = re.compile(r"\w+|[^\w\s]")
+_QUOTED = re.compile(r"“[^”]*”")
+
+
+@dataclass(frozen=True)
+class Highlights:
+    """The chosen latents, best first, and the number of clear ones in the whole dictionary."""
+
+    latents: list[int]
+    n_clear: int
+
+
+def is_clear(database: FeatureDatabase) -> Array:
+    """Which latents are clear, bool [d_sae]; none in a database without scored labels."""
+    columns = database.columns
+    if "label_auroc_low" not in columns:
+        return np.zeros(database.n_latents, bool)
+    rate, first_share = np.asarray(columns["firing_rate"]), _column(database, "first_share", 0.0)
+    often = (np.asarray(columns["n_fired"]) >= MIN_FIRED) & (rate <= MAX_RATE) & ~(first_share >= 0.5)
+    scored = _column(database, "label_n", np.inf) >= _MIN_WINDOWS
+    return np.asarray(often & scored & (np.asarray(columns["label_auroc_low"]) >= CLEAR_SCORE))
+
+
+def highlights(database: FeatureDatabase, n: int = N_HIGHLIGHTS) -> Highlights:
+    """Chooses `n` latents, fewer where fewer fired. Where too few are clear, the rest have the best scores of all."""
+    clear = is_clear(database)
+    pool = clearest(database, _POOL)
+    words, sources = _words(database, pool), _sources(database, pool)
+    sketches = np.asarray(database.sketches[pool], np.float32) / 127
+    worth = _clarity(database)[pool] - ~clear[pool] + _WORD_QUOTED * np.array([_says_something(w) for w in words])
+    likeness = np.zeros(len(pool))
+    chosen: list[int] = []
+    for _ in range(min(n, len(pool))):
+        k = int(np.argmax(worth - likeness))
+        chosen.append(k)
+        worth[k] = -np.inf
+        alike = np.maximum(_overlap(words, k), np.clip(sketches @ sketches[k], 0, 1))
+        likeness = np.maximum(likeness, _ALIKE * alike)
+        likeness = likeness + _SAME_SOURCE * np.array([source == sources[k] for source in sources])
+    return Highlights([int(pool[k]) for k in chosen], int(clear.sum()))
+
+
+def clearest(database: FeatureDatabase, n: int) -> Array:
+    """The `n` clearest latents that fired, best first, however alike: clear ones before all others; int64."""
+    value = _clarity(database) - ~is_clear(database)
+    fired = np.flatnonzero(np.asarray(database.columns["firing_rate"]) > 0)
+    return np.asarray(fired[np.argsort(-value[fired], kind="stable")][:n])
+
+
+def _clarity(database: FeatureDatabase) -> Array:
+    """Lower end of the label's score, 0 where there is none, with what else can be seen in columns; float64 [d_sae]."""
+    low = np.nan_to_num(_column(database, "label_auroc_low", 0.0)).astype(np.float64)
+    spread = np.nan_to_num(_column(database, "token_entropy", 0.0))
+    rate = np.maximum(np.asarray(database.columns["firing_rate"], np.float64), 1e-6)
+    rarer = np.clip(np.log10(MAX_RATE / rate), 0, 1.5)
+    return np.asarray(low + _SEVERAL_TOKENS * np.minimum(spread / 2, 1) + _TENFOLD_RARER * rarer)
+
+
+def _column(database: FeatureDatabase, name: str, otherwise: float) -> Array:
+    if name in database.columns:
+        return np.asarray(database.columns[name])
+    return np.full(database.n_latents, otherwise, np.float32)
+
+
+def _words(database: FeatureDatabase, latents: Array) -> list[set[str]]:
+    """What each label quotes, word by word; all its words where it quotes nothing."""
+    labels = database.labels(latents)
+    quoted = (" ".join(_QUOTED.findall(label)) or label for label in labels)
+    return [set(_WORD.findall(text.casefold())) - {"“", "”"} for text in quoted]
+
+
+def _says_something(words: set[str]) -> bool:
+    return any(len(word) >= MIN_WORD and word.isalpha() and word not in FUNCTION_WORDS for word in words)
+
+
+def _overlap(words: list[set[str]], k: int) -> Array:
+    """|A ∩ B| / min(|A|, |B|) of every set of words with the one at `k`."""
+    return np.array([len(here & words[k]) / max(1, min(len(here), len(words[k]))) for here in words])
+
+
+def _sources(database: FeatureDatabase, latents: Array) -> list[str]:
+    """The part of the text that each latent's strongest context is from."""
+    tops = [database.example_arrays(int(latent))[1][:1] for latent in latents]
+    named = database.documents_at(np.concatenate([np.zeros(0, np.int64), *tops]))
+    sources = iter(named)
+    return [next(sources)[0] if len(top) else "" for top in tops]
+
+
+def peak_words(database: FeatureDatabase, latent: int, most: int = 6) -> list[str]:
+    """Words over-represented at the latent's peaks that say what it is about, most typical first; empty below two.
+
+    A token counts as a word if it begins with a space, is all letters, and is no function word; words that differ in
+    case count once.
+    """
+    if database.of_rows:
+        return []
+    peaks = [database.tokens.text(token) for token, _ in database.label(latent)["peak_tokens"][:most]]
+    words = (text[1:].casefold() for text in peaks if text[:1] == " " and text[1:].isalpha() and len(text) > MIN_WORD)
+    distinct = list(dict.fromkeys(word for word in words if word not in FUNCTION_WORDS))
+    return distinct if len(distinct) > 1 else []

@@ -1,0 +1,62 @@
+"""Highlights: the clearest latents first, none twice for the same thing, and none that never fired."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feature_runs import open_tiny
+
+from monosemy.features.store.database import FeatureDatabase
+from monosemy.features.view.highlights import clearest, highlights, is_clear, peak_words
+
+
+def test_a_latent_that_never_fired_is_not_shown_and_the_best_label_leads(tmp_path: Path):
+    chosen = highlights(open_tiny(tmp_path))
+    assert chosen.latents[0] == 0  # the only one whose label was scored
+    assert sorted(chosen.latents) == [0, 1, 2]
+    assert chosen.n_clear == 0  # it fired twice: too little to call it clear
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> FeatureDatabase:
+    """Latents 0 to 2 are clear; 1 is the clearest, 0 comes next, and both fire together."""
+    database = open_tiny(tmp_path)
+    columns = {
+        "n_fired": [100, 100, 100, 0],
+        "firing_rate": [0.01, 0.01, 0.01, 0],
+        "label_auroc_low": [0.9, 0.95, 0.85, np.nan],
+        "label_n": [40, 40, 40, 0],
+    }
+    changed = {name: np.array(values, np.float32) for name, values in columns.items()}
+    database.columns = {**database.columns, **changed}
+    return database
+
+
+def test_the_clearest_come_by_the_lower_end_of_their_score(scored: FeatureDatabase):
+    assert is_clear(scored).tolist() == [True, True, True, False]
+    assert clearest(scored, 3).tolist() == [1, 0, 2]
+
+
+def test_of_two_that_fire_together_only_one_is_taken_early(scored: FeatureDatabase, monkeypatch: pytest.MonkeyPatch):
+    alike = np.zeros((4, 8), np.int8)
+    alike[:2, 0], alike[2, 1] = 127, 127
+    monkeypatch.setattr(FeatureDatabase, "sketches", alike)
+    assert highlights(scored, 2).latents == [1, 2]
+    assert highlights(scored).latents == [1, 2, 0]
+
+
+def test_a_common_or_hardly_scored_latent_is_not_clear(scored: FeatureDatabase):
+    columns = dict(scored.columns)
+    columns["firing_rate"] = np.array([0.2, 0.01, 0.01, 0], np.float32)
+    columns["label_n"] = np.array([40, 2, 40, 0], np.float32)
+    scored.columns = columns
+    assert is_clear(scored).tolist() == [False, False, True, False]
+
+
+def test_peak_words_are_whole_words_of_content(tmp_path: Path):
+    database = open_tiny(tmp_path)
+    assert [peak_words(database, latent) for latent in range(4)] == [[], [], [], []]  # one word alone is too little
+    database.label = lambda latent: {"peak_tokens": [(2, 9.0), (7, 8.0), (8, 7.0), (1, 6.0)]}  # July, the, market, in
+    assert peak_words(database, 0) == ["july", "market"]
