@@ -11,7 +11,7 @@ layers below, which end at layer i too, are in their files. Source: circuit-trac
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from monosemy.saes.formats.gemma_scope_2 import side_by_side
 from monosemy.saes.formats.stored import StoredTensor, read_file, read_yaml
 from monosemy.saes.transforms import Transforms
 from monosemy.support.hook_names import lens_hook
+from monosemy.support.visible import visible
 
 NAME = "circuit-tracer"
 CONFIG = "config.yaml"
@@ -33,8 +34,27 @@ _LAYER = re.compile(r"(layer|W_enc)_(\d+)\.safetensors")
 
 def recognises(path: Path) -> bool:
     if path.is_dir():
-        return (path / CONFIG).is_file() and any(_LAYER.fullmatch(entry.name) for entry in path.iterdir())
+        if not (path / CONFIG).is_file():
+            return False
+        return any(_LAYER.fullmatch(entry.name) for entry in path.iterdir()) or bool(published_elsewhere(path / CONFIG))
     return bool(_LAYER.fullmatch(path.name)) and path.is_file()
+
+
+def published_elsewhere(settings_file: Path) -> list[str]:
+    """The names of the transcoders that a set's config.yaml points to, where it holds none itself; else empty."""
+    try:
+        listed = read_yaml(settings_file).get("transcoders")
+    except UserError:
+        return []
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+
+
+def several(place: str | Path, names: Sequence[str]) -> UserError:
+    """The answer to a set in the place of one transcoder."""
+    return UserError(
+        f"{place} is a list of {len(names)} transcoders that lie elsewhere; open one by its name, e.g. "
+        f"{', '.join(visible(name) for name in names[:2])}"
+    )
 
 
 def config(path: Path) -> SaeConfig:
@@ -66,6 +86,8 @@ def _layer(path: Path) -> tuple[int, bool]:
     """(layer, whether it is of a cross-layer transcoder), by the file's name."""
     if path.is_dir():
         layers = sorted(entry.name for entry in path.iterdir() if _LAYER.fullmatch(entry.name))
+        if not layers:
+            raise several(path, published_elsewhere(path / CONFIG))
         raise UserError(
             f"{path} holds a transcoder for each of {len(layers)} layers; name one, e.g. {path / layers[0]}"
         )

@@ -110,6 +110,10 @@ def _cached(name: HubName) -> Fetched:
 
 def _needed_files(name: HubName, commit: str) -> tuple[list[str], str]:
     """(the repository's files that the SAE consists of, its folder or file)."""
+    from huggingface_hub import hf_hub_download
+
+    from monosemy.saes.formats import circuit_tracer
+
     listed = _listed(name.repository, name.path, commit)
     for folder in [name.path, *([name.path.rpartition("/")[0]] if name.path.endswith(_FILE_SUFFIXES) else [])]:
         below = listed if folder == name.path else _listed(name.repository, folder, commit)
@@ -122,6 +126,13 @@ def _needed_files(name: HubName, commit: str) -> tuple[list[str], str]:
     for file in (name.path, f"{name.path}.safetensors"):
         if file in siblings and file.endswith(_FILE_SUFFIXES):
             return [file, *_partners(file, siblings)], file
+    settings_file = f"{name.path}/{circuit_tracer.CONFIG}".lstrip("/")
+    if settings_file in listed:
+        elsewhere = circuit_tracer.published_elsewhere(
+            Path(hf_hub_download(name.repository, settings_file, revision=commit))
+        )
+        if elsewhere:
+            raise circuit_tracer.several(repr(str(name)), elsewhere)
     raise _not_one(name, listed, siblings)
 
 

@@ -127,7 +127,10 @@ for source in json.loads(sys.argv[1]):
     return [json.loads(line) for line in process.stdout.splitlines()]
 
 
-def test_an_sae_is_fetched_once_with_its_own_files_alone_and_opens_without_a_connection_later(tmp_path):
+def test_an_sae_is_fetched_once_with_its_own_files_alone_and_opens_without_a_connection_later(tmp_path, monkeypatch):
+    curated = tmp_path / "config.yaml"
+    curated.write_text("transcoders:\n  - hf://google/weights/layer_0/params.npz\n  - hf://google/weights/layer_1\n")
+    monkeypatch.setitem(FILES, "set/config.yaml", curated)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     Thread(target=server.serve_forever, daemon=True).start()
     _Hub.requested.clear()
@@ -146,15 +149,19 @@ def test_an_sae_is_fetched_once_with_its_own_files_alone_and_opens_without_a_con
             f"{scope}@nowhere",
             "google/gemma-scope-9b/x",
             "org/gated/layer_1",
+            f"{repository}/set",
         ],
     )
     server.shutdown()
-    first, lens, by_file, several, wrong, revision, unknown, gated = online
+    first, lens, by_file, several, wrong, revision, unknown, gated, listed = online
     assert (first["model"], first["site"], first["l0"]) == ("google/gemma-2-2b", "layers.20.resid_post", 71)
     assert first["files"] == {"params.npz": hashlib.sha256(SCOPE.read_bytes()).hexdigest()}
     assert (first["repository"], first["commit"], first["path"]) == (repository, COMMIT, scope)
     assert lens["layout"] == "SAELens"
     assert by_file["files"] == first["files"]
+    assert f"'{repository}/set' is a list of 2 transcoders that lie elsewhere" in listed["error"]
+    assert listed["error"].endswith("e.g. hf://google/weights/layer_0/params.npz, hf://google/weights/layer_1")
+    _Hub.requested.remove("set/config.yaml")
     assert sorted(_Hub.requested) == sorted(list(FILES)[i] for i in (0, 2, 3))  # neither sparsity nor another SAE
     assert several["error"].startswith(f"'{repository}' holds 3 SAEs; name one, e.g. {repository}/layer_20/")
     assert (

@@ -223,6 +223,12 @@ def test_circuit_tracer_sets_are_read_a_layer_at_a_time(weights, tmp_path):
     assert_same(load_sae(tmp_path / "layer_0.safetensors"), x, topk(pre, 4), topk(pre, 4) @ w["W_dec"] + w["b_dec"])
 
 
+def test_a_set_that_only_points_elsewhere_names_what_it_points_to(tmp_path):
+    (tmp_path / "config.yaml").write_text("transcoders: [hf://owner/weights/layer_0, hf://owner/weights/layer_1]")
+    with pytest.raises(UserError, match=r"2 transcoders that lie elsewhere; .* hf://owner/weights/layer_0, hf://"):
+        load_sae(tmp_path)
+
+
 def test_a_cross_layer_transcoder_gives_its_layers_outputs_side_by_side(weights, tmp_path):
     w, x = weights, weights["x"]
     W_dec = torch.randn(F, 3, D, generator=torch.Generator().manual_seed(5))
