@@ -24,7 +24,8 @@ from monosemy.app.assets import REPORT_POLICY, Asset, load_assets, matches_tag
 from monosemy.app.catalogue import Catalogue, Dictionary, NotFoundError
 from monosemy.app.compare import Comparisons
 from monosemy.app.live import BusyError, LiveModel, ModelError
-from monosemy.app.schema import NoteChange, SaeBody, SweepValues, TextBody, parse_body
+from monosemy.app.meaning import Meanings
+from monosemy.app.schema import MeaningBody, NoteChange, SaeBody, SweepValues, TextBody, parse_body
 from monosemy.app.security import TooLargeError
 from monosemy.app.steer_examples import steer_examples
 from monosemy.app.streams import stream_events
@@ -183,6 +184,17 @@ def _add_latents(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         return answer(search(sae, text, _limit(request)))
 
 
+def _add_meaning(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
+    """The route that searches latents by meaning, with the model's embedding."""
+    meanings = Meanings(model)
+
+    @app.post("/api/f/{site}/{name}/meaning")
+    async def meaning(request: Request, site: str, name: str) -> Response:
+        (sae, database), body = catalogue.features(site, name), await body_of(MeaningBody, request)
+        limit = min(max(body.limit, 1), lists.PAGE_ROWS)
+        return answer(await asyncio.to_thread(meanings.search, sae, database, text=body.q, limit=limit))
+
+
 def _limit(request: Request) -> int:
     return max(1, lists.whole_number(request.query_params, "limit", _LIST_LIMIT, lists.PAGE_ROWS))
 
@@ -305,6 +317,7 @@ def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:
 ROUTES: list[Callable[[FastAPI, Catalogue, LiveModel], None]] = [
     _add_run,
     _add_latents,
+    _add_meaning,
     _add_text,
     _add_compare,
     _add_steering,

@@ -16,6 +16,7 @@ import numpy as np
 from monosemy.app.catalogue import Array, Dictionary
 from monosemy.errors import UserError, unknown
 from monosemy.features.store.label_match import matching
+from monosemy.features.view.highlights import clearest
 
 PAGE_ROWS = 500
 """The largest number of rows in one answer."""
@@ -23,14 +24,17 @@ MAX_QUERY = 200
 """Length of the longest search text, in characters."""
 BROAD = 20_000
 """Number of matches above which relevance is not computed."""
+CLEAR_FIRST = "clear"
+"""The sort by how well a latent's label holds (features/view/highlights.py), clearest first in order desc."""
 _OPTIONS = ("sort", "order", "q", "offset", "limit")
 
 
 def latent_list(sae: Dictionary, query: Mapping[str, str]) -> dict[str, Any]:
     """A page of latents (`schema.LatentList`).
 
-    `query` may hold sort (a column or "latent"), order (asc, desc), min_COLUMN and max_COLUMN (inclusive), q (words of
-    the label), offset and limit. Raises UserError for an unknown name or a value that is not a number.
+    `query` may hold sort (a column, "latent", or "clear" for those whose label holds best), order (asc, desc),
+    min_COLUMN and max_COLUMN (inclusive), q (words of the label), offset and limit. Raises UserError for an unknown
+    name or a value that is not a number.
     """
     columns = sae.columns
     mask = _mask(sae, query)
@@ -215,6 +219,14 @@ def _order(sae: Dictionary, sort: str, order: str) -> Array:
     if order not in ("asc", "desc"):
         raise unknown("order", order[:40], ("asc", "desc"))
     key = f"{sort} {order}"
+    if key not in sae.orders and sort == CLEAR_FIRST:
+        if sae.database is None:
+            raise UserError(
+                f"sort {sort} needs labels, and {sae.name} has no features; build them: {sae.build_command}"
+            )
+        first = clearest(sae.database, sae.d_sae)
+        silent = np.setdiff1d(np.arange(sae.d_sae), first)
+        sae.orders[key] = np.concatenate([first, silent] if order == "desc" else [first[::-1], silent])
     if key not in sae.orders:
         column = np.arange(sae.d_sae) if sort == "latent" else _column(sae, sort)
         # NumPy sorts NaN last, negated or not, and a stable sort keeps equal values in order of latent
@@ -224,5 +236,5 @@ def _order(sae: Dictionary, sort: str, order: str) -> Array:
 
 def _column(sae: Dictionary, name: str) -> Array:
     if name not in sae.columns:
-        raise unknown("column", name[:40], ["latent", *sae.columns])
+        raise unknown("column", name[:40], ["latent", CLEAR_FIRST, *sae.columns])
     return np.asarray(sae.columns[name])

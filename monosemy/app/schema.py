@@ -459,6 +459,26 @@ class LabelSearch(Wire):
     hits: list[SearchHit]
 
 
+class MeaningBody(Body):
+    """`POST …/meaning`: a word or a few, for what they mean."""
+
+    q: str
+    limit: int = 20
+
+
+class MeaningHit(SearchHit):
+    by: list[str]
+    """Tokens of the latent or its label that lie nearest to the query."""
+
+
+class MeaningSearch(Wire):
+    """The answer to `POST …/meaning`: latents by how near their words lie to the query's in the model's embedding."""
+
+    near: float
+    """Score from which on a latent is taken to be about the query; those below are merely the nearest."""
+    hits: list[MeaningHit]
+
+
 class VocabularyToken(Wire):
     id: int
     text: str

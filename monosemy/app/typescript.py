@@ -23,6 +23,7 @@ KINDS: tuple[Any, ...] = (
     schema.Highlights,
     schema.SteerExamples,
     schema.LabelSearch,
+    schema.MeaningSearch,
     schema.TokenSearch,
     schema.TextBody,
     schema.TextResult,

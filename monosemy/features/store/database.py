@@ -342,6 +342,11 @@ class FeatureDatabase:
             "scores": {name: float(self.columns[name][latent]) for name in self.info["label_columns"]},
         }
 
+    @property
+    def peak_token_ids(self) -> Integer[ndarray, "d_sae k"]:
+        """The tokens over-represented at each latent's peaks, most typical first; the vocabulary's size for none."""
+        return self._arrays["label_ids"][:, 0]
+
     def labels(self, latents: Sequence[int] | Int[ndarray, " n"]) -> list[str]:
         """The texts that name several latents, in the given order: the label, or an explanation that leads (`heading`).
 

@@ -134,6 +134,7 @@ def test_lists_sort_filter_and_page_with_missing_values_last(server: Server):
     assert latents("") == [0, 1, 2, 3]
     assert latents("sort=mean&order=asc") == [1, 2, 0, 3]
     assert latents("sort=mean&order=desc") == [0, 2, 1, 3]
+    assert latents("sort=clear&order=desc")[::3] == [0, 3]  # the only scored label first, the silent one last
     assert latents("max_n_fired=0") == [3]  # dead
     assert latents("min_mean=2.9&sort=mean") == [2, 0]
     assert latents("min_mean=-1e9") == [0, 1, 2]  # a missing value passes no bound

@@ -13,6 +13,9 @@ from feature_runs import NAME, SITE
 from pydantic import TypeAdapter, ValidationError
 
 from monosemy.app import schema, typescript
+from monosemy.app.catalogue import Catalogue
+from monosemy.app.live import LiveModel
+from monosemy.app.meaning import Meanings
 from monosemy.errors import UserError
 from monosemy.steering import request
 
@@ -46,6 +49,15 @@ def test_every_answer_about_latents_is_what_the_models_say(tmp_path: Path):
         change = {"site": SITE, "name": NAME, "latent": 0, "text": "a note"}
         check(schema.Notes, server.send("PUT", "/api/notes", change))
         check(schema.Notes, server.get("/api/notes"))
+
+
+def test_a_search_by_meaning_is_what_the_models_say(tmp_path: Path):
+    model, pages = Catalogue(model_run(tmp_path / "model")), Catalogue(page_run(tmp_path / "pages"))
+    sae, database = pages.features(SITE, NAME)
+    found = Meanings(LiveModel(model)).search(sae, database, "July", 3)
+    check(schema.MeaningSearch, found)
+    assert len(found["hits"]) <= 3
+    assert all(0 < hit["score"] <= 1 + 1e-5 and hit["by"] for hit in found["hits"])
 
 
 def test_every_answer_of_the_model_is_what_the_models_say(tmp_path: Path):

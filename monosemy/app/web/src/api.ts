@@ -10,7 +10,7 @@
  */
 import type * as wire from "./types";
 import type {
-  Comparison, FeatureInfo, GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage, Highlights, LabelSearch, LatentList, LatentPage, ModelStatus, NoteChange, Notes, RunInfo, SteerEvent, SteerExamples,
+  Comparison, FeatureInfo, GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage, Highlights, LabelSearch, LatentList, LatentPage, MeaningSearch, ModelStatus, NoteChange, Notes, RunInfo, SteerEvent, SteerExamples,
   SweepEvent, TextBody, TextResult, TokenSearch,
 } from "./types";
 
@@ -132,6 +132,9 @@ export const api = {
     send<SteerExamples>("POST", `${feature(site, name)}/steer-examples`, {}, signal),
   search: (site: string, name: string, q: string, limit?: number, signal?: AbortSignal) =>
     get<LabelSearch>(`${feature(site, name)}/search${query({ q, limit })}`, signal),
+  /** Loads the model at first need. */
+  meaning: (site: string, name: string, q: string, signal?: AbortSignal) =>
+    send<MeaningSearch>("POST", `${feature(site, name)}/meaning`, { q }, signal),
   token: (site: string, name: string, text: string, limit?: number, signal?: AbortSignal) =>
     get<TokenSearch>(`${feature(site, name)}/token${query({ text, limit })}`, signal),
   /** The address of a row's thumbnail; `context` is that of an example. */

@@ -435,6 +435,24 @@ export interface Limits {
   page_rows: number;
 }
 
+export interface MeaningHit {
+  latent: number;
+  label: string;
+  /** What the order comes from: full-text rank, or the token's score for this latent. Higher is better. */
+  score: number;
+  firing_rate: number | null;
+  label_auroc: number | null;
+  /** Tokens of the latent or its label that lie nearest to the query. */
+  by: string[];
+}
+
+/** The answer to `POST …/meaning`: latents by how near their words lie to the query's in the model's embedding. */
+export interface MeaningSearch {
+  /** Score from which on a latent is taken to be about the query; those below are merely the nearest. */
+  near: number;
+  hits: MeaningHit[];
+}
+
 export interface MeasureEvent {
   n_tokens: number;
   /** Of the answer under the unsteered model. */

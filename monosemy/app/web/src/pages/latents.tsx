@@ -7,6 +7,7 @@ import { SHARES, columnHelp, columnTitle, columnValue, count, num, saeTitle, sig
 import { architecture } from "../looks";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Await, Message, Pager, SortHead } from "../parts/bits";
+import { Term } from "../parts/term";
 import { go, setQuery, to } from "../router";
 import { useLoad, useSettled, useShared } from "../state";
 
@@ -18,20 +19,23 @@ interface Bounds {
   max: Record<string, number>;
 }
 interface Triage {
+  group: string;
   name: string;
   help: string;
   needs: string;
   min?: number;
   max?: number;
 }
+/** In groups, in the order in which one asks: is the label any good, how often does it fire, on what, is it unlike others? */
 const TRIAGE: Triage[] = [
-  { name: "Dead", help: "Never fired on what the features were built from", needs: "firing_rate", max: 0 },
-  { name: "Over-active", help: "Firing rate of at least 10%", needs: "firing_rate", min: 0.1 },
-  { name: "First token", help: "At least half of their firing falls on the first token of a document", needs: "first_share", min: 0.5 },
-  { name: "Near copies", help: "Decoder cosine of at least 0.9 with another latent", needs: "top_cosine", min: 0.9 },
-  { name: "One token", help: "Almost always the same token: entropy below 0.5 bits", needs: "token_entropy", max: 0.5 },
-  { name: "Label fits", help: "The label tells where it fires with AUROC of at least 0.95", needs: "label_auroc", min: 0.95 },
-  { name: "Label fails", help: "The label tells where it fires with AUROC below 0.7", needs: "label_auroc", max: 0.7 },
+  { group: "Label", name: "Clear", help: "Even the lower end of the label score's interval is at least 0.8", needs: "label_auroc_low", min: 0.8 },
+  { group: "Label", name: "Label fits", help: "The label tells where it fires with AUROC of at least 0.95", needs: "label_auroc", min: 0.95 },
+  { group: "Label", name: "Label fails", help: "The label tells where it fires with AUROC below 0.7", needs: "label_auroc", max: 0.7 },
+  { group: "How often", name: "Dead", help: "Never fired on what the features were built from", needs: "firing_rate", max: 0 },
+  { group: "How often", name: "Over-active", help: "Firing rate of at least 10%", needs: "firing_rate", min: 0.1 },
+  { group: "On what", name: "One token", help: "Almost always the same token: entropy below 0.5 bits", needs: "token_entropy", max: 0.5 },
+  { group: "On what", name: "First token", help: "At least half of their firing falls on the first token of a document", needs: "first_share", min: 0.5 },
+  { group: "Like others", name: "Near copies", help: "Decoder cosine of at least 0.9 with another latent", needs: "top_cosine", min: 0.9 },
 ];
 
 /** Bounds are written in the address as min_NAME and max_NAME. */
@@ -161,21 +165,29 @@ function TriageRow({ columns, bounds }: { columns: Record<string, Float32Array>;
   const on = (filter: Triage) => bounds.min[filter.needs] === filter.min && bounds.max[filter.needs] === filter.max;
   const none = Object.keys(bounds.min).length + Object.keys(bounds.max).length === 0;
   const clear = Object.fromEntries([...Object.keys(bounds.min).map((k) => [`min_${k}`, null]), ...Object.keys(bounds.max).map((k) => [`max_${k}`, null])]);
+  const chip = (filter: Triage) => (
+    <button
+      type="button"
+      key={filter.name}
+      title={filter.help}
+      aria-pressed={on(filter)}
+      onClick={() => setQuery({ ...clear, ...(on(filter) ? {} : { [`min_${filter.needs}`]: filter.min ?? null, [`max_${filter.needs}`]: filter.max ?? null }), offset: null })}
+    >
+      {filter.name} <span class="count">{count(counts[usable.indexOf(filter)])}</span>
+    </button>
+  );
   return (
-    <div class="chips" role="group" aria-label="Triage">
-      <button type="button" aria-pressed={none} onClick={() => setQuery({ ...clear, offset: null })}>
-        All <span class="count">{count(Object.values(columns)[0]?.length)}</span>
-      </button>
-      {usable.map((filter, i) => (
-        <button
-          type="button"
-          key={filter.name}
-          title={filter.help}
-          aria-pressed={on(filter)}
-          onClick={() => setQuery({ ...clear, ...(on(filter) ? {} : { [`min_${filter.needs}`]: filter.min ?? null, [`max_${filter.needs}`]: filter.max ?? null }), offset: null })}
-        >
-          {filter.name} <span class="count">{count(counts[i])}</span>
+    <div class="triage">
+      <div class="chips">
+        <button type="button" aria-pressed={none} onClick={() => setQuery({ ...clear, offset: null })}>
+          All <span class="count">{count(Object.values(columns)[0]?.length)}</span>
         </button>
+      </div>
+      {[...new Set(usable.map((filter) => filter.group))].map((group) => (
+        <div class="chips" role="group" aria-label={group} key={group}>
+          <span class="label">{group}</span>
+          {usable.filter((filter) => filter.group === group).map(chip)}
+        </div>
       ))}
     </div>
   );
@@ -185,7 +197,8 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
   const { run, sae } = useShared();
   const q = query.get("q") ?? "";
   const settled = useSettled(q, 120);
-  const sort = query.get("sort") ?? "firing_rate";
+  const ranked = sae.has_features && sae.columns.includes("label_auroc_low");
+  const sort = query.get("sort") ?? (ranked ? "clear" : "firing_rate");
   const order = query.get("order") === "asc" ? "asc" : "desc";
   const offset = Number(query.get("offset") ?? 0) || 0;
   const list = useLoad(
@@ -211,6 +224,15 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
           />
         )}
       </header>
+      {ranked && (
+        <p class="small muted">
+          {sort === "clear" ? (
+            <>Those whose <Term word="label score">label</Term> holds best come first; a column's heading sorts by it.</>
+          ) : (
+            <button type="button" class="quiet" onClick={() => setQuery({ sort: null, order: null, offset: null })}>Clear ones first</button>
+          )}
+        </p>
+      )}
       <BoundFields bounds={bounds} />
       <Await of={list}>
         {(page) =>
@@ -263,6 +285,19 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
   );
 }
 
+type ColumnGroup = "firing" | "label" | "place" | "other";
+const COLUMN_GROUPS: [string, ColumnGroup][] = [
+  ["How often and how strongly", "firing"],
+  ["How well the label holds", "label"],
+  ["Where and on what", "place"],
+  ["Other latents and outputs", "other"],
+];
+function groupOf(name: string): ColumnGroup {
+  if (name.includes("auroc") || name.startsWith("label_")) return "label";
+  if (["n_fired", "firing_rate", "n_windows", "mean", "min", "max"].includes(name)) return "firing";
+  return ["first_share", "last_share", "mean_position", "token_entropy"].includes(name) ? "place" : "other";
+}
+
 /** Lower and upper bound of any column. */
 function BoundFields({ bounds }: { bounds: Bounds }) {
   const { run, sae } = useShared();
@@ -280,18 +315,24 @@ function BoundFields({ bounds }: { bounds: Bounds }) {
   return (
     <details class="data">
       <summary>{n ? `Filters (${n} in force)` : "Filters"}</summary>
-      <div class="bounds">
-        {sae.columns.map((name) => (
-          <>
-            <span title={columnHelp(name, run.unit)}>
-              {columnTitle(name)}
-              {SHARES.has(name) && bounds.min[name] !== undefined && <span class="muted"> ≥ {num((bounds.min[name] ?? 0) * 100)}%</span>}
-            </span>
-            {field("min", name)}
-            {field("max", name)}
-          </>
-        ))}
-      </div>
+      {COLUMN_GROUPS.map(([group, belongs]) => {
+        const names = sae.columns.filter((name) => groupOf(name) === belongs);
+        return names.length === 0 ? null : (
+          <fieldset class="bounds" key={group}>
+            <legend class="strong">{group}</legend>
+            {names.map((name) => (
+              <>
+                <span title={columnHelp(name, run.unit)}>
+                  {columnTitle(name)}
+                  {SHARES.has(name) && bounds.min[name] !== undefined && <span class="muted"> ≥ {num((bounds.min[name] ?? 0) * 100)}%</span>}
+                </span>
+                {field("min", name)}
+                {field("max", name)}
+              </>
+            ))}
+          </fieldset>
+        );
+      })}
     </details>
   );
 }

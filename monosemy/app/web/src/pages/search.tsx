@@ -1,7 +1,7 @@
 /** Finding latents: by words of their label, by a token at which they peak, or by the reader's own text. */
 import { useEffect, useState } from "preact/hooks";
 import { api } from "../api";
-import type { SearchHit } from "../api";
+import type { MeaningHit, SearchHit } from "../api";
 import { count, num, saeTitle, share } from "../format";
 import { ROW_KEYS, stepRow, useKeys } from "../keys";
 import { Await, Choice, Message } from "../parts/bits";
@@ -12,7 +12,7 @@ import { useLoad, useSettled, useShared } from "../state";
 
 type Mode = "label" | "token" | "text";
 const MODES: { value: Mode; text: string; about: string; hint: string }[] = [
-  { value: "label", text: "Label", about: "Words anywhere in a latent's label or explanation.", hint: "month, France, bracket…" },
+  { value: "label", text: "Concept", about: "Words of a latent's label or explanation, then latents of like meaning.", hint: "month, France, gender…" },
   { value: "token", text: "Token", about: "A piece of text as the model sees it; latents that peak there most come first.", hint: "July" },
   { value: "text", text: "Your text", about: "The model reads your text, and you see which latents fire at each token.", hint: "" },
 ];
@@ -52,7 +52,7 @@ export function SearchPage({ query }: { query: URLSearchParams }) {
         {usable && mode.value === "text" && <OwnText sae={sae} />}
         {usable && mode.value !== "text" && (
           <>
-            <Box q={q} hint={mode.hint} name={mode.text} />
+            <Box q={q} hint={mode.hint} name={mode.value} />
             {mode.value === "label" ? <Labels q={q} /> : <Tokens q={q} />}
           </>
         )}
@@ -92,10 +92,48 @@ function Box({ q, hint, name }: { q: string; hint: string; name: string }) {
 }
 
 function Labels({ q }: { q: string }) {
-  const { sae } = useShared();
+  const { run, sae } = useShared();
   const results = useLoad(q.trim() ? (signal) => api.search(sae.site, sae.name, q, 100, signal) : null, [sae, q]);
   if (!q.trim()) return null;
-  return <Await of={results}>{(value) => <Hits hits={value.hits} none={`No label has “${q}”.`} />}</Await>;
+  return (
+    <>
+      <Await of={results}>{(value) => <Hits hits={value.hits} none={`No label has “${q}”.`} />}</Await>
+      {run.unit !== "rows" && <ByMeaning q={q} />}
+    </>
+  );
+}
+
+/** Latents whose words mean something like the query: at once where the model is loaded, else when asked. */
+function ByMeaning({ q }: { q: string }) {
+  const { sae, model, watchModel } = useShared();
+  const [asked, setAsked] = useState(false);
+  const on = asked || model.state === "ready";
+  const ask = (signal: AbortSignal) => api.meaning(sae.site, sae.name, q, signal).finally(watchModel);
+  const results = useLoad(on ? ask : null, [sae, q, on]);
+  if (!on) {
+    return (
+      <div class="row">
+        <button type="button" onClick={() => { setAsked(true); watchModel(); }}>Also find latents by meaning</button>
+        <span class="small muted">Loads the model, whose word embedding is used: some seconds, once.</span>
+      </div>
+    );
+  }
+  return (
+    <section class="stack tight" aria-labelledby="meaning">
+      <h2 id="meaning">By meaning</h2>
+      <Await of={results}>
+        {(value) => {
+          const near = value.hits.filter((hit) => hit.score >= value.near);
+          return (
+            <>
+              {near.length === 0 && value.hits.length > 0 && <p class="small muted">No latent's words lie near “{q}”. The nearest concepts there are:</p>}
+              <Hits hits={near.length ? near : value.hits.slice(0, 5)} none={`Nothing can be compared with “${q}”.`} by />
+            </>
+          );
+        }}
+      </Await>
+    </section>
+  );
 }
 
 function Tokens({ q }: { q: string }) {
@@ -128,12 +166,12 @@ function Tokens({ q }: { q: string }) {
   );
 }
 
-function Hits({ hits, none, token }: { hits: SearchHit[]; none: string; token?: (hit: SearchHit) => string }) {
+function Hits({ hits, none, token, by }: { hits: SearchHit[]; none: string; token?: (hit: SearchHit) => string; by?: boolean }) {
   const { run, sae } = useShared();
   const ofRows = run.unit === "rows";
   if (!hits.length) return <p class="empty">{none}</p>;
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label="Latents found, table">
+    <div class="scroll" tabIndex={0} role="region" aria-label={by ? "Latents by meaning, table" : "Latents found, table"}>
       <p class="small muted" role="status">{hits.length === 100 ? "The best 100" : `${hits.length} found`}</p>
       <table>
         <thead>
@@ -142,6 +180,8 @@ function Hits({ hits, none, token }: { hits: SearchHit[]; none: string; token?: 
             <th scope="col">Label</th>
             {token && <th scope="col">{ofRows ? "Strongest of these rows" : "Peaks on"}</th>}
             {token && <th scope="col" class="n" title={ofRows ? "Mean activation on the matching rows, as a share of its largest" : "How strongly the token stands for this latent"}>Score</th>}
+            {by && <th scope="col">Near by</th>}
+            {by && <th scope="col" class="n" title="How near its words lie to yours in the model's embedding; 1 is the same">Nearness</th>}
             <th scope="col" class="n">Fires on</th>
             <th scope="col" class="n">Label score</th>
           </tr>
@@ -157,6 +197,8 @@ function Hits({ hits, none, token }: { hits: SearchHit[]; none: string; token?: 
               </td>
               {token && <td class={ofRows ? "w" : "nowrap"}>{ofRows ? token(hit) : <Token text={token(hit)} />}</td>}
               {token && <td class="n">{num(hit.score, 2)}</td>}
+              {by && <td>{[...new Set((hit as MeaningHit).by.map((text) => text.trim()))].join(", ")}</td>}
+              {by && <td class="n">{num(hit.score, 2)}</td>}
               <td class="n">{share(hit.firing_rate)}</td>
               <td class="n">{num(hit.label_auroc)}</td>
             </tr>

@@ -1,0 +1,133 @@
+"""Search by meaning: the latents whose words lie near a reader's words in the model's own token embedding.
+
+Place on the path: label tokens of a feature database, rows of the model's embedding matrix → [scores] → search page.
+No second model is needed: the embedding that the model reads its tokens by puts words of like use next to each other.
+Its common directions, which say how frequent a token is rather than what it means, are taken out first:
+
+    e_t = unit(E_t − mean E − the part along the N_COMMON largest principal directions of E)
+    s(t) = e_t · unit(Σ e_q over the query's tokens)
+    score(i) = mean of the `N_BEST` largest w_it s(t) over latent i's tokens t
+
+A latent's tokens are those over-represented at its peaks (w falls with their rank) and those of its label's words,
+which name what the tokens have in common (“months”, “opening brackets”).
+
+Source: removing common directions, Mu and Viswanath 2018 (arXiv 1702.01417). Limits: one vector a token, so a word cut
+into several tokens is read badly, and only the first language that the model knows well; a latent whose contexts, not
+its peaks, have the meaning is found only if its label says so. docs/browser.md says how well it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monosemy.features.labels.vocabulary import FUNCTION_WORDS
+from monosemy.features.store.database import FeatureDatabase
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+N_COMMON = 5
+N_BEST = 3
+_SAMPLE = 8192
+_RANKS = np.array([1.0, 0.95, 0.9, 0.85, 0.8, 0.75], np.float32)
+_LABEL_WEIGHT = 0.9
+_MAX_LABEL_TOKENS = 12
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Rows of an embedding matrix without its common directions, made on demand."""
+
+    rows: Callable[[Array], Array]
+    """From n token ids to their rows of the matrix, float32 [n, d]."""
+    mean: Array
+    common: Array
+    """float32 [N_COMMON, d]: orthonormal directions that are taken out."""
+
+    @staticmethod
+    def read(rows: Callable[[Array], Array], n_tokens: int) -> Embedding:
+        """Finds mean and common directions from up to `_SAMPLE` evenly spaced tokens."""
+        sample = rows(np.linspace(0, n_tokens - 1, min(n_tokens, _SAMPLE)).astype(np.int64))
+        mean = sample.mean(0)
+        directions = np.linalg.svd(sample - mean, full_matrices=False)[2]
+        return Embedding(rows, mean, directions[: min(N_COMMON, len(directions) - 1)])
+
+    def vectors(self, tokens: Array) -> Array:
+        """Unit vectors of n tokens, float32 [n, d]."""
+        rows = self.rows(tokens) - self.mean
+        rows = rows - (rows @ self.common.T) @ self.common
+        return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9), np.float32)
+
+
+@dataclass(frozen=True)
+class MeaningIndex:
+    """The tokens of every latent of a database, with the vectors of all tokens that occur."""
+
+    embedding: Embedding
+    tokens: Array
+    """int64 [n]: the tokens that occur."""
+    vectors: Array
+    """float32 [n, d]: their unit vectors."""
+    members: Array
+    """int64 [d_sae, k]: each latent's tokens as indices into `tokens`; n for a missing one."""
+    weights: Array
+    """float32 [k]: what each of them counts."""
+
+    @staticmethod
+    def build(
+        database: FeatureDatabase, embedding: Embedding, token_ids: Callable[[Sequence[str]], list[list[int]]]
+    ) -> MeaningIndex:
+        """`token_ids` turns words, each with a space in front, into tokens."""
+        m, n_vocabulary = database.n_latents, len(database.tokens)
+        peaks, missing = database.peak_token_ids, n_vocabulary
+        named = np.full((m, _MAX_LABEL_TOKENS), missing, np.int64)
+        words = [_label_words(label) for label in database.labels(np.arange(m))]
+        distinct = sorted({word for label in words for word in label})
+        pieces = dict(zip(distinct, token_ids([f" {word}" for word in distinct]), strict=True))
+        for latent, label in enumerate(words):
+            ids = [token for word in label for token in pieces[word] if token < n_vocabulary][:_MAX_LABEL_TOKENS]
+            named[latent, : len(ids)] = ids
+        occurring = np.concatenate([peaks.astype(np.int64), named], axis=1)
+        tokens, places = np.unique(occurring, return_inverse=True)
+        known = tokens[tokens < n_vocabulary]  # the missing one, if there is one, sorts last
+        weights = np.concatenate([_RANKS[: peaks.shape[1]], np.full(_MAX_LABEL_TOKENS, _LABEL_WEIGHT, np.float32)])
+        members = places.reshape(occurring.shape)
+        return MeaningIndex(embedding, known, embedding.vectors(known), members, weights=weights)
+
+    def scores(self, query: Array) -> tuple[Array, Array]:
+        """(score of every latent, float32 [d_sae]; its nearest tokens, int64 [d_sae, N_BEST]) for a query's tokens.
+
+        A latent without tokens has score −1. Missing nearest tokens are −1.
+        """
+        summed = self.embedding.vectors(query).sum(0)
+        near = np.append(self.vectors @ (summed / max(1e-9, float(np.linalg.norm(summed)))), np.float32(-1))
+        each = np.where(self.members < len(self.tokens), near[self.members] * self.weights, -1)
+        best = np.argsort(-each, axis=1, kind="stable")[:, :N_BEST]
+        values = np.take_along_axis(each, best, 1)
+        chosen = np.take_along_axis(self.members, best, 1)
+        nearest = np.where(chosen < len(self.tokens), np.append(self.tokens, -1)[chosen], -1)
+        present = np.maximum(1, (values > -1).sum(1))
+        mean = np.where(values > -1, values, 0).sum(1) / present
+        return np.where((values > -1).any(1), mean, -1).astype(np.float32), nearest
+
+
+def content_words(text: str) -> list[str]:
+    """The words of a text that say what it is about: letters only, function words left out, each once."""
+    words = "".join(c if c.isalpha() else " " for c in text).split()
+    return list(dict.fromkeys(word for word in words if word.casefold() not in FUNCTION_WORDS))
+
+
+def query_words(text: str) -> list[str]:
+    """The words that a query is searched by: those of content, else all that stand between spaces."""
+    return content_words(text) or text.split()
+
+
+_LABEL_FORMS = frozenset({"document", "examples", "line", "sentence", "start", "strongest", "text", "unclear"})
+"""Words that labels are built with, whatever they are about."""
+
+
+def _label_words(label: str) -> list[str]:
+    return [word for word in content_words(label) if word.casefold() not in _LABEL_FORMS]

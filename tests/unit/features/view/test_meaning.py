@@ -1,0 +1,58 @@
+"""Search by meaning on an embedding in which it is known which tokens are alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feature_runs import MARKET, SCRIPT, THE, WORDS, open_tiny
+
+from monosemy.features.view.meaning import Embedding, MeaningIndex, content_words, query_words
+
+
+def test_common_directions_are_taken_out():
+    rng = np.random.default_rng(0)
+    frequency = np.linspace(4, 9, 200)[:, None]
+    noise = 0.3 * rng.normal(size=(200, 40))
+    matrix = (noise + 5 * rng.normal(size=40) + frequency * rng.normal(size=40)).astype(np.float32)
+    embedding = Embedding.read(lambda tokens: matrix[tokens], len(matrix))
+    vectors = embedding.vectors(np.arange(len(matrix)))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(vectors @ embedding.common.T, 0, atol=1e-4)
+    raw = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    assert raw[10] @ raw[11] > 0.99  # alike by nothing but what all share
+    assert abs(vectors[10] @ vectors[11]) < 0.7
+
+
+def test_a_latents_score_is_the_mean_of_its_best_tokens(tmp_path: Path):
+    database = open_tiny(tmp_path)
+    rows = np.eye(len(WORDS), dtype=np.float32)
+    embedding = Embedding(lambda tokens: rows[tokens], np.zeros(len(WORDS), np.float32), np.zeros((1, len(WORDS))))
+    index = MeaningIndex.build(database, embedding, lambda words: [[] for _ in words])
+    scores, nearest = index.scores(np.array([SCRIPT]))
+    peaks = [[token for token in row if token < len(WORDS)] for row in database.peak_token_ids.tolist()]
+    for latent, tokens in enumerate(peaks):
+        if not tokens:
+            assert scores[latent] == -1
+            continue
+        weights = [1 - 0.05 * rank if token == SCRIPT else 0 for rank, token in enumerate(tokens)]
+        best = sorted(weights, reverse=True)[:3]
+        assert scores[latent] == pytest.approx(sum(best) / len(best))
+        assert (nearest[latent][0] == SCRIPT) == (SCRIPT in tokens)
+
+
+def test_the_labels_own_words_count(tmp_path: Path):
+    database = open_tiny(tmp_path)
+    rows = np.eye(len(WORDS), dtype=np.float32)
+    embedding = Embedding(lambda tokens: rows[tokens], np.zeros(len(WORDS), np.float32), np.zeros((1, len(WORDS))))
+    ids = {" July": [MARKET], " script": [THE], " alert": []}
+    index = MeaningIndex.build(database, embedding, lambda words: [ids.get(word, []) for word in words])
+    scores, _ = index.scores(np.array([MARKET]))
+    assert int(np.argmax(scores)) == 0  # “July” after “in”
+
+
+def test_words_of_a_query():
+    assert content_words("The time of the year, 2024!") == ["time", "year"]
+    assert query_words("he she") == ["he", "she"]
+    assert query_words("((") == ["(("]
