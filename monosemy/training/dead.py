@@ -28,8 +28,11 @@ class FiringTracker:
     def observe(self, latents: SparseLatents) -> None:
         """Takes in the code of one step: latents that fired start again from zero, all others gain its tokens."""
         # Positive values only: entries of value zero, inside JumpReLU's kernel window, have not fired.
-        fired = latents.firing_counts() > 0
-        self.silent_tokens = torch.where(fired, 0, self.silent_tokens + latents.n_tokens)
+        self.count(latents.firing_counts() > 0, latents.n_tokens)
+
+    def count(self, fired: LatentMask, n_tokens: int) -> None:
+        """Takes in which latents fired, [F], in a step of `n_tokens` tokens."""
+        self.silent_tokens = torch.where(fired, 0, self.silent_tokens + n_tokens)
 
     def dead(self) -> LatentMask:
         """True for latents that have been silent for at least `dead_after_tokens` tokens, [F]."""

@@ -92,6 +92,8 @@ class Adam:
         self.anisotropy = no_anisotropy(sae.W_enc.T)
         self.sae = sae
         self.of_transcoder = sae.config.transforms.transcoder
+        self.first_latent = 0
+        """The number of the SAE's first latent in its dictionary, where it is a slice of one (distributed/shard.py)."""
 
     def adapt(self, x: Activations, y: Outputs | None = None) -> None:
         """Measures units and dominating directions from training rows x [N, d_in], at the SAE's start.
@@ -120,14 +122,20 @@ class Adam:
             if name == "W_enc" and len(self.anisotropy.excess):
                 self._shrunk_step(parameter, moments, options)
             else:
-                n_dense = 2 * int(self.anisotropy.n_paired) if name == "W_dec" and not self.of_transcoder else 0
+                n_dense = self._n_dense() if name == "W_dec" else 0
                 dense_rows = parameter[:n_dense].clone()
                 dispatch.adam(parameter, parameter.grad, *moments, options=options)
                 if n_dense:
-                    shares = (1 - self.anisotropy.excess[: n_dense // 2]).repeat_interleave(2)[:, None]
+                    shares = (1 - self.anisotropy.excess).repeat_interleave(2)[self.first_latent :][:n_dense, None]
                     parameter[:n_dense] = normalize(torch.lerp(dense_rows, parameter[:n_dense], shares), dim=1)
             # Not zeroed: the next backward pass then writes the gradient instead of adding to it.
             parameter.grad = None
+
+    def _n_dense(self) -> int:
+        """How many of the SAE's latents are dense ones of dominating directions; they are the dictionary's first."""
+        if self.of_transcoder:
+            return 0
+        return min(max(2 * int(self.anisotropy.n_paired) - self.first_latent, 0), self.sae.d_sae)
 
     def _shrunk_step(self, W_enc: Tensor, moments: tuple[Tensor, Tensor], options: AdamStep) -> None:
         """Adam's step of V, where W_enc = M V. V itself is not kept: only its change is needed."""

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from monosemy.shapes import Activations
+from monosemy.shapes import Activations, PerToken
 
 CROWDED = 5.0
 """How many times the batch's mean number of entries a row has that is said to drive far more latents."""
@@ -47,8 +47,15 @@ def ordinary_rows(
     if multiple == 0:
         return None
     residual = x - reconstruction
-    error = torch.linalg.vecdot(residual, residual)
-    # A row that is merely hard is worse than the median, but no worse than a reconstruction of zero.
-    harmful = (error > torch.linalg.vecdot(x, x)) | (n_active > CROWDED * n_active.double().mean())
-    wrecking = (error > multiple * error.median()) & harmful
+    errors, energies = torch.linalg.vecdot(residual, residual), torch.linalg.vecdot(x, x)
+    wrecking = wrecking_rows(errors, energies, n_active, multiple)
     return ~wrecking if bool(wrecking.any()) else None
+
+
+def wrecking_rows(
+    errors: PerToken, energies: PerToken, n_active: Int[Tensor, " n"], multiple: float
+) -> Bool[Tensor, " n"]:
+    """The rows of a whole batch to leave out, from ‖x_n − x̂_n‖², ‖x_n‖² and the number of each row's entries."""
+    # A row that is merely hard is worse than the median, but no worse than a reconstruction of zero.
+    harmful = (errors > energies) | (n_active > CROWDED * n_active.double().mean())
+    return (errors > multiple * errors.median()) & harmful

@@ -32,13 +32,22 @@ from monosemy.training.optim import Adam
 LAST_RESTART = 0.97
 """Share of the steps after which none restarts: the learning rate is then nearly zero, and nothing new would learn."""
 
+MOST_RESTARTS = 4096
+"""The most latents that restart in one step, however wide the dictionary: the answers of each to every row are held."""
+
 
 @torch.no_grad()
 def drawn_latents(dead: LatentMask, share: float, generator: torch.Generator) -> Int64[Tensor, " r"]:
-    """The numbers of the dead latents that restart now: at most `share` of all latents, but at least one."""
+    """The numbers of the dead latents that restart now: at most `share` of all latents and
+    `MOST_RESTARTS`, but at least one."""
     latents = dead.nonzero()[:, 0]
-    order = torch.randperm(len(latents), generator=generator)[: max(1, int(share * len(dead)))]
-    return latents[order.to(latents.device)]
+    return latents[restart_order(len(latents), len(dead), share, generator).to(latents.device)]
+
+
+def restart_order(n_dead: int, n_latents: int, share: float, generator: torch.Generator) -> Int64[Tensor, " r"]:
+    """Which of the dead latents restart, by their places among the dead, in the order in which rows are drawn."""
+    most = min(MOST_RESTARTS, max(1, int(share * n_latents)))
+    return torch.randperm(n_dead, generator=generator)[:most]
 
 
 @torch.no_grad()

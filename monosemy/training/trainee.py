@@ -45,6 +45,15 @@ class Forward(NamedTuple):
         return self.target.rows.detach() - self.output.reconstruction
 
 
+class Measures(NamedTuple):
+    """Sums over a step's rows and latents."""
+
+    error: float
+    """mean_n ‖x_n − x̂_n‖²."""
+    l0: float
+    dead_fraction: float
+
+
 class Trainee:
     """An SAE and everything that changes while it trains for `n_steps` steps on `n_train_tokens` tokens."""
 
@@ -134,26 +143,38 @@ class Trainee:
         """Applies the gradients just computed, updates all other state, and returns the step's metrics."""
         info, target, output = forward
         rate = self.learning_rate * schedule(info.progress, self.config.warmup_fraction, self.config.decay_fraction)
-        balanced_coef = self.sae.balanced_coef(output, info)
+        balanced_coef = self.balanced_coef(forward)
         # Adam first: all that follows prepares the next step, and nothing may change the parameters between their
         # gradients and Adam.
         self.optimizer.step(rate)
         self.sae.observe(output, info)
-        self.tracker.observe(output.latents)
+        self.observe_firing(forward)
         n_restarted = self.restart_dead(x, index, forward)
-        l0 = output.latents.l0
+        error, l0, dead_fraction = self.measures(forward)
         if self.controller and balanced_coef is not None:
             self.controller.follow(balanced_coef)
         elif self.controller:
             self.controller.observe(l0, info.l0)
-        error = float(forward.residual.square().sum() / len(x))
-        dead_fraction = 0.0 if info.dead is None else int(info.dead.sum()) / self.sae.d_sae
         loss = float(output.total.detach())
         metrics = {"loss": loss, "fvu": error / max(float(target.variance), 1e-30), "l0": l0, "asked_l0": info.l0}
         metrics |= {"dead_fraction": dead_fraction, "learning_rate": rate, "sparsity_coef": info.sparsity_coef}
         metrics["restarted"] = n_restarted
         metrics["rows_left_out"] = self.n_left_out
         return metrics | {f"loss_{name}": float(term) for name, term in output.terms.items()}
+
+    def balanced_coef(self, forward: Forward) -> float | None:
+        """The λ that the step's gradient calls for (`SparseAutoencoder.balanced_coef`)."""
+        return self.sae.balanced_coef(forward.output, forward.info)
+
+    def observe_firing(self, forward: Forward) -> None:
+        """Counts which latents fired in the step."""
+        self.tracker.observe(forward.output.latents)
+
+    def measures(self, forward: Forward) -> Measures:
+        """What the step's metrics say of its rows."""
+        dead, residual = forward.info.dead, forward.residual
+        error = float(residual.square().sum() / len(residual))
+        return Measures(error, forward.output.latents.l0, 0.0 if dead is None else int(dead.sum()) / self.sae.d_sae)
 
     def restart_dead(self, x: Activations, index: int, forward: Forward) -> int:
         """Restarts some of the dead latents (revival.py), and returns how many."""
