@@ -14,7 +14,7 @@ import sys
 
 from monosemy import __version__
 from monosemy.errors import Interrupted, UserError, unknown
-from monosemy.rooms import Command, rooms
+from monosemy.rooms import PURPOSES, Command, rooms
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,8 +55,7 @@ def dispatch(words: list[str]) -> None:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
-        summaries = "\n".join(f"  {name:23s}{command.summary}" for name, command in commands().items())
-        print(f"usage: monosemy COMMAND …\n\n{summaries}\n\nmonosemy COMMAND --help tells more; version {__version__}")
+        print(f"usage: monosemy COMMAND …\n\n{_grouped()}\n\nmonosemy COMMAND --help tells more; version {__version__}")
         return
     if words[0] == "--version":
         print(__version__)
@@ -64,6 +63,16 @@ def dispatch(words: list[str]) -> None:
     if words[0] not in commands():
         raise unknown("command", words[0], commands())
     commands()[words[0]].run(words[1:])
+
+
+def _grouped() -> str:
+    """The commands with their summaries, under what one wants of them."""
+    groups = []
+    for purpose in PURPOSES:
+        own = [command for command in commands().values() if command.purpose == purpose]
+        if own:
+            groups.append("\n".join([purpose, *(f"  {command.name:23s}{command.summary}" for command in own)]))
+    return "\n\n".join(groups)
 
 
 @functools.cache
@@ -75,31 +84,54 @@ def commands() -> dict[str, Command]:
 
 RUN_COMMANDS = (
     Command(
+        "try",
+        "look at the first latents of SmolLM2-135M within minutes, offline; demo goes on from there",
+        "monosemy.commands:run_try",
+        purpose="start",
+    ),
+    Command(
         "demo",
-        "train and compare 15 SAEs on SmolLM2-135M, offline; ends with a table and a report",
+        "compare 15 SAEs and 3 controls on SmolLM2-135M, offline; shows the first latents within minutes",
         "monosemy.commands:run_demo",
+        purpose="start",
     ),
     Command(
         "train",
         "train, evaluate and report a run: a recipe or run.json, and flags that override it",
         "monosemy.commands:run_train",
+        purpose="train and measure",
     ),
-    Command("evaluate", "measure the SAEs of a run on validation documents", "monosemy.commands:run_evaluate"),
+    Command(
+        "evaluate",
+        "measure the SAEs of a run on validation documents",
+        "monosemy.commands:run_evaluate",
+        purpose="train and measure",
+    ),
     Command(
         "import",
         "make a published SAE a run, or add it to one, to measure and show it beside others",
         "monosemy.commands:run_import",
         continues=False,
+        purpose="share and use published SAEs",
     ),
-    Command("report", "write a run's report.html and figures again", "monosemy.commands:run_report"),
+    Command(
+        "report",
+        "write a run's report.html and figures again",
+        "monosemy.commands:run_report",
+        purpose="train and measure",
+    ),
     Command(
         "features",
         "find out what the latents of an SAE respond to: examples, labels, neighbours",
         "monosemy.commands:run_features",
+        purpose="read latents",
     ),
 )
 INFO = Command(
-    "info", "say what is here: architectures and their options, recipes, a run's settings", "monosemy.commands:run_info"
+    "info",
+    "say what is here: architectures and their options, recipes, a run's settings",
+    "monosemy.commands:run_info",
+    purpose="train and measure",
 )
 
 if __name__ == "__main__":

@@ -31,21 +31,65 @@ SUBJECT_EXAMPLES = {
 
 
 def run_demo(words: list[str]) -> None:
-    """`monosemy demo`: trains a small run, and builds the features of one of its SAEs."""
-    folder = _train("demo", words, command="demo", features=True)
-    print(f"look at the latents: monosemy browse {folder}")
+    """`monosemy demo`: a first SAE to look at, then a small run, and the features of one of its SAEs."""
+    start = _start_of("demo", words, command="demo")
+    from monosemy import pipeline
+    from monosemy.app.beside import PagesBeside
+
+    pages = PagesBeside(start.folder, open_page=start.arguments.open)
+    try:
+        page = pipeline.whole_run(
+            start.config, start.folder, features=True, moved=start.moved, on_first_look=pages.start
+        )
+        print(f"report: {page}")
+        if start.arguments.open:
+            pages.stay()
+        else:
+            print(f"look at the latents: monosemy browse {start.folder}")
+    finally:
+        pages.close()
+
+
+def run_try(words: list[str]) -> None:
+    """`monosemy try`: the first look of the demo alone, and its pages; `monosemy demo` goes on from there."""
+    start = _start_of("demo", words, command="try")
+    from monosemy import pipeline
+    from monosemy.app.beside import PagesBeside
+
+    pipeline.only_first_look(start.config, start.folder)
+    print(f"go on to compare SAEs: monosemy demo --run {start.folder}")
+    if start.arguments.no_open:
+        print(f"look at the latents: monosemy browse {start.folder}")
+        return
+    pages = PagesBeside(start.folder, open_page=True)
+    try:
+        pages.stay()
+    finally:
+        pages.close()
 
 
 def run_train(words: list[str]) -> None:
     """`monosemy train [RECIPE | run.json | RUN] [--run FOLDER] [FLAGS]`; without a start, the recipe is `demo`."""
-    if words and not words[0].startswith("-"):
-        _train(words[0], words[1:], command="train")
-    else:
-        _train("demo", words, command="train")
+    if not words or words[0].startswith("-"):
+        words = ["demo", *words]
+    start = _start_of(words[0], words[1:], command="train")
+    from monosemy import pipeline
+
+    print(f"report: {pipeline.whole_run(start.config, start.folder, moved=start.moved)}")
 
 
-def _train(start: str, words: list[str], *, command: str, features: bool = False) -> Path:
-    """Trains with the settings of `start` (a recipe, a file or a run) and of the words; returns the run folder."""
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """What a command that trains was asked for."""
+
+    arguments: argparse.Namespace
+    config: RunConfig
+    folder: Path
+    moved: Moved
+
+
+def _start_of(start: str, words: list[str], *, command: str) -> _Start:
+    """The run that begins with the settings of `start` (a recipe, a file or a run) and of the words."""
     base = _base(start)
     arguments, settings = _settings(base, words, command)
     from monosemy.recipes import RECIPES
@@ -60,11 +104,7 @@ def _train(start: str, words: list[str], *, command: str, features: bool = False
     # A run that is continued keeps its model and text, so their flags can only say where these are now.
     if _continues(start, folder):
         moved = Moved(**{kind: settings.pop(f"{kind}.source", "") for kind in ("model", "text", "rows")})
-    from monosemy import pipeline
-
-    page = pipeline.whole_run(with_settings(base, settings), folder, features=features, moved=moved)
-    print(f"report: {page}")
-    return folder
+    return _Start(arguments, with_settings(base, settings), folder, moved)
 
 
 def _continues(start: str, folder: Path) -> bool:
@@ -267,6 +307,25 @@ def _settings(base: RunConfig, words: list[str], command: str = "train") -> tupl
     return read_settings(_settings_parser(base, command), words, ARCHITECTURES)
 
 
+_BRIEF = (
+    "--run",
+    "--open",
+    "--no-open",
+    "--tokens",
+    "--architectures",
+    "--l0",
+    "--d-sae",
+    "--sites",
+    "--model",
+    "--text",
+)
+"""The flags that the help of demo and try shows; --help-all shows every setting."""
+_OPENING = {
+    "demo": ("--open", "Open the first latents in the browser, and keep the pages until Ctrl-C."),
+    "try": ("--no-open", "Serve no pages; the latents are kept for monosemy browse."),
+}
+
+
 def _settings_parser(base: RunConfig, command: str) -> Parser:
     from monosemy.recipes import RECIPES
 
@@ -275,22 +334,28 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
         lines.append("Recipes are the settings that a run starts from; the one used where none is named is demo:")
         lines += [f"  {name:8s}{(make.__doc__ or '').strip()}" for name, make in RECIPES.items()]
     lines.append("Counts of tokens take k, M and G. monosemy info jumprelu lists the options of that architecture.")
-    begin = {"train": "monosemy train quick --run runs/first", "demo": "monosemy demo --run runs/first"}[command]
-    examples = [f"{begin} --tokens 1.5M --l0 16 32", f"{begin} --jumprelu.bandwidth-relative 0.3"]
     if command == "train":
         lines.append("With --activations, the sizes that no flag gives follow from the rows (docs/own-embeddings.md).")
+    first = {"train": "monosemy train quick --run runs/first"}.get(command, f"monosemy {command} --run runs/first")
+    examples = [f"{first} --tokens 1.5M --l0 16 32", f"{first} --jumprelu.bandwidth-relative 0.3"]
+    if command == "train":
         examples.append("monosemy train --activations embeddings.npy --run runs/mine")
-    start = {"train": "[RECIPE | run.json | RUN] ", "demo": ""}[command]
-    usage = f"monosemy {command} {start}[--run FOLDER] [FLAGS]"
+    elif command == "demo":
+        examples.insert(0, "monosemy demo --open")
+    start = "[RECIPE | run.json | RUN] " if command == "train" else ""
     parser = Parser(
         f"monosemy {command}",
         commands()[command].summary,
         details="\n".join(lines),
         examples=tuple(examples),
-        usage=usage,
+        brief=() if command == "train" else _BRIEF,
+        usage=f"monosemy {command} {start}[--run FOLDER] [FLAGS]",
         allow_abbrev=False,
     )
-    default = {"train": "runs/NAME", "demo": "runs/demo"}[command]
+    default = "runs/NAME" if command == "train" else "runs/demo"
     parser.add_argument("--run", metavar="FOLDER", help=f"The run folder to make or to continue. (default: {default})")
+    if command in _OPENING:
+        flag, meaning = _OPENING[command]
+        parser.add_argument(flag, action="store_true", help=meaning)
     add_settings(parser, base)
     return parser

@@ -11,6 +11,7 @@ writer, in the module that is named beside it (in two, where the reader comes fi
     wandb.json        the identity of the run in Weights & Biases                       training/viewers.py
     tensorboard/      training as TensorBoard shows it                                  training/viewers.py
     checkpoints/step-<number>/   tensors.safetensors, state.json                        training/checkpoint.py
+    first-look/       metrics.jsonl, checkpoints/ of the first SAE, while it trains     pipeline/first_look.py
     evaluation.json   one record per SAE and control                                    evals/evaluation_file.py
     documents.safetensors   sums per document                                           evals/documents.py
     saes/<site>/<name>/      sae.safetensors                                            saes/formats/own.py
@@ -82,6 +83,11 @@ class RunFiles:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    @property
+    def first_look(self) -> RunFiles:
+        """What the training of the first SAE keeps while it goes on, laid out as in a run."""
+        return RunFiles(self.folder / "first-look")
 
     @property
     def evaluation(self) -> Path:

@@ -30,6 +30,10 @@ ROOMS = (
 """The modules that define a `ROOM`, in the order in which commands and sections of the report appear."""
 
 
+PURPOSES = ("start", "train and measure", "read latents", "steer", "circuits", "share and use published SAEs", "more")
+"""What people want of commands: the groups of `monosemy --help`, in its order."""
+
+
 class Command(NamedTuple):
     """A command of the command line, `monosemy NAME …`."""
 
@@ -40,6 +44,8 @@ class Command(NamedTuple):
     """A function of the words after the command's name; as `module:function`, it is loaded when the command runs."""
     continues: bool = True
     """Whether the same command, given again after an interruption, continues the work."""
+    purpose: str = "more"
+    """Its group in `monosemy --help`, one of `PURPOSES`."""
 
     def run(self, words: list[str]) -> None:
         function = load(self.function) if isinstance(self.function, str) else self.function

@@ -74,6 +74,7 @@ class ActivationStore:
         self.rules = DropRules.from_json(manifest["rules"])
         self.statistics = {site: SiteStatistics(**values) for site, values in manifest["statistics"].items()}
         self.n_rows: int = manifest["n_rows"]
+        self.n_sequences: int = manifest["identity"]["n_sequences"]
         self.scale: dict[str, float] = manifest["scale"]
         """C = sqrt(E ||x||^2) by site, in raw units."""
         self._widths: dict[str, int] = manifest["identity"]["sites"]
@@ -209,13 +210,16 @@ def build_store(
     *,
     folder: Path | None = None,
     shard_bytes: int | None = None,
+    first_tokens: int | None = None,
 ) -> ActivationStore:
     """Builds the store of these activations, continues an interrupted build of it, or opens it when it is complete.
 
     `folder` defaults to one in the cache named by the fingerprint. `shard_bytes` is the approximate size of a shard; by
-    default it is 96 MiB to 1 GiB, depending on the size of the store. Raises UserError for a folder of another
-    configuration, a damaged shard, too little free space (estimated before the model runs), an unwritable folder, NaN
-    or infinite activations, and when no rows are left after dropping.
+    default it is 96 MiB to 1 GiB, depending on the size of the store. With `first_tokens`, only the whole shards at the
+    start that come nearest to so many tokens, at least one, are harvested and opened (`n_sequences` of the result says
+    how many sequences they hold); a later call without it goes on from there, to the same files.
+    Raises UserError for a folder of another configuration, a damaged shard, too little free space (estimated before the
+    model runs), an unwritable folder, NaN or infinite activations, and when no rows are left after dropping.
     """
     check_config(config, shards.context_length)
     identity = store_identity(model, shards, sites, config)
@@ -235,10 +239,15 @@ def build_store(
         statistics = measure_sites(model, shards, sites, config)
         manifest = _new_manifest(model, identity, config, statistics, shard_bytes=shard_bytes)
         files.write_json(folder / "manifest.json", manifest)
+    total = shards.n_sequences
+    if first_tokens is not None:
+        size = manifest["sequences_per_shard"]
+        total = min(total, size * max(1, round(first_tokens / (size * shards.context_length))))
     if not manifest["complete"]:
-        _harvest_missing(model, shards, config, folder, manifest=manifest)
-        files.write_json(folder / "manifest.json", _completed(manifest))
-    return ActivationStore(folder, manifest)
+        _harvest_missing(model, shards, config, folder, manifest=manifest, total=total)
+        if total == shards.n_sequences:
+            files.write_json(folder / "manifest.json", _completed(manifest))
+    return ActivationStore(folder, manifest if total == shards.n_sequences else _start_of(manifest, total))
 
 
 def bytes_per_token(identity: dict[str, Any]) -> int:
@@ -276,12 +285,21 @@ def _new_manifest(
 
 
 def _harvest_missing(
-    model: ActivationModel, shards: Tokens, config: ActivationsConfig, folder: Path, *, manifest: dict[str, Any]
+    model: ActivationModel,
+    shards: Tokens,
+    config: ActivationsConfig,
+    folder: Path,
+    *,
+    manifest: dict[str, Any],
+    total: int,
 ) -> None:
-    """Harvests every shard that has no entry in the manifest, and writes the manifest after each of them."""
-    size, total = manifest["sequences_per_shard"], shards.n_sequences
+    """Harvests every shard of the first `total` sequences that has no entry in the manifest, which is written after
+    each of them."""
+    size = manifest["sequences_per_shard"]
     have = {entry["start"] for entry in manifest["shards"]}
     missing = [start for start in range(0, total, size) if start not in have]
+    if not missing:
+        return
     n_missing = sum(min(start + size, total) - start for start in missing)
     _check_disk(folder, manifest["identity"], n_missing)
     _make_folder(folder)
@@ -319,6 +337,13 @@ def _completed(manifest: dict[str, Any]) -> dict[str, Any]:
         "scale": {site: (total / n_rows) ** 0.5 for site, total in squares.items()},
     }
     return manifest
+
+
+def _start_of(manifest: dict[str, Any], n_sequences: int) -> dict[str, Any]:
+    """A manifest of the shards that hold the first `n_sequences` alone, with a fingerprint of its own."""
+    identity = manifest["identity"] | {"n_sequences": n_sequences}
+    entries = [entry for entry in manifest["shards"] if entry["stop"] <= n_sequences]
+    return _completed(manifest | {"identity": identity, "fingerprint": fingerprint(identity), "shards": entries})
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

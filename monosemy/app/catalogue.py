@@ -27,10 +27,13 @@ from monosemy.evals.latent_statistics import LatentStatistics
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.layout import RunFiles, SaeFiles
 from monosemy.run import read_run
+from monosemy.saes.config_file import read_config_file
 from monosemy.saes.listing import SavedSae, refuse_stopped, saved_saes
 from monosemy.support.moved import NOT_MOVED, Moved
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Stamp = tuple[int, int]
+"""A file's inode and time of change."""
 
 
 class NotFoundError(UserError):
@@ -43,7 +46,9 @@ class Dictionary:
 
     saved: SavedSae
     database: FeatureDatabase | None = None
-    stamp: tuple[int, int] | None = None
+    weights_stamp: Stamp | None = None
+    """Identity of the SAE's present files; it changes when another SAE takes its place."""
+    stamp: Stamp | None = None
     """Identity of the features' present build; it changes when they are built again."""
     problem: str = ""
     """Why an existing database cannot be read; empty if it can."""
@@ -199,9 +204,9 @@ class Catalogue:
         with self._lock:
             saes: dict[tuple[str, str], Dictionary] = {}
             for saved in saved_saes(self.folder):
-                sae = self._known.get(saved.key)
-                if sae is None:
-                    sae = Dictionary(saved)
+                sae, weights_stamp = self._known.get(saved.key), _stamp(SaeFiles(saved.folder).config)
+                if sae is None or sae.weights_stamp != weights_stamp:
+                    sae = Dictionary(saved, weights_stamp=weights_stamp)
                 saes[saved.key] = sae
                 self._open_features(sae)
             self._known = saes
@@ -216,7 +221,14 @@ class Catalogue:
         sae.database, sae.problem = None, ""
         if stamp is not None and not sae.saved.stopped:
             try:
-                sae.database = FeatureDatabase.open(features.folder)
+                database = FeatureDatabase.open(features.folder)
+                if _describes_another(database, sae.folder):
+                    sae.problem = (
+                        f"the features of {sae.saved.label} describe an SAE that has since been replaced; they are "
+                        f"being built again, or build them: {sae.build_command}"
+                    )
+                else:
+                    sae.database = database
             except UserError as error:  # damaged or of another format: the run's other SAEs can still be browsed
                 sae.problem = str(error)
         built = sae.database.columns if sae.database is not None else {}
@@ -262,7 +274,14 @@ class Catalogue:
         return list(evaluation.get("records", [])), evaluation.get("clean_loss")
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _describes_another(database: FeatureDatabase, folder: Path) -> bool:
+    """Whether features were built from other weights than those now in the SAE's folder, as far as both say."""
+    document = read_config_file(folder)
+    weights = document.get("weights_sha256") if isinstance(document, dict) else None
+    return bool(weights) and database.info.get("sae_sha256", weights) != weights
+
+
+def _stamp(path: Path) -> Stamp | None:
     """Identity of a file's present content; None if there is no such file.
 
     Builds replace the file rather than write into it, so inode and time of change tell them apart.

@@ -64,7 +64,7 @@ class LiveModel:
         self.state, self.message = "absent", ""
         self._started: float | None = None
         self._model: LanguageModel | None = None
-        self._saes: dict[tuple[str, str], SparseAutoencoder] = {}
+        self._saes: dict[tuple[Any, ...], SparseAutoencoder] = {}
         self._change = threading.Condition()
         self._passes = threading.Lock()
         self._stream = threading.Lock()
@@ -115,7 +115,7 @@ class LiveModel:
         """The SAE on the model's device; the last `KEPT_SAES` loaded are kept. Raises UserError for damaged files."""
         from monosemy.saes.storage import load_sae
 
-        model, key = self.model(), (entry.site, entry.name)
+        model, key = self.model(), (entry.site, entry.name, entry.weights_stamp)
         if key not in self._saes:
             loaded = load_sae(entry.folder, device=str(model.device))
             # oldest first, by time of loading

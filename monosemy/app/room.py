@@ -12,6 +12,7 @@ ROOM = Room(
             "look at a run's latents in a web browser, offline: search, compare, test texts, steer",
             "monosemy.app.server:run_browse",
             continues=False,
+            purpose="read latents",
         ),
     ),
 )

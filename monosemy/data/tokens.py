@@ -21,9 +21,9 @@ import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,14 @@ class TokenShards:
     def documents(self, start: int, stop: int) -> Tokens:
         """The document number of every token of sequences [start, stop), int32 [stop − start, T]."""
         return self._rows(self._documents, start, stop)
+
+    def first(self, n_sequences: int) -> TokenShards:
+        """The first `n_sequences` alone, in the same files. Raises IndexError if there are fewer."""
+        if not 0 < n_sequences <= self.n_sequences:
+            raise IndexError(f"the first {n_sequences} of {self.n_sequences} sequences")
+        ends = [min(end, n_sequences) for end in self._ends]
+        sizes = tuple(end - before for before, end in pairwise([0, *ends]) if end > before)
+        return replace(self, shard_sequences=sizes, fingerprint=fingerprint([self.fingerprint, n_sequences]))
 
     @cached_property
     def _tokens(self) -> list[Tokens]:
@@ -145,6 +153,11 @@ class TokenSet:
                 )
         sides = {side: _shards(folder, side, manifest) for side in ("train", "validation")}
         return cls(folder, sides["train"], sides["validation"], manifest["fingerprint"], record=manifest["record"])
+
+    def first(self, n_sequences: int) -> TokenSet:
+        """The same set with the first `n_sequences` of its training side alone. Raises IndexError as the side does."""
+        train = self.train.first(n_sequences)
+        return replace(self, train=train, fingerprint=fingerprint([self.fingerprint, n_sequences]))
 
     def documents(self) -> Iterator[dict[str, Any]]:
         """Yields {source, origin, side, n_tokens} of every document, in the order of the documents' numbers."""

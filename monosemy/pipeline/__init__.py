@@ -7,8 +7,10 @@ shared cache folder.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from monosemy.config import RunConfig, identity, trains_nothing
@@ -16,23 +18,41 @@ from monosemy.errors import UserError
 from monosemy.layout import RunFiles
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
-from monosemy.pipeline.prepare import training_data
+from monosemy.pipeline.expected import expected_stages
+from monosemy.pipeline.first_look import (
+    LEAST_TOKENS,
+    N_TOKENS,
+    after_first_look,
+    has_first_look,
+    take_first_look,
+    wants_first_look,
+)
+from monosemy.pipeline.prepare import open_sources, training_data
 from monosemy.pipeline.training import train
 from monosemy.pipeline.training_data import TrainingData
 from monosemy.run import Run, open_run, read_run
 from monosemy.saes.listing import print_warnings, saved_saes
-from monosemy.support import files
+from monosemy.support import files, progress
 from monosemy.support.moved import NOT_MOVED, Moved
+from monosemy.support.numbers import count_text
 
-__all__ = ["check_config", "evaluate_folder", "report", "whole_run"]
+__all__ = ["check_config", "evaluate_folder", "only_first_look", "report", "whole_run"]
 
 
-def whole_run(config: RunConfig, folder: Path, *, features: bool = False, moved: Moved = NOT_MOVED) -> Path:
+def whole_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    features: bool = False,
+    moved: Moved = NOT_MOVED,
+    on_first_look: Callable[[], object] | None = None,
+) -> Path:
     """Trains, evaluates and reports, without repeating finished stages. Returns the report's path.
 
-    With `features`, it also builds the feature database of one SAE, for `monosemy browse`. `moved` gives the present
-    paths of model and text of a run that is continued; they are loaded and compared with what the run began with, even
-    if no stage is left to do.
+    With `features`, it also builds the feature database of one SAE, for `monosemy browse`. With `on_first_look`, that
+    SAE comes first, from the start of the text (`first_look`); the function is called when there is something to look
+    at, before the rest, and the time left in all is shown. `moved` gives the present paths of model and text of a run
+    that is continued; they are loaded and compared with what the run began with, even if no stage is left to do.
     Raises UserError when the training of every SAE stopped early, after controls are measured and the report is
     written.
     """
@@ -42,17 +62,37 @@ def whole_run(config: RunConfig, folder: Path, *, features: bool = False, moved:
             "train a run of your own and import them into it"
         )
     check_config(config)
-    with open_run(folder, config, moved) as run:
-        prepared = train(run)
+    with open_run(folder, config, moved) as run, contextlib.ExitStack() as shown:
+        if on_first_look:
+            first_tokens = N_TOKENS if wants_first_look(run) else 0
+            shown.enter_context(progress.together(expected_stages(config, first_tokens)))
+        prepared = train(run, after_first_look(run, on_first_look) if on_first_look else None)
         # A finished run loads nothing, so a new path given for its model or text would otherwise go unchecked.
         if prepared is None and moved != NOT_MOVED:
             prepared = training_data(run)
-        evaluate(run, prepared)
+        # Before the evaluation, so that pages which show the first look get those of the full-length SAE soon.
         if features and not all_stopped(folder):
             default_features(run, prepared)
+        evaluate(run, prepared)
     page = report(folder)
     print_results(folder)
     return page
+
+
+def only_first_look(config: RunConfig, folder: Path) -> None:
+    """Takes the first look of a run and stops there (`monosemy try`); `whole_run` goes on from it.
+
+    Raises UserError for a run that has none: one that keeps no activations, or reads too little text.
+    """
+    check_config(config)
+    if not has_first_look(config):
+        raise UserError(
+            f"a first look needs text of {count_text(LEAST_TOKENS)} tokens or more, kept on disk, and an architecture "
+            "to train; give more by --tokens, or use monosemy train"
+        )
+    with open_run(folder, config) as run:
+        if wants_first_look(run):
+            take_first_look(run, open_sources(run))
 
 
 def evaluate_folder(folder: Path, moved: Moved = NOT_MOVED) -> None:

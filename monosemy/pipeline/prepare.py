@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from monosemy.config import RunConfig, fingerprint, taking_part, to_json
 from monosemy.errors import UserError
@@ -134,12 +135,19 @@ def training_data(run: Run) -> TrainingData:
     return prepare(run)
 
 
-def prepare(run: Run) -> Prepared:
-    """Loads the model, tokenises the text and harvests the activations, reusing what the cache holds.
+@dataclass(frozen=True)
+class Opened:
+    """A run's model, checked sites and tokens, before any activations are made."""
 
-    Raises UserError when memory or disk cannot hold the run, when the model or the text has changed since the run
-    began, and for a run that has neither.
-    """
+    model: LanguageModel
+    tokens: TokenSet
+    sites: tuple[str, ...]
+    seconds: float
+    """What opening took."""
+
+
+def open_sources(run: Run) -> Opened:
+    """Loads the model and tokenises the text, reusing what the cache holds. Raises UserError as `prepare` does."""
     from monosemy.data.tokens import prepare_tokens, separator_and_bos
     from monosemy.models.of_run import load_run_model, refuse_change
 
@@ -173,42 +181,56 @@ def prepare(run: Run) -> Prepared:
     remember_sources(run.folder, model=run.source("model"), text=run.source("text"))
     for remark in tokens.record.get("remarks", []):
         progress.say(f"text: {remark}")
-    prepared, dropped = _activations(config, model, tokens, sites)
+    return Opened(model, tokens, sites, time.perf_counter() - started)
+
+
+def prepare(run: Run, opened: Opened | None = None) -> Prepared:
+    """Loads the model, tokenises the text and harvests the activations, reusing what the cache holds.
+
+    `opened` are the run's model and tokens where they are at hand already.
+    Raises UserError when memory or disk cannot hold the run, when the model or the text has changed since the run
+    began, and for a run that has neither.
+    """
+    opened = opened or open_sources(run)
+    started = time.perf_counter()
+    prepared, dropped = _activations(run.config, opened)
     # Written once per set of activations: a continued run keeps the provenance that it began with.
     source = prepared.fingerprint
     if not run.stage_done("activations", source):
-        run.add_provenance(
-            model={"name": model.name, "fingerprint": model.fingerprint, "commit": model.commit},
-            text={"fingerprint": tokens.fingerprint, **tokens.record},
-            dropped_positions=dropped,
-            scale=dict(prepared.scale),
-        )
-        run.mark_done("activations", source, time.perf_counter() - started)
+        run.add_provenance(**source_facts(opened), dropped_positions=dropped, scale=dict(prepared.scale))
+        run.mark_done("activations", source, opened.seconds + time.perf_counter() - started)
     return prepared
 
 
-def _activations(
-    config: RunConfig, model: LanguageModel, tokens: TokenSet, sites: tuple[str, ...]
-) -> tuple[Prepared, dict[str, int]]:
+def source_facts(opened: Opened) -> dict[str, Any]:
+    """What a run's provenance says of its model and text."""
+    model, tokens = opened.model, opened.tokens
+    return {
+        "model": {"name": model.name, "fingerprint": model.fingerprint, "commit": model.commit},
+        "text": {"fingerprint": tokens.fingerprint, **tokens.record},
+    }
+
+
+def start_of(run: Run, opened: Opened, n_tokens: int) -> Prepared:
+    """About the first `n_tokens` of a run alone, with their activations on disk, which the whole run then reuses."""
+    from monosemy.activations.store import build_store
+
+    config = run.config
+    store = build_store(opened.model, opened.tokens.train, opened.sites, config.activations, first_tokens=n_tokens)
+    return _stored(config, dataclasses.replace(opened, tokens=opened.tokens.first(store.n_sequences)), store)
+
+
+def _activations(config: RunConfig, opened: Opened) -> tuple[Prepared, dict[str, int]]:
     """The prepared activations, and how many positions were dropped for each reason (empty while still unknown)."""
     from monosemy.activations.harvest import measure_sites
     from monosemy.activations.store import build_store
-    from monosemy.activations.stream import MixingStream, RowSource, StoredStream
+    from monosemy.activations.stream import MixingStream, RowSource
 
+    model, tokens, sites = opened.model, opened.tokens, opened.sites
     settings, training = config.activations, config.training
     if settings.storage == "disk":
         store = build_store(model, tokens.train, sites, settings)
-        stored = StoredStream(
-            store,
-            sites,
-            batch_tokens=training.batch_tokens,
-            n_passes=training.n_passes,
-            seed=config.text.seed,
-            device=model.device,
-        )
-        scale = {site: float(store.scale[site]) for site in sites}
-        prepared = Prepared(model, tokens, sites, store, stream=stored, rules=store.rules, scale=scale, config=config)
-        return prepared, store.record["n_dropped"]
+        return _stored(config, opened, store), store.record["n_dropped"]
     statistics = measure_sites(model, tokens.train, sites, settings)
     mixing = MixingStream(
         RowSource(model, tokens.train, sites, settings, statistics=statistics),
@@ -218,3 +240,20 @@ def _activations(
     )
     scale = {site: float(mixing.scale[site]) for site in sites}
     return Prepared(model, tokens, sites, None, stream=mixing, rules=mixing.rules, scale=scale, config=config), {}
+
+
+def _stored(config: RunConfig, opened: Opened, store: ActivationStore) -> Prepared:
+    """The activations of a store, as training reads them."""
+    from monosemy.activations.stream import StoredStream
+
+    model, tokens, sites = opened.model, opened.tokens, opened.sites
+    stream = StoredStream(
+        store,
+        sites,
+        batch_tokens=config.training.batch_tokens,
+        n_passes=config.training.n_passes,
+        seed=config.text.seed,
+        device=model.device,
+    )
+    scale = {site: float(store.scale[site]) for site in sites}
+    return Prepared(model, tokens, sites, store, stream=stream, rules=store.rules, scale=scale, config=config)

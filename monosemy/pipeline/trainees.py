@@ -43,19 +43,24 @@ class NewSae:
     """Whether the decoder stays random, which makes the SAE a control."""
 
 
+def sae_name(new: NewSae) -> str:
+    """The name of an SAE among those of its site, such as `topk-l0_32-s0`."""
+    label = CONTROL if new.frozen else new.architecture
+    return f"{label}-l0_{number_name(new.l0)}-s{new.seed}"
+
+
 def build_trainees(prepared: TrainingData) -> dict[Key, Trainee]:
     """Builds a trainee for every SAE and control of the run."""
     config = prepared.config
-    families = [(name, name, False) for name in config.architectures]
+    families = [(name, False) for name in config.architectures]
     if config.evaluation.frozen_random:
-        families.append((CONTROL, "topk", True))
-    return {
-        (site, f"{label}-l0_{number_name(l0)}-s{seed}"): build_trainee(
-            prepared, NewSae(site, architecture, l0, seed, frozen=frozen), rows
-        )
+        families.append(("topk", True))
+    saes = [
+        (rows, NewSae(site, architecture, l0, seed, frozen=frozen))
         for site, rows in initial_rows(prepared).items()
-        for (label, architecture, frozen), l0, seed in itertools.product(families, config.l0, config.seeds)
-    }
+        for (architecture, frozen), l0, seed in itertools.product(families, config.l0, config.seeds)
+    ]
+    return {(new.site, sae_name(new)): build_trainee(prepared, new, rows) for rows, new in saes}
 
 
 def build_units(prepared: TrainingData) -> list[JoinedUnit]:

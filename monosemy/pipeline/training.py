@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monosemy.config import RunConfig, computed_settings, fingerprint, identity, to_json
+from monosemy.layout import RunFiles
 from monosemy.pipeline.prepare import training_data
 from monosemy.pipeline.trainees import build_trainees, build_units
 from monosemy.pipeline.training_data import TrainingData
 from monosemy.run import Run
 from monosemy.support import progress
+from monosemy.support.metrics import MetricsWriter
+from monosemy.support.numbers import counted_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from monosemy.saes.base import SparseAutoencoder
     from monosemy.training.checkpoint import Origin
     from monosemy.training.trainee import Trainee
-    from monosemy.training.trainer import Trainer, Unit
+    from monosemy.training.trainer import Key, Trainer, Unit
 
 CALIBRATION_TOKENS = 32_768
 
@@ -44,23 +47,13 @@ def train(run: Run, prepared: TrainingData | None = None) -> TrainingData | None
     if trained(run):
         shutil.rmtree(run.files.checkpoints, ignore_errors=True)
         return None
-    from monosemy.saes.storage import save_sae
-
     prepared = prepared or training_data(run)
     trainees = build_trainees(prepared)
     units = build_units(prepared)
     trainees |= {key: trainee for unit in units for key, trainee in zip(unit.keys, unit.trainees, strict=True)}
-    trainer = _train(run, prepared, trainees, units)
-    rows = prepared.calibration(CALIBRATION_TOKENS)
+    trainer = train_all(run, prepared, trainees, units)
     records = {key: unit.record() for unit in units for key in unit.keys}
-    with progress.stage("calibrating and saving", total=len(trainees), unit="SAEs") as bar:
-        for (site, name), trainee in trainees.items():
-            sae = _finish(trainee, rows[trainee.sae.source_site or site], n_tokens=trainer.n_tokens)
-            _fold(sae, prepared, site)
-            record = {**sae.config.record, "control": name.split("-")[0], **records.get((site, name), {})}
-            sae.config = dataclasses.replace(sae.config, record=record)
-            save_sae(sae, run.files.sae(site, name).folder)
-            bar.advance()
+    finish_and_save(run, prepared, trainees, records, n_tokens=trainer.n_tokens)
     stream = prepared.stream.record()
     run.add_provenance(stopped=trainer.messages, shuffle=stream)
     if prepared.store is None:
@@ -70,6 +63,31 @@ def train(run: Run, prepared: TrainingData | None = None) -> TrainingData | None
     # Only now that the trained SAEs are on disk and the stage is recorded.
     shutil.rmtree(run.files.checkpoints, ignore_errors=True)
     return prepared
+
+
+def finish_and_save(
+    run: Run,
+    prepared: TrainingData,
+    trainees: Mapping[Key, Trainee],
+    records: Mapping[Key, Mapping[str, Any]],
+    *,
+    n_tokens: int,
+) -> None:
+    """Calibrates trained SAEs, makes them read raw activations and saves them.
+
+    `records` are further entries for the record of some, by site and name; `n_tokens` is what each was trained on.
+    """
+    from monosemy.saes.storage import save_sae
+
+    rows = prepared.calibration(CALIBRATION_TOKENS)
+    with progress.stage("calibrating and saving", total=len(trainees), unit="SAEs") as bar:
+        for (site, name), trainee in trainees.items():
+            sae = _finish(trainee, rows[trainee.sae.source_site or site], n_tokens=n_tokens)
+            _fold(sae, prepared, site)
+            record = {**sae.config.record, "control": name.split("-")[0], **records.get((site, name), {})}
+            sae.config = dataclasses.replace(sae.config, record=record)
+            save_sae(sae, run.files.sae(site, name).folder)
+            bar.advance()
 
 
 def _fold(sae: SparseAutoencoder, prepared: TrainingData, site: str) -> None:
@@ -83,7 +101,7 @@ def _fold(sae: SparseAutoencoder, prepared: TrainingData, site: str) -> None:
         sae.fold_centre(centre)
 
 
-def _origin(config: RunConfig, prepared: TrainingData) -> Origin:
+def origin_of(config: RunConfig, prepared: TrainingData) -> Origin:
     """The origin of this run's checkpoints: its configuration, model, text and activations."""
     from monosemy.training.checkpoint import Origin
 
@@ -91,27 +109,42 @@ def _origin(config: RunConfig, prepared: TrainingData) -> Origin:
     return Origin(covered, computed_settings(config) | {"fingerprint": prepared.fingerprints})
 
 
-def _train(
-    run: Run, prepared: TrainingData, trainees: dict[tuple[str, str], Trainee], units: Sequence[Unit]
+def train_all(
+    run: Run,
+    prepared: TrainingData,
+    trainees: Mapping[Key, Trainee],
+    units: Sequence[Unit] = (),
+    *,
+    work: RunFiles | None = None,
 ) -> Trainer:
-    """Trains to the end, with progress and viewers, and returns the trainer."""
+    """Trains to the end, from the last checkpoint on, and returns the trainer.
+
+    Checkpoints and metrics are the run's, which viewers show; or those of `work`.
+    """
     from monosemy.training.trainer import Trainer
     from monosemy.training.viewers import open_viewer
 
+    kept_in = work or run.files
     total = prepared.stream.n_steps * run.config.training.batch_tokens
     trainer = Trainer(
         trainees,
         prepared.stream,
         run.config.training,
-        checkpoints=run.files.checkpoints,
-        metrics=run.metrics(),
-        origin=_origin(run.config, prepared),
+        checkpoints=kept_in.checkpoints,
+        metrics=MetricsWriter(kept_in.metrics),
+        origin=origin_of(run.config, prepared),
         units=units,
     )
     done = trainer.resume()
-    trainer.viewers = [open_viewer(kind, run.folder, to_json(run.config)) for kind in run.config.log_to]
+    if work is None:
+        trainer.viewers = [open_viewer(kind, run.folder, to_json(run.config)) for kind in run.config.log_to]
     n_printed = len(trainer.messages)
-    with progress.stage(f"training {len(trainees)} SAEs", total=total, unit=prepared.unit, start=done) as bar:
+    n_controls = sum(trainee.sae.config.frozen_decoder for trainee in trainees.values())
+    controls = f" and {counted_text(n_controls, 'control')}" if n_controls else ""
+    title = f"training {counted_text(len(trainees) - n_controls, 'SAE')}{controls}"
+    with progress.stage(
+        title if work is None else "training the first SAE", total=total, unit=prepared.unit, start=done
+    ) as bar:
 
         def on_step(n_rows: int, metrics: Mapping[Any, Any]) -> None:
             nonlocal n_printed

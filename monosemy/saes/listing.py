@@ -84,9 +84,16 @@ class SavedSae:
         return str((self.config.get("record") or {}).get("stopped") or "")
 
     @property
+    def first_look(self) -> bool:
+        """Whether it was trained on the start of the text alone, and is to be replaced by its full-length self."""
+        return bool((self.config.get("record") or {}).get("first_look"))
+
+    @property
     def remark(self) -> str:
-        """A suffix for its name: ` (control)`, ` (training stopped early)` or nothing."""
-        return " (training stopped early)" if self.stopped else " (control)" if self.control else ""
+        """A suffix for its name: ` (control)`, ` (training stopped early)`, ` (first look)` or nothing."""
+        if self.stopped:
+            return " (training stopped early)"
+        return " (control)" if self.control else " (first look)" if self.first_look else ""
 
 
 def label_of(name: str) -> str:

@@ -12,6 +12,7 @@ ROOM = Room(
             "write text with latents changed, beside the unchanged model and controls",
             "monosemy.steering.command:run_steer",
             continues=False,
+            purpose="steer",
         ),
     ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -25,10 +25,20 @@ class Parser(argparse.ArgumentParser):
     The usage names what must be given, and not every flag.
     """
 
-    def __init__(self, prog: str, summary: str, *, details: str = "", examples: Sequence[str] = (), **options: Any):
+    def __init__(
+        self,
+        prog: str,
+        summary: str,
+        *,
+        details: str = "",
+        examples: Sequence[str] = (),
+        brief: Collection[str] = (),
+        **options: Any,
+    ):
         """The summary is one sentence, `details` are paragraphs below it; the lines of both stay as they are written.
 
-        `summary` may be the command's line in `monosemy --help`, which begins small and has no full stop.
+        `summary` may be the command's line in `monosemy --help`, which begins small and has no full stop. `brief` are
+        the flags that `--help` shows; `--help-all` then shows all.
         """
         title = "example:" if len(examples) == 1 else "examples:"
         shown_examples = "\n".join([title, *(f"  {example}" for example in examples)]) if examples else ""
@@ -43,6 +53,9 @@ class Parser(argparse.ArgumentParser):
         # argparse takes -5 for a value but -1e-3 and -inf for flags; as values they get an answer about their range
         self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf$|nan$)")
         self.add_argument("-h", "--help", action="help", help="Show this help and exit.")
+        self._brief = {"--help", "--help-all", *brief} if brief else frozenset()
+        if brief:
+            self.add_argument("--help-all", action=_HelpAll, help="Show every setting and exit.")
 
     def format_help(self) -> str:
         if self.usage is None:
@@ -50,7 +63,19 @@ class Parser(argparse.ArgumentParser):
             words = [f"{action.option_strings[0]} {metavar_of(action)}" for action in required]
             words += [_place(action) for action in self._get_positional_actions()]
             self.usage = " ".join(["%(prog)s", *words, "[FLAGS]"])
-        return super().format_help()
+        if not self._brief:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        formatter.start_section("options")
+        formatter.add_arguments([action for action in self._actions if self._brief & set(action.option_strings)])
+        formatter.end_section()
+        return formatter.format_help()
+
+    def show_all(self) -> None:
+        """Makes the help show every flag."""
+        self._brief = frozenset()
 
     def error(self, message: str) -> NoReturn:
         """argparse's words as one line, without the usage before it; a missing argument comes with its help."""
@@ -71,6 +96,19 @@ class Parser(argparse.ArgumentParser):
         placeholder = " ".join([*action.option_strings[:1], metavar_of(action)])
         text = (action.help or "").removesuffix(".").replace("%%", "%")
         return f"{placeholder}, {text[:1].lower()}{text[1:]}"
+
+
+class _HelpAll(argparse.Action):
+    """The action of `--help-all`."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        assert isinstance(parser, Parser)
+        parser.show_all()
+        parser.print_help()
+        parser.exit()
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -157,6 +157,11 @@ def count_text(n: float) -> str:
     return f"{n:,.0f}" if math.isfinite(n) else DASH
 
 
+def counted_text(n: int, noun: str) -> str:
+    """A number of things: `1 SAE`, `15 SAEs`; the plural is the noun with an s."""
+    return f"{count_text(n)} {noun}{'' if n == 1 else 's'}"
+
+
 def magnitude_text(value: float) -> str:
     """A count on an axis: `300k`, `1.5M`, `2B`."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -7,7 +7,8 @@ was closed or the disk under its log is full, falls silent; the work goes on.
 
 The rate is measured over the later half of the time since the stage's first report, because the first unit often
 includes one-time costs such as compiling. Until there is enough evidence, neither rate nor time left is shown. Work
-restored from an earlier, interrupted run is given as `start=`, so that it does not raise the rate.
+restored from an earlier, interrupted run is given as `start=`, so that it does not raise the rate. Where the stages of
+a long piece of work are announced (`together`), each also shows how long all of them will still take.
 
 Limits: stages do not nest; a stage that is opened within another one prints plain lines.
 """
@@ -17,14 +18,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Protocol, runtime_checkable
 
 from monosemy.support.numbers import duration_text, fixed_percent_text, number_text
+from monosemy.support.outlook import Outlook
 
 PLAIN_INTERVAL_SECONDS = 10.0
 _REDRAWS_PER_SECOND = 5.0
+_outlook: Outlook | None = None
 _live = False  # rich allows one live display at a time
 
 
@@ -63,6 +66,8 @@ class _Shielded:
         self._attempt(lambda: setattr(self, "bar", open_bar()))
 
     def advance(self, n: float = 1) -> None:
+        if _outlook is not None:
+            _outlook.advance(n)
         self._attempt(lambda: self.bar.advance(n))
 
     def note(self, text: str) -> None:
@@ -164,6 +169,8 @@ class _Plain:
             parts.extend(filter(None, self.rate.texts(self.done, self.total, self.unit)))
         if self.remark:
             parts.append(self.remark)
+        if not finished and (whole := _whole_text()):
+            parts.append(whole)
         print(f"{self.name}: {', '.join(parts)}", file=self.stream, flush=True)
 
 
@@ -180,7 +187,7 @@ class _Drawn:
         self.rate = _Rate()
         self.display = _rich_display()
         self.task = self.display.add_task(
-            name, total=total, completed=start, counts="", rate="", left="", spent="", remark=""
+            name, total=total, completed=start, counts="", rate="", left="", spent="", remark="", whole=""
         )
         self.display.start()
 
@@ -195,7 +202,7 @@ class _Drawn:
 
     def finish(self) -> None:
         self.draw()
-        self.display.update(self.task, left="", remark="")
+        self.display.update(self.task, left="", remark="", whole="")
 
     def close(self) -> None:
         global _live
@@ -213,6 +220,7 @@ class _Drawn:
             rate=rate,
             left=left,
             spent=duration_text(seconds),
+            whole=_whole_text(),
         )
 
 
@@ -227,11 +235,34 @@ def stage(name: str, total: float | None = None, unit: str = "steps", *, start: 
             bar.advance(2048)
     """
     bar = _Shielded(lambda: _open(name, total, unit, start))
+    if _outlook is not None:
+        _outlook.begin(name, total, start)
     try:
         yield bar
         bar.finish()
     finally:
         bar.close()
+        if _outlook is not None:
+            _outlook.end()
+
+
+@contextmanager
+def together(expected: Sequence[tuple[str, float]]) -> Iterator[None]:
+    """Shows in every stage how long all these stages together will still take (`outlook.Outlook`)."""
+    global _outlook
+    before, _outlook = _outlook, Outlook(expected)
+    try:
+        yield
+    finally:
+        _outlook = before
+
+
+def _whole_text() -> str:
+    """`about 12 min left in all`; empty while unknown, and where no stages were announced."""
+    seconds = None if _outlook is None else _outlook.left()
+    if seconds is None:
+        return ""
+    return f"about {max(1, round(seconds / 60))} min left in all" if seconds >= 30 else "less than a minute left in all"
 
 
 def _open(name: str, total: float | None, unit: str, start: float) -> _Quiet | _Plain | _Drawn:
@@ -269,6 +300,7 @@ def _rich_display() -> Any:
         TextColumn("{task.fields[spent]}", style="dim"),
         TextColumn("{task.fields[left]}", style="green"),
         TextColumn("{task.fields[remark]}", style="dim"),
+        TextColumn("{task.fields[whole]}", style="green"),
         console=Console(stderr=True),
         refresh_per_second=_REDRAWS_PER_SECOND,
     )

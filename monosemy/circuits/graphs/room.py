@@ -12,6 +12,7 @@ ROOM = Room(
             "draw what computes what on a prompt, from tokens over transcoders' latents to logits, and check it",
             "monosemy.circuits.graphs.command:run_graph",
             continues=False,
+            purpose="circuits",
         ),
     ),
 )

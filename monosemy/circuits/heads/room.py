@@ -12,6 +12,7 @@ ROOM = Room(
             "find the attention heads and edges that carry a behaviour, with intervals and a drawing",
             "monosemy.circuits.heads.command:run_circuits",
             continues=False,
+            purpose="circuits",
         ),
     ),
 )

@@ -22,6 +22,7 @@ ROOM = Room(
             "jacobian",
             "train pairs of SAEs around an MLP that compute sparsely, measure them, and show pairs and graphs",
             "monosemy.circuits.jacobian.commands:run_jacobian",
+            purpose="circuits",
         ),
     ),
     settings="monosemy.circuits.jacobian.settings:JacobianConfig",

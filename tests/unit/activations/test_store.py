@@ -105,6 +105,29 @@ def test_a_complete_store_is_reused_without_running_the_model(tmp_path: Path) ->
     assert again.sites == (A, B)
 
 
+def test_the_start_of_a_store_is_the_same_rows_and_the_rest_follows_to_the_same_files(tmp_path: Path) -> None:
+    whole = built(tmp_path / "whole")
+    model, text = TableModel(), topical_text()
+    settings = {"folder": tmp_path / "parts", "shard_bytes": SHARD_BYTES}
+    n_tokens = 10 * text.context_length  # 10 of 40 sequences, in shards of 4: the nearest are 8
+    start = build_store(model, text, (A, B), CONFIG, first_tokens=n_tokens, **settings)
+    n_rows = int((whole.sequences < 8).sum())
+    assert (start.n_sequences, start.n_rows) == (8, n_rows)
+    assert start.fingerprint != whole.fingerprint
+    assert torch.equal(start.rows(A, slice(None)), whole.rows(A, slice(0, n_rows)))
+    assert start.scale[A] == pytest.approx(float(start.rows(A, slice(None)).square().sum(1).mean().sqrt()))
+    with pytest.raises(UserError, match="unfinished"):
+        ActivationStore.open(tmp_path / "parts")
+    before = model.n_passes
+    build_store(model, text, (A, B), CONFIG, first_tokens=n_tokens, **settings)
+    assert model.n_passes == before
+    build_store(model, text, (A, B), CONFIG, **settings)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    again = build_store(model, text, (A, B), CONFIG, first_tokens=1, **settings)
+    assert again.n_sequences == 4
+    assert ActivationStore.open(tmp_path / "parts").n_rows == whole.n_rows
+
+
 def test_stores_are_kept_in_the_cache_by_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path))
     model, text = TableModel(), topical_text()

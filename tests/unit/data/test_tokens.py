@@ -99,6 +99,14 @@ def test_many_shards_read_as_one(text: TextConfig, tmp_path: Path, monkeypatch: 
     for start, stop in [(-1, 3), (30, 39), (5, 4)]:
         with pytest.raises(IndexError, match="of 38"):
             parts.train.sequences(start, stop)
+    first = parts.first(12)
+    assert first.train.shard_sequences == (5, 5, 2)
+    assert np.array_equal(first.train.sequences(3, 12), whole.train.sequences(3, 12))
+    assert len({first.fingerprint, parts.fingerprint, parts.first(13).fingerprint}) == 3
+    assert first.validation == parts.validation
+    for n in (0, 39):
+        with pytest.raises(IndexError, match="of 38"):
+            parts.first(n)
 
 
 def test_damage_is_named(text: TextConfig) -> None:
