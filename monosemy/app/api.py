@@ -18,14 +18,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from monosemy import __version__
-from monosemy.app import graphs, lists, live, pages
+from monosemy.app import graphs, lists, live, pages, text_answers
 from monosemy.app.answers import answer, body_of, json_body
 from monosemy.app.assets import REPORT_POLICY, Asset, load_assets, matches_tag
 from monosemy.app.catalogue import Catalogue, Dictionary, NotFoundError
 from monosemy.app.compare import Comparisons
+from monosemy.app.evidence import WRITERS
 from monosemy.app.live import BusyError, LiveModel, ModelError
 from monosemy.app.meaning import Meanings
-from monosemy.app.schema import MeaningBody, NoteChange, SaeBody, SweepValues, TextBody, parse_body
+from monosemy.app.schema import (
+    DifferenceBody,
+    EvidenceBody,
+    MeaningBody,
+    NoteChange,
+    SaeBody,
+    SweepValues,
+    TextBody,
+    parse_body,
+)
 from monosemy.app.security import TooLargeError
 from monosemy.app.steer_examples import steer_examples
 from monosemy.app.streams import stream_events
@@ -200,17 +210,23 @@ def _limit(request: Request) -> int:
 
 
 def _add_text(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
-    """The route that encodes the user's own text."""
+    """The routes that encode the user's own text: one, two compared, and the evidence as a file."""
 
     @app.post("/api/f/{site}/{name}/text")
     async def text(request: Request, site: str, name: str) -> Response:
         sae, body = catalogue.sae(site, name), await body_of(TextBody, request)
-        result = await asyncio.to_thread(live.read_text, model, sae, body.text, top=body.top, latent=body.latent)
-        # labels of all latents in one query, written into the result in place
-        firing = [entry for entries in (*result["top"], result["summary"]) for entry in entries]
-        for entry, label in zip(firing, sae.labels([entry["latent"] for entry in firing]), strict=True):
-            entry["label"] = label
-        return answer(result)
+        return answer(await asyncio.to_thread(text_answers.text_result, model, sae, body))
+
+    @app.post("/api/f/{site}/{name}/text-difference")
+    async def difference(request: Request, site: str, name: str) -> Response:
+        sae, body = catalogue.sae(site, name), await body_of(DifferenceBody, request)
+        return answer(await asyncio.to_thread(text_answers.text_difference, model, sae, body))
+
+    @app.post("/api/f/{site}/{name}/evidence")
+    async def evidence(request: Request, site: str, name: str) -> Response:
+        sae, body = catalogue.sae(site, name), await body_of(EvidenceBody, request)
+        content = await asyncio.to_thread(text_answers.evidence_file, model, sae, body)
+        return Response(content, media_type=WRITERS[body.format][1])
 
 
 def _add_compare(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:

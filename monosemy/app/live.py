@@ -25,11 +25,12 @@ from monosemy.steering.request import SteeringRequest, request_from_json
 from monosemy.support.numbers import count_text, setting_text
 
 if TYPE_CHECKING:
+    from monosemy.app.own_text import Reading
     from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
     from monosemy.steering.edits import LatentScales
 
-MAX_TEXT = 20_000
+MAX_TEXT = 60_000
 """Length of the longest own text and of the longest prompt, in characters."""
 MAX_NEW_TOKENS = 256
 MAX_EDITS = 16
@@ -150,27 +151,33 @@ def _load_run_model(catalogue: Catalogue) -> LanguageModel:
     return load_run_model(catalogue.folder, catalogue.config, catalogue.provenance, catalogue.moved)
 
 
-def read_text(live: LiveModel, entry: Dictionary, text: str, *, top: int = 8, latent: int | None = None) -> Any:
-    """The SAE's code of the user's own text (`schema.TextResult` without labels).
+def read_text(live: LiveModel, entry: Dictionary, text: str, *, chat: bool = False, most: int = MAX_TEXT) -> Reading:
+    """The SAE's code of the user's own text, or of a chat's transcript.
 
-    The text is preceded by the separator that begins a document in training. Positions of the kinds that training drops
-    (the first one, special tokens, outliers) have no active latents. `top` is the number of latents listed per token;
-    `latent` asks for one latent's activation at every token. The call blocks, so run it in a thread. Raises UserError
-    for an empty or too long text and a latent out of range, ModelError, and BusyError.
+    A plain text is preceded by the separator that begins a document in training. Positions of the kinds that training
+    drops (the first one, special tokens, outliers) have no active latents. The call blocks, so run it in a thread.
+    Raises UserError for an empty text, one of more than `most` characters, or no transcript of a chat; ModelError, and
+    BusyError.
     """
-    if not text or len(text) > MAX_TEXT:
-        raise UserError(f"a text takes 1 to {count_text(MAX_TEXT)} characters, got {count_text(len(text))}")
-    if latent is not None:
-        entry.check_latent(latent)
-    top = min(max(top, 1), MAX_TOP)
-    from monosemy.app.own_text import encode_text
+    if not text or len(text) > most:
+        raise UserError(f"a text takes 1 to {count_text(most)} characters, got {count_text(len(text))}")
+    from monosemy.app.own_text import read_own_text
+    from monosemy.app.transcript import Transcript, parse_chat, written_chat
 
+    messages = parse_chat(text) if chat else []
     # loading may take long and is waited for before the model is locked
     model, sae = live.model(), live.sae(entry)
+    transcript = written_chat(model, messages) if chat else Transcript(text)
     run, limit = live.catalogue, steering_scales(entry, sae).outlier_norm
     with live.passes():
-        return encode_text(
-            model, sae, text, run.config, provenance=run.provenance, top=top, latent=latent, outlier_norm=limit
+        return read_own_text(
+            model,
+            sae,
+            transcript,
+            run.config,
+            provenance=run.provenance,
+            outlier_norm=limit,
+            database=entry.database,
         )
 
 

@@ -1,104 +1,182 @@
 """Encodes the user's own text with an SAE, token by token. Imported only once a model is needed, since it needs torch.
 
-Place on the path: text → tokens → activations at the site → sparse code → [top latents and traces] → page.
+Place on the path: text → tokens, in windows → activations at the site → sparse code → `Reading` → page, files.
 
-A text is read as documents are in training: after the text separator and without a chat template. Positions of the
-kinds that training drops are shown without activations: the first one, special tokens, and outliers. An outlier has a
-norm above the run's limit, as in steering (steering/edits.py). If no norm of the site is known, the limit is the run's
-outlier multiple times the median norm of this text's other positions.
-Limits: at most `MAX_TOKENS` tokens, or the model's positions.
+A text is read as documents are in training: after the text separator, without a chat template unless it is a chat
+(`transcript`). Positions of the kinds that training drops are shown without activations: the first one, special tokens,
+and outliers. An outlier has a norm above the run's limit, as in steering (steering/edits.py). If no norm of the site is
+known, the limit is the run's outlier multiple times the median norm of this window's other positions.
+
+A text longer than a window is read in windows of `WINDOW` tokens, or the model's positions, each after the separator.
+A window begins `OVERLAP` tokens (at most a quarter of it) before the end of the one before, so that every token but the
+text's first ones has at least so many before it; a token that stands in two windows counts in the earlier one.
+Limits: at most `MAX_TOKENS` tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from monosemy.app.rarity import one_in
+from monosemy.app.transcript import Transcript
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
+from monosemy.features.store.database import FeatureDatabase
 from monosemy.models.adapter import LanguageModel
 from monosemy.saes.base import SparseAutoencoder
 
-MAX_TOKENS = 1_024
+Array = np.ndarray[Any, np.dtype[Any]]
+
+WINDOW = 1_024
+"""Tokens that are read together."""
+OVERLAP = 128
+MAX_TOKENS = 16_384
 """The largest number of tokens that are read; those beyond are only counted."""
 SUMMARY = 200
 """The largest number of latents listed for the whole text."""
 
 
-def encode_text(
+@dataclass(frozen=True)
+class Reading:
+    """A text as an SAE reads it: T tokens, n firings in the order of tokens, the strongest of a token first."""
+
+    pieces: list[str]
+    """[T]: text of each token. A character split over several tokens is the piece of the first; the others have ""."""
+    special: list[int]
+    """Positions of special tokens."""
+    roles: list[str]
+    """[T]: whose message each token belongs to, "" for the template's; empty for a text that is no chat."""
+    n_dropped: int
+    """Tokens left out at the end."""
+    n_windows: int
+    position: Array
+    """int64 [n]: the token of each firing."""
+    latent: Array
+    """int64 [n]"""
+    value: Array
+    """float32 [n]: the activation, raw."""
+    one_in: Array
+    """float64 [n]: the latent is this strong on one in so many tokens (`rarity`); NaN where that is not known."""
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Every latent that fires, once (`schema.FiringSummary` without labels), the most unusual one first.
+
+        Where nothing is known of the latents' firing, the order is that of their largest values. Of equals the lower
+        latent comes first.
+        """
+        order = np.lexsort((self.position, -self.value, self.latent))
+        latents, first, counts = np.unique(self.latent[order], return_index=True, return_counts=True)
+        peak = order[first]
+        rarest = np.nan_to_num(self.one_in[peak])
+        ranked = np.lexsort((latents, -self.value[peak], -rarest))
+        rows = (latents, self.value[peak], self.position[peak], counts, rarest)
+        return [
+            {"latent": i, "value": v, "peak": p, "n_tokens": n, "one_in": rare or None}
+            for i, v, p, n, rare in zip(*(row[ranked].tolist() for row in rows), strict=True)
+        ]
+
+    def tops(self, most: int) -> list[list[dict[str, Any]]]:
+        """Per token its strongest latents, at most so many (`schema.FiringLatent` without labels)."""
+        tops: list[list[dict[str, Any]]] = [[] for _ in self.pieces]
+        for p, i, v, rare in zip(
+            self.position.tolist(), self.latent.tolist(), self.value.tolist(), self.one_in.tolist(), strict=True
+        ):
+            if len(tops[p]) < most:
+                tops[p].append({"latent": i, "value": v, "one_in": rare if rare == rare else None})
+        return tops
+
+    def trace(self, latent: int) -> list[float]:
+        """The latent's activation at every token."""
+        values, own = np.zeros(len(self.pieces)), self.latent == latent
+        values[self.position[own]] = self.value[own]
+        return list(values.tolist())
+
+    def l0(self) -> list[int]:
+        """The number of active latents of every token."""
+        return list(np.bincount(self.position, minlength=len(self.pieces)).tolist())
+
+
+@torch.no_grad()
+def read_own_text(
     model: LanguageModel,
     sae: SparseAutoencoder,
-    text: str,
+    text: Transcript,
     config: RunConfig,
     *,
     provenance: Mapping[str, Any],
-    top: int,
-    latent: int | None,
     outlier_norm: float | None = None,
-) -> dict[str, Any]:
-    """The active latents of every token of a text (`schema.TextResult` without labels).
-
-    `top` is the number of latents listed per token, `latent` the one whose activations make up the trace.
-    Raises UserError for a text without tokens.
-    """
-    pieces, ids, n_dropped = split_text(model, text, provenance.get("text", {}))
-    tokens = torch.tensor([ids])
-    rows = model.activations(tokens, [sae.config.site])[model.resolve(sae.config.site)][0].float()
-    keep = kept_rows(rows, ids, model, config, outlier_norm=outlier_norm)
-    code = sae.encode(rows[keep].to(sae.W_dec.device))
-    positions = keep.nonzero()[:, 0].tolist()
-    tops: list[list[dict[str, Any]]] = [[] for _ in ids]
-    trace = [0.0] * len(ids)
-    best: dict[int, list[float]] = {}  # latent → its largest value, where that is, number of tokens it fires on
-    l0 = [0] * len(ids)
-    for row, position in enumerate(positions):
-        indices, values = (part.tolist() for part in code.row(row))
-        active = [(i, v) for i, v in zip(indices, values, strict=True) if v > 0]
-        l0[position] = len(active)
-        tops[position] = [{"latent": i, "value": v} for i, v in active[:top]]
-        for i, v in active:
-            summary = best.setdefault(i, [0.0, position, 0])
-            summary[2] += 1
-            if v > summary[0]:
-                summary[0], summary[1] = v, position
-            if i == latent:
-                trace[position] = v
-    # by largest value; of equal values the lower latent first
-    ranked = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[:SUMMARY]
-    return {
-        "tokens": pieces,
-        "special": [i for i, token in enumerate(ids) if token in model.special_token_ids],
-        "top": tops,
-        "summary": [{"latent": i, "value": v, "peak": p, "n_tokens": n} for i, (v, p, n) in ranked],
-        "trace": trace if latent is not None else None,
-        "l0": l0,
-        "n_dropped": n_dropped,
-    }
+    database: FeatureDatabase | None = None,
+) -> Reading:
+    """Reads the text, window by window. Raises UserError for a text without tokens."""
+    record = provenance.get("text", {})
+    pieces, ids, ends, first = split_text(model, text.text, record)
+    n_dropped, lead = max(0, len(ids) - MAX_TOKENS), 0 if first is None else 1
+    pieces, ids, ends = pieces[:MAX_TOKENS], ids[:MAX_TOKENS], ends[:MAX_TOKENS]
+    longest, parts, n_windows = min(WINDOW, model.max_positions) - lead, [], 0
+    for start, fresh, stop in windows(len(ids), longest):
+        n_windows += 1
+        window = ([] if first is None else [first]) + ids[start:stop]
+        rows = model.activations(torch.tensor([window]), [sae.config.site])[model.resolve(sae.config.site)][0].float()
+        keep = kept_rows(rows, window, model, config, outlier_norm=outlier_norm)
+        keep[: fresh - start + lead] &= fresh == 0
+        code = sae.encode(rows[keep].to(sae.W_dec.device)).positive()
+        token = keep.nonzero()[:, 0].cpu()[code.rows().cpu()] + start
+        parts.append((token.numpy(), code.indices.cpu().numpy(), code.values.float().cpu().numpy()))
+    position, latent, value = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((latent, -value, position))
+    latent, value = latent[order].astype(np.int64), value[order]
+    if first is not None:
+        pieces, ids = [model.tokenizer_for("a text").decode([first]), *pieces], [first, *ids]
+    roles = text.roles_at(ends)
+    return Reading(
+        pieces,
+        [i for i, token in enumerate(ids) if token in model.special_token_ids],
+        [""] * lead + roles if roles else [],
+        n_dropped,
+        n_windows=n_windows,
+        position=position[order],
+        latent=latent,
+        value=value,
+        one_in=one_in(database, latent, value),
+    )
 
 
-def split_text(model: LanguageModel, text: str, record: Mapping[str, Any]) -> tuple[list[str], list[int], int]:
-    """(pieces, ids) of the tokens, the separator first, and the number of tokens left out at the end.
+def windows(n: int, longest: int) -> Iterator[tuple[int, int, int]]:
+    """(start, first token that is new, stop) of the windows over n tokens."""
+    overlap, start, fresh = min(OVERLAP, longest // 4), 0, 0
+    while fresh < n:
+        stop = min(n, start + longest)
+        yield start, fresh, stop
+        start, fresh = stop - overlap, stop
 
-    A character split over several tokens is the piece of the first of them; the others have "".
+
+def split_text(
+    model: LanguageModel, text: str, record: Mapping[str, Any]
+) -> tuple[list[str], list[int], list[int], int | None]:
+    """(pieces, ids, end of each token in the text, the token that begins a window) of a text's own tokens.
+
+    A character split over several tokens is the piece of the first of them; the others have "". Raises UserError for a
+    text without tokens.
     """
     # offsets of such tokens all span the whole character: only the first goes beyond the text shown so far
     tokenizer = model.tokenizer_for("a text of your own")
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, pieces, end = list(encoded["input_ids"]), [], 0
+    ids, pieces, ends, end = list(encoded["input_ids"]), [], [], 0
     for start, stop in encoded["offset_mapping"]:
         pieces.append(text[end:stop] if stop > end else "")
         end = max(end, stop, start)
+        ends.append(end)
     if not ids:
         raise UserError("this text has no tokens; write a few words")
     first = record.get("bos_token")
     first = record.get("separator_token") if first is None else first
-    if first is not None:
-        ids, pieces = [int(first), *ids], [tokenizer.decode([int(first)]), *pieces]
-    most = min(MAX_TOKENS, model.max_positions)
-    return pieces[:most], ids[:most], max(0, len(ids) - most)
+    return pieces, ids, ends, None if first is None else int(first)
 
 
 def kept_rows(

@@ -1,4 +1,4 @@
-"""The app room: registers the command `monosemy browse`."""
+"""The app room: registers the commands `monosemy browse` and `monosemy trace`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ ROOM = Room(
             "monosemy.app.server:run_browse",
             continues=False,
             purpose="read latents",
+        ),
+        Command(
+            "trace",
+            "show which latents fire in a text or a chat's transcript, compare two, export the evidence",
+            "monosemy.app.trace_command:run_trace",
+            continues=False,
         ),
     ),
 )

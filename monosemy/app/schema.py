@@ -70,6 +70,25 @@ class TextBody(Body):
     """Strongest latents listed per token."""
     latent: int | None = None
     """The latent whose activations are asked for."""
+    chat: bool = False
+    """The text is a chat's transcript, which is written out with the model's template (app/transcript.py)."""
+
+
+class DifferenceBody(Body):
+    """`POST …/text-difference`: two texts."""
+
+    text: str
+    other: str
+    chat: bool = False
+
+
+class EvidenceBody(Body):
+    """`POST …/evidence`: a text, and the file that is asked for; answers the file itself."""
+
+    text: str
+    format: str
+    """csv, json or html."""
+    chat: bool = False
 
 
 class SaeBody(Body):
@@ -501,6 +520,8 @@ class FiringLatent(Wire):
     latent: int
     value: float
     label: str
+    one_in: float | None
+    """The latent is at least this strong on one in so many tokens of the features' text; null without features."""
 
 
 class FiringSummary(FiringLatent):
@@ -515,14 +536,45 @@ class TextResult(TokenRun):
 
     top: list[list[FiringLatent]]
     """Per token, its strongest latents first (at most `top`)."""
+    roles: list[str]
+    """Whose message each token belongs to, "" for the template's; empty for a text that is no chat."""
     summary: list[FiringSummary]
-    """Latents by their largest value over the text."""
+    """Latents by how unusual their largest value over the text is for them; by that value without features."""
     trace: list[float] | None
     """Activation of `latent` at each token; null unless asked."""
     l0: list[int]
     """Active latents per token."""
     n_dropped: int
-    """Tokens left out because the text is longer than the model's context."""
+    """Tokens left out at the end of a very long text."""
+    n_windows: int
+    """Windows in which the text was read: one longer than the model's context is read in several that overlap."""
+
+
+class TextSide(Wire):
+    """A latent in one of two texts."""
+
+    value: float
+    """Its largest activation."""
+    one_in: float | None
+    n_tokens: int
+
+
+class DifferenceRow(Wire):
+    latent: int
+    label: str
+    first: TextSide | None
+    """Null where it is silent."""
+    second: TextSide | None
+
+
+class TextDifference(Wire):
+    """`POST …/text-difference`: the latents in which two texts differ, the largest difference first."""
+
+    rows: list[DifferenceRow]
+    n_first: int
+    """Latents that fire in the first text only."""
+    n_second: int
+    n_both: int
 
 
 # ---------------------------------------------------------------- compare

@@ -10,8 +10,8 @@
  */
 import type * as wire from "./types";
 import type {
-  Comparison, FeatureInfo, GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage, Highlights, LabelSearch, LatentList, LatentPage, MeaningSearch, ModelStatus, NoteChange, Notes, RunInfo, SteerEvent, SteerExamples,
-  SweepEvent, TextBody, TextResult, TokenSearch,
+  Comparison, DifferenceBody, EvidenceBody, FeatureInfo, GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage, Highlights, LabelSearch, LatentList, LatentPage, MeaningSearch, ModelStatus, NoteChange, Notes, RunInfo, SteerEvent, SteerExamples,
+  SweepEvent, TextBody, TextDifference, TextResult, TokenSearch,
 } from "./types";
 
 export type * from "./types";
@@ -142,6 +142,15 @@ export const api = {
   /** Loads the model at first need (seconds; poll `model` for its state). Works without features too. */
   text: (site: string, name: string, body: TextBody, signal?: AbortSignal) =>
     send<TextResult>("POST", `${feature(site, name)}/text`, body, signal),
+
+  textDifference: (site: string, name: string, body: DifferenceBody, signal?: AbortSignal) =>
+    send<TextDifference>("POST", `${feature(site, name)}/text-difference`, body, signal),
+  /** The file itself. */
+  async evidence(site: string, name: string, body: EvidenceBody): Promise<Blob> {
+    const headers = { "Content-Type": "application/json" };
+    const response = await fetch(`${feature(site, name)}/evidence`, { method: "POST", headers, body: JSON.stringify(body) });
+    return response.ok ? response.blob() : fail(response);
+  },
 
   compare: (values: CompareQuery, signal?: AbortSignal) =>
     get<Comparison>(`/api/compare${query({ ...values })}`, signal),

@@ -40,6 +40,9 @@ export function share(value: number | null | undefined): string {
   return `${percent >= 1 ? percent.toFixed(1) : Number(percent.toPrecision(2))}%`;
 }
 
+/** How rare something is: "1 in 5,200"; "" where it is not known. */
+export const oneIn = (value: number | null | undefined): string => (value == null ? "" : `1 in ${Math.round(value).toLocaleString("en")}`);
+
 export function interval(ends: [number, number] | null | undefined, text: (value: number) => string = num): string {
   return ends ? `[${text(ends[0])}, ${text(ends[1])}]` : "";
 }

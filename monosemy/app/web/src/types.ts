@@ -43,6 +43,21 @@ export interface Comparison {
   rows: ComparedPair[];
 }
 
+/** `POST …/text-difference`: two texts. */
+export interface DifferenceBody {
+  text: string;
+  other: string;
+  chat?: boolean;
+}
+
+export interface DifferenceRow {
+  latent: number;
+  label: string;
+  /** Null where it is silent. */
+  first: TextSide | null;
+  second: TextSide | null;
+}
+
 export interface Distribution {
   edges: number[];
   a: number[];
@@ -110,6 +125,14 @@ export interface EvaluationRecord {
   [more: string]: unknown;
 }
 
+/** `POST …/evidence`: a text, and the file that is asked for; answers the file itself. */
+export interface EvidenceBody {
+  text: string;
+  /** csv, json or html. */
+  format: string;
+  chat?: boolean;
+}
+
 /** A context in which the latent fires, nearly fires, or that was drawn at random. */
 export interface Example {
   tokens: string[];
@@ -172,12 +195,16 @@ export interface FiringLatent {
   latent: number;
   value: number;
   label: string;
+  /** The latent is at least this strong on one in so many tokens of the features' text; null without features. */
+  one_in: number | null;
 }
 
 export interface FiringSummary {
   latent: number;
   value: number;
   label: string;
+  /** The latent is at least this strong on one in so many tokens of the features' text; null without features. */
+  one_in: number | null;
   /** The token at which the value is reached. */
   peak: number;
   /** Tokens on which it fires. */
@@ -775,6 +802,17 @@ export interface TextBody {
   top?: number;
   /** The latent whose activations are asked for. */
   latent?: number | null;
+  /** The text is a chat's transcript, which is written out with the model's template (app/transcript.py). */
+  chat?: boolean;
+}
+
+/** `POST …/text-difference`: the latents in which two texts differ, the largest difference first. */
+export interface TextDifference {
+  rows: DifferenceRow[];
+  /** Latents that fire in the first text only. */
+  n_first: number;
+  n_second: number;
+  n_both: number;
 }
 
 /** `POST …/text`: the SAE's code of the user's own text. */
@@ -783,14 +821,26 @@ export interface TextResult {
   special: number[];
   /** Per token, its strongest latents first (at most `top`). */
   top: FiringLatent[][];
-  /** Latents by their largest value over the text. */
+  /** Whose message each token belongs to, "" for the template's; empty for a text that is no chat. */
+  roles: string[];
+  /** Latents by how unusual their largest value over the text is for them; by that value without features. */
   summary: FiringSummary[];
   /** Activation of `latent` at each token; null unless asked. */
   trace: number[] | null;
   /** Active latents per token. */
   l0: number[];
-  /** Tokens left out because the text is longer than the model's context. */
+  /** Tokens left out at the end of a very long text. */
   n_dropped: number;
+  /** Windows in which the text was read: one longer than the model's context is read in several that overlap. */
+  n_windows: number;
+}
+
+/** A latent in one of two texts. */
+export interface TextSide {
+  /** Its largest activation. */
+  value: number;
+  one_in: number | null;
+  n_tokens: number;
 }
 
 /** A character cut over several tokens comes with the last of them; the tokens before it have the text "". */

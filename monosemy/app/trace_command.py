@@ -1,0 +1,135 @@
+"""`monosemy trace RUN FILE`: which latents fire in a text or a chat's transcript, in the terminal or as a file.
+
+Place on the path: words of the command line → a file's text → `Reading` → table, CSV, JSON or HTML. It is what the page
+“Your text” of `monosemy browse` shows, without the pages' limit on length.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monosemy.app.catalogue import Catalogue, Dictionary
+from monosemy.app.evidence import WRITERS, rarity_text, written
+from monosemy.app.live import LiveModel, read_text
+from monosemy.app.room import ROOM
+from monosemy.app.schema import DifferenceBody
+from monosemy.app.text_answers import evidence, text_difference
+from monosemy.errors import UserError, unknown
+from monosemy.ranges import Range
+from monosemy.saes.listing import choose_sae, print_warnings
+from monosemy.support import files
+from monosemy.support.arguments import Parser, whole
+from monosemy.support.numbers import activation_text, count_text
+from monosemy.support.subjects import add_subject, open_subject
+from monosemy.support.visible import visible
+
+if TYPE_CHECKING:
+    from monosemy.app.own_text import Reading
+
+MAX_CHARACTERS = 1_000_000
+EXAMPLES = (
+    "monosemy trace runs/demo transcript.txt --chat",
+    "monosemy trace runs/demo article.txt --out evidence.html",
+    "monosemy trace runs/demo refused.txt --against answered.txt      what fires in one and not in the other",
+)
+
+
+def run_trace(words: list[str]) -> None:
+    """Runs `monosemy trace`. Raises UserError for bad input, where possible before the model is loaded."""
+    options = _parser().parse_args(words)
+    out = _target(options.out) if options.out else None
+    text, other = _text(options.file), _text(options.against) if options.against else None
+    subject = open_subject(options, moved=("model",))
+    saved = choose_sae(subject.folder, subject.sae)
+    print_warnings([saved])
+    catalogue = Catalogue(subject.folder, subject.moved)
+    live, sae = LiveModel(catalogue), catalogue.sae(*saved.key)
+    if sae.database is None:
+        print(
+            f"no features: latents have no labels and rank by activation; build them: {sae.build_command}",
+            file=sys.stderr,
+        )
+    if other is not None:
+        body = DifferenceBody(text=text, other=other, chat=options.chat)
+        _print_difference(text_difference(live, sae, body, most=MAX_CHARACTERS), options)
+        return
+    reading = read_text(live, sae, text, chat=options.chat, most=MAX_CHARACTERS)
+    if out is None:
+        _print_reading(reading, sae, options.top)
+        return
+    files.write_text(out, written(evidence(live, sae, reading), out.suffix[1:].lower()))
+    print(f"{out}: {count_text(len(reading.position))} firings of {count_text(len(reading.summary()))} latents")
+
+
+def _parser() -> Parser:
+    parser = Parser("monosemy trace", ROOM.commands[1].summary, examples=EXAMPLES)
+    add_subject(parser)
+    add = parser.add_argument
+    add("file", help="A text file; - reads what is piped in.")
+    add("--sae", metavar="SITE/NAME", help="The SAE. (default: JumpReLU at the middle L0 of the first site)")
+    add("--chat", action="store_true", help="The text is a chat: lines “User:”, “Assistant:”, or a JSON list.")
+    add("--against", metavar="FILE2", help="Show what fires in one of the two texts and not in the other.")
+    add("--top", type=whole(Range(1, 100_000, example=20)), default=20, help="Latents to list.")
+    add("--out", metavar="FILE", help="Write every firing as .csv or .json, or a page as .html, instead.")
+    return parser
+
+
+def _text(name: str) -> str:
+    """The text of a file, or of the standard input. Raises UserError for one that cannot be read as UTF-8."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).expanduser().read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(
+            f"cannot read {name}: {error.strerror}; give a text file, or - for the standard input"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is no UTF-8 text; save it as UTF-8") from None
+
+
+def _target(name: str) -> Path:
+    out = Path(name).expanduser()
+    if out.suffix[1:].lower() not in WRITERS:
+        raise unknown("ending of --out", out.suffix or out.name, [f".{kind}" for kind in WRITERS])
+    if out.exists():
+        raise UserError(f"--out {out} exists already; give another name, or delete it first")
+    files.require_writable(out, "--out")
+    return out
+
+
+def _print_reading(reading: Reading, sae: Dictionary, top: int) -> None:
+    summary = reading.summary()
+    n_windows = f" in {reading.n_windows} windows" if reading.n_windows > 1 else ""
+    left_out = f"; the last {count_text(reading.n_dropped)} were left out" if reading.n_dropped else ""
+    print(f"{count_text(len(reading.pieces))} tokens{n_windows}{left_out}; {count_text(len(summary))} latents fire\n")
+    labels = sae.labels([row["latent"] for row in summary[:top]])
+    for row, label in zip(summary[:top], labels, strict=True):
+        peak, pieces = row["peak"], reading.pieces
+        role = f" ({reading.roles[peak]})" if reading.roles and reading.roles[peak] else ""
+        before, after = "".join(pieces[max(0, peak - 8) : peak]), "".join(pieces[peak + 1 : peak + 6])
+        times = "1 token" if row["n_tokens"] == 1 else f"{row['n_tokens']} tokens"
+        print(f"{row['latent']:>6}  {label or 'no label'}")
+        print(
+            f"        {activation_text(row['value'])} at its peak, {rarity_text(row['one_in'])}; fires on {times}{role}"
+        )
+        print(f"        {visible(before)}«{visible(pieces[peak])}»{visible(after)}")
+
+
+def _print_difference(difference: dict[str, Any], options: Namespace) -> None:
+    n = {side: count_text(difference[f"n_{side}"]) for side in ("first", "second", "both")}
+    print(
+        f"{n['first']} latents fire in {options.file} only, {n['second']} in {options.against} only, "
+        f"{n['both']} in both\n"
+    )
+    for side, name in (("first", options.file), ("second", options.against)):
+        other = "second" if side == "first" else "first"
+        rows = [row for row in difference["rows"] if row[side] is not None and row[other] is None]
+        print(f"fires in {name}, not in the other:" if rows else f"nothing that fires in {name} alone stands out")
+        for row in rows[: options.top]:
+            own = row[side]
+            print(f"{row['latent']:>6}  {row['label'] or 'no label'}")
+            print(f"        {activation_text(own['value'])} at its peak, {rarity_text(own['one_in'])}")
+        print()

@@ -1,0 +1,93 @@
+"""A text of one's own with the roles of its parts: plain, or a chat written out with the model's template.
+
+Place on the path: the user's words → [text, spans of messages] → own_text. A transcript is written as people paste it:
+a line that begins with `User:`, `Human:`, `Assistant:`, `AI:`, `Model:` or `System:` begins a message, and lines
+without one continue it; or as JSON, a list of {"role", "content"}.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from monosemy.errors import UserError
+from monosemy.models import prompts
+from monosemy.models.adapter import LanguageModel
+
+_HEADS = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "ai": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
+_HEAD = re.compile(rf"^\s*[*#]*\s*({'|'.join(_HEADS)})\s*[*#]*:[*#]*\s*", re.IGNORECASE)
+_EXAMPLE = "begin its messages with lines such as “User:” and “Assistant:”, or give a JSON list of role and content"
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A text; of a chat, also where its messages stand in it."""
+
+    text: str
+    spans: tuple[tuple[int, int, str], ...] = ()
+    """(start, stop, role) of every message, in order."""
+
+    def roles_at(self, ends: list[int]) -> list[str]:
+        """The role of the message in which each token ends, "" between messages; empty for a plain text."""
+        if not self.spans:
+            return []
+        return [next((role for start, stop, role in self.spans if start < end <= stop), "") for end in ends]
+
+
+def parse_chat(text: str) -> list[dict[str, str]]:
+    """The messages of a transcript. Raises UserError for a text that is none."""
+    if text.lstrip().startswith("["):
+        return _from_json(text)
+    messages: list[dict[str, str]] = []
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            messages.append({"role": _HEADS[head[1].lower()], "content": line[head.end() :]})
+        elif messages:
+            messages[-1]["content"] += f"\n{line}"
+        elif line.strip():
+            raise UserError(f"this is no chat: its first line {line.strip()[:40]!r} names no speaker; {_EXAMPLE}")
+    messages = [{**message, "content": message["content"].strip()} for message in messages]
+    if not messages:
+        raise UserError(f"this chat has no messages; {_EXAMPLE}")
+    return messages
+
+
+def _from_json(text: str) -> list[dict[str, str]]:
+    try:
+        messages: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"this chat is no JSON ({error}); {_EXAMPLE}") from None
+    if not messages or not all(
+        isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+        for message in messages
+    ):
+        raise UserError(f"a chat in JSON is a list of messages with role and content; {_EXAMPLE}")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def written_chat(model: LanguageModel, messages: list[dict[str, str]]) -> Transcript:
+    """The chat in the model's template. Raises UserError where it has none, or its template cannot write this chat."""
+    tokenizer = model.tokenizer_for("a chat")
+    if not prompts.has_template(tokenizer):
+        raise UserError(f"{model.name} has no chat template; read the transcript as plain text instead")
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception as error:  # a template is a program from elsewhere: it may raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the model's chat template cannot write this chat ({reason}); read it as plain text") from None
+    spans, at = [], 0
+    for message in messages:
+        start = text.find(message["content"], at)
+        if start >= 0:  # a template may leave out or change a message, whose tokens then have no role
+            at = start + len(message["content"])
+            spans.append((start, at, message["role"]))
+    return Transcript(text, tuple(spans))
