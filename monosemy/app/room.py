@@ -19,6 +19,7 @@ ROOM = Room(
             "show which latents fire in a text or a chat's transcript, compare two, export the evidence",
             "monosemy.app.trace_command:run_trace",
             continues=False,
+            purpose="read latents",
         ),
     ),
 )

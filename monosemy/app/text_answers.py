@@ -98,7 +98,9 @@ def evidence(live: LiveModel, sae: Dictionary, reading: Reading) -> Evidence:
         "SAE": f"{sae.site}/{sae.name}",
         "Tokens of the text": count_text(len(reading.pieces)),
         "Left out at its end": count_text(reading.n_dropped),
-        "Rarities counted on": f"{count_text(sae.n_tokens)} tokens" if sae.database is not None else "no features",
+        "Rarities counted on": f"{count_text(sae.n_tokens)} tokens"
+        if sae.database is not None and sae.n_tokens
+        else "no features",
         "Written by": f"monosemy {__version__}",
     }
     return Evidence(reading, dict(zip(latents, sae.labels(latents), strict=True)), about)
