@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +18,33 @@ from monosemy.errors import UserError
 from monosemy.ranges import Range
 from monosemy.run import read_run
 from monosemy.saes.listing import choose_sae, print_warnings
+from monosemy.steering.finding import named, names_of, print_found, score_words
 from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
 from monosemy.steering.room import ROOM
 from monosemy.support import json_text
 from monosemy.support.arguments import Parser, real, whole
 from monosemy.support.moved import NOT_MOVED, Moved
-from monosemy.support.numbers import fixed_percent_text, fixed_text, rounded_text, setting_text, value_text
+from monosemy.support.numbers import rounded_text, setting_text, value_text
 from monosemy.support.subjects import add_subject, open_subject
 from monosemy.support.text_input import require_characters
-from monosemy.support.visible import visible, visible_lines
+from monosemy.support.visible import visible_lines
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
     from monosemy.steering.edits import LatentScales
 
+Names = Mapping[int, str]
+"""Labels of latents by number."""
 LATENT = Range(0, example=12)
 STRENGTH = Range(-1e38, 1e38, example=8)
 """Any strength that float32 can hold; whether the text survives it shows in the answer."""
+N_FOUND = 15
+"""How many latents `--find` lists."""
+FOUND_SET = 0.35
+"""What a found latent is set to, in typical norms; research/steering chose it for each of its wishes."""
 EXAMPLES = (
+    'monosemy steer runs/demo --find Python function --prompt "How can I sleep better?"',
     'monosemy steer runs/demo --latent 12 --set 8 --unit max --prompt "What should I do this weekend?"',
     'monosemy steer runs/demo --edit 12:set:8:max --edit 40:ablate --prompt "…" --instruction "Talk about music."',
     'monosemy steer runs/demo --latent 12 --sweep 0 2 4 8 --unit max --prompt "…"',
@@ -52,18 +60,25 @@ def run_steer(words: list[str]) -> None:
     for word in options.find or ():
         require_characters("--find", word)
     # everything that can be checked without weights, before the model is loaded
-    request = None if options.find else _request(options)
+    only_found = bool(options.find) and not options.prompt
+    request = None if only_found else _request(_with_found(options, 0) if options.find else options)
     _check_latents(saved.folder, request)
     print_warnings([saved])
     model, sae, scales = load_run(subject.folder, saved.folder, subject.moved)
     if options.find:
-        _print_latents_for_words(model, sae, scales, options.find)
-        return
+        scores, ranked = score_words(model, sae, scales, options.find)
+        if only_found:
+            names = names_of(saved.folder, [int(scores.latents[row]) for row in ranked[:N_FOUND]])
+            print_found(model, sae, scores, ranked[:N_FOUND], names)
+            return
+        request = _request(_with_found(options, int(scores.latents[ranked[0]])))
     assert request is not None
+    names = names_of(saved.folder, [edit.latent for edit in request.edits])
     if options.sweep:
         from monosemy.steering.sweep import sweep_events
 
-        _print_sweep(sweep_events(model, sae, request, options.sweep, scales=scales), request, as_json=options.json)
+        events = sweep_events(model, sae, request, options.sweep, scales=scales)
+        _print_sweep(events, request, names, as_json=options.json)
         return
     from monosemy.steering.generate import stream
 
@@ -72,7 +87,20 @@ def run_steer(words: list[str]) -> None:
         for event in events:
             print(json_text.dumps(event), flush=True)
     else:
-        _print_columns(events, request)
+        _print_columns(events, request, names)
+
+
+def _with_found(options: argparse.Namespace, latent: int) -> argparse.Namespace:
+    """The flags with the latent that `--find` found; where they name no operation, it is set to `FOUND_SET`.
+
+    Raises UserError if they name latents too.
+    """
+    if options.latent:
+        raise UserError("--find with a prompt takes the first latent that it finds; leave out --latent")
+    changed = vars(options) | {"latent": [latent]}
+    if options.sweep or any(getattr(options, name) is not None for name in OPERATIONS):
+        return argparse.Namespace(**changed)
+    return argparse.Namespace(**changed | {"set": FOUND_SET, "unit": "norm"})
 
 
 def _check_latents(sae_folder: Path, request: SteeringRequest | None) -> None:
@@ -132,7 +160,13 @@ def _parser() -> argparse.ArgumentParser:
         help="Seed of the draws, and of the choice of the random column's latent.",
     )
     add("--sweep", type=real(STRENGTH), nargs="+", help="Answer at each of these strengths instead.")
-    add("--find", nargs="+", metavar="WORD", help="List the latents that make these words most probable.")
+    add(
+        "--find",
+        nargs="+",
+        metavar="WORD",
+        help="List the latents that make these words most probable; with --prompt, steer by the first of them, which "
+        f"is set to {setting_text(FOUND_SET)} of the typical norm if nothing else is said.",
+    )
     add("--json", action="store_true", help="Write events as JSON, one a line.")
     return parser
 
@@ -209,7 +243,7 @@ def load_run(
     return model, sae, read_scales(sae_folder, sae)
 
 
-def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest) -> None:
+def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest, names_of_latents: Names) -> None:
     """Prints the columns, then the measures. On a terminal the columns grow as they are written."""
     from rich.console import Console
     from rich.live import Live
@@ -224,7 +258,7 @@ def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest) -
     with Live(console=console, refresh_per_second=8, transient=False) as live:
         for event in itertools.chain(first_events, events):
             if event["kind"] == "start":
-                names = {c["column"]: _heading(c) for c in event["columns"]}
+                names = {c["column"]: _heading(c, names_of_latents) for c in event["columns"]}
                 texts = dict.fromkeys(names, "")
             elif event["kind"] == "token":
                 texts[event["column"]] += event["text"]
@@ -246,11 +280,13 @@ def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest) -
         console.print()
         console.print(_measures(measures))
         if request.edits:
-            console.print(_traces(measures, request))
+            console.print(_traces(measures, request, names_of_latents))
 
 
-def _heading(column: dict[str, Any]) -> str:
-    edits = ", ".join(f"{e['latent']} {e['operation']} {rounded_text(e['value'], 4)}" for e in column["edits"])
+def _heading(column: dict[str, Any], names: Names) -> str:
+    edits = ", ".join(
+        f"{named(e['latent'], names)} {e['operation']} {rounded_text(e['value'], 4)}" for e in column["edits"]
+    )
     return f"{column['column']}: latent {edits}" if edits else column["column"]
 
 
@@ -290,12 +326,13 @@ def _measures(measures: dict[str, dict[str, Any]]) -> Any:
     return table
 
 
-def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest) -> Any:
+def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest, names: Names) -> Any:
     """A table of each edited latent's mean activation over the answer, encoded again after the edits.
 
     One row per latent, one column per column of the answer.
     """
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("latent, mean over the answer", *measures)
     # latent → its first place among the edits: reversed, so that the first one is written last
@@ -306,13 +343,14 @@ def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest) -> An
             values = [token["edited_activations"][place] for token in measure["tokens"]]
             mean = sum(values) / len(values) if values else None
             row.append(value_text(mean, decimals=1, missing="none"))
-        table.add_row(str(latent), *row)
+        table.add_row(Text(named(latent, names)), *row)
     return table
 
 
-def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, as_json: bool) -> None:
+def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, names: Names, *, as_json: bool) -> None:
     """Prints a sweep as a table when it is finished, or its events as JSON when they come."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -322,7 +360,7 @@ def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, 
         "perplexity",
         "KL",
         "distinct-2",
-        f"latent {edit.latent}",
+        escape(f"latent {named(edit.latent, names)}"),  # a label may hold what looks like markup
         "text",
         show_lines=True,
     )
@@ -345,41 +383,3 @@ def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, *, 
         table.add_row(setting_text(event["value"]), *cells, Text(visible_lines(event["text"])))
     if not as_json:
         Console().print(table)
-
-
-def _print_latents_for_words(
-    model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, words: list[str], *, n: int = 15
-) -> None:
-    """Pushes every latent, and prints the n after which the words are most probable."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from monosemy.steering.output_score import NEUTRAL_PROMPT, output_scores, written_directions
-    from monosemy.support import progress
-
-    with progress.stage("push each latent", total=sae.d_sae, unit="latents") as bar:
-        scores = output_scores(model, sae, scales, words=[words], advance=bar.advance)
-    print(
-        f"after {NEUTRAL_PROMPT!r} these words have probability {fixed_percent_text(float(scores.words_before), 2)} "
-        "unsteered"
-    )
-    has_scores = scores.tokens.shape[1] > 0
-    table = Table("latent", "words", *(("output score", "without push", "its direction raises") if has_scores else ()))
-    # ranked by the words' probability after the push, since the wish is to make the model say them
-    for row in scores.words[:, 0].argsort(descending=True)[:n].tolist():
-        cells: list[str | Text] = [str(int(scores.latents[row])), fixed_percent_text(float(scores.words[row, 0]), 2)]
-        if has_scores:
-            raised = " ".join(
-                repr(visible(model.tokenizer.decode([token]))) for token in scores.tokens[row, :6].tolist()
-            )
-            cells += [
-                fixed_text(float(scores.score[row]), 3),
-                fixed_text(float(scores.score_before[row]), 3),
-                Text(raised),
-            ]
-        table.add_row(*cells)
-    Console().print(table)
-    if not has_scores:
-        reason = written_directions(model, sae.config.site, sae.W_dec[:1])
-        print(f"no output scores: {reason}; the words' probabilities are those after a push at the site itself")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import orjson
 import pytest
 import torch
+from feature_runs import NAME, SITE, write_feature_run
 
 from monosemy.config import ModelConfig, RunConfig
 from monosemy.errors import UserError
+from monosemy.features.store.database import open_features
 from monosemy.run import open_run
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import build_sae
 from monosemy.saes.storage import save_sae
 from monosemy.steering import command
+from monosemy.steering.finding import named, names_of
 from monosemy.steering.request import Edit, Positions
 
 
@@ -137,7 +142,26 @@ def test_columns_measures_and_sweeps_are_printed(run, monkeypatch, tiny_model, c
     command.run_steer([*steer, "--sweep", "0", "2"])
     assert "0.00" in capsys.readouterr().out
     command.run_steer([str(run), "--find", "mill"])
-    assert "unsteered" in capsys.readouterr().out
+    found = capsys.readouterr().out
+    assert "unsteered" in found
+    first = next(line.split()[1] for line in found.splitlines() if re.match(r"│ +\d", line))
+    command.run_steer([str(run), "--find", "mill", "--prompt", "The mill", "--tokens", "5", "--json"])
+    (edit,) = orjson.loads(capsys.readouterr().out.splitlines()[0])["columns"][1]["edits"]
+    assert (edit["latent"], edit["operation"]) == (int(first), "set")
+    command.run_steer([str(run), "--find", "mill", "--add", "2", "--prompt", "The mill", "--tokens", "5", "--json"])
+    (edit,) = orjson.loads(capsys.readouterr().out.splitlines()[0])["columns"][1]["edits"]
+    assert (edit["latent"], edit["operation"], edit["value"]) == (int(first), "add", 2.0)
+    with pytest.raises(UserError, match="leave out --latent"):
+        command.run_steer([str(run), "--find", "mill", "--prompt", "The mill", "--latent", "1", "--ablate"])
+
+
+def test_latents_are_named_by_their_labels(tmp_path):
+    run = write_feature_run(tmp_path / "run")
+    names = names_of(run / "saes" / SITE / NAME, [0, 3])
+    assert names == {0: open_features(run, SITE, NAME).labels([0])[0]}
+    assert named(0, names) == f"0 ({names[0]})"
+    assert named(3, names) == "3"
+    assert names_of(tmp_path / "elsewhere" / NAME, [0]) == {}
 
 
 def test_a_strength_without_an_answer_is_said_beside_the_others_and_json_stays_json(
@@ -162,13 +186,13 @@ def test_words_that_are_no_text_are_refused_without_loading_the_model(run, monke
     monkeypatch.setattr(command, "load_run", lambda *_: pytest.fail("the model was loaded"))
     typed = b"caf\xe9".decode("utf-8", "surrogateescape")
     edit = ["--latent", "1", "--set", "1"]
-    for words, named in (
+    for words, subject in (
         (["--prompt", typed], "the prompt"),
         (["--prompt", "a", "--system", typed], "the system message"),
         (["--prompt", "a", "--instruction", typed], "the instruction"),
         (["--find", typed], "--find"),
     ):
-        with pytest.raises(UserError, match=f"{named} holds the byte E9 .* not UTF-8"):
+        with pytest.raises(UserError, match=f"{subject} holds the byte E9 .* not UTF-8"):
             command.run_steer([str(run), *edit, *words])
 
 
