@@ -249,25 +249,20 @@ def run_info(words: list[str]) -> None:
         raise unknown("run folder or architecture", subject, ARCHITECTURES)
     else:
         print(f"monosemy {__version__} on {machine()}")
-        print("versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()))
-        print("architectures: " + ", ".join(ARCHITECTURES))
+        others = (f"{name} {version}" for name, version in versions().items() if name != "monosemy")
+        print("with " + ", ".join(others))
+        print("\narchitectures (monosemy info NAME lists the options of one)")
+        print("  " + ", ".join(ARCHITECTURES))
+        print("\nrecipes (monosemy train NAME)")
         for name, make in RECIPES.items():
-            print(f"recipe {name}: {(make.__doc__ or '').strip()}")
+            print(f"  {name:12s} {(make.__doc__ or '').strip()}")
 
 
 def _print_run(folder: Path) -> None:
-    from monosemy.run import read_run, require_weights
-    from monosemy.saes.listing import saved_saes
+    from monosemy.report.terminal import run_lines
+    from monosemy.run import require_weights
 
-    config, provenance = read_run(folder)
-    # A text and sites that a run on somebody's rows never reads would only mislead.
-    unread = ("text", "activations") if "rows" in provenance else ()
-    for name, value in dataclasses.asdict(config).items():
-        if name not in unread:
-            print(f"{name}: {value}")
-    print(f"seconds: {provenance.get('seconds', {})}")
-    for sae in saved_saes(folder):
-        print(f"SAE: {sae.label}{sae.remark}")
+    print("\n".join(run_lines(folder)))
     require_weights(folder)
 
 

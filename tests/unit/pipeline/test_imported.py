@@ -125,7 +125,11 @@ def test_what_makes_its_numbers_differ_is_said_by_the_commands_the_report_and_th
 def test_the_views_of_a_run_show_it(imported, capsys):
     cli.main(["show", str(imported), "0"])
     cli.main(["info", str(imported)])
-    assert f"SAE: {SITE}/published_topk-l0_6" in capsys.readouterr().out
+    described = capsys.readouterr().out
+    assert f"{imported}: 3 SAEs\n" in described
+    (line,) = (line for line in described.splitlines() if f" {SITE}/published_topk-l0_6" in line)
+    record = records(imported)[line.split()[0].split("/")[1]]
+    assert float(line.split()[2]) == pytest.approx(record["fvu"], abs=5e-4)
     run = monosemy.open_run(imported)
     assert "3 (3 imported)" in repr(run)
     assert "L0" not in repr(run)

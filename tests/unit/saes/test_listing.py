@@ -99,11 +99,9 @@ def test_info_names_controls_and_stopped_ones(run, capsys):
     from monosemy.cli import main
 
     main(["info", str(run)])
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("SAE: ")]
-    assert lines[2:4] == [
-        f"SAE: {FIRST}/frozen_random-l0_4-s0 (control)",
-        f"SAE: {FIRST}/jumprelu-l0_4-s0 (training stopped early)",
-    ]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(f"  {FIRST}/")]
+    assert (lines[2][0], lines[2][-1]) == (f"{FIRST}/frozen_random-l0_4-s0", "(control)")
+    assert (lines[3][0], lines[3][-3:]) == (f"{FIRST}/jumprelu-l0_4-s0", ["(training", "stopped", "early)"])
 
 
 @pytest.mark.parametrize("command", ["show", "export-html", "export-parquet", "explain"])

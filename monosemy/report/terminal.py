@@ -1,0 +1,130 @@
+"""A run in the terminal, on one screen: what it read, what it trained, how it came out and what to do next.
+
+Place on the path: run folder → [lines of text] → `monosemy info RUN`. Reads what the report reads, without weights and
+without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monosemy.config import RunConfig, computed_settings, taking_part
+from monosemy.errors import UserError
+from monosemy.evals.evaluation_file import read_evaluation
+from monosemy.layout import RunFiles
+from monosemy.run import read_run
+from monosemy.saes.listing import SavedSae, saved_saes
+from monosemy.support.numbers import count_text, counted_text, duration_text, setting_text, value_text
+
+_SHOWN = ("model", "text", "activations", "architectures", "l0", "d_sae", "seeds", "rows", "evaluation")
+"""Sections and settings that the lines of a run show, or that follow from them; others are named if they differ."""
+
+
+def run_lines(folder: Path) -> list[str]:
+    """The lines about a run. Raises UserError when the folder holds none, or a file of it is damaged."""
+    config, provenance = read_run(folder)
+    saes = saved_saes(folder)
+    facts = _facts(folder, config, provenance)
+    width = max(map(len, facts))
+    n_controls = sum(sae.control for sae in saes)
+    title = f"{folder}: {counted_text(len(saes) - n_controls, 'SAE')}"
+    if n_controls:
+        title += f" and {counted_text(n_controls, 'control')}"
+    lines = [title, ""]
+    lines += [f"  {name:{width}}  {text}" for name, text in facts.items()]
+    if saes:
+        lines += ["", *_table(folder, saes)]
+    return [*lines, "", *_next(folder, saes)]
+
+
+def _facts(folder: Path, config: RunConfig, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What was read, trained and spent, by name."""
+    facts = {}
+    if rows := provenance.get("rows"):
+        facts["rows"] = str(rows.get("name", config.model.source))
+    else:
+        text, passes = config.text, config.training.n_passes
+        times = "once" if passes == 1 else f"{passes} times"
+        facts["model"] = f"{provenance.get('model', {}).get('name', config.model.source)}, {config.model.dtype}"
+        facts["text"] = (
+            f"{text.source}: {count_text(text.n_tokens)} tokens, read {times}, "
+            f"{count_text(text.n_validation_tokens)} for validation, contexts of {text.context_length}"
+        )
+        facts["sites"] = ", ".join(config.activations.sites)
+    if config.architectures:
+        levels = ", ".join(map(setting_text, config.l0))
+        facts["asked for"] = f"{', '.join(config.architectures)}; L0 {levels}; {count_text(config.d_sae)} latents"
+        if len(config.seeds) > 1:
+            facts["asked for"] += f"; seeds {', '.join(map(str, config.seeds))}"
+    for room in taking_part(config):
+        facts[room.name] = "takes part"
+    changed = _changed(config)
+    if changed:
+        facts["other settings"] = ", ".join(changed)
+    seconds = {stage: float(value) for stage, value in provenance.get("seconds", {}).items()}
+    if seconds:
+        facts["time"] = ", ".join(f"{stage} {duration_text(value)}" for stage, value in seconds.items())
+    made = [str(provenance.get(key)) for key in ("created", "machine") if provenance.get(key)]
+    if version := provenance.get("versions", {}).get("monosemy"):
+        made.append(f"monosemy {version}")
+    if made:
+        facts["made"] = ", ".join(made)
+    return facts
+
+
+def _changed(config: RunConfig) -> list[str]:
+    """Settings that are not the defaults, as their flags would be written, among those that no line shows."""
+    ours, defaults = computed_settings(config), computed_settings(RunConfig())
+    names = []
+    for section, value in ours.items():
+        if section in _SHOWN:
+            continue
+        if not isinstance(value, dict):
+            continue
+        before = defaults.get(section, {})
+        names += [
+            f"{section}.{name} {setting}"
+            for name, setting in value.items()
+            if setting != before.get(name) and (section, name) != ("training", "n_passes")
+        ]
+    return names
+
+
+def _table(folder: Path, saes: Sequence[SavedSae]) -> list[str]:
+    """A line for every SAE: its name, what was measured, whether its latents can be read."""
+    try:
+        records = {(record["site"], record["name"]): record for record in read_evaluation(folder)["records"]}
+    except UserError:
+        records = {}
+    files = RunFiles(folder)
+    width = max(len(sae.label) for sae in saes)
+    lines = [f"  {'SAE':{width}}  {'L0':>7}  {'FVU':>6}  {'Δ loss':>7}  latents"]
+    for sae in saes:
+        record = records.get(sae.key, {})
+        cells = [value_text(record.get(name), decimals=n, missing="–") for name, n in _MEASURES]
+        described = "features" if files.features(*sae.key).info.exists() else "–"
+        line = f"  {sae.label:{width}}  {cells[0]:>7}  {cells[1]:>6}  {cells[2]:>7}  {described}{sae.remark}"
+        lines.append(line.rstrip())
+    return lines
+
+
+_MEASURES = (("l0", 1), ("fvu", 3), ("delta_loss", 3))
+
+
+def _next(folder: Path, saes: Sequence[SavedSae]) -> list[str]:
+    """What can be done with the run as it is."""
+    files = RunFiles(folder)
+    steps = []
+    if any(True for _ in files.databases()):
+        steps.append(("read the latents", f"monosemy browse {folder}"))
+    elif saes:
+        steps.append(("find out what the latents respond to", f"monosemy features {folder}"))
+    if files.report.exists():
+        steps.append(("the report", str(files.report)))
+    if not files.evaluation.exists():
+        steps.append(("train and measure the rest", f"monosemy train {folder}"))
+    steps.append(("every setting", str(files.run_json)))
+    width = max(len(name) for name, _ in steps)
+    return [f"  {name + ':':{width + 1}}  {command}" for name, command in steps]
