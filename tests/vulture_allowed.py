@@ -8,7 +8,7 @@ Remove a name together with what it stands for; add one only with its reason.
 # Commands: their functions are named as text, `monosemy.features.commands:run_show`, so that none is imported early.
 run_browse, run_catalogue, run_circuits, run_demo, run_evaluate, run_explain, run_export_circuit_tracer, run_export_html
 run_export, run_import, run_export_neuronpedia, run_export_parquet, run_push
-run_features, run_graph, run_info, run_jacobian, run_report, run_show, run_steer, run_trace, run_try
+latent_names, run_features, run_graph, run_info, run_jacobian, run_report, run_show, run_steer, run_trace, run_try
 
 # What a room registers, likewise as text (rooms.py).
 REQUIREMENTS, build_pairs, build_transcoders, prepare_run_rows, read_section, row_source

@@ -69,7 +69,7 @@ def run_steer(words: list[str]) -> None:
         scores, ranked = score_words(model, sae, scales, options.find)
         if only_found:
             names = names_of(saved.folder, [int(scores.latents[row]) for row in ranked[:N_FOUND]])
-            print_found(model, sae, scores, ranked[:N_FOUND], names)
+            print_found(model, sae, scores, rows=ranked[:N_FOUND], names=names)
             return
         request = _request(_with_found(options, int(scores.latents[ranked[0]])))
     assert request is not None

@@ -54,7 +54,12 @@ def score_words(
 
 
 def print_found(
-    model: LanguageModel, sae: SparseAutoencoder, scores: OutputScores, rows: Sequence[int], names: Mapping[int, str]
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scores: OutputScores,
+    *,
+    rows: Sequence[int],
+    names: Mapping[int, str],
 ) -> None:
     """Prints the latents in these rows of the scores, with what their direction raises."""
     from rich.console import Console
