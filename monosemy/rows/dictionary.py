@@ -53,7 +53,8 @@ class Dictionary(TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    architecture: `jumprelu`, `topk`, `batch_topk`, `gated` or `relu`; `monosemy info NAME` says what each computes.
+    architecture: `jumprelu`, `topk`, `gated`, …; `monosemy info` lists them all, `monosemy info NAME` says what each
+        computes.
     d_sae: the number of latents. None takes 8 × the width of the rows, but at most a quarter of the training rows, and
         at least 4 × l0.
     l0: the mean number of active latents per row. None takes 32, but at most d_sae / 8.
@@ -64,9 +65,9 @@ class Dictionary(TransformerMixin, BaseEstimator):
         the batch is a sixteenth of the training rows (32 to 1,024), for 2,000 steps or at most 200 passes.
     device: `auto` (a GPU if there is one), `cpu` or `cuda`.
 
-    Attributes, once fitted
-    -----------------------
-    sae_: the `SparseAutoencoder`, which reads rows in their own units.
+    Attributes
+    ----------
+    sae_: the `SparseAutoencoder`, which reads rows in their own units; like the others, there once fitted.
     evaluation_: FVU, L0, dead share and more on the held-out rows, each with its 95% interval (`fvu_interval`), as in
         the evaluation of any run; `n_tokens` counts rows. Rows far from all others are left out (`RowsConfig`).
     firing_rates_: float64 [d_sae], the share of the held-out rows on which each latent is active.
