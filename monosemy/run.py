@@ -183,7 +183,10 @@ def read_run(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
     """
     path = RunFiles(folder).run_json
     if not path.exists():
-        raise UserError(f"{folder} is not a run folder (it has no {path.name}); give the folder a run was written to")
+        raise UserError(
+            f"{folder} is not a run folder (it has no {path.name}); give the folder a run was written to, "
+            "or make one of a single SAE: monosemy features SAE"
+        )
     document = _read_format(path)
     return from_json(RunConfig, document.get("config", {})), dict(document.get("provenance", {}))
 

@@ -40,7 +40,7 @@ from monosemy.rows.defaults import Wishes, check_sizes, rows_config
 from monosemy.rows.prepare import keep_rows, prepare_rows
 from monosemy.rows.python_names import python_names
 from monosemy.rows.settings import SITE
-from monosemy.rows.sources import Source, group_numbers, source_of
+from monosemy.rows.sources import Source, copied, group_numbers, source_of
 from monosemy.run import open_run
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.saes.storage import load_sae
@@ -105,7 +105,8 @@ class Dictionary(TransformerMixin, BaseEstimator):
         groups: what every row belongs to (a document, a patient, a picture), [rows]. Rows of one group are on one side
             of the split, and intervals resample groups; without it, every row is a group.
         run: a run folder to keep; training then saves checkpoints there, the same call continues it after an
-            interruption, bit for bit, and `monosemy report` works on it.
+            interruption, bit for bit, and `monosemy report`, `features` and `browse` work on it. An array is copied
+            into it.
 
         Raises UserError, a ValueError of one line, for input that cannot be learnt from.
         """
@@ -121,6 +122,8 @@ class Dictionary(TransformerMixin, BaseEstimator):
             source = source_of(X, staged)
             if source.is_array:
                 validate_data(self, X, reset=True, skip_check_array=True)
+                if run is not None:
+                    source = copied(source, staged)
             self.n_features_in_ = source.table.width
             self._fit(source, folder, groups=groups)
             if run is not None:

@@ -89,20 +89,20 @@ class PreparedRows(TrainingData):
 
 
 def prepare_run_rows(run: Run) -> PreparedRows:
-    """The rows of a run whose configuration names their file, or that keeps a copy of its batches.
+    """The rows of a run whose configuration names their file, or that keeps a copy of its array or batches.
 
-    Raises UserError when the file is missing or unsuitable, when its content has changed since the run began, and for
-    a run on an array in memory, which only its owner can give again.
+    Raises UserError when the file is missing or unsuitable, and when its content has changed since the run began.
     """
     settings = room_settings(run.config, RowsConfig)
-    if settings.source == ARRAY:
-        raise UserError(
-            f"the rows of {run.folder} were an array in memory, which no command can read again; give it to "
-            f"monosemy.fit(X, run={str(run.folder)!r}), or train on a file"
-        )
     groups = np.asarray(map_npy(run.files.groups)) if run.files.groups.exists() else None
-    if settings.source == BATCHES:
-        return prepare_rows(run, as_table(map_npy(run.files.rows), "batches"), groups)
+    if settings.source in (ARRAY, BATCHES):
+        if not run.files.rows.exists():
+            raise UserError(
+                f"{run.files.rows}, the copy of the rows of {run.folder}, is missing; give them again: "
+                f"monosemy.fit(X, run={str(run.folder)!r})"
+            )
+        name = "X" if settings.source == ARRAY else "batches"
+        return prepare_rows(run, as_table(map_npy(run.files.rows), name), groups)
     path = Path(run.source("rows")).expanduser()
     table = open_table(path, tensor=settings.tensor, column=settings.column, spooled=run.files.rows)
     prepared = prepare_rows(run, table, groups)
@@ -112,9 +112,9 @@ def prepare_run_rows(run: Run) -> PreparedRows:
 
 
 def keep_rows(run: Run, staged: Path | None, groups: np.ndarray | None) -> None:
-    """Keeps in the run folder what no other file holds: rows that came as batches, and the group of every row.
+    """Keeps in the run folder what no other file holds: an array or batches, and the group of every row.
 
-    `staged` is the file that the batches were written to, on the same disk; its table stays mapped.
+    `staged` is the file that the rows were written to, on the same disk; its table stays mapped.
     """
     if staged is not None:
         os.replace(staged, run.files.rows)

@@ -18,6 +18,8 @@ from monosemy.activations.tables import ARRAY, BATCHES, Table, as_table, open_ta
 from monosemy.errors import UserError
 from monosemy.rows.settings import RowsConfig
 
+_ROWS_AT_A_TIME = 65_536
+
 
 @dataclass(frozen=True)
 class FileOfRows:
@@ -55,6 +57,16 @@ def source_of(X: Any, staged: Path) -> Source:
     if is_batches(X):
         return Source(spool(X, staged), RowsConfig(BATCHES), staged)
     return Source(as_table(X), RowsConfig(ARRAY))
+
+
+def copied(source: Source, staged: Path) -> Source:
+    """The source with its table in a file, which a kept run takes over: no command could read an array again.
+
+    Raises UserError when the disk is full.
+    """
+    table = source.table
+    parts = (table.rows(slice(start, start + _ROWS_AT_A_TIME)) for start in range(0, table.n_rows, _ROWS_AT_A_TIME))
+    return Source(spool(parts, staged, table.name), source.settings, staged)
 
 
 def is_batches(X: Any) -> bool:

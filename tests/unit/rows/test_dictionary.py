@@ -147,14 +147,15 @@ def test_a_run_that_is_interrupted_continues_bit_for_bit(tmp_path, monkeypatch):
     assert whole.evaluation_ == continued.evaluation_
 
 
-def test_a_kept_run_is_a_run_like_any_other(tmp_path):
-    dictionary = monosemy.fit(iter(np.array_split(planted(), 3)), "topk", run=tmp_path / "run", **SMALL)
+@pytest.mark.parametrize("source", [lambda: planted(), lambda: iter(np.array_split(planted(), 3))])
+def test_a_kept_run_is_a_run_like_any_other(tmp_path, source):
+    dictionary = monosemy.fit(source(), "topk", run=tmp_path / "run", **SMALL)
     assert (tmp_path / "run/report.html").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     sae = load_sae(tmp_path / "run/saes/rows/topk-l0_3-s0")
     assert torch.equal(sae.W_dec, dictionary.sae_.W_dec)
     before = read_evaluation(tmp_path / "run")["records"]
-    monosemy.pipeline.evaluate_folder(tmp_path / "run")  # from the batches that the run kept
+    monosemy.pipeline.evaluate_folder(tmp_path / "run")  # from the rows that the run kept
     assert read_evaluation(tmp_path / "run")["records"] == before
 
 
@@ -162,7 +163,8 @@ def test_other_rows_in_the_same_folder_are_refused(tmp_path):
     monosemy.fit(planted(), "topk", run=tmp_path / "run", **SMALL)
     with pytest.raises(UserError, match="X has changed since run"):
         monosemy.fit(planted(seed=1), "topk", run=tmp_path / "run", **SMALL)
-    with pytest.raises(UserError, match="array in memory"):
+    (tmp_path / "run/rows.npy").unlink()
+    with pytest.raises(UserError, match=r"rows\.npy, the copy of the rows of .* is missing"):
         monosemy.pipeline.evaluate_folder(tmp_path / "run")
 
 
