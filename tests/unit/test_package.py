@@ -1,0 +1,108 @@
+"""A wheel, built and installed elsewhere, has everything: the command, the pages, the report's parts, its version."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import urllib.request
+import zipfile
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+from app_cases import page_run
+
+import monosemy
+
+ROOT = Path(monosemy.__file__).parents[1]
+DATA = {".html", ".css", ".js", ".svg", ".woff2", ".png", ".ico", ".json", ".typed"}
+"""The kinds of files, beside modules, that the package reads."""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this tree, built in a copy of it and without a package index."""
+    folder = tmp_path_factory.mktemp("build")
+    shutil.copytree(
+        ROOT / "monosemy", folder / "monosemy", ignore=shutil.ignore_patterns("node_modules", "__pycache__")
+    )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    pip("wheel", "--no-build-isolation", "--wheel-dir", folder, folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def site(wheel) -> Path:
+    """A folder into which the wheel alone is installed; its dependencies are those of this environment."""
+    pip("install", "--target", wheel.parent / "site", wheel)
+    return wheel.parent / "site"
+
+
+def pip(command: str, *words: str | Path) -> None:
+    options = ["--no-deps", "--no-index", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", command, *options, *map(str, words)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def installed(site: Path, *words: str | Path, **options) -> subprocess.Popen[str]:
+    """The installed command, away from the source tree."""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, site / "bin" / "monosemy", *words]
+    return subprocess.Popen(
+        list(map(str, command)), cwd=site.parent, env=environment, stdout=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_the_wheel_holds_every_file_that_the_package_reads(wheel):
+    tracked = subprocess.run(["git", "ls-files", "monosemy"], cwd=ROOT, capture_output=True, text=True, check=True)
+    needed = {
+        name
+        for name in tracked.stdout.split()
+        if not name.startswith("monosemy/app/web/") and Path(name).suffix in DATA | {".py"}
+    }
+    assert needed - set(zipfile.ZipFile(wheel).namelist()) == set()
+
+
+def test_the_metadata_has_the_version_of_the_source_and_the_pythons_that_are_supported(wheel):
+    with zipfile.ZipFile(wheel) as files:
+        (name,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_string(files.read(name).decode())
+    assert metadata["Version"] == monosemy.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {monosemy.__version__}\n" in citation
+    pythons = [c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") if " :: 3." in c]
+    assert pythons == ["3.11", "3.12", "3.13"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11,<3.14"
+    assert set(metadata.get_all("Provides-Extra")) == set(project["optional-dependencies"])
+
+
+def test_the_installed_command_helps_and_serves_the_pages(site, tmp_path):
+    helped = installed(site, "--help")
+    text = helped.communicate(timeout=60)[0]
+    assert helped.returncode == 0
+    assert "\n  try " in text
+    assert f"version {monosemy.__version__}" in text
+    run = page_run(tmp_path / "run")
+    served = installed(site, "browse", run, "--port", "0", "--no-open", stderr=subprocess.PIPE)
+    try:
+        line = served.stdout.readline()
+        address = next(word for word in line.split() if word.startswith("http://"))
+        page = urllib.request.urlopen(address, timeout=30).read().decode()
+        script = page.partition('<script type="module" src="')[2].partition('"')[0]
+        assert len(urllib.request.urlopen(address.rstrip("/") + "/" + script.lstrip("/"), timeout=30).read()) > 50_000
+        assert b'"saes"' in urllib.request.urlopen(f"{address}api/run", timeout=30).read()
+    finally:
+        served.terminate()
+        served.communicate(timeout=30)
+    assert str(site) in subprocess.run(
+        [sys.executable, "-c", "import monosemy; print(monosemy.__file__)"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True,
+    ).stdout  # fmt: skip
