@@ -40,7 +40,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-demo: $(STAMP) ## 15 SAEs on one site of SmolLM2-135M, compared in one report (DEMO="..." adds flags)
+demo: $(STAMP) ## 15 SAEs on one site of SmolLM2-135M, the first latents within minutes (DEMO="--open" opens them)
 	$(BIN)/monosemy demo $(DEMO)
 
 test: test-unit test-integration ## the whole suite but for the browser's
