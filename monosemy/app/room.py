@@ -6,6 +6,7 @@ from monosemy.rooms import Command, Room
 
 ROOM = Room(
     name="app",
+    report="monosemy.app.report_section:read_section",
     commands=(
         Command(
             "browse",

@@ -93,6 +93,10 @@ def build_for_run(
             for key in missing:
                 held.enter_context(writing(run.files.features(*key).folder))
             stage.build(missing)
+        if run.files.report.exists():  # it shows what the latents respond to
+            from monosemy.report.page import write_report
+
+            write_report(run.folder)
     return folders
 
 

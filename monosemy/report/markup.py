@@ -82,7 +82,7 @@ def figure(drawing: Drawing) -> Html:
     return Html(
         '<figure style="max-width:{width}px"><picture>'
         '<source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">'
-        '<img alt="{alt}" src="data:image/png;base64,{light}"></picture>'
+        '<img loading="lazy" decoding="async" alt="{alt}" src="data:image/png;base64,{light}"></picture>'
         "<figcaption>{caption}</figcaption></figure>"
     ).format(width=fixed_text(drawing.width * 100, 0), dark=dark, alt=drawing.alt, light=light, caption=drawing.caption)
 

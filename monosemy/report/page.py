@@ -38,12 +38,13 @@ from monosemy.support.numbers import count_text, duration_text, measured_text, s
 from monosemy.support.progress import stage
 
 HEADINGS = {
-    "frontier": Html("<h3>Reconstruction against sparsity</h3>"),
-    "shares": Html("<h3>Dead and over-active latents</h3>"),
-    "firing_rates": Html("<h3>How often latents fire</h3>"),
-    "usage": Html("<h3>How often against how strongly</h3>"),
-    "training": Html("<h3>Training</h3>"),
+    "frontier": "Reconstruction against sparsity, in numbers",
+    "shares": "Dead and over-active latents",
+    "firing_rates": "How often latents fire",
+    "usage": "How often against how strongly",
+    "training": "Training",
 }
+"""The folded parts of a site's section."""
 
 
 def write_report(run_folder: Path) -> Path:
@@ -76,7 +77,7 @@ def _document(
 ) -> str:
     """The whole page: opening, sections of rooms, sites, provenance."""
     lede = Html('<p class="lede">{}</p>').format(what_was_run(run))
-    body = [_summary(run)]
+    body = [_summary(run, drawings[run.sites[0]] if run.sites else {})]
     contents = [("summary", "Which architecture is ahead")]
     body += [section.html for section in sections]
     contents += [(section.anchor, section.title) for section in sections]
@@ -93,16 +94,30 @@ def _document(
     return page(title(run), lede, contents, join(body, "\n"), foot=foot)
 
 
-def _summary(run: ReportInputs) -> Html:
-    """The opening section: which architecture is ahead at each site, and what a reader must keep in mind."""
+def _pair(drawings: Mapping[str, Drawing]) -> Html:
+    """The two figures of a site that answer first: loss and variance against sparsity."""
+    shown = [figure(drawings[kind]) for kind in ("delta_loss", "fvu") if kind in drawings]
+    return Html('<div class="pair">\n{}\n</div>').format(join(shown, "\n")) if shown else Html()
+
+
+def _summary(run: ReportInputs, drawings: Mapping[str, Drawing]) -> Html:
+    """The opening: which architecture is ahead at each site, two figures, one table, and what to keep in mind.
+
+    `drawings` are those of the first site.
+    """
     parts = [Html('<section id="summary"><h2>Which architecture is ahead</h2>')]
     for site in run.sites:
         if line := headline(run, site):
             parts.append(Html('<p class="short">At {}, {}</p>').format(site, line))
-    parts.append(Html("<p>{}</p>").format(HOW_TO_READ_ROWS if run.of_rows else HOW_TO_READ))
+    parts.append(_pair(drawings))
+    several = len(run.sites) > 1
     for site in run.sites:
-        heading = Html("<h3>{}</h3>").format(site) if len(run.sites) > 1 else Html()
-        parts.append(heading + _wins(run, site) + bullets(findings(run, site)))
+        heading = Html("<h3>{}</h3>").format(site) if several else Html()
+        words = f"Every comparison at {site}, in words" if several else "Every comparison in words"
+        parts.append(heading + _wins(run, site) + details(words, bullets(findings(run, site))))
+    parts.append(
+        details("How to read this", Html("<p>{}</p>").format(HOW_TO_READ_ROWS if run.of_rows else HOW_TO_READ))
+    )
     if notes := warnings(run):
         parts.append(Html('<div class="note" role="note"><h3>Keep in mind</h3>{}</div>').format(bullets(notes)))
     return join([*parts, Html("</section>")], "\n")
@@ -138,24 +153,25 @@ def _wins(run: ReportInputs, site: str) -> Html:
 def _site(
     run: ReportInputs, site: str, anchor: str, drawings: Mapping[str, Drawing], *, laws: Mapping[Key, UsageLaws | None]
 ) -> Html:
-    """The section of one site: its figures, each with the table of its numbers."""
+    """The section of one site: figures with the tables of their numbers, folded."""
 
-    def picture(kind: str) -> Html:
-        return figure(drawings[kind]) if kind in drawings else Html()
+    def folded(kind: str, content: Html) -> Html:
+        return details(HEADINGS[kind], (figure(drawings[kind]) if kind in drawings else Html()) + content)
 
     parts = [Html('<section id="{}"><h2>{}</h2>').format(anchor, site)]
     if run.at(site):
-        parts += [HEADINGS["frontier"], Html("<p>{}</p>").format(_losses(run, site))]
-        parts += [Html('<div class="pair">\n{}\n{}\n</div>').format(picture("delta_loss"), picture("fvu"))]
-        parts.append(tables.frontier(run, site))
+        parts.append(Html("<p>{}</p>").format(_losses(run, site)))
+        if site != run.sites[0]:  # those of the first site open the page
+            parts.append(_pair(drawings))
+        parts.append(folded("frontier", tables.frontier(run, site)))
         if len(run.config.seeds) > 1:
             parts.append(details("Every SAE, seed by seed", tables.by_seed(run, site)))
-        parts += [HEADINGS["shares"], picture("shares"), tables.shares(run, site)]
+        parts.append(folded("shares", tables.shares(run, site)))
     if "usage" in drawings:
-        parts += [HEADINGS["firing_rates"], picture("firing_rates"), tables.firing_rates(run, site)]
-        parts += [HEADINGS["usage"], picture("usage"), tables.usage(run, site, laws)]
+        parts.append(folded("firing_rates", tables.firing_rates(run, site)))
+        parts.append(folded("usage", tables.usage(run, site, laws)))
     if "training" in drawings:
-        parts += [HEADINGS["training"], picture("training"), tables.training(run, site)]
+        parts.append(folded("training", tables.training(run, site)))
     return join([*parts, Html("</section>")], "\n")
 
 
@@ -175,7 +191,7 @@ def _losses(run: ReportInputs, site: str) -> str:
 
 
 def _provenance(run: ReportInputs) -> Html:
-    """The section on where the numbers come from: inputs, times, versions, and the configuration, folded away."""
+    """The section on where the numbers come from: in short; inputs, times, versions and configuration folded away."""
     inputs = dict(run.provenance)
     seconds = {str(k): float(v) for k, v in dict(inputs.pop("seconds", {})).items()}
     versions = inputs.pop("versions", {})
@@ -186,18 +202,21 @@ def _provenance(run: ReportInputs) -> Html:
         ("Activations trained on, per SAE", _trained(run)),
         (f"Validation {run.unit.many} (FVU, L0, firing)", _range([r.n_tokens for r in run.records])),
         *([] if run.of_rows else [("Validation tokens (losses)", _loss_tokens(run))]),
-        *_flat(inputs).items(),
+        *([("Time", duration_text(sum(seconds.values())))] if seconds else []),
     ]
     parts = [Html('<section id="provenance"><h2>Provenance</h2>'), facts("What was used", rows)]
+    recorded = _flat(inputs)
+    parts.append(details("Everything that was read", facts("Model, text and sites", list(recorded.items()))))
     if seconds:
-        timed = [
-            *((name, duration_text(s)) for name, s in seconds.items()),
-            ("total", duration_text(sum(seconds.values()))),
-        ]
-        parts.append(facts("Time by stage", timed))
-    parts.append(facts("Versions", list(_flat(versions).items())))
-    if measured := _flat(run.evaluation.get("provenance", {})):
-        parts.append(facts("How it was measured", list(measured.items())))
+        timed = [(name, duration_text(s)) for name, s in seconds.items()]
+        parts.append(details("Time by stage", facts("Time by stage", timed)))
+    versions_read = _flat(versions)
+    parts.append(details("Versions", facts("Versions", list(versions_read.items()))))
+    # The evaluation notes its model and text as the run does; what is the same stands above.
+    known = {**recorded, **{f"versions · {name}": text for name, text in versions_read.items()}}
+    measured = _flat(run.evaluation.get("provenance", {}))
+    if differing := [(name, text) for name, text in measured.items() if known.get(name) != text]:
+        parts.append(details("How it was measured", facts("How it was measured", differing)))
     if noted := _flat({name: done.get("record") for name, done in run.stages.items() if isinstance(done, Mapping)}):
         parts.append(details("What the stages noted", facts("Records of the stages", list(noted.items()))))
     # A text and sites that a run on somebody's rows never read would only mislead.

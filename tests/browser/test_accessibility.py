@@ -15,6 +15,8 @@ PAGES = {
     "own text": f"/search/{SITE}/{NAME}?mode=text",
     "compare": f"/compare?a={SITE}/{NAME}&b={SITE}/{OTHER}",
     "steer": f"/steer/{SITE}/{NAME}?e=5:set:1.5:max,7:scale:0:max",
+    "steer, nothing chosen": f"/steer/{SITE}/{NAME}",
+    "own texts compared": f"/search/{SITE}/{NAME}?mode=text&text=a&other=b&chat=1",
     "notes": "/notes",
     "error": "/nowhere",
 }

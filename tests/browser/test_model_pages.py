@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
@@ -63,7 +64,7 @@ def test_steering_streams_four_columns_and_measures_them(server, new_page):
     page.locator("[data-column=steered] summary", has_text="Tokens").click()
     after = page.locator("[data-column=steered] tbody tr td:nth-child(7)").all_inner_texts()
     assert float(after[-1]) > 0
-    page.get_by_role("button", name="KL", exact=True).click()
+    page.get_by_role("group", name="Shade tokens by").get_by_role("button", name="KL").click()
     expect(page).to_have_url(re.compile("shade=kl"))
 
     again = new_page()
@@ -139,3 +140,37 @@ def test_a_sweep_shows_the_answer_at_each_strength(server, new_page):
     expect(page.locator("figure.chart svg")).to_have_count(2)
     page.get_by_label("Strengths, at most").fill("0, much")
     expect(page.get_by_role("alert")).to_contain_text("must be numbers")
+
+
+def test_a_concept_is_found_by_meaning(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}/search/{SITE}/{NAME}?q=qqzzqq")
+    button = page.get_by_role("button", name="Also find latents by meaning")
+    if button.count():  # unless the model is loaded already
+        button.click()
+    page.get_by_role("searchbox").fill("nation")
+    hits = page.get_by_role("region", name="Latents by meaning, table").locator("tbody tr")
+    expect(hits.first).to_contain_text(re.compile("countr|nation|state", re.IGNORECASE), timeout=120_000)
+
+
+def test_two_texts_and_a_transcript_are_told_apart(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}/search/{SITE}/{NAME}?mode=text")
+    page.get_by_role("textbox", name="Your text").fill("The king lived in Paris.")
+    page.get_by_role("button", name="Compare with a second text").click()
+    page.get_by_label("A second text").fill("def add(a, b): return a + b")
+    page.get_by_role("button", name="Compare the texts").click()
+    only = page.get_by_role("region", name="Differences, table").locator("tbody tr")
+    expect(only.first).to_contain_text("silent", timeout=120_000)
+
+    page.goto(f"{server.address}/search/{SITE}/{NAME}?mode=text&chat=1")
+    page.get_by_role("textbox", name="Your text").fill("User: Who are you?\nAssistant: A model.")
+    page.get_by_role("button", name="Show which latents fire").click()
+    page.get_by_role("group", name="Whose messages").get_by_role("button", name="assistant").click()
+    rows = page.get_by_role("region", name="Latents of your text, table").locator("tbody tr")
+    expect(rows.first).to_contain_text("assistant")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    assert text.startswith("token,text,role,latent,label")
+    assert ",assistant," in text

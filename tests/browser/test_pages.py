@@ -435,3 +435,63 @@ def test_wrong_addresses_say_what_is_wrong(server, new_page):
     ):
         page.goto(server.address + address)
         expect(page.get_by_role("alert")).to_contain_text(words)
+
+
+def test_the_overview_opens_with_latents_that_lead_to_their_pages(server, new_page):
+    page = new_page()
+    page.goto(server.address)
+    cards = page.locator(".card.found")
+    expect(cards.nth(5)).to_be_visible()
+    labels = cards.locator("h3").all_inner_texts()
+    assert len(set(labels)) == len(labels)  # unlike each other
+    cards.first.get_by_role("link").click()
+    expect(page.locator("h1")).to_have_text(labels[0])
+
+
+def test_a_word_of_the_glossary_is_explained_by_pointing_tapping_and_keyboard_and_stays_on_a_phone(server, new_page):
+    page = new_page(390, 844)
+    page.goto(server.address)
+    words = page.locator(".term > button")
+    words.first.wait_for()
+    wait_for_answers(page)
+    tip = page.get_by_role("tooltip")
+    for i in range(words.count()):
+        words.nth(i).click()
+        expect(tip).to_have_count(1)
+        box = tip.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        page.keyboard.press("Escape")
+        expect(tip).to_have_count(0)
+    words.first.blur()
+    words.first.focus()
+    expect(tip).to_be_visible()
+
+
+def test_a_steering_recipe_is_kept_and_brings_its_settings_back(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}/steer/{SITE}/{NAME}?e=5:set:1.5:max,7:add:2:norm&prompt=Hello+there")
+    page.get_by_text("Keep this as a recipe").click()
+    expect(page.locator(".command")).to_contain_text("--edit 5:set:1.5:max --edit 7:add:2:norm --prompt 'Hello there'")
+    page.get_by_label("Name", exact=True).fill("Greeting")
+    page.get_by_role("button", name="Keep", exact=True).click()
+    page.goto(f"{server.address}/steer/{SITE}/{NAME}")
+    page.get_by_role("button", name="Greeting", exact=True).click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("Hello there")
+    expect(page.get_by_label("Strength for latent 7, exactly")).to_have_value("2")
+    page.get_by_role("button", name="Forget Greeting").click()
+    expect(page.get_by_role("button", name="Greeting", exact=True)).to_have_count(0)
+
+
+def test_the_list_opens_with_clear_latents_and_every_filter_stands_in_a_group(server, new_page):
+    page = new_page()
+    page.goto(server.address + LATENTS)
+    expect(page.get_by_text("holds best come first")).to_be_visible()
+    wait_for_answers(page)
+    first = page.locator("tbody tr td:nth-child(1)").all_inner_texts()[:10]
+    page.get_by_role("group", name="Label").get_by_role("button", name="Clear").click()
+    wait_for_answers(page)
+    n = number(page.locator("#list").inner_text())
+    kept = page.locator("tbody tr td:nth-child(1)").all_inner_texts()[:10]
+    assert [latent for latent in first if latent in kept] == kept[: len([x for x in first if x in kept])]
+    assert n >= len(kept) > 0

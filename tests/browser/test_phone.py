@@ -44,6 +44,8 @@ def long_words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         f"/search/{SITE}/{NAME}?mode=text",
         "/compare",
         f"/steer/{SITE}/{NAME}?e=0:set:1.5:max",
+        f"/steer/{SITE}/{NAME}",
+        f"/search/{SITE}/{NAME}?mode=text&text=a&other=b",
         "/notes",
         "/nowhere",
     ],

@@ -6,18 +6,24 @@ import { Bars } from "../charts/bars";
 import { count, num, saeOption, share } from "../format";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Await, Choice, Message, Named, Pager } from "../parts/bits";
+import { Term } from "../parts/term";
 import { setQuery, to } from "../router";
 import { sameSae, useLoad, useSettled, useShared } from "../state";
 
 const LIMIT = 50;
 const key = (sae: { site: string; name: string }) => `${sae.site}/${sae.name}`;
 
-/** Opens with the SAE at hand beside another that has features, else beside another at all; controls come last. */
+/** How well another SAE suits for a first comparison: of the same site and L0, trained, with features; higher is better. */
+function suits(a: SaeEntry, b: SaeEntry): number {
+  return 8 * Number(b.d_in === a.d_in && b.site === a.site) + 4 * Number(b.has_features) + 2 * Number(!b.control && !b.stopped) + Number(b.target_l0 === a.target_l0);
+}
+
+/** Opens with the SAE at hand beside the one that suits it best. */
 function choices(saes: SaeEntry[], at: SaeEntry, query: URLSearchParams): [SaeEntry, SaeEntry] {
   const find = (name: string | null) => saes.find((sae) => key(sae) === name);
   const a = find(query.get("a")) ?? at;
   const others = saes.filter((sae) => !sameSae(sae, a));
-  return [a, find(query.get("b")) ?? others.find((sae) => sae.has_features) ?? others[0] ?? a];
+  return [a, find(query.get("b")) ?? others.sort((x, y) => suits(a, y) - suits(a, x))[0] ?? a];
 }
 
 export function ComparePage({ query }: { query: URLSearchParams }) {
@@ -53,7 +59,7 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
       <div class="head">
         <div>
           <h1>Compare two SAEs</h1>
-          <p class="lead">Each latent beside the one in the other SAE that is most like it.</p>
+          <p class="lead">Each latent beside the one in the other SAE that is most like it: what both found, and what only one did.</p>
         </div>
       </div>
       <div class="stack">
@@ -83,6 +89,9 @@ function Compared({ comparison, a, b, picked, offset }: { comparison: Comparison
     <div class="usage">
       <section class="card stack" aria-labelledby="match">
         <h2 id="match">How alike they are</h2>
+        <p class="small muted">
+          {comparison.by === "cosine" ? <><Term word="decoder cosine">Decoder cosines</Term> compare directions; a common 0.3 says little.</> : "Correlations compare on which tokens two latents fire, whatever their directions."}
+        </p>
         <div class="row between">
           <Choice
             name="Match by"

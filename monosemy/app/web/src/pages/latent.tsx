@@ -10,6 +10,7 @@ import { Contexts, useContextView } from "../parts/contexts";
 import { Explanation } from "../parts/explanation";
 import { NoteBox, useBookmark } from "../parts/note";
 import { OwnText } from "../parts/own-text";
+import { Explained } from "../parts/term";
 import { Token } from "../parts/token";
 import { quoted } from "../parts/tokens";
 import { go, to } from "../router";
@@ -118,8 +119,8 @@ function Backing({ page }: { page: LatentPage }) {
           {ways.map(([name, title]) => {
             const ends = [stats[`${name}_low`], stats[`${name}_high`]];
             return (
-              <span key={name} title={columnHelp(name, run.unit)}>
-                {title} <b>{num(stats[name])}</b>
+              <span key={name}>
+                <Explained text={columnHelp(name, run.unit)}>{title}</Explained> <b>{num(stats[name])}</b>
                 {ends[0] != null && ends[1] != null && ` [${num(ends[0])}, ${num(ends[1])}]`}
               </span>
             );
@@ -168,8 +169,10 @@ function Body({ page, view, sae }: { page: LatentPage; view: ReturnType<typeof u
           <h2 id="numbers">Firing</h2>
           <dl class="facts">
             {facts.map((name) => (
-              <div key={name} title={columnHelp(name, run.unit)}>
-                <dt>{columnTitle(name)}</dt>
+              <div key={name}>
+                <dt>
+                  <Explained text={columnHelp(name, run.unit)}>{columnTitle(name)}</Explained>
+                </dt>
                 <dd>{columnValue(name, stats[name])}</dd>
               </div>
             ))}

@@ -276,6 +276,17 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
                   </tbody>
                 </table>
               </div>
+              <details class="data">
+                <summary>What the columns mean</summary>
+                <dl class="meanings">
+                  {tableColumns.map((name) => (
+                    <>
+                      <dt>{columnTitle(name)}</dt>
+                      <dd>{columnHelp(name, run.unit)}</dd>
+                    </>
+                  ))}
+                </dl>
+              </details>
               <Pager total={page.total} offset={offset} limit={LIMIT} onMove={(next) => setQuery({ offset: next || null })} />
             </>
           )

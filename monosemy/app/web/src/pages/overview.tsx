@@ -6,6 +6,7 @@ import { count, interval, num, saeTitle, share } from "../format";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Choice, Message } from "../parts/bits";
 import { Found } from "../parts/highlights";
+import { Term } from "../parts/term";
 import { setQuery, to, useRoute } from "../router";
 import { sameSae, useShared } from "../state";
 
@@ -105,10 +106,12 @@ export function OverviewPage() {
           <div class={run.unit === "rows" ? undefined : "two"}>
             {run.unit !== "rows" && <section class="card">
               <h2>What it costs the model</h2>
+              <p class="small muted"><Term word="delta loss" /> against <Term word="L0" />: lower and further left is better</p>
               <Frontier title="Rise of the model's loss against sparsity" measure="delta_loss" yName="Δ loss, nats per token, log scale" records={records} href={href} />
             </section>}
             <section class="card">
               <h2>What it leaves unexplained</h2>
+              <p class="small muted"><Term word="FVU" /> against <Term word="L0" />: lower and further left is better</p>
               <Frontier title="Unexplained variance against sparsity" measure="fvu" yName="Fraction of variance unexplained, log scale" records={records} href={href} />
             </section>
           </div>
@@ -212,6 +215,17 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
           </p>
         )),
       )}
+      <details class="data">
+        <summary>What the columns mean</summary>
+        <dl class="meanings">
+          {columns.map((name) => (
+            <>
+              <dt>{TITLES[name][0]}</dt>
+              <dd>{(run.unit === "rows" && ROW_HELP[name]) || TITLES[name][1]}</dd>
+            </>
+          ))}
+        </dl>
+      </details>
       {first && (
         <p class="small muted">
           {run.unit === "rows"

@@ -11,9 +11,11 @@ import { Column, SHADINGS, after, shadeMax } from "../steer/columns";
 import type { Answer, Shading } from "../steer/columns";
 import { Edits } from "../steer/edits";
 import { patient } from "../steer/patient";
+import { Recipes } from "../steer/recipes";
 import { COLUMNS, read, request, written } from "../steer/settings";
 import type { Settings } from "../steer/settings";
 import { Sweep } from "../steer/sweep";
+import { TalkLike } from "../steer/talk-like";
 
 export function SteerPage({ query }: { query: URLSearchParams }) {
   const { sae } = useShared();
@@ -53,6 +55,7 @@ export function SteerPage({ query }: { query: URLSearchParams }) {
             )}
             <Status run={run} />
           </div>
+          <Recipes settings={settings} sae={sae} />
         </form>
         <div class="stack">
           {run.error && <Message bad>{run.error}</Message>}
@@ -118,6 +121,7 @@ function Status({ run }: { run: Run }) {
 }
 
 function Answers({ run, settings, query }: { run: Run; settings: Settings; query: URLSearchParams }) {
+  const { sae } = useShared();
   const shading: Shading = SHADINGS.find((option) => option.value === query.get("shade"))?.value ?? "latent";
   const latents = run.answers.length ? run.latents : settings.edits.map((edit) => edit.latent);
   const traced = Math.max(0, latents.indexOf(Number(query.get("trace") ?? -1)));
@@ -128,12 +132,15 @@ function Answers({ run, settings, query }: { run: Run; settings: Settings; query
   const columns = run.answers.length ? run.answers : waiting;
   if (!settings.edits.length && !run.answers.length) {
     return (
-      <section class="card">
-        <p class="empty">
-          Choose a latent at the left: by its number, or by words of its label. Then the model's answer stands here beside
-          the steered one, a prompted one and one with a random latent changed.
-        </p>
-      </section>
+      <>
+        <section class="card">
+          <p class="empty">
+            Choose one latent or several at the left: by number, or by words of the label. Then the model's answer stands here
+            beside the steered one, a prompted one and one with a random latent changed. Or begin with an example:
+          </p>
+        </section>
+        {sae.has_features && <TalkLike sae={sae} />}
+      </>
     );
   }
   return (

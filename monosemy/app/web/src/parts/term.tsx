@@ -20,14 +20,29 @@ export const TERMS = {
 } as const;
 export type Word = keyof typeof TERMS;
 
+/** A word of the glossary. */
 export function Term({ word, children }: { word: Word; children?: ComponentChildren }) {
-  const [open, setOpen] = useState(false);
+  return <Explained text={TERMS[word]}>{children ?? word}</Explained>;
+}
+
+const WIDEST = 320;
+
+/** Any words with a sentence that explains them, which stays within the screen; without one, the words alone. */
+export function Explained({ text, children }: { text: string; children: ComponentChildren }) {
+  const [shift, setShift] = useState<number | null>(null);
   const id = useId();
   const root = useRef<HTMLSpanElement>(null);
+  const show = () => {
+    const left = root.current?.getBoundingClientRect().left ?? 0;
+    const width = Math.min(WIDEST, document.documentElement.clientWidth - 32);
+    setShift(Math.min(0, document.documentElement.clientWidth - 16 - width - left));
+  };
+  const hide = () => setShift(null);
+  const open = shift !== null;
   useEffect(() => {
     if (!open) return;
     const close = (event: Event) => {
-      if (event instanceof KeyboardEvent ? event.key === "Escape" : !root.current?.contains(event.target as Node)) setOpen(false);
+      if (event instanceof KeyboardEvent ? event.key === "Escape" : !root.current?.contains(event.target as Node)) hide();
     };
     addEventListener("keydown", close);
     addEventListener("pointerdown", close);
@@ -36,14 +51,15 @@ export function Term({ word, children }: { word: Word; children?: ComponentChild
       removeEventListener("pointerdown", close);
     };
   }, [open]);
+  if (!text) return <>{children}</>;
   return (
-    <span ref={root} class="term" onMouseEnter={() => setOpen(true)} onMouseLeave={() => setOpen(false)}>
-      <button type="button" aria-expanded={open} aria-describedby={open ? id : undefined} onFocus={() => setOpen(true)} onBlur={() => setOpen(false)} onClick={() => setOpen(true)}>
-        {children ?? word}
+    <span ref={root} class="term" onMouseEnter={show} onMouseLeave={hide}>
+      <button type="button" aria-expanded={open} aria-describedby={open ? id : undefined} onFocus={show} onBlur={hide} onClick={show}>
+        {children}
       </button>
       {open && (
-        <span role="tooltip" id={id} class="term-text">
-          {TERMS[word]}
+        <span role="tooltip" id={id} class="term-text" style={{ left: `${shift}px` }}>
+          {text}
         </span>
       )}
     </span>

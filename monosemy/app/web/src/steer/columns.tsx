@@ -3,6 +3,7 @@ import type { MeasuredToken, SteerColumn, SteerEvent } from "../api";
 import { num, signed } from "../format";
 import { DataTable } from "../parts/bits";
 import { Context } from "../parts/context";
+import { Explained, Term } from "../parts/term";
 import { quoted } from "../parts/tokens";
 import { COLUMNS } from "./settings";
 
@@ -102,13 +103,13 @@ function Measures({ measure, traced, latent }: { measure: Measure; traced: numbe
   return (
     <>
       <dl>
-        <dt title="Of the answer under the unsteered model; lower reads as more usual">Perplexity</dt>
+        <dt><Term word="perplexity">Perplexity</Term></dt>
         <dd>{num(measure.perplexity)}</dd>
-        <dt title="Share of distinct pairs of tokens; low means repetition">Distinct pairs</dt>
+        <dt><Explained text="Share of distinct pairs of tokens; low means repetition.">Distinct pairs</Explained></dt>
         <dd>{num(two, 2)}</dd>
-        <dt title="Mean distance of its predictions from the unsteered model's, nats per token">KL</dt>
+        <dt><Term word="KL" /></dt>
         <dd>{num(measure.mean_kl)}</dd>
-        <dt title="Mean change of the answer's log-probability, nats per token">Log-probability</dt>
+        <dt><Explained text="Mean change of the answer's log-probability, nats per token.">Log-probability</Explained></dt>
         <dd>{signed(measure.mean_log_prob_change)}</dd>
       </dl>
       <details class="data">

@@ -151,7 +151,7 @@ function Written({ sae, example, plain, strengths }: { sae: SaeEntry; example: E
           </span>
           <span class="muted">
             {n > 0 ? `It says ${n === 1 ? "one of its words once" : `its words ${n} times`}` : "It says none of its words"}; perplexity under the unsteered model {num(shown.perplexity)}.{" "}
-            <a href={to.steer(sae.site, sae.name, { e: `${example.latent}:set:${shown.value}:norm` })}>Go on on the steering page</a>
+            <a href={to.steer(sae.site, sae.name, { e: `${example.latent}:set:${shown.value}:norm`, say: `Talk about ${example.words[0]}.` })}>Go on on the steering page</a>
           </span>
         </div>
       )}
