@@ -11,6 +11,7 @@ _PUBLIC = {
     "load_model": "monosemy.models.sources",
     "load_sae": "monosemy.saes.storage",
     "save_sae": "monosemy.saes.storage",
+    "WideSae": "monosemy.saes.wide",
     "SparseLatents": "monosemy.latents",
     "SaeConfig": "monosemy.saes.base",
     "build_sae": "monosemy.saes.registry",

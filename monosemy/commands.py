@@ -18,7 +18,7 @@ from monosemy.config import RunConfig
 from monosemy.errors import UserError, unknown
 from monosemy.layout import RUN_JSON
 from monosemy.ranges import Range
-from monosemy.support.arguments import Parser, amount
+from monosemy.support.arguments import Parser, amount, whole
 from monosemy.support.flags import add_descriptive, add_settings, descriptive_of, read_settings, with_settings
 from monosemy.support.moved import NOT_MOVED, Moved
 from monosemy.support.subjects import add_subject, open_subject
@@ -73,6 +73,11 @@ def run_train(words: list[str]) -> None:
     if not words or words[0].startswith("-"):
         words = ["demo", *words]
     start = _start_of(words[0], words[1:], command="train")
+    if start.arguments.shard_latents:
+        from monosemy.pipeline.wide import train_wide
+
+        train_wide(start.config, start.folder, start.arguments.shard_latents, moved=start.moved)
+        return
     from monosemy import pipeline
 
     print(f"report: {pipeline.whole_run(start.config, start.folder, moved=start.moved)}")
@@ -352,5 +357,12 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
     if command in _OPENING:
         flag, meaning = _OPENING[command]
         parser.add_argument(flag, action="store_true", help=meaning)
+    if command == "train":
+        parser.add_argument(
+            "--shard-latents",
+            type=whole(Range(1, 65_536, example=4)),
+            metavar="N",
+            help="Under torchrun: share the latents of each SAE out over N processes (docs/many-gpus.md). (default: not)",
+        )
     add_settings(parser, base)
     return parser

@@ -15,6 +15,7 @@ writer, in the module that is named beside it (in two, where the reader comes fi
     evaluation.json   one record per SAE and control                                    evals/evaluation_file.py
     documents.safetensors   sums per document                                           evals/documents.py
     saes/<site>/<name>/      sae.safetensors                                            saes/formats/own.py
+                             sae.safetensors.index.json, sae-<n>-of-<n>.safetensors     saes/slices.py
                              config.json                                                saes/config_file.py
                              latents.safetensors                                        evals/latent_statistics.py
     features/<site>/<name>/  features.json                                              run.py, features/store/write.py
@@ -165,6 +166,15 @@ class SaeFiles:
     @property
     def weights(self) -> Path:
         return self.folder / "sae.safetensors"
+
+    @property
+    def slices(self) -> Path:
+        """The list of files where the weights lie in several, each with a slice of the latents."""
+        return self.folder / "sae.safetensors.index.json"
+
+    def slice_weights(self, number: int, n_slices: int) -> Path:
+        """The file of a slice, counted from 0."""
+        return self.folder / f"sae-{number + 1:05d}-of-{n_slices:05d}.safetensors"
 
     @property
     def config(self) -> Path:

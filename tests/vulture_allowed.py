@@ -37,6 +37,7 @@ over_1pct_fraction, over_1pct_fraction_interval, over_10pct_fraction, over_10pct
 incompleteness, n_curves, n_members, off_target
 
 # For users of the library and for tests of it.
+WideSae  # an SAE used from its files (docs/many-gpus.md)
 head_outputs  # what every head writes: circuits are checked against it
 meaning  # of a site kind: the legend of models/sites.py
 n_asked  # of a journal: how many questions went to the language model

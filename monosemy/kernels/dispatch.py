@@ -2,6 +2,9 @@
 
 Inputs are made contiguous here, so callers may pass views. The CPU kernels take float32 and float64, the Triton ones
 float32, bfloat16 and float16; anything else (other devices, other number formats, no Triton) runs the reference.
+At their first use on a device the Triton kernels are tested (self_test.py); where one fails, the reference runs instead
+of all of them, with one warning. MONOSEMY_KERNELS=reference has it run anywhere; =triton has Triton take the CPU's
+tensors too, in its interpreter, which is for tests.
 
 `encode_*` are the encoder's product and the selection in one: (pattern, π on it), without gradient. On CUDA the
 pre-activations [N, F] are never held; on the CPU they live until the selection is done.
@@ -10,6 +13,8 @@ pre-activations [N, F] are never held; on the CPU they live until the selection 
 from __future__ import annotations
 
 import functools
+import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
@@ -19,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosemy.errors import UserError
 from monosemy.kernels import reference
 from monosemy.kernels.reference import AdamStep, Columns, Pattern
 from monosemy.shapes import (
@@ -33,6 +39,7 @@ from monosemy.shapes import (
 )
 
 T = TypeVar("T")
+KERNELS = ("auto", "triton", "reference")
 
 DENSE_ABOVE = 0.10
 """Density from which a dense product beats the sparse kernels (two AVX-512 cores: research/speed/README.md)."""
@@ -46,19 +53,49 @@ def _compiled() -> ModuleType:
 
 
 @functools.cache
-def _triton() -> ModuleType | None:
+def _triton(device: torch.device) -> ModuleType | None:
+    """The Triton kernels, where they are installed and do on this device what they should."""
     try:
         from monosemy.kernels.cuda import sparse as triton
     except ImportError:
         return None
-    return triton
+    from monosemy.kernels.self_test import failure
+
+    with torch.no_grad(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        reason = failure(triton, device)
+    if reason is None:
+        return triton
+    warnings.warn(
+        f"the Triton kernels do not work on {device} ({reason}); PyTorch's own operations take their place, with the "
+        "same results and more slowly. MONOSEMY_KERNELS=reference chooses them without this test",
+        stacklevel=2,
+    )
+    return None
+
+
+@functools.cache
+def _wanted() -> str:
+    """Which kernels the environment asks for. Raises UserError for a word that names none."""
+    wanted = os.environ.get("MONOSEMY_KERNELS", "auto")
+    if wanted not in KERNELS:
+        raise UserError(f"MONOSEMY_KERNELS is {wanted!r}; choose {', '.join(KERNELS)}")
+    return wanted
 
 
 def _backend(tensor: Tensor) -> ModuleType:
+    if _wanted() != "auto":
+        return _named_backend(tensor)
     if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
         return _compiled()
     if tensor.is_cuda and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
-        return _triton() or reference
+        return _triton(tensor.device) or reference
+    return reference
+
+
+def _named_backend(tensor: Tensor) -> ModuleType:
+    """The backend of a tensor where MONOSEMY_KERNELS names one."""
+    if _wanted() == "triton" and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        return _triton(tensor.device) or reference
     return reference
 
 
@@ -170,7 +207,9 @@ def gather_dot(pattern: Pattern, left: Activations, right: DecoderMatrix) -> Per
 def transpose(pattern: Pattern, n_latents: int) -> Columns:
     if pattern.indices.device.type == "cpu":
         return _compiled().transpose(pattern, n_latents)
-    backend = (_triton() if pattern.indices.is_cuda else None) or reference
+    backend = reference
+    if pattern.indices.is_cuda and _wanted() != "reference":
+        backend = _triton(pattern.indices.device) or reference
     with _on_device(pattern.indices):
         return backend.transpose(pattern, n_latents)
 

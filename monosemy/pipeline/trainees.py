@@ -22,6 +22,7 @@ from monosemy.rooms import load
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from monosemy.saes.base import SaeConfig
     from monosemy.saes.transforms import Transforms
     from monosemy.training.trainee import Trainee
     from monosemy.training.trainer import JoinedUnit, Key
@@ -51,16 +52,22 @@ def sae_name(new: NewSae) -> str:
 
 def build_trainees(prepared: TrainingData) -> dict[Key, Trainee]:
     """Builds a trainee for every SAE and control of the run."""
+    rows = initial_rows(prepared)
+    return {key: build_trainee(prepared, new, rows[new.site]) for key, new in planned_saes(prepared).items()}
+
+
+def planned_saes(prepared: TrainingData) -> dict[Key, NewSae]:
+    """Every SAE and control of the run, without those of the rooms' units."""
     config = prepared.config
     families = [(name, False) for name in config.architectures]
     if config.evaluation.frozen_random:
         families.append(("topk", True))
     saes = [
-        (rows, NewSae(site, architecture, l0, seed, frozen=frozen))
-        for site, rows in initial_rows(prepared).items()
+        NewSae(site, architecture, l0, seed, frozen=frozen)
+        for site in prepared.sites
         for (architecture, frozen), l0, seed in itertools.product(families, config.l0, config.seeds)
     ]
-    return {(new.site, sae_name(new)): build_trainee(prepared, new, rows) for rows, new in saes}
+    return {(new.site, sae_name(new)): new for new in saes}
 
 
 def build_units(prepared: TrainingData) -> list[JoinedUnit]:
@@ -87,22 +94,11 @@ def build_trainee(prepared: TrainingData, new: NewSae, rows: Tensor, source: Sou
 
     With a `source` it is a transcoder, which gives the site of `new`.
     """
-    from monosemy.saes.base import SaeConfig
     from monosemy.saes.registry import architecture
     from monosemy.training.trainee import Trainee
 
     config, n_steps = prepared.config, prepared.stream.n_steps
-    described = SaeConfig(
-        new.architecture,
-        (rows if source is None else source.rows).shape[1],
-        config.d_sae,
-        float(new.l0),
-        site=new.site,
-        model=prepared.source_name,
-        seed=new.seed,
-        frozen_decoder=new.frozen,
-        options=options_of(config, new.architecture),
-    )
+    described = described_sae(prepared, new, d_in=(rows if source is None else source.rows).shape[1])
     if source is not None:
         width = rows.shape[1]
         described = dataclasses.replace(
@@ -119,3 +115,20 @@ def build_trainee(prepared: TrainingData, new: NewSae, rows: Tensor, source: Sou
     else:
         trainee.initialise(source.rows, rows)
     return trainee
+
+
+def described_sae(prepared: TrainingData, new: NewSae, *, d_in: int) -> SaeConfig:
+    """The configuration of an SAE that reads `d_in` components of its site, before it is trained."""
+    from monosemy.saes.base import SaeConfig
+
+    return SaeConfig(
+        new.architecture,
+        d_in,
+        prepared.config.d_sae,
+        float(new.l0),
+        site=new.site,
+        model=prepared.source_name,
+        seed=new.seed,
+        frozen_decoder=new.frozen,
+        options=options_of(prepared.config, new.architecture),
+    )

@@ -74,13 +74,18 @@ def save_checkpoint(parent: Path, step: int, tensors: dict[str, Tensor], state: 
     return final
 
 
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state of a checkpoint without its tensors. Raises UserError when it is missing or not valid JSON."""
+    state: dict[str, Any] = files.read_json(CheckpointFiles(folder).state)
+    return state
+
+
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads the tensors and the state of a checkpoint.
 
     Raises UserError when it is damaged or of another format, naming the file and what to do.
     """
-    checkpoint = CheckpointFiles(folder)
-    state, path = files.read_json(checkpoint.state), checkpoint.tensors
+    state, path = read_state(folder), CheckpointFiles(folder).tensors
     way_out = f"delete {folder} to continue from an earlier checkpoint or from the start"
     if not path.exists() or files.sha256(path) != state.get("sha256"):
         raise UserError(f"checkpoint {path} is damaged (its SHA-256 is not the recorded one); {way_out}")

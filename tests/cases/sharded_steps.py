@@ -29,6 +29,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "jumprelu": ("jumprelu", {"frequency_limit": 0.05}),
     "jumprelu-tanh": ("jumprelu", {"recipe": "tanh"}),
 }
+CONTINUED = ("topk", "batch_topk", "jumprelu")
 CONFIG = TrainingConfig(batch_tokens=ROWS, dead_fraction=0.09, warmup_fraction=0.1, restart_share=0.02)
 
 
@@ -103,6 +104,46 @@ def train_sharded(folder: Path, meshes: list[int], cases: list[tuple[str, torch.
                     steps = [step.get(name, 0.0) for step in metrics]
                     tensors[f"metrics.{name}"] = torch.tensor(steps, dtype=torch.float64)
                 save_file(tensors, folder / f"{case}-{dtype}-{place}")
+
+
+def continue_sharded(folder: Path, meshes: list[int], write: bool) -> None:
+    """Trains to step 3 and writes a checkpoint (of two slices), or reads it on these meshes and trains to the end.
+
+    In float64, so that meshes can be compared; with the slices of the trained SAE as files.
+    """
+    from monosemy.training.distributed.checkpoint import load_checkpoint, save_checkpoint
+    from monosemy.training.distributed.ranks import joined, mesh_of
+    from monosemy.training.distributed.saved import save_slices
+    from monosemy.training.distributed.trainee import ShardedTrainee
+
+    device, dtype = torch.device("cpu"), torch.float64
+    with joined(1, device):
+        for case in CONTINUED:
+            if write:
+                trainee = ShardedTrainee.of(
+                    described(case), mesh_of(2, device), CONFIG, n_steps=STEPS, n_tokens=STEPS * ROWS, dtype=dtype
+                )
+                trained(trainee, dtype, range(3))
+                save_checkpoint(folder / case, 3, trainee, {"seen": "as it was"})
+                trained(trainee, dtype, range(3, STEPS))
+                _save(trainee, folder / f"{case}-unbroken-{dtype}-2-0-{trainee.ranks.latent_shard}.safetensors")
+            for n_latent_shards in meshes:
+                ranks = mesh_of(n_latent_shards, device)
+                trainee = ShardedTrainee.of(
+                    described(case), ranks, CONFIG, n_steps=STEPS, n_tokens=STEPS * ROWS, dtype=dtype
+                )
+                state = load_checkpoint(folder / case / "step-00000003", trainee)
+                assert state["seen"] == "as it was"
+                assert state["step"] == 3
+                trained(trainee, dtype, range(3, STEPS))
+                place = f"{n_latent_shards}-{ranks.token_shard}-{ranks.latent_shard}.safetensors"
+                _save(trainee, folder / f"{case}-{dtype}-{place}")
+                trainee.sae.float()
+                save_slices(trainee.sae, trainee.shard, folder / f"{case}-slices-{n_latent_shards}", {"n_tokens": 5})
+
+
+def _save(trainee: Trainee, path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in trainee.tensors().items()}, path)
 
 
 def tied_scores() -> Tensor:

@@ -25,7 +25,7 @@ FILES = {
     "run.json", "stages.json", "run.lock", "sources.json", "metrics.jsonl", "wandb.json", "evaluation.json",
     "documents.safetensors", "sae.safetensors", "latents.safetensors", "features.json", "features.sqlite",
     "explanations.jsonl", "explanations.json", "notes.json", ".notes.lock", "report.html", "tensors.safetensors",
-    "state.json", "page.json", "graph.json",
+    "sae.safetensors.index.json", "state.json", "page.json", "graph.json",
 }  # fmt: skip
 STUDY_FILES = {
     "frontier.json",

@@ -1,4 +1,7 @@
-"""monosemy's own layout: a folder with config.json (config_file.py) and sae.safetensors, as `save_sae` writes it."""
+"""monosemy's own layout: a folder with config.json (config_file.py) and sae.safetensors, as `save_sae` writes it.
+
+Where several processes trained it, its weights lie in several files (slices.py).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from monosemy.layout import SaeFiles
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.config_file import checked_config_file, read_weights_sha256
 from monosemy.saes.formats.stored import StoredTensor, read_file
+from monosemy.saes.slices import is_sliced, sliced_tensors
 from monosemy.support import files
 
 
@@ -29,6 +33,8 @@ def config(path: Path) -> SaeConfig:
 
 def tensors(path: Path, config: SaeConfig) -> dict[str, StoredTensor]:
     """The weights. Raises UserError when they are missing, or are not those that config.json was written for."""
+    if is_sliced(path):
+        return sliced_tensors(path, config)
     weights = SaeFiles(path).weights
     if not weights.exists():
         raise UserError(f"{weights} is missing; restore it, or delete {path} and train again")

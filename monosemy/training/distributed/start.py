@@ -67,7 +67,6 @@ def initialise(sae: SparseAutoencoder, x: Activations, l0: float, shard: Shard) 
 def adapt(optimizer: Adam, x: Activations, shard: Shard) -> None:
     """`optimizer.adapt` of the whole dictionary: units and dominating directions, the same on all ranks."""
     sae, ranks = optimizer.sae, shard.ranks
-    optimizer.first_latent = shard.start
     optimizer.anisotropy = _measured(ops.centre(x, sae.b_dec), sae.config.l0, ranks)
     rows = x[:256]
     spread = math.sqrt(float(variance(optimizer.anisotropy.shrink(rows.T).T)))

@@ -40,6 +40,7 @@ class ShardedTrainee(Trainee):
     ) -> None:
         super().__init__(sae, config, n_steps, n_tokens)
         self.shard, self.ranks = shard, shard.ranks
+        self.optimizer.first_latent = shard.start
         self._rows: Rows
         """This rank's rows of the step that is under way."""
 
