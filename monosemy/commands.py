@@ -362,7 +362,7 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
             "--shard-latents",
             type=whole(Range(1, 65_536, example=4)),
             metavar="N",
-            help="Under torchrun: share the latents of each SAE out over N processes (docs/many-gpus.md). (default: not)",
+            help="Under torchrun: share each SAE's latents out over N processes (docs/many-gpus.md).",
         )
     add_settings(parser, base)
     return parser
