@@ -15,8 +15,9 @@ import numpy as np
 
 from monosemy import __version__
 from monosemy.circuits.heads.drawing import Palette, draw_circuit, edges_to_draw
+from monosemy.circuits.heads.roles import about, example_rows, role_of
 from monosemy.report.canvas import Drawing, render
-from monosemy.report.markup import Cell, Html, bullets, facts, figure, join, page, table
+from monosemy.report.markup import Cell, Html, bullets, details, facts, figure, join, page, table
 from monosemy.report.theme import LIGHT, Theme, matplotlib_settings
 from monosemy.support.files import atomic_path, write_json, write_text
 from monosemy.support.numbers import DASH, fixed_percent_text, fixed_text, rounded_text
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from monosemy.evals.intervals import Interval
 
 N_SHOWN = 20
-"""How many heads are listed, where the circuit has no more members than that."""
+"""How many heads are listed, where the circuit has no more members than that, and how many edges unfolded."""
 REPLACED_BY = {"resample": "the counterpart's", "mean": "its mean over all counterparts", "zero": "nothing"}
 """What replaces an ablated value, in the page's words."""
 
@@ -213,7 +214,10 @@ def _document(circuit: Circuit, drawing: Drawing) -> str:
         Html(REPLACED_BY[circuit.ablation]),
         summary(circuit),
     )
-    sections = [("circuit", "Circuit", [figure(drawing), _heads_table(circuit)])]
+    task = [Html("<p>{}</p>").format(about(circuit))]
+    if example := example_rows(circuit):
+        task.append(facts("One of its prompts", example))
+    sections = [("task", "Task", task), ("circuit", "Circuit", [figure(drawing), _heads_table(circuit)])]
     if edge_rows(circuit):
         sections.append(("edges", "Edges", [_edges_table(circuit)]))
     sections.append(("methods", "Methods", [_methods_table(circuit), bullets(_limits(circuit))]))
@@ -230,13 +234,23 @@ def _document(circuit: Circuit, drawing: Drawing) -> str:
 
 
 def _heads_table(circuit: Circuit) -> Html:
-    return _table(f"Heads by {circuit.heads.method}", heads_heading(circuit), head_rows(circuit), numeric=(1, 3))
+    """The ranked heads; with what each does, where edges were measured or a paper names its group."""
+    heading, rows = heads_heading(circuit), head_rows(circuit)
+    roles = [role_of(circuit, index) for index in circuit.ranked()[: len(rows)]]
+    if any(roles):
+        heading, rows = (*heading, "what it does"), [(*row, role) for row, role in zip(rows, roles, strict=True)]
+    return _table(f"Heads by {circuit.heads.method}", heading, rows, numeric=(1, 3))
 
 
 def _edges_table(circuit: Circuit) -> Html:
+    """The strongest edges, and all of them folded where there are many."""
     measured = circuit.edges is not None
-    caption = "Edges among the circuit's heads" if measured else "Edges by codes, among the first heads"
-    return _table(caption, edges_heading(circuit), edge_rows(circuit), numeric=(1, 3) if measured else (1,))
+    caption = "edges among the circuit's heads" if measured else "edges by codes, among the first heads"
+    heading, rows, numeric = edges_heading(circuit), edge_rows(circuit), (1, 3) if measured else (1,)
+    if len(rows) <= N_SHOWN:
+        return _table(f"{caption[0].upper()}{caption[1:]}", heading, rows, numeric=numeric)
+    every = _table(f"All {len(rows)} {caption}", heading, rows, numeric=numeric)
+    return _table(f"The strongest {caption}", heading, rows[:N_SHOWN], numeric=numeric) + details("All edges", every)
 
 
 def _methods_table(circuit: Circuit) -> Html:

@@ -77,11 +77,14 @@ class Example:
     _: KW_ONLY
     text: str = ""
     corrupted_text: str = ""
+    answer_texts: tuple[str, ...] = ()
+    """The answers in words, for people; so `wrong_texts`."""
+    wrong_texts: tuple[str, ...] = ()
 
     def reversed(self) -> Example:
         """The example with prompt and counterpart exchanged; answers and wrong answers stay."""
-        return Example(
-            self.corrupted, self.tokens, self.answers, self.wrong, text=self.corrupted_text, corrupted_text=self.text
+        return replace(
+            self, tokens=self.corrupted, corrupted=self.tokens, text=self.corrupted_text, corrupted_text=self.text
         )
 
 

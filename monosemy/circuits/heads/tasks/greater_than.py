@@ -117,7 +117,16 @@ def _in_pairs(prompts: Prompts, noun: str, year: tuple[int, int], numbers: list[
     texts = [_FROM.format(noun=noun, start=f"{century}{y:02d}", end=century) for y in (final_digits, 1)]
     tokens = [prompts.encode(text) for text in texts]
     later, not_later = tuple(numbers[final_digits + 1 :]), tuple(numbers[: final_digits + 1])
-    return Example(tokens[0], tokens[1], later, not_later, text=texts[0], corrupted_text=texts[1])
+    return Example(
+        tokens[0],
+        tokens[1],
+        later,
+        not_later,
+        text=texts[0],
+        corrupted_text=texts[1],
+        answer_texts=tuple(f"{y:02d}" for y in range(final_digits + 1, len(numbers))),
+        wrong_texts=tuple(f"{y:02d}" for y in range(final_digits + 1)),
+    )
 
 
 def _random_year(random: np.random.Generator, years: list[tuple[int, int]]) -> tuple[int, int]:

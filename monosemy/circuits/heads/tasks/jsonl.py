@@ -203,6 +203,8 @@ def _example(
             prompts.next_tokens(text, wrong),
             text=text,
             corrupted_text=corrupted,
+            answer_texts=answers,
+            wrong_texts=wrong,
         )
         check_example(path.stem, example, before[0] if before else example)
     except UserError as error:

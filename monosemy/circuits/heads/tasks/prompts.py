@@ -91,7 +91,15 @@ class Prompts:
         """The draft in tokens. Raises UserError as `next_tokens` does."""
         answers, wrong = (self.next_tokens(draft.text, words) for words in (draft.answers, draft.wrong))
         tokens = self.encode(draft.text), self.encode(draft.corrupted)
-        return Example(*tokens, answers, wrong, text=draft.text, corrupted_text=draft.corrupted)
+        return Example(
+            *tokens,
+            answers,
+            wrong,
+            text=draft.text,
+            corrupted_text=draft.corrupted,
+            answer_texts=tuple(draft.answers),
+            wrong_texts=tuple(draft.wrong),
+        )
 
 
 def enough(task: str, kind: str, single_tokens: Sequence[Any], needed: int) -> None:

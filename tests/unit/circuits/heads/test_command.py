@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import warnings
 
 import pytest
@@ -28,7 +29,8 @@ from monosemy.circuits.heads.page import (
     rank_correlation,
     write_circuit,
 )
-from monosemy.circuits.heads.task import Example, TaskData
+from monosemy.circuits.heads.roles import about, example_rows, role_of
+from monosemy.circuits.heads.task import INPUT, OUTPUT, Example, TaskData
 from monosemy.circuits.heads.tasks import build_task
 from monosemy.cli import main
 from monosemy.errors import UserError
@@ -61,6 +63,41 @@ def test_the_known_circuit_comes_out_with_its_edges(compiled):
     assert rows[0][3] == "1.00"
     assert [row[0] for row in rows] == ["combined", "EAP", "codes, fast", "mean difference (control)"]
     assert rank_correlation(circuit.heads, circuit.compared[0]) > 0.8
+
+
+def test_every_member_has_the_role_that_was_planted(compiled):
+    planted, circuit = compiled
+    for index in circuit.members:
+        role, head = role_of(circuit, index), divmod(index, circuit.n_heads)
+        to_output = any(edge.sender == head and edge.receiver == OUTPUT for edge in planted.edges)
+        feeds = {edge.receiver for edge in planted.edges if edge.sender == head and edge.receiver != OUTPUT}
+        fed = {edge.sender for edge in planted.edges if edge.receiver == head and edge.sender != INPUT}
+        assert ("writes to the output" in role) == to_output
+        assert ("feeds" in role) == bool(feeds)
+        assert ("fed by" in role) == bool(fed)
+        for other in re.findall(r"(?<=feeds )(\d+)\.(\d+)", role):
+            assert (int(other[0]), int(other[1])) in feeds
+
+
+def test_the_page_says_what_the_task_is_with_a_prompt(compiled, task_file, tiny_model, tmp_path):
+    symbolic = compiled[1]
+    first = symbolic.task.positives[0]
+    assert [text for _, text in example_rows(symbolic)] == [
+        first.text,
+        first.corrupted_text,
+    ]  # it has no answers in words
+    circuit = dataclasses.replace(symbolic, task=dataclasses.replace(symbolic.task, name="ioi"))
+    assert about(circuit).startswith("Two people are named")
+    assert "Two people are named" in write_circuit(circuit, tmp_path / "out").read_text()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own = find_circuit(tiny_model("llama"), str(task_file), method="eap", edges=False)
+    assert about(own).startswith("Prompts of your own")
+    rows = dict(example_rows(own))
+    record = json.loads(task_file.read_text().splitlines()[0])
+    assert rows["Prompt"] == record["prompt"]
+    assert all(answer.strip() in rows["Right answers"] for answer in record["answers"])
+    assert not any(role_of(own, index) for index in own.ranked())  # nothing was measured, and none is reported
 
 
 def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
