@@ -20,7 +20,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_N
 # Threads that wait sleep: on a busy machine spinning ones cost several times as much.
 OFFLINE := OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 MONOSEMY_QUIET=1
 
-.PHONY: help setup demo test test-unit test-integration test-browser test-processors web check format bench clean clean-all
+.PHONY: help setup demo test test-unit test-integration test-browser test-processors web docs check format bench clean clean-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 26
@@ -87,6 +87,17 @@ web: $(STAMP) ## builds the pages of monosemy browse again (needs Node 18 or lat
 	$(BIN)/python -m monosemy.app.typescript
 	cd monosemy/app/web && npm ci --no-audit --no-fund && npm run build
 
+# In an environment of its own, which needs no torch: the site is made from text alone.
+DOCS_VENV ?= .venv-docs
+
+$(DOCS_VENV)/.installed: requirements/docs.txt
+	"$(PYTHON)" -m venv --clear "$(DOCS_VENV)"
+	$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements/docs.txt
+	@touch $@
+
+docs: $(DOCS_VENV)/.installed ## the documentation site in site/, offline; a dead link is an error
+	$(DOCS_VENV)/bin/mkdocs build --strict
+
 check: $(STAMP) ## formatter, linter, type checker, import directions, dead code (changes nothing)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -109,8 +120,8 @@ bench: $(STAMP) ## speed and memory on this machine, about 25 minutes (BENCHES="
 	  $(BIN)/python -m research.speed.$$name --out runs/bench/$$name.json $$(test $$name = step && echo $(STEP)) || exit 1; done
 
 clean: ## removes caches and build products; keeps .venv and runs
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 clean-all: clean ## removes the virtual environment too
-	rm -rf "$(VENV)"
+	rm -rf "$(VENV)" "$(DOCS_VENV)"
