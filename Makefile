@@ -96,7 +96,8 @@ $(DOCS_VENV)/.installed: requirements/docs.txt
 	@touch $@
 
 docs: $(DOCS_VENV)/.installed ## the documentation site in site/, offline; a dead link is an error
-	$(DOCS_VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(DOCS_VENV))/bin:$$PATH" $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "open site/index.html; with search: python3 -m http.server --directory site"
 
 check: $(STAMP) ## formatter, linter, type checker, import directions, dead code (changes nothing)
 	$(BIN)/ruff format --check .
