@@ -11,6 +11,7 @@ import functools
 import io
 import os
 import sys
+from typing import NoReturn
 
 from monosemy import __version__
 from monosemy.errors import Interrupted, UserError, unknown
@@ -32,22 +33,31 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         dispatch(words)
     except UserError as error:
+        from monosemy.support import ranks
         from monosemy.support.visible import visible
 
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        if (line := ranks.speaks(error)) is not None:
+            print(f"error: {visible(line)}", file=sys.stderr)
+        ranks.end(2)
     except KeyboardInterrupt:
         command = commands().get(words[0]) if words else None
         continues = "; run the same command to continue" if command and command.continues else ""
-        print(f"interrupted{continues}", file=sys.stderr)
-        sys.exit(130)
+        _end_interrupted(f"interrupted{continues}")
     except BrokenPipeError:  # `monosemy … | head`: the reader has ended
         # Python flushes standard output at exit; into the closed pipe, that would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Interrupted as error:
-        print(f"{error}; run the same command to continue", file=sys.stderr)
-        sys.exit(130)
+        _end_interrupted(str(error))
+
+
+def _end_interrupted(line: str) -> NoReturn:
+    from monosemy.support import ranks
+
+    # One of several processes is also interrupted when another one has failed, which then has said why.
+    if ranks.speaks_of_interruption():
+        print(line, file=sys.stderr)
+    ranks.end(130)
 
 
 def dispatch(words: list[str]) -> None:

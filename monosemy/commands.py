@@ -7,7 +7,9 @@ Place on the path: the command line loads this module when one of its commands r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,13 @@ from monosemy.config import RunConfig
 from monosemy.errors import UserError, unknown
 from monosemy.layout import RUN_JSON
 from monosemy.ranges import Range
+from monosemy.run import versions
+from monosemy.support import ranks
 from monosemy.support.arguments import Parser, amount, whole
 from monosemy.support.flags import add_descriptive, add_settings, descriptive_of, read_settings, with_settings
+from monosemy.support.launch import launch
 from monosemy.support.moved import NOT_MOVED, Moved
+from monosemy.support.rank_group import joined
 from monosemy.support.subjects import add_subject, open_subject
 
 _PUBLISHED = "google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82"
@@ -32,6 +38,11 @@ SUBJECT_EXAMPLES = {
 
 def run_demo(words: list[str]) -> None:
     """`monosemy demo`: a first SAE to look at, then a small run, and the features of one of its SAEs."""
+    with joined(versions):
+        _demo(words)
+
+
+def _demo(words: list[str]) -> None:
     start = _start_of("demo", words, command="demo")
     from monosemy import pipeline
     from monosemy.app.beside import PagesBeside
@@ -41,6 +52,8 @@ def run_demo(words: list[str]) -> None:
         page = pipeline.whole_run(
             start.config, start.folder, features=True, moved=start.moved, on_first_look=pages.start
         )
+        if not ranks.is_first():
+            return
         print(f"report: {page}")
         if start.arguments.open:
             pages.stay()
@@ -72,15 +85,20 @@ def run_train(words: list[str]) -> None:
     """`monosemy train [RECIPE | run.json | RUN] [--run FOLDER] [FLAGS]`; without a start, the recipe is `demo`."""
     if not words or words[0].startswith("-"):
         words = ["demo", *words]
-    start = _start_of(words[0], words[1:], command="train")
-    if start.arguments.shard_latents:
-        from monosemy.pipeline.wide import train_wide
+    # Slices of a dictionary are exchanged within groups that their trainer makes.
+    shards_latents = any(word.partition("=")[0] == "--shard-latents" for word in words)
+    with contextlib.nullcontext() if shards_latents else joined(versions):
+        start = _start_of(words[0], words[1:], command="train")
+        if start.arguments.shard_latents:
+            from monosemy.pipeline.wide import train_wide
 
-        train_wide(start.config, start.folder, start.arguments.shard_latents, moved=start.moved)
-        return
-    from monosemy import pipeline
+            train_wide(start.config, start.folder, start.arguments.shard_latents, moved=start.moved)
+            return
+        from monosemy import pipeline
 
-    print(f"report: {pipeline.whole_run(start.config, start.folder, moved=start.moved)}")
+        page = pipeline.whole_run(start.config, start.folder, moved=start.moved)
+        if ranks.is_first():
+            print(f"report: {page}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +115,12 @@ def _start_of(start: str, words: list[str], *, command: str) -> _Start:
     """The run that begins with the settings of `start` (a recipe, a file or a run) and of the words."""
     base = _base(start)
     arguments, settings = _settings(base, words, command)
+    if (n_processes := _processes_to_start(arguments)) > 1:
+        from monosemy.pipeline import check_config
+
+        if not settings.get("rows.source"):
+            check_config(with_settings(base, settings))  # once, and not by every process
+        launch(n_processes, [command, *([start] if command == "train" else []), *words])
     from monosemy.recipes import RECIPES
 
     if settings.get("rows.source") and start in RECIPES:
@@ -131,9 +155,19 @@ def _default_folder(start: str) -> Path:
 
 def run_evaluate(words: list[str]) -> None:
     """`monosemy evaluate RUN|SAE`: measures the SAEs of a run again, or an SAE from elsewhere."""
+    with joined(versions):
+        _evaluate(words)
+
+
+def _evaluate(words: list[str]) -> None:
     parser = Parser("monosemy evaluate", commands()["evaluate"].summary, examples=SUBJECT_EXAMPLES["evaluate"])
     add_subject(parser, rows=True)
-    subject = open_subject(parser.parse_args(words))
+    _add_processes(parser)
+    arguments = parser.parse_args(words)
+    if (n_processes := _processes_to_start(arguments)) > 1:
+        launch(n_processes, ["evaluate", *words])
+    with ranks.first_alone():  # the others find the run that it makes of an SAE
+        subject = open_subject(arguments)
     from monosemy import pipeline
 
     pipeline.evaluate_folder(subject.folder, subject.moved)
@@ -189,6 +223,11 @@ def run_report(words: list[str]) -> None:
 
 def run_features(words: list[str]) -> None:
     """`monosemy features RUN|SAE`: builds the feature databases of SAEs."""
+    with joined(versions):
+        _build_features(words)
+
+
+def _build_features(words: list[str]) -> None:
     parser = Parser("monosemy features", commands()["features"].summary, examples=SUBJECT_EXAMPLES["features"])
     add_subject(parser, rows=True)
     parser.add_argument(
@@ -207,9 +246,13 @@ def run_features(words: list[str]) -> None:
         metavar="NAME",
         help="Also score labels by a sentence-embedding model: a hub id or a folder.",
     )
+    _add_processes(parser)
     add_descriptive(parser)
     arguments = parser.parse_args(words)
-    subject = open_subject(arguments)
+    if (n_processes := _processes_to_start(arguments)) > 1:
+        launch(n_processes, ["features", *words])
+    with ranks.first_alone():
+        subject = open_subject(arguments)
     if subject.sae and arguments.saes:
         raise UserError(f"--saes chooses among the SAEs of a run, but {arguments.run} is one SAE; leave it out")
     from monosemy.pipeline.features import build_features, choose_saes
@@ -224,6 +267,8 @@ def run_features(words: list[str]) -> None:
         moved=subject.moved,
         settings=descriptive_of(arguments),
     )
+    if not ranks.is_first():
+        return
     for place in built:
         print(f"features: {place}")
     print_warnings(sae for sae in saved_saes(folder) if sae.key in choose_saes(folder, names))
@@ -282,6 +327,29 @@ def _print_architecture(name: str) -> None:
     print(f"  monosemy train quick --{name}.{fields[0].name.replace('_', '-')} {fields[0].default}\n")
     for field in fields:
         print(f"  {name}.{field.name} = {preset.get(field.name, field.default)!r}")
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes",
+        type=whole(Range(1, 1024, example=2)),
+        help="Processes on this machine that share the work, each on its GPU or its cores. (default: 1)",
+    )
+
+
+def _processes_to_start(arguments: argparse.Namespace) -> int:
+    """How many processes this one must start; 1 where it is one of them already, or the only one.
+
+    Raises UserError where torchrun has started another number.
+    """
+    n_processes: int = getattr(arguments, "processes", None) or 1
+    if not ranks.asked_for():
+        return n_processes
+    if n_processes not in (1, n_started := int(os.environ["WORLD_SIZE"])):
+        raise ranks.RankError(
+            f"--processes {n_processes} starts processes by itself, and torchrun has started {n_started}; leave it out"
+        )
+    return 1
 
 
 def _run_parser(command: str) -> Parser:
@@ -364,5 +432,7 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
             metavar="N",
             help="Under torchrun: share each SAE's latents out over N processes (docs/many-gpus.md).",
         )
+    if command != "try":
+        _add_processes(parser)
     add_settings(parser, base)
     return parser

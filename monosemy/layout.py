@@ -12,6 +12,7 @@ writer, in the module that is named beside it (in two, where the reader comes fi
     tensorboard/      training as TensorBoard shows it                                  training/viewers.py
     checkpoints/step-<number>/   tensors.safetensors, state.json                        training/checkpoint.py
     first-look/       metrics.jsonl, checkpoints/ of the first SAE, while it trains     pipeline/first_look.py
+    checkpoints/rank-<i>-of-<n>/ a process's own step-<number>/ and metrics.jsonl, until the training ends
     evaluation.json   one record per SAE and control                                    evals/evaluation_file.py
     documents.safetensors   sums per document                                           evals/documents.py
     saes/<site>/<name>/      sae.safetensors                                            saes/formats/own.py
@@ -41,6 +42,7 @@ from monosemy.errors import UserError
 
 RUN_JSON = "run.json"
 _CHECKPOINT = "step-"
+_RANK = "rank-"
 _EARLIER = "earlier-"
 
 
@@ -84,6 +86,14 @@ class RunFiles:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    def rank(self, rank: int, n_ranks: int) -> RankFiles:
+        """The files of one of several processes that train the run."""
+        return RankFiles(self.checkpoints / f"{_RANK}{rank}-of-{n_ranks}")
+
+    def all_ranks(self) -> list[RankFiles]:
+        """The files of every process that has trained a part of the run, whatever their number was."""
+        return [RankFiles(folder) for folder in sorted(self.checkpoints.glob(f"{_RANK}*-of-*"))]
 
     @property
     def first_look(self) -> RunFiles:
@@ -144,9 +154,9 @@ class RunFiles:
             if not path.parent.name.startswith("."):
                 yield FeatureFiles(path.parent)
 
-    @property
-    def feature_work(self) -> Path:
-        return self.folder / "features" / ".work"
+    def feature_work(self, rank: int = 0) -> Path:
+        """Where a process keeps codes while it builds features."""
+        return self.folder / "features" / (f".work-{rank}" if rank else ".work")
 
 
 @dataclass(frozen=True)
@@ -255,6 +265,17 @@ class EarlierFiles:
     def replaced_explanations(self) -> Path:
         """The explanations of the replaced SAE's latents; written for people, no module reads them."""
         return self.folder / "explanations.json"
+
+
+@dataclass(frozen=True)
+class RankFiles:
+    """What one of several processes keeps of the SAEs that it trains."""
+
+    checkpoints: Path
+
+    @property
+    def metrics(self) -> Path:
+        return self.checkpoints / "metrics.jsonl"
 
 
 @dataclass(frozen=True)

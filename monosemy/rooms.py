@@ -81,6 +81,10 @@ class Room(NamedTuple):
     units: str = ""
     """`module:function` from a `pipeline.prepare.Prepared` to the `training.trainer.JoinedUnit`s that the trainer
     steps beside the single SAEs of a run with the room."""
+    planned_units: str = ""
+    """`module:function` from the same to the (keys, cost) of each of these units before any is built: the (site, name)
+    of its SAEs, and its step's cost as a multiple of theirs alone. `units` then builds those whose keys
+    `TrainingData.trains`."""
     report: str = ""
     """`module:function` from a run folder to a `report.sections.Section`, or None when there is nothing to report."""
     labels: Mapping[str, str] = MappingProxyType({})

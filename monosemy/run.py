@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from monosemy.config import LABELS, Difference, RunConfig, first_difference_of, from_json, to_json, with_labels
 from monosemy.errors import UserError
 from monosemy.layout import FeatureFiles, RunFiles
-from monosemy.support import files, locks
+from monosemy.support import files, locks, ranks
 from monosemy.support.metrics import MetricsWriter
 from monosemy.support.moved import NOT_MOVED, Moved, find_source
 from monosemy.support.numbers import fixed_text
@@ -44,10 +44,12 @@ _PACKAGES = ("monosemy", "torch", "transformers", "tokenizers", "interp-engine",
 class Run:
     """An open run folder, locked against other writers.
 
-    `open_run` makes one. Use it as a context manager, or call `close`.
+    `open_run` makes one. Use it as a context manager, or call `close`. Where several processes work on a run
+    (support/ranks.py), the first one holds the lock and writes run.json and stages.json; the others keep the same
+    records in memory.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, provenance: dict[str, Any], lock: FileLock):
+    def __init__(self, folder: Path, config: RunConfig, provenance: dict[str, Any], lock: FileLock | None):
         self.files = RunFiles(folder)
         """The paths of the run's files."""
         self.config, self.provenance = config, provenance
@@ -91,12 +93,17 @@ class Run:
             "finished": _now(),
             "record": dict(record or {}),
         }
-        files.write_json(self.files.stages, {"format": FORMAT, "stages": self._stages})
+        if self._lock is not None:
+            files.write_json(self.files.stages, {"format": FORMAT, "stages": self._stages})
 
     def add_provenance(self, **facts: Any) -> None:
         """Adds facts to the provenance, e.g. `model={"name": …, "fingerprint": …}`; replaces those of the same name."""
         self.provenance.update(facts)
         self._write_run_json()
+
+    def share_records(self) -> None:
+        """Gives every rank of the run the provenance and stages of the first one, once that has written them."""
+        self.provenance, self._stages = ranks.from_first(lambda: (self.provenance, self._stages))
 
     def relabel(self, config: RunConfig) -> None:
         """Takes over from `config` what changes nothing that is computed."""
@@ -108,12 +115,15 @@ class Run:
         return find_source(self.folder, self.config, self.provenance, kind, moved=self.moved)
 
     def _write_run_json(self) -> None:
+        if self._lock is None:
+            return
         document = {"format": FORMAT, "config": to_json(self.config), "provenance": self.provenance}
         files.write_json(self.files.run_json, document)
 
     def close(self) -> None:
         """Frees the lock. Calling it again does nothing."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> Run:
         return self
@@ -122,7 +132,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Refused before any stage was finished, for example because memory is too small.
-        if isinstance(error, UserError) and not self._stages:
+        if isinstance(error, UserError) and not self._stages and self._lock is not None:
             self._withdraw()
         self.close()
 
@@ -144,9 +154,24 @@ def open_run(folder: Path, config: RunConfig, moved: Moved = NOT_MOVED) -> Run:
 
     `moved` gives the present paths of its model and text. Raises UserError, without writing anything, when the folder
     holds a run of another configuration (naming the first setting that differs) or files that are not a run, and when
-    it is open in another process; also when it cannot be written to.
+    it is open in another process; also when it cannot be written to, or not seen by another rank of the run.
     """
     folder = folder.expanduser()
+    if ranks.n_ranks() == 1:
+        return _open(folder, config, moved)
+    run = _open(folder, config, moved) if ranks.is_first() else None
+    created = ranks.from_first(lambda: run is not None and run.created)
+    where = "give --run a folder on a file system that all ranks share"
+    ranks.require_visible(RunFiles(folder).run_json.is_file(), f"the run folder {folder}", where)
+    if run is None:
+        recorded, provenance = read_run(folder)
+        run = Run(folder, with_labels(recorded, config), provenance, lock=None)
+        run.created, run.moved = created, moved
+    return run
+
+
+def _open(folder: Path, config: RunConfig, moved: Moved) -> Run:
+    """As `open_run`, for the only process of a run or the first of several."""
     require_characters(f"the name of run folder {folder}", str(folder))
     _refuse_foreign(folder)
     run_json = RunFiles(folder).run_json

@@ -11,7 +11,16 @@ run_export, run_import, run_export_neuronpedia, run_export_parquet, run_push
 latent_names, run_features, run_graph, run_info, run_jacobian, run_report, run_show, run_steer, run_trace, run_try
 
 # What a room registers, likewise as text (rooms.py).
-REQUIREMENTS, build_pairs, build_transcoders, prepare_run_rows, read_section, row_source
+(
+    REQUIREMENTS,
+    build_pairs,
+    build_transcoders,
+    planned_pairs,
+    planned_transcoders,
+    prepare_run_rows,
+    read_section,
+    row_source,
+)
 run_of_sae  # of support/subjects.py, likewise
 export_graph  # of circuits/graphs/command.py, likewise
 

@@ -8,8 +8,9 @@ A store is a folder:
 The fingerprint of a store covers the model (hash and dtype), the tokens, the sites and their widths, the dtype on disk
 and the drop rules. `build_store` reuses a folder with the same fingerprint and refuses one with another. It continues
 an interrupted build shard by shard: a shard gets its name once it is complete and on disk, and only then its entry in
-the manifest. No file holds a time or the name of a machine, so an interrupted build ends with the same bytes as an
-uninterrupted one.
+the manifest. Where a run has several processes (support/ranks.py), each harvests some of the shards, and the first one
+puts all entries into the manifest at the end. No file holds a time or the name of a machine, so neither an interruption
+nor the number of processes changes a byte.
 
 Statistics, over all kept rows as stored, summed in float64: scale C = sqrt(E ||x||^2), mean = E x.
 
@@ -17,7 +18,7 @@ Cost: (sum of widths * bytes of dtype + 16) bytes a token. Reading 1,024 random 
 (4 shards, in the page cache) takes about 0.4 ms on two cores. When a store is larger than main memory, each row of a
 shuffled stream is a random read of one or two pages (about 0.1 ms on an SSD, 10 ms on a hard disk); prefer storage
 "stream" then.
-Limits: only one process may build a folder at a time. Opening a store reads every byte once to check the hashes;
+Limits: only one run may build a folder at a time. Opening a store reads every byte once to check the hashes;
 `verify=False` checks the sizes only.
 """
 
@@ -51,12 +52,14 @@ from monosemy.activations.harvest import (
 from monosemy.activations.shards import DTYPES, LABEL_BYTES, ShardWriter, map_shard, verify_shards
 from monosemy.config import ActivationsConfig, fingerprint
 from monosemy.errors import UserError, unknown
-from monosemy.support import files, progress
+from monosemy.support import files, progress, ranks
 from monosemy.support.numbers import fixed_text
 
 FORMAT = 1
 KIND = "monosemy activations"
-MIN_SHARD_BYTES, MAX_SHARD_BYTES = 96 << 20, 1 << 30
+MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 1 << 30
+_ENTRIES = ".shard-*.json"
+"""The entries of shards that several processes harvest, until the first process puts them into the manifest."""
 _KEYS = {"complete", "fingerprint", "identity", "sequences_per_shard", "statistics", "rules", "shards"}
 
 
@@ -215,7 +218,7 @@ def build_store(
     """Builds the store of these activations, continues an interrupted build of it, or opens it when it is complete.
 
     `folder` defaults to one in the cache named by the fingerprint. `shard_bytes` is the approximate size of a shard; by
-    default it is 96 MiB to 1 GiB, depending on the size of the store. With `first_tokens`, only the whole shards at the
+    default it is 16 MiB to 1 GiB, depending on the size of the store. With `first_tokens`, only the whole shards at the
     start that come nearest to so many tokens, at least one, are harvested and opened (`n_sequences` of the result says
     how many sequences they hold); a later call without it goes on from there, to the same files.
     Raises UserError for a folder of another configuration, a damaged shard, too little free space (estimated before the
@@ -224,30 +227,58 @@ def build_store(
     check_config(config, shards.context_length)
     identity = store_identity(model, shards, sites, config)
     folder = Path(folder) if folder is not None else default_folder(identity)
-    if (folder / "manifest.json").exists():
-        manifest = _read_manifest(folder)
-        _check_identity(folder, manifest["identity"], identity)
-        # A shard that was deleted, as the message on a damaged one advises, is harvested again; a damaged one that is
-        # still there is refused.
-        present = [entry for entry in manifest["shards"] if (folder / entry["file"]).exists()]
-        verify_shards(folder, present, hashes=True)
-        manifest |= {"shards": present, "complete": manifest["complete"] and len(present) == len(manifest["shards"])}
-    else:
+
+    def begun() -> dict[str, Any]:
+        if (folder / "manifest.json").exists():
+            return _continued(folder, identity)
         _check_disk(folder, identity, shards.n_sequences)
         _make_folder(folder)
         # The manifest keeps the statistics, so that a continued build drops by the same limits.
         statistics = measure_sites(model, shards, sites, config)
         manifest = _new_manifest(model, identity, config, statistics, shard_bytes=shard_bytes)
         files.write_json(folder / "manifest.json", manifest)
+        return manifest
+
+    manifest = ranks.from_first(begun)
+    shared = "set MONOSEMY_CACHE to a folder that all ranks share"
+    ranks.require_visible((folder / "manifest.json").exists(), f"the activations {folder}", shared)
     total = shards.n_sequences
     if first_tokens is not None:
         size = manifest["sequences_per_shard"]
         total = min(total, size * max(1, round(first_tokens / (size * shards.context_length))))
     if not manifest["complete"]:
         _harvest_missing(model, shards, config, folder, manifest=manifest, total=total)
+        ranks.barrier()
         if total == shards.n_sequences:
-            files.write_json(folder / "manifest.json", _completed(manifest))
+            manifest = ranks.from_first(lambda: _finished(folder, manifest))
     return ActivationStore(folder, manifest if total == shards.n_sequences else _start_of(manifest, total))
+
+
+def _continued(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a store that was begun, with the shards that several processes had finished."""
+    manifest = _with_entries(folder, _read_manifest(folder))
+    _check_identity(folder, manifest["identity"], identity)
+    # A shard that was deleted, as the message on a damaged one advises, is harvested again; a damaged one that is
+    # still there is refused.
+    present = [entry for entry in manifest["shards"] if (folder / entry["file"]).exists()]
+    verify_shards(folder, present, hashes=True)
+    return manifest | {"shards": present, "complete": manifest["complete"] and len(present) == len(manifest["shards"])}
+
+
+def _finished(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Completes and writes the manifest, whose shards are all there."""
+    manifest = _completed(_with_entries(folder, manifest))
+    files.write_json(folder / "manifest.json", manifest)
+    for path in folder.glob(_ENTRIES):
+        path.unlink()
+    return manifest
+
+
+def _with_entries(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the entries of shards that the processes of a run have left beside it."""
+    entries = {entry["start"]: entry for entry in map(files.read_json, sorted(folder.glob(_ENTRIES)))}
+    entries |= {entry["start"]: entry for entry in manifest["shards"]}
+    return manifest | {"shards": [entries[start] for start in sorted(entries)]}
 
 
 def bytes_per_token(identity: dict[str, Any]) -> int:
@@ -294,19 +325,25 @@ def _harvest_missing(
     total: int,
 ) -> None:
     """Harvests every shard of the first `total` sequences that has no entry in the manifest, which is written after
-    each of them."""
+    each of them.
+
+    Of several processes each harvests some of the shards, and leaves the entries beside the manifest.
+    """
     size = manifest["sequences_per_shard"]
     have = {entry["start"] for entry in manifest["shards"]}
-    missing = [start for start in range(0, total, size) if start not in have]
-    if not missing:
+    all_missing = [start for start in range(0, total, size) if start not in have]
+    if not all_missing:
         return
-    n_missing = sum(min(start + size, total) - start for start in missing)
-    _check_disk(folder, manifest["identity"], n_missing)
+    _check_disk(folder, manifest["identity"], sum(min(start + size, total) - start for start in all_missing))
+    ranks.barrier()  # all have looked at the disk before any of them fills it
     _make_folder(folder)
+    missing = all_missing[ranks.rank() :: ranks.n_ranks()]
+    n_missing = sum(min(start + size, total) - start for start in missing)
+    n_shown = total if ranks.n_ranks() == 1 else n_missing  # of this process
     rules, widths = DropRules.from_json(manifest["rules"]), manifest["identity"]["sites"]
     length = shards.context_length
     manifest["complete"] = False
-    with progress.stage("harvest", total * length, "tokens", start=(total - n_missing) * length) as bar:
+    with progress.stage("harvest", n_shown * length, "tokens", start=(n_shown - n_missing) * length) as bar:
         for start in missing:
             shard = ShardWriter(widths, DTYPES[manifest["identity"]["dtype"]])
             stop = min(start + size, total)
@@ -315,6 +352,9 @@ def _harvest_missing(
                 bar.advance(rows.n_tokens)
             entry = shard.write(folder / f"activations-{start // size:05d}.safetensors")
             entry |= {"start": start, "stop": stop}
+            if ranks.n_ranks() > 1:
+                files.write_json(folder / f".shard-{start // size:05d}.json", entry)
+                continue
             manifest["shards"] = sorted([*manifest["shards"], entry], key=lambda shard: shard["start"])
             files.write_json(folder / "manifest.json", manifest)
 

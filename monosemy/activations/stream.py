@@ -85,6 +85,8 @@ class StoredStream:
         for site in sites:
             store.width(site)
         self.store, self.sites = store, tuple(sites)
+        self.read_sites = self.sites
+        """The sites that batches hold: all, unless a process that trains SAEs of some of them lowers their number."""
         self.batch_tokens, self.n_passes, self.seed = batch_tokens, n_passes, seed
         self.device = torch.device(device)
         self._reserved = self._draw_reserved()
@@ -189,7 +191,7 @@ class StoredStream:
 
     def _read(self, step: int) -> Batch:
         indices = self._indices(step)
-        return {site: self.store.rows(site, indices).div_(self.store.scale[site]) for site in self.sites}
+        return {site: self.store.rows(site, indices).div_(self.store.scale[site]) for site in self.read_sites}
 
     def _read_ahead(self, reader: ThreadPoolExecutor) -> Batch:
         """The batch of the present step, while the thread starts reading that of the next one."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from monosemy.config import fingerprint as hash_json
 from monosemy.errors import UserError, near_matches, unknown
 from monosemy.models import embedded
-from monosemy.support import files
+from monosemy.support import files, ranks
 from monosemy.support.estimates import ModelSize
 
 if TYPE_CHECKING:
@@ -125,16 +125,17 @@ def source_kind(source: str) -> str:
 def choose_device(device: str) -> torch.device:
     """The torch device of a name; `auto` takes cuda if there is one, else cpu. Raises UserError for another device.
 
+    The processes of a run on one machine take one GPU after the other for `auto` and `cuda`.
     mps is not offered: it lacks float64, in which statistics are summed.
     """
     import torch
 
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     choices = [f"cuda:{i}" for i in range(n_cuda)] + ["cpu"]
-    if device == "auto":
-        return torch.device(choices[0])
-    if device in choices or (device == "cuda" and n_cuda):
-        return torch.device("cuda:0" if device == "cuda" else device)
+    if device == "auto" or (device == "cuda" and n_cuda):
+        return torch.device(choices[ranks.local_rank() % max(n_cuda, 1)])
+    if device in choices:
+        return torch.device(device)
     raise unknown("device", device, ["auto", *choices], fix="these are the devices of this machine")
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from monosemy.config import RunConfig, identity, trains_nothing
+from monosemy.config import RunConfig, identity, to_json, trains_nothing
 from monosemy.errors import UserError
 from monosemy.layout import RunFiles
 from monosemy.pipeline.checks import check_config
@@ -32,7 +32,7 @@ from monosemy.pipeline.training import train
 from monosemy.pipeline.training_data import TrainingData
 from monosemy.run import Run, open_run, read_run
 from monosemy.saes.listing import print_warnings, saved_saes
-from monosemy.support import files, progress
+from monosemy.support import files, progress, ranks
 from monosemy.support.moved import NOT_MOVED, Moved
 from monosemy.support.numbers import count_text
 
@@ -50,9 +50,10 @@ def whole_run(
     """Trains, evaluates and reports, without repeating finished stages. Returns the report's path.
 
     With `features`, it also builds the feature database of one SAE, for `monosemy browse`. With `on_first_look`, that
-    SAE comes first, from the start of the text (`first_look`); the function is called when there is something to look
-    at, before the rest, and the time left in all is shown. `moved` gives the present paths of model and text of a run
-    that is continued; they are loaded and compared with what the run began with, even if no stage is left to do.
+    SAE comes first, from the start of the text (`first_look`), unless there are several processes; the function is
+    called when there is something to look at, before the rest, and the time left in all is shown. `moved` gives the
+    present paths of model and text of a run that is continued; they are loaded and compared with what the run began
+    with, even if no stage is left to do.
     Raises UserError when the training of every SAE stopped early, after controls are measured and the report is
     written.
     """
@@ -62,6 +63,9 @@ def whole_run(
             "train a run of your own and import them into it"
         )
     check_config(config)
+    ranks.agree("settings", to_json(config), "give every rank the same command")
+    if ranks.n_ranks() > 1:
+        on_first_look = None  # one SAE first would leave all processes but one waiting
     with open_run(folder, config, moved) as run, contextlib.ExitStack() as shown:
         if on_first_look:
             first_tokens = N_TOKENS if wants_first_look(run) else 0
@@ -71,12 +75,10 @@ def whole_run(
         if prepared is None and moved != NOT_MOVED:
             prepared = training_data(run)
         # Before the evaluation, so that pages which show the first look get those of the full-length SAE soon.
-        if features and not all_stopped(folder):
+        if features and not ranks.from_first(lambda: all_stopped(folder)):
             default_features(run, prepared)
         evaluate(run, prepared)
-    page = report(folder)
-    print_results(folder)
-    return page
+    return _reported(folder)
 
 
 def only_first_look(config: RunConfig, folder: Path) -> None:
@@ -100,8 +102,15 @@ def evaluate_folder(folder: Path, moved: Moved = NOT_MOVED) -> None:
     config, _ = read_run(folder)
     with open_run(folder, config, moved) as run:
         evaluate(run, again=True)
-    report(folder)
-    print_results(folder)
+    _reported(folder)
+
+
+def _reported(folder: Path) -> Path:
+    """Writes the report and prints the results, once for all ranks; returns the report's path."""
+    if ranks.is_first():
+        report(folder)
+        print_results(folder)
+    return RunFiles(folder).report
 
 
 def default_features(run: Run, prepared: TrainingData | None = None) -> None:
@@ -109,14 +118,17 @@ def default_features(run: Run, prepared: TrainingData | None = None) -> None:
     from monosemy.features.store.database import list_features, open_features
     from monosemy.pipeline.features import build_for_run
 
-    there = list_features(run.folder)
-    if there and run.stage_done("features", identity(run.config)):
+    def intact() -> bool:
+        there = list_features(run.folder)
         try:
             for site, name in there:
                 open_features(run.folder, site, name)
-            return
         except UserError:
-            pass  # damaged: built again
+            return False  # damaged: built again
+        return there != [] and run.stage_done("features", identity(run.config))
+
+    if ranks.from_first(intact):
+        return
     started = time.perf_counter()
     build_for_run(run, prepared=prepared)
     run.mark_done("features", identity(run.config), time.perf_counter() - started)

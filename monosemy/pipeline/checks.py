@@ -12,7 +12,7 @@ from monosemy.errors import UserError, unknown
 from monosemy.pipeline.plan import MANY_SITES, plan_text
 from monosemy.pipeline.requirements import requirements_of
 from monosemy.ranges import check_ranges, number_name
-from monosemy.support import files, progress
+from monosemy.support import files, progress, ranks
 from monosemy.support.flags import flag_of
 from monosemy.support.numbers import setting_text
 
@@ -146,6 +146,7 @@ def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, *,
     # A run that is continued has written part of its files already; they would be counted twice.
     if not run.created:
         plan = dataclasses.replace(plan, cache_disk={}, run_disk={})
+    plan = dataclasses.replace(plan, memory=_on_this_machine(plan.memory))
     # On a GPU, most parts are needed there and the rest in main memory.
     if device.type == "cuda":
         import torch
@@ -156,6 +157,12 @@ def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, *,
         require_resources(device_plan, run.folder, memory_available=free, kind="GPU memory")
         plan = dataclasses.replace(plan, memory={k: n for k, n in plan.memory.items() if k not in on_device})
     require_resources(plan, run.folder)
+
+
+def _on_this_machine(memory: Mapping[str, int]) -> dict[str, int]:
+    """What the processes of the run on this machine need together: each has a model, and its share of the SAEs."""
+    n_local, n = ranks.n_local_ranks(), ranks.n_ranks()
+    return {part: size * n_local // (n if part == "SAEs in training" else 1) for part, size in memory.items()}
 
 
 def _widths(config: RunConfig, d_model: int, d_heads: int) -> Mapping[str, int]:

@@ -24,10 +24,11 @@ from monosemy.rooms import load
 from monosemy.run import Run, open_run, read_run, require_weights, versions
 from monosemy.saes.config_file import read_weights_sha256
 from monosemy.saes.listing import Key, choose_sae
-from monosemy.support import files, progress
+from monosemy.support import files, progress, ranks
 from monosemy.support.flags import with_settings
 from monosemy.support.moved import NOT_MOVED, Moved
 from monosemy.support.numbers import fixed_text
+from monosemy.support.shares import share_out
 
 if TYPE_CHECKING:
     from monosemy.features.labels.embeddings import Encoder
@@ -77,8 +78,9 @@ def build_for_run(
 ) -> list[Path]:
     """As `build_features`, for a run that is already open."""
     from monosemy.features.store.write import writing
+    from monosemy.saes.storage import read_sae_config
 
-    keys = choose_saes(run.folder, saes)
+    keys = ranks.from_first(lambda: choose_saes(run.folder, saes))
     n_tokens = N_TOKENS if n_tokens is None else n_tokens
     if n_tokens < 1:
         raise UserError(f"n_tokens must be at least 1, got {n_tokens}")
@@ -86,14 +88,20 @@ def build_for_run(
     folders = [run.files.features(*key).folder for key in keys]
     prepared = prepared or training_data(run)
     stage = _Stage(run, _source(run.config, prepared, FeatureRequest(n_tokens, embedding_model)))
-    missing = [key for key in keys if not stage.built(key)]
+    missing = ranks.from_first(lambda: [key for key in keys if not stage.built(key)])
     if missing:
+        widths = [float(read_sae_config(run.files.sae(*key).folder).d_sae) for key in missing]
+        owners = share_out(widths, ranks.n_ranks())
+        own = [key for key, owner in zip(missing, owners, strict=True) if owner == ranks.rank()]
         with contextlib.ExitStack() as held:
             # The locks of all databases are taken first, so that a busy one is refused before the long pass.
-            for key in missing:
+            for key in own:
                 held.enter_context(writing(run.files.features(*key).folder))
-            stage.build(missing)
-        if run.files.report.exists():  # it shows what the latents respond to
+            ranks.barrier()
+            if own:
+                stage.build(own)
+        ranks.barrier()
+        if run.files.report.exists() and ranks.is_first():  # it shows what the latents respond to
             from monosemy.report.page import write_report
 
             write_report(run.folder)
@@ -121,7 +129,7 @@ class _Stage:
 
     def __init__(self, run: Run, source: FeatureSource) -> None:
         self.run, self.source = run, source
-        self.work = run.files.feature_work
+        self.work = run.files.feature_work(ranks.rank())
 
     def fingerprint(self, key: Key) -> str:
         """The fingerprint of everything that a database depends on."""

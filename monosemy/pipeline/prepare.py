@@ -15,7 +15,7 @@ from monosemy.pipeline.checks import check_context, check_resources
 from monosemy.pipeline.training_data import TrainingData, ValidationRows
 from monosemy.rooms import load
 from monosemy.run import Run
-from monosemy.support import progress
+from monosemy.support import progress, ranks
 from monosemy.support.moved import remember_sources
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class Prepared(TrainingData):
     @property
     def source_name(self) -> str:
         return self.model.name
+
+    def width(self, site: str) -> int:
+        return self.model.site_width(site)
 
     @property
     def n_validation(self) -> int:
@@ -131,7 +134,8 @@ def training_data(run: Run) -> TrainingData:
     """
     for room in taking_part(run.config):
         if room.activations:
-            return load(room.activations)(run)
+            with ranks.first_alone():  # the others find what it has converted
+                return load(room.activations)(run)
     return prepare(run)
 
 
@@ -158,6 +162,7 @@ def open_sources(run: Run) -> Opened:
             "`monosemy evaluate`, `features` and `browse` and monosemy.open_run work without one"
         )
     check_resources(run)
+    ranks.barrier()  # all have looked at memory and disk before any of them fills them
     started = time.perf_counter()
     model = load_run_model(run.folder, config, run.provenance, run.moved)
     if config.text.context_length > model.max_positions:
@@ -177,8 +182,11 @@ def open_sources(run: Run) -> Opened:
         lies_at=run.source("text"),
     )
     refuse_change("the text", began_with, tokens.fingerprint, run.folder, flag="--text")
+    read = {"model": model.fingerprint, "text": tokens.fingerprint}
+    ranks.agree("model or text", read, "give every rank the same files and settings")
     # Only places that have passed both checks are remembered.
-    remember_sources(run.folder, model=run.source("model"), text=run.source("text"))
+    if ranks.is_first():
+        remember_sources(run.folder, model=run.source("model"), text=run.source("text"))
     for remark in tokens.record.get("remarks", []):
         progress.say(f"text: {remark}")
     return Opened(model, tokens, sites, time.perf_counter() - started)
@@ -231,7 +239,7 @@ def _activations(config: RunConfig, opened: Opened) -> tuple[Prepared, dict[str,
     if settings.storage == "disk":
         store = build_store(model, tokens.train, sites, settings)
         return _stored(config, opened, store), store.record["n_dropped"]
-    statistics = measure_sites(model, tokens.train, sites, settings)
+    statistics = ranks.from_first(lambda: measure_sites(model, tokens.train, sites, settings))
     mixing = MixingStream(
         RowSource(model, tokens.train, sites, settings, statistics=statistics),
         batch_tokens=training.batch_tokens,

@@ -50,10 +50,22 @@ def sae_name(new: NewSae) -> str:
     return f"{label}-l0_{number_name(new.l0)}-s{new.seed}"
 
 
+class PlannedUnit(NamedTuple):
+    """One SAE, or several that step together, before they are built."""
+
+    keys: tuple[Key, ...]
+    cost: float = 1.0
+    """The cost of a step beyond that of its SAEs' alone, as a factor."""
+
+
 def build_trainees(prepared: TrainingData) -> dict[Key, Trainee]:
-    """Builds a trainee for every SAE and control of the run."""
+    """Builds a trainee for every SAE and control of the run that this process trains."""
     rows = initial_rows(prepared)
-    return {key: build_trainee(prepared, new, rows[new.site]) for key, new in planned_saes(prepared).items()}
+    return {
+        key: build_trainee(prepared, new, rows[new.site])
+        for key, new in planned_saes(prepared).items()
+        if prepared.trains(key)
+    }
 
 
 def planned_saes(prepared: TrainingData) -> dict[Key, NewSae]:
@@ -68,6 +80,18 @@ def planned_saes(prepared: TrainingData) -> dict[Key, NewSae]:
         for (architecture, frozen), l0, seed in itertools.product(families, config.l0, config.seeds)
     ]
     return {(new.site, sae_name(new)): new for new in saes}
+
+
+def planned_units(prepared: TrainingData) -> list[PlannedUnit]:
+    """Everything that the run trains, in the order in which one process trains it."""
+    alone = [PlannedUnit((key,)) for key in planned_saes(prepared)]
+    rooms = [room for room in taking_part(prepared.config) if room.planned_units]
+    return [*alone, *(PlannedUnit(*planned) for room in rooms for planned in load(room.planned_units)(prepared))]
+
+
+def unit_cost(prepared: TrainingData, unit: PlannedUnit) -> float:
+    """The estimated cost of a unit's step, in units that are the same for all of them."""
+    return unit.cost * sum(prepared.width(site) for site, _ in unit.keys)
 
 
 def build_units(prepared: TrainingData) -> list[JoinedUnit]:

@@ -9,22 +9,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monosemy.config import RunConfig, computed_settings, fingerprint, identity, to_json
-from monosemy.layout import RunFiles
+from monosemy.layout import RankFiles, RunFiles
 from monosemy.pipeline.prepare import training_data
-from monosemy.pipeline.trainees import build_trainees, build_units
-from monosemy.pipeline.training_data import TrainingData
+from monosemy.pipeline.trainees import build_trainees, build_units, planned_units, unit_cost
+from monosemy.pipeline.training_data import Key, TrainingData
 from monosemy.run import Run
-from monosemy.support import progress
+from monosemy.support import progress, ranks
 from monosemy.support.metrics import MetricsWriter
 from monosemy.support.numbers import counted_text
+from monosemy.support.shares import share_out
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from monosemy.saes.base import SparseAutoencoder
     from monosemy.training.checkpoint import Origin
+    from monosemy.training.parts import Part
     from monosemy.training.trainee import Trainee
-    from monosemy.training.trainer import Key, Trainer, Unit
+    from monosemy.training.trainer import Trainer, Unit
 
 CALIBRATION_TOKENS = 32_768
 
@@ -44,25 +46,67 @@ def train(run: Run, prepared: TrainingData | None = None) -> TrainingData | None
 
     Raises UserError as `prepare` does, and for a checkpoint that is damaged or of another configuration.
     """
-    if trained(run):
-        shutil.rmtree(run.files.checkpoints, ignore_errors=True)
+    if ranks.from_first(lambda: trained(run)):
+        if ranks.is_first():
+            shutil.rmtree(run.files.checkpoints, ignore_errors=True)
         return None
     prepared = prepared or training_data(run)
+    planned = planned_units(prepared)
+    keys = [key for unit in planned for key in unit.keys]
+    if ranks.n_ranks() > 1:
+        owners = share_out([unit_cost(prepared, unit) for unit in planned], ranks.n_ranks())
+        own = [unit for unit, owner in zip(planned, owners, strict=True) if owner == ranks.rank()]
+        prepared.own = frozenset(key for unit in own for key in unit.keys)
+    outcome = _Outcome()
+    if prepared.own != frozenset():
+        outcome = _train_own(run, prepared, n_units=len(planned))
+    else:  # there are more processes than SAEs
+        ranks.barrier()
+    outcomes = ranks.gathered(outcome)
+    prepared.own = None
+    if ranks.is_first():
+        _record(run, prepared, keys, outcomes)
+    run.share_records()
+    return prepared
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """What a process tells the first one when its SAEs are saved."""
+
+    n_tokens: int = 0
+    seconds: float = 0.0
+    messages: tuple[str, ...] = ()
+    """Of SAEs that stopped early."""
+
+
+def _train_own(run: Run, prepared: TrainingData, *, n_units: int) -> _Outcome:
+    """Trains, calibrates and saves the SAEs of this process, which are part of the run's n_units units."""
     trainees = build_trainees(prepared)
     units = build_units(prepared)
     trainees |= {key: trainee for unit in units for key, trainee in zip(unit.keys, unit.trainees, strict=True)}
-    trainer = train_all(run, prepared, trainees, units)
+    trainer = train_all(run, prepared, trainees, units, part=_part(run, n_units))
     records = {key: unit.record() for unit in units for key in unit.keys}
     finish_and_save(run, prepared, trainees, records, n_tokens=trainer.n_tokens)
+    return _Outcome(trainer.n_tokens, trainer.seconds, tuple(trainer.messages))
+
+
+def _record(run: Run, prepared: TrainingData, keys: Sequence[Key], outcomes: Sequence[_Outcome]) -> None:
+    """Records the finished stage, once every process has saved its SAEs."""
+    from monosemy.training.parts import joined_records
+
+    if parts := run.files.all_ranks():
+        steps = dict.fromkeys(keys, prepared.stream.n_steps)
+        metrics = MetricsWriter(run.files.metrics)
+        metrics.rewrite(joined_records([metrics.path, *(part.metrics for part in parts)], steps))
     stream = prepared.stream.record()
-    run.add_provenance(stopped=trainer.messages, shuffle=stream)
+    run.add_provenance(stopped=[message for outcome in outcomes for message in outcome.messages], shuffle=stream)
     if prepared.store is None:
         run.add_provenance(dropped_positions=stream["n_dropped"])
-    saes = [[site, name] for site, name in trainees]
-    run.mark_done("training", identity(run.config), trainer.seconds, {"n_tokens": trainer.n_tokens, "saes": saes})
+    record = {"n_tokens": max(outcome.n_tokens for outcome in outcomes), "saes": [list(key) for key in keys]}
+    run.mark_done("training", identity(run.config), max(outcome.seconds for outcome in outcomes), record)
     # Only now that the trained SAEs are on disk and the stage is recorded.
     shutil.rmtree(run.files.checkpoints, ignore_errors=True)
-    return prepared
 
 
 def finish_and_save(
@@ -109,22 +153,45 @@ def origin_of(config: RunConfig, prepared: TrainingData) -> Origin:
     return Origin(covered, computed_settings(config) | {"fingerprint": prepared.fingerprints})
 
 
+def _own_files(run: Run) -> RunFiles | RankFiles:
+    """Where this process keeps the checkpoints and the metrics of the SAEs that it trains."""
+    return run.files if ranks.n_ranks() == 1 else run.files.rank(ranks.rank(), ranks.n_ranks())
+
+
+def _part(run: Run, n_units: int) -> Part:
+    """What the trainer must know of the run's other processes, now and before."""
+    from monosemy.training.parts import Part, Place
+
+    others = run.files.all_ranks()
+    if others or ranks.n_ranks() > 1:
+        kept_in: list[RunFiles | RankFiles] = [_own_files(run), run.files, *others]
+        places = dict.fromkeys(Place(files.checkpoints, files.metrics) for files in kept_in)
+        return Part(n_units, ranks.n_local_ranks(), list(places))
+    return Part(n_units)
+
+
 def train_all(
     run: Run,
     prepared: TrainingData,
     trainees: Mapping[Key, Trainee],
     units: Sequence[Unit] = (),
     *,
+    part: Part | None = None,
     work: RunFiles | None = None,
 ) -> Trainer:
     """Trains to the end, from the last checkpoint on, and returns the trainer.
 
-    Checkpoints and metrics are the run's, which viewers show; or those of `work`.
+    Checkpoints and metrics are the run's, which viewers show; or those of `work`. `part` is that of this process, where
+    the run has several.
     """
+    from monosemy.activations.stream import StoredStream
     from monosemy.training.trainer import Trainer
     from monosemy.training.viewers import open_viewer
 
-    kept_in = work or run.files
+    kept_in = work or _own_files(run)
+    if isinstance(prepared.stream, StoredStream):
+        read = {site for site, _ in trainees} | {trainee.sae.source_site for trainee in trainees.values()}
+        prepared.stream.read_sites = tuple(site for site in prepared.sites if site in read)
     total = prepared.stream.n_steps * run.config.training.batch_tokens
     trainer = Trainer(
         trainees,
@@ -134,14 +201,17 @@ def train_all(
         metrics=MetricsWriter(kept_in.metrics),
         origin=origin_of(run.config, prepared),
         units=units,
+        part=part,
     )
     done = trainer.resume()
-    if work is None:
+    ranks.barrier()  # all have read each other's checkpoints before any of them writes a newer one
+    if work is None and ranks.is_first():
         trainer.viewers = [open_viewer(kind, run.folder, to_json(run.config)) for kind in run.config.log_to]
     n_printed = len(trainer.messages)
     n_controls = sum(trainee.sae.config.frozen_decoder for trainee in trainees.values())
     controls = f" and {counted_text(n_controls, 'control')}" if n_controls else ""
-    title = f"training {counted_text(len(trainees) - n_controls, 'SAE')}{controls}"
+    share = f" (rank 0 of {ranks.n_ranks()})" if ranks.n_ranks() > 1 else ""
+    title = f"training {counted_text(len(trainees) - n_controls, 'SAE')}{controls}{share}"
     with progress.stage(
         title if work is None else "training the first SAE", total=total, unit=prepared.unit, start=done
     ) as bar:

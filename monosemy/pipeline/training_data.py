@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from monosemy.activations.stream import MixingStream, StoredStream
 
 
+Key = tuple[str, str]
+"""The (site, name) of an SAE."""
+
+
 class ValidationRows(NamedTuple):
     """A part of the validation rows; row i is the same one at every site."""
 
@@ -45,6 +49,12 @@ class TrainingData(ABC):
     unit = "tokens"
     """What a row is, for displays of progress."""
     config: RunConfig
+    own: frozenset[Key] | None = None
+    """The (site, name) of the SAEs that this process trains; None where it is the only one and trains all."""
+
+    def trains(self, key: Key) -> bool:
+        """Whether this process trains the SAE."""
+        return self.own is None or key in self.own
 
     @property
     @abstractmethod
@@ -70,6 +80,10 @@ class TrainingData(ABC):
     @abstractmethod
     def n_validation(self) -> int:
         """How many rows or positions `validation` reads."""
+
+    @abstractmethod
+    def width(self, site: str) -> int:
+        """The width d of a site's rows."""
 
     @abstractmethod
     def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:

@@ -69,6 +69,9 @@ class PreparedRows(TrainingData):
     def fingerprints(self) -> dict[str, str]:
         return {"rows": self.store.fingerprint}
 
+    def width(self, site: str) -> int:
+        return self.store.width(site)
+
     @property
     def n_validation(self) -> int:
         return len(self.store.validation)

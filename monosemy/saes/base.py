@@ -71,6 +71,11 @@ class SaeConfig:
     site_out: str = ""
     """The site that a transcoder's output stands for; empty where it is `site`."""
 
+    @property
+    def source_site(self) -> str | None:
+        """The site that a transcoder reads; None for an SAE, which reads the site that it reconstructs."""
+        return self.site if self.site_out else None
+
 
 @dataclass(frozen=True)
 class StepInfo:
@@ -189,7 +194,7 @@ class SparseAutoencoder(nn.Module, ABC):
     @property
     def source_site(self) -> str | None:
         """The site that a transcoder reads; None for an SAE, which reads the site that it reconstructs."""
-        return self.config.site if self.config.site_out else None
+        return self.config.source_site
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a file of this SAE holds, by name: the parameters and buffers themselves."""

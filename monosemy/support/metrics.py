@@ -17,7 +17,7 @@ from typing import Any
 
 from monosemy.errors import UserError
 from monosemy.support import json_text
-from monosemy.support.files import explain_os_error
+from monosemy.support.files import explain_os_error, write_text
 
 
 class MetricsWriter:
@@ -28,7 +28,7 @@ class MetricsWriter:
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Appends one JSON line per record. Raises UserError when they cannot be written."""
-        data = "".join(json_text.dumps(r, separators=(",", ":")) + "\n" for r in records).encode()
+        data = "".join(_line(record) for record in records).encode()
         if not data:
             return
         try:
@@ -53,6 +53,10 @@ class MetricsWriter:
             os.ftruncate(descriptor, before)
             raise
 
+    def rewrite(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces all records at once. Raises UserError when they cannot be written; the old ones then stay."""
+        write_text(self.path, "".join(_line(record) for record in records))
+
     def offset(self) -> int:
         """The number of bytes written so far, once they are flushed to the device; a checkpoint stores it."""
         if not self.path.exists():
@@ -76,6 +80,10 @@ class MetricsWriter:
             )
         if size > offset:
             os.truncate(self.path, offset)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json_text.dumps(record, separators=(",", ":")) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

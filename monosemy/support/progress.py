@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Protocol, runtime_checkable
 
+from monosemy.support import ranks
 from monosemy.support.numbers import duration_text, fixed_percent_text, number_text
 from monosemy.support.outlook import Outlook
 
@@ -281,7 +282,8 @@ def say(text: str) -> None:
 
 
 def _quiet() -> bool:
-    return os.environ.get("MONOSEMY_QUIET", "") not in ("", "0")
+    # Of several processes the first one shows its own progress, which is that of all: they have equal shares.
+    return os.environ.get("MONOSEMY_QUIET", "") not in ("", "0") or not ranks.is_first()
 
 
 def _is_terminal(stream: IO[str]) -> bool:

@@ -16,6 +16,7 @@ from monosemy.errors import UserError
 from monosemy.layout import RunFiles
 from monosemy.ranges import Range
 from monosemy.rooms import load
+from monosemy.support import ranks
 from monosemy.support.arguments import amount
 from monosemy.support.moved import Kind, Moved
 
@@ -101,5 +102,6 @@ def open_subject(options: argparse.Namespace, *, moved: tuple[Kind, ...] = _MOVE
         raise UserError(f"--sae chooses among the SAEs of a run, but {options.run!r} is none; leave it out")
     settings = load(_SETTINGS)(model=places["model"], site=options.site, text=places["text"], **sizes)
     folder, sae = load(_RUN_OF_SAE)(options.run, settings)
-    print(f"run: {folder}, with the SAE as {sae}", file=sys.stderr)
+    if ranks.is_first():
+        print(f"run: {folder}, with the SAE as {sae}", file=sys.stderr)
     return Subject(folder, sae, Moved())

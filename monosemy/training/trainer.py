@@ -25,9 +25,10 @@ from torch import Tensor
 
 from monosemy.config import TrainingConfig
 from monosemy.errors import Interrupted
-from monosemy.support import files
+from monosemy.support import files, ranks
 from monosemy.support.metrics import MetricsWriter
 from monosemy.training.checkpoint import Origin, checkpoint_folders, load_checkpoint, save_checkpoint
+from monosemy.training.parts import Part, joined_records, newest_checkpoints
 from monosemy.training.trainee import Diverged, Trainee
 from monosemy.training.viewers import Viewer
 from monosemy.training.workers import Workers
@@ -90,7 +91,7 @@ class Trainer:
 
     `units` says which trainees take their steps together; a trainee in none of them steps alone. `resume` refuses a
     checkpoint of another `origin`. `on_step(n_tokens, metrics)` is called after every step, for progress displays and
-    loggers; its result is ignored.
+    loggers; its result is ignored. `part` says which part of a run's training this is, if several processes share it.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Trainer:
         metrics: MetricsWriter,
         origin: Origin,
         units: Sequence[Unit] = (),
+        part: Part | None = None,
         on_step: Callable[[int, Mapping[Key, Mapping[str, float]]], None] | None = None,
     ) -> None:
         self.trainees, self.stream, self.config = dict(trainees), stream, config
@@ -111,6 +113,7 @@ class Trainer:
         self.units: list[Unit] = [*alone, *units]
         self.checkpoints, self.metrics, self.origin = checkpoints, metrics, origin
         self.on_step = on_step
+        self.part = part or Part(len(self.units))
         self.index = 0
         self.n_tokens = 0
         self.messages: list[str] = []
@@ -118,14 +121,19 @@ class Trainer:
         self.seconds = 0.0
         """Seconds spent in training, over all resumptions."""
         self._clock = time.perf_counter()
+        self._ahead: dict[Key, int] = {}
+        """Steps of the SAEs that have taken more than `index`, because another process had trained them further."""
 
     def resume(self) -> int:
         """Restores the newest checkpoint, and returns the number of tokens trained so far (0 where there is none).
 
-        Raises UserError when the checkpoint is damaged or has another origin.
+        Where the processes of a run, or their number, have changed, every SAE continues from the newest checkpoint that
+        any of them wrote of it. Raises UserError when a checkpoint is damaged or has another origin.
         """
         if self.checkpoints.exists():
             files.clear_leftovers(self.checkpoints)
+        if self.part.places:
+            return self._resume_from_all()
         folders = checkpoint_folders(self.checkpoints)
         if not folders:
             # Training starts anew, so records of a run killed before its first checkpoint must go.
@@ -133,16 +141,49 @@ class Trainer:
             return 0
         tensors, state = load_checkpoint(folders[-1])
         self.origin.require(state, folders[-1])
-        for (site, name), trainee in self.trainees.items():
-            prefix = f"{site}/{name}/"
-            own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-            trainee.restore(own, state["trainees"][f"{site}/{name}"])
-        stream_tensors = {k.removeprefix("stream/"): t for k, t in tensors.items() if k.startswith("stream/")}
-        self.stream.restore({**state["stream"], **stream_tensors})
-        self.index, self.n_tokens, self.messages = state["step"], state["n_tokens"], list(state["messages"])
+        for key in self.trainees:
+            self._restore(key, tensors, state)
+        self._restore_stream(tensors, state)
+        self.messages = list(state["messages"])
         self.seconds = state["seconds"]
         # Records written after the checkpoint belong to steps that will be taken again.
         self.metrics.truncate(state["metrics_offset"])
+        self._say_if_arithmetic_differs(state)
+        return self.n_tokens
+
+    def _resume_from_all(self) -> int:
+        """As `resume`, from the newest checkpoint of every SAE in any of the places."""
+        newest = newest_checkpoints(self.part.places, [f"{site}/{name}" for site, name in self.trainees])
+        self._ahead = {key: found.step for key in self.trainees if (found := newest.get("/".join(key)))}
+        for folder in {found.folder for found in newest.values()}:
+            tensors, state = load_checkpoint(folder)
+            self.origin.require(state, folder)
+            for key in self.trainees:
+                if (found := newest.get("/".join(key))) and found.folder == folder:
+                    self._restore(key, tensors, state)
+            self.seconds = max(self.seconds, state["seconds"])
+            self._say_if_arithmetic_differs(state)
+        # The stream continues where the SAE that is furthest behind needs it; the others wait until it has caught up.
+        if len(newest) == len(self.trainees) and newest:
+            self._restore_stream(*load_checkpoint(min(newest.values(), key=lambda found: found.stream_step).folder))
+        self.messages = [trainee.stopped for trainee in self.trainees.values() if trainee.stopped]
+        metrics = [place.metrics for place in self.part.places]
+        self.metrics.rewrite(joined_records(metrics, {key: self._ahead.get(key, 0) for key in self.trainees}))
+        return self.n_tokens
+
+    def _restore(self, key: Key, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Restores one SAE from a checkpoint."""
+        label = "/".join(key)
+        own = {name.removeprefix(f"{label}/"): t for name, t in tensors.items() if name.startswith(f"{label}/")}
+        self.trainees[key].restore(own, state["trainees"][label])
+
+    def _restore_stream(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Restores the stream, and with it the step and the tokens so far."""
+        stream_tensors = {k.removeprefix("stream/"): t for k, t in tensors.items() if k.startswith("stream/")}
+        self.stream.restore({**state["stream"], **stream_tensors})
+        self.index, self.n_tokens = state["step"], state["n_tokens"]
+
+    def _say_if_arithmetic_differs(self, state: Mapping[str, Any]) -> None:
         for quantity, before in state.get("arithmetic", {}).items():
             if (now := self.arithmetic()[quantity]) != before:
                 print(
@@ -150,7 +191,6 @@ class Trainer:
                     "the result will agree to rounding, not bit for bit",
                     file=sys.stderr,
                 )
-        return self.n_tokens
 
     def save(self) -> Path:
         """Writes a checkpoint of the current state, and returns its folder."""
@@ -169,6 +209,7 @@ class Trainer:
             "seconds": self._tick(),
             "arithmetic": self.arithmetic(),
             "trainees": {f"{s}/{n}": trainee.state() for (s, n), trainee in self.trainees.items()},
+            "ahead": {"/".join(key): step for key, step in self._ahead.items() if step > self.index},
             "stream": {key: value for key, value in stream.items() if not isinstance(value, Tensor)},
             "metrics_offset": self.metrics.offset(),
         }
@@ -190,14 +231,16 @@ class Trainer:
                 self.n_tokens += n_rows
                 last = self.index == self.stream.n_steps or self.all_stopped
                 # Records and checkpoints are due whenever the token count passes a multiple of their interval.
-                if last or self.n_tokens // self.config.log_tokens > before // self.config.log_tokens or before == 0:
+                interval_tokens = self.config.log_tokens
+                if recorded := last or self.n_tokens // interval_tokens > before // interval_tokens or before == 0:
                     self._record(metrics)
                 if self.on_step:
                     self.on_step(n_rows, metrics)
                 # Signals are acted on between steps only, when no state is half changed.
-                if stop_asked():
+                if stop_asked() or (recorded and ranks.another_failed()):
                     folder = self.save()
-                    raise Interrupted(f"interrupted at step {self.index}; saved as {folder}")
+                    saved = f"interrupted at step {self.index}; saved as {folder}"
+                    raise Interrupted(f"{saved}; run the same command to continue")
                 interval_tokens = self.config.checkpoint_tokens
                 if last or self.n_tokens // interval_tokens > before // interval_tokens:
                     self.save()
@@ -216,7 +259,8 @@ class Trainer:
 
     def _workers(self) -> Workers:
         sae = next(iter(self.trainees.values())).sae
-        return Workers(len(self.units), sae.W_dec.device, self._most_at_a_time())
+        most = self._most_at_a_time()
+        return Workers(self.part.n_units, sae.W_dec.device, most, n_processes=self.part.n_local)
 
     def _tick(self) -> float:
         """Adds the time since the last call to `seconds`, and returns the new total."""
@@ -238,7 +282,7 @@ class Trainer:
         # A finite sum proves that every entry is finite, and it is fast. A sum that is not finite may just have
         # overflowed, so only then is every entry tested.
         finite = {site: bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all()) for site, x in batch.items()}
-        going = [unit for unit in self.units if not any(self.trainees[key].stopped for key in unit.keys)]
+        going = [unit for unit in self.units if all(self._goes(key) for key in unit.keys)]
 
         def advance(unit: Unit) -> Mapping[Key, dict[str, float]] | Diverged:
             if not all(finite[site] for site, _ in unit.keys):
@@ -260,6 +304,10 @@ class Trainer:
                 self.trainees[site, name].stopped = stopped
                 self.messages.append(stopped)
         return metrics
+
+    def _goes(self, key: Key) -> bool:
+        """Whether an SAE takes the present step: it has not stopped, and did not take the step before."""
+        return self.trainees[key].stopped is None and self._ahead.get(key, 0) <= self.index
 
     def _record(self, metrics: Mapping[Key, Mapping[str, float]]) -> None:
         """Appends a record per SAE to the metrics, and shows it in the viewers."""
@@ -287,7 +335,8 @@ class Trainer:
 def _watch_signals() -> Iterator[Callable[[], bool]]:
     """Gives a function that says whether SIGINT or SIGTERM has arrived, for the training loop to ask after each step.
 
-    A second signal raises KeyboardInterrupt at once. The former handlers are restored at the end.
+    A second signal raises KeyboardInterrupt at once, unless there are several processes: what starts them passes on the
+    signal that the terminal has sent to all of them already. The former handlers are restored at the end.
     """
     stop_signal = threading.Event()
     # Python lets the main thread alone set signal handlers; elsewhere the question is always answered with no.
@@ -296,7 +345,7 @@ def _watch_signals() -> Iterator[Callable[[], bool]]:
         return
 
     def note(number: int, frame: object) -> None:
-        if stop_signal.is_set():
+        if stop_signal.is_set() and ranks.n_ranks() == 1:
             raise KeyboardInterrupt
         stop_signal.set()
 

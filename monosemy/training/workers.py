@@ -37,10 +37,12 @@ def plan(n_jobs: int, n_threads: int) -> tuple[int, int]:
 class Workers:
     """A context manager that runs jobs, `n_workers` at a time, on `n_threads` threads each.
 
-    `most` bounds how many run at a time, to save memory.
+    `most` bounds how many run at a time, to save memory. Of the n_jobs jobs of a run, this process may have only some,
+    beside `n_processes` − 1 others: each job has the threads that it would have if one process had them all, so that
+    its result does not depend on the number of processes.
     """
 
-    def __init__(self, n_jobs: int, device: torch.device, most: int | None = None) -> None:
+    def __init__(self, n_jobs: int, device: torch.device, most: int | None = None, *, n_processes: int = 1) -> None:
         self._before = torch.get_num_threads()
         self.n_workers, self.n_threads = 1, self._before
         if device.type == "cpu" and _kernels_may_run_side_by_side():
@@ -48,6 +50,8 @@ class Workers:
             if most is not None and self.n_workers > most:
                 self.n_workers = max(1, most)
                 self.n_threads = max(1, self._before // self.n_workers)
+            # Memory is one for all processes of the machine.
+            self.n_workers = self.n_workers if most is None else max(1, min(self.n_workers, most // n_processes))
         self._pool = ThreadPoolExecutor(self.n_workers, initializer=_take_threads, initargs=(self.n_threads,))
 
     def run(self, jobs: Sequence[Callable[[], T]]) -> list[T]:

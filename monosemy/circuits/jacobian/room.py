@@ -29,6 +29,7 @@ ROOM = Room(
     takes_part=trains_pairs,
     requirements="monosemy.circuits.jacobian.requirements:REQUIREMENTS",
     units="monosemy.circuits.jacobian.build:build_pairs",
+    planned_units="monosemy.circuits.jacobian.build:planned_pairs",
     report="monosemy.circuits.jacobian.report_section:read_section",
     labels={"jsae_": "Pair, λ = "},
 )

@@ -21,5 +21,6 @@ ROOM = Room(
     takes_part=trains_transcoders,
     requirements="monosemy.circuits.transcoders.requirements:REQUIREMENTS",
     units="monosemy.circuits.transcoders.build:build_transcoders",
+    planned_units="monosemy.circuits.transcoders.build:planned_transcoders",
     labels={"transcoder_": "Transcoder, ", "skip_transcoder_": "Skip transcoder, "},
 )

@@ -1,0 +1,200 @@
+"""Connects the ranks of a run through torch.distributed, and finds out which of them is missing, ended or differs.
+
+Place on the path: command line → **group** → `ranks`, which everything else asks. `torchrun` (or `monosemy …
+--processes`, which calls its launcher) sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; ranks then meet at a store
+(TCPStore) and exchange objects by gloo, on GPUs too, since no tensor passes between them. Before every exchange stands
+a monitored barrier, whose error names the rank that did not come.
+
+Limits: only Python objects of trusted processes are exchanged (pickle), as torch.distributed does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from monosemy.support import ranks
+from monosemy.support.numbers import duration_text
+from monosemy.support.ranks import RankError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+RENDEZVOUS_SECONDS = "MONOSEMY_RENDEZVOUS_SECONDS"
+"""The environment variable with the number of seconds that ranks wait for each other at the start."""
+DEFAULT_RENDEZVOUS_SECONDS = 300
+_OVER, _BY_FAILURE = "over", "by failure"
+"""The key of the store whose value says that the work is over, and that value after a failure."""
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for the others' work: one may still train when another has done its share."""
+_LINGER_SECONDS = 0.5
+"""How long the host of the store outlives what it has told the others, so that it reaches them."""
+
+
+@contextlib.contextmanager
+def joined(versions: Callable[[], Mapping[str, str]]) -> Iterator[None]:
+    """Connects this process with the other ranks within the block; does nothing where there are none.
+
+    `versions` are those of Python and packages, which must be the same everywhere. Raises RankError, naming rank and
+    cause, when a port is in use, a rank does not come in time, or versions differ.
+    """
+    if ranks.n_ranks() > 1 or not ranks.asked_for():
+        yield
+        return
+    # numba would take every core in each of the processes; torchrun has set OMP_NUM_THREADS.
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        os.environ.setdefault("NUMBA_NUM_THREADS", threads)
+    # gloo would add lines of its own to the one that says which rank failed, and why.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    group = connect()
+    ranks.enter(group)
+    ranks.agree("versions", dict(versions()), "install the same versions everywhere")
+    yield
+    # Only after success: the group and its store must outlive a failure until the others know of it.
+    ranks.barrier()
+    group.leave(failed=False)
+    ranks.enter(None)
+
+
+class GlooGroup:
+    """The connection of this process with the other ranks (`ranks.Group`).
+
+    A thread waits for the word of the first rank that fails, on a connection of its own (`watched`): the store that
+    holds it may end with that rank before this one asks.
+    """
+
+    def __init__(self, rank: int, size: int, store: Store, *, watched: Store, hosts_store: bool) -> None:
+        self.rank, self.size, self._store, self._hosts_store = rank, size, store, hosts_store
+        self._failed = False
+        self._watcher = threading.Thread(target=self._watch, args=(watched,), daemon=True)
+        self._watcher.start()
+
+    def _watch(self, watched: Store) -> None:
+        with contextlib.suppress(RuntimeError):  # the store was killed with its host
+            watched.wait([_OVER], PATIENCE)
+            self._failed = watched.get(_OVER) == _BY_FAILURE.encode()
+
+    def barrier(self) -> None:
+        import torch.distributed as dist
+
+        try:
+            dist.monitored_barrier(timeout=PATIENCE)
+        except RuntimeError as error:
+            raise self._ended(error) from None
+
+    def gathered(self, value: Any) -> list[Any]:
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        self.barrier()
+        try:
+            dist.all_gather_object(values, value)
+        except RuntimeError as error:
+            raise self._ended(error) from None
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        import torch.distributed as dist
+
+        values = [value]
+        self.barrier()
+        try:
+            dist.broadcast_object_list(values, src=0)
+        except RuntimeError as error:
+            raise self._ended(error) from None
+        return values[0]
+
+    def fails_first(self) -> bool:
+        if self._failed:
+            return False
+        try:
+            first = bool(self._store.compare_set("failed", "", str(self.rank)) == str(self.rank).encode())
+            if first:
+                self._store.set(_OVER, _BY_FAILURE)
+            return first
+        except RuntimeError:  # the store has ended with its host: rank 0 failed and said so, or it was killed
+            self._watcher.join()
+            return not self._failed and self.rank == 1
+
+    def another_failed(self) -> bool:
+        return self._failed
+
+    def leave(self, *, failed: bool) -> None:
+        import torch.distributed as dist
+
+        if failed:
+            if self._hosts_store:
+                time.sleep(_LINGER_SECONDS)
+            return
+        self._store.set(_OVER, "by success")
+        self._watcher.join()
+        self.barrier()  # the store ends with its host, when all have heard it
+        dist.destroy_process_group()
+
+    def _ended(self, error: RuntimeError) -> RankError:
+        """The error of a rank that can no longer reach another one."""
+        if named := re.search(r"Rank (\d+) failed|from rank (\d+)", str(error)):
+            ended = named[1] or named[2]
+            return RankError(f"rank {ended} was killed or cannot be reached; run the same command to continue")
+        return RankError(
+            f"rank {self.rank} has lost its connection to the others ({_first_line(error)}); run the same command to "
+            "continue"
+        )
+
+
+def connect() -> GlooGroup:
+    """Meets the other ranks. Raises RankError, naming rank and cause, when that fails."""
+    import torch.distributed as dist
+
+    own, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ.get("MASTER_ADDR", "localhost"), int(os.environ.get("MASTER_PORT", "29500"))
+    seconds = float(os.environ.get(RENDEZVOUS_SECONDS, DEFAULT_RENDEZVOUS_SECONDS))
+    limit = timedelta(seconds=seconds)
+    # torchrun's own store outlives the ranks; without it (srun, mpirun) rank 0 opens one.
+    hosts = own == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        server = dist.TCPStore(host, port, size, is_master=hosts, timeout=limit, wait_for_workers=False)
+    except RuntimeError as error:
+        raise _unreachable(own, host, port, error) from None
+    # A restart by torchrun must not read what the attempt before it has left.
+    prefix = f"monosemy/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store = dist.PrefixStore(prefix, server)
+    store.set(f"here/{own}", "")
+    keys = [f"here/{number}" for number in range(size)]
+    try:
+        store.wait(keys, limit)
+        dist.init_process_group("gloo", store=store, rank=own, world_size=size, timeout=PATIENCE)
+    except RuntimeError as error:
+        missing = _missing(store, keys)
+        who = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))} did not come" if missing else ""
+        raise RankError(
+            f"rank {own}: {who or _first_line(error)} within {duration_text(seconds)} at {host}:{port}; start all "
+            f"{size} with the same MASTER_ADDR and MASTER_PORT, or wait longer by {RENDEZVOUS_SECONDS}"
+        ) from None
+    watched = dist.PrefixStore(prefix, dist.TCPStore(host, port, size, is_master=False, timeout=limit))
+    return GlooGroup(own, size, store, watched=watched, hosts_store=hosts)
+
+
+def _unreachable(own: int, host: str, port: int, error: RuntimeError) -> RankError:
+    if own == 0 and "EADDRINUSE" in str(error):
+        return RankError(f"rank 0: port {port} is in use; set MASTER_PORT to a free one for all ranks")
+    return RankError(
+        f"rank {own}: rank 0 does not answer at {host}:{port} ({_first_line(error)}); start it, or set MASTER_ADDR and "
+        f"MASTER_PORT to where it listens; {RENDEZVOUS_SECONDS} says how long to wait"
+    )
+
+
+def _missing(store: Store, keys: Sequence[str]) -> list[int]:
+    with contextlib.suppress(RuntimeError):
+        return [number for number, key in enumerate(keys) if not store.check([key])]
+    return []
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")

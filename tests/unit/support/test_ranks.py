@@ -1,0 +1,100 @@
+"""Ranks as real processes: what they exchange, and the one line that says which of them failed, and why."""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import pytest
+from rank_processes import ended, free_port, start_ranks
+
+from monosemy.support import ranks
+
+
+def test_one_process_is_the_first_of_one_and_waits_for_nobody():
+    assert (ranks.rank(), ranks.n_ranks(), ranks.is_first()) == (0, 1, True)
+    assert ranks.gathered("own") == ["own"]
+    assert ranks.from_first(lambda: 3) == 3
+    ranks.barrier()
+    ranks.agree("settings", {"a": 1}, "")
+    assert not ranks.another_failed()
+
+
+EXCHANGE = """
+print(ranks.gathered(10 * ranks.rank()), ranks.from_first(lambda: f"from {ranks.rank()}"))
+ranks.agree("settings", {"a": {"b": 1}}, "")
+"""
+
+
+def test_values_of_all_ranks_come_in_their_order_and_those_of_the_first_everywhere():
+    for rank in ended(start_ranks(EXCHANGE, 3)):
+        assert rank == (0, "[0, 10, 20] from 0\n", [])
+
+
+FAULTS = {
+    "an error": (
+        "if rank == 1: raise UserError('the disk is full')\nranks.barrier()",
+        "rank 1: the disk is full",
+    ),
+    "an error of the first": (
+        "if rank == 0: raise UserError('no model')\nranks.barrier()",
+        "rank 0: no model",
+    ),
+    "killed": (
+        "if rank == 2: os.kill(os.getpid(), signal.SIGKILL)\nranks.barrier()",
+        "rank 2 was killed or cannot be reached; run the same command to continue",
+    ),
+    "other settings": (
+        "ranks.agree('settings', {'training': {'batch_tokens': 512 + rank // 2}}, 'give every rank the same command')",
+        "rank 2 has other settings: training.batch_tokens 513, but 512 at rank 0; give every rank the same command",
+    ),
+    "another place": (
+        "ranks.require_visible(rank < 2, 'the run folder runs/a', 'share it')",
+        "rank 2 does not see the run folder runs/a of rank 0; share it",
+    ),
+    "other versions": (
+        "pass",
+        "rank 1 has other versions: torch '2.8', but '2.7' at rank 0; install the same versions everywhere",
+    ),
+}
+
+
+def test_every_fault_is_one_line_of_one_rank():
+    started = {fault: start_ranks(body, 3, fault) for fault, (body, _) in FAULTS.items()}
+    for fault, processes in started.items():
+        ends = ended(processes)
+        lines = [line for rank in ends for line in rank.errors]
+        assert lines == [f"error: {FAULTS[fault][1]}"], fault
+        killed = -signal.SIGKILL if fault == "killed" else 2
+        assert [rank.status for rank in ends] == [2, 2, killed], fault
+
+
+def test_a_rendezvous_that_never_comes_names_who_is_missing(monkeypatch):
+    monkeypatch.setenv("MONOSEMY_RENDEZVOUS_SECONDS", "2")
+    first, second = (start_ranks("pass", 3, only=rank)[0] for rank in (0, 1))
+    (host,), (guest,) = ended([first]), ended([second])
+    assert host.status == guest.status == 2
+    (line,) = host.errors
+    assert line.startswith("error: rank 0: ranks 1, 2 did not come within 2.0 s at 127.0.0.1:")
+    (line,) = guest.errors
+    assert line.startswith("error: rank 1: rank 0 does not answer at 127.0.0.1:")
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as server:
+        port = free_port()
+        server.bind(("", port))
+        server.listen()
+        (first,) = ended(start_ranks("pass", 2, port=port, only=0))
+    assert first.errors == [f"error: rank 0: port {port} is in use; set MASTER_PORT to a free one for all ranks"]
+
+
+@pytest.mark.parametrize(("words", "error"), [(["--processes", "0"], "at least 1"), (["--processes", "two"], "whole")])
+def test_the_number_of_processes_has_a_range(words, error, capsys):
+    from monosemy.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["train", "quick", *words])
+    assert "--processes" in (line := capsys.readouterr().err)
+    assert error in line
+    assert line.count("\n") == 1
