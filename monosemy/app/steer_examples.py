@@ -1,10 +1,10 @@
 """Latents with which steering works at a click: clear ones about words, that make the model say these words.
 
-Place on the path: highlights → words of each latent → one push per latent before the next token → overview, steering.
+Place on the path: highlights → words that each label quotes → one push per latent before the next token → pages.
 
 A latent that fires on a concept does not necessarily make the model write about it (steering/output_score.py). Each
 candidate is therefore pushed once at the end of a neutral prompt, and they are ordered by how much that raises the
-probability of the words at their own peaks: log p_pushed − log p. Those that don't raise it are left out.
+probability of the words that their own labels quote: log p_pushed − log p. Those that don't raise it are left out.
 Limits: the next token of one prompt; whether the text reads well at which strength shows in the sweep that follows.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 from monosemy.app.catalogue import Dictionary
 from monosemy.app.live import LiveModel, steering_scales
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.highlights import clearest, peak_words
+from monosemy.features.view.highlights import clearest, label_words
 
-N_LOOKED_AT, N_CANDIDATES = 1000, 64
+N_LOOKED_AT, N_CANDIDATES, MIN_WORDS = 4000, 96, 2
 N_EXAMPLES = 5
 MIN_PROBABILITY = 1e-3
 """Probability of its words after the push from which on a latent is an example."""
@@ -33,10 +33,9 @@ def steer_examples(live: LiveModel, sae: Dictionary, database: FeatureDatabase) 
     """
     from monosemy.steering.output_score import output_scores
 
-    words: dict[int, list[str]] = {}
-    for latent in clearest(database, N_LOOKED_AT).tolist():
-        if len(words) < N_CANDIDATES and (about := peak_words(database, latent)):
-            words[latent] = about
+    latents_looked_at = clearest(database, N_LOOKED_AT)
+    about = zip(latents_looked_at.tolist(), map(label_words, database.labels(latents_looked_at)), strict=True)
+    words = dict([(latent, quoted) for latent, quoted in about if len(quoted) >= MIN_WORDS][:N_CANDIDATES])
     if not words:
         return {"examples": []}
     model, weights = live.model(), live.sae(sae)

@@ -7,9 +7,10 @@ score rests on a few windows nor so common that the label says little. Of the cl
     argmax  clarity(i) − max over the taken ones of likeness(i, j)
 
 clarity is the lower end of the label's score, with a little for latents that fire on several tokens rather than on a
-single one, that fire rarely, and whose label quotes a word that says what it is about; likeness is the share of words
-that two labels have in common, the correlation of the two activations, or a constant for two latents whose strongest
-contexts are from the same part of the text. All numbers are the database's.
+single one, that fire rarely, whose label quotes a word that says what it is about, and whose strongest contexts peak on
+what the label quotes; likeness is the share of words that two labels have in common, the correlation of the two
+activations, or a constant for two latents whose strongest contexts are from the same part of the text. All numbers are
+the database's.
 
 Limits: the strengths of likeness are set by hand; only the `_POOL` clearest latents are compared with each other.
 """
@@ -38,10 +39,14 @@ MIN_WORD = 3
 _MIN_WINDOWS = 8
 _SEVERAL_TOKENS, _TENFOLD_RARER, _WORD_QUOTED = 0.04, 0.04, 0.04
 """What firing on several tokens, on a tenth of the tokens, and a label with a word of content are worth, in AUROC."""
+_PEAKS_NAMED, _PEAKS_READ = 0.08, 4
+"""What it is worth that the label quotes the peaks of the strongest contexts, which are shown; how many are read."""
 _ALIKE, _SAME_SOURCE = 0.3, 0.03
 _POOL = 200
 _WORD = re.compile(r"\w+|[^\w\s]")
 _QUOTED = re.compile(r"“[^”]*”")
+_BESIDE_PEAKS = re.compile(r"\b(?:after|raises|with|in) “[^”]*”(?:, “[^”]*”)*")
+"""Parts of a label that name what is around the peaks, a source or outputs (features/labels/wording.py)."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,11 @@ def highlights(database: FeatureDatabase, n: int = N_HIGHLIGHTS) -> Highlights:
     """Chooses `n` latents, fewer where fewer fired. Where too few are clear, the rest have the best scores of all."""
     clear = is_clear(database)
     pool = clearest(database, _POOL)
-    words, sources = _words(database, pool), _sources(database, pool)
+    labels = database.labels(pool)
+    words, sources = [_words(label) for label in labels], _sources(database, pool)
     sketches = np.asarray(database.sketches[pool], np.float32) / 127
     worth = _clarity(database)[pool] - ~clear[pool] + _WORD_QUOTED * np.array([_says_something(w) for w in words])
+    worth = worth + _PEAKS_NAMED * np.array([_named_peaks(database, *pair) for pair in zip(pool.tolist(), labels)])
     likeness = np.zeros(len(pool))
     chosen: list[int] = []
     for _ in range(min(n, len(pool))):
@@ -104,11 +111,23 @@ def _column(database: FeatureDatabase, name: str, otherwise: float) -> Array:
     return np.full(database.n_latents, otherwise, np.float32)
 
 
-def _words(database: FeatureDatabase, latents: Array) -> list[set[str]]:
-    """What each label quotes, word by word; all its words where it quotes nothing."""
-    labels = database.labels(latents)
-    quoted = (" ".join(_QUOTED.findall(label)) or label for label in labels)
-    return [set(_WORD.findall(text.casefold())) - {"“", "”"} for text in quoted]
+def _words(label: str) -> set[str]:
+    """What a label quotes, word by word; all its words where it quotes nothing."""
+    quoted = " ".join(_QUOTED.findall(label)) or label
+    return set(_WORD.findall(quoted.casefold())) - {"“", "”"}
+
+
+def _named_peaks(database: FeatureDatabase, latent: int, label: str) -> float:
+    """The share of the strongest contexts whose peak is what the label quotes; 1 for a label that quotes nothing."""
+    quoted = [text.strip("“”… ").casefold() for text in _QUOTED.findall(label)]
+    if not quoted:
+        return 1.0
+    groups, tokens, *_ = database.example_arrays(latent)
+    peaks = tokens[groups == 0][:_PEAKS_READ].tolist()
+    length = database.context_length
+    texts = (database.tokens.text(int(database.context(peak // length)[peak % length])) for peak in peaks)
+    named = [any(text.strip().casefold() in word for word in quoted) for text in texts]
+    return sum(named) / max(1, len(named))
 
 
 def _says_something(words: set[str]) -> bool:
@@ -128,15 +147,10 @@ def _sources(database: FeatureDatabase, latents: Array) -> list[str]:
     return [next(sources)[0] if len(top) else "" for top in tops]
 
 
-def peak_words(database: FeatureDatabase, latent: int, most: int = 6) -> list[str]:
-    """Words over-represented at the latent's peaks that say what it is about, most typical first; empty below two.
+def label_words(label: str) -> list[str]:
+    """The whole words at the peaks that a label quotes and that say what the latent is about, each once, lower case.
 
-    A token counts as a word if it begins with a space, is all letters, and is no function word; words that differ in
-    case count once.
+    Parts of words, which labels mark with “…”, function words, and what labels name beside the peaks are left out.
     """
-    if database.of_rows:
-        return []
-    peaks = [database.tokens.text(token) for token, _ in database.label(latent)["peak_tokens"][:most]]
-    words = (text[1:].casefold() for text in peaks if text[:1] == " " and text[1:].isalpha() and len(text) > MIN_WORD)
-    distinct = list(dict.fromkeys(word for word in words if word not in FUNCTION_WORDS))
-    return distinct if len(distinct) > 1 else []
+    quoted = (text.strip("“” ").casefold() for text in _QUOTED.findall(_BESIDE_PEAKS.sub("", label)))
+    return list(dict.fromkeys(word for word in quoted if word.isalpha() and _says_something({word})))

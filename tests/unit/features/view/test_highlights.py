@@ -9,7 +9,7 @@ import pytest
 from feature_runs import open_tiny
 
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.highlights import clearest, highlights, is_clear, peak_words
+from monosemy.features.view.highlights import clearest, highlights, is_clear, label_words
 
 
 def test_a_latent_that_never_fired_is_not_shown_and_the_best_label_leads(tmp_path: Path):
@@ -26,7 +26,7 @@ def scored(tmp_path: Path) -> FeatureDatabase:
     columns = {
         "n_fired": [100, 100, 100, 0],
         "firing_rate": [0.01, 0.01, 0.01, 0],
-        "label_auroc_low": [0.9, 0.95, 0.85, np.nan],
+        "label_auroc_low": [0.85, 0.99, 0.83, np.nan],
         "label_n": [40, 40, 40, 0],
     }
     changed = {name: np.array(values, np.float32) for name, values in columns.items()}
@@ -55,8 +55,10 @@ def test_a_common_or_hardly_scored_latent_is_not_clear(scored: FeatureDatabase):
     assert is_clear(scored).tolist() == [False, False, True, False]
 
 
-def test_peak_words_are_whole_words_of_content(tmp_path: Path):
-    database = open_tiny(tmp_path)
-    assert [peak_words(database, latent) for latent in range(4)] == [[], [], [], []]  # one word alone is too little
-    database.label = lambda latent: {"peak_tokens": [(2, 9.0), (7, 8.0), (8, 7.0), (1, 6.0)]}  # July, the, market, in
-    assert peak_words(database, 0) == ["july", "market"]
+def test_the_words_of_a_label_are_whole_words_of_content():
+    label = (
+        "“July”, “the”, “…ment…”, “July”, “to”, “k2” in text with “year”, “month”; strongest on “market” after "
+        "“stock”, “money” in “speeches”; raises “own”"
+    )
+    assert label_words(label) == ["july", "market"]
+    assert label_words("numbers after space") == []

@@ -12,14 +12,14 @@ import type { Settings } from "./settings";
 
 type Example = SteerExamples["examples"][number];
 type Strength = Extract<SweepEvent, { kind: "strength" }>;
-const STRENGTHS = [0.3, 0.5, 0.7, 0.9];
+const STRENGTHS = [0.3, 0.4, 0.5, 0.65];
 const PROMPT = "Tell me about your day.";
 const N_TOKENS = 32;
 /** Examples that are tried at the first click. */
 const TRIES = 3;
 /** An answer reads as a text with at least this share of distinct pairs of tokens, and at most this perplexity. */
-const DISTINCT = 0.6;
-const PERPLEXITY = 60;
+const DISTINCT = 0.5;
+const PERPLEXITY = 25;
 
 const settings = (latent: number, value: number): Settings => ({
   prompt: PROMPT, edits: [{ latent, operation: "set", value, unit: "norm" }], positions: { where: "all" }, keep_error: true,
@@ -32,10 +32,10 @@ function hits(text: string, words: string[]): number {
   return (text.toLowerCase().match(/\p{L}+/gu) ?? []).filter((word) => lower.some((wanted) => (wanted.length < 5 ? word === wanted : word.startsWith(wanted)))).length;
 }
 
-/** How often an answer says the words, up to four times; below 0 where it no longer reads as a text. */
+/** How often an answer says the words, up to three times, and how little it repeats itself; below 0 where it no longer reads as a text. */
 function worth(strength: Strength | undefined, words: string[]): number {
   const reads = strength && (strength.distinct[1] ?? 0) >= DISTINCT && (strength.perplexity ?? Infinity) <= PERPLEXITY;
-  return strength ? Math.min(4, hits(strength.text, words)) - (reads ? 0 : 10) : -10;
+  return strength ? Math.min(3, hits(strength.text, words)) + (strength.distinct[1] ?? 0) - (reads ? 0 : 10) : -10;
 }
 
 /** The strength whose answer is worth most; of equals the weakest. */
@@ -70,7 +70,7 @@ export function TalkLike({ sae }: { sae: SaeEntry }) {
     if (!plain) await patient(() => api.steer(body, told, signal), signal);
     await patient(() => api.sweep({ ...body, columns: ["steered"], values: STRENGTHS }, told, signal), signal);
     setStrengths(written);
-    return worth(best(written, example.words), example.words) > 0;
+    return worth(best(written, example.words), example.words) > 1;
   };
   /** Without a wanted one, goes on to the next example until one works. */
   const start = async (wanted?: Example) => {
