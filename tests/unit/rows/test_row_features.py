@@ -15,6 +15,7 @@ from PIL import Image
 
 from monosemy import cli
 from monosemy.app import schema
+from monosemy.app.report_section import read_section
 from monosemy.features.store.database import open_features
 from monosemy.run import read_run
 from monosemy.saes.storage import load_sae
@@ -108,6 +109,11 @@ def test_pages_search_and_pictures_are_served(run):
         page = server.get(f"/api/f/rows/{NAME}/latent/3")
         schema.LatentPage.model_validate_json(json.dumps(page))
         assert page["positions"] == page["raised"] == page["lowered"] == []
+        cards = server.get(f"/api/f/rows/{NAME}/highlights")
+        schema.Highlights.model_validate_json(json.dumps(cards))
+        assert cards["latents"]
+        assert all(example["picture"] for card in cards["latents"] for example in card["examples"])
+        assert read_section(run) is not None
         for example in page["examples"]:
             assert example["picture"]
             assert example["row"] == database.row_numbers(np.array([example["context"]]))[0]
