@@ -49,6 +49,7 @@ class PagesBeside:
         assert self._child.stdout is not None
         self.address = self._child.stdout.readline().strip()
         if not self.address:
+            self.close()
             print(f"the pages could not be served; look at them later: monosemy browse {self.folder}", file=sys.stderr)
             return
         print(f"look at it now: {self.address}  (the pages of {self.folder})", flush=True)
