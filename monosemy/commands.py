@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def run_try(words: list[str]) -> None:
     from monosemy.app.beside import PagesBeside
 
     pipeline.only_first_look(start.config, start.folder)
-    print(f"go on to compare SAEs: monosemy demo --run {start.folder}")
+    settings = shlex.join(word for word in words if word != "--no-open")
+    print(f"go on, to compare SAEs: monosemy demo {settings}".rstrip())
     if start.arguments.no_open:
         print(f"look at the latents: monosemy browse {start.folder}")
         return

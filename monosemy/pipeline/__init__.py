@@ -18,7 +18,7 @@ from monosemy.errors import UserError
 from monosemy.layout import RunFiles
 from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
-from monosemy.pipeline.expected import expected_stages
+from monosemy.pipeline.expected import expected_stages, first_look_stages
 from monosemy.pipeline.first_look import (
     LEAST_TOKENS,
     N_TOKENS,
@@ -94,7 +94,8 @@ def only_first_look(config: RunConfig, folder: Path) -> None:
         )
     with open_run(folder, config) as run:
         if wants_first_look(run):
-            take_first_look(run, open_sources(run))
+            with progress.together(first_look_stages(config, N_TOKENS)):
+                take_first_look(run, open_sources(run))
 
 
 def evaluate_folder(folder: Path, moved: Moved = NOT_MOVED) -> None:

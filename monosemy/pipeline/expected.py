@@ -23,33 +23,46 @@ LOSS = 2.6e-3
 """Per token and pass."""
 
 
-def expected_stages(config: RunConfig, first_tokens: int) -> list[tuple[str, float]]:
-    """(beginning of the stage's name, expected seconds) of a run whose first look reads `first_tokens` (0: none)."""
+Stages = list[tuple[str, float]]
+"""(beginning of the stage's name, expected seconds), in order; see `outlook.Outlook`."""
+
+
+def expected_stages(config: RunConfig, first_tokens: int) -> Stages:
+    """The stages of a whole run whose first look reads `first_tokens` (0: it has none, or has had it)."""
     text, training, evaluation = config.text, config.training, config.evaluation
-    width = config.d_sae / demo().d_sae
     targets = len(config.l0) * len(config.seeds) * len(config.activations.sites)
     n_trained = (len(config.architectures) + evaluation.frozen_random) * targets
     n_measured = n_trained + evaluation.pca * targets
-    stages = [
-        ("", LOADING),
-        ("tokenise", TOKENISE * (text.n_tokens + text.n_validation_tokens)),
-        ("", MEASURING),
-    ]
-    if first_tokens:
-        stages += [
-            ("harvest", HARVEST * first_tokens),
-            ("training the first SAE", FIRST_STEP * first_tokens * training.n_passes * width),
-            ("features: reading", READ * first_tokens),
-            ("features: ", DATABASE),
-        ]
     steps = text.n_tokens * training.n_passes * n_trained
     return [
-        *stages,
+        *(first_look_stages(config, first_tokens) if first_tokens else _opening(config)),
         ("harvest", HARVEST * (text.n_tokens - first_tokens)),
-        ("training ", STEP * steps * width),
+        ("training ", STEP * steps * _width(config)),
         ("features: reading", READ * min(text.n_tokens, FEATURE_TOKENS)),
         ("features: ", DATABASE),
-        ("reconstruction", text.n_validation_tokens * (HARVEST + RECONSTRUCT * n_measured * width)),
+        ("reconstruction", text.n_validation_tokens * (HARVEST + RECONSTRUCT * n_measured * _width(config))),
         ("model loss", LOSS * evaluation.n_loss_tokens * (n_measured + 2)),
         ("report", REPORT),
     ]
+
+
+def first_look_stages(config: RunConfig, first_tokens: int) -> Stages:
+    """The stages of a first look that reads `first_tokens`."""
+    return [
+        *_opening(config),
+        ("harvest", HARVEST * first_tokens),
+        ("training the first SAE", FIRST_STEP * first_tokens * config.training.n_passes * _width(config)),
+        ("features: reading", READ * first_tokens),
+        ("features: ", DATABASE),
+    ]
+
+
+def _opening(config: RunConfig) -> Stages:
+    """What comes before the activations."""
+    n_tokens = config.text.n_tokens + config.text.n_validation_tokens
+    return [("", LOADING), ("tokenise", TOKENISE * n_tokens), ("", MEASURING)]
+
+
+def _width(config: RunConfig) -> float:
+    """The number of latents, in those of the demo."""
+    return config.d_sae / demo().d_sae

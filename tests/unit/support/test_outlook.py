@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from monosemy.pipeline.expected import expected_stages, first_look_stages
+from monosemy.recipes import demo
 from monosemy.support import outlook, progress
 from monosemy.support.outlook import Outlook
 
@@ -87,3 +89,12 @@ def test_every_line_of_a_stage_tells_it(clock, monkeypatch, capsys):
     assert sum("left in all" in line for line in lines) == 2
     assert "took" in lines[2]
     assert "left in all" not in lines[2]
+
+
+def test_the_stages_of_the_demo_are_told_in_their_order_and_those_of_its_first_look_are_among_them():
+    config = demo()
+    first, whole, rest = first_look_stages(config, 86_016), expected_stages(config, 86_016), expected_stages(config, 0)
+    assert whole[: len(first)] == first
+    assert [name for name, _ in rest] == [name for name, _ in (*first[:3], *whole[len(first) :])]
+    assert sum(seconds for name, seconds in whole if name == "harvest") == pytest.approx(dict(rest)["harvest"])
+    assert sum(seconds for _, seconds in first) < sum(seconds for _, seconds in whole) / 4
