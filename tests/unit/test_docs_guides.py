@@ -102,3 +102,8 @@ def test_the_code_of_the_guides_names_what_exists():
             for attribute in re.findall(r"monosemy\.(\w+)", block):
                 assert hasattr(monosemy, attribute)
             compile(block, name, "exec")
+
+
+def test_every_page_is_in_the_menu_of_the_site():
+    menu = set(re.findall(r"^ +- .*: ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {path.name for path in DOCS.glob("*.md")} == menu - {"index.md", "CHANGELOG.md", "CONTRIBUTING.md"}
