@@ -131,13 +131,12 @@ def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) 
 
 def describe_publication(source: str) -> Publication:
     """Reads what an SAE's files say of it. Raises UserError as `load_sae` does."""
-    from monosemy.saes.formats import layout_of
+    from monosemy.saes.formats import files_of, layout_of
     from monosemy.saes.storage import locate
 
     layout, place = layout_of(locate(source)[0])
     config = layout.config(place)
-    paths = [place / name for name in getattr(layout, "FILES", ())] if place.is_dir() else [place]
-    content = fingerprint({path.name: files.sha256(path) for path in paths if path.is_file()})
+    content = fingerprint({name: files.sha256(path) for name, path in files_of(layout, place).items()})
     return Publication(source, config, content)
 
 

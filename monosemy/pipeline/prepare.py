@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monosemy.config import RunConfig, fingerprint, taking_part, to_json
@@ -57,6 +58,16 @@ class Prepared(TrainingData):
 
     def width(self, site: str) -> int:
         return self.model.site_width(site)
+
+    @property
+    def text_facts(self) -> dict[str, Any]:
+        from monosemy.data.tokens import separator_and_bos
+
+        text = self.config.text
+        # The place of a local file is its owner's business.
+        named = {} if Path(text.source).expanduser().exists() else {"dataset_path": text.source}
+        starts_with_bos = separator_and_bos(self.model.tokenizer)[1] is not None
+        return {"prepend_bos": starts_with_bos, "context_size": text.context_length, **named}
 
     @property
     def n_validation(self) -> int:

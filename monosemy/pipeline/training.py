@@ -129,6 +129,8 @@ def finish_and_save(
             sae = _finish(trainee, rows[trainee.sae.source_site or site], n_tokens=n_tokens)
             _fold(sae, prepared, site)
             record = {**sae.config.record, "control": name.split("-")[0], **records.get((site, name), {})}
+            if prepared.text_facts:
+                record["text"] = prepared.text_facts
             sae.config = dataclasses.replace(sae.config, record=record)
             save_sae(sae, run.files.sae(site, name).folder)
             bar.advance()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monosemy.config import RunConfig
 
@@ -55,6 +55,11 @@ class TrainingData(ABC):
     def trains(self, key: Key) -> bool:
         """Whether this process trains the SAE."""
         return self.own is None or key in self.own
+
+    @property
+    def text_facts(self) -> dict[str, Any]:
+        """What is recorded of the text with each SAE: prepend_bos, context_size, dataset_path; empty for rows."""
+        return {}
 
     @property
     @abstractmethod

@@ -6,6 +6,7 @@ interval and the tokens behind them; where nothing was measured, the card says s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import ARCHITECTURES
 from monosemy.saes.transforms import NO_TRANSFORMS
 from monosemy.support.numbers import count_text, interval_text, setting_text
+from monosemy.support.visible import visible
 
 _MEASURES = (
     ("l0", "L0 (active latents per token)"),
@@ -45,7 +47,7 @@ def card_text(
     head = [
         "---",
         f"license: {licence}",
-        *([f"base_model: {config.model}"] if "/" in config.model else []),
+        *([f"base_model: {json.dumps(config.model)}"] if "/" in config.model else []),
         "tags:",
         "- sparse-autoencoder",
         "- interpretability",
@@ -69,14 +71,18 @@ def card_text(
         f"| licence of the weights | {licence}; the model's own licence may ask for more |",
         "",
     ]
-    return "\n".join([*head, *facts, *_measured(measures), *_loading(repository, path, layout)])
+    # Names come from strangers' files: no line break may end a line of the table.
+    lines = [*head, *(visible(line) for line in facts), *_measured(measures), *_loading(repository, path, layout)]
+    return "\n".join(lines)
 
 
 def _origin(config: SaeConfig) -> list[str]:
     origin = config.record.get("origin", {})
     rows = []
     if origin:
-        rows.append(f"| converted from | {origin.get('path') or origin['layout']} ({origin['layout']}'s layout) |")
+        # A local path is its owner's business.
+        source = f"{origin['path']}, " if origin.get("repository") else ""
+        rows.append(f"| converted from | {source}{origin['layout']}'s layout |")
     if config.transforms != NO_TRANSFORMS:
         plain = {
             "subtract_b_dec": "b_dec not subtracted from the input",

@@ -65,6 +65,11 @@ def run_push(words: list[str]) -> None:
     options = parser.parse_args(words)
     if not _REPOSITORY.fullmatch(options.repository):
         raise UserError(f"{options.repository!r} is no repository on the hub; it should be like owner/name")
+    if not re.fullmatch(r"[A-Za-z0-9.+-]+", options.licence):
+        raise UserError(
+            f"--licence {options.licence!r} is no name of a licence on the hub; it should be like mit, apache-2.0 or "
+            "other"
+        )
     sae, run_sae = _open(options)
     exported = _announced(sae, options, set())
     from monosemy.publishing.card import card_text, measures_of

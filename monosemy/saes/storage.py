@@ -20,7 +20,7 @@ from monosemy.errors import UserError
 from monosemy.layout import SaeFiles
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, describe
 from monosemy.saes.config_file import write_config_file
-from monosemy.saes.formats import Layout, layout_of
+from monosemy.saes.formats import Layout, files_of, layout_of
 from monosemy.saes.formats.hub import Fetched, fetch, hub_name
 from monosemy.saes.formats.stored import StoredTensor
 from monosemy.saes.listing import refuse_stopped
@@ -109,12 +109,10 @@ def with_origin(config: SaeConfig, layout: Layout, place: Path, fetched: Fetched
     """
     if "origin" not in config.record or "files" in config.record["origin"]:
         return config
-    names = getattr(layout, "FILES", ())
-    paths = {name: place / name for name in names} if place.is_dir() else {place.name: place}
     origin = {
         **config.record["origin"],
         "path": str(place.absolute()) if fetched is None else str(fetched.name),
-        "files": {name: files.sha256(path) for name, path in paths.items() if path.is_file()},
+        "files": {name: files.sha256(path) for name, path in files_of(layout, place).items()},
     }
     if fetched is not None:
         origin |= {"repository": fetched.name.repository, "commit": fetched.commit}

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -102,6 +103,18 @@ def layout_of(path: Path) -> tuple[Layout, Path]:
     layout = layout or importlib.import_module(LAYOUTS[OWN])
     of_folder = path.name in getattr(layout, "FILES", ()) and os.path.isfile(path)
     return layout, path.parent if of_folder else path
+
+
+def files_of(layout: Layout, place: Path) -> dict[str, Path]:
+    """Every file that an SAE is read from, by its name: what its content, and so its identity, depends on.
+
+    Beside the layout's own files these are the settings of a whole set or run, and the other half of a cross-layer
+    transcoder's layer (`BESIDE`, patterns of files with the place's number for `{number}`, beside the place).
+    """
+    inside = [place / name for name in getattr(layout, "FILES", ())] if place.is_dir() else [place]
+    number = re.search(r"(\d+)\D*$", place.stem)
+    beside = [place.parent / name.format(number=number[1] if number else "") for name in getattr(layout, "BESIDE", ())]
+    return {path.name: path for path in [*beside, *inside] if path.is_file()}
 
 
 def _recognising(path: Path) -> Layout | None:

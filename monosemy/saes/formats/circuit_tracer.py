@@ -29,6 +29,7 @@ from monosemy.support.visible import visible
 
 NAME = "circuit-tracer"
 CONFIG = "config.yaml"
+BESIDE = (CONFIG, "W_dec_{number}.safetensors")
 _LAYER = re.compile(r"(layer|W_enc)_(\d+)\.safetensors")
 
 

@@ -154,9 +154,12 @@ def export(sae: SparseAutoencoder) -> Exported:
         "layer": int(layer[1]) if layer else None,
         "lm_name": config.model,
         "submodule_name": f"{config.site.rpartition('.')[2]}_layer_{layer[1]}" if layer else None,
-        "k": k,
+        **({"k": k} if config.l0 else {}),
     }
-    settings = {"trainer": trainer, "buffer": {"d_submodule": config.d_in, "io": "out", "ctx_len": 128}}
+    buffer = {"d_submodule": config.d_in, "io": "out"}
+    if (context_size := parts.origin("context_size")) is not None:
+        buffer["ctx_len"] = context_size
+    settings = {"trainer": trainer, "buffer": buffer}
     return Exported({_CONFIG: settings}, {_WEIGHTS: tensors}, tuple(parts.notes))
 
 

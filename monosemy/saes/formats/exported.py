@@ -136,8 +136,9 @@ class Parts:
             self.notes.append(f"decoder rows are not of unit length, which {why}")
 
     def origin(self, key: str, default: Any = None) -> Any:
-        """What the publisher's files said of it."""
-        return self.config.record.get("origin", {}).get(key, default)
+        """What the publisher's files said of it, or of an SAE that was trained here what is recorded of its text."""
+        record = self.config.record
+        return record.get("origin", {}).get(key, record.get("text", {}).get(key, default))
 
 
 def write_exported(exported: Exported, folder: Path) -> Path:

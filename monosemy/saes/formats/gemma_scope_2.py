@@ -29,6 +29,7 @@ from monosemy.support.hook_names import module_hook
 NAME = "Gemma Scope 2"
 FILES = ("config.json", "params.safetensors")
 _CONFIG, _PARAMS = FILES
+BESIDE = (_CONFIG,)
 _LAYER = re.compile(r"params_layer_(\d+)\.safetensors")
 """The file of one layer of a cross-layer transcoder."""
 _REPOSITORY = re.compile(r"gemma-scope-2-(\w+-(?:pt|it))\b")

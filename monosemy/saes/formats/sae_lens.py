@@ -207,7 +207,6 @@ def _metadata(parts: Parts) -> dict[str, Any]:
         "sae_lens_training_version": None,
         "model_name": parts.origin("model") if same_library else config.model,
         "hook_name": (parts.origin("hook") if same_library else "") or lens_hook(config.site),
-        "prepend_bos": bool(parts.origin("prepend_bos", False)),
         "training_architecture": config.architecture,
     }
     if config.site_out:

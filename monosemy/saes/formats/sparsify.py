@@ -22,6 +22,7 @@ from monosemy.support.hook_names import module_hook
 NAME = "sparsify"
 FILES = ("cfg.json", "sae.safetensors")
 RUN_FILE = "config.json"
+BESIDE = (RUN_FILE,)
 """The run's settings, one folder up."""
 _CFG, _WEIGHTS = FILES
 _NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}

@@ -56,7 +56,8 @@ def test_a_dry_push_writes_the_folder_and_a_card(tmp_path, capsys, monkeypatch):
     card = (folder / "README.md").read_text()
     for words in (
         "license: mit",
-        "base_model: openai-community/gpt2",
+        'base_model: "openai-community/gpt2"',
+        "| converted from | SAELens's layout |",
         "| site | `layers.3.resid_post` |",
         "| architecture | JumpReLU |",
         'load_sae("me/saes/layers.3.resid_post")',
@@ -65,6 +66,9 @@ def test_a_dry_push_writes_the_folder_and_a_card(tmp_path, capsys, monkeypatch):
         "Its quality was not measured",
     ):
         assert words in card
+    assert str(FOLDER) not in card
+    with pytest.raises(UserError, match="is no name of a licence on the hub"):
+        run_push([TOPK, "me/saes", "--licence", "a: b\nevil: 1"])
     with pytest.raises(UserError, match="is no repository on the hub; it should be like owner/name"):
         run_push([TOPK, "saes", "--licence", "mit"])
     with pytest.raises(UserError, match="missing: --licence"):

@@ -216,6 +216,7 @@ def test_circuit_tracer_sets_are_read_a_layer_at_a_time(weights, tmp_path):
     sae = load_sae(tmp_path / "layer_1.safetensors")
     assert_same(sae, x, codes, codes @ w["W_dec"] + w["b_dec"] + x @ w["W_skip"].T)
     assert (sae.config.site, sae.config.site_out) == ("layers.1.mlp_in", "layers.1.mlp_out_post")
+    assert sae.config.record["origin"]["files"].keys() == {"config.yaml", "layer_1.safetensors"}
     with pytest.raises(UserError, match=r"a transcoder for each of 2 layers; name one, e.g. .*layer_0.safetensors"):
         load_sae(tmp_path)
     with (tmp_path / "config.yaml").open("a") as file:
@@ -241,6 +242,8 @@ def test_a_cross_layer_transcoder_gives_its_layers_outputs_side_by_side(weights,
     }
     save_file(encoder, tmp_path / "W_enc_2.safetensors")
     save_file({"W_dec_2": W_dec}, tmp_path / "W_dec_2.safetensors")
+    hashed = load_sae(tmp_path / "W_enc_2.safetensors").config.record["origin"]["files"]
+    assert hashed.keys() == {"config.yaml", "W_enc_2.safetensors", "W_dec_2.safetensors"}
     pre = x @ w["W_enc"] + w["b_enc"]
     codes = pre * (pre > w["threshold"])
     recon = torch.einsum("nf,fld->nld", codes, W_dec)
