@@ -141,7 +141,7 @@ def _measure(table: Table, is_validation: np.ndarray, split: Split) -> _Measured
     with progress.stage(f"reading {table.name}", total=table.n_rows, unit="rows") as bar:
         for start in range(0, table.n_rows, size):
             values = np.ascontiguousarray(table.rows(slice(start, start + size)))
-            require_finite(values, table.name, start)
+            require_finite(values, table.name, range(start, start + len(values)))
             digest.update(values.data)
             deviations = values.astype(np.float64) - centre
             lengths = np.einsum("nd,nd->n", deviations, deviations)
@@ -165,8 +165,9 @@ def _centre_and_limit(table: Table, is_validation: np.ndarray, split: Split) -> 
     """(the median of a sample of the training rows by column, the largest distance from it that is kept)."""
     train = np.flatnonzero(~is_validation)
     drawn = np.random.default_rng(split.seed + 1).choice(train, min(SAMPLE_ROWS, len(train)), replace=False)
-    values = table.rows(np.sort(drawn))
-    require_finite(values, table.name, None)
+    drawn = np.sort(drawn)
+    values = table.rows(drawn)
+    require_finite(values, table.name, drawn)
     sample = values.astype(np.float64)
     centre = np.median(sample, axis=0)
     distance = float(np.median(np.linalg.norm(sample - centre, axis=1)))

@@ -10,7 +10,7 @@ Limits: values become float32 when they are read. Nothing that is read can run c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,16 +107,17 @@ class _NotNumbers(UserError, TypeError):
     """Objects where numbers are needed: a TypeError too, as NumPy's own is."""
 
 
-def require_finite(values: np.ndarray, name: str, start: int | None) -> None:
-    """Raises UserError, naming the first place, for NaN, infinity, and numbers beyond float32."""
+def require_finite(values: np.ndarray, name: str, rows: Sequence[int] | np.ndarray) -> None:
+    """Raises UserError, naming the first place, for NaN, infinity, and numbers beyond float32; `rows` are numbers."""
     finite = np.abs(values) <= np.finfo(np.float32).max
     if finite.all():
         return
-    row, column = np.argwhere(~finite)[0]
+    row, column = (int(place) for place in np.argwhere(~finite)[0])
     value = values[row, column]
     problem = "NaN" if np.isnan(value) else "infinity (inf)" if np.isinf(value) else "a value too large for float32"
-    place = f"row {start + row}, column {column}" if start is not None else f"column {column}"
-    raise UserError(f"{name} holds {problem} at {place}; all values must be finite: drop or fill such rows")
+    raise UserError(
+        f"{name} holds {problem} at row {rows[row]}, column {column}; all values must be finite: drop or fill such rows"
+    )
 
 
 def too_few_rows(table: Table, least: int) -> UserError:

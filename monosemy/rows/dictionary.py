@@ -208,7 +208,7 @@ class Dictionary(TransformerMixin, BaseEstimator):
             raise UserError(f"X has 0 sample(s) (shape=(0, {table.width})) while a minimum of 1 is required.")
         for start in range(0, table.n_rows, ROWS_AT_A_TIME):
             values = table.rows(slice(start, start + ROWS_AT_A_TIME))
-            require_finite(values, table.name, start)
+            require_finite(values, table.name, range(start, start + len(values)))
             yield torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
     def __sklearn_tags__(self) -> Any:

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.activations.tables import SUFFIXES
 from monosemy.config import room_settings
 from monosemy.errors import UserError
 from monosemy.pipeline.feature_source import FeatureRequest, FeatureSource
 from monosemy.rows.prepare import PreparedRows
-from monosemy.rows.row_values import Place, texts_of, values_of
+from monosemy.rows.row_values import IMAGE, TEXT, Place, place_of, texts_of, values_of
 from monosemy.rows.settings import RowsConfig
 from monosemy.rows.thumbnails import PictureError, picture_bytes, thumbnail
 from monosemy.saes.listing import Key
@@ -39,7 +38,6 @@ _ROWS_OF_A_SEQUENCE = 64
 """Rows that the encoding pass takes for one sequence, so that it writes shards of a useful size."""
 _VERSION = 1
 """Increased whenever the same rows would give another database."""
-TEXT, IMAGE = flag_of("rows.text"), flag_of("rows.image")
 
 
 def row_source(prepared: PreparedRows, request: FeatureRequest) -> FeatureSource:
@@ -140,20 +138,16 @@ class RowSource(FeatureSource):
             "activation_dtype": table.dtype,
         }
 
-    def _place(self, word: str, flag: str) -> Place:
-        source = Path(self.described.source or "").expanduser()
-        return Place.parse(word, source if source.suffix in SUFFIXES else None, flag)
-
     def _texts(self) -> list[str] | None:
         """The text of every row that is read; None where the run names none."""
         if not self.described.text:
             return None
-        place = self._place(self.described.text, TEXT)
+        place = place_of(self.described, self.described.text, TEXT)
         n_rows = self.prepared.store.table.n_rows
         return texts_of(place, self.rows, n_rows, most_characters=MOST_CHARACTERS, flag=TEXT)
 
     def _picture_place(self) -> Place | None:
-        return self._place(self.described.image, IMAGE) if self.described.image else None
+        return place_of(self.described, self.described.image, IMAGE) if self.described.image else None
 
     def _folder(self) -> Path:
         """The only folder that pictures are read from."""

@@ -23,6 +23,7 @@ from monosemy.config import RunConfig, room_settings
 from monosemy.errors import UserError
 from monosemy.models.sources import choose_device
 from monosemy.pipeline.training_data import TrainingData, ValidationRows
+from monosemy.rows.row_values import check_described
 from monosemy.rows.settings import SITE, RowsConfig
 from monosemy.support.estimates import ModelSize, estimate, require_resources
 from monosemy.support.files import atomic_path
@@ -146,6 +147,7 @@ def prepare_rows(run: Run, table: Table, groups: np.ndarray | None = None) -> Pr
         )
     prepared = PreparedRows(store, run.config, device)
     if not run.stage_done("activations", store.fingerprint):
+        check_described(settings, table.n_rows)
         run.add_provenance(
             rows={
                 "name": table.name,

@@ -18,10 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from monosemy.activations.tables import SUFFIXES
 from monosemy.errors import UserError, unknown
 from monosemy.rows.parquet import iterate_column
+from monosemy.rows.settings import RowsConfig
+from monosemy.support.flags import flag_of
 from monosemy.support.numbers import count_text
 
+TEXT, IMAGE = flag_of("rows.text"), flag_of("rows.image")
 LINES, OBJECTS, TABLE = ".txt", (".jsonl", ".ndjson"), ".parquet"
 _SHOWN = f"a column of the Parquet file, or a file such as titles{LINES}, titles.jsonl:FIELD or titles{TABLE}:COLUMN"
 
@@ -59,6 +63,21 @@ def _split(word: str) -> tuple[Path | None, str | None]:
         if path.suffix in (LINES, *OBJECTS, TABLE) and (field is None or field):
             return path, field
     return None, None
+
+
+def place_of(settings: RowsConfig, word: str, flag: str) -> Place:
+    """The place of a run's texts or pictures. Raises UserError as `Place.parse`."""
+    source = Path(settings.source or "").expanduser()
+    return Place.parse(word, source if source.suffix in SUFFIXES else None, flag)
+
+
+def check_described(settings: RowsConfig, n_rows: int) -> None:
+    """Raises UserError, before anything is trained, where texts or pictures are not there for each of the rows."""
+    first = np.zeros(1, int)
+    if settings.text:
+        texts_of(place_of(settings, settings.text, TEXT), first, n_rows, most_characters=1, flag=TEXT)
+    if settings.image:
+        values_of(place_of(settings, settings.image, IMAGE), first, n_rows, IMAGE)
 
 
 def values_of(place: Place, rows: np.ndarray, n_rows: int, flag: str) -> dict[int, Any]:

@@ -101,3 +101,14 @@ def test_the_run_says_what_it_read(rows, tmp_path):
     facts = read_run(run)[1]["rows"]
     assert (facts["n_rows"], facts["width"], facts["dtype"]) == (300, 8, "float16")
     assert facts["n_train"] + facts["n_validation"] == 300
+
+
+def test_texts_that_do_not_fit_the_rows_are_refused_before_anything_is_trained(rows, tmp_path, capsys):
+    (tmp_path / "short.txt").write_text("one\ntwo\n")
+    words = ["--activations", str(rows), "--architectures", "topk", "--l0", "1", "--run", str(tmp_path / "run"), *QUICK]
+    with pytest.raises(SystemExit):
+        cli.main(["train", *words, "--row-text", str(tmp_path / "short.txt")])
+    assert "short.txt has 2 entries, and there are 300 rows" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "saes").exists()
+    (tmp_path / "titles.txt").write_text("title\n" * 300)
+    cli.main(["train", *words, "--row-text", str(tmp_path / "titles.txt")])
