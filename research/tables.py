@@ -35,6 +35,7 @@ from research.peers import tables as peers
 from research.planted import tables as planted
 from research.probing import tables as probing
 from research.run_folders import run
+from research.scale import tables as scale
 from research.speed import tables as speed
 from research.stability import tables as stability
 from research.steering import tables as steering
@@ -53,6 +54,7 @@ STUDIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, str]]] = {
     "peers": peers.tables,
     "planted": planted.tables,
     "probing": probing.tables,
+    "scale": scale.tables,
     "speed": speed.tables,
     "stability": stability.tables,
     "steering": steering.tables,

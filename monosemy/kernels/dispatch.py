@@ -99,6 +99,14 @@ def _named_backend(tensor: Tensor) -> ModuleType:
     return reference
 
 
+def backend_name(tensor: Tensor) -> str:
+    """Which kernels a tensor like this one runs on: `numba`, `triton` or `reference`."""
+    backend = _backend(tensor)
+    if backend is reference:
+        return "reference"
+    return "numba" if ".cpu." in backend.__name__ else "triton"
+
+
 def _on_device(tensor: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device_of(tensor) if tensor.is_cuda else nullcontext()

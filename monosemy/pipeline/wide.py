@@ -4,7 +4,7 @@ Place on the path: settings → activations, harvested by the first process into
 processes** (training/distributed) → SAEs in the run's folder, for `monosemy evaluate`, `report` and Python. An SAE that
 fits into a quarter of the first machine's memory becomes one file; a wider one stays in slices (saes/slices.py).
 
-`torchrun --nproc-per-node 4 -m monosemy train … --shard-latents 2` comes here. The first process holds the run; each of
+`monosemy train … --processes 4 --shard-latents 2` comes here, and the same under torchrun. The first process holds the run; each of
 the others opens the same run in a folder of its own, which is deleted in the end, and finds the activations in the
 cache.
 Limits: activations on disk; TopK, BatchTopK and JumpReLU, and the frozen control; no room takes part in the training.
@@ -33,6 +33,8 @@ from monosemy.support import progress
 from monosemy.support.moved import NOT_MOVED, Moved
 
 if TYPE_CHECKING:
+    import torch
+
     from monosemy.training.distributed.ranks import Ranks
 
 
@@ -47,7 +49,7 @@ def train_wide(config: RunConfig, folder: Path, n_latent_shards: int, *, moved: 
 
     check_config(config)
     _refuse(config)
-    device = choose_device(config.model.device)
+    device = _own_device(choose_device(config.model.device))
     with joined(n_latent_shards, device) as ranks, _opened(config, folder, moved, ranks) as run:
         if not ranks.is_first:
             os.environ["MONOSEMY_QUIET"] = "1"  # the first process's progress is that of all
@@ -63,6 +65,16 @@ def train_wide(config: RunConfig, folder: Path, n_latent_shards: int, *, moved: 
             n_tokens = prepared.stream.n_steps * config.training.batch_tokens
             run.mark_done("training", identity(config), seconds, {"n_tokens": n_tokens, "saes": names})
             shutil.rmtree(run.files.checkpoints, ignore_errors=True)
+
+
+def _own_device(device: torch.device) -> torch.device:
+    """On a machine with several GPUs, the one of this process."""
+    import torch
+
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    return device
 
 
 def _refuse(config: RunConfig) -> None:
@@ -96,7 +108,7 @@ def _train(run: Run, prepared: TrainingData, name: str, new: NewSae, *, ranks: R
     target = files.sae(new.site, name)
     if ranks.sum_number(target.config.exists()) > 0:
         return
-    rows = prepared.held_in(INITIAL_TOKENS, seed=1)[new.site]
+    rows = prepared.held_in(INITIAL_TOKENS, seed=1)[new.site].to(ranks.device)
     n_tokens = stream.n_steps * config.training.batch_tokens
     described = described_sae(prepared, new, d_in=rows.shape[1])
     trainee = ShardedTrainee.of(described, ranks, config.training, n_steps=stream.n_steps, n_tokens=n_tokens)
@@ -110,7 +122,13 @@ def _train(run: Run, prepared: TrainingData, name: str, new: NewSae, *, ranks: R
             bar.advance(config.training.batch_tokens)
             last = n_tokens - config.training.batch_tokens
             if n_tokens // log_tokens > last // log_tokens or last == 0:
-                about = {"site": new.site, "name": name, "architecture": new.architecture, "target_l0": new.l0}
+                about = {
+                    "step": n_tokens // config.training.batch_tokens,
+                    "site": new.site,
+                    "name": name,
+                    "architecture": new.architecture,
+                    "target_l0": new.l0,
+                }
                 metrics.append([{**about, "seed": new.seed, "n_tokens": n_tokens, **values}])
 
         n_trained = train_sharded(
@@ -122,7 +140,7 @@ def _train(run: Run, prepared: TrainingData, name: str, new: NewSae, *, ranks: R
             on_step=on_step if ranks.is_first else lambda n_tokens, values: None,
         )
     record: dict[str, Any] = {"n_tokens": n_trained, "control": name.split("-")[0], "stopped": None}
-    calibration_rows = prepared.calibration(CALIBRATION_TOKENS)[new.site]
+    calibration_rows = prepared.calibration(CALIBRATION_TOKENS)[new.site].to(ranks.device)
     scale, centre = prepared.scale[new.site], prepared.centre(new.site)
     finish(trainee, calibration_rows, target.folder, scale=scale, centre=centre, record=record)
     stream.restore(begun)

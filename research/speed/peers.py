@@ -17,7 +17,7 @@ from torch import Tensor
 Steppers = dict[str, Callable[[], object]]
 
 
-def steppers(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int) -> Steppers:
+def steppers(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int, device: str = "cpu") -> Steppers:
     """{`library architecture`: one step}."""
     contenders: Steppers = {}
     for package, make in (
@@ -26,7 +26,7 @@ def steppers(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: i
         ("eai-sparsify", sparsify),
     ):
         try:
-            contenders |= make(d_in, d_sae, k, batches, n_steps=n_steps)
+            contenders |= make(d_in, d_sae, k, batches, n_steps=n_steps, device=device)
             print(f"{package} {importlib.metadata.version(package)}", file=sys.stderr)
         except ImportError as error:
             print(f"{package} left out: {error}", file=sys.stderr)
@@ -44,7 +44,7 @@ def cycle(batches: list[Tensor], step: Callable[[int, Tensor], object]) -> Calla
     return run
 
 
-def sae_lens(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int) -> Steppers:
+def sae_lens(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int, device: str = "cpu") -> Steppers:
     from sae_lens import saes
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -58,7 +58,7 @@ def sae_lens(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: i
     }
     contenders: Steppers = {}
     for name, (cls, config, options) in kinds.items():
-        sae = cls(config(d_in=d_in, d_sae=d_sae, **options))
+        sae = cls(config(d_in=d_in, d_sae=d_sae, device=device, **options))
         n = len(batches[0])
         settings = SAETrainerConfig(total_training_samples=n * n_steps, train_batch_size_samples=n, lr_end=3e-5)
         trainer = SAETrainer(settings, sae, iter(()))
@@ -70,7 +70,9 @@ def sae_lens(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: i
     return contenders
 
 
-def dictionary_learning(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int) -> Steppers:
+def dictionary_learning(
+    d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int, device: str = "cpu"
+) -> Steppers:
     from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
     from dictionary_learning.trainers.gdm import GatedSAETrainer
     from dictionary_learning.trainers.jumprelu import JumpReluTrainer
@@ -92,21 +94,21 @@ def dictionary_learning(d_in: int, d_sae: int, k: int, batches: list[Tensor], *,
             "dict_size": d_sae,
             "layer": 0,
             "lm_name": "",
-            "device": "cpu",
+            "device": device,
         }
         trainer = cls(**common, **options)
         contenders[f"dictionary-learning {name}"] = cycle(batches, trainer.update)
     return contenders
 
 
-def sparsify(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int) -> Steppers:
+def sparsify(d_in: int, d_sae: int, k: int, batches: list[Tensor], *, n_steps: int, device: str = "cpu") -> Steppers:
     from sparsify import SparseCoder, SparseCoderConfig
     from sparsify.sign_sgd import SignSGD
 
     torch.manual_seed(0)
-    coder = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k))
+    coder = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k), device=device)
     optimizer = SignSGD(coder.parameters(), lr=5e-3 / (d_sae / 2**14) ** 0.5)  # its trainer's default
-    fired = torch.zeros(d_sae, dtype=torch.bool)
+    fired = torch.zeros(d_sae, dtype=torch.bool, device=device)
 
     def step(index: int, x: Tensor) -> float:
         coder.set_decoder_norm_to_unit_norm()

@@ -33,10 +33,12 @@ LARGE = ("topk", "jumprelu")
 """Architectures measured beyond 36,864 latents."""
 
 
-def trainee(architecture: str, x: Tensor, d_sae: int, *, l0: float = L0, dead: float = 0.0) -> Trainee:
+def trainee(
+    architecture: str, x: Tensor, d_sae: int, *, l0: float = L0, dead: float = 0.0, device: torch.device | None = None
+) -> Trainee:
     """An SAE in the middle of its training; `dead`: share of latents that count as dead."""
     options = {"k_start_factor": 1.0}
-    sae = build_sae(SaeConfig(architecture, x.shape[1], d_sae, l0, options=options))
+    sae = build_sae(SaeConfig(architecture, x.shape[1], d_sae, l0, options=options)).to(device or x.device)
     sae_trainee = Trainee(sae, TrainingConfig(batch_tokens=len(x)), N_STEPS, N_STEPS * len(x))
     sae.initialise(x, l0)
     if sae_trainee.controller:

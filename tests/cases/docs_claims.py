@@ -85,24 +85,6 @@ def _speed_page() -> Iterator[str]:
     interval = f"[{integer['ratio_low']:.0f}, {integer['ratio_high']:.0f}]"
     yield f"takes {integer['ratio']:.0f} times {interval} as long as its float32 product"
     yield f"medians of {integer['rounds']} interleaved rounds). ARM"
-    yield from _on_paper()
-
-
-def _on_paper() -> Iterator[str]:
-    """A reckoning, not a measurement: bytes and products of 34 million latents on 8 GPUs."""
-    m, d, gpus, rows = 34e6, 576, 8, 8192
-    state = m * 24 * d
-    product = 2 * rows * d * m
-    moved = m / gpus * 2 * d * 28
-    seconds = moved / 4e12
-    yield (
-        f"{m / 1e6:.0f} million latents at d {d} on {gpus} GPUs, latents sharded. {m / 1e6:.0f}·10⁶ · 24 · {d} bytes = "
-        f"{state / 1e9:.0f} GB of weights and moments, {state / gpus / 1e9:.0f} GB a GPU. One step of {rows:,} rows: "
-        f"product 2 · {rows:,} · {d} · 34·10⁶ = {product / 1e14:.1f}·10¹⁴ FLOP, "
-        f"{product / gpus / 1e13:.0f}·10¹³ a GPU, {product / gpus / 400e12:.1f} s at 400 TFLOP/s; "
-        f"Adam moves 34·10⁶/{gpus} · {2 * d:,} · 28 bytes = "
-        f"{moved / 1e9:.0f} GB, {seconds - 0.004:.2f}–{seconds + 0.006:.2f} s at 4 TB/s"
-    )
 
 
 def _jacobian_page() -> Iterator[str]:

@@ -42,7 +42,7 @@ def train_sharded(
     interval = trainee.config.checkpoint_tokens
     try:
         while index < stream.n_steps:
-            rows = next(stream)[site]
+            rows = next(stream)[site].to(trainee.ranks.device)
             try:
                 metrics = trainee.step(rows, index)
             except Diverged as reason:

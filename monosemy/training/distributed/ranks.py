@@ -158,8 +158,8 @@ def joined(n_latent_shards: int, device: torch.device, timeout: timedelta = TIME
     """
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         raise UserError(
-            f"latents can be shared out over {n_latent_shards} processes only under torchrun; put "
-            f"`torchrun --nproc-per-node {n_latent_shards}` before the command"
+            f"latents are shared out over {n_latent_shards} processes, and there is one; add --processes "
+            f"{n_latent_shards}, or start them with torchrun"
         )
     n_ranks = int(os.environ["WORLD_SIZE"])
     if n_latent_shards < 1 or n_ranks % n_latent_shards:

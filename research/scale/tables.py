@@ -1,0 +1,119 @@
+"""The tables of README.md, from results/scale.json: what was measured, and what follows from it for GPUs.
+
+For R ranks that share the latents, F latents of width d, N rows a step and k active latents (float32, Adam):
+
+    memory     32 d F / R bytes: two matrices, two moments each, gradients
+    product    2 N d F / R operations at PRODUCT operations a second
+    Adam       56 d F / R bytes (four read, three written, of 2 d numbers a latent) at BANDWIDTH bytes a second
+    messages   the measured number, each LATENCY seconds, and their measured bytes at LINK bytes a second
+A step takes at least the longest of the three and at most their sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from research.markdown import markdown
+
+Record = Mapping[str, Any]
+
+LATENTS = 34_000_000
+ROWS = 8_192
+TOKENS = 10**9
+WIDTHS = (576, 2_304, 4_096)
+RANKS = (8, 64)
+PRODUCT, BANDWIDTH, LINK, LATENCY = 4e14, 3e12, 4e10, 3e-5
+"""Assumed of a GPU and its network: TF32 operations, memory, link (bytes a second), and seconds a message."""
+GPU_BYTES = 80e9
+GB = 1e9
+
+
+class Cost(NamedTuple):
+    """What a rank needs and how long a step takes."""
+
+    n_bytes: float
+    product: float
+    adam: float
+    messages: float
+
+    @property
+    def least(self) -> float:
+        return max(self.product, self.adam, self.messages)
+
+    @property
+    def most(self) -> float:
+        return self.product + self.adam + self.messages
+
+
+def tables(records: Mapping[str, Record]) -> dict[str, str]:
+    record = records["scale"]
+    return {
+        "share": share_table(record["share"]),
+        "messages": message_table(record["messages"]),
+        "collectives": collective_table(record["messages"]["collectives"]),
+        "gpus": gpu_table(record["messages"]),
+    }
+
+
+def share_table(share: Record) -> str:
+    seconds = share["cpu_seconds"]
+    rows = [
+        ("latents of the slice", f"{share['n_latents']:,} at d {share['d_in']}"),
+        ("weights", f"{share['weight_bytes'] / GB:.2f} GB"),
+        ("most memory held", f"{share['peak_bytes'] / GB:.2f} GB"),
+        ("rows a step, L0", f"{share['n_rows']}, {share['l0']}"),
+        *((f"{name}, CPU seconds", f"{value:.2f}") for name, value in seconds.items()),
+        ("a step, CPU seconds", f"{sum(seconds.values()):.2f}"),
+    ]
+    return markdown(("one rank, one core", "measured"), rows)
+
+
+def message_table(messages: Record) -> str:
+    rows = [
+        (f"over {axis}", f"{count['messages']:.0f}", f"{count['bytes'] / 2**20:.2f}")
+        for axis, count in messages["axes"].items()
+    ]
+    return markdown(("a rank's sums in a step", "messages", "MiB"), rows)
+
+
+def collective_table(collectives: Sequence[Record]) -> str:
+    rows = [(f"{row['bytes']:,}", f"{1e3 * row['seconds']:.2f}") for row in collectives]
+    return markdown(("bytes", "ms, two processes, gloo"), rows)
+
+
+def cost(d_in: int, n_ranks: int, messages: Record) -> Cost:
+    """Of a step of `ROWS` rows on `n_ranks` GPUs that share the latents out."""
+    share = LATENTS / n_ranks
+    sent, sizes = messages["axes"]["latents"], messages["sizes"]
+    # x̂ is the one message that grows with the width; the counts of the search grow with the rows.
+    counts = sent["bytes"] - 4 * sizes["n_rows"] * 576
+    n_bytes = (counts + 4 * sizes["n_rows"] * d_in) * ROWS / sizes["n_rows"]
+    # A sum over ranks sends and receives nearly twice its size, whatever their number.
+    seconds = sent["messages"] * LATENCY + 2 * n_bytes / LINK
+    return Cost(32 * d_in * share, 2 * ROWS * d_in * share / PRODUCT, 56 * d_in * share / BANDWIDTH, seconds)
+
+
+def gpu_table(messages: Record) -> str:
+    body = []
+    for d_in in WIDTHS:
+        for n_ranks in RANKS:
+            needed = cost(d_in, n_ranks, messages)
+            hours = TOKENS / ROWS * needed.most / 3600
+            fits = needed.n_bytes < 0.9 * GPU_BYTES
+            body.append(
+                (
+                    f"{d_in:,}",
+                    f"{n_ranks}",
+                    f"{needed.n_bytes / GB:.1f}" + ("" if fits else " (too much)"),
+                    f"{1e3 * needed.product:.1f}",
+                    f"{1e3 * needed.adam:.1f}",
+                    f"{1e3 * needed.messages:.1f}",
+                    f"{1e3 * needed.least:.0f}–{1e3 * needed.most:.0f}",
+                    f"{ROWS / needed.most:,.0f}–{ROWS / needed.least:,.0f}",
+                    f"{hours * n_ranks:,.0f}" if fits else "–",
+                    f"{2 * d_in * TOKENS / 1e12:.1f}",
+                )
+            )
+    heads = ("d", "GPUs", "GB a GPU", "product, ms", "Adam, ms", "messages, ms", "step, ms")
+    return markdown((*heads, "tokens/s", "GPU hours for 10⁹ tokens, at most", "activations, TB"), body)
