@@ -4,9 +4,9 @@ Place on the path: settings → activations, harvested by the first process into
 processes** (training/distributed) → SAEs in the run's folder, for `monosemy evaluate`, `report` and Python. An SAE that
 fits into a quarter of the first machine's memory becomes one file; a wider one stays in slices (saes/slices.py).
 
-`monosemy train … --processes 4 --shard-latents 2` comes here, and the same under torchrun. The first process holds the run; each of
-the others opens the same run in a folder of its own, which is deleted in the end, and finds the activations in the
-cache.
+`monosemy train … --processes 4 --shard-latents 2` comes here, and the same under torchrun. The first process holds the
+run; each of the others opens the same run in a folder of its own, which is deleted in the end, and finds the
+activations in the cache.
 Limits: activations on disk; TopK, BatchTopK and JumpReLU, and the frozen control; no room takes part in the training.
 """
 
