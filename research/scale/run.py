@@ -1,6 +1,6 @@
-"""One rank's share of a dictionary of 34 million latents, at its real size, and the messages that ranks exchange.
+"""A slice of a dictionary of millions of latents, at its real size, and the messages that ranks exchange.
 
-Run: python -m research.scale.run [--latents 531250] [--steps 40] [--out FILE]
+Run: python -m research.scale.run [--latents 393216] [--steps 12] [--out FILE]
 
   share      training steps of a TopK SAE of this many latents on one core: CPU seconds of forward pass, gradients and
              update (Adam, firing counts), and the most memory held. All k active latents of a row are on this rank, so
@@ -127,8 +127,8 @@ def _free_port() -> int:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latents", type=int, default=531_250)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--latents", type=int, default=393_216)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--out", type=Path, default=record_path("scale"))
     arguments = parser.parse_args(words)
     torch.set_num_threads(1)
