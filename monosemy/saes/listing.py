@@ -39,6 +39,9 @@ class SavedSae:
     folder: Path
     config: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"SavedSae({self.label!r}, {self.kind}, {self.config.get('d_sae', 'unknown')} latents)"
+
     @property
     def key(self) -> Key:
         return self.site, self.name
