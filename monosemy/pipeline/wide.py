@@ -135,7 +135,7 @@ def _train(run: Run, prepared: TrainingData, name: str, new: NewSae, *, ranks: R
             trainee,
             stream,
             new.site,
-            checkpoints=files.checkpoints / name,
+            checkpoints=files.checkpoints / new.site / name,
             origin=Origin(covered),
             on_step=on_step if ranks.is_first else lambda n_tokens, values: None,
         )
