@@ -12,6 +12,7 @@ from tiny_models import byte_tokenizer, random_module
 from monosemy.cli import main
 from monosemy.config import ModelConfig, RunConfig, to_json
 from monosemy.features.store.write import write_database
+from monosemy.saes.config_file import read_weights_sha256
 from monosemy.saes.storage import save_sae
 from monosemy.support.files import write_json
 
@@ -36,7 +37,8 @@ def transcoder_run(folder: Path) -> Path:
                 sae.W_dec.mul_(8)
         save_sae(sae, folder / "saes" / f"layers.{layer}.mlp_out" / NAME)
     site = "layers.2.mlp_out"
-    info = feature_runs._info(NAME) | {"site": site, "architecture": "topk"}
+    weights = read_weights_sha256(folder / "saes" / site / NAME)
+    info = feature_runs._info(NAME) | {"site": site, "architecture": "topk", "sae_sha256": weights}
     target = folder / "features" / site / NAME
     target.parent.mkdir(parents=True)
     write_database(
