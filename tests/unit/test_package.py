@@ -18,7 +18,7 @@ from app_cases import page_run
 import monosemy
 
 ROOT = Path(monosemy.__file__).parents[1]
-DATA = {".html", ".css", ".js", ".svg", ".woff2", ".png", ".ico", ".json", ".typed"}
+DATA = {".html", ".css", ".js", ".svg", ".woff2", ".png", ".ico", ".json", ".toml", ".typed"}
 """The kinds of files, beside modules, that the package reads."""
 
 
