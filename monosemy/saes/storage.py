@@ -21,11 +21,13 @@ from monosemy.layout import SaeFiles
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, describe
 from monosemy.saes.config_file import write_config_file
 from monosemy.saes.formats import Layout, files_of, layout_of
+from monosemy.saes.formats.described import INPUT_SCALE
 from monosemy.saes.formats.hub import Fetched, fetch, hub_name
 from monosemy.saes.formats.stored import StoredTensor
 from monosemy.saes.listing import refuse_stopped
 from monosemy.saes.registry import build_sae
 from monosemy.support import files
+from monosemy.support.numbers import setting_text
 from monosemy.support.pages import use_large_pages
 from monosemy.support.tensors import save_tensors
 
@@ -44,7 +46,12 @@ def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
 
 
 def load_sae(
-    source: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None, even_stopped: bool = False
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    even_stopped: bool = False,
+    input_scale: float | None = None,
 ) -> SparseAutoencoder:
     """Loads an SAE, ready to encode raw activations of its site; in evaluation mode, without gradients.
 
@@ -52,13 +59,18 @@ def load_sae(
     google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71, of which only the SAE's own files are fetched. An SAE
     of another library keeps its publisher's units and gives that library's codes and reconstructions;
     `config.transforms` says what it does to its input and output beside, `config.record["origin"]` where it came from.
+    input_scale: the constant factor of its input, for an SAE whose files leave it out; its warning says so.
     Raises UserError when there is no SAE, when the hub does not serve it, when its layout or kind is unknown, when its
-    weights are damaged (hash, shapes, NaN), or when its training stopped early. With `even_stopped`, an SAE whose
-    training stopped early is loaded as it was when it stopped.
+    weights are damaged (hash, shapes, NaN), when its training stopped early, or when the device is not there or dtype
+    is not of floating-point numbers. With `even_stopped`, an SAE whose training stopped early is loaded as it was when
+    it stopped.
     """
+    checked_device, checked_dtype = _device(device), _floating(dtype)
     path, fetched = locate(source)
     layout, place = layout_of(path)
     config = layout.config(place)
+    if input_scale is not None:
+        config = _scaled(config, input_scale)
     if not even_stopped:
         refuse_stopped(f"{place.parent.name}/{place.name}", stopped_early(config))
     tensors = layout.tensors(place, config)
@@ -76,11 +88,44 @@ def load_sae(
             stored = tensors[name]
             stored.copy_into(target) if isinstance(stored, StoredTensor) else target.copy_(stored)
         sae.config = described.result()
-    return sae.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return sae.to(device=checked_device, dtype=checked_dtype).eval().requires_grad_(False)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """The device of this name. Raises UserError where there is none."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError):  # torch raises each of them, by device and build
+        raise UserError(
+            f"device {str(name)!r} is not there, or this build of torch has it not; cpu always is"
+        ) from None
+
+
+def _floating(dtype: torch.dtype | None) -> torch.dtype | None:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise UserError(f"dtype must be one of floating-point numbers, such as torch.bfloat16, not {dtype}")
+    return dtype
+
+
+def _scaled(config: SaeConfig, factor: float) -> SaeConfig:
+    """The configuration with the factor of its input that its publisher's files leave out, and without the warning."""
+    if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 < factor < float("inf"):
+        raise UserError(f"input_scale must be a positive number, not {factor!r}")
+    origin = dict(config.record.get("origin", {}))
+    if INPUT_SCALE not in origin.pop("warning", ""):
+        known = setting_text(config.transforms.input_scale)
+        raise UserError(f"its files say what its input is multiplied by: {known}; leave input_scale out")
+    transforms = dataclasses.replace(config.transforms, input_scale=float(factor))
+    return dataclasses.replace(config, transforms=transforms, record={**config.record, "origin": origin})
 
 
 def locate(source: str | Path) -> tuple[Path, Fetched | None]:
-    """The local path of an SAE, and where it was fetched from, if it is one of the hub."""
+    """The local path of an SAE, and where it was fetched from, if it is one of the hub.
+
+    Raises UserError for what is no name.
+    """
+    if not isinstance(source, str | Path):
+        raise UserError(f"an SAE is named by a folder, a file or a name on the hub, not by {source!r}")
     path = Path(source).expanduser()
     name = None if is_local(source) else hub_name(str(source))
     if name is None:

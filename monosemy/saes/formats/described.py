@@ -15,12 +15,15 @@ from typing import Any
 
 from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig
-from monosemy.saes.formats.stored import StoredTensor
+from monosemy.saes.formats.stored import StoredTensor, shown, shown_names
 from monosemy.saes.transforms import NO_TRANSFORMS, Transforms
 from monosemy.support.hook_names import hub_model, site_of_hook
 from monosemy.support.numbers import setting_text
 
 MAX_K = 1 << 20
+INPUT_SCALE = "load_sae(…, input_scale="
+"""In the warning of an SAE whose files leave the constant factor of its input out: how to give it."""
+_LONGEST_TEXT = 1000
 
 
 def folder_of(path: Path) -> Path:
@@ -64,7 +67,7 @@ def matrix(tensors: Mapping[str, StoredTensor], name: str, path: Path) -> Stored
 def tensor(tensors: Mapping[str, StoredTensor], name: str, path: Path) -> StoredTensor:
     """The tensor of this name. Raises UserError when the file has none."""
     if name not in tensors:
-        raise UserError(f"{path} has no tensor {name}; it has {', '.join(sorted(tensors)[:12]) or 'none'}")
+        raise UserError(f"{path} has no tensor {name}; it has {shown_names(tensors)}")
     return tensors[name]
 
 
@@ -123,8 +126,8 @@ def text(settings: Mapping[str, Any], key: str, default: str = "") -> str:
     value = settings.get(key)
     if value is None:
         return default
-    if not isinstance(value, str):
-        raise UserError(f"the SAE's settings say {key} = {value!r}, which should be a text")
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        raise UserError(f"the SAE's settings say {key} = {shown(value)}, which should be a short text")
     return value
 
 
@@ -134,7 +137,7 @@ def count(settings: Mapping[str, Any], key: str) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < MAX_K:
-        raise UserError(f"the SAE's settings say {key} = {value!r}, which should be a positive whole number")
+        raise UserError(f"the SAE's settings say {key} = {shown(value)}, which should be a positive whole number")
     return value
 
 
@@ -144,7 +147,7 @@ def section(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise UserError(f"the SAE's settings say {key} = {value!r}, which should be a group of settings")
+        raise UserError(f"the SAE's settings say {key} = {shown(value)}, which should be a group of settings")
     return value
 
 

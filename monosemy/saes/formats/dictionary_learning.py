@@ -24,7 +24,7 @@ from monosemy.errors import UserError, unknown
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.formats.described import Description, count, holds, matrix, member, scalar, section, tensor, text
 from monosemy.saes.formats.exported import Exported, Parts
-from monosemy.saes.formats.stored import StoredTensor, read_file, read_settings
+from monosemy.saes.formats.stored import StoredTensor, read_file, read_settings, shown
 from monosemy.saes.transforms import Transforms
 
 NAME = "dictionary_learning"
@@ -62,7 +62,7 @@ def config(path: Path) -> SaeConfig:
     trainer, buffer = section(settings, "trainer"), section(settings, "buffer")
     kind = text(trainer, "dict_class")
     if kind and kind not in _CLASSES:
-        raise unknown("class of dictionary_learning", kind, _CLASSES)
+        raise unknown("class of dictionary_learning", kind[:80], _CLASSES)
     stored = read_file(member(path, _WEIGHTS))
     if not kind and "bias" in stored:
         kind = "AutoEncoder"  # the first releases had no other class, and no other has a tensor of this name
@@ -98,7 +98,7 @@ def _k(stored: dict[str, StoredTensor], trainer: Any, path: Path) -> int:
         return count(trainer, "k")
     k = count({"k": scalar(stored["k"])}, "k")
     if trainer.get("k") not in (None, k):
-        raise UserError(f"{path / _CONFIG} says k = {trainer['k']!r} but {path / _WEIGHTS} says {k}")
+        raise UserError(f"{path / _CONFIG} says k = {shown(trainer['k'])} but {path / _WEIGHTS} says {k}")
     return k
 
 

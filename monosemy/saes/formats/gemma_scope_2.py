@@ -22,7 +22,7 @@ from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.formats.described import Description, folder_of, holds, matrix, member, number_after, tensor, text
 from monosemy.saes.formats.exported import Exported, Parts
-from monosemy.saes.formats.stored import StoredTensor, in_memory, read_file, read_settings
+from monosemy.saes.formats.stored import StoredTensor, in_memory, read_file, read_settings, shown
 from monosemy.saes.transforms import Transforms
 from monosemy.support.hook_names import module_hook
 
@@ -55,7 +55,7 @@ def recognises(path: Path) -> bool:
 def config(path: Path) -> SaeConfig:
     settings = _settings(path)
     if text(settings, "architecture", "jump_relu") != "jump_relu":
-        raise UserError(f"{path / _CONFIG} is of architecture {settings['architecture']!r}; jump_relu is read")
+        raise UserError(f"{path / _CONFIG} is of architecture {shown(settings['architecture'])}; jump_relu is read")
     stored = _tensors(path)
     hook, hook_out = text(settings, "hf_hook_point_in"), text(settings, "hf_hook_point_out")
     l0 = settings.get("l0")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,21 @@ from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
-from monosemy.saes.formats.described import Description, count, holds, matrix, member, scalar, section, tensor, text
+from monosemy.saes.formats.described import (
+    INPUT_SCALE,
+    Description,
+    count,
+    holds,
+    matrix,
+    member,
+    scalar,
+    section,
+    tensor,
+    text,
+)
 from monosemy.saes.formats.exported import Exported, Parts
-from monosemy.saes.formats.stored import StoredTensor, in_memory, read_file, read_settings
+from monosemy.saes.formats.releases import release_of
+from monosemy.saes.formats.stored import StoredTensor, in_memory, read_file, read_settings, shown
 from monosemy.saes.transforms import Transforms
 from monosemy.support.hook_names import lens_hook
 
@@ -42,7 +55,8 @@ _TRANSCODERS = {
     "jumprelu_skip_transcoder": "jumprelu",
 }
 _NORMALISATIONS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "rescale"}
-_UNFOLDED = ("expected_average_only_in", "covariance_whitening")
+_SCALED = "expected_average_only_in"
+"""Inputs of mean length √d, by a factor that the files leave out."""
 _CENTRED_HOOKS = re.compile(r"blocks\.\d+\.(hook_resid_\w+|hook_attn_out|hook_mlp_out)")
 _FACTS = ("prepend_bos", "context_size", "dataset_path", "neuronpedia_id", "sae_lens_version", "training_architecture")
 
@@ -59,14 +73,23 @@ def config(path: Path) -> SaeConfig:
     ours = "jumprelu" if architecture in _BATCH_TOPK else ours
     if ours is None:
         valid = ", ".join([*_ARCHITECTURES, *_TRANSCODERS, *_BATCH_TOPK])
-        raise UserError(f"{path / _CFG} is of a {architecture!r} SAE, which has no equal here; those read are {valid}")
-    facts = {key: metadata[key] for key in _FACTS if metadata.get(key) is not None}
-    normalisation = settings.get("normalize_activations") or "none"
-    if normalisation in _UNFOLDED:
-        facts["warning"] = (
-            f"it expects inputs scaled as its training did ({normalisation}), which its files do not say; "
-            "scale the activations before you encode them"
+        raise UserError(
+            f"{path / _CFG} is of a {shown(architecture)} SAE, which has no equal here; those read are {valid}"
         )
+    activation = text(settings, "activation_fn", "relu")
+    if activation not in ("relu", "topk"):
+        raise UserError(f"{path / _CFG} is of activation {shown(activation)}, which is not read; relu and topk are")
+    facts = {key: metadata[key] for key in _FACTS if metadata.get(key) is not None}
+    transforms = _transforms(settings, metadata, tensors, transcoder=architecture in _TRANSCODERS)
+    if settings.get("normalize_activations") == _SCALED:
+        factor = release_of(path).factors.get(text(metadata, "hook_name"))
+        if factor is None:
+            facts["warning"] = (
+                f"it expects inputs scaled as its training did ({_SCALED}), by a factor that its files leave out; "
+                f"give it: {INPUT_SCALE}√d / mean length of the activations it was trained on)"
+            )
+        else:
+            transforms = replace(transforms, input_scale=factor)
     if isinstance(metadata.get("hook_head_index"), int):
         facts["warning"] = (
             f"it reads head {metadata['hook_head_index']} of its site alone; encode that head's part of the activations"
@@ -78,7 +101,7 @@ def config(path: Path) -> SaeConfig:
         hook=text(metadata, "hook_name"),
         hook_out=text(metadata, "hook_name_out"),
         l0=count(settings, "k") if ours == "topk" else 0,
-        transforms=_transforms(settings, metadata, tensors, transcoder=architecture in _TRANSCODERS),
+        transforms=transforms,
         facts=facts,
     )
     weights = path / _WEIGHTS
@@ -89,8 +112,11 @@ def _transforms(
     settings: Mapping[str, Any], metadata: Mapping[str, Any], tensors: Mapping[str, Any], *, transcoder: bool
 ) -> Transforms:
     normalisation = settings.get("normalize_activations") or "none"
-    if normalisation not in (*_NORMALISATIONS, *_UNFOLDED):
-        raise UserError(f"the SAE's settings say normalize_activations = {normalisation!r}, which is not known")
+    if normalisation not in (*_NORMALISATIONS, _SCALED):
+        raise UserError(
+            f"the SAE's settings say normalize_activations = {shown(normalisation)}, which is not read here; "
+            f"{', '.join([*_NORMALISATIONS, _SCALED])} are"
+        )
     hook = text(metadata, "hook_name")
     centred = section(metadata, "model_from_pretrained_kwargs").get("center_writing_weights") is True
     return Transforms(
@@ -120,24 +146,27 @@ def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
     return stored
 
 
-def _rescaled(stored: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+def _rescaled(stored: Mapping[str, Any], path: Path) -> dict[str, StoredTensor]:
     """Encoder times, and decoder divided by, the lengths of the decoder's rows: the same code without the rescaling."""
     W_dec = in_memory("W_dec", path, stored["W_dec"]) if isinstance(stored["W_dec"], Tensor) else stored["W_dec"]
-    rows = W_dec.read()
-    lengths = rows.norm(dim=1)
+    lengths = W_dec.row_lengths()
     if not bool((lengths > 0).all()):
         raise UserError(f"{path} has decoder rows of length zero, by which its code would be divided")
     b_enc = tensor(stored, "b_enc", path)
     if b_enc.shape != lengths.shape or stored["W_enc"].shape[1:] != lengths.shape:
         raise UserError(f"{path} has {len(lengths)} decoder rows but another number of encoder columns or biases")
-    W_enc = stored["W_enc"].read()
-    return {"W_enc": W_enc.mul_(lengths), "W_dec": rows.div_(lengths[:, None]), "b_enc": b_enc.read() * lengths}
+    return {
+        "W_enc": stored["W_enc"].T.rows_times(lengths).T,
+        "W_dec": W_dec.rows_times(1 / lengths),
+        "b_enc": in_memory("b_enc", path, b_enc.read() * lengths),
+    }
 
 
 def _settings(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """(settings, metadata) in the manner of version 6, whichever version wrote the file."""
-    settings = read_settings(member(path, _CFG))
-    metadata = section(settings, "metadata")
+    """(settings, metadata) in the manner of version 6, whichever version wrote the file; `releases` adds to them."""
+    release = release_of(path).settings
+    settings = {**read_settings(member(path, _CFG)), **release}
+    metadata = {**section(settings, "metadata"), **release}
     version = text(metadata, "sae_lens_version") or text(settings, "sae_lens_version")
     if _is_6(version):
         return settings, metadata

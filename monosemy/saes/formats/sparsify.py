@@ -15,7 +15,7 @@ from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.formats.described import Description, count, folder_of, holds, matrix, member, text
 from monosemy.saes.formats.exported import Exported, Parts
-from monosemy.saes.formats.stored import StoredTensor, read_file, read_settings
+from monosemy.saes.formats.stored import StoredTensor, read_file, read_settings, shown
 from monosemy.saes.transforms import Transforms
 from monosemy.support.hook_names import module_hook
 
@@ -36,7 +36,7 @@ def config(path: Path) -> SaeConfig:
     settings = read_settings(member(path, _CFG))
     activation = text(settings, "activation", "topk")
     if activation != "topk" or settings.get("signed"):
-        raise UserError(f"{path / _CFG} is of activation {activation!r}; plain topk is the one that is read")
+        raise UserError(f"{path / _CFG} is of activation {shown(activation)}; plain topk is the one that is read")
     stored = _tensors(path)
     folder = folder_of(path)
     hook = folder.name

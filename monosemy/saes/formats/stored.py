@@ -17,7 +17,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -29,10 +29,16 @@ from torch import Tensor
 from monosemy.errors import UserError
 from monosemy.support.numbers import count_text
 from monosemy.support.pages import forget_mapped
+from monosemy.support.visible import visible
 
 _BLOCK_BYTES = 1 << 23
 _HEADER_BYTES = 1 << 24
 """The longest header or settings file that is read: hundreds of times what an SAE's has."""
+_YAML_BYTES = 1 << 16
+"""The longest YAML file of settings: it is parsed hundreds of times slower than JSON."""
+_YAML_DEPTH = 16
+"""The most groups within each other there: time to parse grows with the square of it."""
+_SHOWN = 80
 _COMPRESSION = 50
 """The most that a file may grow when it is unpacked. Weights hardly shrink; what grows more is made to fill memory."""
 _SAFETENSORS_DTYPES = {
@@ -75,6 +81,32 @@ class StoredTensor:
     def T(self) -> StoredTensor:
         """The transpose of a matrix, which costs nothing until it is read."""
         return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
+
+    def row_lengths(self) -> Tensor:
+        """The lengths of a matrix's rows, in float32."""
+        blocks = (block.float() for block in self.blocks())
+        if not self.transposed:
+            return torch.cat([block.norm(dim=1) for block in blocks])
+        squares = torch.zeros(self.shape[0], dtype=torch.float64)
+        for block in blocks:
+            squares += block.square().sum(0, dtype=torch.float64)
+        return squares.sqrt().float()
+
+    def rows_times(self, factors: Tensor) -> StoredTensor:
+        """A matrix [n, d] whose rows are multiplied by factors [n], or all by one [1], as it is read; in float32."""
+
+        def blocks() -> Iterator[Tensor]:
+            position = 0
+            for block in self.blocks():
+                # In small pieces: each product takes memory beside the block.
+                for piece in block.split(max(1, len(block) // 8)):
+                    if self.transposed:
+                        yield piece.float() * factors
+                    else:
+                        yield piece.float() * factors.expand(self.shape[0])[position : position + len(piece), None]
+                    position += len(piece)
+
+        return replace(self, dtype=torch.float32, blocks=blocks)
 
     def read(self) -> Tensor:
         """The tensor in memory, with its own type. Raises UserError when the file is damaged or holds a NaN."""
@@ -150,22 +182,36 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML file of settings, plain values only. Raises UserError as `read_settings`."""
+    """Reads a YAML file of settings, plain values only. Raises UserError as `read_settings`, and for aliases.
+
+    Aliases let a few lines stand for more values than any memory holds; no file of settings needs them.
+    """
     import yaml
 
-    text = _settings_text(path)
+    text = _settings_text(path, limit=_YAML_BYTES)
     try:
+        depth = 0
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise UserError(
+                    f"{path} has YAML anchors or aliases (&a, *a), which are not read; write the values out"
+                )
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _YAML_DEPTH:
+                raise UserError(f"{path} has groups within groups, {depth} deep, which no file of settings has")
         settings = yaml.safe_load(text)
+        if isinstance(settings, dict):
+            return {str(key): value for key, value in settings.items()}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} is not valid YAML ({_line(error)}); download or copy it again") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} holds {type(settings).__name__} instead of named settings")
-    return {str(key): value for key, value in settings.items()}
+    raise UserError(f"{path} holds {type(settings).__name__} instead of named settings")
 
 
-def _settings_text(path: Path) -> str:
+def _settings_text(path: Path, *, limit: int = _HEADER_BYTES) -> str:
     try:
-        if path.stat().st_size > _HEADER_BYTES:
+        if path.stat().st_size > limit:
             raise UserError(f"{path} is too large for a file of settings ({count_text(path.stat().st_size)} bytes)")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -200,11 +246,11 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
             dtype, shape = _SAFETENSORS_DTYPES[entry["dtype"]], tuple(entry["shape"])
             begin, end = entry["data_offsets"]
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"tensor {name!r} of {path} is not described as one of {_type_names()} is") from None
+            raise UserError(f"tensor {shown(name)} of {path} is not described as one of {_type_names()} is") from None
         if not all(_is_count(value) for value in (*shape, begin, end)):
-            raise UserError(f"tensor {name!r} of {path} has a shape or place that is not of whole numbers")
+            raise UserError(f"tensor {shown(name)} of {path} has a shape or place that is not of whole numbers")
         if end - begin != math.prod(shape) * dtype.itemsize:
-            raise UserError(f"tensor {name!r} of {path} has shape {shape} but {end - begin} bytes")
+            raise UserError(f"tensor {shown(name)} of {path} has shape {shown(shape)} but {end - begin} bytes")
         spans.append((begin, end))
         offset = start + begin
         tensors[name] = StoredTensor(name, path, shape, dtype, blocks=_file_blocks(path, offset, shape, dtype))
@@ -287,19 +333,22 @@ def read_npz(path: Path) -> dict[str, StoredTensor]:
 
 
 def _npz_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> StoredTensor:
-    name = entry.filename.removesuffix(".npy")
+    name = shown(entry.filename.removesuffix(".npy"))[1:-1]
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in read_header:
             raise UserError(f"array {name} of {path} has the unknown version {version}")
-        shape, fortran, dtype = read_header[version](file)
+        try:
+            shape, fortran, dtype = read_header[version](file)
+        except ValueError:
+            raise UserError(f"array {name} of {path} has a damaged or far too long header; download it again") from None
         data_start = file.tell()
     torch_dtype = _NUMPY_DTYPES.get(dtype.str[1:]) if dtype.str[0] in "<|" and not dtype.hasobject else None
     if torch_dtype is None:
-        raise UserError(f"array {name} of {path} holds {dtype.str!r}, but weights are of {_type_names()}")
+        raise UserError(f"array {name} of {path} holds {shown(dtype.str)}, but weights are of {_type_names()}")
     if math.prod(shape) * torch_dtype.itemsize != entry.file_size - data_start:
-        raise UserError(f"array {name} of {path} has shape {shape} but {entry.file_size - data_start} bytes")
+        raise UserError(f"array {name} of {path} has shape {shown(shape)} but {entry.file_size - data_start} bytes")
     stored_shape = tuple(shape[::-1]) if fortran else tuple(shape)
 
     def blocks() -> Iterator[Tensor]:
@@ -335,15 +384,13 @@ def read_torch_values(path: Path) -> dict[str, Any]:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged or hostile pickle may raise anything
-        raise UserError(
-            f"{path} is damaged, or holds more than tensors, which could run code when it is opened ({_refusal(error)})"
-        ) from None
+        raise _unsafe(path, error) from None
     if not isinstance(values, Mapping):
         raise UserError(f"{path} holds {type(values).__name__} instead of named tensors")
     read: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Tensor):
-            _check_tensor(path, str(name), value)
+            _check_tensor(path, shown(str(name))[1:-1], value)
             value = value.detach()
         elif isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
             value = torch.tensor(value)
@@ -351,11 +398,15 @@ def read_torch_values(path: Path) -> dict[str, Any]:
     return read
 
 
-def _refusal(error: Exception) -> str:
-    """What torch refuses in a file, without its advice to open the file unsafely."""
-    line = re.sub(r"\x1b\[\d*m", "", _line(error))
-    unsupported = re.search(r"Unsupported \w+: [\w .]+", " ".join(str(error).split()))
-    return (unsupported[0] if unsupported else line)[:160]
+def _unsafe(path: Path, error: Exception) -> UserError:
+    """The refusal of a file that torch does not read safely. Torch's own text advises to open it unsafely."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named:
+        return UserError(
+            f"{path} names {shown(named[1])}, which could run code when it is opened; only tensors and plain values "
+            "are read: ask for a file of tensors alone, such as safetensors"
+        )
+    return UserError(f"{path} is damaged, or holds more than tensors, which could run code when it is opened")
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
@@ -375,6 +426,20 @@ def _check_growth(path: Path, archive: zipfile.ZipFile) -> None:
         raise UserError(
             f"{path} would grow to {count_text(unpacked)} bytes when unpacked, which no file of weights does"
         )
+
+
+def shown(value: object) -> str:
+    """A value of a stranger's file for a message: on one line, every character visible, cut to 80 characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, groups within groups
+        return f"a {type(value).__name__} of enormous size"
+    return visible(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")
+
+
+def shown_names(names: Iterable[object], *, n_most: int = 8) -> str:
+    """The first names of several, each as `shown` gives it, without quotes; `nothing` where there are none."""
+    return ", ".join(shown(str(name))[1:].rstrip("'\"") for name in sorted(map(str, names))[:n_most]) or "nothing"
 
 
 def _is_count(value: Any) -> bool:

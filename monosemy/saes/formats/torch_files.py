@@ -23,7 +23,7 @@ from torch import Tensor
 from monosemy.errors import UserError
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.formats.described import Description, count, matrix, number_after, scalar, tensor
-from monosemy.saes.formats.stored import StoredTensor, in_memory, read_torch_values
+from monosemy.saes.formats.stored import StoredTensor, in_memory, mapped, read_torch_values, shown, shown_names
 from monosemy.saes.transforms import Transforms
 
 NAME = "torch file"
@@ -42,12 +42,11 @@ class Kind:
 
 
 _OPENAI = Kind(Description("OpenAI", "relu"), ("encoder.weight", "decoder.weight", "latent_bias", "pre_bias"))
+_TIED = "decoder.linear.weight"
+"""OpenAI's tied decoder: the very matrix of its encoder, [d_sae, d]."""
 _KINDS = (
     _OPENAI,
-    Kind(
-        Description("Qwen Scope", "topk", transforms=_UNCENTRED, facts={"prepend_bos": True}),
-        ("W_enc", "W_dec", "b_enc", "b_dec"),
-    ),
+    Kind(Description("Qwen Scope", "topk", transforms=_UNCENTRED), ("W_enc", "W_dec", "b_enc", "b_dec")),
     Kind(
         Description("Goodfire", "relu", transforms=_UNCENTRED),
         ("encoder_linear.weight", "decoder_linear.weight", "encoder_linear.bias", "decoder_linear.bias"),
@@ -77,17 +76,19 @@ def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
 
 def _read(path: Path) -> tuple[dict[str, Any], Kind]:
     values = read_torch_values(path)
+    if isinstance(tied := values.get(_TIED), Tensor) and tied.dim() == 2 and "decoder.weight" not in values:
+        values["decoder.weight"] = tied.T
     for kind in _KINDS:
         if all(name in values for name in kind.names):
             return values, kind
     raise UserError(
-        f"{path} holds {', '.join(sorted(values)[:8]) or 'nothing'}, which no layout read here has; a file of "
+        f"{path} holds {shown_names(values)}, which no layout read here has; a file of "
         "dictionary_learning (ae.pt) needs its config.json beside it"
     )
 
 
 def _named(kind: Kind, values: Mapping[str, Any], path: Path) -> dict[str, StoredTensor]:
-    stored = {name: in_memory(name, path, value) for name, value in values.items() if isinstance(value, Tensor)}
+    stored = {name: mapped(name, path, value) for name, value in values.items() if isinstance(value, Tensor)}
     W_enc, W_dec, b_enc, b_dec = kind.names
     return {
         "W_enc": matrix(stored, W_enc, path).T,
@@ -121,7 +122,10 @@ def _openai(description: Description, values: Mapping[str, Any], path: Path) -> 
     activation = values.get("activation")
     state = values.get("activation_state_dict")
     if activation == "TopK":
-        k = state.get("k") if isinstance(state, Mapping) else None
+        state = state if isinstance(state, Mapping) else {}
+        k, after = state.get("k"), state.get("postact_fn", "ReLU")
+        if after not in ("ReLU", "ReLU()"):
+            raise UserError(f"{path} applies {shown(after)} to the k largest pre-activations; ReLU is what is read")
         if isinstance(k, Tensor):
             k = scalar(in_memory("k", path, k))
         return replace(
@@ -129,4 +133,4 @@ def _openai(description: Description, values: Mapping[str, Any], path: Path) -> 
         )
     if activation in ("ReLU", None):
         return description
-    raise UserError(f"{path} has the activation {activation!r}; TopK and ReLU are read")
+    raise UserError(f"{path} has the activation {shown(activation)}; TopK and ReLU are read")

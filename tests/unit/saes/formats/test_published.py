@@ -8,27 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published_saes import CASES, FOLDER, outputs
+from published_saes import CASES, FOLDER, D, F, N, assert_same, lens_folder, outputs, topk
 from safetensors.torch import save_file
 from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.latents import SparseLatents
-from monosemy.saes.base import SparseAutoencoder, StepInfo
+from monosemy.saes.base import StepInfo
 from monosemy.saes.storage import load_sae, read_sae_config, save_sae
-
-D, F, N = 12, 40, 60
-TOLERANCE = 1e-5
-
-
-def assert_same(sae: SparseAutoencoder, x: Tensor, codes: Tensor, recon: Tensor) -> None:
-    """Codes and reconstructions within 1e-5 of their largest value, and the very same latents active."""
-    code = sae.encode(x)
-    dense = code.to_dense()
-    assert torch.equal(dense > 0, codes > 0)
-    assert float((dense - codes).abs().max()) <= TOLERANCE * float(codes.abs().max())
-    for reconstruction in (sae(x), sae.decode(code)):
-        assert float((reconstruction - recon).abs().max()) <= TOLERANCE * float(recon.abs().max())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -89,26 +76,6 @@ def test_names_of_models_and_sites_are_translated_and_where_it_came_from_is_reco
 
 
 # --- layouts without a library at hand: against their equations, written out -----------------------------------------
-
-
-@pytest.fixture
-def weights() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
-    return {
-        "x": draw(N, D) + 0.3,
-        "W_enc": draw(D, F),
-        "W_dec": draw(F, D),
-        "b_enc": draw(F),
-        "b_dec": draw(D),
-        "threshold": draw(F).abs(),
-        "W_skip": draw(D, D),
-    }
-
-
-def topk(pre: Tensor, k: int) -> Tensor:
-    cut = pre.topk(k, dim=1).values[:, -1:]
-    return pre.relu() * (pre >= cut)
 
 
 def test_openai_topk_normalises_every_row(weights, tmp_path):
@@ -292,16 +259,6 @@ def test_gemma_scope_says_model_site_and_l0_by_its_path_and_scales_embeddings(we
     sae = load_sae(written("gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6"))
     assert_same(sae, x, codes, (codes @ w["W_dec"] + w["b_dec"]) * D**0.5)
     assert sae.config.site == "layers.0.resid_pre"
-
-
-def lens_folder(folder: Path, stored: dict[str, Tensor], **settings: object) -> Path:
-    folder.mkdir(exist_ok=True)
-    version = {"sae_lens_version": "6.1.0", "hook_name": "blocks.2.hook_resid_post", "model_name": "pythia-70m"}
-    metadata = {**version, **settings.pop("metadata", {})}  # type: ignore[dict-item]
-    cfg = {"architecture": "standard", "d_in": D, "d_sae": F, "metadata": metadata, **settings}
-    (folder / "cfg.json").write_text(json.dumps(cfg))
-    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, folder / "sae_weights.safetensors")
-    return folder
 
 
 def test_a_residual_stream_that_was_centred_is_centred_here_and_the_mean_comes_back(weights, tmp_path):

@@ -44,6 +44,8 @@ def one_line(path: Path) -> str:
         message = str(error)
     assert "\n" not in message
     assert len(message) < 1000
+    assert "weights_only" not in message
+    assert "allow_pickle" not in message
     assert sae is None or all(bool(t.isfinite().all()) for name, t in sae.tensors().items() if "threshold" not in name)
     return message
 
@@ -162,7 +164,8 @@ def test_no_pickle_is_executed(tmp_path):
     witness = tmp_path / "executed"
     hostile = _Executed(witness)
     torch.save({"encoder.weight": hostile}, tmp_path / "sae.pt")
-    assert "could run code when it is opened" in one_line(tmp_path / "sae.pt")
+    assert "names 'posix.mkdir', which could run code when it is opened" in one_line(tmp_path / "sae.pt")
+    assert "weights_only" not in one_line(tmp_path / "sae.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"encoder.weight": hostile}))
     assert "not a torch file in zip form" in one_line(tmp_path / "plain.pt")
     folder = tmp_path / "scope"
@@ -175,6 +178,46 @@ def test_no_pickle_is_executed(tmp_path):
     (tracer / "config.yaml").write_text(f"model_name: !!python/object/apply:os.mkdir ['{witness}']\n")
     assert "is not valid YAML" in one_line(tracer / "layer_0.safetensors")
     assert not witness.exists()
+
+
+def test_a_few_lines_of_yaml_cannot_stand_for_any_number_of_values(tmp_path):
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12))]
+    save_file({"W_enc": torch.zeros(4, 2)}, tmp_path / "layer_0.safetensors")
+    (tmp_path / "config.yaml").write_text("\n".join(lines))
+    assert "has YAML anchors or aliases" in one_line(tmp_path / "layer_0.safetensors")
+    (tmp_path / "config.yaml").write_text("model_name: " + "x" * 70_000)
+    assert "is too large for a file of settings" in one_line(tmp_path / "layer_0.safetensors")
+    for text in (f"model_name: 0x{'f' * 9000}", f"? 0x{'f' * 9000}\n: 1", "[" * 50_000):
+        (tmp_path / "config.yaml").write_text(text)
+        assert one_line(tmp_path / "layer_0.safetensors")
+
+
+@pytest.mark.parametrize("case", ["lens_topk_unit", "dl_topk", "sparsify_topk", "gemma_scope_2_transcoder"])
+def test_a_value_of_any_length_gives_a_short_line(case: str, tmp_path):
+    folder = copied(case, tmp_path / "sae")
+    path = next(path for path in sorted(folder.iterdir()) if path.suffix == ".json")
+    document = json.loads(path.read_text())
+    sections = [document, *(value for value in document.values() if isinstance(value, dict))]
+    for section in sections:
+        for key, value in list(section.items()):
+            section[key] = "\x1b[31m" + "x" * 100_000
+            path.write_text(json.dumps(document))
+            assert "\x1b" not in one_line(folder)
+            section[key] = value
+
+
+def test_names_of_any_length_give_a_short_line(tmp_path):
+    torch.save({"x" * 100_000: torch.zeros(2)}, tmp_path / "sae.pt")
+    assert "which no layout read here has" in one_line(tmp_path / "sae.pt")
+    folder = copied("lens_jumprelu", tmp_path / "sae")
+    save_file({"x" * 100_000: torch.zeros(2)}, folder / "sae_weights.safetensors")
+    assert "has no tensor W_enc" in one_line(folder)
+    folder = tmp_path / "scope"
+    folder.mkdir()
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }" + b" " * 20_000 + b"\n"
+    with zipfile.ZipFile(folder / "params.npz", "w") as archive:
+        archive.writestr("W_enc.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8))
+    assert "has a damaged or far too long header" in one_line(folder)
 
 
 def test_tensors_that_claim_more_than_the_file_holds(tmp_path):
