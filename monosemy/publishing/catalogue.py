@@ -101,4 +101,5 @@ def opening(family: Family) -> tuple[tuple[str, str], ...]:
             ("open it", "clone the repository and give the folder: a name with ':' is not fetched; e.g."),
             ("", name),
         )
-    return (("measure it", f"monosemy evaluate {name} --text my-texts.jsonl"), ("in Python", f'load_sae("{name}")'))
+    command = " ".join(filter(None, ("monosemy evaluate", name, family.options, "--text my-texts.jsonl")))
+    return (("measure it", command), ("in Python", f'load_sae("{name}")'))

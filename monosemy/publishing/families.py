@@ -83,6 +83,8 @@ class Family:
     """Pattern of the id on Neuronpedia, of those that are there."""
     neuronpedia_example: str = ""
     note: str = ""
+    options: str = ""
+    """What a command has to be told, since the files do not name it: model or site."""
     registered: int = 0
     """How many of them sae-lens's registry names."""
 

@@ -48,10 +48,11 @@ class TestNames:
 
     def test_the_command_and_the_call_are_given_in_a_line_each(self, family):
         lines = [line.split("  ")[-1].strip() for line in facts_text(family).splitlines()]
-        assert lines[-2:] == [
-            f"monosemy evaluate {family.example_name} --text my-texts.jsonl",
-            f'load_sae("{family.example_name}")',
-        ]
+        words = lines[-2].split()
+        assert words[:3] == ["monosemy", "evaluate", family.example_name]
+        assert words[-2:] == ["--text", "my-texts.jsonl"]
+        assert words[3:-2] == family.options.split()
+        assert lines[-1] == f'load_sae("{family.example_name}")'
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -84,7 +85,7 @@ class TestFacts:
 
 def test_only_what_cannot_be_fetched_or_read_has_no_command():
     left = {family.name: family for family in FAMILIES if family not in OPENED}
-    assert set(left) == {"gpt2-small-mlp-tm", "gpt2-small-hook-z"}
+    assert set(left) == {"gpt2-small-mlp-tm", "gpt2-small-hook-z", "llama-scope-r1"}
     assert hub.hub_name(left["gpt2-small-mlp-tm"].example_name) is None
 
 
