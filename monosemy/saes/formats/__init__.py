@@ -11,8 +11,8 @@ A layout is a module of three functions. `load_sae` builds the SAE from what the
 
 The last two raise UserError for a damaged file. Files come from strangers: nothing in them may run. A layout of a
 folder names its files in `FILES`, so that the SAE can be given by one of them too, and so that only they are fetched
-from the hub. A layout that is written too has a fourth function, export(sae) -> exported.Exported, and a line in
-`WRITERS`.
+from the hub; one whose folder may stand for a single file of its has place_of(path) -> Path. A layout that is written
+too has a fourth function, export(sae) -> exported.Exported, and a line in `WRITERS`.
 """
 
 from __future__ import annotations
@@ -100,9 +100,17 @@ def layout_of(path: Path) -> tuple[Layout, Path]:
         if below:
             place, inner = below.popitem()
             return inner, place
+    if layout is None and os.path.isdir(path) and not os.path.isfile(path / "config.json"):
+        modules = {name: importlib.import_module(module) for name, module in LAYOUTS.items()}
+        sets = [f"{' + '.join(module.FILES)} ({name})" for name, module in modules.items() if hasattr(module, "FILES")]
+        raise UserError(
+            f"{path} is not a saved SAE; give a folder such as RUN/saes/SITE/NAME, a .pt file, or a folder with "
+            f"{', '.join(sets)}"
+        )
     layout = layout or importlib.import_module(LAYOUTS[OWN])
     of_folder = path.name in getattr(layout, "FILES", ()) and os.path.isfile(path)
-    return layout, path.parent if of_folder else path
+    place = path.parent if of_folder else path
+    return layout, layout.place_of(place) if hasattr(layout, "place_of") else place
 
 
 def files_of(layout: Layout, place: Path) -> dict[str, Path]:

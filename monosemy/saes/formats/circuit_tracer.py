@@ -22,10 +22,9 @@ from monosemy.saes.base import SaeConfig, SparseAutoencoder
 from monosemy.saes.formats.described import Description, count, matrix, member, section, text
 from monosemy.saes.formats.exported import Exported, Parts
 from monosemy.saes.formats.gemma_scope_2 import side_by_side
-from monosemy.saes.formats.stored import StoredTensor, read_file, read_yaml
+from monosemy.saes.formats.stored import StoredTensor, read_file, read_yaml, shown, shown_names
 from monosemy.saes.transforms import Transforms
 from monosemy.support.hook_names import lens_hook
-from monosemy.support.visible import visible
 
 NAME = "circuit-tracer"
 CONFIG = "config.yaml"
@@ -35,32 +34,86 @@ _LAYER = re.compile(r"(layer|W_enc)_(\d+)\.safetensors")
 
 def recognises(path: Path) -> bool:
     if path.is_dir():
-        if not (path / CONFIG).is_file():
-            return False
-        return any(_LAYER.fullmatch(entry.name) for entry in path.iterdir()) or bool(published_elsewhere(path / CONFIG))
-    return bool(_LAYER.fullmatch(path.name)) and path.is_file()
+        return (path / CONFIG).is_file() and bool(_layers(path) or published_elsewhere(path / CONFIG))
+    return is_layer(path.name) and path.is_file()
+
+
+def is_layer(name: str) -> bool:
+    """Whether a file of this name holds a layer of a set."""
+    return bool(_LAYER.fullmatch(name))
+
+
+def place_of(path: Path) -> Path:
+    """The file of a set of one layer, which its folder stands for; else the path itself."""
+    layers = _layers(path) if path.is_dir() else []
+    return layers[0] if len(layers) == 1 else path
+
+
+def _layers(folder: Path) -> list[Path]:
+    """The files of a set's layers, in its folder or in the subfolder that its config.yaml names."""
+    try:
+        subfolder = read_yaml(folder / CONFIG).get("subfolder")
+    except UserError:
+        subfolder = None
+    inner = folder / subfolder if isinstance(subfolder, str) and ".." not in subfolder else folder
+    places = [place for place in (folder, inner) if place.is_dir()]
+    found = {entry for place in places for entry in place.iterdir() if is_layer(entry.name)}
+    return sorted(found, key=lambda file: (str(file.parent), int(re.findall(r"\d+", file.name)[-1])))
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The set's settings, beside a layer's file or above the subfolder that they name; empty without any."""
+    if (path.parent / CONFIG).is_file():
+        return read_yaml(member(path, CONFIG))
+    for folder in path.absolute().parent.parents[:3]:
+        if (folder / CONFIG).is_file():
+            settings = read_yaml(member(folder, CONFIG))
+            inside = path.absolute().parent.relative_to(folder).as_posix()
+            return settings if str(settings.get("subfolder")).strip("/") == inside else {}
+    return {}
 
 
 def published_elsewhere(settings_file: Path) -> list[str]:
-    """The names of the transcoders that a set's config.yaml points to, where it holds none itself; else empty."""
+    """The names of the transcoders that a set's config.yaml points to, where it holds none itself; else empty.
+
+    They are listed as names, or as groups of repo_id, subfolder or filepath, and revision; or the set as a whole is
+    such a group, of which the first layer is named.
+    """
     try:
-        listed = read_yaml(settings_file).get("transcoders")
+        settings = read_yaml(settings_file)
     except UserError:
         return []
-    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    listed = settings.get("transcoders")
+    if listed is None and isinstance(settings.get("repo_id"), str):
+        first = "W_enc_0" if settings.get("model_kind") == "cross_layer_transcoder" else "layer_0"
+        return [f"{_elsewhere({**settings, 'path': None})}/{first}.safetensors{_at(settings)}"]
+    entries = list(listed.values()) if isinstance(listed, dict) else listed if isinstance(listed, list) else []
+    named = [f"{_elsewhere(entry)}{_at(entry)}" if isinstance(entry, dict) else entry for entry in entries]
+    return [name for name in named if isinstance(name, str) and name]
+
+
+def _elsewhere(entry: Mapping[str, Any]) -> str:
+    """The name of a transcoder that is listed as a group of settings, or of the folder of a whole set."""
+    parts = [entry.get(key) for key in ("repo_id", "subfolder", "filepath", "filename", "path")]
+    return "/".join(part.strip("/") for part in parts if isinstance(part, str) and part)
+
+
+def _at(entry: Mapping[str, Any]) -> str:
+    revision = entry.get("revision")
+    return f"@{revision}" if isinstance(revision, str) and revision else ""
 
 
 def several(place: str | Path, names: Sequence[str]) -> UserError:
     """The answer to a set in the place of one transcoder."""
     return UserError(
         f"{place} is a list of {len(names)} transcoders that lie elsewhere; open one by its name, e.g. "
-        f"{', '.join(visible(name) for name in names[:2])}"
+        f"{shown_names(names[:2])}"
     )
 
 
 def config(path: Path) -> SaeConfig:
     layer, _ = _layer(path)
-    settings = read_yaml(member(path, CONFIG)) if (path.parent / CONFIG).is_file() else {}
+    settings = _settings(path)
     ours = _named(path)
     k = _k(settings)
     architecture = "jumprelu" if "threshold" in ours else "topk" if k else "relu"
@@ -86,25 +139,28 @@ def tensors(path: Path, config: SaeConfig) -> dict[str, Tensor | StoredTensor]:
 def _layer(path: Path) -> tuple[int, bool]:
     """(layer, whether it is of a cross-layer transcoder), by the file's name."""
     if path.is_dir():
-        layers = sorted(entry.name for entry in path.iterdir() if _LAYER.fullmatch(entry.name))
+        layers = _layers(path)
         if not layers:
             raise several(path, published_elsewhere(path / CONFIG))
-        raise UserError(
-            f"{path} holds a transcoder for each of {len(layers)} layers; name one, e.g. {path / layers[0]}"
-        )
+        raise UserError(f"{path} holds a transcoder for each of {len(layers)} layers; name one, e.g. {layers[0]}")
     match = _LAYER.fullmatch(path.name)
     assert match is not None
     return int(match[2]), match[1] == "W_enc"
 
 
 def _k(settings: Mapping[str, Any]) -> int:
-    """k where config.yaml asks for TopK, else 0."""
+    """k where config.yaml asks for TopK, else 0: `topk` with k beside it, {type: topk, k: 4}, or {topk: {k: 4}}."""
     activation = settings.get("activation")
     if isinstance(activation, str):
-        return count(settings, "k") if activation.lower() == "topk" else 0
-    named = section(settings, "activation")
-    kind = str(named.get("name") or named.get("type") or ("topk" if {"k", "topk"} & named.keys() else "")).lower()
-    return count({"k": named.get("k", named.get("topk"))}, "k") if kind == "topk" else 0
+        kind, k = activation, settings.get("k")
+    else:
+        named = section(settings, "activation")
+        inner = named.get("topk")
+        kind = named.get("name") or named.get("type") or ("topk" if {"k", "topk"} & named.keys() else "")
+        k = named.get("k", inner.get("k") if isinstance(inner, Mapping) else inner)
+    if str(kind).lower() not in ("", "relu", "jumprelu", "jump_relu", "topk"):
+        raise UserError(f"the set's settings say activation {shown(kind)}; relu, jumprelu and topk are read")
+    return count({"k": k}, "k") if str(kind).lower() == "topk" else 0
 
 
 def _named(path: Path) -> dict[str, Any]:

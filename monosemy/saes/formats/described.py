@@ -67,7 +67,7 @@ def matrix(tensors: Mapping[str, StoredTensor], name: str, path: Path) -> Stored
 def tensor(tensors: Mapping[str, StoredTensor], name: str, path: Path) -> StoredTensor:
     """The tensor of this name. Raises UserError when the file has none."""
     if name not in tensors:
-        raise UserError(f"{path} has no tensor {name}; it has {shown_names(tensors)}")
+        raise UserError(f"{path} has no tensor {name}; it has {shown_names(sorted(tensors))}")
     return tensors[name]
 
 

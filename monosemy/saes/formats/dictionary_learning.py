@@ -70,6 +70,11 @@ def config(path: Path) -> SaeConfig:
         raise UserError(f"{path / _CONFIG} names no dict_class, without which its codes are not known")
     ours = _named(stored, path)
     architecture = _CLASSES[kind]
+    if architecture in _THRESHOLDED and "threshold" not in stored:
+        raise UserError(
+            f"{path / _WEIGHTS} is a {kind} without a threshold, as the first release wrote it: which latents are "
+            "active depends on all rows encoded together, so that a row has no code of its own"
+        )
     description = Description(
         NAME,
         architecture,

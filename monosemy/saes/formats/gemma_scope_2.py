@@ -49,11 +49,18 @@ def recognises(path: Path) -> bool:
         return True
     if _LAYER.fullmatch(path.name) and path.is_file():
         return True
-    return holds(path, *FILES) or (holds(path, _PARAMS) and bool(_REPOSITORY.search(str(path.absolute()))))
+    return holds(path, *FILES) or (holds(path, _PARAMS) and names_repository(str(path.absolute())))
+
+
+def names_repository(place: str) -> bool:
+    """Whether a path or name is within one of the repositories, which say what is in a folder without settings."""
+    return bool(_REPOSITORY.search(place))
 
 
 def config(path: Path) -> SaeConfig:
     settings = _settings(path)
+    if isinstance(settings.get("hf_hook_point_in"), list) or "/crosscoder/" in f"{path.absolute().as_posix()}/":
+        raise UserError(f"{path} is a crosscoder, which reads several layers at once; SAEs and transcoders are read")
     if text(settings, "architecture", "jump_relu") != "jump_relu":
         raise UserError(f"{path / _CONFIG} is of architecture {shown(settings['architecture'])}; jump_relu is read")
     stored = _tensors(path)

@@ -4,6 +4,7 @@ Place on the path: a name → [a local folder or file] → the layout that recog
 
     owner/repository/path             google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71
     owner/repository/path@revision    the same at a branch, tag or commit; `hf://` may stand in front of both
+    hf://…/path?revision=revision, https://huggingface.co/owner/repository/tree/revision/path    the same
 
 huggingface_hub's own cache, token (HF_TOKEN or `hf auth login`) and environment (HF_ENDPOINT, HF_HUB_OFFLINE, proxies)
 apply. Without a connection, what was fetched before is opened from the cache. A local path wins over a name.
@@ -17,12 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from monosemy.errors import UserError, near_matches
 from monosemy.saes.formats import LAYOUTS
+from monosemy.saes.formats.stored import shown
 
 SCHEME = "hf://"
-_PART = re.compile(r"[\w.=-]+")
+_PART = re.compile(r"[\w.=:-]+")
+_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/(?:tree|blob|resolve)/([^/?#]+)([^?#]*))?/?"
+)
+"""The address of a repository, or of a folder or file in it, on the hub's site."""
 _FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".npz")
 _SECONDS = 15.0
 
@@ -51,15 +58,31 @@ class Fetched:
 
 def hub_name(source: str) -> HubName | None:
     """The parts of a name on the hub; None for a text that can be none. Raises UserError for a damaged hf:// name."""
-    text, _, revision = source.removeprefix(SCHEME).partition("@")
+    name = _from_address(source) if source.startswith(("http://", "https://")) else source
+    text, _, revision = name.removeprefix(SCHEME).replace("?revision=", "@", 1).partition("@")
     parts = text.strip("/").split("/") if text else []
     valid = len(parts) > 1 and all(_PART.fullmatch(part) and set(part) != {"."} for part in parts)
-    valid = valid and not source.startswith(("/", "~", "."))
-    if not valid or ("@" in source and (not re.fullmatch(r"[\w./-]+", revision) or ".." in revision)):
-        if source.startswith(SCHEME):
-            raise UserError(f"{source!r} is no name on the hub; it should be like hf://owner/repository/path@revision")
+    valid = valid and ":" not in "".join(parts[:2]) and not source.startswith(("/", "~", "."))
+    has_revision = "@" in name or "?revision=" in name
+    if not valid or (has_revision and (not re.fullmatch(r"[\w./-]+", revision) or ".." in revision)):
+        if name.startswith(SCHEME):
+            raise UserError(
+                f"{shown(source)} is no name on the hub; it should be like hf://owner/repository/path@revision"
+            )
         return None
     return HubName("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
+
+
+def _from_address(address: str) -> str:
+    """The name that an address on the hub's site shows. Raises UserError for any other address."""
+    match = _PAGE.fullmatch(address.partition("?")[0].partition("#")[0])
+    if match is None:
+        raise UserError(
+            f"{shown(address)} is no address of an SAE on the hub; give owner/repository/path, or download it and give "
+            "its folder"
+        )
+    repository, revision, path = match.groups()
+    return f"{SCHEME}{repository}{unquote(path or '')}" + (f"@{unquote(revision)}" if revision else "")
 
 
 def fetch(name: HubName) -> Fetched:
@@ -121,6 +144,8 @@ def _needed_files(name: HubName, commit: str) -> tuple[list[str], str]:
             wanted = [f"{folder}/{file}".lstrip("/") for file in files]
             if set(wanted) <= below and (folder == name.path or name.path in wanted):
                 return wanted + _beside(name.repository, folder, commit), folder
+        if alone := _alone(folder, below, repository=name.repository):
+            return [alone, *_beside(name.repository, folder, commit)], folder
     parent = name.path.rpartition("/")[0]
     siblings = _listed(name.repository, parent, commit, recursive=False) if name.path else listed
     for file in (name.path, f"{name.path}.safetensors"):
@@ -128,6 +153,15 @@ def _needed_files(name: HubName, commit: str) -> tuple[list[str], str]:
             return [file, *_partners(file, siblings)], file
     settings_file = f"{name.path}/{circuit_tracer.CONFIG}".lstrip("/")
     if settings_file in listed:
+        layers = sorted(file for file in listed if circuit_tracer.is_layer(PurePosixPath(file).name))
+        inside = [file for file in layers if file.rpartition("/")[0] == name.path]
+        if len(inside) == 1:
+            return [inside[0], *_partners(inside[0], listed)], inside[0]
+        if layers:
+            example = f"{name.repository}/{layers[0]}"
+            raise UserError(
+                f"{str(name)!r} holds a transcoder for each of {len(layers)} layers; name one, e.g. {example}"
+            )
         elsewhere = circuit_tracer.published_elsewhere(
             Path(hf_hub_download(name.repository, settings_file, revision=commit))
         )
@@ -141,6 +175,14 @@ def _folder_layouts() -> Iterator[tuple[str, ...]]:
     for module in LAYOUTS.values():
         if files := getattr(importlib.import_module(module), "FILES", ()):
             yield files
+
+
+def _alone(folder: str, below: set[str], *, repository: str) -> str:
+    """The weights of a folder of Gemma Scope 2 without settings, which its repository's name says; else empty."""
+    from monosemy.saes.formats import gemma_scope_2
+
+    weights = f"{folder}/{gemma_scope_2.FILES[1]}".lstrip("/")
+    return weights if gemma_scope_2.names_repository(repository) and weights in below else ""
 
 
 def _partners(file: str, siblings: set[str]) -> list[str]:

@@ -35,7 +35,9 @@ def recognises(path: Path) -> bool:
 def config(path: Path) -> SaeConfig:
     settings = read_settings(member(path, _CFG))
     activation = text(settings, "activation", "topk")
-    if activation != "topk" or settings.get("signed"):
+    if settings.get("signed"):
+        raise UserError(f"{path / _CFG} says signed: latents below zero too are active, which has no equal here")
+    if activation != "topk":
         raise UserError(f"{path / _CFG} is of activation {shown(activation)}; plain topk is the one that is read")
     stored = _tensors(path)
     folder = folder_of(path)

@@ -19,6 +19,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -439,7 +440,7 @@ def shown(value: object) -> str:
 
 def shown_names(names: Iterable[object], *, n_most: int = 8) -> str:
     """The first names of several, each as `shown` gives it, without quotes; `nothing` where there are none."""
-    return ", ".join(shown(str(name))[1:].rstrip("'\"") for name in sorted(map(str, names))[:n_most]) or "nothing"
+    return ", ".join(shown(str(name))[1:].rstrip("'\"") for name in islice(names, n_most)) or "nothing"
 
 
 def _is_count(value: Any) -> bool:

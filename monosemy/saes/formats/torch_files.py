@@ -82,7 +82,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Kind]:
         if all(name in values for name in kind.names):
             return values, kind
     raise UserError(
-        f"{path} holds {shown_names(values)}, which no layout read here has; a file of "
+        f"{path} holds {shown_names(sorted(values))}, which no layout read here has; a file of "
         "dictionary_learning (ae.pt) needs its config.json beside it"
     )
 

@@ -34,6 +34,18 @@ def test_names():
     name = hub_name("google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71")
     assert name == HubName("google/gemma-scope-2b-pt-res", "layer_20/width_16k/average_l0_71")
     assert hub_name("hf://a/b/c/d.pt@v1.0/x") == HubName("a/b", "c/d.pt", "v1.0/x")
+    for text in (
+        "hf://a/b/c/d.safetensors?revision=v1",
+        "https://huggingface.co/a/b/blob/v1/c/d.safetensors?download=true",
+        "https://hf.co/a/b/resolve/v1/c/d.safetensors",
+    ):
+        assert hub_name(text) == HubName("a/b", "c/d.safetensors", "v1")
+    assert hub_name("https://huggingface.co/a/b/tree/refs%2Fpr%2F1/c") == HubName("a/b", "c", "refs/pr/1")
+    assert hub_name("https://huggingface.co/a/b") == HubName("a/b", "")
+    assert hub_name("a/b/x_24576:v1") == HubName("a/b", "x_24576:v1")
+    for text in ("https://huggingface.co/datasets/a/b/tree/main/c", "https://example.com/a/b", "http://x", "hf://a/b@"):
+        with pytest.raises(UserError, match=r"give owner/repository/path|should be like hf://"):
+            hub_name(text)
     for text in ("runs", "/a/b", "./a/b", "../a/b", "a/../b", "a b/c", "", "a//b"):
         assert hub_name(text) is None
     with pytest.raises(UserError, match="should be like hf://owner/repository/path@revision"):

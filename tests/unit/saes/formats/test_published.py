@@ -314,6 +314,10 @@ def test_kinds_that_have_no_equal_are_refused_by_name(weights, tmp_path):
     stored = {name: weights[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
     with pytest.raises(UserError, match="'matching_pursuit' SAE, which has no equal here"):
         load_sae(lens_folder(tmp_path / "sae", stored, architecture="matching_pursuit"))
+    (tmp_path / "cfg.json").write_text(json.dumps({"k": 4, "signed": True}))
+    save_file(stored, tmp_path / "sae.safetensors")
+    with pytest.raises(UserError, match="says signed: latents below zero too are active, which has no equal here"):
+        load_sae(tmp_path)
 
 
 def test_a_folder_stands_for_the_one_sae_below_it_and_not_for_several(weights, tmp_path):
@@ -400,3 +404,7 @@ def test_gemma_scope_2_without_settings_is_known_by_its_folders(weights, tmp_pat
     assert (sae.config.model, sae.config.site) == ("google/gemma-3-1b-pt", "layers.7.mlp_in")
     with pytest.raises(UserError, match=r"holds a cross-layer transcoder's 1 layers; name one, e.g. .*params_layer_7"):
         load_sae(file.parent)
+    file = written("gemma-scope-2-1b-pt/crosscoder/layer_7_13_17_22_width_65k", "params_layer_0.safetensors", stored)
+    for source in (file, file.parent):
+        with pytest.raises(UserError, match="is a crosscoder, which reads several layers at once"):
+            load_sae(source)

@@ -15,19 +15,60 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from published_saes import CASES, FOLDER
+from published_saes import CASES, FOLDER, random_weights
 from safetensors.torch import load_file, save_file
 
 from monosemy.errors import UserError
 from monosemy.saes.storage import load_sae
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
 FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def write_other_layouts(case: str, to: Path) -> None:
+    """An SAE in a layout of which no library wrote a file for these tests."""
+    w = random_weights()
+    turned = {"W_enc": w["W_enc"].T.contiguous(), "W_dec": w["W_dec"].T.contiguous()}
+    if case == "circuit_tracer":
+        settings = "model_name: gpt2\nactivation: {topk: {k: 4}}\ntranscoders: [a/b/c]\nsubfolder: x\n"
+        (to / "config.yaml").write_text(settings)
+        stored = {"W_enc": turned["W_enc"], **{name: w[name] for name in ("W_dec", "b_enc", "b_dec")}}
+        save_file(stored, to / "layer_3.safetensors")
+    elif case == "llama_scope":
+        (to / "checkpoints").mkdir()
+        settings = {"act_fn": "jumprelu", "jump_relu_threshold": 0.4, "sparsity_include_decoder_norm": True, "top_k": 4}
+        settings |= {"dataset_average_activation_norm": {"in": 7.0, "out": 3.0}, "norm_activation": "dataset-wise"}
+        settings |= {"hook_point_in": "blocks.1.hook_mlp_in", "hook_point_out": "blocks.1.hook_mlp_out"}
+        (to / "hyperparams.json").write_text(json.dumps(settings))
+        stored = {"encoder.weight": turned["W_enc"], "encoder.bias": w["b_enc"]}
+        stored |= {"decoder.weight": turned["W_dec"], "decoder.bias": w["b_dec"]}
+        save_file(stored, to / "checkpoints" / "final.safetensors")
+    elif case == "openai":
+        stored = {"encoder.weight": turned["W_enc"], "latent_bias": w["b_enc"], "decoder.weight": turned["W_dec"]}
+        state = {"activation": "TopK", "activation_state_dict": {"k": 4, "postact_fn": "ReLU"}}
+        torch.save({**stored, "pre_bias": w["b_dec"], **state}, to / "8.pt")
+    else:
+        folder = to / "SAE-Res-Qwen3-8B-Base-W64K-L0_4"
+        folder.mkdir()
+        torch.save({**turned, "b_enc": w["b_enc"], "b_dec": w["b_dec"]}, folder / "layer3.sae.pt")
+
+
+OTHER_LAYOUTS = ("circuit_tracer", "llama_scope", "openai", "qwen_scope")
 
 
 def copied(case: str, to: Path) -> Path:
     """The case's own files in a new folder; returns that folder."""
+    if case in OTHER_LAYOUTS:
+        write_other_layouts(case, to)
+        return to
     source = next(path for path in (FOLDER / case).rglob("*") if path.is_file()).parent
     to.mkdir(exist_ok=True)
     for path in source.iterdir():
@@ -51,11 +92,11 @@ def one_line(path: Path) -> str:
 
 
 @FUZZ
-@given(case=st.sampled_from(CASES), data=st.data())
+@given(case=st.sampled_from([*CASES, *OTHER_LAYOUTS]), data=st.data())
 def test_changed_cut_and_lengthened_files(case: str, data: st.DataObject):
     with tempfile.TemporaryDirectory() as temporary:
         folder = copied(case, Path(temporary))
-        path = folder / data.draw(st.sampled_from(sorted(p.name for p in folder.iterdir())))
+        path = data.draw(st.sampled_from(sorted(p for p in folder.rglob("*") if p.is_file())))
         content = bytearray(path.read_bytes())
         damage = data.draw(st.sampled_from(["flip", "cut", "insert", "zero"]))
         place = data.draw(st.integers(0, min(len(content) - 1, data.draw(st.sampled_from([64, 1500, len(content)])))))
@@ -71,15 +112,20 @@ def test_changed_cut_and_lengthened_files(case: str, data: st.DataObject):
         one_line(folder)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
+@FUZZ
+@given(data=st.data())
+def test_any_value_of_a_sets_settings(data: st.DataObject):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = copied("circuit_tracer", Path(temporary))
+        document = yaml.safe_load((folder / "config.yaml").read_text())
+        document[data.draw(st.sampled_from(sorted(document)))] = data.draw(JSON)
+        (folder / "config.yaml").write_text(yaml.safe_dump(document if data.draw(st.booleans()) else data.draw(JSON)))
+        one_line(folder)
+        one_line(folder / "layer_3.safetensors")
 
 
 @FUZZ
-@given(case=st.sampled_from([case for case in CASES if case != "gemma_scope_1"]), data=st.data())
+@given(case=st.sampled_from([*(case for case in CASES if case != "gemma_scope_1"), "llama_scope"]), data=st.data())
 def test_any_value_of_any_setting(case: str, data: st.DataObject):
     with tempfile.TemporaryDirectory() as temporary:
         folder = copied(case, Path(temporary))
@@ -283,6 +329,19 @@ def test_the_hubs_cache_is_made_of_links_within_one_repository(tmp_path):
 
 
 def test_odd_paths(tmp_path):
-    for path in ("x" * 5000, tmp_path / "missing", "hf://x", "a\0b", ""):
+    for path in ("x" * 5000, tmp_path / "missing", "hf://x", "a\0b", "", None, 5):
         with pytest.raises(UserError):
             load_sae(path)
+    with pytest.raises(UserError, match=r"RUN/saes/SITE/NAME, a .pt file, or a folder with .*cfg.json"):
+        load_sae(tmp_path)
+
+
+def test_devices_and_types_that_are_not_there(tmp_path):
+    folder = copied("lens_standard", tmp_path / "sae")
+    for device in ("cuda:99", "no such device"):
+        with pytest.raises(UserError, match="is not there"):
+            load_sae(folder, device=device)
+    for dtype in (torch.int8, torch.bool, "float32"):
+        with pytest.raises(UserError, match="dtype must be one of floating-point numbers"):
+            load_sae(folder, dtype=dtype)
+    assert load_sae(folder, dtype=torch.bfloat16).W_dec.dtype == torch.bfloat16
