@@ -96,10 +96,5 @@ def opening(family: Family) -> tuple[tuple[str, str], ...]:
     name = family.example_name
     if not family.layout:
         return (("open it", "monosemy does not read this layout; a name's form is"), ("", name))
-    if ":" in name:
-        return (
-            ("open it", "clone the repository and give the folder: a name with ':' is not fetched; e.g."),
-            ("", name),
-        )
     command = " ".join(filter(None, ("monosemy evaluate", name, family.options, "--text my-texts.jsonl")))
     return (("measure it", command), ("in Python", f'load_sae("{name}")'))
