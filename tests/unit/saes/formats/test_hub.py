@@ -19,6 +19,8 @@ from monosemy.errors import UserError
 from monosemy.saes.formats.hub import HubName, hub_name
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORIES = ("google/gemma-scope-2b-pt-res", "google/gemma-scope-2-270m-pt")
+"""Both with the same FILES."""
 SCOPE = FOLDER / "gemma_scope_1" / "layer_3" / "width_96" / "average_l0_12" / "params.npz"
 FILES = {
     "layer_20/width_16k/average_l0_71/params.npz": SCOPE,
@@ -53,7 +55,7 @@ def test_names():
 
 
 class _Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does: one repository with FILES, one gated, no other."""
+    """Answers as the hub does: repositories with FILES, one gated, no other."""
 
     requested: list[str] = []  # noqa: RUF012
 
@@ -72,7 +74,7 @@ class _Hub(BaseHTTPRequestHandler):
             return self._api(path.removeprefix("/api/models/"), parse_qs(url.query))
         repository, _, rest = path.strip("/").partition("/resolve/")
         file = FILES.get(rest.partition("/")[2])
-        if repository != "google/gemma-scope-2b-pt-res" or file is None:
+        if repository not in REPOSITORIES or file is None:
             return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
         if self.command == "GET":
             self.requested.append(rest.partition("/")[2])
@@ -85,7 +87,7 @@ class _Hub(BaseHTTPRequestHandler):
             if word in path:
                 repository, _, rest = path.partition(word)
                 revision, _, rest = rest.partition("/")
-        if repository not in ("google/gemma-scope-2b-pt-res", "org/gated"):
+        if repository not in (*REPOSITORIES, "org/gated"):
             return self._send(401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
         if revision not in ("main", COMMIT):
             return self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "no such revision"})
@@ -143,6 +145,12 @@ def test_an_sae_is_fetched_once_with_its_own_files_alone_and_opens_without_a_con
     curated = tmp_path / "config.yaml"
     curated.write_text("transcoders:\n  - hf://google/weights/layer_0/params.npz\n  - hf://google/weights/layer_1\n")
     monkeypatch.setitem(FILES, "set/config.yaml", curated)
+    layer = tmp_path / "layer_2.safetensors"
+    layer.write_bytes(b"".join(path.read_bytes() for path in FOLDER.glob("gemma_scope_2/**/params.safetensors")))
+    (tmp_path / "one.yaml").write_text("model_name: gpt2\n")
+    monkeypatch.setitem(FILES, "one/config.yaml", tmp_path / "one.yaml")
+    monkeypatch.setitem(FILES, "one/layer_2.safetensors", layer)
+    monkeypatch.setitem(FILES, "resid_post/layer_5_width_1k/params.safetensors", layer)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     Thread(target=server.serve_forever, daemon=True).start()
     _Hub.requested.clear()
@@ -162,10 +170,12 @@ def test_an_sae_is_fetched_once_with_its_own_files_alone_and_opens_without_a_con
             "google/gemma-scope-9b/x",
             "org/gated/layer_1",
             f"{repository}/set",
+            f"https://huggingface.co/{REPOSITORIES[1]}/tree/main/resid_post/layer_5_width_1k",
+            f"{repository}/one",
         ],
     )
     server.shutdown()
-    first, lens, by_file, several, wrong, revision, unknown, gated, listed = online
+    first, lens, by_file, several, wrong, revision, unknown, gated, listed, unsaid, one = online
     assert (first["model"], first["site"], first["l0"]) == ("google/gemma-2-2b", "layers.20.resid_post", 71)
     assert first["files"] == {"params.npz": hashlib.sha256(SCOPE.read_bytes()).hexdigest()}
     assert (first["repository"], first["commit"], first["path"]) == (repository, COMMIT, scope)
@@ -173,9 +183,18 @@ def test_an_sae_is_fetched_once_with_its_own_files_alone_and_opens_without_a_con
     assert by_file["files"] == first["files"]
     assert f"'{repository}/set' is a list of 2 transcoders that lie elsewhere" in listed["error"]
     assert listed["error"].endswith("e.g. hf://google/weights/layer_0/params.npz, hf://google/weights/layer_1")
-    _Hub.requested.remove("set/config.yaml")
+    assert (unsaid["layout"], unsaid["model"], unsaid["site"]) == (
+        "Gemma Scope 2",
+        "google/gemma-3-270m",
+        "layers.5.resid_post",
+    )
+    assert unsaid["files"].keys() == {"params.safetensors"}
+    assert "one/layer_2.safetensors" in one["error"]  # found, and not such a file
+    for file in ("set/config.yaml", "one/config.yaml", "one/layer_2.safetensors"):
+        _Hub.requested.remove(file)
+    _Hub.requested.remove("resid_post/layer_5_width_1k/params.safetensors")
     assert sorted(_Hub.requested) == sorted(list(FILES)[i] for i in (0, 2, 3))  # neither sparsity nor another SAE
-    assert several["error"].startswith(f"'{repository}' holds 3 SAEs; name one, e.g. {repository}/layer_20/")
+    assert several["error"].startswith(f"'{repository}' holds 4 SAEs; name one, e.g. {repository}/layer_20/")
     assert (
         "has no SAE at 'layer_20/width_16k/average_l0_77'; beside it are layer_20/width_16k/average_l0_71"
         in wrong["error"]
