@@ -63,13 +63,16 @@ test-integration: $(STAMP) ## tests on the real embedded model
 # instructions, and as on a processor with AVX2 alone and four threads. Which of these a machine hides differs by machine.
 NUMERICAL := tests/unit/kernels tests/unit/saes tests/unit/training tests/unit/test_latents.py tests/unit/support/test_fetch.py \
   tests/unit/circuits/jacobian/test_mlp.py $(patsubst %,tests/unit/circuits/heads/test_%.py,methods discrete)
+# Files, commands and interpreted kernels are the same on every processor.
+NOT_NUMERICAL := $(patsubst %,--ignore=tests/unit/%.py,kernels/test_triton kernels/test_self_test saes/test_listing \
+  saes/formats/test_export saes/formats/test_hub saes/formats/test_strangers training/test_viewers training/test_sharded_files)
 NO_VECTORS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 NUMBA_CPU_NAME=generic MONOSEMY_SCREEN=0
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 MONOSEMY_SCREEN=0
 FOUR_THREADS := OMP_NUM_THREADS=4 MKL_NUM_THREADS=4 OPENBLAS_NUM_THREADS=4 NUMBA_NUM_THREADS=4
 
 test-processors: $(STAMP) ## the numerical tests as other processors run them: no vector instructions; AVX2 alone
-	$(NO_VECTORS) $(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest $(NUMERICAL) -n $(WORKERS)
-	$(AVX2) $(FOUR_THREADS) $(OFFLINE) $(BIN)/python -m pytest $(NUMERICAL)
+	$(NO_VECTORS) $(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest $(NUMERICAL) $(NOT_NUMERICAL) -n $(WORKERS)
+	$(AVX2) $(FOUR_THREADS) $(OFFLINE) $(BIN)/python -m pytest $(NUMERICAL) $(NOT_NUMERICAL) -n $(WORKERS)
 
 # Chromium comes from the system's packages: Playwright's own download is not needed.
 $(VENV)/.browser: $(STAMP) requirements/browser.txt
