@@ -5,6 +5,7 @@ For real: in Triton's interpreter, in a process of its own, with kernels that ar
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="triton is installed where there are GPUs")
+# Not imported: test_triton.py must be the first in this process to do so, with the interpreter asked for.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is installed where there are GPUs"
+)
 
 STEP = """
 import warnings, torch, triton, triton.language as tl
