@@ -171,7 +171,7 @@ def _add_latents(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
 
     @app.get("/api/f/{site}/{name}/highlights")
     async def highlights(site: str, name: str) -> Response:
-        return answer(pages.highlight_cards(catalogue.features(site, name)[0]))
+        return answer(await asyncio.to_thread(pages.highlight_cards, catalogue.features(site, name)[0]))
 
     @app.get("/api/f/{site}/{name}/picture/{context}")
     async def picture(site: str, name: str, context: str) -> Response:

@@ -22,6 +22,8 @@ from monosemy.app.server import DEFAULT_PORT, bind, can_open, page_address, serv
 from monosemy.errors import UserError
 
 HOST = "127.0.0.1"
+START_SECONDS = 30.0
+"""How long the server may take to start; what it serves beside does not wait longer."""
 
 
 class PagesBeside:
@@ -47,7 +49,7 @@ class PagesBeside:
         command = [sys.executable, "-m", "monosemy.app.beside", str(self.folder)]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._child.stdout is not None
-        self.address = self._child.stdout.readline().strip()
+        self.address = _line_within(self._child.stdout, START_SECONDS)
         if not self.address:
             self.close()
             print(f"the pages could not be served; look at them later: monosemy browse {self.folder}", file=sys.stderr)
@@ -67,9 +69,18 @@ class PagesBeside:
     def close(self) -> None:
         """Ends the server, if it runs."""
         if self._child is not None:
-            self._child.terminate()
+            self._child.kill()  # it writes nothing that a sudden end could harm
             self._child.wait()
             self._child = None
+
+
+def _line_within(pipe: IO[str], seconds: float) -> str:
+    """The pipe's first line; empty where none comes in time, or the pipe is closed."""
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.append(pipe.readline()), daemon=True)
+    reader.start()
+    reader.join(seconds)
+    return lines[0].strip() if lines else ""
 
 
 def main(folder: Path) -> None:

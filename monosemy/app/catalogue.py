@@ -24,10 +24,9 @@ from monosemy.circuits.graphs.layout import graphs_of_run
 from monosemy.errors import UserError
 from monosemy.evals.evaluation_file import read_evaluation
 from monosemy.evals.latent_statistics import LatentStatistics
-from monosemy.features.store.database import FeatureDatabase
+from monosemy.features.store.database import FeatureDatabase, open_current
 from monosemy.layout import RunFiles, SaeFiles
 from monosemy.run import read_run
-from monosemy.saes.config_file import read_config_file
 from monosemy.saes.listing import SavedSae, refuse_stopped, saved_saes
 from monosemy.support.moved import NOT_MOVED, Moved
 
@@ -54,6 +53,8 @@ class Dictionary:
     """Why an existing database cannot be read; empty if it can."""
     orders: dict[str, Array] = field(default_factory=dict)
     """Latents sorted by each column; `lists` fills it at first use."""
+    cards: tuple[Any, dict[str, Any]] | None = None
+    """What `pages.highlight_cards` answered, after the versions of features and labels that it answered for."""
     built_columns: Mapping[str, Array] = field(default_factory=dict)
     """The database's columns as plain arrays, since indexing a memory-mapped one takes five times as long."""
 
@@ -204,7 +205,7 @@ class Catalogue:
         with self._lock:
             saes: dict[tuple[str, str], Dictionary] = {}
             for saved in saved_saes(self.folder):
-                sae, weights_stamp = self._known.get(saved.key), _stamp(SaeFiles(saved.folder).config)
+                sae, weights_stamp = self._known.get(saved.key), stamp_of(SaeFiles(saved.folder).config)
                 if sae is None or sae.weights_stamp != weights_stamp:
                     sae = Dictionary(saved, weights_stamp=weights_stamp)
                 saes[saved.key] = sae
@@ -215,21 +216,14 @@ class Catalogue:
     def _open_features(self, sae: Dictionary) -> None:
         """Opens an SAE's features if they are new or were built again since the last look."""
         features = self.files.features(sae.site, sae.name)
-        stamp = _stamp(features.info)
+        stamp = stamp_of(features.info)
         if stamp == sae.stamp:
             return
         sae.database, sae.problem = None, ""
         if stamp is not None and not sae.saved.stopped:
             try:
-                database = FeatureDatabase.open(features.folder)
-                if _describes_another(database, sae.folder):
-                    sae.problem = (
-                        f"the features of {sae.saved.label} describe an SAE that has since been replaced; they are "
-                        f"being built again, or build them: {sae.build_command}"
-                    )
-                else:
-                    sae.database = database
-            except UserError as error:  # damaged or of another format: the run's other SAEs can still be browsed
+                sae.database = open_current(self.folder, sae.site, sae.name)
+            except UserError as error:  # damaged or outdated: the run's other SAEs can still be browsed
                 sae.problem = str(error)
         built = sae.database.columns if sae.database is not None else {}
         sae.built_columns = {column: np.asarray(values) for column, values in built.items()}
@@ -274,14 +268,7 @@ class Catalogue:
         return list(evaluation.get("records", [])), evaluation.get("clean_loss")
 
 
-def _describes_another(database: FeatureDatabase, folder: Path) -> bool:
-    """Whether features were built from other weights than those now in the SAE's folder, as far as both say."""
-    document = read_config_file(folder)
-    weights = document.get("weights_sha256") if isinstance(document, dict) else None
-    return bool(weights) and database.info.get("sae_sha256", weights) != weights
-
-
-def _stamp(path: Path) -> Stamp | None:
+def stamp_of(path: Path) -> Stamp | None:
     """Identity of a file's present content; None if there is no such file.
 
     Builds replace the file rather than write into it, so inode and time of change tell them apart.

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from monosemy.errors import unknown
 from monosemy.features.export import html_page
 from monosemy.support import json_text
@@ -124,9 +126,15 @@ def _row(evidence: Evidence, row: Mapping[str, Any]) -> list[str]:
 
 
 def _rarest(reading: Reading) -> list[dict[str, Any] | None]:
-    """Per token the firing that is most unusual for its latent."""
-    tops = reading.tops(len(reading.position))
-    return [max(top, key=lambda firing: firing["one_in"] or 0.0) if top else None for top in tops]
+    """Per token the firing that is most unusual for its latent: `latent` and `one_in`."""
+    rare = np.nan_to_num(reading.one_in)
+    order = np.lexsort((-rare, reading.position))  # stable: of equals the strongest stays first
+    positions, first = np.unique(reading.position[order], return_index=True)
+    best = order[first]
+    rarest: list[dict[str, Any] | None] = [None] * len(reading.pieces)
+    for position, latent, n in zip(positions.tolist(), reading.latent[best].tolist(), rare[best].tolist(), strict=True):
+        rarest[position] = {"latent": latent, "one_in": n or None}
+    return rarest
 
 
 def _token(evidence: Evidence, position: int, firing: Mapping[str, Any] | None) -> Html:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.app.catalogue import Dictionary
+from monosemy.app.catalogue import Dictionary, stamp_of
 from monosemy.app.lists import at
 from monosemy.features.store.database import Example, FeatureDatabase
 from monosemy.features.store.token_texts import TokenTexts
@@ -111,9 +111,16 @@ _CARD_STATS = ("firing_rate", "label_auroc", "label_auroc_low", "label_auroc_hig
 
 
 def highlight_cards(sae: Dictionary) -> dict[str, Any]:
-    """What was found in the SAE, as cards (`schema.Highlights`)."""
+    """What was found in the SAE, as cards (`schema.Highlights`); kept until features or labels change."""
     database = sae.database
     assert database is not None
+    version = (sae.stamp, stamp_of(database.files.sqlite))
+    if sae.cards is None or sae.cards[0] != version:
+        sae.cards = (version, _highlight_cards(sae, database))
+    return sae.cards[1]
+
+
+def _highlight_cards(sae: Dictionary, database: FeatureDatabase) -> dict[str, Any]:
     chosen, words = highlights(database), vocabulary(database)
     return {
         "latents": [

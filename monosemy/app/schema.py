@@ -161,7 +161,7 @@ class SaeEntry(Wire):
     imported: bool
     """Whether it was trained elsewhere, and imported."""
     warnings: list[str]
-    """What may make an imported SAE's numbers here differ from its publisher's."""
+    """What must be known of its numbers: a first look, or what differs from an imported SAE's publisher's."""
     build_command: str
     """The command that builds the features of this SAE."""
     d_sae: int

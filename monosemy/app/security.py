@@ -8,7 +8,7 @@ Place on the path: browser → [security] → server; an ASGI layer around all o
               the API nor make the browser call it (403)
     token     needed on any address but loopback: `/?token=…`, printed at the start, is exchanged for a cookie
               (HttpOnly, SameSite=Strict); requests without that cookie get 403
-    body      at most MAX_BODY bytes, whatever its declared length (413)
+    body      at most MAX_BODY bytes, twice as many for two texts, whatever its declared length (413)
     headers   a strict content-security policy ('self' only, no frames, no inline script or style), nosniff,
               no-referrer, same-origin opener and resources; only assets may be cached
 
@@ -39,8 +39,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 MAX_BODY = 256 * 1024
-"""Size of the largest request body, in bytes."""
-_TOO_LARGE = f"the request is larger than the {MAX_BODY // 1024} KiB that are taken"
+"""Size of the largest request body, in bytes: room for the longest text at four bytes a character."""
+_TWO_TEXTS = "/text-difference"
+"""How the addresses end whose requests hold two texts."""
 POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
@@ -58,7 +59,7 @@ _HEADERS = {
 
 
 class TooLargeError(UserError):
-    """Raised while a body is read, once it exceeds `MAX_BODY` (status 413)."""
+    """Raised while a body is read, once it exceeds `largest_body` (status 413)."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,15 @@ def _is_address(name: str) -> bool:
     return True
 
 
+def largest_body(path: str) -> int:
+    """Size of the largest request body that an address takes, in bytes."""
+    return 2 * MAX_BODY if path.endswith(_TWO_TEXTS) else MAX_BODY
+
+
+def _too_large(largest: int) -> str:
+    return f"the request is larger than the {largest // 1024} KiB that are taken"
+
+
 class Guard:
     """The ASGI layer that refuses requests `Access` does not admit, caps bodies, and adds the security headers."""
 
@@ -170,7 +180,7 @@ class Guard:
                 return await self._exchange(scope, send, query)
             if not self.access.admits(headers.get(b"cookie", "")):
                 return await _answer(send, 403, "open the address with the token that monosemy browse printed")
-        await self.app(scope, _capped(receive), send)
+        await self.app(scope, _capped(receive, largest_body(scope["path"])), send)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str], n_hosts: int) -> tuple[int, str] | None:
         """(status, error) of a request to be refused for its headers; None if it may pass."""
@@ -189,8 +199,9 @@ class Guard:
             if headers.get(b"content-type", "").partition(";")[0].strip().lower() != "application/json":
                 return 415, "send application/json"
             length = headers.get(b"content-length", "0")
-            if not length.isdigit() or int(length) > MAX_BODY:
-                return 413, _TOO_LARGE
+            largest = largest_body(scope["path"])
+            if not length.isdigit() or int(length) > largest:
+                return 413, _too_large(largest)
         return None
 
     async def _exchange(self, scope: Scope, send: Send, query: dict[str, str]) -> None:
@@ -203,7 +214,7 @@ class Guard:
         await send({"type": "http.response.body", "body": b""})
 
 
-def _capped(receive: Receive) -> Receive:
+def _capped(receive: Receive, largest: int) -> Receive:
     """`receive`, raising TooLargeError once the body is too long, whatever length it declared."""
     read = 0
 
@@ -211,8 +222,8 @@ def _capped(receive: Receive) -> Receive:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))
-        if read > MAX_BODY:
-            raise TooLargeError(_TOO_LARGE)
+        if read > largest:
+            raise TooLargeError(_too_large(largest))
         return message
 
     return capped

@@ -40,6 +40,8 @@ EXAMPLES = (
 def run_trace(words: list[str]) -> None:
     """Runs `monosemy trace`. Raises UserError for bad input, where possible before the model is loaded."""
     options = _parser().parse_args(words)
+    if options.out and options.against:
+        raise UserError("--out writes what fires in one text, --against shows two; give one of them")
     out = _target(options.out) if options.out else None
     text, other = _text(options.file), _text(options.against) if options.against else None
     subject = open_subject(options, moved=("model",))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,8 @@ _HEADS = {
     "system": "system",
 }
 _HEAD = re.compile(rf"^\s*[*#]*\s*({'|'.join(_HEADS)})\s*[*#]*:[*#]*\s*", re.IGNORECASE)
+_OPEN, _CLOSE = "\ue000", "\ue001"
+"""Around the number of a message in place of its content: characters for private use, which no template writes."""
 _EXAMPLE = "begin its messages with lines such as “User:” and “Assistant:”, or give a JSON list of role and content"
 
 
@@ -40,7 +44,11 @@ class Transcript:
         """The role of the message in which each token ends, "" between messages; empty for a plain text."""
         if not self.spans:
             return []
-        return [next((role for start, stop, role in self.spans if start < end <= stop), "") for end in ends]
+        # messages stand in order: the only one that can hold an end is the last that starts before it
+        starts = [start for start, _, _ in self.spans]
+        spans = [(0, 0, ""), *self.spans]
+        last = [spans[bisect_left(starts, end)] for end in ends]
+        return [role if end <= stop else "" for end, (_, stop, role) in zip(ends, last, strict=True)]
 
 
 def parse_chat(text: str) -> list[dict[str, str]]:
@@ -64,8 +72,8 @@ def parse_chat(text: str) -> list[dict[str, str]]:
 def _from_json(text: str) -> list[dict[str, str]]:
     try:
         messages: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"this chat is no JSON ({error}); {_EXAMPLE}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"this chat is no JSON that can be read ({error}); {_EXAMPLE}") from None
     if not messages or not all(
         isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
         for message in messages
@@ -79,15 +87,32 @@ def written_chat(model: LanguageModel, messages: list[dict[str, str]]) -> Transc
     tokenizer = model.tokenizer_for("a chat")
     if not prompts.has_template(tokenizer):
         raise UserError(f"{model.name} has no chat template; read the transcript as plain text instead")
+    marked = [{**message, "content": f"{_OPEN}{k}{_CLOSE}"} for k, message in enumerate(messages)]
     try:
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        text, frame = (str(tokenizer.apply_chat_template(chat, tokenize=False)) for chat in (messages, marked))
     except Exception as error:  # a template is a program from elsewhere: it may raise anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the model's chat template cannot write this chat ({reason}); read it as plain text") from None
-    spans, at = [], 0
-    for message in messages:
-        start = text.find(message["content"], at)
-        if start >= 0:  # a template may leave out or change a message, whose tokens then have no role
-            at = start + len(message["content"])
-            spans.append((start, at, message["role"]))
-    return Transcript(text, tuple(spans))
+    return Transcript(text, tuple(_spans(messages, text, frame)))
+
+
+def _spans(messages: list[dict[str, str]], text: str, frame: str) -> Iterator[tuple[int, int, str]]:
+    """(start, stop, role) of every message. `frame` is what the template writes of the same chat with marks in it.
+
+    What stands before a mark is what the template itself writes before this content, so that a content such as `user`
+    is not found in its own header. A template may strip a content, or change or leave out a message: the tokens of one
+    that is changed or left out have no role.
+    """
+    at = 0
+    parts = re.split(f"{_OPEN}(\\d+){_CLOSE}", frame)
+    for written, number in zip(parts[:-1:2], parts[1::2], strict=True):
+        before = text.find(written, at)
+        if before < 0:
+            continue
+        at = before + len(written)
+        message = messages[int(number)]
+        contents = (message["content"], message["content"].strip())
+        content = next((content for content in contents if text.startswith(content, at)), "")
+        if content:
+            yield at, at + len(content), message["role"]
+            at += len(content)

@@ -14,6 +14,7 @@ from typing import Any
 from monosemy.errors import UserError
 from monosemy.evals.evaluation_file import read_evaluation
 from monosemy.saes.base import SaeConfig
+from monosemy.saes.listing import FIRST_LOOK
 from monosemy.saes.registry import ARCHITECTURES
 from monosemy.saes.transforms import NO_TRANSFORMS
 from monosemy.support.numbers import count_text, interval_text, setting_text
@@ -95,6 +96,8 @@ def _origin(config: SaeConfig) -> list[str]:
             if value != getattr(NO_TRANSFORMS, name)
         ]
         rows.append(f"| around the encoder | {', '.join(filter(None, steps)) or 'nothing'} |")
+    if config.record.get("first_look"):
+        rows.append(f"| training | {FIRST_LOOK} |")
     if n_tokens := config.record.get("n_tokens"):
         rows.append(f"| training tokens | {count_text(n_tokens)} |")
     return rows

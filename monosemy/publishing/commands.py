@@ -143,9 +143,11 @@ def _every_layer(options: Namespace) -> list[SparseAutoencoder]:
 def _announced(sae: SparseAutoencoder, options: Namespace, printed: set[str]) -> Exported:
     """The files in the layout, after its notes have been printed, except those that were `printed` before."""
     from monosemy.saes.formats import export
+    from monosemy.saes.listing import FIRST_LOOK
 
     exported = export(sae, options.layout, unit_rows=options.unit_rows)
-    for note in exported.notes:
+    first_look = [FIRST_LOOK] if sae.config.record.get("first_look") else []
+    for note in [*first_look, *exported.notes]:
         if note not in printed:
             print(f"note: {note}", file=sys.stderr)
             printed.add(note)

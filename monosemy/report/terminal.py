@@ -14,7 +14,8 @@ from monosemy.config import RunConfig, computed_settings, taking_part
 from monosemy.errors import UserError
 from monosemy.evals.evaluation_file import read_evaluation
 from monosemy.layout import RunFiles
-from monosemy.run import read_run
+from monosemy.run import read_feature_info, read_run
+from monosemy.saes.config_file import describes_another
 from monosemy.saes.listing import SavedSae, saved_saes
 from monosemy.support.numbers import count_text, counted_text, duration_text, setting_text, value_text
 
@@ -104,10 +105,18 @@ def _table(folder: Path, saes: Sequence[SavedSae]) -> list[str]:
     for sae in saes:
         record = records.get(sae.key, {})
         cells = [value_text(record.get(name), decimals=n, missing="–") for name, n in _MEASURES]
-        described = "features" if files.features(*sae.key).info.exists() else "–"
+        described = _described(files, sae)
         line = f"  {sae.label:{width}}  {cells[0]:>7}  {cells[1]:>6}  {cells[2]:>7}  {described}{sae.remark}"
         lines.append(line.rstrip())
     return lines
+
+
+def _described(files: RunFiles, sae: SavedSae) -> str:
+    """Whether the SAE has features, and whether they are of its present weights."""
+    features = files.features(*sae.key)
+    if not features.info.exists():
+        return "–"
+    return "outdated" if describes_another(read_feature_info(features.folder), sae.folder) else "features"
 
 
 _MEASURES = (("l0", 1), ("fvu", 3), ("delta_loss", 3))

@@ -55,3 +55,13 @@ def checked_config_file(folder: Path) -> dict[str, Any]:
 def read_weights_sha256(folder: Path) -> str:
     """The SHA-256 that the SAE's weights have, as its config.json says."""
     return str(read_config_file(folder)["weights_sha256"])
+
+
+def describes_another(feature_info: Mapping[str, Any], folder: Path) -> bool:
+    """Whether features (features.json) were built from other weights than those now in the SAE's folder.
+
+    False where one of the two does not say of which weights it is. Raises UserError as `read_config_file` does.
+    """
+    document = read_config_file(folder)
+    weights = document.get("weights_sha256") if isinstance(document, dict) else None
+    return bool(weights) and feature_info.get("sae_sha256", weights) != weights

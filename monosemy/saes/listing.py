@@ -26,6 +26,8 @@ from monosemy.support.visible import visible
 FROZEN_RANDOM = "frozen_random"
 TRANSCODER, SKIP_TRANSCODER = "transcoder_", "skip_transcoder_"
 """How the kinds of transcoders begin, without and with a linear path."""
+FIRST_LOOK = "first look: trained on the start of the text only"
+"""What is said of an SAE that is to be replaced by its full-length self."""
 Key = tuple[str, str]
 """(site, name)."""
 
@@ -64,8 +66,10 @@ class SavedSae:
 
     @property
     def warnings(self) -> list[str]:
-        """What may make an imported SAE's numbers here differ from the published ones, a sentence part each."""
-        return [str(warning) for warning in self.imported.get("warnings") or []]
+        """What must be known of its numbers, a sentence part each: that it is a first look, or, of an imported SAE,
+        what may make them differ here from the published ones."""
+        first_look = [FIRST_LOOK] if self.first_look else []
+        return [*first_look, *(str(warning) for warning in self.imported.get("warnings") or [])]
 
     @property
     def kind(self) -> str:
@@ -105,7 +109,7 @@ def label_of(name: str) -> str:
 
 
 def print_warnings(saes: Iterable[SavedSae]) -> None:
-    """Prints what must be known of imported SAEs on standard error, a line each."""
+    """Prints what must be known of the SAEs on standard error, a line each."""
     for sae in saes:
         for warning in sae.warnings:
             print(f"warning: {sae.label}: {visible(warning)}", file=sys.stderr)

@@ -12,6 +12,7 @@ SAE gives them; cosines and correlations have no unit; output tokens are in logi
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ from monosemy.features.store.token_texts import TokenTexts
 from monosemy.features.store.write import replace_explanation
 from monosemy.layout import FeatureFiles, RunFiles
 from monosemy.run import read_feature_info, read_run
+from monosemy.saes.config_file import describes_another
 from monosemy.saes.listing import refuse_stopped, saved_saes
 from monosemy.support.tensor_rows import read_rows
 from monosemy.support.visible import visible
@@ -458,8 +460,8 @@ def list_features(run: Path) -> list[tuple[str, str]]:
 def open_features(run: Path, site: str | None = None, name: str | None = None) -> FeatureDatabase:
     """Opens the database of one SAE of a run; without site or name, the first one that fits, controls last.
 
-    Raises UserError for a folder that is not a run, an unknown SAE, one whose training stopped early, or one without
-    features (with the command that builds them).
+    Raises UserError for a folder that is not a run, an unknown SAE, one whose training stopped early, one without
+    features (with the command that builds them), or one whose weights were replaced since its features were built.
     """
     read_run(run)
     candidates = [sae for sae in saved_saes(run) if site in (None, sae.site) and name in (None, sae.name)]
@@ -470,10 +472,23 @@ def open_features(run: Path, site: str | None = None, name: str | None = None) -
     features = list_features(run)
     for sae in candidates:
         if sae.key in features and not sae.stopped:
-            return FeatureDatabase.open(RunFiles(run).features(*sae.key).folder)
+            return open_current(run, *sae.key)
     flag = f" --saes {site}/{name}" if site and name else ""
     subject = f"SAE {site}/{name} of run {run}" if site and name else f"run {run}"
     raise UserError(f"{subject} has no features yet; build them: monosemy features {run}{flag}")
+
+
+def open_current(run: Path, site: str, name: str) -> FeatureDatabase:
+    """Opens the database at the SAE's place. Raises UserError as `FeatureDatabase.open`, and for one of other weights
+    than those that now lie in the SAE's folder."""
+    files = RunFiles(run)
+    database = FeatureDatabase.open(files.features(site, name).folder)
+    if describes_another(database.info, files.sae(site, name).folder):
+        raise UserError(
+            f"the features of {site}/{name} describe an SAE that has since been replaced; they are being built again, "
+            f"or build them: monosemy features {shlex.quote(str(run))} --saes {site}/{name}"
+        )
+    return database
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -81,3 +81,11 @@ def test_a_run_without_anything_to_show_is_said_and_does_no_harm(tmp_path, capfd
     assert "is not a run folder" in error
     assert "the pages could not be served; look at them later: monosemy browse" in error
     pages.stay()
+
+
+def test_a_server_that_does_not_start_in_time_is_given_up(run, capfd, monkeypatch):
+    monkeypatch.setattr("monosemy.app.beside.START_SECONDS", 0.0)
+    pages = PagesBeside(run)
+    pages.start()
+    assert not pages.serving
+    assert "the pages could not be served" in capfd.readouterr().err

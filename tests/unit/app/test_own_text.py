@@ -15,7 +15,7 @@ from feature_runs import open_tiny
 
 from monosemy.app import own_text, schema
 from monosemy.app.catalogue import Catalogue
-from monosemy.app.evidence import Evidence, written
+from monosemy.app.evidence import Evidence, _rarest, written
 from monosemy.app.live import LiveModel, read_text
 from monosemy.app.rarity import one_in
 from monosemy.app.trace_command import run_trace
@@ -85,7 +85,12 @@ def test_transcripts_are_taken_apart():
         {"role": "system", "content": "x"},
     ]
     assert parse_chat('[{"role": "user", "content": "hi"}]') == [{"role": "user", "content": "hi"}]
-    for text, words in (("hello\nUser: x", "names no speaker"), ("", "no messages"), ("[1]", "role and content")):
+    for text, words in (
+        ("hello\nUser: x", "names no speaker"),
+        ("", "no messages"),
+        ("[1]", "role and content"),
+        ("[" * 100_000, "no JSON"),
+    ):
         with pytest.raises(UserError, match=words):
             parse_chat(text)
 
@@ -100,6 +105,36 @@ def test_tokens_know_whose_message_they_are_in(run: Path):
     assert "".join(reading.pieces[1:]) == "<user>ab<assistant>ab"
     assert reading.roles == [""] * 7 + ["user"] * 2 + [""] * 11 + ["assistant"] * 2
     assert written_chat(live.model(), [{"role": "user", "content": "ab"}]).spans == ((6, 8, "user"),)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if messages[0]['role'] != 'system' %}a user{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "contents", [["user", "assistant", "user"], ["u", "s", "_"], [" user\n", "<|im_start|>user", "u"], ["", "m", "a"]]
+)
+def test_contents_that_stand_in_what_the_template_writes_are_told_from_it(live: LiveModel, contents: list[str]):
+    model = live.model()
+    messages = [{"role": r, "content": c} for r, c in zip(("user", "assistant", "user"), contents, strict=True)]
+    before, model.tokenizer.chat_template = model.tokenizer.chat_template, CHATML
+    try:
+        transcript = written_chat(model, messages)
+    finally:
+        model.tokenizer.chat_template = before
+    expected, at = [], 0
+    for message in messages:
+        start = at + len(f"<|im_start|>{message['role']}\n")
+        stop = start + len(message["content"].strip())
+        at = stop + len("<|im_end|>\n")
+        expected += [(start, stop, message["role"])] if stop > start else []
+    assert list(transcript.spans) == expected
+    assert [transcript.text[start:stop] for start, stop, _ in transcript.spans] == [c.strip() for c in contents if c]
+    roles = transcript.roles_at(list(range(1, len(transcript.text) + 1)))
+    inside = [next((role for start, stop, role in expected if start <= i < stop), "") for i in range(len(roles))]
+    assert roles == inside
 
 
 def test_two_texts_are_compared_both_ways(run: Path):
@@ -132,6 +167,21 @@ def test_the_evidence_holds_every_firing_in_each_format(live: LiveModel):
         written(evidence, "pdf")
 
 
+def test_the_page_shows_the_most_unusual_firing_of_every_token():
+    position, latent = np.array([0, 0, 0, 2, 2, 3]), np.array([7, 5, 6, 1, 2, 9])
+    rare = np.array([10.0, 30.0, 30.0, np.nan, np.nan, 5.0])
+    value = np.arange(6, 0, -1, dtype=np.float32)
+    reading = own_text.Reading(
+        list("abcd"), [], [], 0, n_windows=1, position=position, latent=latent, value=value, one_in=rare
+    )
+    assert _rarest(reading) == [
+        {"latent": 5, "one_in": 30.0},
+        None,
+        {"latent": 1, "one_in": None},
+        {"latent": 9, "one_in": 5.0},
+    ]
+
+
 def test_the_evidence_is_downloaded(run: Path):
     with Server(run) as server:
         status, headers, content = server.ask("POST", f"{BASE}/evidence", {"text": "In July", "format": "csv"})
@@ -162,6 +212,7 @@ def test_bad_input_is_refused_before_the_model_is_loaded(run: Path, tmp_path: Pa
         ([str(tmp_path / "none.txt")], "cannot read"),
         ([str(tmp_path / "bad.txt")], "UTF-8"),
         ([str(text), "--out", str(tmp_path / "x.pdf")], r"\.csv, \.json, \.html"),
+        ([str(text), "--out", str(tmp_path / "x.csv"), "--against", str(text)], "give one of them"),
         ([str(text), "--out", str(tmp_path / "x.csv"), "--sae", "nothing"], "nothing"),
     ):
         with pytest.raises(UserError, match=reason):

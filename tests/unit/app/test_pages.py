@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from monosemy.app.catalogue import Catalogue
 from monosemy.app.compare import KEPT_COMPARISONS, Comparison, Comparisons, best_matches, unit_rows
-from monosemy.app.pages import latent_page
+from monosemy.app.pages import highlight_cards, latent_page
 from monosemy.features.store.database import open_features
 from monosemy.support.tensor_rows import read_rows
 
@@ -183,6 +183,16 @@ def test_search_finds_labels_by_word_beginnings_and_takes_operators_as_text(serv
     assert latents("%22july") == [0]
     assert latents("NEAR(") == []
     assert server.refusal("GET", f"{BASE}/search?q=")[0] == 400
+
+
+def test_highlights_are_made_once_for_the_same_features_and_labels(tmp_path: Path):
+    sae = Catalogue(page_run(tmp_path / "run")).sae(SITE, NAME)
+    first = highlight_cards(sae)
+    assert highlight_cards(sae) is first
+    label = next(row["label"] for row in first["latents"] if row["latent"] == 0)
+    sae.database.write_explanations({0: ("Names of summer months.", {"scores": SCORED})})
+    again = {row["latent"]: row["label"] for row in highlight_cards(sae)["latents"]}
+    assert again[0] == "Names of summer months." != label
 
 
 SCORED = {"detection_random": {"auroc": 0.97}}

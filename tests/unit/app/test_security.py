@@ -88,6 +88,9 @@ def test_a_body_too_large_is_refused_declared_or_not(server: Server):
     text = b'{"text": "' + b"x" * MAX_BODY + b'"}'
     status, error = server.refusal("POST", f"{BASE}/text", text)
     assert (status, "larger than the 256 KiB" in error) == (413, True)
+    status, error = server.refusal("POST", f"{BASE}/text-difference", text + b" " * MAX_BODY)
+    assert (status, "larger than the 512 KiB" in error) == (413, True)
+    assert server.refusal("POST", f"{BASE}/text-difference", text)[0] == 400  # read, and its fields refused
     connection = server.connect()
     headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
     connection.request("POST", f"{BASE}/text", iter([text[:1000], text[1000:]]), headers, encode_chunked=True)

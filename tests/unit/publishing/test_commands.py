@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from published_saes import FOLDER, outputs
 
 from monosemy.errors import UserError
 from monosemy.publishing.commands import run_export, run_push
-from monosemy.saes.storage import load_sae
+from monosemy.saes.listing import SavedSae
+from monosemy.saes.storage import load_sae, save_sae
 
 TOPK = str(FOLDER / "dl_topk")
 
@@ -95,6 +98,19 @@ def test_the_card_has_the_measures_of_the_run_with_intervals():
     assert "nats per token) | 0.310 |" in card
     assert "# A transcoder of google/gemma-3-270m" in card
     assert "skip True" in card
+
+
+def test_a_first_look_is_said_and_stands_on_the_card(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sae = load_sae(TOPK)
+    sae.config = replace(sae.config, record={**sae.config.record, "first_look": True})
+    save_sae(sae, tmp_path / "sae")
+    words = "first look: trained on the start of the text only"
+    run_export([str(tmp_path / "sae"), "out", "--dry-run"])
+    assert f"note: {words}" in capsys.readouterr().err
+    run_push([str(tmp_path / "sae"), "me/saes", "--licence", "mit", "--dry-run"])
+    assert words in next((tmp_path / "exports").rglob("README.md")).read_text()
+    assert SavedSae("s", "n", tmp_path, {"record": sae.config.record}).warnings == [words]
 
 
 def test_an_upload_is_one_call_and_its_refusals_one_line(tmp_path, monkeypatch, capsys):

@@ -659,7 +659,7 @@ export interface SaeEntry {
   stopped: string;
   /** Whether it was trained elsewhere, and imported. */
   imported: boolean;
-  /** What may make an imported SAE's numbers here differ from its publisher's. */
+  /** What must be known of its numbers: a first look, or what differs from an imported SAE's publisher's. */
   warnings: string[];
   /** The command that builds the features of this SAE. */
   build_command: string;

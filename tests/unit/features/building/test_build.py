@@ -302,8 +302,8 @@ def test_an_sae_that_never_fires_gives_an_empty_database(built, tmp_path):
     folder = run / "saes" / SITES[0] / "jumprelu-l0_4-s0"
     sae = load_sae(folder)
     sae.threshold.fill_(1e6)
-    save_sae(sae, folder)
     before = open_features(run, SITES[0], "jumprelu-l0_4-s0")
+    save_sae(sae, folder)
     before.write_explanations({1: ("the sea", {"score": 0.5})})
     (before.folder / "explanations.jsonl").write_text("{}\n")
     build_features(run, [f"{SITES[0]}/jumprelu-l0_4-s0"], 5_000)
