@@ -1,7 +1,7 @@
 """Answers a search by meaning: the model's embedding and tokenizer, and one index per feature database.
 
 Place on the path: live model, feature database → features/view/meaning.py → [hits] → search page.
-Limits: the whole model is loaded, though only its embedding is needed; the indexes of the last `KEPT` SAEs are kept.
+Limits: the whole model is loaded, though only its embedding is needed; indexes of the last `MOST_INDEXES` SAEs stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from monosemy.features.view.meaning import Embedding, MeaningIndex, query_words
 
 NEAR = 0.3
 """Score from which on a latent is taken to be about the query rather than merely the nearest to it."""
-KEPT = 4
+MOST_INDEXES = 4
 
 
 class Meanings:
@@ -62,7 +62,7 @@ class Meanings:
                 weights = self._live.model().module.get_input_embeddings().weight  # type: ignore[operator]
                 self._embedding = Embedding.read(lambda tokens: _rows(weights, tokens), len(weights))
             index = MeaningIndex.build(database, self._embedding, self._token_ids)
-            while len(self._indexes) >= KEPT:
+            while len(self._indexes) >= MOST_INDEXES:
                 self._indexes.pop(next(iter(self._indexes)))
             self._indexes[key] = index
         return self._indexes[key]

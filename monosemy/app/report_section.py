@@ -32,12 +32,12 @@ def read_section(run_folder: Path) -> Section | None:
     if not trained or trained[0].database is None:
         return None
     sae, database = trained[0], trained[0].database
-    chosen = highlights(database)
-    cards = join((_card(sae, database, latent) for latent in chosen.latents), "\n")
+    best = highlights(database)
+    cards = join((_card(sae, database, latent) for latent in best.latents), "\n")
     body = Html(
         '<section id="latents"><h2>What its latents respond to</h2><p>{}</p><div class="cards">{}</div></section>'
     )
-    return Section("latents", "What its latents respond to", body.format(_lead(sae, chosen.n_clear), cards), {})
+    return Section("latents", "What its latents respond to", body.format(_lead(sae, best.n_clear), cards), {})
 
 
 def _lead(sae: Dictionary, n_clear: int) -> str:

@@ -165,7 +165,8 @@ def _own_pieces(run: Run, sites: Sequence[str], configs: Mapping[Key, SaeConfig]
         of_site = [key for key in configs if key[0] == site]
         pieces += of_site
         costs += [1.0] * len(of_site)
-        n_controls = len(run.config.l0) if run.config.evaluation.pca else 0
+        # A run of imported SAEs alone was asked for no L0, and has PCA at theirs.
+        n_controls = max(1, len(run.config.l0)) if run.config.evaluation.pca else 0
         n_controls += any(configs[key].source_site is not None for key in of_site)
         if n_controls or not of_site:
             pieces.append((site, ""))

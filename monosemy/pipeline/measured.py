@@ -36,12 +36,12 @@ def joined(parts: Sequence[Measured], saved: Sequence[Key], sites: Sequence[str]
     """The measurements of all processes, in the order of one: by site, saved SAEs in their order, then controls."""
     if len(parts) == 1:
         return parts[0]
-    everything: dict[Key, tuple[Candidate, ReconstructionRecord]] = {
+    evaluated: dict[Key, tuple[Candidate, ReconstructionRecord]] = {
         key: (candidate, part.reconstructions[key]) for part in parts for key, candidate in part.candidates.items()
     }
     order = {key: number for number, key in enumerate(saved)}
-    keys = sorted(everything, key=lambda key: (sites.index(key[0]), order.get(key, len(order))))
-    names = {site: [name for given, name in keys if given == site] for site in sites}
+    keys = sorted(evaluated, key=lambda key: (sites.index(key[0]), order.get(key, len(order))))
+    names = {site: [name for key_site, name in keys if key_site == site] for site in sites}
     errors, losses = {}, {}
     for site in sites:
         if of_site := [part.errors[site] for part in parts if site in part.errors]:
@@ -53,9 +53,7 @@ def joined(parts: Sequence[Measured], saved: Sequence[Key], sites: Sequence[str]
                 records={name: records[name] for name in names[site]},
                 documents=_joined_sums([loss.documents for loss in losses_of_site], names[site]),
             )
-    return Measured(
-        {key: everything[key][0] for key in keys}, {key: everything[key][1] for key in keys}, errors, losses
-    )
+    return Measured({key: evaluated[key][0] for key in keys}, {key: evaluated[key][1] for key in keys}, errors, losses)
 
 
 def _joined_sums(parts: Sequence[DocumentSums], names: Sequence[str]) -> DocumentSums:

@@ -203,8 +203,9 @@ def train_all(
         metrics=MetricsWriter(kept_in.metrics),
         origin=origin_of(run.config, prepared),
         units=units,
-        part=part,
     )
+    if part is not None:
+        trainer.part = part
     done = trainer.resume()
     ranks.barrier()  # all have read each other's checkpoints before any of them writes a newer one
     if work is None and ranks.is_first():

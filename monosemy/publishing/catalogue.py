@@ -28,16 +28,16 @@ def run_catalogue(words: list[str]) -> None:
         "name", nargs="?", help="A family, a model or a part of their names, e.g. gemma-2-2b. (default: a table of all)"
     )
     name = parser.parse_args(words).name
-    found = all_families() if name is None else families(name)
-    print("\n\n".join(map(facts_text, found)) if len(found) <= _MOST else table_text(found))
+    matches = all_families() if name is None else families(name)
+    print("\n\n".join(map(facts_text, matches)) if len(matches) <= _MOST else table_text(matches))
 
 
-def table_text(found: Sequence[Family]) -> str:
+def table_text(matches: Sequence[Family]) -> str:
     """Families under the models that they are of, with the repository of each on the hub."""
     of_models: dict[tuple[str, ...], list[Family]] = {}
-    for family in found:
+    for family in matches:
         of_models.setdefault(family.models, []).append(family)
-    width = max(len(family.name) for family in found)
+    width = max(len(family.name) for family in matches)
     lines = []
     for models, members in of_models.items():
         lines.append(", ".join(models) if len(models) < 3 else f"{models[0]} … {models[-1]}, {len(models)} models")
@@ -46,8 +46,8 @@ def table_text(found: Sequence[Family]) -> str:
         [
             *lines,
             "",
-            f"{len(found)} families, as of {READ_ON}; {{…}} stands for what differs between their SAEs.",
-            f"monosemy catalogue {found[0].name} tells more, and how to open one; so does a model's name.",
+            f"{len(matches)} families, as of {READ_ON}; {{…}} stands for what differs between their SAEs.",
+            f"monosemy catalogue {matches[0].name} tells more, and how to open one; so does a model's name.",
         ]
     )
 

@@ -96,8 +96,8 @@ def _document(
 
 def _pair(drawings: Mapping[str, Drawing]) -> Html:
     """The two figures of a site that answer first: loss and variance against sparsity."""
-    shown = [figure(drawings[kind]) for kind in ("delta_loss", "fvu") if kind in drawings]
-    return Html('<div class="pair">\n{}\n</div>').format(join(shown, "\n")) if shown else Html()
+    pair = [figure(drawings[kind]) for kind in ("delta_loss", "fvu") if kind in drawings]
+    return Html('<div class="pair">\n{}\n</div>').format(join(pair, "\n")) if pair else Html()
 
 
 def _summary(run: ReportInputs, drawings: Mapping[str, Drawing]) -> Html:
@@ -213,9 +213,9 @@ def _provenance(run: ReportInputs) -> Html:
     versions_read = _flat(versions)
     parts.append(details("Versions", facts("Versions", list(versions_read.items()))))
     # The evaluation notes its model and text as the run does; what is the same stands above.
-    known = {**recorded, **{f"versions · {name}": text for name, text in versions_read.items()}}
+    recorded_values = {**recorded, **{f"versions · {name}": text for name, text in versions_read.items()}}
     measured = _flat(run.evaluation.get("provenance", {}))
-    if differing := [(name, text) for name, text in measured.items() if known.get(name) != text]:
+    if differing := [(name, text) for name, text in measured.items() if recorded_values.get(name) != text]:
         parts.append(details("How it was measured", facts("How it was measured", differing)))
     if noted := _flat({name: done.get("record") for name, done in run.stages.items() if isinstance(done, Mapping)}):
         parts.append(details("What the stages noted", facts("Records of the stages", list(noted.items()))))

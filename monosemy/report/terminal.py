@@ -19,7 +19,7 @@ from monosemy.saes.config_file import describes_another
 from monosemy.saes.listing import SavedSae, saved_saes
 from monosemy.support.numbers import count_text, counted_text, duration_text, setting_text, value_text
 
-_SHOWN = ("model", "text", "activations", "architectures", "l0", "d_sae", "seeds", "rows", "evaluation")
+_SECTIONS = ("model", "text", "activations", "architectures", "l0", "d_sae", "seeds", "rows", "evaluation")
 """Sections and settings that the lines of a run show, or that follow from them; others are named if they differ."""
 
 
@@ -67,11 +67,11 @@ def _facts(folder: Path, config: RunConfig, provenance: Mapping[str, Any]) -> di
     seconds = {stage: float(value) for stage, value in provenance.get("seconds", {}).items()}
     if seconds:
         facts["time"] = ", ".join(f"{stage} {duration_text(value)}" for stage, value in seconds.items())
-    made = [str(provenance.get(key)) for key in ("created", "machine") if provenance.get(key)]
+    origin = [str(provenance.get(key)) for key in ("created", "machine") if provenance.get(key)]
     if version := provenance.get("versions", {}).get("monosemy"):
-        made.append(f"monosemy {version}")
-    if made:
-        facts["made"] = ", ".join(made)
+        origin.append(f"monosemy {version}")
+    if origin:
+        facts["made"] = ", ".join(origin)
     return facts
 
 
@@ -80,7 +80,7 @@ def _changed(config: RunConfig) -> list[str]:
     ours, defaults = computed_settings(config), computed_settings(RunConfig())
     names = []
     for section, value in ours.items():
-        if section in _SHOWN:
+        if section in _SECTIONS:
             continue
         if not isinstance(value, dict):
             continue

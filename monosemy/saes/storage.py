@@ -113,8 +113,8 @@ def _scaled(config: SaeConfig, factor: float) -> SaeConfig:
         raise UserError(f"input_scale must be a positive number, not {factor!r}")
     origin = dict(config.record.get("origin", {}))
     if INPUT_SCALE not in origin.pop("warning", ""):
-        known = setting_text(config.transforms.input_scale)
-        raise UserError(f"its files say what its input is multiplied by: {known}; leave input_scale out")
+        scale_text = setting_text(config.transforms.input_scale)
+        raise UserError(f"its files say what its input is multiplied by: {scale_text}; leave input_scale out")
     transforms = dataclasses.replace(config.transforms, input_scale=float(factor))
     return dataclasses.replace(config, transforms=transforms, record={**config.record, "origin": origin})
 

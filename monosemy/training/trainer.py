@@ -91,7 +91,7 @@ class Trainer:
 
     `units` says which trainees take their steps together; a trainee in none of them steps alone. `resume` refuses a
     checkpoint of another `origin`. `on_step(n_tokens, metrics)` is called after every step, for progress displays and
-    loggers; its result is ignored. `part` says which part of a run's training this is, if several processes share it.
+    loggers; its result is ignored. Where several processes share a run, `part` is set to which part of it this is.
     """
 
     def __init__(
@@ -104,7 +104,6 @@ class Trainer:
         metrics: MetricsWriter,
         origin: Origin,
         units: Sequence[Unit] = (),
-        part: Part | None = None,
         on_step: Callable[[int, Mapping[Key, Mapping[str, float]]], None] | None = None,
     ) -> None:
         self.trainees, self.stream, self.config = dict(trainees), stream, config
@@ -113,7 +112,7 @@ class Trainer:
         self.units: list[Unit] = [*alone, *units]
         self.checkpoints, self.metrics, self.origin = checkpoints, metrics, origin
         self.on_step = on_step
-        self.part = part or Part(len(self.units))
+        self.part = Part(len(self.units))
         self.index = 0
         self.n_tokens = 0
         self.messages: list[str] = []
@@ -154,18 +153,18 @@ class Trainer:
     def _resume_from_all(self) -> int:
         """As `resume`, from the newest checkpoint of every SAE in any of the places."""
         newest = newest_checkpoints(self.part.places, [f"{site}/{name}" for site, name in self.trainees])
-        self._ahead = {key: found.step for key in self.trainees if (found := newest.get("/".join(key)))}
-        for folder in {found.folder for found in newest.values()}:
+        self._ahead = {key: newer.step for key in self.trainees if (newer := newest.get("/".join(key)))}
+        for folder in {newer.folder for newer in newest.values()}:
             tensors, state = load_checkpoint(folder)
             self.origin.require(state, folder)
             for key in self.trainees:
-                if (found := newest.get("/".join(key))) and found.folder == folder:
+                if (newer := newest.get("/".join(key))) and newer.folder == folder:
                     self._restore(key, tensors, state)
             self.seconds = max(self.seconds, state["seconds"])
             self._say_if_arithmetic_differs(state)
         # The stream continues where the SAE that is furthest behind needs it; the others wait until it has caught up.
         if len(newest) == len(self.trainees) and newest:
-            self._restore_stream(*load_checkpoint(min(newest.values(), key=lambda found: found.stream_step).folder))
+            self._restore_stream(*load_checkpoint(min(newest.values(), key=lambda newer: newer.stream_step).folder))
         self.messages = [trainee.stopped for trainee in self.trainees.values() if trainee.stopped]
         metrics = [place.metrics for place in self.part.places]
         self.metrics.rewrite(joined_records(metrics, {key: self._ahead.get(key, 0) for key in self.trainees}))

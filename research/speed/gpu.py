@@ -120,8 +120,8 @@ def rows_of_size(d_in: int, d_sae: int, machine: Machine) -> list[dict[str, Any]
         contenders[f"{name} encode"] = lambda name=name: _coded(name, batches[0], d_sae, machine)[0]
         contenders[f"{name} decode"] = lambda name=name: _coded(name, batches[0], d_sae, machine)[1]
     rows: list[dict[str, Any]] = []
-    for what, make in contenders.items():
-        _add(rows, what, make, d_in=d_in, d_sae=d_sae, n=n, machine=machine)
+    for case, make in contenders.items():
+        _add(rows, case, make, d_in=d_in, d_sae=d_sae, n=n, machine=machine)
     for library in (peers.sae_lens, peers.sparsify):
         _add_library(rows, library, batches, d_sae, machine=machine)
     return rows
@@ -141,13 +141,13 @@ def _add_library(
     except Exception as error:
         machine.left_out.append(f"{name} at d {d_in}, m {d_sae}: {_line(error)}")
         return
-    for what, run in steppers.items():
-        _add(rows, f"{what} step", lambda run=run: run, d_in=d_in, d_sae=d_sae, n=len(batches[0]), machine=machine)
+    for case, run in steppers.items():
+        _add(rows, f"{case} step", lambda run=run: run, d_in=d_in, d_sae=d_sae, n=len(batches[0]), machine=machine)
 
 
 def _add(
     rows: list[dict[str, Any]],
-    what: str,
+    case: str,
     make: Callable[[], Callable[[], object]],
     *,
     d_in: int,
@@ -157,21 +157,21 @@ def _add(
 ) -> None:
     """Measures one thing, if there is time, and adds its row."""
     if machine.remaining() <= 0:
-        machine.left_out.append(f"{what} at d {d_in}, m {d_sae}: out of time")
+        machine.left_out.append(f"{case} at d {d_in}, m {d_sae}: out of time")
         return
     try:
         measured = timed(make(), machine)
     # Out of memory, a launch that fails, a compiler's error: recorded, and the rest goes on.
     except Exception as error:
-        machine.left_out.append(f"{what} at d {d_in}, m {d_sae}: {_line(error)}")
+        machine.left_out.append(f"{case} at d {d_in}, m {d_sae}: {_line(error)}")
         return
     finally:
         if machine.device.type == "cuda":
             torch.cuda.empty_cache()
     products = {row["what"]: row["milliseconds"] for row in rows if row["what"].startswith("product")}
-    ratios = {what: measured["milliseconds"] / ms for what, ms in products.items()}
+    ratios = {case: measured["milliseconds"] / ms for case, ms in products.items()}
     tokens = {"tokens_per_second": 1e3 * n / measured["milliseconds"]}
-    rows.append({"d_in": d_in, "d_sae": d_sae, "what": what, **measured, **tokens, "ratios": ratios})
+    rows.append({"d_in": d_in, "d_sae": d_sae, "what": case, **measured, **tokens, "ratios": ratios})
 
 
 def _product(x: Tensor, d_sae: int) -> Callable[[], object]:

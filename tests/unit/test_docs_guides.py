@@ -25,18 +25,18 @@ COMMAND = re.compile(r"(?:^|&& |bin/)monosemy ([a-z][\w-]*)(.*)", re.MULTILINE)
 @pytest.fixture(scope="module")
 def flags_of():
     """A function from the words of a command to the flags that its parser knows."""
-    known: dict[str, set[str]] = {}
+    flags_by_command: dict[str, set[str]] = {}
 
     def flags(*words: str) -> set[str]:
         name = " ".join(words)
-        if name not in known:
+        if name not in flags_by_command:
             parsers: list[Parser] = []
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Parser, "print_help", lambda self, file=None: parsers.append(self))
                 with pytest.raises(SystemExit):
                     cli.main([*words, "--help"])
-            known[name] = {flag for action in parsers[0]._actions for flag in action.option_strings}
-        return known[name]
+            flags_by_command[name] = {flag for action in parsers[0]._actions for flag in action.option_strings}
+        return flags_by_command[name]
 
     return flags
 
@@ -44,7 +44,7 @@ def flags_of():
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_command_and_flag_of_a_page_exists(page, flags_of):
     text = re.sub(r" \\\n\s*", " ", page.read_text(encoding="utf-8"))
-    code = "\n".join(next(filter(None, found)) for found in CODE.findall(text))
+    code = "\n".join(next(filter(None, groups)) for groups in CODE.findall(text))
     wrong = []
     for name, rest in COMMAND.findall(code):
         rest = re.sub(r'"[^"]*"', "", rest).partition(" #")[0].partition(" && ")[0]
@@ -70,30 +70,30 @@ def test_every_message_of_the_page_on_errors_is_one_of_ours():
                 texts.append("".join(parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
-    everything = "\n".join(texts)
+    source = "\n".join(texts)
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     entries = re.findall(r"^\*\*`([^`]+)`\*\*((?: … `[^`]+`)*)", page, re.MULTILINE)
     assert len(entries) > 15
     fragments = [fragment for first, more in entries for fragment in (first, *re.findall(r"`([^`]+)`", more))]
-    assert [fragment for fragment in fragments if fragment not in everything] == []
+    assert [fragment for fragment in fragments if fragment not in source] == []
 
 
 def test_every_file_of_a_run_is_on_its_page():
     page = (DOCS / "files.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^    ([\w.<>/-]+(?:, [\w.<>/-]+)*)", layout.__doc__, re.MULTILINE)
-    names = {name.split("/")[0] for line in listed for name in line.split(", ") if not name.startswith("<")}
+    named_lines = re.findall(r"^    ([\w.<>/-]+(?:, [\w.<>/-]+)*)", layout.__doc__, re.MULTILINE)
+    names = {name.split("/")[0] for line in named_lines for name in line.split(", ") if not name.startswith("<")}
     assert {"run.json", "evaluation.json", "saes", "features", "first-look"} <= names
     assert {name for name in names if f"`{name}" not in page} == set()
 
 
 def test_the_page_on_python_has_every_public_name():
     page = (DOCS / "api.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^::: (\S+)", page, re.MULTILINE)
-    for place in shown:
+    entries = re.findall(r"^::: (\S+)", page, re.MULTILINE)
+    for place in entries:
         module, _, name = place.rpartition(".")
         assert hasattr(__import__(module, fromlist=[name]), name), place
     places = {f"{module}.{name}" for name, module in monosemy._PUBLIC.items()}
-    assert places - set(shown) == set()
+    assert places - set(entries) == set()
 
 
 def test_the_code_of_the_guides_names_what_exists():

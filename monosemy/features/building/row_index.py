@@ -23,10 +23,10 @@ def row_index(codes: Codes, largest: Float32[ndarray, " d_sae"]) -> dict[str, Sh
     # By row, then by strength downwards, then by latent, so that ties do not depend on the order of the codes.
     order = np.lexsort((codes.indices, -strength, row))
     rank = np.arange(len(order)) - np.repeat(codes.offsets[:-1], np.diff(codes.offsets))
-    kept = order[rank < MOST_LATENTS]
-    counts = np.bincount(row[kept], minlength=codes.n_tokens)
+    leading = order[rank < MOST_LATENTS]
+    counts = np.bincount(row[leading], minlength=codes.n_tokens)
     return {
         "index_offsets": np.concatenate([[0], np.cumsum(counts)]),
-        "index_latent": codes.indices[kept],
-        "index_score": strength[kept],
+        "index_latent": codes.indices[leading],
+        "index_score": strength[leading],
     }

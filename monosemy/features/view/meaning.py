@@ -92,10 +92,10 @@ class MeaningIndex:
             named[latent, : len(ids)] = ids
         occurring = np.concatenate([peaks.astype(np.int64), named], axis=1)
         tokens, places = np.unique(occurring, return_inverse=True)
-        known = tokens[tokens < n_vocabulary]  # the missing one, if there is one, sorts last
+        in_vocabulary = tokens[tokens < n_vocabulary]  # the missing one, if there is one, sorts last
         weights = np.concatenate([_RANKS[: peaks.shape[1]], np.full(_MAX_LABEL_TOKENS, _LABEL_WEIGHT, np.float32)])
         members = places.reshape(occurring.shape)
-        return MeaningIndex(embedding, known, embedding.vectors(known), members, weights=weights)
+        return MeaningIndex(embedding, in_vocabulary, embedding.vectors(in_vocabulary), members, weights=weights)
 
     def scores(self, query: Array) -> tuple[Array, Array]:
         """(score of every latent, float32 [d_sae]; its nearest tokens, int64 [d_sae, N_BEST]) for a query's tokens.
@@ -107,8 +107,8 @@ class MeaningIndex:
         each = np.where(self.members < len(self.tokens), near[self.members] * self.weights, -1)
         best = np.argsort(-each, axis=1, kind="stable")[:, :N_BEST]
         values = np.take_along_axis(each, best, 1)
-        chosen = np.take_along_axis(self.members, best, 1)
-        nearest = np.where(chosen < len(self.tokens), np.append(self.tokens, -1)[chosen], -1)
+        best_members = np.take_along_axis(self.members, best, 1)
+        nearest = np.where(best_members < len(self.tokens), np.append(self.tokens, -1)[best_members], -1)
         present = np.maximum(1, (values > -1).sum(1))
         mean = np.where(values > -1, values, 0).sum(1) / present
         return np.where((values > -1).any(1), mean, -1).astype(np.float32), nearest

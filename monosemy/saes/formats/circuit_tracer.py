@@ -57,8 +57,8 @@ def _layers(folder: Path) -> list[Path]:
         subfolder = None
     inner = folder / subfolder if isinstance(subfolder, str) and ".." not in subfolder else folder
     places = [place for place in (folder, inner) if place.is_dir()]
-    found = {entry for place in places for entry in place.iterdir() if is_layer(entry.name)}
-    return sorted(found, key=lambda file: (str(file.parent), int(re.findall(r"\d+", file.name)[-1])))
+    files = {entry for place in places for entry in place.iterdir() if is_layer(entry.name)}
+    return sorted(files, key=lambda file: (str(file.parent), int(re.findall(r"\d+", file.name)[-1])))
 
 
 def _settings(path: Path) -> dict[str, Any]:

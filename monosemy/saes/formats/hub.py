@@ -137,26 +137,26 @@ def _needed_files(name: HubName, commit: str) -> tuple[list[str], str]:
 
     from monosemy.saes.formats import circuit_tracer
 
-    listed = _listed(name.repository, name.path, commit)
+    in_repository = _listed(name.repository, name.path, commit)
     for folder in [name.path, *([name.path.rpartition("/")[0]] if name.path.endswith(_FILE_SUFFIXES) else [])]:
-        below = listed if folder == name.path else _listed(name.repository, folder, commit)
+        below = in_repository if folder == name.path else _listed(name.repository, folder, commit)
         for files in _folder_layouts():
-            wanted = [f"{folder}/{file}".lstrip("/") for file in files]
-            if set(wanted) <= below and (folder == name.path or name.path in wanted):
-                return wanted + _beside(name.repository, folder, commit), folder
+            needed = [f"{folder}/{file}".lstrip("/") for file in files]
+            if set(needed) <= below and (folder == name.path or name.path in needed):
+                return needed + _beside(name.repository, folder, commit), folder
         if alone := _alone(folder, below, repository=name.repository):
             return [alone, *_beside(name.repository, folder, commit)], folder
     parent = name.path.rpartition("/")[0]
-    siblings = _listed(name.repository, parent, commit, recursive=False) if name.path else listed
+    siblings = _listed(name.repository, parent, commit, recursive=False) if name.path else in_repository
     for file in (name.path, f"{name.path}.safetensors"):
         if file in siblings and file.endswith(_FILE_SUFFIXES):
             return [file, *_partners(file, siblings)], file
     settings_file = f"{name.path}/{circuit_tracer.CONFIG}".lstrip("/")
-    if settings_file in listed:
-        layers = sorted(file for file in listed if circuit_tracer.is_layer(PurePosixPath(file).name))
+    if settings_file in in_repository:
+        layers = sorted(file for file in in_repository if circuit_tracer.is_layer(PurePosixPath(file).name))
         inside = [file for file in layers if file.rpartition("/")[0] == name.path]
         if len(inside) == 1:
-            return [inside[0], *_partners(inside[0], listed)], inside[0]
+            return [inside[0], *_partners(inside[0], in_repository)], inside[0]
         if layers:
             example = f"{name.repository}/{layers[0]}"
             raise UserError(
@@ -167,7 +167,7 @@ def _needed_files(name: HubName, commit: str) -> tuple[list[str], str]:
         )
         if elsewhere:
             raise circuit_tracer.several(repr(str(name)), elsewhere)
-    raise _not_one(name, listed, siblings)
+    raise _not_one(name, in_repository, siblings)
 
 
 def _folder_layouts() -> Iterator[tuple[str, ...]]:
@@ -211,12 +211,12 @@ def _listed(repository: str, path: str, commit: str, *, recursive: bool = True) 
         return set()
 
 
-def _not_one(name: HubName, listed: set[str], siblings: set[str]) -> UserError:
+def _not_one(name: HubName, in_repository: set[str], siblings: set[str]) -> UserError:
     """The error for a path that is no SAE: with the SAEs below it, or with similar paths beside it."""
     ends = [files[-1] for files in _folder_layouts()]
     below = sorted(
-        {file.removesuffix(f"/{end}") for file in listed for end in ends if file.endswith(f"/{end}")}
-        | {file for file in listed if file.endswith((".pt", ".pth"))}
+        {file.removesuffix(f"/{end}") for file in in_repository for end in ends if file.endswith(f"/{end}")}
+        | {file for file in in_repository if file.endswith((".pt", ".pth"))}
     )
     if below:
         examples = ", ".join(f"{name.repository}/{path}" for path in below[:3])

@@ -39,7 +39,7 @@ _YAML_BYTES = 1 << 16
 """The longest YAML file of settings: it is parsed hundreds of times slower than JSON."""
 _YAML_DEPTH = 16
 """The most groups within each other there: time to parse grows with the square of it."""
-_SHOWN = 80
+_MOST_CHARACTERS = 80
 _COMPRESSION = 50
 """The most that a file may grow when it is unpacked. Weights hardly shrink; what grows more is made to fill memory."""
 _SAFETENSORS_DTYPES = {
@@ -435,7 +435,7 @@ def shown(value: object) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, groups within groups
         return f"a {type(value).__name__} of enormous size"
-    return visible(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")
+    return visible(text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…")
 
 
 def shown_names(names: Iterable[object], *, n_most: int = 8) -> str:

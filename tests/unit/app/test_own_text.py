@@ -58,9 +58,9 @@ def test_every_window_is_read_as_the_model_reads_it_alone(live: LiveModel):
     for position in range(64, 101):
         latents, values = (part.tolist() for part in code.row(position - start))
         own = reading.position == position
-        found = dict(zip(reading.latent[own].tolist(), reading.value[own].tolist(), strict=True))
+        activations = dict(zip(reading.latent[own].tolist(), reading.value[own].tolist(), strict=True))
         expected = {i: v for i, v in zip(latents, values, strict=True) if v > 0}
-        assert found == pytest.approx(expected, rel=1e-4)
+        assert activations == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_rarity_is_the_rate_times_the_share_above(tmp_path: Path):
@@ -195,9 +195,9 @@ def test_the_command_prints_writes_and_compares(run: Path, tmp_path: Path, capsy
     text.write_text("In July")
     other.write_text("In May")
     run_trace([str(run), str(text), "--top", "3"])
-    shown = capsys.readouterr().out
-    assert shown.startswith("8 tokens; ")
-    assert "«" in shown
+    printed = capsys.readouterr().out
+    assert printed.startswith("8 tokens; ")
+    assert "«" in printed
     run_trace([str(run), str(text), "--out", str(tmp_path / "a.csv")])
     assert (tmp_path / "a.csv").read_text().startswith("token,text")
     run_trace([str(run), str(text), "--against", str(other)])

@@ -18,9 +18,9 @@ TOPK = str(FOLDER / "dl_topk")
 
 def test_export_says_its_notes_and_writes_a_folder_that_opens(tmp_path, capsys):
     run_export([TOPK, str(tmp_path / "a"), "--dry-run"])
-    said = capsys.readouterr()
-    assert "note: decoder rows are not of unit length" in said.err
-    assert f"would write {tmp_path / 'a'}: cfg.json, sae_weights.safetensors" in said.out
+    printed = capsys.readouterr()
+    assert "note: decoder rows are not of unit length" in printed.err
+    assert f"would write {tmp_path / 'a'}: cfg.json, sae_weights.safetensors" in printed.out
     assert not (tmp_path / "a").exists()
     run_export([TOPK, str(tmp_path / "a")])
     assert f"written: {tmp_path / 'a'}" in capsys.readouterr().out

@@ -142,9 +142,9 @@ def test_columns_measures_and_sweeps_are_printed(run, monkeypatch, tiny_model, c
     command.run_steer([*steer, "--sweep", "0", "2"])
     assert "0.00" in capsys.readouterr().out
     command.run_steer([str(run), "--find", "mill"])
-    found = capsys.readouterr().out
-    assert "unsteered" in found
-    first = next(line.split()[1] for line in found.splitlines() if re.match(r"│ +\d", line))
+    printed = capsys.readouterr().out
+    assert "unsteered" in printed
+    first = next(line.split()[1] for line in printed.splitlines() if re.match(r"│ +\d", line))
     command.run_steer([str(run), "--find", "mill", "--prompt", "The mill", "--tokens", "5", "--json"])
     (edit,) = orjson.loads(capsys.readouterr().out.splitlines()[0])["columns"][1]["edits"]
     assert (edit["latent"], edit["operation"]) == (int(first), "set")

@@ -12,7 +12,7 @@ from sharded_steps import CASES, ROWS, alone, assembled, mask_of, run, tied_scor
 from monosemy.kernels import reference
 
 CLOSE = {torch.float64: {"rtol": 1e-12, "atol": 1e-12}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}
-EVERY = [(case, torch.float64) for case in CASES] + [(case, torch.float32) for case in ("topk", "jumprelu")]
+ALL_CASES = [(case, torch.float64) for case in CASES] + [(case, torch.float32) for case in ("topk", "jumprelu")]
 MESHES = {2: [1, 2], 4: [2]}
 """Numbers of slices by numbers of processes."""
 PLACES = [(n, shards) for n, meshes in MESHES.items() for shards in meshes]
@@ -20,20 +20,20 @@ PLACES = [(n, shards) for n, meshes in MESHES.items() for shards in meshes]
 
 @pytest.fixture(scope="module")
 def unsharded():
-    return {case: alone(*case) for case in EVERY}
+    return {case: alone(*case) for case in ALL_CASES}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[int, Path]:
     folders = {n: tmp_path_factory.mktemp(f"ranks-{n}") for n in MESHES}
     for n, folder in folders.items():
-        run(train_sharded, n, folder, MESHES[n], EVERY)
+        run(train_sharded, n, folder, MESHES[n], ALL_CASES)
     return folders
 
 
 @pytest.mark.parametrize(("n_ranks", "n_latent_shards"), PLACES)
 def test_steps_equal_those_of_one_process(n_ranks, n_latent_shards, unsharded, folders):
-    for case, dtype in EVERY:
+    for case, dtype in ALL_CASES:
         trainee, metrics = unsharded[case, dtype]
         expected = trainee.tensors()
         for name in {name for step in metrics for name in step}:

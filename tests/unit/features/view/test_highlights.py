@@ -13,10 +13,10 @@ from monosemy.features.view.highlights import clearest, highlights, is_clear, la
 
 
 def test_a_latent_that_never_fired_is_not_shown_and_the_best_label_leads(tmp_path: Path):
-    chosen = highlights(open_tiny(tmp_path))
-    assert chosen.latents[0] == 0  # the only one whose label was scored
-    assert sorted(chosen.latents) == [0, 1, 2]
-    assert chosen.n_clear == 0  # it fired twice: too little to call it clear
+    cards = highlights(open_tiny(tmp_path))
+    assert cards.latents[0] == 0  # the only one whose label was scored
+    assert sorted(cards.latents) == [0, 1, 2]
+    assert cards.n_clear == 0  # it fired twice: too little to call it clear
 
 
 @pytest.fixture
