@@ -71,7 +71,7 @@ def run_try(words: list[str]) -> None:
     from monosemy.app.beside import PagesBeside
 
     pipeline.only_first_look(start.config, start.folder)
-    settings = shlex.join(word for word in words if word != "--no-open")
+    settings = shlex.join(word for word in words if word not in ("--open", "--no-open"))
     print(f"go on, to compare SAEs: monosemy demo {settings}".rstrip())
     if start.arguments.no_open:
         print(f"look at the latents: monosemy browse {start.folder}")
@@ -427,6 +427,15 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
     if command in _OPENING:
         flag, meaning = _OPENING[command]
         parser.add_argument(flag, action="store_true", help=meaning)
+    if command == "try":
+        parser.add_argument(
+            "--open",
+            action="store_const",
+            const=False,
+            dest="no_open",
+            default=argparse.SUPPRESS,
+            help="Open the pages, as it does by default.",
+        )
     if command == "train":
         parser.add_argument(
             "--shard-latents",

@@ -9,7 +9,7 @@ from monosemy.errors import unknown
 
 
 def demo() -> RunConfig:
-    """Five architectures at L0 16, 32 and 64 and a control, on the residual stream of SmolLM2-135M: 15 SAEs."""
+    """Five architectures at L0 16, 32 and 64 with 3 controls, on the residual stream of SmolLM2-135M: 15 SAEs."""
     return RunConfig(
         recipe="demo",
         text=TextConfig(n_tokens=240_000, n_validation_tokens=32_768),

@@ -112,6 +112,7 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         return answer(
             {
                 "name": catalogue.folder.resolve().name,
+                "path": str(catalogue.folder.resolve()),
                 "unit": "rows" if catalogue.of_rows else "tokens",
                 "n_rows": catalogue.provenance.get("rows", {}).get("n_rows"),
                 "row_texts": any(

@@ -76,12 +76,16 @@ class LiveModel:
         chat = bool(getattr(self._model.tokenizer, "chat_template", None)) if self._model is not None else None
         return {"state": self.state, "name": self.name, "message": self.message, "seconds": seconds, "chat": chat}
 
-    def start(self) -> None:
-        """Starts loading the model in a thread, unless it is loaded or loading already."""
+    def require_text(self) -> None:
+        """Raises ModelError for a run of rows, behind which there is no model."""
         if self.catalogue.of_rows:
             raise ModelError(
                 "this run was trained on rows of your own: there is no language model to read or write text"
             )
+
+    def start(self) -> None:
+        """Starts loading the model in a thread, unless it is loaded or loading already."""
+        self.require_text()
         # under the lock, so that two requests do not both start a thread
         with self._change:
             if self.state in ("loading", "ready"):

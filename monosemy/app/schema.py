@@ -222,7 +222,9 @@ class RunInfo(Wire):
     """`GET /api/run`."""
 
     name: str
-    """The folder's own name (no path)."""
+    """The folder's own name."""
+    path: str
+    """The folder's absolute path, for commands, and to tell apart runs of one name."""
     unit: Literal["tokens", "rows"]
     """What the SAEs read: tokens of text, or rows of the user's own, behind which there is no language model."""
     n_rows: int | None

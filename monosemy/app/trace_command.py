@@ -49,6 +49,7 @@ def run_trace(words: list[str]) -> None:
     print_warnings([saved])
     catalogue = Catalogue(subject.folder, subject.moved)
     live, sae = LiveModel(catalogue), catalogue.sae(*saved.key)
+    live.require_text()
     if sae.database is None:
         print(
             f"no features: latents have no labels and rank by activation; build them: {sae.build_command}",

@@ -20,10 +20,9 @@ from monosemy.pipeline.checks import check_config
 from monosemy.pipeline.evaluation import evaluate
 from monosemy.pipeline.expected import expected_stages, first_look_stages
 from monosemy.pipeline.first_look import (
-    LEAST_TOKENS,
     N_TOKENS,
     after_first_look,
-    has_first_look,
+    require_first_look,
     take_first_look,
     wants_first_look,
 )
@@ -34,7 +33,6 @@ from monosemy.run import Run, open_run, read_run
 from monosemy.saes.listing import print_warnings, saved_saes
 from monosemy.support import files, progress, ranks
 from monosemy.support.moved import NOT_MOVED, Moved
-from monosemy.support.numbers import count_text
 
 __all__ = ["check_config", "evaluate_folder", "only_first_look", "report", "whole_run"]
 
@@ -87,11 +85,7 @@ def only_first_look(config: RunConfig, folder: Path) -> None:
     Raises UserError for a run that has none: one that keeps no activations, or reads too little text.
     """
     check_config(config)
-    if not has_first_look(config):
-        raise UserError(
-            f"a first look needs text of {count_text(LEAST_TOKENS)} tokens or more, kept on disk, and an architecture "
-            "to train; give more by --tokens, or use monosemy train"
-        )
+    require_first_look(config)
     with open_run(folder, config) as run:
         if wants_first_look(run):
             with progress.together(first_look_stages(config, N_TOKENS)):

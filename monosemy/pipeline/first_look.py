@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable
 
 from monosemy.config import RunConfig, identity, taking_part
+from monosemy.errors import UserError
 from monosemy.pipeline.features import build_for_run
 from monosemy.pipeline.prepare import Opened, Prepared, open_sources, prepare, source_facts, start_of
 from monosemy.pipeline.trainees import NewSae, build_trainee, initial_rows, sae_name
 from monosemy.pipeline.training import finish_and_save, train_all, trained
 from monosemy.run import Run
+from monosemy.support.numbers import count_text
 
 N_TOKENS = 100_000
 """About how many tokens the first look reads; whole shards of the store."""
@@ -34,8 +36,29 @@ STAGE = "first look"
 
 def has_first_look(config: RunConfig) -> bool:
     """Whether runs of this configuration have a first look: they train SAEs on enough text, from disk."""
-    from_text = bool(config.architectures) and not any(room.activations for room in taking_part(config))
-    return from_text and config.text.n_tokens >= LEAST_TOKENS and config.activations.storage == "disk"
+    return not _why_none(config)
+
+
+def require_first_look(config: RunConfig) -> None:
+    """Raises UserError, with the reason, for a configuration whose runs have no first look."""
+    if reason := _why_none(config):
+        raise UserError(reason)
+
+
+def _why_none(config: RunConfig) -> str:
+    if any(room.activations for room in taking_part(config)):
+        return "rows have no first look, which is one at the start of a text; use monosemy train"
+    if not config.architectures:
+        return "a first look trains an SAE, and no architecture is named; name one, e.g. --architectures topk"
+    if config.activations.storage != "disk":
+        return "a first look keeps its activations; leave out --activations.storage, or use monosemy train"
+    if config.text.n_tokens < LEAST_TOKENS:
+        n_tokens = count_text(config.text.n_tokens)
+        return (
+            f"a first look needs text of {count_text(LEAST_TOKENS)} tokens or more, got {n_tokens}; give more by "
+            "--tokens, or use monosemy train"
+        )
+    return ""
 
 
 def wants_first_look(run: Run) -> bool:

@@ -473,6 +473,8 @@ def test_a_steering_recipe_is_kept_and_brings_its_settings_back(server, new_page
     page.goto(f"{server.address}/steer/{SITE}/{NAME}?e=5:set:1.5:max,7:add:2:norm&prompt=Hello+there")
     page.get_by_text("Keep this as a recipe").click()
     expect(page.locator(".command")).to_contain_text("--edit 5:set:1.5:max --edit 7:add:2:norm --prompt 'Hello there'")
+    path = server.get("/api/run")["path"]
+    expect(page.locator(".command")).to_contain_text(f"monosemy steer '{path}' --sae")
     page.get_by_label("Name", exact=True).fill("Greeting")
     page.get_by_role("button", name="Keep", exact=True).click()
     page.goto(f"{server.address}/steer/{SITE}/{NAME}")

@@ -90,6 +90,13 @@ def test_the_installed_command_helps_and_serves_the_pages(site, tmp_path):
     assert helped.returncode == 0
     assert "\n  try " in text
     assert f"version {monosemy.__version__}" in text
+    tried = installed(site, "try", "--help")
+    assert "--no-open" in tried.communicate(timeout=60)[0]
+    assert tried.returncode == 0
+    # with its defaults it would fetch a model; it reads its settings and rooms, and refuses
+    tried = installed(site, "try", "--tokens", "100k", stderr=subprocess.PIPE)
+    assert "a first look needs text of 150,000 tokens or more, got 100,000" in tried.communicate(timeout=120)[1]
+    assert tried.returncode == 2
     run = page_run(tmp_path / "run")
     served = installed(site, "browse", run, "--port", "0", "--no-open", stderr=subprocess.PIPE)
     try:

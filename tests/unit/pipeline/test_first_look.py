@@ -10,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from narrow_model import SITE, write_inputs
 
 from monosemy.activations import store
 from monosemy.app.catalogue import Catalogue
+from monosemy.commands import run_try
 from monosemy.config import (
     ActivationsConfig,
     EvaluationConfig,
@@ -146,13 +148,17 @@ def test_killed_in_the_middle_it_goes_on_from_there(config, weights, tmp_path):
     assert weights_of(folder) == weights
 
 
-def test_a_short_text_and_a_stream_have_none(config, tmp_path):
-    for changes in (
-        {"text": dataclasses.replace(config.text, n_tokens=3000)},
-        {"activations": dataclasses.replace(config.activations, storage="stream", buffer_tokens=4096)},
+def test_a_short_text_a_stream_and_rows_have_none_and_each_says_why(config, tmp_path):
+    stream = dataclasses.replace(config.activations, storage="stream", buffer_tokens=4096)
+    for changes, reason in (
+        ({"text": dataclasses.replace(config.text, n_tokens=3000)}, "a first look needs text of"),
+        ({"activations": stream}, "a first look keeps its activations"),
     ):
-        with pytest.raises(UserError, match="a first look needs text of"):
+        with pytest.raises(UserError, match=reason):
             only_first_look(dataclasses.replace(config, **changes), tmp_path / "run")
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32))
+    with pytest.raises(UserError, match="rows have no first look"):
+        run_try(["--activations", str(tmp_path / "rows.npy"), "--open", "--run", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize(

@@ -107,3 +107,5 @@ export function columnValue(name: string, value: number | null | undefined): str
   if (name === "n_fired" || name.startsWith("label_n")) return count(value);
   return num(value);
 }
+/** A word of a command for a POSIX shell. */
+export const shellQuoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;

@@ -616,8 +616,10 @@ export interface ResolvedEdit {
 
 /** `GET /api/run`. */
 export interface RunInfo {
-  /** The folder's own name (no path). */
+  /** The folder's own name. */
   name: string;
+  /** The folder's absolute path, for commands, and to tell apart runs of one name. */
+  path: string;
   /** What the SAEs read: tokens of text, or rows of the user's own, behind which there is no language model. */
   unit: "tokens" | "rows";
   /** Rows of the table; null for a run on text. */

@@ -2,7 +2,7 @@
 import { useEffect, useMemo } from "preact/hooks";
 import { api } from "../api";
 import type { GraphPage } from "../api";
-import { count, num } from "../format";
+import { count, num, shellQuoted } from "../format";
 import { GraphBody, Lead } from "../graph/graph-view";
 import { Graph } from "../graph/model";
 import type { GraphSource } from "../graph/source";
@@ -33,7 +33,7 @@ export function GraphsPage() {
             {entries.length === 0 ? (
               <p class="empty">
                 This run has no graphs yet. Make one in a terminal, then load this page again:{" "}
-                <code>monosemy graph "The capital of France is" --run {run.name}</code>
+                <code>monosemy graph "The capital of France is" --run {shellQuoted(run.path)}</code>
               </p>
             ) : (
               <div class="scroll" tabIndex={0} role="region" aria-label="Graphs, table">

@@ -1,6 +1,7 @@
 /** Steering that is worth keeping: recipes by name, kept by this browser, and the same as a command for the terminal. */
 import { useState } from "preact/hooks";
 import type { SaeEntry } from "../api";
+import { shellQuoted } from "../format";
 import { go, to } from "../router";
 import { remember, remembered, useShared } from "../state";
 import { written } from "./settings";
@@ -24,11 +25,11 @@ function stored(run: string): Recipe[] {
 
 export function Recipes({ settings, sae }: { settings: Settings; sae: SaeEntry }) {
   const { run } = useShared();
-  const [recipes, setRecipes] = useState(() => stored(run.name));
+  const [recipes, setRecipes] = useState(() => stored(run.path));
   const [name, setName] = useState("");
   const keep = (next: Recipe[]) => {
     setRecipes(next);
-    remember(`recipes.${run.name}`, JSON.stringify(next));
+    remember(`recipes.${run.path}`, JSON.stringify(next));
   };
   const save = () => {
     const values = Object.fromEntries(Object.entries(written(settings)).flatMap(([key, value]) => (value === null || value === "" ? [] : [[key, `${value}`]])));
@@ -70,7 +71,7 @@ export function Recipes({ settings, sae }: { settings: Settings; sae: SaeEntry }
               <button type="button" disabled={!name.trim()} onClick={save}>Keep</button>
             </div>
             <p class="small muted">Kept by this browser. In the terminal:</p>
-            <p class="small command"><code>{command(run.name, settings, sae)}</code></p>
+            <p class="small command"><code>{command(run.path, settings, sae)}</code></p>
           </>
         )}
       </div>
@@ -78,10 +79,8 @@ export function Recipes({ settings, sae }: { settings: Settings; sae: SaeEntry }
   );
 }
 
-const quote = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
-
 function command(run: string, settings: Settings, sae: SaeEntry): string {
   const edits = settings.edits.map((edit) => `--edit ${edit.latent}:${edit.operation}:${edit.value}:${edit.unit}`).join(" ");
-  const instruction = settings.instruction.trim() ? ` --instruction ${quote(settings.instruction)}` : "";
-  return `monosemy steer ${quote(run)} --sae ${sae.site}/${sae.name} ${edits} --prompt ${quote(settings.prompt)}${instruction}${settings.chat === false ? " --plain" : ""} --tokens ${settings.n_tokens}${settings.temperature ? ` --temperature ${settings.temperature} --seed ${settings.seed}` : ""}`;
+  const instruction = settings.instruction.trim() ? ` --instruction ${shellQuoted(settings.instruction)}` : "";
+  return `monosemy steer ${shellQuoted(run)} --sae ${sae.site}/${sae.name} ${edits} --prompt ${shellQuoted(settings.prompt)}${instruction}${settings.chat === false ? " --plain" : ""} --tokens ${settings.n_tokens}${settings.temperature ? ` --temperature ${settings.temperature} --seed ${settings.seed}` : ""}`;
 }
