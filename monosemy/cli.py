@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         if (line := ranks.speaks(error)) is not None:
             print(f"error: {visible(line)}", file=sys.stderr)
-        ranks.end(2)
+        ranks.end(ranks.status_of(error))
     except KeyboardInterrupt:
         command = commands().get(words[0]) if words else None
         continues = "; run the same command to continue" if command and command.continues else ""

@@ -7,13 +7,12 @@ Place on the path: the command line loads this module when one of its commands r
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monosemy import __version__
 from monosemy.cli import commands
@@ -30,6 +29,9 @@ from monosemy.support.moved import NOT_MOVED, Moved
 from monosemy.support.rank_group import joined
 from monosemy.support.subjects import add_subject, open_subject
 
+if TYPE_CHECKING:
+    from monosemy.app.beside import PagesBeside
+
 _PUBLISHED = "google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82"
 SUBJECT_EXAMPLES = {
     "evaluate": ("monosemy evaluate runs/demo", f"monosemy evaluate {_PUBLISHED} --text my-texts/"),
@@ -40,28 +42,39 @@ SUBJECT_EXAMPLES = {
 def run_demo(words: list[str]) -> None:
     """`monosemy demo`: a first SAE to look at, then a small run, and the features of one of its SAEs."""
     with joined(versions):
-        _demo(words)
+        pages = _demo(words)
+    if pages is not None:
+        _stay(pages)
 
 
-def _demo(words: list[str]) -> None:
+def _stay(pages: PagesBeside) -> None:
+    try:
+        pages.stay()
+    finally:
+        pages.close()
+
+
+def _demo(words: list[str]) -> PagesBeside | None:
+    """The pages that are to stay, if they were asked for."""
     start = _start_of("demo", words, command="demo")
     from monosemy import pipeline
     from monosemy.app.beside import PagesBeside
 
-    pages = PagesBeside(start.folder, open_page=start.arguments.open)
+    pages, stays = PagesBeside(start.folder, open_page=start.arguments.open), False
     try:
         page = pipeline.whole_run(
             start.config, start.folder, features=True, moved=start.moved, on_first_look=pages.start
         )
         if not ranks.is_first():
-            return
+            return None
         print(f"report: {page}")
-        if start.arguments.open:
-            pages.stay()
-        else:
-            print(f"look at the latents: monosemy browse {start.folder}")
+        if stays := start.arguments.open:
+            return pages
+        print(f"look at the latents: monosemy browse {start.folder}")
+        return None
     finally:
-        pages.close()
+        if not stays:
+            pages.close()
 
 
 def run_try(words: list[str]) -> None:
@@ -76,20 +89,14 @@ def run_try(words: list[str]) -> None:
     if start.arguments.no_open:
         print(f"look at the latents: monosemy browse {start.folder}")
         return
-    pages = PagesBeside(start.folder, open_page=True)
-    try:
-        pages.stay()
-    finally:
-        pages.close()
+    _stay(PagesBeside(start.folder, open_page=True))
 
 
 def run_train(words: list[str]) -> None:
     """`monosemy train [RECIPE | run.json | RUN] [--run FOLDER] [FLAGS]`; without a start, the recipe is `demo`."""
     if not words or words[0].startswith("-"):
         words = ["demo", *words]
-    # Slices of a dictionary are exchanged within groups that their trainer makes.
-    shards_latents = any(word.partition("=")[0] == "--shard-latents" for word in words)
-    with contextlib.nullcontext() if shards_latents else joined(versions):
+    with joined(versions):
         start = _start_of(words[0], words[1:], command="train")
         if start.arguments.shard_latents:
             from monosemy.pipeline.wide import train_wide
@@ -117,25 +124,35 @@ def _start_of(start: str, words: list[str], *, command: str) -> _Start:
     """The run that begins with the settings of `start` (a recipe, a file or a run) and of the words."""
     base = _base(start)
     arguments, settings = _settings(base, words, command)
-    if (n_processes := _processes_to_start(arguments)) > 1:
-        from monosemy.pipeline import check_config
-
-        if not settings.get("rows.source"):
-            check_config(with_settings(base, settings))  # once, and not by every process
-        launch(n_processes, [command, *([start] if command == "train" else []), *words])
     from monosemy.recipes import RECIPES
+
+    all_words = [command, *([start] if command == "train" else []), *words]
 
     if settings.get("rows.source") and start in RECIPES:
         # The sizes that suit somebody's rows follow from the rows, not from a recipe for a language model.
         from monosemy.rows.defaults import frontier_config
 
         base, start = frontier_config(settings), Path(settings["rows.source"]).stem
+    if (n_processes := _processes_to_start(arguments)) > 1:
+        _check_before_start(with_settings(base, settings), n_processes, getattr(arguments, "shard_latents", None))
+        launch(n_processes, all_words)
     folder = Path(arguments.run or _default_folder(start)).expanduser()
     moved = NOT_MOVED
     # A run that is continued keeps its model and text, so their flags can only say where these are now.
     if _continues(start, folder):
         moved = Moved(**{kind: settings.pop(f"{kind}.source", "") for kind in ("model", "text", "rows")})
     return _Start(arguments, with_settings(base, settings), folder, moved)
+
+
+def _check_before_start(config: RunConfig, n_processes: int, n_latent_shards: int | None) -> None:
+    """Refuses settings once, and not in every process."""
+    from monosemy.pipeline import check_config
+
+    check_config(config)
+    if n_latent_shards:
+        from monosemy.pipeline.wide import check_wide
+
+        check_wide(config, n_latent_shards, n_processes)
 
 
 def _continues(start: str, folder: Path) -> bool:
@@ -391,7 +408,7 @@ _BRIEF = (
 )
 """The flags that the help of demo and try shows; --help-all shows every setting."""
 _OPENING = {
-    "demo": ("--open", "Open the first latents in the browser, and keep the pages until Ctrl-C."),
+    "demo": ("--open", "Open latents in the browser until Ctrl-C; the first ones early, unless there are --processes."),
     "try": ("--no-open", "Serve no pages; the latents are kept for monosemy browse."),
 }
 
@@ -441,7 +458,7 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
             "--shard-latents",
             type=whole(Range(1, 65_536, example=4)),
             metavar="N",
-            help="Under torchrun: share each SAE's latents out over N processes (docs/many-gpus.md).",
+            help="Share each SAE's latents out over N of the processes (--processes; docs/many-gpus.md).",
         )
     if command != "try":
         _add_processes(parser)

@@ -182,6 +182,11 @@ class SaeFiles:
         """The list of files where the weights lie in several, each with a slice of the latents."""
         return self.folder / "sae.safetensors.index.json"
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights are there, in one file or in slices."""
+        return self.weights.is_file() or self.slices.is_file()
+
     def slice_weights(self, number: int, n_slices: int) -> Path:
         """The file of a slice, counted from 0."""
         return self.folder / f"sae-{number + 1:05d}-of-{n_slices:05d}.safetensors"

@@ -55,6 +55,8 @@ class Run:
         self.config, self.provenance = config, provenance
         self.created = False
         """Whether this process created the run."""
+        self.n_latent_shards = 0
+        """Over how many processes each SAE's latents are shared out, one SAE after the other; 0 where they are not."""
         self.moved = NOT_MOVED
         """The present paths of model and text, as the user gives them."""
         self._lock = lock
@@ -265,7 +267,7 @@ def load_config(path: Path) -> RunConfig:
 def require_weights(folder: Path, *only: tuple[str, str]) -> None:
     """Raises UserError, naming the file, when the weights of SAEs of a run (all, or `only` some) are missing."""
     saes = [sae for sae in RunFiles(folder).saes() if not only or (sae.site, sae.name) in only]
-    lost = [sae for sae in saes if not sae.weights.is_file()]
+    lost = [sae for sae in saes if not sae.has_weights]
     if lost:
         others = f", and those of {len(lost) - 1} more" if len(lost) > 1 else ""
         raise UserError(

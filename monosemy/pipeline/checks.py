@@ -140,18 +140,25 @@ def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, *,
     from monosemy.support.estimates import estimate, require_resources
 
     costs = [needs.cost(config, size) for needs in requirements_of(config)]
-    plan = estimate(config, _widths(config, size.d_model, d_heads), size, costs=costs)
+    widths, n_shards = _widths(config, size.d_model, d_heads), run.n_latent_shards
+    plan = estimate(config, widths, size, costs=costs, n_latent_shards=n_shards)
     if run.created and config is run.config and len(config.activations.sites) >= MANY_SITES:
         progress.say(plan_text(config, plan, size, device=device))
     # A run that is continued has written part of its files already; they would be counted twice.
     if not run.created:
         plan = dataclasses.replace(plan, cache_disk={}, run_disk={})
-    plan = dataclasses.replace(plan, memory=_on_this_machine(plan.memory))
+    n_local = ranks.n_local_ranks()
+    needed = plan.memory
+    plan = dataclasses.replace(plan, memory=memory_of(n_local, needed, in_slices=n_shards > 0))
     # On a GPU, most parts are needed there and the rest in main memory.
     if device.type == "cuda":
         import torch
 
-        on_device = {name: n for name, n in plan.memory.items() if name not in ("libraries", "shuffle buffer")}
+        # The processes take one GPU after the other, unless the configuration names one.
+        spread = config.model.device in ("auto", "cuda")
+        n_here = -(-n_local // torch.cuda.device_count()) if spread else n_local
+        of_device = memory_of(n_here, needed, in_slices=n_shards > 0)
+        on_device = {name: n for name, n in of_device.items() if name not in ("libraries", "shuffle buffer")}
         free = torch.cuda.mem_get_info(device)[0]
         device_plan = dataclasses.replace(plan, memory=on_device, cache_disk={}, run_disk={})
         require_resources(device_plan, run.folder, memory_available=free, kind="GPU memory")
@@ -159,10 +166,13 @@ def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, *,
     require_resources(plan, run.folder)
 
 
-def _on_this_machine(memory: Mapping[str, int]) -> dict[str, int]:
-    """What the processes of the run on this machine need together: each has a model, and its share of the SAEs."""
-    n_local, n = ranks.n_local_ranks(), ranks.n_ranks()
-    return {part: size * n_local // (n if part == "SAEs in training" else 1) for part, size in memory.items()}
+def memory_of(n_processes: int, memory: Mapping[str, int], *, in_slices: bool) -> dict[str, int]:
+    """What so many of the run's processes need together, of a plan's memory by part.
+
+    Each has a model, and its share of the SAEs; `in_slices`, the plan is of one process's slice already.
+    """
+    n_sharing = {} if in_slices else {"SAEs in training": ranks.n_ranks()}
+    return {part: size * n_processes // n_sharing.get(part, 1) for part, size in memory.items()}
 
 
 def _widths(config: RunConfig, d_model: int, d_heads: int) -> Mapping[str, int]:

@@ -151,7 +151,7 @@ def _dictionaries(run: Run, prepared: TrainingData) -> tuple[Sets, dict[Key, Can
         held_in = prepared.held_in(CALIBRATION_TOKENS, seed=2)
         for site in own_controls:
             read = sorted({c.source_site for (given, _), c in configs.items() if given == site and c.source_site})
-            controls = _controls(run, prepared, site, read, held_in=held_in)
+            controls = _controls(run, prepared, site, read, held_in=held_in, loaded=saes[site])
             saes[site] |= {name: control.to(prepared.device) for name, (control, _) in controls.items()}
             candidates |= {(site, name): candidate for name, (_, candidate) in controls.items()}
     return saes, candidates
@@ -177,10 +177,16 @@ def _own_pieces(run: Run, sites: Sequence[str], configs: Mapping[Key, SaeConfig]
 
 
 def _controls(
-    run: Run, prepared: TrainingData, site: str, sources: Sequence[str], *, held_in: Mapping[str, Tensor]
+    run: Run,
+    prepared: TrainingData,
+    site: str,
+    sources: Sequence[str],
+    *,
+    held_in: Mapping[str, Tensor],
+    loaded: Mapping[str, Any],
 ) -> dict[str, tuple[Any, Candidate]]:
     """The untrained controls of a site, fitted to training rows: PCA, and the best linear map where transcoders read
-    `sources`. PCA has the L0s that the run was asked for, and those of imported SAEs."""
+    `sources`. PCA has the L0s that the run was asked for, and those of imported SAEs, some of which are `loaded`."""
     from monosemy.evals.controls import fit_linear_map, fit_pca
     from monosemy.evals.frontier import Candidate
     from monosemy.saes.listing import saved_saes
@@ -195,11 +201,12 @@ def _controls(
     if run.config.evaluation.pca:
         batches = rows.split(4096)
         basis = fit_pca(batches)
-        imported = [
-            load_sae(sae.folder).to(prepared.device)
+        # One at a time where another process measures them.
+        imported = (
+            loaded[sae.name] if sae.name in loaded else load_sae(sae.folder).to(prepared.device)
             for sae in saved_saes(run.folder)
             if sae.site == site and sae.imported
-        ]
+        )
         # A transcoder's code is of the site that it reads.
         inputs = {None: batches[0]} | {read: prepared.raw(read, held_in[read][:4096]) for read in sources}
         for l0 in sorted({*run.config.l0, *(_whole_l0(sae, inputs[sae.source_site]) for sae in imported)}):

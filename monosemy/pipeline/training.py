@@ -36,7 +36,7 @@ def trained(run: Run) -> bool:
     if not run.stage_done("training", identity(run.config)):
         return False
     saes = [run.files.sae(site, name) for site, name in run.stage_record("training")["saes"]]
-    return all(path.exists() for sae in saes for path in (sae.config, sae.weights))
+    return all(sae.config.exists() and sae.has_weights for sae in saes)
 
 
 def train(run: Run, prepared: TrainingData | None = None) -> TrainingData | None:

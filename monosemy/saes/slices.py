@@ -65,8 +65,11 @@ def of_latents(name: str, tensor: Tensor | StoredTensor) -> bool:
 
 
 def is_sliced(folder: Path) -> bool:
+    """Whether the weights are those of the slices; while these are made into one file, config.json says which count."""
     sae = SaeFiles(folder)
-    return sae.slices.exists() and not sae.weights.exists()
+    if not sae.slices.exists() or not sae.weights.exists():
+        return sae.slices.exists()
+    return files.sha256(sae.slices) == read_weights_sha256(folder)
 
 
 def remove_slices(folder: Path) -> None:

@@ -125,16 +125,20 @@ def estimate(
     costs: Sequence[Cost] = (),
     reuse_activations: bool = False,
     model_loaded: bool = False,
+    n_latent_shards: int = 0,
 ) -> Plan:
     """Estimates the needs of `config` at sites with the given widths {site: d}.
 
     `costs` are those of the rooms that take part. With `reuse_activations` the store exists already and needs no disk.
-    With `model_loaded` the weights are in memory already and need no more.
+    With `model_loaded` the weights are in memory already and need no more. With `n_latent_shards` SAEs are trained one
+    after the other, each over so many processes, and the memory for SAEs is that of one process.
     """
     width = sum(widths.values())
     by_site = [2 * d * config.d_sae + 3 * config.d_sae + d for d in widths.values()]
     largest, parameters = max(by_site), n_saes_per_site(config) * sum(by_site)
     parameters += sum(cost.n_parameters for cost in costs)
+    at_once, n_shards = (largest, n_latent_shards) if n_latent_shards else (parameters, 1)
+    step = 4 * largest + config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4
     n_tokens = config.text.n_tokens + config.text.n_validation_tokens
     pass_tokens = config.activations.batch_sequences * config.text.context_length
     # Bytes: parameters and arrays are float32, so 18 = 4 · 4.5 (module docstring). A pass holds about 16 arrays of the
@@ -143,8 +147,8 @@ def estimate(
         "model": 0 if model_loaded else model.n_parameters * BYTES[config.model.dtype],
         "model pass": pass_tokens * (16 * model.d_model + width) * 4,
         "logits": 3 * max(LOGIT_BYTES, config.text.context_length * model.vocab_size * 4),
-        "SAEs in training": 18 * parameters,
-        "training step": 4 * largest + config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4,
+        "SAEs in training": 18 * at_once // n_shards,
+        "training step": step // n_shards,
         "libraries": BASE_MEMORY,
     }
     remedies = dict(REMEDIES)
@@ -157,7 +161,7 @@ def estimate(
     elif not reuse_activations:
         row = width * BYTES[config.activations.dtype] + ROW_RECORD_BYTES
         cache_disk["activations"] = config.text.n_tokens * row
-    run_disk = {"SAEs": parameters * 4, "checkpoints": 2 * 3 * parameters * 4}
+    run_disk = {"SAEs": parameters * 4, "checkpoints": 2 * 3 * at_once * 4}
     return Plan(memory, cache_disk, run_disk, remedies)
 
 

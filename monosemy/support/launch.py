@@ -20,6 +20,7 @@ from monosemy.support import ranks
 
 INTERRUPTED = 130
 """The exit status of a rank that saved its work after a signal."""
+_KEPT = "finished work is kept; run the same command to continue"
 _SAVED = "have saved their work; run the same command to continue"
 
 
@@ -52,17 +53,28 @@ def launch(n_processes: int, words: Sequence[str]) -> NoReturn:
         try:
             elastic_launch(config, sys.executable)("-m", "monosemy", *words)
         except ChildFailedError as error:
-            number, failure = error.get_first_failure()
+            number, failure = min(error.failures.items(), key=lambda item: _order(item[1].exitcode))
             if failure.exitcode < 0:
                 name = signal.Signals(-failure.exitcode).name
                 reason = ", often because memory ran out" if name == "SIGKILL" else ""
-                raise UserError(f"rank {number} was ended by {name}{reason}; the others {_SAVED}") from None
+                raise UserError(f"rank {number} was ended by {name}{reason}; {_KEPT}") from None
             if failure.exitcode == INTERRUPTED:
                 raise Interrupted(f"rank {number} was interrupted; all {_SAVED}") from None
+            if failure.exitcode == ranks.LOST:
+                raise UserError(f"rank {number} has lost its connection to the others; {_KEPT}") from None
             sys.exit(failure.exitcode)
         except SignalException:
             raise Interrupted(f"interrupted; all processes {_SAVED}") from None
     sys.exit(0)
+
+
+def _order(status: int) -> int:
+    """Which of the exit statuses of several ranks says most: a kill, then an end that was told, then what follows."""
+    if status == ranks.LOST:
+        return 3
+    if status == -signal.SIGTERM:  # torch ends the others so
+        return 2
+    return 0 if status < 0 else 1
 
 
 def n_cores() -> int:

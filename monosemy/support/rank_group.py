@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from monosemy.support import ranks
 from monosemy.support.numbers import duration_text
-from monosemy.support.ranks import RankError
+from monosemy.support.ranks import LostError, RankError
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -86,7 +86,7 @@ class GlooGroup:
         try:
             dist.monitored_barrier(timeout=PATIENCE)
         except RuntimeError as error:
-            raise self._ended(error) from None
+            raise ended(error) from None
 
     def gathered(self, value: Any) -> list[Any]:
         import torch.distributed as dist
@@ -96,7 +96,7 @@ class GlooGroup:
         try:
             dist.all_gather_object(values, value)
         except RuntimeError as error:
-            raise self._ended(error) from None
+            raise ended(error) from None
         return values
 
     def from_first(self, value: Any) -> Any:
@@ -107,7 +107,7 @@ class GlooGroup:
         try:
             dist.broadcast_object_list(values, src=0)
         except RuntimeError as error:
-            raise self._ended(error) from None
+            raise ended(error) from None
         return values[0]
 
     def fails_first(self) -> bool:
@@ -137,15 +137,23 @@ class GlooGroup:
         self.barrier()  # the store ends with its host, when all have heard it
         dist.destroy_process_group()
 
-    def _ended(self, error: RuntimeError) -> RankError:
-        """The error of a rank that can no longer reach another one."""
-        if named := re.search(r"Rank (\d+) failed|from rank (\d+)", str(error)):
-            ended = named[1] or named[2]
-            return RankError(f"rank {ended} was killed or cannot be reached; run the same command to continue")
-        return RankError(
-            f"rank {self.rank} has lost its connection to the others ({_first_line(error)}); run the same command to "
-            "continue"
-        )
+
+def is_of_connection(error: RuntimeError) -> bool:
+    """Whether an error of torch says that another rank is gone; exchanges of tensors raise them as they come."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or re.search(r"gloo|NCCL|peer|[Cc]onnection", str(error)) is not None
+
+
+def ended(error: RuntimeError) -> LostError:
+    """The error of a rank that can no longer reach another one."""
+    if named := re.search(r"Rank (\d+) failed|from rank (\d+)", str(error)):
+        other = named[1] or named[2]
+        return LostError(f"rank {other} was killed or cannot be reached; run the same command to continue")
+    return LostError(
+        f"rank {ranks.rank()} has lost its connection to the others ({_first_line(error)}); run the same command to "
+        "continue"
+    )
 
 
 def connect() -> GlooGroup:
@@ -153,8 +161,8 @@ def connect() -> GlooGroup:
     import torch.distributed as dist
 
     own, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    host, port = os.environ.get("MASTER_ADDR", "localhost"), int(os.environ.get("MASTER_PORT", "29500"))
-    seconds = float(os.environ.get(RENDEZVOUS_SECONDS, DEFAULT_RENDEZVOUS_SECONDS))
+    host, port = os.environ.get("MASTER_ADDR", "localhost"), _whole("MASTER_PORT", 29_500, 65_535)
+    seconds = _whole(RENDEZVOUS_SECONDS, DEFAULT_RENDEZVOUS_SECONDS, round(PATIENCE.total_seconds()))
     limit = timedelta(seconds=seconds)
     # torchrun's own store outlives the ranks; without it (srun, mpirun) rank 0 opens one.
     hosts = own == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -179,6 +187,18 @@ def connect() -> GlooGroup:
         ) from None
     watched = dist.PrefixStore(prefix, dist.TCPStore(host, port, size, is_master=False, timeout=limit))
     return GlooGroup(own, size, store, watched=watched, hosts_store=hosts)
+
+
+def _whole(variable: str, default: int, most: int) -> int:
+    """The whole number in an environment variable. Raises RankError for anything else and for one out of range."""
+    text = os.environ.get(variable, str(default))
+    with contextlib.suppress(ValueError):
+        if 1 <= int(text) <= most:
+            return int(text)
+    raise RankError(
+        f"{variable} is {text!r}, but must be a whole number from 1 to {most}, e.g. {default}; set it for all "
+        "ranks, or leave it out"
+    )
 
 
 def _unreachable(own: int, host: str, port: int, error: RuntimeError) -> RankError:

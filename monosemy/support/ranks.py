@@ -5,7 +5,7 @@ function here returns at once. Only settings, fingerprints and records are excha
 
 Every rank calls `barrier`, `gathered`, `from_first`, `first_alone`, `agree` and `require_visible` in the same order.
 A rank that fails says so to the others, and only the first to fail prints its line: ranks that then find the connection
-closed end silently (`speaks`).
+closed end silently (`speaks`), and so do all where a process of ours has started them and one was killed.
 
 Limits: the ranks share one run folder and one cache. A rank that hangs without ending is waited for.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -21,13 +22,23 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from monosemy.errors import UserError
 
 T = TypeVar("T")
+_FIRST_SECONDS = 1.0
+"""How long another rank that fails waits for the first one, which may fail too."""
 
 LAUNCHED = "MONOSEMY_LAUNCHED"
 """The environment variable that says that this process was started by another one of ours, which speaks for all."""
 
 
+LOST = 3
+"""The exit status of a process that was launched by ours and only found that another one is gone."""
+
+
 class RankError(UserError):
     """Bad input, or an end, of a rank that the message names."""
+
+
+class LostError(RankError):
+    """Another rank has ended, or cannot be reached."""
 
 
 class Group(Protocol):
@@ -142,8 +153,23 @@ def speaks(error: BaseException) -> str | None:
     """The line that this process prints for the error that ends it, with its rank; None where another rank speaks."""
     if not asked_for():
         return str(error)
+    if not isinstance(error, RankError):
+        _let_first_speak()
     line = str(error) if isinstance(error, RankError) else f"rank {os.environ['RANK']}: {error}"
-    return line if _group is None or _group.fails_first() else None
+    speaks_first = _group is None or _group.fails_first()
+    return line if speaks_first and status_of(error) != LOST else None
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status for an error: 2, or `LOST`, since the launcher tells more of a rank that was killed."""
+    return LOST if isinstance(error, LostError) and LAUNCHED in os.environ else 2
+
+
+def _let_first_speak() -> None:
+    """Gives rank 0 the time to fail by the same error, because it removes what it has written of a refused run."""
+    ends = time.monotonic() + _FIRST_SECONDS
+    while rank() > 0 and not another_failed() and time.monotonic() < ends:
+        time.sleep(0.02)
 
 
 def another_failed() -> bool:

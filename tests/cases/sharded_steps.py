@@ -85,11 +85,12 @@ def _started(rank: int, n_ranks: int, port: int, worker: Callable[..., None], ar
 
 def train_sharded(folder: Path, meshes: list[int], cases: list[tuple[str, torch.dtype]]) -> None:
     """Trains every case on meshes with these numbers of slices, and writes what this rank holds of it."""
-    from monosemy.training.distributed.ranks import joined, mesh_of
+    from monosemy.support.rank_group import joined
+    from monosemy.training.distributed.ranks import mesh_of
     from monosemy.training.distributed.trainee import ShardedTrainee
 
     device = torch.device("cpu")
-    with joined(1, device):
+    with joined(dict):
         for n_latent_shards in meshes:
             ranks = mesh_of(n_latent_shards, device)
             place = f"{n_latent_shards}-{ranks.token_shard}-{ranks.latent_shard}.safetensors"
@@ -111,13 +112,14 @@ def continue_sharded(folder: Path, meshes: list[int], write: bool) -> None:
 
     In float64, so that meshes can be compared; with the slices of the trained SAE as files.
     """
+    from monosemy.support.rank_group import joined
     from monosemy.training.distributed.checkpoint import load_checkpoint, save_checkpoint
-    from monosemy.training.distributed.ranks import joined, mesh_of
+    from monosemy.training.distributed.ranks import mesh_of
     from monosemy.training.distributed.saved import save_slices
     from monosemy.training.distributed.trainee import ShardedTrainee
 
     device, dtype = torch.device("cpu"), torch.float64
-    with joined(1, device):
+    with joined(dict):
         for case in CONTINUED:
             if write:
                 trainee = ShardedTrainee.of(

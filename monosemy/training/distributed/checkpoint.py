@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from monosemy.errors import UserError
 from monosemy.layout import CheckpointFiles
 from monosemy.support import files
+from monosemy.support.ranks import RankError
 from monosemy.training.checkpoint import checkpoint_folders, read_state
 from monosemy.training.distributed.trainee import ShardedTrainee
 
@@ -145,8 +146,8 @@ def _reason(error: distributed_checkpoint.CheckpointException) -> str:
     return f"rank {rank}: {failure}"
 
 
-def _unwritten(error: distributed_checkpoint.CheckpointException, final: Path) -> UserError:
+def _unwritten(error: distributed_checkpoint.CheckpointException, final: Path) -> RankError:
     rank, (failure, _) = next(iter(error.failures.items()))
     if isinstance(failure, OSError):
-        return UserError(f"rank {rank}: {files.explain_os_error(failure, final)}")
-    return UserError(f"rank {rank} could not write its part of checkpoint {final} ({failure})")
+        return RankError(f"rank {rank}: {files.explain_os_error(failure, final)}")
+    return RankError(f"rank {rank} could not write its part of checkpoint {final} ({failure})")

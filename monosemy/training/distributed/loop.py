@@ -28,15 +28,24 @@ OnStep = Callable[[int, Mapping[str, float]], None]
 
 
 def train_sharded(
-    trainee: ShardedTrainee, stream: Stream, site: str, *, checkpoints: Path, origin: Origin, on_step: OnStep
+    trainee: ShardedTrainee,
+    stream: Stream,
+    site: str,
+    *,
+    checkpoints: Path,
+    origin: Origin,
+    on_start: Callable[[int], None],
+    on_step: OnStep,
 ) -> int:
     """Trains to the end of the stream, from the newest checkpoint if there is one, and returns the number of tokens.
 
-    `on_step(n_tokens so far, metrics)` is called after every step. All ranks call this; each reads the whole stream.
+    `on_start(n_tokens of the checkpoint, or 0)` is called before the first step and `on_step(n_tokens so far, metrics)`
+    after every one. All ranks call this; each reads the whole stream.
     Raises UserError when the SAE diverges or a checkpoint is damaged, and Interrupted, after a checkpoint, on SIGTERM
     or SIGINT at any rank.
     """
     index, n_tokens = _resumed(trainee, stream, checkpoints, origin)
+    on_start(n_tokens)
     stops: list[int] = []
     before = {number: signal.signal(number, lambda n, _: stops.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
     interval = trainee.config.checkpoint_tokens

@@ -3,7 +3,7 @@
 Place on the path: beneath the sharded training step. Rank (t, f) holds the f-th slice of the dictionary and, in every
 step, the t-th slice of the batch's rows. Whatever is not of a latent (b_dec, statistics, the controller's λ) is on
 every rank and stays equal, because all ranks compute it from the same sums. Transport and launch are
-torch.distributed's: gloo between CPUs, NCCL between GPUs, processes started by torchrun.
+torch.distributed's: gloo between CPUs, NCCL between GPUs, in processes that `support/rank_group.py` has connected.
 
 Gradients: of a sum over ranks, every rank's part receives that of the sum (`summed`); a parameter that all ranks of the
 latents' axis hold, and each uses for its own latents, receives the sum of theirs (`shared`).
@@ -12,24 +12,18 @@ latents' axis hold, and each uses for its own latents, receives the sum of their
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
-from monosemy.errors import UserError
-from monosemy.support.numbers import duration_text
+from monosemy.support.rank_group import PATIENCE
 
 TOKENS, LATENTS = "tokens", "latents"
-TIMEOUT = timedelta(minutes=10)
 
 
 class Ranks:
@@ -97,10 +91,11 @@ class Ranks:
         """The first process's tensor, on every rank; all have the same shape."""
         if dist.get_world_size() == 1:
             return tensor
-        shared = tensor.detach().clone(memory_format=torch.contiguous_format)
+        # Through main memory, where the group of all ranks exchanges what it does.
+        shared = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         self._count(shared, LATENTS)
         dist.broadcast(shared, 0)
-        return shared
+        return shared.to(tensor.device)
 
     def barrier(self) -> None:
         dist.barrier()
@@ -149,38 +144,16 @@ def shared(parameter: Tensor, ranks: Ranks) -> Tensor:
     return _Shared.apply(parameter, ranks)
 
 
-@contextmanager
-def joined(n_latent_shards: int, device: torch.device, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
-    """Joins the processes that torchrun started, as a mesh whose latents' axis has `n_latent_shards` ranks.
-
-    Raises UserError where the process was not started by torchrun, where the number of processes is no multiple of
-    `n_latent_shards`, and where they do not meet within `timeout`.
-    """
-    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
-        raise UserError(
-            f"latents are shared out over {n_latent_shards} processes, and there is one; add --processes "
-            f"{n_latent_shards}, or start them with torchrun"
-        )
-    n_ranks = int(os.environ["WORLD_SIZE"])
-    if n_latent_shards < 1 or n_ranks % n_latent_shards:
-        raise UserError(
-            f"{n_ranks} processes cannot hold {n_latent_shards} slices of a dictionary equally often; choose a divisor "
-            f"of {n_ranks}"
-        )
-    try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-    except dist.DistError as error:
-        raise UserError(
-            f"rank {os.environ['RANK']} of {n_ranks} met no other within {duration_text(timeout.total_seconds())} "
-            f"({str(error).splitlines()[0]}); see that all were started and that MASTER_ADDR and MASTER_PORT agree"
-        ) from None
-    try:
-        yield mesh_of(n_latent_shards, device)
-    finally:
-        dist.destroy_process_group()
-
-
 def mesh_of(n_latent_shards: int, device: torch.device) -> Ranks:
-    """The processes of the group that was joined, as a mesh with so many ranks on the latents' axis."""
-    shape = (dist.get_world_size() // n_latent_shards, n_latent_shards)
-    return Ranks(init_device_mesh(device.type, shape, mesh_dim_names=(TOKENS, LATENTS)), device)
+    """The processes of the group that was joined (support/rank_group.py), as a mesh with so many ranks for the latents.
+
+    `n_latent_shards` divides their number. Tensors travel by gloo between CPUs and by NCCL between GPUs.
+    """
+    places = torch.arange(dist.get_world_size()).view(-1, n_latent_shards)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    groups = [
+        dist.new_subgroups_by_enumeration(ranks.tolist(), timeout=PATIENCE, backend=backend)[0]
+        for ranks in (places.T, places)
+    ]
+    mesh = DeviceMesh.from_group(groups, device.type, mesh=places, mesh_dim_names=(TOKENS, LATENTS))
+    return Ranks(mesh, device)

@@ -91,7 +91,7 @@ def test_killed_and_continued_by_more_processes_a_run_has_the_bytes_of_one_proce
     print(f"rank {number} killed {moment:.3f} s after its first checkpoint")
     assert started.returncode == 2, errors
     assert errors.splitlines() == [
-        f"error: rank {number} was ended by SIGKILL, often because memory ran out; the others have saved their work; "
+        f"error: rank {number} was ended by SIGKILL, often because memory ran out; finished work is kept; "
         "run the same command to continue"
     ]
 

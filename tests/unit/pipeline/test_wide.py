@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +15,23 @@ import torch
 from sharded_steps import rows
 
 from monosemy import load_sae
+from monosemy.commands import run_evaluate, run_info, run_train
+from monosemy.errors import UserError
 from monosemy.evals.evaluation_file import read_evaluation
+from monosemy.layout import RunFiles, SaeFiles
+from monosemy.saes.base import describe
+from monosemy.saes.slices import is_sliced, write_index, write_slice
+from monosemy.support.metrics import read_metrics
 
 WORDS = "--architectures topk jumprelu --l0 4 --d-sae 64 --training.batch-tokens 128 --training.n-passes 1"
 
 
-def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = ["train", "--activations", str(folder / "rows.npy"), *WORDS.split(), *words]
+def words(folder: Path, run: str, *more: str) -> list[str]:
+    return ["--activations", str(folder / "rows.npy"), *WORDS.split(), "--run", str(folder / run), *more]
+
+
+def train_wide(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = ["train", *words(folder, "wide", "--processes", "2", *more)]
     environment = {**os.environ, "MONOSEMY_QUIET": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-m", "monosemy", *command], env=environment, capture_output=True, text=True, check=False
@@ -28,34 +40,94 @@ def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
+    """Rows, the run `alone` of one process, and the run `wide` of two, which began with a first look and a kill."""
     folder = tmp_path_factory.mktemp("wide")
     np.save(folder / "rows.npy", rows(3000, seed=1, dtype=torch.float32).numpy())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MONOSEMY_QUIET", "1")
+        run_train(words(folder, "alone"))
+    alone, wide = RunFiles(folder / "alone"), RunFiles(folder / "wide")
+    wide.folder.mkdir()
+    shutil.copy(alone.run_json, wide.run_json)
+    first, later = list(alone.saes())[:2]
+    look = SaeFiles(shutil.copytree(first.folder, wide.sae(first.site, first.name).folder))
+    described = json.loads(look.config.read_text())
+    described["sae"]["record"]["first_look"] = True
+    look.config.write_text(json.dumps(described))
+    record = {"step": 9, "site": later.site, "name": later.name, "n_tokens": 1152}
+    wide.metrics.write_text(json.dumps(record) + "\n")
+    done = train_wide(folder, "--shard-latents", "2")
+    assert done.returncode == 0, done.stderr
     return folder
 
 
+def names(run: Path) -> list[Path]:
+    return [sae.folder.relative_to(run) for sae in RunFiles(run).saes()]
+
+
 def test_a_run_in_slices_is_the_run_of_one_process(folder):
-    done = train(folder, "--run", str(folder / "wide"), "--processes", "2", "--shard-latents", "2")
-    assert done.returncode == 0, done.stderr
-    # The plain command goes on with what is left to do, and trains nothing again.
-    done = train(folder, "--run", str(folder / "wide"))
-    assert done.returncode == 0, done.stderr
-    assert train(folder, "--run", str(folder / "alone")).returncode == 0
-    paths = sorted(
-        path.parent.relative_to(folder / "alone") for path in (folder / "alone").glob("saes/*/*/config.json")
-    )
+    paths = names(folder / "alone")
+    assert names(folder / "wide") == paths
     assert len(paths) == 3  # two architectures and the control
     for path in paths:
         wide, alone = load_sae(folder / "wide" / path), load_sae(folder / "alone" / path)
         assert wide.config.record["n_tokens"] == alone.config.record["n_tokens"]
+        assert "first_look" not in wide.config.record
         for name, tensor in alone.tensors().items():
             torch.testing.assert_close(wide.tensors()[name], tensor, rtol=1e-3, atol=1e-4)
-    fvu = [[record.get("fvu") for record in read_evaluation(folder / run)["records"]] for run in ("wide", "alone")]
-    np.testing.assert_allclose(*fvu, rtol=1e-3)
     assert not list((folder / "wide").rglob("checkpoints/*"))
 
 
-def test_one_process_is_told_to_become_several(folder):
-    done = train(folder, "--run", str(folder / "single"), "--shard-latents", "2")
+def test_steps_that_are_taken_again_are_recorded_once(folder):
+    steps = [(r["site"], r["name"], r["step"]) for r in read_metrics(RunFiles(folder / "wide").metrics)]
+    assert len(set(steps)) == len(steps)
+    assert {step[:2] for step in steps} == {(path.parent.name, path.name) for path in names(folder / "alone")}
+
+
+def test_an_sae_in_slices_is_measured_shown_and_not_trained_again(folder, capsys, monkeypatch):
+    monkeypatch.setenv("MONOSEMY_QUIET", "1")
+    sae = next(RunFiles(folder / "wide").saes())
+    whole = load_sae(sae.folder)
+    slices = []
+    for number, latents in enumerate((slice(0, 32), slice(32, 64))):
+        of_latents = {"W_enc": whole.W_enc[:, latents].contiguous(), "W_dec": whole.W_dec[latents]}
+        of_latents |= {n: t[latents] for n, t in whole.tensors().items() if t.shape == (64,)}
+        common = {n: t for n, t in whole.tensors().items() if n not in of_latents and number == 0}
+        slices.append(write_slice(sae.folder, number, 2, {**of_latents, **common}, start=latents.start))
+    sae.weights.unlink()
+    write_index(sae.folder, slices, describe(whole))
+    # The plain command goes on with what is left to do, and trains nothing again.
+    run_train(words(folder, "wide"))
+    run_evaluate([str(folder / "wide")])
+    run_info([str(folder / "wide")])
+    assert sae.name in capsys.readouterr().out
+    assert is_sliced(sae.folder)
+    fvu = [[record.get("fvu") for record in read_evaluation(folder / run)["records"]] for run in ("wide", "alone")]
+    np.testing.assert_allclose(*fvu, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (["--shard-latents", "3"], "2 processes cannot hold 3 slices of a dictionary equally often; choose a divisor"),
+        (["--shard-latents", "2", "--architectures", "gated"], "unknown architecture for --shard-latents 'gated'"),
+        (["--shard-latents", "2", "--l0", "40"], "leaves a slice 32 of 64 latents, fewer than --l0 40"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused_before_a_process_starts(folder, more, error):
+    with pytest.raises(UserError, match=error):
+        run_train(words(folder, "refused", "--processes", "2", *more))
+    assert not (folder / "refused").exists()
+
+
+def test_other_settings_in_the_folder_are_one_line(folder):
+    done = train_wide(folder, "--shard-latents", "2", "--d-sae", "128")
     assert done.returncode == 2
-    assert "latents are shared out over 2 processes, and there is one; add --processes 2" in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "holds another configuration: d_sae" in line
+
+
+def test_one_process_is_told_to_become_several(folder):
+    with pytest.raises(UserError, match="latents are shared out over 2 processes, and there is one; add --processes 2"):
+        run_train(words(folder, "single", "--shard-latents", "2"))
     assert not (folder / "single").exists()

@@ -41,16 +41,16 @@ FAULTS = {
         "rank 0: no model",
     ),
     "killed": (
-        "if rank == 2: os.kill(os.getpid(), signal.SIGKILL)\nranks.barrier()",
-        "rank 2 was killed or cannot be reached; run the same command to continue",
+        "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\nranks.barrier()",
+        "rank 1 was killed or cannot be reached; run the same command to continue",
     ),
     "other settings": (
         "ranks.agree('settings', {'training': {'batch_tokens': 512 + rank // 2}}, 'give every rank the same command')",
         "rank 2 has other settings: training.batch_tokens 513, but 512 at rank 0; give every rank the same command",
     ),
     "another place": (
-        "ranks.require_visible(rank < 2, 'the run folder runs/a', 'share it')",
-        "rank 2 does not see the run folder runs/a of rank 0; share it",
+        "ranks.require_visible(rank < 1, 'the run folder runs/a', 'share it')",
+        "rank 1 does not see the run folder runs/a of rank 0; share it",
     ),
     "other versions": (
         "pass",
@@ -60,13 +60,36 @@ FAULTS = {
 
 
 def test_every_fault_is_one_line_of_one_rank():
-    started = {fault: start_ranks(body, 3, fault) for fault, (body, _) in FAULTS.items()}
-    for fault, processes in started.items():
-        ends = ended(processes)
-        lines = [line for rank in ends for line in rank.errors]
-        assert lines == [f"error: {FAULTS[fault][1]}"], fault
+    for fault, (body, line) in FAULTS.items():
+        ends = ended(start_ranks(body, 3 if fault == "other settings" else 2, fault))
+        assert [line for rank in ends for line in rank.errors] == [f"error: {line}"], fault
         killed = -signal.SIGKILL if fault == "killed" else 2
-        assert [rank.status for rank in ends] == [2, 2, killed], fault
+        assert {rank.status for rank in ends} == {2, killed}, fault
+
+
+def test_a_fault_of_all_is_told_by_the_first_which_clears_up_before(tmp_path):
+    both = "import time; from pathlib import Path; time.sleep(0.3 * (rank == 0)); raise UserError('too wide')"
+    assert [rank.errors for rank in ended(start_ranks(both, 2))] == [["error: rank 0: too wide"], []]
+
+
+def test_where_a_launcher_tells_of_a_killed_rank_the_others_are_silent(monkeypatch):
+    monkeypatch.setenv(ranks.LAUNCHED, "1")
+    assert [(rank.status, rank.errors) for rank in ended(start_ranks(FAULTS["killed"][0], 2))] == [
+        (2, []),
+        (-signal.SIGKILL, []),
+    ]
+
+
+@pytest.mark.parametrize(("variable", "value"), [("MONOSEMY_RENDEZVOUS_SECONDS", "abc"), ("MASTER_PORT", "http")])
+def test_a_variable_that_is_no_number_is_one_line(variable, value, monkeypatch):
+    from monosemy.support.rank_group import connect
+
+    for name, text in {"RANK": "0", "WORLD_SIZE": "2", variable: value}.items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(
+        ranks.RankError, match=f"{variable} is '{value}', but must be a whole number from 1 to .*e\\.g\\."
+    ):
+        connect()
 
 
 def test_a_rendezvous_that_never_comes_names_who_is_missing(monkeypatch):
