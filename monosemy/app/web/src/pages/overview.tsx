@@ -46,7 +46,7 @@ export function OverviewPage() {
   }, [run]);
   useKeys(ROW_KEYS);
   const ready = run.saes.filter((sae) => sae.has_features);
-  const shown = ready.find((entry) => sameSae(entry, sae)) ?? ready.find((entry) => !entry.control);
+  const featured = ready.find((entry) => sameSae(entry, sae)) ?? ready.find((entry) => !entry.control);
   const controls = run.saes.filter((sae) => sae.control).length;
   return (
     <>
@@ -85,7 +85,7 @@ export function OverviewPage() {
             <code>{run.build_command}</code>
           </Message>
         )}
-        {shown && <Found sae={shown} key={`${shown.site}/${shown.name}`} />}
+        {featured && <Found sae={featured} key={`${featured.site}/${featured.name}`} />}
         {ready.length > 1 && (
           <section class="card" aria-labelledby="ready">
             <header>

@@ -106,14 +106,14 @@ function Labels({ q }: { q: string }) {
 /** Latents whose words mean something like the query: at once where the model is loaded, else when asked. */
 function ByMeaning({ q }: { q: string }) {
   const { sae, model, watchModel } = useShared();
-  const [asked, setAsked] = useState(false);
-  const on = asked || model.state === "ready";
+  const [loading, setLoading] = useState(false);
+  const on = loading || model.state === "ready";
   const ask = (signal: AbortSignal) => api.meaning(sae.site, sae.name, q, signal).finally(watchModel);
   const results = useLoad(on ? ask : null, [sae, q, on]);
   if (!on) {
     return (
       <div class="row">
-        <button type="button" onClick={() => { setAsked(true); watchModel(); }}>Also find latents by meaning</button>
+        <button type="button" onClick={() => { setLoading(true); watchModel(); }}>Also find latents by meaning</button>
         <span class="small muted">Loads the model, whose word embedding is used: some seconds, once.</span>
       </div>
     );

@@ -35,14 +35,14 @@ export function Firing({ result, sae, body }: { result: TextResult; sae: SaeEntr
   const roles = [...new Set(result.roles)].filter(Boolean);
   const token = (i: number) => {
     const firings = result.top[i] ?? [];
-    const shown = latent === null ? rarest(firings) : firings.find((firing) => firing.latent === latent);
+    const firing = latent === null ? rarest(firings) : firings.find((firing) => firing.latent === latent);
     const first = rarest(firings);
     const about = first ? `, the most unusual: ${first.latent} ${first.label} (${oneIn(first.one_in) || num(first.value)})` : "";
     return (
       <button
         type="button"
         key={i}
-        class={`tokbutton u a${darkness(shown, max)}${role && result.roles[i] !== role ? " faint" : ""}`}
+        class={`tokbutton u a${darkness(firing, max)}${role && result.roles[i] !== role ? " faint" : ""}`}
         aria-pressed={at === i}
         title={`${count(result.l0[i])} latents fire${about}`}
         onClick={() => setAt(at === i ? null : i)}
@@ -51,13 +51,13 @@ export function Firing({ result, sae, body }: { result: TextResult; sae: SaeEntr
       </button>
     );
   };
-  const shown = result.tokens.map((_, i) => i).slice(offset, offset + TOKENS).filter((i) => result.tokens[i] !== "" || i === 0);
+  const positions = result.tokens.map((_, i) => i).slice(offset, offset + TOKENS).filter((i) => result.tokens[i] !== "" || i === 0);
   return (
     <div class="stack">
       {roles.length > 0 && (
         <Choice name="Whose messages" value={role} options={[{ value: "", text: "All" }, ...roles.map((name) => ({ value: name, text: name }))]} onPick={setRole} />
       )}
-      <div class="tokens" role="group" aria-label="Tokens: choose one for its latents">{shown.map(token)}</div>
+      <div class="tokens" role="group" aria-label="Tokens: choose one for its latents">{positions.map(token)}</div>
       <Pager total={result.tokens.length} offset={offset} limit={TOKENS} onMove={setOffset} />
       <p class="small muted">
         {at === null ? (

@@ -17,17 +17,17 @@ export function Found({ sae }: { sae: SaeEntry }) {
   const steerable = run.unit !== "rows" && !sae.source_site;
   return (
     <Await of={highlights}>
-      {(found) => {
-        return found.latents.length === 0 ? null : (
+      {(summary) => {
+        return summary.latents.length === 0 ? null : (
           <>
             <section aria-labelledby="found">
               <header class="found-head">
                 <h2 id="found">What was found</h2>
                 <p class="small muted">
-                  {found.n_clear > 0 ? (
+                  {summary.n_clear > 0 ? (
                     <>
-                      {count(found.n_clear)} of {count(sae.d_sae)} latents of {saeTitle(sae)} are clear: their <Term word="label score">label's score</Term> is at least{" "}
-                      {found.clear_score} even at the lower end of its interval. Some of them, unlike each other:
+                      {count(summary.n_clear)} of {count(sae.d_sae)} latents of {saeTitle(sae)} are clear: their <Term word="label score">label's score</Term> is at least{" "}
+                      {summary.clear_score} even at the lower end of its interval. Some of them, unlike each other:
                     </>
                   ) : (
                     <>No latent of {saeTitle(sae)} is clear by its <Term word="label score">label's score</Term>, which more text or longer training may change. The best are:</>
@@ -35,7 +35,7 @@ export function Found({ sae }: { sae: SaeEntry }) {
                 </p>
               </header>
               <ul class="cards">
-                {found.latents.map((card) => (
+                {summary.latents.map((card) => (
                   <Card card={card} sae={sae} key={card.latent} />
                 ))}
               </ul>

@@ -10,13 +10,13 @@ export function RowExample({ example, max, sae }: { example: Example; max: numbe
   const silent = example.value === 0;
   const text = example.tokens[0] ?? "";
   const name = `Row ${count(example.row)}`;
-  const said = text && run.row_texts ? `${name}: ${text}` : name;
+  const title = text && run.row_texts ? `${name}: ${text}` : name;
   return (
     <li>
       <span class={`strength-mark a${shade(example.value, max)}`} title={silent ? "silent" : `activation ${num(example.value)}`}>
         {silent ? "0" : num(example.value)}
       </span>
-      {example.picture && <img class="picture" loading="lazy" src={api.picture(sae.site, sae.name, example.context)} alt={said} />}
+      {example.picture && <img class="picture" loading="lazy" src={api.picture(sae.site, sae.name, example.context)} alt={title} />}
       <span class="of-row">
         {run.row_texts && <span class="row-text">{text || <span class="muted">no text</span>}</span>}
         <span class="muted small">{name}</span>

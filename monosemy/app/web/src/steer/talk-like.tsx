@@ -29,7 +29,7 @@ const settings = (latent: number, value: number): Settings => ({
 /** How often a text has one of the words, whatever their case; those of five letters and more with any ending. */
 function hits(text: string, words: string[]): number {
   const lower = words.map((word) => word.toLowerCase());
-  return (text.toLowerCase().match(/\p{L}+/gu) ?? []).filter((word) => lower.some((wanted) => (wanted.length < 5 ? word === wanted : word.startsWith(wanted)))).length;
+  return (text.toLowerCase().match(/\p{L}+/gu) ?? []).filter((word) => lower.some((target) => (target.length < 5 ? word === target : word.startsWith(target)))).length;
 }
 
 /** How often an answer says the words, up to three times, and how little it repeats itself; below 0 where it no longer reads as a text. */
@@ -59,7 +59,7 @@ export function TalkLike({ sae }: { sae: SaeEntry }) {
     const written: Strength[] = [];
     setAt(example);
     setStrengths([]);
-    const told = (event: SteerEvent | SweepEvent) => {
+    const onEvent = (event: SteerEvent | SweepEvent) => {
       if (event.kind === "done") setPlain(event.text);
       if (event.kind === "strength") written.push(event);
       if (event.kind === "progress") setStep(`Writing, token ${event.step} of ${event.n_tokens}`);
@@ -67,13 +67,13 @@ export function TalkLike({ sae }: { sae: SaeEntry }) {
     };
     const body = request(settings(example.latent, 0), sae);
     setStep("Writing…");
-    if (!plain) await patient(() => api.steer(body, told, signal), signal);
-    await patient(() => api.sweep({ ...body, columns: ["steered"], values: STRENGTHS }, told, signal), signal);
+    if (!plain) await patient(() => api.steer(body, onEvent, signal), signal);
+    await patient(() => api.sweep({ ...body, columns: ["steered"], values: STRENGTHS }, onEvent, signal), signal);
     setStrengths(written);
     return worth(best(written, example.words), example.words) > 1;
   };
-  /** Without a wanted one, goes on to the next example until one works. */
-  const start = async (wanted?: Example) => {
+  /** Without an example, goes on to the next example until one works. */
+  const start = async (picked?: Example) => {
     const controller = new AbortController();
     const { signal } = controller;
     abort.current?.abort();
@@ -82,9 +82,9 @@ export function TalkLike({ sae }: { sae: SaeEntry }) {
     setStep(model.state === "ready" ? "Choosing a latent…" : "Loading the model, some seconds…");
     watchModel();
     try {
-      const known = examples ?? (await api.steerExamples(sae.site, sae.name, signal)).examples;
-      setExamples(known);
-      for (const example of wanted ? [wanted] : known.slice(0, TRIES)) {
+      const candidates = examples ?? (await api.steerExamples(sae.site, sae.name, signal)).examples;
+      setExamples(candidates);
+      for (const example of picked ? [picked] : candidates.slice(0, TRIES)) {
         if (await write(example, signal)) break;
       }
     } catch (reason) {
@@ -123,8 +123,8 @@ export function TalkLike({ sae }: { sae: SaeEntry }) {
 
 function Written({ sae, example, plain, strengths }: { sae: SaeEntry; example: Example; plain: string; strengths: Strength[] }) {
   const [picked, setPicked] = useState<number | null>(null);
-  const shown = strengths.find((strength) => strength.value === picked) ?? best(strengths, example.words);
-  const n = shown ? hits(shown.text, example.words) : 0;
+  const current = strengths.find((strength) => strength.value === picked) ?? best(strengths, example.words);
+  const n = current ? hits(current.text, example.words) : 0;
   return (
     <>
       <div class="two">
@@ -136,22 +136,22 @@ function Written({ sae, example, plain, strengths }: { sae: SaeEntry; example: E
           <h3>
             With latent <a href={to.latent(sae.site, sae.name, example.latent)}>{example.latent} {example.label}</a>
           </h3>
-          <p class="answer">{shown?.text ?? "…"}</p>
+          <p class="answer">{current?.text ?? "…"}</p>
         </div>
       </div>
-      {shown && (
+      {current && (
         <div class="row between small">
           <span class="row">
             <span class="muted">Strength, in norms of the activation:</span>
             {strengths.map((strength) => (
-              <button type="button" key={strength.value} aria-pressed={strength === shown} onClick={() => setPicked(strength.value)}>
+              <button type="button" key={strength.value} aria-pressed={strength === current} onClick={() => setPicked(strength.value)}>
                 {strength.value}
               </button>
             ))}
           </span>
           <span class="muted">
-            {n > 0 ? `It says ${n === 1 ? "one of its words once" : `its words ${n} times`}` : "It says none of its words"}; perplexity under the unsteered model {num(shown.perplexity)}.{" "}
-            <a href={to.steer(sae.site, sae.name, { e: `${example.latent}:set:${shown.value}:norm`, say: `Talk about ${example.words[0]}.` })}>Go on on the steering page</a>
+            {n > 0 ? `It says ${n === 1 ? "one of its words once" : `its words ${n} times`}` : "It says none of its words"}; perplexity under the unsteered model {num(current.perplexity)}.{" "}
+            <a href={to.steer(sae.site, sae.name, { e: `${example.latent}:set:${current.value}:norm`, say: `Talk about ${example.words[0]}.` })}>Go on on the steering page</a>
           </span>
         </div>
       )}
