@@ -132,7 +132,7 @@ def _fused(tensor: Tensor) -> ModuleType | None:
 
 def _screen(centred: Tensor, W_enc: Tensor) -> ModuleType | None:
     """The 8-bit screen, where the processor has it and the product is large enough."""
-    if _backend(centred) is not _compiled():
+    if _wanted() != "auto" or _backend(centred) is not _compiled():
         return None
     from monosemy.kernels.cpu import screen
 
@@ -213,10 +213,10 @@ def gather_dot(pattern: Pattern, left: Activations, right: DecoderMatrix) -> Per
 
 
 def transpose(pattern: Pattern, n_latents: int) -> Columns:
-    if pattern.indices.device.type == "cpu":
-        return _compiled().transpose(pattern, n_latents)
     backend = reference
-    if pattern.indices.is_cuda and _wanted() != "reference":
+    if _wanted() == "auto" and pattern.indices.device.type == "cpu":
+        backend = _compiled()
+    elif _wanted() == "triton" or (pattern.indices.is_cuda and _wanted() == "auto"):
         backend = _triton(pattern.indices.device) or reference
     with _on_device(pattern.indices):
         return backend.transpose(pattern, n_latents)

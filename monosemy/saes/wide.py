@@ -1,10 +1,9 @@
 """An SAE that is used from its files, without holding all of it: weights are mapped, and read latent by latent.
 
-Place on the path: a saved SAE of several slices (slices.py) or of one file → **codes and reconstructions**. Encoding
+Place on the path: a saved SAE of several slices (slices.py) → **codes and reconstructions**. Encoding
 walks over the dictionary in blocks of latents and keeps what is selected so far; decoding reads the rows of the latents
 that are active. Memory: a block of W_enc and its pre-activations, and the codes.
-Limits: our own layout; TopK, BatchTopK and JumpReLU. For an SAE of one file, whose W_enc is stored by inputs, only
-decoder rows are read in place.
+Limits: our own layout; TopK, BatchTopK and JumpReLU. An SAE of one file stores W_enc by inputs, and is refused.
 """
 
 from __future__ import annotations

@@ -10,8 +10,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+
+from monosemy.errors import UserError
+from monosemy.kernels import dispatch, reference, self_test
 
 # Not imported: test_triton.py must be the first in this process to do so, with the interpreter asked for.
 pytestmark = pytest.mark.skipif(
@@ -87,9 +92,19 @@ def test_a_kernel_that_does_not_compile_is_replaced(tmp_path):
     assert "no_such_function" in lines[0]
 
 
-def test_the_environment_chooses(tmp_path):
-    assert run_step(tmp_path, WITHOUT_BIAS, "reference") == ["monosemy.kernels.reference", ""]
-    environment = {**os.environ, "MONOSEMY_KERNELS": "fast"}
-    program = "import torch; from monosemy.kernels import dispatch; dispatch.take(torch.zeros(1, 1), None)"
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert "MONOSEMY_KERNELS is 'fast'; choose auto, triton, reference" in done.stderr
+def test_the_environment_chooses(tmp_path, monkeypatch):
+    seen = "import sys\nimport atexit\natexit.register(lambda: print('numba' in sys.modules))"
+    assert run_step(tmp_path, WITHOUT_BIAS + seen, "reference") == ["monosemy.kernels.reference", "", "False"]
+    monkeypatch.setenv("MONOSEMY_KERNELS", "fast")
+    with pytest.raises(UserError, match="MONOSEMY_KERNELS is 'fast'; choose auto, triton, reference"):
+        dispatch._wanted.__wrapped__()
+
+
+def test_a_full_device_says_nothing_of_the_kernels():
+    def take(scores: torch.Tensor, pattern: reference.Pattern) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backend = ModuleType("full")
+    vars(backend).update({**vars(reference), "take": take})
+    with pytest.raises(torch.OutOfMemoryError):
+        self_test.failure(backend, torch.device("cpu"))

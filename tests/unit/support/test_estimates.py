@@ -10,6 +10,7 @@ import pytest
 
 from monosemy.config import ActivationsConfig, EvaluationConfig, ModelConfig, RunConfig, TextConfig, TrainingConfig
 from monosemy.errors import UserError
+from monosemy.pipeline.checks import memory_of
 from monosemy.support import estimates, files
 from monosemy.support.estimates import (
     DoesNotFit,
@@ -59,6 +60,17 @@ def test_parts_against_counts_by_hand():
     assert plan.memory["logits"] == 3 * 2**28
     long = dataclasses.replace(config, text=TextConfig(context_length=2048))
     assert estimate(long, {"a": 100}, SMOL).memory["logits"] == 3 * 2048 * 49_152 * 4
+
+
+def test_saes_in_slices_are_trained_one_after_the_other_each_over_several_processes():
+    together, in_turn = estimate(DEMO, WIDTHS, SMOL), estimate(DEMO, WIDTHS, SMOL, n_latent_shards=4)
+    assert in_turn.memory["SAEs in training"] == together.memory["SAEs in training"] // 18 // 4
+    assert in_turn.memory["training step"] == together.memory["training step"] // 4
+    assert in_turn.run_disk["checkpoints"] == together.run_disk["checkpoints"] // 18
+    others = ("model", "model pass", "logits")
+    assert [in_turn.memory[part] for part in others] == [together.memory[part] for part in others]
+    three = memory_of(3, in_turn.memory, in_slices=True)
+    assert three == {part: 3 * size for part, size in in_turn.memory.items()}
 
 
 def test_controls_count():
