@@ -26,9 +26,8 @@ from monosemy.app.catalogue import Array, Dictionary
 from monosemy.app.lists import at
 from monosemy.errors import UserError, unknown
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.layout import SaeFiles
+from monosemy.saes.decoder_rows import read_decoder_rows
 from monosemy.support.numbers import count_text
-from monosemy.support.tensor_rows import read_rows
 
 MAX_PAIRS = 2**31
 """The largest number of pairs of latents that are compared, about 46,000 by 46,000."""
@@ -210,7 +209,7 @@ def unit_rows(vectors: Array) -> Array:
 
 def _decoder_reader(sae: Dictionary) -> Reader:
     """A reader of the saved rows of W_dec [d_sae, d_in], normalised."""
-    return lambda rows: unit_rows(read_rows(SaeFiles(sae.folder).weights, "W_dec", rows))
+    return lambda rows: unit_rows(read_decoder_rows(sae.folder, rows))
 
 
 def _sketch_reader(database: FeatureDatabase) -> Reader:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -29,6 +31,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "jumprelu": ("jumprelu", {"frequency_limit": 0.05}),
     "jumprelu-tanh": ("jumprelu", {"recipe": "tanh"}),
 }
+ALL_CASES = [(case, torch.float64) for case in CASES] + [(case, torch.float32) for case in ("topk", "jumprelu")]
+MESHES = {2: [1, 2], 4: [2]}
+"""Numbers of slices by numbers of processes."""
 CONTINUED = ("topk", "batch_topk", "jumprelu")
 CONFIG = TrainingConfig(batch_tokens=ROWS, dead_fraction=0.09, warmup_fraction=0.1, restart_share=0.02)
 
@@ -80,31 +85,51 @@ def _started(rank: int, n_ranks: int, port: int, worker: Callable[..., None], ar
     torch.set_num_threads(1)
     import shape_checks  # noqa: F401 — signatures are checked here as in the tests' own process
 
-    worker(*arguments)
+    from monosemy.support.rank_group import joined
+
+    with joined(dict):
+        worker(*arguments)
+
+
+@functools.cache
+def spread(parent: Path) -> dict[int, Path]:
+    """What two and four processes write of every case, by their number: `train_sharded` and `continue_sharded`."""
+    places = {n: parent / f"sharded-{n}" for n in MESHES}
+    for place in places.values():
+        place.mkdir()
+    run(_train_and_continue, 2, places[2], 2, [2, 1])
+    for case in CONTINUED:
+        shutil.copytree(places[2] / case, places[4] / case)
+    run(_train_and_continue, 4, places[4], 4, [2, 4])
+    return places
+
+
+def _train_and_continue(folder: Path, n_ranks: int, continued: list[int]) -> None:
+    train_sharded(folder / "trained", MESHES[n_ranks], ALL_CASES)
+    continue_sharded(folder, continued, n_ranks == 2)
 
 
 def train_sharded(folder: Path, meshes: list[int], cases: list[tuple[str, torch.dtype]]) -> None:
     """Trains every case on meshes with these numbers of slices, and writes what this rank holds of it."""
-    from monosemy.support.rank_group import joined
     from monosemy.training.distributed.ranks import mesh_of
     from monosemy.training.distributed.trainee import ShardedTrainee
 
+    folder.mkdir(exist_ok=True)
     device = torch.device("cpu")
-    with joined(dict):
-        for n_latent_shards in meshes:
-            ranks = mesh_of(n_latent_shards, device)
-            place = f"{n_latent_shards}-{ranks.token_shard}-{ranks.latent_shard}.safetensors"
-            save_file(selected(ranks), folder / f"selected-{place}")
-            for case, dtype in cases:
-                trainee = ShardedTrainee.of(
-                    described(case), ranks, CONFIG, n_steps=STEPS, n_tokens=STEPS * ROWS, dtype=dtype
-                )
-                metrics = trained(trainee, dtype)
-                tensors = {name: tensor.contiguous() for name, tensor in trainee.tensors().items()}
-                for name in {name for step in metrics for name in step}:
-                    steps = [step.get(name, 0.0) for step in metrics]
-                    tensors[f"metrics.{name}"] = torch.tensor(steps, dtype=torch.float64)
-                save_file(tensors, folder / f"{case}-{dtype}-{place}")
+    for n_latent_shards in meshes:
+        ranks = mesh_of(n_latent_shards, device)
+        place = f"{n_latent_shards}-{ranks.token_shard}-{ranks.latent_shard}.safetensors"
+        save_file(selected(ranks), folder / f"selected-{place}")
+        for case, dtype in cases:
+            trainee = ShardedTrainee.of(
+                described(case), ranks, CONFIG, n_steps=STEPS, n_tokens=STEPS * ROWS, dtype=dtype
+            )
+            metrics = trained(trainee, dtype)
+            tensors = {name: tensor.contiguous() for name, tensor in trainee.tensors().items()}
+            for name in {name for step in metrics for name in step}:
+                steps = [step.get(name, 0.0) for step in metrics]
+                tensors[f"metrics.{name}"] = torch.tensor(steps, dtype=torch.float64)
+            save_file(tensors, folder / f"{case}-{dtype}-{place}")
 
 
 def continue_sharded(folder: Path, meshes: list[int], write: bool) -> None:
@@ -112,36 +137,34 @@ def continue_sharded(folder: Path, meshes: list[int], write: bool) -> None:
 
     In float64, so that meshes can be compared; with the slices of the trained SAE as files.
     """
-    from monosemy.support.rank_group import joined
     from monosemy.training.distributed.checkpoint import load_checkpoint, save_checkpoint
     from monosemy.training.distributed.ranks import mesh_of
     from monosemy.training.distributed.saved import save_slices
     from monosemy.training.distributed.trainee import ShardedTrainee
 
     device, dtype = torch.device("cpu"), torch.float64
-    with joined(dict):
-        for case in CONTINUED:
-            if write:
-                trainee = ShardedTrainee.of(
-                    described(case), mesh_of(2, device), CONFIG, n_steps=STEPS, n_tokens=STEPS * ROWS, dtype=dtype
-                )
-                trained(trainee, dtype, range(3))
-                save_checkpoint(folder / case, 3, trainee, {"seen": "as it was"})
-                trained(trainee, dtype, range(3, STEPS))
-                _save(trainee, folder / f"{case}-unbroken-{dtype}-2-0-{trainee.ranks.latent_shard}.safetensors")
-            for n_latent_shards in meshes:
-                ranks = mesh_of(n_latent_shards, device)
-                trainee = ShardedTrainee.of(
-                    described(case), ranks, CONFIG, n_steps=STEPS, n_tokens=STEPS * ROWS, dtype=dtype
-                )
-                state = load_checkpoint(folder / case / "step-00000003", trainee)
-                assert state["seen"] == "as it was"
-                assert state["step"] == 3
-                trained(trainee, dtype, range(3, STEPS))
-                place = f"{n_latent_shards}-{ranks.token_shard}-{ranks.latent_shard}.safetensors"
-                _save(trainee, folder / f"{case}-{dtype}-{place}")
-                trainee.sae.float()
-                save_slices(trainee.sae, trainee.shard, folder / f"{case}-slices-{n_latent_shards}", {"n_tokens": 5})
+    for case in CONTINUED:
+        if write:
+            trainee = ShardedTrainee.of(
+                described(case), mesh_of(2, device), CONFIG, n_steps=STEPS, n_tokens=STEPS * ROWS, dtype=dtype
+            )
+            trained(trainee, dtype, range(3))
+            save_checkpoint(folder / case, 3, trainee, {"seen": "as it was"})
+            trained(trainee, dtype, range(3, STEPS))
+            _save(trainee, folder / f"{case}-unbroken-{dtype}-2-0-{trainee.ranks.latent_shard}.safetensors")
+        for n_latent_shards in meshes:
+            ranks = mesh_of(n_latent_shards, device)
+            trainee = ShardedTrainee.of(
+                described(case), ranks, CONFIG, n_steps=STEPS, n_tokens=STEPS * ROWS, dtype=dtype
+            )
+            state = load_checkpoint(folder / case / "step-00000003", trainee)
+            assert state["seen"] == "as it was"
+            assert state["step"] == 3
+            trained(trainee, dtype, range(3, STEPS))
+            place = f"{n_latent_shards}-{ranks.token_shard}-{ranks.latent_shard}.safetensors"
+            _save(trainee, folder / f"{case}-{dtype}-{place}")
+            trainee.sae.float()
+            save_slices(trainee.sae, trainee.shard, folder / f"{case}-slices-{n_latent_shards}", {"n_tokens": 5})
 
 
 def _save(trainee: Trainee, path: Path) -> None:

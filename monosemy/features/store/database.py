@@ -37,8 +37,8 @@ from monosemy.features.store.write import replace_explanation
 from monosemy.layout import FeatureFiles, RunFiles
 from monosemy.run import read_feature_info, read_run
 from monosemy.saes.config_file import describes_another
+from monosemy.saes.decoder_rows import read_decoder_rows
 from monosemy.saes.listing import refuse_stopped, saved_saes
-from monosemy.support.tensor_rows import read_rows
 from monosemy.support.visible import visible
 
 
@@ -316,7 +316,7 @@ class FeatureDatabase:
     def decoder_vectors(self, latents: slice | Int[ndarray, " n"]) -> Float32[ndarray, "n d_in"]:
         """The decoder rows of several latents. Raises UserError if the SAE's file is gone."""
         sae = self.files.run.sae(self.info["site"], self.info["name"])
-        return read_rows(sae.weights, "W_dec", latents)
+        return read_decoder_rows(sae.folder, latents)
 
     # --- labels and search --------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from monosemy.app.catalogue import Catalogue
 from monosemy.app.compare import KEPT_COMPARISONS, Comparison, Comparisons, best_matches, unit_rows
 from monosemy.app.pages import highlight_cards, latent_page
 from monosemy.features.store.database import open_features
-from monosemy.support.tensor_rows import read_rows
+from monosemy.saes.decoder_rows import read_decoder_rows
 
 BASE = f"/api/f/{SITE}/{NAME}"
 
@@ -279,12 +279,12 @@ def test_comparisons_are_found_beside_the_event_loop_and_equal_ones_once(
     reads: list[str] = []
     answered = threading.Event()
 
-    def slow(path: Path, tensor: str, rows: slice | np.ndarray) -> np.ndarray:
+    def slow(folder: Path, rows: slice | np.ndarray) -> np.ndarray:
         reads.append(threading.current_thread().name)
         assert answered.wait(30)
-        return read_rows(path, tensor, rows)
+        return read_decoder_rows(folder, rows)
 
-    monkeypatch.setattr("monosemy.app.compare.read_rows", slow)
+    monkeypatch.setattr("monosemy.app.compare.read_decoder_rows", slow)
     pair = f"/api/compare?a={SITE}/{OTHER}&b={SITE}/{NAME}&by=cosine&threshold=2"  # no pair on the page
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(server.get, pair) for _ in range(4)]

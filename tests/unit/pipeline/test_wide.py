@@ -20,6 +20,7 @@ from monosemy.errors import UserError
 from monosemy.evals.evaluation_file import read_evaluation
 from monosemy.layout import RunFiles, SaeFiles
 from monosemy.saes.base import describe
+from monosemy.saes.decoder_rows import read_decoder_rows
 from monosemy.saes.slices import is_sliced, write_index, write_slice
 from monosemy.support.metrics import read_metrics
 
@@ -96,6 +97,8 @@ def test_an_sae_in_slices_is_measured_shown_and_not_trained_again(folder, capsys
         slices.append(write_slice(sae.folder, number, 2, {**of_latents, **common}, start=latents.start))
     sae.weights.unlink()
     write_index(sae.folder, slices, describe(whole))
+    for latents in (slice(30, 34), np.array([63, 0, 40]), np.array([], int)):
+        np.testing.assert_array_equal(read_decoder_rows(sae.folder, latents), whole.W_dec.numpy()[latents])
     # The plain command goes on with what is left to do, and trains nothing again.
     run_train(words(folder, "wide"))
     run_evaluate([str(folder / "wide")])

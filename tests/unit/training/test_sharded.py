@@ -7,14 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sharded_steps import CASES, ROWS, alone, assembled, mask_of, run, tied_scores, train_sharded
+from sharded_steps import ALL_CASES, MESHES, ROWS, alone, assembled, mask_of, spread, tied_scores
 
 from monosemy.kernels import reference
 
 CLOSE = {torch.float64: {"rtol": 1e-12, "atol": 1e-12}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}
-ALL_CASES = [(case, torch.float64) for case in CASES] + [(case, torch.float32) for case in ("topk", "jumprelu")]
-MESHES = {2: [1, 2], 4: [2]}
-"""Numbers of slices by numbers of processes."""
 PLACES = [(n, shards) for n, meshes in MESHES.items() for shards in meshes]
 
 
@@ -25,10 +22,7 @@ def unsharded():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[int, Path]:
-    folders = {n: tmp_path_factory.mktemp(f"ranks-{n}") for n in MESHES}
-    for n, folder in folders.items():
-        run(train_sharded, n, folder, MESHES[n], ALL_CASES)
-    return folders
+    return {n: folder / "trained" for n, folder in spread(tmp_path_factory.getbasetemp()).items()}
 
 
 @pytest.mark.parametrize(("n_ranks", "n_latent_shards"), PLACES)
