@@ -147,10 +147,16 @@ def available() -> bool:
     A resumed run must decide as it did before, because its numbers are to be the same bit for bit.
     """
     wish = os.environ.get("MONOSEMY_SCREEN", "")
-    if wish in ("0", "1") or not hasattr(torch, "_int_mm"):
-        return wish == "1" and hasattr(torch, "_int_mm")
     vnni = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(torch.cpu, "_is_avx512_vnni_supported", None)
-    return bool(vnni and vnni())
+    fast = wish == "1" or (wish != "0" and bool(vnni and vnni()))
+    return fast and hasattr(torch, "_int_mm") and exact()
+
+
+@functools.cache
+def exact() -> bool:
+    """Whether 8-bit products are exact: where ONEDNN_MAX_CPU_ISA hides VNNI from oneDNN, pairs saturate at 16 bits."""
+    largest = torch.full((64, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest) == 64 * 127**2).all())
 
 
 def worth_trying(x: Tensor, n_latents: int) -> bool:
