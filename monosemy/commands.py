@@ -207,6 +207,12 @@ def run_import(words: list[str]) -> None:
     parser.add_argument("--site", default="", help="The site to read. (default: the one that the SAE names)")
     parser.add_argument("--text", default="", help="A new run's text, as for train. (default: embedded)")
     parser.add_argument("--name", default="", help="Their name in tables. (default: published_ARCHITECTURE)")
+    parser.add_argument(
+        "--input-scale",
+        type=float,
+        metavar="FACTOR",
+        help="What their input is multiplied by, where their files leave it out, as a warning says.",
+    )
     sizes = {
         "--tokens": (TextConfig.n_tokens, "Tokens of a new run's text that features read."),
         "--validation-tokens": (TextConfig.n_validation_tokens, "Tokens of a new run's text that evaluation reads."),

@@ -12,9 +12,9 @@ def demo() -> RunConfig:
     """Five architectures at L0 16, 32 and 64 with 3 controls, on the residual stream of SmolLM2-135M: 15 SAEs."""
     return RunConfig(
         recipe="demo",
-        text=TextConfig(n_tokens=240_000, n_validation_tokens=32_768),
+        text=TextConfig(n_tokens=200_000, n_validation_tokens=32_768),
         training=TrainingConfig(batch_tokens=512, n_passes=2),
-        evaluation=EvaluationConfig(n_loss_tokens=4_096),  # 20 passes of the model: a third of the demo's time at 8,192
+        evaluation=EvaluationConfig(n_loss_tokens=3_072),  # 23 passes of the model: a sixth of the demo
     )
 
 

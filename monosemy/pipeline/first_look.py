@@ -27,7 +27,7 @@ from monosemy.pipeline.training import finish_and_save, train_all, trained
 from monosemy.run import Run
 from monosemy.support.numbers import count_text
 
-N_TOKENS = 100_000
+N_TOKENS = 80_000
 """About how many tokens the first look reads; whole shards of the store."""
 LEAST_TOKENS = 150_000
 """A run on less text has no first look, which would be nearly all of it."""

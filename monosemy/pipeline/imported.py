@@ -50,6 +50,8 @@ class ImportSettings:
     text: str = ""
     name: str = ""
     """What tables and figures call them; by default `published_` and the architecture."""
+    input_scale: float | None = None
+    """The factor of their input, for SAEs whose files leave it out."""
     n_tokens: int = TextConfig.n_tokens
     """Training tokens of a new run's text, which features read."""
     n_validation_tokens: int = TextConfig.n_validation_tokens
@@ -92,7 +94,7 @@ def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) 
 
     folder = folder.expanduser()
     joins = RunFiles(folder).run_json.is_file()
-    publications = [describe_publication(source) for source in sources]
+    publications = [describe_publication(source, settings.input_scale) for source in sources]
     if joins:
         config, provenance = read_run(folder)
         _refuse_other_source(folder, config, settings)
@@ -112,7 +114,7 @@ def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) 
     with open_run(folder, config) as run:
         places = _places(run, publications, sites, settings.name)
         for publication, pair, place in zip(publications, sites, places, strict=True):
-            sae = load_sae(publication.source)
+            sae = load_sae(publication.source, input_scale=settings.input_scale)
             record = {
                 "source": publication.source,
                 "content": publication.content,
@@ -129,13 +131,15 @@ def import_saes(sources: Sequence[str], folder: Path, settings: ImportSettings) 
     return places
 
 
-def describe_publication(source: str) -> Publication:
+def describe_publication(source: str, input_scale: float | None = None) -> Publication:
     """Reads what an SAE's files say of it. Raises UserError as `load_sae` does."""
     from monosemy.saes.formats import files_of, layout_of
-    from monosemy.saes.storage import locate
+    from monosemy.saes.storage import locate, with_input_scale
 
     layout, place = layout_of(locate(source)[0])
     config = layout.config(place)
+    if input_scale is not None:
+        config = with_input_scale(config, input_scale)
     content = fingerprint({name: files.sha256(path) for name, path in files_of(layout, place).items()})
     return Publication(source, config, content)
 

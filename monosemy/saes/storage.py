@@ -70,7 +70,7 @@ def load_sae(
     layout, place = layout_of(path)
     config = layout.config(place)
     if input_scale is not None:
-        config = _scaled(config, input_scale)
+        config = with_input_scale(config, input_scale)
     if not even_stopped:
         refuse_stopped(f"{place.parent.name}/{place.name}", stopped_early(config))
     tensors = layout.tensors(place, config)
@@ -107,8 +107,11 @@ def _floating(dtype: torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
-def _scaled(config: SaeConfig, factor: float) -> SaeConfig:
-    """The configuration with the factor of its input that its publisher's files leave out, and without the warning."""
+def with_input_scale(config: SaeConfig, factor: float) -> SaeConfig:
+    """The configuration with the factor of its input that its publisher's files leave out, and without the warning.
+
+    Raises UserError for a factor that is not positive, and where the files do say it.
+    """
     if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 < factor < float("inf"):
         raise UserError(f"input_scale must be a positive number, not {factor!r}")
     origin = dict(config.record.get("origin", {}))

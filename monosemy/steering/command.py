@@ -21,6 +21,7 @@ from monosemy.saes.listing import choose_sae, print_warnings
 from monosemy.steering.finding import named, names_of, print_found, score_words
 from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
 from monosemy.steering.room import ROOM
+from monosemy.steering.trial import N_TRIED
 from monosemy.support import json_text
 from monosemy.support.arguments import Parser, real, whole
 from monosemy.support.moved import NOT_MOVED, Moved
@@ -71,7 +72,7 @@ def run_steer(words: list[str]) -> None:
             names = names_of(saved.folder, [int(scores.latents[row]) for row in ranked[:N_FOUND]])
             print_found(model, sae, scores, rows=ranked[:N_FOUND], names=names)
             return
-        request = _request(_with_found(options, int(scores.latents[ranked[0]])))
+        request = _tried(model, sae, scales, options, [int(scores.latents[row]) for row in ranked[:N_TRIED]])
     assert request is not None
     names = names_of(saved.folder, [edit.latent for edit in request.edits])
     if options.sweep:
@@ -90,13 +91,33 @@ def run_steer(words: list[str]) -> None:
         _print_columns(events, request, names)
 
 
+def _tried(
+    model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, options: argparse.Namespace, latents: list[int]
+) -> SteeringRequest:
+    """The request with that of these latents with which a short answer has most of the words (`trial`)."""
+    from monosemy.steering.strength import TooStrongError
+    from monosemy.steering.trial import try_latents
+
+    requests = [_request(_with_found(options, latent)) for latent in latents]
+    # a sweep names no strength of its own
+    once = argparse.Namespace(**vars(options) | {"sweep": None})
+    tried = [_request(_with_found(once, latent)) for latent in latents]
+    try:
+        best = try_latents(model, sae, scales, requests=tried, words=options.find)[0]
+    except TooStrongError:  # of one of them; the answer to the first says so, if it is that
+        return requests[0]
+    said = f"says them {best.n_said} times in {best.n_words} words" if best.n_said else "is the first; none says them"
+    print(f"of {len(latents)} latents tried, {latents[best.candidate]} {said}", file=sys.stderr)
+    return requests[best.candidate if best.n_said else 0]
+
+
 def _with_found(options: argparse.Namespace, latent: int) -> argparse.Namespace:
     """The flags with the latent that `--find` found; where they name no operation, it is set to `FOUND_SET`.
 
     Raises UserError if they name latents too.
     """
     if options.latent:
-        raise UserError("--find with a prompt takes the first latent that it finds; leave out --latent")
+        raise UserError("--find with a prompt chooses the latent by itself; leave out --latent")
     changed = vars(options) | {"latent": [latent]}
     if options.sweep or any(getattr(options, name) is not None for name in OPERATIONS):
         return argparse.Namespace(**changed)
@@ -164,8 +185,9 @@ def _parser() -> argparse.ArgumentParser:
         "--find",
         nargs="+",
         metavar="WORD",
-        help="List the latents that make these words most probable; with --prompt, steer by the first of them, which "
-        f"is set to {setting_text(FOUND_SET)} of the typical norm if nothing else is said.",
+        help=f"List the latents that make these words most probable; with --prompt, try {N_TRIED} of them and steer by "
+        f"the one whose answer has most of the words, set to {setting_text(FOUND_SET)} of the typical norm if nothing "
+        "else is said.",
     )
     add("--json", action="store_true", help="Write events as JSON, one a line.")
     return parser

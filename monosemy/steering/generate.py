@@ -16,7 +16,7 @@ that is abandoned half way leaves none behind.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -250,13 +250,15 @@ def generating(
     return [Answer(*parts) for parts in zip(ids, texts, ended, log_probs, strict=True)]
 
 
-def finished(steps: Generator[Any, None, Result]) -> Result:
-    """Runs a generator to its end and gives its return value."""
+def finished(steps: Generator[Any, None, Result], advance: Callable[[int], object] | None = None) -> Result:
+    """Runs a generator to its end and gives its return value; `advance` is called with 1 after each step."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
             return end.value
+        if advance:
+            advance(1)
 
 
 class _Chooser:

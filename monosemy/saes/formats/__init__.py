@@ -11,15 +11,15 @@ A layout is a module of three functions. `load_sae` builds the SAE from what the
 
 The last two raise UserError for a damaged file. Files come from strangers: nothing in them may run. A layout of a
 folder names its files in `FILES`, so that the SAE can be given by one of them too, and so that only they are fetched
-from the hub; one whose folder may stand for a single file of its has place_of(path) -> Path. A layout that is written
-too has a fourth function, export(sae) -> exported.Exported, and a line in `WRITERS`.
+from the hub. One whose folder may stand for a single file of its has place_of(path) -> Path, and one that reads files
+of a whole set or run too lists them in beside(place). A layout that is written too has a function
+export(sae) -> exported.Exported, and a line in `WRITERS`.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -117,11 +117,10 @@ def files_of(layout: Layout, place: Path) -> dict[str, Path]:
     """Every file that an SAE is read from, by its name: what its content, and so its identity, depends on.
 
     Beside the layout's own files these are the settings of a whole set or run, and the other half of a cross-layer
-    transcoder's layer (`BESIDE`, patterns of files with the place's number for `{number}`, beside the place).
+    transcoder's layer, which the layout's `beside(place)` lists.
     """
     inside = [place / name for name in getattr(layout, "FILES", ())] if place.is_dir() else [place]
-    number = re.search(r"(\d+)\D*$", place.stem)
-    beside = [place.parent / name.format(number=number[1] if number else "") for name in getattr(layout, "BESIDE", ())]
+    beside = layout.beside(place) if hasattr(layout, "beside") else []
     return {path.name: path for path in [*beside, *inside] if path.is_file()}
 
 

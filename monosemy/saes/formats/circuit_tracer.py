@@ -28,7 +28,6 @@ from monosemy.support.hook_names import lens_hook
 
 NAME = "circuit-tracer"
 CONFIG = "config.yaml"
-BESIDE = (CONFIG, "W_dec_{number}.safetensors")
 _LAYER = re.compile(r"(layer|W_enc)_(\d+)\.safetensors")
 
 
@@ -61,16 +60,32 @@ def _layers(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: (str(file.parent), int(re.findall(r"\d+", file.name)[-1])))
 
 
+def beside(place: Path) -> list[Path]:
+    """What a layer is read from beyond its own file: the set's settings, and W_dec of a cross-layer transcoder."""
+    number = re.search(r"(\d+)\D*$", place.stem)
+    settings_file = _settings_file(place)
+    return [
+        *([settings_file] if settings_file else []),
+        *([place.parent / f"W_dec_{number[1]}.safetensors"] if number else []),
+    ]
+
+
 def _settings(path: Path) -> dict[str, Any]:
-    """The set's settings, beside a layer's file or above the subfolder that they name; empty without any."""
+    """The set's settings; empty without any."""
+    settings_file = _settings_file(path)
+    return read_yaml(member(settings_file.parent, CONFIG)) if settings_file else {}
+
+
+def _settings_file(path: Path) -> Path | None:
+    """The file of the set's settings, beside a layer's file or above the subfolder that they name."""
     if (path.parent / CONFIG).is_file():
-        return read_yaml(member(path, CONFIG))
+        return path.parent / CONFIG
     for folder in path.absolute().parent.parents[:3]:
         if (folder / CONFIG).is_file():
-            settings = read_yaml(member(folder, CONFIG))
             inside = path.absolute().parent.relative_to(folder).as_posix()
-            return settings if str(settings.get("subfolder")).strip("/") == inside else {}
-    return {}
+            settings = read_yaml(member(folder, CONFIG))
+            return folder / CONFIG if str(settings.get("subfolder")).strip("/") == inside else None
+    return None
 
 
 def published_elsewhere(settings_file: Path) -> list[str]:

@@ -29,7 +29,6 @@ from monosemy.support.hook_names import module_hook
 NAME = "Gemma Scope 2"
 FILES = ("config.json", "params.safetensors")
 _CONFIG, _PARAMS = FILES
-BESIDE = (_CONFIG,)
 _LAYER = re.compile(r"params_layer_(\d+)\.safetensors")
 """The file of one layer of a cross-layer transcoder."""
 _REPOSITORY = re.compile(r"gemma-scope-2-(\w+-(?:pt|it))\b")
@@ -55,6 +54,11 @@ def recognises(path: Path) -> bool:
 def names_repository(place: str) -> bool:
     """Whether a path or name is within one of the repositories, which say what is in a folder without settings."""
     return bool(_REPOSITORY.search(place))
+
+
+def beside(place: Path) -> list[Path]:
+    """The settings of a cross-layer transcoder, beside the files of its layers."""
+    return [place.parent / _CONFIG]
 
 
 def config(path: Path) -> SaeConfig:

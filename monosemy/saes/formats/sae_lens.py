@@ -86,7 +86,8 @@ def config(path: Path) -> SaeConfig:
         if factor is None:
             facts["warning"] = (
                 f"it expects inputs scaled as its training did ({_SCALED}), by a factor that its files leave out; "
-                f"give it: {INPUT_SCALE}√d / mean length of the activations it was trained on)"
+                f"give it: {INPUT_SCALE}√d / mean length of the activations it was trained on), or "
+                "monosemy import --input-scale"
             )
         else:
             transforms = replace(transforms, input_scale=factor)

@@ -22,7 +22,6 @@ from monosemy.support.hook_names import module_hook
 NAME = "sparsify"
 FILES = ("cfg.json", "sae.safetensors")
 RUN_FILE = "config.json"
-BESIDE = (RUN_FILE,)
 """The run's settings, one folder up."""
 _CFG, _WEIGHTS = FILES
 _NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
@@ -30,6 +29,11 @@ _NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
 
 def recognises(path: Path) -> bool:
     return holds(path, *FILES)
+
+
+def beside(place: Path) -> list[Path]:
+    """The run's settings, which say what a transcoder reads."""
+    return [place.parent / RUN_FILE]
 
 
 def config(path: Path) -> SaeConfig:

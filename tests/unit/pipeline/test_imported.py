@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from narrow_model import SITE, SIZES, write_inputs
-from published_saes import FOLDER, outputs
+from published_saes import FOLDER, lens_folder, outputs
+from safetensors.torch import load_file
 
 import monosemy
 from monosemy import cli
@@ -248,3 +249,20 @@ def test_wrong_words_are_one_line(imported, inputs, flags, tmp_path, monkeypatch
     assert "leave it out" in failure(capsys, "show", sae, "0", "--sae", "x")
     assert "does not exist" in failure(capsys, "evaluate", sae, "--model", model, "--site", site, "--text", "no.txt")
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_factor_that_files_leave_out_is_given_at_import(inputs, flags, tmp_path, capsys):
+    tensors = load_file(FOLDER / "lens_jumprelu" / "sae_weights.safetensors")
+    settings = {"architecture": "jumprelu", "normalize_activations": "expected_average_only_in"}
+    unscaled = str(lens_folder(tmp_path / "sae", tensors, **settings))
+    words = ["import", unscaled, *flags, *SIZES, "--run", str(tmp_path / "run")]
+    assert "input_scale must be a positive number" in failure(capsys, *words, "--input-scale", "-1")
+    assert not (tmp_path / "run").exists()
+    cli.main([*words, "--input-scale", "1.5"])
+    assert "--input-scale" not in capsys.readouterr().err
+    (sae,) = monosemy.open_run(tmp_path / "run").saes.values()
+    assert load_sae(sae.folder).config.transforms.input_scale == 1.5
+    plain_sae = str(FOLDER / "lens_jumprelu")
+    assert "leave input_scale out" in failure(capsys, "import", plain_sae, *words[2:-1], "runs/x", "--input-scale", "2")
+    cli.main([*words[:-1], str(tmp_path / "warned")])
+    assert "--input-scale" in capsys.readouterr().err

@@ -43,7 +43,9 @@ def test_layers_in_the_subfolder_that_the_settings_name(weights, tmp_path):
     file = written(tmp_path / "set" / "relu", weights)
     (tmp_path / "set" / "config.yaml").write_text(f"{SETTINGS}subfolder: relu\nrepo_id: org/repo\n")
     for source in (file, tmp_path / "set"):
-        assert load_sae(source).config.model == "google/gemma-2-2b"
+        sae = load_sae(source)
+        assert sae.config.model == "google/gemma-2-2b"
+        assert sae.config.record["origin"]["files"].keys() == {"config.yaml", "layer_3.safetensors"}
     (tmp_path / "set" / "config.yaml").write_text(f"{SETTINGS}subfolder: another\n")
     assert load_sae(file).config.model == ""
 

@@ -1,0 +1,86 @@
+"""Tries latents on the user's own prompt and ranks them by whether the answer has the wished-for words.
+
+Place on the path: candidates, ranked by one push before the next token (`output_score`) → [a short answer with each]
+→ the one that `monosemy steer --find … --prompt …` steers by. A push at one token ranks thousands of latents cheaply,
+but what a model writes under a lasting change is another matter: the best latent of the push is often the tenth of the
+answers, and some of the first ones say the words nowhere.
+
+    share of the words   answer's words that begin with a wished-for word / answer's words      (no case)
+
+Fluent answers come first: those of whose pairs of tokens at least `MIN_DISTINCT` are different (distinct-2). Equal ones
+keep their order. Limits: one short greedy answer each, and the latent is chosen by what is then shown, so another
+prompt will have fewer of the words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from monosemy.steering.request import SteeringRequest
+
+if TYPE_CHECKING:
+    from monosemy.models.adapter import LanguageModel
+    from monosemy.saes.base import SparseAutoencoder
+    from monosemy.steering.edits import LatentScales
+
+N_TRIED = 32
+N_TOKENS = 32
+MIN_DISTINCT = 0.6
+"""Share of different pairs of tokens from which on an answer counts as fluent; as in research/steering."""
+
+
+class Trial(NamedTuple):
+    """The answer with one candidate."""
+
+    candidate: int
+    """Its place among the candidates."""
+    n_said: int
+    """Words of the answer that begin with a wished-for one."""
+    n_words: int
+    fluent: bool
+
+    @property
+    def share(self) -> float:
+        return self.n_said / self.n_words if self.n_words else 0.0
+
+
+def try_latents(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    scales: LatentScales,
+    *,
+    requests: Sequence[SteeringRequest],
+    words: Sequence[str],
+) -> list[Trial]:
+    """The trials of all requests, which share their prompt and have one candidate's edits each, best first.
+
+    Raises as `generate.stream` does, TooStrongError for edits that leave no answer included.
+    """
+    import dataclasses
+
+    from monosemy.steering.edits import SiteEdit
+    from monosemy.steering.generate import Sampling, finished, generating, make_columns
+    from monosemy.support import progress
+
+    steered = [
+        make_columns(model, sae, dataclasses.replace(request, columns=("steered",)), scales)[0][0]
+        for request in requests
+    ]
+    prompts, edit = [column.prompt_ids for column in steered], SiteEdit(sae, scales, [c.steering for c in steered])
+    n_tokens = min(N_TOKENS, requests[0].n_tokens)
+    with progress.stage(f"try the first {len(prompts)}", total=n_tokens, unit="tokens") as bar:
+        writing = generating(model, sae.config.site, prompts, edit, n_tokens=n_tokens, sampling=Sampling())
+        answers = finished(writing, advance=bar.advance)
+    trials = [_trial(number, answer.ids, answer.text, words) for number, answer in enumerate(answers)]
+    return sorted(trials, key=lambda trial: (not trial.fluent, -trial.share))
+
+
+def _trial(candidate: int, ids: Sequence[int], text: str, words: Sequence[str]) -> Trial:
+    from monosemy.steering.measure import distinct_n
+
+    beginnings = tuple(word.strip().casefold() for word in words)
+    answer_words = re.findall(r"\w+", text.casefold())
+    n_said = sum(word.startswith(beginnings) for word in answer_words)
+    return Trial(candidate, n_said, len(answer_words), fluent=(distinct_n(ids, 2) or 0.0) >= MIN_DISTINCT)

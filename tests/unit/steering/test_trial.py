@@ -1,0 +1,47 @@
+"""Which of several latents is steered by after `--find`: the one whose answer has most of the words."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from steering_cases import scales_of, tiny_sae
+
+from monosemy.steering.edits import SiteEdit
+from monosemy.steering.generate import Sampling, generate, make_columns
+from monosemy.steering.request import Edit, SteeringRequest
+from monosemy.steering.trial import Trial, _trial, try_latents
+
+
+def test_words_count_by_their_beginning_and_answers_that_repeat_themselves_are_not_fluent():
+    assert _trial(3, [1, 2, 3, 4], "Python’s functions, and a malfunction.", ["python", "Function"]) == Trial(
+        3, 2, 6, True
+    )
+    assert _trial(0, [1, 2, 1, 2, 1, 2], "ha ha", ["ha"]) == Trial(0, 2, 2, False)
+    assert _trial(0, [], "", ["ha"]) == Trial(0, 0, 0, False)
+    assert Trial(0, 0, 0, False).share == 0
+
+
+def test_the_latent_whose_answer_says_the_words_comes_first(tiny_model):
+    model = tiny_model("llama")
+    sae = tiny_sae(model)
+    scales = scales_of(sae, torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
+    requests = [SteeringRequest("The mill", (Edit(latent, "set", 3.0, "norm"),), n_tokens=12) for latent in range(6)]
+    columns = [make_columns(model, sae, request, scales)[0][1] for request in requests]
+    edit = SiteEdit(sae, scales, [column.steering for column in columns])
+    answers = generate(model, sae.config.site, [c.prompt_ids for c in columns], edit, n_tokens=12, sampling=Sampling())
+    words = [set(re.findall(r"\w+", answer.text.casefold())) for answer in answers]
+    for number, own in enumerate(words):
+        others = set().union(*(w for n, w in enumerate(words) if n != number))
+        only_here = [word for word in own if not any(other.startswith(word) for other in others)]
+        if not only_here:
+            continue
+        trials = try_latents(model, sae, scales, requests=requests, words=only_here)
+        (trial,) = [trial for trial in trials if trial.n_said]
+        assert trial.candidate == number
+        fluent = [t for t in trials if t.fluent]
+        assert trials.index(trial) == (0 if trial.fluent else len(fluent))
+        others_in_order = [t.candidate for t in fluent if t is not trial]
+        assert others_in_order == sorted(others_in_order)
+        return
+    raise AssertionError("every answer has the same words")
