@@ -21,6 +21,7 @@ ROOMS = (
     "monosemy.features.room",
     "monosemy.app.room",
     "monosemy.steering.room",
+    "monosemy.serving.room",
     "monosemy.publishing.room",
     "monosemy.circuits.transcoders.room",
     "monosemy.circuits.jacobian.room",

@@ -8,7 +8,8 @@ Remove a name together with what it stands for; add one only with its reason.
 # Commands: their functions are named as text, `monosemy.features.commands:run_show`, so that none is imported early.
 run_browse, run_catalogue, run_circuits, run_demo, run_evaluate, run_explain, run_export_circuit_tracer, run_export_html
 run_export, run_import, run_export_neuronpedia, run_export_parquet, run_push
-latent_names, run_features, run_graph, run_info, run_jacobian, run_report, run_show, run_steer, run_trace, run_try
+latent_names, run_features, run_graph, run_info, run_jacobian, run_probe, run_report, run_serve, run_show, run_steer
+run_trace, run_try
 
 # What a room registers, likewise as text (rooms.py).
 (
@@ -32,7 +33,7 @@ saes, _repr_html_  # of runs and other objects, for their users and notebooks
 handle_starttag, handle_startendtag, handle_endtag, handle_data  # HTMLParser
 redirect_request  # urllib's redirect handler
 _negative_number_matcher, _metavar_formatter, _get_help_string, default_metavar  # of argparse's help formatter
-model_state, static  # FastAPI routes, registered by their decorators
+completions, model_state, static  # FastAPI routes, registered by their decorators
 __pydantic_config__, core_schema  # pydantic
 showwarning  # of the module `warnings`
 pre_tokenizer  # of tokenizers.Tokenizer

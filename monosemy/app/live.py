@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from monosemy.app.catalogue import Catalogue, Dictionary
 from monosemy.errors import UserError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
     from monosemy.steering.edits import LatentScales
+
+T = TypeVar("T")
 
 MAX_TEXT = 60_000
 """Length of the longest own text and of the longest prompt, in characters."""
@@ -207,7 +209,7 @@ def steer_events(live: LiveModel, entry: Dictionary, request: SteeringRequest) -
     from monosemy.steering.generate import stream
 
     model, sae = live.model(), live.sae(entry)
-    return _one_at_a_time(live, stream(model, sae, request, steering_scales(entry, sae)))
+    return one_at_a_time(live, stream(model, sae, request, steering_scales(entry, sae)))
 
 
 def steering_scales(entry: Dictionary, sae: SparseAutoencoder) -> LatentScales:
@@ -242,7 +244,7 @@ def sweep_events(
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"a strength must be a finite number, got {str(value)[:40]!r}")
     model, sae = live.model(), live.sae(entry)
-    return _one_at_a_time(live, _sweep(model, sae, entry, request, values=[float(value) for value in values]))
+    return one_at_a_time(live, _sweep(model, sae, entry, request, values=[float(value) for value in values]))
 
 
 def _sweep(
@@ -264,7 +266,7 @@ def _sweep(
     yield {"kind": "end", "seconds": time.perf_counter() - started}
 
 
-def _one_at_a_time(live: LiveModel, events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def one_at_a_time(live: LiveModel, events: Iterator[T]) -> Iterator[T]:
     """The same events, with the model locked while each is made and free while it is sent."""
     while True:
         with live.passes():

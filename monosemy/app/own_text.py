@@ -55,6 +55,8 @@ class Reading:
     n_dropped: int
     """Tokens left out at the end."""
     n_windows: int
+    is_read: Array
+    """bool [T]: which tokens were read: neither the first one, nor special ones, nor outliers."""
     position: Array
     """int64 [n]: the token of each firing."""
     latent: Array
@@ -118,15 +120,11 @@ def read_own_text(
     pieces, ids, ends, first = split_text(model, text.text, record)
     n_dropped, lead = max(0, len(ids) - MAX_TOKENS), 0 if first is None else 1
     pieces, ids, ends = pieces[:MAX_TOKENS], ids[:MAX_TOKENS], ends[:MAX_TOKENS]
-    longest, parts, n_windows = min(WINDOW, model.max_positions) - lead, [], 0
-    for start, fresh, stop in windows(len(ids), longest):
-        n_windows += 1
-        window = ([] if first is None else [first]) + ids[start:stop]
-        rows = model.activations(torch.tensor([window]), [sae.config.site])[model.resolve(sae.config.site)][0].float()
-        keep = kept_rows(rows, window, model, config, outlier_norm=outlier_norm)
-        keep[: fresh - start + lead] &= fresh == 0
-        code = sae.encode(rows[keep].to(sae.W_dec.device)).positive()
-        token = keep.nonzero()[:, 0].cpu()[code.rows().cpu()] + start
+    parts, is_read = [], np.zeros(len(ids) + lead, bool)
+    for window in read_windows(model, sae, ids, first, config=config, outlier_norm=outlier_norm):
+        is_read[window.token] = True
+        code = sae.encode(window.rows.to(sae.W_dec.device)).positive()
+        token = window.token[code.rows().cpu()]
         parts.append((token.numpy(), code.indices.cpu().numpy(), code.values.float().cpu().numpy()))
     position, latent, value = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.lexsort((latent, -value, position))
@@ -139,12 +137,46 @@ def read_own_text(
         [i for i, token in enumerate(ids) if token in model.special_token_ids],
         [""] * lead + roles if roles else [],
         n_dropped,
-        n_windows=n_windows,
+        n_windows=len(parts),
+        is_read=is_read,
         position=position[order],
         latent=latent,
         value=value,
         one_in=one_in(database, latent, value),
     )
+
+
+@dataclass(frozen=True)
+class WindowRows:
+    """The activations of a window's tokens that are read, n of them."""
+
+    token: Tensor
+    """int64 [n], on the CPU: the number of each, where the token that begins the window counts as the text's first."""
+    rows: Tensor
+    """float32 [n, d]: in the model's units, on its device."""
+
+
+@torch.no_grad()
+def read_windows(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    ids: list[int],
+    first: int | None,
+    *,
+    config: RunConfig,
+    outlier_norm: float | None,
+) -> Iterator[WindowRows]:
+    """Reads a text's tokens at the site that the SAE reads, window by window; each token stands in one of them.
+
+    first: the token that begins every window, if there is one.
+    """
+    lead, site = 0 if first is None else 1, sae.config.site
+    for start, fresh, stop in windows(len(ids), min(WINDOW, model.max_positions) - lead):
+        window = ([] if first is None else [first]) + ids[start:stop]
+        rows = model.activations(torch.tensor([window]), [site])[model.resolve(site)][0].float()
+        keep = kept_rows(rows, window, model, config, outlier_norm=outlier_norm)
+        keep[: fresh - start + lead] &= fresh == 0
+        yield WindowRows(keep.nonzero()[:, 0].cpu() + start, rows[keep])
 
 
 def windows(n: int, longest: int) -> Iterator[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""The app room: registers the commands `monosemy browse` and `monosemy trace`."""
+"""The app room: registers the commands `monosemy browse`, `trace` and `probe`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ ROOM = Room(
             "trace",
             "show which latents fire in a text or a chat's transcript, compare two, export the evidence",
             "monosemy.app.trace_command:run_trace",
+            continues=False,
+            purpose="read latents",
+        ),
+        Command(
+            "probe",
+            "train a probe on a few latents from labelled texts, beside raw activations and a control",
+            "monosemy.app.probe_command:run_probe",
             continues=False,
             purpose="read latents",
         ),

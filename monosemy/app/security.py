@@ -9,6 +9,7 @@ Place on the path: browser → [security] → server; an ASGI layer around all o
     token     needed on any address but loopback: `/?token=…`, printed at the start, is exchanged for a cookie
               (HttpOnly, SameSite=Strict); requests without that cookie get 403
     body      at most MAX_BODY bytes, twice as many for two texts, whatever its declared length (413)
+    key       in the place of the token, for programs (`monosemy serve`): `Authorization: Bearer …`, else 401
     headers   a strict content-security policy ('self' only, no frames, no inline script or style), nosniff,
               no-referrer, same-origin opener and resources; only assets may be cached
 
@@ -37,9 +38,13 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Refuse = Callable[[Send, int, str], Awaitable[None]]
+"""Sends an error of a status."""
 
 MAX_BODY = 256 * 1024
 """Size of the largest request body, in bytes: room for the longest text at four bytes a character."""
+_CALLED = ("/api/", "/v1/")
+"""How the addresses begin that answer programs, and no page of another site."""
 _TWO_TEXTS = "/text-difference"
 """How the addresses end whose requests hold two texts."""
 POLICY = (
@@ -79,9 +84,10 @@ class Access:
     """Further host names that it answers to at any port, such as those of a proxy."""
 
     @staticmethod
-    def to(host: str, port: int, names: tuple[str, ...] = ()) -> Access:
-        """Access to a server bound to `host` and `port`, with new random secrets."""
+    def to(host: str, port: int, names: tuple[str, ...] = (), key: str | None = None) -> Access:
+        """Access to a server bound to `host` and `port`, with new random secrets, or with the user's own `key`."""
         token = None if is_loopback(host) and not names else secrets.token_urlsafe(32)
+        token = key or token
         return Access(host, port, token, secrets.token_urlsafe(32), names=names)
 
     @property
@@ -159,8 +165,10 @@ def _too_large(largest: int) -> str:
 class Guard:
     """The ASGI layer that refuses requests `Access` does not admit, caps bodies, and adds the security headers."""
 
-    def __init__(self, app: App, access: Access) -> None:
-        self.app, self.access = app, access
+    def __init__(self, app: App, access: Access, *, bearer: bool = False, refuse: Refuse | None = None) -> None:
+        """`bearer`: the token is a key that every request brings. `refuse` answers in another form than `{"error"}`."""
+        self.app, self.access, self.bearer = app, access, bearer
+        self.refuse = refuse or _answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -172,14 +180,18 @@ class Guard:
         # the dict above keeps the last of repeated headers: a request with two Hosts must be told from a normal one
         hosts = [value for key, value in scope["headers"] if key == b"host"]
         if refusal := self._refusal(scope, headers, len(hosts)):
-            return await _answer(send, *refusal)
+            return await self.refuse(send, *refusal)
+        if self.bearer:
+            scheme, _, key = headers.get(b"authorization", "").partition(" ")
+            if self.access.token is not None and not (scheme.lower() == "bearer" and self.access.opens(key.strip())):
+                return await self.refuse(send, 401, "give the server's key: Authorization: Bearer KEY")
         # the address with the token is opened once; from then on the cookie admits
-        if self.access.token is not None:
+        elif self.access.token is not None:
             query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
             if scope["method"] == "GET" and self.access.opens(query.pop("token", "")):
                 return await self._exchange(scope, send, query)
             if not self.access.admits(headers.get(b"cookie", "")):
-                return await _answer(send, 403, "open the address with the token that monosemy browse printed")
+                return await self.refuse(send, 403, "open the address with the token that monosemy browse printed")
         await self.app(scope, _capped(receive, largest_body(scope["path"])), send)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str], n_hosts: int) -> tuple[int, str] | None:
@@ -192,7 +204,7 @@ class Guard:
             return 403, f"requests from {origin[:80]!r} are refused"
         # a link on another site may open a page, but no other site may call the API
         elsewhere = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
-        if elsewhere and (scope["method"] != "GET" or scope["path"].startswith("/api/")):
+        if elsewhere and (scope["method"] != "GET" or scope["path"].startswith(_CALLED)):
             return 403, "requests from other sites are refused"
         # JSON only: a form of another site can send other types without asking first (no CORS preflight)
         if scope["method"] in ("POST", "PUT"):

@@ -98,8 +98,12 @@ def serve(catalogue: Catalogue, access: Access, listener: socket.socket) -> None
 
 
 def make_server(catalogue: Catalogue, access: Access) -> uvicorn.Server:
-    """The server, ready to run on a socket that is already bound."""
-    app: Any = Guard(make_app(catalogue), access)
+    """The pages' server, ready to run on a socket that is already bound."""
+    return server_of(Guard(make_app(catalogue), access))
+
+
+def server_of(app: Any) -> uvicorn.Server:
+    """A server of an ASGI application, ready to run on a socket that is already bound."""
     # no access log: it would print the token, which is part of the first address
     settings = uvicorn.Config(
         app,
@@ -115,13 +119,13 @@ def make_server(catalogue: Catalogue, access: Access) -> uvicorn.Server:
     return uvicorn.Server(settings)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens on host and port; port 0 takes a free one.
+def bind(host: str, port: int, default: int = DEFAULT_PORT) -> socket.socket:
+    """A socket that listens on host and port; port 0 takes a free one. `default` is the port that errors name.
 
     Raises UserError for a port that is out of range or in use, and for an address that is not this machine's.
     """
     if not 0 <= port <= 65535:
-        raise UserError(f"--port must be from 0 to 65535, got {port}; {DEFAULT_PORT} is the default")
+        raise UserError(f"--port must be from 0 to 65535, got {port}; {default} is the default")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -140,7 +144,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _refused(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} is in use, perhaps by another monosemy browse; choose another: --port {port + 1}, or 0"
+        return f"port {port} is in use, perhaps by another monosemy; choose another: --port {port + 1}, or 0"
     if error.errno == errno.EACCES:
         return f"port {port} needs more rights than you have; choose one from 1024 up"
     return f"cannot listen on {host}: {error.strerror}; give an address of this machine, e.g. 127.0.0.1 or 0.0.0.0"

@@ -13,7 +13,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.responses import Response
@@ -22,7 +22,26 @@ from starlette.types import Receive, Scope, Send
 from monosemy.app.live import LiveModel
 from monosemy.errors import UserError
 
-Events = Iterator[dict[str, Any]]
+Events = Iterator[Any]
+
+
+class EventForm(NamedTuple):
+    """How a stream's events are written."""
+
+    media_type: str
+    line: Callable[[Any], bytes]
+    error: Callable[[str], Any]
+    """The last event, which says what went wrong."""
+    last: bytes = b""
+    """What stands at the end of every stream."""
+
+
+LINES = EventForm(
+    "application/x-ndjson",
+    lambda event: orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY),
+    lambda error: {"kind": "error", "error": error},
+)
+"""A JSON object a line."""
 _END: Any = object()
 _log = logging.getLogger("monosemy")
 
@@ -34,22 +53,22 @@ async def stream_events(live: LiveModel, make: Callable[[], Events]) -> Response
     """
     live.hold_stream()
     try:
-        events = await asyncio.to_thread(_begin, make)
+        events = await asyncio.to_thread(begun, make)
     except BaseException:
         live.free_stream()
         raise
-    return EventStream(live, events)
+    return EventStream(events, release=live.free_stream)
 
 
-def _begin(make: Callable[[], Events]) -> Generator[dict[str, Any], None, None]:
-    """The events, of which the first two have already been computed."""
+def begun(make: Callable[[], Events]) -> Generator[Any, None, None]:
+    """The events, of which the first two have already been computed. Blocks; raises what they raise."""
     events = make()
     # not a generator itself: its errors must be raised here, before the response has begun
     first_events = [*itertools.islice(events, 2)]
     return _continued(first_events, events)
 
 
-def _continued(first_events: list[dict[str, Any]], events: Events) -> Generator[dict[str, Any], None, None]:
+def _continued(first_events: list[Any], events: Events) -> Generator[Any, None, None]:
     try:
         yield from first_events
         yield from events
@@ -59,14 +78,14 @@ def _continued(first_events: list[dict[str, Any]], events: Events) -> Generator[
 
 
 class EventStream(Response):
-    """A response of one JSON object per line, until the events end or the client leaves."""
+    """A response of one event after another, until they end or the client leaves; `release` is then called once."""
 
-    media_type = "application/x-ndjson"
-
-    def __init__(self, live: LiveModel, events: Generator[dict[str, Any], None, None]) -> None:
-        super().__init__()
+    def __init__(
+        self, events: Generator[Any, None, None], *, release: Callable[[], None], form: EventForm = LINES
+    ) -> None:
+        super().__init__(media_type=form.media_type)
         del self.headers["content-length"]
-        self._live, self._events = live, events
+        self._events, self._release, self._form = events, release, form
         self._cancelled = threading.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +94,7 @@ class EventStream(Response):
         worker = threading.Thread(target=self._work, args=(asyncio.get_running_loop(), queue), daemon=True)
         worker.start()
         # wait for the next event or the client's departure, whichever comes first
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while True:
@@ -86,10 +105,9 @@ class EventStream(Response):
                     return
                 event = waiting.result()
                 if event is _END:
-                    await send({"type": "http.response.body", "body": b""})
+                    await send({"type": "http.response.body", "body": self._form.last})
                     return
-                line = orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
-                await send({"type": "http.response.body", "body": line, "more_body": True})
+                await send({"type": "http.response.body", "body": self._form.line(event), "more_body": True})
         # the worker may still be in a pass: it notices after its next event, and then frees the stream
         finally:
             self._cancelled.set()
@@ -109,18 +127,18 @@ class EventStream(Response):
                 if self._cancelled.is_set():
                     break
         except UserError as error:
-            put({"kind": "error", "error": str(error)})
+            put(self._form.error(str(error)))
         except Exception as error:
             _log.exception("a stream failed")
-            put({"kind": "error", "error": f"{type(error).__name__}: {error}"})
+            put(self._form.error(f"{type(error).__name__}: {error}"))
         finally:
             # the generator is closed before another stream may begin
             self._events.close()
-            self._live.free_stream()
+            self._release()
             put(_END)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
     """Returns when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from monosemy.app.catalogue import Catalogue, Dictionary
 from monosemy.app.evidence import WRITERS, rarity_text, written
 from monosemy.app.live import LiveModel, read_text
+from monosemy.app.monitored import judged, monitors_of, print_verdicts, texts_of
 from monosemy.app.room import ROOM
 from monosemy.app.schema import DifferenceBody
 from monosemy.app.text_answers import evidence, text_difference
 from monosemy.errors import UserError, unknown
+from monosemy.monitors.labelled import ENDINGS
 from monosemy.ranges import Range
 from monosemy.saes.listing import choose_sae, print_warnings
 from monosemy.support import files
@@ -33,6 +35,7 @@ MAX_CHARACTERS = 1_000_000
 EXAMPLES = (
     "monosemy trace runs/demo transcript.txt --chat",
     "monosemy trace runs/demo article.txt --out evidence.html",
+    "monosemy trace runs/demo log.jsonl --monitor angry.probe.json",
     "monosemy trace runs/demo refused.txt --against answered.txt      what fires in one and not in the other",
 )
 
@@ -42,6 +45,11 @@ def run_trace(words: list[str]) -> None:
     options = _parser().parse_args(words)
     if options.out and options.against:
         raise UserError("--out writes what fires in one text, --against shows two; give one of them")
+    for flag, beside in (("--out", options.out), ("--against", options.against)):
+        if options.monitor and beside:
+            raise UserError(f"--monitor judges texts, {flag} shows what fires in one; give one of them")
+    if options.json and not options.monitor:
+        raise UserError("--json writes what monitors say; give --monitor too, or --out FILE.json for what fires")
     out = _target(options.out) if options.out else None
     text, other = _text(options.file), _text(options.against) if options.against else None
     subject = open_subject(options, moved=("model",))
@@ -50,6 +58,9 @@ def run_trace(words: list[str]) -> None:
     catalogue = Catalogue(subject.folder, subject.moved)
     live, sae = LiveModel(catalogue), catalogue.sae(*saved.key)
     live.require_text()
+    if options.monitor:
+        _run_monitors(live, sae, text, options)
+        return
     if sae.database is None:
         print(
             f"no features: latents have no labels and rank by activation; build them: {sae.build_command}",
@@ -67,6 +78,22 @@ def run_trace(words: list[str]) -> None:
     print(f"{out}: {count_text(len(reading.position))} firings of {count_text(len(reading.summary()))} latents")
 
 
+def _run_monitors(live: LiveModel, sae: Dictionary, text: str, options: Namespace) -> None:
+    """Prints what the monitors say of the file's text or rows, and of how many texts each flagged."""
+    monitors = monitors_of(live.catalogue, sae, [Path(name).expanduser() for name in options.monitor])
+    counts, n_texts = dict.fromkeys((monitor.name for monitor in monitors), 0), 0
+    in_rows = Path(options.file).suffix.lower() in ENDINGS
+    for name, part in texts_of(Path(options.file).expanduser(), text):
+        verdicts = judged(live, monitors, part, chat=options.chat, most=MAX_CHARACTERS)
+        print_verdicts(name, verdicts, as_json=options.json, only_flagged=in_rows)
+        n_texts += 1
+        for verdict in verdicts:
+            counts[verdict["name"]] += verdict["flagged"]
+    if in_rows and not options.json:
+        flagged = ", ".join(f"{name} {count_text(n)}" for name, n in counts.items())
+        print(f"flagged of {count_text(n_texts)} texts: {flagged}")
+
+
 def _parser() -> Parser:
     parser = Parser("monosemy trace", ROOM.commands[1].summary, examples=EXAMPLES)
     add_subject(parser)
@@ -76,6 +103,14 @@ def _parser() -> Parser:
     add("--chat", action="store_true", help="The text is a chat: lines “User:”, “Assistant:”, or a JSON list.")
     add("--against", metavar="FILE2", help="Show what fires in one of the two texts and not in the other.")
     add("--top", type=whole(Range(1, 100_000, example=20)), default=20, help="Latents to list.")
+    add(
+        "--monitor",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Say what the monitors or the probe of this file flag, instead; of a .jsonl or .csv, row by row.",
+    )
+    add("--json", action="store_true", help="Write what the monitors say as JSON, one text a line.")
     add("--out", metavar="FILE", help="Write every firing as .csv or .json, or a page as .html, instead.")
     return parser
 

@@ -191,7 +191,7 @@ def decode(
     check_room(model, prompts, n_tokens)
     decoding = Decoding(model, prompts, None if rows is None else {site: rows}, use_cache=use_cache)
     ends = end_ids(model)
-    choose = _Chooser(sampling, len(prompts))
+    choose = Chooser(sampling, len(prompts))
     unfinished = set(range(len(prompts)))
     # without edits in a text, logits that are no numbers are the model's own fault and not too strong an edit
     steerings = rows.rows if isinstance(rows, SiteEdit) else [None] * len(prompts)
@@ -261,7 +261,7 @@ def finished(steps: Generator[Any, None, Result], advance: Callable[[int], objec
             advance(1)
 
 
-class _Chooser:
+class Chooser:
     """Chooses the next token of every text."""
 
     def __init__(self, sampling: Sampling, n_texts: int) -> None:

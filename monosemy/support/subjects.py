@@ -37,9 +37,13 @@ class Subject:
     moved: Moved
 
 
-def add_subject(parser: argparse.ArgumentParser, *, rows: bool = False) -> None:
-    """Adds the run or SAE, and the flags of its model, site and text; `rows` where the command reads activations."""
-    parser.add_argument("run", help="A run folder, or an SAE (its folder, file or name on the hub), e.g. runs/demo.")
+def add_subject(parser: argparse.ArgumentParser, *, rows: bool = False, several: bool = False) -> None:
+    """Adds the run or SAE, and the flags of its model, site and text; `rows` where the command reads activations.
+
+    `several` takes one or more, each of which is then opened by itself.
+    """
+    about = "A run folder, or an SAE (its folder, file or name on the hub), e.g. runs/demo."
+    parser.add_argument("run", nargs="+" if several else None, help=about)
     group = parser.add_argument
     group(
         "--model",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
+import uvicorn
 from feature_runs import NAME, SITE, D, M, write_feature_run
 from tiny_models import byte_tokenizer, random_module
 
@@ -52,17 +54,15 @@ def model_run(folder: Path) -> Path:
     return folder
 
 
-class Server:
-    """The real server over a run, in a thread; a context manager."""
+class RunningServer:
+    """A real server in a thread, asked over real connections; a context manager."""
 
-    def __init__(self, run: Path, host: str = "127.0.0.1") -> None:
-        self.socket = bind("127.0.0.1", 0)
-        self.port = self.socket.getsockname()[1]
-        self.access = Access.to(host, self.port)
-        self._server = make_server(Catalogue(run), self.access)
+    def __init__(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        self.socket, self.port = listener, listener.getsockname()[1]
+        self._server = server
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.socket]})
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self._thread.start()
         while not self._server.started:
             time.sleep(0.01)
@@ -107,3 +107,12 @@ class Server:
         status, _, content = self.ask(method, path, body, headers)
         assert status >= 400, content
         return status, json.loads(content)["error"]
+
+
+class Server(RunningServer):
+    """The pages' server over a run."""
+
+    def __init__(self, run: Path, host: str = "127.0.0.1") -> None:
+        listener = bind("127.0.0.1", 0)
+        self.access = Access.to(host, listener.getsockname()[1])
+        super().__init__(make_server(Catalogue(run), self.access), listener)

@@ -171,9 +171,8 @@ def test_the_page_shows_the_most_unusual_firing_of_every_token():
     position, latent = np.array([0, 0, 0, 2, 2, 3]), np.array([7, 5, 6, 1, 2, 9])
     rare = np.array([10.0, 30.0, 30.0, np.nan, np.nan, 5.0])
     value = np.arange(6, 0, -1, dtype=np.float32)
-    reading = own_text.Reading(
-        list("abcd"), [], [], 0, n_windows=1, position=position, latent=latent, value=value, one_in=rare
-    )
+    arrays = {"is_read": np.ones(4, bool), "position": position, "latent": latent, "value": value, "one_in": rare}
+    reading = own_text.Reading(list("abcd"), [], [], 0, n_windows=1, **arrays)
     assert _rarest(reading) == [
         {"latent": 5, "one_in": 30.0},
         None,

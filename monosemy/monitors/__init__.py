@@ -1,0 +1,1 @@
+"""What flags a text: thresholds on latents, and probes trained on labelled texts."""

@@ -1,0 +1,184 @@
+"""What the server holds: one model, the SAEs that steer and read it, recipes, latents to report, monitors.
+
+Place on the path: run folders, words of the command line → [served model] → jobs → answering. Everything that a word of
+the command line can get wrong is refused here, before the server answers anybody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from monosemy.app.catalogue import Catalogue, Dictionary
+from monosemy.app.live import LiveModel, steering_scales
+from monosemy.app.monitored import watched_sae
+from monosemy.errors import UserError, unknown
+from monosemy.models.adapter import LanguageModel
+from monosemy.monitors.monitor import read_monitors, resolved
+from monosemy.saes.base import SparseAutoencoder
+from monosemy.serving.answering import Hooks, Job, LatentRef
+from monosemy.serving.reading import SaeReader, SiteWatch
+from monosemy.serving.recipes import Recipe
+from monosemy.steering.edits import LatentScales, SiteEdit, Steering, resolve
+from monosemy.support.moved import Moved
+
+MAX_LATENTS = 256
+"""The largest number of latents that an answer reports."""
+_LATENT = re.compile(r"(?:(?P<name>[^=]{1,64})=)?(?:(?P<sae>.+):)?(?P<latent>\d{1,9})")
+
+
+@dataclass(frozen=True)
+class ServedSae:
+    """One SAE on the model's device."""
+
+    entry: Dictionary
+    sae: SparseAutoencoder
+    scales: LatentScales
+    n_first: int
+    """Positions at the start of a text that training dropped."""
+
+    @property
+    def label(self) -> str:
+        return self.entry.saved.label
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run folder, and the labels of the SAEs that are wanted of it."""
+
+    folder: Path
+    saes: tuple[tuple[str, str], ...]
+    """(site, name) of each."""
+    moved: Moved
+
+
+class Served:
+    """A model with its SAEs. Raises UserError for what the words of the command line get wrong."""
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        *,
+        recipes: Iterable[Recipe] = (),
+        latents: Iterable[str] = (),
+        monitors: Iterable[Path] = (),
+    ) -> None:
+        self.live = LiveModel(Catalogue(places[0].folder, places[0].moved))
+        self.live.require_text()
+        self.model: LanguageModel = self.live.model()
+        self.saes = self._load(places)
+        self.recipes: dict[str, Recipe] = {}
+        for recipe in recipes:
+            if recipe.name in self.recipes:
+                raise UserError(f"two recipes are named {recipe.name!r}; give each its own name")
+            self.check_recipe(recipe)
+            self.recipes[recipe.name] = recipe
+        self.latents = tuple(self.latent(words) for words in latents)
+        read = [monitor for path in monitors for monitor in read_monitors(path)]
+        names = [monitor.name for monitor in read]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"several monitors are named {name!r}; give each its own name")
+        self.monitors = tuple(resolved(read, [watched_sae(served.entry) for served in self.saes.values()]))
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def first(self) -> ServedSae:
+        return next(iter(self.saes.values()))
+
+    def _load(self, places: Sequence[Place]) -> dict[str, ServedSae]:
+        from monosemy.saes.storage import load_sae
+
+        saes: dict[str, ServedSae] = {}
+        for number, place in enumerate(places):
+            catalogue = self.live.catalogue if number == 0 else Catalogue(place.folder, place.moved)
+            there = catalogue.provenance.get("model", {}).get("fingerprint")
+            if there not in (None, self.model.fingerprint):
+                raise UserError(
+                    f"{place.folder} was made with another model than {places[0].folder}; serve the SAEs of one model"
+                )
+            for key in place.saes:
+                entry = catalogue.sae(*key)
+                if entry.source_site is not None:
+                    raise UserError(
+                        f"{entry.saved.label} is a transcoder, whose latents read one site and write another; serve an "
+                        "SAE"
+                    )
+                if entry.saved.label in saes:
+                    raise UserError(f"two SAEs are named {entry.saved.label}; serve one of them")
+                sae = load_sae(entry.folder, device=str(self.model.device))
+                n_first = catalogue.config.activations.drop_first_positions
+                saes[entry.saved.label] = ServedSae(entry, sae, steering_scales(entry, sae), n_first)
+        return saes
+
+    def sae(self, label: str) -> ServedSae:
+        """The SAE of a label, the first for an empty one. Raises UserError for one that is not served."""
+        if not label:
+            return self.first
+        if label not in self.saes:
+            raise unknown("SAE", label, self.saes)
+        return self.saes[label]
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raises UserError for edits that cannot be made: of latents that are not there, in unknown units."""
+        served = self.sae(recipe.sae)
+        for edit in recipe.edits:
+            resolve(edit, served.sae, served.scales)
+
+    def latent(self, words: str) -> LatentRef:
+        """The latent that `[NAME=][SITE/NAME:]LATENT` means. Raises UserError for other words, and one out of range."""
+        match = _LATENT.fullmatch(words)
+        if match is None:
+            raise UserError(f"a latent is written [NAME=][SITE/NAME:]LATENT, e.g. july=12; got {words[:80]!r}")
+        served = self.sae(match["sae"] or "")
+        number = int(match["latent"])
+        if number >= served.entry.d_sae:
+            raise UserError(
+                f"latent {number} is out of range: {served.label} has latents 0 to {served.entry.d_sae - 1}"
+            )
+        return LatentRef(served.label, number, match["name"] or str(number), served.entry.labels([number])[0])
+
+    def latents_of(self, recipe: Recipe | None) -> tuple[LatentRef, ...]:
+        """The latents that answers report unless a request names others: those given, else those of the recipe."""
+        if self.latents or recipe is None:
+            return self.latents
+        label = self.sae(recipe.sae).label
+        return tuple(self.latent(f"{label}:{latent}") for latent in dict.fromkeys(e.latent for e in recipe.edits))
+
+    def hooks(self, job: Job, recipe: Recipe | None) -> Hooks:
+        """The hooks of a job's edits and readers."""
+        wanted: dict[str, set[int]] = {}
+        for label, latents in [
+            *((ref.sae, [ref.latent]) for ref in job.latents),
+            *((monitor.sae, monitor.latents) for monitor in job.monitors),
+        ]:
+            wanted.setdefault(label, set()).update(latents)
+        readers = {
+            label: SaeReader(
+                self.saes[label].sae,
+                sorted(latents),
+                longest=self.saes[label].scales.longest_edited,
+                n_first=self.saes[label].n_first,
+            )
+            for label, latents in wanted.items()
+        }
+        sites = {label: self.model.resolve(self.saes[label].sae.config.site) for label in readers}
+        edits = self._edits(len(job.prompts), recipe)
+        watches = {
+            site: SiteWatch(edits.get(site), [reader for label, reader in readers.items() if sites[label] == site])
+            for site in dict.fromkeys([*sites.values(), *edits])
+        }
+        return Hooks(watches, readers, sites, edited=recipe is not None)
+
+    def _edits(self, n_texts: int, recipe: Recipe | None) -> Mapping[str, SiteEdit]:
+        if recipe is None:
+            return {}
+        served = self.sae(recipe.sae)
+        steering = Steering(recipe.edits, recipe.positions, recipe.keep_error)
+        site = self.model.resolve(served.sae.config.site)
+        return {site: SiteEdit(served.sae, served.scales, [steering] * n_texts)}
