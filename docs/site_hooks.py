@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 HOME = "README.md"
+PERFORMANCE = "research/speed/README.md"
 _LINK = re.compile(r"(?P<picture>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
 
@@ -44,7 +45,8 @@ def on_files(files: Files, config) -> Files:
     for path in outside():
         files.append(File.generated(config, in_site(path.as_posix()), abs_src_path=str(ROOT / path)))
     for file in files.documentation_pages():
-        if file.src_uri.startswith("research/"):  # reached from the results' page, not from the menu
+        # Reached from the results' page, not from the menu; but performance is asked for by itself.
+        if file.src_uri.startswith("research/") and file.src_uri != PERFORMANCE:
             file.inclusion = file.inclusion.NOT_IN_NAV
     return files
 

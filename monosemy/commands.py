@@ -425,7 +425,8 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
     lines = []
     if command == "train":
         lines.append("Recipes are the settings that a run starts from; the one used where none is named is demo:")
-        lines += [f"  {name:8s}{(make.__doc__ or '').strip()}" for name, make in RECIPES.items()]
+        width = max(map(len, RECIPES)) + 2
+        lines += [f"  {name:{width}s}{(make.__doc__ or '').strip()}" for name, make in RECIPES.items()]
     lines.append("Counts of tokens take k, M and G. monosemy info jumprelu lists the options of that architecture.")
     if command == "train":
         lines.append("With --activations, the sizes that no flag gives follow from the rows (docs/own-embeddings.md).")
