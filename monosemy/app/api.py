@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from monosemy import __version__
-from monosemy.app import graphs, lists, live, pages, text_answers
+from monosemy.app import graphs, lists, live, pages, schema, text_answers
 from monosemy.app.answers import answer, body_of, json_body
 from monosemy.app.assets import REPORT_POLICY, Asset, load_assets, matches_tag
 from monosemy.app.catalogue import Catalogue, Dictionary, NotFoundError
@@ -26,6 +26,7 @@ from monosemy.app.compare import Comparisons
 from monosemy.app.evidence import WRITERS
 from monosemy.app.live import BusyError, LiveModel, ModelError
 from monosemy.app.meaning import Meanings
+from monosemy.app.openapi import described, described_app
 from monosemy.app.schema import (
     DifferenceBody,
     EvidenceBody,
@@ -38,10 +39,11 @@ from monosemy.app.schema import (
 )
 from monosemy.app.security import TooLargeError
 from monosemy.app.steer_examples import steer_examples
-from monosemy.app.streams import stream_events
+from monosemy.app.streams import LINES, stream_events
 from monosemy.errors import UserError
 from monosemy.features.store import notes
 from monosemy.report.theme import page_styles
+from monosemy.steering.request import SteeringRequest
 
 STATUS: dict[type[UserError], int] = {
     UserError: 400,
@@ -52,11 +54,26 @@ STATUS: dict[type[UserError], int] = {
     ModelError: 503,
 }
 _LIST_LIMIT = 50
+TITLE = "monosemy browse"
+LIMIT = "entries at most"
+LIST_QUERY = {
+    "sort": "a column's name, or latent",
+    "order": "asc or desc",
+    "q": "words of the label",
+    "min_NAME": "the smallest value of a column, as max_NAME the largest",
+    "offset": "entries to leave out first",
+    "limit": LIMIT,
+}
+COMPARE_QUERY = {
+    "threshold": "the least similarity of a pair",
+    "offset": LIST_QUERY["offset"],
+    "limit": LIMIT,
+}
 
 
 def make_app(catalogue: Catalogue) -> FastAPI:
     """The application for one run. `security.Guard` must be wrapped around it."""
-    app = FastAPI(title="monosemy", openapi_url=None, docs_url=None, redoc_url=None)
+    app = described_app(TITLE, __version__)
     model = LiveModel(catalogue)
     # Starlette uses the handler of the most specific type, so UserError's status is the default of its subclasses
     for kind, status in STATUS.items():
@@ -104,7 +121,7 @@ async def _fault(request: Request, error: Exception) -> Response:
 def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     """Routes for the overview of the run and the state of its model."""
 
-    @app.get("/api/run")
+    @app.get("/api/run", **described("The run: its SAEs, its evaluation, what it allows", answers=schema.RunInfo))
     async def run() -> Response:
         saes = [sae.entry() for sae in catalogue.refresh()]
         evaluation, clean_loss = catalogue.evaluation()
@@ -139,11 +156,11 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
             }
         )
 
-    @app.get("/api/model")
+    @app.get("/api/model", **described("Whether the model is loaded", answers=schema.ModelStatus))
     async def model_state() -> Response:
         return answer(model.status())
 
-    @app.post("/api/model/load")
+    @app.post("/api/model/load", **described("Begins to load the model", answers=schema.ModelStatus))
     async def load_model() -> Response:
         model.start()
         return answer(model.status())
@@ -152,29 +169,46 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
 def _add_latents(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     """Routes for the features of one SAE: its info, columns, lists, latent pages and searches."""
 
-    @app.get("/api/f/{site}/{name}/info")
+    @app.get("/api/f/{site}/{name}/info", **described("How an SAE's features were built", answers=schema.FeatureInfo))
     async def info(site: str, name: str) -> Response:
         return answer(catalogue.features(site, name)[1].info)
 
-    @app.get("/api/f/{site}/{name}/columns")
+    @app.get(
+        "/api/f/{site}/{name}/columns",
+        **described(
+            "Whole columns of numbers, a value per latent",
+            query={"names": "their names, with commas"},
+            answers="float32, [d_sae] each, little-endian",
+            media_type="application/octet-stream",
+        ),
+    )
     async def columns(site: str, name: str, names: str = "") -> Response:
         return Response(lists.column_bytes(catalogue.sae(site, name), names), media_type="application/octet-stream")
 
-    @app.get("/api/f/{site}/{name}/latents")
+    @app.get(
+        "/api/f/{site}/{name}/latents",
+        **described("Latents, sorted and filtered", query=LIST_QUERY, answers=schema.LatentList),
+    )
     async def latents(request: Request, site: str, name: str) -> Response:
         return answer(lists.latent_list(catalogue.sae(site, name), request.query_params))
 
-    @app.get("/api/f/{site}/{name}/latent/{latent}")
+    @app.get(
+        "/api/f/{site}/{name}/latent/{latent}",
+        **described("One latent", query={"window": "tokens around a peak"}, answers=schema.LatentPage),
+    )
     async def latent(request: Request, site: str, name: str, latent: str) -> Response:
         sae, _ = catalogue.features(site, name)
         window = lists.whole_number(request.query_params, "window", pages.WINDOW)
         return answer(pages.latent_page(sae, latent_number(sae, latent), window))
 
-    @app.get("/api/f/{site}/{name}/highlights")
+    @app.get("/api/f/{site}/{name}/highlights", **described("A handful of clear latents", answers=schema.Highlights))
     async def highlights(site: str, name: str) -> Response:
         return answer(await asyncio.to_thread(pages.highlight_cards, catalogue.features(site, name)[0]))
 
-    @app.get("/api/f/{site}/{name}/picture/{context}")
+    @app.get(
+        "/api/f/{site}/{name}/picture/{context}",
+        **described("The picture of a row", answers="PNG or JPEG", media_type="image/*"),
+    )
     async def picture(site: str, name: str, context: str) -> Response:
         _, database = catalogue.features(site, name)
         is_number = context.isascii() and context.isdigit() and len(context) <= 10
@@ -183,12 +217,22 @@ def _add_latents(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
             raise NotFoundError("no such picture")
         return Response(data, media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg")
 
-    @app.get("/api/f/{site}/{name}/search")
+    @app.get(
+        "/api/f/{site}/{name}/search",
+        **described(
+            "Latents whose labels have some words", query={"q": "the words", "limit": LIMIT}, answers=schema.LabelSearch
+        ),
+    )
     async def search(request: Request, site: str, name: str, q: str = "") -> Response:
         sae, _ = catalogue.features(site, name)
         return answer(lists.search_labels(sae, q, _limit(request)))
 
-    @app.get("/api/f/{site}/{name}/token")
+    @app.get(
+        "/api/f/{site}/{name}/token",
+        **described(
+            "Latents that fire on a token", query={"text": "the token", "limit": LIMIT}, answers=schema.TokenSearch
+        ),
+    )
     async def token(request: Request, site: str, name: str, text: str = "") -> Response:
         sae, _ = catalogue.features(site, name)
         search = lists.search_rows if catalogue.of_rows else lists.search_token
@@ -199,7 +243,10 @@ def _add_meaning(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     """The route that searches latents by meaning, with the model's embedding."""
     meanings = Meanings(model)
 
-    @app.post("/api/f/{site}/{name}/meaning")
+    @app.post(
+        "/api/f/{site}/{name}/meaning",
+        **described("Latents near some words in the model's embedding", body=MeaningBody, answers=schema.MeaningSearch),
+    )
     async def meaning(request: Request, site: str, name: str) -> Response:
         (sae, database), body = catalogue.features(site, name), await body_of(MeaningBody, request)
         limit = min(max(body.limit, 1), lists.PAGE_ROWS)
@@ -213,17 +260,28 @@ def _limit(request: Request) -> int:
 def _add_text(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     """The routes that encode the user's own text: one, two compared, and the evidence as a file."""
 
-    @app.post("/api/f/{site}/{name}/text")
+    @app.post(
+        "/api/f/{site}/{name}/text",
+        **described("Which latents fire in a text", body=TextBody, answers=schema.TextResult),
+    )
     async def text(request: Request, site: str, name: str) -> Response:
         sae, body = catalogue.sae(site, name), await body_of(TextBody, request)
         return answer(await asyncio.to_thread(text_answers.text_result, model, sae, body))
 
-    @app.post("/api/f/{site}/{name}/text-difference")
+    @app.post(
+        "/api/f/{site}/{name}/text-difference",
+        **described("In which latents two texts differ", body=DifferenceBody, answers=schema.TextDifference),
+    )
     async def difference(request: Request, site: str, name: str) -> Response:
         sae, body = catalogue.sae(site, name), await body_of(DifferenceBody, request)
         return answer(await asyncio.to_thread(text_answers.text_difference, model, sae, body))
 
-    @app.post("/api/f/{site}/{name}/evidence")
+    @app.post(
+        "/api/f/{site}/{name}/evidence",
+        **described(
+            "Every firing in a text, as a file", body=EvidenceBody, answers="CSV, JSON or HTML", media_type="text/*"
+        ),
+    )
     async def evidence(request: Request, site: str, name: str) -> Response:
         sae, body = catalogue.sae(site, name), await body_of(EvidenceBody, request)
         content = await asyncio.to_thread(text_answers.evidence_file, model, sae, body)
@@ -234,7 +292,10 @@ def _add_compare(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     """The route that compares two SAEs."""
     comparisons = Comparisons()
 
-    @app.get("/api/compare")
+    @app.get(
+        "/api/compare",
+        **described("Two SAEs compared, latent by latent", query=COMPARE_QUERY, answers=schema.Comparison),
+    )
     async def compare(request: Request, *, a: str = "", b: str = "", by: str = "", view: str = "matched") -> Response:
         query, pair = request.query_params, (catalogue.sae_of(a), catalogue.sae_of(b))
         threshold = lists.number("threshold", query["threshold"]) if query.get("threshold") else None
@@ -250,19 +311,38 @@ def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     def sae_of(body: SaeBody) -> Dictionary:
         return catalogue.sae(body.site, body.name)
 
-    @app.post("/api/steer")
+    @app.post(
+        "/api/steer",
+        **described(
+            "A steered answer beside its controls, an event a line",
+            body=(SaeBody, SteeringRequest),
+            answers=schema.SteerEvent,
+            media_type=LINES.media_type,
+        ),
+    )
     async def steer(request: Request) -> Response:
         body = await json_body(request)
         sae = sae_of(parse_body(SaeBody, body))
         steering = live.steering_request(sae, body)
         return await stream_events(model, lambda: live.steer_events(model, sae, steering))
 
-    @app.post("/api/f/{site}/{name}/steer-examples")
+    @app.post(
+        "/api/f/{site}/{name}/steer-examples",
+        **described("Latents that make the model say their words", answers=schema.SteerExamples),
+    )
     async def examples(site: str, name: str) -> Response:
         sae, database = catalogue.features(site, name)
         return answer(await asyncio.to_thread(steer_examples, model, sae, database))
 
-    @app.post("/api/sweep")
+    @app.post(
+        "/api/sweep",
+        **described(
+            "A steered answer at several strengths, an event a line",
+            body=(SweepValues, SteeringRequest),
+            answers=schema.SweepEvent,
+            media_type=LINES.media_type,
+        ),
+    )
     async def sweep(request: Request) -> Response:
         body = await json_body(request)
         sweep_of = parse_body(SweepValues, body)
@@ -284,11 +364,11 @@ def _add_notes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         except NotFoundError:  # a note may outlive its SAE
             return ""
 
-    @app.get("/api/notes")
+    @app.get("/api/notes", **described("Bookmarks and notes", answers=schema.Notes))
     async def read_notes() -> Response:
         return answer_notes(notes.read_notes(catalogue.folder))
 
-    @app.put("/api/notes")
+    @app.put("/api/notes", **described("Changes a bookmark or a note", body=NoteChange, answers=schema.Notes))
     async def put_note(request: Request) -> Response:
         body = await body_of(NoteChange, request)
         sae = catalogue.sae(body.site, body.name)
@@ -309,7 +389,7 @@ def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:
             return Response(status_code=304, headers=headers)
         return Response(asset.content, media_type=asset.media_type, headers=headers)
 
-    @app.get("/report")
+    @app.get("/report", **described("The run's report", answers="HTML", media_type="text/html"))
     async def report() -> Response:
         path = catalogue.files.report
         if not path.exists():
@@ -317,13 +397,13 @@ def _add_pages(app: FastAPI, catalogue: Catalogue) -> None:
         headers = {"Content-Security-Policy": REPORT_POLICY}
         return Response(path.read_bytes(), media_type="text/html; charset=utf-8", headers=headers)
 
-    @app.get("/static/{name:path}")
+    @app.get("/static/{name:path}", include_in_schema=False)
     async def static(request: Request, name: str) -> Response:
         if name not in assets:
             raise NotFoundError("no such file")
         return serve(request, assets[name])
 
-    @app.get("/{place:path}")
+    @app.get("/{place:path}", include_in_schema=False)
     async def page(request: Request, place: str) -> Response:
         # every other address is a place within the page, whose script reads it
         if place.startswith("api/"):

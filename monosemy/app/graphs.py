@@ -19,8 +19,9 @@ from monosemy.app.answers import answer, body_of
 from monosemy.app.catalogue import Catalogue, NotFoundError
 from monosemy.app.graph_data import graph_page, latent_contexts, transcoder_entries
 from monosemy.app.graph_export import graph_document
-from monosemy.app.graph_schema import GraphEdits
+from monosemy.app.graph_schema import GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage
 from monosemy.app.live import LiveModel
+from monosemy.app.openapi import described
 from monosemy.circuits.graphs.layout import GraphFiles, graphs_of_run, slug_of
 from monosemy.circuits.graphs.page_data import read_neuronpedia, read_page_data
 from monosemy.errors import UserError
@@ -132,15 +133,15 @@ def _opened(live: LiveModel, data: Mapping[str, Any], layers: set[int]) -> dict[
 def add_routes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     """Routes for the list of graphs, one graph, its downloads and its edits."""
 
-    @app.get("/api/graphs")
+    @app.get("/api/graphs", **described("The run's attribution graphs", answers=GraphList))
     async def graphs() -> Response:
         return answer(await asyncio.to_thread(graph_list, catalogue))
 
-    @app.get("/api/graph/{name}")
+    @app.get("/api/graph/{name}", **described("One of them", answers=GraphPage))
     async def graph(name: str) -> Response:
         return answer(await asyncio.to_thread(graph_page, catalogue, graph_files(catalogue, name)))
 
-    @app.get("/api/graph/{name}/contexts/{node}")
+    @app.get("/api/graph/{name}/contexts/{node}", **described("Contexts of a node's latent", answers=GraphContexts))
     async def contexts(name: str, node: int) -> Response:
         data = read_page_data(graph_files(catalogue, name))
         nodes = data["nodes"]
@@ -149,18 +150,21 @@ def add_routes(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         sae = transcoder_entries(catalogue, data).get(nodes["layer"][node])
         return answer(latent_contexts(sae, nodes["number"][node]))
 
-    @app.get("/api/graph/{name}/html")
+    @app.get("/api/graph/{name}/html", **described("The graph as one page", answers="HTML", media_type="text/html"))
     async def html(name: str) -> Response:
         target = graph_files(catalogue, name)
         page = await asyncio.to_thread(lambda: graph_document(graph_page(catalogue, target), catalogue))
         return _download(page.encode(), f"{slug_of(name)}.html", "html")
 
-    @app.get("/api/graph/{name}/neuronpedia")
+    @app.get("/api/graph/{name}/neuronpedia", **described("The graph in Neuronpedia's form", answers="JSON"))
     async def neuronpedia(name: str) -> Response:
         target = graph_files(catalogue, name)
         return _download(read_neuronpedia(target), f"{slug_of(name)}.json", "json")
 
-    @app.post("/api/graph/{name}/edit")
+    @app.post(
+        "/api/graph/{name}/edit",
+        **described("Runs the model with nodes edited", body=GraphEdits, answers=GraphIntervention),
+    )
     async def edit(request: Request, name: str) -> Response:
         target, body = graph_files(catalogue, name), await body_of(GraphEdits, request)
         return answer(await asyncio.to_thread(edit_graph, model, target, body))

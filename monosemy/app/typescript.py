@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from monosemy.app import graph_schema, schema
+from monosemy.app.openapi import with_docstrings
 from monosemy.steering import request
 
 TARGET = Path(__file__).parent / "web" / "src" / "types.ts"
@@ -51,9 +52,7 @@ PRIMITIVES = {"string": "string", "integer": "number", "number": "number", "bool
 
 def render() -> str:
     """The text of types.ts."""
-    # these are plain dataclasses: pydantic reads the docstrings of their fields only if told to
-    for kind in (request.SteeringRequest, request.Edit, request.Positions):
-        kind.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)  # type: ignore[union-attr]
+    with_docstrings()
     adapters: list[Any] = [(i, "validation", TypeAdapter(kind)) for i, kind in enumerate(KINDS)]
     _, document = TypeAdapter.json_schemas(adapters, ref_template="{model}")
     return HEAD + "".join(f"\n{_declaration(name, body)}" for name, body in document["$defs"].items())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -37,6 +37,7 @@ from monosemy.serving.wire import chunks, latent_entry, whole_answer
 MAX_AT_ONCE = 4
 MAX_WAITING = 64
 OWNER = "monosemy"
+TITLE = "monosemy serve"
 
 
 class QueueFullError(UserError):
@@ -91,26 +92,25 @@ class Slots:
 
 def make_app(served: Served) -> FastAPI:
     """The application of a served model. `security.Guard` must be wrapped around it."""
-    app = described_app("monosemy serve", __version__)
+    app = described_app(TITLE, __version__)
     for kind, (status, error_type, code) in STATUS.items():
         app.add_exception_handler(kind, _handler(status, error_type, code))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _nobody)
     app.add_exception_handler(Exception, _fault)
-    _add_models(app, served)
-    _add_completions(app, served)
+    for add_routes in ROUTES:
+        add_routes(app, served)
     return app
 
 
 def _add_models(app: FastAPI, served: Served) -> None:
-    entries = {entry["id"]: entry for entry in model_entries(served)}
-
     @app.get("/v1/models", **described("The model as it is, and once for every recipe", answers=ModelList))
     async def models() -> Response:
-        return answer({"object": "list", "data": list(entries.values())})
+        return answer({"object": "list", "data": model_entries(served)})
 
     @app.get("/v1/models/{name:path}", **described("One of them", answers=ServedModel))
     async def model(name: str) -> Response:
+        entries = {entry["id"]: entry for entry in model_entries(served)}
         if name not in entries:
             raise UnknownModelError(f"unknown model {name[:80]!r}; this server has: {', '.join(entries)}")
         return answer(entries[name])
@@ -241,3 +241,7 @@ async def refuse(send: Send, status: int, message: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+ROUTES: list[Callable[[FastAPI, Served], None]] = [_add_models, _add_completions]
+"""Functions that add routes to the application."""

@@ -25,11 +25,11 @@ class Extension(Body):
     sae: str = ""
     """`SITE/NAME` of the SAE that the edits mean; empty: the first that is served."""
     positions: dict[str, Any] | None = None
-    """Where the edits apply: {"where": "all" | "prompt" | "generated" | "range", "start", "stop"}."""
+    """Where the edits apply: {"where": "generated"}, or all, prompt, or range with "start" and "stop"."""
     keep_error: bool = True
     """Keep what the SAE does not reconstruct."""
     latents: list[int | str] | None = None
-    """Latents whose activations the answer reports, [NAME=][SITE/NAME:]LATENT, in the place of the server's own."""
+    """Latents whose activations the answer reports, `[NAME=][SITE/NAME:]LATENT`, in the place of the server's own."""
     monitors: bool = True
     """Let the server's monitors judge prompt and answer."""
 
@@ -161,6 +161,16 @@ class ChoiceExtension(Wire):
     monitors: Verdicts | None = None
 
 
+class Choice(Open):
+    """OpenAI's choice: with `message` (chat), `text` (completion) or `delta` (a chat's chunk), and `logprobs`."""
+
+    index: int
+    """Of the text: prompt after prompt, each with its n answers."""
+    finish_reason: Literal["stop", "length"] | None
+    """null in chunks before the last."""
+    monosemy: ChoiceExtension | None = None
+
+
 class AnswerExtension(Wire):
     """`monosemy` of an answer, and of a stream's first chunk (there without flags)."""
 
@@ -185,10 +195,12 @@ class Completion(Open):
     object: str
     created: int
     model: str
-    choices: list[dict[str, Any]]
-    """OpenAI's choices, each with `monosemy`, a ChoiceExtension."""
-    usage: Usage | None
-    monosemy: AnswerExtension
+    choices: list[Choice]
+    """One for each answer; none in the chunk that counts tokens."""
+    usage: Usage | None = None
+    """Of a stream, in a last chunk where `stream_options` asks for it."""
+    monosemy: AnswerExtension | None = None
+    """Of a stream, in the first chunk."""
 
 
 class ServedModel(Wire):

@@ -16,7 +16,7 @@ from serving_cases import ApiServer, chat_run, served_run
 
 from monosemy.app.live import steering_scales
 from monosemy.models.prompts import chat_ids, chat_text
-from monosemy.serving import api
+from monosemy.serving import api, http_docs, schema
 from monosemy.serving.recipes import Recipe, read_recipe
 from monosemy.serving.served import Served
 from monosemy.serving.stops import StopText
@@ -242,6 +242,27 @@ def test_bad_requests_are_refused_in_openais_form(
     assert words in caught.value.body["message"]
     assert "\n" not in caught.value.body["message"]
     assert caught.value.body["type"] == "invalid_request_error"
+
+
+def test_answers_and_chunks_are_what_the_models_say(server: ApiServer, model: str):
+    asked = {"model": f"{model}:pushed", "messages": MESSAGES, "max_tokens": 3, "logprobs": True}
+    status, _, content = server.ask("POST", "/v1/chat/completions", asked)
+    assert status == 200
+    assert schema.Completion.model_validate_json(content).choices[0].monosemy.monitors.prompt[0].name == "low"
+    schema.ModelList.model_validate_json(server.ask("GET", "/v1/models")[2])
+    schema.Failure.model_validate_json(server.ask("POST", "/v1/completions", {})[2])
+    streamed = asked | {"stream": True, "stream_options": {"include_usage": True}}
+    events = server.ask("POST", "/v1/chat/completions", streamed)[2].split(b"\n\n")
+    assert events[-2:] == [b"data: [DONE]", b""]
+    for event in events[:-2]:
+        schema.Completion.model_validate_json(event.removeprefix(b"data: "))
+
+
+def test_the_page_on_http_was_made_from_the_applications():
+    text = http_docs.TARGET.read_text("utf-8")
+    assert http_docs.filled(text) == text, "run `python -m monosemy.serving.http_docs` and commit docs/http-api.md"
+    for words in ("POST /v1/chat/completions", "POST /api/steer", "#### MonitorVerdict", "#### SteeringRequest"):
+        assert words in text
 
 
 def test_other_addresses_and_broken_bodies_are_refused_in_openais_form(server: ApiServer):
