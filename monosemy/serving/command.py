@@ -32,8 +32,8 @@ KEY = "MONOSEMY_API_KEY"
 STEERED = "steered"
 """The name of the recipe that `--edit` makes."""
 EXAMPLES = (
-    "monosemy serve runs/demo --recipe code=603:set:0.35:norm",
-    "monosemy serve runs/demo --edit 603:set:0.35:norm --latents 603 40",
+    "monosemy serve runs/demo --recipe music=1312:set:0.4:norm",
+    "monosemy serve runs/demo --edit 1312:set:0.4:norm --latents music=1312 40",
     "monosemy serve runs/demo --monitor monitors.json --host 0.0.0.0",
 )
 

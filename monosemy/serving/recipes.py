@@ -2,9 +2,9 @@
 
 Place on the path: words of the command line, a file, the address of a page → [recipe] → served model. Three forms:
 
-    code=603:set:0.35:norm,40:ablate                      edits as `monosemy steer --edit` takes them
-    code=http://127.0.0.1:8321/steer/SITE/NAME?e=…        the address of the steering page
-    code.json                                             {"format": "monosemy-recipe", "version": 1, "name", "edits": [
+    music=1312:set:0.4:norm,40:ablate                     edits as `monosemy steer --edit` takes them
+    music=http://127.0.0.1:8321/steer/SITE/NAME?e=…       the address of the steering page
+    music.json                                            {"format": "monosemy-recipe", "version": 1, "name", "edits": [
                                                           {"latent", "operation", "value", "unit"}], …}
 
 With several SAEs served, edits are of the first, or of the one that an address or a file's "sae" names.

@@ -20,6 +20,7 @@ from monosemy.app.catalogue import Catalogue
 from monosemy.app.security import Access
 from monosemy.app.server import bind, make_server
 from monosemy.config import ModelConfig, RunConfig, to_json
+from monosemy.models.adapter import LanguageModel
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import build_sae
 from monosemy.saes.storage import save_sae
@@ -27,6 +28,7 @@ from monosemy.support.files import write_json
 from monosemy.support.tensors import save_tensors
 
 OTHER = "relu-l0_4-s0"
+EMBEDDED_SITE, EMBEDDED_NAME = "layers.12.resid_post", "topk-l0_32-s0"
 LIVE_SITE, LIVE_NAME = "layers.1.resid_post", "topk-l0_4-s0"
 
 
@@ -51,6 +53,16 @@ def model_run(folder: Path) -> Path:
     save_sae(sae, target)
     statistics = {"firing_count": torch.arange(64), "max": torch.ones(64), "sum": torch.arange(64).double() / 2}
     save_tensors(target / "latents.safetensors", statistics, {"n_tokens": "1000"})
+    return folder
+
+
+def embedded_run(folder: Path, model: LanguageModel) -> Path:
+    """A run of the embedded model with a random SAE, marked with the model's real fingerprint."""
+    facts = {"name": model.name, "fingerprint": model.fingerprint, "commit": None}
+    record = {"model": facts, "text": {"separator_token": 0, "bos_token": None}}
+    write_json(folder / "run.json", {"format": 1, "config": to_json(RunConfig()), "provenance": record})
+    sae = build_sae(SaeConfig("topk", 576, 1152, 32.0, site=EMBEDDED_SITE, scale=146.0))
+    save_sae(sae, folder / "saes" / EMBEDDED_SITE / EMBEDDED_NAME)
     return folder
 
 

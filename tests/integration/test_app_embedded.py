@@ -6,29 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
-from app_cases import Server
+from app_cases import EMBEDDED_NAME as NAME
+from app_cases import EMBEDDED_SITE as SITE
+from app_cases import Server, embedded_run
 
-from monosemy.config import RunConfig, to_json
 from monosemy.models.adapter import LanguageModel
-from monosemy.saes.base import SaeConfig
-from monosemy.saes.registry import build_sae
-from monosemy.saes.storage import save_sae
-from monosemy.support.files import write_json
 
 pytestmark = pytest.mark.integration
-SITE, NAME = "layers.12.resid_post", "topk-l0_32-s0"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, embedded_model: LanguageModel) -> Path:
-    """A run of the embedded model with a random SAE, marked with the model's real fingerprint."""
-    folder = tmp_path_factory.mktemp("run")
-    model = {"name": embedded_model.name, "fingerprint": embedded_model.fingerprint, "commit": None}
-    record = {"model": model, "text": {"separator_token": 0, "bos_token": None}}
-    write_json(folder / "run.json", {"format": 1, "config": to_json(RunConfig()), "provenance": record})
-    sae = build_sae(SaeConfig("topk", 576, 1152, 32.0, site=SITE, scale=146.0))
-    save_sae(sae, folder / "saes" / SITE / NAME)
-    return folder
+    return embedded_run(tmp_path_factory.mktemp("run"), embedded_model)
 
 
 def test_a_text_and_a_steered_answer_from_a_server_that_had_no_model_yet(run: Path):
