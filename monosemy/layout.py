@@ -26,6 +26,7 @@ writer, in the module that is named beside it (in two, where the reader comes fi
                              explanations.json                                          features/store/write.py
     features/.work/          codes of the SAEs whose features are being built           features/building/encode_pass.py
     notes.json, .notes.lock  a person's notes on latents                                features/store/notes.py
+    recipes/<name>.json      edits of latents worth keeping                             steering/recipe.py
     rows.npy          rows that were given as batches or as a Parquet column            rows/prepare.py
     groups.npy        the group of every row, where rows belong together                rows/prepare.py
     report.html, figures/<name>.png                                                     report
@@ -44,6 +45,7 @@ RUN_JSON = "run.json"
 _CHECKPOINT = "step-"
 _RANK = "rank-"
 _EARLIER = "earlier-"
+_RECIPE = ".json"
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,19 @@ class RunFiles:
     def notes_lock(self) -> Path:
         return self.folder / ".notes.lock"
 
+    def recipe(self, name: str) -> Path:
+        """The file of a steering recipe. Raises UserError for a name that cannot be a file's."""
+        _check_name("recipe", name, "file")
+        return self.folder / "recipes" / (name + _RECIPE)
+
+    def recipes(self) -> list[Path]:
+        """The files of the steering recipes, in the order of their names."""
+        return sorted(path for path in (self.folder / "recipes").glob(f"*{_RECIPE}") if not path.name.startswith("."))
+
     def sae(self, site: str, name: str) -> SaeFiles:
         """The files of one SAE. Raises UserError for a site or name that cannot be a folder name."""
-        for role, value in (("site", site), ("SAE name", name)):
-            if not value or value.startswith(".") or any(c in value for c in '/\\\0:*?"<>|'):
-                raise UserError(f"{role} {value!r} cannot be a folder name; use letters, digits, '.', '-' and '_'")
+        _check_name("site", site, "folder")
+        _check_name("SAE name", name, "folder")
         return SaeFiles(self.folder / "saes" / site / name)
 
     def saes(self) -> Iterator[SaeFiles]:
@@ -157,6 +167,12 @@ class RunFiles:
     def feature_work(self, rank: int = 0) -> Path:
         """Where a process keeps codes while it builds features."""
         return self.folder / "features" / (f".work-{rank}" if rank else ".work")
+
+
+def _check_name(role: str, name: str, kind: str) -> None:
+    """Raises UserError for a name that some file system cannot have."""
+    if not name or name.startswith(".") or any(c in name for c in '/\\\0:*?"<>|'):
+        raise UserError(f"{role} {name!r} cannot be a {kind} name; use letters, digits, '.', '-' and '_'")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,17 @@ Remove a name together with what it stands for; add one only with its reason.
 # ruff: noqa: B018, F821
 
 # Commands: their functions are named as text, `monosemy.features.commands:run_show`, so that none is imported early.
-run_browse, run_catalogue, run_circuits, run_demo, run_evaluate, run_explain, run_export_circuit_tracer, run_export_html
+(
+    run_bias,
+    run_browse,
+    run_catalogue,
+    run_circuits,
+    run_demo,
+    run_evaluate,
+    run_explain,
+    run_export_circuit_tracer,
+    run_export_html,
+)
 run_export, run_import, run_export_neuronpedia, run_export_parquet, run_push
 latent_names, run_features, run_graph, run_info, run_jacobian, run_probe, run_report, run_serve, run_show, run_steer
 run_trace, run_try
@@ -32,6 +42,7 @@ firing_rates_, n_features_in_  # of a fitted Dictionary, for its users
 saes, _repr_html_  # of runs and other objects, for their users and notebooks
 handle_starttag, handle_startendtag, handle_endtag, handle_data  # HTMLParser
 redirect_request  # urllib's redirect handler
+no_wrap  # of a column of rich's tables
 _negative_number_matcher, _metavar_formatter, _get_help_string, default_metavar  # of argparse's help formatter
 completions, model_state, static  # FastAPI routes, registered by their decorators
 __pydantic_config__, core_schema  # pydantic
@@ -45,6 +56,7 @@ delta_loss, delta_loss_interval, kl_interval, loss_recovered, loss_recovered_int
 dead_fraction_interval, fvu_interval, gamma, gamma_interval, l0_interval
 over_1pct_fraction, over_1pct_fraction_interval, over_10pct_fraction, over_10pct_fraction_interval
 incompleteness, n_curves, n_members, off_target
+loss_change, perplexity_after, perplexity_before
 
 # For users of the library and for tests of it.
 WideSae  # an SAE used from its files (docs/many-gpus.md)

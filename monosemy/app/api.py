@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from monosemy import __version__
-from monosemy.app import graphs, lists, live, pages, schema, text_answers
+from monosemy.app import graphs, lists, live, pages, recipes, schema, text_answers
 from monosemy.app.answers import answer, body_of, json_body
 from monosemy.app.assets import REPORT_POLICY, Asset, load_assets, matches_tag
 from monosemy.app.catalogue import Catalogue, Dictionary, NotFoundError
@@ -323,7 +323,7 @@ def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     async def steer(request: Request) -> Response:
         body = await json_body(request)
         sae = sae_of(parse_body(SaeBody, body))
-        steering = live.steering_request(sae, body)
+        steering = live.steering_request(catalogue, sae, body)
         return await stream_events(model, lambda: live.steer_events(model, sae, steering))
 
     @app.post(
@@ -347,7 +347,7 @@ def _add_steering(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
         body = await json_body(request)
         sweep_of = parse_body(SweepValues, body)
         sae = sae_of(sweep_of)
-        steering = live.steering_request(sae, body)
+        steering = live.steering_request(catalogue, sae, body)
         return await stream_events(model, lambda: live.sweep_events(model, sae, steering, sweep_of.values))
 
 
@@ -418,6 +418,7 @@ ROUTES: list[Callable[[FastAPI, Catalogue, LiveModel], None]] = [
     _add_text,
     _add_compare,
     _add_steering,
+    recipes.add_routes,
     _add_notes,
     graphs.add_routes,
 ]

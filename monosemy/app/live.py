@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from monosemy.app.catalogue import Catalogue, Dictionary
 from monosemy.errors import UserError
+from monosemy.steering.recipe import beside, labels_of
 from monosemy.steering.request import SteeringRequest, request_from_json
 from monosemy.support.numbers import count_text, setting_text
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
     from monosemy.steering.edits import LatentScales
+    from monosemy.steering.saes import SteeredSae
 
 T = TypeVar("T")
 
@@ -187,8 +189,11 @@ def read_text(live: LiveModel, entry: Dictionary, text: str, *, chat: bool = Fal
         )
 
 
-def steering_request(entry: Dictionary, body: Mapping[str, Any]) -> SteeringRequest:
-    """The checked request in a body of `POST /api/steer`. Raises UserError for invalid values or ones over a limit."""
+def steering_request(catalogue: Catalogue, entry: Dictionary, body: Mapping[str, Any]) -> SteeringRequest:
+    """The checked request in a body of `POST /api/steer`.
+
+    Raises UserError for invalid values or ones over a limit, NotFoundError for SAEs and latents that do not exist.
+    """
     request = request_from_json({k: v for k, v in body.items() if k not in ("site", "name", "values")})
     for field, text in (("prompt", request.prompt), ("instruction", request.instruction), ("system", request.system)):
         if len(text) > MAX_TEXT:
@@ -199,8 +204,13 @@ def steering_request(entry: Dictionary, body: Mapping[str, Any]) -> SteeringRequ
         )
     if len(request.edits) > MAX_EDITS:
         raise UserError(f"at most {MAX_EDITS} latents are edited together, got {len(request.edits)}")
+    # a latent of the request's own SAE is the same latent, whether or not it names that SAE
+    request = replace(request, edits=beside(request.edits, entry.saved.label))
+    others = labels_of(request.edits)
+    if len(others) >= KEPT_SAES:
+        raise UserError(f"latents of at most {KEPT_SAES} SAEs are edited together, got {len(others) + 1}")
     for edit in request.edits:
-        entry.check_latent(edit.latent)
+        (catalogue.sae_of(edit.sae) if edit.sae else entry).check_latent(edit.latent)
     return request
 
 
@@ -209,7 +219,16 @@ def steer_events(live: LiveModel, entry: Dictionary, request: SteeringRequest) -
     from monosemy.steering.generate import stream
 
     model, sae = live.model(), live.sae(entry)
-    return one_at_a_time(live, stream(model, sae, request, steering_scales(entry, sae)))
+    return one_at_a_time(live, stream(model, sae, request, steering_scales(entry, sae), others=_others(live, request)))
+
+
+def _others(live: LiveModel, request: SteeringRequest) -> dict[str, SteeredSae]:
+    """The SAEs beside the request's own whose latents it edits."""
+    from monosemy.steering.saes import SteeredSae
+
+    entries = {label: live.catalogue.sae_of(label) for label in labels_of(request.edits)}
+    saes = {label: live.sae(entry) for label, entry in entries.items()}
+    return {label: SteeredSae(sae, steering_scales(entries[label], sae)) for label, sae in saes.items()}
 
 
 def steering_scales(entry: Dictionary, sae: SparseAutoencoder) -> LatentScales:
@@ -243,20 +262,22 @@ def sweep_events(
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"a strength must be a finite number, got {str(value)[:40]!r}")
-    model, sae = live.model(), live.sae(entry)
-    return one_at_a_time(live, _sweep(model, sae, entry, request, values=[float(value) for value in values]))
+    live.sae(entry)
+    return one_at_a_time(live, _sweep(live, entry, request, [float(value) for value in values]))
 
 
 def _sweep(
-    model: LanguageModel, sae: SparseAutoencoder, entry: Dictionary, request: SteeringRequest, *, values: list[float]
+    live: LiveModel, entry: Dictionary, request: SteeringRequest, values: list[float]
 ) -> Iterator[dict[str, Any]]:
     """The events of a sweep, batch after batch; strengths that leave no answer make up an error at the end."""
     from monosemy.steering import sweep
 
-    started, scales = time.perf_counter(), steering_scales(entry, sae)
+    model, sae = live.model(), live.sae(entry)
+    started, scales, others = time.perf_counter(), steering_scales(entry, sae), _others(live, request)
     refused: list[str] = []
     for first in range(0, len(values), SWEEP_BATCH):
-        for event in sweep.sweep_events(model, sae, request, values[first : first + SWEEP_BATCH], scales=scales):
+        batch = values[first : first + SWEEP_BATCH]
+        for event in sweep.sweep_events(model, sae, request, batch, scales=scales, others=others):
             if event["kind"] == "too_strong":
                 refused.append(f"strength {setting_text(event['value'])}: {event['error']}")
             else:

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import ConfigDict, TypeAdapter
 
-from monosemy.steering import request
+from monosemy.steering import recipe, request
 
 REFERENCE = "#/components/schemas/"
 _kinds: dict[str, Any] = {}
@@ -61,8 +61,8 @@ def described_app(title: str, version: str) -> FastAPI:
 
 
 def with_docstrings() -> None:
-    """Has pydantic read the docstrings of the steering request's fields: these are plain dataclasses."""
-    for kind in (request.SteeringRequest, request.Edit, request.Positions):
+    """Has pydantic read the docstrings of steering requests' and recipes' fields: these are plain dataclasses."""
+    for kind in (request.SteeringRequest, request.Edit, request.Positions, recipe.SteeringRecipe):
         kind.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)  # type: ignore[union-attr]
 
 

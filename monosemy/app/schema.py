@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import TypeAliasType
 
 from monosemy.errors import UserError
+from monosemy.steering.recipe import SteeringRecipe
 
 Interval = tuple[float, float]
 Operation = Literal["add", "set", "scale", "cap", "ablate", "project"]
@@ -635,7 +636,23 @@ class Comparison(Wire):
 # ---------------------------------------------------------------- steering (events: steering/request.py)
 
 
+class RecipeName(Body):
+    """`POST /api/recipes/forget`."""
+
+    name: str
+
+
+class Recipes(Wire):
+    """`GET /api/recipes`, and the answer to a change (`PUT /api/recipes` takes one `SteeringRecipe`)."""
+
+    recipes: list[SteeringRecipe]
+    problems: list[str]
+    """Files that could not be read, and why."""
+
+
 class ResolvedEdit(Wire):
+    sae: str
+    """`SITE/NAME`, or empty for the SAE that the request is about."""
     latent: int
     operation: Operation
     value: float

@@ -1,7 +1,8 @@
 """Writes web/src/types.ts, the front-end's types, from the models of the API: `python -m monosemy.app.typescript`.
 
-Place on the path: schema.py, graph_schema.py and steering/request.py → JSON schema (by pydantic) → [TypeScript]. `make
-web` runs it, and a test fails when the file differs from the models. A field with a default is optional in TypeScript.
+Place on the path: schema.py, graph_schema.py, steering/request.py and steering/recipe.py → JSON schema (by pydantic) →
+[TypeScript]. `make web` runs it, and a test fails when the file differs from the models. A field with a default is
+optional in TypeScript.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ KINDS: tuple[Any, ...] = (
     schema.SweepValues,
     schema.SteerEvent,
     schema.SweepEvent,
+    schema.Recipes,
+    schema.RecipeName,
     schema.Notes,
     schema.NoteChange,
     graph_schema.GraphList,

@@ -18,8 +18,9 @@ from monosemy.app.server import DEFAULT_PORT, bind, server_of
 from monosemy.errors import UserError
 from monosemy.ranges import Range
 from monosemy.saes.listing import choose_sae, print_warnings
-from monosemy.serving.recipes import Recipe, read_recipe, written_edit
+from monosemy.serving.recipes import Recipe, read_recipe
 from monosemy.serving.room import ROOM
+from monosemy.steering.request import written_edit
 from monosemy.support.arguments import Parser, whole
 from monosemy.support.subjects import add_subject, open_subject
 
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--edit",
         action="append",
         default=[],
-        metavar="LATENT:OPERATION[:VALUE[:UNIT]]",
+        metavar="[SAE:]LATENT:OPERATION[:VALUE[:UNIT]]",
         help=f"An edit of the model MODEL:{STEERED}, as for monosemy steer; may be repeated.",
     )
     add(

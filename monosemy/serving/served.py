@@ -16,12 +16,15 @@ from monosemy.app.live import LiveModel, steering_scales
 from monosemy.app.monitored import watched_sae
 from monosemy.errors import UserError, unknown
 from monosemy.models.adapter import LanguageModel
+from monosemy.models.generation import PlacedEdit
 from monosemy.monitors.monitor import read_monitors, resolved
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.serving.answering import Hooks, Job, LatentRef
 from monosemy.serving.reading import SaeReader, SiteWatch
 from monosemy.serving.recipes import Recipe
-from monosemy.steering.edits import LatentScales, SiteEdit, Steering, resolve
+from monosemy.steering.edits import LatentScales, Steering
+from monosemy.steering.recipe import beside
+from monosemy.steering.saes import SteeredSae, SteeringSaes, TextEdits
 from monosemy.support.moved import Moved
 
 MAX_LATENTS = 256
@@ -126,9 +129,15 @@ class Served:
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raises UserError for edits that cannot be made: of latents that are not there, in unknown units."""
-        served = self.sae(recipe.sae)
+        saes = self._steering_saes(recipe)
         for edit in recipe.edits:
-            resolve(edit, served.sae, served.scales)
+            saes.resolve(edit)
+
+    def _steering_saes(self, recipe: Recipe) -> SteeringSaes:
+        """The SAEs whose latents the recipe's edits may name."""
+        own = self.sae(recipe.sae)
+        others = {label: SteeredSae(served.sae, served.scales) for label, served in self.saes.items()}
+        return SteeringSaes(own.sae, own.scales, others)
 
     def latent(self, words: str) -> LatentRef:
         """The latent that `[NAME=][SITE/NAME:]LATENT` means. Raises UserError for other words, and one out of range."""
@@ -147,8 +156,8 @@ class Served:
         """The latents that answers report unless a request names others: those given, else those of the recipe."""
         if self.latents or recipe is None:
             return self.latents
-        label = self.sae(recipe.sae).label
-        return tuple(self.latent(f"{label}:{latent}") for latent in dict.fromkeys(e.latent for e in recipe.edits))
+        edited = ((self.sae(edit.sae or recipe.sae).label, edit.latent) for edit in recipe.edits)
+        return tuple(self.latent(f"{label}:{latent}") for label, latent in dict.fromkeys(edited))
 
     def hooks(self, job: Job, recipe: Recipe | None) -> Hooks:
         """The hooks of a job's edits and readers."""
@@ -175,10 +184,9 @@ class Served:
         }
         return Hooks(watches, readers, sites, edited=recipe is not None)
 
-    def _edits(self, n_texts: int, recipe: Recipe | None) -> Mapping[str, SiteEdit]:
+    def _edits(self, n_texts: int, recipe: Recipe | None) -> Mapping[str, PlacedEdit]:
         if recipe is None:
             return {}
-        served = self.sae(recipe.sae)
-        steering = Steering(recipe.edits, recipe.positions, recipe.keep_error)
-        site = self.model.resolve(served.sae.config.site)
-        return {site: SiteEdit(served.sae, served.scales, [steering] * n_texts)}
+        edits = beside(recipe.edits, self.sae(recipe.sae).label)
+        steering = Steering(edits, recipe.positions, recipe.keep_error)
+        return TextEdits(self.model, self._steering_saes(recipe), [steering] * n_texts).hooks

@@ -10,6 +10,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,28 @@ from monosemy.config import SEED
 from monosemy.errors import UserError
 from monosemy.ranges import Range
 from monosemy.run import read_run
-from monosemy.saes.listing import choose_sae, print_warnings
+from monosemy.saes.listing import SavedSae, choose_sae, print_warnings
 from monosemy.steering.finding import named, names_of, print_found, score_words
-from monosemy.steering.request import COLUMNS, OPERATIONS, PLACES, UNITS, Edit, Positions, SteeringRequest
+from monosemy.steering.recipe import (
+    SteeringRecipe,
+    beside,
+    check_recipe_name,
+    find_recipe,
+    fully_named,
+    labels_of,
+    save_recipe,
+)
+from monosemy.steering.request import (
+    COLUMNS,
+    OPERATIONS,
+    OWN_SAE,
+    PLACES,
+    UNITS,
+    Edit,
+    SteeringRequest,
+    written_edit,
+    written_positions,
+)
 from monosemy.steering.room import ROOM
 from monosemy.steering.trial import N_TRIED
 from monosemy.support import json_text
@@ -34,9 +54,10 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
     from monosemy.steering.edits import LatentScales
+    from monosemy.steering.saes import SteeredSae, SteeringSaes
 
-Names = Mapping[int, str]
-"""Labels of latents by number."""
+Names = Mapping[str, Mapping[int, str]]
+"""Labels of latents by number, of each SAE that edits name."""
 LATENT = Range(0, example=12)
 STRENGTH = Range(-1e38, 1e38, example=8)
 """Any strength that float32 can hold; whether the text survives it shows in the answer."""
@@ -48,6 +69,7 @@ EXAMPLES = (
     'monosemy steer runs/demo --find Python function --prompt "How can I sleep better?"',
     'monosemy steer runs/demo --latent 12 --set 8 --unit max --prompt "What should I do this weekend?"',
     'monosemy steer runs/demo --edit 12:set:8:max --edit 40:ablate --prompt "…" --instruction "Talk about music."',
+    "monosemy steer runs/demo --edit 12:set:0.4:norm --edit layers.4.resid_post/jumprelu-l0_32-s0:7:ablate …",
     'monosemy steer runs/demo --latent 12 --sweep 0 2 4 8 --unit max --prompt "…"',
     "monosemy steer runs/demo --find July August      which latents make the model say these words",
 )
@@ -57,53 +79,100 @@ def run_steer(words: list[str]) -> None:
     """Runs `monosemy steer`. Raises UserError for bad input, where possible before the model is loaded."""
     options = _parser().parse_args(words)
     subject = open_subject(options, moved=("model",))
-    saved = choose_sae(subject.folder, subject.sae)
+    recipe = find_recipe(subject.folder, options.recipe) if options.recipe else None
+    saved = choose_sae(subject.folder, subject.sae or (recipe.sae if recipe else None))
     for word in options.find or ():
         require_characters("--find", word)
     # everything that can be checked without weights, before the model is loaded
     only_found = bool(options.find) and not options.prompt
-    request = None if only_found else _request(_with_found(options, 0) if options.find else options)
-    _check_latents(saved.folder, request)
-    print_warnings([saved])
+    request = None if only_found else _request(_with_found(options, 0) if options.find else options, recipe, saved)
+    others = _other_saes(subject.folder, request)
+    _check_latents(saved, others, request)
+    if options.save_recipe:
+        check_recipe_name(subject.folder, options.save_recipe)
+    print_warnings([saved, *others.values()])
     model, sae, scales = load_run(subject.folder, saved.folder, subject.moved)
+    loaded_others = _load_others(others, str(model.device))
     if options.find:
+        from monosemy.steering.saes import SteeringSaes
+
         scores, ranked = score_words(model, sae, scales, options.find)
         if only_found:
-            names = names_of(saved.folder, [int(scores.latents[row]) for row in ranked[:N_FOUND]])
-            print_found(model, sae, scores, rows=ranked[:N_FOUND], names=names)
+            found_names = names_of(saved.folder, [int(scores.latents[row]) for row in ranked[:N_FOUND]])
+            print_found(model, sae, scores, rows=ranked[:N_FOUND], names=found_names)
             return
-        request = _tried(model, sae, scales, options, [int(scores.latents[row]) for row in ranked[:N_TRIED]])
+        best = [int(scores.latents[row]) for row in ranked[:N_TRIED]]
+        request = _tried(model, SteeringSaes(sae, scales, loaded_others), options, best, about=(recipe, saved))
     assert request is not None
-    names = names_of(saved.folder, [edit.latent for edit in request.edits])
+    names = _names(saved, others, request)
+    if recipe and recipe.model not in ("", model.name):
+        print(f"warning: recipe {recipe.name!r} was made with {recipe.model}, this is {model.name}", file=sys.stderr)
     if options.sweep:
         from monosemy.steering.sweep import sweep_events
 
-        events = sweep_events(model, sae, request, options.sweep, scales=scales)
+        events = sweep_events(model, sae, request, options.sweep, scales=scales, others=loaded_others)
         _print_sweep(events, request, names, as_json=options.json)
-        return
-    from monosemy.steering.generate import stream
-
-    events = stream(model, sae, request, scales)
-    if options.json:
-        for event in events:
-            print(json_text.dumps(event), flush=True)
     else:
-        _print_columns(events, request, names)
+        from monosemy.steering.generate import stream
+
+        events = stream(model, sae, request, scales, others=loaded_others)
+        _print_columns(events, request, names, as_json=options.json)
+    if options.save_recipe:
+        new_recipe = SteeringRecipe(
+            options.save_recipe,
+            saved.label,
+            fully_named(request.edits, saved.label),
+            request.positions,
+            keep_error=request.keep_error,
+            prompt=request.prompt,
+            instruction=request.instruction,
+            model=model.name,
+        )
+        print(f"kept: {save_recipe(subject.folder, new_recipe)}", file=sys.stderr)
+
+
+def _other_saes(run: Path, request: SteeringRequest | None) -> dict[str, SavedSae]:
+    """The SAEs beside the request's own that its edits name, by `SITE/NAME`. Raises UserError for an unknown one."""
+    labels = labels_of(request.edits) if request else []
+    return {label: choose_sae(run, label) for label in labels}
+
+
+def _load_others(others: Mapping[str, SavedSae], device: str) -> dict[str, SteeredSae]:
+    from monosemy.steering.saes import SteeredSae
+
+    return {label: SteeredSae.load(other.folder, device) for label, other in others.items()}
+
+
+def _names(saved: SavedSae, others: Mapping[str, SavedSae], request: SteeringRequest) -> Names:
+    """The labels of the latents that the request edits."""
+    folders = {OWN_SAE: saved.folder} | {label: other.folder for label, other in others.items()}
+    return {
+        label: names_of(folder, [edit.latent for edit in request.edits if edit.sae == label])
+        for label, folder in folders.items()
+    }
 
 
 def _tried(
-    model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, options: argparse.Namespace, latents: list[int]
+    model: LanguageModel,
+    saes: SteeringSaes,
+    options: argparse.Namespace,
+    latents: list[int],
+    *,
+    about: tuple[SteeringRecipe | None, SavedSae],
 ) -> SteeringRequest:
-    """The request with that of these latents with which a short answer has most of the words (`trial`)."""
+    """The request with that of these latents with which a short answer has most of the words (`trial`).
+
+    `about` are the recipe and the SAE of the request.
+    """
     from monosemy.steering.strength import TooStrongError
     from monosemy.steering.trial import try_latents
 
-    requests = [_request(_with_found(options, latent)) for latent in latents]
+    requests = [_request(_with_found(options, latent), *about) for latent in latents]
     # a sweep names no strength of its own
     once = argparse.Namespace(**vars(options) | {"sweep": None})
-    tried = [_request(_with_found(once, latent)) for latent in latents]
+    tried = [_request(_with_found(once, latent), *about) for latent in latents]
     try:
-        best = try_latents(model, sae, scales, requests=tried, words=options.find)[0]
+        best = try_latents(model, saes, requests=tried, words=options.find)[0]
     except TooStrongError:  # of one of them; the answer to the first says so, if it is that
         return requests[0]
     said = f"says them {best.n_said} times in {best.n_words} words" if best.n_said else "is the first; none says them"
@@ -124,14 +193,15 @@ def _with_found(options: argparse.Namespace, latent: int) -> argparse.Namespace:
     return argparse.Namespace(**changed | {"set": FOUND_SET, "unit": "norm"})
 
 
-def _check_latents(sae_folder: Path, request: SteeringRequest | None) -> None:
-    """Raises UserError for a latent that the SAE lacks, before anything heavy is loaded."""
+def _check_latents(saved: SavedSae, others: Mapping[str, SavedSae], request: SteeringRequest | None) -> None:
+    """Raises UserError for a latent that its SAE lacks, before anything heavy is loaded."""
     from monosemy.saes.storage import read_sae_config
 
-    n = read_sae_config(sae_folder).d_sae
+    n_latents = {label: read_sae_config(sae.folder).d_sae for label, sae in {OWN_SAE: saved, **others}.items()}
     for edit in request.edits if request else ():
+        n = n_latents[edit.sae]
         if not 0 <= edit.latent < n:
-            raise UserError(f"latent {edit.latent} is out of range; this SAE has latents 0 to {n - 1}")
+            raise UserError(f"{edit.name} is out of range; {edit.sae or 'this SAE'} has latents 0 to {n - 1}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,11 +220,14 @@ def _parser() -> argparse.ArgumentParser:
         "--edit",
         action="append",
         default=[],
-        metavar="LATENT:OPERATION[:VALUE[:UNIT]]",
-        help="One more edit; may be repeated.",
+        metavar="[SAE:]LATENT:OPERATION[:VALUE[:UNIT]]",
+        help="One more edit; may be repeated. SAE names another SAE of the run, at the same or another site: "
+        "SITE/NAME, or NAME alone where only one site has it.",
     )
+    add("--recipe", metavar="NAME", help="Make the edits of a recipe: its name in the run, or its file.")
+    add("--save-recipe", metavar="NAME", help="Keep these edits in the run, for --recipe and the steering page.")
     places = ", ".join(PLACES[:-1])
-    add("--positions", default="all", help=f"Edited tokens: {places}, or START-STOP (token numbers of the prompt).")
+    add("--positions", help=f"Edited tokens: {places}, or START-STOP (token numbers of the prompt). (default: all)")
     add("--no-error", action="store_true", help="Leave out what the SAE does not reconstruct.")
     add("--columns", nargs="+", metavar="COLUMN", help=f"Columns to write, of: {', '.join(COLUMNS)}.")
     add("--instruction", default="", help="Add a column: the unsteered model told this before the prompt.")
@@ -193,15 +266,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _request(options: argparse.Namespace) -> SteeringRequest:
-    """The request that the flags describe."""
+def _request(
+    options: argparse.Namespace, recipe: SteeringRecipe | None = None, saved: SavedSae | None = None
+) -> SteeringRequest:
+    """The request that the flags describe, with the recipe's edits first, about the SAE `saved`.
+
+    Positions, reconstruction error and prompts that the flags leave out are the recipe's.
+    """
+    edits, positions = _edits(options), written_positions(options.positions or "all")
+    keep_error, prompt, instruction = not options.no_error, options.prompt, options.instruction
+    if recipe:
+        edits = (*recipe.edits, *edits)
+        positions = positions if options.positions else recipe.positions
+        keep_error, prompt = keep_error and recipe.keep_error, prompt or recipe.prompt
+        instruction = instruction or recipe.instruction
+    if saved:
+        edits = _with_full_names(edits, saved)
     return SteeringRequest(
-        prompt=options.prompt,
-        edits=_edits(options),
-        positions=_positions(options.positions),
-        keep_error=not options.no_error,
+        prompt=prompt,
+        edits=edits,
+        positions=positions,
+        keep_error=keep_error,
         columns=None if options.columns is None else tuple(options.columns),
-        instruction=options.instruction,
+        instruction=instruction,
         control=options.control,
         chat=False if options.plain else None,
         system=options.system,
@@ -210,6 +297,13 @@ def _request(options: argparse.Namespace) -> SteeringRequest:
         top_p=options.top_p,
         seed=options.seed,
     )
+
+
+def _with_full_names(edits: tuple[Edit, ...], saved: SavedSae) -> tuple[Edit, ...]:
+    """The edits with SAEs by `SITE/NAME`, also where NAME alone was typed; those of `saved` are the request's own."""
+    run = saved.folder.parents[2]
+    labels = {label: choose_sae(run, label).label for label in labels_of(edits)}
+    return beside((replace(edit, sae=labels.get(edit.sae, edit.sae)) for edit in edits), saved.label)
 
 
 def _edits(options: argparse.Namespace) -> tuple[Edit, ...]:
@@ -225,30 +319,7 @@ def _edits(options: argparse.Namespace) -> tuple[Edit, ...]:
     operation = operations[0] if operations else "set"
     value = getattr(options, operation) if operations else 0.0
     edits = [Edit(latent, operation, value, options.unit) for latent in options.latent]
-    return (*edits, *(_written_edit(text) for text in options.edit))
-
-
-def _written_edit(text: str) -> Edit:
-    """Parses an edit such as `12:set:8:max`. Raises UserError for any other form."""
-    parts = text.split(":")
-    rule = "an edit is written LATENT:OPERATION[:VALUE[:UNIT]], e.g. 12:set:8:max"
-    if not 2 <= len(parts) <= 4:
-        raise UserError(f"{rule}; got {text!r}")
-    try:
-        latent, value = int(parts[0]), float(parts[2]) if len(parts) > 2 else 0.0
-    except ValueError:
-        raise UserError(f"{rule}; got {text!r}") from None
-    return Edit(latent, parts[1], value, parts[3] if len(parts) > 3 else "raw")
-
-
-def _positions(text: str) -> Positions:
-    """The positions that --positions names: a word, or a range START-STOP."""
-    start, dash, stop = text.partition("-")
-    if dash and start.isdigit() and (stop.isdigit() or not stop):
-        return Positions("range", int(start), int(stop) if stop else None)
-    if text == "range":
-        raise UserError("give the range itself: --positions START-STOP, e.g. 3-10, or 3- for no end")
-    return Positions(text)
+    return (*edits, *(written_edit(text) for text in options.edit))
 
 
 def load_run(
@@ -265,8 +336,15 @@ def load_run(
     return model, sae, read_scales(sae_folder, sae)
 
 
-def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest, names_of_latents: Names) -> None:
-    """Prints the columns, then the measures. On a terminal the columns grow as they are written."""
+def _print_columns(
+    events: Iterator[dict[str, Any]], request: SteeringRequest, names_of_latents: Names, *, as_json: bool
+) -> None:
+    """Prints the columns, then the measures, or the events as JSON. On a terminal the columns grow as they are
+    written."""
+    if as_json:
+        for event in events:
+            print(json_text.dumps(event), flush=True)
+        return
     from rich.console import Console
     from rich.live import Live
 
@@ -305,9 +383,16 @@ def _print_columns(events: Iterator[dict[str, Any]], request: SteeringRequest, n
             console.print(_traces(measures, request, names_of_latents))
 
 
+def _called(sae: str, latent: int, names: Names) -> str:
+    """`12 (fires on “July”)`, with `of SITE/NAME` for a latent of another SAE than the request's own."""
+    text = named(latent, names.get(sae, {}))
+    return f"{text} of {sae}" if sae else text
+
+
 def _heading(column: dict[str, Any], names: Names) -> str:
     edits = ", ".join(
-        f"{named(e['latent'], names)} {e['operation']} {rounded_text(e['value'], 4)}" for e in column["edits"]
+        f"{_called(e['sae'], e['latent'], names)} {e['operation']} {rounded_text(e['value'], 4)}"
+        for e in column["edits"]
     )
     return f"{column['column']}: latent {edits}" if edits else column["column"]
 
@@ -357,15 +442,15 @@ def _traces(measures: dict[str, dict[str, Any]], request: SteeringRequest, names
     from rich.text import Text
 
     table = Table("latent, mean over the answer", *measures)
-    # latent → its first place among the edits: reversed, so that the first one is written last
-    at = {edit.latent: place for place, edit in reversed(list(enumerate(request.edits)))}
-    for latent, place in sorted(at.items(), key=lambda pair: pair[1]):
+    # (SAE, latent) → its first place among the edits: reversed, so that the first one is written last
+    at = {(edit.sae, edit.latent): place for place, edit in reversed(list(enumerate(request.edits)))}
+    for (sae, latent), place in sorted(at.items(), key=lambda pair: pair[1]):
         row = []
         for measure in measures.values():
             values = [token["edited_activations"][place] for token in measure["tokens"]]
             mean = sum(values) / len(values) if values else None
             row.append(value_text(mean, decimals=1, missing="none"))
-        table.add_row(Text(named(latent, names)), *row)
+        table.add_row(Text(_called(sae, latent, names)), *row)
     return table
 
 
@@ -382,7 +467,7 @@ def _print_sweep(events: Iterator[dict[str, Any]], request: SteeringRequest, nam
         "perplexity",
         "KL",
         "distinct-2",
-        escape(f"latent {named(edit.latent, names)}"),  # a label may hold what looks like markup
+        escape(f"latent {_called(edit.sae, edit.latent, names)}"),  # a label may hold what looks like markup
         "text",
         show_lines=True,
     )

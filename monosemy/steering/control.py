@@ -2,7 +2,8 @@
 
 Place on the path: request → [edits of the random column] → generate. The control must be able to have an effect, since
 ablating a latent that never fires does nothing. It is therefore drawn from the latents that fire about as often as the
-edited one. Its strength is rescaled by the ratio of the decoder norms, so that ‖c d_i‖ is the same for both.
+edited one, of the same SAE. Its strength is rescaled by the ratio of the decoder norms, so that ‖c d_i‖ is the same for
+both. With edits of several SAEs, every site has its own control.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from monosemy.errors import UserError
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.steering.edits import LatentScales
 from monosemy.steering.request import FACTORS, Edit
+from monosemy.steering.saes import SteeringSaes
 
 N_CANDIDATES = 50
 """The control is drawn from this many latents, those with the nearest firing counts."""
@@ -55,10 +57,32 @@ def control_edits(
     return tuple(edits_of_control)
 
 
-def has_control(edits: tuple[Edit, ...], sae: SparseAutoencoder, scales: LatentScales) -> bool:
-    """Whether enough other latents are left to give each edited one a partner."""
-    edited = {edit.latent for edit in edits}
-    return len(_candidates(edited, sae, scales)) >= len(edited)
+def controls_at_sites(
+    edits: tuple[Edit, ...], saes: SteeringSaes, seed: int, *, control: int | None = None
+) -> tuple[Edit, ...]:
+    """`control_edits` for edits of several SAEs, each moved to a latent of its own SAE; in the order of the edits.
+
+    `control` names the partner of the first edit's latent. Raises UserError as `control_edits` does.
+    """
+    moved: dict[int, Edit] = {}
+    for label in dict.fromkeys(edit.sae for edit in edits):
+        places = [i for i, edit in enumerate(edits) if edit.sae == label]
+        own = tuple(edits[i] for i in places)
+        partner = control if label == edits[0].sae else None
+        partners = control_edits(own, saes[label].sae, saes[label].scales, seed, control=partner)
+        moved |= dict(zip(places, partners, strict=True))
+    return tuple(moved[i] for i in range(len(edits)))
+
+
+def has_control(edits: tuple[Edit, ...], saes: SteeringSaes) -> bool:
+    """Whether enough other latents are left to give each edited one a partner of its own SAE."""
+    latents: dict[str, set[int]] = {}
+    for edit in edits:
+        latents.setdefault(edit.sae, set()).add(edit.latent)
+    return all(
+        len(_candidates(edited, saes[label].sae, saes[label].scales)) >= len(edited)
+        for label, edited in latents.items()
+    )
 
 
 def _candidates(excluded: set[int], sae: SparseAutoencoder, scales: LatentScales) -> Int64[Tensor, " candidate"]:

@@ -1,4 +1,4 @@
-"""Edits of latents, applied to the activations of one site while the model runs.
+"""Edits of latents of one SAE or of several at one site, applied to its activations while the model runs.
 
 Place on the path: request → [h becomes h'] → generate, measure. With f = encode(h) and d_i = W_dec[i]:
 
@@ -6,8 +6,10 @@ Place on the path: request → [h becomes h'] → generate, measure. With f = en
     set        h' = h + (c − f_i) d_i          cap       h' = h + (min(f_i, c) − f_i) d_i
     ablate     set with c = 0                  project   h' = h + (c − 1) (h·d_i / ‖d_i‖²) d_i  =  (I − P) h + c P h
 
-When several latents are edited, all changes are computed from the same h and then added up. With `keep_error`, the part
-of h that the SAE does not reconstruct stays in h'; without it, an edited position becomes decode(f) plus the change.
+When several latents are edited, all changes are computed from the same h and then added up, also those of several SAEs
+at one site (`JointEdit`): the result does not depend on an order, and each SAE reads the code it was trained to read.
+With `keep_error`, the part of h that the SAE does not reconstruct stays in h'; without it, an edited position becomes
+decode(f) plus the change, which several SAEs at one site cannot share. Edits at several sites are saes.py's.
 Units of c: `raw` is the latent's own activation, `max` is a multiple of the latent's maximum, and `norm` makes ‖c d_i‖
 that multiple of the site's typical activation norm. An edit that changes nothing leaves every bit as it was.
 
@@ -223,26 +225,25 @@ class SiteEdit:
     def _resolved(self, steering: Steering, scales: LatentScales) -> Steering:
         return replace(steering, edits=tuple(resolve(edit, self.sae, scales) for edit in steering.edits))
 
-    @torch.no_grad()
     def __call__(self, x_BTD: SiteActivations, place: Place) -> SiteActivations:
         """The activations after the edits, for `place` in their texts; the same tensor if nothing changes."""
+        return _edited([self], x_BTD, place)
+
+    def change(self, x_BTD: SiteActivations, place: Place) -> _Change:
+        """What the edits make of the activations, and counts the edited ones in `n_edited`."""
         if len(self.rows) != len(x_BTD):
             raise ValueError(f"edits for {len(self.rows)} texts met a batch of {len(x_BTD)}")
-        edited = x_BTD
         # all edited positions of the batch in one [N, D] array, text after text, so that one encoder pass serves all
         edited_BT = torch.stack([self._edited_mask(x_BTD[row], place, row) for row in range(len(x_BTD))])
-        self.n_edited = [n + int(count) for n, count in zip(self.n_edited, edited_BT.sum(1))]
-        if bool(edited_BT.any()):
-            edited = x_BTD.clone()
-            edited[edited_BT] = self._changed(x_BTD[edited_BT], edited_BT.sum(1).tolist())
-            # nothing changed: hand back the original, since a clone laid out differently in memory would make later
-            # layers sum in another order
-            if torch.equal(edited, x_BTD):
-                edited = x_BTD
+        counts = edited_BT.sum(1).tolist()
+        self.n_edited = [n + count for n, count in zip(self.n_edited, counts)]
+        return _Change(edited_BT, *self._changed(x_BTD[edited_BT].float(), counts))
+
+    def record(self, x_BTD: SiteActivations, edited_BTD: SiteActivations) -> None:
+        """Appends the watched latents' activations before and after all edits at the site."""
         if self.watch:
             self.before.append(self._read(x_BTD))
-            self.after.append(self.before[-1] if edited is x_BTD else self._read(edited))
-        return edited
+            self.after.append(self.before[-1] if edited_BTD is x_BTD else self._read(edited_BTD))
 
     def _edited_mask(self, x_TD: Float[Tensor, "position d_in"], place: Place, row: int) -> Bool[Tensor, " position"]:
         """The positions of text `row` that its edits change."""
@@ -252,13 +253,12 @@ class SiteEdit:
         positions = edited_positions(steering.positions, place, row)
         return positions if math.isinf(self.limit) else positions & (x_TD.float().norm(dim=-1) <= self.limit)
 
-    def _changed(self, x_ND: Activations, counts: list[int]) -> Activations:
-        """The activations after their edits; the first `counts[0]` belong to text 0, and so on.
-
-        Raises TooStrongError (`check_push`) where an edit overflows the model's dtype or drowns the text.
-        """
+    def _changed(self, h: Activations, counts: list[int]) -> tuple[Activations, Activations, Bool[Tensor, "n 1"]]:
+        """(base, added, moved) of the edited activations h; the first `counts[0]` belong to text 0, and so on."""
+        base, added, moved = h.clone(), torch.zeros_like(h), torch.zeros(len(h), 1, dtype=torch.bool, device=h.device)
+        if not len(h):
+            return base, added, moved
         # one encoder pass for all texts, and none when no edit needs a code
-        h = x_ND.float()
         edits = [edit for steering in self.rows if steering for edit in steering.edits]
         replaced = any(steering and not steering.keep_error for steering in self.rows)
         code = None
@@ -271,8 +271,8 @@ class SiteEdit:
         scale_N1 = self.sae.output_scale(h)
         x_hat = self.sae.decode(code) if replaced and code is not None else h
         # then each text's change: amounts a [n, E] times the directions of its E edits
-        new, first = x_ND.clone(), 0
-        for row, (steering, count) in enumerate(zip(self.rows, counts, strict=True)):
+        first = 0
+        for steering, count in zip(self.rows, counts, strict=True):
             at = slice(first, first + count)
             first += count
             if steering is None or not count:
@@ -283,21 +283,88 @@ class SiteEdit:
                 # `project` is a share of h itself, whatever the units of the code.
                 in_code = torch.tensor([e.operation != "project" for e in steering.edits], device=a_NE.device)
                 a_NE = torch.where(in_code, a_NE * scale_N1[at], a_NE)
-            change = a_NE @ torch.stack([directions[e.latent] for e in steering.edits])
-            base, site = h[at] if steering.keep_error else x_hat[at], self.sae.config.site
-            check_push(base, change, dtype=x_ND.dtype, site=site, row=row)
-            if steering.keep_error:
-                # where all amounts are zero, keep the activation itself: h + 0 would turn −0 into +0
-                moved = (a_NE != 0).any(1, keepdim=True)
-                new[at] = torch.where(moved, (h[at] + change).to(x_ND.dtype), x_ND[at])
-            else:
-                new[at] = (x_hat[at] + change).to(x_ND.dtype)
-        return new
+            added[at] = a_NE @ torch.stack([directions[e.latent] for e in steering.edits])
+            moved[at] = (a_NE != 0).any(1, keepdim=True)
+            if not steering.keep_error:
+                base[at], moved[at] = x_hat[at], True
+        return base, added, moved
 
     def _read(self, x_BTD: SiteActivations) -> Float[Tensor, "batch position watched"]:
         """The watched latents' activations."""
         code = self.sae.encode(x_BTD.flatten(0, 1).float())
         return latent_values(code, self.watch).view(*x_BTD.shape[:2], -1)
+
+
+class JointEdit:
+    """A hook that makes the edits of several SAEs at one site, each a `SiteEdit`, from the same activations.
+
+    A position is edited by those SAEs whose edits name it and for which it is no outlier. Raises UserError where a text
+    drops what an SAE does not reconstruct, since each SAE would put its own reconstruction in the activation's place.
+    """
+
+    def __init__(self, parts: Sequence[SiteEdit]) -> None:
+        self.parts = list(parts)
+        if any(steering and not steering.keep_error for part in parts for steering in part.rows):
+            raise UserError(
+                f"two SAEs at {parts[0].sae.config.site} cannot both put their reconstruction in the activation's "
+                "place; keep what they do not reconstruct (leave out --no-error), or edit latents of one of them"
+            )
+
+    def __call__(self, x_BTD: SiteActivations, place: Place) -> SiteActivations:
+        """As `SiteEdit.__call__`."""
+        return _edited(self.parts, x_BTD, place)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What the edits of one SAE make of a batch: base + added at the N edited positions, text after text."""
+
+    edited_BT: Bool[Tensor, "batch position"]
+    base_ND: Activations
+    """The activations themselves, or their reconstructions where what the SAE leaves out is dropped."""
+    added_ND: Activations
+    moved_N1: Bool[Tensor, "n 1"]
+    """Where anything changes at all: elsewhere the activation itself stays, since h + 0 would turn −0 into +0."""
+
+
+@torch.no_grad()
+def _edited(parts: Sequence[SiteEdit], x_BTD: SiteActivations, place: Place) -> SiteActivations:
+    """The activations after the edits of all parts, each computed from x; x itself if nothing changes.
+
+    Raises TooStrongError (`check_push`) where the edits overflow the model's dtype or drown the text.
+    """
+    change = _added_up([part.change(x_BTD, place) for part in parts], x_BTD)
+    edited = x_BTD
+    if bool(change.moved_N1.any()):
+        x_ND, first = x_BTD[change.edited_BT], 0
+        for row, count in enumerate(change.edited_BT.sum(1).tolist()):
+            base, added = change.base_ND[first : first + count], change.added_ND[first : first + count]
+            check_push(base, added, dtype=x_BTD.dtype, site=parts[0].sae.config.site, row=row)
+            first += count
+        edited = x_BTD.clone()
+        new = (change.base_ND + change.added_ND).to(x_BTD.dtype)
+        edited[change.edited_BT] = torch.where(change.moved_N1, new, x_ND)
+        # nothing changed: hand back the original, since a clone laid out differently in memory would make later
+        # layers sum in another order
+        if torch.equal(edited, x_BTD):
+            edited = x_BTD
+    for part in parts:
+        part.record(x_BTD, edited)
+    return edited
+
+
+def _added_up(changes: Sequence[_Change], x_BTD: SiteActivations) -> _Change:
+    """One change that adds what all of them add; of several, none may have another base than the activations."""
+    if len(changes) == 1:
+        return changes[0]
+    edited_BT = torch.stack([change.edited_BT for change in changes]).any(0)
+    base = x_BTD[edited_BT].float()
+    added, moved = torch.zeros_like(base), torch.zeros(len(base), 1, dtype=torch.bool, device=base.device)
+    for change in changes:
+        rows = change.edited_BT[edited_BT]
+        added[rows] += change.added_ND
+        moved[rows] |= change.moved_N1
+    return _Change(edited_BT, base, added, moved)
 
 
 def _amount(edit: Edit, f_N: PerToken, h_ND: Activations, direction: PerInput) -> PerToken:

@@ -16,7 +16,7 @@ that is abandoned half way leaves none behind.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,11 +28,12 @@ from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
 from monosemy.models.generation import Decoding, check_room, whole_text
 from monosemy.saes.base import SparseAutoencoder
-from monosemy.steering.control import control_edits, has_control
-from monosemy.steering.edits import LatentScales, SiteEdit, Steering, edited_positions, resolve
+from monosemy.steering.control import controls_at_sites, has_control
+from monosemy.steering.edits import LatentScales, Steering, edited_positions
 from monosemy.steering.measure import measure_answer
 from monosemy.steering.prompts import GrowingText, end_ids, prompt_ids, prompt_text, token_pieces, with_instruction
 from monosemy.steering.request import Positions, SteeringRequest
+from monosemy.steering.saes import SteeredSae, SteeringSaes, TextEdits
 from monosemy.steering.strength import check_finite
 
 Result = TypeVar("Result")
@@ -71,32 +72,36 @@ class Column:
 
 
 def stream(
-    model: LanguageModel, sae: SparseAutoencoder, request: SteeringRequest, scales: LatentScales | None = None
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    request: SteeringRequest,
+    scales: LatentScales | None = None,
+    *,
+    others: Mapping[str, SteeredSae] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the events of a request as they happen (request.py lists them).
 
-    The edits apply at `sae.config.site` of `model`. `scales` (`edits.read_scales`) are needed for the units max and
-    norm. Raises UserError before the first event for a latent out of range, an unknown scale, positions that no token
-    has, or a prompt that leaves no room for `n_tokens` more. Raises TooStrongError, instead of going on, for a change
-    that leaves nothing of the text.
+    The edits apply at `sae.config.site` of `model`, those that name one of `others` at the site of that one. `scales`
+    (`edits.read_scales`) are needed for the units max and norm. Raises UserError before the first event for a latent
+    out of range, an SAE that is not among the others, an unknown scale, positions that no token has, or a prompt that
+    leaves no room for `n_tokens` more. Raises TooStrongError, instead of going on, for a change that leaves nothing of
+    the text.
     """
     # all that can be refused without a pass is refused before the first event
-    scales = scales or LatentScales()
+    saes = SteeringSaes(sae, scales, others)
     started = time.perf_counter()
-    columns, control = make_columns(model, sae, request, scales)
+    columns, control = make_columns(model, saes, request)
     check_room(model, [column.prompt_ids for column in columns], request.n_tokens)
     for column in columns:
         if column.steering is not None:
             check_positions(request.positions, len(column.prompt_ids), request.n_tokens)
+    edits = TextEdits(model, saes, [column.steering for column in columns])
     yield {"kind": "start", "columns": [_describe(model, column) for column in columns], "control": control}
     # all columns are decoded in one batch; whatever is refused from here on is too strong an edit
-    rows = SiteEdit(sae, scales, [column.steering for column in columns])
     sampling = Sampling(request.temperature, request.top_p, request.seed)
     texts = [GrowingText(model.tokenizer) for _ in columns]
     for step, next_tokens in enumerate(
-        decode(
-            model, sae.config.site, [c.prompt_ids for c in columns], rows, n_tokens=request.n_tokens, sampling=sampling
-        )
+        decode(model, [c.prompt_ids for c in columns], edits, n_tokens=request.n_tokens, sampling=sampling)
     ):
         # the token that ends an answer is not part of its text
         for b, (token, log_prob, ended) in next_tokens.items():
@@ -121,19 +126,17 @@ def stream(
                 }
     # measured afterwards over the finished texts: another pass each, which a caller may skip
     if request.measure:
-        yield from _measures(model, sae, request, scales, columns=columns, answers=[text.ids for text in texts])
-    untouched = [c.name for c, n in zip(columns, rows.n_edited, strict=True) if c.steering is not None and not n]
+        yield from _measures(model, saes, request, columns=columns, answers=[text.ids for text in texts])
+    untouched = [c.name for c, n in zip(columns, edits.n_edited, strict=True) if c.steering is not None and not n]
     yield {"kind": "end", "seconds": time.perf_counter() - started, "untouched": untouched}
 
 
-def make_columns(
-    model: LanguageModel, sae: SparseAutoencoder, request: SteeringRequest, scales: LatentScales
-) -> tuple[list[Column], int | None]:
+def make_columns(model: LanguageModel, saes: SteeringSaes, request: SteeringRequest) -> tuple[list[Column], int | None]:
     """The requested columns with edits in raw units, and the random column's first latent (None without one)."""
     # raw units first: the control takes over the size of a push, not the unit in which the user gave it
-    edits = tuple(resolve(edit, sae, scales) for edit in request.edits)
-    names = request.columns or default_columns(request, sae, scales)
-    random_edits = control_edits(edits, sae, scales, request.seed, control=request.control) if "random" in names else ()
+    edits = tuple(saes.resolve(edit) for edit in request.edits)
+    names = request.columns or default_columns(request, saes)
+    random_edits = controls_at_sites(edits, saes, request.seed, control=request.control) if "random" in names else ()
     steering = {
         "steered": Steering(edits, request.positions, request.keep_error),
         "random": Steering(random_edits, request.positions, request.keep_error),
@@ -147,10 +150,10 @@ def make_columns(
     return columns, random_edits[0].latent if random_edits else None
 
 
-def default_columns(request: SteeringRequest, sae: SparseAutoencoder, scales: LatentScales) -> tuple[str, ...]:
+def default_columns(request: SteeringRequest, saes: SteeringSaes) -> tuple[str, ...]:
     """The columns of a request that names none; random is included if a latent is left for it."""
     prompted = ("prompted",) if request.instruction.strip() else ()
-    room = request.control is not None or has_control(request.edits, sae, scales)
+    room = request.control is not None or has_control(request.edits, saes)
     return ("default", "steered", *prompted, *(("random",) if room else ()))
 
 
@@ -175,9 +178,8 @@ def check_positions(positions: Positions, n_prompt: int, n_tokens: int) -> None:
 
 def decode(
     model: LanguageModel,
-    site: str,
     prompts: Sequence[Sequence[int]],
-    rows: SiteEdit | None,
+    edits: TextEdits | None,
     *,
     n_tokens: int,
     sampling: Sampling,
@@ -189,14 +191,15 @@ def decode(
     texts whose edits leave no answer (strength.py).
     """
     check_room(model, prompts, n_tokens)
-    decoding = Decoding(model, prompts, None if rows is None else {site: rows}, use_cache=use_cache)
+    decoding = Decoding(model, prompts, None if edits is None else edits.hooks, use_cache=use_cache)
     ends = end_ids(model)
     choose = Chooser(sampling, len(prompts))
     unfinished = set(range(len(prompts)))
     # without edits in a text, logits that are no numbers are the model's own fault and not too strong an edit
-    steerings = rows.rows if isinstance(rows, SiteEdit) else [None] * len(prompts)
+    is_edited = [False] * len(prompts) if edits is None else edits.is_edited
+    sites = "no site" if edits is None else ", ".join(edits.hooks)
     for step in range(n_tokens):
-        check_finite(decoding.logits, site, model, [steering is not None for steering in steerings])
+        check_finite(decoding.logits, sites, model, is_edited)
         tokens = choose(decoding.logits)
         log_probs = decoding.logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
         token_ids = tokens.tolist()
@@ -210,24 +213,22 @@ def decode(
 
 def generate(
     model: LanguageModel,
-    site: str,
     prompts: Sequence[Sequence[int]],
-    rows: SiteEdit | None = None,
+    edits: TextEdits | None = None,
     *,
     n_tokens: int = 60,
     sampling: Sampling | None = None,
     use_cache: bool = True,
 ) -> list[Answer]:
-    """Continues all prompts in one batch while `rows` edits `site`. Raises as `decode` does."""
+    """Continues all prompts in one batch while `edits` change it. Raises as `decode` does."""
     sampling = sampling or Sampling()
-    return finished(generating(model, site, prompts, rows, n_tokens=n_tokens, sampling=sampling, use_cache=use_cache))
+    return finished(generating(model, prompts, edits, n_tokens=n_tokens, sampling=sampling, use_cache=use_cache))
 
 
 def generating(
     model: LanguageModel,
-    site: str,
     prompts: Sequence[Sequence[int]],
-    rows: SiteEdit | None,
+    edits: TextEdits | None,
     *,
     n_tokens: int,
     sampling: Sampling,
@@ -238,7 +239,7 @@ def generating(
     log_probs: list[list[float]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
     for step, next_tokens in enumerate(
-        decode(model, site, prompts, rows, n_tokens=n_tokens, sampling=sampling, use_cache=use_cache)
+        decode(model, prompts, edits, n_tokens=n_tokens, sampling=sampling, use_cache=use_cache)
     ):
         for b, (token, log_prob, end) in next_tokens.items():
             ended[b] = end
@@ -304,15 +305,14 @@ def _describe(model: LanguageModel, column: Column) -> dict[str, Any]:
         "column": column.name,
         "prompt": column.prompt,
         "prompt_tokens": token_pieces(model.tokenizer, column.prompt_ids),
-        "edits": [{"latent": e.latent, "operation": e.operation, "value": e.value} for e in edits],
+        "edits": [{"sae": e.sae, "latent": e.latent, "operation": e.operation, "value": e.value} for e in edits],
     }
 
 
 def _measures(
     model: LanguageModel,
-    sae: SparseAutoencoder,
+    saes: SteeringSaes,
     request: SteeringRequest,
-    scales: LatentScales,
     *,
     columns: list[Column],
     answers: list[list[int]],
@@ -320,10 +320,15 @@ def _measures(
     """A `measure` event per column."""
     # every column is measured against the unsteered model after the user's own prompt, the prompted one included
     plain = prompt_ids(model, request.prompt, chat=request.chat, system=request.system)
-    watch = [edit.latent for edit in request.edits]
     for column, ids in zip(columns, answers, strict=True):
         measures = measure_answer(
-            model, sae, scales, column.prompt_ids, answer=ids, steering=column.steering, plain_prompt=plain, watch=watch
+            model,
+            saes,
+            column.prompt_ids,
+            answer=ids,
+            steering=column.steering,
+            plain_prompt=plain,
+            watch=request.edits,
         )
         yield {"kind": "measure", "column": column.name, **measures.to_json(model.tokenizer, column.prompt_ids, ids)}
 
@@ -333,10 +338,12 @@ def steer(
     sae: SparseAutoencoder,
     request: SteeringRequest,
     scales: LatentScales | None = None,
+    *,
+    others: Mapping[str, SteeredSae] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Runs a request to its end and returns its columns: {column: {"text", "stopped", values of its measure event}}."""
     results: dict[str, dict[str, Any]] = {}
-    for event in stream(model, sae, request, scales):
+    for event in stream(model, sae, request, scales, others=others):
         if event["kind"] in ("done", "measure"):
             results.setdefault(event["column"], {}).update({k: v for k, v in event.items() if k != "kind"})
     return results

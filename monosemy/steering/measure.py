@@ -26,9 +26,10 @@ from torch import Tensor
 
 from monosemy.models.adapter import LanguageModel, Start
 from monosemy.models.generation import whole_text
-from monosemy.saes.base import SparseAutoencoder
-from monosemy.steering.edits import LatentScales, SiteEdit, Steering
+from monosemy.steering.edits import Steering
 from monosemy.steering.prompts import token_pieces
+from monosemy.steering.request import Edit
+from monosemy.steering.saes import SteeringSaes, TextEdits
 from monosemy.steering.strength import check_finite
 
 
@@ -98,26 +99,25 @@ class AnswerMeasures:
 
 def measure_answer(
     model: LanguageModel,
-    sae: SparseAutoencoder,
-    scales: LatentScales,
+    saes: SteeringSaes,
     prompt: Sequence[int],
     *,
     answer: Sequence[int],
     steering: Steering | None,
     plain_prompt: Sequence[int] | None = None,
-    watch: Sequence[int] = (),
+    watch: Sequence[Edit] = (),
 ) -> AnswerMeasures:
     """Measures an answer that was written after `prompt` under `steering`.
 
-    The reference is the unsteered model after `plain_prompt` (None: after `prompt` itself). `watch` names the latents
-    whose activations are recorded. Raises TooStrongError when the edits leave no finite logits.
+    The reference is the unsteered model after `plain_prompt` (None: after `prompt` itself). `watch` are edits whose
+    latents' activations are recorded. Raises TooStrongError when the edits leave no finite logits.
     """
-    edit = SiteEdit(sae, scales, [steering], watch)
+    edits = TextEdits(model, saes, [steering], watch)
     plain = list(prompt if plain_prompt is None else plain_prompt)
     tokens = torch.tensor([[*prompt, *answer]])
-    # both passes share the layers before the site, where the edit has no effect yet
-    start = model.prefix(tokens, sae.config.site)
-    log_q = _answer_log_probs(model, tokens, len(prompt), edit, start=start)
+    # both passes share the layers before the first site, where no edit has an effect yet
+    start = saes.start(model, tokens, [*(steering.edits if steering else ()), *watch])
+    log_q = _answer_log_probs(model, tokens, len(prompt), edits, start=start)
     if plain == list(prompt):
         # an unsteered answer to the plain prompt is its own reference: KL and change are exactly 0
         log_p = log_q if steering is None else _answer_log_probs(model, tokens, len(prompt), None, start=start)
@@ -125,12 +125,13 @@ def measure_answer(
         log_p = _answer_log_probs(model, torch.tensor([[*plain, *answer]]), len(plain), None, start=None)
     targets = torch.tensor(list(answer), dtype=torch.int64)[:, None]
     untraced = torch.zeros(len(prompt) + len(answer), 0)
+    before, after = edits.traces() if watch else (untraced, untraced)
     return AnswerMeasures(
         log_probs=log_q.gather(1, targets)[:, 0],
         unsteered_log_probs=log_p.gather(1, targets)[:, 0],
         kl=_divergence(log_q, log_p),
-        before=edit.before[0][0].cpu() if watch else untraced,
-        after=edit.after[0][0].cpu() if watch else untraced,
+        before=before,
+        after=after,
         distinct=(distinct_n(answer, 1), distinct_n(answer, 2), distinct_n(answer, 3)),
     )
 
@@ -145,17 +146,17 @@ def _answer_log_probs(
     model: LanguageModel,
     tokens: Int[Tensor, "1 position"],
     n_prompt: int,
-    edit: SiteEdit | None,
+    edits: TextEdits | None,
     *,
     start: Start | None,
 ) -> Float[Tensor, "n vocab"]:
     """Log-probabilities of every next token along the answer, from one pass over the whole text."""
     # logits at position t predict token t + 1: those of the answer start one position early, the last predict nothing
     place = whole_text(tokens.to(model.device), n_prompt)
-    edits = None if edit is None else {edit.sae.config.site: lambda x: edit(x, place)}
-    logits = model.logits(tokens, edits, start)[0, n_prompt - 1 : -1]
+    logits = model.logits(tokens, None if edits is None else edits.at(place), start)[0, n_prompt - 1 : -1]
     if len(logits):
-        check_finite(logits[None], "the site" if edit is None else edit.sae.config.site, model, [edit is not None])
+        sites = "no site" if edits is None else ", ".join(edits.hooks)
+        check_finite(logits[None], sites, model, [edits is not None and edits.is_edited[0]])
     return logits.float().log_softmax(-1).cpu()
 
 

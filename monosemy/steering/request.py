@@ -6,7 +6,8 @@ Place on the path: [request] → edits (the activation's change) → generate (t
 `generate.stream` answers a request with these events in this order, one dict each; every value is JSON:
 
   start    {"kind": "start", "columns": [{"column", "prompt": the text given to the model, "prompt_tokens": [str],
-           "edits": [{"latent", "operation", "value": raw units, or a factor for scale and project}]}],
+           "edits": [{"sae": label or "" for the request's own, "latent", "operation", "value": raw units, or a factor
+           for scale and project}]}],
            "control": the random column's latent (of the first edit) or null}
   token    {"kind": "token", "column", "step": 0, 1, …, "token": id, "text": what this token adds to the text (empty
            while a character is incomplete), "log_prob": of the token where it was written}
@@ -52,6 +53,8 @@ PLACES = ("all", "prompt", "generated", "range")
 COLUMNS = ("default", "steered", "prompted", "random")
 FACTORS = ("scale", "project")
 """Operations whose value is a factor and has no unit."""
+OWN_SAE = ""
+"""The name by which an edit means the SAE that the request is about."""
 DECIDING = ("set", "ablate", "cap", "scale", "project")
 """Operations that determine the latent's final value. A latent may have one of them; `add` may stand beside it."""
 
@@ -77,6 +80,13 @@ class Edit:
     """In `unit`; a factor for scale and project; not used by ablate."""
     unit: Annotated[str, Choice(tuple(UNITS))] = "raw"
     """One of `UNITS`; not used by scale, project and ablate."""
+    sae: str = OWN_SAE
+    """`SITE/NAME` of the latent's SAE; empty: the one that the request is about."""
+
+    @property
+    def name(self) -> str:
+        """What messages call the latent: `latent 12`, or `latent 12 of SITE/NAME`."""
+        return f"latent {self.latent} of {self.sae}" if self.sae else f"latent {self.latent}"
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
@@ -84,7 +94,7 @@ class Edit:
         if self.unit not in UNITS:
             raise unknown("unit", self.unit, UNITS)
         if not math.isfinite(self.value):
-            raise UserError(f"the strength of latent {self.latent} must be a finite number, got {self.value}")
+            raise UserError(f"the strength of {self.name} must be a finite number, got {self.value}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ class SteeringRequest:
 
     prompt: str
     edits: tuple[Edit, ...]
-    """At most one of `DECIDING` per latent; any number of `add`."""
+    """At most one of `DECIDING` per latent of an SAE; any number of `add`."""
     positions: Positions = field(default_factory=Positions)
     keep_error: bool = True
     """Keep what the SAE does not reconstruct; False replaces edited positions by the edited reconstruction."""
@@ -125,7 +135,7 @@ class SteeringRequest:
     instruction: str = ""
     """For the prompted column, e.g. `Talk about July.`"""
     control: int | None = None
-    """The latent of the random column; None draws one from `seed`."""
+    """The random column's latent in the place of the first edit's, of the same SAE; None draws it from `seed` too."""
     chat: bool | None = None
     """Wrap the prompt by the model's chat template; None: when the model has one."""
     system: str = ""
@@ -167,25 +177,54 @@ class SteeringRequest:
             raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
 
+def written_edit(text: str) -> Edit:
+    """Parses an edit such as `12:set:8:max` or `layers.4.resid_post/jumprelu-l0_32-s0:12:ablate`.
+
+    Raises UserError for any other form.
+    """
+    parts, sae = text.strip().split(":"), OWN_SAE
+    rule = "an edit is written [SAE:]LATENT:OPERATION[:VALUE[:UNIT]], e.g. 12:set:8:max"
+    if not parts[0].lstrip("+-").isdigit() and len(parts) > 2 and parts[1].isdigit():
+        sae, *parts = parts
+    if not 2 <= len(parts) <= 4:
+        raise UserError(f"{rule}; got {text[:80]!r}")
+    try:
+        latent, value = int(parts[0]), float(parts[2]) if len(parts) > 2 else 0.0
+    except ValueError:
+        raise UserError(f"{rule}; got {text[:80]!r}") from None
+    return Edit(latent, parts[1], value, parts[3] if len(parts) > 3 else "raw", sae=sae)
+
+
+def written_positions(text: str) -> Positions:
+    """The positions that a word names (`prompt`), or a range START-STOP (`3-10`, `3-`)."""
+    start, dash, stop = text.partition("-")
+    if dash and start.isdigit() and (stop.isdigit() or not stop):
+        return Positions("range", int(start), int(stop) if stop else None)
+    if text == "range":
+        raise UserError("give the range itself: --positions START-STOP, e.g. 3-10, or 3- for no end")
+    return Positions(text)
+
+
 def check_agreement(edits: Sequence[Edit]) -> None:
     """Raises UserError if a latent has two operations that each determine its value, since their changes would add up.
 
     All changes are computed from the same activation f: `set 8` twice would give 16 − f, `set 8` and `ablate` 8 − f.
     `set` with `add` is allowed, as a push on top of the set value.
     """
-    # latent → its one deciding operation
-    decided: dict[int, str] = {}
+    # (SAE, latent) → its one deciding operation
+    decided: dict[tuple[str, int], str] = {}
     for edit in edits:
         if edit.operation not in DECIDING:
             continue
-        if edit.latent in decided:
-            first, second = decided[edit.latent], edit.operation
+        key = edit.sae, edit.latent
+        if key in decided:
+            first, second = decided[key], edit.operation
             how = f"{first} twice" if first == second else f"{first} and {second}"
             raise UserError(
-                f"latent {edit.latent} is edited by {how}, which would add up; give it one of {', '.join(DECIDING)} "
+                f"{edit.name} is edited by {how}, which would add up; give it one of {', '.join(DECIDING)} "
                 "(add may stand beside it)"
             )
-        decided[edit.latent] = edit.operation
+        decided[key] = edit.operation
 
 
 def request_from_json(values: Any) -> SteeringRequest:

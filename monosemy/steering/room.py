@@ -1,4 +1,4 @@
-"""The steering room: registers the command `monosemy steer`."""
+"""The steering room: registers the commands `monosemy steer` and `monosemy bias`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ ROOM = Room(
             "steer",
             "write text with latents changed, beside the unchanged model and controls",
             "monosemy.steering.command:run_steer",
+            continues=False,
+            purpose="steer",
+        ),
+        Command(
+            "bias",
+            "measure a bias on texts of your own, and what changing latents does to it",
+            "monosemy.steering.bias_command:run_bias",
             continues=False,
             purpose="steer",
         ),

@@ -10,7 +10,7 @@ are not independent; compare points by the mean of their differences prompt by p
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +18,12 @@ from monosemy.errors import UserError
 from monosemy.models.adapter import LanguageModel
 from monosemy.models.generation import check_room
 from monosemy.saes.base import SparseAutoencoder
-from monosemy.steering.edits import LatentScales, SiteEdit, Steering, resolve
+from monosemy.steering.edits import LatentScales, Steering
 from monosemy.steering.generate import Answer, Sampling, check_positions, finished, generating
 from monosemy.steering.measure import AnswerMeasures, measure_answer
 from monosemy.steering.prompts import prompt_ids
 from monosemy.steering.request import Edit, SteeringRequest
+from monosemy.steering.saes import SteeredSae, SteeringSaes, TextEdits
 from monosemy.steering.strength import TooStrongError
 
 BATCH_TEXTS = 64
@@ -42,8 +43,7 @@ class SweepPoint:
 
 def answer_all(
     model: LanguageModel,
-    sae: SparseAutoencoder,
-    scales: LatentScales,
+    saes: SteeringSaes,
     prompts: Sequence[Sequence[int]],
     *,
     steerings: Sequence[Steering | None],
@@ -57,27 +57,18 @@ def answer_all(
     the number of answers as they are finished. Raises UserError for a prompt that leaves no room for `n_tokens`, and
     TooStrongError for a steering that leaves no answer.
     """
-    steerable = _Steerable(model, sae, scales)
     return finished(
-        _answering(steerable, prompts, steerings, n_tokens, sampling=sampling or Sampling(), advance=advance)
+        _answering(model, saes, prompts, steerings, n_tokens=n_tokens, sampling=sampling or Sampling(), advance=advance)
     )
 
 
-@dataclass(frozen=True)
-class _Steerable:
-    """A model with the SAE that steers it."""
-
-    model: LanguageModel
-    sae: SparseAutoencoder
-    scales: LatentScales
-
-
 def _answering(
-    steerable: _Steerable,
+    model: LanguageModel,
+    saes: SteeringSaes,
     prompts: Sequence[Sequence[int]],
     steerings: Sequence[Steering | None],
-    n_tokens: int,
     *,
+    n_tokens: int,
     sampling: Sampling,
     advance: Callable[[int], object] | None = None,
     too_strong: dict[int, str] | None = None,
@@ -87,7 +78,6 @@ def _answering(
     With `too_strong`, a steering that leaves no answer to some prompt does not raise. It is recorded there with the
     reason, and has no answers.
     """
-    model, sae = steerable.model, steerable.sae
     check_room(model, prompts, n_tokens)
     # (steering, prompt) pairs, so that a batch may mix several strengths
     jobs = [(s, p) for s in range(len(steerings)) for p in range(len(prompts))]
@@ -97,12 +87,12 @@ def _answering(
         batch = jobs[first : first + BATCH_TEXTS]
         # repeated until the batch passes: each failure removes at least one steering
         while batch := [job for job in batch if job[0] not in failures]:
-            rows = SiteEdit(sae, steerable.scales, [steerings[s] for s, _ in batch])
+            edits = TextEdits(model, saes, [steerings[s] for s, _ in batch])
             # one random group per prompt: the steerings of a prompt differ in what was done to them, not in their draws
             shared = replace(sampling, groups=tuple(p for _, p in batch))
             texts = [prompts[p] for _, p in batch]
             try:
-                answers = yield from generating(model, sae.config.site, texts, rows, n_tokens=n_tokens, sampling=shared)
+                answers = yield from generating(model, texts, edits, n_tokens=n_tokens, sampling=shared)
             except TooStrongError as error:
                 if too_strong is None or not error.rows:
                     raise
@@ -117,8 +107,7 @@ def _answering(
 
 def sweep(
     model: LanguageModel,
-    sae: SparseAutoencoder,
-    scales: LatentScales,
+    saes: SteeringSaes,
     prompts: Sequence[Sequence[int]],
     *,
     steering: Steering,
@@ -137,8 +126,7 @@ def sweep(
     prompts = different
     steps = _sweeping(
         model,
-        sae,
-        scales,
+        saes,
         prompts,
         steering=steering,
         values=values,
@@ -150,8 +138,7 @@ def sweep(
 
 def _sweeping(
     model: LanguageModel,
-    sae: SparseAutoencoder,
-    scales: LatentScales,
+    saes: SteeringSaes,
     prompts: Sequence[Sequence[int]],
     *,
     steering: Steering,
@@ -164,18 +151,18 @@ def _sweeping(
     steerings = [_at(steering, value) for value in _checked(values)]
     for point_steering in steerings:
         for edit in point_steering.edits:
-            resolve(edit, sae, scales)
-    watch = [steering.edits[0].latent]
+            saes.resolve(edit)
+    watch = steering.edits[:1]
     failures: dict[int, str] = {}
     answers = yield from _answering(
-        _Steerable(model, sae, scales), prompts, steerings, n_tokens, sampling=sampling, too_strong=failures
+        model, saes, prompts, steerings, n_tokens=n_tokens, sampling=sampling, too_strong=failures
     )
     for number, (value, point_steering, row) in enumerate(zip(values, steerings, answers, strict=True)):
         if number in failures:
             yield SweepPoint(value, [], [], failures[number])
             continue
         measures = [
-            measure_answer(model, sae, scales, prompt, answer=answer.ids, steering=point_steering, watch=watch)
+            measure_answer(model, saes, prompt, answer=answer.ids, steering=point_steering, watch=watch)
             for prompt, answer in zip(prompts, row, strict=True)
         ]
         yield SweepPoint(value, row, measures)
@@ -188,6 +175,7 @@ def sweep_events(
     values: Sequence[float],
     *,
     scales: LatentScales | None = None,
+    others: Mapping[str, SteeredSae] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the sweep of a request's steered column as JSON events. After every token comes
 
@@ -209,8 +197,7 @@ def sweep_events(
     sampling = Sampling(request.temperature, request.top_p, request.seed)
     steps = _sweeping(
         model,
-        sae,
-        scales or LatentScales(),
+        SteeringSaes(sae, scales, others),
         [prompt],
         steering=steering,
         values=values,

@@ -22,8 +22,7 @@ from monosemy.steering.request import SteeringRequest
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
-    from monosemy.saes.base import SparseAutoencoder
-    from monosemy.steering.edits import LatentScales
+    from monosemy.steering.saes import SteeringSaes
 
 N_TRIED = 32
 N_TOKENS = 32
@@ -48,8 +47,7 @@ class Trial(NamedTuple):
 
 def try_latents(
     model: LanguageModel,
-    sae: SparseAutoencoder,
-    scales: LatentScales,
+    saes: SteeringSaes,
     *,
     requests: Sequence[SteeringRequest],
     words: Sequence[str],
@@ -60,18 +58,18 @@ def try_latents(
     """
     import dataclasses
 
-    from monosemy.steering.edits import SiteEdit
     from monosemy.steering.generate import Sampling, finished, generating, make_columns
+    from monosemy.steering.saes import TextEdits
     from monosemy.support import progress
 
     steered = [
-        make_columns(model, sae, dataclasses.replace(request, columns=("steered",)), scales)[0][0]
-        for request in requests
+        make_columns(model, saes, dataclasses.replace(request, columns=("steered",)))[0][0] for request in requests
     ]
-    prompts, edit = [column.prompt_ids for column in steered], SiteEdit(sae, scales, [c.steering for c in steered])
+    prompts = [column.prompt_ids for column in steered]
+    edits = TextEdits(model, saes, [column.steering for column in steered])
     n_tokens = min(N_TOKENS, requests[0].n_tokens)
     with progress.stage(f"try the first {len(prompts)}", total=n_tokens, unit="tokens") as bar:
-        writing = generating(model, sae.config.site, prompts, edit, n_tokens=n_tokens, sampling=Sampling())
+        writing = generating(model, prompts, edits, n_tokens=n_tokens, sampling=Sampling())
         answers = finished(writing, advance=bar.advance)
     trials = [_trial(number, answer.ids, answer.text, words) for number, answer in enumerate(answers)]
     return sorted(trials, key=lambda trial: (not trial.fluent, -trial.share))

@@ -35,6 +35,7 @@ from monosemy.steering.measure import distinct_n, measure_answer
 from monosemy.steering.output_score import output_scores
 from monosemy.steering.prompts import prompt_ids, with_instruction
 from monosemy.steering.request import Edit
+from monosemy.steering.saes import SteeringSaes
 from monosemy.steering.sweep import answer_all
 from monosemy.support.files import read_json
 from research import common
@@ -135,13 +136,15 @@ class Bench:
     """Candidates per wish that are tried by writing."""
     n_controls: int
 
+    @property
+    def saes(self) -> SteeringSaes:
+        return SteeringSaes(self.sae, self.scales)
+
     def prompts(self, questions: Sequence[str], instruction: str = "") -> list[list[int]]:
         return [prompt_ids(self.model, with_instruction(q, instruction) if instruction else q) for q in questions]
 
     def answers(self, questions: Sequence[str], steerings: Sequence[Steering | None]) -> list[list[Answer]]:
-        return answer_all(
-            self.model, self.sae, self.scales, self.prompts(questions), steerings=steerings, n_tokens=self.n_tokens
-        )
+        return answer_all(self.model, self.saes, self.prompts(questions), steerings=steerings, n_tokens=self.n_tokens)
 
 
 def mentions(text: str, words: str) -> bool:
@@ -158,7 +161,7 @@ def complex_share(text: str) -> float | None:
 def perplexity(bench: Bench, question: str, answer: Answer) -> float | None:
     """Under the unsteered model, after the question alone."""
     prompt = bench.prompts([question])[0]
-    return measure_answer(bench.model, bench.sae, bench.scales, prompt, answer=answer.ids, steering=None).perplexity
+    return measure_answer(bench.model, bench.saes, prompt, answer=answer.ids, steering=None).perplexity
 
 
 def judged(
@@ -213,8 +216,7 @@ def wish(
     )
     prompted = answer_all(
         bench.model,
-        bench.sae,
-        bench.scales,
+        bench.saes,
         bench.prompts(judge, instruction),
         steerings=[None],
         n_tokens=bench.n_tokens,

@@ -167,7 +167,9 @@ def _steering_page() -> Iterator[str]:
     leans = [f"{value:+.2f}".replace("-", "−") for value in (*before["lean"], *after["lean"])]
     yield f"from {leans[0]} (occupations of women) and {leans[1]} (of men"
     yield f"to {leans[2]} and {leans[3]}. The latent says"
-    yield f"falls from {before['share_he_or_she']:.2f} to {after['share_he_or_she']:.2f}"
+    # the record's name for it is older than the library's
+    either = "either" if "either" in before else "share_he_or_she"
+    yield f"falls from {before[either]:.2f} to {after[either]:.2f}"
 
 
 def _browser_page() -> Iterator[str]:

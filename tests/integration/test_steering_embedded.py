@@ -13,6 +13,7 @@ from monosemy.steering.generate import generate, steer, stream
 from monosemy.steering.output_score import word_tokens
 from monosemy.steering.prompts import end_ids, prompt_ids, prompt_text
 from monosemy.steering.request import Edit, SteeringRequest
+from monosemy.steering.saes import SteeringSaes, TextEdits
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +60,7 @@ def test_the_chat_template_makes_the_prompt(embedded_model):
 
 def test_greedy_answers_are_those_of_transformers(embedded_model):
     ids = prompt_ids(embedded_model, QUESTION)
-    answer = generate(embedded_model, SITE, [ids], n_tokens=20)[0]
+    answer = generate(embedded_model, [ids], n_tokens=20)[0]
     theirs = embedded_model.module.generate(
         torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -87,10 +88,9 @@ def test_cached_batch_agrees_with_whole_passes_while_steered(embedded_model, sae
 
 def test_adding_zero_changes_nothing_to_the_last_bit(embedded_model, sae, scales):
     prompts = [prompt_ids(embedded_model, QUESTION)] * 2
-    idle = SiteEdit(sae, scales, [Steering((Edit(3, "add", 0.0), Edit(4, "scale", 1.0)))] * 2)
-    assert generate(embedded_model, SITE, prompts, idle, n_tokens=10) == generate(
-        embedded_model, SITE, prompts, n_tokens=10
-    )
+    nothing = Steering((Edit(3, "add", 0.0), Edit(4, "scale", 1.0)))
+    idle = TextEdits(embedded_model, SteeringSaes(sae, scales), [nothing] * 2)
+    assert generate(embedded_model, prompts, idle, n_tokens=10) == generate(embedded_model, prompts, n_tokens=10)
 
 
 def test_a_language_direction_turns_the_answer_french(embedded_model, sae, scales):

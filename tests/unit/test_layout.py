@@ -36,7 +36,7 @@ STUDY_FILES = {
     "pairs.json",
 }
 FILES |= STUDY_FILES
-FOLDERS = {"saes", "features", "checkpoints", "figures", "jacobian", ".work", "tensorboard", "earlier-"}
+FOLDERS = {"recipes", "saes", "features", "checkpoints", "figures", "jacobian", ".work", "tensorboard", "earlier-"}
 OTHER_FORMATS = {
     Path("monosemy/features/export/circuit_tracer.py"): {"features"},  # the folder that circuit-tracer reads
     Path("monosemy/saes/formats/sparsify.py"): {"sae.safetensors"},

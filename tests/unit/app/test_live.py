@@ -143,12 +143,14 @@ def test_unit_max_is_the_maximum_that_the_page_tells(tmp_path: Path):
     live = LiveModel(catalogue)
     for latent in (5, 6):
         edit = {"latent": latent, "operation": "set", "value": 2, "unit": "max"}
-        request = steering_request(entry, STEER | {"edits": [edit]})
+        request = steering_request(live.catalogue, entry, STEER | {"edits": [edit]})
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             start = next(iter(steer_events(live, entry, request)))
         assert start["columns"][1]["edits"][0]["value"] == 2 * entry.steering_max(latent)[0]  # type: ignore[index]
-    silent = steering_request(entry, STEER | {"edits": [{"latent": 8, "operation": "set", "value": 2, "unit": "max"}]})
+    silent = steering_request(
+        live.catalogue, entry, STEER | {"edits": [{"latent": 8, "operation": "set", "value": 2, "unit": "max"}]}
+    )
     with pytest.raises(UserError, match="latent 8 never fired"):
         next(iter(steer_events(live, entry, silent)))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from feature_runs import NAME, SITE, write_feature_run
 
-from monosemy.config import ModelConfig, RunConfig
+from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.features.store.database import open_features
 from monosemy.run import open_run
@@ -19,17 +19,6 @@ from monosemy.saes.storage import save_sae
 from monosemy.steering import command
 from monosemy.steering.finding import named, names_of
 from monosemy.steering.request import Edit, Positions
-
-
-@pytest.fixture
-def run(tmp_path):
-    """A run with four untrained SAEs of a tiny model."""
-    folder = tmp_path / "run"
-    with open_run(folder, RunConfig(model=ModelConfig(source="embedded"))) as opened:
-        for architecture, l0 in (("topk", 4), ("jumprelu", 2), ("jumprelu", 4), ("jumprelu", 8)):
-            sae = build_sae(SaeConfig(architecture, 16, 32, l0, site="layers.2.resid_post"))
-            save_sae(sae, opened.files.sae("layers.2.resid_post", f"{architecture}-l0_{l0}-s0").folder)
-    return folder
 
 
 def read(*words: str):
@@ -88,7 +77,7 @@ def test_positions(run):
         (["--set", "1"], "--set needs --latent"),
         (["--latent", "1", "--set", "1", "--add", "2"], "takes one operation, got --add and --set"),
         (["--latent", "1", "--set", "1", "--unit", "maxx"], "unknown unit 'maxx'; did you mean 'max'"),
-        (["--edit", "12"], r"an edit is written LATENT:OPERATION\[:VALUE\[:UNIT\]\].*got '12'"),
+        (["--edit", "12"], r"an edit is written \[SAE:\]LATENT:OPERATION\[:VALUE\[:UNIT\]\].*got '12'"),
         (["--edit", "x:set:1"], "got 'x:set:1'"),
         (["--edit", "1:sett:1"], "unknown operation 'sett'"),
         (["--latent", "1", "--ablate", "--positions", "range"], "give the range itself"),

@@ -23,6 +23,7 @@ from monosemy.steering.measure import distinct_n, measure_answer
 from monosemy.steering.output_score import output_scores, word_tokens, written_directions
 from monosemy.steering.prompts import GrowingText, prompt_ids, prompt_text
 from monosemy.steering.request import Edit, Positions, SteeringRequest
+from monosemy.steering.saes import SteeringSaes, TextEdits
 from monosemy.steering.strength import TooStrongError, check_push
 from monosemy.steering.sweep import answer_all, sweep, sweep_events
 from monosemy.support import json_text
@@ -64,37 +65,44 @@ def test_cached_and_uncached_steering_write_the_same(family, where, tiny_model):
     sae = tiny_sae(model)
     steering = Steering((Edit(5, "set", 8.0), Edit(7, "scale", 3.0)), Positions(where))
     answers = [
-        generate(model, SITE, PROMPTS, SiteEdit(sae, LatentScales(), [steering] * 3), n_tokens=15, use_cache=cached)
+        generate(
+            model,
+            PROMPTS,
+            TextEdits(model, SteeringSaes(sae), [steering] * 3),
+            n_tokens=15,
+            use_cache=cached,
+        )
         for cached in (True, False)
     ]
-    plain = generate(model, SITE, PROMPTS, n_tokens=15)
+    plain = generate(model, PROMPTS, n_tokens=15)
     assert [a.ids for a in answers[0]] == [a.ids for a in answers[1]] != [a.ids for a in plain]
     for cached, whole in zip(*answers, strict=True):
         assert cached.log_probs == pytest.approx(whole.log_probs, abs=1e-3)
 
 
 def test_steering_by_nothing_hands_on_the_very_activation_and_writes_the_same(model, sae):
-    idle = SiteEdit(sae, LatentScales(), [Steering((Edit(5, "add", 0.0), Edit(7, "scale", 1.0)))] * 3)
-    same = []
+    idle = TextEdits(model, SteeringSaes(sae), [Steering((Edit(5, "add", 0.0), Edit(7, "scale", 1.0)))] * 3)
+    hook, same = idle.hooks[SITE], []
 
     def watched(x, place):
-        edited = idle(x, place)
+        edited = hook(x, place)
         same.append(edited is x)
         return edited
 
-    steered = generate(model, SITE, PROMPTS, watched, n_tokens=20)
+    idle.hooks[SITE] = watched
+    steered = generate(model, PROMPTS, idle, n_tokens=20)
     assert len(same) == 20
     assert all(same)
     # The rest of the model is BLAS, whose last bit may depend on where in memory the cache lies.
-    for answer, other in zip(steered, generate(model, SITE, PROMPTS, n_tokens=20), strict=True):
+    for answer, other in zip(steered, generate(model, PROMPTS, n_tokens=20), strict=True):
         assert (answer.ids, answer.text) == (other.ids, other.text)
         assert answer.log_probs == pytest.approx(other.log_probs, abs=1e-5)
 
 
 def test_generated_positions_leave_the_first_new_token_alone(model, sae, scales):
     push = Steering((Edit(5, "add", 40.0),), Positions("generated"))
-    steered = generate(model, SITE, PROMPTS, SiteEdit(sae, scales, [push] * 3), n_tokens=10)
-    plain = generate(model, SITE, PROMPTS, n_tokens=10)
+    steered = generate(model, PROMPTS, TextEdits(model, SteeringSaes(sae, scales), [push] * 3), n_tokens=10)
+    plain = generate(model, PROMPTS, n_tokens=10)
     for a, b in zip(steered, plain, strict=True):
         assert a.ids[0] == b.ids[0]
         assert a.log_probs[0] == pytest.approx(b.log_probs[0], abs=1e-5)  # the last bit may depend on memory's places
@@ -152,13 +160,13 @@ def test_sampling_draws_from_the_models_distribution(model):
     prompt = PROMPTS[0]
     expected = model.logits(torch.tensor([prompt]))[0, -1].softmax(-1)
     groups = tuple(range(3000))
-    answers = generate(model, SITE, [prompt] * 3000, n_tokens=1, sampling=Sampling(1.0, groups=groups))
+    answers = generate(model, [prompt] * 3000, n_tokens=1, sampling=Sampling(1.0, groups=groups))
     tokens = torch.tensor([answer.ids[0] if answer.ids else 256 for answer in answers])
     counts = torch.bincount(tokens, minlength=257) / 3000
     assert (counts - expected).abs().sum() < 1.5 * math.sqrt(257 / 3000)  # expected: about 0.8 √(V/n)
     likely = expected.sort(descending=True)
     inside = set(likely.indices[: int((likely.values.cumsum(0) < 0.3).sum()) + 1].tolist())
-    cut = generate(model, SITE, [prompt] * 500, n_tokens=1, sampling=Sampling(1.0, 0.3, groups=groups[:500]))
+    cut = generate(model, [prompt] * 500, n_tokens=1, sampling=Sampling(1.0, 0.3, groups=groups[:500]))
     assert {answer.ids[0] if answer.ids else 256 for answer in cut} == inside
 
 
@@ -204,7 +212,7 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused_before_the_first
     with pytest.raises(UserError, match=too_long):
         next(sweep_events(model, sae, replace(fitting, prompt="x" * 53), [0.0, 1.0], scales=scales))
     with pytest.raises(UserError, match=too_long):
-        generate(model, SITE, [PROMPTS[0], [1] * 53], n_tokens=12)
+        generate(model, [PROMPTS[0], [1] * 53], n_tokens=12)
 
 
 HALF = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -251,8 +259,10 @@ def test_strengths_that_can_be_answered_are_answered_in_half_precision(half, sae
 def test_strong_texts_do_not_change_their_neighbours(model, sae, scales):
     """The others of a batch are answered as if the one that is too strong had not been asked for."""
     steering = Steering((Edit(5, "add", 1.0),))
-    points = list(sweep(model, sae, scales, PROMPTS, steering=steering, values=[0.0, 1e30, 3.0], n_tokens=6))
-    alone = list(sweep(model, sae, scales, PROMPTS, steering=steering, values=[0.0, 3.0], n_tokens=6))
+    points = list(
+        sweep(model, SteeringSaes(sae, scales), PROMPTS, steering=steering, values=[0.0, 1e30, 3.0], n_tokens=6)
+    )
+    alone = list(sweep(model, SteeringSaes(sae, scales), PROMPTS, steering=steering, values=[0.0, 3.0], n_tokens=6))
     assert [bool(point.too_strong) for point in points] == [False, True, False]
     assert points[1].answers == []
     for point, same in zip((points[0], points[2]), alone, strict=True):
@@ -272,7 +282,12 @@ def test_copies_of_a_prompt_count_once_and_are_told(model, sae, scales):
     steering = Steering((Edit(5, "add", 1.0),))
     with pytest.warns(UserWarning, match="2 of 4 prompts are copies of others and count once"):
         (point,) = sweep(
-            model, sae, scales, [*PROMPTS[:2], PROMPTS[0], PROMPTS[0]], steering=steering, values=[1.0], n_tokens=3
+            model,
+            SteeringSaes(sae, scales),
+            [*PROMPTS[:2], PROMPTS[0], PROMPTS[0]],
+            steering=steering,
+            values=[1.0],
+            n_tokens=3,
         )
     assert len(point.answers) == len(point.measures) == 2
 
@@ -318,7 +333,9 @@ def test_every_latent_can_be_ablated_without_a_column_that_nobody_asked_for(mode
 def test_measures_follow_their_definitions(model, sae, scales):
     prompt, answer = PROMPTS[0], list(b" by the river by the")
     steering = Steering((Edit(5, "set", 6.0),))
-    measures = measure_answer(model, sae, scales, prompt, answer=answer, steering=steering, watch=[5])
+    measures = measure_answer(
+        model, SteeringSaes(sae, scales), prompt, answer=answer, steering=steering, watch=[Edit(5)]
+    )
     tokens = torch.tensor([[*prompt, *answer]])
     edit = SiteEdit(sae, scales, [steering], watch=[5])
     q = model.logits(tokens, {SITE: lambda x: edit(x, whole_text(tokens, len(prompt)))})[0].log_softmax(-1)
@@ -336,16 +353,23 @@ def test_measures_follow_their_definitions(model, sae, scales):
     assert torch.equal(measures.after, edit.after[0][0])
     assert measures.distinct[0] == len(set(answer)) / len(answer)
 
-    plain = measure_answer(model, sae, scales, prompt, answer=answer, steering=None)
+    plain = measure_answer(model, SteeringSaes(sae, scales), prompt, answer=answer, steering=None)
     assert plain.kl.abs().max() == 0
-    other = measure_answer(model, sae, scales, PROMPTS[1], answer=answer, steering=None, plain_prompt=prompt)
+    other = measure_answer(
+        model, SteeringSaes(sae, scales), PROMPTS[1], answer=answer, steering=None, plain_prompt=prompt
+    )
     assert torch.equal(other.unsteered_log_probs, plain.log_probs)
     assert not torch.equal(other.log_probs, plain.log_probs)
 
 
 def test_an_empty_answer_has_no_measures(model, sae, scales):
     measures = measure_answer(
-        model, sae, scales, PROMPTS[0], answer=[], steering=Steering((Edit(5, "set", 6.0),)), watch=[5]
+        model,
+        SteeringSaes(sae, scales),
+        PROMPTS[0],
+        answer=[],
+        steering=Steering((Edit(5, "set", 6.0),)),
+        watch=[Edit(5)],
     )
     assert measures.summary() == {
         "n_tokens": 0,
@@ -365,9 +389,9 @@ def test_distinct_n():
 def test_a_sweep_changes_nothing_at_zero_and_more_the_stronger(model, sae, scales):
     values = [0.0, 0.5, 1.0, 4.0]
     steering = Steering((Edit(5, "add", 1.0, "norm"),))
-    points = list(sweep(model, sae, scales, PROMPTS, steering=steering, values=values, n_tokens=10))
+    points = list(sweep(model, SteeringSaes(sae, scales), PROMPTS, steering=steering, values=values, n_tokens=10))
     assert [point.value for point in points] == values
-    plain = generate(model, SITE, PROMPTS, n_tokens=10)
+    plain = generate(model, PROMPTS, n_tokens=10)
     assert [a.ids for a in points[0].answers] == [a.ids for a in plain]
     kl = [float(torch.stack([m.kl.mean() for m in point.measures]).mean()) for point in points]
     assert kl[0] == 0
@@ -375,7 +399,10 @@ def test_a_sweep_changes_nothing_at_zero_and_more_the_stronger(model, sae, scale
     traces = [torch.cat([m.after[:, 0] for m in point.measures]).mean() for point in points]
     assert traces == sorted(traces)
     alone = generate(
-        model, SITE, PROMPTS[1:2], SiteEdit(sae, scales, [Steering((Edit(5, "add", 4.0, "norm"),))]), n_tokens=10
+        model,
+        PROMPTS[1:2],
+        TextEdits(model, SteeringSaes(sae, scales), [Steering((Edit(5, "add", 4.0, "norm"),))]),
+        n_tokens=10,
     )
     assert points[3].answers[1].ids == alone[0].ids
 
@@ -418,9 +445,9 @@ def test_a_sweep_can_be_stopped_between_any_two_tokens(model, sae, scales, monke
 def test_answers_do_not_depend_on_the_batch(model, sae, scales, monkeypatch):
     steerings = [None, Steering((Edit(5, "add", 2.0, "norm"),)), Steering((Edit(8, "set", 1.0, "max"),))]
     sampling = Sampling(temperature=1.0)
-    together = answer_all(model, sae, scales, PROMPTS, steerings=steerings, n_tokens=8, sampling=sampling)
+    together = answer_all(model, SteeringSaes(sae, scales), PROMPTS, steerings=steerings, n_tokens=8, sampling=sampling)
     monkeypatch.setattr("monosemy.steering.sweep.BATCH_TEXTS", 2)
-    apart = answer_all(model, sae, scales, PROMPTS, steerings=steerings, n_tokens=8, sampling=sampling)
+    apart = answer_all(model, SteeringSaes(sae, scales), PROMPTS, steerings=steerings, n_tokens=8, sampling=sampling)
     assert [[a.ids for a in row] for row in together] == [[a.ids for a in row] for row in apart]
 
 
@@ -521,6 +548,6 @@ def test_characters_of_several_tokens_appear_when_complete(model):
 
 def test_a_model_without_a_template_continues_the_text_itself(model, sae, scales):
     assert prompt_text(model, "So") == "So"
-    columns, control = make_columns(model, sae, request(columns=("default",), edits=()), scales)
+    columns, control = make_columns(model, SteeringSaes(sae, scales), request(columns=("default",), edits=()))
     assert (columns[0].prompt_ids, control) == (prompt_ids(model, "The old mill"), None)
     assert model.tokenizer.decode(columns[0].prompt_ids) == "The old mill"

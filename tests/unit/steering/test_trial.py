@@ -7,9 +7,9 @@ import re
 import torch
 from steering_cases import scales_of, tiny_sae
 
-from monosemy.steering.edits import SiteEdit
 from monosemy.steering.generate import Sampling, generate, make_columns
 from monosemy.steering.request import Edit, SteeringRequest
+from monosemy.steering.saes import SteeringSaes, TextEdits
 from monosemy.steering.trial import Trial, _trial, try_latents
 
 
@@ -26,17 +26,18 @@ def test_the_latent_whose_answer_says_the_words_comes_first(tiny_model):
     model = tiny_model("llama")
     sae = tiny_sae(model)
     scales = scales_of(sae, torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
+    saes = SteeringSaes(sae, scales)
     requests = [SteeringRequest("The mill", (Edit(latent, "set", 3.0, "norm"),), n_tokens=12) for latent in range(6)]
-    columns = [make_columns(model, sae, request, scales)[0][1] for request in requests]
-    edit = SiteEdit(sae, scales, [column.steering for column in columns])
-    answers = generate(model, sae.config.site, [c.prompt_ids for c in columns], edit, n_tokens=12, sampling=Sampling())
+    columns = [make_columns(model, saes, request)[0][1] for request in requests]
+    edits = TextEdits(model, saes, [column.steering for column in columns])
+    answers = generate(model, [c.prompt_ids for c in columns], edits, n_tokens=12, sampling=Sampling())
     words = [set(re.findall(r"\w+", answer.text.casefold())) for answer in answers]
     for number, own in enumerate(words):
         others = set().union(*(w for n, w in enumerate(words) if n != number))
         only_here = [word for word in own if not any(other.startswith(word) for other in others)]
         if not only_here:
             continue
-        trials = try_latents(model, sae, scales, requests=requests, words=only_here)
+        trials = try_latents(model, saes, requests=requests, words=only_here)
         (trial,) = [trial for trial in trials if trial.n_said]
         assert trial.candidate == number
         fluent = [t for t in trials if t.fluent]

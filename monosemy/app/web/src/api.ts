@@ -10,8 +10,8 @@
  */
 import type * as wire from "./types";
 import type {
-  Comparison, DifferenceBody, EvidenceBody, FeatureInfo, GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage, Highlights, LabelSearch, LatentList, LatentPage, MeaningSearch, ModelStatus, NoteChange, Notes, RunInfo, SteerEvent, SteerExamples,
-  SweepEvent, TextBody, TextDifference, TextResult, TokenSearch,
+  Comparison, DifferenceBody, EvidenceBody, FeatureInfo, GraphContexts, GraphEdits, GraphIntervention, GraphList, GraphPage, Highlights, LabelSearch, LatentList, LatentPage, MeaningSearch, ModelStatus, NoteChange, Notes, Recipes, RunInfo, SteerEvent, SteerExamples,
+  SteeringRecipe, SweepEvent, TextBody, TextDifference, TextResult, TokenSearch,
 } from "./types";
 
 export type * from "./types";
@@ -169,6 +169,11 @@ export const api = {
   notes: async (signal?: AbortSignal) => (await get<Notes>("/api/notes", signal)).notes,
   /** Changes one latent's bookmark, note or both; what is left out stays. Answers all notes. */
   putNote: async (change: NoteChange) => (await send<Notes>("PUT", "/api/notes", change)).notes,
+
+  recipes: (signal?: AbortSignal) => get<Recipes>("/api/recipes", signal),
+  /** Keeps a recipe in the run, in the place of one of the same name. */
+  keepRecipe: (recipe: SteeringRecipe) => send<Recipes>("PUT", "/api/recipes", recipe),
+  forgetRecipe: (name: string) => send<Recipes>("POST", "/api/recipes/forget", { name }),
 
   /** Streams; abort the signal to cancel (the server stops at the next token). One generation at a time: else 409. */
   steer: (request: SteerRequest, on: (event: SteerEvent) => void, signal?: AbortSignal) =>

@@ -81,6 +81,8 @@ export interface Edit {
   value?: number;
   /** One of `UNITS`; not used by scale, project and ablate. */
   unit?: "raw" | "max" | "norm";
+  /** `SITE/NAME` of the latent's SAE; empty: the one that the request is about. */
+  sae?: string;
 }
 
 export interface EndEvent {
@@ -607,7 +609,21 @@ export interface Quantiles {
   values: (number | null)[];
 }
 
+/** `POST /api/recipes/forget`. */
+export interface RecipeName {
+  name: string;
+}
+
+/** `GET /api/recipes`, and the answer to a change (`PUT /api/recipes` takes one `SteeringRecipe`). */
+export interface Recipes {
+  recipes: SteeringRecipe[];
+  /** Files that could not be read, and why. */
+  problems: string[];
+}
+
 export interface ResolvedEdit {
+  /** `SITE/NAME`, or empty for the SAE that the request is about. */
+  sae: string;
   latent: number;
   operation: "add" | "set" | "scale" | "cap" | "ablate" | "project";
   /** In raw units; a factor for scale and project. */
@@ -739,10 +755,32 @@ export interface SteeringMax {
   text: "validation" | "features";
 }
 
+/**
+ * Edits by name. Raises UserError for no edit, an edit whose SAE is not named, and edits that contradict each
+ * other.
+ */
+export interface SteeringRecipe {
+  name: string;
+  /** `SITE/NAME` of the SAE with which the steering page opens. */
+  sae: string;
+  /** Each names its SAE. */
+  edits: Edit[];
+  positions?: Positions;
+  keep_error?: boolean;
+  /** What it was tried on; may be empty. */
+  prompt?: string;
+  /** What the prompted column was told; may be empty. */
+  instruction?: string;
+  /** Name of the model that it was made with. */
+  model?: string;
+  /** Where it comes from, in a sentence; may be empty. */
+  about?: string;
+}
+
 /** Everything one steered generation depends on, beside model and SAE. */
 export interface SteeringRequest {
   prompt: string;
-  /** At most one of `DECIDING` per latent; any number of `add`. */
+  /** At most one of `DECIDING` per latent of an SAE; any number of `add`. */
   edits: Edit[];
   positions?: Positions;
   /** Keep what the SAE does not reconstruct; False replaces edited positions by the edited reconstruction. */
@@ -755,7 +793,7 @@ export interface SteeringRequest {
   columns?: ("default" | "steered" | "prompted" | "random")[] | null;
   /** For the prompted column, e.g. `Talk about July.` */
   instruction?: string;
-  /** The latent of the random column; None draws one from `seed`. */
+  /** The random column's latent in the place of the first edit's, of the same SAE; None draws it from `seed` too. */
   control?: number | null;
   /** Wrap the prompt by the model's chat template; None: when the model has one. */
   chat?: boolean | null;

@@ -18,8 +18,8 @@ import { Sweep } from "../steer/sweep";
 import { TalkLike } from "../steer/talk-like";
 
 export function SteerPage({ query }: { query: URLSearchParams }) {
-  const { sae } = useShared();
-  const settings = read(query, sae.d_sae);
+  const { sae, run: { saes } } = useShared();
+  const settings = read(query, sae, saes);
   const change = (values: Partial<Settings>) => setQuery(written({ ...settings, ...values }));
   const run = useRun();
   useEffect(() => {
@@ -31,7 +31,10 @@ export function SteerPage({ query }: { query: URLSearchParams }) {
       <div class="head">
         <div>
           <h1>Steer</h1>
-          <p class="lead">Change latents of {saeTitle(sae)} at {sae.site} while the model writes, and see what that does.</p>
+          <p class="lead">
+            Change latents of {saeTitle(sae)} at {sae.site} while the model writes, and see what that does.
+            {saes.length > 1 && " Latents of the run's other SAEs, at this site or another, can be changed in the same pass."}
+          </p>
         </div>
       </div>
       <div class="steer">
@@ -70,8 +73,8 @@ export function SteerPage({ query }: { query: URLSearchParams }) {
 function useRun() {
   const { watchModel } = useShared();
   const [answers, setAnswers] = useState<Answer[]>([]);
-  const [control, setControl] = useState<number | null>(null);
-  const [latents, setLatents] = useState<number[]>([]);
+  const [controls, setControls] = useState<Traced[]>([]);
+  const [latents, setLatents] = useState<Traced[]>([]);
   const [error, setError] = useState<string | null>(null);
   const [running, setRunning] = useState(false);
   const [busy, setBusy] = useState(false);
@@ -91,8 +94,9 @@ function useRun() {
       const on = (event: SteerEvent) => {
         if (event.kind === "error") setError(event.error);
         if (event.kind === "start") {
-          setControl(event.control);
-          setLatents(event.columns.find((answer) => answer.column === "steered")?.edits.map((edit) => edit.latent) ?? []);
+          const edited = (column: SteerColumn) => event.columns.find((answer) => answer.column === column)?.edits ?? [];
+          setControls(edited("random"));
+          setLatents(edited("steered"));
         }
         if (event.kind === "end") setSeconds(event.seconds);
         setAnswers((old) => after(old, event));
@@ -105,10 +109,19 @@ function useRun() {
     setBusy(false);
     watchModel();
   };
-  return { answers, control, latents, error, running, busy, setBusy, seconds, start, stop: () => abort.current?.abort() };
+  return { answers, controls, latents, error, running, busy, setBusy, seconds, start, stop: () => abort.current?.abort() };
 }
 
 type Run = ReturnType<typeof useRun>;
+
+/** A latent whose activations are shown. */
+interface Traced {
+  sae: string;
+  latent: number;
+}
+
+/** `12`, or `12 of SITE/NAME` for a latent of another SAE than the page's. */
+const tracedName = ({ sae, latent }: Traced): string => (sae ? `${latent} of ${sae}` : `${latent}`);
 
 function Status({ run }: { run: Run }) {
   const { model } = useShared();
@@ -123,9 +136,9 @@ function Status({ run }: { run: Run }) {
 function Answers({ run, settings, query }: { run: Run; settings: Settings; query: URLSearchParams }) {
   const { sae } = useShared();
   const shading: Shading = SHADINGS.find((option) => option.value === query.get("shade"))?.value ?? "latent";
-  const latents = run.answers.length ? run.latents : settings.edits.map((edit) => edit.latent);
-  const traced = Math.max(0, latents.indexOf(Number(query.get("trace") ?? -1)));
-  const several = new Set(latents).size > 1;
+  const names = (run.answers.length ? run.latents : settings.edits).map(tracedName);
+  const traced = Math.max(0, names.indexOf(query.get("trace") ?? ""));
+  const several = new Set(names).size > 1;
   const max = shadeMax(run.answers, shading, traced);
   const measured = run.answers.some((answer) => answer.measure);
   const waiting: Answer[] = settings.columns.map((column) => ({ column, prompt: "", tokens: [], stopped: "end", measure: null }));
@@ -150,9 +163,9 @@ function Answers({ run, settings, query }: { run: Run; settings: Settings; query
         {several && (
           <label class="row small">
             Traced latent{" "}
-            <select value={latents[traced]} onChange={(event) => setQuery({ trace: event.currentTarget.value === `${latents[0]}` ? null : event.currentTarget.value })}>
-              {[...new Set(latents)].map((latent) => (
-                <option key={latent}>{latent}</option>
+            <select value={names[traced]} onChange={(event) => setQuery({ trace: event.currentTarget.value === names[0] ? null : event.currentTarget.value })}>
+              {[...new Set(names)].map((name) => (
+                <option key={name}>{name}</option>
               ))}
             </select>
           </label>
@@ -163,7 +176,7 @@ function Answers({ run, settings, query }: { run: Run; settings: Settings; query
       </div>
       <div class={columns.length > 2 ? "four" : "two"}>
         {columns.map((answer) => (
-          <Column key={answer.column} answer={answer} shading={shading} max={max} running={run.running} control={run.control} traced={traced} latent={several ? (latents[traced] ?? null) : null} />
+          <Column key={answer.column} answer={answer} shading={shading} max={max} running={run.running} controls={run.controls.map(tracedName)} traced={traced} latent={several ? (names[traced] ?? null) : null} />
         ))}
       </div>
     </>

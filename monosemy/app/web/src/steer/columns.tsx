@@ -59,13 +59,14 @@ interface ColumnProps {
   shading: Shading;
   max: number;
   running: boolean;
-  control: number | null;
-  /** Which edit's latent is traced, and its number where there are several. */
+  /** The latents of the random column, as they are named. */
+  controls: string[];
+  /** Which edit's latent is traced, and its name where there are several. */
   traced: number;
-  latent: number | null;
+  latent: string | null;
 }
 
-export function Column({ answer, shading, max, running, control, traced, latent }: ColumnProps) {
+export function Column({ answer, shading, max, running, controls, traced, latent }: ColumnProps) {
   const about = COLUMNS.find((option) => option.value === answer.column);
   const { measure } = answer;
   const texts = measure ? measure.tokens.map((token) => token.text) : answer.tokens;
@@ -77,7 +78,7 @@ export function Column({ answer, shading, max, running, control, traced, latent 
         <h2>{about?.text}</h2>
         <p class="sub">
           {about?.about}
-          {answer.column === "random" && control !== null && ` (latent ${control})`}
+          {answer.column === "random" && controls.length > 0 && ` (latent ${[...new Set(controls)].join(", ")})`}
         </p>
       </header>
       <div class={`generated${writing ? " caret" : ""}`}>
@@ -97,7 +98,7 @@ export function Column({ answer, shading, max, running, control, traced, latent 
   );
 }
 
-function Measures({ measure, traced, latent }: { measure: Measure; traced: number; latent: number | null }) {
+function Measures({ measure, traced, latent }: { measure: Measure; traced: number; latent: string | null }) {
   const name = latent === null ? "Latent" : `Latent ${latent}`;
   const [, two = null] = measure.distinct;
   return (

@@ -2,11 +2,11 @@
 import { useState } from "preact/hooks";
 import { api } from "../api";
 import type { Edit, EditUnit, LatentPage, Operation, SaeEntry } from "../api";
-import { num } from "../format";
+import { num, saeOption, saeTitle } from "../format";
 import { Message, Named } from "../parts/bits";
 import { to } from "../router";
 import { useLoad, useSettled, useShared } from "../state";
-import { OPERATIONS, UNITS, hasUnit, range } from "./settings";
+import { OPERATIONS, UNITS, editable, hasUnit, labelOf, range, saeOf } from "./settings";
 
 interface EditsProps {
   sae: SaeEntry;
@@ -20,10 +20,17 @@ export function Edits({ sae, edits, onChange }: EditsProps) {
   return (
     <div>
       {edits.map((edit, i) => (
-        <OneEdit key={`${edit.latent}-${i}`} sae={sae} edit={edit} onSet={(values) => set(i, values)} onRemove={() => onChange(edits.filter((_, k) => k !== i))} />
+        <OneEdit
+          key={`${edit.sae}-${edit.latent}-${i}`}
+          sae={saeOf(edit, sae, run.saes) ?? sae}
+          other={edit.sae !== ""}
+          edit={edit}
+          onSet={(values) => set(i, values)}
+          onRemove={() => onChange(edits.filter((_, k) => k !== i))}
+        />
       ))}
       {edits.length < run.limits.edits && (
-        <Add sae={sae} latents={edits.map((edit) => edit.latent)} onAdd={(latent) => onChange([...edits, { latent, operation: "set", value: 1.5, unit: "max" }])} />
+        <Add own={sae} edits={edits} onAdd={(latent, from) => onChange([...edits, { latent, operation: "set", value: 1.5, unit: "max", sae: from }])} />
       )}
     </div>
   );
@@ -40,11 +47,20 @@ async function about(sae: SaeEntry, latent: number, signal: AbortSignal): Promis
   return { label: "", max: value ? { value, text: "validation" } : null };
 }
 
-function OneEdit({ sae, edit, onSet, onRemove }: { sae: SaeEntry; edit: Edit; onSet: (values: Partial<Edit>) => void; onRemove: () => void }) {
+interface OneEditProps {
+  sae: SaeEntry;
+  /** Whether the SAE is another than the page's. */
+  other: boolean;
+  edit: Edit;
+  onSet: (values: Partial<Edit>) => void;
+  onRemove: () => void;
+}
+
+function OneEdit({ sae, other, edit, onSet, onRemove }: OneEditProps) {
   const info = useLoad((signal) => about(sae, edit.latent, signal), [sae, edit.latent]).value;
   const [low, high, step] = range(edit);
   const valued = edit.operation !== "ablate";
-  const name = `latent ${edit.latent}`;
+  const name = `latent ${edit.latent}${other ? ` of ${labelOf(sae)}` : ""}`;
   return (
     <fieldset class="edit">
       <legend class="sr">Change of {name}</legend>
@@ -56,6 +72,7 @@ function OneEdit({ sae, edit, onSet, onRemove }: { sae: SaeEntry; edit: Edit; on
           ×
         </button>
       </div>
+      {other && <p class="small muted">of {saeTitle(sae)} at {sae.site}</p>}
       <div class="knobs">
         <select aria-label={`What to do to ${name}`} value={edit.operation} title={OPERATIONS.find((option) => option.value === edit.operation)?.help} onChange={(event) => onSet({ operation: event.currentTarget.value as Operation })}>
           {OPERATIONS.map((option) => (
@@ -89,22 +106,41 @@ function OneEdit({ sae, edit, onSet, onRemove }: { sae: SaeEntry; edit: Edit; on
   );
 }
 
-/** Adds a latent by its number or by words of its label. */
-function Add({ sae, latents, onAdd }: { sae: SaeEntry; latents: number[]; onAdd: (latent: number) => void }) {
+/** Adds a latent of the page's SAE, or of another one of the run, by its number or by words of its label. */
+function Add({ own, edits, onAdd }: { own: SaeEntry; edits: Edit[]; onAdd: (latent: number, sae: string) => void }) {
+  const { run } = useShared();
   const [text, setText] = useState("");
+  const [from, setFrom] = useState("");
+  const choices = editable(run.saes);
+  const sae = saeOf({ sae: from }, own, run.saes) ?? own;
+  const latents = edits.filter((edit) => edit.sae === from).map((edit) => edit.latent);
   const settled = useSettled(text.trim(), 150);
   const number = /^\d+$/.test(settled) ? Number(settled) : null;
   const words = settled !== "" && number === null && sae.has_features;
   const results = useLoad(words ? (signal) => api.search(sae.site, sae.name, settled, 8, signal) : null, [sae, settled]);
   const add = (latent: number) => {
-    onAdd(latent);
+    onAdd(latent, from);
     setText("");
   };
   const outside = number !== null && number >= sae.d_sae;
   return (
     <div class="edit">
+      {choices.length > 1 && (
+        <label class="field">
+          <span>Of the SAE</span>
+          <select value={from || labelOf(own)} onChange={(event) => setFrom(event.currentTarget.value === labelOf(own) ? "" : event.currentTarget.value)}>
+            {[...new Set(choices.map((choice) => choice.site))].map((site) => (
+              <optgroup label={site} key={site}>
+                {choices.filter((choice) => choice.site === site).map((choice) => (
+                  <option key={labelOf(choice)} value={labelOf(choice)}>{saeOption(choice)}</option>
+                ))}
+              </optgroup>
+            ))}
+          </select>
+        </label>
+      )}
       <label class="field">
-        <span>{latents.length ? "Another latent" : "Latent to steer"}</span>
+        <span>{edits.length ? "Another latent" : "Latent to steer"}</span>
         <input type="search" data-search placeholder={sae.has_features ? "Number, or words of its label" : "Number"} value={text} onInput={(event) => setText(event.currentTarget.value)} />
       </label>
       {outside && <Message bad>There is no latent {number}: this SAE has 0 to {sae.d_sae - 1}.</Message>}

@@ -1,43 +1,35 @@
-/** Steering that is worth keeping: recipes by name, kept by this browser, and the same as a command for the terminal. */
+/** Steering that is worth keeping: recipes by name, kept in the run, and the same as a command for the terminal. */
 import { useState } from "preact/hooks";
-import type { SaeEntry } from "../api";
+import { api } from "../api";
+import type { Recipes as RecipeList, SaeEntry, SteeringRecipe } from "../api";
 import { shellQuoted } from "../format";
+import { Message } from "../parts/bits";
 import { go, to } from "../router";
-import { remember, remembered, useShared } from "../state";
-import { written } from "./settings";
+import { sentence, useLoad, useShared } from "../state";
+import { editText, recipeOf, recipeQuery } from "./settings";
 import type { Settings } from "./settings";
 
-interface Recipe {
-  name: string;
-  /** `site/name` of the SAE. */
-  sae: string;
-  address: string;
-}
-
-function stored(run: string): Recipe[] {
-  try {
-    const recipes: unknown = JSON.parse(remembered(`recipes.${run}`) ?? "[]");
-    return Array.isArray(recipes) ? recipes.filter((entry: Recipe) => typeof entry?.name === "string" && typeof entry.address === "string" && entry.address.startsWith("/steer/")) : [];
-  } catch {
-    return []; // something else wrote there
-  }
-}
-
 export function Recipes({ settings, sae }: { settings: Settings; sae: SaeEntry }) {
-  const { run } = useShared();
-  const [recipes, setRecipes] = useState(() => stored(run.path));
+  const { run, model } = useShared();
+  const loaded = useLoad((signal) => api.recipes(signal), []);
+  const [changed, setChanged] = useState<RecipeList | null>(null);
   const [name, setName] = useState("");
-  const keep = (next: Recipe[]) => {
-    setRecipes(next);
-    remember(`recipes.${run.path}`, JSON.stringify(next));
-  };
+  const [error, setError] = useState<string | null>(null);
+  const { recipes, problems } = changed ?? loaded.value ?? { recipes: [], problems: [] };
+  const change = (answer: Promise<RecipeList>) =>
+    answer.then(
+      (next) => {
+        setChanged(next);
+        setError(null);
+      },
+      (reason: unknown) => setError(sentence(reason)),
+    );
   const save = () => {
-    const values = Object.fromEntries(Object.entries(written(settings)).flatMap(([key, value]) => (value === null || value === "" ? [] : [[key, `${value}`]])));
-    const recipe = { name: name.trim(), sae: `${sae.site}/${sae.name}`, address: to.steer(sae.site, sae.name, values) };
-    keep([...recipes.filter((other) => other.name !== recipe.name), recipe]);
+    void change(api.keepRecipe(recipeOf(name.trim(), settings, sae, model.name)));
     setName("");
   };
-  if (!settings.edits.length && !recipes.length) return null;
+  const taken = recipes.some((recipe) => recipe.name === name.trim());
+  if (!settings.edits.length && !recipes.length && !problems.length) return null;
   return (
     <details class="data" open={recipes.length > 0}>
       <summary>{recipes.length ? `Recipes (${recipes.length})` : "Keep this as a recipe"}</summary>
@@ -45,13 +37,11 @@ export function Recipes({ settings, sae }: { settings: Settings; sae: SaeEntry }
         {recipes.length > 0 && (
           <ul class="list">
             {recipes.map((recipe) => (
-              <li key={recipe.name}>
-                <button type="button" class="quiet pick" title={recipe.sae} onClick={() => go(recipe.address)}>{recipe.name}</button>
-                <button type="button" class="quiet icon" aria-label={`Forget ${recipe.name}`} title="Forget" onClick={() => keep(recipes.filter((other) => other !== recipe))}>×</button>
-              </li>
+              <OneRecipe key={recipe.name} recipe={recipe} onForget={() => void change(api.forgetRecipe(recipe.name))} />
             ))}
           </ul>
         )}
+        {[...problems, ...(error ? [error] : [])].map((text) => <Message bad key={text}>{text}</Message>)}
         {settings.edits.length > 0 && (
           <>
             <div class="row end">
@@ -68,9 +58,9 @@ export function Recipes({ settings, sae }: { settings: Settings; sae: SaeEntry }
                   }}
                 />
               </label>
-              <button type="button" disabled={!name.trim()} onClick={save}>Keep</button>
+              <button type="button" disabled={!name.trim()} onClick={save}>{taken ? "Replace" : "Keep"}</button>
             </div>
-            <p class="small muted">Kept by this browser. In the terminal:</p>
+            <p class="small muted">Kept in the run, also for <code>monosemy steer --recipe NAME</code>. These settings in the terminal:</p>
             <p class="small command"><code>{command(run.path, settings, sae)}</code></p>
           </>
         )}
@@ -79,8 +69,20 @@ export function Recipes({ settings, sae }: { settings: Settings; sae: SaeEntry }
   );
 }
 
+function OneRecipe({ recipe, onForget }: { recipe: SteeringRecipe; onForget: () => void }) {
+  const [site = "", name = ""] = recipe.sae.split("/");
+  const saes = new Set(recipe.edits.map((edit) => edit.sae));
+  const about = [recipe.about, `${recipe.edits.length} ${recipe.edits.length === 1 ? "edit" : "edits"} of ${saes.size === 1 ? [...saes][0] : `${saes.size} SAEs`}`];
+  return (
+    <li>
+      <button type="button" class="quiet pick" title={about.filter(Boolean).join(" ")} onClick={() => go(to.steer(site, name, recipeQuery(recipe)))}>{recipe.name}</button>
+      <button type="button" class="quiet icon" aria-label={`Forget ${recipe.name}`} title="Forget" onClick={onForget}>×</button>
+    </li>
+  );
+}
+
 function command(run: string, settings: Settings, sae: SaeEntry): string {
-  const edits = settings.edits.map((edit) => `--edit ${edit.latent}:${edit.operation}:${edit.value}:${edit.unit}`).join(" ");
+  const edits = settings.edits.map((edit) => `--edit ${editText(edit)}`).join(" ");
   const instruction = settings.instruction.trim() ? ` --instruction ${shellQuoted(settings.instruction)}` : "";
   return `monosemy steer ${shellQuoted(run)} --sae ${sae.site}/${sae.name} ${edits} --prompt ${shellQuoted(settings.prompt)}${instruction}${settings.chat === false ? " --plain" : ""} --tokens ${settings.n_tokens}${settings.temperature ? ` --temperature ${settings.temperature} --seed ${settings.seed}` : ""}`;
 }

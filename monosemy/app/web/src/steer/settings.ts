@@ -1,5 +1,5 @@
 /** What the steering page asks for, and how it is written in the address. */
-import type { Edit, EditUnit, Operation, Positions, SteerColumn, SteerRequest } from "../api";
+import type { Edit, EditUnit, Operation, Positions, SaeEntry, SteerColumn, SteerRequest, SteeringRecipe } from "../api";
 
 export const OPERATIONS: { value: Operation; text: string; help: string }[] = [
   { value: "set", text: "Set to", help: "Holds the latent at the value" },
@@ -40,16 +40,33 @@ export type Settings = Required<Pick<SteerRequest, "prompt" | "edits" | "positio
 
 const DEFAULTS = { prompt: "Tell me about your day.", n_tokens: 60, temperature: 0, seed: 0 };
 
-/** Edits are LATENT:OPERATION:VALUE:UNIT, separated by commas. */
-function editsOf(text: string | null, d_sae: number): Edit[] {
+/** `SITE/NAME`, as edits name an SAE. */
+export const labelOf = (sae: { site: string; name: string }): string => `${sae.site}/${sae.name}`;
+
+/** The SAE of an edit, which names none where it is the page's own; undefined where the run has no such SAE. */
+export function saeOf(edit: { sae: string }, own: SaeEntry, saes: SaeEntry[]): SaeEntry | undefined {
+  return edit.sae ? saes.find((sae) => labelOf(sae) === edit.sae) : own;
+}
+
+/** SAEs whose latents can be edited: transcoders read another site than they write to. */
+export const editable = (saes: SaeEntry[]): SaeEntry[] => saes.filter((sae) => !sae.stopped && !sae.source_site);
+
+/** Edits are LATENT:OPERATION:VALUE:UNIT, of another SAE with SITE/NAME: before, separated by commas. */
+function editsOf(text: string | null, own: SaeEntry, saes: SaeEntry[]): Edit[] {
   return (text ?? "").split(",").flatMap((part) => {
-    const [latent = "", operation = "", value = "0", unit = "max"] = part.split(":");
+    const words = part.split(":");
+    const named = words.length > 1 && !/^\d*$/.test(words[0] ?? "") ? (words.shift() ?? "") : "";
+    const [latent = "", operation = "", value = "0", unit = "max"] = words;
+    const sae = named === labelOf(own) ? "" : named;
     const number = Number(latent);
     const entry = OPERATIONS.find((option) => option.value === operation);
+    const { d_sae = 0 } = saeOf({ sae }, own, saes) ?? {};
     if (!latent || !Number.isInteger(number) || number < 0 || number >= d_sae || !entry) return [];
-    return [{ latent: number, operation: entry.value, value: Number(value) || 0, unit: UNITS.find((option) => option.value === unit)?.value ?? "max" }];
+    return [{ latent: number, operation: entry.value, value: Number(value) || 0, unit: UNITS.find((option) => option.value === unit)?.value ?? "max", sae }];
   });
 }
+
+export const editText = (edit: Edit): string => `${edit.sae ? `${edit.sae}:` : ""}${edit.latent}:${edit.operation}:${edit.value}:${edit.unit}`;
 
 function positionsOf(text: string | null): Positions {
   if (text === "prompt" || text === "generated") return { where: text };
@@ -57,20 +74,20 @@ function positionsOf(text: string | null): Positions {
   return range ? { where: "range", start: Number(range[1]), stop: range[2] ? Number(range[2]) : null } : { where: "all" };
 }
 
-export function read(query: URLSearchParams, d_sae: number): Settings {
+export function read(query: URLSearchParams, own: SaeEntry, saes: SaeEntry[]): Settings {
   const number = (key: string, otherwise: number) => (query.has(key) ? Number(query.get(key)) || 0 : otherwise);
   const columns = query.get("columns")?.split("+") ?? ["default", "steered", "prompted", "random"];
   const chat = query.get("chat");
   const control = Number(query.get("control") || NaN);
   return {
     prompt: query.get("prompt") ?? DEFAULTS.prompt,
-    edits: editsOf(query.get("e"), d_sae),
+    edits: editsOf(query.get("e"), own, saes),
     positions: positionsOf(query.get("at")),
     keep_error: query.get("error") !== "drop",
     columns: COLUMNS.map((option) => option.value).filter((column) => columns.includes(column)),
     instruction: query.get("say") ?? "",
     chat: chat === null ? null : chat === "yes",
-    control: Number.isInteger(control) && control >= 0 && control < d_sae ? control : null,
+    control: Number.isInteger(control) && control >= 0 && control < own.d_sae ? control : null,
     n_tokens: number("n", DEFAULTS.n_tokens),
     temperature: number("temperature", DEFAULTS.temperature),
     seed: number("seed", DEFAULTS.seed),
@@ -83,7 +100,7 @@ export function written(settings: Settings): Record<string, string | number | nu
   const at = p.where === "range" ? `${p.start ?? 0}-${p.stop ?? ""}` : p.where;
   return {
     prompt: settings.prompt === DEFAULTS.prompt ? null : settings.prompt,
-    e: settings.edits.map((e) => `${e.latent}:${e.operation}:${e.value}:${e.unit}`).join(","),
+    e: settings.edits.map(editText).join(","),
     at: at === "all" ? null : at,
     error: settings.keep_error ? null : "drop",
     columns: settings.columns.length === COLUMNS.length ? null : settings.columns.join("+"),
@@ -100,4 +117,30 @@ export function written(settings: Settings): Record<string, string | number | nu
 export function request(settings: Settings, sae: { site: string; name: string }): SteerRequest {
   const columns = settings.columns.filter((column) => column !== "prompted" || settings.instruction.trim() !== "");
   return { site: sae.site, name: sae.name, ...settings, columns };
+}
+
+/** The settings as a recipe, in which every edit names its SAE. */
+export function recipeOf(name: string, settings: Settings, own: SaeEntry, model: string): SteeringRecipe {
+  const { positions, keep_error, prompt, instruction } = settings;
+  const edits = settings.edits.map((edit) => ({ ...edit, sae: edit.sae || labelOf(own) }));
+  return { name, sae: labelOf(own), edits, positions, keep_error, prompt, instruction, model, about: "" };
+}
+
+/** The address's values that bring a recipe's settings back. */
+export function recipeQuery(recipe: SteeringRecipe): Record<string, string> {
+  const edits = recipe.edits.map((edit) => ({ operation: "set", value: 0, unit: "raw", sae: "", ...edit }) as Edit);
+  const values = written({
+    prompt: recipe.prompt || DEFAULTS.prompt,
+    edits: edits.map((edit) => (edit.sae === recipe.sae ? { ...edit, sae: "" } : edit)),
+    positions: { where: "all", ...recipe.positions },
+    keep_error: recipe.keep_error ?? true,
+    columns: COLUMNS.map((option) => option.value),
+    instruction: recipe.instruction ?? "",
+    chat: null,
+    control: null,
+    n_tokens: DEFAULTS.n_tokens,
+    temperature: DEFAULTS.temperature,
+    seed: DEFAULTS.seed,
+  });
+  return Object.fromEntries(Object.entries(values).flatMap(([key, value]) => (value === null || value === "" ? [] : [[key, `${value}`]])));
 }

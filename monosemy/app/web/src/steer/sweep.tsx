@@ -58,7 +58,7 @@ export function Sweep({ settings, sae, busy, onBusy }: { settings: Settings; sae
     <section class="card stack" aria-labelledby="sweep">
       <header>
         <h2 id="sweep">Strength sweep</h2>
-        <span class="sub">latent {first.latent}, {operation}, {unit}</span>
+        <span class="sub">latent {first.latent}{first.sae && ` of ${first.sae}`}, {operation}, {unit}</span>
       </header>
       <div class="row end">
         <label class="field wide">

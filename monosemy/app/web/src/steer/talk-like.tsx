@@ -22,7 +22,7 @@ const DISTINCT = 0.5;
 const PERPLEXITY = 25;
 
 const settings = (latent: number, value: number): Settings => ({
-  prompt: PROMPT, edits: [{ latent, operation: "set", value, unit: "norm" }], positions: { where: "all" }, keep_error: true,
+  prompt: PROMPT, edits: [{ latent, operation: "set", value, unit: "norm", sae: "" }], positions: { where: "all" }, keep_error: true,
   columns: ["default"], instruction: "", chat: null, control: null, n_tokens: N_TOKENS, temperature: 0, seed: 0,
 });
 
