@@ -2,16 +2,9 @@
 
 Place on the path: words of the command line, a file, the address of a page → [recipe] → served model. Three forms:
 
-<<<<<<< HEAD
     music=1312:set:0.4:norm,40:ablate                     edits as `monosemy steer --edit` takes them
     music=http://127.0.0.1:8321/steer/SITE/NAME?e=…       the address of the steering page
-    music.json                                            {"format": "monosemy-recipe", "version": 1, "name", "edits": [
-                                                          {"latent", "operation", "value", "unit"}], …}
-=======
-    code=603:set:0.35:norm,40:ablate                      edits as `monosemy steer --edit` takes them
-    code=http://127.0.0.1:8321/steer/SITE/NAME?e=…        the address of the steering page
-    code.json                                             a recipe's file, such as RUN/recipes/code.json
->>>>>>> 9d7135c (Steer with several SAEs and sites in one pass, keep recipes in the run, and measure a bias on one's own texts)
+    music.json                                            a recipe's file, such as RUN/recipes/music.json
 
 With several SAEs served, edits are of the first, or of the one that an address or a file's "sae" names; an edit may
 name another (`SITE/NAME:12:ablate`).
