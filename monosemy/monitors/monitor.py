@@ -13,6 +13,7 @@ monitor. Paths of probes are relative to the file that names them. Limits: files
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,6 @@ from monosemy.errors import UserError, unknown
 from monosemy.monitors.firings import Firings
 from monosemy.monitors.probe import FORMAT as PROBE_FORMAT
 from monosemy.monitors.probe import Probe, probe_of, require_keys
-from monosemy.support import files
 
 FORMAT, VERSION = "monosemy-monitor", 1
 UNITS = ("raw", "max")
@@ -167,7 +167,10 @@ def _document(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error.strerror}; give a monitor file or a probe's") from None
     if size > MAX_BYTES:
         raise UserError(f"{path} has {size} bytes, a monitor file at most {MAX_BYTES}")
-    document = files.read_json(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is no monitor file: it is not valid JSON ({error})") from None
     if not isinstance(document, dict):
         raise UserError(f"{path} is no monitor file: it must hold an object, with format {FORMAT!r}")
     return document
