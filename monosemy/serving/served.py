@@ -64,27 +64,27 @@ class Served:
         self,
         places: Sequence[Place],
         *,
-        recipes: Iterable[Recipe] = (),
+        recipes: Sequence[Recipe] = (),
         latents: Iterable[str] = (),
         monitors: Iterable[Path] = (),
     ) -> None:
         self.live = LiveModel(Catalogue(places[0].folder, places[0].moved))
         self.live.require_text()
-        self.model: LanguageModel = self.live.model()
-        self.saes = self._load(places)
-        self.recipes: dict[str, Recipe] = {}
-        for recipe in recipes:
-            if recipe.name in self.recipes:
-                raise UserError(f"two recipes are named {recipe.name!r}; give each its own name")
-            self.check_recipe(recipe)
-            self.recipes[recipe.name] = recipe
+        # all that needs no weights is refused before the model is loaded
+        self.entries = self._entries(places)
         self.latents = tuple(self.latent(words) for words in latents)
         read = [monitor for path in monitors for monitor in read_monitors(path)]
-        names = [monitor.name for monitor in read]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"several monitors are named {name!r}; give each its own name")
-        self.monitors = tuple(resolved(read, [watched_sae(served.entry) for served in self.saes.values()]))
+        _require_distinct("monitors", [monitor.name for monitor in read])
+        self.monitors = tuple(resolved(read, [watched_sae(entry) for entry, _ in self.entries.values()]))
+        self.recipes = {recipe.name: recipe for recipe in recipes}
+        _require_distinct("recipes", [recipe.name for recipe in recipes])
+        for recipe in recipes:
+            for edit in recipe.edits:
+                self._entry(edit.sae or recipe.sae).check_latent(edit.latent)
+        self.model: LanguageModel = self.live.model()
+        self.saes = self._load()
+        for recipe in recipes:
+            self.check_recipe(recipe)
 
     @property
     def name(self) -> str:
@@ -94,38 +94,46 @@ class Served:
     def first(self) -> ServedSae:
         return next(iter(self.saes.values()))
 
-    def _load(self, places: Sequence[Place]) -> dict[str, ServedSae]:
-        from monosemy.saes.storage import load_sae
-
-        saes: dict[str, ServedSae] = {}
+    def _entries(self, places: Sequence[Place]) -> dict[str, tuple[Dictionary, int]]:
+        """The SAEs by label, each with the number of positions that training dropped at the start of a text."""
+        entries: dict[str, tuple[Dictionary, int]] = {}
+        own = self.live.catalogue.provenance.get("model", {}).get("fingerprint")
         for number, place in enumerate(places):
             catalogue = self.live.catalogue if number == 0 else Catalogue(place.folder, place.moved)
-            there = catalogue.provenance.get("model", {}).get("fingerprint")
-            if there not in (None, self.model.fingerprint):
+            if catalogue.provenance.get("model", {}).get("fingerprint") not in (None, own):
                 raise UserError(
                     f"{place.folder} was made with another model than {places[0].folder}; serve the SAEs of one model"
                 )
             for key in place.saes:
                 entry = catalogue.sae(*key)
+                label = entry.saved.label
                 if entry.source_site is not None:
                     raise UserError(
-                        f"{entry.saved.label} is a transcoder, whose latents read one site and write another; serve an "
-                        "SAE"
+                        f"{label} is a transcoder, whose latents read one site and write another; serve an SAE"
                     )
-                if entry.saved.label in saes:
-                    raise UserError(f"two SAEs are named {entry.saved.label}; serve one of them")
-                sae = load_sae(entry.folder, device=str(self.model.device))
-                n_first = catalogue.config.activations.drop_first_positions
-                saes[entry.saved.label] = ServedSae(entry, sae, steering_scales(entry, sae), n_first)
+                if label in entries:
+                    raise UserError(f"two SAEs are named {label}; serve one of them")
+                entries[label] = entry, catalogue.config.activations.drop_first_positions
+        return entries
+
+    def _load(self) -> dict[str, ServedSae]:
+        from monosemy.saes.storage import load_sae
+
+        saes = {}
+        for label, (entry, n_first) in self.entries.items():
+            sae = load_sae(entry.folder, device=str(self.model.device))
+            saes[label] = ServedSae(entry, sae, steering_scales(entry, sae), n_first)
         return saes
 
-    def sae(self, label: str) -> ServedSae:
+    def _entry(self, label: str) -> Dictionary:
         """The SAE of a label, the first for an empty one. Raises UserError for one that is not served."""
-        if not label:
-            return self.first
-        if label not in self.saes:
-            raise unknown("SAE", label, self.saes)
-        return self.saes[label]
+        if label and label not in self.entries:
+            raise unknown("SAE", label, self.entries)
+        return self.entries[label or next(iter(self.entries))][0]
+
+    def sae(self, label: str) -> ServedSae:
+        """As `_entry`, loaded."""
+        return self.saes[self._entry(label).saved.label]
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raises UserError for edits that cannot be made: of latents that are not there, in unknown units."""
@@ -144,19 +152,16 @@ class Served:
         match = _LATENT.fullmatch(words)
         if match is None:
             raise UserError(f"a latent is written [NAME=][SITE/NAME:]LATENT, e.g. july=12; got {words[:80]!r}")
-        served = self.sae(match["sae"] or "")
-        number = int(match["latent"])
-        if number >= served.entry.d_sae:
-            raise UserError(
-                f"latent {number} is out of range: {served.label} has latents 0 to {served.entry.d_sae - 1}"
-            )
-        return LatentRef(served.label, number, match["name"] or str(number), served.entry.labels([number])[0])
+        entry, number = self._entry(match["sae"] or ""), int(match["latent"])
+        if number >= entry.d_sae:
+            raise UserError(f"latent {number} is out of range: {entry.saved.label} has latents 0 to {entry.d_sae - 1}")
+        return LatentRef(entry.saved.label, number, match["name"] or str(number), entry.labels([number])[0])
 
     def latents_of(self, recipe: Recipe | None) -> tuple[LatentRef, ...]:
         """The latents that answers report unless a request names others: those given, else those of the recipe."""
         if self.latents or recipe is None:
             return self.latents
-        edited = ((self.sae(edit.sae or recipe.sae).label, edit.latent) for edit in recipe.edits)
+        edited = ((self._entry(edit.sae or recipe.sae).saved.label, edit.latent) for edit in recipe.edits)
         return tuple(self.latent(f"{label}:{latent}") for label, latent in dict.fromkeys(edited))
 
     def hooks(self, job: Job, recipe: Recipe | None) -> Hooks:
@@ -190,3 +195,10 @@ class Served:
         edits = beside(recipe.edits, self.sae(recipe.sae).label)
         steering = Steering(edits, recipe.positions, recipe.keep_error)
         return TextEdits(self.model, self._steering_saes(recipe), [steering] * n_texts).hooks
+
+
+def _require_distinct(kind: str, names: Sequence[str]) -> None:
+    """Raises UserError for a name that occurs twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"several {kind} are named {name!r}; give each its own name")
