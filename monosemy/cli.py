@@ -112,6 +112,13 @@ RUN_COMMANDS = (
         purpose="train and measure",
     ),
     Command(
+        "plan",
+        "say before a run starts what memory, disk and time it needs, and what to change if it does not fit",
+        "monosemy.commands:run_plan",
+        continues=False,
+        purpose="train and measure",
+    ),
+    Command(
         "evaluate",
         "measure the SAEs of a run on validation documents",
         "monosemy.commands:run_evaluate",

@@ -22,7 +22,7 @@ from monosemy.layout import RUN_JSON
 from monosemy.ranges import Range
 from monosemy.run import versions
 from monosemy.support import ranks
-from monosemy.support.arguments import Parser, amount, whole
+from monosemy.support.arguments import Parser, amount, real, whole
 from monosemy.support.flags import add_descriptive, add_settings, descriptive_of, read_settings, with_settings
 from monosemy.support.launch import launch
 from monosemy.support.moved import NOT_MOVED, Moved
@@ -108,6 +108,35 @@ def run_train(words: list[str]) -> None:
         page = pipeline.whole_run(start.config, start.folder, moved=start.moved)
         if ranks.is_first():
             print(f"report: {page}")
+
+
+def run_plan(words: list[str]) -> None:
+    """`monosemy plan [RECIPE | run.json | RUN] [FLAGS]`: what `monosemy train` with the same words needs and takes."""
+    if not words or words[0].startswith("-"):
+        words = ["demo", *words]
+    start, base = words[0], _base(words[0])
+    arguments, settings = _settings(base, words[1:], "plan")
+    from monosemy.pipeline.planning.plan import Question, plan_run
+    from monosemy.pipeline.planning.text import plan_page
+    from monosemy.run import machine
+    from monosemy.support.hardware import hardware_with
+
+    hardware = hardware_with(
+        arguments.hardware, arguments.device_memory, arguments.device_tflops, arguments.device_bandwidth
+    )
+    question = Question(
+        hardware,
+        arguments.processes,
+        arguments.shard_latents or 0,
+        measure=not arguments.no_measure,
+        main_memory=arguments.main_memory,
+        disk=arguments.disk,
+    )
+    folder = Path(arguments.run or _default_folder(start)).expanduser()
+    plan = plan_run(with_settings(base, settings), folder, question)
+    print(plan_page(plan, folder, machine()))
+    if plan.refusal is not None:
+        raise UserError("this plan does not fit; change what it says and plan again")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -419,6 +448,32 @@ _OPENING = {
 }
 
 
+_PLANNING = ("--hardware", "--no-measure", "--processes", "--shard-latents", "--main-memory", "--disk")
+
+
+def _add_planning(parser: Parser) -> None:
+    """The flags of `plan` that `train` has not."""
+    from monosemy.support.hardware import DEVICES
+
+    size = amount(Range(1, example=80_000_000_000))
+    parser.add_argument(
+        "--hardware",
+        metavar="NAME",
+        help=f"Plan for other hardware, by assumed speeds: one of {', '.join(DEVICES)}, or several (h100x8).",
+    )
+    parser.add_argument("--no-measure", action="store_true", help="Count bytes only, and time nothing.")
+    parser.add_argument("--device-memory", type=size, help="Bytes of a device in place of the data sheet's, e.g. 40G.")
+    number = real(Range(0, example=60.0, above_low=True))
+    parser.add_argument(
+        "--device-tflops", type=number, help="Float32 operations of a device, in 10¹² a second, in place of those."
+    )
+    parser.add_argument(
+        "--device-bandwidth", type=number, help="Memory bandwidth of a device, in TB a second, in place of that."
+    )
+    parser.add_argument("--main-memory", type=size, help="Main memory of the machine in bytes, e.g. 512G.")
+    parser.add_argument("--disk", type=size, help="Free disk of the machine in bytes, e.g. 2000G.")
+
+
 def _settings_parser(base: RunConfig, command: str) -> Parser:
     from monosemy.recipes import RECIPES
 
@@ -430,23 +485,28 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
     lines.append("Counts of tokens take k, M and G. monosemy info jumprelu lists the options of that architecture.")
     if command == "train":
         lines.append("With --activations, the sizes that no flag gives follow from the rows (docs/own-embeddings.md).")
-    first = {"train": "monosemy train quick --run runs/first"}.get(command, f"monosemy {command} --run runs/first")
+    first = {
+        "train": "monosemy train quick --run runs/first",
+        "plan": "monosemy plan quick",
+    }.get(command, f"monosemy {command} --run runs/first")
     examples = [f"{first} --tokens 1.5M --l0 16 32", f"{first} --jumprelu.bandwidth-relative 0.3"]
     if command == "train":
         examples.append("monosemy train --activations embeddings.npy --run runs/mine")
     elif command == "demo":
         examples.insert(0, "monosemy demo --open")
-    start = "[RECIPE | run.json | RUN] " if command == "train" else ""
+    elif command == "plan":
+        examples[1] = "monosemy plan --model google/gemma-2-2b --d-sae 131072 --tokens 500M --hardware h100x8"
+    start = "[RECIPE | run.json | RUN] " if command in ("train", "plan") else ""
     parser = Parser(
         f"monosemy {command}",
         commands()[command].summary,
         details="\n".join(lines),
         examples=tuple(examples),
-        brief=() if command == "train" else _BRIEF,
+        brief={"train": (), "plan": (*_PLANNING, *_BRIEF)}.get(command, _BRIEF),
         usage=f"monosemy {command} {start}[--run FOLDER] [FLAGS]",
         allow_abbrev=False,
     )
-    default = "runs/NAME" if command == "train" else "runs/demo"
+    default = "runs/NAME" if command in ("train", "plan") else "runs/demo"
     parser.add_argument("--run", metavar="FOLDER", help=f"The run folder to make or to continue. (default: {default})")
     if command in _OPENING:
         flag, meaning = _OPENING[command]
@@ -460,7 +520,9 @@ def _settings_parser(base: RunConfig, command: str) -> Parser:
             default=argparse.SUPPRESS,
             help="Open the pages, as it does by default.",
         )
-    if command == "train":
+    if command == "plan":
+        _add_planning(parser)
+    if command in ("train", "plan"):
         parser.add_argument(
             "--shard-latents",
             type=whole(Range(1, 65_536, example=4)),

@@ -76,9 +76,9 @@ class ActivationsConfig:
     sites: tuple[str, ...] = ("layers.12.resid_post",)
     """Site names, e.g. `layers.12.resid_post`, `.resid_mid`, `.resid_pre`, `.attn_out`, `.attn_heads`,
     `.mlp_in`, `.mlp_out`; TransformerLens names are accepted."""
-    storage: Literal["disk", "stream"] = "disk"
-    """`disk` harvests activations once, keeps them and reuses them; `stream` harvests them while training and keeps
-    none."""
+    storage: Literal["disk", "windows", "stream"] = "disk"
+    """`disk` harvests activations once, keeps them and reuses them; `windows` keeps a part of them on disk, made ahead
+    and deleted behind (disk-budget); `stream` harvests them while training and keeps none."""
     dtype: Dtype = "bfloat16"
     """Number format of activations on disk and in the shuffle buffer."""
     drop_first_positions: Annotated[int, Range(0, example=1)] = 1
@@ -91,6 +91,11 @@ class ActivationsConfig:
     """Number of sequences in each pass of the model."""
     buffer_tokens: Annotated[int, Range(1, example=131_072)] = 131_072
     """Size of the shuffle buffer in tokens, for `stream` storage only."""
+    window_tokens: Annotated[int, Range(1, example=1_000_000)] = 1_000_000
+    """Number of tokens of text within which rows are shuffled, for `windows` storage only."""
+    disk_budget: Annotated[int, Range(1, example=20_000_000_000, or_zero="keeps all")] = 0
+    """The most bytes of activations on disk at a time, e.g. 20G, for `windows` storage only: two windows or more; 0
+    keeps all. It may change when a run is continued."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class TrainingConfig:
     batch_tokens: Annotated[int, Range(1, example=1024)] = 1024
     """Number of tokens in each training step."""
     n_passes: Annotated[int, Range(1, 100_000, example=1)] = 1
-    """How many times each training token is used; more than once with `disk` storage only."""
+    """How many times each training token is used; more than once with `disk` or `windows` storage only."""
     learning_rate: Annotated[float | None, Range(0, 1, example=2e-3, above_low=True)] = None
     """Peak learning rate of all SAEs; None takes each architecture's own, or else 0.13/√d_in at batches of 1,024
     tokens (training/optim.py)."""
@@ -171,6 +176,12 @@ class RunConfig:
     info jumprelu` lists them."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def options_of(config: RunConfig, architecture: str) -> dict[str, Any]:
+    """The options of one architecture in the configuration, without its prefix."""
+    prefix = architecture + "."
+    return {key.removeprefix(prefix): value for key, value in config.options.items() if key.startswith(prefix)}
 
 
 def room_settings(config: RunConfig, kind: type[T]) -> T:
@@ -282,7 +293,14 @@ def computed_settings(config: RunConfig) -> dict[str, Any]:
     # As for the idle rooms: a setting at rest is left out, so that runs from before it existed keep their identity.
     if config.model.randomise == "none":
         computed["model"].pop("randomise")
+    computed["activations"] = computed_activations(config.activations)
     return computed
+
+
+def computed_activations(settings: ActivationsConfig) -> dict[str, Any]:
+    """The settings of activations that change what is computed, as JSON values."""
+    at_rest = {"disk_budget"} | (set() if settings.storage == "windows" else {"window_tokens"})
+    return {name: value for name, value in to_json(settings).items() if name not in at_rest}
 
 
 def with_labels(config: RunConfig, labelled: RunConfig) -> RunConfig:
@@ -292,7 +310,8 @@ def with_labels(config: RunConfig, labelled: RunConfig) -> RunConfig:
         if room.descriptive:
             described = {name: getattr(labels, name) for name in room.descriptive}
             config = with_room(config, dataclasses.replace(section, **described))
-    return dataclasses.replace(config, log_to=labelled.log_to)
+    activations = dataclasses.replace(config.activations, disk_budget=labelled.activations.disk_budget)
+    return dataclasses.replace(config, log_to=labelled.log_to, activations=activations)
 
 
 class Difference(NamedTuple):

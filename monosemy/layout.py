@@ -13,6 +13,7 @@ writer, in the module that is named beside it (in two, where the reader comes fi
     checkpoints/step-<number>/   tensors.safetensors, state.json                        training/checkpoint.py
     first-look/       metrics.jsonl, checkpoints/ of the first SAE, while it trains     pipeline/first_look.py
     checkpoints/rank-<i>-of-<n>/ a process's own step-<number>/ and metrics.jsonl, until the training ends
+    activations/rank-<i>/    windows of activations that are trained on now or next     activations/windows.py
     evaluation.json   one record per SAE and control                                    evals/evaluation_file.py
     documents.safetensors   sums per document                                           evals/documents.py
     saes/<site>/<name>/      sae.safetensors                                            saes/formats/own.py
@@ -101,6 +102,15 @@ class RunFiles:
     def first_look(self) -> RunFiles:
         """What the training of the first SAE keeps while it goes on, laid out as in a run."""
         return RunFiles(self.folder / "first-look")
+
+    @property
+    def all_windows(self) -> Path:
+        """Where all processes keep windows of activations, until the training ends."""
+        return self.folder / "activations"
+
+    def windows(self, rank: int) -> Path:
+        """Where one of the processes keeps them."""
+        return self.all_windows / f"{_RANK}{rank}"
 
     @property
     def evaluation(self) -> Path:

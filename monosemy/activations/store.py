@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,11 @@ from monosemy.activations.harvest import (
 from monosemy.activations.shards import DTYPES, LABEL_BYTES, ShardWriter, map_shard, verify_shards
 from monosemy.config import ActivationsConfig, fingerprint
 from monosemy.errors import UserError, unknown
-from monosemy.support import files, progress, ranks
+from monosemy.support import estimates, files, progress, ranks
 from monosemy.support.numbers import fixed_text
 
 FORMAT = 1
 KIND = "monosemy activations"
-MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 1 << 30
 _ENTRIES = ".shard-*.json"
 """The entries of shards that several processes harvest, until the first process puts them into the manifest."""
 _KEYS = {"complete", "fingerprint", "identity", "sequences_per_shard", "statistics", "rules", "shards"}
@@ -232,10 +231,10 @@ def build_store(
         if (folder / "manifest.json").exists():
             return _continued(folder, identity)
         _check_disk(folder, identity, shards.n_sequences)
-        _make_folder(folder)
+        make_folder(folder)
         # The manifest keeps the statistics, so that a continued build drops by the same limits.
         statistics = measure_sites(model, shards, sites, config)
-        manifest = _new_manifest(model, identity, config, statistics, shard_bytes=shard_bytes)
+        manifest = new_manifest(model, identity, config, statistics, shard_bytes=shard_bytes)
         files.write_json(folder / "manifest.json", manifest)
         return manifest
 
@@ -267,7 +266,7 @@ def _continued(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 def _finished(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Completes and writes the manifest, whose shards are all there."""
-    manifest = _completed(_with_entries(folder, manifest))
+    manifest = completed_manifest(_with_entries(folder, manifest))
     files.write_json(folder / "manifest.json", manifest)
     for path in folder.glob(_ENTRIES):
         path.unlink()
@@ -286,20 +285,17 @@ def bytes_per_token(identity: dict[str, Any]) -> int:
     return sum(identity["sites"].values()) * DTYPES[identity["dtype"]].itemsize + LABEL_BYTES
 
 
-def _new_manifest(
+def new_manifest(
     model: ActivationModel,
     identity: dict[str, Any],
     config: ActivationsConfig,
-    statistics: dict[str, SiteStatistics],
+    statistics: Mapping[str, SiteStatistics],
     *,
     shard_bytes: int | None,
 ) -> dict[str, Any]:
     """The manifest of a store without any shards yet."""
     per_sequence = identity["context_length"] * bytes_per_token(identity)
-    # About 512 shards, unless that makes them too small or too large.
-    n_shard_bytes = shard_bytes or min(
-        max(per_sequence * identity["n_sequences"] // 512, MIN_SHARD_BYTES), MAX_SHARD_BYTES
-    )
+    n_shard_bytes = shard_bytes or estimates.shard_bytes(per_sequence * identity["n_sequences"])
     # A shard holds whole passes of the model, so that a continued build runs the same passes as an uninterrupted one.
     batches = max(1, n_shard_bytes // (per_sequence * config.batch_sequences))
     return {
@@ -336,22 +332,25 @@ def _harvest_missing(
         return
     _check_disk(folder, manifest["identity"], sum(min(start + size, total) - start for start in all_missing))
     ranks.barrier()  # all have looked at the disk before any of them fills it
-    _make_folder(folder)
+    make_folder(folder)
     missing = all_missing[ranks.rank() :: ranks.n_ranks()]
     n_missing = sum(min(start + size, total) - start for start in missing)
     n_shown = total if ranks.n_ranks() == 1 else n_missing  # of this process
-    rules, widths = DropRules.from_json(manifest["rules"]), manifest["identity"]["sites"]
     length = shards.context_length
     manifest["complete"] = False
     with progress.stage("harvest", n_shown * length, "tokens", start=(n_shown - n_missing) * length) as bar:
         for start in missing:
-            shard = ShardWriter(widths, DTYPES[manifest["identity"]["dtype"]])
-            stop = min(start + size, total)
-            for rows in harvest_rows(model, shards, list(widths), config, statistics=rules, start=start, stop=stop):
-                shard.add(rows)
-                bar.advance(rows.n_tokens)
-            entry = shard.write(folder / f"activations-{start // size:05d}.safetensors")
-            entry |= {"start": start, "stop": stop}
+            path = folder / f"activations-{start // size:05d}.safetensors"
+            entry = harvest_shard(
+                model,
+                shards,
+                config,
+                manifest,
+                start=start,
+                stop=min(start + size, total),
+                path=path,
+                advance=bar.advance,
+            )
             if ranks.n_ranks() > 1:
                 files.write_json(folder / f".shard-{start // size:05d}.json", entry)
                 continue
@@ -359,7 +358,30 @@ def _harvest_missing(
             files.write_json(folder / "manifest.json", manifest)
 
 
-def _completed(manifest: dict[str, Any]) -> dict[str, Any]:
+def harvest_shard(
+    model: ActivationModel,
+    shards: Tokens,
+    config: ActivationsConfig,
+    manifest: Mapping[str, Any],
+    *,
+    start: int,
+    stop: int,
+    path: Path,
+    advance: Callable[[int], object],
+) -> dict[str, Any]:
+    """Harvests sequences `start` to `stop` (exclusive) into a shard at `path`, and returns its entry for the manifest.
+
+    `advance` is told the number of tokens of every pass of the model.
+    """
+    rules, widths = DropRules.from_json(manifest["rules"]), manifest["identity"]["sites"]
+    shard = ShardWriter(widths, DTYPES[manifest["identity"]["dtype"]])
+    for rows in harvest_rows(model, shards, list(widths), config, statistics=rules, start=start, stop=stop):
+        shard.add(rows)
+        advance(rows.n_tokens)
+    return shard.write(path) | {"start": start, "stop": stop}
+
+
+def completed_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     """Marks the manifest as complete and adds the totals over all shards. Raises UserError when no row was kept."""
     entries = manifest["shards"]
     n_rows = sum(entry["n_rows"] for entry in entries)
@@ -383,7 +405,9 @@ def _start_of(manifest: dict[str, Any], n_sequences: int) -> dict[str, Any]:
     """A manifest of the shards that hold the first `n_sequences` alone, with a fingerprint of its own."""
     identity = manifest["identity"] | {"n_sequences": n_sequences}
     entries = [entry for entry in manifest["shards"] if entry["stop"] <= n_sequences]
-    return _completed(manifest | {"identity": identity, "fingerprint": fingerprint(identity), "shards": entries})
+    return completed_manifest(
+        manifest | {"identity": identity, "fingerprint": fingerprint(identity), "shards": entries}
+    )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -426,7 +450,7 @@ def _check_disk(folder: Path, identity: dict[str, Any], n_sequences: int) -> Non
         )
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Creates the folder, and removes half-written files that killed builds left in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

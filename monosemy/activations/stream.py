@@ -81,7 +81,7 @@ class StoredStream:
         """`prefetch` reads the next batch in a thread while the current one is used, by default when `device` is not
         the CPU; the batches are the same either way. Raises UserError when the store has fewer rows than one batch or
         does not hold a site."""
-        _check_sizes(batch_tokens=batch_tokens, n_passes=n_passes, seed=seed)
+        check_sizes(batch_tokens=batch_tokens, n_passes=n_passes, seed=seed)
         for site in sites:
             store.width(site)
         self.store, self.sites = store, tuple(sites)
@@ -131,7 +131,7 @@ class StoredStream:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continues from `state`. Raises UserError when it belongs to another stream."""
-        _check_state(self._identity(), state)
+        check_state(self._identity(), state)
         if not 0 <= state["step"] <= self.n_steps:
             raise UserError(
                 f"the checkpoint's stream is at step {state['step']}, beyond the {self.n_steps} of this run"
@@ -159,8 +159,8 @@ class StoredStream:
         """The stream's identity, length and shuffle quality, as JSON values, for the record of a run."""
         qualities = {
             site: {
-                "shuffled": _json(self.shuffle_quality(site)),
-                "stored_order": _json(self.shuffle_quality(site, shuffled=False)),
+                "shuffled": quality_record(self.shuffle_quality(site)),
+                "stored_order": quality_record(self.shuffle_quality(site, shuffled=False)),
             }
             for site in self.sites
         }
@@ -256,7 +256,7 @@ class MixingStream:
         model, shards, config, statistics = source.model, source.shards, source.config, source.statistics
         check_config(config, shards.context_length)
         capacity = config.buffer_tokens if buffer_tokens is None else buffer_tokens
-        _check_sizes(batch_tokens=batch_tokens, seed=seed)
+        check_sizes(batch_tokens=batch_tokens, seed=seed)
         self._per_pass = config.batch_sequences * shards.context_length
         if capacity < (least := 2 * max(batch_tokens, self._per_pass)):
             raise UserError(
@@ -270,7 +270,7 @@ class MixingStream:
         self.scale = {site: float((scale or {}).get(site, self.statistics[site].scale)) for site in self.sites}
         self.batch_tokens, self.buffer_tokens, self.seed = batch_tokens, capacity, seed
         self.device = torch.device(device)
-        self.n_steps = _usable_rows(shards, self.rules, self.statistics) // batch_tokens
+        self.n_steps = usable_rows(shards, self.rules, self.statistics) // batch_tokens
         if self.n_steps == 0:
             raise UserError(
                 f"the text holds fewer usable tokens than one batch of {batch_tokens}; lower --training.batch-tokens "
@@ -316,7 +316,7 @@ class MixingStream:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continues from `state`, bit for bit. Raises UserError when it belongs to another stream."""
-        _check_state(self._identity(), state)
+        check_state(self._identity(), state)
         self.step, self._cursor, self._n_read = state["step"], state["cursor"], state["n_read"]
         self._dropped = Counter(state["n_dropped"])
         self._generator.set_state(state["generator"])
@@ -344,7 +344,7 @@ class MixingStream:
             "n_dropped": self._counts(),
             "rules": self.rules.to_json(),
             "statistics": {site: stats.to_json() for site, stats in self.statistics.items()},
-            "shuffle_quality": {site: {"shuffled": _json(self.shuffle_quality(site))} for site in self.sites},
+            "shuffle_quality": {site: {"shuffled": quality_record(self.shuffle_quality(site))} for site in self.sites},
         }
 
     def _identity(self) -> dict[str, Any]:
@@ -416,7 +416,7 @@ class MixingStream:
         return batch
 
 
-def _usable_rows(shards: Tokens, rules: Any, statistics: Mapping[str, SiteStatistics]) -> int:
+def usable_rows(shards: Tokens, rules: Any, statistics: Mapping[str, SiteStatistics]) -> int:
     """The number of rows that will be kept, with a chance of 1 in 2,000 that it is too high.
 
     It is the exact number of ordinary positions, less the upper end of the interval of the share of outliers.
@@ -440,13 +440,15 @@ def _wilson_upper(count: int, n: int, z: float = 3.29) -> float:
     return (p + z * z / (2 * n) + spread) / (1 + z * z / n)
 
 
-def _check_sizes(*, seed: int, **sizes: int) -> None:
+def check_sizes(*, seed: int, **sizes: int) -> None:
+    """Raises UserError for a size that is not above 0 and for a negative seed."""
     positive(**sizes)
     if seed < 0:
         raise UserError(f"seed must be 0 or more, got {seed}")
 
 
-def _check_state(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def check_state(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raises UserError, naming what differs, for the state of a stream of another identity."""
     different = [
         f"{key} {state.get(key)} there, {value} here" for key, value in expected.items() if state.get(key) != value
     ]
@@ -457,5 +459,6 @@ def _check_state(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         )
 
 
-def _json(quality: ShuffleQuality | None) -> dict[str, Any] | None:
+def quality_record(quality: ShuffleQuality | None) -> dict[str, Any] | None:
+    """A shuffle quality as JSON values; None where it was not measured."""
     return quality.to_json() if quality is not None else None

@@ -233,6 +233,11 @@ class LanguageModel:
         """The module of a layer."""
         return self._blocks[layer]
 
+    @property
+    def n_block_parameters(self) -> int:
+        """The number of parameters of all layers, without embeddings and head."""
+        return sum(parameter.numel() for block in self._blocks for parameter in block.parameters())
+
     def refuse(self, site: str, reason: str) -> None:
         """Removes a site, for example because it failed a self-check; `resolve` then gives the reason."""
         if self._places.pop(site, None) is not None:

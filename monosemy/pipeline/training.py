@@ -15,6 +15,7 @@ from monosemy.pipeline.trainees import build_trainees, build_units, planned_unit
 from monosemy.pipeline.training_data import Key, TrainingData
 from monosemy.run import Run
 from monosemy.support import progress, ranks
+from monosemy.support.estimates import CALIBRATION_TOKENS
 from monosemy.support.metrics import MetricsWriter
 from monosemy.support.numbers import counted_text
 from monosemy.support.shares import share_out
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from monosemy.training.parts import Part
     from monosemy.training.trainee import Trainee
     from monosemy.training.trainer import Trainer, Unit
-
-CALIBRATION_TOKENS = 32_768
 
 
 def trained(run: Run) -> bool:
@@ -48,7 +47,7 @@ def train(run: Run, prepared: TrainingData | None = None) -> TrainingData | None
     """
     if ranks.from_first(lambda: trained(run)):
         if ranks.is_first():
-            shutil.rmtree(run.files.checkpoints, ignore_errors=True)
+            _remove_work(run)
         return None
     prepared = prepared or training_data(run)
     planned = planned_units(prepared)
@@ -106,7 +105,13 @@ def _record(run: Run, prepared: TrainingData, keys: Sequence[Key], outcomes: Seq
     record = {"n_tokens": max(outcome.n_tokens for outcome in outcomes), "saes": [list(key) for key in keys]}
     run.mark_done("training", identity(run.config), max(outcome.seconds for outcome in outcomes), record)
     # Only now that the trained SAEs are on disk and the stage is recorded.
-    shutil.rmtree(run.files.checkpoints, ignore_errors=True)
+    _remove_work(run)
+
+
+def _remove_work(run: Run) -> None:
+    """Removes what only training needed."""
+    for folder in (run.files.checkpoints, run.files.all_windows):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def finish_and_save(
@@ -187,6 +192,7 @@ def train_all(
     the run has several.
     """
     from monosemy.activations.stream import StoredStream
+    from monosemy.activations.windows import WindowStream
     from monosemy.training.trainer import Trainer
     from monosemy.training.viewers import open_viewer
 
@@ -227,7 +233,11 @@ def train_all(
             n_printed = len(trainer.messages)
 
         trainer.on_step = on_step
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            if isinstance(prepared.stream, WindowStream):
+                prepared.stream.close()
     return trainer
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from monosemy.activations.row_store import RowStore
     from monosemy.activations.store import ActivationStore
     from monosemy.activations.stream import MixingStream, StoredStream
+    from monosemy.activations.windows import WindowStream
 
 
 Key = tuple[str, str]
@@ -43,7 +44,7 @@ class TrainingData(ABC):
     sites: tuple[str, ...]
     store: ActivationStore | RowStore | None
     """The activations on disk; None where they are made while training."""
-    stream: StoredStream | MixingStream
+    stream: StoredStream | MixingStream | WindowStream
     scale: Mapping[str, float]
     """C by site: training reads rows divided by it."""
     unit = "tokens"

@@ -22,7 +22,7 @@ from monosemy.activations.tables import ARRAY, BATCHES, Table, as_table, map_npy
 from monosemy.config import RunConfig, room_settings
 from monosemy.errors import UserError
 from monosemy.models.sources import choose_device
-from monosemy.pipeline.checks import memory_of
+from monosemy.pipeline.planning.fit import memory_of
 from monosemy.pipeline.training_data import TrainingData, ValidationRows
 from monosemy.rows.row_values import check_described
 from monosemy.rows.settings import SITE, RowsConfig
@@ -174,7 +174,11 @@ def _require_resources(run: Run, table: Table) -> None:
     n_shards = run.n_latent_shards
     plan = estimate(run.config, {SITE: table.width}, size, model_loaded=True, n_latent_shards=n_shards)
     # There is no model, and the rows lie where they are.
-    memory = {part: n for part, n in plan.memory.items() if part not in ("model", "model pass", "logits", "libraries")}
-    memory = memory_of(ranks.n_local_ranks(), memory, in_slices=n_shards > 0)
+    memory = {
+        part: n
+        for part, n in plan.memory.items()
+        if part not in ("model", "model pass", "logits", "libraries", "activation shard")
+    }
+    memory = memory_of(ranks.n_local_ranks(), memory, n_ranks=ranks.n_ranks(), in_slices=n_shards > 0)
     run_disk = plan.run_disk if run.created else {}
     require_resources(dataclasses.replace(plan, memory=memory, cache_disk={}, run_disk=run_disk), run.folder)

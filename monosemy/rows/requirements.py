@@ -19,8 +19,8 @@ class RowRequirements(Requirements):
 
     def check(self, config: RunConfig) -> None:
         source = room_settings(config, RowsConfig).source
-        if config.activations.storage == "stream":
-            raise UserError(f"activations.storage stream needs a language model, and the rows of {source} have none")
+        if (storage := config.activations.storage) != "disk":
+            raise UserError(f"activations.storage {storage} needs a language model, and the rows of {source} have none")
         for room in taking_part(config):
             if room.units:
                 raise UserError(

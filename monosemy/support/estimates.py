@@ -3,16 +3,22 @@
 Place on the data's path: between the configuration and the first stage. The estimate is arithmetic on the
 configuration and on a few sizes of the model; it allocates nothing. Symbols: n tokens, d width of a site, m = d_sae.
 
-    activations on disk   n (Σ_sites d · bytes(dtype) + 16)          16 bytes: token id, position, sequence, document
+    tokens on disk        8 bytes: token id, document; n is rounded up to whole sequences of T tokens
+    activations on disk   n (T − dropped)/T (Σ_sites d · bytes(dtype) + 16)     16 bytes: token id, position, sequence,
+                          document; `dropped` first positions of every sequence; no more are known before
     one SAE               P = 2dm + 3m + d float32 parameters (gated has 3m, the others fewer)
+    harvest, memory       3 shards of activations: its rows, the rows in one piece, the bytes of its file
     training, memory      4.5 P per SAE (weights, two Adam moments, and, while a checkpoint is written, a row-ordered
-                          copy of these three of the encoder), and P of gradients + 4 arrays [batch, m] for one SAE's
-                          step
+                          copy of these three of the encoder), and P of gradients + 4 arrays [batch, m] for each SAE
+                          that steps at the same time
     checkpoint, disk      3 P per SAE (weights, two moments), twice: the old one stays until the new one is complete
-    evaluation, memory    3 float32 arrays of logits, each of 256 MiB or of one sequence, whichever is larger
+    evaluation, memory    P per SAE, and 3 float32 arrays of logits, each of 256 MiB or of one sequence, whichever is
+                          larger
 
-Limits: these are upper estimates, meant to refuse what cannot work rather than to predict a peak. A fixed allowance
-covers sparse codes, the tokenizer and the report.
+A stage holds some of these parts (`STAGES`), and a run needs what its most demanding stage holds.
+
+Limits: these are upper estimates, meant to refuse what cannot work; on small runs the fixed allowance for libraries,
+sparse codes, tokenizer and report is most of them.
 """
 
 from __future__ import annotations
@@ -22,13 +28,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from monosemy.config import RunConfig
+from monosemy.config import ActivationsConfig, RunConfig
 from monosemy.errors import UserError
 from monosemy.support import files
 from monosemy.support.flags import flag_of
-from monosemy.support.numbers import size_text
+from monosemy.support.numbers import counted_text, size_text
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BASE_MEMORY = 1 << 30
@@ -36,6 +42,29 @@ BASE_MEMORY = 1 << 30
 LOGIT_BYTES = 1 << 28
 ROW_RECORD_BYTES = 16
 MARGIN = 1.05
+CALIBRATION_TOKENS = 32_768
+"""How many rows of every site are held to calibrate SAEs and to fit controls."""
+HELD_ROWS_BYTES = 1 << 31
+"""The most memory that they may take, in float32."""
+MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 1 << 30
+WINDOW_PARTS = 8
+"""About how many files a window of activations has, unless that makes them too small."""
+FILE_BYTES = 1 << 16
+"""More than a file of activations has beside its rows and sums: its header."""
+
+HARVEST, TRAINING, EVALUATION, OTHER = "harvest", "training", "evaluation", "other"
+STAGES: Mapping[str, frozenset[str]] = {
+    "model": frozenset((HARVEST, TRAINING, EVALUATION, OTHER)),
+    "libraries": frozenset((HARVEST, TRAINING, EVALUATION, OTHER)),
+    "model pass": frozenset((HARVEST, EVALUATION)),
+    "activation shard": frozenset((HARVEST,)),
+    "held rows": frozenset((TRAINING, EVALUATION)),
+    "SAEs in evaluation": frozenset((EVALUATION,)),
+    "logits": frozenset((EVALUATION,)),
+}
+"""The stages that hold a part of the memory; parts that are not named here are held in training alone."""
+IN_MAIN_MEMORY = ("libraries", "shuffle buffer", "activation shard", "window shard")
+"""The parts that stay in main memory where a GPU holds the others."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +88,14 @@ REMEDIES: Mapping[str, Remedy] = {
         "lower --activations.batch-sequences or --text.context-length", ("activations.batch_sequences",)
     ),
     "activations": Remedy(
-        "lower --tokens, use fewer sites, or set --activations.storage to stream", ("text.n_tokens",)
+        "lower --tokens, use fewer sites, or set --activations.storage to windows or stream", ("text.n_tokens",)
     ),
     "token shards": Remedy("lower --tokens", ("text.n_tokens",)),
+    "activation windows": Remedy("lower --activations.disk-budget", ("activations.disk_budget",)),
+    "window shard": Remedy("lower --activations.window-tokens", ("activations.window_tokens",)),
+    "activation shard": Remedy("lower --tokens or use fewer sites", ("text.n_tokens",)),
+    "held rows": Remedy("use fewer sites"),
+    "SAEs in evaluation": Remedy(f"{_FEWER_SAES} at a time", ("d_sae",)),
     "SAEs": Remedy(_FEWER_SAES, ("d_sae",)),
     "checkpoints": Remedy(_FEWER_SAES, ("d_sae",)),
 }
@@ -83,6 +117,8 @@ class ModelSize:
     n_layers: int
     d_model: int
     vocab_size: int
+    n_block_parameters: int = 0
+    """Those of the layers alone, without embeddings and head."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +126,22 @@ class Plan:
     """The bytes that a run needs, by part."""
 
     memory: Mapping[str, int]
-    """Main memory; all parts are held at once."""
+    """Main memory; a stage holds some of the parts (`held_in`)."""
     cache_disk: Mapping[str, int]
     """Disk space in the cache folder, for files that later runs use again."""
     run_disk: Mapping[str, int]
     """Disk space in the run folder."""
     remedies: Mapping[str, Remedy] = field(default_factory=lambda: REMEDIES)
     """The remedy for each part."""
+
+    def held_in(self, stage: str) -> dict[str, int]:
+        """The parts of the memory that one of the stages holds at the same time."""
+        return {part: n for part, n in self.memory.items() if stage in STAGES.get(part, (TRAINING,))}
+
+    @property
+    def most_held(self) -> dict[str, int]:
+        """The parts of the memory that the most demanding stage holds."""
+        return max((self.held_in(stage) for stage in (HARVEST, TRAINING, EVALUATION)), key=lambda p: sum(p.values()))
 
 
 @dataclass(frozen=True)
@@ -126,43 +171,113 @@ def estimate(
     reuse_activations: bool = False,
     model_loaded: bool = False,
     n_latent_shards: int = 0,
+    n_at_once: int = 1,
+    n_sharing: int = 1,
 ) -> Plan:
     """Estimates the needs of `config` at sites with the given widths {site: d}.
 
     `costs` are those of the rooms that take part. With `reuse_activations` the store exists already and needs no disk.
     With `model_loaded` the weights are in memory already and need no more. With `n_latent_shards` SAEs are trained one
-    after the other, each over so many processes, and the memory for SAEs is that of one process.
+    after the other, each over so many processes, and the memory for SAEs is that of one process. `n_at_once` SAEs step
+    side by side; `n_sharing` processes share a bound on disk.
     """
     width = sum(widths.values())
     by_site = [2 * d * config.d_sae + 3 * config.d_sae + d for d in widths.values()]
     largest, parameters = max(by_site), n_saes_per_site(config) * sum(by_site)
     parameters += sum(cost.n_parameters for cost in costs)
     at_once, n_shards = (largest, n_latent_shards) if n_latent_shards else (parameters, 1)
-    step = 4 * largest + config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4
-    n_tokens = config.text.n_tokens + config.text.n_validation_tokens
+    step = n_at_once * (4 * largest + config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4)
     pass_tokens = config.activations.batch_sequences * config.text.context_length
     # Bytes: parameters and arrays are float32, so 18 = 4 · 4.5 (module docstring). A pass holds about 16 arrays of the
     # residual stream's width per token.
+    n_loss, logit_bytes = config.evaluation.n_loss_tokens, 4 * model.vocab_size
     memory = {
         "model": 0 if model_loaded else model.n_parameters * BYTES[config.model.dtype],
         "model pass": pass_tokens * (16 * model.d_model + width) * 4,
-        "logits": 3 * max(LOGIT_BYTES, config.text.context_length * model.vocab_size * 4),
+        "logits": 3 * max(min(LOGIT_BYTES, n_loss * logit_bytes), config.text.context_length * logit_bytes),
         "SAEs in training": 18 * at_once // n_shards,
         "training step": step // n_shards,
+        "held rows": 2 * min(4 * CALIBRATION_TOKENS * width, HELD_ROWS_BYTES),
+        "SAEs in evaluation": 4 * (parameters if not n_latent_shards else largest),
         "libraries": BASE_MEMORY,
     }
     remedies = dict(REMEDIES)
     for cost in costs:
         memory |= cost.memory
         remedies |= cost.remedies
-    cache_disk = {"token shards": 2 * 4 * n_tokens}
+    length = config.text.context_length
+    n_train, n_validation = (-(-n // length) for n in (config.text.n_tokens, config.text.n_validation_tokens))
+    cache_disk = {"token shards": 2 * 4 * (n_train + n_validation) * length}
+    of_windows = {}
     if config.activations.storage == "stream":
         memory["shuffle buffer"] = config.activations.buffer_tokens * width * 4
+    elif config.activations.storage == "windows":
+        windows = Windows.of(config.activations, length, n_train, list(widths.values()), n_sharing=n_sharing)
+        of_windows["activation windows"] = n_sharing * windows.most_bytes
+        memory["window shard"] = 3 * windows.part_bytes
     elif not reuse_activations:
         row = width * BYTES[config.activations.dtype] + ROW_RECORD_BYTES
-        cache_disk["activations"] = config.text.n_tokens * row
-    run_disk = {"SAEs": parameters * 4, "checkpoints": 2 * 3 * at_once * 4}
+        cache_disk["activations"] = n_train * max(length - config.activations.drop_first_positions, 0) * row
+        memory["activation shard"] = 3 * min(shard_bytes(cache_disk["activations"]), cache_disk["activations"])
+    run_disk = {"SAEs": parameters * 4, "checkpoints": 2 * 3 * at_once * 4, **of_windows}
     return Plan(memory, cache_disk, run_disk, remedies)
+
+
+class Windows(NamedTuple):
+    """How a text is cut into windows, of which the disk holds a bounded number (activations/windows.py)."""
+
+    n_sequences: int
+    """Of every window but the last, which may have fewer."""
+    n_windows: int
+    n_kept: int
+    """How many the disk holds at a time."""
+    n_bytes: int
+    """What a window takes at most."""
+    part_bytes: int
+    """About what each of its files takes."""
+
+    @property
+    def all_kept(self) -> bool:
+        """Whether no window is ever deleted, so that the model reads the text once."""
+        return self.n_kept >= self.n_windows
+
+    @property
+    def most_bytes(self) -> int:
+        """What all windows take at most at a time."""
+        return min(self.n_kept, self.n_windows) * self.n_bytes
+
+    @staticmethod
+    def of(
+        config: ActivationsConfig, context_length: int, n_sequences: int, widths: Sequence[int], *, n_sharing: int = 1
+    ) -> Windows:
+        """The windows of a text, for each of `n_sharing` processes that share the budget equally.
+
+        Raises DoesNotFit when two windows are more than that, and there are so many.
+        """
+        row = sum(widths) * BYTES[config.dtype] + ROW_RECORD_BYTES
+        pass_tokens = context_length * config.batch_sequences
+        size = config.batch_sequences * max(1, config.window_tokens // pass_tokens)
+        part_bytes = shard_bytes(512 * (size * context_length * row // WINDOW_PARTS))
+        part_size = config.batch_sequences * max(1, part_bytes // (pass_tokens * row))
+        beside = FILE_BYTES * (1 - (-size // part_size)) + 8 * sum(widths) * -(-size // part_size)
+        n_bytes = size * context_length * row + beside
+        n_windows, budget = -(-n_sequences // size), config.disk_budget // n_sharing
+        n_kept = budget // n_bytes if budget else n_windows
+        if n_kept < min(2, n_windows):
+            fitting = (budget // 2 - beside) // (context_length * row) * context_length
+            advice = f" or lower --activations.window-tokens to {fitting}" if fitting >= pass_tokens else ""
+            raise DoesNotFit(
+                f"--activations.disk-budget {config.disk_budget} holds {counted_text(n_kept, 'window')} of "
+                f"{size * context_length} tokens{f' for each of {n_sharing} processes' if n_sharing > 1 else ''}, and "
+                f"two are needed; raise it to {2 * n_bytes * n_sharing}{advice}",
+                (),
+            )
+        return Windows(size, n_windows, n_kept, n_bytes, part_bytes)
+
+
+def shard_bytes(store_bytes: int) -> int:
+    """The size of a shard of a store: a 512th, unless that makes them too small or too large."""
+    return min(max(store_bytes // 512, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
 
 
 def require_resources(
@@ -180,23 +295,33 @@ def require_resources(
     file system, their needs are added up.
     """
     available = available_memory() if memory_available is None else memory_available
-    _require(kind, plan.memory, available, "", remedies=plan.remedies)
+    require_space(plan.most_held, available, kind=kind, remedies=plan.remedies)
     cache = files.cache_folder() if cache is None else cache
     if _same_disk(folder, cache):
         both = {**plan.cache_disk, **plan.run_disk}
-        _require("disk", both, files.free_bytes(folder), f" in {folder} and {cache}", remedies=plan.remedies)
+        where = f" in {folder} and {cache}"
+        require_space(both, files.free_bytes(folder), kind="disk", where=where, remedies=plan.remedies)
         return
-    _require("disk", plan.run_disk, files.free_bytes(folder), f" in {folder}", remedies=plan.remedies)
+    where = f" in {folder}"
+    require_space(plan.run_disk, files.free_bytes(folder), kind="disk", where=where, remedies=plan.remedies)
     where = f" in {cache} (move it with MONOSEMY_CACHE)"
-    _require("disk", plan.cache_disk, files.free_bytes(cache), where, remedies=plan.remedies)
+    require_space(plan.cache_disk, files.free_bytes(cache), kind="disk", where=where, remedies=plan.remedies)
 
 
-def _require(
-    kind: str, parts: Mapping[str, int], available: int, where: str, *, remedies: Mapping[str, Remedy]
+def require_space(
+    parts: Mapping[str, int],
+    available: int | None,
+    *,
+    kind: str,
+    where: str = "",
+    remedies: Mapping[str, Remedy] = REMEDIES,
 ) -> None:
-    """Raises DoesNotFit, with the remedy for the largest part, when the parts need more than is available."""
+    """Raises DoesNotFit, with the remedy for the largest part, when the parts need more than is available.
+
+    What is available is in bytes; None where it is not known.
+    """
     needed = int(sum(parts.values()) * MARGIN)
-    if needed <= available:
+    if available is None or needed <= available:
         return
     largest = max((part for part in parts if part in remedies), key=lambda part: parts[part])
     raise DoesNotFit(

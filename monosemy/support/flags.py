@@ -1,9 +1,9 @@
 """Every setting of config.py as a flag: an argument parser made from the configuration, and its words back into one.
 
 `training.batch_tokens` is `--training.batch-tokens`; the common ones have short names (`SHORT`). A list takes all words
-up to the next flag, a yes-or-no setting is `--evaluation.pca` or `--evaluation.no-pca`, counts of tokens take k, M and
-G, and options of an architecture are written `--jumprelu.bandwidth-relative 0.3`. The help is the docstrings of the
-fields.
+up to the next flag, a yes-or-no setting is `--evaluation.pca` or `--evaluation.no-pca`, counts of tokens and bytes take
+k, M and G, and options of an architecture are written `--jumprelu.bandwidth-relative 0.3`. The help is the docstrings
+of the fields.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def _read(flag: str, hint: Any, words: str | list[str]) -> Any:
         if word not in ("True", "False"):
             raise UserError(f"{flag} takes True or False, or no value, got {word!r}")
         return word == "True"
-    if hint is int and "token" in flag:
+    if hint is int and ("token" in flag or "budget" in flag):
         return count(flag, word)
     if hint is int or hint is float:
         try:

@@ -31,7 +31,7 @@ from monosemy.training.checkpoint import Origin, checkpoint_folders, load_checkp
 from monosemy.training.parts import Part, joined_records, newest_checkpoints
 from monosemy.training.trainee import Diverged, Trainee
 from monosemy.training.viewers import Viewer
-from monosemy.training.workers import Workers
+from monosemy.training.workers import Workers, buffer_bytes
 
 Key = tuple[str, str]
 """The (site, name) of an SAE."""
@@ -272,8 +272,8 @@ class Trainer:
         import psutil
 
         widest = max(trainee.sae.d_sae for trainee in self.trainees.values())
-        # Per unit: two float32 buffers [N, d_sae], and what a joined unit needs beyond them.
-        buffers = 2 * 4 * self.config.batch_tokens * widest + max(unit.n_bytes for unit in self.units)
+        # Per unit, with what a joined unit needs beyond the step of one SAE.
+        buffers = buffer_bytes(self.config.batch_tokens, widest) + max(unit.n_bytes for unit in self.units)
         return max(1, psutil.virtual_memory().total // 8 // buffers)
 
     def _step(self, batch: Mapping[str, Tensor], workers: Workers) -> dict[Key, dict[str, float]]:

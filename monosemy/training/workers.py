@@ -34,6 +34,11 @@ def plan(n_jobs: int, n_threads: int) -> tuple[int, int]:
     return n_workers, max(1, n_threads // n_workers)
 
 
+def buffer_bytes(batch_tokens: int, d_sae: int) -> int:
+    """The temporary memory of one SAE's step: two float32 arrays [N, d_sae]."""
+    return 2 * 4 * batch_tokens * d_sae
+
+
 class Workers:
     """A context manager that runs jobs, `n_workers` at a time, on `n_threads` threads each.
 

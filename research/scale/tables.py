@@ -12,11 +12,38 @@ A step takes at least the longest of the three and at most their sum.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from monosemy.config import (
+    ActivationsConfig,
+    EvaluationConfig,
+    ModelConfig,
+    RunConfig,
+    TextConfig,
+    TrainingConfig,
+)
+from monosemy.pipeline.planning.plan import Question, RunPlan, planned
+from monosemy.pipeline.planning.work import Sizes, seconds_of, work_of
+from monosemy.support.estimates import ModelSize
+from monosemy.support.hardware import hardware_of
+from monosemy.support.numbers import duration_text, size_text
 from research.markdown import markdown
 
 Record = Mapping[str, Any]
+
+MODELS = {
+    "135M": ModelSize(134_515_008, 30, 576, 49_152, 106_202_880),
+    "1B": ModelSize(1_235_814_400, 16, 2_048, 128_256, 973_144_064),
+    "2B": ModelSize(2_614_341_888, 26, 2_304, 256_000, 2_024_515_584),
+    "8B": ModelSize(8_030_261_248, 32, 4_096, 128_256, 6_979_584_000),
+}
+"""SmolLM2-135M, Llama 3.2 1B, Gemma 2 2B, Llama 3.1 8B, from their configurations."""
+PLANNED_LATENTS = (16_384, 131_072)
+PLANNED_TOKENS = 100_000_000
+PLANNED_L0 = (16.0, 32.0, 64.0, 128.0)
+HARDWARE = ("rtx4090", "h100", "h100x8")
+HOURS = 3_600
 
 LATENTS = 34_000_000
 ROWS = 8_192
@@ -47,8 +74,10 @@ class Cost(NamedTuple):
 
 
 def tables(records: Mapping[str, Record]) -> dict[str, str]:
-    record = records["scale"]
+    record, plans = records["scale"], records["plans"]
     return {
+        "plans": plan_table(plans),
+        "plan-check": check_table(plans["check"]),
         "share": share_table(record["share"]),
         "messages": message_table(record["messages"]),
         "collectives": collective_table(record["messages"]["collectives"]),
@@ -117,3 +146,67 @@ def gpu_table(messages: Record) -> str:
             )
     heads = ("d", "GPUs", "GB a GPU", "product, ms", "Adam, ms", "messages, ms", "step, ms")
     return markdown((*heads, "tokens/s", "GPU hours for 10⁹ tokens, at most", "activations, TB"), body)
+
+
+def sizes_of_table(model: str, n_latents: int, *, dtype: str = "bfloat16") -> Sizes:
+    """The run of the table: four TopK SAEs at the site after the middle layer, on 100 million tokens."""
+    size = MODELS[model]
+    site = f"layers.{size.n_layers // 2 - 1}.resid_post"
+    config = RunConfig(
+        model=ModelConfig(dtype=dtype),  # type: ignore[arg-type]
+        text=TextConfig(n_tokens=PLANNED_TOKENS, context_length=256),
+        activations=ActivationsConfig(sites=(site,)),
+        architectures=("topk",),
+        l0=PLANNED_L0,
+        d_sae=n_latents,
+        training=TrainingConfig(batch_tokens=4_096),
+        evaluation=EvaluationConfig(frozen_random=False, pca=False),
+    )
+    return Sizes(config, size, {site: size.d_model})
+
+
+def plan_on(hardware: str, sizes: Sizes) -> RunPlan:
+    question = Question(hardware_of(hardware))
+    return planned(sizes, Path(), question, d_heads=sizes.model.d_model)
+
+
+def plan_table(record: Record) -> str:
+    """Memory, disk and time of the run of the table, by model and width; what is assumed is said beside it."""
+    body = []
+    for model in MODELS:
+        for n_latents in PLANNED_LATENTS:
+            sizes = sizes_of_table(model, n_latents)
+            plans = [plan_on(hardware, sizes) for hardware in HARDWARE]
+            disk, saes = plans[1].plan.cache_disk["activations"], plans[1].plan.run_disk
+            here = seconds_of(work_of(sizes), {**record["speeds"], "second": 1.0, "token": 8e-6, "byte": 1e-9})
+            basis = "measured speed" if (model, n_latents) == ("135M", PLANNED_LATENTS[0]) else "extrapolated"
+            body.append(
+                (
+                    model,
+                    f"{n_latents:,}",
+                    size_text(sum(plans[1].most_on_device.values())),
+                    size_text(sum(plans[2].most_on_device.values())),
+                    size_text(disk),
+                    size_text(saes["SAEs"] + saes["checkpoints"]),
+                    f"{sum(here.values()) / HOURS:,.0f} h, {basis}",
+                    *(time_text(plan) for plan in plans),
+                )
+            )
+    heads = ("model", "latents", "memory, one GPU", "memory, each of 8", "activations", "SAEs and checkpoints")
+    times = ("two cores, float32", "RTX 4090, assumed", "H100, assumed", "8 × H100, assumed")
+    return markdown((*heads, *times), body)
+
+
+def time_text(plan: RunPlan) -> str:
+    seconds = sum(stage.seconds or 0 for stage in plan.stages)
+    return duration_text(seconds) if plan.refusal is None else "too much memory"
+
+
+def check_table(check: Record) -> str:
+    planned_values, done = check["planned"], check["done"]
+    rows = [
+        ("seconds in all", f"{planned_values['seconds']:.0f}", f"{done['seconds']:.0f}"),
+        ("most memory", size_text(planned_values["memory"]), size_text(done["memory"])),
+        ("bytes of the SAEs' tensors", f"{planned_values['sae_bytes']:,}", f"{done['sae_bytes']:,}"),
+    ]
+    return markdown(("`quick` on SmolLM2-135M", "planned", "done"), rows)

@@ -23,7 +23,7 @@ def test_shape_and_identity(embedded_model):
     assert model.special_token_ids == frozenset(range(17))
     assert model.tokenizer.eos_token_id == 2
     n_parameters = sum(parameter.numel() for parameter in model.module.parameters())
-    assert model_size("embedded") == (ModelSize(n_parameters, 30, 576, 49_152), 576)
+    assert model_size("embedded") == (ModelSize(n_parameters, 30, 576, 49_152, model.n_block_parameters), 576)
 
 
 def test_fingerprint_is_the_same_at_every_load(embedded_model):

@@ -117,7 +117,9 @@ def test_general_loader_gives_the_same_model(file, module, tmp_path, monkeypatch
     assert len(model.tokenizer(TEXT).input_ids) == len(TEXT)
     assert len(model.site_names()) == 7 * model.n_layers
     n_parameters = sum(p.numel() for p in module.parameters())
-    assert model_size(str(file))[0] == ModelSize(n_parameters, model.n_layers, model.d_model, model.vocab_size)
+    assert model_size(str(file))[0] == ModelSize(
+        n_parameters, model.n_layers, model.d_model, model.vocab_size, model.n_block_parameters
+    )
 
 
 def test_rows_of_queries_and_keys_return_to_their_order():

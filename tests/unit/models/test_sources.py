@@ -115,7 +115,7 @@ def test_sizes_are_known_without_loading(saved):
     model = load_model(str(saved), device="cpu", checks=False)
     n_parameters = sum(parameter.numel() for parameter in model.module.parameters())
     size, d_heads = model_size(str(saved))
-    assert size == ModelSize(n_parameters, model.n_layers, model.d_model, model.vocab_size)
+    assert size == ModelSize(n_parameters, model.n_layers, model.d_model, model.vocab_size, model.n_block_parameters)
     assert d_heads == model.site_width("layers.0.attn_heads")
 
 

@@ -33,6 +33,7 @@ from monosemy.pipeline.first_look import after_first_look
 from monosemy.pipeline.training import train
 from monosemy.run import open_run, read_stages
 from monosemy.saes.listing import choose_sae, saved_saes
+from monosemy.support import estimates
 
 NAME = "jumprelu-l0_4-s0"
 N_TOKENS = 2048
@@ -41,12 +42,12 @@ N_TOKENS = 2048
 def make_small() -> None:
     """A first look of 2,048 tokens for runs of 6,000, whose stores have shards of 1,024."""
     first_look.N_TOKENS, first_look.LEAST_TOKENS = N_TOKENS, 3 * N_TOKENS - 144
-    store.MIN_SHARD_BYTES = 1024 * (24 * 4 + store.LABEL_BYTES)
+    estimates.MIN_SHARD_BYTES = 1024 * (24 * 4 + store.LABEL_BYTES)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    for module, name in ((first_look, "N_TOKENS"), (first_look, "LEAST_TOKENS"), (store, "MIN_SHARD_BYTES")):
+    for module, name in ((first_look, "N_TOKENS"), (first_look, "LEAST_TOKENS"), (estimates, "MIN_SHARD_BYTES")):
         monkeypatch.setattr(module, name, getattr(module, name))
     make_small()
     monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path / "cache"))

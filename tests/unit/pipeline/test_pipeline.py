@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,6 +25,8 @@ from monosemy.config import (
     TrainingConfig,
     to_json,
 )
+from monosemy.layout import RunFiles
+from monosemy.support.estimates import Windows
 
 SITES = ("layers.1.resid_post", "layers.2.mlp_out")
 WORDS = [
@@ -132,3 +135,35 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_run(settings, st
     assert results(killed) == results(whole)
     assert not (killed / "checkpoints").exists()
     assert {path.parent.parent.name for path in killed.glob("saes/*/*/config.json")} == set(SITES)
+
+
+def disk_of(folder: Path) -> int:
+    """The bytes of the files in a folder that another process writes to and deletes from."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size
+    return total
+
+
+def test_a_bound_on_disk_and_a_kill_change_no_byte_of_a_run(settings, tmp_path):
+    """Windows of activations are all kept by the whole run, and two at a time by the one that is killed."""
+    activations = dataclasses.replace(settings.activations, storage="windows", window_tokens=8192)
+    config = dataclasses.replace(settings, architectures=("topk", "jumprelu"), activations=activations)
+    whole = tmp_path / "whole" / "run"
+    finish(start(config, whole, tmp_path / "whole-cache"))
+
+    budget = 2 * Windows.of(activations, 64, 30_000 // 64, [32, 32]).n_bytes
+    config = dataclasses.replace(config, activations=dataclasses.replace(activations, disk_budget=budget))
+    files, most = RunFiles(tmp_path / "killed" / "run"), 0
+    process = start(config, files.folder, tmp_path / "killed-cache")
+    while process.poll() is None and not any(files.checkpoints.glob("step-*/state.json")):
+        most = max(most, disk_of(files.all_windows))
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(start(config, files.folder, tmp_path / "killed-cache"))
+    assert results(files.folder) == results(whole)
+    assert 0 < most <= budget
+    assert not files.all_windows.exists()

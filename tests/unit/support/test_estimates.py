@@ -10,7 +10,7 @@ import pytest
 
 from monosemy.config import ActivationsConfig, EvaluationConfig, ModelConfig, RunConfig, TextConfig, TrainingConfig
 from monosemy.errors import UserError
-from monosemy.pipeline.checks import memory_of
+from monosemy.pipeline.planning.fit import memory_of
 from monosemy.support import estimates, files
 from monosemy.support.estimates import (
     DoesNotFit,
@@ -50,8 +50,9 @@ def test_parts_against_counts_by_hand():
     )
     plan = estimate(config, {"a": 100, "b": 50}, SMOL)
     parameters = (2 * 100 * 1000 + 3000 + 100) + (2 * 50 * 1000 + 3000 + 50)
-    assert plan.cache_disk["activations"] == 10_000 * (150 * 2 + 16)
-    assert plan.cache_disk["token shards"] == 8 * 11_000
+    # 79 sequences of training and 8 of validation, of which the first position is dropped.
+    assert plan.cache_disk["activations"] == 79 * 127 * (150 * 2 + 16)
+    assert plan.cache_disk["token shards"] == 8 * 128 * (79 + 8)
     assert plan.run_disk == {"SAEs": 4 * parameters, "checkpoints": 24 * parameters}
     assert plan.memory["SAEs in training"] == 18 * parameters
     n_parameters = 2 * 100 * 1000 + 3000 + 100
@@ -69,7 +70,7 @@ def test_saes_in_slices_are_trained_one_after_the_other_each_over_several_proces
     assert in_turn.run_disk["checkpoints"] == together.run_disk["checkpoints"] // 18
     others = ("model", "model pass", "logits")
     assert [in_turn.memory[part] for part in others] == [together.memory[part] for part in others]
-    three = memory_of(3, in_turn.memory, in_slices=True)
+    three = memory_of(3, in_turn.memory, n_ranks=3, in_slices=True)
     assert three == {part: 3 * size for part, size in in_turn.memory.items()}
 
 
