@@ -93,7 +93,7 @@ class ActivationsConfig:
     """Size of the shuffle buffer in tokens, for `stream` storage only."""
     window_tokens: Annotated[int, Range(1, example=1_000_000)] = 1_000_000
     """Number of tokens of text within which rows are shuffled, for `windows` storage only."""
-    disk_budget: Annotated[int, Range(1, example=20_000_000_000, or_zero="keeps all")] = 0
+    disk_budget: Annotated[int, Range(0, example=20_000_000_000)] = 0
     """The most bytes of activations on disk at a time, e.g. 20G, for `windows` storage only: two windows or more; 0
     keeps all. It may change when a run is continued."""
 

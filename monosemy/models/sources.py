@@ -167,7 +167,13 @@ def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[Mod
         n_parameters = sum(parameter.numel() for parameter in module.parameters())
         model = LanguageModel(module, None, name=source, fingerprint="")
     widths = [model.site_width(site) for site in model.site_names() if site.endswith(".attn_heads")]
-    size = ModelSize(n_parameters, model.n_layers, model.d_model, model.vocab_size, model.n_block_parameters)
+    size = ModelSize(
+        n_parameters,
+        model.n_layers,
+        model.d_model,
+        model.vocab_size,
+        n_block_parameters=model.n_block_parameters,
+    )
     return size, max(widths, default=model.d_model)
 
 

@@ -272,7 +272,7 @@ class Windows(NamedTuple):
                 f"two are needed; raise it to {2 * n_bytes * n_sharing}{advice}",
                 (),
             )
-        return Windows(size, n_windows, n_kept, n_bytes, part_bytes)
+        return Windows(size, n_windows, n_kept, n_bytes, part_bytes=part_bytes)
 
 
 def shard_bytes(store_bytes: int) -> int:

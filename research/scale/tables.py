@@ -33,10 +33,10 @@ from research.markdown import markdown
 Record = Mapping[str, Any]
 
 MODELS = {
-    "135M": ModelSize(134_515_008, 30, 576, 49_152, 106_202_880),
-    "1B": ModelSize(1_235_814_400, 16, 2_048, 128_256, 973_144_064),
-    "2B": ModelSize(2_614_341_888, 26, 2_304, 256_000, 2_024_515_584),
-    "8B": ModelSize(8_030_261_248, 32, 4_096, 128_256, 6_979_584_000),
+    "135M": ModelSize(134_515_008, 30, 576, 49_152, n_block_parameters=106_202_880),
+    "1B": ModelSize(1_235_814_400, 16, 2_048, 128_256, n_block_parameters=973_144_064),
+    "2B": ModelSize(2_614_341_888, 26, 2_304, 256_000, n_block_parameters=2_024_515_584),
+    "8B": ModelSize(8_030_261_248, 32, 4_096, 128_256, n_block_parameters=6_979_584_000),
 }
 """SmolLM2-135M, Llama 3.2 1B, Gemma 2 2B, Llama 3.1 8B, from their configurations."""
 PLANNED_LATENTS = (16_384, 131_072)
@@ -205,8 +205,8 @@ def time_text(plan: RunPlan) -> str:
 def check_table(check: Record) -> str:
     planned_values, done = check["planned"], check["done"]
     rows = [
-        ("seconds in all", f"{planned_values['seconds']:.0f}", f"{done['seconds']:.0f}"),
+        ("CPU seconds, one thread", f"{planned_values['seconds']:.0f}", f"{done['seconds']:.0f}"),
         ("most memory", size_text(planned_values["memory"]), size_text(done["memory"])),
         ("bytes of the SAEs' tensors", f"{planned_values['sae_bytes']:,}", f"{done['sae_bytes']:,}"),
     ]
-    return markdown(("`quick` on SmolLM2-135M", "planned", "done"), rows)
+    return markdown(("a short run of `quick`, SmolLM2-135M", "planned", "done"), rows)

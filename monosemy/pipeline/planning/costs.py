@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
     from monosemy.training.trainee import Trainee
 
+Clock = Callable[[], float]
+"""Wall or CPU seconds."""
 STEP = 1.5
 """Of a GPU, assumed: selection, decoder and gradients take half as long as the encoder's product."""
 PRODUCTS_OF_STEP = 5
@@ -77,15 +79,15 @@ def _flops_per_second(sizes: Sizes, device: torch.device) -> float:
     return 2 * n * d * m / max(min(seconds[1:]), 1e-9)
 
 
-def measured_costs(sizes: Sizes, model: LanguageModel) -> dict[str, float]:
-    """Seconds a unit of work on this machine, from passes of the model and steps of every architecture."""
+def measured_costs(sizes: Sizes, model: LanguageModel, clock: Clock = time.perf_counter) -> dict[str, float]:
+    """Seconds a unit of work on this machine, from passes of the model and steps of every architecture, by `clock`."""
     config = sizes.config
     progress.say("timing the model and a few training steps …")
-    operation, rows = _time_model(sizes, model)
+    operation, rows = _time_model(sizes, model, clock)
     costs = {"second": 1.0, "token": TOKENISE, "operation": operation, "byte": WRITE}
     encode: list[float] = []
     for name in dict.fromkeys(config.architectures):
-        costs[f"step {name}"], seconds = _time_steps(sizes, name, rows)
+        costs[f"step {name}"], seconds = _time_steps(sizes, name, rows, clock)
         encode.append(seconds)
     steps = [cost for kind, cost in costs.items() if kind.startswith("step ")]
     if not steps:  # rooms train all of them
@@ -93,7 +95,7 @@ def measured_costs(sizes: Sizes, model: LanguageModel) -> dict[str, float]:
     return {**costs, "step": statistics.median(steps), "encode": statistics.median(encode)}
 
 
-def _time_model(sizes: Sizes, model: LanguageModel) -> tuple[float, Tensor]:
+def _time_model(sizes: Sizes, model: LanguageModel, clock: Clock) -> tuple[float, Tensor]:
     """Seconds an operation, and rows [n, d] of the widest site at E‖x‖² = 1."""
     import torch
 
@@ -110,7 +112,7 @@ def _time_model(sizes: Sizes, model: LanguageModel) -> tuple[float, Tensor]:
     rows = [passed()]  # does not count: the first pass allocates
     seconds: list[float] = []
     while sum(seconds) < TIMED_SECONDS and len(seconds) < 5:
-        seconds.append(_seconds(lambda: rows.append(passed())))
+        seconds.append(_seconds(lambda: rows.append(passed()), clock))
     while sum(map(len, rows)) < max(SAMPLE_ROWS, config.training.batch_tokens):
         rows.append(passed())
     all_rows = torch.cat(rows)
@@ -118,7 +120,7 @@ def _time_model(sizes: Sizes, model: LanguageModel) -> tuple[float, Tensor]:
     return statistics.median(seconds) / operations, all_rows / all_rows.square().sum(1).mean().sqrt()
 
 
-def _time_steps(sizes: Sizes, architecture: str, rows: Tensor) -> tuple[float, float]:
+def _time_steps(sizes: Sizes, architecture: str, rows: Tensor, clock: Clock) -> tuple[float, float]:
     """Seconds a unit of `step` and of `encode` of one architecture, as many SAEs side by side as in training."""
     from monosemy.training.workers import Workers
 
@@ -130,9 +132,9 @@ def _time_steps(sizes: Sizes, architecture: str, rows: Tensor) -> tuple[float, f
         steps: list[Callable[[], object]] = [
             partial(trainee.step, batch, index) for index, trainee in enumerate(trainees)
         ]
-        seconds = _timed(partial(workers.run, steps))
+        seconds = _timed(partial(workers.run, steps), clock)
     unit = len(batch) * rows.shape[1] * config.d_sae
-    return seconds / len(trainees) / unit, _timed(partial(trainees[0].sae.encode, batch)) / unit
+    return seconds / len(trainees) / unit, _timed(partial(trainees[0].sae.encode, batch), clock) / unit
 
 
 def _trainee(sizes: Sizes, architecture: str, rows: Tensor, seed: int) -> Trainee:
@@ -148,20 +150,20 @@ def _trainee(sizes: Sizes, architecture: str, rows: Tensor, seed: int) -> Traine
     return trainee
 
 
-def _timed(work: Callable[[], Any]) -> float:
+def _timed(work: Callable[[], Any], clock: Clock) -> float:
     """The median seconds of a piece of work, after two that do not count (compiling, allocating)."""
-    seconds = [_seconds(work) for _ in range(2)]
+    seconds = [_seconds(work, clock) for _ in range(2)]
     timed: list[float] = []
     while not timed or (sum(seconds) + sum(timed) < TIMED_SECONDS and len(timed) < 10):
-        timed.append(_seconds(work))
+        timed.append(_seconds(work, clock))
     return statistics.median(timed)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+def _seconds(work: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
+    started = clock()
     work()
     _wait()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _wait() -> None:

@@ -128,6 +128,7 @@ def advice(
     refusal: DoesNotFit,
     require: Callable[[RunConfig, Machine], None],
     machine: Machine,
+    *,
     widths: Sequence[int],
 ) -> Iterator[str]:
     """Yields flags with their values, each of which alone would make a refused run fit, at sites of these widths."""

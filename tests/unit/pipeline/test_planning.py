@@ -126,8 +126,15 @@ def test_streamed_activations_are_made_in_training_by_every_process():
     sizes = Sizes(stream, SIZE, {"layers.12.resid_post": 576})
     stages = {work.stage: work.amounts for work in work_of(sizes, n_devices=2)}
     assert "harvest" not in stages
-    assert stages["training"]["operation"] == 2 * 240_128 * 2 * 106_202_880 * 13 / 30
+    once = 240_128 * 2 * 106_202_880 * 13 / 30
+    assert stages["training"]["operation"] == pytest.approx(once)
     assert stages["training"]["byte"] == 0
+    for budget, n_readings in ((0, 1), (150_000_000, 2)):
+        activations = ActivationsConfig(storage="windows", window_tokens=50_000, disk_budget=budget)
+        windows = Sizes(dataclasses.replace(demo(), activations=activations), SIZE, sizes.widths)
+        stages = {work.stage: work.amounts for work in work_of(windows)}
+        assert stages["training"]["operation"] == pytest.approx(n_readings * once)
+        assert stages["training"]["byte"] == n_readings * 240_128 * (576 * 2 + 16)
 
 
 def test_assumed_costs_are_those_of_the_data_sheet_and_the_stated_shares():
