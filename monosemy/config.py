@@ -40,6 +40,11 @@ class ModelConfig:
     """Number format of the model's weights and activations; keep float32 on CPUs without bfloat16 units."""
     device: str = "auto"
     """Where the model runs: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`."""
+    device_map: Literal["none", "auto", "balanced", "balanced_low_0", "sequential"] = "none"
+    """Spread the model's layers over all GPUs of this machine, as accelerate places them; what fits on none of them is
+    kept in main memory. `none` keeps it on one device."""
+    weights: Literal["full", "8bit"] = "full"
+    """`8bit` keeps the weights of the layers in 8 bits, by bitsandbytes, on a GPU."""
     randomise: Literal["none", "published", "reinitialised", "matched"] = "none"
     """Redraw the model's weights, as a control: `published` draws matrices from N(0, (0.8/√d)²), `matched` draws each
     with its own mean and variance, `reinitialised` initialises the model as before training."""
@@ -121,6 +126,8 @@ class TrainingConfig:
     outlier_error: Annotated[float, Range(1, example=100, above_low=True, or_zero="keeps all")] = 100.0
     """Leave rows out of a step if their squared error exceeds this multiple of the batch's median and zeros would
     reconstruct them better; 0 keeps all."""
+    device: str = "auto"
+    """Where SAEs are trained and measured: `auto` (the model's device), `cpu`, `cuda` or `cuda:1`."""
     checkpoint_tokens: Annotated[int, Range(1, example=200_000)] = 200_000
     """Number of tokens between checkpoints."""
     log_tokens: Annotated[int, Range(1, example=10_000)] = 10_000
@@ -291,10 +298,20 @@ def computed_settings(config: RunConfig) -> dict[str, Any]:
         for name in room.descriptive:
             computed[room.name].pop(name)
     # As for the idle rooms: a setting at rest is left out, so that runs from before it existed keep their identity.
-    if config.model.randomise == "none":
-        computed["model"].pop("randomise")
+    for section, name, at_rest in _LATER:
+        if computed[section][name] == at_rest:
+            computed[section].pop(name)
     computed["activations"] = computed_activations(config.activations)
     return computed
+
+
+_LATER = (
+    ("model", "randomise", "none"),
+    ("model", "device_map", "none"),
+    ("model", "weights", "full"),
+    ("training", "device", "auto"),
+)
+"""Settings that later versions added: (section, name, value at rest)."""
 
 
 def computed_activations(settings: ActivationsConfig) -> dict[str, Any]:

@@ -27,6 +27,7 @@ site); the losses and KL add about 4% to that on a CPU (135M parameters, vocabul
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -147,9 +148,18 @@ class Splice:
             spliced[at] = 0
         else:
             read = rows if self.source is None else self.source.to(at.device)[at]
-            x_hat = self.dictionary.decode(self.dictionary.encode(read.to(torch.float32)))
-            spliced[at] = require_finite(self.name, x_hat, self.site).to(x_BTD.dtype)
+            home = _device_of(self.dictionary, rows)
+            x_hat = self.dictionary.decode(self.dictionary.encode(read.to(home, torch.float32)))
+            spliced[at] = require_finite(self.name, x_hat, self.site).to(x_BTD.device, x_BTD.dtype)
         return spliced
+
+
+def _device_of(dictionary: Dictionary, rows: Tensor) -> torch.device:
+    """Where a dictionary computes: on the device of its tensors, or on that of the rows if it has none."""
+    if not isinstance(dictionary, torch.nn.Module):
+        return rows.device
+    tensors = itertools.chain(dictionary.parameters(), dictionary.buffers())
+    return next((tensor.device for tensor in tensors), rows.device)
 
 
 class IdentityDictionary:

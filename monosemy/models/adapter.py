@@ -19,7 +19,7 @@ output before adding it (Granite), the site holds the scaled tensor, for reading
 
 Source: interp-engine (`resolve_point`) says which module, and which side of it, each site is, on the plain transformers
 model; reading and replacing use torch's forward hooks. Deviations: interp-engine's own capture runs the whole model,
-while reading here stops early. Limits: one process, one device. Models whose layers pass state beside the residual
+while reading here stops early. Limits: one process. Models whose layers pass state beside the residual
 stream, such as keys shared between layers, always run from the start.
 """
 
@@ -43,6 +43,7 @@ from monosemy.models.architecture import find_engine, first_sentence, max_positi
 from monosemy.models.heads import find_projection, layer_heads, projection_matrix, projection_width
 from monosemy.models.padding import Edit, Padding, check_unpadded, read_mask, read_tokens
 from monosemy.models.passing import as_sequences, pass_through, unscaled
+from monosemy.models.placement import input_device
 from monosemy.models.sites import KINDS, POST_NORM_KINDS, Site, parse_site
 from monosemy.shapes import Logits, SiteActivations, TextMask, TokenIds
 from monosemy.support.notebook import facts_html, facts_line
@@ -116,11 +117,13 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        """Where tokens go in; activations come from the device of their layer (placement.py)."""
+        return input_device(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.module.parameters()).dtype
+        # Of a model in 8 bits, some parameters are integers.
+        return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
 
     @property
     def padding_names(self) -> Any:
@@ -203,6 +206,11 @@ class LanguageModel:
         name = self.resolve(f"layers.{layer}.attn_heads")
         projection = self._places[name][0]
         matrix = projection_matrix(projection)
+        if matrix is not None and matrix.device.type == "meta":
+            raise UserError(
+                f"{self.name}: the weights of layer {layer} lie in main memory or on disk while it does not run; "
+                "load the model on one device, without --model.device-map"
+            )
         if matrix is None or not matrix.is_floating_point() or matrix.shape[1] != self.d_model:
             raise UserError(
                 f"{self.name}: the output projection of layer {layer} ({type(projection).__name__}) is no plain matrix "
@@ -386,7 +394,7 @@ class LanguageModel:
                 new = edit(value_BTD)
                 if new.numel() != value.numel() or new.shape[-1] != value.shape[-1]:
                     raise ValueError(f"the edit at {name} turned shape {tuple(value.shape)} into {tuple(new.shape)}")
-                new = new.to(value.dtype).reshape(value.shape)
+                new = new.to(value.device, value.dtype).reshape(value.shape)
                 return new if scale == 1 else unscaled(new, value, scale)
 
             return replace

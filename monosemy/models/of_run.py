@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
+from monosemy.models.placement import Placement
 from monosemy.models.sources import load_model
 from monosemy.support.moved import NOT_MOVED, Moved, find_source
 
@@ -34,6 +35,7 @@ def load_run_model(
         dtype=settings.dtype,
         device=settings.device,
         randomise=settings.randomise,
+        placement=Placement(settings.device_map, settings.weights),
     )
     if source != settings.source:
         model.name = settings.source + model.name.removeprefix(source)

@@ -6,7 +6,7 @@ setting is changed, no code from a model's repository is run, and a checkpoint t
 
 Deviation: models that cap their attention scores (Gemma 2) run transformers' `eager` attention, since the fused kernel
 drops the cap; all others use transformers' default, the fused `sdpa` kernel. Limits: causal decoders that transformers
-itself implements; one device.
+itself implements. A model may be spread over devices (placement.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from monosemy.config import fingerprint as hash_json
 from monosemy.errors import UserError, near_matches, unknown
 from monosemy.models import embedded
+from monosemy.models.placement import ONE_DEVICE, Placement, placed_by, require_placement
 from monosemy.support import files, ranks
 from monosemy.support.estimates import ModelSize
 
@@ -46,6 +47,7 @@ def load_model(
     device: str = "auto",
     randomise: str = "none",
     checks: bool = True,
+    placement: Placement = ONE_DEVICE,
 ) -> LanguageModel:
     """Loads a causal language model, ready to read and replace activations.
 
@@ -55,6 +57,7 @@ def load_model(
     device: `auto` takes cuda if there is one, else cpu.
     randomise: `none`, or how to redraw the weights (randomise.py), for a control with its own fingerprint and name.
     checks: whether to run the self-checks of `checks.py`.
+    placement: over which devices the model is spread, and in which weights it is kept.
     Raises UserError, on one line, for anything that cannot be loaded.
     """
     if dtype not in DTYPES:
@@ -64,6 +67,7 @@ def load_model(
     kind = source_kind(source)
     files.require_cache()
     where = choose_device(device)
+    require_placement(placement, device, randomise=randomise, kind=kind)
 
     from monosemy.models.adapter import LanguageModel
     from monosemy.models.checks import check_model
@@ -74,13 +78,14 @@ def load_model(
         identity = {"gguf": cached_sha256(Path(source).expanduser())}
     elif kind == "hub":
         commit, offline = hub_commit(source, revision)
-        module, tokenizer = _load(source, dtype, where, revision=commit, local_files_only=offline)
+        options: dict[str, Any] = {"revision": commit, "local_files_only": offline}
+        module, tokenizer = _load(source, dtype, where, placement=placement, **options)
         identity = {"id": source, "commit": commit}
     elif kind == "folder":
-        module, tokenizer = _load(str(Path(source).expanduser()), dtype, where)
+        module, tokenizer = _load(str(Path(source).expanduser()), dtype, where, placement=placement)
         identity = folder_identity(Path(source).expanduser())
     else:
-        module, tokenizer = _load(str(embedded.embedded_folder()), dtype, where)
+        module, tokenizer = _load(str(embedded.embedded_folder()), dtype, where, placement=placement)
         identity = {"package": embedded.PACKAGE.sha256, "conversion": str(embedded.CONVERSION)}
     revised = identity.get("commit")
     if randomise != "none":
@@ -88,6 +93,8 @@ def load_model(
 
         randomise_module(module, randomise, module.config.get_text_config().hidden_size)
         identity, name = {**identity, "randomised": randomise}, f"{name} ({randomise})"
+    if placement.weights != "full":
+        identity = {**identity, "weights": placement.weights}
     fingerprint = hash_json({"model": identity, "dtype": dtype})
     model = LanguageModel(module, tokenizer, name=name, fingerprint=fingerprint, commit=revised)
     if checks:
@@ -215,7 +222,15 @@ def hub_commit(source: str, revision: str | None = None) -> tuple[str, bool]:
         return commit, False
 
 
-def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **options: Any) -> tuple[Any, Any]:
+def _load(
+    source: str,
+    dtype: str,
+    device: torch.device,
+    *,
+    label: str = "",
+    placement: Placement = ONE_DEVICE,
+    **options: Any,
+) -> tuple[Any, Any]:
     """transformers' model and fast tokenizer from a folder or a hub id; `options` go to both, `label` is for errors.
 
     The tokenizer is None if there is no file of one; work that needs one then raises its own error. Raises UserError
@@ -224,9 +239,7 @@ def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **o
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    placement: dict[str, Any] = {}
-    if device.type != "cpu":
-        placement["device_map"] = {"": str(device)}  # weights go straight to the device
+    placed = placed_by(placement, device)
     quantization = {key: options.pop(key) for key in ("quantization_config",) if key in options}
     label = label or source
     # If it were unset, transformers would ask at the terminal, and run the code on a "y".
@@ -234,12 +247,12 @@ def _load(source: str, dtype: str, device: torch.device, *, label: str = "", **o
     with _explained(label), _quiet_transformers():
         config = AutoConfig.from_pretrained(source, **options)
         if getattr(config, "attn_logit_softcapping", None) is not None:
-            placement["attn_implementation"] = "eager"
+            placed["attn_implementation"] = "eager"
         tokenizer = None
         if "gguf_file" in options or _has_tokenizer(source, options):
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, dtype), output_loading_info=True, **options, **placement, **quantization
+            source, dtype=getattr(torch, dtype), output_loading_info=True, **options, **placed, **quantization
         )
     module, report = loaded
     # transformers only warns about missing tensors, and initialises them at random.

@@ -48,7 +48,7 @@ class Prepared(TrainingData):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return trained_on(self.config, self.model)
 
     @property
     def source_name(self) -> str:
@@ -108,7 +108,7 @@ class Prepared(TrainingData):
             # Sorted, so that each shard is read once and in order.
             return self.stored_rows(np.sort(np.random.default_rng(seed).choice(self.store.n_rows, n, replace=False)))
         rows = self._harvested(n_tokens, seed)
-        return {site: (x / self.scale[site]).to(self.model.device) for site, x in rows.items()}
+        return {site: (x / self.scale[site]).to(self.device) for site, x in rows.items()}
 
     def _harvested(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
         """As `held_in`, in raw units and straight from the model: whole passes over randomly chosen sequences."""
@@ -136,6 +136,13 @@ class Prepared(TrainingData):
             )
         ]
         return {site: torch.cat([part.activations[site].float().cpu() for part in parts]) for site in self.sites}
+
+
+def trained_on(config: RunConfig, model: LanguageModel) -> torch.device:
+    """The device on which SAEs are trained: the model's, unless another is named."""
+    from monosemy.models.sources import choose_device
+
+    return model.device if config.training.device == "auto" else choose_device(config.training.device)
 
 
 def training_data(run: Run) -> TrainingData:
@@ -261,11 +268,13 @@ def _activations(run: Run, opened: Opened) -> tuple[Prepared, dict[str, int]]:
             batch_tokens=training.batch_tokens,
             n_passes=training.n_passes,
             seed=config.text.seed,
-            device=model.device,
+            device=trained_on(config, model),
             n_sharing=ranks.n_local_ranks(),
         )
     else:
-        stream = MixingStream(source, batch_tokens=training.batch_tokens, seed=config.text.seed, device=model.device)
+        stream = MixingStream(
+            source, batch_tokens=training.batch_tokens, seed=config.text.seed, device=trained_on(config, model)
+        )
     scale = {site: float(stream.scale[site]) for site in sites}
     return Prepared(model, tokens, sites, None, stream=stream, rules=stream.rules, scale=scale, config=config), {}
 
@@ -281,7 +290,7 @@ def _stored(config: RunConfig, opened: Opened, store: ActivationStore) -> Prepar
         batch_tokens=config.training.batch_tokens,
         n_passes=config.training.n_passes,
         seed=config.text.seed,
-        device=model.device,
+        device=trained_on(config, model),
     )
     scale = {site: float(store.scale[site]) for site in sites}
     return Prepared(model, tokens, sites, store, stream=stream, rules=store.rules, scale=scale, config=config)

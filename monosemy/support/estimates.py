@@ -192,7 +192,7 @@ def estimate(
     # residual stream's width per token.
     n_loss, logit_bytes = config.evaluation.n_loss_tokens, 4 * model.vocab_size
     memory = {
-        "model": 0 if model_loaded else model.n_parameters * BYTES[config.model.dtype],
+        "model": 0 if model_loaded else model_bytes(config, model),
         "model pass": pass_tokens * (16 * model.d_model + width) * 4,
         "logits": 3 * max(min(LOGIT_BYTES, n_loss * logit_bytes), config.text.context_length * logit_bytes),
         "SAEs in training": 18 * at_once // n_shards,
@@ -221,6 +221,12 @@ def estimate(
         memory["activation shard"] = 3 * min(shard_bytes(cache_disk["activations"]), cache_disk["activations"])
     run_disk = {"SAEs": parameters * 4, "checkpoints": 2 * 3 * at_once * 4, **of_windows}
     return Plan(memory, cache_disk, run_disk, remedies)
+
+
+def model_bytes(config: RunConfig, model: ModelSize) -> int:
+    """The bytes of the model's weights; in 8 bits, those of its layers take one each."""
+    in_8_bits = model.n_block_parameters if config.model.weights == "8bit" else 0
+    return (model.n_parameters - in_8_bits) * BYTES[config.model.dtype] + in_8_bits
 
 
 class Windows(NamedTuple):

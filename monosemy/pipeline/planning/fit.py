@@ -47,6 +47,8 @@ class Machine(NamedTuple):
     """Free; None is not known, and not checked."""
     disk: int | None = None
     """Free, on one disk for all; None is that of this machine, or unknown for an assumed one."""
+    n_model_devices: int = 1
+    """GPUs that the layers of one model are spread over, equally."""
     assumed: bool = False
     """Whether it is another machine than this one, whose disks are not known."""
 
@@ -64,14 +66,18 @@ def this_machine(config: RunConfig, device: torch.device, n_processes: int) -> M
 
     # All processes are on one GPU where the configuration names it.
     n_devices = torch.cuda.device_count() if config.model.device in ("auto", "cuda") else 1
-    return Machine(n_processes, min(n_devices, n_processes), torch.cuda.mem_get_info(device)[0])
+    n_model_devices = torch.cuda.device_count() if config.model.device_map != "none" else 1
+    free = torch.cuda.mem_get_info(device)[0]
+    return Machine(n_processes, min(n_devices, n_processes), free, n_model_devices=n_model_devices)
 
 
-def other_machine(hardware: Hardware, n_processes: int | None = None) -> Machine:
-    """A machine with these devices, one process on each unless another number is given."""
-    n_processes = n_processes or hardware.n_devices
+def other_machine(hardware: Hardware, n_processes: int | None = None, *, spread: bool = False) -> Machine:
+    """A machine with these devices: one process on each unless another number is given, one for a spread model."""
+    n_processes = 1 if spread else n_processes or hardware.n_devices
     memory = int(hardware.device.memory)
-    return Machine(n_processes, min(hardware.n_devices, n_processes), memory, assumed=True)
+    n_model_devices = hardware.n_devices if spread else 1
+    n_devices = min(hardware.n_devices, n_processes)
+    return Machine(n_processes, n_devices, memory, n_model_devices=n_model_devices, assumed=True)
 
 
 def memory_of(n_processes: int, memory: Mapping[str, int], *, n_ranks: int, in_slices: bool) -> dict[str, int]:
@@ -87,6 +93,7 @@ def on_device(plan: Plan, machine: Machine, *, n_ranks: int, in_slices: bool) ->
     """The part of the plan that the fullest GPU holds."""
     memory = memory_of(machine.n_per_device, plan.memory, n_ranks=n_ranks, in_slices=in_slices)
     memory = {part: n for part, n in memory.items() if part not in IN_MAIN_MEMORY}
+    memory["model"] //= machine.n_model_devices
     return dataclasses.replace(plan, memory=memory, cache_disk={}, run_disk={})
 
 

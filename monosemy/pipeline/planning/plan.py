@@ -139,7 +139,7 @@ def planned(sizes: Sizes, folder: Path, question: Question, *, d_heads: int) -> 
 
 def _machine(config: RunConfig, question: Question) -> Machine:
     if question.hardware:
-        machine = other_machine(question.hardware, question.n_processes)
+        machine = other_machine(question.hardware, question.n_processes, spread=config.model.device_map != "none")
     else:
         from monosemy.models.sources import choose_device
 

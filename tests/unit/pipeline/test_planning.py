@@ -234,3 +234,17 @@ def test_saes_are_counted_by_kind():
     counts = kinds_of(dataclasses.replace(quick(), seeds=(0, 1), l0=(8.0, 16.0)), {"a": 24, "b": 24, "c": 48})
     assert sum(counts.values()) == 3 * 2 * 2 * 3
     assert sum(n for kind, n in counts.items() if kind.frozen) == 12
+
+
+def test_a_spread_model_takes_an_equal_part_of_every_device_and_8_bits_a_byte(tmp_path):
+    sizes = Sizes(quick(), SIZE, {"layers.6.resid_post": 576})
+    spread = dataclasses.replace(quick(), model=ModelConfig(device_map="auto"))
+    eight = dataclasses.replace(quick(), model=ModelConfig(weights="8bit", dtype="bfloat16"))
+    question = Question(hardware_of("h100x4"))
+    whole, part, small = (
+        planned(dataclasses.replace(sizes, config=config), tmp_path, question, d_heads=576)
+        for config in (quick(), spread, eight)
+    )
+    assert whole.most_on_device["model"] == 4 * part.most_on_device["model"] == 4 * SIZE.n_parameters
+    assert (whole.machine.n_processes, part.machine.n_processes) == (4, 1)
+    assert small.most_on_device["model"] == 2 * SIZE.n_parameters - SIZE.n_block_parameters
