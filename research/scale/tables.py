@@ -193,7 +193,7 @@ def plan_table(record: Record) -> str:
                 )
             )
     heads = ("model", "latents", "memory, one GPU", "memory, each of 8", "activations", "SAEs and checkpoints")
-    times = ("two cores, float32", "RTX 4090, assumed", "H100, assumed", "8 × H100, assumed")
+    times = ("one core, float32", "RTX 4090, assumed", "H100, assumed", "8 × H100, assumed")
     return markdown((*heads, *times), body)
 
 
