@@ -15,13 +15,19 @@ from app_cases import LIVE_NAME, LIVE_SITE
 from serving_cases import ApiServer, chat_run, served_run
 
 from monosemy.app.live import steering_scales
+from monosemy.errors import UserError
 from monosemy.models.prompts import chat_ids, chat_text
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.registry import build_sae
+from monosemy.saes.storage import save_sae
 from monosemy.serving import api, http_docs, schema
 from monosemy.serving.recipes import Recipe, read_recipe
-from monosemy.serving.served import Served
+from monosemy.serving.served import Place, Served
 from monosemy.serving.stops import StopText
 from monosemy.steering.generate import stream
 from monosemy.steering.request import Edit, SteeringRequest
+from monosemy.steering.saes import SteeredSae
+from monosemy.support.moved import NOT_MOVED
 
 EDITS = (Edit(5, "set", 6.0), Edit(9, "ablate"))
 MESSAGES: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "In July"}]
@@ -341,7 +347,39 @@ def test_recipes_are_read_from_files(tmp_path: Path):
     ],
 )
 def test_recipes_that_are_none_are_refused(words: str, message: str):
-    from monosemy.errors import UserError
-
     with pytest.raises(UserError, match=message):
         read_recipe(words)
+
+
+def test_a_recipe_may_edit_latents_of_two_saes_at_two_sites(run: Path):
+    folder = run / "saes" / "layers.2.resid_post" / LIVE_NAME
+    save_sae(build_sae(SaeConfig("topk", 32, 64, 4.0, site="layers.2.resid_post", scale=2.0)), folder)
+    other = f"layers.2.resid_post/{LIVE_NAME}"
+    edits = (Edit(5, "set", 6.0), Edit(7, "set", 4.0, sae=other))
+    places = [Place(run, ((LIVE_SITE, LIVE_NAME), ("layers.2.resid_post", LIVE_NAME)), NOT_MOVED)]
+    served = Served(places, recipes=[Recipe("both", edits)])
+    request = SteeringRequest("In July", edits, columns=("steered",), chat=False, n_tokens=4)
+    first, second = served.saes.values()
+    others = {other: SteeredSae(second.sae, second.scales)}
+    expected = {e["kind"]: e for e in stream(served.model, first.sae, request, first.scales, others=others)}
+    with ApiServer(served) as server:
+        client = server.client()
+        answer = client.completions.create(model=f"{served.name}:both", prompt="In July", max_tokens=4, temperature=0)
+    assert answer.choices[0].text == expected["done"]["text"]
+    assert [ref["sae"] for ref in answer.model_extra["monosemy"]["latents"]] == [first.label, other]
+    for token, measured in zip(
+        answer.choices[0].model_extra["monosemy"]["tokens"], expected["measure"]["tokens"], strict=True
+    ):
+        assert token["edited_activations"] == pytest.approx(measured["edited_activations"], abs=1e-4)
+
+
+def test_what_the_command_line_gets_wrong_is_refused_before_the_model_is_loaded(run: Path, tmp_path: Path):
+    for options, message in (
+        ({"recipes": [Recipe("a", (Edit(64, "ablate"),))]}, "latent 64 is out of range"),
+        ({"recipes": [Recipe("a", EDITS), Recipe("a", EDITS)]}, "several recipes are named 'a'"),
+        ({"latents": ["x"]}, "a latent is written"),
+        ({"latents": ["a/b:3"]}, "unknown SAE 'a/b'"),
+        ({"monitors": [tmp_path / "none.json"]}, "cannot read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            served_run(run, **options)
