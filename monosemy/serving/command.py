@@ -17,12 +17,13 @@ from monosemy.app.security import Access, Guard
 from monosemy.app.server import DEFAULT_PORT, bind, server_of
 from monosemy.errors import UserError
 from monosemy.ranges import Range
-from monosemy.saes.listing import choose_sae, print_warnings
-from monosemy.serving.recipes import Recipe, read_recipe
+from monosemy.saes.listing import SavedSae, choose_sae, print_warnings, saved_saes
+from monosemy.serving.recipes import Recipe, kept_recipes, read_recipe
 from monosemy.serving.room import ROOM
 from monosemy.steering.request import written_edit
 from monosemy.support.arguments import Parser, whole
 from monosemy.support.subjects import add_subject, open_subject
+from monosemy.support.visible import visible
 
 if TYPE_CHECKING:
     from monosemy.serving.served import Served
@@ -48,11 +49,15 @@ def run_serve(words: list[str]) -> None:
         raise UserError(f"{KEY} must have at least 8 printable ASCII characters without spaces; unset it for no key")
     from monosemy.serving.served import Place, Served
 
-    places = []
+    places, kept = [], list[Recipe]()
     for word in options.run:
         subject = open_subject(_one(options, word), moved=("model",))
         saved = [choose_sae(subject.folder, label) for label in options.sae or [subject.sae]]
+        own = kept_recipes(subject.folder)
+        if not options.sae and subject.sae is None:
+            saved += _saes_of(subject.folder, own, saved)
         print_warnings(saved)
+        kept += own
         places.append(Place(subject.folder, tuple(sae.key for sae in saved), subject.moved))
     listener = bind(options.host, options.port, PORT)
     access = Access.to(options.host, listener.getsockname()[1], tuple(options.name), key)
@@ -60,6 +65,7 @@ def run_serve(words: list[str]) -> None:
         served = Served(
             places,
             recipes=recipes,
+            kept=kept,
             latents=options.latents,
             monitors=[Path(name).expanduser() for name in options.monitor],
         )
@@ -145,6 +151,13 @@ def _recipes(options: argparse.Namespace) -> list[Recipe]:
     return recipes
 
 
+def _saes_of(folder: Path, recipes: list[Recipe], saved: list[SavedSae]) -> list[SavedSae]:
+    """The run's SAEs that its kept recipes name, beyond those chosen already."""
+    wanted = {label for recipe in recipes for label in (recipe.sae, *(edit.sae for edit in recipe.edits))}
+    labels = {sae.label for sae in saved}
+    return [sae for sae in saved_saes(folder) if sae.label in wanted - labels and not sae.stopped]
+
+
 def _print_start(served: Served, access: Access, *, own_key: bool) -> None:
     from monosemy.serving.api import model_entries
 
@@ -158,6 +171,8 @@ def _print_start(served: Served, access: Access, *, own_key: bool) -> None:
         print(f"  latent   {ref.name}: {ref.label or f'latent {ref.latent} of {ref.sae}'}")
     for monitor in served.monitors:
         print(f"  monitor  {monitor.name}")
+    for line in served.left_out:
+        print(f"warning: {visible(line)}", file=sys.stderr)
     if access.token is not None:
         print(f"  API key  {f'that of {KEY}' if own_key else access.token}")
     sys.stdout.flush()

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from monosemy.config import from_json
 from monosemy.errors import UserError
-from monosemy.steering.recipe import recipe_values
+from monosemy.steering.recipe import SteeringRecipe, read_recipes, recipe_values
 from monosemy.steering.request import Edit, Positions, check_agreement, written_edit, written_positions
 from monosemy.support import files
 
@@ -61,6 +61,21 @@ def read_recipe(words: str) -> Recipe:
     return Recipe(name, tuple(written_edit(part) for part in rest.split(",")))
 
 
+def kept_recipes(run: Path) -> list[Recipe]:
+    """The recipes that a run keeps, by names that a model id can have; those that cannot be read are left out."""
+    kept = [entry for entry in read_recipes(run) if isinstance(entry, SteeringRecipe)]
+    return [
+        Recipe(_fit(entry.name), entry.edits, entry.sae, positions=entry.positions, keep_error=entry.keep_error)
+        for entry in kept
+        if len(entry.edits) <= MAX_EDITS
+    ]
+
+
+def _fit(name: str) -> str:
+    """A recipe's name, which may be any text, as the end of a model's id."""
+    return _OTHER.sub("-", name)[:64]
+
+
 def _from_address(name: str, address: str) -> Recipe:
     """The recipe that the steering page writes into its address: `/steer/SITE/NAME?e=EDITS&at=…&error=…`."""
     parts = urlsplit(address)
@@ -80,4 +95,4 @@ def _from_file(path: Path) -> Recipe:
             raise UserError(f"the recipe {path} needs {key!r}")
     # what a recipe of the steering page says beside its edits is of its own prompt, and its name may be any text
     served = {key: value for key, value in values.items() if key not in _DESCRIPTIVE}
-    return from_json(Recipe, served | {"name": _OTHER.sub("-", str(values["name"]))}, str(path))
+    return from_json(Recipe, served | {"name": _fit(str(values["name"]))}, str(path))

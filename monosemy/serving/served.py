@@ -58,13 +58,18 @@ class Place:
 
 
 class Served:
-    """A model with its SAEs. Raises UserError for what the words of the command line get wrong."""
+    """A model with its SAEs. Raises UserError for what the words of the command line get wrong.
+
+    `kept` recipes are those of the run: one that cannot be served, or whose name is taken, is left out and said in
+    `left_out`.
+    """
 
     def __init__(
         self,
         places: Sequence[Place],
         *,
         recipes: Sequence[Recipe] = (),
+        kept: Sequence[Recipe] = (),
         latents: Iterable[str] = (),
         monitors: Iterable[Path] = (),
     ) -> None:
@@ -85,6 +90,9 @@ class Served:
         self.saes = self._load()
         for recipe in recipes:
             self.check_recipe(recipe)
+        self.left_out: list[str] = []
+        for recipe in kept:
+            self._keep(recipe)
 
     @property
     def name(self) -> str:
@@ -93,6 +101,17 @@ class Served:
     @property
     def first(self) -> ServedSae:
         return next(iter(self.saes.values()))
+
+    def _keep(self, recipe: Recipe) -> None:
+        """Adds a recipe of the run, or notes why it cannot be."""
+        try:
+            if recipe.name in self.recipes:
+                raise UserError("another recipe has this name")
+            self.check_recipe(recipe)
+        except UserError as error:
+            self.left_out.append(f"recipe {recipe.name!r} of the run is not served: {error}")
+        else:
+            self.recipes[recipe.name] = recipe
 
     def _entries(self, places: Sequence[Place]) -> dict[str, tuple[Dictionary, int]]:
         """The SAEs by label, each with the number of positions that training dropped at the start of a text."""

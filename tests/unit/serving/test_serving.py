@@ -21,10 +21,11 @@ from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import build_sae
 from monosemy.saes.storage import save_sae
 from monosemy.serving import api, http_docs, schema
-from monosemy.serving.recipes import Recipe, read_recipe
+from monosemy.serving.recipes import Recipe, kept_recipes, read_recipe
 from monosemy.serving.served import Place, Served
 from monosemy.serving.stops import StopText
 from monosemy.steering.generate import stream
+from monosemy.steering.recipe import SteeringRecipe, save_recipe
 from monosemy.steering.request import Edit, SteeringRequest
 from monosemy.steering.saes import SteeredSae
 from monosemy.support.moved import NOT_MOVED
@@ -371,6 +372,26 @@ def test_a_recipe_may_edit_latents_of_two_saes_at_two_sites(run: Path):
         answer.choices[0].model_extra["monosemy"]["tokens"], expected["measure"]["tokens"], strict=True
     ):
         assert token["edited_activations"] == pytest.approx(measured["edited_activations"], abs=1e-4)
+
+
+def test_recipes_that_the_run_keeps_are_served_unless_they_cannot_be(tmp_path: Path):
+    run, label = chat_run(tmp_path / "run"), f"{LIVE_SITE}/{LIVE_NAME}"
+    for name, edit in (
+        ("calm tone", Edit(5, "ablate", sae=label)),
+        ("gone", Edit(64, "ablate", sae=label)),
+        ("elsewhere", Edit(1, "ablate", sae="layers.9.mlp_out/x")),
+        ("taken", Edit(6, "ablate", sae=label)),
+    ):
+        save_recipe(run, SteeringRecipe(name, edit.sae, (edit,)))
+    served = served_run(run, recipes=[Recipe("taken", EDITS)], kept=kept_recipes(run))
+    assert {name: recipe.edits for name, recipe in served.recipes.items()} == {
+        "taken": EDITS,
+        "calm-tone": (Edit(5, "ablate", sae=label),),
+    }
+    reasons = {line.split("'")[1]: line for line in served.left_out}
+    assert "out of range" in reasons["gone"]
+    assert "unknown SAE 'layers.9.mlp_out/x'" in reasons["elsewhere"]
+    assert "another recipe has this name" in reasons["taken"]
 
 
 def test_what_the_command_line_gets_wrong_is_refused_before_the_model_is_loaded(run: Path, tmp_path: Path):
