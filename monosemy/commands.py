@@ -238,7 +238,7 @@ def run_import(words: list[str]) -> None:
     parser.add_argument("--name", default="", help="Their name in tables. (default: published_ARCHITECTURE)")
     parser.add_argument(
         "--input-scale",
-        type=float,
+        type=real(Range(0, example=0.5, above_low=True)),
         metavar="FACTOR",
         help="What their input is multiplied by, where their files leave it out, as a warning says.",
     )

@@ -122,7 +122,9 @@ def test_two_devices_share_saes_and_text():
 
 
 def test_streamed_activations_are_made_in_training_by_every_process():
-    stream = dataclasses.replace(demo(), activations=ActivationsConfig(storage="stream"))
+    text, training = TextConfig(n_tokens=240_000, context_length=256), TrainingConfig(n_passes=2)
+    two_passes = dataclasses.replace(demo(), text=text, training=training)
+    stream = dataclasses.replace(two_passes, activations=ActivationsConfig(storage="stream"))
     sizes = Sizes(stream, SIZE, {"layers.12.resid_post": 576})
     stages = {work.stage: work.amounts for work in work_of(sizes, n_devices=2)}
     assert "harvest" not in stages
@@ -131,7 +133,7 @@ def test_streamed_activations_are_made_in_training_by_every_process():
     assert stages["training"]["byte"] == 0
     for budget, n_readings in ((0, 1), (150_000_000, 2)):
         activations = ActivationsConfig(storage="windows", window_tokens=50_000, disk_budget=budget)
-        windows = Sizes(dataclasses.replace(demo(), activations=activations), SIZE, sizes.widths)
+        windows = Sizes(dataclasses.replace(two_passes, activations=activations), SIZE, sizes.widths)
         stages = {work.stage: work.amounts for work in work_of(windows)}
         assert stages["training"]["operation"] == pytest.approx(n_readings * once)
         assert stages["training"]["byte"] == n_readings * 240_128 * (576 * 2 + 16)
