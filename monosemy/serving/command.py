@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=EDITS",
         help="A steered model MODEL:NAME; edits as for --edit, with commas, or the address of the steering page, or a "
-        "file.json in the place of it all; may be repeated.",
+        "file.json in the place of it all; may be repeated. Those that the run keeps are served by themselves.",
     )
     add(
         "--edit",
