@@ -10,6 +10,8 @@ import pytest
 from browser_pages import NAME, OTHER, SITE, wait_for_answers, wait_until
 from playwright.sync_api import expect
 
+from monosemy.steering.recipe import find_recipe
+
 LATENTS = f"/latents/{SITE}/{NAME}"
 LATENT = f"/latent/{SITE}/{NAME}"
 
@@ -483,6 +485,28 @@ def test_a_steering_recipe_is_kept_and_brings_its_settings_back(server, new_page
     expect(page.get_by_label("Strength for latent 7, exactly")).to_have_value("2")
     page.get_by_role("button", name="Forget Greeting").click()
     expect(page.get_by_role("button", name="Greeting", exact=True)).to_have_count(0)
+
+
+def test_a_latent_of_another_sae_is_added_kept_with_its_name_and_brought_back(server, new_page):
+    page = new_page()
+    page.goto(f"{server.address}/steer/{SITE}/{NAME}?e=5:set:1.5:max")
+    page.get_by_label("Of the SAE").select_option(f"{SITE}/{OTHER}")
+    page.get_by_label("Another latent", exact=True).fill("7")
+    page.get_by_role("button", name="Add latent 7").click()
+    page.get_by_text("Keep this as a recipe").click()
+    expect(page.locator(".command")).to_contain_text(f"--edit 5:set:1.5:max --edit {SITE}/{OTHER}:7:set:1.5:max")
+    page.get_by_label("Name", exact=True).fill("Both")
+    page.get_by_role("button", name="Keep", exact=True).click()
+    expect(page.get_by_role("button", name="Both", exact=True)).to_be_visible()
+    assert [edit.sae for edit in find_recipe(server.folder, "Both").edits] == [f"{SITE}/{NAME}", f"{SITE}/{OTHER}"]
+    page.goto(f"{server.address}/steer/{SITE}/{NAME}")
+    page.get_by_role("button", name="Both", exact=True).click()
+    expect(page.get_by_label(f"Strength for latent 7 of {SITE}/{OTHER}, exactly")).to_have_value("1.5")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.edit')].every((edit) => edit.scrollWidth <= edit.clientWidth)"
+    )
+    page.get_by_role("button", name="Forget Both").click()
+    expect(page.get_by_role("button", name="Both", exact=True)).to_have_count(0)
 
 
 def test_the_list_opens_with_clear_latents_and_every_filter_stands_in_a_group(server, new_page):

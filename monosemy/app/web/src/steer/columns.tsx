@@ -69,6 +69,7 @@ interface ColumnProps {
 export function Column({ answer, shading, max, running, controls, traced, latent }: ColumnProps) {
   const about = COLUMNS.find((option) => option.value === answer.column);
   const { measure } = answer;
+  const drawn = [...new Set(controls)];
   const texts = measure ? measure.tokens.map((token) => token.text) : answer.tokens;
   const values = measure ? measure.tokens.map((token) => value(token, shading, traced)) : [];
   const writing = running && answer.stopped === null;
@@ -78,7 +79,7 @@ export function Column({ answer, shading, max, running, controls, traced, latent
         <h2>{about?.text}</h2>
         <p class="sub">
           {about?.about}
-          {answer.column === "random" && controls.length > 0 && ` (latent ${[...new Set(controls)].join(", ")})`}
+          {answer.column === "random" && drawn.length > 0 && ` (${drawn.length > 1 ? "latents" : "latent"} ${drawn.join(", ")})`}
         </p>
       </header>
       <div class={`generated${writing ? " caret" : ""}`}>

@@ -11,7 +11,7 @@ export const OPERATIONS: { value: Operation; text: string; help: string }[] = [
 ];
 export const UNITS: { value: EditUnit; text: string }[] = [
   { value: "max", text: "× its maximum" },
-  { value: "norm", text: "× activation norm" },
+  { value: "norm", text: "× typical norm" },
   { value: "raw", text: "as activation" },
 ];
 export const COLUMNS: { value: SteerColumn; text: string; about: string }[] = [
