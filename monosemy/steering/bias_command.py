@@ -139,8 +139,8 @@ def _print(measured: Mapping[str, Any], saved: SavedSae, first: str, second: str
     from monosemy.steering.finding import named, names_of
 
     console, before, groups = Console(), measured["before"], measured["groups"]
-    one = len(groups) == 1
-    subject = f"mean lean of {groups[0] or 'the texts'}" if one else f"gap between {groups[0]} and {groups[1]}"
+    is_single = len(groups) == 1
+    subject = f"mean lean of {groups[0] or 'the texts'}" if is_single else f"gap between {groups[0]} and {groups[1]}"
     n_items = " + ".join(str(len(items)) for items in measured["judge"].values())
     console.print(
         f"{subject}, log P({first.strip()}) − log P({second.strip()}): {_gap(before['gap'])} nats, on {n_items} items "

@@ -133,11 +133,11 @@ class TextEdits:
 
         "Before" is what the model brought to the latent's site in this very pass: it contains edits at earlier sites.
         """
-        taken = dict.fromkeys(self._parts, 0)
+        columns_read = dict.fromkeys(self._parts, 0)
         columns: list[tuple[Tensor, Tensor]] = []
         for edit in self._watch:
-            part, column = self._parts[edit.sae], taken[edit.sae]
-            taken[edit.sae] += 1
+            part, column = self._parts[edit.sae], columns_read[edit.sae]
+            columns_read[edit.sae] += 1
             columns.append((part.before[0][text, :, column].cpu(), part.after[0][text, :, column].cpu()))
         before, after = (torch.stack(list(side), dim=1) for side in zip(*columns, strict=True))
         return before, after

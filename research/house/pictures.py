@@ -3,7 +3,7 @@
     python -m research.house.pictures RUN [--only latent steer] [--latent N] [--out docs/pictures]
     python -m research.house.pictures RUN --look FOLDER [--only …]
 
-Without `--look`, writes the pictures of `KEPT`, as a browser draws the pages, each with a palette of its own, which
+Without `--look`, writes the pictures of `PICTURES`, as a browser draws the pages, each with a palette of its own, which
 keeps them small. With it, writes every page at three widths in light and dark colours, whole pages, to be looked at,
 and says which of them are wider than the screen. `--pages NAME=FILE…` adds written pages, such as that of `monosemy
 circuits`. The latent is by default the first of what was found (features/view/highlights.py). It needs Chromium and
@@ -56,7 +56,7 @@ class Shot:
     scheme: str = "light"
 
 
-KEPT = {
+PICTURES = {
     "latent.png": Shot("latent"),
     "latent-phone.png": Shot("latent", 390, 760, "dark"),
     "overview.png": Shot("overview"),
@@ -131,11 +131,11 @@ def main(words: list[str] | None = None) -> None:
 
 def shots(views: dict[str, View], only: list[str] | None, *, look: bool) -> Iterator[tuple[str, Shot, bool]]:
     """(file's name, shot, whether the whole page is shown) of all pictures, or of those of some pages."""
-    wanted = [view for view in views if only is None or view in only]
+    view_names = [view for view in views if only is None or view in only]
     if not look:
-        yield from ((name, shot, False) for name, shot in KEPT.items() if shot.view in wanted)
+        yield from ((name, shot, False) for name, shot in PICTURES.items() if shot.view in view_names)
         return
-    for view in wanted:
+    for view in view_names:
         for width in WIDTHS:
             for scheme in ("light", "dark"):
                 yield f"{view}-{width}-{scheme}.png", Shot(view, width, HEIGHT, scheme), True
