@@ -20,7 +20,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_N
 # Threads that wait sleep: on a busy machine spinning ones cost several times as much.
 OFFLINE := OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 MONOSEMY_QUIET=1
 
-.PHONY: help setup demo test test-unit test-integration test-browser test-processors web docs check format bench clean clean-all
+.PHONY: help setup demo test test-unit test-integration test-browser test-processors web notebooks docs check format bench clean clean-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 26
@@ -90,6 +90,13 @@ web: $(STAMP) ## builds the pages of monosemy browse again (needs Node 18 or lat
 	$(BIN)/python -m monosemy.app.typescript
 	cd monosemy/app/web && npm ci --no-audit --no-fund && npm run build
 
+$(VENV)/.notebooks: $(STAMP) requirements/notebooks.txt
+	$(PIP) --requirement requirements/notebooks.txt
+	@touch $@
+
+notebooks: $(STAMP) $(VENV)/.notebooks ## runs the notebooks of docs/notebooks/, for the site's pages (five minutes)
+	$(OFFLINE) $(BIN)/python docs/notebook_pages.py
+
 # In an environment of its own, which needs no torch: the site is made from text alone.
 DOCS_VENV ?= .venv-docs
 
@@ -98,7 +105,7 @@ $(DOCS_VENV)/.installed: requirements/docs.txt
 	$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements/docs.txt
 	@touch $@
 
-docs: $(DOCS_VENV)/.installed ## the documentation site in site/, offline; a dead link is an error
+docs: $(DOCS_VENV)/.installed ## the documentation site in site/, offline; a dead link is an error (with the outputs of make notebooks)
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(DOCS_VENV))/bin:$$PATH" $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 	@echo "open site/index.html; with search: python3 -m http.server --directory site"
 

@@ -2,16 +2,20 @@
 
 Documents link to each other by their paths in the repository, as a forge shows them. In the site docs/ is the root, so
 every relative link is resolved in the repository and written again from page to page. What a page links to and the site
-does not hold (sources, folders, the licence) becomes its text.
+does not hold (sources, folders, the licence) becomes its text. The notebooks' pages are made by notebook_pages.py.
 """
 
 from __future__ import annotations
 
 import os.path
 import re
+import sys
 from pathlib import Path
 
 from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).parent))
+import notebook_pages
 
 ROOT = Path(__file__).parents[1]
 HOME = "README.md"
@@ -44,6 +48,11 @@ def in_repository(src_uri: str) -> str:
 def on_files(files: Files, config) -> Files:
     for path in outside():
         files.append(File.generated(config, in_site(path.as_posix()), abs_src_path=str(ROOT / path)))
+    for name in notebook_pages.ORDER:
+        page = notebook_pages.page_of(name, notebook_pages.latest(name))
+        files.append(File.generated(config, f"notebooks/{name}.md", content=page.markdown))
+        for picture, content in page.pictures.items():
+            files.append(File.generated(config, f"notebooks/{picture}", content=content))
     for file in files.documentation_pages():
         # Reached from the results' page, not from the menu; but performance is asked for by itself.
         if file.src_uri.startswith("research/") and file.src_uri != PERFORMANCE:
@@ -59,6 +68,8 @@ def on_page_markdown(markdown: str, page, config, files: Files) -> str:
         if re.match(r"[a-z][a-z0-9+.-]*:|//", target) or not target:
             return match[0]
         wanted = in_site(os.path.normpath(os.path.join(os.path.dirname(source), target)))
+        if wanted.endswith(".ipynb") and not source.startswith("docs/notebooks/"):
+            wanted = wanted.removesuffix(".ipynb") + ".md"
         if wanted.rstrip("/") in ("research", "docs"):
             wanted = "results.md"
         if files.get_file_from_path(wanted) is None:

@@ -25,6 +25,10 @@ _PUBLIC = {
     "evaluate_reconstruction": "monosemy.evals.reconstruction",
     "evaluate_model_loss": "monosemy.evals.model_loss",
     "whole_run": "monosemy.pipeline",
+    "recipe": "monosemy.recipes",
+    "steer": "monosemy.steering.generate",
+    "SteeringRequest": "monosemy.steering.request",
+    "Edit": "monosemy.steering.request",
     "find_circuit": "monosemy.circuits.heads.circuit",
     "attribute": "monosemy.circuits.graphs.attribution",
 }

@@ -39,7 +39,7 @@ __all__ = ["check_config", "evaluate_folder", "only_first_look", "report", "whol
 
 def whole_run(
     config: RunConfig,
-    folder: Path,
+    folder: str | Path,
     *,
     features: bool = False,
     moved: Moved = NOT_MOVED,
@@ -55,6 +55,7 @@ def whole_run(
     Raises UserError when the training of every SAE stopped early, after controls are measured and the report is
     written.
     """
+    folder = Path(folder).expanduser()
     if trains_nothing(config) and RunFiles(folder).run_json.is_file():
         raise UserError(
             f"{folder} holds imported SAEs only, and trains none; measure them with `monosemy evaluate {folder}`, or "

@@ -19,7 +19,10 @@ from monosemy.support.numbers import count_text, setting_text
 if TYPE_CHECKING:
     import pandas
 
+    from monosemy.features.view.features import Features
+    from monosemy.models.adapter import LanguageModel
     from monosemy.saes.base import SparseAutoencoder
+    from monosemy.steering.edits import LatentScales
 
 
 class FinishedRun:
@@ -40,6 +43,30 @@ class FinishedRun:
         from monosemy.saes.storage import load_sae
 
         return load_sae(choose_sae(self.folder, label).folder, device=device)
+
+    def load_model(self) -> LanguageModel:
+        """Loads the run's language model. Raises UserError where it is gone, and for a run of rows, which has none."""
+        from monosemy.models.of_run import load_run_model
+
+        return load_run_model(self.folder, self.config, self.provenance)
+
+    def features(self, label: str | None = None) -> Features:
+        """What the latents of an SAE respond to; of the first SAE that has features where none is named.
+
+        Raises UserError, with the command that builds them, where there are none.
+        """
+        from monosemy.features.store.database import open_features
+        from monosemy.features.view.features import Features
+
+        key = choose_sae(self.folder, label).key if label else (None, None)
+        return Features(open_features(self.folder, *key))
+
+    def scales(self, label: str | None = None) -> LatentScales:
+        """What the units `max` and `norm` of a steering strength refer to, for the SAE that `load` opens."""
+        from monosemy.steering.edits import read_scales
+
+        sae = choose_sae(self.folder, label)
+        return read_scales(sae.folder, self.load(sae.label))
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:

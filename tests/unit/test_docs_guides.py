@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
 import pytest
+from command_words import flags_of_command
 
 import monosemy
 from monosemy import cli, layout
 from monosemy.circuits.jacobian.commands import SUBCOMMANDS
 from monosemy.saes.registry import ARCHITECTURES
-from monosemy.support.arguments import Parser
 
 ROOT = Path(monosemy.__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -25,20 +26,7 @@ COMMAND = re.compile(r"(?:^|&& |bin/)monosemy ([a-z][\w-]*)(.*)", re.MULTILINE)
 @pytest.fixture(scope="module")
 def flags_of():
     """A function from the words of a command to the flags that its parser knows."""
-    flags_by_command: dict[str, set[str]] = {}
-
-    def flags(*words: str) -> set[str]:
-        name = " ".join(words)
-        if name not in flags_by_command:
-            parsers: list[Parser] = []
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Parser, "print_help", lambda self, file=None: parsers.append(self))
-                with pytest.raises(SystemExit):
-                    cli.main([*words, "--help"])
-            flags_by_command[name] = {flag for action in parsers[0]._actions for flag in action.option_strings}
-        return flags_by_command[name]
-
-    return flags
+    return functools.cache(flags_of_command)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
