@@ -14,6 +14,7 @@ import argparse
 import base64
 import html
 import json
+import os
 import re
 import sys
 import tempfile
@@ -26,7 +27,7 @@ NOTEBOOKS = Path(__file__).parent / "notebooks"
 ORDER = ("start", "train", "published", "steer", "circuits", "embeddings")
 EXECUTED = Path(__file__).parents[1] / "build" / "notebooks"
 LIMIT_SECONDS = 900
-"""The most that one notebook may take, on a busy machine too."""
+"""The most that one cell may take, on a busy machine too."""
 Notebook = dict[str, Any]
 
 
@@ -129,6 +130,8 @@ def run(names: list[str], out: Path, scratch: Path) -> None:
     import nbformat
     from nbclient import NotebookClient
 
+    # cells that run a command find that of this environment, activated or not
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         began = time.perf_counter()
